@@ -1,0 +1,19 @@
+"""Score entropy discrete diffusion (SEDD) language models.
+
+    >>> from sedd_cli import load_model
+    >>> model = load_model("runs/quickstart")
+    >>> model.infill(prefix="Return the ", suffix=" of the list.", length=24)
+
+Importing the package does not import torch: the public names are resolved on first use.
+"""
+
+__version__ = "0.1.0"
+__all__ = ["Model", "__version__", "load_model"]
+
+
+def __getattr__(name: str):
+    if name in ("Model", "load_model"):
+        from sedd_cli.runs import model
+
+        return getattr(model, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
