@@ -1,0 +1,34 @@
+"""Exact categorical draws.
+
+A float32 Gumbel race resolves probabilities only down to 2⁻²⁴ and so bends the distribution it draws
+from (SPEC: rare tokens vanish). Here a draw is an inverse CDF in float64: an entry of mass q is hit
+with probability q up to 2⁻⁵² relative to the total.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+#: Elements of a float64 block of cumulative sums; bounds memory to 64 MiB whatever the vocabulary.
+BLOCK = 2**23
+
+
+def inverse_cdf(weights: Tensor, u: Tensor) -> Tensor:
+    """Index drawn with probability ∝ weights [R, S] (non-negative, any dtype) by uniforms u [R] float64.
+
+    Returns int64 [R]. Entries of weight 0 are never drawn. Raises ValueError on a row without mass.
+    """
+    rows = max(1, BLOCK // weights.shape[-1])
+    parts = [_inverse_cdf(weights[i : i + rows], u[i : i + rows]) for i in range(0, len(weights), rows)]
+    return torch.cat(parts) if parts else u.new_zeros(0, dtype=torch.int64)
+
+
+def _inverse_cdf(weights: Tensor, u: Tensor) -> Tensor:
+    cdf = weights.cumsum(-1, dtype=torch.float64)
+    total = cdf[:, -1:]
+    if not bool(((total > 0) & total.isfinite()).all()):
+        raise ValueError("cannot draw: a row of weights is zero, infinite or not a number")
+    # right=True skips zero-weight entries at the left edge of a plateau; nextafter keeps u·total below the total
+    target = torch.minimum(u.double()[:, None] * total, torch.nextafter(total, torch.zeros_like(total)))
+    return torch.searchsorted(cdf, target, right=True)[:, 0]

@@ -1,0 +1,103 @@
+"""The absorbing graph: a token is kept until it turns into MASK (eq. 16)."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+import torch
+from torch import Tensor
+
+from sedd_cli.core.graphs.base import GRAPHS, Draw, Graph, Jump, jump_from_weights, per_position, zero_at
+from sedd_cli.core.noises import Noise
+
+if TYPE_CHECKING:
+    from sedd_cli.core.score import ScoreModel
+
+
+@GRAPHS.register
+@dataclass(frozen=True)
+class Absorbing(Graph):
+    """N tokens and MASK, which is state N.
+
+    With `scale_by_sigma` the network learns log-ratios of clean tokens and the graph adds the known
+    factor 1/expm1(sigma) (appendix C.1).
+    """
+
+    name: ClassVar[str] = "absorbing"
+    scale_by_sigma: bool = True
+
+    @property
+    def states(self) -> int:
+        return self.tokens + 1
+
+    @property
+    def mask(self) -> int:
+        """The state MASK."""
+        return self.tokens
+
+    def perturb(self, x0: Tensor, sigma: Tensor, u: Tensor) -> Tensor:
+        moved = u < -torch.expm1(-per_position(sigma, x0).double())
+        return torch.where(moved, self.mask, x0)
+
+    def sample_base(self, u: Tensor) -> Tensor:
+        return torch.full_like(u, self.mask, dtype=torch.int64)
+
+    def active(self, x: Tensor) -> Tensor:
+        return x == self.mask
+
+    def log_score(self, z: Tensor, sigma: Tensor, x: Tensor) -> Tensor:
+        if self.scale_by_sigma:
+            sigma = per_position(sigma, x)[..., None]
+            z = z - torch.expm1(sigma).log().to(z.dtype) - math.log(self.tokens)
+        return zero_at(z, x)
+
+    def score_entropy(self, log_score: Tensor, sigma: Tensor, x: Tensor, x0: Tensor) -> Tensor:
+        """(1/E)·[CE + (e^m − 1 − m)] at MASK and 0 elsewhere: masked cross-entropy plus a penalty on the normaliser.
+
+        E = expm1(sigma), m = log(E·Σ_y s_y), CE = −log(s_{x0}/Σ_y s_y). Equal to the sum of theorem 3.6.
+        """
+        E = torch.expm1(per_position(sigma, x)).to(log_score.dtype)
+        total = log_score[..., : self.tokens].logsumexp(-1)
+        ce = total - log_score.gather(-1, x0[..., None])[..., 0]
+        m = total + E.log()
+        # where() alone would let a NaN of an unused position into the gradient: the unused m is set to 0 first
+        masked = x == self.mask
+        m = torch.where(masked, m, 0.0)
+        return torch.where(masked, (ce + (torch.expm1(m) - m)) / E, 0.0)
+
+    def bound_draw(self, noise: Noise, x0: Tensor, v: Tensor, u: Tensor) -> Draw:
+        """The count form: k = ⌈vL⌉ masks at the k smallest uniforms, λ the k-th smallest of them.
+
+        That order statistic is Beta(k, L−k+1) and independent of which positions are masked, so
+        L·E_k E_λ E_{|S|=k} (1/k) Σ_{i∈S} (CE_i + e^{m_i} − 1 − m_i) is estimated without bias, for
+        networks that see sigma too. It needs no prior and no reconstruction term.
+        """
+        length = x0.shape[-1]
+        k = (v * length).long().clamp(max=length - 1) + 1
+        lam = u.sort(-1).values.gather(-1, k[:, None] - 1)
+        x = torch.where(u <= lam, self.mask, x0)
+        sigma = -torch.log1p(-lam[:, 0])
+        return Draw(x, sigma, length / k * torch.expm1(sigma))
+
+    def end_terms(self, model: ScoreModel, x0: Tensor, u: Tensor) -> Tensor:
+        return torch.zeros(len(x0), device=x0.device)
+
+    def euler(self, log_score: Tensor, x: Tensor, step: Tensor) -> Jump:
+        return self._unmask(log_score, x, step)
+
+    def tweedie(self, log_score: Tensor, x: Tensor, delta_sigma: Tensor) -> Jump:
+        # p(y) ∝ expm1(Δσ)·s_y, p(MASK) ∝ 1 − expm1(Δσ)·Σ s_y
+        return self._unmask(log_score, x, torch.expm1(delta_sigma))
+
+    def denoise(self, log_score: Tensor, x: Tensor, sigma: Tensor) -> Jump:
+        # MASK is forbidden in the end, so every mask moves, whatever the normaliser says
+        jump = self._unmask(log_score, x, torch.expm1(sigma))
+        return Jump(leave=self.active(x).double(), weights=jump.weights)
+
+    def _unmask(self, log_score: Tensor, x: Tensor, factor: Tensor) -> Jump:
+        factor = per_position(factor, x)[..., None].to(log_score.dtype)
+        weights = factor * log_score.exp()
+        weights[..., self.mask] = 0.0
+        return jump_from_weights(torch.where(self.active(x)[..., None], weights, 0.0))

@@ -1,0 +1,126 @@
+"""What a graph answers: how tokens are corrupted, what a network output means, how to go back.
+
+Every function works position by position: `x` and `x0` have any shape [...], scores and
+network outputs one more axis [..., S]. `sigma` either has the shape of x or one number a sequence
+([B] beside x [B, L]).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+import torch
+from torch import Tensor
+
+from sedd_cli.core.noises import Noise
+from sedd_cli.core.registry import Registry
+
+if TYPE_CHECKING:
+    from sedd_cli.core.score import ScoreModel
+
+GRAPHS = Registry("graph")
+
+
+@dataclass(frozen=True)
+class Jump:
+    """One reverse transition: whether a position moves, and where to if it does.
+
+    `leave` [...] float64 is the probability of moving, `weights` [..., S] the unnormalised law of the
+    destination, zero at the current token.
+    """
+
+    leave: Tensor
+    weights: Tensor
+
+
+@dataclass(frozen=True)
+class Draw:
+    """A corrupted sequence x [B, L] at noise sigma [B]; weight·Σ score entropy estimates the bound's integral."""
+
+    x: Tensor
+    sigma: Tensor
+    weight: Tensor
+
+
+@dataclass(frozen=True)
+class Graph:
+    """A token-level Markov generator Q with N real tokens and S states. Other fields are the recipe's options."""
+
+    name: ClassVar[str]
+    tokens: int  # N
+
+    def __post_init__(self) -> None:
+        if self.tokens < 2:
+            raise ValueError(f"tokens must be at least 2, found {self.tokens}")
+
+    @property
+    def states(self) -> int:
+        """S, the number of states of a position."""
+        raise NotImplementedError
+
+    # -- forward process ---------------------------------------------------------------------------
+
+    def perturb(self, x0: Tensor, sigma: Tensor, u: Tensor) -> Tensor:
+        """Draw x ~ p_{σ|0}(·|x0), one float64 uniform u per position (eqs. 13–16)."""
+        raise NotImplementedError
+
+    def sample_base(self, u: Tensor) -> Tensor:
+        """Draw from p_base, the law at infinite noise, one uniform per position; int64 of u's shape."""
+        raise NotImplementedError
+
+    # -- what the network means --------------------------------------------------------------------
+
+    def active(self, x: Tensor) -> Tensor:
+        """Bool [...]: the positions whose score is ever used. Losses and samplers need the head only there."""
+        raise NotImplementedError
+
+    def log_score(self, z: Tensor, sigma: Tensor, x: Tensor) -> Tensor:
+        """Network output z [..., S] → log_score [..., S], 0 at the current token (appendix C.1)."""
+        raise NotImplementedError
+
+    def score_entropy(self, log_score: Tensor, sigma: Tensor, x: Tensor, x0: Tensor) -> Tensor:
+        """Diffusion-weighted denoising score entropy without σ̄′ (theorem 3.6): nats per unit of sigma, [...].
+
+        Σ_{y≠x} Q(x,y)·(s_y − r_y log s_y + K(r_y)) with r_y = p(y|x0)/p(x|x0) and K(a) = a(log a − 1).
+        """
+        raise NotImplementedError
+
+    def bound_draw(self, noise: Noise, x0: Tensor, v: Tensor, u: Tensor) -> Draw:
+        """A draw for the rigorous bound, placed by v [B] and corrupted by u [B, L]: here t = v over all of [0, 1]."""
+        sigma, dsigma = noise(v)
+        return Draw(self.perturb(x0, sigma, u), sigma, dsigma)
+
+    def end_terms(self, model: ScoreModel, x0: Tensor, u: Tensor) -> Tensor:
+        """What the integral leaves out of the rigorous bound: prior and reconstruction, nats per sequence [B]."""
+        raise NotImplementedError
+
+    # -- reverse process ---------------------------------------------------------------------------
+
+    def euler(self, log_score: Tensor, x: Tensor, step: Tensor) -> Jump:
+        """τ-leaping (eq. 17): δ_x(y) + step·Q(x,y)·s_y, where step [...] = Δt·σ̄′."""
+        raise NotImplementedError
+
+    def tweedie(self, log_score: Tensor, x: Tensor, delta_sigma: Tensor) -> Jump:
+        """Analytic step (theorem 4.1): (e^{−ΔσQ} s)_y · e^{ΔσQ}(x,y)."""
+        raise NotImplementedError
+
+    def denoise(self, log_score: Tensor, x: Tensor, sigma: Tensor) -> Jump:
+        """The last step, from sigma to no noise at all: the Tweedie step over all that is left."""
+        return self.tweedie(log_score, x, sigma)
+
+
+def per_position(value: Tensor, x: Tensor) -> Tensor:
+    """A number per sequence [B] (or per position) in a shape that broadcasts against x [B, ...]."""
+    return value.reshape(value.shape + (1,) * (x.dim() - value.dim()))
+
+
+def zero_at(log_score: Tensor, x: Tensor) -> Tensor:
+    """log_score with the entry of the current token set to 0; the gradient there is cut."""
+    return log_score.scatter(-1, x[..., None], 0.0)
+
+
+def jump_from_weights(weights: Tensor) -> Jump:
+    """Destination masses [..., S] (0 at x) of a step whose staying mass is 1 − Σ, clamped at 0 and renormalised."""
+    total = weights.sum(-1, dtype=torch.float64)
+    return Jump(leave=total.clamp(max=1.0), weights=weights)

@@ -1,0 +1,95 @@
+"""The uniform graph: a token jumps to any other with equal rate (eq. 15)."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+import torch
+from torch import Tensor
+
+from sedd_cli.core.graphs.base import GRAPHS, Graph, Jump, jump_from_weights, per_position, zero_at
+
+if TYPE_CHECKING:
+    from sedd_cli.core.score import ScoreModel
+
+
+@GRAPHS.register
+@dataclass(frozen=True)
+class Uniform(Graph):
+    """N tokens, Q = (11ᵀ)/N − I: the paper's matrix scaled by 1/N, so that sigma means the same at any N."""
+
+    name: ClassVar[str] = "uniform"
+
+    @property
+    def states(self) -> int:
+        return self.tokens
+
+    def perturb(self, x0: Tensor, sigma: Tensor, u: Tensor) -> Tensor:
+        lam = -torch.expm1(-per_position(sigma, x0).double())
+        # given u < λ, u/λ is uniform again and picks the new token (which may be the old one)
+        fresh = (u / lam.clamp(min=1e-300) * self.tokens).clamp(max=self.tokens - 1).long()
+        return torch.where(u < lam, fresh, x0)
+
+    def sample_base(self, u: Tensor) -> Tensor:
+        return (u * self.tokens).long()
+
+    def active(self, x: Tensor) -> Tensor:
+        return torch.ones_like(x, dtype=torch.bool)
+
+    def log_score(self, z: Tensor, sigma: Tensor, x: Tensor) -> Tensor:
+        return zero_at(z, x)
+
+    def score_entropy(self, log_score: Tensor, sigma: Tensor, x: Tensor, x0: Tensor) -> Tensor:
+        """(1/N)·Σ_{y≠x} R_y·φ(log s_y − log R_y), φ(v) = e^v − 1 − v, R_y the true ratio: a sum of non-negative terms.
+
+        With E = expm1(sigma) and log ρ = −log1p(N/E): R_y = ρ for all y ≠ x where x = x0; elsewhere R_y = 1
+        except R_{x0} = 1/ρ. The textbook form of the same sum is NaN or inf at small sigma in float32.
+        """
+        log_rho = -torch.log1p(self.tokens / torch.expm1(per_position(sigma, x))).to(log_score.dtype)
+        log_rho = log_rho.expand(x.shape)
+        kept = x == x0
+        base = torch.where(kept, log_rho, 0.0)[..., None].expand(log_score.shape)
+        log_ratio = base.scatter(-1, x0[..., None], torch.where(kept, log_rho, -log_rho)[..., None])
+        v = (log_score - log_ratio).scatter(-1, x[..., None], 0.0)
+        return (log_ratio.exp() * (torch.expm1(v) - v)).sum(-1) / self.tokens
+
+    def end_terms(self, model: ScoreModel, x0: Tensor, u: Tensor) -> Tensor:
+        """D_KL(p_{1|0} ‖ uniform) plus −log p(x0 | x) for x ~ p_{σ̄(0)|0}, decoded by Bayes' rule.
+
+        The decoder p(y|x) ∝ p_{σ|0}(x|y)·s_y takes p_σ for p_0. Its masses are positive, unlike those of the
+        Tweedie step, so one clamped mass cannot make the bound infinite.
+        """
+        high = model.noise.sigma(1.0)
+        keep, log_lam = math.exp(-high), math.log(-math.expm1(-high))
+        log_aN = math.log1p((self.tokens - 1) * keep)
+        a = keep - math.expm1(-high) / self.tokens
+        prior = a * log_aN + (1 - a) * log_lam
+
+        sigma = x0.new_full((len(x0),), model.noise.sigma(0.0), dtype=torch.float64)
+        x = self.perturb(x0, sigma, u)
+        total = torch.full_like(u, prior).sum(-1)
+        for rows in model.active_rows(x, sigma):
+            b, i = rows.batch, rows.position
+            now, was, lam = x[b, i], x0[b, i], -torch.expm1(-sigma[b])
+            log_mass = rows.log_score.double() + (lam / self.tokens).log()[:, None]
+            log_mass = log_mass.scatter(-1, now[:, None], (1 - lam + lam / self.tokens).log()[:, None])
+            total.index_add_(0, b, log_mass.logsumexp(-1) - log_mass.gather(-1, was[:, None])[:, 0])
+        return total
+
+    def euler(self, log_score: Tensor, x: Tensor, step: Tensor) -> Jump:
+        step = per_position(step, x)[..., None].to(log_score.dtype)
+        return jump_from_weights((step / self.tokens * log_score.exp()).scatter(-1, x[..., None], 0.0))
+
+    def tweedie(self, log_score: Tensor, x: Tensor, delta_sigma: Tensor) -> Jump:
+        # (e^{Δσ}s_y + (1−e^{Δσ})·Σs/N)·(e^{−Δσ}[x=y] + (1−e^{−Δσ})/N), negative masses clamped to 0, renormalised.
+        # float64, because e^{Δσ} magnifies the rounding of s − mean when steps are few and long
+        delta = per_position(delta_sigma, x)[..., None].double()
+        grow, arrive = torch.expm1(delta), -torch.expm1(-delta) / self.tokens
+        s = log_score.double().exp()
+        mass = torch.addcmul(s, grow, s - s.mean(-1, keepdim=True)).clamp_(min=0.0)
+        stay = (mass.gather(-1, x[..., None]) * (torch.exp(-delta) + arrive))[..., 0]
+        weights = (mass * arrive).scatter_(-1, x[..., None], 0.0)
+        moved = weights.sum(-1)
+        return Jump(leave=moved / (moved + stay), weights=weights)

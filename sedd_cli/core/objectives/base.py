@@ -1,0 +1,27 @@
+"""What is minimised. An objective turns clean tokens and uniforms into a loss per sequence."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor
+
+from sedd_cli.core.registry import Registry
+from sedd_cli.core.score import ScoreModel
+
+OBJECTIVES = Registry("objective")
+
+
+@dataclass(frozen=True)
+class Objective:
+    """Fields are the recipe's options."""
+
+    name: ClassVar[str]
+
+    def loss(self, model: ScoreModel, x0: Tensor, v: Tensor, u: Tensor) -> Tensor:
+        """Loss per sequence [B] in nats, differentiable.
+
+        x0 [B, L] clean tokens; v [B] and u [B, L] float64 uniforms for the noise level and the corruption.
+        """
+        raise NotImplementedError

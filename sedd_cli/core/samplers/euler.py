@@ -1,0 +1,23 @@
+"""Euler sampling, also called τ-leaping (eq. 17)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor
+
+from sedd_cli.core.graphs import Jump
+from sedd_cli.core.samplers.base import SAMPLERS, Sampler
+from sedd_cli.core.score import ScoreModel
+
+
+@SAMPLERS.register
+@dataclass(frozen=True)
+class Euler(Sampler):
+    """All positions at once, each by a first-order step of the reverse rates."""
+
+    name: ClassVar[str] = "euler"
+
+    def jump(self, model: ScoreModel, log_score: Tensor, x: Tensor, t: Tensor, s: Tensor) -> Jump:
+        return model.graph.euler(log_score, x, (t - s) * model.noise(t)[1])

@@ -1,0 +1,75 @@
+"""A network, a graph and a noise schedule together make a score."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from sedd_cli.core.graphs import Graph
+from sedd_cli.core.noises import Noise
+
+#: Elements of one block of rows × states that a pass over the vocabulary may hold at once.
+ROW_BLOCK = 2**25
+
+
+class Network(Protocol):
+    """What the mathematics asks of a network: a trunk and a head, kept apart."""
+
+    def hidden(self, x: Tensor, sigma: Tensor) -> Tensor:
+        """x [B, L], sigma [B] → [B, L, D]."""
+
+    def head(self, hidden: Tensor) -> Tensor:
+        """[..., D] → z [..., S], float32 or better."""
+
+
+@dataclass(frozen=True)
+class ScoreModel:
+    """Scores of noisy sequences, at every position or only where they are needed."""
+
+    net: Network
+    graph: Graph
+    noise: Noise
+    #: What the network is told lies within this range, whatever the true sigma; None: told the truth.
+    sigma_range: tuple[float, float] | None = None
+
+    def hidden(self, x: Tensor, sigma: Tensor) -> Tensor:
+        """The trunk's output [B, L, D]."""
+        return self.net.hidden(x, sigma if self.sigma_range is None else sigma.clamp(*self.sigma_range))
+
+    def log_score(self, x: Tensor, sigma: Tensor) -> Tensor:
+        """log s(x, sigma) [B, L, S] for x [B, L], sigma [B]: the plain form, all positions at once."""
+        return self.graph.log_score(self.net.head(self.hidden(x, sigma)), sigma, x)
+
+    def active_rows(self, x: Tensor, sigma: Tensor) -> Iterator[Rows]:
+        """The positions whose score matters, as blocks of rows [R, S] small enough to hold.
+
+        Blocks come in the order of the positions; a batch without an active position yields nothing.
+        """
+        hidden = self.hidden(x, sigma)
+        batch, position = self.graph.active(x).nonzero(as_tuple=True)
+        size = max(1, ROW_BLOCK // self.graph.states)
+        for b, i in zip(batch.split(size), position.split(size), strict=True):
+            if len(b):
+                yield Rows(b, i, self.graph.log_score(self.net.head(hidden[b, i]), sigma[b], x[b, i]))
+
+    def score_entropy(self, x: Tensor, sigma: Tensor, x0: Tensor) -> Tensor:
+        """Score entropy per sequence [B] without σ̄′, in nats per unit of sigma; the head runs on active rows only."""
+        total = torch.zeros(len(x), dtype=torch.float32, device=x.device)
+        for rows in self.active_rows(x, sigma):
+            b, i = rows.batch, rows.position
+            loss = self.graph.score_entropy(rows.log_score, sigma[b], x[b, i], x0[b, i])
+            total = total.to(loss.dtype).index_add(0, b, loss)
+        return total
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Scores of some positions: indices batch [R] and position [R], log_score [R, S]."""
+
+    batch: Tensor
+    position: Tensor
+    log_score: Tensor

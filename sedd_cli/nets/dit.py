@@ -1,0 +1,172 @@
+"""The score network: an encoder-only diffusion transformer (appendix C.2; Peebles and Xie 2023).
+
+Parameter names, shapes and forward pass are those of the published checkpoints, so that
+they load without a mapping.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from sedd_cli.nets.attention import ATTENTION
+from sedd_cli.nets.rotary import Rotary, rotate
+
+
+@dataclass(frozen=True)
+class DiTConfig:
+    """Shape of the network. `length` is the trained length in tokens; rotary angles need no weights."""
+
+    n_blocks: int = 12
+    hidden_size: int = 768
+    n_heads: int = 12
+    cond_dim: int = 128
+    dropout: float = 0.1
+    length: int = 1024
+    attention: str = "auto"
+
+    def __post_init__(self) -> None:
+        for key in ("n_blocks", "hidden_size", "n_heads", "cond_dim", "length"):
+            if getattr(self, key) < 1:
+                raise ValueError(f"{key} must be at least 1, found {getattr(self, key)}")
+        if self.hidden_size % (2 * self.n_heads):
+            raise ValueError(
+                f"hidden_size must be a multiple of 2·n_heads (rotary turns pairs), "
+                f"found hidden_size {self.hidden_size} and n_heads {self.n_heads}"
+            )
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout must lie in [0, 1), found {self.dropout}")
+        if self.attention not in ATTENTION:
+            raise ValueError(f"attention must be one of {', '.join(ATTENTION)}, found {self.attention!r}")
+
+
+def full_precision(h: Tensor) -> Tensor:
+    """h in float32 or better, whatever autocast did to it."""
+    return h if h.dtype == torch.float64 else h.float()
+
+
+class LayerNorm(nn.Module):
+    """Layer normalisation over the last axis with a gain and no bias, computed in float32."""
+
+    def __init__(self, dim: int):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(dim))
+
+    def forward(self, h: Tensor) -> Tensor:
+        h = full_precision(h)
+        return F.layer_norm(h, self.weight.shape, self.weight.to(h.dtype), eps=1e-5)
+
+
+class Embedding(nn.Module):
+    """Token embedding [S, D], separate from the output matrix."""
+
+    def __init__(self, states: int, dim: int):
+        super().__init__()
+        self.embedding = nn.Parameter(torch.empty(states, dim))
+        nn.init.kaiming_uniform_(self.embedding, a=math.sqrt(5))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.embedding(x, self.embedding)
+
+
+class SigmaEmbedding(nn.Module):
+    """Sinusoidal features of the total noise sigma, then a two-layer perceptron: [B] → [B, cond_dim]."""
+
+    features = 256
+    max_period = 10_000.0
+
+    def __init__(self, cond_dim: int):
+        super().__init__()
+        self.mlp = nn.Sequential(nn.Linear(self.features, cond_dim), nn.SiLU(), nn.Linear(cond_dim, cond_dim))
+
+    def forward(self, sigma: Tensor) -> Tensor:
+        half = self.features // 2
+        # float32 on purpose: bfloat16 would blur neighbouring noise levels
+        freqs = torch.exp(-math.log(self.max_period) / half * torch.arange(half, device=sigma.device).float())
+        angle = full_precision(sigma)[:, None] * freqs
+        return self.mlp(torch.cat([angle.cos(), angle.sin()], dim=-1).to(self.mlp[0].weight.dtype))
+
+
+def modulate(h: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+    """h·(1 + scale) + shift, with shift and scale [B, 1, D] or [B, D] matching h."""
+    return torch.addcmul(shift, h, 1 + scale)
+
+
+class Block(nn.Module):
+    """Attention and MLP, each behind an adaLN-zero modulation by the noise condition."""
+
+    def __init__(self, config: DiTConfig):
+        super().__init__()
+        dim = config.hidden_size
+        self.n_heads = config.n_heads
+        self.attend = ATTENTION[config.attention]
+        self.dropout = config.dropout
+        self.norm1 = LayerNorm(dim)
+        self.attn_qkv = nn.Linear(dim, 3 * dim, bias=False)
+        self.attn_out = nn.Linear(dim, dim, bias=False)
+        self.norm2 = LayerNorm(dim)
+        self.mlp = nn.Sequential(nn.Linear(dim, 4 * dim), nn.GELU(approximate="tanh"), nn.Linear(4 * dim, dim))
+        self.adaLN_modulation = nn.Linear(config.cond_dim, 6 * dim)
+        nn.init.zeros_(self.adaLN_modulation.weight)
+        nn.init.zeros_(self.adaLN_modulation.bias)
+
+    def forward(self, h: Tensor, cond: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        shift_msa, scale_msa, gate_msa, shift_mlp, scale_mlp, gate_mlp = self.adaLN_modulation(cond)[:, None].chunk(
+            6, dim=-1
+        )
+        B, L, D = h.shape
+        qkv = self.attn_qkv(modulate(self.norm1(h), shift_msa, scale_msa))
+        q, k, v = qkv.view(B, L, 3, self.n_heads, D // self.n_heads).permute(2, 0, 3, 1, 4)
+        a = self.attend(rotate(q, cos, sin), rotate(k, cos, sin), v)
+        a = self.attn_out(a.transpose(1, 2).reshape(B, L, D))
+        h = torch.addcmul(h, gate_msa, F.dropout(a, self.dropout, self.training))
+        m = self.mlp(modulate(self.norm2(h), shift_mlp, scale_mlp))
+        return torch.addcmul(h, gate_mlp, F.dropout(m, self.dropout, self.training))
+
+
+class OutputLayer(nn.Module):
+    """Final modulation and the linear head [D → S]; zero-initialised, so a fresh network scores 0 everywhere."""
+
+    def __init__(self, config: DiTConfig, states: int):
+        super().__init__()
+        self.norm_final = LayerNorm(config.hidden_size)
+        self.linear = nn.Linear(config.hidden_size, states)
+        self.adaLN_modulation = nn.Linear(config.cond_dim, 2 * config.hidden_size)
+        for layer in (self.linear, self.adaLN_modulation):
+            nn.init.zeros_(layer.weight)
+            nn.init.zeros_(layer.bias)
+
+
+class DiT(nn.Module):
+    """x [B, L] and sigma [B] → z [B, L, S], in two parts: the trunk `hidden` and the `head`."""
+
+    def __init__(self, config: DiTConfig, states: int):
+        super().__init__()
+        self.config = config
+        self.states = states
+        self.vocab_embed = Embedding(states, config.hidden_size)
+        self.sigma_map = SigmaEmbedding(config.cond_dim)
+        self.rotary_emb = Rotary(config.hidden_size // config.n_heads)
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.n_blocks))
+        self.output_layer = OutputLayer(config, states)
+
+    def hidden(self, x: Tensor, sigma: Tensor) -> Tensor:
+        """What the head reads: [B, L, D], after the final normalisation and modulation."""
+        cond = F.silu(self.sigma_map(sigma))
+        cos, sin = self.rotary_emb(x.shape[1])
+        h = self.vocab_embed(x)
+        for block in self.blocks:
+            h = block(h, cond, cos, sin)
+        shift, scale = self.output_layer.adaLN_modulation(cond)[:, None].chunk(2, dim=-1)
+        return modulate(self.output_layer.norm_final(h), shift, scale)
+
+    def head(self, hidden: Tensor) -> Tensor:
+        """z [..., S] from hidden [..., D], in float32 or better: mixed precision ends here."""
+        return full_precision(self.output_layer.linear(hidden))
+
+    def forward(self, x: Tensor, sigma: Tensor) -> Tensor:
+        return self.head(self.hidden(x, sigma))
