@@ -2,106 +2,116 @@
 
 from __future__ import annotations
 
-import dataclasses
+import errno
 import itertools
+import json
 import os
-import re
+import shutil
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from contextlib import contextmanager
 from pathlib import Path
 
 from sedd_cli import __version__
-from sedd_cli.errors import RequestError
-from sedd_cli.runs.events import Event, Note, Prepared, Progress
-from sedd_cli.text.corpora import Corpus, Request, Source, find_corpus
+from sedd_cli.errors import DamageError, RequestError
+from sedd_cli.runs.datasets import PrepareOptions, choices, dataset_folder, find_prepared
+from sedd_cli.runs.events import Event, Note, Prepared, Progress, Warn
+from sedd_cli.text.atomic import write_whole
+from sedd_cli.text.corpora import Corpus, Source, find_corpus
+from sedd_cli.text.detokenizers import find_detokenizer
 from sedd_cli.text.encode import encode_stream
-from sedd_cli.text.manifest import FILE, Manifest, SplitInfo
+from sedd_cli.text.home import home
+from sedd_cli.text.manifest import Manifest, SplitInfo
 from sedd_cli.text.shards import open_dataset
 from sedd_cli.text.tokenizers import Tokenizer, load_tokenizer, needs_training, open_tokenizer, train_tokenizer
 from sedd_cli.text.tokenizers.base import FILE as TOKENIZER_FILE
-from sedd_cli.text.tokenizers.base import digest
 from sedd_cli.text.writer import SplitWriter
 
+__all__ = ["PrepareOptions", "dataset_folder", "home", "prepare"]
 
-@dataclass(frozen=True)
-class PrepareOptions(Request):
-    """What to prepare. Beyond the text itself (see Request): tokenizer, the corpus's usual one if None;
-    workers, threads that encode (default: the processors there are), which never change the result."""
-
-    tokenizer: str | None = None
-    workers: int | None = None
-
-
-def home() -> Path:
-    """Where data and caches live: $SEDD_HOME, else the platform's user cache folder."""
-    if chosen := os.environ.get("SEDD_HOME"):
-        return Path(chosen).expanduser()
-    import platformdirs
-
-    return Path(platformdirs.user_cache_dir("sedd"))
-
-
-def dataset_folder(options: PrepareOptions) -> Path:
-    """Where these options' dataset is or will be: a name to read, and a hash of every option to keep apart."""
-    corpus = find_corpus(options)
-    tokenizer = options.tokenizer or corpus.tokenizer
-    name = re.sub(r"[^A-Za-z0-9.]+", "-", f"{corpus.name}-{tokenizer.replace(':', '')}").strip("-")
-    return home() / "data" / f"{name}-{digest([corpus.name, corpus.identity(options), _recorded(options, corpus)])[:8]}"
+ORIGIN = "origin.json"
 
 
 def prepare(options: PrepareOptions) -> Iterator[Event]:
-    """Prepare a corpus unless it is there already; yields Progress and Note, and Prepared as the last event.
+    """Prepare a corpus unless it is there already; yields Note, Warn and Progress, and Prepared as the last event.
 
-    Raises RequestError for a request that cannot be met, DamageError for a folder that was damaged.
+    Shards are written beside the final folder and renamed once all are there. A run that was interrupted goes
+    on behind its last finished shard; the result is the same, and it does not depend on `options.workers`.
+
+    Raises RequestError for a request that cannot be met, DamageError for damaged files and a full disk.
     """
     corpus = find_corpus(options)
-    folder = dataset_folder(options)
-    if (folder / FILE).is_file():
-        yield Prepared(folder, open_dataset(folder).manifest.as_dict(), fresh=False)
+    find_detokenizer(options.detokenizer or corpus.detokenizer)
+    if (ready := find_prepared(options)) is not None:
+        yield Prepared(ready, open_dataset(ready).manifest.as_dict(), fresh=False)
         return
-    partial = folder.with_name(folder.name + ".partial")
-    partial.mkdir(parents=True, exist_ok=True)
+    folder = dataset_folder(options)
+    partial = folder.with_name(f"{folder.name}.partial")
+    with _sole_writer(folder), _full_disk_explained(partial):
+        if (ready := find_prepared(options)) is not None:  # another process finished it meanwhile
+            yield Prepared(ready, open_dataset(ready).manifest.as_dict(), fresh=False)
+            return
+        manifest = yield from _fill(options, corpus, partial)
+        manifest.write(partial)
+        for state in partial.glob("*.finished.json"):
+            state.unlink()
+        (partial / ORIGIN).unlink()
+        os.replace(partial, folder)
+    yield Prepared(folder, manifest.as_dict(), fresh=True)
+
+
+def _fill(options: PrepareOptions, corpus: Corpus, folder: Path):
+    """Write tokenizer and shards into `folder`; returns the manifest."""
     source = corpus.open(options)
-    tokenizer = yield from _tokenizer(options.tokenizer or corpus.tokenizer, source, partial)
+    yield from (Warn(remark) for remark in source.remarks)
+    if _begin(folder, source):
+        yield Note(f"going on with {corpus.name} behind the last finished shard")
+    spec = options.tokenizer or corpus.tokenizer
+    tokenizer = yield from _tokenizer(spec, source, folder)
     dtype = "uint16" if tokenizer.vocab_size <= 1 << 16 else "uint32"
-    splits = {}
+    detokenizer = options.detokenizer or corpus.detokenizer
+    splits: dict[str, SplitInfo] = {}
     for split in source.splits:
-        splits[split] = yield from _encode(source, split, tokenizer, dtype, partial, options.workers)
-    manifest = Manifest(
+        writer = SplitWriter(folder, split, dtype)
+        splits[split] = yield from _encode(source, split, tokenizer, detokenizer, writer, options.workers)
+    yield from _empty_splits(corpus, splits, folder)
+    return Manifest(
         corpus=corpus.name,
         source=source.location,
         revision=source.revision,
         tokenizer=tokenizer.spec,
         tokenizer_fingerprint=tokenizer.fingerprint,
-        detokenizer=corpus.detokenizer,
-        options=_recorded(options, corpus),
+        detokenizer=detokenizer,
+        options=choices(options),
         software=f"sedd {__version__}",
         dtype=dtype,
-        splits={name: split for name, split in splits.items() if split.documents},
+        splits={split: info for split, info in splits.items() if info.documents},
     ).sealed()
-    manifest.write(partial)
-    os.replace(partial, folder)
-    yield Note(f"prepared {corpus.name} in {folder}")
-    yield Prepared(folder, manifest.as_dict(), fresh=True)
 
 
-def _recorded(options: PrepareOptions, corpus: Corpus) -> dict:
-    """The options that change the result, as plain values."""
-    kept = dataclasses.asdict(options)
-    kept.pop("workers")
-    kept.pop("local")
-    kept["corpus"] = corpus.name
-    kept["tokenizer"] = options.tokenizer or corpus.tokenizer
-    return kept
+def _begin(folder: Path, source: Source) -> bool:
+    """Make `folder` ready for shards of this very source; whether it holds some already."""
+    origin = {"location": source.location, "revision": source.revision, "software": __version__}
+    file = folder / ORIGIN
+    if file.is_file() and json.loads(file.read_text(encoding="utf-8")) == origin:
+        return any(folder.glob("*.finished.json"))
+    # Shards of another source or version must not stand beside those to come.
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    write_whole(file, json.dumps(origin))
+    return False
 
 
 def _tokenizer(spec: str, source: Source, folder: Path):
+    """The tokenizer, trained if it has to be, and stored in `folder`."""
     if (folder / TOKENIZER_FILE).is_file():
         return open_tokenizer(folder)
     if needs_training(spec):
         if "train" not in source.splits:
-            raise RequestError(f"tokenizer {spec!r} is trained on the train split, and {source.location} has none")
+            raise RequestError(
+                f"tokenizer {spec!r} is trained on the train split, and {source.location} gives only "
+                f"{', '.join(source.splits)}; name a folder that holds a trained one"
+            )
         yield Note(f"training the tokenizer {spec}")
         tokenizer = train_tokenizer(spec, source.splits["train"]())
     else:
@@ -111,20 +121,94 @@ def _tokenizer(spec: str, source: Source, folder: Path):
 
 
 def _encode(
-    source: Source, split: str, tokenizer: Tokenizer, dtype: str, folder: Path, workers: int | None
-) -> Iterator[Event]:
-    writer = SplitWriter(folder, split, dtype)
+    source: Source, split: str, tokenizer: Tokenizer, detokenizer: str, writer: SplitWriter, workers: int | None
+):
+    """Encode what is left of one split; returns what the split holds."""
     began, before, done = time.monotonic(), writer.tokens, writer.documents
     rest = itertools.islice(source.splits[split](), done, None)
+    encoded = encode_stream(rest, tokenizer, find_detokenizer(detokenizer), workers or _processors())
     try:
-        for group in encode_stream(rest, tokenizer, lambda text: text, workers or os.cpu_count() or 1):
+        for group in encoded:
             writer.append(group)
             done += len(group.ends)
             rate = (writer.tokens - before) / max(time.monotonic() - began, 1e-9)
             figures = {"tokens": f"{writer.tokens:,}", "tokens/s": f"{rate:,.0f}"}
-            yield Progress(f"{split}", done, source.counts.get(split), "documents", figures)
-        info: SplitInfo = writer.finish()
-    except BaseException:
-        writer.abandon()
+            yield Progress(f"encode {split}", done, source.counts.get(split), "documents", figures)
+        return writer.finish()
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            raise _DiskFullError(writer.tokens, writer.text_bytes, source.size) from error
         raise
-    return info
+    finally:
+        encoded.close()
+        writer.abandon()
+
+
+def _processors() -> int:
+    """Processors this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _empty_splits(corpus: Corpus, splits: dict[str, SplitInfo], folder: Path) -> Iterator[Event]:
+    """Refuse a result without text; warn of a split that got none."""
+    empty = [split for split, info in splits.items() if not info.documents]
+    if len(empty) == len(splits) or "train" in empty:
+        found = sum(info.documents for info in splits.values())
+        shutil.rmtree(folder, ignore_errors=True)
+        raise RequestError(
+            f"{corpus.name} has {found} document{'s' * (found != 1)}, too few to fill {', '.join(empty)}; "
+            "cut it finer (--documents line), or name the file for its split (my.test.txt)"
+        )
+    for split in empty:
+        yield Warn(f"{corpus.name} is too small to have a {split} split: no document fell into it")
+
+
+@contextmanager
+def _sole_writer(folder: Path):
+    """Hold the lock of one dataset folder; a second prepare of it is refused at once."""
+    from filelock import FileLock, Timeout
+
+    lock = FileLock(folder.with_name(f".{folder.name}.lock"), timeout=0)
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except Timeout as error:
+        raise RequestError(f"another process is preparing {folder}: wait for it to end") from error
+    except (PermissionError, FileExistsError, NotADirectoryError) as error:
+        raise RequestError(f"{folder.parent} cannot be written: choose another folder with SEDD_HOME") from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+class _DiskFullError(OSError):
+    """The disk filled up after `tokens` tokens, which `text` bytes of about `size` (None: not known) gave."""
+
+    def __init__(self, tokens: int, text: int, size: int | None):
+        super().__init__(errno.ENOSPC, "disk full")
+        self.tokens, self.text, self.size = tokens, text, size
+
+
+@contextmanager
+def _full_disk_explained(partial: Path):
+    """Say in one line how much room is missing, and leave nothing behind that cannot be used later."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        kept = any(partial.glob("*.finished.json"))
+        if not kept:
+            shutil.rmtree(partial, ignore_errors=True)
+        what = f"; finished shards stay in {partial}, and the same command goes on behind them" if kept else ""
+        raise DamageError(f"the disk of {partial.parent} is full: {_room(error)}{what}") from error
+
+
+def _room(error: OSError) -> str:
+    """How much more is needed, as far as the part that was written tells."""
+    if not isinstance(error, _DiskFullError) or not error.size or not error.text:
+        return "free some, or choose another with SEDD_HOME"
+    # Four bytes a token at most, over the text that is left, by the share of text that is done.
+    missing = max(error.size - error.text, 0) / error.text * error.tokens * 4
+    return f"about {missing / 2**20 + 1:,.0f} MiB more are needed; free them, or choose another disk with SEDD_HOME"

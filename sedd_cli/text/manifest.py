@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from sedd_cli.errors import DamageError, RequestError
+from sedd_cli.text.atomic import write_whole
 from sedd_cli.text.tokenizers.base import digest
 
 FILE = "manifest.json"
@@ -80,7 +81,7 @@ class Manifest:
     def write(self, folder: Path) -> None:
         """Write `manifest.json` into `folder`."""
         text = json.dumps(self.as_dict(), indent=2, ensure_ascii=False)
-        (folder / FILE).write_text(text + "\n", encoding="utf-8")
+        write_whole(folder / FILE, text + "\n")
 
 
 def read_manifest(folder: Path) -> Manifest:

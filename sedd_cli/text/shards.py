@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 
 from sedd_cli.errors import DamageError, RequestError
-from sedd_cli.text.manifest import Manifest, ShardInfo, SplitInfo, read_manifest
+from sedd_cli.text.manifest import Manifest, SplitInfo, read_manifest
 from sedd_cli.text.tokenizers import Tokenizer, open_tokenizer
 
 INDEX_DTYPE = np.dtype("<u8")
@@ -93,12 +92,12 @@ class Dataset:
 
 
 def open_dataset(folder: Path) -> Dataset:
-    """The prepared corpus in `folder`. Sizes of all files are checked; `verify` reads their bytes too.
+    """The prepared corpus in `folder`. Sizes of all files are checked; `verify_file` reads their bytes too.
 
     Raises RequestError where there is none, DamageError where a file is missing or cut short.
     """
     manifest = read_manifest(folder)
-    for file, size, _ in _files(manifest):
+    for file, size, _ in vouched_files(manifest):
         path = folder / file
         if not path.is_file():
             raise DamageError(f"{path} is missing: prepare the corpus again")
@@ -107,13 +106,10 @@ def open_dataset(folder: Path) -> Dataset:
     return Dataset(folder, manifest)
 
 
-def verify(dataset: Dataset) -> Iterator[tuple[str, int]]:
-    """Read every file and compare its sha256, yielding (file, bytes) as each is found right; DamageError if not."""
-    for file, size, expected in _files(dataset.manifest):
-        path = dataset.folder / file
-        if sha256_of(path) != expected:
-            raise DamageError(f"{path} was changed after it was prepared: its sha256 is not {expected[:12]}…")
-        yield file, size
+def verify_file(path: Path, sha256: str) -> None:
+    """Read one file and compare its sha256; DamageError if it was changed."""
+    if sha256_of(path) != sha256:
+        raise DamageError(f"{path} was changed after it was prepared: its sha256 is not {sha256[:12]}…")
 
 
 def sha256_of(path: Path) -> str:
@@ -125,14 +121,9 @@ def sha256_of(path: Path) -> str:
     return digest.hexdigest()
 
 
-def _files(manifest: Manifest) -> Iterator[tuple[str, int, str]]:
+def vouched_files(manifest: Manifest) -> list[tuple[str, int, str]]:
     """(file, bytes, sha256) of everything the manifest vouches for."""
     itemsize = np.dtype(manifest.dtype).itemsize
-    for split in manifest.splits.values():
-        for shard in split.shards:
-            yield from _shard_files(shard, itemsize)
-
-
-def _shard_files(shard: ShardInfo, itemsize: int) -> Iterator[tuple[str, int, str]]:
-    yield shard.file, shard.tokens * itemsize, shard.sha256
-    yield shard.index, shard.documents * INDEX_DTYPE.itemsize, shard.index_sha256
+    shards = [shard for split in manifest.splits.values() for shard in split.shards]
+    tokens = [(shard.file, shard.tokens * itemsize, shard.sha256) for shard in shards]
+    return tokens + [(shard.index, shard.documents * INDEX_DTYPE.itemsize, shard.index_sha256) for shard in shards]

@@ -5,12 +5,12 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
+from sedd_cli.text.atomic import sync, write_whole
 from sedd_cli.text.manifest import ShardInfo, SplitInfo
 from sedd_cli.text.shards import INDEX_DTYPE
 
@@ -59,6 +59,11 @@ class SplitWriter:
     def tokens(self) -> int:
         """Tokens written so far, those of the open shard included."""
         return self._tokens + sum(entry["shard"]["tokens"] for entry in self.done)
+
+    @property
+    def text_bytes(self) -> int:
+        """Bytes of text behind `tokens`."""
+        return self._bytes + sum(entry["bytes"] for entry in self.done)
 
     def _open_shard(self):
         self._stream = None
@@ -125,19 +130,3 @@ class SplitWriter:
             self._stream.close()
             (self.folder / self._file).unlink(missing_ok=True)
             self._open_shard()
-
-
-def sync(stream) -> None:
-    """Bring a file to the disk and close it."""
-    stream.flush()
-    os.fsync(stream.fileno())
-    stream.close()
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write a small file so that it is either the old one or the new one, never a part."""
-    beside = path.with_name(path.name + ".new")
-    with beside.open("w", encoding="utf-8") as stream:
-        stream.write(text)
-        sync(stream)
-    os.replace(beside, path)

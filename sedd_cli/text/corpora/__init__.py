@@ -1,16 +1,47 @@
-"""The corpora that `sedd prepare` knows by name, and the user's own."""
+"""The corpora that `sedd prepare` knows by name, and the user's own. To add one: one file, one line here."""
 
 from __future__ import annotations
 
-from sedd_cli.text.corpora.base import Corpus, Request, Source
+import difflib
+from pathlib import Path
+
+from sedd_cli.errors import RequestError
+from sedd_cli.text.corpora.base import SPLITS, Corpus, Request, Source
+from sedd_cli.text.corpora.hub import hub_corpus, is_hub_id
+from sedd_cli.text.corpora.lambada import LAMBADA
+from sedd_cli.text.corpora.lm1b import LM1B
 from sedd_cli.text.corpora.local import local_corpus
+from sedd_cli.text.corpora.openwebtext import OPENWEBTEXT
+from sedd_cli.text.corpora.ptb import PTB
 from sedd_cli.text.corpora.pydocs import PYDOCS
+from sedd_cli.text.corpora.text8 import TEXT8
+from sedd_cli.text.corpora.wikitext import WIKITEXT2, WIKITEXT103
+from sedd_cli.text.formats import READERS
 
-__all__ = ["CORPORA", "Corpus", "Request", "Source", "find_corpus"]
+__all__ = ["CORPORA", "SPLITS", "Corpus", "Request", "Source", "find_corpus"]
 
-CORPORA: dict[str, Corpus] = {corpus.name: corpus for corpus in (PYDOCS,)}
+CORPORA: dict[str, Corpus] = {
+    corpus.name: corpus for corpus in (PYDOCS, OPENWEBTEXT, LM1B, TEXT8, WIKITEXT2, WIKITEXT103, PTB, LAMBADA)
+}
 
 
 def find_corpus(request: Request) -> Corpus:
-    """The corpus that a request names: one of CORPORA, or a file of the user's."""
-    return CORPORA.get(request.corpus) or local_corpus(request)
+    """The corpus that a request names: one of CORPORA, a file or folder, or a hub id, in this order.
+
+    Raises RequestError for a name that is none of them.
+    """
+    name = request.corpus
+    if name in CORPORA:
+        corpus = CORPORA[name]
+        if request.local is not None and not corpus.local:
+            raise RequestError(f"{name} comes with Python; there is nothing that --from could give")
+        return corpus
+    if request.local is not None:
+        raise RequestError(f"--from goes with a known corpus ({', '.join(CORPORA)}), not with {name!r}")
+    if Path(name).exists():
+        return local_corpus(request)
+    if is_hub_id(name) and Path(name).suffix.lower() not in READERS:
+        return hub_corpus(request)
+    near = difflib.get_close_matches(name, CORPORA, n=1)
+    hint = f"; did you mean {near[0]}?" if near else ""
+    raise RequestError(f"corpus {name!r} is no file, no hub id (namespace/name) and none of {', '.join(CORPORA)}{hint}")

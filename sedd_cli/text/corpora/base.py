@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from sedd_cli.errors import RequestError
+from sedd_cli.text.formats import Reading
+
+SPLITS = ("train", "validation", "test")
 Documents = Callable[[], Iterator[str]]
 
 
@@ -16,8 +20,7 @@ class Request:
 
     corpus: a known name, a file, a folder, or a hub id. local: where the original files of a named corpus
     stand on this machine. split: read this split alone. revision, config: state and configuration of a hub
-    dataset. field: key or column that holds the text. encoding: of text files. documents: what separates
-    the documents of a text file, one of "auto", "blank", "line", "file".
+    dataset. field, encoding, documents: see Reading.
     """
 
     corpus: str
@@ -29,25 +32,43 @@ class Request:
     encoding: str = "utf-8"
     documents: str = "auto"
 
+    def reading(self, field: str | None = None) -> Reading:
+        """How to read files; `field` is the corpus's own, where the user names none."""
+        return Reading(self.field or field, self.encoding, self.documents)
+
 
 @dataclass(frozen=True)
 class Source:
-    """A corpus that was found: `splits` gives, for each split, a function that reads its documents from the
-    start; `counts` the number of documents where it is known beforehand; location and revision say what was
-    read."""
+    """A corpus that was found.
+
+    splits: for each split, a function that reads its documents from the start. counts: the number of
+    documents of a split, where it is known beforehand. location, revision: what was read. size: bytes of
+    text, roughly, where known. remarks: what the user should be told.
+    """
 
     location: str
     revision: str | None
     splits: dict[str, Documents]
     counts: dict[str, int] = field(default_factory=dict)
+    size: int | None = None
+    remarks: tuple[str, ...] = ()
+
+    def only(self, split: str | None) -> Source:
+        """This source with one split alone (None: with all); RequestError lists those there are."""
+        if split is None:
+            return self
+        if split not in self.splits:
+            raise RequestError(f"there is no split {split!r} in {self.location}; it has {', '.join(self.splits)}")
+        return replace(self, splits={split: self.splits[split]})
 
 
 @dataclass(frozen=True)
 class Corpus:
     """One corpus: what a user reads about it, its defaults, and how it is opened.
 
-    identity(request) names the exact text without reaching any network; open(request) finds it.
-    windows: its models train on random windows (text8) instead of packed blocks.
+    identity(request) names the exact text without reaching any network; open(request) finds it. origin: the
+    hub id or URL it comes from. local: the files that --from accepts. windows: its models train on random
+    windows instead of packed blocks.
     """
 
     name: str
@@ -55,8 +76,10 @@ class Corpus:
     size: str
     licence: str
     tokenizer: str
+    origin: str
     open: Callable[[Request], Source]
     identity: Callable[[Request], str]
+    local: str = ""
     detokenizer: str = "none"
     windows: bool = False
 
@@ -77,4 +100,9 @@ def by_share(documents: Documents) -> dict[str, Documents]:
     def reader(split: str) -> Documents:
         return lambda: (document for document in documents() if share_of(document) == split)
 
-    return {split: reader(split) for split in ("train", "validation", "test")}
+    return {split: reader(split) for split in SPLITS}
+
+
+def one_after_another(readers: list[Documents]) -> Documents:
+    """The documents of several readers as one."""
+    return lambda: (document for reader in readers for document in reader())

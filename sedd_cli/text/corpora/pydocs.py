@@ -19,6 +19,7 @@ _LEFT_OUT = frozenset(
     {"__pycache__", "_bundled", "dist-packages", "idle_test", "site-packages", "test", "tests", "testing"}
 )
 _TOPICS = "pydoc_data/topics.py"
+_ORIGIN = "docstrings of the standard library and pydoc_data.topics"
 _DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 
 
@@ -86,10 +87,8 @@ def _identity(request: Request) -> str:
 
 
 def _open(request: Request) -> Source:
-    return Source(
-        location="docstrings of the standard library and pydoc_data.topics",
-        revision=_identity(request),
-        splits=by_share(lambda: iter(_all())),
+    return Source(location=_ORIGIN, revision=_identity(request), splits=by_share(lambda: iter(_all()))).only(
+        request.split
     )
 
 
@@ -99,6 +98,7 @@ PYDOCS = Corpus(
     size="1.9 MB",
     licence="PSF-2.0",
     tokenizer="bpe:4096",
+    origin=_ORIGIN,
     open=_open,
     identity=_identity,
 )

@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from sedd_cli.errors import RequestError
+from sedd_cli.text.atomic import write_whole
 
 FILE = "tokenizer.json"
 FORMAT = 1
@@ -24,12 +25,14 @@ class Tokenizer:
     vocab_size: the number N of ids.
     eos: id that separates documents, or None where the vocabulary has no place for one (text8).
     unknown: id that stands for what the vocabulary cannot express, or None where it expresses everything.
+    named: whether the spec alone says which tokenizer it is, wherever it was made.
 
     Encoding never adds an id: `eos` comes from whoever joins documents, and text that spells a special
     token is ordinary text.
     """
 
     kind: ClassVar[str]
+    named: ClassVar[bool] = True
     separator: ClassVar[str] = "\n\n"
 
     def __init__(self, spec: str, vocab_size: int, eos: int | None, unknown: int | None = None):
@@ -100,7 +103,7 @@ class Tokenizer:
             "state": self.state(),
         }
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / FILE).write_text(json.dumps(record, ensure_ascii=False) + "\n", encoding="utf-8")
+        write_whole(folder / FILE, json.dumps(record, ensure_ascii=False) + "\n")
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.spec!r}, vocab_size={self.vocab_size}, eos={self.eos})"
@@ -114,6 +117,8 @@ def digest(value: Any) -> str:
 
 class TrainedTokenizer(Tokenizer):
     """A tokenizer whose vocabulary comes from a training text."""
+
+    named = False
 
     @classmethod
     def train(cls, spec: str, texts: Iterable[str]) -> Tokenizer:

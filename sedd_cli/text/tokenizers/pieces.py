@@ -13,6 +13,8 @@ import numpy as np
 from sedd_cli.errors import RequestError
 from sedd_cli.text.tokenizers.base import Tokenizer, TrainedTokenizer
 
+_TIMEOUT = 20.0
+
 
 class BPETokenizer(TrainedTokenizer):
     """Byte-level BPE of N pieces, split as GPT-2 splits. The last id is eos ("<|endoftext|>").
@@ -89,6 +91,7 @@ class HuggingFaceTokenizer(Tokenizer):
     """
 
     kind = "huggingface"
+    named = False
 
     def __init__(self, spec: str, engine_json: str, eos: int | None):
         from tokenizers import Tokenizer as Engine
@@ -113,16 +116,7 @@ class HuggingFaceTokenizer(Tokenizer):
             from tokenizers import Tokenizer as Engine
 
             return cls._from_engine(spec, Engine.from_file(str(path)))
-        from transformers import AutoTokenizer
-
-        try:
-            loaded = AutoTokenizer.from_pretrained(spec)
-        except (OSError, ValueError) as error:
-            raise RequestError(
-                f"tokenizer {spec!r} could not be loaded (https://huggingface.co/{spec} is out of reach, or there is no "
-                "such name): give a local copy instead, --tokenizer FOLDER, tokenizer.json or a BERT vocab.txt; known "
-                "without a network: char, bpe:N, byte, text8"
-            ) from error
+        loaded = _from_hub(spec)
         if not loaded.is_fast:
             raise RequestError(f"tokenizer {spec!r} has no fast version (tokenizer.json); choose one that has")
         eos = loaded.eos_token_id if loaded.eos_token_id is not None else loaded.sep_token_id
@@ -156,6 +150,27 @@ class HuggingFaceTokenizer(Tokenizer):
     @classmethod
     def from_state(cls, spec: str, state: dict[str, Any]) -> HuggingFaceTokenizer:
         return cls(spec, state["engine"], state["eos"])
+
+
+def _from_hub(spec: str):
+    """A tokenizer of the hub: the cached copy, else a download if the hub answers."""
+    from huggingface_hub import HfApi
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(spec, local_files_only=True)
+    except (OSError, ValueError):
+        pass  # not cached
+    try:
+        # One question first: out of reach, the download itself would go on trying for most of a minute.
+        HfApi().model_info(spec, timeout=_TIMEOUT)
+        return AutoTokenizer.from_pretrained(spec)
+    except Exception as error:  # the hub's own, its HTTP client's, the system's: the remedy is the same
+        raise RequestError(
+            f"tokenizer {spec!r} could not be loaded: it is not cached, and https://huggingface.co/{spec} gave "
+            f"{type(error).__name__}; give a local copy (a folder, a tokenizer.json, a BERT vocab.txt), or use one "
+            "that needs no network: char, bpe:N, byte, text8"
+        ) from error
 
 
 def engine_ids(engine, texts: Sequence[str]) -> list[np.ndarray]:

@@ -31,9 +31,10 @@ class TiktokenTokenizer(Tokenizer):
             return cls(spec, tiktoken.get_encoding(spec))
         except Exception as error:  # whatever the download raised; the remedy is the same
             raise RequestError(
-                f"tokenizer {spec!r} could not be loaded: tiktoken's server (openaipublic.blob.core.windows.net) is out "
-                "of reach and its cache does not hold the files; point TIKTOKEN_CACHE_DIR to a folder that holds them, "
-                f"or use one that needs no network: char, bpe:N, byte, text8, a local tokenizer.json ({error})"
+                f"tokenizer {spec!r} could not be loaded: its files are not in tiktoken's cache, and "
+                f"https://openaipublic.blob.core.windows.net is out of reach ({type(error).__name__}); point "
+                "TIKTOKEN_CACHE_DIR to a folder that holds them, or use one that needs no network: char, bpe:N, byte, "
+                "text8, a local tokenizer.json"
             ) from error
 
     @staticmethod

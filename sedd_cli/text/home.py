@@ -1,0 +1,15 @@
+"""Where data and caches live."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+
+def home() -> Path:
+    """$SEDD_HOME, else the platform's user cache folder."""
+    if chosen := os.environ.get("SEDD_HOME"):
+        return Path(chosen).expanduser()
+    import platformdirs
+
+    return Path(platformdirs.user_cache_dir("sedd"))
