@@ -31,6 +31,11 @@ def _lookup(keys: np.ndarray, wanted: np.ndarray) -> np.ndarray:
     return np.where(keys[at] == wanted, at, -1)
 
 
+def _take(values: np.ndarray, index: np.ndarray) -> np.ndarray:
+    """values[index], and 0 where the index is −1 (values may be empty: an order can outgrow its stream)."""
+    return np.append(values, 0)[index]
+
+
 def _discounts(counts: np.ndarray) -> np.ndarray:
     n1, n2, n3, n4 = (max(int((counts == c).sum()), 1) for c in (1, 2, 3, 4))
     y = n1 / (n1 + 2 * n2)
@@ -82,10 +87,10 @@ class NGram:
         for k, order in enumerate(self._orders):
             context = contexts[k]
             found = np.where(context >= 0, _lookup(order.keys, context * self.vocab_size + tokens), -1)
-            count = np.where(found >= 0, order.counts[found], 0)
-            known = (context >= 0) & (order.context_total[context] > 0)
-            total = np.where(known, order.context_total[context], 1.0)
-            freed = np.where(known, order.context_backoff[context], 1.0)
+            count, total = _take(order.counts, found), _take(order.context_total, context)
+            known = total > 0
+            total = np.where(known, total, 1.0)
+            freed = np.where(known, _take(order.context_backoff, context), 1.0)
             p = (count - order.discounts[np.minimum(count, 3)]) / total + freed / total * p
             after = np.full(len(tokens), -1, dtype=np.int64)
             # the (k+1)-gram ending at i−1 is the context of token i
