@@ -1,9 +1,13 @@
-"""The two ways in which a command can end badly."""
+"""The ways in which a command can end badly."""
 
 
 class RequestError(ValueError):
     """The request is wrong: one clear line that says what to do, exit code 2."""
 
 
-class DamageError(RuntimeError):
+class WorkError(RuntimeError):
+    """The request was right but the work failed (disk full, interrupted): exit code 1."""
+
+
+class DamageError(WorkError):
     """Something that was right once is damaged (a truncated checkpoint, an edited shard): exit code 1."""

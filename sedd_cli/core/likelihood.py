@@ -36,22 +36,14 @@ def paper_bound(model: ScoreModel, x0: Tensor, v: Tensor, u: Tensor, t_min: floa
     return dsigma.to(loss.dtype) * loss
 
 
-def draw_loss(model: ScoreModel, x0: Tensor, v: Tensor, u: Tensor) -> Tensor:
-    """The integral part of `rigorous_bound`, an estimate per sequence [B], nats.
-
-    The network is told a sigma within the range it was trained on: any score function defines a
-    valid model, so the bound stays a bound.
-    """
-    model = replace(model, sigma_range=(model.noise.sigma(T_MIN), model.noise.sigma(1.0)))
-    draw = model.graph.bound_draw(model.noise, x0, v, u)
-    loss = model.score_entropy(draw.x, draw.sigma, x0)
-    return draw.weight.to(loss.dtype) * loss
-
-
 def rigorous_bound(model: ScoreModel, x0: Tensor, v: Tensor, u: Tensor, u_end: Tensor) -> Tensor:
     """One unbiased estimate per sequence [B], nats, of a true upper bound on −log p(x0).
 
     v [B] places the noise level; u and u_end [B, L] are uniforms for the corruption there and at the
-    end point.
+    end point. The network is told a sigma within the range it was trained on: any score function
+    defines a valid model, so the bound stays a bound.
     """
-    return draw_loss(model, x0, v, u) + model.graph.end_terms(model, x0, u_end)
+    model = replace(model, sigma_range=(model.noise.sigma(T_MIN), model.noise.sigma(1.0)))
+    draw = model.graph.bound_draw(model.noise, x0, v, u)
+    loss = model.score_entropy(draw.x, draw.sigma, x0)
+    return draw.weight.to(loss.dtype) * loss + model.graph.end_terms(model, x0, u_end)

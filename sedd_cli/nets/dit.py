@@ -142,12 +142,17 @@ class OutputLayer(nn.Module):
 
 
 class DiT(nn.Module):
-    """x [B, L] and sigma [B] → z [B, L, S], in two parts: the trunk `hidden` and the `head`."""
+    """x [B, L] and sigma [B] → z [B, L, S], in two parts: the trunk `hidden` and the `head`.
 
-    def __init__(self, config: DiTConfig, states: int):
+    `autocast` is the dtype of mixed precision inside both parts, None for none; what leaves the head is
+    float32 or better either way.
+    """
+
+    def __init__(self, config: DiTConfig, states: int, autocast: torch.dtype | None = None):
         super().__init__()
         self.config = config
         self.states = states
+        self.autocast = autocast
         self.vocab_embed = Embedding(states, config.hidden_size)
         self.sigma_map = SigmaEmbedding(config.cond_dim)
         self.rotary_emb = Rotary(config.hidden_size // config.n_heads)
@@ -156,17 +161,22 @@ class DiT(nn.Module):
 
     def hidden(self, x: Tensor, sigma: Tensor) -> Tensor:
         """What the head reads: [B, L, D], after the final normalisation and modulation."""
-        cond = F.silu(self.sigma_map(sigma))
-        cos, sin = self.rotary_emb(x.shape[1])
-        h = self.vocab_embed(x)
-        for block in self.blocks:
-            h = block(h, cond, cos, sin)
-        shift, scale = self.output_layer.adaLN_modulation(cond)[:, None].chunk(2, dim=-1)
-        return modulate(self.output_layer.norm_final(h), shift, scale)
+        with self._mixed(x.device):
+            cond = F.silu(self.sigma_map(sigma))
+            cos, sin = self.rotary_emb(x.shape[1])
+            h = self.vocab_embed(x)
+            for block in self.blocks:
+                h = block(h, cond, cos, sin)
+            shift, scale = self.output_layer.adaLN_modulation(cond)[:, None].chunk(2, dim=-1)
+            return modulate(self.output_layer.norm_final(h), shift, scale)
 
     def head(self, hidden: Tensor) -> Tensor:
         """z [..., S] from hidden [..., D], in float32 or better: mixed precision ends here."""
-        return full_precision(self.output_layer.linear(hidden))
+        with self._mixed(hidden.device):
+            return full_precision(self.output_layer.linear(hidden))
+
+    def _mixed(self, device: torch.device) -> torch.autocast:
+        return torch.autocast(device.type, self.autocast or torch.bfloat16, enabled=self.autocast is not None)
 
     def forward(self, x: Tensor, sigma: Tensor) -> Tensor:
         return self.head(self.hidden(x, sigma))

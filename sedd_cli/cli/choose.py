@@ -1,0 +1,24 @@
+"""Which model a command works on: the one named, else the newest run, else the published small one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sedd_cli.cli.view import View
+
+if TYPE_CHECKING:
+    from sedd_cli.runs.model import Model
+
+PUBLISHED = "louaaron/sedd-small"
+
+
+def choose_model(view: View, named: str | None, device: str, precision: str, tokenizer: str | None) -> Model:
+    """Load the model and say in one line what it is."""
+    from sedd_cli.runs.model import load_model
+    from sedd_cli.runs.rundir import newest_run
+
+    source = named or newest_run(Path("runs")) or PUBLISHED
+    model = load_model(source, device, precision, tokenizer)
+    view.say(f"model {model.describe()}", "dim")
+    return model

@@ -1,0 +1,26 @@
+"""Options that several commands share, each said once."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+Json = Annotated[bool, typer.Option("--json", help="One JSON document on standard output, all else on standard error.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say only what was asked for.")]
+Seed = Annotated[int, typer.Option(help="Repeats the output exactly.")]
+ModelOption = Annotated[
+    str | None,
+    typer.Option(
+        "--model",
+        "-m",
+        help="A run, a checkpoint, a folder in the published layout or a hub id. "
+        "Without it: the newest run under ./runs, else louaaron/sedd-small.",
+    ),
+]
+Tokenizer = Annotated[
+    str | None,
+    typer.Option(help="Name or file of the tokenizer, for a model that names none."),
+]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 …")]
+Precision = Annotated[str, typer.Option(help="fp32, bf16, or auto: bf16 where the device computes it natively.")]

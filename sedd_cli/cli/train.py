@@ -1,0 +1,63 @@
+"""`sedd train`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sedd_cli.cli import options as o
+from sedd_cli.cli.view import View
+
+
+def train(
+    recipe: Annotated[str, typer.Argument(help="A YAML file, or the name of a shipped recipe.")],
+    overrides: Annotated[list[str] | None, typer.Argument(help="dotted.key=value", metavar="[KEY=VALUE]...")] = None,
+    run: Annotated[Path | None, typer.Option(help="Run directory; default: runs/ and the recipe's name.")] = None,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Start anew in a new folder.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the resolved recipe and its cost, and stop.")
+    ] = False,
+    report: Annotated[bool, typer.Option(help="Evaluate and sample when training is over.")] = True,
+    device: o.Device = "auto",
+    json: o.Json = False,
+    quiet: o.Quiet = False,
+) -> None:
+    """Train a model from a recipe, or resume it.
+
+    A run that exists is resumed from its latest checkpoint; Ctrl-C finishes the step, saves and stops.
+
+    Example: sedd train recipes/quickstart.yaml train.steps=500
+    """
+    from sedd_cli.recipe import dump_recipe, load_recipe
+
+    view = View(json, quiet)
+    resolved = load_recipe(recipe, overrides or [])
+    if dry_run:
+        from sedd_cli.runs.plan import plan
+
+        cost = plan(resolved)
+        view.document({"recipe": resolved.to_data(), "plan": cost})
+        if not json:
+            typer.echo(dump_recipe(resolved))
+            for key, value in cost.items():
+                typer.echo(f"{key:>24}  {value}")
+        return
+    from sedd_cli.runs.events import Finished
+    from sedd_cli.runs.train import TrainOptions
+    from sedd_cli.runs.train import train as job
+
+    folder = run or Path("runs") / resolved.name
+    view.say(f"recipe {resolved.name} → {folder}", "bold")
+    events = view.follow(job(resolved, TrainOptions(folder, device, fresh, report)))
+    result = next(event.result for event in events if isinstance(event, Finished))
+    view.document(result)
+    if result["finished"]:
+        view.say("Try next:")
+        for line in (
+            f"sedd sample --model {result['run']} -n 3",
+            f'sedd infill --model {result["run"]} --prefix "Return the" --suffix "of the list."',
+            f"sedd eval --model {result['run']} --dataset {resolved.data.corpus}",
+        ):
+            view.say(f"  {line}", "cyan")

@@ -1,0 +1,167 @@
+"""Run events → what a person sees: live bars in a terminal, plain lines elsewhere, JSON when asked."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Iterable
+from functools import singledispatchmethod
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.panel import Panel
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress as Bars
+from rich.table import Table
+from rich.text import Text
+
+from sedd_cli.runs import events as e
+
+#: Seconds between two plain lines of one task when the output is not a terminal.
+PLAIN_EVERY = 10.0
+
+
+class View:
+    """Draws events. Silent on every process but the first; with `json` it speaks on standard error."""
+
+    def __init__(self, json: bool = False, quiet: bool = False):
+        self.json = json
+        self.quiet = quiet or os.environ.get("RANK", "0") != "0"
+        self.console = Console(stderr=json, highlight=False, soft_wrap=not sys.stdout.isatty())
+        self._bars: Bars | None = None
+        self._tasks: dict[str, Any] = {}
+        self._spoken: dict[str, float] = {}
+
+    def follow(self, events: Iterable[e.Event]) -> list[e.Event]:
+        """Draw every event; returns those that are results rather than progress."""
+        kept = []
+        with self._live():
+            for event in events:
+                self.show(event)
+                if not isinstance(event, e.Progress | e.Step | e.Note):
+                    kept.append(event)
+        return kept
+
+    def document(self, data: Any) -> None:
+        """The command's one JSON document, if it was asked for."""
+        if self.json and os.environ.get("RANK", "0") == "0":
+            sys.stdout.write(json.dumps(data, indent=1, ensure_ascii=False, default=str) + "\n")
+
+    def say(self, text: str, style: str = "") -> None:
+        """A line for people (markup is not interpreted)."""
+        if not self.quiet:
+            self.console.print(Text(text, style=style))
+
+    def table(self, table: Table) -> None:
+        """A finished table."""
+        if not self.quiet:
+            self.console.print(table)
+
+    @singledispatchmethod
+    def show(self, event: e.Event) -> None:
+        """Draw one event; kinds without a picture of their own pass silently."""
+
+    @show.register
+    def _(self, event: e.Note) -> None:
+        self.say(event.text, "dim")
+
+    @show.register
+    def _(self, event: e.Warn) -> None:
+        self.say(f"warning: {event.text}", "yellow")
+
+    @show.register
+    def _(self, event: e.Progress) -> None:
+        self._advance(event.task, event.done, event.total, event.unit, event.figures)
+
+    @show.register
+    def _(self, event: e.Step) -> None:
+        figures = {"loss": f"{event.loss:.3f}", "tokens/s": f"{event.tokens_per_second:,.0f}"}
+        self._advance("training", event.step, event.steps, "steps", figures)
+
+    @show.register
+    def _(self, event: e.Saved) -> None:
+        if not (self._bars and self.console.is_terminal):
+            self.say(f"saved {event.path}", "dim")
+
+    @show.register
+    def _(self, event: e.Sampled) -> None:
+        if self.quiet and not self.json:
+            sys.stdout.write((event.text if event.text is not None else " ".join(map(str, event.tokens))) + "\n")
+        elif not self.quiet:
+            self.console.print(self._sample(event))
+
+    @show.register
+    def _(self, event: e.Evaluated) -> None:
+        self.table(bounds_table(event.result))
+
+    def _sample(self, event: e.Sampled) -> Panel | Text:
+        body = Text(event.text if event.text is not None else " ".join(map(str, event.tokens)))
+        for start, stop in event.given:
+            body.stylize("bold cyan", start, stop)
+        kind = "infill" if event.given else "sample"
+        title = f"{kind} {event.index} · {event.nfe} evaluations · {event.seconds:.1f} s"
+        if self.console.is_terminal:
+            return Panel(body, title=title, title_align="left", border_style="dim")
+        return Text(f"--- {title} ---\n").append(body).append("\n")
+
+    def _advance(self, task: str, done: int, total: int | None, unit: str, figures: dict[str, str]) -> None:
+        if self.quiet:
+            return
+        spelled = "  ".join(f"{key} {value}" for key, value in figures.items())
+        finished = total is not None and done >= total
+        if self._bars:
+            if task not in self._tasks:
+                self._tasks[task] = self._bars.add_task(escape(task), total=total, unit=unit, figures="")
+            self._bars.update(self._tasks[task], completed=done, total=total, figures=escape(spelled))
+        elif finished or time.monotonic() - self._spoken.get(task, float("-inf")) > PLAIN_EVERY:
+            if finished and self._spoken.get(task) is None and not spelled:
+                return  # too quick to be worth a line
+            self._spoken[task] = time.monotonic()
+            self.say(f"{task}: {done:,}{f' of {total:,}' if total else ''} {unit}  {spelled}".rstrip())
+
+    def _live(self) -> Bars | _Nothing:
+        if self.quiet or not self.console.is_terminal:
+            return _Nothing()
+        self._tasks = {}
+        self._bars = Bars(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[unit]}"),
+            TextColumn("[cyan]{task.fields[figures]}"),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            console=self.console,
+        )
+        return self._bars
+
+
+class _Nothing:
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, *_: object) -> None:
+        return None
+
+
+def bounds_table(result: dict[str, Any]) -> Table:
+    """Bounds with their errors, and the yardsticks, on one split."""
+    title = f"{result['corpus']} {result['split']}: {result['tokens']:,} tokens, {result['characters']:,} characters"
+    table = Table(title=title, title_justify="left", header_style="bold")
+    for name, justify in (("model", "left"), ("bits/char", "right"), ("± draws", "right"), ("± text", "right")):
+        table.add_column(name, justify=justify)
+    table.add_column("perplexity/token", justify="right")
+    for protocol, found in result["bounds"].items():
+        table.add_row(
+            f"SEDD ≤ ({protocol})",
+            f"{found['bits_per_char']:.3f}",
+            f"{found['bits_per_char_error']:.3f}",
+            f"{found['between_blocks_error']:.3f}",
+            f"{found['perplexity']:.1f}",
+        )
+    for name, bits in result.get("yardsticks", {}).items():
+        table.add_row(f"{name} of the same tokens", f"{bits:.3f}", "", "", "", style="dim")
+    return table

@@ -1,0 +1,87 @@
+"""Plain data → frozen dataclasses: strict keys, strict types, errors that name the nearest right name."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import types
+import typing
+from collections.abc import Iterable, Mapping
+from typing import Any, TypeVar
+
+from sedd_cli.errors import RequestError
+
+T = TypeVar("T")
+
+
+def build(cls: type[T], data: Any, path: str, **given: Any) -> T:
+    """An instance of dataclass `cls` from a mapping found at `path`; `given` fills fields that are not in the data.
+
+    Raises RequestError naming the key, the value found and what is accepted.
+    """
+    if not isinstance(data, Mapping):
+        raise RequestError(f"{path or 'recipe'}: expected keys and values, found {data!r}")
+    fields = {f.name: f for f in dataclasses.fields(cls) if f.init and f.name not in given}
+    for key in data:
+        if key not in fields:
+            raise RequestError(f"{_join(path, key)}: unknown key{nearest(str(key), fields)}")
+    hints = typing.get_type_hints(cls)
+    values = {key: convert(hints[key], value, _join(path, key)) for key, value in data.items()}
+    for name, field in fields.items():
+        required = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+        if required and name not in values:
+            raise RequestError(f"{_join(path, name)}: missing, it has no default")
+    try:
+        return cls(**values, **given)
+    except ValueError as error:
+        raise RequestError(f"{path}: {error}" if path else str(error)) from None
+
+
+def convert(hint: Any, value: Any, path: str) -> Any:
+    """`value` as the annotated type; nothing is guessed but 1 → 1.0 and YAML's "3e-4" → 0.0003."""
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (types.UnionType, typing.Union):
+        if value is None and type(None) in args:
+            return None
+        (hint,) = (a for a in args if a is not type(None))
+        return convert(hint, value, path)
+    if origin is tuple:
+        if not isinstance(value, list | tuple) or len(value) != len(args):
+            raise RequestError(f"{path}: expected a list of {len(args)} values, found {value!r}")
+        return tuple(convert(a, v, f"{path}[{i}]") for i, (a, v) in enumerate(zip(args, value, strict=True)))
+    if hasattr(hint, "from_data"):
+        return hint.from_data(value, path)
+    if dataclasses.is_dataclass(hint):
+        return build(hint, value, path)
+    if hint is float and isinstance(value, int | float | str) and not isinstance(value, bool):
+        try:
+            return float(value)
+        except ValueError:
+            pass
+    elif type(value) is hint:
+        return value
+    raise RequestError(f"{path}: expected {_TYPE_NAMES.get(hint, hint.__name__)}, found {value!r}")
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """What to append to "unknown name": the nearest right one, and all of them."""
+    known = sorted(known)
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    meant = f", did you mean {close[0]!r}?" if close else "."
+    return f"{meant} Accepted: {', '.join(known) or 'none'}"
+
+
+def plain(value: Any) -> Any:
+    """The inverse of `build`: nothing but mappings, lists and scalars."""
+    if hasattr(value, "to_data"):
+        return value.to_data()
+    if dataclasses.is_dataclass(value):
+        return {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    return [plain(v) for v in value] if isinstance(value, tuple) else value
+
+
+_TYPE_NAMES = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
+
+
+def _join(path: str, key: Any) -> str:
+    return f"{path}.{key}" if path else str(key)

@@ -1,0 +1,89 @@
+"""YAML files ↔ recipes, with `key=value` overrides."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from sedd_cli.errors import RequestError
+from sedd_cli.recipe.build import build, nearest
+from sedd_cli.recipe.recipe import Recipe
+
+
+def shipped() -> dict[str, Path]:
+    """The recipes that come with the package: name → file."""
+    package = Path(__file__).parents[1]
+    for folder in (package / "recipes", package.parent / "recipes"):
+        if folder.is_dir():
+            return {p.stem: p for p in sorted(folder.glob("*.yaml"))}
+    return {}
+
+
+def load_recipe(source: str | Path, overrides: Iterable[str] = ()) -> Recipe:
+    """A recipe from a file, or from the name of a shipped one; `overrides` are dotted.key=value.
+
+    Raises RequestError naming the key, the value and what is accepted.
+    """
+    path = Path(source)
+    if not path.is_file():
+        known = shipped()
+        if str(source) not in known:
+            raise RequestError(f"no file {source}, and no shipped recipe of that name{nearest(path.stem, known)}")
+        path = known[str(source)]
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise RequestError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+    except OSError as error:
+        raise RequestError(f"cannot read {path}: {error.strerror}") from None
+    if not isinstance(data, dict):
+        raise RequestError(f"{path}: expected keys and values, found {type(data).__name__}")
+    data.setdefault("name", path.stem)
+    return recipe_from(override(data, overrides))
+
+
+def recipe_from(data: Mapping[str, Any]) -> Recipe:
+    """A recipe from plain data, as `Recipe.to_data` gives it."""
+    return build(Recipe, data, "")
+
+
+def dump_recipe(recipe: Recipe) -> str:
+    """The resolved recipe, every default spelled out, as YAML."""
+    return yaml.safe_dump(recipe.to_data(), sort_keys=False, allow_unicode=True, width=110)
+
+
+def override(data: dict[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
+    """A copy of data with dotted.key=value applied; whether the keys exist is for `build` to say."""
+    data = {k: dict(v) if isinstance(v, dict) else v for k, v in data.items()}
+    for text in overrides:
+        key, equals, value = text.partition("=")
+        if not equals or not key:
+            raise RequestError(f"override {text!r} is not of the form key=value, for example train.steps=200")
+        *path, last = key.split(".")
+        at = data
+        for name in path:
+            if not isinstance(at.get(name), dict):
+                # "graph: absorbing" is short for "graph: {name: absorbing}"
+                at[name] = {"name": at[name]} if isinstance(at.get(name), str) else {}
+            at = at[name]
+        try:
+            at[last] = yaml.safe_load(value)
+        except yaml.YAMLError:
+            raise RequestError(f"override {text!r}: the value is not YAML") from None
+    return data
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any], path: str = "") -> list[str]:
+    """The keys in which two recipes' plain data differ, as lines "key: old → new"."""
+    lines = []
+    for key in dict.fromkeys([*old, *new]):
+        a, b = old.get(key), new.get(key)
+        name = f"{path}.{key}" if path else key
+        if isinstance(a, Mapping) and isinstance(b, Mapping):
+            lines += differences(a, b, name)
+        elif a != b:
+            lines.append(f"{name}: {a} → {b}")
+    return lines

@@ -1,0 +1,125 @@
+"""The recipe: everything that changes a number, typed, validated and frozen."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from sedd_cli.nets.dit import DiTConfig
+from sedd_cli.recipe.build import plain
+from sedd_cli.recipe.part import GraphPart, NoisePart, ObjectivePart, SamplerPart
+
+
+def _one_of(key: str, value: str, accepted: tuple[str, ...]) -> None:
+    if value not in accepted:
+        raise ValueError(f"{key} must be one of {', '.join(accepted)}, found {value!r}")
+
+
+def _at_least(owner: Any, bound: float, *keys: str) -> None:
+    for key in keys:
+        if getattr(owner, key) < bound:
+            raise ValueError(f"{key} must be at least {bound}, found {getattr(owner, key)}")
+
+
+@dataclass(frozen=True)
+class DataRecipe:
+    """Which text: a named corpus or a local file, and its tokenizer (the corpus's usual one if none is named).
+
+    `windows` draws random contiguous windows; otherwise documents are packed into blocks.
+    """
+
+    corpus: str
+    tokenizer: str | None = None
+    windows: bool = False
+
+
+@dataclass(frozen=True)
+class TrainRecipe:
+    """Optimisation (appendix C.2). `batch` counts sequences over all processes and accumulation steps."""
+
+    steps: int
+    batch: int = 512
+    micro_batch: int | None = None
+    optimizer: str = "adamw"
+    lr: float = 3e-4
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = 1e-8
+    weight_decay: float = 0.0
+    warmup: int = 2000
+    schedule: str = "constant"
+    clip: float = 1.0
+    ema: float = 0.9999
+    t_sampling: str = "stratified"
+    precision: str = "auto"
+    log_every: int = 50
+    save_every: int = 1000
+    keep: int = 2
+
+    def __post_init__(self) -> None:
+        _at_least(self, 1, "steps", "batch", "log_every", "save_every", "keep")
+        _at_least(self, 0, "warmup", "weight_decay")
+        if self.micro_batch is not None and not 1 <= self.micro_batch <= self.batch:
+            raise ValueError(f"micro_batch must lie between 1 and batch ({self.batch}), found {self.micro_batch}")
+        for key in ("lr", "eps", "clip"):
+            if not 0 < getattr(self, key) < float("inf"):
+                raise ValueError(f"{key} must be positive and finite, found {getattr(self, key)}")
+        if not all(0 <= b < 1 for b in self.betas):
+            raise ValueError(f"betas must lie in [0, 1), found {list(self.betas)}")
+        if not 0 <= self.ema < 1:
+            raise ValueError(f"ema must lie in [0, 1), found {self.ema}")
+        _one_of("optimizer", self.optimizer, ("adamw", "muon"))
+        _one_of("schedule", self.schedule, ("constant", "linear", "cosine"))
+        _one_of("t_sampling", self.t_sampling, ("stratified", "uniform"))
+        _one_of("precision", self.precision, ("auto", "bf16", "fp32"))
+
+
+@dataclass(frozen=True)
+class InfillRecipe:
+    """The infill shown when training is over; `length` counts tokens, prompts included."""
+
+    prefix: str = ""
+    suffix: str = ""
+    length: int | None = None
+
+
+@dataclass(frozen=True)
+class ReportRecipe:
+    """What `train` shows when it is over: the bound on `split`, some samples, perhaps an infill."""
+
+    split: str = "validation"
+    rel_error: float = 0.005
+    samples: int = 3
+    infill: InfillRecipe | None = None
+
+    def __post_init__(self) -> None:
+        _at_least(self, 0, "samples")
+        if not self.rel_error > 0:
+            raise ValueError(f"rel_error must be positive, found {self.rel_error}")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One trained model, from text to report."""
+
+    name: str
+    data: DataRecipe
+    train: TrainRecipe
+    graph: GraphPart
+    noise: NoisePart
+    model: DiTConfig
+    seed: int = 0
+    objective: ObjectivePart = field(default_factory=lambda: ObjectivePart.from_data("score_entropy", "objective"))
+    sampler: SamplerPart = field(default_factory=lambda: SamplerPart.from_data("tweedie", "sampler"))
+    report: ReportRecipe = field(default_factory=ReportRecipe)
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.seed < 2**64:
+            raise ValueError(f"seed must lie in [0, 2^64), found {self.seed}")
+        if not self.name or "/" in self.name or self.name.startswith("."):
+            raise ValueError(f"name must be usable as a folder name, found {self.name!r}")
+
+    def to_data(self) -> dict[str, Any]:
+        """Plain mappings, lists and scalars; `build` reads them back to an equal recipe."""
+        from dataclasses import fields
+
+        return {f.name: plain(getattr(self, f.name)) for f in fields(self)}

@@ -1,0 +1,160 @@
+"""`load_model`: a run, a checkpoint or a published model → one object that scores, samples and fills."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from sedd_cli.core.graphs import Graph
+from sedd_cli.core.noises import Noise
+from sedd_cli.core.score import ScoreModel
+from sedd_cli.errors import DamageError, RequestError
+from sedd_cli.nets.dit import DiT
+from sedd_cli.nets.precision import autocast_dtype
+from sedd_cli.recipe import Recipe, load_recipe
+from sedd_cli.runs import checkpoint
+from sedd_cli.runs.assemble import make_graph
+from sedd_cli.runs.dist import pick_device
+from sedd_cli.text.tokenizers import Tokenizer, load_tokenizer, open_tokenizer
+
+if TYPE_CHECKING:
+    from sedd_cli.runs.events import Sampled
+
+
+@dataclass
+class Model:
+    """A network with its graph, noise and tokenizer. `tokenizer` is None where the checkpoint names none."""
+
+    net: DiT
+    graph: Graph
+    noise: Noise
+    tokenizer: Tokenizer | None
+    source: str
+    recipe: Recipe | None = None
+    facts: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def device(self) -> torch.device:
+        return self.net.vocab_embed.embedding.device
+
+    @property
+    def length(self) -> int:
+        """The trained length in tokens, the longest this model works on."""
+        return self.net.config.length
+
+    @property
+    def score(self) -> ScoreModel:
+        """The view of this model that the mathematics in `sedd_cli.core` works on."""
+        return ScoreModel(self.net, self.graph, self.noise)
+
+    @torch.no_grad()
+    def log_score(self, x: Tensor, sigma: Tensor) -> Tensor:
+        """log s(x, sigma) [B, L, S] float32 for tokens x [B, L] and total noise sigma [B]."""
+        return self.score.log_score(self._tokens(x, self.graph.states), sigma.to(self.device))
+
+    def loss(self, x0: Tensor, t: Tensor, x: Tensor) -> Tensor:
+        """σ̄′(t)·score entropy of noisy x [B, L] at time t [B] given clean x0 [B, L]: nats per sequence [B]."""
+        sigma, dsigma = self.noise(t.to(self.device))
+        loss = self.score.score_entropy(self._tokens(x, self.graph.states), sigma, self._tokens(x0, self.graph.tokens))
+        return dsigma.to(loss.dtype) * loss
+
+    def bound(
+        self, tokens: Tensor, draws: int = 64, seed: int = 0, protocol: str = "rigorous"
+    ) -> tuple[Tensor, Tensor]:
+        """An upper bound on −log p of each sequence of tokens [B, L], nats [B], with its standard error [B]."""
+        from sedd_cli.runs.evaluate import bound_of
+
+        return bound_of(self, self._tokens(tokens, self.graph.tokens), draws, seed, protocol)
+
+    def sample(self, n: int = 1, length: int | None = None, steps: int | None = None, **options: Any) -> list[Sampled]:
+        """n unconditional samples; see `sedd_cli.runs.generate.GenerateOptions` for the options."""
+        return self.infill(n=n, length=length, steps=steps, **options)
+
+    def infill(self, prefix: str = "", suffix: str = "", **options: Any) -> list[Sampled]:
+        """Samples that begin with `prefix` and end with `suffix`, both kept as they are."""
+        from sedd_cli.runs.generate import GenerateOptions, generate_all
+
+        return generate_all(self, GenerateOptions(prefix=prefix, suffix=suffix, **options))
+
+    def text_tokenizer(self) -> Tokenizer:
+        """The tokenizer, or a RequestError that says how to name one."""
+        if self.tokenizer is None:
+            raise RequestError(
+                f"{self.source} has {self.graph.tokens} tokens and names no tokenizer: name one with --tokenizer"
+            )
+        return self.tokenizer
+
+    def describe(self) -> str:
+        """One line: what was loaded."""
+        parameters = sum(p.numel() for p in self.net.parameters())
+        tokenizer = self.tokenizer.spec if self.tokenizer else "no tokenizer"
+        parts = [self.graph.name, self.noise.name, f"{parameters / 1e6:.1f}M parameters", f"length {self.length}"]
+        parts += [tokenizer, *(f"{k} {v}" for k, v in self.facts.items())]
+        return f"{self.source}: {', '.join(parts)}"
+
+    def _tokens(self, x: Tensor, states: int) -> Tensor:
+        x = torch.as_tensor(x, device=self.device)
+        if x.dim() != 2 or x.dtype != torch.int64:
+            raise RequestError(f"tokens must be int64 [B, L], found {x.dtype} {list(x.shape)}")
+        if x.numel() and not 0 <= int(x.min()) <= int(x.max()) < states:
+            raise RequestError(f"token ids must lie in [0, {states}), found {int(x.min())} to {int(x.max())}")
+        return x
+
+
+def load_model(
+    source: str | Path, device: str = "auto", precision: str = "fp32", tokenizer: str | None = None
+) -> Model:
+    """A model from a run directory, one of its checkpoints, a folder in the published layout, or a hub id.
+
+    precision: fp32 | bf16 | auto (bf16 where the device computes it natively); after the head everything
+    is float32 or better. tokenizer: overrides or supplies the tokenizer by name or file.
+    Raises RequestError for what is not a model, DamageError for one that is damaged.
+    """
+    path, chosen = Path(source), pick_device(device)
+    if (path / checkpoint.LATEST).is_file():
+        found = checkpoint.latest(path)
+        model = _from_checkpoint(found, str(source))
+    elif (path / checkpoint.MANIFEST).is_file():
+        model = _from_checkpoint(checkpoint.open_checkpoint(path), str(source))
+    else:
+        from sedd_cli.runs.hub import load_published
+
+        model = load_published(source)
+    if tokenizer is not None:
+        model.tokenizer = load_tokenizer(tokenizer)
+        if model.tokenizer.vocab_size != model.graph.tokens:
+            raise RequestError(
+                f"tokenizer {tokenizer!r} has {model.tokenizer.vocab_size} tokens, {source} has {model.graph.tokens}"
+            )
+    model.net.autocast = autocast_dtype(precision, chosen)
+    model.net.to(chosen).eval().requires_grad_(False)
+    return model
+
+
+def _from_checkpoint(found: checkpoint.Checkpoint, source: str) -> Model:
+    recipe = load_recipe(found.folder / "recipe.yaml")
+    tokenizer = open_tokenizer(found.folder)
+    graph = make_graph(recipe, tokenizer.vocab_size)
+    net = DiT(recipe.model, graph.states)
+    load_weights(net, found.tensors("ema"), str(found.folder))
+    return Model(net, graph, recipe.noise.make(), tokenizer, source, recipe, {"step": found.step, "weights": "EMA"})
+
+
+def load_weights(net: DiT, tensors: dict[str, Tensor], source: str) -> None:
+    """Copy tensors into the network; DamageError lists every missing, unexpected or misshapen one."""
+    wanted = {name: p.shape for name, p in net.named_parameters()}
+    given = {name: v for name, v in tensors.items() if not name.endswith("inv_freq")}
+    wrong = [f"missing {name}" for name in wanted if name not in given]
+    wrong += [f"unexpected {name}" for name in given if name not in wanted]
+    wrong += [
+        f"{name} is {list(given[name].shape)}, expected {list(shape)}"
+        for name, shape in wanted.items()
+        if name in given and given[name].shape != shape
+    ]
+    if wrong:
+        raise DamageError(f"the weights in {source} do not fit the network: {'; '.join(wrong)}")
+    net.load_state_dict(given, strict=False)

@@ -1,0 +1,91 @@
+"""A run directory: which recipe it belongs to, its metrics, samples and results."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from sedd_cli.errors import DamageError, RequestError
+from sedd_cli.recipe import Recipe, differences, dump_recipe
+from sedd_cli.runs import checkpoint
+from sedd_cli.text.atomic import write_whole
+
+#: Keys that change what is kept and shown, never a trained number.
+HARMLESS = ("train.log_every", "train.save_every", "train.keep", "report")
+
+
+@dataclass(frozen=True)
+class RunDir:
+    """`runs/NAME/`: recipe.yaml, metrics.jsonl, checkpoints/, latest, samples/, results/."""
+
+    path: Path
+
+    def claim(self, recipe: Recipe) -> None:
+        """Make the folder for this recipe, or recognise it; RequestError if it belongs to another one."""
+        stored = self.path / "recipe.yaml"
+        if stored.is_file():
+            changed = [line for line in self._differences(stored, recipe) if not line.startswith(HARMLESS)]
+            if changed:
+                raise RequestError(
+                    f"{self.path} holds a run of another recipe ({'; '.join(changed)}): "
+                    f"name another folder with --run, or start anew in one with --fresh"
+                )
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            write_whole(stored, dump_recipe(recipe))
+        except OSError as error:
+            raise RequestError(f"cannot write to {self.path}: {error.strerror}") from None
+
+    @staticmethod
+    def _differences(stored: Path, recipe: Recipe) -> list[str]:
+        try:
+            old = yaml.safe_load(stored.read_text(encoding="utf-8"))
+        except yaml.YAMLError:
+            raise DamageError(f"{stored} is not YAML any more; restore it from a checkpoint's recipe.yaml") from None
+        return differences(old, recipe.to_data())
+
+    def fresh(self) -> RunDir:
+        """The first of NAME-2, NAME-3, … that does not exist."""
+        number = 2
+        while (candidate := self.path.with_name(f"{self.path.name}-{number}")).exists():
+            number += 1
+        return RunDir(candidate) if self.path.exists() else self
+
+    def log(self, record: dict[str, Any]) -> None:
+        """Append a line to metrics.jsonl."""
+        with (self.path / "metrics.jsonl").open("a", encoding="utf-8") as file:
+            file.write(json.dumps(record) + "\n")
+
+    def forget_after(self, step: int) -> None:
+        """Drop metrics of steps that a resumed run will take again."""
+        path = self.path / "metrics.jsonl"
+        if path.is_file():
+            lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+            write_whole(path, "".join(line for line in lines if _step(line) <= step))
+
+    def store(self, folder: str, name: str, records: Iterable[dict[str, Any]] | dict[str, Any]) -> Path:
+        """Write results/NAME.json (a mapping) or samples/NAME.jsonl (many records)."""
+        (self.path / folder).mkdir(exist_ok=True)
+        one = isinstance(records, dict)
+        path = self.path / folder / f"{name}.{'json' if one else 'jsonl'}"
+        lines = [json.dumps(records, indent=1)] if one else [json.dumps(r, ensure_ascii=False) for r in records]
+        write_whole(path, "\n".join(lines) + "\n")
+        return path
+
+
+def _step(line: str) -> int:
+    try:
+        return int(json.loads(line)["step"])
+    except (ValueError, KeyError, TypeError):
+        return 2**63  # a line cut short by a crash
+
+
+def newest_run(parent: Path) -> Path | None:
+    """The run under `parent` whose `latest` checkpoint is the youngest."""
+    marks = [p for p in parent.glob(f"*/{checkpoint.LATEST}") if p.is_file()]
+    return max(marks, key=lambda p: p.stat().st_mtime).parent if marks else None
