@@ -13,6 +13,7 @@ import itertools
 import math
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -69,7 +70,10 @@ def K(a: float) -> float:
 
 def score_entropy(Q: torch.Tensor, log_score: Sequence[float], sigma: float, x: int, x0: int) -> float:
     """Theorem 3.6 at one position: sum_{y != x} Q(x, y) (s_y - r_y log s_y + K(r_y)), explicit ratios, one by one."""
-    P = transition(Q, sigma)
+    return _score_entropy(Q, transition(Q, sigma), log_score, x, x0)
+
+
+def _score_entropy(Q: torch.Tensor, P: torch.Tensor, log_score: Sequence[float], x: int, x0: int) -> float:
     total = 0.0
     for y in range(len(Q)):
         rate = float(Q[x, y])
@@ -137,20 +141,52 @@ def exact_score(p0: torch.Tensor, Q: torch.Tensor) -> Score:
     return score
 
 
-def wrong_score(S: int, L: int, seed: int = 7, spread: float = 0.5) -> Score:
-    """A positive function of (x, sigma) that is nobody's score: smooth in sigma, different for every x. s_x = 1."""
+def wrong_score(p0: torch.Tensor, Q: torch.Tensor, spread: float = 0.7, seed: int = 7) -> Score:
+    """Nobody's score: the exact one, every ratio off by its own factor, which changes smoothly with the noise."""
+    S, L, right = len(Q), p0.dim(), exact_score(p0, Q)
     generator = torch.Generator().manual_seed(seed)
-    table = torch.randn(S**L, L, S, dtype=torch.float64, generator=generator)
-    slope = torch.randn(S**L, L, S, dtype=torch.float64, generator=generator)
+    table, slope = torch.randn(2, S**L, L, S, dtype=torch.float64, generator=generator)
     place = torch.tensor([S ** (L - 1 - i) for i in range(L)])
 
     def score(x: torch.Tensor, sigma: float) -> torch.Tensor:
         flat = (x * place).sum(-1)
-        moved = -math.expm1(-sigma)
-        log_s = spread * (table[flat] + slope[flat] * moved)
-        return log_s.scatter(-1, x[..., None], 0.0).exp()
+        off = spread * (table[flat] - math.expm1(-sigma) * slope[flat])
+        return right(x, sigma) * off.scatter(-1, x[..., None], 0.0).exp()
 
     return score
+
+
+def told(score: Score, low: float, high: float, scaled: bool) -> Score:
+    """The score of a network that is told sigma clamped to [low, high]; `scaled` ones know 1/expm1(sigma) apart."""
+
+    def clamped(x: torch.Tensor, sigma: float) -> torch.Tensor:
+        level = min(max(sigma, low), high)
+        factor = math.expm1(level) / math.expm1(sigma) if scaled else 1.0
+        return (factor * score(x, level)).scatter(-1, x[..., None], 1.0)
+
+    return clamped
+
+
+@dataclass(frozen=True)
+class Oracle:
+    """A network that looks its answer up. `tokens`: N where the graph adds the factor 1/(N expm1 sigma), else None."""
+
+    score: Score
+    tokens: int | None = None
+
+    def hidden(self, x: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
+        z = None
+        for level in sigma.unique().tolist():
+            rows = sigma == level
+            part = self.score(x[rows], level).log()
+            if self.tokens is not None:
+                part = part + math.log(math.expm1(level)) + math.log(self.tokens)
+            z = part.new_empty(*x.shape, part.shape[-1]) if z is None else z
+            z[rows] = part
+        return z
+
+    def head(self, hidden: torch.Tensor) -> torch.Tensor:
+        return hidden
 
 
 def nll(p0: torch.Tensor, x0: torch.Tensor) -> torch.Tensor:
@@ -168,8 +204,14 @@ def expected_loss(score: Score, Q: torch.Tensor, sigma: float, x0: torch.Tensor)
         weight = math.prod(float(P[x[i], x0[i]]) for i in range(L))
         if weight == 0:
             continue
-        total += weight * sum(score_entropy(Q, log_s[row, i].tolist(), sigma, int(x[i]), int(x0[i])) for i in range(L))
+        total += weight * sum(_score_entropy(Q, P, log_s[row, i].tolist(), int(x[i]), int(x0[i])) for i in range(L))
     return total
+
+
+def sequence_loss(score: Score, Q: torch.Tensor, sigma: float, x: torch.Tensor, x0: torch.Tensor) -> float:
+    """The score entropy of one noisy sequence, summed over its positions. x, x0: [L]."""
+    log_s = score(x[None], sigma)[0].log()
+    return sum(score_entropy(Q, log_s[i].tolist(), sigma, int(x[i]), int(x0[i])) for i in range(len(x)))
 
 
 def loss_integral(
