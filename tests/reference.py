@@ -447,7 +447,7 @@ def kneser_ney(train: Sequence[int], vocab_size: int, order: int) -> Callable[[t
     """Modified interpolated Kneser-Ney (Chen and Goodman 1999, equations 15-17) with dictionaries: p(context, token).
 
     Raw counts at the highest order, numbers of distinct left neighbours below it, 1/V under the unigrams. A count of
-    counts that is zero reads as one, and a discount stays within [0, count].
+    counts that is zero reads as one, and a discount stays within [0.1, count].
     """
     train = [int(token) for token in train]
     raw = {k: Counter(tuple(train[i : i + k]) for i in range(len(train) - k + 1)) for k in range(1, order + 2)}
@@ -463,7 +463,7 @@ def kneser_ney(train: Sequence[int], vocab_size: int, order: int) -> Callable[[t
         n = {c: max(1, sum(value == c for value in counts[k].values())) for c in (1, 2, 3, 4)}
         Y = n[1] / (n[1] + 2 * n[2])
         plain = {c: c - (c + 1) * Y * n[c + 1] / n[c] for c in (1, 2, 3)}
-        discounts[k] = {0: 0.0} | {c: min(max(d, 0.0), float(c)) for c, d in plain.items()}
+        discounts[k] = {0: 0.0} | {c: min(max(d, 0.1), float(c)) for c, d in plain.items()}
 
     def p(context: tuple[int, ...], token: int) -> float:
         k = len(context) + 1
