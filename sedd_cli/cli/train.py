@@ -14,7 +14,7 @@ from sedd_cli.cli.view import View
 def train(
     recipe: Annotated[str, typer.Argument(help="A YAML file, or the name of a shipped recipe.")],
     overrides: Annotated[list[str] | None, typer.Argument(help="dotted.key=value", metavar="[KEY=VALUE]...")] = None,
-    run: Annotated[Path | None, typer.Option(help="Run directory; default: runs/ and the recipe's name.")] = None,
+    run_dir: Annotated[Path | None, typer.Option(help="Default: runs/ and the recipe's name.")] = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Start anew in a new folder.")] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the resolved recipe and its cost, and stop.")
@@ -48,7 +48,7 @@ def train(
     from sedd_cli.runs.train import TrainOptions
     from sedd_cli.runs.train import train as job
 
-    folder = run or Path("runs") / resolved.name
+    folder = run_dir or Path("runs") / resolved.name
     view.say(f"recipe {resolved.name} → {folder}", "bold")
     events = view.follow(job(resolved, TrainOptions(folder, device, fresh, report)))
     result = next(event.result for event in events if isinstance(event, Finished))

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import torch
 
+from sedd_cli.errors import RequestError
+
+PRECISIONS = ("auto", "bf16", "fp32")
+
 
 def native_bf16(device: torch.device) -> bool:
     """Whether matrix products in bfloat16 run on the device's own units (AMX or AVX512-BF16 on a CPU)."""
@@ -17,6 +21,8 @@ def native_bf16(device: torch.device) -> bool:
 
 def autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:
     """`auto | bf16 | fp32` → the dtype of autocast, None for none."""
+    if precision not in PRECISIONS:
+        raise RequestError(f"precision must be one of {', '.join(PRECISIONS)}, found {precision!r}")
     if precision == "bf16" or (precision == "auto" and native_bf16(device)):
         return torch.bfloat16
     return None

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from sedd_cli.nets.dit import DiTConfig
+from sedd_cli.nets.precision import PRECISIONS
 from sedd_cli.recipe.build import plain
 from sedd_cli.recipe.part import GraphPart, NoisePart, ObjectivePart, SamplerPart
 
@@ -70,7 +71,7 @@ class TrainRecipe:
         _one_of("optimizer", self.optimizer, ("adamw", "muon"))
         _one_of("schedule", self.schedule, ("constant", "linear", "cosine"))
         _one_of("t_sampling", self.t_sampling, ("stratified", "uniform"))
-        _one_of("precision", self.precision, ("auto", "bf16", "fp32"))
+        _one_of("precision", self.precision, PRECISIONS)
 
 
 @dataclass(frozen=True)

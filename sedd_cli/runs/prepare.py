@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from sedd_cli import __version__
-from sedd_cli.errors import DamageError, RequestError
+from sedd_cli.errors import DamageError, RequestError, WorkError
 from sedd_cli.runs.datasets import PrepareOptions, choices, dataset_folder, find_prepared
 from sedd_cli.runs.events import Event, Note, Prepared, Progress, Warn
 from sedd_cli.text.atomic import write_whole
@@ -38,7 +38,7 @@ def prepare(options: PrepareOptions) -> Iterator[Event]:
     Shards are written beside the final folder and renamed once all are there. A run that was interrupted goes
     on behind its last finished shard; the result is the same, and it does not depend on `options.workers`.
 
-    Raises RequestError for a request that cannot be met, DamageError for damaged files and a full disk.
+    Raises RequestError for a request that cannot be met, DamageError for damaged files, WorkError for a full disk.
     """
     corpus = find_corpus(options)
     find_detokenizer(options.detokenizer or corpus.detokenizer)
@@ -47,11 +47,12 @@ def prepare(options: PrepareOptions) -> Iterator[Event]:
         return
     folder = dataset_folder(options)
     partial = folder.with_name(f"{folder.name}.partial")
-    with _sole_writer(folder), _full_disk_explained(partial):
+    source = corpus.open(options)
+    with _sole_writer(folder), _tidy_on_failure(partial):
         if (ready := find_prepared(options)) is not None:  # another process finished it meanwhile
             yield Prepared(ready, open_dataset(ready).manifest.as_dict(), fresh=False)
             return
-        manifest = yield from _fill(options, corpus, partial)
+        manifest = yield from _fill(options, corpus, source, partial)
         manifest.write(partial)
         for state in partial.glob("*.finished.json"):
             state.unlink()
@@ -60,9 +61,8 @@ def prepare(options: PrepareOptions) -> Iterator[Event]:
     yield Prepared(folder, manifest.as_dict(), fresh=True)
 
 
-def _fill(options: PrepareOptions, corpus: Corpus, folder: Path):
+def _fill(options: PrepareOptions, corpus: Corpus, source: Source, folder: Path):
     """Write tokenizer and shards into `folder`; returns the manifest."""
-    source = corpus.open(options)
     yield from (Warn(remark) for remark in source.remarks)
     if _begin(folder, source):
         yield Note(f"going on with {corpus.name} behind the last finished shard")
@@ -74,7 +74,7 @@ def _fill(options: PrepareOptions, corpus: Corpus, folder: Path):
     for split in source.splits:
         writer = SplitWriter(folder, split, dtype)
         splits[split] = yield from _encode(source, split, tokenizer, detokenizer, writer, options.workers)
-    yield from _empty_splits(corpus, splits, folder)
+    yield from _empty_splits(corpus, splits)
     return Manifest(
         corpus=corpus.name,
         source=source.location,
@@ -149,12 +149,11 @@ def _processors() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _empty_splits(corpus: Corpus, splits: dict[str, SplitInfo], folder: Path) -> Iterator[Event]:
+def _empty_splits(corpus: Corpus, splits: dict[str, SplitInfo]) -> Iterator[Event]:
     """Refuse a result without text; warn of a split that got none."""
     empty = [split for split, info in splits.items() if not info.documents]
     if len(empty) == len(splits) or "train" in empty:
         found = sum(info.documents for info in splits.values())
-        shutil.rmtree(folder, ignore_errors=True)
         raise RequestError(
             f"{corpus.name} has {found} document{'s' * (found != 1)}, too few to fill {', '.join(empty)}; "
             "cut it finer (--documents line), or name the file for its split (my.test.txt)"
@@ -191,10 +190,14 @@ class _DiskFullError(OSError):
 
 
 @contextmanager
-def _full_disk_explained(partial: Path):
-    """Say in one line how much room is missing, and leave nothing behind that cannot be used later."""
+def _tidy_on_failure(partial: Path):
+    """Leave behind only what the same command can use later; say in one line how much room a full disk lacks."""
     try:
         yield
+    except (RequestError, DamageError):
+        # The text has to change before this can succeed, and then it is another dataset.
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
     except OSError as error:
         if error.errno != errno.ENOSPC:
             raise
@@ -202,7 +205,7 @@ def _full_disk_explained(partial: Path):
         if not kept:
             shutil.rmtree(partial, ignore_errors=True)
         what = f"; finished shards stay in {partial}, and the same command goes on behind them" if kept else ""
-        raise DamageError(f"the disk of {partial.parent} is full: {_room(error)}{what}") from error
+        raise WorkError(f"the disk of {partial.parent} is full: {_room(error)}{what}") from error
 
 
 def _room(error: OSError) -> str:

@@ -33,7 +33,7 @@ class RunDir:
             if changed:
                 raise RequestError(
                     f"{self.path} holds a run of another recipe ({'; '.join(changed)}): "
-                    f"name another folder with --run, or start anew in one with --fresh"
+                    f"name another folder with --run-dir, or start anew in one with --fresh"
                 )
         try:
             self.path.mkdir(parents=True, exist_ok=True)

@@ -40,8 +40,8 @@ def _discounts(counts: np.ndarray) -> np.ndarray:
     n1, n2, n3, n4 = (max(int((counts == c).sum()), 1) for c in (1, 2, 3, 4))
     y = n1 / (n1 + 2 * n2)
     d = np.array([0.0, 1 - 2 * y * n2 / n1, 2 - 3 * y * n3 / n2, 3 - 4 * y * n4 / n3])
-    # tiny corpora give wild estimates; a discount must stay inside [0, count]
-    return np.clip(d, 0.0, [0.0, 1.0, 2.0, 3.0])
+    # small corpora give wild estimates; every discount must leave something for what was never seen
+    return np.clip(d, [0.0, 0.1, 0.1, 0.1], [0.0, 1.0, 2.0, 3.0])
 
 
 class NGram:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 
 from sedd_cli.errors import RequestError
+from sedd_cli.text.tokenizers import swift
 from sedd_cli.text.tokenizers.base import Tokenizer
 
 
@@ -45,8 +46,14 @@ class TiktokenTokenizer(Tokenizer):
         return tiktoken.list_encoding_names()
 
     def encode_arrays(self, texts: Sequence[str]) -> list[np.ndarray]:
+        return self._encode(texts)
+
+    @cached_property
+    def _encode(self) -> Callable[[Sequence[str]], list[np.ndarray]]:
+        if self._encoding.name in swift.NAMES:
+            return swift.SwiftEncoder(self._encoding)
         encode = self._encoding.encode_to_numpy
-        return [encode(text, disallowed_special=()) for text in texts]
+        return lambda texts: [encode(text, disallowed_special=()) for text in texts]
 
     def decode_run(self, ids: np.ndarray) -> str:
         try:

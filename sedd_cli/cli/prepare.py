@@ -1,0 +1,131 @@
+"""`sedd prepare`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.markup import escape
+from rich.table import Table
+
+from sedd_cli.cli import options as o
+from sedd_cli.cli.view import View
+from sedd_cli.errors import RequestError
+
+
+def prepare(
+    corpus: Annotated[
+        str | None,
+        typer.Argument(help="A known corpus (--list), a .txt, .jsonl or .parquet file, a folder, or a hub id."),
+    ] = None,
+    local: Annotated[
+        Path | None, typer.Option("--from", help="The original files of a known corpus, on this machine.")
+    ] = None,
+    tokenizer: Annotated[
+        str | None,
+        typer.Option(help="char, bpe:N, byte, text8, gpt2, a tiktoken or hub name, a file or folder; default: --list."),
+    ] = None,
+    split: Annotated[str | None, typer.Option(help="Prepare this split alone.")] = None,
+    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a hub dataset.")] = None,
+    config: Annotated[str | None, typer.Option(help="Configuration of a hub dataset.")] = None,
+    field: Annotated[str | None, typer.Option(help="Key or column that holds the text; default: text.")] = None,
+    encoding: Annotated[str, typer.Option(help="Of text files.")] = "utf-8",
+    documents: Annotated[
+        str, typer.Option(help="What separates the documents of a text file: auto, blank (lines), line, file.")
+    ] = "auto",
+    detokenizer: Annotated[
+        str | None, typer.Option(help="wikitext, ptb, lm1b, lambada or none; default: the corpus's own.")
+    ] = None,
+    workers: Annotated[int | None, typer.Option(help="Threads; they never change the result.")] = None,
+    show_list: Annotated[bool, typer.Option("--list", help="Known corpora, and what is prepared here.")] = False,
+    inspect: Annotated[bool, typer.Option("--inspect", help="Counts and a few decoded blocks.")] = False,
+    verify: Annotated[bool, typer.Option("--verify", help="Read every byte and compare its sha256.")] = False,
+    json: o.Json = False,
+    quiet: o.Quiet = False,
+) -> None:
+    """Turn text into token shards, once; what is prepared already is recognised.
+
+    An interrupted run goes on where it stopped. Data live under $SEDD_HOME.
+
+    Example: sedd prepare my.txt --tokenizer bpe:4096
+    """
+    from sedd_cli.runs import datasets
+    from sedd_cli.runs.events import Finished, Prepared
+    from sedd_cli.runs.prepare import prepare as job
+    from sedd_cli.text.shards import open_dataset
+
+    view = View(json, quiet)
+    if show_list:
+        _show_catalogue(view, datasets.catalogue())
+        return
+    if corpus is None:
+        raise RequestError("name a corpus, as in: sedd prepare pydocs; sedd prepare --list shows those that are known")
+    options = datasets.PrepareOptions(
+        corpus=corpus,
+        local=local,
+        split=split,
+        revision=revision,
+        config=config,
+        field=field,
+        encoding=encoding,
+        documents=documents,
+        tokenizer=tokenizer,
+        detokenizer=detokenizer,
+        workers=workers,
+    )
+    result = next(event for event in view.follow(job(options)) if isinstance(event, Prepared))
+    document: dict[str, Any] = {"folder": str(result.path), "fresh": result.fresh, **result.manifest}
+    view.say(f"{'prepared' if result.fresh else 'already prepared'}: {result.path}", "bold")
+    view.table(_counts(result.manifest))
+    if verify:
+        checked = next(event for event in view.follow(datasets.verify(result.path)) if isinstance(event, Finished))
+        document["verified"] = checked.result
+        view.say(f"verified: {checked.result['files']} files are as they were written", "green")
+    if inspect:
+        document["inspected"] = datasets.inspect(open_dataset(result.path))
+        _show_blocks(view, document["inspected"])
+    view.document(document)
+
+
+def _counts(manifest: dict[str, Any]) -> Table:
+    """What each split of a manifest holds."""
+    made = f"{manifest['corpus']} in {manifest['tokenizer']}, detokenizer {manifest['detokenizer']}"
+    table = Table(title=escape(made), title_justify="left", header_style="bold")
+    table.add_column("split")
+    columns = ("documents", "tokens", "characters", "unknown", "shards")
+    for name in columns:
+        table.add_column(name, justify="right")
+    for split, info in manifest["splits"].items():
+        table.add_row(split, *(f"{len(info[key]) if key == 'shards' else info[key]:,}" for key in columns))
+    return table
+
+
+def _show_blocks(view: View, found: dict[str, Any]) -> None:
+    """The first blocks of every split, as text."""
+    view.say(f"vocabulary {found['vocab_size']:,}  {found['dtype']}  fingerprint {found['fingerprint'][:12]}", "dim")
+    for split, info in found["splits"].items():
+        for number, block in enumerate(info["blocks"]):
+            view.say(f"--- {split}, block {number} ---", "dim")
+            view.say(block)
+
+
+def _show_catalogue(view: View, found: dict[str, Any]) -> None:
+    """Known corpora, then the prepared ones."""
+    known = Table(title="corpora", title_justify="left", header_style="bold")
+    for name in ("name", "size", "tokenizer", "detokenizer", "licence", "about"):
+        known.add_column(name, no_wrap=name == "name")
+    for corpus in found["corpora"]:
+        known.add_row(*(escape(corpus[column.header]) for column in known.columns))
+    view.table(known)
+    here = Table(title=f"prepared in {escape(found['folder'])}", title_justify="left", header_style="bold")
+    for name in ("corpus", "tokenizer", "tokens", "folder"):
+        here.add_column(name, overflow="fold")
+    for entry in found["prepared"]:
+        tokens = ", ".join(f"{split} {count:,}" for split, count in entry["splits"].items())
+        here.add_row(entry["corpus"], escape(entry["tokenizer"]), tokens, Path(entry["folder"]).name)
+    if found["prepared"]:
+        view.table(here)
+    else:
+        view.say(f"nothing is prepared yet in {found['folder']}; begin with: sedd prepare pydocs")
+    view.document(found)

@@ -1,0 +1,130 @@
+"""The command contract: exit codes, one clear line, JSON alone on standard output."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+
+@pytest.mark.parametrize("command", [[], ["train"], ["eval"], ["sample"], ["infill"], ["doctor"], ["prepare"]])
+def test_help_shows_an_example_without_importing_torch(command):
+    script = (
+        "import sys; sys.argv = ['sedd', *sys.argv[1:], '--help']\n"
+        "from sedd_cli.__main__ import main\n"
+        "try: main()\n"
+        "finally: assert 'torch' not in sys.modules and 'numpy' not in sys.modules"
+    )
+    done = subprocess.run([sys.executable, "-c", script, *command], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert not command or f"sedd {command[0]}" in done.stdout.split("Example:")[1]
+
+
+def test_json_is_alone_on_standard_output(sedd, tiny_run, workplace):
+    for words in (
+        ["sample", "--model", tiny_run, "-n", 2],
+        ["infill", "--model", tiny_run, "--prefix", "the cat"],
+        ["eval", "--model", tiny_run, "--rel-error", 0.5],
+        ["train", workplace / "tiny.yaml", "--dry-run"],
+        ["train", workplace / "tiny.yaml", "--run-dir", tiny_run],
+        ["doctor"],
+        ["prepare", "pydocs", "--help"],
+    ):
+        done = sedd(*words, "--json")
+        assert done.code == 0, done.err
+        if "--help" not in words:
+            json.loads(done.out)
+
+
+def test_quiet_prints_the_text_alone(sedd, tiny_run):
+    done = sedd("infill", "--model", tiny_run, "--prefix", "the cat", "--length", 12, "--quiet")
+    assert done.out.startswith("the cat")
+    assert done.err == ""
+
+
+def test_a_seed_repeats_the_output(sedd, tiny_run):
+    outputs = [sedd("sample", "--model", tiny_run, "--seed", s, "--quiet").out for s in (1, 1, 2)]
+    assert outputs[0] == outputs[1] != outputs[2]
+
+
+def test_without_a_model_the_newest_run_is_taken_and_named(sedd, tiny_run, monkeypatch):
+    monkeypatch.chdir(tiny_run.parents[1])
+    done = sedd("sample")
+    assert done.code == 0
+    assert done.out.startswith("model runs/tiny")
+
+
+def test_samples_can_be_kept_in_a_file(sedd, tiny_run, tmp_path):
+    assert sedd("sample", "--model", tiny_run, "-n", 3, "--out", tmp_path / "s.jsonl", "--quiet").code == 0
+    kept = [json.loads(line) for line in (tmp_path / "s.jsonl").read_text().splitlines()]
+    assert [s["index"] for s in kept] == [0, 1, 2]
+
+
+def test_doctor_names_versions_devices_and_what_to_do(sedd):
+    import torch
+
+    done = sedd("doctor", "--json")
+    found = {f["check"]: f for f in json.loads(done.out)}
+    assert found["torch"]["found"] == torch.__version__
+    assert found["torch"]["state"] == "ok"
+    assert "sedd[flash]" in found["flash-attn"]["advice"] or found["flash-attn"]["state"] == "ok"
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "message"),
+    [
+        (["train", "{home}/tiny.yaml", "train.stepz=3"], 2, "did you mean 'steps'"),
+        (["train", "{home}/none.yaml"], 2, "no file"),
+        (["train", "{home}/tiny.yaml", "graph=uniform", "graph.scale_by_sigma=true"], 2, "scale_by_sigma"),
+        (["train", "{home}/tiny.yaml", "data.corpus={home}/none.txt"], 2, "none.txt"),
+        (["train", "{home}/tiny.yaml", "data.corpus={home}/empty.txt"], 2, "empty"),
+        (["train", "{home}/tiny.yaml", "data.corpus={home}/binary.txt"], 2, "not a text file"),
+        (["train", "{home}/tiny.yaml", "model.length=100000"], 2, "longer than"),
+        (["train", "{home}/tiny.yaml", "--run-dir", "/proc/nowhere/run"], 2, "cannot write"),
+        (["train", "{home}/tiny.yaml", "--run-dir", "{run}", "seed=5"], 2, "another recipe"),
+        (["train", "{home}/tiny.yaml", "--device", "abacus"], 2, "abacus"),
+        (["sample", "--model", "{run}", "--steps", "0"], 2, "steps"),
+        (["sample", "--model", "{run}", "--length", "25"], 2, "24"),
+        (["sample", "--model", "{run}", "--seed", "-1"], 2, "seed"),
+        (["sample", "--model", "{run}", "--out", "{home}/no/such/file"], 2, "does not exist"),
+        (["sample", "--model", "{home}"], 2, "is not a model"),
+        (["sample", "--model", "{run}", "--precision", "int3"], 2, "precision"),
+        (["infill", "--model", "{run}"], 2, "--prefix"),
+        (["infill", "--model", "{run}", "--prefix", "the cat sat on the mat and more"], 2, "nothing is left"),
+        (["eval", "--model", "{run}", "--split", "dev"], 2, "train, validation, test"),
+        (["eval", "--model", "{run}", "--rel-error", "0"], 2, "rel-error"),
+        (["eval", "--model", "{run}", "--protocol", "best"], 2, "rigorous"),
+        (["eval", "--model", "{broken}"], 1, "sha256"),
+        (["frobnicate"], 2, "frobnicate"),
+    ],
+)
+def test_a_wrong_request_gets_one_clear_line(sedd, tiny_run, workplace, tmp_path, words, code, message):
+    import shutil
+
+    (workplace / "empty.txt").write_bytes(b"")
+    (workplace / "binary.txt").write_bytes(bytes(range(256)) * 50)
+    if "{broken}" in words:
+        shutil.copytree(tiny_run, tmp_path / "broken")
+        (tmp_path / "broken" / "checkpoints" / "step-12" / "ema.safetensors").write_bytes(b"gone")
+    places = {"home": workplace, "run": tiny_run, "broken": tmp_path / "broken"}
+    done = sedd(*(w.format(**places) for w in words))
+    assert done.code == code, done.err + done.out
+    assert message in done.err
+    assert "Traceback" not in done.err
+    if done.err.startswith("error:"):
+        assert done.err.count("\n") == 1
+
+
+def test_debug_shows_where_an_error_comes_from(sedd, tiny_run):
+    with pytest.raises(Exception, match="at least 1"):
+        sedd("sample", "--model", tiny_run, "--steps", 0, "--debug")
+
+
+@pytest.mark.skipif(os.name != "posix" or not os.path.exists("/dev/full"), reason="needs /dev/full")
+def test_a_full_disk_is_reported_in_one_line(sedd, tiny_run):
+    done = sedd("sample", "--model", tiny_run, "--out", "/dev/full")
+    assert done.code == 1
+    assert "No space left" in done.err

@@ -1,0 +1,109 @@
+"""Recipes: strict, typed, helpful when wrong."""
+
+from __future__ import annotations
+
+import pytest
+import yaml
+
+from sedd_cli.errors import RequestError
+from sedd_cli.recipe import differences, dump_recipe, load_recipe, recipe_from, shipped
+
+PAPER = {"lr": 3e-4, "batch": 512, "ema": 0.9999, "clip": 1.0, "warmup": 2000, "weight_decay": 0.0}
+
+
+@pytest.mark.parametrize("name", shipped())
+def test_a_shipped_recipe_survives_dump_and_load(name):
+    recipe = load_recipe(name)
+    assert recipe.name == name
+    assert recipe_from(yaml.safe_load(dump_recipe(recipe))) == recipe
+
+
+@pytest.mark.parametrize("name", sorted(set(shipped()) - {"quickstart"}))
+def test_a_paper_recipe_has_the_papers_hyperparameters(name):
+    recipe = load_recipe(name)
+    for key, value in PAPER.items():
+        assert getattr(recipe.train, key) == value, key
+    assert recipe.train.betas == (0.9, 0.999)
+    assert recipe.model.dropout == 0.1
+    size = (24, 1024, 16) if "medium" in name else (12, 768, 12)
+    assert (recipe.model.n_blocks, recipe.model.hidden_size, recipe.model.n_heads) == size
+    assert recipe.model.length == {"gpt2": 1024, "text8": 256, "lm1b": 128}[name.split("_")[0]]
+    assert recipe.train.steps == (400_000 if name.startswith("gpt2") else 1_000_000)
+    assert recipe.data.windows == name.startswith("text8")
+    if "uniform" in name:
+        assert (recipe.graph.name, recipe.noise.name) == ("uniform", "geometric")
+        assert recipe.noise.options == {"sigma_min": 1e-5, "sigma_max": 20.0}
+    else:
+        assert (recipe.graph.name, recipe.noise.name) == ("absorbing", "loglinear")
+
+
+def test_the_expected_recipes_ship():
+    kinds = ("gpt2_small", "gpt2_medium", "gpt2_small_uniform", "gpt2_medium_uniform", "quickstart")
+    assert set(kinds) <= set(shipped())
+    assert {f"{data}_{graph}" for data in ("text8", "lm1b") for graph in ("absorb", "uniform")} <= set(shipped())
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("trian.steps=4", ["trian", "'train'"]),
+        ("train.stepz=4", ["train.stepz", "'steps'"]),
+        ("train.steps=many", ["train.steps", "whole number", "'many'"]),
+        ("train.steps=1.5", ["train.steps", "whole number", "1.5"]),
+        ("train.steps=true", ["train.steps", "whole number", "True"]),
+        ("train.steps=0", ["steps", "at least 1", "0"]),
+        ("train.lr=fast", ["train.lr", "a number", "'fast'"]),
+        ("train.betas=[0.9]", ["train.betas", "2 values"]),
+        ("train.betas=[0.9, x]", ["train.betas[1]", "a number", "'x'"]),
+        ("train.optimizer=sgd", ["optimizer", "adamw, muon", "'sgd'"]),
+        ("train.micro_batch=99", ["micro_batch", "24", "99"]),
+        ("noise.name=loglinar", ["noise.name", "'loglinar'", "'loglinear'"]),
+        ("noise.eps=2.0", ["noise", "eps", "2.0"]),
+        ("graph.name=uniform", ["scale_by_sigma", "absorbing", "'uniform'"]),
+        ("graph=", ["graph", "a name"]),
+        ("model.n_heads=7", ["n_heads 7", "hidden_size 256"]),
+        ("model.attention=fast", ["attention", "sdpa", "'fast'"]),
+        ("seed=-1", ["seed", "-1"]),
+        ("name=a/b", ["name", "'a/b'"]),
+        ("train.steps", ["key=value"]),
+        ("sampler.steps=0", ["sampler", "steps", "0"]),
+        ("model=5", ["model", "keys and values", "5"]),
+    ],
+)
+def test_a_wrong_value_is_refused_naming_key_value_and_what_is_accepted(override, words):
+    with pytest.raises(RequestError) as refused:
+        load_recipe("quickstart", [override])
+    message = str(refused.value)
+    assert all(word in message for word in words), message
+    assert "\n" not in message
+
+
+def test_overrides_reach_into_a_short_form():
+    recipe = load_recipe("quickstart", ["graph=absorbing", "graph.scale_by_sigma=false", "train.lr=3e-4"])
+    assert recipe.graph.options == {"scale_by_sigma": False}
+    assert recipe.train.lr == 3e-4
+
+
+@pytest.mark.parametrize(
+    ("content", "word"),
+    [("a: [", "not YAML"), ("- 1", "keys and values"), ("name: x", "missing"), (b"\xff\xfe\xfa", "not YAML")],
+)
+def test_a_file_that_is_no_recipe_is_refused_in_one_line(tmp_path, content, word):
+    path = tmp_path / "bad.yaml"
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(RequestError, match=word) as refused:
+        load_recipe(path)
+    assert "\n" not in str(refused.value)
+
+
+def test_an_unknown_recipe_names_the_nearest():
+    with pytest.raises(RequestError, match="did you mean 'quickstart'"):
+        load_recipe("quikstart")
+
+
+def test_differences_name_the_nested_key_and_both_values():
+    one, two = load_recipe("quickstart"), load_recipe("quickstart", ["train.steps=5", "noise=geometric"])
+    lines = differences(one.to_data(), two.to_data())
+    assert "train.steps: 2000 → 5" in [line.replace(str(one.train.steps), "2000") for line in lines]
+    assert any(line.startswith("noise.name: loglinear → geometric") for line in lines)
+    assert differences(one.to_data(), one.to_data()) == []
