@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import json
 import subprocess
@@ -11,12 +12,13 @@ from pathlib import Path
 
 import pytest
 
-from sedd_cli.errors import DamageError, RequestError
+from sedd_cli.errors import DamageError, RequestError, WorkError
 from sedd_cli.runs import prepare as prepare_module
 from sedd_cli.runs.datasets import catalogue, inspect, verify
 from sedd_cli.runs.events import Finished, Note, Prepared, Progress, Warn
 from sedd_cli.runs.prepare import PrepareOptions, dataset_folder, prepare
 from sedd_cli.text import encode
+from sedd_cli.text.corpora import find_corpus
 from sedd_cli.text.shards import open_dataset
 from sedd_cli.text.writer import SplitWriter
 
@@ -53,6 +55,11 @@ def run(**options) -> Prepared:
 
 def contents(folder: Path) -> dict[str, bytes]:
     return {file.name: file.read_bytes() for file in folder.iterdir()}
+
+
+def left_in(home: Path) -> list[str]:
+    """Files in the data folder, locks aside."""
+    return sorted(path.name for path in home.rglob("*") if path.is_file() and not path.name.endswith(".lock"))
 
 
 def test_prepared_once(text):
@@ -192,15 +199,15 @@ def fill_disk_after(monkeypatch, tokens):
 
 def test_full_disk_before_the_first_shard_leaves_nothing(text, tmp_path, monkeypatch):
     fill_disk_after(monkeypatch, 1000)
-    with pytest.raises(DamageError, match=r"disk of .* is full: about \d+ MiB more are needed"):
+    with pytest.raises(WorkError, match=r"disk of .* is full: about \d+ MiB more are needed"):
         run(corpus=str(text), tokenizer="char")
-    assert [path for path in (tmp_path / "home" / "data").iterdir() if not path.name.startswith(".")] == []
+    assert left_in(tmp_path / "home") == []
 
 
 def test_full_disk_later_keeps_finished_shards(text, monkeypatch):
     with monkeypatch.context() as during:
         fill_disk_after(during, 5000)
-        with pytest.raises(DamageError, match="the same command goes on behind them"):
+        with pytest.raises(WorkError, match="the same command goes on behind them"):
             run(corpus=str(text), tokenizer="char")
     events = list(prepare(PrepareOptions(str(text), tokenizer="char")))
     assert next(event for event in events if isinstance(event, Progress)).done > 16
@@ -271,7 +278,31 @@ def test_wrong_names_are_refused_before_anything_is_written(text, tmp_path):
     ):
         with pytest.raises(RequestError, match=message):
             run(**options)
-    assert not list((tmp_path / "home").rglob("*.bin"))
+    broken = tmp_path / "broken.jsonl"
+    broken.write_text('{"text": "a"}\n' * 500 + "{")
+    with pytest.raises(RequestError, match="line 501 of"):
+        run(corpus=str(broken), tokenizer="byte")
+    assert left_in(tmp_path / "home") == []
+
+
+def test_an_unreachable_source_keeps_what_is_finished(text, tmp_path, monkeypatch):
+    options = PrepareOptions(str(text), tokenizer="char")
+    running = prepare(options)
+    for event in running:
+        if isinstance(event, Progress) and event.done >= 300:
+            break
+    running.close()
+    before = left_in(tmp_path / "home")
+
+    def unreachable(request):
+        raise RequestError("out of reach")
+
+    corpus = dataclasses.replace(find_corpus(options), open=unreachable)
+    monkeypatch.setattr(prepare_module, "find_corpus", lambda request: corpus)
+    with pytest.raises(RequestError, match="out of reach"):
+        list(prepare(options))
+    assert left_in(tmp_path / "home") == before
+    assert any(name.endswith(".bin") for name in before)
 
 
 def test_verify_finds_a_changed_shard(text):

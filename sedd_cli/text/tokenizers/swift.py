@@ -1,4 +1,4 @@
-"""GPT-2's encoding, id for id, at twice the speed: many texts in one call that needs no look-ahead.
+"""GPT-2's encoding, id for id, at one and a half times the speed: many texts in one call without look-ahead.
 
 GPT-2 splits a text by a regular expression whose only look-ahead, `\\s+(?!\\S)`, keeps the last character of a run
 of white space for the word that follows, and look-ahead rules out the linear-time engine. Here texts are cut
@@ -19,8 +19,7 @@ NAMES = frozenset({"gpt2", "r50k_base", "p50k_base", "p50k_edit"})
 _CUT, _END = b"\x1f", b"\x1e"
 _PATTERN = r"[\x1e\x1f]|'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}\x1e\x1f]+|\s+"
 _ASCII_SPACE = np.isin(np.arange(256), np.frombuffer(b"\t\n\v\f\r ", dtype=np.uint8))
-# White space of two and three bytes, by its first byte: NEL and NBSP, U+1680, the typographic ones, U+3000.
-_LEADS = np.isin(np.arange(256), [0xC2, 0xE1, 0xE2, 0xE3])
+# White space beyond ASCII: NEL and NBSP, U+1680, the typographic ones, U+3000; three bytes, or two and a zero.
 _OTHER_SPACE = np.array(
     [
         int.from_bytes(chr(point).encode("utf-8").ljust(3, b"\0"), "big")
@@ -48,38 +47,36 @@ class SwiftEncoder:
     def __call__(self, texts: Sequence[str]) -> list[np.ndarray]:
         """Ids of each text, uint32 [tokens]; special tokens are ordinary text."""
         raws = [text.encode("utf-8") for text in texts]
-        found = self._joined([b"" if needs_plain_way(raw) else raw for raw in raws])
-        for i, raw in enumerate(raws):
-            if raw and needs_plain_way(raw):
-                found[i] = self._plain.encode_to_numpy(texts[i], disallowed_special=())
-        return found
+        plain = {i for i, raw in enumerate(raws) if _CUT in raw or _END in raw}
+        joined = np.frombuffer(_END.join(b"" if i in plain else raw for i, raw in enumerate(raws)), dtype=np.uint8)
+        found = self._encode(joined)
+        for i in plain | _texts_with_other_space(joined):
+            found[i] = self._plain.encode_to_numpy(texts[i], disallowed_special=())
+        return found[: len(texts)]
 
-    def _joined(self, raws: list[bytes]) -> list[np.ndarray]:
-        """Ids of each text, all in one call."""
-        marked = _with_cuts(_END.join(raws)).decode("utf-8")
-        ids = self._swift.encode_to_numpy(marked, disallowed_special=())
+    def _encode(self, joined: np.ndarray) -> list[np.ndarray]:
+        """Ids of each text of `joined` [bytes]."""
+        ids = self._swift.encode_to_numpy(_with_cuts(joined).tobytes().decode("utf-8"), disallowed_special=())
         ids = ids[ids != self._cut_id]
         ends = np.flatnonzero(ids == self._end_id)
         return [ids[i:j] for i, j in zip([0, *(ends + 1)], [*ends, ids.size], strict=True)]
 
 
-def needs_plain_way(raw: bytes) -> bool:
-    """Whether a text holds one of the marks, or white space beyond ASCII; both are rare."""
-    if _CUT in raw or _END in raw:
-        return True
-    if raw.isascii():
-        return False
-    array = np.frombuffer(raw + b"\0\0", dtype=np.uint8)
-    leads = np.flatnonzero(_LEADS[array])
-    first, second, third = (array[leads + i].astype(np.int64) for i in range(3))
-    third[first == 0xC2] = 0  # a character of two bytes; the next one is none of its business
-    return bool(np.isin(first << 16 | second << 8 | third, _OTHER_SPACE).any())
-
-
-def _with_cuts(raw: bytes) -> bytes:
-    """`raw` with a mark in front of the last character of each longer run of white space that a word follows."""
-    array = np.frombuffer(raw, dtype=np.uint8)
-    space = _ASCII_SPACE[array]
-    word = ~space & (array != _END[0])
+def _with_cuts(joined: np.ndarray) -> np.ndarray:
+    """`joined` with a mark in front of the last character of each longer run of white space that a word follows."""
+    space = _ASCII_SPACE[joined]
+    word = ~space & (joined != _END[0])
     cuts = np.flatnonzero(space[:-2] & space[1:-1] & word[2:]) + 1
-    return np.insert(array, cuts, _CUT[0]).tobytes()
+    return np.insert(joined, cuts, _CUT[0])
+
+
+def _texts_with_other_space(joined: np.ndarray) -> set[int]:
+    """Which texts of `joined` hold white space beyond ASCII: rare, and left to the plain expression."""
+    leads = np.flatnonzero(joined >= 0xC2)
+    leads = leads[joined[leads] <= 0xE3]
+    padded = np.append(joined, np.zeros(2, dtype=np.uint8))
+    first, second, third = (padded[leads + i].astype(np.int64) for i in range(3))
+    third[first < 0xE0] = 0  # a character of two bytes; the next one is none of its business
+    other = leads[np.isin(first << 16 | second << 8 | third, _OTHER_SPACE)]
+    ends = np.flatnonzero(joined == _END[0])
+    return set(np.searchsorted(ends, other).tolist())
