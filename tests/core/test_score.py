@@ -1,0 +1,95 @@
+"""Scores where they are needed equal scores everywhere."""
+
+import pytest
+import reference
+import torch
+from toys import score_model, world
+
+from sedd_cli.core import score as score_module
+from sedd_cli.core.graphs import GRAPHS
+from sedd_cli.core.noises import NOISES
+from sedd_cli.core.registry import Registry
+
+every_graph = pytest.mark.parametrize("name", GRAPHS)
+
+
+def example(name: str):
+    """(model, x0, x, sigma): a batch with every kind of position, at two noise levels."""
+    graph, Q, p0 = world(name, L=3)
+    model = score_model(graph, NOISES["loglinear"](), reference.wrong_score(p0, Q))
+    x0 = torch.tensor([[0, 1, 2], [2, 0, 1], [1, 1, 1]])
+    x = torch.tensor([[0, graph.states - 1, 2], [graph.states - 1] * 3, [1, 1, 1]])
+    return model, x0, x, torch.tensor([0.3, 1.1, 0.3], dtype=torch.float64)
+
+
+@every_graph
+@pytest.mark.parametrize("block", [2**25, 8, 1])
+def test_rows_of_active_positions_are_rows_of_the_plain_form(name, block, monkeypatch):
+    monkeypatch.setattr(score_module, "ROW_BLOCK", block)  # in elements: one, two and all rows at a time
+    model, _, x, sigma = example(name)
+    rows = list(model.active_rows(x, sigma))
+    batch, position = (torch.cat([getattr(part, key) for part in rows]) for key in ("batch", "position"))
+    assert torch.stack([batch, position], -1).tolist() == model.graph.active(x).nonzero().tolist()
+    plain = model.log_score(x, sigma)
+    torch.testing.assert_close(torch.cat([part.log_score for part in rows]), plain[batch, position], rtol=1e-14, atol=0)
+    assert max(len(part.batch) for part in rows) <= max(1, block // model.graph.states)
+
+
+@every_graph
+def test_the_plain_form_is_the_score_the_network_knows(name):
+    model, _, x, sigma = example(name)
+    plain = model.log_score(x, sigma)
+    for b in range(3):
+        truth = model.net.score(x[b : b + 1], float(sigma[b]))[0].log()
+        used = model.graph.active(x[b])
+        S = model.graph.tokens  # the column of MASK is nobody's business
+        torch.testing.assert_close(plain[b][used][:, :S], truth[used][:, :S], rtol=1e-12, atol=1e-12)
+
+
+@every_graph
+@pytest.mark.parametrize("block", [2**25, 4])
+def test_score_entropy_of_a_batch_sums_positions_one_by_one(name, block, monkeypatch):
+    monkeypatch.setattr(score_module, "ROW_BLOCK", block)
+    model, x0, x, sigma = example(name)
+    Q = reference.rate_matrix(name, model.graph.tokens)
+    truth = [reference.sequence_loss(model.net.score, Q, float(sigma[b]), x[b], x0[b]) for b in range(3)]
+    assert model.score_entropy(x, sigma, x0).tolist() == pytest.approx(truth, rel=1e-10, abs=1e-12)
+
+
+def test_a_batch_without_an_active_position_costs_nothing():
+    model, _, _, sigma = example("absorbing")
+    x = torch.tensor([[0, 1, 2]] * 3)
+    assert list(model.active_rows(x, sigma)) == []
+    assert model.score_entropy(x, sigma, x).tolist() == [0.0, 0.0, 0.0]
+
+
+def test_the_network_is_told_a_sigma_in_range_and_the_graph_the_true_one():
+    from dataclasses import replace
+
+    model, _, x, _ = example("absorbing")
+    asked = []
+
+    def listening(x, sigma):
+        asked.append(sigma)
+        return torch.ones(*x.shape, 4, dtype=torch.float64)
+
+    net = reference.Oracle(listening)  # z = 0 wherever asked
+    model = replace(model, net=net, sigma_range=(0.1, 2.0))
+    sigma = torch.tensor([0.01, 0.5, 9.0], dtype=torch.float64)
+    log_score = model.log_score(torch.full_like(x, 3), sigma)
+    assert asked == [0.1, 0.5, 2.0]
+    expected = -sigma.expm1().log() - torch.tensor(3, dtype=torch.float64).log()
+    torch.testing.assert_close(log_score[:, 0, 0], expected, rtol=1e-12, atol=0)
+
+
+def test_a_registry_maps_names_to_the_classes_that_registered():
+    registry = Registry("thing")
+
+    @registry.register
+    class Thing:
+        name = "odd"
+
+    assert dict(registry) == {"odd": Thing}
+    assert registry.kind == "thing"
+    with pytest.raises(KeyError):
+        registry["even"]
