@@ -11,7 +11,7 @@ from rich.table import Table
 
 from sedd_cli.cli import options as o
 from sedd_cli.cli.view import View
-from sedd_cli.errors import RequestError
+from sedd_cli.errors import RequestError, WorkError
 
 
 def prepare(
@@ -74,7 +74,10 @@ def prepare(
         detokenizer=detokenizer,
         workers=workers,
     )
-    result = next(event for event in view.follow(job(options)) if isinstance(event, Prepared))
+    try:
+        result = next(event for event in view.follow(job(options)) if isinstance(event, Prepared))
+    except KeyboardInterrupt:
+        raise WorkError("interrupted: the same command goes on behind the last finished shard") from None
     document: dict[str, Any] = {"folder": str(result.path), "fresh": result.fresh, **result.manifest}
     view.say(f"{'prepared' if result.fresh else 'already prepared'}: {result.path}", "bold")
     view.table(_counts(result.manifest))
@@ -113,8 +116,8 @@ def _show_blocks(view: View, found: dict[str, Any]) -> None:
 def _show_catalogue(view: View, found: dict[str, Any]) -> None:
     """Known corpora, then the prepared ones."""
     known = Table(title="corpora", title_justify="left", header_style="bold")
-    for name in ("name", "size", "tokenizer", "detokenizer", "licence", "about"):
-        known.add_column(name, no_wrap=name == "name")
+    for name in ("name", "size", "tokenizer", "licence", "about"):
+        known.add_column(name, no_wrap=name != "about")
     for corpus in found["corpora"]:
         known.add_row(*(escape(corpus[column.header]) for column in known.columns))
     view.table(known)

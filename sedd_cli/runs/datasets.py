@@ -104,6 +104,7 @@ def catalogue() -> dict[str, Any]:
             "licence": corpus.licence,
             "origin": corpus.origin,
             "from": corpus.local,
+            "windows": corpus.windows,
         }
         for corpus in CORPORA.values()
     ]

@@ -134,7 +134,9 @@ def _encode(
             rate = (writer.tokens - before) / max(time.monotonic() - began, 1e-9)
             figures = {"tokens": f"{writer.tokens:,}", "tokens/s": f"{rate:,.0f}"}
             yield Progress(f"encode {split}", done, source.counts.get(split), "documents", figures)
-        return writer.finish()
+        info = writer.finish()
+        yield Progress(f"encode {split}", done, done, "documents", {"tokens": f"{info.tokens:,}"})
+        return info
     except OSError as error:
         if error.errno == errno.ENOSPC:
             raise _DiskFullError(writer.tokens, writer.text_bytes, source.size) from error

@@ -14,7 +14,6 @@ from sedd_cli.text.tokenizers.base import digest
 
 FILE = "manifest.json"
 FORMAT = 1
-SPLITS = ("train", "validation", "test")
 
 
 @dataclass(frozen=True)

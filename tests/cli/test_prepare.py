@@ -9,7 +9,7 @@ import typer
 from typer.testing import CliRunner
 
 from sedd_cli.cli.prepare import prepare
-from sedd_cli.errors import DamageError, RequestError
+from sedd_cli.errors import DamageError, RequestError, WorkError
 
 
 @pytest.fixture(autouse=True)
@@ -84,6 +84,16 @@ def test_from(tmp_path):
     (tmp_path / "wiki.valid.raw").write_text(" = A = \n")
     result = run("wikitext2", "--from", str(tmp_path), "--tokenizer", "byte", "--split", "validation", "--json")
     assert json.loads(result.stdout)["corpus"] == "wikitext2"
+
+
+def test_ctrl_c_says_how_to_go_on(text, monkeypatch):
+    def interrupted(*args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("sedd_cli.text.encode.encode_group", interrupted)
+    result = run(text, "--tokenizer", "byte")
+    assert isinstance(result.exception, WorkError)
+    assert "the same command goes on" in str(result.exception)
 
 
 @pytest.mark.parametrize(

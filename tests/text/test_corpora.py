@@ -227,6 +227,13 @@ def test_wikitext(tmp_path, on_hub):
     assert read(one) == {"test": rows}
 
 
+def test_two_corpora_in_one_folder_are_not_mixed(tmp_path):
+    for folder in ("wikitext-2-raw", "wikitext-103-raw"):
+        write(tmp_path / folder / "wiki.test.raw", "a\n")
+    with pytest.raises(RequestError, match=r"more than one file for test: .*103.*2-raw.*name one folder"):
+        read(Request("wikitext2", local=tmp_path))
+
+
 def test_ptb(tmp_path, on_hub):
     sentences = ["mr. <unk> is N years old", "it fell"]
     for split in ("train", "valid", "test"):

@@ -24,6 +24,7 @@ LM1B = Rows(
     row=str.strip,
     files="news.en-00001-of-00100 … and news.en.heldout-00000-of-00050 …",
     split_of=_split_of,
+    many_files=True,
 ).corpus(
     about="30 million shuffled sentences of news",
     size="4.3 GB",

@@ -94,8 +94,8 @@ def _open(request: Request) -> Source:
 
 PYDOCS = Corpus(
     name="pydocs",
-    about="English inside every CPython: reference topics and docstrings",
-    size="1.9 MB",
+    about="docstrings inside every CPython",
+    size="2 MB",
     licence="PSF-2.0",
     tokenizer="bpe:4096",
     origin=_ORIGIN,

@@ -25,7 +25,7 @@ class Rows:
     copies: where the hub has it, first choice first. accepts(path): whether a file of a local folder belongs
     to it. row: what turns a line of the original files into the row of the hub copy. files: the names of the
     original files, for messages. url: an address of its only split's original file, tried last. warning: what
-    a user must know.
+    a user must know. many_files: whether a split comes in more than one original file.
     """
 
     name: str
@@ -36,6 +36,7 @@ class Rows:
     url: str | None = None
     split_of: Callable[[str], str | None] = named_split
     warning: str | None = None
+    many_files: bool = False
 
     def open(self, request: Request) -> Source:
         """Read the local files if the user gave them, else the hub's copy."""
@@ -88,6 +89,8 @@ class Rows:
         if unknown := [file for file, split in names.items() if split is None]:
             raise RequestError(f"{unknown[0]}: its name tells no split; {self.name} has {self.files}")
         grouped = {split: [file for file in files if names[file] == split] for split in SPLITS}
+        if not self.many_files:
+            self._refuse_mixtures(path, grouped)
         return self._source(
             str(path),
             None,
@@ -98,6 +101,15 @@ class Rows:
             },
             size=sum(file.stat().st_size for file in files),
         )
+
+    def _refuse_mixtures(self, path: Path, grouped: dict[str, list[Path]]) -> None:
+        """Two original files for one split are two corpora (WikiText-2 beside WikiText-103), not one."""
+        for split, group in grouped.items():
+            originals = [str(file) for file in group if file.suffix not in _RECORDS]
+            if len(originals) > 1:
+                raise RequestError(
+                    f"{path} holds more than one file for {split}: {', '.join(originals)}; name one folder"
+                )
 
     def _source(self, location: str, revision: str | None, **found: Any) -> Source:
         return Source(location, revision, remarks=(self.warning,) if self.warning else (), **found)

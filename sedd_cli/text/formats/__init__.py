@@ -6,11 +6,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from sedd_cli.text.formats.archives import read_tar
-from sedd_cli.text.formats.options import LONGEST, Reading
+from sedd_cli.text.formats.options import Reading
 from sedd_cli.text.formats.plain import read_lines, read_text
 from sedd_cli.text.formats.records import read_jsonl, read_parquet
 
-__all__ = ["LONGEST", "PLAIN", "READERS", "Reader", "Reading", "read_documents", "read_lines"]
+__all__ = ["PLAIN", "READERS", "Reader", "Reading", "read_documents", "read_lines"]
 
 Reader = Callable[[Path, Reading], Iterator[str]]
 
