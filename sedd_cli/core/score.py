@@ -44,8 +44,8 @@ class ScoreModel:
         """log s(x, sigma) [B, L, S] for x [B, L], sigma [B]: the plain form, all positions at once."""
         return self.graph.log_score(self.net.head(self.hidden(x, sigma)), sigma, x)
 
-    def active_rows(self, x: Tensor, sigma: Tensor) -> Iterator[Rows]:
-        """The positions whose score matters, as blocks of rows [R, S] small enough to hold.
+    def rows(self, x: Tensor, sigma: Tensor) -> Iterator[Rows]:
+        """Network outputs at the positions whose score matters, as blocks of rows [R, S] small enough to hold.
 
         Blocks come in the order of the positions; a batch without an active position yields nothing.
         """
@@ -54,22 +54,31 @@ class ScoreModel:
         size = max(1, ROW_BLOCK // self.graph.states)
         for b, i in zip(batch.split(size), position.split(size), strict=True):
             if len(b):
-                yield Rows(b, i, self.graph.log_score(self.net.head(hidden[b, i]), sigma[b], x[b, i]))
+                yield Rows(b, i, x[b, i], sigma[b], self.net.head(hidden[b, i]))
+
+    def scored_rows(self, x: Tensor, sigma: Tensor) -> Iterator[tuple[Rows, Tensor]]:
+        """`rows`, each with its log_score [R, S]."""
+        for rows in self.rows(x, sigma):
+            yield rows, self.graph.log_score(rows.z, rows.sigma, rows.x)
 
     def score_entropy(self, x: Tensor, sigma: Tensor, x0: Tensor) -> Tensor:
         """Score entropy per sequence [B] without σ̄′, in nats per unit of sigma; the head runs on active rows only."""
         total = torch.zeros(len(x), dtype=torch.float32, device=x.device)
-        for rows in self.active_rows(x, sigma):
-            b, i = rows.batch, rows.position
-            loss = self.graph.score_entropy(rows.log_score, sigma[b], x[b, i], x0[b, i])
-            total = total.to(loss.dtype).index_add(0, b, loss)
+        for rows in self.rows(x, sigma):
+            loss = self.graph.score_entropy_from(rows.z, rows.sigma, rows.x, x0[rows.batch, rows.position])
+            total = total.to(loss.dtype).index_add(0, rows.batch, loss)
         return total
 
 
 @dataclass(frozen=True)
 class Rows:
-    """Scores of some positions: indices batch [R] and position [R], log_score [R, S]."""
+    """Some positions of a batch: batch [R] and position [R] index them, x [R] stands there under noise sigma [R].
+
+    z [R, S] is the network's output.
+    """
 
     batch: Tensor
     position: Tensor
-    log_score: Tensor
+    x: Tensor
+    sigma: Tensor
+    z: Tensor

@@ -1,5 +1,7 @@
 """Scores where they are needed equal scores everywhere."""
 
+from dataclasses import replace
+
 import pytest
 import reference
 import torch
@@ -27,11 +29,12 @@ def example(name: str):
 def test_rows_of_active_positions_are_rows_of_the_plain_form(name, block, monkeypatch):
     monkeypatch.setattr(score_module, "ROW_BLOCK", block)  # in elements: one, two and all rows at a time
     model, _, x, sigma = example(name)
-    rows = list(model.active_rows(x, sigma))
+    rows, scores = zip(*model.scored_rows(x, sigma), strict=True)
     batch, position = (torch.cat([getattr(part, key) for part in rows]) for key in ("batch", "position"))
+    assert torch.cat([part.x for part in rows]).tolist() == x[batch, position].tolist()
     assert torch.stack([batch, position], -1).tolist() == model.graph.active(x).nonzero().tolist()
     plain = model.log_score(x, sigma)
-    torch.testing.assert_close(torch.cat([part.log_score for part in rows]), plain[batch, position], rtol=1e-14, atol=0)
+    torch.testing.assert_close(torch.cat(scores), plain[batch, position], rtol=1e-14, atol=0)
     assert max(len(part.batch) for part in rows) <= max(1, block // model.graph.states)
 
 
@@ -47,6 +50,16 @@ def test_the_plain_form_is_the_score_the_network_knows(name):
 
 
 @every_graph
+@pytest.mark.parametrize("scaled", [True, False])
+def test_score_entropy_from_the_network_output_is_that_of_its_scores(name, scaled):
+    model, x0, x, sigma = example(name)
+    graph = replace(model.graph, scale_by_sigma=scaled) if name == "absorbing" else model.graph
+    z = model.net.head(model.hidden(x, sigma))
+    plain = graph.score_entropy(graph.log_score(z, sigma, x), sigma, x, x0)
+    torch.testing.assert_close(graph.score_entropy_from(z, sigma, x, x0), plain, rtol=1e-12, atol=1e-12)
+
+
+@every_graph
 @pytest.mark.parametrize("block", [2**25, 4])
 def test_score_entropy_of_a_batch_sums_positions_one_by_one(name, block, monkeypatch):
     monkeypatch.setattr(score_module, "ROW_BLOCK", block)
@@ -59,13 +72,11 @@ def test_score_entropy_of_a_batch_sums_positions_one_by_one(name, block, monkeyp
 def test_a_batch_without_an_active_position_costs_nothing():
     model, _, _, sigma = example("absorbing")
     x = torch.tensor([[0, 1, 2]] * 3)
-    assert list(model.active_rows(x, sigma)) == []
+    assert list(model.rows(x, sigma)) == []
     assert model.score_entropy(x, sigma, x).tolist() == [0.0, 0.0, 0.0]
 
 
 def test_the_network_is_told_a_sigma_in_range_and_the_graph_the_true_one():
-    from dataclasses import replace
-
     model, _, x, _ = example("absorbing")
     asked = []
 

@@ -58,13 +58,23 @@ class Absorbing(Graph):
 
         E = expm1(sigma), m = log(E·Σ_y s_y), CE = −log(s_{x0}/Σ_y s_y). Equal to the sum of theorem 3.6.
         """
-        E = torch.expm1(per_position(sigma, x)).to(log_score.dtype)
-        total = log_score[..., : self.tokens].logsumexp(-1)
-        ce = total - log_score.gather(-1, x0[..., None])[..., 0]
-        m = total + E.log()
+        log_E = torch.expm1(per_position(sigma, x)).log().to(log_score.dtype)
+        return self._score_entropy(log_score, log_E, sigma, x, x0)
+
+    def score_entropy_from(self, z: Tensor, sigma: Tensor, x: Tensor, x0: Tensor) -> Tensor:
+        if not self.scale_by_sigma:
+            return super().score_entropy_from(z, sigma, x, x0)
+        # sigma cancels in CE and m (m = LSE(z) − log N), so the scaled scores need not be formed
+        return self._score_entropy(z, -math.log(self.tokens), sigma, x, x0)
+
+    def _score_entropy(self, logits: Tensor, log_scale: Tensor | float, sigma: Tensor, x: Tensor, x0: Tensor) -> Tensor:
+        """From log-scores up to a constant: E·s_y = exp(logits_y + log_scale)."""
+        total = logits[..., : self.tokens].logsumexp(-1)
+        ce = total - logits.gather(-1, x0[..., None])[..., 0]
         # where() alone would let a NaN of an unused position into the gradient: the unused m is set to 0 first
         masked = x == self.mask
-        m = torch.where(masked, m, 0.0)
+        m = torch.where(masked, total + log_scale, 0.0)
+        E = torch.expm1(per_position(sigma, x)).to(logits.dtype)
         return torch.where(masked, (ce + (torch.expm1(m) - m)) / E, 0.0)
 
     def bound_draw(self, noise: Noise, x0: Tensor, v: Tensor, u: Tensor) -> Draw:

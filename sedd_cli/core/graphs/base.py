@@ -86,6 +86,10 @@ class Graph:
         """
         raise NotImplementedError
 
+    def score_entropy_from(self, z: Tensor, sigma: Tensor, x: Tensor, x0: Tensor) -> Tensor:
+        """`score_entropy` of the network output z [..., S]; a graph may skip the scores it does not need."""
+        return self.score_entropy(self.log_score(z, sigma, x), sigma, x, x0)
+
     def bound_draw(self, noise: Noise, x0: Tensor, v: Tensor, u: Tensor) -> Draw:
         """A draw for the rigorous bound, placed by v [B] and corrupted by u [B, L]: here t = v over all of [0, 1]."""
         sigma, dsigma = noise(v)

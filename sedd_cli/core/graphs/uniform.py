@@ -70,12 +70,11 @@ class Uniform(Graph):
         sigma = x0.new_full((len(x0),), model.noise.sigma(0.0), dtype=torch.float64)
         x = self.perturb(x0, sigma, u)
         total = torch.full_like(u, prior).sum(-1)
-        for rows in model.active_rows(x, sigma):
-            b, i = rows.batch, rows.position
-            now, was, lam = x[b, i], x0[b, i], -torch.expm1(-sigma[b])
-            log_mass = rows.log_score.double() + (lam / self.tokens).log()[:, None]
-            log_mass = log_mass.scatter(-1, now[:, None], (1 - lam + lam / self.tokens).log()[:, None])
-            total.index_add_(0, b, log_mass.logsumexp(-1) - log_mass.gather(-1, was[:, None])[:, 0])
+        for rows, log_score in model.scored_rows(x, sigma):
+            was, lam = x0[rows.batch, rows.position], -torch.expm1(-rows.sigma)
+            log_mass = log_score.double() + (lam / self.tokens).log()[:, None]
+            log_mass = log_mass.scatter(-1, rows.x[:, None], (1 - lam + lam / self.tokens).log()[:, None])
+            total.index_add_(0, rows.batch, log_mass.logsumexp(-1) - log_mass.gather(-1, was[:, None])[:, 0])
         return total
 
     def euler(self, log_score: Tensor, x: Tensor, step: Tensor) -> Jump:

@@ -59,14 +59,13 @@ def sample(model: ScoreModel, sampler: Sampler, given: Given, seed: int, index: 
         sigma = model.noise(t)[0]
         u_leave, u_token = noise.uniforms(k, length)
         moved = x.clone()
-        for rows in model.active_rows(x, sigma):
-            b, i = rows.batch, rows.position
-            here = x[b, i]
+        for rows, log_score in model.scored_rows(x, sigma):
+            at = rows.batch, rows.position
             if last:
-                jump = model.graph.denoise(rows.log_score, here, sigma[b])
+                jump = model.graph.denoise(log_score, rows.x, rows.sigma)
             else:
-                jump = sampler.jump(model, rows.log_score, here, t[b], grid[k + 1].expand(len(b)))
-            moved[b, i] = draw(jump, here, u_leave[b, i], u_token[b, i])
+                jump = sampler.jump(model, log_score, rows.x, t[rows.batch], grid[k + 1].expand(len(rows.x)))
+            moved[at] = draw(jump, rows.x, u_leave[at], u_token[at])
         x = given(moved)
         yield k + 1, x
 
