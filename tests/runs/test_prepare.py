@@ -76,6 +76,15 @@ def test_prepared_once(text):
     assert sorted(name for name in before if name.endswith("json")) == ["manifest.json", "tokenizer.json"]
 
 
+def test_every_split_reports_its_end(text):
+    last = {}
+    for event in prepare(PrepareOptions(str(text), tokenizer="char")):
+        if isinstance(event, Progress):
+            last[event.task] = event
+    assert set(last) == {"encode train", "encode validation", "encode test"}
+    assert all(event.done == event.total > 0 for event in last.values())
+
+
 def test_what_is_read_is_the_text(text):
     dataset = open_dataset(run(corpus=str(text), tokenizer="byte").path)
     found = []
