@@ -18,7 +18,7 @@ def uniforms(count: int, seed: int = 0) -> torch.Tensor:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_frequencies_pass_a_chi_square(dtype):
     weights = torch.tensor([0.5, 0.0, 3.0, 0.01, 1.0, 0.0, 7.0, 0.0], dtype=dtype)
-    draws = 100_000
+    draws = 30_000
     seen = torch.bincount(inverse_cdf(weights.expand(draws, -1), uniforms(draws)), minlength=8)
     kept = weights > 0
     expected = weights[kept].double() / weights.double().sum() * draws
@@ -44,13 +44,13 @@ def test_the_ends_of_the_interval_never_draw_an_entry_of_weight_zero(u, scale):
 
 @pytest.mark.parametrize("place", [0, 2, 4])
 def test_a_mass_of_1e_minus_9_is_hit_at_its_rate(place):
-    """Uniforms laid evenly over a window a thousand times the rare mass, where it lies: one in a thousand hits it."""
+    """Uniforms laid evenly over a window sixty times the rare mass, where it lies: one in sixty hits it."""
     weights = torch.full((5,), 0.25, dtype=torch.float64)
     weights[place] = 1e-9 * (1 + 1e-9)  # 1e-9 of the total
     weights /= weights.sum()
     start = float(weights[:place].sum())
-    low = min(max(start - 5e-7, 0.0), 1 - 1e-6)
-    u = low + 1e-6 * (torch.arange(100_000, dtype=torch.float64) + 0.5) / 100_000
+    low = min(max(start - 3e-8, 0.0), 1 - 6e-8)
+    u = low + 6e-8 * (torch.arange(6000, dtype=torch.float64) + 0.5) / 6000
     hits = int((inverse_cdf(weights.expand(len(u), -1), u) == place).sum())
     # the window holds 100 grid points of the rare mass; its two ends may each cut one
     assert abs(hits - 100) <= 2
@@ -70,12 +70,12 @@ def test_the_float32_race_gives_a_rare_mass_another_rate_and_the_inverse_cdf_doe
     """A mass q races with effective mass d/(e^(d/q) - 1), d = 2^-24: 7 % of q at d/4, still 88 % at 4d."""
     d = 2.0**-24
     q = q_over_d * d
-    others = (torch.arange(20_000) + 0.5) / 20_000  # the common entry's uniform, laid out evenly
+    others = (torch.arange(10_000) + 0.5) / 10_000  # the common entry's uniform, laid out evenly
     raced = 0.0
-    for j in range(1, 80):  # the rare entry's uniform is one of 1 - j·d, each of probability d
+    for j in range(1, 50):  # the rare entry's uniform is one of 1 - j·d, each of probability d
         u = torch.stack([others, torch.full_like(others, 1 - j * d)], dim=-1)
         raced += d * float(reference.published_float32_race(torch.tensor([1.0, q]), u).double().mean())
-    # the grid over the common entry's uniform has cells of 5e-5, against e^(-d/q) = 0.018 or more
+    # the grid over the common entry's uniform has cells of 1e-4, against e^(-d/q) = 0.018 or more
     assert raced == pytest.approx(d / math.expm1(d / q), rel=1e-2)
     assert raced < 0.9 * q
     u = 1 - 2 * q * (torch.arange(1000, dtype=torch.float64) + 0.5) / 1000

@@ -131,7 +131,7 @@ def test_on_loglinear_masks_euler_is_tweedie(spread):
 @pytest.mark.parametrize("given", [{}, {0: 2}, {1: 0}, {0: 1, 2: 1}], ids=str)
 def test_samples_follow_the_exact_chain(name, noise, sampler, given):
     graph, Q, p0 = world(name, L=3)
-    score, S, draws, steps = reference.wrong_score(p0, Q, 0.4), graph.states, 40_000, 5
+    score, S, draws, steps = reference.wrong_score(p0, Q, 0.4), graph.states, 10_000, 5
     mask = N if S > N else None
     start = reference.base(name, N)
     truth = reference.chain(sampler, score, Q, start, schedule(noise), steps, 3, mask, given)
