@@ -47,6 +47,14 @@ def test_a_training_stream_shorter_than_the_order_still_scores(order, length):
     np.testing.assert_allclose(fast, slow_nats(train, test, 6, order), rtol=1e-12)
 
 
+@pytest.mark.parametrize("order", [1, 2, 3])
+def test_wild_counts_of_counts_still_leave_mass_for_the_unseen(order):
+    """Eight singles and three tokens of count four: the estimate of the third discount is 3 - 4·0.8·3 < 0."""
+    train = np.array([*range(8), *([8] * 4), *([9] * 4), *([10] * 4)])
+    test = np.array([8, 8, 19, 9, 10, 10, 10, 10, 15, 0, 1])
+    np.testing.assert_allclose(NGram(train, 20, order).nats(test), slow_nats(train, test, 20, order), rtol=1e-12)
+
+
 def test_an_empty_training_stream_gives_the_uniform_law():
     np.testing.assert_allclose(NGram(np.array([], dtype=np.int64), 8).nats(np.array([0, 7, 3])), np.log(8))
 
