@@ -27,8 +27,9 @@ class Outcome:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _two_threads() -> None:
-    torch.set_num_threads(2)
+def _one_thread() -> None:
+    """The tensors here are tiny: a second thread would only be waited for."""
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

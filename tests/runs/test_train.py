@@ -88,7 +88,7 @@ def test_a_run_killed_without_warning_goes_on_from_its_last_checkpoint(workplace
         "from sedd_cli.recipe import load_recipe\n"
         "from sedd_cli.runs.events import Step\n"
         "from sedd_cli.runs.train import TrainOptions, train\n"
-        "import torch; torch.set_num_threads(2)\n"
+        "import torch; torch.set_num_threads(1)\n"
         "from pathlib import Path\n"
         "for e in train(load_recipe(sys.argv[1]), TrainOptions(Path(sys.argv[2]), 'cpu', report=False)):\n"
         "    if isinstance(e, Step) and e.step == 10: os.kill(os.getpid(), signal.SIGKILL)\n"
