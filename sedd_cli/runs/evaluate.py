@@ -86,9 +86,14 @@ def evaluate(model: Model, dataset: Dataset, options: EvaluateOptions) -> Iterat
 
 def open_for(model: Model, corpus: str, job: Callable[[Dataset], Iterator[Event]]) -> Iterator[Event]:
     """Run a job on a corpus in the model's tokens, prepared first where it is missing."""
-    options = PrepareOptions(corpus=corpus, tokenizer=model.text_tokenizer().spec)
+    tokenizer = model.text_tokenizer()
     if model.recipe and model.recipe.data.corpus == corpus:
-        options = PrepareOptions(corpus=corpus, tokenizer=model.recipe.data.tokenizer)
+        name = model.recipe.data.tokenizer
+    elif tokenizer.named:
+        name = tokenizer.spec
+    else:  # one trained on another corpus: its name alone would train it anew on this one
+        name = model.tokenizer_source
+    options = PrepareOptions(corpus=corpus, tokenizer=name)
     for event in prepare(options):
         if isinstance(event, Prepared):
             yield from job(open_dataset(event.path))

@@ -36,6 +36,8 @@ class Model:
     source: str
     recipe: Recipe | None = None
     facts: dict[str, Any] = field(default_factory=dict)
+    #: Where the tokenizer can be loaded from again: a checkpoint's folder, or its name.
+    tokenizer_source: str | None = None
 
     @property
     def device(self) -> torch.device:
@@ -125,7 +127,7 @@ def load_model(
 
         model = load_published(source)
     if tokenizer is not None:
-        model.tokenizer = load_tokenizer(tokenizer)
+        model.tokenizer, model.tokenizer_source = load_tokenizer(tokenizer), tokenizer
         if model.tokenizer.vocab_size != model.graph.tokens:
             raise RequestError(
                 f"tokenizer {tokenizer!r} has {model.tokenizer.vocab_size} tokens, {source} has {model.graph.tokens}"
@@ -141,7 +143,8 @@ def _from_checkpoint(found: checkpoint.Checkpoint, source: str) -> Model:
     graph = make_graph(recipe, tokenizer.vocab_size)
     net = DiT(recipe.model, graph.states)
     load_weights(net, found.tensors("ema"), str(found.folder))
-    return Model(net, graph, recipe.noise.make(), tokenizer, source, recipe, {"step": found.step, "weights": "EMA"})
+    facts = {"step": found.step, "weights": "EMA"}
+    return Model(net, graph, recipe.noise.make(), tokenizer, source, recipe, facts, str(found.folder))
 
 
 def load_weights(net: DiT, tensors: dict[str, Tensor], source: str) -> None:

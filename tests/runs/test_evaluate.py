@@ -10,7 +10,7 @@ import torch
 from sedd_cli import load_model
 from sedd_cli.errors import RequestError
 from sedd_cli.runs.datasets import PrepareOptions
-from sedd_cli.runs.evaluate import EvaluateOptions, evaluate
+from sedd_cli.runs.evaluate import EvaluateOptions, evaluate, open_for
 from sedd_cli.runs.events import Evaluated, Prepared
 from sedd_cli.runs.prepare import prepare
 from sedd_cli.text.shards import open_dataset
@@ -120,6 +120,14 @@ def test_an_unknown_split_or_protocol_names_those_there_are(model, dataset):
         result(model, dataset, split="dev")
     with pytest.raises(RequestError, match="rigorous, sedd-paper"):
         EvaluateOptions(protocols=("mdlm",))
+
+
+def test_another_corpus_is_prepared_with_the_models_own_tokenizer(model, workplace):
+    (workplace / "other.txt").write_text("\n".join(f"a hat ran over the mat {i}" for i in range(300)), encoding="utf-8")
+    options = EvaluateOptions(rel_error=0.5, yardsticks=False)
+    *_, last = open_for(model, str(workplace / "other.txt"), lambda data: evaluate(model, data, options))
+    assert last.result["corpus"] != model.recipe.data.corpus
+    assert last.result["tokens"] > 24
 
 
 def test_a_split_shorter_than_a_block_is_an_error_under_the_papers_protocol(model, workplace):
