@@ -27,6 +27,8 @@ PROTOCOLS = {"rigorous": True, "sedd-paper": False}
 #: Fitting an n-gram sorts the training tokens in memory; beyond this many it is left out.
 YARDSTICK_TOKENS = 20_000_000
 TOKENS_AT_ONCE = 16_384
+#: Fewer independent replicates give no standard error worth the name.
+LEAST_REPLICATES = 4
 
 
 @dataclass(frozen=True)
@@ -51,8 +53,10 @@ class EvaluateOptions:
                 raise RequestError(f"protocol must be one of {', '.join(PROTOCOLS)}, found {name!r}")
         if not self.rel_error > 0:
             raise RequestError(f"rel-error must be positive, found {self.rel_error}")
-        if self.max_replicates < 4:
-            raise RequestError(f"replicates must be at least 4 to give an error, found {self.max_replicates}")
+        if self.max_replicates < LEAST_REPLICATES:
+            raise RequestError(
+                f"replicates must be at least {LEAST_REPLICATES} to give an error, found {self.max_replicates}"
+            )
 
 
 def evaluate(model: Model, dataset: Dataset, options: EvaluateOptions) -> Iterator[Event]:
@@ -132,21 +136,23 @@ def _bound(model: Model, split: TokenArray, protocol: str, options: EvaluateOpti
             f"protocol {protocol!r} has nothing to evaluate"
         )
     used = sum(stop - start for start, stop in blocks)
-    per_token, estimates = 1 / used, []
-    most = options.max_replicates
-    while True:
+    to_bits = split.tokens / split.characters / math.log(2) / used
+    estimates: list[np.ndarray] = []
+    needed, figures = LEAST_REPLICATES, {}
+    while len(estimates) < needed:
         replicate = np.zeros(len(blocks))
         for done, nats in _replicate(model, split, blocks, protocol, options.seed, len(estimates)):
             replicate[list(nats)] = list(nats.values())
-            figures = {"bits/token": _interval(estimates, per_token)} if len(estimates) > 1 else {}
-            yield Progress(
-                f"{protocol} bound", len(estimates) * len(blocks) + done, most * len(blocks), "blocks", figures
-            )
+            done += len(estimates) * len(blocks)
+            yield Progress(f"{protocol} bound", done, needed * len(blocks), "blocks", figures)
         estimates.append(replicate)
-        mean, error = _mean_and_error(np.array([e.sum() for e in estimates]))
-        if len(estimates) >= 4 and (error <= options.rel_error * mean or len(estimates) >= most):
-            break
-    yield Progress(f"{protocol} bound", most * len(blocks), most * len(blocks), "blocks")
+        if len(estimates) > 1:
+            mean, error = _mean_and_error(np.array([e.sum() for e in estimates]))
+            figures = {"bits/char": f"{mean * to_bits:.3f} ± {error * to_bits:.3f}"}
+            # the error falls as one over the root of the replicates
+            wanted = math.ceil(len(estimates) * (error / (options.rel_error * mean)) ** 2)
+            needed = min(max(wanted, LEAST_REPLICATES), options.max_replicates)
+    yield Progress(f"{protocol} bound", needed * len(blocks), needed * len(blocks), "blocks", figures)
     return _summary(split, np.array(estimates), [b[1] - b[0] for b in blocks], options)
 
 
@@ -208,7 +214,7 @@ def estimate(model: Model, protocol: str, x0: Tensor, v: Tensor, stream: Stream,
 
 def bound_of(model: Model, x0: Tensor, draws: int, seed: int, protocol: str) -> tuple[Tensor, Tensor]:
     """Bound and Monte-Carlo standard error of each sequence [B], from four independent stratified sets of draws."""
-    replicates, strata = 4, max(1, draws // 4)
+    replicates, strata = LEAST_REPLICATES, max(1, draws // LEAST_REPLICATES)
     index = torch.arange(len(x0))
     means = []
     for r in range(replicates):
@@ -237,8 +243,3 @@ def yardsticks(dataset: Dataset, split: str) -> dict[str, float]:
 def _mean_and_error(values: np.ndarray) -> tuple[float, float]:
     error = values.std(ddof=1) / math.sqrt(len(values)) if len(values) > 1 else float("inf")
     return float(values.mean()), float(error)
-
-
-def _interval(estimates: list[np.ndarray], scale: float) -> str:
-    mean, error = _mean_and_error(np.array([e.sum() for e in estimates]) * scale / math.log(2))
-    return f"{mean:.3f} ± {error:.3f}"
