@@ -144,7 +144,8 @@ def _bound(model: Model, split: TokenArray, protocol: str, options: EvaluateOpti
         for done, nats in _replicate(model, split, blocks, protocol, options.seed, len(estimates)):
             replicate[list(nats)] = list(nats.values())
             done += len(estimates) * len(blocks)
-            yield Progress(f"{protocol} bound", done, needed * len(blocks), "blocks", figures)
+            if done < needed * len(blocks):
+                yield Progress(f"{protocol} bound", done, needed * len(blocks), "blocks", figures)
         estimates.append(replicate)
         if len(estimates) > 1:
             mean, error = _mean_and_error(np.array([e.sum() for e in estimates]))

@@ -16,7 +16,7 @@ from sedd_cli.runs import checkpoint
 from sedd_cli.text.atomic import write_whole
 
 #: Keys that change what is kept and shown, never a trained number.
-HARMLESS = ("train.log_every", "train.save_every", "train.keep", "report")
+HARMLESS = ("train.log_every", "train.save_every", "train.keep", "sampler.", "report.")
 
 
 @dataclass(frozen=True)
