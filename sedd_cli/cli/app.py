@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from sedd_cli import __version__
+from sedd_cli.cli.bench import bench
 from sedd_cli.cli.doctor import doctor
 from sedd_cli.cli.eval import evaluate
 from sedd_cli.cli.infill import infill
@@ -31,6 +32,7 @@ for name, command in {
     "doctor": doctor,
 }.items():
     app.command(name)(command)
+app.add_typer(bench, name="bench")
 
 
 def _version(asked: bool) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,21 @@ class RunDir:
             write_whole(stored, dump_recipe(recipe))
         except OSError as error:
             raise RequestError(f"cannot write to {self.path}: {error.strerror}") from None
+
+    @contextmanager
+    def hold(self) -> Iterator[None]:
+        """Keep other processes out while the block runs; RequestError if one is in already."""
+        from filelock import FileLock, Timeout
+
+        lock = FileLock(self.path / ".lock", timeout=0)
+        try:
+            lock.acquire()
+        except Timeout:
+            raise RequestError(f"another process is training in {self.path}: wait for it, or use --fresh") from None
+        try:
+            yield
+        finally:
+            lock.release()
 
     @staticmethod
     def _differences(stored: Path, recipe: Recipe) -> list[str]:

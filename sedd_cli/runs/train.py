@@ -7,7 +7,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -61,26 +61,35 @@ def train(recipe: Recipe, options: TrainOptions) -> Iterator[Event]:
         _check_report(recipe, state.model)
         if dist.main:
             run.claim(recipe)
-        dist.wait()
-        if found := checkpoint.latest(run.path):
-            state.restore(found)
-            if dist.main:
-                run.forget_after(state.step)
-            yield Note(f"resuming {run.path} at step {state.step} of {recipe.train.steps}")
-        started_at = state.step
-        with _stop_requested() as stopped:
-            yield from _loop(recipe, state, loader, run, dist, stopped)
-        if state.step < recipe.train.steps:
-            yield Note(f"stopped at step {state.step} of {recipe.train.steps}; the same command resumes the run")
-            yield Finished({"run": str(run.path), "step": state.step, "finished": False})
-            return
-        result: dict[str, Any] = {"run": str(run.path), "step": state.step, "finished": True}
-        if options.report and dist.main:
-            if started_at == state.step:
-                yield Note(f"{run.path} is already trained; reporting again")
-            result |= yield from report(recipe, state.averaged(), dataset, run)
-        dist.wait()
-        yield Finished(result)
+        with run.hold() if dist.main else nullcontext():
+            dist.wait()
+            yield from _resume_and_finish(recipe, options, state, loader, run)
+
+
+def _resume_and_finish(
+    recipe: Recipe, options: TrainOptions, state: _State, loader: Loader, run: RunDir
+) -> Iterator[Event]:
+    """The run from its latest checkpoint, if it has one, to its report."""
+    dist = state.dist
+    if found := checkpoint.latest(run.path):
+        state.restore(found)
+        if dist.main:
+            run.forget_after(state.step)
+        yield Note(f"resuming {run.path} at step {state.step} of {recipe.train.steps}")
+    started_at = state.step
+    with _stop_requested() as stopped:
+        yield from _loop(recipe, state, loader, run, dist, stopped)
+    if state.step < recipe.train.steps:
+        yield Note(f"stopped at step {state.step} of {recipe.train.steps}; the same command resumes the run")
+        yield Finished({"run": str(run.path), "step": state.step, "finished": False})
+        return
+    result: dict[str, Any] = {"run": str(run.path), "step": state.step, "finished": True}
+    if options.report and dist.main:
+        if started_at == state.step:
+            yield Note(f"{run.path} is already trained; reporting again")
+        result |= yield from report(recipe, state.averaged(), state.dataset, run)
+    dist.wait()
+    yield Finished(result)
 
 
 def _dataset(recipe: Recipe, dist: Dist) -> Iterator[Event]:

@@ -132,6 +132,16 @@ def test_another_recipe_is_refused_in_the_same_run(workplace, tiny_run):
     assert "--fresh" in str(refused.value)
 
 
+def test_a_run_in_use_is_refused(workplace, tmp_path):
+    recipe = load_recipe(workplace / "tiny.yaml")
+    first = train(recipe, TrainOptions(tmp_path / "run", "cpu", report=False))
+    while not isinstance(next(first), Step):
+        pass
+    with pytest.raises(RequestError, match="another process is training"):
+        run(workplace, tmp_path / "run")
+    assert [type(e) for e in first][-1] is Finished
+
+
 def test_keys_that_change_no_number_may_change(workplace, tiny_run):
     assert run(workplace, tiny_run, "train.keep=3")[-1].result["finished"]
 
