@@ -107,9 +107,10 @@ def encode_to_shards(documents: Iterator[str], tokenizer: Tokenizer, workers: in
 
 def encode_by_map(dataset: Any, tokenizer: Tokenizer, workers: int) -> int:
     """The plain path: a function of one document, mapped over an Arrow dataset by processes."""
+    ids_of = _plain_encoder(tokenizer)
 
     def encode(row: dict[str, str]) -> dict[str, Any]:
-        ids = tokenizer.encode(row["text"]) + ([] if tokenizer.eos is None else [tokenizer.eos])
+        ids = ids_of(row["text"]) + ([] if tokenizer.eos is None else [tokenizer.eos])
         return {"ids": ids, "length": len(ids)}
 
     mapped = dataset.map(
@@ -120,6 +121,15 @@ def encode_by_map(dataset: Any, tokenizer: Tokenizer, workers: int) -> int:
         new_fingerprint=str(time.time_ns()),
     )
     return sum(mapped["length"])
+
+
+def _plain_encoder(tokenizer: Tokenizer) -> Callable[[str], list[int]]:
+    """What a preparation script would call: tiktoken's own function where the tokenizer is one of tiktoken's."""
+    import tiktoken
+
+    if tokenizer.spec in tiktoken.list_encoding_names():
+        return tiktoken.get_encoding(tokenizer.spec).encode_ordinary
+    return tokenizer.encode
 
 
 def _arrow(documents: Callable[[], Iterator[str]], folder: Path) -> Any:
