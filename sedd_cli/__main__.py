@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 from sedd_cli.errors import RequestError, WorkError
@@ -15,16 +16,23 @@ def main() -> None:
 
     try:
         app(prog_name="sedd")
-    except (RequestError, WorkError) as error:
-        if debug:
-            raise
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2 if isinstance(error, RequestError) else 1)
     except Exception as error:
         if debug:
             raise
-        print(f"error: {type(error).__name__}: {error} (--debug shows where)", file=sys.stderr)
-        sys.exit(1)
+        # of many processes one speaks
+        if os.environ.get("RANK", "0") == "0":
+            print(f"error: {_in_one_line(error)}", file=sys.stderr)
+        sys.exit(2 if isinstance(error, RequestError | PermissionError) else 1)
+
+
+def _in_one_line(error: Exception) -> str:
+    if isinstance(error, RequestError | WorkError):
+        text = str(error)
+    elif isinstance(error, OSError) and error.filename:
+        text = f"{error.filename}: {error.strerror}"
+    else:
+        text = f"{type(error).__name__}: {error} (--debug shows where)"
+    return " ".join(text.split())
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ class RequestError(ValueError):
 
 
 class WorkError(RuntimeError):
-    """The request was right but the work failed (disk full, interrupted): exit code 1."""
+    """The request was right but the work failed (a full disk, a loss that is not finite): exit code 1."""
 
 
 class DamageError(WorkError):

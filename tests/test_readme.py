@@ -24,6 +24,10 @@ COMMANDS = sorted(
 )
 
 
+def test_no_placeholder_is_left():
+    assert not re.search(r"@[A-Z]+@|TODO|FIXME", README)
+
+
 def test_readme_has_commands_to_check():
     assert {command.split()[1] for command in COMMANDS} >= {"prepare", "train", "eval", "sample", "infill", "doctor"}
 

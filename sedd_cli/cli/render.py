@@ -30,6 +30,8 @@ def run_generation(
     options = GenerateOptions(**request)
     if out is not None and not out.parent.is_dir():
         raise RequestError(f"cannot write {out}: the folder {out.parent} does not exist")
+    if out is not None and out.is_dir():
+        raise RequestError(f"cannot write {out}: it is a folder")
     if out is not None and not os.access(out if out.exists() else out.parent, os.W_OK):
         raise RequestError(f"cannot write {out}: permission denied")
     chosen = choose_model(view, model, device, precision, tokenizer)

@@ -7,6 +7,7 @@ import os
 import sys
 import time
 from collections.abc import Iterable
+from contextlib import AbstractContextManager, nullcontext
 from functools import singledispatchmethod
 from typing import Any
 
@@ -30,7 +31,9 @@ class View:
     def __init__(self, json: bool = False, quiet: bool = False):
         self.json = json
         self.quiet = quiet or os.environ.get("RANK", "0") != "0"
-        self.console = Console(stderr=json, highlight=False, soft_wrap=not sys.stdout.isatty())
+        self.console = Console(
+            stderr=json, highlight=False, soft_wrap=not (sys.stderr if json else sys.stdout).isatty()
+        )
         self._bars: Bars | None = None
         self._tasks: dict[str, Any] = {}
         self._spoken: dict[str, float] = {}
@@ -48,7 +51,7 @@ class View:
     def document(self, data: Any) -> None:
         """The command's one JSON document, if it was asked for."""
         if self.json and os.environ.get("RANK", "0") == "0":
-            sys.stdout.write(json.dumps(data, indent=1, ensure_ascii=False, default=str) + "\n")
+            sys.stdout.write(json.dumps(data, indent=1, ensure_ascii=False, allow_nan=False, default=str) + "\n")
 
     def say(self, text: str, style: str = "") -> None:
         """A line for people (markup is not interpreted)."""
@@ -122,9 +125,9 @@ class View:
             self._spoken[task] = time.monotonic()
             self.say(f"{task}: {done:,}{f' of {total:,}' if total else ''} {unit}  {spelled}".rstrip())
 
-    def _live(self) -> Bars | _Nothing:
+    def _live(self) -> AbstractContextManager:
         if self.quiet or not self.console.is_terminal:
-            return _Nothing()
+            return nullcontext()
         self._tasks = {}
         self._bars = Bars(
             TextColumn("{task.description}"),
@@ -139,14 +142,6 @@ class View:
         return self._bars
 
 
-class _Nothing:
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, *_: object) -> None:
-        return None
-
-
 def bounds_table(result: dict[str, Any]) -> Table:
     """Bounds with their errors, and the yardsticks, on one split."""
     title = f"{result['corpus']} {result['split']}: {result['tokens']:,} tokens, {result['characters']:,} characters"
@@ -159,7 +154,7 @@ def bounds_table(result: dict[str, Any]) -> Table:
             f"SEDD ≤ ({protocol})",
             f"{found['bits_per_char']:.3f}",
             f"{found['bits_per_char_error']:.3f}",
-            f"{found['between_blocks_error']:.3f}",
+            "-" if found["between_blocks_error"] is None else f"{found['between_blocks_error']:.3f}",
             f"{found['perplexity']:.1f}",
         )
     for name, bits in result.get("yardsticks", {}).items():

@@ -47,14 +47,14 @@ class ScoreModel:
     def rows(self, x: Tensor, sigma: Tensor) -> Iterator[Rows]:
         """Network outputs at the positions whose score matters, as blocks of rows [R, S] small enough to hold.
 
-        Blocks come in the order of the positions; a batch without an active position yields nothing.
+        Blocks come in the order of the positions. A batch without an active position yields one empty block, so
+        that every parameter has a gradient, of zero.
         """
         hidden = self.hidden(x, sigma)
         batch, position = self.graph.active(x).nonzero(as_tuple=True)
         size = max(1, ROW_BLOCK // self.graph.states)
         for b, i in zip(batch.split(size), position.split(size), strict=True):
-            if len(b):
-                yield Rows(b, i, x[b, i], sigma[b], self.net.head(hidden[b, i]))
+            yield Rows(b, i, x[b, i], sigma[b], self.net.head(hidden[b, i]))
 
     def scored_rows(self, x: Tensor, sigma: Tensor) -> Iterator[tuple[Rows, Tensor]]:
         """`rows`, each with its log_score [R, S]."""

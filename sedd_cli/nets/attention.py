@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 
 import torch
@@ -39,6 +40,7 @@ def auto(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return sdpa(q, k, v)
 
 
+@functools.cache
 def flash_installed() -> bool:
     """Whether the optional flash-attn package can be imported (it is not imported here)."""
     return importlib.util.find_spec("flash_attn") is not None

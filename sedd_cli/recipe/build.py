@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
 import types
 import typing
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from typing import Any, TypeVar
 
 from sedd_cli.errors import RequestError
@@ -54,10 +56,9 @@ def convert(hint: Any, value: Any, path: str) -> Any:
     if dataclasses.is_dataclass(hint):
         return build(hint, value, path)
     if hint is float and isinstance(value, int | float | str) and not isinstance(value, bool):
-        try:
-            return float(value)
-        except ValueError:
-            pass
+        with suppress(ValueError):
+            if math.isfinite(number := float(value)):
+                return number
     elif type(value) is hint:
         return value
     raise RequestError(f"{path}: expected {_TYPE_NAMES.get(hint, hint.__name__)}, found {value!r}")

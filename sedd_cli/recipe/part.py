@@ -37,11 +37,11 @@ class Part:
     @classmethod
     def from_data(cls, data: Any, path: str) -> Part:
         if isinstance(data, str):
-            data = {"name": data}
+            data = {"name": data}  # short for a part with its defaults
         if not isinstance(data, Mapping) or "name" not in data:
             raise RequestError(f"{path}: expected a name and its options, found {data!r}")
         name, options = data["name"], {k: v for k, v in data.items() if k != "name"}
-        if name not in cls.registry:
+        if not isinstance(name, str) or name not in cls.registry:
             raise RequestError(f"{path}.name: unknown {cls.registry.kind} {name!r}{nearest(str(name), cls.registry)}")
         cls._misplaced(name, options, path)
         made = build(cls.registry[name], options, path, **cls.late)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from sedd_cli.nets.dit import DiTConfig
@@ -121,6 +121,4 @@ class Recipe:
 
     def to_data(self) -> dict[str, Any]:
         """Plain mappings, lists and scalars; `build` reads them back to an equal recipe."""
-        from dataclasses import fields
-
         return {f.name: plain(getattr(self, f.name)) for f in fields(self)}

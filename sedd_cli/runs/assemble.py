@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 
 from sedd_cli.core.graphs import Graph
 from sedd_cli.errors import RequestError
+from sedd_cli.nets.attention import flash_installed
 from sedd_cli.nets.dit import DiT
 from sedd_cli.nets.precision import autocast_dtype
 from sedd_cli.recipe import Recipe
@@ -18,8 +21,10 @@ def make_graph(recipe: Recipe, vocab_size: int) -> Graph:
 
 def make_net(recipe: Recipe, graph: Graph, device: torch.device) -> DiT:
     """A fresh network, initialised by the recipe's seed: the same on every machine and process."""
-    if recipe.train.precision == "bf16" and device.type == "mps":
-        raise RequestError("train.precision: bf16 is not available on mps; use fp32")
+    if recipe.model.attention == "flash" and not (flash_installed() and device.type == "cuda"):
+        raise RequestError(
+            "model.attention: flash needs a GPU and the flash-attn package; auto and sdpa run everywhere"
+        )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
         net = DiT(recipe.model, graph.states)
@@ -51,8 +56,6 @@ def make_optimizers(recipe: Recipe, net: DiT) -> dict[str, torch.optim.Optimizer
 
 def learning_rate(recipe: Recipe, step: int) -> float:
     """Learning rate of optimizer step number `step` (1 … steps): linear warm-up, then the schedule."""
-    import math
-
     train = recipe.train
     warm = min(1.0, step / train.warmup) if train.warmup else 1.0
     done = (step - 1) / train.steps

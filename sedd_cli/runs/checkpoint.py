@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ from sedd_cli.errors import DamageError, RequestError, WorkError
 from sedd_cli.text.atomic import write_whole
 
 MANIFEST, LATEST = "manifest.json", "latest"
+NAME = r"step-\d+"
 
 
 @dataclass(frozen=True)
@@ -80,7 +82,10 @@ def write_checkpoint(run: Path, step: int, files: dict[str, Callable[[Path], Non
         raise WorkError(f"cannot write a checkpoint to {parent}, earlier ones are intact: {error}") from None
     _fsync(parent)
     write_whole(run / LATEST, final.name + "\n")
-    for old in sorted(_complete(parent), key=lambda c: c.step)[:-keep]:
+    # what lies ahead of this step belongs to a course that was given up
+    known = sorted(_complete(parent), key=lambda c: c.step)
+    behind = [c for c in known if c.step <= step]
+    for old in [*behind[:-keep], *known[len(behind) :]]:
         shutil.rmtree(old.folder)
     return final
 
@@ -104,13 +109,20 @@ def latest(run: Path) -> Checkpoint | None:
     """The newest complete checkpoint of a run, verified; None where there is none yet."""
     if not (run / LATEST).is_file():
         return None
-    return open_checkpoint(run / "checkpoints" / (run / LATEST).read_text().strip())
+    name = (run / LATEST).read_text(encoding="utf-8", errors="replace").strip()
+    if not re.fullmatch(NAME, name) or not (run / "checkpoints" / name).is_dir():
+        there = ", ".join(c.folder.name for c in sorted(_complete(run / "checkpoints"), key=lambda c: c.step))
+        raise DamageError(
+            f"{run / LATEST} names {name!r}, which is no checkpoint of this run: "
+            f"write the name of a complete one into it ({there or 'there is none'})"
+        )
+    return open_checkpoint(run / "checkpoints" / name)
 
 
 def open_checkpoint(folder: Path) -> Checkpoint:
     """Verify every file against the manifest. DamageError names the first that is missing or altered."""
     try:
-        digests = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["sha256"]
+        digests = dict(json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["sha256"])
     except (OSError, ValueError, KeyError, TypeError):
         raise DamageError(f"{folder} is not a complete checkpoint: its {MANIFEST} is missing or damaged") from None
     for name, digest in digests.items():
@@ -138,7 +150,7 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tenso
 
 
 def _complete(parent: Path) -> list[Checkpoint]:
-    return [Checkpoint(p) for p in parent.glob("step-*") if (p / MANIFEST).is_file()]
+    return [Checkpoint(p) for p in parent.glob("step-*") if re.fullmatch(NAME, p.name) and (p / MANIFEST).is_file()]
 
 
 def _sha256(path: Path) -> str:

@@ -9,6 +9,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 
 import torch
 from torch import Tensor, nn
@@ -44,6 +45,21 @@ class Dist:
 
         return DistributedDataParallel(module, device_ids=[self.device] if self.device.type == "cuda" else None)
 
+    @contextmanager
+    def accumulate(self, module: nn.Module, last: bool) -> Iterator[None]:
+        """A backward pass of which only the last of a step needs the other processes."""
+        if self.world == 1 or last:
+            yield
+        else:
+            with module.no_sync():
+                yield
+
+    def any(self, here: bool) -> bool:
+        """Whether it is so on any process; the same answer on all."""
+        if self.world == 1:
+            return here
+        return bool(self.total(torch.tensor(int(here), device=self.device)) > 0)
+
     def total(self, values: Tensor) -> Tensor:
         """Sum over processes, the same on each."""
         if self.world > 1:
@@ -64,7 +80,10 @@ def pick_device(device: str) -> torch.device:
         chosen = torch.device(device)
         torch.empty(1, device=chosen)
     except (RuntimeError, AssertionError) as error:
-        raise RequestError(f"device {device!r} is not available here: {str(error).splitlines()[0]}") from None
+        reason = str(error).splitlines()[0].split(". ")[0]
+        raise RequestError(f"device {device!r} is not available here: {reason[:120]}") from None
+    if chosen.type not in ("cpu", "cuda"):
+        raise RequestError(f"device {device!r}: exact draws need float64, which only cpu and cuda give here")
     return chosen
 
 
@@ -75,11 +94,14 @@ def connect(device: str = "auto") -> Iterator[Dist]:
     if world == 1:
         yield Dist(0, 1, pick_device(device))
         return
+    if device == "cuda" or (device == "auto" and torch.cuda.is_available()):
+        device = f"cuda:{os.environ['LOCAL_RANK']}"
     chosen = pick_device(device)
     if chosen.type == "cuda":
-        chosen = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
         torch.cuda.set_device(chosen)
-    torch.distributed.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
+    # preparing a corpus keeps the others waiting for hours
+    patience = timedelta(days=2)
+    torch.distributed.init_process_group("nccl" if chosen.type == "cuda" else "gloo", timeout=patience)
     try:
         yield Dist(rank, world, chosen)
     finally:

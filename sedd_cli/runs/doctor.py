@@ -14,8 +14,10 @@ from sedd_cli.text.home import home
 
 PACKAGES = (
     "torch", "numpy", "typer", "rich", "safetensors", "tokenizers", "tiktoken",
-    "transformers", "datasets", "huggingface_hub", "mauve-text", "pyyaml", "platformdirs",
+    "transformers", "datasets", "huggingface_hub", "mauve-text", "pyyaml", "platformdirs", "pyarrow", "filelock",
 )  # fmt: skip
+#: What tiktoken's cache calls GPT-2's vocab.bpe and encoder.json: the sha1 of their addresses.
+GPT2_FILES = ("6d1cbeee0f20b3d9449abfede4726ed8212e3aee", "6c7ea1a7e38e3a7f062df639a5b80947f075ffe6")
 EXTRAS = {
     "flash-attn": "never needed; on a GPU: pip install 'sedd[flash]'",
     "tensorboard": "pip install 'sedd[tensorboard]'",
@@ -84,7 +86,7 @@ def _caches() -> list[dict[str, str]]:
     """What is at hand without a network."""
     findings = []
     tiktoken = Path(os.environ.get("TIKTOKEN_CACHE_DIR") or os.environ.get("DATA_GYM_CACHE_DIR") or "")
-    if bool(tiktoken.name) and tiktoken.is_dir() and any(tiktoken.iterdir()):
+    if tiktoken.name and all((tiktoken / name).is_file() for name in GPT2_FILES):
         findings.append(_finding("gpt2 tokenizer", "ok", f"cached in {tiktoken}"))
     else:
         advice = "fetched on first use; offline, set TIKTOKEN_CACHE_DIR to a filled cache"

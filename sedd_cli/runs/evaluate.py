@@ -16,7 +16,7 @@ from sedd_cli import __version__
 from sedd_cli.core.likelihood import T_MIN, paper_bound, rigorous_bound, stratified
 from sedd_cli.core.random import BOUND, TIME, Stream
 from sedd_cli.errors import RequestError
-from sedd_cli.runs.events import Evaluated, Event, Note, Prepared, Progress
+from sedd_cli.runs.events import Evaluated, Event, Note, Prepared, Progress, Warn
 from sedd_cli.runs.model import Model
 from sedd_cli.runs.prepare import PrepareOptions, prepare
 from sedd_cli.text.ngram import NGram
@@ -49,8 +49,9 @@ class EvaluateOptions:
 
     def __post_init__(self) -> None:
         for name in self.protocols:
-            if name not in PROTOCOLS:
-                raise RequestError(f"protocol must be one of {', '.join(PROTOCOLS)}, found {name!r}")
+            check_protocol(name)
+        if not 0 <= self.seed < 2**64:
+            raise RequestError(f"seed must lie in [0, 2^64), found {self.seed}")
         if not self.rel_error > 0:
             raise RequestError(f"rel-error must be positive, found {self.rel_error}")
         if self.max_replicates < LEAST_REPLICATES:
@@ -71,11 +72,20 @@ def evaluate(model: Model, dataset: Dataset, options: EvaluateOptions) -> Iterat
         "split": split.name,
         "tokens": split.tokens,
         "characters": split.characters,
+        "unknown": split.info.unknown,
         "length": model.length,
         "bounds": {},
     }
     for protocol in options.protocols:
-        result["bounds"][protocol] = yield from _bound(model, split, protocol, options)
+        found = yield from _bound(model, split, protocol, options)
+        result["bounds"][protocol] = found
+        if found["rel_error"] > options.rel_error:
+            yield Warn(
+                f"{protocol}: the relative error is {found['rel_error']:.4f} after {found['replicates']} replicates, "
+                f"{options.rel_error:g} was asked for; raise --max-replicates"
+            )
+    if unknown := split.info.unknown:
+        yield Warn(f"{unknown:,} characters of this split are unknown to the tokenizer: bits per character flatter it")
     if options.yardsticks and "train" in dataset.splits and split.name != "train":
         if dataset.split("train").tokens <= YARDSTICK_TOKENS:
             yield Note("fitting the n-gram yardsticks on the training split")
@@ -91,18 +101,19 @@ def evaluate(model: Model, dataset: Dataset, options: EvaluateOptions) -> Iterat
 def open_for(model: Model, corpus: str, job: Callable[[Dataset], Iterator[Event]]) -> Iterator[Event]:
     """Run a job on a corpus in the model's tokens, prepared first where it is missing."""
     tokenizer = model.text_tokenizer()
+    # a tokenizer that was trained is known by its file: its name alone would train it anew on this corpus
+    names = [tokenizer.spec if tokenizer.named else model.tokenizer_source]
     if model.recipe and model.recipe.data.corpus == corpus:
-        name = model.recipe.data.tokenizer
-    elif tokenizer.named:
-        name = tokenizer.spec
-    else:  # one trained on another corpus: its name alone would train it anew on this one
-        name = model.tokenizer_source
-    options = PrepareOptions(corpus=corpus, tokenizer=name)
-    for event in prepare(options):
-        if isinstance(event, Prepared):
-            yield from job(open_dataset(event.path))
-        else:
-            yield event
+        names.insert(0, model.recipe.data.tokenizer)
+    for name in names:
+        for event in prepare(PrepareOptions(corpus=corpus, tokenizer=name)):
+            if not isinstance(event, Prepared):
+                yield event
+                continue
+            dataset = open_dataset(event.path)
+        if dataset.tokenizer.fingerprint == tokenizer.fingerprint:
+            break
+    yield from job(dataset)
 
 
 def _split_name(dataset: Dataset, asked: str | None) -> str:
@@ -163,23 +174,39 @@ def _summary(split: TokenArray, nats: np.ndarray, lengths: list[int], options: E
     mean, error = _mean_and_error(nats.sum(1))
     rate, rate_error = mean / used, error / used
     to_bits = split.tokens / split.characters / math.log(2)
-    per_block = nats.mean(0) / np.array(lengths)
-    between = float(per_block.std(ddof=1) / math.sqrt(len(lengths))) if len(lengths) > 1 else float("nan")
+    between = between_blocks(nats, np.array(lengths))
     return {
         "bits_per_char": rate * to_bits,
         "bits_per_char_error": rate_error * to_bits,
-        "between_blocks_error": between * to_bits,
+        "between_blocks_error": None if between is None else between * to_bits,
         "nats_per_token": rate,
         "nats_per_token_error": rate_error,
-        "perplexity": math.exp(rate),
-        "perplexity_error": math.exp(rate) * rate_error,
+        "perplexity": math.exp(min(rate, 700.0)),
+        "perplexity_error": math.exp(min(rate, 700.0)) * rate_error,
         "tokens": used,
         "blocks": len(lengths),
         "replicates": len(nats),
         "estimator": "one stratified draw a block and replicate",
         "t_min": T_MIN,
         "rel_error_asked": options.rel_error,
+        "rel_error": error / mean,
     }
+
+
+def between_blocks(nats: np.ndarray, lengths: np.ndarray) -> float | None:
+    """Standard error of the nats per token that comes from the choice of text alone; None for a single block.
+
+    nats [replicates, blocks] are estimates for blocks of `lengths` tokens. Residuals of a ratio estimator, less
+    the share of their square that the draws put there.
+    """
+    replicates, blocks = nats.shape
+    if blocks < 2:
+        return None
+    mean = nats.mean(0)
+    residuals = mean - mean.sum() / lengths.sum() * lengths
+    from_draws = nats.var(0, ddof=1).sum() / replicates
+    square = max(blocks / (blocks - 1) * (residuals**2).sum() - from_draws, 0.0)
+    return math.sqrt(square) / float(lengths.sum())
 
 
 def _replicate(
@@ -213,8 +240,17 @@ def estimate(model: Model, protocol: str, x0: Tensor, v: Tensor, stream: Stream,
     return paper_bound(model.score, x0, v, u).double()
 
 
+def check_protocol(protocol: str) -> None:
+    """RequestError naming the protocols there are."""
+    if protocol not in PROTOCOLS:
+        raise RequestError(f"protocol must be one of {', '.join(PROTOCOLS)}, found {protocol!r}")
+
+
 def bound_of(model: Model, x0: Tensor, draws: int, seed: int, protocol: str) -> tuple[Tensor, Tensor]:
     """Bound and Monte-Carlo standard error of each sequence [B], from four independent stratified sets of draws."""
+    check_protocol(protocol)
+    if x0.shape[1] > model.length:
+        raise RequestError(f"sequences of {x0.shape[1]} tokens are longer than the model's {model.length}")
     replicates, strata = LEAST_REPLICATES, max(1, draws // LEAST_REPLICATES)
     index = torch.arange(len(x0))
     means = []

@@ -67,7 +67,7 @@ class Evaluated(Event):
 class Sampled(Event):
     """One finished sequence: its text, its tokens, the number of network evaluations it took.
 
-    `prompt` marks the characters of `text` that were given, as (start, stop) spans.
+    `given` marks the characters of `text` that were given, as (start, stop) spans.
     """
 
     index: int

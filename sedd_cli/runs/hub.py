@@ -39,6 +39,8 @@ def load_published(source: str | Path) -> Model:
         config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
     except ValueError as error:
         raise DamageError(f"{folder / CONFIG} is not JSON: {error}") from None
+    if not isinstance(config, Mapping):
+        raise RequestError(f"{folder / CONFIG} must hold keys and values, found {type(config).__name__}")
     config = config.get("config", config)  # some hub versions nest it
     where = str(folder / CONFIG)
     graph = _graph(config, where)
@@ -91,6 +93,8 @@ def _tokenizer(tokens: int) -> Tokenizer | None:
 def _download(name: str) -> Path:
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
         raise RequestError(f"no model at {name}: neither a folder nor a hub id of the form owner/name")
+    if Path(name).parent.is_dir():
+        raise RequestError(f"no model at {name}: {Path(name).parent} is a folder here, without {Path(name).name} in it")
     from huggingface_hub import snapshot_download
 
     try:

@@ -9,10 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from sedd_cli.errors import DamageError, RequestError
-from sedd_cli.recipe import Recipe, differences, dump_recipe
+from sedd_cli.errors import RequestError
+from sedd_cli.recipe import Recipe, differences, dump_recipe, load_recipe
 from sedd_cli.runs import checkpoint
 from sedd_cli.text.atomic import write_whole
 
@@ -27,9 +25,12 @@ class RunDir:
     path: Path
 
     def claim(self, recipe: Recipe) -> None:
-        """Make the folder for this recipe, or recognise it; RequestError if it belongs to another one."""
-        stored = self.path / "recipe.yaml"
-        if stored.is_file():
+        """Make the folder for this recipe, or recognise it; RequestError if it belongs to another one.
+
+        A folder belongs to a recipe from its first checkpoint on: before that nothing would be lost.
+        """
+        if found := checkpoint.latest(self.path):
+            stored = found.folder / "recipe.yaml"
             changed = [line for line in self._differences(stored, recipe) if not line.startswith(HARMLESS)]
             if changed:
                 raise RequestError(
@@ -38,7 +39,7 @@ class RunDir:
                 )
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            write_whole(stored, dump_recipe(recipe))
+            write_whole(self.path / "recipe.yaml", dump_recipe(recipe))
         except OSError as error:
             raise RequestError(f"cannot write to {self.path}: {error.strerror}") from None
 
@@ -59,11 +60,7 @@ class RunDir:
 
     @staticmethod
     def _differences(stored: Path, recipe: Recipe) -> list[str]:
-        try:
-            old = yaml.safe_load(stored.read_text(encoding="utf-8"))
-        except yaml.YAMLError:
-            raise DamageError(f"{stored} is not YAML any more; restore it from a checkpoint's recipe.yaml") from None
-        return differences(old, recipe.to_data())
+        return differences(load_recipe(stored).to_data(), recipe.to_data())
 
     def fresh(self) -> RunDir:
         """The first of NAME-2, NAME-3, … that does not exist."""
@@ -71,6 +68,11 @@ class RunDir:
         while (candidate := self.path.with_name(f"{self.path.name}-{number}")).exists():
             number += 1
         return RunDir(candidate) if self.path.exists() else self
+
+    def last_good(self) -> str:
+        """The newest checkpoint, for a message."""
+        mark = self.path / checkpoint.LATEST
+        return str(self.path / "checkpoints" / mark.read_text().strip()) if mark.is_file() else "none yet"
 
     def log(self, record: dict[str, Any]) -> None:
         """Append a line to metrics.jsonl."""
@@ -81,7 +83,7 @@ class RunDir:
         """Drop metrics of steps that a resumed run will take again."""
         path = self.path / "metrics.jsonl"
         if path.is_file():
-            lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+            lines = path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
             write_whole(path, "".join(line for line in lines if _step(line) <= step))
 
     def store(self, folder: str, name: str, records: Iterable[dict[str, Any]] | dict[str, Any]) -> Path:
@@ -89,7 +91,9 @@ class RunDir:
         (self.path / folder).mkdir(exist_ok=True)
         one = isinstance(records, dict)
         path = self.path / folder / f"{name}.{'json' if one else 'jsonl'}"
-        lines = [json.dumps(records, indent=1)] if one else [json.dumps(r, ensure_ascii=False) for r in records]
+        indent = 1 if one else None
+        found = [records] if one else records
+        lines = [json.dumps(r, indent=indent, ensure_ascii=False, allow_nan=False) for r in found]
         write_whole(path, "\n".join(lines) + "\n")
         return path
 

@@ -100,9 +100,10 @@ def open_dataset(folder: Path) -> Dataset:
     for file, size, _ in vouched_files(manifest):
         path = folder / file
         if not path.is_file():
-            raise DamageError(f"{path} is missing: prepare the corpus again")
+            raise DamageError(f"{path} is missing: delete {folder} and prepare the corpus again")
         if path.stat().st_size != size:
-            raise DamageError(f"{path} has {path.stat().st_size} bytes instead of {size}: prepare the corpus again")
+            found = path.stat().st_size
+            raise DamageError(f"{path} has {found} bytes instead of {size}: delete {folder} and prepare it again")
     return Dataset(folder, manifest)
 
 

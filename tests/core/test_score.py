@@ -11,6 +11,8 @@ from sedd_cli.core import score as score_module
 from sedd_cli.core.graphs import GRAPHS
 from sedd_cli.core.noises import NOISES
 from sedd_cli.core.registry import Registry
+from sedd_cli.core.score import ScoreModel
+from sedd_cli.nets.dit import DiT, DiTConfig
 
 every_graph = pytest.mark.parametrize("name", GRAPHS)
 
@@ -72,8 +74,17 @@ def test_score_entropy_of_a_batch_sums_positions_one_by_one(name, block, monkeyp
 def test_a_batch_without_an_active_position_costs_nothing():
     model, _, _, sigma = example("absorbing")
     x = torch.tensor([[0, 1, 2]] * 3)
-    assert list(model.rows(x, sigma)) == []
+    assert [len(rows.x) for rows in model.rows(x, sigma)] == [0]
     assert model.score_entropy(x, sigma, x).tolist() == [0.0, 0.0, 0.0]
+
+
+def test_a_batch_without_an_active_position_has_gradients_of_zero():
+    # a parallel wrapper waits for the gradient of every parameter
+    net = DiT(DiTConfig(n_blocks=1, hidden_size=8, n_heads=2, cond_dim=4, dropout=0.0, length=3), 4)
+    model = ScoreModel(net, GRAPHS["absorbing"](tokens=3), NOISES["loglinear"]())
+    x = torch.tensor([[0, 1, 2]])
+    model.score_entropy(x, torch.tensor([0.3]), x).sum().backward()
+    assert all(p.grad is not None and not p.grad.any() for p in net.parameters())
 
 
 def test_the_network_is_told_a_sigma_in_range_and_the_graph_the_true_one():

@@ -131,7 +131,50 @@ def test_another_corpus_is_prepared_with_the_models_own_tokenizer(model, workpla
 
 
 def test_a_split_shorter_than_a_block_is_an_error_under_the_papers_protocol(model, workplace):
-    (workplace / "short.txt").write_text("\n".join(["the cat"] * 3), encoding="utf-8")
-    dataset = _dataset(str(workplace / "short.txt"), "char")
-    with pytest.raises(RequestError):
-        result(model, dataset)
+    (workplace / "short.txt").write_text("\n".join(["the cat"] * 2), encoding="utf-8")
+    options = EvaluateOptions(split="train", protocols=("sedd-paper",))
+    with pytest.raises(RequestError, match="fewer than one block of 24"):
+        list(open_for(model, str(workplace / "short.txt"), lambda data: evaluate(model, data, options)))
+
+
+@pytest.mark.parametrize("protocol", ["rigorous", "sedd-paper"])
+def test_each_protocol_is_the_bound_of_its_name(model, protocol):
+    from sedd_cli.core.likelihood import paper_bound, rigorous_bound
+    from sedd_cli.core.random import BOUND, Stream
+    from sedd_cli.runs.evaluate import estimate
+
+    index, v = torch.arange(3), torch.tensor([0.1, 0.5, 0.9], dtype=torch.float64)
+    x0 = torch.randint(0, model.graph.tokens, (3, 24))
+    u, u_end = Stream(7, BOUND, index).uniforms(2, 24)
+    with torch.no_grad():
+        truth = (
+            rigorous_bound(model.score, x0, v, u, u_end)
+            if protocol == "rigorous"
+            else paper_bound(model.score, x0, v, u)
+        )
+    assert torch.equal(estimate(model, protocol, x0, v, Stream(7, BOUND, index), 2), truth.double())
+
+
+def test_bound_of_an_untrained_model_is_l_log_n(model):
+    with torch.no_grad():
+        for p in model.net.output_layer.linear.parameters():
+            p.zero_()
+    bound, _ = model.bound(torch.zeros(2, 24, dtype=torch.int64), draws=32)
+    assert bound.tolist() == pytest.approx([24 * math.log(model.graph.tokens)] * 2, rel=1e-5)
+
+
+def test_bound_refuses_what_it_cannot_do(model):
+    x0 = torch.zeros(1, 24, dtype=torch.int64)
+    with pytest.raises(RequestError, match="rigorous, sedd-paper"):
+        model.bound(x0, protocol="rigorus")
+    with pytest.raises(RequestError, match="longer than the model's 24"):
+        model.bound(torch.zeros(1, 25, dtype=torch.int64))
+
+
+def test_an_error_that_was_not_reached_is_said(model, dataset):
+    from sedd_cli.runs.events import Warn
+
+    options = EvaluateOptions(rel_error=1e-6, max_replicates=4, yardsticks=False)
+    warnings = [e.text for e in evaluate(model, dataset, options) if isinstance(e, Warn)]
+    assert len(warnings) == 2
+    assert "--max-replicates" in warnings[0]

