@@ -94,12 +94,12 @@ def test_uniform_levels_are_the_papers():
     assert 0.4 < float(levels.mean()) < 0.6
 
 
-@pytest.mark.parametrize("change", ["model.dropout=0.5", "data.windows=true", "seed=20240101123456"])
+@pytest.mark.parametrize("change", ["model.dropout=0.5", "data.windows=true", "seed=20240101123456 model.dropout=0.1"])
 def test_an_option_of_the_recipe_reaches_the_step(workplace, tmp_path, change):
     # several steps: while head and gates are zero, the first one does not feel dropout
     base = ("train.steps=4", "model.dropout=0.0")
     plain = trained(workplace, tmp_path / "plain", *base)[1].tensors("weights")
-    changed = trained(workplace, tmp_path / "other", *base, change)[1].tensors("weights")
+    changed = trained(workplace, tmp_path / "other", *base, *change.split())[1].tensors("weights")
     assert any(not torch.equal(plain[name], changed[name]) for name in plain)
 
 
