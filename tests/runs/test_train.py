@@ -296,18 +296,26 @@ def test_processes_stop_together(workplace, tmp_path):
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "sedd_cli"]
     command += ["train", str(workplace / "tiny.yaml"), "train.steps=100000", "--run-dir", str(tmp_path / "run")]
     env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
-    job = subprocess.Popen(
-        [*command, "train.save_every=100000", "--device", "cpu"],
-        env=env,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-    )
-    metrics = tmp_path / "run" / "metrics.jsonl"
-    for _ in range(600):
-        if metrics.is_file():
-            break
-        time.sleep(0.1)
-    children = subprocess.run(["pgrep", "-P", str(job.pid)], capture_output=True, text=True, check=True).stdout.split()
-    os.kill(int(children[0]), signal.SIGTERM)
-    assert job.wait(timeout=60) == 0, job.stderr.read()[-2000:]
-    assert checkpoint.latest(tmp_path / "run").step > 0
+    # stderr goes to a file: a pipe nobody reads would fill up
+    errors = tmp_path / "errors"
+    with errors.open("w") as stderr:
+        job = subprocess.Popen(
+            [*command, "train.save_every=100000", "--device", "cpu"],
+            env=env,
+            stdout=subprocess.DEVNULL,
+            stderr=stderr,
+            start_new_session=True,
+        )
+    try:
+        metrics = tmp_path / "run" / "metrics.jsonl"
+        for _ in range(600):
+            if metrics.is_file() or job.poll() is not None:
+                break
+            time.sleep(0.1)
+        found = subprocess.run(["pgrep", "-P", str(job.pid)], capture_output=True, text=True, check=True)
+        os.kill(int(found.stdout.split()[0]), signal.SIGTERM)
+        assert job.wait(timeout=60) == 0, errors.read_text()[-2000:]
+        assert checkpoint.latest(tmp_path / "run").step > 0
+    finally:
+        if job.poll() is None:
+            os.killpg(job.pid, signal.SIGKILL)
