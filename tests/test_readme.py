@@ -40,6 +40,16 @@ def test_a_readme_command_parses(command):
     assert context.params is not None
 
 
+def test_the_python_example_runs(tiny_run):
+    (example,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    assert '"runs/quickstart"' in example
+    # a model of lower-case characters and a length of 24 stands in for the quickstart's
+    example = (
+        example.replace("runs/quickstart", str(tiny_run)).replace("Return", "return").replace(" of the list.", " list")
+    )
+    exec(compile(example, "README.md", "exec"), {})
+
+
 def test_every_shipped_recipe_is_in_readme():
     for name in shipped():
         assert f"`{name}`" in README, name

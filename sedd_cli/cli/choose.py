@@ -18,7 +18,10 @@ def choose_model(view: View, named: str | None, device: str, precision: str, tok
     from sedd_cli.runs.model import load_model
     from sedd_cli.runs.rundir import newest_run
 
-    source = named or newest_run(Path("runs")) or PUBLISHED
+    source = named or newest_run(Path("runs"))
+    if source is None:
+        view.say(f"no run under ./runs (sedd train quickstart makes one): taking {PUBLISHED}")
+        source = PUBLISHED
     model = load_model(source, device, precision, tokenizer)
     view.say(f"model {model.describe()}", "dim")
     return model

@@ -49,15 +49,14 @@ def train(
     from sedd_cli.runs.train import train as job
 
     folder = run_dir or Path("runs") / resolved.name
-    view.say(f"recipe {resolved.name} → {folder}", "bold")
     events = view.follow(job(resolved, TrainOptions(folder, device, fresh, report)))
     result = next(event.result for event in events if isinstance(event, Finished))
     view.document(result)
     if result["finished"]:
         view.say("Try next:")
-        for line in (
-            f"sedd sample --model {result['run']} -n 3",
-            f'sedd infill --model {result["run"]} --prefix "Return the" --suffix "of the list."',
-            f"sedd eval --model {result['run']} --dataset {resolved.data.corpus}",
-        ):
+        lines = [f"sedd sample --model {result['run']} -n 3"]
+        if prompt := resolved.report.infill:
+            lines.append(f'sedd infill --model {result["run"]} --prefix "{prompt.prefix}" --suffix "{prompt.suffix}"')
+        lines.append(f"sedd eval --model {result['run']} --dataset {resolved.data.corpus} --split validation")
+        for line in lines:
             view.say(f"  {line}", "cyan")

@@ -14,7 +14,7 @@ from typing import Any
 from rich.console import Console
 from rich.markup import escape
 from rich.panel import Panel
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
 from rich.table import Table
 from rich.text import Text
@@ -34,6 +34,8 @@ class View:
         self.console = Console(
             stderr=json, highlight=False, soft_wrap=not (sys.stderr if json else sys.stdout).isatty()
         )
+        # results go to standard output; what only accompanies them does so in a terminal alone
+        self.aside = self.console if self.console.is_terminal else Console(stderr=True, highlight=False, soft_wrap=True)
         self._bars: Bars | None = None
         self._tasks: dict[str, Any] = {}
         self._spoken: dict[str, float] = {}
@@ -56,7 +58,7 @@ class View:
     def say(self, text: str, style: str = "") -> None:
         """A line for people (markup is not interpreted)."""
         if not self.quiet:
-            self.console.print(Text(text, style=style))
+            self.aside.print(Text(text, style=style), soft_wrap=True)
 
     def table(self, table: Table) -> None:
         """A finished table."""
@@ -119,6 +121,9 @@ class View:
             if task not in self._tasks:
                 self._tasks[task] = self._bars.add_task(escape(task), total=total, unit=unit, figures="")
             self._bars.update(self._tasks[task], completed=done, total=total, figures=escape(spelled))
+            if finished:  # a finished bar becomes a line: later ones need the width and the place
+                self._bars.remove_task(self._tasks.pop(task))
+                self.say(f"{task}: {done:,} {unit}  {spelled}".rstrip(), "dim")
         elif finished or time.monotonic() - self._spoken.get(task, float("-inf")) > PLAIN_EVERY:
             if finished and self._spoken.get(task) is None and not spelled:
                 return  # too quick to be worth a line
@@ -131,13 +136,13 @@ class View:
         self._tasks = {}
         self._bars = Bars(
             TextColumn("{task.description}"),
-            BarColumn(bar_width=24),
+            BarColumn(bar_width=14),
             MofNCompleteColumn(),
-            TextColumn("{task.fields[unit]}"),
             TextColumn("[cyan]{task.fields[figures]}"),
-            TimeElapsedColumn(),
             TimeRemainingColumn(),
+            TextColumn("left"),
             console=self.console,
+            transient=True,
         )
         return self._bars
 
@@ -158,5 +163,5 @@ def bounds_table(result: dict[str, Any]) -> Table:
             f"{found['perplexity']:.1f}",
         )
     for name, bits in result.get("yardsticks", {}).items():
-        table.add_row(f"{name} of the same tokens", f"{bits:.3f}", "", "", "", style="dim")
+        table.add_row(f"{name}, fitted on its train split", f"{bits:.3f}", "", "", "", style="dim")
     return table

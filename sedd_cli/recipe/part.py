@@ -39,7 +39,8 @@ class Part:
         if isinstance(data, str):
             data = {"name": data}  # short for a part with its defaults
         if not isinstance(data, Mapping) or "name" not in data:
-            raise RequestError(f"{path}: expected a name and its options, found {data!r}")
+            names = ", ".join(sorted(cls.registry))
+            raise RequestError(f"{path}: expected a name ({names}) and its options, found {data!r}")
         name, options = data["name"], {k: v for k, v in data.items() if k != "name"}
         if not isinstance(name, str) or name not in cls.registry:
             raise RequestError(f"{path}.name: unknown {cls.registry.kind} {name!r}{nearest(str(name), cls.registry)}")

@@ -20,9 +20,6 @@ PACKAGES = (
 GPT2_FILES = ("6d1cbeee0f20b3d9449abfede4726ed8212e3aee", "6c7ea1a7e38e3a7f062df639a5b80947f075ffe6")
 EXTRAS = {
     "flash-attn": "never needed; on a GPU: pip install 'sedd[flash]'",
-    "tensorboard": "pip install 'sedd[tensorboard]'",
-    "wandb": "pip install 'sedd[wandb]'",
-    "matplotlib": "pip install 'sedd[plots]'",
 }
 
 

@@ -76,7 +76,8 @@ def evaluate(model: Model, dataset: Dataset, options: EvaluateOptions) -> Iterat
         "length": model.length,
         "bounds": {},
     }
-    for protocol in options.protocols:
+    yield Note(f"scoring the {split.name} split of {dataset.manifest.corpus}: {split.tokens:,} tokens")
+    for protocol in _possible(options.protocols, split, model.length):
         found = yield from _bound(model, split, protocol, options)
         result["bounds"][protocol] = found
         if found["rel_error"] > options.rel_error:
@@ -123,6 +124,17 @@ def _split_name(dataset: Dataset, asked: str | None) -> str:
     return name
 
 
+def _possible(protocols: tuple[str, ...], split: TokenArray, length: int) -> list[str]:
+    """The protocols under which the split has something to evaluate; RequestError if there is none."""
+    possible = [p for p in protocols if PROTOCOLS[p] or split.tokens >= length]
+    if not possible:
+        raise RequestError(
+            f"the {split.name} split has {split.tokens} tokens, fewer than one block of {length}: "
+            f"protocol {protocols[0]!r} has nothing to evaluate"
+        )
+    return possible
+
+
 def check_tokenizer(model: Model, dataset: Dataset) -> None:
     """RequestError unless the dataset's ids mean what the model's do."""
     ours, theirs = model.tokenizer, dataset.tokenizer
@@ -141,11 +153,6 @@ def _bound(model: Model, split: TokenArray, protocol: str, options: EvaluateOpti
     blocks = [(i, min(i + length, split.tokens)) for i in range(0, split.tokens, length)]
     if not keep_rest:
         blocks = [b for b in blocks if b[1] - b[0] == length]
-    if not blocks:
-        raise RequestError(
-            f"the {split.name} split has {split.tokens} tokens, fewer than one block of {length}: "
-            f"protocol {protocol!r} has nothing to evaluate"
-        )
     used = sum(stop - start for start, stop in blocks)
     to_bits = split.tokens / split.characters / math.log(2) / used
     estimates: list[np.ndarray] = []
@@ -156,7 +163,7 @@ def _bound(model: Model, split: TokenArray, protocol: str, options: EvaluateOpti
             replicate[list(nats)] = list(nats.values())
             done += len(estimates) * len(blocks)
             if done < needed * len(blocks):
-                yield Progress(f"{protocol} bound", done, needed * len(blocks), "blocks", figures)
+                yield Progress(f"{protocol} bound", done, needed * len(blocks), "draws", figures)
         estimates.append(replicate)
         if len(estimates) > 1:
             mean, error = _mean_and_error(np.array([e.sum() for e in estimates]))
@@ -164,7 +171,7 @@ def _bound(model: Model, split: TokenArray, protocol: str, options: EvaluateOpti
             # the error falls as one over the root of the replicates
             wanted = math.ceil(len(estimates) * (error / (options.rel_error * mean)) ** 2)
             needed = min(max(wanted, LEAST_REPLICATES), options.max_replicates)
-    yield Progress(f"{protocol} bound", needed * len(blocks), needed * len(blocks), "blocks", figures)
+    yield Progress(f"{protocol} bound", needed * len(blocks), needed * len(blocks), "draws", figures)
     return _summary(split, np.array(estimates), [b[1] - b[0] for b in blocks], options)
 
 

@@ -94,7 +94,7 @@ class Model:
         """One line: what was loaded."""
         parameters = sum(p.numel() for p in self.net.parameters())
         tokenizer = self.tokenizer.spec if self.tokenizer else "no tokenizer"
-        parts = [self.graph.name, self.noise.name, f"{parameters / 1e6:.1f}M parameters", f"length {self.length}"]
+        parts = [self.graph.name, self.noise.name, f"{parameters:,} parameters", f"length {self.length}"]
         parts += [tokenizer, *(f"{k} {v}" for k, v in self.facts.items())]
         return f"{self.source}: {', '.join(parts)}"
 

@@ -175,7 +175,7 @@ def _sole_writer(folder: Path):
         lock.acquire()
     except Timeout as error:
         raise RequestError(f"another process is preparing {folder}: wait for it to end") from error
-    except (PermissionError, FileExistsError, NotADirectoryError) as error:
+    except OSError as error:
         raise RequestError(f"{folder.parent} cannot be written: choose another folder with SEDD_HOME") from error
     try:
         yield

@@ -50,6 +50,7 @@ def train(recipe: Recipe, options: TrainOptions) -> Iterator[Event]:
     """
     with connect(options.device) as dist:
         run = RunDir(options.run).fresh() if options.fresh else RunDir(options.run)
+        yield Note(f"recipe {recipe.name} → {run.path}")
         dataset = yield from _dataset(recipe, dist)
         loader = _loader(recipe, dataset)
         state = TrainState.create(recipe, dataset, dist)
@@ -80,11 +81,11 @@ def _resume_and_finish(
         yield Finished({"run": str(run.path), "step": state.step, "finished": False})
         return
     result: dict[str, Any] = {"run": str(run.path), "step": state.step, "finished": True}
-    # the other processes are done: nothing waits for the report
     if options.report and dist.main:
         if started_at == state.step:
             yield Note(f"{run.path} is already trained; reporting again")
         result |= yield from report(recipe, state.averaged(), state.dataset, run)
+    dist.wait()  # processes that leave at different times can take each other down
     yield Finished(result)
 
 

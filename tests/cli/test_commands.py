@@ -53,7 +53,7 @@ def test_without_a_model_the_newest_run_is_taken_and_named(sedd, tiny_run, monke
     monkeypatch.chdir(tiny_run.parents[1])
     done = sedd("sample")
     assert done.code == 0
-    assert done.out.startswith("model runs/tiny")
+    assert done.err.startswith("model runs/tiny")
 
 
 def test_samples_can_be_kept_in_a_file(sedd, tiny_run, tmp_path):
