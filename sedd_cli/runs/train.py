@@ -49,18 +49,23 @@ def train(recipe: Recipe, options: TrainOptions) -> Iterator[Event]:
     SIGTERM end it after the step at hand, with a checkpoint.
     """
     with connect(options.device) as dist:
-        run = RunDir(options.run).fresh() if options.fresh else RunDir(options.run)
-        yield Note(f"recipe {recipe.name} → {run.path}")
-        dataset = yield from _dataset(recipe, dist)
-        loader = _loader(recipe, dataset)
-        state = TrainState.create(recipe, dataset, dist)
-        check_report(recipe, state.model, dataset)
-        rows = dist.share(recipe.train.batch)
-        if dist.main:
-            run.claim(recipe)
-        with run.hold() if dist.main else nullcontext():
-            dist.wait()
-            yield from _resume_and_finish(recipe, options, state, loader, rows, run)
+        # a frame of its own: the parallel wrapper must be gone before the processes part
+        yield from _train(recipe, options, dist)
+
+
+def _train(recipe: Recipe, options: TrainOptions, dist: Dist) -> Iterator[Event]:
+    run = RunDir(options.run).fresh() if options.fresh else RunDir(options.run)
+    yield Note(f"recipe {recipe.name} → {run.path}")
+    dataset = yield from _dataset(recipe, dist)
+    loader = _loader(recipe, dataset)
+    state = TrainState.create(recipe, dataset, dist)
+    check_report(recipe, state.model, dataset)
+    rows = dist.share(recipe.train.batch)
+    if dist.main:
+        run.claim(recipe)
+    with run.hold() if dist.main else nullcontext():
+        dist.wait()
+        yield from _resume_and_finish(recipe, options, state, loader, rows, run)
 
 
 def _resume_and_finish(
