@@ -65,16 +65,24 @@ class Part:
 
 
 class GraphPart(Part):
+    """A graph; how many tokens it has follows from the tokenizer."""
+
     registry, late = GRAPHS, {"tokens": 2}
 
 
 class NoisePart(Part):
+    """A noise schedule."""
+
     registry = NOISES
 
 
 class ObjectivePart(Part):
+    """What training minimises."""
+
     registry = OBJECTIVES
 
 
 class SamplerPart(Part):
+    """How samples are drawn."""
+
     registry = SAMPLERS
