@@ -163,5 +163,5 @@ def bounds_table(result: dict[str, Any]) -> Table:
             f"{found['perplexity']:.1f}",
         )
     for name, bits in result.get("yardsticks", {}).items():
-        table.add_row(f"{name}, fitted on its train split", f"{bits:.3f}", "", "", "", style="dim")
+        table.add_row(f"{name} (fitted on train)", f"{bits:.3f}", "", "", "", style="dim")
     return table
