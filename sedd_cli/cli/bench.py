@@ -64,6 +64,6 @@ def _show(view: View, events: Iterator) -> None:
         runs, peak = found["runs"], found["peak_mib"]
         spread = f"{min(runs) / 1e6:.2f}–{max(runs) / 1e6:.2f} M"
         table.add_row(path, f"{found['tokens_per_second'] / 1e6:.2f} M", spread, f"{peak:.0f}" if peak else "unknown")
+    table.caption, table.caption_justify = f"ratio {result['ratio']:.2f}", "left"
     view.table(table)
-    view.say(f"ratio {result['ratio']:.2f}", "bold")
     view.document(result)
