@@ -33,7 +33,7 @@ def main() -> None:
 
 
 def _leave_quietly(code: object) -> None:
-    """End a finished process of many without tearing torch down: its threads were seen to abort while others leave."""
+    """End a finished process of many without tearing torch down: a worker was seen to abort, for a reason not known."""
     if code in (0, None) and os.environ.get("WORLD_SIZE", "1") != "1":
         sys.stdout.flush()
         sys.stderr.flush()
