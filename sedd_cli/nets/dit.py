@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from sedd_cli.nets.attention import ATTENTION
 from sedd_cli.nets.rotary import Rotary, rotate
@@ -145,7 +146,8 @@ class DiT(nn.Module):
     """x [B, L] and sigma [B] → z [B, L, S], in two parts: the trunk `hidden` and the `head`.
 
     `autocast` is the dtype of mixed precision inside both parts, None for none; what leaves the head is
-    float32 or better either way.
+    float32 or better either way. With `recompute`, training keeps no activation inside a block and computes
+    them again in the backward pass.
     """
 
     def __init__(self, config: DiTConfig, states: int, autocast: torch.dtype | None = None):
@@ -153,11 +155,20 @@ class DiT(nn.Module):
         self.config = config
         self.states = states
         self.autocast = autocast
+        self.recompute = False
         self.vocab_embed = Embedding(states, config.hidden_size)
         self.sigma_map = SigmaEmbedding(config.cond_dim)
         self.rotary_emb = Rotary(config.hidden_size // config.n_heads)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.n_blocks))
         self.output_layer = OutputLayer(config, states)
+
+    @classmethod
+    def empty(cls, config: DiTConfig, states: int) -> DiT:
+        """A network whose parameters have shapes but no memory yet, for `load_state_dict(..., assign=True)`."""
+        with torch.device("meta"):
+            net = cls(config, states)
+        net.rotary_emb = Rotary(config.hidden_size // config.n_heads)
+        return net
 
     def hidden(self, x: Tensor, sigma: Tensor) -> Tensor:
         """What the head reads: [B, L, D], after the final normalisation and modulation."""
@@ -166,7 +177,10 @@ class DiT(nn.Module):
             cos, sin = self.rotary_emb(x.shape[1])
             h = self.vocab_embed(x)
             for block in self.blocks:
-                h = block(h, cond, cos, sin)
+                if self.recompute and torch.is_grad_enabled():
+                    h = checkpoint(block, h, cond, cos, sin, use_reentrant=False)
+                else:
+                    h = block(h, cond, cos, sin)
             shift, scale = self.output_layer.adaLN_modulation(cond)[:, None].chunk(2, dim=-1)
             return modulate(self.output_layer.norm_final(h), shift, scale)
 

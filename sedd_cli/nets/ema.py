@@ -7,7 +7,10 @@ from torch import Tensor, nn
 
 
 class EMA:
-    """shadow ← decay·shadow + (1 − decay)·weights, with decay warmed up as min(decay, (1 + n)/(10 + n))."""
+    """shadow ← decay·shadow + (1 − decay)·weights, with decay warmed up as min(decay, (1 + n)/(10 + n)).
+
+    Elementwise: of weights sharded over processes, each process averages its own shards.
+    """
 
     def __init__(self, net: nn.Module, decay: float):
         self.decay = decay
@@ -18,5 +21,10 @@ class EMA:
     def update(self, step: int) -> None:
         """Take in the weights after optimizer step number `step` (1, 2, …)."""
         decay = min(self.decay, (1 + step) / (10 + step))
-        live = [p.detach() for p in self._live.values()]
-        torch._foreach_lerp_(list(self.shadow.values()), live, 1 - decay)
+        shadow, live = ([local_part(p.detach()) for p in kept.values()] for kept in (self.shadow, self._live))
+        torch._foreach_lerp_(shadow, live, 1 - decay)
+
+
+def local_part(tensor: Tensor) -> Tensor:
+    """This process's shard of a sharded tensor; any other tensor as it is."""
+    return tensor.to_local() if hasattr(tensor, "to_local") else tensor

@@ -6,7 +6,7 @@ import torch
 
 from sedd_cli.errors import RequestError
 
-PRECISIONS = ("auto", "bf16", "fp32")
+PRECISIONS = ("auto", "bf16", "tf32", "fp32")
 
 
 def native_bf16(device: torch.device) -> bool:
@@ -20,9 +20,17 @@ def native_bf16(device: torch.device) -> bool:
 
 
 def autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:
-    """`auto | bf16 | fp32` → the dtype of autocast, None for none."""
+    """`auto | bf16 | tf32 | fp32` → the dtype of autocast, None for none.
+
+    On a GPU this also says, for the whole process, whether float32 products may round their factors to TF32:
+    only with `tf32`, which other devices do not have.
+    """
     if precision not in PRECISIONS:
         raise RequestError(f"precision must be one of {', '.join(PRECISIONS)}, found {precision!r}")
+    if precision == "tf32" and not (device.type == "cuda" and native_bf16(device)):
+        raise RequestError(f"precision tf32 needs a GPU of compute capability 8.0 or newer, the device is {device}")
+    if device.type == "cuda":
+        torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
     if precision == "bf16" or (precision == "auto" and native_bf16(device)):
         return torch.bfloat16
     return None

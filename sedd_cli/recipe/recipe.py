@@ -36,7 +36,12 @@ class DataRecipe:
 
 @dataclass(frozen=True)
 class TrainRecipe:
-    """Optimisation (appendix C.2). `batch` counts sequences over all processes and accumulation steps."""
+    """Optimisation (appendix C.2). `batch` counts sequences over all processes and accumulation steps.
+
+    micro_batch (sequences a process holds at once), strategy (how processes share the work), compile and
+    recompute (keep no activations of a block, compute them again in the backward pass) change speed and memory,
+    never the law. Checkpoints: every save_every steps, the last `keep` and those at multiples of keep_every stay.
+    """
 
     steps: int
     batch: int = 512
@@ -52,13 +57,20 @@ class TrainRecipe:
     ema: float = 0.9999
     t_sampling: str = "stratified"
     precision: str = "auto"
+    strategy: str = "auto"
+    compile: str = "auto"
+    recompute: bool = False
     log_every: int = 50
     save_every: int = 1000
     keep: int = 2
+    keep_every: int | None = None
 
     def __post_init__(self) -> None:
         _at_least(self, 1, "steps", "batch", "log_every", "save_every", "keep")
         _at_least(self, 0, "warmup", "weight_decay")
+        if self.keep_every is not None and (self.keep_every < 1 or self.keep_every % self.save_every):
+            every = self.save_every
+            raise ValueError(f"keep_every must be a multiple of save_every ({every}), found {self.keep_every}")
         if self.micro_batch is not None and not 1 <= self.micro_batch <= self.batch:
             raise ValueError(f"micro_batch must lie between 1 and batch ({self.batch}), found {self.micro_batch}")
         for key in ("lr", "eps", "clip"):
@@ -72,6 +84,8 @@ class TrainRecipe:
         _one_of("schedule", self.schedule, ("constant", "linear", "cosine"))
         _one_of("t_sampling", self.t_sampling, ("stratified", "uniform"))
         _one_of("precision", self.precision, PRECISIONS)
+        _one_of("strategy", self.strategy, ("auto", "ddp", "fsdp"))
+        _one_of("compile", self.compile, ("auto", "on", "off"))
 
 
 @dataclass(frozen=True)
@@ -85,22 +99,34 @@ class InfillRecipe:
 
 @dataclass(frozen=True)
 class ReportRecipe:
-    """What `train` shows when it is over: the bound on `split`, some samples, perhaps an infill."""
+    """What `train` shows when it is over: the bound on `split`, some samples, perhaps an infill.
+
+    And on the way: every `every` steps the rigorous bound on the first `blocks` blocks of the validation split
+    (of `split` where there is none) with its error, and one sample.
+    """
 
     split: str = "validation"
     rel_error: float = 0.005
     samples: int = 3
     infill: InfillRecipe | None = None
+    every: int | None = None
+    blocks: int = 64
 
     def __post_init__(self) -> None:
         _at_least(self, 0, "samples")
+        _at_least(self, 1, "blocks")
+        if self.every is not None and self.every < 1:
+            raise ValueError(f"every must be at least 1, found {self.every}")
         if not self.rel_error > 0:
             raise ValueError(f"rel_error must be positive, found {self.rel_error}")
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """One trained model, from text to report."""
+    """One trained model, from text to report.
+
+    init_from: a run, a checkpoint or a hub id; training starts with its weights.
+    """
 
     name: str
     data: DataRecipe
@@ -109,6 +135,7 @@ class Recipe:
     noise: NoisePart
     model: DiTConfig
     seed: int = 0
+    init_from: str | None = None
     objective: ObjectivePart = field(default_factory=lambda: ObjectivePart.from_data("score_entropy", "objective"))
     sampler: SamplerPart = field(default_factory=lambda: SamplerPart.from_data("tweedie", "sampler"))
     report: ReportRecipe = field(default_factory=ReportRecipe)

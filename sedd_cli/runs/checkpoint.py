@@ -1,8 +1,9 @@
 """Checkpoints: a folder that is either complete and verified, or not there at all.
 
-    step-1000/  weights.safetensors ema.safetensors optimizer.safetensors state.json
-                recipe.yaml tokenizer.json manifest.json (the sha256 of every other file)
+    step-1000/  shard-*.safetensors (weights, EMA, optimizers; one file for each process that holds a share)
+                state.json recipe.yaml tokenizer.json manifest.json (the sha256 of every other file)
 
+Tensors go through torch.distributed.checkpoint, so any number of processes reads what any other number wrote.
 Written beside, fsynced, renamed. Nothing in it is ever unpickled.
 """
 
@@ -13,6 +14,7 @@ import json
 import os
 import re
 import shutil
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,12 +24,17 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from torch.distributed import ProcessGroup
 
 from sedd_cli.errors import DamageError, RequestError, WorkError
 from sedd_cli.text.atomic import write_whole
 
 MANIFEST, LATEST = "manifest.json", "latest"
 NAME = r"step-\d+"
+#: Changes whenever an older reader would misread the folder.
+LAYOUT = 1
+
+Writer = Callable[[Path], None]
 
 
 @dataclass(frozen=True)
@@ -40,9 +47,30 @@ class Checkpoint:
     def step(self) -> int:
         return int(self.folder.name.removeprefix("step-"))
 
-    def tensors(self, name: str) -> dict[str, Tensor]:
-        """The tensors of `name`.safetensors, on the CPU."""
-        return read_tensors(self.folder / f"{name}.safetensors")
+    def tensors(self, kind: str) -> dict[str, Tensor]:
+        """The whole tensors of one kind (weights, ema, adamw …) by their names, on the CPU."""
+        from torch.distributed.checkpoint import HuggingFaceStorageReader
+
+        stored = HuggingFaceStorageReader(str(self.folder)).read_metadata().state_dict_metadata
+        found = {
+            name: torch.empty(info.size, dtype=info.properties.dtype)
+            for name, info in stored.items()
+            if name.startswith(f"{kind}.")
+        }
+        self.load(found)
+        return {name.removeprefix(f"{kind}."): value for name, value in found.items()}
+
+    def load(self, into: dict[str, Tensor]) -> None:
+        """Fill tensors, whole or sharded, by their full names ("ema.blocks.0…"); each process reads its share."""
+        import torch.distributed.checkpoint as dcp
+
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "torch.distributed is disabled")
+            try:
+                dcp.load(into, storage_reader=dcp.HuggingFaceStorageReader(str(self.folder)), no_dist=True)
+            except dcp.api.CheckpointException as error:
+                reason = " ".join(str(_cause(error)).split())[:300]
+                raise DamageError(f"checkpoint {self.folder} does not fit this model: {reason}") from None
 
     def json(self, name: str) -> Any:
         return json.loads((self.folder / f"{name}.json").read_text(encoding="utf-8"))
@@ -56,52 +84,112 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         raise DamageError(f"{path} cannot be read: {error}") from None
 
 
-def write_checkpoint(run: Path, step: int, files: dict[str, Callable[[Path], None]], keep: int) -> Path:
-    """Write checkpoints/step-N with the files the callables make, point `latest` at it, drop all but `keep`.
+def write_shards(folder: Path, tensors: dict[str, Tensor], group: ProcessGroup | None) -> None:
+    """Write this process's share of the tensors into the folder; with a group, all its processes must call."""
+    import torch.distributed.checkpoint as dcp
 
-    Until the rename, the previous checkpoint and `latest` are untouched.
-    """
-    parent = run / "checkpoints"
-    final, partial = parent / f"step-{step}", parent / f".step-{step}.partial"
-    shutil.rmtree(partial, ignore_errors=True)
-    try:
-        partial.mkdir(parents=True)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "torch.distributed is disabled")
+        writer = dcp.HuggingFaceStorageWriter(str(folder), save_distributed=True)
+        try:
+            dcp.save(tensors, storage_writer=writer, process_group=group, no_dist=group is None)
+        except dcp.api.CheckpointException as error:
+            raise _cause(error) from None
+
+
+def _cause(error: Any) -> Exception:
+    """The first process's own error, of those that a CheckpointException lists."""
+    return next((found for found, _ in error.failures.values() if isinstance(found, Exception)), RuntimeError(error))
+
+
+@dataclass(frozen=True)
+class Draft:
+    """A checkpoint in the making, invisible to readers; `commit` makes it one."""
+
+    run: Path
+    step: int
+
+    @property
+    def parent(self) -> Path:
+        return self.run / "checkpoints"
+
+    @property
+    def folder(self) -> Path:
+        return self.parent / f".step-{self.step}.partial"
+
+    def begin(self) -> None:
+        """An empty folder; what a killed process left of any draft is removed."""
+        for left in self.parent.glob(".step-*.partial"):
+            shutil.rmtree(left)
+        self.folder.mkdir(parents=True)
+
+    def drop(self) -> None:
+        """Remove what was written."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def commit(self, files: dict[str, Writer], keep: int, keep_every: int | None = None) -> Path:
+        """Add the small files and the manifest, rename, point `latest` at it, and drop what is not to be kept.
+
+        Until the rename, the previous checkpoint and `latest` are untouched.
+        """
+        final = self.parent / f"step-{self.step}"
         for name, write in files.items():
-            write(partial / name)
-        digests = {name: _sha256(partial / name) for name in files}
-        (partial / MANIFEST).write_text(json.dumps({"step": step, "sha256": digests}, indent=1) + "\n")
-        for path in [*partial.iterdir(), partial]:
+            write(self.folder / name)
+        digests = {path.name: _sha256(path) for path in sorted(self.folder.iterdir())}
+        manifest = {"layout": LAYOUT, "step": self.step, "sha256": digests}
+        (self.folder / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
+        for path in [*self.folder.iterdir(), self.folder]:
             _fsync(path)
         if final.exists():
             shutil.rmtree(final)
-        os.replace(partial, final)
-    except PermissionError as error:
-        raise RequestError(f"cannot write a checkpoint to {parent}: {error.strerror}") from None
-    except (OSError, SafetensorError) as error:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise WorkError(f"cannot write a checkpoint to {parent}, earlier ones are intact: {error}") from None
-    _fsync(parent)
-    write_whole(run / LATEST, final.name + "\n")
-    # what lies ahead of this step belongs to a course that was given up
+        os.replace(self.folder, final)
+        _fsync(self.parent)
+        write_whole(self.run / LATEST, final.name + "\n")
+        _prune(self.parent, self.step, keep, keep_every)
+        return final
+
+
+def _prune(parent: Path, step: int, keep: int, keep_every: int | None) -> None:
     known = sorted(_complete(parent), key=lambda c: c.step)
     behind = [c for c in known if c.step <= step]
+    # what lies ahead of this step belongs to a course that was given up
     for old in [*behind[:-keep], *known[len(behind) :]]:
-        shutil.rmtree(old.folder)
-    return final
+        if old.step > step or keep_every is None or old.step % keep_every:
+            shutil.rmtree(old.folder)
 
 
-def tensor_file(tensors: dict[str, Tensor]) -> Callable[[Path], None]:
-    """A writer of a safetensors file for `write_checkpoint`."""
+def failure(error: Exception, run: Path) -> Exception:
+    """What to say of a checkpoint that could not be written."""
+    where = run / "checkpoints"
+    if isinstance(error, PermissionError):
+        return RequestError(f"cannot write a checkpoint to {where}: {error.strerror}")
+    reason = " ".join(str(error).split())[-300:]
+    return WorkError(f"cannot write a checkpoint to {where}, earlier ones are intact: {reason}")
+
+
+def check_space(run: Path, tensors: dict[str, Tensor]) -> None:
+    """WorkError if the disk cannot take a checkpoint of these tensors."""
+    needed = sum(t.numel() * t.element_size() for t in tensors.values())
+    free = shutil.disk_usage(run).free
+    if free < needed * 1.02:
+        raise WorkError(
+            f"a checkpoint takes {needed / 1e9:.2f} GB, {free / 1e9:.2f} GB are free on the disk of {run}; "
+            "earlier checkpoints are intact"
+        )
+
+
+def tensor_file(tensors: dict[str, Tensor]) -> Writer:
+    """A writer of a safetensors file."""
     return lambda path: save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, path)
 
 
-def text_file(text: str) -> Callable[[Path], None]:
-    """A writer of a text file for `write_checkpoint`."""
+def text_file(text: str) -> Writer:
+    """A writer of a text file."""
     return lambda path: path.write_text(text, encoding="utf-8")  # type: ignore[return-value]
 
 
-def json_file(data: Any) -> Callable[[Path], None]:
-    """A writer of a JSON file for `write_checkpoint`."""
+def json_file(data: Any) -> Writer:
+    """A writer of a JSON file."""
     return text_file(json.dumps(data, indent=1) + "\n")
 
 
@@ -122,31 +210,18 @@ def latest(run: Path) -> Checkpoint | None:
 def open_checkpoint(folder: Path) -> Checkpoint:
     """Verify every file against the manifest. DamageError names the first that is missing or altered."""
     try:
-        digests = dict(json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["sha256"])
+        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        digests, layout = dict(manifest["sha256"]), manifest.get("layout")
     except (OSError, ValueError, KeyError, TypeError):
         raise DamageError(f"{folder} is not a complete checkpoint: its {MANIFEST} is missing or damaged") from None
+    if layout != LAYOUT:
+        raise RequestError(f"checkpoint {folder} has layout {layout}, this version of sedd reads {LAYOUT}")
     for name, digest in digests.items():
         if not (folder / name).is_file():
             raise DamageError(f"checkpoint {folder} is damaged: {name} is missing")
         if _sha256(folder / name) != digest:
             raise DamageError(f"checkpoint {folder} is damaged: {name} does not match its sha256 (truncated or edited)")
     return Checkpoint(folder)
-
-
-def optimizer_files(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """An optimizer's state as tensors "index.key" and plain data, so that no pickle is needed."""
-    state = optimizer.state_dict()
-    tensors = {f"{i}.{key}": torch.as_tensor(v) for i, entry in state["state"].items() for key, v in entry.items()}
-    return tensors, {"param_groups": state["param_groups"]}
-
-
-def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor], plain: dict[str, Any]) -> None:
-    """The inverse of `optimizer_files`."""
-    state: dict[int, dict[str, Tensor]] = {}
-    for name, value in tensors.items():
-        index, key = name.split(".", 1)
-        state.setdefault(int(index), {})[key] = value
-    optimizer.load_state_dict({"state": state, "param_groups": plain["param_groups"]})
 
 
 def _complete(parent: Path) -> list[Checkpoint]:

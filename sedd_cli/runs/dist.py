@@ -6,24 +6,34 @@ torchrun sets the environment that `connect` reads. The training loop never asks
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from sedd_cli.errors import RequestError
 
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
+
 
 @dataclass(frozen=True)
 class Dist:
-    """This process's place among `world` processes, and its device."""
+    """This process's place among `world` processes, and its device.
+
+    `control` carries flags and waiting (on the CPU, so that no GPU is waited for), `saving` the checkpoints that are
+    written while training goes on; both None for one process.
+    """
 
     rank: int
     world: int
     device: torch.device
+    control: ProcessGroup | None = None
+    saving: ProcessGroup | None = None
 
     @property
     def main(self) -> bool:
@@ -37,28 +47,53 @@ class Dist:
         each = batch // self.world
         return range(self.rank * each, (self.rank + 1) * each)
 
-    def parallel(self, module: nn.Module) -> nn.Module:
-        """The module with gradients averaged over processes in its backward pass."""
+    def parallel(self, module: nn.Module, units: Iterable[nn.Module], sharded: bool) -> nn.Module:
+        """The module with gradients averaged over processes in its backward pass (DDP).
+
+        sharded: parameters, gradients and whatever is made of them later are dealt out over the processes, and each
+        of `units` is gathered only while it computes (FSDP2).
+        """
         if self.world == 1:
+            return module
+        if sharded:
+            from torch.distributed.device_mesh import init_device_mesh
+            from torch.distributed.fsdp import fully_shard
+
+            mesh = init_device_mesh(self.device.type, (self.world,))
+            for part in (*units, module):
+                fully_shard(part, mesh=mesh)
             return module
         from torch.nn.parallel import DistributedDataParallel
 
-        return DistributedDataParallel(module, device_ids=[self.device] if self.device.type == "cuda" else None)
+        ids = [self.device] if self.device.type == "cuda" else None
+        return DistributedDataParallel(module, device_ids=ids, gradient_as_bucket_view=True)
 
     @contextmanager
     def accumulate(self, module: nn.Module, last: bool) -> Iterator[None]:
         """A backward pass of which only the last of a step needs the other processes."""
-        if self.world == 1 or last:
+        if hasattr(module, "set_requires_gradient_sync"):
+            module.set_requires_gradient_sync(last)
+        if last or not hasattr(module, "no_sync"):
             yield
         else:
             with module.no_sync():
                 yield
 
-    def any(self, here: bool) -> bool:
-        """Whether it is so on any process; the same answer on all."""
+    def any(self, *here: bool) -> list[bool]:
+        """For each flag, whether it is set on any process; the same answer on all."""
         if self.world == 1:
-            return here
-        return bool(self.total(torch.tensor(int(here), device=self.device)) > 0)
+            return list(here)
+        flags = torch.tensor(here, dtype=torch.int32)
+        torch.distributed.all_reduce(flags, group=self.control)
+        return (flags > 0).tolist()
+
+    def least(self, value: int) -> int:
+        """The smallest value of all processes."""
+        if self.world == 1:
+            return value
+        found = torch.tensor(value)
+        torch.distributed.all_reduce(found, torch.distributed.ReduceOp.MIN, group=self.control)
+        return int(found)
 
     def total(self, values: Tensor) -> Tensor:
         """Sum over processes, the same on each."""
@@ -69,7 +104,12 @@ class Dist:
     def wait(self) -> None:
         """Return once every process has come here."""
         if self.world > 1:
-            torch.distributed.barrier()
+            torch.distributed.barrier(group=self.control)
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """A tensor gathered from its shards, on every process (all must call); any other tensor as it is."""
+    return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
 
 
 def pick_device(device: str) -> torch.device:
@@ -90,19 +130,47 @@ def pick_device(device: str) -> torch.device:
 @contextmanager
 def connect(device: str = "auto") -> Iterator[Dist]:
     """Join the processes torchrun started; alone without it."""
-    world, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
+    world = _number("WORLD_SIZE", 1)
     if world == 1:
         yield Dist(0, 1, pick_device(device))
         return
+    rank = _number("RANK")
     if device == "cuda" or (device == "auto" and torch.cuda.is_available()):
-        device = f"cuda:{os.environ['LOCAL_RANK']}"
+        device = f"cuda:{_own_gpu(_number('LOCAL_RANK'))}"
     chosen = pick_device(device)
     if chosen.type == "cuda":
         torch.cuda.set_device(chosen)
-    # preparing a corpus keeps the others waiting for hours
-    patience = timedelta(days=2)
-    torch.distributed.init_process_group("nccl" if chosen.type == "cuda" else "gloo", timeout=patience)
     try:
-        yield Dist(rank, world, chosen)
+        torch.distributed.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
+    except torch.distributed.DistError as error:
+        where = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
+        raise RequestError(
+            f"the processes cannot meet at {where}: {str(error).splitlines()[0]}; "
+            "choose a free port (MASTER_PORT, --master-port), or let torchrun find one with --standalone"
+        ) from None
+    try:
+        # preparing a corpus, or validating on one process, keeps the others waiting for as long as it takes
+        patience = timedelta(days=2)
+        control, saving = (torch.distributed.new_group(backend="gloo", timeout=patience) for _ in range(2))
+        yield Dist(rank, world, chosen, control, saving)
     finally:
         torch.distributed.destroy_process_group()
+
+
+def _number(name: str, default: int | None = None) -> int:
+    """An environment variable that torchrun sets."""
+    found = os.environ.get(name, "" if default is None else str(default))
+    if not found.isdigit():
+        raise RequestError(f"WORLD_SIZE says several processes, but {name} is {found!r}: start them with torchrun")
+    return int(found)
+
+
+def _own_gpu(local_rank: int) -> int:
+    """This process's GPU. Refused on every process of a machine that has fewer GPUs than processes."""
+    here, there = _number("LOCAL_WORLD_SIZE", local_rank + 1), torch.cuda.device_count()
+    if here > there:
+        raise RequestError(
+            f"{here} processes on a machine of {there} GPUs: "
+            f"torchrun --nproc-per-node={there}, or --device cpu for none"
+        )
+    return local_rank

@@ -37,7 +37,7 @@ class EvaluateOptions:
 
     split: by default test where there is one, else validation. Replicates of one stratified draw a block are
     added, at least 4, until the Monte-Carlo standard error is below rel_error of the bound or max_replicates
-    is reached.
+    is reached. blocks: only the first so many blocks of the split.
     """
 
     split: str | None = None
@@ -46,6 +46,7 @@ class EvaluateOptions:
     max_replicates: int = 64
     seed: int = 0
     yardsticks: bool = True
+    blocks: int | None = None
 
     def __post_init__(self) -> None:
         for name in self.protocols:
@@ -153,6 +154,7 @@ def _bound(model: Model, split: TokenArray, protocol: str, options: EvaluateOpti
     blocks = [(i, min(i + length, split.tokens)) for i in range(0, split.tokens, length)]
     if not keep_rest:
         blocks = [b for b in blocks if b[1] - b[0] == length]
+    blocks = blocks[: options.blocks]
     used = sum(stop - start for start, stop in blocks)
     to_bits = split.tokens / split.characters / math.log(2) / used
     estimates: list[np.ndarray] = []

@@ -37,14 +37,38 @@ class Progress(Event):
 
 @dataclass(frozen=True)
 class Step(Event):
-    """One optimizer step. Loss in nats per token, rate in tokens per second over all processes."""
+    """The optimizer steps since the last such event, over all processes. Losses in nats per token.
+
+    loss_by_t: the loss in five equal bins of t, None where nothing fell. grad_norm of the last step, before it was
+    clipped. memory: the most bytes the main process has taken. mfu: useful FLOP/s as a share of the devices' known
+    peak. skipped: steps left out since the run began.
+    """
 
     step: int
     steps: int
-    loss: float
-    grad_norm: float
+    loss: float | None
+    loss_by_t: list[float | None]
+    grad_norm: float | None
     lr: float
     tokens_per_second: float
+    seconds: float
+    memory: int
+    mfu: float | None
+    skipped: int
+
+
+@dataclass(frozen=True)
+class Validated(Event):
+    """A bound on part of a split, on the way; errors of the draws and of the choice of text."""
+
+    step: int
+    split: str
+    bits_per_char: float
+    bits_per_char_error: float
+    between_blocks_error: float | None
+    nats_per_token: float
+    nats_per_token_error: float
+    blocks: int
     seconds: float
 
 

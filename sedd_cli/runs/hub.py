@@ -51,7 +51,7 @@ def load_published(source: str | Path) -> Model:
     noise = build(NOISES[kind], {k: v for k, v in config["noise"].items() if k in known}, f"{where}: noise")
     shape: dict[str, Any] = {k: _get(config, f"model.{k}", int, where) for k in SHAPE}
     shape["dropout"] = config["model"].get("dropout", 0.0)
-    net = DiT(build(DiTConfig, shape, f"{where}: model"), graph.states)
+    net = DiT.empty(build(DiTConfig, shape, f"{where}: model"), graph.states)
     if not (folder / WEIGHTS).is_file():
         raise RequestError(f"{folder} has {CONFIG} but no {WEIGHTS}")
     load_weights(net, read_tensors(folder / WEIGHTS), str(folder / WEIGHTS))

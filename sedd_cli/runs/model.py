@@ -141,14 +141,14 @@ def _from_checkpoint(found: checkpoint.Checkpoint, source: str) -> Model:
     recipe = load_recipe(found.folder / "recipe.yaml")
     tokenizer = open_tokenizer(found.folder)
     graph = make_graph(recipe, tokenizer.vocab_size)
-    net = DiT(recipe.model, graph.states)
+    net = DiT.empty(recipe.model, graph.states)
     load_weights(net, found.tensors("ema"), str(found.folder))
     facts = {"step": found.step, "weights": "EMA"}
     return Model(net, graph, recipe.noise.make(), tokenizer, source, recipe, facts, str(found.folder))
 
 
 def load_weights(net: DiT, tensors: dict[str, Tensor], source: str) -> None:
-    """Copy tensors into the network; DamageError lists every missing, unexpected or misshapen one."""
+    """Make tensors the network's parameters, float32; DamageError lists every missing, unexpected or misshapen one."""
     wanted = {name: p.shape for name, p in net.named_parameters()}
     given = {name: v for name, v in tensors.items() if not name.endswith("inv_freq")}
     wrong = [f"missing {name}" for name in wanted if name not in given]
@@ -160,4 +160,4 @@ def load_weights(net: DiT, tensors: dict[str, Tensor], source: str) -> None:
     ]
     if wrong:
         raise DamageError(f"the weights in {source} do not fit the network: {'; '.join(wrong)}")
-    net.load_state_dict(given, strict=False)
+    net.load_state_dict({name: v.float() for name, v in given.items()}, strict=False, assign=True)

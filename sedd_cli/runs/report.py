@@ -1,14 +1,15 @@
-"""What `train` shows when it is over: a bound, samples and an infill, stored in the run."""
+"""What `train` shows of the model: on the way a quick bound and a sample, at the end a bound, samples and an infill."""
 
 from __future__ import annotations
 
 import dataclasses
+import time
 from collections.abc import Iterator
 
 from sedd_cli.errors import RequestError
 from sedd_cli.recipe import Recipe
 from sedd_cli.runs.evaluate import EvaluateOptions, evaluate
-from sedd_cli.runs.events import Evaluated, Event, Sampled
+from sedd_cli.runs.events import Evaluated, Event, Note, Sampled, Validated
 from sedd_cli.runs.generate import GenerateOptions, as_json, generate, prompt_tokens
 from sedd_cli.runs.model import Model
 from sedd_cli.runs.rundir import RunDir
@@ -54,3 +55,27 @@ def report(recipe: Recipe, model: Model, dataset: Dataset, run: RunDir) -> Itera
             yield event
         found[name] = str(run.store("samples", f"{name}-step-{model.facts['step']}", kept))
     return found
+
+
+def validate(recipe: Recipe, model: Model, dataset: Dataset, run: RunDir) -> Iterator[Event]:
+    """The rigorous bound on the first blocks of the validation split, and one sample, both stored in the run."""
+    wanted, step, began = recipe.report, model.facts["step"], time.perf_counter()
+    split = "validation" if "validation" in dataset.splits else wanted.split
+    options = EvaluateOptions(
+        split=split, protocols=("rigorous",), max_replicates=4, rel_error=1.0, blocks=wanted.blocks, yardsticks=False
+    )
+    for event in evaluate(model, dataset, options):
+        if isinstance(event, Evaluated):
+            found = event.result["bounds"]["rigorous"]
+            kept = {f.name: found[f.name] for f in dataclasses.fields(Validated) if f.name in found}
+            seen = Validated(step=step, split=split, seconds=time.perf_counter() - began, **kept)
+            run.log({"kind": "validation", **dataclasses.asdict(seen)})
+            yield seen
+        elif not isinstance(event, Note):
+            yield event
+    kept = []
+    for event in generate(model, GenerateOptions(seed=recipe.seed)):
+        if isinstance(event, Sampled):
+            kept.append(as_json(event))
+        yield event
+    run.store("samples", f"step-{step}", kept)

@@ -9,13 +9,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sedd_cli.errors import RequestError
+from safetensors import SafetensorError
+from torch import Tensor
+
+from sedd_cli.errors import RequestError, WorkError
 from sedd_cli.recipe import Recipe, differences, dump_recipe, load_recipe
 from sedd_cli.runs import checkpoint
 from sedd_cli.text.atomic import write_whole
 
-#: Keys that change what is kept and shown, never a trained number.
-HARMLESS = ("train.log_every", "train.save_every", "train.keep", "sampler.", "report.")
+#: Keys that change what is kept and shown, or how the work is done; never what is computed, but for rounding.
+HARMLESS = (
+    "train.log_every", "train.save_every", "train.keep", "train.micro_batch", "train.strategy", "train.compile",
+    "train.recompute", "model.attention", "sampler.", "report.",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -24,31 +30,48 @@ class RunDir:
 
     path: Path
 
-    def claim(self, recipe: Recipe) -> None:
-        """Make the folder for this recipe, or recognise it; RequestError if it belongs to another one.
+    def claim(self, recipe: Recipe) -> list[str]:
+        """Make the folder for a run of this recipe, or recognise it; RequestError if it belongs to another one.
 
-        A folder belongs to a recipe from its first checkpoint on: before that nothing would be lost.
+        A folder belongs to a recipe from its first checkpoint on: before that nothing would be lost. Returns the
+        harmless differences from the stored recipe, as lines "key: old → new".
         """
+        lines: list[str] = []
         if found := checkpoint.latest(self.path):
-            stored = found.folder / "recipe.yaml"
-            changed = [line for line in self._differences(stored, recipe) if not line.startswith(HARMLESS)]
-            if changed:
+            lines = self._differences(found.folder / "recipe.yaml", recipe)
+            # under a constant schedule the steps before do not depend on how many there will be
+            harmless = (*HARMLESS, *(["train.steps:"] if recipe.train.schedule == "constant" else []))
+            if changed := [line for line in lines if not line.startswith(harmless)]:
                 raise RequestError(
                     f"{self.path} holds a run of another recipe ({'; '.join(changed)}): "
                     f"name another folder with --run-dir, or start anew in one with --fresh"
                 )
+            if found.step > recipe.train.steps:
+                raise RequestError(f"{self.path} is at step {found.step}, beyond train.steps={recipe.train.steps}")
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            write_whole(self.path / "recipe.yaml", dump_recipe(recipe))
+            (self.path / ".lock").touch()
         except OSError as error:
             raise RequestError(f"cannot write to {self.path}: {error.strerror}") from None
+        return lines
+
+    def export(self, tensors: dict[str, Tensor]) -> Path:
+        """The averaged weights as one file, ema.safetensors; WorkError if it cannot be written."""
+        path = self.path / "ema.safetensors"
+        beside = path.with_name(path.name + ".new")
+        try:
+            checkpoint.tensor_file(tensors)(beside)
+            beside.replace(path)
+        except (OSError, SafetensorError) as error:
+            raise WorkError(f"cannot write {path}: {error}") from None
+        return path
 
     @contextmanager
     def hold(self) -> Iterator[None]:
         """Keep other processes out while the block runs; RequestError if one is in already."""
         from filelock import FileLock, Timeout
 
-        lock = FileLock(self.path / ".lock", timeout=0)
+        lock = FileLock(self.path / ".lock", timeout=1)  # someone who looks whether it is held, holds it for a moment
         try:
             lock.acquire()
         except Timeout:
@@ -79,12 +102,13 @@ class RunDir:
         with (self.path / "metrics.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")
 
-    def forget_after(self, step: int) -> None:
-        """Drop metrics of steps that a resumed run will take again."""
-        path = self.path / "metrics.jsonl"
-        if path.is_file():
-            lines = path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
-            write_whole(path, "".join(line for line in lines if _step(line) <= step))
+    def begin(self, recipe: Recipe, step: int) -> None:
+        """Store the recipe, and drop the metrics of steps that a resumed run will take again."""
+        write_whole(self.path / "recipe.yaml", dump_recipe(recipe))
+        metrics = self.path / "metrics.jsonl"
+        if metrics.is_file():
+            lines = metrics.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
+            write_whole(metrics, "".join(line for line in lines if _step(line) <= step))
 
     def store(self, folder: str, name: str, records: Iterable[dict[str, Any]] | dict[str, Any]) -> Path:
         """Write results/NAME.json (a mapping) or samples/NAME.jsonl (many records)."""

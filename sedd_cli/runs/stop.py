@@ -11,12 +11,15 @@ from typing import Any
 
 @contextmanager
 def stop_requested() -> Iterator[threading.Event]:
-    """An event that SIGINT or SIGTERM sets; a second SIGINT interrupts at once. Inert outside the main thread."""
+    """An event that SIGINT, SIGTERM or SIGUSR1 sets; a second SIGINT interrupts at once.
+
+    Inert outside the main thread.
+    """
     asked = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield asked
         return
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)}
     interrupts = 0
 
     def ask(number: int, frame: Any) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -13,20 +12,24 @@ from sedd_cli.core.graphs import Graph
 from sedd_cli.core.noises import Noise
 from sedd_cli.core.objectives import Objective
 from sedd_cli.core.score import ScoreModel
-from sedd_cli.errors import RequestError, WorkError
+from sedd_cli.errors import RequestError
+from sedd_cli.nets.compile import compile_blocks, compile_pays
 from sedd_cli.nets.dit import DiT
-from sedd_cli.nets.ema import EMA
+from sedd_cli.nets.ema import EMA, local_part
 from sedd_cli.recipe import Recipe, dump_recipe
 from sedd_cli.runs import checkpoint
 from sedd_cli.runs.assemble import learning_rate, make_graph, make_net, make_optimizers
-from sedd_cli.runs.dist import Dist
-from sedd_cli.runs.model import Model, load_weights
-from sedd_cli.runs.rundir import RunDir
+from sedd_cli.runs.dist import Dist, whole
+from sedd_cli.runs.memory import total_memory
+from sedd_cli.runs.model import Model, load_model, load_weights
 from sedd_cli.text.shards import Dataset
+
+#: Bytes a parameter takes while training: weight, gradient, average and two moments in float32.
+BYTES_A_PARAMETER = 20
 
 
 class LossModule(nn.Module):
-    """The objective as a module, so that a parallel wrapper sees one forward pass."""
+    """The objective as a module, so that a parallel wrapper sees one forward pass: loss per sequence [B], nats."""
 
     def __init__(self, net: DiT, graph: Graph, noise: Noise, objective: Objective):
         super().__init__()
@@ -34,33 +37,47 @@ class LossModule(nn.Module):
 
     def forward(self, x0: Tensor, v: Tensor, u: Tensor) -> Tensor:
         graph, noise, objective = self._parts
-        return objective.loss(ScoreModel(self.net, graph, noise), x0, v, u).sum()
+        return objective.loss(ScoreModel(self.net, graph, noise), x0, v, u)
 
 
 @dataclass
 class TrainState:
-    """The network in training, its average, its optimizers and the number of steps they have taken."""
+    """The network in training, its average, its optimizers, the steps done and those of them that were skipped."""
 
     recipe: Recipe
     dataset: Dataset
     dist: Dist
     model: Model
+    sharded: bool
     ema: EMA
     optimizers: dict[str, torch.optim.Optimizer]
     loss: nn.Module
     step: int = 0
+    skipped: int = 0
+    skipped_in_a_row: int = 0
+    #: Something a person should know about how this was set up.
+    notice: str = ""
 
     @classmethod
-    def create(cls, recipe: Recipe, dataset: Dataset, dist: Dist) -> TrainState:
+    def create(cls, recipe: Recipe, dataset: Dataset, dist: Dist, anew: bool) -> TrainState:
+        """The state before the first step. anew: no checkpoint will be restored, the recipe's init_from counts."""
         graph, noise = make_graph(recipe, dataset.tokenizer.vocab_size), recipe.noise.make()
         net = make_net(recipe, graph, dist.device)
+        if anew and recipe.init_from is not None:
+            _start_from(recipe.init_from, net, graph, dataset)
+        net.recompute = recipe.train.recompute
+        notice = _compile(recipe, net, dist)
         model = Model(net, graph, noise, dataset.tokenizer, "training", recipe)
-        loss = dist.parallel(LossModule(net, graph, noise, recipe.objective.make()))
-        return cls(recipe, dataset, dist, model, EMA(net, recipe.train.ema), make_optimizers(recipe, net), loss)
+        sharded = dist.world > 1 and _shards(recipe, net, dist)
+        loss = dist.parallel(LossModule(net, graph, noise, recipe.objective.make()), net.blocks, sharded)
+        # from here on parameters may be shards; averages and moments are made of them and are sharded alike
+        ema, optimizers = EMA(net, recipe.train.ema), make_optimizers(recipe, net)
+        return cls(recipe, dataset, dist, model, sharded, ema, optimizers, loss, notice=notice)
 
     def update(self) -> None:
         """One optimizer step from the gradients at hand, and the average after it."""
         self.step += 1
+        self.skipped_in_a_row = 0
         rate = learning_rate(self.recipe, self.step)
         for optimizer in self.optimizers.values():
             for group in optimizer.param_groups:
@@ -68,50 +85,109 @@ class TrainState:
             optimizer.step()
         self.ema.update(self.step)
 
-    def save(self, run: RunDir) -> Path:
-        """Write a checkpoint; WorkError instead if a weight is not finite, so that no good one is pruned for it."""
-        if not all(bool(p.isfinite().all()) for p in self.model.net.parameters()):
-            raise WorkError(
-                f"the weights are not finite at step {self.step}: lower train.lr; "
-                f"the last good checkpoint is {run.last_good()}"
-            )
-        optimizers = {name: checkpoint.optimizer_files(o) for name, o in self.optimizers.items()}
+    def skip(self) -> None:
+        """Leave a step out: its batch is spent, weights, average and moments stay as they are."""
+        self.step += 1
+        self.skipped += 1
+        self.skipped_in_a_row += 1
+
+    def finite(self) -> bool:
+        """Whether every weight this process holds is finite."""
+        return all(bool(p.isfinite().all()) for p in map(local_part, self.model.net.parameters()))
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The live tensors that make up the state, by full names: "weights.…", "ema.…", "adamw.….exp_avg" …"""
+        named = list(self.model.net.named_parameters())
+        found = {f"weights.{name}": p.detach() for name, p in named}
+        found |= {f"ema.{name}": value for name, value in self.ema.shadow.items()}
+        for kind, optimizer in self.optimizers.items():
+            for name, p in named:
+                found |= {f"{kind}.{name}.{key}": value for key, value in optimizer.state.get(p, {}).items()}
+        return found
+
+    def files(self) -> dict[str, checkpoint.Writer]:
+        """The small files beside the tensors."""
         state = {
             "step": self.step,
+            "skipped": self.skipped,
+            "skipped_in_a_row": self.skipped_in_a_row,
             "data": self.dataset.manifest.fingerprint,
-            "optimizers": {name: plain for name, (_, plain) in optimizers.items()},
         }
-        files = {
-            "weights.safetensors": checkpoint.tensor_file(dict(self.model.net.named_parameters())),
-            "ema.safetensors": checkpoint.tensor_file(self.ema.shadow),
-            **{f"{n}.safetensors": checkpoint.tensor_file(tensors) for n, (tensors, _) in optimizers.items()},
+        return {
             "state.json": checkpoint.json_file(state),
             "recipe.yaml": checkpoint.text_file(dump_recipe(self.recipe)),
             "tokenizer.json": lambda path: self.dataset.tokenizer.save(path.parent),
         }
-        return checkpoint.write_checkpoint(run.path, self.step, files, self.recipe.train.keep)
 
     def restore(self, found: checkpoint.Checkpoint) -> None:
-        """Take over a checkpoint's weights, averages, optimizers and step."""
+        """Take over a checkpoint's weights, averages, moments and step, whatever processes wrote it."""
         state = found.json("state")
         if state["data"] != self.dataset.manifest.fingerprint:
             raise RequestError(
                 f"{found.folder} was trained on other data (fingerprint {state['data'][:12]}, now "
                 f"{self.dataset.manifest.fingerprint[:12]}); start anew with --fresh"
             )
-        load_weights(self.model.net, found.tensors("weights"), str(found.folder))
-        with torch.no_grad():
-            for name, value in found.tensors("ema").items():
-                self.ema.shadow[name].copy_(value)
-        for name, optimizer in self.optimizers.items():
-            checkpoint.restore_optimizer(optimizer, found.tensors(name), state["optimizers"][name])
-        self.step = state["step"]
+        if state["step"] > state["skipped"]:
+            # moments come into being with the first step: one of no effect makes room for those to be read
+            for p in self.model.net.parameters():
+                p.grad = torch.zeros_like(p)
+            for optimizer in self.optimizers.values():
+                for group in optimizer.param_groups:
+                    group["lr"] = 0.0
+                optimizer.step()
+            self.model.net.zero_grad(set_to_none=True)
+        found.load(self.tensors())
+        self.step, self.skipped = state["step"], state["skipped"]
+        self.skipped_in_a_row = state["skipped_in_a_row"]
 
     def averaged(self) -> Model:
-        """The model with its EMA weights, for evaluation; training weights are gone after this."""
-        with torch.no_grad():
-            for name, p in self.model.net.named_parameters():
-                p.copy_(self.ema.shadow[name])
-        self.model.net.eval().requires_grad_(False)
-        self.model.net.autocast = None
-        return dataclasses.replace(self.model, facts={"step": self.step, "weights": "EMA"})
+        """The model with its EMA weights, for evaluation. Where they are shards they are gathered: all must call."""
+        tensors = {name: whole(value) for name, value in self.ema.shadow.items()}
+        return dataclasses.replace(
+            self.model, net=_holding(self.model, tensors), facts={"step": self.step, "weights": "EMA"}
+        )
+
+
+def _holding(model: Model, tensors: dict[str, Tensor]) -> DiT:
+    """A network around tensors that exist already; nothing is copied."""
+    net = DiT.empty(model.net.config, model.graph.states)
+    load_weights(net, tensors, "training")
+    return net.to(model.device).eval().requires_grad_(False)
+
+
+def _compile(recipe: Recipe, net: DiT, dist: Dist) -> str:
+    """Compile the blocks where the recipe or the device says so; why it could not be done, if so."""
+    asked = recipe.train.compile
+    if asked == "off" or (asked == "auto" and not compile_pays(dist.device)):
+        return ""
+    held = recipe.train.micro_batch or len(dist.share(recipe.train.batch))
+    reason = compile_blocks(net, min(held, len(dist.share(recipe.train.batch))))
+    return f"torch.compile does not work here, training goes on without it ({reason})" if reason else ""
+
+
+def _shards(recipe: Recipe, net: DiT, dist: Dist) -> bool:
+    """Whether the parameters are dealt out: when asked for, or when whole they would take half of the memory."""
+    if recipe.train.strategy != "auto":
+        return recipe.train.strategy == "fsdp"
+    taken = sum(p.numel() for p in net.parameters()) * BYTES_A_PARAMETER
+    return dist.device.type == "cuda" and taken > total_memory(dist.device) / 2
+
+
+def _start_from(source: str, net: DiT, graph: Graph, dataset: Dataset) -> None:
+    """Copy the weights of a trained model that means the same by its outputs; RequestError if it does not."""
+    given = load_model(source, device="cpu")
+    if given.graph != graph:
+        raise RequestError(f"init_from: {source} has the graph {given.graph}, this recipe {graph}")
+    if given.tokenizer is not None and given.tokenizer.fingerprint != dataset.tokenizer.fingerprint:
+        raise RequestError(
+            f"init_from: {source} was trained with the tokenizer {given.tokenizer.spec}, "
+            f"this recipe's {dataset.tokenizer.spec} is another one"
+        )
+    shape = ("n_blocks", "hidden_size", "n_heads", "cond_dim")
+    found, wanted = ({key: getattr(n.config, key) for key in shape} for n in (given.net, net))
+    if found != wanted:
+        changed = "; ".join(f"model.{k}: {found[k]} there, {wanted[k]} here" for k in shape if found[k] != wanted[k])
+        raise RequestError(f"init_from: {source} is a network of another shape ({changed})")
+    with torch.no_grad():
+        for mine, theirs in zip(net.parameters(), given.net.parameters(), strict=True):
+            mine.copy_(theirs)

@@ -19,8 +19,13 @@ from sedd_cli.errors import DamageError, RequestError, WorkError
 from sedd_cli.recipe import load_recipe
 from sedd_cli.runs import checkpoint
 from sedd_cli.runs.assemble import learning_rate, make_optimizers
+from sedd_cli.runs.dist import Dist
 from sedd_cli.runs.events import Evaluated, Finished, Sampled, Saved, Step
+from sedd_cli.runs.saver import Saver
 from sedd_cli.runs.train import TrainOptions, train
+
+#: What torch.distributed.checkpoint calls the one file of one process.
+SHARD = "shard-00001-model-00001-of-00001.safetensors"
 
 
 def run(workplace: Path, folder: Path, *overrides: str, report: bool = False) -> list:
@@ -30,6 +35,13 @@ def run(workplace: Path, folder: Path, *overrides: str, report: bool = False) ->
 
 def weights(folder: Path, name: str = "ema") -> dict[str, torch.Tensor]:
     return checkpoint.latest(folder).tensors(name)
+
+
+def write(folder: Path, step: int, keep: int, keep_every: int | None = None, **files) -> Path:
+    """A checkpoint of small files."""
+    draft = checkpoint.Draft(folder, step)
+    draft.begin()
+    return draft.commit({"a.txt": checkpoint.text_file("x"), **files}, keep, keep_every)
 
 
 def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
@@ -42,7 +54,7 @@ def test_a_run_directory_holds_what_the_design_says(tiny_run):
     steps = [json.loads(line)["step"] for line in (tiny_run / "metrics.jsonl").read_text().splitlines()]
     assert steps == [2, 4, 6, 8, 10, 12]
     names = {p.name for p in (tiny_run / "checkpoints" / "step-12").iterdir()}
-    assert {"weights.safetensors", "ema.safetensors", "adamw.safetensors", "recipe.yaml", "tokenizer.json"} <= names
+    assert names == {SHARD, "manifest.json", "state.json", "recipe.yaml", "tokenizer.json"}
     assert (tiny_run / "results" / "test-step-12.json").is_file()
     assert (tiny_run / "samples" / "samples-step-12.jsonl").is_file()
 
@@ -67,14 +79,14 @@ def test_training_lowers_the_loss(workplace, tmp_path, optimizer):
     assert sum(losses[-5:]) / 5 < losses[0] - 0.2
 
 
-@pytest.mark.parametrize("stop_at", [1, 6, 7])
+@pytest.mark.parametrize("stop_at", [1, 5, 6, 10])
 def test_a_resumed_run_is_the_uninterrupted_run_bit_for_bit(workplace, tmp_path, tiny_run, stop_at):
     recipe = load_recipe(workplace / "tiny.yaml", ["train.log_every=1"])
     events = train(recipe, TrainOptions(tmp_path / "run", "cpu", report=False))
     for event in events:
         if isinstance(event, Step) and event.step == stop_at:
-            os.kill(os.getpid(), signal.SIGINT)  # finishes the step, saves, stops
-    assert checkpoint.latest(tmp_path / "run").step == stop_at
+            os.kill(os.getpid(), signal.SIGINT)  # finishes the next step, saves, stops
+    assert checkpoint.latest(tmp_path / "run").step == stop_at + 1
     resumed = run(workplace, tmp_path / "run")
     assert resumed[-1].result["finished"]
     for name in ("ema", "weights", "adamw"):
@@ -157,7 +169,7 @@ def test_fresh_starts_in_a_new_folder(workplace, tiny_run):
     assert last.result["run"] == str(tiny_run.with_name("tiny-2"))
 
 
-@pytest.mark.parametrize("name", ["ema.safetensors", "state.json", "recipe.yaml", "tokenizer.json"])
+@pytest.mark.parametrize("name", [SHARD, "state.json", "recipe.yaml", "tokenizer.json"])
 @pytest.mark.parametrize("harm", ["truncate", "edit", "remove"])
 def test_a_damaged_checkpoint_is_recognised_and_named(workplace, tmp_path, name, harm):
     run(workplace, tmp_path / "run", "train.steps=1")
@@ -179,23 +191,25 @@ def test_a_failed_write_leaves_the_old_checkpoint_and_no_rubbish(tmp_path):
     def full(path: Path) -> None:
         raise OSError(28, "No space left on device")
 
-    checkpoint.write_checkpoint(tmp_path, 1, {"a.txt": checkpoint.text_file("one")}, keep=2)
-    with pytest.raises(WorkError, match="No space left"):
-        checkpoint.write_checkpoint(tmp_path, 2, {"a.txt": checkpoint.text_file("two"), "b.txt": full}, keep=2)
+    write(tmp_path, 1, keep=2)
+    saver = Saver(tmp_path, Dist(0, 1, torch.device("cpu")), sharded=False, keep=2, keep_every=None)
+    saver.start(2, {"weights.a": torch.ones(3)}, {"b.txt": full})
+    with pytest.raises(WorkError, match=r"earlier ones are intact.*No space left"):
+        saver.finish()
     assert checkpoint.latest(tmp_path).step == 1
     assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == ["step-1"]
 
 
 def test_only_the_last_checkpoints_are_kept(tmp_path):
     for step in (1, 2, 10):
-        checkpoint.write_checkpoint(tmp_path, step, {"a.txt": checkpoint.text_file("x")}, keep=2)
+        write(tmp_path, step, keep=2)
     assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == ["step-10", "step-2"]
 
 
 def test_a_checkpoint_never_holds_a_pickle(tiny_run):
     for path in (tiny_run / "checkpoints" / "step-12").iterdir():
         assert path.suffix in (".safetensors", ".json", ".yaml"), path
-    load_file(tiny_run / "checkpoints" / "step-12" / "adamw.safetensors")
+    load_file(tiny_run / "checkpoints" / "step-12" / SHARD)
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(workplace, tmp_path):
@@ -253,13 +267,13 @@ def test_a_run_set_back_drops_the_course_it_gave_up(workplace, tmp_path):
 
 def test_pruning_never_takes_the_checkpoint_just_written(tmp_path):
     for step in (12, 8):
-        checkpoint.write_checkpoint(tmp_path, step, {"a.txt": checkpoint.text_file("x")}, keep=1)
+        write(tmp_path, step, keep=1)
     assert checkpoint.latest(tmp_path).step == 8
 
 
 @pytest.mark.parametrize("mark", ["../../elsewhere/checkpoints/step-2", "step-99", "", "/tmp", "step-2/../step-4"])
 def test_latest_names_a_checkpoint_of_its_own_run_or_nothing(workplace, tmp_path, mark):
-    checkpoint.write_checkpoint(tmp_path, 2, {"a.txt": checkpoint.text_file("x")}, keep=1)
+    write(tmp_path, 2, keep=1)
     (tmp_path / "latest").write_text(mark)
     with pytest.raises(DamageError, match=r"write the name of a complete one into it \(step-2\)"):
         checkpoint.latest(tmp_path)
@@ -269,7 +283,7 @@ def test_weights_that_are_not_finite_are_never_saved(workplace, tmp_path):
     with pytest.raises(WorkError, match="not finite"):
         run(workplace, tmp_path / "run", "train.lr=1e30", "train.log_every=40", "train.save_every=1", "train.steps=40")
     for path in (tmp_path / "run" / "checkpoints").glob("step-*"):
-        assert all(v.isfinite().all() for v in load_file(path / "weights.safetensors").values())
+        assert all(v.isfinite().all() for v in load_file(path / SHARD).values())
 
 
 def test_a_start_that_failed_does_not_bind_the_folder(workplace, tmp_path):

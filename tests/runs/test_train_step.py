@@ -17,7 +17,8 @@ from sedd_cli.runs import checkpoint
 from sedd_cli.runs.datasets import PrepareOptions
 from sedd_cli.runs.evaluate import EvaluateOptions, between_blocks, evaluate
 from sedd_cli.runs.prepare import prepare
-from sedd_cli.runs.train import TrainOptions, _levels, train
+from sedd_cli.runs.step import levels
+from sedd_cli.runs.train import TrainOptions, train
 from sedd_cli.text.loader import Loader
 from sedd_cli.text.ngram import NGram
 from sedd_cli.text.shards import open_dataset
@@ -47,7 +48,7 @@ def test_a_step_is_algorithm_1_then_clip_then_adamw_then_ema(workplace, tmp_path
     start = {name: p.detach().clone() for name, p in net.named_parameters()}
     x0 = torch.from_numpy(Loader(data.split("train"), L, plan.batch, recipe.seed).batch(0))
     index = torch.arange(plan.batch)
-    t = 1e-3 + (1 - 1e-3) * _levels(recipe, 0, index)
+    t = 1e-3 + (1 - 1e-3) * levels(recipe, 0, index)
     lam = (1 - 1e-3) * t
     u = Stream(recipe.seed, NOISE, index).uniforms(0, L)[0]
     x = torch.where(u < lam[:, None], N, x0)
@@ -78,20 +79,20 @@ def test_a_step_is_algorithm_1_then_clip_then_adamw_then_ema(workplace, tmp_path
 @pytest.mark.parametrize("batch", [1, 2, 7, 8, 512])
 def test_stratified_levels_are_one_a_stratum_scattered_over_the_batch(batch):
     recipe = load_recipe("quickstart", [f"train.batch={batch}"])
-    levels = _levels(recipe, 5, torch.arange(batch))
-    strata = (levels * batch).long()
+    found = levels(recipe, 5, torch.arange(batch))
+    strata = (found * batch).long()
     assert sorted(strata.tolist()) == list(range(batch))
-    assert torch.equal(_levels(recipe, 5, torch.arange(batch // 2, batch)), levels[batch // 2 :])
+    assert torch.equal(levels(recipe, 5, torch.arange(batch // 2, batch)), found[batch // 2 :])
     if batch == 512:
         # the halves of two processes hold about as much noise
-        assert abs(float(levels[:256].mean() - levels[256:].mean())) < 0.05
+        assert abs(float(found[:256].mean() - found[256:].mean())) < 0.05
 
 
 def test_uniform_levels_are_the_papers():
     recipe = load_recipe("quickstart", ["train.batch=512", "train.t_sampling=uniform"])
-    levels = _levels(recipe, 0, torch.arange(512))
-    assert len(set((levels * 512).long().tolist())) < 400  # 324 of 512 strata expected to be hit
-    assert 0.4 < float(levels.mean()) < 0.6
+    found = levels(recipe, 0, torch.arange(512))
+    assert len(set((found * 512).long().tolist())) < 400  # 324 of 512 strata expected to be hit
+    assert 0.4 < float(found.mean()) < 0.6
 
 
 @pytest.mark.parametrize("change", ["model.dropout=0.5", "data.windows=true", "seed=20240101123456 model.dropout=0.1"])

@@ -47,6 +47,9 @@ class Absorbing(Graph):
     def active(self, x: Tensor) -> Tensor:
         return x == self.mask
 
+    def active_share(self, sigma: Tensor) -> Tensor:
+        return -torch.expm1(-sigma)
+
     def log_score(self, z: Tensor, sigma: Tensor, x: Tensor) -> Tensor:
         if self.scale_by_sigma:
             sigma = per_position(sigma, x)[..., None]

@@ -75,6 +75,10 @@ class Graph:
         """Bool [...]: the positions whose score is ever used. Losses and samplers need the head only there."""
         raise NotImplementedError
 
+    def active_share(self, sigma: Tensor) -> Tensor:
+        """The share of positions expected to be active at noise sigma [...]."""
+        raise NotImplementedError
+
     def log_score(self, z: Tensor, sigma: Tensor, x: Tensor) -> Tensor:
         """Network output z [..., S] → log_score [..., S], 0 at the current token (appendix C.1)."""
         raise NotImplementedError

@@ -38,6 +38,9 @@ class Uniform(Graph):
     def active(self, x: Tensor) -> Tensor:
         return torch.ones_like(x, dtype=torch.bool)
 
+    def active_share(self, sigma: Tensor) -> Tensor:
+        return torch.ones_like(sigma)
+
     def log_score(self, z: Tensor, sigma: Tensor, x: Tensor) -> Tensor:
         return zero_at(z, x)
 

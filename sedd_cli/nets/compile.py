@@ -1,0 +1,32 @@
+"""torch.compile of the network's blocks, only where it is known to work."""
+
+from __future__ import annotations
+
+import copy
+import importlib.util
+
+import torch
+
+from sedd_cli.nets.dit import DiT
+
+
+def compile_pays(device: torch.device) -> bool:
+    """Whether compiled blocks are expected to be faster: on a GPU that Triton serves."""
+    return device.type == "cuda" and importlib.util.find_spec("triton") is not None
+
+
+def compile_blocks(net: DiT, batch: int) -> str | None:
+    """Compile every block, after a trial with `batch` sequences on a copy of one. None, or why it was left out."""
+    device, length = net.vocab_embed.embedding.device, net.config.length
+    trial = copy.deepcopy(net.blocks[0])
+    try:
+        trial.compile()
+        h = torch.zeros(batch, length, net.config.hidden_size, device=device, requires_grad=True)
+        cond = torch.zeros(batch, net.config.cond_dim, device=device)
+        with torch.autocast(device.type, net.autocast or torch.bfloat16, enabled=net.autocast is not None):
+            trial(h, cond, *net.rotary_emb(length)).float().sum().backward()
+    except Exception as error:  # a compiler can fail in any way; training goes on without it
+        return f"{type(error).__name__}: {' '.join(str(error).split())[:160]}"
+    for block in net.blocks:
+        block.compile()
+    return None

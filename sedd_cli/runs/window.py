@@ -1,0 +1,69 @@
+"""The figures of the steps since the last line of metrics."""
+
+from __future__ import annotations
+
+import math
+import time
+
+from torch import Tensor
+
+from sedd_cli.runs.assemble import learning_rate
+from sedd_cli.runs.events import Step
+from sedd_cli.runs.flops import flops_a_token, known_peak
+from sedd_cli.runs.memory import begin_peak, peak
+from sedd_cli.runs.step import Tally
+from sedd_cli.runs.trainstate import TrainState
+
+
+class Window:
+    """Adds up steps; `close` turns them into a Step event over all processes and begins anew."""
+
+    def __init__(self, state: TrainState):
+        self.state = state
+        model, dist = state.model, state.dist
+        best = known_peak(dist.device) if model.net.autocast else None
+        flops = flops_a_token(model.net.config, model.graph, model.noise)
+        #: Share of the devices' peak that one token per second is.
+        self._mfu_a_token = None if best is None else flops / (best * dist.world)
+        begin_peak(dist.device)
+        self._begin()
+
+    def _begin(self) -> None:
+        self._tally = Tally.zero(self.state.dist.device)
+        self._norm = math.nan
+        self._since, self._began = self.state.step, time.perf_counter()
+
+    def add(self, tally: Tally, norm: float) -> None:
+        """A step that was taken."""
+        self._tally.merge(tally)
+        self._norm = norm
+
+    def exclude(self, began: float) -> None:
+        """Do not count the time since `began` (perf_counter): it was not spent on training."""
+        self._began += time.perf_counter() - began
+
+    def close(self) -> Step:
+        """The window's figures; losses in nats per token."""
+        state, length = self.state, self.state.recipe.model.length
+        taken, seconds = state.step - self._since, time.perf_counter() - self._began
+        nats, sequences = (state.dist.total(x).cpu() for x in (self._tally.nats, self._tally.sequences))
+        rate = taken * state.recipe.train.batch * length / seconds
+        event = Step(
+            step=state.step,
+            steps=state.recipe.train.steps,
+            loss=_per_token(nats.sum(), sequences.sum(), length),
+            loss_by_t=[_per_token(*bin, length) for bin in zip(nats, sequences, strict=True)],
+            grad_norm=None if math.isnan(self._norm) else self._norm,
+            lr=learning_rate(state.recipe, state.step),
+            tokens_per_second=rate,
+            seconds=seconds,
+            memory=peak(state.dist.device),
+            mfu=None if self._mfu_a_token is None else rate * self._mfu_a_token,
+            skipped=state.skipped,
+        )
+        self._begin()
+        return event
+
+
+def _per_token(nats: Tensor, sequences: Tensor, length: int) -> float | None:
+    return float(nats / sequences) / length if sequences else None
