@@ -221,6 +221,9 @@ def open_checkpoint(folder: Path) -> Checkpoint:
             raise DamageError(f"checkpoint {folder} is damaged: {name} is missing")
         if _sha256(folder / name) != digest:
             raise DamageError(f"checkpoint {folder} is damaged: {name} does not match its sha256 (truncated or edited)")
+    # whatever tensors lie in the folder would be read as its own
+    if foreign := sorted(path.name for path in folder.glob("*.safetensors") if path.name not in digests):
+        raise DamageError(f"checkpoint {folder} holds {foreign[0]}, which is not its own: move it elsewhere")
     return Checkpoint(folder)
 
 

@@ -97,6 +97,7 @@ def test_doctor_names_versions_devices_and_what_to_do(sedd):
         (["eval", "--model", "{run}", "--rel-error", "0"], 2, "rel-error"),
         (["eval", "--model", "{run}", "--protocol", "best"], 2, "rigorous"),
         (["eval", "--model", "{broken}"], 1, "sha256"),
+        (["eval", "--model", "{foreign}"], 1, "not its own"),
         (["frobnicate"], 2, "frobnicate"),
     ],
 )
@@ -107,8 +108,13 @@ def test_a_wrong_request_gets_one_clear_line(sedd, tiny_run, workplace, tmp_path
     (workplace / "binary.txt").write_bytes(bytes(range(256)) * 50)
     if "{broken}" in words:
         shutil.copytree(tiny_run, tmp_path / "broken")
-        (tmp_path / "broken" / "checkpoints" / "step-12" / "ema.safetensors").write_bytes(b"gone")
-    places = {"home": workplace, "run": tiny_run, "broken": tmp_path / "broken"}
+        (tmp_path / "broken" / "checkpoints" / "step-12" / "shard-00001-model-00001-of-00001.safetensors").write_bytes(
+            b"gone"
+        )
+    if "{foreign}" in words:
+        shutil.copytree(tiny_run, tmp_path / "foreign")
+        shutil.copy(tiny_run / "ema.safetensors", tmp_path / "foreign" / "checkpoints" / "step-12")
+    places = {"home": workplace, "run": tiny_run, "broken": tmp_path / "broken", "foreign": tmp_path / "foreign"}
     done = sedd(*(w.format(**places) for w in words))
     assert done.code == code, done.err + done.out
     assert message in done.err
