@@ -8,10 +8,11 @@ import sys
 import time
 from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
+from datetime import timedelta
 from functools import singledispatchmethod
 from typing import Any
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.markup import escape
 from rich.panel import Panel
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
@@ -25,6 +26,17 @@ from sedd_cli.runs import events as e
 PLAIN_EVERY = 10.0
 
 
+class Live(Bars):
+    """Progress bars, and below them the figures of the job at hand."""
+
+    below: RenderableType = ""
+
+    def get_renderables(self) -> Iterable[RenderableType]:
+        yield from super().get_renderables()
+        if self.below and not self.finished:
+            yield self.below
+
+
 class View:
     """Draws events. Silent on every process but the first; with `json` it speaks on standard error."""
 
@@ -36,7 +48,7 @@ class View:
         )
         # results go to standard output; what only accompanies them does so in a terminal alone
         self.aside = self.console if self.console.is_terminal else Console(stderr=True, highlight=False, soft_wrap=True)
-        self._bars: Bars | None = None
+        self._bars: Live | None = None
         self._tasks: dict[str, Any] = {}
         self._spoken: dict[str, float] = {}
 
@@ -83,8 +95,19 @@ class View:
 
     @show.register
     def _(self, event: e.Step) -> None:
-        figures = {"loss": f"{event.loss:.3f}", "tokens/s": f"{event.tokens_per_second:,.0f}"}
+        figures = step_figures(event)
+        if self._bars:
+            self._bars.below = figures_below(figures)
+            # while the bar runs the figures stand below it, its last line keeps the loss
+            figures = {"loss": figures["loss"]} if event.step == event.steps else {}
         self._advance("training", event.step, event.steps, "steps", figures)
+
+    @show.register
+    def _(self, event: e.Validated) -> None:
+        errors = f"{event.bits_per_char:.3f} ± {event.bits_per_char_error:.3f} bits/char"
+        if event.between_blocks_error is not None:
+            errors += f" (± {event.between_blocks_error:.3f} by choice of text)"
+        self.say(f"step {event.step:,}: {event.split} ≤ {errors}, {event.blocks} blocks", "green")
 
     @show.register
     def _(self, event: e.Saved) -> None:
@@ -134,7 +157,7 @@ class View:
         if self.quiet or not self.console.is_terminal:
             return nullcontext()
         self._tasks = {}
-        self._bars = Bars(
+        self._bars = Live(
             TextColumn("{task.description}"),
             BarColumn(bar_width=14),
             MofNCompleteColumn(),
@@ -145,6 +168,33 @@ class View:
             transient=True,
         )
         return self._bars
+
+
+def step_figures(event: e.Step) -> dict[str, str]:
+    """The figures of training steps, spelled; what is unknown is left out."""
+    found = {
+        "loss": _number(event.loss),
+        "by noise": " ".join(map(_number, event.loss_by_t)),
+        "gradient": _number(event.grad_norm),
+        "tokens/s": f"{event.tokens_per_second:,.0f}",
+        "MFU": "" if event.mfu is None else f"{event.mfu:.0%}",
+        "memory": f"{event.memory / 1e9:.1f} GB",
+        "skipped": f"{event.skipped}" if event.skipped else "",
+        "left": str(timedelta(seconds=round(event.seconds_left))),
+    }
+    return {name: value for name, value in found.items() if value}
+
+
+def figures_below(figures: dict[str, str]) -> Table:
+    """The figures as a row under their names."""
+    shown = {name: value for name, value in figures.items() if name != "left"}  # the bar says it
+    table = Table(*shown, box=None, pad_edge=False, header_style="dim")
+    table.add_row(*shown.values())
+    return table
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}" if value < 100 else f"{value:.0f}"
 
 
 def bounds_table(result: dict[str, Any]) -> Table:

@@ -38,10 +38,6 @@ def make_optimizers(recipe: Recipe, net: DiT) -> dict[str, torch.optim.Optimizer
     params = dict(net.named_parameters())
     optimizers: dict[str, torch.optim.Optimizer] = {}
     if train.optimizer == "muon":
-        if not hasattr(torch.optim, "Muon"):
-            raise RequestError(
-                f"train.optimizer: muon needs torch 2.9 or newer, found {torch.__version__}; use train.optimizer=adamw"
-            )
         # adaLN matrices start at zero and act on one condition: orthogonalised updates do not suit them
         names = [n for n, p in params.items() if p.dim() == 2 and n.startswith("blocks.") and "adaLN" not in n]
         matrices = [params.pop(name) for name in names]

@@ -52,6 +52,7 @@ class Step(Event):
     lr: float
     tokens_per_second: float
     seconds: float
+    seconds_left: float
     memory: int
     mfu: float | None
     skipped: int

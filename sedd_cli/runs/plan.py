@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-import torch
-
+from sedd_cli.core.graphs import Graph
 from sedd_cli.nets.dit import DiT
 from sedd_cli.recipe import Recipe
 from sedd_cli.runs.assemble import expected_vocab_size, make_graph
 from sedd_cli.runs.datasets import PrepareOptions, dataset_folder, find_prepared
+from sedd_cli.runs.flops import PEAKS, flops_a_token, mean_active_share
+from sedd_cli.runs.trainstate import BYTES_A_PARAMETER
 from sedd_cli.text.corpora import find_corpus
 from sedd_cli.text.shards import open_dataset
+
+#: The paper trained on nodes of 8 A100 80GB (appendix C.2); the share of their peak is an assumption.
+GPUS, MFU = 8, 0.4
 
 
 def plan(recipe: Recipe) -> dict[str, str]:
@@ -30,23 +34,29 @@ def plan(recipe: Recipe) -> dict[str, str]:
     }
     if vocabulary is None:
         return cost | {"vocabulary": "known once the corpus is prepared", "parameters": "known once it is prepared"}
-    with torch.device("meta"):
-        net = DiT(recipe.model, make_graph(recipe, vocabulary).states)
-    parameters = sum(p.numel() for p in net.parameters())
-    rows = (train.micro_batch or train.batch) * length
+    graph = make_graph(recipe, vocabulary)
+    parameters = sum(p.numel() for p in DiT.empty(recipe.model, graph.states).parameters())
+    embedding = graph.states * recipe.model.hidden_size
+    flops = flops_a_token(recipe.model, graph, recipe.noise.make()) * train.steps * tokens
+    hours = flops / (GPUS * PEAKS["A100"] * MFU) / 3600
+    held = train.micro_batch or train.batch
     return cost | {
         "vocabulary": f"{vocabulary:,}",
-        "parameters": f"{parameters:,} ({parameters - net.vocab_embed.embedding.numel():,} without the embedding)",
-        "memory, one process": f"about {_memory(recipe, parameters, vocabulary, rows) / 2**30:.1f} GiB "
-        f"for micro-batches of {rows // length} × {length} (an estimate)",
+        "parameters": f"{parameters:,} ({parameters - embedding:,} without the embedding)",
+        "memory, one process": f"about {_memory(recipe, parameters, graph, held) / 2**30:.1f} GiB "
+        f"for micro-batches of {held} × {length} (an estimate)",
+        "useful FLOP in all": f"{flops:.2e}",
+        "on the paper's hardware": f"about {hours:,.1f} hours on {GPUS} × A100 80 GB at {MFU:.0%} of the bf16 peak",
     }
 
 
-def _memory(recipe: Recipe, parameters: int, vocabulary: int, rows: int) -> float:
+def _memory(recipe: Recipe, parameters: int, graph: Graph, held: int) -> float:
     """Bytes: fp32 weights, gradients, EMA and two optimizer moments, and what the backward pass keeps."""
-    wide = recipe.model.hidden_size
+    wide, rows = recipe.model.hidden_size, held * recipe.model.length
     # a block keeps about 34·D bf16 values a token (Korthikanti et al. 2022, without the attention matrix);
     # the loss keeps about four float32 copies of the scores of the active rows
-    active = 0.5 if recipe.graph.name == "absorbing" else 1.0
-    kept = rows * (recipe.model.n_blocks * 34 * wide * 2 + active * vocabulary * 4 * 4)
-    return parameters * 4 * 5 + kept
+    blocks = recipe.model.n_blocks
+    # recomputing keeps the input of each block and one block's inside at a time
+    inside = 34 + 2 * blocks if recipe.train.recompute else 34 * blocks
+    active = mean_active_share(graph, recipe.noise.make())
+    return parameters * BYTES_A_PARAMETER + rows * (inside * wide * 2 + active * graph.states * 4 * 4)

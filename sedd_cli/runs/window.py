@@ -57,6 +57,7 @@ class Window:
             lr=learning_rate(state.recipe, state.step),
             tokens_per_second=rate,
             seconds=seconds,
+            seconds_left=(state.recipe.train.steps - state.step) * seconds / taken,
             memory=peak(state.dist.device),
             mfu=None if self._mfu_a_token is None else rate * self._mfu_a_token,
             skipped=state.skipped,

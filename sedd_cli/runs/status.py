@@ -1,0 +1,104 @@
+"""How a run stands, read from its folder; the run itself may be going on."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sedd_cli.errors import RequestError, WorkError
+from sedd_cli.recipe import load_recipe
+
+
+@dataclass(frozen=True)
+class Status:
+    """What a run directory tells. train and validation are the records of metrics.jsonl, in order of steps."""
+
+    run: Path
+    recipe: str
+    state: str  # running | stopped | finished
+    step: int
+    steps: int
+    checkpoint: str | None
+    train: list[dict[str, Any]]
+    validation: list[dict[str, Any]]
+
+
+def status(run: Path) -> Status:
+    """RequestError if `run` is not a run directory."""
+    if not (run / "recipe.yaml").is_file():
+        raise RequestError(f"{run} is not a run: it has no recipe.yaml")
+    recipe = load_recipe(run / "recipe.yaml")
+    records = _records(run / "metrics.jsonl")
+    train, validation = ([r for r in records if r.get("kind") == kind] for kind in ("train", "validation"))
+    mark = run / "latest"
+    latest = mark.read_text(encoding="utf-8").strip() if mark.is_file() else None
+    step = train[-1]["step"] if train else 0
+    done = latest == f"step-{recipe.train.steps}"
+    state = "running" if _held(run) else "finished" if done else "stopped"
+    return Status(run, recipe.name, state, step, recipe.train.steps, latest, train, validation)
+
+
+def plot(found: Status, path: Path) -> None:
+    """Write the run's curves as a PNG. RequestError without matplotlib, or if there is nothing to draw."""
+    try:
+        import matplotlib
+    except ImportError:
+        raise RequestError("--plot needs a package: pip install 'sedd[plots]'") from None
+    if not found.train:
+        raise RequestError(f"{found.run} has no metrics yet, there is nothing to plot")
+    matplotlib.use("Agg")
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    whole, by_t = figure.subplots(1, 2, sharex=True)
+    steps = [r["step"] for r in found.train]
+    whole.plot(steps, [_or_nan(r["loss"]) for r in found.train], lw=1, label="training loss")
+    if found.validation:
+        values, errors = zip(*((r["nats_per_token"], r["nats_per_token_error"]) for r in found.validation), strict=True)
+        at = [r["step"] for r in found.validation]
+        whole.errorbar(at, values, errors, fmt="o", ms=4, capsize=2, label=f"bound, {found.validation[0]['split']}")
+    for i in range(5):
+        label = f"t {i / 5:.1f} to {(i + 1) / 5:.1f}"
+        by_t.plot(steps, [_or_nan(r["loss_by_t"][i]) for r in found.train], lw=1, label=label)
+    for axis, title in ((whole, found.recipe), (by_t, "training loss by noise level")):
+        axis.set(xlabel="step", ylabel="nats per token", title=title)
+        axis.legend(frameon=False)
+        axis.grid(alpha=0.3)
+    try:
+        figure.savefig(path, dpi=150)
+    except OSError as error:
+        raise WorkError(f"cannot write {path}: {error.strerror}") from None
+
+
+def _or_nan(value: float | None) -> float:
+    return float("nan") if value is None else value
+
+
+def _records(path: Path) -> list[dict[str, Any]]:
+    """The whole lines of a metrics file; one that is being written is left out."""
+    found = []
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []:
+        try:
+            record = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(record, dict) and isinstance(record.get("step"), int):
+            found.append(record)
+    return found
+
+
+def _held(run: Path) -> bool:
+    """Whether a process trains in the folder: it holds the lock."""
+    from filelock import FileLock, Timeout
+
+    if not (run / ".lock").is_file():
+        return False
+    try:
+        with FileLock(run / ".lock", timeout=0):
+            return False
+    except Timeout:
+        return True
+    except OSError:
+        return False  # another user's folder
