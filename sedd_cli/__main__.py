@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 
 from sedd_cli.errors import RequestError, WorkError
+
+
+#: The exit code after Ctrl-C.
+INTERRUPTED = 130
 
 
 def main() -> None:
@@ -26,18 +31,23 @@ def main() -> None:
     except Exception as error:
         if debug:
             raise
-        # of many processes one speaks
-        if os.environ.get("RANK", "0") == "0":
-            print(f"error: {_in_one_line(error)}", file=sys.stderr)
+        # of many processes one says what holds for all; what strikes one alone it says itself
+        rank = os.environ.get("RANK", "0")
+        if rank == "0" or not isinstance(error, RequestError | WorkError):
+            print(f"error{'' if rank == '0' else f' (process {rank})'}: {_in_one_line(error)}", file=sys.stderr)
         sys.exit(2 if isinstance(error, RequestError | PermissionError) else 1)
 
 
 def _leave_quietly(code: object) -> None:
-    """End a finished process of many without tearing torch down: a worker was seen to abort, for a reason not known."""
-    if code in (0, None) and os.environ.get("WORLD_SIZE", "1") != "1":
+    """End at once where the interpreter would not: after a second Ctrl-C, while a thread still writes.
+
+    And a finished process of many without tearing torch down: a worker was seen to abort, for a reason not known.
+    """
+    finished = code in (0, None) and os.environ.get("WORLD_SIZE", "1") != "1"
+    if finished or (code == INTERRUPTED and threading.active_count() > 1):
         sys.stdout.flush()
         sys.stderr.flush()
-        os._exit(0)
+        os._exit(int(code or 0))
 
 
 def _in_one_line(error: Exception) -> str:

@@ -26,10 +26,11 @@ def curve(
     by_column: dict[int, list[float]] = {}
     for x, y in points:
         by_column.setdefault(place(x, y, 2 * width, 1)[0], []).append(y)
-    for column, values in by_column.items():
-        mean = sum(values) / len(values)
-        row = place(left, mean, 1, 4 * height)[1]
-        cells[row // 4][column // 2] |= DOTS[row % 4][column % 2]
+    means = sorted((column, sum(values) / len(values)) for column, values in by_column.items())
+    for (c0, y0), (c1, y1) in zip(means, [*means[1:], means[-1]], strict=True):
+        for column in range(c0, max(c1, c0 + 1)):
+            row = place(left, y0 + (y1 - y0) * (column - c0) / max(c1 - c0, 1), 1, 4 * height)[1]
+            cells[row // 4][column // 2] |= DOTS[row % 4][column % 2]
     circles = {place(x, y, width, height) for x, y in marks}
     text = Text()
     for r, row in enumerate(cells):

@@ -26,7 +26,8 @@ def compile_blocks(net: DiT, batch: int) -> str | None:
         with torch.autocast(device.type, net.autocast or torch.bfloat16, enabled=net.autocast is not None):
             trial(h, cond, *net.rotary_emb(length)).float().sum().backward()
     except Exception as error:  # a compiler can fail in any way; training goes on without it
-        return f"{type(error).__name__}: {' '.join(str(error).split())[:160]}"
+        text = " ".join(str(error).split()).split(" Set TORCH")[0]
+        return f"{type(error).__name__}: {text[:160]}"
     for block in net.blocks:
         block.compile()
     return None

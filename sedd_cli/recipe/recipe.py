@@ -38,9 +38,9 @@ class DataRecipe:
 class TrainRecipe:
     """Optimisation (appendix C.2). `batch` counts sequences over all processes and accumulation steps.
 
-    micro_batch (sequences a process holds at once), strategy (how processes share the work), compile and
-    recompute (keep no activations of a block, compute them again in the backward pass) change speed and memory,
-    never the law. Checkpoints: every save_every steps, the last `keep` and those at multiples of keep_every stay.
+    micro_batch (sequences a process holds at once), strategy (how processes share the work), compile (the
+    blocks, with torch.compile; null: where it pays) and recompute (keep no activations of a block, compute them again
+    in the backward pass) change speed and memory, never the law. Checkpoints: every save_every steps, the last `keep` and those at multiples of keep_every stay.
     """
 
     steps: int
@@ -58,7 +58,7 @@ class TrainRecipe:
     t_sampling: str = "stratified"
     precision: str = "auto"
     strategy: str = "auto"
-    compile: str = "auto"
+    compile: bool | None = None
     recompute: bool = False
     log_every: int = 50
     save_every: int = 1000
@@ -85,7 +85,6 @@ class TrainRecipe:
         _one_of("t_sampling", self.t_sampling, ("stratified", "uniform"))
         _one_of("precision", self.precision, PRECISIONS)
         _one_of("strategy", self.strategy, ("auto", "ddp", "fsdp"))
-        _one_of("compile", self.compile, ("auto", "on", "off"))
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from sedd_cli.errors import RequestError
 from sedd_cli.recipe import Recipe
 from sedd_cli.runs.evaluate import EvaluateOptions, evaluate
-from sedd_cli.runs.events import Evaluated, Event, Note, Sampled, Validated
+from sedd_cli.runs.events import Evaluated, Event, Sampled, Validated
 from sedd_cli.runs.generate import GenerateOptions, as_json, generate, prompt_tokens
 from sedd_cli.runs.model import Model
 from sedd_cli.runs.rundir import RunDir
@@ -71,11 +71,9 @@ def validate(recipe: Recipe, model: Model, dataset: Dataset, run: RunDir) -> Ite
             seen = Validated(step=step, split=split, seconds=time.perf_counter() - began, **kept)
             run.log({"kind": "validation", **dataclasses.asdict(seen)})
             yield seen
-        elif not isinstance(event, Note):
-            yield event
     kept = []
     for event in generate(model, GenerateOptions(seed=recipe.seed)):
         if isinstance(event, Sampled):
             kept.append(as_json(event))
-        yield event
+            yield event
     run.store("samples", f"step-{step}", kept)

@@ -158,7 +158,7 @@ def _holding(model: Model, tensors: dict[str, Tensor]) -> DiT:
 def _compile(recipe: Recipe, net: DiT, dist: Dist) -> str:
     """Compile the blocks where the recipe or the device says so; why it could not be done, if so."""
     asked = recipe.train.compile
-    if asked == "off" or (asked == "auto" and not compile_pays(dist.device)):
+    if asked is False or (asked is None and not compile_pays(dist.device)):
         return ""
     held = recipe.train.micro_batch or len(dist.share(recipe.train.batch))
     reason = compile_blocks(net, min(held, len(dist.share(recipe.train.batch))))
