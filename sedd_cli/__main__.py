@@ -8,7 +8,6 @@ import threading
 
 from sedd_cli.errors import RequestError, WorkError
 
-
 #: The exit code after Ctrl-C.
 INTERRUPTED = 130
 

@@ -10,16 +10,16 @@ import pytest
 import typer.main
 
 from sedd_cli.cli.app import app
-from sedd_cli.recipe import shipped
+from sedd_cli.recipe import load_recipe, shipped
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 COMMANDS = sorted(
     {
-        command.strip()
+        command.strip().replace("torchrun --standalone --nproc-per-node=8 -m sedd_cli", "sedd")
         for line in re.findall(r"^    (.*)$|`((?:sedd|torchrun) [^`]+)`", README, re.MULTILINE)
         for command in "".join(line).split("&&")
-        if command.strip().startswith("sedd ")
+        if command.strip().startswith(("sedd ", "torchrun "))
     }
 )
 
@@ -38,6 +38,8 @@ def test_a_readme_command_parses(command):
     group = typer.main.get_command(app)
     context = group.commands[verb].make_context(verb, words)
     assert context.params is not None
+    if recipe := context.params.get("recipe"):
+        load_recipe(ROOT / recipe if recipe.startswith("recipes/") else recipe, context.params["overrides"] or [])
 
 
 def test_the_python_example_runs(tiny_run):

@@ -38,9 +38,10 @@ class DataRecipe:
 class TrainRecipe:
     """Optimisation (appendix C.2). `batch` counts sequences over all processes and accumulation steps.
 
-    micro_batch (sequences a process holds at once), strategy (how processes share the work), compile (the
-    blocks, with torch.compile; null: where it pays) and recompute (keep no activations of a block, compute them again
-    in the backward pass) change speed and memory, never the law. Checkpoints: every save_every steps, the last `keep` and those at multiples of keep_every stay.
+    micro_batch (sequences a process holds at once), strategy (how processes share the work), compile (the blocks,
+    with torch.compile; null: where it pays) and recompute (keep no activations of a block, compute them again in the
+    backward pass) change speed and memory, never the law. Checkpoints: every save_every steps; the last `keep` and
+    those at multiples of keep_every stay.
     """
 
     steps: int
