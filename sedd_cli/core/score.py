@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
+from sedd_cli.core.fused import Targets, losses, weighted_loss
 from sedd_cli.core.graphs import Graph
 from sedd_cli.core.noises import Noise
 
@@ -24,6 +25,13 @@ class Network(Protocol):
 
     def head(self, hidden: Tensor) -> Tensor:
         """[..., D] → z [..., S], float32 or better."""
+
+
+class Loss(NamedTuple):
+    """A weighted sum of losses, differentiable, and the weighted loss of each sequence [B], for the record."""
+
+    total: Tensor
+    sequences: Tensor
 
 
 @dataclass(frozen=True)
@@ -62,7 +70,33 @@ class ScoreModel:
             yield rows, self.graph.log_score(rows.z, rows.sigma, rows.x)
 
     def score_entropy(self, x: Tensor, sigma: Tensor, x0: Tensor) -> Tensor:
-        """Score entropy per sequence [B] without σ̄′, in nats per unit of sigma; the head runs on active rows only."""
+        """Score entropy per sequence [B] without σ̄′, in nats per unit of sigma; the head runs on active rows only.
+
+        Where no gradient is asked for and the head is linear, its outputs are never held (`core.fused`).
+        """
+        if hasattr(self.net, "readout") and not torch.is_grad_enabled():
+            batch, hidden, targets = self._targets(x, sigma, x0)
+            loss = losses(self.net.readout, self.graph, hidden, targets)
+            return loss.new_zeros(len(x)).index_add_(0, batch, loss)
+        return self._plain_score_entropy(x, sigma, x0)
+
+    def weighted_score_entropy(self, x: Tensor, sigma: Tensor, x0: Tensor, weight: Tensor) -> Loss:
+        """weight [B] times the score entropy of each sequence, for training; fused where the head is linear."""
+        if not hasattr(self.net, "readout"):
+            weighted = weight * self._plain_score_entropy(x, sigma, x0)
+            return Loss(weighted.sum(), weighted.detach())
+        batch, hidden, targets = self._targets(x, sigma, x0)
+        total, loss = weighted_loss(self.net.readout, self.graph, hidden, targets, weight[batch])
+        return Loss(total, weight.to(loss.dtype) * loss.new_zeros(len(x)).index_add_(0, batch, loss))
+
+    def _targets(self, x: Tensor, sigma: Tensor, x0: Tensor) -> tuple[Tensor, Tensor, Targets]:
+        """The active positions: their sequences [R], the trunk's outputs there [R, D], and what they should become."""
+        hidden = self.hidden(x, sigma)
+        batch, position = self.graph.active(x).nonzero(as_tuple=True)
+        here = batch, position
+        return batch, hidden[here], Targets(x[here], x0[here], sigma[batch].double())
+
+    def _plain_score_entropy(self, x: Tensor, sigma: Tensor, x0: Tensor) -> Tensor:
         total = torch.zeros(len(x), dtype=torch.float32, device=x.device)
         for rows in self.rows(x, sigma):
             loss = self.graph.score_entropy_from(rows.z, rows.sigma, rows.x, x0[rows.batch, rows.position])

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from sedd_cli.nets.attention import ATTENTION
+from sedd_cli.nets.head import Readout
 from sedd_cli.nets.rotary import Rotary, rotate
 
 
@@ -182,12 +183,17 @@ class DiT(nn.Module):
                 else:
                     h = block(h, cond, cos, sin)
             shift, scale = self.output_layer.adaLN_modulation(cond)[:, None].chunk(2, dim=-1)
-            return modulate(self.output_layer.norm_final(h), shift, scale)
+            return full_precision(modulate(self.output_layer.norm_final(h), shift, scale))
+
+    @property
+    def readout(self) -> Readout:
+        """The linear head, for whoever needs its outputs only in part."""
+        linear = self.output_layer.linear
+        return Readout(linear.weight, linear.bias, mixed=self.autocast == torch.bfloat16)
 
     def head(self, hidden: Tensor) -> Tensor:
         """z [..., S] from hidden [..., D], in float32 or better: mixed precision ends here."""
-        with self._mixed(hidden.device):
-            return full_precision(self.output_layer.linear(hidden))
+        return self.readout(hidden)
 
     def _mixed(self, device: torch.device) -> torch.autocast:
         return torch.autocast(device.type, self.autocast or torch.bfloat16, enabled=self.autocast is not None)

@@ -84,7 +84,7 @@ def _attempt(state: TrainState, size: int) -> tuple[int, float] | None:
         for _ in range(2):
             began = _now(device)
             with state.dist.accumulate(state.loss, last=False):
-                state.loss(x0, v, u).sum().backward()
+                state.loss(x0, v, u).total.backward()
             best = min(best, _now(device) - began)
     except (torch.OutOfMemoryError, MemoryError) as error:
         _release(error, state)

@@ -59,8 +59,8 @@ def gradients(state: TrainState, batch: Tensor, rows: range) -> Tally:
         with state.dist.accumulate(state.loss, last=part is parts[-1]):
             loss = state.loss(batch[part].to(device, non_blocking=True), v, u)
             # gradients are averaged over processes, the loss over the global batch
-            (loss.sum() * (state.dist.world / plan.batch)).backward()
-        tally.add(v, loss.detach())
+            (loss.total * (state.dist.world / plan.batch)).backward()
+        tally.add(v, loss.sequences)
     return tally
 
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from sedd_cli.core.graphs import Graph
 from sedd_cli.core.noises import Noise
 from sedd_cli.core.objectives import Objective
-from sedd_cli.core.score import ScoreModel
+from sedd_cli.core.score import Loss, ScoreModel
 from sedd_cli.errors import RequestError
 from sedd_cli.nets.compile import compile_blocks, compile_pays
 from sedd_cli.nets.dit import DiT
@@ -29,13 +29,13 @@ BYTES_A_PARAMETER = 20
 
 
 class LossModule(nn.Module):
-    """The objective as a module, so that a parallel wrapper sees one forward pass: loss per sequence [B], nats."""
+    """The objective as a module, so that a parallel wrapper sees one forward pass."""
 
     def __init__(self, net: DiT, graph: Graph, noise: Noise, objective: Objective):
         super().__init__()
         self.net, self._parts = net, (graph, noise, objective)
 
-    def forward(self, x0: Tensor, v: Tensor, u: Tensor) -> Tensor:
+    def forward(self, x0: Tensor, v: Tensor, u: Tensor) -> Loss:
         graph, noise, objective = self._parts
         return objective.loss(ScoreModel(self.net, graph, noise), x0, v, u)
 

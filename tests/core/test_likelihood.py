@@ -244,7 +244,7 @@ def test_one_draw_of_the_paper_protocol_is_dsigma_times_the_loss_there(name):
         ]
         assert paper_bound(model, X0, v, u, t_min).tolist() == pytest.approx(expected, rel=1e-9)
         objective = OBJECTIVES["score_entropy"](t_min=t_min)
-        assert objective.loss(model, X0, v, u).tolist() == pytest.approx(expected, rel=1e-9)
+        assert objective.loss(model, X0, v, u).sequences.tolist() == pytest.approx(expected, rel=1e-9)
 
 
 def test_strata_hold_one_number_each():

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, ClassVar
 import torch
 from torch import Tensor
 
-from sedd_cli.core.graphs.base import GRAPHS, Draw, Graph, Jump, jump_from_weights, per_position, zero_at
+from sedd_cli.core.graphs.base import GRAPHS, Draw, Graph, Jump, in_tile, jump_from_weights, per_position, zero_at
 from sedd_cli.core.noises import Noise
 
 if TYPE_CHECKING:
+    from sedd_cli.core.fused import Targets
     from sedd_cli.core.score import ScoreModel
 
 
@@ -79,6 +80,26 @@ class Absorbing(Graph):
         m = torch.where(masked, total + log_scale, 0.0)
         E = torch.expm1(per_position(sigma, x)).to(logits.dtype)
         return torch.where(masked, (ce + (torch.expm1(m) - m)) / E, 0.0)
+
+    def loss_tile(self, z: Tensor, start: int, targets: Targets) -> Tensor:
+        """Σ_y e^{z_y} + A·(log A − 1 − z_{x0}), A = N where scores are scaled, else 1/E; gradient e^{z_y} − A[y = x0].
+
+        For CE + e^m − 1 − m = Σ_y e^{z_y}/A − 1 + log A − z_{x0}: the logarithms of Σ e^z in CE and in m cancel.
+        """
+        row, column = in_tile(targets.x0, z, start)
+        target, A = z[row, column], self._scale(targets)[row].to(z.dtype)
+        share = z.exp_().sum(-1).index_add_(0, row, A * (A.log() - 1 - target))
+        z[row, column] -= A
+        return share
+
+    def loss_factor(self, targets: Targets) -> Tensor:
+        return 1 / (torch.expm1(targets.sigma) * self._scale(targets))
+
+    def _scale(self, targets: Targets) -> Tensor:
+        """A [R]: e^{z_y}/A is the mass of token y."""
+        if self.scale_by_sigma:
+            return torch.full_like(targets.sigma, self.tokens)
+        return 1 / torch.expm1(targets.sigma)
 
     def bound_draw(self, noise: Noise, x0: Tensor, v: Tensor, u: Tensor) -> Draw:
         """The count form: k = ⌈vL⌉ masks at the k smallest uniforms, λ the k-th smallest of them.

@@ -17,6 +17,7 @@ from sedd_cli.core.noises import Noise
 from sedd_cli.core.registry import Registry
 
 if TYPE_CHECKING:
+    from sedd_cli.core.fused import Targets
     from sedd_cli.core.score import ScoreModel
 
 GRAPHS = Registry("graph")
@@ -94,6 +95,19 @@ class Graph:
         """`score_entropy` of the network output z [..., S]; a graph may skip the scores it does not need."""
         return self.score_entropy(self.log_score(z, sigma, x), sigma, x, x0)
 
+    def loss_tile(self, z: Tensor, start: int, targets: Targets) -> Tensor:
+        """The share of some columns in `score_entropy_from`, [R], and its gradient, which overwrites z.
+
+        z [R, C], finite, holds the network's outputs for tokens start … start + C − 1 (never MASK) at active rows.
+        Both come without the factor of their row, `loss_factor`: summed over all tiles, shares · factor are the loss
+        and z · factor is the loss's gradient.
+        """
+        raise NotImplementedError
+
+    def loss_factor(self, targets: Targets) -> Tensor:
+        """What multiplies a row's tiles, float64 [R]."""
+        raise NotImplementedError
+
     def bound_draw(self, noise: Noise, x0: Tensor, v: Tensor, u: Tensor) -> Draw:
         """A draw for the rigorous bound, placed by v [B] and corrupted by u [B, L]: here t = v over all of [0, 1]."""
         sigma, dsigma = noise(v)
@@ -121,6 +135,12 @@ class Graph:
 def per_position(value: Tensor, x: Tensor) -> Tensor:
     """A number per sequence [B] (or per position) in a shape that broadcasts against x [B, ...]."""
     return value.reshape(value.shape + (1,) * (x.dim() - value.dim()))
+
+
+def in_tile(token: Tensor, z: Tensor, start: int) -> tuple[Tensor, Tensor]:
+    """(row, column) of the entries of z [R, C] that belong to token [R], where it is one of start … start + C − 1."""
+    row = ((token >= start) & (token < start + z.shape[-1])).nonzero()[:, 0]
+    return row, token[row] - start
 
 
 def zero_at(log_score: Tensor, x: Tensor) -> Tensor:

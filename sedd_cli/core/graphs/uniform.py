@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, ClassVar
 import torch
 from torch import Tensor
 
-from sedd_cli.core.graphs.base import GRAPHS, Graph, Jump, jump_from_weights, per_position, zero_at
+from sedd_cli.core.graphs.base import GRAPHS, Graph, Jump, in_tile, jump_from_weights, per_position, zero_at
 
 if TYPE_CHECKING:
+    from sedd_cli.core.fused import Targets
     from sedd_cli.core.score import ScoreModel
 
 
@@ -57,6 +58,36 @@ class Uniform(Graph):
         log_ratio = base.scatter(-1, x0[..., None], torch.where(kept, log_rho, -log_rho)[..., None])
         v = (log_score - log_ratio).scatter(-1, x[..., None], 0.0)
         return (log_ratio.exp() * (torch.expm1(v) - v)).sum(-1) / self.tokens
+
+    def loss_tile(self, z: Tensor, start: int, targets: Targets) -> Tensor:
+        """Σ_y φ(v_y) with gradient expm1(v_y), v_y = z_y − log R_y: φ ≥ 0 term by term, as in `score_entropy`.
+
+        The factor R_y/N of a term is its row's, except at y = x0 ≠ x, where it is made up for.
+        """
+        x, x0 = targets.x, targets.x0
+        log_rho = self._log_rho(targets).to(z.dtype)
+        kept = x == x0
+        base = torch.where(kept, log_rho, 0.0)
+        row, column = in_tile(x, z, start)
+        z[row, column] = base[row]  # a score of 1 at x itself costs nothing and has no gradient
+        row, column = in_tile(x0, z, start)
+        row, column = row[~kept[row]], column[~kept[row]]
+        v0 = z[row, column] + log_rho[row]
+        z[row, column] = 0.0
+        v = z.sub_(base[:, None])
+        rise = torch.expm1(v)
+        share = torch.sub(rise, v, out=v).sum(-1)
+        R0 = torch.exp(-log_rho[row])
+        share.index_add_(0, row, R0 * (torch.expm1(v0) - v0))
+        z.copy_(rise)
+        z[row, column] = R0 * torch.expm1(v0)
+        return share
+
+    def loss_factor(self, targets: Targets) -> Tensor:
+        return torch.where(targets.x == targets.x0, self._log_rho(targets).exp(), 1.0) / self.tokens
+
+    def _log_rho(self, targets: Targets) -> Tensor:
+        return -torch.log1p(self.tokens / torch.expm1(targets.sigma))
 
     def end_terms(self, model: ScoreModel, x0: Tensor, u: Tensor) -> Tensor:
         """D_KL(p_{1|0} ‖ uniform) plus −log p(x0 | x) for x ~ p_{σ̄(0)|0}, decoded by Bayes' rule.

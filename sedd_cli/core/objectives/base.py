@@ -8,7 +8,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from sedd_cli.core.registry import Registry
-from sedd_cli.core.score import ScoreModel
+from sedd_cli.core.score import Loss, ScoreModel
 
 OBJECTIVES = Registry("objective")
 
@@ -19,8 +19,8 @@ class Objective:
 
     name: ClassVar[str]
 
-    def loss(self, model: ScoreModel, x0: Tensor, v: Tensor, u: Tensor) -> Tensor:
-        """Loss per sequence [B] in nats, differentiable.
+    def loss(self, model: ScoreModel, x0: Tensor, v: Tensor, u: Tensor) -> Loss:
+        """The sum of the sequences' losses, differentiable, and each of them [B], in nats.
 
         x0 [B, L] clean tokens; v [B] and u [B, L] float64 uniforms for the noise level and the corruption.
         """

@@ -7,9 +7,9 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from sedd_cli.core.likelihood import T_MIN, paper_bound
+from sedd_cli.core.likelihood import T_MIN
 from sedd_cli.core.objectives.base import OBJECTIVES, Objective
-from sedd_cli.core.score import ScoreModel
+from sedd_cli.core.score import Loss, ScoreModel
 
 
 @OBJECTIVES.register
@@ -24,5 +24,7 @@ class ScoreEntropy(Objective):
         if not 0 < self.t_min < 1:
             raise ValueError(f"t_min must lie in (0, 1), found {self.t_min}")
 
-    def loss(self, model: ScoreModel, x0: Tensor, v: Tensor, u: Tensor) -> Tensor:
-        return paper_bound(model, x0, v, u, self.t_min)
+    def loss(self, model: ScoreModel, x0: Tensor, v: Tensor, u: Tensor) -> Loss:
+        # the estimate of likelihood.paper_bound, with its gradient
+        sigma, dsigma = model.noise(self.t_min + (1 - self.t_min) * v)
+        return model.weighted_score_entropy(model.graph.perturb(x0, sigma, u), sigma, x0, dsigma)

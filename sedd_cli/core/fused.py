@@ -1,0 +1,138 @@
+"""Head and score entropy in one pass over tiles of the vocabulary.
+
+The plain form makes z [R, S] (and as much again for its log-score, its exponential and its gradient). Here a tile
+z[:, columns] is formed, turned into its share of the loss, overwritten by its own gradient, and multiplied into the
+gradients of hidden states, weight and bias, before the next tile takes its place. That is possible because the loss's
+gradient with respect to z is elementwise on both graphs: no softmax normaliser is needed (section 3 of the paper's
+loss; see `Graph.loss_tile`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from sedd_cli.core.graphs import Graph
+
+#: Bytes of a tile: on a CPU it stays in the cache, on a GPU it is large enough to fill it.
+BUDGET = {"cpu": 8 * 2**20, "cuda": 256 * 2**20}
+#: Narrower tiles than this waste the matrix units; rows are split first.
+NARROWEST = 512
+
+
+class Readout(Protocol):
+    """A linear head: z = hidden · weightᵀ + bias."""
+
+    weight: Tensor  # [S, D]
+    bias: Tensor  # [S]
+
+    def product(self, a: Tensor, b: Tensor, out: Tensor | None = None) -> Tensor:
+        """a [M, K] · b [K, N], summed in float32 or better, in the precision the network asks for."""
+
+
+@dataclass(frozen=True)
+class Targets:
+    """What stands at some rows and what it should be: x, x0 [R] int64 and sigma [R] float64."""
+
+    x: Tensor
+    x0: Tensor
+    sigma: Tensor
+
+    def __getitem__(self, rows: slice) -> Targets:
+        return Targets(self.x[rows], self.x0[rows], self.sigma[rows])
+
+
+def weighted_loss(
+    readout: Readout, graph: Graph, hidden: Tensor, targets: Targets, weight: Tensor, budget: int | None = None
+) -> tuple[Tensor, Tensor]:
+    """(Σ weight·loss, a differentiable scalar; the loss [R] of every row, without gradient).
+
+    hidden [R, D]; weight [R], fixed: gradients of hidden states, head weight and bias are formed here, at once, and
+    only scaled in the backward pass. Loss is `Graph.score_entropy`. budget: bytes of a tile (default BUDGET);
+    ValueError if a row of the vocabulary does not fit. No row at all gives 0, and gradients of 0.
+    """
+    tiles = Tiles.plan(len(hidden), graph.tokens, hidden, budget)
+    return _Fused.apply(hidden, readout.weight, readout.bias, readout, graph, targets, weight, tiles)
+
+
+@torch.no_grad()
+def losses(readout: Readout, graph: Graph, hidden: Tensor, targets: Targets, budget: int | None = None) -> Tensor:
+    """The loss [R] of every row, nothing else."""
+    tiles = Tiles.plan(len(hidden), graph.tokens, hidden, budget)
+    loss = hidden.new_zeros(len(hidden), dtype=tiles.dtype)
+    for rows, columns, z in tiles.of(readout, hidden):
+        loss[rows] += graph.loss_tile(z, columns.start, targets[rows])
+    return loss * graph.loss_factor(targets).to(loss.dtype)
+
+
+@dataclass(frozen=True)
+class Tiles:
+    """How rows × columns are cut, and the one buffer that every tile uses."""
+
+    rows: int
+    columns: int
+    height: int
+    width: int
+    dtype: torch.dtype
+
+    @classmethod
+    def plan(cls, rows: int, columns: int, like: Tensor, budget: int | None) -> Tiles:
+        dtype = torch.promote_types(like.dtype, torch.float32)
+        budget = BUDGET.get(like.device.type, BUDGET["cpu"]) if budget is None else budget
+        cells = budget // dtype.itemsize
+        if cells < columns:
+            raise ValueError(
+                f"a budget of {budget:,} bytes does not hold one row of {columns:,} scores, "
+                f"{columns * dtype.itemsize:,} bytes"
+            )
+        width = min(columns, max(NARROWEST, cells // max(rows, 1)))
+        return cls(rows, columns, min(max(rows, 1), cells // width), width, dtype)
+
+    def of(self, readout: Readout, hidden: Tensor) -> Iterator[tuple[slice, slice, Tensor]]:
+        """(rows, columns, z [rows, columns]) for every tile; each is valid until the next."""
+        buffer = torch.empty(self.height * self.width, dtype=self.dtype, device=hidden.device)
+        for top in range(0, self.rows, self.height):
+            rows = slice(top, min(top + self.height, self.rows))
+            for left in range(0, self.columns, self.width):
+                columns = slice(left, min(left + self.width, self.columns))
+                shape = rows.stop - rows.start, columns.stop - columns.start
+                z = buffer[: shape[0] * shape[1]].view(shape)
+                readout.product(hidden[rows], readout.weight[columns].T, out=z)
+                yield rows, columns, z.add_(readout.bias[columns])
+
+
+class _Fused(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, hidden, weight, bias, readout, graph, targets, scale, tiles):
+        with torch.autocast(hidden.device.type, enabled=False):
+            dtype = tiles.dtype
+            loss = hidden.new_zeros(len(hidden), dtype=dtype)
+            d_hidden = torch.zeros_like(hidden, dtype=dtype)
+            d_weight, d_bias = torch.empty_like(weight, dtype=dtype), torch.zeros_like(bias, dtype=dtype)
+            d_weight[graph.tokens if len(hidden) else 0 :] = 0  # the rest is written before it is added to
+            factor = graph.loss_factor(targets)
+            scale, factor = (scale * factor).to(dtype), factor.to(dtype)
+            # the factor of a row may as well be carried by its hidden state, which is shorter than its scores
+            scaled = hidden * scale[:, None]
+            for rows, columns, z in tiles.of(readout, hidden):
+                loss[rows] += graph.loss_tile(z, columns.start, targets[rows])
+                d_hidden[rows] += readout.product(z, weight[columns])
+                if rows.start == 0:
+                    readout.product(z.T, scaled[rows], out=d_weight[columns])
+                else:
+                    d_weight[columns] += readout.product(z.T, scaled[rows])
+                d_bias[columns] += scale[rows] @ z
+            ctx.save_for_backward(d_hidden.mul_(scale[:, None]), d_weight, d_bias)
+            ctx.kinds = hidden.dtype, weight.dtype, bias.dtype
+            total, loss = (scale * loss).sum(), factor * loss
+            ctx.mark_non_differentiable(loss)
+            return total, loss
+
+    @staticmethod
+    def backward(ctx, grad, _):
+        found = (saved.mul_(grad) for saved in ctx.saved_tensors)
+        return (*(g.to(kind) for g, kind in zip(found, ctx.kinds, strict=True)), None, None, None, None, None)

@@ -1,0 +1,59 @@
+"""The linear head, whose outputs are float32 or better whatever the precision of its factors."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Readout:
+    """z = hidden · weightᵀ + bias. mixed: factors of products are rounded to bfloat16, sums are float32."""
+
+    weight: Tensor  # [S, D]
+    bias: Tensor  # [S]
+    mixed: bool = False
+
+    def product(self, a: Tensor, b: Tensor, out: Tensor | None = None) -> Tensor:
+        """a [M, K] · b [K, N], not differentiable; `out` is filled and returned if given."""
+        if not self.mixed or a.dtype == torch.float64:
+            return torch.mm(a, b, out=out)
+        if a.is_cuda:
+            a, b = a.bfloat16(), b.bfloat16()
+            return torch.mm(a, b, out_dtype=torch.float32, **({} if out is None else {"out": out}))
+        with _bf16_factors():
+            return torch.mm(a, b, out=out)
+
+    def __call__(self, hidden: Tensor) -> Tensor:
+        """z [..., S] of hidden [..., D], differentiable: the plain form."""
+        z = _Linear.apply(hidden.reshape(-1, hidden.shape[-1]), self.weight, self.bias, self)
+        return z.view(*hidden.shape[:-1], len(self.bias))
+
+
+@contextmanager
+def _bf16_factors() -> Iterator[None]:
+    """On a CPU with bf16 units, let float32 products round their factors; autocast would round the result too."""
+    before = torch.backends.mkldnn.matmul.fp32_precision
+    torch.backends.mkldnn.matmul.fp32_precision = "bf16"
+    try:
+        yield
+    finally:
+        torch.backends.mkldnn.matmul.fp32_precision = before
+
+
+class _Linear(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, hidden: Tensor, weight: Tensor, bias: Tensor, readout: Readout) -> Tensor:
+        ctx.save_for_backward(hidden, weight)
+        ctx.readout = readout
+        with torch.autocast(hidden.device.type, enabled=False):
+            return readout.product(hidden, weight.T).add_(bias)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor):
+        hidden, weight = ctx.saved_tensors
+        return ctx.readout.product(grad, weight), ctx.readout.product(grad.T, hidden), grad.sum(0), None
