@@ -8,7 +8,7 @@ import typer
 
 from sedd_cli.cli import options as o
 from sedd_cli.cli.render import run_generation
-from sedd_cli.cli.sample import Count, Length, Out, SamplerName, Steps
+from sedd_cli.cli.sample import Count, Length, Normalized, Out, SamplerName, Steps
 from sedd_cli.errors import RequestError
 
 
@@ -19,6 +19,7 @@ def infill(
     length: Length = None,
     steps: Steps = None,
     sampler: SamplerName = None,
+    normalized: Normalized = False,
     seed: o.Seed = 0,
     out: Out = None,
     model: o.ModelOption = None,
@@ -34,6 +35,6 @@ def infill(
     """
     if not prefix and not suffix:
         raise RequestError("nothing is given: name --prefix, --suffix or both (sedd sample draws without a prompt)")
-    request = {"prefix": prefix, "suffix": suffix}
-    request |= {"n": n, "length": length, "steps": steps, "sampler": sampler, "seed": seed}
+    request = {"prefix": prefix, "suffix": suffix, "n": n, "length": length}
+    request |= {"steps": steps, "sampler": sampler, "normalized": normalized, "seed": seed}
     run_generation(request, out, model, tokenizer, device, precision, json, quiet)

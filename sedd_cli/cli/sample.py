@@ -12,8 +12,11 @@ from sedd_cli.cli.render import run_generation
 
 Count = Annotated[int, typer.Option("-n", help="How many.")]
 Length = Annotated[int | None, typer.Option(help="Tokens, prompts included; default: the trained length.")]
-Steps = Annotated[int | None, typer.Option(help="Denoising steps; network evaluations are one more.")]
-SamplerName = Annotated[str | None, typer.Option("--sampler", help="tweedie or euler.")]
+Steps = Annotated[int | None, typer.Option(help="Denoising steps; network evaluations are at most one more.")]
+SamplerName = Annotated[str | None, typer.Option("--sampler", help="tweedie, euler or first_hitting (normalized).")]
+Normalized = Annotated[
+    bool, typer.Option("--normalized", help="Set the absorbing model's normaliser to 1: idle steps cost nothing.")
+]
 Out = Annotated[Path | None, typer.Option(help="Also write the samples here, one JSON object a line.")]
 
 
@@ -22,6 +25,7 @@ def sample(
     length: Length = None,
     steps: Steps = None,
     sampler: SamplerName = None,
+    normalized: Normalized = False,
     seed: o.Seed = 0,
     out: Out = None,
     model: o.ModelOption = None,
@@ -37,5 +41,6 @@ def sample(
 
     Example: sedd sample --model runs/quickstart -n 3 --steps 64 --seed 1
     """
-    request = {"n": n, "length": length, "steps": steps, "sampler": sampler, "seed": seed}
+    request = {"n": n, "length": length, "steps": steps, "sampler": sampler}
+    request |= {"normalized": normalized, "seed": seed}
     run_generation(request, out, model, tokenizer, device, precision, json, quiet)

@@ -43,6 +43,8 @@ class ScoreModel:
     noise: Noise
     #: What the network is told lies within this range, whatever the true sigma; None: told the truth.
     sigma_range: tuple[float, float] | None = None
+    #: Set the normaliser e^m of every absorbing score to 1 (another law than the network's own).
+    normalized: bool = False
 
     def hidden(self, x: Tensor, sigma: Tensor) -> Tensor:
         """The trunk's output [B, L, D]."""
@@ -67,7 +69,27 @@ class ScoreModel:
     def scored_rows(self, x: Tensor, sigma: Tensor) -> Iterator[tuple[Rows, Tensor]]:
         """`rows`, each with its log_score [R, S]."""
         for rows in self.rows(x, sigma):
-            yield rows, self.graph.log_score(rows.z, rows.sigma, rows.x)
+            yield rows, self.log_score_of(rows.z, rows.sigma, rows.x)
+
+    def log_score_of(self, z: Tensor, sigma: Tensor, x: Tensor) -> Tensor:
+        """log_score [R, S] of network outputs z [R, S] at positions x [R] under sigma [R]."""
+        log_score = self.graph.log_score(z, sigma, x)
+        return self.graph.normalize(log_score, sigma) if self.normalized else log_score
+
+    def assumed_total(self, sigma: Tensor) -> Tensor | None:
+        """What Σ_y s_y stays below, as far as is known before the network is asked; [...], as sigma."""
+        if self.normalized:
+            return (1 + 1e-4) / torch.expm1(sigma)  # float32 rounding aside it is 1/E
+        return self.graph.assumed_total(sigma)
+
+    def totals(self, hidden: Tensor, sigma: Tensor, x: Tensor) -> Tensor:
+        """Σ_y s_y over the tokens [R], for hidden states [R, D] at positions x [R]: one pass over the vocabulary."""
+        size = max(1, ROW_BLOCK // self.graph.states)
+        found = [
+            self.graph.total_of(self.log_score_of(self.net.head(h), sigma.expand(len(h)), at))
+            for h, at in zip(hidden.split(size), x.split(size), strict=True)
+        ]
+        return torch.cat(found) if found else sigma.new_zeros(0)
 
     def score_entropy(self, x: Tensor, sigma: Tensor, x0: Tensor) -> Tensor:
         """Score entropy per sequence [B] without σ̄′, in nats per unit of sigma; the head runs on active rows only.

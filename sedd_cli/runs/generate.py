@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 
 from sedd_cli.core.conditioning import Given
-from sedd_cli.core.samplers import SAMPLERS, sample
+from sedd_cli.core.samplers import SAMPLERS
 from sedd_cli.errors import RequestError
 from sedd_cli.recipe.build import build, nearest
 from sedd_cli.runs.events import Event, Progress, Sampled, Warn
@@ -25,7 +25,8 @@ TOKENS_AT_ONCE = 8192
 class GenerateOptions:
     """n sequences of `length` tokens (default: the trained length), beginning with `prefix`, ending with `suffix`.
 
-    steps and sampler default to the recipe's, else 128 Tweedie steps. `first` numbers the first sequence: a
+    steps and sampler default to the recipe's, else 128 Tweedie steps. normalized: the law of the absorbing model with
+    its normaliser set to 1, under which steps without an event cost nothing. `first` numbers the first sequence: a
     sequence depends on (seed, its number) alone.
     """
 
@@ -35,6 +36,7 @@ class GenerateOptions:
     suffix: str = ""
     steps: int | None = None
     sampler: str | None = None
+    normalized: bool = False
     seed: int = 0
     first: int = 0
 
@@ -62,6 +64,9 @@ def generate(model: Model, options: GenerateOptions) -> Iterator[Event]:
         if text and (read := model.text_tokenizer().decode(ids)) != text:
             yield Warn(f"the tokenizer cannot reproduce the prompt {text!r} exactly, it reads {read!r}")
     sampler = _sampler(model, options)
+    if model.graph.mask is None and (options.normalized or sampler.name == "first_hitting"):
+        asked = "--normalized" if options.normalized else f"the sampler {sampler.name}"
+        raise RequestError(f"{asked} means nothing with the graph {model.graph.name!r}, it needs one with MASK")
     positions = [*range(len(prefix)), *range(length - len(suffix), length)]
     size = max(1, TOKENS_AT_ONCE // length)
     for start in range(0, options.n, size):
@@ -71,18 +76,21 @@ def generate(model: Model, options: GenerateOptions) -> Iterator[Event]:
 
 
 def _denoise(model: Model, sampler, given: Given, options: GenerateOptions, index: torch.Tensor, start: int):
-    began, x = time.perf_counter(), given.tokens
+    began, score = time.perf_counter(), dataclasses.replace(model.score, normalized=options.normalized)
     task = f"samples {start + 1} to {start + len(index)} of {options.n}" if options.n > 1 else "sample"
     with torch.no_grad():
-        for nfe, now in sample(model.score, sampler, given, options.seed, index):
-            x = now
-            yield Progress(task, nfe, sampler.steps + 1, "evaluations")
+        for now in sampler.run(score, given, options.seed, index):
+            figures = {"evaluations": f"{int(now.evaluations.max()):,}"}
+            yield Progress(task, now.step, now.steps, "steps", figures)
+    x = now.x
+    if now.fallbacks:
+        yield Warn(f"{task}: scores far from normalised at {now.fallbacks} steps, every position was looked at there")
     if not bool((x == given(x)).all() and (x < model.graph.tokens).all()):
         raise AssertionError("a given token was lost or a mask survived")
     seconds = (time.perf_counter() - began) / len(index)
-    for number, row in zip(index.tolist(), x.tolist(), strict=True):
+    for number, row, evaluations in zip(index.tolist(), x.tolist(), now.evaluations.tolist(), strict=True):
         text = model.tokenizer.decode(row) if model.tokenizer else None
-        yield Sampled(number, text, row, sampler.steps + 1, seconds, _spans(text, options))
+        yield Sampled(number, text, row, evaluations, seconds, _spans(text, options))
 
 
 def _spans(text: str | None, options: GenerateOptions) -> list[tuple[int, int]]:

@@ -1,6 +1,7 @@
 """The reverse process: single steps against dense ones, whole runs against the exact chain."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import reference
@@ -11,11 +12,12 @@ from toys import N, score_model, world
 from sedd_cli.core.conditioning import Given
 from sedd_cli.core.graphs import GRAPHS
 from sedd_cli.core.noises import NOISES
-from sedd_cli.core.samplers import SAMPLERS, linear_grid, sample
+from sedd_cli.core.samplers import SAMPLERS, Sampler, linear_grid, run_plain
 
 every_graph = pytest.mark.parametrize("name", GRAPHS)
 every_noise = pytest.mark.parametrize("noise", [cls() for cls in NOISES.values()], ids=list(NOISES))
-every_sampler = pytest.mark.parametrize("sampler", SAMPLERS)
+STEPPERS = [name for name, cls in SAMPLERS.items() if cls.jump is not Sampler.jump]
+every_sampler = pytest.mark.parametrize("sampler", STEPPERS)
 INTERVALS = [(1.0, 0.75), (0.6, 0.55), (0.3, 0.001), (1e-3, 1e-5)]
 
 
@@ -137,9 +139,14 @@ def test_samples_follow_the_exact_chain(name, noise, sampler, given):
     truth = reference.chain(sampler, score, Q, start, schedule(noise), steps, 3, mask, given)
     model = score_model(graph, noise, score)
     clamp = Given.at(list(given), list(given.values()), draws, 3)
-    *_, (_, x) = sample(model, SAMPLERS[sampler](steps=steps), clamp, seed=11, index=torch.arange(draws))
+    *_, last = SAMPLERS[sampler](steps=steps).run(model, clamp, seed=11, index=torch.arange(draws))
+    follows(last.x, truth, S)
+
+
+def follows(x: torch.Tensor, truth: torch.Tensor, S: int) -> None:
+    """The sequences x [draws, 3] are draws of the law `truth` [S³]."""
     seen = torch.bincount((x * torch.tensor([S * S, S, 1])).sum(-1), minlength=S**3).double()
-    expected = truth * draws
+    expected = truth * len(x)
     assert seen[expected < 1e-9].sum() == 0
     rare = expected < 5  # pooled, as the chi-square needs
     cells = [(seen[~rare], expected[~rare]), (seen[rare].sum()[None], expected[rare].sum()[None])]
@@ -148,41 +155,157 @@ def test_samples_follow_the_exact_chain(name, noise, sampler, given):
     assert chisquare(seen, expected).pvalue > 1e-4
 
 
-def run(name: str, sampler: str, index: list[int], steps: int = 4, given=None, seed: int = 3):
+def run(name: str, sampler: str, index: list[int], steps: int = 4, given=None, seed: int = 3, **options):
     graph, Q, p0 = world(name, L=3)
-    model = score_model(graph, NOISES["loglinear"](), reference.wrong_score(p0, Q))
+    model = replace(score_model(graph, NOISES["loglinear"](), reference.wrong_score(p0, Q)), **options)
     given = given or Given.nothing(len(index), 3)
-    return list(sample(model, SAMPLERS[sampler](steps=steps), given, seed, torch.tensor(index)))
+    return list(SAMPLERS[sampler](steps=steps).run(model, given, seed, torch.tensor(index)))
+
+
+@every_graph
+@every_noise
+@every_sampler
+@pytest.mark.parametrize("spread", [0.4, 4.0], ids=["near", "far"])
+@pytest.mark.parametrize("given", [{}, {1: 0}], ids=str)
+def test_the_fast_path_gives_the_plain_paths_samples(name, noise, sampler, spread, given):
+    """For the same uniforms, step by step; also with scores so wrong that the bound on candidates fails."""
+    graph, Q, p0 = world(name, L=3)
+    model = score_model(graph, noise, reference.wrong_score(p0, Q, spread))
+    clamp, index = Given.at(list(given), list(given.values()), 200, 3), torch.arange(200)
+    for steps in (3, 40):
+        stepper = SAMPLERS[sampler](steps=steps)
+        fast = list(stepper.run(model, clamp, seed=5, index=index))
+        for now, x in zip(fast, run_plain(model, stepper, clamp, seed=5, index=index), strict=True):
+            assert torch.equal(now.x, x)
+
+
+def test_a_bound_that_fails_is_noticed_and_mended():
+    graph, Q, p0 = world("absorbing", L=3)
+    exact = reference.exact_score(p0, Q)
+    index, given = torch.arange(300), Given.nothing(300, 3)
+
+    def loud(x, sigma):
+        return exact(x, sigma) * 30.0  # e^m = 30 at every position
+
+    model = score_model(graph, NOISES["loglinear"](), loud)
+    stepper = SAMPLERS["tweedie"](steps=50)
+    fast = list(stepper.run(model, given, 1, index))
+    assert fast[-1].fallbacks > 5
+    *_, x = run_plain(model, stepper, given, 1, index)
+    assert torch.equal(fast[-1].x, x)
+    quiet = list(stepper.run(score_model(graph, NOISES["loglinear"](), exact), given, 1, index))
+    assert quiet[-1].fallbacks == 0
+
+
+@every_sampler
+def test_normalized_is_the_law_of_the_score_divided_by_its_normaliser(sampler):
+    graph, Q, p0 = world("absorbing", L=3)
+    noise, score = NOISES["loglinear"](), reference.wrong_score(p0, Q, 1.0)
+
+    def normalised(x, sigma):
+        s = score(x, sigma).clone()
+        masked = x == N
+        totals = s[masked][:, :N].sum(-1, keepdim=True) * math.expm1(sigma)
+        s[masked] = torch.cat([s[masked][:, :N] / totals, s[masked][:, N:]], -1)
+        return s
+
+    draws, steps = 10_000, 5
+    truth = reference.chain(sampler, normalised, Q, reference.base("absorbing", N), schedule(noise), steps, 3, N, {})
+    model = replace(score_model(graph, noise, score), normalized=True)
+    *_, last = SAMPLERS[sampler](steps=steps).run(model, Given.nothing(draws, 3), seed=2, index=torch.arange(draws))
+    follows(last.x, truth, N + 1)
+    *_, x = run_plain(model, SAMPLERS[sampler](steps=steps), Given.nothing(500, 3), 2, torch.arange(500))
+    assert torch.equal(last.x[:500], x)
+
+
+def test_normalized_costs_an_evaluation_only_where_a_token_falls():
+    trace = run("absorbing", "tweedie", list(range(100)), steps=400, normalized=True)
+    spent = trace[-1].evaluations
+    # three tokens fall in at most three of the 401 steps
+    assert int(spent.max()) <= 3
+    assert int(spent.min()) >= 1
+    # counted are the steps in which a sequence changed, and no other
+    previous = torch.full((100, 3), N)
+    changes = torch.zeros(100, dtype=torch.int64)
+    for now in trace:
+        changes += (now.x != previous).any(1)
+        previous = now.x
+    assert torch.equal(changes, spent)
+
+
+def test_raw_scores_cost_little_more_than_what_could_fall():
+    graph, Q, p0 = world("absorbing", L=3)
+    model = score_model(graph, NOISES["loglinear"](), reference.exact_score(p0, Q))
+    *_, last = SAMPLERS["tweedie"](steps=400).run(model, Given.nothing(100, 3), 3, torch.arange(100))
+    assert last.fallbacks == 0
+    # three masks fall, and eight times as many might have; the first and the last step look anyway
+    assert last.evaluations.double().mean() < 3 * 8 + 2
+
+
+def test_first_hitting_is_the_limit_of_small_normalized_steps():
+    """Its law does not depend on a grid: that of a chain of many steps, to the chain's own error."""
+    graph, Q, p0 = world("absorbing", L=3)
+    noise, score = NOISES["loglinear"](), reference.exact_score(p0, Q)  # whose normaliser is 1
+    draws = 10_000
+    model = score_model(graph, noise, score)
+    *_, last = SAMPLERS["first_hitting"]().run(model, Given.nothing(draws, 3), seed=7, index=torch.arange(draws))
+    assert (last.evaluations == 3).all()
+    # with the exact score and one token at a time, samples follow the data
+    S = N + 1
+    truth = torch.zeros(S, S, S, dtype=torch.float64)
+    for row in reference.sequences(S, 3):
+        truth[tuple(row.tolist())] = float(p0.reshape(S, S, S)[tuple(row.tolist())])
+    follows(last.x, truth.flatten(), S)
+
+
+def test_first_hitting_fills_gaps_and_leaves_given_tokens():
+    clamp = Given.at([0, 2], [2, 1], 40, 3)
+    trace = run("absorbing", "first_hitting", list(range(40)), given=clamp)
+    assert len(trace) == 1
+    assert (trace[-1].evaluations == 1).all()
+    assert (trace[-1].x[:, [0, 2]] == torch.tensor([2, 1])).all()
+    everything = Given.at([0, 1, 2], [2, 1, 0], 4, 3)
+    assert run("absorbing", "first_hitting", list(range(4)), given=everything)[-1].x.tolist() == [[2, 1, 0]] * 4
+
+
+def test_what_needs_a_mask_is_refused_without_one():
+    with pytest.raises(ValueError, match="first_hitting needs a graph with MASK"):
+        run("uniform", "first_hitting", [0])
+    with pytest.raises(ValueError, match="normalized means nothing"):
+        run("uniform", "tweedie", [0], normalized=True)
 
 
 @every_graph
 @every_sampler
 def test_a_sequence_depends_on_seed_and_index_alone(name, sampler):
-    whole = run(name, sampler, list(range(50)))[-1][1]
-    assert run(name, sampler, [41, 7, 12])[-1][1].tolist() == whole[[41, 7, 12]].tolist()
-    assert run(name, sampler, list(range(50)), seed=4)[-1][1].tolist() != whole.tolist()
+    whole = run(name, sampler, list(range(50)))[-1].x
+    assert run(name, sampler, [41, 7, 12])[-1].x.tolist() == whole[[41, 7, 12]].tolist()
+    assert run(name, sampler, list(range(50)), seed=4)[-1].x.tolist() != whole.tolist()
     assert len(whole.unique(dim=0)) > 10  # and differs between indices
 
 
 @every_graph
 @every_sampler
 @pytest.mark.parametrize("steps", [1, 2, 7])
-def test_evaluations_are_counted_and_are_steps_plus_one(name, sampler, steps):
+def test_evaluations_are_counted_as_they_are_made(name, sampler, steps):
     graph, Q, p0 = world(name, L=3)
     calls = []
     score = reference.exact_score(p0, Q)
 
     def counting(x, sigma):
-        calls.append(sigma)
+        calls.append((sigma, len(x)))
         return score(x, sigma)
 
     noise = NOISES["geometric"]()
     model = score_model(graph, noise, counting)
-    given = Given.nothing(5, 3)
-    reported = [n for n, _ in sample(model, SAMPLERS[sampler](steps=steps), given, 0, torch.arange(5))]
-    assert reported == list(range(1, steps + 2))
-    # one batch, one sigma a step: the network is asked once each at the times of the grid
-    assert calls == pytest.approx([noise.sigma(t) for t in reference.time_grid(steps)], rel=1e-12)
+    trace = list(SAMPLERS[sampler](steps=steps).run(model, Given.nothing(5, 3), 0, torch.arange(5)))
+    assert [(now.step, now.steps) for now in trace] == [(k, steps + 1) for k in range(1, steps + 2)]
+    assert int(trace[-1].evaluations.sum()) == sum(rows for _, rows in calls)
+    assert int(trace[-1].evaluations.max()) <= steps + 1
+    # asked at times of the grid, once each
+    grid = [noise.sigma(t) for t in reference.time_grid(steps)]
+    assert all(min(abs(sigma - g) / g for g in grid) < 1e-12 for sigma, _ in calls)
+    assert len({sigma for sigma, _ in calls}) == len(calls)
 
 
 @every_graph
@@ -191,10 +314,10 @@ def test_given_tokens_stand_after_every_step_and_no_mask_is_left(name, sampler):
     where = torch.tensor([[True, False, True], [False, False, False], [True, True, True]]).repeat(20, 1)
     tokens = torch.tensor([[2, 0, 1], [0, 0, 0], [1, 2, 0]]).repeat(20, 1)
     trace = run(name, sampler, list(range(60)), given=Given(where, tokens))
-    for _, x in trace:
-        assert torch.equal(x[where], tokens[where])
-    assert int(trace[-1][1].max()) < N
-    assert x[2].tolist() == [1, 2, 0]
+    for now in trace:
+        assert torch.equal(now.x[where], tokens[where])
+    assert int(trace[-1].x.max()) < N
+    assert now.x[2].tolist() == [1, 2, 0]
 
 
 def test_the_grid_runs_from_1_to_1e_minus_5():
@@ -202,7 +325,7 @@ def test_the_grid_runs_from_1_to_1e_minus_5():
     assert linear_grid(8).dtype == torch.float64
 
 
-@every_sampler
+@pytest.mark.parametrize("sampler", SAMPLERS)
 def test_no_steps_are_refused(sampler):
     with pytest.raises(ValueError, match="steps must be at least 1, found 0"):
         SAMPLERS[sampler](steps=0)

@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from sedd_cli.core.score import ScoreModel
 
 
+#: The normaliser e^m that no position is expected to exceed; the sampler checks those it looks at.
+SLACK = 8.0
+
+
 @GRAPHS.register
 @dataclass(frozen=True)
 class Absorbing(Graph):
@@ -35,7 +39,6 @@ class Absorbing(Graph):
 
     @property
     def mask(self) -> int:
-        """The state MASK."""
         return self.tokens
 
     def perturb(self, x0: Tensor, sigma: Tensor, u: Tensor) -> Tensor:
@@ -117,6 +120,24 @@ class Absorbing(Graph):
 
     def end_terms(self, model: ScoreModel, x0: Tensor, u: Tensor) -> Tensor:
         return torch.zeros(len(x0), device=x0.device)
+
+    def assumed_total(self, sigma: Tensor) -> Tensor:
+        # Σ_y s_y = e^m/E, and training drives e^m to 1
+        return SLACK / torch.expm1(sigma)
+
+    def normalize(self, log_score: Tensor, sigma: Tensor) -> Tensor:
+        tokens = log_score[..., : self.tokens]
+        shift = tokens.logsumexp(-1) + torch.expm1(sigma).log().to(log_score.dtype)
+        return torch.cat([tokens - shift[..., None], log_score[..., self.tokens :]], dim=-1)
+
+    def euler_bound(self, total: Tensor, x: Tensor, step: Tensor) -> Tensor:
+        return step * total
+
+    def tweedie_bound(self, total: Tensor, x: Tensor, delta_sigma: Tensor) -> Tensor:
+        return torch.expm1(delta_sigma) * total
+
+    def denoise_bound(self, total: Tensor, x: Tensor, sigma: Tensor) -> Tensor:
+        return torch.ones_like(total, dtype=torch.float64)
 
     def euler(self, log_score: Tensor, x: Tensor, step: Tensor) -> Jump:
         return self._unmask(log_score, x, step)

@@ -60,6 +60,11 @@ class Graph:
         """S, the number of states of a position."""
         raise NotImplementedError
 
+    @property
+    def mask(self) -> int | None:
+        """The state MASK, where there is one."""
+        return None
+
     # -- forward process ---------------------------------------------------------------------------
 
     def perturb(self, x0: Tensor, sigma: Tensor, u: Tensor) -> Tensor:
@@ -126,6 +131,30 @@ class Graph:
     def tweedie(self, log_score: Tensor, x: Tensor, delta_sigma: Tensor) -> Jump:
         """Analytic step (theorem 4.1): (e^{−ΔσQ} s)_y · e^{ΔσQ}(x,y)."""
         raise NotImplementedError
+
+    def total_of(self, log_score: Tensor) -> Tensor:
+        """Σ_y s_y over the tokens, [...]."""
+        return log_score[..., : self.tokens].logsumexp(-1).exp()
+
+    def assumed_total(self, sigma: Tensor) -> Tensor | None:
+        """What Σ_y s_y is taken to stay below before the network is asked, [...]; None where nothing is known."""
+        return None
+
+    def normalize(self, log_score: Tensor, sigma: Tensor) -> Tensor:
+        """log_score [R, S] under sigma [R] with its normaliser e^m set to 1; ValueError where it has no meaning."""
+        raise ValueError(f"normalized means nothing with the graph {self.name!r}: its scores have no normaliser to fix")
+
+    def euler_bound(self, total: Tensor, x: Tensor, step: Tensor) -> Tensor:
+        """At least `euler`'s leave, float64 [R], from total [R] ≥ Σ_y s_y."""
+        raise NotImplementedError
+
+    def tweedie_bound(self, total: Tensor, x: Tensor, delta_sigma: Tensor) -> Tensor:
+        """At least `tweedie`'s leave, float64 [R], from total [R] ≥ Σ_y s_y."""
+        raise NotImplementedError
+
+    def denoise_bound(self, total: Tensor, x: Tensor, sigma: Tensor) -> Tensor:
+        """At least `denoise`'s leave, float64 [R], from total [R] ≥ Σ_y s_y."""
+        return self.tweedie_bound(total, x, sigma)
 
     def denoise(self, log_score: Tensor, x: Tensor, sigma: Tensor) -> Jump:
         """The last step, from sigma to no noise at all: the Tweedie step over all that is left."""

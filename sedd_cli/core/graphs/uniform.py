@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from sedd_cli.core.score import ScoreModel
 
 
+#: Allows for the float32 rounding of a sum over the vocabulary.
+ROUNDING = 1 + 1e-4
+
+
 @GRAPHS.register
 @dataclass(frozen=True)
 class Uniform(Graph):
@@ -110,6 +114,17 @@ class Uniform(Graph):
             log_mass = log_mass.scatter(-1, rows.x[:, None], (1 - lam + lam / self.tokens).log()[:, None])
             total.index_add_(0, rows.batch, log_mass.logsumexp(-1) - log_mass.gather(-1, was[:, None])[:, 0])
         return total
+
+    def euler_bound(self, total: Tensor, x: Tensor, step: Tensor) -> Tensor:
+        return ROUNDING * step / self.tokens * (total.double() - 1).clamp(min=0)
+
+    def tweedie_bound(self, total: Tensor, x: Tensor, delta_sigma: Tensor) -> Tensor:
+        # clamping the masses e^Δσ·s_y − expm1(Δσ)·mean at 0 leaves at most e^Δσ·s_y of each
+        grow, arrive = torch.expm1(delta_sigma), -torch.expm1(-delta_sigma) / self.tokens
+        mean = total.double() / self.tokens
+        stay = (1 + grow * (1 - mean * ROUNDING)).clamp(min=0) * (torch.exp(-delta_sigma) + arrive)
+        moved = arrive * torch.exp(delta_sigma) * (total.double() * ROUNDING - 1).clamp(min=0)
+        return moved / (moved + stay)
 
     def euler(self, log_score: Tensor, x: Tensor, step: Tensor) -> Jump:
         step = per_position(step, x)[..., None].to(log_score.dtype)

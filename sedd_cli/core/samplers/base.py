@@ -1,4 +1,9 @@
-"""The reverse process: a time grid, a stepper, and exact draws."""
+"""The reverse process: a time grid, a stepper, and exact draws.
+
+Two forms of the same process, equal for equal uniforms. `run_plain` scores every active position of every sequence
+at every step. `Sampler.run` draws the uniforms first and looks only where a position could move: the head at
+candidates alone, the trunk at sequences that have one.
+"""
 
 from __future__ import annotations
 
@@ -28,6 +33,20 @@ def linear_grid(steps: int) -> Tensor:
 
 
 @dataclass(frozen=True)
+class Denoised:
+    """A batch after `step` of `steps` steps: x [B, L], and the network evaluations of each sequence so far [B].
+
+    fallbacks: steps at which every position was looked at because a score had come near the bound on candidates.
+    """
+
+    step: int
+    steps: int
+    x: Tensor
+    evaluations: Tensor
+    fallbacks: int = 0
+
+
+@dataclass(frozen=True)
 class Sampler:
     """One way to step from noise level t to s < t. Fields are the recipe's options."""
 
@@ -42,32 +61,147 @@ class Sampler:
         """The transition from t to s (each [R]) at positions x [R] with log_score [R, S]."""
         raise NotImplementedError
 
+    def leave_bound(self, model: ScoreModel, total: Tensor, x: Tensor, t: Tensor, s: Tensor) -> Tensor:
+        """At least `jump`'s leave, float64 [R], from total [R] ≥ Σ_y s_y over the tokens."""
+        raise NotImplementedError
 
-def sample(model: ScoreModel, sampler: Sampler, given: Given, seed: int, index: Tensor) -> Iterator[tuple[int, Tensor]]:
-    """Denoise a batch (algorithms 2 and 3), yielding (network evaluations so far, x [B, L]) after every step.
+    def run(self, model: ScoreModel, given: Given, seed: int, index: Tensor) -> Iterator[Denoised]:
+        """Denoise a batch (algorithms 2 and 3), yielding after every step.
 
-    `index` [B] int64 numbers the sequences: a sequence depends on (seed, its number) alone, not on its
-    batch. The last yield is the sample; it holds no MASK and every given token. Evaluations: steps + 1.
-    """
-    device, length = index.device, given.where.shape[1]
-    grid = linear_grid(sampler.steps).to(device)
-    x = given(model.graph.sample_base(Stream(seed, BASE, index).uniforms(0, length)[0]))
-    noise = Stream(seed, SAMPLER, index)
+        `index` [B] int64 numbers the sequences: a sequence depends on (seed, its number) alone, not on its batch. The
+        last x is the sample; it holds no MASK and every given token.
+        """
+        grid, x, noise = _start(self, model, given, seed, index)
+        evaluations, fallbacks, trusted = torch.zeros_like(index), 0, model.normalized
+        for k in range(self.steps + 1):
+            u_leave, u_token = noise.uniforms(k, x.shape[1])
+            free = model.graph.active(x) & ~given.where
+            step = _Step(self, model, x, grid, k)
+            # the first step looks at every position, to see whether the bound can be trusted at all
+            looked_at, moved, held = step.take(free, u_leave, u_token, trusted)
+            trusted = held and (trusted or k == 0)
+            x, fallbacks = given(moved), fallbacks + (not trusted)
+            evaluations = evaluations + looked_at
+            yield Denoised(k + 1, self.steps + 1, x, evaluations, fallbacks)
+
+
+def run_plain(model: ScoreModel, sampler: Sampler, given: Given, seed: int, index: Tensor) -> Iterator[Tensor]:
+    """The slow, obvious form of `Sampler.run`: scores at every active position; yields x [B, L] after every step."""
+    grid, x, noise = _start(sampler, model, given, seed, index)
     for k in range(sampler.steps + 1):
-        t = grid[k].expand(len(x))
-        last = k == sampler.steps
-        sigma = model.noise(t)[0]
-        u_leave, u_token = noise.uniforms(k, length)
-        moved = x.clone()
-        for rows, log_score in model.scored_rows(x, sigma):
+        u_leave, u_token = noise.uniforms(k, x.shape[1])
+        step, moved = _Step(sampler, model, x, grid, k), x.clone()
+        for rows, log_score in model.scored_rows(x, step.sigma.expand(len(x))):
             at = rows.batch, rows.position
-            if last:
-                jump = model.graph.denoise(log_score, rows.x, rows.sigma)
-            else:
-                jump = sampler.jump(model, log_score, rows.x, t[rows.batch], grid[k + 1].expand(len(rows.x)))
-            moved[at] = draw(jump, rows.x, u_leave[at], u_token[at])
+            moved[at] = draw(step.jump(log_score, rows.x), rows.x, u_leave[at], u_token[at])
         x = given(moved)
-        yield k + 1, x
+        yield x
+
+
+def _start(
+    sampler: Sampler, model: ScoreModel, given: Given, seed: int, index: Tensor
+) -> tuple[Tensor, Tensor, Stream]:
+    length = given.where.shape[1]
+    x = given(model.graph.sample_base(Stream(seed, BASE, index).uniforms(0, length)[0]))
+    return linear_grid(sampler.steps).to(index.device), x, Stream(seed, SAMPLER, index)
+
+
+@dataclass(frozen=True)
+class _Step:
+    """Step k of the grid, from t to s; the last one denoises."""
+
+    sampler: Sampler
+    model: ScoreModel
+    x: Tensor
+    grid: Tensor
+    k: int
+
+    @property
+    def last(self) -> bool:
+        return self.k == len(self.grid) - 1
+
+    @property
+    def sigma(self) -> Tensor:
+        """A scalar."""
+        return self.model.noise(self.grid[self.k])[0]
+
+    def _times(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return self.grid[self.k].expand(x.shape), self.grid[self.k + 1].expand(x.shape)
+
+    def jump(self, log_score: Tensor, x: Tensor) -> Jump:
+        """The transition at positions x [R]."""
+        if self.last:
+            return self.model.graph.denoise(log_score, x, self.sigma.expand(x.shape))
+        return self.sampler.jump(self.model, log_score, x, *self._times(x))
+
+    def bound(self, total: Tensor, x: Tensor) -> Tensor:
+        """At least the jump's leave, [R]."""
+        if self.last:
+            return self.model.graph.denoise_bound(total, x, self.sigma.expand(x.shape))
+        return self.sampler.leave_bound(self.model, total, x, *self._times(x))
+
+    def take(self, free: Tensor, u_leave: Tensor, u_token: Tensor, trusted: bool) -> tuple[Tensor, Tensor, bool]:
+        """(sequences looked at [B], x after the step, whether every Σ_y s_y that was seen is well below the bound).
+
+        Unless the bound is trusted every free position is looked at, and otherwise those that it lets move.
+        """
+        model, x = self.model, self.x
+        batch, position = free.nonzero(as_tuple=True)
+        assumed = model.assumed_total(self.sigma)
+        looked_at = torch.zeros(len(x), dtype=torch.int64, device=x.device)
+        if assumed is None:
+            sequences = free.any(1).nonzero()[:, 0]
+            hidden = self._hidden(sequences)
+            at = torch.searchsorted(sequences, batch), position
+            total = model.totals(hidden[at], self.sigma, x[batch, position])
+            chosen = u_leave[batch, position] < self.bound(total, x[batch, position])
+        else:
+            total = assumed.expand(len(batch))
+            chosen = u_leave[batch, position] < self.bound(total, x[batch, position])
+            chosen |= not trusted
+            sequences = batch[chosen].unique()
+            hidden = self._hidden(sequences)
+        looked_at[sequences] = 1
+        moved = x.clone()
+        high = self._move(moved, sequences, hidden, batch[chosen], position[chosen], u_leave, u_token)
+        # a score near the assumed bound may have company beyond it, among the positions not looked at
+        held = assumed is None or model.normalized or high <= float(assumed) / MARGIN
+        if not held and trusted:
+            rest = ~chosen
+            if len(missing := batch[rest].unique()):
+                hidden = self._hidden(missing)
+                looked_at[missing] = 1
+                self._move(moved, missing, hidden, batch[rest], position[rest], u_leave, u_token)
+        return looked_at, moved, held
+
+    def _hidden(self, sequences: Tensor) -> Tensor:
+        """The trunk's output for some of the sequences."""
+        if not len(sequences):
+            return self.x.new_zeros(0)
+        return self.model.hidden(self.x[sequences], self.sigma.expand(len(sequences)))
+
+    def _move(
+        self, moved: Tensor, sequences: Tensor, hidden: Tensor, batch: Tensor, position: Tensor, *u: Tensor
+    ) -> float:
+        """Draw the transitions of some positions into `moved`; returns the largest Σ_y s_y that was seen."""
+        high, x = 0.0, self.x
+        size = max(1, ROWS_AT_ONCE // self.model.graph.states)
+        for b, i in zip(batch.split(size), position.split(size), strict=True):
+            if not len(b):
+                continue
+            here = x[b, i]
+            log_score = self.model.log_score_of(
+                self.model.net.head(hidden[torch.searchsorted(sequences, b), i]), self.sigma.expand(len(b)), here
+            )
+            high = max(high, float(self.model.graph.total_of(log_score).max()))
+            moved[b, i] = draw(self.jump(log_score, here), here, *(v[b, i] for v in u))
+        return high
+
+
+#: Elements of a block of candidate rows × states held at once.
+ROWS_AT_ONCE = 2**22
+#: The bound is trusted while no Σ_y s_y that was seen exceeds it over this.
+MARGIN = 4.0
 
 
 def draw(jump: Jump, x: Tensor, u_leave: Tensor, u_token: Tensor) -> Tensor:

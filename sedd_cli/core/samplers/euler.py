@@ -21,3 +21,6 @@ class Euler(Sampler):
 
     def jump(self, model: ScoreModel, log_score: Tensor, x: Tensor, t: Tensor, s: Tensor) -> Jump:
         return model.graph.euler(log_score, x, (t - s) * model.noise(t)[1])
+
+    def leave_bound(self, model: ScoreModel, total: Tensor, x: Tensor, t: Tensor, s: Tensor) -> Tensor:
+        return model.graph.euler_bound(total, x, (t - s) * model.noise(t)[1])

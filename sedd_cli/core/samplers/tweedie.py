@@ -21,3 +21,6 @@ class Tweedie(Sampler):
 
     def jump(self, model: ScoreModel, log_score: Tensor, x: Tensor, t: Tensor, s: Tensor) -> Jump:
         return model.graph.tweedie(log_score, x, model.noise(t)[0] - model.noise(s)[0])
+
+    def leave_bound(self, model: ScoreModel, total: Tensor, x: Tensor, t: Tensor, s: Tensor) -> Tensor:
+        return model.graph.tweedie_bound(total, x, model.noise(t)[0] - model.noise(s)[0])
