@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.table import Table
@@ -16,6 +16,74 @@ bench = typer.Typer(
 )
 
 Repeats = Annotated[int, typer.Option(help="Timed runs of each path, after one that is not counted.")]
+RecipeName = Annotated[str, typer.Option("--recipe", help="A YAML file, or a shipped recipe: the network's size.")]
+Overrides = Annotated[list[str] | None, typer.Argument(help="dotted.key=value", metavar="[KEY=VALUE]...")]
+Batch = Annotated[int, typer.Option(help="Sequences at once.")]
+
+
+@bench.command()
+def train(
+    overrides: Overrides = None,
+    recipe: RecipeName = "gpt2_small",
+    batch: Batch = 2,
+    repeats: Repeats = 3,
+    device: o.Device = "auto",
+    json: o.Json = False,
+    quiet: o.Quiet = False,
+) -> None:
+    """A training step against float32 autograd over all scores; also how long the recipe would take here.
+
+    Example: sedd bench train --recipe recipes/gpt2_small.yaml
+    """
+    from sedd_cli.recipe import load_recipe
+    from sedd_cli.runs.bench.model import ModelBench, bench_train
+
+    options = ModelBench(repeats, load_recipe(recipe, overrides or []), batch, device)
+    _show(View(json, quiet), bench_train(options))
+
+
+@bench.command()
+def loss(
+    overrides: Overrides = None,
+    recipe: RecipeName = "gpt2_small",
+    batch: Batch = 2,
+    repeats: Repeats = 5,
+    device: o.Device = "auto",
+    json: o.Json = False,
+    quiet: o.Quiet = False,
+) -> None:
+    """Head and loss with their gradients: fused, against scores of all positions.
+
+    Example: sedd bench loss --recipe gpt2_small_uniform
+    """
+    from sedd_cli.recipe import load_recipe
+    from sedd_cli.runs.bench.model import ModelBench, bench_loss
+
+    options = ModelBench(repeats, load_recipe(recipe, overrides or []), batch, device)
+    _show(View(json, quiet), bench_loss(options))
+
+
+@bench.command()
+def sample(
+    overrides: Overrides = None,
+    recipe: RecipeName = "gpt2_small",
+    batch: Batch = 1,
+    steps: Annotated[int, typer.Option(help="Steps of the grid.")] = 1024,
+    normalized: Annotated[bool, typer.Option("--normalized", help="Normaliser set to 1: idle steps are free.")] = False,
+    repeats: Repeats = 1,
+    device: o.Device = "auto",
+    json: o.Json = False,
+    quiet: o.Quiet = False,
+) -> None:
+    """Sampling against the plain analytic path: all scores, transition and race in float32.
+
+    Example: sedd bench sample --steps 128
+    """
+    from sedd_cli.recipe import load_recipe
+    from sedd_cli.runs.bench.model import SampleBench, bench_sample
+
+    options = SampleBench(repeats, load_recipe(recipe, overrides or []), batch, device, steps, normalized)
+    _show(View(json, quiet), bench_sample(options))
 
 
 @bench.command()
@@ -32,7 +100,7 @@ def prepare(
 
     Example: sedd bench prepare my.txt --megabytes 64
     """
-    from sedd_cli.runs.bench import PrepareBench, bench_prepare
+    from sedd_cli.runs.bench.text import PrepareBench, bench_prepare
 
     options = PrepareBench(repeats, corpus, tokenizer, megabytes, workers)
     _show(View(json, quiet), bench_prepare(options))
@@ -50,20 +118,49 @@ def loader(
 
     Example: sedd bench loader --length 1024 --batch 64
     """
-    from sedd_cli.runs.bench import LoaderBench, bench_loader
+    from sedd_cli.runs.bench.text import LoaderBench, bench_loader
 
     _show(View(json, quiet), bench_loader(LoaderBench(repeats=repeats, length=length, batch=batch)))
+
+
+#: Columns of the table: heading, key of a path's figures, how it is spelled.
+COLUMNS = (
+    ("tokens/s, median", "tokens_per_second", "{:,.0f}"),
+    ("memory, MiB", "extra_mib", "{:,.0f}"),
+    ("beyond gradients", "beyond_gradients_mib", "{:,.0f}"),
+    ("TFLOP/s", "flops", "{:.2f}"),
+    ("of bf16 peak here", "share_of_measured_peak", "{:.0%}"),
+    ("MFU", "mfu", "{:.0%}"),
+    ("evaluations", "evaluations", "{:,}"),
+    ("s/evaluation", "seconds_per_evaluation", "{:.3f}"),
+    ("seconds", "seconds", "{:,.1f}"),
+)
 
 
 def _show(view: View, events: Iterator) -> None:
     result = view.follow(events)[-1].result
     table = Table(title=f"bench {result['bench']}: {result['tokens']:,} tokens", title_justify="left")
-    for name, justify in (("path", "left"), ("tokens/s, median", "right"), ("range", "right"), ("peak MiB", "right")):
-        table.add_column(name, justify=justify)
+    table.add_column("path")
+    columns = [c for c in COLUMNS if any(c[1] in found for found in result["paths"].values())]
+    for heading, _, _ in columns:
+        table.add_column(heading, justify="right")
     for path, found in result["paths"].items():
-        runs, peak = found["runs"], found["peak_mib"]
-        spread = f"{min(runs) / 1e6:.2f}–{max(runs) / 1e6:.2f} M"
-        table.add_row(path, f"{found['tokens_per_second'] / 1e6:.2f} M", spread, f"{peak:.0f}" if peak else "unknown")
-    table.caption, table.caption_justify = f"ratio {result['ratio']:.2f}", "left"
+        table.add_row(path, *(_cell(found.get(key), key, form) for _, key, form in columns))
+    table.caption, table.caption_justify = _caption(result), "left"
     view.table(table)
     view.document(result)
+
+
+def _cell(value: Any, key: str, form: str) -> str:
+    return "" if value is None else form.format(value / 1e12 if key == "flops" else value)
+
+
+def _caption(result: dict[str, Any]) -> str:
+    parts = [f"ratio {result['ratio']:.2f}"]
+    if "ratio_per_evaluation" in result:
+        parts += [f"per evaluation {result['ratio_per_evaluation']:.2f}", "plain extrapolated from single steps"]
+    if "bf16_matmul_peak" in result:
+        parts.append(f"bf16 peak measured {result['bf16_matmul_peak'] / 1e12:.2f} TFLOP/s")
+    if "recipe_hours_here" in result:
+        parts.append(f"{result['recipe']} in all: {result['recipe_hours_here']:,.0f} hours on this machine")
+    return ", ".join(parts)

@@ -29,6 +29,15 @@ def peak(device: torch.device) -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
+def held(device: torch.device) -> int:
+    """Bytes held now: by tensors on a GPU, by the whole process on a CPU (0 where the system does not tell)."""
+    if device.type == "cuda":
+        return torch.cuda.memory_allocated(device)
+    with suppress(OSError, ValueError, StopIteration):
+        return _kilobytes("/proc/self/status", "VmRSS") * 1024
+    return 0
+
+
 def total_memory(device: torch.device) -> int:
     """Bytes that this device has in all; on a CPU within the limits of its control group."""
     if device.type == "cuda":

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from sedd_cli.errors import RequestError
-from sedd_cli.runs import bench
+from sedd_cli.runs.bench import text as bench
+from sedd_cli.runs.bench.compare import BenchOptions, compare
 from sedd_cli.runs.events import Finished, Progress
 from sedd_cli.text.tokenizers import load_tokenizer
 
@@ -34,21 +35,20 @@ def test_the_loaders_rows_are_those_of_the_plain_loop():
 def test_paths_that_disagree_are_an_error():
     paths = {"one": lambda: 1, "two": lambda: 2}
     with pytest.raises(AssertionError, match="disagree"):
-        list(bench._compare("x", paths, bench.BenchOptions(1), {}))
+        list(compare("x", paths, BenchOptions(1), {}))
 
 
-def test_memory_is_seen_while_it_is_held():
-    with bench._peak_memory() as before:
-        pass
-    with bench._peak_memory() as peak:
-        held = np.ones(2**25)  # 256 MiB
-        held += 1
-        import time
+def test_memory_is_what_a_path_takes_beyond_what_was_held():
+    held = np.ones(2**24)  # 128 MiB that neither path takes
 
-        time.sleep(0.1)
-    if peak[0] == 0:
-        pytest.skip("no /proc on this system")
-    assert peak[0] > before[0] + 200
+    def large() -> int:
+        return len(np.ones(2**25) + 1) and 1  # 256 MiB
+
+    *_, last = compare("x", {"small": lambda: 1, "large": large}, BenchOptions(1), {})
+    extra = {path: found["extra_mib"] for path, found in last.result["paths"].items()}
+    assert 240 < extra["large"] < 300
+    assert extra["small"] < 20
+    assert held.sum() == 2**24
 
 
 @pytest.mark.parametrize(

@@ -1,25 +1,21 @@
-"""Fast paths against plain ones: run in turn in one process, medians, ratio, memory."""
+"""Benches of the text layer: tokenising and loading."""
 
 from __future__ import annotations
 
 import itertools
-import platform
-import statistics
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from sedd_cli import __version__
 from sedd_cli.errors import RequestError
+from sedd_cli.runs.bench.compare import BenchOptions, compare
 from sedd_cli.runs.datasets import PrepareOptions
-from sedd_cli.runs.events import Event, Finished, Note, Progress
+from sedd_cli.runs.events import Event, Note
 from sedd_cli.text.corpora import find_corpus
 from sedd_cli.text.encode import encode_stream
 from sedd_cli.text.loader import Loader
@@ -27,17 +23,6 @@ from sedd_cli.text.manifest import ShardInfo, SplitInfo
 from sedd_cli.text.shards import TokenArray
 from sedd_cli.text.tokenizers import Tokenizer, load_tokenizer, needs_training
 from sedd_cli.text.writer import SplitWriter
-
-
-@dataclass(frozen=True)
-class BenchOptions:
-    """repeats: timed runs of each path, after one that is not counted."""
-
-    repeats: int = 3
-
-    def __post_init__(self) -> None:
-        if self.repeats < 1:
-            raise RequestError(f"repeats must be at least 1, found {self.repeats}")
 
 
 @dataclass(frozen=True)
@@ -93,7 +78,7 @@ def bench_prepare(options: PrepareBench) -> Iterator[Event]:
             "sedd prepare": lambda: encode_to_shards(documents(), tokenizer, options.workers, Path(folder)),
             "datasets.map": lambda: encode_by_map(dataset, tokenizer, options.workers),
         }
-        yield from _compare("prepare", paths, options, {"target ratio": 1.5, "workers": options.workers})
+        yield from compare("prepare", paths, options, {"target ratio": 1.5, "workers": options.workers})
 
 
 def encode_to_shards(documents: Iterator[str], tokenizer: Tokenizer, workers: int, folder: Path) -> int:
@@ -162,62 +147,4 @@ def bench_loader(options: LoaderBench) -> Iterator[Event]:
             return size
 
         paths = {"loader": fast, "block by block": plain}
-        yield from _compare("loader", paths, options, {"target tokens/s": 20_000_000})
-
-
-def _compare(
-    name: str, paths: dict[str, Callable[[], int]], options: BenchOptions, facts: dict[str, Any]
-) -> Iterator[Event]:
-    """Time the paths in turn, A B A B …; every path returns the tokens it made, and all must agree."""
-    rates: dict[str, list[float]] = {path: [] for path in paths}
-    memory: dict[str, float] = dict.fromkeys(paths, 0.0)
-    made = set()
-    rounds = options.repeats + 1
-    for number in range(rounds):
-        for place, (path, run) in enumerate(paths.items()):
-            yield Progress(f"bench {name}", number * len(paths) + place, rounds * len(paths), "runs", {"now": path})
-            with _peak_memory() as peak:
-                began = time.perf_counter()
-                tokens = run()
-                seconds = time.perf_counter() - began
-            made.add(tokens)
-            if number:
-                rates[path].append(tokens / seconds)
-                memory[path] = max(memory[path], peak[0])
-    yield Progress(f"bench {name}", rounds * len(paths), rounds * len(paths), "runs")
-    if len(made) != 1:
-        raise AssertionError(f"the paths disagree on the number of tokens: {sorted(made)}")
-    fast, plain = (statistics.median(rates[path]) for path in paths)
-    found = {
-        path: {"tokens_per_second": statistics.median(r), "runs": r, "peak_mib": memory[path] or None}
-        for path, r in rates.items()
-    }
-    machine = {"machine": platform.machine(), "processors": _processors(), "sedd": __version__}
-    yield Finished({"bench": name, "tokens": made.pop(), "paths": found, "ratio": fast / plain, **facts, **machine})
-
-
-@contextmanager
-def _peak_memory() -> Iterator[list[float]]:
-    """The highest resident size of this process in MiB while the block runs, sampled; 0 where /proc is missing."""
-    status, peak, over = Path("/proc/self/statm"), [0.0], threading.Event()
-
-    def watch() -> None:
-        while not over.wait(0.02):
-            peak[0] = max(peak[0], int(status.read_text().split()[1]) * 4096 / 2**20)
-
-    if not status.exists():
-        yield peak
-        return
-    thread = threading.Thread(target=watch, daemon=True)
-    thread.start()
-    try:
-        yield peak
-    finally:
-        over.set()
-        thread.join()
-
-
-def _processors() -> int:
-    import os
-
-    return os.cpu_count() or 1
+        yield from compare("loader", paths, options, {"target tokens/s": 20_000_000})

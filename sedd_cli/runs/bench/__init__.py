@@ -1,0 +1,1 @@
+"""Fast paths against plain ones, in turn in one process."""

@@ -1,0 +1,80 @@
+"""Two ways to do the same work, run in turn in one process: medians, ratio, memory."""
+
+from __future__ import annotations
+
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from sedd_cli import __version__
+from sedd_cli.errors import RequestError
+from sedd_cli.runs.events import Event, Finished, Progress
+
+
+@dataclass(frozen=True)
+class BenchOptions:
+    """repeats: timed runs of each path, after one that is not counted."""
+
+    repeats: int = 3
+
+    def __post_init__(self) -> None:
+        if self.repeats < 1:
+            raise RequestError(f"repeats must be at least 1, found {self.repeats}")
+
+
+def compare(
+    name: str,
+    paths: dict[str, Callable[[], int]],
+    options: BenchOptions,
+    facts: dict[str, Any],
+    device: str = "cpu",
+) -> Iterator[Event]:
+    """Time the paths in turn, A B A B …; every path returns the tokens it made, and all must agree.
+
+    The last event is Finished: rates of each path (the first one is the fast one), their ratio, and the memory each
+    took beyond what the process held when it began.
+    """
+    import torch
+
+    from sedd_cli.runs.memory import begin_peak, held, peak
+
+    where = torch.device(device)
+    rates: dict[str, list[float]] = {path: [] for path in paths}
+    memory: dict[str, float] = dict.fromkeys(paths, 0.0)
+    made = set()
+    rounds = options.repeats + 1
+    for number in range(rounds):
+        for place, (path, run) in enumerate(paths.items()):
+            yield Progress(f"bench {name}", number * len(paths) + place, rounds * len(paths), "runs", {"now": path})
+            before = held(where)
+            begin_peak(where)
+            began = time.perf_counter()
+            tokens = run()
+            if where.type == "cuda":
+                torch.cuda.synchronize(where)
+            seconds = time.perf_counter() - began
+            made.add(tokens)
+            if number:
+                rates[path].append(tokens / seconds)
+                memory[path] = max(memory[path], (peak(where) - before) / 2**20)
+    yield Progress(f"bench {name}", rounds * len(paths), rounds * len(paths), "runs")
+    if len(made) != 1:
+        raise AssertionError(f"the paths disagree on the number of tokens: {sorted(made)}")
+    fast, plain = (statistics.median(rates[path]) for path in paths)
+    found = {
+        path: {"tokens_per_second": statistics.median(r), "runs": r, "extra_mib": memory[path]}
+        for path, r in rates.items()
+    }
+    machine = {
+        "machine": platform.machine(),
+        "device": torch.cuda.get_device_name(where) if where.type == "cuda" else "cpu",
+        "processors": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "sedd": __version__,
+    }
+    yield Finished({"bench": name, "tokens": made.pop(), "paths": found, "ratio": fast / plain, **facts, **machine})
