@@ -6,8 +6,10 @@ import json
 
 import numpy as np
 import pytest
+import torch
 
 from sedd_cli.errors import RequestError
+from sedd_cli.runs.bench import model, plain
 from sedd_cli.runs.bench import text as bench
 from sedd_cli.runs.bench.compare import BenchOptions, compare
 from sedd_cli.runs.events import Finished, Progress
@@ -77,3 +79,96 @@ def test_byte_tokens_of_both_paths_are_the_same(workplace, tmp_path):
     tokenizer = load_tokenizer("byte")
     dataset = datasets.Dataset.from_dict({"text": documents})
     assert bench.encode_to_shards(iter(documents), tokenizer, 2, tmp_path) == bench.encode_by_map(dataset, tokenizer, 1)
+
+
+SMALL = ["model.n_blocks=1", "model.hidden_size=32", "model.n_heads=2", "model.cond_dim=8", "model.length=16"]
+
+
+def small(name="gpt2_small", *changes):
+    from sedd_cli.recipe import load_recipe
+
+    return load_recipe(name, [*SMALL, "data.tokenizer=byte", *changes])
+
+
+@pytest.mark.parametrize("recipe", ["gpt2_small", "gpt2_small_uniform"])
+def test_train_and_loss_benches_add_up(recipe):
+    for bench_one in (model.bench_train, model.bench_loss):
+        *_, last = bench_one(model.ModelBench(1, small(recipe), batch=2, device="cpu"))
+        result, fast = last.result, last.result["paths"]["sedd"]
+        assert result["tokens"] == 32
+        assert result["ratio"] == pytest.approx(
+            fast["tokens_per_second"] / result["paths"]["plain"]["tokens_per_second"]
+        )
+        assert fast["flops"] == pytest.approx(fast["tokens_per_second"] * result["useful_flops_per_token"])
+        assert fast["share_of_measured_peak"] == pytest.approx(fast["flops"] / result["bf16_matmul_peak"])
+        json.dumps(result)
+
+
+def test_a_recipes_duration_follows_from_the_rate():
+    recipe = small("gpt2_small", "train.steps=1000", "train.batch=8", "train.micro_batch=2")
+    *_, last = model.bench_train(model.ModelBench(1, recipe, batch=2, device="cpu"))
+    rate = last.result["paths"]["sedd"]["tokens_per_second"]
+    assert last.result["recipe_hours_here"] == pytest.approx(1000 * 8 * 16 / rate / 3600)
+
+
+def test_the_sampling_bench_counts_evaluations_and_says_what_it_extrapolates():
+    *_, last = model.bench_sample(model.SampleBench(1, small(), 2, "cpu", steps=40, normalized=True))
+    fast, slow = (last.result["paths"][name] for name in ("sedd", "plain"))
+    assert fast["evaluations"] <= 16  # tokens fall in at most as many steps
+    assert (slow["evaluations"], slow["extrapolated"], fast["extrapolated"]) == (41, True, False)
+    assert slow["seconds"] == pytest.approx(41 * slow["seconds_per_evaluation"])
+    assert last.result["ratio"] == pytest.approx(slow["seconds"] / fast["seconds"])
+
+
+def test_the_plain_step_draws_from_the_law_of_the_exact_one():
+    """The published formulas, on a vocabulary small enough to count."""
+    recipe = small()
+    graph, noise = recipe.graph.make(tokens=4), recipe.noise.make()
+    torch.manual_seed(0)
+    net = model.DiT(recipe.model, graph.states).eval()
+    with torch.no_grad():
+        for p in net.parameters():
+            p.add_(0.3 * torch.randn_like(p))
+        x, t, s, draws = torch.tensor([[4, 2, 4]]), 0.6, 0.5, 20_000
+        sigma, after = (noise(torch.tensor([w], dtype=torch.float64))[0] for w in (t, s))
+        jump = graph.tweedie(graph.log_score(net(x, sigma), sigma, x), x, sigma - after)
+        generator = torch.Generator().manual_seed(1)
+        moved = plain.analytic_step(net, graph, noise, x.expand(draws, 3), t, s, generator)
+    assert (moved[:, 1] == 2).all()
+    for i in (0, 2):
+        wanted = jump.leave[0, i] * jump.weights[0, i] / jump.weights[0, i].sum()
+        seen = torch.bincount(moved[:, i], minlength=5) / draws
+        # four standard deviations of a share of 20,000 draws
+        assert (seen[:4] - wanted[:4]).abs().max() < 4 * 0.5 / draws**0.5
+
+
+def test_the_plain_loss_is_the_one_that_is_trained():
+    from sedd_cli.core.likelihood import paper_bound
+    from sedd_cli.core.score import ScoreModel
+
+    recipe = small()
+    graph, noise = recipe.graph.make(tokens=257), recipe.noise.make()
+    net = model.DiT(recipe.model, graph.states).eval()
+    with torch.no_grad():
+        for p in net.parameters():
+            p.add_(0.05 * torch.randn_like(p))
+    x0, u = torch.randint(257, (3, 16)), torch.rand(3, 16, dtype=torch.float64)
+    v = torch.tensor([0.2, 0.5, 0.9], dtype=torch.float64)
+    with torch.no_grad():
+        expected = paper_bound(ScoreModel(net, graph, noise), x0, v, u).mean()
+        torch.testing.assert_close(plain.loss(net, graph, noise, x0, v, u), expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["train", "--batch", "0"], "batch"),
+        (["sample", "--recipe", "gpt2_small_uniform"], "the plain sampler is the absorbing one"),
+        (["sample", "--steps", "0"], "steps"),
+        (["loss", "--recipe", "nothing"], "no shipped recipe"),
+    ],
+)
+def test_wrong_requests_of_model_benches(sedd, words, message):
+    done = sedd("bench", *words)
+    assert done.code == 2
+    assert message in done.err
