@@ -13,7 +13,10 @@ from sedd_cli.cli.render import run_generation
 Count = Annotated[int, typer.Option("-n", help="How many.")]
 Length = Annotated[int | None, typer.Option(help="Tokens, prompts included; default: the trained length.")]
 Steps = Annotated[int | None, typer.Option(help="Denoising steps; network evaluations are at most one more.")]
-SamplerName = Annotated[str | None, typer.Option("--sampler", help="tweedie, euler or first_hitting (normalized).")]
+SamplerName = Annotated[
+    str | None,
+    typer.Option("--sampler", help="tweedie, euler, or first_hitting: one token a time, normalized, no steps."),
+]
 Normalized = Annotated[
     bool, typer.Option("--normalized", help="Set the absorbing model's normaliser to 1: idle steps cost nothing.")
 ]

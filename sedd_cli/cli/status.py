@@ -28,10 +28,15 @@ def show_status(view: View, run: Path, png: bool) -> None:
     where = f"{found.state} at step {found.step:,} of {found.steps:,}"
     checkpoint = f"latest checkpoint {found.checkpoint}" if found.checkpoint else "no checkpoint yet"
     view.console.print(Text.assemble((str(found.run), "bold"), f": {found.recipe}, {where}, {checkpoint}"))
+    if found.reason:
+        view.console.print(Text(found.reason, style="red"))
     points = [(r["step"], r["loss"]) for r in found.train if r["loss"] is not None]
     marks = [(r["step"], r["nats_per_token"]) for r in found.validation]
     if points:
         view.console.print(curve(points, marks, width=max(20, min(view.console.width - 20, 100))), end="")
+        view.console.print(
+            Text(" " * 11 + "nats per token" + ("; o: bound on validation" if marks else ""), style="dim")
+        )
         view.console.print(_figures(found.train[-1], found.validation, found.state))
     if png:
         view.console.print(Text(f"wrote {document['png']}"))

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import shlex
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -68,8 +71,13 @@ def train(
 
     folder = run_dir or Path("runs") / resolved.name
     trackers = tuple(name for name, asked in (("tensorboard", tensorboard), ("wandb", wandb)) if asked)
-    events = view.follow(job(resolved, TrainOptions(folder, device, fresh, report, fit, trackers)))
+    events = view.follow(job(resolved, TrainOptions(folder, device, fresh, report, fit, trackers, view.say)))
     result = next(event.result for event in events if isinstance(event, Finished))
+    if not result["finished"] and os.environ.get("WORLD_SIZE", "1") == "1":
+        result["resume"] = shlex.join(["sedd", *(word for word in sys.argv[1:] if word != "--fresh")])
+        if fresh:
+            result["resume"] += f" --run-dir {shlex.quote(result['run'])}"
+        view.say(f"  {result['resume']}", "cyan")
     view.document(result)
     if result["finished"]:
         view.say("Try next:")

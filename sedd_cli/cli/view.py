@@ -105,7 +105,7 @@ class View:
     @show.register
     def _(self, event: e.Validated) -> None:
         errors = f"{event.bits_per_char:.3f} ± {event.bits_per_char_error:.3f} bits/char"
-        if event.between_blocks_error is not None:
+        if event.between_blocks_error:  # 0 where few blocks do not tell it from the error of the draws
             errors += f" (± {event.between_blocks_error:.3f} by choice of text)"
         self.say(f"step {event.step:,}: {event.split} ≤ {errors}, {event.blocks} blocks", "green")
 
@@ -116,6 +116,8 @@ class View:
 
     @show.register
     def _(self, event: e.Sampled) -> None:
+        if self.quiet and event.at_step is not None:
+            return  # asked for is what comes at the end
         if self.quiet and not self.json:
             sys.stdout.write((event.text if event.text is not None else " ".join(map(str, event.tokens))) + "\n")
         elif not self.quiet:
@@ -130,7 +132,8 @@ class View:
         for start, stop in event.given:
             body.stylize("bold cyan", start, stop)
         kind = "infill" if event.given else "sample"
-        title = f"{kind} {event.index} · {event.nfe} evaluations · {event.seconds:.1f} s"
+        when = "" if event.at_step is None else f" at step {event.at_step:,}"
+        title = f"{kind} {event.index}{when} · {event.nfe} evaluations · {event.seconds:.1f} s"
         if self.console.is_terminal:
             return Panel(body, title=title, title_align="left", border_style="dim")
         return Text(f"--- {title} ---\n").append(body).append("\n")
@@ -174,7 +177,7 @@ def step_figures(event: e.Step) -> dict[str, str]:
     """The figures of training steps, spelled; what is unknown is left out."""
     found = {
         "loss": _number(event.loss),
-        "by noise": " ".join(map(_number, event.loss_by_t)),
+        "by t 0→1": " ".join(map(_number, event.loss_by_t)),
         "gradient": _number(event.grad_norm),
         "tokens/s": f"{event.tokens_per_second:,.0f}",
         "MFU": "" if event.mfu is None else f"{event.mfu:.0%}",
@@ -209,7 +212,7 @@ def bounds_table(result: dict[str, Any]) -> Table:
             f"SEDD ≤ ({protocol})",
             f"{found['bits_per_char']:.3f}",
             f"{found['bits_per_char_error']:.3f}",
-            "-" if found["between_blocks_error"] is None else f"{found['between_blocks_error']:.3f}",
+            "-" if not found["between_blocks_error"] else f"{found['between_blocks_error']:.3f}",
             f"{found['perplexity']:.1f}",
         )
     for name, bits in result.get("yardsticks", {}).items():

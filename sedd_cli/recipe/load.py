@@ -70,9 +70,12 @@ def override(data: dict[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
                 at[name] = {"name": at[name]} if isinstance(at.get(name), str) else {}
             at = at[name]
         try:
-            at[last] = yaml.safe_load(value)
+            read = yaml.safe_load(value)
         except yaml.YAMLError:
             raise RequestError(f"override {text!r}: the value is not YAML") from None
+        if path and last == "name" and at.get("name") != read:
+            at.clear()  # another graph, noise or sampler: the options of the one before mean nothing to it
+        at[last] = read
     return data
 
 
@@ -85,5 +88,14 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any], path: str = "") 
         if isinstance(a, Mapping) and isinstance(b, Mapping):
             lines += differences(a, b, name)
         elif a != b:
-            lines.append(f"{name}: {a} → {b}")
+            lines.append(f"{name}: {_spelled(a)} → {_spelled(b)}")
     return lines
+
+
+def _spelled(value: Any) -> str:
+    """A value as YAML has it."""
+    return (
+        {None: "null", True: "true", False: "false"}.get(value, str(value))
+        if not isinstance(value, list)
+        else str(value)
+    )

@@ -118,10 +118,10 @@ class Draft:
         return self.parent / f".step-{self.step}.partial"
 
     def begin(self) -> None:
-        """An empty folder; what a killed process left of any draft is removed."""
+        """An empty folder; what a killed process left of any draft is removed. Another process may make it too."""
         for left in self.parent.glob(".step-*.partial"):
             shutil.rmtree(left)
-        self.folder.mkdir(parents=True)
+        self.folder.mkdir(parents=True, exist_ok=True)
 
     def drop(self) -> None:
         """Remove what was written."""
@@ -155,7 +155,10 @@ def _prune(parent: Path, step: int, keep: int, keep_every: int | None) -> None:
     # what lies ahead of this step belongs to a course that was given up
     for old in [*behind[:-keep], *known[len(behind) :]]:
         if old.step > step or keep_every is None or old.step % keep_every:
-            shutil.rmtree(old.folder)
+            # no longer a checkpoint before its first file is gone; a draft begun later removes what a kill leaves
+            doomed = old.folder.with_name(f".{old.folder.name}.partial")
+            os.replace(old.folder, doomed)
+            shutil.rmtree(doomed)
 
 
 def failure(error: Exception, run: Path) -> Exception:
@@ -167,15 +170,16 @@ def failure(error: Exception, run: Path) -> Exception:
     return WorkError(f"cannot write a checkpoint to {where}, earlier ones are intact: {reason}")
 
 
-def check_space(run: Path, tensors: dict[str, Tensor]) -> None:
-    """WorkError if the disk cannot take a checkpoint of these tensors."""
+def lacks_space(run: Path, tensors: dict[str, Tensor]) -> str:
+    """Why the disk cannot take a checkpoint of these tensors; empty if it can."""
     needed = sum(t.numel() * t.element_size() for t in tensors.values())
     free = shutil.disk_usage(run).free
-    if free < needed * 1.02:
-        raise WorkError(
-            f"a checkpoint takes {needed / 1e9:.2f} GB, {free / 1e9:.2f} GB are free on the disk of {run}; "
-            "earlier checkpoints are intact"
-        )
+    if free >= needed * 1.02:
+        return ""
+    return (
+        f"a checkpoint takes {needed / 1e6:,.1f} MB, {free / 1e6:,.1f} MB are free on the disk of {run}; "
+        "earlier checkpoints are intact"
+    )
 
 
 def tensor_file(tensors: dict[str, Tensor]) -> Writer:
@@ -204,7 +208,12 @@ def latest(run: Path) -> Checkpoint | None:
             f"{run / LATEST} names {name!r}, which is no checkpoint of this run: "
             f"write the name of a complete one into it ({there or 'there is none'})"
         )
-    return open_checkpoint(run / "checkpoints" / name)
+    try:
+        return open_checkpoint(run / "checkpoints" / name)
+    except DamageError as error:
+        others = ", ".join(c.folder.name for c in _complete(run / "checkpoints") if c.folder.name != name)
+        hint = f"; to go back, write the name of another into {run / LATEST} ({others})" if others else ""
+        raise DamageError(f"{error}{hint}") from None
 
 
 def open_checkpoint(folder: Path) -> Checkpoint:

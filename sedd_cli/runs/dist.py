@@ -6,19 +6,22 @@ torchrun sets the environment that `connect` reads. The training loop never asks
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from sedd_cli.errors import RequestError
+from sedd_cli.errors import RequestError, WorkError
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
+
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -66,7 +69,7 @@ class Dist:
         from torch.nn.parallel import DistributedDataParallel
 
         ids = [self.device] if self.device.type == "cuda" else None
-        return DistributedDataParallel(module, device_ids=ids, gradient_as_bucket_view=True)
+        return DistributedDataParallel(module, device_ids=ids, gradient_as_bucket_view=True, broadcast_buffers=False)
 
     @contextmanager
     def accumulate(self, module: nn.Module, last: bool) -> Iterator[None]:
@@ -86,6 +89,21 @@ class Dist:
         flags = torch.tensor(here, dtype=torch.int32)
         torch.distributed.all_reduce(flags, group=self.control)
         return (flags > 0).tolist()
+
+    def from_main(self, job: Callable[[], T]) -> T:
+        """What the job returns on the main process, which alone does it; its RequestError is raised on all."""
+        if self.world == 1:
+            return job()
+        told: list[Any] = [None, None]
+        if self.main:
+            try:
+                told[0] = job()
+            except (RequestError, WorkError) as error:
+                told[1] = error
+        torch.distributed.broadcast_object_list(told, src=0, group=self.control)
+        if told[1] is not None:
+            raise told[1]
+        return told[0]
 
     def least(self, value: int) -> int:
         """The smallest value of all processes."""
@@ -168,7 +186,7 @@ def _number(name: str, default: int | None = None) -> int:
 def _own_gpu(local_rank: int) -> int:
     """This process's GPU. Refused on every process of a machine that has fewer GPUs than processes."""
     here, there = _number("LOCAL_WORLD_SIZE", local_rank + 1), torch.cuda.device_count()
-    if here > there:
+    if here > there > 0:  # without any, the device itself is refused
         raise RequestError(
             f"{here} processes on a machine of {there} GPUs: "
             f"torchrun --nproc-per-node={there}, or --device cpu for none"

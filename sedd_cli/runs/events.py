@@ -101,6 +101,8 @@ class Sampled(Event):
     nfe: int
     seconds: float
     given: list[tuple[int, int]] = field(default_factory=list)
+    #: The training step at which it was drawn, on the way.
+    at_step: int | None = None
 
 
 @dataclass(frozen=True)

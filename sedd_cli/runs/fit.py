@@ -9,10 +9,13 @@ from collections.abc import Iterator
 import torch
 
 from sedd_cli.errors import WorkError
-from sedd_cli.nets.ema import local_part
+from sedd_cli.recipe import Recipe
+from sedd_cli.runs.assemble import make_graph, make_net
+from sedd_cli.runs.dist import Dist
 from sedd_cli.runs.events import Event, Note, Progress
-from sedd_cli.runs.memory import begin_peak, free_memory, peak
-from sedd_cli.runs.trainstate import TrainState
+from sedd_cli.runs.memory import begin_peak, free_memory, held, peak
+from sedd_cli.runs.trainstate import LossModule, compile_as_asked, shards
+from sedd_cli.text.shards import Dataset
 
 #: Share of the free memory that a micro-batch may take.
 MARGIN = 0.9
@@ -20,47 +23,55 @@ MARGIN = 0.9
 WORTH = 1.03
 
 
-def fit(state: TrainState, rows: range) -> Iterator[Event]:
-    """Set the recipe's micro_batch to the fastest that fits, the same on every process.
+def fit(recipe: Recipe, dataset: Dataset, dist: Dist) -> Iterator[Event]:
+    """Returns the recipe with the micro_batch that is fastest and fits, the same on every process.
 
-    Sizes double. Each is timed on a batch in which every position counts, the worst case; the next is tried only if
-    the memory it needs, extrapolated from the last two, is free. Running out of memory all the same ends the search,
-    not the process. WorkError if not even one sequence fits.
+    Each process measures on a network of its own that is thrown away: nothing is exchanged, so memory that runs out
+    here troubles no one. Sizes double. Each is timed on a batch in which every position counts, the worst case; the
+    next is tried only if the memory it needs, extrapolated from the last two, is free. WorkError if not even one
+    sequence fits.
     """
-    device, net = state.dist.device, state.model.net
-    before = peak(device)
-    # the optimizers' moments will come on top
-    moments = sum(2 * 4 * local_part(p).numel() for p in net.parameters())
-    budget = MARGIN * free_memory(device) - moments
-    sizes = sorted({min(2**k, len(rows)) for k in range(len(rows).bit_length() + 1)})
+    device, rows = dist.device, len(dist.share(recipe.train.batch))
+    module, parameters = _module(recipe, dataset, dist)
+    before = held(device)
+    # average and moments will come on top; where they are sharded, weights and gradients will be too
+    budget = MARGIN * free_memory(device) - 12 * parameters / (dist.world if shards(recipe, parameters, dist) else 1)
+    sizes = sorted({min(2**k, rows) for k in range(rows.bit_length() + 1)})
     taken: dict[int, int] = {}
-    seconds: dict[int, float] = {}
-    net.train()
+    rates: dict[int, float] = {}
     for number, size in enumerate(sizes):
-        (too_large,) = state.dist.any(_expected(taken, size) > budget)
-        if too_large:
+        if _expected(taken, size) > budget:
             break
-        found = _attempt(state, size)
-        (failed,) = state.dist.any(found is None)
-        if failed:
+        found = _attempt(module, recipe, size, device)
+        if found is None or found[0] - before > budget:
             break
-        taken[size], seconds[size] = found[0] - before, found[1]
-        figures = {"micro-batch": str(size), "tokens/s": f"{_rate(state, size, seconds):,.0f}"}
+        taken[size], rates[size] = found[0] - before, size * recipe.model.length / found[1]
+        figures = {"micro-batch": str(size), "tokens/s": f"{rates[size]:,.0f}"}
         yield Progress("fitting", number + 1, len(sizes), "sizes", figures)
-    net.zero_grad(set_to_none=True)
-    if not taken:
+    del module
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+    best = dist.least(_fastest(rates) if rates else 0)
+    if not best:
         raise WorkError(
             f"not even a micro-batch of 1 fits into the memory of {device}: take train.recompute=true, "
             "train.strategy=fsdp on more processes, or a smaller model"
         )
-    best = _fastest({size: _rate(state, size, seconds) for size in seconds})
-    best = state.dist.least(best)
-    state.recipe = dataclasses.replace(state.recipe, train=dataclasses.replace(state.recipe.train, micro_batch=best))
-    rate = _rate(state, best, seconds) * state.dist.world
     yield Note(
-        f"train.micro_batch={best}: {rate:,.0f} tokens/s forward and backward with every position counted, "
-        f"{taken[best] / 2**30:.1f} GiB beyond the start"
+        f"train.micro_batch={best}: {rates[best] * dist.world:,.0f} tokens/s forward and backward with every position "
+        f"counted, {taken[best] / 2**30:.1f} GiB beyond the weights"
     )
+    return dataclasses.replace(recipe, train=dataclasses.replace(recipe.train, micro_batch=best))
+
+
+def _module(recipe: Recipe, dataset: Dataset, dist: Dist) -> tuple[LossModule, int]:
+    """The recipe's loss around a fresh network, and the number of its parameters."""
+    graph = make_graph(recipe, dataset.tokenizer.vocab_size)
+    net = make_net(recipe, graph, dist.device).train()
+    net.recompute = recipe.train.recompute
+    compile_as_asked(recipe, net, dist)
+    module = LossModule(net, graph, recipe.noise.make(), recipe.objective.make())
+    return module, sum(p.numel() for p in net.parameters())
 
 
 def _expected(taken: dict[int, int], size: int) -> float:
@@ -71,11 +82,11 @@ def _expected(taken: dict[int, int], size: int) -> float:
     return high + (high - low) / (b - a) * (size - b)
 
 
-def _attempt(state: TrainState, size: int) -> tuple[int, float] | None:
+def _attempt(module: LossModule, recipe: Recipe, size: int, device: torch.device) -> tuple[int, float] | None:
     """(peak bytes, seconds) of a forward and backward pass with `size` sequences; None if memory ran out."""
-    model, device = state.model, state.dist.device
-    length, generator = model.length, torch.Generator().manual_seed(size)
-    x0 = torch.randint(model.graph.tokens, (size, length), generator=generator).to(device)
+    length, generator = recipe.model.length, torch.Generator().manual_seed(size)
+    tokens = module.graph.tokens
+    x0 = torch.randint(tokens, (size, length), generator=generator).to(device)
     v = torch.full((size,), 1 - 1e-9, dtype=torch.float64, device=device)
     u = torch.rand(size, length, dtype=torch.float64, generator=generator).to(device)
     best = float("inf")
@@ -83,36 +94,25 @@ def _attempt(state: TrainState, size: int) -> tuple[int, float] | None:
     try:
         for _ in range(2):
             began = _now(device)
-            with state.dist.accumulate(state.loss, last=False):
-                state.loss(x0, v, u).total.backward()
+            module(x0, v, u).total.backward()
             best = min(best, _now(device) - began)
     except (torch.OutOfMemoryError, MemoryError) as error:
-        _release(error, state)
+        error.__traceback__ = None  # it holds the tensors
         return None
     except RuntimeError as error:
         if "can't allocate memory" not in str(error):
             raise
-        _release(error, state)
+        error.__traceback__ = None
         return None
+    finally:
+        module.zero_grad(set_to_none=True)
     return peak(device), best
-
-
-def _release(error: BaseException, state: TrainState) -> None:
-    """Free what the failed attempt holds."""
-    error.__traceback__ = None
-    state.model.net.zero_grad(set_to_none=True)
-    if state.dist.device.type == "cuda":
-        torch.cuda.empty_cache()
 
 
 def _now(device: torch.device) -> float:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return time.perf_counter()
-
-
-def _rate(state: TrainState, size: int, seconds: dict[int, float]) -> float:
-    return size * state.model.length / seconds[size]
 
 
 def _fastest(rates: dict[int, float]) -> int:

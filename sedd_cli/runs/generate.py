@@ -54,7 +54,9 @@ def generate(model: Model, options: GenerateOptions) -> Iterator[Event]:
     length = model.length if options.length is None else options.length
     if not 1 <= length <= model.length:
         raise RequestError(f"length must lie between 1 and the model's {model.length}, found {length}")
-    prefix, suffix = (prompt_tokens(model, text) for text in (options.prefix, options.suffix))
+    prefix, suffix = (
+        prompt_tokens(model.text_tokenizer(), text) if text else [] for text in (options.prefix, options.suffix)
+    )
     if len(prefix) + len(suffix) >= length:
         raise RequestError(
             f"the prompts take {len(prefix) + len(suffix)} tokens of a length of {length}: nothing is left to fill; "
@@ -105,11 +107,10 @@ def _spans(text: str | None, options: GenerateOptions) -> list[tuple[int, int]]:
     return spans
 
 
-def prompt_tokens(model: Model, text: str) -> list[int]:
+def prompt_tokens(tokenizer: Tokenizer, text: str) -> list[int]:
     """Token ids of a prompt; RequestError names the characters that the vocabulary cannot express."""
     if not text:
         return []
-    tokenizer: Tokenizer = model.text_tokenizer()
     ids = list(map(int, tokenizer.encode(text)))
     if tokenizer.unknown is not None and tokenizer.unknown in ids:
         strange = sorted({c for c in text if tokenizer.unknown in tokenizer.encode(c)})
@@ -124,6 +125,8 @@ def _sampler(model: Model, options: GenerateOptions):
         raise RequestError(f"unknown sampler {name!r}{nearest(name, SAMPLERS)}")
     kept = dict(part.options) if part and part.name == name else {}
     if options.steps is not None:
+        if name == "first_hitting":
+            raise RequestError("--steps means nothing with the sampler first_hitting: it takes one step a token")
         kept["steps"] = options.steps
     return build(SAMPLERS[name], kept, "sampler")
 

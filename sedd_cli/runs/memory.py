@@ -48,7 +48,11 @@ def total_memory(device: torch.device) -> int:
 def free_memory(device: torch.device) -> int:
     """Bytes that could still be taken without swapping."""
     if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device)
+        return (
+            torch.cuda.mem_get_info(device)[0]
+            + torch.cuda.memory_reserved(device)
+            - torch.cuda.memory_allocated(device)
+        )
     with suppress(OSError, ValueError, StopIteration):
         available = _kilobytes("/proc/meminfo", "MemAvailable") * 1024
         used = Path("/sys/fs/cgroup/memory.current")

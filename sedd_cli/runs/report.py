@@ -16,7 +16,7 @@ from sedd_cli.runs.rundir import RunDir
 from sedd_cli.text.shards import Dataset
 
 
-def check_report(recipe: Recipe, model: Model, dataset: Dataset) -> None:
+def check_report(recipe: Recipe, dataset: Dataset) -> None:
     """What cannot be reported should be refused before training, not after."""
     if recipe.report.split not in dataset.splits:
         raise RequestError(
@@ -25,7 +25,7 @@ def check_report(recipe: Recipe, model: Model, dataset: Dataset) -> None:
         )
     if wanted := recipe.report.infill:
         length = recipe.model.length if wanted.length is None else wanted.length
-        prompts = len(prompt_tokens(model, wanted.prefix)) + len(prompt_tokens(model, wanted.suffix))
+        prompts = sum(len(prompt_tokens(dataset.tokenizer, text)) for text in (wanted.prefix, wanted.suffix))
         if not prompts < length <= recipe.model.length:
             raise RequestError(
                 f"report.infill: prompts of {prompts} tokens in a length of {length} "
@@ -75,5 +75,5 @@ def validate(recipe: Recipe, model: Model, dataset: Dataset, run: RunDir) -> Ite
     for event in generate(model, GenerateOptions(seed=recipe.seed)):
         if isinstance(event, Sampled):
             kept.append(as_json(event))
-            yield event
+            yield dataclasses.replace(event, at_step=step)
     run.store("samples", f"step-{step}", kept)

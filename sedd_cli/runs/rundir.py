@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,7 @@ class RunDir:
     path: Path
 
     def claim(self, recipe: Recipe) -> list[str]:
-        """Make the folder for a run of this recipe, or recognise it; RequestError if it belongs to another one.
+        """Whether the folder may hold a run of this recipe; RequestError if it belongs to another one.
 
         A folder belongs to a recipe from its first checkpoint on: before that nothing would be lost. Returns the
         harmless differences from the stored recipe, as lines "key: old → new".
@@ -42,18 +43,24 @@ class RunDir:
             # under a constant schedule the steps before do not depend on how many there will be
             harmless = (*HARMLESS, *(["train.steps:"] if recipe.train.schedule == "constant" else []))
             if changed := [line for line in lines if not line.startswith(harmless)]:
+                hint = "; train.steps may grow under a constant schedule only" if "train.steps" in str(changed) else ""
                 raise RequestError(
-                    f"{self.path} holds a run of another recipe ({'; '.join(changed)}): "
-                    f"name another folder with --run-dir, or start anew in one with --fresh"
+                    f"{self.path} holds a run of another recipe ({'; '.join(changed)}): name another folder with "
+                    f"--run-dir, start anew in one with --fresh, or from its weights with init_from={self.path}{hint}"
                 )
             if found.step > recipe.train.steps:
                 raise RequestError(f"{self.path} is at step {found.step}, beyond train.steps={recipe.train.steps}")
+        return lines
+
+    def create(self) -> None:
+        """Make the folder; RequestError if it cannot be written to."""
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             (self.path / ".lock").touch()
+            if not os.access(self.path, os.W_OK):
+                raise PermissionError(13, "Permission denied")
         except OSError as error:
             raise RequestError(f"cannot write to {self.path}: {error.strerror}") from None
-        return lines
 
     def export(self, tensors: dict[str, Tensor]) -> Path:
         """The averaged weights as one file, ema.safetensors; WorkError if it cannot be written."""
@@ -80,6 +87,14 @@ class RunDir:
             yield
         finally:
             lock.release()
+            self._vanish_if_empty()
+
+    def _vanish_if_empty(self) -> None:
+        """A request that was refused leaves no folder."""
+        with suppress(OSError):
+            if [p.name for p in self.path.iterdir()] == [".lock"]:
+                (self.path / ".lock").unlink()
+                self.path.rmdir()
 
     @staticmethod
     def _differences(stored: Path, recipe: Recipe) -> list[str]:
@@ -92,19 +107,35 @@ class RunDir:
             number += 1
         return RunDir(candidate) if self.path.exists() else self
 
+    def newest(self) -> RunDir:
+        """The last of NAME, NAME-2, NAME-3, … that exists."""
+        number = 1
+        while self.path.with_name(f"{self.path.name}-{number + 1}").exists():
+            number += 1
+        return RunDir(self.path.with_name(f"{self.path.name}-{number}")) if number > 1 else self
+
     def last_good(self) -> str:
-        """The newest checkpoint, for a message."""
+        """Where the newest checkpoint is, for a message."""
         mark = self.path / checkpoint.LATEST
-        return str(self.path / "checkpoints" / mark.read_text().strip()) if mark.is_file() else "none yet"
+        if not mark.is_file():
+            return "no checkpoint was saved yet"
+        return f"the last good checkpoint is {self.path / 'checkpoints' / mark.read_text().strip()}"
 
     def log(self, record: dict[str, Any]) -> None:
         """Append a line to metrics.jsonl."""
-        with (self.path / "metrics.jsonl").open("a", encoding="utf-8") as file:
-            file.write(json.dumps(record) + "\n")
+        path = self.path / "metrics.jsonl"
+        try:
+            with path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(record) + "\n")
+        except OSError as error:
+            raise WorkError(f"cannot write {path}: {error.strerror}; {self.last_good()}") from None
 
     def begin(self, recipe: Recipe, step: int) -> None:
         """Store the recipe, and drop the metrics of steps that a resumed run will take again."""
-        write_whole(self.path / "recipe.yaml", dump_recipe(recipe))
+        try:
+            write_whole(self.path / "recipe.yaml", dump_recipe(recipe))
+        except OSError as error:
+            raise WorkError(f"cannot write to {self.path}: {error.strerror}") from None
         metrics = self.path / "metrics.jsonl"
         if metrics.is_file():
             lines = metrics.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)

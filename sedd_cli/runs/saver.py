@@ -8,7 +8,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from sedd_cli.runs.checkpoint import Draft, Writer, check_space, failure, write_shards
+from sedd_cli.runs.checkpoint import Draft, Writer, failure, write_shards
 from sedd_cli.runs.dist import Dist
 
 
@@ -32,11 +32,10 @@ class Saver:
         self._stager = DefaultStager(StagingOptions(use_async_staging=False, **plain))
 
     def start(self, step: int, tensors: dict[str, Tensor], files: dict[str, Writer]) -> None:
-        """Copy the tensors and begin to write; the one before must be finished. WorkError if the disk is too full.
+        """Copy the tensors and begin to write; the one before must be finished.
 
         Replicated tensors are written by the main process, sharded ones by each process its own.
         """
-        check_space(self.run, tensors)
         writes = self.sharded or self.dist.main
         copy = self._stager.stage(tensors) if writes else {}
         self._pending = (step, self._thread.submit(self._write, step, copy, files if self.dist.main else {}))
@@ -62,9 +61,12 @@ class Saver:
             raise failure(error, self.run) from None
         return None if folder is None else (step, folder)
 
-    def close(self) -> None:
-        """Let go of the thread and the buffers; a checkpoint still pending is written before the process ends."""
-        self._thread.shutdown(wait=False)
+    def __enter__(self) -> Saver:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """Let go of the thread and the buffers; only a person in a hurry does not wait for a pending checkpoint."""
+        self._thread.shutdown(wait=kind is not KeyboardInterrupt)
         self._stager.close()
 
     def _write(self, step: int, tensors: dict[str, Tensor], files: dict[str, Writer]) -> Path | None:

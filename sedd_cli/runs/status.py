@@ -17,16 +17,19 @@ class Status:
 
     run: Path
     recipe: str
-    state: str  # running | stopped | finished
+    state: str  # running | stopped | finished | failed
     step: int
     steps: int
     checkpoint: str | None
     train: list[dict[str, Any]]
     validation: list[dict[str, Any]]
+    reason: str | None = None  # why it failed
 
 
 def status(run: Path) -> Status:
     """RequestError if `run` is not a run directory."""
+    if (run / "manifest.json").is_file():
+        raise RequestError(f"{run} is a checkpoint; its run is {run.parent.parent}")
     if not (run / "recipe.yaml").is_file():
         raise RequestError(f"{run} is not a run: it has no recipe.yaml")
     recipe = load_recipe(run / "recipe.yaml")
@@ -36,8 +39,11 @@ def status(run: Path) -> Status:
     latest = mark.read_text(encoding="utf-8").strip() if mark.is_file() else None
     step = train[-1]["step"] if train else 0
     done = latest == f"step-{recipe.train.steps}"
-    state = "running" if _held(run) else "finished" if done else "stopped"
-    return Status(run, recipe.name, state, step, recipe.train.steps, latest, train, validation)
+    failed = records[-1] if records and records[-1].get("kind") == "failed" else None
+    state = "running" if _held(run) else "finished" if done else "failed" if failed else "stopped"
+    reason = failed["reason"] if failed and state == "failed" else None
+    step = failed["step"] if reason else step
+    return Status(run, recipe.name, state, step, recipe.train.steps, latest, train, validation, reason)
 
 
 def plot(found: Status, path: Path) -> None:

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 
 @contextmanager
-def stop_requested() -> Iterator[threading.Event]:
+def stop_requested(tell: Callable[[str], None]) -> Iterator[threading.Event]:
     """An event that SIGINT, SIGTERM or SIGUSR1 sets; a second SIGINT interrupts at once.
 
-    Inert outside the main thread.
+    tell: called at the first signal with what will happen. Inert outside the main thread.
     """
     asked = threading.Event()
     if threading.current_thread() is not threading.main_thread():
@@ -28,7 +28,9 @@ def stop_requested() -> Iterator[threading.Event]:
         interrupts += number == signal.SIGINT
         if interrupts > 1:
             raise KeyboardInterrupt
-        asked.set()
+        if not asked.is_set():
+            asked.set()
+            tell("finishing the step, then saving; Ctrl-C again leaves at once")
 
     for number in before:
         signal.signal(number, ask)

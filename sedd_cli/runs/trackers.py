@@ -22,6 +22,8 @@ class Tracker:
 
     run: Path
     recipe: Recipe
+    #: The run goes on from here; what was told of later steps belongs to a course that was given up.
+    step: int
 
     def see(self, event: Event) -> None:
         """Pass on the figures of a Step or Validated event, and the text of a sample."""
@@ -29,7 +31,7 @@ class Tracker:
             self.step = event.step
             self.numbers(event.step, figures(event))
         elif isinstance(event, Sampled) and event.text is not None:
-            self.text(getattr(self, "step", 0), event.text)
+            self.text(self.step, event.text)
 
     def numbers(self, step: int, values: dict[str, float]) -> None:
         """Numbers by name, at a step."""
@@ -47,11 +49,11 @@ class Tracker:
 class TensorBoard(Tracker):
     """Event files under RUN/tensorboard."""
 
-    def __init__(self, run: Path, recipe: Recipe):
-        super().__init__(run, recipe)
+    def __init__(self, run: Path, recipe: Recipe, step: int):
+        super().__init__(run, recipe, step)
         from torch.utils.tensorboard import SummaryWriter
 
-        self._writer = SummaryWriter(str(run / "tensorboard"))
+        self._writer = SummaryWriter(str(run / "tensorboard"), purge_step=step + 1)
 
     def numbers(self, step: int, values: dict[str, float]) -> None:
         for name, value in values.items():
@@ -68,8 +70,8 @@ class TensorBoard(Tracker):
 class Wandb(Tracker):
     """A wandb run of the same name; resumed under the same id."""
 
-    def __init__(self, run: Path, recipe: Recipe):
-        super().__init__(run, recipe)
+    def __init__(self, run: Path, recipe: Recipe, step: int):
+        super().__init__(run, recipe, step)
         import wandb
 
         self._wandb = wandb
@@ -100,9 +102,9 @@ def check_trackers(names: Iterable[str]) -> None:
             raise RequestError(f"--{name} needs a package: pip install 'sedd[{name}]'")
 
 
-def open_trackers(names: Iterable[str], run: Path, recipe: Recipe) -> list[Tracker]:
-    """The trackers by name, writing into the run."""
-    return [TRACKERS[name](run, recipe) for name in names]
+def open_trackers(names: Iterable[str], run: Path, recipe: Recipe, step: int) -> list[Tracker]:
+    """The trackers by name, writing into the run that stands at `step`."""
+    return [TRACKERS[name](run, recipe, step) for name in names]
 
 
 def figures(event: Step | Validated) -> dict[str, float]:

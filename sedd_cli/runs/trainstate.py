@@ -33,11 +33,11 @@ class LossModule(nn.Module):
 
     def __init__(self, net: DiT, graph: Graph, noise: Noise, objective: Objective):
         super().__init__()
-        self.net, self._parts = net, (graph, noise, objective)
+        self.net, self.graph, self._parts = net, graph, (noise, objective)
 
     def forward(self, x0: Tensor, v: Tensor, u: Tensor) -> Loss:
-        graph, noise, objective = self._parts
-        return objective.loss(ScoreModel(self.net, graph, noise), x0, v, u)
+        noise, objective = self._parts
+        return objective.loss(ScoreModel(self.net, self.graph, noise), x0, v, u)
 
 
 @dataclass
@@ -55,6 +55,7 @@ class TrainState:
     step: int = 0
     skipped: int = 0
     skipped_in_a_row: int = 0
+    compiled: bool = False
     #: Something a person should know about how this was set up.
     notice: str = ""
 
@@ -66,13 +67,29 @@ class TrainState:
         if anew and recipe.init_from is not None:
             _start_from(recipe.init_from, net, graph, dataset)
         net.recompute = recipe.train.recompute
-        notice = _compile(recipe, net, dist)
+        compiled, notice = compile_as_asked(recipe, net, dist)
         model = Model(net, graph, noise, dataset.tokenizer, "training", recipe)
-        sharded = dist.world > 1 and _shards(recipe, net, dist)
+        sharded = dist.world > 1 and shards(recipe, sum(p.numel() for p in net.parameters()), dist)
         loss = dist.parallel(LossModule(net, graph, noise, recipe.objective.make()), net.blocks, sharded)
         # from here on parameters may be shards; averages and moments are made of them and are sharded alike
         ema, optimizers = EMA(net, recipe.train.ema), make_optimizers(recipe, net)
-        return cls(recipe, dataset, dist, model, sharded, ema, optimizers, loss, notice=notice)
+        return cls(recipe, dataset, dist, model, sharded, ema, optimizers, loss, compiled=compiled, notice=notice)
+
+    def describe(self) -> str:
+        """One line: what is trained, where, how, and how much of it."""
+        plan, net, dist = self.recipe.train, self.model.net, self.dist
+        parameters = sum(p.numel() for p in net.parameters())
+        each = plan.batch // dist.world
+        parts = [
+            f"{parameters:,} parameters",
+            str(dist.device) if dist.world == 1 else f"{dist.world} processes ({'fsdp' if self.sharded else 'ddp'})",
+            "bf16" if net.autocast else "tf32" if plan.precision == "tf32" else "fp32",
+            f"{plan.batch} × {self.recipe.model.length} tokens a step",
+        ]
+        if plan.micro_batch and plan.micro_batch < each:
+            parts.append(f"micro-batches of {plan.micro_batch}")
+        parts += [name for name, on in (("compiled", self.compiled), ("recomputing", plan.recompute)) if on]
+        return ", ".join([*parts, f"{plan.steps:,} steps"])
 
     def update(self) -> None:
         """One optimizer step from the gradients at hand, and the average after it."""
@@ -93,7 +110,8 @@ class TrainState:
 
     def finite(self) -> bool:
         """Whether every weight this process holds is finite."""
-        return all(bool(p.isfinite().all()) for p in map(local_part, self.model.net.parameters()))
+        mine = [local_part(p.detach()) for p in self.model.net.parameters()]
+        return bool(nn.utils.get_total_norm(mine).isfinite())  # one number, for one look at the device
 
     def tensors(self) -> dict[str, Tensor]:
         """The live tensors that make up the state, by full names: "weights.…", "ema.…", "adamw.….exp_avg" …"""
@@ -155,34 +173,34 @@ def _holding(model: Model, tensors: dict[str, Tensor]) -> DiT:
     return net.to(model.device).eval().requires_grad_(False)
 
 
-def _compile(recipe: Recipe, net: DiT, dist: Dist) -> str:
-    """Compile the blocks where the recipe or the device says so; why it could not be done, if so."""
+def compile_as_asked(recipe: Recipe, net: DiT, dist: Dist) -> tuple[bool, str]:
+    """Compile the blocks where the recipe or the device says so: whether it was done, and why not if it failed."""
     asked = recipe.train.compile
     if asked is False or (asked is None and not compile_pays(dist.device)):
-        return ""
+        return False, ""
     held = recipe.train.micro_batch or len(dist.share(recipe.train.batch))
     reason = compile_blocks(net, min(held, len(dist.share(recipe.train.batch))))
-    return f"torch.compile does not work here, training goes on without it ({reason})" if reason else ""
+    return not reason, f"torch.compile does not work here, training goes on without it ({reason})" if reason else ""
 
 
-def _shards(recipe: Recipe, net: DiT, dist: Dist) -> bool:
+def shards(recipe: Recipe, parameters: int, dist: Dist) -> bool:
     """Whether the parameters are dealt out: when asked for, or when whole they would take half of the memory."""
     if recipe.train.strategy != "auto":
         return recipe.train.strategy == "fsdp"
-    taken = sum(p.numel() for p in net.parameters()) * BYTES_A_PARAMETER
+    taken = parameters * BYTES_A_PARAMETER
     return dist.device.type == "cuda" and taken > total_memory(dist.device) / 2
 
 
 def _start_from(source: str, net: DiT, graph: Graph, dataset: Dataset) -> None:
     """Copy the weights of a trained model that means the same by its outputs; RequestError if it does not."""
     given = load_model(source, device="cpu")
-    if given.graph != graph:
-        raise RequestError(f"init_from: {source} has the graph {given.graph}, this recipe {graph}")
     if given.tokenizer is not None and given.tokenizer.fingerprint != dataset.tokenizer.fingerprint:
         raise RequestError(
             f"init_from: {source} was trained with the tokenizer {given.tokenizer.spec}, "
             f"this recipe's {dataset.tokenizer.spec} is another one"
         )
+    if given.graph != graph:
+        raise RequestError(f"init_from: {source} has the graph {given.graph}, this recipe {graph}")
     shape = ("n_blocks", "hidden_size", "n_heads", "cond_dim")
     found, wanted = ({key: getattr(n.config, key) for key in shape} for n in (given.net, net))
     if found != wanted:

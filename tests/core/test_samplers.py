@@ -179,6 +179,23 @@ def test_the_fast_path_gives_the_plain_paths_samples(name, noise, sampler, sprea
             assert torch.equal(now.x, x)
 
 
+def test_a_sequence_that_breaks_the_bound_does_not_change_its_neighbours():
+    """A normaliser that is too large in some sequences only: they alone are looked at everywhere."""
+    graph, Q, p0 = world("absorbing", L=3)
+    exact = reference.exact_score(p0, Q)
+
+    def loud(x, sigma):
+        return exact(x, sigma) * torch.where((x[:, :1] == 1) & (x[:, 1:2] == N), 5.0, 1.0)[..., None]
+
+    stepper, model = SAMPLERS["tweedie"](steps=60), score_model(graph, NOISES["loglinear"](), loud)
+    *_, whole = stepper.run(model, Given.nothing(300, 3), 1, torch.arange(300))
+    assert whole.fallbacks > 0
+    for k in range(0, 300, 30):
+        *_, alone = stepper.run(model, Given.nothing(1, 3), 1, torch.tensor([k]))
+        assert torch.equal(alone.x[0], whole.x[k])
+        assert alone.evaluations[0] == whole.evaluations[k]
+
+
 def test_a_bound_that_fails_is_noticed_and_mended():
     graph, Q, p0 = world("absorbing", L=3)
     exact = reference.exact_score(p0, Q)

@@ -59,7 +59,7 @@ def test_the_expected_recipes_ship():
         ("train.micro_batch=99", ["micro_batch", "24", "99"]),
         ("noise.name=loglinar", ["noise.name", "'loglinar'", "'loglinear'"]),
         ("noise.eps=2.0", ["noise", "eps", "2.0"]),
-        ("graph.name=uniform", ["scale_by_sigma", "absorbing", "'uniform'"]),
+        ("graph={name: uniform, scale_by_sigma: true}", ["scale_by_sigma", "absorbing", "'uniform'"]),
         ("graph=", ["graph", "a name"]),
         ("model.n_heads=7", ["n_heads 7", "hidden_size 256"]),
         ("model.attention=fast", ["attention", "sdpa", "'fast'"]),
@@ -107,3 +107,10 @@ def test_differences_name_the_nested_key_and_both_values():
     assert "train.steps: 2000 → 5" in [line.replace(str(one.train.steps), "2000") for line in lines]
     assert any(line.startswith("noise.name: loglinear → geometric") for line in lines)
     assert differences(one.to_data(), one.to_data()) == []
+
+
+def test_another_graph_by_name_drops_the_options_of_the_one_before():
+    recipe = load_recipe("quickstart", ["graph.name=uniform", "noise.name=geometric", "noise.sigma_max=10"])
+    assert recipe.graph.to_data() == {"name": "uniform"}
+    assert recipe.noise.to_data()["sigma_max"] == 10
+    assert load_recipe("quickstart", ["graph.name=absorbing"]) == load_recipe("quickstart")

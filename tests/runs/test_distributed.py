@@ -141,6 +141,18 @@ def test_a_resumed_sharded_run_is_the_uninterrupted_one_bit_for_bit(trained, wor
         assert all(torch.equal(found[name], wanted[name]) for name in wanted), kind
 
 
+def test_a_draft_that_another_process_has_begun_is_no_obstacle(tmp_path, monkeypatch):
+    draft, glob = checkpoint.Draft(tmp_path, 1), Path.glob
+
+    def slow(folder: Path, pattern: str):
+        yield from glob(folder, pattern)
+        draft.folder.mkdir(parents=True)  # what torch does first on every process that saves its share
+
+    monkeypatch.setattr(Path, "glob", slow)
+    draft.begin()
+    assert draft.folder.is_dir()
+
+
 def sha256(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 

@@ -31,6 +31,17 @@ def state(workplace):
     return TrainState.create(recipe, open_dataset(last.path), Dist(0, 1, CPU), anew=True)
 
 
+def fitted(state, batch=16):
+    """(events, the micro-batch that was found)."""
+    train = dataclasses.replace(state.recipe.train, batch=batch)
+    job, events = fit.fit(dataclasses.replace(state.recipe, train=train), state.dataset, state.dist), []
+    while True:
+        try:
+            events.append(next(job))
+        except StopIteration as end:
+            return events, end.value.train.micro_batch
+
+
 def sizes(events):
     return [int(e.figures["micro-batch"]) for e in events if isinstance(e, Progress)]
 
@@ -39,32 +50,38 @@ def planned(monkeypatch, bytes_a_row: int, seconds, free: int = 10**12):
     """Attempts that take what they are told, in place of real ones."""
     tried = []
 
-    def attempt(state, size):
+    def attempt(module, recipe, size, device):
         tried.append(size)
         return bytes_a_row * size, seconds(size)
 
     monkeypatch.setattr(fit, "_attempt", attempt)
     monkeypatch.setattr(fit, "free_memory", lambda device: free)
-    monkeypatch.setattr(fit, "peak", lambda device: 0)
+    monkeypatch.setattr(fit, "held", lambda device: 0)
     return tried
 
 
 def test_the_fastest_of_all_sizes_is_taken(state, monkeypatch):
     planned(monkeypatch, 1, lambda size: {1: 1.0, 2: 1.5, 4: 1.7, 8: 3.35, 16: 7.0}[size])
-    events = list(fit.fit(state, range(16)))
+    events, found = fitted(state)
     assert sizes(events) == [1, 2, 4, 8, 16]
     # 8 is faster than 4, by too little to be worth twice the memory
-    assert state.recipe.train.micro_batch == 4
+    assert found == 4
     assert isinstance(events[-1], Note)
     assert "micro_batch=4" in events[-1].text
 
 
 def test_a_size_that_is_not_expected_to_fit_is_not_tried(state, monkeypatch):
-    moments = sum(8 * p.numel() for p in state.model.net.parameters())
-    tried = planned(monkeypatch, 100, lambda size: 1.0, free=int((moments + 500) / 0.9))
-    list(fit.fit(state, range(16)))
+    to_come = sum(12 * p.numel() for p in state.model.net.parameters())
+    tried = planned(monkeypatch, 100, lambda size: 1.0, free=int((to_come + 500) / 0.9))
+    assert fitted(state)[1] == 4
     assert tried == [1, 2, 4]
-    assert state.recipe.train.micro_batch == 4
+
+
+def test_a_size_that_took_more_than_there_is_is_not_taken(state, monkeypatch):
+    to_come = sum(12 * p.numel() for p in state.model.net.parameters())
+    planned(monkeypatch, 100, lambda size: 1.0, free=int((to_come + 500) / 0.9))
+    monkeypatch.setattr(fit, "_attempt", lambda module, recipe, size, device: (100 if size < 4 else 900, 1.0))
+    assert fitted(state)[1] == 2
 
 
 @pytest.mark.parametrize(
@@ -79,16 +96,15 @@ def test_running_out_of_memory_ends_the_search_not_the_process(state, monkeypatc
         return real(self, x0, v, u)
 
     monkeypatch.setattr(type(state.loss), "forward", hungry)
-    events = list(fit.fit(state, range(8)))
+    events, found = fitted(state, 8)
     assert sizes(events) == [1, 2]
-    assert state.recipe.train.micro_batch in (1, 2)
-    assert all(p.grad is None for p in state.model.net.parameters())
+    assert found in (1, 2)
 
 
 def test_no_memory_at_all_is_said(state, monkeypatch):
-    monkeypatch.setattr(fit, "_attempt", lambda state, size: None)
+    monkeypatch.setattr(fit, "_attempt", lambda module, recipe, size, device: None)
     with pytest.raises(WorkError, match="not even a micro-batch of 1"):
-        list(fit.fit(state, range(8)))
+        fitted(state)
 
 
 def test_an_error_of_another_kind_is_not_taken_for_lack_of_memory(state, monkeypatch):
@@ -97,7 +113,18 @@ def test_an_error_of_another_kind_is_not_taken_for_lack_of_memory(state, monkeyp
 
     monkeypatch.setattr(type(state.loss), "forward", broken)
     with pytest.raises(RuntimeError, match="shapes"):
-        list(fit.fit(state, range(8)))
+        fitted(state)
+
+
+def test_fitting_leaves_no_trace_in_the_training(workplace, tmp_path):
+    weights = []
+    for name, asked in (("fitted", True), ("told", False)):
+        stored = checkpoint.latest(tmp_path / "fitted")
+        size = load_recipe(stored.folder / "recipe.yaml").train.micro_batch if stored else 8
+        recipe = load_recipe(workplace / "tiny.yaml", ["train.steps=3", f"train.micro_batch={size}"])
+        list(train(recipe, TrainOptions(tmp_path / name, "cpu", report=False, fit=asked)))
+        weights.append(checkpoint.latest(tmp_path / name).tensors("weights"))
+    assert all(torch.equal(value, weights[1][name]) for name, value in weights[0].items())
 
 
 def test_a_fitted_run_stores_what_was_found(workplace, tmp_path):
@@ -191,8 +218,7 @@ def test_a_compiler_that_fails_is_left_out_and_said(workplace, tmp_path, monkeyp
     monkeypatch.setattr(torch.nn.Module, "compile", broken)
     recipe = load_recipe(workplace / "tiny.yaml", ["train.steps=1", "train.compile=true"])
     events = list(train(recipe, TrainOptions(tmp_path / "run", "cpu", report=False)))
-    (said,) = [e.text for e in events if isinstance(e, Warn)]
-    assert "no working compiler" in said
+    assert any("no working compiler" in e.text for e in events if isinstance(e, Warn))
     assert events[-1].result["finished"]
 
 
@@ -212,10 +238,10 @@ def test_tf32_is_for_gpus(workplace, tmp_path, monkeypatch):
 def test_parameters_are_sharded_when_whole_ones_would_fill_half_a_gpu(state, monkeypatch):
     from sedd_cli.runs import trainstate
 
-    net, two = state.model.net, Dist(0, 2, torch.device("cuda", 0))
-    taken = 20 * sum(p.numel() for p in net.parameters())
+    parameters, two = sum(p.numel() for p in state.model.net.parameters()), Dist(0, 2, torch.device("cuda", 0))
+    taken = 20 * parameters
     for room, expected in ((taken * 2 - 1, True), (taken * 2, False)):
         monkeypatch.setattr(trainstate, "total_memory", lambda device, room=room: room)
-        assert trainstate._shards(state.recipe, net, two) == expected
+        assert trainstate.shards(state.recipe, parameters, two) == expected
     asked = dataclasses.replace(state.recipe, train=dataclasses.replace(state.recipe.train, strategy="fsdp"))
-    assert trainstate._shards(asked, net, two)
+    assert trainstate.shards(asked, parameters, two)

@@ -25,9 +25,7 @@ from sedd_cli import load_model
 from sedd_cli.errors import WorkError
 from sedd_cli.recipe import load_recipe
 from sedd_cli.runs import checkpoint, step
-from sedd_cli.runs.dist import Dist
 from sedd_cli.runs.events import Warn
-from sedd_cli.runs.saver import Saver
 from sedd_cli.runs.train import TrainOptions, train
 
 KILLS = int(os.environ.get("SEDD_KILLS", "3"))
@@ -217,15 +215,14 @@ def free(size: float) -> Callable:
     return lambda path: shutil._ntuple_diskusage(10**12, 10**12 - int(size), int(size))
 
 
-def test_a_checkpoint_the_disk_has_no_room_for_is_not_begun(workplace, tmp_path, monkeypatch):
-    run(workplace, tmp_path, "train.steps=1")
-    saver = Saver(tmp_path, Dist(0, 1, torch.device("cpu")), sharded=False, keep=1, keep_every=None)
+def test_what_the_disk_has_no_room_for_is_said_in_figures(tmp_path, monkeypatch):
+    tensors = {"weights.a": torch.empty(500_000_000, device="meta")}
     monkeypatch.setattr(shutil, "disk_usage", free(1.5e9))
-    with pytest.raises(WorkError, match=r"takes 2\.00 GB, 1\.50 GB are free.*earlier checkpoints are intact"):
-        saver.start(2, {"weights.a": torch.empty(500_000_000, device="meta")}, {})
-    saver.close()
-    assert [p.name for p in (tmp_path / "checkpoints").iterdir()] == ["step-1"]
-    assert checkpoint.latest(tmp_path).step == 1
+    said = checkpoint.lacks_space(tmp_path, tensors)
+    assert "takes 2,000.0 MB, 1,500.0 MB are free" in said
+    assert "earlier checkpoints are intact" in said
+    monkeypatch.setattr(shutil, "disk_usage", free(2.1e9))
+    assert checkpoint.lacks_space(tmp_path, tensors) == ""
 
 
 def test_a_disk_that_fills_up_ends_the_run_and_room_lets_it_go_on(workplace, tmp_path, tiny_run, sedd, monkeypatch):
@@ -235,7 +232,7 @@ def test_a_disk_that_fills_up_ends_the_run_and_room_lets_it_go_on(workplace, tmp
         patch.setattr(shutil, "disk_usage", lambda path: room.pop(0)(path))
         ended = sedd(*words)
     assert ended.code == 1
-    assert "GB are free" in ended.err.splitlines()[-1]
+    assert "MB are free" in ended.err.splitlines()[-1]
     assert checkpoint.latest(tmp_path / "run").step == 6
     assert sedd(*words).code == 0
     assert sha256(tmp_path / "run" / "ema.safetensors") == sha256(tiny_run / "ema.safetensors")

@@ -220,7 +220,8 @@ def test_a_tracker_without_its_package_is_refused_at_once(sedd, workplace, tmp_p
 
 def test_divergence_is_said_once_when_two_windows_are_beyond_the_untrained_loss(tiny_run):
     model = load_model(tiny_run, device="cpu")
-    watch = _Divergence(types.SimpleNamespace(model=model))
+    state = types.SimpleNamespace(model=model, recipe=model.recipe, step=1)
+    watch = _Divergence(state)
     base = dict.fromkeys(Step.__dataclass_fields__, 0) | {"loss_by_t": []}
     warned = []
     for step, loss in enumerate([3.4, 9.0, 3.4, 9.0, 9.0, 9.0, 9.0], 1):

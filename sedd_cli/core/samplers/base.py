@@ -2,7 +2,10 @@
 
 Two forms of the same process, equal for equal uniforms. `run_plain` scores every active position of every sequence
 at every step. `Sampler.run` draws the uniforms first and looks only where a position could move: the head at
-candidates alone, the trunk at sequences that have one.
+candidates alone, the trunk at sequences that have one. On the absorbing graph what could move follows from a bound on
+the normaliser, e^m ≤ 8, which training drives to 1: a sequence is looked at everywhere in its first step, and from
+then on in every step once a normaliser above 2 has been seen in it. The two forms differ only if a position that was
+not looked at exceeds 8 before any in its sequence that was looked at exceeds 2.
 """
 
 from __future__ import annotations
@@ -72,15 +75,16 @@ class Sampler:
         last x is the sample; it holds no MASK and every given token.
         """
         grid, x, noise = _start(self, model, given, seed, index)
-        evaluations, fallbacks, trusted = torch.zeros_like(index), 0, model.normalized
+        evaluations, fallbacks = torch.zeros_like(index), 0
+        trusted = torch.full_like(index, model.normalized, dtype=torch.bool)
         for k in range(self.steps + 1):
             u_leave, u_token = noise.uniforms(k, x.shape[1])
             free = model.graph.active(x) & ~given.where
             step = _Step(self, model, x, grid, k)
             # the first step looks at every position, to see whether the bound can be trusted at all
             looked_at, moved, held = step.take(free, u_leave, u_token, trusted)
-            trusted = held and (trusted or k == 0)
-            x, fallbacks = given(moved), fallbacks + (not trusted)
+            trusted = held & (trusted | (k == 0))
+            x, fallbacks = given(moved), fallbacks + int(not trusted.all())
             evaluations = evaluations + looked_at
             yield Denoised(k + 1, self.steps + 1, x, evaluations, fallbacks)
 
@@ -140,15 +144,15 @@ class _Step:
             return self.model.graph.denoise_bound(total, x, self.sigma.expand(x.shape))
         return self.sampler.leave_bound(self.model, total, x, *self._times(x))
 
-    def take(self, free: Tensor, u_leave: Tensor, u_token: Tensor, trusted: bool) -> tuple[Tensor, Tensor, bool]:
-        """(sequences looked at [B], x after the step, whether every Σ_y s_y that was seen is well below the bound).
+    def take(self, free: Tensor, u_leave: Tensor, u_token: Tensor, trusted: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(evaluations of each sequence [B], x after the step, where every Σ_y s_y seen is well below the bound [B]).
 
-        Unless the bound is trusted every free position is looked at, and otherwise those that it lets move.
+        In sequences not trusted [B] every free position is looked at, elsewhere those that the bound lets move.
         """
         model, x = self.model, self.x
         batch, position = free.nonzero(as_tuple=True)
         assumed = model.assumed_total(self.sigma)
-        looked_at = torch.zeros(len(x), dtype=torch.int64, device=x.device)
+        looked_at, held = torch.zeros_like(trusted, dtype=torch.int64), torch.ones_like(trusted)
         if assumed is None:
             sequences = free.any(1).nonzero()[:, 0]
             hidden = self._hidden(sequences)
@@ -158,20 +162,18 @@ class _Step:
         else:
             total = assumed.expand(len(batch))
             chosen = u_leave[batch, position] < self.bound(total, x[batch, position])
-            chosen |= not trusted
+            chosen |= ~trusted[batch]
             sequences = batch[chosen].unique()
             hidden = self._hidden(sequences)
         looked_at[sequences] = 1
         moved = x.clone()
         high = self._move(moved, sequences, hidden, batch[chosen], position[chosen], u_leave, u_token)
-        # a score near the assumed bound may have company beyond it, among the positions not looked at
-        held = assumed is None or model.normalized or high <= float(assumed) / MARGIN
-        if not held and trusted:
-            rest = ~chosen
-            if len(missing := batch[rest].unique()):
-                hidden = self._hidden(missing)
-                looked_at[missing] = 1
-                self._move(moved, missing, hidden, batch[rest], position[rest], u_leave, u_token)
+        if assumed is not None and not self.last and not model.normalized:
+            # a score near the assumed bound may have company beyond it, among the positions not looked at
+            held = high <= float(assumed) / MARGIN
+            rest = ~chosen & ~held[batch]
+            if bool(rest.any()):
+                self._move(moved, sequences, hidden, batch[rest], position[rest], u_leave, u_token)
         return looked_at, moved, held
 
     def _hidden(self, sequences: Tensor) -> Tensor:
@@ -182,9 +184,10 @@ class _Step:
 
     def _move(
         self, moved: Tensor, sequences: Tensor, hidden: Tensor, batch: Tensor, position: Tensor, *u: Tensor
-    ) -> float:
-        """Draw the transitions of some positions into `moved`; returns the largest Σ_y s_y that was seen."""
-        high, x = 0.0, self.x
+    ) -> Tensor:
+        """Draw the transitions of some positions into `moved`; the largest Σ_y s_y seen in each sequence [B]."""
+        x = self.x
+        high = torch.zeros(len(x), dtype=torch.float64, device=x.device)
         size = max(1, ROWS_AT_ONCE // self.model.graph.states)
         for b, i in zip(batch.split(size), position.split(size), strict=True):
             if not len(b):
@@ -193,7 +196,7 @@ class _Step:
             log_score = self.model.log_score_of(
                 self.model.net.head(hidden[torch.searchsorted(sequences, b), i]), self.sigma.expand(len(b)), here
             )
-            high = max(high, float(self.model.graph.total_of(log_score).max()))
+            high.scatter_reduce_(0, b, self.model.graph.total_of(log_score).double(), "amax")
             moved[b, i] = draw(self.jump(log_score, here), here, *(v[b, i] for v in u))
         return high
 
