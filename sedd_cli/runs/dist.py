@@ -159,7 +159,7 @@ def connect(device: str = "auto") -> Iterator[Dist]:
     if chosen.type == "cuda":
         torch.cuda.set_device(chosen)
     try:
-        torch.distributed.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
+        _meet("nccl" if chosen.type == "cuda" else "gloo")
     except torch.distributed.DistError as error:
         where = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
         raise RequestError(
@@ -173,6 +173,20 @@ def connect(device: str = "auto") -> Iterator[Dist]:
         yield Dist(rank, world, chosen, control, saving)
     finally:
         torch.distributed.destroy_process_group()
+
+
+def _meet(backend: str) -> None:
+    """Start torch.distributed from the environment.
+
+    torchrun keeps one store for all restarts of a machine's workers, and without a prefix of its own a worker that was
+    started again may read where its peer of the life before had listened: its connection is refused.
+    """
+    from torch.distributed.rendezvous import rendezvous
+
+    store, rank, world = next(iter(rendezvous("env://")))
+    if os.environ.get("GROUP_WORLD_SIZE", "1") == "1":  # machines do not agree on the count
+        store = torch.distributed.PrefixStore(f"start-{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
+    torch.distributed.init_process_group(backend, store=store, rank=rank, world_size=world)
 
 
 def _number(name: str, default: int | None = None) -> int:
