@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from sedd_cli.core.fused import BUDGET
 from sedd_cli.core.graphs import Graph
 from sedd_cli.nets.dit import DiT
 from sedd_cli.recipe import Recipe
@@ -52,11 +53,11 @@ def plan(recipe: Recipe) -> dict[str, str]:
 
 def _memory(recipe: Recipe, parameters: int, graph: Graph, held: int) -> float:
     """Bytes: fp32 weights, gradients, EMA and two optimizer moments, and what the backward pass keeps."""
-    wide, rows = recipe.model.hidden_size, held * recipe.model.length
+    wide, rows, blocks = recipe.model.hidden_size, held * recipe.model.length, recipe.model.n_blocks
     # a block keeps about 34·D bf16 values a token (Korthikanti et al. 2022, without the attention matrix);
-    # the loss keeps about four float32 copies of the scores of the active rows
-    blocks = recipe.model.n_blocks
     # recomputing keeps the input of each block and one block's inside at a time
     inside = 34 + 2 * blocks if recipe.train.recompute else 34 * blocks
+    # the fused loss: hidden states of the active rows, scaled, and their gradient in float32; one tile
     active = mean_active_share(graph, recipe.noise.make())
-    return parameters * BYTES_A_PARAMETER + rows * (inside * wide * 2 + active * graph.states * 4 * 4)
+    loss = 3 * 4 * wide * active * rows + BUDGET["cuda"]
+    return parameters * BYTES_A_PARAMETER + rows * inside * wide * 2 + loss
