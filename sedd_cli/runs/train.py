@@ -255,7 +255,7 @@ def _skip(state: TrainState, saver: Saver, run: RunDir, loss: float, norm: float
         yield from _saved(saver)
         reason = (
             f"training has diverged: the loss or its gradient was not finite in {SKIPS} steps in a row, up to step "
-            f"{state.step}; lower train.lr or raise train.warmup; {run.last_good()}"
+            f"{state.step}; lower train.lr or raise train.warmup, in a new run (--fresh); {run.last_good()}"
         )
         if state.dist.main:
             run.log({"kind": "failed", "step": state.step, "reason": reason})
