@@ -141,7 +141,7 @@ class Draft:
         for path in [*self.folder.iterdir(), self.folder]:
             _fsync(path)
         if final.exists():
-            shutil.rmtree(final)
+            _remove(final)
         os.replace(self.folder, final)
         _fsync(self.parent)
         write_whole(self.run / LATEST, final.name + "\n")
@@ -155,10 +155,14 @@ def _prune(parent: Path, step: int, keep: int, keep_every: int | None) -> None:
     # what lies ahead of this step belongs to a course that was given up
     for old in [*behind[:-keep], *known[len(behind) :]]:
         if old.step > step or keep_every is None or old.step % keep_every:
-            # no longer a checkpoint before its first file is gone; a draft begun later removes what a kill leaves
-            doomed = old.folder.with_name(f".{old.folder.name}.partial")
-            os.replace(old.folder, doomed)
-            shutil.rmtree(doomed)
+            _remove(old.folder)
+
+
+def _remove(folder: Path) -> None:
+    """Delete a checkpoint, which is none before its first file is gone; the next draft removes what a kill leaves."""
+    doomed = folder.with_name(f".{folder.name}.old.partial")
+    os.replace(folder, doomed)
+    shutil.rmtree(doomed)
 
 
 def failure(error: Exception, run: Path) -> Exception:
