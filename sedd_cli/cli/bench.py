@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.table import Table
 
 from sedd_cli.cli import options as o
 from sedd_cli.cli.view import View
+
+if TYPE_CHECKING:
+    from sedd_cli.recipe import Recipe
 
 bench = typer.Typer(
     help="Time fast paths against plain ones, in turn in one process.", no_args_is_help=True, rich_markup_mode="rich"
@@ -19,6 +22,12 @@ Repeats = Annotated[int, typer.Option(help="Timed runs of each path, after one t
 RecipeName = Annotated[str, typer.Option("--recipe", help="A YAML file, or a shipped recipe: the network's size.")]
 Overrides = Annotated[list[str] | None, typer.Argument(help="dotted.key=value", metavar="[KEY=VALUE]...")]
 Batch = Annotated[int, typer.Option(help="Sequences at once.")]
+
+
+def _recipe(source: str, overrides: list[str] | None) -> Recipe:
+    from sedd_cli.recipe import load_recipe
+
+    return load_recipe(source, overrides or [])
 
 
 @bench.command()
@@ -35,11 +44,9 @@ def train(
 
     Example: sedd bench train --recipe recipes/gpt2_small.yaml
     """
-    from sedd_cli.recipe import load_recipe
     from sedd_cli.runs.bench.model import ModelBench, bench_train
 
-    options = ModelBench(repeats, load_recipe(recipe, overrides or []), batch, device)
-    _show(View(json, quiet), bench_train(options))
+    _show(View(json, quiet), bench_train(ModelBench(repeats, _recipe(recipe, overrides), batch, device)))
 
 
 @bench.command()
@@ -56,11 +63,9 @@ def loss(
 
     Example: sedd bench loss --recipe gpt2_small_uniform
     """
-    from sedd_cli.recipe import load_recipe
     from sedd_cli.runs.bench.model import ModelBench, bench_loss
 
-    options = ModelBench(repeats, load_recipe(recipe, overrides or []), batch, device)
-    _show(View(json, quiet), bench_loss(options))
+    _show(View(json, quiet), bench_loss(ModelBench(repeats, _recipe(recipe, overrides), batch, device)))
 
 
 @bench.command()
@@ -79,10 +84,9 @@ def sample(
 
     Example: sedd bench sample --steps 128
     """
-    from sedd_cli.recipe import load_recipe
     from sedd_cli.runs.bench.model import SampleBench, bench_sample
 
-    options = SampleBench(repeats, load_recipe(recipe, overrides or []), batch, device, steps, normalized)
+    options = SampleBench(repeats, _recipe(recipe, overrides), batch, device, steps, normalized)
     _show(View(json, quiet), bench_sample(options))
 
 

@@ -158,10 +158,10 @@ class _Step:
             hidden = self._hidden(sequences)
             at = torch.searchsorted(sequences, batch), position
             total = model.totals(hidden[at], self.sigma, x[batch, position])
-            chosen = u_leave[batch, position] < self.bound(total, x[batch, position])
         else:
             total = assumed.expand(len(batch))
-            chosen = u_leave[batch, position] < self.bound(total, x[batch, position])
+        chosen = u_leave[batch, position] < self.bound(total, x[batch, position])
+        if assumed is not None:
             chosen |= ~trusted[batch]
             sequences = batch[chosen].unique()
             hidden = self._hidden(sequences)
