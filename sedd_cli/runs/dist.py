@@ -175,6 +175,11 @@ def connect(device: str = "auto") -> Iterator[Dist]:
         torch.distributed.destroy_process_group()
 
 
+def restarts() -> int:
+    """How often torchrun has started this machine's workers again."""
+    return _number("TORCHELASTIC_RESTART_COUNT", 0)
+
+
 def _meet(backend: str) -> None:
     """Start torch.distributed from the environment.
 
@@ -185,7 +190,7 @@ def _meet(backend: str) -> None:
 
     store, rank, world = next(iter(rendezvous("env://")))
     if os.environ.get("GROUP_WORLD_SIZE", "1") == "1":  # machines do not agree on the count
-        store = torch.distributed.PrefixStore(f"start-{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
+        store = torch.distributed.PrefixStore(f"start-{restarts()}", store)
     torch.distributed.init_process_group(backend, store=store, rank=rank, world_size=world)
 
 

@@ -58,6 +58,12 @@ class Step(Event):
     skipped: int
 
 
+def bin_names(loss_by_t: list[float | None]) -> list[str]:
+    """ "0.0-0.2" … for the bins of t in which a loss is told."""
+    count = len(loss_by_t)
+    return [f"{i / count:.1f}-{(i + 1) / count:.1f}" for i in range(count)]
+
+
 @dataclass(frozen=True)
 class Validated(Event):
     """A bound on part of a split, on the way; errors of the draws and of the choice of text."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 
 import torch
 
@@ -23,7 +23,7 @@ MARGIN = 0.9
 WORTH = 1.03
 
 
-def fit(recipe: Recipe, dataset: Dataset, dist: Dist) -> Iterator[Event]:
+def fit(recipe: Recipe, dataset: Dataset, dist: Dist) -> Generator[Event, None, Recipe]:
     """Returns the recipe with the micro_batch that is fastest and fits, the same on every process.
 
     Each process measures on a network of its own that is thrown away: nothing is exchanged, so memory that runs out
@@ -61,7 +61,12 @@ def fit(recipe: Recipe, dataset: Dataset, dist: Dist) -> Iterator[Event]:
         f"train.micro_batch={best}: {rates[best] * dist.world:,.0f} tokens/s forward and backward with every position "
         f"counted, {taken[best] / 2**30:.1f} GiB beyond the weights"
     )
-    return dataclasses.replace(recipe, train=dataclasses.replace(recipe.train, micro_batch=best))
+    return with_micro_batch(recipe, best)
+
+
+def with_micro_batch(recipe: Recipe, size: int | None) -> Recipe:
+    """The recipe with another train.micro_batch."""
+    return dataclasses.replace(recipe, train=dataclasses.replace(recipe.train, micro_batch=size))
 
 
 def _module(recipe: Recipe, dataset: Dataset, dist: Dist) -> tuple[LossModule, int]:

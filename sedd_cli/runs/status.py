@@ -9,6 +9,7 @@ from typing import Any
 
 from sedd_cli.errors import RequestError, WorkError
 from sedd_cli.recipe import load_recipe
+from sedd_cli.runs.events import bin_names
 
 
 @dataclass(frozen=True)
@@ -65,9 +66,8 @@ def plot(found: Status, path: Path) -> None:
         values, errors = zip(*((r["nats_per_token"], r["nats_per_token_error"]) for r in found.validation), strict=True)
         at = [r["step"] for r in found.validation]
         whole.errorbar(at, values, errors, fmt="o", ms=4, capsize=2, label=f"bound, {found.validation[0]['split']}")
-    for i in range(5):
-        label = f"t {i / 5:.1f} to {(i + 1) / 5:.1f}"
-        by_t.plot(steps, [_or_nan(r["loss_by_t"][i]) for r in found.train], lw=1, label=label)
+    for i, name in enumerate(bin_names(found.train[0]["loss_by_t"])):
+        by_t.plot(steps, [_or_nan(r["loss_by_t"][i]) for r in found.train], lw=1, label=f"t {name}")
     for axis, title in ((whole, found.recipe), (by_t, "training loss by noise level")):
         axis.set(xlabel="step", ylabel="nats per token", title=title)
         axis.legend(frameon=False)

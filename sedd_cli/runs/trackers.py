@@ -10,7 +10,7 @@ from typing import Any
 
 from sedd_cli.errors import RequestError
 from sedd_cli.recipe import Recipe
-from sedd_cli.runs.events import Event, Sampled, Step, Validated
+from sedd_cli.runs.events import Event, Sampled, Step, Validated, bin_names
 
 #: What of an event is not a figure of its own.
 NOT_PLOTTED = {"step", "steps", "split", "blocks", "loss_by_t"}
@@ -111,8 +111,9 @@ def figures(event: Step | Validated) -> dict[str, float]:
     """The numbers of an event by the names they are plotted under; what is unknown is left out."""
     kind = "train" if isinstance(event, Step) else "validation"
     found: dict[str, Any] = {k: v for k, v in vars(event).items() if k not in NOT_PLOTTED}
-    for i, loss in enumerate(getattr(event, "loss_by_t", [])):
-        found[f"loss at t {i / 5:.1f}-{(i + 1) / 5:.1f}"] = loss
+    if isinstance(event, Step):
+        names = [f"loss at t {name}" for name in bin_names(event.loss_by_t)]
+        found |= dict(zip(names, event.loss_by_t, strict=True))
     return {f"{kind}/{name}": float(value) for name, value in found.items() if value is not None}
 
 

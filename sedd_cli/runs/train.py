@@ -2,40 +2,28 @@
 
 from __future__ import annotations
 
-import dataclasses
-import math
-import os
-import threading
-import time
 from collections.abc import Callable, Generator, Iterator
-from contextlib import ExitStack, closing
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from torch import nn
-
-from sedd_cli.errors import RequestError, WorkError
+from sedd_cli.errors import RequestError
 from sedd_cli.recipe import Recipe, load_recipe
 from sedd_cli.runs import checkpoint
-from sedd_cli.runs.dist import Dist, connect, whole
-from sedd_cli.runs.events import Event, Finished, Note, Prepared, Progress, Saved, Step, Warn
-from sedd_cli.runs.fit import fit
+from sedd_cli.runs.dist import Dist, connect, restarts
+from sedd_cli.runs.events import Event, Finished, Note, Prepared, Warn
+from sedd_cli.runs.fit import fit, with_micro_batch
+from sedd_cli.runs.loop import training
 from sedd_cli.runs.prepare import PrepareOptions, prepare
-from sedd_cli.runs.report import check_report, report, validate
+from sedd_cli.runs.report import check_report, report
 from sedd_cli.runs.rundir import RunDir
 from sedd_cli.runs.saver import Saver
-from sedd_cli.runs.step import Tally, gradients
 from sedd_cli.runs.stop import stop_requested
 from sedd_cli.runs.trackers import Tracker, check_trackers, open_trackers
 from sedd_cli.runs.trainstate import TrainState
-from sedd_cli.runs.window import Window
 from sedd_cli.text.loader import Loader
-from sedd_cli.text.prefetch import prefetch
 from sedd_cli.text.shards import Dataset, open_dataset
-
-#: So many steps without a finite loss and gradient, one after the other, end a run.
-SKIPS = 3
 
 
 @dataclass(frozen=True)
@@ -96,7 +84,7 @@ def _run_dir(options: TrainOptions) -> RunDir:
     run = RunDir(options.run)
     if not options.fresh:
         return run
-    return run.newest() if os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0" else run.fresh()
+    return run.newest() if restarts() else run.fresh()
 
 
 def _enter(run: RunDir, recipe: Recipe, stack: ExitStack) -> list[str]:
@@ -110,9 +98,8 @@ def _fit(
     recipe: Recipe, dataset: Dataset, dist: Dist, found: checkpoint.Checkpoint | None
 ) -> Generator[Event, None, Recipe]:
     """The recipe with a fitted micro_batch; a worker that was started again keeps the one it had."""
-    if found and os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0":
-        kept = load_recipe(found.folder / "recipe.yaml").train.micro_batch
-        return dataclasses.replace(recipe, train=dataclasses.replace(recipe.train, micro_batch=kept))
+    if found and restarts():
+        return with_micro_batch(recipe, load_recipe(found.folder / "recipe.yaml").train.micro_batch)
     return (yield from fit(recipe, dataset, dist))
 
 
@@ -144,7 +131,7 @@ def _resume_and_finish(
     saver = Saver(run.path, dist, state.sharded, plan.keep, plan.keep_every)
     tell = options.tell if dist.main else lambda text: None
     with stop_requested(tell) as stopped, saver:
-        yield from _loop(state, loader, rows, run, saver, stopped)
+        yield from training(state, loader, rows, run, saver, stopped)
     if state.step < plan.steps:
         yield Note(f"stopped at step {state.step:,} of {plan.steps:,}; the same command resumes the run")
         yield Finished({"run": str(run.path), "step": state.step, "finished": False})
@@ -184,92 +171,6 @@ def _loader(recipe: Recipe, dataset: Dataset) -> Loader:
     )
 
 
-def _loop(
-    state: TrainState, loader: Loader, rows: range, run: RunDir, saver: Saver, stopped: threading.Event
-) -> Iterator[Event]:
-    plan, net, dist, wanted = state.recipe.train, state.model.net, state.dist, state.recipe.report
-    net.train()
-    window, watch = Window(state), _Divergence(state)
-    stop, parent = False, os.getppid()
-    if state.step < plan.steps:
-        yield Progress("training", state.step, plan.steps, "steps")
-    with closing(prefetch(loader, state.step, rows.start, rows.stop)) as batches:
-        while state.step < plan.steps and not stop:
-            tally = gradients(state, next(batches), rows)
-            norm = float(whole(nn.utils.clip_grad_norm_(net.parameters(), plan.clip)))
-            good = math.isfinite(norm) and math.isfinite(tally.nats.sum())
-            # a launcher that died would leave its processes training for ever
-            orphaned = dist.world > 1 and os.getppid() != parent
-            stop, bad, lost = dist.any(stopped.is_set() or orphaned, not good, saver.failed)
-            if lost:
-                saver.finish()
-                raise WorkError("another process could not write its part of a checkpoint; earlier ones are intact")
-            watch.begin(tally)
-            if bad:
-                yield from _skip(state, saver, run, float(tally.nats.sum()), norm)
-            else:
-                state.update()
-                window.add(tally, norm)
-            last = stop or state.step == plan.steps
-            if state.step % plan.log_every == 0 or last:
-                event = window.close()
-                if dist.main:
-                    run.log({"kind": "train", **dataclasses.asdict(event)})
-                yield event
-                yield from watch.see(event)
-            if saver.over and not saver.failed:  # a failure is for all to hear, after the next step
-                yield from _saved(saver)
-            if state.step % plan.save_every == 0 or last:
-                yield from _save(state, run, saver)
-            if wanted.every and state.step % wanted.every == 0 and not last:
-                began = time.perf_counter()
-                yield from _validate(state, run)
-                window.exclude(began)
-    yield from _saved(saver)
-
-
-def _save(state: TrainState, run: RunDir, saver: Saver) -> Iterator[Event]:
-    """Begin a checkpoint, unless a weight is not finite: then no good one is pruned for it."""
-    yield from _saved(saver)
-    tensors = state.tensors()
-    full = checkpoint.lacks_space(run.path, tensors)
-    spoilt, lost = state.dist.any(not state.finite(), bool(full))
-    if spoilt:
-        raise WorkError(f"the weights are not finite at step {state.step}: lower train.lr; {run.last_good()}")
-    if lost:
-        raise WorkError(full or "another process has no room for its part of a checkpoint; earlier ones are intact")
-    saver.start(state.step, tensors, state.files())
-
-
-def _saved(saver: Saver) -> Iterator[Event]:
-    """Wait for the checkpoint that is being written, if there is one."""
-    if done := saver.finish():
-        yield Saved(*done)
-
-
-def _skip(state: TrainState, saver: Saver, run: RunDir, loss: float, norm: float) -> Iterator[Event]:
-    """Leave a step out whose loss or gradient is not finite; the third in a row ends the run."""
-    state.skip()
-    yield Warn(f"step {state.step} skipped: loss {loss:g}, gradient norm {norm:g}")
-    if state.skipped_in_a_row == SKIPS:
-        yield from _saved(saver)
-        reason = (
-            f"training has diverged: the loss or its gradient was not finite in {SKIPS} steps in a row, up to step "
-            f"{state.step}; lower train.lr or raise train.warmup, in a new run (--fresh); {run.last_good()}"
-        )
-        if state.dist.main:
-            run.log({"kind": "failed", "step": state.step, "reason": reason})
-        raise WorkError(reason)
-
-
-def _validate(state: TrainState, run: RunDir) -> Iterator[Event]:
-    """The bound and a sample of the averaged weights; the main process computes, the others wait."""
-    model = state.averaged()
-    if state.dist.main:
-        yield from validate(state.recipe, model, state.dataset, run)
-    state.dist.wait()
-
-
 def _tracked(events: Iterator[Event], trackers: list[Tracker]) -> Iterator[Event]:
     """The events, told to the trackers as well."""
     try:
@@ -280,29 +181,3 @@ def _tracked(events: Iterator[Event], trackers: list[Tracker]) -> Iterator[Event
     finally:
         for tracker in trackers:
             tracker.close()
-
-
-class _Divergence:
-    """Says once, plainly, when the loss has left what any sane training gives."""
-
-    def __init__(self, state: TrainState):
-        # an untrained network scores 1 everywhere; where scores are scaled that is the uniform model, log N nats
-        self.untrained = math.log(state.model.graph.tokens)
-        self.length, self.begun = state.recipe.model.length, state.step > 0
-        self.windows = 0
-
-    def begin(self, tally: Tally) -> None:
-        """The first step of all shows what an untrained network has."""
-        if not self.begun and math.isfinite(tally.nats.sum()):
-            self.untrained = max(self.untrained, float(tally.nats.sum() / tally.sequences.sum()) / self.length)
-        self.begun = True
-
-    def see(self, event: Step) -> Iterator[Event]:
-        """A warning at the second window in a row whose loss is beyond twice that."""
-        beyond = event.loss is not None and event.loss > 2 * self.untrained
-        self.windows = self.windows + 1 if beyond else 0
-        if self.windows == 2:
-            yield Warn(
-                f"the loss is {event.loss:.1f} nats a token at step {event.step}, an untrained network has "
-                f"{self.untrained:.1f}: training has diverged, lower train.lr or raise train.warmup"
-            )

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Iterator
 
 from torch import Tensor
 
 from sedd_cli.runs.assemble import learning_rate
-from sedd_cli.runs.events import Step
+from sedd_cli.runs.events import Event, Step, Warn
 from sedd_cli.runs.flops import flops_a_token, known_peak
 from sedd_cli.runs.memory import begin_peak, peak
 from sedd_cli.runs.step import Tally
@@ -68,3 +69,29 @@ class Window:
 
 def _per_token(nats: Tensor, sequences: Tensor, length: int) -> float | None:
     return float(nats / sequences) / length if sequences else None
+
+
+class Divergence:
+    """Says once, plainly, when the loss has left what any sane training gives."""
+
+    def __init__(self, state: TrainState):
+        # an untrained network scores 1 everywhere; where scores are scaled that is the uniform model, log N nats
+        self.untrained = math.log(state.model.graph.tokens)
+        self.length, self.begun = state.recipe.model.length, state.step > 0
+        self.windows = 0
+
+    def begin(self, tally: Tally) -> None:
+        """The first step of all shows what an untrained network has."""
+        if not self.begun and math.isfinite(tally.nats.sum()):
+            self.untrained = max(self.untrained, float(tally.nats.sum() / tally.sequences.sum()) / self.length)
+        self.begun = True
+
+    def see(self, event: Step) -> Iterator[Event]:
+        """A warning at the second window in a row whose loss is beyond twice that."""
+        beyond = event.loss is not None and event.loss > 2 * self.untrained
+        self.windows = self.windows + 1 if beyond else 0
+        if self.windows == 2:
+            yield Warn(
+                f"the loss is {event.loss:.1f} nats a token at step {event.step}, an untrained network has "
+                f"{self.untrained:.1f}: training has diverged, lower train.lr or raise train.warmup"
+            )

@@ -77,6 +77,12 @@ def trained(workplace, tmp_path_factory) -> Callable[..., Path]:
     return once
 
 
+def metrics_of(folder: Path, kind: str) -> list[dict]:
+    """The lines of one kind in metrics.jsonl."""
+    records = [json.loads(line) for line in (folder / "metrics.jsonl").open()]
+    return [record for record in records if record["kind"] == kind]
+
+
 def assert_same_training(found: Path, wanted: Path, kinds: tuple[str, ...] = ("adamw",), part: float = 1e-5) -> None:
     """Weights, averages, moments: to `part` of each tensor's largest entry. Losses and gradient norms: to 1e-5."""
     ends = [checkpoint.latest(folder) for folder in (found, wanted)]
@@ -88,7 +94,7 @@ def assert_same_training(found: Path, wanted: Path, kinds: tuple[str, ...] = ("a
         for name, value in theirs.items():
             # a second moment is some 1e-9: one absolute tolerance for all would let it be anything
             torch.testing.assert_close(mine[name], value, rtol=1e-4, atol=part * float(value.abs().max()))
-    mine, theirs = ([json.loads(line) for line in (folder / "metrics.jsonl").open()] for folder in (found, wanted))
+    mine, theirs = (metrics_of(folder, "train") for folder in (found, wanted))
     assert [line["step"] for line in mine] == [line["step"] for line in theirs] == list(range(1, ends[0].step + 1))
     for a, b in zip(mine, theirs, strict=True):
         assert a["loss"] == pytest.approx(b["loss"], rel=1e-5)
@@ -109,6 +115,18 @@ def assert_same_training(found: Path, wanted: Path, kinds: tuple[str, ...] = ("a
 def test_many_processes_train_what_one_trains(trained, processes, changes):
     # exact up to the order of float32 additions over processes: measured 1e-6 of the largest entry
     assert_same_training(trained(processes, *PLAIN, *changes), trained(1, *PLAIN, changes[0]))
+
+
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+def test_fitting_and_looking_on_the_way_change_nothing(trained, strategy):
+    # any micro-batch may be found: without dropout they all give the same, up to rounding
+    still = ("train.log_every=1", "model.dropout=0.0")
+    found = trained(2, *still, f"train.strategy={strategy}", "report.every=5", "report.blocks=4", "--fit")
+    assert_same_training(found, trained(1, *still))
+    assert [r["step"] for r in map(json.loads, (found / "metrics.jsonl").open()) if r["kind"] == "validation"] == [
+        5,
+        10,
+    ]
 
 
 def test_a_sharded_muon_is_the_whole_matrix_muon(trained):

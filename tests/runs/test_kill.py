@@ -271,7 +271,7 @@ def poison(monkeypatch) -> Callable[..., None]:
                     p.grad *= gradient
             return tally
 
-        monkeypatch.setattr("sedd_cli.runs.train.gradients", gradients)
+        monkeypatch.setattr("sedd_cli.runs.loop.gradients", gradients)
 
     return put
 

@@ -18,7 +18,8 @@ from sedd_cli.runs.events import Sampled, Step, Validated, Warn
 from sedd_cli.runs.prepare import PrepareOptions, prepare
 from sedd_cli.runs.status import status
 from sedd_cli.runs.step import Tally
-from sedd_cli.runs.train import TrainOptions, _Divergence, train
+from sedd_cli.runs.train import TrainOptions, train
+from sedd_cli.runs.window import Divergence
 from sedd_cli.text.shards import open_dataset
 
 
@@ -221,7 +222,7 @@ def test_a_tracker_without_its_package_is_refused_at_once(sedd, workplace, tmp_p
 def test_divergence_is_said_once_when_two_windows_are_beyond_the_untrained_loss(tiny_run):
     model = load_model(tiny_run, device="cpu")
     state = types.SimpleNamespace(model=model, recipe=model.recipe, step=1)
-    watch = _Divergence(state)
+    watch = Divergence(state)
     base = dict.fromkeys(Step.__dataclass_fields__, 0) | {"loss_by_t": []}
     warned = []
     for step, loss in enumerate([3.4, 9.0, 3.4, 9.0, 9.0, 9.0, 9.0], 1):
