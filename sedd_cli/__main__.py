@@ -6,6 +6,7 @@ import os
 import sys
 import threading
 
+from sedd_cli import allocator
 from sedd_cli.errors import RequestError, WorkError
 
 #: The exit code after Ctrl-C.
@@ -20,6 +21,7 @@ def main() -> None:
     # training eightfold; spinning briefly costs 3 % on a quiet machine and is three times faster on a busy one.
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+    allocator.keep_freed()
     from sedd_cli.cli.app import app
 
     try:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from sedd_cli.core.graphs import Graph
@@ -29,6 +30,8 @@ class Readout(Protocol):
 
     weight: Tensor  # [S, D]
     bias: Tensor  # [S]
+    #: Row counts that are multiples of this are served best.
+    rows_in: int
 
     def product(self, a: Tensor, b: Tensor, out: Tensor | None = None) -> Tensor:
         """a [M, K] · b [K, N], summed in float32 or better, in the precision the network asks for."""
@@ -42,7 +45,7 @@ class Targets:
     x0: Tensor
     sigma: Tensor
 
-    def __getitem__(self, rows: slice) -> Targets:
+    def __getitem__(self, rows: slice | Tensor) -> Targets:
         return Targets(self.x[rows], self.x0[rows], self.sigma[rows])
 
 
@@ -55,18 +58,29 @@ def weighted_loss(
     only scaled in the backward pass. Loss is `Graph.score_entropy`. budget: bytes of a tile (default BUDGET);
     ValueError if a row of the vocabulary does not fit. No row at all gives 0, and gradients of 0.
     """
+    rows, (hidden, targets) = len(hidden), _filled_up(readout, hidden, targets)
+    weight = F.pad(weight, (0, len(hidden) - rows))
     tiles = Tiles.plan(len(hidden), graph.tokens, hidden, budget)
-    return _Fused.apply(hidden, readout.weight, readout.bias, readout, graph, targets, weight, tiles)
+    total, loss = _Fused.apply(hidden, readout.weight, readout.bias, readout, graph, targets, weight, tiles)
+    return total, loss[:rows]
 
 
 @torch.no_grad()
 def losses(readout: Readout, graph: Graph, hidden: Tensor, targets: Targets, budget: int | None = None) -> Tensor:
     """The loss [R] of every row, nothing else."""
+    given, (hidden, targets) = len(hidden), _filled_up(readout, hidden, targets)
     tiles = Tiles.plan(len(hidden), graph.tokens, hidden, budget)
     loss = hidden.new_zeros(len(hidden), dtype=tiles.dtype)
     for rows, columns, z in tiles.of(readout, hidden):
         loss[rows] += graph.loss_tile(z, columns.start, targets[rows])
-    return loss * graph.loss_factor(targets).to(loss.dtype)
+    return (loss * graph.loss_factor(targets).to(loss.dtype))[:given]
+
+
+def _filled_up(readout: Readout, hidden: Tensor, targets: Targets) -> tuple[Tensor, Targets]:
+    """Rows of zeros added up to a multiple of `rows_in`: they stand where the last row stands, and count nothing."""
+    rows = len(hidden)
+    extra = -rows % readout.rows_in
+    return F.pad(hidden, (0, 0, 0, extra)), targets[torch.arange(rows + extra, device=hidden.device).clamp(max=rows - 1)]
 
 
 @dataclass(frozen=True)

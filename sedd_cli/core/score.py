@@ -14,7 +14,7 @@ from sedd_cli.core.graphs import Graph
 from sedd_cli.core.noises import Noise
 
 #: Elements of one block of rows × states that a pass over the vocabulary may hold at once.
-ROW_BLOCK = 2**25
+ROW_BLOCK = 2**23
 
 
 class Network(Protocol):
@@ -46,6 +46,12 @@ class ScoreModel:
     #: Set the normaliser e^m of every absorbing score to 1 (another law than the network's own).
     normalized: bool = False
 
+    @property
+    def block(self) -> int:
+        """Rows of scores held at once."""
+        size = max(1, ROW_BLOCK // self.graph.states)
+        return size - size % 64 if size > 64 else size  # whole tiles of a matrix product
+
     def hidden(self, x: Tensor, sigma: Tensor) -> Tensor:
         """The trunk's output [B, L, D]."""
         return self.net.hidden(x, sigma if self.sigma_range is None else sigma.clamp(*self.sigma_range))
@@ -62,8 +68,7 @@ class ScoreModel:
         """
         hidden = self.hidden(x, sigma)
         batch, position = self.graph.active(x).nonzero(as_tuple=True)
-        size = max(1, ROW_BLOCK // self.graph.states)
-        for b, i in zip(batch.split(size), position.split(size), strict=True):
+        for b, i in zip(batch.split(self.block), position.split(self.block), strict=True):
             yield Rows(b, i, x[b, i], sigma[b], self.net.head(hidden[b, i]))
 
     def scored_rows(self, x: Tensor, sigma: Tensor) -> Iterator[tuple[Rows, Tensor]]:
@@ -84,12 +89,11 @@ class ScoreModel:
 
     def totals(self, hidden: Tensor, sigma: Tensor, x: Tensor) -> Tensor:
         """Σ_y s_y over the tokens [R], for hidden states [R, D] at positions x [R]: one pass over the vocabulary."""
-        size = max(1, ROW_BLOCK // self.graph.states)
         found = [
             self.graph.total_of(self.log_score_of(self.net.head(h), sigma.expand(len(h)), at))
-            for h, at in zip(hidden.split(size), x.split(size), strict=True)
+            for h, at in zip(hidden.split(self.block), x.split(self.block), strict=True)
         ]
-        return torch.cat(found) if found else sigma.new_zeros(0)
+        return torch.cat(found) if found else sigma.new_zeros(0, dtype=torch.float64)
 
     def score_entropy(self, x: Tensor, sigma: Tensor, x0: Tensor) -> Tensor:
         """Score entropy per sequence [B] without σ̄′, in nats per unit of sigma; the head runs on active rows only.

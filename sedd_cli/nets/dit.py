@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from sedd_cli.nets.attention import ATTENTION
+from sedd_cli.nets.dropout import dropout
 from sedd_cli.nets.head import Readout
 from sedd_cli.nets.rotary import Rotary, rotate
 
@@ -122,12 +123,17 @@ class Block(nn.Module):
         )
         B, L, D = h.shape
         qkv = self.attn_qkv(modulate(self.norm1(h), shift_msa, scale_msa))
-        q, k, v = qkv.view(B, L, 3, self.n_heads, D // self.n_heads).permute(2, 0, 3, 1, 4)
-        a = self.attend(rotate(q, cos, sin), rotate(k, cos, sin), v)
+        qk, v = qkv.split((2 * D, D), -1)
+        q, k = rotate(qk, cos, sin, D // self.n_heads).split(D, -1)
+        q, k, v = (t.unflatten(-1, (self.n_heads, -1)).transpose(1, 2) for t in (q, k, v))
+        a = self.attend(q, k, v)
         a = self.attn_out(a.transpose(1, 2).reshape(B, L, D))
-        h = torch.addcmul(h, gate_msa, F.dropout(a, self.dropout, self.training))
+        h = torch.addcmul(h, gate_msa, self._drop(a))
         m = self.mlp(modulate(self.norm2(h), shift_mlp, scale_mlp))
-        return torch.addcmul(h, gate_mlp, F.dropout(m, self.dropout, self.training))
+        return torch.addcmul(h, gate_mlp, self._drop(m))
+
+    def _drop(self, a: Tensor) -> Tensor:
+        return dropout(a, self.dropout) if self.training else a
 
 
 class OutputLayer(nn.Module):
@@ -175,8 +181,8 @@ class DiT(nn.Module):
         """What the head reads: [B, L, D], after the final normalisation and modulation."""
         with self._mixed(x.device):
             cond = F.silu(self.sigma_map(sigma))
-            cos, sin = self.rotary_emb(x.shape[1])
             h = self.vocab_embed(x)
+            cos, sin = self.angles(x.shape[1], h.dtype)
             for block in self.blocks:
                 if self.recompute and torch.is_grad_enabled():
                     h = checkpoint(block, h, cond, cos, sin, use_reentrant=False)
@@ -184,6 +190,18 @@ class DiT(nn.Module):
                     h = block(h, cond, cos, sin)
             shift, scale = self.output_layer.adaLN_modulation(cond)[:, None].chunk(2, dim=-1)
             return full_precision(modulate(self.output_layer.norm_final(h), shift, scale))
+
+    def angles(self, length: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """cos and sin for the queries and keys of a block, [L, 2D], in the dtype they are computed in."""
+        return self.rotary_emb(length, 2 * self.config.n_heads, self.autocast or dtype)
+
+    def hold_low(self) -> None:
+        """Keep the blocks' matrices in the dtype of mixed precision, for inference: autocast makes the same at every
+        call."""
+        if self.autocast is not None:
+            for module in self.blocks.modules():
+                if isinstance(module, nn.Linear):
+                    module.to(self.autocast)
 
     @property
     def readout(self) -> Readout:

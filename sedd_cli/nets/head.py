@@ -7,7 +7,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
+
+
+#: Rows of a product in mixed precision. The libraries beneath make and keep a kernel for every shape they meet: at
+#: the number of masked positions, which is another one in every step, a thousand kernels took gigabytes.
+ROWS_IN = 64
 
 
 @dataclass(frozen=True)
@@ -17,6 +23,11 @@ class Readout:
     weight: Tensor  # [S, D]
     bias: Tensor  # [S]
     mixed: bool = False
+
+    @property
+    def rows_in(self) -> int:
+        """Row counts that are multiples of this are served best."""
+        return ROWS_IN if self.mixed else 1
 
     def product(self, a: Tensor, b: Tensor, out: Tensor | None = None) -> Tensor:
         """a [M, K] · b [K, N], not differentiable; `out` is filled and returned if given."""
@@ -30,7 +41,9 @@ class Readout:
 
     def __call__(self, hidden: Tensor) -> Tensor:
         """z [..., S] of hidden [..., D], differentiable: the plain form."""
-        z = _Linear.apply(hidden.reshape(-1, hidden.shape[-1]), self.weight, self.bias, self)
+        rows = hidden.reshape(-1, hidden.shape[-1])
+        filled_up = F.pad(rows, (0, 0, 0, -len(rows) % self.rows_in))
+        z = _Linear.apply(filled_up, self.weight, self.bias, self)[: len(rows)]
         return z.view(*hidden.shape[:-1], len(self.bias))
 
 

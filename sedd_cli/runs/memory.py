@@ -10,9 +10,12 @@ from pathlib import Path
 
 import torch
 
+from sedd_cli import allocator
+
 
 def begin_peak(device: torch.device) -> None:
     """Count the peak anew from here, where the system allows it (a GPU; Linux)."""
+    allocator.give_back()
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     with suppress(OSError):

@@ -133,6 +133,7 @@ def load_model(
                 f"tokenizer {tokenizer!r} has {model.tokenizer.vocab_size} tokens, {source} has {model.graph.tokens}"
             )
     model.net.autocast = autocast_dtype(precision, chosen)
+    model.net.hold_low()
     model.net.to(chosen).eval().requires_grad_(False)
     return model
 

@@ -18,6 +18,7 @@ class Head:
 
     weight: torch.Tensor
     bias: torch.Tensor
+    rows_in: int = 4
 
     def product(self, a, b, out=None):
         return torch.mm(a, b, out=out)

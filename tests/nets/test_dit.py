@@ -215,9 +215,9 @@ def test_impossible_shapes_are_refused_by_name(changes, message):
 def test_rotary_scores_depend_on_the_distance_alone():
     from sedd_cli.nets.rotary import Rotary, rotate
 
-    cos, sin = Rotary(8)(40)
+    cos, sin = Rotary(8)(40, 1, torch.float32)
     q, k = torch.randn(2, 8, generator=torch.Generator().manual_seed(0))
-    turned = [rotate(v.expand(40, 8), cos, sin) for v in (q, k)]
+    turned = [rotate(v.expand(40, 8), cos, sin, 8) for v in (q, k)]
     dots = turned[0] @ turned[1].T
     for distance in (0, 3, 11):
         torch.testing.assert_close(

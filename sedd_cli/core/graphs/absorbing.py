@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, ClassVar
 import torch
 from torch import Tensor
 
-from sedd_cli.core.graphs.base import GRAPHS, Draw, Graph, Jump, in_tile, jump_from_weights, per_position, zero_at
+from sedd_cli.core.graphs.base import GRAPHS, Draw, Graph, Jump, in_tile, per_position, zero_at
 from sedd_cli.core.noises import Noise
 
 if TYPE_CHECKING:
@@ -126,9 +126,9 @@ class Absorbing(Graph):
         return SLACK / torch.expm1(sigma)
 
     def normalize(self, log_score: Tensor, sigma: Tensor) -> Tensor:
-        tokens = log_score[..., : self.tokens]
-        shift = tokens.logsumexp(-1) + torch.expm1(sigma).log().to(log_score.dtype)
-        return torch.cat([tokens - shift[..., None], log_score[..., self.tokens :]], dim=-1)
+        log_E = torch.expm1(sigma).log().to(log_score.dtype)
+        tokens = log_score[..., : self.tokens].log_softmax(-1) - log_E[..., None]
+        return torch.cat([tokens, log_score[..., self.tokens :]], dim=-1)
 
     def euler_bound(self, total: Tensor, x: Tensor, step: Tensor) -> Tensor:
         return step * total
@@ -152,7 +152,8 @@ class Absorbing(Graph):
         return Jump(leave=self.active(x).double(), weights=jump.weights)
 
     def _unmask(self, log_score: Tensor, x: Tensor, factor: Tensor) -> Jump:
-        factor = per_position(factor, x)[..., None].to(log_score.dtype)
-        weights = factor * log_score.exp()
+        """p(y) = factor·s_y for every token y, and MASK keeps the rest."""
+        weights = log_score.exp()
         weights[..., self.mask] = 0.0
-        return jump_from_weights(torch.where(self.active(x)[..., None], weights, 0.0))
+        leave = per_position(factor, x).double() * weights.sum(-1, dtype=torch.float64)
+        return Jump(torch.where(self.active(x), leave, 0.0).clamp(max=1.0), weights)

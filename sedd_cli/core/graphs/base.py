@@ -133,8 +133,8 @@ class Graph:
         raise NotImplementedError
 
     def total_of(self, log_score: Tensor) -> Tensor:
-        """Σ_y s_y over the tokens, [...]."""
-        return log_score[..., : self.tokens].logsumexp(-1).exp()
+        """Σ_y s_y over the tokens, float64 [...]."""
+        return log_score[..., : self.tokens].exp().sum(-1, dtype=torch.float64)
 
     def assumed_total(self, sigma: Tensor) -> Tensor | None:
         """What Σ_y s_y is taken to stay below before the network is asked, [...]; None where nothing is known."""
@@ -175,9 +175,3 @@ def in_tile(token: Tensor, z: Tensor, start: int) -> tuple[Tensor, Tensor]:
 def zero_at(log_score: Tensor, x: Tensor) -> Tensor:
     """log_score with the entry of the current token set to 0; the gradient there is cut."""
     return log_score.scatter(-1, x[..., None], 0.0)
-
-
-def jump_from_weights(weights: Tensor) -> Jump:
-    """Destination masses [..., S] (0 at x) of a step whose staying mass is 1 − Σ, clamped at 0 and renormalised."""
-    total = weights.sum(-1, dtype=torch.float64)
-    return Jump(leave=total.clamp(max=1.0), weights=weights)

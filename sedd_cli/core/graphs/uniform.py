@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, ClassVar
 import torch
 from torch import Tensor
 
-from sedd_cli.core.graphs.base import GRAPHS, Graph, Jump, in_tile, jump_from_weights, per_position, zero_at
+from sedd_cli.core.graphs.base import GRAPHS, Graph, Jump, in_tile, per_position, zero_at
 
 if TYPE_CHECKING:
     from sedd_cli.core.fused import Targets
@@ -127,8 +127,9 @@ class Uniform(Graph):
         return moved / (moved + stay)
 
     def euler(self, log_score: Tensor, x: Tensor, step: Tensor) -> Jump:
-        step = per_position(step, x)[..., None].to(log_score.dtype)
-        return jump_from_weights((step / self.tokens * log_score.exp()).scatter(-1, x[..., None], 0.0))
+        weights = log_score.exp().scatter_(-1, x[..., None], 0.0)
+        leave = per_position(step, x).double() / self.tokens * weights.sum(-1, dtype=torch.float64)
+        return Jump(leave.clamp(max=1.0), weights)
 
     def tweedie(self, log_score: Tensor, x: Tensor, delta_sigma: Tensor) -> Jump:
         # (e^{Δσ}s_y + (1−e^{Δσ})·Σs/N)·(e^{−Δσ}[x=y] + (1−e^{−Δσ})/N), negative masses clamped to 0, renormalised.

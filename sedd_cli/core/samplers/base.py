@@ -188,21 +188,18 @@ class _Step:
         """Draw the transitions of some positions into `moved`; the largest Σ_y s_y seen in each sequence [B]."""
         x = self.x
         high = torch.zeros(len(x), dtype=torch.float64, device=x.device)
-        size = max(1, ROWS_AT_ONCE // self.model.graph.states)
-        for b, i in zip(batch.split(size), position.split(size), strict=True):
+        for b, i in zip(batch.split(self.model.block), position.split(self.model.block), strict=True):
             if not len(b):
                 continue
             here = x[b, i]
             log_score = self.model.log_score_of(
                 self.model.net.head(hidden[torch.searchsorted(sequences, b), i]), self.sigma.expand(len(b)), here
             )
-            high.scatter_reduce_(0, b, self.model.graph.total_of(log_score).double(), "amax")
+            high.scatter_reduce_(0, b, self.model.graph.total_of(log_score), "amax")
             moved[b, i] = draw(self.jump(log_score, here), here, *(v[b, i] for v in u))
         return high
 
 
-#: Elements of a block of candidate rows × states held at once.
-ROWS_AT_ONCE = 2**22
 #: The bound is trusted while no Σ_y s_y that was seen exceeds it over this.
 MARGIN = 4.0
 

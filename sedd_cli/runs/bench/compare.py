@@ -7,10 +7,11 @@ import platform
 import statistics
 import time
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
-from sedd_cli import __version__
+from sedd_cli import __version__, allocator
 from sedd_cli.errors import RequestError
 from sedd_cli.runs.events import Event, Finished, Progress
 
@@ -32,11 +33,14 @@ def compare(
     options: BenchOptions,
     facts: dict[str, Any],
     device: str = "cpu",
+    steady: bool = False,
 ) -> Iterator[Event]:
     """Time the paths in turn, A B A B …; every path returns the tokens it made, and all must agree.
 
-    The last event is Finished: rates of each path (the first one is the fast one), their ratio, and the memory each
-    took beyond what the process held when it began.
+    The last event is Finished: rates of each path (the first one, ours, is the fast one), their ratio, and the memory
+    that the first, uncounted run of each took beyond what the process held when it began. Ours runs as all our
+    commands do, the others with the C library's own ways with memory. steady: ours runs once more before it is timed,
+    as in the middle of a long run.
     """
     import torch
 
@@ -50,17 +54,21 @@ def compare(
     for number in range(rounds):
         for place, (path, run) in enumerate(paths.items()):
             yield Progress(f"bench {name}", number * len(paths) + place, rounds * len(paths), "runs", {"now": path})
-            before = held(where)
-            begin_peak(where)
-            began = time.perf_counter()
-            tokens = run()
-            if where.type == "cuda":
-                torch.cuda.synchronize(where)
-            seconds = time.perf_counter() - began
-            made.add(tokens)
+            with allocator.as_by_default() if place else nullcontext():
+                if number == 0:
+                    begin_peak(where)
+                    before = held(where)
+                elif steady and place == 0:
+                    run()
+                began = time.perf_counter()
+                made.add(tokens := run())
+                if where.type == "cuda":
+                    torch.cuda.synchronize(where)
+                seconds = time.perf_counter() - began
             if number:
                 rates[path].append(tokens / seconds)
-                memory[path] = max(memory[path], (peak(where) - before) / 2**20)
+            else:
+                memory[path] = (peak(where) - before) / 2**20
     yield Progress(f"bench {name}", rounds * len(paths), rounds * len(paths), "runs")
     if len(made) != 1:
         raise AssertionError(f"the paths disagree on the number of tokens: {sorted(made)}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import time
 from collections.abc import Callable, Iterator
@@ -100,7 +101,7 @@ def bench_train(options: ModelBench) -> Iterator[Event]:
 
     flops = flops_a_token(recipe.model, graph, noise)
     facts = _facts(options, peak, flops)
-    for event in compare("train", {"sedd": fast, "plain": _plain_step(options)}, options, facts, str(device)):
+    for event in compare("train", {"sedd": fast, "plain": _plain_step(options)}, options, facts, str(device), True):
         if isinstance(event, Finished):
             result = _shares(event.result, peak, known_peak(device))
             rate = result["paths"]["sedd"]["tokens_per_second"]
@@ -212,7 +213,9 @@ def bench_sample(options: SampleBench) -> Iterator[Event]:
     length = options.recipe.model.length
     peak = matmul_peak(device)
     net = DiT(options.recipe.model, graph.states).to(device).eval().requires_grad_(False)
+    slow_net = copy.deepcopy(net)
     net.autocast = autocast_dtype("auto", device)
+    net.hold_low()
     score = ScoreModel(net, graph, noise, normalized=options.normalized)
     sampler, index = SAMPLERS["tweedie"](steps=options.steps), torch.arange(options.batch, device=device)
     evaluations = {}
@@ -227,17 +230,15 @@ def bench_sample(options: SampleBench) -> Iterator[Event]:
 
     @torch.no_grad()
     def slow() -> int:
-        net.autocast = None
         grid = linear_grid(options.steps).tolist()
         for share in (0.1, 0.5, 0.9):
             k = min(int(share * options.steps), options.steps - 1)
             kept = torch.rand(options.batch, length, device=device) < share
             x = torch.where(kept, 0, graph.mask)
             began = time.perf_counter()
-            plain.analytic_step(net, graph, noise, x, grid[k], grid[k + 1])
+            plain.analytic_step(slow_net, graph, noise, x, grid[k], grid[k + 1])
             _wait(device)
             times.append(time.perf_counter() - began)
-        net.autocast = autocast_dtype("auto", device)
         return options.batch * length
 
     facts = _facts(options, peak, 0.0) | {"steps": options.steps, "normalized": options.normalized}
