@@ -6,7 +6,7 @@ import os
 import sys
 import threading
 
-from sedd_cli import allocator
+from sedd_cli import process
 from sedd_cli.errors import RequestError, WorkError
 
 #: The exit code after Ctrl-C.
@@ -17,11 +17,7 @@ def main() -> None:
     """Run the command line. Exit codes: 0 done, 1 the work failed, 2 the request was wrong."""
     debug = "--debug" in sys.argv
     sys.argv = [word for word in sys.argv if word != "--debug"]
-    # Before torch loads: by default waiting OpenMP threads spin for so long that one busy neighbour slows two-core
-    # training eightfold; spinning briefly costs 3 % on a quiet machine and is three times faster on a busy one.
-    if "OMP_WAIT_POLICY" not in os.environ:
-        os.environ.setdefault("GOMP_SPINCOUNT", "10000")
-    allocator.keep_freed()
+    process.settle()
     from sedd_cli.cli.app import app
 
     try:

@@ -80,7 +80,9 @@ def _filled_up(readout: Readout, hidden: Tensor, targets: Targets) -> tuple[Tens
     """Rows of zeros added up to a multiple of `rows_in`: they stand where the last row stands, and count nothing."""
     rows = len(hidden)
     extra = -rows % readout.rows_in
-    return F.pad(hidden, (0, 0, 0, extra)), targets[torch.arange(rows + extra, device=hidden.device).clamp(max=rows - 1)]
+    return F.pad(hidden, (0, 0, 0, extra)), targets[
+        torch.arange(rows + extra, device=hidden.device).clamp(max=rows - 1)
+    ]
 
 
 @dataclass(frozen=True)

@@ -32,12 +32,20 @@ def flash(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 
 def auto(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """The fastest that applies: flash where installed, plain for short bf16 blocks on a CPU, else sdpa."""
-    if q.is_cuda and q.dtype in (torch.float16, torch.bfloat16) and flash_installed():
-        return flash(q, k, v)
-    if q.device.type == "cpu" and q.dtype == torch.bfloat16 and q.shape[-2] <= PLAIN_UP_TO:
-        return plain(q, k, v)
-    return sdpa(q, k, v)
+    """The fastest that applies."""
+    return ATTENTION[choose("auto", q.device, q.dtype, q.shape[-2])](q, k, v)
+
+
+def choose(name: str, device: torch.device, dtype: torch.dtype, length: int) -> str:
+    """The kernel that `name` stands for. auto: flash where it is installed and the GPU can, plain for short bf16
+    blocks on a CPU, else sdpa."""
+    if name != "auto":
+        return name
+    if device.type == "cuda" and dtype in (torch.float16, torch.bfloat16) and flash_installed():
+        return "flash" if torch.cuda.get_device_capability(device) >= (8, 0) else "sdpa"
+    if device.type == "cpu" and dtype == torch.bfloat16 and length <= PLAIN_UP_TO:
+        return "plain"
+    return "sdpa"
 
 
 @functools.cache

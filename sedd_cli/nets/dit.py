@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from sedd_cli.nets.attention import ATTENTION
+from sedd_cli.nets.attention import ATTENTION, choose
 from sedd_cli.nets.dropout import dropout
 from sedd_cli.nets.head import Readout
 from sedd_cli.nets.rotary import Rotary, rotate
@@ -202,6 +202,12 @@ class DiT(nn.Module):
             for module in self.blocks.modules():
                 if isinstance(module, nn.Linear):
                     module.to(self.autocast)
+
+    @property
+    def attention(self) -> str:
+        """The kernel that is used at the trained length."""
+        weight = self.vocab_embed.embedding
+        return choose(self.config.attention, weight.device, self.autocast or weight.dtype, self.config.length)
 
     @property
     def readout(self) -> Readout:

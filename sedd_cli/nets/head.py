@@ -10,7 +10,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-
 #: Rows of a product in mixed precision. The libraries beneath make and keep a kernel for every shape they meet: at
 #: the number of masked positions, which is another one in every step, a thousand kernels took gigabytes.
 ROWS_IN = 64

@@ -6,6 +6,7 @@ torchrun sets the environment that `connect` reads. The training loop never asks
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -131,7 +132,10 @@ def whole(tensor: Tensor) -> Tensor:
 
 
 def pick_device(device: str) -> torch.device:
-    """`auto` → cuda where there is one, else cpu; any other name is taken as it is, if the machine has it."""
+    """`auto` → cuda where there is one, else cpu; any other name is taken as it is, if the machine has it.
+
+    A device without float64 (mps) is passed over for the CPU, with a warning.
+    """
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
@@ -141,7 +145,8 @@ def pick_device(device: str) -> torch.device:
         reason = str(error).splitlines()[0].split(". ")[0]
         raise RequestError(f"device {device!r} is not available here: {reason[:120]}") from None
     if chosen.type not in ("cpu", "cuda"):
-        raise RequestError(f"device {device!r}: exact draws need float64, which only cpu and cuda give here")
+        warnings.warn(f"device {device!r} has no float64, which exact draws need: the CPU is used", stacklevel=2)
+        return torch.device("cpu")
     return chosen
 
 

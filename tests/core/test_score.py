@@ -115,3 +115,12 @@ def test_a_registry_maps_names_to_the_classes_that_registered():
     assert registry.kind == "thing"
     with pytest.raises(KeyError):
         registry["even"]
+
+
+@pytest.mark.parametrize(
+    ("states", "rows"), [(50_258, 128), (2**23, 1), (2**24, 1), (2**17, 64), (2**18, 32), (3, 2_796_160)]
+)
+def test_blocks_of_rows_are_whole_tiles_within_the_budget(states, rows):
+    model = ScoreModel(None, GRAPHS["uniform"](tokens=states), NOISES["loglinear"]())
+    assert model.block == rows
+    assert rows == 1 or rows * states <= score_module.ROW_BLOCK

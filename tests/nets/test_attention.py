@@ -1,11 +1,14 @@
 """Every attention kernel computes the same bidirectional attention."""
 
 import math
+import sys
+from types import ModuleType
 
 import pytest
 import torch
 
-from sedd_cli.nets.attention import ATTENTION, flash_installed
+from sedd_cli.nets import attention
+from sedd_cli.nets.attention import ATTENTION, PLAIN_UP_TO, choose, flash_installed
 
 KERNELS = sorted(ATTENTION.keys() - {"flash"})
 
@@ -57,8 +60,76 @@ def test_bfloat16_stays_bfloat16_and_close(kernel):
 
 def test_flash_is_found_without_importing_it():
     import importlib.util
-    import sys
 
     before = "flash_attn" in sys.modules
     assert flash_installed() == (importlib.util.find_spec("flash_attn") is not None)
     assert ("flash_attn" in sys.modules) == before
+
+
+@pytest.fixture
+def flash_double(monkeypatch):
+    """A stand-in for flash-attn that insists on what the package documents, and computes in float64."""
+    calls = []
+
+    def flash_attn_func(q, k, v, dropout_p=0.0, softmax_scale=None, causal=False):
+        for given in (q, k, v):
+            assert given.dtype in (torch.float16, torch.bfloat16)
+            assert given.dim() == 4  # batch, length, heads, head size
+            assert given.shape == q.shape
+            assert given.shape[-1] <= 256
+            assert given.shape[-1] % 8 == 0
+            assert given.stride(-1) == 1
+        assert (dropout_p, softmax_scale, causal) == (0.0, None, False)
+        calls.append(tuple(q.shape))
+        return slow(*(given.transpose(1, 2) for given in (q, k, v))).transpose(1, 2).to(q.dtype)
+
+    module = ModuleType("flash_attn")
+    module.flash_attn_func = flash_attn_func
+    monkeypatch.setitem(sys.modules, "flash_attn", module)
+    return calls
+
+
+def test_flash_is_called_as_its_package_asks(flash_double):
+    q, k, v = qkv(dtype=torch.bfloat16)
+    out = ATTENTION["flash"](q, k, v)
+    assert flash_double == [(2, 11, 3, 8)]
+    # the double rounds once, sdpa a few times: bfloat16 has 8 bits
+    torch.testing.assert_close(out.float(), ATTENTION["sdpa"](q, k, v).float(), rtol=0, atol=0.03)
+    with pytest.raises(AssertionError):
+        ATTENTION["flash"](q.float(), k.float(), v.float())
+
+
+def test_a_network_with_flash_is_the_network_with_sdpa(flash_double):
+    from sedd_cli.nets.dit import DiT, DiTConfig
+
+    config = {"n_blocks": 2, "hidden_size": 32, "n_heads": 2, "cond_dim": 8, "dropout": 0.0, "length": 9}
+    torch.manual_seed(0)
+    nets = [DiT(DiTConfig(**config, attention=kernel), 12, autocast=torch.bfloat16) for kernel in ("flash", "sdpa")]
+    with torch.no_grad():
+        for p in nets[0].parameters():
+            p.add_(0.1 * torch.randn_like(p))
+        nets[1].load_state_dict(nets[0].state_dict())
+        x, sigma = torch.randint(12, (3, 9)), torch.tensor([0.1, 1.0, 3.0])
+        found, wanted = (net(x, sigma) for net in nets)
+    assert flash_double == [(3, 9, 2, 16)] * 2
+    assert wanted.std() > 0.1
+    torch.testing.assert_close(found, wanted, rtol=0, atol=0.05 * float(wanted.std()))
+
+
+@pytest.mark.parametrize(
+    ("name", "device", "dtype", "length", "installed", "capability", "kernel"),
+    [
+        ("auto", "cuda", torch.bfloat16, 1024, True, (9, 0), "flash"),
+        ("auto", "cuda", torch.bfloat16, 1024, True, (7, 5), "sdpa"),  # flash-attn needs Ampere or newer
+        ("auto", "cuda", torch.bfloat16, 1024, False, (9, 0), "sdpa"),
+        ("auto", "cuda", torch.float32, 1024, True, (9, 0), "sdpa"),
+        ("auto", "cpu", torch.bfloat16, PLAIN_UP_TO, True, None, "plain"),
+        ("auto", "cpu", torch.bfloat16, PLAIN_UP_TO + 1, True, None, "sdpa"),
+        ("auto", "cpu", torch.float32, 8, True, None, "sdpa"),
+        ("plain", "cuda", torch.bfloat16, 1024, True, (9, 0), "plain"),
+    ],
+)
+def test_the_kernel_that_auto_stands_for(monkeypatch, name, device, dtype, length, installed, capability, kernel):
+    monkeypatch.setattr(attention, "flash_installed", lambda: installed)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    assert choose(name, torch.device(device), dtype, length) == kernel

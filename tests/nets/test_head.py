@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from sedd_cli.core.fused import Targets, weighted_loss
+from sedd_cli.core.fused import Targets, losses, weighted_loss
 from sedd_cli.core.graphs import GRAPHS
 from sedd_cli.nets.dit import DiT, DiTConfig
 from sedd_cli.nets.head import Readout
@@ -63,22 +63,43 @@ def test_the_fused_loss_in_bf16_is_within_rounding_of_float64(name):
     """A network's own loss and gradients, mixed and fused, against float64 throughout."""
     g = torch.Generator().manual_seed(0)
     graph = GRAPHS[name](tokens=3000)
-    hidden = torch.randn(64, 48, generator=g)
+    hidden = torch.randn(50, 48, generator=g)
     weight, bias = 0.1 * torch.randn(graph.states, 48, generator=g), torch.zeros(graph.states)
-    x0 = torch.randint(3000, (64,), generator=g)
-    x = torch.full((64,), graph.mask) if graph.mask is not None else torch.randint(3000, (64,), generator=g)
-    targets = Targets(x, x0, torch.full((64,), 0.7, dtype=torch.float64))
+    x0 = torch.randint(3000, (50,), generator=g)
+    x = torch.full((50,), graph.mask) if graph.mask is not None else torch.randint(3000, (50,), generator=g)
+    targets = Targets(x, x0, torch.full((50,), 0.7, dtype=torch.float64))
     found = {}
     for dtype in (torch.float32, torch.float64):
         leaves = [p.to(dtype, copy=True).requires_grad_() for p in (hidden, weight, bias)]
         readout = Readout(leaves[1], leaves[2], mixed=dtype == torch.float32)
-        total, loss = weighted_loss(readout, graph, leaves[0], targets, torch.ones(64, dtype=torch.float64))
+        total, loss = weighted_loss(readout, graph, leaves[0], targets, torch.ones(50, dtype=torch.float64))
         total.backward()
         found[dtype] = loss, *(leaf.grad for leaf in leaves)
     for mixed, exact in zip(found[torch.float32], found[torch.float64], strict=True):
         assert mixed.dtype == torch.float32
         error = (mixed.double() - exact).norm() / exact.norm()
         assert error < 1e-2  # 2^-8 is 4e-3
+
+
+@pytest.mark.parametrize(("mixed", "sizes"), [(True, {64, 128}), (False, {1, 63, 64, 65})])
+def test_mixed_products_come_in_few_sizes(monkeypatch, mixed, sizes):
+    """A kernel is made and kept for every size: masked positions come in all of them."""
+    seen, product = set(), Readout.product
+
+    def watched(self, a, b, out=None):
+        seen.add(len(a) if a.shape[1] == 8 else 64)  # rows of hidden states
+        return product(self, a, b, out)
+
+    monkeypatch.setattr(Readout, "product", watched)
+    graph = GRAPHS["absorbing"](tokens=30)
+    readout = Readout(torch.randn(31, 8), torch.zeros(31), mixed)
+    for R in (1, 63, 64, 65):
+        hidden, at = torch.randn(R, 8), torch.full((R,), graph.mask)
+        targets = Targets(at, at - 1, torch.ones(R, dtype=torch.float64))
+        assert readout(hidden).shape == (R, 31)
+        assert weighted_loss(readout, graph, hidden, targets, targets.sigma)[1].shape == (R,)
+        assert losses(readout, graph, hidden, targets).shape == (R,)
+    assert seen == sizes
 
 
 def test_the_network_scores_in_float32_under_mixed_precision():

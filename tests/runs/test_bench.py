@@ -126,26 +126,29 @@ def test_the_sampling_bench_counts_evaluations_and_says_what_it_extrapolates():
     assert last.result["ratio"] == pytest.approx(slow["seconds"] / fast["seconds"])
 
 
-def test_the_plain_step_draws_from_the_law_of_the_exact_one():
+@pytest.mark.parametrize("recipe", ["gpt2_small", "gpt2_small_uniform"])
+def test_the_plain_step_draws_from_the_law_of_the_exact_one(recipe):
     """The published formulas, on a vocabulary small enough to count."""
-    recipe = small()
+    recipe = small(recipe)
     graph, noise = recipe.graph.make(tokens=4), recipe.noise.make()
     torch.manual_seed(0)
     net = model.DiT(recipe.model, graph.states).eval()
     with torch.no_grad():
         for p in net.parameters():
             p.add_(0.3 * torch.randn_like(p))
-        x, t, s, draws = torch.tensor([[4, 2, 4]]), 0.6, 0.5, 20_000
+        x, t, s, draws = torch.tensor([[graph.states - 1, 2, graph.states - 1]]), 0.6, 0.5, 20_000
         sigma, after = (noise(torch.tensor([w], dtype=torch.float64))[0] for w in (t, s))
         jump = graph.tweedie(graph.log_score(net(x, sigma), sigma, x), x, sigma - after)
         generator = torch.Generator().manual_seed(1)
         moved = plain.analytic_step(net, graph, noise, x.expand(draws, 3), t, s, generator)
-    assert (moved[:, 1] == 2).all()
-    for i in (0, 2):
-        wanted = jump.leave[0, i] * jump.weights[0, i] / jump.weights[0, i].sum()
-        seen = torch.bincount(moved[:, i], minlength=5) / draws
+    for i in range(3):
+        weights = jump.weights[0, i].double()
+        wanted = jump.leave[0, i] * weights / weights.sum()
+        wanted[x[0, i]] = 1 - jump.leave[0, i]
+        seen = torch.bincount(moved[:, i], minlength=graph.states) / draws
         # four standard deviations of a share of 20,000 draws
-        assert (seen[:4] - wanted[:4]).abs().max() < 4 * 0.5 / draws**0.5
+        assert (seen - wanted).abs().max() < 4 * 0.5 / draws**0.5
+    assert 0.05 < float(jump.leave.max()) < 0.95
 
 
 def test_the_plain_loss_is_the_one_that_is_trained():
@@ -165,11 +168,17 @@ def test_the_plain_loss_is_the_one_that_is_trained():
         torch.testing.assert_close(plain.loss(net, graph, noise, x0, v, u), expected, rtol=1e-4, atol=1e-4)
 
 
+def test_the_sampling_bench_of_the_uniform_graph_shows_its_steps():
+    *events, last = model.bench_sample(model.SampleBench(1, small("gpt2_small_uniform"), 2, "cpu", steps=5))
+    assert last.result["paths"]["sedd"]["evaluations"] == 6
+    assert {(e.task, e.total) for e in events if isinstance(e, Progress)} == {("bench sample", 4), ("sampling", 6)}
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
         (["train", "--batch", "0"], "batch"),
-        (["sample", "--recipe", "gpt2_small_uniform"], "the plain sampler is the absorbing one"),
+        (["sample", "--recipe", "gpt2_small_uniform", "--normalized"], "normalized means nothing with the graph"),
         (["sample", "--steps", "0"], "steps"),
         (["loss", "--recipe", "nothing"], "no shipped recipe"),
     ],

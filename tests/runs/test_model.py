@@ -141,3 +141,24 @@ def test_an_absent_device_is_refused(tiny_run):
         pytest.skip("this machine has a GPU")
     with pytest.raises(RequestError, match="cuda"):
         load_model(tiny_run, device="cuda")
+
+
+def test_a_device_without_float64_is_passed_over_for_the_cpu():
+    from sedd_cli.runs.dist import pick_device
+
+    with pytest.warns(UserWarning, match="'meta' has no float64, which exact draws need: the CPU is used"):
+        assert pick_device("meta") == torch.device("cpu")  # stands for mps, which is not here
+
+
+def test_bf16_weights_are_what_autocast_makes_of_them(tiny_run):
+    low = load_model(tiny_run, precision="bf16")
+    kinds = {name: p.dtype for name, p in low.net.named_parameters()}
+    assert kinds["blocks.0.attn_qkv.weight"] == torch.bfloat16
+    assert {
+        kinds[name] for name in ("vocab_embed.embedding", "blocks.0.norm1.weight", "output_layer.linear.weight")
+    } == {torch.float32}
+    full = load_model(tiny_run)
+    assert all(p.dtype == torch.float32 for p in full.net.parameters())
+    full.net.autocast = torch.bfloat16
+    x, sigma = torch.randint(full.graph.states, (2, full.length)), torch.tensor([0.3, 1.0], dtype=torch.float64)
+    assert torch.equal(low.log_score(x, sigma), full.log_score(x, sigma))

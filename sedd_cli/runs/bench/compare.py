@@ -6,7 +6,7 @@ import os
 import platform
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -29,13 +29,14 @@ class BenchOptions:
 
 def compare(
     name: str,
-    paths: dict[str, Callable[[], int]],
+    paths: dict[str, Callable[[], int | Generator[Progress, None, int]]],
     options: BenchOptions,
     facts: dict[str, Any],
     device: str = "cpu",
     steady: bool = False,
 ) -> Iterator[Event]:
-    """Time the paths in turn, A B A B …; every path returns the tokens it made, and all must agree.
+    """Time the paths in turn, A B A B …; every path returns the tokens it made, and all must agree. A long one may
+    yield its progress.
 
     The last event is Finished: rates of each path (the first one, ours, is the fast one), their ratio, and the memory
     that the first, uncounted run of each took beyond what the process held when it began. Ours runs as all our
@@ -61,7 +62,8 @@ def compare(
                 elif steady and place == 0:
                     run()
                 began = time.perf_counter()
-                made.add(tokens := run())
+                outcome = run()
+                made.add(tokens := (yield from outcome) if isinstance(outcome, Generator) else outcome)
                 if where.type == "cuda":
                     torch.cuda.synchronize(where)
                 seconds = time.perf_counter() - began

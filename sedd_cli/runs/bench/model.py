@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
@@ -28,7 +28,7 @@ from sedd_cli.runs.assemble import expected_vocab_size, make_graph
 from sedd_cli.runs.bench import plain
 from sedd_cli.runs.bench.compare import BenchOptions, compare
 from sedd_cli.runs.dist import Dist, pick_device
-from sedd_cli.runs.events import Event, Finished, Note
+from sedd_cli.runs.events import Event, Finished, Note, Progress
 from sedd_cli.runs.flops import flops_a_token, known_peak
 from sedd_cli.runs.step import gradients
 from sedd_cli.runs.trainstate import TrainState
@@ -187,7 +187,7 @@ def bench_loss(options: ModelBench) -> Iterator[Event]:
 
 @dataclass(frozen=True)
 class SampleBench(ModelBench):
-    """Absorbing sampling over a grid of `steps`; evaluations of the network are timed at places spread over it."""
+    """Sampling over a grid of `steps`."""
 
     batch: int = 1
     steps: int = 1024
@@ -197,10 +197,8 @@ class SampleBench(ModelBench):
         super().__post_init__()
         if self.steps < 1:
             raise RequestError(f"steps must be at least 1, found {self.steps}")
-        if self.recipe.graph.name != "absorbing":
-            raise RequestError(
-                f"the plain sampler is the absorbing one, the recipe's graph is {self.recipe.graph.name}"
-            )
+        if self.normalized and self.recipe.graph.name != "absorbing":
+            raise RequestError(f"--normalized means nothing with the graph {self.recipe.graph.name!r}")
 
 
 def bench_sample(options: SampleBench) -> Iterator[Event]:
@@ -220,10 +218,11 @@ def bench_sample(options: SampleBench) -> Iterator[Event]:
     sampler, index = SAMPLERS["tweedie"](steps=options.steps), torch.arange(options.batch, device=device)
     evaluations = {}
 
-    @torch.no_grad()
-    def fast() -> int:
-        for now in sampler.run(score, Given.nothing(options.batch, length, device), 0, index):
-            evaluations["sedd"] = int(now.evaluations.max())
+    def fast() -> Generator[Progress, None, int]:
+        with torch.no_grad():
+            for now in sampler.run(score, Given.nothing(options.batch, length, device), 0, index):
+                yield Progress("sampling", now.step, now.steps, "steps")
+        evaluations["sedd"] = int(now.evaluations.max())
         return options.batch * length
 
     times: list[float] = []
@@ -234,7 +233,7 @@ def bench_sample(options: SampleBench) -> Iterator[Event]:
         for share in (0.1, 0.5, 0.9):
             k = min(int(share * options.steps), options.steps - 1)
             kept = torch.rand(options.batch, length, device=device) < share
-            x = torch.where(kept, 0, graph.mask)
+            x = torch.where(kept, 0, graph.sample_base(torch.rand(kept.shape, device=device)))
             began = time.perf_counter()
             plain.analytic_step(slow_net, graph, noise, x, grid[k], grid[k + 1])
             _wait(device)

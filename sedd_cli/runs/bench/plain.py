@@ -29,17 +29,21 @@ def head_loss(hidden: Tensor, weight: Tensor, bias: Tensor, graph: Graph, sigma:
 
 
 def analytic_step(net: DiT, graph: Graph, noise: Noise, x: Tensor, t: float, s: float, generator=None) -> Tensor:
-    """One Tweedie step of absorbing x [B, L] as published: staggered score, transition, float32 race (algorithm 2)."""
+    """One Tweedie step of x [B, L] as published: staggered score, transition, float32 race (algorithm 2)."""
     sigma, sigma_next = (noise(torch.full((len(x),), w, dtype=torch.float64, device=x.device))[0] for w in (t, s))
     score = graph.log_score(net(x, sigma), sigma, x).exp()
     delta = (sigma - sigma_next).float()[:, None, None]
-    # (e^{−ΔσQ} s)_y: tokens grow by e^Δσ, MASK pays for them
+    # (e^{−ΔσQ} s)_y: states grow by e^Δσ; MASK pays for them, or without one all states alike
     extra = (1 - delta.exp()) * score.sum(-1, keepdim=True)
     score = score * delta.exp()
-    score[..., -1:] += extra
     # e^{ΔσQ}(x, y)
     move = torch.nn.functional.one_hot(x, graph.states).float() * torch.exp(-delta)
-    move += torch.where(x == graph.mask, 1 - torch.exp(-delta[..., 0]), 0.0)[..., None]
+    if graph.mask is None:
+        score += extra / graph.tokens
+        move += (1 - torch.exp(-delta)) / graph.tokens
+    else:
+        score[..., -1:] += extra
+        move += torch.where(x == graph.mask, 1 - torch.exp(-delta[..., 0]), 0.0)[..., None]
     probabilities = score * move
     race = 1e-10 - (torch.rand(probabilities.shape, generator=generator, device=x.device) + 1e-10).log()
     return (probabilities / race).argmax(-1)
