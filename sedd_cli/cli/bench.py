@@ -84,7 +84,7 @@ def sample(
 
     Example: sedd bench sample --steps 128
     """
-    from sedd_cli.runs.bench.model import SampleBench, bench_sample
+    from sedd_cli.runs.bench.sample import SampleBench, bench_sample
 
     options = SampleBench(repeats, _recipe(recipe, overrides), batch, device, steps, normalized)
     _show(View(json, quiet), bench_sample(options))
@@ -136,6 +136,7 @@ COLUMNS = (
     ("of bf16 peak here", "share_of_measured_peak", "{:.0%}"),
     ("MFU", "mfu", "{:.0%}"),
     ("evaluations", "evaluations", "{:,}"),
+    ("fallbacks", "fallbacks", "{:,}"),
     ("s/evaluation", "seconds_per_evaluation", "{:.3f}"),
     ("seconds", "seconds", "{:,.1f}"),
 )
@@ -161,6 +162,8 @@ def _cell(value: Any, key: str, form: str) -> str:
 
 def _caption(result: dict[str, Any]) -> str:
     parts = [f"ratio {result['ratio']:.2f}"]
+    if "precision" in result:
+        parts.append(f"ours in {result['precision']}, plain in fp32")
     if "ratio_per_evaluation" in result:
         parts += [f"per evaluation {result['ratio_per_evaluation']:.2f}", "plain extrapolated from single steps"]
     if "bf16_matmul_peak" in result:

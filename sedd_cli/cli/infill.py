@@ -8,7 +8,7 @@ import typer
 
 from sedd_cli.cli import options as o
 from sedd_cli.cli.render import run_generation
-from sedd_cli.cli.sample import Count, Length, Normalized, Out, SamplerName, Steps
+from sedd_cli.cli.sample import Count, Length, Normalized, NoThinning, Out, SamplerName, Steps
 from sedd_cli.errors import RequestError
 
 
@@ -20,6 +20,7 @@ def infill(
     steps: Steps = None,
     sampler: SamplerName = None,
     normalized: Normalized = False,
+    no_thinning: NoThinning = False,
     seed: o.Seed = 0,
     out: Out = None,
     model: o.ModelOption = None,
@@ -36,5 +37,5 @@ def infill(
     if not prefix and not suffix:
         raise RequestError("nothing is given: name --prefix, --suffix or both (sedd sample draws without a prompt)")
     request = {"prefix": prefix, "suffix": suffix, "n": n, "length": length}
-    request |= {"steps": steps, "sampler": sampler, "normalized": normalized, "seed": seed}
+    request |= {"steps": steps, "sampler": sampler, "normalized": normalized, "thinning": not no_thinning, "seed": seed}
     run_generation(request, out, model, tokenizer, device, precision, json, quiet)

@@ -20,6 +20,9 @@ SamplerName = Annotated[
 Normalized = Annotated[
     bool, typer.Option("--normalized", help="Set the absorbing model's normaliser to 1: idle steps cost nothing.")
 ]
+NoThinning = Annotated[
+    bool, typer.Option("--no-thinning", help="Look at every position in every step, near normalised scores or not.")
+]
 Out = Annotated[Path | None, typer.Option(help="Also write the samples here, one JSON object a line.")]
 
 
@@ -29,6 +32,7 @@ def sample(
     steps: Steps = None,
     sampler: SamplerName = None,
     normalized: Normalized = False,
+    no_thinning: NoThinning = False,
     seed: o.Seed = 0,
     out: Out = None,
     model: o.ModelOption = None,
@@ -45,5 +49,5 @@ def sample(
     Example: sedd sample --model runs/quickstart -n 3 --steps 64 --seed 1
     """
     request = {"n": n, "length": length, "steps": steps, "sampler": sampler}
-    request |= {"normalized": normalized, "seed": seed}
+    request |= {"normalized": normalized, "thinning": not no_thinning, "seed": seed}
     run_generation(request, out, model, tokenizer, device, precision, json, quiet)

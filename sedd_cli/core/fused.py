@@ -3,8 +3,8 @@
 The plain form makes z [R, S] (and as much again for its log-score, its exponential and its gradient). Here a tile
 z[:, columns] is formed, turned into its share of the loss, overwritten by its own gradient, and multiplied into the
 gradients of hidden states, weight and bias, before the next tile takes its place. That is possible because the loss's
-gradient with respect to z is elementwise on both graphs: no softmax normaliser is needed (section 3 of the paper's
-loss; see `Graph.loss_tile`).
+gradient with respect to z is elementwise on both graphs (theorem 3.6): no softmax normaliser is needed. See
+`Graph.loss_tile`.
 """
 
 from __future__ import annotations
@@ -19,10 +19,12 @@ from torch import Tensor
 
 from sedd_cli.core.graphs import Graph
 
-#: Bytes of a tile: on a CPU it stays in the cache, on a GPU it is large enough to fill it.
+#: Bytes of a tile.
 BUDGET = {"cpu": 8 * 2**20, "cuda": 256 * 2**20}
 #: Narrower tiles than this waste the matrix units; rows are split first.
 NARROWEST = 512
+#: All tiles but the last are a multiple of this wide: the vocabulary of 50,257 is in no way of the matrix units.
+WIDTH_IN = 128
 
 
 class Readout(Protocol):
@@ -87,7 +89,7 @@ def _filled_up(readout: Readout, hidden: Tensor, targets: Targets) -> tuple[Tens
 
 @dataclass(frozen=True)
 class Tiles:
-    """How rows × columns are cut, and the one buffer that every tile uses."""
+    """How rows × columns are cut; one buffer serves every tile."""
 
     rows: int
     columns: int
@@ -105,19 +107,20 @@ class Tiles:
                 f"a budget of {budget:,} bytes does not hold one row of {columns:,} scores, "
                 f"{columns * dtype.itemsize:,} bytes"
             )
-        width = min(columns, max(NARROWEST, cells // max(rows, 1)))
+        width = min(columns, max(NARROWEST, cells // max(rows, 1) // WIDTH_IN * WIDTH_IN))
         return cls(rows, columns, min(max(rows, 1), cells // width), width, dtype)
 
     def of(self, readout: Readout, hidden: Tensor) -> Iterator[tuple[slice, slice, Tensor]]:
         """(rows, columns, z [rows, columns]) for every tile; each is valid until the next."""
         buffer = torch.empty(self.height * self.width, dtype=self.dtype, device=hidden.device)
+        hidden = hidden.to(self.dtype)
         for top in range(0, self.rows, self.height):
             rows = slice(top, min(top + self.height, self.rows))
             for left in range(0, self.columns, self.width):
                 columns = slice(left, min(left + self.width, self.columns))
                 shape = rows.stop - rows.start, columns.stop - columns.start
                 z = buffer[: shape[0] * shape[1]].view(shape)
-                readout.product(hidden[rows], readout.weight[columns].T, out=z)
+                readout.product(hidden[rows], readout.weight[columns].to(self.dtype).T, out=z)
                 yield rows, columns, z.add_(readout.bias[columns])
 
 
@@ -133,10 +136,10 @@ class _Fused(torch.autograd.Function):
             factor = graph.loss_factor(targets)
             scale, factor = (scale * factor).to(dtype), factor.to(dtype)
             # the factor of a row may as well be carried by its hidden state, which is shorter than its scores
-            scaled = hidden * scale[:, None]
+            scaled = hidden.to(dtype) * scale[:, None]
             for rows, columns, z in tiles.of(readout, hidden):
                 loss[rows] += graph.loss_tile(z, columns.start, targets[rows])
-                d_hidden[rows] += readout.product(z, weight[columns])
+                d_hidden[rows] += readout.product(z, weight[columns].to(dtype))
                 if rows.start == 0:
                     readout.product(z.T, scaled[rows], out=d_weight[columns])
                 else:

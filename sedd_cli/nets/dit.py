@@ -7,6 +7,7 @@ they load without a mapping.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -14,10 +15,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from sedd_cli.nets.attention import ATTENTION, choose
+from sedd_cli.nets.attention import ATTENTION, NAMES, choose
 from sedd_cli.nets.dropout import dropout
 from sedd_cli.nets.head import Readout
 from sedd_cli.nets.rotary import Rotary, rotate
+
+#: q, k, v [B, H, L, D] → [B, H, L, D].
+Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -43,8 +47,8 @@ class DiTConfig:
             )
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout must lie in [0, 1), found {self.dropout}")
-        if self.attention not in ATTENTION:
-            raise ValueError(f"attention must be one of {', '.join(ATTENTION)}, found {self.attention!r}")
+        if self.attention not in NAMES:
+            raise ValueError(f"attention must be one of {', '.join(NAMES)}, found {self.attention!r}")
 
 
 def full_precision(h: Tensor) -> Tensor:
@@ -106,7 +110,6 @@ class Block(nn.Module):
         super().__init__()
         dim = config.hidden_size
         self.n_heads = config.n_heads
-        self.attend = ATTENTION[config.attention]
         self.dropout = config.dropout
         self.norm1 = LayerNorm(dim)
         self.attn_qkv = nn.Linear(dim, 3 * dim, bias=False)
@@ -117,7 +120,7 @@ class Block(nn.Module):
         nn.init.zeros_(self.adaLN_modulation.weight)
         nn.init.zeros_(self.adaLN_modulation.bias)
 
-    def forward(self, h: Tensor, cond: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    def forward(self, h: Tensor, cond: Tensor, cos: Tensor, sin: Tensor, attend: Attend) -> Tensor:
         shift_msa, scale_msa, gate_msa, shift_mlp, scale_mlp, gate_mlp = self.adaLN_modulation(cond)[:, None].chunk(
             6, dim=-1
         )
@@ -126,7 +129,7 @@ class Block(nn.Module):
         qk, v = qkv.split((2 * D, D), -1)
         q, k = rotate(qk, cos, sin, D // self.n_heads).split(D, -1)
         q, k, v = (t.unflatten(-1, (self.n_heads, -1)).transpose(1, 2) for t in (q, k, v))
-        a = self.attend(q, k, v)
+        a = attend(q, k, v)
         a = self.attn_out(a.transpose(1, 2).reshape(B, L, D))
         h = torch.addcmul(h, gate_msa, self._drop(a))
         m = self.mlp(modulate(self.norm2(h), shift_mlp, scale_mlp))
@@ -182,12 +185,12 @@ class DiT(nn.Module):
         with self._mixed(x.device):
             cond = F.silu(self.sigma_map(sigma))
             h = self.vocab_embed(x)
-            cos, sin = self.angles(x.shape[1], h.dtype)
+            shared = *self.angles(x.shape[1], h.dtype), ATTENTION[self.kernel(x.shape[1])]
             for block in self.blocks:
                 if self.recompute and torch.is_grad_enabled():
-                    h = checkpoint(block, h, cond, cos, sin, use_reentrant=False)
+                    h = checkpoint(block, h, cond, *shared, use_reentrant=False)
                 else:
-                    h = block(h, cond, cos, sin)
+                    h = block(h, cond, *shared)
             shift, scale = self.output_layer.adaLN_modulation(cond)[:, None].chunk(2, dim=-1)
             return full_precision(modulate(self.output_layer.norm_final(h), shift, scale))
 
@@ -203,11 +206,11 @@ class DiT(nn.Module):
                 if isinstance(module, nn.Linear):
                     module.to(self.autocast)
 
-    @property
-    def attention(self) -> str:
-        """The kernel that is used at the trained length."""
-        weight = self.vocab_embed.embedding
-        return choose(self.config.attention, weight.device, self.autocast or weight.dtype, self.config.length)
+    def kernel(self, length: int | None = None) -> str:
+        """The attention that is used at a length (default: the trained one), by name."""
+        weight, config = self.vocab_embed.embedding, self.config
+        dtype, head_dim = self.autocast or weight.dtype, config.hidden_size // config.n_heads
+        return choose(config.attention, weight.device, dtype, length or config.length, head_dim)
 
     @property
     def readout(self) -> Readout:

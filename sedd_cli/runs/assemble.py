@@ -8,7 +8,6 @@ import torch
 
 from sedd_cli.core.graphs import Graph
 from sedd_cli.errors import RequestError
-from sedd_cli.nets.attention import flash_installed
 from sedd_cli.nets.dit import DiT
 from sedd_cli.nets.precision import autocast_dtype
 from sedd_cli.recipe import Recipe
@@ -21,15 +20,17 @@ def make_graph(recipe: Recipe, vocab_size: int) -> Graph:
 
 def make_net(recipe: Recipe, graph: Graph, device: torch.device) -> DiT:
     """A fresh network, initialised by the recipe's seed: the same on every machine and process."""
-    if recipe.model.attention == "flash" and not (flash_installed() and device.type == "cuda"):
-        raise RequestError(
-            "model.attention: flash needs a GPU and the flash-attn package; auto and sdpa run everywhere"
-        )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
         net = DiT(recipe.model, graph.states)
     net.autocast = autocast_dtype(recipe.train.precision, device)
-    return net.to(device)
+    net = net.to(device)
+    if recipe.model.attention == "flash" and net.kernel() != "flash":
+        raise RequestError(
+            "model.attention: flash needs a GPU of compute capability 8.0 or more, bf16, the flash-attn package and a "
+            "head size that is a multiple of 8 up to 256; auto and sdpa run everywhere"
+        )
+    return net
 
 
 def make_optimizers(recipe: Recipe, net: DiT) -> dict[str, torch.optim.Optimizer]:

@@ -26,7 +26,8 @@ class GenerateOptions:
     """n sequences of `length` tokens (default: the trained length), beginning with `prefix`, ending with `suffix`.
 
     steps and sampler default to the recipe's, else 128 Tweedie steps. normalized: the law of the absorbing model with
-    its normaliser set to 1, under which steps without an event cost nothing. `first` numbers the first sequence: a
+    its normaliser set to 1, under which steps without an event cost nothing. thinning: false looks at every position
+    in every step, whatever the recipe says. `first` numbers the first sequence: a
     sequence depends on (seed, its number) alone.
     """
 
@@ -37,6 +38,7 @@ class GenerateOptions:
     steps: int | None = None
     sampler: str | None = None
     normalized: bool = False
+    thinning: bool = True
     seed: int = 0
     first: int = 0
 
@@ -86,7 +88,10 @@ def _denoise(model: Model, sampler, given: Given, options: GenerateOptions, inde
             yield Progress(task, now.step, now.steps, "steps", figures)
     x = now.x
     if now.fallbacks:
-        yield Warn(f"{task}: scores far from normalised at {now.fallbacks} steps, every position was looked at there")
+        yield Warn(
+            f"{task}: scores far from normalised, so that in {now.fallbacks} steps every position was looked at; "
+            "--no-thinning looks everywhere from the start"
+        )
     if not bool((x == given(x)).all() and (x < model.graph.tokens).all()):
         raise AssertionError("a given token was lost or a mask survived")
     seconds = (time.perf_counter() - began) / len(index)
@@ -124,6 +129,8 @@ def _sampler(model: Model, options: GenerateOptions):
     if name not in SAMPLERS:
         raise RequestError(f"unknown sampler {name!r}{nearest(name, SAMPLERS)}")
     kept = dict(part.options) if part and part.name == name else {}
+    if not options.thinning:
+        kept["thinning"] = False
     if options.steps is not None:
         if name == "first_hitting":
             raise RequestError("--steps means nothing with the sampler first_hitting: it takes one step a token")

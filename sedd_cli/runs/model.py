@@ -95,7 +95,7 @@ class Model:
         parameters = sum(p.numel() for p in self.net.parameters())
         tokenizer = self.tokenizer.spec if self.tokenizer else "no tokenizer"
         parts = [self.graph.name, self.noise.name, f"{parameters:,} parameters", f"length {self.length}"]
-        parts += ["bf16" if self.net.autocast else "fp32", f"{self.net.attention} attention"]
+        parts += ["bf16" if self.net.autocast else "fp32", f"{self.net.kernel()} attention"]
         parts += [tokenizer, *(f"{k} {v}" for k, v in self.facts.items())]
         return f"{self.source}: {', '.join(parts)}"
 

@@ -84,7 +84,7 @@ class TrainState:
             f"{parameters:,} parameters",
             str(dist.device) if dist.world == 1 else f"{dist.world} processes ({'fsdp' if self.sharded else 'ddp'})",
             "bf16" if net.autocast else "tf32" if plan.precision == "tf32" else "fp32",
-            f"{net.attention} attention",
+            f"{net.kernel()} attention",
             f"{plan.batch} × {self.recipe.model.length} tokens a step",
         ]
         if plan.micro_batch and plan.micro_batch < each:

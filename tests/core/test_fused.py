@@ -82,17 +82,48 @@ def test_the_budgets_of_the_test_cut_rows_and_columns():
 @pytest.mark.parametrize("sigma", [1e-5, 1e-3, 1.0, 20.0])
 @pytest.mark.parametrize("kind", range(3), ids=NAMES)
 def test_float32_is_finite_and_close_at_every_noise_level(kind, sigma):
-    graph = list(graphs(500))[kind]
-    head, hidden, targets, _ = problem(graph, R=4000, D=4, sigma=sigma)
-    if not len(hidden):
-        pytest.skip("no row moved at this noise level")
-    exact = plain(head, graph, hidden, targets).detach()
-    head = Head(head.weight.detach().float(), head.bias.detach().float())
-    found = losses(head, graph, hidden.detach().float(), targets)
-    assert found.dtype == torch.float32
-    assert found.isfinite().all()
-    # float32 rounding of z, magnified by the exponential
-    torch.testing.assert_close(found.double(), exact, rtol=2e-5, atol=1e-6)
+    graph, g, R, N = list(graphs(50_257))[kind], torch.Generator().manual_seed(3), 24, 50_257
+    weight = 0.3 * torch.randn(graph.states, 8, dtype=torch.float64, generator=g)
+    bias = torch.zeros(graph.states, dtype=torch.float64)
+    hidden, x0 = torch.randn(R, 8, dtype=torch.float64, generator=g), torch.randint(N, (R,), generator=g)
+    x = torch.where(torch.arange(R) < R // 2, x0, (x0 + 1 + torch.arange(R)) % N)  # half kept, half moved
+    targets = Targets(
+        x if graph.mask is None else torch.full((R,), graph.mask), x0, torch.full((R,), sigma, dtype=torch.float64)
+    )
+    found = {}
+    for dtype in (torch.float64, torch.float32):
+        leaves = [value.to(dtype).requires_grad_() for value in (hidden, weight, bias)]
+        head = Head(*leaves[1:])
+        # the factors of rows of a batch span ten orders of magnitude: each row is looked at beside its own
+        each = plain(head, graph, leaves[0], targets) if dtype == torch.float64 else None
+        total, loss = weighted_loss(head, graph, leaves[0], targets, 1 / graph.loss_factor(targets))
+        found[dtype] = loss if each is None else each.detach(), *torch.autograd.grad(total, leaves)
+    for mine, exact in zip(found[torch.float32], found[torch.float64], strict=True):
+        assert mine.dtype == torch.float32
+        assert mine.isfinite().all()
+        # float32 rounding of z, magnified by the exponential, and of sums of 50,257 terms
+        assert (mine.double() - exact).norm() < 1e-4 * exact.norm()
+    torch.testing.assert_close(found[torch.float32][0].double(), found[torch.float64][0], rtol=1e-4, atol=0)
+
+
+@pytest.mark.parametrize("kind", range(3), ids=NAMES)
+@pytest.mark.parametrize("weights", [torch.float32, torch.bfloat16])
+def test_bf16_inputs_give_float32_losses_and_bf16_gradients(kind, weights):
+    graph = list(graphs(40))[kind]
+    head, hidden, targets, weight = problem(graph, R=60)
+    leaves = [value.detach().to(dtype) for value, dtype in ((hidden, torch.bfloat16), (head.weight, weights))]
+    found = {}
+    for exact in (False, True):
+        mine = [value.to(torch.float64 if exact else value.dtype).requires_grad_() for value in leaves]
+        bias = torch.zeros(graph.states, dtype=mine[1].dtype)
+        total, loss = weighted_loss(Head(mine[1], bias), graph, mine[0], targets, weight)
+        found[exact] = loss, *torch.autograd.grad(total, mine)
+        assert torch.equal(losses(Head(mine[1], bias), graph, mine[0], targets), loss)
+    assert [value.dtype for value in found[False]] == [torch.float32, torch.bfloat16, weights]
+    # the factors are the same bf16 numbers on both sides: sums are float32, gradients are rounded in the end
+    torch.testing.assert_close(found[False][0].double(), found[True][0], rtol=1e-4, atol=1e-4)
+    for mine, truth in zip(found[False][1:], found[True][1:], strict=True):
+        assert (mine.double() - truth).norm() < 2**-8 * truth.norm()
 
 
 @pytest.mark.parametrize("kind", range(3), ids=NAMES)

@@ -13,6 +13,8 @@ from sedd_cli.core.conditioning import Given
 from sedd_cli.core.graphs import GRAPHS
 from sedd_cli.core.noises import NOISES
 from sedd_cli.core.samplers import SAMPLERS, Sampler, linear_grid, run_plain
+from sedd_cli.core.score import ScoreModel
+from sedd_cli.nets.dit import DiT, DiTConfig
 
 every_graph = pytest.mark.parametrize("name", GRAPHS)
 every_noise = pytest.mark.parametrize("noise", [cls() for cls in NOISES.values()], ids=list(NOISES))
@@ -212,6 +214,87 @@ def test_a_bound_that_fails_is_noticed_and_mended():
     assert torch.equal(fast[-1].x, x)
     quiet = list(stepper.run(score_model(graph, NOISES["loglinear"](), exact), given, 1, index))
     assert quiet[-1].fallbacks == 0
+
+
+def breaking(L: int = 6) -> tuple[ScoreModel, int]:
+    """Normalised scores until the last position is filled; then e^m is 3 at the first and 30 at the others."""
+    graph = GRAPHS["absorbing"](tokens=N)
+
+    def score(x, sigma):
+        high = torch.full((L,), 30.0, dtype=torch.float64)
+        high[0] = 3.0
+        e_m = torch.where((x[:, -1:] != N), high, 1.0)
+        s = torch.ones(*x.shape, N + 1, dtype=torch.float64)
+        s[..., :N] = (e_m / N / math.expm1(sigma))[..., None]
+        return s
+
+    return score_model(graph, NOISES["loglinear"](), score), L
+
+
+def disagreements(stepper: Sampler, draws: int = 400) -> tuple[int, int]:
+    """(sequences that the fast path draws otherwise than the plain one, its fallbacks)."""
+    model, L = breaking()
+    given, index = Given.nothing(draws, L), torch.arange(draws)
+    *_, fast = stepper.run(model, given, 1, index)
+    *_, slow = run_plain(model, stepper, given, 1, index)
+    return int((fast.x != slow).any(1).sum()), fast.fallbacks
+
+
+def test_a_score_near_the_bound_makes_its_step_look_everywhere(monkeypatch):
+    """Where a candidate says e^m = 3, a position beyond 8 that was no candidate is looked at in the same step."""
+    stepper = SAMPLERS["tweedie"](steps=60)
+    missed, fallbacks = disagreements(stepper)
+    assert fallbacks > 0
+    # not all can be caught: without any candidate nothing announces them, as the module says
+    monkeypatch.setattr("sedd_cli.core.samplers.base.MARGIN", 1e-9)  # the bound is never doubted
+    blind, silent = disagreements(stepper)
+    assert silent == 0
+    assert 0 < missed < 0.8 * blind
+
+
+@every_sampler
+def test_without_thinning_any_score_gives_the_plain_paths_samples(sampler):
+    assert disagreements(SAMPLERS[sampler](steps=60, thinning=False)) == (0, 0)
+
+
+def test_fallbacks_count_steps_of_unfinished_sequences():
+    graph, Q, p0 = world("absorbing", L=3)
+    exact = reference.exact_score(p0, Q)
+    model = score_model(graph, NOISES["loglinear"](), lambda x, sigma: exact(x, sigma) * 3.0)
+    trace = list(SAMPLERS["tweedie"](steps=50).run(model, Given.nothing(4, 3), 1, torch.arange(4)))
+    # at k steps that began with a mask somewhere, the first and the last excepted
+    unfinished = [True, *(bool((now.x == N).any()) for now in trace)][:-1]
+    assert trace[-1].fallbacks == sum(unfinished[1:-1])
+    assert 0 < trace[-1].fallbacks < 49
+
+
+@every_graph
+@every_sampler
+def test_nothing_to_fill_costs_nothing(name, sampler):
+    trace = run(name, sampler, [0, 1], given=Given.at([0, 1, 2], [2, 0, 1], 2, 3))
+    assert trace[-1].x.tolist() == [[2, 0, 1]] * 2
+    assert trace[-1].evaluations.tolist() == [0, 0]
+
+
+@every_graph
+@every_sampler
+def test_a_real_network_is_sampled_alike_on_both_paths(name, sampler):
+    """Products taken in other blocks round otherwise: float64 keeps near-ties apart."""
+    graph = GRAPHS[name](tokens=17)
+    torch.manual_seed(0)
+    net = DiT(
+        DiTConfig(n_blocks=1, hidden_size=16, n_heads=2, cond_dim=8, dropout=0.0, length=9), graph.states
+    ).double()
+    with torch.no_grad():
+        for p in net.parameters():
+            p.add_(0.1 * torch.randn_like(p))
+    model, stepper = ScoreModel(net.eval(), graph, NOISES["loglinear"]()), SAMPLERS[sampler](steps=30)
+    given, index = Given.at([2, 5], [3, 4], 50, 9), torch.arange(50)
+    with torch.no_grad():
+        *_, fast = stepper.run(model, given, 7, index)
+        *_, slow = run_plain(model, stepper, given, 7, index)
+    assert torch.equal(fast.x, slow)
+    assert fast.fallbacks == 0
 
 
 @every_sampler

@@ -7,7 +7,7 @@ from types import ModuleType
 import pytest
 import torch
 
-from sedd_cli.nets import attention
+from sedd_cli.nets import attention, dit
 from sedd_cli.nets.attention import ATTENTION, PLAIN_UP_TO, choose, flash_installed
 
 KERNELS = sorted(ATTENTION.keys() - {"flash"})
@@ -99,9 +99,10 @@ def test_flash_is_called_as_its_package_asks(flash_double):
         ATTENTION["flash"](q.float(), k.float(), v.float())
 
 
-def test_a_network_with_flash_is_the_network_with_sdpa(flash_double):
+def test_a_network_with_flash_is_the_network_with_sdpa(flash_double, monkeypatch):
     from sedd_cli.nets.dit import DiT, DiTConfig
 
+    monkeypatch.setattr(dit, "choose", lambda name, *_: name)  # there is no GPU to choose it for
     config = {"n_blocks": 2, "hidden_size": 32, "n_heads": 2, "cond_dim": 8, "dropout": 0.0, "length": 9}
     torch.manual_seed(0)
     nets = [DiT(DiTConfig(**config, attention=kernel), 12, autocast=torch.bfloat16) for kernel in ("flash", "sdpa")]
@@ -117,19 +118,27 @@ def test_a_network_with_flash_is_the_network_with_sdpa(flash_double):
 
 
 @pytest.mark.parametrize(
-    ("name", "device", "dtype", "length", "installed", "capability", "kernel"),
+    ("name", "device", "dtype", "length", "head_dim", "installed", "capability", "kernel"),
     [
-        ("auto", "cuda", torch.bfloat16, 1024, True, (9, 0), "flash"),
-        ("auto", "cuda", torch.bfloat16, 1024, True, (7, 5), "sdpa"),  # flash-attn needs Ampere or newer
-        ("auto", "cuda", torch.bfloat16, 1024, False, (9, 0), "sdpa"),
-        ("auto", "cuda", torch.float32, 1024, True, (9, 0), "sdpa"),
-        ("auto", "cpu", torch.bfloat16, PLAIN_UP_TO, True, None, "plain"),
-        ("auto", "cpu", torch.bfloat16, PLAIN_UP_TO + 1, True, None, "sdpa"),
-        ("auto", "cpu", torch.float32, 8, True, None, "sdpa"),
-        ("plain", "cuda", torch.bfloat16, 1024, True, (9, 0), "plain"),
+        ("auto", "cuda", torch.bfloat16, 1024, 64, True, (9, 0), "flash"),
+        ("auto", "cuda", torch.bfloat16, 1024, 64, True, (7, 5), "sdpa"),  # flash-attn needs Ampere or newer
+        ("auto", "cuda", torch.bfloat16, 1024, 512, True, (9, 0), "sdpa"),
+        ("auto", "cuda", torch.bfloat16, 1024, 20, True, (9, 0), "sdpa"),
+        ("auto", "cuda", torch.bfloat16, 1024, 64, False, (9, 0), "sdpa"),
+        ("auto", "cuda", torch.float32, 1024, 64, True, (9, 0), "sdpa"),
+        ("auto", "cpu", torch.bfloat16, PLAIN_UP_TO, 64, True, None, "plain"),
+        ("auto", "cpu", torch.bfloat16, PLAIN_UP_TO + 1, 64, True, None, "sdpa"),
+        ("auto", "cpu", torch.float32, 8, 64, True, None, "sdpa"),
+        ("plain", "cuda", torch.bfloat16, 1024, 64, True, (9, 0), "plain"),
+        ("sdpa", "cuda", torch.bfloat16, 1024, 64, True, (9, 0), "sdpa"),
+        ("flash", "cuda", torch.bfloat16, 1024, 64, True, (9, 0), "flash"),
+        ("flash", "cuda", torch.float32, 1024, 64, True, (9, 0), "sdpa"),  # a model trained with it, in another dtype
+        ("flash", "cpu", torch.bfloat16, 8, 64, True, None, "sdpa"),  # and on another machine
     ],
 )
-def test_the_kernel_that_auto_stands_for(monkeypatch, name, device, dtype, length, installed, capability, kernel):
+def test_the_kernel_that_a_name_stands_for(
+    monkeypatch, name, device, dtype, length, head_dim, installed, capability, kernel
+):
     monkeypatch.setattr(attention, "flash_installed", lambda: installed)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
-    assert choose(name, torch.device(device), dtype, length) == kernel
+    assert choose(name, torch.device(device), dtype, length, head_dim) == kernel

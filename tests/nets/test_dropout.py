@@ -18,6 +18,14 @@ def test_the_share_of_zeros_and_the_mean(p):
     assert float(out.double().mean()) == pytest.approx(1, abs=5 * (p / (1 - p) / h.numel()) ** 0.5)
 
 
+def test_bf16_keeps_the_mean():
+    torch.manual_seed(0)
+    h = 1 + torch.rand(2**22)  # whose roundings average out, unlike those of a constant
+    out = dropout(h.bfloat16(), 0.1)
+    # a factor rounded to bf16 would be 0.16 % too small: 10 standard errors
+    assert float(out.double().mean() / h.double().mean()) == pytest.approx(1, abs=5 * (1 / 9 / h.numel()) ** 0.5 * 1.03)
+
+
 def test_elements_are_dropped_independently():
     torch.manual_seed(0)
     gone = (dropout(torch.ones(2**20), 0.3) == 0).double()

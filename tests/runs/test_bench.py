@@ -10,6 +10,7 @@ import torch
 
 from sedd_cli.errors import RequestError
 from sedd_cli.runs.bench import model, plain
+from sedd_cli.runs.bench import sample as sampling
 from sedd_cli.runs.bench import text as bench
 from sedd_cli.runs.bench.compare import BenchOptions, compare
 from sedd_cli.runs.events import Finished, Progress
@@ -28,7 +29,7 @@ def test_prepare_against_map(workplace):
     assert [e.done for e in events if isinstance(e, Progress)] == [0, 1, 2, 3, 4]
 
 
-def test_the_loaders_rows_are_those_of_the_plain_loop():
+def test_the_loader_bench_counts_tokens():
     *_, last = bench.bench_loader(bench.LoaderBench(repeats=1, length=16, batch=4, tokens=4096))
     assert last.result["tokens"] == 4096
     assert set(last.result["paths"]) == {"loader", "block by block"}
@@ -94,6 +95,7 @@ def small(name="gpt2_small", *changes):
 def _no_measurement(monkeypatch):
     """The peak of the machine is not what is tested."""
     monkeypatch.setattr(model, "matmul_peak", lambda device: 1e12)
+    monkeypatch.setattr(sampling, "matmul_peak", lambda device: 1e12)
 
 
 @pytest.mark.parametrize("recipe", ["gpt2_small", "gpt2_small_uniform"])
@@ -118,7 +120,7 @@ def test_a_recipes_duration_follows_from_the_rate():
 
 
 def test_the_sampling_bench_counts_evaluations_and_says_what_it_extrapolates():
-    *_, last = model.bench_sample(model.SampleBench(1, small(), 2, "cpu", steps=40, normalized=True))
+    *_, last = sampling.bench_sample(sampling.SampleBench(1, small(), 2, "cpu", steps=40, normalized=True))
     fast, slow = (last.result["paths"][name] for name in ("sedd", "plain"))
     assert fast["evaluations"] <= 16  # tokens fall in at most as many steps
     assert (slow["evaluations"], slow["extrapolated"], fast["extrapolated"]) == (41, True, False)
@@ -169,7 +171,7 @@ def test_the_plain_loss_is_the_one_that_is_trained():
 
 
 def test_the_sampling_bench_of_the_uniform_graph_shows_its_steps():
-    *events, last = model.bench_sample(model.SampleBench(1, small("gpt2_small_uniform"), 2, "cpu", steps=5))
+    *events, last = sampling.bench_sample(sampling.SampleBench(1, small("gpt2_small_uniform"), 2, "cpu", steps=5))
     assert last.result["paths"]["sedd"]["evaluations"] == 6
     assert {(e.task, e.total) for e in events if isinstance(e, Progress)} == {("bench sample", 4), ("sampling", 6)}
 
@@ -187,3 +189,27 @@ def test_wrong_requests_of_model_benches(sedd, words, message):
     done = sedd("bench", *words)
     assert done.code == 2
     assert message in done.err
+
+
+@pytest.mark.parametrize("recipe", ["gpt2_small", "gpt2_small_uniform"])
+def test_the_loss_bench_compares_equal_losses_and_gradients(recipe):
+    from sedd_cli.core.fused import Targets, weighted_loss
+    from sedd_cli.nets.head import Readout
+
+    recipe, g = small(recipe), torch.Generator().manual_seed(0)
+    graph, noise = recipe.graph.make(tokens=257), recipe.noise.make()
+    x0 = torch.randint(257, (3, 16), generator=g)
+    sigma = noise(torch.tensor([0.2, 0.5, 0.9], dtype=torch.float64))[0]
+    x = graph.perturb(x0, sigma, torch.rand(3, 16, dtype=torch.float64, generator=g))
+    shapes = (graph.states, 8), (graph.states,), (3, 16, 8)
+    weight, bias, hidden = (torch.randn(shape, generator=g).requires_grad_() for shape in shapes)
+    slow = plain.head_loss(hidden, weight, bias, graph, sigma, x, x0)
+    wanted = torch.autograd.grad(slow, [weight, bias, hidden])
+    at = graph.active(x).nonzero(as_tuple=True)
+    targets, ones = Targets(x[at], x0[at], sigma[at[0]]), torch.ones(len(at[0]), dtype=torch.float64)
+    fast = weighted_loss(Readout(weight, bias), graph, hidden[at], targets, ones)[0]
+    found = torch.autograd.grad(fast, [weight, bias, hidden])
+    # float32 sums in another order
+    torch.testing.assert_close(fast, slow, rtol=1e-5, atol=0)
+    for mine, theirs in zip(found, wanted, strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-3, atol=1e-5 * float(theirs.abs().max()))

@@ -85,23 +85,18 @@ class Absorbing(Graph):
         return torch.where(masked, (ce + (torch.expm1(m) - m)) / E, 0.0)
 
     def loss_tile(self, z: Tensor, start: int, targets: Targets) -> Tensor:
-        """Σ_y e^{z_y} + A·(log A − 1 − z_{x0}), A = N where scores are scaled, else 1/E; gradient e^{z_y} − A[y = x0].
+        """Σ_y e^{v_y} − [x0](1 + v_{x0}), v = z − log A; gradient e^{v_y} − [y = x0]; A: e^{z_y}/A is y's mass.
 
-        For CE + e^m − 1 − m = Σ_y e^{z_y}/A − 1 + log A − z_{x0}: the logarithms of Σ e^z in CE and in m cancel.
+        For CE + e^m − 1 − m = Σ_y e^{v_y} − 1 − v_{x0}: the logarithms of Σ e^z in CE and in m cancel.
         """
-        row, column = in_tile(targets.x0, z, start)
-        target, A = z[row, column], self._scale(targets)[row].to(z.dtype)
-        share = z.exp_().sum(-1).index_add_(0, row, A * (A.log() - 1 - target))
-        z[row, column] -= A
+        inside, column = in_tile(targets.x0, z, start)
+        log_A = math.log(self.tokens) if self.scale_by_sigma else -torch.expm1(targets.sigma).log()[:, None].to(z.dtype)
+        target = z.sub_(log_A).gather(1, column)
+        share = z.exp_().sum(-1) - torch.where(inside, 1 + target, 0.0)[:, 0]
+        z.scatter_add_(1, column, -inside.to(z.dtype))
         return share
 
     def loss_factor(self, targets: Targets) -> Tensor:
-        return 1 / (torch.expm1(targets.sigma) * self._scale(targets))
-
-    def _scale(self, targets: Targets) -> Tensor:
-        """A [R]: e^{z_y}/A is the mass of token y."""
-        if self.scale_by_sigma:
-            return torch.full_like(targets.sigma, self.tokens)
         return 1 / torch.expm1(targets.sigma)
 
     def bound_draw(self, noise: Noise, x0: Tensor, v: Tensor, u: Tensor) -> Draw:

@@ -167,9 +167,13 @@ def per_position(value: Tensor, x: Tensor) -> Tensor:
 
 
 def in_tile(token: Tensor, z: Tensor, start: int) -> tuple[Tensor, Tensor]:
-    """(row, column) of the entries of z [R, C] that belong to token [R], where it is one of start … start + C − 1."""
-    row = ((token >= start) & (token < start + z.shape[-1])).nonzero()[:, 0]
-    return row, token[row] - start
+    """Whether token [R] is one of start … start + C − 1, columns of z [R, C], and the column, clamped: both [R, 1].
+
+    Nothing here depends on a value, so that a GPU need not be waited for.
+    """
+    column = token[:, None] - start
+    inside = (column >= 0) & (column < z.shape[-1])
+    return inside, column.clamp(0, z.shape[-1] - 1)
 
 
 def zero_at(log_score: Tensor, x: Tensor) -> Tensor:

@@ -71,20 +71,20 @@ class Uniform(Graph):
         x, x0 = targets.x, targets.x0
         log_rho = self._log_rho(targets).to(z.dtype)
         kept = x == x0
-        base = torch.where(kept, log_rho, 0.0)
-        row, column = in_tile(x, z, start)
-        z[row, column] = base[row]  # a score of 1 at x itself costs nothing and has no gradient
-        row, column = in_tile(x0, z, start)
-        row, column = row[~kept[row]], column[~kept[row]]
-        v0 = z[row, column] + log_rho[row]
-        z[row, column] = 0.0
-        v = z.sub_(base[:, None])
+        base = torch.where(kept, log_rho, 0.0)[:, None]
+        inside, column = in_tile(x, z, start)
+        # a score of 1 at x itself costs nothing and has no gradient
+        z.scatter_(1, column, torch.where(inside, base, z.gather(1, column)))
+        inside, column = in_tile(x0, z, start)
+        inside, was, R0 = inside & ~kept[:, None], z.gather(1, column), torch.exp(-log_rho)[:, None]
+        v0 = was + log_rho[:, None]
+        z.scatter_(1, column, torch.where(inside, 0.0, was))
+        v = z.sub_(base)
         rise = torch.expm1(v)
         share = torch.sub(rise, v, out=v).sum(-1)
-        R0 = torch.exp(-log_rho[row])
-        share.index_add_(0, row, R0 * (torch.expm1(v0) - v0))
+        share += torch.where(inside, R0 * (torch.expm1(v0) - v0), 0.0)[:, 0]
         z.copy_(rise)
-        z[row, column] = R0 * torch.expm1(v0)
+        z.scatter_(1, column, torch.where(inside, R0 * torch.expm1(v0), z.gather(1, column)))
         return share
 
     def loss_factor(self, targets: Targets) -> Tensor:

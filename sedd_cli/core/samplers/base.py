@@ -1,11 +1,12 @@
 """The reverse process: a time grid, a stepper, and exact draws.
 
-Two forms of the same process, equal for equal uniforms. `run_plain` scores every active position of every sequence
-at every step. `Sampler.run` draws the uniforms first and looks only where a position could move: the head at
-candidates alone, the trunk at sequences that have one. On the absorbing graph what could move follows from a bound on
-the normaliser, e^m ≤ 8, which training drives to 1: a sequence is looked at everywhere in its first step, and from
-then on in every step once a normaliser above 2 has been seen in it. The two forms differ only if a position that was
-not looked at exceeds 8 before any in its sequence that was looked at exceeds 2.
+Two forms of the same process, equal for equal uniforms but for the rounding of products taken in other blocks.
+`run_plain` scores every active position of every sequence at every step. `Sampler.run` draws the uniforms first and
+looks only where a position could move: the head at candidates alone, the trunk at sequences that have one. On the
+absorbing graph what could move follows from a bound on the normaliser, e^m ≤ 8, which training drives to 1: a sequence
+is looked at everywhere in its first step, and from then on in every step once a normaliser above 2 has been seen in
+it. The two forms differ only if a position that was not looked at exceeds 8 before any in its sequence that was looked
+at exceeds 2; with `thinning: false` every position is looked at in every step, and they never do.
 """
 
 from __future__ import annotations
@@ -39,7 +40,8 @@ def linear_grid(steps: int) -> Tensor:
 class Denoised:
     """A batch after `step` of `steps` steps: x [B, L], and the network evaluations of each sequence so far [B].
 
-    fallbacks: steps at which every position was looked at because a score had come near the bound on candidates.
+    fallbacks: steps at which unfinished sequences were looked at everywhere because a score in them had come near the
+    bound on candidates.
     """
 
     step: int
@@ -51,10 +53,14 @@ class Denoised:
 
 @dataclass(frozen=True)
 class Sampler:
-    """One way to step from noise level t to s < t. Fields are the recipe's options."""
+    """One way to step from noise level t to s < t. Fields are the recipe's options.
+
+    thinning: look only at positions that could move while scores are near normalised; false: at all, always.
+    """
 
     name: ClassVar[str]
     steps: int = 128
+    thinning: bool = True
 
     def __post_init__(self) -> None:
         if self.steps < 1:
@@ -82,9 +88,10 @@ class Sampler:
             free = model.graph.active(x) & ~given.where
             step = _Step(self, model, x, grid, k)
             # the first step looks at every position, to see whether the bound can be trusted at all
+            fallbacks += int(self.thinning and 0 < k < self.steps and bool((free.any(1) & ~trusted).any()))
             looked_at, moved, held = step.take(free, u_leave, u_token, trusted)
-            trusted = held & (trusted | (k == 0))
-            x, fallbacks = given(moved), fallbacks + int(not trusted.all())
+            trusted = held & (trusted | (k == 0)) & (model.normalized or self.thinning)
+            x = given(moved)
             evaluations = evaluations + looked_at
             yield Denoised(k + 1, self.steps + 1, x, evaluations, fallbacks)
 
@@ -153,6 +160,8 @@ class _Step:
         batch, position = free.nonzero(as_tuple=True)
         assumed = model.assumed_total(self.sigma)
         looked_at, held = torch.zeros_like(trusted, dtype=torch.int64), torch.ones_like(trusted)
+        if not len(batch):
+            return looked_at, x.clone(), held
         if assumed is None:
             sequences = free.any(1).nonzero()[:, 0]
             hidden = self._hidden(sequences)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
@@ -30,7 +30,6 @@ class FirstHitting(Sampler):
     def run(self, model: ScoreModel, given: Given, seed: int, index: Tensor) -> Iterator[Denoised]:
         if model.graph.mask is None:
             raise ValueError(f"first_hitting needs a graph with MASK, {model.graph.name} has none")
-        model = replace(model, normalized=True)
         batch, length = given.where.shape
         x = given(model.graph.sample_base(Stream(seed, BASE, index).uniforms(0, length)[0]))
         lam = torch.full((batch,), -torch.expm1(torch.tensor(-model.noise.sigma(1.0), dtype=torch.float64)))
@@ -48,7 +47,8 @@ class FirstHitting(Sampler):
             place = (masked.cumsum(1) == wanted[:, None] + 1).int().argmax(1)[alive]
             sigma = -torch.log1p(-lam[alive])
             hidden = model.hidden(x[alive], sigma)[torch.arange(len(alive), device=x.device), place]
-            log_score = model.log_score_of(model.net.head(hidden), sigma, x[alive, place])
+            # the law of the token is all that is asked of the scores: their normaliser is fixed
+            log_score = model.graph.log_score(model.net.head(hidden), sigma, x[alive, place])
             weights = log_score[:, : model.graph.tokens].softmax(-1, dtype=torch.float64)
             x = x.index_put((alive, place), inverse_cdf(weights, u_token[alive]))
             evaluations = evaluations + (left > 0)

@@ -40,7 +40,7 @@ def compare(
 
     The last event is Finished: rates of each path (the first one, ours, is the fast one), their ratio, and the memory
     that the first, uncounted run of each took beyond what the process held when it began. Ours runs as all our
-    commands do, the others with the C library's own ways with memory. steady: ours runs once more before it is timed,
+    commands do, the others with the C library's own ways with memory. steady: each runs once more before it is timed,
     as in the middle of a long run.
     """
     import torch
@@ -59,7 +59,7 @@ def compare(
                 if number == 0:
                     begin_peak(where)
                     before = held(where)
-                elif steady and place == 0:
+                elif steady:
                     run()
                 began = time.perf_counter()
                 outcome = run()

@@ -1,24 +1,20 @@
-"""Benches of the model: a training step, the loss alone, sampling; each against the plain way to do it."""
+"""Benches of the model: a training step and the loss alone, each against the plain way to do it."""
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
 
 import torch
 
-from sedd_cli.core.conditioning import Given
 from sedd_cli.core.fused import Targets, weighted_loss
 from sedd_cli.core.graphs import Graph
 from sedd_cli.core.noises import Noise
 from sedd_cli.core.random import NOISE, TIME, Stream
-from sedd_cli.core.samplers import SAMPLERS, linear_grid
-from sedd_cli.core.score import ScoreModel
 from sedd_cli.errors import RequestError
 from sedd_cli.nets.dit import DiT
 from sedd_cli.nets.head import Readout
@@ -28,7 +24,7 @@ from sedd_cli.runs.assemble import expected_vocab_size, make_graph
 from sedd_cli.runs.bench import plain
 from sedd_cli.runs.bench.compare import BenchOptions, compare
 from sedd_cli.runs.dist import Dist, pick_device
-from sedd_cli.runs.events import Event, Finished, Note, Progress
+from sedd_cli.runs.events import Event, Finished, Note
 from sedd_cli.runs.flops import flops_a_token, known_peak
 from sedd_cli.runs.step import gradients
 from sedd_cli.runs.trainstate import TrainState
@@ -69,20 +65,20 @@ class ModelBench(BenchOptions):
 
 def matmul_peak(device: torch.device) -> float:
     """FLOP/s of the fastest of some large bf16 products, measured here and now."""
-    size = 8192 if device.type == "cuda" else 2048
-    a, b = (torch.randn(size, size, device=device).bfloat16() for _ in range(2))
-    best = float("inf")
-    for _ in range(12):
-        _wait(device)
-        began = time.perf_counter()
-        a @ b
-        _wait(device)
-        best = min(best, time.perf_counter() - began)
-    return 2 * size**3 / best
+    best = 0.0
+    for size in (4096, 8192) if device.type == "cuda" else (1024, 2048, 4096):
+        a, b = (torch.randn(size, size, device=device).bfloat16() for _ in range(2))
+        for _ in range(12):
+            wait(device)
+            began = time.perf_counter()
+            a @ b
+            wait(device)
+            best = max(best, 2 * size**3 / (time.perf_counter() - began))
+    return best
 
 
 def bench_train(options: ModelBench) -> Iterator[Event]:
-    """A whole optimizer step: ours, against float32 autograd over all scores, AdamW and EMA tensor by tensor."""
+    """A whole optimizer step: ours, against float32 autograd over all scores, torch's own AdamW and a plain EMA."""
     graph, noise, device = options.parts()
     x0, peak = options.tokens(device), matmul_peak(device)
     recipe = _one_batch(options)
@@ -100,10 +96,10 @@ def bench_train(options: ModelBench) -> Iterator[Event]:
         return x0.numel()
 
     flops = flops_a_token(recipe.model, graph, noise)
-    facts = _facts(options, peak, flops)
+    facts = facts_of(options, peak, flops)
     for event in compare("train", {"sedd": fast, "plain": _plain_step(options)}, options, facts, str(device), True):
         if isinstance(event, Finished):
-            result = _shares(event.result, peak, known_peak(device))
+            result = shares(event.result, device)
             rate = result["paths"]["sedd"]["tokens_per_second"]
             whole = options.recipe.train.steps * options.recipe.train.batch * recipe.model.length
             event = Finished(result | {"recipe_hours_here": whole / rate / 3600})
@@ -122,7 +118,7 @@ def _plain_step(options: ModelBench) -> Callable[[], int]:
     graph, noise, device = options.parts()
     x0, plan = options.tokens(device), options.recipe.train
     net = DiT(options.recipe.model, graph.states).to(device).train()
-    optimizer = torch.optim.AdamW(net.parameters(), lr=plan.lr, weight_decay=0.0, foreach=False)
+    optimizer = torch.optim.AdamW(net.parameters(), lr=plan.lr, weight_decay=0.0)
     shadow = [p.detach().clone() for p in net.parameters()]
     index, count = torch.arange(len(x0)), 0
 
@@ -132,7 +128,7 @@ def _plain_step(options: ModelBench) -> Callable[[], int]:
         v = Stream(0, TIME, index).uniform(count).to(device)
         u = Stream(0, NOISE, index.to(device)).uniforms(count, x0.shape[1])[0]
         plain.loss(net, graph, noise, x0, v, u).backward()
-        torch.nn.utils.clip_grad_norm_(net.parameters(), plan.clip, foreach=False)
+        torch.nn.utils.clip_grad_norm_(net.parameters(), plan.clip)
         optimizer.step()
         with torch.no_grad():
             for kept, p in zip(shadow, net.parameters(), strict=True):
@@ -173,101 +169,28 @@ def bench_loss(options: ModelBench) -> Iterator[Event]:
 
     # useful are the products at active rows alone
     flops = 6 * float(graph.active(x).double().mean()) * dim * graph.states
-    facts = _facts(options, peak, flops)
-    for event in compare("loss", {"sedd": fast, "plain": slow}, options, facts, str(device)):
+    facts = facts_of(options, peak, flops)
+    for event in compare("loss", {"sedd": fast, "plain": slow}, options, facts, str(device), True):
         if isinstance(event, Finished):
             paths = event.result["paths"]
             handed_over = sum(leaf.numel() * leaf.element_size() for leaf in leaves) / 2**20
             for found in paths.values():
                 # a backward pass hands its gradients over before they are added to those that are held
-                found["beyond_gradients_mib"] = max(0.0, found["extra_mib"] - handed_over)
-            event = Finished(_shares(event.result, peak, known_peak(device)))
+                found["beyond_gradients_mib"] = found["extra_mib"] - handed_over
+            event = Finished(shares(event.result, device))
         yield event
 
 
-@dataclass(frozen=True)
-class SampleBench(ModelBench):
-    """Sampling over a grid of `steps`."""
-
-    batch: int = 1
-    steps: int = 1024
-    normalized: bool = False
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.steps < 1:
-            raise RequestError(f"steps must be at least 1, found {self.steps}")
-        if self.normalized and self.recipe.graph.name != "absorbing":
-            raise RequestError(f"--normalized means nothing with the graph {self.recipe.graph.name!r}")
-
-
-def bench_sample(options: SampleBench) -> Iterator[Event]:
-    """Sampling a whole batch: ours from end to end, the plain analytic path by steps spread over the grid.
-
-    Both are told as tokens per second of finished text; `per_evaluation` is the time of one network evaluation of the
-    batch. The plain path's total is its median step times steps + 1.
-    """
-    graph, noise, device = options.parts()
-    length = options.recipe.model.length
-    peak = matmul_peak(device)
-    net = DiT(options.recipe.model, graph.states).to(device).eval().requires_grad_(False)
-    slow_net = copy.deepcopy(net)
-    net.autocast = autocast_dtype("auto", device)
-    net.hold_low()
-    score = ScoreModel(net, graph, noise, normalized=options.normalized)
-    sampler, index = SAMPLERS["tweedie"](steps=options.steps), torch.arange(options.batch, device=device)
-    evaluations = {}
-
-    def fast() -> Generator[Progress, None, int]:
-        with torch.no_grad():
-            for now in sampler.run(score, Given.nothing(options.batch, length, device), 0, index):
-                yield Progress("sampling", now.step, now.steps, "steps")
-        evaluations["sedd"] = int(now.evaluations.max())
-        return options.batch * length
-
-    times: list[float] = []
-
-    @torch.no_grad()
-    def slow() -> int:
-        grid = linear_grid(options.steps).tolist()
-        for share in (0.1, 0.5, 0.9):
-            k = min(int(share * options.steps), options.steps - 1)
-            kept = torch.rand(options.batch, length, device=device) < share
-            x = torch.where(kept, 0, graph.sample_base(torch.rand(kept.shape, device=device)))
-            began = time.perf_counter()
-            plain.analytic_step(slow_net, graph, noise, x, grid[k], grid[k + 1])
-            _wait(device)
-            times.append(time.perf_counter() - began)
-        return options.batch * length
-
-    facts = _facts(options, peak, 0.0) | {"steps": options.steps, "normalized": options.normalized}
-    for event in compare("sample", {"sedd": fast, "plain": slow}, options, facts, str(device)):
-        if isinstance(event, Finished):
-            event = Finished(_sampling(event.result, times[3:], evaluations["sedd"], options))
-        yield event
-
-
-def _sampling(result: dict[str, Any], times: list[float], evaluations: int, options: SampleBench) -> dict[str, Any]:
-    """The plain path's rate from its steps, and both paths' times per evaluation and per sample."""
-    fast, slow = result["paths"]["sedd"], result["paths"]["plain"]
-    step = sorted(times)[len(times) // 2]
-    slow |= {"evaluations": options.steps + 1, "seconds": step * (options.steps + 1), "extrapolated": True}
-    slow |= {"tokens_per_second": result["tokens"] / slow["seconds"], "runs": [result["tokens"] / slow["seconds"]]}
-    fast |= {"evaluations": evaluations, "seconds": result["tokens"] / fast["tokens_per_second"], "extrapolated": False}
-    for found in (fast, slow):
-        found["seconds_per_evaluation"] = found["seconds"] / found["evaluations"]
-    ratio = slow["seconds"] / fast["seconds"]
-    per_evaluation = slow["seconds_per_evaluation"] / fast["seconds_per_evaluation"]
-    return result | {"ratio": ratio, "ratio_per_evaluation": per_evaluation}
-
-
-def _facts(options: ModelBench, peak: float, flops: float) -> dict[str, Any]:
+def facts_of(options: ModelBench, peak: float, flops: float) -> dict[str, Any]:
     shape = {"recipe": options.recipe.name, "batch": options.batch, "length": options.recipe.model.length}
+    shape["precision"] = "bf16" if autocast_dtype("auto", pick_device(options.device)) else "fp32"
     return shape | {"bf16_matmul_peak": peak, "useful_flops_per_token": flops}
 
 
-def _shares(result: dict[str, Any], measured: float, known: float | None) -> dict[str, Any]:
-    """Every path's useful FLOP/s, and their share of the peak measured here and of the data sheet's."""
+def shares(result: dict[str, Any], device: torch.device) -> dict[str, Any]:
+    """Every path's useful FLOP/s, their share of the peak, measured before and after, and of the data sheet's peak."""
+    measured = result["bf16_matmul_peak"] = max(result["bf16_matmul_peak"], matmul_peak(device))
+    known = known_peak(device)
     for found in result["paths"].values():
         found["flops"] = found["tokens_per_second"] * result["useful_flops_per_token"]
         found["share_of_measured_peak"] = found["flops"] / measured
@@ -276,6 +199,6 @@ def _shares(result: dict[str, Any], measured: float, known: float | None) -> dic
     return result
 
 
-def _wait(device: torch.device) -> None:
+def wait(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
