@@ -13,11 +13,12 @@ from sedd_cli import load_model
 from sedd_cli.cli.curve import curve
 from sedd_cli.errors import RequestError
 from sedd_cli.recipe import load_recipe
+from sedd_cli.runs import loop
 from sedd_cli.runs.evaluate import EvaluateOptions, evaluate
 from sedd_cli.runs.events import Sampled, Step, Validated, Warn
 from sedd_cli.runs.prepare import PrepareOptions, prepare
 from sedd_cli.runs.status import status
-from sedd_cli.runs.step import Tally
+from sedd_cli.runs.step import Tally, gradients
 from sedd_cli.runs.train import TrainOptions, train
 from sedd_cli.runs.window import Divergence
 from sedd_cli.text.shards import open_dataset
@@ -233,11 +234,22 @@ def test_divergence_is_said_once_when_two_windows_are_beyond_the_untrained_loss(
     assert "training has diverged" in said.text
 
 
-def test_a_bad_recipe_is_said_to_diverge(workplace, tmp_path):
-    changes = ["train.lr=0.2", "train.clip=1e6", "train.warmup=0", "train.steps=60"]
-    recipe = load_recipe(workplace / "tiny.yaml", changes)
-    events = list(train(recipe, TrainOptions(tmp_path / "run", "cpu", report=False)))
-    assert any("training has diverged" in e.text for e in events if isinstance(e, Warn))
+def test_a_loss_beyond_that_of_an_untrained_network_is_said_to_diverge(workplace, tmp_path, monkeypatch):
+    """What is recorded rises, as under a learning rate that is too high, which no two machines do alike."""
+
+    def warned(factor: float, run: str) -> list[str]:
+        def risen(state, batch, rows):
+            tally = gradients(state, batch, rows)
+            tally.nats *= factor if state.step >= 10 else 1.0
+            return tally
+
+        monkeypatch.setattr(loop, "gradients", risen)
+        recipe = load_recipe(workplace / "tiny.yaml", ["train.steps=40", "train.lr=1e-6"])
+        events = list(train(recipe, TrainOptions(tmp_path / run, "cpu", report=False)))
+        return [e.text for e in events if isinstance(e, Warn) and "training has diverged" in e.text]
+
+    assert len(warned(5.0, "high")) == 1
+    assert warned(1.2, "ordinary") == []
 
 
 def test_a_run_begins_with_the_weights_it_is_told_to_begin_with(workplace, tiny_run, tmp_path):
