@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 import threading
 
@@ -52,6 +53,10 @@ def _in_one_line(error: Exception) -> str:
         text = str(error)
     elif isinstance(error, OSError) and error.filename:
         text = f"{error.filename}: {error.strerror}"
+    elif isinstance(error, MemoryError) or "out of memory" in str(error) or "can't allocate memory" in str(error):
+        asked = re.search(r"allocate ([\d.]+ ?(?:bytes|[KMGT]iB))", str(error))
+        more = f", {asked[1]} more were asked for" if asked else ""
+        text = f"not enough memory{more}: take less at once (a smaller batch)"
     else:
         text = f"{type(error).__name__}: {error} (--debug shows where)"
     return " ".join(text.split())

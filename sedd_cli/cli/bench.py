@@ -129,15 +129,14 @@ def loader(
 
 #: Columns of the table: heading, key of a path's figures, how it is spelled.
 COLUMNS = (
-    ("tokens/s, median", "tokens_per_second", "{:,.0f}"),
-    ("memory, MiB", "extra_mib", "{:,.0f}"),
+    ("tokens/s", "tokens_per_second", "{:,.0f}"),
+    ("extra MiB", "extra_mib", "{:,.0f}"),
     ("beyond gradients", "beyond_gradients_mib", "{:,.0f}"),
     ("TFLOP/s", "flops", "{:.2f}"),
-    ("of bf16 peak here", "share_of_measured_peak", "{:.0%}"),
+    ("of peak", "share_of_measured_peak", "{:.0%}"),
     ("MFU", "mfu", "{:.0%}"),
-    ("evaluations", "evaluations", "{:,}"),
-    ("fallbacks", "fallbacks", "{:,}"),
-    ("s/evaluation", "seconds_per_evaluation", "{:.3f}"),
+    ("evals", "evaluations", "{:,}"),
+    ("s/eval", "seconds_per_evaluation", "{:.3f}"),
     ("seconds", "seconds", "{:,.1f}"),
 )
 
@@ -152,7 +151,7 @@ def _show(view: View, events: Iterator) -> None:
     for path, found in result["paths"].items():
         table.add_row(path, *(_cell(found.get(key), key, form) for _, key, form in columns))
     table.caption, table.caption_justify = _caption(result), "left"
-    view.table(table)
+    view.result(table)
     view.document(result)
 
 
@@ -161,13 +160,27 @@ def _cell(value: Any, key: str, form: str) -> str:
 
 
 def _caption(result: dict[str, Any]) -> str:
-    parts = [f"ratio {result['ratio']:.2f}"]
-    if "precision" in result:
-        parts.append(f"ours in {result['precision']}, plain in fp32")
+    """What was measured, how, and what follows, a line each."""
+    runs = max(len(found["runs"]) for found in result["paths"].values())
+    lines = [f"medians of {runs} runs" if runs > 1 else "one run of each", f"ratio {result['ratio']:.2f}"]
     if "ratio_per_evaluation" in result:
-        parts += [f"per evaluation {result['ratio_per_evaluation']:.2f}", "plain extrapolated from single steps"]
+        lines[0] += ", plain from single steps"
+        lines[1] += f" ({result['ratio_per_evaluation']:.2f} an evaluation)"
+        if fallbacks := result["paths"]["sedd"]["fallbacks"]:
+            lines[0] += f", {fallbacks} steps of ours looked at every position"
+    if "network" in result:
+        net, threads = result["network"], f"{result['threads']} threads" if result["device"] == "cpu" else ""
+        shape = f"{net['n_blocks']} blocks of {net['hidden_size']}, {result['batch']} × {result['length']} tokens"
+        kinds = [f"ours in {result['precision']}", "plain in fp32", f"attention {result.get('attention', '')}", threads]
+        lines.insert(0, ", ".join([f"{result['recipe']}: {shape}", *(k for k in kinds if k and k != "attention ")]))
     if "bf16_matmul_peak" in result:
-        parts.append(f"bf16 peak measured {result['bf16_matmul_peak'] / 1e12:.2f} TFLOP/s")
+        lines.append(f"bf16 peak measured here {result['bf16_matmul_peak'] / 1e12:.2f} TFLOP/s")
     if "recipe_hours_here" in result:
-        parts.append(f"{result['recipe']} in all: {result['recipe_hours_here']:,.0f} hours on this machine")
-    return ", ".join(parts)
+        lines.append(f"all of the recipe's steps at this rate: {_duration(result['recipe_hours_here'])}")
+    return "\n".join(lines)
+
+
+def _duration(hours: float) -> str:
+    if hours < 2:
+        return f"{hours * 60:.0f} minutes"
+    return f"{hours:.0f} hours" if hours < 100 else f"{hours / 24:,.0f} days"

@@ -44,7 +44,7 @@ def sample(
 ) -> None:
     """Draw samples from a model.
 
-    Sample number k of a seed is the same text whatever -n is.
+    In fp32, sample number k of a seed is the same text whatever -n is; in bf16 rounding may tell.
 
     Example: sedd sample --model runs/quickstart -n 3 --steps 64 --seed 1
     """

@@ -77,6 +77,11 @@ class View:
         if not self.quiet:
             self.console.print(table)
 
+    def result(self, table: Table) -> None:
+        """A table that is what the command was asked for: also shown where only that is."""
+        if not (self.quiet and self.json):
+            self.console.print(table)
+
     @singledispatchmethod
     def show(self, event: e.Event) -> None:
         """Draw one event; kinds without a picture of their own pass silently."""

@@ -6,6 +6,7 @@ torchrun sets the environment that `connect` reads. The training loop never asks
 from __future__ import annotations
 
 import os
+import re
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -136,6 +137,8 @@ def pick_device(device: str) -> torch.device:
 
     A device without float64 (mps) is passed over for the CPU, with a warning.
     """
+    if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", device):
+        raise RequestError(f"unknown device {device!r}. Accepted: auto, cpu, cuda, cuda:N, mps")
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
@@ -144,8 +147,8 @@ def pick_device(device: str) -> torch.device:
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0].split(". ")[0]
         raise RequestError(f"device {device!r} is not available here: {reason[:120]}") from None
-    if chosen.type not in ("cpu", "cuda"):
-        warnings.warn(f"device {device!r} has no float64, which exact draws need: the CPU is used", stacklevel=2)
+    if chosen.type == "mps":
+        warnings.warn("device 'mps' has no float64, which exact draws need: the CPU is used", stacklevel=1)
         return torch.device("cpu")
     return chosen
 

@@ -49,7 +49,17 @@ def flops_a_token(config: DiTConfig, graph: Graph, noise: Noise) -> float:
     A product of weights [m, n] costs 2mn forward and twice that backward. The head counts at the positions whose
     score is needed, attention over the whole length; recomputed activations count once.
     """
-    wide, S = config.hidden_size, graph.states
+    return 3 * (trunk_flops_a_token(config) + mean_active_share(graph, noise) * head_flops(config, graph))
+
+
+def trunk_flops_a_token(config: DiTConfig) -> float:
+    """The forward pass of all blocks, per token of a block of the trained length."""
+    wide = config.hidden_size
     block = 12 * wide**2 + 2 * config.length * wide
     condition = config.cond_dim * (6 * config.n_blocks + 2) * wide / config.length
-    return 6 * (config.n_blocks * block + condition + mean_active_share(graph, noise) * wide * S)
+    return 2 * (config.n_blocks * block + condition)
+
+
+def head_flops(config: DiTConfig, graph: Graph) -> int:
+    """The scores of one position."""
+    return 2 * config.hidden_size * graph.states

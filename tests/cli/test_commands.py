@@ -133,3 +133,20 @@ def test_a_full_disk_is_reported_in_one_line(sedd, tiny_run):
     done = sedd("sample", "--model", tiny_run, "--out", "/dev/full")
     assert done.code == 1
     assert "No space left" in done.err
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (MemoryError(), "not enough memory: take less at once"),
+        (
+            RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 1024 bytes."),
+            "1024 bytes more",
+        ),
+        (RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has"), "2.00 GiB more were asked for"),
+    ],
+)
+def test_want_of_memory_is_said_in_plain_words(error, words):
+    from sedd_cli.__main__ import _in_one_line
+
+    assert words in _in_one_line(error)

@@ -8,7 +8,7 @@ import statistics
 import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from sedd_cli import __version__, allocator
@@ -54,7 +54,8 @@ def compare(
     rounds = options.repeats + 1
     for number in range(rounds):
         for place, (path, run) in enumerate(paths.items()):
-            yield Progress(f"bench {name}", number * len(paths) + place, rounds * len(paths), "runs", {"now": path})
+            now = Progress(f"bench {name}", number * len(paths) + place, rounds * len(paths), "runs", {"now": path})
+            yield now
             with allocator.as_by_default() if place else nullcontext():
                 if number == 0:
                     begin_peak(where)
@@ -63,7 +64,7 @@ def compare(
                     run()
                 began = time.perf_counter()
                 outcome = run()
-                made.add(tokens := (yield from outcome) if isinstance(outcome, Generator) else outcome)
+                made.add(tokens := (yield from _within(now, outcome)) if isinstance(outcome, Generator) else outcome)
                 if where.type == "cuda":
                     torch.cuda.synchronize(where)
                 seconds = time.perf_counter() - began
@@ -88,3 +89,13 @@ def compare(
         "sedd": __version__,
     }
     yield Finished({"bench": name, "tokens": made.pop(), "paths": found, "ratio": fast / plain, **facts, **machine})
+
+
+def _within(now: Progress, work: Generator[Progress, None, int]) -> Generator[Progress, None, int]:
+    """A run's own progress as a figure of the bench's."""
+    while True:
+        try:
+            step = next(work)
+        except StopIteration as end:
+            return end.value
+        yield replace(now, figures=now.figures | {step.unit: f"{step.done:,} of {step.total:,}"})

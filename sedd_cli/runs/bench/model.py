@@ -96,7 +96,7 @@ def bench_train(options: ModelBench) -> Iterator[Event]:
         return x0.numel()
 
     flops = flops_a_token(recipe.model, graph, noise)
-    facts = facts_of(options, peak, flops)
+    facts = facts_of(options, peak, flops) | {"attention": state.model.net.kernel()}
     for event in compare("train", {"sedd": fast, "plain": _plain_step(options)}, options, facts, str(device), True):
         if isinstance(event, Finished):
             result = shares(event.result, device)
@@ -107,9 +107,7 @@ def bench_train(options: ModelBench) -> Iterator[Event]:
 
 
 def _one_batch(options: ModelBench) -> Recipe:
-    train = dataclasses.replace(
-        options.recipe.train, batch=options.batch, micro_batch=None, optimizer="adamw", precision="auto"
-    )
+    train = dataclasses.replace(options.recipe.train, batch=options.batch, micro_batch=None, optimizer="adamw")
     return dataclasses.replace(options.recipe, train=train)
 
 
@@ -152,7 +150,7 @@ def bench_loss(options: ModelBench) -> Iterator[Event]:
     u = torch.rand(x0.shape, dtype=torch.float64, generator=generator).to(device)
     x = graph.perturb(x0, sigma, u)
     leaves = weight, bias, hidden
-    mixed = autocast_dtype("auto", device) is not None
+    mixed = autocast_dtype(options.recipe.train.precision, device) is not None
     for leaf in leaves:  # their gradients are held by both paths
         leaf.grad = torch.zeros_like(leaf)
 
@@ -183,7 +181,8 @@ def bench_loss(options: ModelBench) -> Iterator[Event]:
 
 def facts_of(options: ModelBench, peak: float, flops: float) -> dict[str, Any]:
     shape = {"recipe": options.recipe.name, "batch": options.batch, "length": options.recipe.model.length}
-    shape["precision"] = "bf16" if autocast_dtype("auto", pick_device(options.device)) else "fp32"
+    low = autocast_dtype(options.recipe.train.precision, pick_device(options.device))
+    shape |= {"precision": "bf16" if low else "fp32", "network": dataclasses.asdict(options.recipe.model)}
     return shape | {"bf16_matmul_peak": peak, "useful_flops_per_token": flops}
 
 
@@ -192,7 +191,8 @@ def shares(result: dict[str, Any], device: torch.device) -> dict[str, Any]:
     measured = result["bf16_matmul_peak"] = max(result["bf16_matmul_peak"], matmul_peak(device))
     known = known_peak(device)
     for found in result["paths"].values():
-        found["flops"] = found["tokens_per_second"] * result["useful_flops_per_token"]
+        useful = found.get("useful_flops_per_token", result["useful_flops_per_token"])
+        found["flops"] = found["tokens_per_second"] * useful
         found["share_of_measured_peak"] = found["flops"] / measured
         if known:
             found["mfu"] = found["flops"] / known

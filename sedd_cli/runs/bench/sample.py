@@ -18,8 +18,9 @@ from sedd_cli.nets.dit import DiT
 from sedd_cli.nets.precision import autocast_dtype
 from sedd_cli.runs.bench import plain
 from sedd_cli.runs.bench.compare import compare
-from sedd_cli.runs.bench.model import ModelBench, facts_of, matmul_peak, wait
+from sedd_cli.runs.bench.model import ModelBench, facts_of, matmul_peak, shares, wait
 from sedd_cli.runs.events import Event, Finished, Progress
+from sedd_cli.runs.flops import head_flops, trunk_flops_a_token
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ def bench_sample(options: SampleBench) -> Iterator[Event]:
             0.02 * torch.randn(graph.states, net.config.hidden_size, generator=generator)
         )
     slow_net = copy.deepcopy(net)
-    net.autocast = autocast_dtype("auto", device)
+    net.autocast = autocast_dtype(options.recipe.train.precision, device)
     net.hold_low()
     score = ScoreModel(net, graph, noise, normalized=options.normalized)
     sampler, index = SAMPLERS["tweedie"](steps=options.steps), torch.arange(options.batch, device=device)
@@ -63,7 +64,7 @@ def bench_sample(options: SampleBench) -> Iterator[Event]:
     def fast() -> Generator[Progress, None, int]:
         with torch.no_grad():
             for now in sampler.run(score, Given.nothing(options.batch, length, device), 0, index):
-                yield Progress("sampling", now.step, now.steps, "steps")
+                yield Progress("sampling", now.step, now.steps, "step")
         told["evaluations"], told["fallbacks"] = int(now.evaluations.max()), now.fallbacks
         return options.batch * length
 
@@ -82,15 +83,22 @@ def bench_sample(options: SampleBench) -> Iterator[Event]:
             times.append(time.perf_counter() - began)
         return options.batch * length
 
-    facts = facts_of(options, peak, 0.0) | {"steps": options.steps, "normalized": options.normalized}
+    flops = trunk_flops_a_token(net.config), head_flops(net.config, graph)
+    facts = facts_of(options, peak, flops[0]) | {"steps": options.steps, "normalized": options.normalized}
+    facts["attention"] = net.kernel()
     for event in compare("sample", {"sedd": fast, "plain": slow}, options, facts, str(device)):
         if isinstance(event, Finished):
-            event = Finished(_sampling(event.result, times[3:], told, options))
+            event = Finished(shares(_sampling(event.result, times[3:], told, flops, options), device))
         yield event
 
 
-def _sampling(result: dict[str, Any], times: list[float], told: dict[str, int], options: SampleBench) -> dict[str, Any]:
-    """The plain path's rate from its steps, and both paths' times per evaluation and per sample."""
+def _sampling(
+    result: dict[str, Any], times: list[float], told: dict[str, int], flops: tuple[float, float], options: SampleBench
+) -> dict[str, Any]:
+    """The plain path's rate from its steps, and both paths' times per evaluation and per sample.
+
+    Useful are, of each evaluation, the trunk's products (flops[0] a token), and the head's once a token (flops[1]).
+    """
     fast, slow = result["paths"]["sedd"], result["paths"]["plain"]
     step = sorted(times)[len(times) // 2]
     slow |= {"evaluations": options.steps + 1, "seconds": step * (options.steps + 1), "extrapolated": True}
@@ -98,6 +106,7 @@ def _sampling(result: dict[str, Any], times: list[float], told: dict[str, int], 
     fast |= told | {"seconds": result["tokens"] / fast["tokens_per_second"], "extrapolated": False}
     for found in (fast, slow):
         found["seconds_per_evaluation"] = found["seconds"] / found["evaluations"]
+        found["useful_flops_per_token"] = found["evaluations"] * flops[0] + flops[1]
     ratio = slow["seconds"] / fast["seconds"]
     per_evaluation = slow["seconds_per_evaluation"] / fast["seconds_per_evaluation"]
     return result | {"ratio": ratio, "ratio_per_evaluation": per_evaluation}
