@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import os
+import signal
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -92,19 +94,26 @@ def encode_to_shards(documents: Iterator[str], tokenizer: Tokenizer, workers: in
 
 def encode_by_map(dataset: Any, tokenizer: Tokenizer, workers: int) -> int:
     """The plain path: a function of one document, mapped over an Arrow dataset by processes."""
-    ids_of = _plain_encoder(tokenizer)
+    import multiprocess  # what datasets runs its workers with
+
+    ids_of, parent = _plain_encoder(tokenizer), os.getpid()
 
     def encode(row: dict[str, str]) -> dict[str, Any]:
+        if os.getpid() != parent:
+            signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends its workers
         ids = ids_of(row["text"]) + ([] if tokenizer.eos is None else [tokenizer.eos])
         return {"ids": ids, "length": len(ids)}
 
-    mapped = dataset.map(
-        encode,
-        remove_columns=["text"],
-        num_proc=workers,
-        load_from_cache_file=False,
-        new_fingerprint=str(time.time_ns()),
-    )
+    try:
+        mapped = dataset.map(
+            encode,
+            remove_columns=["text"],
+            num_proc=workers,
+            load_from_cache_file=False,
+            new_fingerprint=str(time.time_ns()),
+        )
+    except multiprocess.TimeoutError:  # how the pool of workers ends when it is interrupted
+        raise KeyboardInterrupt from None
     return sum(mapped["length"])
 
 
