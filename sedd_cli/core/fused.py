@@ -23,7 +23,7 @@ from sedd_cli.core.graphs import Graph
 BUDGET = {"cpu": 8 * 2**20, "cuda": 256 * 2**20}
 #: Narrower tiles than this waste the matrix units; rows are split first.
 NARROWEST = 512
-#: All tiles but the last are a multiple of this wide: the vocabulary of 50,257 is in no way of the matrix units.
+#: All tiles but the last are a multiple of this wide, so that an odd vocabulary (50,257) does not slow the products.
 WIDTH_IN = 128
 
 

@@ -9,11 +9,14 @@ import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sedd_cli import __version__, allocator
 from sedd_cli.errors import RequestError
 from sedd_cli.runs.events import Event, Finished, Progress
+
+if TYPE_CHECKING:
+    import torch
 
 
 @dataclass(frozen=True)
@@ -62,11 +65,11 @@ def compare(
                     before = held(where)
                 elif steady:
                     run()
+                wait(where)
                 began = time.perf_counter()
                 outcome = run()
                 made.add(tokens := (yield from _within(now, outcome)) if isinstance(outcome, Generator) else outcome)
-                if where.type == "cuda":
-                    torch.cuda.synchronize(where)
+                wait(where)
                 seconds = time.perf_counter() - began
             if number:
                 rates[path].append(tokens / seconds)
@@ -89,6 +92,14 @@ def compare(
         "sedd": __version__,
     }
     yield Finished({"bench": name, "tokens": made.pop(), "paths": found, "ratio": fast / plain, **facts, **machine})
+
+
+def wait(device: torch.device) -> None:
+    """Until a GPU has done what it was told."""
+    if device.type == "cuda":
+        import torch
+
+        torch.cuda.synchronize(device)
 
 
 def _within(now: Progress, work: Generator[Progress, None, int]) -> Generator[Progress, None, int]:

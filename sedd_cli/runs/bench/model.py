@@ -22,7 +22,7 @@ from sedd_cli.nets.precision import autocast_dtype
 from sedd_cli.recipe import Recipe
 from sedd_cli.runs.assemble import expected_vocab_size, make_graph
 from sedd_cli.runs.bench import plain
-from sedd_cli.runs.bench.compare import BenchOptions, compare
+from sedd_cli.runs.bench.compare import BenchOptions, compare, wait
 from sedd_cli.runs.dist import Dist, pick_device
 from sedd_cli.runs.events import Event, Finished, Note
 from sedd_cli.runs.flops import flops_a_token, known_peak
@@ -197,8 +197,3 @@ def shares(result: dict[str, Any], device: torch.device) -> dict[str, Any]:
         if known:
             found["mfu"] = found["flops"] / known
     return result
-
-
-def wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)

@@ -17,8 +17,8 @@ from sedd_cli.errors import RequestError
 from sedd_cli.nets.dit import DiT
 from sedd_cli.nets.precision import autocast_dtype
 from sedd_cli.runs.bench import plain
-from sedd_cli.runs.bench.compare import compare
-from sedd_cli.runs.bench.model import ModelBench, facts_of, matmul_peak, shares, wait
+from sedd_cli.runs.bench.compare import compare, wait
+from sedd_cli.runs.bench.model import ModelBench, facts_of, matmul_peak, shares
 from sedd_cli.runs.events import Event, Finished, Progress
 from sedd_cli.runs.flops import head_flops, trunk_flops_a_token
 
