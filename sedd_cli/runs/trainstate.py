@@ -20,6 +20,7 @@ from sedd_cli.recipe import Recipe, dump_recipe
 from sedd_cli.runs import checkpoint
 from sedd_cli.runs.assemble import learning_rate, make_graph, make_net, make_optimizers
 from sedd_cli.runs.dist import Dist, whole
+from sedd_cli.runs.flops import flops_a_token
 from sedd_cli.runs.memory import total_memory
 from sedd_cli.runs.model import Model, load_model, load_weights
 from sedd_cli.text.shards import Dataset
@@ -176,8 +177,11 @@ def _holding(model: Model, tensors: dict[str, Tensor]) -> DiT:
 
 def compile_as_asked(recipe: Recipe, net: DiT, dist: Dist) -> tuple[bool, str]:
     """Compile the blocks where the recipe or the device says so: whether it was done, and why not if it failed."""
-    asked = recipe.train.compile
-    if asked is False or (asked is None and not compile_pays(dist.device)):
+    plan, wanted = recipe.train, recipe.train.compile
+    if wanted is None:
+        tokens, graph = plan.steps * plan.batch * recipe.model.length / dist.world, make_graph(recipe, net.states)
+        wanted = compile_pays(dist.device, tokens * flops_a_token(recipe.model, graph, recipe.noise.make()))
+    if not wanted:
         return False, ""
     held = recipe.train.micro_batch or len(dist.share(recipe.train.batch))
     reason = compile_blocks(net, min(held, len(dist.share(recipe.train.batch))))

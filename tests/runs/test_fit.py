@@ -245,3 +245,18 @@ def test_parameters_are_sharded_when_whole_ones_would_fill_half_a_gpu(state, mon
         assert trainstate.shards(state.recipe, parameters, two) == expected
     asked = dataclasses.replace(state.recipe, train=dataclasses.replace(state.recipe.train, strategy="fsdp"))
     assert trainstate.shards(asked, parameters, two)
+
+
+@pytest.mark.parametrize(
+    ("device", "flops", "compiler", "pays"),
+    [("cpu", 1e17, "/usr/bin/g++", True), ("cpu", 1e15, "/usr/bin/g++", False), ("cpu", 1e17, None, False)],
+)
+def test_compiling_on_a_cpu_pays_in_long_trainings_where_there_is_a_compiler(
+    monkeypatch, device, flops, compiler, pays
+):
+    import shutil
+
+    from sedd_cli.nets.compile import compile_pays
+
+    monkeypatch.setattr(shutil, "which", lambda name: compiler)
+    assert compile_pays(torch.device(device), flops) is pays
