@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -94,8 +95,4 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any], path: str = "") 
 
 def _spelled(value: Any) -> str:
     """A value as YAML has it."""
-    return (
-        {None: "null", True: "true", False: "false"}.get(value, str(value))
-        if not isinstance(value, list)
-        else str(value)
-    )
+    return value if isinstance(value, str) else json.dumps(value)

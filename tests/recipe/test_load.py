@@ -106,6 +106,11 @@ def test_differences_name_the_nested_key_and_both_values():
     lines = differences(one.to_data(), two.to_data())
     assert "train.steps: 2000 → 5" in [line.replace(str(one.train.steps), "2000") for line in lines]
     assert any(line.startswith("noise.name: loglinear → geometric") for line in lines)
+    assert differences({"a": 1, "b": None, "c": 0.5}, {"a": True, "b": [1], "c": "x"}) == [
+        "b: null → [1]",
+        "c: 0.5 → x",
+    ]  # 1 is True to Python
+    assert differences({"a": 1, "b": 0}, {"a": 2, "b": 3}) == ["a: 1 → 2", "b: 0 → 3"]
     assert differences(one.to_data(), one.to_data()) == []
 
 
