@@ -171,7 +171,8 @@ def _caption(result: dict[str, Any]) -> str:
     if "network" in result:
         net, threads = result["network"], f"{result['threads']} threads" if result["device"] == "cpu" else ""
         shape = f"{net['n_blocks']} blocks of {net['hidden_size']}, {result['batch']} × {result['length']} tokens"
-        kinds = [f"ours in {result['precision']}", "plain in fp32", f"attention {result.get('attention', '')}", threads]
+        ours = f"ours in {result['precision']}" + (", compiled" if result.get("compiled") else "")
+        kinds = [ours, "plain in fp32", f"attention {result.get('attention', '')}", threads]
         lines.insert(0, ", ".join([f"{result['recipe']}: {shape}", *(k for k in kinds if k and k != "attention ")]))
     if "bf16_matmul_peak" in result:
         lines.append(f"bf16 peak measured here {result['bf16_matmul_peak'] / 1e12:.2f} TFLOP/s")

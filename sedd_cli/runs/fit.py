@@ -74,7 +74,7 @@ def _module(recipe: Recipe, dataset: Dataset, dist: Dist) -> tuple[LossModule, i
     graph = make_graph(recipe, dataset.tokenizer.vocab_size)
     net = make_net(recipe, graph, dist.device).train()
     net.recompute = recipe.train.recompute
-    compile_as_asked(recipe, net, dist)
+    compile_as_asked(recipe, net, graph, dist)
     module = LossModule(net, graph, recipe.noise.make(), recipe.objective.make())
     return module, sum(p.numel() for p in net.parameters())
 

@@ -8,6 +8,7 @@ from sedd_cli.core.graphs import Graph
 from sedd_cli.core.likelihood import T_MIN
 from sedd_cli.core.noises import Noise
 from sedd_cli.nets.dit import DiTConfig
+from sedd_cli.recipe import Recipe
 
 #: Dense bf16 peaks in FLOP/s by a part of the device's name, from the makers' data sheets; the first match counts.
 PEAKS = {
@@ -63,3 +64,9 @@ def trunk_flops_a_token(config: DiTConfig) -> float:
 def head_flops(config: DiTConfig, graph: Graph) -> int:
     """The scores of one position."""
     return 2 * config.hidden_size * graph.states
+
+
+def training_flops(recipe: Recipe, graph: Graph) -> float:
+    """`flops_a_token` for every token of every step of a recipe."""
+    tokens = recipe.train.steps * recipe.train.batch * recipe.model.length
+    return tokens * flops_a_token(recipe.model, graph, recipe.noise.make())

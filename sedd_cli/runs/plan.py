@@ -8,7 +8,7 @@ from sedd_cli.nets.dit import DiT
 from sedd_cli.recipe import Recipe
 from sedd_cli.runs.assemble import expected_vocab_size, make_graph
 from sedd_cli.runs.datasets import PrepareOptions, dataset_folder, find_prepared
-from sedd_cli.runs.flops import PEAKS, flops_a_token, mean_active_share
+from sedd_cli.runs.flops import PEAKS, mean_active_share, training_flops
 from sedd_cli.runs.trainstate import BYTES_A_PARAMETER
 from sedd_cli.text.corpora import find_corpus
 from sedd_cli.text.shards import open_dataset
@@ -38,7 +38,7 @@ def plan(recipe: Recipe) -> dict[str, str]:
     graph = make_graph(recipe, vocabulary)
     parameters = sum(p.numel() for p in DiT.empty(recipe.model, graph.states).parameters())
     embedding = graph.states * recipe.model.hidden_size
-    flops = flops_a_token(recipe.model, graph, recipe.noise.make()) * train.steps * tokens
+    flops = training_flops(recipe, graph)
     hours = flops / (GPUS * PEAKS["A100"] * MFU) / 3600
     held = train.micro_batch or train.batch
     return cost | {

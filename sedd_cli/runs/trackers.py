@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,7 @@ NOT_PLOTTED = {"step", "steps", "split", "blocks", "loss_by_t"}
 
 
 @dataclass
-class Tracker:
+class Tracker(ABC):
     """Base: receives every event of a run."""
 
     run: Path
@@ -33,17 +34,17 @@ class Tracker:
         elif isinstance(event, Sampled) and event.text is not None:
             self.text(self.step, event.text)
 
+    @abstractmethod
     def numbers(self, step: int, values: dict[str, float]) -> None:
         """Numbers by name, at a step."""
-        raise NotImplementedError
 
+    @abstractmethod
     def text(self, step: int, text: str) -> None:
         """A sample, at a step."""
-        raise NotImplementedError
 
+    @abstractmethod
     def close(self) -> None:
         """The run is over."""
-        raise NotImplementedError
 
 
 class TensorBoard(Tracker):

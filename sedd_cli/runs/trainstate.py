@@ -20,7 +20,7 @@ from sedd_cli.recipe import Recipe, dump_recipe
 from sedd_cli.runs import checkpoint
 from sedd_cli.runs.assemble import learning_rate, make_graph, make_net, make_optimizers
 from sedd_cli.runs.dist import Dist, whole
-from sedd_cli.runs.flops import flops_a_token
+from sedd_cli.runs.flops import training_flops
 from sedd_cli.runs.memory import total_memory
 from sedd_cli.runs.model import Model, load_model, load_weights
 from sedd_cli.text.shards import Dataset
@@ -68,7 +68,7 @@ class TrainState:
         if anew and recipe.init_from is not None:
             _start_from(recipe.init_from, net, graph, dataset)
         net.recompute = recipe.train.recompute
-        compiled, notice = compile_as_asked(recipe, net, dist)
+        compiled, notice = compile_as_asked(recipe, net, graph, dist)
         model = Model(net, graph, noise, dataset.tokenizer, "training", recipe)
         sharded = dist.world > 1 and shards(recipe, sum(p.numel() for p in net.parameters()), dist)
         loss = dist.parallel(LossModule(net, graph, noise, recipe.objective.make()), net.blocks, sharded)
@@ -175,12 +175,11 @@ def _holding(model: Model, tensors: dict[str, Tensor]) -> DiT:
     return net.to(model.device).eval().requires_grad_(False)
 
 
-def compile_as_asked(recipe: Recipe, net: DiT, dist: Dist) -> tuple[bool, str]:
+def compile_as_asked(recipe: Recipe, net: DiT, graph: Graph, dist: Dist) -> tuple[bool, str]:
     """Compile the blocks where the recipe or the device says so: whether it was done, and why not if it failed."""
-    plan, wanted = recipe.train, recipe.train.compile
+    wanted = recipe.train.compile
     if wanted is None:
-        tokens, graph = plan.steps * plan.batch * recipe.model.length / dist.world, make_graph(recipe, net.states)
-        wanted = compile_pays(dist.device, tokens * flops_a_token(recipe.model, graph, recipe.noise.make()))
+        wanted = compile_pays(dist.device, training_flops(recipe, graph) / dist.world)
     if not wanted:
         return False, ""
     held = recipe.train.micro_batch or len(dist.share(recipe.train.batch))

@@ -7,6 +7,7 @@ network outputs one more axis [..., S]. `sigma` either has the shape of x or one
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
@@ -45,7 +46,7 @@ class Draw:
 
 
 @dataclass(frozen=True)
-class Graph:
+class Graph(ABC):
     """A token-level Markov generator Q with N real tokens and S states. Other fields are the recipe's options."""
 
     name: ClassVar[str]
@@ -56,9 +57,9 @@ class Graph:
             raise ValueError(f"tokens must be at least 2, found {self.tokens}")
 
     @property
+    @abstractmethod
     def states(self) -> int:
         """S, the number of states of a position."""
-        raise NotImplementedError
 
     @property
     def mask(self) -> int | None:
@@ -67,39 +68,40 @@ class Graph:
 
     # -- forward process ---------------------------------------------------------------------------
 
+    @abstractmethod
     def perturb(self, x0: Tensor, sigma: Tensor, u: Tensor) -> Tensor:
         """Draw x ~ p_{σ|0}(·|x0), one float64 uniform u per position (eqs. 13–16)."""
-        raise NotImplementedError
 
+    @abstractmethod
     def sample_base(self, u: Tensor) -> Tensor:
         """Draw from p_base, the law at infinite noise, one uniform per position; int64 of u's shape."""
-        raise NotImplementedError
 
     # -- what the network means --------------------------------------------------------------------
 
+    @abstractmethod
     def active(self, x: Tensor) -> Tensor:
         """Bool [...]: the positions whose score is ever used. Losses and samplers need the head only there."""
-        raise NotImplementedError
 
+    @abstractmethod
     def active_share(self, sigma: Tensor) -> Tensor:
         """The share of positions expected to be active at noise sigma [...]."""
-        raise NotImplementedError
 
+    @abstractmethod
     def log_score(self, z: Tensor, sigma: Tensor, x: Tensor) -> Tensor:
         """Network output z [..., S] → log_score [..., S], 0 at the current token (appendix C.1)."""
-        raise NotImplementedError
 
+    @abstractmethod
     def score_entropy(self, log_score: Tensor, sigma: Tensor, x: Tensor, x0: Tensor) -> Tensor:
         """Diffusion-weighted denoising score entropy without σ̄′ (theorem 3.6): nats per unit of sigma, [...].
 
         Σ_{y≠x} Q(x,y)·(s_y − r_y log s_y + K(r_y)) with r_y = p(y|x0)/p(x|x0) and K(a) = a(log a − 1).
         """
-        raise NotImplementedError
 
     def score_entropy_from(self, z: Tensor, sigma: Tensor, x: Tensor, x0: Tensor) -> Tensor:
         """`score_entropy` of the network output z [..., S]; a graph may skip the scores it does not need."""
         return self.score_entropy(self.log_score(z, sigma, x), sigma, x, x0)
 
+    @abstractmethod
     def loss_tile(self, z: Tensor, start: int, targets: Targets) -> Tensor:
         """The share of some columns in `score_entropy_from`, [R], and its gradient, which overwrites z.
 
@@ -107,30 +109,29 @@ class Graph:
         Both come without the factor of their row, `loss_factor`: summed over all tiles, shares · factor are the loss
         and z · factor is the loss's gradient.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def loss_factor(self, targets: Targets) -> Tensor:
         """What multiplies a row's tiles, float64 [R]."""
-        raise NotImplementedError
 
     def bound_draw(self, noise: Noise, x0: Tensor, v: Tensor, u: Tensor) -> Draw:
         """A draw for the rigorous bound, placed by v [B] and corrupted by u [B, L]: here t = v over all of [0, 1]."""
         sigma, dsigma = noise(v)
         return Draw(self.perturb(x0, sigma, u), sigma, dsigma)
 
+    @abstractmethod
     def end_terms(self, model: ScoreModel, x0: Tensor, u: Tensor) -> Tensor:
         """What the integral leaves out of the rigorous bound: prior and reconstruction, nats per sequence [B]."""
-        raise NotImplementedError
 
     # -- reverse process ---------------------------------------------------------------------------
 
+    @abstractmethod
     def euler(self, log_score: Tensor, x: Tensor, step: Tensor) -> Jump:
         """τ-leaping (eq. 17): δ_x(y) + step·Q(x,y)·s_y, where step [...] = Δt·σ̄′."""
-        raise NotImplementedError
 
+    @abstractmethod
     def tweedie(self, log_score: Tensor, x: Tensor, delta_sigma: Tensor) -> Jump:
         """Analytic step (theorem 4.1): (e^{−ΔσQ} s)_y · e^{ΔσQ}(x,y)."""
-        raise NotImplementedError
 
     def total_of(self, log_score: Tensor) -> Tensor:
         """Σ_y s_y over the tokens, float64 [...]."""
@@ -144,13 +145,13 @@ class Graph:
         """log_score [R, S] under sigma [R] with its normaliser e^m set to 1; ValueError where it has no meaning."""
         raise ValueError(f"normalized means nothing with the graph {self.name!r}: its scores have no normaliser to fix")
 
+    @abstractmethod
     def euler_bound(self, total: Tensor, x: Tensor, step: Tensor) -> Tensor:
         """At least `euler`'s leave, float64 [R], from total [R] ≥ Σ_y s_y."""
-        raise NotImplementedError
 
+    @abstractmethod
     def tweedie_bound(self, total: Tensor, x: Tensor, delta_sigma: Tensor) -> Tensor:
         """At least `tweedie`'s leave, float64 [R], from total [R] ≥ Σ_y s_y."""
-        raise NotImplementedError
 
     def denoise_bound(self, total: Tensor, x: Tensor, sigma: Tensor) -> Tensor:
         """At least `denoise`'s leave, float64 [R], from total [R] ≥ Σ_y s_y."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -14,18 +15,18 @@ NOISES = Registry("noise")
 
 
 @dataclass(frozen=True)
-class Noise:
+class Noise(ABC):
     """σ̄: [0, 1] → total noise. Fields are the recipe's options."""
 
     name: ClassVar[str]
 
+    @abstractmethod
     def __call__(self, t: Tensor) -> tuple[Tensor, Tensor]:
         """(sigma, dsigma) = (σ̄(t), σ̄′(t)), both of t's shape and dtype."""
-        raise NotImplementedError
 
+    @abstractmethod
     def t(self, sigma: Tensor) -> Tensor:
         """The inverse: the t at which σ̄(t) = sigma."""
-        raise NotImplementedError
 
     def sigma(self, t: float) -> float:
         """σ̄(t) of a single t, in float64."""

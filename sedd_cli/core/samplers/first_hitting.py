@@ -47,9 +47,8 @@ class FirstHitting(Sampler):
             place = (masked.cumsum(1) == wanted[:, None] + 1).int().argmax(1)[alive]
             sigma = -torch.log1p(-lam[alive])
             hidden = model.hidden(x[alive], sigma)[torch.arange(len(alive), device=x.device), place]
-            # the law of the token is all that is asked of the scores: their normaliser is fixed
-            log_score = model.graph.log_score(model.net.head(hidden), sigma, x[alive, place])
-            weights = log_score[:, : model.graph.tokens].softmax(-1, dtype=torch.float64)
+            # y ~ softmax(z): of the scores only the law of the token counts
+            weights = model.net.head(hidden)[:, : model.graph.tokens].softmax(-1, dtype=torch.float64)
             x = x.index_put((alive, place), inverse_cdf(weights, u_token[alive]))
             evaluations = evaluations + (left > 0)
             yield Denoised(k + 1, steps, x, evaluations)

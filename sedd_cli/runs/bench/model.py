@@ -96,7 +96,7 @@ def bench_train(options: ModelBench) -> Iterator[Event]:
         return x0.numel()
 
     flops = flops_a_token(recipe.model, graph, noise)
-    facts = facts_of(options, peak, flops) | {"attention": state.model.net.kernel()}
+    facts = facts_of(options, peak, flops) | {"attention": state.model.net.kernel(), "compiled": state.compiled}
     for event in compare("train", {"sedd": fast, "plain": _plain_step(options)}, options, facts, str(device), True):
         if isinstance(event, Finished):
             result = shares(event.result, device)
@@ -180,6 +180,7 @@ def bench_loss(options: ModelBench) -> Iterator[Event]:
 
 
 def facts_of(options: ModelBench, peak: float, flops: float) -> dict[str, Any]:
+    """What is measured, for the report: the network, its precision, the peak and the useful FLOPs a token."""
     shape = {"recipe": options.recipe.name, "batch": options.batch, "length": options.recipe.model.length}
     low = autocast_dtype(options.recipe.train.precision, pick_device(options.device))
     shape |= {"precision": "bf16" if low else "fp32", "network": dataclasses.asdict(options.recipe.model)}
