@@ -18,7 +18,7 @@ def test_a_shipped_recipe_survives_dump_and_load(name):
     assert recipe_from(yaml.safe_load(dump_recipe(recipe))) == recipe
 
 
-@pytest.mark.parametrize("name", sorted(set(shipped()) - {"quickstart"}))
+@pytest.mark.parametrize("name", sorted(set(shipped()) - {"quickstart", "markov"}))
 def test_a_paper_recipe_has_the_papers_hyperparameters(name):
     recipe = load_recipe(name)
     for key, value in PAPER.items():

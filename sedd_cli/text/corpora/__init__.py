@@ -6,11 +6,12 @@ import difflib
 from pathlib import Path
 
 from sedd_cli.errors import RequestError
-from sedd_cli.text.corpora.base import SPLITS, Corpus, Request, Source
+from sedd_cli.text.corpora.base import SPLITS, Corpus, Law, Request, Source
 from sedd_cli.text.corpora.hub import hub_corpus, is_hub_id
 from sedd_cli.text.corpora.lambada import LAMBADA
 from sedd_cli.text.corpora.lm1b import LM1B
 from sedd_cli.text.corpora.local import local_corpus
+from sedd_cli.text.corpora.markov import MARKOV
 from sedd_cli.text.corpora.openwebtext import OPENWEBTEXT
 from sedd_cli.text.corpora.ptb import PTB
 from sedd_cli.text.corpora.pydocs import PYDOCS
@@ -18,10 +19,10 @@ from sedd_cli.text.corpora.text8 import TEXT8
 from sedd_cli.text.corpora.wikitext import WIKITEXT2, WIKITEXT103
 from sedd_cli.text.formats import READERS
 
-__all__ = ["CORPORA", "SPLITS", "Corpus", "Request", "Source", "find_corpus"]
+__all__ = ["CORPORA", "SPLITS", "Corpus", "Law", "Request", "Source", "find_corpus"]
 
 CORPORA: dict[str, Corpus] = {
-    corpus.name: corpus for corpus in (PYDOCS, OPENWEBTEXT, LM1B, TEXT8, WIKITEXT2, WIKITEXT103, PTB, LAMBADA)
+    corpus.name: corpus for corpus in (PYDOCS, MARKOV, OPENWEBTEXT, LM1B, TEXT8, WIKITEXT2, WIKITEXT103, PTB, LAMBADA)
 }
 
 
@@ -34,7 +35,7 @@ def find_corpus(request: Request) -> Corpus:
     if name in CORPORA:
         corpus = CORPORA[name]
         if request.local is not None and not corpus.local:
-            raise RequestError(f"{name} comes with Python; there is nothing that --from could give")
+            raise RequestError(f"{name} needs no files; there is nothing that --from could give")
         return corpus
     if request.local is not None:
         raise RequestError(f"--from goes with a known corpus ({', '.join(CORPORA)}), not with {name!r}")

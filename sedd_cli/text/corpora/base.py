@@ -6,9 +6,13 @@ import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from sedd_cli.errors import RequestError
 from sedd_cli.text.formats import Reading
+
+if TYPE_CHECKING:
+    import numpy as np
 
 SPLITS = ("train", "validation", "test")
 Documents = Callable[[], Iterator[str]]
@@ -63,12 +67,27 @@ class Source:
 
 
 @dataclass(frozen=True)
+class Law:
+    """What is known exactly of a corpus that is drawn from a law: a stationary process over characters.
+
+    entropy_rate(): nats per character, the least that any model's bound can reach on long texts.
+    block_entropy(length): nats of that many consecutive characters.
+    nats(text): [characters] float64, -log p of each character given those before it in `text`, the first ones
+    from the stationary law; inf where the law cannot have written it.
+    """
+
+    entropy_rate: Callable[[], float]
+    block_entropy: Callable[[int], float]
+    nats: Callable[[str], np.ndarray]
+
+
+@dataclass(frozen=True)
 class Corpus:
     """One corpus: what a user reads about it, its defaults, and how it is opened.
 
     identity(request) names the exact text without reaching any network; open(request) finds it. origin: the
     hub id or URL it comes from. local: the files that --from accepts. windows: its models train on random
-    windows instead of packed blocks.
+    windows instead of packed blocks. law: the process that its text is drawn from, where there is one.
     """
 
     name: str
@@ -82,6 +101,7 @@ class Corpus:
     local: str = ""
     detokenizer: str = "none"
     windows: bool = False
+    law: Law | None = None
 
 
 def share_of(document: str) -> str:
