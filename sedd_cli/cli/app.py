@@ -11,13 +11,14 @@ from sedd_cli.cli.bench import bench
 from sedd_cli.cli.doctor import doctor
 from sedd_cli.cli.eval import evaluate
 from sedd_cli.cli.infill import infill
+from sedd_cli.cli.mauve import mauve
 from sedd_cli.cli.prepare import prepare
 from sedd_cli.cli.sample import sample
 from sedd_cli.cli.train import train
 
 app = typer.Typer(
     name="sedd",
-    help="Score entropy discrete diffusion language models: prepare, train, evaluate, sample, infill.",
+    help="Score entropy discrete diffusion language models: prepare, train, evaluate, sample, infill, compare.",
     epilog="Any command takes --debug to show the traceback behind an error.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -29,6 +30,7 @@ for name, command in {
     "eval": evaluate,
     "sample": sample,
     "infill": infill,
+    "mauve": mauve,
     "doctor": doctor,
 }.items():
     app.command(name)(command)

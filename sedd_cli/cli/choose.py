@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from sedd_cli.cli.view import View
 
 if TYPE_CHECKING:
+    from sedd_cli.runs.exact import ExactModel
     from sedd_cli.runs.model import Model
 
 PUBLISHED = "louaaron/sedd-small"
@@ -23,5 +24,17 @@ def choose_model(view: View, named: str | None, device: str, precision: str, tok
         view.say(f"no run under ./runs (sedd train quickstart makes one): taking {PUBLISHED}")
         source = PUBLISHED
     model = load_model(source, device, precision, tokenizer)
+    view.say(f"model {model.describe()}", "dim")
+    return model
+
+
+def choose_any(view: View, named: str | None, device: str, precision: str, tokenizer: str | None) -> Model | ExactModel:
+    """As `choose_model`, or a causal language model of transformers where one is named."""
+    from sedd_cli.runs.causal import is_causal
+    from sedd_cli.runs.exact import load_exact
+
+    if named is None or not is_causal(named):
+        return choose_model(view, named, device, precision, tokenizer)
+    model = load_exact(named, device, precision, tokenizer)
     view.say(f"model {model.describe()}", "dim")
     return model

@@ -1,56 +1,142 @@
-"""`sedd eval`."""
+"""`sedd eval`: likelihoods of texts; quality of samples; both against the number of steps."""
 
 from __future__ import annotations
 
+import json as json_module
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from sedd_cli.cli import options as o
-from sedd_cli.cli.choose import choose_model
+from sedd_cli.cli.choose import choose_any
+from sedd_cli.cli.output import check_writable
+from sedd_cli.cli.results import comparison
 from sedd_cli.cli.view import View
-from sedd_cli.errors import RequestError
+from sedd_cli.errors import RequestError, WorkError
+
+Protocols = Annotated[
+    list[str] | None,
+    typer.Option(help="rigorous, sedd-paper, mdlm; default: the first two. May be given several times."),
+]
 
 
 def evaluate(
-    dataset: Annotated[str | None, typer.Option(help="A named corpus or a local file; default: the run's own.")] = None,
+    dataset: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A named corpus, file, folder or hub id; may be given several times. Default: the run's own."
+        ),
+    ] = None,
+    local: Annotated[
+        list[Path] | None,
+        typer.Option("--from", help="Where a named corpus stands on this machine; one for each --dataset."),
+    ] = None,
     split: Annotated[str | None, typer.Option(help="Default: test where there is one, else validation.")] = None,
-    protocol: Annotated[list[str] | None, typer.Option(help="rigorous, sedd-paper; default: both.")] = None,
+    protocol: Protocols = None,
     rel_error: Annotated[
         float, typer.Option(help="Draw until the standard error is below this share of the bound.")
     ] = 0.005,
-    max_replicates: Annotated[int, typer.Option(help="Draws a block at most.")] = 64,
+    max_nfe: Annotated[int, typer.Option("--max-nfe", help="Network evaluations a block, at most.")] = 64,
+    estimator: Annotated[
+        str | None,
+        typer.Option(help="How noise is placed: iid, stratified, count. Default: count, or stratified without MASK."),
+    ] = None,
+    blocks: Annotated[int | None, typer.Option(help="Only the first so many blocks of the split.")] = None,
+    length: Annotated[int | None, typer.Option(help="Tokens of a block; default: the model's length.")] = None,
     yardsticks: Annotated[bool, typer.Option(help="Also score n-gram models of the same tokens.")] = True,
+    samples: Annotated[
+        Path | None, typer.Option(help="Judge the samples in this file instead (.jsonl of --out, or one text a line).")
+    ] = None,
+    judge: o.Judge = None,
+    self_bleu: o.SelfBleu = False,
+    sweep: Annotated[
+        str | None,
+        typer.Option(help="Judge fresh samples at each of these: steps=32,64,128 or steps=32,64,...,2048."),
+    ] = None,
+    sampler: Annotated[str | None, typer.Option(help="For --sweep: tweedie, euler, or both with a comma.")] = None,
+    n: Annotated[int, typer.Option("-n", help="For --sweep: samples at each point.")] = 64,
+    resume: Annotated[bool, typer.Option(help="Go on from draws and samples made before.")] = True,
+    out: Annotated[
+        Path | None, typer.Option(help="Also write the JSON document here; for --sweep a folder (default: sweep).")
+    ] = None,
     seed: o.Seed = 0,
-    model: o.ModelOption = None,
+    model: o.ModelOrCausal = None,
     tokenizer: o.Tokenizer = None,
     device: o.Device = "auto",
-    precision: o.Precision = "fp32",
+    precision: Annotated[
+        str, typer.Option(help="fp32, bf16, or auto: bf16 where it is measured not to move the result.")
+    ] = "auto",
     json: o.Json = False,
     quiet: o.Quiet = False,
 ) -> None:
-    """Bound the likelihood of a dataset, with error bars.
+    """Likelihood of texts with error bars; or the quality of samples, or both against the number of steps.
 
-    A dataset that is not prepared yet is prepared first, with the model's tokenizer.
+    A dataset that is not prepared yet is prepared first, with the model's tokenizer. An autoregressive model of
+    transformers (--model gpt2) is evaluated on the same blocks, exactly. Interrupted evaluations go on where they
+    stopped. On many GPUs: torchrun --standalone --nproc-per-node=8 -m sedd_cli eval --dataset wikitext103
 
     Example: sedd eval --model runs/quickstart --dataset pydocs --split validation
     """
-    from sedd_cli.runs.evaluate import PROTOCOLS, EvaluateOptions, open_for
-    from sedd_cli.runs.evaluate import evaluate as job
-    from sedd_cli.runs.events import Evaluated
-
     view = View(json, quiet)
+    if samples is not None and sweep is not None:
+        raise RequestError("--samples judges a file, --sweep draws its own: name one of them")
+    if samples is not None:
+        from sedd_cli.cli.judging import judge_file
+
+        return judge_file(view, samples, judge, self_bleu, tokenizer, device, out)
+    if sweep is not None:
+        from sedd_cli.cli.judging import run_sweep
+
+        request = {"sweep": sweep, "samplers": sampler, "n": n, "length": length, "seed": seed, "judge": judge}
+        request |= {"self_bleu": self_bleu, "resume": resume}
+        return run_sweep(view, request, out or Path("sweep"), model, tokenizer, device, precision)
+    if judge is not None:
+        raise RequestError("--judge goes with --samples FILE or --sweep; a text's likelihood needs no judge")
+    from sedd_cli.runs.dist import connect
+    from sedd_cli.runs.estimate import Drawing
+    from sedd_cli.runs.evaluate import EvaluateOptions, Text, evaluate_all
+    from sedd_cli.runs.events import Evaluated, Finished
+
+    drawing = Drawing(estimator, rel_error, max_nfe, seed)
     options = EvaluateOptions(
-        split=split,
-        protocols=tuple(protocol or PROTOCOLS),
-        rel_error=rel_error,
-        max_replicates=max_replicates,
-        seed=seed,
-        yardsticks=yardsticks,
+        split, tuple(protocol or ()), drawing, yardsticks, blocks, length, try_bf16=precision == "auto", keep=resume
     )
-    chosen = choose_model(view, model, device, precision, tokenizer)
-    corpus = dataset or (chosen.recipe.data.corpus if chosen.recipe else None)
-    if corpus is None:
-        raise RequestError(f"{chosen.source} names no corpus of its own: name one with --dataset")
-    found = view.follow(open_for(chosen, corpus, lambda data: job(chosen, data, options)))
-    view.document([event.result for event in found if isinstance(event, Evaluated)][-1])
+    if out is not None:
+        check_writable(out)
+    if local and len(local) != len(dataset or ()):
+        raise RequestError(f"--from goes with --dataset, one for each: found {len(local)} and {len(dataset or ())}")
+    with connect(device) as dist:
+        chosen = choose_any(view, model, str(dist.device), "fp32" if precision == "auto" else precision, tokenizer)
+        names = dataset or ([chosen.recipe.data.corpus] if chosen.recipe else None)
+        if names is None:
+            raise RequestError(f"{chosen.source} names no corpus of its own: name one with --dataset")
+        texts = [Text(name, at) for name, at in zip(names, local or [None] * len(names), strict=True)]
+        found = view.follow(evaluate_all(chosen, texts, options, dist))
+    results = [event.result for event in found if isinstance(event, Evaluated)]
+    failed = next(event.result["failed"] for event in found if isinstance(event, Finished))
+    if dist.main:
+        _store(view, chosen.source, results, out)
+    if len(results) > 1 and not quiet:
+        view.table(comparison(results))
+    view.document(results[0] if len(texts) == 1 else {"results": results, "failed": failed})
+    if failed:
+        said = "; ".join(f"{f['dataset']}: {f['error']}" for f in failed)
+        kind = RequestError if all(f["code"] == 2 for f in failed) else WorkError
+        raise kind(f"{len(failed)} of {len(texts)} datasets failed, the others are kept ({said})")
+
+
+def _store(view: View, source: str, results: list[dict], out: Path | None) -> None:
+    """Each result into the run's results/, where the model is a run; all of them into `out`."""
+    from sedd_cli.runs.checkpoint import LATEST
+    from sedd_cli.runs.rundir import RunDir
+    from sedd_cli.text.atomic import write_whole
+
+    if (Path(source) / LATEST).is_file():
+        for result in results:
+            name = "-".join(str(result[key]) for key in ("corpus", "split") if result[key])
+            stored = RunDir(Path(source)).store("results", f"eval-{Path(name).name}-step-{result['step']}", result)
+            view.say(f"wrote {stored}", "dim")
+    if out is not None:
+        write_whole(out, json_module.dumps(results if len(results) != 1 else results[0], indent=1) + "\n")
+        view.say(f"wrote {out}", "dim")

@@ -29,3 +29,17 @@ Precision = Annotated[
         help="fp32, bf16, or auto: bf16 where the device computes it natively, which is faster and rounds otherwise."
     ),
 ]
+ModelOrCausal = Annotated[
+    str | None,
+    typer.Option(
+        "--model",
+        "-m",
+        help="A run, a checkpoint, a folder in the published layout or a hub id; or a causal language model of "
+        "transformers (gpt2, a folder). Without it: the newest run under ./runs, else louaaron/sedd-small.",
+    ),
+]
+Judge = Annotated[
+    str | None,
+    typer.Option(help="Generative perplexity under this causal language model: gpt2-large, or a folder."),
+]
+SelfBleu = Annotated[bool, typer.Option("--self-bleu", help="Also self-BLEU, whose cost grows with the square.")]

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json as json_module
-import os
 from pathlib import Path
 from typing import Any
 
 from sedd_cli.cli.choose import choose_model
+from sedd_cli.cli.output import check_writable
 from sedd_cli.cli.view import View
-from sedd_cli.errors import RequestError, WorkError
+from sedd_cli.errors import WorkError
 
 
 def run_generation(
@@ -21,25 +21,30 @@ def run_generation(
     precision: str,
     json: bool,
     quiet: bool,
+    judge: str | None = None,
+    self_bleu: bool = False,
 ) -> None:
-    """Generate as requested; samples go to the screen, to `out`, and into the JSON document."""
+    """Generate as requested; samples go to the screen, to `out`, and into the JSON document, perhaps judged."""
     from sedd_cli.runs.events import Sampled
     from sedd_cli.runs.generate import GenerateOptions, as_json, generate
 
     view = View(json, quiet)
     options = GenerateOptions(**request)
-    if out is not None and not out.parent.is_dir():
-        raise RequestError(f"cannot write {out}: the folder {out.parent} does not exist")
-    if out is not None and out.is_dir():
-        raise RequestError(f"cannot write {out}: it is a folder")
-    if out is not None and not os.access(out if out.exists() else out.parent, os.W_OK):
-        raise RequestError(f"cannot write {out}: permission denied")
+    if out is not None:
+        check_writable(out)
     chosen = choose_model(view, model, device, precision, tokenizer)
-    samples = [as_json(event) for event in view.follow(generate(chosen, options)) if isinstance(event, Sampled)]
+    sampled = [event for event in view.follow(generate(chosen, options)) if isinstance(event, Sampled)]
+    samples = [as_json(event) for event in sampled]
     if out is not None:
         try:
             out.write_text("".join(json_module.dumps(s, ensure_ascii=False) + "\n" for s in samples), encoding="utf-8")
         except OSError as error:
             raise WorkError(f"cannot write {out}: {error.strerror}") from None
         view.say(f"wrote {out}", "dim")
-    view.document({"model": chosen.source, "request": request, "samples": samples})
+    document = {"model": chosen.source, "request": request, "samples": samples}
+    if judge is not None:
+        from sedd_cli.cli.judging import judged
+        from sedd_cli.runs.judge import Samples
+
+        document["judged"] = judged(view, Samples.of(sampled, chosen.tokenizer), judge, self_bleu, device)
+    view.document(document)

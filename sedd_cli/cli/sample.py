@@ -35,6 +35,8 @@ def sample(
     no_thinning: NoThinning = False,
     seed: o.Seed = 0,
     out: Out = None,
+    judge: o.Judge = None,
+    self_bleu: o.SelfBleu = False,
     model: o.ModelOption = None,
     tokenizer: o.Tokenizer = None,
     device: o.Device = "auto",
@@ -50,4 +52,4 @@ def sample(
     """
     request = {"n": n, "length": length, "steps": steps, "sampler": sampler}
     request |= {"normalized": normalized, "thinning": not no_thinning, "seed": seed}
-    run_generation(request, out, model, tokenizer, device, precision, json, quiet)
+    run_generation(request, out, model, tokenizer, device, precision, json, quiet, judge, self_bleu)

@@ -20,6 +20,7 @@ from rich.progress import Progress as Bars
 from rich.table import Table
 from rich.text import Text
 
+from sedd_cli.cli.results import bounds_table
 from sedd_cli.runs import events as e
 
 #: Seconds between two plain lines of one task when the output is not a terminal.
@@ -110,8 +111,8 @@ class View:
     @show.register
     def _(self, event: e.Validated) -> None:
         errors = f"{event.bits_per_char:.3f} ± {event.bits_per_char_error:.3f} bits/char"
-        if event.between_blocks_error:  # 0 where few blocks do not tell it from the error of the draws
-            errors += f" (± {event.between_blocks_error:.3f} by choice of text)"
+        if event.between_documents_error:  # 0 where few blocks do not tell it from the error of the draws
+            errors += f" (± {event.between_documents_error:.3f} by choice of text)"
         self.say(f"step {event.step:,}: {event.split} ≤ {errors}, {event.blocks} blocks", "green")
 
     @show.register
@@ -203,23 +204,3 @@ def figures_below(figures: dict[str, str]) -> Table:
 
 def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:.3f}" if value < 100 else f"{value:.0f}"
-
-
-def bounds_table(result: dict[str, Any]) -> Table:
-    """Bounds with their errors, and the yardsticks, on one split."""
-    title = f"{result['corpus']} {result['split']}: {result['tokens']:,} tokens, {result['characters']:,} characters"
-    table = Table(title=title, title_justify="left", header_style="bold")
-    for name, justify in (("model", "left"), ("bits/char", "right"), ("± draws", "right"), ("± text", "right")):
-        table.add_column(name, justify=justify)
-    table.add_column("perplexity/token", justify="right")
-    for protocol, found in result["bounds"].items():
-        table.add_row(
-            f"SEDD ≤ ({protocol})",
-            f"{found['bits_per_char']:.3f}",
-            f"{found['bits_per_char_error']:.3f}",
-            "-" if not found["between_blocks_error"] else f"{found['between_blocks_error']:.3f}",
-            f"{found['perplexity']:.1f}",
-        )
-    for name, bits in result.get("yardsticks", {}).items():
-        table.add_row(f"{name} (fitted on train)", f"{bits:.3f}", "", "", "", style="dim")
-    return table

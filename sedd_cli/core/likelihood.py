@@ -1,19 +1,25 @@
 """Upper bounds on −log p(x0), as averages over independent draws (section 3.2 of the paper).
 
-A draw corrupts a sequence at one noise level and weighs the score entropy there. Two families:
+A draw corrupts a sequence at one noise level and weighs the score entropy there. Two bounds:
 
 * `paper_bound`: the published protocol, t ~ U(t_min, 1), no prior and no reconstruction term.
-* `rigorous_bound`: a true bound for the model that sampling simulates. The graph says how: the absorbing
-  graph by its count form, the uniform graph by the time integral over [0, 1] plus both end terms.
+* `rigorous_bound`: a true bound for the model that sampling simulates: the integral over all noise, plus, on the
+  uniform graph, both end terms.
+
+And two forms of each, with the same expectation. By time: v places the noise level, each position is hit or not. By
+count (absorbing): v places the number of masks. There a `cost` of each token, such as its surprisal under a unigram
+model, may serve as a control variate: what has to be averaged is then only how the loss differs from it.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import torch
 from torch import Tensor
 
+from sedd_cli.core.graphs import Draw
 from sedd_cli.core.score import ScoreModel
 
 #: Smallest time the networks are trained at (appendix C.2).
@@ -25,25 +31,59 @@ def stratified(count: int, u: Tensor) -> Tensor:
     return (torch.arange(count, device=u.device, dtype=u.dtype) + u) / count
 
 
-def paper_bound(model: ScoreModel, x0: Tensor, v: Tensor, u: Tensor, t_min: float = T_MIN) -> Tensor:
+def paper_bound(
+    model: ScoreModel,
+    x0: Tensor,
+    v: Tensor,
+    u: Tensor,
+    t_min: float = T_MIN,
+    count: bool = False,
+    cost: Tensor | None = None,
+) -> Tensor:
     """σ̄′(t)·Σ score entropy at t = t_min + (1 − t_min)·v: an estimate per sequence [B], nats.
 
     v [B] float64 places the time, u [B, L] float64 decides what is corrupted. The training loss
-    (algorithm 1) is the mean of the same quantity.
+    (algorithm 1) is the mean of the same quantity. count, cost [B, L]: see above.
     """
+    if count:
+        ends = model.noise.sigma(t_min), model.noise.sigma(1.0)
+        return _by_count(model, x0, v, u, *ends, cost) / (1 - t_min)
     sigma, dsigma = model.noise(t_min + (1 - t_min) * v)
-    loss = model.score_entropy(model.graph.perturb(x0, sigma, u), sigma, x0)
-    return dsigma.to(loss.dtype) * loss
+    return _weighed(model, Draw(model.graph.perturb(x0, sigma, u), sigma, dsigma), x0)
 
 
-def rigorous_bound(model: ScoreModel, x0: Tensor, v: Tensor, u: Tensor, u_end: Tensor) -> Tensor:
+def rigorous_bound(
+    model: ScoreModel,
+    x0: Tensor,
+    v: Tensor,
+    u: Tensor,
+    u_end: Tensor,
+    count: bool = False,
+    cost: Tensor | None = None,
+) -> Tensor:
     """One unbiased estimate per sequence [B], nats, of a true upper bound on −log p(x0).
 
-    v [B] places the noise level; u and u_end [B, L] are uniforms for the corruption there and at the
-    end point. The network is told a sigma within the range it was trained on: any score function
-    defines a valid model, so the bound stays a bound.
+    v [B] places the noise; u and u_end [B, L] are uniforms for the corruption there and at the end point. The
+    network is told a sigma within the range it was trained on: any score function defines a valid model, so the
+    bound stays a bound. count, cost [B, L]: see above.
     """
     model = replace(model, sigma_range=(model.noise.sigma(T_MIN), model.noise.sigma(1.0)))
-    draw = model.graph.bound_draw(model.noise, x0, v, u)
+    if count:
+        integral = _by_count(model, x0, v, u, 0.0, math.inf, cost)
+    else:
+        sigma, rate = model.graph.all_noise(model.noise, v)
+        integral = _weighed(model, Draw(model.graph.perturb(x0, sigma, u), sigma, rate), x0)
+    return integral + model.graph.end_terms(model, x0, u_end)
+
+
+def _by_count(
+    model: ScoreModel, x0: Tensor, v: Tensor, u: Tensor, low: float, high: float, cost: Tensor | None
+) -> Tensor:
+    draw = model.graph.count_draw(x0, v, u, low, high)
+    found = _weighed(model, draw, x0)
+    return found if cost is None else found.double() - model.graph.control(draw, cost, low, high)
+
+
+def _weighed(model: ScoreModel, draw: Draw, x0: Tensor) -> Tensor:
     loss = model.score_entropy(draw.x, draw.sigma, x0)
-    return draw.weight.to(loss.dtype) * loss + model.graph.end_terms(model, x0, u_end)
+    return draw.weight.to(loss.dtype) * loss

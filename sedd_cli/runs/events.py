@@ -72,7 +72,7 @@ class Validated(Event):
     split: str
     bits_per_char: float
     bits_per_char_error: float
-    between_blocks_error: float | None
+    between_documents_error: float | None
     nats_per_token: float
     nats_per_token_error: float
     blocks: int
@@ -109,6 +109,8 @@ class Sampled(Event):
     given: list[tuple[int, int]] = field(default_factory=list)
     #: The training step at which it was drawn, on the way.
     at_step: int | None = None
+    #: How draws were made.
+    draws: str = "float64"
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 
 from sedd_cli.core.conditioning import Given
-from sedd_cli.core.samplers import SAMPLERS
+from sedd_cli.core.samplers import SAMPLERS, Sampler
 from sedd_cli.errors import RequestError
 from sedd_cli.recipe.build import build, nearest
 from sedd_cli.runs.events import Event, Progress, Sampled, Warn
@@ -67,10 +67,7 @@ def generate(model: Model, options: GenerateOptions) -> Iterator[Event]:
     for text, ids in ((options.prefix, prefix), (options.suffix, suffix)):
         if text and (read := model.text_tokenizer().decode(ids)) != text:
             yield Warn(f"the tokenizer cannot reproduce the prompt {text!r} exactly, it reads {read!r}")
-    sampler = _sampler(model, options)
-    if model.graph.mask is None and (options.normalized or sampler.name == "first_hitting"):
-        asked = "--normalized" if options.normalized else f"the sampler {sampler.name}"
-        raise RequestError(f"{asked} means nothing with the graph {model.graph.name!r}, it needs one with MASK")
+    sampler = make_sampler(model, options)
     positions = [*range(len(prefix)), *range(length - len(suffix), length)]
     size = max(1, TOKENS_AT_ONCE // length)
     for start in range(0, options.n, size):
@@ -123,7 +120,8 @@ def prompt_tokens(tokenizer: Tokenizer, text: str) -> list[int]:
     return ids
 
 
-def _sampler(model: Model, options: GenerateOptions):
+def make_sampler(model: Model, options: GenerateOptions) -> Sampler:
+    """The sampler that the options name, else the recipe's; RequestError where the model's graph has no use for it."""
     part = model.recipe.sampler if model.recipe else None
     name = options.sampler or (part.name if part else "tweedie")
     if name not in SAMPLERS:
@@ -135,6 +133,9 @@ def _sampler(model: Model, options: GenerateOptions):
         if name == "first_hitting":
             raise RequestError("--steps means nothing with the sampler first_hitting: it takes one step a token")
         kept["steps"] = options.steps
+    if model.graph.mask is None and (options.normalized or name == "first_hitting"):
+        asked = "--normalized" if options.normalized else f"the sampler {name}"
+        raise RequestError(f"{asked} means nothing with the graph {model.graph.name!r}, it needs one with MASK")
     return build(SAMPLERS[name], kept, "sampler")
 
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import copy
+import hashlib
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -29,6 +32,9 @@ if TYPE_CHECKING:
 class Model:
     """A network with its graph, noise and tokenizer. `tokenizer` is None where the checkpoint names none."""
 
+    #: Whether likelihoods are known exactly, rather than bounded by draws.
+    exact: ClassVar[bool] = False
+
     net: DiT
     graph: Graph
     noise: Noise
@@ -47,6 +53,45 @@ class Model:
     def length(self) -> int:
         """The trained length in tokens, the longest this model works on."""
         return self.net.config.length
+
+    @property
+    def vocab_size(self) -> int:
+        """N, the number of real tokens."""
+        return self.graph.tokens
+
+    @property
+    def kind(self) -> str:
+        """What the paper's tables call it: its graph."""
+        return self.graph.name
+
+    @property
+    def layers(self) -> int:
+        """Blocks of the network."""
+        return self.net.config.n_blocks
+
+    @property
+    def precision(self) -> str:
+        """What the network computes in."""
+        return "bf16" if self.net.autocast else "fp32"
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """sha256 over the weights, graph and noise: everything that determines a score."""
+        found = hashlib.sha256(repr((self.graph, self.noise)).encode())
+        for name, value in self.net.named_parameters():
+            found.update(name.encode())
+            found.update(value.detach().float().cpu().contiguous().numpy())
+        return found.hexdigest()
+
+    def lowered(self) -> Model | None:
+        """A copy of this float32 model that computes in bf16; None where the device has no units for it."""
+        dtype = autocast_dtype("auto", self.device)
+        if dtype is None or self.net.autocast is not None:
+            return None
+        net = copy.deepcopy(self.net)
+        net.autocast = dtype
+        net.hold_low()
+        return replace(self, net=net)
 
     @property
     def score(self) -> ScoreModel:
@@ -68,9 +113,12 @@ class Model:
         self, tokens: Tensor, draws: int = 64, seed: int = 0, protocol: str = "rigorous"
     ) -> tuple[Tensor, Tensor]:
         """An upper bound on −log p of each sequence of tokens [B, L], nats [B], with its standard error [B]."""
-        from sedd_cli.runs.evaluate import bound_of
+        from sedd_cli.runs.estimate import bound_of
 
-        return bound_of(self, self._tokens(tokens, self.graph.tokens), draws, seed, protocol)
+        x0 = self._tokens(tokens, self.graph.tokens)
+        if x0.shape[1] > self.length:
+            raise RequestError(f"sequences of {x0.shape[1]} tokens are longer than the model's {self.length}")
+        return bound_of(self.score, x0, draws, seed, protocol)
 
     def sample(self, n: int = 1, length: int | None = None, steps: int | None = None, **options: Any) -> list[Sampled]:
         """n unconditional samples; see `sedd_cli.runs.generate.GenerateOptions` for the options."""
@@ -95,7 +143,7 @@ class Model:
         parameters = sum(p.numel() for p in self.net.parameters())
         tokenizer = self.tokenizer.spec if self.tokenizer else "no tokenizer"
         parts = [self.graph.name, self.noise.name, f"{parameters:,} parameters", f"length {self.length}"]
-        parts += ["bf16" if self.net.autocast else "fp32", f"{self.net.kernel()} attention"]
+        parts += [self.precision, f"{self.net.kernel()} attention"]
         parts += [tokenizer, *(f"{k} {v}" for k, v in self.facts.items())]
         return f"{self.source}: {', '.join(parts)}"
 

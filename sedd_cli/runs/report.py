@@ -8,8 +8,9 @@ from collections.abc import Iterator
 
 from sedd_cli.errors import RequestError
 from sedd_cli.recipe import Recipe
+from sedd_cli.runs.estimate import LEAST_REPLICATES, Drawing
 from sedd_cli.runs.evaluate import EvaluateOptions, evaluate
-from sedd_cli.runs.events import Evaluated, Event, Sampled, Validated
+from sedd_cli.runs.events import Evaluated, Event, Sampled, Validated, Warn
 from sedd_cli.runs.generate import GenerateOptions, as_json, generate, prompt_tokens
 from sedd_cli.runs.model import Model
 from sedd_cli.runs.rundir import RunDir
@@ -36,7 +37,7 @@ def check_report(recipe: Recipe, dataset: Dataset) -> None:
 def report(recipe: Recipe, model: Model, dataset: Dataset, run: RunDir) -> Iterator[Event]:
     """Bound on the report's split, samples and an infill from a trained model, stored in the run."""
     wanted, found = recipe.report, {}
-    for event in evaluate(model, dataset, EvaluateOptions(split=wanted.split, rel_error=wanted.rel_error)):
+    for event in evaluate(model, dataset, EvaluateOptions(wanted.split, drawing=Drawing(rel_error=wanted.rel_error))):
         if isinstance(event, Evaluated):
             stored = run.store("results", f"{wanted.split}-step-{model.facts['step']}", event.result)
             found["evaluation"] = str(stored)
@@ -61,10 +62,11 @@ def validate(recipe: Recipe, model: Model, dataset: Dataset, run: RunDir) -> Ite
     """The rigorous bound on the first blocks of the validation split, and one sample, both stored in the run."""
     wanted, step, began = recipe.report, model.facts["step"], time.perf_counter()
     split = "validation" if "validation" in dataset.splits else wanted.split
-    options = EvaluateOptions(
-        split=split, protocols=("rigorous",), max_replicates=4, rel_error=1.0, blocks=wanted.blocks, yardsticks=False
-    )
+    drawing = Drawing(rel_error=1.0, max_nfe=LEAST_REPLICATES)
+    options = EvaluateOptions(split, ("rigorous",), drawing, yardsticks=False, blocks=wanted.blocks)
     for event in evaluate(model, dataset, options):
+        if isinstance(event, Warn):
+            continue  # that the bound is rough is known
         if isinstance(event, Evaluated):
             found = event.result["bounds"]["rigorous"]
             kept = {f.name: found[f.name] for f in dataclasses.fields(Validated) if f.name in found}

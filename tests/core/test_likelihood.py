@@ -12,6 +12,7 @@ import torch
 from toys import N, noisy, score_model, world
 
 from sedd_cli.core.graphs import GRAPHS
+from sedd_cli.core.graphs.absorbing import COUNT_POWER
 from sedd_cli.core.likelihood import T_MIN, paper_bound, rigorous_bound, stratified
 from sedd_cli.core.noises import NOISES
 from sedd_cli.core.objectives import OBJECTIVES
@@ -66,22 +67,29 @@ def integral_mean(model, Q, x0) -> float:
 
     def draw(x0, v, u):
         ends = torch.full_like(u, 0.5)
-        return rigorous_bound(model, x0, v, u, ends) - model.graph.end_terms(clamped(model), x0, ends)
+        bound = rigorous_bound(model, x0, v, u, ends, count=model.graph.counts)
+        return bound - model.graph.end_terms(clamped(model), x0, ends)
 
-    if model.graph.name != "absorbing":
+    if not model.graph.counts:
         return mean_over_noise(draw, model.graph, Q, x0, model.noise.sigma, [0, T_MIN, 0.3, 0.6, 0.8, 1])
-    # the count form: k masks at every subset, lambda ~ Beta(k, L-k+1), split where the told sigma is clamped
+    return mean_over_counts(draw, model, x0)
+
+
+def mean_over_counts(draw, model, x0) -> float:
+    """The expectation of draw(x0 [M, L], v [M], u [M, L]) in the count form: k masks at every subset,
+    lambda ~ Beta(k, L-k+1), split where the told sigma is clamped."""
     L, v, u, weight = len(x0), [], [], []
     edges = [0.0, *(-math.expm1(-model.noise.sigma(t)) for t in (T_MIN, 1.0)), 1.0]
+    chance = np.arange(1, L + 1) ** -COUNT_POWER / (np.arange(1, L + 1) ** -COUNT_POWER).sum()
     for k in range(1, L + 1):
         for subset, (lam, share) in itertools.product(itertools.combinations(range(L), k), gauss(edges)):
             row = [(1 + lam) / 2] * L
             for rank, i in enumerate(subset):
                 row[i] = lam * (1 - 0.1 * rank)
             density = k * math.comb(L, k) * lam ** (k - 1) * (1 - lam) ** (L - k)
-            v.append((k - 0.5) / L)
+            v.append(chance[:k].sum() - chance[k - 1] / 2)
             u.append(row)
-            weight.append(share * density / L / math.comb(L, k))
+            weight.append(share * density * chance[k - 1] / math.comb(L, k))
     v, u, weight = (torch.tensor(values, **F64) for values in (v, u, weight))
     return float((draw(x0.expand(len(v), -1), v, u).double() * weight).sum())
 
@@ -120,6 +128,61 @@ def test_with_the_exact_score_the_count_form_is_the_negative_log_likelihood(nois
     model = score_model(graph, noise, reference.exact_score(p0, Q))
     # lambda runs over polynomials of degree 2: the quadrature is exact
     assert rigorous_mean(model, Q, x0) == pytest.approx(float(reference.nll(p0, x0[None])), rel=1e-10)
+
+
+COST = torch.tensor([0.3, 2.0, 5.0], **F64)
+
+
+@every_noise
+def test_the_count_form_has_the_expectation_of_the_form_in_time(noise):
+    """Of both bounds, with and without a control variate, for a wrong score that sees sigma."""
+    graph, Q, p0 = world("absorbing", L=3)
+    model, x0 = score_model(graph, noise, reference.wrong_score(p0, Q)), X0[0]
+    cost = COST[x0]
+    for control in (None, cost):
+
+        def paper(x0, v, u, control=control):
+            return paper_bound(model, x0, v, u, count=True, cost=None if control is None else control.expand_as(x0))
+
+        # lambda beyond the ends counts nothing, and the quadrature is split there: polynomials of degree 2 are exact
+        assert mean_over_counts(paper, model, x0) == pytest.approx(paper_mean(model, Q, x0), rel=1e-7)
+
+        def rigorous(x0, v, u, control=control):
+            cost = None if control is None else control.expand_as(x0)
+            return rigorous_bound(model, x0, v, u, torch.full_like(u, 0.5), count=True, cost=cost)
+
+        assert mean_over_counts(rigorous, model, x0) == pytest.approx(rigorous_mean(model, Q, x0), rel=1e-10)
+
+
+@every_noise
+def test_by_time_over_all_noise_the_rigorous_bound_is_the_same(noise):
+    graph, Q, p0 = world("absorbing", L=3)
+    model, x0 = score_model(graph, noise, reference.wrong_score(p0, Q)), X0[0]
+
+    def by_time(x0, v, u):
+        return rigorous_bound(model, x0, v, u, torch.full_like(u, 0.5))
+
+    edges = [0.0, *(-math.expm1(-model.noise.sigma(t)) for t in (T_MIN, 1.0)), 1.0]
+    found = mean_over_noise(by_time, graph, Q, x0, lambda v: -math.log1p(-v), edges)
+    assert found == pytest.approx(rigorous_mean(model, Q, x0), rel=1e-9)
+
+
+def test_a_control_variate_of_the_right_cost_leaves_no_noise():
+    """If every token's loss is its cost, whatever is masked, the estimate does not scatter."""
+    graph = GRAPHS["absorbing"](tokens=N)
+    p = torch.tensor([0.2, 0.3, 0.5], **F64)
+
+    def score(x, sigma):
+        share = torch.cat([p, torch.zeros(1, **F64)]) / math.expm1(sigma)
+        return torch.where((x == N)[..., None], share, torch.ones(N + 1, **F64))
+
+    model = score_model(graph, NOISES["loglinear"](), score)
+    generator = torch.Generator().manual_seed(0)
+    v, u = torch.rand(50, generator=generator, **F64), torch.rand(50, 3, generator=generator, **F64)
+    x0 = X0[0].expand(50, -1)
+    bare, controlled = (rigorous_bound(model, x0, v, u, u, True, cost) for cost in (None, -p.log()[x0]))
+    assert float(bare.std()) > 0.1
+    assert controlled.tolist() == pytest.approx([float(-p.log()[X0[0]].sum())] * 50, rel=1e-12)
 
 
 @every_noise
@@ -174,6 +237,12 @@ def brute_force_ends(score, Q, x0, low: float, high: float) -> float:
     return total
 
 
+def test_the_uniform_graph_has_no_count_form():
+    graph = GRAPHS["uniform"](tokens=N)
+    with pytest.raises(ValueError, match="no count form"):
+        graph.count_draw(X0, torch.rand(2, **F64), torch.rand(2, 3, **F64), 0.0, math.inf)
+
+
 @every_noise
 def test_the_count_form_has_no_end_terms(noise):
     graph, Q, p0 = world("absorbing", L=3)
@@ -221,7 +290,7 @@ def test_random_draws_average_to_the_bound(name):
     draws, x0 = 4000, X0[0]
     v = stratified(draws, torch.rand(draws, generator=generator, **F64))
     u, u_end = torch.rand(2, draws, 3, generator=generator, **F64)
-    values = rigorous_bound(model, x0.expand(draws, -1), v, u, u_end)
+    values = rigorous_bound(model, x0.expand(draws, -1), v, u, u_end, count=graph.counts)
     error = float(values.std()) / math.sqrt(draws)
     # fixed seed; stratifying v only lowers the error, so four of these is rarer than 1e-4
     assert float(values.mean()) == pytest.approx(rigorous_mean(model, Q, x0), abs=4 * error)

@@ -278,3 +278,27 @@ def test_more_processes_than_gpus_are_refused_on_each_of_them(place, monkeypatch
         place(RANK=rank, WORLD_SIZE=4, LOCAL_RANK=rank, LOCAL_WORLD_SIZE=4)
         with pytest.raises(RequestError, match=r"--nproc-per-node=2\b"), connect(device):
             pass
+
+
+def test_an_evaluation_on_two_processes_is_that_of_one(tiny_run, tmp_path, sedd):
+    words = ["eval", "--model", tiny_run, "--device", "cpu", "--precision", "fp32", "--no-yardsticks", "--no-resume"]
+    done = sedd(*words, "--json")
+    assert done.code == 0, done.err
+    alone = json.loads(done.out)
+    command = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "sedd_cli", *words]
+    found = subprocess.run(
+        [sys.executable, *map(str, command), "--json", "--out", str(tmp_path / "found.json")],
+        env=environment(), capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert found.returncode == 0, found.stderr
+    together = json.loads((tmp_path / "found.json").read_text())
+    assert json.loads(found.stdout) == together  # one process speaks
+    assert together["processes"] == 2
+    for protocol, figures in alone["bounds"].items():
+        # the same draws in the same groups; threads may add in another order
+        sides = figures.pop("perplexity_interval"), together["bounds"][protocol].pop("perplexity_interval")
+        assert sides[1] == pytest.approx(sides[0], rel=1e-6)
+        assert together["bounds"][protocol] == pytest.approx(figures, rel=1e-5), protocol
+    assert {key: alone[key] for key in alone if key not in ("bounds", "processes")} == {
+        key: together[key] for key in together if key not in ("bounds", "processes")
+    }

@@ -14,6 +14,7 @@ from sedd_cli.cli.curve import curve
 from sedd_cli.errors import RequestError
 from sedd_cli.recipe import load_recipe
 from sedd_cli.runs import loop
+from sedd_cli.runs.estimate import Drawing
 from sedd_cli.runs.evaluate import EvaluateOptions, evaluate
 from sedd_cli.runs.events import Sampled, Step, Validated, Warn
 from sedd_cli.runs.prepare import PrepareOptions, prepare
@@ -65,9 +66,8 @@ def test_the_bound_on_the_way_is_that_of_the_checkpoint(watched, workplace):
     assert (seen.step, seen.split, seen.blocks) == (6, "validation", 5)
     model = load_model(folder / "checkpoints" / "step-6", device="cpu")
     *_, last = prepare(PrepareOptions(corpus=model.recipe.data.corpus, tokenizer="char"))
-    options = EvaluateOptions(
-        split="validation", protocols=("rigorous",), max_replicates=4, rel_error=1.0, blocks=5, yardsticks=False
-    )
+    drawing = Drawing(rel_error=1.0, max_nfe=4)
+    options = EvaluateOptions("validation", ("rigorous",), drawing, blocks=5, yardsticks=False)
     *_, again = evaluate(model, open_dataset(last.path), options)
     assert seen.nats_per_token == again.result["bounds"]["rigorous"]["nats_per_token"]
     (line,) = lines(folder, "validation")

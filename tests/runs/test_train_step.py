@@ -15,7 +15,8 @@ from sedd_cli.nets.dit import DiT
 from sedd_cli.recipe import load_recipe
 from sedd_cli.runs import checkpoint
 from sedd_cli.runs.datasets import PrepareOptions
-from sedd_cli.runs.evaluate import EvaluateOptions, between_blocks, evaluate
+from sedd_cli.runs.estimate import Drawing, between_documents
+from sedd_cli.runs.evaluate import EvaluateOptions, evaluate
 from sedd_cli.runs.prepare import prepare
 from sedd_cli.runs.step import levels
 from sedd_cli.runs.train import TrainOptions, train
@@ -118,14 +119,14 @@ def test_a_run_is_loaded_and_reported_with_its_averaged_weights(tiny_run, workpl
         assert torch.equal(p, found.tensors("ema")[name])
     assert any(not torch.equal(v, found.tensors("weights")[name]) for name, v in found.tensors("ema").items())
     stored = json.loads((tiny_run / "results" / "test-step-12.json").read_text())
-    *_, again = evaluate(model, dataset_of(model.recipe), EvaluateOptions(split="test", rel_error=0.5))
+    *_, again = evaluate(model, dataset_of(model.recipe), EvaluateOptions("test", drawing=Drawing(rel_error=0.5)))
     assert again.result["bounds"] == stored["bounds"]
 
 
 def test_bits_per_character_count_every_token_over_the_characters(tiny_run):
     model = load_model(tiny_run, device="cpu")
     data = dataset_of(model.recipe)
-    *_, last = evaluate(model, data, EvaluateOptions(split="test", rel_error=0.5))
+    *_, last = evaluate(model, data, EvaluateOptions("test", drawing=Drawing(rel_error=0.5)))
     found, split = last.result["bounds"]["rigorous"], data.split("test")
     text = model.tokenizer.decode(split.read(0, split.tokens))
     characters = len(text.replace(model.tokenizer.separator, ""))
@@ -139,12 +140,22 @@ def test_bits_per_character_count_every_token_over_the_characters(tiny_run):
 
 def test_the_error_of_the_text_leaves_the_error_of_the_draws_out():
     generator = np.random.default_rng(0)
-    lengths = np.full(400, 10)
+    lengths, each = np.full(400, 10), np.arange(400)
     truth = 30 + 2 * generator.standard_normal(400)
     draws = 20 * generator.standard_normal((16, 400))
     # the standard error of 400 blocks with deviation 2, over 10 tokens each
-    assert between_blocks(truth + np.zeros((16, 1)), lengths) == pytest.approx(2 / 20 / 10, rel=0.1)
-    assert between_blocks(truth + draws, lengths) == pytest.approx(2 / 20 / 10, rel=0.8)
-    assert between_blocks(truth + draws, lengths) < 0.6 * math.hypot(2, 20 / 4) / 20 / 10
-    assert between_blocks(np.full((4, 5), 3.0), np.full(5, 10)) == 0
-    assert between_blocks(np.ones((4, 1)), np.ones(1)) is None
+    assert between_documents(truth + np.zeros((16, 1)), lengths, each) == pytest.approx(2 / 20 / 10, rel=0.1)
+    assert between_documents(truth + draws, lengths, each) == pytest.approx(2 / 20 / 10, rel=0.8)
+    assert between_documents(truth + draws, lengths, each) < 0.6 * math.hypot(2, 20 / 4) / 20 / 10
+    assert between_documents(np.full((4, 5), 3.0), np.full(5, 10), np.arange(5)) == 0
+    assert between_documents(np.ones((4, 1)), np.ones(1), np.zeros(1)) is None
+    assert between_documents(np.ones((4, 3)), np.ones(3), np.zeros(3)) is None
+
+
+def test_blocks_of_one_document_count_as_one_piece_of_text():
+    generator = np.random.default_rng(1)
+    documents = np.repeat(generator.standard_normal(100), 4)  # four blocks each, alike
+    lengths = np.full(400, 10)
+    apart = between_documents(documents[None], lengths, np.arange(400))
+    together = between_documents(documents[None], lengths, np.arange(400) // 4)
+    assert together == pytest.approx(2 * apart, rel=0.02)

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 #: The normaliser e^m that no position is expected to exceed; the sampler checks those it looks at.
 SLACK = 8.0
+#: Numbers of masks k are drawn ∝ k to the minus this: measured best between 0 and 0.7 on a trained model.
+COUNT_POWER = 1 / 3
 
 
 @GRAPHS.register
@@ -99,19 +101,36 @@ class Absorbing(Graph):
     def loss_factor(self, targets: Targets) -> Tensor:
         return 1 / torch.expm1(targets.sigma)
 
-    def bound_draw(self, noise: Noise, x0: Tensor, v: Tensor, u: Tensor) -> Draw:
-        """The count form: k = ⌈vL⌉ masks at the k smallest uniforms, λ the k-th smallest of them.
+    @property
+    def counts(self) -> bool:
+        return True
+
+    def all_noise(self, noise: Noise, v: Tensor) -> tuple[Tensor, Tensor]:
+        # λ = v over (0, 1), whatever the schedule: the model that sampling simulates starts from all MASK
+        return -torch.log1p(-v), 1 / (1 - v)
+
+    def count_draw(self, x0: Tensor, v: Tensor, u: Tensor, low: float, high: float) -> Draw:
+        """The count form: k masks at the k smallest uniforms, λ the k-th smallest of them.
 
         That order statistic is Beta(k, L−k+1) and independent of which positions are masked, so
-        L·E_k E_λ E_{|S|=k} (1/k) Σ_{i∈S} (CE_i + e^{m_i} − 1 − m_i) is estimated without bias, for
-        networks that see sigma too. It needs no prior and no reconstruction term.
+        L·E_k E_λ E_{|S|=k} (1/k) Σ_{i∈S} (CE_i + e^{m_i} − 1 − m_i), k uniform, is the integral over all noise,
+        for networks that see sigma too; over a part of it, λ outside counts nothing. k is drawn ∝ k^{−1/3} and
+        weighed back: a mean over few masks scatters more.
         """
         length = x0.shape[-1]
-        k = (v * length).long().clamp(max=length - 1) + 1
-        lam = u.sort(-1).values.gather(-1, k[:, None] - 1)
-        x = torch.where(u <= lam, self.mask, x0)
+        share = torch.arange(1, length + 1, device=x0.device, dtype=torch.float64) ** -COUNT_POWER
+        share /= share.sum()
+        k = torch.searchsorted(share.cumsum(0), v).clamp(max=length - 1)
+        lam = u.sort(-1).values.gather(-1, k[:, None])
         sigma = -torch.log1p(-lam[:, 0])
-        return Draw(x, sigma, length / k * torch.expm1(sigma))
+        weight = torch.expm1(sigma) / ((k + 1) * share[k])
+        inside = (sigma >= low) & (sigma <= high)
+        return Draw(torch.where(u <= lam, self.mask, x0), sigma, torch.where(inside, weight, 0.0))
+
+    def control(self, draw: Draw, cost: Tensor, low: float, high: float) -> Tensor:
+        # weight/E·Σ over masks, like the loss, has the expectation ∫ (1/λ)·λ·Σ dλ: the whole sum times the range of λ
+        masked = (cost * self.active(draw.x)).sum(-1)
+        return draw.weight / torch.expm1(draw.sigma) * masked - (math.exp(-low) - math.exp(-high)) * cost.sum(-1)
 
     def end_terms(self, model: ScoreModel, x0: Tensor, u: Tensor) -> Tensor:
         return torch.zeros(len(x0), device=x0.device)

@@ -38,7 +38,7 @@ class Jump:
 
 @dataclass(frozen=True)
 class Draw:
-    """A corrupted sequence x [B, L] at noise sigma [B]; weight·Σ score entropy estimates the bound's integral."""
+    """A corrupted sequence x [B, L] at noise sigma [B]; weight·Σ score entropy estimates an integral over sigma."""
 
     x: Tensor
     sigma: Tensor
@@ -114,10 +114,23 @@ class Graph(ABC):
     def loss_factor(self, targets: Targets) -> Tensor:
         """What multiplies a row's tiles, float64 [R]."""
 
-    def bound_draw(self, noise: Noise, x0: Tensor, v: Tensor, u: Tensor) -> Draw:
-        """A draw for the rigorous bound, placed by v [B] and corrupted by u [B, L]: here t = v over all of [0, 1]."""
-        sigma, dsigma = noise(v)
-        return Draw(self.perturb(x0, sigma, u), sigma, dsigma)
+    @property
+    def counts(self) -> bool:
+        """Whether bounds have a count form: noise placed by the number of positions it hits."""
+        return False
+
+    def all_noise(self, noise: Noise, v: Tensor) -> tuple[Tensor, Tensor]:
+        """(sigma, dσ/dv) for v [B] over all the noise that the rigorous bound integrates: here t = v over [0, 1]."""
+        return noise(v)
+
+    def count_draw(self, x0: Tensor, v: Tensor, u: Tensor, low: float, high: float) -> Draw:
+        """A draw for the integral over sigma from low to high, placed by number by v [B], corrupted by u [B, L]."""
+        raise ValueError(f"the graph {self.name!r} has no count form")
+
+    def control(self, draw: Draw, cost: Tensor, low: float, high: float) -> Tensor:
+        """A number [B] with expectation 0 that varies as weight·Σ score entropy does where a token's loss is near its
+        cost [B, L]; for graphs with a count form."""
+        raise ValueError(f"the graph {self.name!r} has no count form")
 
     @abstractmethod
     def end_terms(self, model: ScoreModel, x0: Tensor, u: Tensor) -> Tensor:

@@ -41,6 +41,11 @@ class Tokenizer:
         self.eos = eos
         self.unknown = unknown
 
+    @property
+    def bos(self) -> int | None:
+        """The id that begins a text where one is asked for: a mark of its own, or `eos`."""
+        return self.eos
+
     def encode_arrays(self, texts: Sequence[str]) -> list[np.ndarray]:
         """Ids of each text, one unsigned array [tokens] per text. Subclasses write this one."""
         raise NotImplementedError(type(self).__name__)

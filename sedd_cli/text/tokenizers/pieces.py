@@ -133,6 +133,11 @@ class HuggingFaceTokenizer(Tokenizer):
         ends = (engine.token_to_id(token) for token in ("<|endoftext|>", "</s>", "<eos>", "[SEP]"))
         return cls(spec, engine.to_str(), next((i for i in ends if i is not None), None))
 
+    @property
+    def bos(self) -> int | None:
+        found = (self._engine.token_to_id(token) for token in ("<bos>", "<s>", "[CLS]"))
+        return next((i for i in found if i is not None), self.eos)
+
     def encode_arrays(self, texts: Sequence[str]) -> list[np.ndarray]:
         return engine_ids(self._engine, texts)
 

@@ -1,0 +1,142 @@
+"""`sedd eval --samples` and `sedd eval --sweep`, and the judgement under `sedd sample --judge`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from sedd_cli.cli.choose import choose_any
+from sedd_cli.cli.output import check_writable
+from sedd_cli.cli.results import plus_minus
+from sedd_cli.cli.view import View
+from sedd_cli.errors import RequestError
+
+SEDD_ONLY = "a sweep needs a diffusion model: {} is a left-to-right one, which has no steps"
+
+
+def judge_file(
+    view: View,
+    path: Path,
+    judge: str | None,
+    with_self_bleu: bool,
+    tokenizer: str | None,
+    device: str,
+    out: Path | None,
+) -> None:
+    """Judge the samples of a file and show what was found."""
+    from sedd_cli.runs.judge import Samples
+    from sedd_cli.text.atomic import write_whole
+    from sedd_cli.text.tokenizers import load_tokenizer
+
+    if judge is None:
+        raise RequestError("--samples needs --judge: a causal language model such as gpt2-large, or its folder")
+    if out is not None:
+        check_writable(out)
+    samples = Samples.read(path, load_tokenizer(tokenizer) if tokenizer else None)
+    found = {"file": str(path), **judged(view, samples, judge, with_self_bleu, device)}
+    if out is not None:
+        write_whole(out, json.dumps(found, indent=1) + "\n")
+        view.say(f"wrote {out}", "dim")
+    view.document(found)
+
+
+def judged(view: View, samples: Any, judge: str, with_self_bleu: bool, device: str) -> dict[str, Any]:
+    """What a judge finds, shown."""
+    from sedd_cli.runs.causal import load_causal
+    from sedd_cli.runs.events import Finished
+    from sedd_cli.runs.judge import judge as job
+
+    causal = load_causal(judge, device)
+    view.say(f"judge {causal.describe()}", "dim")
+
+    def events():
+        yield Finished((yield from job(causal, samples, with_self_bleu)))
+
+    found = view.follow(events())[-1].result
+    view.result(_one(found))
+    return found
+
+
+def run_sweep(
+    view: View,
+    request: dict[str, Any],
+    folder: Path,
+    model: str | None,
+    tokenizer: str | None,
+    device: str,
+    precision: str,
+) -> None:
+    """Sample and judge at each number of steps; a table, JSON and a figure."""
+    from sedd_cli.runs.causal import load_causal
+    from sedd_cli.runs.events import Finished
+    from sedd_cli.runs.sweep import SweepOptions, parse_sweep, plot, sweep
+
+    steps = parse_sweep(request.pop("sweep"))
+    samplers = tuple((request.pop("samplers") or "tweedie").split(","))
+    judge = request.pop("judge")
+    if judge is None:
+        raise RequestError("--sweep needs --judge: a causal language model such as gpt2-large, or its folder")
+    options = SweepOptions(folder=folder, steps=steps, samplers=samplers, **request)
+    # whether bf16 moves a bound can be measured on the way, whether it moves samples cannot
+    chosen = choose_any(view, model, device, "fp32" if precision == "auto" else precision, tokenizer)
+    if chosen.exact:
+        raise RequestError(SEDD_ONLY.format(chosen.source))
+    causal = load_causal(judge, device)
+    view.say(f"judge {causal.describe()}", "dim")
+    found = [e.result for e in view.follow(sweep(chosen, causal, options)) if isinstance(e, Finished)][-1]
+    view.result(_points(found))
+    try:
+        plot(found, folder / "sweep.png")
+        found["png"] = str(folder / "sweep.png")
+        view.say(f"wrote {folder / 'sweep.json'} and {found['png']}", "dim")
+    except RequestError as error:  # everything else is there
+        view.say(f"wrote {folder / 'sweep.json'}; {error}", "yellow")
+    view.document(found)
+
+
+def _one(found: dict[str, Any]) -> Table:
+    table = Table(
+        title=f"{found['samples']} samples, {found['tokens']:,} tokens predicted by {found['judge']}",
+        title_justify="left",
+        show_header=False,
+    )
+    table.add_column(style="dim")
+    table.add_column(justify="right")
+    for name, key in (("perplexity per sequence (SEDD)", "per_sequence"), ("perplexity pooled (MDLM)", "pooled")):
+        table.add_row(name, plus_minus(found[key]["perplexity"], found[key]["error"], 2))
+    table.add_row("unigram entropy, nats", _entropy(found))
+    table.add_row("distinct-1, -2, -3", "  ".join(_share(found["distinct"][n]) for n in "123"))
+    if "self_bleu" in found:
+        table.add_row("self-BLEU-4", _share(found["self_bleu"]))
+    table.add_row("network evaluations a sample", "unknown" if found["nfe"] is None else f"{found['nfe']:.1f}")
+    table.add_row("draws", found["draws"] or "unknown")
+    return table
+
+
+def _points(found: dict[str, Any]) -> Table:
+    table = Table(title=f"{found['model']} judged by {found['judge']}", title_justify="left", header_style="bold")
+    table.add_column("sampler")
+    for name in ("steps", "NFE", "per sequence", "pooled", "entropy", "dist-2"):
+        table.add_column(name, justify="right")
+    for p in found["points"]:
+        table.add_row(
+            p["sampler"],
+            f"{p['steps']:,}",
+            f"{p['nfe']:.1f}",
+            *(plus_minus(p[key]["perplexity"], p[key]["error"], 1) for key in ("per_sequence", "pooled")),
+            _share(p["unigram_entropy"]["nats"]),
+            _share(p["distinct"]["2"]),
+        )
+    return table
+
+
+def _entropy(found: dict[str, Any]) -> str:
+    entropy = found["unigram_entropy"]
+    return "-" if entropy["nats"] is None else plus_minus(entropy["nats"], entropy["error"], 3)
+
+
+def _share(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"

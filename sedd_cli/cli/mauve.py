@@ -1,0 +1,113 @@
+"""`sedd mauve`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.table import Table
+
+from sedd_cli.cli import options as o
+from sedd_cli.cli.choose import choose_model
+from sedd_cli.cli.sample import Normalized, SamplerName, Steps
+from sedd_cli.cli.view import View
+from sedd_cli.errors import RequestError
+
+if TYPE_CHECKING:
+    from sedd_cli.runs.causal import CausalModel
+    from sedd_cli.runs.model import Model
+
+
+def mauve(
+    references: Annotated[
+        str,
+        typer.Option(help="A .txt (one a line) or .jsonl file (text or tokens), or the name of a prepared corpus."),
+    ],
+    split: Annotated[str | None, typer.Option(help="Of a corpus; default: test, else validation, else train.")] = None,
+    mode: Annotated[
+        str, typer.Option(help="standard: continue the prompt; infill: half of it at each end.")
+    ] = "standard",
+    n: Annotated[int, typer.Option("-n", help="How many references.")] = 1000,
+    generations: Annotated[int, typer.Option(help="Of each reference.")] = 5,
+    prompt: Annotated[int, typer.Option(help="Tokens given of each reference.")] = 50,
+    new: Annotated[int, typer.Option(help="Tokens generated.")] = 50,
+    features: Annotated[
+        str, typer.Option(help="The model whose hidden states are compared: a hub id or a folder.")
+    ] = "gpt2-large",
+    seeds: Annotated[int, typer.Option(help="Of k-means; the score is their mean.")] = 5,
+    steps: Steps = None,
+    sampler: SamplerName = None,
+    normalized: Normalized = False,
+    top_p: Annotated[float | None, typer.Option(help="Nucleus of a causal model; default 0.95.")] = None,
+    temperature: Annotated[float | None, typer.Option(help="Of a causal model; default 1.")] = None,
+    seed: o.Seed = 0,
+    batch: Annotated[int, typer.Option(help="Texts at once.")] = 64,
+    model: o.ModelOrCausal = None,
+    tokenizer: o.Tokenizer = None,
+    device: o.Device = "auto",
+    precision: o.Precision = "fp32",
+    json: o.Json = False,
+    quiet: o.Quiet = False,
+) -> None:
+    """Compare generated with real text by MAUVE: prompts from references, continued or infilled.
+
+    Both sides have prompt + new tokens. Generations and features are kept: interrupted, the same command goes on.
+
+    Example: sedd mauve --references webtext.jsonl --model louaaron/sedd-small --mode infill --features gpt2-large
+    """
+    from sedd_cli.runs.events import Finished
+    from sedd_cli.runs.mauve.job import mauve as job
+    from sedd_cli.runs.mauve.options import MauveOptions
+
+    view = View(json, quiet)
+    options = MauveOptions(
+        references=references,
+        split=split,
+        mode=mode,
+        count=n,
+        generations=generations,
+        prompt=prompt,
+        new=new,
+        features=features,
+        seeds=seeds,
+        steps=steps,
+        sampler=sampler,
+        normalized=normalized,
+        top_p=top_p,
+        temperature=temperature,
+        seed=seed,
+        batch=batch,
+    )
+    chosen = _choose(view, model, device, precision, tokenizer)
+    (result,) = (event.result for event in view.follow(job(chosen, options, device)) if isinstance(event, Finished))
+    view.result(_table(result))
+    view.document(result)
+
+
+def _choose(view: View, named: str | None, device: str, precision: str, tokenizer: str | None) -> Model | CausalModel:
+    """A causal model where one is named, else as every command chooses."""
+    from sedd_cli.runs.causal import is_causal, load_causal
+
+    if named is None or not is_causal(named):
+        return choose_model(view, named, device, precision, tokenizer)
+    if tokenizer is not None:
+        raise RequestError(f"--tokenizer means nothing with the causal model {named}: it comes with its own")
+    model = load_causal(named, device, precision)
+    view.say(f"model {model.describe()}", "dim")
+    return model
+
+
+def _table(result: dict[str, Any]) -> Table:
+    """The score with its spread over the seeds of k-means, and what it was taken over."""
+    title = f"{result['mode']}: {result['prompt']} tokens given, {result['new']} new"
+    table = Table(title=title, title_justify="left", show_header=False)
+    rows = {
+        "MAUVE": f"{result['mauve']:.4f} ± {result['mauve_std']:.4f} over {len(result['values'])} seeds of k-means",
+        "model": result["model"],
+        "references": f"{result['references']['count']:,}",
+        "generations": f"{result['generations']['count']:,}, {result['sampler']['nfe_mean']:.1f} evaluations each",
+        "features": f"{result['features']['model']}, {result['clusters']} clusters",
+    }
+    for name, value in rows.items():
+        table.add_row(name, value)
+    return table

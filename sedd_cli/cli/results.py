@@ -1,0 +1,70 @@
+"""Tables of evaluation results."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+#: Units of the paper's values → short words.
+UNITS = {"perplexity": "ppl", "bits_per_char": "bits/char"}
+
+
+def bounds_table(result: dict[str, Any]) -> Table:
+    """One split's bounds (or exact likelihoods) with their errors, the paper's value, and the yardsticks."""
+    title = f"{result['corpus']} {result['split']}: {result['tokens']:,} tokens, {result['characters']:,} characters"
+    table = _table(title, "model", result.get("paper"))
+    for protocol, found in result["bounds"].items():
+        table.add_row(f"{_kind(result)} ({protocol})", *_figures(result, protocol, found))
+    best = min(found["bits_per_char"] for found in result["bounds"].values())
+    for name, bits in result.get("yardsticks", {}).items():
+        fitted = " (of train)" if name.endswith("gram") else ""
+        table.add_row(f"{name}{fitted}", f"{bits:.3f}", style="dim")
+    if source := result.get("yardsticks", {}).get("the source itself"):
+        table.add_row("gap to the source", f"{best - source:.3f}", style="bold")
+    return table
+
+
+def comparison(results: list[dict[str, Any]]) -> Table:
+    """Several splits, one row for each and protocol."""
+    table = _table("", "text", any(r.get("paper") for r in results))
+    for result in results:
+        for protocol, found in result["bounds"].items():
+            name = f"{result['corpus']} {result['split']} ({protocol})"
+            table.add_row(name, *_figures(result, protocol, found))
+    return table
+
+
+def _table(title: str, first: str, paper: Any) -> Table:
+    table = Table(title=title or None, title_justify="left", header_style="bold")
+    table.add_column(first)
+    for name in ("bits/char", "± text", "bits/byte", "perplexity/token"):
+        table.add_column(name, justify="right")
+    if paper:
+        table.add_column("paper", justify="right")
+    return table
+
+
+def _kind(result: dict[str, Any]) -> str:
+    return f"{Path(result['model']).name} =" if "estimator" not in result else "SEDD ≤"
+
+
+def _figures(result: dict[str, Any], protocol: str, found: dict[str, Any]) -> list[str]:
+    between = found["between_documents_error"]
+    cells = [
+        plus_minus(found["bits_per_char"], found["bits_per_char_error"], 3),
+        "-" if not between else f"{between:.3f}",
+        f"{found['bits_per_byte']:.3f}",
+        plus_minus(found["perplexity"], found["perplexity_error"], 2),
+    ]
+    paper = result.get("paper")
+    if paper and protocol == "sedd-paper":
+        where = "" if paper["split"] == result["split"] else f" on {paper['split']}"
+        cells.append(f"{paper['value']:.2f} {UNITS[paper['unit']]}{where}")
+    return cells
+
+
+def plus_minus(value: float, error: float | None, digits: int) -> str:
+    """A value with its error, if it has one."""
+    return f"{value:.{digits}f}" + (f" ± {error:.{digits}f}" if error else "")

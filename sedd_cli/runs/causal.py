@@ -1,0 +1,409 @@
+"""Any causal language model of `transformers`: likelihoods, features, and continuations with exact draws."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from sedd_cli.core.categorical import inverse_cdf
+from sedd_cli.core.random import SAMPLER, Stream
+from sedd_cli.core.score import ROW_BLOCK
+from sedd_cli.errors import RequestError
+from sedd_cli.nets.precision import autocast_dtype
+from sedd_cli.runs.dist import pick_device
+
+#: Tokens that go through the trunk together; the vocabulary pass is bounded separately.
+TOKENS_AT_ONCE = 8192
+#: What configurations call the longest input.
+CONTEXT_KEYS = ("n_positions", "max_position_embeddings", "seq_length", "max_seq_len")
+#: GPT-2's vocabulary, which all its sizes share: model type and size.
+GPT2 = ("gpt2", 50257)
+_TIMEOUT = 20.0
+
+
+@dataclass
+class CausalModel:
+    """A left-to-right language model. `tokenizer` is None where the folder has none: token ids work without."""
+
+    net: Any
+    tokenizer: Any
+    source: str
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.net.parameters()).device
+
+    @property
+    def context(self) -> int:
+        """The longest input in tokens."""
+        for key in CONTEXT_KEYS:
+            if isinstance(found := getattr(self._config, key, None), int):
+                return found
+        raise RequestError(f"{self.source}: its configuration names no longest input ({', '.join(CONTEXT_KEYS)})")
+
+    @property
+    def vocab_size(self) -> int:
+        """The number of logits, which may exceed the ids that the tokenizer knows."""
+        return self._config.vocab_size
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """sha256 over the weights (of the precision in use)."""
+        return weights_fingerprint(self.net)
+
+    @property
+    def gpt2(self) -> bool:
+        """Whether its ids are those of our tokenizer gpt2."""
+        return (self._config.model_type, self.vocab_size) == GPT2
+
+    @property
+    def precision(self) -> str:
+        """What the network computes in."""
+        return "bf16" if next(self.net.parameters()).dtype == torch.bfloat16 else "fp32"
+
+    @property
+    def start(self) -> int:
+        """The id a sequence is preceded by: begin-of-text, else end-of-text; RequestError if the model has neither."""
+        for name in ("bos_token_id", "eos_token_id"):
+            if found := self._special(name):
+                return found[0]
+        raise RequestError(f"{self.source} has neither a begin-of-text nor an end-of-text token to start from")
+
+    @property
+    def ends(self) -> list[int]:
+        """The ids that end a text, maybe none."""
+        return self._special("eos_token_id")
+
+    def describe(self) -> str:
+        """One line: what was loaded."""
+        parameters, dtype = sum(p.numel() for p in self.net.parameters()), next(self.net.parameters()).dtype
+        return (
+            f"{self.source}: causal, {self._config.model_type}, {parameters:,} parameters, context {self.context}, "
+            f"{str(dtype).removeprefix('torch.')}"
+        )
+
+    def encode(self, texts: list[str]) -> list[list[int]]:
+        """Ids of each text, no special ones added; RequestError without a tokenizer."""
+        if not texts:
+            return []
+        return self._text_tokenizer()(texts, add_special_tokens=False, verbose=False)["input_ids"]
+
+    def decode(self, ids: list[int]) -> str:
+        """The text of ids; RequestError without a tokenizer."""
+        return self._text_tokenizer().decode(ids, clean_up_tokenization_spaces=False)
+
+    def nats(self, tokens: Tensor) -> Tensor:
+        """−log p(tokens | start) of each row [B, L] → [B] float64: every token is predicted, the first from `start`.
+
+        RequestError for rows longer than the context, and for ids outside the vocabulary.
+        """
+        tokens = self._checked(tokens)
+        first = torch.full_like(tokens[:, :1], self.start)
+        return self._nats(torch.cat([first, tokens[:, :-1]], 1), tokens)
+
+    def nats_given_first(self, tokens: Tensor) -> Tensor:
+        """−log p(tokens[1:] | tokens[0]) of each row [B, L] → [B] float64: L − 1 predictions.
+
+        The usual convention of generative perplexity. Errors as `nats`.
+        """
+        tokens = self._checked(tokens)
+        return self._nats(tokens[:, :-1], tokens[:, 1:])
+
+    @torch.no_grad()
+    def features(self, rows: list[list[int]], at_once: int) -> np.ndarray:
+        """The last hidden state at the last token of each row, [n, D] float32, `at_once` rows a forward pass.
+
+        As mauve-text takes it (`mauve.utils.featurize_tokens_from_model`: zeros on the right, masked; of
+        `hidden_states[-1]`, which is the base model's output, position length − 1). RequestError for an empty row.
+        """
+        if not all(rows):
+            raise RequestError(
+                f"{sum(not row for row in rows)} of {len(rows)} texts have no token to take a feature of"
+            )
+        found = []
+        for group in (rows[i : i + at_once] for i in range(0, len(rows), at_once)):
+            lengths = torch.tensor([len(row) for row in group], device=self.device)
+            ids = nn.utils.rnn.pad_sequence([torch.tensor(row) for row in group], batch_first=True)
+            ids = self._checked(ids.to(self.device))
+            there = torch.arange(ids.shape[1], device=self.device) < lengths[:, None]
+            hidden = self._last_hidden(ids, there.long())
+            found.append(hidden[torch.arange(len(group), device=self.device), lengths - 1].float().cpu().numpy())
+        return np.concatenate(found) if found else np.empty((0, self._config.hidden_size), np.float32)
+
+    @torch.no_grad()
+    def continue_(
+        self, prompts: Tensor, new: int, top_p: float, temperature: float, seed: int, numbers: Tensor
+    ) -> Tensor:
+        """`new` tokens behind each of prompts [B, P], int64 [B, new], left to right.
+
+        Every token is drawn exactly (float64) from the nucleus top_p (Holtzman et al. 2020) of softmax(logits /
+        temperature). End-of-text is never drawn, its mass is removed beforehand: every continuation has `new` tokens.
+        `numbers` [B] number the continuations: one depends on (seed, its number) and its prompt alone, the rounding of
+        the logits aside. Without a prompt (P = 0) the text begins behind `start`.
+        """
+        if not 0 < top_p <= 1:
+            raise RequestError(f"top-p must lie in (0, 1], found {top_p}")
+        if not temperature > 0:
+            raise RequestError(f"temperature must be positive, found {temperature}")
+        x = self._checked(prompts)
+        if x.shape[1] == 0:
+            x = torch.full((len(x), 1), self.start, device=self.device)
+        if x.shape[1] + new - 1 > self.context:
+            raise RequestError(
+                f"{x.shape[1]} given and {new} new tokens are more than {self.source}'s context of {self.context}"
+            )
+        stream, cache, made = Stream(seed, SAMPLER, numbers.to(self.device)), None, []
+        for k in range(new):
+            logits, cache = self._next_logits(x, cache)
+            logits = logits.double() / temperature
+            logits[:, self.ends] = -torch.inf
+            x = inverse_cdf(nucleus(logits.softmax(-1), top_p), stream.uniform(k))[:, None]
+            made.append(x)
+        return torch.cat(made, 1) if made else x.new_empty(len(x), 0)
+
+    @property
+    def _config(self) -> Any:
+        return self.net.config.get_text_config()
+
+    def _special(self, name: str) -> list[int]:
+        """The ids of a special token by the tokenizer, else by the configuration, as far as they are ids at all."""
+        for holder in (self.tokenizer, self._config):
+            found = getattr(holder, name, None)
+            ids = found if isinstance(found, list) else [found]
+            if ids := [i for i in ids if i is not None and 0 <= i < self.vocab_size]:
+                return ids
+        return []
+
+    def _text_tokenizer(self) -> Any:
+        if self.tokenizer is None:
+            raise RequestError(f"{self.source} has no tokenizer: put its tokenizer.json into the folder")
+        return self.tokenizer
+
+    def _checked(self, tokens: Tensor) -> Tensor:
+        tokens = torch.as_tensor(tokens, device=self.device)
+        if tokens.dim() != 2 or tokens.dtype != torch.int64:
+            raise RequestError(f"tokens must be int64 [B, L], found {tokens.dtype} {list(tokens.shape)}")
+        if tokens.shape[1] > self.context:
+            raise RequestError(
+                f"sequences of {tokens.shape[1]} tokens are longer than {self.source}'s context of {self.context}"
+            )
+        if tokens.numel() and not 0 <= int(tokens.min()) <= int(tokens.max()) < self.vocab_size:
+            raise RequestError(
+                f"token ids must lie in [0, {self.vocab_size}), found {int(tokens.min())} to {int(tokens.max())}"
+            )
+        return tokens
+
+    @torch.no_grad()
+    def _nats(self, ids: Tensor, targets: Tensor) -> Tensor:
+        """−Σ log p(targets[i] | ids[..i]) of each row, both [B, L]: log-softmax float32, its sum float64."""
+        total = torch.zeros(len(ids), dtype=torch.float64, device=self.device)
+        if not ids.numel():
+            return total
+        at_once = max(1, (TOKENS_AT_ONCE if self._headed else self._block) // ids.shape[1])
+        for start in range(0, len(ids), at_once):
+            rows, wanted = ids[start : start + at_once], targets[start : start + at_once]
+            blocks = zip(self._logits(rows), wanted.reshape(-1).split(self._block), strict=True)
+            nats = [F.cross_entropy(logits.float(), target, reduction="none").double() for logits, target in blocks]
+            total[start : start + at_once] = torch.cat(nats).view(rows.shape).sum(1)
+        return total
+
+    def _logits(self, ids: Tensor) -> Iterator[Tensor]:
+        """Logits [R, V] of ids [B, L] position after position, in blocks small enough to hold."""
+        if self._headed:
+            head, hidden = self.net.get_output_embeddings(), self._last_hidden(ids)
+            return (head(block) for block in hidden.flatten(0, 1).split(self._block))
+        return iter(self.net(input_ids=ids, use_cache=False).logits.flatten(0, 1).split(self._block))
+
+    def _next_logits(self, ids: Tensor, cache: Any) -> tuple[Tensor, Any]:
+        """Logits [B, V] behind ids [B, L], which stand behind those in the cache; and the cache that holds both."""
+        if self._headed:
+            found = self.net.base_model(input_ids=ids, past_key_values=cache, use_cache=True)
+            return self.net.get_output_embeddings()(found.last_hidden_state[:, -1]), found.past_key_values
+        found = self.net(input_ids=ids, past_key_values=cache, use_cache=True)
+        return found.logits[:, -1], found.past_key_values
+
+    def _last_hidden(self, ids: Tensor, mask: Tensor | None = None) -> Tensor:
+        """[B, L, D]."""
+        found = self.net.base_model(input_ids=ids, attention_mask=mask, use_cache=False)
+        if hasattr(found, "last_hidden_state"):
+            return found.last_hidden_state
+        found = self.net(input_ids=ids, attention_mask=mask, use_cache=False, output_hidden_states=True)
+        return found.hidden_states[-1]
+
+    @property
+    def _block(self) -> int:
+        """Rows of logits held at once."""
+        return max(1, ROW_BLOCK // self.vocab_size)
+
+    @cached_property
+    def _headed(self) -> bool:
+        """Whether the logits are the output embedding of the base model's last hidden state, and nothing else.
+
+        Some models cap or scale their logits behind it. Asked bit for bit, since a cap hardly moves a small logit.
+        """
+        base, head = self.net.base_model, self.net.get_output_embeddings()
+        if base is self.net or head is None:
+            return False
+        with torch.no_grad():
+            ids = torch.arange(min(4, self.context), device=self.device)[None] % self.vocab_size
+            found = base(input_ids=ids, use_cache=False)
+            return hasattr(found, "last_hidden_state") and torch.equal(
+                head(found.last_hidden_state), self.net(input_ids=ids, use_cache=False).logits
+            )
+
+
+def nucleus(probabilities: Tensor, top_p: float) -> Tensor:
+    """probabilities [B, V] where they belong to the nucleus, 0 elsewhere.
+
+    The nucleus is the smallest set of most probable tokens whose mass is at least top_p (Holtzman et al. 2020, eq. 2);
+    of equals the lower id comes first. top_p = 1 keeps everything.
+    """
+    if top_p == 1:
+        return probabilities
+    ordered, order = probabilities.sort(dim=-1, descending=True, stable=True)
+    before = F.pad(ordered.cumsum(-1)[:, :-1], (1, 0))
+    return torch.zeros_like(probabilities).scatter(-1, order, ordered.where(before < top_p, 0.0))
+
+
+def weights_fingerprint(net: nn.Module) -> str:
+    """sha256 over names, dtypes, shapes and bytes of a network's weights, in the order of its state_dict."""
+    digest = hashlib.sha256()
+    for name, value in net.state_dict().items():
+        digest.update(f"{name} {value.dtype} {list(value.shape)}\n".encode())
+        digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def load_causal(source: str | Path, device: str = "auto", precision: str = "fp32") -> CausalModel:
+    """A causal language model of `transformers` from a local folder, the hub's cache, or the hub.
+
+    precision: fp32 | bf16 | auto; bf16 casts the weights, and the softmax stays float32.
+    Raises RequestError for what cannot be fetched, is no such model, or lacks some of its weights.
+    """
+    from transformers import AutoModelForCausalLM
+
+    source, chosen = str(source), pick_device(device)
+    dtype = autocast_dtype(precision, chosen) or torch.float32
+    with _quiet_transformers():
+        net, told = _found(
+            source, lambda **at: AutoModelForCausalLM.from_pretrained(source, output_loading_info=True, **at)
+        )
+        tokenizer = _tokenizer(source)
+    # what a checkpoint lacks is filled with random numbers
+    if lacking := sorted(told["missing_keys"]):
+        raise RequestError(f"{source} is no whole causal language model: its weights lack {', '.join(lacking[:3])}")
+    model = CausalModel(net.to(chosen, dtype).eval().requires_grad_(False), tokenizer, source)
+    if not _looks_back_only(model):
+        raise RequestError(f"{source} is not a causal language model: its predictions depend on later tokens")
+    return model
+
+
+def is_causal(source: str | Path) -> bool:
+    """Whether `source` names a causal language model of `transformers` rather than one of ours.
+
+    A folder whose config.json has a "model_type", which the published layout of SEDD has not; a hub name without
+    owner; an owner/name whose config.json, cached or fetched, has one.
+    """
+    folder, source = Path(source), str(source)
+    if folder.exists():
+        return _has_model_type(folder / "config.json")
+    if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", source) or ("/" in source and folder.parent.is_dir()):
+        return False
+    if "/" not in source:
+        return True
+    from huggingface_hub import hf_hub_download
+
+    try:
+        found = _cached_else_fetched(source, lambda **at: hf_hub_download(source, "config.json", **at))
+    except Exception:  # out of reach or not there: whoever loads it says so
+        return False
+    return _has_model_type(Path(found))
+
+
+def _has_model_type(file: Path) -> bool:
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(found, dict) and "model_type" in found
+
+
+def _found(source: str, load: Callable[..., Any]) -> Any:
+    """What `load` gives for a folder or a hub id; RequestError in one line where it cannot be had."""
+    if Path(source).is_dir():
+        try:
+            return load(local_files_only=True)
+        except Exception as error:  # the library's own, that of safetensors, the system's
+            reason = str(error).strip().split("\n")[0].rstrip(".")
+            raise RequestError(f"{source} cannot be loaded as a causal language model: {reason}") from error
+    try:
+        return _cached_else_fetched(source, load)
+    except Exception as error:  # the hub's own, its HTTP client's, the system's: the remedy is the same
+        raise RequestError(
+            f"cannot fetch {source} from the Hugging Face hub ({type(error).__name__}); "
+            "offline: download its files elsewhere and pass their folder"
+        ) from error
+
+
+def _cached_else_fetched(source: str, load: Callable[..., Any]) -> Any:
+    try:
+        return load(local_files_only=True)
+    except (OSError, ValueError):
+        pass  # not cached
+    from huggingface_hub import HfApi
+
+    # one question first: out of reach, the download itself would go on trying for most of a minute
+    HfApi().model_info(source, timeout=_TIMEOUT)
+    return load()
+
+
+def _tokenizer(source: str) -> Any:
+    """The tokenizer of a model that was found, or None where there is none."""
+    from transformers import AutoTokenizer
+
+    def load(**at: bool) -> Any:
+        tokenizer = AutoTokenizer.from_pretrained(source, **at)
+        if not tokenizer.vocab_size:  # made of nothing, where its files are missing
+            raise OSError(f"no tokenizer in {source}")
+        return tokenizer
+
+    if Path(source).is_dir() and not any(Path(source).glob("*token*")) and not any(Path(source).glob("vocab*")):
+        return None
+    return _found(source, load)
+
+
+def _looks_back_only(model: CausalModel) -> bool:
+    """Whether predictions stay as they are when the token behind them changes (BERT's, loaded as causal, do not)."""
+    ids = torch.zeros(2, min(4, model.context), dtype=torch.int64, device=model.device)
+    ids[1, -1] = min(1, model.vocab_size - 1)
+    with torch.no_grad():
+        one, other = model.net(input_ids=ids, use_cache=False).logits[:, :-1].float()
+    return torch.allclose(one, other, rtol=1e-3, atol=1e-3 * float(one.abs().amax().nan_to_num()), equal_nan=True)
+
+
+@contextmanager
+def _quiet_transformers() -> Iterator[None]:
+    """Without the library's own bars and remarks, which would stand among ours."""
+    from transformers.utils import logging
+
+    bars, level = logging.is_progress_bar_enabled(), logging.get_verbosity()
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()

@@ -1,0 +1,305 @@
+"""Monte-Carlo estimates of a bound on blocks of text: where draws are placed, when they are enough, what they say.
+
+A replicate is one unbiased estimate for every block, made of one or more draws a block; replicates are independent,
+and their scatter is the error.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Generator, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sedd_cli.core.graphs import Graph
+from sedd_cli.core.likelihood import paper_bound, rigorous_bound, stratified
+from sedd_cli.core.random import BOUND, TIME, Stream
+from sedd_cli.core.score import ScoreModel
+from sedd_cli.errors import RequestError
+from sedd_cli.runs.dist import Dist
+from sedd_cli.runs.events import Event, Note, Progress
+from sedd_cli.runs.ledger import Ledger
+from sedd_cli.runs.protocols import Blocks, find_protocol
+
+#: iid: independent uniform times, as the paper draws them. stratified: one time in each of equal strata, dealt out over
+#: the blocks. count: strata of the number of masks, and a unigram control variate (absorbing graphs).
+ESTIMATORS = ("iid", "stratified", "count")
+#: Fewer independent replicates give no standard error worth the name.
+LEAST_REPLICATES = 4
+#: Replicates from which the number needed is told; stopping earlier, on a lucky error, makes intervals too short.
+PILOT = 8
+#: A text of few blocks gets several draws a block and replicate, to have so many strata.
+LEAST_STRATA = 64
+TOKENS_AT_ONCE = 16_384
+#: The chance with which a reported interval covers.
+LEVEL = 0.95
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """How draws are placed (None: count where the graph has that form, else stratified) and when they are enough.
+
+    Replicates are added until the standard error is below rel_error of the bound, or max_nfe network evaluations a
+    block are spent.
+    """
+
+    estimator: str | None = None
+    rel_error: float = 0.005
+    max_nfe: int = 64
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.estimator is not None and self.estimator not in ESTIMATORS:
+            raise RequestError(f"estimator must be one of {', '.join(ESTIMATORS)}, found {self.estimator!r}")
+        if not 0 <= self.seed < 2**64:
+            raise RequestError(f"seed must lie in [0, 2^64), found {self.seed}")
+        if not 0 < self.rel_error < math.inf:
+            raise RequestError(f"rel-error must be positive, found {self.rel_error}")
+        if self.max_nfe < LEAST_REPLICATES:
+            raise RequestError(f"max-nfe must be at least {LEAST_REPLICATES} to give an error, found {self.max_nfe}")
+
+    def placed_for(self, graph: Graph) -> str:
+        """The estimator's name; RequestError if the graph has no such form."""
+        if self.estimator == "count" and not graph.counts:
+            raise RequestError(f"the estimator count needs a graph with MASK, {graph.name} has none: use stratified")
+        return self.estimator or ("count" if graph.counts else "stratified")
+
+    def draws(self, blocks: int) -> int:
+        """Draws of a block in one replicate."""
+        return max(1, min(math.ceil(LEAST_STRATA / blocks), self.max_nfe // LEAST_REPLICATES))
+
+
+@dataclass(frozen=True)
+class Estimates:
+    """nats [replicates, blocks], from `draws` network evaluations each."""
+
+    nats: np.ndarray
+    draws: int
+
+    @property
+    def mean_and_error(self) -> tuple[float, float]:
+        """Nats of all blocks together, and the Monte-Carlo standard error."""
+        totals = self.nats.sum(1)
+        error = totals.std(ddof=1) / math.sqrt(len(totals)) if len(totals) > 1 else 0.0
+        return float(totals.mean()), float(error)
+
+    def within(self) -> float:
+        """How many standard errors the interval at LEVEL reaches to either side: Student's t."""
+        from scipy.special import stdtrit
+
+        return float(stdtrit(len(self.nats) - 1, (1 + LEVEL) / 2))
+
+
+def estimate(
+    score: ScoreModel,
+    blocks: Blocks,
+    protocol: str,
+    drawing: Drawing,
+    ledger: Ledger | None,
+    dist: Dist,
+    to_bits: float,
+) -> Generator[Event, None, Estimates]:
+    """Estimates of a protocol's bound on every block. to_bits: bits per character of one nat in all, for the eye.
+
+    A ledger holds the replicates that are known, and is told those that are found.
+    """
+    draws, size = drawing.draws(len(blocks)), len(blocks)
+    most = drawing.max_nfe // draws
+    needed, nats = min(PILOT, most), np.empty((0, size))
+    job = _Job(score, blocks, protocol, drawing.placed_for(score.graph), drawing.seed, draws, dist)
+    known = _known(ledger, most, size) if dist.main and ledger else 0
+    if known:
+        yield Note(f"{protocol}: {known} replicates are known from before")
+    while len(nats) < needed:
+        values = dist.from_main(lambda n=len(nats): ledger.read(n, size) if ledger else np.full(size, np.nan))
+        for done in job.replicate(len(nats), values, ledger):
+            done, total = len(nats) * size * draws + done, needed * size * draws
+            if done < total:
+                yield Progress(f"{protocol} bound", done, total, "draws", _figures(nats, draws, to_bits))
+        nats = np.concatenate([nats, values[None]])
+        if len(nats) >= PILOT:
+            mean, error = Estimates(nats, draws).mean_and_error
+            # the error falls as one over the root of the replicates
+            wanted = math.ceil(len(nats) * (error / (drawing.rel_error * mean)) ** 2)
+            needed = min(max(wanted, len(nats)), most)
+    total = len(nats) * size * draws
+    yield Progress(f"{protocol} bound", total, total, "draws", _figures(nats, draws, to_bits))
+    return Estimates(nats, draws)
+
+
+def _known(ledger: Ledger, most: int, size: int) -> int:
+    return next((n for n in range(most) if np.isnan(ledger.read(n, size)).any()), most)
+
+
+def _figures(nats: np.ndarray, draws: int, to_bits: float) -> dict[str, str]:
+    if len(nats) < 2:
+        return {}
+    mean, error = Estimates(nats, draws).mean_and_error
+    return {"bits/char": f"{mean * to_bits:.3f} ± {error * to_bits:.3f}"}
+
+
+@dataclass(frozen=True)
+class _Job:
+    """What every replicate has in common."""
+
+    score: ScoreModel
+    blocks: Blocks
+    protocol: str
+    estimator: str
+    seed: int
+    draws: int
+    dist: Dist
+
+    def replicate(self, number: int, values: np.ndarray, ledger: Ledger | None) -> Iterator[int]:
+        """Fill in what is NaN of values [M], nats a block; yields how many draws this process has made or found.
+
+        Groups of blocks are dealt out over the processes; which process computes a block changes nothing.
+        """
+        missing = [g for g in self.blocks.groups(TOKENS_AT_ONCE) if np.isnan(values[g.numpy()]).any()]
+        if not missing:
+            return
+        level = levels(len(self.blocks), self.draws, self.estimator, self.seed, number)
+        surprisal = self._surprisal()
+        found, done = np.zeros(len(values)), 0
+        alone = self.dist.world == 1
+        try:
+            for at, group in enumerate(missing):
+                if at % self.dist.world == self.dist.rank:
+                    x0 = self.blocks.read(group).to(self.dist.device)
+                    for j in range(self.draws):
+                        step = number * self.draws + j
+                        nats = self._draw(x0, level[j, group], Stream(self.seed, BOUND, group), step, surprisal)
+                        found[group.numpy()] += nats.cpu().numpy() / self.draws
+                    if alone:
+                        values[group.numpy()] = found[group.numpy()]
+                        if ledger:
+                            ledger.write(number, values, at_once=False)
+                done += len(group) * self.draws
+                yield done
+        except BaseException:
+            if ledger and alone:
+                ledger.write(number, values)
+            raise
+        if not alone:
+            total = self.dist.total(torch.from_numpy(found).to(self.dist.device)).cpu().numpy()
+            new = np.concatenate([g.numpy() for g in missing])
+            values[new] = total[new]
+        if ledger and self.dist.main:
+            ledger.write(number, values)
+
+    def _draw(self, x0: Tensor, v: Tensor, stream: Stream, step: int, surprisal: Tensor | None) -> Tensor:
+        cost = None if surprisal is None else surprisal[x0]
+        return draw_bound(self.score, self.protocol, self.estimator, x0, v, stream, step, cost)
+
+    def _surprisal(self) -> Tensor | None:
+        if self.estimator != "count":
+            return None
+        return self.blocks.surprisal(self.score.graph.tokens).to(self.dist.device)
+
+
+def levels(blocks: int, draws: int, estimator: str, seed: int, number: int) -> Tensor:
+    """Where replicate `number` places its noise, [draws, blocks] float64 in (0, 1), each uniform by itself."""
+    u_order, u_level = Stream(seed, TIME, torch.arange(blocks)).uniforms(number, draws)
+    if estimator == "iid":
+        return u_level.T
+    v = torch.empty(blocks * draws, dtype=torch.float64)
+    v[u_order.reshape(-1).argsort()] = stratified(len(v), u_level.reshape(-1))
+    return v.view(blocks, draws).T
+
+
+@torch.no_grad()
+def draw_bound(
+    score: ScoreModel,
+    protocol: str,
+    estimator: str,
+    x0: Tensor,
+    v: Tensor,
+    stream: Stream,
+    step: int,
+    cost: Tensor | None = None,
+) -> Tensor:
+    """One unbiased estimate of the protocol's bound per sequence of x0 [B, L], nats [B] float64."""
+    u, u_end = (w.to(x0.device) for w in stream.uniforms(step, x0.shape[1]))
+    v, count = v.to(x0.device), estimator == "count"
+    if find_protocol(protocol).rigorous:
+        return rigorous_bound(score, x0, v, u, u_end, count, cost).double()
+    return paper_bound(score, x0, v, u, count=count, cost=cost).double()
+
+
+def bound_of(score: ScoreModel, x0: Tensor, draws: int, seed: int, protocol: str) -> tuple[Tensor, Tensor]:
+    """Bound and Monte-Carlo standard error of each sequence [B], from four independent stratified sets of draws."""
+    find_protocol(protocol)
+    strata = max(1, draws // LEAST_REPLICATES)
+    index, estimator = torch.arange(len(x0)), Drawing().placed_for(score.graph)
+    means = []
+    for r in range(LEAST_REPLICATES):
+        total = torch.zeros(len(x0), dtype=torch.float64, device=x0.device)
+        for k in range(strata):
+            step = r * strata + k
+            v = (k + Stream(seed, TIME, index).uniform(step)) / strata
+            total += draw_bound(score, protocol, estimator, x0, v, Stream(seed, BOUND, index), step)
+        means.append(total / strata)
+    stacked = torch.stack(means)
+    return stacked.mean(0), stacked.std(0) / math.sqrt(LEAST_REPLICATES)
+
+
+def between_documents(nats: np.ndarray, lengths: np.ndarray, clusters: np.ndarray) -> float | None:
+    """Standard error of the nats per token that comes from the choice of text alone; None for a single cluster.
+
+    nats [replicates, blocks] are estimates for blocks of `lengths` tokens; blocks of one cluster count as one piece of
+    text. Residuals of a ratio estimator, less the share of their square that the draws put there (none, where there
+    is a single, exact, replicate).
+    """
+    _, place = np.unique(clusters, return_inverse=True)
+    pieces = place.max() + 1
+    if pieces < 2:
+        return None
+    nats = np.stack([np.bincount(place, weights=row) for row in nats])
+    sizes = np.bincount(place, weights=lengths)
+    mean = nats.mean(0)
+    residuals = mean - mean.sum() / sizes.sum() * sizes
+    from_draws = nats.var(0, ddof=1).sum() / len(nats) if len(nats) > 1 else 0.0
+    square = max(pieces / (pieces - 1) * (residuals**2).sum() - from_draws, 0.0)
+    return math.sqrt(square) / float(sizes.sum())
+
+
+def summary(blocks: Blocks, found: Estimates, predicted: int | None = None) -> dict[str, Any]:
+    """The figures of some estimates, per token, character and byte. A single replicate is exact.
+
+    predicted: tokens that the nats are for (default: all of the blocks).
+    """
+    used, text = predicted or blocks.tokens, blocks.split
+    part = blocks.text_tokens / text.tokens
+    mean, error = found.mean_and_error
+    rate, rate_error = mean / used, error / used
+    reach = found.within() * rate_error if error else 0.0
+    units = {"char": text.characters * part, "byte": text.info.bytes * part}
+    between = between_documents(found.nats, blocks.lengths, blocks.clusters)
+    result: dict[str, Any] = {}
+    for unit, count in units.items():
+        bits = 1 / math.log(2) / count
+        result[f"bits_per_{unit}"] = mean * bits
+        result[f"bits_per_{unit}_error"] = error * bits
+    perplexity = math.exp(min(rate, 700.0))
+    return result | {
+        "between_documents_error": None if between is None else between * used / math.log(2) / units["char"],
+        "nats_per_token": rate,
+        "nats_per_token_error": rate_error,
+        "nats_per_token_between_documents": between,
+        "perplexity": perplexity,
+        "perplexity_error": perplexity * rate_error,
+        "perplexity_between_documents": None if between is None else perplexity * between,
+        "perplexity_interval": [math.exp(min(rate + side * reach, 700.0)) for side in (-1, 1)],
+        "interval_level": LEVEL,
+        "tokens": used,
+        "characters": round(units["char"]),
+        "bytes": round(units["byte"]),
+        "blocks": len(blocks),
+        "replicates": len(found.nats),
+        "nfe_per_block": len(found.nats) * found.draws,
+        "rel_error": error / mean,
+    }

@@ -1,0 +1,98 @@
+"""Autoregressive references under the same evaluation: a causal language model of transformers with our tokens."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from sedd_cli.errors import RequestError
+from sedd_cli.runs.causal import CausalModel, load_causal
+from sedd_cli.text.tokenizers import Tokenizer, load_tokenizer
+
+#: Blocks of the published zero-shot protocol; models that read more are evaluated on these all the same.
+LENGTH = 1024
+
+
+@dataclass
+class ExactModel:
+    """What `evaluate` asks of a model, from one whose likelihood is exact. The first token of a block is predicted
+    from begin-of-text alone."""
+
+    exact: ClassVar[bool] = True
+    recipe: ClassVar[None] = None
+
+    causal: CausalModel
+    tokenizer: Tokenizer
+    facts: dict[str, Any] = field(default_factory=lambda: {"likelihood": "exact"})
+
+    @property
+    def source(self) -> str:
+        return self.causal.source
+
+    @property
+    def device(self) -> torch.device:
+        return self.causal.device
+
+    @property
+    def length(self) -> int:
+        """Tokens of a block; begin-of-text takes the place of the last one, which nothing is predicted from."""
+        return min(self.causal.context, LENGTH)
+
+    @property
+    def vocab_size(self) -> int:
+        return self.tokenizer.vocab_size
+
+    @property
+    def kind(self) -> str:
+        """The architecture's name, as transformers has it."""
+        return self.causal.net.config.model_type
+
+    @property
+    def layers(self) -> int:
+        return self.causal.net.config.get_text_config().num_hidden_layers
+
+    @property
+    def precision(self) -> str:
+        return self.causal.precision
+
+    @cached_property
+    def fingerprint(self) -> str:
+        return self.causal.fingerprint
+
+    @property
+    def tokenizer_source(self) -> str:
+        return self.source
+
+    def text_tokenizer(self) -> Tokenizer:
+        return self.tokenizer
+
+    def nats(self, tokens: Tensor) -> Tensor:
+        """−log p of each row [B, L] → [B]."""
+        return self.causal.nats(tokens)
+
+    def nats_given_first(self, tokens: Tensor) -> Tensor:
+        """−log p(tokens[1:] | tokens[0]) of each row [B, L] → [B]."""
+        return self.causal.nats_given_first(tokens)
+
+    def describe(self) -> str:
+        """One line: what was loaded."""
+        return f"{self.causal.describe()}, {self.tokenizer.spec}"
+
+
+def load_exact(source: str, device: str = "auto", precision: str = "fp32", tokenizer: str | None = None) -> ExactModel:
+    """A causal language model and the tokenizer its datasets are prepared with (by name or file, else its own).
+
+    Raises RequestError where either cannot be had or they do not fit.
+    """
+    causal = load_causal(source, device, precision)
+    text = load_tokenizer(tokenizer or ("gpt2" if causal.gpt2 else source))
+    if text.vocab_size > causal.vocab_size:
+        raise RequestError(
+            f"tokenizer {text.spec!r} has {text.vocab_size} tokens, {source} knows {causal.vocab_size}: "
+            "name its own with --tokenizer"
+        )
+    return ExactModel(causal, text)

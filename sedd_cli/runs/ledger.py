@@ -1,0 +1,60 @@
+"""Finished parts of a long measurement, kept so that an interrupted one goes on."""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sedd_cli.errors import WorkError
+from sedd_cli.text.home import home
+from sedd_cli.text.tokenizers.base import digest
+
+#: Seconds of work that a kill may cost.
+SAVE_EVERY = 20.0
+
+
+@dataclass
+class Ledger:
+    """Arrays by number in a folder; what is not known in them yet is NaN."""
+
+    folder: Path
+    _saved: float = 0.0
+
+    @classmethod
+    def of(cls, key: dict[str, Any]) -> Ledger:
+        """The ledger of what a key's values determine."""
+        return cls(home() / "evaluations" / digest(key)[:24])
+
+    def read(self, number: int, size: int) -> np.ndarray:
+        """Array `number` [size] as far as it is known."""
+        try:
+            found = np.load(self._path(number))
+        except (OSError, ValueError, EOFError):
+            found = np.empty(0)
+        return found if found.shape == (size,) and found.dtype == np.float64 else np.full(size, np.nan)
+
+    def write(self, number: int, values: np.ndarray, at_once: bool = True) -> None:
+        """Keep an array; unless at_once, only if the last time is a while ago. WorkError where it cannot be written."""
+        if not at_once and time.monotonic() - self._saved < SAVE_EVERY:
+            return
+        path = self._path(number)
+        beside = path.with_suffix(f".{os.getpid()}.new")
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with beside.open("wb") as stream:
+                np.save(stream, values)
+            os.replace(beside, path)
+        except OSError as error:
+            beside.unlink(missing_ok=True)
+            raise WorkError(
+                f"cannot keep results in {self.folder}: {error.strerror}; choose another SEDD_HOME"
+            ) from None
+        self._saved = time.monotonic()
+
+    def _path(self, number: int) -> Path:
+        return self.folder / f"{number}.npy"

@@ -1,0 +1,81 @@
+"""`sedd mauve`: references, generations, features, score."""
+
+from __future__ import annotations
+
+import importlib.metadata
+from collections.abc import Iterator
+
+import numpy as np
+
+from sedd_cli import __version__
+from sedd_cli.runs.causal import CausalModel, load_causal
+from sedd_cli.runs.events import Event, Finished, Note, Warn
+from sedd_cli.runs.mauve.features import features, scores
+from sedd_cli.runs.mauve.generations import generations
+from sedd_cli.runs.mauve.options import MauveOptions
+from sedd_cli.runs.mauve.references import encoded, read_references
+from sedd_cli.runs.mauve.writers import writer_for
+from sedd_cli.runs.model import Model
+
+#: Samples a side below which the score is noticeably biased: the advice of mauve-text, after Pillutla et al. 2021.
+ENOUGH = 5000
+
+
+def mauve(model: Model | CausalModel, options: MauveOptions, device: str = "auto") -> Iterator[Event]:
+    """Generate, featurise (on `device`), cluster; the last event is Finished with everything to repeat it.
+
+    Generations are kept as they come, and a run that was interrupted goes on behind the last whole batch; features
+    are kept too. Raises RequestError for a request that cannot be met, WorkError for features that are not finite.
+    """
+    writer = writer_for(model, options)
+    references = read_references(writer, options)
+    judge = load_causal(options.features, device)  # before the work: it may be out of reach
+    judge.encode([""])  # so may its tokenizer
+    yield Note(
+        f"{options.count:,} references of {options.length} tokens, passed over: {references.short:,} shorter ones"
+        + (f", {references.unknown:,} that the tokenizer cannot express" if references.unknown else "")
+    )
+    made = yield from generations(writer, references, options)
+    sides, changed = [], {}
+    for side, rows in (("references", references.rows), ("generations", [one["tokens"] for one in made])):
+        if len(rows) < ENOUGH:
+            yield Warn(f"{len(rows):,} {side}, fewer than {ENOUGH:,}: the score is biased (Pillutla et al. 2021)")
+        read = rows if writer.gpt2 and judge.gpt2 else list(encoded(judge, map(writer.decode, rows)))
+        changed[side] = sum(len(ids) != options.length for ids in read)
+        sides.append((yield from features(judge, [ids[: judge.context] for ids in read], side, options.batch)))
+    if any(changed.values()):
+        yield Note(
+            f"{changed['references']:,} references and {changed['generations']:,} generations have another length in "
+            f"the tokens of {judge.source}"
+        )
+    found = yield from scores(*sides, options.seeds)
+    yield Finished(
+        {
+            **found,
+            "mode": options.mode,
+            "prompt": options.prompt,
+            "new": options.new,
+            "references": {
+                "source": options.references,
+                "split": references.split,
+                "fingerprint": references.fingerprint,
+                "count": len(references.rows),
+                "short": references.short,
+                "unknown": references.unknown,
+            },
+            "generations": {"count": len(made), "of_each": options.generations},
+            "model": model.source,
+            "seed": options.seed,
+            "sampler": {
+                **writer.sampler_facts,
+                "nfe_mean": float(np.mean([one["nfe"] for one in made])),
+                "draw_precision": "float64",
+            },
+            "precision": writer.precision,
+            "features": {"model": judge.source, "fingerprint": judge.fingerprint, "changed_length": changed},
+            "software": {
+                "sedd": __version__,
+                **{name: importlib.metadata.version(name) for name in ("mauve-text", "transformers", "torch")},
+            },
+        }
+    )

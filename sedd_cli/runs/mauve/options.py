@@ -1,0 +1,75 @@
+"""What is compared with what."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from sedd_cli.errors import RequestError
+
+MODES = ("standard", "infill")
+
+
+@dataclass(frozen=True)
+class MauveOptions:
+    """What is compared with what.
+
+    references: a .txt file (a reference a line), a .jsonl file ("text" or "tokens" a line), or the name of a prepared
+    corpus: the beginnings of its documents in `split` (default: test, else validation, else train). The first `count`
+    that are long enough are taken. Each is generated anew `generations` times from its own tokens, `standard`: the
+    first `prompt`, `infill`: the first and last half of `prompt`; `new` tokens are filled in, so that both sides have
+    prompt + new. features: the model whose hidden states are compared, a hub id or a folder. seeds: of k-means.
+
+    steps, sampler, normalized as in GenerateOptions; top_p (default 0.95) and temperature (1) belong to a causal model.
+    batch: texts at once; it changes results by rounding alone.
+    """
+
+    references: str
+    split: str | None = None
+    mode: str = "standard"
+    count: int = 1000
+    generations: int = 5
+    prompt: int = 50
+    new: int = 50
+    features: str = "gpt2-large"
+    seeds: int = 5
+    steps: int | None = None
+    sampler: str | None = None
+    normalized: bool = False
+    top_p: float | None = None
+    temperature: float | None = None
+    seed: int = 0
+    batch: int = 64
+
+    def __post_init__(self) -> None:
+        if self.mode not in MODES:
+            raise RequestError(f"mode must be one of {', '.join(MODES)}, found {self.mode!r}")
+        for name in ("count", "generations", "prompt", "new", "seeds", "batch"):
+            if getattr(self, name) < 1:
+                raise RequestError(f"{name} must be at least 1, found {getattr(self, name)}")
+        if not 0 <= self.seed < 2**64:
+            raise RequestError(f"seed must lie in [0, 2^64), found {self.seed}")
+        if self.mode == "infill" and self.prompt % 2:
+            raise RequestError(
+                f"infill gives half of the prompt on each side: prompt must be even, found {self.prompt}"
+            )
+
+    @property
+    def length(self) -> int:
+        """Tokens of a text, on both sides."""
+        return self.prompt + self.new
+
+    @property
+    def total(self) -> int:
+        """Generations in all."""
+        return self.count * self.generations
+
+    @property
+    def where(self) -> Tensor:
+        """The given positions, bool [length]."""
+        position = torch.arange(self.length)
+        if self.mode == "standard":
+            return position < self.prompt
+        return (position < self.prompt // 2) | (position >= self.length - self.prompt // 2)

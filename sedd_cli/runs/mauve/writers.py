@@ -1,0 +1,110 @@
+"""What completes prompts: a denoiser fills them, a causal model continues them."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Generator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sedd_cli.core.conditioning import Given
+from sedd_cli.errors import RequestError, WorkError
+from sedd_cli.runs.causal import CausalModel
+from sedd_cli.runs.events import Event, Progress
+from sedd_cli.runs.generate import GenerateOptions, make_sampler
+from sedd_cli.runs.mauve.options import MauveOptions
+from sedd_cli.runs.model import Model
+
+
+class Denoiser:
+    """Fills prompts by the reverse process of a SEDD model."""
+
+    def __init__(self, model: Model, options: MauveOptions):
+        if options.top_p is not None or options.temperature is not None:
+            raise RequestError(f"--top-p and --temperature belong to a causal model, {model.source} denoises")
+        if options.length > model.length:
+            raise RequestError(
+                f"{options.prompt} + {options.new} tokens are longer than the model's {model.length}: "
+                "lower --prompt or --new"
+            )
+        self.model, self.options, self.tokenizer = model, options, model.text_tokenizer()
+        self.sampler = make_sampler(
+            model, GenerateOptions(steps=options.steps, sampler=options.sampler, normalized=options.normalized)
+        )
+        self.encode, self.decode, self.unknown = (
+            self.tokenizer.encode_batch,
+            self.tokenizer.decode,
+            self.tokenizer.unknown,
+        )
+        self.tokenizer_fingerprint, self.vocab_size = self.tokenizer.fingerprint, model.graph.tokens
+        self.gpt2 = self.tokenizer.spec == "gpt2"
+        self.precision = model.precision
+        self.sampler_facts = {
+            "name": self.sampler.name,
+            **dataclasses.asdict(self.sampler),
+            "normalized": options.normalized,
+        }
+
+    def identity(self) -> list[Any]:
+        """All of the model that changes what it generates."""
+        return [self.model.fingerprint]
+
+    def write(self, rows: Tensor, numbers: Tensor) -> Generator[Event, None, tuple[Tensor, Tensor]]:
+        """Fill what is not given of rows [B, L]; returns the texts [B, L] and their network evaluations [B]."""
+        done, device = int(numbers[0]), self.model.device
+        where = self.options.where.expand(rows.shape)
+        # what is to be filled is not so much as passed on
+        given = Given(where.to(device), rows.where(where, 0).to(device))
+        score = dataclasses.replace(self.model.score, normalized=self.options.normalized)
+        with torch.no_grad():
+            for now in self.sampler.run(score, given, self.options.seed, numbers.to(device)):
+                yield Progress("generating", done, self.options.total, "texts", {"step": f"{now.step} of {now.steps}"})
+        if not bool((now.x < self.model.graph.tokens).all()):
+            raise WorkError("a mask survived the last step")
+        return now.x.cpu(), now.evaluations.cpu()
+
+
+class Continuer:
+    """Continues prompts by a causal model."""
+
+    def __init__(self, model: CausalModel, options: MauveOptions):
+        if options.mode == "infill":
+            raise RequestError(f"a left-to-right model cannot infill: {model.source} takes --mode standard alone")
+        if options.steps is not None or options.sampler is not None or options.normalized:
+            raise RequestError(
+                f"--steps, --sampler and --normalized mean nothing with the causal model {model.source}: "
+                "it draws one token after another (--top-p, --temperature)"
+            )
+        if options.length > model.context:
+            raise RequestError(
+                f"{options.prompt} + {options.new} tokens are longer than the model's {model.context}: "
+                "lower --prompt or --new"
+            )
+        self.model, self.options = model, options
+        self.top_p = 0.95 if options.top_p is None else options.top_p
+        self.temperature = 1.0 if options.temperature is None else options.temperature
+        self.encode, self.decode, self.unknown = model.encode, model.decode, None
+        self.tokenizer_fingerprint, self.vocab_size, self.gpt2 = None, model.vocab_size, model.gpt2
+        self.precision = model.precision
+        self.sampler_facts = {"name": "nucleus", "top_p": self.top_p, "temperature": self.temperature}
+
+    def identity(self) -> list[Any]:
+        """All of the model that changes what it generates."""
+        return [self.model.fingerprint, self.model.ends]
+
+    def write(self, rows: Tensor, numbers: Tensor) -> Generator[Event, None, tuple[Tensor, Tensor]]:
+        """Continue the beginnings of rows [B, L]; returns the texts [B, L] and their network evaluations [B]."""
+        yield Progress("generating", int(numbers[0]), self.options.total, "texts")
+        prompts, new = rows[:, : self.options.prompt], self.options.new
+        made = self.model.continue_(prompts, new, self.top_p, self.temperature, self.options.seed, numbers)
+        return torch.cat([prompts, made.cpu()], 1), torch.full_like(numbers, new)
+
+
+Writer = Denoiser | Continuer
+
+
+def writer_for(model: Model | CausalModel, options: MauveOptions) -> Writer:
+    """RequestError where the options do not go with the model."""
+    return (Continuer if isinstance(model, CausalModel) else Denoiser)(model, options)

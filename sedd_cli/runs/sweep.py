@@ -1,0 +1,203 @@
+"""Quality of samples against the number of steps (figures 1 and 2 of the paper)."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Generator, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sedd_cli import __version__
+from sedd_cli.core.samplers import SAMPLERS
+from sedd_cli.errors import RequestError, WorkError
+from sedd_cli.recipe.build import nearest
+from sedd_cli.runs.causal import CausalModel
+from sedd_cli.runs.events import Event, Finished, Note, Sampled
+from sedd_cli.runs.generate import GenerateOptions, as_json, generate
+from sedd_cli.runs.judge import Samples, judge
+from sedd_cli.runs.model import Model
+from sedd_cli.text.atomic import write_whole
+
+SETTINGS, RESULT = "settings.json", "sweep.json"
+
+
+@dataclass(frozen=True)
+class SweepOptions:
+    """n samples of `length` tokens at each number of steps and for each sampler, judged; kept in `folder`."""
+
+    folder: Path
+    steps: tuple[int, ...]
+    samplers: tuple[str, ...] = ("tweedie",)
+    n: int = 64
+    length: int | None = None
+    seed: int = 0
+    self_bleu: bool = False
+    resume: bool = True
+
+    def __post_init__(self) -> None:
+        # refused now rather than after the points before it
+        GenerateOptions(n=self.n, seed=self.seed)
+        for name in self.samplers:
+            if name not in SAMPLERS:
+                raise RequestError(f"unknown sampler {name!r}{nearest(name, SAMPLERS)}")
+            if name == "first_hitting":
+                raise RequestError("a sweep of steps means nothing with first_hitting: it takes one step a token")
+
+
+def parse_sweep(text: str) -> tuple[int, ...]:
+    """`steps=32,64,128` or `steps=32,64,...,2048` (a geometric sequence); RequestError for anything else."""
+    key, equals, values = text.partition("=")
+    if key.strip() != "steps" or not equals:
+        raise RequestError(f"a sweep is written steps=32,64,128 or steps=32,64,...,2048, found {text!r}")
+    words = [word.strip() for word in values.split(",")]
+    found: list[int] = []
+    for at, word in enumerate(words):
+        if word in ("...", "…"):
+            if at < 2 or at + 1 == len(words) or found[-1] <= found[-2] or found[-1] % found[-2]:
+                raise RequestError(f"sweep {text!r}: the dots go on with a sequence like 32,64, and end in a number")
+            last, ratio = _whole(words[at + 1], text), found[-1] // found[-2]
+            while found[-1] * ratio < last:
+                found.append(found[-1] * ratio)
+        else:
+            found.append(_whole(word, text))
+    if len(set(found)) < len(found):
+        raise RequestError(f"sweep {text!r}: a number stands twice in it")
+    return tuple(found)
+
+
+def _whole(word: str, text: str) -> int:
+    if not word.isdecimal() or int(word) < 1:
+        raise RequestError(f"sweep {text!r}: {word!r} is not a whole number of steps, 1 or more")
+    return int(word)
+
+
+def sweep(model: Model, causal: CausalModel, options: SweepOptions) -> Iterator[Event]:
+    """Sample and judge point after point; Finished with all of them at the end.
+
+    Samples are kept as they come, so that an interrupted sweep goes on behind the last one.
+    """
+    settings = {
+        "model": model.source,
+        "model_fingerprint": model.fingerprint,
+        "judge": causal.source,
+        "judge_fingerprint": causal.fingerprint,
+        "length": options.length or model.length,
+        "seed": options.seed,
+        "precision": model.precision,
+        "sedd": __version__,
+    }
+    _claim(options, settings)
+    points = []
+    for sampler in options.samplers:
+        for steps in options.steps:
+            sampled = yield from _samples(model, options, sampler, steps)
+            yield Note(f"{sampler}, {steps} steps: judging {len(sampled)} samples")
+            found = yield from judge(causal, Samples.of(sampled, model.tokenizer), options.self_bleu)
+            points.append({"sampler": sampler, "steps": steps, **found})
+            _write(options.folder / RESULT, {**settings, "points": points})
+    yield Finished({**settings, "folder": str(options.folder), "points": points})
+
+
+def _claim(options: SweepOptions, settings: dict[str, Any]) -> None:
+    """The folder, if it is free or holds samples of the same settings."""
+    file = options.folder / SETTINGS
+    try:
+        (options.folder / "samples").mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RequestError(f"cannot write to {options.folder}: {error.strerror}") from None
+    if file.is_file() and options.resume:
+        there = json.loads(file.read_text(encoding="utf-8"))
+        if changed := [key for key in settings if there.get(key) != settings[key] and not key.startswith("judge")]:
+            raise RequestError(
+                f"{options.folder} holds a sweep with another {', '.join(changed)}: "
+                "name another folder with --out, or start anew in it with --no-resume"
+            )
+    else:
+        for old in (options.folder / "samples").glob("*.jsonl"):
+            old.unlink()
+    _write(file, settings)
+
+
+def _samples(model: Model, options: SweepOptions, sampler: str, steps: int) -> Generator[Event, None, list[Sampled]]:
+    """The samples of one point, those that are kept and the rest drawn; a sample depends on its number alone."""
+    path = options.folder / "samples" / f"{sampler}-{steps}.jsonl"
+    kept = _kept(path)[: options.n]
+    if kept:
+        yield Note(f"{sampler}, {steps} steps: {len(kept)} samples are there from before")
+    if len(kept) == options.n:
+        return kept
+    path.write_text("".join(json.dumps(as_json(s), ensure_ascii=False) + "\n" for s in kept), encoding="utf-8")
+    request = GenerateOptions(
+        n=options.n - len(kept), length=options.length, steps=steps, sampler=sampler, seed=options.seed, first=len(kept)
+    )
+    try:
+        with path.open("a", encoding="utf-8") as file:
+            for event in generate(model, request):
+                if isinstance(event, Sampled):
+                    kept.append(event)
+                    file.write(json.dumps(as_json(event), ensure_ascii=False) + "\n")
+                    file.flush()
+                else:
+                    yield event
+    except OSError as error:
+        raise WorkError(f"cannot write {path}: {error.strerror}") from None
+    return kept
+
+
+def _kept(path: Path) -> list[Sampled]:
+    """The whole lines of a file, as long as they are numbered from 0 on."""
+    found: list[Sampled] = []
+    names = {f.name for f in dataclasses.fields(Sampled)}
+    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
+        try:
+            record = json.loads(line)
+        except ValueError:
+            break  # cut short by a crash
+        if record.get("index") != len(found):
+            break
+        found.append(Sampled(**{key: value for key, value in record.items() if key in names}))
+    return found
+
+
+def _write(path: Path, data: dict[str, Any]) -> None:
+    try:
+        write_whole(path, json.dumps(data, indent=1) + "\n")
+    except OSError as error:
+        raise WorkError(f"cannot write {path}: {error.strerror}") from None
+
+
+def plot(result: dict[str, Any], path: Path) -> None:
+    """Generative perplexity against steps, both axes logarithmic, with error bars; RequestError without matplotlib."""
+    try:
+        from matplotlib.figure import Figure
+        from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
+    except ImportError:
+        raise RequestError("the figure needs matplotlib: pip install 'sedd[plots]'") from None
+
+    figure = Figure(figsize=(6, 4), layout="constrained")
+    axis = figure.subplots()
+    # under loglinear noise euler and tweedie are one and the same: the later curve lets the earlier be seen
+    for style, sampler in zip(("o-", "s--", "^:"), dict.fromkeys(p["sampler"] for p in result["points"]), strict=False):
+        points = sorted((p for p in result["points"] if p["sampler"] == sampler), key=lambda p: p["steps"])
+        values = [p["per_sequence"]["perplexity"] for p in points]
+        # an error bar must not reach below zero on a logarithmic axis
+        errors = [min(p["per_sequence"]["error"] or 0.0, 0.99 * v) for p, v in zip(points, values, strict=True)]
+        axis.errorbar(
+            [p["steps"] for p in points], values, errors, fmt=style, ms=5, mfc="none", capsize=3, label=sampler
+        )
+    axis.set(xscale="log", yscale="log", xlabel="steps", ylabel=f"generative perplexity ({Path(result['judge']).name})")
+    ticks = sorted({p["steps"] for p in result["points"]})
+    axis.set_xticks(ticks, [str(t) for t in ticks])
+    axis.xaxis.set_minor_locator(NullLocator())
+    # 1, 2, 3, 5 of every power of ten, spelled out: often the axis spans less than one
+    axis.yaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 5, 7)))
+    axis.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axis.yaxis.set_minor_locator(NullLocator())
+    axis.legend(frameon=False)
+    axis.grid(alpha=0.3)
+    try:
+        figure.savefig(path, dpi=150)
+    except OSError as error:
+        raise WorkError(f"cannot write {path}: {error.strerror}") from None
