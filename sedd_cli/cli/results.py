@@ -17,12 +17,13 @@ def bounds_table(result: dict[str, Any]) -> Table:
     table = _table(title, "model", result.get("paper"))
     for protocol, found in result["bounds"].items():
         table.add_row(f"{_kind(result)} ({protocol})", *_figures(result, protocol, found))
-    best = min(found["bits_per_char"] for found in result["bounds"].values())
     for name, bits in result.get("yardsticks", {}).items():
         fitted = " (of train)" if name.endswith("gram") else ""
         table.add_row(f"{name}{fitted}", f"{bits:.3f}", style="dim")
-    if source := result.get("yardsticks", {}).get("the source itself"):
-        table.add_row("gap to the source", f"{best - source:.3f}", style="bold")
+    source, bound = result.get("yardsticks", {}).get("the source itself"), result["bounds"].get("rigorous")
+    if source and bound:
+        gap = plus_minus(bound["bits_per_char"] - source, bound["bits_per_char_error"], 3)
+        table.add_row("gap to the source", gap, style="bold")
     return table
 
 

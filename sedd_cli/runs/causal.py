@@ -30,6 +30,7 @@ TOKENS_AT_ONCE = 8192
 CONTEXT_KEYS = ("n_positions", "max_position_embeddings", "seq_length", "max_seq_len")
 #: GPT-2's vocabulary, which all its sizes share: model type and size.
 GPT2 = ("gpt2", 50257)
+HUB_ID = r"\w[\w.-]*(/[\w.-]+)?"
 _TIMEOUT = 20.0
 
 
@@ -319,7 +320,7 @@ def is_causal(source: str | Path) -> bool:
     folder, source = Path(source), str(source)
     if folder.exists():
         return _has_model_type(folder / "config.json")
-    if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", source) or ("/" in source and folder.parent.is_dir()):
+    if not re.fullmatch(HUB_ID, source) or ("/" in source and folder.parent.is_dir()):
         return False
     if "/" not in source:
         return True
@@ -348,6 +349,8 @@ def _found(source: str, load: Callable[..., Any]) -> Any:
         except Exception as error:  # the library's own, that of safetensors, the system's
             reason = str(error).strip().split("\n")[0].rstrip(".")
             raise RequestError(f"{source} cannot be loaded as a causal language model: {reason}") from error
+    if not re.fullmatch(HUB_ID, source):
+        raise RequestError(f"no causal language model at {source}: neither a folder nor a hub id")
     try:
         return _cached_else_fetched(source, load)
     except Exception as error:  # the hub's own, its HTTP client's, the system's: the remedy is the same

@@ -110,7 +110,9 @@ def estimate(
     draws, size = drawing.draws(len(blocks)), len(blocks)
     most = drawing.max_nfe // draws
     needed, nats = min(PILOT, most), np.empty((0, size))
-    job = _Job(score, blocks, protocol, drawing.placed_for(score.graph), drawing.seed, draws, dist)
+    estimator = drawing.placed_for(score.graph)
+    surprisal = blocks.surprisal(score.graph.tokens).to(dist.device) if estimator == "count" else None
+    job = _Job(score, blocks, protocol, estimator, drawing.seed, draws, dist, surprisal)
     known = _known(ledger, most, size) if dist.main and ledger else 0
     if known:
         yield Note(f"{protocol}: {known} replicates are known from before")
@@ -153,6 +155,7 @@ class _Job:
     seed: int
     draws: int
     dist: Dist
+    surprisal: Tensor | None
 
     def replicate(self, number: int, values: np.ndarray, ledger: Ledger | None) -> Iterator[int]:
         """Fill in what is NaN of values [M], nats a block; yields how many draws this process has made or found.
@@ -163,7 +166,6 @@ class _Job:
         if not missing:
             return
         level = levels(len(self.blocks), self.draws, self.estimator, self.seed, number)
-        surprisal = self._surprisal()
         found, done = np.zeros(len(values)), 0
         alone = self.dist.world == 1
         try:
@@ -172,7 +174,7 @@ class _Job:
                     x0 = self.blocks.read(group).to(self.dist.device)
                     for j in range(self.draws):
                         step = number * self.draws + j
-                        nats = self._draw(x0, level[j, group], Stream(self.seed, BOUND, group), step, surprisal)
+                        nats = self._draw(x0, level[j, group], Stream(self.seed, BOUND, group), step)
                         found[group.numpy()] += nats.cpu().numpy() / self.draws
                     if alone:
                         values[group.numpy()] = found[group.numpy()]
@@ -191,14 +193,9 @@ class _Job:
         if ledger and self.dist.main:
             ledger.write(number, values)
 
-    def _draw(self, x0: Tensor, v: Tensor, stream: Stream, step: int, surprisal: Tensor | None) -> Tensor:
-        cost = None if surprisal is None else surprisal[x0]
+    def _draw(self, x0: Tensor, v: Tensor, stream: Stream, step: int) -> Tensor:
+        cost = None if self.surprisal is None else self.surprisal[x0]
         return draw_bound(self.score, self.protocol, self.estimator, x0, v, stream, step, cost)
-
-    def _surprisal(self) -> Tensor | None:
-        if self.estimator != "count":
-            return None
-        return self.blocks.surprisal(self.score.graph.tokens).to(self.dist.device)
 
 
 def levels(blocks: int, draws: int, estimator: str, seed: int, number: int) -> Tensor:

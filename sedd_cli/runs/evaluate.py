@@ -195,7 +195,8 @@ def _measure(
             "seed",
             "precision",
         )
-        ledger = Ledger.of({"protocol": name, "sedd": __version__, **{key: result[key] for key in named}})
+        how = {"protocol": name, "draws": options.drawing.draws(len(blocks)), "sedd": __version__}
+        ledger = Ledger.of(how | {key: result[key] for key in named})
     split = blocks.split
     characters = split.characters * blocks.text_tokens / split.tokens
     to_bits = 1 / math.log(2) / characters

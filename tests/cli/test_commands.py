@@ -10,7 +10,9 @@ import sys
 import pytest
 
 
-@pytest.mark.parametrize("command", [[], ["train"], ["eval"], ["sample"], ["infill"], ["doctor"], ["prepare"]])
+@pytest.mark.parametrize(
+    "command", [[], ["train"], ["eval"], ["sample"], ["infill"], ["mauve"], ["doctor"], ["prepare"]]
+)
 def test_help_shows_an_example_without_importing_torch(command):
     script = (
         "import sys; sys.argv = ['sedd', *sys.argv[1:], '--help']\n"
@@ -150,3 +152,26 @@ def test_want_of_memory_is_said_in_plain_words(error, words):
     from sedd_cli.__main__ import _in_one_line
 
     assert words in _in_one_line(error)
+
+
+def test_several_datasets_are_evaluated_though_one_fails(sedd, tiny_run, workplace, tmp_path):
+    (workplace / "more.txt").write_text("\n".join(f"the dog sat on the hill {i}" for i in range(300)), encoding="utf-8")
+    words = ["eval", "--model", tiny_run, "--no-yardsticks", "--out", tmp_path / "all.json", "--json"]
+    done = sedd(*words, "--dataset", "nowhere.txt", "--dataset", workplace / "more.txt")
+    assert done.code == 2
+    assert done.err.splitlines()[-1].startswith("error: 1 of 2 datasets failed, the others are kept (nowhere.txt:")
+    found = json.loads(done.out)
+    assert [r["corpus"] for r in found["results"]] == [json.loads((tmp_path / "all.json").read_text())["corpus"]]
+    assert [f["dataset"] for f in found["failed"]] == ["nowhere.txt"]
+    assert "perplexity/token" in done.err  # the table, and one row of a dataset
+
+
+def test_from_goes_with_its_dataset(sedd, tiny_run, tmp_path):
+    lines = "\n".join([" = the cat = \n", " a dog ran over the hill . \n"] * 60)
+    (tmp_path / "wiki.test.raw").write_text(lines, encoding="utf-8")
+    words = ["eval", "--model", tiny_run, "--dataset", "wikitext2", "--from", tmp_path / "wiki.test.raw", "--json"]
+    done = sedd(*words, "--rel-error", 0.5)
+    assert done.code == 0, done.err
+    found = json.loads(done.out)
+    assert (found["corpus"], found["detokenizer"], found["split"]) == ("wikitext2", "wikitext", "test")
+    assert str(tmp_path) in found["source"]

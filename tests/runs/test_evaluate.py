@@ -316,6 +316,14 @@ def test_kept_draws_of_other_weights_are_not_taken(model, dataset, tiny_run):
     assert result(model, dataset, **options)["bounds"]["rigorous"]["nats_per_token"] == before
 
 
+def test_kept_draws_of_another_budget_are_not_mixed_in(model, dataset):
+    options = {"protocols": ("rigorous",), "yardsticks": False, "seed": 80, "blocks": 2}
+    small, large = (result(model, dataset, **options, max_nfe=n)["bounds"]["rigorous"] for n in (32, 256))
+    assert (small["nfe_per_block"], large["nfe_per_block"]) == (32, 256)
+    for n, expected in ((32, small), (256, large), (32, small)):
+        assert result(model, dataset, **options, max_nfe=n, keep=True)["bounds"]["rigorous"] == expected
+
+
 def test_a_torn_record_is_drawn_again(model, dataset):
     from sedd_cli.runs.ledger import Ledger
     from sedd_cli.text.home import home

@@ -6,6 +6,7 @@ tinyshakespeare/input.txt  tinystories/tiny_stories.txt  webtext/webtext.valid.j
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
@@ -85,3 +86,18 @@ def test_gpt2_survives_saving(tmp_path):
     text = "It's 2024 — the “quick” brown fox\n\n\tjumps <|endoftext|> over 漢字 🎉"
     assert opened.encode(text) == tokenizer.encode(text)
     assert opened.decode(opened.encode(text)) == text
+
+
+def test_a_model_is_evaluated_on_wikitext2_and_one_billion_words(sedd, tiny_run, tmp_path):
+    words = ["eval", "--model", tiny_run, "--blocks", 30, "--json", "--out", tmp_path / "found.json"]
+    for name, file in (("wikitext2", "wikitext-2/wiki.test.raw"), ("lm1b", "lm1b/1b_benchmark.dev.tokens")):
+        words += ["--dataset", name, "--from", real(file)]
+    done = sedd(*words)
+    assert done.code == 0, done.err
+    found = json.loads(done.out)["results"]
+    assert [(r["corpus"], r["split"], r["detokenizer"]) for r in found] == [
+        ("wikitext2", "test", "wikitext"),
+        ("lm1b", "validation", "lm1b"),
+    ]
+    assert all(r["bounds"]["rigorous"]["blocks"] == 30 for r in found)
+    assert json.loads((tmp_path / "found.json").read_text()) == found
