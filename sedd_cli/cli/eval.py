@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json as json_module
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from sedd_cli.cli import options as o
 from sedd_cli.cli.choose import choose_any
+from sedd_cli.cli.judging import judge_file, run_sweep
 from sedd_cli.cli.output import check_writable
 from sedd_cli.cli.results import comparison
 from sedd_cli.cli.view import View
@@ -22,6 +24,7 @@ Protocols = Annotated[
 
 
 def evaluate(
+    context: typer.Context,
     dataset: Annotated[
         list[str] | None,
         typer.Option(
@@ -79,28 +82,35 @@ def evaluate(
     Example: sedd eval --model runs/quickstart --dataset pydocs --split validation
     """
     view = View(json, quiet)
+    mode = "--samples" if samples is not None else "--sweep" if sweep is not None else "a likelihood"
     if samples is not None and sweep is not None:
         raise RequestError("--samples judges a file, --sweep draws its own: name one of them")
+    _refuse_idle(context, mode)
     if samples is not None:
-        from sedd_cli.cli.judging import judge_file
-
         return judge_file(view, samples, judge, self_bleu, tokenizer, device, out)
     if sweep is not None:
-        from sedd_cli.cli.judging import run_sweep
 
-        request = {"sweep": sweep, "samplers": sampler, "n": n, "length": length, "seed": seed, "judge": judge}
-        request |= {"self_bleu": self_bleu, "resume": resume}
-        return run_sweep(view, request, out or Path("sweep"), model, tokenizer, device, precision)
-    if judge is not None:
-        raise RequestError("--judge goes with --samples FILE or --sweep; a text's likelihood needs no judge")
+        def sweep_options():
+            from sedd_cli.runs.sweep import SweepOptions, parse_sweep
+
+            samplers = tuple((sampler or "tweedie").split(","))
+            return SweepOptions(out or Path("sweep"), parse_sweep(sweep), samplers, n, length, seed, self_bleu, resume)
+
+        return run_sweep(view, sweep_options, judge, model, tokenizer, device, precision)
     from sedd_cli.runs.dist import connect
     from sedd_cli.runs.estimate import Drawing
     from sedd_cli.runs.evaluate import EvaluateOptions, Text, evaluate_all
-    from sedd_cli.runs.events import Evaluated, Finished
+    from sedd_cli.runs.events import Finished
 
-    drawing = Drawing(estimator, rel_error, max_nfe, seed)
     options = EvaluateOptions(
-        split, tuple(protocol or ()), drawing, yardsticks, blocks, length, try_bf16=precision == "auto", keep=resume
+        split,
+        tuple(protocol or ()),
+        Drawing(estimator, rel_error, max_nfe, seed),
+        yardsticks,
+        blocks,
+        length,
+        try_bf16=precision == "auto",
+        keep=resume,
     )
     if out is not None:
         check_writable(out)
@@ -112,31 +122,65 @@ def evaluate(
         if names is None:
             raise RequestError(f"{chosen.source} names no corpus of its own: name one with --dataset")
         texts = [Text(name, at) for name, at in zip(names, local or [None] * len(names), strict=True)]
-        found = view.follow(evaluate_all(chosen, texts, options, dist))
-    results = [event.result for event in found if isinstance(event, Evaluated)]
-    failed = next(event.result["failed"] for event in found if isinstance(event, Finished))
-    if dist.main:
-        _store(view, chosen.source, results, out)
-    if len(results) > 1 and not quiet:
-        view.table(comparison(results))
-    view.document(results[0] if len(texts) == 1 else {"results": results, "failed": failed})
-    if failed:
+        job = evaluate_all(chosen, texts, options, dist)
+        events = view.follow(_stored(view, job, chosen.source, len(texts), out) if dist.main else job)
+    found = next(event.result for event in events if isinstance(event, Finished))
+    if len(found["results"]) > 1 and not quiet:
+        view.table(comparison(found["results"]))
+    view.document(_document(found, len(texts)))
+    if failed := found["failed"]:
         said = "; ".join(f"{f['dataset']}: {f['error']}" for f in failed)
         kind = RequestError if all(f["code"] == 2 for f in failed) else WorkError
         raise kind(f"{len(failed)} of {len(texts)} datasets failed, the others are kept ({said})")
 
 
-def _store(view: View, source: str, results: list[dict], out: Path | None) -> None:
-    """Each result into the run's results/, where the model is a run; all of them into `out`."""
+#: What each way to use the command has no use for.
+LIKELIHOOD = {"dataset", "local", "split", "protocol", "rel_error", "max_nfe", "estimator", "blocks", "yardsticks"}
+IDLE = {
+    "--samples": {*LIKELIHOOD, "length", "model", "sampler", "n", "seed", "resume", "precision"},
+    "--sweep": LIKELIHOOD,
+    "a likelihood": {"sampler", "n", "judge", "self_bleu"},
+}
+
+
+def _refuse_idle(context: typer.Context, mode: str) -> None:
+    """RequestError for an option that was given and would be ignored."""
+    for option in context.command.params:
+        given = context.get_parameter_source(option.name)
+        if option.name in IDLE[mode] and given is not None and given.name == "COMMANDLINE":
+            hint = ": it goes with --samples FILE or --sweep" if option.name in ("judge", "self_bleu") else ""
+            raise RequestError(f"{option.opts[0]} means nothing with {mode}{hint}")
+
+
+def _document(found: dict[str, Any], texts: int) -> Any:
+    """The one result of a call for one text; for several, all of them and what failed."""
+    return found["results"][0] if texts == 1 and found["results"] else found
+
+
+def _stored(view: View, events: Iterable[Any], source: str, texts: int, out: Path | None) -> Iterator[Any]:
+    """The events; each result is written as it comes, into the run's results/ where the model is a run, and `out`."""
     from sedd_cli.runs.checkpoint import LATEST
+    from sedd_cli.runs.events import Evaluated, Finished
     from sedd_cli.runs.rundir import RunDir
     from sedd_cli.text.atomic import write_whole
+    from sedd_cli.text.tokenizers.base import digest
 
-    if (Path(source) / LATEST).is_file():
-        for result in results:
-            name = "-".join(str(result[key]) for key in ("corpus", "split") if result[key])
-            stored = RunDir(Path(source)).store("results", f"eval-{Path(name).name}-step-{result['step']}", result)
-            view.say(f"wrote {stored}", "dim")
+    so_far: list[dict] = []
+    for event in events:
+        document = None
+        if isinstance(event, Evaluated):
+            so_far.append(event.result)
+            document = {"results": so_far, "failed": []}
+            if (Path(source) / LATEST).is_file():
+                asked = {k: v for k, v in event.result.items() if k not in ("bounds", "yardsticks", "software", "bf16")}
+                asked["protocols"] = {name: b.get("max_nfe") for name, b in event.result["bounds"].items()}
+                corpus, split = Path(event.result["corpus"]).name, event.result["split"]
+                name = f"eval-{corpus}-{split}-step-{event.result['step']}-{digest(asked)[:8]}"
+                view.say(f"wrote {RunDir(Path(source)).store('results', name, event.result)}", "dim")
+        elif isinstance(event, Finished):
+            document = event.result
+        if document is not None and out is not None:
+            write_whole(out, json_module.dumps(_document(document, texts), indent=1) + "\n")
+        yield event
     if out is not None:
-        write_whole(out, json_module.dumps(results if len(results) != 1 else results[0], indent=1) + "\n")
         view.say(f"wrote {out}", "dim")

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
@@ -14,17 +16,14 @@ from sedd_cli.cli.results import plus_minus
 from sedd_cli.cli.view import View
 from sedd_cli.errors import RequestError
 
-SEDD_ONLY = "a sweep needs a diffusion model: {} is a left-to-right one, which has no steps"
+if TYPE_CHECKING:
+    from sedd_cli.runs.causal import CausalModel
+    from sedd_cli.runs.judge import Samples
+    from sedd_cli.runs.sweep import SweepOptions
 
 
 def judge_file(
-    view: View,
-    path: Path,
-    judge: str | None,
-    with_self_bleu: bool,
-    tokenizer: str | None,
-    device: str,
-    out: Path | None,
+    view: View, path: Path, judge: str | None, self_bleu: bool, tokenizer: str | None, device: str, out: Path | None
 ) -> None:
     """Judge the samples of a file and show what was found."""
     from sedd_cli.runs.judge import Samples
@@ -33,67 +32,71 @@ def judge_file(
 
     if judge is None:
         raise RequestError("--samples needs --judge: a causal language model such as gpt2-large, or its folder")
+    alone("--samples")
     if out is not None:
         check_writable(out)
     samples = Samples.read(path, load_tokenizer(tokenizer) if tokenizer else None)
-    found = {"file": str(path), **judged(view, samples, judge, with_self_bleu, device)}
+    found = {"file": str(path), **judged(view, samples, load_judge(view, judge, device), self_bleu)}
     if out is not None:
         write_whole(out, json.dumps(found, indent=1) + "\n")
         view.say(f"wrote {out}", "dim")
     view.document(found)
 
 
-def judged(view: View, samples: Any, judge: str, with_self_bleu: bool, device: str) -> dict[str, Any]:
-    """What a judge finds, shown."""
+def load_judge(view: View, judge: str, device: str) -> CausalModel:
+    """The judge, said in one line."""
     from sedd_cli.runs.causal import load_causal
-    from sedd_cli.runs.events import Finished
-    from sedd_cli.runs.judge import judge as job
 
     causal = load_causal(judge, device)
     view.say(f"judge {causal.describe()}", "dim")
+    return causal
+
+
+def judged(view: View, samples: Samples, causal: CausalModel, self_bleu: bool) -> dict[str, Any]:
+    """What a judge finds, shown."""
+    from sedd_cli.runs.events import Finished
+    from sedd_cli.runs.judge import judge
 
     def events():
-        yield Finished((yield from job(causal, samples, with_self_bleu)))
+        yield Finished((yield from judge(causal, samples, self_bleu)))
 
     found = view.follow(events())[-1].result
     view.result(_one(found))
     return found
 
 
-def run_sweep(
-    view: View,
-    request: dict[str, Any],
-    folder: Path,
-    model: str | None,
-    tokenizer: str | None,
-    device: str,
-    precision: str,
-) -> None:
-    """Sample and judge at each number of steps; a table, JSON and a figure."""
-    from sedd_cli.runs.causal import load_causal
-    from sedd_cli.runs.events import Finished
-    from sedd_cli.runs.sweep import SweepOptions, parse_sweep, plot, sweep
+def alone(option: str) -> None:
+    """RequestError under torchrun: processes would do the same work, and write the same files."""
+    if os.environ.get("WORLD_SIZE", "1") != "1":
+        raise RequestError(f"{option} works on one process: start it without torchrun")
 
-    steps = parse_sweep(request.pop("sweep"))
-    samplers = tuple((request.pop("samplers") or "tweedie").split(","))
-    judge = request.pop("judge")
+
+def run_sweep(
+    view: View, options: Callable[[], SweepOptions], judge: str | None, model: str | None, tokenizer: str | None,
+    device: str, precision: str,
+) -> None:  # fmt: skip
+    """Sample and judge at each number of steps; a table, JSON and a figure."""
+    from sedd_cli.runs.events import Finished
+    from sedd_cli.runs.sweep import plot, sweep
+
+    asked = options()
     if judge is None:
         raise RequestError("--sweep needs --judge: a causal language model such as gpt2-large, or its folder")
-    options = SweepOptions(folder=folder, steps=steps, samplers=samplers, **request)
+    alone("--sweep")
     # whether bf16 moves a bound can be measured on the way, whether it moves samples cannot
     chosen = choose_any(view, model, device, "fp32" if precision == "auto" else precision, tokenizer)
     if chosen.exact:
-        raise RequestError(SEDD_ONLY.format(chosen.source))
-    causal = load_causal(judge, device)
-    view.say(f"judge {causal.describe()}", "dim")
-    found = [e.result for e in view.follow(sweep(chosen, causal, options)) if isinstance(e, Finished)][-1]
+        raise RequestError(f"a sweep needs a diffusion model: {chosen.source} goes from left to right and has no steps")
+    causal = load_judge(view, judge, device)
+    found = [e.result for e in view.follow(sweep(chosen, causal, asked)) if isinstance(e, Finished)][-1]
     view.result(_points(found))
+    stored, png = asked.folder / "sweep.json", asked.folder / "sweep.png"
     try:
-        plot(found, folder / "sweep.png")
-        found["png"] = str(folder / "sweep.png")
-        view.say(f"wrote {folder / 'sweep.json'} and {found['png']}", "dim")
+        plot(found, png)
+        found["png"] = str(png)
+        view.say(f"wrote {stored} and {png}", "dim")
     except RequestError as error:  # everything else is there
-        view.say(f"wrote {folder / 'sweep.json'}; {error}", "yellow")
+        view.say(f"wrote {stored}; {error}", "yellow")
     view.document(found)
 
 

@@ -42,4 +42,4 @@ Judge = Annotated[
     str | None,
     typer.Option(help="Generative perplexity under this causal language model: gpt2-large, or a folder."),
 ]
-SelfBleu = Annotated[bool, typer.Option("--self-bleu", help="Also self-BLEU, whose cost grows with the square.")]
+SelfBleu = Annotated[bool, typer.Option("--self-bleu", help="With --judge: also self-BLEU.")]

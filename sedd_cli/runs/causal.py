@@ -23,13 +23,18 @@ from sedd_cli.core.score import ROW_BLOCK
 from sedd_cli.errors import RequestError
 from sedd_cli.nets.precision import autocast_dtype
 from sedd_cli.runs.dist import pick_device
+from sedd_cli.text.tokenizers.base import digest
 
 #: Tokens that go through the trunk together; the vocabulary pass is bounded separately.
 TOKENS_AT_ONCE = 8192
 #: What configurations call the longest input.
 CONTEXT_KEYS = ("n_positions", "max_position_embeddings", "seq_length", "max_seq_len")
-#: GPT-2's vocabulary, which all its sizes share: model type and size.
+#: GPT-2's vocabulary, which all its sizes share: model type and size, and a text in it. Other languages' models have
+#: the same type and size with words of their own.
 GPT2 = ("gpt2", 50257)
+FOX = "The quick brown fox jumps over the lazy dog", [464, 2068, 7586, 21831, 18045, 625, 262, 16931, 3290]
+#: What a configuration says that does not change a number.
+INCIDENTAL = ("_name_or_path", "transformers_version", "architectures")
 HUB_ID = r"\w[\w.-]*(/[\w.-]+)?"
 _TIMEOUT = 20.0
 
@@ -61,13 +66,16 @@ class CausalModel:
 
     @cached_property
     def fingerprint(self) -> str:
-        """sha256 over the weights (of the precision in use)."""
-        return weights_fingerprint(self.net)
+        """sha256 over the weights (of the precision in use) and the configuration."""
+        told = {k: v for k, v in self.net.config.to_dict().items() if k not in INCIDENTAL}
+        return digest([weights_fingerprint(self.net), json.loads(json.dumps(told, default=str))])
 
     @property
     def gpt2(self) -> bool:
         """Whether its ids are those of our tokenizer gpt2."""
-        return (self._config.model_type, self.vocab_size) == GPT2
+        if (self._config.model_type, self.vocab_size) != GPT2:
+            return False
+        return self.tokenizer is None or self.encode([FOX[0]])[0] == FOX[1]
 
     @property
     def precision(self) -> str:

@@ -7,7 +7,7 @@ and their scatter is the error.
 from __future__ import annotations
 
 import math
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +19,7 @@ from sedd_cli.core.graphs import Graph
 from sedd_cli.core.likelihood import paper_bound, rigorous_bound, stratified
 from sedd_cli.core.random import BOUND, TIME, Stream
 from sedd_cli.core.score import ScoreModel
-from sedd_cli.errors import RequestError
+from sedd_cli.errors import RequestError, WorkError
 from sedd_cli.runs.dist import Dist
 from sedd_cli.runs.events import Event, Note, Progress
 from sedd_cli.runs.ledger import Ledger
@@ -35,6 +35,8 @@ PILOT = 8
 #: A text of few blocks gets several draws a block and replicate, to have so many strata.
 LEAST_STRATA = 64
 TOKENS_AT_ONCE = 16_384
+#: Groups of blocks that each of several processes computes before they tell each other.
+ROUND = 8
 #: The chance with which a reported interval covers.
 LEVEL = 0.95
 
@@ -70,7 +72,7 @@ class Drawing:
 
     def draws(self, blocks: int) -> int:
         """Draws of a block in one replicate."""
-        return max(1, min(math.ceil(LEAST_STRATA / blocks), self.max_nfe // LEAST_REPLICATES))
+        return max(1, min(math.ceil(LEAST_STRATA / blocks), self.max_nfe // PILOT))
 
 
 @dataclass(frozen=True)
@@ -158,44 +160,59 @@ class _Job:
     surprisal: Tensor | None
 
     def replicate(self, number: int, values: np.ndarray, ledger: Ledger | None) -> Iterator[int]:
-        """Fill in what is NaN of values [M], nats a block; yields how many draws this process has made or found.
-
-        Groups of blocks are dealt out over the processes; which process computes a block changes nothing.
-        """
-        missing = [g for g in self.blocks.groups(TOKENS_AT_ONCE) if np.isnan(values[g.numpy()]).any()]
-        if not missing:
-            return
+        """Fill in what is NaN of values [M], nats a block; yields how many draws are made."""
         level = levels(len(self.blocks), self.draws, self.estimator, self.seed, number)
-        found, done = np.zeros(len(values)), 0
-        alone = self.dist.world == 1
-        try:
-            for at, group in enumerate(missing):
-                if at % self.dist.world == self.dist.rank:
-                    x0 = self.blocks.read(group).to(self.dist.device)
-                    for j in range(self.draws):
-                        step = number * self.draws + j
-                        nats = self._draw(x0, level[j, group], Stream(self.seed, BOUND, group), step)
-                        found[group.numpy()] += nats.cpu().numpy() / self.draws
-                    if alone:
-                        values[group.numpy()] = found[group.numpy()]
-                        if ledger:
-                            ledger.write(number, values, at_once=False)
-                done += len(group) * self.draws
-                yield done
-        except BaseException:
-            if ledger and alone:
-                ledger.write(number, values)
-            raise
-        if not alone:
-            total = self.dist.total(torch.from_numpy(found).to(self.dist.device)).cpu().numpy()
-            new = np.concatenate([g.numpy() for g in missing])
-            values[new] = total[new]
-        if ledger and self.dist.main:
-            ledger.write(number, values)
 
-    def _draw(self, x0: Tensor, v: Tensor, stream: Stream, step: int) -> Tensor:
-        cost = None if self.surprisal is None else self.surprisal[x0]
-        return draw_bound(self.score, self.protocol, self.estimator, x0, v, stream, step, cost)
+        def nats(group: Tensor) -> Tensor:
+            x0 = self.blocks.read(group).to(self.dist.device)
+            cost = None if self.surprisal is None else self.surprisal[x0]
+            stream, steps = Stream(self.seed, BOUND, group), range(number * self.draws, (number + 1) * self.draws)
+            each = [
+                draw_bound(self.score, self.protocol, self.estimator, x0, level[j, group], stream, step, cost)
+                for j, step in enumerate(steps)
+            ]
+            return torch.stack(each).mean(0)
+
+        for done in fill(values, self.blocks, nats, self.dist, ledger, number):
+            yield done * self.draws
+
+
+def fill(
+    values: np.ndarray,
+    blocks: Blocks,
+    nats: Callable[[Tensor], Tensor],
+    dist: Dist,
+    ledger: Ledger | None,
+    number: int,
+) -> Iterator[int]:
+    """Fill in what is NaN of values [M] by nats(group [n]) [n]; yields how many blocks are done.
+
+    Groups of blocks are dealt out over the processes, a round at a time; who computes a block changes nothing. The
+    ledger is told array `number` as it grows. WorkError for a likelihood that is not finite.
+    """
+    missing = [g for g in blocks.groups(TOKENS_AT_ONCE) if np.isnan(values[g.numpy()]).any()]
+    size, done = 1 if dist.world == 1 else ROUND * dist.world, len(blocks) - sum(map(len, missing))
+    try:
+        for start in range(0, len(missing), size):
+            groups = missing[start : start + size]
+            found = torch.zeros(len(values), dtype=torch.float64)
+            for group in groups[dist.rank :: dist.world]:
+                found[group] = nats(group).cpu()
+            new = np.concatenate([g.numpy() for g in groups])
+            round_ = dist.total(found.to(dist.device)).cpu().numpy()[new]
+            if not np.isfinite(round_).all():
+                raise WorkError(
+                    f"the model gives block {new[~np.isfinite(round_)][0]} of the text no finite likelihood"
+                )
+            values[new] = round_
+            if ledger and dist.main:
+                ledger.write(number, values, at_once=start + size >= len(missing))
+            done += len(new)
+            yield done
+    except BaseException:
+        if ledger and dist.main:
+            ledger.write(number, values)
+        raise
 
 
 def levels(blocks: int, draws: int, estimator: str, seed: int, number: int) -> Tensor:
@@ -229,7 +246,8 @@ def draw_bound(
 
 def bound_of(score: ScoreModel, x0: Tensor, draws: int, seed: int, protocol: str) -> tuple[Tensor, Tensor]:
     """Bound and Monte-Carlo standard error of each sequence [B], from four independent stratified sets of draws."""
-    find_protocol(protocol)
+    if find_protocol(protocol).wrapped:
+        raise RequestError(f"protocol {protocol!r} is about blocks of a text, not about single sequences")
     strata = max(1, draws // LEAST_REPLICATES)
     index, estimator = torch.arange(len(x0)), Drawing().placed_for(score.graph)
     means = []
@@ -264,18 +282,18 @@ def between_documents(nats: np.ndarray, lengths: np.ndarray, clusters: np.ndarra
     return math.sqrt(square) / float(sizes.sum())
 
 
-def summary(blocks: Blocks, found: Estimates, predicted: int | None = None) -> dict[str, Any]:
+def summary(blocks: Blocks, found: Estimates, given: int = 0) -> dict[str, Any]:
     """The figures of some estimates, per token, character and byte. A single replicate is exact.
 
-    predicted: tokens that the nats are for (default: all of the blocks).
+    given: tokens of each block that the nats are not for.
     """
-    used, text = predicted or blocks.tokens, blocks.split
-    part = blocks.text_tokens / text.tokens
+    lengths, text = blocks.lengths - given, blocks.split
+    used, part = int(lengths.sum()), blocks.text_tokens / text.tokens
     mean, error = found.mean_and_error
     rate, rate_error = mean / used, error / used
     reach = found.within() * rate_error if error else 0.0
     units = {"char": text.characters * part, "byte": text.info.bytes * part}
-    between = between_documents(found.nats, blocks.lengths, blocks.clusters)
+    between = between_documents(found.nats, lengths, blocks.clusters)
     result: dict[str, Any] = {}
     for unit, count in units.items():
         bits = 1 / math.log(2) / count

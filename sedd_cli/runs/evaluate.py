@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
 from sedd_cli import __version__
 from sedd_cli.core.likelihood import T_MIN
@@ -18,11 +17,11 @@ from sedd_cli.core.random import BOUND, Stream
 from sedd_cli.errors import RequestError, WorkError
 from sedd_cli.runs.dist import Dist
 from sedd_cli.runs.estimate import (
-    TOKENS_AT_ONCE,
     Drawing,
     Estimates,
     draw_bound,
     estimate,
+    fill,
     levels,
     summary,
 )
@@ -32,6 +31,7 @@ from sedd_cli.runs.model import Model
 from sedd_cli.runs.paper import reported
 from sedd_cli.runs.prepare import PrepareOptions, prepare
 from sedd_cli.runs.protocols import USUAL, Blocks, find_protocol
+from sedd_cli.runs.software import software
 from sedd_cli.runs.yardsticks import yardsticks
 from sedd_cli.text.shards import Dataset, TokenArray, open_dataset
 
@@ -117,7 +117,7 @@ def evaluate(
         "model": model.source,
         **model.facts,
         "kind": model.kind,
-        "model_fingerprint": model.fingerprint if options.keep else None,
+        "model_fingerprint": model.fingerprint,
         "corpus": dataset.manifest.corpus,
         "source": dataset.manifest.source,
         "revision": dataset.manifest.revision,
@@ -138,16 +138,16 @@ def evaluate(
         result["seed"] = options.drawing.seed
     used = model
     if options.try_bf16 and not model.exact:
-        used, result["bf16"] = yield from _try_bf16(model, next(iter(cut.values())), options.drawing)
+        used, result["bf16"] = yield from _try_bf16(model, next(iter(cut.values())), options.drawing, dist)
     result["precision"] = used.precision
     for name, blocks in cut.items():
         result["bounds"][name] = yield from _measure(used, model, dataset, name, blocks, result, options, dist)
     yield from _remarks(result, split, options)
     if options.yardsticks and dist.main:
-        result["yardsticks"] = yield from yardsticks(dataset, next(iter(cut.values())))
+        result["yardsticks"] = yield from yardsticks(dataset, cut.get("rigorous") or next(iter(cut.values())))
     if paper := reported(model.kind, model.layers, length, dataset.manifest.tokenizer, dataset.manifest.corpus):
         result["paper"] = vars(paper)
-    result["software"] = {"sedd": __version__, "torch": torch.__version__, "machine": platform.machine()}
+    result["software"] = {**software("torch", *model.libraries), "machine": platform.machine()}
     result["device"], result["processes"] = str(dist.device), dist.world
     yield Evaluated(result)
 
@@ -181,45 +181,49 @@ def _measure(
 ) -> Generator[Event, None, dict[str, Any]]:
     """One protocol's figures. `used` is `model` in the precision that computes."""
     if model.exact:
-        nats = yield from _exact(model, blocks, name, dist)
-        return summary(blocks, Estimates(nats[None], 1), blocks.tokens - len(blocks) * find_protocol(name).wrapped)
-    ledger = None
-    if options.keep:
-        named = (
-            "model_fingerprint",
-            "fingerprint",
-            "split",
-            "length",
-            "blocks_asked",
-            "estimator",
-            "seed",
-            "precision",
-        )
-        how = {"protocol": name, "draws": options.drawing.draws(len(blocks)), "sedd": __version__}
-        ledger = Ledger.of(how | {key: result[key] for key in named})
+        ledger = _ledger(result, options, {"protocol": name})
+        nats = yield from _exact(model, blocks, name, dist, ledger)
+        yield from _kept(ledger)
+        return summary(blocks, Estimates(nats[None], 1), given=int(find_protocol(name).wrapped))
+    ledger = _ledger(result, options, {"protocol": name, "draws": options.drawing.draws(len(blocks))})
     split = blocks.split
     characters = split.characters * blocks.text_tokens / split.tokens
     to_bits = 1 / math.log(2) / characters
     found = yield from estimate(used.score, blocks, name, options.drawing, ledger, dist, to_bits)
-    return summary(blocks, found) | {"rel_error_asked": options.drawing.rel_error}
+    yield from _kept(ledger)
+    asked = {"rel_error_asked": options.drawing.rel_error, "max_nfe": options.drawing.max_nfe}
+    return summary(blocks, found) | {"draws_a_replicate": found.draws, **asked}
 
 
-def _exact(model: ExactModel, blocks: Blocks, name: str, dist: Dist) -> Generator[Event, None, np.ndarray]:
+def _ledger(result: dict[str, Any], options: EvaluateOptions, how: dict[str, Any]) -> Ledger | None:
+    """Where finished parts are kept: under everything that determines them."""
+    if not options.keep:
+        return None
+    named = ("model_fingerprint", "fingerprint", "split", "length", "blocks_asked", "estimator", "seed", "precision")
+    return Ledger.of(how | {"sedd": __version__} | {key: result.get(key) for key in named})
+
+
+def _kept(ledger: Ledger | None) -> Iterator[Event]:
+    if ledger and ledger.failed:
+        yield Warn(f"finished parts could not be kept ({ledger.failed}); --no-resume does not try")
+
+
+def _exact(
+    model: ExactModel, blocks: Blocks, name: str, dist: Dist, ledger: Ledger | None
+) -> Generator[Event, None, np.ndarray]:
     """Nats [M] of each block under a model that gives its likelihood exactly.
 
     A mark at the beginning of a block is given; other blocks are predicted from their first token on.
     """
-    found, nats = np.zeros(len(blocks)), model.nats_given_first if find_protocol(name).wrapped else model.nats
-    groups = blocks.groups(TOKENS_AT_ONCE)
-    for at, group in enumerate(groups):
-        if at % dist.world == dist.rank:
-            found[group.numpy()] = nats(blocks.read(group).to(model.device)).cpu().numpy()
-        yield Progress(f"{name} likelihood", min(int(group[-1]) + 1, len(blocks)), len(blocks), "blocks")
-    return dist.total(torch.from_numpy(found).to(dist.device)).cpu().numpy()
+    nats = model.nats_given_first if find_protocol(name).wrapped else model.nats
+    values = dist.from_main(lambda: ledger.read(0, len(blocks)) if ledger else np.full(len(blocks), np.nan))
+    for done in fill(values, blocks, lambda group: nats(blocks.read(group).to(dist.device)), dist, ledger, 0):
+        yield Progress(f"{name} likelihood", done, len(blocks), "blocks")
+    return values
 
 
 def _try_bf16(
-    model: Model, blocks: Blocks, drawing: Drawing
+    model: Model, blocks: Blocks, drawing: Drawing, dist: Dist
 ) -> Generator[Event, None, tuple[Model, dict[str, Any] | None]]:
     """The model in bf16 if the same draws show that it moves the bound by far less than the error asked for."""
     low = model.lowered()
@@ -236,7 +240,7 @@ def _try_bf16(
     moved = (there[1] - there[0]) / x0.shape[1]
     shift, error = float(moved.mean()), float(moved.std() / math.sqrt(len(moved))) if len(moved) > 1 else math.inf
     allowed = HARMLESS * drawing.rel_error * float(there[0].mean()) / x0.shape[1]
-    harmless = abs(shift) + 2 * error < allowed
+    harmless = dist.from_main(lambda: abs(shift) + 2 * error < allowed)  # processes may round otherwise
     yield Note(
         f"bf16 moves the bound by {shift:+.5f} ± {error:.5f} nats per token, at most {allowed:.5f} is allowed: "
         f"computing in {'bf16' if harmless else 'float32'}"

@@ -23,6 +23,7 @@ class ExactModel:
     from begin-of-text alone."""
 
     exact: ClassVar[bool] = True
+    libraries: ClassVar[tuple[str, ...]] = ("transformers",)
     recipe: ClassVar[None] = None
 
     causal: CausalModel

@@ -130,8 +130,8 @@ def make_sampler(model: Model, options: GenerateOptions) -> Sampler:
     if not options.thinning:
         kept["thinning"] = False
     if options.steps is not None:
-        if name == "first_hitting":
-            raise RequestError("--steps means nothing with the sampler first_hitting: it takes one step a token")
+        if not SAMPLERS[name].stepped:
+            raise RequestError(f"--steps means nothing with the sampler {name}: it takes one step a token")
         kept["steps"] = options.steps
     if model.graph.mask is None and (options.normalized or name == "first_hitting"):
         asked = "--normalized" if options.normalized else f"the sampler {name}"

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,11 @@ import torch
 from sedd_cli.errors import RequestError
 from sedd_cli.runs.causal import CausalModel
 from sedd_cli.runs.events import Event, Progress, Sampled, Warn
+from sedd_cli.runs.software import software
 from sedd_cli.text.diversity import distinct, self_bleu, unigram_entropy
+from sedd_cli.text.formats import Reading
+from sedd_cli.text.formats.plain import read_text
+from sedd_cli.text.formats.records import read_samples
 from sedd_cli.text.tokenizers import Tokenizer
 
 #: Tokens that the judge reads at once.
@@ -36,7 +39,7 @@ class Samples:
     def of(cls, sampled: Sequence[Sampled], tokenizer: Tokenizer | None) -> Samples:
         """Samples of ours."""
         texts, tokens = [s.text for s in sampled], [s.tokens for s in sampled]
-        return cls(texts, tokens, tokenizer, tuple(s.nfe for s in sampled), Sampled.draws)
+        return cls(texts, tokens, tokenizer, tuple(s.nfe for s in sampled), _one_of(s.draws for s in sampled))
 
     @classmethod
     def read(cls, path: Path, tokenizer: Tokenizer | None = None) -> Samples:
@@ -45,33 +48,27 @@ class Samples:
         tokenizer: what the file's token ids mean. RequestError names the line that cannot be read.
         """
         try:
-            lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-        except (OSError, UnicodeDecodeError) as error:
-            raise RequestError(f"cannot read {path}: {getattr(error, 'strerror', None) or 'not UTF-8'}") from None
-        if not lines:
+            if path.suffix == ".jsonl":
+                records = [record for _, record in read_samples(path)]
+            else:
+                records = [{"text": text} for text in read_text(path, Reading(documents="line"))]
+        except OSError as error:
+            raise RequestError(f"cannot read {path}: {error.strerror}") from None
+        if not records:
             raise RequestError(f"{path} holds no samples")
-        if path.suffix != ".jsonl":
-            return cls(lines, [None] * len(lines))
-        records = [_record(path, number, line) for number, line in enumerate(lines, 1)]
-        draws = {r.get("draws") for r in records}
         return cls(
             [r.get("text") for r in records],
             [r.get("tokens") for r in records],
             tokenizer,
             tuple(r["nfe"] for r in records if isinstance(r.get("nfe"), int)),
-            draws.pop() if len(draws) == 1 else None,
+            _one_of(r.get("draws") for r in records),
         )
 
 
-def _record(path: Path, number: int, line: str) -> dict[str, Any]:
-    try:
-        record = json.loads(line)
-    except ValueError:
-        raise RequestError(f"{path}, line {number}: not JSON") from None
-    text, tokens = (record.get(key) if isinstance(record, dict) else None for key in ("text", "tokens"))
-    if not (isinstance(text, str) or (isinstance(tokens, list) and all(type(i) is int for i in tokens))):
-        raise RequestError(f"{path}, line {number}: a sample has a text or token ids, this line has neither")
-    return record
+def _one_of(values: Iterable[str | None]) -> str | None:
+    """What all of the values are, None where they differ."""
+    found = set(values)
+    return found.pop() if len(found) == 1 else None
 
 
 def judge(causal: CausalModel, samples: Samples, with_self_bleu: bool) -> Generator[Event, None, dict[str, Any]]:
@@ -92,12 +89,15 @@ def judge(causal: CausalModel, samples: Samples, with_self_bleu: bool) -> Genera
     if not np.isfinite(nats).all():
         raise RequestError(f"{causal.source} gives {int((~np.isfinite(nats)).sum())} samples no finite likelihood")
     own = [t for t in samples.tokens if t is not None]
-    own = own if len(own) == len(rows) else rows
+    whose = "sampler" if len(own) == len(rows) else "judge"
+    own = own if whose == "sampler" else rows
     entropy, entropy_error = unigram_entropy(own)
     result = {
         "judge": causal.source,
         "judge_fingerprint": causal.fingerprint,
+        "judge_precision": causal.precision,
         "judged": judged,
+        "diversity_in_tokens_of": whose,
         "samples": len(predicted),
         "tokens": int(counts.sum()),
         **_perplexities(nats, counts),
@@ -105,6 +105,7 @@ def judge(causal: CausalModel, samples: Samples, with_self_bleu: bool) -> Genera
         "distinct": {str(n): distinct(own, n) for n in (1, 2, 3)},
         "nfe": float(np.mean(samples.nfe)) if samples.nfe else None,
         "draws": samples.draws,
+        "software": software("torch", "transformers"),
     }
     if with_self_bleu:
         result["self_bleu"] = self_bleu(own)

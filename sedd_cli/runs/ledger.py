@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from sedd_cli.errors import WorkError
 from sedd_cli.text.home import home
 from sedd_cli.text.tokenizers.base import digest
 
@@ -20,9 +20,13 @@ SAVE_EVERY = 20.0
 
 @dataclass
 class Ledger:
-    """Arrays by number in a folder; what is not known in them yet is NaN."""
+    """Arrays by number in a folder; what is not known in them yet is NaN.
+
+    `failed` says why the last array could not be kept: that costs a later run its start, and this one nothing.
+    """
 
     folder: Path
+    failed: str = ""
     _saved: float = 0.0
 
     @classmethod
@@ -39,7 +43,7 @@ class Ledger:
         return found if found.shape == (size,) and found.dtype == np.float64 else np.full(size, np.nan)
 
     def write(self, number: int, values: np.ndarray, at_once: bool = True) -> None:
-        """Keep an array; unless at_once, only if the last time is a while ago. WorkError where it cannot be written."""
+        """Keep an array; unless at_once, only if the last time is a while ago."""
         if not at_once and time.monotonic() - self._saved < SAVE_EVERY:
             return
         path = self._path(number)
@@ -50,10 +54,9 @@ class Ledger:
                 np.save(stream, values)
             os.replace(beside, path)
         except OSError as error:
-            beside.unlink(missing_ok=True)
-            raise WorkError(
-                f"cannot keep results in {self.folder}: {error.strerror}; choose another SEDD_HOME"
-            ) from None
+            self.failed = f"{self.folder}: {error.strerror}"
+            with suppress(OSError):
+                beside.unlink()
         self._saved = time.monotonic()
 
     def _path(self, number: int) -> Path:

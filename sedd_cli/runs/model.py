@@ -34,6 +34,8 @@ class Model:
 
     #: Whether likelihoods are known exactly, rather than bounded by draws.
     exact: ClassVar[bool] = False
+    #: Beside torch, what has a part in its numbers.
+    libraries: ClassVar[tuple[str, ...]] = ()
 
     net: DiT
     graph: Graph
@@ -76,8 +78,9 @@ class Model:
 
     @cached_property
     def fingerprint(self) -> str:
-        """sha256 over the weights, graph and noise: everything that determines a score."""
-        found = hashlib.sha256(repr((self.graph, self.noise)).encode())
+        """sha256 over the weights, the network's shape, graph and noise: everything that determines a score."""
+        shape = replace(self.net.config, attention="auto", dropout=0.0)
+        found = hashlib.sha256(repr((self.graph, self.noise, shape)).encode())
         for name, value in self.net.named_parameters():
             found.update(name.encode())
             found.update(value.detach().float().cpu().contiguous().numpy())

@@ -5,11 +5,11 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Generator, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sedd_cli import __version__
 from sedd_cli.core.samplers import SAMPLERS
 from sedd_cli.errors import RequestError, WorkError
 from sedd_cli.recipe.build import nearest
@@ -18,6 +18,7 @@ from sedd_cli.runs.events import Event, Finished, Note, Sampled
 from sedd_cli.runs.generate import GenerateOptions, as_json, generate
 from sedd_cli.runs.judge import Samples, judge
 from sedd_cli.runs.model import Model
+from sedd_cli.runs.software import software
 from sedd_cli.text.atomic import write_whole
 
 SETTINGS, RESULT = "settings.json", "sweep.json"
@@ -42,8 +43,8 @@ class SweepOptions:
         for name in self.samplers:
             if name not in SAMPLERS:
                 raise RequestError(f"unknown sampler {name!r}{nearest(name, SAMPLERS)}")
-            if name == "first_hitting":
-                raise RequestError("a sweep of steps means nothing with first_hitting: it takes one step a token")
+            if not SAMPLERS[name].stepped:
+                raise RequestError(f"a sweep of steps means nothing with {name}: it takes one step a token")
 
 
 def parse_sweep(text: str) -> tuple[int, ...]:
@@ -74,50 +75,87 @@ def _whole(word: str, text: str) -> int:
 
 
 def sweep(model: Model, causal: CausalModel, options: SweepOptions) -> Iterator[Event]:
-    """Sample and judge point after point; Finished with all of them at the end.
+    """Sample and judge point after point; Finished with all that the folder holds at the end.
 
-    Samples are kept as they come, so that an interrupted sweep goes on behind the last one.
+    Samples are kept as they come and points as they are judged, so that an interrupted sweep goes on where it was, and
+    points can be added to it.
     """
     settings = {
         "model": model.source,
         "model_fingerprint": model.fingerprint,
-        "judge": causal.source,
-        "judge_fingerprint": causal.fingerprint,
         "length": options.length or model.length,
         "seed": options.seed,
         "precision": model.precision,
-        "sedd": __version__,
+        "software": software("torch", "transformers"),
     }
-    _claim(options, settings)
-    points = []
-    for sampler in options.samplers:
-        for steps in options.steps:
-            sampled = yield from _samples(model, options, sampler, steps)
-            yield Note(f"{sampler}, {steps} steps: judging {len(sampled)} samples")
-            found = yield from judge(causal, Samples.of(sampled, model.tokenizer), options.self_bleu)
-            points.append({"sampler": sampler, "steps": steps, **found})
-            _write(options.folder / RESULT, {**settings, "points": points})
-    yield Finished({**settings, "folder": str(options.folder), "points": points})
+    with _held(options.folder):
+        _claim(options, settings)
+        result = {**settings, "points": _known_points(options, causal) if options.resume else []}
+        order = list(dict.fromkeys([*options.samplers, *SAMPLERS]))
+        for sampler in options.samplers:
+            for steps in options.steps:
+                if any((p["sampler"], p["steps"]) == (sampler, steps) for p in result["points"]):
+                    yield Note(f"{sampler}, {steps} steps: judged before")
+                    continue
+                sampled = yield from _samples(model, options, sampler, steps)
+                yield Note(f"{sampler}, {steps} steps: judging {len(sampled)} samples")
+                found = yield from judge(causal, Samples.of(sampled, model.tokenizer), options.self_bleu)
+                result["points"].append({"sampler": sampler, "steps": steps, "asked": options.n, **found})
+                result["points"].sort(key=lambda p: (order.index(p["sampler"]), p["steps"]))
+                _write(options.folder / RESULT, result)
+    yield Finished({"folder": str(options.folder), "judge": causal.source, **result})
+
+
+@contextmanager
+def _held(folder: Path) -> Iterator[None]:
+    """Keep a second process out of the folder."""
+    from filelock import FileLock, Timeout
+
+    try:
+        (folder / "samples").mkdir(parents=True, exist_ok=True)
+        with FileLock(folder / ".lock", timeout=0):
+            yield
+    except Timeout:
+        raise RequestError(f"another process is at work in {folder}: wait for it, or name another with --out") from None
+    except NotADirectoryError:
+        raise RequestError(f"cannot write to {folder}: it is not a folder") from None
+    except PermissionError as error:
+        raise RequestError(f"cannot write to {folder}: {error.strerror}") from None
 
 
 def _claim(options: SweepOptions, settings: dict[str, Any]) -> None:
     """The folder, if it is free or holds samples of the same settings."""
     file = options.folder / SETTINGS
-    try:
-        (options.folder / "samples").mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise RequestError(f"cannot write to {options.folder}: {error.strerror}") from None
-    if file.is_file() and options.resume:
+    if file.is_file():
         there = json.loads(file.read_text(encoding="utf-8"))
-        if changed := [key for key in settings if there.get(key) != settings[key] and not key.startswith("judge")]:
+        changed = [key for key in settings if there.get(key) != settings[key] and key not in ("model", "software")]
+        if changed and options.resume:
             raise RequestError(
                 f"{options.folder} holds a sweep with another {', '.join(changed)}: "
                 "name another folder with --out, or start anew in it with --no-resume"
             )
-    else:
-        for old in (options.folder / "samples").glob("*.jsonl"):
-            old.unlink()
+        if not options.resume:
+            for record in _records(options.folder):  # what the sweep before made, and nothing else
+                (options.folder / "samples" / record).unlink(missing_ok=True)
+    elif any((options.folder / "samples").iterdir()):
+        raise RequestError(
+            f"{options.folder / 'samples'} holds files of something else: name another folder with --out"
+        )
     _write(file, settings)
+
+
+def _records(folder: Path) -> list[str]:
+    return [path.name for path in (folder / "samples").glob("*.jsonl") if path.stem.rpartition("-")[0] in SAMPLERS]
+
+
+def _known_points(options: SweepOptions, causal: CausalModel) -> list[dict[str, Any]]:
+    """The points of so many samples that this judge has judged before."""
+    try:
+        points = json.loads((options.folder / RESULT).read_text(encoding="utf-8"))["points"]
+    except (OSError, ValueError, KeyError):
+        return []
+    known = [p for p in points if (p["judge_fingerprint"], p["asked"]) == (causal.fingerprint, options.n)]
+    return known if not options.self_bleu else [p for p in known if "self_bleu" in p]
 
 
 def _samples(model: Model, options: SweepOptions, sampler: str, steps: int) -> Generator[Event, None, list[Sampled]]:

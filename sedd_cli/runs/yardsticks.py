@@ -50,7 +50,8 @@ def source_bits(dataset: Dataset, blocks: Blocks) -> float:
     can be expected to do better."""
     law, nats, characters = CORPORA[dataset.manifest.corpus].law, 0.0, 0
     for start, stop in blocks.spans:
-        text = dataset.tokenizer.decode(blocks.split.read(int(start), int(stop)))
+        ids = blocks.split.read(int(start), int(stop))
+        text = dataset.tokenizer.decode(ids[ids != dataset.tokenizer.eos])
         nats += float(law.nats(text).sum())
         characters += len(text)
     return nats / characters / math.log(2)

@@ -301,3 +301,21 @@ def test_a_causal_source_is_told_from_ours(tiny_causal, tiny_run, tmp_path, monk
     monkeypatch.setattr(causal, "_cached_else_fetched", lambda source, load: asked.append(source))
     assert not is_causal("runs/mistyped")
     assert not asked
+
+
+def test_a_model_with_gpt2s_type_and_size_is_not_gpt2_if_its_words_are_others(tiny_causal, tmp_path, monkeypatch):
+    from sedd_cli.runs import causal as module
+
+    model = load_causal(tiny_causal, "cpu")
+    monkeypatch.setattr(module, "GPT2", ("gpt2", model.vocab_size))  # its type and size
+    assert not model.gpt2
+    model.tokenizer = None  # ids alone: type and size are all there is to go by
+    assert model.gpt2
+
+
+def test_the_fingerprint_tells_configurations_apart(tmp_path):
+    from causal_models import save_tiny_causal
+
+    two, four = (load_causal(save_tiny_causal(tmp_path / str(n), n_head=n), "cpu") for n in (2, 4))
+    again = load_causal(save_tiny_causal(tmp_path / "again", n_head=2), "cpu")
+    assert two.fingerprint == again.fingerprint != four.fingerprint

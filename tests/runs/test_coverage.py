@@ -113,25 +113,40 @@ def test_the_batched_score_is_the_references():
             assert torch.allclose(found[used], expected[used], rtol=1e-9)
 
 
-@pytest.mark.parametrize("case", CASES, ids=" ".join)
-def test_intervals_cover_the_truth_at_their_stated_rate(case):
-    name, protocol, estimator = case
+@pytest.fixture(scope="module")
+def repeated():
+    """For each case: how many intervals cover the truth, the truth, and the estimates with their errors."""
+    return {case: _repeat(*case) for case in CASES}
+
+
+def _repeat(name, protocol, estimator):
     graph, Q, p0, noise, x0 = setting(name)
     score = ScoreModel(Exact(graph, p0.reshape(-1)), graph, noise)
     expected, texts = truth(protocol, Q, p0, noise, x0), Texts(x0)
-    covered, means, errors = 0, [], []
+    covered, found = 0, []
     for seed in range(REPETITIONS):
         drawing = Drawing(estimator, rel_error=0.03, max_nfe=24, seed=seed)
-        *_, found = _run(estimate(score, texts, protocol, drawing, None, ALONE, 1.0))
-        mean, error = found.mean_and_error
-        covered += abs(mean - expected) <= found.within() * error
-        means.append(mean)
-        errors.append(error)
-    # 95 % but for the small price of stopping when the error is seen to be low; seeds are fixed
+        *_, estimates = _run(estimate(score, texts, protocol, drawing, None, ALONE, 1.0))
+        mean, error = estimates.mean_and_error
+        covered += abs(mean - expected) <= estimates.within() * error
+        found.append((mean, error))
+    return covered, expected, *zip(*found, strict=True)
+
+
+@pytest.mark.parametrize("case", CASES, ids=" ".join)
+def test_an_estimator_is_unbiased_and_knows_its_error(repeated, case):
+    covered, expected, means, errors = repeated[case]
+    # 200 intervals tell a rate of 94 % from one of 88 %, no more; seeds are fixed
     assert binomtest(covered, REPETITIONS, LEVEL - 0.01).pvalue > 0.01, covered
     spread = np.std(means, ddof=1)
     assert math.isclose(np.mean(means), expected, abs_tol=4 * spread / math.sqrt(REPETITIONS))
     assert 0.8 < spread / math.sqrt(np.mean(np.square(errors))) < 1.25
+
+
+def test_intervals_cover_the_truth_at_their_stated_rate(repeated):
+    """Of all 1,400 together, which tell 95 % from 92.5 %; stopping when the error is seen to be low costs about 1 %."""
+    covered = sum(case[0] for case in repeated.values())
+    assert binomtest(covered, REPETITIONS * len(CASES), LEVEL - 0.005).pvalue > 0.01, covered
 
 
 def _run(job):

@@ -280,25 +280,43 @@ def test_more_processes_than_gpus_are_refused_on_each_of_them(place, monkeypatch
             pass
 
 
+def evaluate_on(processes: int, model: Path, out: Path, *more: str) -> dict:
+    words = ["eval", "--model", model, "--device", "cpu", "--precision", "fp32", "--no-yardsticks", "--out", out, *more]
+    command = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}", "-m", "sedd_cli", *words]
+    done = subprocess.run(
+        [sys.executable, *map(str, command), "--json"], env=environment(), capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == json.loads(out.read_text())  # one process speaks
+    return json.loads(done.stdout)
+
+
 def test_an_evaluation_on_two_processes_is_that_of_one(tiny_run, tmp_path, sedd):
+    from sedd_cli.text.home import home
+
     words = ["eval", "--model", tiny_run, "--device", "cpu", "--precision", "fp32", "--no-yardsticks", "--no-resume"]
     done = sedd(*words, "--json")
     assert done.code == 0, done.err
     alone = json.loads(done.out)
-    command = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "sedd_cli", *words]
-    found = subprocess.run(
-        [sys.executable, *map(str, command), "--json", "--out", str(tmp_path / "found.json")],
-        env=environment(), capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert found.returncode == 0, found.stderr
-    together = json.loads((tmp_path / "found.json").read_text())
-    assert json.loads(found.stdout) == together  # one process speaks
+    together = evaluate_on(2, tiny_run, tmp_path / "found.json")
     assert together["processes"] == 2
-    for protocol, figures in alone["bounds"].items():
-        # the same draws in the same groups; threads may add in another order
-        sides = figures.pop("perplexity_interval"), together["bounds"][protocol].pop("perplexity_interval")
-        assert sides[1] == pytest.approx(sides[0], rel=1e-6)
-        assert together["bounds"][protocol] == pytest.approx(figures, rel=1e-5), protocol
+    same_bounds(alone, together)
     assert {key: alone[key] for key in alone if key not in ("bounds", "processes")} == {
         key: together[key] for key in together if key not in ("bounds", "processes")
     }
+    # what two processes have kept, one takes up where it was cut off
+    kept = sorted((home() / "evaluations").glob("*/5.npy"))
+    assert kept
+    for file in kept:
+        file.unlink()
+    done = sedd(*words[:-1], "--json")
+    assert "5 replicates are known from before" in done.err
+    same_bounds(together, json.loads(done.out))
+
+
+def same_bounds(one: dict, other: dict) -> None:
+    """The same draws in the same groups; threads may add in another order."""
+    for protocol in one["bounds"]:
+        a, b = (dict(found["bounds"][protocol]) for found in (one, other))
+        assert a.pop("perplexity_interval") == pytest.approx(b.pop("perplexity_interval"), rel=1e-6)
+        assert a == pytest.approx(b, rel=1e-5), protocol

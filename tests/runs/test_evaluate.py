@@ -185,6 +185,8 @@ def test_bound_refuses_what_it_cannot_do(model):
     x0 = torch.zeros(1, 24, dtype=torch.int64)
     with pytest.raises(RequestError, match="rigorous, sedd-paper"):
         model.bound(x0, protocol="rigorus")
+    with pytest.raises(RequestError, match="about blocks of a text"):
+        model.bound(x0, protocol="mdlm")
     with pytest.raises(RequestError, match="longer than the model's 24"):
         model.bound(torch.zeros(1, 25, dtype=torch.int64))
 
@@ -392,3 +394,94 @@ def test_a_synthetic_source_shows_the_gap(workplace):
     # about the entropy of 64 characters in a row: 1563 blocks of a source whose blocks scatter by a tenth of it
     assert found == pytest.approx(law.block_entropy(64) / 64 / math.log(2), rel=0.01)
     assert found > law.entropy_rate() / math.log(2)
+
+
+def test_the_source_is_known_in_tokens_with_separators_too(workplace):
+    from sedd_cli.runs.protocols import Blocks
+    from sedd_cli.runs.yardsticks import source_bits
+
+    bits = []
+    for tokenizer in ("text8", "byte"):  # only the second puts a separator at the end
+        data = _dataset("markov", tokenizer)
+        bits.append(source_bits(data, Blocks.cut(data.split("test"), "rigorous", 64, data.tokenizer)))
+    assert bits[0] == pytest.approx(bits[1], rel=1e-12)
+
+
+def test_the_fingerprint_tells_apart_what_scores_differently(model):
+    from dataclasses import replace
+
+    before = model.fingerprint
+    assert replace(model).fingerprint == before
+    other = replace(model)
+    other.net.config = replace(model.net.config, n_heads=1)  # no weight has another shape
+    assert replace(other).fingerprint != before
+
+
+def test_a_likelihood_that_is_not_finite_is_said(model, dataset):
+    from sedd_cli.errors import WorkError
+
+    with torch.no_grad():
+        model.net.output_layer.linear.bias[3] = math.nan
+    with pytest.raises(WorkError, match="no finite likelihood"):
+        result(model, dataset, yardsticks=False)
+
+
+def test_without_a_place_to_keep_draws_the_evaluation_goes_on(model, dataset, monkeypatch, tmp_path):
+    from sedd_cli.runs import ledger
+    from sedd_cli.runs.events import Warn
+
+    (tmp_path / "evaluations").write_text("a file in the way")
+    monkeypatch.setattr(ledger, "home", lambda: tmp_path)
+    options = options_of(protocols=("rigorous",), yardsticks=False, keep=True)
+    *events, last = evaluate(model, dataset, options)
+    assert last.result["bounds"]["rigorous"]["replicates"] == 8
+    (said,) = (e.text for e in events if isinstance(e, Warn))
+    assert "could not be kept" in said
+    assert "--no-resume" in said
+
+
+def test_an_exact_evaluation_goes_on_too(workplace, model, tmp_path, monkeypatch):
+    from causal_models import save_tiny_causal
+
+    from sedd_cli.runs import estimate as module
+    from sedd_cli.runs.causal import CausalModel
+    from sedd_cli.runs.exact import load_exact
+
+    monkeypatch.setattr(module, "TOKENS_AT_ONCE", 240)
+    reference = load_exact(str(save_tiny_causal(tmp_path / "causal", n_positions=24, seed=5)), device="cpu")
+    data = open_dataset_of(model.recipe.data.corpus, reference)
+    real, calls, stop_at = CausalModel.nats, [], 5
+
+    def counting(self, tokens):
+        calls.append(len(tokens))
+        if len(calls) == stop_at:
+            raise StopError
+        return real(self, tokens)
+
+    monkeypatch.setattr(CausalModel, "nats", counting)
+    with pytest.raises(StopError):
+        result(reference, data, yardsticks=False, keep=True)
+    stop_at = 0
+    calls.clear()
+    found = result(reference, data, yardsticks=False, keep=True)["bounds"]["sedd-paper"]
+    assert sum(calls) == found["blocks"] - 4 * 10
+    assert found == result(reference, data, yardsticks=False)["bounds"]["sedd-paper"]
+
+
+def test_errors_of_the_text_are_per_predicted_token(model, tmp_path):
+    from causal_models import save_tiny_causal
+
+    from sedd_cli.runs.estimate import Estimates, between_documents, summary
+    from sedd_cli.runs.exact import load_exact
+    from sedd_cli.runs.protocols import Blocks
+
+    reference = load_exact(str(save_tiny_causal(tmp_path / "causal", n_positions=24)), device="cpu")
+    split = open_dataset_of(model.recipe.data.corpus, reference).split("test")
+    blocks = Blocks.cut(split, "mdlm", 24, reference.tokenizer)
+    nats = torch.rand(1, len(blocks), generator=torch.Generator().manual_seed(0)).double().numpy() + 50
+    found = summary(blocks, Estimates(nats, 1), given=1)
+    expected = between_documents(nats, blocks.lengths - 1, blocks.clusters)
+    assert found["nats_per_token_between_documents"] == expected
+    assert found["nats_per_token"] == pytest.approx(nats.sum() / (23 * len(blocks)))
+    bits = expected * 23 * len(blocks) / math.log(2) / (split.characters * blocks.text_tokens / split.tokens)
+    assert found["between_documents_error"] == pytest.approx(bits)

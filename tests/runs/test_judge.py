@@ -113,9 +113,10 @@ def test_ids_need_a_tokenizer(causal, tiny_run, tmp_path):
     ("name", "content", "message"),
     [
         ("empty.jsonl", "\n", "holds no samples"),
-        ("torn.jsonl", '{"text": "a b"}\n{"text"', "line 2: not JSON"),
-        ("odd.jsonl", '{"words": 3}', "line 1: a sample has a text or token ids"),
+        ("torn.jsonl", '{"text": "a b"}\n{"text"', "line 2 of .* is not JSON"),
+        ("odd.jsonl", '{"words": 3}', "line 1 of .* has neither"),
         ("list.jsonl", "[1]", "line 1"),
+        ("odd.jsonl", '{"tokens": ["a"]}', "neither"),
     ],
 )
 def test_a_file_that_holds_no_samples_is_refused(tmp_path, name, content, message):
@@ -187,11 +188,15 @@ def test_a_sweep_judges_every_point_and_goes_on_where_it_stopped(model, causal, 
     lines = path.read_text().splitlines(keepends=True)
     path.write_text("".join(lines[:2]) + lines[2][:20])  # as a kill leaves it
     (tmp_path / "whole" / "samples" / "euler-4.jsonl").unlink()
+    stored = json.loads((tmp_path / "whole" / "sweep.json").read_text())
+    stored["points"] = [p for p in stored["points"] if p["steps"] == 2]
+    (tmp_path / "whole" / "sweep.json").write_text(json.dumps(stored))
     again, events = swept(model, causal, options)
     assert again == whole
     assert path.read_text().splitlines()[:2] == [line.strip() for line in lines[:2]]
     said = [e.text for e in events if isinstance(e, Note)]
     assert "tweedie, 4 steps: 2 samples are there from before" in said
+    assert "euler, 2 steps: judged before" in said
     direct = model.sample(5, steps=4, seed=3)
     assert [json.loads(line)["text"] for line in path.read_text().splitlines()] == [s.text for s in direct]
 
@@ -202,6 +207,29 @@ def test_more_samples_are_added_to_those_there_are(model, causal, tmp_path):
     assert few["points"][0]["samples"] == 2
     assert more["points"][0]["samples"] == 4
     assert sum(isinstance(e, Sampled) for e in events) == 0  # they are kept, not shown
+
+
+def test_a_points_file_grows_and_other_files_are_left_alone(model, causal, tmp_path):
+    (tmp_path / "samples").mkdir()
+    (tmp_path / "samples" / "mine.jsonl").write_text("{}\n")
+    with pytest.raises(RequestError, match="files of something else"):
+        swept(model, causal, SweepOptions(tmp_path, (2,), n=2, resume=False))
+    assert (tmp_path / "samples" / "mine.jsonl").read_text() == "{}\n"
+    folder = tmp_path / "sweep"
+    swept(model, causal, SweepOptions(folder, (2,), n=2))
+    (folder / "samples" / "mine.jsonl").write_text("{}\n")
+    both, _ = swept(model, causal, SweepOptions(folder, (4,), n=2))
+    assert [p["steps"] for p in both["points"]] == [2, 4]
+    fresh, _ = swept(model, causal, SweepOptions(folder, (4,), n=2, seed=9, resume=False))
+    assert [p["steps"] for p in fresh["points"]] == [4]
+    assert sorted(p.name for p in (folder / "samples").iterdir()) == ["mine.jsonl", "tweedie-4.jsonl"]
+
+
+def test_two_sweeps_do_not_share_a_folder(model, causal, tmp_path):
+    from filelock import FileLock
+
+    with FileLock(tmp_path / ".lock"), pytest.raises(RequestError, match="another process is at work"):
+        swept(model, causal, SweepOptions(tmp_path, (2,), n=2))
 
 
 def test_a_folder_with_another_sweep_is_refused_unless_begun_anew(model, causal, tmp_path):
@@ -243,7 +271,10 @@ def test_the_command_writes_json_table_and_figure(sedd, tiny_run, causal, tmp_pa
         (["--samples", "{none}", "--judge", "{judge}"], "cannot read"),
         (["--samples", "{none}", "--judge", "nobody/nothing"], "pass their folder|cannot read"),
         (["--samples", "{none}", "--sweep", "steps=2"], "one of them"),
-        (["--judge", "{judge}"], "--judge goes with"),
+        (["--judge", "{judge}"], "--judge means nothing with a likelihood: it goes with --samples"),
+        (["--samples", "{none}", "--judge", "{judge}", "--model", "x"], "--model means nothing with --samples"),
+        (["--sweep", "steps=2", "--judge", "{judge}", "--dataset", "ptb"], "--dataset means nothing with --sweep"),
+        (["--sampler", "euler"], "--sampler means nothing with a likelihood"),
         (["--from", "{none}"], "--from goes with --dataset"),
         (["--dataset", "pydocs", "--blocks", "0"], "blocks must be at least 1"),
         (["--estimator", "best"], "iid, stratified, count"),
@@ -251,12 +282,31 @@ def test_the_command_writes_json_table_and_figure(sedd, tiny_run, causal, tmp_pa
         (["--length", "100"], "model's 24"),
     ],
 )
-def test_a_wrong_request_gets_one_clear_line(sedd, tiny_run, causal, tmp_path, words, message):
+def test_a_wrong_request_gets_one_clear_line(sedd, tiny_run, causal, tmp_path, monkeypatch, words, message):
+    monkeypatch.chdir(tmp_path)
     places = {"judge": causal.source, "none": tmp_path / "none.jsonl"}
-    done = sedd("eval", "--model", tiny_run, *(w.format(**places) for w in words))
+    model = [] if "--samples" in words else ["--model", tiny_run]
+    done = sedd("eval", *model, *(w.format(**places) for w in words))
     assert done.code == 2, done.err
     assert re.search(message, done.err), done.err
     assert done.err.strip().splitlines()[-1].startswith("error:")
+
+
+def test_a_judge_out_of_reach_costs_no_sampling(sedd, tiny_run, tmp_path):
+    done = sedd("sample", "--model", tiny_run, "--judge", "nobody/nothing", "--out", tmp_path / "s.jsonl")
+    assert done.code == 2
+    assert "pass their folder" in done.err
+    assert not (tmp_path / "s.jsonl").exists()
+    assert sedd("sample", "--model", tiny_run, "--self-bleu").code == 2
+
+
+def test_a_sweep_or_a_judge_wants_no_torchrun(sedd, causal, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for words in (["--sweep", "steps=2"], ["--samples", "s.txt"]):
+        done = sedd("eval", *words, "--judge", causal.source)
+        assert done.code == 2
+        assert "without torchrun" in done.err
 
 
 def test_a_judge_out_of_reach_says_how_to_give_a_folder(sedd, tiny_run, tmp_path):

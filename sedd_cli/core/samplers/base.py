@@ -59,6 +59,8 @@ class Sampler:
     """
 
     name: ClassVar[str]
+    #: Whether `steps` means anything.
+    stepped: ClassVar[bool] = True
     steps: int = 128
     thinning: bool = True
 

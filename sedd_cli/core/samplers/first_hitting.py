@@ -26,6 +26,7 @@ class FirstHitting(Sampler):
     """
 
     name: ClassVar[str] = "first_hitting"
+    stepped: ClassVar[bool] = False
 
     def run(self, model: ScoreModel, given: Given, seed: int, index: Tensor) -> Iterator[Denoised]:
         if model.graph.mask is None:

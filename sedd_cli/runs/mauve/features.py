@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Generator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -30,13 +31,22 @@ def features(judge: CausalModel, rows: list[list[int]], side: str, batch: int) -
     found = np.concatenate(parts)
     if bad := int((~np.isfinite(found)).any(1).sum()):
         raise WorkError(f"{judge.source} gave features that are not finite for {bad:,} of {len(found):,} {side}")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f"{path.name}.new")
-    with beside.open("wb") as stream:
-        np.save(stream, found)
-        sync(stream)
-    os.replace(beside, path)
+    _keep(path, found)
     return found
+
+
+def _keep(path: Path, found: np.ndarray) -> None:
+    beside = path.with_name(f"{path.name}.{os.getpid()}.new")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with beside.open("wb") as stream:
+            np.save(stream, found)
+            sync(stream)
+        os.replace(beside, path)
+    except OSError as error:
+        with suppress(OSError):
+            beside.unlink()
+        raise WorkError(f"cannot keep features in {path.parent}: {error.strerror}; choose another SEDD_HOME") from None
 
 
 def _kept_features(path: Path, count: int) -> np.ndarray | None:

@@ -57,9 +57,12 @@ def generations(
                 {"number": number, "tokens": row, "nfe": evaluations, "text": writer.decode(row)}
                 for number, row, evaluations in zip(numbers.tolist(), tokens.tolist(), nfe.tolist(), strict=True)
             ]
-            with path.open("a", encoding="utf-8", newline="\n") as stream:
-                stream.write("".join(json.dumps(one, ensure_ascii=False) + "\n" for one in fresh))
-                sync(stream)
+            try:
+                with path.open("a", encoding="utf-8", newline="\n") as stream:
+                    stream.write("".join(json.dumps(one, ensure_ascii=False) + "\n" for one in fresh))
+                    sync(stream)
+            except OSError as error:
+                raise WorkError(f"cannot write {path}: {error.strerror}; what is whole in it is kept") from None
             made += fresh
         yield Progress("generating", total, total, "texts")
     if wrong := [one["number"] for one in made if len(one["tokens"]) != options.length]:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 from collections.abc import Iterator
 
 import numpy as np
 
-from sedd_cli import __version__
 from sedd_cli.runs.causal import CausalModel, load_causal
 from sedd_cli.runs.events import Event, Finished, Note, Warn
 from sedd_cli.runs.mauve.features import features, scores
@@ -16,6 +14,7 @@ from sedd_cli.runs.mauve.options import MauveOptions
 from sedd_cli.runs.mauve.references import encoded, read_references
 from sedd_cli.runs.mauve.writers import writer_for
 from sedd_cli.runs.model import Model
+from sedd_cli.runs.software import software
 
 #: Samples a side below which the score is noticeably biased: the advice of mauve-text, after Pillutla et al. 2021.
 ENOUGH = 5000
@@ -73,9 +72,6 @@ def mauve(model: Model | CausalModel, options: MauveOptions, device: str = "auto
             },
             "precision": writer.precision,
             "features": {"model": judge.source, "fingerprint": judge.fingerprint, "changed_length": changed},
-            "software": {
-                "sedd": __version__,
-                **{name: importlib.metadata.version(name) for name in ("mauve-text", "transformers", "torch")},
-            },
+            "software": software("torch", "transformers", "mauve-text"),
         }
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from sedd_cli.runs.mauve.options import MauveOptions
 from sedd_cli.runs.mauve.writers import Writer
 from sedd_cli.text.formats import Reading
 from sedd_cli.text.formats.plain import read_text
+from sedd_cli.text.formats.records import read_samples
 from sedd_cli.text.shards import open_dataset
 from sedd_cli.text.tokenizers.base import digest
 
@@ -73,23 +73,14 @@ def _of_file(writer: Writer, path: Path) -> Iterator[list[int]]:
 
 
 def _of_json_lines(writer: Writer, path: Path) -> Iterator[list[int]]:
-    with path.open(encoding="utf-8") as lines:
-        for number, line in enumerate(lines, 1):
-            if not line.strip():
-                continue
-            try:
-                record = json.loads(line)
-            except ValueError as error:
-                raise RequestError(f"line {number} of {path} is not JSON: {error}") from None
-            held = record if isinstance(record, dict) else {}
-            if isinstance(text := held.get("text"), str):
-                yield from writer.encode([text])
-            elif isinstance(ids := held.get("tokens"), list) and all(type(i) is int for i in ids):
-                if ids and not 0 <= min(ids) <= max(ids) < writer.vocab_size:
-                    raise RequestError(f"line {number} of {path}: token ids must lie in [0, {writer.vocab_size})")
-                yield ids
-            else:
-                raise RequestError(f'line {number} of {path} has neither a "text" nor a list of "tokens"')
+    for number, record in read_samples(path):
+        if isinstance(text := record.get("text"), str):
+            yield from writer.encode([text])
+            continue
+        ids = record["tokens"]
+        if ids and not 0 <= min(ids) <= max(ids) < writer.vocab_size:
+            raise RequestError(f"line {number} of {path}: token ids must lie in [0, {writer.vocab_size})")
+        yield ids
 
 
 def _of_corpus(writer: Writer, options: MauveOptions) -> tuple[str, Iterator[list[int]]]:

@@ -17,11 +17,24 @@ _ROWS = 1024
 def read_jsonl(path: Path, reading: Reading) -> Iterator[str]:
     """The text field of each line; empty lines are passed over. Errors name the line."""
     field = reading.field or DEFAULT_FIELD
+    return (_text_of(record, field, f"line {number:,} of {path}") for number, record in _records(path))
+
+
+def read_samples(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Number and record of each line of a .jsonl file that holds samples: a "text", or "tokens", or both."""
+    for number, record in _records(path):
+        text, tokens = (record.get(key) if isinstance(record, dict) else None for key in ("text", "tokens"))
+        if not (isinstance(text, str) or (isinstance(tokens, list) and all(type(i) is int for i in tokens))):
+            raise RequestError(f'line {number:,} of {path} has neither a "text" nor a list of "tokens"')
+        yield number, record
+
+
+def _records(path: Path) -> Iterator[tuple[int, Any]]:
     offset = 0
     with path.open("rb") as lines:
         for number, line in enumerate(lines, 1):
             if line.strip():
-                yield _text_of(_record(path, number, offset, line), field, f"line {number:,} of {path}")
+                yield number, _record(path, number, offset, line)
             offset += len(line)
 
 
