@@ -30,8 +30,8 @@ def choose_model(view: View, named: str | None, device: str, precision: str, tok
 
 def choose_any(view: View, named: str | None, device: str, precision: str, tokenizer: str | None) -> Model | ExactModel:
     """As `choose_model`, or a causal language model of transformers where one is named."""
-    from sedd_cli.runs.causal import is_causal
     from sedd_cli.runs.exact import load_exact
+    from sedd_cli.runs.pretrained import is_causal
 
     if named is None or not is_causal(named):
         return choose_model(view, named, device, precision, tokenizer)

@@ -99,8 +99,9 @@ def evaluate(
         return run_sweep(view, sweep_options, judge, model, tokenizer, device, precision)
     from sedd_cli.runs.dist import connect
     from sedd_cli.runs.estimate import Drawing
-    from sedd_cli.runs.evaluate import EvaluateOptions, Text, evaluate_all
+    from sedd_cli.runs.evaluate import EvaluateOptions, evaluate_all
     from sedd_cli.runs.events import Finished
+    from sedd_cli.runs.texts import Text
 
     options = EvaluateOptions(
         split,

@@ -45,7 +45,7 @@ def judge_file(
 
 def load_judge(view: View, judge: str, device: str) -> CausalModel:
     """The judge, said in one line."""
-    from sedd_cli.runs.causal import load_causal
+    from sedd_cli.runs.pretrained import load_causal
 
     causal = load_causal(judge, device)
     view.say(f"judge {causal.describe()}", "dim")

@@ -86,7 +86,7 @@ def mauve(
 
 def _choose(view: View, named: str | None, device: str, precision: str, tokenizer: str | None) -> Model | CausalModel:
     """A causal model where one is named, else as every command chooses."""
-    from sedd_cli.runs.causal import is_causal, load_causal
+    from sedd_cli.runs.pretrained import is_causal, load_causal
 
     if named is None or not is_causal(named):
         return choose_model(view, named, device, precision, tokenizer)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -22,6 +21,7 @@ from sedd_cli.core.score import ScoreModel
 from sedd_cli.errors import RequestError, WorkError
 from sedd_cli.runs.dist import Dist
 from sedd_cli.runs.events import Event, Note, Progress
+from sedd_cli.runs.figures import Estimates
 from sedd_cli.runs.ledger import Ledger
 from sedd_cli.runs.protocols import Blocks, find_protocol
 
@@ -37,8 +37,6 @@ LEAST_STRATA = 64
 TOKENS_AT_ONCE = 16_384
 #: Groups of blocks that each of several processes computes before they tell each other.
 ROUND = 8
-#: The chance with which a reported interval covers.
-LEVEL = 0.95
 
 
 @dataclass(frozen=True)
@@ -73,27 +71,6 @@ class Drawing:
     def draws(self, blocks: int) -> int:
         """Draws of a block in one replicate."""
         return max(1, min(math.ceil(LEAST_STRATA / blocks), self.max_nfe // PILOT))
-
-
-@dataclass(frozen=True)
-class Estimates:
-    """nats [replicates, blocks], from `draws` network evaluations each."""
-
-    nats: np.ndarray
-    draws: int
-
-    @property
-    def mean_and_error(self) -> tuple[float, float]:
-        """Nats of all blocks together, and the Monte-Carlo standard error."""
-        totals = self.nats.sum(1)
-        error = totals.std(ddof=1) / math.sqrt(len(totals)) if len(totals) > 1 else 0.0
-        return float(totals.mean()), float(error)
-
-    def within(self) -> float:
-        """How many standard errors the interval at LEVEL reaches to either side: Student's t."""
-        from scipy.special import stdtrit
-
-        return float(stdtrit(len(self.nats) - 1, (1 + LEVEL) / 2))
 
 
 def estimate(
@@ -260,61 +237,3 @@ def bound_of(score: ScoreModel, x0: Tensor, draws: int, seed: int, protocol: str
         means.append(total / strata)
     stacked = torch.stack(means)
     return stacked.mean(0), stacked.std(0) / math.sqrt(LEAST_REPLICATES)
-
-
-def between_documents(nats: np.ndarray, lengths: np.ndarray, clusters: np.ndarray) -> float | None:
-    """Standard error of the nats per token that comes from the choice of text alone; None for a single cluster.
-
-    nats [replicates, blocks] are estimates for blocks of `lengths` tokens; blocks of one cluster count as one piece of
-    text. Residuals of a ratio estimator, less the share of their square that the draws put there (none, where there
-    is a single, exact, replicate).
-    """
-    _, place = np.unique(clusters, return_inverse=True)
-    pieces = place.max() + 1
-    if pieces < 2:
-        return None
-    nats = np.stack([np.bincount(place, weights=row) for row in nats])
-    sizes = np.bincount(place, weights=lengths)
-    mean = nats.mean(0)
-    residuals = mean - mean.sum() / sizes.sum() * sizes
-    from_draws = nats.var(0, ddof=1).sum() / len(nats) if len(nats) > 1 else 0.0
-    square = max(pieces / (pieces - 1) * (residuals**2).sum() - from_draws, 0.0)
-    return math.sqrt(square) / float(sizes.sum())
-
-
-def summary(blocks: Blocks, found: Estimates, given: int = 0) -> dict[str, Any]:
-    """The figures of some estimates, per token, character and byte. A single replicate is exact.
-
-    given: tokens of each block that the nats are not for.
-    """
-    lengths, text = blocks.lengths - given, blocks.split
-    used, part = int(lengths.sum()), blocks.text_tokens / text.tokens
-    mean, error = found.mean_and_error
-    rate, rate_error = mean / used, error / used
-    reach = found.within() * rate_error if error else 0.0
-    units = {"char": text.characters * part, "byte": text.info.bytes * part}
-    between = between_documents(found.nats, lengths, blocks.clusters)
-    result: dict[str, Any] = {}
-    for unit, count in units.items():
-        bits = 1 / math.log(2) / count
-        result[f"bits_per_{unit}"] = mean * bits
-        result[f"bits_per_{unit}_error"] = error * bits
-    perplexity = math.exp(min(rate, 700.0))
-    return result | {
-        "between_documents_error": None if between is None else between * used / math.log(2) / units["char"],
-        "nats_per_token": rate,
-        "nats_per_token_error": rate_error,
-        "nats_per_token_between_documents": between,
-        "perplexity": perplexity,
-        "perplexity_error": perplexity * rate_error,
-        "perplexity_between_documents": None if between is None else perplexity * between,
-        "perplexity_interval": [math.exp(min(rate + side * reach, 700.0)) for side in (-1, 1)],
-        "interval_level": LEVEL,
-        "tokens": used,
-        "characters": round(units["char"]),
-        "bytes": round(units["byte"]),
-        "blocks": len(blocks),
-        "replicates": len(found.nats),
-        "nfe_per_block": len(found.nats) * found.draws,
-        "rel_error": error / mean,
-    }

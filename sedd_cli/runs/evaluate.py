@@ -6,42 +6,29 @@ import math
 import platform
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from sedd_cli import __version__
 from sedd_cli.core.likelihood import T_MIN
-from sedd_cli.core.random import BOUND, Stream
 from sedd_cli.errors import RequestError, WorkError
 from sedd_cli.runs.dist import Dist
-from sedd_cli.runs.estimate import (
-    Drawing,
-    Estimates,
-    draw_bound,
-    estimate,
-    fill,
-    levels,
-    summary,
-)
-from sedd_cli.runs.events import Evaluated, Event, Finished, Note, Prepared, Progress, Warn
+from sedd_cli.runs.estimate import Drawing, estimate, fill
+from sedd_cli.runs.events import Evaluated, Event, Finished, Note, Progress, Warn
+from sedd_cli.runs.figures import Estimates, summary
 from sedd_cli.runs.ledger import Ledger
 from sedd_cli.runs.model import Model
 from sedd_cli.runs.paper import reported
-from sedd_cli.runs.prepare import PrepareOptions, prepare
+from sedd_cli.runs.precision import try_bf16
 from sedd_cli.runs.protocols import USUAL, Blocks, find_protocol
 from sedd_cli.runs.software import software
+from sedd_cli.runs.texts import Text, check_tokenizer, prepared_for
 from sedd_cli.runs.yardsticks import yardsticks
-from sedd_cli.text.shards import Dataset, TokenArray, open_dataset
+from sedd_cli.text.shards import Dataset, TokenArray
 
 if TYPE_CHECKING:
     from sedd_cli.runs.exact import ExactModel
-
-#: bf16 is used where it is known to move a bound by less than this share of the error asked for.
-HARMLESS = 0.25
-#: Blocks on which that is measured.
-TRIED_BLOCKS = 64
 
 
 @dataclass(frozen=True)
@@ -68,14 +55,6 @@ class EvaluateOptions:
             find_protocol(name)
         if self.blocks is not None and self.blocks < 1:
             raise RequestError(f"blocks must be at least 1, found {self.blocks}")
-
-
-@dataclass(frozen=True)
-class Text:
-    """A corpus to evaluate on: a name, file, folder or hub id; `local` is where a named one stands on this machine."""
-
-    corpus: str
-    local: Path | None = None
 
 
 def evaluate_all(
@@ -138,7 +117,7 @@ def evaluate(
         result["seed"] = options.drawing.seed
     used = model
     if options.try_bf16 and not model.exact:
-        used, result["bf16"] = yield from _try_bf16(model, next(iter(cut.values())), options.drawing, dist)
+        used, result["bf16"] = yield from try_bf16(model, next(iter(cut.values())), options.drawing, dist)
     result["precision"] = used.precision
     for name, blocks in cut.items():
         result["bounds"][name] = yield from _measure(used, model, dataset, name, blocks, result, options, dist)
@@ -222,33 +201,6 @@ def _exact(
     return values
 
 
-def _try_bf16(
-    model: Model, blocks: Blocks, drawing: Drawing, dist: Dist
-) -> Generator[Event, None, tuple[Model, dict[str, Any] | None]]:
-    """The model in bf16 if the same draws show that it moves the bound by far less than the error asked for."""
-    low = model.lowered()
-    if low is None:
-        return model, None
-    group = blocks.groups(TRIED_BLOCKS * int(blocks.lengths[0]))[0]
-    x0, estimator = blocks.read(group).to(model.device), drawing.placed_for(model.graph)
-    level = levels(len(group), 1, estimator, drawing.seed, 0)[0]
-    cost = blocks.surprisal(model.graph.tokens).to(model.device)[x0] if estimator == "count" else None
-    there = [
-        draw_bound(m.score, "rigorous", estimator, x0, level, Stream(drawing.seed, BOUND, group), 0, cost).cpu()
-        for m in (model, low)
-    ]
-    moved = (there[1] - there[0]) / x0.shape[1]
-    shift, error = float(moved.mean()), float(moved.std() / math.sqrt(len(moved))) if len(moved) > 1 else math.inf
-    allowed = HARMLESS * drawing.rel_error * float(there[0].mean()) / x0.shape[1]
-    harmless = dist.from_main(lambda: abs(shift) + 2 * error < allowed)  # processes may round otherwise
-    yield Note(
-        f"bf16 moves the bound by {shift:+.5f} ± {error:.5f} nats per token, at most {allowed:.5f} is allowed: "
-        f"computing in {'bf16' if harmless else 'float32'}"
-    )
-    measured = {"moves_nats_per_token": shift, "error": error, "allowed": allowed, "blocks": len(group)}
-    return (low if harmless else model), measured
-
-
 def _remarks(result: dict[str, Any], split: TokenArray, options: EvaluateOptions) -> Iterator[Event]:
     for name, found in result["bounds"].items():
         if found["rel_error"] > options.drawing.rel_error:
@@ -262,51 +214,8 @@ def _remarks(result: dict[str, Any], split: TokenArray, options: EvaluateOptions
         yield Warn(f"only the first {options.blocks} blocks of the split were evaluated")
 
 
-def prepared_for(model: Model | ExactModel, text: Text, dist: Dist) -> Generator[Event, None, Dataset]:
-    """A corpus in the model's tokens, prepared by the main process where it is missing."""
-    tokenizer = model.text_tokenizer()
-    # a tokenizer that was trained is known by its file: its name alone would train it anew on this corpus
-    names = [tokenizer.spec if tokenizer.named else model.tokenizer_source]
-    if model.recipe and model.recipe.data.corpus == text.corpus and text.local is None:
-        names.insert(0, model.recipe.data.tokenizer)
-    for name in names:
-        found: Path | Exception | None = None
-        try:
-            for event in prepare(PrepareOptions(text.corpus, text.local, tokenizer=name)) if dist.main else ():
-                if isinstance(event, Prepared):
-                    found = event.path
-                else:
-                    yield event
-        except (RequestError, WorkError) as error:
-            found = error  # the other processes wait for an answer
-
-        dataset = open_dataset(dist.from_main(lambda found=found: _told(found)))
-        if dataset.tokenizer.fingerprint == tokenizer.fingerprint:
-            break
-    return dataset
-
-
-def _told(found: Path | Exception | None) -> Path | None:
-    if isinstance(found, Exception):
-        raise found
-    return found
-
-
 def _split_name(dataset: Dataset, asked: str | None) -> str:
     name = asked or next((s for s in ("test", "validation", "train") if s in dataset.splits), "train")
     if name not in dataset.splits:
         raise RequestError(f"{dataset.manifest.corpus} has no split {name!r}, it has {', '.join(dataset.splits)}")
     return name
-
-
-def check_tokenizer(model: Model | ExactModel, dataset: Dataset) -> None:
-    """RequestError unless the dataset's ids mean what the model's do."""
-    ours, theirs = model.tokenizer, dataset.tokenizer
-    if ours is None and theirs.vocab_size == model.vocab_size:
-        return
-    if ours is None or ours.fingerprint != theirs.fingerprint:
-        name = ours.spec if ours else f"none ({model.vocab_size} tokens)"
-        raise RequestError(
-            f"the dataset {dataset.folder} has another tokenizer ({theirs.spec}) than the model ({name}): "
-            f"prepare the corpus with the model's tokenizer"
-        )

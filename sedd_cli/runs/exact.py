@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from sedd_cli.errors import RequestError
-from sedd_cli.runs.causal import CausalModel, load_causal
+from sedd_cli.runs.causal import CausalModel
+from sedd_cli.runs.pretrained import load_causal
 from sedd_cli.text.tokenizers import Tokenizer, load_tokenizer
 
 #: Blocks of the published zero-shot protocol; models that read more are evaluated on these all the same.

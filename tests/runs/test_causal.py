@@ -11,8 +11,9 @@ import torch
 from causal_models import make_tiny_net, save_tiny_causal
 
 from sedd_cli.errors import RequestError
-from sedd_cli.runs import causal
-from sedd_cli.runs.causal import CausalModel, is_causal, load_causal, nucleus
+from sedd_cli.runs import causal, pretrained
+from sedd_cli.runs.causal import CausalModel, nucleus
+from sedd_cli.runs.pretrained import is_causal, load_causal
 
 #: Float32 logits of batches of other shapes differ in the last bits; nats here are sums of at most forty.
 ROUNDING = 2e-4
@@ -298,7 +299,7 @@ def test_a_causal_source_is_told_from_ours(tiny_causal, tiny_run, tmp_path, monk
     monkeypatch.chdir(tmp_path)
     (tmp_path / "runs").mkdir()
     asked = []
-    monkeypatch.setattr(causal, "_cached_else_fetched", lambda source, load: asked.append(source))
+    monkeypatch.setattr(pretrained, "_cached_else_fetched", lambda source, load: asked.append(source))
     assert not is_causal("runs/mistyped")
     assert not asked
 

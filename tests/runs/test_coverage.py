@@ -17,7 +17,8 @@ from sedd_cli.core.likelihood import T_MIN
 from sedd_cli.core.noises import NOISES
 from sedd_cli.core.score import ScoreModel
 from sedd_cli.runs.dist import Dist
-from sedd_cli.runs.estimate import LEVEL, Drawing, estimate
+from sedd_cli.runs.estimate import Drawing, estimate
+from sedd_cli.runs.figures import LEVEL
 
 L, BLOCKS, REPETITIONS = 3, 40, 200
 ALONE = Dist(0, 1, torch.device("cpu"))

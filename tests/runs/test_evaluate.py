@@ -13,9 +13,10 @@ from sedd_cli.errors import RequestError
 from sedd_cli.runs.datasets import PrepareOptions
 from sedd_cli.runs.dist import Dist
 from sedd_cli.runs.estimate import Drawing
-from sedd_cli.runs.evaluate import EvaluateOptions, Text, evaluate, evaluate_all
+from sedd_cli.runs.evaluate import EvaluateOptions, evaluate, evaluate_all
 from sedd_cli.runs.events import Evaluated, Prepared
 from sedd_cli.runs.prepare import prepare
+from sedd_cli.runs.texts import Text
 from sedd_cli.text.shards import open_dataset
 
 ALONE = Dist(0, 1, torch.device("cpu"))
@@ -471,8 +472,8 @@ def test_an_exact_evaluation_goes_on_too(workplace, model, tmp_path, monkeypatch
 def test_errors_of_the_text_are_per_predicted_token(model, tmp_path):
     from causal_models import save_tiny_causal
 
-    from sedd_cli.runs.estimate import Estimates, between_documents, summary
     from sedd_cli.runs.exact import load_exact
+    from sedd_cli.runs.figures import Estimates, between_documents, summary
     from sedd_cli.runs.protocols import Blocks
 
     reference = load_exact(str(save_tiny_causal(tmp_path / "causal", n_positions=24)), device="cpu")

@@ -12,9 +12,9 @@ from causal_models import save_tiny_causal
 
 from sedd_cli import load_model
 from sedd_cli.errors import RequestError
-from sedd_cli.runs.causal import load_causal
 from sedd_cli.runs.events import Finished, Note, Sampled, Warn
 from sedd_cli.runs.judge import Samples, judge
+from sedd_cli.runs.pretrained import load_causal
 from sedd_cli.runs.sweep import SweepOptions, parse_sweep, plot, sweep
 
 

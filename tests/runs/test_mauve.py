@@ -14,13 +14,14 @@ from causal_models import save_tiny_causal
 from sedd_cli import load_model
 from sedd_cli.cli import mauve as command
 from sedd_cli.errors import RequestError, WorkError
-from sedd_cli.runs.causal import CausalModel, load_causal
+from sedd_cli.runs.causal import CausalModel
 from sedd_cli.runs.events import Finished, Note, Progress, Warn
 from sedd_cli.runs.mauve.features import scores
 from sedd_cli.runs.mauve.job import mauve
 from sedd_cli.runs.mauve.options import MauveOptions
 from sedd_cli.runs.mauve.references import read_references
 from sedd_cli.runs.mauve.writers import Continuer, Denoiser
+from sedd_cli.runs.pretrained import load_causal
 from sedd_cli.text.home import home
 
 

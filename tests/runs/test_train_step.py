@@ -15,8 +15,9 @@ from sedd_cli.nets.dit import DiT
 from sedd_cli.recipe import load_recipe
 from sedd_cli.runs import checkpoint
 from sedd_cli.runs.datasets import PrepareOptions
-from sedd_cli.runs.estimate import Drawing, between_documents
+from sedd_cli.runs.estimate import Drawing
 from sedd_cli.runs.evaluate import EvaluateOptions, evaluate
+from sedd_cli.runs.figures import between_documents
 from sedd_cli.runs.prepare import prepare
 from sedd_cli.runs.step import levels
 from sedd_cli.runs.train import TrainOptions, train

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from sedd_cli.runs.causal import CausalModel, load_causal
+from sedd_cli.runs.causal import CausalModel
 from sedd_cli.runs.events import Event, Finished, Note, Warn
 from sedd_cli.runs.mauve.features import features, scores
 from sedd_cli.runs.mauve.generations import generations
@@ -14,6 +14,7 @@ from sedd_cli.runs.mauve.options import MauveOptions
 from sedd_cli.runs.mauve.references import encoded, read_references
 from sedd_cli.runs.mauve.writers import writer_for
 from sedd_cli.runs.model import Model
+from sedd_cli.runs.pretrained import load_causal
 from sedd_cli.runs.software import software
 
 #: Samples a side below which the score is noticeably biased: the advice of mauve-text, after Pillutla et al. 2021.
