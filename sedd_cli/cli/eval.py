@@ -13,7 +13,7 @@ from sedd_cli.cli import options as o
 from sedd_cli.cli.choose import choose_any
 from sedd_cli.cli.judging import judge_file, run_sweep
 from sedd_cli.cli.output import check_writable
-from sedd_cli.cli.results import comparison
+from sedd_cli.cli.results import bounds_table, comparison
 from sedd_cli.cli.view import View
 from sedd_cli.errors import RequestError, WorkError
 
@@ -32,8 +32,8 @@ def evaluate(
         ),
     ] = None,
     local: Annotated[
-        list[Path] | None,
-        typer.Option("--from", help="Where a named corpus stands on this machine; one for each --dataset."),
+        list[str] | None,
+        typer.Option("--from", help="Where a named corpus stands on this machine: PATH, or NAME=PATH among several."),
     ] = None,
     split: Annotated[str | None, typer.Option(help="Default: test where there is one, else validation.")] = None,
     protocol: Protocols = None,
@@ -115,26 +115,30 @@ def evaluate(
     )
     if out is not None:
         check_writable(out)
-    if local and len(local) != len(dataset or ()):
-        raise RequestError(f"--from goes with --dataset, one for each: found {len(local)} and {len(dataset or ())}")
+    places = _places(dataset or [], local or [])
     with connect(device) as dist:
         chosen = choose_any(view, model, str(dist.device), "fp32" if precision == "auto" else precision, tokenizer)
         names = dataset or ([chosen.recipe.data.corpus] if chosen.recipe else None)
         if names is None:
             raise RequestError(f"{chosen.source} names no corpus of its own: name one with --dataset")
-        texts = [Text(name, at) for name, at in zip(names, local or [None] * len(names), strict=True)]
+        texts = [Text(name, places.get(name)) for name in names]
         job = evaluate_all(chosen, texts, options, dist)
-        events = view.follow(_stored(view, job, chosen.source, len(texts), out) if dist.main else job)
+        events = view.follow(_stored(view, job, chosen.source, len(texts), out) if dist.main else job, RESUME)
     found = next(event.result for event in events if isinstance(event, Finished))
-    if len(found["results"]) > 1 and not quiet:
-        view.table(comparison(found["results"]))
+    if len(found["results"]) > 1:
+        view.result(comparison(found["results"]))
+    elif quiet and found["results"]:  # else it was shown when it came
+        view.result(bounds_table(found["results"][0]))
     view.document(_document(found, len(texts)))
     if failed := found["failed"]:
-        said = "; ".join(f"{f['dataset']}: {f['error']}" for f in failed)
+        said = ", ".join(Path(f["dataset"]).name for f in failed)
         kind = RequestError if all(f["code"] == 2 for f in failed) else WorkError
-        raise kind(f"{len(failed)} of {len(texts)} datasets failed, the others are kept ({said})")
+        kept = ", the others are done" if found["results"] else ""
+        raise kind(f"{len(failed)} of {len(texts)} datasets failed{kept}: {said}; the reasons stand above")
 
 
+#: What is said after Ctrl-C.
+RESUME = "interrupted: what is finished is kept, the same command goes on"
 #: What each way to use the command has no use for.
 LIKELIHOOD = {"dataset", "local", "split", "protocol", "rel_error", "max_nfe", "estimator", "blocks", "yardsticks"}
 IDLE = {
@@ -151,6 +155,18 @@ def _refuse_idle(context: typer.Context, mode: str) -> None:
         if option.name in IDLE[mode] and given is not None and given.name == "COMMANDLINE":
             hint = ": it goes with --samples FILE or --sweep" if option.name in ("judge", "self_bleu") else ""
             raise RequestError(f"{option.opts[0]} means nothing with {mode}{hint}")
+
+
+def _places(datasets: list[str], local: list[str]) -> dict[str, Path]:
+    """Where each dataset stands, from PATHs, one a dataset, or NAME=PATHs."""
+    named = [text.partition("=")[::2] for text in local]
+    if all(path and name in datasets for name, path in named):
+        return {name: Path(path) for name, path in named}
+    if len(local) != len(datasets):
+        raise RequestError(
+            f"--from goes with --dataset: a PATH for each (found {len(local)} and {len(datasets)}), or NAME=PATH"
+        )
+    return {name: Path(path) for name, path in zip(datasets, local, strict=True)}
 
 
 def _document(found: dict[str, Any], texts: int) -> Any:

@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     from sedd_cli.runs.sweep import SweepOptions
 
 
+#: What is said after Ctrl-C.
+RESUME = "interrupted: samples and points that are finished are kept, the same command goes on"
+
+
 def judge_file(
     view: View, path: Path, judge: str | None, self_bleu: bool, tokenizer: str | None, device: str, out: Path | None
 ) -> None:
@@ -83,12 +87,14 @@ def run_sweep(
     if judge is None:
         raise RequestError("--sweep needs --judge: a causal language model such as gpt2-large, or its folder")
     alone("--sweep")
+    if asked.folder.exists() and not asked.folder.is_dir():
+        raise RequestError(f"cannot write to {asked.folder}: it is not a folder")
     # whether bf16 moves a bound can be measured on the way, whether it moves samples cannot
     chosen = choose_any(view, model, device, "fp32" if precision == "auto" else precision, tokenizer)
     if chosen.exact:
         raise RequestError(f"a sweep needs a diffusion model: {chosen.source} goes from left to right and has no steps")
     causal = load_judge(view, judge, device)
-    found = [e.result for e in view.follow(sweep(chosen, causal, asked)) if isinstance(e, Finished)][-1]
+    found = [e.result for e in view.follow(sweep(chosen, causal, asked), RESUME) if isinstance(e, Finished)][-1]
     view.result(_points(found))
     stored, png = asked.folder / "sweep.json", asked.folder / "sweep.png"
     try:

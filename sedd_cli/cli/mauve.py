@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from sedd_cli.runs.model import Model
 
 
+#: What is said after Ctrl-C.
+RESUME = "interrupted: whole batches of generations are kept, the same command goes on (--batch sets their size)"
+
+
 def mauve(
     references: Annotated[
         str,
@@ -79,7 +83,9 @@ def mauve(
         batch=batch,
     )
     chosen = _choose(view, model, device, precision, tokenizer)
-    (result,) = (event.result for event in view.follow(job(chosen, options, device)) if isinstance(event, Finished))
+    (result,) = (
+        event.result for event in view.follow(job(chosen, options, device), RESUME) if isinstance(event, Finished)
+    )
     view.result(_table(result))
     view.document(result)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from pathlib import Path
 
 from sedd_cli.errors import RequestError
@@ -14,5 +15,10 @@ def check_writable(out: Path) -> None:
         raise RequestError(f"cannot write {out}: the folder {out.parent} does not exist")
     if out.is_dir():
         raise RequestError(f"cannot write {out}: it is a folder")
-    if not os.access(out if out.exists() else out.parent, os.W_OK):
+    try:
+        with tempfile.TemporaryFile(dir=out.parent):
+            pass
+    except OSError as error:
+        raise RequestError(f"cannot write {out}: {error.strerror}") from None
+    if out.exists() and not os.access(out, os.W_OK):
         raise RequestError(f"cannot write {out}: permission denied")

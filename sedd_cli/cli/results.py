@@ -13,8 +13,12 @@ UNITS = {"perplexity": "ppl", "bits_per_char": "bits/char"}
 
 def bounds_table(result: dict[str, Any]) -> Table:
     """One split's bounds (or exact likelihoods) with their errors, the paper's value, and the yardsticks."""
-    title = f"{result['corpus']} {result['split']}: {result['tokens']:,} tokens, {result['characters']:,} characters"
-    table = _table(title, "model", result.get("paper"))
+    tokens, characters, part = result["tokens"], result["characters"], ""
+    if result.get("blocks_asked"):
+        most = max(result["bounds"].values(), key=lambda found: found["tokens"])
+        tokens, characters, part = most["tokens"], most["characters"], f", the first {most['blocks']:,} blocks"
+    title = f"{result['corpus']} {result['split']}{part}: {tokens:,} tokens, {characters:,} characters"
+    table = _table(title, result.get("paper"))
     for protocol, found in result["bounds"].items():
         table.add_row(f"{_kind(result)} ({protocol})", *_figures(result, protocol, found))
     for name, bits in result.get("yardsticks", {}).items():
@@ -29,17 +33,19 @@ def bounds_table(result: dict[str, Any]) -> Table:
 
 def comparison(results: list[dict[str, Any]]) -> Table:
     """Several splits, one row for each and protocol."""
-    table = _table("", "text", any(r.get("paper") for r in results))
+    paper = any(r.get("paper") for r in results)
+    table = Table("text", "protocol", header_style="bold")
+    for name in ("bits/char", "± text", "perplexity/token", *(["paper"] if paper else [])):
+        table.add_column(name, justify="right")
     for result in results:
         for protocol, found in result["bounds"].items():
-            name = f"{result['corpus']} {result['split']} ({protocol})"
-            table.add_row(name, *_figures(result, protocol, found))
+            bits, text, _, *rest = _figures(result, protocol, found)
+            table.add_row(f"{Path(result['corpus']).name} {result['split']}", protocol, bits, text, *rest)
     return table
 
 
-def _table(title: str, first: str, paper: Any) -> Table:
-    table = Table(title=title or None, title_justify="left", header_style="bold")
-    table.add_column(first)
+def _table(title: str, paper: Any) -> Table:
+    table = Table("model", title=title, title_justify="left", header_style="bold")
     for name in ("bits/char", "± text", "bits/byte", "perplexity/token"):
         table.add_column(name, justify="right")
     if paper:

@@ -53,14 +53,19 @@ class View:
         self._tasks: dict[str, Any] = {}
         self._spoken: dict[str, float] = {}
 
-    def follow(self, events: Iterable[e.Event]) -> list[e.Event]:
-        """Draw every event; returns those that are results rather than progress."""
+    def follow(self, events: Iterable[e.Event], interrupted: str = "") -> list[e.Event]:
+        """Draw every event; returns those that are results rather than progress. `interrupted` is said at Ctrl-C."""
         kept = []
-        with self._live():
-            for event in events:
-                self.show(event)
-                if not isinstance(event, e.Progress | e.Step | e.Note):
-                    kept.append(event)
+        try:
+            with self._live():
+                for event in events:
+                    self.show(event)
+                    if not isinstance(event, e.Progress | e.Step | e.Note):
+                        kept.append(event)
+        except KeyboardInterrupt:
+            if interrupted:
+                self.say(interrupted, "yellow")
+            raise
         return kept
 
     def document(self, data: Any) -> None:

@@ -64,6 +64,8 @@ def evaluate_all(
 
     A corpus that fails does not keep the others from being evaluated; the only one of a call raises its error.
     """
+    if not model.exact:
+        options.drawing.placed_for(model.graph)
     results, failed = [], []
     for text in texts:
         try:
@@ -210,8 +212,6 @@ def _remarks(result: dict[str, Any], split: TokenArray, options: EvaluateOptions
             )
     if unknown := split.info.unknown:
         yield Warn(f"{unknown:,} characters of this split are unknown to the tokenizer: bits per character flatter it")
-    if options.blocks is not None and any(b["blocks"] == options.blocks for b in result["bounds"].values()):
-        yield Warn(f"only the first {options.blocks} blocks of the split were evaluated")
 
 
 def _split_name(dataset: Dataset, asked: str | None) -> str:

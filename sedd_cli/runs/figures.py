@@ -36,7 +36,8 @@ class Estimates:
 
 
 def between_documents(nats: np.ndarray, lengths: np.ndarray, clusters: np.ndarray) -> float | None:
-    """Standard error of the nats per token that comes from the choice of text alone; None for a single cluster.
+    """Standard error of the nats per token that comes from the choice of text alone; None for a single cluster,
+    and where the error of the draws hides it.
 
     nats [replicates, blocks] are estimates for blocks of `lengths` tokens; blocks of one cluster count as one piece of
     text. Residuals of a ratio estimator, less the share of their square that the draws put there (none, where there
@@ -51,8 +52,8 @@ def between_documents(nats: np.ndarray, lengths: np.ndarray, clusters: np.ndarra
     mean = nats.mean(0)
     residuals = mean - mean.sum() / sizes.sum() * sizes
     from_draws = nats.var(0, ddof=1).sum() / len(nats) if len(nats) > 1 else 0.0
-    square = max(pieces / (pieces - 1) * (residuals**2).sum() - from_draws, 0.0)
-    return math.sqrt(square) / float(sizes.sum())
+    square = pieces / (pieces - 1) * (residuals**2).sum() - from_draws
+    return math.sqrt(square) / float(sizes.sum()) if square >= 0 else None
 
 
 def summary(blocks: Blocks, found: Estimates, given: int = 0) -> dict[str, Any]:

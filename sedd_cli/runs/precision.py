@@ -27,6 +27,8 @@ def try_bf16(
     if low is None:
         return model, None
     group = blocks.groups(TRIED_BLOCKS * int(blocks.lengths[0]))[0]
+    if len(group) < 2:  # one block shows no error
+        return model, None
     x0, estimator = blocks.read(group).to(model.device), drawing.placed_for(model.graph)
     level = levels(len(group), 1, estimator, drawing.seed, 0)[0]
     cost = blocks.surprisal(model.graph.tokens).to(model.device)[x0] if estimator == "count" else None
@@ -35,7 +37,7 @@ def try_bf16(
         for m in (model, low)
     ]
     moved = (there[1] - there[0]) / x0.shape[1]
-    shift, error = float(moved.mean()), float(moved.std() / math.sqrt(len(moved))) if len(moved) > 1 else math.inf
+    shift, error = float(moved.mean()), float(moved.std() / math.sqrt(len(moved)))
     allowed = HARMLESS * drawing.rel_error * float(there[0].mean()) / x0.shape[1]
     harmless = dist.from_main(lambda: abs(shift) + 2 * error < allowed)  # processes may round otherwise
     yield Note(

@@ -77,6 +77,8 @@ def _has_model_type(file: Path) -> bool:
 def _found(source: str, load: Callable[..., Any]) -> Any:
     """What `load` gives for a folder or a hub id; RequestError in one line where it cannot be had."""
     if Path(source).is_dir():
+        if not _has_model_type(Path(source) / "config.json"):
+            raise RequestError(f"{source} is no causal language model of transformers: it has no config.json of one")
         try:
             return load(local_files_only=True)
         except Exception as error:  # the library's own, that of safetensors, the system's

@@ -61,6 +61,8 @@ def parse_sweep(text: str) -> tuple[int, ...]:
             last, ratio = _whole(words[at + 1], text), found[-1] // found[-2]
             while found[-1] * ratio < last:
                 found.append(found[-1] * ratio)
+            if found[-1] * ratio != last:
+                raise RequestError(f"sweep {text!r}: {last} does not follow from {words[at - 2]},{words[at - 1]}")
         else:
             found.append(_whole(word, text))
     if len(set(found)) < len(found):
@@ -225,7 +227,9 @@ def plot(result: dict[str, Any], path: Path) -> None:
         axis.errorbar(
             [p["steps"] for p in points], values, errors, fmt=style, ms=5, mfc="none", capsize=3, label=sampler
         )
-    axis.set(xscale="log", yscale="log", xlabel="steps", ylabel=f"generative perplexity ({Path(result['judge']).name})")
+    axis.set(xscale="log", yscale="log", xlabel="steps", ylabel="generative perplexity, per sequence")
+    judge, n = Path(result["judge"]).name, min(p["samples"] for p in result["points"])
+    axis.set_title(f"{Path(result['model']).name} judged by {judge}: {n} samples a point ± standard error", size=10)
     ticks = sorted({p["steps"] for p in result["points"]})
     axis.set_xticks(ticks, [str(t) for t in ticks])
     axis.xaxis.set_minor_locator(NullLocator())

@@ -20,24 +20,30 @@ def yardsticks(dataset: Dataset, blocks: Blocks) -> Iterator[Event]:
     """Returns bits per character, by name: n-grams fitted on train, and the exact source of a synthetic corpus."""
     found: dict[str, Any] = {}
     split = blocks.split.name
-    if "train" in dataset.splits and split != "train":
+    if "train" not in dataset.splits:
+        yield Note("no n-gram yardsticks: there is no training split to fit them on")
+    elif split != "train":
         if dataset.split("train").tokens <= MOST_TOKENS:
             yield Note("fitting the n-gram yardsticks on the training split")
-            found |= ngrams(dataset, split)
+            found |= ngrams(dataset, blocks)
         else:
             yield Note(f"no n-gram yardsticks: the training split has over {MOST_TOKENS:,} tokens")
     corpus = CORPORA.get(dataset.manifest.corpus)
     if corpus and corpus.law:
-        found["the source itself"] = source_bits(dataset, blocks)
+        if math.isfinite(bits := source_bits(dataset, blocks)):  # the tokens may not tell what the characters were
+            found["the source itself"] = bits
         found["entropy rate"] = corpus.law.entropy_rate() / math.log(2)
     return found
 
 
-def ngrams(dataset: Dataset, split: str) -> dict[str, float]:
-    """Bits per character of n-gram models of the same tokens, fitted on the training split."""
-    train, held_out = dataset.split("train"), dataset.split(split)
-    fitted, scored = train.read(0, train.tokens), held_out.read(0, held_out.tokens)
-    to_bits = 1 / held_out.characters / math.log(2)
+def ngrams(dataset: Dataset, blocks: Blocks) -> dict[str, float]:
+    """Bits per character, on the text of the blocks, of n-gram models of the same tokens fitted on the training split.
+
+    They read on from block to block.
+    """
+    train, text = dataset.split("train"), blocks.split
+    fitted, scored = train.read(0, train.tokens), text.read(0, int(blocks.spans[-1, 1]))
+    to_bits = 1 / (text.characters * len(scored) / text.tokens) / math.log(2)
     size = dataset.tokenizer.vocab_size
     return {
         f"{order}-gram" if order > 1 else "unigram": float(NGram(fitted, size, order).nats(scored).sum() * to_bits)

@@ -8,6 +8,7 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
 
 @pytest.mark.parametrize(
@@ -159,12 +160,43 @@ def test_several_datasets_are_evaluated_though_one_fails(sedd, tiny_run, workpla
     words = ["eval", "--model", tiny_run, "--no-yardsticks", "--out", tmp_path / "all.json", "--json"]
     done = sedd(*words, "--dataset", "nowhere.txt", "--dataset", workplace / "more.txt")
     assert done.code == 2
-    assert done.err.splitlines()[-1].startswith("error: 1 of 2 datasets failed, the others are kept (nowhere.txt:")
+    assert done.err.splitlines()[-1].startswith("error: 1 of 2 datasets failed, the others are done: nowhere.txt;")
     found = json.loads(done.out)
     assert len(found["results"]) == 1
     assert json.loads((tmp_path / "all.json").read_text()) == found
     assert [f["dataset"] for f in found["failed"]] == ["nowhere.txt"]
     assert "perplexity/token" in done.err  # the table, and one row of a dataset
+
+
+def test_a_single_block_is_evaluated(sedd, tiny_run, workplace, monkeypatch):
+    from sedd_cli.runs import model as module
+
+    monkeypatch.setattr(module, "autocast_dtype", lambda name, device: None if name == "fp32" else torch.bfloat16)
+    (workplace / "one.test.txt").write_text("hi", encoding="utf-8")
+    done = sedd("eval", "--model", tiny_run, "--dataset", workplace / "one.test.txt", "--json")
+    assert done.code == 0, done.err
+    assert json.loads(done.out)["bounds"]["rigorous"]["tokens"] == 3
+    done = sedd("eval", "--model", tiny_run, "--blocks", 1, "--json")
+    assert done.code == 0, done.err
+    assert json.loads(done.out)["bounds"]["rigorous"]["blocks"] == 1
+    assert "the first 1 blocks: 24 tokens" in done.err
+
+
+def test_quiet_prints_the_result_alone(sedd, tiny_run):
+    done = sedd("eval", "--model", tiny_run, "--no-yardsticks", "--quiet")
+    assert done.code == 0
+    assert "SEDD ≤ (rigorous)" in done.out
+    assert done.err == ""
+
+
+def test_from_names_its_dataset_among_several(sedd, tiny_run, tmp_path):
+    lines = "\n".join([" = the dog = \n", " a dog ran over the hill . \n"] * 60)
+    (tmp_path / "wiki.test.raw").write_text(lines, encoding="utf-8")
+    words = ["eval", "--model", tiny_run, "--dataset", "markov", "--dataset", "wikitext2", "--json", "--rel-error", 0.5]
+    done = sedd(*words, "--blocks", 4, "--from", f"wikitext2={tmp_path / 'wiki.test.raw'}")
+    assert done.code == 0, done.err
+    assert [r["corpus"] for r in json.loads(done.out)["results"]] == ["markov", "wikitext2"]
+    assert sedd(*words, "--from", tmp_path / "wiki.test.raw").code == 2
 
 
 def test_from_goes_with_its_dataset(sedd, tiny_run, tmp_path):

@@ -137,7 +137,7 @@ def test_a_text_file_has_a_sample_a_line(tmp_path):
     [
         ("steps=32,64,128", (32, 64, 128)),
         ("steps=32,64,...,2048", (32, 64, 128, 256, 512, 1024, 2048)),
-        ("steps=1,3,…,30", (1, 3, 9, 27, 30)),
+        ("steps=1,3,…,27,100", (1, 3, 9, 27, 100)),
         ("steps= 7 ", (7,)),
     ],
 )
@@ -158,6 +158,8 @@ def test_a_sweep_is_read(text, steps):
         ("steps=...,64", "the dots"),
         ("steps=32,64,...", "the dots"),
         ("steps=64,32,...,2", "the dots"),
+        ("steps=4,8,...,7", "7 does not follow from 4,8"),
+        ("steps=4,8,...,48", "48 does not follow"),
     ],
 )
 def test_a_sweep_that_makes_no_sense_is_refused(text, message):
@@ -242,11 +244,11 @@ def test_a_folder_with_another_sweep_is_refused_unless_begun_anew(model, causal,
 
 def test_the_figure_is_a_png_with_both_axes_logarithmic(tmp_path):
     points = [
-        {"sampler": s, "steps": n, "per_sequence": {"perplexity": 900 / n, "error": 5.0}}
+        {"sampler": s, "steps": n, "samples": 9, "per_sequence": {"perplexity": 900 / n, "error": 5.0}}
         for s in ("tweedie", "euler")
         for n in (2, 4, 8)
     ]
-    plot({"judge": "gpt2-large", "points": points}, tmp_path / "f.png")
+    plot({"judge": "gpt2-large", "model": "runs/quickstart", "points": points}, tmp_path / "f.png")
     assert (tmp_path / "f.png").read_bytes().startswith(b"\x89PNG")
 
 

@@ -343,7 +343,7 @@ def test_the_separator_of_documents_is_no_part_of_a_reference(model, causal, opt
         ({"prompt": 20, "new": 8}, ["20 + 8", "24"]),
         ({"mode": "fill"}, ["standard, infill", "'fill'"]),
         ({"mode": "infill", "prompt": 7}, ["even", "7"]),
-        ({"count": 0}, ["count", "at least 1"]),
+        ({"count": 0}, ["-n", "at least 1"]),
         ({"seed": -1}, ["seed"]),
         ({"top_p": 0.9}, ["--top-p"]),
         ({"sampler": "ddim"}, ["tweedie"]),

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Generator
-from contextlib import suppress
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +64,8 @@ def scores(p: np.ndarray, q: np.ndarray, seeds: int) -> Generator[Event, None, d
     found = []
     for seed in range(seeds):
         yield Progress("clustering", seed, seeds, "seeds")
-        found.append(compute_mauve(p_features=p, q_features=q, seed=seed, verbose=False))
+        with _hushed():
+            found.append(compute_mauve(p_features=p, q_features=q, seed=seed, verbose=False))
     yield Progress("clustering", seeds, seeds, "seeds")
     values = [float(one.mauve) for one in found]
     if not np.isfinite(values).all():
@@ -76,3 +77,16 @@ def scores(p: np.ndarray, q: np.ndarray, seeds: int) -> Generator[Event, None, d
         "clusters": int(found[0].num_buckets),
         "frontier_integral": float(np.mean([one.frontier_integral for one in found])),
     }
+
+
+@contextmanager
+def _hushed() -> Iterator[None]:
+    """Without what faiss writes to standard error itself: a cluster for every ten points is MAUVE's own choice."""
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)

@@ -19,6 +19,8 @@ from sedd_cli.runs.software import software
 
 #: Samples a side below which the score is noticeably biased: the advice of mauve-text, after Pillutla et al. 2021.
 ENOUGH = 5000
+#: Below this many there are hardly clusters to compare.
+FEW = 500
 
 
 def mauve(model: Model | CausalModel, options: MauveOptions, device: str = "auto") -> Iterator[Event]:
@@ -39,7 +41,8 @@ def mauve(model: Model | CausalModel, options: MauveOptions, device: str = "auto
     sides, changed = [], {}
     for side, rows in (("references", references.rows), ("generations", [one["tokens"] for one in made])):
         if len(rows) < ENOUGH:
-            yield Warn(f"{len(rows):,} {side}, fewer than {ENOUGH:,}: the score is biased (Pillutla et al. 2021)")
+            few = ", and of so few says next to nothing" if len(rows) < FEW else ""
+            yield Warn(f"{len(rows):,} {side}, fewer than {ENOUGH:,}: the score is biased{few} (Pillutla et al. 2021)")
         read = rows if writer.gpt2 and judge.gpt2 else list(encoded(judge, map(writer.decode, rows)))
         changed[side] = sum(len(ids) != options.length for ids in read)
         sides.append((yield from features(judge, [ids[: judge.context] for ids in read], side, options.batch)))

@@ -48,7 +48,12 @@ class MauveOptions:
             raise RequestError(f"mode must be one of {', '.join(MODES)}, found {self.mode!r}")
         for name in ("count", "generations", "prompt", "new", "seeds", "batch"):
             if getattr(self, name) < 1:
-                raise RequestError(f"{name} must be at least 1, found {getattr(self, name)}")
+                name_ = "the number of references (-n)" if name == "count" else name
+                raise RequestError(f"{name_} must be at least 1, found {getattr(self, name)}")
+        if self.top_p is not None and not 0 < self.top_p <= 1:
+            raise RequestError(f"top-p must lie in (0, 1], found {self.top_p}")
+        if self.temperature is not None and not self.temperature > 0:
+            raise RequestError(f"temperature must be positive, found {self.temperature}")
         if not 0 <= self.seed < 2**64:
             raise RequestError(f"seed must lie in [0, 2^64), found {self.seed}")
         if self.mode == "infill" and self.prompt % 2:
