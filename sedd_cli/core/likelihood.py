@@ -76,11 +76,30 @@ def rigorous_bound(
     return integral + model.graph.end_terms(model, x0, u_end)
 
 
+def both_bounds(
+    model: ScoreModel, x0: Tensor, v: Tensor, u: Tensor, u_end: Tensor, cost: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """`rigorous_bound` and `paper_bound` in the count form, [B] each, from one evaluation of the network.
+
+    They integrate the same loss, the second over a part of the noise in which both tell the network the same sigma.
+    """
+    ends = model.noise.sigma(T_MIN), model.noise.sigma(1.0)
+    model = replace(model, sigma_range=ends)
+    whole, part = model.graph.count_draw(x0, v, u, 0.0, math.inf), model.graph.count_draw(x0, v, u, *ends)
+    loss = model.score_entropy(whole.x, whole.sigma, x0)
+    rigorous = _controlled(model, whole, loss, cost, 0.0, math.inf) + model.graph.end_terms(model, x0, u_end)
+    return rigorous, _controlled(model, part, loss, cost, *ends) / (1 - T_MIN)
+
+
 def _by_count(
     model: ScoreModel, x0: Tensor, v: Tensor, u: Tensor, low: float, high: float, cost: Tensor | None
 ) -> Tensor:
     draw = model.graph.count_draw(x0, v, u, low, high)
-    found = _weighed(model, draw, x0)
+    return _controlled(model, draw, model.score_entropy(draw.x, draw.sigma, x0), cost, low, high)
+
+
+def _controlled(model: ScoreModel, draw: Draw, loss: Tensor, cost: Tensor | None, low: float, high: float) -> Tensor:
+    found = draw.weight.to(loss.dtype) * loss
     return found if cost is None else found.double() - model.graph.control(draw, cost, low, high)
 
 

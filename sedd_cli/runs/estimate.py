@@ -7,7 +7,7 @@ and their scatter is the error.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from sedd_cli.core.graphs import Graph
-from sedd_cli.core.likelihood import paper_bound, rigorous_bound, stratified
+from sedd_cli.core.likelihood import both_bounds, paper_bound, rigorous_bound, stratified
 from sedd_cli.core.random import BOUND, TIME, Stream
 from sedd_cli.core.score import ScoreModel
 from sedd_cli.errors import RequestError, WorkError
@@ -35,6 +35,8 @@ PILOT = 8
 #: A text of few blocks gets several draws a block and replicate, to have so many strata.
 LEAST_STRATA = 64
 TOKENS_AT_ONCE = 16_384
+#: Bounds on the same blocks, the last one aside, that integrate the same loss.
+SHARED = ("rigorous", "sedd-paper")
 #: Groups of blocks that each of several processes computes before they tell each other.
 ROUND = 8
 
@@ -76,50 +78,51 @@ class Drawing:
 def estimate(
     score: ScoreModel,
     blocks: Blocks,
-    protocol: str,
+    protocols: tuple[str, ...],
     drawing: Drawing,
     ledger: Ledger | None,
     dist: Dist,
     to_bits: float,
-) -> Generator[Event, None, Estimates]:
-    """Estimates of a protocol's bound on every block. to_bits: bits per character of one nat in all, for the eye.
+) -> Generator[Event, None, list[Estimates]]:
+    """Estimates of each protocol's bound on every block, all from the same evaluations of the network.
 
-    A ledger holds the replicates that are known, and is told those that are found.
+    to_bits: bits per character of one nat in all, for the eye. A ledger holds the replicates that are known, and is
+    told those that are found.
     """
-    draws, size = drawing.draws(len(blocks)), len(blocks)
+    draws, shape, task = drawing.draws(len(blocks)), (len(blocks), len(protocols)), f"{' and '.join(protocols)} bound"
     most = drawing.max_nfe // draws
-    needed, nats = min(PILOT, most), np.empty((0, size))
+    needed, nats = min(PILOT, most), np.empty((0, *shape))
     estimator = drawing.placed_for(score.graph)
     surprisal = blocks.surprisal(score.graph.tokens).to(dist.device) if estimator == "count" else None
-    job = _Job(score, blocks, protocol, estimator, drawing.seed, draws, dist, surprisal)
-    known = _known(ledger, most, size) if dist.main and ledger else 0
+    job = _Job(score, blocks, protocols, estimator, drawing.seed, draws, dist, surprisal)
+    known = _known(ledger, most, shape) if dist.main and ledger else 0
     if known:
-        yield Note(f"{protocol}: {known} replicates are known from before")
+        yield Note(f"{known} replicates are known from before")
+    each = len(blocks) * draws
     while len(nats) < needed:
-        values = dist.from_main(lambda n=len(nats): ledger.read(n, size) if ledger else np.full(size, np.nan))
+        values = dist.from_main(lambda n=len(nats): ledger.read(n, shape) if ledger else np.full(shape, np.nan))
         for done in job.replicate(len(nats), values, ledger):
-            done, total = len(nats) * size * draws + done, needed * size * draws
-            if done < total:
-                yield Progress(f"{protocol} bound", done, total, "draws", _figures(nats, draws, to_bits))
+            done += len(nats) * each
+            if done < needed * each:
+                yield Progress(task, done, needed * each, "draws", _figures(nats, draws, to_bits))
         nats = np.concatenate([nats, values[None]])
         if len(nats) >= PILOT:
-            mean, error = Estimates(nats, draws).mean_and_error
+            found = [Estimates(one, draws).mean_and_error for one in np.moveaxis(nats, 2, 0)]
             # the error falls as one over the root of the replicates
-            wanted = math.ceil(len(nats) * (error / (drawing.rel_error * mean)) ** 2)
-            needed = min(max(wanted, len(nats)), most)
-    total = len(nats) * size * draws
-    yield Progress(f"{protocol} bound", total, total, "draws", _figures(nats, draws, to_bits))
-    return Estimates(nats, draws)
+            wanted = max(len(nats) * (error / (drawing.rel_error * mean)) ** 2 for mean, error in found)
+            needed = min(max(math.ceil(wanted), len(nats)), most)
+    yield Progress(task, len(nats) * each, len(nats) * each, "draws", _figures(nats, draws, to_bits))
+    return [Estimates(one, draws) for one in np.moveaxis(nats, 2, 0)]
 
 
-def _known(ledger: Ledger, most: int, size: int) -> int:
-    return next((n for n in range(most) if np.isnan(ledger.read(n, size)).any()), most)
+def _known(ledger: Ledger, most: int, shape: tuple[int, ...]) -> int:
+    return next((n for n in range(most) if np.isnan(ledger.read(n, shape)).any()), most)
 
 
 def _figures(nats: np.ndarray, draws: int, to_bits: float) -> dict[str, str]:
     if len(nats) < 2:
         return {}
-    mean, error = Estimates(nats, draws).mean_and_error
+    mean, error = Estimates(nats[:, :, 0], draws).mean_and_error
     return {"bits/char": f"{mean * to_bits:.3f} ± {error * to_bits:.3f}"}
 
 
@@ -129,7 +132,7 @@ class _Job:
 
     score: ScoreModel
     blocks: Blocks
-    protocol: str
+    protocols: tuple[str, ...]
     estimator: str
     seed: int
     draws: int
@@ -137,7 +140,7 @@ class _Job:
     surprisal: Tensor | None
 
     def replicate(self, number: int, values: np.ndarray, ledger: Ledger | None) -> Iterator[int]:
-        """Fill in what is NaN of values [M], nats a block; yields how many draws are made."""
+        """Fill in what is NaN of values [M, P], nats of a block under a protocol; yields how many draws are made."""
         level = levels(len(self.blocks), self.draws, self.estimator, self.seed, number)
 
         def nats(group: Tensor) -> Tensor:
@@ -145,7 +148,7 @@ class _Job:
             cost = None if self.surprisal is None else self.surprisal[x0]
             stream, steps = Stream(self.seed, BOUND, group), range(number * self.draws, (number + 1) * self.draws)
             each = [
-                draw_bound(self.score, self.protocol, self.estimator, x0, level[j, group], stream, step, cost)
+                draw_bounds(self.score, self.protocols, self.estimator, x0, level[j, group], stream, step, cost)
                 for j, step in enumerate(steps)
             ]
             return torch.stack(each).mean(0)
@@ -162,7 +165,7 @@ def fill(
     ledger: Ledger | None,
     number: int,
 ) -> Iterator[int]:
-    """Fill in what is NaN of values [M] by nats(group [n]) [n]; yields how many blocks are done.
+    """Fill in what is NaN of values [M, ...] by nats(group [n]) [n, ...]; yields how many blocks are done.
 
     Groups of blocks are dealt out over the processes, a round at a time; who computes a block changes nothing. The
     ledger is told array `number` as it grows. WorkError for a likelihood that is not finite.
@@ -172,15 +175,14 @@ def fill(
     try:
         for start in range(0, len(missing), size):
             groups = missing[start : start + size]
-            found = torch.zeros(len(values), dtype=torch.float64)
+            found = torch.zeros(values.shape, dtype=torch.float64)
             for group in groups[dist.rank :: dist.world]:
                 found[group] = nats(group).cpu()
             new = np.concatenate([g.numpy() for g in groups])
             round_ = dist.total(found.to(dist.device)).cpu().numpy()[new]
-            if not np.isfinite(round_).all():
-                raise WorkError(
-                    f"the model gives block {new[~np.isfinite(round_)][0]} of the text no finite likelihood"
-                )
+            bad = ~np.isfinite(round_.reshape(len(new), -1)).all(1)
+            if bad.any():
+                raise WorkError(f"the model gives block {new[bad][0]} of the text no finite likelihood")
             values[new] = round_
             if ledger and dist.main:
                 ledger.write(number, values, at_once=start + size >= len(missing))
@@ -202,10 +204,15 @@ def levels(blocks: int, draws: int, estimator: str, seed: int, number: int) -> T
     return v.view(blocks, draws).T
 
 
+def shared(estimator: str, protocols: Iterable[str]) -> tuple[str, ...]:
+    """The protocols that one evaluation of the network serves at once; none if there are not two."""
+    return SHARED if estimator == "count" and set(SHARED) <= set(protocols) else ()
+
+
 @torch.no_grad()
-def draw_bound(
+def draw_bounds(
     score: ScoreModel,
-    protocol: str,
+    protocols: tuple[str, ...],
     estimator: str,
     x0: Tensor,
     v: Tensor,
@@ -213,12 +220,19 @@ def draw_bound(
     step: int,
     cost: Tensor | None = None,
 ) -> Tensor:
-    """One unbiased estimate of the protocol's bound per sequence of x0 [B, L], nats [B] float64."""
+    """One unbiased estimate of each protocol's bound per sequence of x0 [B, L], nats [B, P] float64.
+
+    protocols: a single one, or those that are `shared`.
+    """
     u, u_end = (w.to(x0.device) for w in stream.uniforms(step, x0.shape[1]))
     v, count = v.to(x0.device), estimator == "count"
-    if find_protocol(protocol).rigorous:
-        return rigorous_bound(score, x0, v, u, u_end, count, cost).double()
-    return paper_bound(score, x0, v, u, count=count, cost=cost).double()
+    if protocols == SHARED:
+        found = both_bounds(score, x0, v, u, u_end, cost)
+    elif find_protocol(protocols[0]).rigorous:
+        found = [rigorous_bound(score, x0, v, u, u_end, count, cost)]
+    else:
+        found = [paper_bound(score, x0, v, u, count=count, cost=cost)]
+    return torch.stack([one.double() for one in found], 1)
 
 
 def bound_of(score: ScoreModel, x0: Tensor, draws: int, seed: int, protocol: str) -> tuple[Tensor, Tensor]:
@@ -233,7 +247,7 @@ def bound_of(score: ScoreModel, x0: Tensor, draws: int, seed: int, protocol: str
         for k in range(strata):
             step = r * strata + k
             v = (k + Stream(seed, TIME, index).uniform(step)) / strata
-            total += draw_bound(score, protocol, estimator, x0, v, Stream(seed, BOUND, index), step)
+            total += draw_bounds(score, (protocol,), estimator, x0, v, Stream(seed, BOUND, index), step)[:, 0]
         means.append(total / strata)
     stacked = torch.stack(means)
     return stacked.mean(0), stacked.std(0) / math.sqrt(LEAST_REPLICATES)

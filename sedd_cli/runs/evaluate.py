@@ -14,7 +14,7 @@ from sedd_cli import __version__
 from sedd_cli.core.likelihood import T_MIN
 from sedd_cli.errors import RequestError, WorkError
 from sedd_cli.runs.dist import Dist
-from sedd_cli.runs.estimate import Drawing, estimate, fill
+from sedd_cli.runs.estimate import Drawing, estimate, fill, shared
 from sedd_cli.runs.events import Evaluated, Event, Finished, Note, Progress, Warn
 from sedd_cli.runs.figures import Estimates, summary
 from sedd_cli.runs.ledger import Ledger
@@ -121,8 +121,12 @@ def evaluate(
     if options.try_bf16 and not model.exact:
         used, result["bf16"] = yield from try_bf16(model, next(iter(cut.values())), options.drawing, dist)
     result["precision"] = used.precision
-    for name, blocks in cut.items():
-        result["bounds"][name] = yield from _measure(used, model, dataset, name, blocks, result, options, dist)
+    together = shared(result.get("estimator", ""), cut)
+    found: dict[str, Any] = {}
+    for names in (*([together] if together else []), *((name,) for name in cut if name not in together)):
+        part = {name: cut[name] for name in names}
+        found |= yield from (_likelihood if model.exact else _bounds)(used, part, result, options, dist)
+    result["bounds"] = {name: found[name] for name in cut}
     yield from _remarks(result, split, options)
     if options.yardsticks and dist.main:
         result["yardsticks"] = yield from yardsticks(dataset, cut.get("rigorous") or next(iter(cut.values())))
@@ -150,30 +154,41 @@ def _cut(
     return cut
 
 
-def _measure(
-    used: Model | ExactModel,
-    model: Model | ExactModel,
-    dataset: Dataset,
-    name: str,
-    blocks: Blocks,
-    result: dict[str, Any],
-    options: EvaluateOptions,
-    dist: Dist,
+def _likelihood(
+    model: ExactModel, cut: dict[str, Blocks], result: dict[str, Any], options: EvaluateOptions, dist: Dist
 ) -> Generator[Event, None, dict[str, Any]]:
-    """One protocol's figures. `used` is `model` in the precision that computes."""
-    if model.exact:
-        ledger = _ledger(result, options, {"protocol": name})
-        nats = yield from _exact(model, blocks, name, dist, ledger)
-        yield from _kept(ledger)
-        return summary(blocks, Estimates(nats[None], 1), given=int(find_protocol(name).wrapped))
-    ledger = _ledger(result, options, {"protocol": name, "draws": options.drawing.draws(len(blocks))})
+    """A protocol's figures from an exact model.
+
+    A mark at the beginning of a block is given; other blocks are predicted from their first token on.
+    """
+    ((name, blocks),) = cut.items()
+    ledger, wrapped = _ledger(result, options, {"protocol": name}), find_protocol(name).wrapped
+    nats = model.nats_given_first if wrapped else model.nats
+    shape = (len(blocks),)
+    values = dist.from_main(lambda: ledger.read(0, shape) if ledger else np.full(shape, np.nan))
+    for done in fill(values, blocks, lambda group: nats(blocks.read(group).to(dist.device)), dist, ledger, 0):
+        yield Progress(f"{name} likelihood", done, len(blocks), "blocks")
+    yield from _kept(ledger)
+    return {name: summary(blocks, Estimates(values[None], 1), given=int(wrapped))}
+
+
+def _bounds(
+    model: Model, cut: dict[str, Blocks], result: dict[str, Any], options: EvaluateOptions, dist: Dist
+) -> Generator[Event, None, dict[str, Any]]:
+    """The figures of a protocol, or of those that share their draws."""
+    names, blocks = tuple(cut), next(iter(cut.values()))
+    ledger = _ledger(result, options, {"protocols": names, "draws": options.drawing.draws(len(blocks))})
     split = blocks.split
-    characters = split.characters * blocks.text_tokens / split.tokens
-    to_bits = 1 / math.log(2) / characters
-    found = yield from estimate(used.score, blocks, name, options.drawing, ledger, dist, to_bits)
+    to_bits = 1 / math.log(2) / (split.characters * blocks.text_tokens / split.tokens)
+    found = yield from estimate(model.score, blocks, names, options.drawing, ledger, dist, to_bits)
     yield from _kept(ledger)
     asked = {"rel_error_asked": options.drawing.rel_error, "max_nfe": options.drawing.max_nfe}
-    return summary(blocks, found) | {"draws_a_replicate": found.draws, **asked}
+    figures = {}
+    for (name, own), each in zip(cut.items(), found, strict=True):
+        kept = Estimates(each.nats[:, : len(own)], each.draws)  # an incomplete last block does not always count
+        others = [other for other in names if other != name]
+        figures[name] = summary(own, kept) | {"draws_a_replicate": each.draws, "same_draws_as": others, **asked}
+    return figures
 
 
 def _ledger(result: dict[str, Any], options: EvaluateOptions, how: dict[str, Any]) -> Ledger | None:
@@ -187,20 +202,6 @@ def _ledger(result: dict[str, Any], options: EvaluateOptions, how: dict[str, Any
 def _kept(ledger: Ledger | None) -> Iterator[Event]:
     if ledger and ledger.failed:
         yield Warn(f"finished parts could not be kept ({ledger.failed}); --no-resume does not try")
-
-
-def _exact(
-    model: ExactModel, blocks: Blocks, name: str, dist: Dist, ledger: Ledger | None
-) -> Generator[Event, None, np.ndarray]:
-    """Nats [M] of each block under a model that gives its likelihood exactly.
-
-    A mark at the beginning of a block is given; other blocks are predicted from their first token on.
-    """
-    nats = model.nats_given_first if find_protocol(name).wrapped else model.nats
-    values = dist.from_main(lambda: ledger.read(0, len(blocks)) if ledger else np.full(len(blocks), np.nan))
-    for done in fill(values, blocks, lambda group: nats(blocks.read(group).to(dist.device)), dist, ledger, 0):
-        yield Progress(f"{name} likelihood", done, len(blocks), "blocks")
-    return values
 
 
 def _remarks(result: dict[str, Any], split: TokenArray, options: EvaluateOptions) -> Iterator[Event]:

@@ -34,13 +34,13 @@ class Ledger:
         """The ledger of what a key's values determine."""
         return cls(home() / "evaluations" / digest(key)[:24])
 
-    def read(self, number: int, size: int) -> np.ndarray:
-        """Array `number` [size] as far as it is known."""
+    def read(self, number: int, shape: tuple[int, ...]) -> np.ndarray:
+        """Array `number` of a shape, as far as it is known."""
         try:
             found = np.load(self._path(number))
         except (OSError, ValueError, EOFError):
             found = np.empty(0)
-        return found if found.shape == (size,) and found.dtype == np.float64 else np.full(size, np.nan)
+        return found if found.shape == shape and found.dtype == np.float64 else np.full(shape, np.nan)
 
     def write(self, number: int, values: np.ndarray, at_once: bool = True) -> None:
         """Keep an array; unless at_once, only if the last time is a while ago."""

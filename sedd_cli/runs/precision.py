@@ -8,7 +8,7 @@ from typing import Any
 
 from sedd_cli.core.random import BOUND, Stream
 from sedd_cli.runs.dist import Dist
-from sedd_cli.runs.estimate import Drawing, draw_bound, levels
+from sedd_cli.runs.estimate import Drawing, draw_bounds, levels
 from sedd_cli.runs.events import Event, Note
 from sedd_cli.runs.model import Model
 from sedd_cli.runs.protocols import Blocks
@@ -33,7 +33,9 @@ def try_bf16(
     level = levels(len(group), 1, estimator, drawing.seed, 0)[0]
     cost = blocks.surprisal(model.graph.tokens).to(model.device)[x0] if estimator == "count" else None
     there = [
-        draw_bound(m.score, "rigorous", estimator, x0, level, Stream(drawing.seed, BOUND, group), 0, cost).cpu()
+        draw_bounds(m.score, ("rigorous",), estimator, x0, level, Stream(drawing.seed, BOUND, group), 0, cost)[
+            :, 0
+        ].cpu()
         for m in (model, low)
     ]
     moved = (there[1] - there[0]) / x0.shape[1]

@@ -13,7 +13,7 @@ from toys import N, noisy, score_model, world
 
 from sedd_cli.core.graphs import GRAPHS
 from sedd_cli.core.graphs.absorbing import COUNT_POWER
-from sedd_cli.core.likelihood import T_MIN, paper_bound, rigorous_bound, stratified
+from sedd_cli.core.likelihood import T_MIN, both_bounds, paper_bound, rigorous_bound, stratified
 from sedd_cli.core.noises import NOISES
 from sedd_cli.core.objectives import OBJECTIVES
 
@@ -165,6 +165,20 @@ def test_by_time_over_all_noise_the_rigorous_bound_is_the_same(noise):
     edges = [0.0, *(-math.expm1(-model.noise.sigma(t)) for t in (T_MIN, 1.0)), 1.0]
     found = mean_over_noise(by_time, graph, Q, x0, lambda v: -math.log1p(-v), edges)
     assert found == pytest.approx(rigorous_mean(model, Q, x0), rel=1e-9)
+
+
+@every_noise
+def test_both_bounds_at_once_are_each_by_itself(noise):
+    graph, Q, p0 = world("absorbing", L=3)
+    model = score_model(graph, noise, reference.wrong_score(p0, Q))
+    generator = torch.Generator().manual_seed(4)
+    v, u = torch.rand(40, generator=generator, **F64), torch.rand(40, 3, generator=generator, **F64)
+    u[0] = 1e-9 * torch.arange(1, 4)  # less noise than the paper's integral reaches
+    x0 = X0[0].expand(40, -1)
+    for cost in (None, COST[x0]):
+        rigorous, paper = both_bounds(model, x0, v, u, u, cost)
+        assert torch.equal(rigorous, rigorous_bound(model, x0, v, u, u, True, cost))
+        assert torch.equal(paper, paper_bound(model, x0, v, u, count=True, cost=cost))
 
 
 def test_a_control_variate_of_the_right_cost_leaves_no_noise():

@@ -157,7 +157,7 @@ def test_a_split_shorter_than_a_block_is_an_error_under_the_papers_protocol(mode
 def test_each_protocol_is_the_bound_of_its_name(model, protocol):
     from sedd_cli.core.likelihood import paper_bound, rigorous_bound
     from sedd_cli.core.random import BOUND, Stream
-    from sedd_cli.runs.estimate import draw_bound
+    from sedd_cli.runs.estimate import draw_bounds
 
     index, v = torch.arange(3), torch.tensor([0.1, 0.5, 0.9], dtype=torch.float64)
     x0 = torch.randint(0, model.graph.tokens, (3, 24))
@@ -168,8 +168,8 @@ def test_each_protocol_is_the_bound_of_its_name(model, protocol):
             if protocol == "rigorous"
             else paper_bound(model.score, x0, v, u)
         )
-    found = draw_bound(model.score, protocol, "stratified", x0, v, Stream(7, BOUND, index), 2)
-    assert torch.equal(found, truth.double())
+    found = draw_bounds(model.score, (protocol,), "stratified", x0, v, Stream(7, BOUND, index), 2)
+    assert torch.equal(found[:, 0], truth.double())
 
 
 def test_bound_of_an_untrained_model_is_l_log_n(model):
@@ -286,7 +286,7 @@ def test_an_interrupted_evaluation_goes_on_and_ends_in_the_same_number(model, da
     monkeypatch.setattr(module, "TOKENS_AT_ONCE", 48)  # many groups a replicate
     options = {"protocols": ("rigorous",), "yardsticks": False, "seed": 77}
     undisturbed = result(model, dataset, **options)["bounds"]["rigorous"]
-    real, calls = module.draw_bound, []
+    real, calls = module.draw_bounds, []
 
     def counting(*words, **options):
         calls.append(words[3])
@@ -294,7 +294,7 @@ def test_an_interrupted_evaluation_goes_on_and_ends_in_the_same_number(model, da
             raise StopError
         return real(*words, **options)
 
-    monkeypatch.setattr(module, "draw_bound", counting)
+    monkeypatch.setattr(module, "draw_bounds", counting)
     stop_at = 3 * len(module.Blocks.cut(dataset.split("test"), "rigorous", 24, None).groups(48)) // 2
     with pytest.raises(StopError):
         result(model, dataset, **options, keep=True)
@@ -336,7 +336,7 @@ def test_a_torn_record_is_drawn_again(model, dataset):
     for file in (home() / "evaluations").glob("*/0.npy"):
         file.write_bytes(file.read_bytes()[:50])
     assert result(model, dataset, **options)["bounds"]["rigorous"] == found
-    assert math.isnan(Ledger(home() / "evaluations" / "none").read(0, 3)[0])
+    assert math.isnan(Ledger(home() / "evaluations" / "none").read(0, (3,))[0])
 
 
 def test_bf16_is_used_only_where_it_is_seen_not_to_matter(model, dataset, monkeypatch):
@@ -486,3 +486,19 @@ def test_errors_of_the_text_are_per_predicted_token(model, tmp_path):
     assert found["nats_per_token"] == pytest.approx(nats.sum() / (23 * len(blocks)))
     bits = expected * 23 * len(blocks) / math.log(2) / (split.characters * blocks.text_tokens / split.tokens)
     assert found["between_documents_error"] == pytest.approx(bits)
+
+
+def test_both_bounds_come_from_the_same_evaluations(model, dataset):
+    from sedd_cli.runs import estimate as module
+
+    both = result(model, dataset, yardsticks=False)["bounds"]
+    assert both["rigorous"]["same_draws_as"] == ["sedd-paper"]
+    alone = result(model, dataset, yardsticks=False, protocols=("rigorous",))["bounds"]["rigorous"]
+    assert alone | {"same_draws_as": ["sedd-paper"]} == both["rigorous"]
+    # with other draws the other bound is the same within the error of both: 4 standard errors
+    paper = result(model, dataset, yardsticks=False, protocols=("sedd-paper",), seed=3)["bounds"]["sedd-paper"]
+    error = math.hypot(paper["nats_per_token_error"], both["sedd-paper"]["nats_per_token_error"])
+    assert abs(paper["nats_per_token"] - both["sedd-paper"]["nats_per_token"]) < 4 * error
+    assert paper["tokens"] == both["sedd-paper"]["tokens"] < both["rigorous"]["tokens"]
+    assert module.shared("stratified", both) == ()
+    assert module.shared("count", ("rigorous", "mdlm")) == ()
