@@ -127,7 +127,7 @@ def _repeat(name, protocol, estimator):
     covered, found = 0, []
     for seed in range(REPETITIONS):
         drawing = Drawing(estimator, rel_error=0.03, max_nfe=24, seed=seed)
-        *_, (estimates,) = _run(estimate(score, texts, protocol, drawing, None, ALONE, 1.0))
+        *_, (estimates,) = _run(estimate(score, texts, (protocol,), drawing, None, ALONE, 1.0))
         mean, error = estimates.mean_and_error
         covered += abs(mean - expected) <= estimates.within() * error
         found.append((mean, error))
