@@ -42,6 +42,7 @@ class CausalModel:
 
     @property
     def device(self) -> torch.device:
+        """Where the weights are."""
         return next(self.net.parameters()).device
 
     @property

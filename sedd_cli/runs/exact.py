@@ -33,10 +33,12 @@ class ExactModel:
 
     @property
     def source(self) -> str:
+        """Where it was loaded from."""
         return self.causal.source
 
     @property
     def device(self) -> torch.device:
+        """Where its weights are."""
         return self.causal.device
 
     @property
@@ -46,6 +48,7 @@ class ExactModel:
 
     @property
     def vocab_size(self) -> int:
+        """N, the number of tokens its texts are made of."""
         return self.tokenizer.vocab_size
 
     @property
@@ -55,21 +58,26 @@ class ExactModel:
 
     @property
     def layers(self) -> int:
+        """Blocks of the network."""
         return self.causal.net.config.get_text_config().num_hidden_layers
 
     @property
     def precision(self) -> str:
+        """What the network computes in."""
         return self.causal.precision
 
     @cached_property
     def fingerprint(self) -> str:
+        """sha256 over weights and configuration."""
         return self.causal.fingerprint
 
     @property
     def tokenizer_source(self) -> str:
+        """Where the tokenizer can be loaded from again."""
         return self.source
 
     def text_tokenizer(self) -> Tokenizer:
+        """The tokenizer its datasets are prepared with."""
         return self.tokenizer
 
     def nats(self, tokens: Tensor) -> Tensor:

@@ -108,6 +108,7 @@ def _of_corpus(writer: Writer, options: MauveOptions) -> tuple[str, Iterator[lis
 
 
 def encoded(holder: Writer | CausalModel, texts: Iterable[str]) -> Iterator[list[int]]:
+    """Ids of texts, a few at a time."""
     texts = iter(texts)
     while group := list(itertools.islice(texts, TEXTS)):
         yield from holder.encode(group)
