@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on standard output, all else on standard error.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say only what was asked for.")]
 Seed = Annotated[int, typer.Option(help="Repeats the output exactly.")]
-ModelOption = Annotated[
-    str | None,
-    typer.Option(
+
+
+def _model(also: str = "") -> Any:
+    return typer.Option(
         "--model",
         "-m",
-        help="A run, a checkpoint, a folder in the published layout or a hub id. "
+        help=f"A run, a checkpoint, a folder in the published layout or a hub id{also}. "
         "Without it: the newest run under ./runs, else louaaron/sedd-small.",
-    ),
-]
+    )
+
+
+ModelOption = Annotated[str | None, _model()]
+ModelOrCausal = Annotated[str | None, _model("; or a causal language model of transformers (gpt2, a folder)")]
 Tokenizer = Annotated[
     str | None,
     typer.Option(help="Name or file of the tokenizer, for a model that names none."),
@@ -27,15 +31,6 @@ Precision = Annotated[
     str,
     typer.Option(
         help="fp32, bf16, or auto: bf16 where the device computes it natively, which is faster and rounds otherwise."
-    ),
-]
-ModelOrCausal = Annotated[
-    str | None,
-    typer.Option(
-        "--model",
-        "-m",
-        help="A run, a checkpoint, a folder in the published layout or a hub id; or a causal language model of "
-        "transformers (gpt2, a folder). Without it: the newest run under ./runs, else louaaron/sedd-small.",
     ),
 ]
 Judge = Annotated[

@@ -16,8 +16,7 @@ def check_writable(out: Path) -> None:
     if out.is_dir():
         raise RequestError(f"cannot write {out}: it is a folder")
     try:
-        with tempfile.TemporaryFile(dir=out.parent):
-            pass
+        tempfile.TemporaryFile(dir=out.parent).close()
     except OSError as error:
         raise RequestError(f"cannot write {out}: {error.strerror}") from None
     if out.exists() and not os.access(out, os.W_OK):

@@ -19,11 +19,12 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from sedd_cli.core.graphs import Draw
 from sedd_cli.core.score import ScoreModel
 
 #: Smallest time the networks are trained at (appendix C.2).
 T_MIN = 1e-3
+#: Every sigma there is.
+ALL_NOISE = (0.0, math.inf)
 
 
 def stratified(count: int, u: Tensor) -> Tensor:
@@ -46,10 +47,9 @@ def paper_bound(
     (algorithm 1) is the mean of the same quantity. count, cost [B, L]: see above.
     """
     if count:
-        ends = model.noise.sigma(t_min), model.noise.sigma(1.0)
-        return _by_count(model, x0, v, u, *ends, cost) / (1 - t_min)
-    sigma, dsigma = model.noise(t_min + (1 - t_min) * v)
-    return _weighed(model, Draw(model.graph.perturb(x0, sigma, u), sigma, dsigma), x0)
+        (integral,) = _by_count(model, x0, v, u, cost, _range(model, t_min))
+        return integral / (1 - t_min)
+    return _by_time(model, x0, u, *model.noise(t_min + (1 - t_min) * v))
 
 
 def rigorous_bound(
@@ -67,12 +67,11 @@ def rigorous_bound(
     network is told a sigma within the range it was trained on: any score function defines a valid model, so the
     bound stays a bound. count, cost [B, L]: see above.
     """
-    model = replace(model, sigma_range=(model.noise.sigma(T_MIN), model.noise.sigma(1.0)))
+    model = replace(model, sigma_range=_range(model, T_MIN))
     if count:
-        integral = _by_count(model, x0, v, u, 0.0, math.inf, cost)
+        (integral,) = _by_count(model, x0, v, u, cost, ALL_NOISE)
     else:
-        sigma, rate = model.graph.all_noise(model.noise, v)
-        integral = _weighed(model, Draw(model.graph.perturb(x0, sigma, u), sigma, rate), x0)
+        integral = _by_time(model, x0, u, *model.graph.all_noise(model.noise, v))
     return integral + model.graph.end_terms(model, x0, u_end)
 
 
@@ -83,26 +82,30 @@ def both_bounds(
 
     They integrate the same loss, the second over a part of the noise in which both tell the network the same sigma.
     """
-    ends = model.noise.sigma(T_MIN), model.noise.sigma(1.0)
-    model = replace(model, sigma_range=ends)
-    whole, part = model.graph.count_draw(x0, v, u, 0.0, math.inf), model.graph.count_draw(x0, v, u, *ends)
-    loss = model.score_entropy(whole.x, whole.sigma, x0)
-    rigorous = _controlled(model, whole, loss, cost, 0.0, math.inf) + model.graph.end_terms(model, x0, u_end)
-    return rigorous, _controlled(model, part, loss, cost, *ends) / (1 - T_MIN)
+    model = replace(model, sigma_range=_range(model, T_MIN))
+    whole, part = _by_count(model, x0, v, u, cost, ALL_NOISE, _range(model, T_MIN))
+    return whole + model.graph.end_terms(model, x0, u_end), part / (1 - T_MIN)
+
+
+def _range(model: ScoreModel, t_min: float) -> tuple[float, float]:
+    return model.noise.sigma(t_min), model.noise.sigma(1.0)
+
+
+def _by_time(model: ScoreModel, x0: Tensor, u: Tensor, sigma: Tensor, rate: Tensor) -> Tensor:
+    loss = model.score_entropy(model.graph.perturb(x0, sigma, u), sigma, x0)
+    return rate.to(loss.dtype) * loss
 
 
 def _by_count(
-    model: ScoreModel, x0: Tensor, v: Tensor, u: Tensor, low: float, high: float, cost: Tensor | None
-) -> Tensor:
-    draw = model.graph.count_draw(x0, v, u, low, high)
-    return _controlled(model, draw, model.score_entropy(draw.x, draw.sigma, x0), cost, low, high)
-
-
-def _controlled(model: ScoreModel, draw: Draw, loss: Tensor, cost: Tensor | None, low: float, high: float) -> Tensor:
-    found = draw.weight.to(loss.dtype) * loss
-    return found if cost is None else found.double() - model.graph.control(draw, cost, low, high)
-
-
-def _weighed(model: ScoreModel, draw: Draw, x0: Tensor) -> Tensor:
-    loss = model.score_entropy(draw.x, draw.sigma, x0)
-    return draw.weight.to(loss.dtype) * loss
+    model: ScoreModel, x0: Tensor, v: Tensor, u: Tensor, cost: Tensor | None, *ranges: tuple[float, float]
+) -> list[Tensor]:
+    """The integral over each range of sigma, [B], all from one evaluation of the network."""
+    draws = [model.graph.count_draw(x0, v, u, *ends) for ends in ranges]
+    loss = model.score_entropy(draws[0].x, draws[0].sigma, x0)  # they differ in their weights alone
+    found = [draw.weight.to(loss.dtype) * loss for draw in draws]
+    if cost is None:
+        return found
+    return [
+        one.double() - model.graph.control(draw, cost, *ends)
+        for one, draw, ends in zip(found, draws, ranges, strict=True)
+    ]

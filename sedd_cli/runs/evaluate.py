@@ -178,8 +178,7 @@ def _bounds(
     """The figures of a protocol, or of those that share their draws."""
     names, blocks = tuple(cut), next(iter(cut.values()))
     ledger = _ledger(result, options, {"protocols": names, "draws": options.drawing.draws(len(blocks))})
-    split = blocks.split
-    to_bits = 1 / math.log(2) / (split.characters * blocks.text_tokens / split.tokens)
+    to_bits = 1 / math.log(2) / (blocks.split.characters * blocks.share)
     found = yield from estimate(model.score, blocks, names, options.drawing, ledger, dist, to_bits)
     yield from _kept(ledger)
     asked = {"rel_error_asked": options.drawing.rel_error, "max_nfe": options.drawing.max_nfe}

@@ -29,6 +29,8 @@ class ExactModel:
 
     causal: CausalModel
     tokenizer: Tokenizer
+    #: Where the tokenizer can be loaded from again.
+    tokenizer_source: str
     facts: dict[str, Any] = field(default_factory=lambda: {"likelihood": "exact"})
 
     @property
@@ -71,11 +73,6 @@ class ExactModel:
         """sha256 over weights and configuration."""
         return self.causal.fingerprint
 
-    @property
-    def tokenizer_source(self) -> str:
-        """Where the tokenizer can be loaded from again."""
-        return self.source
-
     def text_tokenizer(self) -> Tokenizer:
         """The tokenizer its datasets are prepared with."""
         return self.tokenizer
@@ -99,10 +96,11 @@ def load_exact(source: str, device: str = "auto", precision: str = "fp32", token
     Raises RequestError where either cannot be had or they do not fit.
     """
     causal = load_causal(source, device, precision)
-    text = load_tokenizer(tokenizer or ("gpt2" if causal.gpt2 else source))
+    spec = tokenizer or ("gpt2" if causal.gpt2 else source)
+    text = load_tokenizer(spec)
     if text.vocab_size > causal.vocab_size:
         raise RequestError(
             f"tokenizer {text.spec!r} has {text.vocab_size} tokens, {source} knows {causal.vocab_size}: "
             "name its own with --tokenizer"
         )
-    return ExactModel(causal, text)
+    return ExactModel(causal, text, spec)

@@ -62,7 +62,7 @@ def summary(blocks: Blocks, found: Estimates, given: int = 0) -> dict[str, Any]:
     given: tokens of each block that the nats are not for.
     """
     lengths, text = blocks.lengths - given, blocks.split
-    used, part = int(lengths.sum()), blocks.text_tokens / text.tokens
+    used, part = int(lengths.sum()), blocks.share
     mean, error = found.mean_and_error
     rate, rate_error = mean / used, error / used
     reach = found.within() * rate_error if error else 0.0

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import time
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from sedd_cli.text.atomic import save_array
 from sedd_cli.text.home import home
 from sedd_cli.text.tokenizers.base import digest
 
@@ -46,17 +45,10 @@ class Ledger:
         """Keep an array; unless at_once, only if the last time is a while ago."""
         if not at_once and time.monotonic() - self._saved < SAVE_EVERY:
             return
-        path = self._path(number)
-        beside = path.with_suffix(f".{os.getpid()}.new")
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            with beside.open("wb") as stream:
-                np.save(stream, values)
-            os.replace(beside, path)
+            save_array(self._path(number), values)
         except OSError as error:
             self.failed = f"{self.folder}: {error.strerror}"
-            with suppress(OSError):
-                beside.unlink()
         self._saved = time.monotonic()
 
     def _path(self, number: int) -> Path:

@@ -92,9 +92,9 @@ class Blocks:
         return int(self.lengths.sum())
 
     @property
-    def text_tokens(self) -> int:
-        """Tokens of the split that are evaluated."""
-        return int((self.spans[:, 1] - self.spans[:, 0]).sum())
+    def share(self) -> float:
+        """The share of the split's tokens that is evaluated; characters and bytes are counted by it."""
+        return int((self.spans[:, 1] - self.spans[:, 0]).sum()) / self.split.tokens
 
     def read(self, group: Tensor) -> Tensor:
         """The ids of some consecutive blocks of equal length, int64 [n, L]."""

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sedd_cli.errors import RequestError, WorkError
+from sedd_cli.errors import RequestError
 from sedd_cli.recipe import load_recipe
 from sedd_cli.runs.events import bin_names
+from sedd_cli.runs.png import blank, save
 
 
 @dataclass(frozen=True)
@@ -49,16 +50,9 @@ def status(run: Path) -> Status:
 
 def plot(found: Status, path: Path) -> None:
     """Write the run's curves as a PNG. RequestError without matplotlib, or if there is nothing to draw."""
-    try:
-        import matplotlib
-    except ImportError:
-        raise RequestError("--plot needs a package: pip install 'sedd[plots]'") from None
     if not found.train:
         raise RequestError(f"{found.run} has no metrics yet, there is nothing to plot")
-    matplotlib.use("Agg")
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(10, 4), layout="constrained")
+    figure = blank(10, 4)
     whole, by_t = figure.subplots(1, 2, sharex=True)
     steps = [r["step"] for r in found.train]
     whole.plot(steps, [_or_nan(r["loss"]) for r in found.train], lw=1, label="training loss")
@@ -72,10 +66,7 @@ def plot(found: Status, path: Path) -> None:
         axis.set(xlabel="step", ylabel="nats per token", title=title)
         axis.legend(frameon=False)
         axis.grid(alpha=0.3)
-    try:
-        figure.savefig(path, dpi=150)
-    except OSError as error:
-        raise WorkError(f"cannot write {path}: {error.strerror}") from None
+    save(figure, path)
 
 
 def _or_nan(value: float | None) -> float:

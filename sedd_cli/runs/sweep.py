@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Generator, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,9 @@ from sedd_cli.runs.events import Event, Finished, Note, Sampled
 from sedd_cli.runs.generate import GenerateOptions, as_json, generate
 from sedd_cli.runs.judge import Samples, judge
 from sedd_cli.runs.model import Model
+from sedd_cli.runs.png import blank, save
 from sedd_cli.runs.software import software
+from sedd_cli.runs.sole import sole
 from sedd_cli.text.atomic import write_whole
 
 SETTINGS, RESULT = "settings.json", "sweep.json"
@@ -90,7 +91,11 @@ def sweep(model: Model, causal: CausalModel, options: SweepOptions) -> Iterator[
         "precision": model.precision,
         "software": software("torch", "transformers"),
     }
-    with _held(options.folder):
+    try:
+        (options.folder / "samples").mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RequestError(f"cannot write to {options.folder}: {error.strerror}") from None
+    with sole(options.folder / ".lock", f"another process is at work in {options.folder}"):
         _claim(options, settings)
         result = {**settings, "points": _known_points(options, causal) if options.resume else []}
         order = list(dict.fromkeys([*options.samplers, *SAMPLERS]))
@@ -106,23 +111,6 @@ def sweep(model: Model, causal: CausalModel, options: SweepOptions) -> Iterator[
                 result["points"].sort(key=lambda p: (order.index(p["sampler"]), p["steps"]))
                 _write(options.folder / RESULT, result)
     yield Finished({"folder": str(options.folder), "judge": causal.source, **result})
-
-
-@contextmanager
-def _held(folder: Path) -> Iterator[None]:
-    """Keep a second process out of the folder."""
-    from filelock import FileLock, Timeout
-
-    try:
-        (folder / "samples").mkdir(parents=True, exist_ok=True)
-        with FileLock(folder / ".lock", timeout=0):
-            yield
-    except Timeout:
-        raise RequestError(f"another process is at work in {folder}: wait for it, or name another with --out") from None
-    except NotADirectoryError:
-        raise RequestError(f"cannot write to {folder}: it is not a folder") from None
-    except PermissionError as error:
-        raise RequestError(f"cannot write to {folder}: {error.strerror}") from None
 
 
 def _claim(options: SweepOptions, settings: dict[str, Any]) -> None:
@@ -147,7 +135,8 @@ def _claim(options: SweepOptions, settings: dict[str, Any]) -> None:
 
 
 def _records(folder: Path) -> list[str]:
-    return [path.name for path in (folder / "samples").glob("*.jsonl") if path.stem.rpartition("-")[0] in SAMPLERS]
+    found = ((path.name, *path.stem.rpartition("-")[::2]) for path in (folder / "samples").glob("*.jsonl"))
+    return [name for name, sampler, steps in found if sampler in SAMPLERS and steps.isdecimal()]
 
 
 def _known_points(options: SweepOptions, causal: CausalModel) -> list[dict[str, Any]]:
@@ -210,13 +199,9 @@ def _write(path: Path, data: dict[str, Any]) -> None:
 
 def plot(result: dict[str, Any], path: Path) -> None:
     """Generative perplexity against steps, both axes logarithmic, with error bars; RequestError without matplotlib."""
-    try:
-        from matplotlib.figure import Figure
-        from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
-    except ImportError:
-        raise RequestError("the figure needs matplotlib: pip install 'sedd[plots]'") from None
+    figure = blank(6, 4)
+    from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
 
-    figure = Figure(figsize=(6, 4), layout="constrained")
     axis = figure.subplots()
     # under loglinear noise euler and tweedie are one and the same: the later curve lets the earlier be seen
     for style, sampler in zip(("o-", "s--", "^:"), dict.fromkeys(p["sampler"] for p in result["points"]), strict=False):
@@ -239,7 +224,4 @@ def plot(result: dict[str, Any], path: Path) -> None:
     axis.yaxis.set_minor_locator(NullLocator())
     axis.legend(frameon=False)
     axis.grid(alpha=0.3)
-    try:
-        figure.savefig(path, dpi=150)
-    except OSError as error:
-        raise WorkError(f"cannot write {path}: {error.strerror}") from None
+    save(figure, path)

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path
+
+import numpy as np
 
 
 def sync(stream) -> None:
@@ -20,3 +23,18 @@ def write_whole(path: Path, text: str) -> None:
         stream.write(text)
         sync(stream)
     os.replace(beside, path)
+
+
+def save_array(path: Path, values: np.ndarray) -> None:
+    """Write an .npy file, its folder too; several processes may do so at once. OSError leaves nothing behind."""
+    beside = path.with_name(f"{path.name}.{os.getpid()}.new")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with beside.open("wb") as stream:
+            np.save(stream, values)
+            sync(stream)
+        os.replace(beside, path)
+    except OSError:
+        with suppress(OSError):
+            beside.unlink()
+        raise

@@ -147,6 +147,7 @@ def test_an_estimator_is_unbiased_and_knows_its_error(repeated, case):
 def test_intervals_cover_the_truth_at_their_stated_rate(repeated):
     """Of all 1,400 together, which tell 95 % from 92.5 %; stopping when the error is seen to be low costs about 1 %."""
     covered = sum(case[0] for case in repeated.values())
+    print(f"{covered} of {REPETITIONS * len(CASES)} intervals cover")
     assert binomtest(covered, REPETITIONS * len(CASES), LEVEL - 0.005).pvalue > 0.01, covered
 
 

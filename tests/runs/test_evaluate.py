@@ -484,7 +484,7 @@ def test_errors_of_the_text_are_per_predicted_token(model, tmp_path):
     expected = between_documents(nats, blocks.lengths - 1, blocks.clusters)
     assert found["nats_per_token_between_documents"] == expected
     assert found["nats_per_token"] == pytest.approx(nats.sum() / (23 * len(blocks)))
-    bits = expected * 23 * len(blocks) / math.log(2) / (split.characters * blocks.text_tokens / split.tokens)
+    bits = expected * 23 * len(blocks) / math.log(2) / (split.characters * blocks.share)
     assert found["between_documents_error"] == pytest.approx(bits)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Generator, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import numpy as np
 from sedd_cli.errors import WorkError
 from sedd_cli.runs.causal import CausalModel
 from sedd_cli.runs.events import Event, Note, Progress
-from sedd_cli.text.atomic import sync
+from sedd_cli.text.atomic import save_array
 from sedd_cli.text.home import home
 from sedd_cli.text.tokenizers.base import digest
 
@@ -31,22 +31,11 @@ def features(judge: CausalModel, rows: list[list[int]], side: str, batch: int) -
     found = np.concatenate(parts)
     if bad := int((~np.isfinite(found)).any(1).sum()):
         raise WorkError(f"{judge.source} gave features that are not finite for {bad:,} of {len(found):,} {side}")
-    _keep(path, found)
-    return found
-
-
-def _keep(path: Path, found: np.ndarray) -> None:
-    beside = path.with_name(f"{path.name}.{os.getpid()}.new")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with beside.open("wb") as stream:
-            np.save(stream, found)
-            sync(stream)
-        os.replace(beside, path)
+        save_array(path, found)
     except OSError as error:
-        with suppress(OSError):
-            beside.unlink()
         raise WorkError(f"cannot keep features in {path.parent}: {error.strerror}; choose another SEDD_HOME") from None
+    return found
 
 
 def _kept_features(path: Path, count: int) -> np.ndarray | None:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Generator, Iterator
-from contextlib import contextmanager
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +12,12 @@ import torch
 from torch import Tensor
 
 from sedd_cli import __version__
-from sedd_cli.errors import RequestError, WorkError
+from sedd_cli.errors import WorkError
 from sedd_cli.runs.events import Event, Note, Progress
 from sedd_cli.runs.mauve.options import MauveOptions
 from sedd_cli.runs.mauve.references import References
 from sedd_cli.runs.mauve.writers import Writer
+from sedd_cli.runs.sole import sole
 from sedd_cli.text.atomic import sync
 from sedd_cli.text.home import home
 from sedd_cli.text.tokenizers.base import digest
@@ -42,7 +42,8 @@ def generations(
     ]
     path = home() / "mauve" / digest(everything) / "generations.jsonl"
     total = options.total
-    with _sole_writer(path):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with sole(path.with_suffix(".lock"), f"another process is writing {path}"):
         made = _take_up(path, total, options.batch)
         if made:
             yield Note(f"going on behind {len(made):,} of {total:,} generations in {path}")
@@ -76,23 +77,6 @@ def _check(tokens: Tensor, rows: Tensor, where: Tensor) -> None:
         raise WorkError(f"generations of {tokens.shape[1]} tokens, {rows.shape[1]} were asked for")
     if not torch.equal(tokens[:, where], rows[:, where]):
         raise WorkError("a given token was lost")
-
-
-@contextmanager
-def _sole_writer(path: Path) -> Iterator[None]:
-    """Hold the lock of a file of generations; a second process that wants to write it is refused at once."""
-    from filelock import FileLock, Timeout
-
-    path.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(path.with_suffix(".lock"), timeout=0)
-    try:
-        lock.acquire()
-    except Timeout:
-        raise RequestError(f"another process is writing {path}: wait for it to end") from None
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def _take_up(path: Path, total: int, batch: int) -> list[dict[str, Any]]:

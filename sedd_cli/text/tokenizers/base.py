@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -18,7 +19,7 @@ FILE = "tokenizer.json"
 FORMAT = 1
 
 
-class Tokenizer:
+class Tokenizer(ABC):
     """A map between text and token ids in [0, vocab_size).
 
     spec: what the user typed when the tokenizer was made ("bpe:4096", "gpt2").
@@ -46,22 +47,22 @@ class Tokenizer:
         """The id that begins a text where one is asked for: a mark of its own, or `eos`."""
         return self.eos
 
+    @abstractmethod
     def encode_arrays(self, texts: Sequence[str]) -> list[np.ndarray]:
         """Ids of each text, one unsigned array [tokens] per text. Subclasses write this one."""
-        raise NotImplementedError(type(self).__name__)
 
+    @abstractmethod
     def decode_run(self, ids: np.ndarray) -> str:
         """Text of ids [n] that are in range and hold no `eos`. Subclasses write this one."""
-        raise NotImplementedError(type(self).__name__)
 
+    @abstractmethod
     def state(self) -> dict[str, Any]:
         """Everything, as JSON values, that determines the map between text and ids; `from_state` reads it."""
-        raise NotImplementedError(type(self).__name__)
 
     @classmethod
+    @abstractmethod
     def from_state(cls, spec: str, state: dict[str, Any]) -> Tokenizer:
         """The tokenizer that `state` described."""
-        raise NotImplementedError(cls.__name__)
 
     def encode(self, text: str) -> list[int]:
         """Ids of `text`; no special ids are added, and "<|endoftext|>" is ordinary text."""
@@ -126,6 +127,6 @@ class TrainedTokenizer(Tokenizer):
     named = False
 
     @classmethod
+    @abstractmethod
     def train(cls, spec: str, texts: Iterable[str]) -> Tokenizer:
         """Learn the vocabulary from `texts`, read once and not kept. Deterministic."""
-        raise NotImplementedError(cls.__name__)
