@@ -502,3 +502,16 @@ def test_both_bounds_come_from_the_same_evaluations(model, dataset):
     assert paper["tokens"] == both["sedd-paper"]["tokens"] < both["rigorous"]["tokens"]
     assert module.shared("stratified", both) == ()
     assert module.shared("count", ("rigorous", "mdlm")) == ()
+
+
+def test_a_causal_model_is_evaluated_with_the_tokenizer_it_is_given(model, tmp_path):
+    from causal_models import save_tiny_causal
+
+    from sedd_cli.runs.exact import load_exact
+
+    folder = save_tiny_causal(tmp_path / "causal", n_positions=24)
+    file = (folder / "tokenizer.json").rename(tmp_path / "tokenizer.json")
+    (folder / "tokenizer_config.json").unlink()
+    reference = load_exact(str(folder), device="cpu", tokenizer=str(file))
+    *_, finished = evaluate_all(reference, [Text(model.recipe.data.corpus)], options_of(yardsticks=False), ALONE)
+    assert finished.result["results"][0]["bounds"]["sedd-paper"]["blocks"] > 100

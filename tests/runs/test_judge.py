@@ -219,12 +219,17 @@ def test_a_points_file_grows_and_other_files_are_left_alone(model, causal, tmp_p
     assert (tmp_path / "samples" / "mine.jsonl").read_text() == "{}\n"
     folder = tmp_path / "sweep"
     swept(model, causal, SweepOptions(folder, (2,), n=2))
-    (folder / "samples" / "mine.jsonl").write_text("{}\n")
+    for name in ("mine", "tweedie-notes"):
+        (folder / "samples" / f"{name}.jsonl").write_text("{}\n")
     both, _ = swept(model, causal, SweepOptions(folder, (4,), n=2))
     assert [p["steps"] for p in both["points"]] == [2, 4]
     fresh, _ = swept(model, causal, SweepOptions(folder, (4,), n=2, seed=9, resume=False))
     assert [p["steps"] for p in fresh["points"]] == [4]
-    assert sorted(p.name for p in (folder / "samples").iterdir()) == ["mine.jsonl", "tweedie-4.jsonl"]
+    assert sorted(p.name for p in (folder / "samples").iterdir()) == [
+        "mine.jsonl",
+        "tweedie-4.jsonl",
+        "tweedie-notes.jsonl",
+    ]
 
 
 def test_two_sweeps_do_not_share_a_folder(model, causal, tmp_path):
