@@ -333,6 +333,57 @@ def time_grid(steps: int, t_end: float = 1e-5) -> list[float]:
     return [1 + (t_end - 1) * k / steps for k in range(steps + 1)]
 
 
+def remdm_step(x: torch.Tensor, s: torch.Tensor, sigma_s: float, sigma_t: float, eta: float) -> torch.Tensor:
+    """Remasking with a cap (Wang et al. 2025), MASK the last state: a token is taken back with chance
+    rho = min(eta, (1 - alpha_s)/alpha_t); a mask falls with (alpha_s - (1 - rho) alpha_t)/(1 - alpha_t), to y in
+    proportion to s_y, whose sum over y is alpha_t/(1 - alpha_t) times the normaliser."""
+    alpha_s, alpha_t, mask = math.exp(-sigma_s), math.exp(-sigma_t), s.shape[-1] - 1
+    rho = min(eta, (1 - alpha_s) / alpha_t)
+    out = torch.zeros_like(s)
+    for index in itertools.product(range(x.shape[0]), range(x.shape[1])):
+        here = int(x[index])
+        if here == mask:
+            falls = (alpha_s - (1 - rho) * alpha_t) / (1 - alpha_t)
+            out[index][:mask] = falls * s[index][:mask] * (1 - alpha_t) / alpha_t
+            out[index][mask] = 1 - out[index].sum()
+        else:
+            out[index][here], out[index][mask] = 1 - rho, rho
+    return normalise(out)
+
+
+def corrector_step(Q: torch.Tensor, x: torch.Tensor, s: torch.Tensor, h: float) -> torch.Tensor:
+    """A leap of length h by forward and reverse rates at once (Campbell et al. 2022, section 4.4). [M, L, S]."""
+    out = torch.zeros_like(s)
+    for index in itertools.product(range(x.shape[0]), range(x.shape[1])):
+        here = int(x[index])
+        for y in range(len(Q)):
+            if y != here:
+                out[index][y] = h * (Q[y, here] + Q[here, y] * s[index][y])
+        out[index][here] = 1 - out[index].sum()
+    return normalise(out)
+
+
+def shaped(rows: torch.Tensor, x: torch.Tensor, temperature: float = 1.0, top_p: float = 1.0) -> torch.Tensor:
+    """Transition laws [M, L, S] with the law of the destination tempered and cut to a nucleus; who moves is kept."""
+    out = torch.zeros_like(rows)
+    for index in itertools.product(range(x.shape[0]), range(x.shape[1])):
+        here, p = int(x[index]), rows[index].clone()
+        p[here] = 0.0
+        leave = float(p.sum())
+        out[index][here] = 1 - leave
+        if leave == 0:
+            continue
+        weights = [float(value / leave) ** (1 / temperature) for value in p]
+        total, held = sum(weights), 0.0
+        for y in sorted(range(len(p)), key=lambda y: -weights[y]):
+            if held >= top_p * total - 1e-15 * total:
+                weights[y] = 0.0
+            held += weights[y]
+        for y, weight in enumerate(weights):
+            out[index][y] += leave * weight / sum(weights)
+    return out
+
+
 def chain(
     sampler: str,
     score: Score,
@@ -343,23 +394,38 @@ def chain(
     L: int,
     mask: int | None = None,
     given: dict[int, int] | None = None,
+    grid: list[float] | None = None,
+    eta: float = 0.02,
+    correctors: int = 0,
+    temperature: float = 1.0,
+    top_p: float = 1.0,
 ) -> torch.Tensor:
     """The exact law [S^L] of algorithm 2 (3 with `given`): a dense step per grid interval, then the final denoise."""
     S = len(Q)
-    xs, grid = sequences(S, L), time_grid(steps)
+    xs, grid = sequences(S, L), grid or time_grid(steps)
     p = clamp(joint(start.expand(1, L, S))[0], S, given)
+
+    def after(p: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+        return clamp(p @ joint(shaped(rows, xs, temperature, top_p)), S, given)
+
     for t, s_time in itertools.pairwise(grid):
-        (sigma, dsigma), (sigma_next, _) = schedule(t), schedule(s_time)
+        (sigma, dsigma), (sigma_next, dsigma_next) = schedule(t), schedule(s_time)
         s = score(xs, sigma)
         if sampler == "euler":
             rows = euler_step(Q, xs, s, (t - s_time) * dsigma)
         elif sampler == "tweedie":
             rows = tweedie_step(Q, xs, s, sigma - sigma_next)
+        elif sampler == "remdm":
+            rows = remdm_step(xs, s, sigma_next, sigma, eta)
         else:
             raise ValueError(f"no dense step is written for sampler {sampler!r}")
-        p = clamp(p @ joint(rows), S, given)
+        p = after(p, rows)
+        for _ in range(correctors):
+            moved = 1 - math.exp(-sigma_next)
+            h = moved * (1 - math.exp(-(t - s_time) * dsigma_next / moved))
+            p = after(p, corrector_step(Q, xs, score(xs, sigma_next), h))
     sigma, _ = schedule(grid[-1])
-    return clamp(p @ joint(tweedie_step(Q, xs, score(xs, sigma), sigma, banned=mask)), S, given)
+    return after(p, tweedie_step(Q, xs, score(xs, sigma), sigma, banned=mask))
 
 
 def published_float32_race(weights: torch.Tensor, u: torch.Tensor) -> torch.Tensor:

@@ -4,14 +4,25 @@ from __future__ import annotations
 
 import itertools
 
+import pytest
 import reference
 import torch
+from scipy.stats import chisquare
 
 from sedd_cli.core.graphs import GRAPHS, Graph
-from sedd_cli.core.noises import Noise
+from sedd_cli.core.noises import NOISES, Noise
+from sedd_cli.core.samplers import SAMPLERS, Stepper
 from sedd_cli.core.score import ScoreModel
 
 N = 3
+
+every_graph = pytest.mark.parametrize("name", GRAPHS)
+every_noise = pytest.mark.parametrize("noise", [cls() for cls in NOISES.values()], ids=list(NOISES))
+STEPPERS = [name for name, cls in SAMPLERS.items() if issubclass(cls, Stepper)]
+every_sampler = pytest.mark.parametrize("sampler", STEPPERS)
+every_pair = pytest.mark.parametrize(
+    ("name", "sampler"), [(g, s) for g in GRAPHS for s in STEPPERS if g == "absorbing" or not SAMPLERS[s].needs_mask]
+)
 
 
 def world(name: str, L: int, seed: int = 0) -> tuple[Graph, torch.Tensor, torch.Tensor]:
@@ -41,3 +52,20 @@ def noisy(graph: Graph, Q: torch.Tensor, x0: torch.Tensor, sigma: float) -> tupl
     u = torch.tensor([[choices[i][x] for i, x in enumerate(row)] for row in rows], dtype=torch.float64)
     weight = torch.stack([torch.stack([P[x, x0[i]] for i, x in enumerate(row)]).prod() for row in rows])
     return u, weight
+
+
+def schedule(noise):
+    return lambda t: tuple(float(value) for value in noise(torch.tensor(t, dtype=torch.float64)))
+
+
+def follows(x: torch.Tensor, truth: torch.Tensor, S: int) -> None:
+    """The sequences x [draws, L] are draws of the law `truth` [S^L]."""
+    places = S ** torch.arange(x.shape[1] - 1, -1, -1)
+    seen = torch.bincount((x * places).sum(-1), minlength=len(truth)).double()
+    expected = truth * len(x)
+    assert seen[expected < 1e-9].sum() == 0
+    rare = expected < 5  # pooled, as the chi-square needs
+    cells = [(seen[~rare], expected[~rare]), (seen[rare].sum()[None], expected[rare].sum()[None])]
+    seen, expected = (torch.cat([cell[side] for cell in cells if cell[1].sum() > 1e-6]) for side in (0, 1))
+    # fixed seed: a right implementation falls under 1e-4 with one seed in ten thousand
+    assert chisquare(seen, expected).pvalue > 1e-4

@@ -32,3 +32,36 @@ def _inverse_cdf(weights: Tensor, u: Tensor) -> Tensor:
     # right=True skips zero-weight entries at the left edge of a plateau; nextafter keeps u·total below the total
     target = torch.minimum(u.double()[:, None] * total, torch.nextafter(total, torch.zeros_like(total)))
     return torch.searchsorted(cdf, target, right=True)[:, 0]
+
+
+def temper(weights: Tensor, temperature: float) -> Tensor:
+    """w^(1/temperature) for weights [R, S], each row up to a factor: below 1 the likely gains, above 1 the rare.
+
+    Zeros stay zeros. Another law than the model's (the softmax temperature of every language model's sampler).
+    """
+    if temperature == 1.0:
+        return weights
+    # relative to the largest, so that no power of a row under- or overflows as a whole
+    log = weights.double().log()
+    return ((log - log.amax(-1, keepdim=True)) / temperature).exp().nan_to_num(nan=0.0)
+
+
+def nucleus(weights: Tensor, top_p: float) -> Tensor:
+    """The fewest largest of weights [R, S] that hold the share top_p of their row, the others 0 (Holtzman et al. 2020).
+
+    At least one entry stays; of equal entries at the edge those with the lower index. Another law than the model's.
+    """
+    if top_p >= 1.0:
+        return weights
+    rows = max(1, BLOCK // weights.shape[-1])
+    parts = [_nucleus(part, top_p) for part in weights.split(rows)]
+    return torch.cat(parts) if parts else weights
+
+
+def _nucleus(weights: Tensor, top_p: float) -> Tensor:
+    ordered, order = torch.sort(weights.double(), dim=-1, descending=True, stable=True)
+    before = ordered.cumsum(-1) - ordered
+    # an entry stays while those before it do not hold the share; rounding must not drop the first
+    kept = before < top_p * ordered.sum(-1, keepdim=True)
+    kept[:, 0] = True
+    return weights * torch.zeros_like(kept).scatter(-1, order, kept)

@@ -21,7 +21,7 @@ TIME, NOISE, BASE, SAMPLER, BOUND = range(5)
 
 
 def philox(
-    counter: tuple[Tensor | int, Tensor | int, Tensor | int, Tensor | int], key: tuple[int, int]
+    counter: tuple[Tensor | int, Tensor | int, Tensor | int, Tensor | int], key: tuple[Tensor | int, Tensor | int]
 ) -> list[Tensor]:
     """Four words of 32 random bits (as int64) for every element of the broadcast counter."""
     c0, c1, c2, c3 = counter
@@ -43,20 +43,22 @@ def _unit(high: Tensor, low: Tensor) -> Tensor:
 class Stream:
     """The numbers of some sequences for one purpose.
 
-    `index` [B] int64 numbers the sequences globally (not within the batch), each below 2³².
+    `index` [B] int64 numbers the sequences globally (not within the batch), each below 2³². `seed` is one for all, or
+    one for each, [B] int64 (the 64 bits count, not the sign).
     """
 
-    seed: int
+    seed: int | Tensor
     purpose: int
     index: Tensor
 
     def uniforms(self, step: int, length: int) -> tuple[Tensor, Tensor]:
         """Two independent float64 tensors [B, length] in (0, 1) for this step (0 ≤ step < 2³²)."""
         position = torch.arange(length, device=self.index.device)
+        seed = self.seed[:, None] if isinstance(self.seed, Tensor) else self.seed
         # seed 0 and step 0 are ordinary values; the purpose goes to the counter's last word
         words = philox(
             (position[None], torch.full_like(position, step)[None], self.index[:, None], self.purpose),
-            (self.seed & _MASK, (self.seed >> 32) & _MASK),
+            (seed & _MASK, (seed >> 32) & _MASK),
         )
         return _unit(words[0], words[1]), _unit(words[2], words[3])
 

@@ -6,25 +6,27 @@ from dataclasses import replace
 import pytest
 import reference
 import torch
-from scipy.stats import chisquare
-from toys import N, score_model, world
+from toys import (
+    STEPPERS,
+    N,
+    every_graph,
+    every_noise,
+    every_pair,
+    every_sampler,
+    follows,
+    schedule,
+    score_model,
+    world,
+)
 
 from sedd_cli.core.conditioning import Given
 from sedd_cli.core.graphs import GRAPHS
 from sedd_cli.core.noises import NOISES
-from sedd_cli.core.samplers import SAMPLERS, Sampler, linear_grid, run_plain
+from sedd_cli.core.samplers import GRIDS, SAMPLERS, Stepper, run_plain
 from sedd_cli.core.score import ScoreModel
 from sedd_cli.nets.dit import DiT, DiTConfig
 
-every_graph = pytest.mark.parametrize("name", GRAPHS)
-every_noise = pytest.mark.parametrize("noise", [cls() for cls in NOISES.values()], ids=list(NOISES))
-STEPPERS = [name for name, cls in SAMPLERS.items() if cls.jump is not Sampler.jump]
-every_sampler = pytest.mark.parametrize("sampler", STEPPERS)
 INTERVALS = [(1.0, 0.75), (0.6, 0.55), (0.3, 0.001), (1e-3, 1e-5)]
-
-
-def schedule(noise):
-    return lambda t: tuple(float(value) for value in noise(torch.tensor(t, dtype=torch.float64)))
 
 
 def law(jump, x: torch.Tensor) -> torch.Tensor:
@@ -36,17 +38,25 @@ def law(jump, x: torch.Tensor) -> torch.Tensor:
 
 def step_law(sampler: str, model, x: torch.Tensor, t: float, s: float) -> torch.Tensor:
     """What one step of the package does to x [M, L]: probabilities [M, L, S]."""
-    times = torch.full((len(x),), t, dtype=torch.float64), torch.full((len(x),), s, dtype=torch.float64)
+    times = [torch.full((len(x),), moment, dtype=torch.float64) for moment in (t, s)]
+    back = float(SAMPLERS[sampler]().renoise(model, *times)[0])
     log_score = model.log_score(x, model.noise(times[0])[0])
     flat = [value.flatten(0, 1) for value in (log_score, x)]
     t, s = (value.repeat_interleave(x.shape[1]) for value in times)
-    return law(SAMPLERS[sampler]().jump(model, flat[0], flat[1], t, s), flat[1]).unflatten(0, x.shape)
+    found = law(SAMPLERS[sampler]().jump(model, flat[0], flat[1], t, s), flat[1]).unflatten(0, x.shape)
+    if back:  # what the network has no say in
+        kept = torch.nn.functional.one_hot(x, N + 1).double() * (1 - back)
+        kept[..., N] = back
+        found = torch.where((x == N)[..., None], found, kept)
+    return found
 
 
 def dense_step(sampler: str, Q, score, noise, x: torch.Tensor, t: float, s: float) -> torch.Tensor:
     (sigma, dsigma), (sigma_next, _) = schedule(noise)(t), schedule(noise)(s)
     if sampler == "euler":
         return reference.euler_step(Q, x, score(x, sigma), (t - s) * dsigma)
+    if sampler == "remdm":
+        return reference.remdm_step(x, score(x, sigma), sigma_next, sigma, eta=0.02)
     return reference.tweedie_step(Q, x, score(x, sigma), sigma - sigma_next)
 
 
@@ -55,9 +65,8 @@ def rounding(noise, t: float, s: float) -> float:
     return 1e-12 + 4 * 2.0**-52 * math.exp(noise.sigma(t) - noise.sigma(s))
 
 
-@every_graph
+@every_pair
 @every_noise
-@every_sampler
 @pytest.mark.parametrize("spread", [0.0, 1.5], ids=["exact", "wrong"])
 def test_one_step_is_the_dense_step(name, noise, sampler, spread):
     """At the exact score and at one wrong enough for negative masses to be clamped."""
@@ -129,9 +138,8 @@ def test_on_loglinear_masks_euler_is_tweedie(spread):
         )
 
 
-@every_graph
+@every_pair
 @every_noise
-@every_sampler
 @pytest.mark.parametrize("given", [{}, {0: 2}, {1: 0}, {0: 1, 2: 1}], ids=str)
 def test_samples_follow_the_exact_chain(name, noise, sampler, given):
     graph, Q, p0 = world(name, L=3)
@@ -145,28 +153,16 @@ def test_samples_follow_the_exact_chain(name, noise, sampler, given):
     follows(last.x, truth, S)
 
 
-def follows(x: torch.Tensor, truth: torch.Tensor, S: int) -> None:
-    """The sequences x [draws, 3] are draws of the law `truth` [S³]."""
-    seen = torch.bincount((x * torch.tensor([S * S, S, 1])).sum(-1), minlength=S**3).double()
-    expected = truth * len(x)
-    assert seen[expected < 1e-9].sum() == 0
-    rare = expected < 5  # pooled, as the chi-square needs
-    cells = [(seen[~rare], expected[~rare]), (seen[rare].sum()[None], expected[rare].sum()[None])]
-    seen, expected = (torch.cat([cell[side] for cell in cells if cell[1].sum() > 1e-6]) for side in (0, 1))
-    # fixed seed: a right implementation falls under 1e-4 with one seed in ten thousand
-    assert chisquare(seen, expected).pvalue > 1e-4
-
-
-def run(name: str, sampler: str, index: list[int], steps: int = 4, given=None, seed: int = 3, **options):
+def run(name: str, sampler: str, index: list[int], steps: int = 4, given=None, seed=3, **options):
     graph, Q, p0 = world(name, L=3)
     model = replace(score_model(graph, NOISES["loglinear"](), reference.wrong_score(p0, Q)), **options)
     given = given or Given.nothing(len(index), 3)
-    return list(SAMPLERS[sampler](steps=steps).run(model, given, seed, torch.tensor(index)))
+    made = SAMPLERS[sampler](**({"steps": steps} if sampler in STEPPERS else {}))
+    return list(made.run(model, given, seed, torch.tensor(index)))
 
 
-@every_graph
+@every_pair
 @every_noise
-@every_sampler
 @pytest.mark.parametrize("spread", [0.4, 4.0], ids=["near", "far"])
 @pytest.mark.parametrize("given", [{}, {1: 0}], ids=str)
 def test_the_fast_path_gives_the_plain_paths_samples(name, noise, sampler, spread, given):
@@ -231,7 +227,7 @@ def breaking(L: int = 6) -> tuple[ScoreModel, int]:
     return score_model(graph, NOISES["loglinear"](), score), L
 
 
-def disagreements(stepper: Sampler, draws: int = 400) -> tuple[int, int]:
+def disagreements(stepper: Stepper, draws: int = 400) -> tuple[int, int]:
     """(sequences that the fast path draws otherwise than the plain one, its fallbacks)."""
     model, L = breaking()
     given, index = Given.nothing(draws, L), torch.arange(draws)
@@ -246,7 +242,7 @@ def test_a_score_near_the_bound_makes_its_step_look_everywhere(monkeypatch):
     missed, fallbacks = disagreements(stepper)
     assert fallbacks > 0
     # not all can be caught: without any candidate nothing announces them, as the module says
-    monkeypatch.setattr("sedd_cli.core.samplers.base.MARGIN", 1e-9)  # the bound is never doubted
+    monkeypatch.setattr("sedd_cli.core.samplers.stepper.MARGIN", 1e-9)  # the bound is never doubted
     blind, silent = disagreements(stepper)
     assert silent == 0
     assert 0 < missed < 0.8 * blind
@@ -268,16 +264,14 @@ def test_fallbacks_count_steps_of_unfinished_sequences():
     assert 0 < trace[-1].fallbacks < 49
 
 
-@every_graph
-@every_sampler
+@every_pair
 def test_nothing_to_fill_costs_nothing(name, sampler):
     trace = run(name, sampler, [0, 1], given=Given.at([0, 1, 2], [2, 0, 1], 2, 3))
     assert trace[-1].x.tolist() == [[2, 0, 1]] * 2
     assert trace[-1].evaluations.tolist() == [0, 0]
 
 
-@every_graph
-@every_sampler
+@every_pair
 def test_a_real_network_is_sampled_alike_on_both_paths(name, sampler):
     """Products taken in other blocks round otherwise: float64 keeps near-ties apart."""
     graph = GRAPHS[name](tokens=17)
@@ -358,6 +352,52 @@ def test_first_hitting_is_the_limit_of_small_normalized_steps():
     follows(last.x, truth.flatten(), S)
 
 
+GIVEN = [{0: 2, 1: 0}, {2: 1, 3: 0}, {1: 1, 2: 2}, {0: 1, 2: 0}, {3: 2}]  # prefix, suffix, middle, scattered, one
+PLACES = ["prefix", "suffix", "middle", "scattered", "one"]
+
+
+def conditional(p0: torch.Tensor, S: int, given: dict[int, int]) -> torch.Tensor:
+    """p0(x | the given tokens) over all sequences, [S^4]."""
+    xs = reference.sequences(S, 4)
+    fits = torch.stack([xs[:, i] == token for i, token in given.items()]).all(0)
+    return torch.where(fits, p0.flatten(), 0.0) / p0.flatten()[fits].sum()
+
+
+@pytest.mark.parametrize("given", GIVEN, ids=PLACES)
+@pytest.mark.parametrize("sampler", ["first_hitting", "tweedie", "euler", "remdm"])
+def test_what_fills_a_gap_follows_the_exact_conditional(sampler, given):
+    """With the exact score, wherever the given tokens stand: one token at a time exactly, in steps to their error."""
+    graph, Q, p0 = world("absorbing", L=4)
+    model = score_model(graph, NOISES["loglinear"](), reference.exact_score(p0, Q))
+    draws, clamp = 6000, Given.at(list(given), list(given.values()), 6000, 4)
+    made = SAMPLERS[sampler](**({} if sampler == "first_hitting" else {"steps": 200}))
+    *_, last = made.run(model, clamp, seed=8, index=torch.arange(draws))
+    follows(last.x, conditional(p0, N + 1, given), N + 1)
+
+
+def test_on_the_uniform_graph_clamping_is_not_the_exact_conditional():
+    """Its given tokens are clean while scores take them for noisy ones: a property of the method (algorithm 3), not of
+    its steps, whose number hardly matters."""
+    _, Q, p0 = world("uniform", L=3)
+    score, noise = reference.exact_score(p0, Q), NOISES["loglinear"]()
+    xs = reference.sequences(N, 3)
+    truth = torch.where(xs[:, 0] == 2, p0.flatten(), 0.0) / p0.flatten()[xs[:, 0] == 2].sum()
+    far = [
+        float(
+            (
+                reference.chain("tweedie", score, Q, reference.base("uniform", N), schedule(noise), n, 3, None, {0: 2})
+                - truth
+            )
+            .abs()
+            .sum()
+            / 2
+        )
+        for n in (100, 200)
+    ]
+    assert 0.01 < far[1] < 0.2
+    assert abs(far[0] - far[1]) < 0.1 * far[1]
+
+
 def test_first_hitting_fills_gaps_and_leaves_given_tokens():
     clamp = Given.at([0, 2], [2, 1], 40, 3)
     trace = run("absorbing", "first_hitting", list(range(40)), given=clamp)
@@ -369,23 +409,26 @@ def test_first_hitting_fills_gaps_and_leaves_given_tokens():
 
 
 def test_what_needs_a_mask_is_refused_without_one():
+    with pytest.raises(ValueError, match="remdm needs a graph with MASK"):
+        run("uniform", "remdm", [0])
     with pytest.raises(ValueError, match="first_hitting needs a graph with MASK"):
         run("uniform", "first_hitting", [0])
     with pytest.raises(ValueError, match="normalized means nothing"):
         run("uniform", "tweedie", [0], normalized=True)
 
 
-@every_graph
-@every_sampler
+@every_pair
 def test_a_sequence_depends_on_seed_and_index_alone(name, sampler):
     whole = run(name, sampler, list(range(50)))[-1].x
+    mixed = run(name, sampler, [41, 7, 41], seed=torch.tensor([3, 3, 4]))[-1].x
+    assert mixed[:2].tolist() == whole[[41, 7]].tolist()
+    assert mixed[2].tolist() == run(name, sampler, [41], seed=4)[-1].x[0].tolist()
     assert run(name, sampler, [41, 7, 12])[-1].x.tolist() == whole[[41, 7, 12]].tolist()
     assert run(name, sampler, list(range(50)), seed=4)[-1].x.tolist() != whole.tolist()
     assert len(whole.unique(dim=0)) > 10  # and differs between indices
 
 
-@every_graph
-@every_sampler
+@every_pair
 @pytest.mark.parametrize("steps", [1, 2, 7])
 def test_evaluations_are_counted_as_they_are_made(name, sampler, steps):
     graph, Q, p0 = world(name, L=3)
@@ -408,8 +451,7 @@ def test_evaluations_are_counted_as_they_are_made(name, sampler, steps):
     assert len({sigma for sigma, _ in calls}) == len(calls)
 
 
-@every_graph
-@every_sampler
+@every_pair
 def test_given_tokens_stand_after_every_step_and_no_mask_is_left(name, sampler):
     where = torch.tensor([[True, False, True], [False, False, False], [True, True, True]]).repeat(20, 1)
     tokens = torch.tensor([[2, 0, 1], [0, 0, 0], [1, 2, 0]]).repeat(20, 1)
@@ -421,11 +463,12 @@ def test_given_tokens_stand_after_every_step_and_no_mask_is_left(name, sampler):
 
 
 def test_the_grid_runs_from_1_to_1e_minus_5():
-    assert linear_grid(8).tolist() == pytest.approx(reference.time_grid(8), abs=1e-15)
-    assert linear_grid(8).dtype == torch.float64
+    grid = GRIDS["linear"](NOISES["loglinear"](), 8)
+    assert grid.tolist() == pytest.approx(reference.time_grid(8), abs=1e-15)
+    assert grid.dtype == torch.float64
 
 
-@pytest.mark.parametrize("sampler", SAMPLERS)
+@every_sampler
 def test_no_steps_are_refused(sampler):
     with pytest.raises(ValueError, match="steps must be at least 1, found 0"):
         SAMPLERS[sampler](steps=0)

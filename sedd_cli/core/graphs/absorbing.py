@@ -160,6 +160,12 @@ class Absorbing(Graph):
         # p(y) ∝ expm1(Δσ)·s_y, p(MASK) ∝ 1 − expm1(Δσ)·Σ s_y
         return self._unmask(log_score, x, torch.expm1(delta_sigma))
 
+    def correct(self, log_score: Tensor, x: Tensor, step: Tensor) -> Jump:
+        return self._unmask(log_score, x, step)  # the forward process does not move a mask
+
+    def correct_bound(self, total: Tensor, x: Tensor, step: Tensor) -> Tensor:
+        return step * total
+
     def denoise(self, log_score: Tensor, x: Tensor, sigma: Tensor) -> Jump:
         # MASK is forbidden in the end, so every mask moves, whatever the normaliser says
         jump = self._unmask(log_score, x, torch.expm1(sigma))

@@ -146,6 +146,10 @@ class Graph(ABC):
     def tweedie(self, log_score: Tensor, x: Tensor, delta_sigma: Tensor) -> Jump:
         """Analytic step (theorem 4.1): (e^{−ΔσQ} s)_y · e^{ΔσQ}(x,y)."""
 
+    @abstractmethod
+    def correct(self, log_score: Tensor, x: Tensor, step: Tensor) -> Jump:
+        """Forward and reverse rates at once: step·(Q(y,x) + Q(x,y)·s_y) to y ≠ x, at active positions."""
+
     def total_of(self, log_score: Tensor) -> Tensor:
         """Σ_y s_y over the tokens, float64 [...]."""
         return log_score[..., : self.tokens].exp().sum(-1, dtype=torch.float64)
@@ -165,6 +169,10 @@ class Graph(ABC):
     @abstractmethod
     def tweedie_bound(self, total: Tensor, x: Tensor, delta_sigma: Tensor) -> Tensor:
         """At least `tweedie`'s leave, float64 [R], from total [R] ≥ Σ_y s_y."""
+
+    @abstractmethod
+    def correct_bound(self, total: Tensor, x: Tensor, step: Tensor) -> Tensor:
+        """At least `correct`'s leave, float64 [R], from total [R] ≥ Σ_y s_y."""
 
     def denoise_bound(self, total: Tensor, x: Tensor, sigma: Tensor) -> Tensor:
         """At least `denoise`'s leave, float64 [R], from total [R] ≥ Σ_y s_y."""

@@ -131,6 +131,14 @@ class Uniform(Graph):
         leave = per_position(step, x).double() / self.tokens * weights.sum(-1, dtype=torch.float64)
         return Jump(leave.clamp(max=1.0), weights)
 
+    def correct_bound(self, total: Tensor, x: Tensor, step: Tensor) -> Tensor:
+        return self.euler_bound(total, x, step) + step * (self.tokens - 1) / self.tokens
+
+    def correct(self, log_score: Tensor, x: Tensor, step: Tensor) -> Jump:
+        weights = (log_score.exp() + 1).scatter_(-1, x[..., None], 0.0)
+        leave = per_position(step, x).double() / self.tokens * weights.sum(-1, dtype=torch.float64)
+        return Jump(leave.clamp(max=1.0), weights)
+
     def tweedie(self, log_score: Tensor, x: Tensor, delta_sigma: Tensor) -> Jump:
         # (e^{Δσ}s_y + (1−e^{Δσ})·Σs/N)·(e^{−Δσ}[x=y] + (1−e^{−Δσ})/N), negative masses clamped to 0, renormalised.
         # float64, because e^{Δσ} magnifies the rounding of s − mean when steps are few and long

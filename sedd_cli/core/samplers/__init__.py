@@ -1,6 +1,9 @@
 """Samplers. A new one is a file and a line here."""
 
-from sedd_cli.core.samplers import euler, first_hitting, tweedie  # noqa: F401  (registers them)
-from sedd_cli.core.samplers.base import SAMPLERS, Denoised, Sampler, linear_grid, run_plain
+from sedd_cli.core.samplers import euler, first_hitting, remdm, tweedie  # noqa: F401  (registers them)
+from sedd_cli.core.samplers.base import SAMPLERS, Denoised, Sampler
+from sedd_cli.core.samplers.draws import DRAWS
+from sedd_cli.core.samplers.grids import GRIDS
+from sedd_cli.core.samplers.stepper import Stepper, run_plain
 
-__all__ = ["SAMPLERS", "Denoised", "Sampler", "linear_grid", "run_plain"]
+__all__ = ["DRAWS", "GRIDS", "SAMPLERS", "Denoised", "Sampler", "Stepper", "run_plain"]

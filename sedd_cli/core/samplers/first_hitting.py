@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -22,15 +22,17 @@ class FirstHitting(Sampler):
     """Exact for the normalised model (m := 0), whose unmasking times do not depend on the network.
 
     A position is still masked at level λ with probability λ, so of n masks the next one falls at λ·U^{1/n}, at any of
-    them. One evaluation a token; there is no grid, and `steps` means nothing.
+    them. One evaluation a token, and no grid.
     """
 
     name: ClassVar[str] = "first_hitting"
-    stepped: ClassVar[bool] = False
+    needs_mask: ClassVar[bool] = True
 
-    def run(self, model: ScoreModel, given: Given, seed: int, index: Tensor) -> Iterator[Denoised]:
-        if model.graph.mask is None:
-            raise ValueError(f"first_hitting needs a graph with MASK, {model.graph.name} has none")
+    def levers(self) -> dict[str, Any]:
+        return super().levers() | {"normalized": True}
+
+    def run(self, model: ScoreModel, given: Given, seed: int | Tensor, index: Tensor) -> Iterator[Denoised]:
+        self.check(model.graph)
         batch, length = given.where.shape
         x = given(model.graph.sample_base(Stream(seed, BASE, index).uniforms(0, length)[0]))
         lam = torch.full((batch,), -torch.expm1(torch.tensor(-model.noise.sigma(1.0), dtype=torch.float64)))
@@ -50,7 +52,7 @@ class FirstHitting(Sampler):
             hidden = model.hidden(x[alive], sigma)[torch.arange(len(alive), device=x.device), place]
             # y ~ softmax(z): of the scores only the law of the token counts
             weights = model.net.head(hidden)[:, : model.graph.tokens].softmax(-1, dtype=torch.float64)
-            x = x.index_put((alive, place), inverse_cdf(weights, u_token[alive]))
+            x = x.index_put((alive, place), inverse_cdf(self.shape(weights), u_token[alive]))
             evaluations = evaluations + (left > 0)
             yield Denoised(k + 1, steps, x, evaluations)
         if not steps:

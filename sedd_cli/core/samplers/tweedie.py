@@ -8,13 +8,14 @@ from typing import ClassVar
 from torch import Tensor
 
 from sedd_cli.core.graphs import Jump
-from sedd_cli.core.samplers.base import SAMPLERS, Sampler
+from sedd_cli.core.samplers.base import SAMPLERS
+from sedd_cli.core.samplers.stepper import Stepper
 from sedd_cli.core.score import ScoreModel
 
 
 @SAMPLERS.register
 @dataclass(frozen=True)
-class Tweedie(Sampler):
+class Tweedie(Stepper):
     """Exact for a single position; the published code calls it the analytic predictor."""
 
     name: ClassVar[str] = "tweedie"

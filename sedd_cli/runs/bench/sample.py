@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from sedd_cli.core.conditioning import Given
-from sedd_cli.core.samplers import SAMPLERS, linear_grid
+from sedd_cli.core.samplers import GRIDS, SAMPLERS
 from sedd_cli.core.score import ScoreModel
 from sedd_cli.errors import RequestError
 from sedd_cli.nets.dit import DiT
@@ -72,7 +72,7 @@ def bench_sample(options: SampleBench) -> Iterator[Event]:
 
     @torch.no_grad()
     def slow() -> int:
-        grid = linear_grid(options.steps).tolist()
+        grid = GRIDS["linear"](noise, options.steps).tolist()
         for share in (0.1, 0.5, 0.9):
             k = min(int(share * options.steps), options.steps - 1)
             kept = torch.rand(options.batch, length, device=device) < share
