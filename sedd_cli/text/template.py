@@ -1,0 +1,109 @@
+"""Texts with gaps: "The [MASK:12] sat on [MASK:5–20], because [MASK]."
+
+`[MASK:12]` is a gap of twelve tokens, `[MASK:5-20]` one of five to twenty (a hyphen or an en dash), `[MASK]` one of
+one token, or, where a length is asked for, of as many as are left. A bracket of the text itself is written `\\[` or
+`\\]`, a backslash in front of one `\\\\`; any other backslash is itself.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from sedd_cli.errors import RequestError
+
+_MARK = re.compile(r"\\([\[\]\\])|\[|\]")
+_GAP = re.compile(r"MASK(?:\s*:\s*(\d+)(?:\s*[-–—]\s*(\d+))?)?\s*")
+_HOW = r"a gap is written [MASK], [MASK:12] or [MASK:5-20], a bracket of the text \[ or \]"
+
+
+@dataclass(frozen=True)
+class Gap:
+    """A gap of `low` to `high` tokens; both None: open, as long as a length leaves it."""
+
+    low: int | None = None
+    high: int | None = None
+
+    @property
+    def open(self) -> bool:
+        """Whether its length follows from that of the whole."""
+        return self.low is None
+
+
+@dataclass(frozen=True)
+class Template:
+    """Given texts and gaps in turn; texts are never empty and never neighbours."""
+
+    parts: tuple[str | Gap, ...]
+
+    @property
+    def gaps(self) -> list[Gap]:
+        """The gaps from left to right."""
+        return [part for part in self.parts if isinstance(part, Gap)]
+
+    @property
+    def texts(self) -> list[str]:
+        """The given texts from left to right."""
+        return [part for part in self.parts if isinstance(part, str)]
+
+    def __str__(self) -> str:
+        return "".join(escape(part) if isinstance(part, str) else _spelled(part) for part in self.parts)
+
+
+def between(prefix: str, suffix: str) -> Template:
+    """An open gap between two texts, in which brackets are ordinary characters."""
+    return Template(tuple(part for part in (prefix, Gap(), suffix) if part != ""))
+
+
+def escape(text: str) -> str:
+    """`text` as it has to be written in a template to be taken literally."""
+    return re.sub(r"[\[\]\\]", r"\\\g<0>", text)
+
+
+def parse_template(text: str) -> Template:
+    """RequestError says what is wrong and where: brackets that do not match, gaps of no tokens, no gap at all."""
+    parts: list[str | Gap] = []
+    literal, at = "", 0
+    while found := _MARK.search(text, at):
+        literal += text[at : found.start()]
+        if found[1]:
+            literal += found[1]
+            at = found.end()
+            continue
+        if found[0] == "]":
+            raise RequestError(f"template: unbalanced ']' at character {found.start() + 1}: {_HOW}")
+        stop = text.find("]", found.end())
+        if stop < 0:
+            raise RequestError(f"template: unbalanced '[' at character {found.start() + 1}: {_HOW}")
+        if literal:
+            parts.append(literal)
+            literal = ""
+        parts.append(_gap(text[found.end() : stop]))
+        at = stop + 1
+    literal += text[at:]
+    if literal:
+        parts.append(literal)
+    template = Template(tuple(parts))
+    if not template.gaps:
+        raise RequestError(f"template: there is no gap to fill: {_HOW}")
+    return template
+
+
+def _gap(inside: str) -> Gap:
+    found = _GAP.fullmatch(inside)
+    if not found:
+        raise RequestError(f"template: [{inside}] is no gap: {_HOW}")
+    if found[1] is None:
+        return Gap()
+    low, high = int(found[1]), int(found[2] or found[1])
+    if low < 1:
+        raise RequestError(f"template: [{inside}]: a gap has one token or more")
+    if high < low:
+        raise RequestError(f"template: [{inside}]: write the smaller number first, {high}-{low}")
+    return Gap(low, high)
+
+
+def _spelled(gap: Gap) -> str:
+    if gap.open:
+        return "[MASK]"
+    return f"[MASK:{gap.low}]" if gap.low == gap.high else f"[MASK:{gap.low}-{gap.high}]"
