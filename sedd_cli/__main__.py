@@ -8,7 +8,7 @@ import sys
 import threading
 
 from sedd_cli import process
-from sedd_cli.errors import RequestError, WorkError
+from sedd_cli.errors import RequestError, WorkError, out_of_memory
 
 #: The exit code after Ctrl-C.
 INTERRUPTED = 130
@@ -53,7 +53,7 @@ def _in_one_line(error: Exception) -> str:
         text = str(error)
     elif isinstance(error, OSError) and error.filename:
         text = f"{error.filename}: {error.strerror}"
-    elif isinstance(error, MemoryError) or "out of memory" in str(error) or "can't allocate memory" in str(error):
+    elif out_of_memory(error):
         asked = re.search(r"allocate ([\d.]+ ?(?:bytes|[KMGT]iB))", str(error))
         more = f", {asked[1]} more were asked for" if asked else ""
         text = f"not enough memory{more}: take less at once (a smaller batch)"

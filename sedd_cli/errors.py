@@ -11,3 +11,8 @@ class WorkError(RuntimeError):
 
 class DamageError(WorkError):
     """Something that was right once is damaged (a truncated checkpoint, an edited shard): exit code 1."""
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory ran out, on a GPU or on a CPU."""
+    return isinstance(error, MemoryError) or "out of memory" in str(error) or "can't allocate memory" in str(error)

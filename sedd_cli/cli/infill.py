@@ -2,27 +2,70 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from sedd_cli.cli import options as o
-from sedd_cli.cli.render import run_generation
-from sedd_cli.cli.sample import Count, Length, Normalized, NoThinning, Out, SamplerName, Steps
+from sedd_cli.cli.choose import choose_model
+from sedd_cli.cli.output import check_writable
+from sedd_cli.cli.showing import shown
+from sedd_cli.cli.view import View
 from sedd_cli.errors import RequestError
+
+if TYPE_CHECKING:
+    from sedd_cli.runs.model import Model
+    from sedd_cli.runs.sampling import Sampling
 
 
 def infill(
-    prefix: Annotated[str, typer.Option(help="Text the sequence begins with.")] = "",
-    suffix: Annotated[str, typer.Option(help="Text the sequence ends with.")] = "",
-    n: Count = 1,
-    length: Length = None,
-    steps: Steps = None,
-    sampler: SamplerName = None,
-    normalized: Normalized = False,
-    no_thinning: NoThinning = False,
+    context: typer.Context,
+    template: Annotated[
+        str | None,
+        typer.Option(
+            "--template", "-t", help=r"Text with gaps: [MASK:8], [MASK:5-20], [MASK]; a bracket is \[ or \].\ "
+        ),
+    ] = None,
+    prefix: Annotated[str, typer.Option(help="Instead: text before a single gap.")] = "",
+    suffix: Annotated[str, typer.Option(help="And text after it.")] = "",
+    jobs: Annotated[
+        str | None,
+        typer.Option("--input", help="Instead: a job a line as JSON, with template or prefix and suffix, n, seed, …"),
+    ] = None,
+    interactive: Annotated[
+        bool, typer.Option("--interactive", "-i", help="Instead: ask for a template, fill it, ask again.")
+    ] = False,
+    n: o.Count = 1,
+    length: Annotated[
+        int | None,
+        typer.Option(
+            help="Tokens of the whole, what is given included: gaps written [MASK] grow to it. "
+            "Default for --prefix and --suffix: the trained length."
+        ),
+    ] = None,
+    candidates: Annotated[
+        int | None,
+        typer.Option(help="Draw so many for each and keep the best by the model's bound; default 1, 8 for ranges."),
+    ] = None,
+    every: Annotated[bool, typer.Option("--all", help="Show all candidates, the best first.")] = False,
     seed: o.Seed = 0,
-    out: Out = None,
+    out: o.Out = None,
+    resume: Annotated[bool, typer.Option(help="With --input: leave out what --out holds already.")] = True,
+    steps: o.Steps = None,
+    sampler: o.SamplerName = None,
+    no_thinning: o.NoThinning = False,
+    batch: o.Batch = None,
+    normalized: o.Normalized = False,
+    temperature: o.Temperature = None,
+    top_p: o.TopP = None,
+    grid: o.Grid = None,
+    correctors: o.Correctors = None,
+    remask: o.Remask = None,
+    legacy: o.Legacy = False,
+    watch: o.Watch = False,
+    html: o.Html = None,
     model: o.ModelOption = None,
     tokenizer: o.Tokenizer = None,
     device: o.Device = "auto",
@@ -30,12 +73,107 @@ def infill(
     json: o.Json = False,
     quiet: o.Quiet = False,
 ) -> None:
-    """Fill the gap between a prefix and a suffix; both come back as they are.
+    """Fill gaps anywhere in a text; what is given comes back as it is.
 
-    Example: sedd infill --prefix "Return the" --suffix "of the list." --length 32
+    Example: sedd infill --template "Return the [MASK:6] of the [MASK:2-5] list."
     """
-    if not prefix and not suffix:
-        raise RequestError("nothing is given: name --prefix, --suffix or both (sedd sample draws without a prompt)")
-    request = {"prefix": prefix, "suffix": suffix, "n": n, "length": length}
-    request |= {"steps": steps, "sampler": sampler, "normalized": normalized, "thinning": not no_thinning, "seed": seed}
-    run_generation(request, out, model, tokenizer, device, precision, json, quiet)
+    from sedd_cli.runs.infill import Job
+    from sedd_cli.runs.sampling import Sampling
+    from sedd_cli.text.template import between, parse_template
+
+    ways = {
+        "--template": template is not None,
+        "--prefix and --suffix": bool(prefix or suffix),
+        "--input": jobs is not None,
+        "--interactive": interactive,
+    }
+    asked = [name for name, given in ways.items() if given]
+    if len(asked) != 1:
+        found = " and ".join(asked) if asked else "nothing"
+        raise RequestError(
+            f"name one of --template, --prefix or --suffix (or both), --input, --interactive; found {found}"
+            + ("" if asked else " (sedd sample draws without a prompt)")
+        )
+    _refuse_idle(context, asked[0])
+    view = View(json, quiet)
+    sampling = Sampling(
+        steps, sampler, normalized, not no_thinning, temperature, top_p, grid, correctors, remask, legacy, batch
+    )
+    parsed = between(prefix, suffix) if template is None else parse_template(template)
+    job = Job(parsed, n, seed, length, candidates)
+    if every and candidates == 1:
+        raise RequestError("--all shows candidates, and --candidates 1 leaves nothing to show")
+    for path in (out, html):
+        if path is not None:
+            check_writable(path)
+    lines = _read(jobs) if jobs is not None else []
+    chosen = choose_model(view, model, device, precision, tokenizer)
+    if interactive:
+        from sedd_cli.cli.interactive import prompt_loop
+
+        return prompt_loop(view, chosen, job, sampling, every)
+    if jobs is not None:
+        return _fill_jobs(view, chosen, lines, jobs, job, sampling, every, out, resume, watch, html)
+    if template is None and length is None:
+        job = Job(parsed, n, seed, chosen.length, candidates)
+    from sedd_cli.runs.events import Filled
+    from sedd_cli.runs.generate import as_json
+    from sedd_cli.runs.infill import infill as fill
+
+    events = fill(chosen, [job], sampling, every, watch or html is not None)
+    found = [e for e in shown(view, chosen, events, "sedd infill", out, watch, html) if isinstance(e, Filled)]
+    view.document(
+        {"model": chosen.source, "fingerprint": chosen.fingerprint, "samples": [as_json(event) for event in found]}
+    )
+
+
+#: What each way to use the command has no use for.
+IDLE = {
+    "--template": {"resume"},
+    "--prefix and --suffix": {"resume"},
+    "--input": {"length"},
+    "--interactive": {"out", "resume", "json", "html", "quiet"},
+}
+
+
+def _refuse_idle(context: typer.Context, way: str) -> None:
+    """RequestError for an option that was given and would be ignored."""
+    for option in context.command.params:
+        given = context.get_parameter_source(option.name)
+        if option.name in IDLE[way] and given is not None and given.name == "COMMANDLINE":
+            raise RequestError(f"{option.opts[0]} means nothing with {way}")
+
+
+def _read(source: str) -> list[bytes]:
+    try:
+        raw = sys.stdin.buffer.read() if source == "-" else Path(source).read_bytes()
+    except OSError as error:
+        raise RequestError(f"cannot read {source}: {error.strerror}") from None
+    return raw.split(b"\n")
+
+
+def _fill_jobs(
+    view: View, chosen: Model, raw: list[bytes], source: str, job, sampling: Sampling, every: bool, out: Path | None,
+    resume: bool, watch: bool, html: Path | None,
+) -> None:  # fmt: skip
+    """Fill a file of jobs; lines that were refused make the command end with 2, after the others are done."""
+    from sedd_cli.runs.events import Filled, Finished
+    from sedd_cli.runs.generate import as_json
+    from sedd_cli.runs.jobs import fill_jobs, read_jobs
+
+    named = "standard input" if source == "-" else source
+    lines = read_jobs(raw, named, chosen.length, job.n, job.seed, job.candidates)
+    events = fill_jobs(chosen, lines, sampling, every, out, resume, watch or html is not None)
+    interrupted = "interrupted: what is finished is kept, the same command goes on" if out is not None else ""
+    kept = shown(view, chosen, events, "sedd infill", None, watch, html, interrupted)
+    if out is not None:
+        view.say(f"wrote {out}", "dim")
+    found = kept[-1].result if isinstance(kept[-1], Finished) else {}
+    samples = [as_json(event) for event in kept if isinstance(event, Filled)]
+    view.document({"model": chosen.source, "fingerprint": chosen.fingerprint, **found, "samples": samples})
+    if refused := found["refused"]:
+        said = ", ".join(str(one["line"]) for one in refused[:20]) + (", …" if len(refused) > 20 else "")
+        raise RequestError(
+            f"{len(refused)} of {found['lines']} lines were refused (the others are done): {said}; "
+            "the reasons stand above"
+        )

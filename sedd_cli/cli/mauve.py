@@ -9,7 +9,6 @@ from rich.table import Table
 
 from sedd_cli.cli import options as o
 from sedd_cli.cli.choose import choose_model
-from sedd_cli.cli.sample import Normalized, SamplerName, Steps
 from sedd_cli.cli.view import View
 from sedd_cli.errors import RequestError
 
@@ -39,9 +38,9 @@ def mauve(
         str, typer.Option(help="The model whose hidden states are compared: a hub id or a folder.")
     ] = "gpt2-large",
     seeds: Annotated[int, typer.Option(help="Of k-means; the score is their mean.")] = 5,
-    steps: Steps = None,
-    sampler: SamplerName = None,
-    normalized: Normalized = False,
+    steps: o.Steps = None,
+    sampler: o.SamplerName = None,
+    normalized: o.Normalized = False,
     top_p: Annotated[float | None, typer.Option(help="Nucleus of a causal model; default 0.95.")] = None,
     temperature: Annotated[float | None, typer.Option(help="Of a causal model; default 1.")] = None,
     seed: o.Seed = 0,

@@ -2,41 +2,52 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from sedd_cli.cli import options as o
-from sedd_cli.cli.render import run_generation
-
-Count = Annotated[int, typer.Option("-n", help="How many.")]
-Length = Annotated[int | None, typer.Option(help="Tokens, prompts included; default: the trained length.")]
-Steps = Annotated[int | None, typer.Option(help="Denoising steps; network evaluations are at most one more.")]
-SamplerName = Annotated[
-    str | None,
-    typer.Option("--sampler", help="tweedie, euler, or first_hitting: one token a time, normalized, no steps."),
-]
-Normalized = Annotated[
-    bool, typer.Option("--normalized", help="Set the absorbing model's normaliser to 1: idle steps cost nothing.")
-]
-NoThinning = Annotated[
-    bool, typer.Option("--no-thinning", help="Look at every position in every step, near normalised scores or not.")
-]
-Out = Annotated[Path | None, typer.Option(help="Also write the samples here, one JSON object a line.")]
+from sedd_cli.cli.choose import choose_model
+from sedd_cli.cli.judging import judged, load_judge
+from sedd_cli.cli.output import check_writable
+from sedd_cli.cli.showing import shown
+from sedd_cli.cli.view import View
+from sedd_cli.errors import RequestError
 
 
 def sample(
-    n: Count = 1,
-    length: Length = None,
-    steps: Steps = None,
-    sampler: SamplerName = None,
-    normalized: Normalized = False,
-    no_thinning: NoThinning = False,
+    n: o.Count = 1,
+    length: Annotated[
+        int | None,
+        typer.Option(help="Tokens, prompt included; default: the trained length. Beyond it: block by block."),
+    ] = None,
+    block: Annotated[int | None, typer.Option(help="Tokens of a block; default: the trained length.")] = None,
+    stride: Annotated[
+        int | None, typer.Option(help="Tokens that a further block adds, seeing those before; default: half a block.")
+    ] = None,
+    prompt: Annotated[list[str] | None, typer.Option(help="Text to begin with; several give n samples each.")] = None,
+    prompts: Annotated[
+        str | None, typer.Option(help="File with a prompt a line (- : standard input), empty lines left out.")
+    ] = None,
     seed: o.Seed = 0,
-    out: Out = None,
+    out: o.Out = None,
     judge: o.Judge = None,
     self_bleu: o.SelfBleu = False,
+    steps: o.Steps = None,
+    sampler: o.SamplerName = None,
+    no_thinning: o.NoThinning = False,
+    batch: o.Batch = None,
+    normalized: o.Normalized = False,
+    temperature: o.Temperature = None,
+    top_p: o.TopP = None,
+    grid: o.Grid = None,
+    correctors: o.Correctors = None,
+    remask: o.Remask = None,
+    legacy: o.Legacy = False,
+    watch: o.Watch = False,
+    html: o.Html = None,
     model: o.ModelOption = None,
     tokenizer: o.Tokenizer = None,
     device: o.Device = "auto",
@@ -50,6 +61,42 @@ def sample(
 
     Example: sedd sample --model runs/quickstart -n 3 --steps 64 --seed 1
     """
-    request = {"n": n, "length": length, "steps": steps, "sampler": sampler}
-    request |= {"normalized": normalized, "thinning": not no_thinning, "seed": seed}
-    run_generation(request, out, model, tokenizer, device, precision, json, quiet, judge, self_bleu)
+    from sedd_cli.runs.events import Sampled
+    from sedd_cli.runs.generate import GenerateOptions, as_json, generate
+    from sedd_cli.runs.sampling import Sampling
+
+    view = View(json, quiet)
+    if self_bleu and judge is None:
+        raise RequestError("--self-bleu goes with --judge")
+    sampling = Sampling(
+        steps, sampler, normalized, not no_thinning, temperature, top_p, grid, correctors, remask, legacy, batch
+    )
+    begin = (*(prompt or ()), *(_prompts(prompts) if prompts is not None else ()))
+    options = GenerateOptions(n, length, begin, block, stride, seed, sampling=sampling)
+    for path in (out, html):
+        if path is not None:
+            check_writable(path)
+    chosen = choose_model(view, model, device, precision, tokenizer)
+    causal = load_judge(view, judge, device) if judge is not None else None  # before the work: it may be out of reach
+    events = generate(chosen, options, watch=watch or html is not None)
+    sampled = [e for e in shown(view, chosen, events, "sedd sample", out, watch, html) if isinstance(e, Sampled)]
+    document = {"model": chosen.source, "fingerprint": chosen.fingerprint, "samples": [as_json(e) for e in sampled]}
+    if causal is not None:
+        from sedd_cli.runs.judge import Samples
+
+        document["judged"] = judged(view, Samples.of(sampled, chosen.tokenizer), causal, self_bleu)
+    view.document(document)
+
+
+def _prompts(source: str) -> list[str]:
+    """The lines of a file or of standard input that are not empty."""
+    try:
+        text = (sys.stdin.buffer.read() if source == "-" else Path(source).read_bytes()).decode("utf-8-sig")
+    except OSError as error:
+        raise RequestError(f"cannot read {source}: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise RequestError(f"{source} is not UTF-8: byte {error.start:,} does not decode") from None
+    found = [line for line in text.split("\n") if line.strip()]
+    if not found:
+        raise RequestError(f"{'standard input' if source == '-' else source} holds no prompt")
+    return [line.removesuffix("\r") for line in found]

@@ -60,7 +60,7 @@ class View:
             with self._live():
                 for event in events:
                     self.show(event)
-                    if not isinstance(event, e.Progress | e.Step | e.Note):
+                    if not isinstance(event, e.Progress | e.Step | e.Note | e.Frame):
                         kept.append(event)
         except KeyboardInterrupt:
             if interrupted:
@@ -87,6 +87,11 @@ class View:
         """A table that is what the command was asked for: also shown where only that is."""
         if not (self.quiet and self.json):
             self.console.print(table)
+
+    def picture(self, what: RenderableType) -> None:
+        """Keep this below the bars until it is replaced; nothing where there are none."""
+        if self._bars:
+            self._bars.below = what
 
     @singledispatchmethod
     def show(self, event: e.Event) -> None:
@@ -142,11 +147,9 @@ class View:
         body = Text(event.text if event.text is not None else " ".join(map(str, event.tokens)))
         for start, stop in event.given:
             body.stylize("bold cyan", start, stop)
-        kind = "infill" if event.given else "sample"
-        when = "" if event.at_step is None else f" at step {event.at_step:,}"
-        title = f"{kind} {event.index}{when} · {event.nfe} evaluations · {event.seconds:.1f} s"
+        title = " · ".join(_title(event))
         if self.console.is_terminal:
-            return Panel(body, title=title, title_align="left", border_style="dim")
+            return Panel(body, title=escape(title), title_align="left", border_style="dim")
         return Text(f"--- {title} ---\n").append(body).append("\n")
 
     def _advance(self, task: str, done: int, total: int | None, unit: str, figures: dict[str, str]) -> None:
@@ -182,6 +185,26 @@ class View:
             transient=True,
         )
         return self._bars
+
+
+def _title(event: e.Sampled) -> list[str]:
+    """What stands above a sample: its number, what it took, and all that made it another law than the model's."""
+    filled = isinstance(event, e.Filled)
+    found = [f"{'infill' if filled else 'sample'} {event.index}"]
+    if event.at_step is not None:
+        found[0] += f" at step {event.at_step:,}"
+    if filled and event.job is not None:
+        found[0] = f"line {event.job['line']}, {found[0]}"
+    if filled and event.candidates > 1:
+        which = f"candidate {event.candidate + 1}" if event.candidate else "best"
+        found += [f"{which} of {event.candidates}", f"gaps of {' and '.join(map(str, event.lengths))} tokens"]
+        found += [f"≤ {event.bound:.2f} ± {event.bound_error:.2f} nats/token"]
+    found += [f"{event.nfe} evaluations", f"{event.seconds:.1f} s"]
+    found += [event.sampler] if event.sampler != "tweedie" else []
+    found += [f"{name.replace('_', '-')} {value}" for name, value in event.levers.items()]
+    if filled and event.plain_edges:
+        found.append("spaces before gaps are tokens of their own")
+    return found
 
 
 def step_figures(event: e.Step) -> dict[str, str]:

@@ -95,10 +95,35 @@ class Evaluated(Event):
 
 
 @dataclass(frozen=True)
+class Seen:
+    """A sequence on its way: what was asked for (None where free), and x [L] after `evaluations` of the network.
+
+    offset: where it begins in the text that it is a part of.
+    """
+
+    number: int
+    offset: int
+    asked: tuple[int | None, ...]
+    x: list[int]
+    evaluations: int
+
+
+@dataclass(frozen=True)
+class Frame(Event):
+    """A batch after a step, for whoever watches; seconds since the batch began."""
+
+    step: int
+    steps: int
+    seconds: float
+    sequences: list[Seen]
+
+
+@dataclass(frozen=True)
 class Sampled(Event):
     """One finished sequence: its text, its tokens, the number of network evaluations it took.
 
-    `given` marks the characters of `text` that were given, as (start, stop) spans.
+    `given` marks the characters of `text` that were given, as (start, stop) spans. seed, sampler, steps and draws say
+    how it was drawn; `levers` are the options that made this another law than the model's.
     """
 
     index: int
@@ -109,8 +134,33 @@ class Sampled(Event):
     given: list[tuple[int, int]] = field(default_factory=list)
     #: The training step at which it was drawn, on the way.
     at_step: int | None = None
-    #: How draws were made.
     draws: str = "float64"
+    seed: int = 0
+    sampler: str = "tweedie"
+    steps: int | None = None
+    levers: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Filled(Sampled):
+    """A filled template, with the texts of its gaps. nfe and seconds are those of all that was drawn for it.
+
+    bound, bound_error: an upper bound on −log p in nats per token, where candidates were compared. candidate: its
+    place among `candidates`, from 0, the best. drawn: sequences that were drawn in all. plain_edges: no draw began
+    its gaps with the spaces that the text asks for, so the spaces are tokens of their own. job: the line and what it
+    asks for, in a batch of jobs.
+    """
+
+    template: str = ""
+    gaps: list[str] = field(default_factory=list)
+    lengths: list[int] = field(default_factory=list)
+    bound: float | None = None
+    bound_error: float | None = None
+    candidate: int = 0
+    candidates: int = 1
+    drawn: int = 1
+    plain_edges: bool = False
+    job: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True)

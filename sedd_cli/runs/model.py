@@ -25,7 +25,7 @@ from sedd_cli.runs.dist import pick_device
 from sedd_cli.text.tokenizers import Tokenizer, load_tokenizer, open_tokenizer
 
 if TYPE_CHECKING:
-    from sedd_cli.runs.events import Sampled
+    from sedd_cli.runs.events import Filled, Sampled
 
 
 @dataclass
@@ -123,15 +123,34 @@ class Model:
             raise RequestError(f"sequences of {x0.shape[1]} tokens are longer than the model's {self.length}")
         return bound_of(self.score, x0, draws, seed, protocol)
 
-    def sample(self, n: int = 1, length: int | None = None, steps: int | None = None, **options: Any) -> list[Sampled]:
-        """n unconditional samples; see `sedd_cli.runs.generate.GenerateOptions` for the options."""
-        return self.infill(n=n, length=length, steps=steps, **options)
-
-    def infill(self, prefix: str = "", suffix: str = "", **options: Any) -> list[Sampled]:
-        """Samples that begin with `prefix` and end with `suffix`, both kept as they are."""
+    def sample(self, n: int = 1, length: int | None = None, **options: Any) -> list[Sampled]:
+        """n samples. options: prompts, block, stride, seed (`sedd_cli.runs.generate.GenerateOptions`), and steps,
+        sampler, temperature, … (`sedd_cli.runs.sampling.Sampling`)."""
         from sedd_cli.runs.generate import GenerateOptions, generate_all
+        from sedd_cli.runs.sampling import split_options
 
-        return generate_all(self, GenerateOptions(prefix=prefix, suffix=suffix, **options))
+        sampling, others = split_options(options)
+        return generate_all(self, GenerateOptions(n, length, **others, sampling=sampling))
+
+    def infill(
+        self, template: str | None = None, n: int = 1, *, prefix: str = "", suffix: str = "", **options: Any
+    ) -> list[Filled]:
+        """n fillings of a template such as "The [MASK:8] sat on [MASK:2-5].", or of the gap between two texts.
+
+        What is given comes back as it is. options: length, seed, candidates (of which the best is kept), and those of
+        `sedd_cli.runs.sampling.Sampling`. RequestError where the template or the lengths are wrong.
+        """
+        from sedd_cli.runs.infill import Job, infill_all
+        from sedd_cli.runs.sampling import split_options
+        from sedd_cli.text.template import between, parse_template
+
+        sampling, others = split_options(options)
+        if (template is None) == (prefix + suffix == ""):
+            raise RequestError("infill takes either a template, or prefix, suffix or both")
+        if template is None:
+            others.setdefault("length", self.length)
+        asked = between(prefix, suffix) if template is None else parse_template(template)
+        return infill_all(self, Job(asked, n, **others), sampling)
 
     def text_tokenizer(self) -> Tokenizer:
         """The tokenizer, or a RequestError that says how to name one."""

@@ -11,10 +11,14 @@ from sedd_cli.recipe import Recipe
 from sedd_cli.runs.estimate import LEAST_REPLICATES, Drawing
 from sedd_cli.runs.evaluate import EvaluateOptions, evaluate
 from sedd_cli.runs.events import Evaluated, Event, Sampled, Validated, Warn
-from sedd_cli.runs.generate import GenerateOptions, as_json, generate, prompt_tokens
+from sedd_cli.runs.generate import GenerateOptions, as_json, generate
+from sedd_cli.runs.infill import Job, infill
+from sedd_cli.runs.layout import lay_out
 from sedd_cli.runs.model import Model
 from sedd_cli.runs.rundir import RunDir
+from sedd_cli.runs.sampling import Sampling
 from sedd_cli.text.shards import Dataset
+from sedd_cli.text.template import between
 
 
 def check_report(recipe: Recipe, dataset: Dataset) -> None:
@@ -26,12 +30,12 @@ def check_report(recipe: Recipe, dataset: Dataset) -> None:
         )
     if wanted := recipe.report.infill:
         length = recipe.model.length if wanted.length is None else wanted.length
-        prompts = sum(len(prompt_tokens(dataset.tokenizer, text)) for text in (wanted.prefix, wanted.suffix))
-        if not prompts < length <= recipe.model.length:
-            raise RequestError(
-                f"report.infill: prompts of {prompts} tokens in a length of {length} "
-                f"(the model allows {recipe.model.length}) leave nothing to fill"
-            )
+        if length > recipe.model.length:
+            raise RequestError(f"report.infill: a length of {length} is more than the model's, {recipe.model.length}")
+        try:
+            lay_out(between(wanted.prefix, wanted.suffix), [], dataset.tokenizer, False, length)
+        except RequestError as error:
+            raise RequestError(f"report.infill: {error}") from None
 
 
 def report(recipe: Recipe, model: Model, dataset: Dataset, run: RunDir) -> Iterator[Event]:
@@ -45,12 +49,13 @@ def report(recipe: Recipe, model: Model, dataset: Dataset, run: RunDir) -> Itera
         yield event
     jobs = {}
     if wanted.samples:
-        jobs["samples"] = GenerateOptions(n=wanted.samples, seed=recipe.seed)
-    if wanted.infill:
-        jobs["infill"] = GenerateOptions(seed=recipe.seed, **dataclasses.asdict(wanted.infill))
-    for name, options in jobs.items():
+        jobs["samples"] = generate(model, GenerateOptions(n=wanted.samples, seed=recipe.seed))
+    if gap := wanted.infill:
+        job = Job(between(gap.prefix, gap.suffix), seed=recipe.seed, length=gap.length or model.length)
+        jobs["infill"] = infill(model, [job], Sampling())
+    for name, events in jobs.items():
         kept = []
-        for event in generate(model, options):
+        for event in events:
             if isinstance(event, Sampled):
                 kept.append(as_json(event))
             yield event

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sedd_cli.core.samplers import SAMPLERS
+from sedd_cli.core.samplers import SAMPLERS, Stepper
 from sedd_cli.errors import RequestError, WorkError
 from sedd_cli.recipe.build import nearest
 from sedd_cli.runs.causal import CausalModel
@@ -18,6 +18,7 @@ from sedd_cli.runs.generate import GenerateOptions, as_json, generate
 from sedd_cli.runs.judge import Samples, judge
 from sedd_cli.runs.model import Model
 from sedd_cli.runs.png import blank, save
+from sedd_cli.runs.sampling import Sampling
 from sedd_cli.runs.software import software
 from sedd_cli.runs.sole import sole
 from sedd_cli.text.atomic import write_whole
@@ -44,7 +45,7 @@ class SweepOptions:
         for name in self.samplers:
             if name not in SAMPLERS:
                 raise RequestError(f"unknown sampler {name!r}{nearest(name, SAMPLERS)}")
-            if not SAMPLERS[name].stepped:
+            if not issubclass(SAMPLERS[name], Stepper):
                 raise RequestError(f"a sweep of steps means nothing with {name}: it takes one step a token")
 
 
@@ -159,7 +160,11 @@ def _samples(model: Model, options: SweepOptions, sampler: str, steps: int) -> G
         return kept
     path.write_text("".join(json.dumps(as_json(s), ensure_ascii=False) + "\n" for s in kept), encoding="utf-8")
     request = GenerateOptions(
-        n=options.n - len(kept), length=options.length, steps=steps, sampler=sampler, seed=options.seed, first=len(kept)
+        options.n - len(kept),
+        options.length,
+        seed=options.seed,
+        first=len(kept),
+        sampling=Sampling(steps, sampler),
     )
     try:
         with path.open("a", encoding="utf-8") as file:

@@ -89,7 +89,7 @@ def test_doctor_names_versions_devices_and_what_to_do(sedd):
         (["train", "{home}/tiny.yaml", "--run-dir", "{run}", "seed=5"], 2, "another recipe"),
         (["train", "{home}/tiny.yaml", "--device", "abacus"], 2, "abacus"),
         (["sample", "--model", "{run}", "--steps", "0"], 2, "steps"),
-        (["sample", "--model", "{run}", "--length", "25"], 2, "24"),
+        (["sample", "--model", "{run}", "--block", "25"], 2, "24"),
         (["sample", "--model", "{run}", "--seed", "-1"], 2, "seed"),
         (["sample", "--model", "{run}", "--out", "{home}/no/such/file"], 2, "does not exist"),
         (["sample", "--model", "{home}"], 2, "is not a model"),

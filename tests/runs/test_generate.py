@@ -17,7 +17,7 @@ def model(tiny_run):
 
 def test_prompts_survive_byte_for_byte_at_both_ends(model):
     for seed in range(20):
-        (made,) = model.infill("the cat", "list", length=18, seed=seed)
+        (made,) = model.infill(prefix="the cat", suffix="list", length=18, seed=seed)
         assert made.text.startswith("the cat")
         assert made.text.endswith("list")
         assert len(made.tokens) == 18
@@ -30,7 +30,7 @@ def test_a_sample_depends_on_seed_and_number_alone(model):
     assert model.sample(1, seed=4)[0].tokens != five[0]
 
 
-def test_evaluations_are_at_most_steps_plus_one(model):
+def test_fewer_steps_cost_less_and_evaluations_are_at_most_steps_plus_one(model):
     assert 1 <= model.sample(1, steps=7)[0].nfe <= 8
     assert 1 <= model.sample(1)[0].nfe <= 5  # the recipe's sampler has four steps
     # two tokens fall in at most two of a thousand steps, and nothing else costs an evaluation

@@ -150,7 +150,7 @@ def test_generations_are_those_of_the_same_prompt_and_number(model, options, lin
     made = stored()[1]
     for number in range(0, 80, 7):
         prompt = texts_of(lines)[number // 2][:8]
-        (one,) = model.infill(prompt, length=16, seed=9, first=number, normalized=normalized)
+        (one,) = model.infill(prefix=prompt, length=16, seed=9, first=number, normalized=normalized)
         assert one.tokens == made[number]["tokens"]
         assert one.nfe == made[number]["nfe"]
 

@@ -53,7 +53,7 @@ def test_a_published_model_without_a_tokenizer_works_on_ids_and_says_so_for_text
     assert sample.text is None
     assert len(sample.tokens) == 12
     with pytest.raises(RequestError, match="--tokenizer"):
-        model.infill("a", length=4)
+        model.infill("a [MASK:3]")
     with pytest.raises(RequestError, match="27 tokens"):
         load_model(tmp_path / "m", tokenizer="text8")
 

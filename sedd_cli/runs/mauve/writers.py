@@ -13,9 +13,9 @@ from sedd_cli.core.conditioning import Given
 from sedd_cli.errors import RequestError, WorkError
 from sedd_cli.runs.causal import CausalModel
 from sedd_cli.runs.events import Event, Progress
-from sedd_cli.runs.generate import GenerateOptions, make_sampler
 from sedd_cli.runs.mauve.options import MauveOptions
 from sedd_cli.runs.model import Model
+from sedd_cli.runs.sampling import Sampling
 
 
 class Denoiser:
@@ -30,9 +30,7 @@ class Denoiser:
                 "lower --prompt or --new"
             )
         self.model, self.options, self.tokenizer = model, options, model.text_tokenizer()
-        self.sampler = make_sampler(
-            model, GenerateOptions(steps=options.steps, sampler=options.sampler, normalized=options.normalized)
-        )
+        self.way = Sampling(options.steps, options.sampler, options.normalized).way(model)
         self.encode, self.decode, self.unknown = (
             self.tokenizer.encode_batch,
             self.tokenizer.decode,
@@ -42,8 +40,8 @@ class Denoiser:
         self.gpt2 = self.tokenizer.spec == "gpt2"
         self.precision = model.precision
         self.sampler_facts = {
-            "name": self.sampler.name,
-            **dataclasses.asdict(self.sampler),
+            "name": self.way.sampler.name,
+            **dataclasses.asdict(self.way.sampler),
             "normalized": options.normalized,
         }
 
@@ -57,9 +55,8 @@ class Denoiser:
         where = self.options.where.expand(rows.shape)
         # what is to be filled is not so much as passed on
         given = Given(where.to(device), rows.where(where, 0).to(device))
-        score = dataclasses.replace(self.model.score, normalized=self.options.normalized)
         with torch.no_grad():
-            for now in self.sampler.run(score, given, self.options.seed, numbers.to(device)):
+            for now in self.way.sampler.run(self.way.score, given, self.options.seed, numbers.to(device)):
                 yield Progress("generating", done, self.options.total, "texts", {"step": f"{now.step} of {now.steps}"})
         if not bool((now.x < self.model.graph.tokens).all()):
             raise WorkError("a mask survived the last step")

@@ -34,19 +34,21 @@ def _records(path: Path) -> Iterator[tuple[int, Any]]:
     with path.open("rb") as lines:
         for number, line in enumerate(lines, 1):
             if line.strip():
-                yield number, _record(path, number, offset, line)
+                yield number, parse_record(str(path), number, line, offset)
             offset += len(line)
 
 
-def _record(path: Path, number: int, offset: int, line: bytes) -> Any:
+def parse_record(source: str, number: int, line: bytes, offset: int = 0) -> Any:
+    """The JSON value of a line; RequestError names the line, and the byte where it is no UTF-8."""
     try:
         return json.loads(line.decode("utf-8-sig"))
     except UnicodeDecodeError as error:
         raise RequestError(
-            f"line {number:,} of {path} is not UTF-8, as JSON has to be: byte {offset + error.start:,} does not decode"
+            f"line {number:,} of {source} is not UTF-8, as JSON has to be: "
+            f"byte {offset + error.start:,} does not decode"
         ) from error
     except (ValueError, RecursionError) as error:
-        raise RequestError(f"line {number:,} of {path} is not JSON: {error}") from error
+        raise RequestError(f"line {number:,} of {source} is not JSON: {error}") from error
 
 
 def _text_of(record: Any, field: str, where: str) -> str:

@@ -1,0 +1,98 @@
+"""`sedd infill --interactive`: edit a template, see what it becomes."""
+
+from __future__ import annotations
+
+import dataclasses
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+from sedd_cli.cli.showing import shown
+from sedd_cli.cli.view import View
+from sedd_cli.errors import RequestError
+from sedd_cli.text.template import parse_template
+
+if TYPE_CHECKING:
+    from sedd_cli.runs.infill import Job
+    from sedd_cli.runs.model import Model
+    from sedd_cli.runs.sampling import Sampling
+
+_HELP = r"""A line is a template: text with gaps such as [MASK:8], [MASK:5-20] or [MASK]; \[ and \] are brackets.
+  an empty line    fill the last template again, with the next seed
+  :seed 7          any other line that begins with a colon sets what follows: seed, n, steps, candidates, length,
+  :temperature .8  temperature, top_p, grid, correctors, remask, sampler; without a value back to the default
+  :show            what is set
+  :quit            leave (or Ctrl-D)"""
+
+
+def prompt_loop(view: View, model: Model, job: Job, sampling: Sampling, every: bool) -> None:
+    """Ask for templates until the input ends; what is wrong with one is said, and the loop goes on."""
+    from sedd_cli.runs.infill import infill
+
+    view.say(_HELP, "dim")
+    last: str | None = None
+    while (line := _ask(last)) is not None:
+        try:
+            if line.startswith(":"):
+                if line in (":q", ":quit", ":exit"):
+                    return
+                job, sampling = _set(line[1:].split(), job, sampling)
+                view.say(_told(job, sampling), "dim")
+                continue
+            if line:
+                last, seed = line, job.seed
+            elif last is None:
+                view.say(_HELP, "dim")
+                continue
+            else:
+                seed = job.seed + 1
+            asked = dataclasses.replace(job, template=parse_template(last), seed=seed)
+            shown(view, model, infill(model, [asked], sampling, every, watch=True), "", None, True, None)
+            job = asked
+        except RequestError as error:
+            view.say(f"{error}", "yellow")
+        except KeyboardInterrupt:
+            view.say("stopped", "yellow")
+
+
+def _ask(last: str | None) -> str | None:
+    """A line, edited from the last one where the terminal can; None at the end of the input or at Ctrl-C."""
+    with suppress(ImportError):
+        import readline
+
+        readline.set_startup_hook(lambda: readline.insert_text(last) if last else None)
+    try:
+        return input("template> ").strip("\r\n")
+    except (EOFError, KeyboardInterrupt):
+        print()
+        return None
+
+
+def _set(words: list[str], job: Job, sampling: Sampling) -> tuple[Job, Sampling]:
+    """One option of the job or of the sampling, changed."""
+    name, value = (words[0].lstrip("-").replace("-", "_") if words else ""), words[1] if len(words) > 1 else None
+    if name == "show" and value is None:
+        return job, sampling
+    for owner, accepted in ((job, _JOB), (sampling, _SAMPLING)):
+        if name in accepted:
+            default = {f.name: f.default for f in dataclasses.fields(owner)}[name]
+            changed = dataclasses.replace(owner, **{name: default if value is None else _read(accepted[name], value)})
+            return (changed, sampling) if owner is job else (job, changed)
+    raise RequestError(f"cannot set {name!r}. Accepted: {', '.join([*_JOB, *_SAMPLING])}")
+
+
+_JOB: dict[str, type] = {"seed": int, "n": int, "length": int, "candidates": int}
+_SAMPLING: dict[str, type] = {
+    "steps": int, "sampler": str, "temperature": float, "top_p": float, "grid": str, "correctors": int, "remask": float,
+}  # fmt: skip
+
+
+def _read(kind: type, value: str) -> Any:
+    try:
+        return kind(value)
+    except ValueError:
+        raise RequestError(f"expected {'a whole number' if kind is int else 'a number'}, found {value!r}") from None
+
+
+def _told(job: Job, sampling: Sampling) -> str:
+    found = {name: getattr(job, name) for name in _JOB} | {name: getattr(sampling, name) for name in _SAMPLING}
+    return ", ".join(f"{name} {value}" for name, value in found.items() if value is not None)

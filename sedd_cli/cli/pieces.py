@@ -1,0 +1,36 @@
+"""Tokens of a text that is still resolving, each as the piece of text that it stands for."""
+
+from __future__ import annotations
+
+from sedd_cli.runs.model import Model
+
+#: Tokens that one character may be spread over.
+_LONGEST = 4
+
+
+class Pieces:
+    """The pieces of rows of tokens; MASK, and whatever is no token, is None."""
+
+    def __init__(self, model: Model):
+        self.tokenizer, self.tokens = model.tokenizer, model.graph.tokens
+        self._known: dict[tuple[int, ...], str] = {}
+
+    def __call__(self, row: list[int]) -> list[str | None]:
+        """A piece for each of row [L]. A character of several tokens stands at its first, the others are empty."""
+        found: list[str | None] = [None if token >= self.tokens else self._read((token,)) for token in row]
+        for i, piece in enumerate(found):
+            if piece is None or "\ufffd" not in piece:
+                continue
+            for stop in range(i + 2, min(i + _LONGEST, len(row)) + 1):
+                if found[stop - 1] is None:
+                    break
+                whole = self._read(tuple(row[i:stop]))
+                if "\ufffd" not in whole:
+                    found[i:stop] = [whole, *[""] * (stop - i - 1)]
+                    break
+        return found
+
+    def _read(self, ids: tuple[int, ...]) -> str:
+        if ids not in self._known:
+            self._known[ids] = self.tokenizer.decode(ids) if self.tokenizer else f"{ids[0]} "
+        return self._known[ids]

@@ -1,0 +1,44 @@
+"""What `sample` and `infill` share: results on the screen, in a file, as it happens, and as a page."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sedd_cli.cli.view import View
+from sedd_cli.runs.events import Event
+
+if TYPE_CHECKING:
+    from sedd_cli.runs.model import Model
+
+
+def shown(
+    view: View, model: Model, events: Iterable[Event], title: str, out: Path | None, watch: bool, html: Path | None,
+    interrupted: str = "",
+) -> list[Event]:  # fmt: skip
+    """Draw the events of a job, and return its results.
+
+    out: each result is written there as it comes. watch: frames are drawn too, in a terminal. html: a page that replays
+    them is written there.
+    """
+    from sedd_cli.cli.recorder import Recorder
+    from sedd_cli.cli.watch import Watcher
+    from sedd_cli.runs.jobs import stored
+
+    if out is not None:
+        events = stored(events, out)
+    recorder = Recorder(model) if html is not None else None
+    if recorder is not None:
+        events = recorder.record(events)
+    if watch:
+        events = Watcher(view, model).watch(events)
+    kept = view.follow(events, interrupted)
+    if out is not None:
+        view.say(f"wrote {out}", "dim")
+    if recorder is not None:
+        from sedd_cli.cli.replay import write_page
+
+        write_page(html, recorder.replay(title))
+        view.say(f"wrote {html}", "dim")
+    return kept

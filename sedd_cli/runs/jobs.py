@@ -1,0 +1,171 @@
+"""Many templates from a file of JSON lines, and results that are kept as they come."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sedd_cli.errors import RequestError, WorkError
+from sedd_cli.recipe.build import build
+from sedd_cli.runs.events import Event, Finished, Note, Sampled, Warn
+from sedd_cli.runs.generate import as_json
+from sedd_cli.runs.infill import Job, infill, plan_job
+from sedd_cli.runs.model import Model
+from sedd_cli.runs.sampling import Sampling
+from sedd_cli.runs.sole import sole
+from sedd_cli.text.atomic import write_whole
+from sedd_cli.text.formats.records import parse_record
+from sedd_cli.text.template import between, parse_template
+from sedd_cli.text.tokenizers.base import digest
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a line may say: a template, or prefix, suffix or both; `id` comes back with the results."""
+
+    template: str | None = None
+    prefix: str = ""
+    suffix: str = ""
+    n: int | None = None
+    seed: int | None = None
+    length: int | None = None
+    candidates: int | None = None
+    id: str | None = None
+
+
+@dataclass(frozen=True)
+class Line:
+    """A line of the file: its job, or why it has none."""
+
+    number: int
+    job: Job | None = None
+    refusal: str = ""
+
+
+def read_jobs(
+    lines: Iterable[bytes], source: str, length: int, n: int = 1, seed: int = 0, candidates: int | None = None
+) -> list[Line]:
+    """A job a line, with n, seed and candidates where the line names none; a line that cannot be read says why.
+
+    length: of prefix, suffix and what is between them together, where the line names none.
+    """
+    found = []
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            asked = build(Asked, parse_record(source, number, line), "")
+            if (asked.template is None) == (asked.prefix + asked.suffix == ""):
+                raise RequestError("it takes either a template, or prefix, suffix or both")
+            template = between(asked.prefix, asked.suffix) if asked.template is None else parse_template(asked.template)
+            job = Job(
+                template,
+                n if asked.n is None else asked.n,
+                seed if asked.seed is None else asked.seed,
+                length if asked.length is None and asked.template is None else asked.length,
+                candidates if asked.candidates is None else asked.candidates,
+                facts={"id": asked.id},
+            )
+            found.append(Line(number, job))
+        except RequestError as error:
+            found.append(Line(number, refusal=str(error).removeprefix(f"line {number:,} of {source} ")))
+    if not found:
+        raise RequestError(f"{source} holds no jobs")
+    return found
+
+
+def fill_jobs(
+    model: Model, lines: list[Line], sampling: Sampling, every: bool, out: Path | None, resume: bool, watch: bool
+) -> Iterator[Event]:
+    """Fill every line that can be filled; results come as they finish, and go to `out`, one JSON object a line.
+
+    What `out` holds of the same jobs is not done again. A result depends on its own line and the sampling alone, not
+    on the others nor on their order. Finished tells which lines were refused; for each a Warn says why.
+    """
+    sampling.way(model)  # what no line could mend is refused before any
+    lock = nullcontext() if out is None else sole(out.with_name(f".{out.name}.lock"), f"another process writes {out}")
+    with lock:
+        kept = _kept(out) if out is not None and resume else []
+        if every:  # of all candidates of a filling, or none
+            whole = Counter((r["job"]["key"], r["index"]) for r in kept)
+            kept = [r for r in kept if whole[r["job"]["key"], r["index"]] == r["candidates"]]
+        there = {(r["job"]["key"], r["index"]) for r in kept}
+        jobs, asked, refused = [], 0, {line.number: line.refusal for line in lines if line.job is None}
+        for line, job, key in _keyed(model, lines, sampling, every):
+            try:
+                plan_job(model, job)
+            except RequestError as error:
+                refused[line] = str(error)
+                continue
+            facts, asked = {**job.facts, "line": line, "key": key}, asked + job.n
+            missing = [k for k in range(job.n) if (key, k) not in there]
+            jobs += [dataclasses.replace(job, n=1, first=k, facts=facts) for k in missing]
+        for number, reason in sorted(refused.items()):
+            yield Warn(f"line {number}: {reason}")
+        if len(jobs) < asked:
+            yield Note(f"{asked - len(jobs)} of {asked} fillings are there from before")
+        yield from _stored(infill(model, jobs, sampling, every, watch), out, kept)
+    refusals = [{"line": number, "reason": reason} for number, reason in sorted(refused.items())]
+    yield Finished({"lines": len(lines), "fillings": asked, "from_before": asked - len(jobs), "refused": refusals})
+
+
+def _keyed(model: Model, lines: list[Line], sampling: Sampling, every: bool) -> list[tuple[int, Job, str]]:
+    """The line and job of each that has one, and what its results depend on; equal jobs are told apart by counting."""
+    how = {k: v for k, v in dataclasses.asdict(sampling).items() if k != "batch"}
+    seen: Counter[str] = Counter()
+    found = []
+    for line in lines:
+        if job := line.job:
+            asked = [str(job.template), job.seed, job.length, job.candidates, every]
+            key = digest([model.fingerprint, model.precision, how, asked])[:16]
+            seen[key] += 1
+            found.append((line.number, job, key if seen[key] == 1 else f"{key}-{seen[key]}"))
+    return found
+
+
+def _kept(out: Path) -> list[dict[str, Any]]:
+    """The results that a file holds whole; RequestError if it holds anything else."""
+    if not out.is_file():
+        return []
+    records = []
+    for number, line in enumerate(out.read_bytes().splitlines(keepends=True), 1):
+        try:
+            record = json.loads(line)
+            record["job"]["key"], record["index"], record["candidates"]
+        except (ValueError, KeyError, TypeError):
+            if not line.endswith(b"\n"):
+                break  # cut short by a crash
+            raise RequestError(
+                f"{out} holds something else (line {number} is no result of --input): name another file with --out"
+            ) from None
+        records.append(record)
+    return records
+
+
+def _stored(events: Iterable[Event], out: Path | None, kept: list[dict[str, Any]]) -> Iterator[Event]:
+    if out is None:
+        yield from events
+        return
+    if kept or out.exists():
+        # without a last line that was cut short
+        write_whole(out, "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in kept))
+    yield from stored(events, out, "a")
+
+
+def stored(events: Iterable[Event], out: Path, mode: str = "w") -> Iterator[Event]:
+    """The events; each sample is written to `out` as it comes, one JSON object a line. WorkError where it cannot be."""
+    try:
+        with out.open(mode, encoding="utf-8") as file:
+            for event in events:
+                if isinstance(event, Sampled):
+                    file.write(json.dumps(as_json(event), ensure_ascii=False) + "\n")
+                    file.flush()
+                yield event
+    except OSError as error:
+        raise WorkError(f"cannot write {out}: {error.strerror}; what is finished is in it") from None
