@@ -25,7 +25,9 @@ def infill(
     template: Annotated[
         str | None,
         typer.Option(
-            "--template", "-t", help=r"Text with gaps: [MASK:8], [MASK:5-20], [MASK]; a bracket is \[ or \].\ "
+            "--template",
+            "-t",
+            help="Text with gaps: [MASK:8], [MASK:5-20], [MASK]. A bracket of its own takes a backslash.",
         ),
     ] = None,
     prefix: Annotated[str, typer.Option(help="Instead: text before a single gap.")] = "",

@@ -16,10 +16,10 @@ if TYPE_CHECKING:
     from sedd_cli.runs.model import Model
     from sedd_cli.runs.sampling import Sampling
 
-_HELP = r"""A line is a template: text with gaps such as [MASK:8], [MASK:5-20] or [MASK]; \[ and \] are brackets.
-  an empty line    fill the last template again, with the next seed
-  :seed 7          any other line that begins with a colon sets what follows: seed, n, steps, candidates, length,
-  :temperature .8  temperature, top_p, grid, correctors, remask, sampler; without a value back to the default
+_HELP = r"""A line is a template: text with gaps such as [MASK:8], [MASK:5-20], [MASK].
+  Enter            the same line, or none: fill the last template with the next seed
+  :seed 7          set seed, n, steps, candidates, length, temperature, top_p,
+                   grid, correctors, remask or sampler; without a value: default
   :show            what is set
   :quit            leave (or Ctrl-D)"""
 
@@ -29,8 +29,8 @@ def prompt_loop(view: View, model: Model, job: Job, sampling: Sampling, every: b
     from sedd_cli.runs.infill import infill
 
     view.say(_HELP, "dim")
-    last: str | None = None
-    while (line := _ask(last)) is not None:
+    typed = filled = ""
+    while (line := _ask(typed)) is not None:
         try:
             if line.startswith(":"):
                 if line in (":q", ":quit", ":exit"):
@@ -38,28 +38,26 @@ def prompt_loop(view: View, model: Model, job: Job, sampling: Sampling, every: b
                 job, sampling = _set(line[1:].split(), job, sampling)
                 view.say(_told(job, sampling), "dim")
                 continue
-            if line:
-                last, seed = line, job.seed
-            elif last is None:
+            typed = line or filled
+            if not typed:
                 view.say(_HELP, "dim")
                 continue
-            else:
-                seed = job.seed + 1
-            asked = dataclasses.replace(job, template=parse_template(last), seed=seed)
+            seed = job.seed + (typed == filled)
+            asked = dataclasses.replace(job, template=parse_template(typed), seed=seed)
             shown(view, model, infill(model, [asked], sampling, every, watch=True), "", None, True, None)
-            job = asked
+            job, filled = asked, typed
         except RequestError as error:
             view.say(f"{error}", "yellow")
         except KeyboardInterrupt:
             view.say("stopped", "yellow")
 
 
-def _ask(last: str | None) -> str | None:
-    """A line, edited from the last one where the terminal can; None at the end of the input or at Ctrl-C."""
+def _ask(typed: str) -> str | None:
+    """A line, edited from what was typed where the terminal can; None at the end of the input or at Ctrl-C."""
     with suppress(ImportError):
         import readline
 
-        readline.set_startup_hook(lambda: readline.insert_text(last) if last else None)
+        readline.set_startup_hook(lambda: readline.insert_text(typed))
     try:
         return input("template> ").strip("\r\n")
     except (EOFError, KeyboardInterrupt):

@@ -59,7 +59,7 @@ class Recorder:
             self._running = [self._begun(seen) for seen in frame.sequences]
             self._ended += self._running
         for track, seen in zip(self._running, frame.sequences, strict=True):
-            pieces = self._pieces(seen.x)
+            pieces = track.now if track.evaluations and seen.x == track.seen.x else self._pieces(seen.x)
             step = len(track.evaluations) + 1
             track.changes += [
                 (step, i, new) for i, (old, new) in enumerate(zip(track.now, pieces, strict=True)) if old != new

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Iterator
 
 from rich.console import Group
@@ -14,6 +15,8 @@ from sedd_cli.runs.model import Model
 
 #: What stands for a token that is not there yet.
 UNRESOLVED = "░"
+#: Seconds for which a new token is highlighted, and between two drawings.
+FRESH, EVERY = 0.4, 0.04
 #: Lines around the text: the bar, the figures, an empty one.
 AROUND = 4
 
@@ -24,12 +27,19 @@ class Watcher:
     def __init__(self, view: View, model: Model):
         self._view, self._pieces = view, Pieces(model)
         self._before: dict[int, list[int]] = {}
+        #: When a position of a sequence has changed, and when a frame was drawn.
+        self._changed: dict[tuple[int, int], float] = {}
+        self._drawn = 0.0
 
     def watch(self, events: Iterable[Event]) -> Iterator[Event]:
         """The events, frames drawn."""
         for event in events:
             if isinstance(event, Frame):
-                self._view.picture(self._frame(event))
+                self._note(event)
+                # more often than it is seen, drawing would only cost time
+                if event.step == event.steps or time.monotonic() - self._drawn > EVERY:
+                    self._view.picture(self._frame(event))
+                    self._drawn = time.monotonic()
             yield event
         self._view.picture("")
 
@@ -37,7 +47,7 @@ class Watcher:
         console = self._view.console
         room, shown = max(3, console.height - AROUND), []
         for place, seen in enumerate(frame.sequences):
-            text, newest = self._text(place, seen, frame.step)
+            text, newest = self._text(place, seen, frame.seconds)
             lines = text.wrap(console, console.width, no_wrap=False)
             if shown and len(lines) + 1 > room:
                 break
@@ -48,19 +58,30 @@ class Watcher:
             room -= len(lines) + 1
             if room < 1:
                 break
-        self._before = {place: seen.x for place, seen in enumerate(frame.sequences)}
         return Group(*shown, self._figures(frame))
 
-    def _text(self, place: int, seen: Seen, step: int) -> tuple[Text, int]:
+    def _note(self, frame: Frame) -> None:
+        """Remember when each position changed."""
+        if frame.step <= 1:
+            self._before, self._changed = {}, {}
+        for place, seen in enumerate(frame.sequences):
+            before = self._before.get(place)
+            if before != seen.x:
+                changed = [i for i, token in enumerate(seen.x) if before is None or before[i] != token]
+                self._changed |= {(place, i): frame.seconds for i in changed}
+                self._before[place] = seen.x
+
+    def _text(self, place: int, seen: Seen, now: float) -> tuple[Text, int]:
         """The text of a sequence, and the character at which it has changed last."""
-        before, text, newest = self._before.get(place) if step > 1 else None, Text(), 0
+        text, newest, when = Text(), 0, 0.0
         for i, piece in enumerate(self._pieces(seen.x)):
             if piece is None:
                 text.append(UNRESOLVED, "dim")
             elif seen.asked[i] is not None:
                 text.append(piece, "cyan")
-            elif before is None or before[i] != seen.x[i]:
-                newest = len(text)
+            elif now - self._changed[place, i] < FRESH:
+                if self._changed[place, i] >= when:
+                    newest, when = len(text), self._changed[place, i]
                 text.append(piece, "bold black on green")
             else:
                 text.append(piece)
@@ -73,7 +94,7 @@ class Watcher:
         rate = there / max(frame.seconds, 1e-9)
         parts = [f"step {frame.step:,} of {frame.steps:,}", f"{spent:,} evaluations"]
         parts += [f"{there:,} of {sum(map(len, free)):,} tokens", f"{rate:,.0f} tokens/s"]
-        return Text(" · ".join(parts), "dim")
+        return Text(" · ".join(parts), "dim", no_wrap=True, overflow="ellipsis")
 
 
 def _line_of(lines: Iterable[Text], character: int) -> int:

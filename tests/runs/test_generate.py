@@ -1,4 +1,4 @@
-"""Sampling and infilling through the model object."""
+"""Sampling through the model object: numbers and seeds, prompts, blocks."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ import pytest
 
 from sedd_cli import load_model
 from sedd_cli.errors import RequestError
-from sedd_cli.runs.events import Sampled
-from sedd_cli.runs.generate import GenerateOptions, generate_all
+from sedd_cli.runs.events import Frame, Sampled
+from sedd_cli.runs.generate import GenerateOptions, generate, generate_all
+from sedd_cli.runs.sampling import Sampling
 
 
 @pytest.fixture(scope="module")
@@ -27,10 +28,19 @@ def test_prompts_survive_byte_for_byte_at_both_ends(model):
 def test_a_sample_depends_on_seed_and_number_alone(model):
     five = [s.tokens for s in model.sample(5, seed=3)]
     assert [s.tokens for s in generate_all(model, GenerateOptions(n=2, seed=3, first=3))] == five[3:]
+    assert [s.tokens for s in model.sample(5, seed=3, batch=2)] == five
     assert model.sample(1, seed=4)[0].tokens != five[0]
 
 
-def test_fewer_steps_cost_less_and_evaluations_are_at_most_steps_plus_one(model):
+@pytest.mark.parametrize("seed", [0, 7, 2**63, 2**64 - 1])
+def test_all_64_bits_of_a_seed_count(model, seed):
+    (one,) = model.sample(1, seed=seed)
+    assert one.seed == seed
+    assert one.tokens != model.sample(1, seed=seed ^ 2**63)[0].tokens
+    assert one.tokens == model.sample(1, seed=seed)[0].tokens
+
+
+def test_evaluations_are_at_most_steps_plus_one(model):
     assert 1 <= model.sample(1, steps=7)[0].nfe <= 8
     assert 1 <= model.sample(1)[0].nfe <= 5  # the recipe's sampler has four steps
     # two tokens fall in at most two of a thousand steps, and nothing else costs an evaluation
@@ -44,16 +54,80 @@ def test_a_sample_holds_real_tokens_only(model):
         assert all(0 <= token < model.graph.tokens for token in sample.tokens)
 
 
+def test_short_samples_cost_short_evaluations(model, monkeypatch):
+    lengths = []
+    real = type(model.net).hidden
+    monkeypatch.setattr(
+        type(model.net), "hidden", lambda net, x, sigma: lengths.append(x.shape[1]) or real(net, x, sigma)
+    )
+    model.sample(2, length=5)
+    assert set(lengths) == {5}
+
+
+def test_each_prompt_has_n_samples_that_begin_with_it(model):
+    prompts = ("the cat", "a dog ran", "list")
+    found = model.sample(3, prompts=prompts, length=16)
+    assert [s.index for s in found] == [0, 1, 2] * 3
+    for i, sample in enumerate(found):
+        assert sample.text.startswith(prompts[i // 3])
+        assert sample.given == [(0, len(prompts[i // 3]))]
+        assert len(sample.tokens) == 16
+    assert [s.text for s in model.sample(3, prompts=prompts[1:2], length=16)] == [s.text for s in found[3:6]]
+
+
+@pytest.mark.parametrize(
+    ("length", "block", "stride"), [(60, 24, 12), (61, 20, 7), (25, None, None), (100, 24, 23), (30, 10, 1)]
+)
+def test_blocks_join_without_loss(model, length, block, stride):
+    """Each block is given the tail of what is there, as it is, and adds the rest; no token is lost or drawn twice."""
+    options = GenerateOptions(2, length, block=block, stride=stride, seed=1, prompts=("the cat",))
+    block, stride = block or 24, stride or 12
+    events = list(generate(model, options, watch=True))
+    found = [e for e in events if isinstance(e, Sampled)]
+    for sample in found:
+        assert len(sample.tokens) == length
+        assert sample.text == model.tokenizer.decode(sample.tokens)
+        assert sample.text.startswith("the cat")
+        last = {}
+        for seen in (s for f in events if isinstance(f, Frame) for s in f.sequences if s.number == sample.index):
+            last[seen.offset] = seen
+        covered = 0
+        for offset, seen in sorted(last.items()):
+            tail = [token for token in seen.asked if token is not None]
+            if offset:
+                assert len(seen.x) == block
+                assert sample.tokens[offset:covered] == tail  # what it saw is what is there
+                assert len(tail) == block - min(stride, length - covered)
+            assert sample.tokens[offset : offset + len(seen.x)] == seen.x  # and what it added stays
+            covered = offset + len(seen.x)
+        assert covered == length
+    one = generate_all(
+        model,
+        GenerateOptions(1, length, first=1, block=options.block, stride=options.stride, seed=1, prompts=("the cat",)),
+    )
+    assert one[0].tokens == found[1].tokens
+
+
+def test_a_sample_beyond_the_length_begins_as_its_first_block(model):
+    (short,), (long,) = model.sample(1, length=24, seed=5), model.sample(1, length=40, block=24, stride=8, seed=5)
+    assert long.tokens[:24] == short.tokens
+    assert long.nfe > short.nfe
+
+
 @pytest.mark.parametrize(
     ("options", "word"),
     [
-        ({"length": 25}, "the model's 24"),
-        ({"length": 0}, "between 1"),
-        ({"prefix": "the cat sat on the mat for long"}, "nothing is left to fill"),
-        ({"prefix": "the cat", "length": 7}, "nothing is left to fill"),
-        ({"prefix": "Ω and the cat"}, "'Ω'"),
-        ({"sampler": "ddim"}, "euler, first_hitting, tweedie"),
-        ({"steps": 0}, "at least 1"),
+        ({"length": 0}, "length must be at least 1"),
+        ({"block": 25, "length": 40}, "the model's 24"),
+        ({"block": 0}, "block must be at least 1"),
+        ({"length": 40, "stride": 24}, "between 1 and 23"),
+        ({"length": 40, "stride": 0}, "between 1 and 23"),
+        ({"length": 20, "stride": 5}, "stride 5 means nothing"),
+        ({"length": 20, "block": 24}, "block 24 means nothing"),
+        ({"prompts": ("the cat sat on the mat for long",)}, "nothing is left to fill"),
+        ({"prompts": ("the cat",), "length": 7}, "nothing is left to fill"),
+        ({"prompts": ("Ω and the cat",)}, "'Ω'"),
+        ({"sampling": Sampling(sampler="ddim")}, "euler, first_hitting, remdm, tweedie"),
         ({"n": 0}, "at least 1"),
     ],
 )

@@ -1,0 +1,324 @@
+"""`sedd infill` and `sedd sample` as they are typed: ways to ask, what is shown, pages, the prompt loop."""
+
+from __future__ import annotations
+
+import builtins
+import io
+import json
+import re
+from html.parser import HTMLParser
+
+import pytest
+from rich.console import Console
+
+from sedd_cli import load_model
+from sedd_cli.cli.interactive import prompt_loop
+from sedd_cli.cli.pieces import Pieces
+from sedd_cli.cli.recorder import Recorder
+from sedd_cli.cli.view import View
+from sedd_cli.cli.watch import UNRESOLVED, Watcher
+from sedd_cli.runs.events import Frame, Seen
+from sedd_cli.runs.generate import GenerateOptions, generate
+from sedd_cli.runs.infill import Job, infill
+from sedd_cli.runs.sampling import Sampling
+from sedd_cli.text.template import parse_template
+from sedd_cli.text.tokenizers import load_tokenizer
+
+
+@pytest.fixture(scope="module")
+def model(tiny_run):
+    return load_model(tiny_run, device="cpu")
+
+
+def document(done):
+    assert done.code == 0, done.err
+    return json.loads(done.out)
+
+
+# ------------------------------------------------------------------------------------------------ ways to ask
+
+
+def test_a_template_is_filled_and_levers_are_named(sedd, tiny_run):
+    words = ["infill", "--model", tiny_run, "-t", "the [MASK:3] sat", "--seed", 2]
+    (plain,) = document(sedd(*words, "--json"))["samples"]
+    assert re.fullmatch(r"the .{3} sat", plain["text"], re.DOTALL)
+    assert plain["levers"] == {}
+    assert sedd(*words, "--quiet").out == plain["text"] + "\n"
+    changed = [
+        *words,
+        "--temperature",
+        "0.5",
+        "--top-p",
+        "0.9",
+        "--remask",
+        "0.1",
+        "--grid",
+        "cosine",
+        "--correctors",
+        1,
+    ]
+    (one,) = document(sedd(*changed, "--normalized", "--json"))["samples"]
+    assert one["levers"] == {
+        "temperature": 0.5, "top_p": 0.9, "eta": 0.1, "grid": "cosine", "correctors": 1, "normalized": True,
+    }  # fmt: skip
+    shown = sedd(*changed).out
+    assert all(
+        word in shown for word in ("remdm", "temperature 0.5", "top-p 0.9", "grid cosine", "correctors 1", "eta 0.1")
+    )
+    assert "draws float32-gumbel" in sedd(*words, "--legacy-float32-gumbel").out
+
+
+def test_all_candidates_are_shown_best_first(sedd, tiny_run):
+    words = ["infill", "--model", tiny_run, "-t", "the [MASK:2-4] sat", "--candidates", 3]
+    found = document(sedd(*words, "--all", "--json"))["samples"]
+    assert [s["candidate"] for s in found] == [0, 1, 2]
+    assert [s["bound"] for s in found] == sorted(s["bound"] for s in found)
+    assert sorted(s["lengths"] for s in found) == [[2], [3], [4]]
+    (best,) = document(sedd(*words, "--json"))["samples"]
+    assert best == {**found[0], "seconds": best["seconds"]}
+    assert "best of 3" in sedd(*words).out
+    assert "candidate 3 of 3" in sedd(*words, "--all").out
+
+
+def test_jobs_come_from_a_file_or_standard_input(sedd, tiny_run, tmp_path, monkeypatch):
+    lines = '{"template": "the [MASK:3] sat", "n": 2}\nnonsense\n{"prefix": "a dog", "length": 12}\n'
+    (tmp_path / "jobs.jsonl").write_text(lines)
+    words = ["infill", "--model", tiny_run, "--out", tmp_path / "r.jsonl", "--input"]
+    done = sedd(*words, tmp_path / "jobs.jsonl")
+    assert done.code == 2
+    assert "1 of 3 lines were refused (the others are done): 2" in done.err
+    assert "line 2: is not JSON" in done.err
+    kept = [json.loads(line) for line in (tmp_path / "r.jsonl").read_text().splitlines()]
+    assert sorted((r["job"]["line"], r["index"]) for r in kept) == [(1, 0), (1, 1), (3, 0)]
+    assert "line 3, infill 0" in done.out
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(lines.replace("nonsense\n", "").encode())))
+    again = sedd(*words, "-", "--json")
+    assert json.loads(again.out)["from_before"] == 3
+    assert len((tmp_path / "r.jsonl").read_text().splitlines()) == 3
+
+
+def test_prompts_come_from_options_files_and_standard_input(sedd, tiny_run, tmp_path, monkeypatch):
+    (tmp_path / "p.txt").write_text("a dog\r\n\nthe list\n")
+    words = ["sample", "--model", tiny_run, "--length", 14, "--json"]
+    found = document(sedd(*words, "--prompt", "the cat", "--prompts", tmp_path / "p.txt", "-n", 2))["samples"]
+    assert [s["text"][: s["given"][0][1]] for s in found] == ["the cat"] * 2 + ["a dog"] * 2 + ["the list"] * 2
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"a dog\n")))
+    (one,) = document(sedd(*words, "--prompts", "-"))["samples"]
+    assert one["text"] == found[2]["text"]
+
+
+def test_long_samples_are_drawn_in_blocks(sedd, tiny_run):
+    words = ["sample", "--model", tiny_run, "--length", 60, "--block", 20, "--stride", 8]
+    (one,) = document(sedd(*words, "--json"))["samples"]
+    assert len(one["tokens"]) == 60
+    assert "60 tokens in blocks of 20, each of which sees 12 before it and adds 8" in sedd(*words).err
+
+
+def test_results_are_written_as_they_come(tiny_run, model, tmp_path):
+    from sedd_cli.runs.jobs import stored
+
+    out = tmp_path / "s.jsonl"
+    running = stored(generate(model, GenerateOptions(n=3, sampling=Sampling(batch=1))), out)
+    seen = 0
+    for event in running:
+        if type(event).__name__ == "Sampled":
+            seen += 1
+            assert len(out.read_text().splitlines()) == seen
+    (record, *_) = (json.loads(line) for line in out.read_text().splitlines())
+    assert {"text", "tokens", "seed", "nfe", "seconds", "sampler", "steps", "draws", "levers"} <= record.keys()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "name one of --template"),
+        (["--template", "[MASK]", "--prefix", "a"], "found --template and --prefix and --suffix"),
+        (["--template", "no gap"], "no gap to fill"),
+        (["--template", "a [MASK:3"], "unbalanced '['"),
+        (["--template", "[MASK:0]"], "one token or more"),
+        (["--template", "[MASK:99]"], "longer than the model's 24"),
+        (["--template", "Ω [MASK]"], "'Ω'"),
+        (["--template", "[MASK:3]", "--length", "9"], "no gap of the template is open"),
+        (["--template", "[MASK]", "--no-resume"], "--resume means nothing with --template"),
+        (["--template", "[MASK]", "--all", "--candidates", "1"], "leaves nothing to show"),
+        (["--template", "[MASK]", "--out", "/no/such/folder/f"], "does not exist"),
+        (["--template", "[MASK]", "--html", "/no/such/folder/f"], "does not exist"),
+        (["--input", "/no/such/file"], "cannot read /no/such/file"),
+        (["--input", "{jobs}", "--length", "9"], "--length means nothing with --input"),
+        (["--interactive", "--out", "r.jsonl"], "--out means nothing with --interactive"),
+    ],
+)
+def test_a_wrong_request_gets_one_clear_line(sedd, tiny_run, tmp_path, words, message):
+    (tmp_path / "jobs.jsonl").write_text('{"template": "[MASK]"}\n')
+    done = sedd("infill", "--model", tiny_run, *(w.format(jobs=tmp_path / "jobs.jsonl") for w in words))
+    assert done.code == 2
+    assert message in done.err
+    assert sum(line.startswith("error:") for line in done.err.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("content", "message"), [(b"\n \n", "holds no prompt"), (b"\xff\n", "is not UTF-8"), (None, "cannot read")]
+)
+def test_prompts_that_cannot_be_read_are_refused(sedd, tiny_run, tmp_path, content, message):
+    if content is not None:
+        (tmp_path / "p.txt").write_bytes(content)
+    done = sedd("sample", "--model", tiny_run, "--prompts", tmp_path / "p.txt")
+    assert (done.code, message in done.err) == (2, True), done.err
+
+
+# ------------------------------------------------------------------------------------------------ as it happens
+
+
+def terminal(width: int = 80, height: int = 24) -> tuple[View, io.StringIO]:
+    """A view on a terminal of that size, and what is drawn on it."""
+    view, drawn = View(), io.StringIO()
+    view.console = view.aside = Console(file=drawn, force_terminal=True, width=width, height=height, highlight=False)
+    return view, drawn
+
+
+@pytest.mark.parametrize(("width", "height"), [(80, 24), (40, 10), (200, 60)])
+def test_a_watched_text_fits_the_terminal(model, width, height):
+    view, _ = terminal(width, height)
+    watcher, heights = Watcher(view, model), []
+    real = watcher._frame
+    for event in generate(model, GenerateOptions(6, 100, block=24, stride=12), watch=True):
+        if isinstance(event, Frame):
+            watcher._note(event)
+            lines = view.console.render_lines(real(event))
+            heights.append(len(lines))
+            assert all(sum(segment.cell_length for segment in line) <= width for line in lines)
+    assert heights
+    assert max(heights) <= height - 2
+
+
+def test_what_is_watched_is_given_unresolved_or_new(model):
+    view, _ = terminal()
+    watcher = Watcher(view, model)
+    a, b, c = model.tokenizer.encode("abc"[:1] + "cd")
+    mask = model.graph.mask
+    for step, x in enumerate([[a, mask, mask], [a, b, mask], [a, b, c]], 1):
+        frame = Frame(step, 3, float(step), [Seen(0, 0, (a, None, None), x, step)])
+        watcher._note(frame)
+        text, _ = watcher._text(0, frame.sequences[0], frame.seconds)
+        styles = [str(text.spans[i].style) for i in range(len(text.spans))]
+        assert styles[0] == "cyan"
+        assert text.plain.count(UNRESOLVED) == x.count(mask)
+        assert styles.count("bold black on green") == (0 if step == 1 else 1)
+    figures = watcher._figures(frame).plain
+    assert figures == "step 3 of 3 · 3 evaluations · 2 of 2 tokens · 1 tokens/s"
+
+
+def test_watching_draws_frames_in_a_terminal_and_changes_nothing(model):
+    job = Job(parse_template("the [MASK:9] sat"), n=2)
+    plain = list(infill(model, [job], Sampling()))
+    view, drawn = terminal()
+    watched = view.follow(Watcher(view, model).watch(infill(model, [job], Sampling(), watch=True)))
+    assert [e.tokens for e in watched] == [e.tokens for e in plain if hasattr(e, "tokens")]
+    assert UNRESOLVED in drawn.getvalue()
+    assert "step 1 of 5" in drawn.getvalue()
+
+
+def test_watching_without_a_terminal_is_nothing(sedd, tiny_run):
+    words = ["infill", "--model", tiny_run, "-t", "the [MASK:3] sat", "--quiet"]
+    assert sedd(*words, "--watch").out == sedd(*words).out
+
+
+def test_pieces_are_the_text_even_where_tokens_share_a_character(model):
+    tokenizer = load_tokenizer("byte")
+    made = type("M", (), {"tokenizer": tokenizer, "graph": type("G", (), {"tokens": 257})})
+    row = tokenizer.encode("aü🙂b")
+    assert "".join(Pieces(made)(row)) == "aü🙂b"
+    assert Pieces(made)(row)[:4] == ["a", "ü", "", "🙂"]
+    row[2] = 257  # half of a character is still missing
+    assert Pieces(made)(row)[:4] == ["a", "\ufffd", None, "🙂"]
+
+
+# --------------------------------------------------------------------------------------------------- as a page
+
+
+def replayed(recorder, sample) -> str:
+    """The text that the page's own record leads to, and that every given position was there from the start."""
+    strand = recorder._strand(sample)
+    row = list(strand.start)
+    for step, i, piece in strand.changes:
+        assert i not in strand.given
+        assert 1 <= step <= len(strand.evaluations)
+        row[i] = piece
+    assert len(strand.seconds) == len(strand.evaluations)
+    assert strand.evaluations == sorted(strand.evaluations)
+    assert strand.evaluations[-1] == sample.nfe
+    return "".join(row)
+
+
+def test_a_page_replays_what_was_drawn(model):
+    recorder = Recorder(model)
+    job = Job(parse_template("the [MASK:9] sat"), n=3)
+    for event in recorder.record(infill(model, [job], Sampling(steps=9, remask=0.3), watch=True)):
+        if hasattr(event, "tokens"):
+            assert replayed(recorder, event) == event.text
+    replay = recorder.replay("sedd infill")
+    assert len(replay.strands) == 3
+    assert replay.facts["sampler"] == "remdm"
+    assert replay.facts["eta"] == "0.3"
+
+
+def test_a_page_replays_blocks_one_behind_the_other(model):
+    recorder = Recorder(model)
+    options = GenerateOptions(2, 50, block=20, stride=8, prompts=("the cat",))
+    for event in recorder.record(generate(model, options, watch=True)):
+        if hasattr(event, "tokens"):
+            assert replayed(recorder, event) == event.text
+
+
+def test_the_command_writes_a_page(sedd, tiny_run, tmp_path):
+    done = sedd("infill", "--model", tiny_run, "-t", "the [MASK:3] sat", "--html", tmp_path / "p.html", "--json")
+    (sample,) = document(done)["samples"]
+
+    class Texts(HTMLParser):
+        found = ""
+
+        def handle_data(self, data):
+            self.found += data
+
+    page = Texts()
+    page.feed((tmp_path / "p.html").read_text(encoding="utf-8"))
+    assert sample["text"] in page.found
+    assert str(tiny_run) in page.found
+
+
+# --------------------------------------------------------------------------------------------- the prompt loop
+
+
+def loop(model, monkeypatch, *lines) -> str:
+    """What a session of these lines prints."""
+    given = iter(lines)
+
+    def ask(prompt=""):
+        try:
+            return next(given)
+        except StopIteration:
+            raise EOFError from None
+
+    monkeypatch.setattr(builtins, "input", ask)
+    view, drawn = terminal()
+    prompt_loop(view, model, Job(parse_template("[MASK]")), Sampling(), every=False)
+    return re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", drawn.getvalue())
+
+
+def test_the_loop_fills_sets_and_survives_mistakes(model, monkeypatch):
+    lines = ["the [MASK:3] sat", ":temperature 0.5", "the [MASK:3] sat", "no gap", ":bogus 1", ":n x", ":steps 0", ""]
+    seen = loop(model, monkeypatch, *lines, "a [MASK:2]", ":temperature", ":show")
+    for seed, temperature in ((0, None), (1, 0.5)):
+        (one,) = model.infill("the [MASK:3] sat", seed=seed, temperature=temperature)
+        assert one.text in seen
+    assert "temperature 0.5" in seen
+    assert "no gap to fill" in seen
+    assert "cannot set 'bogus'" in seen
+    assert "expected a whole number, found 'x'" in seen
+    assert "steps must be at least 1" in seen
+    assert seen.rstrip().splitlines()[-1].startswith("seed")
+    assert "temperature" not in seen.rstrip().splitlines()[-1]
+
+
+def test_the_loop_ends_when_asked(model, monkeypatch):
+    assert "infill" not in loop(model, monkeypatch, ":quit", "the [MASK:3]")
