@@ -18,9 +18,6 @@ from sedd_cli.runs.memory import free_memory
 from sedd_cli.runs.model import Model
 from sedd_cli.runs.sampling import Way
 
-#: Tokens denoised together at most: beyond this a device gains nothing.
-TOKENS_AT_ONCE = {"cpu": 8192, "cuda": 2**18}
-
 
 @dataclass(frozen=True)
 class Row:
@@ -52,30 +49,52 @@ def derived(seed: int, *words: object) -> int:
 
 def denoise(model: Model, way: Way, rows: Sequence[Row], noun: str = "samples", watch: bool = False) -> Iterator[Event]:
     """Yield Progress (and Frames, to be watched) on the way, and Done for every row, the short ones first."""
-    order = sorted(range(len(rows)), key=lambda place: len(rows[place].tokens))
-    limit, at = len(rows), 0
-    while at < len(order):
-        length = len(rows[order[at]].tokens)
-        size = min(limit, way.batch or batch_for(model, length))
-        places = [place for place in order[at : at + size] if len(rows[place].tokens) == length]
-        try:
-            for event in _denoise(model, way, rows, places, watch):
-                yield _of_all(event, noun, at, len(places), len(rows)) if isinstance(event, Progress) else event
-        except (RuntimeError, MemoryError) as error:
-            if len(places) == 1 or not out_of_memory(error):
-                raise
-            limit = len(places) // 2
-            yield Warn(f"not enough memory for {len(places)} sequences at once: going on with {limit}")
-            continue
-        at += len(places)
+    return Work(model, way, len(rows), noun, watch).denoise(rows)
 
 
-def _of_all(now: Progress, noun: str, before: int, batch: int, rows: int) -> Progress:
-    """Progress of a batch as that of all rows; where all are in one batch, by its steps."""
-    if batch == rows:
-        return dataclasses.replace(now, task=noun)
-    done = before + (batch if now.done == now.total else 0)
-    return Progress(noun, done, rows, noun, {"step": f"{now.done:,} of {now.total:,}", **now.figures})
+@dataclass
+class Work:
+    """Rows that are denoised one portion after another: how far it is, and how many at once there is memory for."""
+
+    model: Model
+    way: Way
+    total: int
+    noun: str
+    watch: bool = False
+    done: int = 0
+    limit: int | None = None
+    in_one: bool = False
+    warned: bool = False
+
+    def denoise(self, rows: Sequence[Row]) -> Iterator[Event]:
+        """Done for every row of a portion, the short ones first, and what there is to be seen on the way."""
+        order = sorted(range(len(rows)), key=lambda place: len(rows[place].tokens))
+        while order:
+            length = len(rows[order[0]].tokens)
+            size = min(self.limit or len(order), self.way.batch or batch_for(self.model, length))
+            places = [place for place in order[:size] if len(rows[place].tokens) == length]
+            try:
+                for event in _denoise(self.model, self.way, rows, places, self.watch):
+                    if isinstance(event, Warn):
+                        if self.warned:
+                            continue  # once is enough
+                        self.warned = True
+                    yield self._of_all(event, len(places)) if isinstance(event, Progress) else event
+            except (RuntimeError, MemoryError) as error:
+                if len(places) == 1 or not out_of_memory(error):
+                    raise
+                self.limit = len(places) // 2
+                yield Warn(f"not enough memory for {len(places)} sequences at once: going on with {self.limit}")
+                continue
+            order = order[len(places) :]
+
+    def _of_all(self, now: Progress, batch: int) -> Progress:
+        """Progress of a batch as that of all rows; where all are in one batch, by its steps."""
+        if batch == self.total:
+            self.in_one = True
+            return dataclasses.replace(now, task=self.noun)
+        figures = {"step": f"{now.done:,} of {now.total:,}", **now.figures}
+        return Progress(self.noun, min(self.done, self.total - 1), self.total, self.noun, figures)
 
 
 def batch_for(model: Model, length: int) -> int:
@@ -86,7 +105,12 @@ def batch_for(model: Model, length: int) -> int:
     if model.net.kernel(length) == "plain":
         held += 8 * config.n_heads * length**2
     fits = int(free_memory(device) // 2 // held)
-    return max(1, min(fits, TOKENS_AT_ONCE["cuda" if device.type == "cuda" else "cpu"] // length))
+    return max(1, min(fits, tokens_at_once(device) // length))
+
+
+def tokens_at_once(device: torch.device) -> int:
+    """Tokens denoised together at most: beyond this a device gains nothing."""
+    return 2**18 if device.type == "cuda" else 8192
 
 
 def _denoise(model: Model, way: Way, rows: Sequence[Row], places: list[int], watch: bool) -> Iterator[Event]:
@@ -106,7 +130,7 @@ def _denoise(model: Model, way: Way, rows: Sequence[Row], places: list[int], wat
             yield Progress("", now.step, now.steps, "steps", {"evaluations": f"{int(now.evaluations.max()):,}"})
     if now.fallbacks:
         yield Warn(
-            f"scores far from normalised, so that in {now.fallbacks} steps every position was looked at; "
+            f"scores far from normalised, so that in {now.fallbacks} of {now.steps} steps every position was looked at; "
             "--no-thinning looks everywhere from the start"
         )
     if not bool((now.x == given(now.x)).all() and (now.x < model.graph.tokens).all()):

@@ -13,9 +13,9 @@ import torch
 
 from sedd_cli.core.random import BOUND, TIME, Stream
 from sedd_cli.errors import RequestError
-from sedd_cli.runs.denoise import Done, Row, denoise, derived
+from sedd_cli.runs.denoise import Done, Row, Work, derived, tokens_at_once
 from sedd_cli.runs.estimate import LEAST_REPLICATES, Drawing, draw_bounds
-from sedd_cli.runs.events import Event, Filled, Warn
+from sedd_cli.runs.events import Event, Filled, Progress, Warn
 from sedd_cli.runs.layout import Layout, Reading, lay_out
 from sedd_cli.runs.model import Model
 from sedd_cli.runs.sampling import Sampling, Way
@@ -135,16 +135,36 @@ def infill(
     for text in dict.fromkeys(text for plan in plans for text in plan.warnings):
         yield Warn(text)
     tries = [
-        _Try(plan, k, candidate)
+        [_Try(plan, k, candidate) for candidate in range(len(plan.layouts))]
         for plan in plans
         for k in range(plan.job.first, plan.job.first + plan.job.n)
-        for candidate in range(len(plan.layouts))
     ]
+    work = Work(model, way, sum(map(len, tries)), noun, watch)
+    for portion in _portions(tries, tokens_at_once(model.device)):
+        yield from _draw(work, portion, every)
+    if not work.in_one:
+        yield Progress(noun, work.total, work.total, noun)
+
+
+def _portions(tries: list[list[_Try]], tokens: int) -> Iterator[list[_Try]]:
+    """The candidates of fillings after fillings, about so many tokens at a time, so that results come on the way."""
+    portion, held = [], 0
+    for same in tries:
+        portion += same
+        held += sum(len(one.layout(0).tokens) for one in same)
+        if held >= tokens:
+            yield portion
+            portion, held = [], 0
+    if portion:
+        yield portion
+
+
+def _draw(work: Work, tries: list[_Try], every: bool) -> Iterator[Event]:
+    """Draw candidates until each begins its gaps as it has to; Filled as soon as those of a filling are complete."""
     found: dict[tuple[int, int], list[_Try]] = {}
     for attempt in range(ATTEMPTS + 1):
         again = []
-        rows = [one.row(attempt) for one in tries]
-        for event in denoise(model, way, rows, noun if attempt == 0 else f"{noun} drawn again", watch):
+        for event in work.denoise([one.row(attempt) for one in tries]):
             if not isinstance(event, Done):
                 yield event
                 continue
@@ -152,10 +172,11 @@ def infill(
             if not one.take(attempt, event):
                 again.append(one)
                 continue
+            work.done += 1
             same = found.setdefault((id(one.plan), one.number), [])
             same.append(one)
             if len(same) == len(one.plan.layouts):
-                yield from _finish(model, way, found.pop((id(one.plan), one.number)), every)
+                yield from _finish(work.model, work.way, found.pop((id(one.plan), one.number)), every)
         tries = again
         if not tries:
             return
