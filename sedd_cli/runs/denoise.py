@@ -130,7 +130,7 @@ def _denoise(model: Model, way: Way, rows: Sequence[Row], places: list[int], wat
             yield Progress("", now.step, now.steps, "steps", {"evaluations": f"{int(now.evaluations.max()):,}"})
     if now.fallbacks:
         yield Warn(
-            f"scores far from normalised, so that in {now.fallbacks} of {now.steps} steps every position was looked at; "
+            f"scores far from normalised: every position was looked at in {now.fallbacks} of {now.steps} steps; "
             "--no-thinning looks everywhere from the start"
         )
     if not bool((now.x == given(now.x)).all() and (now.x < model.graph.tokens).all()):

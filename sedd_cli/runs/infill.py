@@ -142,7 +142,7 @@ def infill(
     work = Work(model, way, sum(map(len, tries)), noun, watch)
     for portion in _portions(tries, tokens_at_once(model.device)):
         yield from _draw(work, portion, every)
-    if not work.in_one:
+    if tries and not work.in_one:
         yield Progress(noun, work.total, work.total, noun)
 
 
