@@ -1,4 +1,4 @@
-"""Which model a command works on: the one named, else the newest run, else the published small one."""
+"""Which model a command works on: the one named, else the newest run, else the published small one; and which texts."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sedd_cli.cli.view import View
+from sedd_cli.errors import RequestError
 
 if TYPE_CHECKING:
     from sedd_cli.runs.exact import ExactModel
@@ -38,3 +39,22 @@ def choose_any(view: View, named: str | None, device: str, precision: str, token
     model = load_exact(named, device, precision, tokenizer)
     view.say(f"model {model.describe()}", "dim")
     return model
+
+
+def own_corpus(model: Model | ExactModel) -> str:
+    """The corpus that a model was trained on; RequestError where it names none."""
+    if not model.recipe:
+        raise RequestError(f"{model.source} names no corpus of its own: name one with --dataset")
+    return model.recipe.data.corpus
+
+
+def places_of(datasets: list[str], local: list[str]) -> dict[str, Path]:
+    """Where each dataset stands, from PATHs, one a dataset, or NAME=PATHs."""
+    named = [text.partition("=")[::2] for text in local]
+    if all(path and name in datasets for name, path in named):
+        return {name: Path(path) for name, path in named}
+    if len(local) != len(datasets):
+        raise RequestError(
+            f"--from goes with --dataset: a PATH for each (found {len(local)} and {len(datasets)}), or NAME=PATH"
+        )
+    return {name: Path(path) for name, path in zip(datasets, local, strict=True)}

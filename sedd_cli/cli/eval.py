@@ -1,4 +1,4 @@
-"""`sedd eval`: likelihoods of texts; quality of samples; both against the number of steps."""
+"""`sedd eval`: likelihoods of texts; quality of samples, also against the number of steps; masked words restored."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from typing import Annotated, Any
 import typer
 
 from sedd_cli.cli import options as o
-from sedd_cli.cli.choose import choose_any
+from sedd_cli.cli.choose import choose_any, own_corpus, places_of
+from sedd_cli.cli.cloze import run_cloze
 from sedd_cli.cli.judging import judge_file, run_sweep
 from sedd_cli.cli.output import check_writable
 from sedd_cli.cli.results import bounds_table, comparison
@@ -59,6 +60,10 @@ def evaluate(
     ] = None,
     sampler: Annotated[str | None, typer.Option(help="For --sweep: tweedie, euler, or both with a comma.")] = None,
     n: Annotated[int, typer.Option("-n", help="For --sweep: samples at each point.")] = 64,
+    cloze: Annotated[
+        int | None, typer.Option(help="Mask so many words of the split instead, and count those that are restored.")
+    ] = None,
+    candidates: Annotated[int, typer.Option(help="For --cloze: fillings of each gap, the best by the bound.")] = 8,
     resume: Annotated[bool, typer.Option(help="Go on from draws and samples made before.")] = True,
     out: Annotated[
         Path | None, typer.Option(help="Also write the JSON document here; for --sweep a folder (default: sweep).")
@@ -73,7 +78,8 @@ def evaluate(
     json: o.Json = False,
     quiet: o.Quiet = False,
 ) -> None:
-    """Likelihood of texts with error bars; or the quality of samples, or both against the number of steps.
+    """Likelihood of texts with error bars; or the quality of samples, also against the number of steps; or how many
+    masked words are restored.
 
     A dataset that is not prepared yet is prepared first, with the model's tokenizer. An autoregressive model of
     transformers (--model gpt2) is evaluated on the same blocks, exactly. Interrupted evaluations go on where they
@@ -82,10 +88,7 @@ def evaluate(
     Example: sedd eval --model runs/quickstart --dataset pydocs --split validation
     """
     view = View(json, quiet)
-    mode = "--samples" if samples is not None else "--sweep" if sweep is not None else "a likelihood"
-    if samples is not None and sweep is not None:
-        raise RequestError("--samples judges a file, --sweep draws its own: name one of them")
-    _refuse_idle(context, mode)
+    _refuse_idle(context, _mode({"--samples": samples, "--sweep": sweep, "--cloze": cloze}))
     if samples is not None:
         return judge_file(view, samples, judge, self_bleu, tokenizer, device, out)
     if sweep is not None:
@@ -97,6 +100,14 @@ def evaluate(
             return SweepOptions(out or Path("sweep"), parse_sweep(sweep), samplers, n, length, seed, self_bleu, resume)
 
         return run_sweep(view, sweep_options, judge, model, tokenizer, device, precision)
+    if cloze is not None:
+
+        def cloze_options():
+            from sedd_cli.runs.cloze import ClozeOptions
+
+            return ClozeOptions(cloze, split, candidates, seed)
+
+        return run_cloze(view, cloze_options, dataset or [], local or [], model, tokenizer, device, precision, out)
     from sedd_cli.runs.dist import connect
     from sedd_cli.runs.estimate import Drawing
     from sedd_cli.runs.evaluate import EvaluateOptions, evaluate_all
@@ -115,13 +126,10 @@ def evaluate(
     )
     if out is not None:
         check_writable(out)
-    places = _places(dataset or [], local or [])
+    places = places_of(dataset or [], local or [])
     with connect(device) as dist:
         chosen = choose_any(view, model, str(dist.device), "fp32" if precision == "auto" else precision, tokenizer)
-        names = dataset or ([chosen.recipe.data.corpus] if chosen.recipe else None)
-        if names is None:
-            raise RequestError(f"{chosen.source} names no corpus of its own: name one with --dataset")
-        texts = [Text(name, places.get(name)) for name in names]
+        texts = [Text(name, places.get(name)) for name in dataset or [own_corpus(chosen)]]
         job = evaluate_all(chosen, texts, options, dist)
         events = view.follow(_stored(view, job, chosen.source, len(texts), out) if dist.main else job, RESUME)
     found = next(event.result for event in events if isinstance(event, Finished))
@@ -142,10 +150,23 @@ RESUME = "interrupted: what is finished is kept, the same command goes on"
 #: What each way to use the command has no use for.
 LIKELIHOOD = {"dataset", "local", "split", "protocol", "rel_error", "max_nfe", "estimator", "blocks", "yardsticks"}
 IDLE = {
-    "--samples": {*LIKELIHOOD, "length", "model", "sampler", "n", "seed", "resume", "precision"},
-    "--sweep": LIKELIHOOD,
-    "a likelihood": {"sampler", "n", "judge", "self_bleu"},
+    "--samples": {*LIKELIHOOD, "length", "model", "sampler", "n", "candidates", "seed", "resume", "precision"},
+    "--sweep": {*LIKELIHOOD, "candidates"},
+    "--cloze": {*LIKELIHOOD, "length", "sampler", "n", "judge", "self_bleu", "resume"} - {"dataset", "local", "split"},
+    "a likelihood": {"sampler", "n", "candidates", "judge", "self_bleu"},
 }
+#: What some of them go with.
+HINTS = dict.fromkeys(("judge", "self_bleu"), "--samples FILE or --sweep") | {"candidates": "--cloze"}
+
+
+def _mode(asked: dict[str, Any]) -> str:
+    """The way the command is used: the option of `asked` that was given, of which there is one at most."""
+    given = [option for option, value in asked.items() if value is not None]
+    if len(given) > 1:
+        raise RequestError(
+            "--samples judges a file, --sweep draws its own, --cloze masks words of a text: name one of them"
+        )
+    return given[0] if given else "a likelihood"
 
 
 def _refuse_idle(context: typer.Context, mode: str) -> None:
@@ -153,20 +174,8 @@ def _refuse_idle(context: typer.Context, mode: str) -> None:
     for option in context.command.params:
         given = context.get_parameter_source(option.name)
         if option.name in IDLE[mode] and given is not None and given.name == "COMMANDLINE":
-            hint = ": it goes with --samples FILE or --sweep" if option.name in ("judge", "self_bleu") else ""
+            hint = f": it goes with {HINTS[option.name]}" if option.name in HINTS else ""
             raise RequestError(f"{option.opts[0]} means nothing with {mode}{hint}")
-
-
-def _places(datasets: list[str], local: list[str]) -> dict[str, Path]:
-    """Where each dataset stands, from PATHs, one a dataset, or NAME=PATHs."""
-    named = [text.partition("=")[::2] for text in local]
-    if all(path and name in datasets for name, path in named):
-        return {name: Path(path) for name, path in named}
-    if len(local) != len(datasets):
-        raise RequestError(
-            f"--from goes with --dataset: a PATH for each (found {len(local)} and {len(datasets)}), or NAME=PATH"
-        )
-    return {name: Path(path) for name, path in zip(datasets, local, strict=True)}
 
 
 def _document(found: dict[str, Any], texts: int) -> Any:

@@ -9,6 +9,13 @@ from rich.table import Table
 
 #: Units of the paper's values → short words.
 UNITS = {"perplexity": "ppl", "bits_per_char": "bits/char"}
+#: The model and the 5-gram on the same gaps → words.
+PAIRED = {
+    "both": "both",
+    "only model": "SEDD, not the 5-gram",
+    "only 5-gram": "5-gram, not SEDD",
+    "neither": "neither",
+}
 
 
 def bounds_table(result: dict[str, Any]) -> Table:
@@ -41,6 +48,32 @@ def comparison(results: list[dict[str, Any]]) -> Table:
         for protocol, found in result["bounds"].items():
             bits, text, _, *rest = _figures(result, protocol, found)
             table.add_row(f"{Path(result['corpus']).name} {result['split']}", protocol, bits, text, *rest)
+    return table
+
+
+def cloze_table(found: dict[str, Any]) -> Table:
+    """How many masked words the model and a 5-gram restored, and how often only one of them did."""
+    title = (
+        f"{Path(found['corpus']).name} {found['split']}: {found['gaps']:,} words masked, of a known number of tokens"
+    )
+    table = Table("restored by", title=title, title_justify="left", header_style="bold")
+    for name in ("words", "share"):
+        table.add_column(name, justify="right")
+    several, right = found["candidates"] > 1, found["restored"]
+    rows = {"model": f"SEDD, best of {found['candidates']} by its bound" if several else "SEDD, one draw"}
+    if several:
+        rows |= {"first draw": "SEDD, one draw", "among candidates": f"SEDD, any of {found['candidates']}"}
+    rows |= {"likeliest tokens": "SEDD, the likeliest token of each draw"}
+    rows |= {"5-gram": "5-gram (of train)", "5-gram, left only": "5-gram, from the left alone"}
+    for key, label in rows.items():
+        if key in right:
+            share = plus_minus(right[key]["share"], right[key]["error"], 3)
+            style = "" if key in ("model", "5-gram") else "dim"
+            table.add_row(label, f"{right[key]['restored']:,}", share, style=style)
+    if paired := found["paired"]:
+        table.add_section()
+        for key, label in PAIRED.items():
+            table.add_row(label, f"{paired[key]:,}", f"{paired[key] / found['gaps']:.3f}")
     return table
 
 

@@ -45,7 +45,10 @@ def _discounts(counts: np.ndarray) -> np.ndarray:
 
 
 class NGram:
-    """Fit on a token stream [T]; `nats` scores another one. Orders above the history fall back to what there is."""
+    """Fit on a token stream [T]; `nats` scores another one, `nats_after` all that may follow.
+
+    Orders above the history fall back to what there is.
+    """
 
     def __init__(self, tokens: np.ndarray, vocab_size: int, order: int = 5):
         self.vocab_size, self.order = vocab_size, order
@@ -96,6 +99,26 @@ class NGram:
             # the (k+1)-gram ending at i−1 is the context of token i
             after[1:] = self._gram_ending(order, contexts[k], tokens)[:-1]
             contexts.append(after)
+        return -np.log(p)
+
+    def nats_after(self, contexts: np.ndarray) -> np.ndarray:
+        """−log p of every token [C, V] after each of contexts [C, n], of which the last order−1 tokens count."""
+        contexts = np.asarray(contexts, dtype=np.int64)
+        count, n = contexts.shape
+        p = np.full((count, self.vocab_size), 1.0 / self.vocab_size)
+        for k, order in enumerate(self._orders[: n + 1]):
+            gram = np.zeros(count, dtype=np.int64)  # id of the last k tokens, −1 when unseen
+            for below, token in zip(self._orders, contexts[:, n - k :].T, strict=False):
+                gram = self._gram_ending(below, gram, token)
+            total = _take(order.context_total, gram)
+            known = total > 0
+            p[known] *= (_take(order.context_backoff, gram)[known] / total[known])[:, None]
+            # what was seen after a context is one run of the sorted keys
+            start, stop = (np.searchsorted(order.keys, (gram + i) * self.vocab_size) for i in (0, 1))
+            for row in np.flatnonzero(known & (stop > start)):
+                seen = slice(start[row], stop[row])
+                rest = order.counts[seen] - order.discounts[np.minimum(order.counts[seen], 3)]
+                p[row, order.keys[seen] % self.vocab_size] += rest / total[row]
         return -np.log(p)
 
     def _gram_ending(self, order: _Order, context: np.ndarray, tokens: np.ndarray) -> np.ndarray:

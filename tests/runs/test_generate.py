@@ -108,6 +108,18 @@ def test_blocks_join_without_loss(model, length, block, stride):
     assert one[0].tokens == found[1].tokens
 
 
+def test_each_block_has_noise_of_its_own(model, monkeypatch):
+    from sedd_cli.runs import generate as module
+
+    seeds, real = [], module.denoise
+    monkeypatch.setattr(
+        module, "denoise", lambda m, w, rows, *a: seeds.extend(r.seed for r in rows) or real(m, w, rows, *a)
+    )
+    model.sample(1, length=60, block=24, stride=12, seed=5)
+    assert len(seeds) == 3
+    assert len({5, *seeds}) == 4
+
+
 def test_a_sample_beyond_the_length_begins_as_its_first_block(model):
     (short,), (long,) = model.sample(1, length=24, seed=5), model.sample(1, length=40, block=24, stride=8, seed=5)
     assert long.tokens[:24] == short.tokens

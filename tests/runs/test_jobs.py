@@ -213,3 +213,11 @@ def test_equal_lines_are_told_apart(model):
     read = read_jobs([LINES[0].encode()] * 3, "jobs.jsonl", model.length)
     keys = [key for _, _, key in jobs._keyed(model, read, Sampling(), False)]
     assert len(set(keys)) == 3
+
+
+def test_whatever_changes_a_result_is_in_its_key(model):
+    asked = [{}, {"seed": 3}, {"length": 20}, {"candidates": 2}]
+    lines = [json.dumps({"template": "the [MASK] sat", **more}).encode() for more in asked]
+    read = read_jobs([*lines, b'{"template": "the [MASK] sat."}'], "jobs.jsonl", model.length)
+    keys = [key for every in (False, True) for _, _, key in jobs._keyed(model, read, Sampling(), every)]
+    assert len({key for key in keys if "-" not in key}) == 10

@@ -74,3 +74,37 @@ def test_longer_contexts_help_on_text_with_long_contexts():
     train = np.tile(phrase, 40)
     mean = [NGram(train, 5, order).nats(np.tile(phrase, 4)).mean() for order in (1, 2, 3)]
     assert mean[0] > mean[1] > mean[2]
+
+
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("context", [[], [2], [4, 1], [0, 1, 1, 2], [8, 8, 8, 8], [3, 8, 0, 1], [7, 7, 0, 1, 1, 2]])
+def test_all_that_may_follow_equals_the_dictionary_form(order, context):
+    train = stream(400, 7)  # tokens 7 and 8 were never seen
+    p = reference.kneser_ney(train, 9, order)
+    seen = tuple(context[max(0, len(context) - order + 1) :])
+    expected = [-np.log(p(seen, token)) for token in range(9)]
+    found = NGram(train, 9, order).nats_after(np.array([context], dtype=np.int64))
+    # float64 sums of a dozen terms, as above
+    np.testing.assert_allclose(found, [expected], rtol=1e-12)
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_many_contexts_at_once_are_scored_as_a_stream_is(order):
+    model, test = NGram(stream(2000, 30), 40, order), stream(300, 40, seed=1)
+    contexts = np.lib.stride_tricks.sliding_window_view(test, 4)[:-1]
+    found = model.nats_after(contexts)
+    assert found.shape == (296, 40)
+    np.testing.assert_allclose(found[np.arange(296), test[4:]], model.nats(test)[4:], rtol=1e-12)
+    np.testing.assert_allclose(np.exp(-found).sum(1), 1, rtol=1e-12)
+
+
+@pytest.mark.parametrize("length", [0, 1, 2, 4])
+def test_what_follows_is_known_after_a_training_stream_shorter_than_the_order(length):
+    train = stream(length, 5)
+    found = NGram(train, 6).nats_after(np.array([[0, 1, 1, 2], [5, 5, 5, 5]]))
+    expected = [[slow_nats(train, [*row, token], 6, 5)[-1] for token in range(6)] for row in ([0, 1, 1, 2], [5] * 4)]
+    np.testing.assert_allclose(found, expected, rtol=1e-12)
+
+
+def test_no_context_at_all_scores_to_nothing():
+    assert NGram(stream(100, 5), 5).nats_after(np.zeros((0, 4), dtype=np.int64)).shape == (0, 5)

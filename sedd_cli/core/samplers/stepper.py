@@ -90,7 +90,7 @@ class Stepper(Sampler):
                 fell_back |= self.thinning and 0 < k < self.steps and bool(doubted.any())
                 looked_at, moved, held = _take(move, x, free, u, trusted)
                 trusted = held & (trusted | (number == 0)) & (model.normalized or self.thinning)
-                x = given(moved)
+                x = moved  # given tokens are not free
                 evaluations = evaluations + looked_at
                 number += 1
             fallbacks += fell_back
