@@ -421,8 +421,8 @@ def chain(
             raise ValueError(f"no dense step is written for sampler {sampler!r}")
         p = after(p, rows)
         for _ in range(correctors):
-            moved = 1 - math.exp(-sigma_next)
-            h = moved * (1 - math.exp(-(t - s_time) * dsigma_next / moved))
+            half = (1 - math.exp(-sigma_next)) / 2
+            h = half * (1 - math.exp(-(t - s_time) * dsigma_next / half))
             p = after(p, corrector_step(Q, xs, score(xs, sigma_next), h))
     sigma, _ = schedule(grid[-1])
     return after(p, tweedie_step(Q, xs, score(xs, sigma), sigma, banned=mask))

@@ -10,7 +10,7 @@ import typer
 
 from sedd_cli.cli import options as o
 from sedd_cli.cli.choose import choose_model
-from sedd_cli.cli.output import check_writable
+from sedd_cli.cli.output import check_apart, check_writable
 from sedd_cli.cli.showing import shown
 from sedd_cli.cli.view import View
 from sedd_cli.errors import RequestError
@@ -34,7 +34,11 @@ def infill(
     suffix: Annotated[str, typer.Option(help="And text after it.")] = "",
     jobs: Annotated[
         str | None,
-        typer.Option("--input", help="Instead: a job a line as JSON, with template or prefix and suffix, n, seed, …"),
+        typer.Option(
+            "--input",
+            help="Instead: a job a line as JSON, with template or prefix and suffix, n, seed, length, candidates, id; "
+            "-n, --seed and --candidates hold where a line names none.",
+        ),
     ] = None,
     interactive: Annotated[
         bool, typer.Option("--interactive", "-i", help="Instead: ask for a template, fill it, ask again.")
@@ -54,7 +58,7 @@ def infill(
     every: Annotated[bool, typer.Option("--all", help="Show all candidates, the best first.")] = False,
     seed: o.Seed = 0,
     out: o.Out = None,
-    resume: Annotated[bool, typer.Option(help="With --input: leave out what --out holds already.")] = True,
+    resume: Annotated[bool, typer.Option(help="With --input: keep what --out holds, and leave those jobs out.")] = True,
     steps: o.Steps = None,
     sampler: o.SamplerName = None,
     no_thinning: o.NoThinning = False,
@@ -105,6 +109,7 @@ def infill(
     job = Job(parsed, n, seed, length, candidates)
     if every and candidates == 1:
         raise RequestError("--all shows candidates, and --candidates 1 leaves nothing to show")
+    check_apart(input=jobs, out=out, html=html)
     for path in (out, html):
         if path is not None:
             check_writable(path)
@@ -124,6 +129,7 @@ def infill(
 
     events = fill(chosen, [job], sampling, every, watch or html is not None)
     found = [e for e in shown(view, chosen, events, "sedd infill", out, watch, html) if isinstance(e, Filled)]
+    found.sort(key=lambda one: (one.index, one.candidate))
     view.document(
         {"model": chosen.source, "fingerprint": chosen.fingerprint, "samples": [as_json(event) for event in found]}
     )
@@ -171,11 +177,14 @@ def _fill_jobs(
     if out is not None:
         view.say(f"wrote {out}", "dim")
     found = kept[-1].result if isinstance(kept[-1], Finished) else {}
-    samples = [as_json(event) for event in kept if isinstance(event, Filled)]
+    samples = [*found.pop("kept"), *(as_json(event) for event in kept if isinstance(event, Filled))]
+    samples.sort(key=lambda one: (one["job"]["line"], one["index"], one["candidate"]))
     view.document({"model": chosen.source, "fingerprint": chosen.fingerprint, **found, "samples": samples})
     if refused := found["refused"]:
         said = ", ".join(str(one["line"]) for one in refused[:20]) + (", …" if len(refused) > 20 else "")
+        others = " (the others are done)" if len(refused) < found["lines"] else ""
+        first = f"line {refused[0]['line']}: {refused[0]['reason']}"
         raise RequestError(
-            f"{len(refused)} of {found['lines']} lines were refused (the others are done): {said}; "
-            "the reasons stand above"
+            f"{len(refused)} of {found['lines']} lines were refused{others}: {said}; "
+            + (first if view.quiet else "the reasons stand above")
         )

@@ -17,11 +17,11 @@ if TYPE_CHECKING:
     from sedd_cli.runs.sampling import Sampling
 
 _HELP = r"""A line is a template: text with gaps such as [MASK:8], [MASK:5-20], [MASK].
-  Enter            the same line, or none: fill the last template with the next seed
+  Enter            fill the last template with the next seed; ↑ brings it back
   :seed 7          set seed, n, steps, candidates, length, temperature, top_p,
                    grid, correctors, remask or sampler; without a value: default
-  :show            what is set
-  :quit            leave (or Ctrl-D)"""
+  :show  :help     what is set; this
+  :quit            leave (or Ctrl-D); Ctrl-C drops the line, or the filling"""
 
 
 def prompt_loop(view: View, model: Model, job: Job, sampling: Sampling, every: bool) -> None:
@@ -29,40 +29,44 @@ def prompt_loop(view: View, model: Model, job: Job, sampling: Sampling, every: b
     from sedd_cli.runs.infill import infill
 
     view.say(_HELP, "dim")
-    typed = filled = ""
-    while (line := _ask(typed)) is not None:
+    filled, fresh = "", True  # fresh: the seed was named since the last filling
+    while (line := _ask()) is not None:
         try:
-            if line.startswith(":"):
-                if line in (":q", ":quit", ":exit"):
-                    return
-                job, sampling = _set(line[1:].split(), job, sampling)
-                view.say(_told(job, sampling), "dim")
-                continue
-            typed = line or filled
-            if not typed:
+            if line in (":q", ":quit", ":exit"):
+                return
+            if line in (":h", ":help") or not (line or filled):
                 view.say(_HELP, "dim")
                 continue
-            seed = job.seed + (typed == filled)
+            if line.startswith(":"):
+                changed, how = _set(line[1:].split(), job, sampling)
+                how.way(model)  # what the sampler does not take is not kept
+                fresh = fresh or changed.seed != job.seed or line.startswith(":seed")
+                job, sampling = changed, how
+                view.say(_told(job, sampling), "dim")
+                continue
+            again = line in ("", filled) and not fresh
+            typed, seed = line or filled, (job.seed + again) % 2**64
             asked = dataclasses.replace(job, template=parse_template(typed), seed=seed)
             shown(view, model, infill(model, [asked], sampling, every, watch=True), "", None, True, None)
-            job, filled = asked, typed
+            job, filled, fresh = asked, typed, False
         except RequestError as error:
             view.say(f"{error}", "yellow")
         except KeyboardInterrupt:
-            view.say("stopped", "yellow")
+            pass  # it was said
 
 
-def _ask(typed: str) -> str | None:
-    """A line, edited from what was typed where the terminal can; None at the end of the input or at Ctrl-C."""
+def _ask() -> str | None:
+    """A line, with editing and history where the terminal can; None at the end of the input."""
     with suppress(ImportError):
-        import readline
-
-        readline.set_startup_hook(lambda: readline.insert_text(typed))
-    try:
-        return input("template> ").strip("\r\n")
-    except (EOFError, KeyboardInterrupt):
-        print()
-        return None
+        import readline  # noqa: F401  (input() takes it up)
+    while True:
+        try:
+            return input("template> ").strip("\r\n")
+        except KeyboardInterrupt:
+            print()
+        except EOFError:
+            print()
+            return None
 
 
 def _set(words: list[str], job: Job, sampling: Sampling) -> tuple[Job, Sampling]:

@@ -107,7 +107,12 @@ Watch = Annotated[
 Html = Annotated[
     Path | None, typer.Option(help="Write a page here that replays the denoising.", rich_help_panel=_SEEING)
 ]
-Out = Annotated[Path | None, typer.Option(help="Also write the results here as they come, one JSON object a line.")]
+Out = Annotated[
+    Path | None,
+    typer.Option(
+        help="Also write the results here as they come, one JSON object a line, in the place of what is there."
+    ),
+]
 Judge = Annotated[
     str | None,
     typer.Option(help="Generative perplexity under this causal language model: gpt2-large, or a folder."),

@@ -9,6 +9,18 @@ from pathlib import Path
 from sedd_cli.errors import RequestError
 
 
+def check_apart(**paths: Path | str | None) -> None:
+    """RequestError where two of the named files, the ones to be read among them, are one and the same."""
+    seen: dict[Path, str] = {}
+    for name, path in paths.items():
+        if path is None or path == "-":
+            continue
+        option, place = f"--{name}", Path(path).resolve()
+        if place in seen:
+            raise RequestError(f"{seen[place]} and {option} are the same file, {path}")
+        seen[place] = option
+
+
 def check_writable(out: Path) -> None:
     """RequestError unless a file can be written there."""
     if not out.parent.is_dir():

@@ -34,14 +34,17 @@ class Recorder:
         self._running: list[_Track] = []
         self._ended: list[_Track] = []
         self._found: list[tuple[Sampled, Strand]] = []
+        self._sampled = 0
 
     def record(self, events: Iterable[Event]) -> Iterator[Event]:
         """The events, unchanged."""
         for event in events:
-            if isinstance(event, Frame):
+            if isinstance(event, Frame) and self._sampled < MOST:
                 self._frame(event)
-            elif isinstance(event, Sampled) and len(self._found) < MOST:
-                self._found.append((event, self._strand(event)))
+            elif isinstance(event, Sampled):
+                self._sampled += 1
+                if self._sampled <= MOST:
+                    self._found.append((event, self._strand(event)))
             yield event
 
     def replay(self, title: str) -> Replay:
@@ -52,6 +55,8 @@ class Recorder:
             facts |= {"sampler": first.sampler} | ({"steps": str(first.steps)} if first.steps else {})
             facts |= {"seed": str(first.seed), "draws": first.draws}
             facts |= {name.replace("_", "-"): str(value) for name, value in first.levers.items() if name != "draws"}
+        if self._sampled > MOST:
+            facts["shown"] = f"the first {MOST} of {self._sampled}"
         return Replay(title, facts, [strand for _, strand in self._found])
 
     def _frame(self, frame: Frame) -> None:
@@ -93,6 +98,8 @@ class Recorder:
             evaluations += [spent + number for number in track.evaluations]
             seconds += [before + second for second in track.seconds]
         given = [i for i, piece in enumerate(start) if piece is not None]
-        kind = "filling" if isinstance(sample, Filled) else "sample"
+        label = f"{'filling' if isinstance(sample, Filled) else 'sample'} {sample.index}"
+        if isinstance(sample, Filled) and sample.candidates > 1:
+            label += f", candidate {sample.candidate + 1} of {sample.candidates}, ≤ {sample.bound:.2f} nats/token"
         text = sample.text if sample.text is not None else " ".join(map(str, sample.tokens))
-        return Strand(f"{kind} {sample.index}", start, given, changes, evaluations, seconds, text)
+        return Strand(label, start, given, changes, evaluations, seconds, text)

@@ -63,7 +63,7 @@ def cloze_table(found: dict[str, Any]) -> Table:
     rows = {"model": f"SEDD, best of {found['candidates']} by its bound" if several else "SEDD, one draw"}
     if several:
         rows |= {"first draw": "SEDD, one draw", "among candidates": f"SEDD, any of {found['candidates']}"}
-    rows |= {"likeliest tokens": "SEDD, the likeliest token of each draw"}
+    rows |= {"likeliest tokens": "SEDD, one draw at temperature 0.001"}
     rows |= {"5-gram": "5-gram (of train)", "5-gram, left only": "5-gram, from the left alone"}
     for key, label in rows.items():
         if key in right:

@@ -11,7 +11,7 @@ import typer
 from sedd_cli.cli import options as o
 from sedd_cli.cli.choose import choose_model
 from sedd_cli.cli.judging import judged, load_judge
-from sedd_cli.cli.output import check_writable
+from sedd_cli.cli.output import check_apart, check_writable
 from sedd_cli.cli.showing import shown
 from sedd_cli.cli.view import View
 from sedd_cli.errors import RequestError
@@ -62,7 +62,7 @@ def sample(
     Example: sedd sample --model runs/quickstart -n 3 --steps 64 --seed 1
     """
     from sedd_cli.runs.events import Sampled
-    from sedd_cli.runs.generate import GenerateOptions, as_json, generate
+    from sedd_cli.runs.generate import GenerateOptions, as_json, generate, in_order
     from sedd_cli.runs.sampling import Sampling
 
     view = View(json, quiet)
@@ -73,6 +73,7 @@ def sample(
     )
     begin = (*(prompt or ()), *(_prompts(prompts) if prompts is not None else ()))
     options = GenerateOptions(n, length, begin, block, stride, seed, sampling=sampling)
+    check_apart(prompts=prompts, out=out, html=html)
     for path in (out, html):
         if path is not None:
             check_writable(path)
@@ -80,6 +81,7 @@ def sample(
     causal = load_judge(view, judge, device) if judge is not None else None  # before the work: it may be out of reach
     events = generate(chosen, options, watch=watch or html is not None)
     sampled = [e for e in shown(view, chosen, events, "sedd sample", out, watch, html) if isinstance(e, Sampled)]
+    sampled = in_order(options, sampled)
     document = {"model": chosen.source, "fingerprint": chosen.fingerprint, "samples": [as_json(e) for e in sampled]}
     if causal is not None:
         from sedd_cli.runs.judge import Samples

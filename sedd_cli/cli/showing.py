@@ -24,7 +24,7 @@ def shown(
     """
     from sedd_cli.cli.recorder import Recorder
     from sedd_cli.cli.watch import Watcher
-    from sedd_cli.runs.jobs import stored
+    from sedd_cli.runs.jobs import stored, writing
 
     if out is not None:
         events = stored(events, out)
@@ -33,9 +33,11 @@ def shown(
         events = recorder.record(events)
     if watch:
         events = Watcher(view, model).watch(events)
-    kept = view.follow(events, interrupted)
-    if out is not None:
-        view.say(f"wrote {out}", "dim")
+    older = out is not None and out.is_file() and out.stat().st_size > 0
+    with writing(out):
+        kept = view.follow(events, interrupted or "interrupted" + (f": what is finished is in {out}" if out else ""))
+    if out is not None and out.exists():
+        view.say(f"wrote {out}{', in the place of what was there' if older else ''}", "dim")
     if recorder is not None:
         from sedd_cli.cli.replay import write_page
 

@@ -191,6 +191,8 @@ def _title(event: e.Sampled) -> list[str]:
     """What stands above a sample: its number, what it took, and all that made it another law than the model's."""
     filled = isinstance(event, e.Filled)
     found = [f"{'infill' if filled else 'sample'} {event.index}"]
+    if event.prompt is not None:
+        found[0] += f" of {event.prompt[:20]!r}"
     if event.at_step is not None:
         found[0] += f" at step {event.at_step:,}"
     if filled and event.job is not None:

@@ -18,7 +18,7 @@ UNRESOLVED = "░"
 #: Seconds for which a new token is highlighted, and between two drawings.
 FRESH, EVERY = 0.4, 0.04
 #: Lines around the text: the bar, the figures, an empty one.
-AROUND = 4
+AROUND = 5
 
 
 class Watcher:
@@ -33,6 +33,9 @@ class Watcher:
 
     def watch(self, events: Iterable[Event]) -> Iterator[Event]:
         """The events, frames drawn."""
+        if not self._view.console.is_terminal or self._view.quiet:
+            yield from events
+            return
         for event in events:
             if isinstance(event, Frame):
                 self._note(event)
@@ -49,13 +52,14 @@ class Watcher:
         for place, seen in enumerate(frame.sequences):
             text, newest = self._text(place, seen, frame.seconds)
             lines = text.wrap(console, console.width, no_wrap=False)
-            if shown and len(lines) + 1 > room:
+            if shown and len(lines) + 2 > room:
                 break
             # of a text longer than the terminal, the part in which something happens
             row = _line_of(lines, newest)
             first = min(max(0, row - room // 2), max(0, len(lines) - room))
-            shown += [*lines[first : first + room], Text("")]
-            room -= len(lines) + 1
+            rule = [Text(f"── {seen.number} ──", "dim")] if len(frame.sequences) > 1 else []
+            shown += [*rule, *lines[first : first + room], Text("")]
+            room -= len(lines) + 1 + len(rule)
             if room < 1:
                 break
         return Group(*shown, self._figures(frame))

@@ -11,10 +11,10 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from sedd_cli.errors import RequestError
+from sedd_cli.runs.candidates import candidate_bound
 from sedd_cli.runs.denoise import Done, Row, denoise, derived
 from sedd_cli.runs.dist import Dist
 from sedd_cli.runs.events import Event, Finished, Note, Progress, Warn
-from sedd_cli.runs.infill import candidate_bound
 from sedd_cli.runs.model import Model
 from sedd_cli.runs.protocols import Blocks
 from sedd_cli.runs.sampling import Sampling, Way

@@ -49,7 +49,11 @@ def derived(seed: int, *words: object) -> int:
 
 def denoise(model: Model, way: Way, rows: Sequence[Row], noun: str = "samples", watch: bool = False) -> Iterator[Event]:
     """Yield Progress (and Frames, to be watched) on the way, and Done for every row, the short ones first."""
-    return Work(model, way, len(rows), noun, watch).denoise(rows)
+    work = Work(model, way, len(rows), noun, watch, by_steps=True)
+    for event in work.denoise(rows):
+        work.done += isinstance(event, Done)
+        yield event
+    yield from work.over()
 
 
 @dataclass
@@ -63,7 +67,7 @@ class Work:
     watch: bool = False
     done: int = 0
     limit: int | None = None
-    in_one: bool = False
+    by_steps: bool = False
     warned: bool = False
 
     def denoise(self, rows: Sequence[Row]) -> Iterator[Event]:
@@ -83,16 +87,21 @@ class Work:
             except (RuntimeError, MemoryError) as error:
                 if len(places) == 1 or not out_of_memory(error):
                     raise
-                self.limit = len(places) // 2
+                self.limit, self.by_steps = len(places) // 2, False
                 yield Warn(f"not enough memory for {len(places)} sequences at once: going on with {self.limit}")
                 continue
             order = order[len(places) :]
 
+    def over(self) -> Iterator[Progress]:
+        """The end of the bar, where it counted rows."""
+        if self.total and not self.by_steps:
+            yield Progress(self.noun, self.total, self.total, self.noun)
+
     def _of_all(self, now: Progress, batch: int) -> Progress:
-        """Progress of a batch as that of all rows; where all are in one batch, by its steps."""
-        if batch == self.total:
-            self.in_one = True
+        """Progress of a batch as that of all rows; where all are drawn in one, and for the first time, by its steps."""
+        if self.by_steps and batch == self.total:
             return dataclasses.replace(now, task=self.noun)
+        self.by_steps = False
         figures = {"step": f"{now.done:,} of {now.total:,}", **now.figures}
         return Progress(self.noun, min(self.done, self.total - 1), self.total, self.noun, figures)
 

@@ -139,13 +139,15 @@ class Sampled(Event):
     sampler: str = "tweedie"
     steps: int | None = None
     levers: dict[str, Any] = field(default_factory=dict)
+    prompt: str | None = None
 
 
 @dataclass(frozen=True)
 class Filled(Sampled):
     """A filled template, with the texts of its gaps. nfe and seconds are those of all that was drawn for it.
 
-    bound, bound_error: an upper bound on −log p in nats per token, where candidates were compared. candidate: its
+    bound, bound_error: an upper bound on −log p in nats per token under the model without levers, where candidates were
+    compared. candidate: its
     place among `candidates`, from 0, the best. drawn: sequences that were drawn in all. plain_edges: no draw began
     its gaps with the spaces that the text asks for, so the spaces are tokens of their own. job: the line and what it
     asks for, in a batch of jobs.

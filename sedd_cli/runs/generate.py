@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 from sedd_cli.errors import RequestError
-from sedd_cli.runs.denoise import Done, Row, denoise, derived
+from sedd_cli.runs.denoise import Done, Row, batch_for, denoise, derived
 from sedd_cli.runs.events import Event, Filled, Note, Sampled
-from sedd_cli.runs.infill import Job, infill
+from sedd_cli.runs.infill import Job, infill, plan_job
 from sedd_cli.runs.layout import lay_out
 from sedd_cli.runs.model import Model
 from sedd_cli.runs.sampling import Sampling
@@ -23,7 +23,7 @@ class GenerateOptions:
 
     A length beyond `block` (default: the trained length) is drawn block by block: each sees the last block − stride
     tokens and adds `stride` (default: half a block). `first` numbers the first sequence: a sequence depends on (seed,
-    its number) and its prompt alone.
+    its number) and its prompt alone. Samples of one number begin with the same noise, whatever the prompt.
     """
 
     n: int = 1
@@ -55,41 +55,53 @@ def generate(model: Model, options: GenerateOptions, watch: bool = False) -> Ite
     for option, value in (("block", options.block), ("stride", options.stride)):
         if length <= block and value is not None:
             raise RequestError(f"{option} {value} means nothing with a length of {length}: one block holds it")
-    prompts = options.prompts or ("",)
+    prompts: tuple[str | None, ...] = options.prompts or (None,)
     jobs = [
-        Job(between(prompt, ""), options.n, options.seed, min(length, block), first=options.first, facts={"prompt": i})
-        for i, prompt in enumerate(prompts)
+        Job(between(p or "", ""), options.n, options.seed, min(length, block), None, options.first, {"prompt": p})
+        for p in prompts
     ]
-    begun = infill(model, jobs, options.sampling, watch=watch, noun="samples")
     if length <= block:
-        for event in begun:
+        for event in infill(model, jobs, options.sampling, watch=watch, noun="samples"):
             yield _sampled(event) if isinstance(event, Filled) else event
         return
+    for job in jobs:  # all of them before anything is drawn
+        try:
+            plan_job(model, job)
+        except RequestError as error:
+            raise RequestError(f"the first block, of {block} tokens: {error}") from None
     yield Note(f"{length} tokens in blocks of {block}, each of which sees {block - stride} before it and adds {stride}")
-    first = []
-    for event in begun:
+    size = options.sampling.batch or batch_for(model, block)
+    for job in jobs:
+        for start in range(0, job.n, size):
+            portion = dataclasses.replace(job, n=min(size, job.n - start), first=job.first + start)
+            yield from _long(model, portion, options.sampling, _Blocks(length, block, stride), watch)
+
+
+@dataclass(frozen=True)
+class _Blocks:
+    length: int
+    block: int
+    stride: int
+
+
+def _long(model: Model, job: Job, sampling: Sampling, blocks: _Blocks, watch: bool) -> Iterator[Event]:
+    """Sequences beyond a block: the first as the job asks, then block after block, each of which sees the tail."""
+    way, number, begun = sampling.way(model), 0, []
+    for event in infill(model, [job], sampling, watch=watch, noun="samples"):
         if isinstance(event, Filled):
-            first.append(event)
+            begun.append(event)
         else:
             yield event
-    yield from _extend(model, options, jobs, first, length, block, stride, watch)
-
-
-def _extend(
-    model: Model, options: GenerateOptions, jobs: list[Job], begun: list[Filled], length: int, block: int, stride: int,
-    watch: bool,
-) -> Iterator[Event]:  # fmt: skip
-    """Add block after block to sequences that have their first; each sees the tail of what is there."""
-    way, number = options.sampling.way(model), 0
-    while len(begun[0].tokens) < length:
+    while (there := len(begun[0].tokens)) < blocks.length:
         number += 1
-        new = min(stride, length - len(begun[0].tokens))
+        new = min(blocks.stride, blocks.length - there)
+        seen = blocks.block - new
         rows = [
             Row(
-                (*one.tokens[new - block :], *[None] * new),
+                (*one.tokens[there - seen :], *[None] * new),
                 derived(one.seed, "block", number),
                 one.index,
-                len(one.tokens) + new - block,
+                there - seen,
             )
             for one in begun
         ]
@@ -98,28 +110,34 @@ def _extend(
                 one = begun[event.place]
                 begun[event.place] = dataclasses.replace(
                     one,
-                    tokens=one.tokens + event.tokens[block - new :],
+                    tokens=one.tokens + event.tokens[seen:],
                     nfe=one.nfe + event.nfe,
                     seconds=one.seconds + event.seconds,
                 )
             else:
                 yield event
-        yield Note(f"{len(begun[0].tokens):,} of {length:,} tokens")
+        yield Note(f"{there + new:,} of {blocks.length:,} tokens")
     for one in begun:
-        template = jobs[one.job["prompt"]].template
-        reading = lay_out(template, [], model.tokenizer, not one.plain_edges, length).read(one.tokens)
+        reading = lay_out(job.template, [], model.tokenizer, not one.plain_edges, blocks.length).read(one.tokens)
         text, given = (reading.text, reading.given) if reading else (None, [])
         yield _sampled(dataclasses.replace(one, text=text, given=given))
 
 
 def _sampled(filled: Filled) -> Sampled:
     """What a sample says of itself: without what only templates have."""
-    return Sampled(**{f.name: getattr(filled, f.name) for f in dataclasses.fields(Sampled)})
+    own = {f.name: getattr(filled, f.name) for f in dataclasses.fields(Sampled)}
+    return Sampled(**own | {"prompt": filled.job["prompt"]})
 
 
 def generate_all(model: Model, options: GenerateOptions) -> list[Sampled]:
-    """All samples at once, for a notebook."""
-    return [event for event in generate(model, options) if isinstance(event, Sampled)]
+    """All samples at once, prompt after prompt in the order of their numbers, for a notebook."""
+    return in_order(options, (event for event in generate(model, options) if isinstance(event, Sampled)))
+
+
+def in_order(options: GenerateOptions, samples: Iterable[Sampled]) -> list[Sampled]:
+    """Samples, which come as they finish, prompt after prompt in the order of their numbers."""
+    prompts = options.prompts or (None,)
+    return sorted(samples, key=lambda one: (prompts.index(one.prompt), one.index))
 
 
 def as_json(sample: Sampled) -> dict[str, Any]:

@@ -9,13 +9,10 @@ from dataclasses import dataclass, field
 from itertools import product
 from typing import Any
 
-import torch
-
-from sedd_cli.core.random import BOUND, TIME, Stream
 from sedd_cli.errors import RequestError
+from sedd_cli.runs.candidates import candidate_bound
 from sedd_cli.runs.denoise import Done, Row, Work, derived, tokens_at_once
-from sedd_cli.runs.estimate import LEAST_REPLICATES, Drawing, draw_bounds
-from sedd_cli.runs.events import Event, Filled, Progress, Warn
+from sedd_cli.runs.events import Event, Filled, Warn
 from sedd_cli.runs.layout import Layout, Reading, lay_out
 from sedd_cli.runs.model import Model
 from sedd_cli.runs.sampling import Sampling, Way
@@ -25,9 +22,7 @@ from sedd_cli.text.tokenizers import Tokenizer
 #: Lengths that are tried where a gap has a range and nothing else is asked for.
 CANDIDATES = 8
 #: Draws until a gap begins with the space that its text asks for; then the space becomes a token of its own.
-ATTEMPTS = 8
-#: Draws of the bound on a candidate.
-BOUND_DRAWS = 64
+ATTEMPTS = 16
 
 
 @dataclass(frozen=True)
@@ -82,8 +77,6 @@ def plan_job(model: Model, job: Job) -> Plan:
                 f"the template takes {len(layout.tokens)} tokens ({given} given, {sum(layout.lengths)} to fill), "
                 f"the model has room for {model.length}"
             )
-    if job.candidates is None and len({tuple(layout.lengths) for layout in layouts}) == 1:
-        layouts, plain = layouts[:1], plain[:1]  # a range of one length
     texts = [_misread(tokenizer, text) for text in job.template.texts if tokenizer]
     return Plan(job, layouts, plain, [text for text in texts if text])
 
@@ -141,20 +134,21 @@ def infill(
     ]
     work = Work(model, way, sum(map(len, tries)), noun, watch)
     for portion in _portions(tries, tokens_at_once(model.device)):
+        work.by_steps = len(portion) == work.total
         yield from _draw(work, portion, every)
-    if tries and not work.in_one:
-        yield Progress(noun, work.total, work.total, noun)
+    yield from work.over()
 
 
 def _portions(tries: list[list[_Try]], tokens: int) -> Iterator[list[_Try]]:
-    """The candidates of fillings after fillings, about so many tokens at a time, so that results come on the way."""
-    portion, held = [], 0
+    """The candidates of fillings after fillings, so that results come on the way: few at first, then more, in the end
+    about so many tokens at a time."""
+    portion, held, enough = [], 0, tokens // 16
     for same in tries:
         portion += same
         held += sum(len(one.layout(0).tokens) for one in same)
-        if held >= tokens:
+        if held >= enough:
             yield portion
-            portion, held = [], 0
+            portion, held, enough = [], 0, min(2 * enough, tokens)
     if portion:
         yield portion
 
@@ -180,11 +174,14 @@ def _draw(work: Work, tries: list[_Try], every: bool) -> Iterator[Event]:
         tries = again
         if not tries:
             return
+        work.by_steps = False  # the bar that counted them is full
 
 
 def infill_all(model: Model, job: Job, sampling: Sampling) -> list[Filled]:
-    """All fillings of a job at once, for a notebook."""
-    return [event for event in infill(model, [job], sampling) if isinstance(event, Filled)]
+    """All fillings of a job at once in the order of their numbers, for a notebook."""
+    return sorted(
+        (event for event in infill(model, [job], sampling) if isinstance(event, Filled)), key=lambda one: one.index
+    )
 
 
 @dataclass
@@ -223,8 +220,10 @@ def _finish(model: Model, way: Way, tries: list[_Try], every: bool) -> Iterator[
     bounds: list[tuple[float | None, float | None]] = [(None, None)]
     if len(tries) > 1:
         bounds = [candidate_bound(model, one.tokens) for one in tries]
-    # equal bounds in the order they were drawn in, whichever came first
-    ranked = sorted(zip(tries, bounds, strict=True), key=lambda pair: (pair[1][0] or 0.0, pair[0].candidate))
+    # plain edges last, whose bounds are of other tokens; equals in the order of their numbers
+    ranked = sorted(
+        zip(tries, bounds, strict=True), key=lambda pair: (pair[0].plain, pair[1][0] or 0.0, pair[0].candidate)
+    )
     drawn, job = sum(one.drawn for one in tries), tries[0].plan.job
     for rank, (one, (bound, error)) in enumerate(ranked if every else ranked[:1]):
         reading = one.reading or Reading("", [], [])
@@ -248,21 +247,3 @@ def _finish(model: Model, way: Way, tries: list[_Try], every: bool) -> Iterator[
             plain_edges=one.plain,
             job=job.facts,
         )
-
-
-@torch.no_grad()
-def candidate_bound(model: Model, tokens: list[int]) -> tuple[float, float]:
-    """The rigorous bound on −log p of a sequence in nats per token, and its standard error.
-
-    Every candidate sees the same draws, from a seed of their own, so that neighbours in a batch, or their order, count
-    for nothing.
-    """
-    index, score, estimator = torch.arange(BOUND_DRAWS), model.score, Drawing().placed_for(model.graph)
-    strata, total = BOUND_DRAWS // LEAST_REPLICATES, []
-    v = (index % strata + Stream(0, TIME, index).uniform(0)) / strata
-    size = max(1, 8192 // len(tokens))
-    for at, part in zip(index.split(size), v.split(size), strict=True):
-        x0 = torch.tensor(tokens, device=model.device).expand(len(at), -1)
-        total.append(draw_bounds(score, ("rigorous",), estimator, x0, part, Stream(0, BOUND, at), 0)[:, 0].cpu())
-    means = torch.cat(total).double().view(LEAST_REPLICATES, strata).mean(1) / len(tokens)
-    return float(means.mean()), float(means.std() / math.sqrt(LEAST_REPLICATES))

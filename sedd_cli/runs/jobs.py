@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import tempfile
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ from sedd_cli.text.tokenizers.base import digest
 
 @dataclass(frozen=True)
 class Asked:
-    """What a line may say: a template, or prefix, suffix or both; `id` comes back with the results."""
+    """What a line may say: a template, or prefix, suffix or both. Beside them an `id`, which comes back as it is."""
 
     template: str | None = None
     prefix: str = ""
@@ -36,7 +37,6 @@ class Asked:
     seed: int | None = None
     length: int | None = None
     candidates: int | None = None
-    id: str | None = None
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,11 @@ def read_jobs(
         if not line.strip():
             continue
         try:
-            asked = build(Asked, parse_record(source, number, line), "")
+            record = parse_record(source, number, line)
+            if not isinstance(record, dict):
+                raise RequestError(f"it is no JSON object but a {type(record).__name__}")
+            name = record.pop("id", None)
+            asked = build(Asked, record, "")
             if (asked.template is None) == (asked.prefix + asked.suffix == ""):
                 raise RequestError("it takes either a template, or prefix, suffix or both")
             template = between(asked.prefix, asked.suffix) if asked.template is None else parse_template(asked.template)
@@ -70,7 +74,7 @@ def read_jobs(
                 seed if asked.seed is None else asked.seed,
                 length if asked.length is None and asked.template is None else asked.length,
                 candidates if asked.candidates is None else asked.candidates,
-                facts={"id": asked.id},
+                facts={"id": name},
             )
             found.append(Line(number, job))
         except RequestError as error:
@@ -89,41 +93,44 @@ def fill_jobs(
     on the others nor on their order. Finished tells which lines were refused; for each a Warn says why.
     """
     sampling.way(model)  # what no line could mend is refused before any
-    lock = nullcontext() if out is None else sole(out.with_name(f".{out.name}.lock"), f"another process writes {out}")
-    with lock:
+    with writing(out):
         kept = _kept(out) if out is not None and resume else []
         if every:  # of all candidates of a filling, or none
             whole = Counter((r["job"]["key"], r["index"]) for r in kept)
             kept = [r for r in kept if whole[r["job"]["key"], r["index"]] == r["candidates"]]
         there = {(r["job"]["key"], r["index"]) for r in kept}
-        jobs, asked, refused = [], 0, {line.number: line.refusal for line in lines if line.job is None}
+        jobs, asked, refused = [], set(), {line.number: line.refusal for line in lines if line.job is None}
         for line, job, key in _keyed(model, lines, sampling, every):
             try:
                 plan_job(model, job)
             except RequestError as error:
                 refused[line] = str(error)
                 continue
-            facts, asked = {**job.facts, "line": line, "key": key}, asked + job.n
-            missing = [k for k in range(job.n) if (key, k) not in there]
-            jobs += [dataclasses.replace(job, n=1, first=k, facts=facts) for k in missing]
+            facts, wanted = {**job.facts, "line": line, "key": key}, [(key, k) for k in range(job.n)]
+            asked.update(wanted)
+            jobs += [dataclasses.replace(job, n=1, first=k, facts=facts) for _, k in wanted if (key, k) not in there]
         for number, reason in sorted(refused.items()):
             yield Warn(f"line {number}: {reason}")
-        if len(jobs) < asked:
-            yield Note(f"{asked - len(jobs)} of {asked} fillings are there from before")
+        before = [r for r in kept if (r["job"]["key"], r["index"]) in asked]
+        if before:
+            yield Note(f"{len(asked) - len(jobs)} of {len(asked)} fillings are there from before")
         yield from _stored(infill(model, jobs, sampling, every, watch), out, kept)
     refusals = [{"line": number, "reason": reason} for number, reason in sorted(refused.items())]
-    yield Finished({"lines": len(lines), "fillings": asked, "from_before": asked - len(jobs), "refused": refusals})
+    counts = {"lines": len(lines), "fillings": len(asked), "from_before": len(asked) - len(jobs)}
+    yield Finished({**counts, "refused": refusals, "kept": before})
 
 
 def _keyed(model: Model, lines: list[Line], sampling: Sampling, every: bool) -> list[tuple[int, Job, str]]:
     """The line and job of each that has one, and what its results depend on; equal jobs are told apart by counting."""
-    how = {k: v for k, v in dataclasses.asdict(sampling).items() if k != "batch"}
+    way = sampling.way(model)
+    how = [way.facts, dataclasses.asdict(way.sampler), model.precision, model.fingerprint]
+    how.append(model.tokenizer.fingerprint if model.tokenizer else None)
     seen: Counter[str] = Counter()
     found = []
     for line in lines:
         if job := line.job:
-            asked = [str(job.template), job.seed, job.length, job.candidates, every]
-            key = digest([model.fingerprint, model.precision, how, asked])[:16]
+            asked = [str(job.template), job.seed, job.length, job.candidates, every, job.facts["id"]]
+            key = digest([how, asked])[:16]
             seen[key] += 1
             found.append((line.number, job, key if seen[key] == 1 else f"{key}-{seen[key]}"))
     return found
@@ -152,20 +159,31 @@ def _stored(events: Iterable[Event], out: Path | None, kept: list[dict[str, Any]
     if out is None:
         yield from events
         return
-    if kept or out.exists():
-        # without a last line that was cut short
-        write_whole(out, "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in kept))
+    if out.is_file():
+        # without a last line that was cut short; where a link leads, not in its place
+        write_whole(out.resolve(), "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in kept))
     yield from stored(events, out, "a")
+
+
+def writing(out: Path | None) -> AbstractContextManager[None]:
+    """Hold a file that results go to; RequestError where another process on this machine does."""
+    if out is None or (out.exists() and not out.is_file()):
+        return nullcontext()
+    lock = Path(tempfile.gettempdir()) / f"sedd-{digest(str(out.resolve()))[:16]}.lock"
+    return sole(lock, f"another process writes {out}")
 
 
 def stored(events: Iterable[Event], out: Path, mode: str = "w") -> Iterator[Event]:
     """The events; each sample is written to `out` as it comes, one JSON object a line. WorkError where it cannot be."""
-    try:
-        with out.open(mode, encoding="utf-8") as file:
-            for event in events:
-                if isinstance(event, Sampled):
+    with ExitStack() as held:
+        file = None
+        for event in events:
+            if isinstance(event, Sampled):
+                try:
+                    if file is None:  # not before: a request that turns out wrong must not empty a file
+                        file = held.enter_context(out.open(mode, encoding="utf-8"))
                     file.write(json.dumps(as_json(event), ensure_ascii=False) + "\n")
                     file.flush()
-                yield event
-    except OSError as error:
-        raise WorkError(f"cannot write {out}: {error.strerror}; what is finished is in it") from None
+                except OSError as error:
+                    raise WorkError(f"cannot write {out}: {error.strerror}; what is finished is in it") from None
+            yield event

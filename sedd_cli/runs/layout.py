@@ -120,9 +120,10 @@ def lay_out(
         taken = sum(part if isinstance(part, int) else len(part) for part in parts if part is not None)
         free = len(places) if total is None else total - taken
         if free < len(places):
+            others = f" and gaps of a length of their own {sum(lengths)}" if lengths else ""
             raise RequestError(
-                f"the given text takes {taken} tokens of a length of {total}: nothing is left to fill; raise --length "
-                "or shorten it"
+                f"the given text takes {taken - sum(lengths)} tokens{others}, of {total} in all: nothing is left to "
+                "fill; raise --length, as far as the model allows, or shorten it"
             )
         for rank, place in enumerate(places):
             parts[place] = free // len(places) + (rank < free % len(places))
@@ -133,6 +134,10 @@ def prompt_tokens(tokenizer: Tokenizer | None, text: str) -> list[int]:
     """Token ids of a given text; RequestError names the characters that the vocabulary cannot express."""
     if not text:
         return []
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise RequestError(f"{text[error.start]!r} in the given text is no character: is it UTF-8?") from None
     if tokenizer is None:
         raise RequestError("the model names no tokenizer: name one with --tokenizer")
     ids = list(map(int, tokenizer.encode(text)))

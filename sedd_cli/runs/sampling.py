@@ -58,7 +58,8 @@ class Sampling:
 
     def _sampler(self, model: Model) -> Sampler:
         part = model.recipe.sampler if model.recipe else None
-        name = (self.sampler or (part.name if part else "tweedie")).replace("-", "_")
+        usual = part.name if part else "tweedie"
+        name = (usual if self.sampler is None else self.sampler).replace("-", "_")
         if name not in SAMPLERS:
             raise RequestError(f"unknown sampler {name!r}{nearest(name, SAMPLERS)}")
         kept = dict(part.options) if part and part.name == name else {}

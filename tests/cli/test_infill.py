@@ -114,6 +114,33 @@ def test_long_samples_are_drawn_in_blocks(sedd, tiny_run):
     assert "60 tokens in blocks of 20, each of which sees 12 before it and adds 8" in sedd(*words).err
 
 
+@pytest.mark.parametrize(
+    "words", [["infill", "-t", "a [MASK:3]", "--length", 9], ["sample", "--block", 999], ["sample", "--temperature", 0]]
+)
+def test_a_refused_request_leaves_what_stood_in_the_file(sedd, tiny_run, tmp_path, words):
+    out = tmp_path / "mine.jsonl"
+    out.write_text("precious\n")
+    assert sedd(*words, "--model", tiny_run, "--out", out).code == 2
+    assert out.read_text() == "precious\n"
+
+
+def test_two_processes_do_not_share_a_file(sedd, tiny_run, tmp_path):
+    from sedd_cli.runs.jobs import writing
+
+    with writing(tmp_path / "s.jsonl"):
+        done = sedd("sample", "--model", tiny_run, "--out", tmp_path / "s.jsonl")
+    assert (done.code, "another process writes" in done.err) == (2, True)
+    assert sedd("sample", "--model", tiny_run, "--out", tmp_path / "s.jsonl").code == 0
+    assert "in the place of what was there" in sedd("sample", "--model", tiny_run, "--out", tmp_path / "s.jsonl").err
+
+
+def test_quiet_refusals_say_why(sedd, tiny_run, tmp_path):
+    (tmp_path / "jobs.jsonl").write_text("nonsense\n")
+    done = sedd("infill", "--model", tiny_run, "--input", tmp_path / "jobs.jsonl", "--quiet")
+    assert done.code == 2
+    assert "1 of 1 lines were refused: 1; line 1: is not JSON" in done.err
+
+
 def test_results_are_written_as_they_come(tiny_run, model, tmp_path):
     from sedd_cli.runs.jobs import stored
 
@@ -144,6 +171,9 @@ def test_results_are_written_as_they_come(tiny_run, model, tmp_path):
         (["--template", "[MASK]", "--out", "/no/such/folder/f"], "does not exist"),
         (["--template", "[MASK]", "--html", "/no/such/folder/f"], "does not exist"),
         (["--input", "/no/such/file"], "cannot read /no/such/file"),
+        (["--input", "{jobs}", "--out", "{jobs}"], "--input and --out are the same file"),
+        (["--template", "[MASK]", "--out", "x.jsonl", "--html", "./x.jsonl"], "--out and --html are the same file"),
+        (["--template", "caf\udce9 [MASK]"], "is it UTF-8"),
         (["--input", "{jobs}", "--length", "9"], "--length means nothing with --input"),
         (["--interactive", "--out", "r.jsonl"], "--out means nothing with --interactive"),
     ],
@@ -270,6 +300,36 @@ def test_a_page_replays_blocks_one_behind_the_other(model):
             assert replayed(recorder, event) == event.text
 
 
+def test_a_page_tells_sequences_of_one_text_apart(model):
+    """Fillings of equal text and different ways: each strand is the way of its own number."""
+    recorder = Recorder(model)
+    job = Job(parse_template("the [MASK:1] sat"), n=40)
+    done = [e for e in recorder.record(infill(model, [job], Sampling(), watch=True)) if hasattr(e, "tokens")]
+    assert len({e.text for e in done}) < 40
+    for event, strand in recorder._found:
+        assert strand.evaluations[-1] == event.nfe
+        assert strand.label == f"filling {event.index}"
+
+
+def test_a_page_says_how_many_it_left_out(model):
+    recorder = Recorder(model)
+    for _ in recorder.record(infill(model, [Job(parse_template("[MASK:2]"), n=60)], Sampling(steps=1), watch=True)):
+        pass
+    replay = recorder.replay("sedd infill")
+    assert len(replay.strands) == 50
+    assert replay.facts["shown"] == "the first 50 of 60"
+
+
+def test_pieces_of_a_tokenizer_that_drops_spaces_read_as_its_text(tmp_path):
+    (tmp_path / "vocab.txt").write_text("\n".join(["[UNK]", "[CLS]", "[SEP]", "the", "cat", "##s", "sat", "."]))
+    tokenizer = load_tokenizer(str(tmp_path / "vocab.txt"))
+    made = type("M", (), {"tokenizer": tokenizer, "graph": type("G", (), {"tokens": 8})})
+    row = tokenizer.encode("the cats sat.")
+    assert "".join(Pieces(made)(row)) == tokenizer.decode(row) == "the cats sat."
+    row[1] = 8
+    assert Pieces(made)(row)[1] is None
+
+
 def test_the_command_writes_a_page(sedd, tiny_run, tmp_path):
     done = sedd("infill", "--model", tiny_run, "-t", "the [MASK:3] sat", "--html", tmp_path / "p.html", "--json")
     (sample,) = document(done)["samples"]
@@ -318,6 +378,38 @@ def test_the_loop_fills_sets_and_survives_mistakes(model, monkeypatch):
     assert "steps must be at least 1" in seen
     assert seen.rstrip().splitlines()[-1].startswith("seed")
     assert "temperature" not in seen.rstrip().splitlines()[-1]
+
+
+def test_a_seed_that_was_set_is_the_next_one_and_then_they_count_on(model, monkeypatch):
+    line = "the [MASK:3] sat"
+    seen = loop(model, monkeypatch, line, ":seed 7", line, "", ":seed 18446744073709551615", "", "")
+    texts = [model.infill(line, seed=seed)[0].text for seed in (0, 7, 8, 2**64 - 1, 0)]
+    places = [seen.find(texts[0])]
+    for text in texts[1:]:
+        places.append(seen.find(text, places[-1] + 1))
+    assert -1 not in places
+
+
+def test_the_loop_keeps_no_setting_that_the_sampler_refuses(model, monkeypatch):
+    seen = loop(model, monkeypatch, ":grid log", ":temperature 0", ":show", ":help")
+    assert "linear, cosine, even" in seen
+    assert "temperature must be positive" in seen
+    assert "seed 0, n 1\n" in seen
+
+
+def test_ctrl_c_drops_the_line_and_not_the_loop(model, monkeypatch):
+    given = iter([KeyboardInterrupt, "the [MASK:3] sat", EOFError])
+
+    def ask(prompt=""):
+        one = next(given)
+        if isinstance(one, str):
+            return one
+        raise one
+
+    monkeypatch.setattr(builtins, "input", ask)
+    view, drawn = terminal()
+    prompt_loop(view, model, Job(parse_template("[MASK]")), Sampling(), every=False)
+    assert "infill 0" in drawn.getvalue()
 
 
 def test_the_loop_ends_when_asked(model, monkeypatch):

@@ -14,6 +14,7 @@ from sedd_cli.core.graphs import Jump
 from sedd_cli.core.noises import NOISES
 from sedd_cli.core.samplers import GRIDS, SAMPLERS, run_plain
 from sedd_cli.core.samplers.draws import Float32Gumbel
+from sedd_cli.core.samplers.moves import Correction
 
 DRAWS = 10_000
 
@@ -116,6 +117,37 @@ def test_a_correction_leaves_the_marginal_as_it_is_where_one_position_moves(name
             i = int(differ[0])
             there, back = p[a] * rows[a, i, xs[b, i]], p[b] * rows[b, i, xs[a, i]]
             assert float(there) == pytest.approx(float(back), abs=1e-12)
+
+
+@every_graph
+@every_noise
+@pytest.mark.parametrize("size", [0.01, 0.3, 5.0, 500.0])
+@pytest.mark.parametrize("t", [1.0, 0.6, 0.05])
+def test_a_correction_leaves_the_law_of_a_single_token(name, noise, size, t):
+    """The package's own, however long the leap that is asked for: no position is left with more than certainty."""
+    graph, Q, p0 = world(name, L=1)
+    model, x = score_model(graph, noise, reference.exact_score(p0, Q)), torch.arange(graph.states)
+    move = Correction(SAMPLERS["tweedie"](), model, torch.tensor(t).double(), torch.tensor(size).double())
+    jump = move.jump(model.log_score(x[:, None], move.sigma.expand(len(x)))[:, 0], x)
+    share = jump.weights.double() / jump.weights.double().sum(-1, keepdim=True).clamp(min=1e-300)
+    rows = jump.leave[:, None] * share
+    if graph.mask is not None:  # what the network has no say in
+        rows[:N] = 0.0
+        rows[:N, N] = move.renoise
+    rows = rows.scatter_add(1, x[:, None], 1 - rows.sum(1, keepdim=True))
+    p = reference.diffuse(p0, Q, float(move.sigma)).flatten()
+    torch.testing.assert_close(p @ rows, p, rtol=1e-9, atol=1e-12)
+    assert rows.diagonal().max() < 1  # and it moves
+
+
+def test_remdm_keeps_the_marginals_of_a_single_token_in_the_package():
+    graph, Q, p0 = world("absorbing", L=1)
+    noise, draws = NOISES["loglinear"](), 20_000
+    model = score_model(graph, noise, reference.exact_score(p0, Q))
+    trace = list(SAMPLERS["remdm"](steps=6, eta=0.6).run(model, Given.nothing(draws, 1), 4, torch.arange(draws)))
+    for k in (2, 4, 5):
+        follows(trace[k].x, reference.diffuse(p0, Q, noise.sigma(reference.time_grid(6)[k + 1])).flatten(), N + 1)
+    follows(trace[-1].x, p0.flatten(), N + 1)
 
 
 @every_graph

@@ -71,6 +71,7 @@ def test_each_prompt_has_n_samples_that_begin_with_it(model):
     for i, sample in enumerate(found):
         assert sample.text.startswith(prompts[i // 3])
         assert sample.given == [(0, len(prompts[i // 3]))]
+        assert sample.prompt == prompts[i // 3]
         assert len(sample.tokens) == 16
     assert [s.text for s in model.sample(3, prompts=prompts[1:2], length=16)] == [s.text for s in found[3:6]]
 
@@ -108,6 +109,16 @@ def test_blocks_join_without_loss(model, length, block, stride):
     assert one[0].tokens == found[1].tokens
 
 
+def test_long_samples_are_finished_one_portion_after_another(model):
+    kinds = [
+        "sample" if isinstance(e, Sampled) else e.sequences[0].offset
+        for e in generate(model, GenerateOptions(2, 40, block=24, stride=16, sampling=Sampling(batch=1)), watch=True)
+        if isinstance(e, Sampled | Frame)
+    ]
+    once = [*[0] * 5, *[16] * 5, "sample"]
+    assert kinds == once * 2
+
+
 def test_each_block_has_noise_of_its_own(model, monkeypatch):
     from sedd_cli.runs import generate as module
 
@@ -141,6 +152,9 @@ def test_a_sample_beyond_the_length_begins_as_its_first_block(model):
         ({"prompts": ("Ω and the cat",)}, "'Ω'"),
         ({"sampling": Sampling(sampler="ddim")}, "euler, first_hitting, remdm, tweedie"),
         ({"n": 0}, "at least 1"),
+        ({"prompts": ("the cat sat on the mat",), "length": 60, "block": 20, "stride": 5}, "the first block, of 20"),
+        ({"prompts": ("caf\udce9",)}, "is it UTF-8"),
+        ({"sampling": Sampling(sampler="")}, "unknown sampler ''"),
     ],
 )
 def test_a_wrong_request_is_refused_with_the_reason(model, options, word):

@@ -12,8 +12,9 @@ from sedd_cli import load_model
 from sedd_cli.errors import RequestError
 from sedd_cli.nets.dit import DiT
 from sedd_cli.runs import denoise, infill
-from sedd_cli.runs.events import Filled, Frame
-from sedd_cli.runs.infill import ATTEMPTS, Job, candidate_bound, infill_all, plan_job
+from sedd_cli.runs.candidates import candidate_bound
+from sedd_cli.runs.events import Filled, Frame, Progress
+from sedd_cli.runs.infill import ATTEMPTS, Job, infill_all, plan_job
 from sedd_cli.runs.layout import joins_spaces, lay_out
 from sedd_cli.runs.model import Model
 from sedd_cli.runs.sampling import Sampling
@@ -76,17 +77,27 @@ def random_template(draw: random.Random, words=WORDS) -> Template:
     return Template((*parts, *([text] if text else [])))
 
 
-@pytest.mark.parametrize("kind", ["byte", "bpe", "gpt2-like", "uniform"])
-def test_what_is_given_survives_byte_for_byte_in_random_templates(kind, bpe):
+@pytest.fixture(scope="module")
+def wordpiece(tmp_path_factory):
+    """BERT's kind: lower case, spaces that come and go."""
+    pieces = ["the", "cat", "sat", "on", "mat", "a", "list", "of", "dog", "##s", "##t", "##o", "x", "\\", "[", "]", "."]
+    file = tmp_path_factory.mktemp("bert") / "vocab.txt"
+    file.write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *pieces]))
+    return load_tokenizer(str(file))
+
+
+@pytest.mark.parametrize("kind", ["byte", "bpe", "wordpiece", "uniform"])
+def test_what_is_given_survives_byte_for_byte_in_random_templates(kind, bpe, wordpiece):
     """Two thousand templates: the texts stand in the result in their order, between the texts of the gaps."""
-    made = model_of(load_tokenizer("byte") if kind == "byte" else bpe, "uniform" if kind == "uniform" else "absorbing")
+    tokenizer = {"byte": load_tokenizer("byte"), "wordpiece": wordpiece}.get(kind, bpe)
+    made = model_of(tokenizer, "uniform" if kind == "uniform" else "absorbing")
     draw, jobs = random.Random(kind), []
     while len(jobs) < 500:
         template = random_template(draw)
         try:
             plan_job(made, job := Job(template, seed=len(jobs), candidates=2))
         except RequestError:
-            continue  # longer than the model
+            continue  # longer than the model, or of characters that the vocabulary has not
         jobs.append(job)
     found = [e for e in infill.infill(made, jobs, Sampling(steps=2), every=True) if isinstance(e, Filled)]
     assert len(found) == 1000
@@ -103,7 +114,7 @@ def test_what_is_given_survives_byte_for_byte_in_random_templates(kind, bpe):
         fixed = [n for n, g in zip(one.lengths, Template(parts).gaps, strict=True) if not g.open]
         layout = lay_out(Template(parts), fixed, made.tokenizer, not one.plain_edges)
         assert all(want is None or want == got for want, got in zip(layout.tokens, one.tokens, strict=True))
-        if "\ufffd" not in one.text:
+        if "\ufffd" not in one.text and kind != "wordpiece":
             assert made.tokenizer.decode(one.tokens) == one.text
 
 
@@ -145,6 +156,34 @@ def test_draws_are_repeated_until_gaps_begin_with_their_space(bpe):
     share = float(score[: bpe.vocab_size].softmax(-1)[begin].sum())
     taken = sum(drawn == 1 for drawn in tries)
     assert abs(taken - 400 * share) < 5 * (400 * share * (1 - share)) ** 0.5
+
+
+def test_the_bar_ends_full_after_draws_that_were_repeated(bpe):
+    made, job = model_of(bpe), Job(parse_template("the [MASK:1] of"), n=9)
+    bar = [e for e in infill.infill(made, [job], Sampling(steps=2)) if isinstance(e, Progress)]
+    assert (bar[-1].done, bar[-1].total) == (9, 9)
+    assert all(0 <= e.done <= e.total for e in bar)
+
+
+def test_results_come_on_the_way(model):
+    """The first ones after a few rows, long before the last row was begun."""
+    job = Job(parse_template("the [MASK:3] sat"), n=400)
+    events = list(infill.infill(model, [job], Sampling(steps=2)))
+    first = next(i for i, e in enumerate(events) if isinstance(e, Filled))
+    assert first < len(events) / 5
+    assert [e.tokens for e in infill_all(model, Job(job.template, n=3), Sampling(steps=2))] == [
+        e.tokens for e in sorted((e for e in events if isinstance(e, Filled)), key=lambda e: e.index)[:3]
+    ]
+
+
+def test_candidates_with_plain_edges_come_last(bpe, monkeypatch):
+    monkeypatch.setattr(infill, "ATTEMPTS", 1)
+    job = Job(parse_template("the [MASK:1] of"), n=30, candidates=4)
+    found = [e for e in infill.infill(model_of(bpe), [job], Sampling(steps=2), every=True) if isinstance(e, Filled)]
+    for k in range(30):
+        plain = [e.plain_edges for e in found if e.index == k]
+        assert plain == sorted(plain)
+    assert {e.plain_edges for e in found} == {True, False}
 
 
 def test_a_filling_depends_on_its_own_job_alone(model):
@@ -220,15 +259,18 @@ def test_less_memory_means_smaller_batches_and_the_same_texts(model, monkeypatch
 
     def tight(model, way, rows, places, watch):
         sizes.append(len(places))
-        if len(places) > 2:
-            raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes.")
-        return real(model, way, rows, places, watch)
+        for step, event in enumerate(real(model, way, rows, places, watch)):
+            if len(places) > 2 and step == 3:
+                raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes.")
+            yield event
 
     monkeypatch.setattr(denoise, "_denoise", tight)
     events = list(infill.infill(model, [job], Sampling()))
     assert [e.tokens for e in events if isinstance(e, Filled)] == whole
     assert sizes[:2] == [7, 3]
     assert max(sizes[2:]) <= 2
+    bar = [e for e in events if isinstance(e, Progress)]
+    assert (bar[-1].done, bar[-1].total, bar[-1].unit) == (7, 7, "fillings")
     warned = [e.text for e in events if type(e).__name__ == "Warn"]
     assert warned == [
         "not enough memory for 7 sequences at once: going on with 3",

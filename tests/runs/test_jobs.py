@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 import json
 
 import pytest
+import torch
 
 from sedd_cli import load_model
 from sedd_cli.errors import RequestError, WorkError
+from sedd_cli.recipe.part import SamplerPart
 from sedd_cli.runs import jobs
 from sedd_cli.runs.events import Filled, Finished, Warn
 from sedd_cli.runs.jobs import fill_jobs, read_jobs
 from sedd_cli.runs.sampling import Sampling
+from sedd_cli.text.tokenizers.symbols import CharTokenizer
 
 LINES = [
     '{"template": "the [MASK:3] sat", "id": "first"}',
@@ -57,7 +62,7 @@ def test_every_line_is_filled_with_its_own_n_and_seed(model, tmp_path):
     assert by_line[2]["candidates"] == 8
     assert len(by_line[3]["tokens"]) == 20
     assert by_line[1]["text"] == by_line[5]["text"]
-    assert events[-1].result == {"lines": 5, "fillings": 8, "from_before": 0, "refused": []}
+    assert events[-1].result == {"lines": 5, "fillings": 8, "from_before": 0, "refused": [], "kept": []}
     # and as the same jobs one by one
     assert by_line[1]["text"] == model.infill("the [MASK:3] sat")[0].text
     assert by_line[2]["text"] == model.infill("a [MASK:2-4] ran", seed=7)[0].text
@@ -91,6 +96,7 @@ def test_an_interrupted_batch_goes_on_where_it_was(model, tmp_path):
     again = fill(model, LINES, out)
     assert [type(e).__name__ for e in again] == ["Note", "Finished"]
     assert again[-1].result["from_before"] == 8
+    assert sorted(map(content, again[-1].result["kept"])) == sorted(map(content, records(out)))
 
 
 def test_other_settings_are_other_results(model, tmp_path):
@@ -126,7 +132,9 @@ def test_candidates_are_kept_all_or_none(model, tmp_path):
         ('{"template": "[MASK]", "seed": -1}', "seed must lie"),
         ('{"template": "[MASK]", "prefix": "a"}', "either a template"),
         ("{}", "either a template"),
-        ("[1]", "expected keys and values"),
+        ("[1]", "no JSON object but a list"),
+        (r'{"template": "\ud800 [MASK]"}', "is no character"),
+        ('{"template": "[MASK:%s]"}' % ("9" * 5000), "is no gap"),
         ('{"template": "Ω [MASK]"}', "'Ω'"),
         ('{"prefix": "the cat", "length": 7}', "nothing is left"),
     ],
@@ -153,6 +161,17 @@ def test_no_jobs_and_what_no_line_could_mend_are_refused(model, tmp_path):
     with pytest.raises(RequestError, match="unknown sampler"):
         fill(model, LINES, tmp_path / "r.jsonl", sampler="ddim")
     assert not (tmp_path / "r.jsonl").exists()
+
+
+def test_a_link_stays_a_link(model, tmp_path):
+    (tmp_path / "there").mkdir()
+    out, target = tmp_path / "r.jsonl", tmp_path / "there" / "real.jsonl"
+    target.touch()
+    out.symlink_to(target)
+    fill(model, LINES[:1], out)
+    fill(model, LINES[:2], out)
+    assert out.is_symlink()
+    assert len(records(target)) == 2
 
 
 def test_a_file_of_something_else_is_left_alone(model, tmp_path):
@@ -216,8 +235,33 @@ def test_equal_lines_are_told_apart(model):
 
 
 def test_whatever_changes_a_result_is_in_its_key(model):
-    asked = [{}, {"seed": 3}, {"length": 20}, {"candidates": 2}]
+    asked = [{}, {"seed": 3}, {"length": 20}, {"candidates": 2}, {"id": 5}]
     lines = [json.dumps({"template": "the [MASK] sat", **more}).encode() for more in asked]
     read = read_jobs([*lines, b'{"template": "the [MASK] sat."}'], "jobs.jsonl", model.length)
     keys = [key for every in (False, True) for _, _, key in jobs._keyed(model, read, Sampling(), every)]
-    assert len({key for key in keys if "-" not in key}) == 10
+    assert len({key for key in keys if "-" not in key}) == 12
+
+
+def test_the_model_its_tokenizer_and_its_recipe_are_in_the_key(model):
+    """Equal weights with another vocabulary, precision or usual sampler give other results."""
+    read = read_jobs([LINES[0].encode()], "jobs.jsonl", model.length)
+
+    def key(model, **options):
+        return jobs._keyed(model, read, Sampling(**options), False)[0][2]
+
+    def other(**changes):
+        made = dataclasses.replace(model, **changes)
+        made.__dict__["fingerprint"] = model.fingerprint
+        return made
+
+    letters = CharTokenizer("char", model.tokenizer.alphabet[::-1])
+    part = SamplerPart.from_data({"name": "tweedie", "steps": 9}, "sampler")
+    weights = other()
+    weights.__dict__["fingerprint"] = "of other weights"
+    changed = [other(tokenizer=letters), other(recipe=dataclasses.replace(model.recipe, sampler=part)), weights]
+    assert len({key(model), *map(key, changed)}) == 4
+    assert key(model, steps=4) == key(model)  # the recipe's own
+    assert key(model, batch=3) == key(model)
+    low = other(net=copy.deepcopy(model.net))
+    low.net.autocast = torch.bfloat16
+    assert key(low) != key(model)

@@ -132,7 +132,7 @@ class Uniform(Graph):
         return Jump(leave.clamp(max=1.0), weights)
 
     def correct_bound(self, total: Tensor, x: Tensor, step: Tensor) -> Tensor:
-        return self.euler_bound(total, x, step) + step * (self.tokens - 1) / self.tokens
+        return self.euler_bound(total, x, step) + ROUNDING * step * (self.tokens - 1) / self.tokens
 
     def correct(self, log_score: Tensor, x: Tensor, step: Tensor) -> Jump:
         weights = (log_score.exp() + 1).scatter_(-1, x[..., None], 0.0)

@@ -72,8 +72,8 @@ class Correction(Move):
 
     A leap of length h: from x to y ≠ x with probability h·(Q(y,x) + Q(x,y)·s_y). Forward and reverse flux are equal
     between any two states that differ in one position, so with exact scores p_t stays for any h, up to positions
-    that move together. h = λ(1 − e^{−δ/λ}) comes near the step's own δ = σ̄′·Δt where that is small, and never exceeds
-    λ = 1 − e^{−σ̄}, the chance that a token has moved.
+    that move together. h = ½λ(1 − e^{−2δ/λ}), λ = 1 − e^{−σ̄} the chance that a token has moved, comes near the step's
+    own δ = σ̄′·Δt where that is small; it stays below ½λ, where no position is left with more than certainty.
     """
 
     delta: Tensor
@@ -81,8 +81,8 @@ class Correction(Move):
     @cached_property
     def leap(self) -> Tensor:
         """h, a scalar."""
-        lam = -torch.expm1(-self.sigma)
-        return -lam * torch.expm1(-self.delta / lam)
+        most = -torch.expm1(-self.sigma) / 2
+        return -most * torch.expm1(-self.delta / most)
 
     @property
     def renoise(self) -> float:

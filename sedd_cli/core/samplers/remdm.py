@@ -20,7 +20,7 @@ class ReMDM(Stepper):
     """The capped schedule: from t to s a token turns back into MASK with chance ρ = min(η, (1 − α_s)/α_t), α = e^{−σ̄}.
 
     A mask falls with chance (α_s − (1 − ρ)α_t)/(1 − α_t), so that as many stand at s as without remasking; η = 0 is
-    Tweedie. eta 0.02 is about what the paper uses at many steps.
+    Tweedie.
     """
 
     name: ClassVar[str] = "remdm"
