@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import product
 from typing import Any
@@ -127,19 +127,20 @@ def infill(
     way, plans = sampling.way(model), [plan_job(model, job) for job in jobs]
     for text in dict.fromkeys(text for plan in plans for text in plan.warnings):
         yield Warn(text)
-    tries = [
+    # made one after another: n may be large
+    tries = (
         [_Try(plan, k, candidate) for candidate in range(len(plan.layouts))]
         for plan in plans
         for k in range(plan.job.first, plan.job.first + plan.job.n)
-    ]
-    work = Work(model, way, sum(map(len, tries)), noun, watch)
+    )
+    work = Work(model, way, sum(plan.job.n * len(plan.layouts) for plan in plans), noun, watch)
     for portion in _portions(tries, tokens_at_once(model.device)):
         work.by_steps = len(portion) == work.total
         yield from _draw(work, portion, every)
     yield from work.over()
 
 
-def _portions(tries: list[list[_Try]], tokens: int) -> Iterator[list[_Try]]:
+def _portions(tries: Iterable[list[_Try]], tokens: int) -> Iterator[list[_Try]]:
     """The candidates of fillings after fillings, so that results come on the way: few at first, then more, in the end
     about so many tokens at a time."""
     portion, held, enough = [], 0, tokens // 16

@@ -7,7 +7,7 @@ import pytest
 from sedd_cli import load_model
 from sedd_cli.errors import RequestError
 from sedd_cli.runs.events import Frame, Sampled
-from sedd_cli.runs.generate import GenerateOptions, generate, generate_all
+from sedd_cli.runs.generate import GenerateOptions, generate, generate_all, in_order
 from sedd_cli.runs.sampling import Sampling
 
 
@@ -117,6 +117,13 @@ def test_long_samples_are_finished_one_portion_after_another(model):
     ]
     once = [*[0] * 5, *[16] * 5, "sample"]
     assert kinds == once * 2
+
+
+def test_samples_are_handed_over_in_order_though_they_finish_in_another(model):
+    options = GenerateOptions(3, 16, ("the cat", "a dog"))
+    found = generate_all(model, options)
+    assert [(s.prompt, s.index) for s in found] == [(p, k) for p in options.prompts for k in range(3)]
+    assert in_order(options, found[::-1]) == found
 
 
 def test_each_block_has_noise_of_its_own(model, monkeypatch):
