@@ -350,7 +350,7 @@ def test_the_command_writes_a_page(sedd, tiny_run, tmp_path):
 
 
 def loop(model, monkeypatch, *lines) -> str:
-    """What a session of these lines prints."""
+    """What the loop prints when it is given these lines."""
     given = iter(lines)
 
     def ask(prompt=""):
