@@ -12,6 +12,7 @@ import typer
 from sedd_cli.cli import options as o
 from sedd_cli.cli.choose import choose_any, own_corpus, places_of
 from sedd_cli.cli.cloze import run_cloze
+from sedd_cli.cli.idle import refuse_idle
 from sedd_cli.cli.judging import judge_file, run_sweep
 from sedd_cli.cli.output import check_writable
 from sedd_cli.cli.results import bounds_table, comparison
@@ -88,7 +89,8 @@ def evaluate(
     Example: sedd eval --model runs/quickstart --dataset pydocs --split validation
     """
     view = View(json, quiet)
-    _refuse_idle(context, _mode({"--samples": samples, "--sweep": sweep, "--cloze": cloze}))
+    mode = _mode({"--samples": samples, "--sweep": sweep, "--cloze": cloze})
+    refuse_idle(context, IDLE[mode], mode, HINTS)
     if samples is not None:
         return judge_file(view, samples, judge, self_bleu, tokenizer, device, out)
     if sweep is not None:
@@ -167,15 +169,6 @@ def _mode(asked: dict[str, Any]) -> str:
             "--samples judges a file, --sweep draws its own, --cloze masks words of a text: name one of them"
         )
     return given[0] if given else "a likelihood"
-
-
-def _refuse_idle(context: typer.Context, mode: str) -> None:
-    """RequestError for an option that was given and would be ignored."""
-    for option in context.command.params:
-        given = context.get_parameter_source(option.name)
-        if option.name in IDLE[mode] and given is not None and given.name == "COMMANDLINE":
-            hint = f": it goes with {HINTS[option.name]}" if option.name in HINTS else ""
-            raise RequestError(f"{option.opts[0]} means nothing with {mode}{hint}")
 
 
 def _document(found: dict[str, Any], texts: int) -> Any:

@@ -10,6 +10,7 @@ import typer
 
 from sedd_cli.cli import options as o
 from sedd_cli.cli.choose import choose_model
+from sedd_cli.cli.idle import refuse_idle
 from sedd_cli.cli.output import check_apart, check_writable
 from sedd_cli.cli.showing import shown
 from sedd_cli.cli.view import View
@@ -100,7 +101,7 @@ def infill(
             f"name one of --template, --prefix or --suffix (or both), --input, --interactive; found {found}"
             + ("" if asked else " (sedd sample draws without a prompt)")
         )
-    _refuse_idle(context, asked[0])
+    refuse_idle(context, IDLE[asked[0]], asked[0])
     view = View(json, quiet)
     sampling = Sampling(
         steps, sampler, normalized, not no_thinning, temperature, top_p, grid, correctors, remask, legacy, batch
@@ -142,14 +143,6 @@ IDLE = {
     "--input": {"length"},
     "--interactive": {"out", "resume", "json", "html", "quiet"},
 }
-
-
-def _refuse_idle(context: typer.Context, way: str) -> None:
-    """RequestError for an option that was given and would be ignored."""
-    for option in context.command.params:
-        given = context.get_parameter_source(option.name)
-        if option.name in IDLE[way] and given is not None and given.name == "COMMANDLINE":
-            raise RequestError(f"{option.opts[0]} means nothing with {way}")
 
 
 def _read(source: str) -> list[bytes]:

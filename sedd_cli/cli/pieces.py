@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from sedd_cli.runs.layout import keeps_spaces
 from sedd_cli.runs.model import Model
 
 #: Tokens that one character may be spread over.
@@ -14,7 +13,7 @@ class Pieces:
 
     def __init__(self, model: Model):
         self.tokenizer, self.tokens = model.tokenizer, model.graph.tokens
-        self._loose = self.tokenizer is not None and not keeps_spaces(self.tokenizer)
+        self._loose = self.tokenizer is not None and not self.tokenizer.keeps_spaces
         self._known: dict[tuple[int, ...], str] = {}
 
     def __call__(self, row: list[int]) -> list[str | None]:

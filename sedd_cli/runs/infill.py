@@ -57,7 +57,7 @@ class Plan:
     job: Job
     layouts: list[Layout]
     plain: list[Layout]
-    warnings: list[str] = field(default_factory=list)
+    warnings: list[str]
 
 
 def plan_job(model: Model, job: Job) -> Plan:
@@ -125,6 +125,13 @@ def infill(
     RequestError, before anything is drawn, where one of the jobs cannot be done.
     """
     way, plans = sampling.way(model), [plan_job(model, job) for job in jobs]
+    yield from fill_plans(model, way, plans, every, watch, noun)
+
+
+def fill_plans(
+    model: Model, way: Way, plans: Sequence[Plan], every: bool, watch: bool, noun: str = "fillings"
+) -> Iterator[Event]:
+    """`infill` of jobs that are planned."""
     for text in dict.fromkeys(text for plan in plans for text in plan.warnings):
         yield Warn(text)
     # made one after another: n may be large
@@ -220,7 +227,8 @@ class _Try:
 def _finish(model: Model, way: Way, tries: list[_Try], every: bool) -> Iterator[Event]:
     bounds: list[tuple[float | None, float | None]] = [(None, None)]
     if len(tries) > 1:
-        bounds = [candidate_bound(model, one.tokens) for one in tries]
+        of = {tokens: candidate_bound(model, list(tokens)) for tokens in {tuple(one.tokens) for one in tries}}
+        bounds = [of[tuple(one.tokens)] for one in tries]
     # plain edges last, whose bounds are of other tokens; equals in the order of their numbers
     ranked = sorted(
         zip(tries, bounds, strict=True), key=lambda pair: (pair[0].plain, pair[1][0] or 0.0, pair[0].candidate)

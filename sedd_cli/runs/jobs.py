@@ -16,9 +16,9 @@ from sedd_cli.errors import RequestError, WorkError
 from sedd_cli.recipe.build import build
 from sedd_cli.runs.events import Event, Finished, Note, Sampled, Warn
 from sedd_cli.runs.generate import as_json
-from sedd_cli.runs.infill import Job, infill, plan_job
+from sedd_cli.runs.infill import Job, fill_plans, plan_job
 from sedd_cli.runs.model import Model
-from sedd_cli.runs.sampling import Sampling
+from sedd_cli.runs.sampling import Sampling, Way
 from sedd_cli.runs.sole import sole
 from sedd_cli.text.atomic import write_whole
 from sedd_cli.text.formats.records import parse_record
@@ -92,37 +92,37 @@ def fill_jobs(
     What `out` holds of the same jobs is not done again. A result depends on its own line and the sampling alone, not
     on the others nor on their order. Finished tells which lines were refused; for each a Warn says why.
     """
-    sampling.way(model)  # what no line could mend is refused before any
+    way = sampling.way(model)  # what no line could mend is refused before any
     with writing(out):
         kept = _kept(out) if out is not None and resume else []
         if every:  # of all candidates of a filling, or none
             whole = Counter((r["job"]["key"], r["index"]) for r in kept)
             kept = [r for r in kept if whole[r["job"]["key"], r["index"]] == r["candidates"]]
         there = {(r["job"]["key"], r["index"]) for r in kept}
-        jobs, asked, refused = [], set(), {line.number: line.refusal for line in lines if line.job is None}
-        for line, job, key in _keyed(model, lines, sampling, every):
+        plans, asked, refused = [], set(), {line.number: line.refusal for line in lines if line.job is None}
+        for line, job, key in _keyed(model, lines, way, every):
             try:
-                plan_job(model, job)
+                plan = plan_job(model, job)
             except RequestError as error:
                 refused[line] = str(error)
                 continue
             facts, wanted = {**job.facts, "line": line, "key": key}, [(key, k) for k in range(job.n)]
             asked.update(wanted)
-            jobs += [dataclasses.replace(job, n=1, first=k, facts=facts) for _, k in wanted if (key, k) not in there]
+            jobs = [dataclasses.replace(job, n=1, first=k, facts=facts) for _, k in wanted if (key, k) not in there]
+            plans += [dataclasses.replace(plan, job=one) for one in jobs]
         for number, reason in sorted(refused.items()):
             yield Warn(f"line {number}: {reason}")
         before = [r for r in kept if (r["job"]["key"], r["index"]) in asked]
         if before:
-            yield Note(f"{len(asked) - len(jobs)} of {len(asked)} fillings are there from before")
-        yield from _stored(infill(model, jobs, sampling, every, watch), out, kept)
+            yield Note(f"{len(asked) - len(plans)} of {len(asked)} fillings are there from before")
+        yield from _stored(fill_plans(model, way, plans, every, watch), out, kept)
     refusals = [{"line": number, "reason": reason} for number, reason in sorted(refused.items())]
-    counts = {"lines": len(lines), "fillings": len(asked), "from_before": len(asked) - len(jobs)}
+    counts = {"lines": len(lines), "fillings": len(asked), "from_before": len(asked) - len(plans)}
     yield Finished({**counts, "refused": refusals, "kept": before})
 
 
-def _keyed(model: Model, lines: list[Line], sampling: Sampling, every: bool) -> list[tuple[int, Job, str]]:
+def _keyed(model: Model, lines: list[Line], way: Way, every: bool) -> list[tuple[int, Job, str]]:
     """The line and job of each that has one, and what its results depend on; equal jobs are told apart by counting."""
-    way = sampling.way(model)
     how = [way.facts, dataclasses.asdict(way.sampler), model.precision, model.fingerprint]
     how.append(model.tokenizer.fingerprint if model.tokenizer else None)
     seen: Counter[str] = Counter()

@@ -52,7 +52,7 @@ class Layout:
         if self.tokenizer is None:
             return None
         text, given, gaps, at = "", [], [], 0
-        loose = not keeps_spaces(self.tokenizer)
+        loose = not self.tokenizer.keeps_spaces
         for original, part, spaced in zip(self.template.parts, self.parts, self.spaced, strict=True):
             stop = at + (part if isinstance(part, int) else len(part))
             if isinstance(original, str):
@@ -76,23 +76,6 @@ def _added(tokenizer: Tokenizer, before: list[int], ids: list[int]) -> str:
     return whole[len(left) :] if whole.startswith(left) else tokenizer.decode(ids)
 
 
-def joins_spaces(tokenizer: Tokenizer) -> bool:
-    """Whether a space becomes one token with the word after it, as far as common words tell."""
-    words = ("a", "the", "of", "and", "in", "to", "is", "he", "s", "t")
-    try:
-        return any(tokenizer.encode(f"a {w}") != [*tokenizer.encode("a "), *tokenizer.encode(w)] for w in words)
-    except RequestError:  # it cannot spell the question
-        return False
-
-
-def keeps_spaces(tokenizer: Tokenizer) -> bool:
-    """Whether spaces at the ends of a text come back (BERT's do not)."""
-    try:
-        return tokenizer.decode(tokenizer.encode(" a ")) == " a "
-    except RequestError:
-        return True
-
-
 def lay_out(
     template: Template, lengths: list[int], tokenizer: Tokenizer | None, spaced: bool, total: int | None = None
 ) -> Layout:
@@ -101,7 +84,7 @@ def lay_out(
     spaced: leave a space in front of a gap to it, where the tokenizer joins spaces. Without a total, open gaps have
     one token each. RequestError where a text cannot be expressed or nothing is left for an open gap.
     """
-    spaced = spaced and tokenizer is not None and joins_spaces(tokenizer)
+    spaced = spaced and tokenizer is not None and tokenizer.joins_spaces
     parts: list[tuple[int, ...] | int | None] = []
     begins: list[bool] = []
     left, rest = False, list(lengths)

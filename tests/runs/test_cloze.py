@@ -15,9 +15,10 @@ import reference
 from sedd_cli import load_model
 from sedd_cli.errors import RequestError
 from sedd_cli.runs import cloze as job
-from sedd_cli.runs.cloze import CONTEXT, ClozeOptions, cloze, find_gaps
+from sedd_cli.runs.cloze import ClozeOptions, cloze
 from sedd_cli.runs.denoise import Done
 from sedd_cli.runs.events import Finished, Note, Prepared, Progress, Warn
+from sedd_cli.runs.gaps import CONTEXT, find_gaps
 from sedd_cli.runs.prepare import PrepareOptions, prepare
 from sedd_cli.runs.protocols import Blocks
 from sedd_cli.runs.sampling import Sampling

@@ -15,7 +15,7 @@ from sedd_cli.runs import denoise, infill
 from sedd_cli.runs.candidates import candidate_bound
 from sedd_cli.runs.events import Filled, Frame, Progress
 from sedd_cli.runs.infill import ATTEMPTS, Job, infill_all, plan_job
-from sedd_cli.runs.layout import joins_spaces, lay_out
+from sedd_cli.runs.layout import lay_out
 from sedd_cli.runs.model import Model
 from sedd_cli.runs.sampling import Sampling
 from sedd_cli.text.template import Gap, Template, parse_template
@@ -119,9 +119,9 @@ def test_what_is_given_survives_byte_for_byte_in_random_templates(kind, bpe, wor
 
 
 def test_a_space_in_front_of_a_gap_is_left_to_the_gap(bpe):
-    assert joins_spaces(bpe)
-    assert not joins_spaces(load_tokenizer("byte"))
-    assert not joins_spaces(load_tokenizer("text8"))
+    assert bpe.joins_spaces
+    assert not load_tokenizer("byte").joins_spaces
+    assert not load_tokenizer("text8").joins_spaces
     template = parse_template("the [MASK:2] mat [MASK:1]")
     spaced, plain = (lay_out(template, [2, 1], bpe, spaced) for spaced in (True, False))
     assert len(spaced.tokens) == len(plain.tokens) - 2

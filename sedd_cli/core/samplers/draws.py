@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import torch
 from torch import Tensor
@@ -18,6 +18,9 @@ Shape = Callable[[Tensor], Tensor]
 class Draw(Protocol):
     """Draws transitions by uniforms that are known before the law is."""
 
+    #: Whether a position with u_leave above its leave stays for certain, so that it need not be looked at.
+    leaves_first: ClassVar[bool]
+
     def __call__(self, jump: Jump, x: Tensor, u_leave: Tensor, u_token: Tensor, shape: Shape) -> Tensor:
         """What positions x [R] become, int64 [R], by float64 uniforms [R]; `shape` changes the law of a token."""
 
@@ -26,8 +29,7 @@ class Draw(Protocol):
 class Exact:
     """First whether a position moves, then, only where it does, where to: float64 throughout."""
 
-    #: Whether a position with u_leave above its leave stays for certain, so that it need not be looked at.
-    leaves_first = True
+    leaves_first: ClassVar[bool] = True
 
     def __call__(self, jump: Jump, x: Tensor, u_leave: Tensor, u_token: Tensor, shape: Shape) -> Tensor:
         leaves = (u_leave < jump.leave).nonzero()[:, 0]
@@ -42,7 +44,7 @@ class Float32Gumbel:
     reproduce published figures. The u of a position are torch's own, from a generator that u_token seeds.
     """
 
-    leaves_first = False
+    leaves_first: ClassVar[bool] = False
 
     def __call__(self, jump: Jump, x: Tensor, u_leave: Tensor, u_token: Tensor, shape: Shape) -> Tensor:
         weights = shape(jump.weights).double()
@@ -56,4 +58,4 @@ class Float32Gumbel:
         return (p / (1e-10 - (u + 1e-10).log())).argmax(-1, keepdim=True)
 
 
-DRAWS: dict[str, Exact | Float32Gumbel] = {"float64": Exact(), "float32-gumbel": Float32Gumbel()}
+DRAWS: dict[str, Draw] = {"float64": Exact(), "float32-gumbel": Float32Gumbel()}

@@ -71,9 +71,10 @@ class Correction(Move):
     """A move that leaves p_t as it is: forward and reverse rates at once (Campbell et al. 2022, section 4.4).
 
     A leap of length h: from x to y ≠ x with probability h·(Q(y,x) + Q(x,y)·s_y). Forward and reverse flux are equal
-    between any two states that differ in one position, so with exact scores p_t stays for any h, up to positions
-    that move together. h = ½λ(1 − e^{−2δ/λ}), λ = 1 − e^{−σ̄} the chance that a token has moved, comes near the step's
-    own δ = σ̄′·Δt where that is small; it stays below ½λ, where no position is left with more than certainty.
+    between any two states that differ in one position, so with exact scores p_t stays, up to positions that move
+    together, for any h that lets no position leave with more than certainty. h = ½λ(1 − e^{−2δ/λ}), λ = 1 − e^{−σ̄}
+    the chance that a token has moved, comes near the step's own δ = σ̄′·Δt where that is small, and stays below ½λ,
+    where none does.
     """
 
     delta: Tensor

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sedd_cli.core.conditioning import Given
-from sedd_cli.errors import RequestError, WorkError
+from sedd_cli.errors import RequestError
 from sedd_cli.runs.causal import CausalModel
+from sedd_cli.runs.denoise import Done, Row, denoise
 from sedd_cli.runs.events import Event, Progress
 from sedd_cli.runs.mauve.options import MauveOptions
 from sedd_cli.runs.model import Model
@@ -51,16 +51,21 @@ class Denoiser:
 
     def write(self, rows: Tensor, numbers: Tensor) -> Generator[Event, None, tuple[Tensor, Tensor]]:
         """Fill what is not given of rows [B, L]; returns the texts [B, L] and their network evaluations [B]."""
-        done, device = int(numbers[0]), self.model.device
-        where = self.options.where.expand(rows.shape)
-        # what is to be filled is not so much as passed on
-        given = Given(where.to(device), rows.where(where, 0).to(device))
-        with torch.no_grad():
-            for now in self.way.sampler.run(self.way.score, given, self.options.seed, numbers.to(device)):
-                yield Progress("generating", done, self.options.total, "texts", {"step": f"{now.step} of {now.steps}"})
-        if not bool((now.x < self.model.graph.tokens).all()):
-            raise WorkError("a mask survived the last step")
-        return now.x.cpu(), now.evaluations.cpu()
+        known = self.options.where.tolist()
+        asked = [
+            Row(tuple(t if given else None for t, given in zip(row, known, strict=True)), self.options.seed, number)
+            for row, number in zip(rows.tolist(), numbers.tolist(), strict=True)
+        ]
+        texts, evaluations = rows.clone(), torch.zeros_like(numbers)
+        for event in denoise(self.model, self.way, asked, "generating"):
+            if isinstance(event, Done):
+                texts[event.place], evaluations[event.place] = torch.tensor(event.tokens), event.nfe
+            elif isinstance(event, Progress):
+                step = {"step": event.figures.get("step", f"{event.done} of {event.total}")}
+                yield Progress("generating", int(numbers[0]), self.options.total, "texts", step)
+            else:
+                yield event
+        return texts, evaluations
 
 
 class Continuer:

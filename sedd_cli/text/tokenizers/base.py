@@ -99,6 +99,23 @@ class Tokenizer(ABC):
         """What the fingerprint is taken over, where that is not simply the state."""
         return self.state()
 
+    @cached_property
+    def joins_spaces(self) -> bool:
+        """Whether a space becomes one token with the word after it, as far as common words tell."""
+        words = ("a", "the", "of", "and", "in", "to", "is", "he", "s", "t")
+        try:
+            return any(self.encode(f"a {w}") != [*self.encode("a "), *self.encode(w)] for w in words)
+        except RequestError:  # it cannot spell the question
+            return False
+
+    @cached_property
+    def keeps_spaces(self) -> bool:
+        """Whether spaces at the ends of a text come back (BERT's do not)."""
+        try:
+            return self.decode(self.encode(" a ")) == " a "
+        except RequestError:
+            return True
+
     def save(self, folder: Path) -> None:
         """Write `tokenizer.json` into `folder`: one self-contained file, so that loading needs no network."""
         record = {
