@@ -12,8 +12,12 @@ __all__ = ["Model", "__version__", "load_model"]
 
 
 def __getattr__(name: str):
-    if name in ("Model", "load_model"):
-        from sedd_cli.runs import model
+    if name == "Model":
+        from sedd_cli.runs.model import Model
 
-        return getattr(model, name)
+        return Model
+    if name == "load_model":
+        from sedd_cli.runs.load import load_model
+
+        return load_model
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -10,6 +10,7 @@ from sedd_cli import __version__
 from sedd_cli.cli.bench import bench
 from sedd_cli.cli.doctor import doctor
 from sedd_cli.cli.eval import evaluate
+from sedd_cli.cli.export import export
 from sedd_cli.cli.infill import infill
 from sedd_cli.cli.mauve import mauve
 from sedd_cli.cli.prepare import prepare
@@ -31,6 +32,7 @@ for name, command in {
     "sample": sample,
     "infill": infill,
     "mauve": mauve,
+    "export": export,
     "doctor": doctor,
 }.items():
     app.command(name)(command)

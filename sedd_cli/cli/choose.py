@@ -17,7 +17,7 @@ PUBLISHED = "louaaron/sedd-small"
 
 def choose_model(view: View, named: str | None, device: str, precision: str, tokenizer: str | None) -> Model:
     """Load the model and say in one line what it is."""
-    from sedd_cli.runs.model import load_model
+    from sedd_cli.runs.load import load_model
     from sedd_cli.runs.rundir import newest_run
 
     source = named or newest_run(Path("runs"))

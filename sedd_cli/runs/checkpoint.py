@@ -21,8 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 from torch.distributed import ProcessGroup
 
@@ -74,14 +73,6 @@ class Checkpoint:
 
     def json(self, name: str) -> Any:
         return json.loads((self.folder / f"{name}.json").read_text(encoding="utf-8"))
-
-
-def read_tensors(path: Path) -> dict[str, Tensor]:
-    """A safetensors file, or a DamageError that names it."""
-    try:
-        return load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise DamageError(f"{path} cannot be read: {error}") from None
 
 
 def write_shards(folder: Path, tensors: dict[str, Tensor], group: ProcessGroup | None) -> None:

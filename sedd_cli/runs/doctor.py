@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 from sedd_cli import __version__
-from sedd_cli.text.home import home
+from sedd_cli.text.home import home, nearest_existing
 
 PACKAGES = (
     "torch", "numpy", "typer", "rich", "safetensors", "tokenizers", "tiktoken",
@@ -72,7 +72,7 @@ def _devices() -> list[dict[str, str]]:
 
 def _storage() -> list[dict[str, str]]:
     folder = home()
-    existing = next(p for p in (folder, *folder.parents) if p.exists())
+    existing = nearest_existing(folder)
     free = shutil.disk_usage(existing).free / 2**30
     writable = os.access(existing, os.W_OK)
     advice = "" if writable else "set SEDD_HOME to a folder you can write to"

@@ -1,106 +1,147 @@
-"""Checkpoints in the published layout: config.json beside model.safetensors, in a folder or on the hub."""
+"""The Hugging Face hub: what its cache holds, what it has, and giving it something, each refusal in one line."""
 
 from __future__ import annotations
 
-import dataclasses
-import json
+import errno
 import re
-from collections.abc import Mapping
+import shutil
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from sedd_cli.core.graphs import GRAPHS, Graph
-from sedd_cli.core.noises import NOISES
-from sedd_cli.errors import DamageError, RequestError
-from sedd_cli.nets.dit import DiT, DiTConfig
-from sedd_cli.recipe.build import build
-from sedd_cli.runs.checkpoint import read_tensors
-from sedd_cli.runs.model import Model, load_weights
-from sedd_cli.text.tokenizers import Tokenizer, load_tokenizer
+from sedd_cli.errors import RequestError, WorkError
+from sedd_cli.text.home import nearest_existing
 
-CONFIG, WEIGHTS = "config.json", "model.safetensors"
-#: The published names of our graphs.
-PUBLISHED_GRAPHS = {"absorb": "absorbing", "uniform": "uniform"}
-GPT2_TOKENS = 50257
-SHAPE = ("hidden_size", "cond_dim", "length", "n_blocks", "n_heads")
+OWNER_AND_NAME = r"\w[\w.-]*/[\w.-]+"
+#: Seconds for the first question; a hub out of reach would else be waited for most of a minute.
+TIMEOUT = 20.0
 
 
-def load_published(source: str | Path) -> Model:
-    """A model in the published layout from a local folder or a hub id, its weights as they are (EMA)."""
-    folder = Path(source)
-    if not folder.is_dir():
-        folder = _download(str(source))
-    if not (folder / CONFIG).is_file():
-        raise RequestError(
-            f"{source} is not a model: neither a run (it has no `latest` checkpoint), "
-            f"nor a checkpoint, nor a folder with {CONFIG} and {WEIGHTS}"
+def fetch(name: str, wanted: Sequence[Sequence[str]], optional: Sequence[str] = ()) -> Path:
+    """The folder of the hub's cache with a model's files, downloaded where they are not there yet.
+
+    wanted: the names by which each file may go, the best first. optional: files taken along where there are any.
+    RequestError for a model that is not there, or out of reach; WorkError where the disk is too small.
+    """
+    try:
+        if folder := _cached(name, wanted):
+            return folder
+        chosen = _chosen(name, wanted, optional)
+        return _download(name, chosen)
+    except (RequestError, WorkError):
+        raise
+    except Exception as error:
+        raise refusal(name, error, " and ".join(names[0] for names in wanted)) from error
+
+
+def cached_else_fetched(name: str, load: Callable[..., Any]) -> Any:
+    """What `load(local_files_only=True)` gives, else, once the hub has answered, `load()`."""
+    try:
+        return load(local_files_only=True)
+    except (OSError, ValueError):
+        pass  # not cached
+    from huggingface_hub import HfApi
+
+    HfApi().model_info(name, timeout=TIMEOUT)
+    return load()
+
+
+def refusal(name: str, error: Exception, files: str) -> RequestError | WorkError:
+    """What to say where a model cannot be had from the hub: why, and the way without it."""
+    from huggingface_hub import errors
+
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        return WorkError(f"no space left for {name} in {_cache()}: set HF_HOME to a folder on a larger disk")
+    offline = f"offline: download {files} elsewhere and pass their folder"
+    page = f"https://huggingface.co/{name}"
+    if isinstance(error, errors.GatedRepoError):
+        return RequestError(f"{name} is gated: ask for access at {page}, then `hf auth login`; {offline}")
+    if isinstance(error, errors.RepositoryNotFoundError):
+        return RequestError(
+            f"the hub has no model {name}: check the name; a private one takes `hf auth login`; {offline}"
         )
+    if isinstance(error, errors.RemoteEntryNotFoundError):
+        return RequestError(f"{page} does not hold {files}; {offline}")
+    while error.__cause__ is not None:  # the client wraps what the network said
+        error = error.__cause__
+    return RequestError(
+        f"cannot fetch {name} from the Hugging Face hub ({type(error).__name__}), and its cache does not have it; "
+        f"{offline}"
+    )
+
+
+def push(folder: Path, name: str, private: bool, message: str) -> str:
+    """Upload a folder as the model `name`, made if it is not there; the address of the commit.
+
+    RequestError where nobody is logged in or it is not allowed, WorkError where the upload fails.
+    """
+    from huggingface_hub import HfApi, errors
+
+    api = HfApi()
     try:
-        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise DamageError(f"{folder / CONFIG} is not JSON: {error}") from None
-    if not isinstance(config, Mapping):
-        raise RequestError(f"{folder / CONFIG} must hold keys and values, found {type(config).__name__}")
-    config = config.get("config", config)  # some hub versions nest it
-    where = str(folder / CONFIG)
-    graph = _graph(config, where)
-    kind = _get(config, "noise.type", str, where)
-    if kind not in NOISES:
-        raise RequestError(f"{where}: noise.type must be one of {', '.join(NOISES)}, found {kind!r}")
-    known = {f.name for f in dataclasses.fields(NOISES[kind])}  # a loglinear one lists sigmas that mean nothing
-    noise = build(NOISES[kind], {k: v for k, v in config["noise"].items() if k in known}, f"{where}: noise")
-    shape: dict[str, Any] = {k: _get(config, f"model.{k}", int, where) for k in SHAPE}
-    shape["dropout"] = config["model"].get("dropout", 0.0)
-    net = DiT.empty(build(DiTConfig, shape, f"{where}: model"), graph.states)
-    if not (folder / WEIGHTS).is_file():
-        raise RequestError(f"{folder} has {CONFIG} but no {WEIGHTS}")
-    load_weights(net, read_tensors(folder / WEIGHTS), str(folder / WEIGHTS))
-    return Model(net, graph, noise, _tokenizer(graph.tokens), str(source), facts={"layout": "published"})
+        api.create_repo(name, private=private, exist_ok=True)
+        return str(api.upload_folder(repo_id=name, folder_path=folder, commit_message=message).commit_url)
+    except errors.HfHubHTTPError as error:
+        status = error.response.status_code
+        if status in (401, 403):
+            raise RequestError(
+                f"the hub does not let you write to {name} ({status}): `hf auth login` with a token that may write"
+            ) from error
+        raise WorkError(f"the hub refused {name}: {_first_line(error)}") from error
+    except Exception as error:  # the network's own kinds
+        raise WorkError(f"cannot upload {name}: {type(error).__name__}: {_first_line(error)}") from error
 
 
-def _graph(config: Mapping[str, Any], where: str) -> Graph:
-    kind, tokens = _get(config, "graph.type", str, where), _get(config, "tokens", int, where)
-    if kind not in PUBLISHED_GRAPHS:
-        raise RequestError(f"{where}: graph.type must be one of {', '.join(PUBLISHED_GRAPHS)}, found {kind!r}")
-    scale = _get(config, "model.scale_by_sigma", bool, where)
-    options = {"scale_by_sigma": scale} if kind == "absorb" else {}
-    if scale and not options:
-        raise RequestError(f"{where}: model.scale_by_sigma means nothing with graph.type {kind!r}")
-    return build(GRAPHS[PUBLISHED_GRAPHS[kind]], options, where, tokens=tokens)
+def check_id(name: str) -> None:
+    """RequestError unless a name has the form owner/name."""
+    if not re.fullmatch(OWNER_AND_NAME, name):
+        raise RequestError(f"{name!r} is no hub id: it has the form owner/name")
 
 
-def _get(config: Any, key: str, kind: type, where: str) -> Any:
-    value = config
-    for name in key.split("."):
-        if not isinstance(value, Mapping) or name not in value:
-            raise RequestError(f"{where}: {key} is missing")
-        value = value[name]
-    if type(value) is not kind:
-        raise RequestError(f"{where}: {key} must be {kind.__name__}, found {value!r}")
-    return value
+def _cached(name: str, wanted: Sequence[Sequence[str]]) -> Path | None:
+    from huggingface_hub import try_to_load_from_cache
+
+    folder = None
+    for names in wanted:
+        found = next((at for n in names if isinstance(at := try_to_load_from_cache(name, n), str)), None)
+        if found is None:
+            return None
+        folder = Path(found).parent
+    return folder
 
 
-def _tokenizer(tokens: int) -> Tokenizer | None:
-    """The layout names no tokenizer: 50257 tokens mean GPT-2's, with any other count token ids remain."""
-    if tokens != GPT2_TOKENS:
-        return None
-    try:
-        return load_tokenizer("gpt2")
-    except RequestError:
-        return None  # scores and token ids work without; a command that needs text says what is missing
+def _chosen(name: str, wanted: Sequence[Sequence[str]], optional: Sequence[str]) -> dict[str, int]:
+    """The files to take, with their bytes (0 where the hub does not say)."""
+    from huggingface_hub import HfApi
+
+    there = {s.rfilename: s.size or 0 for s in HfApi().model_info(name, files_metadata=True, timeout=TIMEOUT).siblings}
+    chosen = {}
+    for names in wanted:
+        best = next((n for n in names if n in there), None)
+        if best is None:
+            raise RequestError(f"https://huggingface.co/{name} holds no {' or '.join(names)}: it is no model of ours")
+        chosen[best] = there[best]
+    return chosen | {n: there[n] for n in optional if n in there}
 
 
-def _download(name: str) -> Path:
-    if not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
-        raise RequestError(f"no model at {name}: neither a folder nor a hub id of the form owner/name")
-    if Path(name).parent.is_dir():
-        raise RequestError(f"no model at {name}: {Path(name).parent} is a folder here, without {Path(name).name} in it")
-    from huggingface_hub import snapshot_download
+def _download(name: str, sizes: dict[str, int]) -> Path:
+    from huggingface_hub import hf_hub_download
 
-    try:
-        return Path(snapshot_download(name, allow_patterns=[CONFIG, WEIGHTS]))
-    except Exception as error:  # the hub client raises many kinds; all of them mean the same here
-        raise RequestError(
-            f"cannot fetch {name} from the Hugging Face hub ({type(error).__name__}), and its cache does not have it. "
-            f"Offline: download {CONFIG} and {WEIGHTS} elsewhere and pass their folder as --model"
-        ) from None
+    free, needed = shutil.disk_usage(nearest_existing(_cache())).free, sum(sizes.values())
+    if needed > free:
+        raise WorkError(
+            f"{name} takes {needed / 1e6:,.1f} MB, {free / 1e6:,.1f} MB are free in {_cache()}: "
+            "set HF_HOME to a folder on a larger disk"
+        )
+    *_, last = [hf_hub_download(name, file) for file in sizes]
+    return Path(last).parent
+
+
+def _cache() -> Path:
+    from huggingface_hub import constants
+
+    return Path(constants.HF_HUB_CACHE)
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().split("\n")[0]

@@ -1,12 +1,11 @@
-"""`load_model`: a run, a checkpoint or a published model → one object that scores, samples and fills."""
+"""A network with all that gives its outputs a meaning: one object that scores, bounds, samples and fills."""
 
 from __future__ import annotations
 
 import copy
 import hashlib
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
@@ -15,14 +14,11 @@ from torch import Tensor
 from sedd_cli.core.graphs import Graph
 from sedd_cli.core.noises import Noise
 from sedd_cli.core.score import ScoreModel
-from sedd_cli.errors import DamageError, RequestError
+from sedd_cli.errors import RequestError
 from sedd_cli.nets.dit import DiT
 from sedd_cli.nets.precision import autocast_dtype
-from sedd_cli.recipe import Recipe, load_recipe
-from sedd_cli.runs import checkpoint
-from sedd_cli.runs.assemble import make_graph
-from sedd_cli.runs.dist import pick_device
-from sedd_cli.text.tokenizers import Tokenizer, load_tokenizer, open_tokenizer
+from sedd_cli.recipe import Recipe
+from sedd_cli.text.tokenizers import Tokenizer, load_tokenizer
 
 if TYPE_CHECKING:
     from sedd_cli.runs.events import Filled, Sampled
@@ -154,6 +150,8 @@ class Model:
 
     def text_tokenizer(self) -> Tokenizer:
         """The tokenizer, or a RequestError that says how to name one."""
+        if self.tokenizer is None and self.tokenizer_source is not None:
+            self.tokenizer = load_tokenizer(self.tokenizer_source)  # out of reach before: says why
         if self.tokenizer is None:
             raise RequestError(
                 f"{self.source} has {self.graph.tokens} tokens and names no tokenizer: name one with --tokenizer"
@@ -163,10 +161,12 @@ class Model:
     def describe(self) -> str:
         """One line: what was loaded."""
         parameters = sum(p.numel() for p in self.net.parameters())
-        tokenizer = self.tokenizer.spec if self.tokenizer else "no tokenizer"
-        parts = [self.graph.name, self.noise.name, f"{parameters:,} parameters", f"length {self.length}"]
+        graph = {name: value for name, value in asdict(self.graph).items() if name != "tokens"}
+        parts = [_spelled(self.graph.name, graph), _spelled(self.noise.name, asdict(self.noise))]
+        parts += [f"{parameters:,} parameters", f"length {self.length}"]
         parts += [self.precision, f"{self.net.kernel()} attention"]
-        parts += [tokenizer, *(f"{k} {v}" for k, v in self.facts.items())]
+        parts += [self.tokenizer.spec if self.tokenizer else f"{self.vocab_size:,} tokens without a tokenizer"]
+        parts += [f"{k} {v}" for k, v in self.facts.items()]
         return f"{self.source}: {', '.join(parts)}"
 
     def _tokens(self, x: Tensor, states: int) -> Tensor:
@@ -178,58 +178,9 @@ class Model:
         return x
 
 
-def load_model(
-    source: str | Path, device: str = "auto", precision: str = "fp32", tokenizer: str | None = None
-) -> Model:
-    """A model from a run directory, one of its checkpoints, a folder in the published layout, or a hub id.
-
-    precision: fp32 | bf16 | auto (bf16 where the device computes it natively); after the head everything
-    is float32 or better. tokenizer: overrides or supplies the tokenizer by name or file.
-    Raises RequestError for what is not a model, DamageError for one that is damaged.
-    """
-    path, chosen = Path(source), pick_device(device)
-    if (path / checkpoint.LATEST).is_file():
-        found = checkpoint.latest(path)
-        model = _from_checkpoint(found, str(source))
-    elif (path / checkpoint.MANIFEST).is_file():
-        model = _from_checkpoint(checkpoint.open_checkpoint(path), str(source))
-    else:
-        from sedd_cli.runs.hub import load_published
-
-        model = load_published(source)
-    if tokenizer is not None:
-        model.tokenizer, model.tokenizer_source = load_tokenizer(tokenizer), tokenizer
-        if model.tokenizer.vocab_size != model.graph.tokens:
-            raise RequestError(
-                f"tokenizer {tokenizer!r} has {model.tokenizer.vocab_size} tokens, {source} has {model.graph.tokens}"
-            )
-    model.net.autocast = autocast_dtype(precision, chosen)
-    model.net.hold_low()
-    model.net.to(chosen).eval().requires_grad_(False)
-    return model
-
-
-def _from_checkpoint(found: checkpoint.Checkpoint, source: str) -> Model:
-    recipe = load_recipe(found.folder / "recipe.yaml")
-    tokenizer = open_tokenizer(found.folder)
-    graph = make_graph(recipe, tokenizer.vocab_size)
-    net = DiT.empty(recipe.model, graph.states)
-    load_weights(net, found.tensors("ema"), str(found.folder))
-    facts = {"step": found.step, "weights": "EMA"}
-    return Model(net, graph, recipe.noise.make(), tokenizer, source, recipe, facts, str(found.folder))
-
-
-def load_weights(net: DiT, tensors: dict[str, Tensor], source: str) -> None:
-    """Make tensors the network's parameters, float32; DamageError lists every missing, unexpected or misshapen one."""
-    wanted = {name: p.shape for name, p in net.named_parameters()}
-    given = {name: v for name, v in tensors.items() if not name.endswith("inv_freq")}
-    wrong = [f"missing {name}" for name in wanted if name not in given]
-    wrong += [f"unexpected {name}" for name in given if name not in wanted]
-    wrong += [
-        f"{name} is {list(given[name].shape)}, expected {list(shape)}"
-        for name, shape in wanted.items()
-        if name in given and given[name].shape != shape
-    ]
-    if wrong:
-        raise DamageError(f"the weights in {source} do not fit the network: {'; '.join(wrong)}")
-    net.load_state_dict({name: v.float() for name, v in given.items()}, strict=False, assign=True)
+def _spelled(name: str, options: dict[str, Any]) -> str:
+    """A part's name and its options, in words."""
+    words = ", ".join(
+        f"{key} {value:g}" if isinstance(value, float) else f"{key} {value}".lower() for key, value in options.items()
+    )
+    return f"{name} ({words})" if words else name

@@ -15,9 +15,10 @@ from sedd_cli.errors import RequestError
 from sedd_cli.nets.precision import autocast_dtype
 from sedd_cli.runs.causal import CausalModel
 from sedd_cli.runs.dist import pick_device
+from sedd_cli.runs.hub import cached_else_fetched, refusal
 
+#: A model of the hub, some of the old ones without an owner.
 HUB_ID = r"\w[\w.-]*(/[\w.-]+)?"
-_TIMEOUT = 20.0
 
 
 def load_causal(source: str | Path, device: str = "auto", precision: str = "fp32") -> CausalModel:
@@ -60,7 +61,7 @@ def is_causal(source: str | Path) -> bool:
     from huggingface_hub import hf_hub_download
 
     try:
-        found = _cached_else_fetched(source, lambda **at: hf_hub_download(source, "config.json", **at))
+        found = cached_else_fetched(source, lambda **at: hf_hub_download(source, "config.json", **at))
     except Exception:  # out of reach or not there: whoever loads it says so
         return False
     return _has_model_type(Path(found))
@@ -87,24 +88,9 @@ def _found(source: str, load: Callable[..., Any]) -> Any:
     if not re.fullmatch(HUB_ID, source):
         raise RequestError(f"no causal language model at {source}: neither a folder nor a hub id")
     try:
-        return _cached_else_fetched(source, load)
-    except Exception as error:  # the hub's own, its HTTP client's, the system's: the remedy is the same
-        raise RequestError(
-            f"cannot fetch {source} from the Hugging Face hub ({type(error).__name__}); "
-            "offline: download its files elsewhere and pass their folder"
-        ) from error
-
-
-def _cached_else_fetched(source: str, load: Callable[..., Any]) -> Any:
-    try:
-        return load(local_files_only=True)
-    except (OSError, ValueError):
-        pass  # not cached
-    from huggingface_hub import HfApi
-
-    # one question first: out of reach, the download itself would go on trying for most of a minute
-    HfApi().model_info(source, timeout=_TIMEOUT)
-    return load()
+        return cached_else_fetched(source, load)
+    except Exception as error:
+        raise refusal(source, error, "its files") from error
 
 
 def _tokenizer(source: str) -> Any:

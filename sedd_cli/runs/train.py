@@ -110,8 +110,7 @@ def _state(
     if recipe.train.compile:
         yield Note("compiling the blocks")
     state = TrainState.create(recipe, dataset, dist, anew=found is None)
-    if state.notice:
-        yield Warn(state.notice)
+    yield from map(Warn, state.notices)
     yield Note(state.describe())
     if found:
         state.restore(found)

@@ -22,7 +22,9 @@ from sedd_cli.runs.assemble import learning_rate, make_graph, make_net, make_opt
 from sedd_cli.runs.dist import Dist, whole
 from sedd_cli.runs.flops import training_flops
 from sedd_cli.runs.memory import total_memory
-from sedd_cli.runs.model import Model, load_model, load_weights
+from sedd_cli.runs.model import Model
+from sedd_cli.runs.start import start_from
+from sedd_cli.runs.tensors import load_weights
 from sedd_cli.text.shards import Dataset
 
 #: Bytes a parameter takes while training: weight, gradient, average and two moments in float32.
@@ -57,24 +59,26 @@ class TrainState:
     skipped: int = 0
     skipped_in_a_row: int = 0
     compiled: bool = False
-    #: Something a person should know about how this was set up.
-    notice: str = ""
+    #: What a person should know about how this was set up.
+    notices: tuple[str, ...] = ()
 
     @classmethod
     def create(cls, recipe: Recipe, dataset: Dataset, dist: Dist, anew: bool) -> TrainState:
         """The state before the first step. anew: no checkpoint will be restored, the recipe's init_from counts."""
         graph, noise = make_graph(recipe, dataset.tokenizer.vocab_size), recipe.noise.make()
         net = make_net(recipe, graph, dist.device)
+        notices = []
         if anew and recipe.init_from is not None:
-            _start_from(recipe.init_from, net, graph, dataset)
+            notices.append(start_from(recipe.init_from, net, graph, dataset.tokenizer))
         net.recompute = recipe.train.recompute
         compiled, notice = compile_as_asked(recipe, net, graph, dist)
+        notices = tuple(line for line in (*notices, notice) if line)
         model = Model(net, graph, noise, dataset.tokenizer, "training", recipe)
         sharded = dist.world > 1 and shards(recipe, sum(p.numel() for p in net.parameters()), dist)
         loss = dist.parallel(LossModule(net, graph, noise, recipe.objective.make()), net.blocks, sharded)
         # from here on parameters may be shards; averages and moments are made of them and are sharded alike
         ema, optimizers = EMA(net, recipe.train.ema), make_optimizers(recipe, net)
-        return cls(recipe, dataset, dist, model, sharded, ema, optimizers, loss, compiled=compiled, notice=notice)
+        return cls(recipe, dataset, dist, model, sharded, ema, optimizers, loss, compiled=compiled, notices=notices)
 
     def describe(self) -> str:
         """One line: what is trained, where, how, and how much of it."""
@@ -193,23 +197,3 @@ def shards(recipe: Recipe, parameters: int, dist: Dist) -> bool:
         return recipe.train.strategy == "fsdp"
     taken = parameters * BYTES_A_PARAMETER
     return dist.device.type == "cuda" and taken > total_memory(dist.device) / 2
-
-
-def _start_from(source: str, net: DiT, graph: Graph, dataset: Dataset) -> None:
-    """Copy the weights of a trained model that means the same by its outputs; RequestError if it does not."""
-    given = load_model(source, device="cpu")
-    if given.tokenizer is not None and given.tokenizer.fingerprint != dataset.tokenizer.fingerprint:
-        raise RequestError(
-            f"init_from: {source} was trained with the tokenizer {given.tokenizer.spec}, "
-            f"this recipe's {dataset.tokenizer.spec} is another one"
-        )
-    if given.graph != graph:
-        raise RequestError(f"init_from: {source} has the graph {given.graph}, this recipe {graph}")
-    shape = ("n_blocks", "hidden_size", "n_heads", "cond_dim")
-    found, wanted = ({key: getattr(n.config, key) for key in shape} for n in (given.net, net))
-    if found != wanted:
-        changed = "; ".join(f"model.{k}: {found[k]} there, {wanted[k]} here" for k in shape if found[k] != wanted[k])
-        raise RequestError(f"init_from: {source} is a network of another shape ({changed})")
-    with torch.no_grad():
-        for mine, theirs in zip(net.parameters(), given.net.parameters(), strict=True):
-            mine.copy_(theirs)

@@ -13,3 +13,8 @@ def home() -> Path:
     import platformdirs
 
     return Path(platformdirs.user_cache_dir("sedd"))
+
+
+def nearest_existing(path: Path) -> Path:
+    """The path itself, or the first folder above it that is there."""
+    return next(p for p in (path, *path.parents) if p.exists())

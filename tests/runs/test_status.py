@@ -252,29 +252,6 @@ def test_a_loss_beyond_that_of_an_untrained_network_is_said_to_diverge(workplace
     assert warned(1.2, "ordinary") == []
 
 
-def test_a_run_begins_with_the_weights_it_is_told_to_begin_with(workplace, tiny_run, tmp_path):
-    recipe = load_recipe(workplace / "tiny.yaml", [f"init_from={tiny_run}", "train.steps=1", "train.lr=1e-30"])
-    list(train(recipe, TrainOptions(tmp_path / "run", "cpu", report=False)))
-    begun, given = (load_model(run, device="cpu").net.state_dict() for run in (tmp_path / "run", tiny_run))
-    assert all(torch.equal(value, given[name]) for name, value in begun.items())
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        (["graph=uniform"], "has the graph"),
-        (["model.hidden_size=32"], "model.hidden_size: 16 there, 32 here"),
-        (["data.tokenizer=byte"], "has the graph|another one"),
-        (["init_from={home}"], "is not a model"),
-    ],
-)
-def test_a_start_that_does_not_fit_is_refused(workplace, tiny_run, tmp_path, changes, message):
-    words = [f"init_from={tiny_run}", *(c.format(home=workplace) for c in changes)]
-    with pytest.raises(RequestError, match=message):
-        list(train(load_recipe(workplace / "tiny.yaml", words), TrainOptions(tmp_path / "run", "cpu")))
-    assert not (tmp_path / "run").exists()
-
-
 def test_a_finished_run_goes_on_when_its_schedule_is_constant(workplace, tmp_path):
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     list(train(load_recipe(workplace / "tiny.yaml"), TrainOptions(whole, "cpu", report=False)))

@@ -85,8 +85,7 @@ def bench_train(options: ModelBench) -> Iterator[Event]:
     state = TrainState.create(
         recipe, SimpleNamespace(tokenizer=SimpleNamespace(vocab_size=graph.tokens)), Dist(0, 1, device), anew=True
     )
-    if state.notice:
-        yield Note(state.notice)
+    yield from map(Note, state.notices)
     state.model.net.train()
 
     def fast() -> int:

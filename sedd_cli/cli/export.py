@@ -1,0 +1,43 @@
+"""`sedd export`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sedd_cli.cli import options as o
+from sedd_cli.cli.choose import choose_model
+from sedd_cli.cli.view import View
+
+
+def export(
+    model: Annotated[str, typer.Argument(help="A run, a checkpoint, or anything else that --model takes.")],
+    to: Annotated[Path | None, typer.Option(help="The folder to make.")] = None,
+    half: Annotated[bool, typer.Option("--half", help="Weights in bf16: half the size, rounded scores.")] = False,
+    push: Annotated[str | None, typer.Option(metavar="OWNER/NAME", help="Upload it to the Hugging Face hub.")] = None,
+    private: Annotated[bool, typer.Option("--private", help="With --push: visible to you alone.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="With --push: say what would go where, no more.")] = False,
+    tokenizer: o.Tokenizer = None,
+    json: o.Json = False,
+    quiet: o.Quiet = False,
+) -> None:
+    """Write a model in the published layout: config.json, model.safetensors and a model card.
+
+    The published code reads it, and so does every --model here. A run's averaged weights are taken.
+
+    Example: sedd export runs/quickstart --to exported
+    """
+    from sedd_cli.runs.events import Finished
+    from sedd_cli.runs.export import ExportOptions
+    from sedd_cli.runs.export import export as job
+
+    view = View(json, quiet)
+    options = ExportOptions(to, half, push, private, dry_run)
+    chosen = choose_model(view, model, "cpu", "fp32", tokenizer)
+    result = next(event.result for event in view.follow(job(chosen, options)) if isinstance(event, Finished))
+    view.document(result)
+    if to is not None or result.get("pushed"):
+        view.say("Try next:")
+        view.say(f"  sedd sample --model {push if result.get('pushed') else to} -n 3", "cyan")

@@ -1,0 +1,62 @@
+"""`init_from`: training that begins with the weights of a trained model."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import torch
+
+from sedd_cli.core.graphs import Graph
+from sedd_cli.errors import RequestError
+from sedd_cli.nets.dit import DiT
+from sedd_cli.runs.load import load_model
+from sedd_cli.runs.model import Model
+from sedd_cli.text.tokenizers import Tokenizer
+
+#: What must agree; the length need not, for rotary angles have no weights, nor must dropout.
+SHAPE = ("n_blocks", "hidden_size", "n_heads", "cond_dim")
+#: Parameters with a row for every state.
+BY_STATE = ("vocab_embed.embedding", "output_layer.linear.weight", "output_layer.linear.bias")
+
+
+def start_from(source: str, net: DiT, graph: Graph, tokenizer: Tokenizer) -> str:
+    """Copy a trained model's weights into a fresh network; returns what a person should know about it, or "".
+
+    Another vocabulary keeps the fresh rows of embedding and output, but for the embedding of MASK; all else is taken
+    over. RequestError for a network of another shape, or another graph: its outputs mean something else.
+    """
+    given = load_model(source, device="cpu")
+    if dataclasses.replace(given.graph, tokens=graph.tokens) != graph:
+        raise RequestError(f"init_from: {source} has the graph {given.graph}, this recipe {graph}")
+    found, wanted = ({key: getattr(n.config, key) for key in SHAPE} for n in (given.net, net))
+    if found != wanted:
+        changed = "; ".join(f"model.{k}: {found[k]} there, {wanted[k]} here" for k in SHAPE if found[k] != wanted[k])
+        raise RequestError(f"init_from: {source} is a network of another shape ({changed})")
+    another = _another_vocabulary(given, tokenizer)
+    theirs = dict(given.net.named_parameters())
+    with torch.no_grad():
+        for name, mine in net.named_parameters():
+            if not (another and name in BY_STATE):
+                mine.copy_(theirs[name])
+        if another and graph.mask is not None:
+            net.vocab_embed.embedding[graph.mask] = given.net.vocab_embed.embedding[given.graph.mask]
+    if another:
+        kept = " but for MASK" if graph.mask is not None else ""
+        return f"init_from: {another}: embedding and output rows begin anew{kept}, the rest is kept"
+    if given.tokenizer is None and given.tokenizer_source != tokenizer.spec:
+        return f"init_from: {source} names no tokenizer: its tokens are taken to be those of {tokenizer.spec}"
+    return ""
+
+
+def _another_vocabulary(given: Model, tokenizer: Tokenizer) -> str:
+    """How the vocabularies differ, as far as is known; "" where they do not."""
+    theirs = given.tokenizer
+    if theirs is None:
+        name = given.tokenizer_source or f"{given.vocab_size:,} tokens"
+        same = given.vocab_size == tokenizer.vocab_size
+    else:
+        name, same = theirs.spec, theirs.fingerprint == tokenizer.fingerprint
+    if same:
+        return ""
+    own = tokenizer.spec if tokenizer.spec != name else f"another {name}"
+    return f"{given.source} was trained on the vocabulary {name}, this recipe has {own}"
