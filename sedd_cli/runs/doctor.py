@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 from sedd_cli import __version__
+from sedd_cli.runs.verdicts import finding
 from sedd_cli.text.home import home, nearest_existing
 
 PACKAGES = (
@@ -28,22 +29,18 @@ def examine() -> list[dict[str, str]]:
     return [*_software(), *_devices(), *_storage(), *_caches()]
 
 
-def _finding(check: str, state: str, found: str, advice: str = "") -> dict[str, str]:
-    return {"check": check, "state": state, "found": found, "advice": advice}
-
-
 def _software() -> list[dict[str, str]]:
-    findings = [_finding("sedd", "ok", __version__)]
+    findings = [finding("sedd", "ok", __version__)]
     good = sys.version_info >= (3, 10)
     advice = "" if good else "install Python 3.10 or newer"
-    findings.append(_finding("python", "ok" if good else "bad", platform.python_version(), advice))
+    findings.append(finding("python", "ok" if good else "bad", platform.python_version(), advice))
     findings += [_package(name, "missing", f"pip install {name}") for name in PACKAGES]
     return findings + [_package(name, "optional", advice) for name, advice in EXTRAS.items()]
 
 
 def _package(name: str, absent: str, advice: str) -> dict[str, str]:
     version = _version(name)
-    return _finding(name, "ok", version) if version else _finding(name, absent, "", advice)
+    return finding(name, "ok", version) if version else finding(name, absent, "", advice)
 
 
 def _version(name: str) -> str | None:
@@ -61,12 +58,12 @@ def _devices() -> list[dict[str, str]]:
     from sedd_cli.nets.precision import native_bf16
 
     bf16 = "native bf16" if native_bf16(torch.device("cpu")) else "no native bf16, fp32 is used"
-    found = [_finding("cpu", "ok", f"{torch.get_num_threads()} threads, {bf16}")]
+    found = [finding("cpu", "ok", f"{torch.get_num_threads()} threads, {bf16}")]
     if not torch.cuda.is_available():
-        return [*found, _finding("cuda", "optional", "no GPU that torch can use", "the CPU does everything, slower")]
+        return [*found, finding("cuda", "optional", "no GPU that torch can use", "the CPU does everything, slower")]
     for i in range(torch.cuda.device_count()):
         properties = torch.cuda.get_device_properties(i)
-        found.append(_finding(f"cuda:{i}", "ok", f"{properties.name}, {properties.total_memory / 2**30:.0f} GiB"))
+        found.append(finding(f"cuda:{i}", "ok", f"{properties.name}, {properties.total_memory / 2**30:.0f} GiB"))
     return found
 
 
@@ -76,7 +73,7 @@ def _storage() -> list[dict[str, str]]:
     free = shutil.disk_usage(existing).free / 2**30
     writable = os.access(existing, os.W_OK)
     advice = "" if writable else "set SEDD_HOME to a folder you can write to"
-    return [_finding("data folder", "ok" if writable else "bad", f"{folder}, {free:.0f} GiB free", advice)]
+    return [finding("data folder", "ok" if writable else "bad", f"{folder}, {free:.0f} GiB free", advice)]
 
 
 def _caches() -> list[dict[str, str]]:
@@ -84,10 +81,10 @@ def _caches() -> list[dict[str, str]]:
     findings = []
     tiktoken = Path(os.environ.get("TIKTOKEN_CACHE_DIR") or os.environ.get("DATA_GYM_CACHE_DIR") or "")
     if tiktoken.name and all((tiktoken / name).is_file() for name in GPT2_FILES):
-        findings.append(_finding("gpt2 tokenizer", "ok", f"cached in {tiktoken}"))
+        findings.append(finding("gpt2 tokenizer", "ok", f"cached in {tiktoken}"))
     else:
         advice = "fetched on first use; offline, set TIKTOKEN_CACHE_DIR to a filled cache"
-        findings.append(_finding("gpt2 tokenizer", "optional", "no cache named", advice))
+        findings.append(finding("gpt2 tokenizer", "optional", "no cache named", advice))
     if _version("huggingface_hub") is not None:
         from huggingface_hub import constants, try_to_load_from_cache
 
@@ -95,9 +92,9 @@ def _caches() -> list[dict[str, str]]:
             cached = isinstance(try_to_load_from_cache(name, "config.json"), str)
             where = f"cached in {constants.HF_HUB_CACHE}" if cached else "not cached"
             advice = "" if cached else "fetched on first use; offline, pass a folder as --model"
-            findings.append(_finding(name, "ok" if cached else "optional", where, advice))
+            findings.append(finding(name, "ok" if cached else "optional", where, advice))
     data = home() / "data"
     prepared = sorted(p.parent.name for p in data.glob("*/manifest.json")) if data.is_dir() else []
     if prepared:
-        return [*findings, _finding("prepared corpora", "ok", ", ".join(prepared))]
-    return [*findings, _finding("prepared corpora", "optional", "none", "sedd prepare pydocs needs no network")]
+        return [*findings, finding("prepared corpora", "ok", ", ".join(prepared))]
+    return [*findings, finding("prepared corpora", "optional", "none", "sedd prepare pydocs needs no network")]

@@ -124,3 +124,26 @@ def test_blocks_of_rows_are_whole_tiles_within_the_budget(states, rows):
     model = ScoreModel(None, GRAPHS["uniform"](tokens=states), NOISES["loglinear"]())
     assert model.block == rows
     assert rows == 1 or rows * states <= score_module.ROW_BLOCK
+
+
+@every_graph
+@pytest.mark.parametrize("sigma", [1e-3, 0.4, 3.0])
+@pytest.mark.parametrize("known", [True, False])
+def test_the_normaliser_of_the_true_score_is_one_in_the_mean(name, sigma, known):
+    """Over x ~ p_σ, enumerated; with MASK at every position. And not of another score, or it would tell nothing."""
+    graph, Q, p0 = world(name, L=3)
+    model = score_model(
+        graph, NOISES["loglinear"](), (reference.exact_score if known else reference.wrong_score)(p0, Q)
+    )
+    x = reference.sequences(graph.states, 3)
+    p = reference.diffuse(p0, Q, sigma).flatten()
+    levels = torch.full((len(x),), sigma, dtype=torch.float64)
+    total = weight = 0.0
+    for rows, log_score in model.scored_rows(x, levels):
+        found = graph.normaliser(log_score, rows.sigma)
+        assert found.dtype == torch.float64
+        if known and graph.mask is not None:
+            torch.testing.assert_close(found, torch.ones_like(found), rtol=1e-10, atol=0)
+        total += float((p[rows.batch] * found).sum())
+        weight += float(p[rows.batch].sum())
+    assert (total / weight == pytest.approx(1, rel=1e-10)) is known

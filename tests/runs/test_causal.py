@@ -299,7 +299,7 @@ def test_a_causal_source_is_told_from_ours(tiny_causal, tiny_run, tmp_path, monk
     monkeypatch.chdir(tmp_path)
     (tmp_path / "runs").mkdir()
     asked = []
-    monkeypatch.setattr(pretrained, "_cached_else_fetched", lambda source, load: asked.append(source))
+    monkeypatch.setattr(pretrained, "cached_else_fetched", lambda source, load: asked.append(source))
     assert not is_causal("runs/mistyped")
     assert not asked
 

@@ -135,6 +135,10 @@ class Absorbing(Graph):
     def end_terms(self, model: ScoreModel, x0: Tensor, u: Tensor) -> Tensor:
         return torch.zeros(len(x0), device=x0.device)
 
+    def normaliser(self, log_score: Tensor, sigma: Tensor) -> Tensor:
+        # e^m = E·Σ_y s_y: given that MASK stands here, the clean token is one of the N
+        return torch.expm1(sigma.double()) * self.total_of(log_score)
+
     def assumed_total(self, sigma: Tensor) -> Tensor:
         # Σ_y s_y = e^m/E, and training drives e^m to 1
         return SLACK / torch.expm1(sigma)

@@ -154,6 +154,13 @@ class Graph(ABC):
         """Σ_y s_y over the tokens, float64 [...]."""
         return log_score[..., : self.tokens].exp().sum(-1, dtype=torch.float64)
 
+    @abstractmethod
+    def normaliser(self, log_score: Tensor, sigma: Tensor) -> Tensor:
+        """What is 1 in the mean over noisy texts x ~ p_σ for the true score, float64 [R], at active positions.
+
+        From log_score [R, S] under sigma [R]. Only where MASK is, it is 1 at every position.
+        """
+
     def assumed_total(self, sigma: Tensor) -> Tensor | None:
         """What Σ_y s_y is taken to stay below before the network is asked, [...]; None where nothing is known."""
         return None

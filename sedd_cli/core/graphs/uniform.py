@@ -115,6 +115,10 @@ class Uniform(Graph):
             total.index_add_(0, rows.batch, log_mass.logsumexp(-1) - log_mass.gather(-1, was[:, None])[:, 0])
         return total
 
+    def normaliser(self, log_score: Tensor, sigma: Tensor) -> Tensor:
+        # Σ_x p(x)·(1/N) Σ_y p(y)/p(x) = 1, with y over all values of one position and p(x)/p(x) = 1 among them
+        return self.total_of(log_score) / self.tokens
+
     def euler_bound(self, total: Tensor, x: Tensor, step: Tensor) -> Tensor:
         return ROUNDING * step / self.tokens * (total.double() - 1).clamp(min=0)
 

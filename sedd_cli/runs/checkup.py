@@ -1,0 +1,190 @@
+"""`doctor --model`: whether a checkpoint is in order, and how well its scores are normalised by noise level."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Generator, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sedd_cli.core.random import NOISE, Stream
+from sedd_cli.errors import DamageError, RequestError
+from sedd_cli.runs import verdicts
+from sedd_cli.runs.datasets import PrepareOptions, find_prepared
+from sedd_cli.runs.events import Event, Finished, Progress, Sampled
+from sedd_cli.runs.generate import GenerateOptions, generate
+from sedd_cli.runs.model import Model
+from sedd_cli.runs.sampling import Sampling
+from sedd_cli.text.diversity import unigram_entropy
+from sedd_cli.text.shards import open_dataset
+
+#: Shares of moved tokens, λ = 1 − e^{−sigma}, at which scores are looked at, as far as the schedule has them.
+LEVELS = (0.01, 0.1, 0.25, 0.5, 0.75, 0.9, 0.99)
+#: Tokens that are looked at: at least so many, in at least so many blocks.
+TOKENS, BLOCKS = 2048, 4
+#: Samples whose entropy is measured: of so many tokens together, and at most so many each, in so many steps.
+SAMPLED, SAMPLE_LENGTH, SAMPLE_STEPS = 1024, 256, 32
+
+
+@dataclass(frozen=True)
+class CheckupOptions:
+    """text: a file to look at; by default the held-out split of the model's own corpus where it is prepared here,
+    else samples of the model."""
+
+    text: Path | None = None
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Probe:
+    """Clean tokens x0 [B, L] to look at, and what they are; `real` where the model did not write them itself."""
+
+    x0: Tensor
+    name: str
+    real: bool
+
+
+def checkup(model: Model, options: CheckupOptions) -> Iterator[Event]:
+    """Look at weights, scores at several noise levels, and samples; Finished holds the findings and the levels."""
+    findings = [verdicts.weights(model.net)]
+    result: dict[str, Any] = {"model": model.source, "fingerprint": model.fingerprint, "findings": findings}
+    result |= {"text": None, "levels": [], "samples": None}
+    if findings[0]["state"] != "bad":
+        real = _text(model, options.text) if options.text else _held_out(model)
+        samples = yield from _samples(model, options.seed)
+        probe = real or Probe(torch.tensor(samples), "its own samples", real=False)
+        result["text"] = probe.name
+        lams = [lam for lam in LEVELS if model.noise.sigma(0.0) < -math.log1p(-lam) <= model.noise.sigma(1.0)]
+        for done, lam in enumerate(lams, 1):
+            result["levels"].append(level(model, probe.x0, lam, options.seed))
+            yield Progress("scoring", done, len(lams), "noise levels")
+        result["samples"] = _varied(samples, probe, model)
+        findings += [verdicts.scores(result["levels"]), verdicts.normaliser(result["levels"])]
+        findings += [verdicts.guesses(result["levels"], probe.x0.tolist()), verdicts.entropy(result["samples"])]
+    yield Finished(result)
+
+
+@torch.no_grad()
+def level(model: Model, x0: Tensor, lam: float, seed: int = 0) -> dict[str, Any]:
+    """What the scores of x0 [B, L] under noise that moves the share lam of its tokens come to.
+
+    normaliser: its mean with the standard error over sequences, and quantiles over positions; moved: tokens that noise
+    moved, guessed: those of them that are the likeliest destination; log_score: the smallest and the largest; finite:
+    whether all are.
+    """
+    graph, x0 = model.graph, x0.to(model.device)
+    sigma = torch.full((len(x0),), -math.log1p(-lam), dtype=torch.float64, device=x0.device)
+    u, _ = Stream(seed, NOISE, torch.arange(len(x0))).uniforms(0, x0.shape[1])
+    x = graph.perturb(x0, sigma, u.to(x0.device))
+    values, owners, least, most, guessed, moved = [], [], math.inf, -math.inf, 0, 0
+    for rows, log_score in model.score.scored_rows(x, sigma):
+        if not len(rows.x):
+            continue
+        was = x0[rows.batch, rows.position]
+        values.append(graph.normaliser(log_score, rows.sigma).cpu())
+        owners.append(rows.batch.cpu())
+        tokens = log_score[:, : graph.tokens]
+        least, most = min(least, float(tokens.min())), max(most, float(tokens.max()))
+        away = rows.x != was
+        likeliest = graph.denoise(log_score, rows.x, rows.sigma).weights.argmax(-1)
+        guessed += int((likeliest == was)[away].sum())
+        moved += int(away.sum())
+    found: dict[str, Any] = {
+        "lambda": lam,
+        "sigma": float(sigma[0]),
+        "positions": sum(map(len, values)),
+        "moved": moved,
+    }
+    if not values:
+        return {**found, "guessed": 0, "normaliser": None, "log_score": None, "finite": True}
+    value, owner = torch.cat(values), torch.cat(owners)
+    finite = bool(value.isfinite().all()) and math.isfinite(least) and math.isfinite(most)
+    return {
+        **found,
+        "guessed": guessed,
+        "normaliser": _summary(value, owner) if finite else None,
+        "log_score": [least, most] if finite else None,
+        "finite": finite,
+    }
+
+
+def _summary(value: Tensor, owner: Tensor) -> dict[str, float | None]:
+    """Mean over positions with its standard error over sequences, a ratio of sums; and quantiles."""
+    mean, count = float(value.mean()), len(owner.unique())
+    error = None
+    if count > 1:
+        residual = torch.zeros(int(owner.max()) + 1, dtype=torch.float64).index_add_(0, owner, value - mean)
+        error = math.sqrt(float(residual.square().sum()) * count / (count - 1)) / len(value)
+    low, high = torch.quantile(value, torch.tensor([0.05, 0.95], dtype=torch.float64)).tolist()
+    return {"mean": mean, "error": error, "p5": low, "p95": high}
+
+
+def _samples(model: Model, seed: int) -> Generator[Event, None, list[list[int]]]:
+    found, length = [], min(model.length, SAMPLE_LENGTH)
+    sampling = Sampling(SAMPLE_STEPS, "tweedie")
+    for event in generate(model, GenerateOptions(_enough(SAMPLED, length), length, seed=seed, sampling=sampling)):
+        if isinstance(event, Sampled):
+            found.append(event.tokens)
+        elif isinstance(event, Progress):
+            yield event
+    return found
+
+
+def _varied(samples: list[list[int]], probe: Probe, model: Model) -> dict[str, Any]:
+    """Unigram entropy of the samples, of as long pieces of real text where there are any, and the most there can be."""
+    entropy, error = unigram_entropy(samples)
+    length = len(samples[0])
+    text, _ = unigram_entropy(probe.x0[:, :length].tolist()) if probe.real else (None, None)
+    most = math.log(min(length, model.vocab_size))
+    facts = {"n": len(samples), "length": length, "steps": SAMPLE_STEPS}
+    return {**facts, "entropy": entropy, "error": error, "text": text, "most": most}
+
+
+def _enough(tokens: int, length: int) -> int:
+    """How many sequences of a length hold so many tokens; at least BLOCKS."""
+    return max(BLOCKS, math.ceil(tokens / length))
+
+
+def _blocks(model: Model, ids: Tensor) -> Tensor:
+    """Blocks [B, L] of the trained length from the beginning of ids, or one shorter block."""
+    length = min(model.length, len(ids))
+    count = min(_enough(TOKENS, length), len(ids) // length)
+    return ids[: count * length].reshape(count, length)
+
+
+def _text(model: Model, path: Path) -> Probe:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise RequestError(f"cannot read {path}: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise RequestError(f"{path} is not UTF-8: byte {error.start:,} does not decode") from None
+    ids = torch.tensor(model.text_tokenizer().encode(text), dtype=torch.int64)
+    if len(ids) < 2:
+        raise RequestError(f"{path} holds {len(ids)} tokens, too few to look at")
+    return Probe(_blocks(model, ids), str(path), real=True)
+
+
+def _held_out(model: Model) -> Probe | None:
+    """The held-out split of the model's own corpus, where it is prepared on this machine."""
+    if model.recipe is None or model.tokenizer is None:
+        return None
+    data = model.recipe.data
+    try:
+        folder = find_prepared(PrepareOptions(data.corpus, tokenizer=data.tokenizer))
+        dataset = open_dataset(folder) if folder else None
+    except (RequestError, DamageError):
+        return None
+    if dataset is None or dataset.tokenizer.fingerprint != model.tokenizer.fingerprint:
+        return None
+    name = next((name for name in ("test", "validation") if name in dataset.splits), None)
+    if name is None:
+        return None
+    split = dataset.split(name)
+    wanted = min(split.tokens, _enough(TOKENS, model.length) * model.length)
+    ids = torch.tensor(split.read(0, wanted), dtype=torch.int64)
+    return Probe(_blocks(model, ids), f"{name} split of {Path(data.corpus).name}", real=True)

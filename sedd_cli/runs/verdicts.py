@@ -1,0 +1,84 @@
+"""What is said of a checkpoint's weights, scores and samples: in order, odd (worth a look), or bad."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+from torch import nn
+
+Finding = dict[str, str]
+
+#: How far from 1 the mean normaliser may be, beyond two standard errors, before it is called odd.
+TOLERANCE = 0.1
+#: A sample's entropy below this share of the text's, or of what its length and vocabulary allow, is called odd.
+LEAST_OF_TEXT, LEAST_OF_ALL = 0.75, 0.3
+#: Above this share of moved tokens hardly anything is left to guess from.
+MOST_NOISE = 0.5
+
+
+def finding(check: str, state: str, found: str, advice: str = "") -> Finding:
+    """One line of a report; state: ok, odd or bad."""
+    return {"check": check, "state": state, "found": found, "advice": advice}
+
+
+def weights(net: nn.Module) -> Finding:
+    """Whether all parameters are finite, and the head is not the zero that it begins with."""
+    wrong = [name for name, p in net.named_parameters() if not p.isfinite().all()]
+    if wrong:
+        return finding("weights", "bad", f"not finite: {', '.join(wrong)}", "take an earlier checkpoint")
+    if not any(p.any() for p in net.output_layer.linear.parameters()):
+        return finding("weights", "odd", "the output layer is zero", "a network that was never trained")
+    return finding("weights", "ok", f"{sum(p.numel() for p in net.parameters()):,}, all finite")
+
+
+def scores(levels: Sequence[dict[str, Any]]) -> Finding:
+    """Whether scores are finite at every noise level, and between what they lie."""
+    if wrong := [f"{found['lambda']:.0%}" for found in levels if not found["finite"]]:
+        return finding("scores", "bad", f"not finite at a noise of {', '.join(wrong)}", "take an earlier checkpoint")
+    ranges = [found["log_score"] for found in levels if found["log_score"]]
+    low, high = min(r[0] for r in ranges), max(r[1] for r in ranges)
+    return finding("scores", "ok", f"finite at {len(levels)} noise levels, log-scores {low:.1f} to {high:.1f}")
+
+
+def normaliser(levels: Sequence[dict[str, Any]]) -> Finding:
+    """Whether the mean normaliser is near 1 at every noise level."""
+    means = {found["lambda"]: found["normaliser"] for found in levels if found["normaliser"]}
+    if not means:
+        return finding("normaliser", "bad", "nothing finite to take it of")
+    values = [found["mean"] for found in means.values()]
+    told = f"{min(values):.3f} to {max(values):.3f} in the mean"
+    off = [f"{lam:.0%}" for lam, m in means.items() if abs(m["mean"] - 1) > TOLERANCE + 2 * (m["error"] or 0.0)]
+    if off:
+        advice = "scores there are not those of a distribution: bounds hold, samples may suffer"
+        return finding("normaliser", "odd", f"{told}, off at a noise of {', '.join(off)}", advice)
+    return finding("normaliser", "ok", told)
+
+
+def guesses(levels: Sequence[dict[str, Any]], rows: Sequence[Sequence[int]]) -> Finding:
+    """Whether moved tokens of `rows` are guessed better than by the most frequent one."""
+    seen = [found for found in levels if found["lambda"] <= MOST_NOISE]
+    moved, right = (sum(found[key] for found in seen) for key in ("moved", "guessed"))
+    counts = Counter(token for row in rows for token in row)
+    blind = counts.most_common(1)[0][1] / counts.total()
+    if not moved:
+        return finding("guesses", "odd", "no token was hidden", "give a longer --text")
+    told = f"{right / moved:.1%} of {moved:,} tokens hidden by at most {MOST_NOISE:.0%} of noise"
+    told += f"; always the most frequent one: {blind:.1%}"
+    if right / moved <= blind + 2 * math.sqrt(blind * (1 - blind) / moved):
+        return finding("guesses", "odd", told, "it has not learnt this text: another tokenizer, or too few steps?")
+    return finding("guesses", "ok", told)
+
+
+def entropy(found: dict[str, Any]) -> Finding:
+    """Whether samples vary as much as text does, from their entropy, that of as long pieces of text, and the most."""
+    told = f"{found['entropy']:.2f} ± {found['error']:.2f} nats per token in {found['length']} tokens"
+    if found["text"] is not None:
+        told += f", real text {found['text']:.2f}"
+    least = LEAST_OF_ALL * found["most"] if found["text"] is None else LEAST_OF_TEXT * found["text"]
+    told += f", at most {found['most']:.2f}"
+    if found["entropy"] < least:
+        return finding("sample entropy", "odd", told, "its samples repeat themselves")
+    return finding("sample entropy", "ok", told)
