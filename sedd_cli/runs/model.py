@@ -165,7 +165,8 @@ class Model:
         parts = [_spelled(self.graph.name, graph), _spelled(self.noise.name, asdict(self.noise))]
         parts += [f"{parameters:,} parameters", f"length {self.length}"]
         parts += [self.precision, f"{self.net.kernel()} attention"]
-        parts += [self.tokenizer.spec if self.tokenizer else f"{self.vocab_size:,} tokens without a tokenizer"]
+        without = f"{self.tokenizer_source} out of reach" if self.tokenizer_source else "no tokenizer"
+        parts += [self.tokenizer.spec if self.tokenizer else f"{self.vocab_size:,} tokens ({without})"]
         parts += [f"{k} {v}" for k, v in self.facts.items()]
         return f"{self.source}: {', '.join(parts)}"
 

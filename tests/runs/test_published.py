@@ -91,7 +91,7 @@ def test_one_line_tells_what_was_loaded(tmp_path):
     save_training_directory(tmp_path / "run")
     told = load_model(tmp_path / "m").describe()
     assert told.startswith(f"{tmp_path / 'm'}: uniform, geometric (sigma_min 0.0001, sigma_max 20), ")
-    assert told.endswith("11 tokens without a tokenizer, layout published, weights as published")
+    assert told.endswith("11 tokens (no tokenizer), layout published, weights as published")
     told = load_model(tmp_path / "run").describe()
     assert ": absorbing (scale_by_sigma true), loglinear (eps 0.001), 10,924 parameters, length 12, fp32, " in told
     assert told.endswith("layout training directory, step 700, weights EMA")
@@ -121,7 +121,7 @@ def test_50257_tokens_mean_gpt2_and_what_is_out_of_reach_is_said_when_it_is_need
     monkeypatch.setattr(ranks.TiktokenTokenizer, "load", refused)
     model = load_model(tmp_path / "m")
     assert model.tokenizer is None
-    assert model.tokenizer_source == "gpt2"
+    assert "50,257 tokens (gpt2 out of reach)" in model.describe()
     with pytest.raises(RequestError, match="tokenizer 'gpt2' could not be loaded"):
         model.text_tokenizer()
     stand_in = type("T", (), {"vocab_size": 50257, "spec": "gpt2"})()
