@@ -14,7 +14,10 @@ from typing import Any
 
 
 class Hub:
-    """models: owner/name → {file: bytes}. gated, readers: ids that may not be read, or not be written to."""
+    """models: owner/name → {file: bytes}. gated, read_only: ids that may not be read, or not be written to.
+
+    Uploads go the way of small files; that of large ones (LFS, xet) is not stood in for.
+    """
 
     def __init__(self) -> None:
         self.models: dict[str, dict[str, bytes]] = {}
@@ -23,6 +26,8 @@ class Hub:
         #: Bytes that files are said to have, whatever they have.
         self.sizes: dict[str, int] = {}
         self.private: dict[str, bool] = {}
+        #: Ids at which every question is answered with this status.
+        self.broken: dict[str, int] = {}
         self.asked: list[str] = []
 
     def put(self, name: str, folder: Path) -> None:
@@ -70,10 +75,16 @@ class Hub:
         name = "/".join(path[2:4] if path[0] == "api" else path[:2])
         if name not in self.models:
             return _answer(to, 404, {"X-Error-Code": "RepoNotFound"})
+        if name in self.broken:
+            return _answer(to, self.broken[name], {})
         commit = {"X-Repo-Commit": self.sha(name)}
+        if path[4:5] == ["tree"]:
+            files = [{"type": "file", "path": f, "size": len(d), "oid": f} for f, d in self.models[name].items()]
+            return _answer(to, 200, commit, json.dumps(files).encode())
         if path[0] == "api":
             files = [{"rfilename": f, "size": self.sizes.get(f, len(d))} for f, d in self.models[name].items()]
-            found = {"id": name, "sha": self.sha(name), "siblings": files, "private": False, "tags": []}
+            found = {"id": name, "sha": self.sha(name), "siblings": files, "tags": []}
+            found["private"] = self.private.get(name, False)
             return _answer(to, 200, commit, json.dumps(found).encode())
         if name in self.gated:
             return _answer(to, 403, {"X-Error-Code": "GatedRepo"})
@@ -90,7 +101,9 @@ class Hub:
             name = f"{asked['organization']}/{asked['name']}"
             if name in self.read_only:
                 return _answer(to, 403, {}, b'{"error": "forbidden"}')
-            self.models.setdefault(name, {})
+            if name in self.models:
+                return _answer(to, 409, {}, json.dumps({"url": f"{self.address}/{name}"}).encode())
+            self.models[name] = {}
             self.private[name] = bool(asked.get("private") or asked.get("visibility") == "private")
             return _answer(to, 200, {}, json.dumps({"url": f"{self.address}/{name}", "name": name}).encode())
         name, verb = "/".join(path[2:4]), path[4]
@@ -101,6 +114,8 @@ class Hub:
             record = json.loads(line)
             if record["key"] == "file":
                 self.models[name][record["value"]["path"]] = base64.b64decode(record["value"]["content"])
+            elif record["key"] == "deletedFile":
+                del self.models[name][record["value"]["path"]]
         answer = {"commitUrl": f"{self.address}/{name}/commit/{self.sha(name)}", "commitOid": self.sha(name)}
         return _answer(to, 200, {}, json.dumps(answer | {"pullRequestUrl": None}).encode())
 

@@ -16,7 +16,7 @@ from sedd_cli.errors import DamageError, RequestError
 
 MARKS = {
     "ok": "[green]ok[/]", "odd": "[yellow]odd[/]", "missing": "[yellow]missing[/]", "optional": "[dim]not there[/]",
-    "bad": "[red]wrong[/]",
+    "bad": "[red]bad[/]",
 }  # fmt: skip
 
 
@@ -84,13 +84,16 @@ def _findings(findings: list[dict[str, str]]) -> Table:
 
 def _levels(found: dict[str, Any]) -> Table:
     """What the scores come to by noise level."""
-    caption = "normaliser: 1 where scores are those of a distribution; guessed: of the tokens that noise hid"
-    table = Table(title=f"scores on {found['text']}", caption=caption, header_style="bold")
+    caption = (
+        "normaliser: 1 if scores are those of a distribution, in the mean, with MASK at every position; "
+        "guessed: of the tokens that noise hid"
+    )
+    table = Table(title=f"scores on {escape(found['text'])}", caption=caption, header_style="bold")
     table.title_justify = table.caption_justify = "left"
-    for name in ("noise", "tokens", "normaliser", "5–95 %", "guessed", "log-scores"):
+    for name in ("noise", "hidden", "normaliser", "5–95 %", "guessed", "log-scores"):
         table.add_column(name, justify="right", no_wrap=True)
     for level in found["levels"]:
-        cells = [f"{level['lambda']:.0%}", f"{level['positions']:,}"]
+        cells = [f"{level['lambda']:.0%}", f"{level['moved']:,}"]
         if mean := level["normaliser"]:
             cells += [plus_minus(mean["mean"], mean["error"], 3), f"{mean['p5']:.2f}–{mean['p95']:.2f}"]
             cells += [f"{level['guessed'] / level['moved']:.1%}" if level["moved"] else "-"]

@@ -38,6 +38,7 @@ def export(
     chosen = choose_model(view, model, "cpu", "fp32", tokenizer)
     result = next(event.result for event in view.follow(job(chosen, options)) if isinstance(event, Finished))
     view.document(result)
-    if to is not None or result.get("pushed"):
+    there = push if result.get("push", {}).get("commit") else to
+    if there is not None:
         view.say("Try next:")
-        view.say(f"  sedd sample --model {push if result.get('pushed') else to} -n 3", "cyan")
+        view.say(f"  sedd sample --model {there} -n 3", "cyan")

@@ -17,6 +17,13 @@ Upper bounds on −log p. *rigorous* holds for the model that sampling simulates
 which leaves two terms out. ± is the Monte-Carlo standard error."""
 
 
+#: Where an export keeps the evaluations that its card shows.
+RESULTS = "results.json"
+#: What a stored result, and a bound in it, must hold to be shown.
+KEYS = ("model_fingerprint", "fingerprint", "corpus", "split", "length", "precision", "bounds")
+FIGURES = ("tokens", "bits_per_char", "bits_per_char_error", "perplexity", "perplexity_error")
+
+
 @dataclass(frozen=True)
 class Card:
     """named: what users will pass as --model. moved: how rounding to bf16 moves log-scores (rms, largest), if it was
@@ -60,7 +67,12 @@ class Card:
             for result, protocol, bound in _bounds(found)
         ]
         tags = ["sedd", "discrete-diffusion", "text-generation", "text-infilling"]
-        data = ModelCardData(library_name="sedd", tags=tags, model_name=name, eval_results=scores or None)
+        base = self.model.recipe.init_from if self.model.recipe else None
+        if base is not None and (base.count("/") != 1 or Path(base).exists()):
+            base = None  # a folder, not a model of the hub
+        data = ModelCardData(
+            library_name="sedd", tags=tags, model_name=name, base_model=base, eval_results=scores or None
+        )
         return data.to_yaml()
 
     def _facts(self) -> str:
@@ -70,18 +82,22 @@ class Card:
             "noise": model.noise.name,
             "parameters": f"{sum(p.numel() for p in model.net.parameters()):,}",
             "length": f"{model.length:,} tokens",
-            "tokenizer": model.tokenizer.spec if model.tokenizer else f"not named ({model.vocab_size:,} tokens)",
+            "tokenizer": self._tokenizer() or f"not named ({model.vocab_size:,} tokens)",
             **{key: f"{value:,}" if key == "step" else value for key, value in model.facts.items() if key != "layout"},
             "stored as": "bfloat16" if self.moved else "float32",
             "fingerprint": f"`{model.fingerprint[:16]}`" + (" (before rounding)" if self.moved else ""),
         }
         return "\n".join(["| | |", "|---|---|", *(f"| {key} | {value} |" for key, value in rows.items())])
 
+    def _tokenizer(self) -> str | None:
+        """Its name, also where its files are out of reach here."""
+        return self.model.tokenizer.spec if self.model.tokenizer else self.model.tokenizer_source
+
     def _use(self) -> str:
         model, gap = self.model, "[MASK:8]"
         wanted = model.recipe.report.infill if model.recipe else None
         template = f"{wanted.prefix.rstrip()} {gap} {wanted.suffix.lstrip()}" if wanted else f"The {gap} of the"
-        option = "" if model.tokenizer else " --tokenizer FILE"
+        option = "" if self._tokenizer() else " --tokenizer FILE"
         lines = [
             "```",
             f"sedd sample --model {self.named} -n 3{option}",
@@ -92,7 +108,9 @@ class Card:
             "from sedd_cli import load_model",
             "",
             f'model = load_model("{self.named}")',
-            "print(model.sample(2, seed=1)[0].text)" if model.tokenizer else "print(model.sample(2, seed=1)[0].tokens)",
+            "print(model.sample(2, seed=1)[0].text)"
+            if self._tokenizer()
+            else "print(model.sample(2, seed=1)[0].tokens)",
             "```",
             "",
             "The layout is that of the published checkpoints: "
@@ -111,32 +129,46 @@ class Card:
 
 
 def results_of(model: Model) -> Iterator[dict[str, Any]]:
-    """The evaluations stored in the run that the model is from, of these very weights, newest of each kind last."""
+    """The evaluations of these very weights that are stored in the run or export the model is from, newest last."""
     source = Path(model.source)
-    places = [source / "results", *(parent / "results" for parent in source.absolute().parents[:2])]
-    for path in sorted(p for place in places if place.is_dir() for p in place.glob("*.json")):
-        try:
-            found = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            continue  # not a result
-        if isinstance(found, dict) and found.get("model_fingerprint") == model.fingerprint and found.get("bounds"):
+    runs = [source, *source.absolute().parents[:2]]  # of a checkpoint, the run stands two above
+    files = [p for run in runs if (run / "results").is_dir() for p in (run / "results").glob("*.json")]
+    stored = [_read(path) for path in sorted(files, key=lambda p: (p.stat().st_mtime, p.name))]
+    if isinstance(exported := _read(source / RESULTS), list):
+        stored += exported
+    for found in stored:
+        if (
+            isinstance(found, dict)
+            and set(KEYS) <= set(found)
+            and found["model_fingerprint"] == model.fingerprint
+            and all(set(FIGURES) <= set(bound) for bound in found["bounds"].values())
+        ):
             yield found
 
 
+def _read(path: Path) -> Any:
+    """What a JSON file holds; None where there is none."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+
+
 def _bounds(found: list[dict[str, Any]]) -> Iterator[tuple[dict[str, Any], str, dict[str, Any]]]:
-    """(result, protocol, bound), of those of one text, protocol and number of tokens the one with the least error."""
-    best: dict[tuple, tuple[dict[str, Any], str, dict[str, Any]]] = {}
+    """(result, protocol, bound), of those of one text, protocol and number of tokens the last."""
+    last: dict[tuple, tuple[dict[str, Any], str, dict[str, Any]]] = {}
     for result in found:
         for protocol, bound in result["bounds"].items():
-            key = result["fingerprint"], result["split"], result["length"], protocol, bound["tokens"]
-            if key not in best or bound["perplexity_error"] < best[key][2]["perplexity_error"]:
-                best[key] = result, protocol, bound
-    yield from best.values()
+            names = ("fingerprint", "split", "length", "precision")
+            key = *(result[name] for name in names), protocol, bound["tokens"]
+            last[key] = result, protocol, bound
+    yield from last.values()
 
 
 def _likelihood(found: list[dict[str, Any]]) -> str:
     lines = ["| text | tokens | protocol | bits per character | perplexity per token |", "|---|---|---|---|---|"]
     for result, protocol, bound in _bounds(found):
+        protocol = protocol if result["precision"] == "fp32" else f"{protocol}, in {result['precision']}"
         lines.append(
             f"| {Path(result['corpus']).name} {result['split']} | {bound['tokens']:,} | {protocol} | "
             f"{bound['bits_per_char']:.3f} ± {bound['bits_per_char_error']:.3f} | "

@@ -26,7 +26,7 @@ from torch import Tensor
 from torch.distributed import ProcessGroup
 
 from sedd_cli.errors import DamageError, RequestError, WorkError
-from sedd_cli.text.atomic import write_whole
+from sedd_cli.text.atomic import sync_path, write_whole
 
 MANIFEST, LATEST = "manifest.json", "latest"
 NAME = r"step-\d+"
@@ -130,11 +130,11 @@ class Draft:
         manifest = {"layout": LAYOUT, "step": self.step, "sha256": digests}
         (self.folder / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
         for path in [*self.folder.iterdir(), self.folder]:
-            _fsync(path)
+            sync_path(path)
         if final.exists():
             _remove(final)
         os.replace(self.folder, final)
-        _fsync(self.parent)
+        sync_path(self.parent)
         write_whole(self.run / LATEST, final.name + "\n")
         _prune(self.parent, self.step, keep, keep_every)
         return final
@@ -241,11 +241,3 @@ def _sha256(path: Path) -> str:
         while chunk := file.read(1 << 20):
             digest.update(chunk)
     return digest.hexdigest()
-
-
-def _fsync(path: Path) -> None:
-    fd = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

@@ -84,6 +84,8 @@ class Work:
                             continue  # once is enough
                         self.warned = True
                     yield self._of_all(event, len(places)) if isinstance(event, Progress) else event
+            except ValueError as error:  # a law that cannot be drawn from
+                raise WorkError(f"{error}; `sedd doctor --model {self.model.source}` says more") from error
             except (RuntimeError, MemoryError) as error:
                 if len(places) == 1 or not out_of_memory(error):
                     raise

@@ -121,6 +121,12 @@ class Dist:
             torch.distributed.all_reduce(values)
         return values
 
+    def spread(self, tensors: Iterable[Tensor]) -> None:
+        """Overwrite tensors, whole ones, by those of the main process."""
+        if self.world > 1:
+            for tensor in tensors:
+                torch.distributed.broadcast(tensor, src=0)
+
     def wait(self) -> None:
         """Return once every process has come here."""
         if self.world > 1:

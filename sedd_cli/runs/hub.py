@@ -3,35 +3,32 @@
 from __future__ import annotations
 
 import errno
-import re
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from sedd_cli.errors import RequestError, WorkError
+from sedd_cli.errors import RequestError, WorkError, first_line
 from sedd_cli.text.home import nearest_existing
 
-OWNER_AND_NAME = r"\w[\w.-]*/[\w.-]+"
 #: Seconds for the first question; a hub out of reach would else be waited for most of a minute.
 TIMEOUT = 20.0
 
 
-def fetch(name: str, wanted: Sequence[Sequence[str]], optional: Sequence[str] = ()) -> Path:
-    """The folder of the hub's cache with a model's files, downloaded where they are not there yet.
+def fetch(name: str, config: str, weights: Sequence[str], optional: Sequence[str] = ()) -> Path:
+    """The folder of the hub's cache with a model's files, all of one commit, downloaded where they are not there yet.
 
-    wanted: the names by which each file may go, the best first. optional: files taken along where there are any.
+    weights: the names by which they may go, the best first. optional: files taken along where there are any.
     RequestError for a model that is not there, or out of reach; WorkError where the disk is too small.
     """
+    if folder := _cached(name, config, weights):
+        return folder
     try:
-        if folder := _cached(name, wanted):
-            return folder
-        chosen = _chosen(name, wanted, optional)
-        return _download(name, chosen)
+        return _download(name, config, weights, optional)
     except (RequestError, WorkError):
         raise
     except Exception as error:
-        raise refusal(name, error, " and ".join(names[0] for names in wanted)) from error
+        raise refusal(name, error, f"{config} and {weights[0]}") from error
 
 
 def cached_else_fetched(name: str, load: Callable[..., Any]) -> Any:
@@ -50,91 +47,97 @@ def refusal(name: str, error: Exception, files: str) -> RequestError | WorkError
     """What to say where a model cannot be had from the hub: why, and the way without it."""
     from huggingface_hub import errors
 
-    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+    causes = list(_causes(error))
+    if any(isinstance(e, OSError) and e.errno == errno.ENOSPC for e in causes):
         return WorkError(f"no space left for {name} in {_cache()}: set HF_HOME to a folder on a larger disk")
     offline = f"offline: download {files} elsewhere and pass their folder"
-    page = f"https://huggingface.co/{name}"
     if isinstance(error, errors.GatedRepoError):
+        page = f"https://huggingface.co/{name}"
         return RequestError(f"{name} is gated: ask for access at {page}, then `hf auth login`; {offline}")
     if isinstance(error, errors.RepositoryNotFoundError):
         return RequestError(
             f"the hub has no model {name}: check the name; a private one takes `hf auth login`; {offline}"
         )
-    if isinstance(error, errors.RemoteEntryNotFoundError):
-        return RequestError(f"{page} does not hold {files}; {offline}")
-    while error.__cause__ is not None:  # the client wraps what the network said
-        error = error.__cause__
+    answers = (e.response.status_code for e in causes if isinstance(e, errors.HfHubHTTPError))
+    offline_asked = isinstance(error, errors.OfflineModeIsEnabled)
+    reason = "HF_HUB_OFFLINE is set" if offline_asked else type(causes[-1]).__name__
+    reason = next((f"it answered {status}" for status in answers), reason)
     return RequestError(
-        f"cannot fetch {name} from the Hugging Face hub ({type(error).__name__}), and its cache does not have it; "
-        f"{offline}"
+        f"cannot fetch {name} from the Hugging Face hub ({reason}), and its cache does not have all of it; {offline}"
     )
 
 
-def push(folder: Path, name: str, private: bool, message: str) -> str:
+def push(folder: Path, name: str, private: bool, message: str, owned: Sequence[str]) -> str:
     """Upload a folder as the model `name`, made if it is not there; the address of the commit.
 
-    RequestError where nobody is logged in or it is not allowed, WorkError where the upload fails.
+    owned: files of this layout, which are removed there where the folder has none of that name. RequestError where
+    nobody is logged in, it is not allowed, or what is to be private is public; WorkError where the upload fails.
     """
     from huggingface_hub import HfApi, errors
 
     api = HfApi()
     try:
         api.create_repo(name, private=private, exist_ok=True)
-        return str(api.upload_folder(repo_id=name, folder_path=folder, commit_message=message).commit_url)
+        if private and not api.model_info(name).private:
+            raise RequestError(f"{name} is there already, and public: make it private on the hub, or name another")
+        commit = api.upload_folder(
+            repo_id=name, folder_path=folder, commit_message=message, delete_patterns=list(owned)
+        )
+        return str(commit.commit_url)
+    except RequestError:
+        raise
     except errors.HfHubHTTPError as error:
         status = error.response.status_code
         if status in (401, 403):
             raise RequestError(
                 f"the hub does not let you write to {name} ({status}): `hf auth login` with a token that may write"
             ) from error
-        raise WorkError(f"the hub refused {name}: {_first_line(error)}") from error
+        raise WorkError(f"the hub refused {name}: {first_line(error)}") from error
     except Exception as error:  # the network's own kinds
-        raise WorkError(f"cannot upload {name}: {type(error).__name__}: {_first_line(error)}") from error
+        raise WorkError(f"cannot upload {name}: {type(error).__name__}: {first_line(error)}") from error
 
 
 def check_id(name: str) -> None:
-    """RequestError unless a name has the form owner/name."""
-    if not re.fullmatch(OWNER_AND_NAME, name):
+    """RequestError unless a name is one that the hub allows, with its owner."""
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id
+
+    try:
+        validate_repo_id(name)
+    except HFValidationError as error:
+        raise RequestError(f"{name!r} is no hub id: {first_line(error)}") from None
+    if "/" not in name:
         raise RequestError(f"{name!r} is no hub id: it has the form owner/name")
 
 
-def _cached(name: str, wanted: Sequence[Sequence[str]]) -> Path | None:
+def _cached(name: str, config: str, weights: Sequence[str]) -> Path | None:
+    """The cached folder that holds a model; weights come last, so where they are the optional files are as well."""
     from huggingface_hub import try_to_load_from_cache
 
-    folder = None
-    for names in wanted:
-        found = next((at for n in names if isinstance(at := try_to_load_from_cache(name, n), str)), None)
-        if found is None:
-            return None
-        folder = Path(found).parent
-    return folder
+    if not isinstance(found := try_to_load_from_cache(name, config), str):
+        return None
+    folder = Path(found).parent
+    return folder if any((folder / file).is_file() for file in weights) else None
 
 
-def _chosen(name: str, wanted: Sequence[Sequence[str]], optional: Sequence[str]) -> dict[str, int]:
-    """The files to take, with their bytes (0 where the hub does not say)."""
-    from huggingface_hub import HfApi
+def _download(name: str, config: str, weights: Sequence[str], optional: Sequence[str]) -> Path:
+    from huggingface_hub import HfApi, hf_hub_download, snapshot_download
 
-    there = {s.rfilename: s.size or 0 for s in HfApi().model_info(name, files_metadata=True, timeout=TIMEOUT).siblings}
-    chosen = {}
-    for names in wanted:
-        best = next((n for n in names if n in there), None)
-        if best is None:
-            raise RequestError(f"https://huggingface.co/{name} holds no {' or '.join(names)}: it is no model of ours")
-        chosen[best] = there[best]
-    return chosen | {n: there[n] for n in optional if n in there}
-
-
-def _download(name: str, sizes: dict[str, int]) -> Path:
-    from huggingface_hub import hf_hub_download
-
-    free, needed = shutil.disk_usage(nearest_existing(_cache())).free, sum(sizes.values())
+    info = HfApi().model_info(name, files_metadata=True, timeout=TIMEOUT)
+    there = {file.rfilename: file.size or 0 for file in info.siblings}
+    best = next((file for file in weights if file in there), None)
+    if best is None or config not in there:
+        raise RequestError(f"{name} on the hub holds no {config} with {' or '.join(weights)}: it is no model of ours")
+    small = [file for file in (config, *optional) if file in there]
+    free, needed = shutil.disk_usage(nearest_existing(_cache())).free, sum(there[file] for file in (best, *small))
     if needed > free:
         raise WorkError(
             f"{name} takes {needed / 1e6:,.1f} MB, {free / 1e6:,.1f} MB are free in {_cache()}: "
             "set HF_HOME to a folder on a larger disk"
         )
-    *_, last = [hf_hub_download(name, file) for file in sizes]
-    return Path(last).parent
+    folder = Path(snapshot_download(name, allow_patterns=small))
+    hf_hub_download(name, best, revision=folder.name)  # of that very commit
+    return folder
 
 
 def _cache() -> Path:
@@ -143,5 +146,8 @@ def _cache() -> Path:
     return Path(constants.HF_HUB_CACHE)
 
 
-def _first_line(error: Exception) -> str:
-    return str(error).strip().split("\n")[0]
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """The error, and what it wraps."""
+    while error is not None:
+        yield error
+        error = error.__cause__

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 from sedd_cli.errors import RequestError
@@ -49,10 +48,12 @@ def _recognised(path: Path, source: str) -> Model:
         return _from_checkpoint(checkpoint.latest(path), source)
     if (path / checkpoint.MANIFEST).is_file():
         return _from_checkpoint(checkpoint.open_checkpoint(path), source)
-    if path.suffix in (".pth", ".pt") or published.training_directory(path):
+    if (path.is_file() and path.suffix in (".pth", ".pt")) or (path / published.HYDRA).is_file():
         return published.load_training_directory(path, source)
     if (path / published.CONFIG).is_file():
         return published.load_published(path, source)
+    if path.is_file() and path.name in (published.CONFIG, *published.WEIGHTS):
+        return _recognised(path.parent, source)
     if path.is_dir():
         raise RequestError(
             f"{source} is not a model: neither a run (it has no `{checkpoint.LATEST}` checkpoint), nor a checkpoint "
@@ -61,16 +62,23 @@ def _recognised(path: Path, source: str) -> Model:
         )
     if path.is_file():
         raise RequestError(f"{source} is a file: name the folder that it stands in")
-    return published.load_published(_fetched(source), source)
+    folder = _fetched(source)
+    model = published.load_published(folder, source)
+    model.facts = {"commit": folder.name[:8], **model.facts}
+    return model
 
 
 def _fetched(name: str) -> Path:
     """The cached folder of a hub id; RequestError for what can be none."""
-    if not re.fullmatch(hub.OWNER_AND_NAME, name):
+    if name.count("/") != 1 or name.startswith(("/", ".", "~")) or name.endswith("/"):
         raise RequestError(f"no model at {name}: neither a folder nor a hub id of the form owner/name")
     if Path(name).parent.is_dir():
         raise RequestError(f"no model at {name}: {Path(name).parent} is a folder here, without {Path(name).name} in it")
-    return hub.fetch(name, [[published.CONFIG], published.WEIGHTS], [published.TOKENIZER, published.RECIPE])
+    hub.check_id(name)
+    try:
+        return hub.fetch(name, published.CONFIG, published.WEIGHTS, [published.TOKENIZER, published.RECIPE])
+    except RequestError as error:
+        raise RequestError(f"no folder {name} is here, and {error}") from error
 
 
 def _from_checkpoint(found: checkpoint.Checkpoint, source: str) -> Model:

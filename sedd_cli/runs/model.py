@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from sedd_cli.runs.events import Filled, Sampled
 
 
-@dataclass
+@dataclass(repr=False)
 class Model:
     """A network with its graph, noise and tokenizer. `tokenizer` is None where the checkpoint names none."""
 
@@ -169,6 +169,9 @@ class Model:
         parts += [self.tokenizer.spec if self.tokenizer else f"{self.vocab_size:,} tokens ({without})"]
         parts += [f"{k} {v}" for k, v in self.facts.items()]
         return f"{self.source}: {', '.join(parts)}"
+
+    def __repr__(self) -> str:
+        return f"<{self.describe()}>"
 
     def _tokens(self, x: Tensor, states: int) -> Tensor:
         x = torch.as_tensor(x, device=self.device)

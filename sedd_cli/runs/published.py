@@ -22,12 +22,15 @@ from sedd_cli.recipe import load_recipe
 from sedd_cli.recipe.build import build
 from sedd_cli.runs.model import Model
 from sedd_cli.runs.tensors import load_weights, read_pickle, read_tensors
-from sedd_cli.text.tokenizers import FILE as TOKENIZER
+from sedd_cli.text.tokenizers import holds_tokenizer
+from sedd_cli.text.tokenizers.base import FILE
 
-CONFIG, WEIGHTS = "config.json", ("model.safetensors", "pytorch_model.bin")
+CONFIG, TOKENIZER, WEIGHTS = "config.json", FILE, ("model.safetensors", "pytorch_model.bin")
 #: The published names of our graphs.
 PUBLISHED_GRAPHS = {"absorb": "absorbing", "uniform": "uniform"}
 SHAPE = ("hidden_size", "cond_dim", "length", "n_blocks", "n_heads")
+#: What a state dict holds beside parameters.
+BUFFERS = ("rotary_emb.inv_freq",)
 #: The layout names no tokenizer: this many tokens mean GPT-2's.
 GPT2_TOKENS = 50257
 #: Where our exports say what the published layout has no place for.
@@ -48,7 +51,7 @@ def load_published(folder: Path, source: str) -> Model:
         facts |= {k: ours[k] for k, kind in (("step", int), ("weights", str)) if isinstance(ours.get(k), kind)}
     facts.setdefault("weights", "as published")
     model = _model(config, where, read_tensors(weights), str(weights), source, facts)
-    if (folder / TOKENIZER).is_file():
+    if holds_tokenizer(folder):  # a file of that name may be another library's
         model.tokenizer_source = str(folder)
     if (folder / RECIPE).is_file():
         try:
@@ -60,7 +63,8 @@ def load_published(folder: Path, source: str) -> Model:
 
 def load_training_directory(path: Path, source: str) -> Model:
     """The model of a training directory of the published code, or of one of its checkpoint files: its EMA weights."""
-    folder = training_directory(path)
+    above = path.absolute().parents[:2] if path.is_file() else [path]
+    folder = next((at for at in above if (at / HYDRA).is_file()), None)
     if folder is None:
         raise RequestError(f"{path} does not stand in a training directory: no {HYDRA} is above it")
     file = path if path.is_file() else folder / CHECKPOINT
@@ -69,17 +73,8 @@ def load_training_directory(path: Path, source: str) -> Model:
         raise RequestError(f"{folder} has no {CHECKPOINT}" + (f"; name one of {', '.join(others)}" if others else ""))
     where = str(folder / HYDRA)
     stored = _mapping(read_pickle(file), file)
-    facts: dict[str, Any] = {"layout": "training directory"}
-    if isinstance(stored.get("step"), int):
-        facts["step"] = stored["step"]
-    facts["weights"] = "EMA"
+    facts = {"layout": "training directory", "step": _get(stored, "step", int, str(file)), "weights": "EMA"}
     return _model(_mapping(_yaml(folder / HYDRA), where), where, _averaged(stored, file), str(file), source, facts)
-
-
-def training_directory(path: Path) -> Path | None:
-    """The training directory that a path is, or that a checkpoint file stands in; None where there is none."""
-    above = path.absolute().parents[:2] if path.is_file() else [path]
-    return next((folder for folder in above if (folder / HYDRA).is_file()), None)
 
 
 def parts_of(config: Any, where: str) -> tuple[Graph, Noise, DiTConfig]:
@@ -96,6 +91,9 @@ def parts_of(config: Any, where: str) -> tuple[Graph, Noise, DiTConfig]:
     if schedule not in NOISES:
         raise RequestError(f"{where}: noise.type must be one of {', '.join(NOISES)}, found {schedule!r}")
     known = {f.name for f in dataclasses.fields(NOISES[schedule])}  # a loglinear one lists sigmas that mean nothing
+    for key in ("sigma_min", "sigma_max"):
+        if key in known and key not in config["noise"]:
+            raise RequestError(f"{where}: noise.{key} is missing")
     noise = build(NOISES[schedule], {k: v for k, v in config["noise"].items() if k in known}, f"{where}: noise")
     shape: dict[str, Any] = {k: _get(config, f"model.{k}", int, where) for k in SHAPE}
     shape["dropout"] = config["model"].get("dropout", 0.0)
@@ -120,22 +118,26 @@ def _model(
     config: Any, where: str, tensors: Mapping[str, Tensor], file: str, source: str, facts: dict[str, Any]
 ) -> Model:
     graph, noise, shape = parts_of(config, where)
+    if shape.n_blocks > len(tensors):
+        raise DamageError(f"{where}: model.n_blocks is {shape.n_blocks:,}, but {file} holds {len(tensors)} tensors")
     net = DiT.empty(shape, graph.states)
-    load_weights(net, tensors, file)
+    load_weights(net, tensors, file, copy=True)  # a file that is written to again must not change them
+    if kinds := {str(v.dtype).removeprefix("torch.") for v in tensors.values()} - {"float32"}:
+        facts = {**facts, "stored": " and ".join(sorted(kinds))}
     model = Model(net, graph, noise, None, source, facts=facts)
     model.tokenizer_source = "gpt2" if graph.tokens == GPT2_TOKENS else None
     return model
 
 
 def _averaged(stored: Mapping[str, Any], file: Path) -> dict[str, Tensor]:
-    """The EMA weights by name: a list without names, in the order of the network's parameters."""
+    """The EMA weights by name: a list without names, in the order of the network's parameters, as the weights are."""
     weights, ema = stored.get("model"), stored.get("ema")
     shadow = ema.get("shadow_params") if isinstance(ema, Mapping) else None
     if not isinstance(weights, Mapping) or not isinstance(shadow, list):
         raise RequestError(f"{file} is no checkpoint of the published code: it lacks model or ema.shadow_params")
     if not all(isinstance(v, Tensor) for v in [*weights.values(), *shadow]):
         raise DamageError(f"{file} is damaged: model and ema.shadow_params must hold tensors")
-    named = {name: v for name, v in weights.items() if not name.endswith("inv_freq")}
+    named = {name: v for name, v in weights.items() if name not in BUFFERS}
     if len(named) != len(shadow):
         raise DamageError(f"{file} is damaged: {len(named)} weights, but {len(shadow)} averages of them")
     wrong = [
@@ -149,10 +151,12 @@ def _averaged(stored: Mapping[str, Any], file: Path) -> dict[str, Tensor]:
 
 
 def _get(config: Any, key: str, kind: type, where: str) -> Any:
-    value = config
-    for name in key.split("."):
-        if not isinstance(value, Mapping) or name not in value:
-            raise RequestError(f"{where}: {key} is missing")
+    value, names = config, key.split(".")
+    for depth, name in enumerate(names):
+        if not isinstance(value, Mapping):
+            raise RequestError(f"{where}: {'.'.join(names[:depth])} must hold keys and values, found {value!r}")
+        if name not in value:
+            raise RequestError(f"{where}: {'.'.join(names[: depth + 1])} is missing")
         value = value[name]
     if type(value) is not kind:
         raise RequestError(f"{where}: {key} must be {kind.__name__}, found {value!r}")

@@ -7,10 +7,12 @@ import dataclasses
 import torch
 
 from sedd_cli.core.graphs import Graph
+from sedd_cli.core.noises import Noise
 from sedd_cli.errors import RequestError
 from sedd_cli.nets.dit import DiT
 from sedd_cli.runs.load import load_model
 from sedd_cli.runs.model import Model
+from sedd_cli.runs.tensors import check_finite
 from sedd_cli.text.tokenizers import Tokenizer
 
 #: What must agree; the length need not, for rotary angles have no weights, nor must dropout.
@@ -19,11 +21,12 @@ SHAPE = ("n_blocks", "hidden_size", "n_heads", "cond_dim")
 BY_STATE = ("vocab_embed.embedding", "output_layer.linear.weight", "output_layer.linear.bias")
 
 
-def start_from(source: str, net: DiT, graph: Graph, tokenizer: Tokenizer) -> str:
-    """Copy a trained model's weights into a fresh network; returns what a person should know about it, or "".
+def start_from(source: str, net: DiT, graph: Graph, noise: Noise, tokenizer: Tokenizer) -> tuple[str, list[str]]:
+    """Copy a trained model's weights into a fresh network; returns what it is, and what one should know about it.
 
     Another vocabulary keeps the fresh rows of embedding and output, but for the embedding of MASK; all else is taken
-    over. RequestError for a network of another shape, or another graph: its outputs mean something else.
+    over. RequestError for a network of another shape, or another graph (its outputs mean something else),
+    DamageError for weights that are not finite.
     """
     given = load_model(source, device="cpu")
     if dataclasses.replace(given.graph, tokens=graph.tokens) != graph:
@@ -31,7 +34,9 @@ def start_from(source: str, net: DiT, graph: Graph, tokenizer: Tokenizer) -> str
     found, wanted = ({key: getattr(n.config, key) for key in SHAPE} for n in (given.net, net))
     if found != wanted:
         changed = "; ".join(f"model.{k}: {found[k]} there, {wanted[k]} here" for k in SHAPE if found[k] != wanted[k])
-        raise RequestError(f"init_from: {source} is a network of another shape ({changed})")
+        taken = " ".join(f"model.{k}={found[k]}" for k in SHAPE if found[k] != wanted[k])
+        raise RequestError(f"init_from: {source} is a network of another shape ({changed}); its own is {taken}")
+    check_finite(given.net, source)
     another = _another_vocabulary(given, tokenizer)
     theirs = dict(given.net.named_parameters())
     with torch.no_grad():
@@ -40,12 +45,15 @@ def start_from(source: str, net: DiT, graph: Graph, tokenizer: Tokenizer) -> str
                 mine.copy_(theirs[name])
         if another and graph.mask is not None:
             net.vocab_embed.embedding[graph.mask] = given.net.vocab_embed.embedding[given.graph.mask]
+    told = []
     if another:
-        kept = " but for MASK" if graph.mask is not None else ""
-        return f"init_from: {another}: embedding and output rows begin anew{kept}, the rest is kept"
-    if given.tokenizer is None and given.tokenizer_source != tokenizer.spec:
-        return f"init_from: {source} names no tokenizer: its tokens are taken to be those of {tokenizer.spec}"
-    return ""
+        kept = " and MASK's embedding" if graph.mask is not None else ""
+        told.append(f"{another}: embedding and output rows begin anew, the rest{kept} is kept")
+    elif given.tokenizer is None and given.tokenizer_source != tokenizer.spec:
+        told.append(f"{source} names no tokenizer: its tokens are taken to be those of {tokenizer.spec}")
+    if given.noise != noise:
+        told.append(f"{source} was trained under the noise {given.noise}, this recipe has {noise}")
+    return given.describe(), [f"init_from: {line}" for line in told]
 
 
 def _another_vocabulary(given: Model, tokenizer: Tokenizer) -> str:

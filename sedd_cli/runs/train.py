@@ -116,8 +116,8 @@ def _state(
         state.restore(found)
         if state.step < recipe.train.steps:
             yield Note(f"resuming at step {state.step:,} of {recipe.train.steps:,}")
-    elif recipe.init_from is not None:
-        yield Note(f"started with the weights of {recipe.init_from}, averages and moments anew")
+    elif state.origin:
+        yield Note(f"started, averages and moments anew, with the weights of {state.origin}")
     return state
 
 

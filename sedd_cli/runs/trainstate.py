@@ -59,6 +59,8 @@ class TrainState:
     skipped: int = 0
     skipped_in_a_row: int = 0
     compiled: bool = False
+    #: The model whose weights it begins with, in a line.
+    origin: str = ""
     #: What a person should know about how this was set up.
     notices: tuple[str, ...] = ()
 
@@ -67,18 +69,31 @@ class TrainState:
         """The state before the first step. anew: no checkpoint will be restored, the recipe's init_from counts."""
         graph, noise = make_graph(recipe, dataset.tokenizer.vocab_size), recipe.noise.make()
         net = make_net(recipe, graph, dist.device)
-        notices = []
+        origin, notices = "", []
         if anew and recipe.init_from is not None:
-            notices.append(start_from(recipe.init_from, net, graph, dataset.tokenizer))
+            origin, notices = dist.from_main(lambda: start_from(recipe.init_from, net, graph, noise, dataset.tokenizer))
+            dist.spread(p.detach() for p in net.parameters())
         net.recompute = recipe.train.recompute
         compiled, notice = compile_as_asked(recipe, net, graph, dist)
-        notices = tuple(line for line in (*notices, notice) if line)
+        notices += [notice] if notice else []
         model = Model(net, graph, noise, dataset.tokenizer, "training", recipe)
         sharded = dist.world > 1 and shards(recipe, sum(p.numel() for p in net.parameters()), dist)
         loss = dist.parallel(LossModule(net, graph, noise, recipe.objective.make()), net.blocks, sharded)
         # from here on parameters may be shards; averages and moments are made of them and are sharded alike
         ema, optimizers = EMA(net, recipe.train.ema), make_optimizers(recipe, net)
-        return cls(recipe, dataset, dist, model, sharded, ema, optimizers, loss, compiled=compiled, notices=notices)
+        return cls(
+            recipe,
+            dataset,
+            dist,
+            model,
+            sharded,
+            ema,
+            optimizers,
+            loss,
+            compiled=compiled,
+            origin=origin,
+            notices=tuple(notices),
+        )
 
     def describe(self) -> str:
         """One line: what is trained, where, how, and how much of it."""

@@ -16,6 +16,15 @@ def sync(stream) -> None:
     stream.close()
 
 
+def sync_path(path: Path) -> None:
+    """Bring a file that is closed, or a folder's list of names, to the disk."""
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
 def write_whole(path: Path, text: str) -> None:
     """Write a text file so that a reader finds the old one or the new one, never a part."""
     beside = path.with_name(path.name + ".new")

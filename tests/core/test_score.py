@@ -147,3 +147,18 @@ def test_the_normaliser_of_the_true_score_is_one_in_the_mean(name, sigma, known)
         total += float((p[rows.batch] * found).sum())
         weight += float(p[rows.batch].sum())
     assert (total / weight == pytest.approx(1, rel=1e-10)) is known
+
+
+@every_graph
+@pytest.mark.parametrize("sigma", [1e-3, 0.4, 3.0])
+def test_no_distribution_has_a_larger_score_and_one_comes_close(name, sigma):
+    graph, Q, _ = world(name, L=2)
+    largest = float(graph.largest_score(torch.tensor(sigma, dtype=torch.float64)))
+    seen = []
+    for sharpness in (0.5, 3.0, 60.0):
+        p0 = reference.source(3, 2, len(Q), sharpness=sharpness)
+        x = reference.sequences(graph.states, 2)
+        scores = reference.exact_score(p0, Q)(x, sigma)[..., : graph.tokens]
+        seen.append(float(scores[graph.active(x)].log().max()))
+    assert max(seen) <= largest + 1e-9
+    assert max(seen) > largest - 0.01

@@ -87,9 +87,10 @@ def test_a_published_model_is_checked_on_its_own_samples(tmp_path, graph):
     result, found = checked(load_model(tmp_path / "m"))
     assert result["text"] == "its own samples"
     assert result["samples"]["text"] is None
-    assert found["scores"]["state"] == "ok"
     # random weights: nothing holds together, and it is said
     assert found["normaliser"]["state"] == "odd"
+    assert found["guesses"]["state"] == "odd"
+    assert "do not hang together" in found["guesses"]["advice"]
 
 
 def test_a_text_of_the_users_own_is_looked_at(tiny_run, tmp_path):
@@ -116,18 +117,54 @@ def test_weights_that_are_not_finite_are_named_and_nothing_else_is_asked(sedd, t
     assert "is not in order: weights not finite: blocks.1.mlp.0.bias" in done.err
 
 
-def test_scores_that_overflow_are_bad(tmp_path):
+def test_scores_that_overflow_are_bad(sedd, tmp_path):
     state = save_published(tmp_path / "m")
     state["output_layer.linear.bias"][2] = 3e38
     state["output_layer.linear.weight"] *= 1e38
     save_file(state, tmp_path / "m" / "model.safetensors")
     model = load_model(tmp_path / "m")
-    x0 = torch.randint(11, (4, 12), generator=torch.Generator().manual_seed(0))
-    levels = [level(model, x0, lam) for lam in (0.25, 0.75)]
-    assert not any(entry["finite"] for entry in levels)
-    assert verdicts.scores(levels)["state"] == "bad"
-    assert "not finite at a noise of 25%, 75%" in verdicts.scores(levels)["found"]
-    assert verdicts.normaliser(levels)["state"] == "bad"
+    result, found = checked(model)
+    assert found.keys() == {"weights", "scores"}
+    assert found["scores"]["state"] == "bad"
+    assert "not finite at a noise of" in found["scores"]["found"]
+    assert result["samples"] is None
+    done = sedd("doctor", "--model", tmp_path / "m", "--json")
+    assert done.code == 1
+    assert json.loads(done.out)["levels"] == result["levels"]
+
+
+def test_a_law_that_cannot_be_drawn_from_is_bad_and_told(tiny_run):
+    """Finite at the levels that are looked at, infinite where sampling begins."""
+    model = load_model(tiny_run)
+    genuine = model.graph.log_score
+    graph = type("Odd", (type(model.graph),), {"log_score": lambda self, z, sigma, x: _spoilt(genuine, z, sigma, x)})
+    model.graph = graph(model.graph.tokens)
+    _, found = checked(model)
+    assert found["samples"]["state"] == "bad"
+    assert "cannot draw" in found["samples"]["found"]
+
+
+def _spoilt(genuine, z, sigma, x):
+    """Infinite where sigma is as large as sampling begins with."""
+    return genuine(z, sigma, x) + torch.where(sigma > 6, math.inf, 0.0).reshape(-1, *[1] * (z.dim() - 1))
+
+
+def test_scores_beyond_those_of_any_distribution_are_odd(tiny_run):
+    model = load_model(tiny_run)
+    model.net.output_layer.linear.bias += 10
+    _, found = checked(model)
+    assert found["scores"]["state"] == "odd"
+    assert "larger than any distribution's" in found["scores"]["found"]
+
+
+def test_a_schedule_without_the_usual_levels_is_looked_at_where_it_is(tmp_path):
+    save_published(tmp_path / "m", "uniform")
+    path = tmp_path / "m" / "config.json"
+    config = json.loads(path.read_text())
+    config["noise"] |= {"sigma_min": 5.0, "sigma_max": 20.0}
+    path.write_text(json.dumps(config))
+    result, _ = checked(load_model(tmp_path / "m"))
+    assert [round(entry["sigma"], 3) for entry in result["levels"]] == [round(5 * 4**t, 3) for t in (0.1, 0.5, 0.9)]
 
 
 def test_a_fresh_network_is_odd_not_well(tmp_path):
@@ -169,7 +206,7 @@ def test_samples_that_repeat_themselves_are_odd(tiny_run):
 def test_guesses_must_beat_the_most_frequent_token(right, state):
     levels = [{"lambda": 0.5, "moved": 1000, "guessed": right}, {"lambda": 0.9, "moved": 9000, "guessed": 0}]
     rows = [[0, 0, *range(1, 19)]]
-    assert verdicts.guesses(levels, rows)["state"] == state
+    assert verdicts.guesses(levels, rows, real=True)["state"] == state
 
 
 def test_the_command_shows_levels_and_findings(sedd, tiny_run, tmp_path):

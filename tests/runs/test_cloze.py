@@ -337,7 +337,7 @@ def test_options_that_make_no_sense_are_refused(options, message):
 
 def test_what_cannot_fill_is_refused(model, own, tmp_path):
     with pytest.raises(RequestError, match="no tokenizer"):
-        list(cloze(dataclasses.replace(model, tokenizer=None), own, ClozeOptions(1)))
+        list(cloze(dataclasses.replace(model, tokenizer=None, tokenizer_source=None), own, ClozeOptions(1)))
 
     class Exact:
         exact, source = True, "gpt2"

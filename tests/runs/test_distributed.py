@@ -18,11 +18,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from published_models import save_published
 
 from sedd_cli.errors import RequestError
 from sedd_cli.recipe import load_recipe
 from sedd_cli.runs import checkpoint
 from sedd_cli.runs.dist import connect
+from sedd_cli.runs.start import BY_STATE
 from sedd_cli.runs.train import TrainOptions, train
 
 #: Two rows at once, so that the dropout masks of a global batch of eight are the same on one, two and four processes.
@@ -115,6 +117,20 @@ def assert_same_training(found: Path, wanted: Path, kinds: tuple[str, ...] = ("a
 def test_many_processes_train_what_one_trains(trained, processes, changes):
     # exact up to the order of float32 additions over processes: measured 1e-6 of the largest entry
     assert_same_training(trained(processes, *PLAIN, *changes), trained(1, *PLAIN, changes[0]))
+
+
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+def test_many_processes_begin_with_the_same_weights(trained, tmp_path, strategy):
+    """Those that the main process has read, new rows of another vocabulary among them."""
+    save_published(tmp_path / "m", tokens=11)
+    still = (f"init_from={tmp_path / 'm'}", "train.steps=1", "train.warmup=0", "train.lr=1e-30", "train.log_every=1")
+    shape = ("model.hidden_size=16", "model.cond_dim=8", "model.n_blocks=2", "model.n_heads=2", "model.dropout=0.0")
+    one, two = (
+        checkpoint.latest(trained(*how, *still, *shape)).tensors("weights")
+        for how in ((1,), (2, f"train.strategy={strategy}"))
+    )
+    assert all(torch.equal(value, one[name]) for name, value in two.items() if name not in BY_STATE)
+    assert all(torch.allclose(two[name], one[name], rtol=0, atol=1e-20) for name in BY_STATE)
 
 
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp"])

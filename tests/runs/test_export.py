@@ -4,22 +4,36 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import re
+import shutil
+from pathlib import Path
 
 import pytest
 import reference
 import torch
 import yaml
 from published_models import save_published
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from sedd_cli import load_model
-from sedd_cli.errors import RequestError, WorkError
+from sedd_cli.errors import DamageError, RequestError, WorkError
 from sedd_cli.runs import export as module
 from sedd_cli.runs import hub
 from sedd_cli.runs.card import Card, results_of
 from sedd_cli.runs.events import Finished, Note, Warn
 from sedd_cli.runs.export import ExportOptions, export
+
+
+@pytest.fixture
+def reported(tiny_run, tmp_path) -> Path:
+    """The run with the one result that its training reported; others may have been added to it since."""
+    run = tmp_path / "run"
+    shutil.copytree(tiny_run, run)
+    for other in (run / "results").iterdir():
+        if other.name != "test-step-12.json":
+            other.unlink()
+    return run
 
 
 def exported(model, folder, **options):
@@ -115,8 +129,8 @@ def test_half_weights_are_half_the_size_and_how_scores_move_is_said(tiny_run, tm
     assert "rounded to bfloat16" in (tmp_path / "half" / "README.md").read_text()
 
 
-def test_the_card_tells_recipe_metrics_with_errors_and_use(tiny_run, tmp_path):
-    run = load_model(tiny_run)
+def test_the_card_tells_recipe_metrics_with_errors_and_use(reported, tmp_path):
+    run = load_model(reported)
     (stored,) = results_of(run)
     exported(run, tmp_path / "out")
     text = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
@@ -149,7 +163,7 @@ def test_a_dry_run_says_what_would_go_where_and_uploads_nothing(tiny_run, monkey
     assert "dry run, nothing is uploaded" in said
     assert "me/mine (private)" in said
     assert "model.safetensors" in said
-    assert events[-1].result["pushed"] is None
+    assert events[-1].result["push"] == {"to": "me/mine", "private": True, "dry_run": True, "commit": None}
     assert "folder" not in events[-1].result
 
 
@@ -200,7 +214,6 @@ def test_what_cannot_be_written_leaves_nothing(tiny_run, tmp_path, monkeypatch):
 
 
 def test_a_disk_too_small_is_said_before_anything_is_written(tiny_run, tmp_path, monkeypatch):
-    import shutil
     from types import SimpleNamespace
 
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=100))
@@ -231,7 +244,7 @@ def test_what_the_published_code_would_compute_otherwise_is_said(tmp_path):
     events = list(export(load_model(tmp_path / "m"), ExportOptions(tmp_path / "out")))
     warned = [e.text for e in events if isinstance(e, Warn)]
     assert any("noise.eps is 0.01: the published code computes with 0.001" in text for text in warned)
-    assert any("names no tokenizer: none is exported" in text for text in warned)
+    assert "no tokenizer is exported: none is named" in warned
     assert load_model(tmp_path / "out").noise.eps == 0.01
 
 
@@ -242,6 +255,76 @@ def test_a_recipe_of_another_version_does_not_keep_the_weights_from_being_read(t
     model = load_model(tmp_path / "out")
     assert model.recipe is None
     assert "recipe not read (novelty: unknown key" in model.describe()
+
+
+def test_an_export_of_an_export_keeps_the_metrics(tiny_run, tmp_path):
+    exported(load_model(tiny_run), tmp_path / "out")
+    exported(load_model(tmp_path / "out"), tmp_path / "again")
+    one, two = ((tmp_path / name / "README.md").read_text() for name in ("out", "again"))
+    assert "## Likelihood" in one
+    assert two == one.replace(str(tmp_path / "out"), str(tmp_path / "again")).replace("# out", "# again").replace(
+        "name: out", "name: again"
+    )
+
+
+def test_of_two_results_the_newer_stands_in_the_card(reported):
+    run, stored = reported, reported / "results" / "test-step-12.json"
+    found = json.loads(stored.read_text())
+    found["bounds"]["rigorous"]["bits_per_char"] = 9.876
+    (run / "results" / "a-newer-one.json").write_text(json.dumps(found))
+    os.utime(stored, (1, 1))
+    (run / "results" / "no-result.json").write_text(json.dumps({**found, "bounds": {"rigorous": {}}}))
+    (run / "results" / "damaged.json").write_text("{")
+    assert "9.876" in Card(load_model(run), "x").text()
+
+
+def test_weights_that_are_not_finite_are_not_exported(tmp_path):
+    state = save_published(tmp_path / "m")
+    state["blocks.0.norm1.weight"][0] = float("nan")
+    save_file(state, tmp_path / "m" / "model.safetensors")
+    with pytest.raises(DamageError, match=r"are not finite: blocks.0.norm1.weight"):
+        list(export(load_model(tmp_path / "m"), ExportOptions(tmp_path / "out")))
+
+
+def test_what_a_killed_export_left_is_said(tiny_run, tmp_path):
+    (tmp_path / ".out.xyz.partial").mkdir()
+    events = list(export(load_model(tiny_run), ExportOptions(tmp_path / "out")))
+    assert any(
+        ".out.xyz.partial was left by an export that was killed" in e.text for e in events if isinstance(e, Warn)
+    )
+
+
+def test_an_empty_folder_here_is_filled(tiny_run, tmp_path, monkeypatch):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    exported(load_model(tiny_run), Path("."))
+    assert load_model(tmp_path / "here").fingerprint == load_model(tiny_run).fingerprint
+
+
+def test_paths_of_this_machine_are_pointed_out_before_they_are_pushed(tiny_run):
+    events = list(export(load_model(tiny_run), ExportOptions(push="me/mine", dry_run=True)))
+    corpus = load_model(tiny_run).recipe.data.corpus
+    assert any(f"data.corpus {corpus}" in e.text for e in events if isinstance(e, Warn))
+
+
+def test_bf16_models_are_not_what_is_exported(tiny_run, tmp_path):
+    with pytest.raises(RequestError, match="loaded in fp32"):
+        list(export(load_model(tiny_run, precision="bf16"), ExportOptions(tmp_path / "out")))
+
+
+def test_a_tokenizer_out_of_reach_is_named_all_the_same(tmp_path, monkeypatch):
+    from sedd_cli.text.tokenizers import ranks
+
+    def refused(spec):
+        raise RequestError("out of reach")
+
+    monkeypatch.setattr(ranks.TiktokenTokenizer, "load", refused)
+    save_published(tmp_path / "m", tokens=50257, hidden_size=4, cond_dim=2, n_blocks=1, n_heads=1)
+    events = list(export(load_model(tmp_path / "m"), ExportOptions(tmp_path / "out")))
+    assert "no tokenizer is exported: gpt2's files are out of reach" in [e.text for e in events if isinstance(e, Warn)]
+    text = (tmp_path / "out" / "README.md").read_text()
+    assert "| tokenizer | gpt2 |" in text
+    assert "--tokenizer" not in text
 
 
 def test_the_command(sedd, tiny_run, tmp_path):

@@ -10,8 +10,8 @@ from published_models import save_published
 
 from sedd_cli import load_model
 from sedd_cli.errors import RequestError, WorkError
-from sedd_cli.runs import hub as module
-from sedd_cli.runs.hub import fetch, push
+from sedd_cli.runs.export import FILES
+from sedd_cli.runs.hub import push
 
 OFFLINE = r"; offline: download config\.json and model\.safetensors elsewhere and pass their folder$"
 
@@ -66,7 +66,9 @@ def test_what_the_hub_does_not_have_is_said_with_the_offline_way(hub, tmp_path):
     with pytest.raises(RequestError, match=r"some/gated is gated: ask for access at https://.*" + OFFLINE):
         load_model("some/gated")
     hub.models["some/thing"] = {"config.json": b"{}", "weights.gguf": b""}
-    with pytest.raises(RequestError, match=r"some/thing holds no model\.safetensors or pytorch_model\.bin"):
+    with pytest.raises(
+        RequestError, match=r"some/thing on the hub holds no config\.json with model\.safetensors or pytorch_model\.bin"
+    ):
         load_model("some/thing")
 
 
@@ -92,8 +94,11 @@ def test_a_disk_too_small_is_said_before_the_download(hub, tmp_path):
 def test_a_disk_that_fills_up_on_the_way_is_said(hub, tmp_path, monkeypatch):
     import huggingface_hub
 
-    def full(*_):
-        raise OSError(errno.ENOSPC, "No space left on device")
+    def full(*_, **__):
+        try:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        except OSError as error:
+            raise RuntimeError("the client's own kind") from error
 
     save_published(tmp_path / "m")
     hub.put("some/one", tmp_path / "m")
@@ -102,12 +107,81 @@ def test_a_disk_that_fills_up_on_the_way_is_said(hub, tmp_path, monkeypatch):
         load_model("some/one")
 
 
+def test_a_download_that_was_interrupted_is_taken_up_whole(hub, tmp_path, monkeypatch):
+    """Weights come last: where they are, the tokenizer is as well."""
+    import huggingface_hub
+
+    from sedd_cli.text.tokenizers import load_tokenizer
+
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    save_published(tmp_path / "m", tokens=27)
+    load_tokenizer("text8").save(tmp_path / "m")
+    hub.put("some/one", tmp_path / "m")
+    with monkeypatch.context() as patch:
+        patch.setattr(huggingface_hub, "hf_hub_download", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            load_model("some/one")
+    assert load_model("some/one").tokenizer.spec == "text8"
+
+
+def test_all_files_are_of_one_commit(hub, tmp_path, monkeypatch):
+    """A push between two of them does not mix them."""
+    import huggingface_hub
+
+    genuine = huggingface_hub.hf_hub_download
+
+    def overtaken(name, file, revision):
+        old, hub.models[name] = hub.models[name], {**hub.models[name], "config.json": b"{}"}
+        assert revision != hub.sha(name)
+        hub.models[name] = old  # the commit of before is still to be had by its name
+        return genuine(name, file, revision=revision)
+
+    save_published(tmp_path / "m")
+    hub.put("some/one", tmp_path / "m")
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", overtaken)
+    model = load_model("some/one")
+    assert model.fingerprint == load_model(tmp_path / "m").fingerprint
+    assert model.facts["commit"] == hub.sha("some/one")[:8]
+    assert f"commit {hub.sha('some/one')[:8]}" in model.describe()
+
+
+@pytest.mark.parametrize("status", [500, 429])
+def test_a_hub_that_does_not_answer_in_order_is_quoted(hub, tmp_path, status):
+    hub.models["some/one"], hub.broken["some/one"] = {}, status
+    with pytest.raises(RequestError, match=rf"from the Hugging Face hub \(it answered {status}\).*" + OFFLINE):
+        load_model("some/one")
+
+
+@pytest.mark.parametrize("name", ["a/b--c", "a/b.git", "a/" + "b" * 100, "a b/c"])
+def test_what_can_be_no_hub_id_is_said_to_be_none(hub, name):
+    with pytest.raises(RequestError, match="is no hub id"):
+        load_model(name)
+    assert hub.asked == []
+
+
 def test_a_folder_is_pushed_and_comes_back(hub, tmp_path):
     save_published(tmp_path / "m", "uniform")
-    address = push(tmp_path / "m", "me/mine", True, "a first one")
+    address = push(tmp_path / "m", "me/mine", True, "a first one", FILES)
     assert "me/mine/commit/" in address
     assert hub.private == {"me/mine": True}
     assert load_model("me/mine").fingerprint == load_model(tmp_path / "m").fingerprint
+
+
+def test_what_is_pushed_again_leaves_nothing_of_before(hub, tmp_path):
+    hub.models["me/mine"] = {"tokenizer.json": b"old", "pytorch_model.bin": b"old", "NOTES.md": b"mine"}
+    save_published(tmp_path / "m")
+    push(tmp_path / "m", "me/mine", False, "anew", FILES)
+    assert sorted(hub.models["me/mine"]) == ["NOTES.md", "config.json", "model.safetensors"]
+
+
+def test_what_is_to_be_private_is_not_pushed_where_it_would_be_public(hub, tmp_path):
+    hub.models["me/mine"] = {}
+    save_published(tmp_path / "m")
+    with pytest.raises(RequestError, match="me/mine is there already, and public"):
+        push(tmp_path / "m", "me/mine", True, "no", FILES)
+    assert hub.models["me/mine"] == {}
 
 
 def test_who_may_not_push_is_told_so(hub, tmp_path, monkeypatch):
@@ -116,14 +190,7 @@ def test_who_may_not_push_is_told_so(hub, tmp_path, monkeypatch):
     save_published(tmp_path / "m")
     hub.read_only.add("louaaron/sedd-small")
     with pytest.raises(RequestError, match=r"does not let you write to louaaron/sedd-small \(403\): `hf auth login`"):
-        push(tmp_path / "m", "louaaron/sedd-small", False, "no")
+        push(tmp_path / "m", "louaaron/sedd-small", False, "no", FILES)
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
     with pytest.raises(WorkError, match="cannot upload me/mine: "):
-        push(tmp_path / "m", "me/mine", False, "no")
-
-
-def test_a_folder_without_the_wanted_files_is_not_taken_from_the_cache(hub, tmp_path):
-    hub.models["some/part"] = {"config.json": b"{}"}
-    fetch("some/part", [["config.json"]])
-    assert module._cached("some/part", [["config.json"]])
-    assert module._cached("some/part", [["config.json"], ["model.safetensors"]]) is None
+        push(tmp_path / "m", "me/mine", False, "no", FILES)

@@ -39,7 +39,7 @@ MOMENTS = [
     ("saver.write_shards", "after", 2, 2),
     ("checkpoint._sha256", "before", 3, None),
     ("checkpoint._sha256", "after", 8, 2),
-    ("checkpoint._fsync", "after", 9, 2),
+    ("checkpoint.sync_path", "after", 9, 2),
     ("checkpoint.os.replace", "before", 1, None),
     ("checkpoint.os.replace", "after", 1, None),
     ("checkpoint.os.replace", "before", 3, 4),

@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 from published_models import save_published, save_training_directory
+from safetensors.torch import save_file
 
 from sedd_cli import load_model
-from sedd_cli.errors import RequestError
+from sedd_cli.errors import DamageError, RequestError
 from sedd_cli.recipe import load_recipe
 from sedd_cli.runs.events import Warn
 from sedd_cli.runs.start import BY_STATE
@@ -23,7 +24,7 @@ def begun(workplace, folder, source, *changes):
     """The weights after that step, and the warnings."""
     recipe = load_recipe(workplace / "tiny.yaml", [f"init_from={source}", *STILL, *changes])
     events = list(train(recipe, TrainOptions(folder, "cpu", report=False)))
-    return load_model(folder), [e.text for e in events if isinstance(e, Warn) and "init_from" in e.text]
+    return load_model(folder), [e.text for e in events if isinstance(e, Warn) and e.text.startswith("init_from")]
 
 
 def assert_equal_weights(one, other, but=()):
@@ -79,7 +80,7 @@ def test_another_vocabulary_begins_embedding_and_output_anew_and_keeps_the_rest(
     assert head.weight.abs().max() < 1e-20  # zero, as a fresh network's, but for that step
     assert embedding[:11].sub(given.net.vocab_embed.embedding[:11]).abs().min() > 0
     if graph == "absorb":
-        assert "but for MASK" in warned
+        assert "and MASK's embedding is kept" in warned
         assert torch.equal(embedding[-1], given.net.vocab_embed.embedding[-1])
 
 
@@ -106,3 +107,25 @@ def test_a_start_that_does_not_fit_is_refused(workplace, tiny_run, tmp_path, cha
     with pytest.raises(RequestError, match=message):
         list(train(load_recipe(workplace / "tiny.yaml", words), TrainOptions(tmp_path / "run", "cpu")))
     assert not (tmp_path / "run").exists()
+
+
+def test_what_it_begins_with_is_told_in_a_line(workplace, tiny_run, tmp_path):
+    from sedd_cli.runs.events import Note
+
+    recipe = load_recipe(workplace / "tiny.yaml", [f"init_from={tiny_run}", *STILL])
+    told = [e.text for e in train(recipe, TrainOptions(tmp_path / "run", "cpu", report=False)) if isinstance(e, Note)]
+    (line,) = (text for text in told if text.startswith("started"))
+    assert line.endswith(f"with the weights of {load_model(tiny_run).describe()}")
+
+
+def test_another_noise_is_pointed_out(workplace, tiny_run, tmp_path):
+    _, (warned,) = begun(workplace, tmp_path / "run", tiny_run, "noise=geometric")
+    assert "was trained under the noise LogLinear(eps=0.001), this recipe has Geometric" in warned
+
+
+def test_weights_that_are_not_finite_are_not_begun_with(workplace, tmp_path):
+    state = save_published(tmp_path / "m")
+    state["output_layer.linear.bias"][0] = float("inf")
+    save_file(state, tmp_path / "m" / "model.safetensors")
+    with pytest.raises(DamageError, match=r"are not finite: output_layer\.linear\.bias"):
+        begun(workplace, tmp_path / "run", tmp_path / "m", *SHAPE)

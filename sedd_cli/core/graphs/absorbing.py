@@ -137,7 +137,10 @@ class Absorbing(Graph):
 
     def normaliser(self, log_score: Tensor, sigma: Tensor) -> Tensor:
         # e^m = E·Σ_y s_y: given that MASK stands here, the clean token is one of the N
-        return torch.expm1(sigma.double()) * self.total_of(log_score)
+        return torch.expm1(sigma.double()) * log_score[..., : self.tokens].double().exp().sum(-1)
+
+    def largest_score(self, sigma: Tensor) -> Tensor:
+        return -torch.expm1(sigma.double()).log()  # E·s_y is a probability
 
     def assumed_total(self, sigma: Tensor) -> Tensor:
         # Σ_y s_y = e^m/E, and training drives e^m to 1

@@ -161,6 +161,10 @@ class Graph(ABC):
         From log_score [R, S] under sigma [R]. Only where MASK is, it is 1 at every position.
         """
 
+    @abstractmethod
+    def largest_score(self, sigma: Tensor) -> Tensor:
+        """The log of the largest score that any distribution of clean texts has under sigma [...], float64 [...]."""
+
     def assumed_total(self, sigma: Tensor) -> Tensor | None:
         """What Σ_y s_y is taken to stay below before the network is asked, [...]; None where nothing is known."""
         return None

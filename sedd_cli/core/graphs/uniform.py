@@ -117,7 +117,11 @@ class Uniform(Graph):
 
     def normaliser(self, log_score: Tensor, sigma: Tensor) -> Tensor:
         # Σ_x p(x)·(1/N) Σ_y p(y)/p(x) = 1, with y over all values of one position and p(x)/p(x) = 1 among them
-        return self.total_of(log_score) / self.tokens
+        return log_score.double().exp().mean(-1)
+
+    def largest_score(self, sigma: Tensor) -> Tensor:
+        # p(y)/p(x) is a mean of p(y|x0)/p(x|x0), of which x0 = y has the largest
+        return torch.log1p(self.tokens / torch.expm1(sigma.double()))
 
     def euler_bound(self, total: Tensor, x: Tensor, step: Tensor) -> Tensor:
         return ROUNDING * step / self.tokens * (total.double() - 1).clamp(min=0)

@@ -107,7 +107,7 @@ def bench_train(options: ModelBench) -> Iterator[Event]:
 
 def _one_batch(options: ModelBench) -> Recipe:
     train = dataclasses.replace(options.recipe.train, batch=options.batch, micro_batch=None, optimizer="adamw")
-    return dataclasses.replace(options.recipe, train=train)
+    return dataclasses.replace(options.recipe, train=train, init_from=None)
 
 
 def _plain_step(options: ModelBench) -> Callable[[], int]:

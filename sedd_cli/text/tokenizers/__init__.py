@@ -13,7 +13,7 @@ from sedd_cli.text.tokenizers.pieces import BPETokenizer, HuggingFaceTokenizer
 from sedd_cli.text.tokenizers.ranks import TiktokenTokenizer
 from sedd_cli.text.tokenizers.symbols import ByteTokenizer, CharTokenizer, Text8Tokenizer
 
-__all__ = ["Tokenizer", "load_tokenizer", "needs_training", "open_tokenizer", "train_tokenizer"]
+__all__ = ["Tokenizer", "holds_tokenizer", "load_tokenizer", "needs_training", "open_tokenizer", "train_tokenizer"]
 
 TRAINED: dict[str, type[TrainedTokenizer]] = {kind.kind: kind for kind in (CharTokenizer, BPETokenizer)}
 FIXED = {kind.kind: kind for kind in (ByteTokenizer, Text8Tokenizer)}
@@ -45,7 +45,7 @@ def load_tokenizer(spec: str) -> Tokenizer:
     """
     path = Path(spec)
     if path.exists():
-        return open_tokenizer(path) if _is_ours(path) else HuggingFaceTokenizer.load(spec)
+        return open_tokenizer(path) if holds_tokenizer(path) else HuggingFaceTokenizer.load(spec)
     if needs_training(spec):
         raise RequestError(
             f"tokenizer {spec!r} is trained on a corpus: prepare one with --tokenizer {spec}, "
@@ -86,7 +86,7 @@ def looks_like_path(spec: str) -> bool:
     return Path(spec).is_absolute() or spec.startswith((".", "~", os.sep)) or spec.endswith((".json", ".txt"))
 
 
-def _is_ours(path: Path) -> bool:
+def holds_tokenizer(path: Path) -> bool:
     """Whether `path` (a file or folder) holds what `Tokenizer.save` writes, rather than a hub tokenizer."""
     file = path / FILE if path.is_dir() else path
     if not file.is_file() or file.suffix != ".json":
