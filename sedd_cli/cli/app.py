@@ -15,6 +15,7 @@ from sedd_cli.cli.infill import infill
 from sedd_cli.cli.mauve import mauve
 from sedd_cli.cli.prepare import prepare
 from sedd_cli.cli.sample import sample
+from sedd_cli.cli.table import table
 from sedd_cli.cli.train import train
 
 app = typer.Typer(
@@ -32,6 +33,7 @@ for name, command in {
     "sample": sample,
     "infill": infill,
     "mauve": mauve,
+    "table": table,
     "export": export,
     "doctor": doctor,
 }.items():

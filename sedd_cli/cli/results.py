@@ -9,6 +9,13 @@ from rich.table import Table
 
 #: Units of the paper's values → short words.
 UNITS = {"perplexity": "ppl", "bits_per_char": "bits/char"}
+#: What models of other objectives than score entropy are called; all others are SEDD.
+KINDS = {
+    "autoregressive": "autoregressive",
+    "concrete_score": "concrete score",
+    "d3pm": "D3PM",
+    "masked_cross_entropy": "masked CE",
+}
 #: The model and the 5-gram on the same gaps → words.
 PAIRED = {
     "both": "both",
@@ -31,7 +38,8 @@ def bounds_table(result: dict[str, Any]) -> Table:
     for name, bits in result.get("yardsticks", {}).items():
         fitted = " (of train)" if name.endswith("gram") else ""
         table.add_row(f"{name}{fitted}", f"{bits:.3f}", style="dim")
-    source, bound = result.get("yardsticks", {}).get("the source itself"), result["bounds"].get("rigorous")
+    source = result.get("yardsticks", {}).get("the source itself")
+    bound = result["bounds"].get("rigorous") or result["bounds"].get("discrete")
     if source and bound:
         gap = plus_minus(bound["bits_per_char"] - source, bound["bits_per_char_error"], 3)
         table.add_row("gap to the source", gap, style="bold")
@@ -87,7 +95,12 @@ def _table(title: str, paper: Any) -> Table:
 
 
 def _kind(result: dict[str, Any]) -> str:
-    return f"{Path(result['model']).name} =" if "estimator" not in result else "SEDD ≤"
+    name = KINDS.get(result.get("kind", "").split(" ")[0], "SEDD")
+    if "estimator" in result:
+        return f"{name} ≤"
+    if name == "SEDD":
+        name = Path(result["model"]).name
+    return f"{name} ="
 
 
 def _figures(result: dict[str, Any], protocol: str, found: dict[str, Any]) -> list[str]:

@@ -47,7 +47,7 @@ def paper_bound(
     (algorithm 1) is the mean of the same quantity. count, cost [B, L]: see above.
     """
     if count:
-        (integral,) = _by_count(model, x0, v, u, cost, _range(model, t_min))
+        (integral,) = _by_count(model, x0, v, u, cost, trained_range(model, t_min))
         return integral / (1 - t_min)
     return _by_time(model, x0, u, *model.noise(t_min + (1 - t_min) * v))
 
@@ -67,7 +67,7 @@ def rigorous_bound(
     network is told a sigma within the range it was trained on: any score function defines a valid model, so the
     bound stays a bound. count, cost [B, L]: see above.
     """
-    model = replace(model, sigma_range=_range(model, T_MIN))
+    model = replace(model, sigma_range=trained_range(model))
     if count:
         (integral,) = _by_count(model, x0, v, u, cost, ALL_NOISE)
     else:
@@ -82,12 +82,37 @@ def both_bounds(
 
     They integrate the same loss, the second over a part of the noise in which both tell the network the same sigma.
     """
-    model = replace(model, sigma_range=_range(model, T_MIN))
-    whole, part = _by_count(model, x0, v, u, cost, ALL_NOISE, _range(model, T_MIN))
+    model = replace(model, sigma_range=trained_range(model))
+    whole, part = _by_count(model, x0, v, u, cost, ALL_NOISE, trained_range(model))
     return whole + model.graph.end_terms(model, x0, u_end), part / (1 - T_MIN)
 
 
-def _range(model: ScoreModel, t_min: float) -> tuple[float, float]:
+def discrete_noise(model: ScoreModel, v: Tensor, steps: int) -> tuple[Tensor, Tensor]:
+    """(sigma_s, sigma_t) before and after step t = ⌈v·T⌉ of T, [B] each: the noise that the rigorous bound integrates,
+    at (t − 1)/T and t/T; none at all before the first step."""
+    t = (v * steps).floor().clamp(max=steps - 1) + 1
+    sigma_s, sigma_t = (model.graph.all_noise(model.noise, k / steps)[0] for k in (t - 1, t))
+    return torch.where(t == 1, 0.0, sigma_s), sigma_t
+
+
+def discrete_bound(model: ScoreModel, x0: Tensor, v: Tensor, u: Tensor) -> Tensor:
+    """One unbiased estimate per sequence [B], nats, of the variational bound of a model in T = `steps` steps (D3PM).
+
+    T·D_KL(p(x_s|x_t, x0) ‖ p_θ(x_s|x_t)) at t ~ U{1 … T}, placed by v [B], plus the prior; the first step's divergence
+    is the reconstruction. For networks of the mean parametrisation.
+    """
+    sigma_s, sigma_t = discrete_noise(model, v, model.steps)
+
+    def divergence(z: Tensor, batch: Tensor, x: Tensor, x0: Tensor) -> Tensor:
+        return model.graph.posterior_kl(z, sigma_s[batch], sigma_t[batch], x, x0)
+
+    told = sigma_t.clamp(*trained_range(model))
+    found = model.row_losses(model.graph.perturb(x0, sigma_t, u), told, x0, divergence)
+    return model.steps * found + model.graph.prior(model, x0)
+
+
+def trained_range(model: ScoreModel, t_min: float = T_MIN) -> tuple[float, float]:
+    """The sigmas that training shows a network."""
     return model.noise.sigma(t_min), model.noise.sigma(1.0)
 
 

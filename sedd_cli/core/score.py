@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from sedd_cli.core.fused import Targets, losses, weighted_loss
 from sedd_cli.core.graphs import Graph
@@ -27,6 +28,10 @@ class Network(Protocol):
         """[..., D] → z [..., S], float32 or better."""
 
 
+#: z [R, S], the rows' sequences [R], x [R], x0 [R] → [R].
+RowLoss = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
+
+
 class Loss(NamedTuple):
     """A weighted sum of losses, differentiable, and the weighted loss of each sequence [B], for the record."""
 
@@ -43,8 +48,11 @@ class ScoreModel:
     noise: Noise
     #: What the network is told lies within this range, whatever the true sigma; None: told the truth.
     sigma_range: tuple[float, float] | None = None
-    #: Set the normaliser e^m of every absorbing score to 1 (another law than the network's own).
-    normalized: bool = False
+    #: The network's outputs are logits of the clean token (mean parametrisation); on the absorbing graph that is as if
+    #: its scores' normaliser e^m were set to 1.
+    mean: bool = False
+    #: T of a model in discrete time, None of any other.
+    steps: int | None = None
 
     @property
     def block(self) -> int:
@@ -58,7 +66,7 @@ class ScoreModel:
 
     def log_score(self, x: Tensor, sigma: Tensor) -> Tensor:
         """log s(x, sigma) [B, L, S] for x [B, L], sigma [B]: the plain form, all positions at once."""
-        return self.graph.log_score(self.net.head(self.hidden(x, sigma)), sigma, x)
+        return self.log_score_of(self.net.head(self.hidden(x, sigma)), sigma, x)
 
     def rows(self, x: Tensor, sigma: Tensor) -> Iterator[Rows]:
         """Network outputs at the positions whose score matters, as blocks of rows [R, S] small enough to hold.
@@ -78,14 +86,11 @@ class ScoreModel:
 
     def log_score_of(self, z: Tensor, sigma: Tensor, x: Tensor) -> Tensor:
         """log_score [R, S] of network outputs z [R, S] at positions x [R] under sigma [R]."""
-        log_score = self.graph.log_score(z, sigma, x)
-        return self.graph.normalize(log_score, sigma) if self.normalized else log_score
+        return (self.graph.mean_score if self.mean else self.graph.log_score)(z, sigma, x)
 
     def assumed_total(self, sigma: Tensor) -> Tensor | None:
         """What Σ_y s_y stays below, as far as is known before the network is asked; [...], as sigma."""
-        if self.normalized:
-            return (1 + 1e-4) / torch.expm1(sigma)  # float32 rounding aside it is 1/E
-        return self.graph.assumed_total(sigma)
+        return self.graph.mean_total(sigma) if self.mean else self.graph.assumed_total(sigma)
 
     def totals(self, hidden: Tensor, sigma: Tensor, x: Tensor) -> Tensor:
         """Σ_y s_y over the tokens [R], for hidden states [R, D] at positions x [R]: one pass over the vocabulary."""
@@ -100,16 +105,16 @@ class ScoreModel:
 
         Where no gradient is asked for and the head is linear, its outputs are never held (`core.fused`).
         """
-        if hasattr(self.net, "readout") and not torch.is_grad_enabled():
+        if self._fused and not torch.is_grad_enabled():
             batch, hidden, targets = self._targets(x, sigma, x0)
             loss = losses(self.net.readout, self.graph, hidden, targets)
             return loss.new_zeros(len(x)).index_add_(0, batch, loss)
-        return self._plain_score_entropy(x, sigma, x0)
+        return self.row_losses(x, sigma, x0, self._row_entropy(sigma))
 
     def weighted_score_entropy(self, x: Tensor, sigma: Tensor, x0: Tensor, weight: Tensor) -> Loss:
         """weight [B] times the score entropy of each sequence, for training; fused where the head is linear."""
-        if not hasattr(self.net, "readout"):
-            weighted = weight * self._plain_score_entropy(x, sigma, x0)
+        if not self._fused:
+            weighted = weight * self.row_losses(x, sigma, x0, self._row_entropy(sigma))
             return Loss(weighted.sum(), weighted.detach())
         batch, hidden, targets = self._targets(x, sigma, x0)
         total, loss = weighted_loss(self.net.readout, self.graph, hidden, targets, weight[batch])
@@ -122,11 +127,39 @@ class ScoreModel:
         here = batch, position
         return batch, hidden[here], Targets(x[here], x0[here], sigma[batch].double())
 
-    def _plain_score_entropy(self, x: Tensor, sigma: Tensor, x0: Tensor) -> Tensor:
+    def _row_entropy(self, sigma: Tensor) -> RowLoss:
+        def entropy(z: Tensor, batch: Tensor, x: Tensor, x0: Tensor) -> Tensor:
+            if self.mean:
+                return self.graph.score_entropy(self.log_score_of(z, sigma[batch], x), sigma[batch], x, x0)
+            return self.graph.score_entropy_from(z, sigma[batch], x, x0)
+
+        return entropy
+
+    @property
+    def _fused(self) -> bool:
+        """Whether the loss is elementwise in the outputs of a linear head."""
+        return hasattr(self.net, "readout") and not self.mean
+
+    def row_losses(self, x: Tensor, sigma: Tensor, x0: Tensor, loss_of: RowLoss, where: Tensor | None = None) -> Tensor:
+        """Σ over positions, the active ones or `where` [B, L], of loss_of(z [R, S], batch [R], x [R], x0 [R]) → [R],
+        per sequence [B].
+
+        Head outputs are made block by block, and, where a gradient is asked for, once more in the backward pass, so
+        that they need not be held.
+        """
+        hidden = self.hidden(x, sigma)
+        batch, position = (self.graph.active(x) if where is None else where).nonzero(as_tuple=True)
+
+        def block(hidden: Tensor, b: Tensor, i: Tensor) -> Tensor:
+            return loss_of(self.net.head(hidden[b, i]), b, x[b, i], x0[b, i])
+
         total = torch.zeros(len(x), dtype=torch.float32, device=x.device)
-        for rows in self.rows(x, sigma):
-            loss = self.graph.score_entropy_from(rows.z, rows.sigma, rows.x, x0[rows.batch, rows.position])
-            total = total.to(loss.dtype).index_add(0, rows.batch, loss)
+        for b, i in zip(batch.split(self.block), position.split(self.block), strict=True):
+            if torch.is_grad_enabled() and len(batch) > self.block:
+                loss = checkpoint(block, hidden, b, i, use_reentrant=False)
+            else:
+                loss = block(hidden, b, i)
+            total = total.to(loss.dtype).index_add(0, b, loss)
         return total
 
 

@@ -1,4 +1,4 @@
-"""Full bidirectional attention: one function a kernel, chosen by name."""
+"""Attention, bidirectional or causal: one function a kernel, chosen by name."""
 
 from __future__ import annotations
 
@@ -15,21 +15,42 @@ from torch import Tensor
 PLAIN_UP_TO = 256
 
 
-def sdpa(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """softmax(q kᵀ/√D) v for q, k, v [B, H, L, D]; runs everywhere."""
-    return F.scaled_dot_product_attention(q, k, v)
+def sdpa(q: Tensor, k: Tensor, v: Tensor, causal: bool = False) -> Tensor:
+    """softmax(q kᵀ/√D) v for q, k, v [B, H, L, D]; runs everywhere. causal: no position sees those behind it."""
+    return F.scaled_dot_product_attention(q, k, v, is_causal=causal)
 
 
-def plain(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+def plain(q: Tensor, k: Tensor, v: Tensor, causal: bool = False) -> Tensor:
     """The same as three explicit products."""
-    return torch.matmul(torch.matmul(q * q.shape[-1] ** -0.5, k.transpose(-1, -2)).softmax(-1).to(v.dtype), v)
+    scores = torch.matmul(q * q.shape[-1] ** -0.5, k.transpose(-1, -2))
+    if causal:
+        behind = torch.ones(scores.shape[-2:], dtype=torch.bool, device=q.device).triu(1)
+        scores = scores.masked_fill(behind, float("-inf"))
+    return torch.matmul(scores.softmax(-1).to(v.dtype), v)
 
 
-def flash(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+def flash(q: Tensor, k: Tensor, v: Tensor, causal: bool = False) -> Tensor:
     """The same through the flash-attn package: half precision on a GPU only."""
     from flash_attn import flash_attn_func
 
-    return flash_attn_func(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)).transpose(1, 2)
+    return flash_attn_func(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), causal=causal).transpose(1, 2)
+
+
+class Past:
+    """Keys and values of the tokens that a causal network has read, so that it reads only what is new."""
+
+    def __init__(self) -> None:
+        self.length = 0
+        self._seen: dict[int, tuple[Tensor, Tensor]] = {}
+
+    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Causal attention of new queries [B, H, n, D] over all keys so far, the new ones included."""
+        if layer in self._seen:
+            k, v = (torch.cat(both, 2) for both in zip(self._seen[layer], (k, v), strict=True))
+        self._seen[layer] = k, v
+        new, all_ = q.shape[2], k.shape[2]
+        ahead = torch.ones(new, all_, dtype=torch.bool, device=q.device).tril(all_ - new)
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=ahead)
 
 
 def choose(name: str, device: torch.device, dtype: torch.dtype, length: int, head_dim: int) -> str:

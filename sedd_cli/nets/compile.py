@@ -36,7 +36,7 @@ def compile_blocks(net: DiT, batch: int) -> str | None:
         h = torch.zeros(batch, length, net.config.hidden_size, device=device, requires_grad=True)
         cond = torch.zeros(batch, net.config.cond_dim, device=device)
         with torch.autocast(device.type, net.autocast or torch.bfloat16, enabled=net.autocast is not None):
-            trial(h, cond, *net.angles(length, h.dtype), ATTENTION[net.kernel()]).float().sum().backward()
+            trial(h, cond, *net.angles(length, h.dtype), ATTENTION[net.kernel()], net.causal).float().sum().backward()
     except Exception as error:  # a compiler can fail in any way; training goes on without it
         text = " ".join(str(error).split()).split(" Set TORCH")[0]
         return f"{type(error).__name__}: {text[:160]}"

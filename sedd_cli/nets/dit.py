@@ -9,19 +9,20 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from sedd_cli.nets.attention import ATTENTION, NAMES, choose
+from sedd_cli.nets.attention import ATTENTION, NAMES, Past, choose
 from sedd_cli.nets.dropout import dropout
 from sedd_cli.nets.head import Readout
 from sedd_cli.nets.rotary import Rotary, rotate
 
-#: q, k, v [B, H, L, D] → [B, H, L, D].
-Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
+#: q, k, v [B, H, L, D], and whether it is causal → [B, H, L, D].
+Attend = Callable[..., Tensor]
 
 
 @dataclass(frozen=True)
@@ -120,7 +121,9 @@ class Block(nn.Module):
         nn.init.zeros_(self.adaLN_modulation.weight)
         nn.init.zeros_(self.adaLN_modulation.bias)
 
-    def forward(self, h: Tensor, cond: Tensor, cos: Tensor, sin: Tensor, attend: Attend) -> Tensor:
+    def forward(
+        self, h: Tensor, cond: Tensor, cos: Tensor, sin: Tensor, attend: Attend, causal: bool = False
+    ) -> Tensor:
         shift_msa, scale_msa, gate_msa, shift_mlp, scale_mlp, gate_mlp = self.adaLN_modulation(cond)[:, None].chunk(
             6, dim=-1
         )
@@ -129,7 +132,7 @@ class Block(nn.Module):
         qk, v = qkv.split((2 * D, D), -1)
         q, k = rotate(qk, cos, sin, D // self.n_heads).split(D, -1)
         q, k, v = (t.unflatten(-1, (self.n_heads, -1)).transpose(1, 2) for t in (q, k, v))
-        a = attend(q, k, v)
+        a = attend(q, k, v, causal) if causal else attend(q, k, v)
         a = self.attn_out(a.transpose(1, 2).reshape(B, L, D))
         h = torch.addcmul(h, gate_msa, self._drop(a))
         m = self.mlp(modulate(self.norm2(h), shift_mlp, scale_mlp))
@@ -156,15 +159,16 @@ class DiT(nn.Module):
     """x [B, L] and sigma [B] → z [B, L, S], in two parts: the trunk `hidden` and the `head`.
 
     `autocast` is the dtype of mixed precision inside both parts, None for none; what leaves the head is
-    float32 or better either way. With `recompute`, training keeps no activation inside a block and computes
-    them again in the backward pass.
+    float32 or better either way. `causal`: no position sees those behind it. With `recompute`, training keeps no
+    activation inside a block and computes them again in the backward pass.
     """
 
-    def __init__(self, config: DiTConfig, states: int, autocast: torch.dtype | None = None):
+    def __init__(self, config: DiTConfig, states: int, autocast: torch.dtype | None = None, causal: bool = False):
         super().__init__()
         self.config = config
         self.states = states
         self.autocast = autocast
+        self.causal = causal
         self.recompute = False
         self.vocab_embed = Embedding(states, config.hidden_size)
         self.sigma_map = SigmaEmbedding(config.cond_dim)
@@ -173,26 +177,46 @@ class DiT(nn.Module):
         self.output_layer = OutputLayer(config, states)
 
     @classmethod
-    def empty(cls, config: DiTConfig, states: int) -> DiT:
+    def empty(cls, config: DiTConfig, states: int, causal: bool = False) -> DiT:
         """A network whose parameters have shapes but no memory yet, for `load_state_dict(..., assign=True)`."""
         with torch.device("meta"):
-            net = cls(config, states)
+            net = cls(config, states, causal=causal)
         net.rotary_emb = Rotary(config.hidden_size // config.n_heads)
         return net
 
-    def hidden(self, x: Tensor, sigma: Tensor) -> Tensor:
-        """What the head reads: [B, L, D], after the final normalisation and modulation."""
+    def hidden(self, x: Tensor, sigma: Tensor, past: Past | None = None) -> Tensor:
+        """What the head reads: [B, L, D], after the final normalisation and modulation.
+
+        past: what a causal network has read before x, which is added to it.
+        """
         with self._mixed(x.device):
             cond = F.silu(self.sigma_map(sigma))
             h = self.vocab_embed(x)
-            shared = *self.angles(x.shape[1], h.dtype), ATTENTION[self.kernel(x.shape[1])]
-            for block in self.blocks:
-                if self.recompute and torch.is_grad_enabled():
-                    h = checkpoint(block, h, cond, *shared, use_reentrant=False)
-                else:
-                    h = block(h, cond, *shared)
+            if past is None:
+                shared = *self.angles(x.shape[1], h.dtype), ATTENTION[self.kernel(x.shape[1])], self.causal
+                for block in self.blocks:
+                    if self.recompute and torch.is_grad_enabled():
+                        h = checkpoint(block, h, cond, *shared, use_reentrant=False)
+                    else:
+                        h = block(h, cond, *shared)
+            else:
+                h = self._continued(h, cond, past)
             shift, scale = self.output_layer.adaLN_modulation(cond)[:, None].chunk(2, dim=-1)
             return full_precision(modulate(self.output_layer.norm_final(h), shift, scale))
+
+    def past(self) -> Past:
+        """Nothing read yet."""
+        if not self.causal:
+            raise ValueError("only a causal network has a past: to any other, new tokens change what came before")
+        return Past()
+
+    def _continued(self, h: Tensor, cond: Tensor, past: Past) -> Tensor:
+        """The blocks' output for tokens behind those that were read before."""
+        cos, sin = (t[past.length :] for t in self.angles(past.length + h.shape[1], h.dtype))
+        for layer, block in enumerate(self.blocks):
+            h = block(h, cond, cos, sin, partial(past.attend, layer))
+        past.length += h.shape[1]
+        return h
 
     def angles(self, length: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """cos and sin for the queries and keys of a block, [L, 2D], in the dtype they are computed in."""

@@ -47,6 +47,14 @@ def convert(hint: Any, value: Any, path: str) -> Any:
             return None
         (hint,) = (a for a in args if a is not type(None))
         return convert(hint, value, path)
+    if origin is tuple and args[-1] is ...:
+        if not isinstance(value, list | tuple):
+            raise RequestError(f"{path}: expected a list, found {value!r}")
+        return tuple(convert(args[0], v, f"{path}[{i}]") for i, v in enumerate(value))
+    if origin is Mapping:
+        if not isinstance(value, Mapping):
+            raise RequestError(f"{path}: expected keys and values, found {value!r}")
+        return {convert(args[0], k, path): convert(args[1], v, _join(path, k)) for k, v in value.items()}
     if origin is tuple:
         if not isinstance(value, list | tuple) or len(value) != len(args):
             raise RequestError(f"{path}: expected a list of {len(args)} values, found {value!r}")

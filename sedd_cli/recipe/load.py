@@ -16,11 +16,17 @@ from sedd_cli.recipe.recipe import Recipe
 
 def shipped() -> dict[str, Path]:
     """The recipes that come with the package: name → file."""
+    folder = recipes_folder()
+    if folder is None:
+        return {}
+    files = (*sorted(folder.glob("*.yaml")), *sorted(folder.glob("mini/*.yaml")))
+    return {p.relative_to(folder).with_suffix("").as_posix(): p for p in files}
+
+
+def recipes_folder() -> Path | None:
+    """Where the recipes are that come with the package: inside the wheel, or beside the package in its repository."""
     package = Path(__file__).parents[1]
-    for folder in (package / "recipes", package.parent / "recipes"):
-        if folder.is_dir():
-            return {p.stem: p for p in sorted(folder.glob("*.yaml"))}
-    return {}
+    return next((at for at in (package / "recipes", package.parent / "recipes") if at.is_dir()), None)
 
 
 def load_recipe(source: str | Path, overrides: Iterable[str] = ()) -> Recipe:

@@ -20,9 +20,14 @@ def make_graph(recipe: Recipe, vocab_size: int) -> Graph:
 
 def make_net(recipe: Recipe, graph: Graph, device: torch.device) -> DiT:
     """A fresh network, initialised by the recipe's seed: the same on every machine and process."""
+    objective = recipe.objective.make()
+    try:
+        objective.check(graph)
+    except ValueError as error:
+        raise RequestError(f"objective: {error}") from None
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
-        net = DiT(recipe.model, graph.states)
+        net = DiT(recipe.model, graph.states, causal=objective.causal)
     net.autocast = autocast_dtype(recipe.train.precision, device)
     net = net.to(device)
     if recipe.model.attention == "flash" and net.kernel() != "flash":

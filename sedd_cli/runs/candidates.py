@@ -23,6 +23,9 @@ def candidate_bound(model: Model, tokens: list[int]) -> tuple[float, float]:
     It is that of the model as it stands, whatever levers drew the candidate. Every candidate sees the same draws, from
     a seed of their own, so that neighbours in a batch, or their order, count for nothing.
     """
+    if model.exact:
+        nats = model.nats(torch.tensor([tokens], device=model.device))
+        return float(nats) / len(tokens), 0.0
     size = max(1, tokens_at_once(model.device) // len(tokens))
     while True:
         try:

@@ -55,6 +55,11 @@ def checkup(model: Model, options: CheckupOptions) -> Iterator[Event]:
     result |= {"text": None, "levels": [], "samples": None}
     if findings[0]["state"] == "bad":
         return (yield Finished(result))
+    if model.exact:  # it has no scores
+        samples = yield from _samples(model, options.seed)
+        result["samples"] = _varied(samples, _text(model, options.text) if options.text else _held_out(model), model)
+        findings.append(verdicts.entropy(result["samples"]))
+        return (yield Finished(result))
     probe = _text(model, options.text) if options.text else _held_out(model) or _noise(model, options.seed)
     levels = yield from _levels(model, probe, options.seed)
     result |= {"text": probe.name, "levels": levels}
@@ -149,7 +154,7 @@ def _summary(value: Tensor, owner: Tensor) -> dict[str, float | None]:
 
 def _samples(model: Model, seed: int) -> Generator[Event, None, list[list[int]]]:
     found, length = [], min(model.length, SAMPLE_LENGTH)
-    sampling = Sampling(SAMPLE_STEPS, "tweedie")
+    sampling = Sampling() if model.exact else Sampling(SAMPLE_STEPS, "tweedie")
     for event in generate(model, GenerateOptions(_enough(SAMPLED, length), length, seed=seed, sampling=sampling)):
         if isinstance(event, Sampled):
             found.append(event.tokens)
@@ -158,11 +163,11 @@ def _samples(model: Model, seed: int) -> Generator[Event, None, list[list[int]]]
     return found
 
 
-def _varied(samples: list[list[int]], probe: Probe, model: Model) -> dict[str, Any]:
+def _varied(samples: list[list[int]], probe: Probe | None, model: Model) -> dict[str, Any]:
     """Unigram entropy of the samples, of as long pieces of real text where there are any, and the most there can be."""
     entropy, error = unigram_entropy(samples)
     length, text = len(samples[0]), None
-    if probe.real and probe.x0.shape[1] >= length:
+    if probe is not None and probe.real and probe.x0.shape[1] >= length:
         text, _ = unigram_entropy(probe.x0[:, :length].tolist())
     most = math.log(min(length, model.vocab_size))
     facts = {"n": len(samples), "length": length, "steps": SAMPLE_STEPS}

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from sedd_cli.core.graphs import Graph
-from sedd_cli.core.likelihood import both_bounds, paper_bound, rigorous_bound, stratified
+from sedd_cli.core.likelihood import both_bounds, discrete_bound, paper_bound, rigorous_bound, stratified
 from sedd_cli.core.random import BOUND, TIME, Stream
 from sedd_cli.core.score import ScoreModel
 from sedd_cli.errors import RequestError, WorkError
@@ -92,7 +92,7 @@ def estimate(
     draws, shape, task = drawing.draws(len(blocks)), (len(blocks), len(protocols)), f"{' and '.join(protocols)} bound"
     most = drawing.max_nfe // draws
     needed, nats = min(PILOT, most), np.empty((0, *shape))
-    estimator = drawing.placed_for(score.graph)
+    estimator = placed_for(drawing, score.graph, protocols[0])
     surprisal = blocks.surprisal(score.graph.tokens).to(dist.device) if estimator == "count" else None
     job = _Job(score, blocks, protocols, estimator, drawing.seed, draws, dist, surprisal)
     known = _known(ledger, most, shape) if dist.main and ledger else 0
@@ -113,6 +113,12 @@ def estimate(
             needed = min(max(math.ceil(wanted), len(nats)), most)
     yield Progress(task, len(nats) * each, len(nats) * each, "draws", _figures(nats, draws, to_bits))
     return [Estimates(one, draws) for one in np.moveaxis(nats, 2, 0)]
+
+
+def placed_for(drawing: Drawing, graph: Graph, protocol: str) -> str:
+    """The estimator of a protocol's bound; one in discrete time has no count form."""
+    usual = drawing.placed_for(graph)
+    return "stratified" if find_protocol(protocol).discrete and usual == "count" else usual
 
 
 def _known(ledger: Ledger, most: int, shape: tuple[int, ...]) -> int:
@@ -226,7 +232,9 @@ def draw_bounds(
     """
     u, u_end = (w.to(x0.device) for w in stream.uniforms(step, x0.shape[1]))
     v, count = v.to(x0.device), estimator == "count"
-    if protocols == SHARED:
+    if find_protocol(protocols[0]).discrete:
+        found = [discrete_bound(score, x0, v, u)]
+    elif protocols == SHARED:
         found = both_bounds(score, x0, v, u, u_end, cost)
     elif find_protocol(protocols[0]).rigorous:
         found = [rigorous_bound(score, x0, v, u, u_end, count, cost)]
@@ -240,7 +248,7 @@ def bound_of(score: ScoreModel, x0: Tensor, draws: int, seed: int, protocol: str
     if find_protocol(protocol).wrapped:
         raise RequestError(f"protocol {protocol!r} is about blocks of a text, not about single sequences")
     strata = max(1, draws // LEAST_REPLICATES)
-    index, estimator = torch.arange(len(x0)), Drawing().placed_for(score.graph)
+    index, estimator = torch.arange(len(x0)), placed_for(Drawing(), score.graph, protocol)
     means = []
     for r in range(LEAST_REPLICATES):
         total = torch.zeros(len(x0), dtype=torch.float64, device=x0.device)

@@ -14,7 +14,7 @@ from sedd_cli import __version__
 from sedd_cli.core.likelihood import T_MIN
 from sedd_cli.errors import RequestError, WorkError
 from sedd_cli.runs.dist import Dist
-from sedd_cli.runs.estimate import Drawing, estimate, fill, shared
+from sedd_cli.runs.estimate import Drawing, estimate, fill, placed_for, shared
 from sedd_cli.runs.events import Evaluated, Event, Finished, Note, Progress, Warn
 from sedd_cli.runs.figures import Estimates, summary
 from sedd_cli.runs.ledger import Ledger
@@ -119,7 +119,7 @@ def evaluate(
         result["seed"] = options.drawing.seed
     used = model
     if options.try_bf16 and not model.exact:
-        used, result["bf16"] = yield from try_bf16(model, next(iter(cut.values())), options.drawing, dist)
+        used, result["bf16"] = yield from try_bf16(model, *next(iter(cut.items())), options.drawing, dist)
     result["precision"] = used.precision
     together = shared(result.get("estimator", ""), cut)
     found: dict[str, Any] = {}
@@ -142,7 +142,9 @@ def _cut(
 ) -> dict[str, Blocks]:
     """The blocks of each protocol; one that was not asked for by name is left out where the text is too short."""
     cut, refusal = {}, None
-    for name in options.protocols or (("sedd-paper",) if model.exact else USUAL):
+    for name in options.protocols or usual_protocols(model):
+        if find_protocol(name).discrete and (model.exact or model.objective.steps is None):
+            raise RequestError(f"protocol {name!r} is for models in discrete time (d3pm), {model.source} is none")
         try:
             cut[name] = Blocks.cut(split, name, length, dataset.tokenizer, options.blocks)
         except RequestError as error:
@@ -152,6 +154,13 @@ def _cut(
     if not cut:
         raise refusal
     return cut
+
+
+def usual_protocols(model: Model | ExactModel) -> tuple[str, ...]:
+    """What is measured where nothing is said: of a model in discrete time its own bound."""
+    if model.exact:
+        return ("sedd-paper",)
+    return USUAL if model.objective.steps is None else ("discrete",)
 
 
 def _likelihood(
@@ -187,6 +196,7 @@ def _bounds(
         kept = Estimates(each.nats[:, : len(own)], each.draws)  # an incomplete last block does not always count
         others = [other for other in names if other != name]
         figures[name] = summary(own, kept) | {"draws_a_replicate": each.draws, "same_draws_as": others, **asked}
+        figures[name]["estimator"] = placed_for(options.drawing, model.graph, name)
     return figures
 
 

@@ -71,6 +71,10 @@ def export(model: Model, options: ExportOptions) -> Iterator[Event]:
     check_finite(model.net, model.source)
     if model.precision != "fp32":
         raise RequestError("an export takes a model that was loaded in fp32")
+    if model.objective.mean or model.exact:
+        raise RequestError(
+            f"the published layout is that of scores: it has no place for a model of {model.objective.name}"
+        )
     config = config_of(model.graph, model.noise, model.net.config)
     if config["noise"].get("eps", PUBLISHED_EPS) != PUBLISHED_EPS:
         yield Warn(

@@ -64,6 +64,8 @@ def plan_job(model: Model, job: Job) -> Plan:
     """RequestError where a text cannot be expressed, or the lengths do not go with the model or each other."""
     tokenizer = model.text_tokenizer() if job.template.texts else model.tokenizer
     _check_length(model, job)
+    if model.exact and any(isinstance(part, str) for part in job.template.parts[1:]):
+        raise RequestError(f"{model.source} goes from left to right: it cannot fill a gap that text follows")
     count = job.candidates or (CANDIDATES if any(gap.low != gap.high for gap in job.template.gaps) else 1)
     chosen = _lengths(job, count)
     layouts, plain = (

@@ -85,7 +85,7 @@ def _from_checkpoint(found: checkpoint.Checkpoint, source: str) -> Model:
     recipe = load_recipe(found.folder / "recipe.yaml")
     tokenizer = open_tokenizer(found.folder)
     graph = make_graph(recipe, tokenizer.vocab_size)
-    net = DiT.empty(recipe.model, graph.states)
+    net = DiT.empty(recipe.model, graph.states, recipe.objective.make().causal)
     load_weights(net, found.tensors("ema"), str(found.folder))
     facts = {"step": found.step, "weights": "EMA"}
     return Model(net, graph, recipe.noise.make(), tokenizer, source, recipe, facts, str(found.folder))

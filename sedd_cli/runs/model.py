@@ -13,6 +13,9 @@ from torch import Tensor
 
 from sedd_cli.core.graphs import Graph
 from sedd_cli.core.noises import Noise
+from sedd_cli.core.objectives import Objective
+from sedd_cli.core.objectives.autoregressive import next_token_nats
+from sedd_cli.core.objectives.score_entropy import ScoreEntropy
 from sedd_cli.core.score import ScoreModel
 from sedd_cli.errors import RequestError
 from sedd_cli.nets.dit import DiT
@@ -28,8 +31,6 @@ if TYPE_CHECKING:
 class Model:
     """A network with its graph, noise and tokenizer. `tokenizer` is None where the checkpoint names none."""
 
-    #: Whether likelihoods are known exactly, rather than bounded by draws.
-    exact: ClassVar[bool] = False
     #: Beside torch, what has a part in its numbers.
     libraries: ClassVar[tuple[str, ...]] = ()
 
@@ -57,10 +58,22 @@ class Model:
         """N, the number of real tokens."""
         return self.graph.tokens
 
+    @cached_property
+    def objective(self) -> Objective:
+        """What it was trained for, which says what its outputs mean; score entropy where no recipe tells."""
+        return self.recipe.objective.make() if self.recipe else ScoreEntropy()
+
+    @property
+    def exact(self) -> bool:
+        """Whether likelihoods are known exactly, rather than bounded by draws."""
+        return self.objective.causal
+
     @property
     def kind(self) -> str:
-        """What the paper's tables call it: its graph."""
-        return self.graph.name
+        """What the paper's tables call it: its graph, where it is trained on score entropy, else its objective too."""
+        if self.exact:
+            return self.objective.name
+        return self.graph.name if self.objective.name == "score_entropy" else f"{self.objective.name} {self.graph.name}"
 
     @property
     def layers(self) -> int:
@@ -76,7 +89,9 @@ class Model:
     def fingerprint(self) -> str:
         """sha256 over the weights, the network's shape, graph and noise: everything that determines a score."""
         shape = replace(self.net.config, attention="auto", dropout=0.0)
-        found = hashlib.sha256(repr((self.graph, self.noise, shape)).encode())
+        meaning = (self.objective.mean, self.objective.causal, self.objective.steps)
+        parts = (self.graph, self.noise, shape, *([meaning] if any(meaning) else []))
+        found = hashlib.sha256(repr(parts).encode())
         for name, value in self.net.named_parameters():
             found.update(name.encode())
             found.update(value.detach().float().cpu().contiguous().numpy())
@@ -95,7 +110,7 @@ class Model:
     @property
     def score(self) -> ScoreModel:
         """The view of this model that the mathematics in `sedd_cli.core` works on."""
-        return ScoreModel(self.net, self.graph, self.noise)
+        return ScoreModel(self.net, self.graph, self.noise, mean=self.objective.mean, steps=self.objective.steps)
 
     @torch.no_grad()
     def log_score(self, x: Tensor, sigma: Tensor) -> Tensor:
@@ -108,6 +123,17 @@ class Model:
         loss = self.score.score_entropy(self._tokens(x, self.graph.states), sigma, self._tokens(x0, self.graph.tokens))
         return dsigma.to(loss.dtype) * loss
 
+    @torch.no_grad()
+    def nats(self, tokens: Tensor, given: int = 0) -> Tensor:
+        """−log p of each sequence of tokens [B, L] behind its first `given`, nats [B]; of autoregressive models."""
+        if not self.exact:
+            raise RequestError(f"{self.source} has no exact likelihood: bound it")
+        return next_token_nats(self.score, self._tokens(tokens, self.graph.tokens), given).double()
+
+    def nats_given_first(self, tokens: Tensor) -> Tensor:
+        """−log p(tokens[1:] | tokens[0]) of each sequence of tokens [B, L], nats [B]."""
+        return self.nats(tokens, 1)
+
     def bound(
         self, tokens: Tensor, draws: int = 64, seed: int = 0, protocol: str = "rigorous"
     ) -> tuple[Tensor, Tensor]:
@@ -115,6 +141,9 @@ class Model:
         from sedd_cli.runs.estimate import bound_of
 
         x0 = self._tokens(tokens, self.graph.tokens)
+        if self.exact:
+            nats = self.nats(x0)
+            return nats, torch.zeros_like(nats)
         if x0.shape[1] > self.length:
             raise RequestError(f"sequences of {x0.shape[1]} tokens are longer than the model's {self.length}")
         return bound_of(self.score, x0, draws, seed, protocol)
@@ -162,7 +191,9 @@ class Model:
         """One line: what was loaded."""
         parameters = sum(p.numel() for p in self.net.parameters())
         graph = {name: value for name, value in asdict(self.graph).items() if name != "tokens"}
-        parts = [_spelled(self.graph.name, graph), _spelled(self.noise.name, asdict(self.noise))]
+        parts = [] if self.objective.name == "score_entropy" else [self.objective.name.replace("_", " ")]
+        if not self.exact:
+            parts += [_spelled(self.graph.name, graph), _spelled(self.noise.name, asdict(self.noise))]
         parts += [f"{parameters:,} parameters", f"length {self.length}"]
         parts += [self.precision, f"{self.net.kernel()} attention"]
         without = f"{self.tokenizer_source} out of reach" if self.tokenizer_source else "no tokenizer"

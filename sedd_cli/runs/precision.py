@@ -8,10 +8,10 @@ from typing import Any
 
 from sedd_cli.core.random import BOUND, Stream
 from sedd_cli.runs.dist import Dist
-from sedd_cli.runs.estimate import Drawing, draw_bounds, levels
+from sedd_cli.runs.estimate import Drawing, draw_bounds, levels, placed_for
 from sedd_cli.runs.events import Event, Note
 from sedd_cli.runs.model import Model
-from sedd_cli.runs.protocols import Blocks
+from sedd_cli.runs.protocols import Blocks, find_protocol
 
 #: bf16 is used where it is known to move a bound by less than this share of the error asked for.
 HARMLESS = 0.25
@@ -20,22 +20,24 @@ TRIED_BLOCKS = 64
 
 
 def try_bf16(
-    model: Model, blocks: Blocks, drawing: Drawing, dist: Dist
+    model: Model, protocol: str, blocks: Blocks, drawing: Drawing, dist: Dist
 ) -> Generator[Event, None, tuple[Model, dict[str, Any] | None]]:
-    """The model in bf16 if the same draws show that it moves the bound by far less than the error asked for."""
+    """The model in bf16 if the same draws show that it moves the bound by far less than the error asked for.
+
+    Looked at is the rigorous bound, or, where the protocol is one in discrete time, that.
+    """
     low = model.lowered()
     if low is None:
         return model, None
+    protocol = protocol if find_protocol(protocol).discrete else "rigorous"
     group = blocks.groups(TRIED_BLOCKS * int(blocks.lengths[0]))[0]
     if len(group) < 2:  # one block shows no error
         return model, None
-    x0, estimator = blocks.read(group).to(model.device), drawing.placed_for(model.graph)
+    x0, estimator = blocks.read(group).to(model.device), placed_for(drawing, model.graph, protocol)
     level = levels(len(group), 1, estimator, drawing.seed, 0)[0]
     cost = blocks.surprisal(model.graph.tokens).to(model.device)[x0] if estimator == "count" else None
     there = [
-        draw_bounds(m.score, ("rigorous",), estimator, x0, level, Stream(drawing.seed, BOUND, group), 0, cost)[
-            :, 0
-        ].cpu()
+        draw_bounds(m.score, (protocol,), estimator, x0, level, Stream(drawing.seed, BOUND, group), 0, cost)[:, 0].cpu()
         for m in (model, low)
     ]
     moved = (there[1] - there[0]) / x0.shape[1]

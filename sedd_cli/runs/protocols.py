@@ -20,6 +20,7 @@ COUNTED_TOKENS = 4_000_000
 @dataclass(frozen=True)
 class Protocol:
     """rigorous: a true bound; else the published integral, without its ends. rest: an incomplete last block counts.
+    discrete: the variational bound of a model in discrete time, step by step.
 
     wrapped: every block begins and ends with the tokenizer's own marks, which count as tokens (MDLM's evaluation).
     """
@@ -27,12 +28,14 @@ class Protocol:
     rigorous: bool
     rest: bool
     wrapped: bool = False
+    discrete: bool = False
 
 
 PROTOCOLS = {
     "rigorous": Protocol(rigorous=True, rest=True),
     "sedd-paper": Protocol(rigorous=False, rest=False),
     "mdlm": Protocol(rigorous=False, rest=False, wrapped=True),
+    "discrete": Protocol(rigorous=True, rest=True, discrete=True),
 }
 #: What is measured where nothing is said.
 USUAL = ("rigorous", "sedd-paper")

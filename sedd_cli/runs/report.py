@@ -68,12 +68,13 @@ def validate(recipe: Recipe, model: Model, dataset: Dataset, run: RunDir) -> Ite
     wanted, step, began = recipe.report, model.facts["step"], time.perf_counter()
     split = "validation" if "validation" in dataset.splits else wanted.split
     drawing = Drawing(rel_error=1.0, max_nfe=LEAST_REPLICATES)
-    options = EvaluateOptions(split, ("rigorous",), drawing, yardsticks=False, blocks=wanted.blocks)
+    protocol = "rigorous" if model.objective.steps is None else "discrete"
+    options = EvaluateOptions(split, (protocol,), drawing, yardsticks=False, blocks=wanted.blocks)
     for event in evaluate(model, dataset, options):
         if isinstance(event, Warn):
             continue  # that the bound is rough is known
         if isinstance(event, Evaluated):
-            found = event.result["bounds"]["rigorous"]
+            found = event.result["bounds"][protocol]
             kept = {f.name: found[f.name] for f in dataclasses.fields(Validated) if f.name in found}
             seen = Validated(step=step, split=split, seconds=time.perf_counter() - began, **kept)
             run.log({"kind": "validation", **dataclasses.asdict(seen)})

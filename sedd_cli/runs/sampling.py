@@ -48,17 +48,21 @@ class Sampling:
                 f"--normalized means nothing with the graph {model.graph.name!r}, it needs one with MASK"
             )
         sampler = self._sampler(model)
+        if sampler.causal != model.exact:
+            whose = "goes from left to right" if model.exact else "is no causal network"
+            raise RequestError(f"the sampler {sampler.name} means nothing with {model.source}, which {whose}")
         try:
             sampler.check(model.graph)
         except ValueError:
             raise RequestError(
                 f"the sampler {sampler.name} means nothing with the graph {model.graph.name!r}, it needs one with MASK"
             ) from None
-        return Way(sampler, dataclasses.replace(model.score, normalized=self.normalized), self.batch)
+        score, normalized = model.score, self.normalized and not model.score.mean
+        return Way(sampler, dataclasses.replace(score, mean=score.mean or normalized), self.batch, normalized)
 
     def _sampler(self, model: Model) -> Sampler:
         part = model.recipe.sampler if model.recipe else None
-        usual = part.name if part else "tweedie"
+        usual = "left_to_right" if model.exact else part.name if part else "tweedie"
         name = (usual if self.sampler is None else self.sampler).replace("-", "_")
         if name not in SAMPLERS:
             raise RequestError(f"unknown sampler {name!r}{nearest(name, SAMPLERS)}")
@@ -98,16 +102,18 @@ _OPTIONS = {"thinning": "--no-thinning", "draws": "--legacy-float32-gumbel", "to
 
 @dataclass(frozen=True)
 class Way:
-    """A sampler, the score it works on, and how many sequences at once (None: as memory allows)."""
+    """A sampler, the score it works on, how many sequences at once (None: as memory allows)."""
 
     sampler: Sampler
     score: ScoreModel
     batch: int | None = None
+    #: Whether the normaliser was set to 1 where the model's own is another.
+    normalized: bool = False
 
     @property
     def facts(self) -> dict[str, Any]:
         """What a sample says of how it was drawn; `levers` are those that change the law."""
-        levers = self.sampler.levers() | ({"normalized": True} if self.score.normalized else {})
+        levers = self.sampler.levers() | ({"normalized": True} if self.normalized else {})
         return {
             "sampler": self.sampler.name,
             "steps": getattr(self.sampler, "steps", None),

@@ -8,6 +8,7 @@ import torch
 
 from sedd_cli.core.graphs import Graph
 from sedd_cli.core.noises import Noise
+from sedd_cli.core.objectives import Objective
 from sedd_cli.errors import RequestError
 from sedd_cli.nets.dit import DiT
 from sedd_cli.runs.load import load_model
@@ -21,7 +22,9 @@ SHAPE = ("n_blocks", "hidden_size", "n_heads", "cond_dim")
 BY_STATE = ("vocab_embed.embedding", "output_layer.linear.weight", "output_layer.linear.bias")
 
 
-def start_from(source: str, net: DiT, graph: Graph, noise: Noise, tokenizer: Tokenizer) -> tuple[str, list[str]]:
+def start_from(
+    source: str, net: DiT, graph: Graph, noise: Noise, objective: Objective, tokenizer: Tokenizer
+) -> tuple[str, list[str]]:
     """Copy a trained model's weights into a fresh network; returns what it is, and what one should know about it.
 
     Another vocabulary keeps the fresh rows of embedding and output, but for the embedding of MASK; all else is taken
@@ -29,6 +32,11 @@ def start_from(source: str, net: DiT, graph: Graph, noise: Noise, tokenizer: Tok
     DamageError for weights that are not finite.
     """
     given = load_model(source, device="cpu")
+    if (given.objective.mean, given.objective.causal) != (objective.mean, objective.causal):
+        raise RequestError(
+            f"init_from: {source} was trained for {given.objective.name}, this recipe for {objective.name}: "
+            "their outputs mean different things"
+        )
     if dataclasses.replace(given.graph, tokens=graph.tokens) != graph:
         raise RequestError(f"init_from: {source} has the graph {given.graph}, this recipe {graph}")
     found, wanted = ({key: getattr(n.config, key) for key in SHAPE} for n in (given.net, net))

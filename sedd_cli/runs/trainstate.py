@@ -40,7 +40,7 @@ class LossModule(nn.Module):
 
     def forward(self, x0: Tensor, v: Tensor, u: Tensor) -> Loss:
         noise, objective = self._parts
-        return objective.loss(ScoreModel(self.net, self.graph, noise), x0, v, u)
+        return objective.loss(ScoreModel(self.net, self.graph, noise, mean=objective.mean), x0, v, u)
 
 
 @dataclass
@@ -69,16 +69,18 @@ class TrainState:
         """The state before the first step. anew: no checkpoint will be restored, the recipe's init_from counts."""
         graph, noise = make_graph(recipe, dataset.tokenizer.vocab_size), recipe.noise.make()
         net = make_net(recipe, graph, dist.device)
-        origin, notices = "", []
+        objective, origin, notices = recipe.objective.make(), "", []
         if anew and recipe.init_from is not None:
-            origin, notices = dist.from_main(lambda: start_from(recipe.init_from, net, graph, noise, dataset.tokenizer))
+            origin, notices = dist.from_main(
+                lambda: start_from(recipe.init_from, net, graph, noise, objective, dataset.tokenizer)
+            )
             dist.spread(p.detach() for p in net.parameters())
         net.recompute = recipe.train.recompute
         compiled, notice = compile_as_asked(recipe, net, graph, dist)
         notices += [notice] if notice else []
         model = Model(net, graph, noise, dataset.tokenizer, "training", recipe)
         sharded = dist.world > 1 and shards(recipe, sum(p.numel() for p in net.parameters()), dist)
-        loss = dist.parallel(LossModule(net, graph, noise, recipe.objective.make()), net.blocks, sharded)
+        loss = dist.parallel(LossModule(net, graph, noise, objective), net.blocks, sharded)
         # from here on parameters may be shards; averages and moments are made of them and are sharded alike
         ema, optimizers = EMA(net, recipe.train.ema), make_optimizers(recipe, net)
         return cls(
@@ -189,7 +191,7 @@ class TrainState:
 
 def _holding(model: Model, tensors: dict[str, Tensor]) -> DiT:
     """A network around tensors that exist already; nothing is copied."""
-    net = DiT.empty(model.net.config, model.graph.states)
+    net = DiT.empty(model.net.config, model.graph.states, model.net.causal)
     load_weights(net, tensors, "training")
     return net.to(model.device).eval().requires_grad_(False)
 

@@ -305,7 +305,7 @@ def test_normalized_is_the_law_of_the_score_divided_by_its_normaliser(sampler):
 
     draws, steps = 10_000, 5
     truth = reference.chain(sampler, normalised, Q, reference.base("absorbing", N), schedule(noise), steps, 3, N, {})
-    model = replace(score_model(graph, noise, score), normalized=True)
+    model = replace(score_model(graph, noise, score), mean=True)
     *_, last = SAMPLERS[sampler](steps=steps).run(model, Given.nothing(draws, 3), seed=2, index=torch.arange(draws))
     follows(last.x, truth, N + 1)
     *_, x = run_plain(model, SAMPLERS[sampler](steps=steps), Given.nothing(500, 3), 2, torch.arange(500))
@@ -313,7 +313,7 @@ def test_normalized_is_the_law_of_the_score_divided_by_its_normaliser(sampler):
 
 
 def test_normalized_costs_an_evaluation_only_where_a_token_falls():
-    trace = run("absorbing", "tweedie", list(range(100)), steps=400, normalized=True)
+    trace = run("absorbing", "tweedie", list(range(100)), steps=400, mean=True)
     spent = trace[-1].evaluations
     # three tokens fall in at most three of the 401 steps
     assert int(spent.max()) <= 3
@@ -413,8 +413,6 @@ def test_what_needs_a_mask_is_refused_without_one():
         run("uniform", "remdm", [0])
     with pytest.raises(ValueError, match="first_hitting needs a graph with MASK"):
         run("uniform", "first_hitting", [0])
-    with pytest.raises(ValueError, match="normalized means nothing"):
-        run("uniform", "tweedie", [0], normalized=True)
 
 
 @every_pair

@@ -14,11 +14,13 @@ PAPER = {"lr": 3e-4, "batch": 512, "ema": 0.9999, "clip": 1.0, "warmup": 2000, "
 @pytest.mark.parametrize("name", shipped())
 def test_a_shipped_recipe_survives_dump_and_load(name):
     recipe = load_recipe(name)
-    assert recipe.name == name
+    assert recipe.name == name.split("/")[-1]
     assert recipe_from(yaml.safe_load(dump_recipe(recipe))) == recipe
 
 
-@pytest.mark.parametrize("name", sorted(set(shipped()) - {"quickstart", "markov"}))
+@pytest.mark.parametrize(
+    "name", sorted(n for n in set(shipped()) - {"quickstart", "markov"} if not n.startswith("mini/"))
+)
 def test_a_paper_recipe_has_the_papers_hyperparameters(name):
     recipe = load_recipe(name)
     for key, value in PAPER.items():

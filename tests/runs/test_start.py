@@ -91,6 +91,7 @@ def test_another_tokenizer_of_the_same_size_is_another_vocabulary(workplace, tin
     model, warned = begun(workplace, tmp_path / "run", tiny_run, f"data.corpus={other}")
     assert model.vocab_size == load_model(tiny_run).vocab_size
     assert "was trained on the vocabulary char, this recipe has another char" in warned[0]
+    assert not torch.equal(model.net.vocab_embed.embedding[:5], load_model(tiny_run).net.vocab_embed.embedding[:5])
 
 
 @pytest.mark.parametrize(

@@ -146,10 +146,31 @@ class Absorbing(Graph):
         # Σ_y s_y = e^m/E, and training drives e^m to 1
         return SLACK / torch.expm1(sigma)
 
-    def normalize(self, log_score: Tensor, sigma: Tensor) -> Tensor:
-        log_E = torch.expm1(sigma).log().to(log_score.dtype)
-        tokens = log_score[..., : self.tokens].log_softmax(-1) - log_E[..., None]
-        return torch.cat([tokens, log_score[..., self.tokens :]], dim=-1)
+    def mean_score(self, z: Tensor, sigma: Tensor, x: Tensor) -> Tensor:
+        # given MASK, s_y = p(y|x)/E: the score divided by its normaliser e^m
+        log_E = torch.expm1(per_position(sigma, x)).log().to(z.dtype)[..., None]
+        tokens = z[..., : self.tokens].log_softmax(-1) - log_E
+        return zero_at(torch.cat([tokens, torch.zeros_like(z[..., self.tokens :])], dim=-1), x)
+
+    def mean_total(self, sigma: Tensor) -> Tensor:
+        return (1 + 1e-4) / torch.expm1(sigma)
+
+    def posterior_kl(self, z: Tensor, sigma_s: Tensor, sigma_t: Tensor, x: Tensor, x0: Tensor) -> Tensor:
+        # a mask falls by then with the same probability u in both, and then it is a matter of p(x0|x)
+        sigma_s, sigma_t = (per_position(sigma, x).double() for sigma in (sigma_s, sigma_t))
+        u = (torch.exp(-sigma_s) - torch.exp(-sigma_t)) / -torch.expm1(-sigma_t)
+        ce = -z[..., : self.tokens].log_softmax(-1).gather(-1, x0[..., None])[..., 0]
+        return torch.where(self.active(x), u.to(ce.dtype) * ce, 0.0)
+
+    def squared_error(self, log_score: Tensor, sigma: Tensor, x: Tensor, x0: Tensor) -> Tensor:
+        # at MASK r_y = 1/E for y = x0, else 0
+        score = log_score[..., : self.tokens].exp()
+        ratio = (1 / torch.expm1(per_position(sigma, x))).to(score.dtype)[..., None].expand(*x.shape, 1)
+        error = score.scatter_add(-1, x0[..., None], -ratio)
+        return torch.where(self.active(x), error.square().sum(-1) / 2, 0.0)
+
+    def prior(self, model: ScoreModel, x0: Tensor) -> Tensor:
+        return torch.zeros(len(x0), device=x0.device)  # all noise is all MASK
 
     def euler_bound(self, total: Tensor, x: Tensor, step: Tensor) -> Tensor:
         return step * total

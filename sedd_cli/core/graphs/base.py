@@ -169,9 +169,27 @@ class Graph(ABC):
         """What Σ_y s_y is taken to stay below before the network is asked, [...]; None where nothing is known."""
         return None
 
-    def normalize(self, log_score: Tensor, sigma: Tensor) -> Tensor:
-        """log_score [R, S] under sigma [R] with its normaliser e^m set to 1; ValueError where it has no meaning."""
-        raise ValueError(f"normalized means nothing with the graph {self.name!r}: its scores have no normaliser to fix")
+    @abstractmethod
+    def mean_score(self, z: Tensor, sigma: Tensor, x: Tensor) -> Tensor:
+        """log_score [..., S] where softmax(z) over the tokens is the law p(x0|x) of the clean one (mean
+        parametrisation): s_y = Σ_{x0} p(x0|x)·p_σ(y|x0)/p_σ(x|x0), at active positions."""
+
+    @abstractmethod
+    def mean_total(self, sigma: Tensor) -> Tensor:
+        """What Σ_y s_y of `mean_score` never exceeds, float32 rounding included, [...]."""
+
+    @abstractmethod
+    def posterior_kl(self, z: Tensor, sigma_s: Tensor, sigma_t: Tensor, x: Tensor, x0: Tensor) -> Tensor:
+        """D_KL(p(x_s|x_t = x, x0) ‖ Σ_{y0} p(y0|x)·p(x_s|x, y0)), nats [...], for sigma_s < sigma_t (D3PM, Austin et
+        al. 2021, eq. 4 and section 3.3), with p(y0|x) = softmax(z) over the tokens; 0 where x is not active."""
+
+    @abstractmethod
+    def squared_error(self, log_score: Tensor, sigma: Tensor, x: Tensor, x0: Tensor) -> Tensor:
+        """Concrete score matching without σ̄′ (Meng et al. 2022; appendix D): Σ_{y≠x} Q(x,y)·(s_y − r_y)²/2, [...]."""
+
+    @abstractmethod
+    def prior(self, model: ScoreModel, x0: Tensor) -> Tensor:
+        """D_KL(p_{1|0}(·|x0) ‖ p_base) where all noise ends, nats per sequence [B]."""
 
     @abstractmethod
     def euler_bound(self, total: Tensor, x: Tensor, step: Tensor) -> Tensor:

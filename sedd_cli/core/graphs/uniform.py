@@ -55,8 +55,7 @@ class Uniform(Graph):
         With E = expm1(sigma) and log ρ = −log1p(N/E): R_y = ρ for all y ≠ x where x = x0; elsewhere R_y = 1
         except R_{x0} = 1/ρ. The textbook form of the same sum is NaN or inf at small sigma in float32.
         """
-        log_rho = -torch.log1p(self.tokens / torch.expm1(per_position(sigma, x))).to(log_score.dtype)
-        log_rho = log_rho.expand(x.shape)
+        log_rho = self._log_rho(per_position(sigma, x)).to(log_score.dtype).expand(x.shape)
         kept = x == x0
         base = torch.where(kept, log_rho, 0.0)[..., None].expand(log_score.shape)
         log_ratio = base.scatter(-1, x0[..., None], torch.where(kept, log_rho, -log_rho)[..., None])
@@ -69,7 +68,7 @@ class Uniform(Graph):
         The factor R_y/N of a term is its row's, except at y = x0 ≠ x, where it is made up for.
         """
         x, x0 = targets.x, targets.x0
-        log_rho = self._log_rho(targets).to(z.dtype)
+        log_rho = self._log_rho(targets.sigma).to(z.dtype)
         kept = x == x0
         base = torch.where(kept, log_rho, 0.0)[:, None]
         inside, column = in_tile(x, z, start)
@@ -88,10 +87,57 @@ class Uniform(Graph):
         return share
 
     def loss_factor(self, targets: Targets) -> Tensor:
-        return torch.where(targets.x == targets.x0, self._log_rho(targets).exp(), 1.0) / self.tokens
+        return torch.where(targets.x == targets.x0, self._log_rho(targets.sigma).exp(), 1.0) / self.tokens
 
-    def _log_rho(self, targets: Targets) -> Tensor:
-        return -torch.log1p(self.tokens / torch.expm1(targets.sigma))
+    def _log_rho(self, sigma: Tensor) -> Tensor:
+        """log of p_σ(y|x0)/p_σ(x0|x0) for y ≠ x0."""
+        return -torch.log1p(self.tokens / torch.expm1(sigma))
+
+    def prior(self, model: ScoreModel, x0: Tensor) -> Tensor:
+        high = model.noise.sigma(1.0)
+        keep, log_lam = math.exp(-high), math.log(-math.expm1(-high))
+        log_aN = math.log1p((self.tokens - 1) * keep)
+        a = keep - math.expm1(-high) / self.tokens
+        each = a * log_aN + (1 - a) * log_lam
+        return torch.full((len(x0),), x0.shape[1] * each, dtype=torch.float64, device=x0.device)
+
+    def mean_score(self, z: Tensor, sigma: Tensor, x: Tensor) -> Tensor:
+        """s_y = p(x|x)·ρ + p(y|x)/ρ + the rest, with p_σ(y|x0)/p_σ(x|x0) = ρ for x0 = x, 1/ρ for x0 = y, else 1."""
+        # float64: 1 − p(x|x) has to be told from ρ, which is 1e-9 at small sigma
+        p = z.double().softmax(-1)
+        log_rho = self._log_rho(per_position(sigma, x).double())[..., None]
+        moved = -torch.expm1(log_rho) * p.gather(-1, x[..., None])  # 1 − s_y where p(y|x) = 0
+        return zero_at(torch.log1p(p * torch.expm1(-log_rho) - moved).to(z.dtype), x)
+
+    def mean_total(self, sigma: Tensor) -> Tensor:
+        # linear in p(·|x), so largest at a corner: all of it on one y ≠ x
+        return ROUNDING * (self.tokens - 1 + torch.exp(-self._log_rho(sigma)))
+
+    def posterior_kl(self, z: Tensor, sigma_s: Tensor, sigma_t: Tensor, x: Tensor, x0: Tensor) -> Tensor:
+        """p(x_s = y|x, y0) = p(x|y)·p_s(y|y0)/p_t(x|y0), where p(x|y) is the same on both sides and cancels."""
+        p = z.double().softmax(-1)
+        sigma_s, sigma_t = (per_position(sigma, x).double()[..., None] for sigma in (sigma_s, sigma_t))
+        delta = sigma_t - sigma_s
+        moved = [-torch.expm1(-sigma) / self.tokens for sigma in (sigma_s, sigma_t, delta)]  # to one other token
+        kept = [torch.exp(-sigma) + b for sigma, b in zip((sigma_s, sigma_t, delta), moved, strict=True)]
+        here = torch.zeros_like(p).scatter_(-1, x[..., None], 1.0)
+        # w(y0) = p(y0|x)/p_t(x|y0); then Σ_{y0} p_s(y|y0)·w(y0) = e^{−sigma_s}·w(y) + moved_s·Σw
+        w = p / torch.where(here > 0, kept[1], moved[1])
+        guess = torch.exp(-sigma_s) * w + moved[0] * w.sum(-1, keepdim=True)
+        is_x0 = torch.zeros_like(here).scatter_(-1, x0[..., None], 1.0)
+        seen = torch.where(x0 == x, kept[1][..., 0], moved[1][..., 0])[..., None]
+        truth = torch.where(is_x0 > 0, kept[0], moved[0]) / seen
+        arrive = torch.where(here > 0, kept[2], moved[2])
+        terms = torch.xlogy(truth, truth) - torch.xlogy(truth, guess.clamp(min=1e-300))
+        return (arrive * terms).sum(-1).to(z.dtype)
+
+    def squared_error(self, log_score: Tensor, sigma: Tensor, x: Tensor, x0: Tensor) -> Tensor:
+        log_rho = self._log_rho(per_position(sigma, x)).to(log_score.dtype).expand(x.shape)
+        kept = x == x0
+        ratio = torch.where(kept, log_rho.exp(), 1.0)[..., None].expand(log_score.shape)
+        ratio = ratio.scatter(-1, x0[..., None], torch.where(kept, log_rho, -log_rho).exp()[..., None])
+        error = (log_score.exp() - ratio).scatter(-1, x[..., None], 0.0)
+        return error.square().sum(-1) / 2 / self.tokens
 
     def end_terms(self, model: ScoreModel, x0: Tensor, u: Tensor) -> Tensor:
         """D_KL(p_{1|0} ‖ uniform) plus −log p(x0 | x) for x ~ p_{σ̄(0)|0}, decoded by Bayes' rule.
@@ -99,15 +145,9 @@ class Uniform(Graph):
         The decoder p(y|x) ∝ p_{σ|0}(x|y)·s_y takes p_σ for p_0. Its masses are positive, unlike those of the
         Tweedie step, so one clamped mass cannot make the bound infinite.
         """
-        high = model.noise.sigma(1.0)
-        keep, log_lam = math.exp(-high), math.log(-math.expm1(-high))
-        log_aN = math.log1p((self.tokens - 1) * keep)
-        a = keep - math.expm1(-high) / self.tokens
-        prior = a * log_aN + (1 - a) * log_lam
-
         sigma = x0.new_full((len(x0),), model.noise.sigma(0.0), dtype=torch.float64)
         x = self.perturb(x0, sigma, u)
-        total = torch.full_like(u, prior).sum(-1)
+        total = self.prior(model, x0)
         for rows, log_score in model.scored_rows(x, sigma):
             was, lam = x0[rows.batch, rows.position], -torch.expm1(-rows.sigma)
             log_mass = log_score.double() + (lam / self.tokens).log()[:, None]

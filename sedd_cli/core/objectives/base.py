@@ -8,6 +8,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
+from sedd_cli.core.graphs import Graph
 from sedd_cli.core.registry import Registry
 from sedd_cli.core.score import Loss, ScoreModel
 
@@ -19,6 +20,22 @@ class Objective(ABC):
     """Fields are the recipe's options."""
 
     name: ClassVar[str]
+    #: Whether the network's outputs are the logits of the clean token, rather than log-scores.
+    mean: ClassVar[bool] = False
+    #: Whether a position sees only those before it, and the likelihood is exact.
+    causal: ClassVar[bool] = False
+    #: Whether there has to be a MASK.
+    needs_mask: ClassVar[bool] = False
+
+    @property
+    def steps(self) -> int | None:
+        """Of a model in discrete time: T, so that its own bound is that of T steps."""
+        return None
+
+    def check(self, graph: Graph) -> None:
+        """ValueError where the objective means nothing with the graph."""
+        if self.needs_mask and graph.mask is None:
+            raise ValueError(f"{self.name} needs a graph with MASK, {graph.name} has none")
 
     @abstractmethod
     def loss(self, model: ScoreModel, x0: Tensor, v: Tensor, u: Tensor) -> Loss:

@@ -49,6 +49,8 @@ class Sampler(ABC):
     name: ClassVar[str]
     #: Whether there has to be a MASK.
     needs_mask: ClassVar[bool] = False
+    #: Whether it is for causal networks, and for no others.
+    causal: ClassVar[bool] = False
     temperature: float = lever(1.0)
     top_p: float = lever(1.0)
 
@@ -71,6 +73,9 @@ class Sampler(ABC):
         """ValueError where the sampler has no use for the graph."""
         if self.needs_mask and graph.mask is None:
             raise ValueError(f"{self.name} needs a graph with MASK, {graph.name} has none")
+
+    def check_given(self, given: Given) -> None:  # noqa: B027  (most mind them anywhere)
+        """ValueError where tokens are given at positions that the sampler cannot mind."""
 
     def shape(self, weights: Tensor) -> Tensor:
         """The law of a token, weights [R, S], tempered and cut as asked."""

@@ -79,7 +79,7 @@ class Stepper(Sampler):
     def run(self, model: ScoreModel, given: Given, seed: int | Tensor, index: Tensor) -> Iterator[Denoised]:
         grid, x, noise = _start(self, model, given, seed, index)
         evaluations, fallbacks, number = torch.zeros_like(index), 0, 0
-        trusted = torch.full_like(index, model.normalized, dtype=torch.bool)
+        trusted = torch.full_like(index, model.mean, dtype=torch.bool)
         for k in range(self.steps + 1):
             fell_back = False
             for move in self.moves(model, grid, k):
@@ -89,7 +89,7 @@ class Stepper(Sampler):
                 doubted = (model.graph.active(x) & free).any(1) & ~trusted
                 fell_back |= self.thinning and 0 < k < self.steps and bool(doubted.any())
                 looked_at, moved, held = _take(move, x, free, u, trusted)
-                trusted = held & (trusted | (number == 0)) & (model.normalized or self.thinning)
+                trusted = held & (trusted | (number == 0)) & (model.mean or self.thinning)
                 x = moved  # given tokens are not free
                 evaluations = evaluations + looked_at
                 number += 1
@@ -161,7 +161,7 @@ def _take(
         hidden = _hidden(move, x, sequences)
     looked_at[sequences] = 1
     high = _move(move, x, moved, sequences, hidden, batch[chosen], position[chosen], u)
-    if assumed is not None and move.bounded and not model.normalized:
+    if assumed is not None and move.bounded and not model.mean:
         # a score near the assumed bound may have company beyond it, among the positions not looked at
         held = high <= float(assumed) / MARGIN
         rest = ~chosen & ~held[batch]

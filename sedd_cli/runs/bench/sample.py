@@ -57,7 +57,7 @@ def bench_sample(options: SampleBench) -> Iterator[Event]:
     slow_net = copy.deepcopy(net)
     net.autocast = autocast_dtype(options.recipe.train.precision, device)
     net.hold_low()
-    score = ScoreModel(net, graph, noise, normalized=options.normalized)
+    score = ScoreModel(net, graph, noise, mean=options.normalized)
     sampler, index = SAMPLERS["tweedie"](steps=options.steps), torch.arange(options.batch, device=device)
     told = {}
 

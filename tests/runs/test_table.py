@@ -1,0 +1,299 @@
+"""Tables: what exists is told, what is asked for is made, what is not a row's own is not counted."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+
+from sedd_cli.errors import DamageError, RequestError
+from sedd_cli.recipe import load_recipe
+from sedd_cli.recipe.table import Column, Mini, Row, Table, load_table, recipe_of, shipped_tables
+from sedd_cli.runs import paper
+from sedd_cli.runs.events import Finished, Warn
+from sedd_cli.runs.table.cells import Place, look, read_result
+from sedd_cli.runs.table.job import RunOptions, make, seconds_left
+from sedd_cli.runs.table.plot import plot
+from sedd_cli.runs.table.summary import markdown, summary
+
+
+@pytest.fixture
+def table(workplace) -> Table:
+    """Two rows to be trained and one that is quoted, on the tiny corpus."""
+    recipe = str(workplace / "tiny.yaml")
+    column = Column("tiny", str(workplace / "corpus.txt"), "test", "rigorous")
+    few = ("train.steps=4", "train.save_every=2", "report.every=2", "report.blocks=4")
+    rows = (
+        Row("one", "One", recipe, set=few, mini=few, paper={"tiny": 1.5}),
+        Row("causal", "Causal", recipe, set=("objective=autoregressive", *few), mini=None, paper={"tiny": 1.2}),
+        Row("old", "Old one", paper={"tiny": 9.0}),
+    )
+    mini = Mini(recipe, (column,), minutes=2.0)
+    return Table("tabletiny", "Tiny", "bits_per_char", (column,), rows, mini, (("causal", "one"),))
+
+
+def places(table, folder, seeds=1, mini=False):
+    rows = [row for row in table.rows if not mini or row.mini is not None]
+    return {row.name: [Place(table, row, mini, seed, folder) for seed in range(seeds)] for row in rows}
+
+
+def made(table, folder, names=("one", "causal"), seeds=1, **options):
+    every = places(table, folder, seeds)
+    *events, last = make(
+        [p for name in names for p in every[name]], RunOptions("cpu", rel_error=0.5, max_nfe=8, **options)
+    )
+    assert isinstance(last, Finished)
+    return events, last.result["left"]
+
+
+def altered(path: Path, change) -> None:
+    record = json.loads(path.read_text())
+    change(record)
+    path.write_text(json.dumps(record))
+
+
+# The tables that ship
+
+
+@pytest.mark.parametrize("name", shipped_tables())
+def test_a_shipped_table_names_recipes_that_load_and_texts_that_are_known(name):
+    from sedd_cli.text.corpora import CORPORA
+
+    found = load_table(name)
+    for row in found.rows:
+        for mini in (False, True):
+            if found.mini is None and mini:
+                continue
+            if training := recipe_of(found, row, mini, 3):
+                recipe = load_recipe(*training)
+                assert recipe.seed == 3
+                graph = recipe.graph.make(tokens=5)
+                recipe.objective.make().check(graph)
+    columns = (*found.columns, *(found.mini.columns if found.mini else ()))
+    assert {column.dataset for column in columns} <= set(CORPORA)
+    for row in found.rows:
+        assert set(row.paper or {}) <= {column.name for column in found.columns}
+        assert row.recipe or row.model or row.paper
+
+
+def test_the_papers_values_are_the_same_everywhere():
+    for number, own in ((2, paper.TEXT8), (3, paper.LM1B)):
+        values = {row.name: row.paper for row in load_table(str(number)).rows}
+        for kind, name in (("absorbing", "sedd_absorb"), ("uniform", "sedd_uniform")):
+            assert list(values[name].values()) == [own[kind]]
+    values = {row.name: tuple(row.paper.values()) for row in load_table("1").rows}
+    for name, key in (
+        ("gpt2_small", ("gpt2", "small")),
+        ("sedd_absorb_small", ("absorbing", "small")),
+        ("sedd_small_published", ("absorbing", "small")),
+        ("sedd_uniform_medium", ("uniform", "medium")),
+        ("sedd_medium_published", ("absorbing", "medium")),
+    ):
+        assert values[name] == paper.ZERO_SHOT[key]
+
+
+def test_small_rows_have_equal_budgets():
+    found = load_table("2")
+    budgets = set()
+    for row in found.rows:
+        if training := recipe_of(found, row, True, 0):
+            recipe = load_recipe(*training)
+            budgets.add((recipe.train, recipe.model, recipe.data))
+    assert len(budgets) == 1
+
+
+# What is there
+
+
+def test_a_row_comes_into_being_step_by_step(table, tmp_path):
+    every = places(table, tmp_path)
+    assert [look(every[name][0]).state for name in ("one", "causal", "old")] == ["missing", "missing", "quoted"]
+    made(table, tmp_path)
+    assert [look(every[name][0]).state for name in ("one", "causal", "old")] == ["measured", "measured", "quoted"]
+    one = every["one"][0]
+    assert "seed=0" in " ".join(one.commands())
+    (one.folder / "table" / "tiny.json").unlink()
+    assert look(one).state == "trained"
+    (one.folder / "latest").write_text("step-2\n")
+    assert look(one).state == "training"
+    assert "at step 2 of 4" in look(one).said
+
+
+def test_a_run_of_another_recipe_is_not_counted(table, tmp_path):
+    made(table, tmp_path, ["one"])
+    one = places(table, tmp_path)["one"][0]
+    path = one.folder / "recipe.yaml"
+    path.write_text(path.read_text().replace("lr: 0.003", "lr: 0.001"))
+    found = look(one)
+    assert found.state == "other"
+    assert "not counted: made with another recipe (train.lr: 0.001 → 0.003)" in found.said
+    _, left = made(table, tmp_path, ["one"])
+    assert "remove that folder" in left[0]["why"]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda r: r["result"]["bounds"]["rigorous"].update(bits_per_char=0.5),
+        lambda r: r.update(sha256="0"),
+        lambda r: r.update(format=99),
+        lambda r: r.pop("result"),
+        lambda r: r["of"].update(split="train"),
+    ],
+)
+def test_a_result_that_was_edited_is_not_counted(table, tmp_path, change):
+    made(table, tmp_path, ["one"])
+    one = places(table, tmp_path)["one"][0]
+    path = one.result_file(table.columns[0])
+    altered(path, change)
+    with pytest.raises(DamageError, match="was changed or damaged: not counted"):
+        read_result(one, table.columns[0])
+    assert look(one).state == "trained"
+    assert summary(table, places(table, tmp_path), False)["rows"][0]["ours"] == {}
+    made(table, tmp_path, ["one"])  # measured again
+    assert look(one).state == "measured"
+
+
+def test_a_result_of_other_weights_is_not_counted(table, tmp_path):
+    """One that was taken from another row is whole in itself, but not this row's."""
+    made(table, tmp_path)
+    one, causal = (places(table, tmp_path)[name][0] for name in ("one", "causal"))
+    column = table.columns[0]
+    one.result_file(column).write_bytes(causal.result_file(column).read_bytes())
+    with pytest.raises(DamageError, match="is of other weights or another text"):
+        read_result(one, column)
+
+
+# Making it
+
+
+def test_what_was_made_is_not_made_again(table, tmp_path):
+    made(table, tmp_path, ["one"])
+    file = places(table, tmp_path)["one"][0].result_file(table.columns[0])
+    before = file.stat().st_mtime_ns
+    events, left = made(table, tmp_path, ["one"])
+    assert events == []
+    assert left == []
+    assert file.stat().st_mtime_ns == before
+
+
+def test_a_row_that_fails_does_not_keep_the_others(table, tmp_path):
+    broken = Row("broken", "Broken", table.rows[0].recipe, set=("model.hidden_size=16", "data.corpus=nowhere.txt"))
+    table = Table("tabletiny", "Tiny", "bits_per_char", table.columns, (broken, *table.rows))
+    events, left = made(table, tmp_path, ["broken", "one"])
+    assert [entry["row"] for entry in left] == ["broken"]
+    assert any("nowhere.txt" in e.text for e in events if isinstance(e, Warn))
+    assert look(places(table, tmp_path)["one"][0]).state == "measured"
+
+
+def test_a_budget_begins_nothing_that_would_not_end_in_it(table, tmp_path):
+    every = [place for of in places(table, tmp_path, mini=True).values() for place in of]
+    assert seconds_left(look(every[0]), every) == pytest.approx(120)  # as the table says, before anything is known
+    *_, last = make(every, RunOptions("cpu", budget=60))
+    assert "about 2 minutes of training, 1 are left" in last.result["left"][0]["why"]
+    full = places(table, tmp_path)["one"]
+    *_, last = make(full, RunOptions("cpu", budget=60))
+    assert "is not known yet" in last.result["left"][0]["why"]
+    made(table, tmp_path, ["one"])
+    causal = places(table, tmp_path)["causal"]
+    assert seconds_left(look(causal[0]), [*full, *causal]) < 60  # by the rate of the row that was trained
+    assert made(table, tmp_path, ["one", "causal"], budget=60)[1] == []
+
+
+# Showing it
+
+
+def test_the_summary_has_means_spreads_differences_and_the_order(table, tmp_path):
+    made(table, tmp_path, seeds=2)
+    found = summary(table, places(table, tmp_path, 2), False)
+    rows = {row["name"]: row for row in found["rows"]}
+    one = rows["one"]["ours"]["tiny"]
+    values = [entry["value"] for entry in one["seeds"]]
+    assert len(set(values)) == 2
+    assert one["mean"] == pytest.approx(sum(values) / 2)
+    assert one["spread"] == one["error"] == pytest.approx(abs(values[0] - values[1]) / math.sqrt(2))
+    assert one["difference"] == pytest.approx(one["mean"] - 1.5)
+    assert {entry["protocol"] for entry in one["seeds"]} == {"rigorous"}
+    assert rows["old"]["ours"] == {}
+    assert rows["old"]["seeds"][0]["said"] == "quoted, not run"
+    (pair,) = found["order"]
+    assert pair["holds"] is (rows["causal"]["ours"]["tiny"]["mean"] < one["mean"])
+    lines = markdown(found).splitlines()
+    assert lines[0] == "| model | tiny: paper | tiny: ours |"
+    assert f"{one['mean']:.3f} ± {one['error']:.3f}" in lines[2]
+    assert lines[4] == "| Old one | 9.00 | quoted, not run |"
+    plot("Tiny", [p for of in places(table, tmp_path, 2).values() for p in of], tmp_path / "curves.png")
+    assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_single_seed_has_the_error_of_its_measurement(table, tmp_path):
+    made(table, tmp_path, ["one"])
+    value = summary(table, places(table, tmp_path), False)["rows"][0]["ours"]["tiny"]
+    assert value["spread"] is None
+    assert value["error"] == value["seeds"][0]["error"] > 0
+
+
+def test_nothing_to_plot_is_said(table, tmp_path):
+    with pytest.raises(RequestError, match="nothing to plot"):
+        plot("Tiny", places(table, tmp_path)["one"], tmp_path / "x.png")
+
+
+def test_tables_that_make_no_sense_are_refused(table):
+    with pytest.raises(ValueError, match="unit must be one of"):
+        Table("t", "T", "meters", table.columns, table.rows)
+    with pytest.raises(ValueError, match="names of their own"):
+        Table("t", "T", "perplexity", table.columns, (table.rows[0], table.rows[0]))
+    with pytest.raises(ValueError, match="which is none"):
+        Table("t", "T", "perplexity", table.columns, table.rows, order=(("one", "two"),))
+    with pytest.raises(ValueError, match="either a recipe or a model"):
+        Row("a", "A", "quickstart", "gpt2")
+
+
+# The command
+
+
+def test_the_command_shows_runs_and_writes(sedd, table, tmp_path, monkeypatch):
+    from sedd_cli.recipe import table as module
+
+    monkeypatch.setattr(module, "load_table", lambda name: table)
+    words = ["table", "tiny", "--runs", tmp_path / "runs"]
+    done = sedd(*words)
+    assert done.code == 0, done.err
+    assert "to be trained" in done.out
+    assert "objective=autoregressive" in done.err
+    done = sedd(*words, "--run", "one", "--device", "cpu", "--out", tmp_path / "t.json", "--json")
+    assert done.code == 0, done.err
+    found = json.loads(done.out)
+    assert found == json.loads((tmp_path / "t.json").read_text())
+    assert found["rows"][0]["ours"]["tiny"]["mean"] > 0
+    assert "| One |" in sedd(*words, "--markdown").out
+    done = sedd(*words, "--run", "all", "--mini", "--budget", "1s")
+    assert done.code == 0, done.err
+    assert "are left of the budget" in done.err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["9"], "no table '9'. Accepted: table1, table2, table3"),
+        (["2", "--run", "sedd_absorbed"], "did you mean 'sedd_absorb'"),
+        (["2", "--run", "bfn"], "is quoted from the paper, not run"),
+        (["2", "--mini", "--run", "bfn"], "at full size only"),
+        (["3", "--mini"], "has no small form"),
+        (["2", "--budget", "30m"], "--budget goes with --run"),
+        (["2", "--run", "all", "--budget", "soon"], "--budget is a number and s, m or h"),
+        (["2", "--seeds", "0"], "--seeds must be at least 1"),
+    ],
+)
+def test_a_wrong_request_is_refused(sedd, words, message):
+    done = sedd("table", *words)
+    assert done.code == 2
+    assert message in done.err
+
+
+def test_without_a_name_the_tables_are_listed(sedd):
+    done = sedd("table")
+    assert done.code == 0
+    assert "sedd table 2" in done.err
