@@ -38,19 +38,21 @@ def known_peak(device: torch.device) -> float | None:
     return next((peak for part, peak in PEAKS.items() if part in name), None)
 
 
-def mean_active_share(graph: Graph, noise: Noise) -> float:
-    """Share of positions whose score training needs, over t ~ U(t_min, 1)."""
+def mean_active_share(graph: Graph, noise: Noise, causal: bool = False) -> float:
+    """Share of positions whose outputs training needs, over t ~ U(t_min, 1); all of them from left to right."""
+    if causal:
+        return 1.0
     t = T_MIN + (1 - T_MIN) * (torch.arange(4096, dtype=torch.float64) + 0.5) / 4096
     return float(graph.active_share(noise(t)[0]).mean())
 
 
-def flops_a_token(config: DiTConfig, graph: Graph, noise: Noise) -> float:
+def flops_a_token(config: DiTConfig, graph: Graph, noise: Noise, causal: bool = False) -> float:
     """Forward and backward pass of the matrix products that the loss needs, per token.
 
     A product of weights [m, n] costs 2mn forward and twice that backward. The head counts at the positions whose
     score is needed, attention over the whole length; recomputed activations count once.
     """
-    return 3 * (trunk_flops_a_token(config) + mean_active_share(graph, noise) * head_flops(config, graph))
+    return 3 * (trunk_flops_a_token(config) + mean_active_share(graph, noise, causal) * head_flops(config, graph))
 
 
 def trunk_flops_a_token(config: DiTConfig) -> float:
@@ -69,4 +71,4 @@ def head_flops(config: DiTConfig, graph: Graph) -> int:
 def training_flops(recipe: Recipe, graph: Graph) -> float:
     """`flops_a_token` for every token of every step of a recipe."""
     tokens = recipe.train.steps * recipe.train.batch * recipe.model.length
-    return tokens * flops_a_token(recipe.model, graph, recipe.noise.make())
+    return tokens * flops_a_token(recipe.model, graph, recipe.noise.make(), recipe.objective.make().causal)

@@ -58,6 +58,6 @@ def _memory(recipe: Recipe, parameters: int, graph: Graph, held: int) -> float:
     # recomputing keeps the input of each block and one block's inside at a time
     inside = 34 + 2 * blocks if recipe.train.recompute else 34 * blocks
     # the fused loss: hidden states of the active rows, scaled, and their gradient in float32; one tile
-    active = mean_active_share(graph, recipe.noise.make())
+    active = mean_active_share(graph, recipe.noise.make(), recipe.objective.make().causal)
     loss = 3 * 4 * wide * active * rows + BUDGET["cuda"]
     return parameters * BYTES_A_PARAMETER + rows * inside * wide * 2 + loss

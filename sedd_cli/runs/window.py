@@ -23,7 +23,7 @@ class Window:
         self.state = state
         model, dist = state.model, state.dist
         best = known_peak(dist.device) if model.net.autocast else None
-        flops = flops_a_token(model.net.config, model.graph, model.noise)
+        flops = flops_a_token(model.net.config, model.graph, model.noise, model.objective.causal)
         #: Share of the devices' peak that one token per second is.
         self._mfu_a_token = None if best is None else flops / (best * dist.world)
         begin_peak(dist.device)

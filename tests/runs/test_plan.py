@@ -14,7 +14,7 @@ from sedd_cli.recipe import load_recipe, shipped
 from sedd_cli.runs import flops
 from sedd_cli.runs.plan import plan
 
-PAPERS = sorted(set(shipped()) - {"quickstart", "markov"})
+PAPERS = sorted(n for n in set(shipped()) - {"quickstart", "markov"} if not n.startswith("mini/"))
 EXPECT = re.compile(
     r"# Expect \(derived\): ([\d.]+) M parameters, (\d+) G tokens, ([\d.]+) GiB a GPU, "
     r"(\d+) hours on 8 × A100 80 GB at 40% of their peak\."
