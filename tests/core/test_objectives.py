@@ -341,3 +341,27 @@ def test_what_needs_a_mask_says_so():
     for name in ("masked_cross_entropy", "autoregressive"):
         with pytest.raises(ValueError, match=f"{name} needs a graph with MASK, uniform has none"):
             OBJECTIVES[name]().check(GRAPHS["uniform"](tokens=N))
+
+
+@every_graph
+@pytest.mark.parametrize("grad", [True, False])
+def test_logits_are_never_taken_for_scores(name, grad):
+    """Also where the head is linear, and its outputs need not be held for the loss of scores."""
+    from sedd_cli.nets.dit import DiT, DiTConfig
+
+    graph = GRAPHS[name](tokens=N)
+    net = DiT(DiTConfig(n_blocks=1, hidden_size=8, n_heads=2, cond_dim=4, dropout=0.0, length=6), graph.states).double()
+    generator = torch.Generator().manual_seed(0)
+    for p in net.parameters():
+        p.data = 0.5 * torch.randn(p.shape, generator=generator, **F64)
+    model = ScoreModel(net, graph, NOISES["loglinear"](), mean=True)
+    x0 = torch.randint(N, (4, 6), generator=generator)
+    sigma = torch.tensor([0.1, 0.5, 1.5, 4.0], **F64)
+    x = graph.perturb(x0, sigma, torch.rand(4, 6, generator=generator, **F64))
+    with torch.set_grad_enabled(grad):
+        found = model.score_entropy(x, sigma, x0)
+        weighted = model.weighted_score_entropy(x, sigma, x0, torch.ones(4, **F64)).sequences
+        scores = graph.mean_score(net(x, sigma), sigma, x)
+        truth = torch.where(graph.active(x), graph.score_entropy(scores, sigma, x, x0), 0.0).sum(-1)
+    torch.testing.assert_close(found, truth, rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(weighted, truth, rtol=1e-9, atol=1e-12)
