@@ -27,8 +27,9 @@ def table(
     seeds: Annotated[int, typer.Option(help="Seeds 0, 1 … of each row.")] = 1,
     runs: Annotated[Path, typer.Option(help="The folder of the runs.")] = Path("runs", "tables"),
     budget: Annotated[
-        str | None, typer.Option(help="With --run: begin no row that would not end in this: 30m, 8h.")
+        str | None, typer.Option(help="With --run: begin no training that would not end in this: 30m, 8h.")
     ] = None,
+    rel_error: Annotated[float, typer.Option(help="With --run: relative error of a measurement.")] = 0.005,
     plot: Annotated[Path | None, typer.Option(help="Write the rows' learning curves here, a PNG.")] = None,
     markdown: Annotated[bool, typer.Option("--markdown", help="Print it as Markdown.")] = False,
     out: Annotated[Path | None, typer.Option(help="Also write everything here, as JSON.")] = None,
@@ -65,7 +66,9 @@ def table(
             check_writable(path)
     rows = [row for row in found.rows if not mini or row.mini is not None]
     places = {row.name: [Place(found, row, mini, seed, runs) for seed in range(seeds)] for row in rows}
-    left = _run(view, places, found, run, budget, device) if run else []
+    # a model that is loaded is the same for every seed
+    places = {name: of if of[0].training else of[:1] for name, of in places.items()}
+    left = _run(view, places, found, run, budget, rel_error, device) if run else []
     document = summary(found, places, mini)
     if left:
         document["left"] = left
@@ -93,7 +96,7 @@ def table(
 
 
 def _run(
-    view: View, places: dict[str, Any], found: Any, asked: list[str], budget: str | None, device: str
+    view: View, places: dict[str, Any], found: Any, asked: list[str], budget: str | None, rel_error: float, device: str
 ) -> list[Any]:
     """Make the rows that are asked for, first one seed of each; what is left, and why."""
     from sedd_cli.runs.events import Finished
@@ -105,8 +108,8 @@ def _run(
             raise RequestError(f"{found.name} has the row {name!r} at full size only")
         if "all" not in asked and places[name][0].source is None:
             raise RequestError(f"the row {name!r} is quoted from the paper, not run")
-    order = [place for seed in zip(*(places[name] for name in names), strict=True) for place in seed]
-    options = RunOptions(device, _seconds(budget), tell=view.say)
+    order = sorted((place for name in names for place in places[name]), key=lambda place: place.seed)
+    options = RunOptions(device, _seconds(budget), rel_error, tell=view.say)
     events = view.follow(make(order, options), "stopped; the same command goes on where it was")
     left = next(event.result["left"] for event in events if isinstance(event, Finished))
     for entry in left:
@@ -137,15 +140,16 @@ def _show(view: View, found: dict[str, Any]) -> None:
         grid.add_row(row["label"], *cells, *(_cell(row, column["name"]) for column in found["columns"]))
     view.result(grid)
     for entry in found["order"]:
-        verdict = "holds" if entry["holds"] else "does not hold"
         gap = plus_minus(entry["gap"], entry["error"], 3)
-        view.say(f"{entry['lower']} below {entry['higher']}: {verdict}, by {gap}", "" if entry["holds"] else "yellow")
-    commands = [(command, row) for row in found["rows"] for command in row["commands"]]
-    if commands:
+        where = f" on {entry['column']}" if len(found["columns"]) > 1 else ""
+        style = "" if entry["verdict"] == "holds" else "yellow"
+        view.say(f"{entry['lower']} below {entry['higher']}{where}: {entry['verdict']}, by {gap}", style)
+    for line in found["warnings"]:
+        view.say(f"warning: {line}", "yellow")
+    if commands := [entry for row in found["rows"] for entry in row["commands"]]:
         view.say("For the rest:")
-        for command, row in commands:
-            cost = f"about {row['seconds_left'] / 60:,.0f} minutes" if row["seconds_left"] else row["cost"]
-            view.say(f"  {command}" + (f"   # {cost}" if cost and " train " in command else ""), "cyan")
+        for entry in commands:
+            view.say(f"  {entry['command']}" + (f"   # {entry['cost']}" if entry["cost"] else ""), "cyan")
 
 
 def _cell(row: dict[str, Any], name: str) -> str:
@@ -153,7 +157,6 @@ def _cell(row: dict[str, Any], name: str) -> str:
     if value is None:
         return row["seeds"][0]["said"]
     text = plus_minus(value["mean"], value["error"], 3)
-    counted = sum(1 for entry in row["seeds"] if entry["state"] == "measured")
-    many = f" ({counted} seeds)" if counted > 1 else ""
+    many = f" ({len(value['seeds'])} seeds)" if len(value["seeds"]) > 1 else ""
     change = f" ({value['difference']:+.2f})" if "difference" in value else ""
-    return text + change + many
+    return text + change + many + (f", {value['measure']}" if value["measure"] else "")

@@ -88,8 +88,10 @@ def both_bounds(
 
 
 def discrete_noise(model: ScoreModel, v: Tensor, steps: int) -> tuple[Tensor, Tensor]:
-    """(sigma_s, sigma_t) before and after step t = ⌈v·T⌉ of T, [B] each: the noise that the rigorous bound integrates,
-    at (t − 1)/T and t/T; none at all before the first step."""
+    """(sigma_s, sigma_t) before and after step t = ⌊v·T⌋ + 1 of T, [B] each.
+
+    It is the noise that the rigorous bound integrates, at (t − 1)/T and t/T; none at all before the first step.
+    """
     t = (v * steps).floor().clamp(max=steps - 1) + 1
     sigma_s, sigma_t = (model.graph.all_noise(model.noise, k / steps)[0] for k in (t - 1, t))
     return torch.where(t == 1, 0.0, sigma_s), sigma_t
@@ -112,7 +114,7 @@ def discrete_bound(model: ScoreModel, x0: Tensor, v: Tensor, u: Tensor) -> Tenso
 
 
 def trained_range(model: ScoreModel, t_min: float = T_MIN) -> tuple[float, float]:
-    """The sigmas that training shows a network."""
+    """Between t_min and 1: outside, a network of continuous time was never asked, and is told the nearest of these."""
     return model.noise.sigma(t_min), model.noise.sigma(1.0)
 
 

@@ -12,7 +12,7 @@ from sedd_cli.errors import RequestError
 from sedd_cli.recipe.build import build, nearest
 from sedd_cli.recipe.load import recipes_folder
 
-UNITS = {"perplexity": "perplexity", "bits_per_char": "bits per character"}
+UNITS = ("perplexity", "bits_per_char")
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ BOUND_DRAWS = 64
 
 
 def candidate_bound(model: Model, tokens: list[int]) -> tuple[float, float]:
-    """The rigorous bound on −log p of a sequence in nats per token, and its standard error.
+    """The rigorous bound on −log p of a sequence in nats per token, and its standard error (exact from left to right).
 
     It is that of the model as it stands, whatever levers drew the candidate. Every candidate sees the same draws, from
     a seed of their own, so that neighbours in a batch, or their order, count for nothing.

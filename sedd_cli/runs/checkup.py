@@ -170,7 +170,7 @@ def _varied(samples: list[list[int]], probe: Probe | None, model: Model) -> dict
     if probe is not None and probe.real and probe.x0.shape[1] >= length:
         text, _ = unigram_entropy(probe.x0[:, :length].tolist())
     most = math.log(min(length, model.vocab_size))
-    facts = {"n": len(samples), "length": length, "steps": SAMPLE_STEPS}
+    facts = {"n": len(samples), "length": length, "steps": None if model.exact else SAMPLE_STEPS}
     return {**facts, "entropy": entropy, "error": error, "text": text, "most": most}
 
 

@@ -115,10 +115,12 @@ class Model:
     @torch.no_grad()
     def log_score(self, x: Tensor, sigma: Tensor) -> Tensor:
         """log s(x, sigma) [B, L, S] float32 for tokens x [B, L] and total noise sigma [B]."""
+        self._has_scores()
         return self.score.log_score(self._tokens(x, self.graph.states), sigma.to(self.device))
 
     def loss(self, x0: Tensor, t: Tensor, x: Tensor) -> Tensor:
         """σ̄′(t)·score entropy of noisy x [B, L] at time t [B] given clean x0 [B, L]: nats per sequence [B]."""
+        self._has_scores()
         sigma, dsigma = self.noise(t.to(self.device))
         loss = self.score.score_entropy(self._tokens(x, self.graph.states), sigma, self._tokens(x0, self.graph.tokens))
         return dsigma.to(loss.dtype) * loss
@@ -137,15 +139,21 @@ class Model:
     def bound(
         self, tokens: Tensor, draws: int = 64, seed: int = 0, protocol: str = "rigorous"
     ) -> tuple[Tensor, Tensor]:
-        """An upper bound on −log p of each sequence of tokens [B, L], nats [B], with its standard error [B]."""
+        """An upper bound on −log p of each sequence of tokens [B, L], nats [B], with its standard error [B].
+
+        Of an autoregressive model −log p itself, with an error of 0.
+        """
         from sedd_cli.runs.estimate import bound_of
+        from sedd_cli.runs.protocols import find_protocol
 
         x0 = self._tokens(tokens, self.graph.tokens)
+        if find_protocol(protocol).discrete and self.objective.steps is None:
+            raise RequestError(f"protocol {protocol!r} is for models in discrete time (d3pm), {self.source} is none")
+        if x0.shape[1] > self.length:
+            raise RequestError(f"sequences of {x0.shape[1]} tokens are longer than the model's {self.length}")
         if self.exact:
             nats = self.nats(x0)
             return nats, torch.zeros_like(nats)
-        if x0.shape[1] > self.length:
-            raise RequestError(f"sequences of {x0.shape[1]} tokens are longer than the model's {self.length}")
         return bound_of(self.score, x0, draws, seed, protocol)
 
     def sample(self, n: int = 1, length: int | None = None, **options: Any) -> list[Sampled]:
@@ -200,6 +208,10 @@ class Model:
         parts += [self.tokenizer.spec if self.tokenizer else f"{self.vocab_size:,} tokens ({without})"]
         parts += [f"{k} {v}" for k, v in self.facts.items()]
         return f"{self.source}: {', '.join(parts)}"
+
+    def _has_scores(self) -> None:
+        if self.exact:
+            raise RequestError(f"{self.source} goes from left to right: it has no scores, ask for its nats")
 
     def __repr__(self) -> str:
         return f"<{self.describe()}>"

@@ -18,7 +18,7 @@ from sedd_cli.core.graphs import GRAPHS, Graph
 from sedd_cli.core.noises import NOISES, Noise
 from sedd_cli.errors import DamageError, RequestError
 from sedd_cli.nets.dit import DiT, DiTConfig
-from sedd_cli.recipe import load_recipe
+from sedd_cli.recipe import Recipe, load_recipe
 from sedd_cli.recipe.build import build
 from sedd_cli.runs.model import Model
 from sedd_cli.runs.tensors import load_weights, read_pickle, read_tensors
@@ -55,10 +55,19 @@ def load_published(folder: Path, source: str) -> Model:
         model.tokenizer_source = str(folder)
     if (folder / RECIPE).is_file():
         try:
-            model.recipe = load_recipe(folder / RECIPE)
+            model.recipe = _agreeing(load_recipe(folder / RECIPE), model)
         except RequestError as error:  # the weights mean what config.json says, with it or without
             model.facts["recipe"] = f"not read ({error})"
     return model
+
+
+def _agreeing(recipe: Recipe, model: Model) -> Recipe:
+    """The recipe; RequestError where it is of another model than config.json describes."""
+    objective = recipe.objective.make()
+    same = recipe.graph.make(tokens=model.vocab_size) == model.graph and recipe.noise.make() == model.noise
+    if objective.mean or objective.causal or not same:
+        raise RequestError(f"it is of another model than {CONFIG}: {recipe.objective.name}, {recipe.graph.name}")
+    return recipe
 
 
 def load_training_directory(path: Path, source: str) -> Model:

@@ -111,6 +111,7 @@ def test_a_sample_does_not_depend_on_its_batch_nor_on_the_prompts_of_others():
             one = Given(given.where[row : row + 1], given.tokens[row : row + 1])
             *_, alone = sampler.run(model, one, 5, torch.tensor([number]))
             assert alone.x.tolist() == together.x[row : row + 1].tolist()
+    assert together.evaluations.tolist() == [L, L - 2, 0]
 
 
 def test_text_behind_a_gap_is_refused():

@@ -79,6 +79,8 @@ def test_d3pm_is_measured_by_its_own_bound_and_by_that_of_continuous_time(sedd, 
 
 
 def test_the_discrete_protocol_is_for_models_in_discrete_time(sedd, trained, tiny_run):
+    with pytest.raises(RequestError, match="is for models in discrete time"):
+        load_model(tiny_run).bound(torch.zeros(1, 4, dtype=torch.int64), protocol="discrete")
     for run in (tiny_run, trained("autoregressive")):
         done = sedd("eval", "--model", run, "--protocol", "discrete")
         assert done.code == 2
@@ -125,6 +127,11 @@ def test_an_autoregressive_model_goes_from_left_to_right(sedd, trained):
     nats, error = model.bound(tokens)
     assert float(error) == 0
     assert float(nats) == pytest.approx(float(model.nats(tokens)))
+    for ask in (lambda: model.log_score(tokens, torch.ones(1)), lambda: model.loss(tokens, torch.ones(1), tokens)):
+        with pytest.raises(RequestError, match="has no scores"):
+            ask()
+    with pytest.raises(RequestError, match="longer than the model's 24"):
+        model.bound(tokens.repeat(1, 3))
     with pytest.raises(RequestError, match="it cannot fill a gap that text follows"):
         model.infill("the [MASK:3] sat")
     (filled,) = model.infill("the [MASK:2-4]", candidates=2)

@@ -261,3 +261,18 @@ def test_a_geometric_schedule_needs_its_ends(tmp_path):
     path.write_text(json.dumps(config))
     with pytest.raises(RequestError, match=r"noise\.sigma_max is missing"):
         load_model(tmp_path / "m")
+
+
+@pytest.mark.parametrize("change", ["objective=masked_cross_entropy", "objective=autoregressive", "graph=uniform"])
+def test_a_recipe_of_another_model_does_not_change_what_weights_mean(tmp_path, change):
+    from sedd_cli.recipe import dump_recipe, load_recipe
+
+    save_published(tmp_path / "m")
+    before = load_model(tmp_path / "m").fingerprint
+    (tmp_path / "m" / "recipe.yaml").write_text(dump_recipe(load_recipe("quickstart")))
+    assert load_model(tmp_path / "m").recipe is not None
+    (tmp_path / "m" / "recipe.yaml").write_text(dump_recipe(load_recipe("quickstart", [change])))
+    model = load_model(tmp_path / "m")
+    assert model.recipe is None
+    assert "it is of another model than config.json" in model.describe()
+    assert model.fingerprint == before

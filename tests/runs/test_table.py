@@ -113,7 +113,8 @@ def test_a_row_comes_into_being_step_by_step(table, tmp_path):
     made(table, tmp_path)
     assert [look(every[name][0]).state for name in ("one", "causal", "old")] == ["measured", "measured", "quoted"]
     one = every["one"][0]
-    assert "seed=0" in " ".join(one.commands())
+    assert "seed=0" in one.train_command()
+    assert one.measure_command() == f"sedd table tiny --run one --runs {tmp_path}"
     (one.folder / "table" / "tiny.json").unlink()
     assert look(one).state == "trained"
     (one.folder / "latest").write_text("step-2\n")
@@ -202,6 +203,54 @@ def test_a_budget_begins_nothing_that_would_not_end_in_it(table, tmp_path):
     assert made(table, tmp_path, ["one", "causal"], budget=60)[1] == []
 
 
+def test_a_loaded_model_is_measured_and_its_result_is_its_own(table, tmp_path, tiny_run):
+    rows = tuple(Row(name, name, model=str(tiny_run), paper={"tiny": 2.0}) for name in ("a", "b"))
+    table = Table("tabletiny", "Tiny", "bits_per_char", table.columns, rows)
+    made(table, tmp_path, ["a"])
+    a, b = (places(table, tmp_path)[name][0] for name in "ab")
+    assert look(a).state == "measured"
+    assert a.train_command() is None
+    b.result_file(table.columns[0]).parent.mkdir(parents=True)
+    b.result_file(table.columns[0]).write_bytes(a.result_file(table.columns[0]).read_bytes())
+    assert "of other weights or another text" in look(b).said
+
+
+def test_a_run_that_cannot_be_read_does_not_hide_the_others(table, tmp_path):
+    made(table, tmp_path, ["one"])
+    causal = places(table, tmp_path)["causal"][0]
+    causal.folder.mkdir(parents=True)
+    (causal.folder / "recipe.yaml").write_text("novelty: 1")
+    found = {row["name"]: row for row in summary(table, places(table, tmp_path), False)["rows"]}
+    assert found["one"]["ours"]
+    assert "not counted" in found["causal"]["seeds"][0]["said"]
+    assert found["causal"]["commands"] == []
+    _, left = made(table, tmp_path, ["causal", "one"])
+    assert [entry["row"] for entry in left] == ["causal"]
+
+
+def test_rows_measured_on_different_texts_are_pointed_out(table, tmp_path):
+    from sedd_cli.runs.table.cells import write_result
+
+    made(table, tmp_path)
+    one, column = places(table, tmp_path)["one"][0], table.columns[0]
+    write_result(one, column, {**read_result(one, column), "fingerprint": "another"})
+    (line,) = summary(table, places(table, tmp_path), False)["warnings"]
+    assert "2 different copies of the text" in line
+
+
+@pytest.mark.parametrize(
+    ("gap", "error", "verdict"), [(0.5, 0.1, "holds"), (-0.5, 0.1, "does not hold"), (0.1, 0.1, "not told apart")]
+)
+def test_the_order_is_told_as_far_as_errors_allow(table, gap, error, verdict):
+    from sedd_cli.runs.table.summary import _order
+
+    rows = [
+        {"name": "causal", "ours": {"tiny": {"mean": 1.0, "error": error}}},
+        {"name": "one", "ours": {"tiny": {"mean": 1.0 + gap, "error": 0.0}}},
+    ]
+    assert [entry["verdict"] for entry in _order(table, rows, "tiny")] == [verdict]
+
+
 # Showing it
 
 
@@ -213,13 +262,19 @@ def test_the_summary_has_means_spreads_differences_and_the_order(table, tmp_path
     values = [entry["value"] for entry in one["seeds"]]
     assert len(set(values)) == 2
     assert one["mean"] == pytest.approx(sum(values) / 2)
-    assert one["spread"] == one["error"] == pytest.approx(abs(values[0] - values[1]) / math.sqrt(2))
+    assert one["spread"] == pytest.approx(abs(values[0] - values[1]) / math.sqrt(2))
+    assert one["error"] == pytest.approx(one["spread"] / math.sqrt(2))
     assert one["difference"] == pytest.approx(one["mean"] - 1.5)
-    assert {entry["protocol"] for entry in one["seeds"]} == {"rigorous"}
+    assert {entry["measure"] for entry in one["seeds"]} == {""}
+    assert rows["causal"]["ours"]["tiny"]["measure"] == "exact"
+    assert found["warnings"] == []
     assert rows["old"]["ours"] == {}
     assert rows["old"]["seeds"][0]["said"] == "quoted, not run"
     (pair,) = found["order"]
-    assert pair["holds"] is (rows["causal"]["ours"]["tiny"]["mean"] < one["mean"])
+    gap = one["mean"] - rows["causal"]["ours"]["tiny"]["mean"]
+    assert pair["gap"] == pytest.approx(gap)
+    expected = "not told apart" if abs(gap) < 2 * pair["error"] else "holds" if gap > 0 else "does not hold"
+    assert pair["verdict"] == expected
     lines = markdown(found).splitlines()
     assert lines[0] == "| model | tiny: paper | tiny: ours |"
     assert f"{one['mean']:.3f} ± {one['error']:.3f}" in lines[2]

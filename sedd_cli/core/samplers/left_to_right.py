@@ -43,7 +43,7 @@ class LeftToRight(Sampler):
             drawn = inverse_cdf(self.shape(weights), noise.uniforms(i, 1)[0][:, 0])
             x = x.clone()
             x[:, i] = torch.where(given.where[:, i], x[:, i], drawn)
-            new, evaluations = x[:, i : i + 1], evaluations + 1
+            new, evaluations = x[:, i : i + 1], evaluations + ~given.where[:, i]
             yield Denoised(i + 1 - first, length - first, x, evaluations)
         if first == length:
             yield Denoised(0, 0, x, evaluations)

@@ -59,19 +59,22 @@ class Place:
         """The recipe as it should be."""
         return load_recipe(*self.training) if self.training else None
 
-    def commands(self) -> list[str]:
-        """What makes it, word for word."""
-        found = []
-        if self.training:
-            name, changes = self.training
-            found.append(shlex.join(["sedd", "train", name, *changes, "--run-dir", str(self.folder), "--no-report"]))
+    def train_command(self) -> str | None:
+        """What trains it, word for word, wherever; None where it is not trained."""
+        if self.training is None:
+            return None
+        name, changes = self.training
+        return shlex.join(["sedd", "train", name, *changes, "--run-dir", str(self.folder), "--no-report"])
+
+    def measure_command(self) -> str | None:
+        """What measures it, and trains it here if it is not; None where it is quoted."""
         if self.source:
             words = ["sedd", "table", self.table.name.removeprefix("table"), "--run", self.row.name]
             words += ["--mini"] if self.mini else []
             words += ["--seeds", str(self.seed + 1)] if self.seed else []
             words += ["--runs", str(self.runs)] if self.runs != RUNS else []
-            found.append(shlex.join(words))
-        return found
+            return shlex.join(words)
+        return None
 
     def result_file(self, column: Column) -> Path:
         """Where a measurement is kept."""
@@ -140,7 +143,9 @@ def read_result(place: Place, column: Column) -> dict[str, Any] | None:
 
 def _of(place: Place, column: Column) -> dict[str, Any]:
     """What a result has to be of."""
-    return {"weights": _weights(place), "dataset": column.dataset, "split": column.split, "protocol": column.protocol}
+    model = place.row.model if place.training is None else None
+    text = {"dataset": column.dataset, "split": column.split, "protocol": column.protocol}
+    return {"row": place.row.name, "seed": place.seed, "model": model, "weights": _weights(place), **text}
 
 
 def _weights(place: Place) -> str | None:

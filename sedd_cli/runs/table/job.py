@@ -40,10 +40,10 @@ def make(places: Sequence[Place], options: RunOptions) -> Iterator[Event]:
     """
     began, left = time.monotonic(), []
     for place in places:
+        name = f"{place.row.name}, seed {place.seed}"
         cells = look(place)
         if cells.state in ("quoted", "measured"):
             continue
-        name = f"{place.row.name}, seed {place.seed}"
         if options.budget is not None and (
             reason := _too_long(cells, places, options.budget - time.monotonic() + began)
         ):
@@ -71,10 +71,13 @@ def seconds_left(cells: Cells, others: Sequence[Place]) -> float | None:
     for place in others:
         if not (place.folder / "recipe.yaml").is_file():
             continue
-        found = status(place.folder)
-        rates += [r["tokens_per_second"] for r in found.train[-1:]]
-        if place == cells.place:
-            done = found.step
+        try:
+            found = status(place.folder)
+        except RequestError:
+            continue  # a run of another version tells nothing
+        rates += [r["tokens_per_second"] for r in found.train[-1:] if "tokens_per_second" in r]
+        if place == cells.place and found.checkpoint:
+            done = int(found.checkpoint.removeprefix("step-"))
     left = whole * (1 - done / recipe.train.steps)
     if rates:
         return left / sorted(rates)[len(rates) // 2]

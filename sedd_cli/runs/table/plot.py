@@ -36,7 +36,7 @@ def plot(title: str, places: Sequence[Place], path: Path) -> None:
         colours[place.row.name] = line.get_color()
     if not drawn:
         raise RequestError("no run of this table has been looked at on the way yet: there is nothing to plot")
-    axis.set(xlabel="tokens seen", ylabel="bits per character, upper bound on validation text", title=title)
+    axis.set(xlabel="tokens seen", ylabel="bits per character of validation text, at most", title=title)
     axis.legend(frameon=False)
     axis.grid(alpha=0.3)
     save(figure, path)

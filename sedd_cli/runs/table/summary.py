@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
-from sedd_cli.recipe.table import Row, Table
+from sedd_cli.recipe.table import Column, Row, Table
 from sedd_cli.runs.plan import plan
 from sedd_cli.runs.table.cells import Cells, Place, look
 from sedd_cli.runs.table.job import seconds_left
@@ -25,7 +25,8 @@ def summary(table: Table, places: dict[str, list[Place]], mini: bool) -> dict[st
         "unit": unit,
         "columns": columns,
         "rows": rows,
-        "order": _order(table, rows, columns[0]["name"]),
+        "order": [entry for column in columns for entry in _order(table, rows, column["name"])],
+        "warnings": [line for column in columns for line in _mixed(places, column["name"])],
     }
 
 
@@ -37,8 +38,8 @@ def _row(row: Row, cells: Sequence[Cells], unit: str, mini: bool, every: Sequenc
     paper, ours = dict(row.paper or {}), {}
     for column in cells[0].place.columns:
         found = [(c.place.seed, c.results[column.name]) for c in cells if column.name in c.results]
-        if found and (value := _value(found, unit)):
-            ours[column.name] = value
+        if found:
+            ours[column.name] = value = _value(found, column, unit)
             if not mini and column.name in paper:
                 value["difference"] = value["mean"] - paper[column.name]
     left = [place for place in cells if place.state not in ("quoted", "measured")]
@@ -48,50 +49,63 @@ def _row(row: Row, cells: Sequence[Cells], unit: str, mini: bool, every: Sequenc
         "paper": paper,
         "ours": ours,
         "seeds": [{"seed": c.place.seed, "state": c.state, "said": c.said} for c in cells],
-        "commands": [command for c in left for command in c.place.commands()],
-        "seconds_left": _total([seconds_left(c, every) for c in left]),
-        "cost": _cost(left[0]) if left and not mini else None,
+        "commands": [entry for c in left for entry in _commands(c, every)],
     }
 
 
-def _cost(cells: Cells) -> str | None:
-    """What training a seed is expected to take on the paper's hardware, derived."""
-    if cells.place.recipe is None or cells.state in ("trained", "measured"):
-        return None
+def _commands(cells: Cells, every: Sequence[Place]) -> Iterator[dict[str, str | None]]:
+    """What is to be done for a place, and what it is expected to cost; nothing for a run that is in the way."""
+    if cells.state == "other":
+        return
+    if cells.state in ("missing", "training") and (command := cells.place.train_command()):
+        yield {"command": command, "cost": _cost(cells, every)}
+    yield {"command": cells.place.measure_command(), "cost": None}
+
+
+def _cost(cells: Cells, every: Sequence[Place]) -> str | None:
+    """What the rest of the training is expected to take: here, by other rows, or on the paper's hardware, derived."""
+    if (seconds := seconds_left(cells, every)) is not None:
+        return f"about {seconds / 60:,.0f} minutes here"
     return plan(cells.place.recipe).get("on the paper's hardware")
 
 
-def _value(found: list[tuple[int, dict[str, Any]]], unit: str) -> dict[str, Any] | None:
-    """The mean over seeds; its error is the spread between them, or, of a single one, that of the measurement."""
+def _mixed(places: dict[str, list[Place]], column: str) -> Iterator[str]:
+    """Whether rows of a column were measured on texts that differ, though they have one name."""
+    prints = set()
+    for place in (place for of_row in places.values() for place in of_row):
+        found = look(place).results.get(column)
+        if found and place.training:
+            prints.add(found.get("fingerprint"))
+    if len(prints) > 1:
+        yield f"the rows of {column} were measured on {len(prints)} different copies of the text, and do not compare"
+
+
+def _value(found: list[tuple[int, dict[str, Any]]], column: Column, unit: str) -> dict[str, Any]:
+    """The mean over seeds, and its error by their spread; of a single seed that of the measurement, which says nothing
+    of how seeds differ. measure: how it was measured, where that is not as its column says."""
     seeds = []
     for seed, result in found:
         ((protocol, bound),) = result["bounds"].items()
+        how = "exact" if "estimator" not in result else "" if protocol == column.protocol else protocol
         error = bound[f"{unit}_error"] or 0.0
-        seeds.append(
-            {"seed": seed, "value": bound[unit], "error": error, "protocol": protocol, "step": result.get("step")}
-        )
+        seeds.append({"seed": seed, "value": bound[unit], "error": error, "measure": how, "step": result.get("step")})
     values = [entry["value"] for entry in seeds]
-    mean = math.fsum(values) / len(values)
-    spread = None
+    mean, spread, error = math.fsum(values) / len(values), None, seeds[0]["error"]
     if len(values) > 1:
         spread = math.sqrt(math.fsum((v - mean) ** 2 for v in values) / (len(values) - 1))
-    return {"mean": mean, "error": seeds[0]["error"] if spread is None else spread, "spread": spread, "seeds": seeds}
+        error = spread / math.sqrt(len(values))
+    return {"mean": mean, "error": error, "spread": spread, "measure": seeds[0]["measure"], "seeds": seeds}
 
 
-def _order(table: Table, rows: Sequence[dict[str, Any]], column: str) -> list[dict[str, Any]]:
+def _order(table: Table, rows: Sequence[dict[str, Any]], column: str) -> Iterator[dict[str, Any]]:
     """For each pair of which the paper finds the first lower, whether ours are, where both were measured."""
     ours = {row["name"]: row["ours"].get(column) for row in rows}
-    found = []
     for low, high in table.order:
         a, b = ours.get(low), ours.get(high)
         if a and b:
             gap, error = b["mean"] - a["mean"], math.hypot(a["error"], b["error"])
-            found.append({"lower": low, "higher": high, "gap": gap, "error": error, "holds": gap > 0})
-    return found
-
-
-def _total(values: Sequence[float | None]) -> float | None:
-    return None if any(value is None for value in values) else math.fsum(values)
+            verdict = "not told apart" if abs(gap) < 2 * error else "holds" if gap > 0 else "does not hold"
+            yield {"column": column, "lower": low, "higher": high, "gap": gap, "error": error, "verdict": verdict}
 
 
 def markdown(found: dict[str, Any]) -> str:
@@ -113,7 +127,7 @@ def _papers(found: dict[str, Any]) -> list[str]:
 
 def _ours(row: dict[str, Any], name: str) -> str:
     if value := row["ours"].get(name):
-        return f"{value['mean']:.3f} ± {value['error']:.3f}"
+        return f"{value['mean']:.3f} ± {value['error']:.3f}" + (f" ({value['measure']})" if value["measure"] else "")
     return row["seeds"][0]["said"] or row["seeds"][0]["state"]
 
 
