@@ -14,7 +14,7 @@ from sedd_cli.runs.table.cells import Place
 
 def plot(title: str, places: Sequence[Place], path: Path) -> None:
     """Write a PNG; a line for each row, one for each of its seeds. RequestError where no run has been looked at yet."""
-    figure = blank(8, 5)
+    figure = blank(9, 5)
     axis, colours, drawn = figure.subplots(), {}, False
     for place in places:
         if not (place.folder / "recipe.yaml").is_file():
@@ -37,6 +37,6 @@ def plot(title: str, places: Sequence[Place], path: Path) -> None:
     if not drawn:
         raise RequestError("no run of this table has been looked at on the way yet: there is nothing to plot")
     axis.set(xlabel="tokens seen", ylabel="bits per character of validation text, at most", title=title)
-    axis.legend(frameon=False)
+    axis.legend(frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
     axis.grid(alpha=0.3)
     save(figure, path)
