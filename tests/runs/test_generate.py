@@ -157,7 +157,7 @@ def test_a_sample_beyond_the_length_begins_as_its_first_block(model):
         ({"prompts": ("the cat sat on the mat for long",)}, "nothing is left to fill"),
         ({"prompts": ("the cat",), "length": 7}, "nothing is left to fill"),
         ({"prompts": ("Ω and the cat",)}, "'Ω'"),
-        ({"sampling": Sampling(sampler="ddim")}, "euler, first_hitting, remdm, tweedie"),
+        ({"sampling": Sampling(sampler="ddim")}, "euler, first_hitting, left_to_right, remdm, tweedie"),
         ({"n": 0}, "at least 1"),
         ({"prompts": ("the cat sat on the mat",), "length": 60, "block": 20, "stride": 5}, "the first block, of 20"),
         ({"prompts": ("caf\udce9",)}, "is it UTF-8"),
