@@ -21,7 +21,7 @@ from sedd_cli.runs.ledger import Ledger
 from sedd_cli.runs.model import Model
 from sedd_cli.runs.paper import reported
 from sedd_cli.runs.precision import try_bf16
-from sedd_cli.runs.protocols import USUAL, Blocks, find_protocol
+from sedd_cli.runs.protocols import USUAL, Blocks, check_protocol, find_protocol
 from sedd_cli.runs.software import software
 from sedd_cli.runs.texts import Text, check_tokenizer, prepared_for
 from sedd_cli.runs.yardsticks import yardsticks
@@ -143,8 +143,7 @@ def _cut(
     """The blocks of each protocol; one that was not asked for by name is left out where the text is too short."""
     cut, refusal = {}, None
     for name in options.protocols or usual_protocols(model):
-        if find_protocol(name).discrete and (model.exact or model.objective.steps is None):
-            raise RequestError(f"protocol {name!r} is for models in discrete time (d3pm), {model.source} is none")
+        check_protocol(name, None if model.exact else model.objective.steps, model.source)
         try:
             cut[name] = Blocks.cut(split, name, length, dataset.tokenizer, options.blocks)
         except RequestError as error:

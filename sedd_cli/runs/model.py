@@ -144,11 +144,10 @@ class Model:
         Of an autoregressive model −log p itself, with an error of 0.
         """
         from sedd_cli.runs.estimate import bound_of
-        from sedd_cli.runs.protocols import find_protocol
+        from sedd_cli.runs.protocols import check_protocol
 
         x0 = self._tokens(tokens, self.graph.tokens)
-        if find_protocol(protocol).discrete and self.objective.steps is None:
-            raise RequestError(f"protocol {protocol!r} is for models in discrete time (d3pm), {self.source} is none")
+        check_protocol(protocol, self.objective.steps, self.source)
         if x0.shape[1] > self.length:
             raise RequestError(f"sequences of {x0.shape[1]} tokens are longer than the model's {self.length}")
         if self.exact:

@@ -48,6 +48,12 @@ def find_protocol(name: str) -> Protocol:
     return PROTOCOLS[name]
 
 
+def check_protocol(name: str, steps: int | None, source: str) -> None:
+    """RequestError where a protocol is not for a model of so many steps (None: of continuous time, or of none)."""
+    if find_protocol(name).discrete and steps is None:
+        raise RequestError(f"protocol {name!r} is for models in discrete time (d3pm), {source} is none")
+
+
 @dataclass(frozen=True)
 class Blocks:
     """A split's documents, one after another, cut into consecutive spans [M, 2] of its tokens; `marks` stand around

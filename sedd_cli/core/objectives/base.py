@@ -9,6 +9,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from sedd_cli.core.graphs import Graph
+from sedd_cli.core.likelihood import T_MIN
 from sedd_cli.core.registry import Registry
 from sedd_cli.core.score import Loss, ScoreModel
 
@@ -43,3 +44,18 @@ class Objective(ABC):
 
         x0 [B, L] clean tokens; v [B] and u [B, L] float64 uniforms for the noise level and the corruption.
         """
+
+
+@dataclass(frozen=True)
+class ContinuousTime(Objective):
+    """An objective at times t ~ U(t_min, 1)."""
+
+    t_min: float = T_MIN
+
+    def __post_init__(self) -> None:
+        if not 0 < self.t_min < 1:
+            raise ValueError(f"t_min must lie in (0, 1), found {self.t_min}")
+
+    def noise_at(self, model: ScoreModel, v: Tensor) -> tuple[Tensor, Tensor]:
+        """(sigma, dsigma) at the times that v [B] places."""
+        return model.noise(self.t_min + (1 - self.t_min) * v)

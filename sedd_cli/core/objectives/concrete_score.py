@@ -7,14 +7,13 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from sedd_cli.core.likelihood import T_MIN
-from sedd_cli.core.objectives.base import OBJECTIVES, Objective
+from sedd_cli.core.objectives.base import OBJECTIVES, ContinuousTime
 from sedd_cli.core.score import Loss, ScoreModel
 
 
 @OBJECTIVES.register
 @dataclass(frozen=True)
-class ConcreteScore(Objective):
+class ConcreteScore(ContinuousTime):
     """σ̄′·Σ_{y≠x} Q(x,y)·(s_y − r_y)²/2: the score entropy term replaced by a squared error, t ~ U(t_min, 1).
 
     Its minimum is the true score as well, but nothing keeps scores positive but their logarithm, and large ratios,
@@ -22,15 +21,10 @@ class ConcreteScore(Objective):
     """
 
     name: ClassVar[str] = "concrete_score"
-    t_min: float = T_MIN
-
-    def __post_init__(self) -> None:
-        if not 0 < self.t_min < 1:
-            raise ValueError(f"t_min must lie in (0, 1), found {self.t_min}")
 
     def loss(self, model: ScoreModel, x0: Tensor, v: Tensor, u: Tensor) -> Loss:
         graph = model.graph
-        sigma, dsigma = model.noise(self.t_min + (1 - self.t_min) * v)
+        sigma, dsigma = self.noise_at(model, v)
 
         def error(z: Tensor, batch: Tensor, x: Tensor, x0: Tensor) -> Tensor:
             return graph.squared_error(graph.log_score(z, sigma[batch], x), sigma[batch], x, x0)

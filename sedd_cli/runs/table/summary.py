@@ -16,7 +16,8 @@ def summary(table: Table, places: dict[str, list[Place]], mini: bool) -> dict[st
     """Everything there is to show; places: row → one for each seed."""
     every = [place for of_row in places.values() for place in of_row]
     unit = table.mini.unit if mini and table.mini else table.unit
-    rows = [_row(row, [look(place) for place in places[row.name]], unit, mini, every) for row in _rows(table, mini)]
+    cells = {name: [look(place) for place in of_row] for name, of_row in places.items()}
+    rows = [_row(row, cells[row.name], unit, mini, every) for row in table.rows if row.name in cells]
     columns = [vars(column) for column in (table.mini.columns if mini and table.mini else table.columns)]
     return {
         "table": table.name,
@@ -26,12 +27,8 @@ def summary(table: Table, places: dict[str, list[Place]], mini: bool) -> dict[st
         "columns": columns,
         "rows": rows,
         "order": [entry for column in columns for entry in _order(table, rows, column["name"])],
-        "warnings": [line for column in columns for line in _mixed(places, column["name"])],
+        "warnings": [line for column in columns for line in _mixed(cells, column["name"])],
     }
-
-
-def _rows(table: Table, mini: bool) -> list[Row]:
-    return [row for row in table.rows if not mini or row.mini is not None]
 
 
 def _row(row: Row, cells: Sequence[Cells], unit: str, mini: bool, every: Sequence[Place]) -> dict[str, Any]:
@@ -69,13 +66,12 @@ def _cost(cells: Cells, every: Sequence[Place]) -> str | None:
     return plan(cells.place.recipe).get("on the paper's hardware")
 
 
-def _mixed(places: dict[str, list[Place]], column: str) -> Iterator[str]:
+def _mixed(cells: dict[str, list[Cells]], column: str) -> Iterator[str]:
     """Whether rows of a column were measured on texts that differ, though they have one name."""
-    prints = set()
-    for place in (place for of_row in places.values() for place in of_row):
-        found = look(place).results.get(column)
-        if found and place.training:
-            prints.add(found.get("fingerprint"))
+    trained = [
+        c.results[column] for of_row in cells.values() for c in of_row if column in c.results and c.place.training
+    ]
+    prints = {found.get("fingerprint") for found in trained}
     if len(prints) > 1:
         yield f"the rows of {column} were measured on {len(prints)} different copies of the text, and do not compare"
 
