@@ -15,7 +15,7 @@ class DamageError(WorkError):
 
 def first_line(error: BaseException) -> str:
     """What an error of another library says, in a line; its kind where it says nothing."""
-    return str(error).strip().split("\n")[0] or type(error).__name__
+    return str(error).strip().split("\n")[0][:200] or type(error).__name__
 
 
 def out_of_memory(error: BaseException) -> bool:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from sedd_cli.errors import RequestError
+from sedd_cli.errors import RequestError, first_line
 from sedd_cli.text.corpora.base import Corpus, Request, Source, by_share
 from sedd_cli.text.corpora.files import named_split
 from sedd_cli.text.formats.records import DEFAULT_FIELD, no_such_field, texts_of
@@ -62,7 +62,7 @@ def _revision(name: str, asked: str) -> str:
     try:
         return HfApi().dataset_info(name, revision=asked, timeout=_TIMEOUT).sha
     except Exception as error:  # the hub's own, its HTTP client's, the system's: the remedy is the same
-        raise UnreachableError(f"{type(error).__name__}: {_first_line(error)}") from error
+        raise UnreachableError(f"{type(error).__name__}: {first_line(error)}") from error
 
 
 def _load(name: str, config: str | None, revision: str) -> dict[str, Any]:
@@ -74,7 +74,7 @@ def _load(name: str, config: str | None, revision: str) -> dict[str, Any]:
     except ValueError as error:  # an unknown or missing configuration: the message lists them
         raise RequestError(f"{name}: {' '.join(str(error).split())}; choose one with --config") from error
     except Exception as error:
-        raise UnreachableError(f"{type(error).__name__}: {_first_line(error)}") from error
+        raise UnreachableError(f"{type(error).__name__}: {first_line(error)}") from error
 
 
 def _column(table, field: str, where: str):
@@ -131,7 +131,3 @@ def _open(request: Request) -> Source:
         counts={split: len(table) for split, table in named.items()},
         size=sum(table.data.nbytes for table in named.values()),
     )
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().split("\n")[0][:160]

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from sedd_cli.errors import DamageError, RequestError
+from sedd_cli.errors import DamageError, RequestError, first_line
 from sedd_cli.text.formats.options import Reading
 
 DEFAULT_FIELD = "text"
@@ -89,7 +89,7 @@ def read_parquet(path: Path, reading: Reading) -> Iterator[str]:
             for batch in file.iter_batches(_ROWS, columns=[field]):
                 yield from texts_of(batch.column(0), field, str(path))
     except (pyarrow.ArrowException, OSError) as error:
-        raise DamageError(f"{path} is no parquet file, or a damaged one: {_first_line(error)}") from error
+        raise DamageError(f"{path} is no parquet file, or a damaged one: {first_line(error)}") from error
 
 
 def texts_of(column, field: str, where: str) -> Iterator[str]:
@@ -99,7 +99,3 @@ def texts_of(column, field: str, where: str) -> Iterator[str]:
             kind = "empty" if text is None else f"no text but a {type(text).__name__}"
             raise RequestError(f"field {field!r} in {where} is {kind} in some row")
         yield text
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().split("\n")[0]
