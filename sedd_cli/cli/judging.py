@@ -17,8 +17,8 @@ from sedd_cli.cli.view import View
 from sedd_cli.errors import RequestError
 
 if TYPE_CHECKING:
-    from sedd_cli.runs.causal import CausalModel
     from sedd_cli.runs.judge import Samples
+    from sedd_cli.runs.reader import Reader
     from sedd_cli.runs.sweep import SweepOptions
 
 
@@ -35,7 +35,9 @@ def judge_file(
     from sedd_cli.text.tokenizers import load_tokenizer
 
     if judge is None:
-        raise RequestError("--samples needs --judge: a causal language model such as gpt2-large, or its folder")
+        raise RequestError(
+            "--samples needs --judge: a causal language model such as gpt2-large, or a run of objective=autoregressive"
+        )
     alone("--samples")
     if out is not None:
         check_writable(out)
@@ -47,22 +49,22 @@ def judge_file(
     view.document(found)
 
 
-def load_judge(view: View, judge: str, device: str) -> CausalModel:
+def load_judge(view: View, judge: str, device: str) -> Reader:
     """The judge, said in one line."""
-    from sedd_cli.runs.pretrained import load_causal
+    from sedd_cli.runs.reader import load_reader
 
-    causal = load_causal(judge, device)
-    view.say(f"judge {causal.describe()}", "dim")
-    return causal
+    reader = load_reader(judge, device)
+    view.say(f"judge {reader.describe()}", "dim")
+    return reader
 
 
-def judged(view: View, samples: Samples, causal: CausalModel, self_bleu: bool) -> dict[str, Any]:
+def judged(view: View, samples: Samples, reader: Reader, self_bleu: bool) -> dict[str, Any]:
     """What a judge finds, shown."""
     from sedd_cli.runs.events import Finished
     from sedd_cli.runs.judge import judge
 
     def events():
-        yield Finished((yield from judge(causal, samples, self_bleu)))
+        yield Finished((yield from judge(reader, samples, self_bleu)))
 
     found = view.follow(events())[-1].result
     view.result(_one(found))
@@ -85,7 +87,9 @@ def run_sweep(
 
     asked = options()
     if judge is None:
-        raise RequestError("--sweep needs --judge: a causal language model such as gpt2-large, or its folder")
+        raise RequestError(
+            "--sweep needs --judge: a causal language model such as gpt2-large, or a run of objective=autoregressive"
+        )
     alone("--sweep")
     if asked.folder.exists() and not asked.folder.is_dir():
         raise RequestError(f"cannot write to {asked.folder}: it is not a folder")
@@ -93,8 +97,8 @@ def run_sweep(
     chosen = choose_any(view, model, device, "fp32" if precision == "auto" else precision, tokenizer)
     if chosen.exact:
         raise RequestError(f"a sweep needs a diffusion model: {chosen.source} goes from left to right and has no steps")
-    causal = load_judge(view, judge, device)
-    found = [e.result for e in view.follow(sweep(chosen, causal, asked), RESUME) if isinstance(e, Finished)][-1]
+    reader = load_judge(view, judge, device)
+    found = [e.result for e in view.follow(sweep(chosen, reader, asked), RESUME) if isinstance(e, Finished)][-1]
     view.result(_points(found))
     stored, png = asked.folder / "sweep.json", asked.folder / "sweep.png"
     try:

@@ -35,14 +35,20 @@ def mauve(
     prompt: Annotated[int, typer.Option(help="Tokens given of each reference.")] = 50,
     new: Annotated[int, typer.Option(help="Tokens generated.")] = 50,
     features: Annotated[
-        str, typer.Option(help="The model whose hidden states are compared: a hub id or a folder.")
+        str,
+        typer.Option(
+            help="The model whose hidden states are compared: a hub id, a folder, a run of ours left to right."
+        ),
     ] = "gpt2-large",
     seeds: Annotated[int, typer.Option(help="Of k-means; the score is their mean.")] = 5,
+    windows: Annotated[
+        bool, typer.Option("--windows", help="A corpus's text end to end, not its documents' beginnings.")
+    ] = False,
     steps: o.Steps = None,
     sampler: o.SamplerName = None,
     normalized: o.Normalized = False,
-    top_p: Annotated[float | None, typer.Option(help="Nucleus of a causal model; default 0.95.")] = None,
-    temperature: Annotated[float | None, typer.Option(help="Of a causal model; default 1.")] = None,
+    top_p: Annotated[float | None, typer.Option(help="Nucleus of a token; default 1, left to right 0.95.")] = None,
+    temperature: Annotated[float | None, typer.Option(help="Of a token; default 1.")] = None,
     seed: o.Seed = 0,
     batch: Annotated[int, typer.Option(help="Texts at once.")] = 64,
     model: o.ModelOrCausal = None,
@@ -80,6 +86,7 @@ def mauve(
         temperature=temperature,
         seed=seed,
         batch=batch,
+        windows=windows,
     )
     chosen = _choose(view, model, device, precision, tokenizer)
     (result,) = (

@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -36,6 +36,9 @@ INCIDENTAL = ("_name_or_path", "transformers_version", "architectures")
 class CausalModel:
     """A left-to-right language model. `tokenizer` is None where the folder has none: token ids work without."""
 
+    #: Beside torch, what has a part in its numbers.
+    libraries: ClassVar[tuple[str, ...]] = ("transformers",)
+
     net: Any
     tokenizer: Any
     source: str
@@ -52,6 +55,16 @@ class CausalModel:
             if isinstance(found := getattr(self._config, key, None), int):
                 return found
         raise RequestError(f"{self.source}: its configuration names no longest input ({', '.join(CONTEXT_KEYS)})")
+
+    @property
+    def feature_context(self) -> int:
+        """The longest text that is read to its end."""
+        return self.context
+
+    @property
+    def ids(self) -> str | None:
+        """What its token ids mean, where our tokenizers have a name for it."""
+        return "gpt2" if self.gpt2 else None
 
     @property
     def vocab_size(self) -> int:

@@ -12,8 +12,8 @@ import numpy as np
 import torch
 
 from sedd_cli.errors import RequestError
-from sedd_cli.runs.causal import CausalModel
 from sedd_cli.runs.events import Event, Progress, Sampled, Warn
+from sedd_cli.runs.reader import Reader
 from sedd_cli.runs.software import software
 from sedd_cli.text.diversity import distinct, self_bleu, unigram_entropy
 from sedd_cli.text.formats import Reading
@@ -71,31 +71,31 @@ def _one_of(values: Iterable[str | None]) -> str | None:
     return found.pop() if len(found) == 1 else None
 
 
-def judge(causal: CausalModel, samples: Samples, with_self_bleu: bool) -> Generator[Event, None, dict[str, Any]]:
+def judge(reader: Reader, samples: Samples, with_self_bleu: bool) -> Generator[Event, None, dict[str, Any]]:
     """Generative perplexity in both conventions, and diversity; all with what is needed to repeat them.
 
     The first token of a sample is given, the others are predicted. Where the samples' ids are the judge's own they
     are judged as they are (the paper's way); else their texts are encoded anew. Longer ones than the judge reads are
     judged in stretches that overlap by one token.
     """
-    rows, judged = _ids(causal, samples)
+    rows, judged = _ids(reader, samples)
     predicted = [row for row in rows if len(row) > 1]
     if not predicted:
         raise RequestError("no sample has two tokens or more: there is nothing to predict")
     if left_out := len(rows) - len(predicted):
         yield Warn(f"{left_out} samples have fewer than two tokens and are left out of the perplexities")
-    nats = yield from _nats(causal, predicted)
+    nats = yield from _nats(reader, predicted)
     counts = np.array([len(row) - 1 for row in predicted])
     if not np.isfinite(nats).all():
-        raise RequestError(f"{causal.source} gives {int((~np.isfinite(nats)).sum())} samples no finite likelihood")
+        raise RequestError(f"{reader.source} gives {int((~np.isfinite(nats)).sum())} samples no finite likelihood")
     own = [t for t in samples.tokens if t is not None]
     whose = "sampler" if len(own) == len(rows) else "judge"
     own = own if whose == "sampler" else rows
     entropy, entropy_error = unigram_entropy(own)
     result = {
-        "judge": causal.source,
-        "judge_fingerprint": causal.fingerprint,
-        "judge_precision": causal.precision,
+        "judge": reader.source,
+        "judge_fingerprint": reader.fingerprint,
+        "judge_precision": reader.precision,
         "judged": judged,
         "diversity_in_tokens_of": whose,
         "samples": len(predicted),
@@ -105,17 +105,17 @@ def judge(causal: CausalModel, samples: Samples, with_self_bleu: bool) -> Genera
         "distinct": {str(n): distinct(own, n) for n in (1, 2, 3)},
         "nfe": float(np.mean(samples.nfe)) if samples.nfe else None,
         "draws": samples.draws,
-        "software": software("torch", "transformers"),
+        "software": software("torch", *reader.libraries),
     }
     if with_self_bleu:
         result["self_bleu"] = self_bleu(own)
     return result
 
 
-def _ids(causal: CausalModel, samples: Samples) -> tuple[list[list[int]], str]:
+def _ids(reader: Reader, samples: Samples) -> tuple[list[list[int]], str]:
     """What the judge reads of each sample, and whether these are the samples' own ids."""
     ours = samples.tokenizer
-    if ours is not None and ours.spec == "gpt2" and causal.gpt2 and all(t is not None for t in samples.tokens):
+    if ours is not None and ours.ids == reader.ids and all(t is not None for t in samples.tokens):
         return [list(t) for t in samples.tokens], "ids"
     texts = [
         text if text is not None else (ours.decode(tokens) if ours is not None else None)
@@ -123,22 +123,22 @@ def _ids(causal: CausalModel, samples: Samples) -> tuple[list[list[int]], str]:
     ]
     if None in texts:
         raise RequestError("samples without a text: name the tokenizer of their ids with --tokenizer")
-    return causal.encode(texts), "text"
+    return reader.encode(texts), "text"
 
 
-def _nats(causal: CausalModel, rows: list[list[int]]) -> Generator[Event, None, np.ndarray]:
+def _nats(reader: Reader, rows: list[list[int]]) -> Generator[Event, None, np.ndarray]:
     """Nats of each row given its first token, [n]."""
     stretches = [
-        (number, row[start : start + causal.context])
+        (number, row[start : start + reader.context])
         for number, row in enumerate(rows)
-        for start in range(0, len(row) - 1, causal.context - 1)
+        for start in range(0, len(row) - 1, reader.context - 1)
     ]
     stretches.sort(key=lambda stretch: len(stretch[1]))
     nats, done = np.zeros(len(rows)), 0
     while done < len(stretches):
         length = len(stretches[done][1])
         group = [s for s in stretches[done : done + max(1, TOKENS_AT_ONCE // length)] if len(s[1]) == length]
-        found = causal.nats_given_first(torch.tensor([ids for _, ids in group], device=causal.device))
+        found = reader.nats_given_first(torch.tensor([ids for _, ids in group], device=reader.device))
         np.add.at(nats, [number for number, _ in group], found.cpu().numpy())
         done += len(group)
         yield Progress("judge", done, len(stretches), "stretches")

@@ -12,12 +12,12 @@ from typing import Any
 from sedd_cli.core.samplers import SAMPLERS, Stepper
 from sedd_cli.errors import RequestError, WorkError
 from sedd_cli.recipe.build import nearest
-from sedd_cli.runs.causal import CausalModel
 from sedd_cli.runs.events import Event, Finished, Note, Sampled
 from sedd_cli.runs.generate import GenerateOptions, as_json, generate
 from sedd_cli.runs.judge import Samples, judge
 from sedd_cli.runs.model import Model
 from sedd_cli.runs.png import blank, save
+from sedd_cli.runs.reader import Reader
 from sedd_cli.runs.sampling import Sampling
 from sedd_cli.runs.software import software
 from sedd_cli.runs.sole import sole
@@ -78,7 +78,7 @@ def _whole(word: str, text: str) -> int:
     return int(word)
 
 
-def sweep(model: Model, causal: CausalModel, options: SweepOptions) -> Iterator[Event]:
+def sweep(model: Model, reader: Reader, options: SweepOptions) -> Iterator[Event]:
     """Sample and judge point after point; Finished with all that the folder holds at the end.
 
     Samples are kept as they come and points as they are judged, so that an interrupted sweep goes on where it was, and
@@ -90,7 +90,7 @@ def sweep(model: Model, causal: CausalModel, options: SweepOptions) -> Iterator[
         "length": options.length or model.length,
         "seed": options.seed,
         "precision": model.precision,
-        "software": software("torch", "transformers"),
+        "software": software("torch"),
     }
     try:
         (options.folder / "samples").mkdir(parents=True, exist_ok=True)
@@ -98,7 +98,7 @@ def sweep(model: Model, causal: CausalModel, options: SweepOptions) -> Iterator[
         raise RequestError(f"cannot write to {options.folder}: {error.strerror}") from None
     with sole(options.folder / ".lock", f"another process is at work in {options.folder}"):
         _claim(options, settings)
-        result = {**settings, "points": _known_points(options, causal) if options.resume else []}
+        result = {**settings, "points": _known_points(options, reader) if options.resume else []}
         order = list(dict.fromkeys([*options.samplers, *SAMPLERS]))
         for sampler in options.samplers:
             for steps in options.steps:
@@ -107,11 +107,11 @@ def sweep(model: Model, causal: CausalModel, options: SweepOptions) -> Iterator[
                     continue
                 sampled = yield from _samples(model, options, sampler, steps)
                 yield Note(f"{sampler}, {steps} steps: judging {len(sampled)} samples")
-                found = yield from judge(causal, Samples.of(sampled, model.tokenizer), options.self_bleu)
+                found = yield from judge(reader, Samples.of(sampled, model.tokenizer), options.self_bleu)
                 result["points"].append({"sampler": sampler, "steps": steps, "asked": options.n, **found})
                 result["points"].sort(key=lambda p: (order.index(p["sampler"]), p["steps"]))
                 _write(options.folder / RESULT, result)
-    yield Finished({"folder": str(options.folder), "judge": causal.source, **result})
+    yield Finished({"folder": str(options.folder), "judge": reader.source, **result})
 
 
 def _claim(options: SweepOptions, settings: dict[str, Any]) -> None:
@@ -140,13 +140,13 @@ def _records(folder: Path) -> list[str]:
     return [name for name, sampler, steps in found if sampler in SAMPLERS and steps.isdecimal()]
 
 
-def _known_points(options: SweepOptions, causal: CausalModel) -> list[dict[str, Any]]:
+def _known_points(options: SweepOptions, reader: Reader) -> list[dict[str, Any]]:
     """The points of so many samples that this judge has judged before."""
     try:
         points = json.loads((options.folder / RESULT).read_text(encoding="utf-8"))["points"]
     except (OSError, ValueError, KeyError):
         return []
-    known = [p for p in points if (p["judge_fingerprint"], p["asked"]) == (causal.fingerprint, options.n)]
+    known = [p for p in points if (p["judge_fingerprint"], p["asked"]) == (reader.fingerprint, options.n)]
     return known if not options.self_bleu else [p for p in known if "self_bleu" in p]
 
 

@@ -11,26 +11,26 @@ from typing import Any
 import numpy as np
 
 from sedd_cli.errors import WorkError
-from sedd_cli.runs.causal import CausalModel
 from sedd_cli.runs.events import Event, Note, Progress
+from sedd_cli.runs.reader import Reader
 from sedd_cli.text.atomic import save_array
 from sedd_cli.text.home import home
 from sedd_cli.text.tokenizers.base import digest
 
 
-def features(judge: CausalModel, rows: list[list[int]], side: str, batch: int) -> Generator[Event, None, np.ndarray]:
+def features(reader: Reader, rows: list[list[int]], side: str, batch: int) -> Generator[Event, None, np.ndarray]:
     """[n, D] float32 of texts in the feature model's ids; kept under the fingerprint of the model and of the ids."""
-    path = home() / "features" / f"{digest([judge.fingerprint, rows])}.npy"
+    path = home() / "features" / f"{digest([reader.fingerprint, rows])}.npy"
     if (kept := _kept_features(path, len(rows))) is not None:
         yield Note(f"features of the {side} are there: {path}")
         return kept
     parts = []
     for start in range(0, len(rows), batch):
-        parts.append(judge.features(rows[start : start + batch], batch))
+        parts.append(reader.features(rows[start : start + batch], batch))
         yield Progress(f"features of the {side}", min(start + batch, len(rows)), len(rows), "texts")
     found = np.concatenate(parts)
     if bad := int((~np.isfinite(found)).any(1).sum()):
-        raise WorkError(f"{judge.source} gave features that are not finite for {bad:,} of {len(found):,} {side}")
+        raise WorkError(f"{reader.source} gave features that are not finite for {bad:,} of {len(found):,} {side}")
     try:
         save_array(path, found)
     except OSError as error:

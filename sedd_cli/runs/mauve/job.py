@@ -14,7 +14,7 @@ from sedd_cli.runs.mauve.options import MauveOptions
 from sedd_cli.runs.mauve.references import encoded, read_references
 from sedd_cli.runs.mauve.writers import writer_for
 from sedd_cli.runs.model import Model
-from sedd_cli.runs.pretrained import load_causal
+from sedd_cli.runs.reader import load_reader
 from sedd_cli.runs.software import software
 
 #: Samples a side below which the score is noticeably biased: the advice of mauve-text, after Pillutla et al. 2021.
@@ -31,8 +31,8 @@ def mauve(model: Model | CausalModel, options: MauveOptions, device: str = "auto
     """
     writer = writer_for(model, options)
     references = read_references(writer, options)
-    judge = load_causal(options.features, device)  # before the work: it may be out of reach
-    judge.encode([""])  # so may its tokenizer
+    reader = load_reader(options.features, device)  # before the work: it may be out of reach
+    reader.encode([""])  # so may its tokenizer
     yield Note(
         f"{options.count:,} references of {options.length} tokens, passed over: {references.short:,} shorter ones"
         + (f", {references.unknown:,} that the tokenizer cannot express" if references.unknown else "")
@@ -43,13 +43,19 @@ def mauve(model: Model | CausalModel, options: MauveOptions, device: str = "auto
         if len(rows) < ENOUGH:
             few = ", and of so few says next to nothing" if len(rows) < FEW else ""
             yield Warn(f"{len(rows):,} {side}, fewer than {ENOUGH:,}: the score is biased{few} (Pillutla et al. 2021)")
-        read = rows if writer.gpt2 and judge.gpt2 else list(encoded(judge, map(writer.decode, rows)))
+        read = (
+            rows
+            if writer.ids is not None and writer.ids == reader.ids
+            else list(encoded(reader, map(writer.decode, rows)))
+        )
         changed[side] = sum(len(ids) != options.length for ids in read)
-        sides.append((yield from features(judge, [ids[: judge.context] for ids in read], side, options.batch)))
+        sides.append(
+            (yield from features(reader, [ids[: reader.feature_context] for ids in read], side, options.batch))
+        )
     if any(changed.values()):
         yield Note(
             f"{changed['references']:,} references and {changed['generations']:,} generations have another length in "
-            f"the tokens of {judge.source}"
+            f"the tokens of {reader.source}"
         )
     found = yield from scores(*sides, options.seeds)
     yield Finished(
@@ -75,7 +81,7 @@ def mauve(model: Model | CausalModel, options: MauveOptions, device: str = "auto
                 "draw_precision": "float64",
             },
             "precision": writer.precision,
-            "features": {"model": judge.source, "fingerprint": judge.fingerprint, "changed_length": changed},
-            "software": software("torch", "transformers", "mauve-text"),
+            "features": {"model": reader.source, "fingerprint": reader.fingerprint, "changed_length": changed},
+            "software": software("torch", *reader.libraries, "mauve-text"),
         }
     )

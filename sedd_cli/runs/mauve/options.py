@@ -22,7 +22,8 @@ class MauveOptions:
     first `prompt`, `infill`: the first and last half of `prompt`; `new` tokens are filled in, so that both sides have
     prompt + new. features: the model whose hidden states are compared, a hub id or a folder. seeds: of k-means.
 
-    steps, sampler, normalized as in GenerateOptions; top_p (default 0.95) and temperature (1) belong to a causal model.
+    steps, sampler, normalized as in GenerateOptions. top_p, temperature: of a token's law; default 1, the nucleus of a
+    left-to-right model 0.95. windows: references are not beginnings of a corpus's documents but its text, end to end.
     batch: texts at once; it changes results by rounding alone.
     """
 
@@ -42,6 +43,7 @@ class MauveOptions:
     temperature: float | None = None
     seed: int = 0
     batch: int = 64
+    windows: bool = False
 
     def __post_init__(self) -> None:
         if self.mode not in MODES:

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sedd_cli.errors import RequestError
-from sedd_cli.runs.causal import CausalModel
 from sedd_cli.runs.datasets import prepared
 from sedd_cli.runs.mauve.options import MauveOptions
 from sedd_cli.runs.mauve.writers import Writer
+from sedd_cli.runs.reader import Reader
 from sedd_cli.text.formats import Reading
 from sedd_cli.text.formats.plain import read_text
 from sedd_cli.text.formats.records import read_samples
@@ -41,8 +41,9 @@ def read_references(writer: Writer, options: MauveOptions) -> References:
     """The beginnings of the first `count` references that are long enough, in the model's ids."""
     path = Path(options.references)
     if path.exists():
-        if options.split is not None:
-            raise RequestError(f"--split belongs to a prepared corpus, {path} is a file")
+        for option, value in (("--split", options.split), ("--windows", options.windows)):
+            if value:
+                raise RequestError(f"{option} belongs to a prepared corpus, {path} is a file")
         split, found = None, _of_file(writer, path)
     else:
         split, found = _of_corpus(writer, options)
@@ -61,6 +62,7 @@ def read_references(writer: Writer, options: MauveOptions) -> References:
         f"{options.references} has {len(rows)} usable references of at least {options.length} tokens "
         f"({short} are shorter{f', {unknown} not expressible' if unknown else ''}), {options.count} were asked for: "
         "take less (-n), or shorter ones (--prompt, --new)"
+        + (", or the text of a corpus end to end (--windows)" if split and not options.windows else "")
     )
 
 
@@ -100,6 +102,11 @@ def _of_corpus(writer: Writer, options: MauveOptions) -> tuple[str, Iterator[lis
             f"{name} is not prepared in the model's tokens, and those of {dataset.manifest.tokenizer} lose "
             f"{split.info.unknown:,} characters: prepare it with the model's tokenizer (sedd prepare --tokenizer)"
         )
+    if options.windows:
+        if not ours:
+            raise RequestError(f"--windows needs {name} in the model's tokens: sedd prepare {name} --tokenizer …")
+        starts = range(0, split.tokens - options.length + 1, options.length)
+        return split.name, (split.read(a, a + options.length).tolist() for a in starts)
     ends = split.document_ends().tolist()
     spans = zip([0, *ends], [end - (dataset.tokenizer.eos is not None) for end in ends], strict=False)
     if ours:
@@ -107,7 +114,7 @@ def _of_corpus(writer: Writer, options: MauveOptions) -> tuple[str, Iterator[lis
     return split.name, encoded(writer, (dataset.tokenizer.decode(split.read(a, max(a, b))) for a, b in spans))
 
 
-def encoded(holder: Writer | CausalModel, texts: Iterable[str]) -> Iterator[list[int]]:
+def encoded(holder: Writer | Reader, texts: Iterable[str]) -> Iterator[list[int]]:
     """Ids of texts, a few at a time."""
     texts = iter(texts)
     while group := list(itertools.islice(texts, TEXTS)):

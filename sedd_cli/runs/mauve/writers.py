@@ -17,27 +17,33 @@ from sedd_cli.runs.mauve.options import MauveOptions
 from sedd_cli.runs.model import Model
 from sedd_cli.runs.sampling import Sampling
 
+#: The nucleus of a model that goes from left to right, as in the paper.
+TOP_P = 0.95
+
 
 class Denoiser:
-    """Fills prompts by the reverse process of a SEDD model."""
+    """Fills prompts by a model of ours: the reverse process, or from left to right where it is autoregressive."""
 
     def __init__(self, model: Model, options: MauveOptions):
-        if options.top_p is not None or options.temperature is not None:
-            raise RequestError(f"--top-p and --temperature belong to a causal model, {model.source} denoises")
+        if model.exact and options.mode == "infill":
+            raise RequestError(f"a left-to-right model cannot infill: {model.source} takes --mode standard alone")
         if options.length > model.length:
             raise RequestError(
                 f"{options.prompt} + {options.new} tokens are longer than the model's {model.length}: "
                 "lower --prompt or --new"
             )
         self.model, self.options, self.tokenizer = model, options, model.text_tokenizer()
-        self.way = Sampling(options.steps, options.sampler, options.normalized).way(model)
+        top_p = TOP_P if model.exact and options.top_p is None else options.top_p
+        self.way = Sampling(
+            options.steps, options.sampler, options.normalized, temperature=options.temperature, top_p=top_p
+        ).way(model)
         self.encode, self.decode, self.unknown = (
             self.tokenizer.encode_batch,
             self.tokenizer.decode,
             self.tokenizer.unknown,
         )
         self.tokenizer_fingerprint, self.vocab_size = self.tokenizer.fingerprint, model.graph.tokens
-        self.gpt2 = self.tokenizer.spec == "gpt2"
+        self.ids = self.tokenizer.ids
         self.precision = model.precision
         self.sampler_facts = {
             "name": self.way.sampler.name,
@@ -85,10 +91,10 @@ class Continuer:
                 "lower --prompt or --new"
             )
         self.model, self.options = model, options
-        self.top_p = 0.95 if options.top_p is None else options.top_p
+        self.top_p = TOP_P if options.top_p is None else options.top_p
         self.temperature = 1.0 if options.temperature is None else options.temperature
         self.encode, self.decode, self.unknown = model.encode, model.decode, None
-        self.tokenizer_fingerprint, self.vocab_size, self.gpt2 = None, model.vocab_size, model.gpt2
+        self.tokenizer_fingerprint, self.vocab_size, self.ids = None, model.vocab_size, model.ids
         self.precision = model.precision
         self.sampler_facts = {"name": "nucleus", "top_p": self.top_p, "temperature": self.temperature}
 

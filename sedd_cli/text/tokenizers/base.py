@@ -47,6 +47,11 @@ class Tokenizer(ABC):
         """The id that begins a text where one is asked for: a mark of its own, or `eos`."""
         return self.eos
 
+    @property
+    def ids(self) -> str:
+        """What its ids mean: equal for tokenizers of which either reads the other's ids."""
+        return self.spec if self.named else self.fingerprint
+
     @abstractmethod
     def encode_arrays(self, texts: Sequence[str]) -> list[np.ndarray]:
         """Ids of each text, one unsigned array [tokens] per text. Subclasses write this one."""
