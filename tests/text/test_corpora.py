@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from sedd_cli.errors import DamageError, RequestError
-from sedd_cli.text.corpora import CORPORA, Request, find_corpus, hub, openwebtext, pydocs, text8
+from sedd_cli.text.corpora import CORPORA, EMBEDDED, Request, find_corpus, hub, openwebtext, pycode, pydocs, text8
 from sedd_cli.text.corpora.base import by_share, share_of
 from sedd_cli.text.corpora.files import named_split
 
@@ -200,7 +200,7 @@ def test_hub_refusals(on_hub):
         read(Request("me/mine"))
 
 
-@pytest.mark.parametrize("name", sorted(set(CORPORA) - {"pydocs", "markov"}))
+@pytest.mark.parametrize("name", sorted(set(CORPORA) - {corpus.name for corpus in EMBEDDED}))
 def test_out_of_reach_every_corpus_says_what_and_how_to_go_on(name, no_network, tmp_path, monkeypatch):
     monkeypatch.setenv("SEDD_HOME", str(tmp_path))
     with pytest.raises(RequestError, match=rf"huggingface.co/datasets/\w.*sedd prepare {name} --from PATH") as caught:
@@ -349,3 +349,33 @@ def test_pydocs_of_this_python():
     documents = [document for part in splits.values() for document in part]
     assert len(documents) == len(set(documents))
     assert any("list comprehension" in document for document in documents)
+
+
+# pycomments and pycode
+
+
+def test_comments_and_code_are_told_apart_and_nothing_is_imported(tmp_path):
+    long = "a comment that goes on for long enough to be taken, and says so in its second"
+    write(
+        tmp_path / "b.py",
+        f'#!/usr/bin/env python3\n"""A docstring."""\n# {long}\n#   line\nx = 1  # {long} behind code\n# short\n\n'
+        f"def f():\n    '''Only a docstring.'''\n\n    # {long}\n    # third\n"
+        f"y = {[str(n) for n in range(20)]}  # {long}\nraise SystemExit('imported')\n# {long}\n#   line\n",
+    )
+    write(tmp_path / "broken.py", f"def (:\n# {long}\n# {long}\n")
+    write(tmp_path / "only.py", f"# {long} in a file of comments\n")
+    write(tmp_path / "test" / "t.py", f"# {long} of a test\n")
+    assert pycode.comments_of(tmp_path) == [f"{long}\n  line", f"{long}\nthird", f"{long} in a file of comments"]
+    (code,) = pycode.code_of(tmp_path)
+    assert code.startswith("x = 1\n\ndef f():\n    pass\ny = ['0', ")
+    assert "comment" not in code
+    assert "docstring" not in code
+
+
+@pytest.mark.parametrize(("name", "smallest"), [("pycomments", 200_000), ("pycode", 2_000_000)])
+def test_comments_and_code_of_this_python(name, smallest):
+    splits = read(Request(name))
+    assert set(splits) == {"train", "validation", "test"}
+    documents = [document for part in splits.values() for document in part]
+    assert sum(map(len, documents)) > smallest
+    assert len(documents) == len(set(documents))

@@ -14,15 +14,18 @@ from sedd_cli.text.corpora.local import local_corpus
 from sedd_cli.text.corpora.markov import MARKOV
 from sedd_cli.text.corpora.openwebtext import OPENWEBTEXT
 from sedd_cli.text.corpora.ptb import PTB
+from sedd_cli.text.corpora.pycode import PYCODE, PYCOMMENTS
 from sedd_cli.text.corpora.pydocs import PYDOCS
 from sedd_cli.text.corpora.text8 import TEXT8
 from sedd_cli.text.corpora.wikitext import WIKITEXT2, WIKITEXT103
 from sedd_cli.text.formats import READERS
 
-__all__ = ["CORPORA", "SPLITS", "Corpus", "Law", "Request", "Source", "find_corpus"]
+__all__ = ["CORPORA", "EMBEDDED", "SPLITS", "Corpus", "Law", "Request", "Source", "find_corpus"]
 
+#: What every machine has: nothing is fetched for them, and no files are given.
+EMBEDDED = (PYDOCS, PYCOMMENTS, PYCODE, MARKOV)
 CORPORA: dict[str, Corpus] = {
-    corpus.name: corpus for corpus in (PYDOCS, MARKOV, OPENWEBTEXT, LM1B, TEXT8, WIKITEXT2, WIKITEXT103, PTB, LAMBADA)
+    corpus.name: corpus for corpus in (*EMBEDDED, OPENWEBTEXT, LM1B, TEXT8, WIKITEXT2, WIKITEXT103, PTB, LAMBADA)
 }
 
 
