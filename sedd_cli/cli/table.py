@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.console import Group
 from rich.table import Table as Grid
+from rich.text import Text
 
 from sedd_cli.cli import options as o
 from sedd_cli.cli.output import check_writable
@@ -16,10 +18,14 @@ from sedd_cli.cli.view import View
 from sedd_cli.errors import RequestError
 
 UNITS = {"s": 1, "m": 60, "h": 3600}
+#: The paper's columns that stand beside ours; where there are more, they stand above them, at laptop size nowhere.
+MOST = 2
 
 
 def table(
-    name: Annotated[str | None, typer.Argument(help="1, 2, 3: the paper's table. Without it: those there are.")] = None,
+    name: Annotated[
+        str | None, typer.Argument(help="1 to 5, figure1, figure2, as in the paper. Without it: those there are.")
+    ] = None,
     run: Annotated[
         list[str] | None, typer.Option("--run", metavar="ROW", help="Train and measure this row; all: every row.")
     ] = None,
@@ -27,10 +33,10 @@ def table(
     seeds: Annotated[int, typer.Option(help="Seeds 0, 1 … of each row.")] = 1,
     runs: Annotated[Path, typer.Option(help="The folder of the runs.")] = Path("runs", "tables"),
     budget: Annotated[
-        str | None, typer.Option(help="With --run: begin no training that would not end in this: 30m, 8h.")
+        str | None, typer.Option(help="With --run: begin nothing that would not end in this: 30m, 8h.")
     ] = None,
     rel_error: Annotated[float, typer.Option(help="With --run: relative error of a measurement.")] = 0.005,
-    plot: Annotated[Path | None, typer.Option(help="Write the rows' learning curves here, a PNG.")] = None,
+    plot: Annotated[Path | None, typer.Option(help="Write a PNG here: learning curves, or the figure.")] = None,
     markdown: Annotated[bool, typer.Option("--markdown", help="Print it as Markdown.")] = False,
     out: Annotated[Path | None, typer.Option(help="Also write everything here, as JSON.")] = None,
     device: o.Device = "auto",
@@ -44,7 +50,7 @@ def table(
     Example: sedd table 2 --mini --run all
     """
     from sedd_cli.recipe.table import load_table, shipped_tables
-    from sedd_cli.runs.table.cells import Place
+    from sedd_cli.runs.table.place import places_of
     from sedd_cli.runs.table.summary import markdown as as_markdown
     from sedd_cli.runs.table.summary import summary
 
@@ -55,8 +61,6 @@ def table(
             view.say(f"sedd table {known.removeprefix('table')}   {load_table(known).title}")
         return
     found = load_table(name)
-    if mini and found.mini is None:
-        raise RequestError(f"{found.name} has no small form")
     if seeds < 1:
         raise RequestError(f"--seeds must be at least 1, found {seeds}")
     if budget is not None and not run:
@@ -64,10 +68,7 @@ def table(
     for path in (plot, out):
         if path is not None:
             check_writable(path)
-    rows = [row for row in found.rows if not mini or row.mini is not None]
-    places = {row.name: [Place(found, row, mini, seed, runs) for seed in range(seeds)] for row in rows}
-    # a model that is loaded is the same for every seed
-    places = {name: of if of[0].training else of[:1] for name, of in places.items()}
+    places = places_of(found, mini, seeds, runs)
     left = _run(view, places, found, run, budget, rel_error, device) if run else []
     document = summary(found, places, mini)
     if left:
@@ -79,11 +80,7 @@ def table(
     if plot is not None:
         from sedd_cli.runs.table.plot import plot as draw
 
-        draw(
-            found.title if not mini else f"{found.title}, at laptop size",
-            [p for of in places.values() for p in of],
-            plot,
-        )
+        draw(document, [p for of in places.values() for p in of], plot)
         view.say(f"wrote {plot}", "dim")
     if out is not None:
         import json as library
@@ -127,36 +124,88 @@ def _seconds(text: str | None) -> float | None:
 
 
 def _show(view: View, found: dict[str, Any]) -> None:
-    title = found["title"] + (f"; here {found['columns'][0]['dataset']}, at laptop size" if found["mini"] else "")
-    grid = Grid(title=title, title_justify="left", header_style="bold")
-    grid.add_column("model")
-    papers = list(dict.fromkeys(name for row in found["rows"] for name in row["paper"]))
-    for name in papers:
-        grid.add_column(f"{name}, paper" if found["mini"] else f"{name}", justify="right")
-    for column in found["columns"]:
-        grid.add_column(f"{column['name']}, ours", justify="right")
-    for row in found["rows"]:
-        cells = [f"{row['paper'][name]:.2f}" if name in row["paper"] else "" for name in papers]
-        grid.add_row(row["label"], *cells, *(_cell(row, column["name"]) for column in found["columns"]))
-    view.result(grid)
+    view.result(_texts(found) if found["unit"] == "text" else _grid(found))
     for entry in found["order"]:
         gap = plus_minus(entry["gap"], entry["error"], 3)
         where = f" on {entry['column']}" if len(found["columns"]) > 1 else ""
         style = "" if entry["verdict"] == "holds" else "yellow"
         view.say(f"{entry['lower']} below {entry['higher']}{where}: {entry['verdict']}, by {gap}", style)
+    for entry in found["frontier"]:
+        line = f"slope {entry['slope']:.2f} in logarithms, which a line explains to {entry['explained']:.0%}"
+        reached = (f"{n} reached in {s} steps" if s else f"{n} not reached" for n, s in entry["matches"].items())
+        view.say(f"{entry['row']}: {'; '.join([line, *reached])}")
     for line in found["warnings"]:
         view.say(f"warning: {line}", "yellow")
-    if commands := [entry for row in found["rows"] for entry in row["commands"]]:
+    commands = {entry["command"]: entry["cost"] for row in found["rows"] for entry in row["commands"]}
+    if commands:
         view.say("For the rest:")
-        for entry in commands:
-            view.say(f"  {entry['command']}" + (f"   # {entry['cost']}" if entry["cost"] else ""), "cyan")
+        for command, cost in commands.items():
+            view.say(f"  {command}" + (f"   # {cost}" if cost else ""), "cyan")
 
 
-def _cell(row: dict[str, Any], name: str) -> str:
-    value = row["ours"].get(name)
-    if value is None:
-        return row["seeds"][0]["said"]
+def _title(found: dict[str, Any]) -> str:
+    texts = {name for column in found["columns"] if (name := column.get("dataset") or column.get("references"))}
+    on = f"here {texts.pop()}, " if len(texts) == 1 else ""
+    return f"{found['title']}; {on}at laptop size" if found["mini"] else found["title"]
+
+
+def _grid(found: dict[str, Any]) -> Grid:
+    """The paper's values beside ours; above them where there are many columns."""
+    from sedd_cli.runs.table.summary import papers, printed
+
+    grid = Grid(title=_title(found), title_justify="left", header_style="bold", show_lines=_stacked(found))
+    grid.add_column("model")
+    beside = papers(found) if len(papers(found)) <= MOST else []
+    for name in beside:
+        grid.add_column(f"{name}, paper", justify="right")
+    for column in found["columns"]:
+        grid.add_column(f"{column['name']}, ours" if beside else column["name"], justify="right")
+    for row in found["rows"]:
+        cells = [printed(row["paper"].get(name)) for name in beside]
+        grid.add_row(_named(row), *cells, *(_cell(row, column["name"], found) for column in found["columns"]))
+    return grid
+
+
+def _stacked(found: dict[str, Any]) -> bool:
+    """Whether the paper's value and ours stand in one cell."""
+    from sedd_cli.runs.table.summary import papers
+
+    return not found["mini"] and len(papers(found)) > MOST
+
+
+def _named(row: dict[str, Any]) -> Text:
+    """What a row is called, and why it has no value."""
+    said = "" if row["ours"] else row["seeds"][0]["said"]
+    return Text(row["label"]).append(f"\n{said}" if said else "", style="dim")
+
+
+def _cell(row: dict[str, Any], name: str, found: dict[str, Any]) -> str:
+    from sedd_cli.runs.table.summary import printed
+
+    paper = printed(row["paper"].get(name)) if _stacked(found) else ""
+    if (value := row["ours"].get(name)) is None:
+        return paper
     text = plus_minus(value["mean"], value["error"], 3)
     many = f" ({len(value['seeds'])} seeds)" if len(value["seeds"]) > 1 else ""
     change = f" ({value['difference']:+.2f})" if "difference" in value else ""
-    return text + change + many + (f", {value['measure']}" if value["measure"] else "")
+    ours = text + change + many + (f", {value['measure']}" if value["measure"] else "")
+    return f"{paper}\nours {ours}" if paper else ours
+
+
+def _texts(found: dict[str, Any]) -> Grid:
+    """Texts one below the other, what was given in blue."""
+    grid = Grid(title=_title(found), title_justify="left", header_style="bold", show_lines=True)
+    for name in ("model", "given", "text"):
+        grid.add_column(name)
+    for row in found["rows"]:
+        for at, column in enumerate(found["columns"]):
+            texts = row["ours"].get(column["name"], {}).get("texts", [])
+            grid.add_row(_named(row) if at == 0 else "", column["name"], Group(*map(_marked, texts)))
+    return grid
+
+
+def _marked(one: dict[str, Any]) -> Text:
+    text = Text(one["text"] or "")
+    for start, end in one["given"]:
+        text.stylize("blue", start, end)
+    return text

@@ -1,64 +1,66 @@
-"""The paper's tables as data: rows, what each is trained by, and the paper's values."""
+"""The paper's tables and figures as data: rows, what each is made by, what is measured, and the paper's values."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import yaml
 
 from sedd_cli.errors import RequestError
 from sedd_cli.recipe.build import build, nearest
+from sedd_cli.recipe.column import UNITS, Column, How
 from sedd_cli.recipe.load import recipes_folder
-
-UNITS = ("perplexity", "bits_per_char")
-
-
-@dataclass(frozen=True)
-class Column:
-    """A text that rows are measured on. protocol: of models with scores; others have one of their own."""
-
-    name: str
-    dataset: str
-    split: str = "test"
-    protocol: str = "sedd-paper"
 
 
 @dataclass(frozen=True)
 class Mini:
-    """The same table at laptop size: one recipe for all rows, and a text; minutes: of a row on two CPU cores."""
+    """The same table at laptop size. recipe: of the rows that are trained for it; minutes: of one on two CPU cores."""
 
-    recipe: str
     columns: tuple[Column, ...]
-    unit: str = "bits_per_char"
+    unit: str
+    recipe: str | None = None
     minutes: float = 5.0
 
 
 @dataclass(frozen=True)
 class Row:
-    """A model. What is neither trained by a recipe nor loaded is quoted from the paper, and not run.
+    """A model. What is neither trained by a recipe nor loaded nor another table's is quoted, and not run.
 
-    set: overrides of the recipe. mini: those of the small recipe; None: not among the small rows. paper: column →
-    value.
+    set: overrides of the recipe. run: TABLE/ROW whose run is measured here too. mini: overrides of the small recipe;
+    mini_run: as run; neither: not among the small rows. mini_label: what it is called there. paper: column → value.
     """
 
     name: str
     label: str
     recipe: str | None = None
     model: str | None = None
+    run: str | None = None
     set: tuple[str, ...] = ()
     mini: tuple[str, ...] | None = None
+    mini_run: str | None = None
+    mini_label: str | None = None
+    how: How = field(default_factory=How)
     paper: Mapping[str, float] | None = None
 
     def __post_init__(self) -> None:
-        if self.recipe is not None and self.model is not None:
-            raise ValueError(f"row {self.name}: either a recipe or a model, found both")
+        if sum(found is not None for found in (self.recipe, self.model, self.run)) > 1:
+            raise ValueError(f"row {self.name}: either a recipe, a model or a run")
+        if self.mini is not None and self.mini_run is not None:
+            raise ValueError(f"row {self.name}: either mini or mini_run")
+
+    @property
+    def small(self) -> bool:
+        """Whether it is among the small rows."""
+        return self.mini is not None or self.mini_run is not None
 
 
 @dataclass(frozen=True)
 class Table:
-    """`order` lists pairs of rows of which the paper finds the first the lower, that is the better."""
+    """`order` lists pairs of rows of which the paper finds the first the lower. unit: of UNITS, which says what the
+    columns are."""
 
     name: str
     title: str
@@ -69,9 +71,6 @@ class Table:
     order: tuple[tuple[str, str], ...] = ()
 
     def __post_init__(self) -> None:
-        for unit in (self.unit, *([self.mini.unit] if self.mini else [])):
-            if unit not in UNITS:
-                raise ValueError(f"unit must be one of {', '.join(UNITS)}, found {unit!r}")
         names = [row.name for row in self.rows]
         if len(set(names)) < len(names):
             raise ValueError(f"rows must have names of their own, found {', '.join(names)}")
@@ -101,7 +100,27 @@ def load_table(name: str) -> Table:
     if found is None:
         raise RequestError(f"no table {name!r}{nearest(name, known)}")
     data = yaml.safe_load(found.read_text(encoding="utf-8"))
-    return build(Table, {"name": found.stem, **data}, found.name)
+    return build_table({"name": found.stem, **data}, found.name)
+
+
+def build_table(data: Mapping[str, Any], path: str) -> Table:
+    """A table from plain data; RequestError naming the key that is wrong."""
+    data = dict(data)
+    unit, small = data.get("unit"), data.pop("mini", None)
+    given: dict[str, Any] = {"columns": _columns(data.pop("columns", None), unit, f"{path}: columns"), "mini": None}
+    if small is not None:
+        small = {"unit": unit, **small}
+        columns = _columns(small.pop("columns", None), small["unit"], f"{path}: mini.columns")
+        given["mini"] = build(Mini, small, f"{path}: mini", columns=columns)
+    return build(Table, data, path, **given)
+
+
+def _columns(data: Any, unit: Any, path: str) -> tuple[Column, ...]:
+    if unit not in UNITS:
+        raise RequestError(f"{path}: the unit must be one of {', '.join(UNITS)}, found {unit!r}")
+    if not isinstance(data, list) or not data:
+        raise RequestError(f"{path}: expected a list, found {data!r}")
+    return tuple(build(UNITS[unit], one, f"{path}[{at}]") for at, one in enumerate(data))
 
 
 def recipe_of(table: Table, row: Row, mini: bool, seed: int) -> tuple[str, tuple[str, ...]] | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,21 @@ def blank(width: float, height: float) -> Any:
     except ImportError:
         raise RequestError("a figure needs a package: pip install 'sedd[plots]'") from None
     return matplotlib.figure.Figure(figsize=(width, height), layout="constrained")
+
+
+def steps_axes(axis: Any, steps: Iterable[int]) -> None:
+    """Axes of generative perplexity against numbers of steps, both logarithmic, with ticks that can be read."""
+    from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
+
+    axis.set(xscale="log", yscale="log", xlabel="steps", ylabel="generative perplexity, per sequence")
+    ticks = sorted(set(steps))
+    axis.set_xticks(ticks, [str(tick) for tick in ticks])
+    axis.xaxis.set_minor_locator(NullLocator())
+    # 1, 1.5, 2 … of every power of ten, spelled out: often the axis spans less than one
+    axis.yaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 5, 7)))
+    axis.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axis.yaxis.set_minor_locator(NullLocator())
+    axis.grid(alpha=0.3)
 
 
 def save(figure: Any, path: Path) -> None:

@@ -16,7 +16,7 @@ from sedd_cli.runs.events import Event, Finished, Note, Sampled
 from sedd_cli.runs.generate import GenerateOptions, as_json, generate
 from sedd_cli.runs.judge import Samples, judge
 from sedd_cli.runs.model import Model
-from sedd_cli.runs.png import blank, save
+from sedd_cli.runs.png import blank, save, steps_axes
 from sedd_cli.runs.reader import Reader
 from sedd_cli.runs.sampling import Sampling
 from sedd_cli.runs.software import software
@@ -205,8 +205,6 @@ def _write(path: Path, data: dict[str, Any]) -> None:
 def plot(result: dict[str, Any], path: Path) -> None:
     """Generative perplexity against steps, both axes logarithmic, with error bars; RequestError without matplotlib."""
     figure = blank(6, 4)
-    from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
-
     axis = figure.subplots()
     # under loglinear noise euler and tweedie are one and the same: the later curve lets the earlier be seen
     for style, sampler in zip(("o-", "s--", "^:"), dict.fromkeys(p["sampler"] for p in result["points"]), strict=False):
@@ -217,16 +215,8 @@ def plot(result: dict[str, Any], path: Path) -> None:
         axis.errorbar(
             [p["steps"] for p in points], values, errors, fmt=style, ms=5, mfc="none", capsize=3, label=sampler
         )
-    axis.set(xscale="log", yscale="log", xlabel="steps", ylabel="generative perplexity, per sequence")
     judge, n = Path(result["judge"]).name, min(p["samples"] for p in result["points"])
     axis.set_title(f"{Path(result['model']).name} judged by {judge}: {n} samples a point ± standard error", size=10)
-    ticks = sorted({p["steps"] for p in result["points"]})
-    axis.set_xticks(ticks, [str(t) for t in ticks])
-    axis.xaxis.set_minor_locator(NullLocator())
-    # 1, 2, 3, 5 of every power of ten, spelled out: often the axis spans less than one
-    axis.yaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 5, 7)))
-    axis.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
-    axis.yaxis.set_minor_locator(NullLocator())
+    steps_axes(axis, [p["steps"] for p in result["points"]])
     axis.legend(frameon=False)
-    axis.grid(alpha=0.3)
     save(figure, path)

@@ -10,33 +10,35 @@ import pytest
 
 from sedd_cli.errors import DamageError, RequestError
 from sedd_cli.recipe import load_recipe
-from sedd_cli.recipe.table import Column, Mini, Row, Table, load_table, recipe_of, shipped_tables
+from sedd_cli.recipe.column import Filling, Likelihood, Quality
+from sedd_cli.recipe.table import Mini, Row, Table, build_table, load_table, recipe_of, shipped_tables
 from sedd_cli.runs import paper
 from sedd_cli.runs.events import Finished, Warn
-from sedd_cli.runs.table.cells import Place, look, read_result
-from sedd_cli.runs.table.job import RunOptions, make, seconds_left
+from sedd_cli.runs.table.cells import look, read_record, write_result
+from sedd_cli.runs.table.job import RunOptions, make, training_seconds
+from sedd_cli.runs.table.place import places_of
 from sedd_cli.runs.table.plot import plot
 from sedd_cli.runs.table.summary import markdown, summary
+from sedd_cli.text.template import parse_template
 
 
 @pytest.fixture
 def table(workplace) -> Table:
     """Two rows to be trained and one that is quoted, on the tiny corpus."""
     recipe = str(workplace / "tiny.yaml")
-    column = Column("tiny", str(workplace / "corpus.txt"), "test", "rigorous")
+    column = Likelihood("tiny", str(workplace / "corpus.txt"), "test", "rigorous")
     few = ("train.steps=4", "train.save_every=2", "report.every=2", "report.blocks=4")
     rows = (
         Row("one", "One", recipe, set=few, mini=few, paper={"tiny": 1.5}),
         Row("causal", "Causal", recipe, set=("objective=autoregressive", *few), mini=None, paper={"tiny": 1.2}),
         Row("old", "Old one", paper={"tiny": 9.0}),
     )
-    mini = Mini(recipe, (column,), minutes=2.0)
+    mini = Mini((column,), "bits_per_char", recipe, minutes=2.0)
     return Table("tabletiny", "Tiny", "bits_per_char", (column,), rows, mini, (("causal", "one"),))
 
 
 def places(table, folder, seeds=1, mini=False):
-    rows = [row for row in table.rows if not mini or row.mini is not None]
-    return {row.name: [Place(table, row, mini, seed, folder) for seed in range(seeds)] for row in rows}
+    return places_of(table, mini, seeds, folder)
 
 
 def made(table, folder, names=("one", "causal"), seeds=1, **options):
@@ -58,24 +60,29 @@ def altered(path: Path, change) -> None:
 
 
 @pytest.mark.parametrize("name", shipped_tables())
-def test_a_shipped_table_names_recipes_that_load_and_texts_that_are_known(name):
+def test_a_shipped_table_names_recipes_that_load_and_texts_that_are_known(name, tmp_path):
     from sedd_cli.text.corpora import CORPORA
 
     found = load_table(name)
-    for row in found.rows:
-        for mini in (False, True):
-            if found.mini is None and mini:
-                continue
-            if training := recipe_of(found, row, mini, 3):
-                recipe = load_recipe(*training)
-                assert recipe.seed == 3
-                graph = recipe.graph.make(tokens=5)
-                recipe.objective.make().check(graph)
-    columns = (*found.columns, *(found.mini.columns if found.mini else ()))
-    assert {column.dataset for column in columns} <= set(CORPORA)
+    sizes = [False, True] if found.mini else [False]
+    every = [place for mini in sizes for of in places_of(found, mini, 3, tmp_path).values() for place in of]
+    for place in every:
+        if recipe := place.recipe:
+            assert recipe.seed == place.seed
+            recipe.objective.make().check(recipe.graph.make(tokens=5))
+        for column in place.columns:
+            if isinstance(column, Likelihood):
+                assert column.dataset in CORPORA
+            if isinstance(column, Quality) and recipe:
+                assert column.length <= recipe.model.length
+            if isinstance(column, Filling):
+                assert parse_template(column.template).gaps
+        for reader in place.readers:
+            assert reader.recipe.objective.make().causal
+            assert reader.trained.folder != place.trained.folder  # nothing is judged by itself
     for row in found.rows:
         assert set(row.paper or {}) <= {column.name for column in found.columns}
-        assert row.recipe or row.model or row.paper
+        assert row.recipe or row.model or row.run or row.paper
 
 
 def test_the_papers_values_are_the_same_everywhere():
@@ -83,7 +90,7 @@ def test_the_papers_values_are_the_same_everywhere():
         values = {row.name: row.paper for row in load_table(str(number)).rows}
         for kind, name in (("absorbing", "sedd_absorb"), ("uniform", "sedd_uniform")):
             assert list(values[name].values()) == [own[kind]]
-    values = {row.name: tuple(row.paper.values()) for row in load_table("1").rows}
+    values = {row.name: tuple((row.paper or {}).values()) for row in load_table("1").rows}
     for name, key in (
         ("gpt2_small", ("gpt2", "small")),
         ("sedd_absorb_small", ("absorbing", "small")),
@@ -150,7 +157,7 @@ def test_a_result_that_was_edited_is_not_counted(table, tmp_path, change):
     path = one.result_file(table.columns[0])
     altered(path, change)
     with pytest.raises(DamageError, match="was changed or damaged: not counted"):
-        read_result(one, table.columns[0])
+        read_record(one, table.columns[0])
     assert look(one).state == "trained"
     assert summary(table, places(table, tmp_path), False)["rows"][0]["ours"] == {}
     made(table, tmp_path, ["one"])  # measured again
@@ -163,8 +170,8 @@ def test_a_result_of_other_weights_is_not_counted(table, tmp_path):
     one, causal = (places(table, tmp_path)[name][0] for name in ("one", "causal"))
     column = table.columns[0]
     one.result_file(column).write_bytes(causal.result_file(column).read_bytes())
-    with pytest.raises(DamageError, match="is of other weights or another text"):
-        read_result(one, column)
+    with pytest.raises(DamageError, match="is of other weights, or of another measurement"):
+        read_record(one, column)
 
 
 # Making it
@@ -191,15 +198,15 @@ def test_a_row_that_fails_does_not_keep_the_others(table, tmp_path):
 
 def test_a_budget_begins_nothing_that_would_not_end_in_it(table, tmp_path):
     every = [place for of in places(table, tmp_path, mini=True).values() for place in of]
-    assert seconds_left(look(every[0]), every) == pytest.approx(120)  # as the table says, before anything is known
+    assert training_seconds(every[0], every) == pytest.approx(120)  # as the table says, before anything is known
     *_, last = make(every, RunOptions("cpu", budget=60))
-    assert "about 2 minutes of training, 1 are left" in last.result["left"][0]["why"]
+    assert "about 2 minutes of work, 1 are left" in last.result["left"][0]["why"]
     full = places(table, tmp_path)["one"]
     *_, last = make(full, RunOptions("cpu", budget=60))
     assert "is not known yet" in last.result["left"][0]["why"]
     made(table, tmp_path, ["one"])
     causal = places(table, tmp_path)["causal"]
-    assert seconds_left(look(causal[0]), [*full, *causal]) < 60  # by the rate of the row that was trained
+    assert training_seconds(causal[0], [*full, *causal]) < 60  # by the rate of the row that was trained
     assert made(table, tmp_path, ["one", "causal"], budget=60)[1] == []
 
 
@@ -212,7 +219,7 @@ def test_a_loaded_model_is_measured_and_its_result_is_its_own(table, tmp_path, t
     assert a.train_command() is None
     b.result_file(table.columns[0]).parent.mkdir(parents=True)
     b.result_file(table.columns[0]).write_bytes(a.result_file(table.columns[0]).read_bytes())
-    assert "of other weights or another text" in look(b).said
+    assert "of other weights, or of another measurement" in look(b).said
 
 
 def test_a_run_that_cannot_be_read_does_not_hide_the_others(table, tmp_path):
@@ -229,11 +236,10 @@ def test_a_run_that_cannot_be_read_does_not_hide_the_others(table, tmp_path):
 
 
 def test_rows_measured_on_different_texts_are_pointed_out(table, tmp_path):
-    from sedd_cli.runs.table.cells import write_result
 
     made(table, tmp_path)
     one, column = places(table, tmp_path)["one"][0], table.columns[0]
-    write_result(one, column, {**read_result(one, column), "fingerprint": "another"})
+    write_result(one, column, {**read_record(one, column)["result"], "fingerprint": "another"})
     (line,) = summary(table, places(table, tmp_path), False)["warnings"]
     assert "2 different copies of the text" in line
 
@@ -279,7 +285,7 @@ def test_the_summary_has_means_spreads_differences_and_the_order(table, tmp_path
     assert lines[0] == "| model | tiny: paper | tiny: ours |"
     assert f"{one['mean']:.3f} ± {one['error']:.3f}" in lines[2]
     assert lines[4] == "| Old one | 9.00 | quoted, not run |"
-    plot("Tiny", [p for of in places(table, tmp_path, 2).values() for p in of], tmp_path / "curves.png")
+    plot(found, [p for of in places(table, tmp_path, 2).values() for p in of], tmp_path / "curves.png")
     assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
 
 
@@ -292,17 +298,19 @@ def test_a_single_seed_has_the_error_of_its_measurement(table, tmp_path):
 
 def test_nothing_to_plot_is_said(table, tmp_path):
     with pytest.raises(RequestError, match="nothing to plot"):
-        plot("Tiny", places(table, tmp_path)["one"], tmp_path / "x.png")
+        plot(summary(table, places(table, tmp_path), False), places(table, tmp_path)["one"], tmp_path / "x.png")
 
 
 def test_tables_that_make_no_sense_are_refused(table):
-    with pytest.raises(ValueError, match="unit must be one of"):
-        Table("t", "T", "meters", table.columns, table.rows)
+    with pytest.raises(RequestError, match="unit must be one of"):
+        build_table({"name": "t", "title": "T", "unit": "meters", "columns": [], "rows": []}, "t.yaml")
+    with pytest.raises(RequestError, match=r"columns\[0\].tepmlate: unknown key, did you mean 'template'"):
+        build_table({"name": "t", "unit": "text", "columns": [{"name": "a", "tepmlate": "x"}]}, "t.yaml")
     with pytest.raises(ValueError, match="names of their own"):
         Table("t", "T", "perplexity", table.columns, (table.rows[0], table.rows[0]))
     with pytest.raises(ValueError, match="which is none"):
         Table("t", "T", "perplexity", table.columns, table.rows, order=(("one", "two"),))
-    with pytest.raises(ValueError, match="either a recipe or a model"):
+    with pytest.raises(ValueError, match="either a recipe, a model or a run"):
         Row("a", "A", "quickstart", "gpt2")
 
 
@@ -332,7 +340,7 @@ def test_the_command_shows_runs_and_writes(sedd, table, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["9"], "no table '9'. Accepted: table1, table2, table3"),
+        (["9"], "no table '9'. Accepted: figure1, figure2, table1, table2, table3, table4, table5"),
         (["2", "--run", "sedd_absorbed"], "did you mean 'sedd_absorb'"),
         (["2", "--run", "bfn"], "is quoted from the paper, not run"),
         (["2", "--mini", "--run", "bfn"], "at full size only"),

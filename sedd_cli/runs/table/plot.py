@@ -1,36 +1,47 @@
-"""Learning curves of a table's rows: the bound on validation text against the tokens seen."""
+"""A table as a figure: learning curves of its rows, or the quality of samples against the steps they take."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from sedd_cli.errors import RequestError
 from sedd_cli.recipe import load_recipe
-from sedd_cli.runs.png import blank, save
+from sedd_cli.runs.png import blank, save, steps_axes
 from sedd_cli.runs.status import status
-from sedd_cli.runs.table.cells import Place
+from sedd_cli.runs.table.place import Place
 
 
-def plot(title: str, places: Sequence[Place], path: Path) -> None:
-    """Write a PNG; a line for each row, one for each of its seeds. RequestError where no run has been looked at yet."""
+def plot(found: dict[str, Any], places: Sequence[Place], path: Path) -> None:
+    """Write a PNG of a summary; RequestError where there is nothing to draw yet."""
+    title = f"{found['title']}, at laptop size" if found["mini"] else found["title"]
+    if found["unit"] == "generative_perplexity":
+        _frontiers(title, found, path)
+    else:
+        _curves(title, places, path)
+
+
+def _curves(title: str, places: Sequence[Place], path: Path) -> None:
+    """The bound on validation text against the tokens seen: a line for each run, those of a row in one colour."""
     figure = blank(9, 5)
-    axis, colours, drawn = figure.subplots(), {}, False
+    axis, colours, drawn = figure.subplots(), {}, set()
     for place in places:
-        if not (place.folder / "recipe.yaml").is_file():
+        folder = place.trained.folder
+        if place.training is None or folder in drawn or not (folder / "recipe.yaml").is_file():
             continue
-        recipe, seen = load_recipe(place.folder / "recipe.yaml"), status(place.folder).validation
+        recipe, seen = load_recipe(folder / "recipe.yaml"), status(folder).validation
         if not seen:
             continue
-        each, drawn = recipe.train.batch * recipe.model.length, True
-        label = place.row.label if place.row.name not in colours else None
+        each = recipe.train.batch * recipe.model.length
+        drawn.add(folder)
         (line,) = axis.plot(
             [r["step"] * each for r in seen],
             [r["bits_per_char"] for r in seen],
             marker="o",
             ms=3,
             lw=1.2,
-            label=label,
+            label=place.label if place.row.name not in colours else None,
             color=colours.get(place.row.name),
         )
         colours[place.row.name] = line.get_color()
@@ -39,4 +50,28 @@ def plot(title: str, places: Sequence[Place], path: Path) -> None:
     axis.set(xlabel="tokens seen", ylabel="bits per character of validation text, at most", title=title)
     axis.legend(frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
     axis.grid(alpha=0.3)
+    save(figure, path)
+
+
+def _frontiers(title: str, found: dict[str, Any], path: Path) -> None:
+    """Generative perplexity against steps, both axes logarithmic; a model with one number of its own is a level."""
+    figure = blank(8, 4.5)
+    axis, steps = figure.subplots(), {column["name"]: column["steps"] for column in found["columns"]}
+    drawn, styles = False, iter(("o-", "s--", "^-", "D--", "v:", "P:") * 4)
+    for row in found["rows"]:
+        points = sorted((steps[name], value["mean"], value["error"]) for name, value in row["ours"].items())
+        if len(points) == 1:
+            (line,) = axis.plot(list(steps.values()), [points[0][1]] * len(steps), "-.", lw=1, label=row["label"])
+            axis.plot(*points[0][:2], "*", ms=10, color=line.get_color())
+        elif points:
+            x, y, error = zip(*points, strict=True)
+            # an error bar must not reach below zero on a logarithmic axis
+            error = [min(e, 0.99 * v) for e, v in zip(error, y, strict=True)]
+            axis.errorbar(x, y, error, fmt=next(styles), ms=5, mfc="none", capsize=3, label=row["label"])
+        drawn = drawn or bool(points)
+    if not drawn:
+        raise RequestError("nothing of this figure has been measured yet: there is nothing to plot")
+    steps_axes(axis, list(steps.values()))
+    axis.set_title(title, size=10)
+    axis.legend(frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
     save(figure, path)

@@ -1,0 +1,19 @@
+"""How each kind of column is measured. To add one: a column in `recipe/column.py`, a file here, a line below."""
+
+from __future__ import annotations
+
+from sedd_cli.recipe.column import Column, Filling, Likelihood, Mauve, Quality
+from sedd_cli.runs.table.measures.base import Desk, Measure, Value
+from sedd_cli.runs.table.measures.filling import FillingMeasure
+from sedd_cli.runs.table.measures.likelihood import LikelihoodMeasure
+from sedd_cli.runs.table.measures.mauve import MauveMeasure
+from sedd_cli.runs.table.measures.quality import QualityMeasure
+
+__all__ = ["MEASURES", "Desk", "Measure", "Value"]
+
+MEASURES: dict[type[Column], Measure] = {
+    Likelihood: LikelihoodMeasure(),
+    Mauve: MauveMeasure(),
+    Quality: QualityMeasure(),
+    Filling: FillingMeasure(),
+}

@@ -1,0 +1,70 @@
+"""What every kind of measurement can do, and what is at hand while one is taken."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Generator
+from dataclasses import dataclass
+from typing import Any
+
+from sedd_cli.recipe.column import Column
+from sedd_cli.runs.events import Event
+from sedd_cli.runs.exact import ExactModel, load_exact
+from sedd_cli.runs.load import load_model
+from sedd_cli.runs.model import Model
+from sedd_cli.runs.pretrained import is_causal
+from sedd_cli.runs.reader import Reader, load_reader
+from sedd_cli.runs.table.place import Place
+
+
+@dataclass(frozen=True)
+class Value:
+    """A number with the error of its measurement; `how` it was measured, where that is not as its column says.
+
+    texts: where a column asks for texts, {"text", "given"} of each; then there is no number.
+    """
+
+    value: float | None
+    error: float = 0.0
+    how: str = ""
+    texts: list[dict[str, Any]] | None = None
+
+
+class Desk:
+    """Models at hand, each loaded once. rel_error, max_nfe: of a likelihood."""
+
+    def __init__(self, device: str, rel_error: float, max_nfe: int):
+        self.device, self.rel_error, self.max_nfe = device, rel_error, max_nfe
+        self._models: dict[str, Model | ExactModel] = {}
+        self._readers: dict[str, Reader] = {}
+
+    def model(self, place: Place) -> Model | ExactModel:
+        """The model of a place, the last one that was asked for being kept."""
+        if (source := place.source) not in self._models:
+            ours = place.training is not None or not is_causal(source)
+            self._models = {source: (load_model if ours else load_exact)(source, self.device)}
+        return self._models[source]
+
+    def reader(self, source: str) -> Reader:
+        """A judge."""
+        if source not in self._readers:
+            self._readers[source] = load_reader(source, self.device)
+        return self._readers[source]
+
+
+class Measure(ABC):
+    """A kind of column."""
+
+    @abstractmethod
+    def run(self, place: Place, column: Column, desk: Desk) -> Generator[Event, None, dict[str, Any]]:
+        """Measure a row in a column; returns the result as it is kept. RequestError where that cannot be done."""
+
+    @abstractmethod
+    def value(self, result: dict[str, Any], column: Column, unit: str) -> Value:
+        """What a result says in the table; KeyError, TypeError or ValueError for what is no such result."""
+
+
+def reader_source(place: Place, column: Column, named: str) -> str:
+    """What a column's judge is loaded from."""
+    judge = place.reader(column)
+    return named if judge is None else str(judge.trained.folder)

@@ -1,0 +1,43 @@
+"""A text's perplexity or bits per character."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from typing import Any
+
+from sedd_cli.recipe.column import Likelihood
+from sedd_cli.runs.dist import Dist
+from sedd_cli.runs.estimate import Drawing
+from sedd_cli.runs.evaluate import EvaluateOptions, evaluate
+from sedd_cli.runs.events import Evaluated, Event
+from sedd_cli.runs.table.measures.base import Desk, Measure, Value
+from sedd_cli.runs.table.place import Place
+from sedd_cli.runs.texts import Text, prepared_for
+
+
+class LikelihoodMeasure(Measure):
+    """As `sedd eval`, under the column's protocol or the one that the objective has of its own."""
+
+    def run(self, place: Place, column: Likelihood, desk: Desk) -> Generator[Event, None, dict[str, Any]]:
+        model = desk.model(place)
+        dist = Dist(0, 1, model.device)
+        dataset = yield from prepared_for(model, Text(column.dataset), dist)
+        discrete = not model.exact and model.objective.steps is not None
+        asked = EvaluateOptions(
+            column.split,
+            ("discrete" if discrete else column.protocol,),
+            Drawing(rel_error=desk.rel_error, max_nfe=desk.max_nfe),
+            yardsticks=False,
+            blocks=column.blocks,
+            keep=True,
+        )
+        for event in evaluate(model, dataset, asked, dist):
+            yield event
+            if isinstance(event, Evaluated):
+                return event.result
+        raise AssertionError("an evaluation ends in its result")
+
+    def value(self, result: dict[str, Any], column: Likelihood, unit: str) -> Value:
+        ((protocol, bound),) = result["bounds"].items()
+        how = "exact" if "estimator" not in result else "" if protocol == column.protocol else protocol
+        return Value(float(bound[unit]), bound[f"{unit}_error"] or 0.0, how)

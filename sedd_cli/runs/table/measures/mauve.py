@@ -1,0 +1,45 @@
+"""MAUVE of completed prompts."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from typing import Any
+
+from sedd_cli.recipe.column import Mauve
+from sedd_cli.runs.events import Event, Finished
+from sedd_cli.runs.exact import ExactModel
+from sedd_cli.runs.mauve.job import mauve
+from sedd_cli.runs.mauve.options import MauveOptions
+from sedd_cli.runs.table.measures.base import Desk, Measure, Value, reader_source
+from sedd_cli.runs.table.place import Place
+
+
+class MauveMeasure(Measure):
+    """As `sedd mauve`; the error is the spread over the seeds of k-means."""
+
+    def run(self, place: Place, column: Mauve, desk: Desk) -> Generator[Event, None, dict[str, Any]]:
+        model, how = desk.model(place), place.row.how
+        options = MauveOptions(
+            references=column.references,
+            split=column.split,
+            windows=column.windows,
+            mode=how.mode,
+            count=column.count,
+            generations=column.generations,
+            prompt=column.prompt,
+            new=column.new,
+            features=reader_source(place, column, column.features),
+            seeds=column.seeds,
+            steps=None if how.sampler == "left_to_right" else column.steps,
+            sampler=None if how.sampler == "left_to_right" else how.sampler,
+            top_p=how.top_p,
+            seed=place.seed,
+        )
+        for event in mauve(model.causal if isinstance(model, ExactModel) else model, options, desk.device):
+            if isinstance(event, Finished):
+                return event.result
+            yield event
+        raise AssertionError("a comparison ends in its result")
+
+    def value(self, result: dict[str, Any], column: Mauve, unit: str) -> Value:
+        return Value(float(result["mauve"]), float(result["mauve_std"]))
