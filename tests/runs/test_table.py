@@ -200,7 +200,7 @@ def test_a_budget_begins_nothing_that_would_not_end_in_it(table, tmp_path):
     every = [place for of in places(table, tmp_path, mini=True).values() for place in of]
     assert training_seconds(every[0], every) == pytest.approx(120)  # as the table says, before anything is known
     *_, last = make(every, RunOptions("cpu", budget=60))
-    assert "about 2 minutes of work, 1 are left" in last.result["left"][0]["why"]
+    assert "about 2.0 minutes of work, 1.0 are left" in last.result["left"][0]["why"]
     full = places(table, tmp_path)["one"]
     *_, last = make(full, RunOptions("cpu", budget=60))
     assert "is not known yet" in last.result["left"][0]["why"]

@@ -104,7 +104,7 @@ def _too_long(cells: Cells, places: Sequence[Place], budget: float) -> str:
         return "how long it takes here is not known yet: no row of this table has been trained"
     needed = training + (measuring_seconds(cells, [look(place) for place in places]) or 0.0)
     if needed > budget or budget <= 0:
-        return f"about {needed / 60:,.0f} minutes of work, {max(budget, 0) / 60:,.0f} are left of the budget"
+        return f"about {needed / 60:,.1f} minutes of work, {max(budget, 0) / 60:,.1f} are left of the budget"
     return ""
 
 
