@@ -18,6 +18,14 @@ from sedd_cli.cli.view import View
 from sedd_cli.errors import RequestError
 
 UNITS = {"s": 1, "m": 60, "h": 3600}
+#: What units are called.
+WORDS = {
+    "perplexity": "perplexity",
+    "bits_per_char": "bits per character",
+    "mauve": "MAUVE",
+    "generative_perplexity": "generative perplexity",
+    "text": "one filling each",
+}
 #: The paper's columns that stand beside ours; where there are more, they stand above them, at laptop size nowhere.
 MOST = 2
 
@@ -39,6 +47,7 @@ def table(
     plot: Annotated[Path | None, typer.Option(help="Write a PNG here: learning curves, or the figure.")] = None,
     markdown: Annotated[bool, typer.Option("--markdown", help="Print it as Markdown.")] = False,
     out: Annotated[Path | None, typer.Option(help="Also write everything here, as JSON.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Run nothing, as without --run.")] = False,
     device: o.Device = "auto",
     json: o.Json = False,
     quiet: o.Quiet = False,
@@ -58,7 +67,9 @@ def table(
     if name is None:
         view.document(sorted(shipped_tables()))
         for known in shipped_tables():
-            view.say(f"sedd table {known.removeprefix('table')}   {load_table(known).title}")
+            listed = load_table(known)
+            small = " (also --mini)" if listed.mini else ""
+            view.say(f"sedd table {known.removeprefix('table'):8} {listed.title}{small}")
         return
     found = load_table(name)
     if seeds < 1:
@@ -69,7 +80,7 @@ def table(
         if path is not None:
             check_writable(path)
     places = places_of(found, mini, seeds, runs)
-    left = _run(view, places, found, run, budget, rel_error, device) if run else []
+    left = _run(view, places, found, run, budget, rel_error, device) if run and not dry_run else []
     document = summary(found, places, mini)
     if left:
         document["left"] = left
@@ -145,8 +156,8 @@ def _show(view: View, found: dict[str, Any]) -> None:
 
 def _title(found: dict[str, Any]) -> str:
     texts = {name for column in found["columns"] if (name := column.get("dataset") or column.get("references"))}
-    on = f"here {texts.pop()}, " if len(texts) == 1 else ""
-    return f"{found['title']}; {on}at laptop size" if found["mini"] else found["title"]
+    on = f"{texts.pop()}, " if len(texts) == 1 else ""
+    return f"{found['title']}; here {on}at laptop size, {WORDS[found['unit']]}" if found["mini"] else found["title"]
 
 
 def _grid(found: dict[str, Any]) -> Grid:

@@ -332,6 +332,7 @@ def test_the_command_shows_runs_and_writes(sedd, table, tmp_path, monkeypatch):
     assert found == json.loads((tmp_path / "t.json").read_text())
     assert found["rows"][0]["ours"]["tiny"]["mean"] > 0
     assert "| One |" in sedd(*words, "--markdown").out
+    assert "to be trained" in sedd(*words, "--run", "all", "--dry-run").out
     done = sedd(*words, "--run", "all", "--mini", "--budget", "1s")
     assert done.code == 0, done.err
     assert "are left of the budget" in done.err

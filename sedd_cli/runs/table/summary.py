@@ -65,7 +65,7 @@ def _commands(cells: Cells, every: Sequence[Cells]) -> Iterator[dict[str, str | 
         if one.training and run_state(one)[0] in ("missing", "training"):
             yield {"command": one.train_command(), "cost": _cost(one, every)}
     seconds = measuring_seconds(cells, every)
-    cost = None if seconds is None else f"about {max(1, seconds / 60):,.0f} minutes here"
+    cost = None if seconds is None else _minutes(seconds)
     yield {"command": cells.place.measure_command(), "cost": cost}
 
 
@@ -73,8 +73,12 @@ def _cost(place: Place, every: Sequence[Cells]) -> str | None:
     """What the rest of the training is expected to take: here, by other rows, or on the paper's hardware, derived."""
     alone = [one.place for one in every]
     if (seconds := training_seconds(place, alone)) is not None:
-        return f"about {seconds / 60:,.0f} minutes here"
+        return _minutes(seconds)
     return plan(place.recipe).get("on the paper's hardware")
+
+
+def _minutes(seconds: float) -> str:
+    return f"about {seconds / 60:,.0f} minutes here" if seconds >= 90 else "about a minute here"
 
 
 def _mixed(cells: dict[str, list[Cells]], column: str) -> Iterator[str]:
