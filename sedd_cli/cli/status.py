@@ -49,12 +49,14 @@ def _figures(last: dict, validation: list[dict], state: str) -> Table:
     table.add_column()
     rows = {
         "training loss": f"{last['loss']:.3f} nats/token" if last["loss"] is not None else "-",
-        "by noise level": "  ".join("-" if v is None else f"{v:.3f}" for v in last["loss_by_t"]) + "   (t from 0 to 1)",
         "gradient norm": "-" if last["grad_norm"] is None else f"{last['grad_norm']:.3g}",
         "rate": f"{last['tokens_per_second']:,.0f} tokens/s"
         + ("" if last["mfu"] is None else f", {last['mfu']:.0%} of the device's bf16 peak"),
         "memory": f"{last['memory'] / 1e9:.1f} GB",
     }
+    if last["loss_by_t"]:
+        levels = "  ".join("-" if v is None else f"{v:.3f}" for v in last["loss_by_t"])
+        rows["by noise level"] = f"{levels}   (t from 0 to 1)"
     if last["skipped"]:
         rows["skipped steps"] = str(last["skipped"])
     if validation:

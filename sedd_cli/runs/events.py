@@ -39,9 +39,9 @@ class Progress(Event):
 class Step(Event):
     """The optimizer steps since the last such event, over all processes. Losses in nats per token.
 
-    loss_by_t: the loss in five equal bins of t, None where nothing fell. grad_norm of the last step, before it was
-    clipped. memory: the most bytes the main process has taken. mfu: useful FLOP/s as a share of the devices' known
-    peak. skipped: steps left out since the run began.
+    loss_by_t: the loss in five equal bins of t, None where nothing fell; no bins where there is no noise. grad_norm of
+    the last step, before it was clipped. memory: the most bytes the main process has taken. mfu: useful FLOP/s as a
+    share of the devices' known peak. skipped: steps left out since the run began.
     """
 
     step: int

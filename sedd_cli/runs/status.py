@@ -52,17 +52,19 @@ def plot(found: Status, path: Path) -> None:
     """Write the run's curves as a PNG. RequestError without matplotlib, or if there is nothing to draw."""
     if not found.train:
         raise RequestError(f"{found.run} has no metrics yet, there is nothing to plot")
-    figure = blank(10, 4)
-    whole, by_t = figure.subplots(1, 2, sharex=True)
+    bins = bin_names(found.train[0]["loss_by_t"])
+    figure = blank(10 if bins else 6, 4)
+    whole, *others = figure.subplots(1, 2 if bins else 1, sharex=True, squeeze=False)[0]
     steps = [r["step"] for r in found.train]
     whole.plot(steps, [_or_nan(r["loss"]) for r in found.train], lw=1, label="training loss")
     if found.validation:
         values, errors = zip(*((r["nats_per_token"], r["nats_per_token_error"]) for r in found.validation), strict=True)
         at = [r["step"] for r in found.validation]
         whole.errorbar(at, values, errors, fmt="o", ms=4, capsize=2, label=f"bound, {found.validation[0]['split']}")
-    for i, name in enumerate(bin_names(found.train[0]["loss_by_t"])):
-        by_t.plot(steps, [_or_nan(r["loss_by_t"][i]) for r in found.train], lw=1, label=f"t {name}")
-    for axis, title in ((whole, found.recipe), (by_t, "training loss by noise level")):
+    for by_t in others:
+        for i, name in enumerate(bins):
+            by_t.plot(steps, [_or_nan(r["loss_by_t"][i]) for r in found.train], lw=1, label=f"t {name}")
+    for axis, title in zip((whole, *others), (found.recipe, "training loss by noise level"), strict=False):
         axis.set(xlabel="step", ylabel="nats per token", title=title)
         axis.legend(frameon=False)
         axis.grid(alpha=0.3)

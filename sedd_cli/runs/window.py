@@ -49,11 +49,13 @@ class Window:
         taken, seconds = state.step - self._since, time.perf_counter() - self._began
         nats, sequences = (state.dist.total(x).cpu() for x in (self._tally.nats, self._tally.sequences))
         rate = taken * state.recipe.train.batch * length / seconds
+        # a causal network knows no noise: what fell into a bin of t says nothing of t
+        bins = [] if state.model.objective.causal else zip(nats, sequences, strict=True)
         event = Step(
             step=state.step,
             steps=state.recipe.train.steps,
             loss=_per_token(nats.sum(), sequences.sum(), length),
-            loss_by_t=[_per_token(*bin, length) for bin in zip(nats, sequences, strict=True)],
+            loss_by_t=[_per_token(*bin, length) for bin in bins],
             grad_norm=None if math.isnan(self._norm) else self._norm,
             lr=learning_rate(state.recipe, state.step),
             tokens_per_second=rate,

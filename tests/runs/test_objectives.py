@@ -145,6 +145,17 @@ def test_an_autoregressive_model_goes_from_left_to_right(sedd, trained):
     assert [f["check"] for f in json.loads(done.out)["findings"]] == ["weights", "sample entropy"]
 
 
+def test_what_has_no_noise_tells_no_loss_by_noise_level(sedd, trained):
+    for objective, bins in (("autoregressive", 0), ("d3pm", 5)):
+        run = trained(objective)
+        steps = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+        assert {len(record["loss_by_t"]) for record in steps if "loss_by_t" in record} == {bins}
+        done = sedd("train", "--status", run, "--plot")
+        assert done.code == 0, done.err
+        assert ("by noise level" in done.out) is bool(bins)
+        assert (run / "curve.png").stat().st_size > 1000
+
+
 def test_left_to_right_is_for_causal_models(sedd, tiny_run):
     done = sedd("sample", "--model", tiny_run, "--sampler", "left_to_right")
     assert done.code == 2
