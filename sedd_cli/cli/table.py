@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Group
@@ -17,15 +17,12 @@ from sedd_cli.cli.results import plus_minus
 from sedd_cli.cli.view import View
 from sedd_cli.errors import RequestError
 
+if TYPE_CHECKING:
+    from sedd_cli.recipe.table import Table
+    from sedd_cli.runs.table.job import RunOptions
+    from sedd_cli.runs.table.place import Place
+
 UNITS = {"s": 1, "m": 60, "h": 3600}
-#: What units are called.
-WORDS = {
-    "perplexity": "perplexity",
-    "bits_per_char": "bits per character",
-    "mauve": "MAUVE",
-    "generative_perplexity": "generative perplexity",
-    "text": "one filling each",
-}
 #: The paper's columns that stand beside ours; where there are more, they stand above them, at laptop size nowhere.
 MOST = 2
 
@@ -41,13 +38,13 @@ def table(
     seeds: Annotated[int, typer.Option(help="Seeds 0, 1 … of each row.")] = 1,
     runs: Annotated[Path, typer.Option(help="The folder of the runs.")] = Path("runs", "tables"),
     budget: Annotated[
-        str | None, typer.Option(help="With --run: begin nothing that would not end in this: 30m, 8h.")
+        str | None, typer.Option(help="With --run: begin nothing that is known not to end in this: 30m, 8h.")
     ] = None,
-    rel_error: Annotated[float, typer.Option(help="With --run: relative error of a measurement.")] = 0.005,
+    rel_error: Annotated[float, typer.Option(help="With --run: relative error of what is to be measured.")] = 0.005,
     plot: Annotated[Path | None, typer.Option(help="Write a PNG here: learning curves, or the figure.")] = None,
     markdown: Annotated[bool, typer.Option("--markdown", help="Print it as Markdown.")] = False,
     out: Annotated[Path | None, typer.Option(help="Also write everything here, as JSON.")] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Run nothing, as without --run.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check what is asked, run nothing.")] = False,
     device: o.Device = "auto",
     json: o.Json = False,
     quiet: o.Quiet = False,
@@ -59,6 +56,7 @@ def table(
     Example: sedd table 2 --mini --run all
     """
     from sedd_cli.recipe.table import load_table, shipped_tables
+    from sedd_cli.runs.table.job import RunOptions
     from sedd_cli.runs.table.place import places_of
     from sedd_cli.runs.table.summary import markdown as as_markdown
     from sedd_cli.runs.table.summary import summary
@@ -80,7 +78,9 @@ def table(
         if path is not None:
             check_writable(path)
     places = places_of(found, mini, seeds, runs)
-    left = _run(view, places, found, run, budget, rel_error, device) if run and not dry_run else []
+    asked = _asked(found, places, run or [])
+    options = RunOptions(device, _seconds(budget), rel_error, tell=view.say)
+    left = _run(view, asked, options) if asked and not dry_run else []
     document = summary(found, places, mini)
     if left:
         document["left"] = left
@@ -88,11 +88,6 @@ def table(
         typer.echo(as_markdown(document), err=json)
     else:
         _show(view, document)
-    if plot is not None:
-        from sedd_cli.runs.table.plot import plot as draw
-
-        draw(document, [p for of in places.values() for p in of], plot)
-        view.say(f"wrote {plot}", "dim")
     if out is not None:
         import json as library
 
@@ -101,24 +96,30 @@ def table(
         write_whole(out, library.dumps(document, indent=1, ensure_ascii=False) + "\n")
         view.say(f"wrote {out}", "dim")
     view.document(document)
+    if plot is not None:
+        from sedd_cli.runs.table.plot import plot as draw
+
+        draw(document, [p for of in places.values() for p in of], plot)
+        view.say(f"wrote {plot}", "dim")
 
 
-def _run(
-    view: View, places: dict[str, Any], found: Any, asked: list[str], budget: str | None, rel_error: float, device: str
-) -> list[Any]:
-    """Make the rows that are asked for, first one seed of each; what is left, and why."""
-    from sedd_cli.runs.events import Finished
-    from sedd_cli.runs.table.job import RunOptions, make
-
-    names = list(places) if "all" in asked else [found.row(name).name for name in asked]
+def _asked(found: Table, places: dict[str, list[Place]], run: list[str]) -> list[Place]:
+    """The places that are asked for, first one seed of each; RequestError for rows that cannot be run."""
+    names = list(places) if "all" in run else [found.row(name).name for name in run]
     for name in names:
         if name not in places:
             raise RequestError(f"{found.name} has the row {name!r} at full size only")
-        if "all" not in asked and places[name][0].source is None:
+        if "all" not in run and places[name][0].source is None:
             raise RequestError(f"the row {name!r} is quoted from the paper, not run")
-    order = sorted((place for name in names for place in places[name]), key=lambda place: place.seed)
-    options = RunOptions(device, _seconds(budget), rel_error, tell=view.say)
-    events = view.follow(make(order, options), "stopped; the same command goes on where it was")
+    return sorted((place for name in names for place in places[name]), key=lambda place: place.seed)
+
+
+def _run(view: View, asked: list[Place], options: RunOptions) -> list[Any]:
+    """Make what is asked for; what is left, and why."""
+    from sedd_cli.runs.events import Finished
+    from sedd_cli.runs.table.job import make
+
+    events = view.follow(make(asked, options), "stopped; the same command goes on where it was")
     left = next(event.result["left"] for event in events if isinstance(event, Finished))
     for entry in left:
         view.say(f"left: {entry['row']}, seed {entry['seed']}: {entry['why']}", "yellow")
@@ -140,11 +141,11 @@ def _show(view: View, found: dict[str, Any]) -> None:
         gap = plus_minus(entry["gap"], entry["error"], 3)
         where = f" on {entry['column']}" if len(found["columns"]) > 1 else ""
         style = "" if entry["verdict"] == "holds" else "yellow"
-        view.say(f"{entry['lower']} below {entry['higher']}{where}: {entry['verdict']}, by {gap}", style)
+        view.say(f"{entry['lower_label']} below {entry['higher_label']}{where}: {entry['verdict']}, by {gap}", style)
     for entry in found["frontier"]:
         line = f"slope {entry['slope']:.2f} in logarithms, which a line explains to {entry['explained']:.0%}"
         reached = (f"{n} reached in {s} steps" if s else f"{n} not reached" for n, s in entry["matches"].items())
-        view.say(f"{entry['row']}: {'; '.join([line, *reached])}")
+        view.say(f"{entry['label']}: {'; '.join([line, *reached])}")
     for line in found["warnings"]:
         view.say(f"warning: {line}", "yellow")
     commands = {entry["command"]: entry["cost"] for row in found["rows"] for entry in row["commands"]}
@@ -157,7 +158,8 @@ def _show(view: View, found: dict[str, Any]) -> None:
 def _title(found: dict[str, Any]) -> str:
     texts = {name for column in found["columns"] if (name := column.get("dataset") or column.get("references"))}
     on = f"{texts.pop()}, " if len(texts) == 1 else ""
-    return f"{found['title']}; here {on}at laptop size, {WORDS[found['unit']]}" if found["mini"] else found["title"]
+    size = f"; here {on}at laptop size, {found['unit'].replace('_', ' ')}" if found["mini"] else ""
+    return found["title"] + size
 
 
 def _grid(found: dict[str, Any]) -> Grid:

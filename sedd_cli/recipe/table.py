@@ -72,12 +72,25 @@ class Table:
 
     def __post_init__(self) -> None:
         names = [row.name for row in self.rows]
-        if len(set(names)) < len(names):
-            raise ValueError(f"rows must have names of their own, found {', '.join(names)}")
+        for kind, found in (("rows", names), *(("columns", [c.name for c in form.columns]) for form in self.forms)):
+            if len(set(found)) < len(found):
+                raise ValueError(f"{kind} must have names of their own, found {', '.join(found)}")
+        for row in self.rows:
+            if row.mini is not None and (self.mini is None or self.mini.recipe is None):
+                raise ValueError(f"row {row.name}: mini changes a recipe, and the small form names none")
+            told = {name for name, value in vars(row.how).items() if value != getattr(How(), name)}
+            for column in (column for form in self.forms for column in form.columns):
+                if meaningless := told - column.reads:
+                    raise ValueError(f"row {row.name}: {', '.join(sorted(meaningless))} means nothing in {column.name}")
         for pair in self.order:
             for name in pair:
                 if name not in names:
                     raise ValueError(f"order names the row {name!r}, which is none")
+
+    @property
+    def forms(self) -> tuple[Table | Mini, ...]:
+        """The table at full size, and at laptop size if there is one."""
+        return (self,) if self.mini is None else (self, self.mini)
 
     def row(self, name: str) -> Row:
         """RequestError naming the rows there are."""

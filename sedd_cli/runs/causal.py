@@ -160,12 +160,14 @@ class CausalModel:
 
     @torch.no_grad()
     def continue_(
-        self, prompts: Tensor, new: int, top_p: float, temperature: float, seed: int, numbers: Tensor
-    ) -> Tensor:
+        self, prompts: Tensor, new: int, top_p: float, temperature: float, seed: int, numbers: Tensor,
+        ends: bool = False,
+    ) -> Tensor:  # fmt: skip
         """`new` tokens behind each of prompts [B, P], int64 [B, new], left to right.
 
         Every token is drawn exactly (float64) from the nucleus top_p (Holtzman et al. 2020) of softmax(logits /
-        temperature). End-of-text is never drawn, its mass is removed beforehand: every continuation has `new` tokens.
+        temperature). End-of-text is never drawn, its mass is removed beforehand, unless with `ends` it is a token like
+        any other, behind which the text goes on. Every continuation has `new` tokens.
         `numbers` [B] number the continuations: one depends on (seed, its number) and its prompt alone, the rounding of
         the logits aside. Without a prompt (P = 0) the text begins behind `start`.
         """
@@ -184,7 +186,8 @@ class CausalModel:
         for k in range(new):
             logits, cache = self._next_logits(x, cache)
             logits = logits.double() / temperature
-            logits[:, self.ends] = -torch.inf
+            if not ends:
+                logits[:, self.ends] = -torch.inf
             x = inverse_cdf(nucleus(logits.softmax(-1), top_p), stream.uniform(k))[:, None]
             made.append(x)
         return torch.cat(made, 1) if made else x.new_empty(len(x), 0)

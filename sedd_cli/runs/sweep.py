@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass
@@ -11,10 +10,11 @@ from typing import Any
 
 from sedd_cli.core.samplers import SAMPLERS, Stepper
 from sedd_cli.errors import RequestError, WorkError
-from sedd_cli.recipe.build import nearest
+from sedd_cli.recipe.build import nearest, plain
 from sedd_cli.runs.events import Event, Finished, Note, Sampled
-from sedd_cli.runs.generate import GenerateOptions, as_json, generate
+from sedd_cli.runs.generate import GenerateOptions, generate
 from sedd_cli.runs.judge import Samples, judge
+from sedd_cli.runs.kept import kept_samples
 from sedd_cli.runs.model import Model
 from sedd_cli.runs.png import blank, save, steps_axes
 from sedd_cli.runs.reader import Reader
@@ -90,6 +90,8 @@ def sweep(model: Model, reader: Reader, options: SweepOptions) -> Iterator[Event
         "length": options.length or model.length,
         "seed": options.seed,
         "precision": model.precision,
+        # what the run's own recipe changes of how samples are drawn
+        "recipe_sampler": plain(model.recipe.sampler) if model.recipe else None,
         "software": software("torch"),
     }
     try:
@@ -151,48 +153,16 @@ def _known_points(options: SweepOptions, reader: Reader) -> list[dict[str, Any]]
 
 
 def _samples(model: Model, options: SweepOptions, sampler: str, steps: int) -> Generator[Event, None, list[Sampled]]:
-    """The samples of one point, those that are kept and the rest drawn; a sample depends on its number alone."""
+    """The samples of one point; a sample depends on its number alone."""
+
+    def draw(first: int) -> Iterator[Event]:
+        how = Sampling(steps, sampler)
+        return generate(
+            model, GenerateOptions(options.n - first, options.length, seed=options.seed, first=first, sampling=how)
+        )
+
     path = options.folder / "samples" / f"{sampler}-{steps}.jsonl"
-    kept = _kept(path)[: options.n]
-    if kept:
-        yield Note(f"{sampler}, {steps} steps: {len(kept)} samples are there from before")
-    if len(kept) == options.n:
-        return kept
-    path.write_text("".join(json.dumps(as_json(s), ensure_ascii=False) + "\n" for s in kept), encoding="utf-8")
-    request = GenerateOptions(
-        options.n - len(kept),
-        options.length,
-        seed=options.seed,
-        first=len(kept),
-        sampling=Sampling(steps, sampler),
-    )
-    try:
-        with path.open("a", encoding="utf-8") as file:
-            for event in generate(model, request):
-                if isinstance(event, Sampled):
-                    kept.append(event)
-                    file.write(json.dumps(as_json(event), ensure_ascii=False) + "\n")
-                    file.flush()
-                else:
-                    yield event
-    except OSError as error:
-        raise WorkError(f"cannot write {path}: {error.strerror}") from None
-    return kept
-
-
-def _kept(path: Path) -> list[Sampled]:
-    """The whole lines of a file, as long as they are numbered from 0 on."""
-    found: list[Sampled] = []
-    names = {f.name for f in dataclasses.fields(Sampled)}
-    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
-        try:
-            record = json.loads(line)
-        except ValueError:
-            break  # cut short by a crash
-        if record.get("index") != len(found):
-            break
-        found.append(Sampled(**{key: value for key, value in record.items() if key in names}))
-    return found
+    return (yield from kept_samples(path, options.n, draw, f"{sampler}, {steps} steps"))
 
 
 def _write(path: Path, data: dict[str, Any]) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from sedd_cli.errors import DamageError, RequestError
 from sedd_cli.recipe import load_recipe
-from sedd_cli.recipe.column import Filling, Likelihood, Quality
+from sedd_cli.recipe.column import Filling, Judge, Likelihood, Mauve, Quality
 from sedd_cli.recipe.table import Mini, Row, Table, build_table, load_table, recipe_of, shipped_tables
 from sedd_cli.runs import paper
 from sedd_cli.runs.events import Finished, Warn
@@ -189,7 +189,7 @@ def test_what_was_made_is_not_made_again(table, tmp_path):
 
 def test_a_row_that_fails_does_not_keep_the_others(table, tmp_path):
     broken = Row("broken", "Broken", table.rows[0].recipe, set=("model.hidden_size=16", "data.corpus=nowhere.txt"))
-    table = Table("tabletiny", "Tiny", "bits_per_char", table.columns, (broken, *table.rows))
+    table = Table("tabletiny", "Tiny", "bits_per_char", table.columns, (broken, *table.rows), table.mini)
     events, left = made(table, tmp_path, ["broken", "one"])
     assert [entry["row"] for entry in left] == ["broken"]
     assert any("nowhere.txt" in e.text for e in events if isinstance(e, Warn))
@@ -200,7 +200,7 @@ def test_a_budget_begins_nothing_that_would_not_end_in_it(table, tmp_path):
     every = [place for of in places(table, tmp_path, mini=True).values() for place in of]
     assert training_seconds(every[0], every) == pytest.approx(120)  # as the table says, before anything is known
     *_, last = make(every, RunOptions("cpu", budget=60))
-    assert "about 2.0 minutes of work, 1.0 are left" in last.result["left"][0]["why"]
+    assert "about 2.0 minutes of training, 1.0 are left" in last.result["left"][0]["why"]
     full = places(table, tmp_path)["one"]
     *_, last = make(full, RunOptions("cpu", budget=60))
     assert "is not known yet" in last.result["left"][0]["why"]
@@ -241,7 +241,7 @@ def test_rows_measured_on_different_texts_are_pointed_out(table, tmp_path):
     one, column = places(table, tmp_path)["one"][0], table.columns[0]
     write_result(one, column, {**read_record(one, column)["result"], "fingerprint": "another"})
     (line,) = summary(table, places(table, tmp_path), False)["warnings"]
-    assert "2 different copies of the text" in line
+    assert "2 different copies of the text, or judges" in line
 
 
 @pytest.mark.parametrize(
@@ -251,10 +251,15 @@ def test_the_order_is_told_as_far_as_errors_allow(table, gap, error, verdict):
     from sedd_cli.runs.table.summary import _order
 
     rows = [
-        {"name": "causal", "ours": {"tiny": {"mean": 1.0, "error": error}}},
-        {"name": "one", "ours": {"tiny": {"mean": 1.0 + gap, "error": 0.0}}},
+        {"name": "causal", "label": "C", "ours": {"tiny": {"mean": 1.0, "error": error, "seeds": [{}]}}},
+        {"name": "one", "label": "O", "ours": {"tiny": {"mean": 1.0 + gap, "error": 0.0, "seeds": [{}]}}},
     ]
-    assert [entry["verdict"] for entry in _order(table, rows, "tiny")] == [verdict]
+    assert [entry["verdict"] for entry in _order(table, rows, table.columns[0])] == [verdict]
+    clustered = Mauve("tiny", "references", Judge("gpt2-large"), 4)  # whose error is that of the clustering alone
+    assert [entry["verdict"] for entry in _order(table, rows, clustered)] == ["not to be told by one seed"]
+    for one in rows:
+        one["ours"]["tiny"]["seeds"] *= 2
+    assert [entry["verdict"] for entry in _order(table, rows, clustered)] == [verdict]
 
 
 # Showing it
@@ -309,7 +314,7 @@ def test_tables_that_make_no_sense_are_refused(table):
     with pytest.raises(ValueError, match="names of their own"):
         Table("t", "T", "perplexity", table.columns, (table.rows[0], table.rows[0]))
     with pytest.raises(ValueError, match="which is none"):
-        Table("t", "T", "perplexity", table.columns, table.rows, order=(("one", "two"),))
+        Table("t", "T", "perplexity", table.columns, table.rows, table.mini, (("one", "two"),))
     with pytest.raises(ValueError, match="either a recipe, a model or a run"):
         Row("a", "A", "quickstart", "gpt2")
 
@@ -348,6 +353,8 @@ def test_the_command_shows_runs_and_writes(sedd, table, tmp_path, monkeypatch):
         (["3", "--mini"], "has no small form"),
         (["2", "--budget", "30m"], "--budget goes with --run"),
         (["2", "--run", "all", "--budget", "soon"], "--budget is a number and s, m or h"),
+        (["2", "--mini", "--run", "sedd_absorbed", "--dry-run"], "did you mean 'sedd_absorb'"),
+        (["2", "--run", "all", "--budget", "soon", "--dry-run"], "--budget is a number"),
         (["2", "--seeds", "0"], "--seeds must be at least 1"),
     ],
 )

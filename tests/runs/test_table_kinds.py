@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 
 import pytest
+import torch
+from causal_models import save_tiny_causal
 
 from sedd_cli import load_model
-from sedd_cli.errors import DamageError
+from sedd_cli.errors import DamageError, RequestError, WorkError
 from sedd_cli.recipe import table as tables
-from sedd_cli.recipe.column import Quality
+from sedd_cli.recipe.column import How, Judge, Quality
 from sedd_cli.recipe.table import build_table
 from sedd_cli.runs.events import Finished
 from sedd_cli.runs.generate import GenerateOptions, generate_all
 from sedd_cli.runs.judge import Samples, judge
+from sedd_cli.runs.pretrained import load_causal
 from sedd_cli.runs.reader import load_reader
 from sedd_cli.runs.sampling import Sampling
 from sedd_cli.runs.table.cells import look, read_record, write_result
@@ -39,7 +43,7 @@ def known(workplace, monkeypatch):
         "how": {"sampler": "left_to_right"},
     }
     one = {"name": "one", "label": "One", "mini_run": "base/one"}
-    judge_ = "base/causal/1000"
+    judge_ = {"run": "base/causal", "seed": 1000}
     point = {"length": 12, "n": 5, "judge": judge_}
     mauve = {"references": "corpus", "windows": True, "count": 40, "generations": 1, "prompt": 8, "new": 8}
     data = {
@@ -64,7 +68,7 @@ def known(workplace, monkeypatch):
         },
         "mauve": {
             "unit": "mauve",
-            "columns": [{"name": "WebText", "references": "webtext.jsonl", "features": "gpt2-large"}],
+            "columns": [{"name": "WebText", "references": "webtext.jsonl", "features": "gpt2-large", "steps": 4}],
             "mini": {"columns": [{"name": "tiny", "features": judge_, "seeds": 2, "steps": 4, **mauve}]},
             "rows": [
                 left_to_right,
@@ -75,9 +79,11 @@ def known(workplace, monkeypatch):
         },
         "texts": {
             "unit": "text",
-            "columns": [{"name": "behind", "template": "the cat[MASK:6]"}],
+            "columns": [{"name": "behind", "template": "the cat[MASK:6]", "steps": 4}],
             "mini": {
-                "columns": [{"name": n, "template": t} for n, t in (("in", "the[MASK:4]sat"), ("at", "a[MASK:3]"))]
+                "columns": [
+                    {"name": n, "template": t, "steps": 4} for n, t in (("in", "the[MASK:4]sat"), ("at", "a[MASK:3]"))
+                ]
             },
             "rows": [one],
         },
@@ -135,30 +141,32 @@ def test_a_figure_is_drawn_and_told(known, tmp_path):
     empty = summary(table, places_of(table, True, 1, tmp_path), True)
     commands = [entry["command"] for row in empty["rows"] for entry in row["commands"]]
     assert sum(command.startswith("sedd train") for command in commands) == 4  # two runs, and the judge of either
-    with pytest.raises(Exception, match="nothing to plot"):
+    with pytest.raises(RequestError, match="nothing to plot"):
         plot(empty, [], tmp_path / "x.png")
     every, _ = made(table, tmp_path)
     found = summary(table, every, True)
     (line,) = found["frontier"]
     assert line["row"] == "one"
-    assert set(line["matches"]) == {"causal"}
+    assert set(line["matches"]) == {"Causal"}
     plot(found, [], tmp_path / "figure.png")
     assert (tmp_path / "figure.png").read_bytes().startswith(b"\x89PNG")
 
 
+def row(name, ours, left_to_right=False):
+    return {"name": name, "label": name.title(), "left_to_right": left_to_right, "ours": ours}
+
+
 @pytest.mark.parametrize(("level", "steps"), [(0.9, None), (3.0, 16), (100.0, 4)])
 def test_the_frontier_is_the_line_through_the_logarithms(level, steps):
-    columns = [Quality(str(n), n, 16, "judge") for n in (4, 8, 16)]
+    judge = Judge("gpt2-large")
+    columns = [Quality(str(n), n, 16, judge) for n in (4, 8, 16)]
     ours = {str(n): {"mean": 40.0 / n} for n in (4, 8, 16)}
-    rows = [
-        {"name": "one", "ours": ours},
-        {"name": "causal", "ours": {"16": {"mean": level}}},
-        {"name": "no", "ours": {}},
-    ]
+    half = row("half", {"4": {"mean": 1.0}})  # one point so far: neither a line nor a level
+    rows = [row("one", ours), row("causal", {"16": {"mean": level}}, True), row("no", {}), half]
     (found,) = frontier(rows, columns)
     assert found["slope"] == pytest.approx(-1.0)
     assert found["explained"] == pytest.approx(1.0)
-    assert found["matches"] == {"causal": steps}
+    assert found["matches"] == {"Causal": steps}
     ours["8"]["mean"] *= 2
     (bent,) = frontier(rows, columns)
     x, y = ([math.log(v) for v in values] for values in ((4, 8, 16), (10.0, 10.0, 2.5)))
@@ -195,7 +203,6 @@ def test_texts_around_prompts(known, tmp_path, sedd):
     shown = sedd("table", "texts", "--mini", "--runs", tmp_path)
     assert shown.code == 0, shown.err
     assert row["ours"]["at"]["texts"][0]["text"].split("\n")[0] in shown.out
-    assert "commands" in found["rows"][0]
 
 
 def test_a_judgement_by_other_weights_is_not_counted(known, tmp_path):
@@ -211,15 +218,124 @@ def test_a_judgement_by_other_weights_is_not_counted(known, tmp_path):
 def test_another_way_of_sampling_is_another_measurement(known, tmp_path):
     every, _ = made(known["quality"], tmp_path)
     one, column = every["one"][0], known["quality"].mini.columns[0]
-    path = one.result_file(column)
-    record = json.loads(path.read_text())
-    assert record["of"]["how"]["sampler"] == "euler"
-    assert record["of"]["steps"] == 2
-    other = places_of(known["texts"], True, 1, tmp_path)["one"][0]
-    other.result_file(known["texts"].mini.columns[0]).parent.mkdir(parents=True)
-    other.result_file(known["texts"].mini.columns[0]).write_text(json.dumps(record))
-    with pytest.raises(DamageError, match="was changed or damaged"):  # no filling in it
-        read_record(other, known["texts"].mini.columns[0])
+    assert read_record(one, column)
+    other = dataclasses.replace(one, row=dataclasses.replace(one.row, how=How("tweedie")))
+    with pytest.raises(DamageError, match="of other weights, or of another measurement"):
+        read_record(other, column)
+    for changed in ({"steps": 3}, {"n": 6}, {"length": 11}):
+        with pytest.raises(DamageError, match="of other weights, or of another measurement"):
+            read_record(one, dataclasses.replace(column, **changed))
+
+
+def test_samples_by_another_sampler_of_the_recipe_are_not_counted(known, tmp_path):
+    every, _ = made(known["quality"], tmp_path)
+    one = every["one"][0]
+    path = one.trained.folder / "recipe.yaml"
+    path.write_text(path.read_text().replace("temperature: 1.0", "temperature: 0.5"))
+    found = look(one)
+    assert found.state == "other"
+    assert "made with another recipe (sampler.temperature: 0.5 → 1.0)" in found.said
+    assert look(places_of(known["base"], True, 1, tmp_path)["one"][0]).state == "trained"  # likelihoods do not mind
+
+
+def test_what_a_judge_of_another_recipe_says_is_not_counted(known, tmp_path):
+    every, _ = made(known["quality"], tmp_path)
+    one = every["one"][0]
+    path = one.readers[0].folder / "recipe.yaml"
+    path.write_text(path.read_text().replace("lr: 0.003", "lr: 0.1"))
+    assert look(one).state == "other"
+    assert "its judge" in look(one).said
+    found = summary(known["quality"], every, True)
+    assert all(row["commands"] == [] for row in found["rows"])
+    assert "One, seed 0: its judge" in found["warnings"][1]
+    assert "remove that folder" in made(known["quality"], tmp_path)[1][0]["why"]
+
+
+def test_damage_is_told_beside_the_results_that_are_whole(known, tmp_path, sedd):
+    every, _ = made(known["quality"], tmp_path)
+    path = every["one"][0].result_file(known["quality"].mini.columns[1])
+    path.write_text(path.read_text().replace('"samples": 5', '"samples": 4'))
+    found = summary(known["quality"], every, True)
+    assert sorted(found["rows"][1]["ours"]) == ["12", "2"]
+    assert "4.json was changed or damaged: not counted" in found["warnings"][0]
+    assert "was changed or damaged" in sedd("table", "quality", "--mini", "--runs", tmp_path).err
+
+
+def test_judgements_by_different_judges_are_pointed_out(known, tmp_path):
+    every, _ = made(known["quality"], tmp_path)
+    one, column = every["one"][0], known["quality"].mini.columns[2]
+    write_result(one, column, read_record(one, column)["result"] | {"judge_fingerprint": "another"})
+    assert summary(known["quality"], every, True)["warnings"] == [
+        "12: 2 different copies of the text, or judges, which do not compare"
+    ]
+
+
+def test_samples_are_kept_and_gone_on_with_and_shared(known, tmp_path, monkeypatch):
+    from sedd_cli.runs.table.measures import quality
+
+    def fail(*args):
+        raise WorkError("no judge")
+        yield
+
+    with monkeypatch.context() as patch:
+        patch.setattr(quality, "judge", fail)
+        _, left = made(known["quality"], tmp_path)
+    assert "no judge" in left[0]["why"]
+    (path,) = (tmp_path / "samples").glob("*/samples/left_to_right.jsonl")
+    lines = path.read_text().splitlines(keepends=True)
+    assert len(lines) == 5
+    path.write_text("".join(lines[:3]) + lines[3][:10])
+    made(known["quality"], tmp_path)
+
+    def drawn(lines):
+        return [json.loads(line)["tokens"] for line in lines]
+
+    assert drawn(path.read_text().splitlines()) == drawn(lines)
+    assert len(list((tmp_path / "samples").iterdir())) == 2  # a folder for each model's weights
+
+
+def test_a_loaded_causal_model_is_drawn_from_and_judged(known, tmp_path):
+    folder = save_tiny_causal(tmp_path / "gpt")
+    column = {"name": "8", "steps": 8, "length": 8, "n": 20, "judge": str(folder)}
+    loaded = {"name": "gpt", "label": "GPT", "model": str(folder)}
+    data = {"name": "loaded", "title": "Loaded", "unit": "generative_perplexity", "columns": [column]}
+    wrong = build_table(data | {"rows": [loaded]}, "t")
+    right = build_table(data | {"rows": [loaded | {"how": {"sampler": "left_to_right"}}]}, "t")
+    refused, place = (places_of(table, False, 2, tmp_path)["gpt"] for table in (wrong, right))
+    assert len(place) == 2  # its samples have seeds, though its weights have none
+    *_, last = make(refused, RunOptions("cpu"))
+    assert "says that its model denoises" in last.result["left"][0]["why"]
+    *_, last = make(place, RunOptions("cpu"))
+    assert last.result["left"] == []
+    found = summary(right, {"gpt": place}, False)["rows"][0]["ours"]["8"]
+    assert len({seed["value"] for seed in found["seeds"]}) == 2
+    (path,) = (tmp_path / "samples").glob("*-8-0/samples/left_to_right.jsonl")
+    tokens = torch.tensor([json.loads(line)["tokens"] for line in path.read_text().splitlines()])
+    causal = load_causal(folder, "cpu")
+    again = causal.continue_(torch.empty(20, 0, dtype=torch.int64), 8, 1.0, 1.0, 0, torch.arange(20), ends=True)
+    assert torch.equal(tokens, again)
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        (
+            {"rows": [{"name": "a", "label": "A", "paper": {}, "how": {"top_p": 0.9}}]},
+            "row a: top_p means nothing in p",
+        ),
+        ({"rows": [{"name": "a", "label": "A", "mini": []}]}, "the small form names none"),
+        ({"columns": [{"name": "p", "steps": 4, "length": 8, "judge": {"seed": 3}}]}, "expected a model, or {run"),
+        (
+            {"columns": 2 * [{"name": "p", "steps": 4, "length": 8, "judge": "j"}]},
+            "columns must have names of their own",
+        ),
+    ],
+)
+def test_a_table_that_means_nothing_is_refused(changed, message):
+    column = {"name": "p", "steps": 4, "length": 8, "judge": "gpt2"}
+    data = {"name": "t", "title": "T", "unit": "generative_perplexity", "columns": [column], "rows": []}
+    with pytest.raises(RequestError, match=message):
+        build_table(data | changed, "t.yaml")
 
 
 def test_what_measuring_takes_counts_in_the_budget(known, tmp_path):
@@ -229,9 +345,10 @@ def test_what_measuring_takes_counts_in_the_budget(known, tmp_path):
     for column in table.mini.columns:
         write_result(first, column, read_record(first, column)["result"], 60.0)
         second.result_file(column).unlink()
-    assert measuring_seconds(look(second), [look(first), look(second)]) == pytest.approx(120.0)
-    assert measuring_seconds(look(second), [look(second)]) is None
-    *_, last = make([first, second], RunOptions("cpu", budget=100))
-    assert "about 2.0 minutes of work, 1.7 are left" in last.result["left"][0]["why"]
+    column = table.mini.columns[0]
+    assert measuring_seconds(column, [look(first), look(second)]) == pytest.approx(60.0)
+    assert measuring_seconds(column, [look(second)]) is None
+    *_, last = make([first, second], RunOptions("cpu", budget=30))
+    assert "about 1.0 minutes of measuring, 0.5 are left" in last.result["left"][0]["why"]
     (command,) = summary(table, every, True)["rows"][0]["commands"]
     assert command["cost"] == "about 2 minutes here"

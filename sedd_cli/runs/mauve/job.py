@@ -14,7 +14,7 @@ from sedd_cli.runs.mauve.options import MauveOptions
 from sedd_cli.runs.mauve.references import encoded, read_references
 from sedd_cli.runs.mauve.writers import writer_for
 from sedd_cli.runs.model import Model
-from sedd_cli.runs.reader import load_reader
+from sedd_cli.runs.reader import Reader, load_reader
 from sedd_cli.runs.software import software
 
 #: Samples a side below which the score is noticeably biased: the advice of mauve-text, after Pillutla et al. 2021.
@@ -23,15 +23,18 @@ ENOUGH = 5000
 FEW = 500
 
 
-def mauve(model: Model | CausalModel, options: MauveOptions, device: str = "auto") -> Iterator[Event]:
-    """Generate, featurise (on `device`), cluster; the last event is Finished with everything to repeat it.
+def mauve(
+    model: Model | CausalModel, options: MauveOptions, device: str = "auto", reader: Reader | None = None
+) -> Iterator[Event]:
+    """Generate, featurise, cluster; the last event is Finished with everything to repeat it.
 
+    Features come from `reader` where one is given, else from the model that the options name, on `device`.
     Generations are kept as they come, and a run that was interrupted goes on behind the last whole batch; features
     are kept too. Raises RequestError for a request that cannot be met, WorkError for features that are not finite.
     """
     writer = writer_for(model, options)
     references = read_references(writer, options)
-    reader = load_reader(options.features, device)  # before the work: it may be out of reach
+    reader = reader or load_reader(options.features, device)  # before the work: it may be out of reach
     reader.encode([""])  # so may its tokenizer
     yield Note(
         f"{options.count:,} references of {options.length} tokens, passed over: {references.short:,} shorter ones"
@@ -82,6 +85,6 @@ def mauve(model: Model | CausalModel, options: MauveOptions, device: str = "auto
             },
             "precision": writer.precision,
             "features": {"model": reader.source, "fingerprint": reader.fingerprint, "changed_length": changed},
-            "software": software("torch", *reader.libraries, "mauve-text"),
+            "software": software("torch", *model.libraries, *reader.libraries, "mauve-text"),
         }
     )

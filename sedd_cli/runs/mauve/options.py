@@ -20,7 +20,8 @@ class MauveOptions:
     corpus: the beginnings of its documents in `split` (default: test, else validation, else train). The first `count`
     that are long enough are taken. Each is generated anew `generations` times from its own tokens, `standard`: the
     first `prompt`, `infill`: the first and last half of `prompt`; `new` tokens are filled in, so that both sides have
-    prompt + new. features: the model whose hidden states are compared, a hub id or a folder. seeds: of k-means.
+    prompt + new. features: the model whose hidden states are compared, a hub id, a folder, or an autoregressive run of
+    ours. seeds: of k-means.
 
     steps, sampler, normalized as in GenerateOptions. top_p, temperature: of a token's law; default 1, the nucleus of a
     left-to-right model 0.95. windows: references are not beginnings of a corpus's documents but its text, end to end.

@@ -24,7 +24,7 @@ FORMAT = 1
 class Cells:
     """What there is of a place. state: quoted | missing | training | other | trained | measured.
 
-    seconds: what each measurement took.
+    seconds: what each measurement took, where that is known.
     """
 
     place: Place
@@ -47,11 +47,17 @@ def look(place: Place) -> Cells:
         state, said = run_state(place)
         if state != "trained":
             return Cells(place, state, said)
+    for judge in place.readers:
+        state, said = run_state(judge)
+        if state == "other":
+            return Cells(place, state, f"its judge {judge.folder} {said}")
     results, seconds, wrong = {}, {}, []
     for column in place.columns:
         try:
             if (found := read_record(place, column)) is not None:
-                results[column.name], seconds[column.name] = found["result"], found.get("seconds", 0.0)
+                results[column.name] = found["result"]
+                if "seconds" in found:
+                    seconds[column.name] = found["seconds"]
         except DamageError as error:
             wrong.append(str(error))
     if len(results) == len(place.columns):
@@ -61,7 +67,7 @@ def look(place: Place) -> Cells:
 
 
 def run_state(place: Place) -> tuple[str, str]:
-    """(missing | training | other | trained, what to say of it), of a place's run."""
+    """(missing | training | other | trained, what to say of it) of a place's run, for what the place measures."""
     folder, recipe = place.trained.folder, place.recipe
     if not (folder / "recipe.yaml").is_file():
         return "missing", "to be trained"
@@ -69,7 +75,10 @@ def run_state(place: Place) -> tuple[str, str]:
         stored = load_recipe(folder / "recipe.yaml")
     except RequestError as error:
         return "other", f"not counted: {error}"
-    changed = [line for line in differences(stored.to_data(), recipe.to_data()) if not line.startswith(HARMLESS)]
+    # what is drawn from a run depends on its sampler too
+    drawn = any(column.reads for column in place.columns)
+    harmless = tuple(key for key in HARMLESS if key != "sampler." or not drawn)
+    changed = [line for line in differences(stored.to_data(), recipe.to_data()) if not line.startswith(harmless)]
     if changed:
         return "other", f"not counted: made with another recipe ({'; '.join(changed)})"
     mark = folder / "latest"

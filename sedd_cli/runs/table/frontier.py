@@ -16,11 +16,11 @@ def frontier(rows: Sequence[dict[str, Any]], columns: Sequence[Quality]) -> list
     the share of the variance that the line explains, and for each model that takes as many steps as there are tokens
     the fewest steps after which this row is no worse (None: never)."""
     steps = {column.name: column.steps for column in columns}
-    single = {row["name"]: one for row in rows if len(row["ours"]) == 1 for one in row["ours"].values()}
+    levels = {row["label"]: one for row in rows if row["left_to_right"] for one in row["ours"].values()}
     found = []
     for row in rows:
         points = sorted((steps[name], value["mean"]) for name, value in row["ours"].items())
-        if len(points) < 3:
+        if row["left_to_right"] or len(points) < 3:
             continue
         x, y = (np.array([math.log(v) for v in column]) for column in zip(*points, strict=True))
         slope, shift = np.polyfit(x, y, 1)
@@ -28,7 +28,8 @@ def frontier(rows: Sequence[dict[str, Any]], columns: Sequence[Quality]) -> list
         explained = 1 - float(((y - slope * x - shift) ** 2).sum()) / spread if spread else 1.0
         matches = {
             name: next((step for step, value in points if value <= other["mean"]), None)
-            for name, other in single.items()
+            for name, other in levels.items()
         }
-        found.append({"row": row["name"], "slope": float(slope), "explained": explained, "matches": matches})
+        line = {"row": row["name"], "label": row["label"], "slope": float(slope), "explained": explained}
+        found.append(line | {"matches": matches})
     return found

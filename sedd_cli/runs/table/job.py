@@ -8,6 +8,7 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 
 from sedd_cli.errors import RequestError, WorkError
+from sedd_cli.recipe.column import Column
 from sedd_cli.runs.events import Event, Finished, Note, Warn
 from sedd_cli.runs.status import status
 from sedd_cli.runs.table.cells import Cells, look, run_state, write_result
@@ -15,10 +16,12 @@ from sedd_cli.runs.table.measures import MEASURES, Desk
 from sedd_cli.runs.table.place import Place
 from sedd_cli.runs.train import TrainOptions, train
 
+STOPPED = "stopped; the same command goes on"
+
 
 @dataclass(frozen=True)
 class RunOptions:
-    """budget: seconds; what is not expected to end in what is left of them is not begun."""
+    """budget: seconds; what is expected not to end in what is left of them is not begun, training or measurement."""
 
     device: str = "auto"
     budget: float | None = None
@@ -39,18 +42,15 @@ def make(places: Sequence[Place], options: RunOptions) -> Iterator[Event]:
         cells = look(place)
         if cells.state in ("quoted", "measured"):
             continue
-        remaining = None if options.budget is None else options.budget - time.monotonic() + began
-        if remaining is not None and (reason := _too_long(cells, places, remaining)):
-            left.append({"row": place.row.name, "seed": place.seed, "why": reason})
-            continue
+        until = None if options.budget is None else began + options.budget
         try:
-            stopped = yield from _make(cells, desk, options)
+            why = yield from _make(place, places, desk, options, until)
         except (RequestError, WorkError) as error:
             yield Warn(f"{name}: {error}")
-            left.append({"row": place.row.name, "seed": place.seed, "why": str(error)})
-            continue
-        if stopped:
-            left.append({"row": place.row.name, "seed": place.seed, "why": "stopped; the same command goes on"})
+            why = str(error)
+        if why:
+            left.append({"row": place.row.name, "seed": place.seed, "why": why})
+        if why == STOPPED:
             break
     yield Finished({"left": left})
 
@@ -85,41 +85,41 @@ def _training_seconds(place: Place, others: Sequence[Place]) -> float | None:
     return mini.minutes * 60 * left / whole if place.mini and mini else None
 
 
-def measuring_seconds(cells: Cells, others: Sequence[Cells]) -> float | None:
-    """How long measuring what is left of a place is expected to take, by what others took in the same columns; None:
-    unknown."""
-    parts = []
-    for column in cells.left:
-        took = [other.seconds[column.name] for other in others if column.name in other.seconds]
-        if not took:
-            return None
-        parts.append(statistics.median(took))
-    return sum(parts)
+def measuring_seconds(column: Column, others: Sequence[Cells]) -> float | None:
+    """How long a measurement is expected to take, by what others took in the same column; None: unknown."""
+    took = [other.seconds[column.name] for other in others if column.name in other.seconds]
+    return statistics.median(took) if took else None
 
 
-def _too_long(cells: Cells, places: Sequence[Place], budget: float) -> str:
-    """Why a place is not begun with so many seconds left; what measuring takes is counted where it is known."""
-    training = training_seconds(cells.place, places)
-    if training is None:
-        return "how long it takes here is not known yet: no row of this table has been trained"
-    needed = training + (measuring_seconds(cells, [look(place) for place in places]) or 0.0)
-    if needed > budget or budget <= 0:
-        return f"about {needed / 60:,.1f} minutes of work, {max(budget, 0) / 60:,.1f} are left of the budget"
-    return ""
+def _too_long(seconds: float, until: float | None, work: str) -> str:
+    """Why work of so many seconds is not begun, where it would end behind `until` (of time.monotonic)."""
+    if until is None or seconds < (left := until - time.monotonic()):
+        return ""
+    return f"about {seconds / 60:,.1f} minutes of {work}, {max(left, 0) / 60:,.1f} are left of the budget"
 
 
-def _make(cells: Cells, desk: Desk, options: RunOptions) -> Generator[Event, None, bool]:
-    """Train and measure one place; whether it was stopped on the way."""
-    place = cells.place
+def _make(
+    place: Place, places: Sequence[Place], desk: Desk, options: RunOptions, until: float | None
+) -> Generator[Event, None, str]:
+    """Train and measure one place; what keeps it from being whole, if anything."""
+    needed = training_seconds(place, places) if until is not None else 0.0
+    if needed is None:
+        return f"how long it takes here is not known yet: neither {place.trained.folder} nor another run is trained"
+    if reason := _too_long(needed, until, "training"):
+        return reason
     yield Note(f"{place.table.name}: {place.label}, seed {place.seed}")
     for one in (place, *place.readers):
         if (yield from _train(one, options)):
-            return True
+            return STOPPED
     for column in look(place).left:
+        if until is not None:
+            seconds = measuring_seconds(column, [look(other) for other in places])
+            if reason := _too_long(seconds or 0.0, until, "measuring"):
+                return reason
         began = time.monotonic()
         result = yield from MEASURES[type(column)].run(place, column, desk)
         write_result(place, column, result, time.monotonic() - began)
-    return False
+    return ""
 
 
 def _train(place: Place, options: RunOptions) -> Generator[Event, None, bool]:

@@ -12,7 +12,7 @@ from pathlib import Path
 from sedd_cli.errors import RequestError
 from sedd_cli.recipe import Recipe, load_recipe
 from sedd_cli.recipe import table as tables
-from sedd_cli.recipe.column import Column, Mauve, Quality
+from sedd_cli.recipe.column import Column, Likelihood
 from sedd_cli.recipe.table import Row, Table, recipe_of
 from sedd_cli.runs.checkpoint import MANIFEST
 
@@ -44,9 +44,7 @@ class Place:
     def columns(self) -> tuple[Column, ...]:
         """What it is measured on."""
         every = self.table.mini.columns if self.mini and self.table.mini else self.table.columns
-        if self.row.how.sampler == "left_to_right":  # takes a step a token, neither more nor less
-            return tuple(c for c in every if not isinstance(c, Quality) or c.steps == c.length)
-        return every
+        return tuple(column for column in every if column.fits(self.row.how))
 
     @property
     def folder(self) -> Path:
@@ -58,7 +56,7 @@ class Place:
     def trained(self) -> Place:
         """Whose run it is: its own, or another table's."""
         named = self.row.mini_run if self.mini else self.row.run
-        return self if named is None else self._of(f"{named}/{self.seed}")
+        return self if named is None else self._of(named, self.seed).trained
 
     @property
     def readers(self) -> list[Place]:
@@ -68,14 +66,14 @@ class Place:
 
     def reader(self, column: Column) -> Place | None:
         """The run that judges it in a column, or gives features; None where there is no such, or it is loaded."""
-        named = column.judge if isinstance(column, Quality) else column.features if isinstance(column, Mauve) else ""
-        return self._of(named) if named.count("/") == 2 else None
+        judge = column.reader
+        return None if judge is None or judge.run is None else self._of(judge.run, judge.seed).trained
 
-    def _of(self, named: str) -> Place:
-        """The place that TABLE/ROW/SEED names, of the same size and in the same folder."""
-        table, row, seed = named.split("/")
+    def _of(self, named: str, seed: int) -> Place:
+        """The place that TABLE/ROW names, of the same size and in the same folder."""
+        table, row = named.split("/")
         found = tables.load_table(table)
-        return Place(found, found.row(row), self.mini, int(seed), self.runs)
+        return Place(found, found.row(row), self.mini, seed, self.runs)
 
     @property
     def training(self) -> tuple[str, tuple[str, ...]] | None:
@@ -126,14 +124,17 @@ class Place:
 
 
 def places_of(table: Table, mini: bool, seeds: int, runs: Path) -> dict[str, list[Place]]:
-    """The rows of a table, each for every seed; one whose model is loaded is the same for all seeds.
+    """The rows of a table, each for every seed; of a loaded model likelihoods are the same for all seeds.
 
     RequestError where the table has no small form.
     """
     if mini and table.mini is None:
         raise RequestError(f"{table.name} has no small form")
     found = {row.name: [Place(table, row, mini, s, runs) for s in range(seeds)] for row in _rows(table, mini)}
-    return {name: of if of[0].training else of[:1] for name, of in found.items()}
+    return {
+        name: of[:1] if of[0].training is None and all(isinstance(c, Likelihood) for c in of[0].columns) else of
+        for name, of in found.items()
+    }
 
 
 def _rows(table: Table, mini: bool) -> Iterator[Row]:

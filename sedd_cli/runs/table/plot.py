@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -41,10 +42,10 @@ def _curves(title: str, places: Sequence[Place], path: Path) -> None:
             marker="o",
             ms=3,
             lw=1.2,
-            label=place.label if place.row.name not in colours else None,
-            color=colours.get(place.row.name),
+            label=name if (name := place.trained.label) not in colours else None,
+            color=colours.get(name),
         )
-        colours[place.row.name] = line.get_color()
+        colours[name] = line.get_color()
     if not drawn:
         raise RequestError("no run of this table has been looked at on the way yet: there is nothing to plot")
     axis.set(xlabel="tokens seen", ylabel="bits per character of validation text, at most", title=title)
@@ -57,10 +58,10 @@ def _frontiers(title: str, found: dict[str, Any], path: Path) -> None:
     """Generative perplexity against steps, both axes logarithmic; a model with one number of its own is a level."""
     figure = blank(8, 4.5)
     axis, steps = figure.subplots(), {column["name"]: column["steps"] for column in found["columns"]}
-    drawn, styles = False, iter(("o-", "s--", "^-", "D--", "v:", "P:") * 4)
+    drawn, styles = False, itertools.cycle(("o-", "s--", "^-", "D--", "v:", "P:"))
     for row in found["rows"]:
         points = sorted((steps[name], value["mean"], value["error"]) for name, value in row["ours"].items())
-        if len(points) == 1:
+        if points and row["left_to_right"]:
             (line,) = axis.plot(list(steps.values()), [points[0][1]] * len(steps), "-.", lw=1, label=row["label"])
             axis.plot(*points[0][:2], "*", ms=10, color=line.get_color())
         elif points:

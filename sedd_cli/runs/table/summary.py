@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 from sedd_cli.recipe.build import plain
-from sedd_cli.recipe.column import Column, Quality
+from sedd_cli.recipe.column import Column, Mauve, Quality
 from sedd_cli.recipe.table import Row, Table
 from sedd_cli.runs.plan import plan
 from sedd_cli.runs.table.cells import Cells, look, run_state
@@ -23,18 +24,17 @@ def summary(table: Table, places: dict[str, list[Place]], mini: bool) -> dict[st
     cells = {name: [look(place) for place in of_row] for name, of_row in places.items()}
     every = [one for of_row in cells.values() for one in of_row]
     rows = [_row(row, cells[row.name], form.unit, mini, every) for row in table.rows if row.name in cells]
-    columns = [plain(column) for column in form.columns]
     numbers = form.unit != "text"
     return {
         "table": table.name,
         "title": table.title,
         "mini": mini,
         "unit": form.unit,
-        "columns": columns,
+        "columns": [plain(column) for column in form.columns],
         "rows": rows,
-        "order": [e for column in columns for e in _order(table, rows, column["name"])] if numbers else [],
+        "order": [e for column in form.columns for e in _order(table, rows, column)] if numbers else [],
         "frontier": frontier(rows, form.columns) if isinstance(form.columns[0], Quality) else [],
-        "warnings": [line for column in columns for line in _mixed(cells, column["name"])],
+        "warnings": [*_not_counted(every), *(line for column in form.columns for line in _mixed(every, column))],
     }
 
 
@@ -50,6 +50,7 @@ def _row(row: Row, cells: Sequence[Cells], unit: str, mini: bool, every: Sequenc
     return {
         "name": row.name,
         "label": cells[0].place.label,
+        "left_to_right": row.how.left_to_right,
         "paper": paper,
         "ours": ours,
         "seeds": [{"seed": c.place.seed, "state": c.state, "said": c.said} for c in cells],
@@ -64,8 +65,8 @@ def _commands(cells: Cells, every: Sequence[Cells]) -> Iterator[dict[str, str | 
     for one in (cells.place, *cells.place.readers):
         if one.training and run_state(one)[0] in ("missing", "training"):
             yield {"command": one.train_command(), "cost": _cost(one, every)}
-    seconds = measuring_seconds(cells, every)
-    cost = None if seconds is None else _minutes(seconds)
+    seconds = [measuring_seconds(column, every) for column in cells.left or cells.place.columns]
+    cost = None if None in seconds else _minutes(sum(seconds))
     yield {"command": cells.place.measure_command(), "cost": cost}
 
 
@@ -81,14 +82,19 @@ def _minutes(seconds: float) -> str:
     return f"about {seconds / 60:,.0f} minutes here" if seconds >= 90 else "about a minute here"
 
 
-def _mixed(cells: dict[str, list[Cells]], column: str) -> Iterator[str]:
-    """Whether rows of a column were measured on texts that differ, though they have one name."""
-    trained = [
-        c.results[column] for of_row in cells.values() for c in of_row if column in c.results and c.place.training
-    ]
-    prints = {found.get("fingerprint") for found in trained}
-    if len(prints) > 1:
-        yield f"the rows of {column} were measured on {len(prints)} different copies of the text, and do not compare"
+def _not_counted(every: Sequence[Cells]) -> Iterator[str]:
+    """What is there and not counted, of rows whose other results hide it: results of theirs, or another seed's."""
+    for one in every:
+        if one.state == "other" or "not counted" in one.said:
+            yield f"{one.place.label}, seed {one.place.seed}: {one.said}"
+
+
+def _mixed(every: Sequence[Cells], column: Column) -> Iterator[str]:
+    """Whether rows of a column were measured on texts that differ, though they have one name, or by other judges."""
+    measured = (one.results[column.name] for one in every if column.name in one.results)
+    common = {json.dumps(MEASURES[type(column)].common(result)) for result in measured}
+    if len(common) > 1:
+        yield f"{column.name}: {len(common)} different copies of the text, or judges, which do not compare"
 
 
 def _value(found: list[tuple[int, dict[str, Any]]], column: Column, unit: str) -> dict[str, Any]:
@@ -109,15 +115,22 @@ def _value(found: list[tuple[int, dict[str, Any]]], column: Column, unit: str) -
     return {"mean": mean, "error": error, "spread": spread, "measure": seeds[0]["measure"], "seeds": seeds}
 
 
-def _order(table: Table, rows: Sequence[dict[str, Any]], column: str) -> Iterator[dict[str, Any]]:
-    """For each pair of which the paper finds the first lower, whether ours are, where both were measured."""
-    ours = {row["name"]: row["ours"].get(column) for row in rows}
+def _order(table: Table, rows: Sequence[dict[str, Any]], column: Column) -> Iterator[dict[str, Any]]:
+    """For each pair of which the paper finds the first lower, whether ours are, where both were measured.
+
+    The error of a MAUVE score is that of clustering alone, so that a single seed says nothing of an order.
+    """
+    found = {row["name"]: row for row in rows if column.name in row["ours"]}
     for low, high in table.order:
-        a, b = ours.get(low), ours.get(high)
-        if a and b:
+        if low in found and high in found:
+            a, b = (found[name]["ours"][column.name] for name in (low, high))
             gap, error = b["mean"] - a["mean"], math.hypot(a["error"], b["error"])
             verdict = "not told apart" if abs(gap) < 2 * error else "holds" if gap > 0 else "does not hold"
-            yield {"column": column, "lower": low, "higher": high, "gap": gap, "error": error, "verdict": verdict}
+            if isinstance(column, Mauve) and min(len(a["seeds"]), len(b["seeds"])) < 2:
+                verdict = "not to be told by one seed"
+            labels = {"lower_label": found[low]["label"], "higher_label": found[high]["label"]}
+            pair = {"column": column.name, "lower": low, "higher": high, **labels}
+            yield pair | {"gap": gap, "error": error, "verdict": verdict}
 
 
 def papers(found: dict[str, Any]) -> list[str]:
@@ -140,7 +153,7 @@ def markdown(found: dict[str, Any]) -> str:
 def _ours(row: dict[str, Any], name: str) -> str:
     if value := row["ours"].get(name):
         if "texts" in value:
-            return value["texts"][0]["text"].replace("|", "\\|").replace("\n", " ⏎ ")
+            return (value["texts"][0]["text"] or "").replace("|", "\\|").replace("\n", " ⏎ ")
         return f"{value['mean']:.3f} ± {value['error']:.3f}" + (f" ({value['measure']})" if value["measure"] else "")
     return "" if row["ours"] else row["seeds"][0]["said"] or row["seeds"][0]["state"]
 

@@ -15,7 +15,7 @@ from sedd_cli.text.corpora.base import Corpus, Request, Source, by_share
 
 #: A text that is shorter is left out.
 SHORTEST = 81
-#: Each is one dictionary, of texts about the language.
+#: One dictionary, of texts about the language.
 TOPICS = "pydoc_data/topics.py"
 _LEFT_OUT = frozenset(
     {"__pycache__", "_bundled", "dist-packages", "idle_test", "site-packages", "test", "tests", "testing"}
@@ -26,7 +26,9 @@ def sources(library: Path) -> list[Path]:
     """Its modules in path order, without those of tests and of others' packages."""
     relative = (path.relative_to(library) for path in library.rglob("*.py"))
     kept = (path for path in relative if not _LEFT_OUT.intersection(path.parts) and path.as_posix() != TOPICS)
-    return [library / path for path in sorted(kept, key=Path.as_posix)]
+    # what tells how this very Python was built differs from machine to machine
+    shared = (path for path in kept if not path.name.startswith("_sysconfigdata_"))
+    return [library / path for path in sorted(shared, key=Path.as_posix)]
 
 
 def parse(path: Path) -> ast.Module:

@@ -1,4 +1,5 @@
-"""How each kind of column is measured. To add one: a column in `recipe/column.py`, a file here, a line below."""
+"""How each kind of column is measured. To add one: a column and its unit in `recipe/column.py`, a file here, a line
+below."""
 
 from __future__ import annotations
 

@@ -7,6 +7,7 @@ from collections.abc import Generator
 from dataclasses import dataclass
 from typing import Any
 
+from sedd_cli.errors import RequestError
 from sedd_cli.recipe.column import Column
 from sedd_cli.runs.events import Event
 from sedd_cli.runs.exact import ExactModel, load_exact
@@ -31,7 +32,7 @@ class Value:
 
 
 class Desk:
-    """Models at hand, each loaded once. rel_error, max_nfe: of a likelihood."""
+    """Models at hand: that of the row in work, and every judge so far. rel_error, max_nfe: of a likelihood."""
 
     def __init__(self, device: str, rel_error: float, max_nfe: int):
         self.device, self.rel_error, self.max_nfe = device, rel_error, max_nfe
@@ -45,11 +46,20 @@ class Desk:
             self._models = {source: (load_model if ours else load_exact)(source, self.device)}
         return self._models[source]
 
-    def reader(self, source: str) -> Reader:
-        """A judge."""
+    def reader(self, place: Place, column: Column) -> Reader:
+        """What reads a row's texts in a column that has a reader."""
+        trained = place.reader(column)
+        source = str(trained.folder) if trained else column.reader.source
         if source not in self._readers:
             self._readers[source] = load_reader(source, self.device)
         return self._readers[source]
+
+
+def check_direction(place: Place, model: Model | ExactModel) -> None:
+    """RequestError where a row says that its model goes from left to right, and it does not, or the other way round."""
+    if model.exact != place.row.how.left_to_right:
+        says = "goes from left to right" if place.row.how.left_to_right else "denoises"
+        raise RequestError(f"the row {place.row.name} says that its model {says}: {model.source} does not")
 
 
 class Measure(ABC):
@@ -59,12 +69,10 @@ class Measure(ABC):
     def run(self, place: Place, column: Column, desk: Desk) -> Generator[Event, None, dict[str, Any]]:
         """Measure a row in a column; returns the result as it is kept. RequestError where that cannot be done."""
 
+    def common(self, result: dict[str, Any]) -> list[Any]:
+        """What has to be the same in all rows of a column, for them to compare."""
+        return []
+
     @abstractmethod
     def value(self, result: dict[str, Any], column: Column, unit: str) -> Value:
         """What a result says in the table; KeyError, TypeError or ValueError for what is no such result."""
-
-
-def reader_source(place: Place, column: Column, named: str) -> str:
-    """What a column's judge is loaded from."""
-    judge = place.reader(column)
-    return named if judge is None else str(judge.trained.folder)

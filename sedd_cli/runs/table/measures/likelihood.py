@@ -28,7 +28,6 @@ class LikelihoodMeasure(Measure):
             ("discrete" if discrete else column.protocol,),
             Drawing(rel_error=desk.rel_error, max_nfe=desk.max_nfe),
             yardsticks=False,
-            blocks=column.blocks,
             keep=True,
         )
         for event in evaluate(model, dataset, asked, dist):
@@ -36,6 +35,9 @@ class LikelihoodMeasure(Measure):
             if isinstance(event, Evaluated):
                 return event.result
         raise AssertionError("an evaluation ends in its result")
+
+    def common(self, result: dict[str, Any]) -> list[Any]:
+        return [result["fingerprint"]]
 
     def value(self, result: dict[str, Any], column: Likelihood, unit: str) -> Value:
         ((protocol, bound),) = result["bounds"].items()

@@ -10,7 +10,7 @@ from sedd_cli.runs.events import Event, Finished
 from sedd_cli.runs.exact import ExactModel
 from sedd_cli.runs.mauve.job import mauve
 from sedd_cli.runs.mauve.options import MauveOptions
-from sedd_cli.runs.table.measures.base import Desk, Measure, Value, reader_source
+from sedd_cli.runs.table.measures.base import Desk, Measure, Value, check_direction
 from sedd_cli.runs.table.place import Place
 
 
@@ -19,6 +19,8 @@ class MauveMeasure(Measure):
 
     def run(self, place: Place, column: Mauve, desk: Desk) -> Generator[Event, None, dict[str, Any]]:
         model, how = desk.model(place), place.row.how
+        check_direction(place, model)
+        given = {} if model.exact else {"steps": column.steps, "sampler": how.sampler}
         options = MauveOptions(
             references=column.references,
             split=column.split,
@@ -28,18 +30,20 @@ class MauveMeasure(Measure):
             generations=column.generations,
             prompt=column.prompt,
             new=column.new,
-            features=reader_source(place, column, column.features),
             seeds=column.seeds,
-            steps=None if how.sampler == "left_to_right" else column.steps,
-            sampler=None if how.sampler == "left_to_right" else how.sampler,
             top_p=how.top_p,
             seed=place.seed,
+            **given,
         )
-        for event in mauve(model.causal if isinstance(model, ExactModel) else model, options, desk.device):
+        writer = model.causal if isinstance(model, ExactModel) else model
+        for event in mauve(writer, options, reader=desk.reader(place, column)):
             if isinstance(event, Finished):
                 return event.result
             yield event
         raise AssertionError("a comparison ends in its result")
+
+    def common(self, result: dict[str, Any]) -> list[Any]:
+        return [result["references"]["fingerprint"], result["features"]["fingerprint"]]
 
     def value(self, result: dict[str, Any], column: Mauve, unit: str) -> Value:
         return Value(float(result["mauve"]), float(result["mauve_std"]))
