@@ -7,13 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Group
-from rich.table import Table as Grid
-from rich.text import Text
 
 from sedd_cli.cli import options as o
 from sedd_cli.cli.output import check_writable
-from sedd_cli.cli.results import plus_minus
 from sedd_cli.cli.view import View
 from sedd_cli.errors import RequestError
 
@@ -23,8 +19,6 @@ if TYPE_CHECKING:
     from sedd_cli.runs.table.place import Place
 
 UNITS = {"s": 1, "m": 60, "h": 3600}
-#: The paper's columns that stand beside ours; where there are more, they stand above them, at laptop size nowhere.
-MOST = 2
 
 
 def table(
@@ -55,6 +49,7 @@ def table(
 
     Example: sedd table 2 --mini --run all
     """
+    from sedd_cli.cli.tabled import show
     from sedd_cli.recipe.table import load_table, shipped_tables
     from sedd_cli.runs.table.job import RunOptions
     from sedd_cli.runs.table.place import places_of
@@ -87,7 +82,7 @@ def table(
     if markdown:
         typer.echo(as_markdown(document), err=json)
     else:
-        _show(view, document)
+        show(view, document)
     if out is not None:
         import json as library
 
@@ -133,92 +128,3 @@ def _seconds(text: str | None) -> float | None:
     if not found:
         raise RequestError(f"--budget is a number and s, m or h, such as 30m; found {text!r}")
     return float(found[1]) * UNITS[found[2]]
-
-
-def _show(view: View, found: dict[str, Any]) -> None:
-    view.result(_texts(found) if found["unit"] == "text" else _grid(found))
-    for entry in found["order"]:
-        gap = plus_minus(entry["gap"], entry["error"], 3)
-        where = f" on {entry['column']}" if len(found["columns"]) > 1 else ""
-        style = "" if entry["verdict"] == "holds" else "yellow"
-        view.say(f"{entry['lower_label']} below {entry['higher_label']}{where}: {entry['verdict']}, by {gap}", style)
-    for entry in found["frontier"]:
-        line = f"slope {entry['slope']:.2f} in logarithms, which a line explains to {entry['explained']:.0%}"
-        reached = (f"{n} reached in {s} steps" if s else f"{n} not reached" for n, s in entry["matches"].items())
-        view.say(f"{entry['label']}: {'; '.join([line, *reached])}")
-    for line in found["warnings"]:
-        view.say(f"warning: {line}", "yellow")
-    commands = {entry["command"]: entry["cost"] for row in found["rows"] for entry in row["commands"]}
-    if commands:
-        view.say("For the rest:")
-        for command, cost in commands.items():
-            view.say(f"  {command}" + (f"   # {cost}" if cost else ""), "cyan")
-
-
-def _title(found: dict[str, Any]) -> str:
-    texts = {name for column in found["columns"] if (name := column.get("dataset") or column.get("references"))}
-    on = f"{texts.pop()}, " if len(texts) == 1 else ""
-    size = f"; here {on}at laptop size, {found['unit'].replace('_', ' ')}" if found["mini"] else ""
-    return found["title"] + size
-
-
-def _grid(found: dict[str, Any]) -> Grid:
-    """The paper's values beside ours; above them where there are many columns."""
-    from sedd_cli.runs.table.summary import papers, printed
-
-    grid = Grid(title=_title(found), title_justify="left", header_style="bold", show_lines=_stacked(found))
-    grid.add_column("model")
-    beside = papers(found) if len(papers(found)) <= MOST else []
-    for name in beside:
-        grid.add_column(f"{name}, paper", justify="right")
-    for column in found["columns"]:
-        grid.add_column(f"{column['name']}, ours" if beside else column["name"], justify="right")
-    for row in found["rows"]:
-        cells = [printed(row["paper"].get(name)) for name in beside]
-        grid.add_row(_named(row), *cells, *(_cell(row, column["name"], found) for column in found["columns"]))
-    return grid
-
-
-def _stacked(found: dict[str, Any]) -> bool:
-    """Whether the paper's value and ours stand in one cell."""
-    from sedd_cli.runs.table.summary import papers
-
-    return not found["mini"] and len(papers(found)) > MOST
-
-
-def _named(row: dict[str, Any]) -> Text:
-    """What a row is called, and why it has no value."""
-    said = "" if row["ours"] else row["seeds"][0]["said"]
-    return Text(row["label"]).append(f"\n{said}" if said else "", style="dim")
-
-
-def _cell(row: dict[str, Any], name: str, found: dict[str, Any]) -> str:
-    from sedd_cli.runs.table.summary import printed
-
-    paper = printed(row["paper"].get(name)) if _stacked(found) else ""
-    if (value := row["ours"].get(name)) is None:
-        return paper
-    text = plus_minus(value["mean"], value["error"], 3)
-    many = f" ({len(value['seeds'])} seeds)" if len(value["seeds"]) > 1 else ""
-    change = f" ({value['difference']:+.2f})" if "difference" in value else ""
-    ours = text + change + many + (f", {value['measure']}" if value["measure"] else "")
-    return f"{paper}\nours {ours}" if paper else ours
-
-
-def _texts(found: dict[str, Any]) -> Grid:
-    """Texts one below the other, what was given in blue."""
-    grid = Grid(title=_title(found), title_justify="left", header_style="bold", show_lines=True)
-    for name in ("model", "given", "text"):
-        grid.add_column(name)
-    for row in found["rows"]:
-        for at, column in enumerate(found["columns"]):
-            texts = row["ours"].get(column["name"], {}).get("texts", [])
-            grid.add_row(_named(row) if at == 0 else "", column["name"], Group(*map(_marked, texts)))
-    return grid
-
-
-def _marked(one: dict[str, Any]) -> Text:
-    text = Text(one["text"] or "")
-    for start, end in one["given"]:
-        text.stylize("blue", start, end)
-    return text

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sedd_cli.core.categorical import inverse_cdf
+from sedd_cli.core.categorical import inverse_cdf, nucleus
 from sedd_cli.core.random import SAMPLER, Stream
 from sedd_cli.core.score import ROW_BLOCK
 from sedd_cli.errors import RequestError
@@ -281,19 +281,6 @@ class CausalModel:
             return hasattr(found, "last_hidden_state") and torch.equal(
                 head(found.last_hidden_state), self.net(input_ids=ids, use_cache=False).logits
             )
-
-
-def nucleus(probabilities: Tensor, top_p: float) -> Tensor:
-    """probabilities [B, V] where they belong to the nucleus, 0 elsewhere.
-
-    The nucleus is the smallest set of most probable tokens whose mass is at least top_p (Holtzman et al. 2020, eq. 2);
-    of equals the lower id comes first. top_p = 1 keeps everything.
-    """
-    if top_p == 1:
-        return probabilities
-    ordered, order = probabilities.sort(dim=-1, descending=True, stable=True)
-    before = F.pad(ordered.cumsum(-1)[:, :-1], (1, 0))
-    return torch.zeros_like(probabilities).scatter(-1, order, ordered.where(before < top_p, 0.0))
 
 
 def weights_fingerprint(net: nn.Module) -> str:

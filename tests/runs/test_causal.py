@@ -10,9 +10,10 @@ import pytest
 import torch
 from causal_models import make_tiny_net, save_tiny_causal
 
+from sedd_cli.core.categorical import nucleus
 from sedd_cli.errors import RequestError
 from sedd_cli.runs import causal, pretrained
-from sedd_cli.runs.causal import CausalModel, nucleus
+from sedd_cli.runs.causal import CausalModel
 from sedd_cli.runs.pretrained import is_causal, load_causal
 
 #: Float32 logits of batches of other shapes differ in the last bits; nats here are sums of at most forty.

@@ -21,6 +21,15 @@ from sedd_cli.runs.reader import load_reader
 from sedd_cli.runs.train import TrainOptions, train
 
 
+@pytest.fixture(autouse=True)
+def _own_caches(tmp_path, monkeypatch, workplace) -> None:
+    """Generations and features of these tests are not found by others'."""
+    home = tmp_path / "home"
+    home.mkdir()
+    (home / "data").symlink_to(workplace / "home" / "data")
+    monkeypatch.setenv("SEDD_HOME", str(home))
+
+
 @pytest.fixture(scope="module")
 def causal_run(workplace, tmp_path_factory):
     folder = tmp_path_factory.mktemp("reader") / "run"

@@ -31,6 +31,15 @@ from sedd_cli.runs.table.summary import markdown, summary
 FEW = ["train.steps=4", "train.save_every=4", "report.every=4", "report.blocks=4"]
 
 
+@pytest.fixture(autouse=True)
+def _own_caches(tmp_path, monkeypatch, workplace) -> None:
+    """Generations and features of these tests are not found by others'."""
+    home = tmp_path / "home"
+    home.mkdir()
+    (home / "data").symlink_to(workplace / "home" / "data")
+    monkeypatch.setenv("SEDD_HOME", str(home))
+
+
 @pytest.fixture
 def known(workplace, monkeypatch):
     """name → table: one whose rows are trained, and three that measure its runs."""
