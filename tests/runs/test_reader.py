@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import shutil
 
 import numpy as np
 import pytest
@@ -19,15 +20,15 @@ from sedd_cli.runs.mauve.job import mauve
 from sedd_cli.runs.mauve.options import MauveOptions
 from sedd_cli.runs.reader import load_reader
 from sedd_cli.runs.train import TrainOptions, train
+from sedd_cli.text.home import home
 
 
 @pytest.fixture(autouse=True)
-def _own_caches(tmp_path, monkeypatch, workplace) -> None:
+def _empty_caches():
     """Generations and features of these tests are not found by others'."""
-    home = tmp_path / "home"
-    home.mkdir()
-    (home / "data").symlink_to(workplace / "home" / "data")
-    monkeypatch.setenv("SEDD_HOME", str(home))
+    yield
+    for name in ("mauve", "features"):
+        shutil.rmtree(home() / name, ignore_errors=True)
 
 
 @pytest.fixture(scope="module")

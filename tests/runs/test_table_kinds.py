@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import shutil
 
 import pytest
 import torch
@@ -27,17 +28,17 @@ from sedd_cli.runs.table.job import RunOptions, make, measuring_seconds
 from sedd_cli.runs.table.place import places_of
 from sedd_cli.runs.table.plot import plot
 from sedd_cli.runs.table.summary import markdown, summary
+from sedd_cli.text.home import home
 
 FEW = ["train.steps=4", "train.save_every=4", "report.every=4", "report.blocks=4"]
 
 
 @pytest.fixture(autouse=True)
-def _own_caches(tmp_path, monkeypatch, workplace) -> None:
+def _empty_caches():
     """Generations and features of these tests are not found by others'."""
-    home = tmp_path / "home"
-    home.mkdir()
-    (home / "data").symlink_to(workplace / "home" / "data")
-    monkeypatch.setenv("SEDD_HOME", str(home))
+    yield
+    for name in ("mauve", "features"):
+        shutil.rmtree(home() / name, ignore_errors=True)
 
 
 @pytest.fixture
