@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import re
@@ -12,6 +13,7 @@ from causal_models import save_tiny_causal
 
 from sedd_cli import load_model
 from sedd_cli.errors import RequestError
+from sedd_cli.recipe.part import SamplerPart
 from sedd_cli.runs.events import Finished, Note, Sampled, Warn
 from sedd_cli.runs.judge import Samples, judge
 from sedd_cli.runs.pretrained import load_causal
@@ -245,6 +247,25 @@ def test_a_folder_with_another_sweep_is_refused_unless_begun_anew(model, causal,
         swept(model, causal, SweepOptions(tmp_path, (2,), n=2, seed=1))
     fresh, _ = swept(model, causal, SweepOptions(tmp_path, (2,), n=2, seed=1, resume=False))
     assert fresh["seed"] == 1
+
+
+def test_a_folder_of_samples_by_another_law_is_refused(model, causal, tmp_path):
+    swept(model, causal, SweepOptions(tmp_path, (2,), n=2))
+    part = SamplerPart.from_data({"name": "tweedie", "temperature": 0.5}, "sampler")
+    colder = dataclasses.replace(model, recipe=dataclasses.replace(model.recipe, sampler=part))
+    with pytest.raises(RequestError, match="another recipe_sampler"):
+        swept(colder, causal, SweepOptions(tmp_path, (2,), n=2))
+
+
+def test_samples_out_of_order_are_drawn_anew(model, causal, tmp_path):
+    whole, _ = swept(model, causal, SweepOptions(tmp_path, (2,), n=4))
+    path = tmp_path / "samples" / "tweedie-2.jsonl"
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text(lines[0] + lines[2] + lines[1] + lines[3])
+    (tmp_path / "sweep.json").unlink()
+    again, _ = swept(model, causal, SweepOptions(tmp_path, (2,), n=4))
+    assert again == whole
+    assert [json.loads(line)["index"] for line in path.read_text().splitlines()] == [0, 1, 2, 3]
 
 
 def test_the_figure_is_a_png_with_both_axes_logarithmic(tmp_path):

@@ -21,6 +21,7 @@ from sedd_cli.runs.mauve.options import MauveOptions
 from sedd_cli.runs.reader import load_reader
 from sedd_cli.runs.train import TrainOptions, train
 from sedd_cli.text.home import home
+from sedd_cli.text.shards import open_dataset
 
 
 @pytest.fixture(autouse=True)
@@ -110,7 +111,7 @@ def test_what_has_no_likelihood_or_lacks_a_character_is_refused(reader, tiny_run
 
 def test_mauve_with_a_run_of_ours_on_every_side(causal_run, tiny_run):
     own = load_model(tiny_run, "cpu").text_tokenizer().fingerprint
-    name = next(manifest.corpus for _, manifest in prepared() if manifest.tokenizer_fingerprint == own)
+    folder, name = next((at, m.corpus) for at, m in prepared() if m.tokenizer_fingerprint == own)
     small = {"count": 40, "generations": 1, "prompt": 8, "new": 8, "seeds": 1}
     options = MauveOptions(name, features=str(causal_run), windows=True, **small)
 
@@ -125,6 +126,9 @@ def test_mauve_with_a_run_of_ours_on_every_side(causal_run, tiny_run):
     assert filled["sampler"]["temperature"] == 0.8
     assert filled["references"] == nucleus["references"] == plain["references"]
     assert filled["references"]["short"] == 0
+    split = open_dataset(folder).split("test")
+    with pytest.raises(RequestError, match=f"has {split.tokens // 16} usable references"):
+        compare(tiny_run, count=10**6)  # windows end to end, and not one that is shorter
     with pytest.raises(RequestError, match="cannot infill"):
         compare(causal_run, mode="infill")
     with pytest.raises(RequestError, match="--windows belongs to a prepared corpus"):

@@ -133,17 +133,19 @@ def test_runs_of_another_table_are_trained_there_and_once(known, tmp_path):
 
 
 def test_a_point_is_what_the_judge_says_of_the_samples(known, tmp_path):
-    every, _ = made(known["quality"], tmp_path)
+    every, _ = made(known["quality"], tmp_path, seeds=2)
     reader = load_reader(every["one"][0].readers[0].folder, "cpu")
     ours = {row["name"]: row["ours"] for row in summary(known["quality"], every, True)["rows"]}
     assert list(ours["causal"]) == ["12"]  # as many steps as tokens, neither more nor less
     assert list(ours["one"]) == ["2", "4", "12"]
     for name, sampling, column in (("one", Sampling(4, "euler"), "4"), ("causal", Sampling(), "12")):
-        model = load_model(every[name][0].source, "cpu")
-        sampled = generate_all(model, GenerateOptions(5, 12, seed=0, sampling=sampling))
-        expected = returned(judge(reader, Samples.of(sampled, model.tokenizer), False))["per_sequence"]
-        assert ours[name][column]["mean"] == pytest.approx(expected["perplexity"])
-        assert ours[name][column]["error"] == pytest.approx(expected["error"])
+        for seed in range(2):
+            model = load_model(every[name][seed].source, "cpu")
+            sampled = generate_all(model, GenerateOptions(5, 12, seed=seed, sampling=sampling))
+            expected = returned(judge(reader, Samples.of(sampled, model.tokenizer), False))["per_sequence"]
+            found = ours[name][column]["seeds"][seed]
+            assert found["value"] == pytest.approx(expected["perplexity"])
+            assert found["error"] == pytest.approx(expected["error"])
 
 
 def test_a_figure_is_drawn_and_told(known, tmp_path):
