@@ -10,7 +10,7 @@ from rich.text import Text
 
 from sedd_cli.cli.results import plus_minus
 from sedd_cli.cli.view import View
-from sedd_cli.runs.table.summary import papers, printed
+from sedd_cli.runs.table.summary import digits, papers, printed
 
 #: The paper's columns that stand beside ours; where there are more, they stand above them, at laptop size nowhere.
 MOST = 2
@@ -20,7 +20,7 @@ def show(view: View, found: dict[str, Any]) -> None:
     """The table, whether the order holds, what was not counted, and the commands for the rest."""
     view.result(_texts(found) if found["unit"] == "text" else _grid(found))
     for entry in found["order"]:
-        gap = plus_minus(entry["gap"], entry["error"], 3)
+        gap = plus_minus(entry["gap"], entry["error"], digits(found["unit"]))
         where = f" on {entry['column']}" if len(found["columns"]) > 1 else ""
         style = "" if entry["verdict"] == "holds" else "yellow"
         view.say(f"{entry['lower_label']} below {entry['higher_label']}{where}: {entry['verdict']}, by {gap}", style)
@@ -47,7 +47,7 @@ def _title(found: dict[str, Any]) -> str:
 def _grid(found: dict[str, Any]) -> Grid:
     """The paper's values beside ours; above them where there are many columns."""
     grid = Grid(title=_title(found), title_justify="left", header_style="bold", show_lines=_stacked(found))
-    grid.add_column("model")
+    grid.add_column("model", min_width=14)
     beside = papers(found) if len(papers(found)) <= MOST else []
     for name in beside:
         grid.add_column(f"{name}, paper", justify="right")
@@ -74,7 +74,7 @@ def _cell(row: dict[str, Any], name: str, found: dict[str, Any]) -> str:
     paper = printed(row["paper"].get(name)) if _stacked(found) else ""
     if (value := row["ours"].get(name)) is None:
         return paper
-    text = plus_minus(value["mean"], value["error"], 3)
+    text = plus_minus(value["mean"], value["error"], digits(found["unit"]))
     many = f" ({len(value['seeds'])} seeds)" if len(value["seeds"]) > 1 else ""
     change = f" ({value['difference']:+.2f})" if "difference" in value else ""
     ours = text + change + many + (f", {value['measure']}" if value["measure"] else "")

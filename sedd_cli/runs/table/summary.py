@@ -133,6 +133,11 @@ def _order(table: Table, rows: Sequence[dict[str, Any]], column: Column) -> Iter
             yield pair | {"gap": gap, "error": error, "verdict": verdict}
 
 
+def digits(unit: str) -> int:
+    """Decimals that our values are shown with."""
+    return 1 if unit == "generative_perplexity" else 3
+
+
 def papers(found: dict[str, Any]) -> list[str]:
     """The columns of a summary that the paper has a value for in some row."""
     return list(dict.fromkeys(name for row in found["rows"] for name in row["paper"]))
@@ -145,16 +150,17 @@ def markdown(found: dict[str, Any]) -> str:
     lines = [f"| {' | '.join(heads)} |", f"|{'---|' * len(heads)}"]
     for row in found["rows"]:
         cells = [row["label"], *(printed(row["paper"].get(name)) for name in papers(found))]
-        cells += [_ours(row, name) for name in names]
+        cells += [_ours(row, name, digits(found["unit"])) for name in names]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
-def _ours(row: dict[str, Any], name: str) -> str:
+def _ours(row: dict[str, Any], name: str, digits: int) -> str:
     if value := row["ours"].get(name):
         if "texts" in value:
             return (value["texts"][0]["text"] or "").replace("|", "\\|").replace("\n", " ⏎ ")
-        return f"{value['mean']:.3f} ± {value['error']:.3f}" + (f" ({value['measure']})" if value["measure"] else "")
+        number = f"{value['mean']:.{digits}f} ± {value['error']:.{digits}f}"
+        return number + (f" ({value['measure']})" if value["measure"] else "")
     return "" if row["ours"] else row["seeds"][0]["said"] or row["seeds"][0]["state"]
 
 
