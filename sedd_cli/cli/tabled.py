@@ -23,6 +23,8 @@ def show(view: View, found: dict[str, Any]) -> None:
         gap = plus_minus(entry["gap"], entry["error"], digits(found["unit"]))
         where = f" on {entry['column']}" if len(found["columns"]) > 1 else ""
         style = "" if entry["verdict"] == "holds" else "yellow"
+        # of how seeds differ one says nothing
+        where += " (one seed)" if entry["seeds"] == 1 else ""
         view.say(f"{entry['lower_label']} below {entry['higher_label']}{where}: {entry['verdict']}, by {gap}", style)
     for entry in found["frontier"]:
         line = f"slope {entry['slope']:.2f} in logarithms, which a line explains to {entry['explained']:.0%}"
@@ -40,7 +42,11 @@ def show(view: View, found: dict[str, Any]) -> None:
 def _title(found: dict[str, Any]) -> str:
     texts = {name for column in found["columns"] if (name := column.get("dataset") or column.get("references"))}
     on = f"{texts.pop()}, " if len(texts) == 1 else ""
-    size = f"; here {on}at laptop size, {found['unit'].replace('_', ' ')}" if found["mini"] else ""
+    size = (
+        f"; here {on}at laptop size, {found['unit'].replace('_', ' ').replace(' char', ' character')}"
+        if found["mini"]
+        else ""
+    )
     return found["title"] + size
 
 

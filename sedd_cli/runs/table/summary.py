@@ -126,11 +126,12 @@ def _order(table: Table, rows: Sequence[dict[str, Any]], column: Column) -> Iter
             a, b = (found[name]["ours"][column.name] for name in (low, high))
             gap, error = b["mean"] - a["mean"], math.hypot(a["error"], b["error"])
             verdict = "not told apart" if abs(gap) < 2 * error else "holds" if gap > 0 else "does not hold"
-            if isinstance(column, Mauve) and min(len(a["seeds"]), len(b["seeds"])) < 2:
+            seeds = min(len(a["seeds"]), len(b["seeds"]))
+            if isinstance(column, Mauve) and seeds < 2:
                 verdict = "not to be told by one seed"
             labels = {"lower_label": found[low]["label"], "higher_label": found[high]["label"]}
             pair = {"column": column.name, "lower": low, "higher": high, **labels}
-            yield pair | {"gap": gap, "error": error, "verdict": verdict}
+            yield pair | {"gap": gap, "error": error, "seeds": seeds, "verdict": verdict}
 
 
 def digits(unit: str) -> int:
