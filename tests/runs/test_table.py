@@ -337,10 +337,10 @@ def test_the_command_shows_runs_and_writes(sedd, table, tmp_path, monkeypatch):
     assert found == json.loads((tmp_path / "t.json").read_text())
     assert found["rows"][0]["ours"]["tiny"]["mean"] > 0
     assert "| One |" in sedd(*words, "--markdown").out
+    assert "to be trained" in sedd(*words, "--run", "all", "--dry-run").out
     assert "Causal below One" not in done.err
     done = sedd(*words, "--run", "causal", "--device", "cpu")
     assert "Causal below One (one seed): " in done.err
-    assert "to be trained" in sedd(*words, "--run", "all", "--dry-run").out
     done = sedd(*words, "--run", "all", "--mini", "--budget", "1s")
     assert done.code == 0, done.err
     assert "are left of the budget" in done.err
