@@ -115,6 +115,6 @@ Out = Annotated[
 ]
 Judge = Annotated[
     str | None,
-    typer.Option(help="Generative perplexity under this causal language model: gpt2-large, or a folder."),
+    typer.Option(help="Generative perplexity under gpt2-large, another causal model, or a run of ours that is one."),
 ]
 SelfBleu = Annotated[bool, typer.Option("--self-bleu", help="With --judge: also self-BLEU.")]

@@ -11,7 +11,7 @@ import typer
 from sedd_cli.cli import options as o
 from sedd_cli.cli.output import check_writable
 from sedd_cli.cli.view import View
-from sedd_cli.errors import RequestError
+from sedd_cli.errors import RequestError, WorkError
 
 if TYPE_CHECKING:
     from sedd_cli.recipe.table import Table
@@ -75,10 +75,8 @@ def table(
     places = places_of(found, mini, seeds, runs)
     asked = _asked(found, places, run or [])
     options = RunOptions(device, _seconds(budget), rel_error, tell=view.say)
-    left = _run(view, asked, options) if asked and not dry_run else []
-    document = summary(found, places, mini)
-    if left:
-        document["left"] = left
+    made = _run(view, asked, options) if asked and not dry_run else {"left": [], "failed": []}
+    document = summary(found, places, mini) | made
     if markdown:
         typer.echo(as_markdown(document), err=json)
     else:
@@ -96,6 +94,10 @@ def table(
 
         draw(document, [p for of in places.values() for p in of], plot)
         view.say(f"wrote {plot}", "dim")
+    if failed := made["failed"]:
+        kind = RequestError if all(f["code"] == 2 for f in failed) else WorkError
+        names = ", ".join(f"{f['row']}, seed {f['seed']}" for f in failed)
+        raise kind(f"{len(failed)} of {len(asked)} failed: {names}; the reasons stand above")
 
 
 def _asked(found: Table, places: dict[str, list[Place]], run: list[str]) -> list[Place]:
@@ -109,22 +111,22 @@ def _asked(found: Table, places: dict[str, list[Place]], run: list[str]) -> list
     return sorted((place for name in names for place in places[name]), key=lambda place: place.seed)
 
 
-def _run(view: View, asked: list[Place], options: RunOptions) -> list[Any]:
-    """Make what is asked for; what is left, and why."""
+def _run(view: View, asked: list[Place], options: RunOptions) -> dict[str, Any]:
+    """Make what is asked for; what is left, what failed, and why."""
     from sedd_cli.runs.events import Finished
     from sedd_cli.runs.table.job import make
 
     events = view.follow(make(asked, options), "stopped; the same command goes on where it was")
-    left = next(event.result["left"] for event in events if isinstance(event, Finished))
-    for entry in left:
+    result = next(event.result for event in events if isinstance(event, Finished))
+    for entry in result["left"]:
         view.say(f"left: {entry['row']}, seed {entry['seed']}: {entry['why']}", "yellow")
-    return left
+    return result
 
 
 def _seconds(text: str | None) -> float | None:
     if text is None:
         return None
     found = re.fullmatch(r"(\d+(?:\.\d+)?)([smh])", text)
-    if not found:
-        raise RequestError(f"--budget is a number and s, m or h, such as 30m; found {text!r}")
+    if not found or float(found[1]) == 0:
+        raise RequestError(f"--budget is a number above 0 and s, m or h, such as 30m; found {text!r}")
     return float(found[1]) * UNITS[found[2]]

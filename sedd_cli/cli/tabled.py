@@ -10,7 +10,7 @@ from rich.text import Text
 
 from sedd_cli.cli.results import plus_minus
 from sedd_cli.cli.view import View
-from sedd_cli.runs.table.summary import digits, papers, printed
+from sedd_cli.runs.table.summary import digits, papers, printed, samples_of
 
 #: The paper's columns that stand beside ours; where there are more, they stand above them, at laptop size nowhere.
 MOST = 2
@@ -18,23 +18,28 @@ MOST = 2
 
 def show(view: View, found: dict[str, Any]) -> None:
     """The table, whether the order holds, what was not counted, and the commands for the rest."""
-    view.result(_texts(found) if found["unit"] == "text" else _grid(found))
+    shape = {"text": _texts, "generative_perplexity": _steps}.get(found["unit"], _grid)
+    view.result(shape(found))
+    if found["unit"] == "generative_perplexity":
+        view.say(samples_of(found), "dim")
     for entry in found["order"]:
         gap = plus_minus(entry["gap"], entry["error"], digits(found["unit"]))
         where = f" on {entry['column']}" if len(found["columns"]) > 1 else ""
-        style = "" if entry["verdict"] == "holds" else "yellow"
         # of how seeds differ one says nothing
-        where += " (one seed)" if entry["seeds"] == 1 else ""
-        view.say(f"{entry['lower_label']} below {entry['higher_label']}{where}: {entry['verdict']}, by {gap}", style)
+        verdict = entry["verdict"] + (" for one seed" if entry["seeds"] == 1 and "seed" not in entry["verdict"] else "")
+        style = "" if entry["verdict"] == "holds" else "yellow"
+        view.say(f"{entry['lower_label']} below {entry['higher_label']}{where}: {verdict}, by {gap}", style)
     for entry in found["frontier"]:
         line = f"slope {entry['slope']:.2f} in logarithms, which a line explains to {entry['explained']:.0%}"
         reached = (f"{n} reached in {s} steps" if s else f"{n} not reached" for n, s in entry["matches"].items())
         view.say(f"{entry['label']}: {'; '.join([line, *reached])}")
+    if more := found["more_seeds"]:
+        view.say(f"more seeds are there: --seeds {found['seeds'] + more} shows them", "yellow")
     for line in found["warnings"]:
         view.say(f"warning: {line}", "yellow")
     commands = {entry["command"]: entry["cost"] for row in found["rows"] for entry in row["commands"]}
     if commands:
-        view.say("For the rest:")
+        view.say("For the rest (--run all does all of it; lines of `sedd train` are for training elsewhere):")
         for command, cost in commands.items():
             view.say(f"  {command}" + (f"   # {cost}" if cost else ""), "cyan")
 
@@ -65,14 +70,25 @@ def _grid(found: dict[str, Any]) -> Grid:
     return grid
 
 
+def _steps(found: dict[str, Any]) -> Grid:
+    """A figure's values: a line for each number of steps, a column for each model."""
+    grid = Grid(title=_title(found), title_justify="left", header_style="bold")
+    grid.add_column("steps", justify="right")
+    for row in found["rows"]:
+        grid.add_column(_named(row), justify="right")
+    for column in found["columns"]:
+        grid.add_row(column["name"], *(_cell(row, column["name"], found) for row in found["rows"]))
+    return grid
+
+
 def _stacked(found: dict[str, Any]) -> bool:
     """Whether the paper's value and ours stand in one cell."""
     return not found["mini"] and len(papers(found)) > MOST
 
 
 def _named(row: dict[str, Any]) -> Text:
-    """What a row is called, and why it has no value."""
-    said = "" if row["ours"] else row["seeds"][0]["said"]
+    """What a row is called, and why it has no value, or not all."""
+    said = row["seeds"][0]["said"]
     return Text(row["label"]).append(f"\n{said}" if said else "", style="dim")
 
 
@@ -80,7 +96,7 @@ def _cell(row: dict[str, Any], name: str, found: dict[str, Any]) -> str:
     paper = printed(row["paper"].get(name)) if _stacked(found) else ""
     if (value := row["ours"].get(name)) is None:
         return paper
-    text = plus_minus(value["mean"], value["error"], digits(found["unit"]))
+    text = ("≤ " if value["bound"] else "") + plus_minus(value["mean"], value["error"], digits(found["unit"]))
     many = f" ({len(value['seeds'])} seeds)" if len(value["seeds"]) > 1 else ""
     change = f" ({value['difference']:+.2f})" if "difference" in value else ""
     ours = text + change + many + (f", {value['measure']}" if value["measure"] else "")
@@ -95,12 +111,13 @@ def _texts(found: dict[str, Any]) -> Grid:
     for row in found["rows"]:
         for at, column in enumerate(found["columns"]):
             texts = row["ours"].get(column["name"], {}).get("texts", [])
-            grid.add_row(_named(row) if at == 0 else "", column["name"], Group(*map(_marked, texts)))
+            asked = Text(column["name"]).append(f"\n{column['template']}", style="dim")
+            grid.add_row(_named(row) if at == 0 else "", asked, Group(*map(_marked, texts)))
     return grid
 
 
 def _marked(one: dict[str, Any]) -> Text:
     text = Text(one["text"] or "")
     for start, end in one["given"]:
-        text.stylize("blue", start, end)
+        text.stylize("bold blue", start, end)
     return text

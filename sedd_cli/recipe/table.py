@@ -93,10 +93,11 @@ class Table:
         return (self,) if self.mini is None else (self, self.mini)
 
     def row(self, name: str) -> Row:
-        """RequestError naming the rows there are."""
-        found = next((row for row in self.rows if row.name == name), None)
+        """By its name, or what it is called; RequestError naming the rows there are."""
+        asked = name.lower()
+        found = next((r for r in self.rows if asked in (r.name, r.label.lower(), (r.mini_label or "").lower())), None)
         if found is None:
-            raise RequestError(f"table {self.name} has no row {name!r}{nearest(name, [r.name for r in self.rows])}")
+            raise RequestError(f"{self.name} has no row {name!r}{nearest(name, [r.name for r in self.rows])}")
         return found
 
 
@@ -108,7 +109,7 @@ def shipped_tables() -> dict[str, Path]:
 
 def load_table(name: str) -> Table:
     """A shipped table by its name, or its number; RequestError naming those there are."""
-    known = shipped_tables()
+    known, name = shipped_tables(), name.lower()
     found = known.get(name) or known.get(f"table{name}")
     if found is None:
         raise RequestError(f"no table {name!r}{nearest(name, known)}")

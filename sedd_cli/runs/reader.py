@@ -110,8 +110,8 @@ def load_reader(source: str | Path, device: str = "auto", precision: str = "fp32
     model = load_model(str(source), device, precision)
     if not model.exact:
         raise RequestError(
-            f"{source} is a {model.kind} model and has no likelihoods: what reads goes from left to right (a causal "
-            "language model such as gpt2-large, or a run with objective=autoregressive)"
+            f"{source} ({model.kind}) has no exact likelihoods: what reads goes from left to right (a causal language "
+            "model such as gpt2-large, or a run with objective=autoregressive)"
         )
     return TrainedReader(model)
 

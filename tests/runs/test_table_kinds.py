@@ -108,7 +108,7 @@ def made(table, runs, seeds=1, **options):
     every = places_of(table, True, seeds, runs)
     *_, last = make([p for of in every.values() for p in of], RunOptions("cpu", rel_error=0.5, **options))
     assert isinstance(last, Finished)
-    return every, last.result["left"]
+    return every, last.result["left"] + last.result["failed"]
 
 
 def returned(job):
@@ -246,7 +246,7 @@ def test_samples_by_another_sampler_of_the_recipe_are_not_counted(known, tmp_pat
     path.write_text(path.read_text().replace("temperature: 1.0", "temperature: 0.5"))
     found = look(one)
     assert found.state == "other"
-    assert "made with another recipe (sampler.temperature: 0.5 → 1.0)" in found.said
+    assert "made with another recipe (sampler.temperature: 0.5 → 1.0)" in found.wrong[0]
     assert look(places_of(known["base"], True, 1, tmp_path)["one"][0]).state == "trained"  # likelihoods do not mind
 
 
@@ -256,7 +256,7 @@ def test_what_a_judge_of_another_recipe_says_is_not_counted(known, tmp_path):
     path = one.readers[0].folder / "recipe.yaml"
     path.write_text(path.read_text().replace("lr: 0.003", "lr: 0.1"))
     assert look(one).state == "other"
-    assert "its judge" in look(one).said
+    assert "its judge" in look(one).wrong[0]
     found = summary(known["quality"], every, True)
     assert all(row["commands"] == [] for row in found["rows"])
     assert "One, seed 0: its judge" in found["warnings"][1]
@@ -316,9 +316,9 @@ def test_a_loaded_causal_model_is_drawn_from_and_judged(known, tmp_path):
     refused, place = (places_of(table, False, 2, tmp_path)["gpt"] for table in (wrong, right))
     assert len(place) == 2  # its samples have seeds, though its weights have none
     *_, last = make(refused, RunOptions("cpu"))
-    assert "says that its model denoises" in last.result["left"][0]["why"]
+    assert "says that its model denoises" in last.result["failed"][0]["why"]
     *_, last = make(place, RunOptions("cpu"))
-    assert last.result["left"] == []
+    assert last.result == {"left": [], "failed": []}
     found = summary(right, {"gpt": place}, False)["rows"][0]["ours"]["8"]
     assert len({seed["value"] for seed in found["seeds"]}) == 2
     (path,) = (tmp_path / "samples").glob("*-8-0/samples/left_to_right.jsonl")
@@ -358,9 +358,44 @@ def test_what_measuring_takes_counts_in_the_budget(known, tmp_path):
         write_result(first, column, read_record(first, column)["result"], 60.0)
         second.result_file(column).unlink()
     column = table.mini.columns[0]
-    assert measuring_seconds(column, [look(first), look(second)]) == pytest.approx(60.0)
-    assert measuring_seconds(column, [look(second)]) is None
+    assert measuring_seconds(column, True, [look(first), look(second)]) == pytest.approx(60.0)
+    assert measuring_seconds(column, True, [look(second)]) == pytest.approx(60.0)
+    assert measuring_seconds(column, False, [look(second)]) is None
     *_, last = make([first, second], RunOptions("cpu", budget=30))
-    assert "about 1.0 minutes of measuring, 0.5 are left" in last.result["left"][0]["why"]
+    assert "measuring in takes about 60 seconds, 30 seconds are left" in last.result["left"][0]["why"]
     (command,) = summary(table, every, True)["rows"][0]["commands"]
     assert command["cost"] == "about 2 minutes here"
+
+
+def test_what_failed_has_an_exit_code_and_labels_are_names(known, tmp_path, sedd):
+    every, _ = made(known["quality"], tmp_path)
+    path = every["one"][0].readers[0].folder / "recipe.yaml"
+    whole = path.read_text()
+    path.write_text(whole.replace("lr: 0.003", "lr: 0.1"))
+    words = ["table", "quality", "--mini", "--runs", tmp_path, "--device", "cpu"]
+    done = sedd(*words, "--run", "One")
+    assert done.code == 2
+    assert "1 of 1 failed: one, seed 0" in done.err
+    path.write_text(whole)
+    assert sedd(*words, "--run", "one").code == 0
+
+
+def test_seeds_that_are_not_shown_are_pointed_out(known, tmp_path, sedd):
+    made(known["texts"], tmp_path, seeds=3)
+    assert summary(known["texts"], places_of(known["texts"], True, 1, tmp_path), True)["more_seeds"] == 2
+    assert "--seeds 3 shows them" in sedd("table", "texts", "--mini", "--runs", tmp_path).err
+    assert "shows them" not in sedd("table", "texts", "--mini", "--runs", tmp_path, "--seeds", 3).err
+
+
+def test_bounds_are_marked_and_what_was_given_too(known, tmp_path, sedd):
+    every, _ = made(known["base"], tmp_path)
+    found = summary(known["base"], every, True)
+    assert [row["ours"]["tiny"]["bound"] for row in found["rows"]] == [True, False]
+    one, causal = markdown(found).splitlines()[2:]
+    assert "| ≤ " in one
+    assert "≤" not in causal
+    assert "± " not in causal  # exact
+    assert "≤ " in sedd("table", "base", "--mini", "--runs", tmp_path).out
+    every, _ = made(known["texts"], tmp_path)
+    assert "| **the**" in markdown(summary(known["texts"], every, True))
+    assert "the[MASK:4]sat" in sedd("table", "texts", "--mini", "--runs", tmp_path).out

@@ -30,6 +30,8 @@ class Cells:
     place: Place
     state: str
     said: str = ""
+    #: What is there and not counted, and why.
+    wrong: tuple[str, ...] = ()
     results: dict[str, dict[str, Any]] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
 
@@ -45,12 +47,14 @@ def look(place: Place) -> Cells:
         return Cells(place, "quoted", "quoted, not run")
     if place.training is not None:
         state, said = run_state(place)
+        if state == "other":
+            return Cells(place, state, "not counted, see below", (said,))
         if state != "trained":
             return Cells(place, state, said)
     for judge in place.readers:
         state, said = run_state(judge)
         if state == "other":
-            return Cells(place, state, f"its judge {judge.folder} {said}")
+            return Cells(place, state, "not counted, see below", (f"its judge: {said}",))
     results, seconds, wrong = {}, {}, []
     for column in place.columns:
         try:
@@ -61,9 +65,10 @@ def look(place: Place) -> Cells:
         except DamageError as error:
             wrong.append(str(error))
     if len(results) == len(place.columns):
-        return Cells(place, "measured", "", results, seconds)
+        return Cells(place, "measured", results=results, seconds=seconds)
     state = "trained" if place.training else "missing"
-    return Cells(place, state, "; ".join(wrong) or "to be measured", results, seconds)
+    said = "not counted, see below" if wrong else "partly measured" if results else "to be measured"
+    return Cells(place, state, said, tuple(wrong), results, seconds)
 
 
 def run_state(place: Place) -> tuple[str, str]:
@@ -74,13 +79,16 @@ def run_state(place: Place) -> tuple[str, str]:
     try:
         stored = load_recipe(folder / "recipe.yaml")
     except RequestError as error:
-        return "other", f"not counted: {error}"
+        return "other", f"{folder} is not counted: {error}"
     # what is drawn from a run depends on its sampler too
     drawn = any(column.reads for column in place.columns)
     harmless = tuple(key for key in HARMLESS if key != "sampler." or not drawn)
     changed = [line for line in differences(stored.to_data(), recipe.to_data()) if not line.startswith(harmless)]
     if changed:
-        return "other", f"not counted: made with another recipe ({'; '.join(changed)})"
+        return "other", (
+            f"{folder} is not counted: made with another recipe ({'; '.join(changed)}); "
+            "remove that folder to train the row anew"
+        )
     mark = folder / "latest"
     step = mark.read_text(encoding="utf-8").strip().removeprefix("step-") if mark.is_file() else "0"
     if step != str(recipe.train.steps):

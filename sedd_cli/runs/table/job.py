@@ -31,11 +31,11 @@ class RunOptions:
 
 
 def make(places: Sequence[Place], options: RunOptions) -> Iterator[Event]:
-    """Train and measure places that are not measured yet; Finished lists those that are left and why.
+    """Train and measure places that are not measured yet; Finished lists those that are left or failed, and why.
 
     A row that fails does not keep the others from being made. Ctrl-C leaves a state from which the same call goes on.
     """
-    began, left = time.monotonic(), []
+    began, left, failed = time.monotonic(), [], []
     desk = Desk(options.device, options.rel_error, options.max_nfe)
     for place in places:
         name = f"{place.row.name}, seed {place.seed}"
@@ -47,12 +47,20 @@ def make(places: Sequence[Place], options: RunOptions) -> Iterator[Event]:
             why = yield from _make(place, places, desk, options, until)
         except (RequestError, WorkError) as error:
             yield Warn(f"{name}: {error}")
-            why = str(error)
+            failed.append(
+                {
+                    "row": place.row.name,
+                    "seed": place.seed,
+                    "why": str(error),
+                    "code": 1 + isinstance(error, RequestError),
+                }
+            )
+            continue
         if why:
             left.append({"row": place.row.name, "seed": place.seed, "why": why})
         if why == STOPPED:
             break
-    yield Finished({"left": left})
+    yield Finished({"left": left, "failed": failed})
 
 
 def training_seconds(place: Place, others: Sequence[Place]) -> float | None:
@@ -85,17 +93,27 @@ def _training_seconds(place: Place, others: Sequence[Place]) -> float | None:
     return mini.minutes * 60 * left / whole if place.mini and mini else None
 
 
-def measuring_seconds(column: Column, others: Sequence[Cells]) -> float | None:
-    """How long a measurement is expected to take, by what others took in the same column; None: unknown."""
+def measuring_seconds(column: Column, mini: bool, others: Sequence[Cells]) -> float | None:
+    """How long a measurement is expected to take, by what others took in the same column; None: unknown.
+
+    At laptop size a minute, before anything is known.
+    """
     took = [other.seconds[column.name] for other in others if column.name in other.seconds]
-    return statistics.median(took) if took else None
+    return statistics.median(took) if took else 60.0 if mini else None
+
+
+def spoken(seconds: float) -> str:
+    """A stretch of time in words, as roughly as it is known."""
+    if seconds < 90:
+        return f"{max(seconds, 0):.0f} seconds"
+    return f"{seconds / 60:.0f} minutes" if seconds < 5400 else f"{seconds / 3600:.1f} hours"
 
 
 def _too_long(seconds: float, until: float | None, work: str) -> str:
     """Why work of so many seconds is not begun, where it would end behind `until` (of time.monotonic)."""
     if until is None or seconds < (left := until - time.monotonic()):
         return ""
-    return f"about {seconds / 60:,.1f} minutes of {work}, {max(left, 0) / 60:,.1f} are left of the budget"
+    return f"{work} takes about {spoken(seconds)}, {spoken(left)} are left of the budget"
 
 
 def _make(
@@ -105,7 +123,7 @@ def _make(
     needed = training_seconds(place, places) if until is not None else 0.0
     if needed is None:
         return f"how long it takes here is not known yet: neither {place.trained.folder} nor another run is trained"
-    if reason := _too_long(needed, until, "training"):
+    if needed and (reason := _too_long(needed, until, "training")):
         return reason
     yield Note(f"{place.table.name}: {place.label}, seed {place.seed}")
     for one in (place, *place.readers):
@@ -113,8 +131,10 @@ def _make(
             return STOPPED
     for column in look(place).left:
         if until is not None:
-            seconds = measuring_seconds(column, [look(other) for other in places])
-            if reason := _too_long(seconds or 0.0, until, "measuring"):
+            seconds = measuring_seconds(column, place.mini, [look(other) for other in places])
+            if seconds is None:
+                return f"how long measuring {column.name} takes here is not known yet: do it once without --budget"
+            if reason := _too_long(seconds, until, f"measuring {column.name}"):
                 return reason
         began = time.monotonic()
         result = yield from MEASURES[type(column)].run(place, column, desk)
@@ -128,7 +148,7 @@ def _train(place: Place, options: RunOptions) -> Generator[Event, None, bool]:
         return False
     state, said = run_state(place)
     if state == "other":
-        raise RequestError(f"{place.trained.folder} {said}; remove that folder to train the row anew")
+        raise RequestError(said)
     if state == "trained":
         return False
     asked = TrainOptions(place.trained.folder, options.device, report=False, tell=options.tell)

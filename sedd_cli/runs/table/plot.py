@@ -12,6 +12,7 @@ from sedd_cli.recipe import load_recipe
 from sedd_cli.runs.png import blank, save, steps_axes
 from sedd_cli.runs.status import status
 from sedd_cli.runs.table.place import Place
+from sedd_cli.runs.table.summary import samples_of
 
 
 def plot(found: dict[str, Any], places: Sequence[Place], path: Path) -> None:
@@ -73,6 +74,6 @@ def _frontiers(title: str, found: dict[str, Any], path: Path) -> None:
     if not drawn:
         raise RequestError("nothing of this figure has been measured yet: there is nothing to plot")
     steps_axes(axis, list(steps.values()))
-    axis.set_title(title, size=10)
+    axis.set_title(f"{title}: {samples_of(found)}", size=10)
     axis.legend(frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
     save(figure, path)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
 import json
 import math
 from collections.abc import Iterator, Sequence
@@ -13,7 +15,7 @@ from sedd_cli.recipe.table import Row, Table
 from sedd_cli.runs.plan import plan
 from sedd_cli.runs.table.cells import Cells, look, run_state
 from sedd_cli.runs.table.frontier import frontier
-from sedd_cli.runs.table.job import measuring_seconds, training_seconds
+from sedd_cli.runs.table.job import measuring_seconds, spoken, training_seconds
 from sedd_cli.runs.table.measures import MEASURES
 from sedd_cli.runs.table.place import Place
 
@@ -30,12 +32,27 @@ def summary(table: Table, places: dict[str, list[Place]], mini: bool) -> dict[st
         "title": table.title,
         "mini": mini,
         "unit": form.unit,
+        "unit_at_full_size": table.unit,
         "columns": [plain(column) for column in form.columns],
         "rows": rows,
         "order": [e for column in form.columns for e in _order(table, rows, column)] if numbers else [],
         "frontier": frontier(rows, form.columns) if isinstance(form.columns[0], Quality) else [],
+        "seeds": len(max(places.values(), key=len)),
+        "more_seeds": _more_seeds(places),
         "warnings": [*_not_counted(every), *(line for column in form.columns for line in _mixed(every, column))],
     }
+
+
+def _more_seeds(places: dict[str, list[Place]]) -> int:
+    """How many seeds beyond those that are shown have results, of the row that has most."""
+    found = 0
+    for of_row in places.values():
+        later = itertools.takewhile(
+            lambda place: any(place.result_file(column).is_file() for column in place.columns),
+            (dataclasses.replace(of_row[0], seed=seed) for seed in itertools.count(of_row[-1].seed + 1)),
+        )
+        found = max(found, len(list(later)))
+    return found
 
 
 def _row(row: Row, cells: Sequence[Cells], unit: str, mini: bool, every: Sequence[Cells]) -> dict[str, Any]:
@@ -65,8 +82,8 @@ def _commands(cells: Cells, every: Sequence[Cells]) -> Iterator[dict[str, str | 
     for one in (cells.place, *cells.place.readers):
         if one.training and run_state(one)[0] in ("missing", "training"):
             yield {"command": one.train_command(), "cost": _cost(one, every)}
-    seconds = [measuring_seconds(column, every) for column in cells.left or cells.place.columns]
-    cost = None if None in seconds else _minutes(sum(seconds))
+    seconds = [measuring_seconds(column, cells.place.mini, every) for column in cells.left or cells.place.columns]
+    cost = None if None in seconds else f"about {spoken(sum(seconds))} here"
     yield {"command": cells.place.measure_command(), "cost": cost}
 
 
@@ -74,19 +91,15 @@ def _cost(place: Place, every: Sequence[Cells]) -> str | None:
     """What the rest of the training is expected to take: here, by other rows, or on the paper's hardware, derived."""
     alone = [one.place for one in every]
     if (seconds := training_seconds(place, alone)) is not None:
-        return _minutes(seconds)
+        return f"about {spoken(seconds)} here"
     return plan(place.recipe).get("on the paper's hardware")
 
 
-def _minutes(seconds: float) -> str:
-    return f"about {seconds / 60:,.0f} minutes here" if seconds >= 90 else "about a minute here"
-
-
 def _not_counted(every: Sequence[Cells]) -> Iterator[str]:
-    """What is there and not counted, of rows whose other results hide it: results of theirs, or another seed's."""
+    """What is there and not counted, and why."""
     for one in every:
-        if one.state == "other" or "not counted" in one.said:
-            yield f"{one.place.label}, seed {one.place.seed}: {one.said}"
+        for line in one.wrong:
+            yield f"{one.place.label}, seed {one.place.seed}: {line}"
 
 
 def _mixed(every: Sequence[Cells], column: Column) -> Iterator[str]:
@@ -105,14 +118,15 @@ def _value(found: list[tuple[int, dict[str, Any]]], column: Column, unit: str) -
         value = MEASURES[type(column)].value(result, column, unit)
         if value.texts is not None:
             return {"texts": value.texts}  # those of the first seed
-        entry = {"seed": seed, "value": value.value, "error": value.error, "measure": value.how}
+        entry = {"seed": seed, "value": value.value, "error": value.error, "measure": value.how, "bound": value.bound}
         seeds.append(entry | {"step": result.get("step")})
     values = [entry["value"] for entry in seeds]
     mean, spread, error = math.fsum(values) / len(values), None, seeds[0]["error"]
     if len(values) > 1:
         spread = math.sqrt(math.fsum((v - mean) ** 2 for v in values) / (len(values) - 1))
         error = spread / math.sqrt(len(values))
-    return {"mean": mean, "error": error, "spread": spread, "measure": seeds[0]["measure"], "seeds": seeds}
+    same = {"measure": seeds[0]["measure"], "bound": seeds[0]["bound"]}
+    return {"mean": mean, "error": error, "spread": spread, **same, "seeds": seeds}
 
 
 def _order(table: Table, rows: Sequence[dict[str, Any]], column: Column) -> Iterator[dict[str, Any]]:
@@ -139,6 +153,15 @@ def digits(unit: str) -> int:
     return 1 if unit == "generative_perplexity" else 3
 
 
+def samples_of(found: dict[str, Any]) -> str:
+    """What the values of a figure are of."""
+    column = found["columns"][0]
+    judge = column["judge"]
+    if not isinstance(judge, str):
+        judge = f"an autoregressive run, seed {judge['seed']}"
+    return f"{column['n']} samples of {column['length']} tokens, perplexity per token to {judge}"
+
+
 def papers(found: dict[str, Any]) -> list[str]:
     """The columns of a summary that the paper has a value for in some row."""
     return list(dict.fromkeys(name for row in found["rows"] for name in row["paper"]))
@@ -159,10 +182,22 @@ def markdown(found: dict[str, Any]) -> str:
 def _ours(row: dict[str, Any], name: str, digits: int) -> str:
     if value := row["ours"].get(name):
         if "texts" in value:
-            return (value["texts"][0]["text"] or "").replace("|", "\\|").replace("\n", " ⏎ ")
-        number = f"{value['mean']:.{digits}f} ± {value['error']:.{digits}f}"
-        return number + (f" ({value['measure']})" if value["measure"] else "")
+            return _marked(value["texts"][0]).replace("|", "\\|").replace("\n", " ⏎ ")
+        number = ("≤ " if value["bound"] else "") + f"{value['mean']:.{digits}f}"
+        number += f" ± {value['error']:.{digits}f}" if value["error"] else ""
+        many = [f"{len(value['seeds'])} seeds"] if len(value["seeds"]) > 1 else []
+        told = ", ".join([*([value["measure"]] if value["measure"] else []), *many])
+        return number + (f" ({told})" if told else "")
     return "" if row["ours"] else row["seeds"][0]["said"] or row["seeds"][0]["state"]
+
+
+def _marked(one: dict[str, Any]) -> str:
+    """A text, what was given in bold."""
+    text, at, parts = one["text"] or "", 0, []
+    for start, end in one["given"]:
+        parts += [text[at:start], f"**{text[start:end]}**"]
+        at = end
+    return "".join([*parts, text[at:]])
 
 
 def printed(value: float | None) -> str:

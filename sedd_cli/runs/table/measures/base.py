@@ -20,7 +20,8 @@ from sedd_cli.runs.table.place import Place
 
 @dataclass(frozen=True)
 class Value:
-    """A number with the error of its measurement; `how` it was measured, where that is not as its column says.
+    """A number with the error of its measurement, or a bound on it from above; `how` it was measured, where that is not
+    as its column says.
 
     texts: where a column asks for texts, {"text", "given"} of each; then there is no number.
     """
@@ -28,6 +29,7 @@ class Value:
     value: float | None
     error: float = 0.0
     how: str = ""
+    bound: bool = False
     texts: list[dict[str, Any]] | None = None
 
 

@@ -41,5 +41,6 @@ class LikelihoodMeasure(Measure):
 
     def value(self, result: dict[str, Any], column: Likelihood, unit: str) -> Value:
         ((protocol, bound),) = result["bounds"].items()
-        how = "exact" if "estimator" not in result else "" if protocol == column.protocol else protocol
-        return Value(float(bound[unit]), bound[f"{unit}_error"] or 0.0, how)
+        exact = "estimator" not in result
+        how = "exact" if exact else "" if protocol == column.protocol else protocol
+        return Value(float(bound[unit]), bound[f"{unit}_error"] or 0.0, how, not exact)
