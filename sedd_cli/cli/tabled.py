@@ -47,11 +47,9 @@ def show(view: View, found: dict[str, Any]) -> None:
 def _title(found: dict[str, Any]) -> str:
     texts = {name for column in found["columns"] if (name := column.get("dataset") or column.get("references"))}
     on = f"{texts.pop()}, " if len(texts) == 1 else ""
-    size = (
-        f"; here {on}at laptop size, {found['unit'].replace('_', ' ').replace(' char', ' character')}"
-        if found["mini"]
-        else ""
-    )
+    size = f"; here {on}at laptop size" if found["mini"] else ""
+    if found["unit"] != found["unit_at_full_size"]:
+        size += f", {found['unit'].replace('_', ' ').replace(' char', ' character')}"
     return found["title"] + size
 
 
