@@ -22,6 +22,8 @@ def show(view: View, found: dict[str, Any]) -> None:
     view.result(shape(found))
     if found["unit"] == "generative_perplexity":
         view.say(samples_of(found), "dim")
+    if found["seeds"] > 1 and found["unit"] != "text":
+        view.say(f"± is the standard error by {found['seeds']} seeds", "dim")
     for entry in found["order"]:
         gap = plus_minus(entry["gap"], entry["error"], digits(found["unit"]))
         where = f" on {entry['column']}" if len(found["columns"]) > 1 else ""
@@ -95,7 +97,8 @@ def _cell(row: dict[str, Any], name: str, found: dict[str, Any]) -> str:
     if (value := row["ours"].get(name)) is None:
         return paper
     text = ("≤ " if value["bound"] else "") + plus_minus(value["mean"], value["error"], digits(found["unit"]))
-    many = f" ({len(value['seeds'])} seeds)" if len(value["seeds"]) > 1 else ""
+    seeds = len(value["seeds"])
+    many = f" ({seeds} seed{'s' if seeds > 1 else ''})" if 1 < found["seeds"] != seeds else ""
     change = f" ({value['difference']:+.2f})" if "difference" in value else ""
     ours = text + change + many + (f", {value['measure']}" if value["measure"] else "")
     return f"{paper}\nours {ours}" if paper else ours
