@@ -47,14 +47,8 @@ def make(places: Sequence[Place], options: RunOptions) -> Iterator[Event]:
             why = yield from _make(place, places, desk, options, until)
         except (RequestError, WorkError) as error:
             yield Warn(f"{name}: {error}")
-            failed.append(
-                {
-                    "row": place.row.name,
-                    "seed": place.seed,
-                    "why": str(error),
-                    "code": 1 + isinstance(error, RequestError),
-                }
-            )
+            code = 1 + isinstance(error, RequestError)
+            failed.append({"row": place.row.name, "seed": place.seed, "why": str(error), "code": code})
             continue
         if why:
             left.append({"row": place.row.name, "seed": place.seed, "why": why})
