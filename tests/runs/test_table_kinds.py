@@ -399,3 +399,35 @@ def test_bounds_are_marked_and_what_was_given_too(known, tmp_path, sedd):
     every, _ = made(known["texts"], tmp_path)
     assert "| **the**" in markdown(summary(known["texts"], every, True))
     assert "the[MASK:4]sat" in sedd("table", "texts", "--mini", "--runs", tmp_path).out
+
+
+def test_rows_go_by_their_name_and_by_what_they_are_called():
+    rows = [
+        {"name": "a_1", "label": "First One", "paper": {}},
+        {"name": "b_2", "label": "Second", "mini_label": "Small"},
+    ]
+    column = {"name": "p", "dataset": "pydocs"}
+    table = build_table({"name": "t", "title": "T", "unit": "perplexity", "columns": [column], "rows": rows}, "t")
+    assert [table.row(name).name for name in ("a_1", "first one", "SECOND", "small")] == ["a_1", "a_1", "b_2", "b_2"]
+    with pytest.raises(RequestError, match="t has no row 'third'"):
+        table.row("third")
+
+
+def test_generations_from_other_references_or_features_do_not_compare(known, tmp_path):
+    every, _ = made(known["mauve"], tmp_path)
+    one, column = every["one"][0], known["mauve"].mini.columns[0]
+    result = read_record(one, column)["result"]
+    for side in ("references", "features"):
+        write_result(one, column, result | {side: result[side] | {"fingerprint": "another"}})
+        assert "which do not compare" in summary(known["mauve"], every, True)["warnings"][0]
+
+
+def test_what_measurements_took_is_kept_and_training_that_is_done_takes_none(known, tmp_path):
+    table = known["texts"]
+    every, _ = made(table, tmp_path)
+    one, column = every["one"][0], table.mini.columns[0]
+    write_result(one, column, read_record(one, column)["result"], 600.0)
+    assert look(one).seconds[column.name] == 600.0
+    one.result_file(table.mini.columns[1]).unlink()
+    *_, last = make([one], RunOptions("cpu", budget=1e-9))
+    assert last.result["left"][0]["why"].startswith("measuring at takes about 60 seconds, 0 seconds are left")
