@@ -82,7 +82,7 @@ class RunDir:
         try:
             lock.acquire()
         except Timeout:
-            raise RequestError(f"another process is training in {self.path}: wait for it, or use --fresh") from None
+            raise RequestError(f"another process is training in {self.path}: wait for it") from None
         try:
             yield
         finally:
