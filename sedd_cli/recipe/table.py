@@ -87,6 +87,10 @@ class Table:
                 if name not in names:
                     raise ValueError(f"order names the row {name!r}, which is none")
 
+    def form(self, mini: bool) -> Table | Mini:
+        """What has its columns and unit: the table itself, or its small form."""
+        return self.mini if mini and self.mini else self
+
     @property
     def forms(self) -> tuple[Table | Mini, ...]:
         """The table at full size, and at laptop size if there is one."""
@@ -94,8 +98,8 @@ class Table:
 
     def row(self, name: str) -> Row:
         """By its name, or what it is called; RequestError naming the rows there are."""
-        asked = name.lower()
-        found = next((r for r in self.rows if asked in (r.name, r.label.lower(), (r.mini_label or "").lower())), None)
+        known = {called.lower(): row for row in self.rows for called in (row.mini_label, row.label) if called}
+        found = (known | {row.name: row for row in self.rows}).get(name.lower())
         if found is None:
             raise RequestError(f"{self.name} has no row {name!r}{nearest(name, [r.name for r in self.rows])}")
         return found

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from causal_models import save_tiny_causal
+from jobs import returned
 
 from sedd_cli import load_model
 from sedd_cli.cli import mauve as command
@@ -67,15 +68,6 @@ def run(model, options, **changed) -> tuple[dict, list]:
     events = list(mauve(model, dataclasses.replace(options, **changed), "cpu"))
     assert isinstance(events[-1], Finished)
     return events[-1].result, events
-
-
-def returned(job):
-    """What a generator of events returns."""
-    while True:
-        try:
-            next(job)
-        except StopIteration as end:
-            return end.value
 
 
 def stored():

@@ -9,12 +9,13 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from jobs import returned
 
 from sedd_cli import load_model
 from sedd_cli.errors import RequestError
 from sedd_cli.recipe import load_recipe
 from sedd_cli.runs.datasets import prepared
-from sedd_cli.runs.events import Finished, Sampled
+from sedd_cli.runs.events import Sampled
 from sedd_cli.runs.judge import Samples, judge
 from sedd_cli.runs.mauve.job import mauve
 from sedd_cli.runs.mauve.options import MauveOptions
@@ -48,11 +49,7 @@ def reader(causal_run):
 
 
 def judged(reader, samples):
-    def events():
-        yield Finished((yield from judge(reader, samples, False)))
-
-    *_, last = events()
-    return last.result
+    return returned(judge(reader, samples, False))
 
 
 def test_a_run_of_ours_judges_texts_as_its_own_likelihood_says(reader):

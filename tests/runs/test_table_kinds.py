@@ -10,6 +10,7 @@ import shutil
 import pytest
 import torch
 from causal_models import save_tiny_causal
+from jobs import returned
 
 from sedd_cli import load_model
 from sedd_cli.errors import DamageError, RequestError, WorkError
@@ -111,14 +112,6 @@ def made(table, runs, seeds=1, **options):
     return every, last.result["left"] + last.result["failed"]
 
 
-def returned(job):
-    while True:
-        try:
-            next(job)
-        except StopIteration as end:
-            return end.value
-
-
 def test_runs_of_another_table_are_trained_there_and_once(known, tmp_path):
     every, left = made(known["quality"], tmp_path)
     assert left == []
@@ -153,6 +146,9 @@ def test_a_figure_is_drawn_and_told(known, tmp_path):
     empty = summary(table, places_of(table, True, 1, tmp_path), True)
     commands = [entry["command"] for row in empty["rows"] for entry in row["commands"]]
     assert sum(command.startswith("sedd train") for command in commands) == 4  # two runs, and the judge of either
+    # at laptop size as long as the table says, each line for itself: 2 minutes for every run
+    costs = {e["cost"] for row in empty["rows"] for e in row["commands"] if e["command"].startswith("sedd train")}
+    assert costs == {"about 2 minutes here"}
     with pytest.raises(RequestError, match="nothing to plot"):
         plot(empty, [], tmp_path / "x.png")
     every, _ = made(table, tmp_path)
@@ -409,8 +405,9 @@ def test_rows_go_by_their_name_and_by_what_they_are_called():
     column = {"name": "p", "dataset": "pydocs"}
     table = build_table({"name": "t", "title": "T", "unit": "perplexity", "columns": [column], "rows": rows}, "t")
     assert [table.row(name).name for name in ("a_1", "first one", "SECOND", "small")] == ["a_1", "a_1", "b_2", "b_2"]
-    with pytest.raises(RequestError, match="t has no row 'third'"):
-        table.row("third")
+    for name in ("third", ""):
+        with pytest.raises(RequestError, match=f"t has no row '{name}'"):
+            table.row(name)
 
 
 def test_generations_from_other_references_or_features_do_not_compare(known, tmp_path):

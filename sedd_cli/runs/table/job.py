@@ -58,13 +58,14 @@ def make(places: Sequence[Place], options: RunOptions) -> Iterator[Event]:
 
 
 def training_seconds(place: Place, others: Sequence[Place]) -> float | None:
-    """How long the rest of the training of a place's run, and of its judges', is expected to take here, by what these
-    places took; None: unknown."""
-    parts = [_training_seconds(one, others) for one in (place, *place.readers)]
+    """How long the rest of the training of a place's run, and of its judges', is expected to take; None: unknown."""
+    parts = [run_seconds(one, others) for one in (place, *place.readers)]
     return None if None in parts else sum(parts)
 
 
-def _training_seconds(place: Place, others: Sequence[Place]) -> float | None:
+def run_seconds(place: Place, others: Sequence[Place]) -> float | None:
+    """How long the rest of the training of a place's run is expected to take here, by what these places took; None:
+    unknown."""
     recipe = place.recipe
     if recipe is None or run_state(place)[0] == "trained":
         return 0.0

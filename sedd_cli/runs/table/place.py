@@ -38,13 +38,12 @@ class Place:
     @property
     def unit(self) -> str:
         """What its values are."""
-        return self.table.mini.unit if self.mini and self.table.mini else self.table.unit
+        return self.table.form(self.mini).unit
 
     @property
     def columns(self) -> tuple[Column, ...]:
         """What it is measured on."""
-        every = self.table.mini.columns if self.mini and self.table.mini else self.table.columns
-        return tuple(column for column in every if column.fits(self.row.how))
+        return tuple(column for column in self.table.form(self.mini).columns if column.fits(self.row.how))
 
     @property
     def folder(self) -> Path:

@@ -15,14 +15,14 @@ from sedd_cli.recipe.table import Row, Table
 from sedd_cli.runs.plan import plan
 from sedd_cli.runs.table.cells import Cells, look, run_state
 from sedd_cli.runs.table.frontier import frontier
-from sedd_cli.runs.table.job import measuring_seconds, spoken, training_seconds
+from sedd_cli.runs.table.job import measuring_seconds, run_seconds, spoken
 from sedd_cli.runs.table.measures import MEASURES
 from sedd_cli.runs.table.place import Place
 
 
 def summary(table: Table, places: dict[str, list[Place]], mini: bool) -> dict[str, Any]:
     """Everything there is to show; places: row → one for each seed."""
-    form = table.mini if mini and table.mini else table
+    form = table.form(mini)
     cells = {name: [look(place) for place in of_row] for name, of_row in places.items()}
     every = [one for of_row in cells.values() for one in of_row]
     rows = [_row(row, cells[row.name], form.unit, mini, every) for row in table.rows if row.name in cells]
@@ -89,8 +89,7 @@ def _commands(cells: Cells, every: Sequence[Cells]) -> Iterator[dict[str, str | 
 
 def _cost(place: Place, every: Sequence[Cells]) -> str | None:
     """What the rest of the training is expected to take: here, by other rows, or on the paper's hardware, derived."""
-    alone = [one.place for one in every]
-    if (seconds := training_seconds(place, alone)) is not None:
+    if (seconds := run_seconds(place, [one.place for one in every])) is not None:
         return f"about {spoken(seconds)} here"
     return plan(place.recipe).get("on the paper's hardware")
 

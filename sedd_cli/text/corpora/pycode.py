@@ -11,8 +11,8 @@ import tokenize
 from collections.abc import Iterator
 from pathlib import Path
 
-from sedd_cli.text.corpora.library import SHORTEST, corpus_of, parse, sources, utf8
 from sedd_cli.text.corpora.pydocs import DOCUMENTED
+from sedd_cli.text.corpora.stdlib import SHORTEST, corpus_of, parse, sources, utf8
 
 
 def comments_of(library: Path) -> list[str]:

@@ -7,7 +7,7 @@ import inspect
 from collections.abc import Iterator
 from pathlib import Path
 
-from sedd_cli.text.corpora.library import SHORTEST, TOPICS, corpus_of, parse, sources, utf8
+from sedd_cli.text.corpora.stdlib import SHORTEST, TOPICS, corpus_of, parse, sources, utf8
 
 DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 
