@@ -186,7 +186,7 @@ def _bounds(
     """The figures of a protocol, or of those that share their draws."""
     names, blocks = tuple(cut), next(iter(cut.values()))
     ledger = _ledger(result, options, {"protocols": names, "draws": options.drawing.draws(len(blocks))})
-    to_bits = 1 / math.log(2) / (blocks.split.characters * blocks.share)
+    to_bits = 1 / math.log(2) / blocks.size.characters
     found = yield from estimate(model.score, blocks, names, options.drawing, ledger, dist, to_bits)
     yield from _kept(ledger)
     asked = {"rel_error_asked": options.drawing.rel_error, "max_nfe": options.drawing.max_nfe}

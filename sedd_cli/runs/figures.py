@@ -61,12 +61,12 @@ def summary(blocks: Blocks, found: Estimates, given: int = 0) -> dict[str, Any]:
 
     given: tokens of each block that the nats are not for.
     """
-    lengths, text = blocks.lengths - given, blocks.split
-    used, part = int(lengths.sum()), blocks.share
+    lengths = blocks.lengths - given
+    used = int(lengths.sum())
     mean, error = found.mean_and_error
     rate, rate_error = mean / used, error / used
     reach = found.within() * rate_error if error else 0.0
-    units = {"char": text.characters * part, "byte": text.info.bytes * part}
+    units = {"char": blocks.size.characters, "byte": blocks.size.bytes}
     between = between_documents(found.nats, lengths, blocks.clusters)
     result: dict[str, Any] = {}
     for unit, count in units.items():
@@ -85,8 +85,8 @@ def summary(blocks: Blocks, found: Estimates, given: int = 0) -> dict[str, Any]:
         "perplexity_interval": [math.exp(min(rate + side * reach, 700.0)) for side in (-1, 1)],
         "interval_level": LEVEL,
         "tokens": used,
-        "characters": round(units["char"]),
-        "bytes": round(units["byte"]),
+        "characters": units["char"],
+        "bytes": units["byte"],
         "blocks": len(blocks),
         "replicates": len(found.nats),
         "nfe_per_block": len(found.nats) * found.draws,

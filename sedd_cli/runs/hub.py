@@ -35,6 +35,8 @@ def cached_else_fetched(name: str, load: Callable[..., Any]) -> Any:
     """What `load(local_files_only=True)` gives, else, once the hub has answered, `load()`."""
     try:
         return load(local_files_only=True)
+    except RequestError:
+        raise
     except (OSError, ValueError):
         pass  # not cached
     from huggingface_hub import HfApi

@@ -16,6 +16,7 @@ from sedd_cli.nets.precision import autocast_dtype
 from sedd_cli.runs.causal import CausalModel
 from sedd_cli.runs.dist import pick_device
 from sedd_cli.runs.hub import cached_else_fetched, refusal
+from sedd_cli.text.from_pretrained import pretrained_causal_model, pretrained_tokenizer
 
 #: A model of the hub, some of the old ones without an owner.
 HUB_ID = r"\w[\w.-]*(/[\w.-]+)?"
@@ -27,14 +28,10 @@ def load_causal(source: str | Path, device: str = "auto", precision: str = "fp32
     precision: fp32 | bf16 | auto; bf16 casts the weights, and the softmax stays float32.
     Raises RequestError for what cannot be fetched, is no such model, or lacks some of its weights.
     """
-    from transformers import AutoModelForCausalLM
-
     source, chosen = str(source), pick_device(device)
     dtype = autocast_dtype(precision, chosen) or torch.float32
     with _quiet_transformers():
-        net, told = _found(
-            source, lambda **at: AutoModelForCausalLM.from_pretrained(source, output_loading_info=True, **at)
-        )
+        net, told = _found(source, lambda **at: pretrained_causal_model(source, output_loading_info=True, **at))
         tokenizer = _tokenizer(source)
     # what a checkpoint lacks is filled with random numbers
     if lacking := sorted(told["missing_keys"]):
@@ -82,6 +79,8 @@ def _found(source: str, load: Callable[..., Any]) -> Any:
             raise RequestError(f"{source} is no causal language model of transformers: it has no config.json of one")
         try:
             return load(local_files_only=True)
+        except RequestError:
+            raise
         except Exception as error:  # the library's own, that of safetensors, the system's
             reason = str(error).strip().split("\n")[0].rstrip(".")
             raise RequestError(f"{source} cannot be loaded as a causal language model: {reason}") from error
@@ -89,16 +88,17 @@ def _found(source: str, load: Callable[..., Any]) -> Any:
         raise RequestError(f"no causal language model at {source}: neither a folder nor a hub id")
     try:
         return cached_else_fetched(source, load)
+    except RequestError:
+        raise
     except Exception as error:
         raise refusal(source, error, "its files") from error
 
 
 def _tokenizer(source: str) -> Any:
     """The tokenizer of a model that was found, or None where there is none."""
-    from transformers import AutoTokenizer
 
     def load(**at: bool) -> Any:
-        tokenizer = AutoTokenizer.from_pretrained(source, **at)
+        tokenizer = pretrained_tokenizer(source, **at)
         if not tokenizer.vocab_size:  # made of nothing, where its files are missing
             raise OSError(f"no tokenizer in {source}")
         return tokenizer

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from sedd_cli.errors import RequestError
 from sedd_cli.text.shards import TokenArray
+from sedd_cli.text.size import TextSize, scored_size
 from sedd_cli.text.tokenizers import Tokenizer
 
 #: Tokens that tell how frequent each token is; any number of them would do (see `Blocks.surprisal`).
@@ -57,11 +58,12 @@ def check_protocol(name: str, steps: int | None, source: str) -> None:
 @dataclass(frozen=True)
 class Blocks:
     """A split's documents, one after another, cut into consecutive spans [M, 2] of its tokens; `marks` stand around
-    each. Chunking is global: nothing here knows of processes or batches."""
+    each. Chunking is global: nothing here knows of processes or batches. tokenizer: what made the ids."""
 
     split: TokenArray
     spans: np.ndarray
     marks: tuple[int, int] | None = None
+    tokenizer: Tokenizer | None = None
 
     @classmethod
     def cut(
@@ -85,7 +87,7 @@ class Blocks:
                 f"the {split.name} split has {split.tokens} tokens, fewer than one block of {inside}: "
                 f"protocol {name!r} has nothing to evaluate; name a longer split, or shorter blocks with --length"
             )
-        return cls(split, spans[:limit], marks)
+        return cls(split, spans[:limit], marks, tokenizer)
 
     def __len__(self) -> int:
         return len(self.spans)
@@ -100,10 +102,15 @@ class Blocks:
         """Tokens that are evaluated, marks included."""
         return int(self.lengths.sum())
 
-    @property
-    def share(self) -> float:
-        """The share of the split's tokens that is evaluated; characters and bytes are counted by it."""
-        return int((self.spans[:, 1] - self.spans[:, 0]).sum()) / self.split.tokens
+    @cached_property
+    def size(self) -> TextSize:
+        """Characters and bytes of the text that is evaluated, counted in it; marks and separators have none."""
+        if self.tokenizer is None:
+            raise ValueError("characters are counted by decoding: these blocks were cut without a tokenizer")
+        found = scored_size(self.split, self.tokenizer, self.spans)
+        if not found.characters:
+            raise RequestError(f"the scored blocks of the {self.split.name} split hold no characters: score more of it")
+        return found
 
     def read(self, group: Tensor) -> Tensor:
         """The ids of some consecutive blocks of equal length, int64 [n, L]."""

@@ -43,7 +43,7 @@ def ngrams(dataset: Dataset, blocks: Blocks) -> dict[str, float]:
     """
     train, text = dataset.split("train"), blocks.split
     fitted, scored = train.read(0, train.tokens), text.read(0, int(blocks.spans[-1, 1]))
-    to_bits = 1 / (text.characters * blocks.share) / math.log(2)
+    to_bits = 1 / blocks.size.characters / math.log(2)
     size = dataset.tokenizer.vocab_size
     return {
         f"{order}-gram" if order > 1 else "unigram": float(NGram(fitted, size, order).nats(scored).sum() * to_bits)

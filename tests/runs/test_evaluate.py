@@ -226,7 +226,8 @@ def test_the_mdlm_protocol_wraps_blocks_and_counts_the_marks(model, dataset):
     found = result(model, dataset, protocols=("mdlm",), yardsticks=False)["bounds"]["mdlm"]
     whole = dataset.split("test").tokens // 22
     assert (found["blocks"], found["tokens"]) == (whole, 24 * whole)
-    assert found["characters"] == round(dataset.split("test").characters * 22 * whole / dataset.split("test").tokens)
+    scored = dataset.split("test").read(0, 22 * whole)
+    assert found["characters"] == int((scored != dataset.tokenizer.eos).sum())  # of a tokenizer of characters
 
 
 @pytest.mark.parametrize("estimator", ["iid", "stratified", "count"])
@@ -484,8 +485,24 @@ def test_errors_of_the_text_are_per_predicted_token(model, tmp_path):
     expected = between_documents(nats, blocks.lengths - 1, blocks.clusters)
     assert found["nats_per_token_between_documents"] == expected
     assert found["nats_per_token"] == pytest.approx(nats.sum() / (23 * len(blocks)))
-    bits = expected * 23 * len(blocks) / math.log(2) / (split.characters * blocks.share)
+    bits = expected * 23 * len(blocks) / math.log(2) / blocks.size.characters
     assert found["between_documents_error"] == pytest.approx(bits)
+
+
+def test_bits_per_character_of_a_part_are_over_the_characters_of_that_part(model, tmp_path):
+    """One short document a line first, one long document last: the first blocks hold far more separators."""
+    text, tokenizer = tmp_path / "uneven.txt", model.tokenizer
+    lines = [*["cat", "dog"] * 300, *[" ".join(["the cat sat on the mat"] * 20)] * 20]
+    text.write_text("\n".join(lines), encoding="utf-8")
+    tokenizer.save(tmp_path / "tokenizer")
+    *_, last = prepare(PrepareOptions(corpus=str(text), tokenizer=str(tmp_path / "tokenizer"), documents="line"))
+    data = open_dataset(last.path)
+    found, split = result(model, data, split="train", blocks=5, yardsticks=False), data.split("train")
+    characters = int((split.read(0, 5 * 24) != tokenizer.eos).sum())
+    assert characters / 120 < 0.8 < 0.9 < split.characters / split.tokens
+    bound = found["bounds"]["rigorous"]
+    assert (bound["tokens"], bound["characters"]) == (120, characters)
+    assert bound["bits_per_char"] == pytest.approx(bound["nats_per_token"] * 120 / characters / math.log(2))
 
 
 def test_both_bounds_come_from_the_same_evaluations(model, dataset):

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from sedd_cli.errors import RequestError
+from sedd_cli.text.from_pretrained import pretrained_tokenizer
 from sedd_cli.text.tokenizers.base import Tokenizer, TrainedTokenizer
 
 _TIMEOUT = 20.0
@@ -160,16 +161,19 @@ class HuggingFaceTokenizer(Tokenizer):
 def _from_hub(spec: str):
     """A tokenizer of the hub: the cached copy, else a download if the hub answers."""
     from huggingface_hub import HfApi
-    from transformers import AutoTokenizer
 
     try:
-        return AutoTokenizer.from_pretrained(spec, local_files_only=True)
+        return pretrained_tokenizer(spec, local_files_only=True)
+    except RequestError:
+        raise
     except (OSError, ValueError):
         pass  # not cached
     try:
         # One question first: out of reach, the download itself would go on trying for most of a minute.
         HfApi().model_info(spec, timeout=_TIMEOUT)
-        return AutoTokenizer.from_pretrained(spec)
+        return pretrained_tokenizer(spec)
+    except RequestError:
+        raise
     except Exception as error:  # the hub's own, its HTTP client's, the system's: the remedy is the same
         raise RequestError(
             f"tokenizer {spec!r} could not be loaded: it is not cached, and https://huggingface.co/{spec} gave "
