@@ -15,15 +15,20 @@ if TYPE_CHECKING:
 PUBLISHED = "louaaron/sedd-small"
 
 
+def source_of(named: str | None) -> str:
+    """What `--model` means: the model that is named, else the newest run under ./runs, else the published one."""
+    from sedd_cli.runs.rundir import newest_run
+
+    return named or str(newest_run(Path("runs")) or PUBLISHED)
+
+
 def choose_model(view: View, named: str | None, device: str, precision: str, tokenizer: str | None) -> Model:
     """Load the model and say in one line what it is."""
     from sedd_cli.runs.load import load_model
-    from sedd_cli.runs.rundir import newest_run
 
-    source = named or newest_run(Path("runs"))
-    if source is None:
+    source = source_of(named)
+    if named is None and source == PUBLISHED:
         view.say(f"no run under ./runs (sedd train quickstart makes one): taking {PUBLISHED}")
-        source = PUBLISHED
     model = load_model(source, device, precision, tokenizer)
     view.say(f"model {model.describe()}", "dim")
     return model

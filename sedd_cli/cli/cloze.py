@@ -7,9 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sedd_cli.cli.choose import choose_any, own_corpus, places_of
+from sedd_cli.cli.choose import choose_any, own_corpus, places_of, source_of
 from sedd_cli.cli.judging import alone
-from sedd_cli.cli.output import check_writable
 from sedd_cli.cli.results import cloze_table
 from sedd_cli.cli.view import View
 from sedd_cli.errors import RequestError
@@ -27,16 +26,18 @@ def run_cloze(
     from sedd_cli.runs.events import Finished
     from sedd_cli.runs.texts import Text
     from sedd_cli.text.atomic import write_whole
+    from sedd_cli.text.outputs import check_outputs
 
     asked, places = options(), places_of(datasets, local)
     alone("--cloze")
     if len(datasets) > 1:
         raise RequestError(f"--cloze masks words of one text, found {len(datasets)} of --dataset")
-    if out is not None:
-        check_writable(out)
+    reads = {"--dataset": datasets, "--from": local, "--model": source_of(model), "--tokenizer": tokenizer}
+    check_outputs({"--out": out}, reads)
     # whether bf16 moves a bound can be measured on the way, whether it moves samples cannot
     chosen = choose_any(view, model, device, "fp32" if precision == "auto" else precision, tokenizer)
     name = datasets[0] if datasets else own_corpus(chosen)
+    check_outputs({"--out": out}, {"the model's own corpus": name})
     events = view.follow(cloze(chosen, Text(name, places.get(name)), asked))
     found = next(event.result for event in events if isinstance(event, Finished))
     view.result(cloze_table(found))

@@ -10,11 +10,10 @@ from typing import Annotated, Any
 import typer
 
 from sedd_cli.cli import options as o
-from sedd_cli.cli.choose import choose_any, own_corpus, places_of
+from sedd_cli.cli.choose import choose_any, own_corpus, places_of, source_of
 from sedd_cli.cli.cloze import run_cloze
 from sedd_cli.cli.idle import refuse_idle
 from sedd_cli.cli.judging import judge_file, run_sweep
-from sedd_cli.cli.output import check_writable
 from sedd_cli.cli.results import bounds_table, comparison
 from sedd_cli.cli.view import View
 from sedd_cli.errors import RequestError, WorkError
@@ -115,6 +114,7 @@ def evaluate(
     from sedd_cli.runs.evaluate import EvaluateOptions, evaluate_all
     from sedd_cli.runs.events import Finished
     from sedd_cli.runs.texts import Text
+    from sedd_cli.text.outputs import check_outputs
 
     options = EvaluateOptions(
         split,
@@ -126,12 +126,13 @@ def evaluate(
         try_bf16=precision == "auto",
         keep=resume,
     )
-    if out is not None:
-        check_writable(out)
+    reads = {"--dataset": dataset, "--from": local, "--model": source_of(model), "--tokenizer": tokenizer}
+    check_outputs({"--out": out}, reads)
     places = places_of(dataset or [], local or [])
     with connect(device) as dist:
         chosen = choose_any(view, model, str(dist.device), "fp32" if precision == "auto" else precision, tokenizer)
         texts = [Text(name, places.get(name)) for name in dataset or [own_corpus(chosen)]]
+        check_outputs({"--out": out}, {"the model's own corpus": [text.corpus for text in texts]})
         job = evaluate_all(chosen, texts, options, dist)
         events = view.follow(_stored(view, job, chosen.source, len(texts), out) if dist.main else job, RESUME)
     found = next(event.result for event in events if isinstance(event, Finished))
@@ -181,7 +182,7 @@ def _stored(view: View, events: Iterable[Any], source: str, texts: int, out: Pat
     from sedd_cli.runs.checkpoint import LATEST
     from sedd_cli.runs.events import Evaluated, Finished
     from sedd_cli.runs.rundir import RunDir
-    from sedd_cli.text.atomic import write_whole
+    from sedd_cli.text.atomic import is_stream, write_whole
     from sedd_cli.text.tokenizers.base import digest
 
     so_far: list[dict] = []
@@ -198,7 +199,8 @@ def _stored(view: View, events: Iterable[Any], source: str, texts: int, out: Pat
                 view.say(f"wrote {RunDir(Path(source)).store('results', name, event.result)}", "dim")
         elif isinstance(event, Finished):
             document = event.result
-        if document is not None and out is not None:
+        # a pipe takes one document, the last
+        if document is not None and out is not None and (isinstance(event, Finished) or not is_stream(out)):
             write_whole(out, json_module.dumps(_document(document, texts), indent=1) + "\n")
         yield event
     if out is not None:

@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from sedd_cli.cli import options as o
-from sedd_cli.cli.choose import choose_model
+from sedd_cli.cli.choose import choose_model, source_of
 from sedd_cli.cli.idle import refuse_idle
-from sedd_cli.cli.output import check_apart, check_writable
 from sedd_cli.cli.showing import shown
 from sedd_cli.cli.view import View
 from sedd_cli.errors import RequestError
@@ -86,6 +85,7 @@ def infill(
     """
     from sedd_cli.runs.infill import Job
     from sedd_cli.runs.sampling import Sampling
+    from sedd_cli.text.outputs import check_outputs
     from sedd_cli.text.template import between, parse_template
 
     ways = {
@@ -110,10 +110,8 @@ def infill(
     job = Job(parsed, n, seed, length, candidates)
     if every and candidates == 1:
         raise RequestError("--all shows candidates, and --candidates 1 leaves nothing to show")
-    check_apart(input=jobs, out=out, html=html)
-    for path in (out, html):
-        if path is not None:
-            check_writable(path)
+    reads = {"--input": jobs, "--model": source_of(model), "--tokenizer": tokenizer}
+    check_outputs({"--out": out, "--html": html}, reads)
     lines = _read(jobs) if jobs is not None else []
     chosen = choose_model(view, model, device, precision, tokenizer)
     if interactive:

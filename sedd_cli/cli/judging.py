@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 from rich.table import Table
 
 from sedd_cli.cli.choose import choose_any
-from sedd_cli.cli.output import check_writable
 from sedd_cli.cli.results import plus_minus
 from sedd_cli.cli.view import View
 from sedd_cli.errors import RequestError
@@ -32,6 +31,7 @@ def judge_file(
     """Judge the samples of a file and show what was found."""
     from sedd_cli.runs.judge import Samples
     from sedd_cli.text.atomic import write_whole
+    from sedd_cli.text.outputs import check_outputs
     from sedd_cli.text.tokenizers import load_tokenizer
 
     if judge is None:
@@ -39,8 +39,7 @@ def judge_file(
             "--samples needs --judge: a causal language model such as gpt2-large, or a run of objective=autoregressive"
         )
     alone("--samples")
-    if out is not None:
-        check_writable(out)
+    check_outputs({"--out": out}, {"--samples": path, "--judge": judge, "--tokenizer": tokenizer})
     samples = Samples.read(path, load_tokenizer(tokenizer) if tokenizer else None)
     found = {"file": str(path), **judged(view, samples, load_judge(view, judge, device), self_bleu)}
     if out is not None:
@@ -83,7 +82,8 @@ def run_sweep(
 ) -> None:  # fmt: skip
     """Sample and judge at each number of steps; a table, JSON and a figure."""
     from sedd_cli.runs.events import Finished
-    from sedd_cli.runs.sweep import plot, sweep
+    from sedd_cli.runs.sweep import holds_sweep, plot, sweep
+    from sedd_cli.text.outputs import check_folder
 
     asked = options()
     if judge is None:
@@ -91,8 +91,7 @@ def run_sweep(
             "--sweep needs --judge: a causal language model such as gpt2-large, or a run of objective=autoregressive"
         )
     alone("--sweep")
-    if asked.folder.exists() and not asked.folder.is_dir():
-        raise RequestError(f"cannot write to {asked.folder}: it is not a folder")
+    check_folder("--out", asked.folder, holds_sweep, "a folder of a sweep")
     # whether bf16 moves a bound can be measured on the way, whether it moves samples cannot
     chosen = choose_any(view, model, device, "fp32" if precision == "auto" else precision, tokenizer)
     if chosen.exact:

@@ -9,9 +9,8 @@ from typing import Annotated
 import typer
 
 from sedd_cli.cli import options as o
-from sedd_cli.cli.choose import choose_model
+from sedd_cli.cli.choose import choose_model, source_of
 from sedd_cli.cli.judging import judged, load_judge
-from sedd_cli.cli.output import check_apart, check_writable
 from sedd_cli.cli.showing import shown
 from sedd_cli.cli.view import View
 from sedd_cli.errors import RequestError
@@ -64,6 +63,7 @@ def sample(
     from sedd_cli.runs.events import Sampled
     from sedd_cli.runs.generate import GenerateOptions, as_json, generate, in_order
     from sedd_cli.runs.sampling import Sampling
+    from sedd_cli.text.outputs import check_outputs
 
     view = View(json, quiet)
     if self_bleu and judge is None:
@@ -73,10 +73,8 @@ def sample(
     )
     begin = (*(prompt or ()), *(_prompts(prompts) if prompts is not None else ()))
     options = GenerateOptions(n, length, begin, block, stride, seed, sampling=sampling)
-    check_apart(prompts=prompts, out=out, html=html)
-    for path in (out, html):
-        if path is not None:
-            check_writable(path)
+    reads = {"--prompts": prompts, "--model": source_of(model), "--judge": judge, "--tokenizer": tokenizer}
+    check_outputs({"--out": out, "--html": html}, reads)
     chosen = choose_model(view, model, device, precision, tokenizer)
     causal = load_judge(view, judge, device) if judge is not None else None  # before the work: it may be out of reach
     events = generate(chosen, options, watch=watch or html is not None)

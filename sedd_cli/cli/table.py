@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sedd_cli.cli import options as o
-from sedd_cli.cli.output import check_writable
 from sedd_cli.cli.view import View
 from sedd_cli.errors import RequestError, WorkError
 
@@ -55,6 +54,7 @@ def table(
     from sedd_cli.runs.table.place import places_of
     from sedd_cli.runs.table.summary import markdown as as_markdown
     from sedd_cli.runs.table.summary import summary
+    from sedd_cli.text.outputs import check_outputs
 
     view = View(json, quiet)
     if name is None:
@@ -69,10 +69,9 @@ def table(
         raise RequestError(f"--seeds must be at least 1, found {seeds}")
     if budget is not None and not run:
         raise RequestError("--budget goes with --run")
-    for path in (plot, out):
-        if path is not None:
-            check_writable(path)
     places = places_of(found, mini, seeds, runs)
+    folders = {folder for of in places.values() for place in of for folder in (place.folder, place.trained.folder)}
+    check_outputs({"--plot": plot, "--out": out}, {"--runs": folders})
     asked = _asked(found, places, run or [])
     options = RunOptions(device, _seconds(budget), rel_error, tell=view.say)
     made = _run(view, asked, options) if asked and not dry_run else {"left": [], "failed": []}

@@ -160,8 +160,8 @@ def _stored(events: Iterable[Event], out: Path | None, kept: list[dict[str, Any]
         yield from events
         return
     if out.is_file():
-        # without a last line that was cut short; where a link leads, not in its place
-        write_whole(out.resolve(), "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in kept))
+        # without a last line that was cut short
+        write_whole(out, "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in kept))
     yield from stored(events, out, "a")
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from sedd_cli.errors import RequestError, WorkError
+from sedd_cli.text.atomic import write_whole
 
 
 def blank(width: float, height: float) -> Any:
@@ -35,7 +37,9 @@ def steps_axes(axis: Any, steps: Iterable[int]) -> None:
 
 def save(figure: Any, path: Path) -> None:
     """Write it; WorkError where that fails."""
+    drawn = io.BytesIO()
+    figure.savefig(drawn, format="png", dpi=150)
     try:
-        figure.savefig(path, dpi=150)
+        write_whole(path, drawn.getvalue())
     except OSError as error:
         raise WorkError(f"cannot write {path}: {error.strerror}") from None

@@ -16,13 +16,20 @@ from torch import Tensor
 from sedd_cli.errors import RequestError, WorkError
 from sedd_cli.recipe import Recipe, differences, dump_recipe, load_recipe
 from sedd_cli.runs import checkpoint
-from sedd_cli.text.atomic import write_whole
+from sedd_cli.text.atomic import whole_file, write_whole
+from sedd_cli.text.outputs import check_folder
 
 #: Keys that change what is kept and shown, or how the work is done; never what is computed, but for rounding.
 HARMLESS = (
     "train.log_every", "train.save_every", "train.keep", "train.micro_batch", "train.strategy", "train.compile",
     "train.recompute", "model.attention", "sampler.", "report.",
 )  # fmt: skip
+
+
+#: An empty file that marks a folder as a run.
+MARK = ".sedd-run"
+#: Kinds of records in metrics.jsonl.
+KINDS = ("train", "validation", "failed")
 
 
 @dataclass(frozen=True)
@@ -52,11 +59,21 @@ class RunDir:
                 raise RequestError(f"{self.path} is at step {found.step}, beyond train.steps={recipe.train.steps}")
         return lines
 
+    def check(self) -> None:
+        """RequestError unless the folder is new, empty or a run, with no checkpoint of another program in it."""
+        check_folder("--run-dir", self.path, is_run, "a run")
+        for folder in sorted((self.path / "checkpoints").glob("step-*")):
+            if not (folder / checkpoint.MANIFEST).is_file():
+                raise RequestError(
+                    f"{folder} is not a checkpoint of sedd: move it elsewhere, or name another folder with --run-dir"
+                )
+
     def create(self) -> None:
         """Make the folder; RequestError if it cannot be written to."""
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             (self.path / ".lock").touch()
+            (self.path / MARK).touch()
             if not os.access(self.path, os.W_OK):
                 raise PermissionError(13, "Permission denied")
         except OSError as error:
@@ -65,10 +82,9 @@ class RunDir:
     def export(self, tensors: dict[str, Tensor]) -> Path:
         """The averaged weights as one file, ema.safetensors; WorkError if it cannot be written."""
         path = self.path / "ema.safetensors"
-        beside = path.with_name(path.name + ".new")
         try:
-            checkpoint.tensor_file(tensors)(beside)
-            beside.replace(path)
+            with whole_file(path) as beside:
+                checkpoint.tensor_file(tensors)(beside)
         except (OSError, SafetensorError) as error:
             raise WorkError(f"cannot write {path}: {error}") from None
         return path
@@ -92,8 +108,9 @@ class RunDir:
     def _vanish_if_empty(self) -> None:
         """A request that was refused leaves no folder."""
         with suppress(OSError):
-            if [p.name for p in self.path.iterdir()] == [".lock"]:
-                (self.path / ".lock").unlink()
+            if {p.name for p in self.path.iterdir()} <= {".lock", MARK}:
+                for name in (".lock", MARK):
+                    (self.path / name).unlink(missing_ok=True)
                 self.path.rmdir()
 
     @staticmethod
@@ -138,8 +155,9 @@ class RunDir:
             raise WorkError(f"cannot write to {self.path}: {error.strerror}") from None
         metrics = self.path / "metrics.jsonl"
         if metrics.is_file():
-            lines = metrics.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
-            write_whole(metrics, "".join(line for line in lines if _step(line) <= step))
+            lines = metrics.read_bytes().split(b"\n")
+            kept = [line for line in lines if line and not _cut_short(line) and not _later(line, step)]
+            write_whole(metrics, b"".join(line + b"\n" for line in kept))
 
     def store(self, folder: str, name: str, records: Iterable[dict[str, Any]] | dict[str, Any]) -> Path:
         """Write results/NAME.json (a mapping) or samples/NAME.jsonl (many records)."""
@@ -153,11 +171,28 @@ class RunDir:
         return path
 
 
-def _step(line: str) -> int:
+def _later(line: bytes, after: int) -> bool:
+    """Whether a line of metrics.jsonl is a record of ours about a step after this one."""
     try:
-        return int(json.loads(line)["step"])
+        record = json.loads(line)
+        return record["kind"] in KINDS and int(record["step"]) > after
     except (ValueError, KeyError, TypeError):
-        return 2**63  # a line cut short by a crash
+        return False  # written by someone else
+
+
+def _cut_short(line: bytes) -> bool:
+    """Whether a line is the beginning of a record of ours, as a crash leaves it."""
+    begins = b'{"kind": "'
+    try:
+        json.loads(line)
+        return False
+    except ValueError:
+        return line.startswith(begins) or begins.startswith(line)
+
+
+def is_run(folder: Path) -> bool:
+    """Whether a folder is a run of sedd: it is marked as one, or, made by an older version, it has a checkpoint."""
+    return (folder / MARK).is_file() or any(folder.glob(f"checkpoints/step-*/{checkpoint.MANIFEST}"))
 
 
 def newest_run(parent: Path) -> Path | None:

@@ -116,6 +116,15 @@ def sweep(model: Model, reader: Reader, options: SweepOptions) -> Iterator[Event
     yield Finished({"folder": str(options.folder), "judge": reader.source, **result})
 
 
+def holds_sweep(folder: Path) -> bool:
+    """Whether a sweep made this folder: its settings say what was sampled."""
+    try:
+        found = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(found, dict) and {"model", "model_fingerprint", "seed"} <= found.keys()
+
+
 def _claim(options: SweepOptions, settings: dict[str, Any]) -> None:
     """The folder, if it is free or holds samples of the same settings."""
     file = options.folder / SETTINGS

@@ -58,6 +58,7 @@ def _train(recipe: Recipe, options: TrainOptions, dist: Dist) -> Iterator[Event]
     rows = dist.share(recipe.train.batch)
     check_trackers(options.trackers)
     run = _run_dir(options)
+    dist.from_main(run.check)
     yield Note(f"recipe {recipe.name} → {run.path}")
     dataset = yield from _dataset(recipe, dist)
     loader = _loader(recipe, dataset)

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import os
-from contextlib import suppress
+import secrets
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -25,25 +29,60 @@ def sync_path(path: Path) -> None:
         os.close(fd)
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Write a text file so that a reader finds the old one or the new one, never a part."""
-    beside = path.with_name(path.name + ".new")
-    with beside.open("w", encoding="utf-8") as stream:
-        stream.write(text)
-        sync(stream)
-    os.replace(beside, path)
+def is_stream(path: Path) -> bool:
+    """Whether a path is a device, a pipe or an open descriptor (/dev/stdout), which is written into, not replaced."""
+    if str(path.absolute()).startswith(("/dev/", "/proc/")) and path.exists():
+        return True
+    try:
+        mode = path.stat().st_mode
+    except OSError:
+        return False
+    return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """The path of a new, empty file beside `path`, which takes its place when the block ends without an error.
+
+    A reader finds the old file or the new one, never a part. A link is followed. The name is one that nothing had, and
+    the new file has the permissions of the old one.
+    """
+    path = path.resolve()
+    beside, fd = _new_file(path)
+    try:
+        with suppress(OSError):  # there is no old file, or it belongs to someone else
+            os.fchmod(fd, stat.S_IMODE(path.stat().st_mode))
+        os.close(fd)
+        yield beside
+        sync_path(beside)
+        os.replace(beside, path)
+    except BaseException:
+        with suppress(OSError):
+            beside.unlink()
+        raise
+
+
+def _new_file(path: Path) -> tuple[Path, int]:
+    while True:
+        beside = path.with_name(f".{path.name[:200]}.{secrets.token_hex(4)}.partial")
+        with suppress(FileExistsError):
+            return beside, os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+
+
+def write_whole(path: Path, content: str | bytes) -> None:
+    """Write a file so that a reader finds the old one or the new one; a device or pipe is written into."""
+    raw = content.encode("utf-8") if isinstance(content, str) else content
+    if is_stream(path):
+        with path.open("wb") as stream:
+            stream.write(raw)
+        return
+    with whole_file(path) as beside:
+        beside.write_bytes(raw)
 
 
 def save_array(path: Path, values: np.ndarray) -> None:
     """Write an .npy file, its folder too; several processes may do so at once. OSError leaves nothing behind."""
-    beside = path.with_name(f"{path.name}.{os.getpid()}.new")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with beside.open("wb") as stream:
-            np.save(stream, values)
-            sync(stream)
-        os.replace(beside, path)
-    except OSError:
-        with suppress(OSError):
-            beside.unlink()
-        raise
+    path.parent.mkdir(parents=True, exist_ok=True)
+    buffer = io.BytesIO()
+    np.save(buffer, values)
+    write_whole(path, buffer.getvalue())

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import urllib.request
 from pathlib import Path
 
+from sedd_cli.text.atomic import whole_file
 from sedd_cli.text.corpora.hub import UnreachableError
 from sedd_cli.text.home import home
 
@@ -22,17 +22,14 @@ def download(url: str, size: int | None = None) -> Path:
     if target.is_file():
         return target
     target.parent.mkdir(parents=True, exist_ok=True)
-    beside = target.with_name(f"{target.name}.{os.getpid()}.part")
     try:
-        with urllib.request.urlopen(url, timeout=_TIMEOUT) as response, beside.open("wb") as out:
-            while piece := response.read(_PIECE):
-                out.write(piece)
-        found = beside.stat().st_size
-        if size is not None and found != size:
-            raise UnreachableError(f"{url}: {found:,} bytes came instead of {size:,}")
-        os.replace(beside, target)
+        with urllib.request.urlopen(url, timeout=_TIMEOUT) as response, whole_file(target) as beside:
+            with beside.open("wb") as out:
+                while piece := response.read(_PIECE):
+                    out.write(piece)
+            found = beside.stat().st_size
+            if size is not None and found != size:
+                raise UnreachableError(f"{url}: {found:,} bytes came instead of {size:,}")
     except OSError as error:
         raise UnreachableError(f"{url}: {error}") from error
-    finally:
-        beside.unlink(missing_ok=True)
     return target

@@ -1,0 +1,159 @@
+"""Every command that writes: what it reads, and what belongs to others, is refused before the work."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+import threading
+
+import pytest
+from causal_models import save_tiny_causal
+
+from sedd_cli.recipe import load_recipe
+from sedd_cli.runs.rundir import RunDir
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    """A folder with a text, samples, prompts and jobs."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "text.txt").write_text("the cat sat on the mat\n" * 40)
+    (tmp_path / "wt").mkdir()
+    (tmp_path / "wt" / "wiki.test.raw").write_text("a dog ran over the hill\n" * 40)
+    (tmp_path / "samples.jsonl").write_text('{"text": "the cat sat"}\n')
+    (tmp_path / "prompts.txt").write_text("the\n")
+    (tmp_path / "jobs.jsonl").write_text('{"template": "the [MASK:2]"}\n')
+    return tmp_path
+
+
+#: Words of a command that would replace what it reads → the file.
+REPLACES = {
+    "eval --dataset text.txt --out text.txt": "text.txt",
+    "eval --dataset wikitext2 --from wt --out wt/wiki.test.raw": "wt/wiki.test.raw",
+    "eval --dataset wikitext2 --from wikitext2=wt/wiki.test.raw --out wt/wiki.test.raw": "wt/wiki.test.raw",
+    "eval --samples samples.jsonl --judge JUDGE --out samples.jsonl": "samples.jsonl",
+    "eval --samples samples.jsonl --judge JUDGE --out JUDGE/config.json": "JUDGE/config.json",
+    "eval --cloze 3 --dataset text.txt --out text.txt": "text.txt",
+    "eval --dataset text.txt --out RUN/recipe.yaml": "RUN/recipe.yaml",
+    "sample --out RUN/latest": "RUN/latest",
+    "sample --html RUN/metrics.jsonl": "RUN/metrics.jsonl",
+    "sample --prompts prompts.txt --out prompts.txt": "prompts.txt",
+    "infill --input jobs.jsonl --out jobs.jsonl": "jobs.jsonl",
+    "infill --template [MASK] --html RUN/recipe.yaml": "RUN/recipe.yaml",
+}
+
+
+@pytest.mark.parametrize("words", REPLACES)
+def test_no_output_replaces_what_the_command_reads(words, here, tiny_run, sedd):
+    def named(word: str) -> str:
+        return word.replace("RUN", str(tiny_run)).replace("JUDGE", str(here / "judge"))
+
+    if "JUDGE" in words:
+        save_tiny_causal(here / "judge")
+    file = here / named(REPLACES[words])
+    before = file.read_bytes()
+    model = [] if "--samples" in words else ["--model", tiny_run]
+    ended = sedd(*map(named, words.split()), *model)
+    assert (ended.code, ended.err.count("\n"), ended.err.count("error:")) == (2, 1, 1)
+    assert "same file" in ended.err or "would replace a file" in ended.err
+    assert file.read_bytes() == before
+
+
+def test_the_runs_own_corpus_is_read_too(here, tiny_run, workplace, sedd):
+    before = (workplace / "corpus.txt").read_bytes()
+    for words in (["eval"], ["eval", "--cloze", "2"]):
+        ended = sedd(*words, "--model", tiny_run, "--out", workplace / "corpus.txt")
+        assert ended.code == 2
+        assert "the model's own corpus and --out are the same file" in ended.err
+    assert (workplace / "corpus.txt").read_bytes() == before
+
+
+@pytest.mark.parametrize("words", [["eval", "--max-nfe", "4", "--no-yardsticks"], ["eval", "--cloze", "2"]])
+def test_a_result_goes_through_a_pipe_as_one_document(words, here, tiny_run, sedd):
+    os.mkfifo(here / "pipe")
+    found = []
+    reader = threading.Thread(target=lambda: found.append((here / "pipe").read_text()))
+    reader.start()
+    ended = sedd(*words, "--model", tiny_run, "--out", here / "pipe")
+    reader.join(10)
+    assert ended.code == 0
+    assert isinstance(json.loads(found[0]), dict)
+    assert stat.S_ISFIFO((here / "pipe").stat().st_mode)
+
+
+def test_a_page_follows_a_link(here, tiny_run, sedd):
+    (here / "page").symlink_to("target.html")
+    assert sedd("sample", "--model", tiny_run, "--html", here / "page").code == 0
+    assert (here / "page").is_symlink()
+    assert "<html" in (here / "target.html").read_text()
+
+
+def test_a_run_is_not_made_among_foreign_files(here, workplace, sedd):
+    folder = here / "exp"
+    (folder / "checkpoints" / "step-2").mkdir(parents=True)
+    mine = {
+        "recipe.yaml": "# my notes\n" + (workplace / "tiny.yaml").read_text(),
+        "checkpoints/step-2/model.pt": "weights", "metrics.jsonl": '{"loss": 1}\n', "ema.safetensors": "mine",
+    }  # fmt: skip
+    for name, text in mine.items():
+        (folder / name).write_text(text)
+    ended = sedd("train", folder / "recipe.yaml", "--run-dir", folder, "--no-report", "-q")
+    assert ended.code == 2
+    assert "exp holds files and is not a run (checkpoints, ema.safetensors, metrics.jsonl, …)" in ended.err
+    assert {name: (folder / name).read_text() for name in mine} == mine
+    assert sorted(p.name for p in folder.iterdir()) == sorted({name.split("/")[0] for name in mine})
+
+
+def test_a_run_goes_on_from_the_recipe_in_its_own_folder(here, workplace, sedd):
+    folder = here / "run"
+    words = ("--run-dir", folder, "--no-report", "-q", "--device", "cpu")
+    assert sedd("train", workplace / "tiny.yaml", "train.steps=6", *words).code == 0
+    (folder / "notes.txt").write_text("mine")
+    assert sedd("train", folder / "recipe.yaml", *words).code == 0
+    assert (folder / "notes.txt").read_text() == "mine"
+    (folder / "checkpoints" / "step-99").mkdir()
+    ended = sedd("train", folder / "recipe.yaml", *words)
+    assert ended.code == 2
+    assert "step-99 is not a checkpoint of sedd" in ended.err
+
+
+def test_a_run_that_was_killed_before_its_first_checkpoint_is_begun_again(here, workplace, sedd):
+    RunDir(here / "run").create()
+    (here / "run" / "metrics.jsonl").write_text('{"kind": "train", "step": 1}\n')
+    assert sedd("train", workplace / "tiny.yaml", "--run-dir", here / "run", "--no-report", "-q").code == 0
+
+
+def test_foreign_lines_of_metrics_stay_and_later_steps_go(here, workplace):
+    run = RunDir(here / "run")
+    run.create()
+    lines = [
+        '{"kind": "train", "step": 2}', '{"loss": 1}', "no JSON at all", '{"step": 9, "theirs": true}',
+        '{"kind": "train", "step": 4}', '{"kind": "validation", "step": 4}', '{"kind": "tra',
+    ]  # fmt: skip
+    (run.path / "metrics.jsonl").write_text("\n".join(lines))
+    run.begin(load_recipe(workplace / "tiny.yaml"), 2)
+    assert (run.path / "metrics.jsonl").read_text().splitlines() == lines[:4]
+
+
+def test_a_sweep_is_not_made_among_foreign_files(here, tiny_run, sedd):
+    judge = save_tiny_causal(here / "judge")
+    (here / "figures").mkdir()
+    (here / "figures" / "sweep.json").write_text("mine")
+    words = ("eval", "--sweep", "steps=2", "--judge", judge, "--model", tiny_run, "-n", 1, "--out", here / "figures")
+    ended = sedd(*words)
+    assert ended.code == 2
+    assert "figures holds files and is not a folder of a sweep (sweep.json)" in ended.err
+    (here / "figures" / "settings.json").write_text('{"theme": "dark"}')
+    assert sedd(*words, "--no-resume").code == 2
+    assert (here / "figures" / "sweep.json").read_text() == "mine"
+
+
+def test_a_table_does_not_replace_its_runs(here, sedd):
+    folder = here / "runs" / "mini" / "table2" / "autoregressive" / "seed-0"
+    folder.mkdir(parents=True)
+    (folder / "recipe.yaml").write_text("mine")
+    ended = sedd("table", "2", "--mini", "--runs", here / "runs", "--out", folder / "recipe.yaml")
+    assert ended.code == 2
+    assert "would replace a file" in ended.err
+    assert (folder / "recipe.yaml").read_text() == "mine"
