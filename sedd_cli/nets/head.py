@@ -17,7 +17,7 @@ ROWS_IN = 64
 
 @dataclass(frozen=True)
 class Readout:
-    """z = hidden · weightᵀ + bias. mixed: factors of products are rounded to bfloat16, sums are float32."""
+    """z = hidden · weightᵀ + bias. mixed: factors of products may be rounded to bfloat16, sums are float32."""
 
     weight: Tensor  # [S, D]
     bias: Tensor  # [S]
@@ -48,7 +48,7 @@ class Readout:
 
 @contextmanager
 def _bf16_factors() -> Iterator[None]:
-    """On a CPU with bf16 units, let float32 products round their factors; autocast would round the result too."""
+    """Let float32 products round their factors, as oneDNN does with AMX; autocast would round the result too."""
     before = torch.backends.mkldnn.matmul.fp32_precision
     torch.backends.mkldnn.matmul.fp32_precision = "bf16"
     try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -63,7 +64,7 @@ class RunDir:
         """RequestError unless the folder is new, empty or a run, with no checkpoint of another program in it."""
         check_folder("--run-dir", self.path, is_run, "a run")
         for folder in sorted((self.path / "checkpoints").glob("step-*")):
-            if not (folder / checkpoint.MANIFEST).is_file():
+            if re.fullmatch(checkpoint.NAME, folder.name) and not (folder / checkpoint.MANIFEST).is_file():
                 raise RequestError(
                     f"{folder} is not a checkpoint of sedd: move it elsewhere, or name another folder with --run-dir"
                 )

@@ -25,15 +25,17 @@ def parts():
 
 
 @pytest.mark.skipif(not native_bf16(CPU), reason="this processor has no bf16 units: factors stay float32")
-def test_mixed_outputs_are_float32_sums_of_rounded_factors(parts):
+def test_mixed_outputs_are_float32_sums_of_factors_rounded_at_most(parts):
     hidden, weight, bias = parts
     z = Readout(weight, bias, mixed=True)(hidden)
     assert z.dtype == torch.float32
-    exact = rounded(hidden) @ rounded(weight).T + bias.double()
-    # sums of 96 float32 products; rounding the result to bfloat16 would err by up to 0.1
-    assert (z.double() - exact).abs().max() < 1e-4
+    exact = hidden.double() @ weight.double().T + bias.double()
+    of_rounded = rounded(hidden) @ rounded(weight).T + bias.double()
+    assert (exact - of_rounded).abs().max() > 1e-3
+    # oneDNN rounds the factors where it has AMX, and computes in float32 where there is AVX512-BF16 alone. Either way
+    # these are sums of 96 float32 products; rounding the result to bfloat16 would err by up to 0.1
+    assert min((z.double() - found).abs().max() for found in (exact, of_rounded)) < 1e-4
     assert (z.double() - z.bfloat16().double()).abs().max() > 0.01
-    assert (exact - (hidden.double() @ weight.double().T + bias.double())).abs().max() > 1e-3  # they are rounded
 
 
 @pytest.mark.parametrize("mixed", [False, True])

@@ -278,21 +278,22 @@ def poison(monkeypatch) -> Callable[..., None]:
 
 @pytest.mark.parametrize("spoilt", [{}, {"loss": 1.0}, {"gradient": 1.0}, {"loss": math.inf, "gradient": 1.0}])
 def test_a_step_without_a_finite_loss_and_gradient_is_left_out_and_counted(workplace, tmp_path, poison, spoilt):
-    run(workplace, tmp_path / "honest", "train.log_every=1")
+    honest, folder = tmp_path / "honest", tmp_path / "run"
+    run(workplace, honest, "train.log_every=1")
     poison(4, **spoilt)
-    events = run(workplace, tmp_path, "train.save_every=1", "train.keep=12", "train.log_every=1")
-    before, after, last = (checkpoint.open_checkpoint(tmp_path / "checkpoints" / f"step-{n}") for n in (4, 5, 12))
+    events = run(workplace, folder, "train.save_every=1", "train.keep=12", "train.log_every=1")
+    before, after, last = (checkpoint.open_checkpoint(folder / "checkpoints" / f"step-{n}") for n in (4, 5, 12))
     assert same_state(before, after)
     assert not same_state(after, last)
-    assert [line["skipped"] for line in metrics(tmp_path)] == [0] * 4 + [1] * 8
-    assert [line["step"] for line in metrics(tmp_path) if line["loss"] is None] == [5]
+    assert [line["skipped"] for line in metrics(folder)] == [0] * 4 + [1] * 8
+    assert [line["step"] for line in metrics(folder) if line["loss"] is None] == [5]
     (warning,) = (event.text for event in events if isinstance(event, Warn))
     assert warning.startswith("step 5 skipped: loss ")
     assert events[-1].result["skipped"] == 1
     # its batch is spent: the steps after it see the batches that they would have seen, by slightly other weights
-    losses, honest = ([line["loss"] for line in metrics(folder)] for folder in (tmp_path, tmp_path / "honest"))
-    assert losses[:4] == honest[:4]
-    assert losses[5:] == pytest.approx(honest[5:], rel=0.05)
+    losses, unspoilt = ([line["loss"] for line in metrics(path)] for path in (folder, honest))
+    assert losses[:4] == unspoilt[:4]
+    assert losses[5:] == pytest.approx(unspoilt[5:], rel=0.05)
 
 
 def test_a_skipped_step_is_shown_on_the_command_line(workplace, tmp_path, sedd, poison):

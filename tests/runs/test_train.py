@@ -21,6 +21,7 @@ from sedd_cli.runs import checkpoint
 from sedd_cli.runs.assemble import learning_rate, make_optimizers
 from sedd_cli.runs.dist import Dist
 from sedd_cli.runs.events import Evaluated, Finished, Sampled, Saved, Step
+from sedd_cli.runs.rundir import RunDir
 from sedd_cli.runs.saver import Saver
 from sedd_cli.runs.train import TrainOptions, train
 
@@ -267,14 +268,15 @@ def test_weights_that_are_not_finite_are_never_saved(workplace, tmp_path):
 
 
 def test_a_start_that_failed_does_not_bind_the_folder(workplace, tmp_path):
-    (tmp_path / "run").mkdir()
+    RunDir(tmp_path / "run").create()
     (tmp_path / "run" / "recipe.yaml").write_text("seed: 99\n")
     assert run(workplace, tmp_path / "run", "train.steps=1")[-1].result["finished"]
 
 
 def test_metrics_of_steps_taken_again_are_dropped(workplace, tmp_path):
-    (tmp_path / "run").mkdir()
-    (tmp_path / "run" / "metrics.jsonl").write_bytes(b'{"step": 2}\n{"step": 4}\n\xff{"st')
+    RunDir(tmp_path / "run").create()
+    lines = b'{"kind": "train", "step": 2}\n{"kind": "train", "step": 4}\n{"kind": "train", "st'
+    (tmp_path / "run" / "metrics.jsonl").write_bytes(lines)
     run(workplace, tmp_path / "run", "train.steps=4")
     assert [json.loads(x)["step"] for x in (tmp_path / "run" / "metrics.jsonl").open()] == [2, 4]
 
