@@ -13,11 +13,11 @@ __all__ = ["Model", "__version__", "load_model"]
 
 def __getattr__(name: str):
     if name == "Model":
-        from sedd_cli.runs.model import Model
+        from sedd_cli.inference.model import Model
 
         return Model
     if name == "load_model":
-        from sedd_cli.runs.load import load_model
+        from sedd_cli.inference.load import load_model
 
         return load_model
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -7,8 +7,8 @@ import re
 import sys
 import threading
 
-from sedd_cli import process
 from sedd_cli.errors import RequestError, WorkError, out_of_memory
+from sedd_cli.system import process
 
 #: The exit code after Ctrl-C.
 INTERRUPTED = 130

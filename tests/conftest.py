@@ -72,7 +72,7 @@ def _own_home(workplace, monkeypatch) -> None:
 def tiny_run(workplace) -> Path:
     """A finished run of the tiny recipe. Read only."""
     from sedd_cli.recipe import load_recipe
-    from sedd_cli.runs.train import TrainOptions, train
+    from sedd_cli.training.train import TrainOptions, train
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SEDD_HOME", str(workplace / "home"))

@@ -9,7 +9,7 @@ import typer
 from rich.table import Table
 
 from sedd_cli.cli import options as o
-from sedd_cli.cli.view import View
+from sedd_cli.cli.view.view import View
 
 if TYPE_CHECKING:
     from sedd_cli.recipe import Recipe
@@ -44,7 +44,7 @@ def train(
 
     Example: sedd bench train --recipe recipes/gpt2_small.yaml
     """
-    from sedd_cli.runs.bench.model import ModelBench, bench_train
+    from sedd_cli.bench.model import ModelBench, bench_train
 
     _show(View(json, quiet), bench_train(ModelBench(repeats, _recipe(recipe, overrides), batch, device)))
 
@@ -63,7 +63,7 @@ def loss(
 
     Example: sedd bench loss --recipe gpt2_small_uniform
     """
-    from sedd_cli.runs.bench.model import ModelBench, bench_loss
+    from sedd_cli.bench.model import ModelBench, bench_loss
 
     _show(View(json, quiet), bench_loss(ModelBench(repeats, _recipe(recipe, overrides), batch, device)))
 
@@ -84,7 +84,7 @@ def sample(
 
     Example: sedd bench sample --steps 128
     """
-    from sedd_cli.runs.bench.sample import SampleBench, bench_sample
+    from sedd_cli.bench.sample import SampleBench, bench_sample
 
     options = SampleBench(repeats, _recipe(recipe, overrides), batch, device, steps, normalized)
     _show(View(json, quiet), bench_sample(options))
@@ -104,7 +104,7 @@ def prepare(
 
     Example: sedd bench prepare my.txt --megabytes 64
     """
-    from sedd_cli.runs.bench.text import PrepareBench, bench_prepare
+    from sedd_cli.bench.text import PrepareBench, bench_prepare
 
     options = PrepareBench(repeats, corpus, tokenizer, megabytes, workers)
     _show(View(json, quiet), bench_prepare(options))
@@ -122,7 +122,7 @@ def loader(
 
     Example: sedd bench loader --length 1024 --batch 64
     """
-    from sedd_cli.runs.bench.text import LoaderBench, bench_loader
+    from sedd_cli.bench.text import LoaderBench, bench_loader
 
     _show(View(json, quiet), bench_loader(LoaderBench(repeats=repeats, length=length, batch=batch)))
 

@@ -5,26 +5,26 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sedd_cli.cli.view import View
+from sedd_cli.cli.view.view import View
 from sedd_cli.errors import RequestError
 
 if TYPE_CHECKING:
-    from sedd_cli.runs.exact import ExactModel
-    from sedd_cli.runs.model import Model
+    from sedd_cli.evaluation.scorers.exact import ExactModel
+    from sedd_cli.inference.model import Model
 
 PUBLISHED = "louaaron/sedd-small"
 
 
 def source_of(named: str | None) -> str:
     """What `--model` means: the model that is named, else the newest run under ./runs, else the published one."""
-    from sedd_cli.runs.rundir import newest_run
+    from sedd_cli.checkpoints.run_directory import newest_run
 
     return named or str(newest_run(Path("runs")) or PUBLISHED)
 
 
 def choose_model(view: View, named: str | None, device: str, precision: str, tokenizer: str | None) -> Model:
     """Load the model and say in one line what it is."""
-    from sedd_cli.runs.load import load_model
+    from sedd_cli.inference.load import load_model
 
     source = source_of(named)
     if named is None and source == PUBLISHED:
@@ -36,8 +36,8 @@ def choose_model(view: View, named: str | None, device: str, precision: str, tok
 
 def choose_any(view: View, named: str | None, device: str, precision: str, tokenizer: str | None) -> Model | ExactModel:
     """As `choose_model`, or a causal language model of transformers where one is named."""
-    from sedd_cli.runs.exact import load_exact
-    from sedd_cli.runs.pretrained import is_causal
+    from sedd_cli.evaluation.scorers.exact import load_exact
+    from sedd_cli.evaluation.scorers.pretrained import is_causal
 
     if named is None or not is_causal(named):
         return choose_model(view, named, device, precision, tokenizer)

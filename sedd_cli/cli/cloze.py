@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 
 from sedd_cli.cli.choose import choose_any, own_corpus, places_of, source_of
 from sedd_cli.cli.judging import alone
-from sedd_cli.cli.results import cloze_table
-from sedd_cli.cli.view import View
+from sedd_cli.cli.view.results import cloze_table
+from sedd_cli.cli.view.view import View
 from sedd_cli.errors import RequestError
 
 if TYPE_CHECKING:
-    from sedd_cli.runs.cloze import ClozeOptions
+    from sedd_cli.evaluation.cloze import ClozeOptions
 
 
 def run_cloze(
@@ -22,11 +22,11 @@ def run_cloze(
     tokenizer: str | None, device: str, precision: str, out: Path | None,
 ) -> None:  # fmt: skip
     """Mask words of a text, show how many are restored, and write it down."""
-    from sedd_cli.runs.cloze import cloze
-    from sedd_cli.runs.events import Finished
-    from sedd_cli.runs.texts import Text
-    from sedd_cli.text.atomic import write_whole
-    from sedd_cli.text.outputs import check_outputs
+    from sedd_cli.evaluation.cloze import cloze
+    from sedd_cli.evaluation.likelihood.texts import Text
+    from sedd_cli.system.events import Finished
+    from sedd_cli.system.files import write_whole
+    from sedd_cli.system.outputs import check_outputs
 
     asked, places = options(), places_of(datasets, local)
     alone("--cloze")

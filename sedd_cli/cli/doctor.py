@@ -10,8 +10,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from sedd_cli.cli import options as o
-from sedd_cli.cli.results import plus_minus
-from sedd_cli.cli.view import View
+from sedd_cli.cli.view.results import plus_minus
+from sedd_cli.cli.view.view import View
 from sedd_cli.errors import DamageError, RequestError
 
 MARKS = {
@@ -47,7 +47,7 @@ def doctor(
         return _check_model(view, model, text, tokenizer, device, precision, seed)
     if text is not None:
         raise RequestError("--text goes with --model")
-    from sedd_cli.runs.doctor import examine
+    from sedd_cli.cli.environment import examine
 
     findings = examine()
     view.table(_findings(findings))
@@ -58,8 +58,8 @@ def _check_model(
     view: View, named: str, text: Path | None, tokenizer: str | None, device: str, precision: str, seed: int
 ) -> None:
     from sedd_cli.cli.choose import choose_model
-    from sedd_cli.runs.checkup import CheckupOptions, checkup
-    from sedd_cli.runs.events import Finished
+    from sedd_cli.evaluation.diagnose import CheckupOptions, checkup
+    from sedd_cli.system.events import Finished
 
     chosen = choose_model(view, named, device, precision, tokenizer)
     events = view.follow(checkup(chosen, CheckupOptions(text, seed)))

@@ -14,8 +14,8 @@ from sedd_cli.cli.choose import choose_any, own_corpus, places_of, source_of
 from sedd_cli.cli.cloze import run_cloze
 from sedd_cli.cli.idle import refuse_idle
 from sedd_cli.cli.judging import judge_file, run_sweep
-from sedd_cli.cli.results import bounds_table, comparison
-from sedd_cli.cli.view import View
+from sedd_cli.cli.view.results import bounds_table, comparison
+from sedd_cli.cli.view.view import View
 from sedd_cli.errors import RequestError, WorkError
 
 Protocols = Annotated[
@@ -95,7 +95,7 @@ def evaluate(
     if sweep is not None:
 
         def sweep_options():
-            from sedd_cli.runs.sweep import SweepOptions, parse_sweep
+            from sedd_cli.evaluation.sweep import SweepOptions, parse_sweep
 
             samplers = tuple((sampler or "tweedie").split(","))
             return SweepOptions(out or Path("sweep"), parse_sweep(sweep), samplers, n, length, seed, self_bleu, resume)
@@ -104,17 +104,17 @@ def evaluate(
     if cloze is not None:
 
         def cloze_options():
-            from sedd_cli.runs.cloze import ClozeOptions
+            from sedd_cli.evaluation.cloze import ClozeOptions
 
             return ClozeOptions(cloze, split, candidates, seed)
 
         return run_cloze(view, cloze_options, dataset or [], local or [], model, tokenizer, device, precision, out)
-    from sedd_cli.runs.dist import connect
-    from sedd_cli.runs.estimate import Drawing
-    from sedd_cli.runs.evaluate import EvaluateOptions, evaluate_all
-    from sedd_cli.runs.events import Finished
-    from sedd_cli.runs.texts import Text
-    from sedd_cli.text.outputs import check_outputs
+    from sedd_cli.evaluation.likelihood.estimator import Drawing
+    from sedd_cli.evaluation.likelihood.evaluate import EvaluateOptions, evaluate_all
+    from sedd_cli.evaluation.likelihood.texts import Text
+    from sedd_cli.system.distributed import connect
+    from sedd_cli.system.events import Finished
+    from sedd_cli.system.outputs import check_outputs
 
     options = EvaluateOptions(
         split,
@@ -179,11 +179,11 @@ def _document(found: dict[str, Any], texts: int) -> Any:
 
 def _stored(view: View, events: Iterable[Any], source: str, texts: int, out: Path | None) -> Iterator[Any]:
     """The events; each result is written as it comes, into the run's results/ where the model is a run, and `out`."""
-    from sedd_cli.runs.checkpoint import LATEST
-    from sedd_cli.runs.events import Evaluated, Finished
-    from sedd_cli.runs.rundir import RunDir
-    from sedd_cli.text.atomic import is_stream, write_whole
-    from sedd_cli.text.tokenizers.base import digest
+    from sedd_cli.checkpoints.checkpoint import LATEST
+    from sedd_cli.checkpoints.run_directory import RunDir
+    from sedd_cli.data.tokenizers.base import digest
+    from sedd_cli.system.events import Evaluated, Finished
+    from sedd_cli.system.files import is_stream, write_whole
 
     so_far: list[dict] = []
     for event in events:

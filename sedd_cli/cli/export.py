@@ -9,7 +9,7 @@ import typer
 
 from sedd_cli.cli import options as o
 from sedd_cli.cli.choose import choose_model
-from sedd_cli.cli.view import View
+from sedd_cli.cli.view.view import View
 
 
 def export(
@@ -29,9 +29,9 @@ def export(
 
     Example: sedd export runs/quickstart --to exported
     """
-    from sedd_cli.runs.events import Finished
-    from sedd_cli.runs.export import ExportOptions
-    from sedd_cli.runs.export import export as job
+    from sedd_cli.inference.export import ExportOptions
+    from sedd_cli.inference.export import export as job
+    from sedd_cli.system.events import Finished
 
     view = View(json, quiet)
     options = ExportOptions(to, half, push, private, dry_run)

@@ -11,13 +11,13 @@ import typer
 from sedd_cli.cli import options as o
 from sedd_cli.cli.choose import choose_model, source_of
 from sedd_cli.cli.idle import refuse_idle
-from sedd_cli.cli.showing import shown
-from sedd_cli.cli.view import View
+from sedd_cli.cli.view.showing import shown
+from sedd_cli.cli.view.view import View
 from sedd_cli.errors import RequestError
 
 if TYPE_CHECKING:
-    from sedd_cli.runs.model import Model
-    from sedd_cli.runs.sampling import Sampling
+    from sedd_cli.inference.model import Model
+    from sedd_cli.inference.sampling import Sampling
 
 
 def infill(
@@ -83,10 +83,10 @@ def infill(
 
     Example: sedd infill --template "Return the [MASK:6] of the [MASK:2-5] list."
     """
-    from sedd_cli.runs.infill import Job
-    from sedd_cli.runs.sampling import Sampling
-    from sedd_cli.text.outputs import check_outputs
-    from sedd_cli.text.template import between, parse_template
+    from sedd_cli.inference.infill import Job
+    from sedd_cli.inference.sampling import Sampling
+    from sedd_cli.inference.template import between, parse_template
+    from sedd_cli.system.outputs import check_outputs
 
     ways = {
         "--template": template is not None,
@@ -122,9 +122,9 @@ def infill(
         return _fill_jobs(view, chosen, lines, jobs, job, sampling, every, out, resume, watch, html)
     if template is None and length is None:
         job = Job(parsed, n, seed, chosen.length, candidates)
-    from sedd_cli.runs.events import Filled
-    from sedd_cli.runs.generate import as_json
-    from sedd_cli.runs.infill import infill as fill
+    from sedd_cli.inference.generate import as_json
+    from sedd_cli.inference.infill import infill as fill
+    from sedd_cli.system.events import Filled
 
     events = fill(chosen, [job], sampling, every, watch or html is not None)
     found = [e for e in shown(view, chosen, events, "sedd infill", out, watch, html) if isinstance(e, Filled)]
@@ -156,9 +156,9 @@ def _fill_jobs(
     resume: bool, watch: bool, html: Path | None,
 ) -> None:  # fmt: skip
     """Fill a file of jobs; lines that were refused make the command end with 2, after the others are done."""
-    from sedd_cli.runs.events import Filled, Finished
-    from sedd_cli.runs.generate import as_json
-    from sedd_cli.runs.jobs import fill_jobs, read_jobs
+    from sedd_cli.inference.generate import as_json
+    from sedd_cli.inference.jobs import fill_jobs, read_jobs
+    from sedd_cli.system.events import Filled, Finished
 
     named = "standard input" if source == "-" else source
     lines = read_jobs(raw, named, chosen.length, job.n, job.seed, job.candidates)

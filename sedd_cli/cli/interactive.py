@@ -6,15 +6,15 @@ import dataclasses
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from sedd_cli.cli.showing import shown
-from sedd_cli.cli.view import View
+from sedd_cli.cli.view.showing import shown
+from sedd_cli.cli.view.view import View
 from sedd_cli.errors import RequestError
-from sedd_cli.text.template import parse_template
+from sedd_cli.inference.template import parse_template
 
 if TYPE_CHECKING:
-    from sedd_cli.runs.infill import Job
-    from sedd_cli.runs.model import Model
-    from sedd_cli.runs.sampling import Sampling
+    from sedd_cli.inference.infill import Job
+    from sedd_cli.inference.model import Model
+    from sedd_cli.inference.sampling import Sampling
 
 _HELP = r"""A line is a template: text with gaps such as [MASK:8], [MASK:5-20], [MASK].
   Enter            fill the last template with the next seed; ↑ brings it back
@@ -26,7 +26,7 @@ _HELP = r"""A line is a template: text with gaps such as [MASK:8], [MASK:5-20], 
 
 def prompt_loop(view: View, model: Model, job: Job, sampling: Sampling, every: bool) -> None:
     """Ask for templates until the input ends; what is wrong with one is said, and the loop goes on."""
-    from sedd_cli.runs.infill import infill
+    from sedd_cli.inference.infill import infill
 
     view.say(_HELP, "dim")
     filled, fresh = "", True  # fresh: the seed was named since the last filling

@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any
 from rich.table import Table
 
 from sedd_cli.cli.choose import choose_any
-from sedd_cli.cli.results import plus_minus
-from sedd_cli.cli.view import View
+from sedd_cli.cli.view.results import plus_minus
+from sedd_cli.cli.view.view import View
 from sedd_cli.errors import RequestError
 
 if TYPE_CHECKING:
-    from sedd_cli.runs.judge import Samples
-    from sedd_cli.runs.reader import Reader
-    from sedd_cli.runs.sweep import SweepOptions
+    from sedd_cli.evaluation.judge import Samples
+    from sedd_cli.evaluation.scorers.reader import Reader
+    from sedd_cli.evaluation.sweep import SweepOptions
 
 
 #: What is said after Ctrl-C.
@@ -29,10 +29,10 @@ def judge_file(
     view: View, path: Path, judge: str | None, self_bleu: bool, tokenizer: str | None, device: str, out: Path | None
 ) -> None:
     """Judge the samples of a file and show what was found."""
-    from sedd_cli.runs.judge import Samples
-    from sedd_cli.text.atomic import write_whole
-    from sedd_cli.text.outputs import check_outputs
-    from sedd_cli.text.tokenizers import load_tokenizer
+    from sedd_cli.data.tokenizers import load_tokenizer
+    from sedd_cli.evaluation.judge import Samples
+    from sedd_cli.system.files import write_whole
+    from sedd_cli.system.outputs import check_outputs
 
     if judge is None:
         raise RequestError(
@@ -50,7 +50,7 @@ def judge_file(
 
 def load_judge(view: View, judge: str, device: str) -> Reader:
     """The judge, said in one line."""
-    from sedd_cli.runs.reader import load_reader
+    from sedd_cli.evaluation.scorers.reader import load_reader
 
     reader = load_reader(judge, device)
     view.say(f"judge {reader.describe()}", "dim")
@@ -59,8 +59,8 @@ def load_judge(view: View, judge: str, device: str) -> Reader:
 
 def judged(view: View, samples: Samples, reader: Reader, self_bleu: bool) -> dict[str, Any]:
     """What a judge finds, shown."""
-    from sedd_cli.runs.events import Finished
-    from sedd_cli.runs.judge import judge
+    from sedd_cli.evaluation.judge import judge
+    from sedd_cli.system.events import Finished
 
     def events():
         yield Finished((yield from judge(reader, samples, self_bleu)))
@@ -81,9 +81,9 @@ def run_sweep(
     device: str, precision: str,
 ) -> None:  # fmt: skip
     """Sample and judge at each number of steps; a table, JSON and a figure."""
-    from sedd_cli.runs.events import Finished
-    from sedd_cli.runs.sweep import holds_sweep, plot, sweep
-    from sedd_cli.text.outputs import check_folder
+    from sedd_cli.evaluation.sweep import holds_sweep, plot, sweep
+    from sedd_cli.system.events import Finished
+    from sedd_cli.system.outputs import check_folder
 
     asked = options()
     if judge is None:

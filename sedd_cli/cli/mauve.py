@@ -9,12 +9,12 @@ from rich.table import Table
 
 from sedd_cli.cli import options as o
 from sedd_cli.cli.choose import choose_model
-from sedd_cli.cli.view import View
+from sedd_cli.cli.view.view import View
 from sedd_cli.errors import RequestError
 
 if TYPE_CHECKING:
-    from sedd_cli.runs.causal import CausalModel
-    from sedd_cli.runs.model import Model
+    from sedd_cli.evaluation.scorers.causal import CausalModel
+    from sedd_cli.inference.model import Model
 
 
 #: What is said after Ctrl-C.
@@ -64,9 +64,9 @@ def mauve(
 
     Example: sedd mauve --references webtext.jsonl --model louaaron/sedd-small --mode infill --features gpt2-large
     """
-    from sedd_cli.runs.events import Finished
-    from sedd_cli.runs.mauve.job import mauve as job
-    from sedd_cli.runs.mauve.options import MauveOptions
+    from sedd_cli.evaluation.mauve.job import mauve as job
+    from sedd_cli.evaluation.mauve.options import MauveOptions
+    from sedd_cli.system.events import Finished
 
     view = View(json, quiet)
     options = MauveOptions(
@@ -98,7 +98,7 @@ def mauve(
 
 def _choose(view: View, named: str | None, device: str, precision: str, tokenizer: str | None) -> Model | CausalModel:
     """A causal model where one is named, else as every command chooses."""
-    from sedd_cli.runs.pretrained import is_causal, load_causal
+    from sedd_cli.evaluation.scorers.pretrained import is_causal, load_causal
 
     if named is None or not is_causal(named):
         return choose_model(view, named, device, precision, tokenizer)

@@ -10,7 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from sedd_cli.cli import options as o
-from sedd_cli.cli.view import View
+from sedd_cli.cli.view.view import View
 from sedd_cli.errors import RequestError, WorkError
 
 
@@ -50,10 +50,10 @@ def prepare(
 
     Example: sedd prepare my.txt --tokenizer bpe:4096
     """
-    from sedd_cli.runs import datasets
-    from sedd_cli.runs.events import Finished, Prepared
-    from sedd_cli.runs.prepare import prepare as job
-    from sedd_cli.text.shards import open_dataset
+    from sedd_cli.data import prepared as datasets
+    from sedd_cli.data.prepare import prepare as job
+    from sedd_cli.data.shards import open_dataset
+    from sedd_cli.system.events import Finished, Prepared
 
     view = View(json, quiet)
     if show_list:

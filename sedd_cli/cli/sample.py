@@ -11,8 +11,8 @@ import typer
 from sedd_cli.cli import options as o
 from sedd_cli.cli.choose import choose_model, source_of
 from sedd_cli.cli.judging import judged, load_judge
-from sedd_cli.cli.showing import shown
-from sedd_cli.cli.view import View
+from sedd_cli.cli.view.showing import shown
+from sedd_cli.cli.view.view import View
 from sedd_cli.errors import RequestError
 
 
@@ -60,10 +60,10 @@ def sample(
 
     Example: sedd sample --model runs/quickstart -n 3 --steps 64 --seed 1
     """
-    from sedd_cli.runs.events import Sampled
-    from sedd_cli.runs.generate import GenerateOptions, as_json, generate, in_order
-    from sedd_cli.runs.sampling import Sampling
-    from sedd_cli.text.outputs import check_outputs
+    from sedd_cli.inference.generate import GenerateOptions, as_json, generate, in_order
+    from sedd_cli.inference.sampling import Sampling
+    from sedd_cli.system.events import Sampled
+    from sedd_cli.system.outputs import check_outputs
 
     view = View(json, quiet)
     if self_bleu and judge is None:
@@ -82,7 +82,7 @@ def sample(
     sampled = in_order(options, sampled)
     document = {"model": chosen.source, "fingerprint": chosen.fingerprint, "samples": [as_json(e) for e in sampled]}
     if causal is not None:
-        from sedd_cli.runs.judge import Samples
+        from sedd_cli.evaluation.judge import Samples
 
         document["judged"] = judged(view, Samples.of(sampled, chosen.tokenizer), causal, self_bleu)
     view.document(document)

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sedd_cli.cli import options as o
-from sedd_cli.cli.view import View
+from sedd_cli.cli.view.view import View
 from sedd_cli.errors import RequestError, WorkError
 
 if TYPE_CHECKING:
-    from sedd_cli.recipe.table import Table
-    from sedd_cli.runs.table.job import RunOptions
-    from sedd_cli.runs.table.place import Place
+    from sedd_cli.tables.definition import Table
+    from sedd_cli.tables.row_run import Place
+    from sedd_cli.tables.run import RunOptions
 
 UNITS = {"s": 1, "m": 60, "h": 3600}
 
@@ -48,13 +48,13 @@ def table(
 
     Example: sedd table 2 --mini --run all
     """
-    from sedd_cli.cli.tabled import show
-    from sedd_cli.recipe.table import load_table, shipped_tables
-    from sedd_cli.runs.table.job import RunOptions
-    from sedd_cli.runs.table.place import places_of
-    from sedd_cli.runs.table.summary import markdown as as_markdown
-    from sedd_cli.runs.table.summary import summary
-    from sedd_cli.text.outputs import check_outputs
+    from sedd_cli.cli.view.tables import show
+    from sedd_cli.system.outputs import check_outputs
+    from sedd_cli.tables.definition import load_table, shipped_tables
+    from sedd_cli.tables.row_run import places_of
+    from sedd_cli.tables.run import RunOptions
+    from sedd_cli.tables.summary import markdown as as_markdown
+    from sedd_cli.tables.summary import summary
 
     view = View(json, quiet)
     if name is None:
@@ -83,13 +83,13 @@ def table(
     if out is not None:
         import json as library
 
-        from sedd_cli.text.atomic import write_whole
+        from sedd_cli.system.files import write_whole
 
         write_whole(out, library.dumps(document, indent=1, ensure_ascii=False) + "\n")
         view.say(f"wrote {out}", "dim")
     view.document(document)
     if plot is not None:
-        from sedd_cli.runs.table.plot import plot as draw
+        from sedd_cli.tables.plot import plot as draw
 
         draw(document, [p for of in places.values() for p in of], plot)
         view.say(f"wrote {plot}", "dim")
@@ -112,8 +112,8 @@ def _asked(found: Table, places: dict[str, list[Place]], run: list[str]) -> list
 
 def _run(view: View, asked: list[Place], options: RunOptions) -> dict[str, Any]:
     """Make what is asked for; what is left, what failed, and why."""
-    from sedd_cli.runs.events import Finished
-    from sedd_cli.runs.table.job import make
+    from sedd_cli.system.events import Finished
+    from sedd_cli.tables.run import make
 
     events = view.follow(make(asked, options), "stopped; the same command goes on where it was")
     result = next(event.result for event in events if isinstance(event, Finished))

@@ -11,8 +11,8 @@ from typing import Annotated
 import typer
 
 from sedd_cli.cli import options as o
-from sedd_cli.cli.status import show_status
-from sedd_cli.cli.view import View
+from sedd_cli.cli.view.status import show_status
+from sedd_cli.cli.view.view import View
 from sedd_cli.errors import RequestError
 
 
@@ -56,7 +56,7 @@ def train(
         raise RequestError("--plot draws a run: sedd train --status RUN --plot")
     resolved = load_recipe(recipe, overrides or [])
     if dry_run:
-        from sedd_cli.runs.plan import plan
+        from sedd_cli.training.cost import plan
 
         cost = plan(resolved)
         view.document({"recipe": resolved.to_data(), "plan": cost})
@@ -65,9 +65,9 @@ def train(
             for key, value in cost.items():
                 typer.echo(f"{key:>24}  {value}")
         return
-    from sedd_cli.runs.events import Finished
-    from sedd_cli.runs.train import TrainOptions
-    from sedd_cli.runs.train import train as job
+    from sedd_cli.system.events import Finished
+    from sedd_cli.training.train import TrainOptions
+    from sedd_cli.training.train import train as job
 
     folder = run_dir or Path("runs") / resolved.name
     trackers = tuple(name for name, asked in (("tensorboard", tensorboard), ("wandb", wandb)) if asked)

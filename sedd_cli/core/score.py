@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from sedd_cli.core.fused import Targets, losses, weighted_loss
+from sedd_cli.core.fast.fused import Targets, losses, weighted_loss
 from sedd_cli.core.graphs import Graph
-from sedd_cli.core.noises import Noise
+from sedd_cli.core.schedules import Noise
 
 #: Elements of one block of rows × states that a pass over the vocabulary may hold at once.
 ROW_BLOCK = 2**23

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from sedd_cli.core.graphs import GRAPHS
-from sedd_cli.core.noises import NOISES
-from sedd_cli.core.objectives import OBJECTIVES
+from sedd_cli.core.losses import OBJECTIVES
 from sedd_cli.core.registry import Registry
 from sedd_cli.core.samplers import SAMPLERS
+from sedd_cli.core.schedules import NOISES
 from sedd_cli.errors import RequestError
 from sedd_cli.recipe.build import build, nearest, plain
 

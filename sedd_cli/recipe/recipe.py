@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from sedd_cli.nets.dit import DiTConfig
-from sedd_cli.nets.precision import PRECISIONS
+from sedd_cli.models.dit import DiTConfig
+from sedd_cli.models.precision import PRECISIONS
 from sedd_cli.recipe.build import plain
 from sedd_cli.recipe.part import GraphPart, NoisePart, ObjectivePart, SamplerPart
 

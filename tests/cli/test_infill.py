@@ -13,16 +13,16 @@ from rich.console import Console
 
 from sedd_cli import load_model
 from sedd_cli.cli.interactive import prompt_loop
-from sedd_cli.cli.pieces import Pieces
-from sedd_cli.cli.recorder import Recorder
-from sedd_cli.cli.view import View
-from sedd_cli.cli.watch import UNRESOLVED, Watcher
-from sedd_cli.runs.events import Frame, Seen
-from sedd_cli.runs.generate import GenerateOptions, generate
-from sedd_cli.runs.infill import Job, infill
-from sedd_cli.runs.sampling import Sampling
-from sedd_cli.text.template import parse_template
-from sedd_cli.text.tokenizers import load_tokenizer
+from sedd_cli.cli.view.pieces import Pieces
+from sedd_cli.cli.view.recorder import Recorder
+from sedd_cli.cli.view.view import View
+from sedd_cli.cli.view.watch import UNRESOLVED, Watcher
+from sedd_cli.data.tokenizers import load_tokenizer
+from sedd_cli.inference.generate import GenerateOptions, generate
+from sedd_cli.inference.infill import Job, infill
+from sedd_cli.inference.sampling import Sampling
+from sedd_cli.inference.template import parse_template
+from sedd_cli.system.events import Frame, Seen
 
 
 @pytest.fixture(scope="module")
@@ -125,7 +125,7 @@ def test_a_refused_request_leaves_what_stood_in_the_file(sedd, tiny_run, tmp_pat
 
 
 def test_two_processes_do_not_share_a_file(sedd, tiny_run, tmp_path):
-    from sedd_cli.runs.jobs import writing
+    from sedd_cli.inference.jobs import writing
 
     with writing(tmp_path / "s.jsonl"):
         done = sedd("sample", "--model", tiny_run, "--out", tmp_path / "s.jsonl")
@@ -142,7 +142,7 @@ def test_quiet_refusals_say_why(sedd, tiny_run, tmp_path):
 
 
 def test_results_are_written_as_they_come(tiny_run, model, tmp_path):
-    from sedd_cli.runs.jobs import stored
+    from sedd_cli.inference.jobs import stored
 
     out = tmp_path / "s.jsonl"
     running = stored(generate(model, GenerateOptions(n=3, sampling=Sampling(batch=1))), out)

@@ -8,10 +8,10 @@ import stat
 import threading
 
 import pytest
-from causal_models import save_tiny_causal
+from support.causal_models import save_tiny_causal
 
+from sedd_cli.checkpoints.run_directory import RunDir
 from sedd_cli.recipe import load_recipe
-from sedd_cli.runs.rundir import RunDir
 
 
 @pytest.fixture

@@ -90,7 +90,7 @@ def test_ctrl_c_says_how_to_go_on(text, monkeypatch):
     def interrupted(*args):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("sedd_cli.text.encode.encode_group", interrupted)
+    monkeypatch.setattr("sedd_cli.data.encode.encode_group", interrupted)
     result = run(text, "--tokenizer", "byte")
     assert isinstance(result.exception, WorkError)
     assert "the same command goes on" in str(result.exception)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from rich.console import Console
 
-from sedd_cli.cli.results import bounds_table, comparison, plus_minus
+from sedd_cli.cli.view.results import bounds_table, comparison, plus_minus
 
 
 def printed(table) -> str:

@@ -5,14 +5,14 @@ from dataclasses import replace
 import pytest
 import reference
 import torch
-from toys import score_model, world
+from support.toys import score_model, world
 
 from sedd_cli.core import score as score_module
 from sedd_cli.core.graphs import GRAPHS
-from sedd_cli.core.noises import NOISES
 from sedd_cli.core.registry import Registry
+from sedd_cli.core.schedules import NOISES
 from sedd_cli.core.score import ScoreModel
-from sedd_cli.nets.dit import DiT, DiTConfig
+from sedd_cli.models.dit import DiT, DiTConfig
 
 every_graph = pytest.mark.parametrize("name", GRAPHS)
 

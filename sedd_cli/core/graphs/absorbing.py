@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from sedd_cli.core.graphs.base import GRAPHS, Draw, Graph, Jump, in_tile, per_position, zero_at
-from sedd_cli.core.noises import Noise
+from sedd_cli.core.schedules import Noise
 
 if TYPE_CHECKING:
-    from sedd_cli.core.fused import Targets
+    from sedd_cli.core.fast.fused import Targets
     from sedd_cli.core.score import ScoreModel
 
 

@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, ClassVar
 import torch
 from torch import Tensor
 
-from sedd_cli.core.noises import Noise
 from sedd_cli.core.registry import Registry
+from sedd_cli.core.schedules import Noise
 
 if TYPE_CHECKING:
-    from sedd_cli.core.fused import Targets
+    from sedd_cli.core.fast.fused import Targets
     from sedd_cli.core.score import ScoreModel
 
 GRAPHS = Registry("graph")

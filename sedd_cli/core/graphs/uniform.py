@@ -12,7 +12,7 @@ from torch import Tensor
 from sedd_cli.core.graphs.base import GRAPHS, Graph, Jump, in_tile, per_position, zero_at
 
 if TYPE_CHECKING:
-    from sedd_cli.core.fused import Targets
+    from sedd_cli.core.fast.fused import Targets
     from sedd_cli.core.score import ScoreModel
 
 

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from sedd_cli.core.noises import Noise
+from sedd_cli.core.schedules import Noise
 
 #: Where the grid ends and the final denoise starts (algorithm 2 of the published code).
 T_END = 1e-5

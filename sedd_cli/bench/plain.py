@@ -1,0 +1,49 @@
+"""The plain ways: float32 throughout, every position scored, every [B, L, S] tensor made.
+
+They follow the formulas in the order the paper gives them, and are what the fast paths are measured against.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from sedd_cli.core.bounds import T_MIN
+from sedd_cli.core.graphs import Graph
+from sedd_cli.core.schedules import Noise
+from sedd_cli.models.dit import DiT
+
+
+def loss(net: DiT, graph: Graph, noise: Noise, x0: Tensor, v: Tensor, u: Tensor) -> Tensor:
+    """The mean training loss over a batch (algorithm 1), scores of all positions [B, L, S] at once."""
+    sigma, dsigma = noise(T_MIN + (1 - T_MIN) * v)
+    x = graph.perturb(x0, sigma, u)
+    z = net(x, sigma)
+    return (dsigma.to(z.dtype) * graph.score_entropy(graph.log_score(z, sigma, x), sigma, x, x0).sum(-1)).mean()
+
+
+def head_loss(hidden: Tensor, weight: Tensor, bias: Tensor, graph: Graph, sigma: Tensor, x: Tensor, x0: Tensor):
+    """The sum of the score entropy over all positions, from the trunk's output [B, L, D]."""
+    z = torch.nn.functional.linear(hidden, weight, bias)
+    return graph.score_entropy(graph.log_score(z, sigma, x), sigma, x, x0).sum()
+
+
+def analytic_step(net: DiT, graph: Graph, noise: Noise, x: Tensor, t: float, s: float, generator=None) -> Tensor:
+    """One Tweedie step of x [B, L] as published: staggered score, transition, float32 race (algorithm 2)."""
+    sigma, sigma_next = (noise(torch.full((len(x),), w, dtype=torch.float64, device=x.device))[0] for w in (t, s))
+    score = graph.log_score(net(x, sigma), sigma, x).exp()
+    delta = (sigma - sigma_next).float()[:, None, None]
+    # (e^{−ΔσQ} s)_y: states grow by e^Δσ; MASK pays for them, or without one all states alike
+    extra = (1 - delta.exp()) * score.sum(-1, keepdim=True)
+    score = score * delta.exp()
+    # e^{ΔσQ}(x, y)
+    move = torch.nn.functional.one_hot(x, graph.states).float() * torch.exp(-delta)
+    if graph.mask is None:
+        score += extra / graph.tokens
+        move += (1 - torch.exp(-delta)) / graph.tokens
+    else:
+        score[..., -1:] += extra
+        move += torch.where(x == graph.mask, 1 - torch.exp(-delta[..., 0]), 0.0)[..., None]
+    probabilities = score * move
+    race = 1e-10 - (torch.rand(probabilities.shape, generator=generator, device=x.device) + 1e-10).log()
+    return (probabilities / race).argmax(-1)

@@ -1,0 +1,155 @@
+"""The Hugging Face hub: what its cache holds, what it has, and giving it something, each refusal in one line."""
+
+from __future__ import annotations
+
+import errno
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from sedd_cli.errors import RequestError, WorkError, first_line
+from sedd_cli.system.home import nearest_existing
+
+#: Seconds for the first question; a hub out of reach would else be waited for most of a minute.
+TIMEOUT = 20.0
+
+
+def fetch(name: str, config: str, weights: Sequence[str], optional: Sequence[str] = ()) -> Path:
+    """The folder of the hub's cache with a model's files, all of one commit, downloaded where they are not there yet.
+
+    weights: the names by which they may go, the best first. optional: files taken along where there are any.
+    RequestError for a model that is not there, or out of reach; WorkError where the disk is too small.
+    """
+    if folder := _cached(name, config, weights):
+        return folder
+    try:
+        return _download(name, config, weights, optional)
+    except (RequestError, WorkError):
+        raise
+    except Exception as error:
+        raise refusal(name, error, f"{config} and {weights[0]}") from error
+
+
+def cached_else_fetched(name: str, load: Callable[..., Any]) -> Any:
+    """What `load(local_files_only=True)` gives, else, once the hub has answered, `load()`."""
+    try:
+        return load(local_files_only=True)
+    except RequestError:
+        raise
+    except (OSError, ValueError):
+        pass  # not cached
+    from huggingface_hub import HfApi
+
+    HfApi().model_info(name, timeout=TIMEOUT)
+    return load()
+
+
+def refusal(name: str, error: Exception, files: str) -> RequestError | WorkError:
+    """What to say where a model cannot be had from the hub: why, and the way without it."""
+    from huggingface_hub import errors
+
+    causes = list(_causes(error))
+    if any(isinstance(e, OSError) and e.errno == errno.ENOSPC for e in causes):
+        return WorkError(f"no space left for {name} in {_cache()}: set HF_HOME to a folder on a larger disk")
+    offline = f"offline: download {files} elsewhere and pass their folder"
+    if isinstance(error, errors.GatedRepoError):
+        page = f"https://huggingface.co/{name}"
+        return RequestError(f"{name} is gated: ask for access at {page}, then `hf auth login`; {offline}")
+    if isinstance(error, errors.RepositoryNotFoundError):
+        return RequestError(
+            f"the hub has no model {name}: check the name; a private one takes `hf auth login`; {offline}"
+        )
+    answers = (e.response.status_code for e in causes if isinstance(e, errors.HfHubHTTPError))
+    offline_asked = isinstance(error, errors.OfflineModeIsEnabled)
+    reason = "HF_HUB_OFFLINE is set" if offline_asked else type(causes[-1]).__name__
+    reason = next((f"it answered {status}" for status in answers), reason)
+    return RequestError(
+        f"cannot fetch {name} from the Hugging Face hub ({reason}), and its cache does not have all of it; {offline}"
+    )
+
+
+def push(folder: Path, name: str, private: bool, message: str, owned: Sequence[str]) -> str:
+    """Upload a folder as the model `name`, made if it is not there; the address of the commit.
+
+    owned: files of this layout, which are removed there where the folder has none of that name. RequestError where
+    nobody is logged in, it is not allowed, or what is to be private is public; WorkError where the upload fails.
+    """
+    from huggingface_hub import HfApi, errors
+
+    api = HfApi()
+    try:
+        api.create_repo(name, private=private, exist_ok=True)
+        if private and not api.model_info(name).private:
+            raise RequestError(f"{name} is there already, and public: make it private on the hub, or name another")
+        commit = api.upload_folder(
+            repo_id=name, folder_path=folder, commit_message=message, delete_patterns=list(owned)
+        )
+        return str(commit.commit_url)
+    except RequestError:
+        raise
+    except errors.HfHubHTTPError as error:
+        status = error.response.status_code
+        if status in (401, 403):
+            raise RequestError(
+                f"the hub does not let you write to {name} ({status}): `hf auth login` with a token that may write"
+            ) from error
+        raise WorkError(f"the hub refused {name}: {first_line(error)}") from error
+    except Exception as error:  # the network's own kinds
+        raise WorkError(f"cannot upload {name}: {type(error).__name__}: {first_line(error)}") from error
+
+
+def check_id(name: str) -> None:
+    """RequestError unless a name is one that the hub allows, with its owner."""
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id
+
+    try:
+        validate_repo_id(name)
+    except HFValidationError as error:
+        raise RequestError(f"{name!r} is no hub id: {first_line(error)}") from None
+    if "/" not in name:
+        raise RequestError(f"{name!r} is no hub id: it has the form owner/name")
+
+
+def _cached(name: str, config: str, weights: Sequence[str]) -> Path | None:
+    """The cached folder that holds a model; weights come last, so where they are the optional files are as well."""
+    from huggingface_hub import try_to_load_from_cache
+
+    if not isinstance(found := try_to_load_from_cache(name, config), str):
+        return None
+    folder = Path(found).parent
+    return folder if any((folder / file).is_file() for file in weights) else None
+
+
+def _download(name: str, config: str, weights: Sequence[str], optional: Sequence[str]) -> Path:
+    from huggingface_hub import HfApi, hf_hub_download, snapshot_download
+
+    info = HfApi().model_info(name, files_metadata=True, timeout=TIMEOUT)
+    there = {file.rfilename: file.size or 0 for file in info.siblings}
+    best = next((file for file in weights if file in there), None)
+    if best is None or config not in there:
+        raise RequestError(f"{name} on the hub holds no {config} with {' or '.join(weights)}: it is no model of ours")
+    small = [file for file in (config, *optional) if file in there]
+    free, needed = shutil.disk_usage(nearest_existing(_cache())).free, sum(there[file] for file in (best, *small))
+    if needed > free:
+        raise WorkError(
+            f"{name} takes {needed / 1e6:,.1f} MB, {free / 1e6:,.1f} MB are free in {_cache()}: "
+            "set HF_HOME to a folder on a larger disk"
+        )
+    folder = Path(snapshot_download(name, allow_patterns=small))
+    hf_hub_download(name, best, revision=folder.name)  # of that very commit
+    return folder
+
+
+def _cache() -> Path:
+    from huggingface_hub import constants
+
+    return Path(constants.HF_HUB_CACHE)
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """The error, and what it wraps."""
+    while error is not None:
+        yield error
+        error = error.__cause__

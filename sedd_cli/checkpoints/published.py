@@ -1,0 +1,192 @@
+"""The published layout: config.json beside model.safetensors or pytorch_model.bin, read and described.
+
+And the training directories of the published code, whose configuration has the same keys.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from torch import Tensor
+
+from sedd_cli.checkpoints.tensors import load_weights, read_pickle, read_tensors
+from sedd_cli.core.graphs import GRAPHS, Graph
+from sedd_cli.core.schedules import NOISES, Noise
+from sedd_cli.data.tokenizers import holds_tokenizer
+from sedd_cli.data.tokenizers.base import FILE
+from sedd_cli.errors import DamageError, RequestError
+from sedd_cli.inference.model import Model
+from sedd_cli.models.dit import DiT, DiTConfig
+from sedd_cli.recipe import Recipe, load_recipe
+from sedd_cli.recipe.build import build
+
+CONFIG, TOKENIZER, WEIGHTS = "config.json", FILE, ("model.safetensors", "pytorch_model.bin")
+#: The published names of our graphs.
+PUBLISHED_GRAPHS = {"absorb": "absorbing", "uniform": "uniform"}
+SHAPE = ("hidden_size", "cond_dim", "length", "n_blocks", "n_heads")
+#: What a state dict holds beside parameters.
+BUFFERS = ("rotary_emb.inv_freq",)
+#: The layout names no tokenizer: this many tokens mean GPT-2's.
+GPT2_TOKENS = 50257
+#: Where our exports say what the published layout has no place for.
+OURS, RECIPE = "sedd", "recipe.yaml"
+
+HYDRA, CHECKPOINT = Path(".hydra", "config.yaml"), Path("checkpoints-meta", "checkpoint.pth")
+
+
+def load_published(folder: Path, source: str) -> Model:
+    """The model of a folder in the published layout, its weights as they are."""
+    config, where = _mapping(_json(folder / CONFIG), folder / CONFIG), str(folder / CONFIG)
+    config = config.get("config", config)  # some hub versions nest it
+    weights = next((folder / name for name in WEIGHTS if (folder / name).is_file()), None)
+    if weights is None:
+        raise RequestError(f"{folder} has {CONFIG} but neither {' nor '.join(WEIGHTS)}")
+    facts: dict[str, Any] = {"layout": "published"}
+    if isinstance(config, Mapping) and isinstance(ours := config.get(OURS), Mapping):
+        facts |= {k: ours[k] for k, kind in (("step", int), ("weights", str)) if isinstance(ours.get(k), kind)}
+    facts.setdefault("weights", "as published")
+    model = _model(config, where, read_tensors(weights), str(weights), source, facts)
+    if holds_tokenizer(folder):  # a file of that name may be another library's
+        model.tokenizer_source = str(folder)
+    if (folder / RECIPE).is_file():
+        try:
+            model.recipe = _agreeing(load_recipe(folder / RECIPE), model)
+        except RequestError as error:  # the weights mean what config.json says, with it or without
+            model.facts["recipe"] = f"not read ({error})"
+    return model
+
+
+def _agreeing(recipe: Recipe, model: Model) -> Recipe:
+    """The recipe; RequestError where it is of another model than config.json describes."""
+    objective = recipe.objective.make()
+    same = recipe.graph.make(tokens=model.vocab_size) == model.graph and recipe.noise.make() == model.noise
+    if objective.mean or objective.causal or not same:
+        raise RequestError(f"it is of another model than {CONFIG}: {recipe.objective.name}, {recipe.graph.name}")
+    return recipe
+
+
+def load_training_directory(path: Path, source: str) -> Model:
+    """The model of a training directory of the published code, or of one of its checkpoint files: its EMA weights."""
+    above = path.absolute().parents[:2] if path.is_file() else [path]
+    folder = next((at for at in above if (at / HYDRA).is_file()), None)
+    if folder is None:
+        raise RequestError(f"{path} does not stand in a training directory: no {HYDRA} is above it")
+    file = path if path.is_file() else folder / CHECKPOINT
+    if not file.is_file():
+        others = sorted(str(p) for p in folder.glob("checkpoints*/*.pth"))
+        raise RequestError(f"{folder} has no {CHECKPOINT}" + (f"; name one of {', '.join(others)}" if others else ""))
+    where = str(folder / HYDRA)
+    stored = _mapping(read_pickle(file), file)
+    facts = {"layout": "training directory", "step": _get(stored, "step", int, str(file)), "weights": "EMA"}
+    return _model(_mapping(_yaml(folder / HYDRA), where), where, _averaged(stored, file), str(file), source, facts)
+
+
+def parts_of(config: Any, where: str) -> tuple[Graph, Noise, DiTConfig]:
+    """What a published configuration describes; RequestError names the key that is missing or wrong."""
+    kind, tokens = _get(config, "graph.type", str, where), _get(config, "tokens", int, where)
+    if kind not in PUBLISHED_GRAPHS:
+        raise RequestError(f"{where}: graph.type must be one of {', '.join(PUBLISHED_GRAPHS)}, found {kind!r}")
+    scale = _get(config, "model.scale_by_sigma", bool, where)
+    options = {"scale_by_sigma": scale} if kind == "absorb" else {}
+    if scale and not options:
+        raise RequestError(f"{where}: model.scale_by_sigma means nothing with graph.type {kind!r}")
+    graph = build(GRAPHS[PUBLISHED_GRAPHS[kind]], options, where, tokens=tokens)
+    schedule = _get(config, "noise.type", str, where)
+    if schedule not in NOISES:
+        raise RequestError(f"{where}: noise.type must be one of {', '.join(NOISES)}, found {schedule!r}")
+    known = {f.name for f in dataclasses.fields(NOISES[schedule])}  # a loglinear one lists sigmas that mean nothing
+    for key in ("sigma_min", "sigma_max"):
+        if key in known and key not in config["noise"]:
+            raise RequestError(f"{where}: noise.{key} is missing")
+    noise = build(NOISES[schedule], {k: v for k, v in config["noise"].items() if k in known}, f"{where}: noise")
+    shape: dict[str, Any] = {k: _get(config, f"model.{k}", int, where) for k in SHAPE}
+    shape["dropout"] = config["model"].get("dropout", 0.0)
+    return graph, noise, build(DiTConfig, shape, f"{where}: model")
+
+
+def config_of(graph: Graph, noise: Noise, net: DiTConfig) -> dict[str, Any]:
+    """The published configuration of a model: the inverse of `parts_of`."""
+    published = {ours: theirs for theirs, ours in PUBLISHED_GRAPHS.items()}
+    if graph.name not in published:
+        raise RequestError(f"the published layout knows the graphs {', '.join(published)}, not {graph.name!r}")
+    shape = {key: getattr(net, key) for key in (*SHAPE, "dropout")}
+    return {
+        "tokens": graph.tokens,
+        "graph": {"type": published[graph.name]},
+        "noise": {"type": noise.name, **dataclasses.asdict(noise)},
+        "model": {"type": "ddit", **shape, "scale_by_sigma": getattr(graph, "scale_by_sigma", False)},
+    }
+
+
+def _model(
+    config: Any, where: str, tensors: Mapping[str, Tensor], file: str, source: str, facts: dict[str, Any]
+) -> Model:
+    graph, noise, shape = parts_of(config, where)
+    if shape.n_blocks > len(tensors):
+        raise DamageError(f"{where}: model.n_blocks is {shape.n_blocks:,}, but {file} holds {len(tensors)} tensors")
+    net = DiT.empty(shape, graph.states)
+    load_weights(net, tensors, file, copy=True)  # a file that is written to again must not change them
+    if kinds := {str(v.dtype).removeprefix("torch.") for v in tensors.values()} - {"float32"}:
+        facts = {**facts, "stored": " and ".join(sorted(kinds))}
+    model = Model(net, graph, noise, None, source, facts=facts)
+    model.tokenizer_source = "gpt2" if graph.tokens == GPT2_TOKENS else None
+    return model
+
+
+def _averaged(stored: Mapping[str, Any], file: Path) -> dict[str, Tensor]:
+    """The EMA weights by name: a list without names, in the order of the network's parameters, as the weights are."""
+    weights, ema = stored.get("model"), stored.get("ema")
+    shadow = ema.get("shadow_params") if isinstance(ema, Mapping) else None
+    if not isinstance(weights, Mapping) or not isinstance(shadow, list):
+        raise RequestError(f"{file} is no checkpoint of the published code: it lacks model or ema.shadow_params")
+    if not all(isinstance(v, Tensor) for v in [*weights.values(), *shadow]):
+        raise DamageError(f"{file} is damaged: model and ema.shadow_params must hold tensors")
+    named = {name: v for name, v in weights.items() if name not in BUFFERS}
+    if len(named) != len(shadow):
+        raise DamageError(f"{file} is damaged: {len(named)} weights, but {len(shadow)} averages of them")
+    wrong = [
+        f"{name} is {list(v.shape)}, its average {list(mean.shape)}"
+        for (name, v), mean in zip(named.items(), shadow, strict=True)
+        if v.shape != mean.shape
+    ]
+    if wrong:
+        raise DamageError(f"{file} is damaged, its averages do not fit its weights: {'; '.join(wrong)}")
+    return dict(zip(named, shadow, strict=True))
+
+
+def _get(config: Any, key: str, kind: type, where: str) -> Any:
+    value, names = config, key.split(".")
+    for depth, name in enumerate(names):
+        if not isinstance(value, Mapping):
+            raise RequestError(f"{where}: {'.'.join(names[:depth])} must hold keys and values, found {value!r}")
+        if name not in value:
+            raise RequestError(f"{where}: {'.'.join(names[: depth + 1])} is missing")
+        value = value[name]
+    if type(value) is not kind:
+        raise RequestError(f"{where}: {key} must be {kind.__name__}, found {value!r}")
+    return value
+
+
+def _mapping(data: Any, where: Path | str) -> Mapping[str, Any]:
+    if not isinstance(data, Mapping):
+        raise RequestError(f"{where} must hold keys and values, found {type(data).__name__}")
+    return data
+
+
+def _json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise DamageError(f"{path} is not JSON: {error}") from None
+
+
+def _yaml(path: Path) -> Any:
+    try:
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise DamageError(f"{path} is not YAML: {' '.join(str(error).split())}") from None

@@ -1,0 +1,202 @@
+"""A run directory: which recipe it belongs to, its metrics, samples and results."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from torch import Tensor
+
+from sedd_cli.checkpoints import checkpoint
+from sedd_cli.errors import RequestError, WorkError
+from sedd_cli.recipe import Recipe, differences, dump_recipe, load_recipe
+from sedd_cli.system.files import whole_file, write_whole
+from sedd_cli.system.outputs import check_folder
+
+#: Keys that change what is kept and shown, or how the work is done; never what is computed, but for rounding.
+HARMLESS = (
+    "train.log_every", "train.save_every", "train.keep", "train.micro_batch", "train.strategy", "train.compile",
+    "train.recompute", "model.attention", "sampler.", "report.",
+)  # fmt: skip
+
+
+#: An empty file that marks a folder as a run.
+MARK = ".sedd-run"
+#: Kinds of records in metrics.jsonl.
+KINDS = ("train", "validation", "failed")
+
+
+@dataclass(frozen=True)
+class RunDir:
+    """`runs/NAME/`: recipe.yaml, metrics.jsonl, checkpoints/, latest, samples/, results/."""
+
+    path: Path
+
+    def claim(self, recipe: Recipe) -> list[str]:
+        """Whether the folder may hold a run of this recipe; RequestError if it belongs to another one.
+
+        A folder belongs to a recipe from its first checkpoint on: before that nothing would be lost. Returns the
+        harmless differences from the stored recipe, as lines "key: old → new".
+        """
+        lines: list[str] = []
+        if found := checkpoint.latest(self.path):
+            lines = self._differences(found.folder / "recipe.yaml", recipe)
+            # under a constant schedule the steps before do not depend on how many there will be
+            harmless = (*HARMLESS, *(["train.steps:"] if recipe.train.schedule == "constant" else []))
+            if changed := [line for line in lines if not line.startswith(harmless)]:
+                hint = "; train.steps may grow under a constant schedule only" if "train.steps" in str(changed) else ""
+                raise RequestError(
+                    f"{self.path} holds a run of another recipe ({'; '.join(changed)}): name another folder with "
+                    f"--run-dir, start anew in one with --fresh, or from its weights with init_from={self.path}{hint}"
+                )
+            if found.step > recipe.train.steps:
+                raise RequestError(f"{self.path} is at step {found.step}, beyond train.steps={recipe.train.steps}")
+        return lines
+
+    def check(self) -> None:
+        """RequestError unless the folder is new, empty or a run, with no checkpoint of another program in it."""
+        check_folder("--run-dir", self.path, is_run, "a run")
+        for folder in sorted((self.path / "checkpoints").glob("step-*")):
+            if re.fullmatch(checkpoint.NAME, folder.name) and not (folder / checkpoint.MANIFEST).is_file():
+                raise RequestError(
+                    f"{folder} is not a checkpoint of sedd: move it elsewhere, or name another folder with --run-dir"
+                )
+
+    def create(self) -> None:
+        """Make the folder; RequestError if it cannot be written to."""
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            (self.path / ".lock").touch()
+            (self.path / MARK).touch()
+            if not os.access(self.path, os.W_OK):
+                raise PermissionError(13, "Permission denied")
+        except OSError as error:
+            raise RequestError(f"cannot write to {self.path}: {error.strerror}") from None
+
+    def export(self, tensors: dict[str, Tensor]) -> Path:
+        """The averaged weights as one file, ema.safetensors; WorkError if it cannot be written."""
+        path = self.path / "ema.safetensors"
+        try:
+            with whole_file(path) as beside:
+                checkpoint.tensor_file(tensors)(beside)
+        except (OSError, SafetensorError) as error:
+            raise WorkError(f"cannot write {path}: {error}") from None
+        return path
+
+    @contextmanager
+    def hold(self) -> Iterator[None]:
+        """Keep other processes out while the block runs; RequestError if one is in already."""
+        from filelock import FileLock, Timeout
+
+        lock = FileLock(self.path / ".lock", timeout=1)  # someone who looks whether it is held, holds it for a moment
+        try:
+            lock.acquire()
+        except Timeout:
+            raise RequestError(f"another process is training in {self.path}: wait for it") from None
+        try:
+            yield
+        finally:
+            lock.release()
+            self._vanish_if_empty()
+
+    def _vanish_if_empty(self) -> None:
+        """A request that was refused leaves no folder."""
+        with suppress(OSError):
+            if {p.name for p in self.path.iterdir()} <= {".lock", MARK}:
+                for name in (".lock", MARK):
+                    (self.path / name).unlink(missing_ok=True)
+                self.path.rmdir()
+
+    @staticmethod
+    def _differences(stored: Path, recipe: Recipe) -> list[str]:
+        return differences(load_recipe(stored).to_data(), recipe.to_data())
+
+    def fresh(self) -> RunDir:
+        """The first of NAME-2, NAME-3, … that does not exist."""
+        number = 2
+        while (candidate := self.path.with_name(f"{self.path.name}-{number}")).exists():
+            number += 1
+        return RunDir(candidate) if self.path.exists() else self
+
+    def newest(self) -> RunDir:
+        """The last of NAME, NAME-2, NAME-3, … that exists."""
+        number = 1
+        while self.path.with_name(f"{self.path.name}-{number + 1}").exists():
+            number += 1
+        return RunDir(self.path.with_name(f"{self.path.name}-{number}")) if number > 1 else self
+
+    def last_good(self) -> str:
+        """Where the newest checkpoint is, for a message."""
+        mark = self.path / checkpoint.LATEST
+        if not mark.is_file():
+            return "no checkpoint was saved yet"
+        return f"the last good checkpoint is {self.path / 'checkpoints' / mark.read_text().strip()}"
+
+    def log(self, record: dict[str, Any]) -> None:
+        """Append a line to metrics.jsonl."""
+        path = self.path / "metrics.jsonl"
+        try:
+            with path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(record) + "\n")
+        except OSError as error:
+            raise WorkError(f"cannot write {path}: {error.strerror}; {self.last_good()}") from None
+
+    def begin(self, recipe: Recipe, step: int) -> None:
+        """Store the recipe, and drop the metrics of steps that a resumed run will take again."""
+        try:
+            write_whole(self.path / "recipe.yaml", dump_recipe(recipe))
+        except OSError as error:
+            raise WorkError(f"cannot write to {self.path}: {error.strerror}") from None
+        metrics = self.path / "metrics.jsonl"
+        if metrics.is_file():
+            lines = metrics.read_bytes().split(b"\n")
+            kept = [line for line in lines if line and not _cut_short(line) and not _later(line, step)]
+            write_whole(metrics, b"".join(line + b"\n" for line in kept))
+
+    def store(self, folder: str, name: str, records: Iterable[dict[str, Any]] | dict[str, Any]) -> Path:
+        """Write results/NAME.json (a mapping) or samples/NAME.jsonl (many records)."""
+        (self.path / folder).mkdir(exist_ok=True)
+        one = isinstance(records, dict)
+        path = self.path / folder / f"{name}.{'json' if one else 'jsonl'}"
+        indent = 1 if one else None
+        found = [records] if one else records
+        lines = [json.dumps(r, indent=indent, ensure_ascii=False, allow_nan=False) for r in found]
+        write_whole(path, "\n".join(lines) + "\n")
+        return path
+
+
+def _later(line: bytes, after: int) -> bool:
+    """Whether a line of metrics.jsonl is a record of ours about a step after this one."""
+    try:
+        record = json.loads(line)
+        return record["kind"] in KINDS and int(record["step"]) > after
+    except (ValueError, KeyError, TypeError):
+        return False  # written by someone else
+
+
+def _cut_short(line: bytes) -> bool:
+    """Whether a line is the beginning of a record of ours, as a crash leaves it."""
+    begins = b'{"kind": "'
+    try:
+        json.loads(line)
+        return False
+    except ValueError:
+        return line.startswith(begins) or begins.startswith(line)
+
+
+def is_run(folder: Path) -> bool:
+    """Whether a folder is a run of sedd: it is marked as one, or, made by an older version, it has a checkpoint."""
+    return (folder / MARK).is_file() or any(folder.glob(f"checkpoints/step-*/{checkpoint.MANIFEST}"))
+
+
+def newest_run(parent: Path) -> Path | None:
+    """The run under `parent` whose `latest` checkpoint is the youngest."""
+    marks = [p for p in parent.glob(f"*/{checkpoint.LATEST}") if p.is_file()]
+    return max(marks, key=lambda p: p.stat().st_mtime).parent if marks else None

@@ -1,0 +1,100 @@
+"""What this machine has, what is missing, and how to get it."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import shutil
+import sys
+from pathlib import Path
+
+from sedd_cli import __version__
+from sedd_cli.evaluation.health_checks import finding
+from sedd_cli.system.home import home, nearest_existing
+
+PACKAGES = (
+    "torch", "numpy", "typer", "rich", "safetensors", "tokenizers", "tiktoken",
+    "transformers", "datasets", "huggingface_hub", "mauve-text", "pyyaml", "platformdirs", "pyarrow", "filelock",
+)  # fmt: skip
+#: What tiktoken's cache calls GPT-2's vocab.bpe and encoder.json: the sha1 of their addresses.
+GPT2_FILES = ("6d1cbeee0f20b3d9449abfede4726ed8212e3aee", "6c7ea1a7e38e3a7f062df639a5b80947f075ffe6")
+EXTRAS = {
+    "flash-attn": "never needed; on a GPU: pip install 'sedd[flash]'",
+}
+
+
+def examine() -> list[dict[str, str]]:
+    """Findings {check, state, found, advice}; state is ok, missing, optional or bad."""
+    return [*_software(), *_devices(), *_storage(), *_caches()]
+
+
+def _software() -> list[dict[str, str]]:
+    findings = [finding("sedd", "ok", __version__)]
+    good = sys.version_info >= (3, 10)
+    advice = "" if good else "install Python 3.10 or newer"
+    findings.append(finding("python", "ok" if good else "bad", platform.python_version(), advice))
+    findings += [_package(name, "missing", f"pip install {name}") for name in PACKAGES]
+    return findings + [_package(name, "optional", advice) for name, advice in EXTRAS.items()]
+
+
+def _package(name: str, absent: str, advice: str) -> dict[str, str]:
+    version = _version(name)
+    return finding(name, "ok", version) if version else finding(name, absent, "", advice)
+
+
+def _version(name: str) -> str | None:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _devices() -> list[dict[str, str]]:
+    if _version("torch") is None:
+        return []
+    import torch
+
+    from sedd_cli.models.precision import native_bf16
+
+    bf16 = "native bf16" if native_bf16(torch.device("cpu")) else "no native bf16, fp32 is used"
+    found = [finding("cpu", "ok", f"{torch.get_num_threads()} threads, {bf16}")]
+    if not torch.cuda.is_available():
+        return [*found, finding("cuda", "optional", "no GPU that torch can use", "the CPU does everything, slower")]
+    for i in range(torch.cuda.device_count()):
+        properties = torch.cuda.get_device_properties(i)
+        found.append(finding(f"cuda:{i}", "ok", f"{properties.name}, {properties.total_memory / 2**30:.0f} GiB"))
+    return found
+
+
+def _storage() -> list[dict[str, str]]:
+    folder = home()
+    existing = nearest_existing(folder)
+    free = shutil.disk_usage(existing).free / 2**30
+    writable = os.access(existing, os.W_OK)
+    advice = "" if writable else "set SEDD_HOME to a folder you can write to"
+    return [finding("data folder", "ok" if writable else "bad", f"{folder}, {free:.0f} GiB free", advice)]
+
+
+def _caches() -> list[dict[str, str]]:
+    """What is at hand without a network."""
+    findings = []
+    tiktoken = Path(os.environ.get("TIKTOKEN_CACHE_DIR") or os.environ.get("DATA_GYM_CACHE_DIR") or "")
+    if tiktoken.name and all((tiktoken / name).is_file() for name in GPT2_FILES):
+        findings.append(finding("gpt2 tokenizer", "ok", f"cached in {tiktoken}"))
+    else:
+        advice = "fetched on first use; offline, set TIKTOKEN_CACHE_DIR to a filled cache"
+        findings.append(finding("gpt2 tokenizer", "optional", "no cache named", advice))
+    if _version("huggingface_hub") is not None:
+        from huggingface_hub import constants, try_to_load_from_cache
+
+        for name in ("louaaron/sedd-small", "louaaron/sedd-medium"):
+            cached = isinstance(try_to_load_from_cache(name, "config.json"), str)
+            where = f"cached in {constants.HF_HUB_CACHE}" if cached else "not cached"
+            advice = "" if cached else "fetched on first use; offline, pass a folder as --model"
+            findings.append(finding(name, "ok" if cached else "optional", where, advice))
+    data = home() / "data"
+    prepared = sorted(p.parent.name for p in data.glob("*/manifest.json")) if data.is_dir() else []
+    if prepared:
+        return [*findings, finding("prepared corpora", "ok", ", ".join(prepared))]
+    return [*findings, finding("prepared corpora", "optional", "none", "sedd prepare pydocs needs no network")]

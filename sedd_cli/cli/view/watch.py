@@ -1,0 +1,111 @@
+"""`--watch`: texts as they resolve, below the bar; nothing where the output is no terminal."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator
+
+from rich.console import Group
+from rich.text import Text
+
+from sedd_cli.cli.view.pieces import Pieces
+from sedd_cli.cli.view.view import View
+from sedd_cli.inference.model import Model
+from sedd_cli.system.events import Event, Frame, Seen
+
+#: What stands for a token that is not there yet.
+UNRESOLVED = "░"
+#: Seconds for which a new token is highlighted, and between two drawings.
+FRESH, EVERY = 0.4, 0.04
+#: Lines around the text: the bar, the figures, an empty one.
+AROUND = 5
+
+
+class Watcher:
+    """Draws frames on a view; the texts of as many sequences as the terminal has room for."""
+
+    def __init__(self, view: View, model: Model):
+        self._view, self._pieces = view, Pieces(model)
+        self._before: dict[int, list[int]] = {}
+        #: When a position of a sequence has changed, and when a frame was drawn.
+        self._changed: dict[tuple[int, int], float] = {}
+        self._drawn = 0.0
+
+    def watch(self, events: Iterable[Event]) -> Iterator[Event]:
+        """The events, frames drawn."""
+        if not self._view.console.is_terminal or self._view.quiet:
+            yield from events
+            return
+        for event in events:
+            if isinstance(event, Frame):
+                self._note(event)
+                # more often than it is seen, drawing would only cost time
+                if event.step == event.steps or time.monotonic() - self._drawn > EVERY:
+                    self._view.picture(self._frame(event))
+                    self._drawn = time.monotonic()
+            yield event
+        self._view.picture("")
+
+    def _frame(self, frame: Frame) -> Group:
+        console = self._view.console
+        room, shown = max(3, console.height - AROUND), []
+        for place, seen in enumerate(frame.sequences):
+            text, newest = self._text(place, seen, frame.seconds)
+            lines = text.wrap(console, console.width, no_wrap=False)
+            if shown and len(lines) + 2 > room:
+                break
+            # of a text longer than the terminal, the part in which something happens
+            row = _line_of(lines, newest)
+            first = min(max(0, row - room // 2), max(0, len(lines) - room))
+            rule = [Text(f"── {seen.number} ──", "dim")] if len(frame.sequences) > 1 else []
+            shown += [*rule, *lines[first : first + room], Text("")]
+            room -= len(lines) + 1 + len(rule)
+            if room < 1:
+                break
+        return Group(*shown, self._figures(frame))
+
+    def _note(self, frame: Frame) -> None:
+        """Remember when each position changed."""
+        if frame.step <= 1:
+            self._before, self._changed = {}, {}
+        for place, seen in enumerate(frame.sequences):
+            before = self._before.get(place)
+            if before != seen.x:
+                changed = [i for i, token in enumerate(seen.x) if before is None or before[i] != token]
+                self._changed |= {(place, i): frame.seconds for i in changed}
+                self._before[place] = seen.x
+
+    def _text(self, place: int, seen: Seen, now: float) -> tuple[Text, int]:
+        """The text of a sequence, and the character at which it has changed last."""
+        text, newest, when = Text(), 0, 0.0
+        for i, piece in enumerate(self._pieces(seen.x)):
+            if piece is None:
+                text.append(UNRESOLVED, "dim")
+            elif seen.asked[i] is not None:
+                text.append(piece, "cyan")
+            elif now - self._changed[place, i] < FRESH:
+                if self._changed[place, i] >= when:
+                    newest, when = len(text), self._changed[place, i]
+                text.append(piece, "bold black on green")
+            else:
+                text.append(piece)
+        return text, newest
+
+    def _figures(self, frame: Frame) -> Text:
+        free = [[i for i, token in enumerate(s.asked) if token is None] for s in frame.sequences]
+        there = sum(s.x[i] < self._pieces.tokens for s, gaps in zip(frame.sequences, free, strict=True) for i in gaps)
+        spent = max(s.evaluations for s in frame.sequences)
+        rate = there / max(frame.seconds, 1e-9)
+        parts = [f"step {frame.step:,} of {frame.steps:,}", f"{spent:,} evaluations"]
+        parts += [f"{there:,} of {sum(map(len, free)):,} tokens", f"{rate:,.0f} tokens/s"]
+        return Text(" · ".join(parts), "dim", no_wrap=True, overflow="ellipsis")
+
+
+def _line_of(lines: Iterable[Text], character: int) -> int:
+    """The line in which a character of the text stands; wrapping may have dropped a space at a line's end."""
+    at = 0
+    for number, line in enumerate(lines):
+        at += len(line.plain) + 1
+        if character < at:
+            return number
+    return 0

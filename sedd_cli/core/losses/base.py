@@ -1,0 +1,61 @@
+"""What is minimised. An objective turns clean tokens and uniforms into a loss per sequence."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor
+
+from sedd_cli.core.bounds import T_MIN
+from sedd_cli.core.graphs import Graph
+from sedd_cli.core.registry import Registry
+from sedd_cli.core.score import Loss, ScoreModel
+
+OBJECTIVES = Registry("objective")
+
+
+@dataclass(frozen=True)
+class Objective(ABC):
+    """Fields are the recipe's options."""
+
+    name: ClassVar[str]
+    #: Whether the network's outputs are the logits of the clean token, rather than log-scores.
+    mean: ClassVar[bool] = False
+    #: Whether a position sees only those before it, and the likelihood is exact.
+    causal: ClassVar[bool] = False
+    #: Whether there has to be a MASK.
+    needs_mask: ClassVar[bool] = False
+
+    @property
+    def steps(self) -> int | None:
+        """Of a model in discrete time: T, so that its own bound is that of T steps."""
+        return None
+
+    def check(self, graph: Graph) -> None:
+        """ValueError where the objective means nothing with the graph."""
+        if self.needs_mask and graph.mask is None:
+            raise ValueError(f"{self.name} needs a graph with MASK, {graph.name} has none")
+
+    @abstractmethod
+    def loss(self, model: ScoreModel, x0: Tensor, v: Tensor, u: Tensor) -> Loss:
+        """The sum of the sequences' losses, differentiable, and each of them [B], in nats.
+
+        x0 [B, L] clean tokens; v [B] and u [B, L] float64 uniforms for the noise level and the corruption.
+        """
+
+
+@dataclass(frozen=True)
+class ContinuousTime(Objective):
+    """An objective at times t ~ U(t_min, 1)."""
+
+    t_min: float = T_MIN
+
+    def __post_init__(self) -> None:
+        if not 0 < self.t_min < 1:
+            raise ValueError(f"t_min must lie in (0, 1), found {self.t_min}")
+
+    def noise_at(self, model: ScoreModel, v: Tensor) -> tuple[Tensor, Tensor]:
+        """(sigma, dsigma) at the times that v [B] places."""
+        return model.noise(self.t_min + (1 - self.t_min) * v)

@@ -1,0 +1,51 @@
+"""The corpora that `sedd prepare` knows by name, and the user's own. To add one: one file, one line here."""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+
+from sedd_cli.data.corpora.base import SPLITS, Corpus, Law, Request, Source
+from sedd_cli.data.corpora.hub import hub_corpus, is_hub_id
+from sedd_cli.data.corpora.lambada import LAMBADA
+from sedd_cli.data.corpora.lm1b import LM1B
+from sedd_cli.data.corpora.local import local_corpus
+from sedd_cli.data.corpora.markov import MARKOV
+from sedd_cli.data.corpora.openwebtext import OPENWEBTEXT
+from sedd_cli.data.corpora.ptb import PTB
+from sedd_cli.data.corpora.pycode import PYCODE, PYCOMMENTS
+from sedd_cli.data.corpora.pydocs import PYDOCS
+from sedd_cli.data.corpora.text8 import TEXT8
+from sedd_cli.data.corpora.wikitext import WIKITEXT2, WIKITEXT103
+from sedd_cli.data.formats import READERS
+from sedd_cli.errors import RequestError
+
+__all__ = ["CORPORA", "EMBEDDED", "SPLITS", "Corpus", "Law", "Request", "Source", "find_corpus"]
+
+#: What every machine has: nothing is fetched for them, and no files are given.
+EMBEDDED = (PYDOCS, PYCOMMENTS, PYCODE, MARKOV)
+CORPORA: dict[str, Corpus] = {
+    corpus.name: corpus for corpus in (*EMBEDDED, OPENWEBTEXT, LM1B, TEXT8, WIKITEXT2, WIKITEXT103, PTB, LAMBADA)
+}
+
+
+def find_corpus(request: Request) -> Corpus:
+    """The corpus that a request names: one of CORPORA, a file or folder, or a hub id, in this order.
+
+    Raises RequestError for a name that is none of them.
+    """
+    name = request.corpus
+    if name in CORPORA:
+        corpus = CORPORA[name]
+        if request.local is not None and not corpus.local:
+            raise RequestError(f"{name} needs no files; there is nothing that --from could give")
+        return corpus
+    if request.local is not None:
+        raise RequestError(f"--from goes with a known corpus ({', '.join(CORPORA)}), not with {name!r}")
+    if Path(name).exists():
+        return local_corpus(request)
+    if is_hub_id(name) and Path(name).suffix.lower() not in READERS:
+        return hub_corpus(request)
+    near = difflib.get_close_matches(name, CORPORA, n=1)
+    hint = f"; did you mean {near[0]}?" if near else ""
+    raise RequestError(f"corpus {name!r} is no file, no hub id (namespace/name) and none of {', '.join(CORPORA)}{hint}")

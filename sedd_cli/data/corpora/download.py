@@ -1,0 +1,35 @@
+"""Fetching one file by its address, once."""
+
+from __future__ import annotations
+
+import urllib.request
+from pathlib import Path
+
+from sedd_cli.data.corpora.hub import UnreachableError
+from sedd_cli.system.files import whole_file
+from sedd_cli.system.home import home
+
+_PIECE = 1 << 20
+_TIMEOUT = 20.0
+
+
+def download(url: str, size: int | None = None) -> Path:
+    """The file behind `url`, kept in $SEDD_HOME/downloads. Raises UnreachableError where it cannot be had whole.
+
+    size: bytes it must have, where they are known.
+    """
+    target = home() / "downloads" / url.rsplit("/", 1)[1]
+    if target.is_file():
+        return target
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with urllib.request.urlopen(url, timeout=_TIMEOUT) as response, whole_file(target) as beside:
+            with beside.open("wb") as out:
+                while piece := response.read(_PIECE):
+                    out.write(piece)
+            found = beside.stat().st_size
+            if size is not None and found != size:
+                raise UnreachableError(f"{url}: {found:,} bytes came instead of {size:,}")
+    except OSError as error:
+        raise UnreachableError(f"{url}: {error}") from error
+    return target

@@ -1,0 +1,131 @@
+"""Benchmarks whose documents are rows: lines of their original files, or rows of their hub copy."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from sedd_cli.data.corpora.base import SPLITS, Corpus, Request, Source, one_after_another
+from sedd_cli.data.corpora.download import download
+from sedd_cli.data.corpora.files import files_under, identity_of, named_split
+from sedd_cli.data.corpora.hub import HubCopy, UnreachableError, open_copies, rows_of
+from sedd_cli.data.formats import READERS, Reading, read_lines
+from sedd_cli.errors import RequestError
+
+_RECORDS = (".jsonl", ".ndjson", ".parquet")
+
+
+@dataclass(frozen=True)
+class Rows:
+    """How to read one such benchmark.
+
+    copies: where the hub has it, first choice first. accepts(path): whether a file of a local folder belongs
+    to it. row: what turns a line of the original files into the row of the hub copy. files: the names of the
+    original files, for messages. url: an address of its only split's original file, tried last. warning: what
+    a user must know. many_files: whether a split comes in more than one original file.
+    """
+
+    name: str
+    copies: tuple[HubCopy, ...]
+    accepts: Callable[[Path], bool]
+    row: Callable[[str], str]
+    files: str
+    url: str | None = None
+    split_of: Callable[[str], str | None] = named_split
+    warning: str | None = None
+    many_files: bool = False
+
+    def open(self, request: Request) -> Source:
+        """Read the local files if the user gave them, else the hub's copy."""
+        source = self._local(request, Path(request.local)) if request.local else self._remote(request)
+        return source.only(request.split)
+
+    def identity(self, request: Request) -> str:
+        """The files' identity, or the hub copy as it is asked for."""
+        if request.local:
+            return identity_of(Path(request.local), self._files(Path(request.local)))
+        return f"{self.copies[0].id}@{request.revision or self.copies[0].revision}"
+
+    def corpus(self, **description: Any) -> Corpus:
+        """The corpus to list under its name."""
+        origin = f"https://huggingface.co/datasets/{self.copies[0].id}"
+        return Corpus(
+            name=self.name, origin=origin, local=self.files, open=self.open, identity=self.identity, **description
+        )
+
+    def _remote(self, request: Request) -> Source:
+        try:
+            location, revision, tables = open_copies(self.copies, request)
+        except UnreachableError as failure:
+            return self._by_url(request, failure)
+        tables = {self.split_of(name): table for name, table in tables.items() if self.split_of(name)}
+        return self._source(
+            location,
+            revision,
+            splits={split: partial(rows_of, tables[split]) for split in SPLITS if split in tables},
+            counts={split: len(table) for split, table in tables.items()},
+            size=sum(table.data.nbytes for table in tables.values()),
+        )
+
+    def _by_url(self, request: Request, failure: UnreachableError) -> Source:
+        try:
+            if self.url is None:
+                raise failure
+            return self._local(request, download(self.url))
+        except UnreachableError as last:
+            tried = str(failure) if last is failure else f"{failure}; {last}"
+            raise RequestError(
+                f"{self.name} could not be reached ({tried}); give a local copy: "
+                f"sedd prepare {self.name} --from PATH, where PATH is {self.files} or a folder that holds them"
+            ) from last
+
+    def _local(self, request: Request, path: Path) -> Source:
+        files = self._files(path)
+        reading = request.reading(self.copies[0].field)
+        names = {file: self.split_of(_name_below(path, file)) for file in files}
+        if unknown := [file for file, split in names.items() if split is None]:
+            raise RequestError(f"{unknown[0]}: its name tells no split; {self.name} has {self.files}")
+        grouped = {split: [file for file in files if names[file] == split] for split in SPLITS}
+        if not self.many_files:
+            self._refuse_mixtures(path, grouped)
+        return self._source(
+            str(path),
+            None,
+            splits={
+                split: one_after_another([partial(self._read, file, reading) for file in group])
+                for split, group in grouped.items()
+                if group
+            },
+            size=sum(file.stat().st_size for file in files),
+        )
+
+    def _refuse_mixtures(self, path: Path, grouped: dict[str, list[Path]]) -> None:
+        """Two original files for one split are two corpora (WikiText-2 beside WikiText-103), not one."""
+        for split, group in grouped.items():
+            originals = [str(file) for file in group if file.suffix not in _RECORDS]
+            if len(originals) > 1:
+                raise RequestError(
+                    f"{path} holds more than one file for {split}: {', '.join(originals)}; name one folder"
+                )
+
+    def _source(self, location: str, revision: str | None, **found: Any) -> Source:
+        return Source(location, revision, remarks=(self.warning,) if self.warning else (), **found)
+
+    def _files(self, path: Path) -> list[Path]:
+        files = files_under(path, lambda file: self.accepts(file) or file.suffix in _RECORDS)
+        if not files:
+            raise RequestError(f"{path} holds none of {self.name}'s files: {self.files}")
+        return files
+
+    def _read(self, file: Path, reading: Reading) -> Iterator[str]:
+        if file.suffix in _RECORDS:
+            return READERS[file.suffix](file, reading)
+        return (self.row(line) for line in read_lines(file, reading))
+
+
+def _name_below(root: Path, file: Path) -> str:
+    """The file's path below the folder the user gave: a folder's name can tell the split, too."""
+    return file.relative_to(root).as_posix() if root.is_dir() else file.name

@@ -1,0 +1,164 @@
+"""Prepared datasets: what options name them, where they are, what they hold."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sedd_cli.data.corpora import CORPORA, Request, find_corpus
+from sedd_cli.data.manifest import FILE, Manifest, read_manifest
+from sedd_cli.data.shards import Dataset, open_dataset, verify_file, vouched_files
+from sedd_cli.data.tokenizers import load_tokenizer
+from sedd_cli.data.tokenizers.base import digest
+from sedd_cli.errors import DamageError, RequestError
+from sedd_cli.system.events import Event, Finished, Progress
+from sedd_cli.system.home import home
+
+
+@dataclass(frozen=True)
+class PrepareOptions(Request):
+    """What to prepare. Beyond the text itself (see Request):
+
+    tokenizer, detokenizer: names, or None for those the corpus is usually prepared with. workers: threads that
+    encode (None: as many as there are processors); they never change the result.
+    """
+
+    tokenizer: str | None = None
+    detokenizer: str | None = None
+    workers: int | None = None
+
+    def __post_init__(self):
+        if self.workers is not None and self.workers < 1:
+            raise RequestError(f"workers must be at least 1, not {self.workers}")
+
+
+def tokenizer_of(options: PrepareOptions) -> str:
+    """The tokenizer's name, as the manifest has it: a local one is known by its content, not by its path."""
+    spec = options.tokenizer or find_corpus(options).tokenizer
+    if not Path(spec).exists():
+        return spec
+    tokenizer = load_tokenizer(spec)
+    if tokenizer.named:
+        return tokenizer.spec
+    return f"{Path(tokenizer.spec).name}@{tokenizer.fingerprint[:12]}"
+
+
+def choices(options: PrepareOptions) -> dict[str, Any]:
+    """Every option that changes the result, as plain values; the place of a local copy is not among them."""
+    corpus = find_corpus(options)
+    kept = {key: value for key, value in dataclasses.asdict(options).items() if key not in ("workers", "local")}
+    kept["corpus"] = corpus.name
+    kept["tokenizer"] = tokenizer_of(options)
+    kept["detokenizer"] = options.detokenizer or corpus.detokenizer
+    return kept
+
+
+def data_folder() -> Path:
+    """The folder of all prepared datasets."""
+    return home() / "data"
+
+
+def dataset_folder(options: PrepareOptions) -> Path:
+    """Where these options' dataset is or will be: a name to read, and a hash of every option to keep apart."""
+    corpus = find_corpus(options)
+    chosen = choices(options)
+    name = re.sub(r"[^A-Za-z0-9._]+", "-", f"{corpus.name}-{chosen['tokenizer'].replace(':', '')}").strip("-")
+    exact = data_folder() / f"{name}-{digest([corpus.identity(options), chosen])[:8]}"
+    if (exact / FILE).is_file() or options.local is not None or corpus.name not in CORPORA:
+        return exact
+    # The same corpus, prepared from a local copy with the same choices, is as good as the hub's.
+    alike = (folder for folder, manifest in prepared() if manifest.options == chosen and manifest.corpus == corpus.name)
+    return next(alike, exact)
+
+
+def find_prepared(options: PrepareOptions) -> Path | None:
+    """The folder of a finished dataset with these options, or None."""
+    folder = dataset_folder(options)
+    return folder if (folder / FILE).is_file() else None
+
+
+def prepared() -> Iterator[tuple[Path, Manifest]]:
+    """(folder, manifest) of every finished dataset; those whose manifest cannot be read are passed over."""
+    for file in sorted(data_folder().glob(f"*/{FILE}")):
+        if file.parent.name.endswith(".partial"):
+            continue
+        try:
+            yield file.parent, read_manifest(file.parent)
+        except (DamageError, RequestError):
+            continue
+
+
+def catalogue() -> dict[str, Any]:
+    """The corpora known by name, and what is prepared on this machine, as plain values."""
+    known = [
+        {
+            "name": corpus.name,
+            "about": corpus.about,
+            "size": corpus.size,
+            "tokenizer": corpus.tokenizer,
+            "detokenizer": corpus.detokenizer,
+            "licence": corpus.licence,
+            "origin": corpus.origin,
+            "from": corpus.local,
+            "windows": corpus.windows,
+        }
+        for corpus in CORPORA.values()
+    ]
+    here = [
+        {
+            "corpus": manifest.corpus,
+            "tokenizer": manifest.tokenizer,
+            "splits": {name: info.tokens for name, info in manifest.splits.items()},
+            "source": manifest.source,
+            "revision": manifest.revision,
+            "folder": str(folder),
+        }
+        for folder, manifest in prepared()
+    ]
+    return {"corpora": known, "prepared": here, "folder": str(data_folder())}
+
+
+def inspect(dataset: Dataset, blocks: int = 3, length: int = 64) -> dict[str, Any]:
+    """Counts of each split, and its first `blocks` blocks of `length` ids, decoded."""
+    tokenizer = dataset.tokenizer
+    splits = {}
+    for name in dataset.splits:
+        split = dataset.split(name)
+        starts = range(0, min(split.tokens, blocks * length), length)
+        splits[name] = {
+            "documents": split.documents,
+            "tokens": split.tokens,
+            "characters": split.characters,
+            "bytes": split.info.bytes,
+            "unknown": split.info.unknown,
+            "shards": len(split.info.shards),
+            "blocks": [tokenizer.decode(split.read(at, min(at + length, split.tokens))) for at in starts],
+        }
+    manifest = dataset.manifest
+    return {
+        "folder": str(dataset.folder),
+        "corpus": manifest.corpus,
+        "source": manifest.source,
+        "revision": manifest.revision,
+        "tokenizer": manifest.tokenizer,
+        "vocab_size": tokenizer.vocab_size,
+        "detokenizer": manifest.detokenizer,
+        "dtype": manifest.dtype,
+        "fingerprint": manifest.fingerprint,
+        "splits": splits,
+    }
+
+
+def verify(folder: Path) -> Iterator[Event]:
+    """Read every file of a dataset and compare sha256; Finished at the end, DamageError at the first that differs."""
+    dataset = open_dataset(folder)
+    files = vouched_files(dataset.manifest)
+    for done, (file, _, sha256) in enumerate(files, 1):
+        verify_file(folder / file, sha256)
+        yield Progress("verify", done, len(files), "files")
+    assert dataset.tokenizer.fingerprint == dataset.manifest.tokenizer_fingerprint
+    yield Finished({"folder": str(folder), "files": len(files), "fingerprint": dataset.manifest.fingerprint})

@@ -1,0 +1,79 @@
+"""How much text some token ids stand for: the denominators of bits per character and per byte."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from sedd_cli.data.shards import TokenArray
+from sedd_cli.data.tokenizers import Tokenizer
+
+#: Tokens decoded at once, so that memory does not grow with a document.
+PIECE = 1 << 18
+#: Tokens decoded in front of a piece: more than a character can be spread over, and than a decoder's rules look back.
+CONTEXT = 16
+
+
+@dataclass(frozen=True)
+class TextSize:
+    """Characters, and bytes in UTF-8, of a text without the separators between its documents."""
+
+    characters: int = 0
+    bytes: int = 0
+
+    def __add__(self, other: TextSize) -> TextSize:
+        return TextSize(self.characters + other.characters, self.bytes + other.bytes)
+
+    def __sub__(self, other: TextSize) -> TextSize:
+        return TextSize(self.characters - other.characters, self.bytes - other.bytes)
+
+
+def scored_size(split: TokenArray, tokenizer: Tokenizer, spans: np.ndarray) -> TextSize:
+    """The size of the text in disjoint, ascending spans [M, 2] of a split's ids.
+
+    The size of the whole split was counted in its original text when it was prepared. If the spans hold more than half
+    of its tokens, what lies outside them is decoded and subtracted, otherwise what lies inside is decoded. Both give
+    the same where a tokenizer restores its text; where it does not (BERT), the larger part is that of the original.
+    """
+    runs = _joined(spans)
+    inside = int((runs[:, 1] - runs[:, 0]).sum())
+    if 2 * inside <= split.tokens:
+        return _decoded_size(split, tokenizer, runs)
+    edges = np.concatenate([[0], runs.reshape(-1), [split.tokens]]).reshape(-1, 2)
+    outside = edges[edges[:, 1] > edges[:, 0]]
+    return TextSize(split.characters, split.info.bytes) - _decoded_size(split, tokenizer, outside)
+
+
+def _joined(spans: np.ndarray) -> np.ndarray:
+    """The spans with those that touch made one."""
+    first = np.concatenate([[True], spans[1:, 0] != spans[:-1, 1]])
+    last = np.concatenate([first[1:], [True]])
+    return np.stack([spans[first, 0], spans[last, 1]], 1)
+
+
+def _decoded_size(split: TokenArray, tokenizer: Tokenizer, runs: np.ndarray) -> TextSize:
+    ends, total = split.document_ends(), TextSize()
+    for start, stop in runs.tolist():
+        while start < stop:
+            number = int(np.searchsorted(ends, start, side="right"))
+            begins = int(ends[number - 1]) if number else 0
+            piece = min(stop, int(ends[number]), start + PIECE)
+            total += _piece_size(split, tokenizer, begins, start, piece)
+            start = piece
+    return total
+
+
+def _piece_size(split: TokenArray, tokenizer: Tokenizer, document: int, start: int, stop: int) -> TextSize:
+    """The size that ids start to stop add to those before them in their document, which begins at `document`.
+
+    A character that is spread over tokens counts where its first one lies, so sizes of neighbouring pieces add up.
+    """
+    before = max(document, start - CONTEXT)
+    ids = split.read(before, stop)
+    return _size_of(tokenizer, ids) - _size_of(tokenizer, ids[: start - before])
+
+
+def _size_of(tokenizer: Tokenizer, ids: np.ndarray) -> TextSize:
+    text = tokenizer.decode_run(ids if tokenizer.eos is None else ids[ids != tokenizer.eos])
+    return TextSize(len(text), len(text.encode("utf-8", "surrogatepass")))

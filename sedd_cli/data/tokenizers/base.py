@@ -1,0 +1,154 @@
+"""What every tokenizer can do."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+
+from sedd_cli.errors import RequestError
+from sedd_cli.system.files import write_whole
+
+FILE = "tokenizer.json"
+FORMAT = 1
+
+
+class Tokenizer(ABC):
+    """A map between text and token ids in [0, vocab_size).
+
+    spec: what the user typed when the tokenizer was made ("bpe:4096", "gpt2").
+    vocab_size: the number N of ids.
+    eos: id that separates documents, or None where the vocabulary has no place for one (text8).
+    unknown: id that stands for what the vocabulary cannot express, or None where it expresses everything.
+    named: whether the spec alone says which tokenizer it is, wherever it was made.
+
+    Encoding never adds an id: `eos` comes from whoever joins documents, and text that spells a special
+    token is ordinary text.
+    """
+
+    kind: ClassVar[str]
+    named: ClassVar[bool] = True
+    separator: ClassVar[str] = "\n\n"
+
+    def __init__(self, spec: str, vocab_size: int, eos: int | None, unknown: int | None = None):
+        self.spec = spec
+        self.vocab_size = vocab_size
+        self.eos = eos
+        self.unknown = unknown
+
+    @property
+    def bos(self) -> int | None:
+        """The id that begins a text where one is asked for: a mark of its own, or `eos`."""
+        return self.eos
+
+    @property
+    def ids(self) -> str:
+        """What its ids mean: equal for tokenizers of which either reads the other's ids."""
+        return self.spec if self.named else self.fingerprint
+
+    @abstractmethod
+    def encode_arrays(self, texts: Sequence[str]) -> list[np.ndarray]:
+        """Ids of each text, one unsigned array [tokens] per text. Subclasses write this one."""
+
+    @abstractmethod
+    def decode_run(self, ids: np.ndarray) -> str:
+        """Text of ids [n] that are in range and hold no `eos`. Subclasses write this one."""
+
+    @abstractmethod
+    def state(self) -> dict[str, Any]:
+        """Everything, as JSON values, that determines the map between text and ids; `from_state` reads it."""
+
+    @classmethod
+    @abstractmethod
+    def from_state(cls, spec: str, state: dict[str, Any]) -> Tokenizer:
+        """The tokenizer that `state` described."""
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of `text`; no special ids are added, and "<|endoftext|>" is ordinary text."""
+        return self.encode_arrays([text])[0].tolist()
+
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        """`encode` of each text."""
+        return [ids.tolist() for ids in self.encode_arrays(texts)]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text of `ids`. An `eos` reads as an empty line, so documents stand apart as paragraphs do.
+
+        Ids that end in the middle of a character give U+FFFD there. Raises RequestError for an id outside
+        the vocabulary.
+        """
+        array = np.asarray(ids, dtype=np.int64).reshape(-1)
+        if array.size and (array.min() < 0 or array.max() >= self.vocab_size):
+            wrong = int(array[(array < 0) | (array >= self.vocab_size)][0])
+            raise RequestError(
+                f"token id {wrong} is outside the vocabulary of {self.spec}: ids run from 0 to {self.vocab_size - 1}"
+            )
+        if self.eos is None:
+            return self.decode_run(array)
+        cuts = np.flatnonzero(array == self.eos)
+        starts, stops = [0, *(cuts + 1)], [*cuts, array.size]
+        return self.separator.join(self.decode_run(array[i:j]) for i, j in zip(starts, stops, strict=True))
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """sha256 over everything that determines the map between text and ids."""
+        return digest({"kind": self.kind, **self.identity()})
+
+    def identity(self) -> dict[str, Any]:
+        """What the fingerprint is taken over, where that is not simply the state."""
+        return self.state()
+
+    @cached_property
+    def joins_spaces(self) -> bool:
+        """Whether a space becomes one token with the word after it, as far as common words tell."""
+        words = ("a", "the", "of", "and", "in", "to", "is", "he", "s", "t")
+        try:
+            return any(self.encode(f"a {w}") != [*self.encode("a "), *self.encode(w)] for w in words)
+        except RequestError:  # it cannot spell the question
+            return False
+
+    @cached_property
+    def keeps_spaces(self) -> bool:
+        """Whether spaces at the ends of a text come back (BERT's do not)."""
+        try:
+            return self.decode(self.encode(" a ")) == " a "
+        except RequestError:
+            return True
+
+    def save(self, folder: Path) -> None:
+        """Write `tokenizer.json` into `folder`: one self-contained file, so that loading needs no network."""
+        record = {
+            "format": FORMAT,
+            "kind": self.kind,
+            "spec": self.spec,
+            "fingerprint": self.fingerprint,
+            "state": self.state(),
+        }
+        folder.mkdir(parents=True, exist_ok=True)
+        write_whole(folder / FILE, json.dumps(record, ensure_ascii=False) + "\n")
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.spec!r}, vocab_size={self.vocab_size}, eos={self.eos})"
+
+
+def digest(value: Any) -> str:
+    """sha256 of a JSON value in its canonical spelling."""
+    text = json.dumps(value, sort_keys=True, ensure_ascii=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode("ascii")).hexdigest()
+
+
+class TrainedTokenizer(Tokenizer):
+    """A tokenizer whose vocabulary comes from a training text."""
+
+    named = False
+
+    @classmethod
+    @abstractmethod
+    def train(cls, spec: str, texts: Iterable[str]) -> Tokenizer:
+        """Learn the vocabulary from `texts`, read once and not kept. Deterministic."""

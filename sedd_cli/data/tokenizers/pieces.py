@@ -1,0 +1,188 @@
+"""Tokenizers that the `tokenizers` library runs: byte-level BPE of our own, and any fast tokenizer of the hub."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sedd_cli.data.tokenizers.base import Tokenizer, TrainedTokenizer
+from sedd_cli.errors import RequestError
+from sedd_cli.system.from_pretrained import pretrained_tokenizer
+
+_TIMEOUT = 20.0
+
+
+class BPETokenizer(TrainedTokenizer):
+    """Byte-level BPE of N pieces, split as GPT-2 splits. The last id is eos ("<|endoftext|>").
+
+    Every text can be expressed: the 256 bytes are always among the pieces. A training text too small for N
+    pieces gives fewer.
+    """
+
+    kind = "bpe"
+    eos_piece = "<|endoftext|>"
+    smallest = 257
+
+    def __init__(self, spec: str, pieces: list[str], merges: list[tuple[str, str]]):
+        super().__init__(spec, vocab_size=len(pieces) + 1, eos=len(pieces))
+        self.pieces = pieces
+        self.merges = merges
+
+    @cached_property
+    def _model(self):
+        from tokenizers import Tokenizer as Engine
+        from tokenizers import decoders, models, pre_tokenizers
+
+        vocab = {piece: i for i, piece in enumerate(self.pieces)}
+        engine = Engine(models.BPE(vocab=vocab, merges=[tuple(pair) for pair in self.merges]))
+        engine.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        engine.decoder = decoders.ByteLevel()
+        return engine
+
+    @classmethod
+    def train(cls, spec: str, texts: Iterable[str]) -> BPETokenizer:
+        from tokenizers import Tokenizer as Engine
+        from tokenizers import models, pre_tokenizers, trainers
+
+        size = cls._size(spec)
+        engine = Engine(models.BPE())
+        engine.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        # eos takes the last of the N places; it stays out of the engine, so that no text can spell it.
+        trainer = trainers.BpeTrainer(
+            vocab_size=size - 1, initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()), show_progress=False
+        )
+        engine.train_from_iterator(texts, trainer)
+        model = json.loads(engine.to_str())["model"]
+        pieces = sorted(model["vocab"], key=model["vocab"].__getitem__)
+        return cls(spec, pieces, [tuple(pair) for pair in model["merges"]])
+
+    @classmethod
+    def _size(cls, spec: str) -> int:
+        number = spec.partition(":")[2]
+        if not number.isdecimal() or int(number) < cls.smallest:
+            raise RequestError(
+                f"tokenizer {spec!r}: write bpe:N with N ≥ {cls.smallest} (256 bytes and the separator), as in bpe:4096"
+            )
+        return int(number)
+
+    def encode_arrays(self, texts: Sequence[str]) -> list[np.ndarray]:
+        return engine_ids(self._model, texts)
+
+    def decode_run(self, ids: np.ndarray) -> str:
+        return self._model.decode(ids.tolist(), skip_special_tokens=False)
+
+    def state(self) -> dict[str, Any]:
+        return {"pieces": self.pieces, "merges": [list(pair) for pair in self.merges]}
+
+    @classmethod
+    def from_state(cls, spec: str, state: dict[str, Any]) -> BPETokenizer:
+        return cls(spec, state["pieces"], [tuple(pair) for pair in state["merges"]])
+
+
+class HuggingFaceTokenizer(Tokenizer):
+    """A fast tokenizer by its hub name, its folder, a `tokenizer.json`, or a BERT `vocab.txt`.
+
+    eos is the tokenizer's own end-of-text token, else its [SEP]. Decoding follows the tokenizer's own decoder;
+    where it lower-cases or splits punctuation (BERT), the text does not come back unchanged.
+    """
+
+    kind = "huggingface"
+    named = False
+
+    def __init__(self, spec: str, engine_json: str, eos: int | None):
+        from tokenizers import Tokenizer as Engine
+
+        self._engine = Engine.from_str(engine_json)
+        self._engine.no_truncation()
+        self._engine.no_padding()
+        # Special tokens are for whoever adds them by id; in a text they are ordinary characters.
+        self._engine.encode_special_tokens = True
+        self._content = json.loads(engine_json)
+        unknown = self._content["model"].get("unk_token")
+        vocab = self._engine.get_vocab(with_added_tokens=True)
+        super().__init__(spec, max(vocab.values()) + 1, eos, unknown=vocab.get(unknown) if unknown else None)
+
+    @classmethod
+    def load(cls, spec: str) -> HuggingFaceTokenizer:
+        """Read a hub name, a folder or a file; raises RequestError in one line where it cannot be had."""
+        path = Path(spec)
+        if path.suffix == ".txt":
+            return cls._from_bert_vocabulary(spec, path)
+        if path.is_file():
+            from tokenizers import Tokenizer as Engine
+
+            return cls._from_engine(spec, Engine.from_file(str(path)))
+        loaded = _from_hub(spec)
+        if not loaded.is_fast:
+            raise RequestError(f"tokenizer {spec!r} has no fast version (tokenizer.json); choose one that has")
+        eos = loaded.eos_token_id if loaded.eos_token_id is not None else loaded.sep_token_id
+        return cls(spec, loaded.backend_tokenizer.to_str(), eos)
+
+    @classmethod
+    def _from_bert_vocabulary(cls, spec: str, path: Path) -> HuggingFaceTokenizer:
+        from tokenizers.implementations import BertWordPieceTokenizer
+
+        return cls._from_engine(spec, BertWordPieceTokenizer(str(path), lowercase=True))
+
+    @classmethod
+    def _from_engine(cls, spec: str, engine) -> HuggingFaceTokenizer:
+        ends = (engine.token_to_id(token) for token in ("<|endoftext|>", "</s>", "<eos>", "[SEP]"))
+        return cls(spec, engine.to_str(), next((i for i in ends if i is not None), None))
+
+    @property
+    def bos(self) -> int | None:
+        found = (self._engine.token_to_id(token) for token in ("<bos>", "<s>", "[CLS]"))
+        return next((i for i in found if i is not None), self.eos)
+
+    def encode_arrays(self, texts: Sequence[str]) -> list[np.ndarray]:
+        return engine_ids(self._engine, texts)
+
+    def decode_run(self, ids: np.ndarray) -> str:
+        return self._engine.decode(ids.tolist(), skip_special_tokens=False)
+
+    def state(self) -> dict[str, Any]:
+        return {"engine": json.dumps(self._content, ensure_ascii=False), "eos": self.eos}
+
+    def identity(self) -> dict[str, Any]:
+        # The engine's file also holds padding, truncation and a post-processor, none of which is used here.
+        parts = ("normalizer", "pre_tokenizer", "model", "added_tokens")
+        return {"eos": self.eos, **{part: self._content.get(part) for part in parts}}
+
+    @classmethod
+    def from_state(cls, spec: str, state: dict[str, Any]) -> HuggingFaceTokenizer:
+        return cls(spec, state["engine"], state["eos"])
+
+
+def _from_hub(spec: str):
+    """A tokenizer of the hub: the cached copy, else a download if the hub answers."""
+    from huggingface_hub import HfApi
+
+    try:
+        return pretrained_tokenizer(spec, local_files_only=True)
+    except RequestError:
+        raise
+    except (OSError, ValueError):
+        pass  # not cached
+    try:
+        # One question first: out of reach, the download itself would go on trying for most of a minute.
+        HfApi().model_info(spec, timeout=_TIMEOUT)
+        return pretrained_tokenizer(spec)
+    except RequestError:
+        raise
+    except Exception as error:  # the hub's own, its HTTP client's, the system's: the remedy is the same
+        raise RequestError(
+            f"tokenizer {spec!r} could not be loaded: it is not cached, and https://huggingface.co/{spec} gave "
+            f"{type(error).__name__}; give a local copy (a folder, a tokenizer.json, a BERT vocab.txt), or use one "
+            "that needs no network: char, bpe:N, byte, text8"
+        ) from error
+
+
+def engine_ids(engine, texts: Sequence[str]) -> list[np.ndarray]:
+    """Ids of each text from an engine of the `tokenizers` library, without offsets and without special tokens."""
+    encodings = engine.encode_batch_fast(list(texts), add_special_tokens=False)
+    return [np.array(encoding.ids, dtype=np.uint32) for encoding in encodings]

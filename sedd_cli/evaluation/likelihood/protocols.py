@@ -1,0 +1,145 @@
+"""Evaluation protocols: which blocks a text is cut into, and which bound is measured on them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sedd_cli.data.shards import TokenArray
+from sedd_cli.data.text_size import TextSize, scored_size
+from sedd_cli.data.tokenizers import Tokenizer
+from sedd_cli.errors import RequestError
+
+#: Tokens that tell how frequent each token is; any number of them would do (see `Blocks.surprisal`).
+COUNTED_TOKENS = 4_000_000
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """rigorous: a true bound; else the published integral, without its ends. rest: an incomplete last block counts.
+    discrete: the variational bound of a model in discrete time, step by step.
+
+    wrapped: every block begins and ends with the tokenizer's own marks, which count as tokens (MDLM's evaluation).
+    """
+
+    rigorous: bool
+    rest: bool
+    wrapped: bool = False
+    discrete: bool = False
+
+
+PROTOCOLS = {
+    "rigorous": Protocol(rigorous=True, rest=True),
+    "sedd-paper": Protocol(rigorous=False, rest=False),
+    "mdlm": Protocol(rigorous=False, rest=False, wrapped=True),
+    "discrete": Protocol(rigorous=True, rest=True, discrete=True),
+}
+#: What is measured where nothing is said.
+USUAL = ("rigorous", "sedd-paper")
+
+
+def find_protocol(name: str) -> Protocol:
+    """RequestError naming the protocols there are."""
+    if name not in PROTOCOLS:
+        raise RequestError(f"protocol must be one of {', '.join(PROTOCOLS)}, found {name!r}")
+    return PROTOCOLS[name]
+
+
+def check_protocol(name: str, steps: int | None, source: str) -> None:
+    """RequestError where a protocol is not for a model of so many steps (None: of continuous time, or of none)."""
+    if find_protocol(name).discrete and steps is None:
+        raise RequestError(f"protocol {name!r} is for models in discrete time (d3pm), {source} is none")
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """A split's documents, one after another, cut into consecutive spans [M, 2] of its tokens; `marks` stand around
+    each. Chunking is global: nothing here knows of processes or batches. tokenizer: what made the ids."""
+
+    split: TokenArray
+    spans: np.ndarray
+    marks: tuple[int, int] | None = None
+    tokenizer: Tokenizer | None = None
+
+    @classmethod
+    def cut(
+        cls, split: TokenArray, name: str, length: int, tokenizer: Tokenizer | None, limit: int | None = None
+    ) -> Blocks:
+        """The first `limit` (None: all) blocks of `length` tokens under a protocol; RequestError if there is none."""
+        protocol, marks = find_protocol(name), None
+        if protocol.wrapped:
+            if tokenizer is None or tokenizer.eos is None:
+                raise RequestError(f"protocol {name!r} puts blocks between marks, and this tokenizer has none")
+            marks = (tokenizer.bos, tokenizer.eos)
+        inside = length - 2 * protocol.wrapped
+        if inside < 1:
+            raise RequestError(f"protocol {name!r} leaves no room for text in blocks of {length} tokens")
+        starts = np.arange(0, split.tokens, inside)
+        spans = np.stack([starts, np.minimum(starts + inside, split.tokens)], 1)
+        if not protocol.rest:
+            spans = spans[spans[:, 1] - spans[:, 0] == inside]
+        if not len(spans):
+            raise RequestError(
+                f"the {split.name} split has {split.tokens} tokens, fewer than one block of {inside}: "
+                f"protocol {name!r} has nothing to evaluate; name a longer split, or shorter blocks with --length"
+            )
+        return cls(split, spans[:limit], marks, tokenizer)
+
+    def __len__(self) -> int:
+        return len(self.spans)
+
+    @cached_property
+    def lengths(self) -> np.ndarray:
+        """Tokens of each block, marks included, [M]."""
+        return self.spans[:, 1] - self.spans[:, 0] + (2 if self.marks else 0)
+
+    @property
+    def tokens(self) -> int:
+        """Tokens that are evaluated, marks included."""
+        return int(self.lengths.sum())
+
+    @cached_property
+    def size(self) -> TextSize:
+        """Characters and bytes of the text that is evaluated, counted in it; marks and separators have none."""
+        if self.tokenizer is None:
+            raise ValueError("characters are counted by decoding: these blocks were cut without a tokenizer")
+        found = scored_size(self.split, self.tokenizer, self.spans)
+        if not found.characters:
+            raise RequestError(f"the scored blocks of the {self.split.name} split hold no characters: score more of it")
+        return found
+
+    def read(self, group: Tensor) -> Tensor:
+        """The ids of some consecutive blocks of equal length, int64 [n, L]."""
+        spans = self.spans[group.numpy()]
+        x = torch.from_numpy(self.split.rows(spans[:, 0], int(spans[0, 1] - spans[0, 0])))
+        if self.marks:
+            first, last = (torch.full((len(x), 1), mark) for mark in self.marks)
+            x = torch.cat([first, x, last], 1)
+        return x
+
+    def groups(self, tokens: int) -> list[Tensor]:
+        """The blocks' numbers in groups of equal length, of about so many tokens each."""
+        numbers, size = torch.arange(len(self)), max(1, tokens // int(self.lengths[0]))
+        full = int((self.lengths == self.lengths[0]).sum())  # only the last can be shorter
+        return [*numbers[:full].split(size), *(numbers[full:].split(1) if full < len(self) else ())]
+
+    @cached_property
+    def clusters(self) -> np.ndarray:
+        """A number for each block [M], the same for blocks that begin within one document.
+
+        A text that is one document, as text8 is, is taken block by block.
+        """
+        found = np.searchsorted(self.split.document_ends(), self.spans[:, 0], side="right")
+        return found if found[-1] > found[0] else np.arange(len(found))
+
+    def surprisal(self, vocab_size: int) -> Tensor:
+        """−log of each token's share in (the beginning of) this text, [vocab_size] float64."""
+        counts = np.full(vocab_size, 0.5)
+        stop = min(int(self.spans[-1, 1]), COUNTED_TOKENS)
+        for start in range(0, stop, 1 << 20):
+            counts += np.bincount(self.split.read(start, min(start + (1 << 20), stop)), minlength=vocab_size)
+        return torch.from_numpy(-np.log(counts / counts.sum()))

@@ -1,0 +1,121 @@
+"""Real texts as ids of the model, all of one length."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from sedd_cli.data.formats import Reading
+from sedd_cli.data.formats.plain import read_text
+from sedd_cli.data.formats.records import read_samples
+from sedd_cli.data.prepared import prepared
+from sedd_cli.data.shards import open_dataset
+from sedd_cli.data.tokenizers.base import digest
+from sedd_cli.errors import RequestError
+from sedd_cli.evaluation.mauve.options import MauveOptions
+from sedd_cli.evaluation.mauve.writers import Writer
+from sedd_cli.evaluation.scorers.reader import Reader
+
+#: Texts encoded together.
+TEXTS = 256
+
+
+@dataclass(frozen=True)
+class References:
+    """Real texts as ids, each of the same length; and how many were passed over as too short or not expressible."""
+
+    rows: list[list[int]]
+    split: str | None
+    short: int
+    unknown: int
+
+    @property
+    def fingerprint(self) -> str:
+        """sha256 over the ids."""
+        return digest(self.rows)
+
+
+def read_references(writer: Writer, options: MauveOptions) -> References:
+    """The beginnings of the first `count` references that are long enough, in the model's ids."""
+    path = Path(options.references)
+    if path.exists():
+        for option, value in (("--split", options.split), ("--windows", options.windows)):
+            if value:
+                raise RequestError(f"{option} belongs to a prepared corpus, {path} is a file")
+        split, found = None, _of_file(writer, path)
+    else:
+        split, found = _of_corpus(writer, options)
+    rows, short, unknown = [], 0, 0
+    for ids in found:
+        row = ids[: options.length]
+        if len(row) < options.length:
+            short += 1
+        elif writer.unknown is not None and writer.unknown in row:
+            unknown += 1
+        else:
+            rows.append(row)
+        if len(rows) == options.count:
+            return References(rows, split, short, unknown)
+    raise RequestError(
+        f"{options.references} has {len(rows)} usable references of at least {options.length} tokens "
+        f"({short} are shorter{f', {unknown} not expressible' if unknown else ''}), {options.count} were asked for: "
+        "take less (-n), or shorter ones (--prompt, --new)"
+        + (", or the text of a corpus end to end (--windows)" if split and not options.windows else "")
+    )
+
+
+def _of_file(writer: Writer, path: Path) -> Iterator[list[int]]:
+    if path.suffix == ".txt":
+        return encoded(writer, read_text(path, Reading(documents="line")))
+    if path.suffix == ".jsonl":
+        return _of_json_lines(writer, path)
+    raise RequestError(f"references must be a .txt or .jsonl file or the name of a prepared corpus, found {path}")
+
+
+def _of_json_lines(writer: Writer, path: Path) -> Iterator[list[int]]:
+    for number, record in read_samples(path):
+        if isinstance(text := record.get("text"), str):
+            yield from writer.encode([text])
+            continue
+        ids = record["tokens"]
+        if ids and not 0 <= min(ids) <= max(ids) < writer.vocab_size:
+            raise RequestError(f"line {number} of {path}: token ids must lie in [0, {writer.vocab_size})")
+        yield ids
+
+
+def _of_corpus(writer: Writer, options: MauveOptions) -> tuple[str, Iterator[list[int]]]:
+    """(split, ids of its documents without the separator): as they are, or read as text where the ids are others."""
+    name = options.references
+    found = [(folder, manifest) for folder, manifest in prepared() if manifest.corpus == name]
+    if not found:
+        raise RequestError(
+            f"references {name}: no such file, and no prepared corpus of that name (sedd prepare {name})"
+        )
+    ours = [folder for folder, manifest in found if manifest.tokenizer_fingerprint == writer.tokenizer_fingerprint]
+    dataset = open_dataset((ours or [folder for folder, _ in found])[0])
+    default = next((s for s in ("test", "validation", "train") if s in dataset.splits), "train")
+    split = dataset.split(options.split or default)
+    if not ours and split.info.unknown:
+        raise RequestError(
+            f"{name} is not prepared in the model's tokens, and those of {dataset.manifest.tokenizer} lose "
+            f"{split.info.unknown:,} characters: prepare it with the model's tokenizer (sedd prepare --tokenizer)"
+        )
+    if options.windows:
+        if not ours:
+            raise RequestError(f"--windows needs {name} in the model's tokens: sedd prepare {name} --tokenizer …")
+        starts = range(0, split.tokens - options.length + 1, options.length)
+        return split.name, (split.read(a, a + options.length).tolist() for a in starts)
+    ends = split.document_ends().tolist()
+    spans = zip([0, *ends], [end - (dataset.tokenizer.eos is not None) for end in ends], strict=False)
+    if ours:
+        return split.name, (split.read(a, max(a, min(b, a + options.length))).tolist() for a, b in spans)
+    return split.name, encoded(writer, (dataset.tokenizer.decode(split.read(a, max(a, b))) for a, b in spans))
+
+
+def encoded(holder: Writer | Reader, texts: Iterable[str]) -> Iterator[list[int]]:
+    """Ids of texts, a few at a time."""
+    texts = iter(texts)
+    while group := list(itertools.islice(texts, TEXTS)):
+        yield from holder.encode(group)

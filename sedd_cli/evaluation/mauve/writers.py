@@ -1,0 +1,118 @@
+"""What completes prompts: a denoiser fills them, a causal model continues them."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Generator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sedd_cli.errors import RequestError
+from sedd_cli.evaluation.mauve.options import MauveOptions
+from sedd_cli.evaluation.scorers.causal import CausalModel
+from sedd_cli.inference.denoise import Done, Row, denoise
+from sedd_cli.inference.model import Model
+from sedd_cli.inference.sampling import Sampling
+from sedd_cli.system.events import Event, Progress
+
+#: The nucleus of a model that goes from left to right, as in the paper.
+TOP_P = 0.95
+
+
+class Denoiser:
+    """Fills prompts by a model of ours: the reverse process, or from left to right where it is autoregressive."""
+
+    def __init__(self, model: Model, options: MauveOptions):
+        if model.exact and options.mode == "infill":
+            raise RequestError(f"a left-to-right model cannot infill: {model.source} takes --mode standard alone")
+        if options.length > model.length:
+            raise RequestError(
+                f"{options.prompt} + {options.new} tokens are longer than the model's {model.length}: "
+                "lower --prompt or --new"
+            )
+        self.model, self.options, self.tokenizer = model, options, model.text_tokenizer()
+        top_p = TOP_P if model.exact and options.top_p is None else options.top_p
+        self.way = Sampling(
+            options.steps, options.sampler, options.normalized, temperature=options.temperature, top_p=top_p
+        ).way(model)
+        self.encode, self.decode, self.unknown = (
+            self.tokenizer.encode_batch,
+            self.tokenizer.decode,
+            self.tokenizer.unknown,
+        )
+        self.tokenizer_fingerprint, self.vocab_size = self.tokenizer.fingerprint, model.graph.tokens
+        self.ids = self.tokenizer.ids
+        self.precision = model.precision
+        self.sampler_facts = {
+            "name": self.way.sampler.name,
+            **dataclasses.asdict(self.way.sampler),
+            "normalized": options.normalized,
+        }
+
+    def identity(self) -> list[Any]:
+        """All of the model that changes what it generates."""
+        return [self.model.fingerprint]
+
+    def write(self, rows: Tensor, numbers: Tensor) -> Generator[Event, None, tuple[Tensor, Tensor]]:
+        """Fill what is not given of rows [B, L]; returns the texts [B, L] and their network evaluations [B]."""
+        known = self.options.where.tolist()
+        asked = [
+            Row(tuple(t if given else None for t, given in zip(row, known, strict=True)), self.options.seed, number)
+            for row, number in zip(rows.tolist(), numbers.tolist(), strict=True)
+        ]
+        texts, evaluations = rows.clone(), torch.zeros_like(numbers)
+        for event in denoise(self.model, self.way, asked, "generating"):
+            if isinstance(event, Done):
+                texts[event.place], evaluations[event.place] = torch.tensor(event.tokens), event.nfe
+            elif isinstance(event, Progress):
+                step = {"step": event.figures.get("step", f"{event.done} of {event.total}")}
+                yield Progress("generating", int(numbers[0]), self.options.total, "texts", step)
+            else:
+                yield event
+        return texts, evaluations
+
+
+class Continuer:
+    """Continues prompts by a causal model."""
+
+    def __init__(self, model: CausalModel, options: MauveOptions):
+        if options.mode == "infill":
+            raise RequestError(f"a left-to-right model cannot infill: {model.source} takes --mode standard alone")
+        if options.steps is not None or options.sampler is not None or options.normalized:
+            raise RequestError(
+                f"--steps, --sampler and --normalized mean nothing with the causal model {model.source}: "
+                "it draws one token after another (--top-p, --temperature)"
+            )
+        if options.length > model.context:
+            raise RequestError(
+                f"{options.prompt} + {options.new} tokens are longer than the model's {model.context}: "
+                "lower --prompt or --new"
+            )
+        self.model, self.options = model, options
+        self.top_p = TOP_P if options.top_p is None else options.top_p
+        self.temperature = 1.0 if options.temperature is None else options.temperature
+        self.encode, self.decode, self.unknown = model.encode, model.decode, None
+        self.tokenizer_fingerprint, self.vocab_size, self.ids = None, model.vocab_size, model.ids
+        self.precision = model.precision
+        self.sampler_facts = {"name": "nucleus", "top_p": self.top_p, "temperature": self.temperature}
+
+    def identity(self) -> list[Any]:
+        """All of the model that changes what it generates."""
+        return [self.model.fingerprint, self.model.ends]
+
+    def write(self, rows: Tensor, numbers: Tensor) -> Generator[Event, None, tuple[Tensor, Tensor]]:
+        """Continue the beginnings of rows [B, L]; returns the texts [B, L] and their network evaluations [B]."""
+        yield Progress("generating", int(numbers[0]), self.options.total, "texts")
+        prompts, new = rows[:, : self.options.prompt], self.options.new
+        made = self.model.continue_(prompts, new, self.top_p, self.temperature, self.options.seed, numbers)
+        return torch.cat([prompts, made.cpu()], 1), torch.full_like(numbers, new)
+
+
+Writer = Denoiser | Continuer
+
+
+def writer_for(model: Model | CausalModel, options: MauveOptions) -> Writer:
+    """RequestError where the options do not go with the model."""
+    return (Continuer if isinstance(model, CausalModel) else Denoiser)(model, options)

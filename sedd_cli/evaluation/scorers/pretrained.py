@@ -1,0 +1,133 @@
+"""Causal language models from a folder, the hub's cache, or the hub."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from sedd_cli.checkpoints.hub import cached_else_fetched, refusal
+from sedd_cli.errors import RequestError
+from sedd_cli.evaluation.scorers.causal import CausalModel
+from sedd_cli.models.precision import autocast_dtype
+from sedd_cli.system.distributed import pick_device
+from sedd_cli.system.from_pretrained import pretrained_causal_model, pretrained_tokenizer
+
+#: A model of the hub, some of the old ones without an owner.
+HUB_ID = r"\w[\w.-]*(/[\w.-]+)?"
+
+
+def load_causal(source: str | Path, device: str = "auto", precision: str = "fp32") -> CausalModel:
+    """A causal language model of `transformers` from a local folder, the hub's cache, or the hub.
+
+    precision: fp32 | bf16 | auto; bf16 casts the weights, and the softmax stays float32.
+    Raises RequestError for what cannot be fetched, is no such model, or lacks some of its weights.
+    """
+    source, chosen = str(source), pick_device(device)
+    dtype = autocast_dtype(precision, chosen) or torch.float32
+    with _quiet_transformers():
+        net, told = _found(source, lambda **at: pretrained_causal_model(source, output_loading_info=True, **at))
+        tokenizer = _tokenizer(source)
+    # what a checkpoint lacks is filled with random numbers
+    if lacking := sorted(told["missing_keys"]):
+        raise RequestError(f"{source} is no whole causal language model: its weights lack {', '.join(lacking[:3])}")
+    model = CausalModel(net.to(chosen, dtype).eval().requires_grad_(False), tokenizer, source)
+    if not _looks_back_only(model):
+        raise RequestError(f"{source} is not a causal language model: its predictions depend on later tokens")
+    return model
+
+
+def is_causal(source: str | Path) -> bool:
+    """Whether `source` names a causal language model of `transformers` rather than one of ours.
+
+    A folder whose config.json has a "model_type", which the published layout of SEDD has not; a hub name without
+    owner; an owner/name whose config.json, cached or fetched, has one.
+    """
+    folder, source = Path(source), str(source)
+    if folder.exists():
+        return _has_model_type(folder / "config.json")
+    if not re.fullmatch(HUB_ID, source) or ("/" in source and folder.parent.is_dir()):
+        return False
+    if "/" not in source:
+        return True
+    from huggingface_hub import hf_hub_download
+
+    try:
+        found = cached_else_fetched(source, lambda **at: hf_hub_download(source, "config.json", **at))
+    except Exception:  # out of reach or not there: whoever loads it says so
+        return False
+    return _has_model_type(Path(found))
+
+
+def _has_model_type(file: Path) -> bool:
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(found, dict) and "model_type" in found
+
+
+def _found(source: str, load: Callable[..., Any]) -> Any:
+    """What `load` gives for a folder or a hub id; RequestError in one line where it cannot be had."""
+    if Path(source).is_dir():
+        if not _has_model_type(Path(source) / "config.json"):
+            raise RequestError(f"{source} is no causal language model of transformers: it has no config.json of one")
+        try:
+            return load(local_files_only=True)
+        except RequestError:
+            raise
+        except Exception as error:  # the library's own, that of safetensors, the system's
+            reason = str(error).strip().split("\n")[0].rstrip(".")
+            raise RequestError(f"{source} cannot be loaded as a causal language model: {reason}") from error
+    if not re.fullmatch(HUB_ID, source):
+        raise RequestError(f"no causal language model at {source}: neither a folder nor a hub id")
+    try:
+        return cached_else_fetched(source, load)
+    except RequestError:
+        raise
+    except Exception as error:
+        raise refusal(source, error, "its files") from error
+
+
+def _tokenizer(source: str) -> Any:
+    """The tokenizer of a model that was found, or None where there is none."""
+
+    def load(**at: bool) -> Any:
+        tokenizer = pretrained_tokenizer(source, **at)
+        if not tokenizer.vocab_size:  # made of nothing, where its files are missing
+            raise OSError(f"no tokenizer in {source}")
+        return tokenizer
+
+    if Path(source).is_dir() and not any(Path(source).glob("*token*")) and not any(Path(source).glob("vocab*")):
+        return None
+    return _found(source, load)
+
+
+def _looks_back_only(model: CausalModel) -> bool:
+    """Whether predictions stay as they are when the token behind them changes (BERT's, loaded as causal, do not)."""
+    ids = torch.zeros(2, min(4, model.context), dtype=torch.int64, device=model.device)
+    ids[1, -1] = min(1, model.vocab_size - 1)
+    with torch.no_grad():
+        one, other = model.net(input_ids=ids, use_cache=False).logits[:, :-1].float()
+    return torch.allclose(one, other, rtol=1e-3, atol=1e-3 * float(one.abs().amax().nan_to_num()), equal_nan=True)
+
+
+@contextmanager
+def _quiet_transformers() -> Iterator[None]:
+    """Without the library's own bars and remarks, which would stand among ours."""
+    from transformers.utils import logging
+
+    bars, level = logging.is_progress_bar_enabled(), logging.get_verbosity()
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()

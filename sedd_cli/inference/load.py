@@ -1,0 +1,101 @@
+"""`load_model`: recognise what is given, a run, a checkpoint, a published model in any of its forms, and load it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from sedd_cli.checkpoints import checkpoint, hub, published
+from sedd_cli.checkpoints.tensors import load_weights
+from sedd_cli.data.tokenizers import Tokenizer, load_tokenizer, open_tokenizer
+from sedd_cli.errors import RequestError
+from sedd_cli.inference.model import Model
+from sedd_cli.models.dit import DiT
+from sedd_cli.models.precision import autocast_dtype
+from sedd_cli.recipe import load_recipe
+from sedd_cli.recipe.assemble import make_graph
+from sedd_cli.system.distributed import pick_device
+
+
+def load_model(
+    source: str | Path, device: str = "auto", precision: str = "fp32", tokenizer: str | None = None
+) -> Model:
+    """A model from a run directory, one of its checkpoints, a folder in the published layout, a training directory
+    of the published code (or a checkpoint file in it), or a hub id.
+
+    precision: fp32 | bf16 | auto (bf16 where the device computes it natively); after the head everything
+    is float32 or better. tokenizer: overrides or supplies the tokenizer by name or file.
+    Raises RequestError for what is not a model, DamageError for one that is damaged.
+    """
+    chosen = pick_device(device)
+    model = _recognised(Path(source), str(source))
+    if tokenizer is not None:
+        model.tokenizer, model.tokenizer_source = load_tokenizer(tokenizer), tokenizer
+    elif model.tokenizer is None and model.tokenizer_source is not None:
+        model.tokenizer = _within_reach(model.tokenizer_source)
+    if model.tokenizer is not None and model.tokenizer.vocab_size != model.vocab_size:
+        raise RequestError(
+            f"tokenizer {model.tokenizer_source!r} has {model.tokenizer.vocab_size} tokens, "
+            f"{source} has {model.vocab_size}"
+        )
+    model.net.autocast = autocast_dtype(precision, chosen)
+    model.net.hold_low()
+    model.net.to(chosen).eval().requires_grad_(False)
+    return model
+
+
+def _recognised(path: Path, source: str) -> Model:
+    if (path / checkpoint.LATEST).is_file():
+        return _from_checkpoint(checkpoint.latest(path), source)
+    if (path / checkpoint.MANIFEST).is_file():
+        return _from_checkpoint(checkpoint.open_checkpoint(path), source)
+    if (path.is_file() and path.suffix in (".pth", ".pt")) or (path / published.HYDRA).is_file():
+        return published.load_training_directory(path, source)
+    if (path / published.CONFIG).is_file():
+        return published.load_published(path, source)
+    if path.is_file() and path.name in (published.CONFIG, *published.WEIGHTS):
+        return _recognised(path.parent, source)
+    if path.is_dir():
+        raise RequestError(
+            f"{source} is not a model: neither a run (it has no `{checkpoint.LATEST}` checkpoint), nor a checkpoint "
+            f"({checkpoint.MANIFEST}), nor the published layout ({published.CONFIG}), nor a training directory of the "
+            f"published code ({published.HYDRA})"
+        )
+    if path.is_file():
+        raise RequestError(f"{source} is a file: name the folder that it stands in")
+    folder = _fetched(source)
+    model = published.load_published(folder, source)
+    model.facts = {"commit": folder.name[:8], **model.facts}
+    return model
+
+
+def _fetched(name: str) -> Path:
+    """The cached folder of a hub id; RequestError for what can be none."""
+    if name.count("/") != 1 or name.startswith(("/", ".", "~")) or name.endswith("/"):
+        raise RequestError(f"no model at {name}: neither a folder nor a hub id of the form owner/name")
+    if Path(name).parent.is_dir():
+        raise RequestError(f"no model at {name}: {Path(name).parent} is a folder here, without {Path(name).name} in it")
+    hub.check_id(name)
+    try:
+        return hub.fetch(name, published.CONFIG, published.WEIGHTS, [published.TOKENIZER, published.RECIPE])
+    except RequestError as error:
+        raise RequestError(f"no folder {name} is here, and {error}") from error
+
+
+def _from_checkpoint(found: checkpoint.Checkpoint, source: str) -> Model:
+    recipe = load_recipe(found.folder / "recipe.yaml")
+    tokenizer = open_tokenizer(found.folder)
+    graph = make_graph(recipe, tokenizer.vocab_size)
+    net = DiT.empty(recipe.model, graph.states, recipe.objective.make().causal)
+    load_weights(net, found.tensors("ema"), str(found.folder))
+    facts = {"step": found.step, "weights": "EMA"}
+    return Model(net, graph, recipe.noise.make(), tokenizer, source, recipe, facts, str(found.folder))
+
+
+def _within_reach(name: str) -> Tokenizer | None:
+    """The tokenizer that a model names, or None where its files cannot be had: scores and ids work without."""
+    try:
+        return load_tokenizer(name)
+    except RequestError:
+        if Path(name).exists():
+            raise
+        return None

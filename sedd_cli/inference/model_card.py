@@ -1,0 +1,177 @@
+"""The model card of an export: what the model is, how to use it, how good it is, and how it was made."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sedd_cli.inference.model import Model
+from sedd_cli.recipe import dump_recipe
+
+PAPER = "[Lou, Meng and Ermon 2024](https://arxiv.org/abs/2310.16834)"
+ABOUT_BOUNDS = """\
+Upper bounds on −log p. *rigorous* holds for the model that sampling simulates; *sedd-paper* is the published protocol,
+which leaves two terms out. ± is the Monte-Carlo standard error."""
+
+
+#: Where an export keeps the evaluations that its card shows.
+RESULTS = "results.json"
+#: What a stored result, and a bound in it, must hold to be shown.
+KEYS = ("model_fingerprint", "fingerprint", "corpus", "split", "length", "precision", "bounds")
+FIGURES = ("tokens", "bits_per_char", "bits_per_char_error", "perplexity", "perplexity_error")
+
+
+@dataclass(frozen=True)
+class Card:
+    """named: what users will pass as --model. moved: how rounding to bf16 moves log-scores (rms, largest), if it was
+    done."""
+
+    model: Model
+    named: str
+    moved: tuple[float, float] | None = None
+
+    def text(self) -> str:
+        """README.md as the hub shows it."""
+        model, found = self.model, list(results_of(self.model))
+        name = Path(self.named).name
+        parts = [
+            f"---\n{self._metadata(name, found)}\n---",
+            f"# {name}",
+            f"A score entropy discrete diffusion (SEDD) language model after {PAPER}: it fills gaps anywhere in a "
+            "text, and writes text by filling one large gap.",
+            self._facts(),
+            f"## Use\n\n{self._use()}",
+        ]
+        if found:
+            parts.append(f"## Likelihood\n\n{_likelihood(found)}\n\n{ABOUT_BOUNDS}{self._rounded()}")
+        if model.recipe is not None:
+            parts.append(f"## Recipe\n\n```yaml\n{dump_recipe(model.recipe).rstrip()}\n```")
+        return "\n\n".join(parts) + "\n"
+
+    def _metadata(self, name: str, found: list[dict[str, Any]]) -> str:
+        from huggingface_hub import EvalResult, ModelCardData
+
+        scores = [
+            EvalResult(
+                task_type="text-generation",
+                dataset_type=Path(result["corpus"]).name,
+                dataset_name=Path(result["corpus"]).name,
+                dataset_split=result["split"],
+                metric_type="perplexity",
+                metric_name=f"perplexity per token, upper bound ({protocol})",
+                metric_value=round(bound["perplexity"], 4),
+            )
+            for result, protocol, bound in _bounds(found)
+        ]
+        tags = ["sedd", "discrete-diffusion", "text-generation", "text-infilling"]
+        base = self.model.recipe.init_from if self.model.recipe else None
+        if base is not None and (base.count("/") != 1 or Path(base).exists()):
+            base = None  # a folder, not a model of the hub
+        data = ModelCardData(
+            library_name="sedd", tags=tags, model_name=name, base_model=base, eval_results=scores or None
+        )
+        return data.to_yaml()
+
+    def _facts(self) -> str:
+        model = self.model
+        rows = {
+            "graph": model.graph.name,
+            "noise": model.noise.name,
+            "parameters": f"{sum(p.numel() for p in model.net.parameters()):,}",
+            "length": f"{model.length:,} tokens",
+            "tokenizer": self._tokenizer() or f"not named ({model.vocab_size:,} tokens)",
+            **{key: f"{value:,}" if key == "step" else value for key, value in model.facts.items() if key != "layout"},
+            "stored as": "bfloat16" if self.moved else "float32",
+            "fingerprint": f"`{model.fingerprint[:16]}`" + (" (before rounding)" if self.moved else ""),
+        }
+        return "\n".join(["| | |", "|---|---|", *(f"| {key} | {value} |" for key, value in rows.items())])
+
+    def _tokenizer(self) -> str | None:
+        """Its name, also where its files are out of reach here."""
+        return self.model.tokenizer.spec if self.model.tokenizer else self.model.tokenizer_source
+
+    def _use(self) -> str:
+        model, gap = self.model, "[MASK:8]"
+        wanted = model.recipe.report.infill if model.recipe else None
+        template = f"{wanted.prefix.rstrip()} {gap} {wanted.suffix.lstrip()}" if wanted else f"The {gap} of the"
+        option = "" if self._tokenizer() else " --tokenizer FILE"
+        lines = [
+            "```",
+            f"sedd sample --model {self.named} -n 3{option}",
+            f'sedd infill --model {self.named} --template "{template}"{option}',
+            "```",
+            "",
+            "```python",
+            "from sedd_cli import load_model",
+            "",
+            f'model = load_model("{self.named}")',
+            "print(model.sample(2, seed=1)[0].text)"
+            if self._tokenizer()
+            else "print(model.sample(2, seed=1)[0].tokens)",
+            "```",
+            "",
+            "The layout is that of the published checkpoints: "
+            f'`SEDD.from_pretrained("{self.named}")` of the original code reads it as well.',
+        ]
+        return "\n".join(lines)
+
+    def _rounded(self) -> str:
+        if self.moved is None:
+            return ""
+        rms, most = self.moved
+        return (
+            "\n\nMeasured before the weights were rounded to bfloat16, which moves log-scores where sampling begins "
+            f"by {rms:.2g} (root mean square), at most {most:.2g}."
+        )
+
+
+def results_of(model: Model) -> Iterator[dict[str, Any]]:
+    """The evaluations of these very weights that are stored in the run or export the model is from, newest last."""
+    source = Path(model.source)
+    runs = [source, *source.absolute().parents[:2]]  # of a checkpoint, the run stands two above
+    files = [p for run in runs if (run / "results").is_dir() for p in (run / "results").glob("*.json")]
+    stored = [_read(path) for path in sorted(files, key=lambda p: (p.stat().st_mtime, p.name))]
+    if isinstance(exported := _read(source / RESULTS), list):
+        stored += exported
+    for found in stored:
+        if (
+            isinstance(found, dict)
+            and set(KEYS) <= set(found)
+            and found["model_fingerprint"] == model.fingerprint
+            and all(set(FIGURES) <= set(bound) for bound in found["bounds"].values())
+        ):
+            yield found
+
+
+def _read(path: Path) -> Any:
+    """What a JSON file holds; None where there is none."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+
+
+def _bounds(found: list[dict[str, Any]]) -> Iterator[tuple[dict[str, Any], str, dict[str, Any]]]:
+    """(result, protocol, bound), of those of one text, protocol and number of tokens the last."""
+    last: dict[tuple, tuple[dict[str, Any], str, dict[str, Any]]] = {}
+    for result in found:
+        for protocol, bound in result["bounds"].items():
+            names = ("fingerprint", "split", "length", "precision")
+            key = *(result[name] for name in names), protocol, bound["tokens"]
+            last[key] = result, protocol, bound
+    yield from last.values()
+
+
+def _likelihood(found: list[dict[str, Any]]) -> str:
+    lines = ["| text | tokens | protocol | bits per character | perplexity per token |", "|---|---|---|---|---|"]
+    for result, protocol, bound in _bounds(found):
+        protocol = protocol if result["precision"] == "fp32" else f"{protocol}, in {result['precision']}"
+        lines.append(
+            f"| {Path(result['corpus']).name} {result['split']} | {bound['tokens']:,} | {protocol} | "
+            f"{bound['bits_per_char']:.3f} ± {bound['bits_per_char_error']:.3f} | "
+            f"{bound['perplexity']:.2f} ± {bound['perplexity_error']:.2f} |"
+        )
+    return "\n".join(lines)

@@ -1,0 +1,253 @@
+"""The score network: an encoder-only diffusion transformer (appendix C.2; Peebles and Xie 2023).
+
+Parameter names, shapes and forward pass are those of the published checkpoints, so that
+they load without a mapping.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from sedd_cli.models.attention import ATTENTION, NAMES, Past, choose
+from sedd_cli.models.dropout import dropout
+from sedd_cli.models.head import Readout
+from sedd_cli.models.rotary import Rotary, rotate
+
+#: q, k, v [B, H, L, D], and whether it is causal → [B, H, L, D].
+Attend = Callable[..., Tensor]
+
+
+@dataclass(frozen=True)
+class DiTConfig:
+    """Shape of the network. `length` is the trained length in tokens; rotary angles need no weights."""
+
+    n_blocks: int = 12
+    hidden_size: int = 768
+    n_heads: int = 12
+    cond_dim: int = 128
+    dropout: float = 0.1
+    length: int = 1024
+    attention: str = "auto"
+
+    def __post_init__(self) -> None:
+        for key in ("n_blocks", "hidden_size", "n_heads", "cond_dim", "length"):
+            if getattr(self, key) < 1:
+                raise ValueError(f"{key} must be at least 1, found {getattr(self, key)}")
+        if self.hidden_size % (2 * self.n_heads):
+            raise ValueError(
+                f"hidden_size must be a multiple of 2·n_heads (rotary turns pairs), "
+                f"found hidden_size {self.hidden_size} and n_heads {self.n_heads}"
+            )
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout must lie in [0, 1), found {self.dropout}")
+        if self.attention not in NAMES:
+            raise ValueError(f"attention must be one of {', '.join(NAMES)}, found {self.attention!r}")
+
+
+def full_precision(h: Tensor) -> Tensor:
+    """h in float32 or better, whatever autocast did to it."""
+    return h if h.dtype == torch.float64 else h.float()
+
+
+class LayerNorm(nn.Module):
+    """Layer normalisation over the last axis with a gain and no bias, computed in float32."""
+
+    def __init__(self, dim: int):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(dim))
+
+    def forward(self, h: Tensor) -> Tensor:
+        h = full_precision(h)
+        return F.layer_norm(h, self.weight.shape, self.weight.to(h.dtype), eps=1e-5)
+
+
+class Embedding(nn.Module):
+    """Token embedding [S, D], separate from the output matrix."""
+
+    def __init__(self, states: int, dim: int):
+        super().__init__()
+        self.embedding = nn.Parameter(torch.empty(states, dim))
+        nn.init.kaiming_uniform_(self.embedding, a=math.sqrt(5))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.embedding(x, self.embedding)
+
+
+class SigmaEmbedding(nn.Module):
+    """Sinusoidal features of the total noise sigma, then a two-layer perceptron: [B] → [B, cond_dim]."""
+
+    features = 256
+    max_period = 10_000.0
+
+    def __init__(self, cond_dim: int):
+        super().__init__()
+        self.mlp = nn.Sequential(nn.Linear(self.features, cond_dim), nn.SiLU(), nn.Linear(cond_dim, cond_dim))
+
+    def forward(self, sigma: Tensor) -> Tensor:
+        half = self.features // 2
+        # float32 on purpose: bfloat16 would blur neighbouring noise levels
+        freqs = torch.exp(-math.log(self.max_period) / half * torch.arange(half, device=sigma.device).float())
+        angle = full_precision(sigma)[:, None] * freqs
+        return self.mlp(torch.cat([angle.cos(), angle.sin()], dim=-1).to(self.mlp[0].weight.dtype))
+
+
+def modulate(h: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+    """h·(1 + scale) + shift, with shift and scale [B, 1, D] or [B, D] matching h."""
+    return torch.addcmul(shift, h, 1 + scale)
+
+
+class Block(nn.Module):
+    """Attention and MLP, each behind an adaLN-zero modulation by the noise condition."""
+
+    def __init__(self, config: DiTConfig):
+        super().__init__()
+        dim = config.hidden_size
+        self.n_heads = config.n_heads
+        self.dropout = config.dropout
+        self.norm1 = LayerNorm(dim)
+        self.attn_qkv = nn.Linear(dim, 3 * dim, bias=False)
+        self.attn_out = nn.Linear(dim, dim, bias=False)
+        self.norm2 = LayerNorm(dim)
+        self.mlp = nn.Sequential(nn.Linear(dim, 4 * dim), nn.GELU(approximate="tanh"), nn.Linear(4 * dim, dim))
+        self.adaLN_modulation = nn.Linear(config.cond_dim, 6 * dim)
+        nn.init.zeros_(self.adaLN_modulation.weight)
+        nn.init.zeros_(self.adaLN_modulation.bias)
+
+    def forward(
+        self, h: Tensor, cond: Tensor, cos: Tensor, sin: Tensor, attend: Attend, causal: bool = False
+    ) -> Tensor:
+        shift_msa, scale_msa, gate_msa, shift_mlp, scale_mlp, gate_mlp = self.adaLN_modulation(cond)[:, None].chunk(
+            6, dim=-1
+        )
+        B, L, D = h.shape
+        qkv = self.attn_qkv(modulate(self.norm1(h), shift_msa, scale_msa))
+        qk, v = qkv.split((2 * D, D), -1)
+        q, k = rotate(qk, cos, sin, D // self.n_heads).split(D, -1)
+        q, k, v = (t.unflatten(-1, (self.n_heads, -1)).transpose(1, 2) for t in (q, k, v))
+        a = attend(q, k, v, causal) if causal else attend(q, k, v)
+        a = self.attn_out(a.transpose(1, 2).reshape(B, L, D))
+        h = torch.addcmul(h, gate_msa, self._drop(a))
+        m = self.mlp(modulate(self.norm2(h), shift_mlp, scale_mlp))
+        return torch.addcmul(h, gate_mlp, self._drop(m))
+
+    def _drop(self, a: Tensor) -> Tensor:
+        return dropout(a, self.dropout) if self.training else a
+
+
+class OutputLayer(nn.Module):
+    """Final modulation and the linear head [D → S]; zero-initialised, so a fresh network scores 0 everywhere."""
+
+    def __init__(self, config: DiTConfig, states: int):
+        super().__init__()
+        self.norm_final = LayerNorm(config.hidden_size)
+        self.linear = nn.Linear(config.hidden_size, states)
+        self.adaLN_modulation = nn.Linear(config.cond_dim, 2 * config.hidden_size)
+        for layer in (self.linear, self.adaLN_modulation):
+            nn.init.zeros_(layer.weight)
+            nn.init.zeros_(layer.bias)
+
+
+class DiT(nn.Module):
+    """x [B, L] and sigma [B] → z [B, L, S], in two parts: the trunk `hidden` and the `head`.
+
+    `autocast` is the dtype of mixed precision inside both parts, None for none; what leaves the head is
+    float32 or better either way. `causal`: no position sees those behind it. With `recompute`, training keeps no
+    activation inside a block and computes them again in the backward pass.
+    """
+
+    def __init__(self, config: DiTConfig, states: int, autocast: torch.dtype | None = None, causal: bool = False):
+        super().__init__()
+        self.config = config
+        self.states = states
+        self.autocast = autocast
+        self.causal = causal
+        self.recompute = False
+        self.vocab_embed = Embedding(states, config.hidden_size)
+        self.sigma_map = SigmaEmbedding(config.cond_dim)
+        self.rotary_emb = Rotary(config.hidden_size // config.n_heads)
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.n_blocks))
+        self.output_layer = OutputLayer(config, states)
+
+    @classmethod
+    def empty(cls, config: DiTConfig, states: int, causal: bool = False) -> DiT:
+        """A network whose parameters have shapes but no memory yet, for `load_state_dict(..., assign=True)`."""
+        with torch.device("meta"):
+            net = cls(config, states, causal=causal)
+        net.rotary_emb = Rotary(config.hidden_size // config.n_heads)
+        return net
+
+    def hidden(self, x: Tensor, sigma: Tensor, past: Past | None = None) -> Tensor:
+        """What the head reads: [B, L, D], after the final normalisation and modulation.
+
+        past: what a causal network has read before x, which is added to it.
+        """
+        with self._mixed(x.device):
+            cond = F.silu(self.sigma_map(sigma))
+            h = self.vocab_embed(x)
+            if past is None:
+                shared = *self.angles(x.shape[1], h.dtype), ATTENTION[self.kernel(x.shape[1])], self.causal
+                for block in self.blocks:
+                    if self.recompute and torch.is_grad_enabled():
+                        h = checkpoint(block, h, cond, *shared, use_reentrant=False)
+                    else:
+                        h = block(h, cond, *shared)
+            else:
+                h = self._continued(h, cond, past)
+            shift, scale = self.output_layer.adaLN_modulation(cond)[:, None].chunk(2, dim=-1)
+            return full_precision(modulate(self.output_layer.norm_final(h), shift, scale))
+
+    def past(self) -> Past:
+        """Nothing read yet."""
+        if not self.causal:
+            raise ValueError("only a causal network has a past: to any other, new tokens change what came before")
+        return Past()
+
+    def _continued(self, h: Tensor, cond: Tensor, past: Past) -> Tensor:
+        """The blocks' output for tokens behind those that were read before."""
+        cos, sin = (t[past.length :] for t in self.angles(past.length + h.shape[1], h.dtype))
+        for layer, block in enumerate(self.blocks):
+            h = block(h, cond, cos, sin, partial(past.attend, layer))
+        past.length += h.shape[1]
+        return h
+
+    def angles(self, length: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """cos and sin for the queries and keys of a block, [L, 2D], in the dtype they are computed in."""
+        return self.rotary_emb(length, 2 * self.config.n_heads, self.autocast or dtype)
+
+    def hold_low(self) -> None:
+        """Keep the blocks' matrices in the dtype of mixed precision, for inference: autocast makes the same at every
+        call."""
+        if self.autocast is not None:
+            for module in self.blocks.modules():
+                if isinstance(module, nn.Linear):
+                    module.to(self.autocast)
+
+    def kernel(self, length: int | None = None) -> str:
+        """The attention that is used at a length (default: the trained one), by name."""
+        weight, config = self.vocab_embed.embedding, self.config
+        dtype, head_dim = self.autocast or weight.dtype, config.hidden_size // config.n_heads
+        return choose(config.attention, weight.device, dtype, length or config.length, head_dim)
+
+    @property
+    def readout(self) -> Readout:
+        """The linear head, for whoever needs its outputs only in part."""
+        linear = self.output_layer.linear
+        return Readout(linear.weight, linear.bias, mixed=self.autocast == torch.bfloat16)
+
+    def head(self, hidden: Tensor) -> Tensor:
+        """z [..., S] from hidden [..., D], in float32 or better: mixed precision ends here."""
+        return self.readout(hidden)
+
+    def _mixed(self, device: torch.device) -> torch.autocast:
+        return torch.autocast(device.type, self.autocast or torch.bfloat16, enabled=self.autocast is not None)
+
+    def forward(self, x: Tensor, sigma: Tensor) -> Tensor:
+        return self.head(self.hidden(x, sigma))

@@ -1,0 +1,45 @@
+"""Figures as PNG files, where matplotlib is."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from sedd_cli.errors import RequestError, WorkError
+from sedd_cli.system.files import write_whole
+
+
+def blank(width: float, height: float) -> Any:
+    """An empty figure, sizes in inches; RequestError without matplotlib."""
+    try:
+        import matplotlib.figure
+    except ImportError:
+        raise RequestError("a figure needs a package: pip install 'sedd[plots]'") from None
+    return matplotlib.figure.Figure(figsize=(width, height), layout="constrained")
+
+
+def steps_axes(axis: Any, steps: Iterable[int]) -> None:
+    """Axes of generative perplexity against numbers of steps, both logarithmic, with ticks that can be read."""
+    from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
+
+    axis.set(xscale="log", yscale="log", xlabel="steps", ylabel="generative perplexity, per sequence")
+    ticks = sorted(set(steps))
+    axis.set_xticks(ticks, [str(tick) for tick in ticks])
+    axis.xaxis.set_minor_locator(NullLocator())
+    # 1, 1.5, 2 … of every power of ten, spelled out: often the axis spans less than one
+    axis.yaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 5, 7)))
+    axis.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axis.yaxis.set_minor_locator(NullLocator())
+    axis.grid(alpha=0.3)
+
+
+def save(figure: Any, path: Path) -> None:
+    """Write it; WorkError where that fails."""
+    drawn = io.BytesIO()
+    figure.savefig(drawn, format="png", dpi=150)
+    try:
+        write_whole(path, drawn.getvalue())
+    except OSError as error:
+        raise WorkError(f"cannot write {path}: {error.strerror}") from None

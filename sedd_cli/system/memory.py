@@ -1,0 +1,77 @@
+"""How much memory a process has taken at most, and how much there is."""
+
+from __future__ import annotations
+
+import os
+import resource
+import sys
+from contextlib import suppress
+from pathlib import Path
+
+import torch
+
+from sedd_cli.system import allocator
+
+
+def begin_peak(device: torch.device) -> None:
+    """Count the peak anew from here, where the system allows it (a GPU; Linux)."""
+    allocator.give_back()
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    with suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+
+
+def peak(device: torch.device) -> int:
+    """Bytes taken at most: by tensors on a GPU, by the whole process on a CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    with suppress(OSError, ValueError, StopIteration):
+        return _kilobytes("/proc/self/status", "VmHWM") * 1024
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def held(device: torch.device) -> int:
+    """Bytes held now: by tensors on a GPU, by the whole process on a CPU (0 where the system does not tell)."""
+    if device.type == "cuda":
+        return torch.cuda.memory_allocated(device)
+    with suppress(OSError, ValueError, StopIteration):
+        return _kilobytes("/proc/self/status", "VmRSS") * 1024
+    return 0
+
+
+def total_memory(device: torch.device) -> int:
+    """Bytes that this device has in all; on a CPU within the limits of its control group."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_properties(device).total_memory
+    return min(_limits() or [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")])
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes that could still be taken without swapping."""
+    if device.type == "cuda":
+        return (
+            torch.cuda.mem_get_info(device)[0]
+            + torch.cuda.memory_reserved(device)
+            - torch.cuda.memory_allocated(device)
+        )
+    with suppress(OSError, ValueError, StopIteration):
+        available = _kilobytes("/proc/meminfo", "MemAvailable") * 1024
+        used = Path("/sys/fs/cgroup/memory.current")
+        return min([available, *(limit - int(used.read_text()) for limit in _limits() if used.is_file())])
+    return total_memory(device) // 2
+
+
+def _kilobytes(path: str, key: str) -> int:
+    return int(next(line for line in Path(path).read_text().splitlines() if line.startswith(key)).split()[1])
+
+
+def _limits() -> list[int]:
+    """The memory of the machine and the limit of the control group, where they can be read."""
+    found = []
+    with suppress(OSError, ValueError):
+        found.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    with suppress(OSError, ValueError):
+        found.append(int(Path("/sys/fs/cgroup/memory.max").read_text()))
+    return found

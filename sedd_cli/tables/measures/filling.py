@@ -1,0 +1,40 @@
+"""Templates, filled."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from typing import Any
+
+from sedd_cli.errors import RequestError
+from sedd_cli.evaluation.scorers.exact import ExactModel
+from sedd_cli.inference.generate import as_json
+from sedd_cli.inference.infill import Job, infill
+from sedd_cli.inference.sampling import Sampling
+from sedd_cli.inference.template import parse_template
+from sedd_cli.system.events import Event, Filled
+from sedd_cli.tables.column import Filling
+from sedd_cli.tables.measures.base import Desk, Measure, Value
+from sedd_cli.tables.row_run import Place
+
+
+class FillingMeasure(Measure):
+    """As `sedd infill`."""
+
+    def run(self, place: Place, column: Filling, desk: Desk) -> Generator[Event, None, dict[str, Any]]:
+        model = desk.model(place)
+        if isinstance(model, ExactModel):
+            raise RequestError(f"{model.source} cannot fill templates: it goes from left to right")
+        job = Job(parse_template(column.template), column.n, place.seed)
+        found = []
+        for event in infill(model, [job], Sampling(column.steps, place.row.how.sampler)):
+            if isinstance(event, Filled):
+                found.append(event)
+            else:
+                yield event
+        return {"fillings": [as_json(one) for one in sorted(found, key=lambda one: one.index)]}
+
+    def value(self, result: dict[str, Any], column: Filling, unit: str) -> Value:
+        texts = [{"text": one["text"], "given": one["given"]} for one in result["fillings"]]
+        if not texts:
+            raise ValueError("no filling")
+        return Value(None, texts=texts)

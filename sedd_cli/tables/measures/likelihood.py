@@ -1,0 +1,46 @@
+"""A text's perplexity or bits per character."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from typing import Any
+
+from sedd_cli.evaluation.likelihood.estimator import Drawing
+from sedd_cli.evaluation.likelihood.evaluate import EvaluateOptions, evaluate
+from sedd_cli.evaluation.likelihood.texts import Text, prepared_for
+from sedd_cli.system.distributed import Dist
+from sedd_cli.system.events import Evaluated, Event
+from sedd_cli.tables.column import Likelihood
+from sedd_cli.tables.measures.base import Desk, Measure, Value
+from sedd_cli.tables.row_run import Place
+
+
+class LikelihoodMeasure(Measure):
+    """As `sedd eval`, under the column's protocol or the one that the objective has of its own."""
+
+    def run(self, place: Place, column: Likelihood, desk: Desk) -> Generator[Event, None, dict[str, Any]]:
+        model = desk.model(place)
+        dist = Dist(0, 1, model.device)
+        dataset = yield from prepared_for(model, Text(column.dataset), dist)
+        discrete = not model.exact and model.objective.steps is not None
+        asked = EvaluateOptions(
+            column.split,
+            ("discrete" if discrete else column.protocol,),
+            Drawing(rel_error=desk.rel_error, max_nfe=desk.max_nfe),
+            yardsticks=False,
+            keep=True,
+        )
+        for event in evaluate(model, dataset, asked, dist):
+            yield event
+            if isinstance(event, Evaluated):
+                return event.result
+        raise AssertionError("an evaluation ends in its result")
+
+    def common(self, result: dict[str, Any]) -> list[Any]:
+        return [result["fingerprint"]]
+
+    def value(self, result: dict[str, Any], column: Likelihood, unit: str) -> Value:
+        ((protocol, bound),) = result["bounds"].items()
+        exact = "estimator" not in result
+        how = "exact" if exact else "" if protocol == column.protocol else protocol
+        return Value(float(bound[unit]), bound[f"{unit}_error"] or 0.0, how, not exact)

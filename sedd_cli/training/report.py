@@ -1,0 +1,87 @@
+"""What `train` shows of the model: on the way a quick bound and a sample, at the end a bound, samples and an infill."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Iterator
+
+from sedd_cli.checkpoints.run_directory import RunDir
+from sedd_cli.data.shards import Dataset
+from sedd_cli.errors import RequestError
+from sedd_cli.evaluation.likelihood.estimator import LEAST_REPLICATES, Drawing
+from sedd_cli.evaluation.likelihood.evaluate import EvaluateOptions, evaluate
+from sedd_cli.inference.generate import GenerateOptions, as_json, generate
+from sedd_cli.inference.infill import Job, infill
+from sedd_cli.inference.layout import lay_out
+from sedd_cli.inference.model import Model
+from sedd_cli.inference.sampling import Sampling
+from sedd_cli.inference.template import between
+from sedd_cli.recipe import Recipe
+from sedd_cli.system.events import Evaluated, Event, Sampled, Validated, Warn
+
+
+def check_report(recipe: Recipe, dataset: Dataset) -> None:
+    """What cannot be reported should be refused before training, not after."""
+    if recipe.report.split not in dataset.splits:
+        raise RequestError(
+            f"report.split: {dataset.manifest.corpus} has no split {recipe.report.split!r}, "
+            f"it has {', '.join(dataset.splits)}"
+        )
+    if wanted := recipe.report.infill:
+        length = recipe.model.length if wanted.length is None else wanted.length
+        if length > recipe.model.length:
+            raise RequestError(f"report.infill: a length of {length} is more than the model's, {recipe.model.length}")
+        try:
+            lay_out(between(wanted.prefix, wanted.suffix), [], dataset.tokenizer, False, length)
+        except RequestError as error:
+            raise RequestError(f"report.infill: {error}") from None
+
+
+def report(recipe: Recipe, model: Model, dataset: Dataset, run: RunDir) -> Iterator[Event]:
+    """Bound on the report's split, samples and an infill from a trained model, stored in the run."""
+    wanted, found = recipe.report, {}
+    for event in evaluate(model, dataset, EvaluateOptions(wanted.split, drawing=Drawing(rel_error=wanted.rel_error))):
+        if isinstance(event, Evaluated):
+            stored = run.store("results", f"{wanted.split}-step-{model.facts['step']}", event.result)
+            found["evaluation"] = str(stored)
+            found["bounds"] = event.result["bounds"]
+        yield event
+    jobs = {}
+    if wanted.samples:
+        jobs["samples"] = generate(model, GenerateOptions(n=wanted.samples, seed=recipe.seed))
+    if gap := wanted.infill:
+        job = Job(between(gap.prefix, gap.suffix), seed=recipe.seed, length=gap.length or model.length)
+        jobs["infill"] = infill(model, [job], Sampling())
+    for name, events in jobs.items():
+        kept = []
+        for event in events:
+            if isinstance(event, Sampled):
+                kept.append(as_json(event))
+            yield event
+        found[name] = str(run.store("samples", f"{name}-step-{model.facts['step']}", kept))
+    return found
+
+
+def validate(recipe: Recipe, model: Model, dataset: Dataset, run: RunDir) -> Iterator[Event]:
+    """The rigorous bound on the first blocks of the validation split, and one sample, both stored in the run."""
+    wanted, step, began = recipe.report, model.facts["step"], time.perf_counter()
+    split = "validation" if "validation" in dataset.splits else wanted.split
+    drawing = Drawing(rel_error=1.0, max_nfe=LEAST_REPLICATES)
+    protocol = "rigorous" if model.objective.steps is None else "discrete"
+    options = EvaluateOptions(split, (protocol,), drawing, yardsticks=False, blocks=wanted.blocks)
+    for event in evaluate(model, dataset, options):
+        if isinstance(event, Warn):
+            continue  # that the bound is rough is known
+        if isinstance(event, Evaluated):
+            found = event.result["bounds"][protocol]
+            kept = {f.name: found[f.name] for f in dataclasses.fields(Validated) if f.name in found}
+            seen = Validated(step=step, split=split, seconds=time.perf_counter() - began, **kept)
+            run.log({"kind": "validation", **dataclasses.asdict(seen)})
+            yield seen
+    kept = []
+    for event in generate(model, GenerateOptions(seed=recipe.seed)):
+        if isinstance(event, Sampled):
+            kept.append(as_json(event))
+            yield dataclasses.replace(event, at_step=step)
+    run.store("samples", f"step-{step}", kept)

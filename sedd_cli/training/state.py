@@ -1,0 +1,216 @@
+"""Everything that changes while training, and how it is stored and restored."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from sedd_cli.checkpoints import checkpoint
+from sedd_cli.checkpoints.tensors import load_weights
+from sedd_cli.core.graphs import Graph
+from sedd_cli.core.losses import Objective
+from sedd_cli.core.schedules import Noise
+from sedd_cli.core.score import Loss, ScoreModel
+from sedd_cli.data.shards import Dataset
+from sedd_cli.errors import RequestError
+from sedd_cli.inference.model import Model
+from sedd_cli.models.compile import compile_blocks, compile_pays
+from sedd_cli.models.dit import DiT
+from sedd_cli.models.ema import EMA, local_part
+from sedd_cli.recipe import Recipe, dump_recipe
+from sedd_cli.recipe.assemble import learning_rate, make_graph, make_net, make_optimizers
+from sedd_cli.system.distributed import Dist, whole
+from sedd_cli.system.memory import total_memory
+from sedd_cli.training.fine_tuning import start_from
+from sedd_cli.training.flops import training_flops
+
+#: Bytes a parameter takes while training: weight, gradient, average and two moments in float32.
+BYTES_A_PARAMETER = 20
+
+
+class LossModule(nn.Module):
+    """The objective as a module, so that a parallel wrapper sees one forward pass."""
+
+    def __init__(self, net: DiT, graph: Graph, noise: Noise, objective: Objective):
+        super().__init__()
+        self.net, self.graph, self._parts = net, graph, (noise, objective)
+
+    def forward(self, x0: Tensor, v: Tensor, u: Tensor) -> Loss:
+        noise, objective = self._parts
+        return objective.loss(ScoreModel(self.net, self.graph, noise, mean=objective.mean), x0, v, u)
+
+
+@dataclass
+class TrainState:
+    """The network in training, its average, its optimizers, the steps done and those of them that were skipped."""
+
+    recipe: Recipe
+    dataset: Dataset
+    dist: Dist
+    model: Model
+    sharded: bool
+    ema: EMA
+    optimizers: dict[str, torch.optim.Optimizer]
+    loss: nn.Module
+    step: int = 0
+    skipped: int = 0
+    skipped_in_a_row: int = 0
+    compiled: bool = False
+    #: The model whose weights it begins with, in a line.
+    origin: str = ""
+    #: What a person should know about how this was set up.
+    notices: tuple[str, ...] = ()
+
+    @classmethod
+    def create(cls, recipe: Recipe, dataset: Dataset, dist: Dist, anew: bool) -> TrainState:
+        """The state before the first step. anew: no checkpoint will be restored, the recipe's init_from counts."""
+        graph, noise = make_graph(recipe, dataset.tokenizer.vocab_size), recipe.noise.make()
+        net = make_net(recipe, graph, dist.device)
+        objective, origin, notices = recipe.objective.make(), "", []
+        if anew and recipe.init_from is not None:
+            origin, notices = dist.from_main(
+                lambda: start_from(recipe.init_from, net, graph, noise, objective, dataset.tokenizer)
+            )
+            dist.spread(p.detach() for p in net.parameters())
+        net.recompute = recipe.train.recompute
+        compiled, notice = compile_as_asked(recipe, net, graph, dist)
+        notices += [notice] if notice else []
+        model = Model(net, graph, noise, dataset.tokenizer, "training", recipe)
+        sharded = dist.world > 1 and shards(recipe, sum(p.numel() for p in net.parameters()), dist)
+        loss = dist.parallel(LossModule(net, graph, noise, objective), net.blocks, sharded)
+        # from here on parameters may be shards; averages and moments are made of them and are sharded alike
+        ema, optimizers = EMA(net, recipe.train.ema), make_optimizers(recipe, net)
+        return cls(
+            recipe,
+            dataset,
+            dist,
+            model,
+            sharded,
+            ema,
+            optimizers,
+            loss,
+            compiled=compiled,
+            origin=origin,
+            notices=tuple(notices),
+        )
+
+    def describe(self) -> str:
+        """One line: what is trained, where, how, and how much of it."""
+        plan, net, dist = self.recipe.train, self.model.net, self.dist
+        parameters = sum(p.numel() for p in net.parameters())
+        each = plan.batch // dist.world
+        parts = [
+            f"{parameters:,} parameters",
+            str(dist.device) if dist.world == 1 else f"{dist.world} processes ({'fsdp' if self.sharded else 'ddp'})",
+            "bf16" if net.autocast else "tf32" if plan.precision == "tf32" else "fp32",
+            f"{net.kernel()} attention",
+            f"{plan.batch} × {self.recipe.model.length} tokens a step",
+        ]
+        if plan.micro_batch and plan.micro_batch < each:
+            parts.append(f"micro-batches of {plan.micro_batch}")
+        parts += [name for name, on in (("compiled", self.compiled), ("recomputing", plan.recompute)) if on]
+        return ", ".join([*parts, f"{plan.steps:,} steps"])
+
+    def update(self) -> None:
+        """One optimizer step from the gradients at hand, and the average after it."""
+        self.step += 1
+        self.skipped_in_a_row = 0
+        rate = learning_rate(self.recipe, self.step)
+        for optimizer in self.optimizers.values():
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+            optimizer.step()
+        self.ema.update(self.step)
+
+    def skip(self) -> None:
+        """Leave a step out: its batch is spent, weights, average and moments stay as they are."""
+        self.step += 1
+        self.skipped += 1
+        self.skipped_in_a_row += 1
+
+    def finite(self) -> bool:
+        """Whether every weight this process holds is finite."""
+        mine = [local_part(p.detach()) for p in self.model.net.parameters()]
+        return bool(nn.utils.get_total_norm(mine).isfinite())  # one number, for one look at the device
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The live tensors that make up the state, by full names: "weights.…", "ema.…", "adamw.….exp_avg" …"""
+        named = list(self.model.net.named_parameters())
+        found = {f"weights.{name}": p.detach() for name, p in named}
+        found |= {f"ema.{name}": value for name, value in self.ema.shadow.items()}
+        for kind, optimizer in self.optimizers.items():
+            for name, p in named:
+                found |= {f"{kind}.{name}.{key}": value for key, value in optimizer.state.get(p, {}).items()}
+        return found
+
+    def files(self) -> dict[str, checkpoint.Writer]:
+        """The small files beside the tensors."""
+        state = {
+            "step": self.step,
+            "skipped": self.skipped,
+            "skipped_in_a_row": self.skipped_in_a_row,
+            "data": self.dataset.manifest.fingerprint,
+        }
+        return {
+            "state.json": checkpoint.json_file(state),
+            "recipe.yaml": checkpoint.text_file(dump_recipe(self.recipe)),
+            "tokenizer.json": lambda path: self.dataset.tokenizer.save(path.parent),
+        }
+
+    def restore(self, found: checkpoint.Checkpoint) -> None:
+        """Take over a checkpoint's weights, averages, moments and step, whatever processes wrote it."""
+        state = found.json("state")
+        if state["data"] != self.dataset.manifest.fingerprint:
+            raise RequestError(
+                f"{found.folder} was trained on other data (fingerprint {state['data'][:12]}, now "
+                f"{self.dataset.manifest.fingerprint[:12]}); start anew with --fresh"
+            )
+        if state["step"] > state["skipped"]:
+            # moments come into being with the first step: one of no effect makes room for those to be read
+            for p in self.model.net.parameters():
+                p.grad = torch.zeros_like(p)
+            for optimizer in self.optimizers.values():
+                for group in optimizer.param_groups:
+                    group["lr"] = 0.0
+                optimizer.step()
+            self.model.net.zero_grad(set_to_none=True)
+        found.load(self.tensors())
+        self.step, self.skipped = state["step"], state["skipped"]
+        self.skipped_in_a_row = state["skipped_in_a_row"]
+
+    def averaged(self) -> Model:
+        """The model with its EMA weights, for evaluation. Where they are shards they are gathered: all must call."""
+        tensors = {name: whole(value) for name, value in self.ema.shadow.items()}
+        return dataclasses.replace(
+            self.model, net=_holding(self.model, tensors), facts={"step": self.step, "weights": "EMA"}
+        )
+
+
+def _holding(model: Model, tensors: dict[str, Tensor]) -> DiT:
+    """A network around tensors that exist already; nothing is copied."""
+    net = DiT.empty(model.net.config, model.graph.states, model.net.causal)
+    load_weights(net, tensors, "training")
+    return net.to(model.device).eval().requires_grad_(False)
+
+
+def compile_as_asked(recipe: Recipe, net: DiT, graph: Graph, dist: Dist) -> tuple[bool, str]:
+    """Compile the blocks where the recipe or the device says so: whether it was done, and why not if it failed."""
+    wanted = recipe.train.compile
+    if wanted is None:
+        wanted = compile_pays(dist.device, training_flops(recipe, graph) / dist.world)
+    if not wanted:
+        return False, ""
+    held = recipe.train.micro_batch or len(dist.share(recipe.train.batch))
+    reason = compile_blocks(net, min(held, len(dist.share(recipe.train.batch))))
+    return not reason, f"torch.compile does not work here, training goes on without it ({reason})" if reason else ""
+
+
+def shards(recipe: Recipe, parameters: int, dist: Dist) -> bool:
+    """Whether the parameters are dealt out: when asked for, or when whole they would take half of the memory."""
+    if recipe.train.strategy != "auto":
+        return recipe.train.strategy == "fsdp"
+    taken = parameters * BYTES_A_PARAMETER
+    return dist.device.type == "cuda" and taken > total_memory(dist.device) / 2

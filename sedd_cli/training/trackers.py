@@ -1,0 +1,122 @@
+"""The figures of metrics.jsonl, told to TensorBoard or wandb as well, when asked."""
+
+from __future__ import annotations
+
+import importlib.util
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sedd_cli.errors import RequestError
+from sedd_cli.recipe import Recipe
+from sedd_cli.system.events import Event, Sampled, Step, Validated, bin_names
+
+#: What of an event is not a figure of its own.
+NOT_PLOTTED = {"step", "steps", "split", "blocks", "loss_by_t"}
+
+
+@dataclass
+class Tracker(ABC):
+    """Base: receives every event of a run."""
+
+    run: Path
+    recipe: Recipe
+    #: The run goes on from here; what was told of later steps belongs to a course that was given up.
+    step: int
+
+    def see(self, event: Event) -> None:
+        """Pass on the figures of a Step or Validated event, and the text of a sample."""
+        if isinstance(event, Step | Validated):
+            self.step = event.step
+            self.numbers(event.step, figures(event))
+        elif isinstance(event, Sampled) and event.text is not None:
+            self.text(self.step, event.text)
+
+    @abstractmethod
+    def numbers(self, step: int, values: dict[str, float]) -> None:
+        """Numbers by name, at a step."""
+
+    @abstractmethod
+    def text(self, step: int, text: str) -> None:
+        """A sample, at a step."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """The run is over."""
+
+
+class TensorBoard(Tracker):
+    """Event files under RUN/tensorboard."""
+
+    def __init__(self, run: Path, recipe: Recipe, step: int):
+        super().__init__(run, recipe, step)
+        from torch.utils.tensorboard import SummaryWriter
+
+        self._writer = SummaryWriter(str(run / "tensorboard"), purge_step=step + 1)
+
+    def numbers(self, step: int, values: dict[str, float]) -> None:
+        for name, value in values.items():
+            self._writer.add_scalar(name, value, step)
+
+    def text(self, step: int, text: str) -> None:
+        # four spaces keep markdown from reading it
+        self._writer.add_text("sample", "    " + text.replace("\n", "\n    "), step)
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+class Wandb(Tracker):
+    """A wandb run of the same name; resumed under the same id."""
+
+    def __init__(self, run: Path, recipe: Recipe, step: int):
+        super().__init__(run, recipe, step)
+        import wandb
+
+        self._wandb = wandb
+        mark = run / "wandb-id"
+        name = mark.read_text().strip() if mark.is_file() else wandb.util.generate_id()
+        self._run = wandb.init(
+            project="sedd", name=run.name, id=name, resume="allow", dir=str(run), config=recipe.to_data()
+        )
+        mark.write_text(name + "\n")
+
+    def numbers(self, step: int, values: dict[str, float]) -> None:
+        self._run.log(values, step=step)
+
+    def text(self, step: int, text: str) -> None:
+        self._run.log({"sample": self._wandb.Html(f"<pre>{_escaped(text)}</pre>")}, step=step)
+
+    def close(self) -> None:
+        self._run.finish()
+
+
+TRACKERS = {"tensorboard": TensorBoard, "wandb": Wandb}
+
+
+def check_trackers(names: Iterable[str]) -> None:
+    """RequestError naming the package that a tracker lacks."""
+    for name in names:
+        if importlib.util.find_spec(name) is None:
+            raise RequestError(f"--{name} needs a package: pip install 'sedd[{name}]'")
+
+
+def open_trackers(names: Iterable[str], run: Path, recipe: Recipe, step: int) -> list[Tracker]:
+    """The trackers by name, writing into the run that stands at `step`."""
+    return [TRACKERS[name](run, recipe, step) for name in names]
+
+
+def figures(event: Step | Validated) -> dict[str, float]:
+    """The numbers of an event by the names they are plotted under; what is unknown is left out."""
+    kind = "train" if isinstance(event, Step) else "validation"
+    found: dict[str, Any] = {k: v for k, v in vars(event).items() if k not in NOT_PLOTTED}
+    if isinstance(event, Step):
+        names = [f"loss at t {name}" for name in bin_names(event.loss_by_t)]
+        found |= dict(zip(names, event.loss_by_t, strict=True))
+    return {f"{kind}/{name}": float(value) for name, value in found.items() if value is not None}
+
+
+def _escaped(text: str) -> str:
+    return text.replace("&", "&amp;").replace("<", "&lt;")

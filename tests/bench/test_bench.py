@@ -1,0 +1,217 @@
+"""Benches: both paths do the same work, and the report adds up. How fast they are is for the machine to say."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from sedd_cli.bench import model, plain
+from sedd_cli.bench import sample as sampling
+from sedd_cli.bench import text as bench
+from sedd_cli.bench.compare import BenchOptions, compare
+from sedd_cli.data.tokenizers import load_tokenizer
+from sedd_cli.errors import RequestError
+from sedd_cli.system.events import Finished, Progress
+
+
+def test_prepare_against_map(workplace):
+    options = bench.PrepareBench(1, str(workplace / "corpus.txt"), "byte", megabytes=0.2, workers=2)
+    events = list(bench.bench_prepare(options))
+    result = events[-1].result
+    assert isinstance(events[-1], Finished)
+    # every byte is a token, plus one a document; the text is read until 0.2 million characters are full
+    assert 200_000 < result["tokens"] < 220_000
+    rates = [found["tokens_per_second"] for found in result["paths"].values()]
+    assert result["ratio"] == pytest.approx(rates[0] / rates[1])
+    assert [e.done for e in events if isinstance(e, Progress)] == [0, 1, 2, 3, 4]
+
+
+def test_the_loader_bench_counts_tokens():
+    *_, last = bench.bench_loader(bench.LoaderBench(repeats=1, length=16, batch=4, tokens=4096))
+    assert last.result["tokens"] == 4096
+    assert set(last.result["paths"]) == {"loader", "block by block"}
+
+
+def test_paths_that_disagree_are_an_error():
+    paths = {"one": lambda: 1, "two": lambda: 2}
+    with pytest.raises(AssertionError, match="disagree"):
+        list(compare("x", paths, BenchOptions(1), {}))
+
+
+def test_memory_is_what_a_path_takes_beyond_what_was_held():
+    held = np.ones(2**24)  # 128 MiB that neither path takes
+
+    def large() -> int:
+        return len(np.ones(2**25) + 1) and 1  # 256 MiB
+
+    *_, last = compare("x", {"small": lambda: 1, "large": large}, BenchOptions(1), {})
+    extra = {path: found["extra_mib"] for path, found in last.result["paths"].items()}
+    assert 240 < extra["large"] < 300
+    assert extra["small"] < 20
+    assert held.sum() == 2**24
+
+
+@pytest.mark.parametrize(
+    ("make", "word"),
+    [
+        (lambda: bench.PrepareBench(repeats=0), "repeats"),
+        (lambda: bench.PrepareBench(megabytes=0), "megabytes"),
+        (lambda: bench.PrepareBench(tokenizer="bpe:100"), "trained first"),
+        (lambda: bench.LoaderBench(length=0), "length"),
+    ],
+)
+def test_a_wrong_request_is_refused(make, word):
+    with pytest.raises(RequestError, match=word):
+        make()
+
+
+def test_the_command_prints_a_table_and_json(sedd):
+    assert "ratio" in sedd("bench", "loader", "--repeats", 1, "--batch", 512).out
+    assert json.loads(sedd("bench", "loader", "--repeats", 1, "--batch", 512, "--json").out)["bench"] == "loader"
+
+
+def test_byte_tokens_of_both_paths_are_the_same(workplace, tmp_path):
+    import datasets
+
+    documents = ["the cat", "", "a mat Ω"]
+    tokenizer = load_tokenizer("byte")
+    dataset = datasets.Dataset.from_dict({"text": documents})
+    assert bench.encode_to_shards(iter(documents), tokenizer, 2, tmp_path) == bench.encode_by_map(dataset, tokenizer, 1)
+
+
+SMALL = ["model.n_blocks=1", "model.hidden_size=32", "model.n_heads=2", "model.cond_dim=8", "model.length=16"]
+
+
+def small(name="gpt2_small", *changes):
+    from sedd_cli.recipe import load_recipe
+
+    return load_recipe(name, [*SMALL, "data.tokenizer=byte", *changes])
+
+
+@pytest.fixture(autouse=True)
+def _no_measurement(monkeypatch):
+    """The peak of the machine is not what is tested."""
+    monkeypatch.setattr(model, "matmul_peak", lambda device: 1e12)
+    monkeypatch.setattr(sampling, "matmul_peak", lambda device: 1e12)
+
+
+@pytest.mark.parametrize("recipe", ["gpt2_small", "gpt2_small_uniform"])
+def test_train_and_loss_benches_add_up(recipe):
+    for bench_one in (model.bench_train, model.bench_loss):
+        *_, last = bench_one(model.ModelBench(1, small(recipe), batch=2, device="cpu"))
+        result, fast = last.result, last.result["paths"]["sedd"]
+        assert result["tokens"] == 32
+        assert result["ratio"] == pytest.approx(
+            fast["tokens_per_second"] / result["paths"]["plain"]["tokens_per_second"]
+        )
+        assert fast["flops"] == pytest.approx(fast["tokens_per_second"] * result["useful_flops_per_token"])
+        assert fast["share_of_measured_peak"] == pytest.approx(fast["flops"] / result["bf16_matmul_peak"])
+        json.dumps(result)
+
+
+def test_a_recipes_duration_follows_from_the_rate():
+    recipe = small("gpt2_small", "train.steps=1000", "train.batch=8", "train.micro_batch=2")
+    *_, last = model.bench_train(model.ModelBench(1, recipe, batch=2, device="cpu"))
+    rate = last.result["paths"]["sedd"]["tokens_per_second"]
+    assert last.result["recipe_hours_here"] == pytest.approx(1000 * 8 * 16 / rate / 3600)
+
+
+def test_the_sampling_bench_counts_evaluations_and_says_what_it_extrapolates():
+    *_, last = sampling.bench_sample(sampling.SampleBench(1, small(), 2, "cpu", steps=40, normalized=True))
+    fast, slow = (last.result["paths"][name] for name in ("sedd", "plain"))
+    assert fast["evaluations"] <= 16  # tokens fall in at most as many steps
+    assert (slow["evaluations"], slow["extrapolated"], fast["extrapolated"]) == (41, True, False)
+    assert slow["seconds"] == pytest.approx(41 * slow["seconds_per_evaluation"])
+    assert last.result["ratio"] == pytest.approx(slow["seconds"] / fast["seconds"])
+
+
+@pytest.mark.parametrize("recipe", ["gpt2_small", "gpt2_small_uniform"])
+def test_the_plain_step_draws_from_the_law_of_the_exact_one(recipe):
+    """The published formulas, on a vocabulary small enough to count."""
+    recipe = small(recipe)
+    graph, noise = recipe.graph.make(tokens=4), recipe.noise.make()
+    torch.manual_seed(0)
+    net = model.DiT(recipe.model, graph.states).eval()
+    with torch.no_grad():
+        for p in net.parameters():
+            p.add_(0.3 * torch.randn_like(p))
+        x, t, s, draws = torch.tensor([[graph.states - 1, 2, graph.states - 1]]), 0.6, 0.5, 20_000
+        sigma, after = (noise(torch.tensor([w], dtype=torch.float64))[0] for w in (t, s))
+        jump = graph.tweedie(graph.log_score(net(x, sigma), sigma, x), x, sigma - after)
+        generator = torch.Generator().manual_seed(1)
+        moved = plain.analytic_step(net, graph, noise, x.expand(draws, 3), t, s, generator)
+    for i in range(3):
+        weights = jump.weights[0, i].double()
+        wanted = jump.leave[0, i] * weights / weights.sum()
+        wanted[x[0, i]] = 1 - jump.leave[0, i]
+        seen = torch.bincount(moved[:, i], minlength=graph.states) / draws
+        # four standard deviations of a share of 20,000 draws
+        assert (seen - wanted).abs().max() < 4 * 0.5 / draws**0.5
+    assert 0.05 < float(jump.leave.max()) < 0.95
+
+
+def test_the_plain_loss_is_the_one_that_is_trained():
+    from sedd_cli.core.bounds import paper_bound
+    from sedd_cli.core.score import ScoreModel
+
+    recipe = small()
+    graph, noise = recipe.graph.make(tokens=257), recipe.noise.make()
+    net = model.DiT(recipe.model, graph.states).eval()
+    with torch.no_grad():
+        for p in net.parameters():
+            p.add_(0.05 * torch.randn_like(p))
+    x0, u = torch.randint(257, (3, 16)), torch.rand(3, 16, dtype=torch.float64)
+    v = torch.tensor([0.2, 0.5, 0.9], dtype=torch.float64)
+    with torch.no_grad():
+        expected = paper_bound(ScoreModel(net, graph, noise), x0, v, u).mean()
+        torch.testing.assert_close(plain.loss(net, graph, noise, x0, v, u), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_the_sampling_bench_of_the_uniform_graph_shows_its_steps():
+    *events, last = sampling.bench_sample(sampling.SampleBench(1, small("gpt2_small_uniform"), 2, "cpu", steps=5))
+    assert last.result["paths"]["sedd"]["evaluations"] == 6
+    shown = [e for e in events if isinstance(e, Progress)]
+    assert {(e.task, e.total) for e in shown} == {("bench sample", 4)}
+    assert [e.figures["step"] for e in shown if "step" in e.figures] == [f"{k} of 6" for k in range(1, 7)] * 2
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["train", "--batch", "0"], "batch"),
+        (["sample", "--recipe", "gpt2_small_uniform", "--normalized"], "normalized means nothing with the graph"),
+        (["sample", "--steps", "0"], "steps"),
+        (["loss", "--recipe", "nothing"], "no shipped recipe"),
+    ],
+)
+def test_wrong_requests_of_model_benches(sedd, words, message):
+    done = sedd("bench", *words)
+    assert done.code == 2
+    assert message in done.err
+
+
+@pytest.mark.parametrize("recipe", ["gpt2_small", "gpt2_small_uniform"])
+def test_the_loss_bench_compares_equal_losses_and_gradients(recipe):
+    from sedd_cli.core.fast.fused import Targets, weighted_loss
+    from sedd_cli.models.head import Readout
+
+    recipe, g = small(recipe), torch.Generator().manual_seed(0)
+    graph, noise = recipe.graph.make(tokens=257), recipe.noise.make()
+    x0 = torch.randint(257, (3, 16), generator=g)
+    sigma = noise(torch.tensor([0.2, 0.5, 0.9], dtype=torch.float64))[0]
+    x = graph.perturb(x0, sigma, torch.rand(3, 16, dtype=torch.float64, generator=g))
+    shapes = (graph.states, 8), (graph.states,), (3, 16, 8)
+    weight, bias, hidden = (torch.randn(shape, generator=g).requires_grad_() for shape in shapes)
+    slow = plain.head_loss(hidden, weight, bias, graph, sigma, x, x0)
+    wanted = torch.autograd.grad(slow, [weight, bias, hidden])
+    at = graph.active(x).nonzero(as_tuple=True)
+    targets, ones = Targets(x[at], x0[at], sigma[at[0]]), torch.ones(len(at[0]), dtype=torch.float64)
+    fast = weighted_loss(Readout(weight, bias), graph, hidden[at], targets, ones)[0]
+    found = torch.autograd.grad(fast, [weight, bias, hidden])
+    # float32 sums in another order
+    torch.testing.assert_close(fast, slow, rtol=1e-5, atol=0)
+    for mine, theirs in zip(found, wanted, strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-3, atol=1e-5 * float(theirs.abs().max()))

@@ -1,0 +1,342 @@
+"""Bounds on -log p0(x0), against enumeration: what is exact, what is an upper bound, what the paper leaves out."""
+
+import itertools
+import math
+from dataclasses import replace
+from functools import partial
+
+import numpy as np
+import pytest
+import reference
+import torch
+from support.toys import N, noisy, score_model, world
+
+from sedd_cli.core.bounds import T_MIN, both_bounds, paper_bound, rigorous_bound, stratified
+from sedd_cli.core.graphs import GRAPHS
+from sedd_cli.core.graphs.absorbing import COUNT_POWER
+from sedd_cli.core.losses import OBJECTIVES
+from sedd_cli.core.schedules import NOISES
+
+every_graph = pytest.mark.parametrize("name", GRAPHS)
+every_noise = pytest.mark.parametrize("noise", [cls() for cls in NOISES.values()], ids=list(NOISES))
+F64 = {"dtype": torch.float64}
+
+
+def gauss(edges: list[float], nodes: int = 20) -> list[tuple[float, float]]:
+    """(point, weight) of Gauss-Legendre on each piece between the edges."""
+    points, weights = np.polynomial.legendre.leggauss(nodes)
+    return [
+        (0.5 * (high - low) * p + 0.5 * (high + low), 0.5 * (high - low) * w)
+        for low, high in itertools.pairwise(edges)
+        for p, w in zip(points.tolist(), weights.tolist(), strict=True)
+    ]
+
+
+def mean_over_noise(draw, graph, Q, x0, sigma_of, edges) -> float:
+    """The expectation of draw(x0 [M, L], v [M], u [M, L]) over v uniform on its range and every corruption."""
+    v, u, weight = [], [], []
+    for point, share in gauss(edges):
+        rows, p = noisy(graph, Q, x0, sigma_of(point))
+        v.append(torch.full((len(rows),), point, **F64))
+        u.append(rows)
+        weight.append(share * p)
+    v, u, weight = torch.cat(v), torch.cat(u), torch.cat(weight)
+    return float((draw(x0.expand(len(v), -1), v, u).double() * weight).sum())
+
+
+def paper_mean(model, Q, x0) -> float:
+    draw = partial(paper_bound, model)
+    return mean_over_noise(
+        draw, model.graph, Q, x0, lambda v: model.noise.sigma(T_MIN + (1 - T_MIN) * v), [0, 0.01, 0.1, 0.5, 0.8, 1]
+    )
+
+
+def clamped(model):
+    """The model as the rigorous bound uses it: told a sigma within the trained range."""
+    return replace(model, sigma_range=(model.noise.sigma(T_MIN), model.noise.sigma(1.0)))
+
+
+def end_mean(model, Q, x0) -> float:
+    """The expectation of the end terms over the corruption at sigma(0)."""
+    u, weight = noisy(model.graph, Q, x0, max(model.noise.sigma(0.0), 1e-9))
+    return float((model.graph.end_terms(clamped(model), x0.expand(len(u), -1), u).double() * weight).sum())
+
+
+def integral_mean(model, Q, x0) -> float:
+    """The expectation of the rigorous bound without its end terms, over every draw it can make."""
+
+    def draw(x0, v, u):
+        ends = torch.full_like(u, 0.5)
+        bound = rigorous_bound(model, x0, v, u, ends, count=model.graph.counts)
+        return bound - model.graph.end_terms(clamped(model), x0, ends)
+
+    if not model.graph.counts:
+        return mean_over_noise(draw, model.graph, Q, x0, model.noise.sigma, [0, T_MIN, 0.3, 0.6, 0.8, 1])
+    return mean_over_counts(draw, model, x0)
+
+
+def mean_over_counts(draw, model, x0) -> float:
+    """The expectation of draw(x0 [M, L], v [M], u [M, L]) in the count form: k masks at every subset,
+    lambda ~ Beta(k, L-k+1), split where the told sigma is clamped."""
+    L, v, u, weight = len(x0), [], [], []
+    edges = [0.0, *(-math.expm1(-model.noise.sigma(t)) for t in (T_MIN, 1.0)), 1.0]
+    chance = np.arange(1, L + 1) ** -COUNT_POWER / (np.arange(1, L + 1) ** -COUNT_POWER).sum()
+    for k in range(1, L + 1):
+        for subset, (lam, share) in itertools.product(itertools.combinations(range(L), k), gauss(edges)):
+            row = [(1 + lam) / 2] * L
+            for rank, i in enumerate(subset):
+                row[i] = lam * (1 - 0.1 * rank)
+            density = k * math.comb(L, k) * lam ** (k - 1) * (1 - lam) ** (L - k)
+            v.append(chance[:k].sum() - chance[k - 1] / 2)
+            u.append(row)
+            weight.append(share * density * chance[k - 1] / math.comb(L, k))
+    v, u, weight = (torch.tensor(values, **F64) for values in (v, u, weight))
+    return float((draw(x0.expand(len(v), -1), v, u).double() * weight).sum())
+
+
+def rigorous_mean(model, Q, x0) -> float:
+    return integral_mean(model, Q, x0) + end_mean(model, Q, x0)
+
+
+def effective(model, score):
+    """The score that the rigorous bound is about: the network's own, told a clamped sigma."""
+    scaled = getattr(model.graph, "scale_by_sigma", False)
+    return reference.told(score, *clamped(model).sigma_range, scaled)
+
+
+X0 = torch.tensor([[0, 1, 2], [2, 2, 0]])
+
+
+@every_graph
+@every_noise
+@pytest.mark.parametrize("x0", X0, ids=str)
+def test_with_the_exact_score_the_paper_protocol_measures_the_information_between_its_ends(name, noise, x0):
+    """Its known gap: what noise at t_min has already hidden, and what noise at 1 has not."""
+    graph, Q, p0 = world(name, L=3)
+    paper = (1 - T_MIN) * paper_mean(score_model(graph, noise, reference.exact_score(p0, Q)), Q, x0)
+    low, high = (reference.information(p0, Q, x0, noise.sigma(t)) for t in (T_MIN, 1.0))
+    assert paper == pytest.approx(low - high, rel=1e-8)  # quadrature of a smooth function, 20 nodes a piece
+    nll = float(reference.nll(p0, x0[None]))
+    assert paper < nll
+    assert nll - paper == pytest.approx((nll - low) + high, rel=1e-5)
+
+
+@every_noise
+@pytest.mark.parametrize("x0", X0, ids=str)
+def test_with_the_exact_score_the_count_form_is_the_negative_log_likelihood(noise, x0):
+    graph, Q, p0 = world("absorbing", L=3)
+    model = score_model(graph, noise, reference.exact_score(p0, Q))
+    # lambda runs over polynomials of degree 2: the quadrature is exact
+    assert rigorous_mean(model, Q, x0) == pytest.approx(float(reference.nll(p0, x0[None])), rel=1e-10)
+
+
+COST = torch.tensor([0.3, 2.0, 5.0], **F64)
+
+
+@every_noise
+def test_the_count_form_has_the_expectation_of_the_form_in_time(noise):
+    """Of both bounds, with and without a control variate, for a wrong score that sees sigma."""
+    graph, Q, p0 = world("absorbing", L=3)
+    model, x0 = score_model(graph, noise, reference.wrong_score(p0, Q)), X0[0]
+    cost = COST[x0]
+    for control in (None, cost):
+
+        def paper(x0, v, u, control=control):
+            return paper_bound(model, x0, v, u, count=True, cost=None if control is None else control.expand_as(x0))
+
+        # lambda beyond the ends counts nothing, and the quadrature is split there: polynomials of degree 2 are exact
+        assert mean_over_counts(paper, model, x0) == pytest.approx(paper_mean(model, Q, x0), rel=1e-7)
+
+        def rigorous(x0, v, u, control=control):
+            cost = None if control is None else control.expand_as(x0)
+            return rigorous_bound(model, x0, v, u, torch.full_like(u, 0.5), count=True, cost=cost)
+
+        assert mean_over_counts(rigorous, model, x0) == pytest.approx(rigorous_mean(model, Q, x0), rel=1e-10)
+
+
+@every_noise
+def test_by_time_over_all_noise_the_rigorous_bound_is_the_same(noise):
+    graph, Q, p0 = world("absorbing", L=3)
+    model, x0 = score_model(graph, noise, reference.wrong_score(p0, Q)), X0[0]
+
+    def by_time(x0, v, u):
+        return rigorous_bound(model, x0, v, u, torch.full_like(u, 0.5))
+
+    edges = [0.0, *(-math.expm1(-model.noise.sigma(t)) for t in (T_MIN, 1.0)), 1.0]
+    found = mean_over_noise(by_time, graph, Q, x0, lambda v: -math.log1p(-v), edges)
+    assert found == pytest.approx(rigorous_mean(model, Q, x0), rel=1e-9)
+
+
+@every_noise
+def test_both_bounds_at_once_are_each_by_itself(noise):
+    graph, Q, p0 = world("absorbing", L=3)
+    model = score_model(graph, noise, reference.wrong_score(p0, Q))
+    generator = torch.Generator().manual_seed(4)
+    v, u = torch.rand(40, generator=generator, **F64), torch.rand(40, 3, generator=generator, **F64)
+    u[0] = 1e-9 * torch.arange(1, 4)  # less noise than the paper's integral reaches
+    x0 = X0[0].expand(40, -1)
+    for cost in (None, COST[x0]):
+        rigorous, paper = both_bounds(model, x0, v, u, u, cost)
+        assert torch.equal(rigorous, rigorous_bound(model, x0, v, u, u, True, cost))
+        assert torch.equal(paper, paper_bound(model, x0, v, u, count=True, cost=cost))
+
+
+def test_a_control_variate_of_the_right_cost_leaves_no_noise():
+    """If every token's loss is its cost, whatever is masked, the estimate does not scatter."""
+    graph = GRAPHS["absorbing"](tokens=N)
+    p = torch.tensor([0.2, 0.3, 0.5], **F64)
+
+    def score(x, sigma):
+        share = torch.cat([p, torch.zeros(1, **F64)]) / math.expm1(sigma)
+        return torch.where((x == N)[..., None], share, torch.ones(N + 1, **F64))
+
+    model = score_model(graph, NOISES["loglinear"](), score)
+    generator = torch.Generator().manual_seed(0)
+    v, u = torch.rand(50, generator=generator, **F64), torch.rand(50, 3, generator=generator, **F64)
+    x0 = X0[0].expand(50, -1)
+    bare, controlled = (rigorous_bound(model, x0, v, u, u, True, cost) for cost in (None, -p.log()[x0]))
+    assert float(bare.std()) > 0.1
+    assert controlled.tolist() == pytest.approx([float(-p.log()[X0[0]].sum())] * 50, rel=1e-12)
+
+
+@every_noise
+def test_for_a_wrong_score_that_sees_sigma_the_count_form_is_the_time_integral_over_all_noise(noise):
+    graph, Q, p0 = world("absorbing", L=3)
+    score = reference.wrong_score(p0, Q)
+    model, x0 = score_model(graph, noise, score), X0[0]
+    low, high = clamped(model).sigma_range
+    integral = sum(
+        reference.loss_integral(effective(model, score), Q, x0, a, b)
+        for a, b in itertools.pairwise([1e-13, low, high, 40.0])
+    )
+    # what lies under 1e-13 and above 40 is below 1e-11; the quadrature in log sigma gives 1e-8
+    assert rigorous_mean(model, Q, x0) == pytest.approx(integral, rel=1e-8)
+
+
+@pytest.mark.parametrize("x0", X0, ids=str)
+def test_with_the_exact_score_the_uniform_bound_is_nearly_the_negative_log_likelihood(x0):
+    graph, Q, p0 = world("uniform", L=3)
+    noise = NOISES["geometric"](sigma_min=1e-5, sigma_max=20.0)
+    bound = rigorous_mean(score_model(graph, noise, reference.exact_score(p0, Q)), Q, x0)
+    # the decoder takes positions one by one at sigma = 1e-5, right to first order in sigma and no further
+    assert bound == pytest.approx(float(reference.nll(p0, x0[None])), abs=1e-7)
+
+
+@pytest.mark.parametrize(
+    "options", [{"sigma_min": 0.05, "sigma_max": 1.5}, {"sigma_min": 1e-4, "sigma_max": 20.0}], ids=str
+)
+def test_the_uniform_bound_is_the_time_integral_plus_prior_plus_reconstruction(options):
+    graph, Q, p0 = world("uniform", L=3)
+    score, x0 = reference.wrong_score(p0, Q), X0[0]
+    noise = NOISES["geometric"](**options)
+    model = score_model(graph, noise, score)
+    own = effective(model, score)
+    low, (start, end) = noise.sigma(0.0), clamped(model).sigma_range
+    integral = sum(reference.loss_integral(own, Q, x0, a, b) for a, b in itertools.pairwise([low, start, end]))
+    assert integral_mean(model, Q, x0) == pytest.approx(integral, rel=1e-8)
+    assert end_mean(model, Q, x0) == pytest.approx(brute_force_ends(own, Q, x0, low, end), rel=1e-10)
+
+
+def brute_force_ends(score, Q, x0, low: float, high: float) -> float:
+    """D_KL(p_{1|0} || p_base) and E[-log decoder(x0 | x)], decoder(y | x) ~ p(x_i | y) s_y(x): sums, no closed form."""
+    N, L = len(Q), len(x0)
+    last, first = reference.transition(Q, high), reference.transition(Q, low)
+    total = sum(float(last[y, x] * (last[y, x] * N).log()) for x in x0.tolist() for y in range(N))
+    xs = reference.sequences(N, L)
+    for x, s in zip(xs, score(xs, low), strict=True):
+        p = math.prod(float(first[x[i], x0[i]]) for i in range(L))
+        for i in range(L):
+            mass = first[x[i]] * s[i]
+            total -= p * math.log(mass[x0[i]] / mass.sum())
+    return total
+
+
+def test_the_uniform_graph_has_no_count_form():
+    graph = GRAPHS["uniform"](tokens=N)
+    with pytest.raises(ValueError, match="no count form"):
+        graph.count_draw(X0, torch.rand(2, **F64), torch.rand(2, 3, **F64), 0.0, math.inf)
+
+
+@every_noise
+def test_the_count_form_has_no_end_terms(noise):
+    graph, Q, p0 = world("absorbing", L=3)
+    model = score_model(graph, noise, reference.wrong_score(p0, Q))
+    assert graph.end_terms(model, X0, torch.rand(2, 3, **F64)).tolist() == [0.0, 0.0]
+
+
+@every_graph
+@pytest.mark.parametrize("spread", [0.0, 0.7], ids=["exact", "wrong"])
+def test_the_rigorous_bound_bounds_the_model_that_sampling_simulates(name, spread):
+    """-log p of the continuous-time reverse process, solved densely, lies under the bound, for every x0."""
+    graph, Q, p0 = world(name, L=2)
+    # little noise, so that a forgotten prior would show
+    noise = {"absorbing": NOISES["loglinear"](), "uniform": NOISES["geometric"](sigma_min=0.02, sigma_max=1.5)}[name]
+    score = reference.wrong_score(p0, Q, spread)
+    model = score_model(graph, noise, score)
+    own, S = effective(model, score), graph.states
+    low, high = (1e-12, 40.0) if name == "absorbing" else (noise.sigma(0.0), noise.sigma(1.0))
+    start = reference.joint(reference.base(name, N).expand(1, 2, S))[0]
+    p = reference.reverse_process(own, Q, start, high, low, L=2)
+    xs = reference.sequences(S, 2)
+    if name == "uniform":  # the decoder carries sigma(0) to no noise at all, position by position
+        rows = reference.normalise(reference.transition(Q, low)[xs] * own(xs, low))
+        p = p @ reference.joint(rows)
+    bounds, nll = [], []
+    for x0 in reference.sequences(N, 2):
+        bounds.append(rigorous_mean(model, Q, x0))
+        nll.append(-math.log(p[int(x0[0]) * S + int(x0[1])]))
+    slack = np.array(bounds) - np.array(nll)
+    assert slack.min() > -1e-3  # the reverse process is solved to h² = 6e-3 of rates that differ little
+    assert sum(math.exp(-b) for b in bounds) < 1 + 1e-9  # only a bound on one law sums to less than one
+    if spread:
+        assert slack.max() > 0.01
+    elif name == "absorbing":
+        assert slack.max() < 1e-3
+
+
+@every_graph
+def test_random_draws_average_to_the_bound(name):
+    """The law of the draws themselves: Beta order statistics and subsets, times and corruptions."""
+    graph, Q, p0 = world(name, L=3)
+    # at sigma = 1e-5 a moved token has a chance of 1e-5 and a loss of 1e5: no feasible number of draws would settle
+    model = score_model(graph, NOISES["geometric"](sigma_min=0.2, sigma_max=5.0), reference.wrong_score(p0, Q, 0.3))
+    generator = torch.Generator().manual_seed(0)
+    draws, x0 = 4000, X0[0]
+    v = stratified(draws, torch.rand(draws, generator=generator, **F64))
+    u, u_end = torch.rand(2, draws, 3, generator=generator, **F64)
+    values = rigorous_bound(model, x0.expand(draws, -1), v, u, u_end, count=graph.counts)
+    error = float(values.std()) / math.sqrt(draws)
+    # fixed seed; stratifying v only lowers the error, so four of these is rarer than 1e-4
+    assert float(values.mean()) == pytest.approx(rigorous_mean(model, Q, x0), abs=4 * error)
+    assert error < 0.02 * float(values.mean())
+
+
+@every_graph
+def test_one_draw_of_the_paper_protocol_is_dsigma_times_the_loss_there(name):
+    graph, Q, p0 = world(name, L=3)
+    noise = NOISES["geometric"]()
+    model = score_model(graph, noise, reference.wrong_score(p0, Q))
+    generator = torch.Generator().manual_seed(2)
+    v, u = torch.rand(2, generator=generator, **F64), torch.rand(2, 3, generator=generator, **F64)
+    for t_min in (1e-3, 0.2):
+        sigma, dsigma = noise(t_min + (1 - t_min) * v)
+        x = graph.perturb(X0, sigma, u)
+        expected = [
+            float(dsigma[b]) * reference.sequence_loss(model.net.score, Q, float(sigma[b]), x[b], X0[b])
+            for b in range(2)
+        ]
+        assert paper_bound(model, X0, v, u, t_min).tolist() == pytest.approx(expected, rel=1e-9)
+        objective = OBJECTIVES["score_entropy"](t_min=t_min)
+        assert objective.loss(model, X0, v, u).sequences.tolist() == pytest.approx(expected, rel=1e-9)
+
+
+def test_strata_hold_one_number_each():
+    v = stratified(50, torch.rand(50, generator=torch.Generator().manual_seed(0), **F64))
+    assert (v * 50).long().tolist() == list(range(50))
+    assert stratified(4, torch.full((4,), 0.5, **F64)).tolist() == [0.125, 0.375, 0.625, 0.875]
+
+
+@pytest.mark.parametrize("t_min", [0.0, 1.0])
+def test_an_objective_without_a_time_range_is_refused(t_min):
+    with pytest.raises(ValueError, match=f"t_min must lie in .*found {t_min}"):
+        OBJECTIVES["score_entropy"](t_min=t_min)

@@ -1,0 +1,350 @@
+"""`prepare` from request to folder: the same bytes every time, whatever happens in between."""
+
+from __future__ import annotations
+
+import dataclasses
+import errno
+import json
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from sedd_cli.data import encode
+from sedd_cli.data import prepare as prepare_module
+from sedd_cli.data.corpora import find_corpus
+from sedd_cli.data.prepare import PrepareOptions, dataset_folder, prepare
+from sedd_cli.data.prepared import catalogue, inspect, verify
+from sedd_cli.data.shards import open_dataset
+from sedd_cli.data.writer import SplitWriter
+from sedd_cli.errors import DamageError, RequestError, WorkError
+from sedd_cli.system.events import Finished, Note, Prepared, Progress, Warn
+
+SMALL = """
+from functools import partial
+from sedd_cli.data import prepare as module
+from sedd_cli.data import encode
+from sedd_cli.data.writer import SplitWriter
+encode.GROUP_DOCUMENTS = 16
+module.SplitWriter = partial(SplitWriter, shard_tokens=2000)
+"""
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch, tmp_path):
+    """Small groups and shards, and a home of the test's own."""
+    monkeypatch.setenv("SEDD_HOME", str(tmp_path / "home"))
+    monkeypatch.setattr(encode, "GROUP_DOCUMENTS", 16)
+    monkeypatch.setattr(prepare_module, "SplitWriter", partial(SplitWriter, shard_tokens=2000))
+
+
+@pytest.fixture
+def text(tmp_path) -> Path:
+    path = tmp_path / "my.txt"
+    path.write_text("\n".join(f"line {i} of {i * i} words" for i in range(600)))
+    return path
+
+
+def run(**options) -> Prepared:
+    *_, last = prepare(PrepareOptions(**options))
+    assert isinstance(last, Prepared)
+    return last
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {file.name: file.read_bytes() for file in folder.iterdir()}
+
+
+def left_in(home: Path) -> list[str]:
+    """Files in the data folder, locks aside."""
+    return sorted(path.name for path in home.rglob("*") if path.is_file() and not path.name.endswith(".lock"))
+
+
+def test_prepared_once(text):
+    first = run(corpus=str(text), tokenizer="char")
+    assert first.fresh
+    assert first.path == dataset_folder(PrepareOptions(str(text), tokenizer="char"))
+    before = contents(first.path)
+    second = run(corpus=str(text), tokenizer="char")
+    assert not second.fresh
+    assert (second.path, second.manifest) == (first.path, first.manifest)
+    assert contents(first.path) == before
+    kinds = {name.split(".")[-1] for name in before}
+    assert kinds == {"bin", "idx", "json"}
+    assert sorted(name for name in before if name.endswith("json")) == ["manifest.json", "tokenizer.json"]
+
+
+def test_every_split_reports_its_end(text):
+    last = {}
+    for event in prepare(PrepareOptions(str(text), tokenizer="char")):
+        if isinstance(event, Progress):
+            last[event.task] = event
+    assert set(last) == {"encode train", "encode validation", "encode test"}
+    assert all(event.done == event.total > 0 for event in last.values())
+
+
+def test_what_is_read_is_the_text(text):
+    dataset = open_dataset(run(corpus=str(text), tokenizer="byte").path)
+    found = []
+    for name in dataset.splits:
+        split = dataset.split(name)
+        found += dataset.tokenizer.decode(split.read(0, split.tokens)).removesuffix("\n\n").split("\n\n")
+        ids = split.read(0, split.tokens)
+        assert [int(end) - 1 for end in split.document_ends()] == [i for i, token in enumerate(ids) if token == 256]
+        assert split.characters == split.tokens - split.documents
+    assert sorted(found) == sorted(text.read_text().split("\n"))
+    assert len(dataset.split("train").info.shards) > 3
+    assert dataset.manifest.dtype == "uint16"
+
+
+def test_one_worker_and_eight_write_the_same(text, tmp_path, monkeypatch):
+    results = []
+    for workers in (1, 8):
+        monkeypatch.setenv("SEDD_HOME", str(tmp_path / f"home{workers}"))
+        results.append(contents(run(corpus=str(text), tokenizer="bpe:300", workers=workers).path))
+    assert results[0] == results[1]
+
+
+@pytest.mark.parametrize(
+    "change", [{"tokenizer": "byte"}, {"documents": "file"}, {"split": "train"}, {"detokenizer": "lm1b"}]
+)
+def test_a_changed_option_makes_another_folder(text, change):
+    options = {"corpus": str(text), "tokenizer": "char"}
+    assert run(**options).path != run(**{**options, **change}).path
+
+
+def test_a_changed_text_makes_another_folder(text):
+    before = run(corpus=str(text), tokenizer="char").path
+    text.write_text(text.read_text() + "\nmore")
+    assert run(corpus=str(text), tokenizer="char").path != before
+
+
+def test_workers_are_no_option_of_the_data(text):
+    first = run(corpus=str(text), tokenizer="byte", workers=1)
+    assert not run(corpus=str(text), tokenizer="byte", workers=2).fresh
+    assert "workers" not in first.manifest["options"]
+    with pytest.raises(RequestError, match="workers must be at least 1, not 0"):
+        PrepareOptions("pydocs", workers=0)
+
+
+def test_closing_in_the_middle_leaves_whole_shards_and_goes_on(text, tmp_path, monkeypatch):
+    whole = run(corpus=str(text), tokenizer="bpe:300")
+    monkeypatch.setenv("SEDD_HOME", str(tmp_path / "second"))
+    options = PrepareOptions(str(text), tokenizer="bpe:300")
+    running = prepare(options)
+    for event in running:
+        if isinstance(event, Progress) and event.done >= 300:
+            break
+    running.close()
+    folder = dataset_folder(options)
+    partial_folder = folder.with_name(folder.name + ".partial")
+    assert not folder.exists()
+    finished = json.loads((partial_folder / "train.finished.json").read_text())
+    assert {file.name for file in partial_folder.glob("*.bin")} == {entry["shard"]["file"] for entry in finished}
+    events = list(prepare(options))
+    assert any(isinstance(event, Note) and "going on" in event.text for event in events)
+    # It does not begin again: the first group comes behind the finished shards.
+    done_before = sum(entry["shard"]["documents"] for entry in finished)
+    assert next(event for event in events if isinstance(event, Progress)).done == done_before + 16
+    assert contents(events[-1].path) == contents(whole.path)
+    assert not partial_folder.exists()
+
+
+def test_a_kill_in_the_middle_is_recovered_from(text, tmp_path, monkeypatch):
+    whole = run(corpus=str(text), tokenizer="char")
+    monkeypatch.setenv("SEDD_HOME", str(tmp_path / "second"))
+    script = SMALL + (
+        "import os, sys\n"
+        "for event in module.prepare(module.PrepareOptions(sys.argv[1], tokenizer='char')):\n"
+        "    if getattr(event, 'done', 0) > 200: os._exit(9)\n"
+    )
+    killed = subprocess.run([sys.executable, "-c", script, str(text)], env=_environment(), check=False)
+    assert killed.returncode == 9
+    assert contents(run(corpus=str(text), tokenizer="char").path) == contents(whole.path)
+
+
+def _environment():
+    import os
+
+    return {**os.environ, "PYTHONPATH": ":".join(sys.path)}
+
+
+def test_a_partial_folder_of_another_version_is_not_mixed_in(text, monkeypatch):
+    options = PrepareOptions(str(text), tokenizer="char")
+    running = prepare(options)
+    for event in running:
+        if isinstance(event, Progress) and event.done >= 300:
+            break
+    running.close()
+    monkeypatch.setattr(prepare_module, "__version__", "9.9")
+    events = list(prepare(options))
+    assert next(event for event in events if isinstance(event, Progress)).done == 16
+    assert events[-1].manifest["software"] == "sedd 9.9"
+
+
+def test_two_at_once(text):
+    options = PrepareOptions(str(text), tokenizer="char")
+    running = prepare(options)
+    next(running)
+    with pytest.raises(RequestError, match="another process is preparing"):
+        list(prepare(options))
+    *_, last = running
+    assert last.fresh
+    assert not run(corpus=str(text), tokenizer="char").fresh
+
+
+def fill_disk_after(monkeypatch, tokens):
+    append = SplitWriter.append
+
+    def full(self, group):
+        if self.tokens > tokens:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        append(self, group)
+
+    monkeypatch.setattr(SplitWriter, "append", full)
+
+
+def test_full_disk_before_the_first_shard_leaves_nothing(text, tmp_path, monkeypatch):
+    fill_disk_after(monkeypatch, 1000)
+    with pytest.raises(WorkError, match=r"disk of .* is full: about \d+ MiB more are needed"):
+        run(corpus=str(text), tokenizer="char")
+    assert left_in(tmp_path / "home") == []
+
+
+def test_full_disk_later_keeps_finished_shards(text, monkeypatch):
+    with monkeypatch.context() as during:
+        fill_disk_after(during, 5000)
+        with pytest.raises(WorkError, match="the same command goes on behind them"):
+            run(corpus=str(text), tokenizer="char")
+    events = list(prepare(PrepareOptions(str(text), tokenizer="char")))
+    assert next(event for event in events if isinstance(event, Progress)).done > 16
+
+
+def test_unwritable_home(text, tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("in the way")
+    monkeypatch.setenv("SEDD_HOME", str(tmp_path / "file"))
+    with pytest.raises(RequestError, match="cannot be written: choose another folder with SEDD_HOME"):
+        run(corpus=str(text), tokenizer="char")
+
+
+def test_from_local_files_is_found_without_them(tmp_path):
+    raw = tmp_path / "wiki.test.raw"
+    raw.write_text(" \n = Title = \n A line , with a point . \n")
+    made = run(corpus="wikitext2", tokenizer="byte", local=raw)
+    assert made.manifest["detokenizer"] == "wikitext"
+    assert made.manifest["splits"]["test"]["documents"] == 3
+    found = run(corpus="wikitext2", tokenizer="byte")
+    assert (found.path, found.fresh) == (made.path, False)
+    dataset = open_dataset(found.path)
+    assert dataset.tokenizer.decode(dataset.split("test").read(0, 12)) == "\n\n = Title =\n"[:13]
+
+
+def test_same_text_from_elsewhere_has_the_same_fingerprint(tmp_path):
+    made = []
+    for place in ("a", "b"):
+        raw = tmp_path / place / "wiki.test.raw"
+        raw.parent.mkdir()
+        raw.write_text(" = Title = \n" + " \n" * (place == "c"))
+        made.append(run(corpus="wikitext2", tokenizer="byte", local=raw).manifest)
+    assert made[0]["fingerprint"] == made[1]["fingerprint"]
+
+
+def test_the_tokenizer_of_another_dataset(text, tmp_path):
+    first = run(corpus=str(text), tokenizer="char")
+    other = tmp_path / "other.test.txt"
+    other.write_text("line ÿ\nline 2")
+    second = run(corpus=str(other), tokenizer=str(first.path))
+    assert second.manifest["tokenizer_fingerprint"] == first.manifest["tokenizer_fingerprint"]
+    assert second.manifest["splits"]["test"]["unknown"] == 1
+    assert second.path.name.startswith("other.test-char-")
+
+
+def test_training_a_tokenizer_needs_a_train_split(tmp_path):
+    path = tmp_path / "my.test.txt"
+    path.write_text("a\nb")
+    with pytest.raises(RequestError, match="'bpe:300' is trained on the train split"):
+        run(corpus=str(path), tokenizer="bpe:300")
+
+
+def test_a_corpus_too_small_to_split(tmp_path):
+    path = tmp_path / "my.txt"
+    path.write_text("text 15")  # one document, which falls to validation
+    with pytest.raises(RequestError, match="has 1 document, too few to fill train"):
+        run(corpus=str(path), tokenizer="byte")
+    path.write_text("text 0\ntext 1")
+    events = list(prepare(PrepareOptions(str(path), tokenizer="byte")))
+    assert any(isinstance(event, Warn) and "too small" in event.text for event in events)
+    assert open_dataset(events[-1].path).splits == ("train",)
+
+
+def test_wrong_names_are_refused_before_anything_is_written(text, tmp_path):
+    for options, message in (
+        ({"corpus": "wikitxt"}, "none of pydocs"),
+        ({"corpus": str(text), "tokenizer": "byte", "detokenizer": "x"}, "detokenizer 'x'"),
+        ({"corpus": str(text), "tokenizer": "byte", "split": "x"}, "no split 'x'"),
+    ):
+        with pytest.raises(RequestError, match=message):
+            run(**options)
+    broken = tmp_path / "broken.jsonl"
+    broken.write_text('{"text": "a"}\n' * 500 + "{")
+    with pytest.raises(RequestError, match="line 501 of"):
+        run(corpus=str(broken), tokenizer="byte")
+    assert left_in(tmp_path / "home") == []
+
+
+def test_an_unreachable_source_keeps_what_is_finished(text, tmp_path, monkeypatch):
+    options = PrepareOptions(str(text), tokenizer="char")
+    running = prepare(options)
+    for event in running:
+        if isinstance(event, Progress) and event.done >= 300:
+            break
+    running.close()
+    before = left_in(tmp_path / "home")
+
+    def unreachable(request):
+        raise RequestError("out of reach")
+
+    corpus = dataclasses.replace(find_corpus(options), open=unreachable)
+    monkeypatch.setattr(prepare_module, "find_corpus", lambda request: corpus)
+    with pytest.raises(RequestError, match="out of reach"):
+        list(prepare(options))
+    assert left_in(tmp_path / "home") == before
+    assert any(name.endswith(".bin") for name in before)
+
+
+def test_verify_finds_a_changed_shard(text):
+    made = run(corpus=str(text), tokenizer="char")
+    *_, last = verify(made.path)
+    assert isinstance(last, Finished)
+    assert last.result["fingerprint"] == made.manifest["fingerprint"]
+    shard = made.path / "train-00001.bin"
+    raw = bytearray(shard.read_bytes())
+    raw[7] ^= 1
+    shard.write_bytes(raw)
+    assert not run(corpus=str(text), tokenizer="char").fresh
+    with pytest.raises(DamageError, match=r"train-00001\.bin was changed"):
+        list(verify(made.path))
+    shard.write_bytes(raw[:-2])
+    with pytest.raises(DamageError, match=r"train-00001\.bin has \d+ bytes instead"):
+        run(corpus=str(text), tokenizer="char")
+
+
+def test_inspect_counts_and_decodes(text):
+    made = run(corpus=str(text), tokenizer="byte")
+    found = inspect(open_dataset(made.path), blocks=2, length=64)
+    assert {split: info["tokens"] for split, info in found["splits"].items()} == {
+        split: info["tokens"] for split, info in made.manifest["splits"].items()
+    }
+    assert all(block.count("line") for info in found["splits"].values() for block in info["blocks"])
+    json.dumps(found)
+
+
+def test_catalogue(text):
+    made = run(corpus=str(text), tokenizer="byte")
+    found = catalogue()
+    assert {corpus["name"] for corpus in found["corpora"]} >= {"pydocs", "openwebtext", "text8"}
+    assert all(corpus["licence"] and corpus["size"] and corpus["tokenizer"] for corpus in found["corpora"])
+    assert [entry["folder"] for entry in found["prepared"]] == [str(made.path)]
+    json.dumps(found)

@@ -1,0 +1,135 @@
+"""Which blocks a protocol evaluates: what is dropped, kept, wrapped, and what belongs together."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from sedd_cli.data.tokenizers import load_tokenizer
+from sedd_cli.data.tokenizers.symbols import ByteTokenizer
+from sedd_cli.errors import RequestError
+from sedd_cli.evaluation.likelihood.paper import reported
+from sedd_cli.evaluation.likelihood.protocols import PROTOCOLS, Blocks, find_protocol
+
+
+class Text:
+    """A split of 50 ids in documents that end at 7, 9, 40 and 50."""
+
+    name, tokens = "test", 50
+
+    def document_ends(self):
+        return np.array([7, 9, 40, 50])
+
+    def read(self, start, stop):
+        return np.arange(start, stop)
+
+    def rows(self, starts, length):
+        return np.stack([self.read(s, s + length) for s in starts])
+
+
+def cut(protocol, length, limit=None):
+    return Blocks.cut(Text(), protocol, length, ByteTokenizer(), limit)
+
+
+def everything(blocks):
+    return [row for group in blocks.groups(16) for row in blocks.read(group).tolist()]
+
+
+def test_the_papers_blocks_do_not_overlap_and_drop_the_tail():
+    blocks = cut("sedd-paper", 8)
+    assert everything(blocks) == [list(range(i, i + 8)) for i in range(0, 48, 8)]
+    assert (len(blocks), blocks.tokens) == (6, 48)
+
+
+def test_the_rigorous_blocks_leave_no_token_out():
+    blocks = cut("rigorous", 8)
+    assert [i for block in everything(blocks) for i in block] == list(range(50))
+    assert blocks.lengths.tolist() == [8] * 6 + [2]
+    assert [len(g) for g in blocks.groups(16)] == [2, 2, 2, 1]
+
+
+def test_mdlms_blocks_stand_between_marks_that_count():
+    blocks = cut("mdlm", 8)
+    assert everything(blocks) == [[256, *range(i, i + 6), 256] for i in range(0, 48, 6)]
+    assert blocks.tokens == 64
+
+
+def test_bert_begins_with_cls(tmp_path):
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "b"]
+    (tmp_path / "vocab.txt").write_text("\n".join(words))
+    tokenizer = load_tokenizer(str(tmp_path / "vocab.txt"))
+    assert (tokenizer.bos, tokenizer.eos) == (2, 3)
+
+
+def test_a_tokenizer_without_marks_has_no_wrapped_protocol():
+    with pytest.raises(RequestError, match="this tokenizer has none"):
+        Blocks.cut(Text(), "mdlm", 8, load_tokenizer("text8"))
+    with pytest.raises(RequestError, match="no room"):
+        cut("mdlm", 2)
+
+
+def test_only_some_blocks():
+    assert everything(cut("rigorous", 8, limit=2)) == [list(range(8)), list(range(8, 16))]
+
+
+@pytest.mark.parametrize("protocol", ["sedd-paper", "mdlm"])
+def test_a_text_shorter_than_a_block_is_refused_with_both_numbers(protocol):
+    with pytest.raises(RequestError, match=rf"50 tokens, fewer than one block of {64 - 2 * (protocol == 'mdlm')}"):
+        cut(protocol, 64)
+    assert len(cut("rigorous", 64)) == 1
+
+
+def test_blocks_that_begin_in_one_document_belong_together():
+    # begin at 0, 6, 12, 18, 24, 30, 36, 42, 48: the first two before 7, those from 12 to 36 in the third document
+    assert np.unique(cut("rigorous", 6).clusters, return_inverse=True)[1].tolist() == [0, 0, 1, 1, 1, 1, 1, 2, 2]
+
+
+def test_a_single_document_is_taken_block_by_block():
+    class One(Text):
+        def document_ends(self):
+            return np.array([50])
+
+    assert len(set(Blocks.cut(One(), "rigorous", 8, None).clusters)) == 7
+
+
+def test_surprisal_is_minus_the_log_of_the_shares():
+    found = cut("rigorous", 8).surprisal(60)
+    counts = torch.tensor([1.5] * 50 + [0.5] * 10, dtype=torch.float64)
+    assert torch.allclose(found, -(counts / counts.sum()).log())
+
+
+def test_protocols_are_found_by_name():
+    assert find_protocol("rigorous") is PROTOCOLS["rigorous"]
+    with pytest.raises(RequestError, match="rigorous, sedd-paper, mdlm"):
+        find_protocol("best")
+
+
+@pytest.mark.parametrize(
+    ("kind", "layers", "length", "tokenizer", "corpus", "value", "split"),
+    [
+        ("absorbing", 12, 1024, "gpt2", "wikitext2", 41.84, "train"),
+        ("uniform", 24, 1024, "gpt2", "lm1b", 79.12, "test"),
+        ("gpt2", 12, 1024, "gpt2", "ptb", 138.43, "test"),
+        ("gpt2", 24, 1024, "gpt2", "lambada", 35.66, "test"),
+        ("absorbing", 12, 256, "text8", "text8", 1.39, "test"),
+        ("uniform", 12, 128, "bert-base-uncased", "lm1b", 40.25, "test"),
+    ],
+)
+def test_the_papers_values(kind, layers, length, tokenizer, corpus, value, split):
+    found = reported(kind, layers, length, tokenizer, corpus)
+    assert (found.value, found.split) == (value, split)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        ("absorbing", 3, 1024, "gpt2", "wikitext2"),
+        ("absorbing", 12, 64, "gpt2", "wikitext2"),
+        ("absorbing", 12, 1024, "bpe:4096", "wikitext2"),
+        ("absorbing", 12, 1024, "gpt2", "pydocs"),
+        ("llama", 12, 1024, "gpt2", "ptb"),
+    ],
+)
+def test_a_model_the_paper_does_not_have_has_no_value(other):
+    assert reported(*other) is None

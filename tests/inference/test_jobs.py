@@ -1,0 +1,267 @@
+"""Batches of templates from a file: strict lines, results as they come, resuming, order."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import json
+
+import pytest
+import torch
+
+from sedd_cli import load_model
+from sedd_cli.data.tokenizers.symbols import CharTokenizer
+from sedd_cli.errors import RequestError, WorkError
+from sedd_cli.inference import jobs
+from sedd_cli.inference.jobs import fill_jobs, read_jobs
+from sedd_cli.inference.sampling import Sampling
+from sedd_cli.recipe.part import SamplerPart
+from sedd_cli.system.events import Filled, Finished, Warn
+
+LINES = [
+    '{"template": "the [MASK:3] sat", "id": "first"}',
+    '{"template": "a [MASK:2-4] ran", "seed": 7}',
+    '{"prefix": "the", "suffix": "list", "n": 3, "length": 20}',
+    '{"template": "[MASK:5]", "n": 2, "candidates": 2}',
+    '{"template": "the [MASK:3] sat"}',
+]
+
+
+@pytest.fixture(scope="module")
+def model(tiny_run):
+    return load_model(tiny_run, device="cpu")
+
+
+def fill(model, lines, out=None, resume=True, every=False, **options):
+    read = read_jobs([line.encode() for line in lines], "jobs.jsonl", model.length)
+    return list(fill_jobs(model, read, Sampling(**options), every, out, resume, watch=False))
+
+
+def records(path):
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def content(record):
+    """What a result is about, and what it is: all but the line it came from and the time it took."""
+    return (
+        record["template"], record["seed"], record["index"], record["candidate"], record["text"],
+        tuple(record["tokens"]), record["nfe"], record["bound"],
+    )  # fmt: skip
+
+
+def test_every_line_is_filled_with_its_own_n_and_seed(model, tmp_path):
+    out = tmp_path / "r.jsonl"
+    events = fill(model, LINES, out)
+    found = records(out)
+    assert sorted((r["job"]["line"], r["index"]) for r in found) == [
+        (1, 0), (2, 0), (3, 0), (3, 1), (3, 2), (4, 0), (4, 1), (5, 0),
+    ]  # fmt: skip
+    by_line = {r["job"]["line"]: r for r in found}
+    assert by_line[1]["job"]["id"] == "first"
+    assert by_line[2]["seed"] == 7
+    assert by_line[2]["candidates"] == 8
+    assert len(by_line[3]["tokens"]) == 20
+    assert by_line[1]["text"] == by_line[5]["text"]
+    assert events[-1].result == {"lines": 5, "fillings": 8, "from_before": 0, "refused": [], "kept": []}
+    # and as the same jobs one by one
+    assert by_line[1]["text"] == model.infill("the [MASK:3] sat")[0].text
+    assert by_line[2]["text"] == model.infill("a [MASK:2-4] ran", seed=7)[0].text
+
+
+def test_results_do_not_depend_on_order_or_batch(model, tmp_path):
+    fill(model, LINES, tmp_path / "a.jsonl")
+    fill(model, LINES[::-1], tmp_path / "b.jsonl")
+    fill(model, LINES, tmp_path / "c.jsonl", batch=1)
+    a, b, c = (sorted(map(content, records(tmp_path / f"{name}.jsonl"))) for name in "abc")
+    assert a == b == c
+
+
+def test_an_interrupted_batch_goes_on_where_it_was(model, tmp_path):
+    fill(model, LINES, tmp_path / "whole.jsonl")
+    out = tmp_path / "r.jsonl"
+    read = read_jobs([line.encode() for line in LINES], "jobs.jsonl", model.length)
+    running = fill_jobs(model, read, Sampling(batch=1), False, out, True, watch=False)
+    kept = 0
+    for event in running:
+        kept += isinstance(event, Filled)
+        if kept == 4:
+            break
+    running.close()
+    assert len(records(out)) == 4
+    with out.open("a", encoding="utf-8") as file:
+        file.write('{"index": 0, "text": "cut sho')  # killed while writing
+    events = fill(model, LINES[::-1], out)  # and the file of jobs was sorted meanwhile
+    assert sum(isinstance(e, Filled) for e in events) == 4
+    assert sorted(map(content, records(out))) == sorted(map(content, records(tmp_path / "whole.jsonl")))
+    again = fill(model, LINES, out)
+    assert [type(e).__name__ for e in again] == ["Note", "Finished"]
+    assert again[-1].result["from_before"] == 8
+    assert sorted(map(content, again[-1].result["kept"])) == sorted(map(content, records(out)))
+
+
+def test_other_settings_are_other_results(model, tmp_path):
+    out = tmp_path / "r.jsonl"
+    fill(model, LINES[:1], out)
+    fill(model, LINES[:1], out, steps=2)
+    fill(model, LINES[:1], out, temperature=0.5)
+    fill(model, LINES[:1], out, batch=3)  # not another law
+    assert [r["steps"] for r in records(out)] == [4, 2, 4]
+    fill(model, LINES[:1], out, resume=False)
+    assert len(records(out)) == 1
+
+
+def test_candidates_are_kept_all_or_none(model, tmp_path):
+    out = tmp_path / "r.jsonl"
+    fill(model, LINES[1:2], out, every=True)
+    whole = records(out)
+    assert [r["candidate"] for r in whole] == list(range(8))
+    out.write_text("".join(json.dumps(r) + "\n" for r in whole[:5]))
+    fill(model, LINES[1:2], out, every=True)
+    assert list(map(content, records(out))) == list(map(content, whole))
+
+
+@pytest.mark.parametrize(
+    ("line", "word"),
+    [
+        ("nonsense", "is not JSON"),
+        ('{"template": "no gap"}', "no gap to fill"),
+        ('{"template": "[MASK:99]"}', "longer than the model's 24"),
+        ('{"template": "[MASK:2]", "tempalte": 1}', "unknown key"),
+        ('{"template": 3}', "expected text"),
+        ('{"template": "[MASK]", "n": 0}', "n must be at least 1"),
+        ('{"template": "[MASK]", "seed": -1}', "seed must lie"),
+        ('{"template": "[MASK]", "prefix": "a"}', "either a template"),
+        ("{}", "either a template"),
+        ("[1]", "no JSON object but a list"),
+        (r'{"template": "\ud800 [MASK]"}', "is no character"),
+        ('{"template": "[MASK:%s]"}' % ("9" * 5000), "is no gap"),
+        ('{"template": "Ω [MASK]"}', "'Ω'"),
+        ('{"prefix": "the cat", "length": 7}', "nothing is left"),
+    ],
+)
+def test_a_line_that_cannot_be_done_is_named_and_the_others_are_done(model, tmp_path, line, word):
+    events = fill(model, [LINES[0], line, "", LINES[4]], tmp_path / "r.jsonl")
+    (warning,) = [e.text for e in events if isinstance(e, Warn)]
+    assert warning.startswith("line 2: ")
+    assert word in warning
+    assert warning.count("line 2") == 1
+    assert sorted(r["job"]["line"] for r in records(tmp_path / "r.jsonl")) == [1, 4]
+    (refused,) = next(e.result for e in events if isinstance(e, Finished))["refused"]
+    assert refused["line"] == 2
+
+
+def test_bytes_that_are_no_text_are_a_line_like_any_other(model):
+    read = read_jobs([LINES[0].encode(), b'{"template": "\xff [MASK]"}'], "jobs.jsonl", model.length)
+    assert "is not UTF-8" in read[1].refusal
+
+
+def test_no_jobs_and_what_no_line_could_mend_are_refused(model, tmp_path):
+    with pytest.raises(RequestError, match="holds no jobs"):
+        read_jobs([b"", b"  "], "jobs.jsonl", 24)
+    with pytest.raises(RequestError, match="unknown sampler"):
+        fill(model, LINES, tmp_path / "r.jsonl", sampler="ddim")
+    assert not (tmp_path / "r.jsonl").exists()
+
+
+def test_a_link_stays_a_link(model, tmp_path):
+    (tmp_path / "there").mkdir()
+    out, target = tmp_path / "r.jsonl", tmp_path / "there" / "real.jsonl"
+    target.touch()
+    out.symlink_to(target)
+    fill(model, LINES[:1], out)
+    fill(model, LINES[:2], out)
+    assert out.is_symlink()
+    assert len(records(target)) == 2
+
+
+def test_a_file_of_something_else_is_left_alone(model, tmp_path):
+    out = tmp_path / "notes.jsonl"
+    out.write_text('{"mine": 1}\n')
+    with pytest.raises(RequestError, match="holds something else"):
+        fill(model, LINES, out)
+    assert out.read_text() == '{"mine": 1}\n'
+
+
+def test_two_at_once_are_refused(model, tmp_path):
+    out = tmp_path / "r.jsonl"
+    read = read_jobs([LINES[0].encode()], "jobs.jsonl", model.length)
+    running = fill_jobs(model, read, Sampling(), False, out, True, watch=True)
+    next(running)
+    with pytest.raises(RequestError, match="another process writes"):
+        fill(model, LINES, out)
+    running.close()
+    fill(model, LINES, out)
+
+
+def test_a_full_disk_is_said_and_what_is_finished_stays(model, tmp_path, monkeypatch):
+    class Full:
+        def __init__(self, file):
+            self.file, self.lines = file, 0
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            self.file.close()
+
+        def write(self, text):
+            self.lines += 1
+            if self.lines > 2:
+                raise OSError(28, "No space left on device")
+            self.file.write(text)
+
+        def flush(self):
+            self.file.flush()
+
+    out = tmp_path / "r.jsonl"
+    real = type(out).open
+    monkeypatch.setattr(
+        type(out),
+        "open",
+        lambda path, mode="r", **k: Full(real(path, mode, **k)) if mode == "a" else real(path, mode, **k),
+    )
+    with pytest.raises(WorkError, match="No space left on device; what is finished is in it"):
+        fill(model, LINES, out)
+    monkeypatch.undo()
+    assert len(records(out)) == 2
+    fill(model, LINES, out)
+    assert len(records(out)) == 8
+
+
+def test_equal_lines_are_told_apart(model):
+    read = read_jobs([LINES[0].encode()] * 3, "jobs.jsonl", model.length)
+    keys = [key for _, _, key in jobs._keyed(model, read, Sampling().way(model), False)]
+    assert len(set(keys)) == 3
+
+
+def test_whatever_changes_a_result_is_in_its_key(model):
+    asked = [{}, {"seed": 3}, {"length": 20}, {"candidates": 2}, {"id": 5}]
+    lines = [json.dumps({"template": "the [MASK] sat", **more}).encode() for more in asked]
+    read = read_jobs([*lines, b'{"template": "the [MASK] sat."}'], "jobs.jsonl", model.length)
+    keys = [key for every in (False, True) for _, _, key in jobs._keyed(model, read, Sampling().way(model), every)]
+    assert len({key for key in keys if "-" not in key}) == 12
+
+
+def test_the_model_its_tokenizer_and_its_recipe_are_in_the_key(model):
+    """Equal weights with another vocabulary, precision or usual sampler give other results."""
+    read = read_jobs([LINES[0].encode()], "jobs.jsonl", model.length)
+
+    def key(model, **options):
+        return jobs._keyed(model, read, Sampling(**options).way(model), False)[0][2]
+
+    def other(**changes):
+        made = dataclasses.replace(model, **changes)
+        made.__dict__["fingerprint"] = model.fingerprint
+        return made
+
+    letters = CharTokenizer("char", model.tokenizer.alphabet[::-1])
+    part = SamplerPart.from_data({"name": "tweedie", "steps": 9}, "sampler")
+    weights = other()
+    weights.__dict__["fingerprint"] = "of other weights"
+    changed = [other(tokenizer=letters), other(recipe=dataclasses.replace(model.recipe, sampler=part)), weights]
+    assert len({key(model), *map(key, changed)}) == 4
+    assert key(model, steps=4) == key(model)  # the recipe's own
+    assert key(model, batch=3) == key(model)
+    low = other(net=copy.deepcopy(model.net))
+    low.net.autocast = torch.bfloat16
+    assert key(low) != key(model)

@@ -1,0 +1,79 @@
+"""`Model`: what a loaded model does, and what it refuses."""
+
+from __future__ import annotations
+
+import pytest
+import reference
+import torch
+from support.published_models import save_published
+
+from sedd_cli import load_model
+from sedd_cli.errors import RequestError
+
+
+def test_a_published_model_without_a_tokenizer_works_on_ids_and_says_so_for_text(tmp_path):
+    save_published(tmp_path / "m")
+    model = load_model(tmp_path / "m", device="cpu")
+    (sample,) = model.sample(1, steps=3)
+    assert sample.text is None
+    assert len(sample.tokens) == 12
+    with pytest.raises(RequestError, match="--tokenizer"):
+        model.infill("a [MASK:3]")
+    with pytest.raises(RequestError, match="27 tokens"):
+        load_model(tmp_path / "m", tokenizer="text8")
+
+
+def test_a_run_a_checkpoint_and_the_newest_agree(tiny_run):
+    x, sigma = torch.zeros(1, 5, dtype=torch.int64), torch.tensor([1.0])
+    run = load_model(tiny_run, device="cpu")
+    one = load_model(tiny_run / "checkpoints" / "step-12", device="cpu")
+    assert torch.equal(run.log_score(x, sigma), one.log_score(x, sigma))
+    assert run.tokenizer.fingerprint == one.tokenizer.fingerprint
+
+
+def test_log_score_is_the_networks_output_scaled_by_sigma(tiny_run):
+    model = load_model(tiny_run, device="cpu")
+    N, x, sigma = model.graph.tokens, torch.full((1, 5), model.graph.tokens), torch.tensor([0.7])
+    z = reference.network(model.net.state_dict(), x, sigma, n_heads=2)
+    expected = z - torch.expm1(sigma).log() - torch.tensor(float(N)).log()
+    torch.testing.assert_close(model.log_score(x, sigma)[..., :N], expected[..., :N].float(), atol=1e-5, rtol=0)
+
+
+def test_token_ids_outside_the_vocabulary_are_refused(tiny_run):
+    model = load_model(tiny_run, device="cpu")
+    N = model.graph.tokens
+    with pytest.raises(RequestError, match=rf"\[0, {N + 1}\)"):
+        model.log_score(torch.full((1, 4), N + 1), torch.tensor([1.0]))
+    with pytest.raises(RequestError, match=rf"\[0, {N}\)"):
+        model.bound(torch.full((1, 4), N))
+    with pytest.raises(RequestError, match="int64"):
+        model.log_score(torch.zeros(1, 4), torch.tensor([1.0]))
+
+
+def test_an_absent_device_is_refused(tiny_run):
+    if torch.cuda.is_available():
+        pytest.skip("this machine has a GPU")
+    with pytest.raises(RequestError, match="cuda"):
+        load_model(tiny_run, device="cuda")
+
+
+def test_a_device_without_float64_is_passed_over_for_the_cpu(monkeypatch):
+    from sedd_cli.system.distributed import pick_device
+
+    monkeypatch.setattr(torch, "empty", lambda *_, **__: None)  # as if it were here
+    with pytest.warns(UserWarning, match="'mps' has no float64, which exact draws need: the CPU is used"):
+        assert pick_device("mps") == torch.device("cpu")
+
+
+def test_bf16_weights_are_what_autocast_makes_of_them(tiny_run):
+    low = load_model(tiny_run, precision="bf16")
+    kinds = {name: p.dtype for name, p in low.net.named_parameters()}
+    assert kinds["blocks.0.attn_qkv.weight"] == torch.bfloat16
+    assert {
+        kinds[name] for name in ("vocab_embed.embedding", "blocks.0.norm1.weight", "output_layer.linear.weight")
+    } == {torch.float32}
+    full = load_model(tiny_run)
+    assert all(p.dtype == torch.float32 for p in full.net.parameters())
+    full.net.autocast = torch.bfloat16
+    x, sigma = torch.randint(full.graph.states, (2, full.length)), torch.tensor([0.3, 1.0], dtype=torch.float64)
+    assert torch.equal(low.log_score(x, sigma), full.log_score(x, sigma))

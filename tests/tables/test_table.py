@@ -1,0 +1,374 @@
+"""Tables: what exists is told, what is asked for is made, what is not a row's own is not counted."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from pathlib import Path
+
+import pytest
+
+from sedd_cli.errors import DamageError, RequestError
+from sedd_cli.evaluation.likelihood import paper
+from sedd_cli.inference.template import parse_template
+from sedd_cli.recipe import load_recipe
+from sedd_cli.system.events import Finished, Warn
+from sedd_cli.tables.cells import look, read_record, write_result
+from sedd_cli.tables.column import Filling, Judge, Likelihood, Mauve, Quality
+from sedd_cli.tables.definition import Mini, Row, Table, build_table, load_table, recipe_of, shipped_tables
+from sedd_cli.tables.plot import plot
+from sedd_cli.tables.row_run import places_of
+from sedd_cli.tables.run import RunOptions, make, training_seconds
+from sedd_cli.tables.summary import markdown, summary
+
+
+@pytest.fixture
+def table(workplace) -> Table:
+    """Two rows to be trained and one that is quoted, on the tiny corpus."""
+    recipe = str(workplace / "tiny.yaml")
+    column = Likelihood("tiny", str(workplace / "corpus.txt"), "test", "rigorous")
+    few = ("train.steps=4", "train.save_every=2", "report.every=2", "report.blocks=4")
+    rows = (
+        Row("one", "One", recipe, set=few, mini=few, paper={"tiny": 1.5}),
+        Row("causal", "Causal", recipe, set=("objective=autoregressive", *few), mini=None, paper={"tiny": 1.2}),
+        Row("old", "Old one", paper={"tiny": 9.0}),
+    )
+    mini = Mini((column,), "bits_per_char", recipe, minutes=2.0)
+    return Table("tabletiny", "Tiny", "bits_per_char", (column,), rows, mini, (("causal", "one"),))
+
+
+def places(table, folder, seeds=1, mini=False):
+    return places_of(table, mini, seeds, folder)
+
+
+def made(table, folder, names=("one", "causal"), seeds=1, **options):
+    every = places(table, folder, seeds)
+    *events, last = make(
+        [p for name in names for p in every[name]], RunOptions("cpu", rel_error=0.5, max_nfe=8, **options)
+    )
+    assert isinstance(last, Finished)
+    return events, last.result["left"] + last.result["failed"]
+
+
+def altered(path: Path, change) -> None:
+    record = json.loads(path.read_text())
+    change(record)
+    path.write_text(json.dumps(record))
+
+
+# The tables that ship
+
+
+@pytest.mark.parametrize("name", shipped_tables())
+def test_a_shipped_table_names_recipes_that_load_and_texts_that_are_known(name, tmp_path):
+    from sedd_cli.data.corpora import CORPORA
+
+    found = load_table(name)
+    sizes = [False, True] if found.mini else [False]
+    every = [place for mini in sizes for of in places_of(found, mini, 3, tmp_path).values() for place in of]
+    for place in every:
+        if recipe := place.recipe:
+            assert recipe.seed == place.seed
+            recipe.objective.make().check(recipe.graph.make(tokens=5))
+        for column in place.columns:
+            if isinstance(column, Likelihood):
+                assert column.dataset in CORPORA
+            if isinstance(column, Quality) and recipe:
+                assert column.length <= recipe.model.length
+            if isinstance(column, Filling):
+                assert parse_template(column.template).gaps
+        for reader in place.readers:
+            assert reader.recipe.objective.make().causal
+            assert reader.trained.folder != place.trained.folder  # nothing is judged by itself
+    for row in found.rows:
+        assert set(row.paper or {}) <= {column.name for column in found.columns}
+        assert row.recipe or row.model or row.run or row.paper
+
+
+def test_the_papers_values_are_the_same_everywhere():
+    for number, own in ((2, paper.TEXT8), (3, paper.LM1B)):
+        values = {row.name: row.paper for row in load_table(str(number)).rows}
+        for kind, name in (("absorbing", "sedd_absorb"), ("uniform", "sedd_uniform")):
+            assert list(values[name].values()) == [own[kind]]
+    values = {row.name: tuple((row.paper or {}).values()) for row in load_table("1").rows}
+    for name, key in (
+        ("gpt2_small", ("gpt2", "small")),
+        ("sedd_absorb_small", ("absorbing", "small")),
+        ("sedd_small_published", ("absorbing", "small")),
+        ("sedd_uniform_medium", ("uniform", "medium")),
+        ("sedd_medium_published", ("absorbing", "medium")),
+    ):
+        assert values[name] == paper.ZERO_SHOT[key]
+
+
+def test_small_rows_have_equal_budgets():
+    found = load_table("2")
+    budgets = set()
+    for row in found.rows:
+        if training := recipe_of(found, row, True, 0):
+            recipe = load_recipe(*training)
+            budgets.add((recipe.train, recipe.model, recipe.data))
+    assert len(budgets) == 1
+
+
+# What is there
+
+
+def test_a_row_comes_into_being_step_by_step(table, tmp_path):
+    every = places(table, tmp_path)
+    assert [look(every[name][0]).state for name in ("one", "causal", "old")] == ["missing", "missing", "quoted"]
+    made(table, tmp_path)
+    assert [look(every[name][0]).state for name in ("one", "causal", "old")] == ["measured", "measured", "quoted"]
+    one = every["one"][0]
+    assert "seed=0" in one.train_command()
+    assert one.measure_command() == f"sedd table tiny --run one --runs {tmp_path}"
+    (one.folder / "table" / "tiny.json").unlink()
+    assert look(one).state == "trained"
+    (one.folder / "latest").write_text("step-2\n")
+    assert look(one).state == "training"
+    assert "at step 2 of 4" in look(one).said
+
+
+def test_a_run_of_another_recipe_is_not_counted(table, tmp_path):
+    made(table, tmp_path, ["one"])
+    one = places(table, tmp_path)["one"][0]
+    path = one.folder / "recipe.yaml"
+    path.write_text(path.read_text().replace("lr: 0.003", "lr: 0.001"))
+    found = look(one)
+    assert found.state == "other"
+    assert "is not counted: made with another recipe (train.lr: 0.001 → 0.003)" in found.wrong[0]
+    _, left = made(table, tmp_path, ["one"])
+    assert "remove that folder" in left[0]["why"]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda r: r["result"]["bounds"]["rigorous"].update(bits_per_char=0.5),
+        lambda r: r.update(sha256="0"),
+        lambda r: r.update(format=99),
+        lambda r: r.pop("result"),
+        lambda r: r["of"].update(split="train"),
+    ],
+)
+def test_a_result_that_was_edited_is_not_counted(table, tmp_path, change):
+    made(table, tmp_path, ["one"])
+    one = places(table, tmp_path)["one"][0]
+    path = one.result_file(table.columns[0])
+    altered(path, change)
+    with pytest.raises(DamageError, match="was changed or damaged: not counted"):
+        read_record(one, table.columns[0])
+    assert look(one).state == "trained"
+    assert summary(table, places(table, tmp_path), False)["rows"][0]["ours"] == {}
+    made(table, tmp_path, ["one"])  # measured again
+    assert look(one).state == "measured"
+
+
+def test_a_result_of_other_weights_is_not_counted(table, tmp_path):
+    """One that was taken from another row is whole in itself, but not this row's."""
+    made(table, tmp_path)
+    one, causal = (places(table, tmp_path)[name][0] for name in ("one", "causal"))
+    column = table.columns[0]
+    one.result_file(column).write_bytes(causal.result_file(column).read_bytes())
+    with pytest.raises(DamageError, match="is of other weights, or of another measurement"):
+        read_record(one, column)
+
+
+# Making it
+
+
+def test_what_was_made_is_not_made_again(table, tmp_path):
+    made(table, tmp_path, ["one"])
+    file = places(table, tmp_path)["one"][0].result_file(table.columns[0])
+    before = file.stat().st_mtime_ns
+    events, left = made(table, tmp_path, ["one"])
+    assert events == []
+    assert left == []
+    assert file.stat().st_mtime_ns == before
+
+
+def test_a_row_that_fails_does_not_keep_the_others(table, tmp_path):
+    broken = Row("broken", "Broken", table.rows[0].recipe, set=("model.hidden_size=16", "data.corpus=nowhere.txt"))
+    table = Table("tabletiny", "Tiny", "bits_per_char", table.columns, (broken, *table.rows), table.mini)
+    events, left = made(table, tmp_path, ["broken", "one"])
+    assert [entry["row"] for entry in left] == ["broken"]
+    assert any("nowhere.txt" in e.text for e in events if isinstance(e, Warn))
+    assert look(places(table, tmp_path)["one"][0]).state == "measured"
+
+
+def test_a_budget_begins_nothing_that_would_not_end_in_it(table, tmp_path):
+    every = [place for of in places(table, tmp_path, mini=True).values() for place in of]
+    assert training_seconds(every[0], every) == pytest.approx(120)  # as the table says, before anything is known
+    *_, last = make(every, RunOptions("cpu", budget=60))
+    assert "training takes about 2 minutes, 60 seconds are left" in last.result["left"][0]["why"]
+    full = places(table, tmp_path)["one"]
+    *_, last = make(full, RunOptions("cpu", budget=60))
+    assert "is not known yet" in last.result["left"][0]["why"]
+    made(table, tmp_path, ["one"])
+    causal = places(table, tmp_path)["causal"]
+    assert training_seconds(causal[0], [*full, *causal]) < 60  # by the rate of the row that was trained
+    assert made(table, tmp_path, ["one", "causal"], budget=60)[1] == []
+
+
+def test_a_loaded_model_is_measured_and_its_result_is_its_own(table, tmp_path, tiny_run):
+    rows = tuple(Row(name, name, model=str(tiny_run), paper={"tiny": 2.0}) for name in ("a", "b"))
+    table = Table("tabletiny", "Tiny", "bits_per_char", table.columns, rows)
+    made(table, tmp_path, ["a"])
+    a, b = (places(table, tmp_path)[name][0] for name in "ab")
+    assert look(a).state == "measured"
+    assert a.train_command() is None
+    b.result_file(table.columns[0]).parent.mkdir(parents=True)
+    b.result_file(table.columns[0]).write_bytes(a.result_file(table.columns[0]).read_bytes())
+    assert "of other weights, or of another measurement" in look(b).wrong[0]
+
+
+def test_a_run_that_cannot_be_read_does_not_hide_the_others(table, tmp_path):
+    made(table, tmp_path, ["one"])
+    causal = places(table, tmp_path)["causal"][0]
+    causal.folder.mkdir(parents=True)
+    (causal.folder / "recipe.yaml").write_text("novelty: 1")
+    found = {row["name"]: row for row in summary(table, places(table, tmp_path), False)["rows"]}
+    assert found["one"]["ours"]
+    assert "not counted" in found["causal"]["seeds"][0]["said"]
+    assert found["causal"]["commands"] == []
+    _, left = made(table, tmp_path, ["causal", "one"])
+    assert [entry["row"] for entry in left] == ["causal"]
+
+
+def test_rows_measured_on_different_texts_are_pointed_out(table, tmp_path):
+
+    made(table, tmp_path)
+    one, column = places(table, tmp_path)["one"][0], table.columns[0]
+    write_result(one, column, {**read_record(one, column)["result"], "fingerprint": "another"})
+    (line,) = summary(table, places(table, tmp_path), False)["warnings"]
+    assert "2 different copies of the text, or judges" in line
+
+
+@pytest.mark.parametrize(
+    ("gap", "error", "verdict"), [(0.5, 0.1, "holds"), (-0.5, 0.1, "does not hold"), (0.1, 0.1, "not told apart")]
+)
+def test_the_order_is_told_as_far_as_errors_allow(table, gap, error, verdict):
+    from sedd_cli.tables.summary import _order
+
+    rows = [
+        {"name": "causal", "label": "C", "ours": {"tiny": {"mean": 1.0, "error": error, "seeds": [{}]}}},
+        {"name": "one", "label": "O", "ours": {"tiny": {"mean": 1.0 + gap, "error": 0.0, "seeds": [{}]}}},
+    ]
+    assert [entry["verdict"] for entry in _order(table, rows, table.columns[0])] == [verdict]
+    clustered = Mauve("tiny", "references", Judge("gpt2-large"), 4)  # whose error is that of the clustering alone
+    assert [entry["verdict"] for entry in _order(table, rows, clustered)] == ["not to be told by one seed"]
+    for one in rows:
+        one["ours"]["tiny"]["seeds"] *= 2
+    assert [entry["verdict"] for entry in _order(table, rows, clustered)] == [verdict]
+
+
+# Showing it
+
+
+def test_the_summary_has_means_spreads_differences_and_the_order(table, tmp_path):
+    made(table, tmp_path, seeds=2)
+    found = summary(table, places(table, tmp_path, 2), False)
+    rows = {row["name"]: row for row in found["rows"]}
+    one = rows["one"]["ours"]["tiny"]
+    values = [entry["value"] for entry in one["seeds"]]
+    assert len(set(values)) == 2
+    assert one["mean"] == pytest.approx(sum(values) / 2)
+    assert one["spread"] == pytest.approx(abs(values[0] - values[1]) / math.sqrt(2))
+    assert one["error"] == pytest.approx(one["spread"] / math.sqrt(2))
+    assert one["difference"] == pytest.approx(one["mean"] - 1.5)
+    assert {entry["measure"] for entry in one["seeds"]} == {""}
+    assert rows["causal"]["ours"]["tiny"]["measure"] == "exact"
+    assert found["warnings"] == []
+    assert rows["old"]["ours"] == {}
+    assert rows["old"]["seeds"][0]["said"] == "quoted, not run"
+    (pair,) = found["order"]
+    gap = one["mean"] - rows["causal"]["ours"]["tiny"]["mean"]
+    assert pair["gap"] == pytest.approx(gap)
+    expected = "not told apart" if abs(gap) < 2 * pair["error"] else "holds" if gap > 0 else "does not hold"
+    assert pair["verdict"] == expected
+    lines = markdown(found).splitlines()
+    assert lines[0] == "| model | tiny: paper | tiny: ours |"
+    assert f"{one['mean']:.3f} ± {one['error']:.3f}" in lines[2]
+    assert lines[4] == "| Old one | 9.00 | quoted, not run |"
+    plot(found, [p for of in places(table, tmp_path, 2).values() for p in of], tmp_path / "curves.png")
+    assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_single_seed_has_the_error_of_its_measurement(table, tmp_path):
+    made(table, tmp_path, ["one"])
+    value = summary(table, places(table, tmp_path), False)["rows"][0]["ours"]["tiny"]
+    assert value["spread"] is None
+    assert value["error"] == value["seeds"][0]["error"] > 0
+
+
+def test_nothing_to_plot_is_said(table, tmp_path):
+    with pytest.raises(RequestError, match="nothing to plot"):
+        plot(summary(table, places(table, tmp_path), False), places(table, tmp_path)["one"], tmp_path / "x.png")
+
+
+def test_tables_that_make_no_sense_are_refused(table):
+    with pytest.raises(RequestError, match="unit must be one of"):
+        build_table({"name": "t", "title": "T", "unit": "meters", "columns": [], "rows": []}, "t.yaml")
+    with pytest.raises(RequestError, match=r"columns\[0\].tepmlate: unknown key, did you mean 'template'"):
+        build_table({"name": "t", "unit": "text", "columns": [{"name": "a", "tepmlate": "x"}]}, "t.yaml")
+    with pytest.raises(ValueError, match="names of their own"):
+        Table("t", "T", "perplexity", table.columns, (table.rows[0], table.rows[0]))
+    with pytest.raises(ValueError, match="which is none"):
+        Table("t", "T", "perplexity", table.columns, table.rows, table.mini, (("one", "two"),))
+    with pytest.raises(ValueError, match="either a recipe, a model or a run"):
+        Row("a", "A", "quickstart", "gpt2")
+
+
+# The command
+
+
+def test_the_command_shows_runs_and_writes(sedd, table, tmp_path, monkeypatch):
+    from sedd_cli.tables import definition as module
+
+    monkeypatch.setattr(module, "load_table", lambda name: table)
+    words = ["table", "tiny", "--runs", tmp_path / "runs"]
+    done = sedd(*words)
+    assert done.code == 0, done.err
+    assert "to be trained" in done.out
+    assert "objective=autoregressive" in done.err
+    done = sedd(*words, "--run", "one", "--device", "cpu", "--out", tmp_path / "t.json", "--json")
+    assert done.code == 0, done.err
+    found = json.loads(done.out)
+    assert found == json.loads((tmp_path / "t.json").read_text())
+    assert found["rows"][0]["ours"]["tiny"]["mean"] > 0
+    assert "| One |" in sedd(*words, "--markdown").out
+    assert "to be trained" in sedd(*words, "--run", "all", "--dry-run").out
+    assert "Causal below One" not in done.err
+    done = sedd(*words, "--run", "causal", "--device", "cpu")
+    assert re.search("Causal below One: .*for one seed", done.err)
+    done = sedd(*words, "--run", "all", "--mini", "--budget", "1s")
+    assert done.code == 0, done.err
+    assert "are left of the budget" in done.err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["9"], "no table '9'. Accepted: figure1, figure2, table1, table2, table3, table4, table5"),
+        (["2", "--run", "sedd_absorbed"], "did you mean 'sedd_absorb'"),
+        (["2", "--run", "bfn"], "is quoted from the paper, not run"),
+        (["2", "--mini", "--run", "bfn"], "at full size only"),
+        (["3", "--mini"], "has no small form"),
+        (["2", "--budget", "30m"], "--budget goes with --run"),
+        (["2", "--run", "all", "--budget", "soon"], "--budget is a number above 0 and s, m or h"),
+        (["2", "--mini", "--run", "sedd_absorbed", "--dry-run"], "did you mean 'sedd_absorb'"),
+        (["2", "--run", "all", "--budget", "soon", "--dry-run"], "--budget is a number above 0"),
+        (["2", "--seeds", "0"], "--seeds must be at least 1"),
+    ],
+)
+def test_a_wrong_request_is_refused(sedd, words, message):
+    done = sedd("table", *words)
+    assert done.code == 2
+    assert message in done.err
+
+
+def test_without_a_name_the_tables_are_listed(sedd):
+    done = sedd("table")
+    assert done.code == 0
+    assert "sedd table 2" in done.err

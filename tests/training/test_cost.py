@@ -1,0 +1,67 @@
+"""What a recipe is expected to cost, and that the shipped ones say so truly."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+import torch
+
+from sedd_cli.core.graphs import GRAPHS
+from sedd_cli.core.schedules import NOISES
+from sedd_cli.models.dit import DiT, DiTConfig
+from sedd_cli.recipe import load_recipe, shipped
+from sedd_cli.training import flops
+from sedd_cli.training.cost import plan
+
+PAPERS = sorted(n for n in set(shipped()) - {"quickstart", "markov"} if not n.startswith("mini/"))
+EXPECT = re.compile(
+    r"# Expect \(derived\): ([\d.]+) M parameters, (\d+) G tokens, ([\d.]+) GiB a GPU, "
+    r"(\d+) hours on 8 × A100 80 GB at 40% of their peak\."
+)
+
+
+@pytest.mark.parametrize("name", PAPERS)
+def test_a_shipped_recipe_expects_what_its_plan_derives(name):
+    line = EXPECT.search(shipped()[name].read_text(encoding="utf-8"))
+    parameters, tokens, memory, hours = map(float, line.groups())
+    cost = plan(load_recipe(name))
+
+    def number(key: str) -> float:
+        return float(re.search(r"[\d,]+\.?\d*", cost[key])[0].replace(",", ""))
+
+    assert parameters == pytest.approx(number("parameters") / 1e6, abs=0.05)
+    assert tokens == pytest.approx(number("tokens in all") / 1e9, abs=0.5)
+    assert memory == pytest.approx(number("memory, one process"), abs=0.05)
+    assert hours == pytest.approx(number("on the paper's hardware"), abs=0.5)
+
+
+def test_useful_flops_are_those_torch_counts():
+    """Forward and backward of trunk and head, with every position active."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    config = DiTConfig(n_blocks=2, hidden_size=64, n_heads=2, cond_dim=16, dropout=0.0, length=32, attention="plain")
+    graph = GRAPHS["uniform"](tokens=50)
+    net = DiT(config, graph.states)
+    x = torch.zeros(3, config.length, dtype=torch.int64)
+    with FlopCounterMode(display=False) as counter:
+        net(x, torch.ones(3)).sum().backward()
+    expected = flops.flops_a_token(config, graph, NOISES["geometric"]()) * x.numel()
+    # left out there: the noise level's own two-layer perceptron, once a sequence
+    assert expected == pytest.approx(counter.get_total_flops(), rel=0.02)
+    assert expected <= counter.get_total_flops()
+
+
+def test_half_of_the_positions_are_masked_under_the_papers_schedule():
+    share = flops.mean_active_share(GRAPHS["absorbing"](tokens=50), NOISES["loglinear"]())
+    assert share == pytest.approx(0.5, abs=1e-3)
+    assert flops.mean_active_share(GRAPHS["uniform"](tokens=50), NOISES["geometric"]()) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "peak"), [("NVIDIA H100 PCIe", 756e12), ("NVIDIA A100-SXM4-80GB", 312e12), ("Abacus", None)]
+)
+def test_a_known_device_has_a_peak(monkeypatch, name, peak):
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: name)
+    assert flops.known_peak(torch.device("cuda")) == peak
+    assert flops.known_peak(torch.device("cpu")) is None

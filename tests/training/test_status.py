@@ -1,0 +1,283 @@
+"""What a run tells while it goes on and afterwards: metrics, validation, trackers, status and curves."""
+
+from __future__ import annotations
+
+import json
+import sys
+import types
+
+import pytest
+import torch
+
+from sedd_cli import load_model
+from sedd_cli.cli.view.curve import curve
+from sedd_cli.data.prepare import PrepareOptions, prepare
+from sedd_cli.data.shards import open_dataset
+from sedd_cli.errors import RequestError
+from sedd_cli.evaluation.likelihood.estimator import Drawing
+from sedd_cli.evaluation.likelihood.evaluate import EvaluateOptions, evaluate
+from sedd_cli.recipe import load_recipe
+from sedd_cli.system.events import Sampled, Step, Validated, Warn
+from sedd_cli.training import loop
+from sedd_cli.training.metrics import Divergence
+from sedd_cli.training.status import status
+from sedd_cli.training.step import Tally, gradients
+from sedd_cli.training.train import TrainOptions, train
+
+
+@pytest.fixture(scope="module")
+def watched(workplace, tmp_path_factory):
+    """A run validated on the way: (folder, events)."""
+    folder = tmp_path_factory.mktemp("watched") / "run"
+    recipe = load_recipe(workplace / "tiny.yaml", ["report.every=6", "report.blocks=5", "train.keep=9"])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SEDD_HOME", str(workplace / "home"))
+        return folder, list(train(recipe, TrainOptions(folder, "cpu", report=False)))
+
+
+def lines(folder, kind):
+    records = [json.loads(line) for line in (folder / "metrics.jsonl").open()]
+    return [r for r in records if r["kind"] == kind]
+
+
+def test_the_loss_is_told_by_noise_level():
+    tally = Tally.zero(torch.device("cpu"))
+    v = torch.tensor([0.1, 0.19, 0.2, 0.999999], dtype=torch.float64)
+    tally.add(v, torch.tensor([1.0, 3.0, 5.0, 7.0]))
+    assert tally.nats.tolist() == [4, 5, 0, 0, 7]
+    assert tally.sequences.tolist() == [2, 1, 0, 0, 1]
+
+
+def test_the_bins_of_a_window_average_to_its_loss(watched):
+    _, events = watched
+    for event in (e for e in events if isinstance(e, Step)):
+        # 16 sequences, stratified: every bin holds three or four of them
+        assert sum(event.loss_by_t) / 5 == pytest.approx(event.loss, rel=0.2)
+        assert event.memory > 10e6
+        assert event.mfu is None
+        assert event.skipped == 0
+        assert event.seconds_left >= 0
+    assert event.seconds_left == 0
+
+
+def test_the_bound_on_the_way_is_that_of_the_checkpoint(watched, workplace):
+    folder, events = watched
+    (seen,) = [e for e in events if isinstance(e, Validated)]
+    assert (seen.step, seen.split, seen.blocks) == (6, "validation", 5)
+    model = load_model(folder / "checkpoints" / "step-6", device="cpu")
+    *_, last = prepare(PrepareOptions(corpus=model.recipe.data.corpus, tokenizer="char"))
+    drawing = Drawing(rel_error=1.0, max_nfe=4)
+    options = EvaluateOptions("validation", ("rigorous",), drawing, blocks=5, yardsticks=False)
+    *_, again = evaluate(model, open_dataset(last.path), options)
+    assert seen.nats_per_token == again.result["bounds"]["rigorous"]["nats_per_token"]
+    (line,) = lines(folder, "validation")
+    assert line["nats_per_token"] == seen.nats_per_token
+    assert line["nats_per_token_error"] > 0
+
+
+def test_a_sample_is_shown_and_kept_on_the_way(watched):
+    folder, events = watched
+    (sample,) = [e for e in events if isinstance(e, Sampled)]
+    (kept,) = map(json.loads, (folder / "samples" / "step-6.jsonl").open())
+    assert kept["text"] == sample.text
+
+
+def test_looking_does_not_change_the_training(watched, tiny_run):
+    watched_weights = load_model(watched[0], device="cpu").net.state_dict()
+    plain = load_model(tiny_run, device="cpu").net.state_dict()
+    assert all(torch.equal(value, plain[name]) for name, value in watched_weights.items())
+
+
+def test_the_exported_file_is_the_average(watched):
+    from safetensors.torch import load_file
+
+    exported, model = load_file(watched[0] / "ema.safetensors"), load_model(watched[0], device="cpu")
+    assert exported.keys() == dict(model.net.named_parameters()).keys()
+    assert all(torch.equal(exported[name], p) for name, p in model.net.named_parameters())
+
+
+def test_status_of_a_finished_a_stopped_and_a_running_run(watched, workplace, tmp_path):
+    found = status(watched[0])
+    assert (found.state, found.step, found.steps, found.checkpoint) == ("finished", 12, 12, "step-12")
+    assert [r["step"] for r in found.train] == [2, 4, 6, 8, 10, 12]
+    assert [r["step"] for r in found.validation] == [6]
+    job = train(load_recipe(workplace / "tiny.yaml"), TrainOptions(tmp_path / "run", "cpu", report=False))
+    while not isinstance(next(job), Step):
+        pass
+    assert status(tmp_path / "run").state == "running"
+    job.close()
+    assert status(tmp_path / "run").state == "stopped"
+    with pytest.raises(RequestError, match="is not a run"):
+        status(tmp_path)
+
+
+def test_a_line_that_is_being_written_is_left_out(watched, tmp_path):
+    import shutil
+
+    shutil.copytree(watched[0], tmp_path / "run")
+    with (tmp_path / "run" / "metrics.jsonl").open("a") as file:
+        file.write('{"kind": "train", "step": 14, "lo')
+    assert status(tmp_path / "run").step == 12
+
+
+def test_the_status_command_shows_the_curve_and_draws_it(sedd, watched):
+    done = sedd("train", "--status", watched[0], "--plot")
+    assert done.code == 0, done.err
+    assert "finished at step 12 of 12" in done.out
+    assert "training loss" in done.out
+    assert "by noise level" in done.out
+    assert (watched[0] / "curve.png").read_bytes().startswith(b"\x89PNG")
+    asked = sedd("train", "--status", watched[0], "--json")
+    assert json.loads(asked.out)["train"][-1]["step"] == 12
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--status", "{run}", "quickstart"], "no recipe"),
+        (["quickstart", "--plot"], "--status RUN --plot"),
+        ([], "which recipe"),
+        (["--status", "{run}/samples"], "is not a run"),
+    ],
+)
+def test_wrong_requests_of_status(sedd, watched, words, message):
+    done = sedd("train", *(w.format(run=watched[0]) for w in words))
+    assert done.code == 2
+    assert message in done.err
+
+
+def test_without_matplotlib_the_package_is_named(sedd, watched, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    done = sedd("train", "--status", watched[0], "--plot")
+    assert done.code == 2
+    assert "sedd[plots]" in done.err
+
+
+def test_a_curve_falls_from_its_first_label_to_its_last():
+    drawn = curve([(0, 8.0), (50, 4.0), (100, 2.0)], [(100, 2.0)], width=20, height=5).plain.splitlines()
+    assert drawn[0].startswith("    8.000 ┤")
+    assert drawn[4].startswith("    2.000 ┤")
+    assert drawn[4].endswith("o")
+    filled = [[c for c, mark in enumerate(line[11:]) if mark not in " o"] for line in drawn[:5]]
+    assert max(filled[0]) < min(filled[4])
+    assert curve([(5, 1.0)], []).plain.count("\n") == 14  # a single point is a curve too
+
+
+def test_tensorboard_holds_the_numbers_of_the_metrics(workplace, tmp_path):
+    pytest.importorskip("tensorboard", reason="the tensorboard extra is not installed")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    recipe = load_recipe(workplace / "tiny.yaml", ["report.every=6"])
+    list(train(recipe, TrainOptions(tmp_path / "run", "cpu", report=False, trackers=("tensorboard",))))
+    board = EventAccumulator(str(tmp_path / "run" / "tensorboard"))
+    board.Reload()
+    logged = lines(tmp_path / "run", "train")
+    points = [(e.step, e.value) for e in board.Scalars("train/loss")]
+    assert points == [(r["step"], pytest.approx(r["loss"])) for r in logged]
+    (bound,) = board.Scalars("validation/bits_per_char")
+    assert bound.value == pytest.approx(lines(tmp_path / "run", "validation")[0]["bits_per_char"])
+    assert "train/loss at t 0.0-0.2" in board.Tags()["scalars"]
+    assert any("sample" in tag for tag in board.Tags()["tensors"])
+
+
+def test_wandb_is_told_the_same_and_resumed_under_the_same_name(workplace, tmp_path, monkeypatch):
+    """Through a double of the package: its calls and their arguments."""
+    told, began, ended = [], [], []
+
+    class Run:
+        def log(self, values, step):
+            told.append((step, values))
+
+        def finish(self):
+            ended.append(True)
+
+    def init(**options):
+        began.append(options)
+        return Run()
+
+    double = types.ModuleType("wandb")
+    double.__spec__ = types.SimpleNamespace(name="wandb")
+    double.init, double.Html = init, lambda text: ("html", text)
+    double.util = types.SimpleNamespace(generate_id=lambda: "abc123")
+    monkeypatch.setitem(sys.modules, "wandb", double)
+    for steps in (6, 12):
+        recipe = load_recipe(workplace / "tiny.yaml", [f"train.steps={steps}", "report.every=4"])
+        list(train(recipe, TrainOptions(tmp_path / "run", "cpu", report=False, trackers=("wandb",))))
+    assert [b["id"] for b in began] == ["abc123", "abc123"]
+    assert began[0]["config"]["train"]["steps"] == 6
+    assert ended == [True, True]
+    losses = {step: values["train/loss"] for step, values in told if "train/loss" in values}
+    assert losses == {r["step"]: r["loss"] for r in lines(tmp_path / "run", "train")}
+    assert any("sample" in values for _, values in told)
+    assert [step for step, _ in told] == sorted(step for step, _ in told)
+
+
+def test_a_tracker_without_its_package_is_refused_at_once(sedd, workplace, tmp_path, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    done = sedd("train", workplace / "tiny.yaml", "--wandb", "--run-dir", tmp_path / "run")
+    assert done.code == 2
+    assert "sedd[wandb]" in done.err
+    assert not (tmp_path / "run").exists()
+
+
+def test_divergence_is_said_once_when_two_windows_are_beyond_the_untrained_loss(tiny_run):
+    model = load_model(tiny_run, device="cpu")
+    state = types.SimpleNamespace(model=model, recipe=model.recipe, step=1)
+    watch = Divergence(state)
+    base = dict.fromkeys(Step.__dataclass_fields__, 0) | {"loss_by_t": []}
+    warned = []
+    for step, loss in enumerate([3.4, 9.0, 3.4, 9.0, 9.0, 9.0, 9.0], 1):
+        warned += [(step, e) for e in watch.see(Step(**base | {"step": step, "loss": loss}))]
+    ((step, said),) = warned
+    assert step == 5
+    assert isinstance(said, Warn)
+    assert "training has diverged" in said.text
+
+
+def test_a_loss_beyond_that_of_an_untrained_network_is_said_to_diverge(workplace, tmp_path, monkeypatch):
+    """What is recorded rises, as under a learning rate that is too high, which no two machines do alike."""
+
+    def warned(factor: float, run: str) -> list[str]:
+        def risen(state, batch, rows):
+            tally = gradients(state, batch, rows)
+            tally.nats *= factor if state.step >= 10 else 1.0
+            return tally
+
+        monkeypatch.setattr(loop, "gradients", risen)
+        recipe = load_recipe(workplace / "tiny.yaml", ["train.steps=40", "train.lr=1e-6"])
+        events = list(train(recipe, TrainOptions(tmp_path / run, "cpu", report=False)))
+        return [e.text for e in events if isinstance(e, Warn) and "training has diverged" in e.text]
+
+    assert len(warned(5.0, "high")) == 1
+    assert warned(1.2, "ordinary") == []
+
+
+def test_a_finished_run_goes_on_when_its_schedule_is_constant(workplace, tmp_path):
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    list(train(load_recipe(workplace / "tiny.yaml"), TrainOptions(whole, "cpu", report=False)))
+    for steps in (6, 12):
+        recipe = load_recipe(workplace / "tiny.yaml", [f"train.steps={steps}"])
+        list(train(recipe, TrainOptions(parts, "cpu", report=False)))
+    assert (whole / "ema.safetensors").read_bytes() == (parts / "ema.safetensors").read_bytes()
+    for changes, message in ((["train.steps=4"], "beyond train.steps=4"), (["train.schedule=cosine"], "schedule")):
+        with pytest.raises(RequestError, match=message):
+            list(train(load_recipe(workplace / "tiny.yaml", changes), TrainOptions(parts, "cpu", report=False)))
+
+
+def test_a_decaying_schedule_binds_the_number_of_steps(workplace, tmp_path):
+    for steps in (2, 4):
+        recipe = load_recipe(workplace / "tiny.yaml", ["train.schedule=cosine", f"train.steps={steps}"])
+        if steps == 4:
+            with pytest.raises(RequestError, match=r"train.steps: 2 → 4"):
+                list(train(recipe, TrainOptions(tmp_path / "run", "cpu", report=False)))
+        else:
+            list(train(recipe, TrainOptions(tmp_path / "run", "cpu", report=False)))
+
+
+def test_checkpoints_at_multiples_of_keep_every_stay(workplace, tmp_path):
+    changes = ["train.save_every=2", "train.keep=1", "train.keep_every=4"]
+    list(train(load_recipe(workplace / "tiny.yaml", changes), TrainOptions(tmp_path / "run", "cpu", report=False)))
+    kept = sorted(p.name for p in (tmp_path / "run" / "checkpoints").iterdir())
+    assert kept == ["step-12", "step-4", "step-8"]
+    with pytest.raises(RequestError, match="multiple of save_every"):
+        load_recipe(workplace / "tiny.yaml", ["train.keep_every=4"])

@@ -1,0 +1,288 @@
+"""Training: what is minimised, resumed, stored and refused."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from sedd_cli.checkpoints import checkpoint
+from sedd_cli.checkpoints.async_checkpoint import Saver
+from sedd_cli.checkpoints.run_directory import RunDir
+from sedd_cli.errors import DamageError, RequestError, WorkError
+from sedd_cli.recipe import load_recipe
+from sedd_cli.recipe.assemble import learning_rate, make_optimizers
+from sedd_cli.system.distributed import Dist
+from sedd_cli.system.events import Evaluated, Finished, Sampled, Saved, Step
+from sedd_cli.training.train import TrainOptions, train
+
+#: What torch.distributed.checkpoint calls the one file of one process.
+SHARD = "shard-00001-model-00001-of-00001.safetensors"
+
+
+def run(workplace: Path, folder: Path, *overrides: str, report: bool = False) -> list:
+    recipe = load_recipe(workplace / "tiny.yaml", overrides)
+    return list(train(recipe, TrainOptions(folder, "cpu", report=report)))
+
+
+def weights(folder: Path, name: str = "ema") -> dict[str, torch.Tensor]:
+    return checkpoint.latest(folder).tensors(name)
+
+
+def write(folder: Path, step: int, keep: int, keep_every: int | None = None, **files) -> Path:
+    """A checkpoint of small files."""
+    draft = checkpoint.Draft(folder, step)
+    draft.begin()
+    return draft.commit({"a.txt": checkpoint.text_file("x"), **files}, keep, keep_every)
+
+
+def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+
+
+def test_a_run_directory_holds_what_the_design_says(tiny_run):
+    assert (tiny_run / "recipe.yaml").is_file()
+    assert (tiny_run / "latest").read_text().strip() == "step-12"
+    steps = [json.loads(line)["step"] for line in (tiny_run / "metrics.jsonl").read_text().splitlines()]
+    assert steps == [2, 4, 6, 8, 10, 12]
+    names = {p.name for p in (tiny_run / "checkpoints" / "step-12").iterdir()}
+    assert names == {SHARD, "manifest.json", "state.json", "recipe.yaml", "tokenizer.json"}
+    assert (tiny_run / "results" / "test-step-12.json").is_file()
+    assert (tiny_run / "samples" / "samples-step-12.jsonl").is_file()
+
+
+def test_events_tell_the_story(workplace, tmp_path):
+    events = run(workplace, tmp_path / "run", report=True)
+    kinds = [type(e) for e in events]
+    assert [e.step for e in events if isinstance(e, Step)] == [2, 4, 6, 8, 10, 12]
+    assert [e.step for e in events if isinstance(e, Saved)] == [6, 12]
+    assert kinds.count(Evaluated) == 1
+    assert kinds.count(Sampled) == 1
+    assert kinds[-1] is Finished
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_training_lowers_the_loss(workplace, tmp_path, optimizer):
+    if optimizer == "muon" and not hasattr(torch.optim, "Muon"):
+        pytest.skip("this torch has no Muon")
+    changes = ("train.steps=60", "train.batch=64", "train.lr=1e-2", f"train.optimizer={optimizer}", "model.dropout=0.0")
+    losses = [e.loss for e in run(workplace, tmp_path / "run", *changes) if isinstance(e, Step)]
+    # from log N = 3.5 nats towards the entropy of the characters, 2.9
+    assert sum(losses[-5:]) / 5 < losses[0] - 0.2
+
+
+@pytest.mark.parametrize("stop_at", [1, 5, 6, 10])
+def test_a_resumed_run_is_the_uninterrupted_run_bit_for_bit(workplace, tmp_path, tiny_run, stop_at):
+    recipe = load_recipe(workplace / "tiny.yaml", ["train.log_every=1"])
+    events = train(recipe, TrainOptions(tmp_path / "run", "cpu", report=False))
+    for event in events:
+        if isinstance(event, Step) and event.step == stop_at:
+            os.kill(os.getpid(), signal.SIGINT)  # finishes the next step, saves, stops
+    assert checkpoint.latest(tmp_path / "run").step == stop_at + 1
+    resumed = run(workplace, tmp_path / "run")
+    assert resumed[-1].result["finished"]
+    for name in ("ema", "weights", "adamw"):
+        assert same(weights(tmp_path / "run", name), weights(tiny_run, name)), name
+    logged = [json.loads(line)["step"] for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert logged == sorted(set(logged))
+
+
+def test_a_run_killed_without_warning_goes_on_from_its_last_checkpoint(workplace, tmp_path, tiny_run):
+    script = (
+        "import sys, os, signal\n"
+        "from sedd_cli.recipe import load_recipe\n"
+        "from sedd_cli.system.events import Step\n"
+        "from sedd_cli.training.train import TrainOptions, train\n"
+        "import torch; torch.set_num_threads(1)\n"
+        "from pathlib import Path\n"
+        "for e in train(load_recipe(sys.argv[1]), TrainOptions(Path(sys.argv[2]), 'cpu', report=False)):\n"
+        "    if isinstance(e, Step) and e.step == 10: os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    ended = subprocess.run([sys.executable, "-c", script, workplace / "tiny.yaml", tmp_path / "run"], check=False)
+    assert ended.returncode == -signal.SIGKILL
+    found = checkpoint.latest(tmp_path / "run")
+    assert found is None or found.step == 6  # a busy machine may not have written it yet
+    run(workplace, tmp_path / "run")
+    assert same(weights(tmp_path / "run"), weights(tiny_run))
+
+
+def test_micro_batches_do_not_change_the_gradient(workplace, tmp_path):
+    # exact up to the order of float32 additions
+    plain = ("train.steps=2", "model.dropout=0.0")
+    run(workplace, tmp_path / "whole", *plain)
+    run(workplace, tmp_path / "parts", *plain, "train.micro_batch=3")
+    for name, value in weights(tmp_path / "whole", "weights").items():
+        torch.testing.assert_close(weights(tmp_path / "parts", "weights")[name], value, rtol=1e-4, atol=1e-6)
+
+
+def test_another_recipe_is_refused_in_the_same_run(workplace, tiny_run):
+    with pytest.raises(RequestError, match=r"train.lr: 0.003 → 0.1") as refused:
+        run(workplace, tiny_run, "train.lr=0.1")
+    assert "--fresh" in str(refused.value)
+
+
+def test_a_run_in_use_is_refused(workplace, tmp_path):
+    recipe = load_recipe(workplace / "tiny.yaml")
+    first = train(recipe, TrainOptions(tmp_path / "run", "cpu", report=False))
+    while not isinstance(next(first), Step):
+        pass
+    with pytest.raises(RequestError, match="another process is training"):
+        run(workplace, tmp_path / "run")
+    assert [type(e) for e in first][-1] is Finished
+
+
+def test_keys_that_change_no_number_may_change(workplace, tiny_run):
+    assert run(workplace, tiny_run, "train.keep=3")[-1].result["finished"]
+
+
+def test_fresh_starts_in_a_new_folder(workplace, tiny_run):
+    recipe = load_recipe(workplace / "tiny.yaml", ["train.steps=1"])
+    *_, last = train(recipe, TrainOptions(tiny_run, "cpu", fresh=True, report=False))
+    assert last.result["run"] == str(tiny_run.with_name("tiny-2"))
+
+
+@pytest.mark.parametrize("name", [SHARD, "state.json", "recipe.yaml", "tokenizer.json"])
+@pytest.mark.parametrize("harm", ["truncate", "edit", "remove"])
+def test_a_damaged_checkpoint_is_recognised_and_named(workplace, tmp_path, name, harm):
+    run(workplace, tmp_path / "run", "train.steps=1")
+    victim = tmp_path / "run" / "checkpoints" / "step-1" / name
+    content = bytearray(victim.read_bytes())
+    if harm == "remove":
+        victim.unlink()
+    elif harm == "truncate":
+        victim.write_bytes(content[: len(content) // 2])
+    else:
+        content[len(content) // 2] ^= 1
+        victim.write_bytes(content)
+    with pytest.raises(DamageError, match=name.replace(".", r"\.")):
+        run(workplace, tmp_path / "run", "train.steps=1")
+    shutil.rmtree(tmp_path / "run")
+
+
+def test_a_failed_write_leaves_the_old_checkpoint_and_no_rubbish(tmp_path):
+    def full(path: Path) -> None:
+        raise OSError(28, "No space left on device")
+
+    write(tmp_path, 1, keep=2)
+    saver = Saver(tmp_path, Dist(0, 1, torch.device("cpu")), sharded=False, keep=2, keep_every=None)
+    saver.start(2, {"weights.a": torch.ones(3)}, {"b.txt": full})
+    with pytest.raises(WorkError, match=r"earlier ones are intact.*No space left"):
+        saver.finish()
+    assert checkpoint.latest(tmp_path).step == 1
+    assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == ["step-1"]
+
+
+def test_only_the_last_checkpoints_are_kept(tmp_path):
+    for step in (1, 2, 10):
+        write(tmp_path, step, keep=2)
+    assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == ["step-10", "step-2"]
+
+
+def test_a_checkpoint_never_holds_a_pickle(tiny_run):
+    for path in (tiny_run / "checkpoints" / "step-12").iterdir():
+        assert path.suffix in (".safetensors", ".json", ".yaml"), path
+    load_file(tiny_run / "checkpoints" / "step-12" / SHARD)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(workplace, tmp_path):
+    with pytest.raises(WorkError, match=r"not finite.*train\.lr"):
+        run(workplace, tmp_path / "run", "train.lr=1e30", "train.warmup=0", "train.steps=40")
+
+
+def test_a_length_beyond_the_corpus_is_refused(workplace, tmp_path):
+    with pytest.raises(RequestError, match="longer than the train split"):
+        run(workplace, tmp_path / "run", "model.length=1000000")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_report_that_cannot_be_made_is_refused_before_training(workplace, tmp_path):
+    with pytest.raises(RequestError, match=r"report\.infill"):
+        run(workplace, tmp_path / "run", "report.infill.prefix='the cat sat on the mat for hours'")
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_learning_rate_warms_up_and_follows_its_schedule():
+    recipe = load_recipe("quickstart", ["train.steps=100", "train.warmup=10", "train.lr=1.0", "train.schedule=linear"])
+    assert learning_rate(recipe, 1) == pytest.approx(0.1)
+    assert learning_rate(recipe, 10) == pytest.approx(0.91)
+    assert learning_rate(recipe, 100) == pytest.approx(0.01)
+    constant = dataclasses.replace(recipe, train=dataclasses.replace(recipe.train, schedule="constant"))
+    assert [learning_rate(constant, s) for s in (5, 10, 99)] == pytest.approx([0.5, 1.0, 1.0])
+
+
+def test_every_parameter_has_exactly_one_optimizer():
+    from sedd_cli.models.dit import DiT
+
+    if not hasattr(torch.optim, "Muon"):
+        pytest.skip("this torch has no Muon")
+    recipe = load_recipe("quickstart", ["model.n_blocks=1", "model.hidden_size=16", "model.cond_dim=8"])
+    net = DiT(recipe.model, 9)
+    groups = [p for o in make_optimizers(recipe, net).values() for g in o.param_groups for p in g["params"]]
+    assert sorted(map(id, groups)) == sorted(map(id, net.parameters()))
+
+
+def rolled_back(workplace, folder):
+    """A run of four checkpoints whose `latest` was set back to the first."""
+    run(workplace, folder, "train.steps=8", "train.save_every=2", "train.keep=9")
+    (folder / "latest").write_text("step-2\n")
+    return folder
+
+
+def test_a_run_set_back_drops_the_course_it_gave_up(workplace, tmp_path):
+    folder = rolled_back(workplace, tmp_path / "run")
+    (folder / "checkpoints" / "step-6-backup").mkdir()
+    run(workplace, folder, "train.steps=8", "train.save_every=2", "train.keep=1")
+    kept = sorted(p.name for p in (folder / "checkpoints").iterdir())
+    assert kept == ["step-6-backup", "step-8"]
+    assert checkpoint.latest(folder).step == 8
+
+
+def test_pruning_never_takes_the_checkpoint_just_written(tmp_path):
+    for step in (12, 8):
+        write(tmp_path, step, keep=1)
+    assert checkpoint.latest(tmp_path).step == 8
+
+
+@pytest.mark.parametrize("mark", ["../../elsewhere/checkpoints/step-2", "step-99", "", "/tmp", "step-2/../step-4"])
+def test_latest_names_a_checkpoint_of_its_own_run_or_nothing(workplace, tmp_path, mark):
+    write(tmp_path, 2, keep=1)
+    (tmp_path / "latest").write_text(mark)
+    with pytest.raises(DamageError, match=r"write the name of a complete one into it \(step-2\)"):
+        checkpoint.latest(tmp_path)
+
+
+def test_weights_that_are_not_finite_are_never_saved(workplace, tmp_path):
+    with pytest.raises(WorkError, match="not finite"):
+        run(workplace, tmp_path / "run", "train.lr=1e30", "train.log_every=40", "train.save_every=1", "train.steps=40")
+    for path in (tmp_path / "run" / "checkpoints").glob("step-*"):
+        assert all(v.isfinite().all() for v in load_file(path / SHARD).values())
+
+
+def test_a_start_that_failed_does_not_bind_the_folder(workplace, tmp_path):
+    RunDir(tmp_path / "run").create()
+    (tmp_path / "run" / "recipe.yaml").write_text("seed: 99\n")
+    assert run(workplace, tmp_path / "run", "train.steps=1")[-1].result["finished"]
+
+
+def test_metrics_of_steps_taken_again_are_dropped(workplace, tmp_path):
+    RunDir(tmp_path / "run").create()
+    lines = b'{"kind": "train", "step": 2}\n{"kind": "train", "step": 4}\n{"kind": "train", "st'
+    (tmp_path / "run" / "metrics.jsonl").write_bytes(lines)
+    run(workplace, tmp_path / "run", "train.steps=4")
+    assert [json.loads(x)["step"] for x in (tmp_path / "run" / "metrics.jsonl").open()] == [2, 4]
+
+
+@pytest.mark.parametrize("change", ["report.split=tset", "report.infill.length=0", "model.attention=flash"])
+def test_what_cannot_be_done_is_refused_before_the_folder_is_made(workplace, tmp_path, change):
+    with pytest.raises(RequestError, match=change.split("=")[0].split(".")[1]):
+        run(workplace, tmp_path / "run", change)
+    assert not (tmp_path / "run").exists()
