@@ -17,7 +17,7 @@ def __getattr__(name: str):
 
         return Model
     if name == "load_model":
-        from sedd_cli.inference.load import load_model
+        from sedd_cli.inference.model import load_model
 
         return load_model
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -14,13 +14,13 @@ from typing import Any
 import yaml
 from torch import Tensor
 
+from sedd_cli.checkpoints.loaded_model import LoadedModel
 from sedd_cli.checkpoints.tensors import load_weights, read_pickle, read_tensors
 from sedd_cli.core.graphs import GRAPHS, Graph
 from sedd_cli.core.schedules import NOISES, Noise
 from sedd_cli.data.tokenizers import holds_tokenizer
 from sedd_cli.data.tokenizers.base import FILE
 from sedd_cli.errors import DamageError, RequestError
-from sedd_cli.inference.model import Model
 from sedd_cli.models.dit import DiT, DiTConfig
 from sedd_cli.recipe import Recipe, load_recipe
 from sedd_cli.recipe.build import build
@@ -39,7 +39,7 @@ OURS, RECIPE = "sedd", "recipe.yaml"
 HYDRA, CHECKPOINT = Path(".hydra", "config.yaml"), Path("checkpoints-meta", "checkpoint.pth")
 
 
-def load_published(folder: Path, source: str) -> Model:
+def load_published(folder: Path, source: str) -> LoadedModel:
     """The model of a folder in the published layout, its weights as they are."""
     config, where = _mapping(_json(folder / CONFIG), folder / CONFIG), str(folder / CONFIG)
     config = config.get("config", config)  # some hub versions nest it
@@ -61,7 +61,7 @@ def load_published(folder: Path, source: str) -> Model:
     return model
 
 
-def _agreeing(recipe: Recipe, model: Model) -> Recipe:
+def _agreeing(recipe: Recipe, model: LoadedModel) -> Recipe:
     """The recipe; RequestError where it is of another model than config.json describes."""
     objective = recipe.objective.make()
     same = recipe.graph.make(tokens=model.vocab_size) == model.graph and recipe.noise.make() == model.noise
@@ -70,7 +70,7 @@ def _agreeing(recipe: Recipe, model: Model) -> Recipe:
     return recipe
 
 
-def load_training_directory(path: Path, source: str) -> Model:
+def load_training_directory(path: Path, source: str) -> LoadedModel:
     """The model of a training directory of the published code, or of one of its checkpoint files: its EMA weights."""
     above = path.absolute().parents[:2] if path.is_file() else [path]
     folder = next((at for at in above if (at / HYDRA).is_file()), None)
@@ -125,7 +125,7 @@ def config_of(graph: Graph, noise: Noise, net: DiTConfig) -> dict[str, Any]:
 
 def _model(
     config: Any, where: str, tensors: Mapping[str, Tensor], file: str, source: str, facts: dict[str, Any]
-) -> Model:
+) -> LoadedModel:
     graph, noise, shape = parts_of(config, where)
     if shape.n_blocks > len(tensors):
         raise DamageError(f"{where}: model.n_blocks is {shape.n_blocks:,}, but {file} holds {len(tensors)} tensors")
@@ -133,7 +133,7 @@ def _model(
     load_weights(net, tensors, file, copy=True)  # a file that is written to again must not change them
     if kinds := {str(v.dtype).removeprefix("torch.") for v in tensors.values()} - {"float32"}:
         facts = {**facts, "stored": " and ".join(sorted(kinds))}
-    model = Model(net, graph, noise, None, source, facts=facts)
+    model = LoadedModel(net, graph, noise, None, source, facts=facts)
     model.tokenizer_source = "gpt2" if graph.tokens == GPT2_TOKENS else None
     return model
 

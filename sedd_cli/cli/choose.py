@@ -9,8 +9,8 @@ from sedd_cli.cli.view.view import View
 from sedd_cli.errors import RequestError
 
 if TYPE_CHECKING:
+    from sedd_cli.checkpoints.loaded_model import LoadedModel
     from sedd_cli.evaluation.scorers.exact import ExactModel
-    from sedd_cli.inference.model import Model
 
 PUBLISHED = "louaaron/sedd-small"
 
@@ -22,19 +22,21 @@ def source_of(named: str | None) -> str:
     return named or str(newest_run(Path("runs")) or PUBLISHED)
 
 
-def choose_model(view: View, named: str | None, device: str, precision: str, tokenizer: str | None) -> Model:
+def choose_model(view: View, named: str | None, device: str, precision: str, tokenizer: str | None) -> LoadedModel:
     """Load the model and say in one line what it is."""
-    from sedd_cli.inference.load import load_model
+    from sedd_cli.checkpoints.load import open_model
 
     source = source_of(named)
     if named is None and source == PUBLISHED:
         view.say(f"no run under ./runs (sedd train quickstart makes one): taking {PUBLISHED}")
-    model = load_model(source, device, precision, tokenizer)
+    model = open_model(source, device, precision, tokenizer)
     view.say(f"model {model.describe()}", "dim")
     return model
 
 
-def choose_any(view: View, named: str | None, device: str, precision: str, tokenizer: str | None) -> Model | ExactModel:
+def choose_any(
+    view: View, named: str | None, device: str, precision: str, tokenizer: str | None
+) -> LoadedModel | ExactModel:
     """As `choose_model`, or a causal language model of transformers where one is named."""
     from sedd_cli.evaluation.scorers.exact import load_exact
     from sedd_cli.evaluation.scorers.pretrained import is_causal
@@ -46,7 +48,7 @@ def choose_any(view: View, named: str | None, device: str, precision: str, token
     return model
 
 
-def own_corpus(model: Model | ExactModel) -> str:
+def own_corpus(model: LoadedModel | ExactModel) -> str:
     """The corpus that a model was trained on; RequestError where it names none."""
     if not model.recipe:
         raise RequestError(f"{model.source} names no corpus of its own: name one with --dataset")

@@ -109,9 +109,9 @@ def evaluate(
             return ClozeOptions(cloze, split, candidates, seed)
 
         return run_cloze(view, cloze_options, dataset or [], local or [], model, tokenizer, device, precision, out)
-    from sedd_cli.evaluation.likelihood.estimator import Drawing
     from sedd_cli.evaluation.likelihood.evaluate import EvaluateOptions, evaluate_all
     from sedd_cli.evaluation.likelihood.texts import Text
+    from sedd_cli.inference.bound import Drawing
     from sedd_cli.system.distributed import connect
     from sedd_cli.system.events import Finished
     from sedd_cli.system.outputs import check_outputs

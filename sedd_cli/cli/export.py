@@ -29,8 +29,8 @@ def export(
 
     Example: sedd export runs/quickstart --to exported
     """
-    from sedd_cli.inference.export import ExportOptions
-    from sedd_cli.inference.export import export as job
+    from sedd_cli.checkpoints.export import ExportOptions
+    from sedd_cli.checkpoints.export import export as job
     from sedd_cli.system.events import Finished
 
     view = View(json, quiet)

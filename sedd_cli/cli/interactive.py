@@ -12,8 +12,8 @@ from sedd_cli.errors import RequestError
 from sedd_cli.inference.template import parse_template
 
 if TYPE_CHECKING:
+    from sedd_cli.checkpoints.loaded_model import LoadedModel
     from sedd_cli.inference.infill import Job
-    from sedd_cli.inference.model import Model
     from sedd_cli.inference.sampling import Sampling
 
 _HELP = r"""A line is a template: text with gaps such as [MASK:8], [MASK:5-20], [MASK].
@@ -24,7 +24,7 @@ _HELP = r"""A line is a template: text with gaps such as [MASK:8], [MASK:5-20], 
   :quit            leave (or Ctrl-D); Ctrl-C drops the line, or the filling"""
 
 
-def prompt_loop(view: View, model: Model, job: Job, sampling: Sampling, every: bool) -> None:
+def prompt_loop(view: View, model: LoadedModel, job: Job, sampling: Sampling, every: bool) -> None:
     """Ask for templates until the input ends; what is wrong with one is said, and the loop goes on."""
     from sedd_cli.inference.infill import infill
 

@@ -13,8 +13,8 @@ from sedd_cli.cli.view.view import View
 from sedd_cli.errors import RequestError
 
 if TYPE_CHECKING:
+    from sedd_cli.checkpoints.loaded_model import LoadedModel
     from sedd_cli.evaluation.scorers.causal import CausalModel
-    from sedd_cli.inference.model import Model
 
 
 #: What is said after Ctrl-C.
@@ -96,7 +96,9 @@ def mauve(
     view.document(result)
 
 
-def _choose(view: View, named: str | None, device: str, precision: str, tokenizer: str | None) -> Model | CausalModel:
+def _choose(
+    view: View, named: str | None, device: str, precision: str, tokenizer: str | None
+) -> LoadedModel | CausalModel:
     """A causal model where one is named, else as every command chooses."""
     from sedd_cli.evaluation.scorers.pretrained import is_causal, load_causal
 

@@ -8,18 +8,18 @@ from collections.abc import Generator, Iterator
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from sedd_cli.data.guess import greedy, guess
+from sedd_cli.checkpoints.loaded_model import LoadedModel
 from sedd_cli.data.shards import Dataset, TokenArray
 from sedd_cli.data.tokenizers import Tokenizer
 from sedd_cli.errors import RequestError
 from sedd_cli.evaluation.baselines import MOST_TOKENS
 from sedd_cli.evaluation.gaps import CONTEXT, LETTERS, Gap, Tokens, find_gaps
+from sedd_cli.evaluation.guess import greedy, guess
 from sedd_cli.evaluation.likelihood.protocols import Blocks
 from sedd_cli.evaluation.likelihood.texts import Text, check_tokenizer, prepared_for
 from sedd_cli.evaluation.ngram import NGram
-from sedd_cli.inference.candidates import candidate_bound
+from sedd_cli.inference.bound import candidate_bound
 from sedd_cli.inference.denoise import Done, Row, denoise, derived
-from sedd_cli.inference.model import Model
 from sedd_cli.inference.sampling import Sampling, Way
 from sedd_cli.system.distributed import Dist
 from sedd_cli.system.events import Event, Finished, Note, Progress, Warn
@@ -54,7 +54,7 @@ class ClozeOptions:
             raise RequestError(f"seed must lie in [0, 2^64), found {self.seed}")
 
 
-def cloze(model: Model | ExactModel, text: Text, options: ClozeOptions) -> Iterator[Event]:
+def cloze(model: LoadedModel | ExactModel, text: Text, options: ClozeOptions) -> Iterator[Event]:
     """Mask words of a text and let the model and a 5-gram restore them; Finished says how often they did.
 
     A word is restored where all of its tokens are. How many they are is told to both. The model's word is that of the
@@ -98,7 +98,7 @@ def _usual_split(dataset: Dataset) -> str:
 
 
 def _draw(
-    model: Model, way: Way, gaps: list[Gap], options: ClozeOptions
+    model: LoadedModel, way: Way, gaps: list[Gap], options: ClozeOptions
 ) -> Generator[Event, None, tuple[list[list[Tokens]], float]]:
     """The candidates' words of each gap in the order of their numbers, and network evaluations a filling."""
     asked = [(gap, candidate) for gap in gaps for candidate in range(options.candidates)]
@@ -116,7 +116,7 @@ def _draw(
     return [words[at : at + count] for at in range(0, len(words), count)], nfe / len(rows)
 
 
-def _best(model: Model, gaps: list[Gap], drawn: list[list[Tokens]]) -> Generator[Event, None, list[Tokens]]:
+def _best(model: LoadedModel, gaps: list[Gap], drawn: list[list[Tokens]]) -> Generator[Event, None, list[Tokens]]:
     """The candidate of each gap with the lowest bound; the first of equals."""
     best = []
     for gap, words in zip(gaps, drawn, strict=True):
@@ -155,7 +155,7 @@ def _guesses(
 # -------------------------------------------------------------------------------------------------- the result
 
 
-def _origin(model: Model, dataset: Dataset, split: TokenArray, options: ClozeOptions) -> dict[str, Any]:
+def _origin(model: LoadedModel, dataset: Dataset, split: TokenArray, options: ClozeOptions) -> dict[str, Any]:
     """Everything to repeat it."""
     return {
         "model": model.source,

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sedd_cli.checkpoints.loaded_model import LoadedModel
 from sedd_cli.core.random import BASE, NOISE, Stream
 from sedd_cli.data.prepared import PrepareOptions, find_prepared
 from sedd_cli.data.shards import open_dataset
@@ -18,7 +19,6 @@ from sedd_cli.errors import DamageError, RequestError, WorkError
 from sedd_cli.evaluation import health_checks as verdicts
 from sedd_cli.evaluation.diversity import unigram_entropy
 from sedd_cli.inference.generate import GenerateOptions, generate
-from sedd_cli.inference.model import Model
 from sedd_cli.inference.sampling import Sampling
 from sedd_cli.system.events import Event, Finished, Progress, Sampled
 
@@ -48,7 +48,7 @@ class Probe:
     real: bool
 
 
-def checkup(model: Model, options: CheckupOptions) -> Iterator[Event]:
+def checkup(model: LoadedModel, options: CheckupOptions) -> Iterator[Event]:
     """Look at weights, scores at several noise levels, and samples; Finished holds the findings and the levels."""
     findings = [verdicts.weights(model.net)]
     result: dict[str, Any] = {"model": model.source, "fingerprint": model.fingerprint, "findings": findings}
@@ -81,7 +81,7 @@ def checkup(model: Model, options: CheckupOptions) -> Iterator[Event]:
     yield Finished(result)
 
 
-def _levels(model: Model, probe: Probe, seed: int) -> Generator[Event, None, list[dict[str, Any]]]:
+def _levels(model: LoadedModel, probe: Probe, seed: int) -> Generator[Event, None, list[dict[str, Any]]]:
     """`level` at those of LEVELS that the schedule has, or, of a narrow one, at three of its own."""
     ends = model.noise.sigma(0.0), model.noise.sigma(1.0)
     lams = [lam for lam in LEVELS if ends[0] < -math.log1p(-lam) <= ends[1]]
@@ -94,7 +94,7 @@ def _levels(model: Model, probe: Probe, seed: int) -> Generator[Event, None, lis
 
 
 @torch.no_grad()
-def level(model: Model, x0: Tensor, lam: float, seed: int = 0) -> dict[str, Any]:
+def level(model: LoadedModel, x0: Tensor, lam: float, seed: int = 0) -> dict[str, Any]:
     """What the scores of x0 [B, L] under noise that moves the share lam of its tokens come to.
 
     normaliser: its mean with the standard error over sequences, and quantiles over positions. moved: tokens that noise
@@ -152,7 +152,7 @@ def _summary(value: Tensor, owner: Tensor) -> dict[str, float | None]:
     return {"mean": mean, "error": error, "p5": low, "p95": high}
 
 
-def _samples(model: Model, seed: int) -> Generator[Event, None, list[list[int]]]:
+def _samples(model: LoadedModel, seed: int) -> Generator[Event, None, list[list[int]]]:
     found, length = [], min(model.length, SAMPLE_LENGTH)
     sampling = Sampling() if model.exact else Sampling(SAMPLE_STEPS, "tweedie")
     for event in generate(model, GenerateOptions(_enough(SAMPLED, length), length, seed=seed, sampling=sampling)):
@@ -163,7 +163,7 @@ def _samples(model: Model, seed: int) -> Generator[Event, None, list[list[int]]]
     return found
 
 
-def _varied(samples: list[list[int]], probe: Probe | None, model: Model) -> dict[str, Any]:
+def _varied(samples: list[list[int]], probe: Probe | None, model: LoadedModel) -> dict[str, Any]:
     """Unigram entropy of the samples, of as long pieces of real text where there are any, and the most there can be."""
     entropy, error = unigram_entropy(samples)
     length, text = len(samples[0]), None
@@ -174,7 +174,7 @@ def _varied(samples: list[list[int]], probe: Probe | None, model: Model) -> dict
     return {**facts, "entropy": entropy, "error": error, "text": text, "most": most}
 
 
-def _noise(model: Model, seed: int) -> Probe:
+def _noise(model: LoadedModel, seed: int) -> Probe:
     """Tokens drawn evenly: before a model's samples are known, to see whether it can be asked for any."""
     u, _ = Stream(seed, BASE, torch.arange(BLOCKS)).uniforms(0, min(model.length, SAMPLE_LENGTH))
     return Probe((u * model.vocab_size).long(), "random tokens", real=False)
@@ -185,7 +185,7 @@ def _enough(tokens: int, length: int) -> int:
     return max(BLOCKS, math.ceil(tokens / length))
 
 
-def _blocks(model: Model, tokens: int, read: Callable[[int, int], Any]) -> Tensor:
+def _blocks(model: LoadedModel, tokens: int, read: Callable[[int, int], Any]) -> Tensor:
     """Blocks [B, L] of the trained length, spread over a text of so many tokens; or one shorter block."""
     length = min(model.length, tokens)
     count = min(_enough(TOKENS, length), tokens // length)
@@ -193,7 +193,7 @@ def _blocks(model: Model, tokens: int, read: Callable[[int, int], Any]) -> Tenso
     return torch.stack([torch.as_tensor(read(at, at + length), dtype=torch.int64) for at in starts])
 
 
-def _text(model: Model, path: Path) -> Probe:
+def _text(model: LoadedModel, path: Path) -> Probe:
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
@@ -206,7 +206,7 @@ def _text(model: Model, path: Path) -> Probe:
     return Probe(_blocks(model, len(ids), lambda start, stop: ids[start:stop]), str(path), real=True)
 
 
-def _held_out(model: Model) -> Probe | None:
+def _held_out(model: LoadedModel) -> Probe | None:
     """The held-out split of the model's own corpus, where it is prepared on this machine."""
     if model.recipe is None or model.tokenizer is None:
         return None

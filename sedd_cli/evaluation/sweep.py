@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sedd_cli.checkpoints.loaded_model import LoadedModel
 from sedd_cli.core.samplers import SAMPLERS, Stepper
 from sedd_cli.errors import RequestError, WorkError
 from sedd_cli.evaluation.judge import Samples, judge
 from sedd_cli.evaluation.scorers.reader import Reader
 from sedd_cli.inference.generate import GenerateOptions, generate
-from sedd_cli.inference.model import Model
 from sedd_cli.inference.resumable import kept_samples
 from sedd_cli.inference.sampling import Sampling
 from sedd_cli.recipe.build import nearest, plain
@@ -78,7 +78,7 @@ def _whole(word: str, text: str) -> int:
     return int(word)
 
 
-def sweep(model: Model, reader: Reader, options: SweepOptions) -> Iterator[Event]:
+def sweep(model: LoadedModel, reader: Reader, options: SweepOptions) -> Iterator[Event]:
     """Sample and judge point after point; Finished with all that the folder holds at the end.
 
     Samples are kept as they come and points as they are judged, so that an interrupted sweep goes on where it was, and
@@ -161,7 +161,9 @@ def _known_points(options: SweepOptions, reader: Reader) -> list[dict[str, Any]]
     return known if not options.self_bleu else [p for p in known if "self_bleu" in p]
 
 
-def _samples(model: Model, options: SweepOptions, sampler: str, steps: int) -> Generator[Event, None, list[Sampled]]:
+def _samples(
+    model: LoadedModel, options: SweepOptions, sampler: str, steps: int
+) -> Generator[Event, None, list[Sampled]]:
     """The samples of one point; a sample depends on its number alone."""
 
     def draw(first: int) -> Iterator[Event]:

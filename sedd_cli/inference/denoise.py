@@ -11,9 +11,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from sedd_cli.checkpoints.loaded_model import LoadedModel
 from sedd_cli.core.conditioning import Given
 from sedd_cli.errors import WorkError, out_of_memory
-from sedd_cli.inference.model import Model
 from sedd_cli.inference.sampling import Way
 from sedd_cli.system.events import Event, Frame, Progress, Seen, Warn
 from sedd_cli.system.memory import free_memory
@@ -47,7 +47,9 @@ def derived(seed: int, *words: object) -> int:
     return int.from_bytes(hashlib.sha256(repr((seed, *words)).encode()).digest()[:8], "big")
 
 
-def denoise(model: Model, way: Way, rows: Sequence[Row], noun: str = "samples", watch: bool = False) -> Iterator[Event]:
+def denoise(
+    model: LoadedModel, way: Way, rows: Sequence[Row], noun: str = "samples", watch: bool = False
+) -> Iterator[Event]:
     """Yield Progress (and Frames, to be watched) on the way, and Done for every row, the short ones first."""
     work = Work(model, way, len(rows), noun, watch, by_steps=True)
     for event in work.denoise(rows):
@@ -60,7 +62,7 @@ def denoise(model: Model, way: Way, rows: Sequence[Row], noun: str = "samples", 
 class Work:
     """Rows that are denoised one portion after another: how far it is, and how many at once there is memory for."""
 
-    model: Model
+    model: LoadedModel
     way: Way
     total: int
     noun: str
@@ -108,7 +110,7 @@ class Work:
         return Progress(self.noun, min(self.done, self.total - 1), self.total, self.noun, figures)
 
 
-def batch_for(model: Model, length: int) -> int:
+def batch_for(model: LoadedModel, length: int) -> int:
     """How many sequences of a length fit into half of the memory that is free: an estimate, and at least one."""
     config, device = model.net.config, model.device
     # a block's widest moment: its input, queries, keys and values, the four-fold inner layer and its activation
@@ -124,7 +126,7 @@ def tokens_at_once(device: torch.device) -> int:
     return 2**18 if device.type == "cuda" else 8192
 
 
-def _denoise(model: Model, way: Way, rows: Sequence[Row], places: list[int], watch: bool) -> Iterator[Event]:
+def _denoise(model: LoadedModel, way: Way, rows: Sequence[Row], places: list[int], watch: bool) -> Iterator[Event]:
     began, batch, device = time.perf_counter(), [rows[place] for place in places], model.device
     given, index = _given(batch, device), torch.tensor([row.number for row in batch], device=device)
     # the 64 bits of a seed, read as a signed number

@@ -7,11 +7,11 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from sedd_cli.checkpoints.loaded_model import LoadedModel
 from sedd_cli.errors import RequestError
 from sedd_cli.inference.denoise import Done, Row, batch_for, denoise, derived
 from sedd_cli.inference.infill import Job, infill, plan_job
 from sedd_cli.inference.layout import lay_out
-from sedd_cli.inference.model import Model
 from sedd_cli.inference.sampling import Sampling
 from sedd_cli.inference.template import between
 from sedd_cli.system.events import Event, Filled, Note, Sampled
@@ -43,7 +43,7 @@ class GenerateOptions:
             raise RequestError(f"block must be at least 1, found {self.block}")
 
 
-def generate(model: Model, options: GenerateOptions, watch: bool = False) -> Iterator[Event]:
+def generate(model: LoadedModel, options: GenerateOptions, watch: bool = False) -> Iterator[Event]:
     """Yield Progress while denoising, Sampled for every finished sequence."""
     length = model.length if options.length is None else options.length
     block = model.length if options.block is None else options.block
@@ -84,7 +84,7 @@ class _Blocks:
     stride: int
 
 
-def _long(model: Model, job: Job, sampling: Sampling, blocks: _Blocks, watch: bool) -> Iterator[Event]:
+def _long(model: LoadedModel, job: Job, sampling: Sampling, blocks: _Blocks, watch: bool) -> Iterator[Event]:
     """Sequences beyond a block: the first as the job asks, then block after block, each of which sees the tail."""
     way, number, begun = sampling.way(model), 0, []
     for event in infill(model, [job], sampling, watch=watch, noun="samples"):
@@ -129,7 +129,7 @@ def _sampled(filled: Filled) -> Sampled:
     return Sampled(**own | {"prompt": filled.job["prompt"]})
 
 
-def generate_all(model: Model, options: GenerateOptions) -> list[Sampled]:
+def generate_all(model: LoadedModel, options: GenerateOptions) -> list[Sampled]:
     """All samples at once, prompt after prompt in the order of their numbers, for a notebook."""
     return in_order(options, (event for event in generate(model, options) if isinstance(event, Sampled)))
 

@@ -9,12 +9,12 @@ from dataclasses import dataclass, field
 from itertools import product
 from typing import Any
 
+from sedd_cli.checkpoints.loaded_model import LoadedModel
 from sedd_cli.data.tokenizers import Tokenizer
 from sedd_cli.errors import RequestError
-from sedd_cli.inference.candidates import candidate_bound
+from sedd_cli.inference.bound import candidate_bound
 from sedd_cli.inference.denoise import Done, Row, Work, derived, tokens_at_once
 from sedd_cli.inference.layout import Layout, Reading, lay_out
-from sedd_cli.inference.model import Model
 from sedd_cli.inference.sampling import Sampling, Way
 from sedd_cli.inference.template import Template
 from sedd_cli.system.events import Event, Filled, Warn
@@ -60,7 +60,7 @@ class Plan:
     warnings: list[str]
 
 
-def plan_job(model: Model, job: Job) -> Plan:
+def plan_job(model: LoadedModel, job: Job) -> Plan:
     """RequestError where a text cannot be expressed, or the lengths do not go with the model or each other."""
     tokenizer = model.text_tokenizer() if job.template.texts else model.tokenizer
     _check_length(model, job)
@@ -83,7 +83,7 @@ def plan_job(model: Model, job: Job) -> Plan:
     return Plan(job, layouts, plain, [text for text in texts if text])
 
 
-def _check_length(model: Model, job: Job) -> None:
+def _check_length(model: LoadedModel, job: Job) -> None:
     for gap in job.template.gaps:
         if gap.high is not None and gap.high > model.length:
             raise RequestError(f"a gap of {gap.high} tokens is longer than the model's {model.length}")
@@ -119,7 +119,7 @@ def _misread(tokenizer: Tokenizer, text: str) -> str | None:
 
 
 def infill(
-    model: Model, jobs: Sequence[Job], sampling: Sampling, every: bool = False, watch: bool = False,
+    model: LoadedModel, jobs: Sequence[Job], sampling: Sampling, every: bool = False, watch: bool = False,
     noun: str = "fillings",
 ) -> Iterator[Event]:  # fmt: skip
     """Yield Filled for each filling as soon as all its candidates are drawn; with `every` for each candidate.
@@ -131,7 +131,7 @@ def infill(
 
 
 def fill_plans(
-    model: Model, way: Way, plans: Sequence[Plan], every: bool, watch: bool, noun: str = "fillings"
+    model: LoadedModel, way: Way, plans: Sequence[Plan], every: bool, watch: bool, noun: str = "fillings"
 ) -> Iterator[Event]:
     """`infill` of jobs that are planned."""
     for text in dict.fromkeys(text for plan in plans for text in plan.warnings):
@@ -187,7 +187,7 @@ def _draw(work: Work, tries: list[_Try], every: bool) -> Iterator[Event]:
         work.by_steps = False  # the bar that counted them is full
 
 
-def infill_all(model: Model, job: Job, sampling: Sampling) -> list[Filled]:
+def infill_all(model: LoadedModel, job: Job, sampling: Sampling) -> list[Filled]:
     """All fillings of a job at once in the order of their numbers, for a notebook."""
     return sorted(
         (event for event in infill(model, [job], sampling) if isinstance(event, Filled)), key=lambda one: one.index
@@ -226,7 +226,7 @@ class _Try:
         return self.reading is not None or layout.tokenizer is None
 
 
-def _finish(model: Model, way: Way, tries: list[_Try], every: bool) -> Iterator[Event]:
+def _finish(model: LoadedModel, way: Way, tries: list[_Try], every: bool) -> Iterator[Event]:
     bounds: list[tuple[float | None, float | None]] = [(None, None)]
     if len(tries) > 1:
         of = {tokens: candidate_bound(model, list(tokens)) for tokens in {tuple(one.tokens) for one in tries}}

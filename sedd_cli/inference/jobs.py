@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sedd_cli.checkpoints.loaded_model import LoadedModel
 from sedd_cli.data.formats.records import parse_record
 from sedd_cli.data.tokenizers.base import digest
 from sedd_cli.errors import RequestError, WorkError
 from sedd_cli.inference.generate import as_json
 from sedd_cli.inference.infill import Job, fill_plans, plan_job
-from sedd_cli.inference.model import Model
 from sedd_cli.inference.sampling import Sampling, Way
 from sedd_cli.inference.template import between, parse_template
 from sedd_cli.recipe.build import build
@@ -85,7 +85,7 @@ def read_jobs(
 
 
 def fill_jobs(
-    model: Model, lines: list[Line], sampling: Sampling, every: bool, out: Path | None, resume: bool, watch: bool
+    model: LoadedModel, lines: list[Line], sampling: Sampling, every: bool, out: Path | None, resume: bool, watch: bool
 ) -> Iterator[Event]:
     """Fill every line that can be filled; results come as they finish, and go to `out`, one JSON object a line.
 
@@ -121,7 +121,7 @@ def fill_jobs(
     yield Finished({**counts, "refused": refusals, "kept": before})
 
 
-def _keyed(model: Model, lines: list[Line], way: Way, every: bool) -> list[tuple[int, Job, str]]:
+def _keyed(model: LoadedModel, lines: list[Line], way: Way, every: bool) -> list[tuple[int, Job, str]]:
     """The line and job of each that has one, and what its results depend on; equal jobs are told apart by counting."""
     how = [way.facts, dataclasses.asdict(way.sampler), model.precision, model.fingerprint]
     how.append(model.tokenizer.fingerprint if model.tokenizer else None)

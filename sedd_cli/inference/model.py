@@ -1,140 +1,42 @@
-"""A network with all that gives its outputs a meaning: one object that scores, bounds, samples and fills."""
+"""`load_model` and what it returns: a model that bounds, samples and fills, for use from Python."""
 
 from __future__ import annotations
 
-import copy
-import hashlib
-from dataclasses import asdict, dataclass, field, replace
-from functools import cached_property
-from typing import TYPE_CHECKING, Any, ClassVar
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from sedd_cli.core.graphs import Graph
-from sedd_cli.core.losses import Objective
-from sedd_cli.core.losses.autoregressive import next_token_nats
-from sedd_cli.core.losses.score_entropy import ScoreEntropy
-from sedd_cli.core.schedules import Noise
-from sedd_cli.core.score import ScoreModel
-from sedd_cli.data.tokenizers import Tokenizer, load_tokenizer
+from sedd_cli.checkpoints.load import open_model
+from sedd_cli.checkpoints.loaded_model import LoadedModel
 from sedd_cli.errors import RequestError
-from sedd_cli.models.dit import DiT
-from sedd_cli.models.precision import autocast_dtype
-from sedd_cli.recipe import Recipe
+from sedd_cli.inference.bound import bound_of, check_protocol
+from sedd_cli.inference.generate import GenerateOptions, generate_all
+from sedd_cli.inference.infill import Job, infill_all
+from sedd_cli.inference.sampling import split_options
+from sedd_cli.inference.template import between, parse_template
+from sedd_cli.system.events import Filled, Sampled
 
-if TYPE_CHECKING:
-    from sedd_cli.system.events import Filled, Sampled
+
+def load_model(
+    source: str | Path, device: str = "auto", precision: str = "fp32", tokenizer: str | None = None
+) -> Model:
+    """A model from a run directory, one of its checkpoints, a folder in the published layout, a training directory
+    of the published code (or a checkpoint file in it), or a hub id.
+
+    precision: fp32 | bf16 | auto (bf16 where the device computes it natively); after the head everything
+    is float32 or better. tokenizer: overrides or supplies the tokenizer by name or file.
+    Raises RequestError for what is not a model, DamageError for one that is damaged.
+    """
+    loaded = open_model(source, device, precision, tokenizer)
+    return Model(**{f.name: getattr(loaded, f.name) for f in fields(LoadedModel)})
 
 
 @dataclass(repr=False)
-class Model:
-    """A network with its graph, noise and tokenizer. `tokenizer` is None where the checkpoint names none."""
-
-    #: Beside torch, what has a part in its numbers.
-    libraries: ClassVar[tuple[str, ...]] = ()
-
-    net: DiT
-    graph: Graph
-    noise: Noise
-    tokenizer: Tokenizer | None
-    source: str
-    recipe: Recipe | None = None
-    facts: dict[str, Any] = field(default_factory=dict)
-    #: Where the tokenizer can be loaded from again: a checkpoint's folder, or its name.
-    tokenizer_source: str | None = None
-
-    @property
-    def device(self) -> torch.device:
-        return self.net.vocab_embed.embedding.device
-
-    @property
-    def length(self) -> int:
-        """The trained length in tokens, the longest this model works on."""
-        return self.net.config.length
-
-    @property
-    def vocab_size(self) -> int:
-        """N, the number of real tokens."""
-        return self.graph.tokens
-
-    @cached_property
-    def objective(self) -> Objective:
-        """What it was trained for, which says what its outputs mean; score entropy where no recipe tells."""
-        return self.recipe.objective.make() if self.recipe else ScoreEntropy()
-
-    @property
-    def exact(self) -> bool:
-        """Whether likelihoods are known exactly, rather than bounded by draws."""
-        return self.objective.causal
-
-    @property
-    def kind(self) -> str:
-        """What the paper's tables call it: its graph, where it is trained on score entropy, else its objective too."""
-        if self.exact:
-            return self.objective.name
-        return self.graph.name if self.objective.name == "score_entropy" else f"{self.objective.name} {self.graph.name}"
-
-    @property
-    def layers(self) -> int:
-        """Blocks of the network."""
-        return self.net.config.n_blocks
-
-    @property
-    def precision(self) -> str:
-        """What the network computes in."""
-        return "bf16" if self.net.autocast else "fp32"
-
-    @cached_property
-    def fingerprint(self) -> str:
-        """sha256 over the weights, the network's shape, graph and noise: everything that determines a score."""
-        shape = replace(self.net.config, attention="auto", dropout=0.0)
-        meaning = (self.objective.mean, self.objective.causal, self.objective.steps)
-        parts = (self.graph, self.noise, shape, *([meaning] if any(meaning) else []))
-        found = hashlib.sha256(repr(parts).encode())
-        for name, value in self.net.named_parameters():
-            found.update(name.encode())
-            found.update(value.detach().float().cpu().contiguous().numpy())
-        return found.hexdigest()
-
-    def lowered(self) -> Model | None:
-        """A copy of this float32 model that computes in bf16; None where the device has no units for it."""
-        dtype = autocast_dtype("auto", self.device)
-        if dtype is None or self.net.autocast is not None:
-            return None
-        net = copy.deepcopy(self.net)
-        net.autocast = dtype
-        net.hold_low()
-        return replace(self, net=net)
-
-    @property
-    def score(self) -> ScoreModel:
-        """The view of this model that the mathematics in `sedd_cli.core` works on."""
-        return ScoreModel(self.net, self.graph, self.noise, mean=self.objective.mean, steps=self.objective.steps)
-
-    @torch.no_grad()
-    def log_score(self, x: Tensor, sigma: Tensor) -> Tensor:
-        """log s(x, sigma) [B, L, S] float32 for tokens x [B, L] and total noise sigma [B]."""
-        self._has_scores()
-        return self.score.log_score(self._tokens(x, self.graph.states), sigma.to(self.device))
-
-    def loss(self, x0: Tensor, t: Tensor, x: Tensor) -> Tensor:
-        """σ̄′(t)·score entropy of noisy x [B, L] at time t [B] given clean x0 [B, L]: nats per sequence [B]."""
-        self._has_scores()
-        sigma, dsigma = self.noise(t.to(self.device))
-        loss = self.score.score_entropy(self._tokens(x, self.graph.states), sigma, self._tokens(x0, self.graph.tokens))
-        return dsigma.to(loss.dtype) * loss
-
-    @torch.no_grad()
-    def nats(self, tokens: Tensor, given: int = 0) -> Tensor:
-        """−log p of each sequence of tokens [B, L] behind its first `given`, nats [B]; of autoregressive models."""
-        if not self.exact:
-            raise RequestError(f"{self.source} has no exact likelihood: bound it")
-        return next_token_nats(self.score, self._tokens(tokens, self.graph.tokens), given).double()
-
-    def nats_given_first(self, tokens: Tensor) -> Tensor:
-        """−log p(tokens[1:] | tokens[0]) of each sequence of tokens [B, L], nats [B]."""
-        return self.nats(tokens, 1)
+class Model(LoadedModel):
+    """A loaded model with methods that bound, sample and fill. Nothing in the package but `load_model` makes one."""
 
     def bound(
         self, tokens: Tensor, draws: int = 64, seed: int = 0, protocol: str = "rigorous"
@@ -143,9 +45,6 @@ class Model:
 
         Of an autoregressive model −log p itself, with an error of 0.
         """
-        from sedd_cli.evaluation.likelihood.estimator import bound_of
-        from sedd_cli.evaluation.likelihood.protocols import check_protocol
-
         x0 = self._tokens(tokens, self.graph.tokens)
         check_protocol(protocol, self.objective.steps, self.source)
         if x0.shape[1] > self.length:
@@ -158,9 +57,6 @@ class Model:
     def sample(self, n: int = 1, length: int | None = None, **options: Any) -> list[Sampled]:
         """n samples. options: prompts, block, stride, seed (`sedd_cli.inference.generate.GenerateOptions`), and steps,
         sampler, temperature, … (`sedd_cli.inference.sampling.Sampling`)."""
-        from sedd_cli.inference.generate import GenerateOptions, generate_all
-        from sedd_cli.inference.sampling import split_options
-
         sampling, others = split_options(options)
         return generate_all(self, GenerateOptions(n, length, **others, sampling=sampling))
 
@@ -172,10 +68,6 @@ class Model:
         What is given comes back as it is. options: length, seed, candidates (of which the best is kept), and those of
         `sedd_cli.inference.sampling.Sampling`. RequestError where the template or the lengths are wrong.
         """
-        from sedd_cli.inference.infill import Job, infill_all
-        from sedd_cli.inference.sampling import split_options
-        from sedd_cli.inference.template import between, parse_template
-
         sampling, others = split_options(options)
         if (template is None) == (prefix + suffix == ""):
             raise RequestError("infill takes either a template, or prefix, suffix or both")
@@ -183,50 +75,3 @@ class Model:
             others.setdefault("length", self.length)
         asked = between(prefix, suffix) if template is None else parse_template(template)
         return infill_all(self, Job(asked, n, **others), sampling)
-
-    def text_tokenizer(self) -> Tokenizer:
-        """The tokenizer, or a RequestError that says how to name one."""
-        if self.tokenizer is None and self.tokenizer_source is not None:
-            self.tokenizer = load_tokenizer(self.tokenizer_source)  # out of reach before: says why
-        if self.tokenizer is None:
-            raise RequestError(
-                f"{self.source} has {self.graph.tokens} tokens and names no tokenizer: name one with --tokenizer"
-            )
-        return self.tokenizer
-
-    def describe(self) -> str:
-        """One line: what was loaded."""
-        parameters = sum(p.numel() for p in self.net.parameters())
-        graph = {name: value for name, value in asdict(self.graph).items() if name != "tokens"}
-        parts = [] if self.objective.name == "score_entropy" else [self.objective.name.replace("_", " ")]
-        if not self.exact:
-            parts += [_spelled(self.graph.name, graph), _spelled(self.noise.name, asdict(self.noise))]
-        parts += [f"{parameters:,} parameters", f"length {self.length}"]
-        parts += [self.precision, f"{self.net.kernel()} attention"]
-        without = f"{self.tokenizer_source} out of reach" if self.tokenizer_source else "no tokenizer"
-        parts += [self.tokenizer.spec if self.tokenizer else f"{self.vocab_size:,} tokens ({without})"]
-        parts += [f"{k} {v}" for k, v in self.facts.items()]
-        return f"{self.source}: {', '.join(parts)}"
-
-    def _has_scores(self) -> None:
-        if self.exact:
-            raise RequestError(f"{self.source} goes from left to right: it has no scores, ask for its nats")
-
-    def __repr__(self) -> str:
-        return f"<{self.describe()}>"
-
-    def _tokens(self, x: Tensor, states: int) -> Tensor:
-        x = torch.as_tensor(x, device=self.device)
-        if x.dim() != 2 or x.dtype != torch.int64:
-            raise RequestError(f"tokens must be int64 [B, L], found {x.dtype} {list(x.shape)}")
-        if x.numel() and not 0 <= int(x.min()) <= int(x.max()) < states:
-            raise RequestError(f"token ids must lie in [0, {states}), found {int(x.min())} to {int(x.max())}")
-        return x
-
-
-def _spelled(name: str, options: dict[str, Any]) -> str:
-    """A part's name and its options, in words."""
-    words = ", ".join(
-        f"{key} {value:g}" if isinstance(value, float) else f"{key} {value}".lower() for key, value in options.items()
-    )
-    return f"{name} ({words})" if words else name

@@ -6,10 +6,10 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
+from sedd_cli.checkpoints.loaded_model import LoadedModel
 from sedd_cli.core.samplers import SAMPLERS, Sampler
 from sedd_cli.core.score import ScoreModel
 from sedd_cli.errors import RequestError
-from sedd_cli.inference.model import Model
 from sedd_cli.recipe.build import build, nearest
 
 
@@ -41,7 +41,7 @@ class Sampling:
             if value is not None and value < 1:
                 raise RequestError(f"{key} must be at least 1, found {value}")
 
-    def way(self, model: Model) -> Way:
+    def way(self, model: LoadedModel) -> Way:
         """RequestError where the options mean nothing with each other, or with the model's graph."""
         if model.graph.mask is None and self.normalized:
             raise RequestError(
@@ -60,7 +60,7 @@ class Sampling:
         score, normalized = model.score, self.normalized and not model.score.mean
         return Way(sampler, dataclasses.replace(score, mean=score.mean or normalized), self.batch, normalized)
 
-    def _sampler(self, model: Model) -> Sampler:
+    def _sampler(self, model: LoadedModel) -> Sampler:
         part = model.recipe.sampler if model.recipe else None
         usual = "left_to_right" if model.exact else part.name if part else "tweedie"
         name = (usual if self.sampler is None else self.sampler).replace("-", "_")

@@ -6,14 +6,14 @@ import dataclasses
 
 import torch
 
+from sedd_cli.checkpoints.load import open_model
+from sedd_cli.checkpoints.loaded_model import LoadedModel
 from sedd_cli.checkpoints.tensors import check_finite
 from sedd_cli.core.graphs import Graph
 from sedd_cli.core.losses import Objective
 from sedd_cli.core.schedules import Noise
 from sedd_cli.data.tokenizers import Tokenizer
 from sedd_cli.errors import RequestError
-from sedd_cli.inference.load import load_model
-from sedd_cli.inference.model import Model
 from sedd_cli.models.dit import DiT
 
 #: What must agree; the length need not, for rotary angles have no weights, nor must dropout.
@@ -31,7 +31,7 @@ def start_from(
     over. RequestError for a network of another shape, or another graph (its outputs mean something else),
     DamageError for weights that are not finite.
     """
-    given = load_model(source, device="cpu")
+    given = open_model(source, device="cpu")
     if (given.objective.mean, given.objective.causal) != (objective.mean, objective.causal):
         raise RequestError(
             f"init_from: {source} was trained for {given.objective.name}, this recipe for {objective.name}: "
@@ -64,7 +64,7 @@ def start_from(
     return given.describe(), [f"init_from: {line}" for line in told]
 
 
-def _another_vocabulary(given: Model, tokenizer: Tokenizer) -> str:
+def _another_vocabulary(given: LoadedModel, tokenizer: Tokenizer) -> str:
     """How the vocabularies differ, as far as is known; "" where they do not."""
     theirs = given.tokenizer
     if theirs is None:

@@ -6,15 +6,15 @@ import dataclasses
 import time
 from collections.abc import Iterator
 
+from sedd_cli.checkpoints.loaded_model import LoadedModel
 from sedd_cli.checkpoints.run_directory import RunDir
 from sedd_cli.data.shards import Dataset
 from sedd_cli.errors import RequestError
-from sedd_cli.evaluation.likelihood.estimator import LEAST_REPLICATES, Drawing
 from sedd_cli.evaluation.likelihood.evaluate import EvaluateOptions, evaluate
+from sedd_cli.inference.bound import LEAST_REPLICATES, Drawing
 from sedd_cli.inference.generate import GenerateOptions, as_json, generate
 from sedd_cli.inference.infill import Job, infill
 from sedd_cli.inference.layout import lay_out
-from sedd_cli.inference.model import Model
 from sedd_cli.inference.sampling import Sampling
 from sedd_cli.inference.template import between
 from sedd_cli.recipe import Recipe
@@ -38,7 +38,7 @@ def check_report(recipe: Recipe, dataset: Dataset) -> None:
             raise RequestError(f"report.infill: {error}") from None
 
 
-def report(recipe: Recipe, model: Model, dataset: Dataset, run: RunDir) -> Iterator[Event]:
+def report(recipe: Recipe, model: LoadedModel, dataset: Dataset, run: RunDir) -> Iterator[Event]:
     """Bound on the report's split, samples and an infill from a trained model, stored in the run."""
     wanted, found = recipe.report, {}
     for event in evaluate(model, dataset, EvaluateOptions(wanted.split, drawing=Drawing(rel_error=wanted.rel_error))):
@@ -63,7 +63,7 @@ def report(recipe: Recipe, model: Model, dataset: Dataset, run: RunDir) -> Itera
     return found
 
 
-def validate(recipe: Recipe, model: Model, dataset: Dataset, run: RunDir) -> Iterator[Event]:
+def validate(recipe: Recipe, model: LoadedModel, dataset: Dataset, run: RunDir) -> Iterator[Event]:
     """The rigorous bound on the first blocks of the validation split, and one sample, both stored in the run."""
     wanted, step, began = recipe.report, model.facts["step"], time.perf_counter()
     split = "validation" if "validation" in dataset.splits else wanted.split

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from sedd_cli.checkpoints import checkpoint
+from sedd_cli.checkpoints.loaded_model import LoadedModel
 from sedd_cli.checkpoints.tensors import load_weights
 from sedd_cli.core.graphs import Graph
 from sedd_cli.core.losses import Objective
@@ -16,7 +17,6 @@ from sedd_cli.core.schedules import Noise
 from sedd_cli.core.score import Loss, ScoreModel
 from sedd_cli.data.shards import Dataset
 from sedd_cli.errors import RequestError
-from sedd_cli.inference.model import Model
 from sedd_cli.models.compile import compile_blocks, compile_pays
 from sedd_cli.models.dit import DiT
 from sedd_cli.models.ema import EMA, local_part
@@ -50,7 +50,7 @@ class TrainState:
     recipe: Recipe
     dataset: Dataset
     dist: Dist
-    model: Model
+    model: LoadedModel
     sharded: bool
     ema: EMA
     optimizers: dict[str, torch.optim.Optimizer]
@@ -78,7 +78,7 @@ class TrainState:
         net.recompute = recipe.train.recompute
         compiled, notice = compile_as_asked(recipe, net, graph, dist)
         notices += [notice] if notice else []
-        model = Model(net, graph, noise, dataset.tokenizer, "training", recipe)
+        model = LoadedModel(net, graph, noise, dataset.tokenizer, "training", recipe)
         sharded = dist.world > 1 and shards(recipe, sum(p.numel() for p in net.parameters()), dist)
         loss = dist.parallel(LossModule(net, graph, noise, objective), net.blocks, sharded)
         # from here on parameters may be shards; averages and moments are made of them and are sharded alike
@@ -181,7 +181,7 @@ class TrainState:
         self.step, self.skipped = state["step"], state["skipped"]
         self.skipped_in_a_row = state["skipped_in_a_row"]
 
-    def averaged(self) -> Model:
+    def averaged(self) -> LoadedModel:
         """The model with its EMA weights, for evaluation. Where they are shards they are gathered: all must call."""
         tensors = {name: whole(value) for name, value in self.ema.shadow.items()}
         return dataclasses.replace(
@@ -189,7 +189,7 @@ class TrainState:
         )
 
 
-def _holding(model: Model, tensors: dict[str, Tensor]) -> DiT:
+def _holding(model: LoadedModel, tensors: dict[str, Tensor]) -> DiT:
     """A network around tensors that exist already; nothing is copied."""
     net = DiT.empty(model.net.config, model.graph.states, model.net.causal)
     load_weights(net, tensors, "training")

@@ -9,9 +9,9 @@ from support.hub_server import Hub
 from support.published_models import save_published
 
 from sedd_cli import load_model
+from sedd_cli.checkpoints.export import FILES
 from sedd_cli.checkpoints.hub import push
 from sedd_cli.errors import RequestError, WorkError
-from sedd_cli.inference.export import FILES
 
 OFFLINE = r"; offline: download config\.json and model\.safetensors elsewhere and pass their folder$"
 

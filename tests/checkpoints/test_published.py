@@ -108,8 +108,8 @@ def test_a_snapshot_of_a_training_directory_loads_by_its_name(tmp_path):
 
 
 def test_50257_tokens_mean_gpt2_and_what_is_out_of_reach_is_said_when_it_is_needed(tmp_path, monkeypatch):
+    from sedd_cli.checkpoints import load
     from sedd_cli.data.tokenizers import ranks
-    from sedd_cli.inference import load
 
     save_published(tmp_path / "m", tokens=50257, hidden_size=4, cond_dim=2, n_blocks=1, n_heads=1)
 
@@ -191,7 +191,7 @@ def test_a_training_checkpoint_that_is_none_is_refused(tmp_path, change, kind, m
         ("tokens", "many", "tokens must be int, found 'many'"),
         ("tokens", True, "tokens must be int, found True"),
         ("tokens", 1, "tokens must be at least 2, found 1"),
-        ("noise", {"type": "cosine"}, "noise.type must be one of geometric, loglinear"),
+        ("noise", {"type": "cosine"}, "noise.type must be one of loglinear, geometric"),
         ("noise", {"type": "geometric", "sigma_min": "low", "sigma_max": 20}, "noise.sigma_min: expected a number"),
         ("noise", {"type": "geometric", "sigma_min": 30, "sigma_max": 20}, "0 < sigma_min < sigma_max"),
         ("model", {}, "model.scale_by_sigma is missing"),

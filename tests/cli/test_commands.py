@@ -169,7 +169,7 @@ def test_several_datasets_are_evaluated_though_one_fails(sedd, tiny_run, workpla
 
 
 def test_a_single_block_is_evaluated(sedd, tiny_run, workplace, monkeypatch):
-    from sedd_cli.inference import model as module
+    from sedd_cli.checkpoints import loaded_model as module
 
     monkeypatch.setattr(module, "autocast_dtype", lambda name, device: None if name == "fp32" else torch.bfloat16)
     (workplace / "one.test.txt").write_text("hi", encoding="utf-8")

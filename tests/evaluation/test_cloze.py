@@ -13,13 +13,13 @@ import pytest
 import reference
 
 from sedd_cli import load_model
-from sedd_cli.data.guess import greedy, guess
 from sedd_cli.data.prepare import PrepareOptions, prepare
 from sedd_cli.data.shards import open_dataset
 from sedd_cli.errors import RequestError
 from sedd_cli.evaluation import cloze as job
 from sedd_cli.evaluation.cloze import ClozeOptions, cloze
 from sedd_cli.evaluation.gaps import CONTEXT, find_gaps
+from sedd_cli.evaluation.guess import greedy, guess
 from sedd_cli.evaluation.likelihood.protocols import Blocks
 from sedd_cli.evaluation.likelihood.texts import Text
 from sedd_cli.evaluation.ngram import NGram

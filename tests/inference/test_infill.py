@@ -12,7 +12,7 @@ from sedd_cli import load_model
 from sedd_cli.data.tokenizers import load_tokenizer, train_tokenizer
 from sedd_cli.errors import RequestError
 from sedd_cli.inference import denoise, infill
-from sedd_cli.inference.candidates import candidate_bound
+from sedd_cli.inference.bound import candidate_bound
 from sedd_cli.inference.infill import ATTEMPTS, Job, infill_all, plan_job
 from sedd_cli.inference.layout import lay_out
 from sedd_cli.inference.model import Model

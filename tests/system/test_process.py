@@ -11,7 +11,7 @@ from sedd_cli.system import process
 LINUX = sys.platform == "linux"
 
 MEMORY = """
-from sedd_cli import allocator
+from sedd_cli.system import allocator
 def resident():
     return int(open("/proc/self/statm").read().split()[1]) * 4096 / 2**20
 {first}

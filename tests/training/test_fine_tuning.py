@@ -52,7 +52,7 @@ def test_another_length_needs_no_new_weights(workplace, tiny_run, tmp_path):
 @pytest.mark.parametrize("form", ["published", "training directory", "export"])
 def test_any_form_of_model_will_do(workplace, tiny_run, tmp_path, form):
     if form == "export":
-        from sedd_cli.inference.export import ExportOptions, export
+        from sedd_cli.checkpoints.export import ExportOptions, export
 
         list(export(load_model(tiny_run), ExportOptions(tmp_path / "m")))
         model, warned = begun(workplace, tmp_path / "run", tmp_path / "m")

@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from sedd_cli import load_model
+from sedd_cli.checkpoints.export import ExportOptions, export
 from sedd_cli.core.losses import OBJECTIVES
 from sedd_cli.errors import RequestError
 from sedd_cli.evaluation.likelihood.evaluate import usual_protocols
-from sedd_cli.inference.export import ExportOptions, export
 from sedd_cli.recipe import load_recipe
 from sedd_cli.training.train import TrainOptions, train
 

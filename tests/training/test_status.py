@@ -14,8 +14,8 @@ from sedd_cli.cli.view.curve import curve
 from sedd_cli.data.prepare import PrepareOptions, prepare
 from sedd_cli.data.shards import open_dataset
 from sedd_cli.errors import RequestError
-from sedd_cli.evaluation.likelihood.estimator import Drawing
 from sedd_cli.evaluation.likelihood.evaluate import EvaluateOptions, evaluate
+from sedd_cli.inference.bound import Drawing
 from sedd_cli.recipe import load_recipe
 from sedd_cli.system.events import Sampled, Step, Validated, Warn
 from sedd_cli.training import loop

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sedd_cli.inference.model import Model
+from sedd_cli.checkpoints.loaded_model import LoadedModel
 
 #: Tokens that one character may be spread over.
 _LONGEST = 4
@@ -11,7 +11,7 @@ _LONGEST = 4
 class Pieces:
     """The pieces of rows of tokens; MASK, and whatever is no token, is None."""
 
-    def __init__(self, model: Model):
+    def __init__(self, model: LoadedModel):
         self.tokenizer, self.tokens = model.tokenizer, model.graph.tokens
         self._loose = self.tokenizer is not None and not self.tokenizer.keeps_spaces
         self._known: dict[tuple[int, ...], str] = {}

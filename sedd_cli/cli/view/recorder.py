@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
+from sedd_cli.checkpoints.loaded_model import LoadedModel
 from sedd_cli.cli.view.pieces import Pieces
 from sedd_cli.cli.view.replay import Replay, Strand
-from sedd_cli.inference.model import Model
 from sedd_cli.system.events import Event, Filled, Frame, Sampled, Seen
 
 #: Sequences on one page.
@@ -29,7 +29,7 @@ class _Track:
 class Recorder:
     """Listens to a job's events and keeps what a page needs of those sequences that come out of it."""
 
-    def __init__(self, model: Model):
+    def __init__(self, model: LoadedModel):
         self._model, self._pieces = model, Pieces(model)
         self._running: list[_Track] = []
         self._ended: list[_Track] = []

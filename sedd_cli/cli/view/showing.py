@@ -10,11 +10,11 @@ from sedd_cli.cli.view.view import View
 from sedd_cli.system.events import Event
 
 if TYPE_CHECKING:
-    from sedd_cli.inference.model import Model
+    from sedd_cli.checkpoints.loaded_model import LoadedModel
 
 
 def shown(
-    view: View, model: Model, events: Iterable[Event], title: str, out: Path | None, watch: bool, html: Path | None,
+    view: View, model: LoadedModel, events: Iterable[Event], title: str, out: Path | None, watch: bool, html: Path | None,
     interrupted: str = "",
 ) -> list[Event]:  # fmt: skip
     """Draw the events of a job, and return its results.

@@ -8,9 +8,9 @@ from collections.abc import Iterable, Iterator
 from rich.console import Group
 from rich.text import Text
 
+from sedd_cli.checkpoints.loaded_model import LoadedModel
 from sedd_cli.cli.view.pieces import Pieces
 from sedd_cli.cli.view.view import View
-from sedd_cli.inference.model import Model
 from sedd_cli.system.events import Event, Frame, Seen
 
 #: What stands for a token that is not there yet.
@@ -24,7 +24,7 @@ AROUND = 5
 class Watcher:
     """Draws frames on a view; the texts of as many sequences as the terminal has room for."""
 
-    def __init__(self, view: View, model: Model):
+    def __init__(self, view: View, model: LoadedModel):
         self._view, self._pieces = view, Pieces(model)
         self._before: dict[int, list[int]] = {}
         #: When a position of a sequence has changed, and when a frame was drawn.

@@ -7,72 +7,32 @@ and their scatter is the error.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from sedd_cli.core.bounds import both_bounds, discrete_bound, paper_bound, rigorous_bound, stratified
-from sedd_cli.core.graphs import Graph
+from sedd_cli.core.bounds import stratified
 from sedd_cli.core.random import BOUND, TIME, Stream
 from sedd_cli.core.score import ScoreModel
-from sedd_cli.errors import RequestError, WorkError
+from sedd_cli.errors import WorkError
 from sedd_cli.evaluation.likelihood.cache import Ledger
-from sedd_cli.evaluation.likelihood.protocols import Blocks, find_protocol
+from sedd_cli.evaluation.likelihood.protocols import Blocks
 from sedd_cli.evaluation.likelihood.summary import Estimates
+from sedd_cli.inference.bound import (
+    PILOT,
+    Drawing,
+    draw_bounds,
+    placed_for,
+)
 from sedd_cli.system.distributed import Dist
 from sedd_cli.system.events import Event, Note, Progress
 
-#: iid: independent uniform times, as the paper draws them. stratified: one time in each of equal strata, dealt out over
-#: the blocks. count: strata of the number of masks, and a unigram control variate (absorbing graphs).
-ESTIMATORS = ("iid", "stratified", "count")
-#: Fewer independent replicates give no standard error worth the name.
-LEAST_REPLICATES = 4
-#: Replicates from which the number needed is told; stopping earlier, on a lucky error, makes intervals too short.
-PILOT = 8
-#: A text of few blocks gets several draws a block and replicate, to have so many strata.
-LEAST_STRATA = 64
 TOKENS_AT_ONCE = 16_384
-#: Bounds on the same blocks, the last one aside, that integrate the same loss.
-SHARED = ("rigorous", "sedd-paper")
 #: Groups of blocks that each of several processes computes before they tell each other.
 ROUND = 8
-
-
-@dataclass(frozen=True)
-class Drawing:
-    """How draws are placed (None: count where the graph has that form, else stratified) and when they are enough.
-
-    Replicates are added until the standard error is below rel_error of the bound, or max_nfe network evaluations a
-    block are spent.
-    """
-
-    estimator: str | None = None
-    rel_error: float = 0.005
-    max_nfe: int = 64
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if self.estimator is not None and self.estimator not in ESTIMATORS:
-            raise RequestError(f"estimator must be one of {', '.join(ESTIMATORS)}, found {self.estimator!r}")
-        if not 0 <= self.seed < 2**64:
-            raise RequestError(f"seed must lie in [0, 2^64), found {self.seed}")
-        if not 0 < self.rel_error < math.inf:
-            raise RequestError(f"rel-error must be positive, found {self.rel_error}")
-        if self.max_nfe < LEAST_REPLICATES:
-            raise RequestError(f"max-nfe must be at least {LEAST_REPLICATES} to give an error, found {self.max_nfe}")
-
-    def placed_for(self, graph: Graph) -> str:
-        """The estimator's name; RequestError if the graph has no such form."""
-        if self.estimator == "count" and not graph.counts:
-            raise RequestError(f"the estimator count needs a graph with MASK, {graph.name} has none: use stratified")
-        return self.estimator or ("count" if graph.counts else "stratified")
-
-    def draws(self, blocks: int) -> int:
-        """Draws of a block in one replicate."""
-        return max(1, min(math.ceil(LEAST_STRATA / blocks), self.max_nfe // PILOT))
 
 
 def estimate(
@@ -113,12 +73,6 @@ def estimate(
             needed = min(max(math.ceil(wanted), len(nats)), most)
     yield Progress(task, len(nats) * each, len(nats) * each, "draws", _figures(nats, draws, to_bits))
     return [Estimates(one, draws) for one in np.moveaxis(nats, 2, 0)]
-
-
-def placed_for(drawing: Drawing, graph: Graph, protocol: str) -> str:
-    """The estimator of a protocol's bound; one in discrete time has no count form."""
-    usual = drawing.placed_for(graph)
-    return "stratified" if find_protocol(protocol).discrete and usual == "count" else usual
 
 
 def _known(ledger: Ledger, most: int, shape: tuple[int, ...]) -> int:
@@ -208,54 +162,3 @@ def levels(blocks: int, draws: int, estimator: str, seed: int, number: int) -> T
     v = torch.empty(blocks * draws, dtype=torch.float64)
     v[u_order.reshape(-1).argsort()] = stratified(len(v), u_level.reshape(-1))
     return v.view(blocks, draws).T
-
-
-def shared(estimator: str, protocols: Iterable[str]) -> tuple[str, ...]:
-    """The protocols that one evaluation of the network serves at once; none if there are not two."""
-    return SHARED if estimator == "count" and set(SHARED) <= set(protocols) else ()
-
-
-@torch.no_grad()
-def draw_bounds(
-    score: ScoreModel,
-    protocols: tuple[str, ...],
-    estimator: str,
-    x0: Tensor,
-    v: Tensor,
-    stream: Stream,
-    step: int,
-    cost: Tensor | None = None,
-) -> Tensor:
-    """One unbiased estimate of each protocol's bound per sequence of x0 [B, L], nats [B, P] float64.
-
-    protocols: a single one, or those that are `shared`.
-    """
-    u, u_end = (w.to(x0.device) for w in stream.uniforms(step, x0.shape[1]))
-    v, count = v.to(x0.device), estimator == "count"
-    if find_protocol(protocols[0]).discrete:
-        found = [discrete_bound(score, x0, v, u)]
-    elif protocols == SHARED:
-        found = both_bounds(score, x0, v, u, u_end, cost)
-    elif find_protocol(protocols[0]).rigorous:
-        found = [rigorous_bound(score, x0, v, u, u_end, count, cost)]
-    else:
-        found = [paper_bound(score, x0, v, u, count=count, cost=cost)]
-    return torch.stack([one.double() for one in found], 1)
-
-
-def bound_of(score: ScoreModel, x0: Tensor, draws: int, seed: int, protocol: str) -> tuple[Tensor, Tensor]:
-    """Bound and Monte-Carlo standard error of each sequence [B], from four independent stratified sets of draws."""
-    if find_protocol(protocol).wrapped:
-        raise RequestError(f"protocol {protocol!r} is about blocks of a text, not about single sequences")
-    strata = max(1, draws // LEAST_REPLICATES)
-    index, estimator = torch.arange(len(x0)), placed_for(Drawing(), score.graph, protocol)
-    means = []
-    for r in range(LEAST_REPLICATES):
-        total = torch.zeros(len(x0), dtype=torch.float64, device=x0.device)
-        for k in range(strata):
-            step = r * strata + k
-            v = (k + Stream(seed, TIME, index).uniform(step)) / strata
-            total += draw_bounds(score, (protocol,), estimator, x0, v, Stream(seed, BOUND, index), step)[:, 0]
-        means.append(total / strata)
-    stacked = torch.stack(means)
-    return stacked.mean(0), stacked.std(0) / math.sqrt(LEAST_REPLICATES)

@@ -11,18 +11,19 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sedd_cli import __version__
+from sedd_cli.checkpoints.loaded_model import LoadedModel
 from sedd_cli.core.bounds import T_MIN
 from sedd_cli.data.shards import Dataset, TokenArray
 from sedd_cli.errors import RequestError, WorkError
 from sedd_cli.evaluation.baselines import yardsticks
 from sedd_cli.evaluation.likelihood.cache import Ledger
-from sedd_cli.evaluation.likelihood.estimator import Drawing, estimate, fill, placed_for, shared
+from sedd_cli.evaluation.likelihood.estimator import estimate, fill
 from sedd_cli.evaluation.likelihood.paper import reported
 from sedd_cli.evaluation.likelihood.precision import try_bf16
-from sedd_cli.evaluation.likelihood.protocols import USUAL, Blocks, check_protocol, find_protocol
+from sedd_cli.evaluation.likelihood.protocols import Blocks
 from sedd_cli.evaluation.likelihood.summary import Estimates, summary
 from sedd_cli.evaluation.likelihood.texts import Text, check_tokenizer, prepared_for
-from sedd_cli.inference.model import Model
+from sedd_cli.inference.bound import USUAL, Drawing, check_protocol, find_protocol, placed_for, shared
 from sedd_cli.system.distributed import Dist
 from sedd_cli.system.events import Evaluated, Event, Finished, Note, Progress, Warn
 from sedd_cli.system.software import software
@@ -58,7 +59,7 @@ class EvaluateOptions:
 
 
 def evaluate_all(
-    model: Model | ExactModel, texts: Sequence[Text], options: EvaluateOptions, dist: Dist
+    model: LoadedModel | ExactModel, texts: Sequence[Text], options: EvaluateOptions, dist: Dist
 ) -> Iterator[Event]:
     """Evaluate on several corpora; Evaluated after each, Finished with all results and failures at the end.
 
@@ -83,7 +84,7 @@ def evaluate_all(
 
 
 def evaluate(
-    model: Model | ExactModel, dataset: Dataset, options: EvaluateOptions, dist: Dist | None = None
+    model: LoadedModel | ExactModel, dataset: Dataset, options: EvaluateOptions, dist: Dist | None = None
 ) -> Iterator[Event]:
     """Measure a split of a dataset under each protocol; the last event is Evaluated with everything to repeat it."""
     dist = dist or Dist(0, 1, model.device)
@@ -138,7 +139,7 @@ def evaluate(
 
 
 def _cut(
-    model: Model | ExactModel, dataset: Dataset, split: TokenArray, length: int, options: EvaluateOptions
+    model: LoadedModel | ExactModel, dataset: Dataset, split: TokenArray, length: int, options: EvaluateOptions
 ) -> dict[str, Blocks]:
     """The blocks of each protocol; one that was not asked for by name is left out where the text is too short."""
     cut, refusal = {}, None
@@ -155,7 +156,7 @@ def _cut(
     return cut
 
 
-def usual_protocols(model: Model | ExactModel) -> tuple[str, ...]:
+def usual_protocols(model: LoadedModel | ExactModel) -> tuple[str, ...]:
     """What is measured where nothing is said: of a model in discrete time its own bound."""
     if model.exact:
         return ("sedd-paper",)
@@ -181,7 +182,7 @@ def _likelihood(
 
 
 def _bounds(
-    model: Model, cut: dict[str, Blocks], result: dict[str, Any], options: EvaluateOptions, dist: Dist
+    model: LoadedModel, cut: dict[str, Blocks], result: dict[str, Any], options: EvaluateOptions, dist: Dist
 ) -> Generator[Event, None, dict[str, Any]]:
     """The figures of a protocol, or of those that share their draws."""
     names, blocks = tuple(cut), next(iter(cut.values()))

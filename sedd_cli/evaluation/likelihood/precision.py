@@ -6,10 +6,11 @@ import math
 from collections.abc import Generator
 from typing import Any
 
+from sedd_cli.checkpoints.loaded_model import LoadedModel
 from sedd_cli.core.random import BOUND, Stream
-from sedd_cli.evaluation.likelihood.estimator import Drawing, draw_bounds, levels, placed_for
-from sedd_cli.evaluation.likelihood.protocols import Blocks, find_protocol
-from sedd_cli.inference.model import Model
+from sedd_cli.evaluation.likelihood.estimator import levels
+from sedd_cli.evaluation.likelihood.protocols import Blocks
+from sedd_cli.inference.bound import Drawing, draw_bounds, find_protocol, placed_for
 from sedd_cli.system.distributed import Dist
 from sedd_cli.system.events import Event, Note
 
@@ -20,8 +21,8 @@ TRIED_BLOCKS = 64
 
 
 def try_bf16(
-    model: Model, protocol: str, blocks: Blocks, drawing: Drawing, dist: Dist
-) -> Generator[Event, None, tuple[Model, dict[str, Any] | None]]:
+    model: LoadedModel, protocol: str, blocks: Blocks, drawing: Drawing, dist: Dist
+) -> Generator[Event, None, tuple[LoadedModel, dict[str, Any] | None]]:
     """The model in bf16 if the same draws show that it moves the bound by far less than the error asked for.
 
     Looked at is the rigorous bound, or, where the protocol is one in discrete time, that.

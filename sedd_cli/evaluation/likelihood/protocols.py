@@ -13,46 +13,10 @@ from sedd_cli.data.shards import TokenArray
 from sedd_cli.data.text_size import TextSize, scored_size
 from sedd_cli.data.tokenizers import Tokenizer
 from sedd_cli.errors import RequestError
+from sedd_cli.inference.bound import find_protocol
 
 #: Tokens that tell how frequent each token is; any number of them would do (see `Blocks.surprisal`).
 COUNTED_TOKENS = 4_000_000
-
-
-@dataclass(frozen=True)
-class Protocol:
-    """rigorous: a true bound; else the published integral, without its ends. rest: an incomplete last block counts.
-    discrete: the variational bound of a model in discrete time, step by step.
-
-    wrapped: every block begins and ends with the tokenizer's own marks, which count as tokens (MDLM's evaluation).
-    """
-
-    rigorous: bool
-    rest: bool
-    wrapped: bool = False
-    discrete: bool = False
-
-
-PROTOCOLS = {
-    "rigorous": Protocol(rigorous=True, rest=True),
-    "sedd-paper": Protocol(rigorous=False, rest=False),
-    "mdlm": Protocol(rigorous=False, rest=False, wrapped=True),
-    "discrete": Protocol(rigorous=True, rest=True, discrete=True),
-}
-#: What is measured where nothing is said.
-USUAL = ("rigorous", "sedd-paper")
-
-
-def find_protocol(name: str) -> Protocol:
-    """RequestError naming the protocols there are."""
-    if name not in PROTOCOLS:
-        raise RequestError(f"protocol must be one of {', '.join(PROTOCOLS)}, found {name!r}")
-    return PROTOCOLS[name]
-
-
-def check_protocol(name: str, steps: int | None, source: str) -> None:
-    """RequestError where a protocol is not for a model of so many steps (None: of continuous time, or of none)."""
-    if find_protocol(name).discrete and steps is None:
-        raise RequestError(f"protocol {name!r} is for models in discrete time (d3pm), {source} is none")
 
 
 @dataclass(frozen=True)

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from sedd_cli.checkpoints.loaded_model import LoadedModel
 from sedd_cli.data.prepare import PrepareOptions, prepare
 from sedd_cli.data.shards import Dataset, open_dataset
 from sedd_cli.errors import RequestError, WorkError
-from sedd_cli.inference.model import Model
 from sedd_cli.system.distributed import Dist
 from sedd_cli.system.events import Event, Prepared
 
@@ -26,7 +26,7 @@ class Text:
     local: Path | None = None
 
 
-def prepared_for(model: Model | ExactModel, text: Text, dist: Dist) -> Generator[Event, None, Dataset]:
+def prepared_for(model: LoadedModel | ExactModel, text: Text, dist: Dist) -> Generator[Event, None, Dataset]:
     """A corpus in the model's tokens, prepared by the main process where it is missing."""
     tokenizer = model.text_tokenizer()
     # a tokenizer that was trained is known by its file: its name alone would train it anew on this corpus
@@ -56,7 +56,7 @@ def _told(found: Path | Exception | None) -> Path | None:
     return found
 
 
-def check_tokenizer(model: Model | ExactModel, dataset: Dataset) -> None:
+def check_tokenizer(model: LoadedModel | ExactModel, dataset: Dataset) -> None:
     """RequestError unless the dataset's ids mean what the model's do."""
     ours, theirs = model.tokenizer, dataset.tokenizer
     if ours is None and theirs.vocab_size == model.vocab_size:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from sedd_cli.checkpoints.loaded_model import LoadedModel
 from sedd_cli.evaluation.mauve.features import features, scores
 from sedd_cli.evaluation.mauve.generations import generations
 from sedd_cli.evaluation.mauve.options import MauveOptions
@@ -13,7 +14,6 @@ from sedd_cli.evaluation.mauve.references import encoded, read_references
 from sedd_cli.evaluation.mauve.writers import writer_for
 from sedd_cli.evaluation.scorers.causal import CausalModel
 from sedd_cli.evaluation.scorers.reader import Reader, load_reader
-from sedd_cli.inference.model import Model
 from sedd_cli.system.events import Event, Finished, Note, Warn
 from sedd_cli.system.software import software
 
@@ -24,7 +24,7 @@ FEW = 500
 
 
 def mauve(
-    model: Model | CausalModel, options: MauveOptions, device: str = "auto", reader: Reader | None = None
+    model: LoadedModel | CausalModel, options: MauveOptions, device: str = "auto", reader: Reader | None = None
 ) -> Iterator[Event]:
     """Generate, featurise, cluster; the last event is Finished with everything to repeat it.
 

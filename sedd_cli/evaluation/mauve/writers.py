@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sedd_cli.checkpoints.loaded_model import LoadedModel
 from sedd_cli.errors import RequestError
 from sedd_cli.evaluation.mauve.options import MauveOptions
 from sedd_cli.evaluation.scorers.causal import CausalModel
 from sedd_cli.inference.denoise import Done, Row, denoise
-from sedd_cli.inference.model import Model
 from sedd_cli.inference.sampling import Sampling
 from sedd_cli.system.events import Event, Progress
 
@@ -24,7 +24,7 @@ TOP_P = 0.95
 class Denoiser:
     """Fills prompts by a model of ours: the reverse process, or from left to right where it is autoregressive."""
 
-    def __init__(self, model: Model, options: MauveOptions):
+    def __init__(self, model: LoadedModel, options: MauveOptions):
         if model.exact and options.mode == "infill":
             raise RequestError(f"a left-to-right model cannot infill: {model.source} takes --mode standard alone")
         if options.length > model.length:
@@ -113,6 +113,6 @@ class Continuer:
 Writer = Denoiser | Continuer
 
 
-def writer_for(model: Model | CausalModel, options: MauveOptions) -> Writer:
+def writer_for(model: LoadedModel | CausalModel, options: MauveOptions) -> Writer:
     """RequestError where the options do not go with the model."""
     return (Continuer if isinstance(model, CausalModel) else Denoiser)(model, options)

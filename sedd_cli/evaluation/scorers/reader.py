@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from sedd_cli.checkpoints.load import open_model
+from sedd_cli.checkpoints.loaded_model import LoadedModel
 from sedd_cli.errors import RequestError
 from sedd_cli.evaluation.scorers.causal import CausalModel
 from sedd_cli.evaluation.scorers.pretrained import load_causal
-from sedd_cli.inference.load import load_model
-from sedd_cli.inference.model import Model
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class TrainedReader:
 
     libraries: ClassVar[tuple[str, ...]] = ()
 
-    model: Model
+    model: LoadedModel
 
     @property
     def source(self) -> str:
@@ -107,7 +107,7 @@ def load_reader(source: str | Path, device: str = "auto", precision: str = "fp32
     """
     if not _is_ours(Path(source)):
         return load_causal(source, device, precision)
-    model = load_model(str(source), device, precision)
+    model = open_model(str(source), device, precision)
     if not model.exact:
         raise RequestError(
             f"{source} ({model.kind}) has no exact likelihoods: what reads goes from left to right (a causal language "

@@ -7,12 +7,12 @@ from collections.abc import Generator
 from dataclasses import dataclass
 from typing import Any
 
+from sedd_cli.checkpoints.load import open_model
+from sedd_cli.checkpoints.loaded_model import LoadedModel
 from sedd_cli.errors import RequestError
 from sedd_cli.evaluation.scorers.exact import ExactModel, load_exact
 from sedd_cli.evaluation.scorers.pretrained import is_causal
 from sedd_cli.evaluation.scorers.reader import Reader, load_reader
-from sedd_cli.inference.load import load_model
-from sedd_cli.inference.model import Model
 from sedd_cli.system.events import Event
 from sedd_cli.tables.column import Column
 from sedd_cli.tables.row_run import Place
@@ -38,14 +38,14 @@ class Desk:
 
     def __init__(self, device: str, rel_error: float, max_nfe: int):
         self.device, self.rel_error, self.max_nfe = device, rel_error, max_nfe
-        self._models: dict[str, Model | ExactModel] = {}
+        self._models: dict[str, LoadedModel | ExactModel] = {}
         self._readers: dict[str, Reader] = {}
 
-    def model(self, place: Place) -> Model | ExactModel:
+    def model(self, place: Place) -> LoadedModel | ExactModel:
         """The model of a place, the last one that was asked for being kept."""
         if (source := place.source) not in self._models:
             ours = place.training is not None or not is_causal(source)
-            self._models = {source: (load_model if ours else load_exact)(source, self.device)}
+            self._models = {source: (open_model if ours else load_exact)(source, self.device)}
         return self._models[source]
 
     def reader(self, place: Place, column: Column) -> Reader:
@@ -57,7 +57,7 @@ class Desk:
         return self._readers[source]
 
 
-def check_direction(place: Place, model: Model | ExactModel) -> None:
+def check_direction(place: Place, model: LoadedModel | ExactModel) -> None:
     """RequestError where a row says that its model goes from left to right, and it does not, or the other way round."""
     if model.exact != place.row.how.left_to_right:
         says = "goes from left to right" if place.row.how.left_to_right else "denoises"

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Generator
 from typing import Any
 
-from sedd_cli.evaluation.likelihood.estimator import Drawing
 from sedd_cli.evaluation.likelihood.evaluate import EvaluateOptions, evaluate
 from sedd_cli.evaluation.likelihood.texts import Text, prepared_for
+from sedd_cli.inference.bound import Drawing
 from sedd_cli.system.distributed import Dist
 from sedd_cli.system.events import Evaluated, Event
 from sedd_cli.tables.column import Likelihood

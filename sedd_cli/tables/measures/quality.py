@@ -8,12 +8,12 @@ from typing import Any
 
 import torch
 
+from sedd_cli.checkpoints.loaded_model import LoadedModel
 from sedd_cli.errors import RequestError
 from sedd_cli.evaluation.judge import Samples, judge
 from sedd_cli.evaluation.scorers.exact import ExactModel
 from sedd_cli.evaluation.sweep import SweepOptions, sweep
 from sedd_cli.inference.generate import GenerateOptions, generate
-from sedd_cli.inference.model import Model
 from sedd_cli.inference.resumable import kept_samples
 from sedd_cli.system.events import Event, Finished, Progress, Sampled
 from sedd_cli.system.locks import sole
@@ -56,10 +56,10 @@ class QualityMeasure(Measure):
 
 
 def _left_to_right(
-    model: Model | ExactModel, column: Quality, seed: int, folder: Path
+    model: LoadedModel | ExactModel, column: Quality, seed: int, folder: Path
 ) -> Generator[Event, None, list[Sampled]]:
     def draw(first: int) -> Iterator[Event]:
-        if isinstance(model, Model):
+        if isinstance(model, LoadedModel):
             return generate(model, GenerateOptions(column.n - first, column.length, seed=seed, first=first))
         return _continued(model, column, seed, first)
 

@@ -16,8 +16,9 @@ from sedd_cli.core.bounds import T_MIN
 from sedd_cli.core.graphs import GRAPHS
 from sedd_cli.core.schedules import NOISES
 from sedd_cli.core.score import ScoreModel
-from sedd_cli.evaluation.likelihood.estimator import Drawing, estimate
+from sedd_cli.evaluation.likelihood.estimator import estimate
 from sedd_cli.evaluation.likelihood.summary import LEVEL
+from sedd_cli.inference.bound import Drawing
 from sedd_cli.system.distributed import Dist
 
 L, BLOCKS, REPETITIONS = 3, 40, 200

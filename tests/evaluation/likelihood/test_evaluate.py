@@ -13,9 +13,9 @@ from sedd_cli.data.prepare import prepare
 from sedd_cli.data.prepared import PrepareOptions
 from sedd_cli.data.shards import open_dataset
 from sedd_cli.errors import RequestError
-from sedd_cli.evaluation.likelihood.estimator import Drawing
 from sedd_cli.evaluation.likelihood.evaluate import EvaluateOptions, evaluate, evaluate_all
 from sedd_cli.evaluation.likelihood.texts import Text
+from sedd_cli.inference.bound import Drawing, shared
 from sedd_cli.system.distributed import Dist
 from sedd_cli.system.events import Evaluated, Prepared
 
@@ -157,7 +157,7 @@ def test_a_split_shorter_than_a_block_is_an_error_under_the_papers_protocol(mode
 def test_each_protocol_is_the_bound_of_its_name(model, protocol):
     from sedd_cli.core.bounds import paper_bound, rigorous_bound
     from sedd_cli.core.random import BOUND, Stream
-    from sedd_cli.evaluation.likelihood.estimator import draw_bounds
+    from sedd_cli.inference.bound import draw_bounds
 
     index, v = torch.arange(3), torch.tensor([0.1, 0.5, 0.9], dtype=torch.float64)
     x0 = torch.randint(0, model.graph.tokens, (3, 24))
@@ -341,7 +341,7 @@ def test_a_torn_record_is_drawn_again(model, dataset):
 
 
 def test_bf16_is_used_only_where_it_is_seen_not_to_matter(model, dataset, monkeypatch):
-    from sedd_cli.inference import model as module
+    from sedd_cli.checkpoints import loaded_model as module
 
     monkeypatch.setattr(module, "autocast_dtype", lambda name, device: torch.bfloat16)  # as if it were native
     options = {"protocols": ("rigorous",), "yardsticks": False, "try_bf16": True}
@@ -506,7 +506,6 @@ def test_bits_per_character_of_a_part_are_over_the_characters_of_that_part(model
 
 
 def test_both_bounds_come_from_the_same_evaluations(model, dataset):
-    from sedd_cli.evaluation.likelihood import estimator as module
 
     both = result(model, dataset, yardsticks=False)["bounds"]
     assert both["rigorous"]["same_draws_as"] == ["sedd-paper"]
@@ -517,8 +516,8 @@ def test_both_bounds_come_from_the_same_evaluations(model, dataset):
     error = math.hypot(paper["nats_per_token_error"], both["sedd-paper"]["nats_per_token_error"])
     assert abs(paper["nats_per_token"] - both["sedd-paper"]["nats_per_token"]) < 4 * error
     assert paper["tokens"] == both["sedd-paper"]["tokens"] < both["rigorous"]["tokens"]
-    assert module.shared("stratified", both) == ()
-    assert module.shared("count", ("rigorous", "mdlm")) == ()
+    assert shared("stratified", both) == ()
+    assert shared("count", ("rigorous", "mdlm")) == ()
 
 
 def test_a_causal_model_is_evaluated_with_the_tokenizer_it_is_given(model, tmp_path):

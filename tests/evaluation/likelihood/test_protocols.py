@@ -10,7 +10,8 @@ from sedd_cli.data.tokenizers import load_tokenizer
 from sedd_cli.data.tokenizers.symbols import ByteTokenizer
 from sedd_cli.errors import RequestError
 from sedd_cli.evaluation.likelihood.paper import reported
-from sedd_cli.evaluation.likelihood.protocols import PROTOCOLS, Blocks, find_protocol
+from sedd_cli.evaluation.likelihood.protocols import Blocks
+from sedd_cli.inference.bound import PROTOCOLS, find_protocol
 
 
 class Text:

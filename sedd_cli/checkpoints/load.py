@@ -1,14 +1,14 @@
-"""`load_model`: recognise what is given, a run, a checkpoint, a published model in any of its forms, and load it."""
+"""`open_model`: recognise what is given, a run, a checkpoint, a published model in any of its forms, and load it."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from sedd_cli.checkpoints import checkpoint, hub, published
+from sedd_cli.checkpoints.loaded_model import LoadedModel
 from sedd_cli.checkpoints.tensors import load_weights
 from sedd_cli.data.tokenizers import Tokenizer, load_tokenizer, open_tokenizer
 from sedd_cli.errors import RequestError
-from sedd_cli.inference.model import Model
 from sedd_cli.models.dit import DiT
 from sedd_cli.models.precision import autocast_dtype
 from sedd_cli.recipe import load_recipe
@@ -16,16 +16,10 @@ from sedd_cli.recipe.assemble import make_graph
 from sedd_cli.system.distributed import pick_device
 
 
-def load_model(
+def open_model(
     source: str | Path, device: str = "auto", precision: str = "fp32", tokenizer: str | None = None
-) -> Model:
-    """A model from a run directory, one of its checkpoints, a folder in the published layout, a training directory
-    of the published code (or a checkpoint file in it), or a hub id.
-
-    precision: fp32 | bf16 | auto (bf16 where the device computes it natively); after the head everything
-    is float32 or better. tokenizer: overrides or supplies the tokenizer by name or file.
-    Raises RequestError for what is not a model, DamageError for one that is damaged.
-    """
+) -> LoadedModel:
+    """What `load_model` loads, without the methods that sample and fill; arguments and errors are the same."""
     chosen = pick_device(device)
     model = _recognised(Path(source), str(source))
     if tokenizer is not None:
@@ -43,7 +37,7 @@ def load_model(
     return model
 
 
-def _recognised(path: Path, source: str) -> Model:
+def _recognised(path: Path, source: str) -> LoadedModel:
     if (path / checkpoint.LATEST).is_file():
         return _from_checkpoint(checkpoint.latest(path), source)
     if (path / checkpoint.MANIFEST).is_file():
@@ -81,14 +75,14 @@ def _fetched(name: str) -> Path:
         raise RequestError(f"no folder {name} is here, and {error}") from error
 
 
-def _from_checkpoint(found: checkpoint.Checkpoint, source: str) -> Model:
+def _from_checkpoint(found: checkpoint.Checkpoint, source: str) -> LoadedModel:
     recipe = load_recipe(found.folder / "recipe.yaml")
     tokenizer = open_tokenizer(found.folder)
     graph = make_graph(recipe, tokenizer.vocab_size)
     net = DiT.empty(recipe.model, graph.states, recipe.objective.make().causal)
     load_weights(net, found.tensors("ema"), str(found.folder))
     facts = {"step": found.step, "weights": "EMA"}
-    return Model(net, graph, recipe.noise.make(), tokenizer, source, recipe, facts, str(found.folder))
+    return LoadedModel(net, graph, recipe.noise.make(), tokenizer, source, recipe, facts, str(found.folder))
 
 
 def _within_reach(name: str) -> Tokenizer | None:

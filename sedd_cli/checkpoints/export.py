@@ -20,13 +20,13 @@ from torch import Tensor
 
 from sedd_cli import __version__
 from sedd_cli.checkpoints import hub
+from sedd_cli.checkpoints.load import open_model
+from sedd_cli.checkpoints.loaded_model import LoadedModel
+from sedd_cli.checkpoints.model_card import RESULTS, Card, results_of
 from sedd_cli.checkpoints.published import CONFIG, OURS, RECIPE, TOKENIZER, WEIGHTS, config_of
 from sedd_cli.checkpoints.tensors import check_finite
 from sedd_cli.core.random import BASE, Stream
 from sedd_cli.errors import RequestError, WorkError
-from sedd_cli.inference.load import load_model
-from sedd_cli.inference.model import Model
-from sedd_cli.inference.model_card import RESULTS, Card, results_of
 from sedd_cli.recipe import dump_recipe
 from sedd_cli.system.events import Event, Finished, Note, Warn
 from sedd_cli.system.files import sync_path
@@ -62,7 +62,7 @@ class ExportOptions:
             raise RequestError(f"{self.to} is there already: remove it, or name another folder")
 
 
-def export(model: Model, options: ExportOptions) -> Iterator[Event]:
+def export(model: LoadedModel, options: ExportOptions) -> Iterator[Event]:
     """Write the float32 `model` in the published layout, see that it loads back to the same scores, and upload it.
 
     The folder appears whole or not at all. Raises RequestError for what the layout cannot hold, WorkError where the
@@ -108,7 +108,7 @@ def export(model: Model, options: ExportOptions) -> Iterator[Event]:
 
 
 def _pushed(
-    model: Model, folder: Path, sizes: dict[str, int], options: ExportOptions
+    model: LoadedModel, folder: Path, sizes: dict[str, int], options: ExportOptions
 ) -> Generator[Event, None, str | None]:
     """The address of the commit; None after a dry run, which says what would be uploaded."""
     kind, total = "private" if options.private else "public", sum(sizes.values()) / 1e6
@@ -124,7 +124,7 @@ def _pushed(
     return address
 
 
-def _local_paths(model: Model) -> Iterator[tuple[str, str]]:
+def _local_paths(model: LoadedModel) -> Iterator[tuple[str, str]]:
     if model.recipe is not None:
         for key, value in (("data.corpus", model.recipe.data.corpus), ("init_from", model.recipe.init_from)):
             if value is not None and Path(value).is_absolute():
@@ -149,7 +149,7 @@ def _whole(place: Path) -> Iterator[Path]:
 
 
 def _write(
-    model: Model, config: dict[str, Any], folder: Path, named: str, half: bool
+    model: LoadedModel, config: dict[str, Any], folder: Path, named: str, half: bool
 ) -> tuple[tuple[float, float], str]:
     """All files, on the disk; how log-scores move by it (root mean square, largest), and their fingerprint."""
     tensors = _stored(model, half)
@@ -178,16 +178,16 @@ def _write(
     return moved, fingerprint
 
 
-def _stored(model: Model, half: bool) -> dict[str, Tensor]:
+def _stored(model: LoadedModel, half: bool) -> dict[str, Tensor]:
     """What the file will hold: parameters, in bf16 if half, and buffers."""
     low = {name for name, _ in model.net.named_parameters()} if half else set()
     state = {name: value.detach().cpu().contiguous() for name, value in model.net.state_dict().items()}
     return {name: value.bfloat16() if name in low else value for name, value in state.items()}
 
 
-def _moved(model: Model, folder: Path, half: bool) -> tuple[tuple[float, float], str]:
+def _moved(model: LoadedModel, folder: Path, half: bool) -> tuple[tuple[float, float], str]:
     """`difference` from what was written, loaded back, and its fingerprint; WorkError if it differs without half."""
-    again = load_model(folder, str(model.device))
+    again = open_model(folder, str(model.device))
     moved = difference(model, again)
     if not half and (moved[1] or again.fingerprint != model.fingerprint):
         raise WorkError(f"what was written loads back as another model: log-scores move by up to {moved[1]:.2g}")
@@ -195,7 +195,7 @@ def _moved(model: Model, folder: Path, half: bool) -> tuple[tuple[float, float],
 
 
 @torch.no_grad()
-def difference(one: Model, other: Model) -> tuple[float, float]:
+def difference(one: LoadedModel, other: LoadedModel) -> tuple[float, float]:
     """(root mean square, largest) difference of two models' log-scores where sampling begins, on one sequence."""
     u, _ = Stream(0, BASE, torch.zeros(1, dtype=torch.int64)).uniforms(0, one.length)
     x, sigma = one.graph.sample_base(u), torch.tensor([one.noise.sigma(1.0)], dtype=torch.float32)

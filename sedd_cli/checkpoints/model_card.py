@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sedd_cli.inference.model import Model
+from sedd_cli.checkpoints.loaded_model import LoadedModel
 from sedd_cli.recipe import dump_recipe
 
 PAPER = "[Lou, Meng and Ermon 2024](https://arxiv.org/abs/2310.16834)"
@@ -29,7 +29,7 @@ class Card:
     """named: what users will pass as --model. moved: how rounding to bf16 moves log-scores (rms, largest), if it was
     done."""
 
-    model: Model
+    model: LoadedModel
     named: str
     moved: tuple[float, float] | None = None
 
@@ -128,7 +128,7 @@ class Card:
         )
 
 
-def results_of(model: Model) -> Iterator[dict[str, Any]]:
+def results_of(model: LoadedModel) -> Iterator[dict[str, Any]]:
     """The evaluations of these very weights that are stored in the run or export the model is from, newest last."""
     source = Path(model.source)
     runs = [source, *source.absolute().parents[:2]]  # of a checkpoint, the run stands two above

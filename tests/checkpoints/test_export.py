@@ -17,11 +17,11 @@ from safetensors.torch import load_file, save_file
 from support.published_models import save_published
 
 from sedd_cli import load_model
+from sedd_cli.checkpoints import export as module
 from sedd_cli.checkpoints import hub
+from sedd_cli.checkpoints.export import ExportOptions, export
+from sedd_cli.checkpoints.model_card import Card, results_of
 from sedd_cli.errors import DamageError, RequestError, WorkError
-from sedd_cli.inference import export as module
-from sedd_cli.inference.export import ExportOptions, export
-from sedd_cli.inference.model_card import Card, results_of
 from sedd_cli.system.events import Finished, Note, Warn
 
 
