@@ -440,18 +440,18 @@ def shaped(rows: torch.Tensor, x: torch.Tensor, temperature: float = 1.0, top_p:
     for index in itertools.product(range(x.shape[0]), range(x.shape[1])):
         here, p = int(x[index]), rows[index].clone()
         p[here] = 0.0
-        leave = float(p.sum())
-        out[index][here] = 1 - leave
-        if leave == 0:
+        move_probability = float(p.sum())
+        out[index][here] = 1 - move_probability
+        if move_probability == 0:
             continue
-        weights = [float(value / leave) ** (1 / temperature) for value in p]
+        weights = [float(value / move_probability) ** (1 / temperature) for value in p]
         total, held = sum(weights), 0.0
         for y in sorted(range(len(p)), key=lambda y: -weights[y]):
             if held >= top_p * total - 1e-15 * total:
                 weights[y] = 0.0
             held += weights[y]
         for y, weight in enumerate(weights):
-            out[index][y] += leave * weight / sum(weights)
+            out[index][y] += move_probability * weight / sum(weights)
     return out
 
 

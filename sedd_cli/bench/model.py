@@ -16,7 +16,7 @@ from sedd_cli.bench.compare import BenchOptions, compare, wait
 from sedd_cli.core.fast.fused import Targets, weighted_loss
 from sedd_cli.core.graphs import Graph
 from sedd_cli.core.random import NOISE, TIME, Stream
-from sedd_cli.core.schedules import Noise
+from sedd_cli.core.schedules import Schedule
 from sedd_cli.errors import RequestError
 from sedd_cli.models.dit import DiT
 from sedd_cli.models.head import Readout
@@ -52,7 +52,7 @@ class ModelBench(BenchOptions):
         data = self.recipe.data
         return expected_vocab_size(data.tokenizer or find_corpus(PrepareOptions(corpus=data.corpus)).tokenizer)
 
-    def parts(self) -> tuple[Graph, Noise, torch.device]:
+    def parts(self) -> tuple[Graph, Schedule, torch.device]:
         """The recipe's graph and noise, and the device."""
         return make_graph(self.recipe, self._vocabulary()), self.recipe.noise.make(), pick_device(self.device)
 
@@ -79,11 +79,11 @@ def matmul_peak(device: torch.device) -> float:
 
 def bench_train(options: ModelBench) -> Iterator[Event]:
     """A whole optimizer step: ours, against float32 autograd over all scores, torch's own AdamW and a plain EMA."""
-    graph, noise, device = options.parts()
+    graph, schedule, device = options.parts()
     x0, peak = options.tokens(device), matmul_peak(device)
     recipe = _one_batch(options)
     state = TrainState.create(
-        recipe, SimpleNamespace(tokenizer=SimpleNamespace(vocab_size=graph.tokens)), Dist(0, 1, device), anew=True
+        recipe, SimpleNamespace(tokenizer=SimpleNamespace(vocab_size=graph.vocab_size)), Dist(0, 1, device), anew=True
     )
     yield from map(Note, state.notices)
     state.model.net.train()
@@ -94,7 +94,7 @@ def bench_train(options: ModelBench) -> Iterator[Event]:
         state.update()
         return x0.numel()
 
-    flops = flops_a_token(recipe.model, graph, noise)
+    flops = flops_a_token(recipe.model, graph, schedule)
     facts = facts_of(options, peak, flops) | {"attention": state.model.net.kernel(), "compiled": state.compiled}
     for event in compare("train", {"sedd": fast, "plain": _plain_step(options)}, options, facts, str(device), True):
         if isinstance(event, Finished):
@@ -112,7 +112,7 @@ def _one_batch(options: ModelBench) -> Recipe:
 
 def _plain_step(options: ModelBench) -> Callable[[], int]:
     """A training step as a first script would have it."""
-    graph, noise, device = options.parts()
+    graph, schedule, device = options.parts()
     x0, plan = options.tokens(device), options.recipe.train
     net = DiT(options.recipe.model, graph.states).to(device).train()
     optimizer = torch.optim.AdamW(net.parameters(), lr=plan.lr, weight_decay=0.0)
@@ -124,7 +124,7 @@ def _plain_step(options: ModelBench) -> Callable[[], int]:
         optimizer.zero_grad()
         v = Stream(0, TIME, index).uniform(count).to(device)
         u = Stream(0, NOISE, index.to(device)).uniforms(count, x0.shape[1])[0]
-        plain.loss(net, graph, noise, x0, v, u).backward()
+        plain.loss(net, graph, schedule, x0, v, u).backward()
         torch.nn.utils.clip_grad_norm_(net.parameters(), plan.clip)
         optimizer.step()
         with torch.no_grad():
@@ -138,14 +138,14 @@ def _plain_step(options: ModelBench) -> Callable[[], int]:
 
 def bench_loss(options: ModelBench) -> Iterator[Event]:
     """Head and loss with all their gradients, from the trunk's output; memory beyond inputs and gradients."""
-    graph, noise, device = options.parts()
+    graph, schedule, device = options.parts()
     x0, peak, dim = options.tokens(device), matmul_peak(device), options.recipe.model.hidden_size
     generator = torch.Generator().manual_seed(1)
     weight = (0.02 * torch.randn(graph.states, dim, generator=generator)).to(device).requires_grad_()
     bias = torch.zeros(graph.states, device=device, requires_grad=True)
     hidden = torch.randn(*x0.shape, dim, generator=generator).to(device).requires_grad_()
     v = (torch.arange(len(x0), device=device).double() + 0.5) / len(x0)
-    sigma = noise(v)[0]
+    sigma = schedule(v)[0]
     u = torch.rand(x0.shape, dtype=torch.float64, generator=generator).to(device)
     x = graph.perturb(x0, sigma, u)
     leaves = weight, bias, hidden

@@ -10,13 +10,13 @@ from torch import Tensor
 
 from sedd_cli.core.bounds import T_MIN
 from sedd_cli.core.graphs import Graph
-from sedd_cli.core.schedules import Noise
+from sedd_cli.core.schedules import Schedule
 from sedd_cli.models.dit import DiT
 
 
-def loss(net: DiT, graph: Graph, noise: Noise, x0: Tensor, v: Tensor, u: Tensor) -> Tensor:
+def loss(net: DiT, graph: Graph, schedule: Schedule, x0: Tensor, v: Tensor, u: Tensor) -> Tensor:
     """The mean training loss over a batch (algorithm 1), scores of all positions [B, L, S] at once."""
-    sigma, dsigma = noise(T_MIN + (1 - T_MIN) * v)
+    sigma, dsigma = schedule(T_MIN + (1 - T_MIN) * v)
     x = graph.perturb(x0, sigma, u)
     z = net(x, sigma)
     return (dsigma.to(z.dtype) * graph.score_entropy(graph.log_score(z, sigma, x), sigma, x, x0).sum(-1)).mean()
@@ -28,9 +28,9 @@ def head_loss(hidden: Tensor, weight: Tensor, bias: Tensor, graph: Graph, sigma:
     return graph.score_entropy(graph.log_score(z, sigma, x), sigma, x, x0).sum()
 
 
-def analytic_step(net: DiT, graph: Graph, noise: Noise, x: Tensor, t: float, s: float, generator=None) -> Tensor:
+def analytic_step(net: DiT, graph: Graph, schedule: Schedule, x: Tensor, t: float, s: float, generator=None) -> Tensor:
     """One Tweedie step of x [B, L] as published: staggered score, transition, float32 race (algorithm 2)."""
-    sigma, sigma_next = (noise(torch.full((len(x),), w, dtype=torch.float64, device=x.device))[0] for w in (t, s))
+    sigma, sigma_next = (schedule(torch.full((len(x),), w, dtype=torch.float64, device=x.device))[0] for w in (t, s))
     score = graph.log_score(net(x, sigma), sigma, x).exp()
     delta = (sigma - sigma_next).float()[:, None, None]
     # (e^{−ΔσQ} s)_y: states grow by e^Δσ; MASK pays for them, or without one all states alike
@@ -39,8 +39,8 @@ def analytic_step(net: DiT, graph: Graph, noise: Noise, x: Tensor, t: float, s: 
     # e^{ΔσQ}(x, y)
     move = torch.nn.functional.one_hot(x, graph.states).float() * torch.exp(-delta)
     if graph.mask is None:
-        score += extra / graph.tokens
-        move += (1 - torch.exp(-delta)) / graph.tokens
+        score += extra / graph.vocab_size
+        move += (1 - torch.exp(-delta)) / graph.vocab_size
     else:
         score[..., -1:] += extra
         move += torch.where(x == graph.mask, 1 - torch.exp(-delta[..., 0]), 0.0)[..., None]

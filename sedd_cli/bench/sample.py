@@ -13,7 +13,7 @@ import torch
 from sedd_cli.bench import plain
 from sedd_cli.bench.compare import compare, wait
 from sedd_cli.bench.model import ModelBench, facts_of, matmul_peak, shares
-from sedd_cli.core.conditioning import Given
+from sedd_cli.core.conditioning import Conditioning
 from sedd_cli.core.samplers import GRIDS, SAMPLERS
 from sedd_cli.core.score import ScoreModel
 from sedd_cli.errors import RequestError
@@ -45,7 +45,7 @@ def bench_sample(options: SampleBench) -> Iterator[Event]:
     Both are told as tokens per second of finished text; `per_evaluation` is the time of one network evaluation of the
     batch. The plain path's total is its median step times steps + 1.
     """
-    graph, noise, device = options.parts()
+    graph, schedule, device = options.parts()
     length = options.recipe.model.length
     peak = matmul_peak(device)
     net = DiT(options.recipe.model, graph.states).to(device).eval().requires_grad_(False)
@@ -56,14 +56,14 @@ def bench_sample(options: SampleBench) -> Iterator[Event]:
         )
     slow_net = copy.deepcopy(net)
     net.autocast = autocast_dtype(options.recipe.train.precision, device)
-    net.hold_low()
-    score = ScoreModel(net, graph, noise, mean=options.normalized)
+    net.cast_for_inference()
+    score = ScoreModel(net, graph, schedule, mean=options.normalized)
     sampler, index = SAMPLERS["tweedie"](steps=options.steps), torch.arange(options.batch, device=device)
     told = {}
 
     def fast() -> Generator[Progress, None, int]:
         with torch.no_grad():
-            for now in sampler.run(score, Given.nothing(options.batch, length, device), 0, index):
+            for now in sampler.run(score, Conditioning.nothing(options.batch, length, device), 0, index):
                 yield Progress("sampling", now.step, now.steps, "step")
         told["evaluations"], told["fallbacks"] = int(now.evaluations.max()), now.fallbacks
         return options.batch * length
@@ -72,13 +72,13 @@ def bench_sample(options: SampleBench) -> Iterator[Event]:
 
     @torch.no_grad()
     def slow() -> int:
-        grid = GRIDS["linear"](noise, options.steps).tolist()
+        grid = GRIDS["linear"](schedule, options.steps).tolist()
         for share in (0.1, 0.5, 0.9):
             k = min(int(share * options.steps), options.steps - 1)
             kept = torch.rand(options.batch, length, device=device) < share
             x = torch.where(kept, 0, graph.sample_base(torch.rand(kept.shape, device=device)))
             began = time.perf_counter()
-            plain.analytic_step(slow_net, graph, noise, x, grid[k], grid[k + 1])
+            plain.analytic_step(slow_net, graph, schedule, x, grid[k], grid[k + 1])
             wait(device)
             times.append(time.perf_counter() - began)
         return options.batch * length

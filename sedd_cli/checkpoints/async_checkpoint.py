@@ -13,7 +13,7 @@ from sedd_cli.system.distributed import Dist
 
 
 @dataclass
-class Saver:
+class AsyncCheckpoint:
     """Writes one checkpoint at a time. Every process calls `start` and `finish`; the main one commits."""
 
     run: Path
@@ -61,7 +61,7 @@ class Saver:
             raise failure(error, self.run) from None
         return None if folder is None else (step, folder)
 
-    def __enter__(self) -> Saver:
+    def __enter__(self) -> AsyncCheckpoint:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:

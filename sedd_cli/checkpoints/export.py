@@ -75,7 +75,7 @@ def export(model: LoadedModel, options: ExportOptions) -> Iterator[Event]:
         raise RequestError(
             f"the published layout is that of scores: it has no place for a model of {model.objective.name}"
         )
-    config = config_of(model.graph, model.noise, model.net.config)
+    config = config_of(model.graph, model.schedule, model.net.config)
     if config["noise"].get("eps", PUBLISHED_EPS) != PUBLISHED_EPS:
         yield Warn(
             f"noise.eps is {config['noise']['eps']}: the published code computes with {PUBLISHED_EPS} all the same"
@@ -198,6 +198,6 @@ def _moved(model: LoadedModel, folder: Path, half: bool) -> tuple[tuple[float, f
 def difference(one: LoadedModel, other: LoadedModel) -> tuple[float, float]:
     """(root mean square, largest) difference of two models' log-scores where sampling begins, on one sequence."""
     u, _ = Stream(0, BASE, torch.zeros(1, dtype=torch.int64)).uniforms(0, one.length)
-    x, sigma = one.graph.sample_base(u), torch.tensor([one.noise.sigma(1.0)], dtype=torch.float32)
+    x, sigma = one.graph.sample_base(u), torch.tensor([one.schedule.sigma(1.0)], dtype=torch.float32)
     apart = one.log_score(x, sigma).sub_(other.log_score(x, sigma)).double()
     return float(apart.square().mean().sqrt()), float(apart.abs().max())

@@ -32,7 +32,7 @@ def open_model(
             f"{source} has {model.vocab_size}"
         )
     model.net.autocast = autocast_dtype(precision, chosen)
-    model.net.hold_low()
+    model.net.cast_for_inference()
     model.net.to(chosen).eval().requires_grad_(False)
     return model
 

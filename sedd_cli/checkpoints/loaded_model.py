@@ -15,7 +15,7 @@ from sedd_cli.core.graphs import Graph
 from sedd_cli.core.losses import Objective
 from sedd_cli.core.losses.autoregressive import next_token_nats
 from sedd_cli.core.losses.score_entropy import ScoreEntropy
-from sedd_cli.core.schedules import Noise
+from sedd_cli.core.schedules import Schedule
 from sedd_cli.core.score import ScoreModel
 from sedd_cli.data.tokenizers import Tokenizer, load_tokenizer
 from sedd_cli.errors import RequestError
@@ -33,7 +33,7 @@ class LoadedModel:
 
     net: DiT
     graph: Graph
-    noise: Noise
+    schedule: Schedule
     tokenizer: Tokenizer | None
     source: str
     recipe: Recipe | None = None
@@ -53,7 +53,7 @@ class LoadedModel:
     @property
     def vocab_size(self) -> int:
         """N, the number of real tokens."""
-        return self.graph.tokens
+        return self.graph.vocab_size
 
     @cached_property
     def objective(self) -> Objective:
@@ -87,8 +87,9 @@ class LoadedModel:
         """sha256 over the weights, the network's shape, graph and noise: everything that determines a score."""
         shape = replace(self.net.config, attention="auto", dropout=0.0)
         meaning = (self.objective.mean, self.objective.causal, self.objective.steps)
-        parts = (self.graph, self.noise, shape, *([meaning] if any(meaning) else []))
-        found = hashlib.sha256(repr(parts).encode())
+        parts = (self.graph, self.schedule, shape, *([meaning] if any(meaning) else []))
+        # the spelling of version 0.1, so that what was kept under a fingerprint is still found
+        found = hashlib.sha256(repr(parts).replace("(vocab_size=", "(tokens=", 1).encode())
         for name, value in self.net.named_parameters():
             found.update(name.encode())
             found.update(value.detach().float().cpu().contiguous().numpy())
@@ -101,13 +102,13 @@ class LoadedModel:
             return None
         net = copy.deepcopy(self.net)
         net.autocast = dtype
-        net.hold_low()
+        net.cast_for_inference()
         return replace(self, net=net)
 
     @property
     def score(self) -> ScoreModel:
         """The view of this model that the mathematics in `sedd_cli.core` works on."""
-        return ScoreModel(self.net, self.graph, self.noise, mean=self.objective.mean, steps=self.objective.steps)
+        return ScoreModel(self.net, self.graph, self.schedule, mean=self.objective.mean, steps=self.objective.steps)
 
     @torch.no_grad()
     def log_score(self, x: Tensor, sigma: Tensor) -> Tensor:
@@ -118,8 +119,10 @@ class LoadedModel:
     def loss(self, x0: Tensor, t: Tensor, x: Tensor) -> Tensor:
         """σ̄′(t)·score entropy of noisy x [B, L] at time t [B] given clean x0 [B, L]: nats per sequence [B]."""
         self._has_scores()
-        sigma, dsigma = self.noise(t.to(self.device))
-        loss = self.score.score_entropy(self._tokens(x, self.graph.states), sigma, self._tokens(x0, self.graph.tokens))
+        sigma, dsigma = self.schedule(t.to(self.device))
+        loss = self.score.score_entropy(
+            self._tokens(x, self.graph.states), sigma, self._tokens(x0, self.graph.vocab_size)
+        )
         return dsigma.to(loss.dtype) * loss
 
     @torch.no_grad()
@@ -127,7 +130,7 @@ class LoadedModel:
         """−log p of each sequence of tokens [B, L] behind its first `given`, nats [B]; of autoregressive models."""
         if not self.exact:
             raise RequestError(f"{self.source} has no exact likelihood: bound it")
-        return next_token_nats(self.score, self._tokens(tokens, self.graph.tokens), given).double()
+        return next_token_nats(self.score, self._tokens(tokens, self.graph.vocab_size), given).double()
 
     def nats_given_first(self, tokens: Tensor) -> Tensor:
         """−log p(tokens[1:] | tokens[0]) of each sequence of tokens [B, L], nats [B]."""
@@ -139,17 +142,17 @@ class LoadedModel:
             self.tokenizer = load_tokenizer(self.tokenizer_source)  # out of reach before: says why
         if self.tokenizer is None:
             raise RequestError(
-                f"{self.source} has {self.graph.tokens} tokens and names no tokenizer: name one with --tokenizer"
+                f"{self.source} has {self.graph.vocab_size} tokens and names no tokenizer: name one with --tokenizer"
             )
         return self.tokenizer
 
     def describe(self) -> str:
         """One line: what was loaded."""
         parameters = sum(p.numel() for p in self.net.parameters())
-        graph = {name: value for name, value in asdict(self.graph).items() if name != "tokens"}
+        graph = {name: value for name, value in asdict(self.graph).items() if name != "vocab_size"}
         parts = [] if self.objective.name == "score_entropy" else [self.objective.name.replace("_", " ")]
         if not self.exact:
-            parts += [_spelled(self.graph.name, graph), _spelled(self.noise.name, asdict(self.noise))]
+            parts += [_spelled(self.graph.name, graph), _spelled(self.schedule.name, asdict(self.schedule))]
         parts += [f"{parameters:,} parameters", f"length {self.length}"]
         parts += [self.precision, f"{self.net.kernel()} attention"]
         without = f"{self.tokenizer_source} out of reach" if self.tokenizer_source else "no tokenizer"

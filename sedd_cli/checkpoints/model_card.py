@@ -79,7 +79,7 @@ class Card:
         model = self.model
         rows = {
             "graph": model.graph.name,
-            "noise": model.noise.name,
+            "noise": model.schedule.name,
             "parameters": f"{sum(p.numel() for p in model.net.parameters()):,}",
             "length": f"{model.length:,} tokens",
             "tokenizer": self._tokenizer() or f"not named ({model.vocab_size:,} tokens)",

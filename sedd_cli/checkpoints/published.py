@@ -17,7 +17,7 @@ from torch import Tensor
 from sedd_cli.checkpoints.loaded_model import LoadedModel
 from sedd_cli.checkpoints.tensors import load_weights, read_pickle, read_tensors
 from sedd_cli.core.graphs import GRAPHS, Graph
-from sedd_cli.core.schedules import NOISES, Noise
+from sedd_cli.core.schedules import SCHEDULES, Schedule
 from sedd_cli.data.tokenizers import holds_tokenizer
 from sedd_cli.data.tokenizers.base import FILE
 from sedd_cli.errors import DamageError, RequestError
@@ -64,7 +64,7 @@ def load_published(folder: Path, source: str) -> LoadedModel:
 def _agreeing(recipe: Recipe, model: LoadedModel) -> Recipe:
     """The recipe; RequestError where it is of another model than config.json describes."""
     objective = recipe.objective.make()
-    same = recipe.graph.make(tokens=model.vocab_size) == model.graph and recipe.noise.make() == model.noise
+    same = recipe.graph.make(vocab_size=model.vocab_size) == model.graph and recipe.noise.make() == model.schedule
     if objective.mean or objective.causal or not same:
         raise RequestError(f"it is of another model than {CONFIG}: {recipe.objective.name}, {recipe.graph.name}")
     return recipe
@@ -86,7 +86,7 @@ def load_training_directory(path: Path, source: str) -> LoadedModel:
     return _model(_mapping(_yaml(folder / HYDRA), where), where, _averaged(stored, file), str(file), source, facts)
 
 
-def parts_of(config: Any, where: str) -> tuple[Graph, Noise, DiTConfig]:
+def parts_of(config: Any, where: str) -> tuple[Graph, Schedule, DiTConfig]:
     """What a published configuration describes; RequestError names the key that is missing or wrong."""
     kind, tokens = _get(config, "graph.type", str, where), _get(config, "tokens", int, where)
     if kind not in PUBLISHED_GRAPHS:
@@ -95,30 +95,30 @@ def parts_of(config: Any, where: str) -> tuple[Graph, Noise, DiTConfig]:
     options = {"scale_by_sigma": scale} if kind == "absorb" else {}
     if scale and not options:
         raise RequestError(f"{where}: model.scale_by_sigma means nothing with graph.type {kind!r}")
-    graph = build(GRAPHS[PUBLISHED_GRAPHS[kind]], options, where, tokens=tokens)
+    graph = build(GRAPHS[PUBLISHED_GRAPHS[kind]], options, where, vocab_size=tokens)
     schedule = _get(config, "noise.type", str, where)
-    if schedule not in NOISES:
-        raise RequestError(f"{where}: noise.type must be one of {', '.join(NOISES)}, found {schedule!r}")
-    known = {f.name for f in dataclasses.fields(NOISES[schedule])}  # a loglinear one lists sigmas that mean nothing
+    if schedule not in SCHEDULES:
+        raise RequestError(f"{where}: noise.type must be one of {', '.join(SCHEDULES)}, found {schedule!r}")
+    known = {f.name for f in dataclasses.fields(SCHEDULES[schedule])}  # a loglinear one lists sigmas that mean nothing
     for key in ("sigma_min", "sigma_max"):
         if key in known and key not in config["noise"]:
             raise RequestError(f"{where}: noise.{key} is missing")
-    noise = build(NOISES[schedule], {k: v for k, v in config["noise"].items() if k in known}, f"{where}: noise")
+    schedule = build(SCHEDULES[schedule], {k: v for k, v in config["noise"].items() if k in known}, f"{where}: noise")
     shape: dict[str, Any] = {k: _get(config, f"model.{k}", int, where) for k in SHAPE}
     shape["dropout"] = config["model"].get("dropout", 0.0)
-    return graph, noise, build(DiTConfig, shape, f"{where}: model")
+    return graph, schedule, build(DiTConfig, shape, f"{where}: model")
 
 
-def config_of(graph: Graph, noise: Noise, net: DiTConfig) -> dict[str, Any]:
+def config_of(graph: Graph, schedule: Schedule, net: DiTConfig) -> dict[str, Any]:
     """The published configuration of a model: the inverse of `parts_of`."""
     published = {ours: theirs for theirs, ours in PUBLISHED_GRAPHS.items()}
     if graph.name not in published:
         raise RequestError(f"the published layout knows the graphs {', '.join(published)}, not {graph.name!r}")
     shape = {key: getattr(net, key) for key in (*SHAPE, "dropout")}
     return {
-        "tokens": graph.tokens,
+        "tokens": graph.vocab_size,
         "graph": {"type": published[graph.name]},
-        "noise": {"type": noise.name, **dataclasses.asdict(noise)},
+        "noise": {"type": schedule.name, **dataclasses.asdict(schedule)},
         "model": {"type": "ddit", **shape, "scale_by_sigma": getattr(graph, "scale_by_sigma", False)},
     }
 
@@ -126,15 +126,15 @@ def config_of(graph: Graph, noise: Noise, net: DiTConfig) -> dict[str, Any]:
 def _model(
     config: Any, where: str, tensors: Mapping[str, Tensor], file: str, source: str, facts: dict[str, Any]
 ) -> LoadedModel:
-    graph, noise, shape = parts_of(config, where)
+    graph, schedule, shape = parts_of(config, where)
     if shape.n_blocks > len(tensors):
         raise DamageError(f"{where}: model.n_blocks is {shape.n_blocks:,}, but {file} holds {len(tensors)} tensors")
     net = DiT.empty(shape, graph.states)
     load_weights(net, tensors, file, copy=True)  # a file that is written to again must not change them
     if kinds := {str(v.dtype).removeprefix("torch.") for v in tensors.values()} - {"float32"}:
         facts = {**facts, "stored": " and ".join(sorted(kinds))}
-    model = LoadedModel(net, graph, noise, None, source, facts=facts)
-    model.tokenizer_source = "gpt2" if graph.tokens == GPT2_TOKENS else None
+    model = LoadedModel(net, graph, schedule, None, source, facts=facts)
+    model.tokenizer_source = "gpt2" if graph.vocab_size == GPT2_TOKENS else None
     return model
 
 

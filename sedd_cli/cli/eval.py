@@ -48,7 +48,14 @@ def evaluate(
     ] = None,
     blocks: Annotated[int | None, typer.Option(help="Only the first so many blocks of the split.")] = None,
     length: Annotated[int | None, typer.Option(help="Tokens of a block; default: the model's length.")] = None,
-    yardsticks: Annotated[bool, typer.Option(help="Also score n-gram models of the same tokens.")] = True,
+    baselines: Annotated[
+        bool,
+        typer.Option(
+            "--baselines/--no-baselines",
+            "--yardsticks/--no-yardsticks",
+            help="Also score n-gram models of the same tokens.",
+        ),
+    ] = True,
     samples: Annotated[
         Path | None, typer.Option(help="Judge the samples in this file instead (.jsonl of --out, or one text a line).")
     ] = None,
@@ -120,7 +127,7 @@ def evaluate(
         split,
         tuple(protocol or ()),
         Drawing(estimator, rel_error, max_nfe, seed),
-        yardsticks,
+        baselines,
         blocks,
         length,
         try_bf16=precision == "auto",
@@ -151,7 +158,7 @@ def evaluate(
 #: What is said after Ctrl-C.
 RESUME = "interrupted: what is finished is kept, the same command goes on"
 #: What each way to use the command has no use for.
-LIKELIHOOD = {"dataset", "local", "split", "protocol", "rel_error", "max_nfe", "estimator", "blocks", "yardsticks"}
+LIKELIHOOD = {"dataset", "local", "split", "protocol", "rel_error", "max_nfe", "estimator", "blocks", "baselines"}
 IDLE = {
     "--samples": {*LIKELIHOOD, "length", "model", "sampler", "n", "candidates", "seed", "resume", "precision"},
     "--sweep": {*LIKELIHOOD, "candidates"},
@@ -192,7 +199,7 @@ def _stored(view: View, events: Iterable[Any], source: str, texts: int, out: Pat
             so_far.append(event.result)
             document = {"results": so_far, "failed": []}
             if (Path(source) / LATEST).is_file():
-                asked = {k: v for k, v in event.result.items() if k not in ("bounds", "yardsticks", "software", "bf16")}
+                asked = {k: v for k, v in event.result.items() if k not in ("bounds", "baselines", "software", "bf16")}
                 asked["protocols"] = {name: b.get("max_nfe") for name, b in event.result["bounds"].items()}
                 corpus, split = Path(event.result["corpus"]).name, event.result["split"]
                 name = f"eval-{corpus}-{split}-step-{event.result['step']}-{digest(asked)[:8]}"

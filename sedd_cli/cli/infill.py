@@ -17,6 +17,7 @@ from sedd_cli.errors import RequestError
 
 if TYPE_CHECKING:
     from sedd_cli.checkpoints.loaded_model import LoadedModel
+    from sedd_cli.inference.infill import Job
     from sedd_cli.inference.sampling import Sampling
 
 
@@ -152,8 +153,8 @@ def _read(source: str) -> list[bytes]:
 
 
 def _fill_jobs(
-    view: View, chosen: LoadedModel, raw: list[bytes], source: str, job, sampling: Sampling, every: bool, out: Path | None,
-    resume: bool, watch: bool, html: Path | None,
+    view: View, chosen: LoadedModel, raw: list[bytes], source: str, job: Job, sampling: Sampling, every: bool,
+    out: Path | None, resume: bool, watch: bool, html: Path | None,
 ) -> None:  # fmt: skip
     """Fill a file of jobs; lines that were refused make the command end with 2, after the others are done."""
     from sedd_cli.inference.generate import as_json

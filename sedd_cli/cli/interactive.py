@@ -39,7 +39,7 @@ def prompt_loop(view: View, model: LoadedModel, job: Job, sampling: Sampling, ev
                 continue
             if line.startswith(":"):
                 changed, how = _set(line[1:].split(), job, sampling)
-                how.way(model)  # what the sampler does not take is not kept
+                how.resolve(model)  # what the sampler does not take is not kept
                 fresh = fresh or changed.seed != job.seed or line.startswith(":seed")
                 job, sampling = changed, how
                 view.say(_told(job, sampling), "dim")

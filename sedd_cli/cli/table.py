@@ -14,7 +14,7 @@ from sedd_cli.errors import RequestError, WorkError
 
 if TYPE_CHECKING:
     from sedd_cli.tables.definition import Table
-    from sedd_cli.tables.row_run import Place
+    from sedd_cli.tables.row_run import RowRun
     from sedd_cli.tables.run import RunOptions
 
 UNITS = {"s": 1, "m": 60, "h": 3600}
@@ -51,7 +51,7 @@ def table(
     from sedd_cli.cli.view.tables import show
     from sedd_cli.system.outputs import check_outputs
     from sedd_cli.tables.definition import load_table, shipped_tables
-    from sedd_cli.tables.row_run import places_of
+    from sedd_cli.tables.row_run import row_runs_of
     from sedd_cli.tables.run import RunOptions
     from sedd_cli.tables.summary import markdown as as_markdown
     from sedd_cli.tables.summary import summary
@@ -69,7 +69,7 @@ def table(
         raise RequestError(f"--seeds must be at least 1, found {seeds}")
     if budget is not None and not run:
         raise RequestError("--budget goes with --run")
-    places = places_of(found, mini, seeds, runs)
+    places = row_runs_of(found, mini, seeds, runs)
     folders = {folder for of in places.values() for place in of for folder in (place.folder, place.trained.folder)}
     check_outputs({"--plot": plot, "--out": out}, {"--runs": folders})
     asked = _asked(found, places, run or [])
@@ -99,7 +99,7 @@ def table(
         raise kind(f"{len(failed)} of {len(asked)} failed: {names}; the reasons stand above")
 
 
-def _asked(found: Table, places: dict[str, list[Place]], run: list[str]) -> list[Place]:
+def _asked(found: Table, places: dict[str, list[RowRun]], run: list[str]) -> list[RowRun]:
     """The places that are asked for, first one seed of each; RequestError for rows that cannot be run."""
     names = list(places) if "all" in run else [found.row(name).name for name in run]
     for name in names:
@@ -110,7 +110,7 @@ def _asked(found: Table, places: dict[str, list[Place]], run: list[str]) -> list
     return sorted((place for name in names for place in places[name]), key=lambda place: place.seed)
 
 
-def _run(view: View, asked: list[Place], options: RunOptions) -> dict[str, Any]:
+def _run(view: View, asked: list[RowRun], options: RunOptions) -> dict[str, Any]:
     """Make what is asked for; what is left, what failed, and why."""
     from sedd_cli.system.events import Finished
     from sedd_cli.tables.run import make

@@ -49,7 +49,7 @@ def paper_bound(
     if count:
         (integral,) = _by_count(model, x0, v, u, cost, trained_range(model, t_min))
         return integral / (1 - t_min)
-    return _by_time(model, x0, u, *model.noise(t_min + (1 - t_min) * v))
+    return _by_time(model, x0, u, *model.schedule(t_min + (1 - t_min) * v))
 
 
 def rigorous_bound(
@@ -71,7 +71,7 @@ def rigorous_bound(
     if count:
         (integral,) = _by_count(model, x0, v, u, cost, ALL_NOISE)
     else:
-        integral = _by_time(model, x0, u, *model.graph.all_noise(model.noise, v))
+        integral = _by_time(model, x0, u, *model.graph.all_noise(model.schedule, v))
     return integral + model.graph.end_terms(model, x0, u_end)
 
 
@@ -93,7 +93,7 @@ def discrete_noise(model: ScoreModel, v: Tensor, steps: int) -> tuple[Tensor, Te
     It is the noise that the rigorous bound integrates, at (t − 1)/T and t/T; none at all before the first step.
     """
     t = (v * steps).floor().clamp(max=steps - 1) + 1
-    sigma_s, sigma_t = (model.graph.all_noise(model.noise, k / steps)[0] for k in (t - 1, t))
+    sigma_s, sigma_t = (model.graph.all_noise(model.schedule, k / steps)[0] for k in (t - 1, t))
     return torch.where(t == 1, 0.0, sigma_s), sigma_t
 
 
@@ -115,7 +115,7 @@ def discrete_bound(model: ScoreModel, x0: Tensor, v: Tensor, u: Tensor) -> Tenso
 
 def trained_range(model: ScoreModel, t_min: float = T_MIN) -> tuple[float, float]:
     """Between t_min and 1: outside, a network of continuous time was never asked, and is told the nearest of these."""
-    return model.noise.sigma(t_min), model.noise.sigma(1.0)
+    return model.schedule.sigma(t_min), model.schedule.sigma(1.0)
 
 
 def _by_time(model: ScoreModel, x0: Tensor, u: Tensor, sigma: Tensor, rate: Tensor) -> Tensor:

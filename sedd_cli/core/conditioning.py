@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 @dataclass(frozen=True)
-class Given:
+class Conditioning:
     """Tokens that survive: at positions where `where` [B, L] is True, the sequence is `tokens` [B, L]."""
 
     where: Tensor
@@ -19,7 +19,7 @@ class Given:
         return torch.where(self.where, self.tokens, x)
 
     @classmethod
-    def nothing(cls, batch: int, length: int, device: torch.device | str = "cpu") -> Given:
+    def nothing(cls, batch: int, length: int, device: torch.device | str = "cpu") -> Conditioning:
         """No position is given."""
         return cls(
             torch.zeros(batch, length, dtype=torch.bool, device=device),
@@ -27,7 +27,7 @@ class Given:
         )
 
     @classmethod
-    def at(cls, positions: list[int], tokens: list[int], batch: int, length: int, device="cpu") -> Given:
+    def at(cls, positions: list[int], tokens: list[int], batch: int, length: int, device="cpu") -> Conditioning:
         """The same tokens [P] at the same positions [P] of every sequence."""
         given = cls.nothing(batch, length, device)
         given.where[:, positions] = True

@@ -12,11 +12,11 @@ from torch import Tensor
 
 from sedd_cli.core.registry import Registry
 
-NOISES = Registry("noise")
+SCHEDULES = Registry("noise")
 
 
 @dataclass(frozen=True)
-class Noise(ABC):
+class Schedule(ABC):
     """σ̄: [0, 1] → total noise. Fields are the recipe's options."""
 
     name: ClassVar[str]
@@ -34,9 +34,9 @@ class Noise(ABC):
         return float(self(torch.tensor(t, dtype=torch.float64))[0])
 
 
-@NOISES.register
+@SCHEDULES.register
 @dataclass(frozen=True)
-class LogLinear(Noise):
+class LogLinear(Schedule):
     """σ̄(t) = −log(1 − (1−ε)t), so λ = 1 − e^{−σ̄} = (1−ε)t.
 
     The paper prints 1 − (1−εt); its code computes this form, and so do we.
@@ -57,9 +57,9 @@ class LogLinear(Noise):
         return -torch.expm1(-sigma) / (1 - self.eps)
 
 
-@NOISES.register
+@SCHEDULES.register
 @dataclass(frozen=True)
-class Geometric(Noise):
+class Geometric(Schedule):
     """σ̄(t) = σmin^{1−t}·σmax^t. The paper uses (1e-5, 20), the published configuration (1e-4, 20)."""
 
     name: ClassVar[str] = "geometric"

@@ -12,7 +12,7 @@ from torch.utils.checkpoint import checkpoint
 
 from sedd_cli.core.fast.fused import Targets, losses, weighted_loss
 from sedd_cli.core.graphs import Graph
-from sedd_cli.core.schedules import Noise
+from sedd_cli.core.schedules import Schedule
 
 #: Elements of one block of rows × states that a pass over the vocabulary may hold at once.
 ROW_BLOCK = 2**23
@@ -45,7 +45,7 @@ class ScoreModel:
 
     net: Network
     graph: Graph
-    noise: Noise
+    schedule: Schedule
     #: What the network is told lies within this range, whatever the true sigma; None: told the truth.
     sigma_range: tuple[float, float] | None = None
     #: The network's outputs are logits of the clean token (mean parametrisation); on the absorbing graph that is as if

@@ -16,18 +16,18 @@ from sedd_cli.system.events import Event, Note
 MOST_TOKENS = 20_000_000
 
 
-def yardsticks(dataset: Dataset, blocks: Blocks) -> Iterator[Event]:
+def baselines(dataset: Dataset, blocks: Blocks) -> Iterator[Event]:
     """Returns bits per character, by name: n-grams fitted on train, and the exact source of a synthetic corpus."""
     found: dict[str, Any] = {}
     split = blocks.split.name
     if "train" not in dataset.splits:
-        yield Note("no n-gram yardsticks: there is no training split to fit them on")
+        yield Note("no n-gram baselines: there is no training split to fit them on")
     elif split != "train":
         if dataset.split("train").tokens <= MOST_TOKENS:
-            yield Note("fitting the n-gram yardsticks on the training split")
+            yield Note("fitting the n-gram baselines on the training split")
             found |= ngrams(dataset, blocks)
         else:
-            yield Note(f"no n-gram yardsticks: the training split has over {MOST_TOKENS:,} tokens")
+            yield Note(f"no n-gram baselines: the training split has over {MOST_TOKENS:,} tokens")
     corpus = CORPORA.get(dataset.manifest.corpus)
     if corpus and corpus.law:
         if math.isfinite(bits := source_bits(dataset, blocks)):  # the tokens may not tell what the characters were

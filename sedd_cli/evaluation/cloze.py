@@ -19,8 +19,8 @@ from sedd_cli.evaluation.likelihood.protocols import Blocks
 from sedd_cli.evaluation.likelihood.texts import Text, check_tokenizer, prepared_for
 from sedd_cli.evaluation.ngram import NGram
 from sedd_cli.inference.bound import candidate_bound
-from sedd_cli.inference.denoise import Done, Row, denoise, derived
-from sedd_cli.inference.sampling import Sampling, Way
+from sedd_cli.inference.denoise import DenoisedRow, Row, denoise, derived
+from sedd_cli.inference.sampling import ResolvedSampler, Sampling
 from sedd_cli.system.distributed import Dist
 from sedd_cli.system.events import Event, Finished, Note, Progress, Warn
 from sedd_cli.system.software import software
@@ -62,7 +62,7 @@ def cloze(model: LoadedModel | ExactModel, text: Text, options: ClozeOptions) ->
     """
     if model.exact:
         raise RequestError(f"a cloze needs a diffusion model: {model.source} goes from left to right and cannot fill")
-    way = options.sampling.way(model)
+    way = options.sampling.resolve(model)
     dataset = yield from prepared_for(model, text, Dist(0, 1, model.device))
     check_tokenizer(model, dataset)
     split = dataset.split(options.split or _usual_split(dataset))
@@ -80,7 +80,7 @@ def cloze(model: LoadedModel | ExactModel, text: Text, options: ClozeOptions) ->
     guesses = yield from _guesses(dataset, split, gaps)
     drawn, nfe = yield from _draw(model, way, gaps, options)
     cold = replace(options, candidates=1, sampling=replace(options.sampling, temperature=COLD))
-    likeliest, _ = yield from _draw(model, cold.sampling.way(model), gaps, cold)
+    likeliest, _ = yield from _draw(model, cold.sampling.resolve(model), gaps, cold)
     best = yield from _best(model, gaps, drawn)
     yield Finished(
         _origin(model, dataset, split, options)
@@ -98,7 +98,7 @@ def _usual_split(dataset: Dataset) -> str:
 
 
 def _draw(
-    model: LoadedModel, way: Way, gaps: list[Gap], options: ClozeOptions
+    model: LoadedModel, way: ResolvedSampler, gaps: list[Gap], options: ClozeOptions
 ) -> Generator[Event, None, tuple[list[list[Tokens]], float]]:
     """The candidates' words of each gap in the order of their numbers, and network evaluations a filling."""
     asked = [(gap, candidate) for gap in gaps for candidate in range(options.candidates)]
@@ -106,7 +106,7 @@ def _draw(
     words: list[Tokens] = [()] * len(rows)
     nfe = 0
     for event in denoise(model, way, rows, "fillings"):
-        if isinstance(event, Done):
+        if isinstance(event, DenoisedRow):
             gap = asked[event.place][0]
             words[event.place] = tuple(event.tokens[gap.start : gap.stop])
             nfe += event.nfe

@@ -83,9 +83,9 @@ def checkup(model: LoadedModel, options: CheckupOptions) -> Iterator[Event]:
 
 def _levels(model: LoadedModel, probe: Probe, seed: int) -> Generator[Event, None, list[dict[str, Any]]]:
     """`level` at those of LEVELS that the schedule has, or, of a narrow one, at three of its own."""
-    ends = model.noise.sigma(0.0), model.noise.sigma(1.0)
+    ends = model.schedule.sigma(0.0), model.schedule.sigma(1.0)
     lams = [lam for lam in LEVELS if ends[0] < -math.log1p(-lam) <= ends[1]]
-    lams = lams or [-math.expm1(-model.noise.sigma(t)) for t in (0.1, 0.5, 0.9)]
+    lams = lams or [-math.expm1(-model.schedule.sigma(t)) for t in (0.1, 0.5, 0.9)]
     found = []
     for lam in lams:
         found.append(level(model, probe.x0, lam, seed))
@@ -113,7 +113,7 @@ def level(model: LoadedModel, x0: Tensor, lam: float, seed: int = 0) -> dict[str
         was = x0[rows.batch, rows.position]
         values.append(graph.normaliser(log_score, rows.sigma).cpu())
         owners.append(rows.batch.cpu())
-        tokens = log_score[:, : graph.tokens]
+        tokens = log_score[:, : graph.vocab_size]
         least, most = min(least, float(tokens.min())), max(most, float(tokens.max()))
         beyond = max(beyond, most - float(graph.largest_score(sigma[0])))
         away = rows.x != was

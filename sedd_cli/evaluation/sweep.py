@@ -14,13 +14,13 @@ from sedd_cli.errors import RequestError, WorkError
 from sedd_cli.evaluation.judge import Samples, judge
 from sedd_cli.evaluation.scorers.reader import Reader
 from sedd_cli.inference.generate import GenerateOptions, generate
-from sedd_cli.inference.resumable import kept_samples
+from sedd_cli.inference.resumable import resumable_samples
 from sedd_cli.inference.sampling import Sampling
 from sedd_cli.recipe.build import nearest, plain
 from sedd_cli.system.events import Event, Finished, Note, Sampled
 from sedd_cli.system.figures import blank, save, steps_axes
 from sedd_cli.system.files import write_whole
-from sedd_cli.system.locks import sole
+from sedd_cli.system.locks import file_lock
 from sedd_cli.system.software import software
 
 SETTINGS, RESULT = "settings.json", "sweep.json"
@@ -98,7 +98,7 @@ def sweep(model: LoadedModel, reader: Reader, options: SweepOptions) -> Iterator
         (options.folder / "samples").mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise RequestError(f"cannot write to {options.folder}: {error.strerror}") from None
-    with sole(options.folder / ".lock", f"another process is at work in {options.folder}"):
+    with file_lock(options.folder / ".lock", f"another process is at work in {options.folder}"):
         _claim(options, settings)
         result = {**settings, "points": _known_points(options, reader) if options.resume else []}
         order = list(dict.fromkeys([*options.samplers, *SAMPLERS]))
@@ -173,7 +173,7 @@ def _samples(
         )
 
     path = options.folder / "samples" / f"{sampler}-{steps}.jsonl"
-    return (yield from kept_samples(path, options.n, draw, f"{sampler}, {steps} steps"))
+    return (yield from resumable_samples(path, options.n, draw, f"{sampler}, {steps} steps"))
 
 
 def _write(path: Path, data: dict[str, Any]) -> None:

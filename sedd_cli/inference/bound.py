@@ -1,4 +1,4 @@
-"""Likelihood bounds of sequences under a protocol: which bound each is, how its draws are placed, one draw, and means."""
+"""Likelihood bounds of sequences under a protocol: which bound it is, how draws are placed, one draw, and means."""
 
 from __future__ import annotations
 

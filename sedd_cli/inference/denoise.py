@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from sedd_cli.checkpoints.loaded_model import LoadedModel
-from sedd_cli.core.conditioning import Given
+from sedd_cli.core.conditioning import Conditioning
 from sedd_cli.errors import WorkError, out_of_memory
-from sedd_cli.inference.sampling import Way
+from sedd_cli.inference.sampling import ResolvedSampler
 from sedd_cli.system.events import Event, Frame, Progress, Seen, Warn
 from sedd_cli.system.memory import free_memory
 
@@ -33,7 +33,7 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Done(Event):
+class DenoisedRow(Event):
     """Row `place` of those asked for: its tokens [L], network evaluations, and its share of the batch's seconds."""
 
     place: int
@@ -48,22 +48,22 @@ def derived(seed: int, *words: object) -> int:
 
 
 def denoise(
-    model: LoadedModel, way: Way, rows: Sequence[Row], noun: str = "samples", watch: bool = False
+    model: LoadedModel, way: ResolvedSampler, rows: Sequence[Row], noun: str = "samples", watch: bool = False
 ) -> Iterator[Event]:
     """Yield Progress (and Frames, to be watched) on the way, and Done for every row, the short ones first."""
-    work = Work(model, way, len(rows), noun, watch, by_steps=True)
+    work = BatchDenoiser(model, way, len(rows), noun, watch, by_steps=True)
     for event in work.denoise(rows):
-        work.done += isinstance(event, Done)
+        work.done += isinstance(event, DenoisedRow)
         yield event
     yield from work.over()
 
 
 @dataclass
-class Work:
+class BatchDenoiser:
     """Rows that are denoised one portion after another: how far it is, and how many at once there is memory for."""
 
     model: LoadedModel
-    way: Way
+    way: ResolvedSampler
     total: int
     noun: str
     watch: bool = False
@@ -126,7 +126,9 @@ def tokens_at_once(device: torch.device) -> int:
     return 2**18 if device.type == "cuda" else 8192
 
 
-def _denoise(model: LoadedModel, way: Way, rows: Sequence[Row], places: list[int], watch: bool) -> Iterator[Event]:
+def _denoise(
+    model: LoadedModel, way: ResolvedSampler, rows: Sequence[Row], places: list[int], watch: bool
+) -> Iterator[Event]:
     began, batch, device = time.perf_counter(), [rows[place] for place in places], model.device
     given, index = _given(batch, device), torch.tensor([row.number for row in batch], device=device)
     # the 64 bits of a seed, read as a signed number
@@ -146,14 +148,14 @@ def _denoise(model: LoadedModel, way: Way, rows: Sequence[Row], places: list[int
             f"scores far from normalised: every position was looked at in {now.fallbacks} of {now.steps} steps; "
             "--no-thinning looks everywhere from the start"
         )
-    if not bool((now.x == given(now.x)).all() and (now.x < model.graph.tokens).all()):
+    if not bool((now.x == given(now.x)).all() and (now.x < model.graph.vocab_size).all()):
         raise WorkError("a given token was lost or a mask survived: this is a defect, nothing was kept")
     seconds = (time.perf_counter() - began) / len(batch)
     for place, tokens, nfe in zip(places, now.x.tolist(), now.evaluations.tolist(), strict=True):
-        yield Done(place, tokens, nfe, seconds)
+        yield DenoisedRow(place, tokens, nfe, seconds)
 
 
-def _given(batch: list[Row], device: torch.device) -> Given:
+def _given(batch: list[Row], device: torch.device) -> Conditioning:
     where = torch.tensor([[token is not None for token in row.tokens] for row in batch], device=device)
     tokens: Tensor = torch.tensor([[token or 0 for token in row.tokens] for row in batch], device=device)
-    return Given(where, tokens)
+    return Conditioning(where, tokens)

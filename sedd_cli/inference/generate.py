@@ -9,7 +9,7 @@ from typing import Any
 
 from sedd_cli.checkpoints.loaded_model import LoadedModel
 from sedd_cli.errors import RequestError
-from sedd_cli.inference.denoise import Done, Row, batch_for, denoise, derived
+from sedd_cli.inference.denoise import DenoisedRow, Row, batch_for, denoise, derived
 from sedd_cli.inference.infill import Job, infill, plan_job
 from sedd_cli.inference.layout import lay_out
 from sedd_cli.inference.sampling import Sampling
@@ -86,7 +86,7 @@ class _Blocks:
 
 def _long(model: LoadedModel, job: Job, sampling: Sampling, blocks: _Blocks, watch: bool) -> Iterator[Event]:
     """Sequences beyond a block: the first as the job asks, then block after block, each of which sees the tail."""
-    way, number, begun = sampling.way(model), 0, []
+    way, number, begun = sampling.resolve(model), 0, []
     for event in infill(model, [job], sampling, watch=watch, noun="samples"):
         if isinstance(event, Filled):
             begun.append(event)
@@ -106,7 +106,7 @@ def _long(model: LoadedModel, job: Job, sampling: Sampling, blocks: _Blocks, wat
             for one in begun
         ]
         for event in denoise(model, way, rows, "samples", watch):
-            if isinstance(event, Done):
+            if isinstance(event, DenoisedRow):
                 one = begun[event.place]
                 begun[event.place] = dataclasses.replace(
                     one,

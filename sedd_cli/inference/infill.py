@@ -13,9 +13,9 @@ from sedd_cli.checkpoints.loaded_model import LoadedModel
 from sedd_cli.data.tokenizers import Tokenizer
 from sedd_cli.errors import RequestError
 from sedd_cli.inference.bound import candidate_bound
-from sedd_cli.inference.denoise import Done, Row, Work, derived, tokens_at_once
+from sedd_cli.inference.denoise import BatchDenoiser, DenoisedRow, Row, derived, tokens_at_once
 from sedd_cli.inference.layout import Layout, Reading, lay_out
-from sedd_cli.inference.sampling import Sampling, Way
+from sedd_cli.inference.sampling import ResolvedSampler, Sampling
 from sedd_cli.inference.template import Template
 from sedd_cli.system.events import Event, Filled, Warn
 
@@ -126,12 +126,12 @@ def infill(
 
     RequestError, before anything is drawn, where one of the jobs cannot be done.
     """
-    way, plans = sampling.way(model), [plan_job(model, job) for job in jobs]
+    way, plans = sampling.resolve(model), [plan_job(model, job) for job in jobs]
     yield from fill_plans(model, way, plans, every, watch, noun)
 
 
 def fill_plans(
-    model: LoadedModel, way: Way, plans: Sequence[Plan], every: bool, watch: bool, noun: str = "fillings"
+    model: LoadedModel, way: ResolvedSampler, plans: Sequence[Plan], every: bool, watch: bool, noun: str = "fillings"
 ) -> Iterator[Event]:
     """`infill` of jobs that are planned."""
     for text in dict.fromkeys(text for plan in plans for text in plan.warnings):
@@ -142,7 +142,7 @@ def fill_plans(
         for plan in plans
         for k in range(plan.job.first, plan.job.first + plan.job.n)
     )
-    work = Work(model, way, sum(plan.job.n * len(plan.layouts) for plan in plans), noun, watch)
+    work = BatchDenoiser(model, way, sum(plan.job.n * len(plan.layouts) for plan in plans), noun, watch)
     for portion in _portions(tries, tokens_at_once(model.device)):
         work.by_steps = len(portion) == work.total
         yield from _draw(work, portion, every)
@@ -163,13 +163,13 @@ def _portions(tries: Iterable[list[_Try]], tokens: int) -> Iterator[list[_Try]]:
         yield portion
 
 
-def _draw(work: Work, tries: list[_Try], every: bool) -> Iterator[Event]:
+def _draw(work: BatchDenoiser, tries: list[_Try], every: bool) -> Iterator[Event]:
     """Draw candidates until each begins its gaps as it has to; Filled as soon as those of a filling are complete."""
     found: dict[tuple[int, int], list[_Try]] = {}
     for attempt in range(ATTEMPTS + 1):
         again = []
         for event in work.denoise([one.row(attempt) for one in tries]):
-            if not isinstance(event, Done):
+            if not isinstance(event, DenoisedRow):
                 yield event
                 continue
             one = tries[event.place]
@@ -217,7 +217,7 @@ class _Try:
             seed = derived(seed, "candidate", self.candidate, "attempt", attempt)
         return Row(self.layout(attempt).tokens, seed, self.number)
 
-    def take(self, attempt: int, done: Done) -> bool:
+    def take(self, attempt: int, done: DenoisedRow) -> bool:
         """Whether the draw begins its gaps as it has to."""
         self.tokens, self.nfe, self.seconds = done.tokens, self.nfe + done.nfe, self.seconds + done.seconds
         self.drawn, self.plain = self.drawn + 1, attempt == ATTEMPTS
@@ -226,7 +226,7 @@ class _Try:
         return self.reading is not None or layout.tokenizer is None
 
 
-def _finish(model: LoadedModel, way: Way, tries: list[_Try], every: bool) -> Iterator[Event]:
+def _finish(model: LoadedModel, way: ResolvedSampler, tries: list[_Try], every: bool) -> Iterator[Event]:
     bounds: list[tuple[float | None, float | None]] = [(None, None)]
     if len(tries) > 1:
         of = {tokens: candidate_bound(model, list(tokens)) for tokens in {tuple(one.tokens) for one in tries}}

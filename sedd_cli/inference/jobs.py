@@ -18,12 +18,12 @@ from sedd_cli.data.tokenizers.base import digest
 from sedd_cli.errors import RequestError, WorkError
 from sedd_cli.inference.generate import as_json
 from sedd_cli.inference.infill import Job, fill_plans, plan_job
-from sedd_cli.inference.sampling import Sampling, Way
+from sedd_cli.inference.sampling import ResolvedSampler, Sampling
 from sedd_cli.inference.template import between, parse_template
 from sedd_cli.recipe.build import build
 from sedd_cli.system.events import Event, Finished, Note, Sampled, Warn
 from sedd_cli.system.files import write_whole
-from sedd_cli.system.locks import sole
+from sedd_cli.system.locks import file_lock
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ def fill_jobs(
     What `out` holds of the same jobs is not done again. A result depends on its own line and the sampling alone, not
     on the others nor on their order. Finished tells which lines were refused; for each a Warn says why.
     """
-    way = sampling.way(model)  # what no line could mend is refused before any
+    way = sampling.resolve(model)  # what no line could mend is refused before any
     with writing(out):
         kept = _kept(out) if out is not None and resume else []
         if every:  # of all candidates of a filling, or none
@@ -121,7 +121,7 @@ def fill_jobs(
     yield Finished({**counts, "refused": refusals, "kept": before})
 
 
-def _keyed(model: LoadedModel, lines: list[Line], way: Way, every: bool) -> list[tuple[int, Job, str]]:
+def _keyed(model: LoadedModel, lines: list[Line], way: ResolvedSampler, every: bool) -> list[tuple[int, Job, str]]:
     """The line and job of each that has one, and what its results depend on; equal jobs are told apart by counting."""
     how = [way.facts, dataclasses.asdict(way.sampler), model.precision, model.fingerprint]
     how.append(model.tokenizer.fingerprint if model.tokenizer else None)
@@ -170,7 +170,7 @@ def writing(out: Path | None) -> AbstractContextManager[None]:
     if out is None or (out.exists() and not out.is_file()):
         return nullcontext()
     lock = Path(tempfile.gettempdir()) / f"sedd-{digest(str(out.resolve()))[:16]}.lock"
-    return sole(lock, f"another process writes {out}")
+    return file_lock(lock, f"another process writes {out}")
 
 
 def stored(events: Iterable[Event], out: Path, mode: str = "w") -> Iterator[Event]:

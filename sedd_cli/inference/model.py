@@ -45,7 +45,7 @@ class Model(LoadedModel):
 
         Of an autoregressive model −log p itself, with an error of 0.
         """
-        x0 = self._tokens(tokens, self.graph.tokens)
+        x0 = self._tokens(tokens, self.graph.vocab_size)
         check_protocol(protocol, self.objective.steps, self.source)
         if x0.shape[1] > self.length:
             raise RequestError(f"sequences of {x0.shape[1]} tokens are longer than the model's {self.length}")

@@ -12,7 +12,7 @@ from sedd_cli.inference.generate import as_json
 from sedd_cli.system.events import Event, Note, Sampled
 
 
-def kept_samples(
+def resumable_samples(
     path: Path, n: int, draw: Callable[[int], Iterator[Event]], what: str
 ) -> Generator[Event, None, list[Sampled]]:
     """n samples: those that the file holds, and what `draw` makes from the number it is given on.

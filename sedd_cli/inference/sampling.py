@@ -41,7 +41,7 @@ class Sampling:
             if value is not None and value < 1:
                 raise RequestError(f"{key} must be at least 1, found {value}")
 
-    def way(self, model: LoadedModel) -> Way:
+    def resolve(self, model: LoadedModel) -> ResolvedSampler:
         """RequestError where the options mean nothing with each other, or with the model's graph."""
         if model.graph.mask is None and self.normalized:
             raise RequestError(
@@ -58,7 +58,9 @@ class Sampling:
                 f"the sampler {sampler.name} means nothing with the graph {model.graph.name!r}, it needs one with MASK"
             ) from None
         score, normalized = model.score, self.normalized and not model.score.mean
-        return Way(sampler, dataclasses.replace(score, mean=score.mean or normalized), self.batch, normalized)
+        return ResolvedSampler(
+            sampler, dataclasses.replace(score, mean=score.mean or normalized), self.batch, normalized
+        )
 
     def _sampler(self, model: LoadedModel) -> Sampler:
         part = model.recipe.sampler if model.recipe else None
@@ -101,7 +103,7 @@ _OPTIONS = {"thinning": "--no-thinning", "draws": "--legacy-float32-gumbel", "to
 
 
 @dataclass(frozen=True)
-class Way:
+class ResolvedSampler:
     """A sampler, the score it works on, how many sequences at once (None: as memory allows)."""
 
     sampler: Sampler

@@ -36,7 +36,7 @@ def flash(q: Tensor, k: Tensor, v: Tensor, causal: bool = False) -> Tensor:
     return flash_attn_func(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), causal=causal).transpose(1, 2)
 
 
-class Past:
+class KVCache:
     """Keys and values of the tokens that a causal network has read, so that it reads only what is new."""
 
     def __init__(self) -> None:

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from sedd_cli.models.attention import ATTENTION, NAMES, Past, choose
+from sedd_cli.models.attention import ATTENTION, NAMES, KVCache, choose
 from sedd_cli.models.dropout import dropout
 from sedd_cli.models.head import Readout
 from sedd_cli.models.rotary import Rotary, rotate
@@ -184,7 +184,7 @@ class DiT(nn.Module):
         net.rotary_emb = Rotary(config.hidden_size // config.n_heads)
         return net
 
-    def hidden(self, x: Tensor, sigma: Tensor, past: Past | None = None) -> Tensor:
+    def hidden(self, x: Tensor, sigma: Tensor, past: KVCache | None = None) -> Tensor:
         """What the head reads: [B, L, D], after the final normalisation and modulation.
 
         past: what a causal network has read before x, which is added to it.
@@ -204,13 +204,13 @@ class DiT(nn.Module):
             shift, scale = self.output_layer.adaLN_modulation(cond)[:, None].chunk(2, dim=-1)
             return full_precision(modulate(self.output_layer.norm_final(h), shift, scale))
 
-    def past(self) -> Past:
+    def kv_cache(self) -> KVCache:
         """Nothing read yet."""
         if not self.causal:
             raise ValueError("only a causal network has a past: to any other, new tokens change what came before")
-        return Past()
+        return KVCache()
 
-    def _continued(self, h: Tensor, cond: Tensor, past: Past) -> Tensor:
+    def _continued(self, h: Tensor, cond: Tensor, past: KVCache) -> Tensor:
         """The blocks' output for tokens behind those that were read before."""
         cos, sin = (t[past.length :] for t in self.angles(past.length + h.shape[1], h.dtype))
         for layer, block in enumerate(self.blocks):
@@ -222,7 +222,7 @@ class DiT(nn.Module):
         """cos and sin for the queries and keys of a block, [L, 2D], in the dtype they are computed in."""
         return self.rotary_emb(length, 2 * self.config.n_heads, self.autocast or dtype)
 
-    def hold_low(self) -> None:
+    def cast_for_inference(self) -> None:
         """Keep the blocks' matrices in the dtype of mixed precision, for inference: autocast makes the same at every
         call."""
         if self.autocast is not None:

@@ -15,7 +15,7 @@ from sedd_cli.recipe import Recipe
 
 def make_graph(recipe: Recipe, vocab_size: int) -> Graph:
     """The recipe's graph over the tokenizer's N tokens."""
-    return recipe.graph.make(tokens=vocab_size)
+    return recipe.graph.make(vocab_size=vocab_size)
 
 
 def make_net(recipe: Recipe, graph: Graph, device: torch.device) -> DiT:

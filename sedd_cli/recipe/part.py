@@ -11,7 +11,7 @@ from sedd_cli.core.graphs import GRAPHS
 from sedd_cli.core.losses import OBJECTIVES
 from sedd_cli.core.registry import Registry
 from sedd_cli.core.samplers import SAMPLERS
-from sedd_cli.core.schedules import NOISES
+from sedd_cli.core.schedules import SCHEDULES
 from sedd_cli.errors import RequestError
 from sedd_cli.recipe.build import build, nearest, plain
 
@@ -67,13 +67,13 @@ class Part:
 class GraphPart(Part):
     """A graph; how many tokens it has follows from the tokenizer."""
 
-    registry, late = GRAPHS, {"tokens": 2}
+    registry, late = GRAPHS, {"vocab_size": 2}
 
 
-class NoisePart(Part):
+class SchedulePart(Part):
     """A noise schedule."""
 
-    registry = NOISES
+    registry = SCHEDULES
 
 
 class ObjectivePart(Part):

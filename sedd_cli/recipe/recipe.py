@@ -8,7 +8,7 @@ from typing import Any
 from sedd_cli.models.dit import DiTConfig
 from sedd_cli.models.precision import PRECISIONS
 from sedd_cli.recipe.build import plain
-from sedd_cli.recipe.part import GraphPart, NoisePart, ObjectivePart, SamplerPart
+from sedd_cli.recipe.part import GraphPart, ObjectivePart, SamplerPart, SchedulePart
 
 
 def _one_of(key: str, value: str, accepted: tuple[str, ...]) -> None:
@@ -132,7 +132,7 @@ class Recipe:
     data: DataRecipe
     train: TrainRecipe
     graph: GraphPart
-    noise: NoisePart
+    noise: SchedulePart
     model: DiTConfig
     seed: int = 0
     init_from: str | None = None

@@ -36,7 +36,7 @@ class Progress(Event):
 
 
 @dataclass(frozen=True)
-class Step(Event):
+class TrainStep(Event):
     """The optimizer steps since the last such event, over all processes. Losses in nats per token.
 
     loss_by_t: the loss in five equal bins of t, None where nothing fell; no bins where there is no noise. grad_norm of

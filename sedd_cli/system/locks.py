@@ -10,7 +10,7 @@ from sedd_cli.errors import RequestError
 
 
 @contextmanager
-def sole(lock: Path, refusal: str) -> Iterator[None]:
+def file_lock(lock: Path, refusal: str) -> Iterator[None]:
     """Hold a lock file while the block runs; a second process gets the refusal as a RequestError, at once."""
     from filelock import FileLock, Timeout
 

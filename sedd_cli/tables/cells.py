@@ -14,7 +14,7 @@ from sedd_cli.recipe.build import plain
 from sedd_cli.system.files import write_whole
 from sedd_cli.tables.column import Column, How
 from sedd_cli.tables.measures import MEASURES
-from sedd_cli.tables.row_run import Place
+from sedd_cli.tables.row_run import RowRun
 
 #: Of a result file; changes whenever an older reader would misread it.
 FORMAT = 1
@@ -27,7 +27,7 @@ class Cells:
     seconds: what each measurement took, where that is known.
     """
 
-    place: Place
+    place: RowRun
     state: str
     said: str = ""
     #: What is there and not counted, and why.
@@ -41,7 +41,7 @@ class Cells:
         return [column for column in self.place.columns if column.name not in self.results]
 
 
-def look(place: Place) -> Cells:
+def look(place: RowRun) -> Cells:
     """What exists, without loading a model."""
     if place.source is None:
         return Cells(place, "quoted", "quoted, not run")
@@ -71,7 +71,7 @@ def look(place: Place) -> Cells:
     return Cells(place, state, said, tuple(wrong), results, seconds)
 
 
-def run_state(place: Place) -> tuple[str, str]:
+def run_state(place: RowRun) -> tuple[str, str]:
     """(missing | training | other | trained, what to say of it) of a place's run, for what the place measures."""
     folder, recipe = place.trained.folder, place.recipe
     if not (folder / "recipe.yaml").is_file():
@@ -96,7 +96,7 @@ def run_state(place: Place) -> tuple[str, str]:
     return "trained", ""
 
 
-def write_result(place: Place, column: Column, result: dict[str, Any], seconds: float = 0.0) -> None:
+def write_result(place: RowRun, column: Column, result: dict[str, Any], seconds: float = 0.0) -> None:
     """Keep a measurement with a digest of it, and what it took."""
     path = place.result_file(column)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -105,7 +105,7 @@ def write_result(place: Place, column: Column, result: dict[str, Any], seconds: 
     write_whole(path, json.dumps(record, indent=1, ensure_ascii=False) + "\n")
 
 
-def read_record(place: Place, column: Column) -> dict[str, Any] | None:
+def read_record(place: RowRun, column: Column) -> dict[str, Any] | None:
     """{"result", "seconds", …} of a measurement; None where there is none.
 
     DamageError for one that was altered, or is of something else.
@@ -126,7 +126,7 @@ def read_record(place: Place, column: Column) -> dict[str, Any] | None:
     return record
 
 
-def _of(place: Place, column: Column) -> dict[str, Any]:
+def _of(place: RowRun, column: Column) -> dict[str, Any]:
     """What a result has to be of."""
     model = place.row.model if place.training is None else None
     asked = {key: value for key, value in plain(column).items() if key != "name" and value is not None}

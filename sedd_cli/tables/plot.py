@@ -10,12 +10,12 @@ from typing import Any
 from sedd_cli.errors import RequestError
 from sedd_cli.recipe import load_recipe
 from sedd_cli.system.figures import blank, save, steps_axes
-from sedd_cli.tables.row_run import Place
+from sedd_cli.tables.row_run import RowRun
 from sedd_cli.tables.summary import samples_of
 from sedd_cli.training.status import status
 
 
-def plot(found: dict[str, Any], places: Sequence[Place], path: Path) -> None:
+def plot(found: dict[str, Any], places: Sequence[RowRun], path: Path) -> None:
     """Write a PNG of a summary; RequestError where there is nothing to draw yet."""
     title = f"{found['title']}, at laptop size" if found["mini"] else found["title"]
     if found["unit"] == "generative_perplexity":
@@ -24,7 +24,7 @@ def plot(found: dict[str, Any], places: Sequence[Place], path: Path) -> None:
         _curves(title, places, path)
 
 
-def _curves(title: str, places: Sequence[Place], path: Path) -> None:
+def _curves(title: str, places: Sequence[RowRun], path: Path) -> None:
     """The bound on validation text against the tokens seen: a line for each run, those of a row in one colour."""
     figure = blank(9, 5)
     axis, colours, drawn = figure.subplots(), {}, set()

@@ -21,7 +21,7 @@ RUNS = Path("runs", "tables")
 
 
 @dataclass(frozen=True)
-class Place:
+class RowRun:
     """A row of a table for one seed: where its run and results are, and how it is made. runs: the folder of all."""
 
     table: Table
@@ -52,27 +52,27 @@ class Place:
         return self.runs.joinpath(*size, self.table.name, self.row.name, f"seed-{self.seed}")
 
     @cached_property
-    def trained(self) -> Place:
+    def trained(self) -> RowRun:
         """Whose run it is: its own, or another table's."""
         named = self.row.mini_run if self.mini else self.row.run
         return self if named is None else self._of(named, self.seed).trained
 
     @property
-    def readers(self) -> list[Place]:
+    def readers(self) -> list[RowRun]:
         """The runs that judge it."""
         found = [reader for column in self.columns if (reader := self.reader(column)) is not None]
         return list({reader.folder: reader for reader in found}.values())
 
-    def reader(self, column: Column) -> Place | None:
+    def reader(self, column: Column) -> RowRun | None:
         """The run that judges it in a column, or gives features; None where there is no such, or it is loaded."""
         judge = column.reader
         return None if judge is None or judge.run is None else self._of(judge.run, judge.seed).trained
 
-    def _of(self, named: str, seed: int) -> Place:
+    def _of(self, named: str, seed: int) -> RowRun:
         """The place that TABLE/ROW names, of the same size and in the same folder."""
         table, row = named.split("/")
         found = tables.load_table(table)
-        return Place(found, found.row(row), self.mini, seed, self.runs)
+        return RowRun(found, found.row(row), self.mini, seed, self.runs)
 
     @property
     def training(self) -> tuple[str, tuple[str, ...]] | None:
@@ -122,14 +122,14 @@ class Place:
         return self.folder / "table" / f"{column.name}.json"
 
 
-def places_of(table: Table, mini: bool, seeds: int, runs: Path) -> dict[str, list[Place]]:
+def row_runs_of(table: Table, mini: bool, seeds: int, runs: Path) -> dict[str, list[RowRun]]:
     """The rows of a table, each for every seed; of a loaded model likelihoods are the same for all seeds.
 
     RequestError where the table has no small form.
     """
     if mini and table.mini is None:
         raise RequestError(f"{table.name} has no small form")
-    found = {row.name: [Place(table, row, mini, s, runs) for s in range(seeds)] for row in _rows(table, mini)}
+    found = {row.name: [RowRun(table, row, mini, s, runs) for s in range(seeds)] for row in _rows(table, mini)}
     return {
         name: of[:1] if of[0].training is None and all(isinstance(c, Likelihood) for c in of[0].columns) else of
         for name, of in found.items()

@@ -12,7 +12,7 @@ from sedd_cli.system.events import Event, Finished, Note, Warn
 from sedd_cli.tables.cells import Cells, look, run_state, write_result
 from sedd_cli.tables.column import Column
 from sedd_cli.tables.measures import MEASURES, Desk
-from sedd_cli.tables.row_run import Place
+from sedd_cli.tables.row_run import RowRun
 from sedd_cli.training.status import status
 from sedd_cli.training.train import TrainOptions, train
 
@@ -30,7 +30,7 @@ class RunOptions:
     tell: Callable[[str], None] = lambda text: None
 
 
-def make(places: Sequence[Place], options: RunOptions) -> Iterator[Event]:
+def make(places: Sequence[RowRun], options: RunOptions) -> Iterator[Event]:
     """Train and measure places that are not measured yet; Finished lists those that are left or failed, and why.
 
     A row that fails does not keep the others from being made. Ctrl-C leaves a state from which the same call goes on.
@@ -57,13 +57,13 @@ def make(places: Sequence[Place], options: RunOptions) -> Iterator[Event]:
     yield Finished({"left": left, "failed": failed})
 
 
-def training_seconds(place: Place, others: Sequence[Place]) -> float | None:
+def training_seconds(place: RowRun, others: Sequence[RowRun]) -> float | None:
     """How long the rest of the training of a place's run, and of its judges', is expected to take; None: unknown."""
     parts = [run_seconds(one, others) for one in (place, *place.readers)]
     return None if None in parts else sum(parts)
 
 
-def run_seconds(place: Place, others: Sequence[Place]) -> float | None:
+def run_seconds(place: RowRun, others: Sequence[RowRun]) -> float | None:
     """How long the rest of the training of a place's run is expected to take here, by what these places took; None:
     unknown."""
     recipe = place.recipe
@@ -112,7 +112,7 @@ def _too_long(seconds: float, until: float | None, work: str) -> str:
 
 
 def _make(
-    place: Place, places: Sequence[Place], desk: Desk, options: RunOptions, until: float | None
+    place: RowRun, places: Sequence[RowRun], desk: Desk, options: RunOptions, until: float | None
 ) -> Generator[Event, None, str]:
     """Train and measure one place; what keeps it from being whole, if anything."""
     needed = training_seconds(place, places) if until is not None else 0.0
@@ -137,7 +137,7 @@ def _make(
     return ""
 
 
-def _train(place: Place, options: RunOptions) -> Generator[Event, None, bool]:
+def _train(place: RowRun, options: RunOptions) -> Generator[Event, None, bool]:
     """Train the run of a place, if it is to be trained; whether that was stopped on the way."""
     if place.training is None:
         return False

@@ -15,12 +15,12 @@ from sedd_cli.tables.column import Column, Mauve, Quality
 from sedd_cli.tables.definition import Row, Table
 from sedd_cli.tables.frontier import frontier
 from sedd_cli.tables.measures import MEASURES
-from sedd_cli.tables.row_run import Place
+from sedd_cli.tables.row_run import RowRun
 from sedd_cli.tables.run import measuring_seconds, run_seconds, spoken
 from sedd_cli.training.cost import plan
 
 
-def summary(table: Table, places: dict[str, list[Place]], mini: bool) -> dict[str, Any]:
+def summary(table: Table, places: dict[str, list[RowRun]], mini: bool) -> dict[str, Any]:
     """Everything there is to show; places: row → one for each seed."""
     form = table.form(mini)
     cells = {name: [look(place) for place in of_row] for name, of_row in places.items()}
@@ -43,7 +43,7 @@ def summary(table: Table, places: dict[str, list[Place]], mini: bool) -> dict[st
     }
 
 
-def _more_seeds(places: dict[str, list[Place]]) -> int:
+def _more_seeds(places: dict[str, list[RowRun]]) -> int:
     """How many seeds beyond those that are shown have results, of the row that has most."""
     found = 0
     for of_row in places.values():
@@ -87,7 +87,7 @@ def _commands(cells: Cells, every: Sequence[Cells]) -> Iterator[dict[str, str | 
     yield {"command": cells.place.measure_command(), "cost": cost}
 
 
-def _cost(place: Place, every: Sequence[Cells]) -> str | None:
+def _cost(place: RowRun, every: Sequence[Cells]) -> str | None:
     """What the rest of the training is expected to take: here, by other rows, or on the paper's hardware, derived."""
     if (seconds := run_seconds(place, [one.place for one in every])) is not None:
         return f"about {spoken(seconds)} here"

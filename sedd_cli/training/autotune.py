@@ -90,7 +90,7 @@ def _expected(taken: dict[int, int], size: int) -> float:
 def _attempt(module: LossModule, recipe: Recipe, size: int, device: torch.device) -> tuple[int, float] | None:
     """(peak bytes, seconds) of a forward and backward pass with `size` sequences; None if memory ran out."""
     length, generator = recipe.model.length, torch.Generator().manual_seed(size)
-    tokens = module.graph.tokens
+    tokens = module.graph.vocab_size
     x0 = torch.randint(tokens, (size, length), generator=generator).to(device)
     v = torch.full((size,), 1 - 1e-9, dtype=torch.float64, device=device)
     u = torch.rand(size, length, dtype=torch.float64, generator=generator).to(device)

@@ -11,7 +11,7 @@ from sedd_cli.checkpoints.loaded_model import LoadedModel
 from sedd_cli.checkpoints.tensors import check_finite
 from sedd_cli.core.graphs import Graph
 from sedd_cli.core.losses import Objective
-from sedd_cli.core.schedules import Noise
+from sedd_cli.core.schedules import Schedule
 from sedd_cli.data.tokenizers import Tokenizer
 from sedd_cli.errors import RequestError
 from sedd_cli.models.dit import DiT
@@ -23,7 +23,7 @@ BY_STATE = ("vocab_embed.embedding", "output_layer.linear.weight", "output_layer
 
 
 def start_from(
-    source: str, net: DiT, graph: Graph, noise: Noise, objective: Objective, tokenizer: Tokenizer
+    source: str, net: DiT, graph: Graph, schedule: Schedule, objective: Objective, tokenizer: Tokenizer
 ) -> tuple[str, list[str]]:
     """Copy a trained model's weights into a fresh network; returns what it is, and what one should know about it.
 
@@ -37,7 +37,7 @@ def start_from(
             f"init_from: {source} was trained for {given.objective.name}, this recipe for {objective.name}: "
             "their outputs mean different things"
         )
-    if dataclasses.replace(given.graph, tokens=graph.tokens) != graph:
+    if dataclasses.replace(given.graph, vocab_size=graph.vocab_size) != graph:
         raise RequestError(f"init_from: {source} has the graph {given.graph}, this recipe {graph}")
     found, wanted = ({key: getattr(n.config, key) for key in SHAPE} for n in (given.net, net))
     if found != wanted:
@@ -59,8 +59,8 @@ def start_from(
         told.append(f"{another}: embedding and output rows begin anew, the rest{kept} is kept")
     elif given.tokenizer is None and given.tokenizer_source != tokenizer.spec:
         told.append(f"{source} names no tokenizer: its tokens are taken to be those of {tokenizer.spec}")
-    if given.noise != noise:
-        told.append(f"{source} was trained under the noise {given.noise}, this recipe has {noise}")
+    if given.schedule != schedule:
+        told.append(f"{source} was trained under the noise {given.schedule}, this recipe has {schedule}")
     return given.describe(), [f"init_from: {line}" for line in told]
 
 

@@ -6,7 +6,7 @@ import torch
 
 from sedd_cli.core.bounds import T_MIN
 from sedd_cli.core.graphs import Graph
-from sedd_cli.core.schedules import Noise
+from sedd_cli.core.schedules import Schedule
 from sedd_cli.models.dit import DiTConfig
 from sedd_cli.recipe import Recipe
 
@@ -38,21 +38,21 @@ def known_peak(device: torch.device) -> float | None:
     return next((peak for part, peak in PEAKS.items() if part in name), None)
 
 
-def mean_active_share(graph: Graph, noise: Noise, causal: bool = False) -> float:
+def mean_active_share(graph: Graph, schedule: Schedule, causal: bool = False) -> float:
     """Share of positions whose outputs training needs, over t ~ U(t_min, 1); all of them from left to right."""
     if causal:
         return 1.0
     t = T_MIN + (1 - T_MIN) * (torch.arange(4096, dtype=torch.float64) + 0.5) / 4096
-    return float(graph.active_share(noise(t)[0]).mean())
+    return float(graph.active_share(schedule(t)[0]).mean())
 
 
-def flops_a_token(config: DiTConfig, graph: Graph, noise: Noise, causal: bool = False) -> float:
+def flops_a_token(config: DiTConfig, graph: Graph, schedule: Schedule, causal: bool = False) -> float:
     """Forward and backward pass of the matrix products that the loss needs, per token.
 
     A product of weights [m, n] costs 2mn forward and twice that backward. The head counts at the positions whose
     score is needed, attention over the whole length; recomputed activations count once.
     """
-    return 3 * (trunk_flops_a_token(config) + mean_active_share(graph, noise, causal) * head_flops(config, graph))
+    return 3 * (trunk_flops_a_token(config) + mean_active_share(graph, schedule, causal) * head_flops(config, graph))
 
 
 def trunk_flops_a_token(config: DiTConfig) -> float:

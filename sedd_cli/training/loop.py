@@ -13,14 +13,14 @@ from contextlib import closing
 from torch import nn
 
 from sedd_cli.checkpoints import checkpoint
-from sedd_cli.checkpoints.async_checkpoint import Saver
+from sedd_cli.checkpoints.async_checkpoint import AsyncCheckpoint
 from sedd_cli.checkpoints.run_directory import RunDir
 from sedd_cli.data.loader import Loader
 from sedd_cli.data.prefetch import prefetch
 from sedd_cli.errors import WorkError
 from sedd_cli.system.distributed import whole
 from sedd_cli.system.events import Event, Progress, Saved, Warn
-from sedd_cli.training.metrics import Divergence, Window
+from sedd_cli.training.metrics import Divergence, StepMetrics
 from sedd_cli.training.report import validate
 from sedd_cli.training.state import TrainState
 from sedd_cli.training.step import gradients
@@ -30,12 +30,12 @@ SKIPS = 3
 
 
 def training(
-    state: TrainState, loader: Loader, rows: range, run: RunDir, saver: Saver, stopped: threading.Event
+    state: TrainState, loader: Loader, rows: range, run: RunDir, saver: AsyncCheckpoint, stopped: threading.Event
 ) -> Iterator[Event]:
     """Steps until the recipe's last one, or until one after `stopped` is set; every one saved in the end."""
     plan, net, dist, wanted = state.recipe.train, state.model.net, state.dist, state.recipe.report
     net.train()
-    window, watch = Window(state), Divergence(state)
+    window, watch = StepMetrics(state), Divergence(state)
     stop, parent = False, os.getppid()
     if state.step < plan.steps:
         yield Progress("training", state.step, plan.steps, "steps")
@@ -74,7 +74,7 @@ def training(
     yield from _saved(saver)
 
 
-def _save(state: TrainState, run: RunDir, saver: Saver) -> Iterator[Event]:
+def _save(state: TrainState, run: RunDir, saver: AsyncCheckpoint) -> Iterator[Event]:
     """Begin a checkpoint, unless a weight is not finite: then no good one is pruned for it."""
     yield from _saved(saver)
     tensors = state.tensors()
@@ -87,13 +87,13 @@ def _save(state: TrainState, run: RunDir, saver: Saver) -> Iterator[Event]:
     saver.start(state.step, tensors, state.files())
 
 
-def _saved(saver: Saver) -> Iterator[Event]:
+def _saved(saver: AsyncCheckpoint) -> Iterator[Event]:
     """Wait for the checkpoint that is being written, if there is one."""
     if done := saver.finish():
         yield Saved(*done)
 
 
-def _skip(state: TrainState, saver: Saver, run: RunDir, loss: float, norm: float) -> Iterator[Event]:
+def _skip(state: TrainState, saver: AsyncCheckpoint, run: RunDir, loss: float, norm: float) -> Iterator[Event]:
     """Leave a step out whose loss or gradient is not finite; the third in a row ends the run."""
     state.skip()
     yield Warn(f"step {state.step} skipped: loss {loss:g}, gradient norm {norm:g}")

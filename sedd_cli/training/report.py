@@ -69,7 +69,7 @@ def validate(recipe: Recipe, model: LoadedModel, dataset: Dataset, run: RunDir) 
     split = "validation" if "validation" in dataset.splits else wanted.split
     drawing = Drawing(rel_error=1.0, max_nfe=LEAST_REPLICATES)
     protocol = "rigorous" if model.objective.steps is None else "discrete"
-    options = EvaluateOptions(split, (protocol,), drawing, yardsticks=False, blocks=wanted.blocks)
+    options = EvaluateOptions(split, (protocol,), drawing, baselines=False, blocks=wanted.blocks)
     for event in evaluate(model, dataset, options):
         if isinstance(event, Warn):
             continue  # that the bound is rough is known

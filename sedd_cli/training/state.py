@@ -13,7 +13,7 @@ from sedd_cli.checkpoints.loaded_model import LoadedModel
 from sedd_cli.checkpoints.tensors import load_weights
 from sedd_cli.core.graphs import Graph
 from sedd_cli.core.losses import Objective
-from sedd_cli.core.schedules import Noise
+from sedd_cli.core.schedules import Schedule
 from sedd_cli.core.score import Loss, ScoreModel
 from sedd_cli.data.shards import Dataset
 from sedd_cli.errors import RequestError
@@ -34,13 +34,13 @@ BYTES_A_PARAMETER = 20
 class LossModule(nn.Module):
     """The objective as a module, so that a parallel wrapper sees one forward pass."""
 
-    def __init__(self, net: DiT, graph: Graph, noise: Noise, objective: Objective):
+    def __init__(self, net: DiT, graph: Graph, schedule: Schedule, objective: Objective):
         super().__init__()
-        self.net, self.graph, self._parts = net, graph, (noise, objective)
+        self.net, self.graph, self._parts = net, graph, (schedule, objective)
 
     def forward(self, x0: Tensor, v: Tensor, u: Tensor) -> Loss:
-        noise, objective = self._parts
-        return objective.loss(ScoreModel(self.net, self.graph, noise, mean=objective.mean), x0, v, u)
+        schedule, objective = self._parts
+        return objective.loss(ScoreModel(self.net, self.graph, schedule, mean=objective.mean), x0, v, u)
 
 
 @dataclass
@@ -67,20 +67,20 @@ class TrainState:
     @classmethod
     def create(cls, recipe: Recipe, dataset: Dataset, dist: Dist, anew: bool) -> TrainState:
         """The state before the first step. anew: no checkpoint will be restored, the recipe's init_from counts."""
-        graph, noise = make_graph(recipe, dataset.tokenizer.vocab_size), recipe.noise.make()
+        graph, schedule = make_graph(recipe, dataset.tokenizer.vocab_size), recipe.noise.make()
         net = make_net(recipe, graph, dist.device)
         objective, origin, notices = recipe.objective.make(), "", []
         if anew and recipe.init_from is not None:
             origin, notices = dist.from_main(
-                lambda: start_from(recipe.init_from, net, graph, noise, objective, dataset.tokenizer)
+                lambda: start_from(recipe.init_from, net, graph, schedule, objective, dataset.tokenizer)
             )
             dist.spread(p.detach() for p in net.parameters())
         net.recompute = recipe.train.recompute
         compiled, notice = compile_as_asked(recipe, net, graph, dist)
         notices += [notice] if notice else []
-        model = LoadedModel(net, graph, noise, dataset.tokenizer, "training", recipe)
+        model = LoadedModel(net, graph, schedule, dataset.tokenizer, "training", recipe)
         sharded = dist.world > 1 and shards(recipe, sum(p.numel() for p in net.parameters()), dist)
-        loss = dist.parallel(LossModule(net, graph, noise, objective), net.blocks, sharded)
+        loss = dist.parallel(LossModule(net, graph, schedule, objective), net.blocks, sharded)
         # from here on parameters may be shards; averages and moments are made of them and are sharded alike
         ema, optimizers = EMA(net, recipe.train.ema), make_optimizers(recipe, net)
         return cls(

@@ -17,14 +17,14 @@ BINS = 5
 
 
 @dataclass
-class Tally:
+class LossByTime:
     """Sums of losses (nats) and counts of sequences in bins of t, both float64 [BINS]; they add up."""
 
     nats: Tensor
     sequences: Tensor
 
     @classmethod
-    def zero(cls, device: torch.device) -> Tally:
+    def zero(cls, device: torch.device) -> LossByTime:
         return cls(*torch.zeros(2, BINS, dtype=torch.float64, device=device))
 
     def add(self, v: Tensor, loss: Tensor) -> None:
@@ -33,20 +33,20 @@ class Tally:
         self.nats.index_add_(0, bins, loss.double())
         self.sequences.index_add_(0, bins, torch.ones_like(v))
 
-    def merge(self, other: Tally) -> None:
+    def merge(self, other: LossByTime) -> None:
         """Take in another tally."""
         self.nats += other.nats
         self.sequences += other.sequences
 
 
-def gradients(state: TrainState, batch: Tensor, rows: range) -> Tally:
+def gradients(state: TrainState, batch: Tensor, rows: range) -> LossByTime:
     """Accumulate the gradient of the mean loss per sequence (algorithm 1) over the global batch.
 
     batch [R, L] holds this process's `rows` of it.
     """
     recipe, plan, device = state.recipe, state.recipe.train, state.dist.device
     state.model.net.zero_grad(set_to_none=True)
-    tally = Tally.zero(device)
+    tally = LossByTime.zero(device)
     parts = torch.arange(len(batch)).split(plan.micro_batch or len(batch))
     for part in parts:
         index = part + rows.start

@@ -11,7 +11,7 @@ from typing import Any
 
 from sedd_cli.errors import RequestError
 from sedd_cli.recipe import Recipe
-from sedd_cli.system.events import Event, Sampled, Step, Validated, bin_names
+from sedd_cli.system.events import Event, Sampled, TrainStep, Validated, bin_names
 
 #: What of an event is not a figure of its own.
 NOT_PLOTTED = {"step", "steps", "split", "blocks", "loss_by_t"}
@@ -28,7 +28,7 @@ class Tracker(ABC):
 
     def see(self, event: Event) -> None:
         """Pass on the figures of a Step or Validated event, and the text of a sample."""
-        if isinstance(event, Step | Validated):
+        if isinstance(event, TrainStep | Validated):
             self.step = event.step
             self.numbers(event.step, figures(event))
         elif isinstance(event, Sampled) and event.text is not None:
@@ -108,11 +108,11 @@ def open_trackers(names: Iterable[str], run: Path, recipe: Recipe, step: int) ->
     return [TRACKERS[name](run, recipe, step) for name in names]
 
 
-def figures(event: Step | Validated) -> dict[str, float]:
+def figures(event: TrainStep | Validated) -> dict[str, float]:
     """The numbers of an event by the names they are plotted under; what is unknown is left out."""
-    kind = "train" if isinstance(event, Step) else "validation"
+    kind = "train" if isinstance(event, TrainStep) else "validation"
     found: dict[str, Any] = {k: v for k, v in vars(event).items() if k not in NOT_PLOTTED}
-    if isinstance(event, Step):
+    if isinstance(event, TrainStep):
         names = [f"loss at t {name}" for name in bin_names(event.loss_by_t)]
         found |= dict(zip(names, event.loss_by_t, strict=True))
     return {f"{kind}/{name}": float(value) for name, value in found.items() if value is not None}

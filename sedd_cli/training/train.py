@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from sedd_cli.checkpoints import checkpoint
-from sedd_cli.checkpoints.async_checkpoint import Saver
+from sedd_cli.checkpoints.async_checkpoint import AsyncCheckpoint
 from sedd_cli.checkpoints.run_directory import RunDir
 from sedd_cli.data.loader import Loader
 from sedd_cli.data.prepare import PrepareOptions, prepare
@@ -128,7 +128,7 @@ def _resume_and_finish(
     """From the state as it stands to the run's report."""
     dist, plan = state.dist, state.recipe.train
     started_at = state.step
-    saver = Saver(run.path, dist, state.sharded, plan.keep, plan.keep_every)
+    saver = AsyncCheckpoint(run.path, dist, state.sharded, plan.keep, plan.keep_every)
     tell = options.tell if dist.main else lambda text: None
     with stop_requested(tell) as stopped, saver:
         yield from training(state, loader, rows, run, saver, stopped)

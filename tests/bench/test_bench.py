@@ -132,7 +132,7 @@ def test_the_sampling_bench_counts_evaluations_and_says_what_it_extrapolates():
 def test_the_plain_step_draws_from_the_law_of_the_exact_one(recipe):
     """The published formulas, on a vocabulary small enough to count."""
     recipe = small(recipe)
-    graph, noise = recipe.graph.make(tokens=4), recipe.noise.make()
+    graph, noise = recipe.graph.make(vocab_size=4), recipe.noise.make()
     torch.manual_seed(0)
     net = model.DiT(recipe.model, graph.states).eval()
     with torch.no_grad():
@@ -145,12 +145,12 @@ def test_the_plain_step_draws_from_the_law_of_the_exact_one(recipe):
         moved = plain.analytic_step(net, graph, noise, x.expand(draws, 3), t, s, generator)
     for i in range(3):
         weights = jump.weights[0, i].double()
-        wanted = jump.leave[0, i] * weights / weights.sum()
-        wanted[x[0, i]] = 1 - jump.leave[0, i]
+        wanted = jump.move_probability[0, i] * weights / weights.sum()
+        wanted[x[0, i]] = 1 - jump.move_probability[0, i]
         seen = torch.bincount(moved[:, i], minlength=graph.states) / draws
         # four standard deviations of a share of 20,000 draws
         assert (seen - wanted).abs().max() < 4 * 0.5 / draws**0.5
-    assert 0.05 < float(jump.leave.max()) < 0.95
+    assert 0.05 < float(jump.move_probability.max()) < 0.95
 
 
 def test_the_plain_loss_is_the_one_that_is_trained():
@@ -158,7 +158,7 @@ def test_the_plain_loss_is_the_one_that_is_trained():
     from sedd_cli.core.score import ScoreModel
 
     recipe = small()
-    graph, noise = recipe.graph.make(tokens=257), recipe.noise.make()
+    graph, noise = recipe.graph.make(vocab_size=257), recipe.noise.make()
     net = model.DiT(recipe.model, graph.states).eval()
     with torch.no_grad():
         for p in net.parameters():
@@ -199,7 +199,7 @@ def test_the_loss_bench_compares_equal_losses_and_gradients(recipe):
     from sedd_cli.models.head import Readout
 
     recipe, g = small(recipe), torch.Generator().manual_seed(0)
-    graph, noise = recipe.graph.make(tokens=257), recipe.noise.make()
+    graph, noise = recipe.graph.make(vocab_size=257), recipe.noise.make()
     x0 = torch.randint(257, (3, 16), generator=g)
     sigma = noise(torch.tensor([0.2, 0.5, 0.9], dtype=torch.float64))[0]
     x = graph.perturb(x0, sigma, torch.rand(3, 16, dtype=torch.float64, generator=g))

@@ -122,7 +122,7 @@ def test_half_weights_are_half_the_size_and_how_scores_move_is_said(tiny_run, tm
     assert all(
         torch.equal(p, q.bfloat16().float()) for p, q in zip(found.net.parameters(), run.net.parameters(), strict=True)
     )
-    x, sigma = torch.full((1, run.length), run.graph.mask), torch.tensor([run.noise.sigma(1.0)], dtype=torch.float32)
+    x, sigma = torch.full((1, run.length), run.graph.mask), torch.tensor([run.schedule.sigma(1.0)], dtype=torch.float32)
     apart = (found.log_score(x, sigma) - run.log_score(x, sigma)).abs().max()
     assert half["log_score_moved"]["max"] == pytest.approx(float(apart), rel=1e-6)
     assert apart > 0
@@ -245,7 +245,7 @@ def test_what_the_published_code_would_compute_otherwise_is_said(tmp_path):
     warned = [e.text for e in events if isinstance(e, Warn)]
     assert any("noise.eps is 0.01: the published code computes with 0.001" in text for text in warned)
     assert "no tokenizer is exported: none is named" in warned
-    assert load_model(tmp_path / "out").noise.eps == 0.01
+    assert load_model(tmp_path / "out").schedule.eps == 0.01
 
 
 def test_a_recipe_of_another_version_does_not_keep_the_weights_from_being_read(tiny_run, tmp_path):

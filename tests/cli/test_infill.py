@@ -255,7 +255,7 @@ def test_watching_without_a_terminal_is_nothing(sedd, tiny_run):
 
 def test_pieces_are_the_text_even_where_tokens_share_a_character(model):
     tokenizer = load_tokenizer("byte")
-    made = type("M", (), {"tokenizer": tokenizer, "graph": type("G", (), {"tokens": 257})})
+    made = type("M", (), {"tokenizer": tokenizer, "graph": type("G", (), {"vocab_size": 257})})
     row = tokenizer.encode("aü🙂b")
     assert "".join(Pieces(made)(row)) == "aü🙂b"
     assert Pieces(made)(row)[:4] == ["a", "ü", "", "🙂"]
@@ -323,7 +323,7 @@ def test_a_page_says_how_many_it_left_out(model):
 def test_pieces_of_a_tokenizer_that_drops_spaces_read_as_its_text(tmp_path):
     (tmp_path / "vocab.txt").write_text("\n".join(["[UNK]", "[CLS]", "[SEP]", "the", "cat", "##s", "sat", "."]))
     tokenizer = load_tokenizer(str(tmp_path / "vocab.txt"))
-    made = type("M", (), {"tokenizer": tokenizer, "graph": type("G", (), {"tokens": 8})})
+    made = type("M", (), {"tokenizer": tokenizer, "graph": type("G", (), {"vocab_size": 8})})
     row = tokenizer.encode("the cats sat.")
     assert "".join(Pieces(made)(row)) == tokenizer.decode(row) == "the cats sat."
     row[1] = 8

@@ -39,7 +39,7 @@ def test_the_papers_value_stands_beside_its_own_protocol_with_its_split(result):
 
 
 def test_the_gap_to_a_known_source_is_that_of_the_true_bound(result):
-    result["yardsticks"] = {"5-gram": 1.5, "the source itself": 1.2, "entropy rate": 1.1}
+    result["baselines"] = {"5-gram": 1.5, "the source itself": 1.2, "entropy rate": 1.1}
     text = printed(bounds_table(result))
     (gap,) = (line for line in text.splitlines() if "gap to the source" in line)
     assert "0.034 ± 0.004" in gap

@@ -15,10 +15,10 @@ from sedd_cli.core.bounds import T_MIN, both_bounds, paper_bound, rigorous_bound
 from sedd_cli.core.graphs import GRAPHS
 from sedd_cli.core.graphs.absorbing import COUNT_POWER
 from sedd_cli.core.losses import OBJECTIVES
-from sedd_cli.core.schedules import NOISES
+from sedd_cli.core.schedules import SCHEDULES
 
 every_graph = pytest.mark.parametrize("name", GRAPHS)
-every_noise = pytest.mark.parametrize("noise", [cls() for cls in NOISES.values()], ids=list(NOISES))
+every_noise = pytest.mark.parametrize("noise", [cls() for cls in SCHEDULES.values()], ids=list(SCHEDULES))
 F64 = {"dtype": torch.float64}
 
 
@@ -47,18 +47,18 @@ def mean_over_noise(draw, graph, Q, x0, sigma_of, edges) -> float:
 def paper_mean(model, Q, x0) -> float:
     draw = partial(paper_bound, model)
     return mean_over_noise(
-        draw, model.graph, Q, x0, lambda v: model.noise.sigma(T_MIN + (1 - T_MIN) * v), [0, 0.01, 0.1, 0.5, 0.8, 1]
+        draw, model.graph, Q, x0, lambda v: model.schedule.sigma(T_MIN + (1 - T_MIN) * v), [0, 0.01, 0.1, 0.5, 0.8, 1]
     )
 
 
 def clamped(model):
     """The model as the rigorous bound uses it: told a sigma within the trained range."""
-    return replace(model, sigma_range=(model.noise.sigma(T_MIN), model.noise.sigma(1.0)))
+    return replace(model, sigma_range=(model.schedule.sigma(T_MIN), model.schedule.sigma(1.0)))
 
 
 def end_mean(model, Q, x0) -> float:
     """The expectation of the end terms over the corruption at sigma(0)."""
-    u, weight = noisy(model.graph, Q, x0, max(model.noise.sigma(0.0), 1e-9))
+    u, weight = noisy(model.graph, Q, x0, max(model.schedule.sigma(0.0), 1e-9))
     return float((model.graph.end_terms(clamped(model), x0.expand(len(u), -1), u).double() * weight).sum())
 
 
@@ -71,7 +71,7 @@ def integral_mean(model, Q, x0) -> float:
         return bound - model.graph.end_terms(clamped(model), x0, ends)
 
     if not model.graph.counts:
-        return mean_over_noise(draw, model.graph, Q, x0, model.noise.sigma, [0, T_MIN, 0.3, 0.6, 0.8, 1])
+        return mean_over_noise(draw, model.graph, Q, x0, model.schedule.sigma, [0, T_MIN, 0.3, 0.6, 0.8, 1])
     return mean_over_counts(draw, model, x0)
 
 
@@ -79,7 +79,7 @@ def mean_over_counts(draw, model, x0) -> float:
     """The expectation of draw(x0 [M, L], v [M], u [M, L]) in the count form: k masks at every subset,
     lambda ~ Beta(k, L-k+1), split where the told sigma is clamped."""
     L, v, u, weight = len(x0), [], [], []
-    edges = [0.0, *(-math.expm1(-model.noise.sigma(t)) for t in (T_MIN, 1.0)), 1.0]
+    edges = [0.0, *(-math.expm1(-model.schedule.sigma(t)) for t in (T_MIN, 1.0)), 1.0]
     chance = np.arange(1, L + 1) ** -COUNT_POWER / (np.arange(1, L + 1) ** -COUNT_POWER).sum()
     for k in range(1, L + 1):
         for subset, (lam, share) in itertools.product(itertools.combinations(range(L), k), gauss(edges)):
@@ -162,7 +162,7 @@ def test_by_time_over_all_noise_the_rigorous_bound_is_the_same(noise):
     def by_time(x0, v, u):
         return rigorous_bound(model, x0, v, u, torch.full_like(u, 0.5))
 
-    edges = [0.0, *(-math.expm1(-model.noise.sigma(t)) for t in (T_MIN, 1.0)), 1.0]
+    edges = [0.0, *(-math.expm1(-model.schedule.sigma(t)) for t in (T_MIN, 1.0)), 1.0]
     found = mean_over_noise(by_time, graph, Q, x0, lambda v: -math.log1p(-v), edges)
     assert found == pytest.approx(rigorous_mean(model, Q, x0), rel=1e-9)
 
@@ -183,14 +183,14 @@ def test_both_bounds_at_once_are_each_by_itself(noise):
 
 def test_a_control_variate_of_the_right_cost_leaves_no_noise():
     """If every token's loss is its cost, whatever is masked, the estimate does not scatter."""
-    graph = GRAPHS["absorbing"](tokens=N)
+    graph = GRAPHS["absorbing"](vocab_size=N)
     p = torch.tensor([0.2, 0.3, 0.5], **F64)
 
     def score(x, sigma):
         share = torch.cat([p, torch.zeros(1, **F64)]) / math.expm1(sigma)
         return torch.where((x == N)[..., None], share, torch.ones(N + 1, **F64))
 
-    model = score_model(graph, NOISES["loglinear"](), score)
+    model = score_model(graph, SCHEDULES["loglinear"](), score)
     generator = torch.Generator().manual_seed(0)
     v, u = torch.rand(50, generator=generator, **F64), torch.rand(50, 3, generator=generator, **F64)
     x0 = X0[0].expand(50, -1)
@@ -216,7 +216,7 @@ def test_for_a_wrong_score_that_sees_sigma_the_count_form_is_the_time_integral_o
 @pytest.mark.parametrize("x0", X0, ids=str)
 def test_with_the_exact_score_the_uniform_bound_is_nearly_the_negative_log_likelihood(x0):
     graph, Q, p0 = world("uniform", L=3)
-    noise = NOISES["geometric"](sigma_min=1e-5, sigma_max=20.0)
+    noise = SCHEDULES["geometric"](sigma_min=1e-5, sigma_max=20.0)
     bound = rigorous_mean(score_model(graph, noise, reference.exact_score(p0, Q)), Q, x0)
     # the decoder takes positions one by one at sigma = 1e-5, right to first order in sigma and no further
     assert bound == pytest.approx(float(reference.nll(p0, x0[None])), abs=1e-7)
@@ -228,7 +228,7 @@ def test_with_the_exact_score_the_uniform_bound_is_nearly_the_negative_log_likel
 def test_the_uniform_bound_is_the_time_integral_plus_prior_plus_reconstruction(options):
     graph, Q, p0 = world("uniform", L=3)
     score, x0 = reference.wrong_score(p0, Q), X0[0]
-    noise = NOISES["geometric"](**options)
+    noise = SCHEDULES["geometric"](**options)
     model = score_model(graph, noise, score)
     own = effective(model, score)
     low, (start, end) = noise.sigma(0.0), clamped(model).sigma_range
@@ -252,7 +252,7 @@ def brute_force_ends(score, Q, x0, low: float, high: float) -> float:
 
 
 def test_the_uniform_graph_has_no_count_form():
-    graph = GRAPHS["uniform"](tokens=N)
+    graph = GRAPHS["uniform"](vocab_size=N)
     with pytest.raises(ValueError, match="no count form"):
         graph.count_draw(X0, torch.rand(2, **F64), torch.rand(2, 3, **F64), 0.0, math.inf)
 
@@ -270,7 +270,9 @@ def test_the_rigorous_bound_bounds_the_model_that_sampling_simulates(name, sprea
     """-log p of the continuous-time reverse process, solved densely, lies under the bound, for every x0."""
     graph, Q, p0 = world(name, L=2)
     # little noise, so that a forgotten prior would show
-    noise = {"absorbing": NOISES["loglinear"](), "uniform": NOISES["geometric"](sigma_min=0.02, sigma_max=1.5)}[name]
+    noise = {"absorbing": SCHEDULES["loglinear"](), "uniform": SCHEDULES["geometric"](sigma_min=0.02, sigma_max=1.5)}[
+        name
+    ]
     score = reference.wrong_score(p0, Q, spread)
     model = score_model(graph, noise, score)
     own, S = effective(model, score), graph.states
@@ -299,7 +301,7 @@ def test_random_draws_average_to_the_bound(name):
     """The law of the draws themselves: Beta order statistics and subsets, times and corruptions."""
     graph, Q, p0 = world(name, L=3)
     # at sigma = 1e-5 a moved token has a chance of 1e-5 and a loss of 1e5: no feasible number of draws would settle
-    model = score_model(graph, NOISES["geometric"](sigma_min=0.2, sigma_max=5.0), reference.wrong_score(p0, Q, 0.3))
+    model = score_model(graph, SCHEDULES["geometric"](sigma_min=0.2, sigma_max=5.0), reference.wrong_score(p0, Q, 0.3))
     generator = torch.Generator().manual_seed(0)
     draws, x0 = 4000, X0[0]
     v = stratified(draws, torch.rand(draws, generator=generator, **F64))
@@ -314,7 +316,7 @@ def test_random_draws_average_to_the_bound(name):
 @every_graph
 def test_one_draw_of_the_paper_protocol_is_dsigma_times_the_loss_there(name):
     graph, Q, p0 = world(name, L=3)
-    noise = NOISES["geometric"]()
+    noise = SCHEDULES["geometric"]()
     model = score_model(graph, noise, reference.wrong_score(p0, Q))
     generator = torch.Generator().manual_seed(2)
     v, u = torch.rand(2, generator=generator, **F64), torch.rand(2, 3, generator=generator, **F64)

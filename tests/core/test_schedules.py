@@ -4,15 +4,15 @@ import pytest
 import reference
 import torch
 
-from sedd_cli.core.schedules import NOISES
+from sedd_cli.core.schedules import SCHEDULES
 
-every_noise = pytest.mark.parametrize("name", NOISES)
+every_noise = pytest.mark.parametrize("name", SCHEDULES)
 T = torch.cat([torch.tensor([0.0, 1e-5, 1e-3]), torch.linspace(0.05, 1, 20)]).double()
 
 
 @pytest.mark.parametrize("eps", [1e-3, 0.05])
 def test_loglinear_is_its_formula(eps):
-    sigma, dsigma = NOISES["loglinear"](eps=eps)(T)
+    sigma, dsigma = SCHEDULES["loglinear"](eps=eps)(T)
     truth = torch.tensor([reference.loglinear(float(t), eps) for t in T], dtype=torch.float64)
     # the plain log(1 - x) of the reference loses digits near 0: 1e-16 absolute
     torch.testing.assert_close(sigma, truth[:, 0], rtol=1e-13, atol=1e-15)
@@ -21,19 +21,19 @@ def test_loglinear_is_its_formula(eps):
 
 @pytest.mark.parametrize(("low", "high"), [(1e-5, 20.0), (1e-4, 20.0), (0.1, 3.0)])
 def test_geometric_is_its_formula(low, high):
-    sigma, dsigma = NOISES["geometric"](sigma_min=low, sigma_max=high)(T)
+    sigma, dsigma = SCHEDULES["geometric"](sigma_min=low, sigma_max=high)(T)
     truth = torch.tensor([reference.geometric(float(t), low, high) for t in T], dtype=torch.float64)
     torch.testing.assert_close(sigma, truth[:, 0], rtol=1e-13, atol=0)
     torch.testing.assert_close(dsigma, truth[:, 1], rtol=1e-13, atol=0)
 
 
 def test_loglinear_moves_a_share_of_tokens_linear_in_time():
-    noise = NOISES["loglinear"](eps=1e-3)
+    noise = SCHEDULES["loglinear"](eps=1e-3)
     torch.testing.assert_close(-torch.expm1(-noise(T)[0]), (1 - 1e-3) * T, rtol=1e-13, atol=0)
 
 
 def test_the_ends_are_those_of_the_paper():
-    loglinear, geometric = NOISES["loglinear"](), NOISES["geometric"]()
+    loglinear, geometric = SCHEDULES["loglinear"](), SCHEDULES["geometric"]()
     assert (loglinear.sigma(0.0), geometric.sigma(0.0)) == (0.0, 1e-4)
     assert loglinear.sigma(1.0) == pytest.approx(6.907755278982137, rel=1e-12)  # -log 1e-3
     assert geometric.sigma(1.0) == pytest.approx(20.0, rel=1e-14)
@@ -42,26 +42,26 @@ def test_the_ends_are_those_of_the_paper():
 @every_noise
 def test_dsigma_is_the_derivative_of_sigma(name):
     t = T.clone().requires_grad_()
-    sigma, dsigma = NOISES[name]()(t)
+    sigma, dsigma = SCHEDULES[name]()(t)
     (derivative,) = torch.autograd.grad(sigma.sum(), t)
     torch.testing.assert_close(dsigma, derivative, rtol=1e-13, atol=0)
 
 
 @every_noise
 def test_t_inverts_sigma(name):
-    noise = NOISES[name]()
+    noise = SCHEDULES[name]()
     torch.testing.assert_close(noise.t(noise(T)[0]), T, rtol=1e-12, atol=1e-14)
 
 
 @every_noise
 def test_sigma_grows(name):
-    assert (NOISES[name]()(T)[0].diff() > 0).all()
+    assert (SCHEDULES[name]()(T)[0].diff() > 0).all()
 
 
 @every_noise
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_shape_and_dtype_are_those_of_t(name, dtype):
-    for value in NOISES[name]()(torch.rand(2, 3, dtype=dtype)):
+    for value in SCHEDULES[name]()(torch.rand(2, 3, dtype=dtype)):
         assert (value.shape, value.dtype) == ((2, 3), dtype)
 
 
@@ -76,4 +76,4 @@ def test_shape_and_dtype_are_those_of_t(name, dtype):
 )
 def test_impossible_options_are_refused_by_name(name, options):
     with pytest.raises(ValueError, match=f"{next(iter(options))} .*found"):
-        NOISES[name](**options)
+        SCHEDULES[name](**options)

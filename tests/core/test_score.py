@@ -10,7 +10,7 @@ from support.toys import score_model, world
 from sedd_cli.core import score as score_module
 from sedd_cli.core.graphs import GRAPHS
 from sedd_cli.core.registry import Registry
-from sedd_cli.core.schedules import NOISES
+from sedd_cli.core.schedules import SCHEDULES
 from sedd_cli.core.score import ScoreModel
 from sedd_cli.models.dit import DiT, DiTConfig
 
@@ -20,7 +20,7 @@ every_graph = pytest.mark.parametrize("name", GRAPHS)
 def example(name: str):
     """(model, x0, x, sigma): a batch with every kind of position, at two noise levels."""
     graph, Q, p0 = world(name, L=3)
-    model = score_model(graph, NOISES["loglinear"](), reference.wrong_score(p0, Q))
+    model = score_model(graph, SCHEDULES["loglinear"](), reference.wrong_score(p0, Q))
     x0 = torch.tensor([[0, 1, 2], [2, 0, 1], [1, 1, 1]])
     x = torch.tensor([[0, graph.states - 1, 2], [graph.states - 1] * 3, [1, 1, 1]])
     return model, x0, x, torch.tensor([0.3, 1.1, 0.3], dtype=torch.float64)
@@ -47,7 +47,7 @@ def test_the_plain_form_is_the_score_the_network_knows(name):
     for b in range(3):
         truth = model.net.score(x[b : b + 1], float(sigma[b]))[0].log()
         used = model.graph.active(x[b])
-        S = model.graph.tokens  # the column of MASK is nobody's business
+        S = model.graph.vocab_size  # the column of MASK is nobody's business
         torch.testing.assert_close(plain[b][used][:, :S], truth[used][:, :S], rtol=1e-12, atol=1e-12)
 
 
@@ -66,7 +66,7 @@ def test_score_entropy_from_the_network_output_is_that_of_its_scores(name, scale
 def test_score_entropy_of_a_batch_sums_positions_one_by_one(name, block, monkeypatch):
     monkeypatch.setattr(score_module, "ROW_BLOCK", block)
     model, x0, x, sigma = example(name)
-    Q = reference.rate_matrix(name, model.graph.tokens)
+    Q = reference.rate_matrix(name, model.graph.vocab_size)
     truth = [reference.sequence_loss(model.net.score, Q, float(sigma[b]), x[b], x0[b]) for b in range(3)]
     assert model.score_entropy(x, sigma, x0).tolist() == pytest.approx(truth, rel=1e-10, abs=1e-12)
 
@@ -81,7 +81,7 @@ def test_a_batch_without_an_active_position_costs_nothing():
 def test_a_batch_without_an_active_position_has_gradients_of_zero():
     # a parallel wrapper waits for the gradient of every parameter
     net = DiT(DiTConfig(n_blocks=1, hidden_size=8, n_heads=2, cond_dim=4, dropout=0.0, length=3), 4)
-    model = ScoreModel(net, GRAPHS["absorbing"](tokens=3), NOISES["loglinear"]())
+    model = ScoreModel(net, GRAPHS["absorbing"](vocab_size=3), SCHEDULES["loglinear"]())
     x = torch.tensor([[0, 1, 2]])
     model.score_entropy(x, torch.tensor([0.3]), x).sum().backward()
     assert all(p.grad is not None and not p.grad.any() for p in net.parameters())
@@ -121,7 +121,7 @@ def test_a_registry_maps_names_to_the_classes_that_registered():
     ("states", "rows"), [(50_258, 128), (2**23, 1), (2**24, 1), (2**17, 64), (2**18, 32), (3, 2_796_160)]
 )
 def test_blocks_of_rows_are_whole_tiles_within_the_budget(states, rows):
-    model = ScoreModel(None, GRAPHS["uniform"](tokens=states), NOISES["loglinear"]())
+    model = ScoreModel(None, GRAPHS["uniform"](vocab_size=states), SCHEDULES["loglinear"]())
     assert model.block == rows
     assert rows == 1 or rows * states <= score_module.ROW_BLOCK
 
@@ -133,7 +133,7 @@ def test_the_normaliser_of_the_true_score_is_one_in_the_mean(name, sigma, known)
     """Over x ~ p_σ, enumerated; with MASK at every position. And not of another score, or it would tell nothing."""
     graph, Q, p0 = world(name, L=3)
     model = score_model(
-        graph, NOISES["loglinear"](), (reference.exact_score if known else reference.wrong_score)(p0, Q)
+        graph, SCHEDULES["loglinear"](), (reference.exact_score if known else reference.wrong_score)(p0, Q)
     )
     x = reference.sequences(graph.states, 3)
     p = reference.diffuse(p0, Q, sigma).flatten()
@@ -158,7 +158,7 @@ def test_no_distribution_has_a_larger_score_and_one_comes_close(name, sigma):
     for sharpness in (0.5, 3.0, 60.0):
         p0 = reference.source(3, 2, len(Q), sharpness=sharpness)
         x = reference.sequences(graph.states, 2)
-        scores = reference.exact_score(p0, Q)(x, sigma)[..., : graph.tokens]
+        scores = reference.exact_score(p0, Q)(x, sigma)[..., : graph.vocab_size]
         seen.append(float(scores[graph.active(x)].log().max()))
     assert max(seen) <= largest + 1e-9
     assert max(seen) > largest - 0.01

@@ -23,7 +23,7 @@ from sedd_cli.evaluation.guess import greedy, guess
 from sedd_cli.evaluation.likelihood.protocols import Blocks
 from sedd_cli.evaluation.likelihood.texts import Text
 from sedd_cli.evaluation.ngram import NGram
-from sedd_cli.inference.denoise import Done
+from sedd_cli.inference.denoise import DenoisedRow
 from sedd_cli.inference.sampling import Sampling
 from sedd_cli.system.events import Finished, Note, Prepared, Progress, Warn
 
@@ -270,7 +270,7 @@ class Oracle:
         self.rows = [*self.rows, *rows]
         for place, row in reversed(list(enumerate(rows))):  # in any order
             gap = self.gaps[row.tokens]
-            yield Done(place, gap.filled(self.words(gap.truth, place)), 2, 0.0)
+            yield DenoisedRow(place, gap.filled(self.words(gap.truth, place)), 2, 0.0)
 
 
 def turned(truth):

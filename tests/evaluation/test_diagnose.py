@@ -14,7 +14,7 @@ from support.published_models import save_published
 from support.toys import score_model, world
 
 from sedd_cli import load_model
-from sedd_cli.core.schedules import NOISES
+from sedd_cli.core.schedules import SCHEDULES
 from sedd_cli.errors import RequestError
 from sedd_cli.evaluation import health_checks as verdicts
 from sedd_cli.evaluation.diagnose import CheckupOptions, checkup, level
@@ -32,13 +32,13 @@ def checked(model, **options):
 def knowing(name: str, L: int, score) -> Model:
     """A model around a network that knows `score`, and its data distribution."""
     graph, Q, p0 = world(name, L)
-    found = score_model(graph, NOISES["loglinear"](), score(p0, Q))
+    found = score_model(graph, SCHEDULES["loglinear"](), score(p0, Q))
 
     class Known(Model):
         score = found
         device = torch.device("cpu")
 
-    return Known(found.net, graph, found.noise, None, "known"), p0
+    return Known(found.net, graph, found.schedule, None, "known"), p0
 
 
 @pytest.mark.parametrize("graph", ["absorbing", "uniform"])
@@ -138,7 +138,7 @@ def test_a_law_that_cannot_be_drawn_from_is_bad_and_told(tiny_run):
     model = load_model(tiny_run)
     genuine = model.graph.log_score
     graph = type("Odd", (type(model.graph),), {"log_score": lambda self, z, sigma, x: _spoilt(genuine, z, sigma, x)})
-    model.graph = graph(model.graph.tokens)
+    model.graph = graph(model.graph.vocab_size)
     _, found = checked(model)
     assert found["samples"]["state"] == "bad"
     assert "cannot draw" in found["samples"]["found"]

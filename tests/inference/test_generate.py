@@ -51,7 +51,7 @@ def test_evaluations_are_at_most_steps_plus_one(model):
 def test_a_sample_holds_real_tokens_only(model):
     for sample in model.sample(50):
         assert isinstance(sample, Sampled)
-        assert all(0 <= token < model.graph.tokens for token in sample.tokens)
+        assert all(0 <= token < model.graph.vocab_size for token in sample.tokens)
 
 
 def test_short_samples_cost_short_evaluations(model, monkeypatch):

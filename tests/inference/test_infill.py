@@ -48,17 +48,17 @@ def model(tiny_run):
 def model_of(tokenizer, graph: str = "absorbing", length: int = 48) -> Model:
     """A small network of random weights over a tokenizer."""
     from sedd_cli.core.graphs import GRAPHS
-    from sedd_cli.core.schedules import NOISES
+    from sedd_cli.core.schedules import SCHEDULES
     from sedd_cli.models.dit import DiTConfig
 
-    made, config = GRAPHS[graph](tokens=tokenizer.vocab_size), DiTConfig(
+    made, config = GRAPHS[graph](vocab_size=tokenizer.vocab_size), DiTConfig(
         n_blocks=1, hidden_size=16, n_heads=2, cond_dim=8, dropout=0.0, length=length
     )  # fmt: skip
     torch.manual_seed(1)
     net = DiT(config, made.states).eval().requires_grad_(False)
     for p in net.parameters():
         p.add_(0.05 * torch.randn_like(p))
-    return Model(net, made, NOISES["loglinear"](), tokenizer, "a random model")
+    return Model(net, made, SCHEDULES["loglinear"](), tokenizer, "a random model")
 
 
 @pytest.fixture(scope="module")
@@ -152,7 +152,7 @@ def test_draws_are_repeated_until_gaps_begin_with_their_space(bpe):
     # the share of first draws that were taken is the model's own probability of a token that begins with a space
     layout = lay_out(job.template, [1], bpe, spaced=True)
     row = torch.tensor([[made.graph.mask if token is None else token for token in layout.tokens]])
-    score = made.score.log_score(row, torch.tensor([made.noise.sigma(1e-5)]))[0, layout.tokens.index(None)]
+    score = made.score.log_score(row, torch.tensor([made.schedule.sigma(1e-5)]))[0, layout.tokens.index(None)]
     share = float(score[: bpe.vocab_size].softmax(-1)[begin].sum())
     taken = sum(drawn == 1 for drawn in tries)
     assert abs(taken - 400 * share) < 5 * (400 * share * (1 - share)) ** 0.5

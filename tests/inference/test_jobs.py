@@ -230,7 +230,7 @@ def test_a_full_disk_is_said_and_what_is_finished_stays(model, tmp_path, monkeyp
 
 def test_equal_lines_are_told_apart(model):
     read = read_jobs([LINES[0].encode()] * 3, "jobs.jsonl", model.length)
-    keys = [key for _, _, key in jobs._keyed(model, read, Sampling().way(model), False)]
+    keys = [key for _, _, key in jobs._keyed(model, read, Sampling().resolve(model), False)]
     assert len(set(keys)) == 3
 
 
@@ -238,7 +238,7 @@ def test_whatever_changes_a_result_is_in_its_key(model):
     asked = [{}, {"seed": 3}, {"length": 20}, {"candidates": 2}, {"id": 5}]
     lines = [json.dumps({"template": "the [MASK] sat", **more}).encode() for more in asked]
     read = read_jobs([*lines, b'{"template": "the [MASK] sat."}'], "jobs.jsonl", model.length)
-    keys = [key for every in (False, True) for _, _, key in jobs._keyed(model, read, Sampling().way(model), every)]
+    keys = [key for every in (False, True) for _, _, key in jobs._keyed(model, read, Sampling().resolve(model), every)]
     assert len({key for key in keys if "-" not in key}) == 12
 
 
@@ -247,7 +247,7 @@ def test_the_model_its_tokenizer_and_its_recipe_are_in_the_key(model):
     read = read_jobs([LINES[0].encode()], "jobs.jsonl", model.length)
 
     def key(model, **options):
-        return jobs._keyed(model, read, Sampling(**options).way(model), False)[0][2]
+        return jobs._keyed(model, read, Sampling(**options).resolve(model), False)[0][2]
 
     def other(**changes):
         made = dataclasses.replace(model, **changes)

@@ -33,7 +33,7 @@ def test_a_run_a_checkpoint_and_the_newest_agree(tiny_run):
 
 def test_log_score_is_the_networks_output_scaled_by_sigma(tiny_run):
     model = load_model(tiny_run, device="cpu")
-    N, x, sigma = model.graph.tokens, torch.full((1, 5), model.graph.tokens), torch.tensor([0.7])
+    N, x, sigma = model.graph.vocab_size, torch.full((1, 5), model.graph.vocab_size), torch.tensor([0.7])
     z = reference.network(model.net.state_dict(), x, sigma, n_heads=2)
     expected = z - torch.expm1(sigma).log() - torch.tensor(float(N)).log()
     torch.testing.assert_close(model.log_score(x, sigma)[..., :N], expected[..., :N].float(), atol=1e-5, rtol=0)
@@ -41,7 +41,7 @@ def test_log_score_is_the_networks_output_scaled_by_sigma(tiny_run):
 
 def test_token_ids_outside_the_vocabulary_are_refused(tiny_run):
     model = load_model(tiny_run, device="cpu")
-    N = model.graph.tokens
+    N = model.graph.vocab_size
     with pytest.raises(RequestError, match=rf"\[0, {N + 1}\)"):
         model.log_score(torch.full((1, 4), N + 1), torch.tensor([1.0]))
     with pytest.raises(RequestError, match=rf"\[0, {N}\)"):

@@ -7,12 +7,12 @@ import reference
 import torch
 from support.toys import follows
 
-from sedd_cli.core.conditioning import Given
+from sedd_cli.core.conditioning import Conditioning
 from sedd_cli.core.graphs import GRAPHS
 from sedd_cli.core.losses import OBJECTIVES
 from sedd_cli.core.losses.autoregressive import next_token_nats
 from sedd_cli.core.samplers import SAMPLERS
-from sedd_cli.core.schedules import NOISES
+from sedd_cli.core.schedules import SCHEDULES
 from sedd_cli.core.score import ScoreModel
 from sedd_cli.models.attention import ATTENTION
 from sedd_cli.models.dit import DiT, DiTConfig
@@ -31,7 +31,7 @@ def causal_model(attention: str = "auto", autocast=None) -> ScoreModel:
     with torch.no_grad():
         for name, p in net.named_parameters():
             p.copy_((1.0 if "norm" in name else 0.0) + 0.4 * torch.randn(p.shape, generator=generator))
-    return ScoreModel(net.eval(), GRAPHS["absorbing"](tokens=N), NOISES["loglinear"]())
+    return ScoreModel(net.eval(), GRAPHS["absorbing"](vocab_size=N), SCHEDULES["loglinear"]())
 
 
 @pytest.mark.parametrize("kernel", sorted(ATTENTION.keys() - {"flash"}))
@@ -72,7 +72,7 @@ def test_the_loss_is_the_likelihood():
 def test_what_was_read_is_kept(parts):
     net = causal_model().net
     x, sigma = torch.tensor([[0, 1, 2, 1, 0, 2], [2, 2, 0, 1, 3, 0]]), torch.zeros(2)
-    past = net.past()
+    past = net.kv_cache()
     with torch.no_grad():
         found = torch.cat([net.hidden(part, sigma, past) for part in x.split(parts, 1)], 1)
         torch.testing.assert_close(found, net.hidden(x, sigma), rtol=1e-5, atol=1e-5)
@@ -82,7 +82,7 @@ def test_what_was_read_is_kept(parts):
 def test_only_a_causal_network_has_a_past():
     net = DiT(DiTConfig(n_blocks=1, hidden_size=8, n_heads=2, cond_dim=4, length=4), 4)
     with pytest.raises(ValueError, match="only a causal network has a past"):
-        net.past()
+        net.kv_cache()
 
 
 @pytest.mark.parametrize("prompt", [[], [2], [1, 0]])
@@ -93,7 +93,7 @@ def test_samples_follow_the_likelihood_given_what_stands_in_front(prompt):
     fits = (every[:, : len(prompt)] == torch.tensor(prompt, dtype=torch.int64)).all(1)
     truth = torch.where(fits, p, 0.0)
     draws = 6000
-    given = Given.at(list(range(len(prompt))), prompt, draws, L)
+    given = Conditioning.at(list(range(len(prompt))), prompt, draws, L)
     with torch.no_grad():
         *_, last = SAMPLERS["left_to_right"]().run(model, given, 3, torch.arange(draws))
     follows(last.x, truth / truth.sum(), N)
@@ -102,13 +102,13 @@ def test_samples_follow_the_likelihood_given_what_stands_in_front(prompt):
 
 def test_a_sample_does_not_depend_on_its_batch_nor_on_the_prompts_of_others():
     model, sampler = causal_model(), SAMPLERS["left_to_right"]()
-    given = Given.nothing(3, L)
+    given = Conditioning.nothing(3, L)
     given.where[1, :2], given.tokens[1, :2] = True, torch.tensor([2, 1])
     given.where[2] = True
     with torch.no_grad():
         *_, together = sampler.run(model, given, 5, torch.tensor([4, 7, 9]))
         for row, number in ((0, 4), (1, 7), (2, 9)):
-            one = Given(given.where[row : row + 1], given.tokens[row : row + 1])
+            one = Conditioning(given.where[row : row + 1], given.tokens[row : row + 1])
             *_, alone = sampler.run(model, one, 5, torch.tensor([number]))
             assert alone.x.tolist() == together.x[row : row + 1].tolist()
     assert together.evaluations.tolist() == [L, L - 2, 0]
@@ -116,4 +116,6 @@ def test_a_sample_does_not_depend_on_its_batch_nor_on_the_prompts_of_others():
 
 def test_text_behind_a_gap_is_refused():
     with pytest.raises(ValueError, match="goes from left to right"):
-        list(SAMPLERS["left_to_right"]().run(causal_model(), Given.at([0, 2], [1, 1], 1, L), 0, torch.tensor([0])))
+        list(
+            SAMPLERS["left_to_right"]().run(causal_model(), Conditioning.at([0, 2], [1, 1], 1, L), 0, torch.tensor([0]))
+        )

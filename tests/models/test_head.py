@@ -64,7 +64,7 @@ def test_the_setting_of_float32_products_is_put_back(parts):
 def test_the_fused_loss_in_bf16_is_within_rounding_of_float64(name):
     """A network's own loss and gradients, mixed and fused, against float64 throughout."""
     g = torch.Generator().manual_seed(0)
-    graph = GRAPHS[name](tokens=3000)
+    graph = GRAPHS[name](vocab_size=3000)
     hidden = torch.randn(50, 48, generator=g)
     weight, bias = 0.1 * torch.randn(graph.states, 48, generator=g), torch.zeros(graph.states)
     x0 = torch.randint(3000, (50,), generator=g)
@@ -93,7 +93,7 @@ def test_mixed_products_come_in_few_sizes(monkeypatch, mixed, sizes):
         return product(self, a, b, out)
 
     monkeypatch.setattr(Readout, "product", watched)
-    graph = GRAPHS["absorbing"](tokens=30)
+    graph = GRAPHS["absorbing"](vocab_size=30)
     readout = Readout(torch.randn(31, 8), torch.zeros(31), mixed)
     for R in (1, 63, 64, 65):
         hidden, at = torch.randn(R, 8), torch.full((R,), graph.mask)

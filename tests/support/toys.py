@@ -11,13 +11,13 @@ from scipy.stats import chisquare
 
 from sedd_cli.core.graphs import GRAPHS, Graph
 from sedd_cli.core.samplers import SAMPLERS, Stepper
-from sedd_cli.core.schedules import NOISES, Noise
+from sedd_cli.core.schedules import SCHEDULES, Schedule
 from sedd_cli.core.score import ScoreModel
 
 N = 3
 
 every_graph = pytest.mark.parametrize("name", GRAPHS)
-every_noise = pytest.mark.parametrize("noise", [cls() for cls in NOISES.values()], ids=list(NOISES))
+every_noise = pytest.mark.parametrize("noise", [cls() for cls in SCHEDULES.values()], ids=list(SCHEDULES))
 STEPPERS = [name for name, cls in SAMPLERS.items() if issubclass(cls, Stepper)]
 every_sampler = pytest.mark.parametrize("sampler", STEPPERS)
 every_pair = pytest.mark.parametrize(
@@ -28,13 +28,13 @@ every_pair = pytest.mark.parametrize(
 def world(name: str, L: int, seed: int = 0) -> tuple[Graph, torch.Tensor, torch.Tensor]:
     """(graph, Q, p0): the graph over N tokens, its dense rates, a data distribution over its states."""
     Q = reference.rate_matrix(name, N)
-    return GRAPHS[name](tokens=N), Q, reference.source(N, L, len(Q), seed)
+    return GRAPHS[name](vocab_size=N), Q, reference.source(N, L, len(Q), seed)
 
 
-def score_model(graph: Graph, noise: Noise, score: reference.Score) -> ScoreModel:
+def score_model(graph: Graph, noise: Schedule, score: reference.Score) -> ScoreModel:
     """The package's model around a network that knows `score`."""
     scaled = getattr(graph, "scale_by_sigma", False)
-    return ScoreModel(reference.Oracle(score, graph.tokens if scaled else None), graph, noise)
+    return ScoreModel(reference.Oracle(score, graph.vocab_size if scaled else None), graph, noise)
 
 
 def noisy(graph: Graph, Q: torch.Tensor, x0: torch.Tensor, sigma: float) -> tuple[torch.Tensor, torch.Tensor]:

@@ -18,7 +18,7 @@ from sedd_cli.tables.cells import look, read_record, write_result
 from sedd_cli.tables.column import Filling, Judge, Likelihood, Mauve, Quality
 from sedd_cli.tables.definition import Mini, Row, Table, build_table, load_table, recipe_of, shipped_tables
 from sedd_cli.tables.plot import plot
-from sedd_cli.tables.row_run import places_of
+from sedd_cli.tables.row_run import row_runs_of
 from sedd_cli.tables.run import RunOptions, make, training_seconds
 from sedd_cli.tables.summary import markdown, summary
 
@@ -39,7 +39,7 @@ def table(workplace) -> Table:
 
 
 def places(table, folder, seeds=1, mini=False):
-    return places_of(table, mini, seeds, folder)
+    return row_runs_of(table, mini, seeds, folder)
 
 
 def made(table, folder, names=("one", "causal"), seeds=1, **options):
@@ -66,11 +66,11 @@ def test_a_shipped_table_names_recipes_that_load_and_texts_that_are_known(name, 
 
     found = load_table(name)
     sizes = [False, True] if found.mini else [False]
-    every = [place for mini in sizes for of in places_of(found, mini, 3, tmp_path).values() for place in of]
+    every = [place for mini in sizes for of in row_runs_of(found, mini, 3, tmp_path).values() for place in of]
     for place in every:
         if recipe := place.recipe:
             assert recipe.seed == place.seed
-            recipe.objective.make().check(recipe.graph.make(tokens=5))
+            recipe.objective.make().check(recipe.graph.make(vocab_size=5))
         for column in place.columns:
             if isinstance(column, Likelihood):
                 assert column.dataset in CORPORA

@@ -27,7 +27,7 @@ from sedd_cli.tables.column import How, Judge, Quality
 from sedd_cli.tables.definition import build_table
 from sedd_cli.tables.frontier import frontier
 from sedd_cli.tables.plot import plot
-from sedd_cli.tables.row_run import places_of
+from sedd_cli.tables.row_run import row_runs_of
 from sedd_cli.tables.run import RunOptions, make, measuring_seconds
 from sedd_cli.tables.summary import markdown, summary
 
@@ -106,7 +106,7 @@ def known(workplace, monkeypatch):
 
 def made(table, runs, seeds=1, **options):
     """Everything of the small form; what is left."""
-    every = places_of(table, True, seeds, runs)
+    every = row_runs_of(table, True, seeds, runs)
     *_, last = make([p for of in every.values() for p in of], RunOptions("cpu", rel_error=0.5, **options))
     assert isinstance(last, Finished)
     return every, last.result["left"] + last.result["failed"]
@@ -121,7 +121,7 @@ def test_runs_of_another_table_are_trained_there_and_once(known, tmp_path):
     stamps = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*") if p.is_file()}
     assert made(known["quality"], tmp_path)[1] == []
     assert stamps == {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*") if p.is_file()}
-    base = places_of(known["base"], True, 1, tmp_path)
+    base = row_runs_of(known["base"], True, 1, tmp_path)
     assert [look(of[0]).state for of in base.values()] == ["trained", "trained"]
 
 
@@ -143,7 +143,7 @@ def test_a_point_is_what_the_judge_says_of_the_samples(known, tmp_path):
 
 def test_a_figure_is_drawn_and_told(known, tmp_path):
     table = known["quality"]
-    empty = summary(table, places_of(table, True, 1, tmp_path), True)
+    empty = summary(table, row_runs_of(table, True, 1, tmp_path), True)
     commands = [entry["command"] for row in empty["rows"] for entry in row["commands"]]
     assert sum(command.startswith("sedd train") for command in commands) == 4  # two runs, and the judge of either
     # at laptop size as long as the table says, each line for itself: 2 minutes for every run
@@ -243,7 +243,7 @@ def test_samples_by_another_sampler_of_the_recipe_are_not_counted(known, tmp_pat
     found = look(one)
     assert found.state == "other"
     assert "made with another recipe (sampler.temperature: 0.5 → 1.0)" in found.wrong[0]
-    assert look(places_of(known["base"], True, 1, tmp_path)["one"][0]).state == "trained"  # likelihoods do not mind
+    assert look(row_runs_of(known["base"], True, 1, tmp_path)["one"][0]).state == "trained"  # likelihoods do not mind
 
 
 def test_what_a_judge_of_another_recipe_says_is_not_counted(known, tmp_path):
@@ -309,7 +309,7 @@ def test_a_loaded_causal_model_is_drawn_from_and_judged(known, tmp_path):
     data = {"name": "loaded", "title": "Loaded", "unit": "generative_perplexity", "columns": [column]}
     wrong = build_table(data | {"rows": [loaded]}, "t")
     right = build_table(data | {"rows": [loaded | {"how": {"sampler": "left_to_right"}}]}, "t")
-    refused, place = (places_of(table, False, 2, tmp_path)["gpt"] for table in (wrong, right))
+    refused, place = (row_runs_of(table, False, 2, tmp_path)["gpt"] for table in (wrong, right))
     assert len(place) == 2  # its samples have seeds, though its weights have none
     *_, last = make(refused, RunOptions("cpu"))
     assert "says that its model denoises" in last.result["failed"][0]["why"]
@@ -378,7 +378,7 @@ def test_what_failed_has_an_exit_code_and_labels_are_names(known, tmp_path, sedd
 
 def test_seeds_that_are_not_shown_are_pointed_out(known, tmp_path, sedd):
     made(known["texts"], tmp_path, seeds=3)
-    assert summary(known["texts"], places_of(known["texts"], True, 1, tmp_path), True)["more_seeds"] == 2
+    assert summary(known["texts"], row_runs_of(known["texts"], True, 1, tmp_path), True)["more_seeds"] == 2
     assert "--seeds 3 shows them" in sedd("table", "texts", "--mini", "--runs", tmp_path).err
     assert "shows them" not in sedd("table", "texts", "--mini", "--runs", tmp_path, "--seeds", 3).err
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from sedd_cli.core.graphs import GRAPHS
-from sedd_cli.core.schedules import NOISES
+from sedd_cli.core.schedules import SCHEDULES
 from sedd_cli.models.dit import DiT, DiTConfig
 from sedd_cli.recipe import load_recipe, shipped
 from sedd_cli.training import flops
@@ -41,21 +41,21 @@ def test_useful_flops_are_those_torch_counts():
     from torch.utils.flop_counter import FlopCounterMode
 
     config = DiTConfig(n_blocks=2, hidden_size=64, n_heads=2, cond_dim=16, dropout=0.0, length=32, attention="plain")
-    graph = GRAPHS["uniform"](tokens=50)
+    graph = GRAPHS["uniform"](vocab_size=50)
     net = DiT(config, graph.states)
     x = torch.zeros(3, config.length, dtype=torch.int64)
     with FlopCounterMode(display=False) as counter:
         net(x, torch.ones(3)).sum().backward()
-    expected = flops.flops_a_token(config, graph, NOISES["geometric"]()) * x.numel()
+    expected = flops.flops_a_token(config, graph, SCHEDULES["geometric"]()) * x.numel()
     # left out there: the noise level's own two-layer perceptron, once a sequence
     assert expected == pytest.approx(counter.get_total_flops(), rel=0.02)
     assert expected <= counter.get_total_flops()
 
 
 def test_half_of_the_positions_are_masked_under_the_papers_schedule():
-    share = flops.mean_active_share(GRAPHS["absorbing"](tokens=50), NOISES["loglinear"]())
+    share = flops.mean_active_share(GRAPHS["absorbing"](vocab_size=50), SCHEDULES["loglinear"]())
     assert share == pytest.approx(0.5, abs=1e-3)
-    assert flops.mean_active_share(GRAPHS["uniform"](tokens=50), NOISES["geometric"]()) == 1
+    assert flops.mean_active_share(GRAPHS["uniform"](vocab_size=50), SCHEDULES["geometric"]()) == 1
 
 
 @pytest.mark.parametrize(

@@ -17,11 +17,11 @@ from sedd_cli.errors import RequestError
 from sedd_cli.evaluation.likelihood.evaluate import EvaluateOptions, evaluate
 from sedd_cli.inference.bound import Drawing
 from sedd_cli.recipe import load_recipe
-from sedd_cli.system.events import Sampled, Step, Validated, Warn
+from sedd_cli.system.events import Sampled, TrainStep, Validated, Warn
 from sedd_cli.training import loop
 from sedd_cli.training.metrics import Divergence
 from sedd_cli.training.status import status
-from sedd_cli.training.step import Tally, gradients
+from sedd_cli.training.step import LossByTime, gradients
 from sedd_cli.training.train import TrainOptions, train
 
 
@@ -41,7 +41,7 @@ def lines(folder, kind):
 
 
 def test_the_loss_is_told_by_noise_level():
-    tally = Tally.zero(torch.device("cpu"))
+    tally = LossByTime.zero(torch.device("cpu"))
     v = torch.tensor([0.1, 0.19, 0.2, 0.999999], dtype=torch.float64)
     tally.add(v, torch.tensor([1.0, 3.0, 5.0, 7.0]))
     assert tally.nats.tolist() == [4, 5, 0, 0, 7]
@@ -50,7 +50,7 @@ def test_the_loss_is_told_by_noise_level():
 
 def test_the_bins_of_a_window_average_to_its_loss(watched):
     _, events = watched
-    for event in (e for e in events if isinstance(e, Step)):
+    for event in (e for e in events if isinstance(e, TrainStep)):
         # 16 sequences, stratified: every bin holds three or four of them
         assert sum(event.loss_by_t) / 5 == pytest.approx(event.loss, rel=0.2)
         assert event.memory > 10e6
@@ -67,7 +67,7 @@ def test_the_bound_on_the_way_is_that_of_the_checkpoint(watched, workplace):
     model = load_model(folder / "checkpoints" / "step-6", device="cpu")
     *_, last = prepare(PrepareOptions(corpus=model.recipe.data.corpus, tokenizer="char"))
     drawing = Drawing(rel_error=1.0, max_nfe=4)
-    options = EvaluateOptions("validation", ("rigorous",), drawing, blocks=5, yardsticks=False)
+    options = EvaluateOptions("validation", ("rigorous",), drawing, blocks=5, baselines=False)
     *_, again = evaluate(model, open_dataset(last.path), options)
     assert seen.nats_per_token == again.result["bounds"]["rigorous"]["nats_per_token"]
     (line,) = lines(folder, "validation")
@@ -102,7 +102,7 @@ def test_status_of_a_finished_a_stopped_and_a_running_run(watched, workplace, tm
     assert [r["step"] for r in found.train] == [2, 4, 6, 8, 10, 12]
     assert [r["step"] for r in found.validation] == [6]
     job = train(load_recipe(workplace / "tiny.yaml"), TrainOptions(tmp_path / "run", "cpu", report=False))
-    while not isinstance(next(job), Step):
+    while not isinstance(next(job), TrainStep):
         pass
     assert status(tmp_path / "run").state == "running"
     job.close()
@@ -224,10 +224,10 @@ def test_divergence_is_said_once_when_two_windows_are_beyond_the_untrained_loss(
     model = load_model(tiny_run, device="cpu")
     state = types.SimpleNamespace(model=model, recipe=model.recipe, step=1)
     watch = Divergence(state)
-    base = dict.fromkeys(Step.__dataclass_fields__, 0) | {"loss_by_t": []}
+    base = dict.fromkeys(TrainStep.__dataclass_fields__, 0) | {"loss_by_t": []}
     warned = []
     for step, loss in enumerate([3.4, 9.0, 3.4, 9.0, 9.0, 9.0, 9.0], 1):
-        warned += [(step, e) for e in watch.see(Step(**base | {"step": step, "loss": loss}))]
+        warned += [(step, e) for e in watch.see(TrainStep(**base | {"step": step, "loss": loss}))]
     ((step, said),) = warned
     assert step == 5
     assert isinstance(said, Warn)

@@ -16,13 +16,13 @@ import torch
 from safetensors.torch import load_file
 
 from sedd_cli.checkpoints import checkpoint
-from sedd_cli.checkpoints.async_checkpoint import Saver
+from sedd_cli.checkpoints.async_checkpoint import AsyncCheckpoint
 from sedd_cli.checkpoints.run_directory import RunDir
 from sedd_cli.errors import DamageError, RequestError, WorkError
 from sedd_cli.recipe import load_recipe
 from sedd_cli.recipe.assemble import learning_rate, make_optimizers
 from sedd_cli.system.distributed import Dist
-from sedd_cli.system.events import Evaluated, Finished, Sampled, Saved, Step
+from sedd_cli.system.events import Evaluated, Finished, Sampled, Saved, TrainStep
 from sedd_cli.training.train import TrainOptions, train
 
 #: What torch.distributed.checkpoint calls the one file of one process.
@@ -63,7 +63,7 @@ def test_a_run_directory_holds_what_the_design_says(tiny_run):
 def test_events_tell_the_story(workplace, tmp_path):
     events = run(workplace, tmp_path / "run", report=True)
     kinds = [type(e) for e in events]
-    assert [e.step for e in events if isinstance(e, Step)] == [2, 4, 6, 8, 10, 12]
+    assert [e.step for e in events if isinstance(e, TrainStep)] == [2, 4, 6, 8, 10, 12]
     assert [e.step for e in events if isinstance(e, Saved)] == [6, 12]
     assert kinds.count(Evaluated) == 1
     assert kinds.count(Sampled) == 1
@@ -75,7 +75,7 @@ def test_training_lowers_the_loss(workplace, tmp_path, optimizer):
     if optimizer == "muon" and not hasattr(torch.optim, "Muon"):
         pytest.skip("this torch has no Muon")
     changes = ("train.steps=60", "train.batch=64", "train.lr=1e-2", f"train.optimizer={optimizer}", "model.dropout=0.0")
-    losses = [e.loss for e in run(workplace, tmp_path / "run", *changes) if isinstance(e, Step)]
+    losses = [e.loss for e in run(workplace, tmp_path / "run", *changes) if isinstance(e, TrainStep)]
     # from log N = 3.5 nats towards the entropy of the characters, 2.9
     assert sum(losses[-5:]) / 5 < losses[0] - 0.2
 
@@ -85,7 +85,7 @@ def test_a_resumed_run_is_the_uninterrupted_run_bit_for_bit(workplace, tmp_path,
     recipe = load_recipe(workplace / "tiny.yaml", ["train.log_every=1"])
     events = train(recipe, TrainOptions(tmp_path / "run", "cpu", report=False))
     for event in events:
-        if isinstance(event, Step) and event.step == stop_at:
+        if isinstance(event, TrainStep) and event.step == stop_at:
             os.kill(os.getpid(), signal.SIGINT)  # finishes the next step, saves, stops
     assert checkpoint.latest(tmp_path / "run").step == stop_at + 1
     resumed = run(workplace, tmp_path / "run")
@@ -100,12 +100,12 @@ def test_a_run_killed_without_warning_goes_on_from_its_last_checkpoint(workplace
     script = (
         "import sys, os, signal\n"
         "from sedd_cli.recipe import load_recipe\n"
-        "from sedd_cli.system.events import Step\n"
+        "from sedd_cli.system.events import TrainStep\n"
         "from sedd_cli.training.train import TrainOptions, train\n"
         "import torch; torch.set_num_threads(1)\n"
         "from pathlib import Path\n"
         "for e in train(load_recipe(sys.argv[1]), TrainOptions(Path(sys.argv[2]), 'cpu', report=False)):\n"
-        "    if isinstance(e, Step) and e.step == 10: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "    if isinstance(e, TrainStep) and e.step == 10: os.kill(os.getpid(), signal.SIGKILL)\n"
     )
     ended = subprocess.run([sys.executable, "-c", script, workplace / "tiny.yaml", tmp_path / "run"], check=False)
     assert ended.returncode == -signal.SIGKILL
@@ -133,7 +133,7 @@ def test_another_recipe_is_refused_in_the_same_run(workplace, tiny_run):
 def test_a_run_in_use_is_refused(workplace, tmp_path):
     recipe = load_recipe(workplace / "tiny.yaml")
     first = train(recipe, TrainOptions(tmp_path / "run", "cpu", report=False))
-    while not isinstance(next(first), Step):
+    while not isinstance(next(first), TrainStep):
         pass
     with pytest.raises(RequestError, match="another process is training"):
         run(workplace, tmp_path / "run")
@@ -173,7 +173,7 @@ def test_a_failed_write_leaves_the_old_checkpoint_and_no_rubbish(tmp_path):
         raise OSError(28, "No space left on device")
 
     write(tmp_path, 1, keep=2)
-    saver = Saver(tmp_path, Dist(0, 1, torch.device("cpu")), sharded=False, keep=2, keep_every=None)
+    saver = AsyncCheckpoint(tmp_path, Dist(0, 1, torch.device("cpu")), sharded=False, keep=2, keep_every=None)
     saver.start(2, {"weights.a": torch.ones(3)}, {"b.txt": full})
     with pytest.raises(WorkError, match=r"earlier ones are intact.*No space left"):
         saver.finish()

@@ -12,7 +12,7 @@ class Pieces:
     """The pieces of rows of tokens; MASK, and whatever is no token, is None."""
 
     def __init__(self, model: LoadedModel):
-        self.tokenizer, self.tokens = model.tokenizer, model.graph.tokens
+        self.tokenizer, self.tokens = model.tokenizer, model.graph.vocab_size
         self._loose = self.tokenizer is not None and not self.tokenizer.keeps_spaces
         self._known: dict[tuple[int, ...], str] = {}
 

@@ -26,7 +26,7 @@ PAIRED = {
 
 
 def bounds_table(result: dict[str, Any]) -> Table:
-    """One split's bounds (or exact likelihoods) with their errors, the paper's value, and the yardsticks."""
+    """One split's bounds (or exact likelihoods) with their errors, the paper's value, and the baselines."""
     tokens, characters, part = result["tokens"], result["characters"], ""
     if result.get("blocks_asked"):
         most = max(result["bounds"].values(), key=lambda found: found["tokens"])
@@ -35,10 +35,10 @@ def bounds_table(result: dict[str, Any]) -> Table:
     table = _table(title, result.get("paper"))
     for protocol, found in result["bounds"].items():
         table.add_row(f"{_kind(result)} ({protocol})", *_figures(result, protocol, found))
-    for name, bits in result.get("yardsticks", {}).items():
+    for name, bits in result.get("baselines", {}).items():
         fitted = " (of train)" if name.endswith("gram") else ""
         table.add_row(f"{name}{fitted}", f"{bits:.3f}", style="dim")
-    source = result.get("yardsticks", {}).get("the source itself")
+    source = result.get("baselines", {}).get("the source itself")
     bound = result["bounds"].get("rigorous") or result["bounds"].get("discrete")
     if source and bound:
         gap = plus_minus(bound["bits_per_char"] - source, bound["bits_per_char_error"], 3)

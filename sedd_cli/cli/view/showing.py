@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 
 
 def shown(
-    view: View, model: LoadedModel, events: Iterable[Event], title: str, out: Path | None, watch: bool, html: Path | None,
-    interrupted: str = "",
+    view: View, model: LoadedModel, events: Iterable[Event], title: str, out: Path | None, watch: bool,
+    html: Path | None, interrupted: str = "",
 ) -> list[Event]:  # fmt: skip
     """Draw the events of a job, and return its results.
 

@@ -60,7 +60,7 @@ class View:
             with self._live():
                 for event in events:
                     self.show(event)
-                    if not isinstance(event, e.Progress | e.Step | e.Note | e.Frame):
+                    if not isinstance(event, e.Progress | e.TrainStep | e.Note | e.Frame):
                         kept.append(event)
         except KeyboardInterrupt:
             if interrupted:
@@ -110,7 +110,7 @@ class View:
         self._advance(event.task, event.done, event.total, event.unit, event.figures)
 
     @show.register
-    def _(self, event: e.Step) -> None:
+    def _(self, event: e.TrainStep) -> None:
         figures = step_figures(event)
         if self._bars:
             self._bars.below = figures_below(figures)
@@ -209,7 +209,7 @@ def _title(event: e.Sampled) -> list[str]:
     return found
 
 
-def step_figures(event: e.Step) -> dict[str, str]:
+def step_figures(event: e.TrainStep) -> dict[str, str]:
     """The figures of training steps, spelled; what is unknown is left out."""
     found = {
         "loss": _number(event.loss),

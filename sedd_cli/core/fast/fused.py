@@ -62,7 +62,7 @@ def weighted_loss(
     """
     rows, (hidden, targets) = len(hidden), _filled_up(readout, hidden, targets)
     weight = F.pad(weight, (0, len(hidden) - rows))
-    tiles = Tiles.plan(len(hidden), graph.tokens, hidden, budget)
+    tiles = Tiles.plan(len(hidden), graph.vocab_size, hidden, budget)
     total, loss = _Fused.apply(hidden, readout.weight, readout.bias, readout, graph, targets, weight, tiles)
     return total, loss[:rows]
 
@@ -71,7 +71,7 @@ def weighted_loss(
 def losses(readout: Readout, graph: Graph, hidden: Tensor, targets: Targets, budget: int | None = None) -> Tensor:
     """The loss [R] of every row, nothing else."""
     given, (hidden, targets) = len(hidden), _filled_up(readout, hidden, targets)
-    tiles = Tiles.plan(len(hidden), graph.tokens, hidden, budget)
+    tiles = Tiles.plan(len(hidden), graph.vocab_size, hidden, budget)
     loss = hidden.new_zeros(len(hidden), dtype=tiles.dtype)
     for rows, columns, z in tiles.of(readout, hidden):
         loss[rows] += graph.loss_tile(z, columns.start, targets[rows])
@@ -132,7 +132,7 @@ class _Fused(torch.autograd.Function):
             loss = hidden.new_zeros(len(hidden), dtype=dtype)
             d_hidden = torch.zeros_like(hidden, dtype=dtype)
             d_weight, d_bias = torch.empty_like(weight, dtype=dtype), torch.zeros_like(bias, dtype=dtype)
-            d_weight[graph.tokens if len(hidden) else 0 :] = 0  # the rest is written before it is added to
+            d_weight[graph.vocab_size if len(hidden) else 0 :] = 0  # the rest is written before it is added to
             factor = graph.loss_factor(targets)
             scale, factor = (scale * factor).to(dtype), factor.to(dtype)
             # the factor of a row may as well be carried by its hidden state, which is shorter than its scores

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, ClassVar
 import torch
 from torch import Tensor
 
-from sedd_cli.core.graphs.base import GRAPHS, Draw, Graph, Jump, in_tile, per_position, zero_at
-from sedd_cli.core.schedules import Noise
+from sedd_cli.core.graphs.base import GRAPHS, Draw, Graph, Transition, in_tile, per_position, zero_at
+from sedd_cli.core.schedules import Schedule
 
 if TYPE_CHECKING:
     from sedd_cli.core.fast.fused import Targets
@@ -37,11 +37,11 @@ class Absorbing(Graph):
 
     @property
     def states(self) -> int:
-        return self.tokens + 1
+        return self.vocab_size + 1
 
     @property
     def mask(self) -> int:
-        return self.tokens
+        return self.vocab_size
 
     def perturb(self, x0: Tensor, sigma: Tensor, u: Tensor) -> Tensor:
         moved = u < -torch.expm1(-per_position(sigma, x0).double())
@@ -59,7 +59,7 @@ class Absorbing(Graph):
     def log_score(self, z: Tensor, sigma: Tensor, x: Tensor) -> Tensor:
         if self.scale_by_sigma:
             sigma = per_position(sigma, x)[..., None]
-            z = z - torch.expm1(sigma).log().to(z.dtype) - math.log(self.tokens)
+            z = z - torch.expm1(sigma).log().to(z.dtype) - math.log(self.vocab_size)
         return zero_at(z, x)
 
     def score_entropy(self, log_score: Tensor, sigma: Tensor, x: Tensor, x0: Tensor) -> Tensor:
@@ -74,11 +74,11 @@ class Absorbing(Graph):
         if not self.scale_by_sigma:
             return super().score_entropy_from(z, sigma, x, x0)
         # sigma cancels in CE and m (m = LSE(z) − log N), so the scaled scores need not be formed
-        return self._score_entropy(z, -math.log(self.tokens), sigma, x, x0)
+        return self._score_entropy(z, -math.log(self.vocab_size), sigma, x, x0)
 
     def _score_entropy(self, logits: Tensor, log_scale: Tensor | float, sigma: Tensor, x: Tensor, x0: Tensor) -> Tensor:
         """From log-scores up to a constant: E·s_y = exp(logits_y + log_scale)."""
-        total = logits[..., : self.tokens].logsumexp(-1)
+        total = logits[..., : self.vocab_size].logsumexp(-1)
         ce = total - logits.gather(-1, x0[..., None])[..., 0]
         # where() alone would let a NaN of an unused position into the gradient: the unused m is set to 0 first
         masked = x == self.mask
@@ -92,7 +92,9 @@ class Absorbing(Graph):
         For CE + e^m − 1 − m = Σ_y e^{v_y} − 1 − v_{x0}: the logarithms of Σ e^z in CE and in m cancel.
         """
         inside, column = in_tile(targets.x0, z, start)
-        log_A = math.log(self.tokens) if self.scale_by_sigma else -torch.expm1(targets.sigma).log()[:, None].to(z.dtype)
+        log_A = (
+            math.log(self.vocab_size) if self.scale_by_sigma else -torch.expm1(targets.sigma).log()[:, None].to(z.dtype)
+        )
         target = z.sub_(log_A).gather(1, column)
         share = z.exp_().sum(-1) - torch.where(inside, 1 + target, 0.0)[:, 0]
         z.scatter_add_(1, column, -inside.to(z.dtype))
@@ -105,7 +107,7 @@ class Absorbing(Graph):
     def counts(self) -> bool:
         return True
 
-    def all_noise(self, noise: Noise, v: Tensor) -> tuple[Tensor, Tensor]:
+    def all_noise(self, schedule: Schedule, v: Tensor) -> tuple[Tensor, Tensor]:
         # λ = v over (0, 1), whatever the schedule: the model that sampling simulates starts from all MASK
         return -torch.log1p(-v), 1 / (1 - v)
 
@@ -137,7 +139,7 @@ class Absorbing(Graph):
 
     def normaliser(self, log_score: Tensor, sigma: Tensor) -> Tensor:
         # e^m = E·Σ_y s_y: given that MASK stands here, the clean token is one of the N
-        return torch.expm1(sigma.double()) * log_score[..., : self.tokens].double().exp().sum(-1)
+        return torch.expm1(sigma.double()) * log_score[..., : self.vocab_size].double().exp().sum(-1)
 
     def largest_score(self, sigma: Tensor) -> Tensor:
         return -torch.expm1(sigma.double()).log()  # E·s_y is a probability
@@ -149,8 +151,8 @@ class Absorbing(Graph):
     def mean_score(self, z: Tensor, sigma: Tensor, x: Tensor) -> Tensor:
         # given MASK, s_y = p(y|x)/E: the score divided by its normaliser e^m
         log_E = torch.expm1(per_position(sigma, x)).log().to(z.dtype)[..., None]
-        tokens = z[..., : self.tokens].log_softmax(-1) - log_E
-        return zero_at(torch.cat([tokens, torch.zeros_like(z[..., self.tokens :])], dim=-1), x)
+        tokens = z[..., : self.vocab_size].log_softmax(-1) - log_E
+        return zero_at(torch.cat([tokens, torch.zeros_like(z[..., self.vocab_size :])], dim=-1), x)
 
     def mean_total(self, sigma: Tensor) -> Tensor:
         return (1 + 1e-4) / torch.expm1(sigma)
@@ -159,12 +161,12 @@ class Absorbing(Graph):
         # a mask falls by then with the same probability u in both, and then it is a matter of p(x0|x)
         sigma_s, sigma_t = (per_position(sigma, x).double() for sigma in (sigma_s, sigma_t))
         u = (torch.exp(-sigma_s) - torch.exp(-sigma_t)) / -torch.expm1(-sigma_t)
-        ce = -z[..., : self.tokens].log_softmax(-1).gather(-1, x0[..., None])[..., 0]
+        ce = -z[..., : self.vocab_size].log_softmax(-1).gather(-1, x0[..., None])[..., 0]
         return torch.where(self.active(x), u.to(ce.dtype) * ce, 0.0)
 
     def squared_error(self, log_score: Tensor, sigma: Tensor, x: Tensor, x0: Tensor) -> Tensor:
         # at MASK r_y = 1/E for y = x0, else 0
-        score = log_score[..., : self.tokens].exp()
+        score = log_score[..., : self.vocab_size].exp()
         ratio = (1 / torch.expm1(per_position(sigma, x))).to(score.dtype)[..., None].expand(*x.shape, 1)
         error = score.scatter_add(-1, x0[..., None], -ratio)
         return torch.where(self.active(x), error.square().sum(-1) / 2, 0.0)
@@ -181,27 +183,27 @@ class Absorbing(Graph):
     def denoise_bound(self, total: Tensor, x: Tensor, sigma: Tensor) -> Tensor:
         return torch.ones_like(total, dtype=torch.float64)
 
-    def euler(self, log_score: Tensor, x: Tensor, step: Tensor) -> Jump:
+    def euler(self, log_score: Tensor, x: Tensor, step: Tensor) -> Transition:
         return self._unmask(log_score, x, step)
 
-    def tweedie(self, log_score: Tensor, x: Tensor, delta_sigma: Tensor) -> Jump:
+    def tweedie(self, log_score: Tensor, x: Tensor, delta_sigma: Tensor) -> Transition:
         # p(y) ∝ expm1(Δσ)·s_y, p(MASK) ∝ 1 − expm1(Δσ)·Σ s_y
         return self._unmask(log_score, x, torch.expm1(delta_sigma))
 
-    def correct(self, log_score: Tensor, x: Tensor, step: Tensor) -> Jump:
+    def correct(self, log_score: Tensor, x: Tensor, step: Tensor) -> Transition:
         return self._unmask(log_score, x, step)  # the forward process does not move a mask
 
     def correct_bound(self, total: Tensor, x: Tensor, step: Tensor) -> Tensor:
         return step * total
 
-    def denoise(self, log_score: Tensor, x: Tensor, sigma: Tensor) -> Jump:
+    def denoise(self, log_score: Tensor, x: Tensor, sigma: Tensor) -> Transition:
         # MASK is forbidden in the end, so every mask moves, whatever the normaliser says
         jump = self._unmask(log_score, x, torch.expm1(sigma))
-        return Jump(leave=self.active(x).double(), weights=jump.weights)
+        return Transition(move_probability=self.active(x).double(), weights=jump.weights)
 
-    def _unmask(self, log_score: Tensor, x: Tensor, factor: Tensor) -> Jump:
+    def _unmask(self, log_score: Tensor, x: Tensor, factor: Tensor) -> Transition:
         """p(y) = factor·s_y for every token y, and MASK keeps the rest."""
         weights = log_score.exp()
         weights[..., self.mask] = 0.0
-        leave = per_position(factor, x).double() * weights.sum(-1, dtype=torch.float64)
-        return Jump(torch.where(self.active(x), leave, 0.0).clamp(max=1.0), weights)
+        move_probability = per_position(factor, x).double() * weights.sum(-1, dtype=torch.float64)
+        return Transition(torch.where(self.active(x), move_probability, 0.0).clamp(max=1.0), weights)

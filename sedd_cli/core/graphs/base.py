@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from sedd_cli.core.registry import Registry
-from sedd_cli.core.schedules import Noise
+from sedd_cli.core.schedules import Schedule
 
 if TYPE_CHECKING:
     from sedd_cli.core.fast.fused import Targets
@@ -25,14 +25,14 @@ GRAPHS = Registry("graph")
 
 
 @dataclass(frozen=True)
-class Jump:
+class Transition:
     """One reverse transition: whether a position moves, and where to if it does.
 
     `leave` [...] float64 is the probability of moving, `weights` [..., S] the unnormalised law of the
     destination, zero at the current token.
     """
 
-    leave: Tensor
+    move_probability: Tensor
     weights: Tensor
 
 
@@ -50,11 +50,11 @@ class Graph(ABC):
     """A token-level Markov generator Q with N real tokens and S states. Other fields are the recipe's options."""
 
     name: ClassVar[str]
-    tokens: int  # N
+    vocab_size: int  # N
 
     def __post_init__(self) -> None:
-        if self.tokens < 2:
-            raise ValueError(f"tokens must be at least 2, found {self.tokens}")
+        if self.vocab_size < 2:
+            raise ValueError(f"vocab_size must be at least 2, found {self.vocab_size}")
 
     @property
     @abstractmethod
@@ -119,9 +119,9 @@ class Graph(ABC):
         """Whether bounds have a count form: noise placed by the number of positions it hits."""
         return False
 
-    def all_noise(self, noise: Noise, v: Tensor) -> tuple[Tensor, Tensor]:
+    def all_noise(self, schedule: Schedule, v: Tensor) -> tuple[Tensor, Tensor]:
         """(sigma, dσ/dv) for v [B] over all the noise that the rigorous bound integrates: here t = v over [0, 1]."""
-        return noise(v)
+        return schedule(v)
 
     def count_draw(self, x0: Tensor, v: Tensor, u: Tensor, low: float, high: float) -> Draw:
         """A draw for the integral over sigma from low to high, placed by number by v [B], corrupted by u [B, L]."""
@@ -139,20 +139,20 @@ class Graph(ABC):
     # -- reverse process ---------------------------------------------------------------------------
 
     @abstractmethod
-    def euler(self, log_score: Tensor, x: Tensor, step: Tensor) -> Jump:
+    def euler(self, log_score: Tensor, x: Tensor, step: Tensor) -> Transition:
         """τ-leaping (eq. 17): δ_x(y) + step·Q(x,y)·s_y, where step [...] = Δt·σ̄′."""
 
     @abstractmethod
-    def tweedie(self, log_score: Tensor, x: Tensor, delta_sigma: Tensor) -> Jump:
+    def tweedie(self, log_score: Tensor, x: Tensor, delta_sigma: Tensor) -> Transition:
         """Analytic step (theorem 4.1): (e^{−ΔσQ} s)_y · e^{ΔσQ}(x,y)."""
 
     @abstractmethod
-    def correct(self, log_score: Tensor, x: Tensor, step: Tensor) -> Jump:
+    def correct(self, log_score: Tensor, x: Tensor, step: Tensor) -> Transition:
         """Forward and reverse rates at once: step·(Q(y,x) + Q(x,y)·s_y) to y ≠ x, at active positions."""
 
     def total_of(self, log_score: Tensor) -> Tensor:
         """Σ_y s_y over the tokens, float64 [...]."""
-        return log_score[..., : self.tokens].exp().sum(-1, dtype=torch.float64)
+        return log_score[..., : self.vocab_size].exp().sum(-1, dtype=torch.float64)
 
     @abstractmethod
     def normaliser(self, log_score: Tensor, sigma: Tensor) -> Tensor:
@@ -207,7 +207,7 @@ class Graph(ABC):
         """At least `denoise`'s leave, float64 [R], from total [R] ≥ Σ_y s_y."""
         return self.tweedie_bound(total, x, sigma)
 
-    def denoise(self, log_score: Tensor, x: Tensor, sigma: Tensor) -> Jump:
+    def denoise(self, log_score: Tensor, x: Tensor, sigma: Tensor) -> Transition:
         """The last step, from sigma to no noise at all: the Tweedie step over all that is left."""
         return self.tweedie(log_score, x, sigma)
 

@@ -37,7 +37,7 @@ def shifted(model: ScoreModel, x0: Tensor) -> Tensor:
 
 def next_token_nats(model: ScoreModel, x0: Tensor, given: int = 0) -> Tensor:
     """−log p of every sequence of x0 [B, L] behind its first `given` tokens, nats [B]."""
-    tokens = model.graph.tokens
+    tokens = model.graph.vocab_size
 
     def surprisal(z: Tensor, batch: Tensor, x: Tensor, x0: Tensor) -> Tensor:
         return -z[:, :tokens].log_softmax(-1).gather(-1, x0[:, None])[:, 0]

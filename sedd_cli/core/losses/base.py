@@ -58,4 +58,4 @@ class ContinuousTime(Objective):
 
     def noise_at(self, model: ScoreModel, v: Tensor) -> tuple[Tensor, Tensor]:
         """(sigma, dsigma) at the times that v [B] places."""
-        return model.noise(self.t_min + (1 - self.t_min) * v)
+        return model.schedule(self.t_min + (1 - self.t_min) * v)

@@ -42,7 +42,7 @@ class D3PM(Objective):
         def term(z: Tensor, batch: Tensor, x: Tensor, x0: Tensor) -> Tensor:
             found = self.T * graph.posterior_kl(z, sigma_s[batch], sigma_t[batch], x, x0)
             if self.cross_entropy:
-                p = z[:, : graph.tokens].log_softmax(-1)
+                p = z[:, : graph.vocab_size].log_softmax(-1)
                 found = found - self.cross_entropy * p.gather(-1, x0[:, None])[:, 0]
             return found
 

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from sedd_cli.core.categorical import nucleus, temper
-from sedd_cli.core.conditioning import Given
+from sedd_cli.core.conditioning import Conditioning
 from sedd_cli.core.graphs import Graph
 from sedd_cli.core.registry import Registry
 from sedd_cli.core.score import ScoreModel
@@ -61,7 +61,7 @@ class Sampler(ABC):
             raise ValueError(f"top_p must lie in (0, 1], found {self.top_p}")
 
     @abstractmethod
-    def run(self, model: ScoreModel, given: Given, seed: int | Tensor, index: Tensor) -> Iterator[Denoised]:
+    def run(self, model: ScoreModel, given: Conditioning, seed: int | Tensor, index: Tensor) -> Iterator[Denoised]:
         """Denoise a batch, yielding after every step.
 
         `index` [B] int64 numbers the sequences and `seed` is one for all or one for each [B] int64: a sequence depends
@@ -74,7 +74,7 @@ class Sampler(ABC):
         if self.needs_mask and graph.mask is None:
             raise ValueError(f"{self.name} needs a graph with MASK, {graph.name} has none")
 
-    def check_given(self, given: Given) -> None:  # noqa: B027  (most mind them anywhere)
+    def check_given(self, given: Conditioning) -> None:  # noqa: B027  (most mind them anywhere)
         """ValueError where tokens are given at positions that the sampler cannot mind."""
 
     def shape(self, weights: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from sedd_cli.core.categorical import inverse_cdf
-from sedd_cli.core.graphs import Jump
+from sedd_cli.core.graphs import Transition
 
 Shape = Callable[[Tensor], Tensor]
 
@@ -19,9 +19,9 @@ class Draw(Protocol):
     """Draws transitions by uniforms that are known before the law is."""
 
     #: Whether a position with u_leave above its leave stays for certain, so that it need not be looked at.
-    leaves_first: ClassVar[bool]
+    moves_first: ClassVar[bool]
 
-    def __call__(self, jump: Jump, x: Tensor, u_leave: Tensor, u_token: Tensor, shape: Shape) -> Tensor:
+    def __call__(self, jump: Transition, x: Tensor, u_move: Tensor, u_token: Tensor, shape: Shape) -> Tensor:
         """What positions x [R] become, int64 [R], by float64 uniforms [R]; `shape` changes the law of a token."""
 
 
@@ -29,10 +29,10 @@ class Draw(Protocol):
 class Exact:
     """First whether a position moves, then, only where it does, where to: float64 throughout."""
 
-    leaves_first: ClassVar[bool] = True
+    moves_first: ClassVar[bool] = True
 
-    def __call__(self, jump: Jump, x: Tensor, u_leave: Tensor, u_token: Tensor, shape: Shape) -> Tensor:
-        leaves = (u_leave < jump.leave).nonzero()[:, 0]
+    def __call__(self, jump: Transition, x: Tensor, u_move: Tensor, u_token: Tensor, shape: Shape) -> Tensor:
+        leaves = (u_move < jump.move_probability).nonzero()[:, 0]
         return x.index_put((leaves,), inverse_cdf(shape(jump.weights[leaves]), u_token[leaves]))
 
 
@@ -44,12 +44,12 @@ class Float32Gumbel:
     reproduce published figures. The u of a position are torch's own, from a generator that u_token seeds.
     """
 
-    leaves_first: ClassVar[bool] = False
+    moves_first: ClassVar[bool] = False
 
-    def __call__(self, jump: Jump, x: Tensor, u_leave: Tensor, u_token: Tensor, shape: Shape) -> Tensor:
+    def __call__(self, jump: Transition, x: Tensor, u_move: Tensor, u_token: Tensor, shape: Shape) -> Tensor:
         weights = shape(jump.weights).double()
-        moves = (jump.leave / weights.sum(-1).clamp(min=1e-300))[:, None] * weights
-        p = moves.scatter_add(-1, x[:, None], (1 - jump.leave)[:, None]).float()
+        moves = (jump.move_probability / weights.sum(-1).clamp(min=1e-300))[:, None] * weights
+        p = moves.scatter_add(-1, x[:, None], (1 - jump.move_probability)[:, None]).float()
         return torch.cat([self._race(row, seed) for row, seed in zip(p, u_token.tolist(), strict=True)] or [x])
 
     def _race(self, p: Tensor, seed: float) -> Tensor:

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from sedd_cli.core.graphs import Jump
+from sedd_cli.core.graphs import Transition
 from sedd_cli.core.samplers.base import SAMPLERS
 from sedd_cli.core.samplers.stepper import Stepper
 from sedd_cli.core.score import ScoreModel
@@ -20,8 +20,8 @@ class Euler(Stepper):
 
     name: ClassVar[str] = "euler"
 
-    def jump(self, model: ScoreModel, log_score: Tensor, x: Tensor, t: Tensor, s: Tensor) -> Jump:
-        return model.graph.euler(log_score, x, (t - s) * model.noise(t)[1])
+    def jump(self, model: ScoreModel, log_score: Tensor, x: Tensor, t: Tensor, s: Tensor) -> Transition:
+        return model.graph.euler(log_score, x, (t - s) * model.schedule(t)[1])
 
-    def leave_bound(self, model: ScoreModel, total: Tensor, x: Tensor, t: Tensor, s: Tensor) -> Tensor:
-        return model.graph.euler_bound(total, x, (t - s) * model.noise(t)[1])
+    def move_bound(self, model: ScoreModel, total: Tensor, x: Tensor, t: Tensor, s: Tensor) -> Tensor:
+        return model.graph.euler_bound(total, x, (t - s) * model.schedule(t)[1])

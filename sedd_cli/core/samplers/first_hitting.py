@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from sedd_cli.core.categorical import inverse_cdf
-from sedd_cli.core.conditioning import Given
+from sedd_cli.core.conditioning import Conditioning
 from sedd_cli.core.random import BASE, SAMPLER, Stream
 from sedd_cli.core.samplers.base import SAMPLERS, Denoised, Sampler
 from sedd_cli.core.score import ScoreModel
@@ -31,11 +31,11 @@ class FirstHitting(Sampler):
     def levers(self) -> dict[str, Any]:
         return super().levers() | {"normalized": True}
 
-    def run(self, model: ScoreModel, given: Given, seed: int | Tensor, index: Tensor) -> Iterator[Denoised]:
+    def run(self, model: ScoreModel, given: Conditioning, seed: int | Tensor, index: Tensor) -> Iterator[Denoised]:
         self.check(model.graph)
         batch, length = given.where.shape
         x = given(model.graph.sample_base(Stream(seed, BASE, index).uniforms(0, length)[0]))
-        lam = torch.full((batch,), -torch.expm1(torch.tensor(-model.noise.sigma(1.0), dtype=torch.float64)))
+        lam = torch.full((batch,), -torch.expm1(torch.tensor(-model.schedule.sigma(1.0), dtype=torch.float64)))
         lam, noise = lam.to(index.device), Stream(seed, SAMPLER, index)
         evaluations, steps = torch.zeros_like(index), int(model.graph.active(x).sum(1).max())
         for k in range(steps):
@@ -51,7 +51,7 @@ class FirstHitting(Sampler):
             sigma = -torch.log1p(-lam[alive])
             hidden = model.hidden(x[alive], sigma)[torch.arange(len(alive), device=x.device), place]
             # y ~ softmax(z): of the scores only the law of the token counts
-            weights = model.net.head(hidden)[:, : model.graph.tokens].softmax(-1, dtype=torch.float64)
+            weights = model.net.head(hidden)[:, : model.graph.vocab_size].softmax(-1, dtype=torch.float64)
             x = x.index_put((alive, place), inverse_cdf(self.shape(weights), u_token[alive]))
             evaluations = evaluations + (left > 0)
             yield Denoised(k + 1, steps, x, evaluations)

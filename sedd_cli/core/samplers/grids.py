@@ -7,18 +7,18 @@ import math
 import torch
 from torch import Tensor
 
-from sedd_cli.core.schedules import Noise
+from sedd_cli.core.schedules import Schedule
 
 #: Where the grid ends and the final denoise starts (algorithm 2 of the published code).
 T_END = 1e-5
 
 
-def linear(noise: Noise, steps: int) -> Tensor:
+def linear(schedule: Schedule, steps: int) -> Tensor:
     """t_k = linspace(1, 1e-5, steps + 1): the paper's."""
     return torch.linspace(1.0, T_END, steps + 1, dtype=torch.float64)
 
 
-def cosine(noise: Noise, steps: int) -> Tensor:
+def cosine(schedule: Schedule, steps: int) -> Tensor:
     """t_k = cos(π/2 · k/steps): short steps first, while little is known (MaskGIT, Chang et al. 2022; MD4, Shi et al.
     2024, section 5)."""
     k = torch.arange(steps + 1, dtype=torch.float64)
@@ -27,13 +27,13 @@ def cosine(noise: Noise, steps: int) -> Tensor:
     return t
 
 
-def even(noise: Noise, steps: int) -> Tensor:
+def even(schedule: Schedule, steps: int) -> Tensor:
     """Equal decrements of λ = 1 − e^{−σ̄}: in every step as many tokens are expected to fall, whatever the schedule.
 
     Under loglinear noise this is `linear`.
     """
-    lam = [-math.expm1(-noise.sigma(t)) for t in (1.0, T_END)]
-    t = noise.t(-torch.log1p(-torch.linspace(*lam, steps + 1, dtype=torch.float64)))
+    lam = [-math.expm1(-schedule.sigma(t)) for t in (1.0, T_END)]
+    t = schedule.t(-torch.log1p(-torch.linspace(*lam, steps + 1, dtype=torch.float64)))
     t[0], t[-1] = 1.0, T_END  # not what inverting the schedule rounds them to
     return t
 

@@ -9,7 +9,7 @@ from typing import ClassVar
 import torch
 
 from sedd_cli.core.categorical import inverse_cdf
-from sedd_cli.core.conditioning import Given
+from sedd_cli.core.conditioning import Conditioning
 from sedd_cli.core.random import SAMPLER, Stream
 from sedd_cli.core.samplers.base import SAMPLERS, Denoised, Sampler
 from sedd_cli.core.score import ScoreModel
@@ -24,22 +24,24 @@ class LeftToRight(Sampler):
     causal: ClassVar[bool] = True
     needs_mask: ClassVar[bool] = True
 
-    def check_given(self, given: Given) -> None:
+    def check_given(self, given: Conditioning) -> None:
         if bool((given.where[:, 1:] & ~given.where[:, :-1]).any()):
             raise ValueError("an autoregressive model goes from left to right: it cannot mind text behind a gap")
 
-    def run(self, model: ScoreModel, given: Given, seed: int | torch.Tensor, index: torch.Tensor) -> Iterator[Denoised]:
+    def run(
+        self, model: ScoreModel, given: Conditioning, seed: int | torch.Tensor, index: torch.Tensor
+    ) -> Iterator[Denoised]:
         self.check(model.graph)
         self.check_given(given)
         batch, length = given.where.shape
-        mask, noise, past = model.graph.mask, Stream(seed, SAMPLER, index), model.net.past()
+        mask, noise, past = model.graph.mask, Stream(seed, SAMPLER, index), model.net.kv_cache()
         x = given(torch.full_like(given.tokens, mask))
         evaluations, sigma = torch.zeros_like(index), torch.zeros(batch, device=index.device)
         first = int(given.where.all(0).cumprod(0).sum())  # as many tokens are given to all
         new = torch.cat([torch.full_like(x[:, :1], mask), x[:, :first]], 1)
         for i in range(first, length):
             hidden = model.net.hidden(new, sigma, past)[:, -1]
-            weights = model.net.head(hidden)[:, : model.graph.tokens].softmax(-1, dtype=torch.float64)
+            weights = model.net.head(hidden)[:, : model.graph.vocab_size].softmax(-1, dtype=torch.float64)
             drawn = inverse_cdf(self.shape(weights), noise.uniforms(i, 1)[0][:, 0])
             x = x.clone()
             x[:, i] = torch.where(given.where[:, i], x[:, i], drawn)

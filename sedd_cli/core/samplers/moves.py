@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from sedd_cli.core.graphs import Jump
+from sedd_cli.core.graphs import Transition
 from sedd_cli.core.score import ScoreModel
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ class Move(ABC):
     @cached_property
     def sigma(self) -> Tensor:
         """The total noise at which scores are asked for, a scalar."""
-        return self.model.noise(self.t)[0]
+        return self.model.schedule(self.t)[0]
 
     @property
     def bounded(self) -> bool:
@@ -41,7 +41,7 @@ class Move(ABC):
         return 0.0
 
     @abstractmethod
-    def jump(self, log_score: Tensor, x: Tensor) -> Jump:
+    def jump(self, log_score: Tensor, x: Tensor) -> Transition:
         """The law of active positions x [R] with log_score [R, S]."""
 
     @abstractmethod
@@ -50,7 +50,7 @@ class Move(ABC):
 
 
 @dataclass(frozen=True)
-class Step(Move):
+class GridStep(Move):
     """From t to s < t, as the sampler steps."""
 
     s: Tensor
@@ -59,11 +59,11 @@ class Step(Move):
     def renoise(self) -> float:
         return float(self.sampler.renoise(self.model, self.t, self.s))
 
-    def jump(self, log_score: Tensor, x: Tensor) -> Jump:
+    def jump(self, log_score: Tensor, x: Tensor) -> Transition:
         return self.sampler.jump(self.model, log_score, x, self.t.expand(x.shape), self.s.expand(x.shape))
 
     def bound(self, total: Tensor, x: Tensor) -> Tensor:
-        return self.sampler.leave_bound(self.model, total, x, self.t.expand(x.shape), self.s.expand(x.shape))
+        return self.sampler.move_bound(self.model, total, x, self.t.expand(x.shape), self.s.expand(x.shape))
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ class Correction(Move):
     def renoise(self) -> float:
         return float(self.leap)
 
-    def jump(self, log_score: Tensor, x: Tensor) -> Jump:
+    def jump(self, log_score: Tensor, x: Tensor) -> Transition:
         return self.model.graph.correct(log_score, x, self.leap.expand(x.shape))
 
     def bound(self, total: Tensor, x: Tensor) -> Tensor:
@@ -104,7 +104,7 @@ class Denoise(Move):
     def bounded(self) -> bool:
         return False  # whatever the score, each MASK falls: there is nothing to be missed
 
-    def jump(self, log_score: Tensor, x: Tensor) -> Jump:
+    def jump(self, log_score: Tensor, x: Tensor) -> Transition:
         return self.model.graph.denoise(log_score, x, self.sigma.expand(x.shape))
 
     def bound(self, total: Tensor, x: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from sedd_cli.core.graphs import Jump
+from sedd_cli.core.graphs import Transition
 from sedd_cli.core.samplers.base import SAMPLERS
 from sedd_cli.core.samplers.stepper import Stepper
 from sedd_cli.core.score import ScoreModel
@@ -36,15 +36,15 @@ class ReMDM(Stepper):
         return super().levers() | {"eta": self.eta}
 
     def renoise(self, model: ScoreModel, t: Tensor, s: Tensor) -> Tensor:
-        sigma_t, sigma_s = model.noise(t)[0], model.noise(s)[0]
+        sigma_t, sigma_s = model.schedule(t)[0], model.schedule(s)[0]
         return (-torch.expm1(-sigma_s) * sigma_t.exp()).clamp(max=self.eta)
 
-    def jump(self, model: ScoreModel, log_score: Tensor, x: Tensor, t: Tensor, s: Tensor) -> Jump:
+    def jump(self, model: ScoreModel, log_score: Tensor, x: Tensor, t: Tensor, s: Tensor) -> Transition:
         return model.graph.euler(log_score, x, self._factor(model, t, s))
 
-    def leave_bound(self, model: ScoreModel, total: Tensor, x: Tensor, t: Tensor, s: Tensor) -> Tensor:
+    def move_bound(self, model: ScoreModel, total: Tensor, x: Tensor, t: Tensor, s: Tensor) -> Tensor:
         return model.graph.euler_bound(total, x, self._factor(model, t, s))
 
     def _factor(self, model: ScoreModel, t: Tensor, s: Tensor) -> Tensor:
         """What s_y is multiplied by, [R]: (α_s/α_t − 1 + ρ), where Σ_y s_y = α_t/(1 − α_t) for normalised scores."""
-        return torch.expm1(model.noise(t)[0] - model.noise(s)[0]) + self.renoise(model, t, s)
+        return torch.expm1(model.schedule(t)[0] - model.schedule(s)[0]) + self.renoise(model, t, s)

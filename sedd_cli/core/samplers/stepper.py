@@ -18,13 +18,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sedd_cli.core.conditioning import Given
-from sedd_cli.core.graphs import Jump
+from sedd_cli.core.conditioning import Conditioning
+from sedd_cli.core.graphs import Transition
 from sedd_cli.core.random import BASE, SAMPLER, Stream
 from sedd_cli.core.samplers.base import Denoised, Sampler, lever
 from sedd_cli.core.samplers.draws import DRAWS
 from sedd_cli.core.samplers.grids import GRIDS
-from sedd_cli.core.samplers.moves import Correction, Denoise, Move, Step
+from sedd_cli.core.samplers.moves import Correction, Denoise, GridStep, Move
 from sedd_cli.core.score import ScoreModel
 
 #: The bound is trusted while no Σ_y s_y that was seen exceeds it over this.
@@ -57,11 +57,11 @@ class Stepper(Sampler):
                 raise ValueError(f"{key} must be one of {', '.join(known)}, found {getattr(self, key)!r}")
 
     @abstractmethod
-    def jump(self, model: ScoreModel, log_score: Tensor, x: Tensor, t: Tensor, s: Tensor) -> Jump:
+    def jump(self, model: ScoreModel, log_score: Tensor, x: Tensor, t: Tensor, s: Tensor) -> Transition:
         """The transition from t to s (each [R]) at positions x [R] with log_score [R, S]."""
 
     @abstractmethod
-    def leave_bound(self, model: ScoreModel, total: Tensor, x: Tensor, t: Tensor, s: Tensor) -> Tensor:
+    def move_bound(self, model: ScoreModel, total: Tensor, x: Tensor, t: Tensor, s: Tensor) -> Tensor:
         """At least `jump`'s leave, float64 [R], from total [R] ≥ Σ_y s_y over the tokens."""
 
     def renoise(self, model: ScoreModel, t: Tensor, s: Tensor) -> Tensor:
@@ -74,9 +74,11 @@ class Stepper(Sampler):
         if k == self.steps:
             return [Denoise(self, model, t)]
         s = grid[k + 1]
-        return [Step(self, model, t, s)] + [Correction(self, model, s, (t - s) * model.noise(s)[1])] * self.correctors
+        return [GridStep(self, model, t, s)] + [
+            Correction(self, model, s, (t - s) * model.schedule(s)[1])
+        ] * self.correctors
 
-    def run(self, model: ScoreModel, given: Given, seed: int | Tensor, index: Tensor) -> Iterator[Denoised]:
+    def run(self, model: ScoreModel, given: Conditioning, seed: int | Tensor, index: Tensor) -> Iterator[Denoised]:
         grid, x, noise = _start(self, model, given, seed, index)
         evaluations, fallbacks, number = torch.zeros_like(index), 0, 0
         trusted = torch.full_like(index, model.mean, dtype=torch.bool)
@@ -97,38 +99,38 @@ class Stepper(Sampler):
             yield Denoised(k + 1, self.steps + 1, x, evaluations, fallbacks)
 
 
-def run_plain(model: ScoreModel, sampler: Stepper, given: Given, seed: int, index: Tensor) -> Iterator[Tensor]:
+def run_plain(model: ScoreModel, sampler: Stepper, given: Conditioning, seed: int, index: Tensor) -> Iterator[Tensor]:
     """The slow, obvious form of `Stepper.run`: scores at every active position; yields x [B, L] after every step."""
     grid, x, noise = _start(sampler, model, given, seed, index)
     number = 0
     for k in range(sampler.steps + 1):
         for move in sampler.moves(model, grid, k):
-            u_leave, u_token = noise.uniforms(number, x.shape[1])
-            moved = _renoised(move, x, ~given.where, u_leave)
+            u_move, u_token = noise.uniforms(number, x.shape[1])
+            moved = _renoised(move, x, ~given.where, u_move)
             for rows, log_score in model.scored_rows(x, move.sigma.expand(len(x))):
                 at = rows.batch, rows.position
                 jump = move.jump(log_score, rows.x)
-                moved[at] = DRAWS[sampler.draws](jump, rows.x, u_leave[at], u_token[at], sampler.shape)
+                moved[at] = DRAWS[sampler.draws](jump, rows.x, u_move[at], u_token[at], sampler.shape)
             x = given(moved)
             number += 1
         yield x
 
 
 def _start(
-    sampler: Stepper, model: ScoreModel, given: Given, seed: int | Tensor, index: Tensor
+    sampler: Stepper, model: ScoreModel, given: Conditioning, seed: int | Tensor, index: Tensor
 ) -> tuple[Tensor, Tensor, Stream]:
     sampler.check(model.graph)
     length = given.where.shape[1]
     x = given(model.graph.sample_base(Stream(seed, BASE, index).uniforms(0, length)[0]))
-    grid = GRIDS[sampler.grid](model.noise, sampler.steps)
+    grid = GRIDS[sampler.grid](model.schedule, sampler.steps)
     return grid.to(index.device), x, Stream(seed, SAMPLER, index)
 
 
-def _renoised(move: Move, x: Tensor, free: Tensor, u_leave: Tensor) -> Tensor:
+def _renoised(move: Move, x: Tensor, free: Tensor, u_move: Tensor) -> Tensor:
     """x [B, L] with the free positions that the network has no say in turned into MASK at their rate; a copy."""
     if move.renoise == 0.0 or move.model.graph.mask is None:
         return x.clone()
-    back = free & ~move.model.graph.active(x) & (u_leave < move.renoise)
+    back = free & ~move.model.graph.active(x) & (u_move < move.renoise)
     return torch.where(back, move.model.graph.mask, x)
 
 
@@ -145,7 +147,7 @@ def _take(
     if not len(batch):
         return looked_at, moved, held
     assumed = model.assumed_total(move.sigma)
-    if not DRAWS[move.sampler.draws].leaves_first:
+    if not DRAWS[move.sampler.draws].moves_first:
         sequences, chosen = batch.unique(), torch.ones_like(batch, dtype=torch.bool)
         hidden = _hidden(move, x, sequences)
     elif assumed is None:

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from sedd_cli.core.graphs import Jump
+from sedd_cli.core.graphs import Transition
 from sedd_cli.core.samplers.base import SAMPLERS
 from sedd_cli.core.samplers.stepper import Stepper
 from sedd_cli.core.score import ScoreModel
@@ -20,8 +20,8 @@ class Tweedie(Stepper):
 
     name: ClassVar[str] = "tweedie"
 
-    def jump(self, model: ScoreModel, log_score: Tensor, x: Tensor, t: Tensor, s: Tensor) -> Jump:
-        return model.graph.tweedie(log_score, x, model.noise(t)[0] - model.noise(s)[0])
+    def jump(self, model: ScoreModel, log_score: Tensor, x: Tensor, t: Tensor, s: Tensor) -> Transition:
+        return model.graph.tweedie(log_score, x, model.schedule(t)[0] - model.schedule(s)[0])
 
-    def leave_bound(self, model: ScoreModel, total: Tensor, x: Tensor, t: Tensor, s: Tensor) -> Tensor:
-        return model.graph.tweedie_bound(total, x, model.noise(t)[0] - model.noise(s)[0])
+    def move_bound(self, model: ScoreModel, total: Tensor, x: Tensor, t: Tensor, s: Tensor) -> Tensor:
+        return model.graph.tweedie_bound(total, x, model.schedule(t)[0] - model.schedule(s)[0])

@@ -18,7 +18,7 @@ SAVE_EVERY = 20.0
 
 
 @dataclass
-class Ledger:
+class ResultCache:
     """Arrays by number in a folder; what is not known in them yet is NaN.
 
     `failed` says why the last array could not be kept: that costs a later run its start, and this one nothing.
@@ -29,7 +29,7 @@ class Ledger:
     _saved: float = 0.0
 
     @classmethod
-    def of(cls, key: dict[str, Any]) -> Ledger:
+    def of(cls, key: dict[str, Any]) -> ResultCache:
         """The ledger of what a key's values determine."""
         return cls(home() / "evaluations" / digest(key)[:24])
 

@@ -18,7 +18,7 @@ from sedd_cli.core.bounds import stratified
 from sedd_cli.core.random import BOUND, TIME, Stream
 from sedd_cli.core.score import ScoreModel
 from sedd_cli.errors import WorkError
-from sedd_cli.evaluation.likelihood.cache import Ledger
+from sedd_cli.evaluation.likelihood.cache import ResultCache
 from sedd_cli.evaluation.likelihood.protocols import Blocks
 from sedd_cli.evaluation.likelihood.summary import Estimates
 from sedd_cli.inference.bound import (
@@ -40,7 +40,7 @@ def estimate(
     blocks: Blocks,
     protocols: tuple[str, ...],
     drawing: Drawing,
-    ledger: Ledger | None,
+    ledger: ResultCache | None,
     dist: Dist,
     to_bits: float,
 ) -> Generator[Event, None, list[Estimates]]:
@@ -53,7 +53,7 @@ def estimate(
     most = drawing.max_nfe // draws
     needed, nats = min(PILOT, most), np.empty((0, *shape))
     estimator = placed_for(drawing, score.graph, protocols[0])
-    surprisal = blocks.surprisal(score.graph.tokens).to(dist.device) if estimator == "count" else None
+    surprisal = blocks.surprisal(score.graph.vocab_size).to(dist.device) if estimator == "count" else None
     job = _Job(score, blocks, protocols, estimator, drawing.seed, draws, dist, surprisal)
     known = _known(ledger, most, shape) if dist.main and ledger else 0
     if known:
@@ -75,7 +75,7 @@ def estimate(
     return [Estimates(one, draws) for one in np.moveaxis(nats, 2, 0)]
 
 
-def _known(ledger: Ledger, most: int, shape: tuple[int, ...]) -> int:
+def _known(ledger: ResultCache, most: int, shape: tuple[int, ...]) -> int:
     return next((n for n in range(most) if np.isnan(ledger.read(n, shape)).any()), most)
 
 
@@ -99,7 +99,7 @@ class _Job:
     dist: Dist
     surprisal: Tensor | None
 
-    def replicate(self, number: int, values: np.ndarray, ledger: Ledger | None) -> Iterator[int]:
+    def replicate(self, number: int, values: np.ndarray, ledger: ResultCache | None) -> Iterator[int]:
         """Fill in what is NaN of values [M, P], nats of a block under a protocol; yields how many draws are made."""
         level = levels(len(self.blocks), self.draws, self.estimator, self.seed, number)
 
@@ -122,7 +122,7 @@ def fill(
     blocks: Blocks,
     nats: Callable[[Tensor], Tensor],
     dist: Dist,
-    ledger: Ledger | None,
+    ledger: ResultCache | None,
     number: int,
 ) -> Iterator[int]:
     """Fill in what is NaN of values [M, ...] by nats(group [n]) [n, ...]; yields how many blocks are done.

@@ -1,4 +1,4 @@
-"""Likelihoods with error bars, beside yardsticks and the paper's values on the same text."""
+"""Likelihoods with error bars, beside baselines and the paper's values on the same text."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from sedd_cli.checkpoints.loaded_model import LoadedModel
 from sedd_cli.core.bounds import T_MIN
 from sedd_cli.data.shards import Dataset, TokenArray
 from sedd_cli.errors import RequestError, WorkError
-from sedd_cli.evaluation.baselines import yardsticks
-from sedd_cli.evaluation.likelihood.cache import Ledger
+from sedd_cli.evaluation.baselines import baselines
+from sedd_cli.evaluation.likelihood.cache import ResultCache
 from sedd_cli.evaluation.likelihood.estimator import estimate, fill
 from sedd_cli.evaluation.likelihood.paper import reported
 from sedd_cli.evaluation.likelihood.precision import try_bf16
@@ -45,7 +45,7 @@ class EvaluateOptions:
     split: str | None = None
     protocols: tuple[str, ...] = ()
     drawing: Drawing = field(default_factory=Drawing)
-    yardsticks: bool = True
+    baselines: bool = True
     blocks: int | None = None
     length: int | None = None
     try_bf16: bool = False
@@ -129,8 +129,8 @@ def evaluate(
         found |= yield from (_likelihood if model.exact else _bounds)(used, part, result, options, dist)
     result["bounds"] = {name: found[name] for name in cut}
     yield from _remarks(result, split, options)
-    if options.yardsticks and dist.main:
-        result["yardsticks"] = yield from yardsticks(dataset, cut.get("rigorous") or next(iter(cut.values())))
+    if options.baselines and dist.main:
+        result["baselines"] = yield from baselines(dataset, cut.get("rigorous") or next(iter(cut.values())))
     if paper := reported(model.kind, model.layers, length, dataset.manifest.tokenizer, dataset.manifest.corpus):
         result["paper"] = vars(paper)
     result["software"] = {**software("torch", *model.libraries), "machine": platform.machine()}
@@ -200,15 +200,15 @@ def _bounds(
     return figures
 
 
-def _ledger(result: dict[str, Any], options: EvaluateOptions, how: dict[str, Any]) -> Ledger | None:
+def _ledger(result: dict[str, Any], options: EvaluateOptions, how: dict[str, Any]) -> ResultCache | None:
     """Where finished parts are kept: under everything that determines them."""
     if not options.keep:
         return None
     named = ("model_fingerprint", "fingerprint", "split", "length", "blocks_asked", "estimator", "seed", "precision")
-    return Ledger.of(how | {"sedd": __version__} | {key: result.get(key) for key in named})
+    return ResultCache.of(how | {"sedd": __version__} | {key: result.get(key) for key in named})
 
 
-def _kept(ledger: Ledger | None) -> Iterator[Event]:
+def _kept(ledger: ResultCache | None) -> Iterator[Event]:
     if ledger and ledger.failed:
         yield Warn(f"finished parts could not be kept ({ledger.failed}); --no-resume does not try")
 

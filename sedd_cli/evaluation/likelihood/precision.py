@@ -36,7 +36,7 @@ def try_bf16(
         return model, None
     x0, estimator = blocks.read(group).to(model.device), placed_for(drawing, model.graph, protocol)
     level = levels(len(group), 1, estimator, drawing.seed, 0)[0]
-    cost = blocks.surprisal(model.graph.tokens).to(model.device)[x0] if estimator == "count" else None
+    cost = blocks.surprisal(model.graph.vocab_size).to(model.device)[x0] if estimator == "count" else None
     there = [
         draw_bounds(m.score, (protocol,), estimator, x0, level, Stream(drawing.seed, BOUND, group), 0, cost)[:, 0].cpu()
         for m in (model, low)

@@ -20,7 +20,7 @@ from sedd_cli.evaluation.mauve.writers import Writer
 from sedd_cli.system.events import Event, Note, Progress
 from sedd_cli.system.files import sync
 from sedd_cli.system.home import home
-from sedd_cli.system.locks import sole
+from sedd_cli.system.locks import file_lock
 
 
 def generations(
@@ -43,7 +43,7 @@ def generations(
     path = home() / "mauve" / digest(everything) / "generations.jsonl"
     total = options.total
     path.parent.mkdir(parents=True, exist_ok=True)
-    with sole(path.with_suffix(".lock"), f"another process is writing {path}"):
+    with file_lock(path.with_suffix(".lock"), f"another process is writing {path}"):
         made = _take_up(path, total, options.batch)
         if made:
             yield Note(f"going on behind {len(made):,} of {total:,} generations in {path}")

@@ -13,7 +13,7 @@ from sedd_cli.checkpoints.loaded_model import LoadedModel
 from sedd_cli.errors import RequestError
 from sedd_cli.evaluation.mauve.options import MauveOptions
 from sedd_cli.evaluation.scorers.causal import CausalModel
-from sedd_cli.inference.denoise import Done, Row, denoise
+from sedd_cli.inference.denoise import DenoisedRow, Row, denoise
 from sedd_cli.inference.sampling import Sampling
 from sedd_cli.system.events import Event, Progress
 
@@ -36,13 +36,13 @@ class Denoiser:
         top_p = TOP_P if model.exact and options.top_p is None else options.top_p
         self.way = Sampling(
             options.steps, options.sampler, options.normalized, temperature=options.temperature, top_p=top_p
-        ).way(model)
+        ).resolve(model)
         self.encode, self.decode, self.unknown = (
             self.tokenizer.encode_batch,
             self.tokenizer.decode,
             self.tokenizer.unknown,
         )
-        self.tokenizer_fingerprint, self.vocab_size = self.tokenizer.fingerprint, model.graph.tokens
+        self.tokenizer_fingerprint, self.vocab_size = self.tokenizer.fingerprint, model.graph.vocab_size
         self.ids = self.tokenizer.ids
         self.precision = model.precision
         self.sampler_facts = {
@@ -64,7 +64,7 @@ class Denoiser:
         ]
         texts, evaluations = rows.clone(), torch.zeros_like(numbers)
         for event in denoise(self.model, self.way, asked, "generating"):
-            if isinstance(event, Done):
+            if isinstance(event, DenoisedRow):
                 texts[event.place], evaluations[event.place] = torch.tensor(event.tokens), event.nfe
             elif isinstance(event, Progress):
                 step = {"step": event.figures.get("step", f"{event.done} of {event.total}")}

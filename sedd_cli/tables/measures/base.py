@@ -15,7 +15,7 @@ from sedd_cli.evaluation.scorers.pretrained import is_causal
 from sedd_cli.evaluation.scorers.reader import Reader, load_reader
 from sedd_cli.system.events import Event
 from sedd_cli.tables.column import Column
-from sedd_cli.tables.row_run import Place
+from sedd_cli.tables.row_run import RowRun
 
 
 @dataclass(frozen=True)
@@ -41,14 +41,14 @@ class Desk:
         self._models: dict[str, LoadedModel | ExactModel] = {}
         self._readers: dict[str, Reader] = {}
 
-    def model(self, place: Place) -> LoadedModel | ExactModel:
+    def model(self, place: RowRun) -> LoadedModel | ExactModel:
         """The model of a place, the last one that was asked for being kept."""
         if (source := place.source) not in self._models:
             ours = place.training is not None or not is_causal(source)
             self._models = {source: (open_model if ours else load_exact)(source, self.device)}
         return self._models[source]
 
-    def reader(self, place: Place, column: Column) -> Reader:
+    def reader(self, place: RowRun, column: Column) -> Reader:
         """What reads a row's texts in a column that has a reader."""
         trained = place.reader(column)
         source = str(trained.folder) if trained else column.reader.source
@@ -57,7 +57,7 @@ class Desk:
         return self._readers[source]
 
 
-def check_direction(place: Place, model: LoadedModel | ExactModel) -> None:
+def check_direction(place: RowRun, model: LoadedModel | ExactModel) -> None:
     """RequestError where a row says that its model goes from left to right, and it does not, or the other way round."""
     if model.exact != place.row.how.left_to_right:
         says = "goes from left to right" if place.row.how.left_to_right else "denoises"
@@ -68,7 +68,7 @@ class Measure(ABC):
     """A kind of column."""
 
     @abstractmethod
-    def run(self, place: Place, column: Column, desk: Desk) -> Generator[Event, None, dict[str, Any]]:
+    def run(self, place: RowRun, column: Column, desk: Desk) -> Generator[Event, None, dict[str, Any]]:
         """Measure a row in a column; returns the result as it is kept. RequestError where that cannot be done."""
 
     def common(self, result: dict[str, Any]) -> list[Any]:

@@ -14,13 +14,13 @@ from sedd_cli.inference.template import parse_template
 from sedd_cli.system.events import Event, Filled
 from sedd_cli.tables.column import Filling
 from sedd_cli.tables.measures.base import Desk, Measure, Value
-from sedd_cli.tables.row_run import Place
+from sedd_cli.tables.row_run import RowRun
 
 
 class FillingMeasure(Measure):
     """As `sedd infill`."""
 
-    def run(self, place: Place, column: Filling, desk: Desk) -> Generator[Event, None, dict[str, Any]]:
+    def run(self, place: RowRun, column: Filling, desk: Desk) -> Generator[Event, None, dict[str, Any]]:
         model = desk.model(place)
         if isinstance(model, ExactModel):
             raise RequestError(f"{model.source} cannot fill templates: it goes from left to right")

@@ -12,13 +12,13 @@ from sedd_cli.system.distributed import Dist
 from sedd_cli.system.events import Evaluated, Event
 from sedd_cli.tables.column import Likelihood
 from sedd_cli.tables.measures.base import Desk, Measure, Value
-from sedd_cli.tables.row_run import Place
+from sedd_cli.tables.row_run import RowRun
 
 
 class LikelihoodMeasure(Measure):
     """As `sedd eval`, under the column's protocol or the one that the objective has of its own."""
 
-    def run(self, place: Place, column: Likelihood, desk: Desk) -> Generator[Event, None, dict[str, Any]]:
+    def run(self, place: RowRun, column: Likelihood, desk: Desk) -> Generator[Event, None, dict[str, Any]]:
         model = desk.model(place)
         dist = Dist(0, 1, model.device)
         dataset = yield from prepared_for(model, Text(column.dataset), dist)
@@ -27,7 +27,7 @@ class LikelihoodMeasure(Measure):
             column.split,
             ("discrete" if discrete else column.protocol,),
             Drawing(rel_error=desk.rel_error, max_nfe=desk.max_nfe),
-            yardsticks=False,
+            baselines=False,
             keep=True,
         )
         for event in evaluate(model, dataset, asked, dist):

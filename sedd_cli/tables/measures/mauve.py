@@ -11,13 +11,13 @@ from sedd_cli.evaluation.scorers.exact import ExactModel
 from sedd_cli.system.events import Event, Finished
 from sedd_cli.tables.column import Mauve
 from sedd_cli.tables.measures.base import Desk, Measure, Value, check_direction
-from sedd_cli.tables.row_run import Place
+from sedd_cli.tables.row_run import RowRun
 
 
 class MauveMeasure(Measure):
     """As `sedd mauve`; the error is the spread over the seeds of k-means."""
 
-    def run(self, place: Place, column: Mauve, desk: Desk) -> Generator[Event, None, dict[str, Any]]:
+    def run(self, place: RowRun, column: Mauve, desk: Desk) -> Generator[Event, None, dict[str, Any]]:
         model, how = desk.model(place), place.row.how
         check_direction(place, model)
         given = {} if model.exact else {"steps": column.steps, "sampler": how.sampler}

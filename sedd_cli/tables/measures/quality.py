@@ -14,12 +14,12 @@ from sedd_cli.evaluation.judge import Samples, judge
 from sedd_cli.evaluation.scorers.exact import ExactModel
 from sedd_cli.evaluation.sweep import SweepOptions, sweep
 from sedd_cli.inference.generate import GenerateOptions, generate
-from sedd_cli.inference.resumable import kept_samples
+from sedd_cli.inference.resumable import resumable_samples
 from sedd_cli.system.events import Event, Finished, Progress, Sampled
-from sedd_cli.system.locks import sole
+from sedd_cli.system.locks import file_lock
 from sedd_cli.tables.column import Quality
 from sedd_cli.tables.measures.base import Desk, Measure, Value, check_direction
-from sedd_cli.tables.row_run import Place
+from sedd_cli.tables.row_run import RowRun
 
 #: Sequences that a causal model of transformers draws at once.
 AT_ONCE = 16
@@ -31,7 +31,7 @@ class QualityMeasure(Measure):
     Samples are kept beside the runs, by what they were drawn from, so that tables share them.
     """
 
-    def run(self, place: Place, column: Quality, desk: Desk) -> Generator[Event, None, dict[str, Any]]:
+    def run(self, place: RowRun, column: Quality, desk: Desk) -> Generator[Event, None, dict[str, Any]]:
         model, reader = desk.model(place), desk.reader(place, column)
         check_direction(place, model)
         folder = place.runs / "samples" / f"{model.fingerprint[:16]}-{column.length}-{place.seed}"
@@ -68,8 +68,8 @@ def _left_to_right(
         samples.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise RequestError(f"cannot write to {folder}: {error.strerror}") from None
-    with sole(folder / ".lock", f"another process is at work in {folder}"):
-        return (yield from kept_samples(samples / "left_to_right.jsonl", column.n, draw, "left to right"))
+    with file_lock(folder / ".lock", f"another process is at work in {folder}"):
+        return (yield from resumable_samples(samples / "left_to_right.jsonl", column.n, draw, "left to right"))
 
 
 def _continued(model: ExactModel, column: Quality, seed: int, first: int) -> Iterator[Event]:

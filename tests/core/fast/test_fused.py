@@ -25,8 +25,8 @@ class Head:
 
 
 def graphs(N):
-    yield from (cls(tokens=N) for cls in map(GRAPHS.get, sorted(GRAPHS)))
-    yield GRAPHS["absorbing"](tokens=N, scale_by_sigma=False)
+    yield from (cls(vocab_size=N) for cls in map(GRAPHS.get, sorted(GRAPHS)))
+    yield GRAPHS["absorbing"](vocab_size=N, scale_by_sigma=False)
 
 
 NAMES = ["absorbing", "uniform", "absorbing, unscaled"]
@@ -38,7 +38,7 @@ def problem(graph, R=13, D=5, seed=0, sigma=None):
     S = graph.states
     head = Head(*(torch.randn(shape, dtype=torch.float64, generator=g).requires_grad_() for shape in ((S, D), (S,))))
     hidden = torch.randn(R, D, dtype=torch.float64, generator=g).requires_grad_()
-    x0 = torch.randint(graph.tokens, (R,), generator=g)
+    x0 = torch.randint(graph.vocab_size, (R,), generator=g)
     sigma = torch.rand(R, dtype=torch.float64, generator=g) * 3 + 1e-3 if sigma is None else torch.full((R,), sigma)
     x = graph.perturb(x0, sigma, torch.rand(R, dtype=torch.float64, generator=g))
     rows = graph.active(x).nonzero()[:, 0]
@@ -141,7 +141,7 @@ def test_no_active_row_gives_zero_and_gradients_of_zero(kind):
 
 
 def test_mask_never_gets_a_gradient():
-    graph = GRAPHS["absorbing"](tokens=7)
+    graph = GRAPHS["absorbing"](vocab_size=7)
     head, hidden, targets, weight = problem(graph)
     weighted_loss(head, graph, hidden, targets, weight)[0].backward()
     assert head.weight.grad[7].abs().sum() == 0
@@ -149,7 +149,7 @@ def test_mask_never_gets_a_gradient():
 
 
 def test_a_budget_below_one_row_is_refused():
-    graph = GRAPHS["absorbing"](tokens=7)
+    graph = GRAPHS["absorbing"](vocab_size=7)
     head, hidden, targets, weight = problem(graph)
     with pytest.raises(ValueError, match="does not hold one row of 7 scores, 56 bytes"):
         weighted_loss(head, graph, hidden, targets, weight, budget=55)
@@ -157,7 +157,7 @@ def test_a_budget_below_one_row_is_refused():
 
 def test_the_closed_form_of_the_absorbing_loss_needs_no_logarithm_of_a_sum():
     """CE + e^m − 1 − m, written out, for one row."""
-    graph = GRAPHS["absorbing"](tokens=3)
+    graph = GRAPHS["absorbing"](vocab_size=3)
     z = torch.tensor([[0.2, -1.0, 0.7]], dtype=torch.float64)
     sigma = torch.tensor([0.4], dtype=torch.float64)
     targets = Targets(torch.tensor([3]), torch.tensor([1]), sigma)

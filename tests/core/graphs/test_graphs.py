@@ -16,7 +16,7 @@ def law_of_perturb(graph, sigma: float, cells: int = 30_000) -> torch.Tensor:
     """P [S, N], p(x | x0) found by running u through the midpoints of a fine grid: exact to 1/cells a boundary."""
     u = (torch.arange(cells, dtype=torch.float64) + 0.5) / cells
     columns = []
-    for x0 in range(graph.tokens):
+    for x0 in range(graph.vocab_size):
         x = graph.perturb(torch.full((1, cells), x0), torch.tensor([sigma], dtype=torch.float64), u[None])
         columns.append(torch.bincount(x[0], minlength=graph.states).double() / cells)
     return torch.stack(columns, dim=1)
@@ -25,7 +25,7 @@ def law_of_perturb(graph, sigma: float, cells: int = 30_000) -> torch.Tensor:
 @every_graph
 @pytest.mark.parametrize("sigma", SIGMAS)
 def test_perturb_follows_the_matrix_exponential(name, sigma):
-    graph = GRAPHS[name](tokens=N)
+    graph = GRAPHS[name](vocab_size=N)
     P = reference.transition(reference.rate_matrix(name, N), sigma)
     # a boundary of a cell is off by at most one midpoint, and a state has at most four boundaries
     torch.testing.assert_close(law_of_perturb(graph, sigma), P[:, :N], rtol=0, atol=4 / 30_000)
@@ -34,7 +34,7 @@ def test_perturb_follows_the_matrix_exponential(name, sigma):
 @every_graph
 @pytest.mark.parametrize("sigma", SIGMAS)
 def test_perturb_of_random_uniforms_passes_a_chi_square(name, sigma):
-    graph, draws = GRAPHS[name](tokens=N), 30_000
+    graph, draws = GRAPHS[name](vocab_size=N), 30_000
     u = torch.rand(1, draws, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
     P = reference.transition(reference.rate_matrix(name, N), sigma)
     for x0 in range(N):
@@ -49,7 +49,7 @@ def test_perturb_of_random_uniforms_passes_a_chi_square(name, sigma):
 @every_graph
 def test_two_perturbations_are_one_of_the_summed_noise(name):
     """Semigroup: P(a) then P(b) is P(a + b), here of the laws that perturb itself realises."""
-    graph = GRAPHS[name](tokens=N)
+    graph = GRAPHS[name](vocab_size=N)
     a, b = 0.3, 0.9
     first = law_of_perturb(graph, a)
     second = torch.eye(graph.states, dtype=torch.float64)
@@ -59,7 +59,7 @@ def test_two_perturbations_are_one_of_the_summed_noise(name):
 
 @every_graph
 def test_perturb_takes_one_sigma_a_sequence(name):
-    graph = GRAPHS[name](tokens=N)
+    graph = GRAPHS[name](vocab_size=N)
     u = torch.rand(3, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     x0 = torch.arange(15).reshape(3, 5) % N
     sigma = torch.tensor([0.05, 0.8, 6.0], dtype=torch.float64)
@@ -72,7 +72,7 @@ def test_perturb_takes_one_sigma_a_sequence(name):
 @every_graph
 def test_a_chance_of_1e_minus_12_to_move_is_kept_apart_from_never(name):
     """1 - exp(-sigma) in place of expm1 would be off by 1e-4 here; float32 uniforms would never move."""
-    graph, sigma = GRAPHS[name](tokens=N), torch.tensor([1e-12], dtype=torch.float64)
+    graph, sigma = GRAPHS[name](vocab_size=N), torch.tensor([1e-12], dtype=torch.float64)
     lam = 1e-12 - 0.5e-24
     # token 0 stays unless u < lam; the fresh token of the uniform graph for u just under lam is the last one
     edges = lam * torch.tensor([[1 - 1e-9, 1 + 1e-9]], dtype=torch.float64)
@@ -82,7 +82,7 @@ def test_a_chance_of_1e_minus_12_to_move_is_kept_apart_from_never(name):
 
 @every_graph
 def test_base_is_the_limit_of_infinite_noise(name):
-    graph, cells = GRAPHS[name](tokens=N), 30_000
+    graph, cells = GRAPHS[name](vocab_size=N), 30_000
     u = (torch.arange(cells, dtype=torch.float64) + 0.5) / cells
     law = torch.bincount(graph.sample_base(u[None])[0], minlength=graph.states).double() / cells
     torch.testing.assert_close(law, reference.base(name, N), rtol=0, atol=2 / cells)
@@ -92,7 +92,7 @@ def test_base_is_the_limit_of_infinite_noise(name):
 
 @every_graph
 def test_every_uniform_in_the_open_interval_gives_a_state(name):
-    graph = GRAPHS[name](tokens=N)
+    graph = GRAPHS[name](vocab_size=N)
     ends = torch.tensor([[2.0**-53, 1 - 2.0**-53]], dtype=torch.float64)
     for sigma in (1e-5, 20.0):
         x = graph.perturb(torch.zeros(1, 2, dtype=torch.int64), torch.tensor([sigma], dtype=torch.float64), ends)
@@ -103,14 +103,14 @@ def test_every_uniform_in_the_open_interval_gives_a_state(name):
 
 @every_graph
 def test_active_positions_are_those_with_an_outgoing_reverse_rate(name):
-    graph, Q = GRAPHS[name](tokens=N), reference.rate_matrix(name, N)
+    graph, Q = GRAPHS[name](vocab_size=N), reference.rate_matrix(name, N)
     leaves = (Q - torch.diag(Q.diag())).sum(1) > 0  # row x: rates Q(x, y) that can carry x back to some y
     assert graph.active(torch.arange(graph.states)).tolist() == leaves.tolist()
 
 
 @every_graph
 def test_log_score_is_zero_at_the_current_token(name):
-    graph = GRAPHS[name](tokens=N)
+    graph = GRAPHS[name](vocab_size=N)
     z = torch.randn(graph.states, graph.states, generator=torch.Generator().manual_seed(0)).requires_grad_()
     x = torch.arange(graph.states)
     log_score = graph.log_score(z, torch.full((graph.states,), 0.3), x)
@@ -123,8 +123,8 @@ def test_scale_by_sigma_adds_the_known_factor():
     """Appendix C.1: log_score = z - log expm1(sigma) - log N; without it, z itself."""
     z = torch.randn(3, N + 1, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     x, sigma = torch.full((3,), N), torch.tensor([1e-9, 0.4, 20.0], dtype=torch.float64)
-    scaled = GRAPHS["absorbing"](tokens=N).log_score(z, sigma, x)
-    plain = GRAPHS["absorbing"](tokens=N, scale_by_sigma=False).log_score(z, sigma, x)
+    scaled = GRAPHS["absorbing"](vocab_size=N).log_score(z, sigma, x)
+    plain = GRAPHS["absorbing"](vocab_size=N, scale_by_sigma=False).log_score(z, sigma, x)
     torch.testing.assert_close(plain[:, :N], z[:, :N], rtol=0, atol=0)
     factor = sigma.expm1().log() + torch.tensor(N, dtype=torch.float64).log()
     torch.testing.assert_close(scaled[:, :N], z[:, :N] - factor[:, None], rtol=1e-14, atol=0)
@@ -132,5 +132,5 @@ def test_scale_by_sigma_adds_the_known_factor():
 
 @every_graph
 def test_fewer_than_two_tokens_are_refused(name):
-    with pytest.raises(ValueError, match="tokens must be at least 2, found 1"):
-        GRAPHS[name](tokens=1)
+    with pytest.raises(ValueError, match="vocab_size must be at least 2, found 1"):
+        GRAPHS[name](vocab_size=1)

@@ -14,7 +14,7 @@ from support.toys import N, every_graph, noisy, world
 from sedd_cli.core.bounds import discrete_bound, discrete_noise, paper_bound, rigorous_bound, trained_range
 from sedd_cli.core.graphs import GRAPHS
 from sedd_cli.core.losses import OBJECTIVES
-from sedd_cli.core.schedules import NOISES
+from sedd_cli.core.schedules import SCHEDULES
 from sedd_cli.core.score import ScoreModel
 
 F64 = {"dtype": torch.float64}
@@ -54,7 +54,7 @@ def wrong_law(p0, Q, spread=0.8):
 def mean_model(name, L, law=wrong_law, noise="loglinear"):
     graph, Q, p0 = world(name, L)
     law = law(p0, Q)
-    return ScoreModel(Laws(law, graph.states), graph, NOISES[noise](), mean=True), Q, p0, law
+    return ScoreModel(Laws(law, graph.states), graph, SCHEDULES[noise](), mean=True), Q, p0, law
 
 
 def random_law(seed: int) -> torch.Tensor:
@@ -73,7 +73,7 @@ def outputs(graph, p):
 @every_graph
 @pytest.mark.parametrize("sigma", SIGMAS)
 def test_the_mean_parametrisation_is_the_sum_over_clean_tokens(name, sigma):
-    graph, Q = GRAPHS[name](tokens=N), reference.rate_matrix(name, N)
+    graph, Q = GRAPHS[name](vocab_size=N), reference.rate_matrix(name, N)
     for seed, x in itertools.product(range(4), range(graph.states)):
         if not bool(graph.active(torch.tensor(x))):
             continue
@@ -87,7 +87,7 @@ def test_the_mean_parametrisation_is_the_sum_over_clean_tokens(name, sigma):
 
 @every_graph
 def test_the_bound_on_mean_scores_is_met_at_a_corner(name):
-    graph = GRAPHS[name](tokens=N)
+    graph = GRAPHS[name](vocab_size=N)
     z = torch.full((1, graph.states), -60.0, **F64)
     z[0, 1] = 0.0
     x = torch.tensor([graph.states - 1])
@@ -110,7 +110,7 @@ def test_the_true_law_of_the_clean_tokens_gives_the_true_score(name, sigma):
 @pytest.mark.parametrize(("sigma_s", "sigma_t"), [(0.0, 0.1), (0.3, 0.35), (0.7, 5.0)])
 def test_posteriors_are_products_of_dense_transitions(name, sigma_s, sigma_t):
     """Their divergence, and the step that the Tweedie sampler takes, which is D3PM's own."""
-    graph, Q = GRAPHS[name](tokens=N), reference.rate_matrix(name, N)
+    graph, Q = GRAPHS[name](vocab_size=N), reference.rate_matrix(name, N)
     P = reference.transition(Q, sigma_t)
     for seed, x, x0 in itertools.product(range(3), range(graph.states), range(N)):
         if P[x, x0] == 0:
@@ -124,13 +124,13 @@ def test_posteriors_are_products_of_dense_transitions(name, sigma_s, sigma_t):
         if active:
             score = graph.mean_score(outputs(graph, p), one(sigma_t), at)
             jump = graph.tweedie(score, at, one(sigma_t - sigma_s))
-            law = jump.leave[0] * jump.weights[0] / jump.weights[0].sum()
-            law[x] += 1 - jump.leave[0]
+            law = jump.move_probability[0] * jump.weights[0] / jump.weights[0].sum()
+            law[x] += 1 - jump.move_probability[0]
             torch.testing.assert_close(law, mine, rtol=1e-9, atol=1e-12)
 
 
 @every_graph
-@pytest.mark.parametrize("noise", NOISES)
+@pytest.mark.parametrize("noise", SCHEDULES)
 @pytest.mark.parametrize("steps", [1, 3, 8])
 def test_the_discrete_bound_is_the_enumerated_one(name, noise, steps):
     """Every term, every x_t; at least −log of what ancestral sampling gives; the training loss is the same number."""
@@ -234,7 +234,7 @@ def test_masked_cross_entropy_is_weighted_cross_entropy_and_the_score_entropy_of
     x0 = torch.tensor([[0, 1, 2], [2, 2, 0], [1, 0, 1]])
     v, u = torch.tensor([0.1, 0.5, 0.9], **F64), torch.rand(3, 3, generator=torch.Generator().manual_seed(0), **F64)
     t = 1e-3 + (1 - 1e-3) * v
-    sigma, _ = model.noise(t)
+    sigma, _ = model.schedule(t)
     x = model.graph.perturb(x0, sigma, u)
     found = objective.loss(model, x0, v, u).sequences
     for b in range(3):
@@ -255,7 +255,7 @@ def test_masked_cross_entropy_is_weighted_cross_entropy_and_the_score_entropy_of
 @every_graph
 @pytest.mark.parametrize("sigma", [1e-2, 0.7, 6.0])
 def test_concrete_score_matching_is_the_squared_error_under_the_same_rates(name, sigma):
-    graph, Q = GRAPHS[name](tokens=N), reference.rate_matrix(name, N)
+    graph, Q = GRAPHS[name](vocab_size=N), reference.rate_matrix(name, N)
     P = reference.transition(Q, sigma)
     for seed, (x, x0) in enumerate(itertools.product(range(graph.states), range(N))):
         if P[x, x0] == 0:
@@ -282,12 +282,12 @@ def test_losses_in_blocks_have_the_gradient_of_one_block(name, name_of, monkeypa
     from sedd_cli.core import score as score_module
     from sedd_cli.models.dit import DiT, DiTConfig
 
-    graph, objective = GRAPHS[name](tokens=N), OBJECTIVES[name_of]()
+    graph, objective = GRAPHS[name](vocab_size=N), OBJECTIVES[name_of]()
     torch.manual_seed(0)
     net = DiT(DiTConfig(n_blocks=1, hidden_size=8, n_heads=2, cond_dim=4, dropout=0.0, length=6), graph.states).double()
     for p in net.parameters():
         torch.nn.init.normal_(p, std=0.4)
-    model = ScoreModel(net, graph, NOISES["loglinear"](), mean=objective.mean)
+    model = ScoreModel(net, graph, SCHEDULES["loglinear"](), mean=objective.mean)
     x0 = torch.randint(N, (4, 6), generator=torch.Generator().manual_seed(1))
     v, u = (
         torch.tensor([0.2, 0.4, 0.6, 0.9], **F64),
@@ -338,7 +338,7 @@ def test_the_rigorous_bound_of_a_mean_model_is_that_of_its_scores(name, count):
     x0, v = torch.randint(N, (6, 2), generator=generator), torch.rand(6, generator=generator, **F64)
     u, u_end = torch.rand(2, 6, 2, generator=generator, **F64)
     # the network is told a sigma in range, from which scores that are told take their scale; in range both agree
-    sigma = model.graph.all_noise(model.noise, v)[0]
+    sigma = model.graph.all_noise(model.schedule, v)[0]
     low, high = trained_range(model)
     v = v[(sigma > low) & (sigma < high)]
     rows = x0[: len(v)], v, u[: len(v)], u_end[: len(v)], count
@@ -365,7 +365,7 @@ def test_impossible_options_are_refused(name, options, message):
 def test_what_needs_a_mask_says_so():
     for name in ("masked_cross_entropy", "autoregressive"):
         with pytest.raises(ValueError, match=f"{name} needs a graph with MASK, uniform has none"):
-            OBJECTIVES[name]().check(GRAPHS["uniform"](tokens=N))
+            OBJECTIVES[name]().check(GRAPHS["uniform"](vocab_size=N))
 
 
 @every_graph
@@ -374,12 +374,12 @@ def test_logits_are_never_taken_for_scores(name, grad):
     """Also where the head is linear, and its outputs need not be held for the loss of scores."""
     from sedd_cli.models.dit import DiT, DiTConfig
 
-    graph = GRAPHS[name](tokens=N)
+    graph = GRAPHS[name](vocab_size=N)
     net = DiT(DiTConfig(n_blocks=1, hidden_size=8, n_heads=2, cond_dim=4, dropout=0.0, length=6), graph.states).double()
     generator = torch.Generator().manual_seed(0)
     for p in net.parameters():
         p.data = 0.5 * torch.randn(p.shape, generator=generator, **F64)
-    model = ScoreModel(net, graph, NOISES["loglinear"](), mean=True)
+    model = ScoreModel(net, graph, SCHEDULES["loglinear"](), mean=True)
     x0 = torch.randint(N, (4, 6), generator=generator)
     sigma = torch.tensor([0.1, 0.5, 1.5, 4.0], **F64)
     x = graph.perturb(x0, sigma, torch.rand(4, 6, generator=generator, **F64))

@@ -34,7 +34,7 @@ def random_log_score(name: str, x: int, seed: int, spread: float = 2.0) -> torch
 
 
 def loss_at(name: str, log_score: torch.Tensor, sigma: float, x: int, x0: int) -> torch.Tensor:
-    graph = GRAPHS[name](tokens=N)
+    graph = GRAPHS[name](vocab_size=N)
     return graph.score_entropy(log_score[None], torch.tensor([sigma], **F64), torch.tensor([x]), torch.tensor([x0]))[0]
 
 
@@ -100,7 +100,7 @@ def test_weighted_gradient_is_s_minus_r(name):
 class TestAbsorbing:
     """SPEC: score entropy is masked cross-entropy plus e^m - 1 - m, and sigma cancels."""
 
-    graph = GRAPHS["absorbing"](tokens=N)
+    graph = GRAPHS["absorbing"](vocab_size=N)
 
     def rows(self, R: int = 6):
         z = 2 * torch.randn(R, N + 1, generator=torch.Generator().manual_seed(1), **F64)
@@ -175,7 +175,7 @@ class TestFloat32AtTheRealVocabulary:
 
     def rows(self, name: str, moved: bool, kind: str):
         """(z float32, sigma, x, x0): z is the untrained network's 0, the true ratio with noise, or rough noise."""
-        graph, R = GRAPHS[name](tokens=self.N), len(self.sigma)
+        graph, R = GRAPHS[name](vocab_size=self.N), len(self.sigma)
         x0 = torch.arange(R) * 2500 % self.N
         x = torch.full((R,), graph.states - 1) if moved else x0
         noise = torch.randn(R, graph.states, generator=torch.Generator().manual_seed(5))

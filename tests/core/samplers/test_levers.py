@@ -9,21 +9,21 @@ import torch
 from support.toys import STEPPERS, N, every_graph, every_noise, follows, schedule, score_model, world
 
 from sedd_cli.core.categorical import nucleus, temper
-from sedd_cli.core.conditioning import Given
-from sedd_cli.core.graphs import Jump
+from sedd_cli.core.conditioning import Conditioning
+from sedd_cli.core.graphs import Transition
 from sedd_cli.core.samplers import GRIDS, SAMPLERS, run_plain
 from sedd_cli.core.samplers.draws import Float32Gumbel
 from sedd_cli.core.samplers.moves import Correction
-from sedd_cli.core.schedules import NOISES
+from sedd_cli.core.schedules import SCHEDULES
 
 DRAWS = 10_000
 
 
 def samples(sampler, model, given=None, draws: int = DRAWS, seed: int = 5) -> torch.Tensor:
     """The last x [draws, L] of the fast path; the plain path agrees on the first thousand."""
-    clamp = Given.at(list(given or {}), list((given or {}).values()), draws, 3)
+    clamp = Conditioning.at(list(given or {}), list((given or {}).values()), draws, 3)
     *_, last = sampler.run(model, clamp, seed, torch.arange(draws))
-    few = Given(clamp.where[:1000], clamp.tokens[:1000])
+    few = Conditioning(clamp.where[:1000], clamp.tokens[:1000])
     *_, plain = run_plain(model, sampler, few, seed, torch.arange(1000))
     assert torch.equal(last.x[:1000], plain)
     return last.x
@@ -68,7 +68,7 @@ def test_the_nucleus_of_blocks_is_that_of_the_whole(monkeypatch):
 @pytest.mark.parametrize("given", [{}, {1: 0}], ids=str)
 def test_a_tempered_or_cut_chain_is_the_dense_one(name, levers, given):
     graph, Q, p0 = world(name, L=3)
-    noise, score = NOISES["loglinear"](), reference.wrong_score(p0, Q, 0.4)
+    noise, score = SCHEDULES["loglinear"](), reference.wrong_score(p0, Q, 0.4)
     mask = N if graph.states > N else None
     start = reference.base(name, N)
     truth = reference.chain("tweedie", score, Q, start, schedule(noise), 5, 3, mask, given, **levers)
@@ -79,9 +79,9 @@ def test_a_tempered_or_cut_chain_is_the_dense_one(name, levers, given):
 
 def test_first_hitting_is_tempered_token_by_token():
     graph, Q, p0 = world("absorbing", L=1)
-    model = score_model(graph, NOISES["loglinear"](), reference.exact_score(p0, Q))
+    model = score_model(graph, SCHEDULES["loglinear"](), reference.exact_score(p0, Q))
     sampler = SAMPLERS["first_hitting"](temperature=2.0, top_p=0.85)
-    *_, last = sampler.run(model, Given.nothing(DRAWS, 1), 0, torch.arange(DRAWS))
+    *_, last = sampler.run(model, Conditioning.nothing(DRAWS, 1), 0, torch.arange(DRAWS))
     truth = nucleus(temper(p0[None, :N], 2.0), 0.85)[0]
     assert int((truth > 0).sum()) == 2
     follows(last.x, torch.nn.functional.pad(truth / truth.sum(), (0, 1)), N + 1)
@@ -114,7 +114,7 @@ def test_a_correction_leaves_the_law_of_a_single_token(name, noise, size, t):
     move = Correction(SAMPLERS["tweedie"](), model, torch.tensor(t).double(), torch.tensor(size).double())
     jump = move.jump(model.log_score(x[:, None], move.sigma.expand(len(x)))[:, 0], x)
     share = jump.weights.double() / jump.weights.double().sum(-1, keepdim=True).clamp(min=1e-300)
-    rows = jump.leave[:, None] * share
+    rows = jump.move_probability[:, None] * share
     if graph.mask is not None:  # what the network has no say in
         rows[:N] = 0.0
         rows[:N, N] = move.renoise
@@ -126,9 +126,9 @@ def test_a_correction_leaves_the_law_of_a_single_token(name, noise, size, t):
 
 def test_remdm_keeps_the_marginals_of_a_single_token_in_the_package():
     graph, Q, p0 = world("absorbing", L=1)
-    noise, draws = NOISES["loglinear"](), 20_000
+    noise, draws = SCHEDULES["loglinear"](), 20_000
     model = score_model(graph, noise, reference.exact_score(p0, Q))
-    trace = list(SAMPLERS["remdm"](steps=6, eta=0.6).run(model, Given.nothing(draws, 1), 4, torch.arange(draws)))
+    trace = list(SAMPLERS["remdm"](steps=6, eta=0.6).run(model, Conditioning.nothing(draws, 1), 4, torch.arange(draws)))
     for k in (2, 4, 5):
         follows(trace[k].x, reference.diffuse(p0, Q, noise.sigma(reference.time_grid(6)[k + 1])).flatten(), N + 1)
     follows(trace[-1].x, p0.flatten(), N + 1)
@@ -139,7 +139,7 @@ def test_correctors_make_few_steps_better(name):
     """What they are for: coarse steps treat positions as independent, corrections bring dependence back. Of the dense
     chain, to which `test_a_corrected_chain_is_the_dense_one` ties the package."""
     graph, Q, p0 = world(name, L=3)
-    score, noise = reference.exact_score(p0, Q), NOISES["loglinear"]()
+    score, noise = reference.exact_score(p0, Q), SCHEDULES["loglinear"]()
     mask, start = (N if graph.states > N else None), reference.base(name, N)
     p = [reference.chain("tweedie", score, Q, start, schedule(noise), 6, 3, mask, correctors=c) for c in (0, 4)]
     plain, corrected = (float((law - p0.flatten()).abs().sum()) for law in p)
@@ -148,8 +148,8 @@ def test_correctors_make_few_steps_better(name):
 
 def test_corrections_cost_evaluations_and_are_counted():
     graph, Q, p0 = world("uniform", L=3)
-    model = score_model(graph, NOISES["loglinear"](), reference.exact_score(p0, Q))
-    trace = list(SAMPLERS["tweedie"](steps=5, correctors=2).run(model, Given.nothing(4, 3), 1, torch.arange(4)))
+    model = score_model(graph, SCHEDULES["loglinear"](), reference.exact_score(p0, Q))
+    trace = list(SAMPLERS["tweedie"](steps=5, correctors=2).run(model, Conditioning.nothing(4, 3), 1, torch.arange(4)))
     assert [now.step for now in trace] == [1, 2, 3, 4, 5, 6]
     assert trace[-1].evaluations.tolist() == [16] * 4
 
@@ -170,7 +170,7 @@ def test_a_remasking_chain_is_the_dense_one(noise, given, eta):
 
 def test_without_remasking_remdm_is_tweedie():
     graph, Q, p0 = world("absorbing", L=3)
-    model = score_model(graph, NOISES["geometric"](), reference.wrong_score(p0, Q, 0.4))
+    model = score_model(graph, SCHEDULES["geometric"](), reference.wrong_score(p0, Q, 0.4))
     found = [
         samples(made, model, draws=1000) for made in (SAMPLERS["remdm"](steps=9, eta=0.0), SAMPLERS["tweedie"](steps=9))
     ]
@@ -179,8 +179,10 @@ def test_without_remasking_remdm_is_tweedie():
 
 def test_tokens_are_taken_back_and_given_ones_never():
     graph, Q, p0 = world("absorbing", L=3)
-    model = score_model(graph, NOISES["loglinear"](), reference.exact_score(p0, Q))
-    trace = list(SAMPLERS["remdm"](steps=20, eta=0.5).run(model, Given.at([1], [2], 200, 3), 1, torch.arange(200)))
+    model = score_model(graph, SCHEDULES["loglinear"](), reference.exact_score(p0, Q))
+    trace = list(
+        SAMPLERS["remdm"](steps=20, eta=0.5).run(model, Conditioning.at([1], [2], 200, 3), 1, torch.arange(200))
+    )
     back = sum(int(((a.x != N) & (b.x == N)).sum()) for a, b in itertools.pairwise(trace))
     assert back > 200
     assert all((now.x[:, 1] == 2).all() for now in trace)
@@ -202,7 +204,7 @@ def test_a_grid_goes_down_from_1_to_1e_minus_5(noise, grid, steps):
 
 
 def test_cosine_steps_are_short_at_first():
-    t = GRIDS["cosine"](NOISES["loglinear"](), 4)
+    t = GRIDS["cosine"](SCHEDULES["loglinear"](), 4)
     assert t.tolist() == pytest.approx(
         [1, math.cos(math.pi / 8), math.cos(math.pi / 4), math.cos(3 * math.pi / 8), 0], abs=2e-5
     )
@@ -221,7 +223,7 @@ def test_even_steps_unmask_equally_many(noise):
 @pytest.mark.parametrize("grid", ["cosine", "even"])
 def test_a_chain_along_another_grid_is_the_dense_one(name, grid):
     graph, Q, p0 = world(name, L=3)
-    noise, score = NOISES["geometric"](), reference.wrong_score(p0, Q, 0.4)
+    noise, score = SCHEDULES["geometric"](), reference.wrong_score(p0, Q, 0.4)
     mask = N if graph.states > N else None
     times = GRIDS[grid](noise, 5).tolist()
     truth = reference.chain("tweedie", score, Q, reference.base(name, N), schedule(noise), 5, 3, mask, grid=times)
@@ -234,7 +236,7 @@ def test_a_chain_along_another_grid_is_the_dense_one(name, grid):
 @every_graph
 def test_the_legacy_race_follows_the_chain_where_no_token_is_rare(name):
     graph, Q, p0 = world(name, L=3)
-    noise, score = NOISES["loglinear"](), reference.wrong_score(p0, Q, 0.4)
+    noise, score = SCHEDULES["loglinear"](), reference.wrong_score(p0, Q, 0.4)
     mask = N if graph.states > N else None
     truth = reference.chain("tweedie", score, Q, reference.base(name, N), schedule(noise), 3, 3, mask, {1: 2})
     made = SAMPLERS["tweedie"](steps=3, draws="float32-gumbel")
@@ -245,7 +247,7 @@ def test_the_legacy_race_is_the_published_one():
     """Draw for draw, on the same float32 uniforms; what that race does to rare tokens stands in test_categorical."""
     weights = torch.rand(200, 5, generator=torch.Generator().manual_seed(3)).double()
     weights[:, 4] = 0.0
-    jump = Jump(torch.full((200,), 0.6).double(), weights)
+    jump = Transition(torch.full((200,), 0.6).double(), weights)
     seeds = (torch.arange(200).double() + 0.5) / 200
     found = Float32Gumbel()(jump, torch.full((200,), 4), seeds, seeds, lambda w: w)
     assert found.unique().tolist() == [0, 1, 2, 3, 4]
@@ -258,11 +260,11 @@ def test_the_legacy_race_is_the_published_one():
 
 def test_the_legacy_race_looks_at_every_position_in_every_step():
     graph, Q, p0 = world("absorbing", L=3)
-    model = score_model(graph, NOISES["loglinear"](), reference.exact_score(p0, Q))
+    model = score_model(graph, SCHEDULES["loglinear"](), reference.exact_score(p0, Q))
     *_, last = SAMPLERS["tweedie"](steps=30, draws="float32-gumbel").run(
-        model, Given.nothing(50, 3), 1, torch.arange(50)
+        model, Conditioning.nothing(50, 3), 1, torch.arange(50)
     )
-    *_, exact = SAMPLERS["tweedie"](steps=30).run(model, Given.nothing(50, 3), 1, torch.arange(50))
+    *_, exact = SAMPLERS["tweedie"](steps=30).run(model, Conditioning.nothing(50, 3), 1, torch.arange(50))
     assert last.evaluations.double().mean() > 1.2 * exact.evaluations.double().mean()
 
 

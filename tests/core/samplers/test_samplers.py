@@ -19,10 +19,10 @@ from support.toys import (
     world,
 )
 
-from sedd_cli.core.conditioning import Given
+from sedd_cli.core.conditioning import Conditioning
 from sedd_cli.core.graphs import GRAPHS
 from sedd_cli.core.samplers import GRIDS, SAMPLERS, Stepper, run_plain
-from sedd_cli.core.schedules import NOISES
+from sedd_cli.core.schedules import SCHEDULES
 from sedd_cli.core.score import ScoreModel
 from sedd_cli.models.dit import DiT, DiTConfig
 
@@ -32,15 +32,15 @@ INTERVALS = [(1.0, 0.75), (0.6, 0.55), (0.3, 0.001), (1e-3, 1e-5)]
 def law(jump, x: torch.Tensor) -> torch.Tensor:
     """[..., S] probabilities of a jump: stay or leave, and where to."""
     share = jump.weights.double() / jump.weights.double().sum(-1, keepdim=True).clamp(min=1e-300)
-    p = jump.leave[..., None] * share
-    return p.scatter_add(-1, x[..., None], 1 - jump.leave[..., None])
+    p = jump.move_probability[..., None] * share
+    return p.scatter_add(-1, x[..., None], 1 - jump.move_probability[..., None])
 
 
 def step_law(sampler: str, model, x: torch.Tensor, t: float, s: float) -> torch.Tensor:
     """What one step of the package does to x [M, L]: probabilities [M, L, S]."""
     times = [torch.full((len(x),), moment, dtype=torch.float64) for moment in (t, s)]
     back = float(SAMPLERS[sampler]().renoise(model, *times)[0])
-    log_score = model.log_score(x, model.noise(times[0])[0])
+    log_score = model.log_score(x, model.schedule(times[0])[0])
     flat = [value.flatten(0, 1) for value in (log_score, x)]
     t, s = (value.repeat_interleave(x.shape[1]) for value in times)
     found = law(SAMPLERS[sampler]().jump(model, flat[0], flat[1], t, s), flat[1]).unflatten(0, x.shape)
@@ -107,7 +107,7 @@ def test_tweedie_is_the_exact_posterior_of_a_single_token(name, noise):
 def test_euler_is_not_exact_for_a_single_token_except_on_loglinear_masks():
     def error(name: str, noise: str) -> float:
         graph, Q, p0 = world(name, L=1)
-        schedule = NOISES[noise]()
+        schedule = SCHEDULES[noise]()
         x = torch.arange(graph.states)[:, None]
         mine = step_law("euler", score_model(graph, schedule, reference.exact_score(p0, Q)), x, 0.9, 0.5)[:, 0]
         sigmas = schedule.sigma(0.5), schedule.sigma(0.9)
@@ -126,15 +126,15 @@ def test_on_loglinear_masks_euler_is_tweedie(spread):
     """SPEC: unmask with probability e^m (t - s)/t, then draw from softmax(z)."""
     graph, Q, p0 = world("absorbing", L=2)
     score = reference.wrong_score(p0, Q, spread)
-    model, x = score_model(graph, NOISES["loglinear"](), score), torch.tensor([[N, N], [N, 1], [2, N], [0, 2]])
+    model, x = score_model(graph, SCHEDULES["loglinear"](), score), torch.tensor([[N, N], [N, 1], [2, N], [0, 2]])
     for t, s in INTERVALS:
         euler, tweedie = (step_law(name, model, x, t, s) for name in ("euler", "tweedie"))
         torch.testing.assert_close(euler, tweedie, rtol=1e-10, atol=1e-12)
-        z = model.net.hidden(x, torch.full((4,), model.noise.sigma(t), dtype=torch.float64))[..., :N]
-        leave = ((z.logsumexp(-1) - math.log(N)).exp() * (t - s) / t).clamp(max=1)
+        z = model.net.hidden(x, torch.full((4,), model.schedule.sigma(t), dtype=torch.float64))[..., :N]
+        move_probability = ((z.logsumexp(-1) - math.log(N)).exp() * (t - s) / t).clamp(max=1)
         masked = x == N
         torch.testing.assert_close(
-            euler[masked][:, :N], (leave[..., None] * z.softmax(-1))[masked], rtol=1e-9, atol=1e-12
+            euler[masked][:, :N], (move_probability[..., None] * z.softmax(-1))[masked], rtol=1e-9, atol=1e-12
         )
 
 
@@ -148,15 +148,15 @@ def test_samples_follow_the_exact_chain(name, noise, sampler, given):
     start = reference.base(name, N)
     truth = reference.chain(sampler, score, Q, start, schedule(noise), steps, 3, mask, given)
     model = score_model(graph, noise, score)
-    clamp = Given.at(list(given), list(given.values()), draws, 3)
+    clamp = Conditioning.at(list(given), list(given.values()), draws, 3)
     *_, last = SAMPLERS[sampler](steps=steps).run(model, clamp, seed=11, index=torch.arange(draws))
     follows(last.x, truth, S)
 
 
 def run(name: str, sampler: str, index: list[int], steps: int = 4, given=None, seed=3, **options):
     graph, Q, p0 = world(name, L=3)
-    model = replace(score_model(graph, NOISES["loglinear"](), reference.wrong_score(p0, Q)), **options)
-    given = given or Given.nothing(len(index), 3)
+    model = replace(score_model(graph, SCHEDULES["loglinear"](), reference.wrong_score(p0, Q)), **options)
+    given = given or Conditioning.nothing(len(index), 3)
     made = SAMPLERS[sampler](**({"steps": steps} if sampler in STEPPERS else {}))
     return list(made.run(model, given, seed, torch.tensor(index)))
 
@@ -169,7 +169,7 @@ def test_the_fast_path_gives_the_plain_paths_samples(name, noise, sampler, sprea
     """For the same uniforms, step by step; also with scores so wrong that the bound on candidates fails."""
     graph, Q, p0 = world(name, L=3)
     model = score_model(graph, noise, reference.wrong_score(p0, Q, spread))
-    clamp, index = Given.at(list(given), list(given.values()), 200, 3), torch.arange(200)
+    clamp, index = Conditioning.at(list(given), list(given.values()), 200, 3), torch.arange(200)
     for steps in (3, 40):
         stepper = SAMPLERS[sampler](steps=steps)
         fast = list(stepper.run(model, clamp, seed=5, index=index))
@@ -185,11 +185,11 @@ def test_a_sequence_that_breaks_the_bound_does_not_change_its_neighbours():
     def loud(x, sigma):
         return exact(x, sigma) * torch.where((x[:, :1] == 1) & (x[:, 1:2] == N), 5.0, 1.0)[..., None]
 
-    stepper, model = SAMPLERS["tweedie"](steps=60), score_model(graph, NOISES["loglinear"](), loud)
-    *_, whole = stepper.run(model, Given.nothing(300, 3), 1, torch.arange(300))
+    stepper, model = SAMPLERS["tweedie"](steps=60), score_model(graph, SCHEDULES["loglinear"](), loud)
+    *_, whole = stepper.run(model, Conditioning.nothing(300, 3), 1, torch.arange(300))
     assert whole.fallbacks > 0
     for k in range(0, 300, 30):
-        *_, alone = stepper.run(model, Given.nothing(1, 3), 1, torch.tensor([k]))
+        *_, alone = stepper.run(model, Conditioning.nothing(1, 3), 1, torch.tensor([k]))
         assert torch.equal(alone.x[0], whole.x[k])
         assert alone.evaluations[0] == whole.evaluations[k]
 
@@ -197,24 +197,24 @@ def test_a_sequence_that_breaks_the_bound_does_not_change_its_neighbours():
 def test_a_bound_that_fails_is_noticed_and_mended():
     graph, Q, p0 = world("absorbing", L=3)
     exact = reference.exact_score(p0, Q)
-    index, given = torch.arange(300), Given.nothing(300, 3)
+    index, given = torch.arange(300), Conditioning.nothing(300, 3)
 
     def loud(x, sigma):
         return exact(x, sigma) * 30.0  # e^m = 30 at every position
 
-    model = score_model(graph, NOISES["loglinear"](), loud)
+    model = score_model(graph, SCHEDULES["loglinear"](), loud)
     stepper = SAMPLERS["tweedie"](steps=50)
     fast = list(stepper.run(model, given, 1, index))
     assert fast[-1].fallbacks > 5
     *_, x = run_plain(model, stepper, given, 1, index)
     assert torch.equal(fast[-1].x, x)
-    quiet = list(stepper.run(score_model(graph, NOISES["loglinear"](), exact), given, 1, index))
+    quiet = list(stepper.run(score_model(graph, SCHEDULES["loglinear"](), exact), given, 1, index))
     assert quiet[-1].fallbacks == 0
 
 
 def breaking(L: int = 6) -> tuple[ScoreModel, int]:
     """Normalised scores until the last position is filled; then e^m is 3 at the first and 30 at the others."""
-    graph = GRAPHS["absorbing"](tokens=N)
+    graph = GRAPHS["absorbing"](vocab_size=N)
 
     def score(x, sigma):
         high = torch.full((L,), 30.0, dtype=torch.float64)
@@ -224,13 +224,13 @@ def breaking(L: int = 6) -> tuple[ScoreModel, int]:
         s[..., :N] = (e_m / N / math.expm1(sigma))[..., None]
         return s
 
-    return score_model(graph, NOISES["loglinear"](), score), L
+    return score_model(graph, SCHEDULES["loglinear"](), score), L
 
 
 def disagreements(stepper: Stepper, draws: int = 400) -> tuple[int, int]:
     """(sequences that the fast path draws otherwise than the plain one, its fallbacks)."""
     model, L = breaking()
-    given, index = Given.nothing(draws, L), torch.arange(draws)
+    given, index = Conditioning.nothing(draws, L), torch.arange(draws)
     *_, fast = stepper.run(model, given, 1, index)
     *_, slow = run_plain(model, stepper, given, 1, index)
     return int((fast.x != slow).any(1).sum()), fast.fallbacks
@@ -256,8 +256,8 @@ def test_without_thinning_any_score_gives_the_plain_paths_samples(sampler):
 def test_fallbacks_count_steps_of_unfinished_sequences():
     graph, Q, p0 = world("absorbing", L=3)
     exact = reference.exact_score(p0, Q)
-    model = score_model(graph, NOISES["loglinear"](), lambda x, sigma: exact(x, sigma) * 3.0)
-    trace = list(SAMPLERS["tweedie"](steps=50).run(model, Given.nothing(4, 3), 1, torch.arange(4)))
+    model = score_model(graph, SCHEDULES["loglinear"](), lambda x, sigma: exact(x, sigma) * 3.0)
+    trace = list(SAMPLERS["tweedie"](steps=50).run(model, Conditioning.nothing(4, 3), 1, torch.arange(4)))
     # at k steps that began with a mask somewhere, the first and the last excepted
     unfinished = [True, *(bool((now.x == N).any()) for now in trace)][:-1]
     assert trace[-1].fallbacks == sum(unfinished[1:-1])
@@ -266,7 +266,7 @@ def test_fallbacks_count_steps_of_unfinished_sequences():
 
 @every_pair
 def test_nothing_to_fill_costs_nothing(name, sampler):
-    trace = run(name, sampler, [0, 1], given=Given.at([0, 1, 2], [2, 0, 1], 2, 3))
+    trace = run(name, sampler, [0, 1], given=Conditioning.at([0, 1, 2], [2, 0, 1], 2, 3))
     assert trace[-1].x.tolist() == [[2, 0, 1]] * 2
     assert trace[-1].evaluations.tolist() == [0, 0]
 
@@ -274,7 +274,7 @@ def test_nothing_to_fill_costs_nothing(name, sampler):
 @every_pair
 def test_a_real_network_is_sampled_alike_on_both_paths(name, sampler):
     """Products taken in other blocks round otherwise: float64 keeps near-ties apart."""
-    graph = GRAPHS[name](tokens=17)
+    graph = GRAPHS[name](vocab_size=17)
     torch.manual_seed(0)
     net = DiT(
         DiTConfig(n_blocks=1, hidden_size=16, n_heads=2, cond_dim=8, dropout=0.0, length=9), graph.states
@@ -282,8 +282,8 @@ def test_a_real_network_is_sampled_alike_on_both_paths(name, sampler):
     with torch.no_grad():
         for p in net.parameters():
             p.add_(0.1 * torch.randn_like(p))
-    model, stepper = ScoreModel(net.eval(), graph, NOISES["loglinear"]()), SAMPLERS[sampler](steps=30)
-    given, index = Given.at([2, 5], [3, 4], 50, 9), torch.arange(50)
+    model, stepper = ScoreModel(net.eval(), graph, SCHEDULES["loglinear"]()), SAMPLERS[sampler](steps=30)
+    given, index = Conditioning.at([2, 5], [3, 4], 50, 9), torch.arange(50)
     with torch.no_grad():
         *_, fast = stepper.run(model, given, 7, index)
         *_, slow = run_plain(model, stepper, given, 7, index)
@@ -294,7 +294,7 @@ def test_a_real_network_is_sampled_alike_on_both_paths(name, sampler):
 @every_sampler
 def test_normalized_is_the_law_of_the_score_divided_by_its_normaliser(sampler):
     graph, Q, p0 = world("absorbing", L=3)
-    noise, score = NOISES["loglinear"](), reference.wrong_score(p0, Q, 1.0)
+    noise, score = SCHEDULES["loglinear"](), reference.wrong_score(p0, Q, 1.0)
 
     def normalised(x, sigma):
         s = score(x, sigma).clone()
@@ -306,9 +306,11 @@ def test_normalized_is_the_law_of_the_score_divided_by_its_normaliser(sampler):
     draws, steps = 10_000, 5
     truth = reference.chain(sampler, normalised, Q, reference.base("absorbing", N), schedule(noise), steps, 3, N, {})
     model = replace(score_model(graph, noise, score), mean=True)
-    *_, last = SAMPLERS[sampler](steps=steps).run(model, Given.nothing(draws, 3), seed=2, index=torch.arange(draws))
+    *_, last = SAMPLERS[sampler](steps=steps).run(
+        model, Conditioning.nothing(draws, 3), seed=2, index=torch.arange(draws)
+    )
     follows(last.x, truth, N + 1)
-    *_, x = run_plain(model, SAMPLERS[sampler](steps=steps), Given.nothing(500, 3), 2, torch.arange(500))
+    *_, x = run_plain(model, SAMPLERS[sampler](steps=steps), Conditioning.nothing(500, 3), 2, torch.arange(500))
     assert torch.equal(last.x[:500], x)
 
 
@@ -329,8 +331,8 @@ def test_normalized_costs_an_evaluation_only_where_a_token_falls():
 
 def test_raw_scores_cost_little_more_than_what_could_fall():
     graph, Q, p0 = world("absorbing", L=3)
-    model = score_model(graph, NOISES["loglinear"](), reference.exact_score(p0, Q))
-    *_, last = SAMPLERS["tweedie"](steps=400).run(model, Given.nothing(100, 3), 3, torch.arange(100))
+    model = score_model(graph, SCHEDULES["loglinear"](), reference.exact_score(p0, Q))
+    *_, last = SAMPLERS["tweedie"](steps=400).run(model, Conditioning.nothing(100, 3), 3, torch.arange(100))
     assert last.fallbacks == 0
     # three masks fall, and eight times as many might have; the first and the last step look anyway
     assert last.evaluations.double().mean() < 3 * 8 + 2
@@ -339,10 +341,10 @@ def test_raw_scores_cost_little_more_than_what_could_fall():
 def test_first_hitting_is_the_limit_of_small_normalized_steps():
     """Its law does not depend on a grid: that of a chain of many steps, to the chain's own error."""
     graph, Q, p0 = world("absorbing", L=3)
-    noise, score = NOISES["loglinear"](), reference.exact_score(p0, Q)  # whose normaliser is 1
+    noise, score = SCHEDULES["loglinear"](), reference.exact_score(p0, Q)  # whose normaliser is 1
     draws = 10_000
     model = score_model(graph, noise, score)
-    *_, last = SAMPLERS["first_hitting"]().run(model, Given.nothing(draws, 3), seed=7, index=torch.arange(draws))
+    *_, last = SAMPLERS["first_hitting"]().run(model, Conditioning.nothing(draws, 3), seed=7, index=torch.arange(draws))
     assert (last.evaluations == 3).all()
     # with the exact score and one token at a time, samples follow the data
     S = N + 1
@@ -368,8 +370,8 @@ def conditional(p0: torch.Tensor, S: int, given: dict[int, int]) -> torch.Tensor
 def test_what_fills_a_gap_follows_the_exact_conditional(sampler, given):
     """With the exact score, wherever the given tokens stand: one token at a time exactly, in steps to their error."""
     graph, Q, p0 = world("absorbing", L=4)
-    model = score_model(graph, NOISES["loglinear"](), reference.exact_score(p0, Q))
-    draws, clamp = 6000, Given.at(list(given), list(given.values()), 6000, 4)
+    model = score_model(graph, SCHEDULES["loglinear"](), reference.exact_score(p0, Q))
+    draws, clamp = 6000, Conditioning.at(list(given), list(given.values()), 6000, 4)
     made = SAMPLERS[sampler](**({} if sampler == "first_hitting" else {"steps": 200}))
     *_, last = made.run(model, clamp, seed=8, index=torch.arange(draws))
     follows(last.x, conditional(p0, N + 1, given), N + 1)
@@ -379,7 +381,7 @@ def test_on_the_uniform_graph_clamping_is_not_the_exact_conditional():
     """Its given tokens are clean while scores take them for noisy ones: a property of the method (algorithm 3), not of
     its steps, whose number hardly matters."""
     _, Q, p0 = world("uniform", L=3)
-    score, noise = reference.exact_score(p0, Q), NOISES["loglinear"]()
+    score, noise = reference.exact_score(p0, Q), SCHEDULES["loglinear"]()
     xs = reference.sequences(N, 3)
     truth = torch.where(xs[:, 0] == 2, p0.flatten(), 0.0) / p0.flatten()[xs[:, 0] == 2].sum()
     far = [
@@ -399,12 +401,12 @@ def test_on_the_uniform_graph_clamping_is_not_the_exact_conditional():
 
 
 def test_first_hitting_fills_gaps_and_leaves_given_tokens():
-    clamp = Given.at([0, 2], [2, 1], 40, 3)
+    clamp = Conditioning.at([0, 2], [2, 1], 40, 3)
     trace = run("absorbing", "first_hitting", list(range(40)), given=clamp)
     assert len(trace) == 1
     assert (trace[-1].evaluations == 1).all()
     assert (trace[-1].x[:, [0, 2]] == torch.tensor([2, 1])).all()
-    everything = Given.at([0, 1, 2], [2, 1, 0], 4, 3)
+    everything = Conditioning.at([0, 1, 2], [2, 1, 0], 4, 3)
     assert run("absorbing", "first_hitting", list(range(4)), given=everything)[-1].x.tolist() == [[2, 1, 0]] * 4
 
 
@@ -437,9 +439,9 @@ def test_evaluations_are_counted_as_they_are_made(name, sampler, steps):
         calls.append((sigma, len(x)))
         return score(x, sigma)
 
-    noise = NOISES["geometric"]()
+    noise = SCHEDULES["geometric"]()
     model = score_model(graph, noise, counting)
-    trace = list(SAMPLERS[sampler](steps=steps).run(model, Given.nothing(5, 3), 0, torch.arange(5)))
+    trace = list(SAMPLERS[sampler](steps=steps).run(model, Conditioning.nothing(5, 3), 0, torch.arange(5)))
     assert [(now.step, now.steps) for now in trace] == [(k, steps + 1) for k in range(1, steps + 2)]
     assert int(trace[-1].evaluations.sum()) == sum(rows for _, rows in calls)
     assert int(trace[-1].evaluations.max()) <= steps + 1
@@ -453,7 +455,7 @@ def test_evaluations_are_counted_as_they_are_made(name, sampler, steps):
 def test_given_tokens_stand_after_every_step_and_no_mask_is_left(name, sampler):
     where = torch.tensor([[True, False, True], [False, False, False], [True, True, True]]).repeat(20, 1)
     tokens = torch.tensor([[2, 0, 1], [0, 0, 0], [1, 2, 0]]).repeat(20, 1)
-    trace = run(name, sampler, list(range(60)), given=Given(where, tokens))
+    trace = run(name, sampler, list(range(60)), given=Conditioning(where, tokens))
     for now in trace:
         assert torch.equal(now.x[where], tokens[where])
     assert int(trace[-1].x.max()) < N
@@ -461,7 +463,7 @@ def test_given_tokens_stand_after_every_step_and_no_mask_is_left(name, sampler):
 
 
 def test_the_grid_runs_from_1_to_1e_minus_5():
-    grid = GRIDS["linear"](NOISES["loglinear"](), 8)
+    grid = GRIDS["linear"](SCHEDULES["loglinear"](), 8)
     assert grid.tolist() == pytest.approx(reference.time_grid(8), abs=1e-15)
     assert grid.dtype == torch.float64
 

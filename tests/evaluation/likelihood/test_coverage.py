@@ -14,7 +14,7 @@ from support.toys import N, world
 
 from sedd_cli.core.bounds import T_MIN
 from sedd_cli.core.graphs import GRAPHS
-from sedd_cli.core.schedules import NOISES
+from sedd_cli.core.schedules import SCHEDULES
 from sedd_cli.core.score import ScoreModel
 from sedd_cli.evaluation.likelihood.estimator import estimate
 from sedd_cli.evaluation.likelihood.summary import LEVEL
@@ -83,7 +83,9 @@ class Texts:
 
 def setting(name):
     graph, Q, p0 = world(name, L=L)
-    noise = {"absorbing": NOISES["loglinear"](), "uniform": NOISES["geometric"](sigma_min=1e-4, sigma_max=20.0)}[name]
+    noise = {"absorbing": SCHEDULES["loglinear"](), "uniform": SCHEDULES["geometric"](sigma_min=1e-4, sigma_max=20.0)}[
+        name
+    ]
     states = reference.sequences(graph.states, L)
     generator = torch.Generator().manual_seed(5)
     x0 = states[torch.multinomial(p0.reshape(-1), BLOCKS, replacement=True, generator=generator)]

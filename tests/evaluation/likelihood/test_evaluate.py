@@ -61,24 +61,22 @@ def test_a_result_names_everything_needed_to_repeat_it(model, dataset):
         figures = found["bounds"][protocol]
         assert figures["replicates"] >= 4
         assert figures["perplexity"] == pytest.approx(math.exp(figures["nats_per_token"]))
-    assert set(found["yardsticks"]) == {"unigram", "5-gram"}
-    assert found["yardsticks"]["5-gram"] < found["yardsticks"]["unigram"]
+    assert set(found["baselines"]) == {"unigram", "5-gram"}
+    assert found["baselines"]["5-gram"] < found["baselines"]["unigram"]
 
 
 def test_the_same_seed_repeats_the_number_and_another_does_not(model, dataset):
-    rates = [
-        result(model, dataset, seed=s, yardsticks=False)["bounds"]["rigorous"]["nats_per_token"] for s in (0, 0, 1)
-    ]
+    rates = [result(model, dataset, seed=s, baselines=False)["bounds"]["rigorous"]["nats_per_token"] for s in (0, 0, 1)]
     assert rates[0] == rates[1] != rates[2]
 
 
 def test_the_batch_size_does_not_change_the_number(model, dataset, monkeypatch):
     from sedd_cli.evaluation.likelihood import estimator as module
 
-    whole = result(model, dataset, yardsticks=False)["bounds"]["rigorous"]["nats_per_token"]
+    whole = result(model, dataset, baselines=False)["bounds"]["rigorous"]["nats_per_token"]
     monkeypatch.setattr(module, "TOKENS_AT_ONCE", 24)
     # the same draws in other batches: equal up to float32 rounding
-    assert result(model, dataset, yardsticks=False)["bounds"]["rigorous"]["nats_per_token"] == pytest.approx(
+    assert result(model, dataset, baselines=False)["bounds"]["rigorous"]["nats_per_token"] == pytest.approx(
         whole, rel=1e-5
     )
 
@@ -92,15 +90,15 @@ def test_a_remainder_counts_where_the_protocol_keeps_it(model, dataset):
 
 
 def test_more_precision_takes_more_draws_and_is_reached(model, dataset):
-    loose = result(model, dataset, rel_error=0.5, yardsticks=False)["bounds"]["rigorous"]
+    loose = result(model, dataset, rel_error=0.5, baselines=False)["bounds"]["rigorous"]
     asked = 0.7 * loose["nats_per_token_error"] / loose["nats_per_token"]
-    tight = result(model, dataset, rel_error=asked, yardsticks=False)["bounds"]["rigorous"]
+    tight = result(model, dataset, rel_error=asked, baselines=False)["bounds"]["rigorous"]
     assert tight["replicates"] > loose["replicates"] == 8
     assert tight["nats_per_token_error"] <= asked * tight["nats_per_token"]
 
 
 def test_the_error_bar_covers_the_scatter_between_seeds(model, dataset):
-    found = [result(model, dataset, seed=s, yardsticks=False)["bounds"]["rigorous"] for s in range(12)]
+    found = [result(model, dataset, seed=s, baselines=False)["bounds"]["rigorous"] for s in range(12)]
     rates = torch.tensor([f["nats_per_token"] for f in found])
     claimed = torch.tensor([f["nats_per_token_error"] for f in found]).pow(2).mean().sqrt()
     # both are estimates from a dozen values: within a factor of 2
@@ -112,8 +110,10 @@ def test_an_untrained_model_scores_log_n_per_token(model, dataset):
         for p in model.net.output_layer.linear.parameters():
             p.zero_()
     # z = 0: every token has probability 1/N and the scores are normalised, whatever is masked
-    found = result(model, dataset, yardsticks=False, max_nfe=32, rel_error=1e-4)["bounds"]["rigorous"]
-    assert found["nats_per_token"] == pytest.approx(math.log(model.graph.tokens), abs=4 * found["nats_per_token_error"])
+    found = result(model, dataset, baselines=False, max_nfe=32, rel_error=1e-4)["bounds"]["rigorous"]
+    assert found["nats_per_token"] == pytest.approx(
+        math.log(model.graph.vocab_size), abs=4 * found["nats_per_token_error"]
+    )
     assert found["nats_per_token_error"] < 1e-3 * found["nats_per_token"]
 
 
@@ -140,7 +140,7 @@ def test_an_unknown_split_or_protocol_names_those_there_are(model, dataset):
 
 def test_another_corpus_is_prepared_with_the_models_own_tokenizer(model, workplace):
     (workplace / "other.txt").write_text("\n".join(f"a hat ran over the mat {i}" for i in range(300)), encoding="utf-8")
-    *_, last, finished = evaluate_all(model, [Text(str(workplace / "other.txt"))], options_of(yardsticks=False), ALONE)
+    *_, last, finished = evaluate_all(model, [Text(str(workplace / "other.txt"))], options_of(baselines=False), ALONE)
     assert last.result["corpus"] != model.recipe.data.corpus
     assert last.result["tokens"] > 24
     assert finished.result == {"results": [last.result], "failed": []}
@@ -160,7 +160,7 @@ def test_each_protocol_is_the_bound_of_its_name(model, protocol):
     from sedd_cli.inference.bound import draw_bounds
 
     index, v = torch.arange(3), torch.tensor([0.1, 0.5, 0.9], dtype=torch.float64)
-    x0 = torch.randint(0, model.graph.tokens, (3, 24))
+    x0 = torch.randint(0, model.graph.vocab_size, (3, 24))
     u, u_end = Stream(7, BOUND, index).uniforms(2, 24)
     with torch.no_grad():
         truth = (
@@ -178,7 +178,7 @@ def test_bound_of_an_untrained_model_is_l_log_n(model):
             p.zero_()
     bound, error = model.bound(torch.zeros(2, 24, dtype=torch.int64), draws=400)
     # four sets of draws give the error: Student's t with 3 degrees of freedom stays below 12.9 in 99.9 % of cases
-    assert ((bound - 24 * math.log(model.graph.tokens)).abs() < 12.9 * error).all()
+    assert ((bound - 24 * math.log(model.graph.vocab_size)).abs() < 12.9 * error).all()
     assert (error < 0.01 * bound).all()
 
 
@@ -195,7 +195,7 @@ def test_bound_refuses_what_it_cannot_do(model):
 def test_an_error_that_was_not_reached_is_said(model, dataset):
     from sedd_cli.system.events import Warn
 
-    options = options_of(rel_error=1e-6, max_nfe=4, yardsticks=False)
+    options = options_of(rel_error=1e-6, max_nfe=4, baselines=False)
     warnings = [e.text for e in evaluate(model, dataset, options) if isinstance(e, Warn)]
     assert len(warnings) == 2
     assert "--max-nfe" in warnings[0]
@@ -210,7 +210,7 @@ def two_corpora(workplace) -> list[Text]:
 
 def test_a_corpus_that_fails_leaves_the_others_their_results(model, workplace):
     one, two = two_corpora(workplace)
-    *events, finished = evaluate_all(model, [one, Text("nowhere.txt"), two], options_of(yardsticks=False), ALONE)
+    *events, finished = evaluate_all(model, [one, Text("nowhere.txt"), two], options_of(baselines=False), ALONE)
     assert [e.result["corpus"] for e in events if isinstance(e, Evaluated)] == [
         r["corpus"] for r in finished.result["results"]
     ]
@@ -223,7 +223,7 @@ def test_a_corpus_that_fails_leaves_the_others_their_results(model, workplace):
 
 
 def test_the_mdlm_protocol_wraps_blocks_and_counts_the_marks(model, dataset):
-    found = result(model, dataset, protocols=("mdlm",), yardsticks=False)["bounds"]["mdlm"]
+    found = result(model, dataset, protocols=("mdlm",), baselines=False)["bounds"]["mdlm"]
     whole = dataset.split("test").tokens // 22
     assert (found["blocks"], found["tokens"]) == (whole, 24 * whole)
     scored = dataset.split("test").read(0, 22 * whole)
@@ -233,7 +233,7 @@ def test_the_mdlm_protocol_wraps_blocks_and_counts_the_marks(model, dataset):
 @pytest.mark.parametrize("estimator", ["iid", "stratified", "count"])
 @pytest.mark.parametrize("protocol", ["rigorous", "sedd-paper"])
 def test_every_estimator_measures_the_same(model, dataset, protocol, estimator):
-    options = {"protocols": (protocol,), "yardsticks": False, "max_nfe": 40, "rel_error": 1e-6}
+    options = {"protocols": (protocol,), "baselines": False, "max_nfe": 40, "rel_error": 1e-6}
     best = result(model, dataset, **options, seed=5)["bounds"][protocol]
     found = result(model, dataset, **options, estimator=estimator)
     assert found["estimator"] == estimator
@@ -245,7 +245,7 @@ def test_every_estimator_measures_the_same(model, dataset, protocol, estimator):
 
 
 def test_the_interval_is_students(model, dataset):
-    found = result(model, dataset, yardsticks=False)["bounds"]["rigorous"]
+    found = result(model, dataset, baselines=False)["bounds"]["rigorous"]
     low, high = (math.log(side) for side in found["perplexity_interval"])
     assert (found["replicates"], found["interval_level"]) == (8, 0.95)
     # the 97.5 % quantile with 7 degrees of freedom, from a table
@@ -253,14 +253,14 @@ def test_the_interval_is_students(model, dataset):
 
 
 def test_a_short_text_gets_more_draws_a_block(model, dataset):
-    found = result(model, dataset, blocks=2, max_nfe=256, yardsticks=False)["bounds"]["rigorous"]
+    found = result(model, dataset, blocks=2, max_nfe=256, baselines=False)["bounds"]["rigorous"]
     assert (found["blocks"], found["replicates"], found["nfe_per_block"]) == (2, 8, 256)
     with pytest.raises(RequestError, match="max-nfe must be at least 4"):
         Drawing(max_nfe=3)
 
 
 def test_shorter_blocks_on_request(model, dataset):
-    found = result(model, dataset, length=12, yardsticks=False)
+    found = result(model, dataset, length=12, baselines=False)
     assert found["length"] == 12
     assert found["bounds"]["sedd-paper"]["tokens"] == 12 * found["bounds"]["sedd-paper"]["blocks"]
     with pytest.raises(RequestError, match="model's 24, found 25"):
@@ -270,9 +270,9 @@ def test_shorter_blocks_on_request(model, dataset):
 def test_an_estimator_without_a_count_form_is_refused():
     from sedd_cli.core.graphs import GRAPHS
 
-    assert Drawing().placed_for(GRAPHS["uniform"](tokens=5)) == "stratified"
+    assert Drawing().placed_for(GRAPHS["uniform"](vocab_size=5)) == "stratified"
     with pytest.raises(RequestError, match="use stratified"):
-        Drawing(estimator="count").placed_for(GRAPHS["uniform"](tokens=5))
+        Drawing(estimator="count").placed_for(GRAPHS["uniform"](vocab_size=5))
     with pytest.raises(RequestError, match="iid, stratified, count"):
         Drawing(estimator="sobol")
 
@@ -285,7 +285,7 @@ def test_an_interrupted_evaluation_goes_on_and_ends_in_the_same_number(model, da
     from sedd_cli.evaluation.likelihood import estimator as module
 
     monkeypatch.setattr(module, "TOKENS_AT_ONCE", 48)  # many groups a replicate
-    options = {"protocols": ("rigorous",), "yardsticks": False, "seed": 77}
+    options = {"protocols": ("rigorous",), "baselines": False, "seed": 77}
     undisturbed = result(model, dataset, **options)["bounds"]["rigorous"]
     real, calls = module.draw_bounds, []
 
@@ -311,7 +311,7 @@ def test_an_interrupted_evaluation_goes_on_and_ends_in_the_same_number(model, da
 
 
 def test_kept_draws_of_other_weights_are_not_taken(model, dataset, tiny_run):
-    options = {"protocols": ("rigorous",), "yardsticks": False, "seed": 78, "keep": True}
+    options = {"protocols": ("rigorous",), "baselines": False, "seed": 78, "keep": True}
     before = result(model, dataset, **options)["bounds"]["rigorous"]["nats_per_token"]
     other = load_model(tiny_run, device="cpu")
     with torch.no_grad():
@@ -321,7 +321,7 @@ def test_kept_draws_of_other_weights_are_not_taken(model, dataset, tiny_run):
 
 
 def test_kept_draws_of_another_budget_are_not_mixed_in(model, dataset):
-    options = {"protocols": ("rigorous",), "yardsticks": False, "seed": 80, "blocks": 2}
+    options = {"protocols": ("rigorous",), "baselines": False, "seed": 80, "blocks": 2}
     small, large = (result(model, dataset, **options, max_nfe=n)["bounds"]["rigorous"] for n in (32, 256))
     assert (small["nfe_per_block"], large["nfe_per_block"]) == (32, 256)
     for n, expected in ((32, small), (256, large), (32, small)):
@@ -329,22 +329,22 @@ def test_kept_draws_of_another_budget_are_not_mixed_in(model, dataset):
 
 
 def test_a_torn_record_is_drawn_again(model, dataset):
-    from sedd_cli.evaluation.likelihood.cache import Ledger
+    from sedd_cli.evaluation.likelihood.cache import ResultCache
     from sedd_cli.system.home import home
 
-    options = {"protocols": ("rigorous",), "yardsticks": False, "seed": 79, "keep": True}
+    options = {"protocols": ("rigorous",), "baselines": False, "seed": 79, "keep": True}
     found = result(model, dataset, **options)["bounds"]["rigorous"]
     for file in (home() / "evaluations").glob("*/0.npy"):
         file.write_bytes(file.read_bytes()[:50])
     assert result(model, dataset, **options)["bounds"]["rigorous"] == found
-    assert math.isnan(Ledger(home() / "evaluations" / "none").read(0, (3,))[0])
+    assert math.isnan(ResultCache(home() / "evaluations" / "none").read(0, (3,))[0])
 
 
 def test_bf16_is_used_only_where_it_is_seen_not_to_matter(model, dataset, monkeypatch):
     from sedd_cli.checkpoints import loaded_model as module
 
     monkeypatch.setattr(module, "autocast_dtype", lambda name, device: torch.bfloat16)  # as if it were native
-    options = {"protocols": ("rigorous",), "yardsticks": False, "try_bf16": True}
+    options = {"protocols": ("rigorous",), "baselines": False, "try_bf16": True}
     loose = result(model, dataset, **options, rel_error=0.5)
     assert loose["precision"] == "bf16"
     measured = loose["bf16"]
@@ -425,7 +425,7 @@ def test_a_likelihood_that_is_not_finite_is_said(model, dataset):
     with torch.no_grad():
         model.net.output_layer.linear.bias[3] = math.nan
     with pytest.raises(WorkError, match="no finite likelihood"):
-        result(model, dataset, yardsticks=False)
+        result(model, dataset, baselines=False)
 
 
 def test_without_a_place_to_keep_draws_the_evaluation_goes_on(model, dataset, monkeypatch, tmp_path):
@@ -434,7 +434,7 @@ def test_without_a_place_to_keep_draws_the_evaluation_goes_on(model, dataset, mo
 
     (tmp_path / "evaluations").write_text("a file in the way")
     monkeypatch.setattr(ledger, "home", lambda: tmp_path)
-    options = options_of(protocols=("rigorous",), yardsticks=False, keep=True)
+    options = options_of(protocols=("rigorous",), baselines=False, keep=True)
     *events, last = evaluate(model, dataset, options)
     assert last.result["bounds"]["rigorous"]["replicates"] == 8
     (said,) = (e.text for e in events if isinstance(e, Warn))
@@ -462,12 +462,12 @@ def test_an_exact_evaluation_goes_on_too(workplace, model, tmp_path, monkeypatch
 
     monkeypatch.setattr(CausalModel, "nats", counting)
     with pytest.raises(StopError):
-        result(reference, data, yardsticks=False, keep=True)
+        result(reference, data, baselines=False, keep=True)
     stop_at = 0
     calls.clear()
-    found = result(reference, data, yardsticks=False, keep=True)["bounds"]["sedd-paper"]
+    found = result(reference, data, baselines=False, keep=True)["bounds"]["sedd-paper"]
     assert sum(calls) == found["blocks"] - 4 * 10
-    assert found == result(reference, data, yardsticks=False)["bounds"]["sedd-paper"]
+    assert found == result(reference, data, baselines=False)["bounds"]["sedd-paper"]
 
 
 def test_errors_of_the_text_are_per_predicted_token(model, tmp_path):
@@ -497,7 +497,7 @@ def test_bits_per_character_of_a_part_are_over_the_characters_of_that_part(model
     tokenizer.save(tmp_path / "tokenizer")
     *_, last = prepare(PrepareOptions(corpus=str(text), tokenizer=str(tmp_path / "tokenizer"), documents="line"))
     data = open_dataset(last.path)
-    found, split = result(model, data, split="train", blocks=5, yardsticks=False), data.split("train")
+    found, split = result(model, data, split="train", blocks=5, baselines=False), data.split("train")
     characters = int((split.read(0, 5 * 24) != tokenizer.eos).sum())
     assert characters / 120 < 0.8 < 0.9 < split.characters / split.tokens
     bound = found["bounds"]["rigorous"]
@@ -507,12 +507,12 @@ def test_bits_per_character_of_a_part_are_over_the_characters_of_that_part(model
 
 def test_both_bounds_come_from_the_same_evaluations(model, dataset):
 
-    both = result(model, dataset, yardsticks=False)["bounds"]
+    both = result(model, dataset, baselines=False)["bounds"]
     assert both["rigorous"]["same_draws_as"] == ["sedd-paper"]
-    alone = result(model, dataset, yardsticks=False, protocols=("rigorous",))["bounds"]["rigorous"]
+    alone = result(model, dataset, baselines=False, protocols=("rigorous",))["bounds"]["rigorous"]
     assert alone | {"same_draws_as": ["sedd-paper"]} == both["rigorous"]
     # with other draws the other bound is the same within the error of both: 4 standard errors
-    paper = result(model, dataset, yardsticks=False, protocols=("sedd-paper",), seed=3)["bounds"]["sedd-paper"]
+    paper = result(model, dataset, baselines=False, protocols=("sedd-paper",), seed=3)["bounds"]["sedd-paper"]
     error = math.hypot(paper["nats_per_token_error"], both["sedd-paper"]["nats_per_token_error"])
     assert abs(paper["nats_per_token"] - both["sedd-paper"]["nats_per_token"]) < 4 * error
     assert paper["tokens"] == both["sedd-paper"]["tokens"] < both["rigorous"]["tokens"]
@@ -529,5 +529,5 @@ def test_a_causal_model_is_evaluated_with_the_tokenizer_it_is_given(model, tmp_p
     file = (folder / "tokenizer.json").rename(tmp_path / "tokenizer.json")
     (folder / "tokenizer_config.json").unlink()
     reference = load_exact(str(folder), device="cpu", tokenizer=str(file))
-    *_, finished = evaluate_all(reference, [Text(model.recipe.data.corpus)], options_of(yardsticks=False), ALONE)
+    *_, finished = evaluate_all(reference, [Text(model.recipe.data.corpus)], options_of(baselines=False), ALONE)
     assert finished.result["results"][0]["bounds"]["sedd-paper"]["blocks"] > 100

@@ -148,7 +148,7 @@ def test_generations_are_those_of_the_same_prompt_and_number(model, options, lin
 
 
 def test_what_is_to_be_filled_is_not_passed_on(model, options):
-    rows, drawn = torch.randint(2, model.graph.tokens, (2, 16)), []
+    rows, drawn = torch.randint(2, model.graph.vocab_size, (2, 16)), []
     for other in (rows, rows.where(options.where, 5)):
         work = Denoiser(model, options).write(other, torch.arange(2))
         drawn.append(returned(work)[0].tolist())

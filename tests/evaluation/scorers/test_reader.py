@@ -58,7 +58,7 @@ def test_a_run_of_ours_judges_texts_as_its_own_likelihood_says(reader):
     for text in ("the cat sat", "a dog"):
         ids = torch.tensor([reader.model.text_tokenizer().encode(text)])
         z = reader.model.net(torch.cat([torch.tensor([[reader.model.graph.mask]]), ids[:, :-1]], 1), torch.zeros(1))
-        log_p = z[..., : reader.model.graph.tokens].double().log_softmax(-1)
+        log_p = z[..., : reader.model.graph.vocab_size].double().log_softmax(-1)
         each.append(float((-log_p[0, 1:].gather(-1, ids[0, 1:, None])).mean().exp()))
     assert found["per_sequence"]["perplexity"] == pytest.approx(sum(each) / 2, rel=1e-5)
     assert found["judged"] == "text"
