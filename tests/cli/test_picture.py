@@ -81,7 +81,7 @@ def test_lines_are_broken_between_words_and_a_long_word_where_it_must():
 
 def test_several_sequences_stand_one_below_another(replay):
     text = picture(Replay("two", {}, replay.strands * 2))
-    assert text.count(">sample 0</text>") == 2
+    assert text.count(">sample 0 · 10 steps · 10 network evaluations</text>") == 2
     assert len({e.get("y") for e in texts(ElementTree.fromstring(text)) if e.text == "The"}) == 2
 
 

@@ -43,16 +43,16 @@ def picture(replay: Replay) -> str:
     keyframes: dict[str, str] = {}
     body: list[str] = []
     y = _MARGIN
+    several = len(replay.strands) > 1
     for strand in replay.strands:
-        if len(replay.strands) > 1:
-            body.append(f'<text class="c" x="{_MARGIN}" y="{y + 12}">{_text(strand.label)}</text>')
+        if several:
+            heading = f"{strand.label} · {_cost(strand)}"
+            body.append(f'<text class="c" x="{_MARGIN}" y="{y + 12}">{_text(heading)}</text>')
             y += LINE
         lines = _draw(strand, y, body, keyframes)
         y += lines * LINE + LINE // 2
     facts = [value for name, value in replay.facts.items() if name in ("model", "sampler")]
-    if replay.strands and replay.strands[0].evaluations:
-        facts.append(f"{len(replay.strands[0].seconds)} steps")
-        facts.append(f"{replay.strands[0].evaluations[-1]} network evaluations")
+    facts += [] if several else map(_cost, replay.strands)
     width = 2 * _MARGIN + COLUMNS * CELL
     body.append(f'<rect class="bar" x="0" y="{y}" width="{width:g}" height="3"/>')
     body.append(f'<text class="c" x="{_MARGIN}" y="{y + 20}">{_text(" · ".join([replay.title, *facts]))}</text>')
@@ -170,6 +170,11 @@ def _rest_of_word(texts: list[str]) -> int:
         if not head or len(head[0]) < len(text) or size > COLUMNS:
             break
     return size
+
+
+def _cost(strand: Strand) -> str:
+    evaluations = strand.evaluations[-1] if strand.evaluations else 0
+    return f"{len(strand.evaluations)} steps · {evaluations} network evaluations"
 
 
 def _text(text: str) -> str:
