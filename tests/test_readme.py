@@ -74,8 +74,9 @@ def spoken(text: str) -> set[str]:
 
 
 COMMANDS = sorted(set().union(*map(spoken, TEXTS.values())))
-#: A name alone is a mention.
-WHOLE = [command for command in COMMANDS if len(command.split()) > 2 or command in ("sedd table", "sedd guide")]
+#: A name alone is a mention, but for these.
+ALONE = ("sedd table", "sedd guide", "sedd doctor")
+WHOLE = [command for command in COMMANDS if len(command.split()) > 2 or command in ALONE]
 RUN = [command for command in WHOLE if not any(re.search(pattern, command) for pattern in NOT_RUN)]
 
 
@@ -188,11 +189,11 @@ def test_the_example_of_a_schedule_is_one(monkeypatch):
     scope = {"__name__": "extending_example"}
     exec(compile(code, "extending.md", "exec", dont_inherit=True), scope)
     t = torch.linspace(0.01, 1, 50, dtype=torch.float64, requires_grad=True)
-    schedule = scope["Square"]()
+    schedule = scope["Constant"]()
     sigma, dsigma = schedule(t)
     torch.testing.assert_close(torch.autograd.grad(sigma.sum(), t)[0], dsigma)
     torch.testing.assert_close(schedule.t(sigma), t)
-    assert SCHEDULES["square"] is scope["Square"]
+    assert SCHEDULES["constant"] is scope["Constant"]
 
 
 @pytest.mark.parametrize("name", DOCUMENTS)
