@@ -21,19 +21,28 @@ from sedd_cli.recipe import Recipe
 from sedd_cli.system.events import Evaluated, Event, Sampled, Validated, Warn
 
 
-def check_report(recipe: Recipe, dataset: Dataset) -> None:
-    """What cannot be reported should be refused before training, not after."""
+def check_report(recipe: Recipe, dataset: Dataset, infilled: bool) -> None:
+    """Check what the report needs of the data, before the first step; `check_recipe` has checked the rest.
+
+    Args:
+        recipe: Its report is checked.
+        dataset: The prepared corpus.
+        infilled: Whether the report at the end will be made; validation during training uses the split alone.
+
+    Raises:
+        RequestError: The split is missing or too short to evaluate, or the infill cannot be expressed in tokens.
+    """
     if recipe.report.split not in dataset.splits:
         raise RequestError(
             f"report.split: {dataset.manifest.corpus} has no split {recipe.report.split!r}, "
             f"it has {', '.join(dataset.splits)}"
         )
-    if wanted := recipe.report.infill:
-        length = recipe.model.length if wanted.length is None else wanted.length
-        if length > recipe.model.length:
-            raise RequestError(f"report.infill: a length of {length} is more than the model's, {recipe.model.length}")
+    if not dataset.split(recipe.report.split).tokens:
+        raise RequestError(f"report.split: the split {recipe.report.split} of {dataset.manifest.corpus} is empty")
+    if infilled and (gap := recipe.report.infill):
+        length = recipe.model.length if gap.length is None else gap.length
         try:
-            lay_out(between(wanted.prefix, wanted.suffix), [], dataset.tokenizer, False, length)
+            lay_out(between(gap.prefix, gap.suffix), [], dataset.tokenizer, False, length)
         except RequestError as error:
             raise RequestError(f"report.infill: {error}") from None
 
@@ -51,7 +60,9 @@ def report(recipe: Recipe, model: LoadedModel, dataset: Dataset, run: RunDir) ->
     if wanted.samples:
         jobs["samples"] = generate(model, GenerateOptions(n=wanted.samples, seed=recipe.seed))
     if gap := wanted.infill:
-        job = Job(between(gap.prefix, gap.suffix), seed=recipe.seed, length=gap.length or model.length)
+        job = Job(
+            between(gap.prefix, gap.suffix), seed=recipe.seed, length=model.length if gap.length is None else gap.length
+        )
         jobs["infill"] = infill(model, [job], Sampling())
     for name, events in jobs.items():
         kept = []

@@ -16,6 +16,7 @@ from sedd_cli.data.prepare import PrepareOptions, prepare
 from sedd_cli.data.shards import Dataset, open_dataset
 from sedd_cli.errors import RequestError
 from sedd_cli.recipe import Recipe, load_recipe
+from sedd_cli.recipe.assemble import check_recipe
 from sedd_cli.system.distributed import Dist, connect, restarts
 from sedd_cli.system.events import Event, Finished, Note, Prepared, Warn
 from sedd_cli.system.signals import stop_requested
@@ -57,12 +58,13 @@ def train(recipe: Recipe, options: TrainOptions) -> Iterator[Event]:
 def _train(recipe: Recipe, options: TrainOptions, dist: Dist) -> Iterator[Event]:
     rows = dist.share(recipe.train.batch)
     check_trackers(options.trackers)
+    check_recipe(recipe, options.report)
     run = _run_dir(options)
     dist.from_main(run.check)
     yield Note(f"recipe {recipe.name} → {run.path}")
     dataset = yield from _dataset(recipe, dist)
     loader = _loader(recipe, dataset)
-    check_report(recipe, dataset)
+    check_report(recipe, dataset, options.report)
     with ExitStack() as stack:
         changed = dist.from_main(lambda: _enter(run, recipe, stack))
         yield from (Note(f"changed since the checkpoint: {line}") for line in changed)
