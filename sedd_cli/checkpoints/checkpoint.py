@@ -9,7 +9,6 @@ Written beside, fsynced, renamed. Nothing in it is ever unpickled.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import re
@@ -26,6 +25,7 @@ from torch import Tensor
 from torch.distributed import ProcessGroup
 
 from sedd_cli.errors import DamageError, RequestError, WorkError
+from sedd_cli.system.digests import sha256_of
 from sedd_cli.system.files import sync_path, write_whole
 
 MANIFEST, LATEST = "manifest.json", "latest"
@@ -126,7 +126,7 @@ class Draft:
         final = self.parent / f"step-{self.step}"
         for name, write in files.items():
             write(self.folder / name)
-        digests = {path.name: _sha256(path) for path in sorted(self.folder.iterdir())}
+        digests = {path.name: sha256_of(path) for path in sorted(self.folder.iterdir())}
         manifest = {"layout": LAYOUT, "step": self.step, "sha256": digests}
         (self.folder / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
         for path in [*self.folder.iterdir(), self.folder]:
@@ -223,7 +223,7 @@ def open_checkpoint(folder: Path) -> Checkpoint:
     for name, digest in digests.items():
         if not (folder / name).is_file():
             raise DamageError(f"checkpoint {folder} is damaged: {name} is missing")
-        if _sha256(folder / name) != digest:
+        if sha256_of(folder / name) != digest:
             raise DamageError(f"checkpoint {folder} is damaged: {name} does not match its sha256 (truncated or edited)")
     # whatever tensors lie in the folder would be read as its own
     if foreign := sorted(path.name for path in folder.glob("*.safetensors") if path.name not in digests):
@@ -233,11 +233,3 @@ def open_checkpoint(folder: Path) -> Checkpoint:
 
 def _complete(parent: Path) -> list[Checkpoint]:
     return [Checkpoint(p) for p in parent.glob("step-*") if re.fullmatch(NAME, p.name) and (p / MANIFEST).is_file()]
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        digest = hashlib.sha256()
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()

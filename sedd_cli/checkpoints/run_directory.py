@@ -18,6 +18,8 @@ from sedd_cli.checkpoints import checkpoint
 from sedd_cli.errors import RequestError, WorkError
 from sedd_cli.recipe import Recipe, differences, dump_recipe, load_recipe
 from sedd_cli.system.files import whole_file, write_whole
+from sedd_cli.system.json_lines import read_json_lines
+from sedd_cli.system.locks import file_lock
 from sedd_cli.system.outputs import check_folder
 
 #: Keys that change what is kept and shown, or how the work is done; never what is computed, but for rounding.
@@ -31,6 +33,8 @@ HARMLESS = (
 MARK = ".sedd-run"
 #: Kinds of records in metrics.jsonl.
 KINDS = ("train", "validation", "failed")
+#: How each of them begins.
+BEGINNING = '{"kind": "'
 
 
 @dataclass(frozen=True)
@@ -93,20 +97,14 @@ class RunDir:
     @contextmanager
     def hold(self) -> Iterator[None]:
         """Keep other processes out while the block runs; RequestError if one is in already."""
-        from filelock import FileLock, Timeout
+        # a second of patience, for `is_locked` holds the lock for a moment
+        with file_lock(self.path / ".lock", f"another process is training in {self.path}", timeout=1):
+            try:
+                yield
+            finally:
+                self._remove_if_empty()
 
-        lock = FileLock(self.path / ".lock", timeout=1)  # someone who looks whether it is held, holds it for a moment
-        try:
-            lock.acquire()
-        except Timeout:
-            raise RequestError(f"another process is training in {self.path}: wait for it") from None
-        try:
-            yield
-        finally:
-            lock.release()
-            self._vanish_if_empty()
-
-    def _vanish_if_empty(self) -> None:
+    def _remove_if_empty(self) -> None:
         """A request that was refused leaves no folder."""
         with suppress(OSError):
             if {p.name for p in self.path.iterdir()} <= {".lock", MARK}:
@@ -156,9 +154,9 @@ class RunDir:
             raise WorkError(f"cannot write to {self.path}: {error.strerror}") from None
         metrics = self.path / "metrics.jsonl"
         if metrics.is_file():
-            lines = metrics.read_bytes().split(b"\n")
-            kept = [line for line in lines if line and not _cut_short(line) and not _later(line, step)]
-            write_whole(metrics, b"".join(line + b"\n" for line in kept))
+            lines = read_json_lines(metrics)
+            kept = [line.raw for line in lines if not line.cut_short(BEGINNING) and not _later(line.record, step)]
+            write_whole(metrics, b"".join(raw + b"\n" for raw in kept))
 
     def store(self, folder: str, name: str, records: Iterable[dict[str, Any]] | dict[str, Any]) -> Path:
         """Write results/NAME.json (a mapping) or samples/NAME.jsonl (many records)."""
@@ -172,23 +170,9 @@ class RunDir:
         return path
 
 
-def _later(line: bytes, after: int) -> bool:
-    """Whether a line of metrics.jsonl is a record of ours about a step after this one."""
-    try:
-        record = json.loads(line)
-        return record["kind"] in KINDS and int(record["step"]) > after
-    except (ValueError, KeyError, TypeError):
-        return False  # written by someone else
-
-
-def _cut_short(line: bytes) -> bool:
-    """Whether a line is the beginning of a record of ours, as a crash leaves it."""
-    begins = b'{"kind": "'
-    try:
-        json.loads(line)
-        return False
-    except ValueError:
-        return line.startswith(begins) or begins.startswith(line)
+def _later(record: dict[str, Any] | None, step: int) -> bool:
+    """Whether a record of metrics.jsonl is one of ours about a later step."""
+    return bool(record and record.get("kind") in KINDS and isinstance(at := record.get("step"), int) and at > step)
 
 
 def is_run(folder: Path) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import tempfile
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -14,16 +13,20 @@ from typing import Any
 
 from sedd_cli.checkpoints.loaded_model import LoadedModel
 from sedd_cli.data.formats.records import parse_record
-from sedd_cli.data.tokenizers.base import digest
 from sedd_cli.errors import RequestError, WorkError
 from sedd_cli.inference.generate import as_json
 from sedd_cli.inference.infill import Job, fill_plans, plan_job
 from sedd_cli.inference.sampling import ResolvedSampler, Sampling
 from sedd_cli.inference.template import between, parse_template
 from sedd_cli.recipe.build import build
+from sedd_cli.system.digests import digest
 from sedd_cli.system.events import Event, Finished, Note, Sampled, Warn
 from sedd_cli.system.files import write_whole
+from sedd_cli.system.json_lines import json_lines, read_json_lines
 from sedd_cli.system.locks import file_lock
+
+#: How every result begins (see `as_json`).
+BEGINNING = '{"index": '
 
 
 @dataclass(frozen=True)
@@ -138,16 +141,14 @@ def _keyed(model: LoadedModel, lines: list[Line], way: ResolvedSampler, every: b
 
 def _kept(out: Path) -> list[dict[str, Any]]:
     """The results that a file holds whole; RequestError if it holds anything else."""
-    if not out.is_file():
-        return []
     records = []
-    for number, line in enumerate(out.read_bytes().splitlines(keepends=True), 1):
+    for number, line in enumerate(read_json_lines(out), 1):
+        if not line.ended and line.cut_short(BEGINNING):
+            break
         try:
-            record = json.loads(line)
+            record = line.record or {}
             record["job"]["key"], record["index"], record["candidates"]
-        except (ValueError, KeyError, TypeError):
-            if not line.endswith(b"\n"):
-                break  # cut short by a crash
+        except (KeyError, TypeError):
             raise RequestError(
                 f"{out} holds something else (line {number} is no result of --input): name another file with --out"
             ) from None
@@ -161,7 +162,7 @@ def _stored(events: Iterable[Event], out: Path | None, kept: list[dict[str, Any]
         return
     if out.is_file():
         # without a last line that was cut short
-        write_whole(out, "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in kept))
+        write_whole(out, json_lines(kept))
     yield from stored(events, out, "a")
 
 
@@ -182,7 +183,7 @@ def stored(events: Iterable[Event], out: Path, mode: str = "w") -> Iterator[Even
                 try:
                     if file is None:  # not before: a request that turns out wrong must not empty a file
                         file = held.enter_context(out.open(mode, encoding="utf-8"))
-                    file.write(json.dumps(as_json(event), ensure_ascii=False) + "\n")
+                    file.write(json_lines([as_json(event)]))
                     file.flush()
                 except OSError as error:
                     raise WorkError(f"cannot write {out}: {error.strerror}; what is finished is in it") from None
