@@ -1,7 +1,8 @@
-"""How a run stands, read from its folder; the run itself may be going on."""
+"""The status of a run, read from its directory; the run may be in progress."""
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,14 +10,14 @@ from typing import Any
 from sedd_cli.errors import RequestError
 from sedd_cli.recipe import load_recipe
 from sedd_cli.system.events import bin_names
-from sedd_cli.system.figures import blank, save
+from sedd_cli.system.figures import empty_figure, save
 from sedd_cli.system.json_lines import read_json_lines
 from sedd_cli.system.locks import is_locked
 
 
 @dataclass(frozen=True)
 class Status:
-    """What a run directory tells. train and validation are the records of metrics.jsonl, in order of steps."""
+    """Progress of a run. train and validation are the records of metrics.jsonl, in order of steps."""
 
     run: Path
     recipe: str
@@ -28,9 +29,13 @@ class Status:
     validation: list[dict[str, Any]]
     reason: str | None = None  # why it failed
 
+    def to_dict(self) -> dict[str, Any]:
+        """The status as JSON."""
+        return dataclasses.asdict(self)
+
 
 def status(run: Path) -> Status:
-    """RequestError if `run` is not a run directory."""
+    """Read the status of a run; RequestError if `run` is not a run directory."""
     if (run / "manifest.json").is_file():
         raise RequestError(f"{run} is a checkpoint; its run is {run.parent.parent}")
     if not (run / "recipe.yaml").is_file():
@@ -51,11 +56,11 @@ def status(run: Path) -> Status:
 
 
 def plot(found: Status, path: Path) -> None:
-    """Write the run's curves as a PNG. RequestError without matplotlib, or if there is nothing to draw."""
+    """Write the loss curves as a PNG; RequestError without matplotlib or without metrics."""
     if not found.train:
         raise RequestError(f"{found.run} has no metrics yet, there is nothing to plot")
     bins = bin_names(found.train[0]["loss_by_t"])
-    figure = blank(10 if bins else 6, 4)
+    figure = empty_figure(10 if bins else 6, 4)
     whole, *others = figure.subplots(1, 2 if bins else 1, sharex=True, squeeze=False)[0]
     steps = [r["step"] for r in found.train]
     whole.plot(steps, [_or_nan(r["loss"]) for r in found.train], lw=1, label="training loss")

@@ -61,7 +61,9 @@ def test_any_form_of_model_will_do(workplace, tiny_run, tmp_path, form):
         tokens = load_model(tiny_run).vocab_size
         (save_published if form == "published" else save_training_directory)(tmp_path / "m", "absorb", tokens)
         model, warned = begun(workplace, tmp_path / "run", tmp_path / "m", *SHAPE)
-        assert warned == [f"init_from: {tmp_path / 'm'} names no tokenizer: its tokens are taken to be those of char"]
+        assert warned == [
+            f"init_from: {tmp_path / 'm'} names no tokenizer: its token ids are assumed to be those of char"
+        ]
     assert_equal_weights(model, load_model(tmp_path / "m"))
 
 
@@ -73,7 +75,8 @@ def test_another_vocabulary_begins_embedding_and_output_anew_and_keeps_the_rest(
     given = load_model(tmp_path / "m")
     assert model.vocab_size != given.vocab_size == 11
     assert (
-        "was trained on the vocabulary 11 tokens, this recipe has char: embedding and output rows begin anew" in warned
+        "was trained on the vocabulary 11 tokens, this recipe has char: embedding and output rows are newly initialised"
+        in warned
     )
     assert_equal_weights(model, given, but=BY_STATE)
     embedding, head = model.net.vocab_embed.embedding, model.net.output_layer.linear
