@@ -65,7 +65,7 @@ def cloze(model: LoadedModel | ExactModel, text: Text, options: ClozeOptions) ->
     way = options.sampling.resolve(model)
     dataset = yield from prepared_for(model, text, Dist(0, 1, model.device))
     check_tokenizer(model, dataset)
-    split = dataset.split(options.split or _usual_split(dataset))
+    split = dataset.split(options.split or dataset.default_split)
     gaps = find_gaps(
         Blocks.cut(split, "rigorous", model.length, dataset.tokenizer), dataset.tokenizer, options.gaps, options.seed
     )
@@ -88,10 +88,6 @@ def cloze(model: LoadedModel | ExactModel, text: Text, options: ClozeOptions) ->
         | _comparison(gaps, drawn, best, [words[0] for words in likeliest], guesses)
         | {"examples": _examples(dataset.tokenizer, gaps, best, guesses), "software": software("torch")}
     )
-
-
-def _usual_split(dataset: Dataset) -> str:
-    return next((name for name in ("test", "validation") if name in dataset.splits), "train")
 
 
 # --------------------------------------------------------------------------------------------------- the model

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import tempfile
 from collections import Counter
 from collections.abc import Generator, Iterable, Iterator
@@ -14,16 +13,20 @@ from typing import Any
 
 from sedd_cli.checkpoints.loaded_model import LoadedModel
 from sedd_cli.data.formats.records import parse_record
-from sedd_cli.data.tokenizers.base import digest
 from sedd_cli.errors import RequestError, WorkError
 from sedd_cli.inference.generate import as_json
 from sedd_cli.inference.infill import Job, Plan, fill_plans, plan_job
 from sedd_cli.inference.sampling import ResolvedSampler, Sampling
 from sedd_cli.inference.template import between, parse_template
 from sedd_cli.recipe.build import build
+from sedd_cli.system.digests import digest
 from sedd_cli.system.events import Event, Finished, Note, Sampled, Warn
 from sedd_cli.system.files import write_whole
+from sedd_cli.system.json_lines import json_lines, read_json_lines
 from sedd_cli.system.locks import file_lock
+
+#: How every result begins (see `as_json`).
+BEGINNING = '{"index": '
 
 
 @dataclass(frozen=True)
@@ -139,7 +142,7 @@ def fill_jobs(
         events: Iterator[Event] = fill_plans(model, resolved, plans, every, watch)
         if out is not None:
             if out.is_file():  # without a torn last line
-                write_whole(out, "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in kept))
+                write_whole(out, json_lines(kept))
             events = stored(events, out, "a")
         yield from events
     result = JobsResult(len(lines), len(wanted), len(wanted) - len(plans), refused, before)
@@ -170,16 +173,14 @@ def _filling(record: dict[str, Any]) -> tuple[str, int]:
 
 def _stored_records(out: Path, every: bool) -> list[dict[str, Any]]:
     """The results in a file; RequestError if it holds anything else. every: without incomplete sets of candidates."""
-    if not out.is_file():
-        return []
     records = []
-    for number, line in enumerate(out.read_bytes().splitlines(keepends=True), 1):
+    for number, line in enumerate(read_json_lines(out), 1):
+        if not line.ended and line.cut_short(BEGINNING):
+            break
         try:
-            record = json.loads(line)
+            record = line.record or {}
             _ = record["job"]["key"], record["index"], record["candidates"]
-        except (ValueError, KeyError, TypeError):
-            if not line.endswith(b"\n"):
-                break  # torn by a crash
+        except (KeyError, TypeError):
             raise RequestError(
                 f"{out} holds something else (line {number} is no result of --input): name another file with --out"
             ) from None
@@ -207,7 +208,7 @@ def stored(events: Iterable[Event], out: Path, mode: str = "w") -> Iterator[Even
                 try:
                     if file is None:  # only now: a request that is refused must not empty the file
                         file = files.enter_context(out.open(mode, encoding="utf-8"))
-                    file.write(json.dumps(as_json(event), ensure_ascii=False) + "\n")
+                    file.write(json_lines([as_json(event)]))
                     file.flush()
                 except OSError as error:
                     raise WorkError(f"cannot write {out}: {error.strerror}; what is finished is in it") from None

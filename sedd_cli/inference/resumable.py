@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 
 from sedd_cli.errors import WorkError
 from sedd_cli.inference.generate import as_json
 from sedd_cli.system.events import Event, Note, Sampled
+from sedd_cli.system.json_lines import json_lines, read_json_lines
 
 
 def resumable_samples(
@@ -26,12 +26,12 @@ def resumable_samples(
     if len(kept) == n:
         return kept
     try:
-        path.write_text("".join(json.dumps(as_json(s), ensure_ascii=False) + "\n" for s in kept), encoding="utf-8")
+        path.write_text(json_lines(as_json(s) for s in kept), encoding="utf-8")
         with path.open("a", encoding="utf-8") as file:
             for event in draw(len(kept)):
                 if isinstance(event, Sampled):
                     kept.append(event)
-                    file.write(json.dumps(as_json(event), ensure_ascii=False) + "\n")
+                    file.write(json_lines([as_json(event)]))
                     file.flush()
                 else:
                     yield event
@@ -44,12 +44,8 @@ def _stored_samples(path: Path) -> list[Sampled]:
     """The samples of a file, up to a torn line or a gap in the numbers."""
     found: list[Sampled] = []
     names = {f.name for f in dataclasses.fields(Sampled)}
-    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
-        try:
-            record = json.loads(line)
-        except ValueError:
-            break  # torn by a crash
-        if record.get("index") != len(found):
+    for line in read_json_lines(path):
+        if line.record is None or line.record.get("index") != len(found):
             break
-        found.append(Sampled(**{key: value for key, value in record.items() if key in names}))
+        found.append(Sampled(**{key: value for key, value in line.record.items() if key in names}))
     return found
