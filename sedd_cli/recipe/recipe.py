@@ -115,8 +115,8 @@ class ReportRecipe:
     def __post_init__(self) -> None:
         _at_least(self, 0, "samples")
         _at_least(self, 1, "blocks")
-        if self.every is not None and self.every < 1:
-            raise ValueError(f"every must be at least 1, found {self.every}")
+        if self.every is not None:
+            _at_least(self, 0, "every")
         if not self.rel_error > 0:
             raise ValueError(f"rel_error must be positive, found {self.rel_error}")
 

@@ -11,7 +11,7 @@ from sedd_cli.errors import RequestError, WorkError
 from sedd_cli.system.files import write_whole
 
 
-def blank(width: float, height: float) -> Any:
+def empty_figure(width: float, height: float) -> Any:
     """An empty figure, sizes in inches; RequestError without matplotlib."""
     try:
         import matplotlib.figure

@@ -9,7 +9,7 @@ from typing import Any
 
 from sedd_cli.errors import RequestError
 from sedd_cli.recipe import load_recipe
-from sedd_cli.system.figures import blank, save, steps_axes
+from sedd_cli.system.figures import empty_figure, save, steps_axes
 from sedd_cli.tables.row_run import RowRun
 from sedd_cli.tables.summary import samples_of
 from sedd_cli.training.status import status
@@ -26,7 +26,7 @@ def plot(found: dict[str, Any], places: Sequence[RowRun], path: Path) -> None:
 
 def _curves(title: str, places: Sequence[RowRun], path: Path) -> None:
     """The bound on validation text against the tokens seen: a line for each run, those of a row in one colour."""
-    figure = blank(9, 5)
+    figure = empty_figure(9, 5)
     axis, colours, drawn = figure.subplots(), {}, set()
     for place in places:
         folder = place.trained.folder
@@ -57,7 +57,7 @@ def _curves(title: str, places: Sequence[RowRun], path: Path) -> None:
 
 def _frontiers(title: str, found: dict[str, Any], path: Path) -> None:
     """Generative perplexity against steps, both axes logarithmic; a model with one number of its own is a level."""
-    figure = blank(8, 4.5)
+    figure = empty_figure(8, 4.5)
     axis, steps = figure.subplots(), {column["name"]: column["steps"] for column in found["columns"]}
     drawn, styles = False, itertools.cycle(("o-", "s--", "^-", "D--", "v:", "P:"))
     for row in found["rows"]:

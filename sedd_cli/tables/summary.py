@@ -17,7 +17,7 @@ from sedd_cli.tables.frontier import frontier
 from sedd_cli.tables.measures import MEASURES
 from sedd_cli.tables.row_run import RowRun
 from sedd_cli.tables.run import measuring_seconds, run_seconds, spoken
-from sedd_cli.training.cost import plan
+from sedd_cli.training.cost import estimate_cost
 
 
 def summary(table: Table, places: dict[str, list[RowRun]], mini: bool) -> dict[str, Any]:
@@ -91,7 +91,7 @@ def _cost(place: RowRun, every: Sequence[Cells]) -> str | None:
     """What the rest of the training is expected to take: here, by other rows, or on the paper's hardware, derived."""
     if (seconds := run_seconds(place, [one.place for one in every])) is not None:
         return f"about {spoken(seconds)} here"
-    return plan(place.recipe).get("on the paper's hardware")
+    return estimate_cost(place.recipe).to_dict().get("on the paper's hardware")
 
 
 def _not_counted(every: Sequence[Cells]) -> Iterator[str]:
