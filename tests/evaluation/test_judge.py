@@ -27,7 +27,7 @@ def causal(tmp_path_factory):
 
 def judged(causal, samples, self_bleu=False):
     def events():
-        yield Finished((yield from judge(causal, samples, self_bleu)))
+        yield Finished((yield from judge(causal, samples, self_bleu)).to_dict())
 
     *others, last = events()
     return last.result, others

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import reference
 
-from sedd_cli.evaluation.ngram import NGram
+from sedd_cli.evaluation.baselines.ngram import NGram
 
 ORDERS = [1, 2, 3, 4, 5]
 

@@ -10,9 +10,9 @@ from typing import Any
 from sedd_cli.checkpoints.load import open_model
 from sedd_cli.checkpoints.loaded_model import LoadedModel
 from sedd_cli.errors import RequestError
-from sedd_cli.evaluation.scorers.exact import ExactModel, load_exact
-from sedd_cli.evaluation.scorers.pretrained import is_causal
-from sedd_cli.evaluation.scorers.reader import Reader, load_reader
+from sedd_cli.evaluation.scorers.causal import CausalModel
+from sedd_cli.evaluation.scorers.pretrained import is_causal, load_exact
+from sedd_cli.evaluation.scorers.scorer import Scorer, load_scorer
 from sedd_cli.system.events import Event
 from sedd_cli.tables.column import Column
 from sedd_cli.tables.row_run import RowRun
@@ -38,26 +38,26 @@ class Desk:
 
     def __init__(self, device: str, rel_error: float, max_nfe: int):
         self.device, self.rel_error, self.max_nfe = device, rel_error, max_nfe
-        self._models: dict[str, LoadedModel | ExactModel] = {}
-        self._readers: dict[str, Reader] = {}
+        self._models: dict[str, LoadedModel | CausalModel] = {}
+        self._readers: dict[str, Scorer] = {}
 
-    def model(self, place: RowRun) -> LoadedModel | ExactModel:
+    def model(self, place: RowRun) -> LoadedModel | CausalModel:
         """The model of a place, the last one that was asked for being kept."""
         if (source := place.source) not in self._models:
             ours = place.training is not None or not is_causal(source)
             self._models = {source: (open_model if ours else load_exact)(source, self.device)}
         return self._models[source]
 
-    def reader(self, place: RowRun, column: Column) -> Reader:
+    def reader(self, place: RowRun, column: Column) -> Scorer:
         """What reads a row's texts in a column that has a reader."""
         trained = place.reader(column)
         source = str(trained.folder) if trained else column.reader.source
         if source not in self._readers:
-            self._readers[source] = load_reader(source, self.device)
+            self._readers[source] = load_scorer(source, self.device)
         return self._readers[source]
 
 
-def check_direction(place: RowRun, model: LoadedModel | ExactModel) -> None:
+def check_direction(place: RowRun, model: LoadedModel | CausalModel) -> None:
     """RequestError where a row says that its model goes from left to right, and it does not, or the other way round."""
     if model.exact != place.row.how.left_to_right:
         says = "goes from left to right" if place.row.how.left_to_right else "denoises"

@@ -11,7 +11,8 @@ import torch
 from sedd_cli.checkpoints.loaded_model import LoadedModel
 from sedd_cli.errors import RequestError
 from sedd_cli.evaluation.judge import Samples, judge
-from sedd_cli.evaluation.scorers.exact import ExactModel
+from sedd_cli.evaluation.scorers.causal import CausalModel
+from sedd_cli.evaluation.scorers.continuation import continue_prompts
 from sedd_cli.evaluation.sweep import SweepOptions, sweep
 from sedd_cli.inference.generate import GenerateOptions, generate
 from sedd_cli.inference.resumable import resumable_samples
@@ -37,7 +38,7 @@ class QualityMeasure(Measure):
         folder = place.runs / "samples" / f"{model.fingerprint[:16]}-{column.length}-{place.seed}"
         if model.exact:
             sampled = yield from _left_to_right(model, column, place.seed, folder)
-            return (yield from judge(reader, Samples.of(sampled, model.tokenizer), False))
+            return (yield from judge(reader, Samples.of(sampled, model.tokenizer), False)).to_dict()
         sampler = place.row.how.sampler or "tweedie"
         options = SweepOptions(folder, (column.steps,), (sampler,), column.n, column.length, place.seed)
         for event in sweep(model, reader, options):
@@ -56,7 +57,7 @@ class QualityMeasure(Measure):
 
 
 def _left_to_right(
-    model: LoadedModel | ExactModel, column: Quality, seed: int, folder: Path
+    model: LoadedModel | CausalModel, column: Quality, seed: int, folder: Path
 ) -> Generator[Event, None, list[Sampled]]:
     def draw(first: int) -> Iterator[Event]:
         if isinstance(model, LoadedModel):
@@ -72,13 +73,13 @@ def _left_to_right(
         return (yield from resumable_samples(samples / "left_to_right.jsonl", column.n, draw, "left to right"))
 
 
-def _continued(model: ExactModel, column: Quality, seed: int, first: int) -> Iterator[Event]:
+def _continued(model: CausalModel, column: Quality, seed: int, first: int) -> Iterator[Event]:
     """Samples of a causal model of transformers from nothing, under its own law: end-of-text is a token like others."""
     for start in range(first, column.n, AT_ONCE):
         numbers = torch.arange(start, min(start + AT_ONCE, column.n))
         nothing = torch.empty(len(numbers), 0, dtype=torch.int64)
-        drawn = model.causal.continue_(nothing, column.length, 1.0, 1.0, seed, numbers, ends=True).tolist()
+        drawn = continue_prompts(model, nothing, column.length, 1.0, 1.0, seed, numbers, ends=True).tolist()
         for number, tokens in zip(numbers.tolist(), drawn, strict=True):
-            text = model.causal.decode(tokens)
+            text = model.decode(tokens)
             yield Sampled(number, text, tokens, column.length, 0.0, seed=seed, sampler="left_to_right")
         yield Progress("sampling", int(numbers[-1]) + 1, column.n, "samples")

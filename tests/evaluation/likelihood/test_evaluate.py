@@ -358,7 +358,7 @@ def test_bf16_is_used_only_where_it_is_seen_not_to_matter(model, dataset, monkey
 def test_a_causal_model_is_evaluated_exactly_on_the_same_blocks(model, dataset, tmp_path):
     from support.causal_models import save_tiny_causal
 
-    from sedd_cli.evaluation.scorers.exact import load_exact
+    from sedd_cli.evaluation.scorers.pretrained import load_exact
 
     reference = load_exact(str(save_tiny_causal(tmp_path / "causal", n_positions=24)), device="cpu")
     *events, finished = evaluate_all(
@@ -366,12 +366,12 @@ def test_a_causal_model_is_evaluated_exactly_on_the_same_blocks(model, dataset, 
     )
     (found,) = finished.result["results"]
     own = next(e for e in events if isinstance(e, Evaluated)).result
-    assert own is found
+    assert own == found
     assert "estimator" not in found
     split = open_dataset_of(model.recipe.data.corpus, reference).split("test")
     blocks = torch.from_numpy(split.read(0, split.tokens // 24 * 24)).view(-1, 24)
-    start = torch.full_like(blocks[:, :1], reference.causal.start)
-    logits = reference.causal.net(torch.cat([start, blocks[:, :-1]], 1)).logits.double().log_softmax(-1)
+    start = torch.full_like(blocks[:, :1], reference.start)
+    logits = reference.net(torch.cat([start, blocks[:, :-1]], 1)).logits.double().log_softmax(-1)
     expected = -logits.gather(-1, blocks[..., None]).mean()
     assert found["bounds"]["sedd-paper"]["nats_per_token"] == pytest.approx(float(expected), rel=1e-6)
     assert found["bounds"]["sedd-paper"]["nats_per_token_error"] == 0
@@ -386,7 +386,7 @@ def open_dataset_of(corpus, model):
 
 def test_a_synthetic_source_shows_the_gap(workplace):
     from sedd_cli.data.corpora import CORPORA
-    from sedd_cli.evaluation.baselines import source_bits
+    from sedd_cli.evaluation.baselines.baselines import source_bits
     from sedd_cli.evaluation.likelihood.protocols import Blocks
 
     data = _dataset("markov", "text8")
@@ -399,7 +399,7 @@ def test_a_synthetic_source_shows_the_gap(workplace):
 
 
 def test_the_source_is_known_in_tokens_with_separators_too(workplace):
-    from sedd_cli.evaluation.baselines import source_bits
+    from sedd_cli.evaluation.baselines.baselines import source_bits
     from sedd_cli.evaluation.likelihood.protocols import Blocks
 
     bits = []
@@ -429,16 +429,16 @@ def test_a_likelihood_that_is_not_finite_is_said(model, dataset):
 
 
 def test_without_a_place_to_keep_draws_the_evaluation_goes_on(model, dataset, monkeypatch, tmp_path):
-    from sedd_cli.evaluation.likelihood import cache as ledger
+    from sedd_cli.evaluation.likelihood import cache
     from sedd_cli.system.events import Warn
 
     (tmp_path / "evaluations").write_text("a file in the way")
-    monkeypatch.setattr(ledger, "home", lambda: tmp_path)
+    monkeypatch.setattr(cache, "home", lambda: tmp_path)
     options = options_of(protocols=("rigorous",), baselines=False, keep=True)
     *events, last = evaluate(model, dataset, options)
     assert last.result["bounds"]["rigorous"]["replicates"] == 8
     (said,) = (e.text for e in events if isinstance(e, Warn))
-    assert "could not be kept" in said
+    assert "could not be cached" in said
     assert "--no-resume" in said
 
 
@@ -447,7 +447,7 @@ def test_an_exact_evaluation_goes_on_too(workplace, model, tmp_path, monkeypatch
 
     from sedd_cli.evaluation.likelihood import estimator as module
     from sedd_cli.evaluation.scorers.causal import CausalModel
-    from sedd_cli.evaluation.scorers.exact import load_exact
+    from sedd_cli.evaluation.scorers.pretrained import load_exact
 
     monkeypatch.setattr(module, "TOKENS_AT_ONCE", 240)
     reference = load_exact(str(save_tiny_causal(tmp_path / "causal", n_positions=24, seed=5)), device="cpu")
@@ -475,7 +475,7 @@ def test_errors_of_the_text_are_per_predicted_token(model, tmp_path):
 
     from sedd_cli.evaluation.likelihood.protocols import Blocks
     from sedd_cli.evaluation.likelihood.summary import Estimates, between_documents, summary
-    from sedd_cli.evaluation.scorers.exact import load_exact
+    from sedd_cli.evaluation.scorers.pretrained import load_exact
 
     reference = load_exact(str(save_tiny_causal(tmp_path / "causal", n_positions=24)), device="cpu")
     split = open_dataset_of(model.recipe.data.corpus, reference).split("test")
@@ -483,10 +483,10 @@ def test_errors_of_the_text_are_per_predicted_token(model, tmp_path):
     nats = torch.rand(1, len(blocks), generator=torch.Generator().manual_seed(0)).double().numpy() + 50
     found = summary(blocks, Estimates(nats, 1), given=1)
     expected = between_documents(nats, blocks.lengths - 1, blocks.clusters)
-    assert found["nats_per_token_between_documents"] == expected
-    assert found["nats_per_token"] == pytest.approx(nats.sum() / (23 * len(blocks)))
+    assert found.nats_per_token_between_documents == expected
+    assert found.nats_per_token == pytest.approx(nats.sum() / (23 * len(blocks)))
     bits = expected * 23 * len(blocks) / math.log(2) / blocks.size.characters
-    assert found["between_documents_error"] == pytest.approx(bits)
+    assert found.between_documents_error == pytest.approx(bits)
 
 
 def test_bits_per_character_of_a_part_are_over_the_characters_of_that_part(model, tmp_path):
@@ -523,7 +523,7 @@ def test_both_bounds_come_from_the_same_evaluations(model, dataset):
 def test_a_causal_model_is_evaluated_with_the_tokenizer_it_is_given(model, tmp_path):
     from support.causal_models import save_tiny_causal
 
-    from sedd_cli.evaluation.scorers.exact import load_exact
+    from sedd_cli.evaluation.scorers.pretrained import load_exact
 
     folder = save_tiny_causal(tmp_path / "causal", n_positions=24)
     file = (folder / "tokenizer.json").rename(tmp_path / "tokenizer.json")

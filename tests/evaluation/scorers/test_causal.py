@@ -14,6 +14,7 @@ from sedd_cli.core.categorical import nucleus
 from sedd_cli.errors import RequestError
 from sedd_cli.evaluation.scorers import causal, pretrained
 from sedd_cli.evaluation.scorers.causal import CausalModel
+from sedd_cli.evaluation.scorers.continuation import continue_prompts
 from sedd_cli.evaluation.scorers.pretrained import is_causal, load_causal
 
 #: Float32 logits of batches of other shapes differ in the last bits; nats here are sums of at most forty.
@@ -106,17 +107,17 @@ def test_logits_that_are_capped_behind_the_head_are_taken_from_the_model(tokens,
     monkeypatch.setattr(causal, "ROW_BLOCK", 50 * 300)
     assert not capped._headed
     torch.testing.assert_close(capped.nats_given_first(tokens), by_hand(capped, tokens, 1), rtol=0, atol=ROUNDING)
-    made = capped.continue_(tokens[:2, :4], 5, 1.0, 1.0, 0, torch.arange(2))
+    made = continue_prompts(capped, tokens[:2, :4], 5, 1.0, 1.0, 0, torch.arange(2))
     assert made.tolist() == recomputed(capped, tokens[:2, :4], 5, 1.0, 1.0, 0, torch.arange(2)).tolist()
 
 
 def test_first_tokens_follow_the_softmax(small):
     n = 20_000
-    drawn = small.continue_(torch.tensor([[1, 2]]).expand(n, 2), 1, 1.0, 1.0, 0, torch.arange(n))
+    drawn = continue_prompts(small, torch.tensor([[1, 2]]).expand(n, 2), 1, 1.0, 1.0, 0, torch.arange(n))
     p = small.net(torch.tensor([[1, 2]])).logits[0, -1].detach().double()
     p[4] = -torch.inf  # end-of-text is never drawn
     assert chi_square(drawn[:, 0], p.softmax(-1)) > 0.01
-    warm = small.continue_(torch.tensor([[1, 2]]).expand(n, 2), 1, 1.0, 1.5, 1, torch.arange(n))
+    warm = continue_prompts(small, torch.tensor([[1, 2]]).expand(n, 2), 1, 1.0, 1.5, 1, torch.arange(n))
     assert chi_square(warm[:, 0], (p / 1.5).softmax(-1)) > 0.01
     assert chi_square(warm[:, 0], p.softmax(-1)) < 1e-6
 
@@ -124,7 +125,7 @@ def test_first_tokens_follow_the_softmax(small):
 def test_second_tokens_follow_the_law_behind_the_first(small):
     """Pairs behind `start` against exp(−nats), given that neither ends the text."""
     n, rows = 20_000, all_rows(5, 2)
-    drawn = small.continue_(torch.empty(n, 0, dtype=torch.int64), 2, 1.0, 1.0, 0, torch.arange(n))
+    drawn = continue_prompts(small, torch.empty(n, 0, dtype=torch.int64), 2, 1.0, 1.0, 0, torch.arange(n))
     law = torch.exp(-small.nats(rows)).view(5, 5)
     first = law.sum(1)
     first[4] = law[:, 4] = 0
@@ -148,7 +149,7 @@ def test_draws_stay_in_the_nucleus_and_fill_it(model):
     p[model.start] = -torch.inf
     within = nucleus(p.softmax(-1)[None], 0.6)[0]
     assert 1 < int((within > 0).sum()) < 60
-    drawn = model.continue_(prompt.expand(n, 3), 1, 0.6, 1.0, 0, torch.arange(n))[:, 0]
+    drawn = continue_prompts(model, prompt.expand(n, 3), 1, 0.6, 1.0, 0, torch.arange(n))[:, 0]
     assert bool((within[drawn] > 0).all())
     assert chi_square(drawn, within) > 0.01
 
@@ -168,15 +169,17 @@ def recomputed(model, prompts, new, top_p, temperature, seed, numbers) -> torch.
 
 def test_continuations_with_the_cache_are_those_computed_from_scratch(model, tokens):
     wanted = recomputed(model, tokens[:, :9], 30, 0.9, 0.8, 5, torch.arange(7))
-    assert model.continue_(tokens[:, :9], 30, 0.9, 0.8, 5, torch.arange(7)).tolist() == wanted.tolist()
+    assert continue_prompts(model, tokens[:, :9], 30, 0.9, 0.8, 5, torch.arange(7)).tolist() == wanted.tolist()
 
 
 def test_a_continuation_depends_on_seed_and_number_alone(model, tokens):
     prompts = tokens[:1, :6].expand(7, 6)
-    made = model.continue_(prompts, 20, 0.95, 1.0, 2, torch.arange(7))
-    assert model.continue_(prompts[:2], 20, 0.95, 1.0, 2, torch.tensor([5, 3])).tolist() == made[[5, 3]].tolist()
+    made = continue_prompts(model, prompts, 20, 0.95, 1.0, 2, torch.arange(7))
+    assert (
+        continue_prompts(model, prompts[:2], 20, 0.95, 1.0, 2, torch.tensor([5, 3])).tolist() == made[[5, 3]].tolist()
+    )
     assert len({tuple(row) for row in made.tolist()}) == 7
-    assert model.continue_(prompts, 20, 0.95, 1.0, 3, torch.arange(7)).tolist() != made.tolist()
+    assert continue_prompts(model, prompts, 20, 0.95, 1.0, 3, torch.arange(7)).tolist() != made.tolist()
     assert not bool((made == model.start).any())
 
 
@@ -218,7 +221,9 @@ def test_texts_come_back(model):
 
 
 def continued(model, given=1, new=1, top_p=1.0, temperature=1.0) -> torch.Tensor:
-    return model.continue_(torch.zeros(1, given, dtype=torch.int64), new, top_p, temperature, 0, torch.arange(1))
+    return continue_prompts(
+        model, torch.zeros(1, given, dtype=torch.int64), new, top_p, temperature, 0, torch.arange(1)
+    )
 
 
 @pytest.mark.parametrize(
@@ -261,7 +266,7 @@ def test_a_folder_without_tokenizer_serves_ids_alone(tmp_path):
     logging.disable_progress_bar()
     make_tiny_net(vocab_size=5, bos_token_id=4, eos_token_id=4).save_pretrained(tmp_path)
     bare = load_causal(tmp_path, "cpu")
-    assert bare.tokenizer is None
+    assert bare.pretrained_tokenizer is None
     assert bare.start == 4
 
 
@@ -311,7 +316,7 @@ def test_a_model_with_gpt2s_type_and_size_is_not_gpt2_if_its_words_are_others(ti
     model = load_causal(tiny_causal, "cpu")
     monkeypatch.setattr(module, "GPT2", ("gpt2", model.vocab_size))  # its type and size
     assert not model.gpt2
-    model.tokenizer = None  # ids alone: type and size are all there is to go by
+    model.pretrained_tokenizer = None  # ids alone: type and size are all there is to go by
     assert model.gpt2
 
 
