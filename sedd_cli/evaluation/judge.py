@@ -29,8 +29,8 @@ TOKENS_AT_ONCE = 16_384
 class Samples:
     """Texts, token ids of `tokenizer`, or both. nfe: network evaluations of each; draws: precision of the draws."""
 
-    texts: list[str | None]
-    tokens: list[list[int] | None]
+    texts: Sequence[str | None]
+    tokens: Sequence[list[int] | None]
     tokenizer: Tokenizer | None = None
     nfe: tuple[int, ...] = ()
     draws: str | None = None
@@ -47,6 +47,7 @@ class Samples:
 
         tokenizer: of the file's token ids. RequestError names the line that cannot be read.
         """
+        records: list[dict[str, Any]]
         try:
             if path.suffix == ".jsonl":
                 records = [record for _, record in read_samples(path)]
@@ -178,9 +179,11 @@ def _ids(scorer: Scorer, samples: Samples) -> tuple[list[list[int]], str]:
         return [list(t) for t in tokens], "ids"
     texts = []
     for text, ids in zip(samples.texts, samples.tokens, strict=True):
-        if text is None and (ours is None or ids is None):
-            raise RequestError("samples without a text: name the tokenizer of their ids with --tokenizer")
-        texts.append(ours.decode(ids) if text is None else text)
+        if text is None:
+            if ours is None or ids is None:
+                raise RequestError("samples without a text: name the tokenizer of their ids with --tokenizer")
+            text = ours.decode(ids)
+        texts.append(text)
     return scorer.encode(texts), "text"
 
 

@@ -56,7 +56,7 @@ def source_bits(dataset: Dataset, blocks: Blocks) -> float:
         raise ValueError(f"{dataset.manifest.corpus} is not a synthetic corpus")
     for start, stop in blocks.spans:
         ids = blocks.split.read(int(start), int(stop))
-        text = dataset.tokenizer.decode(ids[ids != dataset.tokenizer.eos])
+        text = dataset.tokenizer.decode(ids[ids != dataset.tokenizer.eos].tolist())
         nats += float(source.nats(text).sum())
         characters += len(text)
     return nats / characters / math.log(2)

@@ -39,7 +39,7 @@ class Blocks:
         """The first `limit` (None: all) blocks of `length` tokens under a protocol; RequestError if there is none."""
         protocol, marks = find_protocol(name), None
         if protocol.wrapped:
-            if tokenizer is None or tokenizer.eos is None:
+            if tokenizer is None or tokenizer.bos is None or tokenizer.eos is None:
                 raise RequestError(f"protocol {name!r} puts marks around blocks, and this tokenizer has none")
             marks = (tokenizer.bos, tokenizer.eos)
         inside = length - 2 * protocol.wrapped

@@ -27,30 +27,33 @@ def prepared_for(model: LoadedModel | CausalModel, text: Text, dist: Dist) -> Ge
     """A corpus prepared with the model's tokenizer; the main process prepares it where it is missing."""
     tokenizer = model.text_tokenizer()
     # a trained tokenizer is loaded from its file: by its name it would be trained again, on this corpus
-    names = [tokenizer.spec if tokenizer.named else model.tokenizer_source or tokenizer.spec]
+    name = tokenizer.spec if tokenizer.named else model.tokenizer_source
     if model.recipe and model.recipe.data.corpus == text.corpus and text.local is None:
-        names.insert(0, model.recipe.data.tokenizer)
-    for name in names:
-        found: Path | Exception | None = None
-        try:
-            for event in prepare(PrepareOptions(text.corpus, text.local, tokenizer=name)) if dist.main else ():
-                if isinstance(event, Prepared):
-                    found = event.path
-                else:
-                    yield event
-        except (RequestError, WorkError) as error:
-            found = error  # raised below in every process
-
-        dataset = open_dataset(dist.from_main(lambda found=found: _raise_or_return(found)))
+        dataset = yield from _prepared(text, model.recipe.data.tokenizer, dist)
         if dataset.tokenizer.fingerprint == tokenizer.fingerprint:
-            break
-    return dataset
+            return dataset
+    return (yield from _prepared(text, name, dist))
 
 
-def _raise_or_return(found: Path | Exception | None) -> Path | None:
-    if isinstance(found, Exception):
-        raise found
-    return found
+def _prepared(text: Text, tokenizer: str | None, dist: Dist) -> Generator[Event, None, Dataset]:
+    """A corpus prepared by the main process, whose errors are raised in every process."""
+    found: Path | Exception | None = None
+    try:
+        for event in prepare(PrepareOptions(text.corpus, text.local, tokenizer=tokenizer)) if dist.main else ():
+            if isinstance(event, Prepared):
+                found = event.path
+            else:
+                yield event
+    except (RequestError, WorkError) as error:
+        found = error
+
+    def folder() -> Path:
+        if isinstance(found, Exception):
+            raise found
+        assert found is not None
+        return found
+
+    return open_dataset(dist.from_main(folder))
 
 
 def check_tokenizer(model: LoadedModel | CausalModel, dataset: Dataset) -> None:

@@ -47,7 +47,8 @@ def mauve(
         + (f", {references.unknown:,} that the tokenizer cannot express" if references.unknown else "")
     )
     made = yield from generations(writer, references, options)
-    sides, changed = [], {}
+    sides: list[np.ndarray] = []
+    changed: dict[str, int] = {}
     for side, rows in (("references", references.rows), ("generations", [one.tokens for one in made])):
         if len(rows) < ENOUGH:
             few = " and hardly means anything" if len(rows) < FEW else ""
@@ -62,8 +63,7 @@ def mauve(
             f"{changed['references']:,} references and {changed['generations']:,} generations have another length in "
             f"the tokens of {reader.source}"
         )
-    score = yield from scores(*sides, options.seeds)
-    skipped = references.short, references.unknown
+    score = yield from scores(sides[0], sides[1], options.seeds)
     nfe = float(np.mean([one.nfe for one in made]))
     result = MauveResult(
         score=score,
@@ -71,7 +71,12 @@ def mauve(
         prompt=options.prompt,
         new=options.new,
         references=ReferenceFacts(
-            options.references, references.split, references.fingerprint, len(references.rows), *skipped
+            source=options.references,
+            split=references.split,
+            fingerprint=references.fingerprint,
+            count=len(references.rows),
+            short=references.short,
+            unknown=references.unknown,
         ),
         generations=GenerationFacts(len(made), options.generations),
         model=model.source,

@@ -111,7 +111,7 @@ def _of_corpus(writer: Writer, options: MauveOptions) -> tuple[str, Iterator[lis
     spans = zip([0, *ends], [end - (dataset.tokenizer.eos is not None) for end in ends], strict=False)
     if ours:
         return split.name, (split.read(a, max(a, min(b, a + options.length))).tolist() for a, b in spans)
-    return split.name, encoded(writer, (dataset.tokenizer.decode(split.read(a, max(a, b))) for a, b in spans))
+    return split.name, encoded(writer, (dataset.tokenizer.decode(split.read(a, max(a, b)).tolist()) for a, b in spans))
 
 
 def encoded(holder: Writer | Scorer, texts: Iterable[str]) -> Iterator[list[int]]:

@@ -12,15 +12,12 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from sedd_cli.core.score import ROW_BLOCK
 from sedd_cli.data.tokenizers import Tokenizer
 from sedd_cli.data.tokenizers.base import digest
 from sedd_cli.errors import RequestError
+from sedd_cli.evaluation.scorers.network import CausalNetwork
 
-#: Tokens of one forward pass of the trunk; the logits are computed in smaller blocks.
-TOKENS_AT_ONCE = 8192
 #: Block length of the published zero-shot protocol, also for models with a longer context.
 LENGTH = 1024
 #: Names under which configurations hold the context length.
@@ -50,6 +47,11 @@ class CausalModel:
     tokenizer: Tokenizer | None = None
     tokenizer_source: str | None = None
     facts: dict[str, Any] = field(default_factory=lambda: {"likelihood": "exact"})
+
+    @cached_property
+    def network(self) -> CausalNetwork:
+        """The forward passes of `net`."""
+        return CausalNetwork(self.net, self.vocab_size, self.context)
 
     @property
     def device(self) -> torch.device:
@@ -93,9 +95,13 @@ class CausalModel:
         """Blocks of the network."""
         return self._config.num_hidden_layers
 
-    @cached_property
+    @property
     def fingerprint(self) -> str:
         """sha256 over the weights (in the precision in use) and the configuration."""
+        return self._fingerprint
+
+    @cached_property
+    def _fingerprint(self) -> str:
         config = {k: v for k, v in self.net.config.to_dict().items() if k not in INCIDENTAL}
         return digest([weights_fingerprint(self.net), json.loads(json.dumps(config, default=str))])
 
@@ -155,7 +161,7 @@ class CausalModel:
         """
         tokens = self.check_tokens(tokens)
         first = torch.full_like(tokens[:, :1], self.start)
-        return self._nats(torch.cat([first, tokens[:, :-1]], 1), tokens)
+        return self.network.nats(torch.cat([first, tokens[:, :-1]], 1), tokens)
 
     def nats_given_first(self, tokens: Tensor) -> Tensor:
         """−log p(tokens[1:] | tokens[0]) of each row [B, L] → [B] float64; errors as `nats`.
@@ -163,7 +169,7 @@ class CausalModel:
         L − 1 predictions, the usual convention of generative perplexity.
         """
         tokens = self.check_tokens(tokens)
-        return self._nats(tokens[:, :-1], tokens[:, 1:])
+        return self.network.nats(tokens[:, :-1], tokens[:, 1:])
 
     @torch.no_grad()
     def features(self, rows: list[list[int]], at_once: int) -> np.ndarray:
@@ -176,17 +182,9 @@ class CausalModel:
         found = []
         for ids, lengths in padded(rows, at_once, self.device):
             mask = torch.arange(ids.shape[1], device=self.device) < lengths[:, None]
-            hidden = self._last_hidden(self.check_tokens(ids), mask.long())
+            hidden = self.network.last_hidden(self.check_tokens(ids), mask.long())
             found.append(hidden[torch.arange(len(ids), device=self.device), lengths - 1].float().cpu().numpy())
         return np.concatenate(found) if found else np.empty((0, self._config.hidden_size), np.float32)
-
-    def next_logits(self, ids: Tensor, cache: Any) -> tuple[Tensor, Any]:
-        """Logits [B, V] of the token after those in the key-value cache and ids [B, L]; and the extended cache."""
-        if self._headed:
-            found = self.net.base_model(input_ids=ids, past_key_values=cache, use_cache=True)
-            return self.net.get_output_embeddings()(found.last_hidden_state[:, -1]), found.past_key_values
-        found = self.net(input_ids=ids, past_key_values=cache, use_cache=True)
-        return found.logits[:, -1], found.past_key_values
 
     def check_tokens(self, tokens: Tensor) -> Tensor:
         """tokens [B, L] on the model's device; RequestError for a wrong type, shape, length or id."""
@@ -220,57 +218,6 @@ class CausalModel:
         if self.pretrained_tokenizer is None:
             raise RequestError(f"{self.source} has no tokenizer: put its tokenizer.json into the folder")
         return self.pretrained_tokenizer
-
-    @torch.no_grad()
-    def _nats(self, ids: Tensor, targets: Tensor) -> Tensor:
-        """−Σ log p(targets[i] | ids[..i]) of each row, both [B, L]: log-softmax in float32, its sum in float64."""
-        total = torch.zeros(len(ids), dtype=torch.float64, device=self.device)
-        if not ids.numel():
-            return total
-        at_once = max(1, (TOKENS_AT_ONCE if self._headed else self._block) // ids.shape[1])
-        for start in range(0, len(ids), at_once):
-            rows, wanted = ids[start : start + at_once], targets[start : start + at_once]
-            blocks = zip(self._logits(rows), wanted.reshape(-1).split(self._block), strict=True)
-            nats = [F.cross_entropy(logits.float(), target, reduction="none").double() for logits, target in blocks]
-            total[start : start + at_once] = torch.cat(nats).view(rows.shape).sum(1)
-        return total
-
-    def _logits(self, ids: Tensor) -> Iterator[Tensor]:
-        """Logits [R, V] of consecutive positions of ids [B, L], in blocks that fit in memory."""
-        if self._headed:
-            head, hidden = self.net.get_output_embeddings(), self._last_hidden(ids)
-            return (head(block) for block in hidden.flatten(0, 1).split(self._block))
-        return iter(self.net(input_ids=ids, use_cache=False).logits.flatten(0, 1).split(self._block))
-
-    def _last_hidden(self, ids: Tensor, mask: Tensor | None = None) -> Tensor:
-        """The last hidden states, [B, L, D]."""
-        found = self.net.base_model(input_ids=ids, attention_mask=mask, use_cache=False)
-        if hasattr(found, "last_hidden_state"):
-            return found.last_hidden_state
-        found = self.net(input_ids=ids, attention_mask=mask, use_cache=False, output_hidden_states=True)
-        return found.hidden_states[-1]
-
-    @property
-    def _block(self) -> int:
-        """Rows of logits held at once."""
-        return max(1, ROW_BLOCK // self.vocab_size)
-
-    @cached_property
-    def _headed(self) -> bool:
-        """Whether the logits are the output embedding of the base model's last hidden state, and nothing else.
-
-        Some models cap or scale their logits afterwards. The comparison is bit for bit, since a cap hardly moves a
-        small logit.
-        """
-        base, head = self.net.base_model, self.net.get_output_embeddings()
-        if base is self.net or head is None:
-            return False
-        with torch.no_grad():
-            ids = torch.arange(min(4, self.context), device=self.device)[None] % self.vocab_size
-            found = base(input_ids=ids, use_cache=False)
-            return hasattr(found, "last_hidden_state") and torch.equal(
-                head(found.last_hidden_state), self.net(input_ids=ids, use_cache=False).logits
-            )
 
 
 def check_rows(rows: list[list[int]]) -> None:

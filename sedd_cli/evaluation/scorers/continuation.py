@@ -40,7 +40,7 @@ def continue_prompts(
         )
     stream, cache, drawn = Stream(seed, SAMPLER, numbers.to(model.device)), None, []
     for k in range(new):
-        logits, cache = model.next_logits(x, cache)
+        logits, cache = model.network.next_logits(x, cache)
         logits = logits.double() / temperature
         if not ends:
             logits[:, model.ends] = -torch.inf

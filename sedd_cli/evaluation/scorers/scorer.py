@@ -26,8 +26,8 @@ class Scorer(Protocol):
     comparable with `Tokenizer.ids`.
     """
 
-    @property
-    def libraries(self) -> tuple[str, ...]: ...
+    libraries: ClassVar[tuple[str, ...]]
+
     @property
     def source(self) -> str: ...
     @property
@@ -128,9 +128,8 @@ class TrainedScorer:
             )
         net, found = self.model.net, []
         for ids, lengths in padded(rows, at_once, self.device):  # a causal network does not see the padding
-            hidden = net.hidden(
-                F.pad(ids, (1, 0), value=self.model.graph.mask), torch.zeros(len(ids), device=self.device)
-            )
+            ids = F.pad(ids, (1, 0), value=self.model.graph.mask)
+            hidden = net.hidden(ids, torch.zeros(len(ids), device=self.device))
             found.append(hidden[torch.arange(len(ids), device=self.device), lengths].float().cpu().numpy())
         return np.concatenate(found) if found else np.empty((0, net.config.hidden_size), np.float32)
 

@@ -196,7 +196,7 @@ def test_an_interrupted_run_goes_on_behind_the_last_whole_batch(model, options, 
     assert again == whole
     assert stored()[1] == made
     notes = [e.text for e in events if isinstance(e, Note)]
-    assert any("going on behind 32 of 80" in text for text in notes) == (left == 0.5)
+    assert any("resuming after 32 of 80" in text for text in notes) == (left == 0.5)
     # nothing is left to do, and nothing is done
     finished, events = run(model, options)
     assert finished == whole
@@ -333,7 +333,7 @@ def test_the_separator_of_documents_is_no_part_of_a_reference(model, causal, opt
 @pytest.mark.parametrize(
     ("changed", "words"),
     [
-        ({"count": 41}, ["40 usable", "41 were asked for", "-n"]),
+        ({"count": 41}, ["40 usable", "41 were requested", "-n"]),
         ({"prompt": 20, "new": 8}, ["20 + 8", "24"]),
         ({"mode": "fill"}, ["standard, infill", "'fill'"]),
         ({"mode": "infill", "prompt": 7}, ["even", "7"]),

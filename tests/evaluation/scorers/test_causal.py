@@ -12,7 +12,7 @@ from support.causal_models import make_tiny_net, save_tiny_causal
 
 from sedd_cli.core.categorical import nucleus
 from sedd_cli.errors import RequestError
-from sedd_cli.evaluation.scorers import causal, pretrained
+from sedd_cli.evaluation.scorers import network, pretrained
 from sedd_cli.evaluation.scorers.causal import CausalModel
 from sedd_cli.evaluation.scorers.continuation import continue_prompts
 from sedd_cli.evaluation.scorers.pretrained import is_causal, load_causal
@@ -66,7 +66,7 @@ def chi_square(drawn: torch.Tensor, p: torch.Tensor) -> float:
 
 def test_nats_are_the_log_softmax_summed(model, tokens):
     start = torch.full((len(tokens), 1), model.start)
-    assert model._headed
+    assert model.network.headed
     assert model.nats(tokens).dtype == torch.float64
     torch.testing.assert_close(
         model.nats(tokens), by_hand(model, torch.cat([start, tokens], 1), 1), rtol=0, atol=ROUNDING
@@ -76,7 +76,7 @@ def test_nats_are_the_log_softmax_summed(model, tokens):
 
 def test_the_head_over_the_base_model_gives_the_models_logits(model, tokens):
     with torch.no_grad():
-        assert torch.equal(torch.cat(list(model._logits(tokens))).view(7, 40, -1), model.net(tokens).logits)
+        assert torch.equal(torch.cat(list(model.network.logits(tokens))).view(7, 40, -1), model.net(tokens).logits)
 
 
 def test_nats_are_a_law(small):
@@ -91,8 +91,8 @@ def test_nats_do_not_depend_on_the_batch_or_on_the_blocks(model, tokens, monkeyp
     whole = model.nats(tokens)
     one_by_one = torch.cat([model.nats(row[None]) for row in tokens])
     torch.testing.assert_close(one_by_one, whole, rtol=0, atol=ROUNDING)
-    monkeypatch.setattr(causal, "ROW_BLOCK", 3 * model.vocab_size)
-    monkeypatch.setattr(causal, "TOKENS_AT_ONCE", 100)
+    monkeypatch.setattr(network, "ROW_BLOCK", 3 * model.vocab_size)
+    monkeypatch.setattr(network, "TOKENS_AT_ONCE", 100)
     torch.testing.assert_close(model.nats(tokens), whole, rtol=0, atol=ROUNDING)
     assert model.nats(tokens[:, :0]).tolist() == model.nats_given_first(tokens[:, :1]).tolist() == [0.0] * 7
 
@@ -104,8 +104,8 @@ def test_logits_that_are_capped_behind_the_head_are_taken_from_the_model(tokens,
     torch.manual_seed(0)
     config = Gemma2Config(vocab_size=300, intermediate_size=16, head_dim=8, final_logit_softcapping=0.05, **shape)
     capped = CausalModel(Gemma2ForCausalLM(config).eval(), None, "capped")
-    monkeypatch.setattr(causal, "ROW_BLOCK", 50 * 300)
-    assert not capped._headed
+    monkeypatch.setattr(network, "ROW_BLOCK", 50 * 300)
+    assert not capped.network.headed
     torch.testing.assert_close(capped.nats_given_first(tokens), by_hand(capped, tokens, 1), rtol=0, atol=ROUNDING)
     made = continue_prompts(capped, tokens[:2, :4], 5, 1.0, 1.0, 0, torch.arange(2))
     assert made.tolist() == recomputed(capped, tokens[:2, :4], 5, 1.0, 1.0, 0, torch.arange(2)).tolist()

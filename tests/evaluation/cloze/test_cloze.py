@@ -322,7 +322,7 @@ def test_fewer_words_than_asked_for_are_said_and_used(model, own):
     found, events = restored(model, own, ClozeOptions(10**5, candidates=1, sampling=Sampling(steps=1)))
     dataset = prepared(own.corpus, "char")
     assert found["gaps"] == len(every_word(cut(dataset), dataset.tokenizer)) < 10**5
-    assert any("100000 were asked for" in e.text for e in events if isinstance(e, Warn))
+    assert any("100000 were requested" in e.text for e in events if isinstance(e, Warn))
 
 
 @pytest.mark.parametrize(
