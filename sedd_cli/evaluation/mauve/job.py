@@ -12,7 +12,7 @@ from sedd_cli.evaluation.mauve.generations import generations
 from sedd_cli.evaluation.mauve.options import MauveOptions
 from sedd_cli.evaluation.mauve.references import encoded, read_references
 from sedd_cli.evaluation.mauve.results import FeatureFacts, GenerationFacts, MauveResult, ReferenceFacts
-from sedd_cli.evaluation.mauve.writers import writer_for
+from sedd_cli.evaluation.mauve.writers import Writer, writer_for
 from sedd_cli.evaluation.scorers.causal import CausalModel
 from sedd_cli.evaluation.scorers.scorer import Scorer, load_scorer
 from sedd_cli.system.events import Event, Finished, Note, Warn
@@ -47,23 +47,15 @@ def mauve(
         + (f", {references.unknown:,} that the tokenizer cannot express" if references.unknown else "")
     )
     made = yield from generations(writer, references, options)
-    sides: list[np.ndarray] = []
-    changed: dict[str, int] = {}
-    for side, rows in (("references", references.rows), ("generations", [one.tokens for one in made])):
-        if len(rows) < ENOUGH:
-            few = " and hardly means anything" if len(rows) < FEW else ""
-            yield Warn(f"{len(rows):,} {side}, fewer than {ENOUGH:,}: the score is biased{few} (Pillutla et al. 2021)")
-        same_ids = writer.ids is not None and writer.ids == reader.ids
-        read = rows if same_ids else list(encoded(reader, map(writer.decode, rows)))
-        changed[side] = sum(len(ids) != options.length for ids in read)
-        cut = [ids[: reader.feature_context] for ids in read]
-        sides.append((yield from features(reader, cut, side, options.batch)))
-    if any(changed.values()):
+    generated = [one.tokens for one in made]
+    real_features, real_changed = yield from _side("references", references.rows, writer, reader, options)
+    own_features, own_changed = yield from _side("generations", generated, writer, reader, options)
+    if real_changed or own_changed:
         yield Note(
-            f"{changed['references']:,} references and {changed['generations']:,} generations have another length in "
-            f"the tokens of {reader.source}"
+            f"{real_changed:,} references and {own_changed:,} generations have another length in the tokens of "
+            f"{reader.source}"
         )
-    score = yield from scores(sides[0], sides[1], options.seeds)
+    score = yield from scores(real_features, own_features, options.seeds)
     nfe = float(np.mean([one.nfe for one in made]))
     result = MauveResult(
         score=score,
@@ -83,8 +75,25 @@ def mauve(
         seed=options.seed,
         sampler={**writer.sampler_facts, "nfe_mean": nfe, "draw_precision": "float64"},
         precision=writer.precision,
-        features=FeatureFacts(reader.source, reader.fingerprint, changed),
+        features=FeatureFacts(
+            reader.source, reader.fingerprint, {"references": real_changed, "generations": own_changed}
+        ),
         software=software("torch", *model.libraries, *reader.libraries, "mauve-text"),
     )
     yield Finished(result.to_dict())
     return result
+
+
+def _side(
+    name: str, rows: list[list[int]], writer: Writer, reader: Scorer, options: MauveOptions
+) -> Generator[Event, None, tuple[np.ndarray, int]]:
+    """Features [n, D] of the texts of one side, given as the writer's ids, and how many have another length in the
+    reader's ids."""
+    if len(rows) < ENOUGH:
+        few = " and hardly means anything" if len(rows) < FEW else ""
+        yield Warn(f"{len(rows):,} {name}, fewer than {ENOUGH:,}: the score is biased{few} (Pillutla et al. 2021)")
+    same_ids = writer.ids is not None and writer.ids == reader.ids
+    read = rows if same_ids else list(encoded(reader, map(writer.decode, rows)))
+    changed = sum(len(ids) != options.length for ids in read)
+    found = yield from features(reader, [ids[: reader.feature_context] for ids in read], name, options.batch)
+    return found, changed

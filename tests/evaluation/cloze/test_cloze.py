@@ -1,4 +1,4 @@
-"""Masked words: which ones are chosen, what a 5-gram makes of them, and how what is restored is counted."""
+"""The cloze: which words are masked, how a 5-gram restores them, and how restored words are counted."""
 
 from __future__ import annotations
 
@@ -318,7 +318,7 @@ def test_without_a_split_to_fit_it_on_the_5_gram_is_left_out(model, own):
     assert any("no 5-gram" in e.text for e in events if isinstance(e, Note))
 
 
-def test_fewer_words_than_asked_for_are_said_and_used(model, own):
+def test_fewer_words_than_requested_are_used_with_a_warning(model, own):
     found, events = restored(model, own, ClozeOptions(10**5, candidates=1, sampling=Sampling(steps=1)))
     dataset = prepared(own.corpus, "char")
     assert found["gaps"] == len(every_word(cut(dataset), dataset.tokenizer)) < 10**5

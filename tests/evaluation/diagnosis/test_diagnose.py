@@ -1,4 +1,4 @@
-"""`doctor --model`: what is measured of a checkpoint, and what is said of it."""
+"""Diagnosis of a model: what is measured, and which findings follow."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def test_a_published_model_is_checked_on_its_own_samples(tmp_path, graph):
     result, found = checked(load_model(tmp_path / "m"))
     assert result["text"] == "its own samples"
     assert result["samples"]["text"] is None
-    # random weights: nothing holds together, and it is said
+    # random weights: the samples are incoherent, and a finding reports it
     assert found["normaliser"]["state"] == "odd"
     assert found["guesses"]["state"] == "odd"
     assert "do not hang together" in found["guesses"]["advice"]
@@ -134,7 +134,7 @@ def test_scores_that_overflow_are_bad(sedd, tmp_path):
     assert json.loads(done.out)["levels"] == result["levels"]
 
 
-def test_a_law_that_cannot_be_drawn_from_is_bad_and_told(tiny_run):
+def test_a_distribution_that_cannot_be_sampled_is_bad(tiny_run):
     """Finite at the levels that are looked at, infinite where sampling begins."""
     model = load_model(tiny_run)
     genuine = model.graph.log_score

@@ -192,7 +192,7 @@ def test_bound_refuses_what_it_cannot_do(model):
         model.bound(torch.zeros(1, 25, dtype=torch.int64))
 
 
-def test_an_error_that_was_not_reached_is_said(model, dataset):
+def test_an_error_that_was_not_reached_gives_a_warning(model, dataset):
     from sedd_cli.system.events import Warn
 
     options = options_of(rel_error=1e-6, max_nfe=4, baselines=False)
@@ -281,7 +281,7 @@ class StopError(Exception):
     """Stands for a kill."""
 
 
-def test_an_interrupted_evaluation_goes_on_and_ends_in_the_same_number(model, dataset, monkeypatch):
+def test_an_interrupted_evaluation_resumes_and_ends_in_the_same_number(model, dataset, monkeypatch):
     from sedd_cli.evaluation.likelihood import estimator as module
 
     monkeypatch.setattr(module, "TOKENS_AT_ONCE", 48)  # many groups a replicate
@@ -390,12 +390,12 @@ def test_a_synthetic_source_shows_the_gap(workplace):
     from sedd_cli.evaluation.likelihood.protocols import Blocks
 
     data = _dataset("markov", "text8")
-    law = CORPORA["markov"].law
+    source = CORPORA["markov"].law
     blocks = Blocks.cut(data.split("test"), "rigorous", 64, data.tokenizer)
     found = source_bits(data, blocks)
     # about the entropy of 64 characters in a row: 1563 blocks of a source whose blocks scatter by a tenth of it
-    assert found == pytest.approx(law.block_entropy(64) / 64 / math.log(2), rel=0.01)
-    assert found > law.entropy_rate() / math.log(2)
+    assert found == pytest.approx(source.block_entropy(64) / 64 / math.log(2), rel=0.01)
+    assert found > source.entropy_rate() / math.log(2)
 
 
 def test_the_source_is_known_in_tokens_with_separators_too(workplace):
@@ -419,7 +419,7 @@ def test_the_fingerprint_tells_apart_what_scores_differently(model):
     assert replace(other).fingerprint != before
 
 
-def test_a_likelihood_that_is_not_finite_is_said(model, dataset):
+def test_a_likelihood_that_is_not_finite_is_an_error(model, dataset):
     from sedd_cli.errors import WorkError
 
     with torch.no_grad():
@@ -428,7 +428,7 @@ def test_a_likelihood_that_is_not_finite_is_said(model, dataset):
         result(model, dataset, baselines=False)
 
 
-def test_without_a_place_to_keep_draws_the_evaluation_goes_on(model, dataset, monkeypatch, tmp_path):
+def test_an_evaluation_that_cannot_cache_its_draws_continues_with_a_warning(model, dataset, monkeypatch, tmp_path):
     from sedd_cli.evaluation.likelihood import cache
     from sedd_cli.system.events import Warn
 
@@ -437,12 +437,12 @@ def test_without_a_place_to_keep_draws_the_evaluation_goes_on(model, dataset, mo
     options = options_of(protocols=("rigorous",), baselines=False, keep=True)
     *events, last = evaluate(model, dataset, options)
     assert last.result["bounds"]["rigorous"]["replicates"] == 8
-    (said,) = (e.text for e in events if isinstance(e, Warn))
-    assert "could not be cached" in said
-    assert "--no-resume" in said
+    (warning,) = (e.text for e in events if isinstance(e, Warn))
+    assert "could not be cached" in warning
+    assert "--no-resume" in warning
 
 
-def test_an_exact_evaluation_goes_on_too(workplace, model, tmp_path, monkeypatch):
+def test_an_interrupted_exact_evaluation_resumes(workplace, model, tmp_path, monkeypatch):
     from support.causal_models import save_tiny_causal
 
     from sedd_cli.evaluation.likelihood import estimator as module

@@ -186,7 +186,7 @@ def test_equal_sides_score_one_and_different_ones_less():
 
 
 @pytest.mark.parametrize("left", [0.5, 0.02], ids=["half", "less than a batch"])
-def test_an_interrupted_run_goes_on_behind_the_last_whole_batch(model, options, left):
+def test_an_interrupted_run_resumes_after_the_last_whole_batch(model, options, left):
     whole, _ = run(model, options)
     path, made = stored()
     raw = path.read_bytes()

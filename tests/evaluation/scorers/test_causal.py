@@ -1,4 +1,4 @@
-"""Causal language models: their likelihoods are a law, their continuations follow it, their features are MAUVE's."""
+"""Causal language models: likelihoods sum to one, continuations follow them, features are those of mauve-text."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def test_the_head_over_the_base_model_gives_the_models_logits(model, tokens):
         assert torch.equal(torch.cat(list(model.network.logits(tokens))).view(7, 40, -1), model.net(tokens).logits)
 
 
-def test_nats_are_a_law(small):
+def test_the_probabilities_sum_to_one(small):
     """−log p of all 25 sequences of two tokens, and of all 5 second tokens behind each first one."""
     rows = all_rows(5, 2)
     assert torch.exp(-small.nats(rows)).sum().item() == pytest.approx(1, abs=1e-6)
@@ -122,15 +122,15 @@ def test_first_tokens_follow_the_softmax(small):
     assert chi_square(warm[:, 0], p.softmax(-1)) < 1e-6
 
 
-def test_second_tokens_follow_the_law_behind_the_first(small):
+def test_second_tokens_follow_their_distribution_given_the_first(small):
     """Pairs behind `start` against exp(−nats), given that neither ends the text."""
     n, rows = 20_000, all_rows(5, 2)
     drawn = continue_prompts(small, torch.empty(n, 0, dtype=torch.int64), 2, 1.0, 1.0, 0, torch.arange(n))
-    law = torch.exp(-small.nats(rows)).view(5, 5)
-    first = law.sum(1)
-    first[4] = law[:, 4] = 0
-    law = first[:, None] / first.sum() * law / law.sum(1, keepdim=True)
-    assert chi_square(drawn[:, 0] * 5 + drawn[:, 1], law.view(-1)) > 0.01
+    p = torch.exp(-small.nats(rows)).view(5, 5)
+    first = p.sum(1)
+    first[4] = p[:, 4] = 0
+    p = first[:, None] / first.sum() * p / p.sum(1, keepdim=True)
+    assert chi_square(drawn[:, 0] * 5 + drawn[:, 1], p.view(-1)) > 0.01
 
 
 def test_the_nucleus_is_the_smallest_set_that_holds_top_p():
@@ -294,7 +294,7 @@ def test_a_folder_that_is_no_whole_causal_model_is_refused(tmp_path, tiny_causal
         load_causal(tmp_path / "bert", "cpu")
 
 
-def test_a_causal_source_is_told_from_ours(tiny_causal, tiny_run, tmp_path, monkeypatch):
+def test_a_causal_source_is_distinguished_from_ours(tiny_causal, tiny_run, tmp_path, monkeypatch):
     assert is_causal(tiny_causal)
     assert is_causal("gpt2")
     assert not is_causal(tiny_run)
