@@ -38,12 +38,13 @@ class ClozeExample:
         return found | {"5-gram": found.pop("ngram")}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ClozeResult:
     """How often a model and a 5-gram restored masked words, with everything needed to repeat the measurement.
 
-    restored: by what filled in the word. paired: the model and the 5-gram on the same words; None without a 5-gram.
-    tokens_per_gap: number of words by their number of tokens. nfe: mean network evaluations of a filling.
+    told: what both know of a word. restored: by what filled in the word. paired: the model and the 5-gram on the same
+    words; None without a 5-gram. tokens_per_gap: number of words by their number of tokens. nfe: mean network
+    evaluations of a filling.
     """
 
     model: ModelIdentity
@@ -54,6 +55,7 @@ class ClozeResult:
     split: str
     length: int
     gaps_asked: int
+    told: str = "the number of tokens of each gap"
     candidates: int
     seed: int
     precision: str
@@ -67,16 +69,6 @@ class ClozeResult:
     software: dict[str, str]
 
     def to_dict(self) -> dict[str, Any]:
-        found: dict[str, Any] = {}
-        for name, value in vars(self).items():
-            if name == "model":
-                found |= self.model.to_dict()
-            elif name == "restored":
-                found[name] = {by: asdict(share) for by, share in self.restored.items()}
-            elif name == "examples":
-                found[name] = [example.to_dict() for example in self.examples]
-            else:
-                found[name] = value
-            if name == "gaps_asked":
-                found["told"] = "the number of tokens of each gap"
-        return found
+        found = asdict(self) | {"examples": [example.to_dict() for example in self.examples]}
+        del found["model"]
+        return self.model.to_dict() | found
