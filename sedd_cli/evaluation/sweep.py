@@ -18,7 +18,7 @@ from sedd_cli.inference.resumable import resumable_samples
 from sedd_cli.inference.sampling import Sampling
 from sedd_cli.recipe.build import nearest, plain
 from sedd_cli.system.events import Event, Finished, Note, Sampled
-from sedd_cli.system.figures import blank, save, steps_axes
+from sedd_cli.system.figures import empty_figure, save, steps_axes
 from sedd_cli.system.files import write_whole
 from sedd_cli.system.locks import file_lock
 from sedd_cli.system.software import software
@@ -250,7 +250,7 @@ def plot(result: dict[str, Any], path: Path) -> None:
 
     RequestError without matplotlib.
     """
-    figure = blank(6, 4)
+    figure = empty_figure(6, 4)
     axis = figure.subplots()
     # with a loglinear schedule euler and tweedie coincide: open markers keep both curves visible
     for style, sampler in zip(("o-", "s--", "^:"), dict.fromkeys(p["sampler"] for p in result["points"]), strict=False):

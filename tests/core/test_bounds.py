@@ -113,7 +113,7 @@ def rigorous_mean(model, Q, x0) -> float:
 def effective(model, score):
     """The score that the rigorous bound is about: the network's own, told a clamped sigma."""
     scaled = getattr(model.graph, "scale_by_sigma", False)
-    return reference.told(score, *clamped(model).sigma_range, scaled)
+    return reference.clamped_score(score, *clamped(model).sigma_range, scaled)
 
 
 X0 = torch.tensor([[0, 1, 2], [2, 2, 0]])

@@ -199,7 +199,7 @@ def test_a_sweep_judges_every_point_and_resumes(model, causal, tmp_path):
     assert again == whole
     assert path.read_text().splitlines()[:2] == [line.strip() for line in lines[:2]]
     notes = [e.text for e in events if isinstance(e, Note)]
-    assert "tweedie, 4 steps: 2 samples are there from before" in notes
+    assert "tweedie, 4 steps: 2 samples are stored already" in notes
     assert "euler, 2 steps: judged before" in notes
     direct = model.sample(5, steps=4, seed=3)
     assert [json.loads(line)["text"] for line in path.read_text().splitlines()] == [s.text for s in direct]

@@ -20,7 +20,7 @@ from sedd_cli.evaluation.likelihood.results import ModelIdentity
 from sedd_cli.evaluation.likelihood.texts import Text, check_tokenizer, prepared_for
 from sedd_cli.evaluation.scorers.causal import CausalModel
 from sedd_cli.inference.bound import candidate_bound
-from sedd_cli.inference.denoise import DenoisedRow, Row, denoise, derived
+from sedd_cli.inference.denoise import DenoisedRow, SequenceRequest, denoise, derived
 from sedd_cli.inference.sampling import ResolvedSampler, Sampling
 from sedd_cli.system.distributed import Dist
 from sedd_cli.system.events import Event, Finished, Note, Progress, Warn
@@ -63,7 +63,7 @@ def cloze(model: LoadedModel | CausalModel, text: Text, options: ClozeOptions) -
     sampler = options.sampling.resolve(model)
     dataset = yield from prepared_for(model, text, Dist(0, 1, model.device))
     check_tokenizer(model, dataset)
-    split = dataset.split(options.split or _usual_split(dataset))
+    split = dataset.split(options.split or dataset.default_split)
     blocks = Blocks.cut(split, "rigorous", model.length, dataset.tokenizer)
     words = choose_words(blocks, dataset.tokenizer, options.gaps, options.seed)
     if not words:
@@ -106,10 +106,6 @@ def cloze(model: LoadedModel | CausalModel, text: Text, options: ClozeOptions) -
     return result
 
 
-def _usual_split(dataset: Dataset) -> str:
-    return next((name for name in ("test", "validation") if name in dataset.splits), "train")
-
-
 # --------------------------------------------------------------------------------------------------- the model
 
 
@@ -119,7 +115,10 @@ def _draw(
     """The candidates for each word in the order of their numbers, and mean network evaluations of a filling."""
     count = options.candidates
     asked = [(word, candidate) for word in words for candidate in range(count)]
-    rows = [Row(word.masked, derived(options.seed, "cloze", word.block, word.start, number)) for word, number in asked]
+    rows = [
+        SequenceRequest(word.masked, derived(options.seed, "cloze", word.block, word.start, number))
+        for word, number in asked
+    ]
     found: list[Tokens] = [()] * len(rows)
     nfe = 0
     for event in denoise(model, sampler, rows, "fillings"):

@@ -211,8 +211,8 @@ def _held_out(model: LoadedModel) -> Probe | None:
         return None
     if dataset is None or dataset.tokenizer.fingerprint != model.tokenizer.fingerprint:
         return None
-    name = next((name for name in ("test", "validation") if name in dataset.splits), None)
-    if name is None:
+    name = dataset.default_split
+    if name == "train":
         return None
     split = dataset.split(name)
     return Probe(_blocks(model, split.tokens, split.read), f"{name} split of {Path(data.corpus).name}", real=True)

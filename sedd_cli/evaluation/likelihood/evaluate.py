@@ -250,7 +250,7 @@ def _warnings(bounds: dict[str, BoundResult], unknown: int, options: EvaluateOpt
 
 
 def _split_name(dataset: Dataset, named: str | None) -> str:
-    name = named or next((s for s in ("test", "validation", "train") if s in dataset.splits), "train")
+    name = named or dataset.default_split
     if name not in dataset.splits:
         raise RequestError(f"{dataset.manifest.corpus} has no split {name!r}, it has {', '.join(dataset.splits)}")
     return name

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from sedd_cli.data.tokenizers import Tokenizer
-from sedd_cli.data.tokenizers.base import digest
 from sedd_cli.errors import RequestError
 from sedd_cli.evaluation.scorers.network import CausalNetwork
+from sedd_cli.system.digests import digest
 
 #: Block length of the published zero-shot protocol, also for models with a longer context.
 LENGTH = 1024
