@@ -45,7 +45,6 @@ KNOWN_CIRCLES = [
 ]
 KNOWN_CLASSES = {
     "Draw": {"core.graphs.base", "core.samplers.draws"},
-    "Gap": {"evaluation.gaps", "inference.template"},
     "Reading": {"data.formats.options", "inference.layout"},
     "Readout": {"core.fast.fused", "models.head"},
     "Row": {"inference.denoise", "tables.definition"},

@@ -10,7 +10,7 @@ from sedd_cli.errors import RequestError
 
 if TYPE_CHECKING:
     from sedd_cli.checkpoints.loaded_model import LoadedModel
-    from sedd_cli.evaluation.scorers.exact import ExactModel
+    from sedd_cli.evaluation.scorers.causal import CausalModel
 
 PUBLISHED = "louaaron/sedd-small"
 
@@ -36,10 +36,9 @@ def choose_model(view: View, named: str | None, device: str, precision: str, tok
 
 def choose_any(
     view: View, named: str | None, device: str, precision: str, tokenizer: str | None
-) -> LoadedModel | ExactModel:
+) -> LoadedModel | CausalModel:
     """As `choose_model`, or a causal language model of transformers where one is named."""
-    from sedd_cli.evaluation.scorers.exact import load_exact
-    from sedd_cli.evaluation.scorers.pretrained import is_causal
+    from sedd_cli.evaluation.scorers.pretrained import is_causal, load_exact
 
     if named is None or not is_causal(named):
         return choose_model(view, named, device, precision, tokenizer)
@@ -48,7 +47,7 @@ def choose_any(
     return model
 
 
-def own_corpus(model: LoadedModel | ExactModel) -> str:
+def own_corpus(model: LoadedModel | CausalModel) -> str:
     """The corpus that a model was trained on; RequestError where it names none."""
     if not model.recipe:
         raise RequestError(f"{model.source} names no corpus of its own: name one with --dataset")

@@ -14,7 +14,7 @@ from sedd_cli.cli.view.view import View
 from sedd_cli.errors import RequestError
 
 if TYPE_CHECKING:
-    from sedd_cli.evaluation.cloze import ClozeOptions
+    from sedd_cli.evaluation.cloze.job import ClozeOptions
 
 
 def run_cloze(
@@ -22,7 +22,7 @@ def run_cloze(
     tokenizer: str | None, device: str, precision: str, out: Path | None,
 ) -> None:  # fmt: skip
     """Mask words of a text, show how many are restored, and write it down."""
-    from sedd_cli.evaluation.cloze import cloze
+    from sedd_cli.evaluation.cloze.job import cloze
     from sedd_cli.evaluation.likelihood.texts import Text
     from sedd_cli.system.events import Finished
     from sedd_cli.system.files import write_whole

@@ -58,11 +58,11 @@ def _check_model(
     view: View, named: str, text: Path | None, tokenizer: str | None, device: str, precision: str, seed: int
 ) -> None:
     from sedd_cli.cli.choose import choose_model
-    from sedd_cli.evaluation.diagnose import CheckupOptions, checkup
+    from sedd_cli.evaluation.diagnosis.job import DiagnoseOptions, diagnose
     from sedd_cli.system.events import Finished
 
     chosen = choose_model(view, named, device, precision, tokenizer)
-    events = view.follow(checkup(chosen, CheckupOptions(text, seed)))
+    events = view.follow(diagnose(chosen, DiagnoseOptions(text, seed)))
     found = next(event.result for event in events if isinstance(event, Finished))
     if found["levels"]:
         view.table(_levels(found))

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 from sedd_cli import __version__
-from sedd_cli.evaluation.health_checks import finding
+from sedd_cli.evaluation.diagnosis.health_checks import finding
 from sedd_cli.system.home import home, nearest_existing
 
 PACKAGES = (

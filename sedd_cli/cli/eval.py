@@ -111,7 +111,7 @@ def evaluate(
     if cloze is not None:
 
         def cloze_options():
-            from sedd_cli.evaluation.cloze import ClozeOptions
+            from sedd_cli.evaluation.cloze.job import ClozeOptions
 
             return ClozeOptions(cloze, split, candidates, seed)
 

@@ -17,7 +17,7 @@ from sedd_cli.errors import RequestError
 
 if TYPE_CHECKING:
     from sedd_cli.evaluation.judge import Samples
-    from sedd_cli.evaluation.scorers.reader import Reader
+    from sedd_cli.evaluation.scorers.scorer import Scorer
     from sedd_cli.evaluation.sweep import SweepOptions
 
 
@@ -48,22 +48,22 @@ def judge_file(
     view.document(found)
 
 
-def load_judge(view: View, judge: str, device: str) -> Reader:
+def load_judge(view: View, judge: str, device: str) -> Scorer:
     """The judge, said in one line."""
-    from sedd_cli.evaluation.scorers.reader import load_reader
+    from sedd_cli.evaluation.scorers.scorer import load_scorer
 
-    reader = load_reader(judge, device)
+    reader = load_scorer(judge, device)
     view.say(f"judge {reader.describe()}", "dim")
     return reader
 
 
-def judged(view: View, samples: Samples, reader: Reader, self_bleu: bool) -> dict[str, Any]:
+def judged(view: View, samples: Samples, reader: Scorer, self_bleu: bool) -> dict[str, Any]:
     """What a judge finds, shown."""
     from sedd_cli.evaluation.judge import judge
     from sedd_cli.system.events import Finished
 
     def events():
-        yield Finished((yield from judge(reader, samples, self_bleu)))
+        yield Finished((yield from judge(reader, samples, self_bleu)).to_dict())
 
     found = view.follow(events())[-1].result
     view.result(_one(found))

@@ -1,7 +1,7 @@
-"""How varied a set of samples is: entropy within a sequence, repeated n-grams, likeness between sequences.
+"""Diversity of samples: entropy within a sequence, repeated n-grams, similarity between sequences.
 
-A model can score well under another one by repeating itself; these numbers show it. Sequences are token ids of
-any lengths. An empty sequence has nothing to measure and is passed over.
+Repetitive samples can have a low generative perplexity; these measures reveal them. Sequences are token ids of any
+lengths; empty ones are skipped.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from collections.abc import Sequence
 
 
 def unigram_entropy(rows: Sequence[Sequence[int]]) -> tuple[float | None, float | None]:
-    """Mean over sequences of the entropy, in nats, of a sequence's own token frequencies; and its standard error.
+    """Mean entropy in nats of a sequence's own token frequencies, and its standard error over sequences.
 
-    The error is over sequences, None for a single one; both are None where no sequence has a token.
+    The error is None for a single sequence; both are None without any token.
     """
     entropies = [_entropy(row) for row in _filled(rows)]
     if not entropies:
@@ -28,12 +28,11 @@ def unigram_entropy(rows: Sequence[Sequence[int]]) -> tuple[float | None, float 
 
 
 def distinct(rows: Sequence[Sequence[int]], n: int) -> float | None:
-    """Distinct n-grams over all n-grams of all sequences together (distinct-n, Li et al. 2016, section 5).
+    """Distinct n-grams as a share of all n-grams of all sequences (distinct-n, Li et al. 2016, section 5).
 
-    No n-gram crosses the end of a sequence. None where there is none. It falls as the number of samples grows,
-    so only sets of one size compare.
+    None without any n-gram. The share falls as the number of samples grows, so only sets of equal size are comparable.
     """
-    grams = Counter()
+    grams: Counter[tuple[int, ...]] = Counter()
     for row in _filled(rows):
         grams.update(_grams(row, n))
     return len(grams) / grams.total() if grams else None
@@ -42,18 +41,18 @@ def distinct(rows: Sequence[Sequence[int]], n: int) -> float | None:
 def self_bleu(rows: Sequence[Sequence[int]], order: int = 4) -> float | None:
     """Mean BLEU of each sequence with all others as its references (Zhu et al. 2018, section 2.2.2), 0 to 1.
 
-    BLEU (Papineni et al. 2002): the geometric mean of the clipped precisions of 1- to `order`-grams, uniform
-    weights, times the brevity penalty against the reference closest in length (the shorter of two as close).
-    Smoothing is method 1 of Chen and Cherry (2014): a count of no match is 0.1. Orders longer than the sequence
-    are left out of its mean. None for fewer than two sequences. High is repetitive; 1 is all alike.
+    BLEU (Papineni et al. 2002) is the geometric mean of the clipped precisions of 1- to `order`-grams, times the
+    brevity penalty against the reference closest in length (the shorter of two equally close). Smoothing is method 1
+    of Chen and Cherry (2014): zero matches count as 0.1. Orders longer than the sequence are left out of its mean.
+    None for fewer than two sequences. 1 means that all sequences are equal.
 
-    Every sequence is scored, in time linear in the text: what clips an n-gram is its largest count in another
-    sequence, which the two largest counts over all sequences tell.
+    The time is linear in the text: an n-gram is clipped by its largest count in another sequence, which follows from
+    its two largest counts over all sequences.
     """
     rows = _filled(rows)
     if len(rows) < 2:
         return None
-    log_precisions = [[] for _ in rows]
+    log_precisions: list[list[float]] = [[] for _ in rows]
     for n in range(1, min(order, max(map(len, rows))) + 1):
         counts = [Counter(_grams(row, n)) for row in rows]
         largest = _two_largest(counts)
@@ -74,16 +73,16 @@ def _filled(rows: Sequence[Sequence[int]]) -> list[list[int]]:
 
 
 def _grams(row: list[int], n: int) -> zip:
-    return zip(*(row[start:] for start in range(n)), strict=False)  # the shortest shift ends it
+    return zip(*(row[start:] for start in range(n)), strict=False)  # ends with the shortest shift
 
 
 def _entropy(row: list[int]) -> float:
     return math.fsum(count / len(row) * math.log(len(row) / count) for count in Counter(row).values())
 
 
-def _two_largest(counts: list[Counter]) -> dict[tuple[int, ...], tuple[int, int]]:
-    """For every n-gram, its largest and second largest count in a sequence; equal ones are both kept."""
-    largest = {}
+def _two_largest(counts: list[Counter[tuple[int, ...]]]) -> dict[tuple[int, ...], tuple[int, int]]:
+    """For every n-gram, its largest and second largest count in a sequence, possibly equal."""
+    largest: dict[tuple[int, ...], tuple[int, int]] = {}
     for found in counts:
         for gram, count in found.items():
             first, second = largest.get(gram, (0, 0))
@@ -92,14 +91,14 @@ def _two_largest(counts: list[Counter]) -> dict[tuple[int, ...], tuple[int, int]
 
 
 def _elsewhere(largest: tuple[int, int], count: int) -> int:
-    """The largest count in another sequence, for one that has `count` itself."""
+    """The largest count in any other sequence than one with `count`."""
     first, second = largest
     return second if count == first else first
 
 
 def _log_brevity(length: int, lengths: list[int]) -> float:
-    """min(0, 1 - r / length), where r is the closest of the sorted `lengths` once one `length` is taken out."""
-    place = bisect(lengths, length) - 1  # the last of those equal to it
+    """min(0, 1 - r / length), where r is the closest of the sorted `lengths` after removing one `length`."""
+    place = bisect(lengths, length) - 1  # the last equal one
     neighbours = lengths[max(place - 1, 0) : place] + lengths[place + 1 : place + 2]
     closest = min(neighbours, key=lambda other: (abs(other - length), other))
     return min(0.0, 1 - closest / length)

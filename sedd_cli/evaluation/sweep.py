@@ -1,18 +1,18 @@
-"""Quality of samples against the number of steps (figures 1 and 2 of the paper)."""
+"""Generative perplexity of samples against the number of steps (figures 1 and 2 of the paper)."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Generator, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from sedd_cli.checkpoints.loaded_model import LoadedModel
 from sedd_cli.core.samplers import SAMPLERS, Stepper
 from sedd_cli.errors import RequestError, WorkError
-from sedd_cli.evaluation.judge import Samples, judge
-from sedd_cli.evaluation.scorers.reader import Reader
+from sedd_cli.evaluation.judge import JudgeResult, Samples, judge
+from sedd_cli.evaluation.scorers.scorer import Scorer
 from sedd_cli.inference.generate import GenerateOptions, generate
 from sedd_cli.inference.resumable import resumable_samples
 from sedd_cli.inference.sampling import Sampling
@@ -28,7 +28,7 @@ SETTINGS, RESULT = "settings.json", "sweep.json"
 
 @dataclass(frozen=True)
 class SweepOptions:
-    """n samples of `length` tokens at each number of steps and for each sampler, judged; kept in `folder`."""
+    """n samples of `length` tokens for each number of steps and each sampler, judged, and stored in `folder`."""
 
     folder: Path
     steps: tuple[int, ...]
@@ -40,13 +40,68 @@ class SweepOptions:
     resume: bool = True
 
     def __post_init__(self) -> None:
-        # refused now rather than after the points before it
+        # a wrong option of the last point must not be found after sampling the others
         GenerateOptions(n=self.n, seed=self.seed)
         for name in self.samplers:
             if name not in SAMPLERS:
                 raise RequestError(f"unknown sampler {name!r}{nearest(name, SAMPLERS)}")
             if not issubclass(SAMPLERS[name], Stepper):
                 raise RequestError(f"a sweep of steps means nothing with {name}: it takes one step a token")
+
+
+@dataclass(frozen=True)
+class SweepSettings:
+    """What all samples of a sweep have in common. recipe_sampler: the sampler section of the run's recipe, which
+    changes how samples are drawn."""
+
+    model: str
+    model_fingerprint: str
+    length: int
+    seed: int
+    precision: str
+    recipe_sampler: dict[str, Any] | None
+    software: dict[str, str]
+
+
+@dataclass(frozen=True)
+class SweepPoint:
+    """Samples of one sampler and number of steps, judged. requested: samples that the options ask for."""
+
+    sampler: str
+    steps: int
+    requested: int
+    judged: JudgeResult
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "sampler": self.sampler,
+            "steps": self.steps,
+            "asked": self.requested,
+            **self.judged.to_dict(),
+        }
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> SweepPoint:
+        """The inverse; KeyError or TypeError for anything else."""
+        judged = {key: value for key, value in data.items() if key not in ("sampler", "steps", "asked")}
+        return cls(data["sampler"], data["steps"], data["asked"], JudgeResult.from_dict(judged))
+
+
+@dataclass(frozen=True)
+class SweepResult:
+    """All points of a sweep's folder, in the order of samplers and steps."""
+
+    folder: Path
+    judge: str
+    settings: SweepSettings
+    points: tuple[SweepPoint, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"folder": str(self.folder), "judge": self.judge, **self.stored()}
+
+    def stored(self) -> dict[str, Any]:
+        """The document that `sweep.json` holds."""
+        return {**asdict(self.settings), "points": [point.to_dict() for point in self.points]}
 
 
 def parse_sweep(text: str) -> tuple[int, ...]:
@@ -59,7 +114,7 @@ def parse_sweep(text: str) -> tuple[int, ...]:
     for at, word in enumerate(words):
         if word in ("...", "…"):
             if at < 2 or at + 1 == len(words) or found[-1] <= found[-2] or found[-1] % found[-2]:
-                raise RequestError(f"sweep {text!r}: the dots go on with a sequence like 32,64, and end in a number")
+                raise RequestError(f"sweep {text!r}: the dots continue a sequence like 32,64 up to a number")
             last, ratio = _whole(words[at + 1], text), found[-1] // found[-2]
             while found[-1] * ratio < last:
                 found.append(found[-1] * ratio)
@@ -78,46 +133,47 @@ def _whole(word: str, text: str) -> int:
     return int(word)
 
 
-def sweep(model: LoadedModel, reader: Reader, options: SweepOptions) -> Iterator[Event]:
-    """Sample and judge point after point; Finished with all that the folder holds at the end.
+def sweep(model: LoadedModel, scorer: Scorer, options: SweepOptions) -> Generator[Event, None, SweepResult]:
+    """Sample and judge point after point; the last event is Finished with the document of all points in the folder.
 
-    Samples are kept as they come and points as they are judged, so that an interrupted sweep goes on where it was, and
-    points can be added to it.
+    Samples and judged points are stored as they come, so that an interrupted sweep resumes, and points can be added.
     """
-    settings = {
-        "model": model.source,
-        "model_fingerprint": model.fingerprint,
-        "length": options.length or model.length,
-        "seed": options.seed,
-        "precision": model.precision,
-        # what the run's own recipe changes of how samples are drawn
-        "recipe_sampler": plain(model.recipe.sampler) if model.recipe else None,
-        "software": software("torch"),
-    }
+    settings = SweepSettings(
+        model=model.source,
+        model_fingerprint=model.fingerprint,
+        length=options.length or model.length,
+        seed=options.seed,
+        precision=model.precision,
+        recipe_sampler=plain(model.recipe.sampler) if model.recipe else None,
+        software=software("torch"),
+    )
     try:
         (options.folder / "samples").mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise RequestError(f"cannot write to {options.folder}: {error.strerror}") from None
     with file_lock(options.folder / ".lock", f"another process is at work in {options.folder}"):
-        _claim(options, settings)
-        result = {**settings, "points": _known_points(options, reader) if options.resume else []}
+        _claim(options, asdict(settings))
+        points = _stored_points(options, scorer) if options.resume else []
         order = list(dict.fromkeys([*options.samplers, *SAMPLERS]))
         for sampler in options.samplers:
             for steps in options.steps:
-                if any((p["sampler"], p["steps"]) == (sampler, steps) for p in result["points"]):
+                if any((point.sampler, point.steps) == (sampler, steps) for point in points):
                     yield Note(f"{sampler}, {steps} steps: judged before")
                     continue
                 sampled = yield from _samples(model, options, sampler, steps)
                 yield Note(f"{sampler}, {steps} steps: judging {len(sampled)} samples")
-                found = yield from judge(reader, Samples.of(sampled, model.tokenizer), options.self_bleu)
-                result["points"].append({"sampler": sampler, "steps": steps, "asked": options.n, **found})
-                result["points"].sort(key=lambda p: (order.index(p["sampler"]), p["steps"]))
-                _write(options.folder / RESULT, result)
-    yield Finished({"folder": str(options.folder), "judge": reader.source, **result})
+                judged = yield from judge(scorer, Samples.of(sampled, model.tokenizer), options.self_bleu)
+                points.append(SweepPoint(sampler, steps, options.n, judged))
+                points.sort(key=lambda point: (order.index(point.sampler), point.steps))
+                result = SweepResult(options.folder, scorer.source, settings, tuple(points))
+                _write(options.folder / RESULT, result.stored())
+    result = SweepResult(options.folder, scorer.source, settings, tuple(points))
+    yield Finished(result.to_dict())
+    return result
 
 
 def holds_sweep(folder: Path) -> bool:
-    """Whether a sweep made this folder: its settings say what was sampled."""
+    """Whether this is the folder of a sweep, by its settings."""
     try:
         found = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -126,7 +182,7 @@ def holds_sweep(folder: Path) -> bool:
 
 
 def _claim(options: SweepOptions, settings: dict[str, Any]) -> None:
-    """The folder, if it is free or holds samples of the same settings."""
+    """Write the settings into the folder; RequestError if it holds samples of other settings, or other files."""
     file = options.folder / SETTINGS
     if file.is_file():
         there = json.loads(file.read_text(encoding="utf-8"))
@@ -134,42 +190,48 @@ def _claim(options: SweepOptions, settings: dict[str, Any]) -> None:
         if changed and options.resume:
             raise RequestError(
                 f"{options.folder} holds a sweep with another {', '.join(changed)}: "
-                "name another folder with --out, or start anew in it with --no-resume"
+                "choose another folder with --out, or delete its samples with --no-resume"
             )
         if not options.resume:
-            for record in _records(options.folder):  # what the sweep before made, and nothing else
+            for record in _records(options.folder):  # the samples of the earlier sweep, and nothing else
                 (options.folder / "samples" / record).unlink(missing_ok=True)
     elif any((options.folder / "samples").iterdir()):
         raise RequestError(
-            f"{options.folder / 'samples'} holds files of something else: name another folder with --out"
+            f"{options.folder / 'samples'} holds files of something else: choose another folder with --out"
         )
     _write(file, settings)
 
 
 def _records(folder: Path) -> list[str]:
+    """The names of the files of samples."""
     found = ((path.name, *path.stem.rpartition("-")[::2]) for path in (folder / "samples").glob("*.jsonl"))
     return [name for name, sampler, steps in found if sampler in SAMPLERS and steps.isdecimal()]
 
 
-def _known_points(options: SweepOptions, reader: Reader) -> list[dict[str, Any]]:
-    """The points of so many samples that this judge has judged before."""
+def _stored_points(options: SweepOptions, scorer: Scorer) -> list[SweepPoint]:
+    """The points of as many samples that this judge has already judged."""
     try:
-        points = json.loads((options.folder / RESULT).read_text(encoding="utf-8"))["points"]
-    except (OSError, ValueError, KeyError):
+        stored = json.loads((options.folder / RESULT).read_text(encoding="utf-8"))["points"]
+        points = [SweepPoint.from_dict(point) for point in stored]
+    except (OSError, ValueError, KeyError, TypeError):
         return []
-    known = [p for p in points if (p["judge_fingerprint"], p["asked"]) == (reader.fingerprint, options.n)]
-    return known if not options.self_bleu else [p for p in known if "self_bleu" in p]
+    return [
+        point
+        for point in points
+        if (point.judged.judge_fingerprint, point.requested) == (scorer.fingerprint, options.n)
+        and (point.judged.with_self_bleu or not options.self_bleu)
+    ]
 
 
 def _samples(
     model: LoadedModel, options: SweepOptions, sampler: str, steps: int
 ) -> Generator[Event, None, list[Sampled]]:
-    """The samples of one point; a sample depends on its number alone."""
+    """The samples of one point; a sample depends only on its number, not on where sampling resumed."""
 
     def draw(first: int) -> Iterator[Event]:
-        how = Sampling(steps, sampler)
+        wanted = options.n - first, options.length
         return generate(
-            model, GenerateOptions(options.n - first, options.length, seed=options.seed, first=first, sampling=how)
+            model, GenerateOptions(*wanted, seed=options.seed, first=first, sampling=Sampling(steps, sampler))
         )
 
     path = options.folder / "samples" / f"{sampler}-{steps}.jsonl"
@@ -184,10 +246,13 @@ def _write(path: Path, data: dict[str, Any]) -> None:
 
 
 def plot(result: dict[str, Any], path: Path) -> None:
-    """Generative perplexity against steps, both axes logarithmic, with error bars; RequestError without matplotlib."""
+    """Plot the document of a `SweepResult`: generative perplexity against steps, with error bars, both logarithmic.
+
+    RequestError without matplotlib.
+    """
     figure = empty_figure(6, 4)
     axis = figure.subplots()
-    # under loglinear noise euler and tweedie are one and the same: the later curve lets the earlier be seen
+    # with a loglinear schedule euler and tweedie coincide: open markers keep both curves visible
     for style, sampler in zip(("o-", "s--", "^:"), dict.fromkeys(p["sampler"] for p in result["points"]), strict=False):
         points = sorted((p for p in result["points"] if p["sampler"] == sampler), key=lambda p: p["steps"])
         values = [p["per_sequence"]["perplexity"] for p in points]

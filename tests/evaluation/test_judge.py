@@ -1,4 +1,4 @@
-"""Generative perplexity in both conventions, and what is said of samples beside it."""
+"""Generative perplexity in both conventions, sweeps, and the commands that run them."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def causal(tmp_path_factory):
 
 def judged(causal, samples, self_bleu=False):
     def events():
-        yield Finished((yield from judge(causal, samples, self_bleu)))
+        yield Finished((yield from judge(causal, samples, self_bleu)).to_dict())
 
     *others, last = events()
     return last.result, others
@@ -79,7 +79,7 @@ def test_a_sample_longer_than_the_judge_reads_is_judged_in_stretches(causal):
     assert found["pooled"]["error"] is None
 
 
-def test_samples_of_one_token_are_left_out_and_said(causal):
+def test_samples_of_one_token_are_left_out_with_a_warning(causal):
     found, events = judged(causal, texts("a", "the cat"))
     assert found["samples"] == 1
     assert any("1 samples have fewer than two tokens" in e.text for e in events if isinstance(e, Warn))
@@ -180,7 +180,7 @@ def swept(model, causal, options):
     return last.result, events
 
 
-def test_a_sweep_judges_every_point_and_goes_on_where_it_stopped(model, causal, tmp_path):
+def test_a_sweep_judges_every_point_and_resumes(model, causal, tmp_path):
     options = SweepOptions(tmp_path / "whole", (2, 4), ("tweedie", "euler"), n=5, seed=3)
     whole, _ = swept(model, causal, options)
     assert [(p["sampler"], p["steps"]) for p in whole["points"]] == [
@@ -198,9 +198,9 @@ def test_a_sweep_judges_every_point_and_goes_on_where_it_stopped(model, causal, 
     again, events = swept(model, causal, options)
     assert again == whole
     assert path.read_text().splitlines()[:2] == [line.strip() for line in lines[:2]]
-    said = [e.text for e in events if isinstance(e, Note)]
-    assert "tweedie, 4 steps: 2 samples are stored already" in said
-    assert "euler, 2 steps: judged before" in said
+    notes = [e.text for e in events if isinstance(e, Note)]
+    assert "tweedie, 4 steps: 2 samples are stored already" in notes
+    assert "euler, 2 steps: judged before" in notes
     direct = model.sample(5, steps=4, seed=3)
     assert [json.loads(line)["text"] for line in path.read_text().splitlines()] == [s.text for s in direct]
 
@@ -249,7 +249,7 @@ def test_a_folder_with_another_sweep_is_refused_unless_begun_anew(model, causal,
     assert fresh["seed"] == 1
 
 
-def test_a_folder_of_samples_by_another_law_is_refused(model, causal, tmp_path):
+def test_a_folder_of_samples_from_another_distribution_is_refused(model, causal, tmp_path):
     swept(model, causal, SweepOptions(tmp_path, (2,), n=2))
     part = SamplerPart.from_data({"name": "tweedie", "temperature": 0.5}, "sampler")
     colder = dataclasses.replace(model, recipe=dataclasses.replace(model.recipe, sampler=part))

@@ -15,8 +15,9 @@ from support.jobs import returned
 from sedd_cli import load_model
 from sedd_cli.errors import DamageError, RequestError, WorkError
 from sedd_cli.evaluation.judge import Samples, judge
+from sedd_cli.evaluation.scorers.continuation import continue_prompts
 from sedd_cli.evaluation.scorers.pretrained import load_causal
-from sedd_cli.evaluation.scorers.reader import load_reader
+from sedd_cli.evaluation.scorers.scorer import load_scorer
 from sedd_cli.inference.generate import GenerateOptions, generate_all
 from sedd_cli.inference.sampling import Sampling
 from sedd_cli.system.home import home
@@ -127,7 +128,7 @@ def test_runs_of_another_table_are_trained_there_and_once(known, tmp_path):
 
 def test_a_point_is_the_perplexity_of_the_samples(known, tmp_path):
     every, _ = made(known["quality"], tmp_path, seeds=2)
-    reader = load_reader(every["one"][0].scorers[0].folder, "cpu")
+    reader = load_scorer(every["one"][0].scorers[0].folder, "cpu")
     ours = {row.name: row.ours for row in summary(known["quality"], every, True).rows}
     assert list(ours["causal"]) == ["12"]  # an autoregressive model takes one step for each token
     assert list(ours["one"]) == ["2", "4", "12"]
@@ -135,7 +136,7 @@ def test_a_point_is_the_perplexity_of_the_samples(known, tmp_path):
         for seed in range(2):
             model = load_model(every[name][seed].source, "cpu")
             sampled = generate_all(model, GenerateOptions(5, 12, seed=seed, sampling=sampling))
-            expected = returned(judge(reader, Samples.of(sampled, model.tokenizer), False))["per_sequence"]
+            expected = returned(judge(reader, Samples.of(sampled, model.tokenizer), False)).to_dict()["per_sequence"]
             found = ours[name][column].seeds[seed]
             assert found.value == pytest.approx(expected["perplexity"])
             assert found.error == pytest.approx(expected["error"])
@@ -319,7 +320,7 @@ def test_a_loaded_causal_model_is_sampled_and_judged(known, tmp_path):
     (path,) = (tmp_path / "samples").glob("*-8-0/samples/left_to_right.jsonl")
     tokens = torch.tensor([json.loads(line)["tokens"] for line in path.read_text().splitlines()])
     causal = load_causal(folder, "cpu")
-    again = causal.continue_(torch.empty(20, 0, dtype=torch.int64), 8, 1.0, 1.0, 0, torch.arange(20), ends=True)
+    again = continue_prompts(causal, torch.empty(20, 0, dtype=torch.int64), 8, 1.0, 1.0, 0, torch.arange(20), ends=True)
     assert torch.equal(tokens, again)
 
 

@@ -326,7 +326,7 @@ def test_an_evaluation_on_two_processes_is_that_of_one(tiny_run, tmp_path, sedd)
     for file in kept:
         file.unlink()
     done = sedd(*words[:-1], "--json")
-    assert "5 replicates are known from before" in done.err
+    assert "5 replicates are read from the cache" in done.err
     same_bounds(together, json.loads(done.out))
 
 

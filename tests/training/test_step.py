@@ -16,9 +16,9 @@ from sedd_cli.data.loader import Loader
 from sedd_cli.data.prepare import prepare
 from sedd_cli.data.prepared import PrepareOptions
 from sedd_cli.data.shards import open_dataset
+from sedd_cli.evaluation.baselines.ngram import NGram
 from sedd_cli.evaluation.likelihood.evaluate import EvaluateOptions, evaluate
 from sedd_cli.evaluation.likelihood.summary import between_documents
-from sedd_cli.evaluation.ngram import NGram
 from sedd_cli.inference.bound import Drawing
 from sedd_cli.models.dit import DiT
 from sedd_cli.recipe import load_recipe

@@ -1,4 +1,4 @@
-"""Finished parts of a long measurement, kept so that an interrupted one goes on."""
+"""Cached parts of a long measurement, from which an interrupted one resumes."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from sedd_cli.system.digests import digest
 from sedd_cli.system.files import save_array
 from sedd_cli.system.home import home
 
-#: Seconds of work that a kill may cost.
+#: Seconds between writes: the work that an interruption may lose.
 SAVE_EVERY = 20.0
 
 
 @dataclass
 class ResultCache:
-    """Arrays by number in a folder; what is not known in them yet is NaN.
+    """Numbered arrays in a folder; values that are not computed yet are NaN.
 
-    `failed` says why the last array could not be kept: that costs a later run its start, and this one nothing.
+    failed: why the last write failed. Then a later run cannot resume, but the present one continues.
     """
 
     folder: Path
@@ -30,11 +30,11 @@ class ResultCache:
 
     @classmethod
     def of(cls, key: dict[str, Any]) -> ResultCache:
-        """The ledger of what a key's values determine."""
+        """The cache of a measurement that `key` determines."""
         return cls(home() / "evaluations" / digest(key)[:24])
 
     def read(self, number: int, shape: tuple[int, ...]) -> np.ndarray:
-        """Array `number` of a shape, as far as it is known."""
+        """Array `number`, all NaN where it is missing, damaged or of another shape."""
         try:
             found = np.load(self._path(number))
         except (OSError, ValueError, EOFError):
@@ -42,7 +42,7 @@ class ResultCache:
         return found if found.shape == shape and found.dtype == np.float64 else np.full(shape, np.nan)
 
     def write(self, number: int, values: np.ndarray, at_once: bool = True) -> None:
-        """Keep an array; unless at_once, only if the last time is a while ago."""
+        """Store an array; unless at_once, only if the last write is SAVE_EVERY seconds ago."""
         if not at_once and time.monotonic() - self._saved < SAVE_EVERY:
             return
         try:

@@ -1,13 +1,13 @@
-"""Monte-Carlo estimates of a bound on blocks of text: where draws are placed, when they are enough, what they say.
+"""Monte-Carlo estimates of a bound on blocks of text: stratified draws, added until the error is small enough.
 
-A replicate is one unbiased estimate for every block, made of one or more draws a block; replicates are independent,
-and their scatter is the error.
+A replicate is one unbiased estimate for every block, the mean of one or more draws a block. Replicates are independent,
+so their scatter gives the error.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,18 +21,13 @@ from sedd_cli.errors import WorkError
 from sedd_cli.evaluation.likelihood.cache import ResultCache
 from sedd_cli.evaluation.likelihood.protocols import Blocks
 from sedd_cli.evaluation.likelihood.summary import Estimates
-from sedd_cli.inference.bound import (
-    PILOT,
-    Drawing,
-    draw_bounds,
-    placed_for,
-)
+from sedd_cli.inference.bound import PILOT, Drawing, draw_bounds, placed_for
 from sedd_cli.system.distributed import Dist
 from sedd_cli.system.events import Event, Note, Progress
 
 TOKENS_AT_ONCE = 16_384
-#: Groups of blocks that each of several processes computes before they tell each other.
-ROUND = 8
+#: Groups of blocks that each of several processes computes between two reductions.
+GROUPS_A_ROUND = 8
 
 
 def estimate(
@@ -40,46 +35,48 @@ def estimate(
     blocks: Blocks,
     protocols: tuple[str, ...],
     drawing: Drawing,
-    ledger: ResultCache | None,
+    cache: ResultCache | None,
     dist: Dist,
     to_bits: float,
 ) -> Generator[Event, None, list[Estimates]]:
     """Estimates of each protocol's bound on every block, all from the same evaluations of the network.
 
-    to_bits: bits per character of one nat in all, for the eye. A ledger holds the replicates that are known, and is
-    told those that are found.
+    Args:
+        cache: replicates are read from it where it has them, and written to it.
+        to_bits: bits per character of one nat of the whole text, for the progress bar.
     """
     draws, shape, task = drawing.draws(len(blocks)), (len(blocks), len(protocols)), f"{' and '.join(protocols)} bound"
     most = drawing.max_nfe // draws
     needed, nats = min(PILOT, most), np.empty((0, *shape))
     estimator = placed_for(drawing, score.graph, protocols[0])
     surprisal = blocks.surprisal(score.graph.vocab_size).to(dist.device) if estimator == "count" else None
-    job = _Job(score, blocks, protocols, estimator, drawing.seed, draws, dist, surprisal)
-    known = _known(ledger, most, shape) if dist.main and ledger else 0
-    if known:
-        yield Note(f"{known} replicates are known from before")
+    replicates = _Replicates(score, blocks, protocols, estimator, drawing.seed, draws, dist, surprisal)
+    cached = _count_cached(cache, most, shape) if dist.main and cache else 0
+    if cached:
+        yield Note(f"{cached} replicates are read from the cache")
     each = len(blocks) * draws
     while len(nats) < needed:
-        values = dist.from_main(lambda n=len(nats): ledger.read(n, shape) if ledger else np.full(shape, np.nan))
-        for done in job.replicate(len(nats), values, ledger):
+        values = dist.from_main(lambda n=len(nats): cache.read(n, shape) if cache else np.full(shape, np.nan))
+        for done in replicates.complete(len(nats), values, cache):
             done += len(nats) * each
             if done < needed * each:
-                yield Progress(task, done, needed * each, "draws", _figures(nats, draws, to_bits))
+                yield Progress(task, done, needed * each, "draws", _live(nats, draws, to_bits))
         nats = np.concatenate([nats, values[None]])
         if len(nats) >= PILOT:
             found = [Estimates(one, draws).mean_and_error for one in np.moveaxis(nats, 2, 0)]
-            # the error falls as one over the root of the replicates
+            # the error falls with the square root of the number of replicates
             wanted = max(len(nats) * (error / (drawing.rel_error * mean)) ** 2 for mean, error in found)
             needed = min(max(math.ceil(wanted), len(nats)), most)
-    yield Progress(task, len(nats) * each, len(nats) * each, "draws", _figures(nats, draws, to_bits))
+    yield Progress(task, len(nats) * each, len(nats) * each, "draws", _live(nats, draws, to_bits))
     return [Estimates(one, draws) for one in np.moveaxis(nats, 2, 0)]
 
 
-def _known(ledger: ResultCache, most: int, shape: tuple[int, ...]) -> int:
-    return next((n for n in range(most) if np.isnan(ledger.read(n, shape)).any()), most)
+def _count_cached(cache: ResultCache, most: int, shape: tuple[int, ...]) -> int:
+    return next((n for n in range(most) if np.isnan(cache.read(n, shape)).any()), most)
 
 
-def _figures(nats: np.ndarray, draws: int, to_bits: float) -> dict[str, str]:
+def _live(nats: np.ndarray, draws: int, to_bits: float) -> dict[str, str]:
+    """The present estimate for the progress bar."""
     if len(nats) < 2:
         return {}
     mean, error = Estimates(nats[:, :, 0], draws).mean_and_error
@@ -87,8 +84,8 @@ def _figures(nats: np.ndarray, draws: int, to_bits: float) -> dict[str, str]:
 
 
 @dataclass(frozen=True)
-class _Job:
-    """What every replicate has in common."""
+class _Replicates:
+    """What all replicates have in common."""
 
     score: ScoreModel
     blocks: Blocks
@@ -99,8 +96,8 @@ class _Job:
     dist: Dist
     surprisal: Tensor | None
 
-    def replicate(self, number: int, values: np.ndarray, ledger: ResultCache | None) -> Iterator[int]:
-        """Fill in what is NaN of values [M, P], nats of a block under a protocol; yields how many draws are made."""
+    def complete(self, number: int, values: np.ndarray, cache: ResultCache | None) -> Generator[int, None, None]:
+        """Compute what is NaN in replicate `number`, values [M, P] in nats; yields the number of draws made so far."""
         level = levels(len(self.blocks), self.draws, self.estimator, self.seed, number)
 
         def nats(group: Tensor) -> Tensor:
@@ -113,7 +110,7 @@ class _Job:
             ]
             return torch.stack(each).mean(0)
 
-        for done in fill(values, self.blocks, nats, self.dist, ledger, number):
+        for done in fill(values, self.blocks, nats, self.dist, cache, number):
             yield done * self.draws
 
 
@@ -122,16 +119,16 @@ def fill(
     blocks: Blocks,
     nats: Callable[[Tensor], Tensor],
     dist: Dist,
-    ledger: ResultCache | None,
+    cache: ResultCache | None,
     number: int,
-) -> Iterator[int]:
-    """Fill in what is NaN of values [M, ...] by nats(group [n]) [n, ...]; yields how many blocks are done.
+) -> Generator[int, None, None]:
+    """Compute what is NaN in values [M, ...] by nats(group [n]) [n, ...]; yields the number of blocks done so far.
 
-    Groups of blocks are dealt out over the processes, a round at a time; who computes a block changes nothing. The
-    ledger is told array `number` as it grows. WorkError for a likelihood that is not finite.
+    Groups of blocks are divided among the processes round by round, which does not change any value. The array is
+    written to the cache under `number` as it fills. WorkError for a likelihood that is not finite.
     """
     missing = [g for g in blocks.groups(TOKENS_AT_ONCE) if np.isnan(values[g.numpy()]).any()]
-    size, done = 1 if dist.world == 1 else ROUND * dist.world, len(blocks) - sum(map(len, missing))
+    size, done = 1 if dist.world == 1 else GROUPS_A_ROUND * dist.world, len(blocks) - sum(map(len, missing))
     try:
         for start in range(0, len(missing), size):
             groups = missing[start : start + size]
@@ -139,23 +136,23 @@ def fill(
             for group in groups[dist.rank :: dist.world]:
                 found[group] = nats(group).cpu()
             new = np.concatenate([g.numpy() for g in groups])
-            round_ = dist.total(found.to(dist.device)).cpu().numpy()[new]
-            bad = ~np.isfinite(round_.reshape(len(new), -1)).all(1)
+            reduced = dist.total(found.to(dist.device)).cpu().numpy()[new]
+            bad = ~np.isfinite(reduced.reshape(len(new), -1)).all(1)
             if bad.any():
                 raise WorkError(f"the model gives block {new[bad][0]} of the text no finite likelihood")
-            values[new] = round_
-            if ledger and dist.main:
-                ledger.write(number, values, at_once=start + size >= len(missing))
+            values[new] = reduced
+            if cache and dist.main:
+                cache.write(number, values, at_once=start + size >= len(missing))
             done += len(new)
             yield done
     except BaseException:
-        if ledger and dist.main:
-            ledger.write(number, values)
+        if cache and dist.main:
+            cache.write(number, values)
         raise
 
 
 def levels(blocks: int, draws: int, estimator: str, seed: int, number: int) -> Tensor:
-    """Where replicate `number` places its noise, [draws, blocks] float64 in (0, 1), each uniform by itself."""
+    """The noise levels of replicate `number`, [draws, blocks] float64 in (0, 1), each of uniform distribution."""
     u_order, u_level = Stream(seed, TIME, torch.arange(blocks)).uniforms(number, draws)
     if estimator == "iid":
         return u_level.T

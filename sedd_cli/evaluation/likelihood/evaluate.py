@@ -4,42 +4,47 @@ from __future__ import annotations
 
 import math
 import platform
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from sedd_cli import __version__
 from sedd_cli.checkpoints.loaded_model import LoadedModel
-from sedd_cli.core.bounds import T_MIN
-from sedd_cli.data.shards import Dataset, TokenArray
+from sedd_cli.data.shards import Dataset
 from sedd_cli.errors import RequestError, WorkError
-from sedd_cli.evaluation.baselines import baselines
+from sedd_cli.evaluation.baselines.baselines import baselines
 from sedd_cli.evaluation.likelihood.cache import ResultCache
 from sedd_cli.evaluation.likelihood.estimator import estimate, fill
-from sedd_cli.evaluation.likelihood.paper import reported
+from sedd_cli.evaluation.likelihood.paper import paper_value
 from sedd_cli.evaluation.likelihood.precision import try_bf16
 from sedd_cli.evaluation.likelihood.protocols import Blocks
+from sedd_cli.evaluation.likelihood.results import (
+    BoundResult,
+    EvaluatedSplit,
+    EvaluationResults,
+    FailedEvaluation,
+    LikelihoodResult,
+    ModelIdentity,
+    MonteCarlo,
+)
 from sedd_cli.evaluation.likelihood.summary import Estimates, summary
 from sedd_cli.evaluation.likelihood.texts import Text, check_tokenizer, prepared_for
+from sedd_cli.evaluation.scorers.causal import CausalModel
 from sedd_cli.inference.bound import USUAL, Drawing, check_protocol, find_protocol, placed_for, shared
 from sedd_cli.system.distributed import Dist
 from sedd_cli.system.events import Evaluated, Event, Finished, Note, Progress, Warn
 from sedd_cli.system.software import software
-
-if TYPE_CHECKING:
-    from sedd_cli.evaluation.scorers.exact import ExactModel
 
 
 @dataclass(frozen=True)
 class EvaluateOptions:
     """What to measure, and how precisely.
 
-    split: by default test where there is one, else validation. protocols: by default rigorous and sedd-paper; for an
-    autoregressive model, whose likelihood is exact, sedd-paper. blocks: only the first so many of the split. length:
-    tokens of a block (default: the model's). try_bf16: use it if it is seen not to matter. keep: remember finished
-    draws in $SEDD_HOME and go on from those that are there.
+    split: by default test if the dataset has it, else validation. protocols: by default `usual_protocols`. blocks: only
+    the first so many of the split. length: tokens of a block (default: the model's). try_bf16: compute in bf16 if it is
+    measured not to matter. keep: cache finished draws in $SEDD_HOME and resume from cached ones.
     """
 
     split: str | None = None
@@ -59,173 +64,193 @@ class EvaluateOptions:
 
 
 def evaluate_all(
-    model: LoadedModel | ExactModel, texts: Sequence[Text], options: EvaluateOptions, dist: Dist
-) -> Iterator[Event]:
-    """Evaluate on several corpora; Evaluated after each, Finished with all results and failures at the end.
+    model: LoadedModel | CausalModel, texts: Sequence[Text], options: EvaluateOptions, dist: Dist
+) -> Generator[Event, None, EvaluationResults]:
+    """Evaluate on several corpora; yields Evaluated after each, and Finished with all results and failures.
 
-    A corpus that fails does not keep the others from being evaluated; the only one of a call raises its error.
+    A corpus that fails does not stop the others; if there is only one, its error is raised.
     """
-    if not model.exact:
+    if isinstance(model, LoadedModel) and not model.exact:
         options.drawing.placed_for(model.graph)
-    results, failed = [], []
+    results: list[LikelihoodResult] = []
+    failed: list[FailedEvaluation] = []
     for text in texts:
         try:
             dataset = yield from prepared_for(model, text, dist)
-            for event in evaluate(model, dataset, options, dist):
-                if isinstance(event, Evaluated):
-                    results.append(event.result)
-                yield event
+            results.append((yield from evaluate(model, dataset, options, dist)))
         except (RequestError, WorkError) as error:
             if len(texts) == 1:
                 raise
-            failed.append({"dataset": text.corpus, "error": str(error), "code": 1 + isinstance(error, RequestError)})
+            failed.append(FailedEvaluation(text.corpus, str(error), 1 + isinstance(error, RequestError)))
             yield Warn(f"{text.corpus}: {error}")
-    yield Finished({"results": results, "failed": failed})
+    result = EvaluationResults(tuple(results), tuple(failed))
+    yield Finished(result.to_dict())
+    return result
 
 
 def evaluate(
-    model: LoadedModel | ExactModel, dataset: Dataset, options: EvaluateOptions, dist: Dist | None = None
-) -> Iterator[Event]:
-    """Measure a split of a dataset under each protocol; the last event is Evaluated with everything to repeat it."""
+    model: LoadedModel | CausalModel, dataset: Dataset, options: EvaluateOptions, dist: Dist | None = None
+) -> Generator[Event, None, LikelihoodResult]:
+    """Measure a split of a dataset under each protocol; the last event is Evaluated with the result's document."""
     dist = dist or Dist(0, 1, model.device)
     check_tokenizer(model, dataset)
-    split = dataset.split(_split_name(dataset, options.split))
+    text = EvaluatedSplit.of(dataset, dataset.split(_split_name(dataset, options.split)))
     length = model.length if options.length is None else options.length
     if not 1 <= length <= model.length:
         raise RequestError(f"length must lie between 1 and the model's {model.length}, found {length}")
-    cut = _cut(model, dataset, split, length, options)
-    yield Note(f"scoring the {split.name} split of {dataset.manifest.corpus}: {split.tokens:,} tokens")
-    result: dict[str, Any] = {
-        "model": model.source,
-        **model.facts,
-        "kind": model.kind,
-        "model_fingerprint": model.fingerprint,
-        "corpus": dataset.manifest.corpus,
-        "source": dataset.manifest.source,
-        "revision": dataset.manifest.revision,
-        "fingerprint": dataset.manifest.fingerprint,
-        "tokenizer": dataset.manifest.tokenizer,
-        "detokenizer": dataset.manifest.detokenizer,
-        "split": split.name,
-        "tokens": split.tokens,
-        "characters": split.characters,
-        "unknown": split.info.unknown,
+    blocks = _blocks(model, dataset, text.split, length, options)
+    yield Note(f"scoring the {text.split} split of {text.corpus}: {text.tokens:,} tokens")
+    diffusion = model if isinstance(model, LoadedModel) and not model.exact else None
+    identity, used, bf16 = ModelIdentity.of(model), model, None
+    if options.try_bf16 and diffusion:
+        used, bf16 = yield from try_bf16(diffusion, *next(iter(blocks.items())), options.drawing, dist)
+    estimator = options.drawing.placed_for(diffusion.graph) if diffusion else None
+    seed = options.drawing.seed if diffusion else None
+    known = {
+        "model_fingerprint": identity.fingerprint,
+        "fingerprint": text.fingerprint,
+        "split": text.split,
         "length": length,
         "blocks_asked": options.blocks,
-        "bounds": {},
+        "estimator": estimator,
+        "seed": seed,
+        "precision": used.precision,
     }
-    if not model.exact:
-        result["t_min"] = T_MIN
-        result["estimator"] = options.drawing.placed_for(model.graph)
-        result["seed"] = options.drawing.seed
-    used = model
-    if options.try_bf16 and not model.exact:
-        used, result["bf16"] = yield from try_bf16(model, *next(iter(cut.items())), options.drawing, dist)
-    result["precision"] = used.precision
-    together = shared(result.get("estimator", ""), cut)
-    found: dict[str, Any] = {}
-    for names in (*([together] if together else []), *((name,) for name in cut if name not in together)):
-        part = {name: cut[name] for name in names}
-        found |= yield from (_likelihood if model.exact else _bounds)(used, part, result, options, dist)
-    result["bounds"] = {name: found[name] for name in cut}
-    yield from _remarks(result, split, options)
+    bounds = yield from _all_bounds(used, blocks, known, options, dist)
+    yield from _warnings(bounds, text.unknown, options)
+    compared = None
     if options.baselines and dist.main:
-        result["baselines"] = yield from baselines(dataset, cut.get("rigorous") or next(iter(cut.values())))
-    if paper := reported(model.kind, model.layers, length, dataset.manifest.tokenizer, dataset.manifest.corpus):
-        result["paper"] = vars(paper)
-    result["software"] = {**software("torch", *model.libraries), "machine": platform.machine()}
-    result["device"], result["processes"] = str(dist.device), dist.world
-    yield Evaluated(result)
+        compared = yield from baselines(dataset, blocks.get("rigorous") or next(iter(blocks.values())))
+    result = LikelihoodResult(
+        model=identity,
+        text=text,
+        length=length,
+        blocks_asked=options.blocks,
+        bounds=bounds,
+        estimator=estimator,
+        seed=seed,
+        tried_bf16=options.try_bf16 and diffusion is not None,
+        bf16=bf16,
+        precision=used.precision,
+        baselines=compared,
+        paper=paper_value(model.kind, model.layers, length, text.tokenizer, text.corpus),
+        software={**software("torch", *model.libraries), "machine": platform.machine()},
+        device=str(dist.device),
+        processes=dist.world,
+    )
+    yield Evaluated(result.to_dict())
+    return result
 
 
-def _cut(
-    model: LoadedModel | ExactModel, dataset: Dataset, split: TokenArray, length: int, options: EvaluateOptions
-) -> dict[str, Blocks]:
-    """The blocks of each protocol; one that was not asked for by name is left out where the text is too short."""
-    cut, refusal = {}, None
-    for name in options.protocols or usual_protocols(model):
-        check_protocol(name, None if model.exact else model.objective.steps, model.source)
-        try:
-            cut[name] = Blocks.cut(split, name, length, dataset.tokenizer, options.blocks)
-        except RequestError as error:
-            refusal = error
-            if options.protocols:
-                raise
-    if not cut:
-        raise refusal
-    return cut
-
-
-def usual_protocols(model: LoadedModel | ExactModel) -> tuple[str, ...]:
-    """What is measured where nothing is said: of a model in discrete time its own bound."""
-    if model.exact:
+def usual_protocols(model: LoadedModel | CausalModel) -> tuple[str, ...]:
+    """The default protocols: both bounds in continuous time, a discrete-time model's own bound, or the likelihood."""
+    if isinstance(model, CausalModel) or model.exact:
         return ("sedd-paper",)
     return USUAL if model.objective.steps is None else ("discrete",)
 
 
-def _likelihood(
-    model: ExactModel, cut: dict[str, Blocks], result: dict[str, Any], options: EvaluateOptions, dist: Dist
-) -> Generator[Event, None, dict[str, Any]]:
-    """A protocol's figures from an exact model.
+def _blocks(
+    model: LoadedModel | CausalModel, dataset: Dataset, split: str, length: int, options: EvaluateOptions
+) -> dict[str, Blocks]:
+    """The blocks of each protocol; a default protocol is left out where the text is too short for it."""
+    found: dict[str, Blocks] = {}
+    refusal = RequestError("no protocol")
+    for name in options.protocols or usual_protocols(model):
+        steps = None if isinstance(model, CausalModel) or model.exact else model.objective.steps
+        check_protocol(name, steps, model.source)
+        try:
+            found[name] = Blocks.cut(dataset.split(split), name, length, dataset.tokenizer, options.blocks)
+        except RequestError as error:
+            refusal = error
+            if options.protocols:
+                raise
+    if not found:
+        raise refusal
+    return found
 
-    A mark at the beginning of a block is given; other blocks are predicted from their first token on.
+
+def _all_bounds(
+    model: LoadedModel | CausalModel,
+    blocks: dict[str, Blocks],
+    known: dict[str, Any],
+    options: EvaluateOptions,
+    dist: Dist,
+) -> Generator[Event, None, dict[str, BoundResult]]:
+    """The result of each protocol. known: what determines cached draws, besides the protocol."""
+    found: dict[str, BoundResult] = {}
+    if isinstance(model, CausalModel) or model.exact:
+        for name, own in blocks.items():
+            found[name] = yield from _likelihood(model, name, own, known, options, dist)
+        return found
+    together = shared(known["estimator"], blocks)
+    for names in (*([together] if together else []), *((name,) for name in blocks if name not in together)):
+        found |= yield from _bounds(model, {name: blocks[name] for name in names}, known, options, dist)
+    return {name: found[name] for name in blocks}
+
+
+def _likelihood(
+    model: LoadedModel | CausalModel,
+    name: str,
+    blocks: Blocks,
+    known: dict[str, Any],
+    options: EvaluateOptions,
+    dist: Dist,
+) -> Generator[Event, None, BoundResult]:
+    """The exact likelihood under a protocol.
+
+    A mark at the beginning of a block is given; without marks the first token is predicted too.
     """
-    ((name, blocks),) = cut.items()
-    ledger, wrapped = _ledger(result, options, {"protocol": name}), find_protocol(name).wrapped
+    cache, wrapped = _cache(known, options, {"protocol": name}), find_protocol(name).wrapped
     nats = model.nats_given_first if wrapped else model.nats
     shape = (len(blocks),)
-    values = dist.from_main(lambda: ledger.read(0, shape) if ledger else np.full(shape, np.nan))
-    for done in fill(values, blocks, lambda group: nats(blocks.read(group).to(dist.device)), dist, ledger, 0):
+    values = dist.from_main(lambda: cache.read(0, shape) if cache else np.full(shape, np.nan))
+    for done in fill(values, blocks, lambda group: nats(blocks.read(group).to(dist.device)), dist, cache, 0):
         yield Progress(f"{name} likelihood", done, len(blocks), "blocks")
-    yield from _kept(ledger)
-    return {name: summary(blocks, Estimates(values[None], 1), given=int(wrapped))}
+    yield from _cache_warning(cache)
+    return summary(blocks, Estimates(values[None], 1), given=int(wrapped))
 
 
 def _bounds(
-    model: LoadedModel, cut: dict[str, Blocks], result: dict[str, Any], options: EvaluateOptions, dist: Dist
-) -> Generator[Event, None, dict[str, Any]]:
-    """The figures of a protocol, or of those that share their draws."""
-    names, blocks = tuple(cut), next(iter(cut.values()))
-    ledger = _ledger(result, options, {"protocols": names, "draws": options.drawing.draws(len(blocks))})
-    to_bits = 1 / math.log(2) / blocks.size.characters
-    found = yield from estimate(model.score, blocks, names, options.drawing, ledger, dist, to_bits)
-    yield from _kept(ledger)
-    asked = {"rel_error_asked": options.drawing.rel_error, "max_nfe": options.drawing.max_nfe}
-    figures = {}
-    for (name, own), each in zip(cut.items(), found, strict=True):
-        kept = Estimates(each.nats[:, : len(own)], each.draws)  # an incomplete last block does not always count
+    model: LoadedModel, blocks: dict[str, Blocks], known: dict[str, Any], options: EvaluateOptions, dist: Dist
+) -> Generator[Event, None, dict[str, BoundResult]]:
+    """The bound of one protocol, or the bounds of those that share their draws."""
+    names, first, drawing = tuple(blocks), next(iter(blocks.values())), options.drawing
+    cache = _cache(known, options, {"protocols": names, "draws": drawing.draws(len(first))})
+    to_bits = 1 / math.log(2) / first.size.characters
+    estimates = yield from estimate(model.score, first, names, drawing, cache, dist, to_bits)
+    yield from _cache_warning(cache)
+    found = {}
+    for (name, own), each in zip(blocks.items(), estimates, strict=True):
+        kept = Estimates(each.nats[:, : len(own)], each.draws)  # some protocols drop an incomplete last block
         others = [other for other in names if other != name]
-        figures[name] = summary(own, kept) | {"draws_a_replicate": each.draws, "same_draws_as": others, **asked}
-        figures[name]["estimator"] = placed_for(options.drawing, model.graph, name)
-    return figures
+        estimator = placed_for(drawing, model.graph, name)
+        draws = MonteCarlo(each.draws, others, drawing.rel_error, drawing.max_nfe, estimator)
+        found[name] = summary(own, kept, monte_carlo=draws)
+    return found
 
 
-def _ledger(result: dict[str, Any], options: EvaluateOptions, how: dict[str, Any]) -> ResultCache | None:
-    """Where finished parts are kept: under everything that determines them."""
-    if not options.keep:
-        return None
-    named = ("model_fingerprint", "fingerprint", "split", "length", "blocks_asked", "estimator", "seed", "precision")
-    return ResultCache.of(how | {"sedd": __version__} | {key: result.get(key) for key in named})
+def _cache(known: dict[str, Any], options: EvaluateOptions, how: dict[str, Any]) -> ResultCache | None:
+    return ResultCache.of(how | {"sedd": __version__} | known) if options.keep else None
 
 
-def _kept(ledger: ResultCache | None) -> Iterator[Event]:
-    if ledger and ledger.failed:
-        yield Warn(f"finished parts could not be kept ({ledger.failed}); --no-resume does not try")
+def _cache_warning(cache: ResultCache | None) -> Generator[Event, None, None]:
+    if cache and cache.failed:
+        yield Warn(f"finished parts could not be cached ({cache.failed}); --no-resume does not try to")
 
 
-def _remarks(result: dict[str, Any], split: TokenArray, options: EvaluateOptions) -> Iterator[Event]:
-    for name, found in result["bounds"].items():
-        if found["rel_error"] > options.drawing.rel_error:
+def _warnings(bounds: dict[str, BoundResult], unknown: int, options: EvaluateOptions) -> Generator[Event, None, None]:
+    for name, found in bounds.items():
+        if found.rel_error > options.drawing.rel_error:
             yield Warn(
-                f"{name}: the relative error is {found['rel_error']:.4f} after {found['nfe_per_block']} network "
-                f"evaluations a block, {options.drawing.rel_error:g} was asked for; raise --max-nfe"
+                f"{name}: the relative error is {found.rel_error:.4f} after {found.nfe_per_block} network evaluations "
+                f"a block, {options.drawing.rel_error:g} was requested; raise --max-nfe"
             )
-    if unknown := split.info.unknown:
-        yield Warn(f"{unknown:,} characters of this split are unknown to the tokenizer: bits per character flatter it")
+    if unknown:
+        yield Warn(f"{unknown:,} characters of this split are unknown to the tokenizer: bits per character are too low")
 
 
-def _split_name(dataset: Dataset, asked: str | None) -> str:
-    name = asked or dataset.default_split
+def _split_name(dataset: Dataset, named: str | None) -> str:
+    name = named or dataset.default_split
     if name not in dataset.splits:
         raise RequestError(f"{dataset.manifest.corpus} has no split {name!r}, it has {', '.join(dataset.splits)}")
     return name

@@ -1,31 +1,36 @@
-"""Likelihoods that the paper reports (arXiv 2310.16834v3, tables 1 to 3), to stand beside ours."""
+"""The paper's likelihoods (arXiv 2310.16834v3, tables 1 to 3) for comparison, read from the files of the tables."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
+from typing import Any
 
-#: Table 1: perplexities of blocks of 1024 GPT-2 tokens, zero-shot. Kind, size → corpus → value.
-ZERO_SHOT = {
-    ("gpt2", "small"): (45.04, 42.43, 138.43, 41.60, 75.20),
-    ("absorbing", "small"): (50.92, 41.84, 114.24, 40.62, 79.29),
-    ("uniform", "small"): (65.40, 50.27, 140.12, 49.60, 101.37),
-    ("gpt2", "medium"): (35.66, 31.80, 123.14, 31.39, 55.72),
-    ("absorbing", "medium"): (42.77, 31.04, 87.12, 29.98, 61.19),
-    ("uniform", "medium"): (51.28, 38.93, 102.28, 36.81, 79.12),
+import yaml
+
+from sedd_cli.recipe.load import recipes_folder
+
+#: Models of each table by (kind, blocks of the network): the row that holds their values.
+ZERO_SHOT_ROWS = {
+    ("gpt2", 12): "gpt2_small",
+    ("absorbing", 12): "sedd_absorb_small",
+    ("uniform", 12): "sedd_uniform_small",
+    ("gpt2", 24): "gpt2_medium",
+    ("absorbing", 24): "sedd_absorb_medium",
+    ("uniform", 24): "sedd_uniform_medium",
 }
-CORPORA = ("lambada", "wikitext2", "ptb", "wikitext103", "lm1b")
-#: The split each value was measured on. WikiText-2 shares its test set with WikiText-103, so the paper took its train.
-SPLITS = dict.fromkeys(CORPORA, "test") | {"wikitext2": "train"}
-#: Blocks → name of the size.
-SIZES = {12: "small", 24: "medium"}
-#: Table 2, text8 in bits per character; table 3, One Billion Words in perplexity.
-TEXT8 = {"absorbing": 1.39, "uniform": 1.47}
-LM1B = {"absorbing": 32.79, "uniform": 40.25}
+SMALL_ROWS = {("absorbing", 12): "sedd_absorb", ("uniform", 12): "sedd_uniform"}
+#: Table number → tokenizer, length of a block in tokens, rows.
+TABLES = {
+    1: ("gpt2", 1024, ZERO_SHOT_ROWS),
+    2: ("text8", 256, SMALL_ROWS),
+    3: ("bert-base-uncased", 128, SMALL_ROWS),
+}
 
 
 @dataclass(frozen=True)
-class Reported:
-    """A value of the paper: in which unit (perplexity or bits_per_char), on which split, in which table."""
+class PaperValue:
+    """A value of the paper in `unit` (perplexity or bits_per_char), on which split, and in which table."""
 
     value: float
     unit: str
@@ -33,13 +38,20 @@ class Reported:
     table: int
 
 
-def reported(kind: str, layers: int, length: int, tokenizer: str, corpus: str) -> Reported | None:
-    """What the paper reports for a model of this kind (a graph, or gpt2), size and tokens; None for any other."""
-    size = SIZES.get(layers)
-    if tokenizer == "gpt2" and length == 1024 and corpus in CORPORA and (kind, size) in ZERO_SHOT:
-        return Reported(ZERO_SHOT[kind, size][CORPORA.index(corpus)], "perplexity", SPLITS[corpus], 1)
-    if (corpus, tokenizer, length, size) == ("text8", "text8", 256, "small") and kind in TEXT8:
-        return Reported(TEXT8[kind], "bits_per_char", "test", 2)
-    if (corpus, tokenizer, length, size) == ("lm1b", "bert-base-uncased", 128, "small") and kind in LM1B:
-        return Reported(LM1B[kind], "perplexity", "test", 3)
+def paper_value(kind: str, layers: int, length: int, tokenizer: str, corpus: str) -> PaperValue | None:
+    """The paper's value for a model of this kind (a graph, or gpt2), size and tokens; None where it has none."""
+    for number, (own_tokenizer, own_length, rows) in TABLES.items():
+        name, table = rows.get((kind, layers)), _table(number)
+        if name is None or table is None or (tokenizer, length) != (own_tokenizer, own_length):
+            continue
+        values = next(row["paper"] for row in table["rows"] if row["name"] == name)
+        for column in table["columns"]:
+            if column["dataset"] == corpus:
+                return PaperValue(values[column["name"]], table["unit"], column.get("split", "test"), number)
     return None
+
+
+@cache
+def _table(number: int) -> dict[str, Any] | None:
+    folder = recipes_folder()
+    return folder and yaml.safe_load((folder / "tables" / f"table{number}.yaml").read_text(encoding="utf-8"))

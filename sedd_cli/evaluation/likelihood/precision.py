@@ -1,53 +1,52 @@
-"""bf16 where it is seen not to matter."""
+"""Use bf16 where a measurement shows that it does not matter."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Generator
-from typing import Any
 
 from sedd_cli.checkpoints.loaded_model import LoadedModel
 from sedd_cli.core.random import BOUND, Stream
 from sedd_cli.evaluation.likelihood.estimator import levels
 from sedd_cli.evaluation.likelihood.protocols import Blocks
+from sedd_cli.evaluation.likelihood.results import Bf16Trial
 from sedd_cli.inference.bound import Drawing, draw_bounds, find_protocol, placed_for
 from sedd_cli.system.distributed import Dist
 from sedd_cli.system.events import Event, Note
 
-#: bf16 is used where it is known to move a bound by less than this share of the error asked for.
+#: bf16 is used where it moves a bound by less than this share of the requested error.
 HARMLESS = 0.25
-#: Blocks on which that is measured.
+#: Blocks on which this is measured.
 TRIED_BLOCKS = 64
 
 
 def try_bf16(
     model: LoadedModel, protocol: str, blocks: Blocks, drawing: Drawing, dist: Dist
-) -> Generator[Event, None, tuple[LoadedModel, dict[str, Any] | None]]:
-    """The model in bf16 if the same draws show that it moves the bound by far less than the error asked for.
+) -> Generator[Event, None, tuple[LoadedModel, Bf16Trial | None]]:
+    """The model in bf16 if this moves the bound by far less than the requested error, measured with the same draws.
 
-    Looked at is the rigorous bound, or, where the protocol is one in discrete time, that.
+    The bound is the rigorous one, or the discrete-time bound if that is the protocol.
     """
     low = model.lowered()
     if low is None:
         return model, None
     protocol = protocol if find_protocol(protocol).discrete else "rigorous"
     group = blocks.groups(TRIED_BLOCKS * int(blocks.lengths[0]))[0]
-    if len(group) < 2:  # one block shows no error
+    if len(group) < 2:  # a single block gives no error
         return model, None
     x0, estimator = blocks.read(group).to(model.device), placed_for(drawing, model.graph, protocol)
     level = levels(len(group), 1, estimator, drawing.seed, 0)[0]
     cost = blocks.surprisal(model.graph.vocab_size).to(model.device)[x0] if estimator == "count" else None
-    there = [
+    bounds = [
         draw_bounds(m.score, (protocol,), estimator, x0, level, Stream(drawing.seed, BOUND, group), 0, cost)[:, 0].cpu()
         for m in (model, low)
     ]
-    moved = (there[1] - there[0]) / x0.shape[1]
+    moved = (bounds[1] - bounds[0]) / x0.shape[1]
     shift, error = float(moved.mean()), float(moved.std() / math.sqrt(len(moved)))
-    allowed = HARMLESS * drawing.rel_error * float(there[0].mean()) / x0.shape[1]
-    harmless = dist.from_main(lambda: abs(shift) + 2 * error < allowed)  # processes may round otherwise
+    allowed = HARMLESS * drawing.rel_error * float(bounds[0].mean()) / x0.shape[1]
+    harmless = dist.from_main(lambda: abs(shift) + 2 * error < allowed)  # processes may round differently
     yield Note(
         f"bf16 moves the bound by {shift:+.5f} ± {error:.5f} nats per token, at most {allowed:.5f} is allowed: "
         f"computing in {'bf16' if harmless else 'float32'}"
     )
-    measured = {"moves_nats_per_token": shift, "error": error, "allowed": allowed, "blocks": len(group)}
-    return (low if harmless else model), measured
+    return (low if harmless else model), Bf16Trial(shift, error, allowed, len(group))

@@ -1,4 +1,4 @@
-"""Evaluation protocols: which blocks a text is cut into, and which bound is measured on them."""
+"""The blocks that a protocol cuts a text into."""
 
 from __future__ import annotations
 
@@ -15,14 +15,17 @@ from sedd_cli.data.tokenizers import Tokenizer
 from sedd_cli.errors import RequestError
 from sedd_cli.inference.bound import find_protocol
 
-#: Tokens that tell how frequent each token is; any number of them would do (see `Blocks.surprisal`).
+#: Tokens from which token frequencies are estimated; they only serve as a control variate (see `Blocks.surprisal`).
 COUNTED_TOKENS = 4_000_000
 
 
 @dataclass(frozen=True)
 class Blocks:
-    """A split's documents, one after another, cut into consecutive spans [M, 2] of its tokens; `marks` stand around
-    each. Chunking is global: nothing here knows of processes or batches. tokenizer: what made the ids."""
+    """A split cut into consecutive spans [M, 2] of its tokens, whatever documents they belong to.
+
+    The cut does not depend on processes or batches. marks: the ids around every block, if the protocol has them.
+    tokenizer: the one that made the ids.
+    """
 
     split: TokenArray
     spans: np.ndarray
@@ -36,8 +39,8 @@ class Blocks:
         """The first `limit` (None: all) blocks of `length` tokens under a protocol; RequestError if there is none."""
         protocol, marks = find_protocol(name), None
         if protocol.wrapped:
-            if tokenizer is None or tokenizer.eos is None:
-                raise RequestError(f"protocol {name!r} puts blocks between marks, and this tokenizer has none")
+            if tokenizer is None or tokenizer.bos is None or tokenizer.eos is None:
+                raise RequestError(f"protocol {name!r} puts marks around blocks, and this tokenizer has none")
             marks = (tokenizer.bos, tokenizer.eos)
         inside = length - 2 * protocol.wrapped
         if inside < 1:
@@ -49,7 +52,7 @@ class Blocks:
         if not len(spans):
             raise RequestError(
                 f"the {split.name} split has {split.tokens} tokens, fewer than one block of {inside}: "
-                f"protocol {name!r} has nothing to evaluate; name a longer split, or shorter blocks with --length"
+                f"protocol {name!r} has nothing to evaluate; choose a longer split, or shorter blocks with --length"
             )
         return cls(split, spans[:limit], marks, tokenizer)
 
@@ -63,21 +66,21 @@ class Blocks:
 
     @property
     def tokens(self) -> int:
-        """Tokens that are evaluated, marks included."""
+        """Tokens of all blocks, marks included."""
         return int(self.lengths.sum())
 
     @cached_property
     def size(self) -> TextSize:
-        """Characters and bytes of the text that is evaluated, counted in it; marks and separators have none."""
+        """Characters and bytes of the evaluated text; marks and separators count for none."""
         if self.tokenizer is None:
-            raise ValueError("characters are counted by decoding: these blocks were cut without a tokenizer")
+            raise ValueError("characters are counted by decoding, and these blocks have no tokenizer")
         found = scored_size(self.split, self.tokenizer, self.spans)
         if not found.characters:
             raise RequestError(f"the scored blocks of the {self.split.name} split hold no characters: score more of it")
         return found
 
     def read(self, group: Tensor) -> Tensor:
-        """The ids of some consecutive blocks of equal length, int64 [n, L]."""
+        """The ids of the blocks numbered `group` [n], all of equal length, int64 [n, L]."""
         spans = self.spans[group.numpy()]
         x = torch.from_numpy(self.split.rows(spans[:, 0], int(spans[0, 1] - spans[0, 0])))
         if self.marks:
@@ -86,22 +89,22 @@ class Blocks:
         return x
 
     def groups(self, tokens: int) -> list[Tensor]:
-        """The blocks' numbers in groups of equal length, of about so many tokens each."""
+        """The blocks' numbers in groups of equal length, of about `tokens` tokens each."""
         numbers, size = torch.arange(len(self)), max(1, tokens // int(self.lengths[0]))
-        full = int((self.lengths == self.lengths[0]).sum())  # only the last can be shorter
+        full = int((self.lengths == self.lengths[0]).sum())  # only the last block can be shorter
         return [*numbers[:full].split(size), *(numbers[full:].split(1) if full < len(self) else ())]
 
     @cached_property
     def clusters(self) -> np.ndarray:
-        """A number for each block [M], the same for blocks that begin within one document.
+        """The cluster of each block [M]: the document in which it begins.
 
-        A text that is one document, as text8 is, is taken block by block.
+        In a text of a single document, such as text8, every block is a cluster.
         """
         found = np.searchsorted(self.split.document_ends(), self.spans[:, 0], side="right")
         return found if found[-1] > found[0] else np.arange(len(found))
 
     def surprisal(self, vocab_size: int) -> Tensor:
-        """−log of each token's share in (the beginning of) this text, [vocab_size] float64."""
+        """−log of each token's frequency in the first COUNTED_TOKENS of this text, [vocab_size] float64."""
         counts = np.full(vocab_size, 0.5)
         stop = min(int(self.spans[-1, 1]), COUNTED_TOKENS)
         for start in range(0, stop, 1 << 20):

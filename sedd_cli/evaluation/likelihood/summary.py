@@ -1,22 +1,22 @@
-"""What estimates of a likelihood say: per token, character and byte, with their errors."""
+"""From Monte-Carlo estimates of a text's nats to rates per token, character and byte, with their errors."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from sedd_cli.evaluation.likelihood.protocols import Blocks
+from sedd_cli.evaluation.likelihood.results import BoundResult, MonteCarlo
 
-#: The chance with which a reported interval covers.
+#: The probability with which a reported interval covers the truth.
 LEVEL = 0.95
 
 
 @dataclass(frozen=True)
 class Estimates:
-    """nats [replicates, blocks], from `draws` network evaluations each."""
+    """nats [replicates, blocks], each from `draws` network evaluations."""
 
     nats: np.ndarray
     draws: int
@@ -28,20 +28,25 @@ class Estimates:
         error = totals.std(ddof=1) / math.sqrt(len(totals)) if len(totals) > 1 else 0.0
         return float(totals.mean()), float(error)
 
-    def within(self) -> float:
-        """How many standard errors the interval at LEVEL reaches to either side: Student's t."""
+    def quantile(self) -> float:
+        """Half the width of the interval at LEVEL in standard errors: Student's t."""
         from scipy.special import stdtrit
 
         return float(stdtrit(len(self.nats) - 1, (1 + LEVEL) / 2))
 
 
 def between_documents(nats: np.ndarray, lengths: np.ndarray, clusters: np.ndarray) -> float | None:
-    """Standard error of the nats per token that comes from the choice of text alone; None for a single cluster,
-    and where the error of the draws hides it.
+    """Standard error of the nats per token that comes from the choice of text.
 
-    nats [replicates, blocks] are estimates for blocks of `lengths` tokens; blocks of one cluster count as one piece of
-    text. Residuals of a ratio estimator, less the share of their square that the draws put there (none, where there
-    is a single, exact, replicate).
+    It is that of a ratio estimator over clusters, less the part of its square that the draws contribute (none, where
+    there is a single, exact, replicate).
+
+    Args:
+        nats: estimates [replicates, blocks] for blocks of `lengths` tokens.
+        clusters: the cluster of each block; blocks of one cluster count as one piece of text.
+
+    Returns:
+        None for a single cluster, and where the error of the draws is larger.
     """
     _, place = np.unique(clusters, return_inverse=True)
     pieces = place.max() + 1
@@ -56,39 +61,37 @@ def between_documents(nats: np.ndarray, lengths: np.ndarray, clusters: np.ndarra
     return math.sqrt(square) / float(sizes.sum()) if square >= 0 else None
 
 
-def summary(blocks: Blocks, found: Estimates, given: int = 0) -> dict[str, Any]:
-    """The figures of some estimates, per token, character and byte. A single replicate is exact.
-
-    given: tokens of each block that the nats are not for.
-    """
+def summary(blocks: Blocks, found: Estimates, given: int = 0, monte_carlo: MonteCarlo | None = None) -> BoundResult:
+    """The result of some estimates. A single replicate is exact; `given` tokens of each block were not predicted."""
     lengths = blocks.lengths - given
     used = int(lengths.sum())
     mean, error = found.mean_and_error
     rate, rate_error = mean / used, error / used
-    reach = found.within() * rate_error if error else 0.0
-    units = {"char": blocks.size.characters, "byte": blocks.size.bytes}
+    reach = found.quantile() * rate_error if error else 0.0
     between = between_documents(found.nats, lengths, blocks.clusters)
-    result: dict[str, Any] = {}
-    for unit, count in units.items():
-        bits = 1 / math.log(2) / count
-        result[f"bits_per_{unit}"] = mean * bits
-        result[f"bits_per_{unit}_error"] = error * bits
     perplexity = math.exp(min(rate, 700.0))
-    return result | {
-        "between_documents_error": None if between is None else between * used / math.log(2) / units["char"],
-        "nats_per_token": rate,
-        "nats_per_token_error": rate_error,
-        "nats_per_token_between_documents": between,
-        "perplexity": perplexity,
-        "perplexity_error": perplexity * rate_error,
-        "perplexity_between_documents": None if between is None else perplexity * between,
-        "perplexity_interval": [math.exp(min(rate + side * reach, 700.0)) for side in (-1, 1)],
-        "interval_level": LEVEL,
-        "tokens": used,
-        "characters": units["char"],
-        "bytes": units["byte"],
-        "blocks": len(blocks),
-        "replicates": len(found.nats),
-        "nfe_per_block": len(found.nats) * found.draws,
-        "rel_error": error / mean,
-    }
+    characters, n_bytes = blocks.size.characters, blocks.size.bytes
+    per_char, per_byte = 1 / math.log(2) / characters, 1 / math.log(2) / n_bytes
+    return BoundResult(
+        bits_per_char=mean * per_char,
+        bits_per_char_error=error * per_char,
+        bits_per_byte=mean * per_byte,
+        bits_per_byte_error=error * per_byte,
+        between_documents_error=None if between is None else between * used / math.log(2) / characters,
+        nats_per_token=rate,
+        nats_per_token_error=rate_error,
+        nats_per_token_between_documents=between,
+        perplexity=perplexity,
+        perplexity_error=perplexity * rate_error,
+        perplexity_between_documents=None if between is None else perplexity * between,
+        perplexity_interval=[math.exp(min(rate + side * reach, 700.0)) for side in (-1, 1)],
+        interval_level=LEVEL,
+        tokens=used,
+        characters=characters,
+        bytes=n_bytes,
+        blocks=len(blocks),
+        replicates=len(found.nats),
+        nfe_per_block=len(found.nats) * found.draws,
+        rel_error=error / mean,
+        monte_carlo=monte_carlo,
+    )

@@ -1,63 +1,63 @@
-"""The texts that a model is evaluated on, in its own tokens."""
+"""The corpora that a model is evaluated on, prepared with its tokenizer."""
 
 from __future__ import annotations
 
 from collections.abc import Generator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from sedd_cli.checkpoints.loaded_model import LoadedModel
 from sedd_cli.data.prepare import PrepareOptions, prepare
 from sedd_cli.data.shards import Dataset, open_dataset
 from sedd_cli.errors import RequestError, WorkError
+from sedd_cli.evaluation.scorers.causal import CausalModel
 from sedd_cli.system.distributed import Dist
 from sedd_cli.system.events import Event, Prepared
-
-if TYPE_CHECKING:
-    from sedd_cli.evaluation.scorers.exact import ExactModel
 
 
 @dataclass(frozen=True)
 class Text:
-    """A corpus to evaluate on: a name, file, folder or hub id; `local` is where a named one stands on this machine."""
+    """A corpus to evaluate on: a name, file, folder or hub id. local: where the files of a named one are."""
 
     corpus: str
     local: Path | None = None
 
 
-def prepared_for(model: LoadedModel | ExactModel, text: Text, dist: Dist) -> Generator[Event, None, Dataset]:
-    """A corpus in the model's tokens, prepared by the main process where it is missing."""
+def prepared_for(model: LoadedModel | CausalModel, text: Text, dist: Dist) -> Generator[Event, None, Dataset]:
+    """A corpus prepared with the model's tokenizer; the main process prepares it where it is missing."""
     tokenizer = model.text_tokenizer()
-    # a tokenizer that was trained is known by its file: its name alone would train it anew on this corpus
-    names = [tokenizer.spec if tokenizer.named else model.tokenizer_source]
+    # a trained tokenizer is loaded from its file: by its name it would be trained again, on this corpus
+    name = tokenizer.spec if tokenizer.named else model.tokenizer_source
     if model.recipe and model.recipe.data.corpus == text.corpus and text.local is None:
-        names.insert(0, model.recipe.data.tokenizer)
-    for name in names:
-        found: Path | Exception | None = None
-        try:
-            for event in prepare(PrepareOptions(text.corpus, text.local, tokenizer=name)) if dist.main else ():
-                if isinstance(event, Prepared):
-                    found = event.path
-                else:
-                    yield event
-        except (RequestError, WorkError) as error:
-            found = error  # the other processes wait for an answer
-
-        dataset = open_dataset(dist.from_main(lambda found=found: _told(found)))
+        dataset = yield from _prepared(text, model.recipe.data.tokenizer, dist)
         if dataset.tokenizer.fingerprint == tokenizer.fingerprint:
-            break
-    return dataset
+            return dataset
+    return (yield from _prepared(text, name, dist))
 
 
-def _told(found: Path | Exception | None) -> Path | None:
-    if isinstance(found, Exception):
-        raise found
-    return found
+def _prepared(text: Text, tokenizer: str | None, dist: Dist) -> Generator[Event, None, Dataset]:
+    """A corpus prepared by the main process, whose errors are raised in every process."""
+    found: Path | Exception | None = None
+    try:
+        for event in prepare(PrepareOptions(text.corpus, text.local, tokenizer=tokenizer)) if dist.main else ():
+            if isinstance(event, Prepared):
+                found = event.path
+            else:
+                yield event
+    except (RequestError, WorkError) as error:
+        found = error
+
+    def folder() -> Path:
+        if isinstance(found, Exception):
+            raise found
+        assert found is not None
+        return found
+
+    return open_dataset(dist.from_main(folder))
 
 
-def check_tokenizer(model: LoadedModel | ExactModel, dataset: Dataset) -> None:
-    """RequestError unless the dataset's ids mean what the model's do."""
+def check_tokenizer(model: LoadedModel | CausalModel, dataset: Dataset) -> None:
+    """RequestError unless the dataset has the model's tokenizer."""
     ours, theirs = model.tokenizer, dataset.tokenizer
     if ours is None and theirs.vocab_size == model.vocab_size:
         return

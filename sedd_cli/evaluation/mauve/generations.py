@@ -1,11 +1,11 @@
-"""Completions of every reference, kept as they come."""
+"""Texts generated from every reference, stored batch by batch."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Generator
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -23,13 +23,22 @@ from sedd_cli.system.json_lines import json_lines, read_json_lines
 from sedd_cli.system.locks import file_lock
 
 
+@dataclass(frozen=True)
+class Generation:
+    """A generated text. Number i · generations + j is the j-th from reference i."""
+
+    number: int
+    tokens: list[int]
+    nfe: int
+    text: str
+
+
 def generations(
     writer: Writer, references: References, options: MauveOptions
-) -> Generator[Event, None, list[dict[str, Any]]]:
-    """{"number", "tokens", "nfe", "text"} of every generation, read from the work folder as far as they are there.
+) -> Generator[Event, None, list[Generation]]:
+    """Every generation; those that the cache has are read from it.
 
-    Generation j of reference i has number i · generations + j, and depends on the seed, its number and its
-    reference alone.
+    A generation depends only on the seed, its number and its reference.
     """
     choices = [options.mode, options.prompt, options.new, options.generations, options.seed]
     everything = [
@@ -44,9 +53,9 @@ def generations(
     total = options.total
     path.parent.mkdir(parents=True, exist_ok=True)
     with file_lock(path.with_suffix(".lock"), f"another process is writing {path}"):
-        made = _take_up(path, total, options.batch)
+        made = _resume(path, total, options.batch)
         if made:
-            yield Note(f"going on behind {len(made):,} of {total:,} generations in {path}")
+            yield Note(f"resuming after {len(made):,} of {total:,} generations in {path}")
         else:
             yield Note(f"generations are kept in {path}")
         for start in range(len(made), total, options.batch):
@@ -55,38 +64,42 @@ def generations(
             tokens, nfe = yield from writer.write(rows, numbers)
             _check(tokens, rows, options.where)
             fresh = [
-                {"number": number, "tokens": row, "nfe": evaluations, "text": writer.decode(row)}
+                Generation(number, row, evaluations, writer.decode(row))
                 for number, row, evaluations in zip(numbers.tolist(), tokens.tolist(), nfe.tolist(), strict=True)
             ]
             try:
                 with path.open("a", encoding="utf-8", newline="\n") as stream:
-                    stream.write(json_lines(fresh))
+                    stream.write(json_lines(map(asdict, fresh)))
                     sync(stream)
             except OSError as error:
-                raise WorkError(f"cannot write {path}: {error.strerror}; what is whole in it is kept") from None
+                raise WorkError(f"cannot write {path}: {error.strerror}; its whole lines are kept") from None
             made += fresh
         yield Progress("generating", total, total, "texts")
-    if wrong := [one["number"] for one in made if len(one["tokens"]) != options.length]:
+    if wrong := [one.number for one in made if len(one.tokens) != options.length]:
         raise WorkError(f"generation {wrong[0]} in {path} has not {options.length} tokens: delete the file")
     return made
 
 
 def _check(tokens: Tensor, rows: Tensor, where: Tensor) -> None:
-    """WorkError unless generations [B, L] are as long as their references and keep what was given."""
+    """WorkError unless generations [B, L] are as long as their references and keep the given tokens."""
     if tokens.shape != rows.shape:
-        raise WorkError(f"generations of {tokens.shape[1]} tokens, {rows.shape[1]} were asked for")
+        raise WorkError(f"generations of {tokens.shape[1]} tokens, {rows.shape[1]} were requested")
     if not torch.equal(tokens[:, where], rows[:, where]):
         raise WorkError("a given token was lost")
 
 
-def _take_up(path: Path, total: int, batch: int) -> list[dict[str, Any]]:
-    """The generations in the file up to the last whole batch; what stands behind, a torn line too, is cut off."""
+def _resume(path: Path, total: int, batch: int) -> list[Generation]:
+    """The generations in the file up to the last whole batch; the file is truncated after it."""
     lines = [line for line in read_json_lines(path) if line.ended]
-    made: list[dict[str, Any]] = []
+    made: list[Generation] = []
     for number, line in enumerate(lines[:total]):
-        if line.record is None or line.record.get("number") != number:
+        try:
+            one = Generation(**(line.record or {}))
+        except TypeError:
             break
-        made.append(line.record)
+        if one.number != number:
+            break
+        made.append(one)
     if len(made) < total:
         made = made[: len(made) - len(made) % batch]
     if path.is_file():

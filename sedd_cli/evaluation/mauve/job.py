@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 
 import numpy as np
 
@@ -11,80 +11,89 @@ from sedd_cli.evaluation.mauve.features import features, scores
 from sedd_cli.evaluation.mauve.generations import generations
 from sedd_cli.evaluation.mauve.options import MauveOptions
 from sedd_cli.evaluation.mauve.references import encoded, read_references
-from sedd_cli.evaluation.mauve.writers import writer_for
+from sedd_cli.evaluation.mauve.results import FeatureFacts, GenerationFacts, MauveResult, ReferenceFacts
+from sedd_cli.evaluation.mauve.writers import Writer, writer_for
 from sedd_cli.evaluation.scorers.causal import CausalModel
-from sedd_cli.evaluation.scorers.reader import Reader, load_reader
+from sedd_cli.evaluation.scorers.scorer import Scorer, load_scorer
 from sedd_cli.system.events import Event, Finished, Note, Warn
 from sedd_cli.system.software import software
 
-#: Samples a side below which the score is noticeably biased: the advice of mauve-text, after Pillutla et al. 2021.
+#: Texts a side below which the score is noticeably biased, as mauve-text recommends after Pillutla et al. 2021.
 ENOUGH = 5000
-#: Below this many there are hardly clusters to compare.
+#: Texts a side below which there are hardly any clusters to compare.
 FEW = 500
 
 
 def mauve(
-    model: LoadedModel | CausalModel, options: MauveOptions, device: str = "auto", reader: Reader | None = None
-) -> Iterator[Event]:
-    """Generate, featurise, cluster; the last event is Finished with everything to repeat it.
+    model: LoadedModel | CausalModel, options: MauveOptions, device: str = "auto", reader: Scorer | None = None
+) -> Generator[Event, None, MauveResult]:
+    """Generate texts, compute features, cluster them; the last event is Finished with the result's document.
 
-    Features come from `reader` where one is given, else from the model that the options name, on `device`.
-    Generations are kept as they come, and a run that was interrupted goes on behind the last whole batch; features
-    are kept too. Raises RequestError for a request that cannot be met, WorkError for features that are not finite.
+    Generations and features are cached: an interrupted run resumes after the last whole batch.
+
+    Args:
+        reader: gives the features; by default the model that the options name, loaded on `device`.
+
+    Raises:
+        RequestError: for a request that cannot be met.
+        WorkError: for features that are not finite.
     """
     writer = writer_for(model, options)
     references = read_references(writer, options)
-    reader = reader or load_reader(options.features, device)  # before the work: it may be out of reach
+    reader = reader or load_scorer(options.features, device)  # before the work, since it may be unreachable
     reader.encode([""])  # so may its tokenizer
     yield Note(
-        f"{options.count:,} references of {options.length} tokens, passed over: {references.short:,} shorter ones"
+        f"{options.count:,} references of {options.length} tokens, skipped: {references.short:,} shorter ones"
         + (f", {references.unknown:,} that the tokenizer cannot express" if references.unknown else "")
     )
     made = yield from generations(writer, references, options)
-    sides, changed = [], {}
-    for side, rows in (("references", references.rows), ("generations", [one["tokens"] for one in made])):
-        if len(rows) < ENOUGH:
-            few = ", and of so few says next to nothing" if len(rows) < FEW else ""
-            yield Warn(f"{len(rows):,} {side}, fewer than {ENOUGH:,}: the score is biased{few} (Pillutla et al. 2021)")
-        read = (
-            rows
-            if writer.ids is not None and writer.ids == reader.ids
-            else list(encoded(reader, map(writer.decode, rows)))
-        )
-        changed[side] = sum(len(ids) != options.length for ids in read)
-        sides.append(
-            (yield from features(reader, [ids[: reader.feature_context] for ids in read], side, options.batch))
-        )
-    if any(changed.values()):
+    generated = [one.tokens for one in made]
+    real_features, real_changed = yield from _side("references", references.rows, writer, reader, options)
+    own_features, own_changed = yield from _side("generations", generated, writer, reader, options)
+    if real_changed or own_changed:
         yield Note(
-            f"{changed['references']:,} references and {changed['generations']:,} generations have another length in "
-            f"the tokens of {reader.source}"
+            f"{real_changed:,} references and {own_changed:,} generations have another length in the tokens of "
+            f"{reader.source}"
         )
-    found = yield from scores(*sides, options.seeds)
-    yield Finished(
-        {
-            **found,
-            "mode": options.mode,
-            "prompt": options.prompt,
-            "new": options.new,
-            "references": {
-                "source": options.references,
-                "split": references.split,
-                "fingerprint": references.fingerprint,
-                "count": len(references.rows),
-                "short": references.short,
-                "unknown": references.unknown,
-            },
-            "generations": {"count": len(made), "of_each": options.generations},
-            "model": model.source,
-            "seed": options.seed,
-            "sampler": {
-                **writer.sampler_facts,
-                "nfe_mean": float(np.mean([one["nfe"] for one in made])),
-                "draw_precision": "float64",
-            },
-            "precision": writer.precision,
-            "features": {"model": reader.source, "fingerprint": reader.fingerprint, "changed_length": changed},
-            "software": software("torch", *model.libraries, *reader.libraries, "mauve-text"),
-        }
+    score = yield from scores(real_features, own_features, options.seeds)
+    nfe = float(np.mean([one.nfe for one in made]))
+    result = MauveResult(
+        score=score,
+        mode=options.mode,
+        prompt=options.prompt,
+        new=options.new,
+        references=ReferenceFacts(
+            source=options.references,
+            split=references.split,
+            fingerprint=references.fingerprint,
+            count=len(references.rows),
+            short=references.short,
+            unknown=references.unknown,
+        ),
+        generations=GenerationFacts(len(made), options.generations),
+        model=model.source,
+        seed=options.seed,
+        sampler={**writer.sampler_facts, "nfe_mean": nfe, "draw_precision": "float64"},
+        precision=writer.precision,
+        features=FeatureFacts(
+            reader.source, reader.fingerprint, {"references": real_changed, "generations": own_changed}
+        ),
+        software=software("torch", *model.libraries, *reader.libraries, "mauve-text"),
     )
+    yield Finished(result.to_dict())
+    return result
+
+
+def _side(
+    name: str, rows: list[list[int]], writer: Writer, reader: Scorer, options: MauveOptions
+) -> Generator[Event, None, tuple[np.ndarray, int]]:
+    """Features [n, D] of the texts of one side, given as the writer's ids, and how many have another length in the
+    reader's ids."""
+    if len(rows) < ENOUGH:
+        few = " and hardly means anything" if len(rows) < FEW else ""
+        yield Warn(f"{len(rows):,} {name}, fewer than {ENOUGH:,}: the score is biased{few} (Pillutla et al. 2021)")
+    same_ids = writer.ids is not None and writer.ids == reader.ids
+    read = rows if same_ids else list(encoded(reader, map(writer.decode, rows)))
+    changed = sum(len(ids) != options.length for ids in read)
+    found = yield from features(reader, [ids[: reader.feature_context] for ids in read], name, options.batch)
+    return found, changed

@@ -1,4 +1,4 @@
-"""What is compared with what."""
+"""Options of a MAUVE comparison."""
 
 from __future__ import annotations
 
@@ -14,18 +14,17 @@ MODES = ("standard", "infill")
 
 @dataclass(frozen=True)
 class MauveOptions:
-    """What is compared with what.
+    """Which texts are compared, and how they are generated.
 
     references: a .txt file (a reference a line), a .jsonl file ("text" or "tokens" a line), or the name of a prepared
-    corpus: the beginnings of its documents in `split` (default: test, else validation, else train). The first `count`
-    that are long enough are taken. Each is generated anew `generations` times from its own tokens, `standard`: the
-    first `prompt`, `infill`: the first and last half of `prompt`; `new` tokens are filled in, so that both sides have
-    prompt + new. features: the model whose hidden states are compared, a hub id, a folder, or an autoregressive run of
-    ours. seeds: of k-means.
-
-    steps, sampler, normalized as in GenerateOptions. top_p, temperature: of a token's law; default 1, the nucleus of a
-    left-to-right model 0.95. windows: references are not beginnings of a corpus's documents but its text, end to end.
-    batch: texts at once; it changes results by rounding alone.
+    corpus: the beginnings of the documents of its `split` (default: test, else validation, else train), or with
+    `windows` consecutive pieces of its text. The first `count` that are long enough are used.
+    mode: which `prompt` tokens of a reference are given: the first ones (standard), or half of them at each end
+    (infill). `new` tokens are generated, `generations` times for every reference.
+    features: the model whose hidden states are compared: a hub id, a folder, or an autoregressive run of ours.
+    seeds: of k-means.
+    steps, sampler, normalized, top_p, temperature: as in `Sampling`; top_p of a left-to-right model is by default 0.95.
+    batch: texts at once; it changes results only by rounding.
     """
 
     references: str
@@ -66,12 +65,12 @@ class MauveOptions:
 
     @property
     def length(self) -> int:
-        """Tokens of a text, on both sides."""
+        """Tokens of a reference, and of a generated text."""
         return self.prompt + self.new
 
     @property
     def total(self) -> int:
-        """Generations in all."""
+        """Number of generated texts."""
         return self.count * self.generations
 
     @property

@@ -1,4 +1,4 @@
-"""Real texts as ids of the model, all of one length."""
+"""Real texts in the model's ids, all of one length."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from sedd_cli.data.shards import open_dataset
 from sedd_cli.errors import RequestError
 from sedd_cli.evaluation.mauve.options import MauveOptions
 from sedd_cli.evaluation.mauve.writers import Writer
-from sedd_cli.evaluation.scorers.reader import Reader
+from sedd_cli.evaluation.scorers.scorer import Scorer
 from sedd_cli.system.digests import digest
 
-#: Texts encoded together.
+#: Texts encoded at once.
 TEXTS = 256
 
 
 @dataclass(frozen=True)
 class References:
-    """Real texts as ids, each of the same length; and how many were passed over as too short or not expressible."""
+    """Ids of real texts, and how many were skipped as too short or not expressible in the model's tokens."""
 
     rows: list[list[int]]
     split: str | None
@@ -38,7 +38,7 @@ class References:
 
 
 def read_references(writer: Writer, options: MauveOptions) -> References:
-    """The beginnings of the first `count` references that are long enough, in the model's ids."""
+    """The first `count` references that are long enough; RequestError if there are fewer."""
     path = Path(options.references)
     if path.exists():
         for option, value in (("--split", options.split), ("--windows", options.windows)):
@@ -60,8 +60,8 @@ def read_references(writer: Writer, options: MauveOptions) -> References:
             return References(rows, split, short, unknown)
     raise RequestError(
         f"{options.references} has {len(rows)} usable references of at least {options.length} tokens "
-        f"({short} are shorter{f', {unknown} not expressible' if unknown else ''}), {options.count} were asked for: "
-        "take less (-n), or shorter ones (--prompt, --new)"
+        f"({short} are shorter{f', {unknown} not expressible' if unknown else ''}), {options.count} were requested: "
+        "take fewer (-n), or shorter ones (--prompt, --new)"
         + (", or the text of a corpus end to end (--windows)" if split and not options.windows else "")
     )
 
@@ -86,7 +86,7 @@ def _of_json_lines(writer: Writer, path: Path) -> Iterator[list[int]]:
 
 
 def _of_corpus(writer: Writer, options: MauveOptions) -> tuple[str, Iterator[list[int]]]:
-    """(split, ids of its documents without the separator): as they are, or read as text where the ids are others."""
+    """The split, and the ids of its documents without separators, encoded again where another tokenizer made them."""
     name = options.references
     found = [(folder, manifest) for folder, manifest in prepared() if manifest.corpus == name]
     if not found:
@@ -110,11 +110,11 @@ def _of_corpus(writer: Writer, options: MauveOptions) -> tuple[str, Iterator[lis
     spans = zip([0, *ends], [end - (dataset.tokenizer.eos is not None) for end in ends], strict=False)
     if ours:
         return split.name, (split.read(a, max(a, min(b, a + options.length))).tolist() for a, b in spans)
-    return split.name, encoded(writer, (dataset.tokenizer.decode(split.read(a, max(a, b))) for a, b in spans))
+    return split.name, encoded(writer, (dataset.tokenizer.decode(split.read(a, max(a, b)).tolist()) for a, b in spans))
 
 
-def encoded(holder: Writer | Reader, texts: Iterable[str]) -> Iterator[list[int]]:
-    """Ids of texts, a few at a time."""
+def encoded(holder: Writer | Scorer, texts: Iterable[str]) -> Iterator[list[int]]:
+    """Ids of each text, encoded a few at a time."""
     texts = iter(texts)
     while group := list(itertools.islice(texts, TEXTS)):
         yield from holder.encode(group)

@@ -1,4 +1,4 @@
-"""What completes prompts: a denoiser fills them, a causal model continues them."""
+"""Complete prompts: by a model of ours, or by a causal model of `transformers`."""
 
 from __future__ import annotations
 
@@ -13,16 +13,17 @@ from sedd_cli.checkpoints.loaded_model import LoadedModel
 from sedd_cli.errors import RequestError
 from sedd_cli.evaluation.mauve.options import MauveOptions
 from sedd_cli.evaluation.scorers.causal import CausalModel
+from sedd_cli.evaluation.scorers.continuation import continue_prompts
 from sedd_cli.inference.denoise import DenoisedRow, SequenceRequest, denoise
 from sedd_cli.inference.sampling import Sampling
 from sedd_cli.system.events import Event, Progress
 
-#: The nucleus of a model that goes from left to right, as in the paper.
+#: The default nucleus of a left-to-right model, as in the paper.
 TOP_P = 0.95
 
 
 class Denoiser:
-    """Fills prompts by a model of ours: the reverse process, or from left to right where it is autoregressive."""
+    """Completes prompts by a model of ours: by the reverse process, or left to right if it is autoregressive."""
 
     def __init__(self, model: LoadedModel, options: MauveOptions):
         if model.exact and options.mode == "infill":
@@ -34,29 +35,26 @@ class Denoiser:
             )
         self.model, self.options, self.tokenizer = model, options, model.text_tokenizer()
         top_p = TOP_P if model.exact and options.top_p is None else options.top_p
-        self.way = Sampling(
+        self.resolved = Sampling(
             options.steps, options.sampler, options.normalized, temperature=options.temperature, top_p=top_p
         ).resolve(model)
-        self.encode, self.decode, self.unknown = (
-            self.tokenizer.encode_batch,
-            self.tokenizer.decode,
-            self.tokenizer.unknown,
-        )
+        self.encode, self.decode = self.tokenizer.encode_batch, self.tokenizer.decode
+        self.unknown = self.tokenizer.unknown
         self.tokenizer_fingerprint, self.vocab_size = self.tokenizer.fingerprint, model.graph.vocab_size
         self.ids = self.tokenizer.ids
         self.precision = model.precision
         self.sampler_facts = {
-            "name": self.way.sampler.name,
-            **dataclasses.asdict(self.way.sampler),
+            "name": self.resolved.sampler.name,
+            **dataclasses.asdict(self.resolved.sampler),
             "normalized": options.normalized,
         }
 
     def identity(self) -> list[Any]:
-        """All of the model that changes what it generates."""
+        """What identifies the model in the cache of generations."""
         return [self.model.fingerprint]
 
     def write(self, rows: Tensor, numbers: Tensor) -> Generator[Event, None, tuple[Tensor, Tensor]]:
-        """Fill what is not given of rows [B, L]; returns the texts [B, L] and their network evaluations [B]."""
+        """Generate what is not given of rows [B, L]; returns texts [B, L] and network evaluations [B]."""
         known = self.options.where.tolist()
         asked = [
             SequenceRequest(
@@ -65,7 +63,7 @@ class Denoiser:
             for row, number in zip(rows.tolist(), numbers.tolist(), strict=True)
         ]
         texts, evaluations = rows.clone(), torch.zeros_like(numbers)
-        for event in denoise(self.model, self.way, asked, "generating"):
+        for event in denoise(self.model, self.resolved, asked, "generating"):
             if isinstance(event, DenoisedRow):
                 texts[event.place], evaluations[event.place] = torch.tensor(event.tokens), event.nfe
             elif isinstance(event, Progress):
@@ -77,7 +75,7 @@ class Denoiser:
 
 
 class Continuer:
-    """Continues prompts by a causal model."""
+    """Continues prompts by a causal model of `transformers`."""
 
     def __init__(self, model: CausalModel, options: MauveOptions):
         if options.mode == "infill":
@@ -101,14 +99,14 @@ class Continuer:
         self.sampler_facts = {"name": "nucleus", "top_p": self.top_p, "temperature": self.temperature}
 
     def identity(self) -> list[Any]:
-        """All of the model that changes what it generates."""
+        """What identifies the model in the cache of generations."""
         return [self.model.fingerprint, self.model.ends]
 
     def write(self, rows: Tensor, numbers: Tensor) -> Generator[Event, None, tuple[Tensor, Tensor]]:
-        """Continue the beginnings of rows [B, L]; returns the texts [B, L] and their network evaluations [B]."""
+        """Continue the first tokens of rows [B, L]; returns texts [B, L] and network evaluations [B]."""
         yield Progress("generating", int(numbers[0]), self.options.total, "texts")
         prompts, new = rows[:, : self.options.prompt], self.options.new
-        made = self.model.continue_(prompts, new, self.top_p, self.temperature, self.options.seed, numbers)
+        made = continue_prompts(self.model, prompts, new, self.top_p, self.temperature, self.options.seed, numbers)
         return torch.cat([prompts, made.cpu()], 1), torch.full_like(numbers, new)
 
 
@@ -116,5 +114,5 @@ Writer = Denoiser | Continuer
 
 
 def writer_for(model: LoadedModel | CausalModel, options: MauveOptions) -> Writer:
-    """RequestError where the options do not go with the model."""
-    return (Continuer if isinstance(model, CausalModel) else Denoiser)(model, options)
+    """RequestError if the model cannot do what the options ask for."""
+    return Continuer(model, options) if isinstance(model, CausalModel) else Denoiser(model, options)

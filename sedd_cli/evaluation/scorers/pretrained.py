@@ -12,13 +12,14 @@ from typing import Any
 import torch
 
 from sedd_cli.checkpoints.hub import cached_else_fetched, refusal
+from sedd_cli.data.tokenizers import load_tokenizer
 from sedd_cli.errors import RequestError
 from sedd_cli.evaluation.scorers.causal import CausalModel
 from sedd_cli.models.precision import autocast_dtype
 from sedd_cli.system.distributed import pick_device
 from sedd_cli.system.from_pretrained import pretrained_causal_model, pretrained_tokenizer
 
-#: A model of the hub, some of the old ones without an owner.
+#: A hub id; some old models have no owner.
 HUB_ID = r"\w[\w.-]*(/[\w.-]+)?"
 
 
@@ -31,10 +32,10 @@ def load_causal(source: str | Path, device: str = "auto", precision: str = "fp32
     source, chosen = str(source), pick_device(device)
     dtype = autocast_dtype(precision, chosen) or torch.float32
     with _quiet_transformers():
-        net, told = _found(source, lambda **at: pretrained_causal_model(source, output_loading_info=True, **at))
+        net, loading = _found(source, lambda **at: pretrained_causal_model(source, output_loading_info=True, **at))
         tokenizer = _tokenizer(source)
-    # what a checkpoint lacks is filled with random numbers
-    if lacking := sorted(told["missing_keys"]):
+    # transformers fills missing weights with random numbers
+    if lacking := sorted(loading["missing_keys"]):
         raise RequestError(f"{source} is no whole causal language model: its weights lack {', '.join(lacking[:3])}")
     model = CausalModel(net.to(chosen, dtype).eval().requires_grad_(False), tokenizer, source)
     if not _looks_back_only(model):
@@ -42,11 +43,27 @@ def load_causal(source: str | Path, device: str = "auto", precision: str = "fp32
     return model
 
 
+def load_exact(source: str, device: str = "auto", precision: str = "fp32", tokenizer: str | None = None) -> CausalModel:
+    """A causal language model with the tokenizer its datasets are prepared with: the one named, else its own.
+
+    RequestError where either cannot be loaded, and where the tokenizer has more tokens than the model.
+    """
+    model = load_causal(source, device, precision)
+    model.tokenizer_source = tokenizer or ("gpt2" if model.gpt2 else source)
+    model.tokenizer = load_tokenizer(model.tokenizer_source)
+    if model.tokenizer.vocab_size > model.vocab_size:
+        raise RequestError(
+            f"tokenizer {model.tokenizer.spec!r} has {model.tokenizer.vocab_size} tokens, {source} knows "
+            f"{model.vocab_size}: name its own with --tokenizer"
+        )
+    return model
+
+
 def is_causal(source: str | Path) -> bool:
     """Whether `source` names a causal language model of `transformers` rather than one of ours.
 
-    A folder whose config.json has a "model_type", which the published layout of SEDD has not; a hub name without
-    owner; an owner/name whose config.json, cached or fetched, has one.
+    It does if it is a folder whose config.json has a "model_type" (the published layout of SEDD has none), a hub name
+    without owner, or an owner/name whose config.json, cached or fetched, has one.
     """
     folder, source = Path(source), str(source)
     if folder.exists():
@@ -59,7 +76,7 @@ def is_causal(source: str | Path) -> bool:
 
     try:
         found = cached_else_fetched(source, lambda **at: hf_hub_download(source, "config.json", **at))
-    except Exception:  # out of reach or not there: whoever loads it says so
+    except Exception:  # unreachable or missing: loading it reports why
         return False
     return _has_model_type(Path(found))
 
@@ -73,7 +90,7 @@ def _has_model_type(file: Path) -> bool:
 
 
 def _found(source: str, load: Callable[..., Any]) -> Any:
-    """What `load` gives for a folder or a hub id; RequestError in one line where it cannot be had."""
+    """What `load` returns for a folder or a hub id; a RequestError of one line where it fails."""
     if Path(source).is_dir():
         if not _has_model_type(Path(source) / "config.json"):
             raise RequestError(f"{source} is no causal language model of transformers: it has no config.json of one")
@@ -81,7 +98,7 @@ def _found(source: str, load: Callable[..., Any]) -> Any:
             return load(local_files_only=True)
         except RequestError:
             raise
-        except Exception as error:  # the library's own, that of safetensors, the system's
+        except Exception as error:  # of transformers, of safetensors, or of the system
             reason = str(error).strip().split("\n")[0].rstrip(".")
             raise RequestError(f"{source} cannot be loaded as a causal language model: {reason}") from error
     if not re.fullmatch(HUB_ID, source):
@@ -95,11 +112,11 @@ def _found(source: str, load: Callable[..., Any]) -> Any:
 
 
 def _tokenizer(source: str) -> Any:
-    """The tokenizer of a model that was found, or None where there is none."""
+    """The tokenizer that comes with a model, or None where there is none."""
 
     def load(**at: bool) -> Any:
         tokenizer = pretrained_tokenizer(source, **at)
-        if not tokenizer.vocab_size:  # made of nothing, where its files are missing
+        if not tokenizer.vocab_size:  # transformers makes an empty one where its files are missing
             raise OSError(f"no tokenizer in {source}")
         return tokenizer
 
@@ -109,7 +126,7 @@ def _tokenizer(source: str) -> Any:
 
 
 def _looks_back_only(model: CausalModel) -> bool:
-    """Whether predictions stay as they are when the token behind them changes (BERT's, loaded as causal, do not)."""
+    """Whether predictions do not depend on later tokens (those of BERT loaded as a causal model do)."""
     ids = torch.zeros(2, min(4, model.context), dtype=torch.int64, device=model.device)
     ids[1, -1] = min(1, model.vocab_size - 1)
     with torch.no_grad():
@@ -119,7 +136,7 @@ def _looks_back_only(model: CausalModel) -> bool:
 
 @contextmanager
 def _quiet_transformers() -> Iterator[None]:
-    """Without the library's own bars and remarks, which would stand among ours."""
+    """Suppress the progress bars and messages of transformers, which would mix with ours."""
     from transformers.utils import logging
 
     bars, level = logging.is_progress_bar_enabled(), logging.get_verbosity()

@@ -10,9 +10,9 @@ from typing import Any, Generic, TypeVar
 from sedd_cli.checkpoints.load import open_model
 from sedd_cli.checkpoints.loaded_model import LoadedModel
 from sedd_cli.errors import RequestError
-from sedd_cli.evaluation.scorers.exact import ExactModel, load_exact
-from sedd_cli.evaluation.scorers.pretrained import is_causal
-from sedd_cli.evaluation.scorers.reader import Reader, load_reader
+from sedd_cli.evaluation.scorers.causal import CausalModel
+from sedd_cli.evaluation.scorers.pretrained import is_causal, load_exact
+from sedd_cli.evaluation.scorers.scorer import Scorer, load_scorer
 from sedd_cli.system.events import Event
 from sedd_cli.tables.column import Column
 from sedd_cli.tables.row_run import RowRun
@@ -40,10 +40,10 @@ class ModelCache:
 
     def __init__(self, device: str, rel_error: float, max_nfe: int):
         self.device, self.rel_error, self.max_nfe = device, rel_error, max_nfe
-        self._models: dict[str, LoadedModel | ExactModel] = {}
-        self._scorers: dict[str, Reader] = {}
+        self._models: dict[str, LoadedModel | CausalModel] = {}
+        self._scorers: dict[str, Scorer] = {}
 
-    def model(self, run: RowRun) -> LoadedModel | ExactModel:
+    def model(self, run: RowRun) -> LoadedModel | CausalModel:
         """The model of a row run. Only the last one stays loaded."""
         source = run.source
         assert source is not None, "quoted rows are not measured"
@@ -52,17 +52,17 @@ class ModelCache:
             self._models = {source: (open_model if ours else load_exact)(source, self.device)}
         return self._models[source]
 
-    def scorer(self, run: RowRun, column: Column) -> Reader:
+    def scorer(self, run: RowRun, column: Column) -> Scorer:
         """The model that scores a row's texts in a column that has a scorer."""
         trained = run.scorer(column)
         source = str(trained.folder) if trained else column.scorer and column.scorer.source
         assert source is not None, f"no model scores texts in {column.name}"
         if source not in self._scorers:
-            self._scorers[source] = load_reader(source, self.device)
+            self._scorers[source] = load_scorer(source, self.device)
         return self._scorers[source]
 
 
-def check_sampler(run: RowRun, model: LoadedModel | ExactModel) -> None:
+def check_sampler(run: RowRun, model: LoadedModel | CausalModel) -> None:
     """Raise RequestError unless the row's sampler is left_to_right exactly if the model is autoregressive."""
     if model.exact != run.row.how.left_to_right:
         kind = "autoregressive" if model.exact else "not autoregressive"

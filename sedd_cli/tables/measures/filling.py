@@ -6,7 +6,7 @@ from collections.abc import Generator
 from typing import Any
 
 from sedd_cli.errors import RequestError
-from sedd_cli.evaluation.scorers.exact import ExactModel
+from sedd_cli.evaluation.scorers.causal import CausalModel
 from sedd_cli.inference.generate import as_json
 from sedd_cli.inference.infill import Job, infill
 from sedd_cli.inference.sampling import Sampling
@@ -22,7 +22,7 @@ class FillingMeasure(Measure[Filling]):
 
     def run(self, run: RowRun, column: Filling, models: ModelCache) -> Generator[Event, None, dict[str, Any]]:
         model = models.model(run)
-        if isinstance(model, ExactModel):
+        if isinstance(model, CausalModel):
             raise RequestError(f"{model.source} is autoregressive and cannot fill templates")
         job = Job(parse_template(column.template), column.n, run.seed)
         found = []

@@ -7,7 +7,6 @@ from typing import Any
 
 from sedd_cli.evaluation.mauve.job import mauve
 from sedd_cli.evaluation.mauve.options import MauveOptions
-from sedd_cli.evaluation.scorers.exact import ExactModel
 from sedd_cli.system.events import Event, Finished
 from sedd_cli.tables.column import Mauve
 from sedd_cli.tables.measures.base import Measure, ModelCache, Value, check_sampler
@@ -35,8 +34,7 @@ class MauveMeasure(Measure[Mauve]):
             seed=run.seed,
             **steps,
         )
-        generator = model.causal if isinstance(model, ExactModel) else model
-        for event in mauve(generator, options, reader=models.scorer(run, column)):
+        for event in mauve(model, options, reader=models.scorer(run, column)):
             if isinstance(event, Finished):
                 return event.result
             yield event

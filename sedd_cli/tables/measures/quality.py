@@ -11,7 +11,8 @@ import torch
 from sedd_cli.checkpoints.loaded_model import LoadedModel
 from sedd_cli.errors import RequestError
 from sedd_cli.evaluation.judge import Samples, judge
-from sedd_cli.evaluation.scorers.exact import ExactModel
+from sedd_cli.evaluation.scorers.causal import CausalModel
+from sedd_cli.evaluation.scorers.continuation import continue_prompts
 from sedd_cli.evaluation.sweep import SweepOptions, sweep
 from sedd_cli.inference.generate import GenerateOptions, generate
 from sedd_cli.inference.resumable import resumable_samples
@@ -35,9 +36,9 @@ class QualityMeasure(Measure[Quality]):
         model, scorer = models.model(run), models.scorer(run, column)
         check_sampler(run, model)
         folder = run.runs / "samples" / f"{model.fingerprint[:16]}-{column.length}-{run.seed}"
-        if isinstance(model, ExactModel) or model.exact:
+        if isinstance(model, CausalModel) or model.exact:
             sampled = yield from _left_to_right(model, column, run.seed, folder)
-            return (yield from judge(scorer, Samples.of(sampled, model.tokenizer), False))
+            return (yield from judge(scorer, Samples.of(sampled, model.tokenizer), False)).to_dict()
         sampler = run.row.how.sampler or "tweedie"
         options = SweepOptions(folder, (column.steps,), (sampler,), column.n, column.length, run.seed)
         for event in sweep(model, scorer, options):
@@ -56,7 +57,7 @@ class QualityMeasure(Measure[Quality]):
 
 
 def _left_to_right(
-    model: LoadedModel | ExactModel, column: Quality, seed: int, folder: Path
+    model: LoadedModel | CausalModel, column: Quality, seed: int, folder: Path
 ) -> Generator[Event, None, list[Sampled]]:
     """Samples of an autoregressive model, continued from those that are stored in `folder`."""
 
@@ -74,13 +75,13 @@ def _left_to_right(
         return (yield from resumable_samples(samples / "left_to_right.jsonl", column.n, draw, "left to right"))
 
 
-def _unconditional(model: ExactModel, column: Quality, seed: int, first: int) -> Iterator[Event]:
+def _unconditional(model: CausalModel, column: Quality, seed: int, first: int) -> Iterator[Event]:
     """Samples of a causal model of transformers without a prompt. End-of-text does not end a sample."""
     for start in range(first, column.n, BATCH):
         numbers = torch.arange(start, min(start + BATCH, column.n))
         empty = torch.empty(len(numbers), 0, dtype=torch.int64)
-        drawn = model.causal.continue_(empty, column.length, 1.0, 1.0, seed, numbers, ends=True).tolist()
+        drawn = continue_prompts(model, empty, column.length, 1.0, 1.0, seed, numbers, ends=True).tolist()
         for number, tokens in zip(numbers.tolist(), drawn, strict=True):
-            text = model.causal.decode(tokens)
+            text = model.decode(tokens)
             yield Sampled(number, text, tokens, column.length, 0.0, seed=seed, sampler="left_to_right")
         yield Progress("sampling", int(numbers[-1]) + 1, column.n, "samples")

@@ -131,7 +131,7 @@ def _repeat(name, protocol, estimator):
         drawing = Drawing(estimator, rel_error=0.03, max_nfe=24, seed=seed)
         *_, (estimates,) = _run(estimate(score, texts, (protocol,), drawing, None, ALONE, 1.0))
         mean, error = estimates.mean_and_error
-        covered += abs(mean - expected) <= estimates.within() * error
+        covered += abs(mean - expected) <= estimates.quantile() * error
         found.append((mean, error))
     return covered, expected, *zip(*found, strict=True)
 

@@ -192,7 +192,7 @@ def test_bound_refuses_what_it_cannot_do(model):
         model.bound(torch.zeros(1, 25, dtype=torch.int64))
 
 
-def test_an_error_that_was_not_reached_is_said(model, dataset):
+def test_an_error_that_was_not_reached_gives_a_warning(model, dataset):
     from sedd_cli.system.events import Warn
 
     options = options_of(rel_error=1e-6, max_nfe=4, baselines=False)
@@ -281,7 +281,7 @@ class StopError(Exception):
     """Stands for a kill."""
 
 
-def test_an_interrupted_evaluation_goes_on_and_ends_in_the_same_number(model, dataset, monkeypatch):
+def test_an_interrupted_evaluation_resumes_and_ends_in_the_same_number(model, dataset, monkeypatch):
     from sedd_cli.evaluation.likelihood import estimator as module
 
     monkeypatch.setattr(module, "TOKENS_AT_ONCE", 48)  # many groups a replicate
@@ -358,7 +358,7 @@ def test_bf16_is_used_only_where_it_is_seen_not_to_matter(model, dataset, monkey
 def test_a_causal_model_is_evaluated_exactly_on_the_same_blocks(model, dataset, tmp_path):
     from support.causal_models import save_tiny_causal
 
-    from sedd_cli.evaluation.scorers.exact import load_exact
+    from sedd_cli.evaluation.scorers.pretrained import load_exact
 
     reference = load_exact(str(save_tiny_causal(tmp_path / "causal", n_positions=24)), device="cpu")
     *events, finished = evaluate_all(
@@ -366,12 +366,12 @@ def test_a_causal_model_is_evaluated_exactly_on_the_same_blocks(model, dataset, 
     )
     (found,) = finished.result["results"]
     own = next(e for e in events if isinstance(e, Evaluated)).result
-    assert own is found
+    assert own == found
     assert "estimator" not in found
     split = open_dataset_of(model.recipe.data.corpus, reference).split("test")
     blocks = torch.from_numpy(split.read(0, split.tokens // 24 * 24)).view(-1, 24)
-    start = torch.full_like(blocks[:, :1], reference.causal.start)
-    logits = reference.causal.net(torch.cat([start, blocks[:, :-1]], 1)).logits.double().log_softmax(-1)
+    start = torch.full_like(blocks[:, :1], reference.start)
+    logits = reference.net(torch.cat([start, blocks[:, :-1]], 1)).logits.double().log_softmax(-1)
     expected = -logits.gather(-1, blocks[..., None]).mean()
     assert found["bounds"]["sedd-paper"]["nats_per_token"] == pytest.approx(float(expected), rel=1e-6)
     assert found["bounds"]["sedd-paper"]["nats_per_token_error"] == 0
@@ -386,20 +386,20 @@ def open_dataset_of(corpus, model):
 
 def test_a_synthetic_source_shows_the_gap(workplace):
     from sedd_cli.data.corpora import CORPORA
-    from sedd_cli.evaluation.baselines import source_bits
+    from sedd_cli.evaluation.baselines.baselines import source_bits
     from sedd_cli.evaluation.likelihood.protocols import Blocks
 
     data = _dataset("markov", "text8")
-    law = CORPORA["markov"].law
+    source = CORPORA["markov"].law
     blocks = Blocks.cut(data.split("test"), "rigorous", 64, data.tokenizer)
     found = source_bits(data, blocks)
     # about the entropy of 64 characters in a row: 1563 blocks of a source whose blocks scatter by a tenth of it
-    assert found == pytest.approx(law.block_entropy(64) / 64 / math.log(2), rel=0.01)
-    assert found > law.entropy_rate() / math.log(2)
+    assert found == pytest.approx(source.block_entropy(64) / 64 / math.log(2), rel=0.01)
+    assert found > source.entropy_rate() / math.log(2)
 
 
 def test_the_source_is_known_in_tokens_with_separators_too(workplace):
-    from sedd_cli.evaluation.baselines import source_bits
+    from sedd_cli.evaluation.baselines.baselines import source_bits
     from sedd_cli.evaluation.likelihood.protocols import Blocks
 
     bits = []
@@ -419,7 +419,7 @@ def test_the_fingerprint_tells_apart_what_scores_differently(model):
     assert replace(other).fingerprint != before
 
 
-def test_a_likelihood_that_is_not_finite_is_said(model, dataset):
+def test_a_likelihood_that_is_not_finite_is_an_error(model, dataset):
     from sedd_cli.errors import WorkError
 
     with torch.no_grad():
@@ -428,26 +428,26 @@ def test_a_likelihood_that_is_not_finite_is_said(model, dataset):
         result(model, dataset, baselines=False)
 
 
-def test_without_a_place_to_keep_draws_the_evaluation_goes_on(model, dataset, monkeypatch, tmp_path):
-    from sedd_cli.evaluation.likelihood import cache as ledger
+def test_an_evaluation_that_cannot_cache_its_draws_continues_with_a_warning(model, dataset, monkeypatch, tmp_path):
+    from sedd_cli.evaluation.likelihood import cache
     from sedd_cli.system.events import Warn
 
     (tmp_path / "evaluations").write_text("a file in the way")
-    monkeypatch.setattr(ledger, "home", lambda: tmp_path)
+    monkeypatch.setattr(cache, "home", lambda: tmp_path)
     options = options_of(protocols=("rigorous",), baselines=False, keep=True)
     *events, last = evaluate(model, dataset, options)
     assert last.result["bounds"]["rigorous"]["replicates"] == 8
-    (said,) = (e.text for e in events if isinstance(e, Warn))
-    assert "could not be kept" in said
-    assert "--no-resume" in said
+    (warning,) = (e.text for e in events if isinstance(e, Warn))
+    assert "could not be cached" in warning
+    assert "--no-resume" in warning
 
 
-def test_an_exact_evaluation_goes_on_too(workplace, model, tmp_path, monkeypatch):
+def test_an_interrupted_exact_evaluation_resumes(workplace, model, tmp_path, monkeypatch):
     from support.causal_models import save_tiny_causal
 
     from sedd_cli.evaluation.likelihood import estimator as module
     from sedd_cli.evaluation.scorers.causal import CausalModel
-    from sedd_cli.evaluation.scorers.exact import load_exact
+    from sedd_cli.evaluation.scorers.pretrained import load_exact
 
     monkeypatch.setattr(module, "TOKENS_AT_ONCE", 240)
     reference = load_exact(str(save_tiny_causal(tmp_path / "causal", n_positions=24, seed=5)), device="cpu")
@@ -475,7 +475,7 @@ def test_errors_of_the_text_are_per_predicted_token(model, tmp_path):
 
     from sedd_cli.evaluation.likelihood.protocols import Blocks
     from sedd_cli.evaluation.likelihood.summary import Estimates, between_documents, summary
-    from sedd_cli.evaluation.scorers.exact import load_exact
+    from sedd_cli.evaluation.scorers.pretrained import load_exact
 
     reference = load_exact(str(save_tiny_causal(tmp_path / "causal", n_positions=24)), device="cpu")
     split = open_dataset_of(model.recipe.data.corpus, reference).split("test")
@@ -483,10 +483,10 @@ def test_errors_of_the_text_are_per_predicted_token(model, tmp_path):
     nats = torch.rand(1, len(blocks), generator=torch.Generator().manual_seed(0)).double().numpy() + 50
     found = summary(blocks, Estimates(nats, 1), given=1)
     expected = between_documents(nats, blocks.lengths - 1, blocks.clusters)
-    assert found["nats_per_token_between_documents"] == expected
-    assert found["nats_per_token"] == pytest.approx(nats.sum() / (23 * len(blocks)))
+    assert found.nats_per_token_between_documents == expected
+    assert found.nats_per_token == pytest.approx(nats.sum() / (23 * len(blocks)))
     bits = expected * 23 * len(blocks) / math.log(2) / blocks.size.characters
-    assert found["between_documents_error"] == pytest.approx(bits)
+    assert found.between_documents_error == pytest.approx(bits)
 
 
 def test_bits_per_character_of_a_part_are_over_the_characters_of_that_part(model, tmp_path):
@@ -523,7 +523,7 @@ def test_both_bounds_come_from_the_same_evaluations(model, dataset):
 def test_a_causal_model_is_evaluated_with_the_tokenizer_it_is_given(model, tmp_path):
     from support.causal_models import save_tiny_causal
 
-    from sedd_cli.evaluation.scorers.exact import load_exact
+    from sedd_cli.evaluation.scorers.pretrained import load_exact
 
     folder = save_tiny_causal(tmp_path / "causal", n_positions=24)
     file = (folder / "tokenizer.json").rename(tmp_path / "tokenizer.json")

@@ -9,7 +9,7 @@ import torch
 from sedd_cli.data.tokenizers import load_tokenizer
 from sedd_cli.data.tokenizers.characters import ByteTokenizer
 from sedd_cli.errors import RequestError
-from sedd_cli.evaluation.likelihood.paper import reported
+from sedd_cli.evaluation.likelihood.paper import paper_value
 from sedd_cli.evaluation.likelihood.protocols import Blocks
 from sedd_cli.inference.bound import PROTOCOLS, find_protocol
 
@@ -118,7 +118,7 @@ def test_protocols_are_found_by_name():
     ],
 )
 def test_the_papers_values(kind, layers, length, tokenizer, corpus, value, split):
-    found = reported(kind, layers, length, tokenizer, corpus)
+    found = paper_value(kind, layers, length, tokenizer, corpus)
     assert (found.value, found.split) == (value, split)
 
 
@@ -133,4 +133,4 @@ def test_the_papers_values(kind, layers, length, tokenizer, corpus, value, split
     ],
 )
 def test_a_model_the_paper_does_not_have_has_no_value(other):
-    assert reported(*other) is None
+    assert paper_value(*other) is None

@@ -19,8 +19,10 @@ from sedd_cli.evaluation.mauve.features import scores
 from sedd_cli.evaluation.mauve.job import mauve
 from sedd_cli.evaluation.mauve.options import MauveOptions
 from sedd_cli.evaluation.mauve.references import read_references
+from sedd_cli.evaluation.mauve.results import MauveScore
 from sedd_cli.evaluation.mauve.writers import Continuer, Denoiser
 from sedd_cli.evaluation.scorers.causal import CausalModel
+from sedd_cli.evaluation.scorers.continuation import continue_prompts
 from sedd_cli.evaluation.scorers.pretrained import load_causal
 from sedd_cli.system.events import Finished, Note, Progress, Warn
 from sedd_cli.system.home import home
@@ -163,7 +165,7 @@ def test_a_causal_baseline_continues(causal, options, lines):
     }  # fmt: skip
     made = stored()[1]
     ids = causal.encode(texts_of(lines))
-    wanted = causal.continue_(torch.tensor([ids[3][:8]] * 2), 8, 0.95, 0.7, 0, torch.tensor([6, 7]))
+    wanted = continue_prompts(causal, torch.tensor([ids[3][:8]] * 2), 8, 0.95, 0.7, 0, torch.tensor([6, 7]))
     assert [one["tokens"] for one in made[6:8]] == [ids[3][:8] + row for row in wanted.tolist()]
 
 
@@ -172,19 +174,19 @@ def test_equal_sides_score_one_and_different_ones_less():
     p, far = generator.normal(size=(300, 8)), generator.normal(size=(300, 8)) + 4
     q = generator.normal(size=(300, 8)) + 1
 
-    def score(a, b) -> dict:
+    def score(a, b) -> MauveScore:
         return returned(scores(a.astype(np.float32), b.astype(np.float32), 3))
 
-    assert score(p, p)["mauve"] == pytest.approx(1, abs=1e-3)
-    assert score(p, p)["mauve_std"] == pytest.approx(0, abs=1e-3)
-    assert score(p, far)["mauve"] < score(p, q)["mauve"] < 0.99
-    assert score(p, far)["mauve"] < 0.05
-    assert score(p, q)["clusters"] == 30
-    assert len(set(score(p, q)["values"])) == 3  # another k-means each
+    assert score(p, p).mauve == pytest.approx(1, abs=1e-3)
+    assert score(p, p).mauve_std == pytest.approx(0, abs=1e-3)
+    assert score(p, far).mauve < score(p, q).mauve < 0.99
+    assert score(p, far).mauve < 0.05
+    assert score(p, q).clusters == 30
+    assert len(set(score(p, q).values)) == 3  # another k-means each
 
 
 @pytest.mark.parametrize("left", [0.5, 0.02], ids=["half", "less than a batch"])
-def test_an_interrupted_run_goes_on_behind_the_last_whole_batch(model, options, left):
+def test_an_interrupted_run_resumes_after_the_last_whole_batch(model, options, left):
     whole, _ = run(model, options)
     path, made = stored()
     raw = path.read_bytes()
@@ -194,7 +196,7 @@ def test_an_interrupted_run_goes_on_behind_the_last_whole_batch(model, options, 
     assert again == whole
     assert stored()[1] == made
     notes = [e.text for e in events if isinstance(e, Note)]
-    assert any("going on behind 32 of 80" in text for text in notes) == (left == 0.5)
+    assert any("resuming after 32 of 80" in text for text in notes) == (left == 0.5)
     # nothing is left to do, and nothing is done
     finished, events = run(model, options)
     assert finished == whole
@@ -331,7 +333,7 @@ def test_the_separator_of_documents_is_no_part_of_a_reference(model, causal, opt
 @pytest.mark.parametrize(
     ("changed", "words"),
     [
-        ({"count": 41}, ["40 usable", "41 were asked for", "-n"]),
+        ({"count": 41}, ["40 usable", "41 were requested", "-n"]),
         ({"prompt": 20, "new": 8}, ["20 + 8", "24"]),
         ({"mode": "fill"}, ["standard, infill", "'fill'"]),
         ({"mode": "infill", "prompt": 7}, ["even", "7"]),

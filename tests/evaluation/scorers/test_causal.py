@@ -1,4 +1,4 @@
-"""Causal language models: their likelihoods are a law, their continuations follow it, their features are MAUVE's."""
+"""Causal language models: likelihoods sum to one, continuations follow them, features are those of mauve-text."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ from support.causal_models import make_tiny_net, save_tiny_causal
 
 from sedd_cli.core.categorical import nucleus
 from sedd_cli.errors import RequestError
-from sedd_cli.evaluation.scorers import causal, pretrained
+from sedd_cli.evaluation.scorers import network, pretrained
 from sedd_cli.evaluation.scorers.causal import CausalModel
+from sedd_cli.evaluation.scorers.continuation import continue_prompts
 from sedd_cli.evaluation.scorers.pretrained import is_causal, load_causal
 
 #: Float32 logits of batches of other shapes differ in the last bits; nats here are sums of at most forty.
@@ -65,7 +66,7 @@ def chi_square(drawn: torch.Tensor, p: torch.Tensor) -> float:
 
 def test_nats_are_the_log_softmax_summed(model, tokens):
     start = torch.full((len(tokens), 1), model.start)
-    assert model._headed
+    assert model.network.headed
     assert model.nats(tokens).dtype == torch.float64
     torch.testing.assert_close(
         model.nats(tokens), by_hand(model, torch.cat([start, tokens], 1), 1), rtol=0, atol=ROUNDING
@@ -75,10 +76,10 @@ def test_nats_are_the_log_softmax_summed(model, tokens):
 
 def test_the_head_over_the_base_model_gives_the_models_logits(model, tokens):
     with torch.no_grad():
-        assert torch.equal(torch.cat(list(model._logits(tokens))).view(7, 40, -1), model.net(tokens).logits)
+        assert torch.equal(torch.cat(list(model.network.logits(tokens))).view(7, 40, -1), model.net(tokens).logits)
 
 
-def test_nats_are_a_law(small):
+def test_the_probabilities_sum_to_one(small):
     """−log p of all 25 sequences of two tokens, and of all 5 second tokens behind each first one."""
     rows = all_rows(5, 2)
     assert torch.exp(-small.nats(rows)).sum().item() == pytest.approx(1, abs=1e-6)
@@ -90,8 +91,8 @@ def test_nats_do_not_depend_on_the_batch_or_on_the_blocks(model, tokens, monkeyp
     whole = model.nats(tokens)
     one_by_one = torch.cat([model.nats(row[None]) for row in tokens])
     torch.testing.assert_close(one_by_one, whole, rtol=0, atol=ROUNDING)
-    monkeypatch.setattr(causal, "ROW_BLOCK", 3 * model.vocab_size)
-    monkeypatch.setattr(causal, "TOKENS_AT_ONCE", 100)
+    monkeypatch.setattr(network, "ROW_BLOCK", 3 * model.vocab_size)
+    monkeypatch.setattr(network, "TOKENS_AT_ONCE", 100)
     torch.testing.assert_close(model.nats(tokens), whole, rtol=0, atol=ROUNDING)
     assert model.nats(tokens[:, :0]).tolist() == model.nats_given_first(tokens[:, :1]).tolist() == [0.0] * 7
 
@@ -103,33 +104,33 @@ def test_logits_that_are_capped_behind_the_head_are_taken_from_the_model(tokens,
     torch.manual_seed(0)
     config = Gemma2Config(vocab_size=300, intermediate_size=16, head_dim=8, final_logit_softcapping=0.05, **shape)
     capped = CausalModel(Gemma2ForCausalLM(config).eval(), None, "capped")
-    monkeypatch.setattr(causal, "ROW_BLOCK", 50 * 300)
-    assert not capped._headed
+    monkeypatch.setattr(network, "ROW_BLOCK", 50 * 300)
+    assert not capped.network.headed
     torch.testing.assert_close(capped.nats_given_first(tokens), by_hand(capped, tokens, 1), rtol=0, atol=ROUNDING)
-    made = capped.continue_(tokens[:2, :4], 5, 1.0, 1.0, 0, torch.arange(2))
+    made = continue_prompts(capped, tokens[:2, :4], 5, 1.0, 1.0, 0, torch.arange(2))
     assert made.tolist() == recomputed(capped, tokens[:2, :4], 5, 1.0, 1.0, 0, torch.arange(2)).tolist()
 
 
 def test_first_tokens_follow_the_softmax(small):
     n = 20_000
-    drawn = small.continue_(torch.tensor([[1, 2]]).expand(n, 2), 1, 1.0, 1.0, 0, torch.arange(n))
+    drawn = continue_prompts(small, torch.tensor([[1, 2]]).expand(n, 2), 1, 1.0, 1.0, 0, torch.arange(n))
     p = small.net(torch.tensor([[1, 2]])).logits[0, -1].detach().double()
     p[4] = -torch.inf  # end-of-text is never drawn
     assert chi_square(drawn[:, 0], p.softmax(-1)) > 0.01
-    warm = small.continue_(torch.tensor([[1, 2]]).expand(n, 2), 1, 1.0, 1.5, 1, torch.arange(n))
+    warm = continue_prompts(small, torch.tensor([[1, 2]]).expand(n, 2), 1, 1.0, 1.5, 1, torch.arange(n))
     assert chi_square(warm[:, 0], (p / 1.5).softmax(-1)) > 0.01
     assert chi_square(warm[:, 0], p.softmax(-1)) < 1e-6
 
 
-def test_second_tokens_follow_the_law_behind_the_first(small):
+def test_second_tokens_follow_their_distribution_given_the_first(small):
     """Pairs behind `start` against exp(−nats), given that neither ends the text."""
     n, rows = 20_000, all_rows(5, 2)
-    drawn = small.continue_(torch.empty(n, 0, dtype=torch.int64), 2, 1.0, 1.0, 0, torch.arange(n))
-    law = torch.exp(-small.nats(rows)).view(5, 5)
-    first = law.sum(1)
-    first[4] = law[:, 4] = 0
-    law = first[:, None] / first.sum() * law / law.sum(1, keepdim=True)
-    assert chi_square(drawn[:, 0] * 5 + drawn[:, 1], law.view(-1)) > 0.01
+    drawn = continue_prompts(small, torch.empty(n, 0, dtype=torch.int64), 2, 1.0, 1.0, 0, torch.arange(n))
+    p = torch.exp(-small.nats(rows)).view(5, 5)
+    first = p.sum(1)
+    first[4] = p[:, 4] = 0
+    p = first[:, None] / first.sum() * p / p.sum(1, keepdim=True)
+    assert chi_square(drawn[:, 0] * 5 + drawn[:, 1], p.view(-1)) > 0.01
 
 
 def test_the_nucleus_is_the_smallest_set_that_holds_top_p():
@@ -148,7 +149,7 @@ def test_draws_stay_in_the_nucleus_and_fill_it(model):
     p[model.start] = -torch.inf
     within = nucleus(p.softmax(-1)[None], 0.6)[0]
     assert 1 < int((within > 0).sum()) < 60
-    drawn = model.continue_(prompt.expand(n, 3), 1, 0.6, 1.0, 0, torch.arange(n))[:, 0]
+    drawn = continue_prompts(model, prompt.expand(n, 3), 1, 0.6, 1.0, 0, torch.arange(n))[:, 0]
     assert bool((within[drawn] > 0).all())
     assert chi_square(drawn, within) > 0.01
 
@@ -168,15 +169,17 @@ def recomputed(model, prompts, new, top_p, temperature, seed, numbers) -> torch.
 
 def test_continuations_with_the_cache_are_those_computed_from_scratch(model, tokens):
     wanted = recomputed(model, tokens[:, :9], 30, 0.9, 0.8, 5, torch.arange(7))
-    assert model.continue_(tokens[:, :9], 30, 0.9, 0.8, 5, torch.arange(7)).tolist() == wanted.tolist()
+    assert continue_prompts(model, tokens[:, :9], 30, 0.9, 0.8, 5, torch.arange(7)).tolist() == wanted.tolist()
 
 
 def test_a_continuation_depends_on_seed_and_number_alone(model, tokens):
     prompts = tokens[:1, :6].expand(7, 6)
-    made = model.continue_(prompts, 20, 0.95, 1.0, 2, torch.arange(7))
-    assert model.continue_(prompts[:2], 20, 0.95, 1.0, 2, torch.tensor([5, 3])).tolist() == made[[5, 3]].tolist()
+    made = continue_prompts(model, prompts, 20, 0.95, 1.0, 2, torch.arange(7))
+    assert (
+        continue_prompts(model, prompts[:2], 20, 0.95, 1.0, 2, torch.tensor([5, 3])).tolist() == made[[5, 3]].tolist()
+    )
     assert len({tuple(row) for row in made.tolist()}) == 7
-    assert model.continue_(prompts, 20, 0.95, 1.0, 3, torch.arange(7)).tolist() != made.tolist()
+    assert continue_prompts(model, prompts, 20, 0.95, 1.0, 3, torch.arange(7)).tolist() != made.tolist()
     assert not bool((made == model.start).any())
 
 
@@ -218,7 +221,9 @@ def test_texts_come_back(model):
 
 
 def continued(model, given=1, new=1, top_p=1.0, temperature=1.0) -> torch.Tensor:
-    return model.continue_(torch.zeros(1, given, dtype=torch.int64), new, top_p, temperature, 0, torch.arange(1))
+    return continue_prompts(
+        model, torch.zeros(1, given, dtype=torch.int64), new, top_p, temperature, 0, torch.arange(1)
+    )
 
 
 @pytest.mark.parametrize(
@@ -261,7 +266,7 @@ def test_a_folder_without_tokenizer_serves_ids_alone(tmp_path):
     logging.disable_progress_bar()
     make_tiny_net(vocab_size=5, bos_token_id=4, eos_token_id=4).save_pretrained(tmp_path)
     bare = load_causal(tmp_path, "cpu")
-    assert bare.tokenizer is None
+    assert bare.pretrained_tokenizer is None
     assert bare.start == 4
 
 
@@ -289,7 +294,7 @@ def test_a_folder_that_is_no_whole_causal_model_is_refused(tmp_path, tiny_causal
         load_causal(tmp_path / "bert", "cpu")
 
 
-def test_a_causal_source_is_told_from_ours(tiny_causal, tiny_run, tmp_path, monkeypatch):
+def test_a_causal_source_is_distinguished_from_ours(tiny_causal, tiny_run, tmp_path, monkeypatch):
     assert is_causal(tiny_causal)
     assert is_causal("gpt2")
     assert not is_causal(tiny_run)
@@ -311,7 +316,7 @@ def test_a_model_with_gpt2s_type_and_size_is_not_gpt2_if_its_words_are_others(ti
     model = load_causal(tiny_causal, "cpu")
     monkeypatch.setattr(module, "GPT2", ("gpt2", model.vocab_size))  # its type and size
     assert not model.gpt2
-    model.tokenizer = None  # ids alone: type and size are all there is to go by
+    model.pretrained_tokenizer = None  # ids alone: type and size are all there is to go by
     assert model.gpt2
 
 

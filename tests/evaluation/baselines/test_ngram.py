@@ -1,10 +1,10 @@
-"""The n-gram yardstick is modified interpolated Kneser-Ney, as dictionaries would compute it."""
+"""The n-gram model is interpolated modified Kneser-Ney, as dictionaries compute it."""
 
 import numpy as np
 import pytest
 import reference
 
-from sedd_cli.evaluation.ngram import NGram
+from sedd_cli.evaluation.baselines.ngram import NGram
 
 ORDERS = [1, 2, 3, 4, 5]
 
@@ -55,7 +55,7 @@ def test_wild_counts_of_counts_still_leave_mass_for_the_unseen(order):
     np.testing.assert_allclose(NGram(train, 20, order).nats(test), slow_nats(train, test, 20, order), rtol=1e-12)
 
 
-def test_an_empty_training_stream_gives_the_uniform_law():
+def test_an_empty_training_stream_gives_the_uniform_distribution():
     np.testing.assert_allclose(NGram(np.array([], dtype=np.int64), 8).nats(np.array([0, 7, 3])), np.log(8))
 
 

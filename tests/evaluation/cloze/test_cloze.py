@@ -1,4 +1,4 @@
-"""Masked words: which ones are chosen, what a 5-gram makes of them, and how what is restored is counted."""
+"""The cloze: which words are masked, how a 5-gram restores them, and how restored words are counted."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from sedd_cli import load_model
 from sedd_cli.data.prepare import PrepareOptions, prepare
 from sedd_cli.data.shards import open_dataset
 from sedd_cli.errors import RequestError
-from sedd_cli.evaluation import cloze as job
-from sedd_cli.evaluation.cloze import ClozeOptions, cloze
-from sedd_cli.evaluation.gaps import CONTEXT, find_gaps
-from sedd_cli.evaluation.guess import greedy, guess
+from sedd_cli.evaluation.baselines.ngram import NGram
+from sedd_cli.evaluation.cloze import job
+from sedd_cli.evaluation.cloze.job import ClozeOptions, cloze
+from sedd_cli.evaluation.cloze.masked_words import CONTEXT, choose_words
+from sedd_cli.evaluation.cloze.ngram_guesses import greedy, guess
 from sedd_cli.evaluation.likelihood.protocols import Blocks
 from sedd_cli.evaluation.likelihood.texts import Text
-from sedd_cli.evaluation.ngram import NGram
 from sedd_cli.inference.denoise import DenoisedRow
 from sedd_cli.inference.sampling import Sampling
 from sedd_cli.system.events import Finished, Note, Prepared, Progress, Warn
@@ -84,7 +84,7 @@ def every_word(blocks, tokenizer):
 
 def test_all_words_and_nothing_else_may_be_masked(dataset):
     blocks = cut(dataset, 40)
-    gaps = find_gaps(blocks, dataset.tokenizer, 10**6, seed=0)
+    gaps = choose_words(blocks, dataset.tokenizer, 10**6, seed=0)
     found = [(gap.block, gap.start, gap.stop) for gap in gaps]
     assert len(set(found)) == len(found)
     assert set(found) == every_word(blocks, dataset.tokenizer)
@@ -99,13 +99,13 @@ def test_all_words_and_nothing_else_may_be_masked(dataset):
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_no_block_gives_a_second_word_before_every_other_gave_its_first(dataset, seed):
     blocks = cut(dataset, 40)
-    gaps = find_gaps(blocks, dataset.tokenizer, 10**6, seed)
+    gaps = choose_words(blocks, dataset.tokenizer, 10**6, seed)
     with_words = len({gap.block for gap in gaps})
     assert len({gap.block for gap in gaps[:with_words]}) == with_words
     # fewer are the first of more
     for n in (1, with_words // 2, with_words + 1):
-        assert find_gaps(blocks, dataset.tokenizer, n, seed) == gaps[:n]
-    assert find_gaps(blocks, dataset.tokenizer, 10, seed + 7) != gaps[:10]
+        assert choose_words(blocks, dataset.tokenizer, n, seed) == gaps[:n]
+    assert choose_words(blocks, dataset.tokenizer, 10, seed + 7) != gaps[:10]
 
 
 def test_a_word_with_an_unknown_character_is_left_alone(workplace):
@@ -127,7 +127,7 @@ def test_a_word_with_an_unknown_character_is_left_alone(workplace):
     tokenizer = Spelled("char", dataset.tokenizer.alphabet)
     for word, words in (("sat", ["sat"]), ("s§t", [])):
         ids = tokenizer.encode(f"on the mat {word} on the mat")
-        gaps = find_gaps(Blocks(Split(ids), np.array([[0, len(ids)]])), tokenizer, 9, 0)
+        gaps = choose_words(Blocks(Split(ids), np.array([[0, len(ids)]])), tokenizer, 9, 0)
         assert [tokenizer.decode(gap.truth) for gap in gaps] == words
 
 
@@ -147,7 +147,7 @@ def test_a_boundary_that_the_text_does_not_have_begins_no_word():
             def read(self, start, stop, tokens=tokens):
                 return tokens[start:stop]
 
-        gaps = find_gaps(Blocks(Split(), np.array([[0, 18]])), Tidy(), 9, 0)
+        gaps = choose_words(Blocks(Split(), np.array([[0, 18]])), Tidy(), 9, 0)
         assert [(gap.start, gap.stop) for gap in gaps] == found
 
 
@@ -249,7 +249,7 @@ def test_the_5_gram_is_that_of_the_training_split_and_sees_the_gaps_own_neighbou
     train, decode = dataset.split("train"), dataset.tokenizer.decode
     ngram = NGram(train.read(0, train.tokens), dataset.tokenizer.vocab_size)
     found, _ = restored(model, own, ClozeOptions(10, candidates=1, sampling=Sampling(steps=1)))
-    gaps = find_gaps(cut(dataset), dataset.tokenizer, 10, 0)
+    gaps = choose_words(cut(dataset), dataset.tokenizer, 10, 0)
     for gap, example in zip(gaps, found["examples"], strict=True):
         left, right = gap.tokens[gap.start - 4 : gap.start], gap.tokens[gap.stop : gap.stop + 4]
         assert example["5-gram"] == decode(guess(ngram, left, right, len(gap.truth)))
@@ -263,7 +263,7 @@ class Oracle:
 
     def __init__(self, model, words):
         dataset = prepared(model.recipe.data.corpus, "char")
-        self.gaps = {gap.masked: gap for gap in find_gaps(cut(dataset), dataset.tokenizer, 10**6, 0)}
+        self.gaps = {gap.masked: gap for gap in choose_words(cut(dataset), dataset.tokenizer, 10**6, 0)}
         self.words, self.rows = words, []
 
     def __call__(self, model, way, rows, noun="", watch=False):
@@ -318,11 +318,11 @@ def test_without_a_split_to_fit_it_on_the_5_gram_is_left_out(model, own):
     assert any("no 5-gram" in e.text for e in events if isinstance(e, Note))
 
 
-def test_fewer_words_than_asked_for_are_said_and_used(model, own):
+def test_fewer_words_than_requested_are_used_with_a_warning(model, own):
     found, events = restored(model, own, ClozeOptions(10**5, candidates=1, sampling=Sampling(steps=1)))
     dataset = prepared(own.corpus, "char")
     assert found["gaps"] == len(every_word(cut(dataset), dataset.tokenizer)) < 10**5
-    assert any("100000 were asked for" in e.text for e in events if isinstance(e, Warn))
+    assert any("100000 were requested" in e.text for e in events if isinstance(e, Warn))
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,7 @@
-"""The classical yardstick: an n-gram model with interpolated Kneser-Ney smoothing.
+"""An n-gram model with interpolated modified Kneser-Ney smoothing (Chen and Goodman 1999, section 4.1.6).
 
-Chen and Goodman (1999), section 4.1.6: the modified form, with three discounts an order estimated
-from the counts of counts. Everything is sorted integer keys, so a corpus of millions of tokens
-takes seconds and no loop runs over tokens.
+Every order has three discounts, estimated from the counts of counts. n-grams are sorted integer keys, so that no loop
+runs over tokens and a corpus of millions of tokens takes seconds.
 """
 
 from __future__ import annotations
@@ -18,9 +17,9 @@ class _Order:
 
     keys: np.ndarray  # [G] sorted
     counts: np.ndarray  # [G] raw counts at the highest order, numbers of distinct left neighbours below it
-    discounts: np.ndarray  # [4]: what is taken from a count of 0, 1, 2, 3 or more
+    discounts: np.ndarray  # [4]: subtracted from a count of 0, 1, 2, and 3 or more
     context_total: np.ndarray  # [C] sum of counts after each context
-    context_backoff: np.ndarray  # [C] mass the discounts free, before division by context_total
+    context_backoff: np.ndarray  # [C] sum of discounts after each context
 
 
 def _lookup(keys: np.ndarray, wanted: np.ndarray) -> np.ndarray:
@@ -32,7 +31,7 @@ def _lookup(keys: np.ndarray, wanted: np.ndarray) -> np.ndarray:
 
 
 def _take(values: np.ndarray, index: np.ndarray) -> np.ndarray:
-    """values[index], and 0 where the index is −1 (values may be empty: an order can outgrow its stream)."""
+    """values[index], and 0 where the index is −1 (values is empty where the stream is shorter than the order)."""
     return np.append(values, 0)[index]
 
 
@@ -40,14 +39,14 @@ def _discounts(counts: np.ndarray) -> np.ndarray:
     n1, n2, n3, n4 = (max(int((counts == c).sum()), 1) for c in (1, 2, 3, 4))
     y = n1 / (n1 + 2 * n2)
     d = np.array([0.0, 1 - 2 * y * n2 / n1, 2 - 3 * y * n3 / n2, 3 - 4 * y * n4 / n3])
-    # small corpora give wild estimates; every discount must leave something for what was never seen
+    # small corpora give extreme estimates; every discount must leave probability for unseen tokens
     return np.clip(d, [0.0, 0.1, 0.1, 0.1], [0.0, 1.0, 2.0, 3.0])
 
 
 class NGram:
-    """Fit on a token stream [T]; `nats` scores another one, `nats_after` all that may follow.
+    """Estimated from a token stream [T].
 
-    Orders above the history fall back to what there is.
+    Where fewer than order−1 tokens precede, lower orders are used.
     """
 
     def __init__(self, tokens: np.ndarray, vocab_size: int, order: int = 5):
@@ -85,7 +84,7 @@ class NGram:
         """−log p of every token [T] given the up to order−1 tokens before it, in nats."""
         tokens = np.asarray(tokens, dtype=np.int64)
         p = np.full(len(tokens), 1.0 / self.vocab_size)
-        # context[i]: id of the k-gram that ends just before token i, −1 when unseen or cut off by the start
+        # contexts[k][i]: id of the k-gram that ends before token i, −1 if it is unseen or begins before the stream
         contexts = [np.zeros(len(tokens), dtype=np.int64)]
         for k, order in enumerate(self._orders):
             context = contexts[k]
@@ -107,13 +106,13 @@ class NGram:
         count, n = contexts.shape
         p = np.full((count, self.vocab_size), 1.0 / self.vocab_size)
         for k, order in enumerate(self._orders[: n + 1]):
-            gram = np.zeros(count, dtype=np.int64)  # id of the last k tokens, −1 when unseen
+            gram = np.zeros(count, dtype=np.int64)  # id of the last k tokens, −1 if unseen
             for below, token in zip(self._orders, contexts[:, n - k :].T, strict=False):
                 gram = self._gram_ending(below, gram, token)
             total = _take(order.context_total, gram)
             known = total > 0
             p[known] *= (_take(order.context_backoff, gram)[known] / total[known])[:, None]
-            # what was seen after a context is one run of the sorted keys
+            # the tokens seen after a context are one run of the sorted keys
             start, stop = (np.searchsorted(order.keys, (gram + i) * self.vocab_size) for i in (0, 1))
             for row in np.flatnonzero(known & (stop > start)):
                 seen = slice(start[row], stop[row])

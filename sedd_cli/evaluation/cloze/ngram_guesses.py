@@ -1,4 +1,4 @@
-"""What an n-gram model reads in a gap: the yardstick for restored words."""
+"""How an n-gram model restores masked words: the baseline of the cloze."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from sedd_cli.evaluation.ngram import NGram
+from sedd_cli.evaluation.baselines.ngram import NGram
 
-#: The beginnings of a gap that are pursued, and the whole gaps at least that are read with what follows.
+#: Width of the beam over partial words, and the least number of whole words that are scored with the right context.
 WIDTH, WHOLE = 64, 4096
 
 
 def guess(ngram: NGram, left: Sequence[int], right: Sequence[int], k: int, width: int = WIDTH) -> tuple[int, ...]:
-    """The k tokens that make themselves and `right` most probable after `left` (order − 1 tokens or more).
+    """The k tokens that with `right` are most probable after `left` (order − 1 tokens or more).
 
-    A beam search: of the first tokens of the gap only the `width` likeliest after `left` are pursued; of the whole
-    gaps V, 4096 at least, are read on to the end of `right`. For k = 1 all tokens are tried.
+    A beam search keeps the `width` most probable beginnings after `left`. Of the whole words the V most probable
+    ones, 4096 at least, are scored up to the end of `right`; for k = 1 these are all tokens.
     """
     words, nats = np.zeros((1, 0), dtype=np.int64), np.zeros(1)
     for place in range(k):
@@ -24,14 +24,14 @@ def guess(ngram: NGram, left: Sequence[int], right: Sequence[int], k: int, width
         kept = np.argsort(extended, kind="stable")[: width if place + 1 < k else max(WHOLE, ngram.vocab_size)]
         words = np.column_stack([words[kept // ngram.vocab_size], kept % ngram.vocab_size])
         nats = extended[kept]
-    # one stream: where a row begins it sees the one before it, but its gap and all behind it see `left` and no further
+    # the rows are scored as one stream: only the tokens of `left`, which are cut off, depend on the row before
     rows = _joined(left, words, right)
     nats = ngram.nats(rows.ravel()).reshape(rows.shape)[:, len(left) :].sum(1)
     return tuple(words[int(nats.argmin())].tolist())
 
 
 def greedy(ngram: NGram, left: Sequence[int], k: int) -> tuple[int, ...]:
-    """The likeliest token after `left`, and so on from it, [k]."""
+    """The most probable token after `left`, k times in succession."""
     found: list[int] = []
     for _ in range(k):
         found.append(int(ngram.nats_after(np.array([[*left, *found]])).argmin()))
@@ -39,6 +39,6 @@ def greedy(ngram: NGram, left: Sequence[int], k: int) -> tuple[int, ...]:
 
 
 def _joined(left: Sequence[int], words: np.ndarray, right: Sequence[int] = ()) -> np.ndarray:
-    """Each of words [M, k] between the same two contexts, [M, left + k + right]."""
-    sides = (np.tile(np.array(side, dtype=np.int64), (len(words), 1)) for side in (left, right))
-    return np.column_stack([next(sides), words, next(sides)])
+    """Each of words [M, k] between the same left and right context, [M, left + k + right]."""
+    before, after = (np.tile(np.array(side, dtype=np.int64), (len(words), 1)) for side in (left, right))
+    return np.column_stack([before, words, after])

@@ -1,4 +1,4 @@
-"""`doctor --model`: what is measured of a checkpoint, and what is said of it."""
+"""Diagnosis of a model: what is measured, and which findings follow."""
 
 from __future__ import annotations
 
@@ -16,15 +16,16 @@ from support.toys import score_model, world
 from sedd_cli import load_model
 from sedd_cli.core.schedules import SCHEDULES
 from sedd_cli.errors import RequestError
-from sedd_cli.evaluation import health_checks as verdicts
-from sedd_cli.evaluation.diagnose import CheckupOptions, checkup, level
+from sedd_cli.evaluation.diagnosis import health_checks
+from sedd_cli.evaluation.diagnosis.job import DiagnoseOptions, diagnose, score_level
+from sedd_cli.evaluation.diagnosis.results import NoiseLevel
 from sedd_cli.inference.model import Model
 from sedd_cli.models.dit import DiT, DiTConfig
 from sedd_cli.system.events import Finished
 
 
 def checked(model, **options):
-    *_, last = checkup(model, CheckupOptions(**options))
+    *_, last = diagnose(model, DiagnoseOptions(**options))
     assert isinstance(last, Finished)
     return last.result, {f["check"]: f for f in last.result["findings"]}
 
@@ -47,27 +48,27 @@ def test_the_true_score_has_a_normaliser_of_one_within_the_error(graph, lam):
     model, p0 = knowing(graph, 3, reference.exact_score)
     draws = torch.multinomial(p0.flatten(), 1500, replacement=True, generator=torch.Generator().manual_seed(1))
     x0 = reference.sequences(len(p0), 3)[draws]
-    found = level(model, x0, lam)["normaliser"]
+    found = score_level(model, x0, lam).normaliser
     if graph == "absorbing":
-        assert found["mean"] == pytest.approx(1, rel=1e-9)
-        assert found["p5"] == pytest.approx(1, rel=1e-9) == found["p95"]
+        assert found.mean == pytest.approx(1, rel=1e-9)
+        assert found.p5 == pytest.approx(1, rel=1e-9) == found.p95
     else:
-        assert abs(found["mean"] - 1) < 4 * found["error"]
-        assert 0 < found["error"] < 0.1
-        assert found["p5"] < 0.95
+        assert abs(found.mean - 1) < 4 * found.error
+        assert 0 < found.error < 0.1
+        assert found.p5 < 0.95
 
 
 def test_the_mean_and_its_error_are_those_of_sequences(tiny_run):
     model = load_model(tiny_run)
     x0 = torch.randint(model.vocab_size, (64, 24), generator=torch.Generator().manual_seed(0))
-    found = level(model, x0, 0.5)
-    assert found["finite"]
-    assert 600 < found["positions"] == found["moved"] < 940
-    assert found["sigma"] == pytest.approx(math.log(2))
+    found = score_level(model, x0, 0.5)
+    assert found.finite
+    assert 600 < found.positions == found.moved < 940
+    assert found.sigma == pytest.approx(math.log(2))
     # over halves of the sequences the mean scatters as the error says, within a factor that 8 of them allow
-    parts = [level(model, x0[i::8], 0.5)["normaliser"]["mean"] for i in range(8)]
+    parts = [score_level(model, x0[i::8], 0.5).normaliser.mean for i in range(8)]
     spread = torch.tensor(parts).std() / math.sqrt(8)
-    assert 0.3 < float(spread) / found["normaliser"]["error"] < 3
+    assert 0.3 < float(spread) / found.normaliser.error < 3
 
 
 def test_a_run_is_checked_on_its_held_out_text(tiny_run):
@@ -87,7 +88,7 @@ def test_a_published_model_is_checked_on_its_own_samples(tmp_path, graph):
     result, found = checked(load_model(tmp_path / "m"))
     assert result["text"] == "its own samples"
     assert result["samples"]["text"] is None
-    # random weights: nothing holds together, and it is said
+    # random weights: the samples are incoherent, and a finding reports it
     assert found["normaliser"]["state"] == "odd"
     assert found["guesses"]["state"] == "odd"
     assert "do not hang together" in found["guesses"]["advice"]
@@ -133,7 +134,7 @@ def test_scores_that_overflow_are_bad(sedd, tmp_path):
     assert json.loads(done.out)["levels"] == result["levels"]
 
 
-def test_a_law_that_cannot_be_drawn_from_is_bad_and_told(tiny_run):
+def test_a_distribution_that_cannot_be_sampled_is_bad(tiny_run):
     """Finite at the levels that are looked at, infinite where sampling begins."""
     model = load_model(tiny_run)
     genuine = model.graph.log_score
@@ -182,9 +183,9 @@ def test_a_biased_head_shows_in_the_normaliser(tiny_run, tmp_path):
     """Scores twice as large: e^m is 2 wherever it was 1."""
     model = load_model(tiny_run)
     x0 = torch.randint(model.vocab_size, (32, 24), generator=torch.Generator().manual_seed(0))
-    before = level(model, x0, 0.5)["normaliser"]["mean"]
+    before = score_level(model, x0, 0.5).normaliser.mean
     model.net.output_layer.linear.bias += math.log(2)
-    after = level(model, x0, 0.5)["normaliser"]["mean"]
+    after = score_level(model, x0, 0.5).normaliser.mean
     assert after == pytest.approx(2 * before, rel=1e-5)
     _, found = checked(dataclasses.replace(model))
     assert found["normaliser"]["state"] == "odd"
@@ -204,9 +205,12 @@ def test_samples_that_repeat_themselves_are_odd(tiny_run):
     [(100, "odd"), (118, "odd"), (130, "ok")],  # of 1,000, where the most frequent one is a tenth: 2 errors are 19
 )
 def test_guesses_must_beat_the_most_frequent_token(right, state):
-    levels = [{"lambda": 0.5, "moved": 1000, "guessed": right}, {"lambda": 0.9, "moved": 9000, "guessed": 0}]
+    levels = [
+        NoiseLevel(0.5, 0.7, 1000, 1000, right, None, None, None, finite=True),
+        NoiseLevel(0.9, 2.3, 9000, 9000, 0, None, None, None, finite=True),
+    ]
     rows = [[0, 0, *range(1, 19)]]
-    assert verdicts.guesses(levels, rows, real=True)["state"] == state
+    assert health_checks.guesses(levels, rows, real=True)["state"] == state
 
 
 def test_the_command_shows_levels_and_findings(sedd, tiny_run, tmp_path):

@@ -18,7 +18,7 @@ from sedd_cli.errors import RequestError
 from sedd_cli.evaluation.judge import Samples, judge
 from sedd_cli.evaluation.mauve.job import mauve
 from sedd_cli.evaluation.mauve.options import MauveOptions
-from sedd_cli.evaluation.scorers.reader import load_reader
+from sedd_cli.evaluation.scorers.scorer import load_scorer
 from sedd_cli.recipe import load_recipe
 from sedd_cli.system.events import Sampled
 from sedd_cli.system.home import home
@@ -45,11 +45,11 @@ def causal_run(workplace, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def reader(causal_run):
-    return load_reader(causal_run, "cpu")
+    return load_scorer(causal_run, "cpu")
 
 
 def judged(reader, samples):
-    return returned(judge(reader, samples, False))
+    return returned(judge(reader, samples, False)).to_dict()
 
 
 def test_a_run_of_ours_judges_texts_as_its_own_likelihood_says(reader):
@@ -99,9 +99,9 @@ def test_features_are_what_the_head_reads_behind_the_last_token(reader):
 
 def test_what_has_no_likelihood_or_lacks_a_character_is_refused(reader, tiny_run):
     with pytest.raises(RequestError, match="goes from left to right"):
-        load_reader(tiny_run, "cpu")
+        load_scorer(tiny_run, "cpu")
     with pytest.raises(RequestError, match="neither a folder nor a hub id"):
-        load_reader("/no/where/at/all", "cpu")
+        load_scorer("/no/where/at/all", "cpu")
     with pytest.raises(RequestError, match="lacks characters of 1 texts"):
         reader.encode(["the cat", "語"])
 

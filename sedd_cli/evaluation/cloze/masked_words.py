@@ -1,4 +1,4 @@
-"""Whole words in blocks of held-out text, to be masked and restored."""
+"""Choose whole words in blocks of held-out text, to be masked and restored."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from sedd_cli.data.tokenizers import Tokenizer
 from sedd_cli.evaluation.likelihood.protocols import Blocks
 from sedd_cli.inference.denoise import derived
 
-#: Letters a word has at least, and tokens of its block on either side of it.
+#: Least number of letters of a word, and of tokens of its block on either side.
 LETTERS, CONTEXT = 3, 8
-#: A run of letters of any script: digits and underscores end it.
+#: A run of letters of any script; digits and underscores end it.
 WORD = re.compile(rf"[^\W\d_]{{{LETTERS},}}")
 
 Tokens = tuple[int, ...]
 
 
 @dataclass(frozen=True)
-class Gap:
-    """A word to be restored: tokens `start` to `stop` of a block's `tokens` [L]."""
+class MaskedWord:
+    """A word to restore: tokens `start` to `stop` of block number `block`, whose ids are `tokens` [L]."""
 
     block: int
     tokens: Tokens
@@ -29,23 +29,23 @@ class Gap:
 
     @property
     def truth(self) -> Tokens:
-        """The tokens of the word, [k]."""
+        """The word's tokens, [k]."""
         return self.tokens[self.start : self.stop]
 
     @property
     def masked(self) -> tuple[int | None, ...]:
-        """The block without the word, [L]."""
+        """The block with None in place of the word, [L]."""
         return (*self.tokens[: self.start], *[None] * len(self.truth), *self.tokens[self.stop :])
 
     def filled(self, word: Tokens) -> list[int]:
-        """The block with another word [k] in the place of its own, [L]."""
+        """The block with another word [k] in its place, [L]."""
         return [*self.tokens[: self.start], *word, *self.tokens[self.stop :]]
 
 
-def find_gaps(blocks: Blocks, tokenizer: Tokenizer, n: int, seed: int) -> list[Gap]:
-    """n words (fewer, where there are no more), in an order that the seed decides, as are the words of each block.
+def choose_words(blocks: Blocks, tokenizer: Tokenizer, n: int, seed: int) -> list[MaskedWord]:
+    """n words, or all if there are fewer; blocks and the words of each block are shuffled by the seed.
 
-    A block gives a second word only after every other gave its first, if it has one.
+    No block contributes its second word before all blocks have contributed their first.
     """
     order, found, later = list(range(len(blocks))), [], []
     random.Random(derived(seed, "blocks")).shuffle(order)
@@ -61,8 +61,8 @@ def find_gaps(blocks: Blocks, tokenizer: Tokenizer, n: int, seed: int) -> list[G
     return found[:n]
 
 
-def _words(blocks: Blocks, tokenizer: Tokenizer, number: int) -> list[Gap]:
-    """Every word of a block that may be masked."""
+def _words(blocks: Blocks, tokenizer: Tokenizer, number: int) -> list[MaskedWord]:
+    """Every word of a block that can be masked."""
     tokens: Tokens = tuple(blocks.split.read(*map(int, blocks.spans[number])).tolist())
     text, cuts = _boundaries(tokenizer, tokens)
     found = []
@@ -73,12 +73,12 @@ def _words(blocks: Blocks, tokenizer: Tokenizer, number: int) -> list[Gap]:
         if start is None or stop is None or start < CONTEXT or len(tokens) - stop < CONTEXT:
             continue
         if tokenizer.unknown is None or tokenizer.unknown not in tokens[start:stop]:
-            found.append(Gap(number, tokens, start, stop))
+            found.append(MaskedWord(number, tokens, start, stop))
     return found
 
 
 def _boundaries(tokenizer: Tokenizer, tokens: Tokens) -> tuple[str, dict[int, int]]:
-    """The text of tokens [L], and how many of them make so many of its characters, where no character is cut."""
+    """The text of tokens [L], and character position → number of tokens before it, where a token ends there."""
     text = tokenizer.decode(tokens)
     before = (tokenizer.decode(tokens[:at]) for at in range(len(tokens)))
     return text, {len(part): at for at, part in enumerate(before) if text.startswith(part)}

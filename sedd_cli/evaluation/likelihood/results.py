@@ -1,0 +1,178 @@
+"""Results of a likelihood evaluation, and the JSON documents they become."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from sedd_cli.checkpoints.loaded_model import LoadedModel
+from sedd_cli.core.bounds import T_MIN
+from sedd_cli.data.shards import Dataset, TokenArray
+from sedd_cli.evaluation.likelihood.paper import PaperValue
+from sedd_cli.evaluation.scorers.causal import CausalModel
+
+
+@dataclass(frozen=True)
+class ModelIdentity:
+    """Which model a result is about. facts: what its loader knows of it (training step, EMA or raw weights, …)."""
+
+    source: str
+    facts: dict[str, Any]
+    kind: str
+    fingerprint: str
+
+    @classmethod
+    def of(cls, model: LoadedModel | CausalModel) -> ModelIdentity:
+        return cls(model.source, model.facts, model.kind, model.fingerprint)
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"model": self.source, **self.facts, "kind": self.kind, "model_fingerprint": self.fingerprint}
+
+
+@dataclass(frozen=True)
+class EvaluatedSplit:
+    """The split that a result is about. tokens, characters: of the whole split; unknown: characters that the tokenizer
+    cannot express."""
+
+    corpus: str
+    source: str
+    revision: str | None
+    fingerprint: str
+    tokenizer: str
+    detokenizer: str
+    split: str
+    tokens: int
+    characters: int
+    unknown: int
+
+    @classmethod
+    def of(cls, dataset: Dataset, split: TokenArray) -> EvaluatedSplit:
+        found = dataset.manifest
+        return cls(
+            found.corpus, found.source, found.revision, found.fingerprint, found.tokenizer, found.detokenizer,
+            split.name, split.tokens, split.characters, split.info.unknown,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class MonteCarlo:
+    """How the draws of a bound were made. same_draws_as: protocols measured by the same network evaluations."""
+
+    draws_a_replicate: int
+    same_draws_as: list[str]
+    rel_error_asked: float
+    max_nfe: int
+    estimator: str
+
+
+@dataclass(frozen=True)
+class BoundResult:
+    """A likelihood, or a bound on it, under one protocol. `monte_carlo` is None where the likelihood is exact.
+
+    `…_error` is the Monte-Carlo standard error, `…between_documents…` the standard error from the choice of text (None
+    where it cannot be estimated). perplexity_interval covers with probability interval_level.
+    """
+
+    bits_per_char: float
+    bits_per_char_error: float
+    bits_per_byte: float
+    bits_per_byte_error: float
+    between_documents_error: float | None
+    nats_per_token: float
+    nats_per_token_error: float
+    nats_per_token_between_documents: float | None
+    perplexity: float
+    perplexity_error: float
+    perplexity_between_documents: float | None
+    perplexity_interval: list[float]
+    interval_level: float
+    tokens: int
+    characters: int
+    bytes: int
+    blocks: int
+    replicates: int
+    nfe_per_block: int
+    rel_error: float
+    monte_carlo: MonteCarlo | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        found = asdict(self)
+        return found | (found.pop("monte_carlo") or {})
+
+
+@dataclass(frozen=True)
+class Bf16Trial:
+    """By how many nats per token bf16 moves the bound on `blocks` blocks, its standard error, and what is allowed."""
+
+    moves_nats_per_token: float
+    error: float
+    allowed: float
+    blocks: int
+
+
+@dataclass(frozen=True)
+class LikelihoodResult:
+    """Likelihoods of a model on a split, by protocol, with everything needed to repeat the measurement.
+
+    estimator, seed: None for exact likelihoods. tried_bf16: whether bf16 was to be compared with float32; `bf16` is the
+    comparison where one was possible. baselines: bits per character by name. paper: the paper's value, if it has one.
+    """
+
+    model: ModelIdentity
+    text: EvaluatedSplit
+    length: int
+    blocks_asked: int | None
+    bounds: dict[str, BoundResult]
+    estimator: str | None
+    seed: int | None
+    tried_bf16: bool
+    bf16: Bf16Trial | None
+    precision: str
+    baselines: dict[str, float] | None
+    paper: PaperValue | None
+    software: dict[str, str]
+    device: str
+    processes: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """The document that `results/*.json` and `sedd eval --json` hold; keys that mean nothing are left out."""
+        found: dict[str, Any] = {
+            **self.model.to_dict(),
+            **asdict(self.text),
+            "length": self.length,
+            "blocks_asked": self.blocks_asked,
+            "bounds": {protocol: bound.to_dict() for protocol, bound in self.bounds.items()},
+        }
+        if self.estimator is not None:
+            found |= {"t_min": T_MIN, "estimator": self.estimator, "seed": self.seed}
+        if self.tried_bf16:
+            found["bf16"] = None if self.bf16 is None else asdict(self.bf16)
+        found["precision"] = self.precision
+        if self.baselines is not None:
+            found["baselines"] = self.baselines
+        if self.paper is not None:
+            found["paper"] = asdict(self.paper)
+        return found | {"software": self.software, "device": self.device, "processes": self.processes}
+
+
+@dataclass(frozen=True)
+class FailedEvaluation:
+    """A corpus that could not be evaluated. code: the exit code that its error stands for."""
+
+    dataset: str
+    error: str
+    code: int
+
+
+@dataclass(frozen=True)
+class EvaluationResults:
+    """Results on several corpora, and the corpora that failed."""
+
+    results: tuple[LikelihoodResult, ...]
+    failed: tuple[FailedEvaluation, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "results": [result.to_dict() for result in self.results],
+            "failed": [asdict(failure) for failure in self.failed],
+        }
