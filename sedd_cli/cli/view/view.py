@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 import time
 from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
 from datetime import timedelta
 from functools import singledispatchmethod
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console, RenderableType
@@ -20,8 +20,10 @@ from rich.progress import Progress as Bars
 from rich.table import Table
 from rich.text import Text
 
+from sedd_cli.cli.outcome import failure, json_output, main_process
 from sedd_cli.cli.view.results import bounds_table
 from sedd_cli.system import events as e
+from sedd_cli.system.files import write_whole
 
 #: Seconds between two plain lines of one task when the output is not a terminal.
 PLAIN_EVERY = 10.0
@@ -43,7 +45,7 @@ class View:
 
     def __init__(self, json: bool = False, quiet: bool = False):
         self.json = json
-        self.quiet = quiet or os.environ.get("RANK", "0") != "0"
+        self.quiet = quiet or not main_process()
         self.console = Console(
             stderr=json, highlight=False, soft_wrap=not (sys.stderr if json else sys.stdout).isatty()
         )
@@ -68,10 +70,16 @@ class View:
             raise
         return kept
 
-    def document(self, data: Any) -> None:
-        """The command's one JSON document, if it was asked for."""
-        if self.json and os.environ.get("RANK", "0") == "0":
-            sys.stdout.write(json.dumps(data, indent=1, ensure_ascii=False, allow_nan=False, default=str) + "\n")
+    def document(self, data: Any, error: Exception | None = None) -> None:
+        """Write the command's JSON document under `--json`; `error` is the one with which the command will end."""
+        if self.json:
+            json_output.write(data | failure(error) if error else data)
+
+    def write(self, data: Any, out: Path | None) -> None:
+        """Write the JSON document to the file of `--out`, if there is one."""
+        if out is not None:
+            write_whole(out, json.dumps(data, indent=1, ensure_ascii=False) + "\n")
+            self.say(f"wrote {out}", "dim")
 
     def say(self, text: str, style: str = "") -> None:
         """A line for people (markup is not interpreted)."""
