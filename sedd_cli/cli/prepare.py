@@ -11,7 +11,10 @@ from rich.table import Table
 
 from sedd_cli.cli import options as o
 from sedd_cli.cli.view.view import View
-from sedd_cli.errors import RequestError, WorkError
+from sedd_cli.errors import RequestError
+
+#: Shown after Ctrl-C.
+RESUME = "interrupted: the same command continues after the last finished shard"
 
 
 def prepare(
@@ -85,10 +88,7 @@ def prepare(
         detokenizer=detokenizer,
         workers=workers,
     )
-    try:
-        result = next(event for event in view.follow(job(options)) if isinstance(event, Prepared))
-    except KeyboardInterrupt:
-        raise WorkError("interrupted: the same command continues after the last finished shard") from None
+    result = next(event for event in view.follow(job(options), RESUME) if isinstance(event, Prepared))
     document: dict[str, Any] = {"folder": str(result.path), "fresh": result.fresh, **result.manifest}
     view.say(f"{'prepared' if result.fresh else 'already prepared'}: {result.path}", "bold")
     view.table(_counts(result.manifest))

@@ -10,6 +10,8 @@ import sys
 import pytest
 import torch
 
+from sedd_cli.cli.outcome import one_line
+
 
 @pytest.mark.parametrize(
     "command", [[], ["train"], ["eval"], ["sample"], ["infill"], ["mauve"], ["doctor"], ["prepare"]]
@@ -141,28 +143,27 @@ def test_a_full_disk_is_reported_in_one_line(sedd, tiny_run):
 @pytest.mark.parametrize(
     ("error", "words"),
     [
-        (MemoryError(), "not enough memory: take less at once"),
+        (MemoryError(), "not enough memory: use a smaller batch"),
         (
             RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 1024 bytes."),
             "1024 bytes more",
         ),
-        (RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has"), "2.00 GiB more were asked for"),
+        (RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has"), "2.00 GiB more were requested"),
     ],
 )
-def test_want_of_memory_is_said_in_plain_words(error, words):
-    from sedd_cli.__main__ import _in_one_line
-
-    assert words in _in_one_line(error)
+def test_lack_of_memory_is_reported_in_plain_words(error, words):
+    assert words in one_line(error)
 
 
 def test_several_datasets_are_evaluated_though_one_fails(sedd, tiny_run, workplace, tmp_path):
     (workplace / "more.txt").write_text("\n".join(f"the dog sat on the hill {i}" for i in range(300)), encoding="utf-8")
-    words = ["eval", "--model", tiny_run, "--no-yardsticks", "--out", tmp_path / "all.json", "--json"]
+    words = ["eval", "--model", tiny_run, "--no-baselines", "--out", tmp_path / "all.json", "--json"]
     done = sedd(*words, "--dataset", "nowhere.txt", "--dataset", workplace / "more.txt")
     assert done.code == 2
     assert done.err.splitlines()[-1].startswith("error: 1 of 2 datasets failed, the others are done: nowhere.txt;")
     found = json.loads(done.out)
     assert len(found["results"]) == 1
+    assert (found.pop("exit"), found.pop("error")) == (2, done.err.splitlines()[-1].removeprefix("error: "))
     assert json.loads((tmp_path / "all.json").read_text()) == found
     assert [f["dataset"] for f in found["failed"]] == ["nowhere.txt"]
     assert "perplexity/token" in done.err  # the table, and one row of a dataset
@@ -183,7 +184,7 @@ def test_a_single_block_is_evaluated(sedd, tiny_run, workplace, monkeypatch):
 
 
 def test_quiet_prints_the_result_alone(sedd, tiny_run):
-    done = sedd("eval", "--model", tiny_run, "--no-yardsticks", "--quiet")
+    done = sedd("eval", "--model", tiny_run, "--no-baselines", "--quiet")
     assert done.code == 0
     assert "SEDD ≤ (rigorous)" in done.out
     assert done.err == ""

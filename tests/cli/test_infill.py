@@ -166,7 +166,7 @@ def test_results_are_written_as_they_come(tiny_run, model, tmp_path):
         (["--template", "[MASK:99]"], "longer than the model's 24"),
         (["--template", "Ω [MASK]"], "'Ω'"),
         (["--template", "[MASK:3]", "--length", "9"], "no gap of the template is open"),
-        (["--template", "[MASK]", "--no-resume"], "--resume means nothing with --template"),
+        (["--template", "[MASK]", "--no-resume"], "--resume has no effect with --template"),
         (["--template", "[MASK]", "--all", "--candidates", "1"], "leaves nothing to show"),
         (["--template", "[MASK]", "--out", "/no/such/folder/f"], "does not exist"),
         (["--template", "[MASK]", "--html", "/no/such/folder/f"], "does not exist"),
@@ -174,8 +174,8 @@ def test_results_are_written_as_they_come(tiny_run, model, tmp_path):
         (["--input", "{jobs}", "--out", "{jobs}"], "--input and --out are the same file"),
         (["--template", "[MASK]", "--out", "x.jsonl", "--html", "./x.jsonl"], "--out and --html are the same file"),
         (["--template", "caf\udce9 [MASK]"], "is it UTF-8"),
-        (["--input", "{jobs}", "--length", "9"], "--length means nothing with --input"),
-        (["--interactive", "--out", "r.jsonl"], "--out means nothing with --interactive"),
+        (["--input", "{jobs}", "--length", "9"], "--length has no effect with --input"),
+        (["--interactive", "--out", "r.jsonl"], "--out has no effect with --interactive"),
     ],
 )
 def test_a_wrong_request_gets_one_clear_line(sedd, tiny_run, tmp_path, words, message):

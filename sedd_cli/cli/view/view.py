@@ -23,7 +23,6 @@ from rich.text import Text
 from sedd_cli.cli.outcome import failure, json_output, main_process
 from sedd_cli.cli.view.results import bounds_table
 from sedd_cli.system import events as e
-from sedd_cli.system.files import write_whole
 
 #: Seconds between two plain lines of one task when the output is not a terminal.
 PLAIN_EVERY = 10.0
@@ -78,6 +77,8 @@ class View:
     def write(self, data: Any, out: Path | None) -> None:
         """Write the JSON document to the file of `--out`, if there is one."""
         if out is not None:
+            from sedd_cli.system.files import write_whole
+
             write_whole(out, json.dumps(data, indent=1, ensure_ascii=False) + "\n")
             self.say(f"wrote {out}", "dim")
 
