@@ -5,12 +5,12 @@ from __future__ import annotations
 import inspect as introspection
 import os
 import sys
+import traceback
 from typing import Annotated
 
 import typer
 import typer.core
 import typer.main
-from typer import rich_utils
 
 from sedd_cli import __version__
 from sedd_cli.cli.bench import bench
@@ -94,7 +94,7 @@ def run(words: list[str], debug: bool = False) -> int:
     """Run one command and return its exit code.
 
     Errors become one line on standard error, and with `--json` the document {"error", "exit"} on standard output
-    unless the command has written its own. With `debug`, errors other than those of usage are raised.
+    unless the command has written its own. `debug` shows the traceback instead of the line.
     """
     json_output.written = False
     as_json, quiet = "--json" in words, "--quiet" in words or "-q" in words
@@ -114,8 +114,9 @@ def run(words: list[str], debug: bool = False) -> int:
     except Exception as error:
         code = _failed(error, as_json)
         if debug and not is_usage_error(error):
-            raise
-        _show(error)
+            traceback.print_exception(error)
+        else:
+            _show(error)
         return code
 
 
@@ -131,6 +132,8 @@ def _show(error: Exception) -> None:
     """The error on standard error. Of many processes, the first reports errors that are the same on all."""
     if is_usage_error(error):
         if main_process():
+            from typer import rich_utils
+
             rich_utils.rich_format_error(error)  # type: ignore[arg-type]
     elif main_process():
         print(f"error: {one_line(error)}", file=sys.stderr)

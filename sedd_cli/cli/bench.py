@@ -24,7 +24,9 @@ Repeats = Annotated[int, typer.Option(metavar="INT", help="Timed runs of each pa
 RecipeName = Annotated[
     str, typer.Option("--recipe", metavar="RECIPE", help="A YAML file or shipped recipe; sets the network.")
 ]
-Overrides = Annotated[list[str] | None, typer.Argument(help="dotted.key=value", metavar="KEY=VALUE")]
+Overrides = Annotated[
+    list[str] | None, typer.Argument(help="Changes of recipe values, such as train.steps=500.", metavar="KEY=VALUE")
+]
 Batch = Annotated[int, typer.Option(metavar="INT", help="Sequences per batch.")]
 
 

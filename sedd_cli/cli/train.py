@@ -19,7 +19,9 @@ def train(
     recipe: Annotated[
         str | None, typer.Argument(metavar="RECIPE", help="A YAML file, or the name of a shipped recipe.")
     ] = None,
-    overrides: Annotated[list[str] | None, typer.Argument(help="dotted.key=value", metavar="KEY=VALUE")] = None,
+    overrides: Annotated[
+        list[str] | None, typer.Argument(help="Changes of recipe values, such as train.steps=500.", metavar="KEY=VALUE")
+    ] = None,
     run_dir: Annotated[
         Path | None, typer.Option(metavar="FOLDER", help="Default: runs/NAME, with the recipe's name.")
     ] = None,
