@@ -152,7 +152,7 @@ COLUMNS = (
 
 
 def _show(view: View, events: Iterator) -> None:
-    result = view.follow(events)[-1].result
+    result = view.finish(events)
     table = Table(title=f"bench {result['bench']}: {result['tokens']:,} tokens", title_justify="left")
     table.add_column("path")
     columns = [c for c in COLUMNS if any(c[1] in found for found in result["paths"].values())]

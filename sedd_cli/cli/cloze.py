@@ -37,7 +37,6 @@ def cloze(
     from sedd_cli.evaluation.cloze import ClozeOptions
     from sedd_cli.evaluation.cloze import cloze as job
     from sedd_cli.evaluation.likelihood.texts import Text
-    from sedd_cli.system.events import Finished
     from sedd_cli.system.outputs import check_outputs
 
     view = View(json, quiet)
@@ -51,8 +50,7 @@ def cloze(
     chosen = choose_any(view, model, device, precision, tokenizer)
     name = datasets[0] if datasets else own_corpus(chosen)
     check_outputs({"--out": out}, {"the model's own corpus": name})
-    events = view.follow(job(chosen, Text(name, places.get(name)), options))
-    found = next(event.result for event in events if isinstance(event, Finished))
+    found = view.finish(job(chosen, Text(name, places.get(name)), options))
     view.result(cloze_table(found))
     view.write(found, out)
     view.document(found)

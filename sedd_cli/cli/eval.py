@@ -73,7 +73,6 @@ def evaluate(
     from sedd_cli.evaluation.likelihood.texts import Text
     from sedd_cli.inference.bound import Drawing
     from sedd_cli.system.distributed import connect
-    from sedd_cli.system.events import Finished
     from sedd_cli.system.outputs import check_outputs
 
     view = View(json, quiet)
@@ -95,8 +94,7 @@ def evaluate(
         texts = [Text(name, places.get(name)) for name in dataset or [own_corpus(chosen)]]
         check_outputs({"--out": out}, {"the model's own corpus": [text.corpus for text in texts]})
         job = evaluate_all(chosen, texts, options, dist)
-        events = view.follow(_stored(view, job, chosen.source, len(texts), out) if dist.main else job, RESUME)
-    found = next(event.result for event in events if isinstance(event, Finished))
+        found = view.finish(_stored(view, job, chosen.source, len(texts), out) if dist.main else job, RESUME)
     if len(found["results"]) > 1:
         view.result(comparison(found["results"]))
     elif quiet and found["results"]:  # otherwise it was shown when it came

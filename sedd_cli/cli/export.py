@@ -32,12 +32,11 @@ def export(
     """
     from sedd_cli.checkpoints.export import ExportOptions
     from sedd_cli.checkpoints.export import export as job
-    from sedd_cli.system.events import Finished
 
     view = View(json, quiet)
     options = ExportOptions(to, half, push, private, dry_run)
     chosen = choose_model(view, model, "cpu", "fp32", tokenizer)
-    result = next(event.result for event in view.follow(job(chosen, options)) if isinstance(event, Finished))
+    result = view.finish(job(chosen, options))
     view.document(result)
     there = push if result.get("push", {}).get("commit") else to
     if there is not None:

@@ -35,12 +35,10 @@ def inspect(
     Example: sedd inspect runs/quickstart
     """
     from sedd_cli.evaluation.diagnose import CheckupOptions, checkup
-    from sedd_cli.system.events import Finished
 
     view = View(json, quiet)
     chosen = choose_model(view, model, device, precision, tokenizer)
-    events = view.follow(checkup(chosen, CheckupOptions(text, seed)))
-    found = next(event.result for event in events if isinstance(event, Finished))
+    found = view.finish(checkup(chosen, CheckupOptions(text, seed)))
     if found["levels"]:
         view.table(levels_table(found))
     view.table(findings_table(found["findings"]))

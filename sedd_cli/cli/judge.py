@@ -61,6 +61,6 @@ def judged(view: View, samples: Samples, reader: Reader, self_bleu: bool) -> dic
     def events():
         yield Finished((yield from job(reader, samples, self_bleu)))
 
-    found = view.follow(events())[-1].result
+    found = view.finish(events())
     view.result(judgement_table(found))
     return found

@@ -71,7 +71,6 @@ def mauve(
     """
     from sedd_cli.evaluation.mauve.job import mauve as job
     from sedd_cli.evaluation.mauve.options import MauveOptions
-    from sedd_cli.system.events import Finished
 
     view = View(json, quiet)
     options = MauveOptions(
@@ -94,9 +93,7 @@ def mauve(
         windows=windows,
     )
     chosen = _choose(view, model, device, precision, tokenizer)
-    (result,) = (
-        event.result for event in view.follow(job(chosen, options, device), RESUME) if isinstance(event, Finished)
-    )
+    result = view.finish(job(chosen, options, device), RESUME)
     view.result(_table(result))
     view.document(result)
 

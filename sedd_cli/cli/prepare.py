@@ -67,7 +67,7 @@ def prepare(
     from sedd_cli.data import prepared as datasets
     from sedd_cli.data.prepare import prepare as job
     from sedd_cli.data.shards import open_dataset
-    from sedd_cli.system.events import Finished, Prepared
+    from sedd_cli.system.events import Prepared
 
     view = View(json, quiet)
     if show_list:
@@ -93,9 +93,8 @@ def prepare(
     view.say(f"{'prepared' if result.fresh else 'already prepared'}: {result.path}", "bold")
     view.table(_counts(result.manifest))
     if verify:
-        checked = next(event for event in view.follow(datasets.verify(result.path)) if isinstance(event, Finished))
-        document["verified"] = checked.result
-        view.say(f"verified: {checked.result['files']} files are unchanged", "green")
+        document["verified"] = view.finish(datasets.verify(result.path))
+        view.say(f"verified: {document['verified']['files']} files are unchanged", "green")
     if inspect:
         document["inspected"] = datasets.inspect(open_dataset(result.path))
         _show_blocks(view, document["inspected"])

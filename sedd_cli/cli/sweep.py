@@ -41,9 +41,9 @@ def sweep(
 
     Example: sedd sweep --steps 32,64,...,2048 --sampler tweedie,euler --judge gpt2-large -n 64 --out figure1
     """
+    from sedd_cli.checkpoints.loaded_model import LoadedModel
     from sedd_cli.evaluation.sweep import SweepOptions, holds_sweep, parse_sweep, plot
     from sedd_cli.evaluation.sweep import sweep as job
-    from sedd_cli.system.events import Finished
     from sedd_cli.system.outputs import check_folder
 
     view = View(json, quiet)
@@ -52,11 +52,10 @@ def sweep(
     require_one_process("sweep")
     check_folder("--out", options.folder, holds_sweep, "a folder of a sweep")
     chosen = choose_any(view, model, device, precision, tokenizer)
-    if chosen.exact:
+    if not isinstance(chosen, LoadedModel) or chosen.exact:
         raise RequestError(f"a sweep needs a diffusion model: {chosen.source} is autoregressive and has no steps")
     reader = load_judge(view, judge, device)
-    events = view.follow(job(chosen, reader, options), RESUME)
-    found = next(event.result for event in events if isinstance(event, Finished))
+    found = view.finish(job(chosen, reader, options), RESUME)
     view.result(sweep_table(found))
     stored, png = options.folder / "sweep.json", options.folder / "sweep.png"
     try:

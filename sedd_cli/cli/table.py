@@ -120,11 +120,9 @@ def _asked(found: Table, places: dict[str, list[RowRun]], run: list[str]) -> lis
 
 def _run(view: View, asked: list[RowRun], options: RunOptions) -> dict[str, Any]:
     """Make the runs; returns what is left and what failed, with reasons."""
-    from sedd_cli.system.events import Finished
     from sedd_cli.tables.run import make
 
-    events = view.follow(make(asked, options), "interrupted: the same command continues")
-    result = next(event.result for event in events if isinstance(event, Finished))
+    result = view.finish(make(asked, options), "interrupted: the same command continues")
     for entry in result["left"]:
         view.say(f"left: {entry['row']}, seed {entry['seed']}: {entry['why']}", "yellow")
     return result

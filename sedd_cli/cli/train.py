@@ -62,14 +62,12 @@ def train(
             for key, value in cost.items():
                 typer.echo(f"{key:>24}  {value}")
         return
-    from sedd_cli.system.events import Finished
     from sedd_cli.training.train import TrainOptions
     from sedd_cli.training.train import train as job
 
     folder = run_dir or Path("runs") / resolved.name
     trackers = tuple(name for name, asked in (("tensorboard", tensorboard), ("wandb", wandb)) if asked)
-    events = view.follow(job(resolved, TrainOptions(folder, device, fresh, report, autotune, trackers, view.say)))
-    result = next(event.result for event in events if isinstance(event, Finished))
+    result = view.finish(job(resolved, TrainOptions(folder, device, fresh, report, autotune, trackers, view.say)))
     if not result["finished"] and os.environ.get("WORLD_SIZE", "1") == "1":
         result["resume"] = shlex.join(["sedd", *(word for word in sys.argv[1:] if word != "--fresh")])
         if fresh:

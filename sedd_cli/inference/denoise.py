@@ -87,7 +87,7 @@ class BatchDenoiser:
                         self.warned = True
                     yield self._of_all(event, len(places)) if isinstance(event, Progress) else event
             except ValueError as error:  # a law that cannot be drawn from
-                raise WorkError(f"{error}; `sedd doctor --model {self.model.source}` says more") from error
+                raise WorkError(f"{error}; `sedd inspect {self.model.source}` shows more") from error
             except (RuntimeError, MemoryError) as error:
                 if len(places) == 1 or not out_of_memory(error):
                     raise

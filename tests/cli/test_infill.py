@@ -131,7 +131,7 @@ def test_two_processes_do_not_share_a_file(sedd, tiny_run, tmp_path):
         done = sedd("sample", "--model", tiny_run, "--out", tmp_path / "s.jsonl")
     assert (done.code, "another process writes" in done.err) == (2, True)
     assert sedd("sample", "--model", tiny_run, "--out", tmp_path / "s.jsonl").code == 0
-    assert "in the place of what was there" in sedd("sample", "--model", tiny_run, "--out", tmp_path / "s.jsonl").err
+    assert "replacing the file" in sedd("sample", "--model", tiny_run, "--out", tmp_path / "s.jsonl").err
 
 
 def test_quiet_refusals_say_why(sedd, tiny_run, tmp_path):

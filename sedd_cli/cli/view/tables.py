@@ -1,4 +1,4 @@
-"""What `sedd table` shows."""
+"""The output of `sedd table`."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from sedd_cli.cli.view.results import plus_minus
 from sedd_cli.cli.view.view import View
 from sedd_cli.tables.summary import digits, papers, printed, samples_of
 
-#: The paper's columns that stand beside ours; where there are more, they stand above them, at laptop size nowhere.
+#: Up to this many columns of the paper stand beside ours; more stand above ours, and are left out at laptop size.
 MOST = 2
 
 
 def show(view: View, found: dict[str, Any]) -> None:
-    """The table, whether the order holds, what was not counted, and the commands for the rest."""
+    """Print the table, the order of its rows, warnings, and the commands for missing values."""
     shape = {"text": _texts, "generative_perplexity": _steps}.get(found["unit"], _grid)
     view.result(shape(found))
     if found["unit"] == "generative_perplexity":
@@ -27,7 +27,7 @@ def show(view: View, found: dict[str, Any]) -> None:
     for entry in found["order"]:
         gap = plus_minus(entry["gap"], entry["error"], digits(found["unit"]))
         where = f" on {entry['column']}" if len(found["columns"]) > 1 else ""
-        # of how seeds differ one says nothing
+        # one seed has no error
         verdict = entry["verdict"] + (" for one seed" if entry["seeds"] == 1 and "seed" not in entry["verdict"] else "")
         style = "" if entry["verdict"] == "holds" else "yellow"
         view.say(f"{entry['lower_label']} below {entry['higher_label']}{where}: {verdict}, by {gap}", style)
@@ -36,12 +36,12 @@ def show(view: View, found: dict[str, Any]) -> None:
         reached = (f"{n} reached in {s} steps" if s else f"{n} not reached" for n, s in entry["matches"].items())
         view.say(f"{entry['label']}: {'; '.join([line, *reached])}")
     if more := found["more_seeds"]:
-        view.say(f"more seeds are there: --seeds {found['seeds'] + more} shows them", "yellow")
+        view.say(f"more seeds exist: --seeds {found['seeds'] + more} shows them", "yellow")
     for line in found["warnings"]:
         view.say(f"warning: {line}", "yellow")
     commands = {entry["command"]: entry["cost"] for row in found["rows"] for entry in row["commands"]}
     if commands:
-        view.say("For the rest (--run all does all of it; lines of `sedd train` are for training elsewhere):")
+        view.say("For missing values (--run all runs everything; `sedd train` lines are for training elsewhere):")
         for command, cost in commands.items():
             view.say(f"  {command}" + (f"   # {cost}" if cost else ""), "cyan")
 
@@ -56,7 +56,7 @@ def _title(found: dict[str, Any]) -> str:
 
 
 def _grid(found: dict[str, Any]) -> Grid:
-    """The paper's values beside ours; above them where there are many columns."""
+    """The paper's values beside ours, or above ours if there are many columns."""
     grid = Grid(title=_title(found), title_justify="left", header_style="bold", show_lines=_stacked(found))
     grid.add_column("model", min_width=14)
     beside = papers(found) if len(papers(found)) <= MOST else []
@@ -71,7 +71,7 @@ def _grid(found: dict[str, Any]) -> Grid:
 
 
 def _steps(found: dict[str, Any]) -> Grid:
-    """A figure's values: a line for each number of steps, a column for each model."""
+    """Values of a figure: a row per number of steps, a column per model."""
     grid = Grid(title=_title(found), title_justify="left", header_style="bold")
     grid.add_column("steps", justify="right")
     for row in found["rows"]:
@@ -82,12 +82,12 @@ def _steps(found: dict[str, Any]) -> Grid:
 
 
 def _stacked(found: dict[str, Any]) -> bool:
-    """Whether the paper's value and ours stand in one cell."""
+    """Whether the paper's value and ours share a cell."""
     return not found["mini"] and len(papers(found)) > MOST
 
 
 def _named(row: dict[str, Any]) -> Text:
-    """What a row is called, and why it has no value, or not all."""
+    """The label of a row, and the reason why values are missing."""
     said = row["seeds"][0]["said"]
     return Text(row["label"]).append(f"\n{said}" if said else "", style="dim")
 
@@ -105,7 +105,7 @@ def _cell(row: dict[str, Any], name: str, found: dict[str, Any]) -> str:
 
 
 def _texts(found: dict[str, Any]) -> Grid:
-    """Texts one below the other, what was given in blue."""
+    """Texts in rows, given parts in blue."""
     grid = Grid(title=_title(found), title_justify="left", header_style="bold", show_lines=True)
     for name in ("model", "given", "text"):
         grid.add_column(name)
