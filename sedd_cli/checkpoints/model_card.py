@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -102,11 +103,11 @@ class ModelCard:
         model, gap = self.model, "[MASK:8]"
         wanted = model.recipe.report.infill if model.recipe else None
         template = f"{wanted.prefix.rstrip()} {gap} {wanted.suffix.lstrip()}" if wanted else f"The {gap} of the"
-        option = "" if self._tokenizer() else " --tokenizer FILE"
+        option = [] if self._tokenizer() else ["--tokenizer", "FILE"]
         lines = [
             "```",
-            f"sedd sample --model {self.named} -n 3{option}",
-            f'sedd infill --model {self.named} --template "{template}"{option}',
+            shlex.join(["sedd", "sample", "--model", self.named, "-n", "3", *option]),
+            shlex.join(["sedd", "infill", "--model", self.named, "--template", template, *option]),
             "```",
             "",
             "```python",

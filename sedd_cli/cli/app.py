@@ -1,56 +1,142 @@
-"""The command line: composes one command a file."""
+"""The command line: one command a file, grouped in the panels of the help."""
 
 from __future__ import annotations
 
+import inspect as introspection
+import os
+import sys
+import traceback
 from typing import Annotated
 
 import typer
+import typer.core
+import typer.main
 
 from sedd_cli import __version__
 from sedd_cli.cli.bench import bench
+from sedd_cli.cli.cloze import cloze
 from sedd_cli.cli.doctor import doctor
 from sedd_cli.cli.eval import evaluate
 from sedd_cli.cli.export import export
 from sedd_cli.cli.guide import guide
 from sedd_cli.cli.infill import infill
+from sedd_cli.cli.inspect import inspect
+from sedd_cli.cli.judge import judge
 from sedd_cli.cli.mauve import mauve
+from sedd_cli.cli.outcome import INTERRUPTED, exit_code, failure, is_usage_error, json_output, main_process, one_line
 from sedd_cli.cli.prepare import prepare
+from sedd_cli.cli.renamed import current_spelling
 from sedd_cli.cli.sample import sample
+from sedd_cli.cli.status import status
+from sedd_cli.cli.sweep import sweep
 from sedd_cli.cli.table import table
 from sedd_cli.cli.train import train
+from sedd_cli.errors import RequestError, WorkError
+
+#: The panels of the help, in order, with their commands.
+PANELS = {
+    "Data and training": {"prepare": prepare, "train": train, "status": status},
+    "Using a model": {"sample": sample, "infill": infill, "export": export, "inspect": inspect},
+    "Measuring": {"eval": evaluate, "judge": judge, "sweep": sweep, "cloze": cloze, "mauve": mauve, "bench": bench},
+    "The paper": {"table": table},
+    "This machine": {"doctor": doctor, "guide": guide},
+}
+
+
+class Commands(typer.core.TyperGroup):
+    """Lists the commands in the order of the panels; typer lists groups such as `bench` last."""
+
+    def list_commands(self, ctx: typer.Context) -> list[str]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """The names of the commands."""
+        return [name for commands in PANELS.values() for name in commands]
+
 
 app = typer.Typer(
+    cls=Commands,
     name="sedd",
     help="Score entropy discrete diffusion language models: prepare, train, evaluate, sample, infill, compare.",
-    epilog="Any command takes --debug to show the traceback behind an error.",
+    epilog="Every command takes --debug, which shows the traceback of an error.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for name, command in {
-    "prepare": prepare,
-    "train": train,
-    "eval": evaluate,
-    "sample": sample,
-    "infill": infill,
-    "mauve": mauve,
-    "table": table,
-    "export": export,
-    "doctor": doctor,
-    "guide": guide,
-}.items():
-    app.command(name)(command)
-app.add_typer(bench, name="bench")
 
 
-def _version(asked: bool) -> None:
-    if asked:
+def _paragraphs(text: str) -> str:
+    """A docstring with one line a paragraph; typer keeps the line breaks inside a paragraph."""
+    return "\n\n".join(" ".join(part.split()) for part in introspection.cleandoc(text).split("\n\n"))
+
+
+for _panel, _commands in PANELS.items():
+    for _name, _command in _commands.items():
+        if isinstance(_command, typer.Typer):
+            app.add_typer(_command, name=_name, rich_help_panel=_panel)
+        else:
+            app.command(_name, help=_paragraphs(_command.__doc__ or ""), rich_help_panel=_panel)(_command)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
         typer.echo(f"sedd {__version__}")
         raise typer.Exit
 
 
 @app.callback()
 def options(
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print it.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
 ) -> None:
-    """Options that stand before the command."""
+    """Options before the command."""
+
+
+def run(words: list[str], debug: bool = False) -> int:
+    """Run one command and return its exit code.
+
+    Errors become one line on standard error, and with `--json` the document {"error", "exit"} on standard output
+    unless the command has written its own. `debug` shows the traceback instead of the line.
+    """
+    json_output.written = False
+    as_json, quiet = "--json" in words, "--quiet" in words or "-q" in words
+
+    def tell(line: str) -> None:
+        if main_process() and not quiet:
+            print(f"note: {line}", file=sys.stderr)
+
+    try:
+        # the exit code of a command that ends early, such as 130 after Ctrl-C; else None
+        ended = typer.main.get_command(app).main(current_spelling(words, tell), "sedd", standalone_mode=False)
+        if ended == INTERRUPTED:
+            raise KeyboardInterrupt
+        return ended if isinstance(ended, int) else 0
+    except KeyboardInterrupt as error:
+        return _failed(error, as_json)
+    except Exception as error:
+        code = _failed(error, as_json)
+        if debug and not is_usage_error(error):
+            traceback.print_exception(error)
+        else:
+            _show(error)
+        return code
+
+
+def _failed(error: BaseException, as_json: bool) -> int:
+    """Write the document of a failed command where none is there; returns the exit code."""
+    if as_json and not json_output.written:
+        json_output.write(failure(error))
+        sys.stdout.flush()
+    return exit_code(error)
+
+
+def _show(error: Exception) -> None:
+    """The error on standard error. Of many processes, the first reports errors that are the same on all."""
+    if is_usage_error(error):
+        if main_process():
+            from typer import rich_utils
+
+            rich_utils.rich_format_error(error)  # type: ignore[arg-type]
+    elif main_process():
+        print(f"error: {one_line(error)}", file=sys.stderr)
+    elif not isinstance(error, RequestError | WorkError):
+        print(f"error (process {os.environ['RANK']}): {one_line(error)}", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""`sedd bench`."""
+"""`sedd bench`: fast paths against plain ones."""
 
 from __future__ import annotations
 
@@ -15,13 +15,19 @@ if TYPE_CHECKING:
     from sedd_cli.recipe import Recipe
 
 bench = typer.Typer(
-    help="Time fast paths against plain ones, in turn in one process.", no_args_is_help=True, rich_markup_mode="rich"
+    help="Time fast paths against plain ones, alternately in one process.",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
 )
 
-Repeats = Annotated[int, typer.Option(help="Timed runs of each path, after one that is not counted.")]
-RecipeName = Annotated[str, typer.Option("--recipe", help="A YAML file, or a shipped recipe: the network's size.")]
-Overrides = Annotated[list[str] | None, typer.Argument(help="dotted.key=value", metavar="[KEY=VALUE]...")]
-Batch = Annotated[int, typer.Option(help="Sequences at once.")]
+Repeats = Annotated[int, typer.Option(metavar="INT", help="Timed runs of each path, after one warm-up.")]
+RecipeName = Annotated[
+    str, typer.Option("--recipe", metavar="RECIPE", help="A YAML file or shipped recipe; sets the network.")
+]
+Overrides = Annotated[
+    list[str] | None, typer.Argument(help="Changes of recipe values, such as train.steps=500.", metavar="KEY=VALUE")
+]
+Batch = Annotated[int, typer.Option(metavar="INT", help="Sequences per batch.")]
 
 
 def _recipe(source: str, overrides: list[str] | None) -> Recipe:
@@ -40,7 +46,7 @@ def train(
     json: o.Json = False,
     quiet: o.Quiet = False,
 ) -> None:
-    """A training step against float32 autograd over all scores; also how long the recipe would take here.
+    """A training step against float32 autograd over all scores, and the time the recipe would take here.
 
     Example: sedd bench train --recipe recipes/gpt2_small.yaml
     """
@@ -59,7 +65,7 @@ def loss(
     json: o.Json = False,
     quiet: o.Quiet = False,
 ) -> None:
-    """Head and loss with their gradients: fused, against scores of all positions.
+    """Head and loss with gradients: the fused form against scores of all positions.
 
     Example: sedd bench loss --recipe gpt2_small_uniform
     """
@@ -73,14 +79,14 @@ def sample(
     overrides: Overrides = None,
     recipe: RecipeName = "gpt2_small",
     batch: Batch = 1,
-    steps: Annotated[int, typer.Option(help="Steps of the grid.")] = 1024,
-    normalized: Annotated[bool, typer.Option("--normalized", help="Normaliser set to 1: idle steps are free.")] = False,
+    steps: Annotated[int, typer.Option(metavar="INT", help="Denoising steps.")] = 1024,
+    normalized: Annotated[bool, typer.Option("--normalized", help="Set the normaliser to 1.")] = False,
     repeats: Repeats = 1,
     device: o.Device = "auto",
     json: o.Json = False,
     quiet: o.Quiet = False,
 ) -> None:
-    """Sampling against the plain analytic path: all scores, transition and race in float32.
+    """Sampling against the plain analytic path: all scores, transitions and draws in float32.
 
     Example: sedd bench sample --steps 128
     """
@@ -92,15 +98,19 @@ def sample(
 
 @bench.command()
 def prepare(
-    corpus: Annotated[str, typer.Argument(help="A known corpus, or a file or folder of text.")] = "pydocs",
-    tokenizer: Annotated[str, typer.Option(help="One that needs no training.")] = "gpt2",
-    megabytes: Annotated[float, typer.Option(help="Text to encode; a shorter corpus is read again.")] = 64.0,
-    workers: Annotated[int, typer.Option(help="Threads of ours, processes of datasets.map.")] = 2,
+    corpus: Annotated[
+        str, typer.Argument(metavar="CORPUS", help="A known corpus, or a file or folder of text.")
+    ] = "pydocs",
+    tokenizer: Annotated[str, typer.Option(metavar="NAME", help="A tokenizer that needs no training.")] = "gpt2",
+    megabytes: Annotated[
+        float, typer.Option(metavar="FLOAT", help="Text to encode; a shorter corpus is repeated.")
+    ] = 64.0,
+    workers: Annotated[int, typer.Option(metavar="INT", help="Our threads, and processes of datasets.map.")] = 2,
     repeats: Repeats = 3,
     json: o.Json = False,
     quiet: o.Quiet = False,
 ) -> None:
-    """Tokenising: prepare against datasets.map around one document at a time.
+    """Tokenisation: `sedd prepare` against datasets.map over single documents.
 
     Example: sedd bench prepare my.txt --megabytes 64
     """
@@ -112,8 +122,8 @@ def prepare(
 
 @bench.command()
 def loader(
-    length: Annotated[int, typer.Option(help="Tokens a block.")] = 1024,
-    batch: Annotated[int, typer.Option(help="Blocks a batch.")] = 64,
+    length: Annotated[int, typer.Option(metavar="INT", help="Tokens per block.")] = 1024,
+    batch: Annotated[int, typer.Option(metavar="INT", help="Blocks per batch.")] = 64,
     repeats: Repeats = 9,
     json: o.Json = False,
     quiet: o.Quiet = False,
@@ -127,7 +137,7 @@ def loader(
     _show(View(json, quiet), bench_loader(LoaderBench(repeats=repeats, length=length, batch=batch)))
 
 
-#: Columns of the table: heading, key of a path's figures, how it is spelled.
+#: Columns of the table: heading, key of a path's metrics, format.
 COLUMNS = (
     ("tokens/s", "tokens_per_second", "{:,.0f}"),
     ("extra MiB", "extra_mib", "{:,.0f}"),
@@ -142,7 +152,7 @@ COLUMNS = (
 
 
 def _show(view: View, events: Iterator) -> None:
-    result = view.follow(events)[-1].result
+    result = view.finish(events)
     table = Table(title=f"bench {result['bench']}: {result['tokens']:,} tokens", title_justify="left")
     table.add_column("path")
     columns = [c for c in COLUMNS if any(c[1] in found for found in result["paths"].values())]
@@ -160,7 +170,7 @@ def _cell(value: Any, key: str, form: str) -> str:
 
 
 def _caption(result: dict[str, Any]) -> str:
-    """What was measured, how, and what follows, a line each."""
+    """What was measured and how, a line each."""
     runs = max(len(found["runs"]) for found in result["paths"].values())
     lines = [f"medians of {runs} runs" if runs > 1 else "one run of each", f"ratio {result['ratio']:.2f}"]
     if "ratio_per_evaluation" in result:

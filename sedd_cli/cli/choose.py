@@ -1,7 +1,8 @@
-"""Which model a command works on: the one named, else the newest run, else the published small one; and which texts."""
+"""The model and the texts that a command works on."""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,19 +17,19 @@ PUBLISHED = "louaaron/sedd-small"
 
 
 def source_of(named: str | None) -> str:
-    """What `--model` means: the model that is named, else the newest run under ./runs, else the published one."""
+    """The model of `--model`: the named one, else the newest run under ./runs, else the published one."""
     from sedd_cli.checkpoints.run_directory import newest_run
 
     return named or str(newest_run(Path("runs")) or PUBLISHED)
 
 
 def choose_model(view: View, named: str | None, device: str, precision: str, tokenizer: str | None) -> LoadedModel:
-    """Load the model and say in one line what it is."""
+    """Load the model and describe it in one line."""
     from sedd_cli.checkpoints.load import open_model
 
     source = source_of(named)
     if named is None and source == PUBLISHED:
-        view.say(f"no run under ./runs (sedd train quickstart makes one): taking {PUBLISHED}")
+        view.say(f"no run under ./runs (sedd train quickstart makes one): using {PUBLISHED}")
     model = open_model(source, device, precision, tokenizer)
     view.say(f"model {model.describe()}", "dim")
     return model
@@ -37,7 +38,7 @@ def choose_model(view: View, named: str | None, device: str, precision: str, tok
 def choose_any(
     view: View, named: str | None, device: str, precision: str, tokenizer: str | None
 ) -> LoadedModel | CausalModel:
-    """As `choose_model`, or a causal language model of transformers where one is named."""
+    """Like `choose_model`; `named` may also be a causal language model of transformers."""
     from sedd_cli.evaluation.scorers.pretrained import is_causal, load_exact
 
     if named is None or not is_causal(named):
@@ -48,19 +49,25 @@ def choose_any(
 
 
 def own_corpus(model: LoadedModel | CausalModel) -> str:
-    """The corpus that a model was trained on; RequestError where it names none."""
+    """The corpus a model was trained on; RequestError if it names none."""
     if not model.recipe:
         raise RequestError(f"{model.source} names no corpus of its own: name one with --dataset")
     return model.recipe.data.corpus
 
 
 def places_of(datasets: list[str], local: list[str]) -> dict[str, Path]:
-    """Where each dataset stands, from PATHs, one a dataset, or NAME=PATHs."""
+    """The local files of each dataset, from PATHs (one per dataset) or NAME=PATHs."""
     named = [text.partition("=")[::2] for text in local]
     if all(path and name in datasets for name, path in named):
         return {name: Path(path) for name, path in named}
     if len(local) != len(datasets):
         raise RequestError(
-            f"--from goes with --dataset: a PATH for each (found {len(local)} and {len(datasets)}), or NAME=PATH"
+            f"--from goes with --dataset: one PATH for each (found {len(local)} and {len(datasets)}), or NAME=PATH"
         )
     return {name: Path(path) for name, path in zip(datasets, local, strict=True)}
+
+
+def require_one_process(command: str) -> None:
+    """RequestError under torchrun, where all processes would do the same work and write the same files."""
+    if os.environ.get("WORLD_SIZE", "1") != "1":
+        raise RequestError(f"sedd {command} runs in one process: start it without torchrun")

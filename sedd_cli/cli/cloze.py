@@ -1,47 +1,56 @@
-"""`sedd eval --cloze`."""
+"""`sedd cloze`."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable
-from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Annotated
 
-from sedd_cli.cli.choose import choose_any, own_corpus, places_of, source_of
-from sedd_cli.cli.judging import alone
+import typer
+
+from sedd_cli.cli import options as o
+from sedd_cli.cli.choose import choose_any, own_corpus, places_of, require_one_process, source_of
 from sedd_cli.cli.view.results import cloze_table
 from sedd_cli.cli.view.view import View
 from sedd_cli.errors import RequestError
 
-if TYPE_CHECKING:
+
+def cloze(
+    n: Annotated[int, typer.Option("-n", metavar="INT", help="Words to mask.")] = 200,
+    candidates: Annotated[
+        int, typer.Option(metavar="INT", help="Fillings of each gap; the one of the lowest bound counts.")
+    ] = 8,
+    dataset: o.Dataset = None,
+    local: o.From = None,
+    split: o.Split = None,
+    out: o.OutDocument = None,
+    seed: o.Seed = 0,
+    model: o.ModelOption = None,
+    tokenizer: o.Tokenizer = None,
+    device: o.Device = "auto",
+    precision: o.Precision = "fp32",
+    json: o.Json = False,
+    quiet: o.Quiet = False,
+) -> None:
+    """Mask words of a held-out text and count how many the model restores, beside a 5-gram.
+
+    Example: sedd cloze --model runs/quickstart -n 200
+    """
     from sedd_cli.evaluation.cloze.job import ClozeOptions
-
-
-def run_cloze(
-    view: View, options: Callable[[], ClozeOptions], datasets: list[str], local: list[str], model: str | None,
-    tokenizer: str | None, device: str, precision: str, out: Path | None,
-) -> None:  # fmt: skip
-    """Mask words of a text, show how many are restored, and write it down."""
-    from sedd_cli.evaluation.cloze.job import cloze
+    from sedd_cli.evaluation.cloze.job import cloze as job
     from sedd_cli.evaluation.likelihood.texts import Text
-    from sedd_cli.system.events import Finished
-    from sedd_cli.system.files import write_whole
     from sedd_cli.system.outputs import check_outputs
 
-    asked, places = options(), places_of(datasets, local)
-    alone("--cloze")
+    view = View(json, quiet)
+    datasets = dataset or []
+    options, places = ClozeOptions(n, split, candidates, seed), places_of(datasets, local or [])
+    require_one_process("cloze")
     if len(datasets) > 1:
-        raise RequestError(f"--cloze masks words of one text, found {len(datasets)} of --dataset")
+        raise RequestError(f"sedd cloze masks words of one text, found {len(datasets)} of --dataset")
     reads = {"--dataset": datasets, "--from": local, "--model": source_of(model), "--tokenizer": tokenizer}
     check_outputs({"--out": out}, reads)
-    # whether bf16 moves a bound can be measured on the way, whether it moves samples cannot
-    chosen = choose_any(view, model, device, "fp32" if precision == "auto" else precision, tokenizer)
+    chosen = choose_any(view, model, device, precision, tokenizer)
     name = datasets[0] if datasets else own_corpus(chosen)
     check_outputs({"--out": out}, {"the model's own corpus": name})
-    events = view.follow(cloze(chosen, Text(name, places.get(name)), asked))
-    found = next(event.result for event in events if isinstance(event, Finished))
+    found = view.finish(job(chosen, Text(name, places.get(name)), options))
     view.result(cloze_table(found))
-    if out is not None:
-        write_whole(out, json.dumps(found, indent=1) + "\n")
-        view.say(f"wrote {out}", "dim")
+    view.write(found, out)
     view.document(found)

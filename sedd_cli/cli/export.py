@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -13,32 +14,31 @@ from sedd_cli.cli.view.view import View
 
 
 def export(
-    model: Annotated[str, typer.Argument(help="A run, a checkpoint, or anything else that --model takes.")],
-    to: Annotated[Path | None, typer.Option(help="The folder to make.")] = None,
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A run, a checkpoint, a folder or a hub id.")],
+    to: Annotated[Path | None, typer.Option(metavar="FOLDER", help="The folder to write.")] = None,
     half: Annotated[bool, typer.Option("--half", help="Weights in bf16: half the size, rounded scores.")] = False,
     push: Annotated[str | None, typer.Option(metavar="OWNER/NAME", help="Upload it to the Hugging Face hub.")] = None,
-    private: Annotated[bool, typer.Option("--private", help="With --push: visible to you alone.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="With --push: say what would go where, no more.")] = False,
+    private: Annotated[bool, typer.Option("--private", help="With --push: a private repository.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="With --push: list what would be uploaded.")] = False,
     tokenizer: o.Tokenizer = None,
     json: o.Json = False,
     quiet: o.Quiet = False,
 ) -> None:
     """Write a model in the published layout: config.json, model.safetensors and a model card.
 
-    The published code reads it, and so does every --model here. A run's averaged weights are taken.
+    The published code and every --model option read it. The weights are the averaged (EMA) ones of a run.
 
     Example: sedd export runs/quickstart --to exported
     """
     from sedd_cli.checkpoints.export import ExportOptions
     from sedd_cli.checkpoints.export import export as job
-    from sedd_cli.system.events import Finished
 
     view = View(json, quiet)
     options = ExportOptions(to, half, push, private, dry_run)
     chosen = choose_model(view, model, "cpu", "fp32", tokenizer)
-    result = next(event.result for event in view.follow(job(chosen, options)) if isinstance(event, Finished))
+    result = view.finish(job(chosen, options))
     view.document(result)
     there = push if result.get("push", {}).get("commit") else to
     if there is not None:
         view.say("Try next:")
-        view.say(f"  sedd sample --model {there} -n 3", "cyan")
+        view.say(f"  {shlex.join(['sedd', 'sample', '--model', str(there), '-n', '3'])}", "cyan")

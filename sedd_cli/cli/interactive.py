@@ -1,10 +1,10 @@
-"""`sedd infill --interactive`: edit a template, see what it becomes."""
+"""`sedd infill --interactive`: edit a template and see it filled."""
 
 from __future__ import annotations
 
 import dataclasses
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from sedd_cli.cli.view.showing import shown
 from sedd_cli.cli.view.view import View
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from sedd_cli.inference.infill import Job
     from sedd_cli.inference.sampling import Sampling
 
+Options = TypeVar("Options", "Job", "Sampling")
+
 _HELP = r"""A line is a template: text with gaps such as [MASK:8], [MASK:5-20], [MASK].
   Enter            fill the last template with the next seed; ↑ brings it back
   :seed 7          set seed, n, steps, candidates, length, temperature, top_p,
@@ -25,11 +27,11 @@ _HELP = r"""A line is a template: text with gaps such as [MASK:8], [MASK:5-20], 
 
 
 def prompt_loop(view: View, model: LoadedModel, job: Job, sampling: Sampling, every: bool) -> None:
-    """Ask for templates until the input ends; what is wrong with one is said, and the loop goes on."""
+    """Read and fill templates until the input ends; errors are shown and the loop continues."""
     from sedd_cli.inference.infill import infill
 
     view.say(_HELP, "dim")
-    filled, fresh = "", True  # fresh: the seed was named since the last filling
+    filled, fresh = "", True  # fresh: the seed was set since the last filling
     while (line := _ask()) is not None:
         try:
             if line in (":q", ":quit", ":exit"):
@@ -39,10 +41,10 @@ def prompt_loop(view: View, model: LoadedModel, job: Job, sampling: Sampling, ev
                 continue
             if line.startswith(":"):
                 changed, how = _set(line[1:].split(), job, sampling)
-                how.resolve(model)  # what the sampler does not take is not kept
+                how.resolve(model)  # raises if the sampler does not take an option, which is then not kept
                 fresh = fresh or changed.seed != job.seed or line.startswith(":seed")
                 job, sampling = changed, how
-                view.say(_told(job, sampling), "dim")
+                view.say(_settings(job, sampling), "dim")
                 continue
             again = line in ("", filled) and not fresh
             typed, seed = line or filled, (job.seed + again) % 2**64
@@ -52,11 +54,11 @@ def prompt_loop(view: View, model: LoadedModel, job: Job, sampling: Sampling, ev
         except RequestError as error:
             view.say(f"{error}", "yellow")
         except KeyboardInterrupt:
-            pass  # it was said
+            pass  # the view showed it
 
 
 def _ask() -> str | None:
-    """A line, with editing and history where the terminal can; None at the end of the input."""
+    """A line, with editing and history if the terminal has them; None at the end of the input."""
     with suppress(ImportError):
         import readline  # noqa: F401  (input() takes it up)
     while True:
@@ -70,15 +72,14 @@ def _ask() -> str | None:
 
 
 def _set(words: list[str], job: Job, sampling: Sampling) -> tuple[Job, Sampling]:
-    """One option of the job or of the sampling, changed."""
+    """Change one option of the job or of the sampling."""
     name, value = (words[0].lstrip("-").replace("-", "_") if words else ""), words[1] if len(words) > 1 else None
     if name == "show" and value is None:
         return job, sampling
-    for owner, accepted in ((job, _JOB), (sampling, _SAMPLING)):
-        if name in accepted:
-            default = {f.name: f.default for f in dataclasses.fields(owner)}[name]
-            changed = dataclasses.replace(owner, **{name: default if value is None else _read(accepted[name], value)})
-            return (changed, sampling) if owner is job else (job, changed)
+    if name in _JOB:
+        return _replaced(job, name, _JOB[name], value), sampling
+    if name in _SAMPLING:
+        return job, _replaced(sampling, name, _SAMPLING[name], value)
     raise RequestError(f"cannot set {name!r}. Accepted: {', '.join([*_JOB, *_SAMPLING])}")
 
 
@@ -88,6 +89,12 @@ _SAMPLING: dict[str, type] = {
 }  # fmt: skip
 
 
+def _replaced(owner: Options, name: str, kind: type, value: str | None) -> Options:
+    """The options with one field set, or set to its default without a value."""
+    default = {f.name: f.default for f in dataclasses.fields(owner)}[name]
+    return dataclasses.replace(owner, **{name: default if value is None else _read(kind, value)})
+
+
 def _read(kind: type, value: str) -> Any:
     try:
         return kind(value)
@@ -95,6 +102,6 @@ def _read(kind: type, value: str) -> Any:
         raise RequestError(f"expected {'a whole number' if kind is int else 'a number'}, found {value!r}") from None
 
 
-def _told(job: Job, sampling: Sampling) -> str:
+def _settings(job: Job, sampling: Sampling) -> str:
     found = {name: getattr(job, name) for name in _JOB} | {name: getattr(sampling, name) for name in _SAMPLING}
     return ", ".join(f"{name} {value}" for name, value in found.items() if value is not None)

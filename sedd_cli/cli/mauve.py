@@ -15,42 +15,46 @@ from sedd_cli.errors import RequestError
 if TYPE_CHECKING:
     from sedd_cli.checkpoints.loaded_model import LoadedModel
     from sedd_cli.evaluation.scorers.causal import CausalModel
+    from sedd_cli.inference.sampling import Sampling
 
 
-#: What is said after Ctrl-C.
-RESUME = "interrupted: whole batches of generations are kept, the same command goes on (--batch sets their size)"
+#: Shown after Ctrl-C.
+RESUME = "interrupted: finished batches of generations are kept, the same command continues (--batch sets their size)"
 
 
+@o.sampling_options("steps", "sampler", "normalized", "temperature", "top_p")
 def mauve(
+    sampling: Sampling,
     references: Annotated[
         str,
-        typer.Option(help="A .txt (one a line) or .jsonl file (text or tokens), or the name of a prepared corpus."),
+        typer.Option(
+            metavar="TEXT", help="A .txt file (one a line), a .jsonl file (text or tokens), or a prepared corpus."
+        ),
     ],
-    split: Annotated[str | None, typer.Option(help="Of a corpus; default: test, else validation, else train.")] = None,
+    split: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Split of a corpus; default: test, else validation, else train."),
+    ] = None,
     mode: Annotated[
-        str, typer.Option(help="standard: continue the prompt; infill: half of it at each end.")
+        str, typer.Option(metavar="NAME", help="standard: continue the prompt; infill: give half of it at each end.")
     ] = "standard",
-    n: Annotated[int, typer.Option("-n", help="How many references.")] = 1000,
-    generations: Annotated[int, typer.Option(help="Of each reference.")] = 5,
-    prompt: Annotated[int, typer.Option(help="Tokens given of each reference.")] = 50,
-    new: Annotated[int, typer.Option(help="Tokens generated.")] = 50,
+    n: Annotated[int, typer.Option("-n", metavar="INT", help="Number of references.")] = 1000,
+    generations: Annotated[int, typer.Option(metavar="INT", help="Generations per reference.")] = 5,
+    prompt: Annotated[int, typer.Option(metavar="INT", help="Tokens given of each reference.")] = 50,
+    new: Annotated[int, typer.Option(metavar="INT", help="Tokens generated.")] = 50,
     features: Annotated[
         str,
         typer.Option(
-            help="The model whose hidden states are compared: a hub id, a folder, a run of ours left to right."
+            metavar="MODEL",
+            help="Model whose hidden states are compared: a hub id, a folder or an autoregressive run.",
         ),
     ] = "gpt2-large",
-    seeds: Annotated[int, typer.Option(help="Of k-means; the score is their mean.")] = 5,
+    seeds: Annotated[int, typer.Option(metavar="INT", help="Seeds of k-means; the score is their mean.")] = 5,
     windows: Annotated[
-        bool, typer.Option("--windows", help="A corpus's text end to end, not its documents' beginnings.")
+        bool, typer.Option("--windows", help="Cut references from the whole corpus, not from document starts.")
     ] = False,
-    steps: o.Steps = None,
-    sampler: o.SamplerName = None,
-    normalized: o.Normalized = False,
-    top_p: Annotated[float | None, typer.Option(help="Nucleus of a token; default 1, left to right 0.95.")] = None,
-    temperature: Annotated[float | None, typer.Option(help="Of a token; default 1.")] = None,
     seed: o.Seed = 0,
-    batch: Annotated[int, typer.Option(help="Texts at once.")] = 64,
+    batch: Annotated[int, typer.Option(metavar="INT", help="Texts per batch.")] = 64,
     model: o.ModelOrCausal = None,
     tokenizer: o.Tokenizer = None,
     device: o.Device = "auto",
@@ -60,13 +64,13 @@ def mauve(
 ) -> None:
     """Compare generated with real text by MAUVE: prompts from references, continued or infilled.
 
-    Both sides have prompt + new tokens. Generations and features are kept: interrupted, the same command goes on.
+    Both sides have prompt + new tokens. --top-p is 1 by default, for an autoregressive model 0.95. Generations and
+    features are kept: after an interruption the same command continues.
 
     Example: sedd mauve --references webtext.jsonl --model louaaron/sedd-small --mode infill --features gpt2-large
     """
     from sedd_cli.evaluation.mauve.job import mauve as job
     from sedd_cli.evaluation.mauve.options import MauveOptions
-    from sedd_cli.system.events import Finished
 
     view = View(json, quiet)
     options = MauveOptions(
@@ -79,19 +83,17 @@ def mauve(
         new=new,
         features=features,
         seeds=seeds,
-        steps=steps,
-        sampler=sampler,
-        normalized=normalized,
-        top_p=top_p,
-        temperature=temperature,
+        steps=sampling.steps,
+        sampler=sampling.sampler,
+        normalized=sampling.normalized,
+        top_p=sampling.top_p,
+        temperature=sampling.temperature,
         seed=seed,
         batch=batch,
         windows=windows,
     )
     chosen = _choose(view, model, device, precision, tokenizer)
-    (result,) = (
-        event.result for event in view.follow(job(chosen, options, device), RESUME) if isinstance(event, Finished)
-    )
+    result = view.finish(job(chosen, options, device), RESUME)
     view.result(_table(result))
     view.document(result)
 
@@ -99,20 +101,20 @@ def mauve(
 def _choose(
     view: View, named: str | None, device: str, precision: str, tokenizer: str | None
 ) -> LoadedModel | CausalModel:
-    """A causal model where one is named, else as every command chooses."""
+    """The causal model that is named, else the model that every command would choose."""
     from sedd_cli.evaluation.scorers.pretrained import is_causal, load_causal
 
     if named is None or not is_causal(named):
         return choose_model(view, named, device, precision, tokenizer)
     if tokenizer is not None:
-        raise RequestError(f"--tokenizer means nothing with the causal model {named}: it comes with its own")
+        raise RequestError(f"--tokenizer has no effect with the causal model {named}, which has its own")
     model = load_causal(named, device, precision)
     view.say(f"model {model.describe()}", "dim")
     return model
 
 
 def _table(result: dict[str, Any]) -> Table:
-    """The score with its spread over the seeds of k-means, and what it was taken over."""
+    """The score, its spread over the seeds of k-means, and what was compared."""
     title = f"{result['mode']}: {result['prompt']} tokens given, {result['new']} new"
     table = Table(title=title, title_justify="left", show_header=False)
     rows = {

@@ -1,124 +1,246 @@
-"""Options that several commands share, each said once."""
+"""Options shared by several commands, each defined once."""
 
 from __future__ import annotations
 
+import functools
+import inspect
+import types
+import typing
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-Json = Annotated[bool, typer.Option("--json", help="One JSON document on standard output, all else on standard error.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say only what was asked for.")]
-Seed = Annotated[int, typer.Option(help="Repeats the output exactly.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document, everything else on standard error.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print the result only.")]
+Seed = Annotated[int, typer.Option(metavar="INT", help="The same seed gives the same output.")]
 
 
 def _model(also: str = "") -> Any:
     return typer.Option(
         "--model",
         "-m",
+        metavar="MODEL",
         help=f"A run, a checkpoint, a folder in the published layout or a hub id{also}. "
-        "Without it: the newest run under ./runs, else louaaron/sedd-small.",
+        "Default: the newest run under ./runs, else louaaron/sedd-small.",
     )
 
 
 ModelOption = Annotated[str | None, _model()]
-ModelOrCausal = Annotated[str | None, _model("; or a causal language model of transformers (gpt2, a folder)")]
+ModelOrCausal = Annotated[str | None, _model(", or a causal language model of transformers (gpt2, a folder)")]
 Tokenizer = Annotated[
-    str | None,
-    typer.Option(help="Name or file of the tokenizer, for a model that names none."),
+    str | None, typer.Option(metavar="NAME", help="Name or file of the tokenizer, for a model that names none.")
 ]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 …")]
+Device = Annotated[str, typer.Option(metavar="NAME", help="auto, cpu, cuda, cuda:1, …")]
 Precision = Annotated[
     str,
     typer.Option(
-        help="fp32, bf16, or auto: bf16 where the device computes it natively, which is faster and rounds otherwise."
+        metavar="NAME", help="fp32, bf16, or auto: bf16 where the device computes it natively (faster, rounded)."
     ),
 ]
-Count = Annotated[int, typer.Option("-n", help="How many.")]
-_SAMPLING, _LEVERS, _SEEING = (
-    "How to sample",
-    "Levers: each changes the law of the samples, and is named with them",
-    "Seeing",
+Count = Annotated[int, typer.Option("-n", metavar="INT", help="Number of samples.")]
+Out = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="Also write the results here as they come, as JSON lines; replaces the file."),
+]
+OutDocument = Annotated[Path | None, typer.Option(metavar="FILE", help="Also write the JSON document here.")]
+Dataset = Annotated[
+    list[str] | None,
+    typer.Option(metavar="TEXT", help="A named corpus, a file, a folder or a hub id. Default: the run's own corpus."),
+]
+From = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--from", metavar="PATH", help="Local files of a named corpus: PATH, or NAME=PATH for one of several."
+    ),
+]
+Split = Annotated[str | None, typer.Option(metavar="NAME", help="Default: test, or validation if there is no test.")]
+Judge = Annotated[
+    str | None,
+    typer.Option(
+        metavar="MODEL",
+        help="Generative perplexity under this model: gpt2-large, another causal model, an autoregressive run.",
+    ),
+]
+JudgeModel = Annotated[
+    str,
+    typer.Option(
+        "--judge", metavar="MODEL", help="A causal language model such as gpt2-large, or an autoregressive run."
+    ),
+]
+SelfBleu = Annotated[bool, typer.Option("--self-bleu", help="Also compute self-BLEU of the judged samples.")]
+
+_SAMPLING, _CHANGING, _WATCHING = (
+    "Sampling",
+    "Options that change the distribution of the samples (reported with them)",
+    "Watching",
 )
-Steps = Annotated[
-    int | None,
-    typer.Option(
-        help="Denoising steps, the recipe's by default, else 128; network evaluations are at most one more.",
-        rich_help_panel=_SAMPLING,
-    ),
-]
-SamplerName = Annotated[
-    str | None,
-    typer.Option(
-        "--sampler", help="tweedie, euler, or first-hitting: one token a time, normalized.", rich_help_panel=_SAMPLING
-    ),
-]
-NoThinning = Annotated[
-    bool,
-    typer.Option(
-        "--no-thinning",
-        help="Look at every position in every step, near normalised scores or not.",
-        rich_help_panel=_SAMPLING,
-    ),
-]
-Batch = Annotated[
-    int | None,
-    typer.Option(help="Sequences denoised together; default: as memory allows.", rich_help_panel=_SAMPLING),
-]
-Normalized = Annotated[
-    bool,
-    typer.Option(
-        "--normalized",
-        help="Set the absorbing model's normaliser to 1: idle steps cost nothing.",
-        rich_help_panel=_LEVERS,
-    ),
-]
-Temperature = Annotated[
-    float | None, typer.Option(help="Below 1 the likely tokens gain, above 1 the rare ones.", rich_help_panel=_LEVERS)
-]
-TopP = Annotated[
-    float | None, typer.Option(help="Only the likeliest tokens that hold this share.", rich_help_panel=_LEVERS)
-]
-Grid = Annotated[
-    str | None,
-    typer.Option(
-        help="Where steps lie: linear, cosine (short ones first), even (equally many tokens fall in each).",
-        rich_help_panel=_LEVERS,
-    ),
-]
-Correctors = Annotated[
-    int | None, typer.Option(help="Corrector steps after each step (Campbell et al.).", rich_help_panel=_LEVERS)
-]
-Remask = Annotated[
-    float | None,
-    typer.Option(help="Chance that a token is taken back in a step (ReMDM, capped): 0.02.", rich_help_panel=_LEVERS),
-]
-Legacy = Annotated[
-    bool,
-    typer.Option(
-        "--legacy-float32-gumbel",
-        help="Draw as the published code does, which loses rare tokens.",
-        rich_help_panel=_LEVERS,
-    ),
-]
 Watch = Annotated[
-    bool, typer.Option("--watch", help="Show the text as it resolves, in a terminal.", rich_help_panel=_SEEING)
+    bool, typer.Option("--watch", help="Show the text while it is denoised, in a terminal.", rich_help_panel=_WATCHING)
 ]
 Html = Annotated[
-    Path | None, typer.Option(help="Write a page here that replays the denoising.", rich_help_panel=_SEEING)
+    Path | None,
+    typer.Option(metavar="FILE", help="Write a page that replays the denoising.", rich_help_panel=_WATCHING),
 ]
 Svg = Annotated[
     Path | None,
-    typer.Option(help="Write an animated picture of the denoising here (SVG).", rich_help_panel=_SEEING),
+    typer.Option(metavar="FILE", help="Write an animated picture of the denoising (SVG).", rich_help_panel=_WATCHING),
 ]
-Out = Annotated[
-    Path | None,
-    typer.Option(
-        help="Also write the results here as they come, one JSON object a line, in the place of what is there."
+
+#: The sampling options: name of the field of `Sampling` → annotation and default of the command's parameter.
+SAMPLING: dict[str, tuple[Any, Any]] = {
+    "steps": (
+        Annotated[
+            int | None,
+            typer.Option(
+                metavar="INT",
+                help="Denoising steps; default: the recipe's, else 128. At most one more network evaluation.",
+                rich_help_panel=_SAMPLING,
+            ),
+        ],
+        None,
     ),
-]
-Judge = Annotated[
-    str | None,
-    typer.Option(help="Generative perplexity under gpt2-large, another causal model, or a run of ours that is one."),
-]
-SelfBleu = Annotated[bool, typer.Option("--self-bleu", help="With --judge: also self-BLEU.")]
+    "sampler": (
+        Annotated[
+            str | None,
+            typer.Option(
+                metavar="NAME",
+                help="tweedie, euler, or first-hitting (one token at a time, normalized).",
+                rich_help_panel=_SAMPLING,
+            ),
+        ],
+        None,
+    ),
+    "thinning": (
+        Annotated[
+            bool,
+            typer.Option(
+                " /--no-thinning",
+                help="Evaluate every position in every step.",
+                show_default=False,
+                rich_help_panel=_SAMPLING,
+            ),
+        ],
+        True,
+    ),
+    "batch": (
+        Annotated[
+            int | None,
+            typer.Option(
+                metavar="INT",
+                help="Sequences denoised together; default: as memory allows.",
+                rich_help_panel=_SAMPLING,
+            ),
+        ],
+        None,
+    ),
+    "normalized": (
+        Annotated[
+            bool,
+            typer.Option(
+                "--normalized",
+                help="Set the absorbing model's normaliser to 1; steps without an event are then free.",
+                rich_help_panel=_CHANGING,
+            ),
+        ],
+        False,
+    ),
+    "temperature": (
+        Annotated[
+            float | None,
+            typer.Option(
+                metavar="FLOAT",
+                help="Below 1 favours likely tokens, above 1 rare ones.",
+                rich_help_panel=_CHANGING,
+            ),
+        ],
+        None,
+    ),
+    "top_p": (
+        Annotated[
+            float | None,
+            typer.Option(
+                metavar="FLOAT",
+                help="Keep the likeliest tokens of this total probability.",
+                rich_help_panel=_CHANGING,
+            ),
+        ],
+        None,
+    ),
+    "grid": (
+        Annotated[
+            str | None,
+            typer.Option(
+                metavar="NAME",
+                help="Time grid: linear, cosine (short steps first), even (equally many tokens resolved in each step).",
+                rich_help_panel=_CHANGING,
+            ),
+        ],
+        None,
+    ),
+    "correctors": (
+        Annotated[
+            int | None,
+            typer.Option(
+                metavar="INT",
+                help="Corrector steps after each step (Campbell et al. 2022).",
+                rich_help_panel=_CHANGING,
+            ),
+        ],
+        None,
+    ),
+    "remask": (
+        Annotated[
+            float | None,
+            typer.Option(
+                metavar="FLOAT",
+                help="Probability that a step masks a resolved token again (ReMDM, capped), such as 0.02.",
+                rich_help_panel=_CHANGING,
+            ),
+        ],
+        None,
+    ),
+    "legacy": (
+        Annotated[
+            bool,
+            typer.Option(
+                "--legacy-float32-gumbel",
+                help="Draw in float32 as the published code does, which loses rare tokens.",
+                rich_help_panel=_CHANGING,
+            ),
+        ],
+        False,
+    ),
+}
+
+
+def sampling_options(*names: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give a command the sampling options of these names, all without names, as one argument `sampling`.
+
+    The command's parameter `sampling` is replaced by the options; the command receives a `Sampling` object.
+    """
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        own = [p for p in inspect.signature(command).parameters.values() if p.name != "sampling"]
+        # importing `Sampling` imports torch, so its name cannot be resolved here
+        unresolved = types.SimpleNamespace(__annotations__={p.name: p.annotation for p in own})
+        hints = typing.get_type_hints(unresolved, command.__globals__, include_extras=True)
+        keyword = inspect.Parameter.KEYWORD_ONLY
+        parameters = [p.replace(kind=keyword, annotation=hints[p.name]) for p in own]
+        for name in names or SAMPLING:
+            annotation, default = SAMPLING[name]
+            parameters.append(inspect.Parameter(name, keyword, default=default, annotation=annotation))
+
+        @functools.wraps(command)
+        def wrapped(**values: Any) -> None:
+            from sedd_cli.inference.sampling import Sampling
+
+            sampling = Sampling(**{name: values.pop(name) for name in names or SAMPLING})
+            return command(sampling=sampling, **values)
+
+        wrapped.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        wrapped.__annotations__ = {p.name: p.annotation for p in parameters}
+        return wrapped
+
+    return decorate

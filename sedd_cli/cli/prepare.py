@@ -11,49 +11,63 @@ from rich.table import Table
 
 from sedd_cli.cli import options as o
 from sedd_cli.cli.view.view import View
-from sedd_cli.errors import RequestError, WorkError
+from sedd_cli.errors import RequestError
+
+#: Shown after Ctrl-C.
+RESUME = "interrupted: the same command continues after the last finished shard"
 
 
 def prepare(
     corpus: Annotated[
         str | None,
-        typer.Argument(help="A known corpus (--list), a .txt, .jsonl or .parquet file, a folder, or a hub id."),
+        typer.Argument(
+            metavar="CORPUS", help="A known corpus (--list), a .txt, .jsonl or .parquet file, a folder, or a hub id."
+        ),
     ] = None,
     local: Annotated[
-        Path | None, typer.Option("--from", help="The original files of a known corpus, on this machine.")
+        Path | None, typer.Option("--from", metavar="PATH", help="Local copy of the original files of a known corpus.")
     ] = None,
     tokenizer: Annotated[
         str | None,
-        typer.Option(help="char, bpe:N, byte, text8, gpt2, a tiktoken or hub name, a file or folder; default: --list."),
+        typer.Option(
+            metavar="NAME",
+            help="char, bpe:N, byte, text8, gpt2, a tiktoken or hub name, a file or folder; default: see --list.",
+        ),
     ] = None,
-    split: Annotated[str | None, typer.Option(help="Prepare this split alone.")] = None,
-    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a hub dataset.")] = None,
-    config: Annotated[str | None, typer.Option(help="Configuration of a hub dataset.")] = None,
-    field: Annotated[str | None, typer.Option(help="Key or column that holds the text; default: text.")] = None,
-    encoding: Annotated[str, typer.Option(help="Of text files.")] = "utf-8",
+    split: Annotated[str | None, typer.Option(metavar="NAME", help="Prepare only this split.")] = None,
+    revision: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Branch, tag or commit of a hub dataset.")
+    ] = None,
+    config: Annotated[str | None, typer.Option(metavar="NAME", help="Configuration of a hub dataset.")] = None,
+    field: Annotated[str | None, typer.Option(metavar="NAME", help="Key or column of the text; default: text.")] = None,
+    encoding: Annotated[str, typer.Option(metavar="NAME", help="Encoding of text files.")] = "utf-8",
     documents: Annotated[
-        str, typer.Option(help="What separates the documents of a text file: auto, blank (lines), line, file.")
+        str,
+        typer.Option(metavar="NAME", help="Separator of documents in a text file: auto, blank (lines), line, file."),
     ] = "auto",
     detokenizer: Annotated[
-        str | None, typer.Option(help="wikitext, ptb, lm1b, lambada or none; default: the corpus's own.")
+        str | None,
+        typer.Option(metavar="NAME", help="wikitext, ptb, lm1b, lambada or none; default: the corpus's own."),
     ] = None,
-    workers: Annotated[int | None, typer.Option(help="Threads; they never change the result.")] = None,
-    show_list: Annotated[bool, typer.Option("--list", help="Known corpora, and what is prepared here.")] = False,
-    inspect: Annotated[bool, typer.Option("--inspect", help="Counts and a few decoded blocks.")] = False,
-    verify: Annotated[bool, typer.Option("--verify", help="Read every byte and compare its sha256.")] = False,
+    workers: Annotated[
+        int | None, typer.Option(metavar="INT", help="Threads; their number never changes the result.")
+    ] = None,
+    show_list: Annotated[bool, typer.Option("--list", help="List known and prepared corpora.")] = False,
+    inspect: Annotated[bool, typer.Option("--inspect", help="Show counts and a few decoded blocks.")] = False,
+    verify: Annotated[bool, typer.Option("--verify", help="Compare the sha256 of every file.")] = False,
     json: o.Json = False,
     quiet: o.Quiet = False,
 ) -> None:
-    """Turn text into token shards, once; what is prepared already is recognised.
+    """Tokenise a text into shards, once; a corpus that is prepared is recognised.
 
-    An interrupted run goes on where it stopped. Data live under $SEDD_HOME.
+    After an interruption the same command continues. Data live under $SEDD_HOME.
 
     Example: sedd prepare my.txt --tokenizer bpe:4096
     """
     from sedd_cli.data import prepared as datasets
     from sedd_cli.data.prepare import prepare as job
     from sedd_cli.data.shards import open_dataset
-    from sedd_cli.system.events import Finished, Prepared
+    from sedd_cli.system.events import Prepared
 
     view = View(json, quiet)
     if show_list:
@@ -74,17 +88,13 @@ def prepare(
         detokenizer=detokenizer,
         workers=workers,
     )
-    try:
-        result = next(event for event in view.follow(job(options)) if isinstance(event, Prepared))
-    except KeyboardInterrupt:
-        raise WorkError("interrupted: the same command goes on behind the last finished shard") from None
+    result = next(event for event in view.follow(job(options), RESUME) if isinstance(event, Prepared))
     document: dict[str, Any] = {"folder": str(result.path), "fresh": result.fresh, **result.manifest}
     view.say(f"{'prepared' if result.fresh else 'already prepared'}: {result.path}", "bold")
     view.table(_counts(result.manifest))
     if verify:
-        checked = next(event for event in view.follow(datasets.verify(result.path)) if isinstance(event, Finished))
-        document["verified"] = checked.result
-        view.say(f"verified: {checked.result['files']} files are as they were written", "green")
+        document["verified"] = view.finish(datasets.verify(result.path))
+        view.say(f"verified: {document['verified']['files']} files are unchanged", "green")
     if inspect:
         document["inspected"] = datasets.inspect(open_dataset(result.path))
         _show_blocks(view, document["inspected"])
@@ -92,7 +102,7 @@ def prepare(
 
 
 def _counts(manifest: dict[str, Any]) -> Table:
-    """What each split of a manifest holds."""
+    """The sizes of each split."""
     made = f"{manifest['corpus']} in {manifest['tokenizer']}, detokenizer {manifest['detokenizer']}"
     table = Table(title=escape(made), title_justify="left", header_style="bold")
     table.add_column("split")
@@ -114,7 +124,7 @@ def _show_blocks(view: View, found: dict[str, Any]) -> None:
 
 
 def _show_catalogue(view: View, found: dict[str, Any]) -> None:
-    """Known corpora, then the prepared ones."""
+    """Known corpora, then prepared ones."""
     known = Table(title="corpora", title_justify="left", header_style="bold")
     for name in ("name", "size", "tokenizer", "licence", "about"):
         known.add_column(name, no_wrap=name != "about")

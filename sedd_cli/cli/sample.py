@@ -4,47 +4,49 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from sedd_cli.cli import options as o
 from sedd_cli.cli.choose import choose_model, source_of
-from sedd_cli.cli.judging import judged, load_judge
+from sedd_cli.cli.judge import judged, load_judge
 from sedd_cli.cli.view.showing import shown
 from sedd_cli.cli.view.view import View
 from sedd_cli.errors import RequestError
 
+if TYPE_CHECKING:
+    from sedd_cli.inference.sampling import Sampling
 
+
+@o.sampling_options()
 def sample(
+    sampling: Sampling,
     n: o.Count = 1,
     length: Annotated[
         int | None,
-        typer.Option(help="Tokens, prompt included; default: the trained length. Beyond it: block by block."),
+        typer.Option(
+            metavar="INT", help="Tokens, prompt included; default: the trained length. Longer texts: in blocks."
+        ),
     ] = None,
-    block: Annotated[int | None, typer.Option(help="Tokens of a block; default: the trained length.")] = None,
+    block: Annotated[
+        int | None, typer.Option(metavar="INT", help="Tokens per block; default: the trained length.")
+    ] = None,
     stride: Annotated[
-        int | None, typer.Option(help="Tokens that a further block adds, seeing those before; default: half a block.")
+        int | None,
+        typer.Option(metavar="INT", help="New tokens per further block, given those before; default: half a block."),
     ] = None,
-    prompt: Annotated[list[str] | None, typer.Option(help="Text to begin with; several give n samples each.")] = None,
+    prompt: Annotated[
+        list[str] | None, typer.Option(metavar="TEXT", help="Text to begin with; may be repeated, -n samples of each.")
+    ] = None,
     prompts: Annotated[
-        str | None, typer.Option(help="File with a prompt a line (- : standard input), empty lines left out.")
+        str | None,
+        typer.Option(metavar="FILE", help="File with a prompt a line (- is standard input); empty lines are skipped."),
     ] = None,
     seed: o.Seed = 0,
     out: o.Out = None,
     judge: o.Judge = None,
     self_bleu: o.SelfBleu = False,
-    steps: o.Steps = None,
-    sampler: o.SamplerName = None,
-    no_thinning: o.NoThinning = False,
-    batch: o.Batch = None,
-    normalized: o.Normalized = False,
-    temperature: o.Temperature = None,
-    top_p: o.TopP = None,
-    grid: o.Grid = None,
-    correctors: o.Correctors = None,
-    remask: o.Remask = None,
-    legacy: o.Legacy = False,
     watch: o.Watch = False,
     html: o.Html = None,
     svg: o.Svg = None,
@@ -57,31 +59,26 @@ def sample(
 ) -> None:
     """Draw samples from a model.
 
-    In fp32, sample number k of a seed is the same text whatever -n is; in bf16 rounding may tell.
+    In fp32, sample number k of a seed is the same text for every -n; in bf16, rounding may change it.
 
     Example: sedd sample --model runs/quickstart -n 3 --steps 64 --seed 1
     """
     from sedd_cli.inference.generate import GenerateOptions, as_json, generate, in_order
-    from sedd_cli.inference.sampling import Sampling
     from sedd_cli.system.events import Sampled
     from sedd_cli.system.outputs import check_outputs
 
     view = View(json, quiet)
     if self_bleu and judge is None:
         raise RequestError("--self-bleu goes with --judge")
-    sampling = Sampling(
-        steps, sampler, normalized, not no_thinning, temperature, top_p, grid, correctors, remask, legacy, batch
-    )
     begin = (*(prompt or ()), *(_prompts(prompts) if prompts is not None else ()))
     options = GenerateOptions(n, length, begin, block, stride, seed, sampling=sampling)
     reads = {"--prompts": prompts, "--model": source_of(model), "--judge": judge, "--tokenizer": tokenizer}
     check_outputs({"--out": out, "--html": html, "--svg": svg}, reads)
     chosen = choose_model(view, model, device, precision, tokenizer)
-    causal = load_judge(view, judge, device) if judge is not None else None  # before the work: it may be out of reach
+    causal = load_judge(view, judge, device) if judge is not None else None  # before sampling: loading may fail
     events = generate(chosen, options, watch=watch or html is not None or svg is not None)
-    sampled = [
-        e for e in shown(view, chosen, events, "sedd sample", out, watch, html, svg=svg) if isinstance(e, Sampled)
-    ]
+    kept = shown(view, chosen, events, "sedd sample", out, watch, html, svg=svg)
+    sampled = [event for event in kept if isinstance(event, Sampled)]
     sampled = in_order(options, sampled)
     document = {"model": chosen.source, "fingerprint": chosen.fingerprint, "samples": [as_json(e) for e in sampled]}
     if causal is not None:
@@ -92,7 +89,7 @@ def sample(
 
 
 def _prompts(source: str) -> list[str]:
-    """The lines of a file or of standard input that are not empty."""
+    """The nonempty lines of a file or of standard input."""
     try:
         text = (sys.stdin.buffer.read() if source == "-" else Path(source).read_bytes()).decode("utf-8-sig")
     except OSError as error:

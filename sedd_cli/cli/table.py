@@ -22,29 +22,35 @@ UNITS = {"s": 1, "m": 60, "h": 3600}
 
 def table(
     name: Annotated[
-        str | None, typer.Argument(help="1 to 5, figure1, figure2, as in the paper. Without it: those there are.")
+        str | None,
+        typer.Argument(metavar="NAME", help="1 to 5, figure1, figure2, as in the paper. Without a name: list them."),
     ] = None,
     run: Annotated[
-        list[str] | None, typer.Option("--run", metavar="ROW", help="Train and measure this row; all: every row.")
+        list[str] | None, typer.Option("--run", metavar="ROW", help="Train and measure this row; `all`: every row.")
     ] = None,
-    mini: Annotated[bool, typer.Option("--mini", help="At laptop size: small networks, a small text.")] = False,
-    seeds: Annotated[int, typer.Option(help="Seeds 0, 1 … of each row.")] = 1,
-    runs: Annotated[Path, typer.Option(help="The folder of the runs.")] = Path("runs", "tables"),
+    mini: Annotated[bool, typer.Option("--mini", help="Laptop size: small networks, a small text.")] = False,
+    seeds: Annotated[int, typer.Option(metavar="INT", help="Number of seeds per row.")] = 1,
+    runs: Annotated[Path, typer.Option(metavar="FOLDER", help="Folder of the runs.")] = Path("runs", "tables"),
     budget: Annotated[
-        str | None, typer.Option(help="With --run: begin nothing that is known not to end in this: 30m, 8h.")
+        str | None,
+        typer.Option(metavar="TIME", help="With --run: start only what is expected to end in time (30m, 8h)."),
     ] = None,
-    rel_error: Annotated[float, typer.Option(help="With --run: relative error of what is to be measured.")] = 0.005,
-    plot: Annotated[Path | None, typer.Option(help="Write a PNG here: learning curves, or the figure.")] = None,
-    markdown: Annotated[bool, typer.Option("--markdown", help="Print it as Markdown.")] = False,
-    out: Annotated[Path | None, typer.Option(help="Also write everything here, as JSON.")] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check what is asked, run nothing.")] = False,
+    rel_error: Annotated[
+        float, typer.Option(metavar="FLOAT", help="With --run: relative error of the bounds.")
+    ] = 0.005,
+    plot: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write a PNG of the learning curves, or of the figure.")
+    ] = None,
+    markdown: Annotated[bool, typer.Option("--markdown", help="Print the table as Markdown.")] = False,
+    out: o.OutDocument = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check the request, run nothing.")] = False,
     device: o.Device = "auto",
     json: o.Json = False,
     quiet: o.Quiet = False,
 ) -> None:
-    """A table of the paper: its values beside ours, what is missing, and the commands for the rest.
+    """Show a table of the paper beside our values, and the commands for missing ones.
 
-    Nothing is run unless --run asks for it; what was interrupted is taken up again.
+    Rows are trained and measured with --run only; after an interruption the same command continues.
 
     Example: sedd table 2 --mini --run all
     """
@@ -81,27 +87,29 @@ def table(
         typer.echo(as_markdown(shown), err=json)
     else:
         show(view, shown)
-    if out is not None:
-        import json as library
-
-        from sedd_cli.system.files import write_whole
-
-        write_whole(out, library.dumps(document, indent=1, ensure_ascii=False) + "\n")
-        view.say(f"wrote {out}", "dim")
-    view.document(document)
+    view.write(document, out)
     if plot is not None:
         from sedd_cli.tables.plot import plot as draw
 
         draw(shown, [p for of in places.values() for p in of], plot)
         view.say(f"wrote {plot}", "dim")
-    if failed := made["failed"]:
-        kind = RequestError if all(f["code"] == 2 for f in failed) else WorkError
-        names = ", ".join(f"{f['row']}, seed {f['seed']}" for f in failed)
-        raise kind(f"{len(failed)} of {len(asked)} failed: {names}; the reasons stand above")
+    error = _error(made["failed"], len(asked))
+    view.document(document, error)
+    if error:
+        raise error
+
+
+def _error(failed: list[dict[str, Any]], asked: int) -> Exception | None:
+    """The error with which the command ends if rows failed."""
+    if not failed:
+        return None
+    kind = RequestError if all(f["code"] == 2 for f in failed) else WorkError
+    names = ", ".join(f"{f['row']}, seed {f['seed']}" for f in failed)
+    return kind(f"{len(failed)} of {asked} failed: {names}; the reasons stand above")
 
 
 def _asked(found: Table, places: dict[str, list[RowRun]], run: list[str]) -> list[RowRun]:
-    """The places that are asked for, first one seed of each; RequestError for rows that cannot be run."""
+    """The runs to make, ordered by seed; RequestError for rows that cannot be run."""
     names = list(places) if "all" in run else [found.row(name).name for name in run]
     for name in names:
         if name not in places:
@@ -112,12 +120,10 @@ def _asked(found: Table, places: dict[str, list[RowRun]], run: list[str]) -> lis
 
 
 def _run(view: View, asked: list[RowRun], options: RunOptions) -> dict[str, Any]:
-    """Make what is asked for; what is left, what failed, and why."""
-    from sedd_cli.system.events import Finished
+    """Make the runs; returns what is left and what failed, with reasons."""
     from sedd_cli.tables.run import make
 
-    events = view.follow(make(asked, options), "stopped; the same command goes on where it was")
-    result = next(event.result for event in events if isinstance(event, Finished))
+    result = view.finish(make(asked, options), "interrupted: the same command continues")
     for entry in result["left"]:
         view.say(f"left: {entry['row']}, seed {entry['seed']}: {entry['why']}", "yellow")
     return result

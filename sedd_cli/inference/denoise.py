@@ -95,7 +95,7 @@ class BatchDenoiser:
                         self._warned = True
                     yield self._overall(event, len(places)) if isinstance(event, Progress) else event
             except ValueError as error:  # a distribution that cannot be drawn from
-                raise WorkError(f"{error}; `sedd doctor --model {self.model.source}` says more") from error
+                raise WorkError(f"{error}; `sedd inspect {self.model.source}` shows more") from error
             except (RuntimeError, MemoryError) as error:
                 if len(places) == 1 or not out_of_memory(error):
                     raise

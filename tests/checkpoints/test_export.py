@@ -69,7 +69,7 @@ def test_an_exported_run_is_the_run(sedd, tiny_run, tmp_path):
     assert result["log_score_moved"] == {"rms": 0.0, "max": 0.0}
     assert sorted(result["files"]) == sorted(p.name for p in (tmp_path / "out").iterdir())
     assert [s.text for s in found.sample(2, seed=5)] == [s.text for s in run.sample(2, seed=5)]
-    done = sedd("eval", "--model", tmp_path / "out", "--blocks", 2, "--no-yardsticks", "--json")
+    done = sedd("eval", "--model", tmp_path / "out", "--blocks", 2, "--no-baselines", "--json")
     assert done.code == 0, done.err  # on its own corpus, which the recipe names
 
 

@@ -131,7 +131,7 @@ def test_two_processes_do_not_share_a_file(sedd, tiny_run, tmp_path):
         done = sedd("sample", "--model", tiny_run, "--out", tmp_path / "s.jsonl")
     assert (done.code, "another process writes" in done.err) == (2, True)
     assert sedd("sample", "--model", tiny_run, "--out", tmp_path / "s.jsonl").code == 0
-    assert "in the place of what was there" in sedd("sample", "--model", tiny_run, "--out", tmp_path / "s.jsonl").err
+    assert "replacing the file" in sedd("sample", "--model", tiny_run, "--out", tmp_path / "s.jsonl").err
 
 
 def test_quiet_refusals_say_why(sedd, tiny_run, tmp_path):
@@ -166,7 +166,7 @@ def test_results_are_written_as_they_come(tiny_run, model, tmp_path):
         (["--template", "[MASK:99]"], "longer than the model's 24"),
         (["--template", "Ω [MASK]"], "'Ω'"),
         (["--template", "[MASK:3]", "--length", "9"], "no gap of the template is open"),
-        (["--template", "[MASK]", "--no-resume"], "--resume means nothing with --template"),
+        (["--template", "[MASK]", "--no-resume"], "--resume has no effect with --template"),
         (["--template", "[MASK]", "--all", "--candidates", "1"], "leaves nothing to show"),
         (["--template", "[MASK]", "--out", "/no/such/folder/f"], "does not exist"),
         (["--template", "[MASK]", "--html", "/no/such/folder/f"], "does not exist"),
@@ -174,8 +174,8 @@ def test_results_are_written_as_they_come(tiny_run, model, tmp_path):
         (["--input", "{jobs}", "--out", "{jobs}"], "--input and --out are the same file"),
         (["--template", "[MASK]", "--out", "x.jsonl", "--html", "./x.jsonl"], "--out and --html are the same file"),
         (["--template", "caf\udce9 [MASK]"], "is it UTF-8"),
-        (["--input", "{jobs}", "--length", "9"], "--length means nothing with --input"),
-        (["--interactive", "--out", "r.jsonl"], "--out means nothing with --interactive"),
+        (["--input", "{jobs}", "--length", "9"], "--length has no effect with --input"),
+        (["--interactive", "--out", "r.jsonl"], "--out has no effect with --interactive"),
     ],
 )
 def test_a_wrong_request_gets_one_clear_line(sedd, tiny_run, tmp_path, words, message):

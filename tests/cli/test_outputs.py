@@ -32,9 +32,9 @@ REPLACES = {
     "eval --dataset text.txt --out text.txt": "text.txt",
     "eval --dataset wikitext2 --from wt --out wt/wiki.test.raw": "wt/wiki.test.raw",
     "eval --dataset wikitext2 --from wikitext2=wt/wiki.test.raw --out wt/wiki.test.raw": "wt/wiki.test.raw",
-    "eval --samples samples.jsonl --judge JUDGE --out samples.jsonl": "samples.jsonl",
-    "eval --samples samples.jsonl --judge JUDGE --out JUDGE/config.json": "JUDGE/config.json",
-    "eval --cloze 3 --dataset text.txt --out text.txt": "text.txt",
+    "judge samples.jsonl --judge JUDGE --out samples.jsonl": "samples.jsonl",
+    "judge samples.jsonl --judge JUDGE --out JUDGE/config.json": "JUDGE/config.json",
+    "cloze -n 3 --dataset text.txt --out text.txt": "text.txt",
     "eval --dataset text.txt --out RUN/recipe.yaml": "RUN/recipe.yaml",
     "sample --out RUN/latest": "RUN/latest",
     "sample --html RUN/metrics.jsonl": "RUN/metrics.jsonl",
@@ -53,7 +53,7 @@ def test_no_output_replaces_what_the_command_reads(words, here, tiny_run, sedd):
         save_tiny_causal(here / "judge")
     file = here / named(REPLACES[words])
     before = file.read_bytes()
-    model = [] if "--samples" in words else ["--model", tiny_run]
+    model = [] if words.startswith("judge") else ["--model", tiny_run]
     ended = sedd(*map(named, words.split()), *model)
     assert (ended.code, ended.err.count("\n"), ended.err.count("error:")) == (2, 1, 1)
     assert "same file" in ended.err or "would replace a file" in ended.err
@@ -62,14 +62,14 @@ def test_no_output_replaces_what_the_command_reads(words, here, tiny_run, sedd):
 
 def test_the_runs_own_corpus_is_read_too(here, tiny_run, workplace, sedd):
     before = (workplace / "corpus.txt").read_bytes()
-    for words in (["eval"], ["eval", "--cloze", "2"]):
+    for words in (["eval"], ["cloze", "-n", "2"]):
         ended = sedd(*words, "--model", tiny_run, "--out", workplace / "corpus.txt")
         assert ended.code == 2
         assert "the model's own corpus and --out are the same file" in ended.err
     assert (workplace / "corpus.txt").read_bytes() == before
 
 
-@pytest.mark.parametrize("words", [["eval", "--max-nfe", "4", "--no-yardsticks"], ["eval", "--cloze", "2"]])
+@pytest.mark.parametrize("words", [["eval", "--max-nfe", "4", "--no-baselines"], ["cloze", "-n", "2"]])
 def test_a_result_goes_through_a_pipe_as_one_document(words, here, tiny_run, sedd):
     os.mkfifo(here / "pipe")
     found = []
@@ -140,7 +140,7 @@ def test_a_sweep_is_not_made_among_foreign_files(here, tiny_run, sedd):
     judge = save_tiny_causal(here / "judge")
     (here / "figures").mkdir()
     (here / "figures" / "sweep.json").write_text("mine")
-    words = ("eval", "--sweep", "steps=2", "--judge", judge, "--model", tiny_run, "-n", 1, "--out", here / "figures")
+    words = ("sweep", "--steps", "2", "--judge", judge, "--model", tiny_run, "-n", 1, "--out", here / "figures")
     ended = sedd(*words)
     assert ended.code == 2
     assert "figures holds files and is not a folder of a sweep (sweep.json)" in ended.err

@@ -96,7 +96,7 @@ def test_samples_of_a_model_and_of_its_file_are_judged_alike(causal, tiny_run, s
     assert at_once["nfe"] >= 1
     assert at_once["draws"] == "float64"
     assert 0 < at_once["self_bleu"] <= 1
-    done = sedd("eval", "--samples", tmp_path / "s.jsonl", "--judge", folder, "--self-bleu", "--json")
+    done = sedd("judge", tmp_path / "s.jsonl", "--judge", folder, "--self-bleu", "--json")
     assert done.code == 0, done.err
     assert json.loads(done.out) == {"file": str(tmp_path / "s.jsonl"), **at_once}
 
@@ -279,8 +279,8 @@ def test_the_figure_is_a_png_with_both_axes_logarithmic(tmp_path):
 
 
 def test_the_command_writes_json_table_and_figure(sedd, tiny_run, causal, tmp_path):
-    words = ["eval", "--model", tiny_run, "--judge", causal.source, "-n", 3, "--out", tmp_path / "fig"]
-    done = sedd(*words, "--sweep", "steps=2,4", "--sampler", "tweedie,euler", "--json")
+    words = ["sweep", "--model", tiny_run, "--judge", causal.source, "-n", 3, "--out", tmp_path / "fig"]
+    done = sedd(*words, "--steps", "2,4", "--sampler", "tweedie,euler", "--json")
     assert done.code == 0, done.err
     found = json.loads(done.out)
     assert len(found["points"]) == 4
@@ -292,29 +292,22 @@ def test_the_command_writes_json_table_and_figure(sedd, tiny_run, causal, tmp_pa
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--sweep", "steps=2,x", "--judge", "{judge}"], "'x' is not a whole number"),
-        (["--sweep", "steps=2"], "--sweep needs --judge"),
-        (["--sweep", "steps=2", "--judge", "{judge}", "--sampler", "twedie"], "did you mean 'tweedie'"),
-        (["--samples", "{none}"], "--samples needs --judge"),
-        (["--samples", "{none}", "--judge", "{judge}"], "cannot read"),
-        (["--samples", "{none}", "--judge", "nobody/nothing"], "pass their folder|cannot read"),
-        (["--samples", "{none}", "--sweep", "steps=2"], "one of them"),
-        (["--judge", "{judge}"], "--judge means nothing with a likelihood: it goes with --samples"),
-        (["--samples", "{none}", "--judge", "{judge}", "--model", "x"], "--model means nothing with --samples"),
-        (["--sweep", "steps=2", "--judge", "{judge}", "--dataset", "ptb"], "--dataset means nothing with --sweep"),
-        (["--sampler", "euler"], "--sampler means nothing with a likelihood"),
-        (["--from", "{none}"], "--from goes with --dataset"),
-        (["--dataset", "pydocs", "--blocks", "0"], "blocks must be at least 1"),
-        (["--estimator", "best"], "iid, stratified, count"),
-        (["--max-nfe", "2"], "max-nfe must be at least 4"),
-        (["--length", "100"], "model's 24"),
+        (["sweep", "--steps", "2,x", "--judge", "{judge}"], "'x' is not a whole number"),
+        (["sweep", "--steps", "2", "--judge", "{judge}", "--sampler", "twedie"], "did you mean 'tweedie'"),
+        (["judge", "{none}", "--judge", "{judge}"], "cannot read"),
+        (["judge", "{none}", "--judge", "nobody/nothing"], "pass their folder|cannot read"),
+        (["eval", "--from", "{none}"], "--from goes with --dataset"),
+        (["eval", "--dataset", "pydocs", "--blocks", "0"], "blocks must be at least 1"),
+        (["eval", "--estimator", "best"], "iid, stratified, count"),
+        (["eval", "--max-nfe", "2"], "max-nfe must be at least 4"),
+        (["eval", "--length", "100"], "model's 24"),
     ],
 )
 def test_a_wrong_request_gets_one_clear_line(sedd, tiny_run, causal, tmp_path, monkeypatch, words, message):
     monkeypatch.chdir(tmp_path)
     places = {"judge": causal.source, "none": tmp_path / "none.jsonl"}
-    model = [] if "--samples" in words else ["--model", tiny_run]
-    done = sedd("eval", *model, *(w.format(**places) for w in words))
+    model = [] if words[0] == "judge" else ["--model", tiny_run]
+    done = sedd(*(w.format(**places) for w in words), *model)
     assert done.code == 2, done.err
     assert re.search(message, done.err), done.err
     assert done.err.strip().splitlines()[-1].startswith("error:")
@@ -331,14 +324,14 @@ def test_a_judge_out_of_reach_costs_no_sampling(sedd, tiny_run, tmp_path):
 def test_a_sweep_or_a_judge_wants_no_torchrun(sedd, causal, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("WORLD_SIZE", "2")
-    for words in (["--sweep", "steps=2"], ["--samples", "s.txt"]):
-        done = sedd("eval", *words, "--judge", causal.source)
+    for words in (["sweep", "--steps", "2"], ["judge", "s.txt"]):
+        done = sedd(*words, "--judge", causal.source)
         assert done.code == 2
         assert "without torchrun" in done.err
 
 
 def test_a_judge_out_of_reach_says_how_to_give_a_folder(sedd, tiny_run, tmp_path):
     (tmp_path / "s.txt").write_text("one two\n")
-    done = sedd("eval", "--samples", tmp_path / "s.txt", "--judge", "gpt2-large")
+    done = sedd("judge", tmp_path / "s.txt", "--judge", "gpt2-large")
     assert done.code == 2
     assert "pass their folder" in done.err

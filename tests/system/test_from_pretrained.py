@@ -77,7 +77,7 @@ def test_code_of_a_folder_is_refused_in_one_line(folder, mark, load, answers_yes
     "command",
     [
         ["prepare", "x.txt", "--tokenizer", "FOLDER"],
-        ["eval", "--samples", "x.txt", "--judge", "FOLDER"],
+        ["judge", "x.txt", "--judge", "FOLDER"],
         ["eval", "--model", "FOLDER", "--dataset", "x.txt"],
         ["mauve", "--references", "x.txt", "--model", "FOLDER", "--features", "FOLDER"],
     ],

@@ -137,7 +137,7 @@ def test_many_processes_begin_with_the_same_weights(trained, tmp_path, strategy)
 def test_fitting_and_looking_on_the_way_change_nothing(trained, strategy):
     # any micro-batch may be found: without dropout they all give the same, up to rounding
     still = ("train.log_every=1", "model.dropout=0.0")
-    found = trained(2, *still, f"train.strategy={strategy}", "report.every=5", "report.blocks=4", "--fit")
+    found = trained(2, *still, f"train.strategy={strategy}", "report.every=5", "report.blocks=4", "--autotune")
     assert_same_training(found, trained(1, *still))
     assert [r["step"] for r in map(json.loads, (found / "metrics.jsonl").open()) if r["kind"] == "validation"] == [
         5,
@@ -297,7 +297,7 @@ def test_more_processes_than_gpus_are_refused_on_each_of_them(place, monkeypatch
 
 
 def evaluate_on(processes: int, model: Path, out: Path, *more: str) -> dict:
-    words = ["eval", "--model", model, "--device", "cpu", "--precision", "fp32", "--no-yardsticks", "--out", out, *more]
+    words = ["eval", "--model", model, "--device", "cpu", "--precision", "fp32", "--no-baselines", "--out", out, *more]
     command = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}", "-m", "sedd_cli", *words]
     done = subprocess.run(
         [sys.executable, *map(str, command), "--json"], env=environment(), capture_output=True, text=True, check=False
@@ -310,7 +310,7 @@ def evaluate_on(processes: int, model: Path, out: Path, *more: str) -> dict:
 def test_an_evaluation_on_two_processes_is_that_of_one(tiny_run, tmp_path, sedd):
     from sedd_cli.system.home import home
 
-    words = ["eval", "--model", tiny_run, "--device", "cpu", "--precision", "fp32", "--no-yardsticks", "--no-resume"]
+    words = ["eval", "--model", tiny_run, "--device", "cpu", "--precision", "fp32", "--no-baselines", "--no-resume"]
     done = sedd(*words, "--json")
     assert done.code == 0, done.err
     alone = json.loads(done.out)

@@ -54,7 +54,7 @@ def test_every_objective_trains_evaluates_and_samples(sedd, trained, objective, 
     model = load_model(run, device="cpu")
     assert model.objective.name == objective
     assert model.exact is (objective == "autoregressive")
-    done = sedd("eval", "--model", run, "--no-yardsticks", "--rel-error", 0.2, "--json")
+    done = sedd("eval", "--model", run, "--no-baselines", "--rel-error", 0.2, "--json")
     assert done.code == 0, done.err
     found = json.loads(done.out)
     assert tuple(found["bounds"]) == usual_protocols(model)
@@ -69,7 +69,7 @@ def test_every_objective_trains_evaluates_and_samples(sedd, trained, objective, 
 
 
 def test_d3pm_is_measured_by_its_own_bound_and_by_that_of_continuous_time(sedd, trained):
-    words = ["eval", "--model", trained("d3pm"), "--no-yardsticks", "--rel-error", 0.02, "--max-nfe", 64, "--json"]
+    words = ["eval", "--model", trained("d3pm"), "--no-baselines", "--rel-error", 0.02, "--max-nfe", 64, "--json"]
     own = json.loads(sedd(*words).out)["bounds"]["discrete"]
     both = json.loads(sedd(*words, "--protocol", "rigorous").out)["bounds"]["rigorous"]
     assert own["estimator"] == "stratified"
@@ -140,7 +140,7 @@ def test_an_autoregressive_model_goes_from_left_to_right(sedd, trained):
         done = sedd("sample", "--model", run, *words)
         assert done.code == 2
         assert "left" in done.err
-    done = sedd("doctor", "--model", run, "--json")
+    done = sedd("inspect", run, "--json")
     assert done.code == 0, done.err
     assert [f["check"] for f in json.loads(done.out)["findings"]] == ["weights", "sample entropy"]
 
@@ -150,7 +150,7 @@ def test_what_has_no_noise_tells_no_loss_by_noise_level(sedd, trained):
         run = trained(objective)
         steps = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
         assert {len(record["loss_by_t"]) for record in steps if "loss_by_t" in record} == {bins}
-        done = sedd("train", "--status", run, "--plot")
+        done = sedd("status", run, "--plot")
         assert done.code == 0, done.err
         assert ("by noise level" in done.out) is bool(bins)
         assert (run / "curve.png").stat().st_size > 1000

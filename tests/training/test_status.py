@@ -121,34 +121,32 @@ def test_a_line_that_is_being_written_is_left_out(watched, tmp_path):
 
 
 def test_the_status_command_shows_the_curve_and_draws_it(sedd, watched):
-    done = sedd("train", "--status", watched[0], "--plot")
+    done = sedd("status", watched[0], "--plot")
     assert done.code == 0, done.err
     assert "finished at step 12 of 12" in done.out
     assert "training loss" in done.out
     assert "by noise level" in done.out
     assert (watched[0] / "curve.png").read_bytes().startswith(b"\x89PNG")
-    asked = sedd("train", "--status", watched[0], "--json")
+    asked = sedd("status", watched[0], "--json")
     assert json.loads(asked.out)["train"][-1]["step"] == 12
 
 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--status", "{run}", "quickstart"], "no recipe"),
-        (["quickstart", "--plot"], "--status RUN --plot"),
-        ([], "which recipe"),
-        (["--status", "{run}/samples"], "is not a run"),
+        (["train"], "which recipe"),
+        (["status", "{run}/samples"], "is not a run"),
     ],
 )
 def test_wrong_requests_of_status(sedd, watched, words, message):
-    done = sedd("train", *(w.format(run=watched[0]) for w in words))
+    done = sedd(*(w.format(run=watched[0]) for w in words))
     assert done.code == 2
     assert message in done.err
 
 
 def test_without_matplotlib_the_package_is_named(sedd, watched, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    done = sedd("train", "--status", watched[0], "--plot")
+    done = sedd("status", watched[0], "--plot")
     assert done.code == 2
     assert "sedd[plots]" in done.err
 

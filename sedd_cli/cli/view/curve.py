@@ -1,4 +1,4 @@
-"""A curve in characters."""
+"""A curve drawn in characters."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ DOTS = ((0x01, 0x08), (0x02, 0x10), (0x04, 0x20), (0x40, 0x80))
 def curve(
     points: Sequence[tuple[float, float]], marks: Sequence[tuple[float, float]], width: int = 60, height: int = 12
 ) -> Text:
-    """Points (x, y), x growing, as a dotted curve; marks as circles on it. Axes are labelled with their ends."""
+    """Draw points (x, y) with increasing x as a curve and `marks` as circles; the axes show their range."""
     everything = [*points, *marks]
     left, right = min(x for x, _ in everything), max(x for x, _ in everything)
     low, high = min(y for _, y in everything), max(y for _, y in everything)

@@ -1,15 +1,15 @@
-"""Tokens of a text that is still resolving, each as the piece of text that it stands for."""
+"""The piece of text that each token of a partly denoised sequence stands for."""
 
 from __future__ import annotations
 
 from sedd_cli.checkpoints.loaded_model import LoadedModel
 
-#: Tokens that one character may be spread over.
+#: The most tokens that one character may be split into.
 _LONGEST = 4
 
 
 class Pieces:
-    """The pieces of rows of tokens; MASK, and whatever is no token, is None."""
+    """Maps rows of tokens to pieces of text; MASK and ids outside the vocabulary become None."""
 
     def __init__(self, model: LoadedModel):
         self.tokenizer, self.tokens = model.tokenizer, model.graph.vocab_size
@@ -17,10 +17,10 @@ class Pieces:
         self._known: dict[tuple[int, ...], str] = {}
 
     def __call__(self, row: list[int]) -> list[str | None]:
-        """A piece for each of row [L]. A character of several tokens stands at its first, the others are empty."""
+        """The pieces of row [L]. A character of several tokens stands at the first; the others are empty."""
         found: list[str | None] = [None if token >= self.tokens else self._read((token,)) for token in row]
         if self._loose:
-            # what a token reads as depends on the one before it: some bring a space, some do not
+            # the text of a token depends on the one before it: some are preceded by a space
             return [p if p is None or not i else self._after(row[i - 1], row[i]) for i, p in enumerate(found)]
         for i, piece in enumerate(found):
             if piece is None or "\ufffd" not in piece:
@@ -35,7 +35,7 @@ class Pieces:
         return found
 
     def _after(self, before: int, token: int) -> str:
-        """The piece of a token behind another one, or behind MASK, as behind itself."""
+        """The piece of a token that follows another one; after MASK, as if it followed itself."""
         first = self._read((token if before >= self.tokens else before,))
         whole = self._read((token if before >= self.tokens else before, token))
         return whole[len(first) :] if whole.startswith(first) else self._read((token,))

@@ -1,4 +1,4 @@
-"""Frames of a job → the page that replays it."""
+"""Records the frames of a job for the page that replays it."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from sedd_cli.cli.view.pieces import Pieces
 from sedd_cli.cli.view.replay import Replay, Strand
 from sedd_cli.system.events import Event, Filled, Frame, Sampled, Seen
 
-#: Sequences on one page.
+#: The most sequences on one page.
 MOST = 50
 
 
 @dataclass
 class _Track:
-    """What has been seen of one sequence in one batch."""
+    """The changes of one sequence in one batch."""
 
     seen: Seen
     start: list[str | None]
@@ -27,7 +27,7 @@ class _Track:
 
 
 class Recorder:
-    """Listens to a job's events and keeps what a page needs of those sequences that come out of it."""
+    """Passes on the events of a job and records the sequences that it yields."""
 
     def __init__(self, model: LoadedModel):
         self._model, self._pieces = model, Pieces(model)
@@ -48,7 +48,7 @@ class Recorder:
             yield event
 
     def replay(self, title: str) -> Replay:
-        """The page's content."""
+        """The content of the page."""
         facts = {"model": self._model.source}
         if self._found:
             first = self._found[0][0]
@@ -79,7 +79,7 @@ class Recorder:
         return _Track(seen, start, list(start))
 
     def _strand(self, sample: Sampled) -> Strand:
-        """The tracks of a sample, one for each of its blocks, put one behind the other."""
+        """The tracks of the blocks of a sample, joined."""
         tracks: dict[int, _Track] = {}
         for track in self._ended:
             at = track.seen.offset

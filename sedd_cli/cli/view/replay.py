@@ -1,4 +1,4 @@
-"""One page that replays how texts were denoised: it loads nothing, and without scripts still shows what came out."""
+"""A self-contained page that replays the denoising of texts; without scripts it shows the final texts."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from sedd_cli.system.files import write_whole
 
 @dataclass(frozen=True)
 class Strand:
-    """One sequence as it was denoised.
+    """The denoising of one sequence.
 
     `start` [L]: the piece of text at each position before the first step, None where it is unresolved (MASK); a piece
-    may be empty where its character is shown elsewhere. `given`: positions that were given. `changes`: (step, position,
-    piece), in order of steps, which count from 1; a piece of None turns the position back into MASK. `evaluations`
-    [steps], `seconds` [steps]: network evaluations and time spent up to and including each step. `text`: the final one.
+    may be empty if its character is shown elsewhere. `given`: the given positions. `changes`: (step, position, piece)
+    ordered by step, counted from 1; a piece of None masks the position again. `evaluations` [steps], `seconds` [steps]:
+    network evaluations and time up to and including each step. `text`: the final text.
     """
 
     label: str
@@ -32,7 +32,7 @@ class Strand:
 
 @dataclass(frozen=True)
 class Replay:
-    """What one page shows: its heading, what it was made with (model, sampler, seed, …), and the sequences."""
+    """The content of a page: heading, facts (model, sampler, seed, …), sequences."""
 
     title: str
     facts: dict[str, str]
@@ -54,17 +54,17 @@ def page(replay: Replay) -> str:
         "data": _document(replay),
     }
     template = Path(__file__).with_name("replay.html").read_text(encoding="utf-8")
-    # in one pass: a text that spells a placeholder stays as it is
+    # in one pass, so that a text that contains a placeholder stays as it is
     return re.sub(r"\{\{(\w+)\}\}", lambda found: parts[found[1]], template)
 
 
 def write_page(path: Path, replay: Replay) -> None:
-    """Write the page, whole or not at all. OSError where it cannot be written."""
+    """Write the page atomically. Raises OSError if it cannot be written."""
     write_whole(path, page(replay))
 
 
 def _document(replay: Replay) -> str:
-    """The replay as JSON that can stand in a script element: in ASCII, and with no `<` to end it or open a comment."""
+    """The replay as JSON for a script element: ASCII, without `<`, which could end the element."""
     record = asdict(replay)
     for strand in record["strands"]:
         strand["seconds"] = [round(second, 3) for second in strand["seconds"]]  # finer than the page shows

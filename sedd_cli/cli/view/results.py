@@ -9,14 +9,14 @@ from rich.table import Table
 
 #: Units of the paper's values → short words.
 UNITS = {"perplexity": "ppl", "bits_per_char": "bits/char"}
-#: What models of other objectives than score entropy are called; all others are SEDD.
+#: Objectives other than score entropy → names of their models; all others are SEDD.
 KINDS = {
     "autoregressive": "autoregressive",
     "concrete_score": "concrete score",
     "d3pm": "D3PM",
     "masked_cross_entropy": "masked CE",
 }
-#: The model and the 5-gram on the same gaps → words.
+#: Outcomes of the model and the 5-gram on the same gap → labels.
 PAIRED = {
     "both": "both",
     "only model": "SEDD, not the 5-gram",
@@ -26,7 +26,7 @@ PAIRED = {
 
 
 def bounds_table(result: dict[str, Any]) -> Table:
-    """One split's bounds (or exact likelihoods) with their errors, the paper's value, and the baselines."""
+    """Bounds or exact likelihoods of one split with errors, the paper's value and the baselines."""
     tokens, characters, part = result["tokens"], result["characters"], ""
     if result.get("blocks_asked"):
         most = max(result["bounds"].values(), key=lambda found: found["tokens"])
@@ -34,7 +34,7 @@ def bounds_table(result: dict[str, Any]) -> Table:
     title = f"{result['corpus']} {result['split']}{part}: {tokens:,} tokens, {characters:,} characters"
     table = _table(title, result.get("paper"))
     for protocol, found in result["bounds"].items():
-        table.add_row(f"{_kind(result)} ({protocol})", *_figures(result, protocol, found))
+        table.add_row(f"{_kind(result)} ({protocol})", *_values(result, protocol, found))
     for name, bits in result.get("baselines", {}).items():
         fitted = " (of train)" if name.endswith("gram") else ""
         table.add_row(f"{name}{fitted}", f"{bits:.3f}", style="dim")
@@ -47,20 +47,20 @@ def bounds_table(result: dict[str, Any]) -> Table:
 
 
 def comparison(results: list[dict[str, Any]]) -> Table:
-    """Several splits, one row for each and protocol."""
+    """Several splits, a row for each split and protocol."""
     paper = any(r.get("paper") for r in results)
     table = Table("text", "protocol", header_style="bold")
     for name in ("bits/char", "± text", "perplexity/token", *(["paper"] if paper else [])):
         table.add_column(name, justify="right")
     for result in results:
         for protocol, found in result["bounds"].items():
-            bits, text, _, *rest = _figures(result, protocol, found)
+            bits, text, _, *rest = _values(result, protocol, found)
             table.add_row(f"{Path(result['corpus']).name} {result['split']}", protocol, bits, text, *rest)
     return table
 
 
 def cloze_table(found: dict[str, Any]) -> Table:
-    """How many masked words the model and a 5-gram restored, and how often only one of them did."""
+    """Masked words restored by the model and by a 5-gram, and by only one of them."""
     title = (
         f"{Path(found['corpus']).name} {found['split']}: {found['gaps']:,} words masked, of a known number of tokens"
     )
@@ -103,7 +103,7 @@ def _kind(result: dict[str, Any]) -> str:
     return f"{name} ="
 
 
-def _figures(result: dict[str, Any], protocol: str, found: dict[str, Any]) -> list[str]:
+def _values(result: dict[str, Any], protocol: str, found: dict[str, Any]) -> list[str]:
     between = found["between_documents_error"]
     cells = [
         plus_minus(found["bits_per_char"], found["bits_per_char_error"], 3),
@@ -119,5 +119,5 @@ def _figures(result: dict[str, Any], protocol: str, found: dict[str, Any]) -> li
 
 
 def plus_minus(value: float, error: float | None, digits: int) -> str:
-    """A value with its error, if it has one."""
+    """A value, and its error if there is one."""
     return f"{value:.{digits}f}" + (f" ± {error:.{digits}f}" if error else "")

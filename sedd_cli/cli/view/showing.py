@@ -1,4 +1,4 @@
-"""What `sample` and `infill` share: results on the screen, in a file, as it happens, and as a page."""
+"""Output that `sample` and `infill` share: on the screen, in a file, live, as a page."""
 
 from __future__ import annotations
 
@@ -17,10 +17,14 @@ def shown(
     view: View, model: LoadedModel, events: Iterable[Event], title: str, out: Path | None, watch: bool,
     html: Path | None, interrupted: str = "", svg: Path | None = None,
 ) -> list[Event]:  # fmt: skip
-    """Draw the events of a job, and return its results.
+    """Draw the events of a job and return its results.
 
-    out: each result is written there as it comes. watch: frames are drawn too, in a terminal. html, svg: a page
-    that replays them, and an animated picture of them, are written there.
+    Args:
+        out: Write each result to this file as it comes.
+        watch: Also draw frames, in a terminal.
+        html: Write a page that replays the frames to this file.
+        interrupted: Shown after Ctrl-C.
+        svg: Write an animated picture of the denoising to this file.
     """
     from sedd_cli.cli.view.recorder import Recorder
     from sedd_cli.cli.view.watch import Watcher
@@ -35,9 +39,9 @@ def shown(
         events = Watcher(view, model).watch(events)
     older = out is not None and out.is_file() and out.stat().st_size > 0
     with writing(out):
-        kept = view.follow(events, interrupted or "interrupted" + (f": what is finished is in {out}" if out else ""))
+        kept = view.follow(events, interrupted or "interrupted" + (f": finished samples are in {out}" if out else ""))
     if out is not None and out.exists():
-        view.say(f"wrote {out}{', in the place of what was there' if older else ''}", "dim")
+        view.say(f"wrote {out}{', replacing the file' if older else ''}", "dim")
     if recorder is not None and html is not None:
         from sedd_cli.cli.view.replay import write_page
 

@@ -1,48 +1,37 @@
-"""`sedd train --status`: a run's curve and figures, and its PNG."""
+"""The learning curve and the latest metrics of a run."""
 
 from __future__ import annotations
 
 from datetime import timedelta
-from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from sedd_cli.cli.view.curve import curve
-from sedd_cli.cli.view.view import View
+
+if TYPE_CHECKING:
+    from sedd_cli.training.status import Status
 
 
-def show_status(view: View, run: Path, png: bool) -> None:
-    """Print how the run stands; with `png`, write RUN/curve.png."""
-    from sedd_cli.training.status import plot, status
-
-    found = status(run)
-    document = found.to_dict()
-    if png:
-        plot(found, run / "curve.png")
-        document["png"] = str(run / "curve.png")
-    view.document(document)
-    if view.quiet:
-        return
+def draw_status(console: Console, found: Status) -> None:
+    """Print the state of a run, its curve and its metrics."""
     where = f"{found.state} at step {found.step:,} of {found.steps:,}"
     checkpoint = f"latest checkpoint {found.checkpoint}" if found.checkpoint else "no checkpoint yet"
-    view.console.print(Text.assemble((str(found.run), "bold"), f": {found.recipe}, {where}, {checkpoint}"))
+    console.print(Text.assemble((str(found.run), "bold"), f": {found.recipe}, {where}, {checkpoint}"))
     if found.reason:
-        view.console.print(Text(found.reason, style="red"))
+        console.print(Text(found.reason, style="red"))
     points = [(r["step"], r["loss"]) for r in found.train if r["loss"] is not None]
     marks = [(r["step"], r["nats_per_token"]) for r in found.validation]
     if points:
-        view.console.print(curve(points, marks, width=max(20, min(view.console.width - 20, 100))), end="")
-        view.console.print(
-            Text(" " * 11 + "nats per token" + ("; o: bound on validation" if marks else ""), style="dim")
-        )
-        view.console.print(_figures(found.train[-1], found.validation, found.state))
-    if png:
-        view.console.print(Text(f"wrote {document['png']}"))
+        console.print(curve(points, marks, width=max(20, min(console.width - 20, 100))), end="")
+        console.print(Text(" " * 11 + "nats per token" + ("; o: bound on validation" if marks else ""), style="dim"))
+        console.print(_metrics(found.train[-1], found.validation, found.state))
 
 
-def _figures(last: dict, validation: list[dict], state: str) -> Table:
-    """The last figures, two columns."""
+def _metrics(last: dict[str, Any], validation: list[dict[str, Any]], state: str) -> Table:
+    """The latest metrics, a row each."""
     table = Table(show_header=False, box=None, pad_edge=False)
     table.add_column(style="dim")
     table.add_column()

@@ -38,12 +38,12 @@ def show(view: View, found: TableSummary) -> None:
         reached = (f"{n} reached in {s} steps" if s else f"{n} not reached" for n, s in entry.matches.items())
         view.say(f"{entry.label}: {'; '.join([line, *reached])}")
     if more := found.more_seeds:
-        view.say(f"more seeds are there: --seeds {found.seeds + more} shows them", "yellow")
+        view.say(f"more seeds exist: --seeds {found.seeds + more} shows them", "yellow")
     for line in found.warnings:
         view.say(f"warning: {line}", "yellow")
     commands = {entry.command: entry.cost for row in found.rows for entry in row.commands}
     if commands:
-        view.say("For the rest (--run all does all of it; lines of `sedd train` are for training elsewhere):")
+        view.say("For missing values (--run all runs everything; `sedd train` lines are for training elsewhere):")
         for command, cost in commands.items():
             view.say(f"  {command}" + (f"   # {cost}" if cost else ""), "cyan")
 

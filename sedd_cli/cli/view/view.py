@@ -1,15 +1,15 @@
-"""Run events → what a person sees: live bars in a terminal, plain lines elsewhere, JSON when asked."""
+"""Draws the events of a job: live bars in a terminal, plain lines elsewhere, JSON under `--json`."""
 
 from __future__ import annotations
 
 import json
-import os
 import sys
 import time
 from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
 from datetime import timedelta
 from functools import singledispatchmethod
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console, RenderableType
@@ -20,6 +20,7 @@ from rich.progress import Progress as Bars
 from rich.table import Table
 from rich.text import Text
 
+from sedd_cli.cli.outcome import failure, json_output, main_process
 from sedd_cli.cli.view.results import bounds_table
 from sedd_cli.system import events as e
 
@@ -28,7 +29,7 @@ PLAIN_EVERY = 10.0
 
 
 class Live(Bars):
-    """Progress bars, and below them the figures of the job at hand."""
+    """Progress bars, with metrics of the job below them."""
 
     below: RenderableType = ""
 
@@ -39,22 +40,22 @@ class Live(Bars):
 
 
 class View:
-    """Draws events. Silent on every process but the first; with `json` it speaks on standard error."""
+    """Draws events. Prints on the first process only; with `json`, on standard error."""
 
     def __init__(self, json: bool = False, quiet: bool = False):
         self.json = json
-        self.quiet = quiet or os.environ.get("RANK", "0") != "0"
+        self.quiet = quiet or not main_process()
         self.console = Console(
             stderr=json, highlight=False, soft_wrap=not (sys.stderr if json else sys.stdout).isatty()
         )
-        # results go to standard output; what only accompanies them does so in a terminal alone
+        # notes go to standard output in a terminal only, so that a redirected output holds results alone
         self.aside = self.console if self.console.is_terminal else Console(stderr=True, highlight=False, soft_wrap=True)
         self._bars: Live | None = None
         self._tasks: dict[str, Any] = {}
         self._spoken: dict[str, float] = {}
 
     def follow(self, events: Iterable[e.Event], interrupted: str = "") -> list[e.Event]:
-        """Draw every event; returns those that are results rather than progress. `interrupted` is said at Ctrl-C."""
+        """Draw every event; returns those other than progress. `interrupted` is shown after Ctrl-C."""
         kept = []
         try:
             with self._live():
@@ -68,34 +69,46 @@ class View:
             raise
         return kept
 
-    def document(self, data: Any) -> None:
-        """The command's one JSON document, if it was asked for."""
-        if self.json and os.environ.get("RANK", "0") == "0":
-            sys.stdout.write(json.dumps(data, indent=1, ensure_ascii=False, allow_nan=False, default=str) + "\n")
+    def finish(self, events: Iterable[e.Event], interrupted: str = "") -> Any:
+        """Draw every event and return the result of the job."""
+        return next(event.result for event in self.follow(events, interrupted) if isinstance(event, e.Finished))
+
+    def document(self, data: Any, error: Exception | None = None) -> None:
+        """Write the command's JSON document under `--json`; `error` is the one with which the command will end."""
+        if self.json:
+            json_output.write(data | failure(error) if error else data)
+
+    def write(self, data: Any, out: Path | None) -> None:
+        """Write the JSON document to the file of `--out`, if there is one."""
+        if out is not None:
+            from sedd_cli.system.files import write_whole
+
+            write_whole(out, json.dumps(data, indent=1, ensure_ascii=False) + "\n")
+            self.say(f"wrote {out}", "dim")
 
     def say(self, text: str, style: str = "") -> None:
-        """A line for people (markup is not interpreted)."""
+        """Print a line, without interpreting markup, unless quiet."""
         if not self.quiet:
             self.aside.print(Text(text, style=style), soft_wrap=True)
 
     def table(self, table: Table) -> None:
-        """A finished table."""
+        """Print a table, unless quiet."""
         if not self.quiet:
             self.console.print(table)
 
     def result(self, table: Table) -> None:
-        """A table that is what the command was asked for: also shown where only that is."""
+        """Print the table that is the command's result, also when quiet."""
         if not (self.quiet and self.json):
             self.console.print(table)
 
     def picture(self, what: RenderableType) -> None:
-        """Keep this below the bars until it is replaced; nothing where there are none."""
+        """Show this below the bars until it is replaced; nothing happens without bars."""
         if self._bars:
             self._bars.below = what
 
     @singledispatchmethod
     def show(self, event: e.Event) -> None:
-        """Draw one event; kinds without a picture of their own pass silently."""
+        """Draw one event; kinds without a handler are ignored."""
 
     @show.register
     def _(self, event: e.Note) -> None:
@@ -111,17 +124,17 @@ class View:
 
     @show.register
     def _(self, event: e.TrainStep) -> None:
-        figures = step_figures(event)
+        metrics = step_metrics(event)
         if self._bars:
-            self._bars.below = figures_below(figures)
-            # while the bar runs the figures stand below it, its last line keeps the loss
-            figures = {"loss": figures["loss"]} if event.step == event.steps else {}
-        self._advance("training", event.step, event.steps, "steps", figures)
+            self._bars.below = metrics_row(metrics)
+            # the metrics stand below the running bar; its final line keeps the loss
+            metrics = {"loss": metrics["loss"]} if event.step == event.steps else {}
+        self._advance("training", event.step, event.steps, "steps", metrics)
 
     @show.register
     def _(self, event: e.Validated) -> None:
         errors = f"{event.bits_per_char:.3f} ± {event.bits_per_char_error:.3f} bits/char"
-        if event.between_documents_error:  # 0 where few blocks do not tell it from the error of the draws
+        if event.between_documents_error:  # 0 if it cannot be told from the error of the draws
             errors += f" (± {event.between_documents_error:.3f} by choice of text)"
         self.say(f"step {event.step:,}: {event.split} ≤ {errors}, {event.blocks} blocks", "green")
 
@@ -133,7 +146,7 @@ class View:
     @show.register
     def _(self, event: e.Sampled) -> None:
         if self.quiet and event.at_step is not None:
-            return  # asked for is what comes at the end
+            return  # samples during training are progress
         if self.quiet and not self.json:
             sys.stdout.write((event.text if event.text is not None else " ".join(map(str, event.tokens))) + "\n")
         elif not self.quiet:
@@ -161,7 +174,7 @@ class View:
             if task not in self._tasks:
                 self._tasks[task] = self._bars.add_task(escape(task), total=total, unit=unit, figures="")
             self._bars.update(self._tasks[task], completed=done, total=total, figures=escape(spelled))
-            if finished:  # a finished bar becomes a line: later ones need the width and the place
+            if finished:  # a finished bar becomes a line, which leaves room for later bars
                 self._bars.remove_task(self._tasks.pop(task))
                 self.say(f"{task}: {done:,} {unit}  {spelled}".rstrip(), "dim")
         elif finished or time.monotonic() - self._spoken.get(task, float("-inf")) > PLAIN_EVERY:
@@ -188,7 +201,7 @@ class View:
 
 
 def _title(event: e.Sampled) -> list[str]:
-    """What stands above a sample: its number, what it took, and all that made it another law than the model's."""
+    """The heading of a sample: its number, its cost, and the options that change its distribution."""
     filled = isinstance(event, e.Filled)
     found = [f"{'infill' if filled else 'sample'} {event.index}"]
     if event.prompt is not None:
@@ -209,8 +222,8 @@ def _title(event: e.Sampled) -> list[str]:
     return found
 
 
-def step_figures(event: e.TrainStep) -> dict[str, str]:
-    """The figures of training steps, spelled; what is unknown is left out."""
+def step_metrics(event: e.TrainStep) -> dict[str, str]:
+    """The metrics of training steps as text; unknown ones are left out."""
     found = {
         "loss": _number(event.loss),
         "by t 0→1": " ".join(map(_number, event.loss_by_t)),
@@ -224,9 +237,9 @@ def step_figures(event: e.TrainStep) -> dict[str, str]:
     return {name: value for name, value in found.items() if value}
 
 
-def figures_below(figures: dict[str, str]) -> Table:
-    """The figures as a row under their names."""
-    shown = {name: value for name, value in figures.items() if name != "left"}  # the bar says it
+def metrics_row(metrics: dict[str, str]) -> Table:
+    """The metrics as a row under their names."""
+    shown = {name: value for name, value in metrics.items() if name != "left"}  # the bar shows it
     table = Table(*shown, box=None, pad_edge=False, header_style="dim")
     table.add_row(*shown.values())
     return table

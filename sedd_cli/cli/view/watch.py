@@ -1,4 +1,4 @@
-"""`--watch`: texts as they resolve, below the bar; nothing where the output is no terminal."""
+"""`--watch`: texts during denoising, below the progress bar, in a terminal only."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from sedd_cli.cli.view.pieces import Pieces
 from sedd_cli.cli.view.view import View
 from sedd_cli.system.events import Event, Frame, Seen
 
-#: What stands for a token that is not there yet.
+#: Shown for a masked token.
 UNRESOLVED = "░"
 #: Seconds for which a new token is highlighted, and between two drawings.
 FRESH, EVERY = 0.4, 0.04
@@ -22,24 +22,24 @@ AROUND = 5
 
 
 class Watcher:
-    """Draws frames on a view; the texts of as many sequences as the terminal has room for."""
+    """Draws frames on a view, with as many sequences as the terminal has room for."""
 
     def __init__(self, view: View, model: LoadedModel):
         self._view, self._pieces = view, Pieces(model)
         self._before: dict[int, list[int]] = {}
-        #: When a position of a sequence has changed, and when a frame was drawn.
+        #: (sequence, position) → time of its last change; time of the last drawing.
         self._changed: dict[tuple[int, int], float] = {}
         self._drawn = 0.0
 
     def watch(self, events: Iterable[Event]) -> Iterator[Event]:
-        """The events, frames drawn."""
+        """Pass the events on and draw the frames."""
         if not self._view.console.is_terminal or self._view.quiet:
             yield from events
             return
         for event in events:
             if isinstance(event, Frame):
                 self._note(event)
-                # more often than it is seen, drawing would only cost time
+                # drawing more often than the eye sees would only cost time
                 if event.step == event.steps or time.monotonic() - self._drawn > EVERY:
                     self._view.picture(self._frame(event))
                     self._drawn = time.monotonic()
@@ -54,7 +54,7 @@ class Watcher:
             lines = text.wrap(console, console.width, no_wrap=False)
             if shown and len(lines) + 2 > room:
                 break
-            # of a text longer than the terminal, the part in which something happens
+            # of a text longer than the terminal, show the part that changed last
             row = _line_of(lines, newest)
             first = min(max(0, row - room // 2), max(0, len(lines) - room))
             rule = [Text(f"── {seen.number} ──", "dim")] if len(frame.sequences) > 1 else []
@@ -65,7 +65,7 @@ class Watcher:
         return Group(*shown, self._figures(frame))
 
     def _note(self, frame: Frame) -> None:
-        """Remember when each position changed."""
+        """Record when each position changed."""
         if frame.step <= 1:
             self._before, self._changed = {}, {}
         for place, seen in enumerate(frame.sequences):
@@ -76,7 +76,7 @@ class Watcher:
                 self._before[place] = seen.x
 
     def _text(self, place: int, seen: Seen, now: float) -> tuple[Text, int]:
-        """The text of a sequence, and the character at which it has changed last."""
+        """The text of a sequence, and the character that changed last."""
         text, newest, when = Text(), 0, 0.0
         for i, piece in enumerate(self._pieces(seen.x)):
             if piece is None:
@@ -102,7 +102,7 @@ class Watcher:
 
 
 def _line_of(lines: Iterable[Text], character: int) -> int:
-    """The line in which a character of the text stands; wrapping may have dropped a space at a line's end."""
+    """The line of a character of the text; wrapping may have dropped a space at the end of a line."""
     at = 0
     for number, line in enumerate(lines):
         at += len(line.plain) + 1

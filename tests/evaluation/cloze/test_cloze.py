@@ -352,7 +352,7 @@ def test_what_cannot_fill_is_refused(model, own, tmp_path):
 
 
 def test_the_command_shows_a_table_and_writes_the_document(sedd, tiny_run, tmp_path):
-    words = ["eval", "--model", tiny_run, "--cloze", 6, "--candidates", 2, "--seed", 3]
+    words = ["cloze", "--model", tiny_run, "-n", 6, "--candidates", 2, "--seed", 3]
     done = sedd(*words, "--out", tmp_path / "c.json", "--json")
     assert done.code == 0, done.err
     found = json.loads(done.out)
@@ -371,22 +371,15 @@ def test_the_command_shows_a_table_and_writes_the_document(sedd, tiny_run, tmp_p
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--cloze", "0"], "gaps must be at least 1, found 0"),
-        (["--cloze", "2", "--candidates", "0"], "candidates must be at least 1"),
-        (["--cloze", "2", "--sweep", "steps=2"], "name one of them"),
-        (["--cloze", "2", "--samples", "{none}"], "name one of them"),
-        (["--cloze", "2", "--judge", "gpt2"], "--judge means nothing with --cloze"),
-        (["--cloze", "2", "--protocol", "mdlm"], "--protocol means nothing with --cloze"),
-        (["--cloze", "2", "--no-resume"], "--resume means nothing with --cloze"),
-        (["--cloze", "2", "--length", "9"], "--length means nothing with --cloze"),
-        (["--cloze", "2", "--dataset", "ptb", "--dataset", "lm1b"], "one text, found 2"),
-        (["--cloze", "2", "--out", "{none}/f"], "does not exist"),
-        (["--cloze", "2", "--split", "dev"], "no split 'dev'"),
-        (["--candidates", "2"], "--candidates means nothing with a likelihood: it goes with --cloze"),
+        (["-n", "0"], "gaps must be at least 1, found 0"),
+        (["-n", "2", "--candidates", "0"], "candidates must be at least 1"),
+        (["-n", "2", "--dataset", "ptb", "--dataset", "lm1b"], "one text, found 2"),
+        (["-n", "2", "--out", "{none}/f"], "does not exist"),
+        (["-n", "2", "--split", "dev"], "no split 'dev'"),
     ],
 )
 def test_a_wrong_request_gets_one_clear_line(sedd, tiny_run, tmp_path, words, message):
-    done = sedd("eval", "--model", tiny_run, *(w.format(none=tmp_path / "none") for w in words))
+    done = sedd("cloze", "--model", tiny_run, *(w.format(none=tmp_path / "none") for w in words))
     assert done.code == 2, done.err
     assert re.search(message, done.err), done.err
     assert done.err.strip().splitlines()[-1].startswith("error:")
@@ -394,6 +387,6 @@ def test_a_wrong_request_gets_one_clear_line(sedd, tiny_run, tmp_path, words, me
 
 def test_it_wants_no_torchrun(sedd, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
-    done = sedd("eval", "--cloze", 2)
+    done = sedd("cloze", "-n", 2)
     assert done.code == 2
     assert "without torchrun" in done.err

@@ -110,7 +110,7 @@ def test_weights_that_are_not_finite_are_named_and_nothing_else_is_asked(sedd, t
     state = save_published(tmp_path / "m")
     state["blocks.1.mlp.0.bias"][3] = float("nan")
     save_file(state, tmp_path / "m" / "model.safetensors")
-    done = sedd("doctor", "--model", tmp_path / "m", "--json")
+    done = sedd("inspect", tmp_path / "m", "--json")
     assert done.code == 1
     found = json.loads(done.out)
     assert found["levels"] == []
@@ -129,7 +129,7 @@ def test_scores_that_overflow_are_bad(sedd, tmp_path):
     assert found["scores"]["state"] == "bad"
     assert "not finite at a noise of" in found["scores"]["found"]
     assert result["samples"] is None
-    done = sedd("doctor", "--model", tmp_path / "m", "--json")
+    done = sedd("inspect", tmp_path / "m", "--json")
     assert done.code == 1
     assert json.loads(done.out)["levels"] == result["levels"]
 
@@ -214,10 +214,9 @@ def test_guesses_must_beat_the_most_frequent_token(right, state):
 
 
 def test_the_command_shows_levels_and_findings(sedd, tiny_run, tmp_path):
-    done = sedd("doctor", "--model", tiny_run)
+    done = sedd("inspect", tiny_run)
     assert done.code == 0, done.err
     assert "scores on test split of corpus.txt" in done.out
     assert "normaliser" in done.out
     assert "all finite" in done.out
-    assert sedd("doctor", "--text", "x.txt").code == 2
-    assert sedd("doctor", "--model", tmp_path / "nothing").code == 2
+    assert sedd("inspect", tmp_path / "nothing").code == 2

@@ -1,0 +1,39 @@
+"""`sedd status`."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sedd_cli.cli import options as o
+from sedd_cli.cli.view.status import draw_status
+from sedd_cli.cli.view.view import View
+
+
+def status(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run.")],
+    plot: Annotated[bool, typer.Option("--plot", help="Also write RUN/curve.png.")] = False,
+    json: o.Json = False,
+    quiet: o.Quiet = False,
+) -> None:
+    """Show the learning curve and the latest metrics of a run, during training or afterwards.
+
+    Example: sedd status runs/quickstart --plot
+    """
+    from sedd_cli.training.status import plot as draw
+    from sedd_cli.training.status import status as read
+
+    view = View(json, quiet)
+    found = read(run)
+    document = dataclasses.asdict(found)
+    if plot:
+        draw(found, run / "curve.png")
+        document["png"] = str(run / "curve.png")
+    if not quiet:
+        draw_status(view.console, found)
+    if plot:
+        view.say(f"wrote {document['png']}")
+    view.document(document)

@@ -1,0 +1,67 @@
+"""`sedd sweep`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sedd_cli.cli import options as o
+from sedd_cli.cli.choose import choose_any, require_one_process
+from sedd_cli.cli.judge import load_judge
+from sedd_cli.cli.view.quality import sweep_table
+from sedd_cli.cli.view.view import View
+from sedd_cli.errors import RequestError
+
+#: Shown after Ctrl-C.
+RESUME = "interrupted: finished samples and points are kept, the same command continues"
+
+
+def sweep(
+    steps: Annotated[str, typer.Option(metavar="LIST", help="Numbers of steps: 32,64,128 or 32,64,...,2048.")],
+    judge: o.JudgeModel,
+    sampler: Annotated[str, typer.Option(metavar="LIST", help="tweedie, euler, or both with a comma.")] = "tweedie",
+    n: Annotated[int, typer.Option("-n", metavar="INT", help="Samples at each point.")] = 64,
+    length: Annotated[
+        int | None, typer.Option(metavar="INT", help="Tokens per sample; default: the model's length.")
+    ] = None,
+    self_bleu: o.SelfBleu = False,
+    resume: Annotated[bool, typer.Option(help="Continue from the samples of an interrupted sweep.")] = True,
+    out: Annotated[Path, typer.Option(metavar="FOLDER", help="Folder of samples, result and figure.")] = Path("sweep"),
+    seed: o.Seed = 0,
+    model: o.ModelOption = None,
+    tokenizer: o.Tokenizer = None,
+    device: o.Device = "auto",
+    precision: o.Precision = "fp32",
+    json: o.Json = False,
+    quiet: o.Quiet = False,
+) -> None:
+    """Measure the quality of samples against the number of sampling steps (figures 1 and 2 of the paper).
+
+    Example: sedd sweep --steps 32,64,...,2048 --sampler tweedie,euler --judge gpt2-large -n 64 --out figure1
+    """
+    from sedd_cli.checkpoints.loaded_model import LoadedModel
+    from sedd_cli.evaluation.sweep import SweepOptions, holds_sweep, parse_sweep, plot
+    from sedd_cli.evaluation.sweep import sweep as job
+    from sedd_cli.system.outputs import check_folder
+
+    view = View(json, quiet)
+    samplers = tuple(sampler.split(","))
+    options = SweepOptions(out, parse_sweep(f"steps={steps}"), samplers, n, length, seed, self_bleu, resume)
+    require_one_process("sweep")
+    check_folder("--out", options.folder, holds_sweep, "a folder of a sweep")
+    chosen = choose_any(view, model, device, precision, tokenizer)
+    if not isinstance(chosen, LoadedModel) or chosen.exact:
+        raise RequestError(f"a sweep needs a diffusion model: {chosen.source} is autoregressive and has no steps")
+    reader = load_judge(view, judge, device)
+    found = view.finish(job(chosen, reader, options), RESUME)
+    view.result(sweep_table(found))
+    stored, png = options.folder / "sweep.json", options.folder / "sweep.png"
+    try:
+        plot(found, png)
+        found["png"] = str(png)
+        view.say(f"wrote {stored} and {png}", "dim")
+    except RequestError as error:  # the figure needs matplotlib, the result does not
+        view.say(f"wrote {stored}; {error}", "yellow")
+    view.document(found)

@@ -1,0 +1,144 @@
+"""The commands, their options, and their help."""
+
+from __future__ import annotations
+
+import re
+import resource
+import subprocess
+import sys
+
+import pytest
+import typer.main
+
+from sedd_cli.cli.app import PANELS, app
+
+#: Every command with its arguments and options, apart from --json, --quiet and -q, which all of them have.
+FLAGS = {
+    "prepare": (
+        "CORPUS --config --detokenizer --documents --encoding --field --from --inspect --list --revision "
+        "--split --tokenizer --verify --workers"
+    ),
+    "train": (
+        "KEY=VALUE RECIPE --autotune --device --dry-run --fresh --no-report --report --run-dir "
+        "--tensorboard --wandb"
+    ),
+    "status": "RUN --plot",
+    "sample": (
+        "--batch --block --correctors --device --grid --html --judge --legacy-float32-gumbel --length "
+        "--model --no-thinning --normalized --out --precision --prompt --prompts --remask --sampler "
+        "--seed --self-bleu --steps --stride --temperature --tokenizer --top-p --watch -m -n"
+    ),
+    "infill": (
+        "--all --batch --candidates --correctors --device --grid --html --input --interactive "
+        "--legacy-float32-gumbel --length --model --no-resume --no-thinning --normalized --out "
+        "--precision --prefix --remask --resume --sampler --seed --steps --suffix --temperature "
+        "--template --tokenizer --top-p --watch -i -m -n -t"
+    ),
+    "export": "MODEL --dry-run --half --private --push --to --tokenizer",
+    "inspect": "MODEL --device --precision --seed --text --tokenizer",
+    "eval": (
+        "--baselines --blocks --dataset --device --estimator --from --length --max-nfe --model "
+        "--no-baselines --no-resume --out --precision --protocol --rel-error --resume --seed --split "
+        "--tokenizer -m"
+    ),
+    "judge": "FILE --device --judge --out --self-bleu --tokenizer",
+    "sweep": (
+        "--device --judge --length --model --no-resume --out --precision --resume --sampler --seed "
+        "--self-bleu --steps --tokenizer -m -n"
+    ),
+    "cloze": (
+        "--candidates --dataset --device --from --model --out --precision --seed --split --tokenizer -m "
+        "-n"
+    ),
+    "mauve": (
+        "--batch --device --features --generations --mode --model --new --normalized --precision --prompt "
+        "--references --sampler --seed --seeds --split --steps --temperature --tokenizer --top-p "
+        "--windows -m -n"
+    ),
+    "table": "NAME --budget --device --dry-run --markdown --mini --out --plot --rel-error --run --runs --seeds",
+    "doctor": "",
+    "bench train": "KEY=VALUE --batch --device --recipe --repeats",
+    "bench loss": "KEY=VALUE --batch --device --recipe --repeats",
+    "bench sample": "KEY=VALUE --batch --device --normalized --recipe --repeats --steps",
+    "bench prepare": "CORPUS --megabytes --repeats --tokenizer --workers",
+    "bench loader": "--batch --length --repeats",
+}  # fmt: skip
+
+
+def commands() -> dict:
+    """The commands by name, those of `bench` too."""
+    found = {}
+    for name, command in typer.main.get_command(app).commands.items():
+        inner = getattr(command, "commands", None)
+        found |= {f"{name} {own}": c for own, c in inner.items()} if inner else {name: command}
+    return found
+
+
+def flags(command) -> list[str]:
+    """The arguments and the spellings of the options of a command."""
+    found = []
+    for parameter in command.params:
+        argument = parameter.param_type_name == "argument"
+        found += [parameter.metavar] if argument else [*parameter.opts, *parameter.secondary_opts]
+    return sorted(name for name in found if name.strip())
+
+
+def help_of(sedd, monkeypatch, *words: str) -> str:
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setattr("typer.rich_utils.MAX_WIDTH", 80)
+    done = sedd(*words, "--help")
+    assert done.code == 0, done.err
+    return done.out
+
+
+def test_commands_and_options_are_those_of_the_table():
+    found = {name: flags(command) for name, command in commands().items()}
+    assert found == {name: sorted([*words.split(), "--json", "--quiet", "-q"]) for name, words in FLAGS.items()}
+
+
+def test_the_help_lists_every_command_in_its_panel(sedd, monkeypatch):
+    panels = re.split(r"╭─ (.*?) ─+╮", help_of(sedd, monkeypatch))
+    shown = {
+        name: re.findall(r"^│ (\w+) ", body, re.MULTILINE)
+        for name, body in zip(panels[1::2], panels[2::2], strict=True)
+    }
+    del shown["Options"]
+    assert shown == {panel: list(inside) for panel, inside in PANELS.items()}
+
+
+@pytest.mark.parametrize("name", ["", "bench", *FLAGS])
+def test_help_at_80_columns_breaks_no_word(name, sedd, monkeypatch):
+    text = help_of(sedd, monkeypatch, *name.split())
+    assert max(map(len, text.splitlines())) <= 80
+    assert not re.search(r"[\w.-]…", text), "a word is cut"
+    shown = set(re.findall(r"[\w./*-]+", text))
+    for command in [commands()[name]] if name in FLAGS else []:
+        assert {flag for flag in flags(command) if flag.startswith("-")} <= shown
+        words = {word for p in command.params for word in re.findall(r"[\w./-]+", getattr(p, "help", None) or "")}
+        assert words <= shown, "a word is broken over two lines"
+
+
+def test_paragraphs_of_help_fill_their_lines(sedd, monkeypatch):
+    before, _, after = help_of(sedd, monkeypatch, "eval").partition("An autoregressive model of")
+    assert before.count("\n")
+    assert after.startswith(" transformers"), "the line breaks of the docstring are kept"
+
+
+def test_help_comes_within_half_a_second_and_without_torch():
+    script = (
+        "import sys; sys.argv = ['sedd', '--help']\n"
+        "from sedd_cli.__main__ import main\n"
+        "try: main()\n"
+        "finally: assert not {'torch', 'numpy', 'yaml', 'datasets'} & set(sys.modules)"
+    )
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert done.returncode == 0, done.stderr
+    # time on the processor: what a busy machine takes besides is not the command's
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 0.5
+
+
+@pytest.mark.parametrize("name", FLAGS)
+def test_every_command_shows_an_example(name, sedd, monkeypatch):
+    assert f"Example: sedd {name}" in " ".join(help_of(sedd, monkeypatch, *name.split()).split())
