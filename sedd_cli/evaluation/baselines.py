@@ -29,10 +29,10 @@ def baselines(dataset: Dataset, blocks: Blocks) -> Iterator[Event]:
         else:
             yield Note(f"no n-gram baselines: the training split has over {MOST_TOKENS:,} tokens")
     corpus = CORPORA.get(dataset.manifest.corpus)
-    if corpus and corpus.law:
+    if corpus and corpus.process:
         if math.isfinite(bits := source_bits(dataset, blocks)):  # the tokens may not tell what the characters were
             found["the source itself"] = bits
-        found["entropy rate"] = corpus.law.entropy_rate() / math.log(2)
+        found["entropy rate"] = corpus.process.entropy_rate() / math.log(2)
     return found
 
 
@@ -54,7 +54,7 @@ def ngrams(dataset: Dataset, blocks: Blocks) -> dict[str, float]:
 def source_bits(dataset: Dataset, blocks: Blocks) -> float:
     """Bits per character of these very blocks, each by itself, under the law they were drawn from: no model of them
     can be expected to do better."""
-    law, nats, characters = CORPORA[dataset.manifest.corpus].law, 0.0, 0
+    law, nats, characters = CORPORA[dataset.manifest.corpus].process, 0.0, 0
     for start, stop in blocks.spans:
         ids = blocks.split.read(int(start), int(stop))
         text = dataset.tokenizer.decode(ids[ids != dataset.tokenizer.eos])
