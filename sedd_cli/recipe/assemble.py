@@ -1,4 +1,4 @@
-"""The objects that a recipe names, and whether they go together."""
+"""Make the objects that a recipe names, and check that they fit together."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from sedd_cli.recipe import Recipe
 
 
 def make_graph(recipe: Recipe, vocab_size: int) -> Graph:
-    """The recipe's graph over the tokenizer's N tokens."""
+    """The recipe's graph for a vocabulary of N tokens."""
     return recipe.graph.make(vocab_size=vocab_size)
 
 
@@ -64,7 +64,7 @@ def _checked_objective(recipe: Recipe, graph: Graph) -> Objective:
 
 
 def make_net(recipe: Recipe, graph: Graph, device: torch.device) -> DiT:
-    """A fresh network, initialised by the recipe's seed: the same on every machine and process."""
+    """A new network, initialised from the recipe's seed: the same on every machine and process."""
     objective = _checked_objective(recipe, graph)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
@@ -79,12 +79,12 @@ def make_net(recipe: Recipe, graph: Graph, device: torch.device) -> DiT:
     return net
 
 
-#: Sizes of the vocabularies a recipe can name without a file at hand.
+#: Vocabulary sizes of tokenizers that need no file.
 VOCABULARIES = {"gpt2": 50257, "bert-base-uncased": 30522, "text8": 27, "byte": 257}
 
 
 def expected_vocab_size(spec: str | None) -> int | None:
-    """N of a tokenizer by its name alone; None where only the data can tell."""
+    """The vocabulary size of a tokenizer by name; None if it depends on the data."""
     if spec and spec.startswith("bpe:") and spec[4:].isdigit():
         return int(spec[4:])
     return VOCABULARIES.get(spec or "")

@@ -55,7 +55,7 @@ class StepMetrics:
             step=state.step,
             steps=state.recipe.train.steps,
             loss=_per_token(nats.sum(), sequences.sum(), length),
-            loss_by_t=[_per_token(*bin, length) for bin in bins],
+            loss_by_t=[_per_token(one, count, length) for one, count in bins],
             grad_norm=None if math.isnan(self._norm) else self._norm,
             lr=learning_rate(state.recipe, state.step),
             tokens_per_second=rate,

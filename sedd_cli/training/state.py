@@ -71,9 +71,9 @@ class TrainState:
         graph, schedule = make_graph(recipe, dataset.tokenizer.vocab_size), recipe.noise.make()
         net = make_net(recipe, graph, dist.device)
         objective, origin, notices = recipe.objective.make(), "", []
-        if anew and recipe.init_from is not None:
+        if anew and (source := recipe.init_from) is not None:
             origin, notices = dist.from_main(
-                lambda: start_from(recipe.init_from, net, graph, schedule, objective, dataset.tokenizer)
+                lambda: start_from(source, net, graph, schedule, objective, dataset.tokenizer)
             )
             dist.spread(p.detach() for p in net.parameters())
         net.recompute = recipe.train.recompute

@@ -50,8 +50,9 @@ def status(run: Path) -> Status:
     done = latest == f"step-{recipe.train.steps}"
     failed = records[-1] if records and records[-1].get("kind") == "failed" else None
     state = "running" if is_locked(run / ".lock") else "finished" if done else "failed" if failed else "stopped"
-    reason = failed["reason"] if failed and state == "failed" else None
-    step = failed["step"] if reason else step
+    reason = None
+    if failed and state == "failed":
+        reason, step = failed["reason"], failed["step"]
     return Status(run, recipe.name, state, step, recipe.train.steps, latest, train, validation, reason)
 
 

@@ -73,7 +73,7 @@ class Wandb(Tracker):
 
     def __init__(self, run: Path, recipe: Recipe, step: int):
         super().__init__(run, recipe, step)
-        import wandb
+        import wandb  # pyright: ignore[reportMissingImports]  (an optional package)
 
         self._wandb = wandb
         mark = run / "wandb-id"
