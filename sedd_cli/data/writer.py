@@ -92,6 +92,7 @@ class SplitWriter:
             self._close_shard()
 
     def _close_shard(self) -> None:
+        assert self._stream is not None, "only an open shard is closed"
         sync(self._stream)
         ends = np.concatenate(self._ends)
         index = f"{self.name}-{len(self.done):05d}.idx"
