@@ -1,14 +1,14 @@
-"""Undoing the spaces that old corpora put around punctuation, as zero-shot perplexity asks.
+"""Detokenizers: they remove the spaces that old corpora have around punctuation, for zero-shot perplexity.
 
 Each detokenizer is a list of rules applied in order to one document. None is exactly invertible:
 
 - wikitext: the placeholder " N " becomes " 1 ", and a quote or apostrophe pairs with the next one whatever it
   meant, so spaces inside a pair that were the author's own are lost.
-- ptb: `<unk>` becomes "?", " N " becomes " 1 ": what the corpus had replaced is replaced again.
+- ptb: `<unk>` becomes "?" and " N " becomes " 1 ", whatever stood there originally.
 - lm1b: a quote pairs with the next one, and an abbreviation's point is taken for the end of a sentence.
 - lambada: both curly quotes become the straight one, and outer white space gives way to one newline in front.
 
-The rules are those of the evaluation that the published perplexities come from; to change one changes numbers.
+The rules are those behind the published perplexities; a change to a rule changes numbers.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ _WIKITEXT = [
 
 _PTB = [
     *_literal((" 's", "'s"), ("s ' ", "s' "), (" n't", "n't"), ("\\/", "/")),
-    # Two neighbouring N share the space between them, so one pass takes every other one: look, do not consume.
+    # adjacent N share the space between them: a look-ahead leaves it for the next match
     *_pattern((r" N(?= )", " 1")),
     *_literal(("$ 1", "$1"), ("# 1", "#1"), ("<unk>", "?")),
 ]
@@ -95,7 +95,7 @@ DETOKENIZERS: dict[str, Detokenizer] = {
 
 
 def find_detokenizer(name: str) -> Detokenizer:
-    """The detokenizer called `name`; RequestError lists those there are."""
+    """The detokenizer called `name`; RequestError lists the known ones."""
     if name not in DETOKENIZERS:
         raise RequestError(f"detokenizer {name!r} is not known; there are: {', '.join(DETOKENIZERS)}")
     return DETOKENIZERS[name]

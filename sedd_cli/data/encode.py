@@ -1,10 +1,10 @@
-"""Documents to token ids, on several threads, in an order and in groups that do not depend on their number."""
+"""Documents → token ids on several threads; order and groups do not depend on the number of threads."""
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
 
@@ -17,13 +17,13 @@ GROUP_CHARACTERS = 1 << 20
 
 def encode_stream(
     documents: Iterable[str], tokenizer: Tokenizer, clean: Callable[[str], str], workers: int
-) -> Iterator[Encoded]:
-    """Encode `documents` group by group, in order. Threads suffice: the tokenizers work outside Python's lock.
+) -> Generator[Encoded, None, None]:
+    """Encode `documents` group by group, in order. Threads suffice: the tokenizers release Python's lock.
 
     At most two groups per worker are held, so memory does not grow with the corpus.
     """
     pool = ThreadPoolExecutor(workers)
-    waiting = deque()
+    waiting: deque[Future[Encoded]] = deque()
     try:
         for group in groups(documents):
             waiting.append(pool.submit(encode_group, group, tokenizer, clean))
@@ -36,7 +36,7 @@ def encode_stream(
 
 
 def groups(documents: Iterable[str]) -> Iterator[list[str]]:
-    """Consecutive documents, closed at 1,024 of them or at a million characters, whichever comes first."""
+    """Consecutive documents in groups of 1,024, or of a million characters where that comes first."""
     group: list[str] = []
     characters = 0
     for document in documents:
@@ -50,7 +50,7 @@ def groups(documents: Iterable[str]) -> Iterator[list[str]]:
 
 
 def encode_group(documents: list[str], tokenizer: Tokenizer, clean: Callable[[str], str]) -> Encoded:
-    """Clean and encode each document and put the separator behind it, where the tokenizer has one."""
+    """Clean and encode each document, and append the separator, if the tokenizer has one."""
     texts = [clean(document) for document in documents]
     separator = np.array([] if tokenizer.eos is None else [tokenizer.eos], dtype=np.uint32)
     parts = [part for ids in tokenizer.encode_arrays(texts) for part in (ids, separator)]

@@ -1,14 +1,18 @@
-"""Batches of token ids, each a pure function of (seed, step, row): nothing to save, nothing to restore."""
+"""Batches of token ids. Each row is a pure function of (seed, step, row), so that a loader has no state to store."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from sedd_cli.data.shards import TokenArray
 from sedd_cli.errors import RequestError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _MIX_A = np.uint64(0xBF58476D1CE4E5B9)
@@ -19,9 +23,9 @@ _ROUNDS = 6
 class Loader:
     """Rows of `length` ids from one split, in batches of `batch` rows.
 
-    Row r of step n is sample n·batch + r, however many processes share the batch. Packed (the default): the
-    split is cut into blocks of `length`, the tail shorter than a block is dropped, and every epoch visits
-    each block once, in an order of its own. With `windows`, each sample starts anywhere, uniformly.
+    Row r of step n is sample n·batch + r, however many processes share the batch. By default samples are packed: the
+    split is cut into blocks of `length`, a shorter tail is dropped, and every epoch visits each block once, in an order
+    of its own. With `windows`, each sample starts at a uniformly random position.
     """
 
     def __init__(self, split: TokenArray, length: int, batch: int, seed: int, windows: bool = False):
@@ -47,10 +51,10 @@ class Loader:
         return self.split.rows(self.starts(np.arange(step * self.size + start, step * self.size + stop)), self.length)
 
     def starts(self, samples: np.ndarray) -> np.ndarray:
-        """Position in the split at which each of the global `samples` [n] begins; int64 [n]."""
+        """Position in the split of the first token of each of the global `samples` [n]; int64 [n]."""
         if self.windows:
             words = mix(key_of(self.seed, -1) ^ mix(samples.astype(np.uint64)))
-            # The modulo's bias is the number of places over 2^64: below 1e-9 for any corpus.
+            # the bias of the modulo is the number of positions over 2^64: below 1e-9 for any corpus
             return (words % np.uint64(self.split.tokens - self.length + 1)).astype(np.int64)
         epochs, index = np.divmod(samples, self.blocks)
         blocks = np.empty_like(index)
@@ -62,18 +66,18 @@ class Loader:
 
 def prefetch(
     loader: Loader, step: int, start: int = 0, stop: int | None = None, depth: int = 2, pin: bool | None = None
-) -> Iterator:
-    """Rows start to stop of the batches from `step` on, int64 tensors [stop - start, length] on the CPU, without end.
+) -> Generator[Tensor, None, None]:
+    """Rows start to stop of all batches from `step` on, int64 tensors [stop - start, length] on the CPU.
 
-    A thread keeps `depth` batches ready, so that reading costs the training loop no time. pin: put them in
-    page-locked memory, from which a GPU copies while it computes (None: where there is a GPU). An error of the
-    loader is raised at the batch it belongs to. Closing the iterator ends the thread.
+    A thread keeps `depth` batches ready, so that the training loop does not wait for reads. pin: use page-locked
+    memory, from which a GPU copies while it computes (None: if there is a GPU). An error of the loader is raised at its
+    batch. Closing the iterator ends the thread.
     """
     import torch
 
     pin = torch.cuda.is_available() if pin is None else pin
 
-    def load(step: int):
+    def load(step: int) -> Tensor:
         batch = torch.from_numpy(loader.batch(step, start, stop))
         return batch.pin_memory() if pin else batch
 
@@ -107,10 +111,10 @@ def key_of(*parts: int) -> np.uint64:
 
 
 def permute(index: np.ndarray, size: int, key: np.uint64) -> np.ndarray:
-    """Where a permutation of range(size) drawn by `key` sends each of `index` [n]; int64 [n], no table.
+    """Images of `index` [n] under a permutation of range(size) that `key` selects; int64 [n], without a table.
 
-    A balanced Feistel network over the next power of four permutes [0, 4^k); whatever lands at or beyond
-    `size` walks on along its cycle until it is back in range, at most four steps on average.
+    A balanced Feistel network permutes [0, 4^k), the next power of four. Images outside range(size) are mapped again
+    until they fall into it (cycle walking), at most four times on average.
     """
     half = np.uint64(max(1, (max(size - 1, 1).bit_length() + 1) // 2))
     mask = np.uint64((1 << int(half)) - 1)

@@ -1,4 +1,4 @@
-"""The record that stands beside prepared text: what it came from, how it was made, what it holds."""
+"""The manifest of prepared text: its source, the options it was made with, its content."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ FORMAT = 1
 class ShardInfo:
     """One file of token ids and the file of its document ends.
 
-    `file` holds `tokens` little-endian ids; `index` holds, for each of `documents`, the position within this
-    shard just behind its last id, as little-endian uint64.
+    `file` holds `tokens` little-endian ids; `index` holds, for each of `documents`, the end of its ids in this shard
+    as a little-endian uint64.
     """
 
     file: str
@@ -34,8 +34,11 @@ class ShardInfo:
 
 @dataclass(frozen=True)
 class SplitInfo:
-    """What one split holds. `characters` and `bytes` (UTF-8) count the detokenized text without separators;
-    `tokens` counts the separators too; `unknown` counts ids that stand for what the vocabulary lacks."""
+    """Content of one split.
+
+    `characters` and `bytes` (UTF-8) count the detokenized text without separators; `tokens` includes the separators;
+    `unknown` counts ids of what the vocabulary lacks.
+    """
 
     documents: int
     tokens: int
@@ -47,12 +50,12 @@ class SplitInfo:
 
 @dataclass(frozen=True)
 class Manifest:
-    """All that is known of a prepared corpus.
+    """The description of a prepared corpus.
 
-    source, revision: where the text came from, and which state of it.
+    source, revision: where the text came from, and its version.
     tokenizer, tokenizer_fingerprint: as `Tokenizer.spec` and `Tokenizer.fingerprint`.
     options: every option that changes the result, as the user gave it.
-    dtype: "uint16" or "uint32". fingerprint: sha256 over what determines the tokens, whatever their source.
+    dtype: "uint16" or "uint32". fingerprint: sha256 over everything that determines the tokens.
     """
 
     corpus: str
@@ -73,18 +76,18 @@ class Manifest:
         content = {"tokenizer": self.tokenizer_fingerprint, "dtype": self.dtype, "splits": splits}
         return dataclasses.replace(self, fingerprint=digest(content))
 
-    def as_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """Plain values, as `manifest.json` holds them."""
         return {"format": FORMAT, **dataclasses.asdict(self)}
 
     def write(self, folder: Path) -> None:
         """Write `manifest.json` into `folder`."""
-        text = json.dumps(self.as_dict(), indent=2, ensure_ascii=False)
+        text = json.dumps(self.to_dict(), indent=2, ensure_ascii=False)
         write_whole(folder / FILE, text + "\n")
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """The manifest in `folder`, strictly: RequestError where none is, DamageError where it is not as written."""
+    """The manifest in `folder`. RequestError where there is none, DamageError where it was changed."""
     file = folder / FILE
     if not file.is_file():
         raise RequestError(f"{folder} is no prepared corpus: {FILE} is missing; make one with sedd prepare")

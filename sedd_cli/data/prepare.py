@@ -1,4 +1,4 @@
-"""`prepare`: from a corpus to token shards in a folder of their own, once."""
+"""`prepare`: a corpus → token shards in a folder."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from sedd_cli import __version__
 from sedd_cli.data.corpora import Corpus, Source, find_corpus
@@ -33,40 +35,57 @@ __all__ = ["PrepareOptions", "dataset_folder", "home", "prepare"]
 ORIGIN = "origin.json"
 
 
-def prepare(options: PrepareOptions) -> Iterator[Event]:
-    """Prepare a corpus unless it is there already; yields Note, Warn and Progress, and Prepared as the last event.
+@dataclass(frozen=True)
+class PrepareResult:
+    """A complete dataset; `fresh`: this call made it."""
 
-    Shards are written beside the final folder and renamed once all are there. A run that was interrupted goes
-    on behind its last finished shard; the result is the same, and it does not depend on `options.workers`.
+    folder: Path
+    manifest: Manifest
+    fresh: bool
+
+    def to_dict(self) -> dict[str, Any]:
+        """The document that `--json` prints."""
+        return {"folder": str(self.folder), "fresh": self.fresh, **self.manifest.to_dict()}
+
+
+def prepare(options: PrepareOptions) -> Generator[Event, None, PrepareResult]:
+    """Prepare a corpus, unless it is prepared already. Yields Note, Warn and Progress, and Prepared at the end.
+
+    Shards are written to a folder beside the final one, which is renamed when all are complete. An interrupted run
+    resumes after its last complete shard. The result does not depend on interruptions or on `options.workers`.
 
     Raises RequestError for a request that cannot be met, DamageError for damaged files, WorkError for a full disk.
     """
+    result = yield from _prepared(options)
+    yield Prepared(result.folder, result.manifest.to_dict(), result.fresh)
+    return result
+
+
+def _prepared(options: PrepareOptions) -> Generator[Event, None, PrepareResult]:
     corpus = find_corpus(options)
     find_detokenizer(options.detokenizer or corpus.detokenizer)
     if (ready := find_prepared(options)) is not None:
-        yield Prepared(ready, open_dataset(ready).manifest.as_dict(), fresh=False)
-        return
+        return PrepareResult(ready, open_dataset(ready).manifest, fresh=False)
     folder = dataset_folder(options)
     partial = folder.with_name(f"{folder.name}.partial")
     source = corpus.open(options)
     with _lock(folder), _tidy_on_failure(partial):
         if (ready := find_prepared(options)) is not None:  # another process finished it meanwhile
-            yield Prepared(ready, open_dataset(ready).manifest.as_dict(), fresh=False)
-            return
+            return PrepareResult(ready, open_dataset(ready).manifest, fresh=False)
         manifest = yield from _fill(options, corpus, source, partial)
         manifest.write(partial)
         for state in partial.glob("*.finished.json"):
             state.unlink()
         (partial / ORIGIN).unlink()
         os.replace(partial, folder)
-    yield Prepared(folder, manifest.as_dict(), fresh=True)
+    return PrepareResult(folder, manifest, fresh=True)
 
 
-def _fill(options: PrepareOptions, corpus: Corpus, source: Source, folder: Path):
+def _fill(options: PrepareOptions, corpus: Corpus, source: Source, folder: Path) -> Generator[Event, None, Manifest]:
     """Write tokenizer and shards into `folder`; returns the manifest."""
     yield from (Warn(remark) for remark in source.remarks)
     if _begin(folder, source):
-        yield Note(f"going on with {corpus.name} behind the last finished shard")
+        yield Note(f"resuming {corpus.name} after the last finished shard")
     spec = options.tokenizer or corpus.tokenizer
     tokenizer = yield from _tokenizer(spec, source, folder)
     dtype = "uint16" if tokenizer.vocab_size <= 1 << 16 else "uint32"
@@ -91,20 +110,20 @@ def _fill(options: PrepareOptions, corpus: Corpus, source: Source, folder: Path)
 
 
 def _begin(folder: Path, source: Source) -> bool:
-    """Make `folder` ready for shards of this very source; whether it holds some already."""
+    """Make `folder` ready for shards of this source. Returns whether it already holds some."""
     origin = {"location": source.location, "revision": source.revision, "software": __version__}
     file = folder / ORIGIN
     if file.is_file() and json.loads(file.read_text(encoding="utf-8")) == origin:
         return any(folder.glob("*.finished.json"))
-    # Shards of another source or version must not stand beside those to come.
+    # shards of another source or version must not be mixed with new ones
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     write_whole(file, json.dumps(origin))
     return False
 
 
-def _tokenizer(spec: str, source: Source, folder: Path):
-    """The tokenizer, trained if it has to be, and stored in `folder`."""
+def _tokenizer(spec: str, source: Source, folder: Path) -> Generator[Event, None, Tokenizer]:
+    """The tokenizer, trained if necessary, and stored in `folder`."""
     if (folder / TOKENIZER_FILE).is_file():
         return open_tokenizer(folder)
     if needs_training(spec):
@@ -123,8 +142,8 @@ def _tokenizer(spec: str, source: Source, folder: Path):
 
 def _encode(
     source: Source, split: str, tokenizer: Tokenizer, detokenizer: str, writer: SplitWriter, workers: int | None
-):
-    """Encode what is left of one split; returns what the split holds."""
+) -> Generator[Event, None, SplitInfo]:
+    """Encode the rest of one split."""
     began, before, done = time.monotonic(), writer.tokens, writer.documents
     rest = itertools.islice(source.splits[split](), done, None)
     encoded = encode_stream(rest, tokenizer, find_detokenizer(detokenizer), workers or _processors())
@@ -153,7 +172,7 @@ def _processors() -> int:
 
 
 def _empty_splits(corpus: Corpus, splits: dict[str, SplitInfo]) -> Iterator[Event]:
-    """Refuse a result without text; warn of a split that got none."""
+    """RequestError if no text or no training text is left; a Warn for every other empty split."""
     empty = [split for split, info in splits.items() if not info.documents]
     if len(empty) == len(splits) or "train" in empty:
         found = sum(info.documents for info in splits.values())
@@ -179,7 +198,7 @@ def _lock(folder: Path) -> Iterator[None]:
 
 
 class _DiskFullError(OSError):
-    """The disk filled up after `tokens` tokens, which `text` bytes of about `size` (None: not known) gave."""
+    """The disk filled up after `tokens` tokens, made of `text` bytes of about `size` (None: unknown)."""
 
     def __init__(self, tokens: int, text: int, size: int | None):
         super().__init__(errno.ENOSPC, "disk full")
@@ -187,12 +206,12 @@ class _DiskFullError(OSError):
 
 
 @contextmanager
-def _tidy_on_failure(partial: Path):
-    """Leave behind only what the same command can use later; say in one line how much room a full disk lacks."""
+def _tidy_on_failure(partial: Path) -> Iterator[None]:
+    """Keep only what the same command can resume from; name the space that a full disk lacks."""
     try:
         yield
     except (RequestError, DamageError):
-        # The text has to change before this can succeed, and then it is another dataset.
+        # to succeed the text has to change, and then it is another dataset
         shutil.rmtree(partial, ignore_errors=True)
         raise
     except OSError as error:
@@ -201,14 +220,14 @@ def _tidy_on_failure(partial: Path):
         kept = any(partial.glob("*.finished.json"))
         if not kept:
             shutil.rmtree(partial, ignore_errors=True)
-        what = f"; finished shards stay in {partial}, and the same command goes on behind them" if kept else ""
+        what = f"; finished shards stay in {partial}, and the same command resumes after them" if kept else ""
         raise WorkError(f"the disk of {partial.parent} is full: {_room(error)}{what}") from error
 
 
 def _room(error: OSError) -> str:
-    """How much more is needed, as far as the part that was written tells."""
+    """How much more space is needed, extrapolated from the part that was written."""
     if not isinstance(error, _DiskFullError) or not error.size or not error.text:
         return "free some, or choose another with SEDD_HOME"
-    # Four bytes a token at most, over the text that is left, by the share of text that is done.
+    # at most four bytes per token, for the text that is left, at the rate of the text that is done
     missing = max(error.size - error.text, 0) / error.text * error.tokens * 4
     return f"about {missing / 2**20 + 1:,.0f} MiB more are needed; free them, or choose another disk with SEDD_HOME"

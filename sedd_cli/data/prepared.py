@@ -1,10 +1,10 @@
-"""Prepared datasets: what options name them, where they are, what they hold."""
+"""Prepared datasets: the options that identify them, their folders and contents."""
 
 from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,23 +21,23 @@ from sedd_cli.system.home import home
 
 @dataclass(frozen=True)
 class PrepareOptions(Request):
-    """What to prepare. Beyond the text itself (see Request):
+    """What to prepare: the text (see Request), and how.
 
-    tokenizer, detokenizer: names, or None for those the corpus is usually prepared with. workers: threads that
-    encode (None: as many as there are processors); they never change the result.
+    tokenizer, detokenizer: names, or None for the corpus's defaults. workers: threads that encode (None: one per
+    processor); they never change the result.
     """
 
     tokenizer: str | None = None
     detokenizer: str | None = None
     workers: int | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.workers is not None and self.workers < 1:
             raise RequestError(f"workers must be at least 1, not {self.workers}")
 
 
 def tokenizer_of(options: PrepareOptions) -> str:
-    """The tokenizer's name, as the manifest has it: a local one is known by its content, not by its path."""
+    """The tokenizer's name in the manifest; a local tokenizer is identified by its content, not by its path."""
     spec = options.tokenizer or find_corpus(options).tokenizer
     if not Path(spec).exists():
         return spec
@@ -48,7 +48,7 @@ def tokenizer_of(options: PrepareOptions) -> str:
 
 
 def choices(options: PrepareOptions) -> dict[str, Any]:
-    """Every option that changes the result, as plain values; the place of a local copy is not among them."""
+    """Every option that changes the result, as plain values, without the path of a local copy."""
     corpus = find_corpus(options)
     kept = {key: value for key, value in dataclasses.asdict(options).items() if key not in ("workers", "local")}
     kept["corpus"] = corpus.name
@@ -63,14 +63,14 @@ def data_folder() -> Path:
 
 
 def dataset_folder(options: PrepareOptions) -> Path:
-    """Where these options' dataset is or will be: a name to read, and a hash of every option to keep apart."""
+    """Where the dataset of these options is or will be: a readable name with a hash of every option."""
     corpus = find_corpus(options)
     chosen = choices(options)
     name = re.sub(r"[^A-Za-z0-9._]+", "-", f"{corpus.name}-{chosen['tokenizer'].replace(':', '')}").strip("-")
     exact = data_folder() / f"{name}-{digest([corpus.identity(options), chosen])[:8]}"
     if (exact / FILE).is_file() or options.local is not None or corpus.name not in CORPORA:
         return exact
-    # The same corpus, prepared from a local copy with the same choices, is as good as the hub's.
+    # the same corpus prepared from a local copy with the same options is equivalent to the hub's
     alike = (folder for folder, manifest in prepared() if manifest.options == chosen and manifest.corpus == corpus.name)
     return next(alike, exact)
 
@@ -82,7 +82,7 @@ def find_prepared(options: PrepareOptions) -> Path | None:
 
 
 def prepared() -> Iterator[tuple[Path, Manifest]]:
-    """(folder, manifest) of every finished dataset; those whose manifest cannot be read are passed over."""
+    """(folder, manifest) of every finished dataset with a readable manifest."""
     for file in sorted(data_folder().glob(f"*/{FILE}")):
         if file.parent.name.endswith(".partial"):
             continue
@@ -153,12 +153,27 @@ def inspect(dataset: Dataset, blocks: int = 3, length: int = 64) -> dict[str, An
     }
 
 
-def verify(folder: Path) -> Iterator[Event]:
-    """Read every file of a dataset and compare sha256; Finished at the end, DamageError at the first that differs."""
+@dataclass(frozen=True)
+class VerifyResult:
+    """A dataset whose files all have their recorded sha256."""
+
+    folder: Path
+    files: int
+    fingerprint: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """The document that `--json` prints."""
+        return {"folder": str(self.folder), "files": self.files, "fingerprint": self.fingerprint}
+
+
+def verify(folder: Path) -> Generator[Event, None, VerifyResult]:
+    """Read every file of a dataset and compare its sha256; DamageError at the first that differs."""
     dataset = open_dataset(folder)
     files = vouched_files(dataset.manifest)
     for done, (file, _, sha256) in enumerate(files, 1):
         verify_file(folder / file, sha256)
         yield Progress("verify", done, len(files), "files")
     assert dataset.tokenizer.fingerprint == dataset.manifest.tokenizer_fingerprint
-    yield Finished({"folder": str(folder), "files": len(files), "fingerprint": dataset.manifest.fingerprint})
+    result = VerifyResult(folder, len(files), dataset.manifest.fingerprint)
+    yield Finished(result.to_dict())
+    return result

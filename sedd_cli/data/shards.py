@@ -1,4 +1,4 @@
-"""Prepared text, read from memory maps: a dataset of splits, each one long array of token ids over its shards."""
+"""Prepared text, read from memory maps: a dataset has splits, and a split is one array of token ids over shards."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ INDEX_DTYPE = np.dtype("<u8")
 
 
 class TokenArray:
-    """The ids of one split, [tokens], as if they stood in one file; only what is read is brought to memory."""
+    """The ids of one split, [tokens], across its shards; memory holds only what is read."""
 
     def __init__(self, folder: Path, name: str, info: SplitInfo, dtype: str):
         self.folder = folder
@@ -26,7 +26,7 @@ class TokenArray:
         self.characters = info.characters
         self.documents = info.documents
         self._dtype = np.dtype(dtype).newbyteorder("<")
-        # Shard k holds the ids self._edges[k] to self._edges[k + 1].
+        # shard k holds ids self._edges[k] to self._edges[k + 1]
         self._edges = np.concatenate([[0], np.cumsum([shard.tokens for shard in info.shards], dtype=np.int64)])
 
     @cached_property
@@ -54,7 +54,7 @@ class TokenArray:
         return out
 
     def document_ends(self) -> np.ndarray:
-        """Position just behind each document (its separator included), int64 [documents]."""
+        """End of each document, its separator included, int64 [documents]."""
         ends = [
             np.fromfile(self.folder / shard.index, dtype=INDEX_DTYPE).astype(np.int64) + edge
             for shard, edge in zip(self.info.shards, self._edges[:-1], strict=True)
@@ -71,7 +71,7 @@ class Dataset:
 
     @property
     def splits(self) -> tuple[str, ...]:
-        """Names of the splits it has, among train, validation, test."""
+        """Names of its splits, among train, validation, test."""
         return tuple(self.manifest.splits)
 
     @property
@@ -80,7 +80,7 @@ class Dataset:
         return next((name for name in ("test", "validation") if name in self.splits), "train")
 
     def split(self, name: str) -> TokenArray:
-        """The ids of one split; RequestError names those there are."""
+        """The ids of one split; RequestError lists the existing splits."""
         if name not in self.manifest.splits:
             raise RequestError(
                 f"{self.manifest.corpus} has no split {name!r} in {self.folder}; it has {', '.join(self.splits)}"
@@ -92,7 +92,7 @@ class Dataset:
         """The tokenizer that made the ids, opened from the folder on first use."""
         tokenizer = open_tokenizer(self.folder)
         if tokenizer.fingerprint != self.manifest.tokenizer_fingerprint:
-            raise DamageError(f"{self.folder}: its tokenizer is not the one its manifest names")
+            raise DamageError(f"{self.folder}: its tokenizer does not match its manifest")
         return tokenizer
 
 
@@ -119,7 +119,7 @@ def verify_file(path: Path, sha256: str) -> None:
 
 
 def vouched_files(manifest: Manifest) -> list[tuple[str, int, str]]:
-    """(file, bytes, sha256) of everything the manifest vouches for."""
+    """(file, bytes, sha256) of every file in the manifest."""
     itemsize = np.dtype(manifest.dtype).itemsize
     shards = [shard for split in manifest.splits.values() for shard in split.shards]
     tokens = [(shard.file, shard.tokens * itemsize, shard.sha256) for shard in shards]

@@ -1,4 +1,4 @@
-"""How much text some token ids stand for: the denominators of bits per character and per byte."""
+"""Characters and bytes of the text of token ids: the denominators of bits per character and per byte."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from sedd_cli.data.tokenizers import Tokenizer
 
 #: Tokens decoded at once, so that memory does not grow with a document.
 PIECE = 1 << 18
-#: Tokens decoded in front of a piece: more than a character can be spread over, and than a decoder's rules look back.
+#: Tokens decoded before a piece: more than a character spans, and than a decoder's rules look back.
 CONTEXT = 16
 
 
@@ -32,9 +32,9 @@ class TextSize:
 def scored_size(split: TokenArray, tokenizer: Tokenizer, spans: np.ndarray) -> TextSize:
     """The size of the text in disjoint, ascending spans [M, 2] of a split's ids.
 
-    The size of the whole split was counted in its original text when it was prepared. If the spans hold more than half
-    of its tokens, what lies outside them is decoded and subtracted, otherwise what lies inside is decoded. Both give
-    the same where a tokenizer restores its text; where it does not (BERT), the larger part is that of the original.
+    The size of the whole split is counted in its original text at preparation. If the spans hold more than half of its
+    tokens, the text outside them is decoded and subtracted; otherwise the text inside is decoded. Both agree where the
+    tokenizer restores its text; where it does not (BERT), the larger part is counted in the original.
     """
     runs = _joined(spans)
     inside = int((runs[:, 1] - runs[:, 0]).sum())
@@ -46,7 +46,7 @@ def scored_size(split: TokenArray, tokenizer: Tokenizer, spans: np.ndarray) -> T
 
 
 def _joined(spans: np.ndarray) -> np.ndarray:
-    """The spans with those that touch made one."""
+    """The spans, with adjacent ones joined."""
     first = np.concatenate([[True], spans[1:, 0] != spans[:-1, 1]])
     last = np.concatenate([first[1:], [True]])
     return np.stack([spans[first, 0], spans[last, 1]], 1)
@@ -65,9 +65,9 @@ def _decoded_size(split: TokenArray, tokenizer: Tokenizer, runs: np.ndarray) -> 
 
 
 def _piece_size(split: TokenArray, tokenizer: Tokenizer, document: int, start: int, stop: int) -> TextSize:
-    """The size that ids start to stop add to those before them in their document, which begins at `document`.
+    """The size that ids start to stop add to the earlier ones of their document, which begins at `document`.
 
-    A character that is spread over tokens counts where its first one lies, so sizes of neighbouring pieces add up.
+    A character of several tokens counts at its first token, so that sizes of adjacent pieces add up.
     """
     before = max(document, start - CONTEXT)
     ids = split.read(before, stop)

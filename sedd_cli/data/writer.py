@@ -1,4 +1,4 @@
-"""Writing shards: one file after another, each finished, hashed and on disk before it counts."""
+"""Writing shards one by one; a shard is complete when it is hashed and on disk."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import hashlib
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
@@ -33,8 +34,8 @@ class Encoded:
 class SplitWriter:
     """Appends encoded groups to the shards of one split.
 
-    A shard closes with the group that brings it to `shard_tokens`, so that where shards end depends on the
-    text alone. Closed shards are listed in `finished.json`; what is not listed there is written again.
+    A shard closes with the group that reaches `shard_tokens`, so that the ends of shards depend on the text alone.
+    Closed shards are listed in `finished.json`; others are written again.
     """
 
     folder: Path
@@ -43,7 +44,7 @@ class SplitWriter:
     shard_tokens: int = SHARD_TOKENS
     done: list[dict] = field(default_factory=list)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         self._state = self.folder / f"{self.name}.{STATE}"
         if self._state.is_file():
             self.done = json.loads(self._state.read_text(encoding="utf-8"))
@@ -52,21 +53,21 @@ class SplitWriter:
 
     @property
     def documents(self) -> int:
-        """Documents in finished shards: where an interrupted run takes up the text again."""
+        """Documents in finished shards, after which an interrupted run resumes."""
         return sum(entry["shard"]["documents"] for entry in self.done)
 
     @property
     def tokens(self) -> int:
-        """Tokens written so far, those of the open shard included."""
+        """Tokens written so far, including the open shard."""
         return self._tokens + sum(entry["shard"]["tokens"] for entry in self.done)
 
     @property
     def text_bytes(self) -> int:
-        """Bytes of text behind `tokens`."""
+        """Bytes of the text of `tokens`."""
         return self._bytes + sum(entry["bytes"] for entry in self.done)
 
-    def _open_shard(self):
-        self._stream = None
+    def _open_shard(self) -> None:
+        self._stream: BinaryIO | None = None
         self._hash = hashlib.sha256()
         self._tokens = self._characters = self._bytes = self._unknown = 0
         self._ends: list[np.ndarray] = []
@@ -91,6 +92,7 @@ class SplitWriter:
             self._close_shard()
 
     def _close_shard(self) -> None:
+        assert self._stream is not None, "only an open shard is closed"
         sync(self._stream)
         ends = np.concatenate(self._ends)
         index = f"{self.name}-{len(self.done):05d}.idx"
@@ -111,7 +113,7 @@ class SplitWriter:
         self._open_shard()
 
     def finish(self) -> SplitInfo:
-        """Close the last shard and say what the split holds."""
+        """Close the last shard. Returns the content of the split."""
         if self._stream is not None:
             self._close_shard()
         shards = tuple(ShardInfo(**entry["shard"]) for entry in self.done)
@@ -125,7 +127,7 @@ class SplitWriter:
         )
 
     def abandon(self) -> None:
-        """Drop the open shard; finished ones stay for the next run."""
+        """Delete the open shard; finished ones stay for the next run."""
         if self._stream is not None:
             self._stream.close()
             (self.folder / self._file).unlink(missing_ok=True)

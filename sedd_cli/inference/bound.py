@@ -1,4 +1,4 @@
-"""Likelihood bounds of sequences under a protocol: which bound it is, how draws are placed, one draw, and means."""
+"""Monte-Carlo bounds on −log p of sequences: protocols, options of the estimator, draws, and their means."""
 
 from __future__ import annotations
 
@@ -17,25 +17,26 @@ from sedd_cli.core.score import ScoreModel
 from sedd_cli.errors import RequestError, out_of_memory
 from sedd_cli.inference.denoise import tokens_at_once
 
-#: iid: independent uniform times, as the paper draws them. stratified: one time in each of equal strata, dealt out over
-#: the blocks. count: strata of the number of masks, and a unigram control variate (absorbing graphs).
+#: iid: independent uniform times, as in the paper. stratified: one time in each of equal strata, distributed over the
+#: blocks. count: stratified by the number of masks, with a unigram control variate (absorbing graphs).
 ESTIMATORS = ("iid", "stratified", "count")
-#: Fewer independent replicates give no standard error worth the name.
+#: Independent replicates that a standard error needs.
 LEAST_REPLICATES = 4
-#: Replicates from which the number needed is told; stopping earlier, on a lucky error, makes intervals too short.
+#: Replicates before the number needed is estimated: to stop early on a small error gives intervals that are too short.
 PILOT = 8
-#: A text of few blocks gets several draws a block and replicate, to have so many strata.
+#: Strata of a replicate: a text of fewer blocks gets several draws per block.
 LEAST_STRATA = 64
-#: Bounds on the same blocks, the last one aside, that integrate the same loss.
+#: Protocols that integrate the same loss over the same blocks (except the last), and so can share network evaluations.
 SHARED = ("rigorous", "sedd-paper")
 
 
 @dataclass(frozen=True)
 class Protocol:
-    """rigorous: a true bound; else the published integral, without its ends. rest: an incomplete last block counts.
-    discrete: the variational bound of a model in discrete time, step by step.
+    """How a likelihood bound is defined.
 
-    wrapped: every block begins and ends with the tokenizer's own marks, which count as tokens (MDLM's evaluation).
+    rigorous: a true upper bound; otherwise the published integral, without its prior and reconstruction terms.
+    rest: an incomplete last block counts. wrapped: every block begins and ends with the tokenizer's special tokens,
+    which count as tokens (MDLM's evaluation). discrete: the variational bound of a model in discrete time.
     """
 
     rigorous: bool
@@ -50,29 +51,29 @@ PROTOCOLS = {
     "mdlm": Protocol(rigorous=False, rest=False, wrapped=True),
     "discrete": Protocol(rigorous=True, rest=True, discrete=True),
 }
-#: What is measured where nothing is said.
+#: The default protocols.
 USUAL = ("rigorous", "sedd-paper")
 
 
 def find_protocol(name: str) -> Protocol:
-    """RequestError naming the protocols there are."""
+    """The protocol of a name; RequestError if there is none."""
     if name not in PROTOCOLS:
         raise RequestError(f"protocol must be one of {', '.join(PROTOCOLS)}, found {name!r}")
     return PROTOCOLS[name]
 
 
 def check_protocol(name: str, steps: int | None, source: str) -> None:
-    """RequestError where a protocol is not for a model of so many steps (None: of continuous time, or of none)."""
+    """RequestError where a protocol does not fit a model of `steps` time steps (None: not in discrete time)."""
     if find_protocol(name).discrete and steps is None:
-        raise RequestError(f"protocol {name!r} is for models in discrete time (d3pm), {source} is none")
+        raise RequestError(f"protocol {name!r} is for models in discrete time (d3pm), which {source} is not")
 
 
 @dataclass(frozen=True)
 class Drawing:
-    """How draws are placed (None: count where the graph has that form, else stratified) and when they are enough.
+    """Options of the Monte-Carlo estimator.
 
-    Replicates are added until the standard error is below rel_error of the bound, or max_nfe network evaluations a
-    block are spent.
+    estimator: one of ESTIMATORS; None: count for absorbing graphs, else stratified. Replicates are added until the
+    standard error is below rel_error of the bound, or max_nfe network evaluations per block are spent.
     """
 
     estimator: str | None = None
@@ -91,24 +92,24 @@ class Drawing:
             raise RequestError(f"max-nfe must be at least {LEAST_REPLICATES} to give an error, found {self.max_nfe}")
 
     def placed_for(self, graph: Graph) -> str:
-        """The estimator's name; RequestError if the graph has no such form."""
+        """The estimator for a graph; RequestError where the one chosen needs a MASK that the graph lacks."""
         if self.estimator == "count" and not graph.masking:
             raise RequestError(f"the estimator count needs a graph with MASK, {graph.name} has none: use stratified")
         return self.estimator or ("count" if graph.masking else "stratified")
 
     def draws(self, blocks: int) -> int:
-        """Draws of a block in one replicate."""
+        """Draws per block in one replicate."""
         return max(1, min(math.ceil(LEAST_STRATA / blocks), self.max_nfe // PILOT))
 
 
 def placed_for(drawing: Drawing, graph: Graph, protocol: str) -> str:
-    """The estimator of a protocol's bound; one in discrete time has no count form."""
-    usual = drawing.placed_for(graph)
-    return "stratified" if find_protocol(protocol).discrete and usual == "count" else usual
+    """The estimator of a protocol's bound: `count` is for continuous time only."""
+    estimator = drawing.placed_for(graph)
+    return "stratified" if find_protocol(protocol).discrete and estimator == "count" else estimator
 
 
 def shared(estimator: str, protocols: Iterable[str]) -> tuple[str, ...]:
-    """The protocols that one evaluation of the network serves at once; none if there are not two."""
+    """The protocols whose bounds share network evaluations: those of SHARED, or none."""
     return SHARED if estimator == "count" and set(SHARED) <= set(protocols) else ()
 
 
@@ -123,9 +124,17 @@ def draw_bounds(
     step: int,
     cost: Tensor | None = None,
 ) -> Tensor:
-    """One unbiased estimate of each protocol's bound per sequence of x0 [B, L], nats [B, P] float64.
+    """One unbiased estimate of each protocol's bound per sequence.
 
-    protocols: a single one, or those that are `shared`.
+    Args:
+        protocols: one protocol, or those that are `shared`.
+        x0: clean sequences [B, L].
+        v: positions in [0, 1) of their times, or of their numbers of masks, [B].
+        step: number of the draw in the stream of random numbers.
+        cost: nats of each token under a unigram model, the control variate of `count`.
+
+    Returns:
+        Nats [B, P], float64.
     """
     u, u_end = (w.to(x0.device) for w in stream.uniforms(step, x0.shape[1]))
     v, count = v.to(x0.device), estimator == "count"
@@ -141,7 +150,7 @@ def draw_bounds(
 
 
 def bound_of(score: ScoreModel, x0: Tensor, draws: int, seed: int, protocol: str) -> tuple[Tensor, Tensor]:
-    """Bound and Monte-Carlo standard error of each sequence [B], from four independent stratified sets of draws."""
+    """Bound and standard error of each sequence, nats [B], from LEAST_REPLICATES stratified replicates."""
     if find_protocol(protocol).wrapped:
         raise RequestError(f"protocol {protocol!r} is about blocks of a text, not about single sequences")
     strata = max(1, draws // LEAST_REPLICATES)
@@ -158,15 +167,15 @@ def bound_of(score: ScoreModel, x0: Tensor, draws: int, seed: int, protocol: str
     return stacked.mean(0), stacked.std(0) / math.sqrt(LEAST_REPLICATES)
 
 
-#: Draws of the bound on a candidate.
+#: Draws for the bound of a candidate.
 BOUND_DRAWS = 64
 
 
 def candidate_bound(model: LoadedModel, tokens: list[int]) -> tuple[float, float]:
-    """The rigorous bound on −log p of a sequence in nats per token, and its standard error (exact from left to right).
+    """The rigorous bound on −log p of a sequence in nats per token, and its standard error (0 if autoregressive).
 
-    It is that of the model as it stands, whatever levers drew the candidate. Every candidate sees the same draws, from
-    a seed of their own, so that neighbours in a batch, or their order, count for nothing.
+    It is the bound of the model itself, whatever options of the sampler drew the candidate. All candidates share the
+    same draws, from a fixed seed, so that the bound depends neither on the batch nor on the order of candidates.
     """
     if model.exact:
         nats = model.nats(torch.tensor([tokens], device=model.device))
@@ -174,7 +183,7 @@ def candidate_bound(model: LoadedModel, tokens: list[int]) -> tuple[float, float
     size = max(1, tokens_at_once(model.device) // len(tokens))
     while True:
         try:
-            nats = _draws(model, tokens, size)
+            nats = _draw_candidate(model, tokens, size)
             break
         except (RuntimeError, MemoryError) as error:
             if size == 1 or not out_of_memory(error):
@@ -185,8 +194,8 @@ def candidate_bound(model: LoadedModel, tokens: list[int]) -> tuple[float, float
 
 
 @torch.no_grad()
-def _draws(model: LoadedModel, tokens: list[int], size: int) -> Tensor:
-    """Draws of the bound, float64 [BOUND_DRAWS], in sets of strata one after another; `size` of them at once."""
+def _draw_candidate(model: LoadedModel, tokens: list[int], size: int) -> Tensor:
+    """BOUND_DRAWS draws of the bound, float64, replicate by replicate, `size` of them in a batch."""
     index, estimator = torch.arange(BOUND_DRAWS), Drawing().placed_for(model.graph)
     strata = BOUND_DRAWS // LEAST_REPLICATES
     v = (index % strata + Stream(0, TIME, index).uniform(0)) / strata

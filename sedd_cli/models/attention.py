@@ -1,4 +1,4 @@
-"""Attention, bidirectional or causal: one function a kernel, chosen by name."""
+"""Attention, bidirectional or causal, in several kernels chosen by name, and its rotary position embedding."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ PLAIN_UP_TO = 256
 
 
 def sdpa(q: Tensor, k: Tensor, v: Tensor, causal: bool = False) -> Tensor:
-    """softmax(q kᵀ/√D) v for q, k, v [B, H, L, D]; runs everywhere. causal: no position sees those behind it."""
+    """softmax(q kᵀ/√D) v for q, k, v [B, H, L, D], on every device. causal: positions attend to earlier ones only."""
     return F.scaled_dot_product_attention(q, k, v, is_causal=causal)
 
 
@@ -31,13 +31,13 @@ def plain(q: Tensor, k: Tensor, v: Tensor, causal: bool = False) -> Tensor:
 
 def flash(q: Tensor, k: Tensor, v: Tensor, causal: bool = False) -> Tensor:
     """The same through the flash-attn package: half precision on a GPU only."""
-    from flash_attn import flash_attn_func
+    from flash_attn import flash_attn_func  # pyright: ignore[reportMissingImports]  (optional)
 
     return flash_attn_func(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), causal=causal).transpose(1, 2)
 
 
 class KVCache:
-    """Keys and values of the tokens that a causal network has read, so that it reads only what is new."""
+    """Keys and values of the tokens that a causal network has processed, layer by layer."""
 
     def __init__(self) -> None:
         self.length = 0
@@ -54,7 +54,12 @@ class KVCache:
 
 
 class Rotary(nn.Module):
-    """Angles position · base^(−2i/D). `inv_freq` is a buffer because published checkpoints store it."""
+    """Rotary position embedding (Su et al. 2021), half-split: angles position · base^(−2i/D).
+
+    `inv_freq` is a buffer because published checkpoints store it.
+    """
+
+    inv_freq: Tensor
 
     def __init__(self, head_dim: int, base: float = 10_000.0):
         super().__init__()
@@ -63,27 +68,28 @@ class Rotary(nn.Module):
     def forward(self, length: int, heads: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """(cos, sin), each [L, heads · head_dim], for heads side by side; made in float32 whatever autocast does.
 
-        sin is negative in the first half of a head, where the second half is taken away.
+        sin is negated in the first half of a head, where the rotation subtracts.
         """
         angle = torch.outer(torch.arange(length, device=self.inv_freq.device).float(), self.inv_freq.float())
         cos, sin = angle.cos(), angle.sin()
-        return tuple(torch.cat(halves, -1).repeat(1, heads).to(dtype) for halves in ((cos, cos), (-sin, sin)))
+        cos, sin = torch.cat((cos, cos), -1), torch.cat((-sin, sin), -1)
+        return cos.repeat(1, heads).to(dtype), sin.repeat(1, heads).to(dtype)
 
 
 def rotate(q: Tensor, cos: Tensor, sin: Tensor, head_dim: int) -> Tensor:
     """Rotate the pairs (i, i + head_dim/2) of every head of q [..., L, heads · head_dim] by its position's angles.
 
-    All heads in one row: products run over long rows, and the tables are made once for all blocks.
+    Heads lie side by side, so that products run over long rows and one table of angles serves all blocks.
     """
     first, second = q.unflatten(-1, (-1, 2, head_dim // 2)).unbind(-2)
     return torch.addcmul(q * cos, torch.stack([second, first], -2).flatten(-3), sin)
 
 
 def choose(name: str, device: torch.device, dtype: torch.dtype, length: int, head_dim: int) -> str:
-    """The kernel that is used where `name` is asked for. sdpa and plain run everywhere.
+    """The kernel for a configured `name`. sdpa and plain run on every device.
 
-    auto: flash where it can run, plain for short bf16 blocks on a CPU, else sdpa. flash: where it can run, else sdpa,
-    so that a model trained with it can be used anywhere.
+    auto: flash where it can run, plain for short bf16 blocks on a CPU, else sdpa. flash: flash where it can run, else
+    sdpa, so that a model trained with it runs anywhere.
     """
     if name in ("auto", "flash") and device.type == "cuda" and flash_installed():
         half = dtype in (torch.float16, torch.bfloat16)
@@ -102,5 +108,5 @@ def flash_installed() -> bool:
 
 
 ATTENTION = {"sdpa": sdpa, "plain": plain, "flash": flash}
-#: What may be asked for.
+#: Accepted values of a network's `attention`.
 NAMES = ("auto", *ATTENTION)

@@ -1,4 +1,4 @@
-"""torch.compile of the network's blocks, only where it is known to work."""
+"""torch.compile of the network's blocks, where a trial succeeds."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ import torch
 from sedd_cli.models.attention import ATTENTION
 from sedd_cli.models.dit import DiT
 
-#: FLOPs of a training from which a tenth of the time is worth a CPU compiler's ten seconds many times over.
+#: FLOPs of a training for which a tenth of the time far exceeds the ten seconds a CPU compiler takes.
 LONG = 1e16
 
 
 def compile_pays(device: torch.device, flops: float) -> bool:
-    """Whether compiled blocks are expected to be faster in all, in a training of `flops`.
+    """Whether compiling the blocks saves time in a training of `flops`.
 
-    On a GPU that Triton serves; on a CPU with a C++ compiler where training takes hours: there they took 5 to 10 % off
-    a step of SEDD small (two cores with AMX), after ten seconds.
+    True on GPUs with Triton, and on CPUs with a C++ compiler where training takes hours: compiled steps of SEDD small
+    were 5 to 10 % faster (two cores with AMX), after ten seconds of compilation.
     """
     if device.type == "cuda":
         return importlib.util.find_spec("triton") is not None
@@ -28,7 +28,7 @@ def compile_pays(device: torch.device, flops: float) -> bool:
 
 
 def compile_blocks(net: DiT, batch: int) -> str | None:
-    """Compile every block, after a trial with `batch` sequences on a copy of one. None, or why it was left out."""
+    """Compile every block, after a trial with `batch` sequences on a copy of one. Returns None, or the error."""
     device, length = net.vocab_embed.embedding.device, net.config.length
     trial = copy.deepcopy(net.blocks[0])
     try:

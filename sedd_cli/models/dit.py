@@ -19,7 +19,7 @@ from sedd_cli.models.attention import ATTENTION, NAMES, KVCache, Rotary, choose,
 from sedd_cli.models.head import Readout
 from sedd_cli.models.layers import Embedding, LayerNorm, SigmaEmbedding, dropout, full_precision, modulate
 
-#: q, k, v [B, H, L, D], and whether it is causal → [B, H, L, D].
+#: q, k, v [B, H, L, D] and whether attention is causal → [B, H, L, D].
 Attend = Callable[..., Tensor]
 
 
@@ -104,9 +104,9 @@ class OutputLayer(nn.Module):
 class DiT(nn.Module):
     """x [B, L] and sigma [B] → z [B, L, S], in two parts: the trunk `hidden` and the `head`.
 
-    `autocast` is the dtype of mixed precision inside both parts, None for none; what leaves the head is
-    float32 or better either way. `causal`: no position sees those behind it. With `recompute`, training keeps no
-    activation inside a block and computes them again in the backward pass.
+    `autocast` is the dtype of mixed precision in both parts, or None; either way the head's outputs are in float32 or
+    better. `causal`: positions attend to earlier ones only. With `recompute`, the backward pass recomputes the
+    activations inside blocks.
     """
 
     def __init__(self, config: DiTConfig, states: int, autocast: torch.dtype | None = None, causal: bool = False):
@@ -131,9 +131,9 @@ class DiT(nn.Module):
         return net
 
     def hidden(self, x: Tensor, sigma: Tensor, past: KVCache | None = None) -> Tensor:
-        """What the head reads: [B, L, D], after the final normalisation and modulation.
+        """The head's input [B, L, D], after the final normalisation and modulation.
 
-        past: what a causal network has read before x, which is added to it.
+        past: cache of the tokens before x, for a causal network; x is appended to it.
         """
         with self._mixed(x.device):
             cond = F.silu(self.sigma_map(sigma))
@@ -151,13 +151,13 @@ class DiT(nn.Module):
             return full_precision(modulate(self.output_layer.norm_final(h), shift, scale))
 
     def kv_cache(self) -> KVCache:
-        """Nothing read yet."""
+        """An empty cache; ValueError unless the network is causal."""
         if not self.causal:
-            raise ValueError("only a causal network has a past: to any other, new tokens change what came before")
+            raise ValueError("only a causal network has a cache: in others, new tokens change earlier activations")
         return KVCache()
 
     def _continued(self, h: Tensor, cond: Tensor, past: KVCache) -> Tensor:
-        """The blocks' output for tokens behind those that were read before."""
+        """The blocks' output for tokens that follow those in the cache."""
         cos, sin = (t[past.length :] for t in self.angles(past.length + h.shape[1], h.dtype))
         for layer, block in enumerate(self.blocks):
             h = block(h, cond, cos, sin, partial(past.attend, layer))
@@ -169,27 +169,26 @@ class DiT(nn.Module):
         return self.rotary_emb(length, 2 * self.config.n_heads, self.autocast or dtype)
 
     def cast_for_inference(self) -> None:
-        """Keep the blocks' matrices in the dtype of mixed precision, for inference: autocast makes the same at every
-        call."""
+        """Cast the blocks' matrices to the dtype of mixed precision once, instead of in every call."""
         if self.autocast is not None:
             for module in self.blocks.modules():
                 if isinstance(module, nn.Linear):
                     module.to(self.autocast)
 
     def kernel(self, length: int | None = None) -> str:
-        """The attention that is used at a length (default: the trained one), by name."""
+        """Name of the attention kernel used at a length (default: the trained length)."""
         weight, config = self.vocab_embed.embedding, self.config
         dtype, head_dim = self.autocast or weight.dtype, config.hidden_size // config.n_heads
         return choose(config.attention, weight.device, dtype, length or config.length, head_dim)
 
     @property
     def readout(self) -> Readout:
-        """The linear head, for whoever needs its outputs only in part."""
+        """The linear head, for callers that compute its outputs in part."""
         linear = self.output_layer.linear
         return Readout(linear.weight, linear.bias, mixed=self.autocast == torch.bfloat16)
 
     def head(self, hidden: Tensor) -> Tensor:
-        """z [..., S] from hidden [..., D], in float32 or better: mixed precision ends here."""
+        """z [..., S] from hidden [..., D], in float32 or better."""
         return self.readout(hidden)
 
     def _mixed(self, device: torch.device) -> torch.autocast:

@@ -19,12 +19,13 @@ class EMA:
 
     @torch.no_grad()
     def update(self, step: int) -> None:
-        """Take in the weights after optimizer step number `step` (1, 2, …)."""
+        """Update the average after optimizer step number `step` (1, 2, …)."""
         decay = min(self.decay, (1 + step) / (10 + step))
-        shadow, live = ([local_part(p.detach()) for p in kept.values()] for kept in (self.shadow, self._live))
-        torch._foreach_lerp_(shadow, live, 1 - decay)
+        shadow, live = ([local_part(p.detach()) for p in named.values()] for named in (self.shadow, self._live))
+        torch._foreach_lerp_(shadow, live, 1 - decay)  # pyright: ignore[reportPrivateImportUsage]
 
 
 def local_part(tensor: Tensor) -> Tensor:
     """This process's shard of a sharded tensor; any other tensor as it is."""
-    return tensor.to_local() if hasattr(tensor, "to_local") else tensor
+    to_local = getattr(tensor, "to_local", None)
+    return to_local() if to_local else tensor

@@ -1,23 +1,24 @@
-"""The linear head, whose outputs are float32 or better whatever the precision of its factors."""
+"""The linear head, with outputs in float32 or better, whatever the precision of its factors."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-#: Rows of a product in mixed precision. The libraries beneath make and keep a kernel for every shape they meet: at
-#: the number of masked positions, which is another one in every step, a thousand kernels took gigabytes.
+#: Row counts of products in mixed precision are padded to multiples of this. oneDNN compiles and keeps a kernel for
+#: every shape; the number of masked positions differs in every step, and a thousand kernels took gigabytes.
 ROWS_IN = 64
 
 
 @dataclass(frozen=True)
 class Readout:
-    """z = hidden · weightᵀ + bias. mixed: factors of products may be rounded to bfloat16, sums are float32."""
+    """z = hidden · weightᵀ + bias. mixed: factors of products may be rounded to bfloat16, sums are in float32."""
 
     weight: Tensor  # [S, D]
     bias: Tensor  # [S]
@@ -25,7 +26,7 @@ class Readout:
 
     @property
     def rows_in(self) -> int:
-        """Row counts that are multiples of this are served best."""
+        """Products are fastest for multiples of this number of rows."""
         return ROWS_IN if self.mixed else 1
 
     def product(self, a: Tensor, b: Tensor, out: Tensor | None = None) -> Tensor:
@@ -49,23 +50,24 @@ class Readout:
 @contextmanager
 def _bf16_factors() -> Iterator[None]:
     """Let float32 products round their factors, as oneDNN does with AMX; autocast would round the result too."""
-    before = torch.backends.mkldnn.matmul.fp32_precision
-    torch.backends.mkldnn.matmul.fp32_precision = "bf16"
+    settings: Any = torch.backends.mkldnn
+    before = settings.matmul.fp32_precision
+    settings.matmul.fp32_precision = "bf16"
     try:
         yield
     finally:
-        torch.backends.mkldnn.matmul.fp32_precision = before
+        settings.matmul.fp32_precision = before
 
 
 class _Linear(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, hidden: Tensor, weight: Tensor, bias: Tensor, readout: Readout) -> Tensor:
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor, readout: Readout) -> Tensor:
         ctx.save_for_backward(hidden, weight)
         ctx.readout = readout
         with torch.autocast(hidden.device.type, enabled=False):
             return readout.product(hidden, weight.T).add_(bias)
 
     @staticmethod
-    def backward(ctx, grad: Tensor):
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
         hidden, weight = ctx.saved_tensors
         return ctx.readout.product(grad, weight), ctx.readout.product(grad.T, hidden), grad.sum(0), None

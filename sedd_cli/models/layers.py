@@ -8,12 +8,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-#: Values of the random number of an element.
+#: Number of values of an element's random number.
 LEVELS = 2**16
 
 
 def full_precision(h: Tensor) -> Tensor:
-    """h in float32 or better, whatever autocast did to it."""
+    """h in float32 or better, whatever autocast made of it."""
     return h if h.dtype == torch.float64 else h.float()
 
 
@@ -56,7 +56,7 @@ class SigmaEmbedding(nn.Module):
         # float32 on purpose: bfloat16 would blur neighbouring noise levels
         freqs = torch.exp(-math.log(self.max_period) / half * torch.arange(half, device=sigma.device).float())
         angle = full_precision(sigma)[:, None] * freqs
-        return self.mlp(torch.cat([angle.cos(), angle.sin()], dim=-1).to(self.mlp[0].weight.dtype))
+        return self.mlp(torch.cat([angle.cos(), angle.sin()], dim=-1).to(next(self.mlp.parameters()).dtype))
 
 
 def modulate(h: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
@@ -67,8 +67,8 @@ def modulate(h: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
 def dropout(h: Tensor, p: float) -> Tensor:
     """h with each element 0 with probability p, and the others divided by 1 − p.
 
-    On a CPU torch draws one number of 32 bits after another, which takes longer than the attention of a short block.
-    Here an element takes 16 bits of torch's default generator, and p is rounded to a multiple of 2⁻¹⁶.
+    On a CPU torch draws 32 bits per element one by one, which takes longer than the attention of a short block. Here an
+    element takes 16 bits of torch's default generator, and p is rounded to a multiple of 2⁻¹⁶.
     """
     cut = round(p * LEVELS)
     if not cut:

@@ -1,4 +1,4 @@
-"""Where mixed precision pays: bf16 only where the device computes it natively."""
+"""Choice of mixed precision: bf16 only where the device computes it natively."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ def native_bf16(device: torch.device) -> bool:
 def autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:
     """`auto | bf16 | tf32 | fp32` → the dtype of autocast, None for none.
 
-    On a GPU this also says, for the whole process, whether float32 products may round their factors to TF32:
-    only with `tf32`, which other devices do not have.
+    On a GPU this also sets, for the whole process, whether float32 products may round their factors to TF32: only with
+    `tf32`.
     """
     if precision not in PRECISIONS:
         raise RequestError(f"precision must be one of {', '.join(PRECISIONS)}, found {precision!r}")

@@ -144,7 +144,7 @@ def test_closing_in_the_middle_leaves_whole_shards_and_goes_on(text, tmp_path, m
     finished = json.loads((partial_folder / "train.finished.json").read_text())
     assert {file.name for file in partial_folder.glob("*.bin")} == {entry["shard"]["file"] for entry in finished}
     events = list(prepare(options))
-    assert any(isinstance(event, Note) and "going on" in event.text for event in events)
+    assert any(isinstance(event, Note) and "resuming" in event.text for event in events)
     # It does not begin again: the first group comes behind the finished shards.
     done_before = sum(entry["shard"]["documents"] for entry in finished)
     assert next(event for event in events if isinstance(event, Progress)).done == done_before + 16
@@ -216,7 +216,7 @@ def test_full_disk_before_the_first_shard_leaves_nothing(text, tmp_path, monkeyp
 def test_full_disk_later_keeps_finished_shards(text, monkeypatch):
     with monkeypatch.context() as during:
         fill_disk_after(during, 5000)
-        with pytest.raises(WorkError, match="the same command goes on behind them"):
+        with pytest.raises(WorkError, match="the same command resumes after them"):
             run(corpus=str(text), tokenizer="char")
     events = list(prepare(PrepareOptions(str(text), tokenizer="char")))
     assert next(event for event in events if isinstance(event, Progress)).done > 16

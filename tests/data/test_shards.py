@@ -139,7 +139,7 @@ def test_fingerprint_is_of_the_content_alone(folder):
 
 def test_another_tokenizer_in_the_folder_is_damage(folder):
     load_tokenizer("text8").save(folder)
-    with pytest.raises(DamageError, match="not the one its manifest names"):
+    with pytest.raises(DamageError, match="does not match its manifest"):
         _ = open_dataset(folder).tokenizer
 
 

@@ -79,9 +79,9 @@ def test_what_was_read_is_kept(parts):
     assert past.length == 6
 
 
-def test_only_a_causal_network_has_a_past():
+def test_only_a_causal_network_has_a_cache():
     net = DiT(DiTConfig(n_blocks=1, hidden_size=8, n_heads=2, cond_dim=4, length=4), 4)
-    with pytest.raises(ValueError, match="only a causal network has a past"):
+    with pytest.raises(ValueError, match="only a causal network has a cache"):
         net.kv_cache()
 
 

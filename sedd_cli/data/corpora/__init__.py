@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from pathlib import Path
 
-from sedd_cli.data.corpora.base import SPLITS, Corpus, Law, Request, Source
+from sedd_cli.data.corpora.base import SPLITS, Corpus, Request, Source, StochasticProcess
 from sedd_cli.data.corpora.hub import hub_corpus, is_hub_id
 from sedd_cli.data.corpora.lambada import LAMBADA
 from sedd_cli.data.corpora.lm1b import LM1B
@@ -20,9 +20,9 @@ from sedd_cli.data.corpora.wikitext import WIKITEXT2, WIKITEXT103
 from sedd_cli.data.formats import READERS
 from sedd_cli.errors import RequestError
 
-__all__ = ["CORPORA", "EMBEDDED", "SPLITS", "Corpus", "Law", "Request", "Source", "find_corpus"]
+__all__ = ["CORPORA", "EMBEDDED", "SPLITS", "Corpus", "Request", "Source", "StochasticProcess", "find_corpus"]
 
-#: What every machine has: nothing is fetched for them, and no files are given.
+#: Corpora that need neither network nor files.
 EMBEDDED = (PYDOCS, PYCOMMENTS, PYCODE, MARKOV)
 CORPORA: dict[str, Corpus] = {
     corpus.name: corpus for corpus in (*EMBEDDED, OPENWEBTEXT, LM1B, TEXT8, WIKITEXT2, WIKITEXT103, PTB, LAMBADA)

@@ -1,4 +1,4 @@
-"""What a corpus is: a name, its usual tokenizer and clean-up, and a way to read its documents split by split."""
+"""A corpus: its name, default tokenizer and detokenizer, and a function that reads its documents split by split."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ Documents = Callable[[], Iterator[str]]
 
 @dataclass(frozen=True)
 class Request:
-    """Which text to read, and how. Only what the user gives changes from the defaults.
+    """Which text to read, and how.
 
-    corpus: a known name, a file, a folder, or a hub id. local: where the original files of a named corpus
-    stand on this machine. split: read this split alone. revision, config: state and configuration of a hub
-    dataset. field, encoding, documents: see ReadOptions.
+    corpus: a known name, a file, a folder, or a hub id. local: path of the original files of a named corpus. split:
+    read this split alone. revision, config: version and configuration of a hub dataset. field, encoding, documents:
+    see ReadOptions.
     """
 
     corpus: str
@@ -37,17 +37,17 @@ class Request:
     documents: str = "auto"
 
     def reading(self, field: str | None = None) -> ReadOptions:
-        """How to read files; `field` is the corpus's own, where the user names none."""
+        """How to read files; `field` is the corpus's default."""
         return ReadOptions(self.field or field, self.encoding, self.documents)
 
 
 @dataclass(frozen=True)
 class Source:
-    """A corpus that was found.
+    """An opened corpus.
 
-    splits: for each split, a function that reads its documents from the start. counts: the number of
-    documents of a split, where it is known beforehand. location, revision: what was read. size: bytes of
-    text, roughly, where known. remarks: what the user should be told.
+    splits: for each split, a function that reads its documents from the start. counts: documents per split, where known
+    in advance. location, revision: what was read. size: approximate bytes of text, if known. remarks: warnings for the
+    user.
     """
 
     location: str
@@ -58,7 +58,7 @@ class Source:
     remarks: tuple[str, ...] = ()
 
     def only(self, split: str | None) -> Source:
-        """This source with one split alone (None: with all); RequestError lists those there are."""
+        """This source with one split alone (None: with all); RequestError lists the existing ones."""
         if split is None:
             return self
         if split not in self.splits:
@@ -67,13 +67,13 @@ class Source:
 
 
 @dataclass(frozen=True)
-class Law:
-    """What is known exactly of a corpus that is drawn from a law: a stationary process over characters.
+class StochasticProcess:
+    """The stationary process over characters that a synthetic corpus is drawn from.
 
-    entropy_rate(): nats per character, the least that any model's bound can reach on long texts.
+    entropy_rate(): nats per character, a lower limit on every model's bound on long texts.
     block_entropy(length): nats of that many consecutive characters.
     nats(text): [characters] float64, -log p of each character given those before it in `text`, the first ones
-    from the stationary law; inf where the law cannot have written it.
+    from the stationary distribution; inf for impossible characters.
     """
 
     entropy_rate: Callable[[], float]
@@ -83,11 +83,11 @@ class Law:
 
 @dataclass(frozen=True)
 class Corpus:
-    """One corpus: what a user reads about it, its defaults, and how it is opened.
+    """One corpus: its description, its defaults, and how it is opened.
 
-    identity(request) names the exact text without reaching any network; open(request) finds it. origin: the
-    hub id or URL it comes from. local: the files that --from accepts. windows: its models train on random
-    windows instead of packed blocks. law: the process that its text is drawn from, where there is one.
+    identity(request) identifies the exact text without network; open(request) finds it. origin: the hub id or URL it
+    comes from. local: the files that --from accepts. windows: its models train on random windows instead of packed
+    blocks. process: the process that its text is drawn from, if known.
     """
 
     name: str
@@ -101,13 +101,13 @@ class Corpus:
     local: str = ""
     detokenizer: str = "none"
     windows: bool = False
-    law: Law | None = None
+    process: StochasticProcess | None = None
 
 
 def share_of(document: str) -> str:
-    """The split a document belongs to, 90 % train, 5 % validation, 5 % test, by its text alone.
+    """The split of a document by a hash of its text: 90 % train, 5 % validation, 5 % test.
 
-    The order of documents plays no part, and equal documents are never on both sides.
+    It does not depend on the order of documents, and equal documents fall into one split.
     """
     word = int.from_bytes(hashlib.blake2b(document.encode("utf-8"), digest_size=8).digest(), "big")
     share = word / 2**64
@@ -115,7 +115,7 @@ def share_of(document: str) -> str:
 
 
 def by_share(documents: Documents) -> dict[str, Documents]:
-    """The three splits of a corpus that comes without any."""
+    """The three splits of a corpus without splits of its own."""
 
     def reader(split: str) -> Documents:
         return lambda: (document for document in documents() if share_of(document) == split)
@@ -124,5 +124,5 @@ def by_share(documents: Documents) -> dict[str, Documents]:
 
 
 def one_after_another(readers: list[Documents]) -> Documents:
-    """The documents of several readers as one."""
+    """The documents of several readers in turn."""
     return lambda: (document for reader in readers for document in reader())

@@ -1,4 +1,4 @@
-"""Fetching one file by its address, once."""
+"""Downloads of single files, kept for later."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ _TIMEOUT = 20.0
 
 
 def download(url: str, size: int | None = None) -> Path:
-    """The file behind `url`, kept in $SEDD_HOME/downloads. Raises UnreachableError where it cannot be had whole.
+    """The file behind `url`, kept in $SEDD_HOME/downloads. Raises UnreachableError where it cannot be read completely.
 
-    size: bytes it must have, where they are known.
+    size: its bytes, if known.
     """
     target = home() / "downloads" / url.rsplit("/", 1)[1]
     if target.is_file():

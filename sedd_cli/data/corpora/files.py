@@ -1,8 +1,9 @@
-"""Files on this machine: finding them, telling their splits by their names, and knowing them again."""
+"""Local files: finding them, the splits their names name, and their identity."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 from sedd_cli.errors import RequestError
@@ -16,8 +17,8 @@ _WORDS = {
 }
 
 
-def files_under(path: Path, accepted) -> list[Path]:
-    """`path` itself, or the files below it that `accepted(path)` takes, in path order; hidden ones left out.
+def files_under(path: Path, accepted: Callable[[Path], bool]) -> list[Path]:
+    """`path` itself, or the accepted files below it in path order, without hidden ones.
 
     Raises RequestError where there is nothing.
     """
@@ -31,16 +32,16 @@ def files_under(path: Path, accepted) -> list[Path]:
 
 
 def named_split(name: str) -> str | None:
-    """The split that a file's name speaks of ("wiki.test.raw" → "test"), None where it speaks of none."""
+    """The split in a file's name ("wiki.test.raw" → "test"), or None."""
     words = set(re.split(r"[^a-z]+", name.lower()))
     return next((split for split, known in _WORDS.items() if words & known), None)
 
 
 def identity_of(root: Path, files: list[Path]) -> str:
-    """One short text that changes when the files do, wherever they stand.
+    """A digest that changes when the files do, independent of their folder.
 
-    Small files are known by their content; those above 64 MiB by size and time of change, since hashing an
-    OpenWebText at every start would take minutes.
+    Small files are identified by content, those above 64 MiB by size and modification time, since hashing OpenWebText
+    at every start would take minutes.
     """
     base = root if root.is_dir() else root.parent
     return digest([[file.relative_to(base).as_posix(), _stamp(file)] for file in files])

@@ -1,4 +1,4 @@
-"""Datasets of the Hugging Face hub, at a revision that is looked up once and recorded."""
+"""Datasets of the Hugging Face hub, at a recorded revision."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ class HubCopy:
 
 
 class UnreachableError(Exception):
-    """This copy cannot be had now; the message says why in a few words."""
+    """A copy cannot be read now; the message gives the reason in a few words."""
 
 
-def open_copies(copies: Sequence[HubCopy], request: Request) -> tuple[str, str, dict[str, Any]]:
-    """(location, revision, {hub's split name: datasets.Dataset with one column}) of the first that answers.
+def open_copies(copies: Sequence[HubCopy], request: Request) -> tuple[str, str | None, dict[str, Any]]:
+    """(location, revision, {hub's split name: datasets.Dataset with one column}) of the first copy that answers.
 
-    Raises UnreachableError, with what each of them said.
+    Raises UnreachableError with the reason of each copy.
     """
     failures = []
     for copy in copies:
@@ -46,7 +46,7 @@ def open_copies(copies: Sequence[HubCopy], request: Request) -> tuple[str, str, 
     raise UnreachableError("; ".join(failures))
 
 
-def _open_copy(copy: HubCopy, request: Request) -> tuple[str, str, dict[str, Any]]:
+def _open_copy(copy: HubCopy, request: Request) -> tuple[str, str | None, dict[str, Any]]:
     revision = _revision(copy.id, request.revision or copy.revision)
     config = request.config or copy.config
     field = request.field or copy.field
@@ -55,8 +55,8 @@ def _open_copy(copy: HubCopy, request: Request) -> tuple[str, str, dict[str, Any
     return location, revision, tables
 
 
-def _revision(name: str, asked: str) -> str:
-    """The commit that a branch or tag stands for now."""
+def _revision(name: str, asked: str) -> str | None:
+    """The present commit of a branch or tag."""
     from huggingface_hub import HfApi
 
     try:
@@ -65,25 +65,26 @@ def _revision(name: str, asked: str) -> str:
         raise UnreachableError(f"{type(error).__name__}: {first_line(error)}") from error
 
 
-def _load(name: str, config: str | None, revision: str) -> dict[str, Any]:
+def _load(name: str, config: str | None, revision: str | None) -> dict[str, Any]:
     """All splits, downloaded and memory-mapped."""
     import datasets
 
     try:
-        return dict(datasets.load_dataset(name, config, revision=revision))
+        loaded: Any = datasets.load_dataset(name, config, revision=revision)
+        return dict(loaded)
     except ValueError as error:  # an unknown or missing configuration: the message lists them
         raise RequestError(f"{name}: {' '.join(str(error).split())}; choose one with --config") from error
     except Exception as error:
         raise UnreachableError(f"{type(error).__name__}: {first_line(error)}") from error
 
 
-def _column(table, field: str, where: str):
+def _column(table: Any, field: str, where: str) -> Any:
     if field not in table.column_names:
         raise RequestError(no_such_field(field, table.column_names, where))
     return table.select_columns([field])
 
 
-def rows_of(table) -> Iterator[str]:
+def rows_of(table: Any) -> Iterator[str]:
     """The texts of a dataset with one column."""
     (field,) = table.column_names
     for part in table.with_format("arrow").iter(_ROWS):
@@ -120,7 +121,7 @@ def _open(request: Request) -> Source:
         if request.split not in tables:
             raise RequestError(f"there is no split {request.split!r} in {location}; it has {', '.join(tables)}")
         tables = {request.split: tables[request.split]}
-    named = {named_split(name): table for name, table in tables.items() if named_split(name)}
+    named = {split: table for name, table in tables.items() if (split := named_split(name))}
     if len(tables) == 1 and set(named) <= {"train"} and (request.split is None or not named):
         (table,) = tables.values()
         return Source(location, revision, by_share(partial(rows_of, table)), size=table.data.nbytes)

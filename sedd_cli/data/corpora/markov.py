@@ -1,22 +1,23 @@
 """Text drawn from a Markov chain over characters: the one corpus whose entropy rate is known exactly.
 
-A model's bound on real text has an unknown floor. Here it is known, so the distance to it is the model's own.
+The best possible bound on real text is unknown. Here it is known, so the distance to it measures the model.
 """
 
 from __future__ import annotations
 
 from bisect import bisect
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache, partial
 
 import numpy as np
 
-from sedd_cli.data.corpora.base import SPLITS, Corpus, Law, Request, Source
+from sedd_cli.data.corpora.base import SPLITS, Corpus, Request, Source, StochasticProcess
 
 SIZES = {"train": 2_000_000, "validation": 100_000, "test": 100_000}
 ORDER = 2
 LETTERS = " abcdefg"  # a part of text8's alphabet
-CONCENTRATION = 0.2  # of the Dirichlet law of a row; 0.2 gives about 1.5 bits per character
+CONCENTRATION = 0.2  # of the Dirichlet distribution of a row; 0.2 gives about 1.5 bits per character
 SEED = 0
 _PIECE = 1 << 16
 
@@ -40,14 +41,14 @@ class Chain:
             raise ValueError(f"transition is {self.transition.shape}; order and letters ask for {shape}")
 
     def stationary(self) -> np.ndarray:
-        """pi [S**order], the law of `order` consecutive characters: pi P = pi, and its sum is 1."""
+        """pi [S**order], the distribution of `order` consecutive characters: pi P = pi, and its sum is 1."""
         contexts, size = self.transition.shape
         step = np.zeros((contexts, contexts))
         for letter in range(size):
             step[np.arange(contexts), (np.arange(contexts) * size + letter) % contexts] += self.transition[:, letter]
         # pi (I - P) = 0 alone is singular; adding sum(pi) = 1 to every equation makes it regular.
         pi = np.linalg.solve((np.eye(contexts) - step + 1.0).T, np.ones(contexts))
-        pi = np.maximum(pi, 0.0)  # contexts that are never come back to may be left at -1e-17
+        pi = np.maximum(pi, 0.0)  # transient contexts may come out at -1e-17
         return pi / pi.sum()
 
     def entropy_rate(self) -> float:
@@ -60,9 +61,9 @@ class Chain:
         return first + max(length - self.order, 0) * self.entropy_rate()
 
     def nats(self, text: str) -> np.ndarray:
-        """[characters] float64: -log p of each character given those before it, the first from the stationary law.
+        """[characters] float64: -log p of each character given those before it, the first from `stationary`.
 
-        inf for an impossible character, and for one within `order` characters behind a foreign letter.
+        inf for an impossible character, and for one within `order` characters after a foreign letter.
         """
         size = len(self.letters)
         digit = {letter: place for place, letter in enumerate(self.letters)}
@@ -98,7 +99,7 @@ class Chain:
         return "".join([self.letters[letter] for letter in found[:length]])
 
     def _marginal(self, length: int) -> np.ndarray:
-        """[S**length]: the law of `length` consecutive characters, for length up to the order."""
+        """[S**length]: the distribution of `length` consecutive characters, for length up to the order."""
         return self.stationary().reshape(len(self.letters) ** length, -1).sum(axis=1)
 
 
@@ -130,7 +131,7 @@ def _text(split: str) -> str:
     return chain().draw(SIZES[split], _generator(1 + SPLITS.index(split)))
 
 
-def _document(split: str):
+def _document(split: str) -> Iterator[str]:
     yield _text(split)
 
 
@@ -163,7 +164,7 @@ MARKOV = Corpus(
     open=_open,
     identity=_identity,
     windows=True,
-    law=Law(
+    process=StochasticProcess(
         entropy_rate=lambda: chain().entropy_rate(),
         block_entropy=lambda length: chain().block_entropy(length),
         nats=lambda text: chain().nats(text),

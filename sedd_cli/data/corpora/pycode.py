@@ -1,7 +1,4 @@
-"""What else is in every CPython: comments of its standard library, which are English, and its code, which is not.
-
-For models of `pydocs` both are texts from elsewhere, by the same hands.
-"""
+"""Comments and code of CPython's standard library: out-of-domain texts for models of `pydocs`, by the same authors."""
 
 from __future__ import annotations
 
@@ -25,7 +22,7 @@ def _comments(path: Path) -> Iterator[str]:
         with tokenize.open(path) as file:
             tokens = list(tokenize.generate_tokens(io.StringIO(file.read()).readline))
     except (SyntaxError, ValueError, tokenize.TokenError):
-        return  # passed over
+        return  # skipped
     lines: list[str] = []
     last = -1
     for token in tokens:
@@ -55,7 +52,7 @@ def code_of(library: Path) -> list[str]:
 def _bare(module: ast.Module) -> ast.Module:
     for node in ast.walk(module):
         if isinstance(node, DOCUMENTED) and ast.get_docstring(node, clean=False) is not None:
-            # a body must hold something
+            # a function or class needs a body
             node.body = node.body[1:] or ([] if isinstance(node, ast.Module) else [ast.Pass()])
     return module
 

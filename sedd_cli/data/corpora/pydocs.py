@@ -15,7 +15,7 @@ DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 def documents_of(library: Path) -> list[str]:
     """Topics, then docstrings longer than 80 characters in path order, each distinct text once.
 
-    Sources are parsed, never imported; a file that this Python cannot parse is passed over.
+    Sources are parsed, never imported; a file that this Python cannot parse is skipped.
     """
     found = dict.fromkeys(_topics(library / TOPICS))
     for path in sources(library):

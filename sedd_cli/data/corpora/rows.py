@@ -22,10 +22,10 @@ _RECORDS = (".jsonl", ".ndjson", ".parquet")
 class RowBenchmark:
     """How to read one such benchmark.
 
-    copies: where the hub has it, first choice first. accepts(path): whether a file of a local folder belongs
-    to it. row: what turns a line of the original files into the row of the hub copy. files: the names of the
-    original files, for messages. url: an address of its only split's original file, tried last. warning: what
-    a user must know. many_files: whether a split comes in more than one original file.
+    copies: hub datasets in order of preference. accepts(path): whether a local file belongs to it. row: turns a line of
+    the original files into a row of the hub copy. files: names of the original files, for messages. url: of the
+    original file of its only split, tried last. warning: shown to the user. many_files: a split may have several
+    original files.
     """
 
     name: str
@@ -39,12 +39,12 @@ class RowBenchmark:
     many_files: bool = False
 
     def open(self, request: Request) -> Source:
-        """Read the local files if the user gave them, else the hub's copy."""
+        """The local files if given, else the hub's copy."""
         source = self._local(request, Path(request.local)) if request.local else self._remote(request)
         return source.only(request.split)
 
     def identity(self, request: Request) -> str:
-        """The files' identity, or the hub copy as it is asked for."""
+        """The identity of the files, or of the hub copy."""
         if request.local:
             return identity_of(Path(request.local), self._files(Path(request.local)))
         return f"{self.copies[0].id}@{request.revision or self.copies[0].revision}"
@@ -61,7 +61,7 @@ class RowBenchmark:
             location, revision, tables = open_copies(self.copies, request)
         except UnreachableError as failure:
             return self._by_url(request, failure)
-        tables = {self.split_of(name): table for name, table in tables.items() if self.split_of(name)}
+        tables = {split: table for name, table in tables.items() if (split := self.split_of(name))}
         return self._source(
             location,
             revision,
@@ -127,5 +127,5 @@ class RowBenchmark:
 
 
 def _name_below(root: Path, file: Path) -> str:
-    """The file's path below the folder the user gave: a folder's name can tell the split, too."""
+    """The file's path below the given folder: a folder's name can also name the split."""
     return file.relative_to(root).as_posix() if root.is_dir() else file.name

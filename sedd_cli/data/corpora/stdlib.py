@@ -13,7 +13,7 @@ from pathlib import Path
 from sedd_cli.data.corpora.base import Corpus, Request, Source, by_share
 from sedd_cli.errors import RequestError
 
-#: A text that is shorter is left out.
+#: Shorter texts are left out.
 SHORTEST = 81
 #: One dictionary, of texts about the language.
 TOPICS = "pydoc_data/topics.py"
@@ -26,7 +26,7 @@ def sources(library: Path) -> list[Path]:
     """Its modules in path order, without those of tests and of others' packages."""
     relative = (path.relative_to(library) for path in library.rglob("*.py"))
     kept = (path for path in relative if not _LEFT_OUT.intersection(path.parts) and path.as_posix() != TOPICS)
-    # what tells how this very Python was built differs from machine to machine
+    # the build configuration differs between machines
     shared = (path for path in kept if not path.name.startswith("_sysconfigdata_"))
     return [library / path for path in sorted(shared, key=Path.as_posix)]
 
@@ -34,7 +34,7 @@ def sources(library: Path) -> list[Path]:
 def parse(path: Path) -> ast.Module:
     """An empty module for a file that this Python cannot parse."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # invalid escapes in others' sources are none of the user's business
+        warnings.simplefilter("ignore")  # invalid escapes in library sources do not concern the user
         try:
             return ast.parse(path.read_bytes())
         except (SyntaxError, ValueError):
@@ -47,7 +47,7 @@ def utf8(text: str) -> str:
 
 
 def corpus_of(name: str, about: str, size: str, origin: str, documents_of: Callable[[Path], list[str]]) -> Corpus:
-    """A corpus that every Python has: `documents_of` the folder of its library, each distinct text once."""
+    """A corpus of distinct texts that `documents_of` extracts from the folder of the standard library."""
 
     @lru_cache(maxsize=1)
     def documents() -> tuple[str, ...]:

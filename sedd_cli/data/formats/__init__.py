@@ -1,4 +1,4 @@
-"""ReadOptions documents out of files: one module per kind of file, one table of suffixes."""
+"""Reading documents from files: one module per kind of file, one table of suffixes."""
 
 from __future__ import annotations
 
@@ -27,5 +27,5 @@ READERS: dict[str, Reader] = {
 
 
 def read_documents(path: Path, reading: ReadOptions) -> Iterator[str]:
-    """The documents of one file, by its suffix; a suffix that is not known is read as plain text."""
+    """The documents of one file, by its suffix; files with an unknown suffix are read as plain text."""
     return READERS.get(path.suffix.lower(), read_text)(path, reading)

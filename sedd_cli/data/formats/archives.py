@@ -21,8 +21,8 @@ _BROKEN = (tarfile.TarError, lzma.LZMAError, zlib.error, EOFError, OSError)
 def read_tar(path: Path, reading: ReadOptions) -> Iterator[str]:
     """Each .txt member of a tar (compressed or not) as one document.
 
-    An archive inside the archive, as the first distribution of OpenWebText has them, is opened too, its
-    members by name. The outer archive is read as it comes, since seeking in a compressed one costs too much.
+    Archives inside the archive, as in the first distribution of OpenWebText, are opened too, and their members sorted
+    by name. The outer archive is read in its own order, since seeking in a compressed file is slow.
     """
     try:
         with path.open("rb") as stream, tarfile.open(fileobj=stream, mode="r|*") as archive:
@@ -36,12 +36,17 @@ def _member(archive: tarfile.TarFile, member: tarfile.TarInfo, path: Path, readi
     if not member.isfile():
         return
     if member.name.endswith(".txt"):
-        yield _decode(archive.extractfile(member).read(), f"{member.name} in {path}", reading)
+        yield _decode(_content(archive, member), f"{member.name} in {path}", reading)
     elif member.name.endswith(_NESTED):
-        content = io.BytesIO(archive.extractfile(member).read())
-        with tarfile.open(fileobj=content) as inner:
+        with tarfile.open(fileobj=io.BytesIO(_content(archive, member))) as inner:
             for part in sorted(inner.getmembers(), key=lambda part: part.name):
                 yield from _member(inner, part, path, reading)
+
+
+def _content(archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
+    file = archive.extractfile(member)
+    assert file is not None, "a regular file has content"
+    return file.read()
 
 
 def _decode(raw: bytes, where: str, reading: ReadOptions) -> str:

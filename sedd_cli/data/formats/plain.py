@@ -17,12 +17,11 @@ _PIECE = 1 << 20
 
 @dataclass(frozen=True)
 class ReadOptions:
-    """field: key or column that holds the text, None for "text". encoding: of text files.
+    """How files are read.
 
-    documents: what separates the documents of a text file: "blank" lines; every "line" one document; the
-    whole "file" one document; "auto" takes blank lines where the first million characters have one, else
-    lines. A document longer than a million characters is cut into documents of that length, so that memory
-    stays flat.
+    field: key or column of the text, None for "text". encoding: of text files. documents: what separates the documents
+    of a text file: "blank" lines; every "line" is a document; the "file" is one document; "auto": blank lines if the
+    first million characters contain one, else lines. Longer documents are cut at a million characters, to bound memory.
     """
 
     field: str | None = None
@@ -44,10 +43,10 @@ def read_lines(path: Path, reading: ReadOptions) -> Iterator[str]:
 
 
 def _decoded(path: Path, reading: ReadOptions, separate: Callable[[TextIO], Iterator[str]]) -> Iterator[str]:
-    """What `separate` makes of the open file; a byte that does not decode is named by its offset."""
+    """The output of `separate` on the open file; the error for a byte that does not decode names its offset."""
     _refuse_binary(path, reading.encoding)
     try:
-        with path.open(encoding=_without_mark(reading.encoding)) as stream:
+        with path.open(encoding=_without_bom(reading.encoding)) as stream:
             yield from separate(stream)
     except UnicodeDecodeError as error:
         offset = _first_bad_byte(path, reading.encoding)
@@ -91,7 +90,7 @@ def _sniff(path: Path, reading: ReadOptions) -> str:
     return "blank" if any(not line.strip() for line in beginning.strip().split("\n")) else "line"
 
 
-def _without_mark(encoding: str) -> str:
+def _without_bom(encoding: str) -> str:
     """The codec that also swallows a byte order mark, where UTF-8 is meant."""
     try:
         return "utf-8-sig" if codecs.lookup(encoding).name == "utf-8" else encoding
@@ -100,7 +99,7 @@ def _without_mark(encoding: str) -> str:
 
 
 def _refuse_binary(path: Path, encoding: str) -> None:
-    if codecs.lookup(_without_mark(encoding)).name.startswith(("utf-16", "utf-32")):
+    if codecs.lookup(_without_bom(encoding)).name.startswith(("utf-16", "utf-32")):
         return
     with path.open("rb") as stream:
         offset = stream.read(1 << 16).find(0)
@@ -111,7 +110,7 @@ def _refuse_binary(path: Path, encoding: str) -> None:
 
 
 def _first_bad_byte(path: Path, encoding: str) -> int:
-    """Offset of the first byte that does not decode. Read again from the start: happens once, at the end."""
+    """Offset of the first byte that does not decode. Reads the file again, only before an error."""
     decoder = codecs.getincrementaldecoder(encoding)()
     before = 0
     with path.open("rb") as stream:

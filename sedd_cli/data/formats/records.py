@@ -1,4 +1,4 @@
-"""Files of records, one field of which holds the text: JSON lines and parquet."""
+"""Files of records with a text field: JSON lines and parquet."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _ROWS = 1024
 
 
 def read_jsonl(path: Path, reading: ReadOptions) -> Iterator[str]:
-    """The text field of each line; empty lines are passed over. Errors name the line."""
+    """The text field of each line; empty lines are skipped. Errors name the line."""
     field = reading.field or DEFAULT_FIELD
     return (_text_of(record, field, f"line {number:,} of {path}") for number, record in _records(path))
 
@@ -92,8 +92,8 @@ def read_parquet(path: Path, reading: ReadOptions) -> Iterator[str]:
         raise DamageError(f"{path} is no parquet file, or a damaged one: {first_line(error)}") from error
 
 
-def texts_of(column, field: str, where: str) -> Iterator[str]:
-    """The texts of an Arrow column; RequestError where it holds anything else."""
+def texts_of(column: Any, field: str, where: str) -> Iterator[str]:
+    """The texts of an Arrow column; RequestError for any other value."""
     for text in column.to_pylist():
         if not isinstance(text, str):
             kind = "empty" if text is None else f"no text but a {type(text).__name__}"

@@ -42,7 +42,7 @@ def load_tokenizer(spec: str) -> Tokenizer:
     """A tokenizer that needs no training text: byte, text8, a tiktoken name (gpt2), a hub name, a file or folder.
 
     A folder may be one that `Tokenizer.save` wrote (a dataset, a checkpoint), or a downloaded hub tokenizer.
-    Raises RequestError in one line where it cannot be had.
+    Raises RequestError where it cannot be loaded.
     """
     path = Path(spec)
     if path.exists():

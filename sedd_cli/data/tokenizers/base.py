@@ -1,4 +1,4 @@
-"""What every tokenizer can do."""
+"""The interface of all tokenizers."""
 
 from __future__ import annotations
 
@@ -24,12 +24,11 @@ class Tokenizer(ABC):
 
     spec: what the user typed when the tokenizer was made ("bpe:4096", "gpt2").
     vocab_size: the number N of ids.
-    eos: id that separates documents, or None where the vocabulary has no place for one (text8).
-    unknown: id that stands for what the vocabulary cannot express, or None where it expresses everything.
-    named: whether the spec alone says which tokenizer it is, wherever it was made.
+    eos: id that separates documents, or None where the vocabulary has none (text8).
+    unknown: id of everything the vocabulary cannot express, or None where it expresses everything.
+    named: whether the spec alone identifies the tokenizer, on any machine.
 
-    Encoding never adds an id: `eos` comes from whoever joins documents, and text that spells a special
-    token is ordinary text.
+    Encoding never adds special ids, and treats text that spells a special token as ordinary text.
     """
 
     kind: ClassVar[str]
@@ -44,30 +43,30 @@ class Tokenizer(ABC):
 
     @property
     def bos(self) -> int | None:
-        """The id that begins a text where one is asked for: a mark of its own, or `eos`."""
+        """The id that begins a text: a special token of its own, or `eos`."""
         return self.eos
 
     @property
     def ids(self) -> str:
-        """What its ids mean: equal for tokenizers of which either reads the other's ids."""
+        """Identifies the vocabulary: equal for tokenizers that map ids to the same text."""
         return self.spec if self.named else self.fingerprint
 
     @abstractmethod
     def encode_arrays(self, texts: Sequence[str]) -> list[np.ndarray]:
-        """Ids of each text, one unsigned array [tokens] per text. Subclasses write this one."""
+        """Ids of each text, one unsigned array [tokens] per text. Implemented by subclasses."""
 
     @abstractmethod
     def decode_run(self, ids: np.ndarray) -> str:
-        """Text of ids [n] that are in range and hold no `eos`. Subclasses write this one."""
+        """Text of ids [n] that are in range and hold no `eos`. Implemented by subclasses."""
 
     @abstractmethod
     def state(self) -> dict[str, Any]:
-        """Everything, as JSON values, that determines the map between text and ids; `from_state` reads it."""
+        """Everything that determines the map between text and ids, as JSON values for `from_state`."""
 
     @classmethod
     @abstractmethod
     def from_state(cls, spec: str, state: dict[str, Any]) -> Tokenizer:
-        """The tokenizer that `state` described."""
+        """The tokenizer of a `state`."""
 
     def encode(self, text: str) -> list[int]:
         """Ids of `text`; no special ids are added, and "<|endoftext|>" is ordinary text."""
@@ -77,8 +76,8 @@ class Tokenizer(ABC):
         """`encode` of each text."""
         return [ids.tolist() for ids in self.encode_arrays(texts)]
 
-    def decode(self, ids: Sequence[int]) -> str:
-        """Text of `ids`. An `eos` reads as an empty line, so documents stand apart as paragraphs do.
+    def decode(self, ids: Sequence[int] | np.ndarray) -> str:
+        """Text of `ids`. An `eos` becomes an empty line between documents.
 
         Ids that end in the middle of a character give U+FFFD there. Raises RequestError for an id outside
         the vocabulary.
@@ -101,28 +100,28 @@ class Tokenizer(ABC):
         return digest({"kind": self.kind, **self.identity()})
 
     def identity(self) -> dict[str, Any]:
-        """What the fingerprint is taken over, where that is not simply the state."""
+        """The content of the fingerprint: by default the state."""
         return self.state()
 
     @cached_property
     def joins_spaces(self) -> bool:
-        """Whether a space becomes one token with the word after it, as far as common words tell."""
+        """Whether a space and the word after it form one token, tried on common words."""
         words = ("a", "the", "of", "and", "in", "to", "is", "he", "s", "t")
         try:
             return any(self.encode(f"a {w}") != [*self.encode("a "), *self.encode(w)] for w in words)
-        except RequestError:  # it cannot spell the question
+        except RequestError:  # the vocabulary lacks these words
             return False
 
     @cached_property
     def keeps_spaces(self) -> bool:
-        """Whether spaces at the ends of a text come back (BERT's do not)."""
+        """Whether spaces at the ends of a text survive encoding and decoding (not with BERT)."""
         try:
             return self.decode(self.encode(" a ")) == " a "
         except RequestError:
             return True
 
     def save(self, folder: Path) -> None:
-        """Write `tokenizer.json` into `folder`: one self-contained file, so that loading needs no network."""
+        """Write `tokenizer.json` into `folder`: one self-contained file, which loads without network."""
         record = {
             "format": FORMAT,
             "kind": self.kind,
@@ -138,7 +137,7 @@ class Tokenizer(ABC):
 
 
 class TrainedTokenizer(Tokenizer):
-    """A tokenizer whose vocabulary comes from a training text."""
+    """A tokenizer with a vocabulary learnt from a corpus."""
 
     named = False
 

@@ -36,7 +36,7 @@ class BPETokenizer(TrainedTokenizer):
         from tokenizers import decoders, models, pre_tokenizers
 
         vocab = {piece: i for i, piece in enumerate(self.pieces)}
-        engine = Engine(models.BPE(vocab=vocab, merges=[tuple(pair) for pair in self.merges]))
+        engine = Engine(models.BPE(vocab=vocab, merges=self.merges))
         engine.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
         engine.decoder = decoders.ByteLevel()
         return engine

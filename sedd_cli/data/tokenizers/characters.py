@@ -29,10 +29,10 @@ class CharTokenizer(TrainedTokenizer):
     """
 
     kind = "char"
-    _reserved = 2
+    _reserved, _unseen = 2, 1
 
     def __init__(self, spec: str, alphabet: str):
-        super().__init__(spec, vocab_size=len(alphabet) + self._reserved, eos=0, unknown=1)
+        super().__init__(spec, vocab_size=len(alphabet) + self._reserved, eos=0, unknown=self._unseen)
         self.alphabet = alphabet
         self._points = code_points(alphabet)
         self._decoded = np.concatenate([code_points("\ufffd\ufffd"), self._points])
@@ -51,9 +51,9 @@ class CharTokenizer(TrainedTokenizer):
 
     def _ids(self, points: np.ndarray) -> np.ndarray:
         if not self._points.size:
-            return np.full(points.size, self.unknown, dtype=np.uint32)
+            return np.full(points.size, self._unseen, dtype=np.uint32)
         place = np.minimum(np.searchsorted(self._points, points), self._points.size - 1)
-        return np.where(self._points[place] == points, place + self._reserved, self.unknown).astype(np.uint32)
+        return np.where(self._points[place] == points, place + self._reserved, self._unseen).astype(np.uint32)
 
     def decode_run(self, ids: np.ndarray) -> str:
         return from_code_points(self._decoded[ids])

@@ -32,7 +32,7 @@ class HuggingFaceTokenizer(Tokenizer):
         self._engine = Engine.from_str(engine_json)
         self._engine.no_truncation()
         self._engine.no_padding()
-        # Special tokens are for whoever adds them by id; in a text they are ordinary characters.
+        # text that spells a special token is ordinary text
         self._engine.encode_special_tokens = True
         self._content = json.loads(engine_json)
         unknown = self._content["model"].get("unk_token")
@@ -41,7 +41,7 @@ class HuggingFaceTokenizer(Tokenizer):
 
     @classmethod
     def load(cls, spec: str) -> HuggingFaceTokenizer:
-        """Read a hub name, a folder or a file; raises RequestError in one line where it cannot be had."""
+        """Read a hub name, a folder or a file; RequestError where it cannot be loaded."""
         path = Path(spec)
         if path.suffix == ".txt":
             return cls._from_bert_vocabulary(spec, path)
@@ -57,12 +57,12 @@ class HuggingFaceTokenizer(Tokenizer):
 
     @classmethod
     def _from_bert_vocabulary(cls, spec: str, path: Path) -> HuggingFaceTokenizer:
-        from tokenizers.implementations import BertWordPieceTokenizer
+        from tokenizers import BertWordPieceTokenizer
 
         return cls._from_engine(spec, BertWordPieceTokenizer(str(path), lowercase=True))
 
     @classmethod
-    def _from_engine(cls, spec: str, engine) -> HuggingFaceTokenizer:
+    def _from_engine(cls, spec: str, engine: Any) -> HuggingFaceTokenizer:
         ends = (engine.token_to_id(token) for token in ("<|endoftext|>", "</s>", "<eos>", "[SEP]"))
         return cls(spec, engine.to_str(), next((i for i in ends if i is not None), None))
 
@@ -90,7 +90,7 @@ class HuggingFaceTokenizer(Tokenizer):
         return cls(spec, state["engine"], state["eos"])
 
 
-def _from_hub(spec: str):
+def _from_hub(spec: str) -> Any:
     """A tokenizer of the hub: the cached copy, else a download if the hub answers."""
     from huggingface_hub import HfApi
 
@@ -101,7 +101,7 @@ def _from_hub(spec: str):
     except (OSError, ValueError):
         pass  # not cached
     try:
-        # One question first: out of reach, the download itself would go on trying for most of a minute.
+        # a quick request first: without network the download would retry for most of a minute
         HfApi().model_info(spec, timeout=_TIMEOUT)
         return pretrained_tokenizer(spec)
     except RequestError:
@@ -114,7 +114,7 @@ def _from_hub(spec: str):
         ) from error
 
 
-def engine_ids(engine, texts: Sequence[str]) -> list[np.ndarray]:
+def engine_ids(engine: Any, texts: Sequence[str]) -> list[np.ndarray]:
     """Ids of each text from an engine of the `tokenizers` library, without offsets and without special tokens."""
     encodings = engine.encode_batch_fast(list(texts), add_special_tokens=False)
     return [np.array(encoding.ids, dtype=np.uint32) for encoding in encodings]

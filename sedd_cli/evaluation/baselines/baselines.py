@@ -27,10 +27,10 @@ def baselines(dataset: Dataset, blocks: Blocks) -> Generator[Event, None, dict[s
         else:
             yield Note(f"no n-gram baselines: the training split has over {MOST_TOKENS:,} tokens")
     corpus = CORPORA.get(dataset.manifest.corpus)
-    if corpus and corpus.law:
+    if corpus and corpus.process:
         if math.isfinite(bits := source_bits(dataset, blocks)):  # infinite where decoding changed the characters
             found["the source itself"] = bits
-        found["entropy rate"] = corpus.law.entropy_rate() / math.log(2)
+        found["entropy rate"] = corpus.process.entropy_rate() / math.log(2)
     return found
 
 
@@ -51,7 +51,7 @@ def source_bits(dataset: Dataset, blocks: Blocks) -> float:
 
     No model can be expected to do better.
     """
-    source, nats, characters = CORPORA[dataset.manifest.corpus].law, 0.0, 0
+    source, nats, characters = CORPORA[dataset.manifest.corpus].process, 0.0, 0
     if source is None:
         raise ValueError(f"{dataset.manifest.corpus} is not a synthetic corpus")
     for start, stop in blocks.spans:

@@ -152,7 +152,7 @@ def test_the_corpus_stays_what_it_is():
     texts = {split: "".join(documents()) for split, documents in source.splits.items()}
     assert {split: len(text) for split, text in texts.items()} == SIZES
     assert texts["train"][:100_000] != texts["validation"] != texts["test"] != texts["train"][:100_000]
-    assert corpus.law.entropy_rate() == pytest.approx(0.94477913734433, rel=1e-9)
+    assert corpus.process.entropy_rate() == pytest.approx(0.94477913734433, rel=1e-9)
     assert texts["test"][:32] == "gfbdbggf gagf ggf gdbcggf gaaaaa"
     assert f"order {ORDER} " in corpus.identity(Request("markov"))
 

@@ -390,7 +390,7 @@ def test_a_synthetic_source_shows_the_gap(workplace):
     from sedd_cli.evaluation.likelihood.protocols import Blocks
 
     data = _dataset("markov", "text8")
-    source = CORPORA["markov"].law
+    source = CORPORA["markov"].process
     blocks = Blocks.cut(data.split("test"), "rigorous", 64, data.tokenizer)
     found = source_bits(data, blocks)
     # about the entropy of 64 characters in a row: 1563 blocks of a source whose blocks scatter by a tenth of it
