@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
 
 from sedd_cli.data.loader import Loader
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def prefetch(
     loader: Loader, step: int, start: int = 0, stop: int | None = None, depth: int = 2, pin: bool | None = None
-) -> Iterator:
+) -> Generator[Tensor, None, None]:
     """Rows start to stop of the batches from `step` on, int64 tensors [stop - start, length] on the CPU, without end.
 
     A thread keeps `depth` batches ready, so that reading costs the training loop no time. pin: put them in
