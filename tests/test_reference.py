@@ -1,4 +1,4 @@
-"""The reference is held to identities of its own, so that it is not merely the same mistake made twice."""
+"""Identities that the reference satisfies on its own, so that it does not repeat a mistake of the package."""
 
 import itertools
 import math
@@ -13,7 +13,7 @@ N = 3
 
 
 @GRAPHS
-def test_columns_of_the_rates_sum_to_zero_and_transitions_are_laws(graph):
+def test_columns_of_the_rates_sum_to_zero_and_transitions_are_distributions(graph):
     Q = reference.rate_matrix(graph, N)
     P = reference.transition(Q, 0.7)
     one = torch.ones(len(Q), dtype=torch.float64)
@@ -25,20 +25,20 @@ def test_columns_of_the_rates_sum_to_zero_and_transitions_are_laws(graph):
 
 
 @GRAPHS
-def test_score_entropy_integrates_to_the_fall_of_information(graph):
-    """The theorem behind the bound: along the noise, the exact score loses exactly the information it measures."""
+def test_score_entropy_integrates_to_the_decrease_of_information(graph):
+    """The identity behind the likelihood bound."""
     Q = reference.rate_matrix(graph, N)
     p0, x0 = reference.source(N, 2, len(Q)), torch.tensor([1, 2])
-    falls = reference.information(p0, Q, x0, 0.05) - reference.information(p0, Q, x0, 3.0)
+    decrease = reference.information(p0, Q, x0, 0.05) - reference.information(p0, Q, x0, 3.0)
     assert reference.loss_integral(reference.exact_score(p0, Q), Q, x0, 0.05, 3.0, nodes=24) == pytest.approx(
-        falls, rel=1e-9
+        decrease, rel=1e-9
     )
     nll = float(reference.nll(p0, x0[None]))
     assert reference.information(p0, Q, x0, 0.0) == pytest.approx(nll, rel=1e-12)
 
 
 @GRAPHS
-def test_the_exact_score_is_the_ratio_of_neighbours_counted_one_by_one(graph):
+def test_the_exact_score_is_the_ratio_of_each_pair_of_neighbours(graph):
     Q = reference.rate_matrix(graph, N)
     S, p0 = len(Q), reference.source(N, 3, len(Q))
     p = reference.diffuse(p0, Q, 0.4)
@@ -51,12 +51,12 @@ def test_the_exact_score_is_the_ratio_of_neighbours_counted_one_by_one(graph):
 
 
 @GRAPHS
-def test_the_reverse_process_with_the_exact_score_leads_back(graph):
+def test_the_reverse_process_with_the_exact_score_recovers_the_marginals(graph):
     Q = reference.rate_matrix(graph, N)
     p0 = reference.source(N, 2, len(Q))
     start = reference.diffuse(p0, Q, 2.0).flatten()
     p = reference.reverse_process(reference.exact_score(p0, Q), Q, start, 2.0, 0.1, L=2)
-    # rates frozen at the middle of 400 cells of log sigma: h² = 6e-5
+    # rates constant within each of 400 cells of log sigma: h² = 6e-5
     torch.testing.assert_close(p, reference.diffuse(p0, Q, 0.1).flatten(), rtol=0, atol=1e-5)
 
 
@@ -74,7 +74,7 @@ def test_more_steps_bring_the_chain_closer_to_the_data(graph, sampler):
     assert all(b < 0.6 * a for a, b in itertools.pairwise(distance))
 
 
-def test_a_chain_with_everything_given_is_what_is_given():
+def test_a_chain_with_every_position_given_returns_the_given_tokens():
     Q = reference.rate_matrix("absorbing", N)
     p0 = reference.source(N, 2, 4)
     p = reference.chain(

@@ -14,7 +14,7 @@ from torch import Tensor
 from sedd_cli.core.graphs import Graph
 from sedd_cli.core.losses import Objective
 from sedd_cli.core.losses.autoregressive import next_token_nats
-from sedd_cli.core.losses.score_entropy import ScoreEntropy
+from sedd_cli.core.losses.score_entropy import ScoreEntropy, sequence_score_entropy
 from sedd_cli.core.schedules import Schedule
 from sedd_cli.core.score import ScoreModel
 from sedd_cli.data.tokenizers import Tokenizer, load_tokenizer
@@ -120,8 +120,8 @@ class LoadedModel:
         """σ̄′(t)·score entropy of noisy x [B, L] at time t [B] given clean x0 [B, L]: nats per sequence [B]."""
         self._has_scores()
         sigma, dsigma = self.schedule(t.to(self.device))
-        loss = self.score.score_entropy(
-            self._tokens(x, self.graph.states), sigma, self._tokens(x0, self.graph.vocab_size)
+        loss = sequence_score_entropy(
+            self.score, self._tokens(x, self.graph.states), sigma, self._tokens(x0, self.graph.vocab_size)
         )
         return dsigma.to(loss.dtype) * loss
 

@@ -51,9 +51,9 @@ def table(
     from sedd_cli.cli.view.tables import show
     from sedd_cli.system.outputs import check_outputs
     from sedd_cli.tables.definition import load_table, shipped_tables
+    from sedd_cli.tables.markdown import markdown as as_markdown
     from sedd_cli.tables.row_run import row_runs_of
     from sedd_cli.tables.run import RunOptions
-    from sedd_cli.tables.summary import markdown as as_markdown
     from sedd_cli.tables.summary import summary
 
     view = View(json, quiet)
@@ -75,11 +75,12 @@ def table(
     asked = _asked(found, places, run or [])
     options = RunOptions(device, _seconds(budget), rel_error, tell=view.say)
     made = _run(view, asked, options) if asked and not dry_run else {"left": [], "failed": []}
-    document = summary(found, places, mini) | made
+    shown = summary(found, places, mini)
+    document = shown.to_dict() | made
     if markdown:
-        typer.echo(as_markdown(document), err=json)
+        typer.echo(as_markdown(shown), err=json)
     else:
-        show(view, document)
+        show(view, shown)
     if out is not None:
         import json as library
 
@@ -91,7 +92,7 @@ def table(
     if plot is not None:
         from sedd_cli.tables.plot import plot as draw
 
-        draw(document, [p for of in places.values() for p in of], plot)
+        draw(shown, [p for of in places.values() for p in of], plot)
         view.say(f"wrote {plot}", "dim")
     if failed := made["failed"]:
         kind = RequestError if all(f["code"] == 2 for f in failed) else WorkError

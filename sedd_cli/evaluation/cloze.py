@@ -19,7 +19,7 @@ from sedd_cli.evaluation.likelihood.protocols import Blocks
 from sedd_cli.evaluation.likelihood.texts import Text, check_tokenizer, prepared_for
 from sedd_cli.evaluation.ngram import NGram
 from sedd_cli.inference.bound import candidate_bound
-from sedd_cli.inference.denoise import DenoisedRow, Row, denoise, derived
+from sedd_cli.inference.denoise import DenoisedRow, SequenceRequest, denoise, derived
 from sedd_cli.inference.sampling import ResolvedSampler, Sampling
 from sedd_cli.system.distributed import Dist
 from sedd_cli.system.events import Event, Finished, Note, Progress, Warn
@@ -98,7 +98,10 @@ def _draw(
 ) -> Generator[Event, None, tuple[list[list[Tokens]], float]]:
     """The candidates' words of each gap in the order of their numbers, and network evaluations a filling."""
     asked = [(gap, candidate) for gap in gaps for candidate in range(options.candidates)]
-    rows = [Row(gap.masked, derived(options.seed, "cloze", gap.block, gap.start, number)) for gap, number in asked]
+    rows = [
+        SequenceRequest(gap.masked, derived(options.seed, "cloze", gap.block, gap.start, number))
+        for gap, number in asked
+    ]
     words: list[Tokens] = [()] * len(rows)
     nfe = 0
     for event in denoise(model, way, rows, "fillings"):

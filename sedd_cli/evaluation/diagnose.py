@@ -13,6 +13,7 @@ from torch import Tensor
 
 from sedd_cli.checkpoints.loaded_model import LoadedModel
 from sedd_cli.core.random import BASE, NOISE, Stream
+from sedd_cli.core.samplers.denoise import denoise_step
 from sedd_cli.data.prepared import PrepareOptions, find_prepared
 from sedd_cli.data.shards import open_dataset
 from sedd_cli.errors import DamageError, RequestError, WorkError
@@ -117,7 +118,7 @@ def level(model: LoadedModel, x0: Tensor, lam: float, seed: int = 0) -> dict[str
         least, most = min(least, float(tokens.min())), max(most, float(tokens.max()))
         beyond = max(beyond, most - float(graph.largest_score(sigma[0])))
         away = rows.x != was
-        likeliest = graph.denoise(log_score, rows.x, rows.sigma).weights.argmax(-1)
+        likeliest = denoise_step(graph, log_score, rows.x, rows.sigma).weights.argmax(-1)
         guessed += int((likeliest == was)[away].sum())
         moved += int(away.sum())
     found: dict[str, Any] = {

@@ -1,4 +1,4 @@
-"""Samples that are kept as they come, in a file of JSON lines, so that an interrupted job goes on behind them."""
+"""Samples stored one by one in a file of JSON lines, from which an interrupted job resumes."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from sedd_cli.system.json_lines import json_lines, read_json_lines
 def resumable_samples(
     path: Path, n: int, draw: Callable[[int], Iterator[Event]], what: str
 ) -> Generator[Event, None, list[Sampled]]:
-    """n samples: those that the file holds, and what `draw` makes from the number it is given on.
+    """n samples: those in the file, then those of `draw(first)`.
 
-    Samples are numbered from 0 and `draw` yields them in the order of their numbers. WorkError where the file cannot
+    Samples are numbered from 0, and `draw` yields them in the order of their numbers. WorkError where the file cannot
     be written.
     """
-    kept = _whole(path)[:n]
+    kept = _stored_samples(path)[:n]
     if kept:
-        yield Note(f"{what}: {len(kept)} samples are there from before")
+        yield Note(f"{what}: {len(kept)} samples are stored already")
     if len(kept) == n:
         return kept
     try:
@@ -40,8 +40,8 @@ def resumable_samples(
     return kept
 
 
-def _whole(path: Path) -> list[Sampled]:
-    """The whole lines of a file, as long as they are numbered from 0 on."""
+def _stored_samples(path: Path) -> list[Sampled]:
+    """The samples of a file, up to a torn line or a gap in the numbers."""
     found: list[Sampled] = []
     names = {f.name for f in dataclasses.fields(Sampled)}
     for line in read_json_lines(path):

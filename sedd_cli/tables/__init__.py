@@ -1,1 +1,1 @@
-"""The paper's tables: what of them exists, and what is to be done for the rest."""
+"""The paper's tables and figures: their rows, which results exist, and how the rest is made."""

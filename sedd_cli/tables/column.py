@@ -1,4 +1,4 @@
-"""What a column of a table measures: one class for each unit."""
+"""What a column of a table measures: one class of column for each unit."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from sedd_cli.recipe.build import build
 
 
 @dataclass(frozen=True)
-class How:
-    """What a row asks of its model, where a column leaves it open."""
+class RowSampling:
+    """How a row generates text, where the column leaves it open."""
 
     sampler: str | None = None
     mode: str = "standard"
@@ -20,13 +20,16 @@ class How:
 
     @property
     def left_to_right(self) -> bool:
-        """Whether the model goes from left to right."""
+        """Whether the model is autoregressive."""
         return self.sampler == "left_to_right"
 
 
 @dataclass(frozen=True)
 class Judge:
-    """A left-to-right model: one that is loaded, or the run of a table's row (TABLE/ROW) for a seed."""
+    """An autoregressive model that scores texts: a model to load, or the run of a table's row for a seed.
+
+    source: as `--model`. run: TABLE/ROW.
+    """
 
     source: str | None = None
     run: str | None = None
@@ -34,7 +37,7 @@ class Judge:
 
     @classmethod
     def from_data(cls, data: Any, path: str) -> Judge:
-        """`gpt2-large`, or `{run: table2/autoregressive, seed: 1000}`."""
+        """From `gpt2-large` or `{run: table2/autoregressive, seed: 1000}`."""
         if isinstance(data, str):
             return cls(source=data)
         if not isinstance(data, Mapping) or "run" not in data:
@@ -42,32 +45,35 @@ class Judge:
         return build(cls, data, path)
 
     def to_data(self) -> Any:
-        """The inverse."""
+        """The inverse of `from_data`."""
         return self.source or {"run": self.run, "seed": self.seed}
 
 
 @dataclass(frozen=True)
 class Column:
-    """name: what it is called, and the file that its results are kept in."""
+    """name: the heading, and the name of the file of its results."""
 
-    #: The fields of How that mean something here.
-    reads: ClassVar[frozenset[str]] = frozenset()
+    #: The fields of RowSampling that apply to this kind of column.
+    uses: ClassVar[frozenset[str]] = frozenset()
 
     name: str
 
     @property
-    def reader(self) -> Judge | None:
-        """What reads the texts that are measured here, if anything does."""
+    def scorer(self) -> Judge | None:
+        """The model that scores the generated texts, or gives their features; None if there is none."""
         return None
 
-    def fits(self, how: How) -> bool:
+    def applies_to(self, how: RowSampling) -> bool:
         """Whether a row is measured in this column."""
         return True
 
 
 @dataclass(frozen=True)
 class Likelihood(Column):
-    """A text. protocol: of models with scores; others have one of their own."""
+    """The likelihood of a split of a dataset.
+
+    protocol: for models with scores. Other objectives have a protocol of their own.
+    """
 
     dataset: str
     split: str = "test"
@@ -76,9 +82,9 @@ class Likelihood(Column):
 
 @dataclass(frozen=True)
 class Mauve(Column):
-    """Texts completed from parts of references; the fields are those of `MauveOptions`."""
+    """MAUVE of completed prompts. The fields are those of `MauveOptions`."""
 
-    reads: ClassVar[frozenset[str]] = frozenset({"sampler", "mode", "top_p"})
+    uses: ClassVar[frozenset[str]] = frozenset({"sampler", "mode", "top_p"})
 
     references: str
     features: Judge
@@ -92,18 +98,18 @@ class Mauve(Column):
     seeds: int = 5
 
     @property
-    def reader(self) -> Judge:
+    def scorer(self) -> Judge:
         return self.features
 
 
 @dataclass(frozen=True)
 class Quality(Column):
-    """n samples of `length` tokens drawn in `steps` steps, and how they read to a judge.
+    """Generative perplexity of n samples of `length` tokens drawn in `steps` steps.
 
-    A model that goes from left to right takes `length` steps, and stands in that column alone.
+    An autoregressive model takes `length` steps, so it is measured in that column alone.
     """
 
-    reads: ClassVar[frozenset[str]] = frozenset({"sampler"})
+    uses: ClassVar[frozenset[str]] = frozenset({"sampler"})
 
     steps: int
     length: int
@@ -111,25 +117,25 @@ class Quality(Column):
     n: int = 1000
 
     @property
-    def reader(self) -> Judge:
+    def scorer(self) -> Judge:
         return self.judge
 
-    def fits(self, how: How) -> bool:
+    def applies_to(self, how: RowSampling) -> bool:
         return not how.left_to_right or self.steps == self.length
 
 
 @dataclass(frozen=True)
 class Filling(Column):
-    """A template, filled n times."""
+    """A template that is filled n times."""
 
-    reads: ClassVar[frozenset[str]] = frozenset({"sampler"})
+    uses: ClassVar[frozenset[str]] = frozenset({"sampler"})
 
     template: str
     steps: int
     n: int = 1
 
 
-#: What a table's values are, and so what its columns measure.
+#: The unit of a table's values → the class of its columns.
 UNITS: dict[str, type[Column]] = {
     "perplexity": Likelihood,
     "bits_per_char": Likelihood,

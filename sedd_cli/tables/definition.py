@@ -1,4 +1,4 @@
-"""The paper's tables and figures as data: rows, what each is made by, what is measured, and the paper's values."""
+"""Tables and figures as data, as in recipes/tables/*.yaml: columns, rows, the paper's values."""
 
 from __future__ import annotations
 
@@ -12,12 +12,15 @@ import yaml
 from sedd_cli.errors import RequestError
 from sedd_cli.recipe.build import build, nearest
 from sedd_cli.recipe.load import recipes_folder
-from sedd_cli.tables.column import UNITS, Column, How
+from sedd_cli.tables.column import UNITS, Column, RowSampling
 
 
 @dataclass(frozen=True)
 class Mini:
-    """The same table at laptop size. recipe: of the rows that are trained for it; minutes: of one on two CPU cores."""
+    """The same table at laptop size.
+
+    recipe: the recipe of the rows that are trained. minutes: expected training time of a row on two CPU cores.
+    """
 
     columns: tuple[Column, ...]
     unit: str
@@ -27,10 +30,11 @@ class Mini:
 
 @dataclass(frozen=True)
 class Row:
-    """A model. What is neither trained by a recipe nor loaded nor another table's is quoted, and not run.
+    """A model of a table. A row with none of recipe, model and run is quoted from the paper and never run.
 
-    set: overrides of the recipe. run: TABLE/ROW whose run is measured here too. mini: overrides of the small recipe;
-    mini_run: as run; neither: not among the small rows. mini_label: what it is called there. paper: column → value.
+    recipe, set: the recipe that trains it, and overrides. model: a model to load, as `--model`. run: TABLE/ROW of
+    another table whose run is measured here. mini: overrides of the recipe of the small form. mini_run: as run, in the
+    small form. A row with neither is not in the small form. mini_label: the label there. paper: column → value.
     """
 
     name: str
@@ -42,25 +46,28 @@ class Row:
     mini: tuple[str, ...] | None = None
     mini_run: str | None = None
     mini_label: str | None = None
-    how: How = field(default_factory=How)
+    how: RowSampling = field(default_factory=RowSampling)
     paper: Mapping[str, float] | None = None
 
     def __post_init__(self) -> None:
         if sum(found is not None for found in (self.recipe, self.model, self.run)) > 1:
-            raise ValueError(f"row {self.name}: either a recipe, a model or a run")
+            raise ValueError(f"row {self.name}: recipe, model and run exclude each other")
         if self.mini is not None and self.mini_run is not None:
-            raise ValueError(f"row {self.name}: either mini or mini_run")
+            raise ValueError(f"row {self.name}: mini and mini_run exclude each other")
 
     @property
     def small(self) -> bool:
-        """Whether it is among the small rows."""
+        """Whether the row is in the small form."""
         return self.mini is not None or self.mini_run is not None
 
 
 @dataclass(frozen=True)
 class Table:
-    """`order` lists pairs of rows of which the paper finds the first the lower. unit: of UNITS, which says what the
-    columns are."""
+    """A table or figure of the paper.
+
+    unit: a key of UNITS, which determines the class of the columns. mini: the small form. order: pairs of rows; in the
+    paper the first has the lower value.
+    """
 
     name: str
     title: str
@@ -74,21 +81,21 @@ class Table:
         names = [row.name for row in self.rows]
         for kind, found in (("rows", names), *(("columns", [c.name for c in form.columns]) for form in self.forms)):
             if len(set(found)) < len(found):
-                raise ValueError(f"{kind} must have names of their own, found {', '.join(found)}")
+                raise ValueError(f"{kind} must have different names, found {', '.join(found)}")
         for row in self.rows:
             if row.mini is not None and (self.mini is None or self.mini.recipe is None):
-                raise ValueError(f"row {row.name}: mini changes a recipe, and the small form names none")
-            told = {name for name, value in vars(row.how).items() if value != getattr(How(), name)}
+                raise ValueError(f"row {row.name}: mini overrides a recipe, but the small form has no recipe")
+            chosen = {name for name, value in vars(row.how).items() if value != getattr(RowSampling(), name)}
             for column in (column for form in self.forms for column in form.columns):
-                if meaningless := told - column.reads:
-                    raise ValueError(f"row {row.name}: {', '.join(sorted(meaningless))} means nothing in {column.name}")
+                if unused := chosen - column.uses:
+                    raise ValueError(f"row {row.name}: {', '.join(sorted(unused))} has no effect in {column.name}")
         for pair in self.order:
             for name in pair:
                 if name not in names:
-                    raise ValueError(f"order names the row {name!r}, which is none")
+                    raise ValueError(f"order: no row {name!r}. Accepted: {', '.join(names)}")
 
     def form(self, mini: bool) -> Table | Mini:
-        """What has its columns and unit: the table itself, or its small form."""
+        """The table itself, or its small form if `mini` and if it has one."""
         return self.mini if mini and self.mini else self
 
     @property
@@ -97,8 +104,8 @@ class Table:
         return (self,) if self.mini is None else (self, self.mini)
 
     def row(self, name: str) -> Row:
-        """By its name, or what it is called; RequestError naming the rows there are."""
-        known = {called.lower(): row for row in self.rows for called in (row.mini_label, row.label) if called}
+        """A row by its name or label, in any case. RequestError if there is none."""
+        known = {label.lower(): row for row in self.rows for label in (row.mini_label, row.label) if label}
         found = (known | {row.name: row for row in self.rows}).get(name.lower())
         if found is None:
             raise RequestError(f"{self.name} has no row {name!r}{nearest(name, [r.name for r in self.rows])}")
@@ -106,13 +113,13 @@ class Table:
 
 
 def shipped_tables() -> dict[str, Path]:
-    """The tables that come with the package: name → file."""
+    """The tables of the package: name → file."""
     folder = recipes_folder()
     return {p.stem: p for p in sorted(folder.glob("tables/*.yaml"))} if folder else {}
 
 
 def load_table(name: str) -> Table:
-    """A shipped table by its name, or its number; RequestError naming those there are."""
+    """A table of the package by its name or number. RequestError if there is none."""
     known, name = shipped_tables(), name.lower()
     found = known.get(name) or known.get(f"table{name}")
     if found is None:
@@ -122,7 +129,7 @@ def load_table(name: str) -> Table:
 
 
 def build_table(data: Mapping[str, Any], path: str) -> Table:
-    """A table from plain data; RequestError naming the key that is wrong."""
+    """A table from plain data. RequestError names the wrong key."""
     data = dict(data)
     unit, small = data.get("unit"), data.pop("mini", None)
     given: dict[str, Any] = {"columns": _columns(data.pop("columns", None), unit, f"{path}: columns"), "mini": None}
@@ -142,7 +149,7 @@ def _columns(data: Any, unit: Any, path: str) -> tuple[Column, ...]:
 
 
 def recipe_of(table: Table, row: Row, mini: bool, seed: int) -> tuple[str, tuple[str, ...]] | None:
-    """What `sedd train` is told to make a row: the recipe's name and overrides; None where it is not trained."""
+    """The recipe's name and the overrides that train a row; None if it is not trained."""
     name, changes = (table.mini.recipe, row.mini) if mini and table.mini else (row.recipe, row.set)
     if name is None or changes is None:
         return None

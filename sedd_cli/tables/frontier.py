@@ -1,35 +1,56 @@
-"""What a figure says of quality against steps: how straight it is in logarithms, and where it meets other models."""
+"""Sample quality against steps: the slope of a line in logarithms, and the steps that match other models."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 
-from sedd_cli.tables.column import Quality
+
+@dataclass(frozen=True)
+class QualityCurve:
+    """Values of a row by number of steps. left_to_right: an autoregressive model, with a single value."""
+
+    name: str
+    label: str
+    left_to_right: bool
+    points: Mapping[int, float]
 
 
-def frontier(rows: Sequence[dict[str, Any]], columns: Sequence[Quality]) -> list[dict[str, Any]]:
-    """For each row with three numbers of steps or more: the slope of log perplexity against log steps by least squares,
-    the share of the variance that the line explains, and for each model that takes as many steps as there are tokens
-    the fewest steps after which this row is no worse (None: never)."""
-    steps = {column.name: column.steps for column in columns}
-    levels = {row["label"]: one for row in rows if row["left_to_right"] for one in row["ours"].values()}
-    found = []
-    for row in rows:
-        points = sorted((steps[name], value["mean"]) for name, value in row["ours"].items())
-        if row["left_to_right"] or len(points) < 3:
+@dataclass(frozen=True)
+class FrontierLine:
+    """A least-squares line of log perplexity against log steps.
+
+    explained: the share of the variance that the line explains. matches: label of an autoregressive model → the fewest
+    steps after which this row is no worse; None: never.
+    """
+
+    row: str
+    label: str
+    slope: float
+    explained: float
+    matches: dict[str, int | None]
+
+    def to_dict(self) -> dict[str, Any]:
+        """As in the JSON document."""
+        return asdict(self)
+
+
+def frontier(curves: Sequence[QualityCurve]) -> tuple[FrontierLine, ...]:
+    """A line for each row with at least three numbers of steps."""
+    levels = {curve.label: value for curve in curves if curve.left_to_right for value in curve.points.values()}
+    lines = []
+    for curve in curves:
+        points = sorted(curve.points.items())
+        if curve.left_to_right or len(points) < 3:
             continue
-        x, y = (np.array([math.log(v) for v in column]) for column in zip(*points, strict=True))
-        slope, shift = np.polyfit(x, y, 1)
-        spread = float(((y - y.mean()) ** 2).sum())
-        explained = 1 - float(((y - slope * x - shift) ** 2).sum()) / spread if spread else 1.0
-        matches = {
-            name: next((step for step, value in points if value <= other["mean"]), None)
-            for name, other in levels.items()
-        }
-        line = {"row": row["name"], "label": row["label"], "slope": float(slope), "explained": explained}
-        found.append(line | {"matches": matches})
-    return found
+        x, y = (np.array([math.log(v) for v in values]) for values in zip(*points, strict=True))
+        slope, intercept = np.polyfit(x, y, 1)
+        variance = float(((y - y.mean()) ** 2).sum())
+        explained = 1 - float(((y - slope * x - intercept) ** 2).sum()) / variance if variance else 1.0
+        matches = {label: next((s for s, value in points if value <= level), None) for label, level in levels.items()}
+        lines.append(FrontierLine(curve.name, curve.label, float(slope), explained, matches))
+    return tuple(lines)

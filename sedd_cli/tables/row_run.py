@@ -1,4 +1,4 @@
-"""Where the parts of a table are: runs, results, and the commands that make them."""
+"""A row of a table for one seed: the folders of its run and results, and the commands that make them."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from sedd_cli.tables import definition as tables
 from sedd_cli.tables.column import Column, Likelihood
 from sedd_cli.tables.definition import Row, Table, recipe_of
 
-#: Where runs of tables are, unless another folder is named.
+#: The default folder of the runs of tables.
 RUNS = Path("runs", "tables")
 
 
 @dataclass(frozen=True)
 class RowRun:
-    """A row of a table for one seed: where its run and results are, and how it is made. runs: the folder of all."""
+    """A row of a table for one seed. mini: in the small form. runs: the folder of all runs of tables."""
 
     table: Table
     row: Row
@@ -32,66 +32,66 @@ class RowRun:
 
     @property
     def label(self) -> str:
-        """What the row is called."""
+        """The label of the row."""
         return self.row.mini_label or self.row.label if self.mini else self.row.label
 
     @property
     def unit(self) -> str:
-        """What its values are."""
+        """The unit of its values."""
         return self.table.form(self.mini).unit
 
     @property
     def columns(self) -> tuple[Column, ...]:
-        """What it is measured on."""
-        return tuple(column for column in self.table.form(self.mini).columns if column.fits(self.row.how))
+        """The columns in which it is measured."""
+        return tuple(column for column in self.table.form(self.mini).columns if column.applies_to(self.row.how))
 
     @property
     def folder(self) -> Path:
-        """That of its results, and of its run if the run is its own."""
+        """The folder of its results, and of its run unless the run belongs to another table."""
         size = ("mini",) if self.mini else ()
         return self.runs.joinpath(*size, self.table.name, self.row.name, f"seed-{self.seed}")
 
     @cached_property
     def trained(self) -> RowRun:
-        """Whose run it is: its own, or another table's."""
+        """The row run that trains the measured run: itself, or a row of another table."""
         named = self.row.mini_run if self.mini else self.row.run
         return self if named is None else self._of(named, self.seed).trained
 
     @property
-    def readers(self) -> list[RowRun]:
-        """The runs that judge it."""
-        found = [reader for column in self.columns if (reader := self.reader(column)) is not None]
-        return list({reader.folder: reader for reader in found}.values())
+    def scorers(self) -> list[RowRun]:
+        """The runs of other rows that score its texts."""
+        found = [scorer for column in self.columns if (scorer := self.scorer(column)) is not None]
+        return list({scorer.folder: scorer for scorer in found}.values())
 
-    def reader(self, column: Column) -> RowRun | None:
-        """The run that judges it in a column, or gives features; None where there is no such, or it is loaded."""
-        judge = column.reader
+    def scorer(self, column: Column) -> RowRun | None:
+        """The run that scores its texts in a column; None if no model does, or one that is loaded."""
+        judge = column.scorer
         return None if judge is None or judge.run is None else self._of(judge.run, judge.seed).trained
 
     def _of(self, named: str, seed: int) -> RowRun:
-        """The place that TABLE/ROW names, of the same size and in the same folder."""
+        """The row run of TABLE/ROW, of the same size and in the same folder."""
         table, row = named.split("/")
         found = tables.load_table(table)
         return RowRun(found, found.row(row), self.mini, seed, self.runs)
 
     @property
     def training(self) -> tuple[str, tuple[str, ...]] | None:
-        """The recipe of its run and the overrides; None where the model is loaded or quoted."""
+        """The recipe of its run and the overrides; None if the model is loaded or quoted."""
         return recipe_of(self.trained.table, self.trained.row, self.mini, self.seed)
 
     @property
     def source(self) -> str | None:
-        """What `--model` is given to measure it; None where it is quoted."""
+        """What `--model` takes to load it; None if it is quoted."""
         return str(self.trained.folder) if self.training else None if self.mini else self.row.model
 
     @cached_property
     def recipe(self) -> Recipe | None:
-        """The recipe of its run as it should be."""
+        """The recipe that its run must have."""
         return load_recipe(*self.training) if self.training else None
 
     @property
     def weights(self) -> str | None:
-        """What tells the weights of its run's last checkpoint from others: the sha256 of the checkpoint's manifest."""
+        """sha256 of the manifest of its run's last checkpoint, which identifies the weights."""
         if self.training is None:
             return None
         mark = self.trained.folder / "latest"
@@ -101,14 +101,14 @@ class RowRun:
         return sha256_of(manifest) if manifest.is_file() else None
 
     def train_command(self) -> str | None:
-        """What trains its run, word for word, wherever; None where it is not trained."""
+        """The command that trains its run on any machine; None if it is not trained."""
         if self.training is None:
             return None
         name, changes = self.training
         return shlex.join(["sedd", "train", name, *changes, "--run-dir", str(self.trained.folder), "--no-report"])
 
     def measure_command(self) -> str | None:
-        """What measures it, and trains it here if it is not; None where it is quoted."""
+        """The command that measures it, after training it if needed; None if it is quoted."""
         if self.source:
             words = ["sedd", "table", self.table.name.removeprefix("table"), "--run", self.row.name]
             words += ["--mini"] if self.mini else []
@@ -118,14 +118,14 @@ class RowRun:
         return None
 
     def result_file(self, column: Column) -> Path:
-        """Where a measurement is kept."""
+        """The file of a measurement."""
         return self.folder / "table" / f"{column.name}.json"
 
 
 def row_runs_of(table: Table, mini: bool, seeds: int, runs: Path) -> dict[str, list[RowRun]]:
-    """The rows of a table, each for every seed; of a loaded model likelihoods are the same for all seeds.
+    """Row name → its row run for each seed. RequestError if the small form is requested and there is none.
 
-    RequestError where the table has no small form.
+    The likelihood of a loaded model does not depend on the seed: such a row has one row run.
     """
     if mini and table.mini is None:
         raise RequestError(f"{table.name} has no small form")

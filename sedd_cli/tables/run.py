@@ -1,27 +1,26 @@
-"""Making a table's rows: train what is missing, measure what is trained, as far as the time allows."""
+"""Training and measuring the rows of a table that have no result yet, within a time budget."""
 
 from __future__ import annotations
 
-import statistics
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from sedd_cli.errors import RequestError, WorkError
 from sedd_cli.system.events import Event, Finished, Note, Warn
-from sedd_cli.tables.cells import Cells, look, run_state, write_result
-from sedd_cli.tables.column import Column
-from sedd_cli.tables.measures import MEASURES, Desk
+from sedd_cli.tables.durations import in_words, measuring_seconds, training_seconds
+from sedd_cli.tables.measures import MEASURES, ModelCache
 from sedd_cli.tables.row_run import RowRun
-from sedd_cli.training.status import status
+from sedd_cli.tables.row_status import row_status, run_state, write_result
 from sedd_cli.training.train import TrainOptions, train
 
-STOPPED = "stopped; the same command goes on"
+STOPPED = "stopped; the same command continues"
 
 
 @dataclass(frozen=True)
 class RunOptions:
-    """budget: seconds; what is expected not to end in what is left of them is not begun, training or measurement."""
+    """budget: in seconds; a training or measurement that is expected to exceed the rest of it is not started."""
 
     device: str = "auto"
     budget: float | None = None
@@ -30,124 +29,106 @@ class RunOptions:
     tell: Callable[[str], None] = lambda text: None
 
 
-def make(places: Sequence[RowRun], options: RunOptions) -> Iterator[Event]:
-    """Train and measure places that are not measured yet; Finished lists those that are left or failed, and why.
+@dataclass(frozen=True)
+class UnfinishedRow:
+    """A row run that was not completed, and why. code: the exit code of a failure."""
 
-    A row that fails does not keep the others from being made. Ctrl-C leaves a state from which the same call goes on.
+    row: str
+    seed: int
+    why: str
+    code: int | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data; a row that did not fail has no code."""
+        return {key: value for key, value in vars(self).items() if value is not None}
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """left: rows that were not started or not completed. failed: rows that raised an error."""
+
+    left: tuple[UnfinishedRow, ...]
+    failed: tuple[UnfinishedRow, ...]
+
+    def to_dict(self) -> dict[str, list[dict[str, Any]]]:
+        """As in the JSON document."""
+        return {"left": [row.to_dict() for row in self.left], "failed": [row.to_dict() for row in self.failed]}
+
+
+def make(runs: Sequence[RowRun], options: RunOptions) -> Generator[Event, None, RunResult]:
+    """Train and measure the row runs that are not measured yet.
+
+    A row that fails does not stop the others. After Ctrl-C the same call continues. The last event is Finished with the
+    result's document.
     """
-    began, left, failed = time.monotonic(), [], []
-    desk = Desk(options.device, options.rel_error, options.max_nfe)
-    for place in places:
-        name = f"{place.row.name}, seed {place.seed}"
-        cells = look(place)
-        if cells.state in ("quoted", "measured"):
+    began = time.monotonic()
+    left: list[UnfinishedRow] = []
+    failed: list[UnfinishedRow] = []
+    models = ModelCache(options.device, options.rel_error, options.max_nfe)
+    for run in runs:
+        if row_status(run).state in ("quoted", "measured"):
             continue
-        until = None if options.budget is None else began + options.budget
+        deadline = None if options.budget is None else began + options.budget
         try:
-            why = yield from _make(place, places, desk, options, until)
+            why = yield from _make_row(run, runs, models, options, deadline)
         except (RequestError, WorkError) as error:
-            yield Warn(f"{name}: {error}")
-            code = 1 + isinstance(error, RequestError)
-            failed.append({"row": place.row.name, "seed": place.seed, "why": str(error), "code": code})
+            yield Warn(f"{run.row.name}, seed {run.seed}: {error}")
+            code = 2 if isinstance(error, RequestError) else 1
+            failed.append(UnfinishedRow(run.row.name, run.seed, str(error), code))
             continue
         if why:
-            left.append({"row": place.row.name, "seed": place.seed, "why": why})
+            left.append(UnfinishedRow(run.row.name, run.seed, why))
         if why == STOPPED:
             break
-    yield Finished({"left": left, "failed": failed})
+    result = RunResult(tuple(left), tuple(failed))
+    yield Finished(result.to_dict())
+    return result
 
 
-def training_seconds(place: RowRun, others: Sequence[RowRun]) -> float | None:
-    """How long the rest of the training of a place's run, and of its judges', is expected to take; None: unknown."""
-    parts = [run_seconds(one, others) for one in (place, *place.readers)]
-    return None if None in parts else sum(parts)
-
-
-def run_seconds(place: RowRun, others: Sequence[RowRun]) -> float | None:
-    """How long the rest of the training of a place's run is expected to take here, by what these places took; None:
-    unknown."""
-    recipe = place.recipe
-    if recipe is None or run_state(place)[0] == "trained":
-        return 0.0
-    whole = recipe.train.steps * recipe.train.batch * recipe.model.length
-    rates, done = [], 0
-    for folder in dict.fromkeys(other.trained.folder for other in (place, *others)):
-        if not (folder / "recipe.yaml").is_file():
-            continue
-        try:
-            found = status(folder)
-        except RequestError:
-            continue  # a run of another version tells nothing
-        rates += [r["tokens_per_second"] for r in found.train[-1:] if "tokens_per_second" in r]
-        if folder == place.trained.folder and found.checkpoint:
-            done = int(found.checkpoint.removeprefix("step-"))
-    left = whole * (1 - done / recipe.train.steps)
-    if rates:
-        return left / statistics.median(rates)
-    mini = place.trained.table.mini
-    return mini.minutes * 60 * left / whole if place.mini and mini else None
-
-
-def measuring_seconds(column: Column, mini: bool, others: Sequence[Cells]) -> float | None:
-    """How long a measurement is expected to take, by what others took in the same column; None: unknown.
-
-    At laptop size a minute, before anything is known.
-    """
-    took = [other.seconds[column.name] for other in others if column.name in other.seconds]
-    return statistics.median(took) if took else 60.0 if mini else None
-
-
-def spoken(seconds: float) -> str:
-    """A stretch of time in words, as roughly as it is known."""
-    if seconds < 90:
-        return f"{max(seconds, 0):.0f} seconds"
-    return f"{seconds / 60:.0f} minutes" if seconds < 5400 else f"{seconds / 3600:.1f} hours"
-
-
-def _too_long(seconds: float, until: float | None, work: str) -> str:
-    """Why work of so many seconds is not begun, where it would end behind `until` (of time.monotonic)."""
-    if until is None or seconds < (left := until - time.monotonic()):
-        return ""
-    return f"{work} takes about {spoken(seconds)}, {spoken(left)} are left of the budget"
-
-
-def _make(
-    place: RowRun, places: Sequence[RowRun], desk: Desk, options: RunOptions, until: float | None
+def _make_row(
+    run: RowRun, runs: Sequence[RowRun], models: ModelCache, options: RunOptions, deadline: float | None
 ) -> Generator[Event, None, str]:
-    """Train and measure one place; what keeps it from being whole, if anything."""
-    needed = training_seconds(place, places) if until is not None else 0.0
+    """Train and measure one row run. Returns why it is not complete, or an empty string."""
+    needed = training_seconds(run, runs) if deadline is not None else 0.0
     if needed is None:
-        return f"how long it takes here is not known yet: neither {place.trained.folder} nor another run is trained"
-    if needed and (reason := _too_long(needed, until, "training")):
+        return f"how long it takes here is not known yet: neither {run.trained.folder} nor another run is trained"
+    if needed and (reason := _exceeds(deadline, needed, "training")):
         return reason
-    yield Note(f"{place.table.name}: {place.label}, seed {place.seed}")
-    for one in (place, *place.readers):
+    yield Note(f"{run.table.name}: {run.label}, seed {run.seed}")
+    for one in (run, *run.scorers):
         if (yield from _train(one, options)):
             return STOPPED
-    for column in look(place).left:
-        if until is not None:
-            seconds = measuring_seconds(column, place.mini, [look(other) for other in places])
+    for column in row_status(run).unmeasured:
+        if deadline is not None:
+            seconds = measuring_seconds(column, run.mini, [row_status(other) for other in runs])
             if seconds is None:
                 return f"how long measuring {column.name} takes here is not known yet: do it once without --budget"
-            if reason := _too_long(seconds, until, f"measuring {column.name}"):
+            if reason := _exceeds(deadline, seconds, f"measuring {column.name}"):
                 return reason
         began = time.monotonic()
-        result = yield from MEASURES[type(column)].run(place, column, desk)
-        write_result(place, column, result, time.monotonic() - began)
+        result = yield from MEASURES[type(column)].run(run, column, models)
+        write_result(run, column, result, time.monotonic() - began)
     return ""
 
 
-def _train(place: RowRun, options: RunOptions) -> Generator[Event, None, bool]:
-    """Train the run of a place, if it is to be trained; whether that was stopped on the way."""
-    if place.training is None:
+def _exceeds(deadline: float | None, seconds: float, work: str) -> str:
+    """Why work of that many seconds is not started, if it would end after the deadline (of time.monotonic)."""
+    if deadline is None or seconds < (remaining := deadline - time.monotonic()):
+        return ""
+    return f"{work} takes about {in_words(seconds)}, {in_words(remaining)} are left of the budget"
+
+
+def _train(run: RowRun, options: RunOptions) -> Generator[Event, None, bool]:
+    """Train the run of a row, if needed. Returns whether training was interrupted."""
+    if run.recipe is None:
         return False
-    state, said = run_state(place)
+    state, message = run_state(run)
     if state == "other":
-        raise RequestError(said)
+        raise RequestError(message)
     if state == "trained":
         return False
-    asked = TrainOptions(place.trained.folder, options.device, report=False, tell=options.tell)
-    for event in train(place.recipe, asked):
+    train_options = TrainOptions(run.trained.folder, options.device, report=False, tell=options.tell)
+    for event in train(run.recipe, train_options):
         if isinstance(event, Finished):
             return not event.result["finished"]
         yield event

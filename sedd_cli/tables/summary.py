@@ -1,204 +1,166 @@
-"""A table as plain data: the paper's values, ours with their errors, and whether the paper's order holds."""
+"""Building the summary of a table from what exists on this machine."""
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
-from sedd_cli.recipe.build import plain
-from sedd_cli.tables.cells import Cells, look, run_state
 from sedd_cli.tables.column import Column, Mauve, Quality
 from sedd_cli.tables.definition import Row, Table
-from sedd_cli.tables.frontier import frontier
+from sedd_cli.tables.document import (
+    Command,
+    NumberCell,
+    OrderCheck,
+    RowSummary,
+    SeedStatus,
+    SeedValue,
+    TableSummary,
+    TextCell,
+    numbers,
+)
+from sedd_cli.tables.durations import in_words, measuring_seconds, run_seconds
+from sedd_cli.tables.frontier import QualityCurve, frontier
 from sedd_cli.tables.measures import MEASURES
 from sedd_cli.tables.row_run import RowRun
-from sedd_cli.tables.run import measuring_seconds, run_seconds, spoken
+from sedd_cli.tables.row_status import RowStatus, row_status, run_state
 from sedd_cli.training.cost import estimate_cost
 
 
-def summary(table: Table, places: dict[str, list[RowRun]], mini: bool) -> dict[str, Any]:
-    """Everything there is to show; places: row → one for each seed."""
+def summary(table: Table, runs: Mapping[str, Sequence[RowRun]], mini: bool) -> TableSummary:
+    """Everything that `sedd table` shows. runs: row → its run for each seed."""
     form = table.form(mini)
-    cells = {name: [look(place) for place in of_row] for name, of_row in places.items()}
-    every = [one for of_row in cells.values() for one in of_row]
-    rows = [_row(row, cells[row.name], form.unit, mini, every) for row in table.rows if row.name in cells]
-    numbers = form.unit != "text"
-    return {
-        "table": table.name,
-        "title": table.title,
-        "mini": mini,
-        "unit": form.unit,
-        "unit_at_full_size": table.unit,
-        "columns": [plain(column) for column in form.columns],
-        "rows": rows,
-        "order": [e for column in form.columns for e in _order(table, rows, column)] if numbers else [],
-        "frontier": frontier(rows, form.columns) if isinstance(form.columns[0], Quality) else [],
-        "seeds": len(max(places.values(), key=len)),
-        "more_seeds": _more_seeds(places),
-        "warnings": [*_not_counted(every), *(line for column in form.columns for line in _mixed(every, column))],
-    }
+    by_row = {name: [row_status(run) for run in of_row] for name, of_row in runs.items()}
+    every = [status for of_row in by_row.values() for status in of_row]
+    rows = tuple(_row(row, by_row[row.name], form.unit, mini, every) for row in table.rows if row.name in by_row)
+    return TableSummary(
+        table=table.name,
+        title=table.title,
+        mini=mini,
+        unit=form.unit,
+        unit_at_full_size=table.unit,
+        columns=form.columns,
+        rows=rows,
+        order=tuple(check for column in form.columns for check in check_order(table, rows, column)),
+        frontier=frontier(quality_curves(rows, form.columns)),
+        seeds=max(map(len, runs.values())),
+        more_seeds=_more_seeds(runs),
+        warnings=(*_problems(every), *(line for column in form.columns for line in _not_comparable(every, column))),
+    )
 
 
-def _more_seeds(places: dict[str, list[RowRun]]) -> int:
-    """How many seeds beyond those that are shown have results, of the row that has most."""
-    found = 0
-    for of_row in places.values():
+def quality_curves(rows: Sequence[RowSummary], columns: Sequence[Column]) -> list[QualityCurve]:
+    """Each row's values by number of steps; nothing for columns of another kind."""
+    steps = {column.name: column.steps for column in columns if isinstance(column, Quality)}
+    curves = []
+    for row in rows:
+        points = {steps[name]: cell.mean for name, cell in numbers(row).items() if name in steps}
+        curves.append(QualityCurve(row.name, row.label, row.left_to_right, points))
+    return curves
+
+
+def check_order(table: Table, rows: Sequence[RowSummary], column: Column) -> Iterator[OrderCheck]:
+    """For each pair of the table's order that was measured in a column, whether the order holds.
+
+    The error of a single seed of MAUVE is that of clustering alone, so a single seed gives no verdict.
+    """
+    cells = {row.name: (row.label, numbers(row)[column.name]) for row in rows if column.name in numbers(row)}
+    for lower, higher in table.order:
+        if lower not in cells or higher not in cells:
+            continue
+        (lower_label, a), (higher_label, b) = cells[lower], cells[higher]
+        gap, error = b.mean - a.mean, math.hypot(a.error, b.error)
+        verdict = "not told apart" if abs(gap) < 2 * error else "holds" if gap > 0 else "does not hold"
+        seeds = min(len(a.seeds), len(b.seeds))
+        if isinstance(column, Mauve) and seeds < 2:
+            verdict = "not to be told by one seed"
+        yield OrderCheck(column.name, lower, higher, lower_label, higher_label, gap, error, seeds, verdict)
+
+
+def _more_seeds(runs: Mapping[str, Sequence[RowRun]]) -> int:
+    """The number of further seeds with results, of the row that has most."""
+    most = 0
+    for of_row in runs.values():
         later = itertools.takewhile(
-            lambda place: any(place.result_file(column).is_file() for column in place.columns),
-            (dataclasses.replace(of_row[0], seed=seed) for seed in itertools.count(of_row[-1].seed + 1)),
+            lambda run: any(run.result_file(column).is_file() for column in run.columns),
+            (replace(of_row[0], seed=seed) for seed in itertools.count(of_row[-1].seed + 1)),
         )
-        found = max(found, len(list(later)))
-    return found
+        most = max(most, len(list(later)))
+    return most
 
 
-def _row(row: Row, cells: Sequence[Cells], unit: str, mini: bool, every: Sequence[Cells]) -> dict[str, Any]:
+def _row(row: Row, statuses: Sequence[RowStatus], unit: str, mini: bool, every: Sequence[RowStatus]) -> RowSummary:
     paper, ours = dict(row.paper or {}), {}
-    for column in cells[0].place.columns:
-        found = [(c.place.seed, c.results[column.name]) for c in cells if column.name in c.results]
-        if found:
-            ours[column.name] = value = _value(found, column, unit)
-            if not mini and column.name in paper:
-                value["difference"] = value["mean"] - paper[column.name]
-    left = [place for place in cells if place.state not in ("quoted", "measured")]
-    return {
-        "name": row.name,
-        "label": cells[0].place.label,
-        "left_to_right": row.how.left_to_right,
-        "paper": paper,
-        "ours": ours,
-        "seeds": [{"seed": c.place.seed, "state": c.state, "said": c.said} for c in cells],
-        "commands": [entry for c in left for entry in _commands(c, every)],
-    }
+    for column in statuses[0].run.columns:
+        results = [(s.run.seed, s.results[column.name]) for s in statuses if column.name in s.results]
+        if results:
+            cell = _cell(results, column, unit)
+            if isinstance(cell, NumberCell) and not mini and column.name in paper:
+                cell = replace(cell, difference=cell.mean - paper[column.name])
+            ours[column.name] = cell
+    unfinished = [status for status in statuses if status.state not in ("quoted", "measured")]
+    return RowSummary(
+        name=row.name,
+        label=statuses[0].run.label,
+        left_to_right=row.how.left_to_right,
+        paper=paper,
+        ours=ours,
+        seeds=tuple(SeedStatus(status.run.seed, status.state, status.message) for status in statuses),
+        commands=tuple(command for status in unfinished for command in _commands(status, every)),
+    )
 
 
-def _commands(cells: Cells, every: Sequence[Cells]) -> Iterator[dict[str, str | None]]:
-    """What is to be done for a place, and what it is expected to cost; nothing for a run that is in the way."""
-    if cells.state == "other":
+def _cell(results: Sequence[tuple[int, dict[str, Any]]], column: Column, unit: str) -> NumberCell | TextCell:
+    """The cell of a row in a column; results: (seed, result document)."""
+    seeds = []
+    for seed, result in results:
+        value = MEASURES[type(column)].value(result, column, unit)
+        if value.value is None:
+            return TextCell(value.texts or [])
+        seeds.append(SeedValue(seed, value.value, value.error, value.how, value.bound, result.get("step")))
+    mean, spread, error = math.fsum(seed.value for seed in seeds) / len(seeds), None, seeds[0].error
+    if len(seeds) > 1:
+        spread = math.sqrt(math.fsum((seed.value - mean) ** 2 for seed in seeds) / (len(seeds) - 1))
+        error = spread / math.sqrt(len(seeds))
+    return NumberCell(mean, error, spread, seeds[0].measure, seeds[0].bound, tuple(seeds))
+
+
+def _commands(status: RowStatus, every: Sequence[RowStatus]) -> Iterator[Command]:
+    """The commands that are left for a row run; none if a run of another recipe is in its folder."""
+    if status.state == "other":
         return
-    for one in (cells.place, *cells.place.readers):
-        if one.training and run_state(one)[0] in ("missing", "training"):
-            yield {"command": one.train_command(), "cost": _cost(one, every)}
-    seconds = [measuring_seconds(column, cells.place.mini, every) for column in cells.left or cells.place.columns]
-    cost = None if None in seconds else f"about {spoken(sum(seconds))} here"
-    yield {"command": cells.place.measure_command(), "cost": cost}
+    for run in (status.run, *status.run.scorers):
+        command = run.train_command()
+        if command and run_state(run)[0] in ("missing", "training"):
+            yield Command(command, _training_cost(run, every))
+    seconds = [measuring_seconds(column, status.run.mini, every) for column in status.unmeasured or status.run.columns]
+    known = [value for value in seconds if value is not None]
+    cost = f"about {in_words(sum(known))} here" if len(known) == len(seconds) else None
+    if command := status.run.measure_command():
+        yield Command(command, cost)
 
 
-def _cost(place: RowRun, every: Sequence[Cells]) -> str | None:
-    """What the rest of the training is expected to take: here, by other rows, or on the paper's hardware, derived."""
-    if (seconds := run_seconds(place, [one.place for one in every])) is not None:
-        return f"about {spoken(seconds)} here"
-    return estimate_cost(place.recipe).to_dict().get("on the paper's hardware")
+def _training_cost(run: RowRun, every: Sequence[RowStatus]) -> str | None:
+    """The expected cost of the remaining training: here, from other rows, or else derived for the paper's hardware."""
+    if (seconds := run_seconds(run, [status.run for status in every])) is not None:
+        return f"about {in_words(seconds)} here"
+    assert run.recipe is not None
+    return estimate_cost(run.recipe).to_dict().get("on the paper's hardware")
 
 
-def _not_counted(every: Sequence[Cells]) -> Iterator[str]:
-    """What is there and not counted, and why."""
-    for one in every:
-        for line in one.wrong:
-            yield f"{one.place.label}, seed {one.place.seed}: {line}"
+def _problems(every: Sequence[RowStatus]) -> Iterator[str]:
+    """What exists and does not count, and why."""
+    for status in every:
+        for line in status.problems:
+            yield f"{status.run.label}, seed {status.run.seed}: {line}"
 
 
-def _mixed(every: Sequence[Cells], column: Column) -> Iterator[str]:
-    """Whether rows of a column were measured on texts that differ, though they have one name, or by other judges."""
-    measured = (one.results[column.name] for one in every if column.name in one.results)
-    common = {json.dumps(MEASURES[type(column)].common(result)) for result in measured}
+def _not_comparable(every: Sequence[RowStatus], column: Column) -> Iterator[str]:
+    """A warning if rows of a column were measured on different texts of one name, or by different judges."""
+    results = (status.results[column.name] for status in every if column.name in status.results)
+    common = {json.dumps(MEASURES[type(column)].common(result)) for result in results}
     if len(common) > 1:
         yield f"{column.name}: {len(common)} different copies of the text, or judges, which do not compare"
-
-
-def _value(found: list[tuple[int, dict[str, Any]]], column: Column, unit: str) -> dict[str, Any]:
-    """The mean over seeds, and its error by their spread; of a single seed that of the measurement, which says nothing
-    of how seeds differ. measure: how it was measured, where that is not as its column says."""
-    seeds = []
-    for seed, result in found:
-        value = MEASURES[type(column)].value(result, column, unit)
-        if value.texts is not None:
-            return {"texts": value.texts}  # those of the first seed
-        entry = {"seed": seed, "value": value.value, "error": value.error, "measure": value.how, "bound": value.bound}
-        seeds.append(entry | {"step": result.get("step")})
-    values = [entry["value"] for entry in seeds]
-    mean, spread, error = math.fsum(values) / len(values), None, seeds[0]["error"]
-    if len(values) > 1:
-        spread = math.sqrt(math.fsum((v - mean) ** 2 for v in values) / (len(values) - 1))
-        error = spread / math.sqrt(len(values))
-    same = {"measure": seeds[0]["measure"], "bound": seeds[0]["bound"]}
-    return {"mean": mean, "error": error, "spread": spread, **same, "seeds": seeds}
-
-
-def _order(table: Table, rows: Sequence[dict[str, Any]], column: Column) -> Iterator[dict[str, Any]]:
-    """For each pair of which the paper finds the first lower, whether ours are, where both were measured.
-
-    The error of a MAUVE score is that of clustering alone, so that a single seed says nothing of an order.
-    """
-    found = {row["name"]: row for row in rows if column.name in row["ours"]}
-    for low, high in table.order:
-        if low in found and high in found:
-            a, b = (found[name]["ours"][column.name] for name in (low, high))
-            gap, error = b["mean"] - a["mean"], math.hypot(a["error"], b["error"])
-            verdict = "not told apart" if abs(gap) < 2 * error else "holds" if gap > 0 else "does not hold"
-            seeds = min(len(a["seeds"]), len(b["seeds"]))
-            if isinstance(column, Mauve) and seeds < 2:
-                verdict = "not to be told by one seed"
-            labels = {"lower_label": found[low]["label"], "higher_label": found[high]["label"]}
-            pair = {"column": column.name, "lower": low, "higher": high, **labels}
-            yield pair | {"gap": gap, "error": error, "seeds": seeds, "verdict": verdict}
-
-
-def digits(unit: str) -> int:
-    """Decimals that our values are shown with."""
-    return 1 if unit == "generative_perplexity" else 3
-
-
-def samples_of(found: dict[str, Any]) -> str:
-    """What the values of a figure are of."""
-    column = found["columns"][0]
-    judge = column["judge"]
-    if not isinstance(judge, str):
-        judge = f"an autoregressive run, seed {judge['seed']}"
-    return f"{column['n']} samples of {column['length']} tokens, perplexity per token to {judge}"
-
-
-def papers(found: dict[str, Any]) -> list[str]:
-    """The columns of a summary that the paper has a value for in some row."""
-    return list(dict.fromkeys(name for row in found["rows"] for name in row["paper"]))
-
-
-def markdown(found: dict[str, Any]) -> str:
-    """The same as a Markdown table."""
-    names = [column["name"] for column in found["columns"]]
-    heads = ["model", *(f"{name}: paper" for name in papers(found)), *(f"{name}: ours" for name in names)]
-    lines = [f"| {' | '.join(heads)} |", f"|{'---|' * len(heads)}"]
-    for row in found["rows"]:
-        cells = [row["label"], *(printed(row["paper"].get(name)) for name in papers(found))]
-        cells += [_ours(row, name, digits(found["unit"])) for name in names]
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
-
-
-def _ours(row: dict[str, Any], name: str, digits: int) -> str:
-    if value := row["ours"].get(name):
-        if "texts" in value:
-            return _marked(value["texts"][0]).replace("|", "\\|").replace("\n", " ⏎ ")
-        number = ("≤ " if value["bound"] else "") + f"{value['mean']:.{digits}f}"
-        number += f" ± {value['error']:.{digits}f}" if value["error"] else ""
-        many = [f"{len(value['seeds'])} seeds"] if len(value["seeds"]) > 1 else []
-        told = ", ".join([*([value["measure"]] if value["measure"] else []), *many])
-        return number + (f" ({told})" if told else "")
-    return "" if row["ours"] else row["seeds"][0]["said"] or row["seeds"][0]["state"]
-
-
-def _marked(one: dict[str, Any]) -> str:
-    """A text, what was given in bold."""
-    text, at, parts = one["text"] or "", 0, []
-    for start, end in one["given"]:
-        parts += [text[at:start], f"**{text[start:end]}**"]
-        at = end
-    return "".join([*parts, text[at:]])
-
-
-def printed(value: float | None) -> str:
-    """A value of the paper, to two digits or as many as it gives."""
-    return "" if value is None else f"{value:.2f}" if round(value, 2) == value else f"{value:g}"

@@ -15,8 +15,7 @@ from torch import nn
 from sedd_cli.checkpoints import checkpoint
 from sedd_cli.checkpoints.async_checkpoint import AsyncCheckpoint
 from sedd_cli.checkpoints.run_directory import RunDir
-from sedd_cli.data.loader import Loader
-from sedd_cli.data.prefetch import prefetch
+from sedd_cli.data.loader import Loader, prefetch
 from sedd_cli.errors import WorkError
 from sedd_cli.system.distributed import whole
 from sedd_cli.system.events import Event, Progress, Saved, Warn

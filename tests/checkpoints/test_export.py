@@ -311,12 +311,12 @@ def test_bf16_models_are_not_what_is_exported(tiny_run, tmp_path):
 
 
 def test_a_tokenizer_out_of_reach_is_named_all_the_same(tmp_path, monkeypatch):
-    from sedd_cli.data.tokenizers import ranks
+    from sedd_cli.data.tokenizers.tiktoken import TiktokenTokenizer
 
     def refused(spec):
         raise RequestError("out of reach")
 
-    monkeypatch.setattr(ranks.TiktokenTokenizer, "load", refused)
+    monkeypatch.setattr(TiktokenTokenizer, "load", refused)
     save_published(tmp_path / "m", tokens=50257, hidden_size=4, cond_dim=2, n_blocks=1, n_heads=1)
     events = list(export(load_model(tmp_path / "m"), ExportOptions(tmp_path / "out")))
     assert "no tokenizer is exported: gpt2's files are not available" in [e.text for e in events if isinstance(e, Warn)]

@@ -109,14 +109,14 @@ def test_a_snapshot_of_a_training_directory_loads_by_its_name(tmp_path):
 
 def test_50257_tokens_mean_gpt2_and_what_is_out_of_reach_is_said_when_it_is_needed(tmp_path, monkeypatch):
     from sedd_cli.checkpoints import load
-    from sedd_cli.data.tokenizers import ranks
+    from sedd_cli.data.tokenizers.tiktoken import TiktokenTokenizer
 
     save_published(tmp_path / "m", tokens=50257, hidden_size=4, cond_dim=2, n_blocks=1, n_heads=1)
 
     def refused(spec):
         raise RequestError(f"tokenizer {spec!r} could not be loaded")
 
-    monkeypatch.setattr(ranks.TiktokenTokenizer, "load", refused)
+    monkeypatch.setattr(TiktokenTokenizer, "load", refused)
     model = load_model(tmp_path / "m")
     assert model.tokenizer is None
     assert "50,257 tokens (gpt2 not available)" in model.describe()

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from sedd_cli import load_model
-from sedd_cli.data.tokenizers.symbols import CharTokenizer
+from sedd_cli.data.tokenizers.characters import CharTokenizer
 from sedd_cli.errors import RequestError, WorkError
 from sedd_cli.inference import jobs
 from sedd_cli.inference.jobs import fill_jobs, read_jobs

@@ -1,4 +1,4 @@
-"""What generators of events leave behind."""
+"""Running a job, which is a generator of events that returns a result."""
 
 from __future__ import annotations
 
@@ -6,10 +6,16 @@ from collections.abc import Generator
 from typing import Any
 
 
-def returned(job: Generator[Any, None, Any]) -> Any:
-    """What a generator of events returns."""
+def completed(job: Generator[Any, None, Any]) -> tuple[list[Any], Any]:
+    """(events, result) of a job."""
+    events = []
     while True:
         try:
-            next(job)
+            events.append(next(job))
         except StopIteration as end:
-            return end.value
+            return events, end.value
+
+
+def returned(job: Generator[Any, None, Any]) -> Any:
+    """The result of a job."""
+    return completed(job)[1]

@@ -1,4 +1,4 @@
-"""Tables: what exists is told, what is asked for is made, what is not a row's own is not counted."""
+"""Tables of trained rows: status, training and measuring, stored results, the summary, the command."""
 
 from __future__ import annotations
 
@@ -8,19 +8,23 @@ import re
 from pathlib import Path
 
 import pytest
+from support.jobs import completed, returned
 
 from sedd_cli.errors import DamageError, RequestError
 from sedd_cli.evaluation.likelihood import paper
 from sedd_cli.inference.template import parse_template
 from sedd_cli.recipe import load_recipe
 from sedd_cli.system.events import Finished, Warn
-from sedd_cli.tables.cells import look, read_record, write_result
 from sedd_cli.tables.column import Filling, Judge, Likelihood, Mauve, Quality
 from sedd_cli.tables.definition import Mini, Row, Table, build_table, load_table, recipe_of, shipped_tables
+from sedd_cli.tables.document import NumberCell, RowSummary, SeedValue
+from sedd_cli.tables.durations import training_seconds
+from sedd_cli.tables.markdown import markdown
 from sedd_cli.tables.plot import plot
 from sedd_cli.tables.row_run import row_runs_of
-from sedd_cli.tables.run import RunOptions, make, training_seconds
-from sedd_cli.tables.summary import markdown, summary
+from sedd_cli.tables.row_status import read_record, row_status, write_result
+from sedd_cli.tables.run import RunOptions, make
+from sedd_cli.tables.summary import check_order, summary
 
 
 @pytest.fixture
@@ -38,17 +42,16 @@ def table(workplace) -> Table:
     return Table("tabletiny", "Tiny", "bits_per_char", (column,), rows, mini, (("causal", "one"),))
 
 
-def places(table, folder, seeds=1, mini=False):
+def row_runs(table, folder, seeds=1, mini=False):
     return row_runs_of(table, mini, seeds, folder)
 
 
 def made(table, folder, names=("one", "causal"), seeds=1, **options):
-    every = places(table, folder, seeds)
-    *events, last = make(
-        [p for name in names for p in every[name]], RunOptions("cpu", rel_error=0.5, max_nfe=8, **options)
-    )
-    assert isinstance(last, Finished)
-    return events, last.result["left"] + last.result["failed"]
+    every = row_runs(table, folder, seeds)
+    options = RunOptions("cpu", rel_error=0.5, max_nfe=8, **options)
+    (*events, last), result = completed(make([run for name in names for run in every[name]], options))
+    assert last == Finished(result.to_dict())
+    return events, [*result.left, *result.failed]
 
 
 def altered(path: Path, change) -> None:
@@ -66,21 +69,21 @@ def test_a_shipped_table_names_recipes_that_load_and_texts_that_are_known(name, 
 
     found = load_table(name)
     sizes = [False, True] if found.mini else [False]
-    every = [place for mini in sizes for of in row_runs_of(found, mini, 3, tmp_path).values() for place in of]
-    for place in every:
-        if recipe := place.recipe:
-            assert recipe.seed == place.seed
+    every = [run for mini in sizes for of in row_runs_of(found, mini, 3, tmp_path).values() for run in of]
+    for run in every:
+        if recipe := run.recipe:
+            assert recipe.seed == run.seed
             recipe.objective.make().check(recipe.graph.make(vocab_size=5))
-        for column in place.columns:
+        for column in run.columns:
             if isinstance(column, Likelihood):
                 assert column.dataset in CORPORA
             if isinstance(column, Quality) and recipe:
                 assert column.length <= recipe.model.length
             if isinstance(column, Filling):
                 assert parse_template(column.template).gaps
-        for reader in place.readers:
-            assert reader.recipe.objective.make().causal
-            assert reader.trained.folder != place.trained.folder  # nothing is judged by itself
+        for scorer in run.scorers:
+            assert scorer.recipe.objective.make().causal
+            assert scorer.trained.folder != run.trained.folder  # no model is its own judge
     for row in found.rows:
         assert set(row.paper or {}) <= {column.name for column in found.columns}
         assert row.recipe or row.model or row.run or row.paper
@@ -112,34 +115,34 @@ def test_small_rows_have_equal_budgets():
     assert len(budgets) == 1
 
 
-# What is there
+# The status of a row
 
 
-def test_a_row_comes_into_being_step_by_step(table, tmp_path):
-    every = places(table, tmp_path)
-    assert [look(every[name][0]).state for name in ("one", "causal", "old")] == ["missing", "missing", "quoted"]
+def test_the_status_of_a_row_follows_its_run_and_results(table, tmp_path):
+    every = row_runs(table, tmp_path)
+    assert [row_status(every[name][0]).state for name in ("one", "causal", "old")] == ["missing", "missing", "quoted"]
     made(table, tmp_path)
-    assert [look(every[name][0]).state for name in ("one", "causal", "old")] == ["measured", "measured", "quoted"]
+    assert [row_status(every[name][0]).state for name in ("one", "causal", "old")] == ["measured", "measured", "quoted"]
     one = every["one"][0]
     assert "seed=0" in one.train_command()
     assert one.measure_command() == f"sedd table tiny --run one --runs {tmp_path}"
     (one.folder / "table" / "tiny.json").unlink()
-    assert look(one).state == "trained"
+    assert row_status(one).state == "trained"
     (one.folder / "latest").write_text("step-2\n")
-    assert look(one).state == "training"
-    assert "at step 2 of 4" in look(one).said
+    assert row_status(one).state == "training"
+    assert "at step 2 of 4" in row_status(one).message
 
 
 def test_a_run_of_another_recipe_is_not_counted(table, tmp_path):
     made(table, tmp_path, ["one"])
-    one = places(table, tmp_path)["one"][0]
+    one = row_runs(table, tmp_path)["one"][0]
     path = one.folder / "recipe.yaml"
     path.write_text(path.read_text().replace("lr: 0.003", "lr: 0.001"))
-    found = look(one)
+    found = row_status(one)
     assert found.state == "other"
-    assert "is not counted: made with another recipe (train.lr: 0.001 → 0.003)" in found.wrong[0]
+    assert "is not counted: made with another recipe (train.lr: 0.001 → 0.003)" in found.problems[0]
     _, left = made(table, tmp_path, ["one"])
-    assert "remove that folder" in left[0]["why"]
+    assert "remove that folder" in left[0].why
 
 
 @pytest.mark.parametrize(
@@ -154,33 +157,33 @@ def test_a_run_of_another_recipe_is_not_counted(table, tmp_path):
 )
 def test_a_result_that_was_edited_is_not_counted(table, tmp_path, change):
     made(table, tmp_path, ["one"])
-    one = places(table, tmp_path)["one"][0]
+    one = row_runs(table, tmp_path)["one"][0]
     path = one.result_file(table.columns[0])
     altered(path, change)
     with pytest.raises(DamageError, match="was changed or damaged: not counted"):
         read_record(one, table.columns[0])
-    assert look(one).state == "trained"
-    assert summary(table, places(table, tmp_path), False)["rows"][0]["ours"] == {}
+    assert row_status(one).state == "trained"
+    assert summary(table, row_runs(table, tmp_path), False).rows[0].ours == {}
     made(table, tmp_path, ["one"])  # measured again
-    assert look(one).state == "measured"
+    assert row_status(one).state == "measured"
 
 
 def test_a_result_of_other_weights_is_not_counted(table, tmp_path):
-    """One that was taken from another row is whole in itself, but not this row's."""
+    """The file of another row is intact, but does not belong to this row."""
     made(table, tmp_path)
-    one, causal = (places(table, tmp_path)[name][0] for name in ("one", "causal"))
+    one, causal = (row_runs(table, tmp_path)[name][0] for name in ("one", "causal"))
     column = table.columns[0]
     one.result_file(column).write_bytes(causal.result_file(column).read_bytes())
     with pytest.raises(DamageError, match="is of other weights, or of another measurement"):
         read_record(one, column)
 
 
-# Making it
+# Training and measuring
 
 
-def test_what_was_made_is_not_made_again(table, tmp_path):
+def test_a_measured_row_is_not_measured_again(table, tmp_path):
     made(table, tmp_path, ["one"])
-    file = places(table, tmp_path)["one"][0].result_file(table.columns[0])
+    file = row_runs(table, tmp_path)["one"][0].result_file(table.columns[0])
     before = file.stat().st_mtime_ns
     events, left = made(table, tmp_path, ["one"])
     assert events == []
@@ -188,135 +191,137 @@ def test_what_was_made_is_not_made_again(table, tmp_path):
     assert file.stat().st_mtime_ns == before
 
 
-def test_a_row_that_fails_does_not_keep_the_others(table, tmp_path):
+def test_a_row_that_fails_does_not_stop_the_others(table, tmp_path):
     broken = Row("broken", "Broken", table.rows[0].recipe, set=("model.hidden_size=16", "data.corpus=nowhere.txt"))
     table = Table("tabletiny", "Tiny", "bits_per_char", table.columns, (broken, *table.rows), table.mini)
     events, left = made(table, tmp_path, ["broken", "one"])
-    assert [entry["row"] for entry in left] == ["broken"]
+    assert [entry.row for entry in left] == ["broken"]
     assert any("nowhere.txt" in e.text for e in events if isinstance(e, Warn))
-    assert look(places(table, tmp_path)["one"][0]).state == "measured"
+    assert row_status(row_runs(table, tmp_path)["one"][0]).state == "measured"
 
 
-def test_a_budget_begins_nothing_that_would_not_end_in_it(table, tmp_path):
-    every = [place for of in places(table, tmp_path, mini=True).values() for place in of]
-    assert training_seconds(every[0], every) == pytest.approx(120)  # as the table says, before anything is known
-    *_, last = make(every, RunOptions("cpu", budget=60))
-    assert "training takes about 2 minutes, 60 seconds are left" in last.result["left"][0]["why"]
-    full = places(table, tmp_path)["one"]
-    *_, last = make(full, RunOptions("cpu", budget=60))
-    assert "is not known yet" in last.result["left"][0]["why"]
+def test_a_budget_starts_nothing_that_would_exceed_it(table, tmp_path):
+    every = [run for of in row_runs(table, tmp_path, mini=True).values() for run in of]
+    assert training_seconds(every[0], every) == pytest.approx(120)  # the estimate of the table, since no row is trained
+    result = returned(make(every, RunOptions("cpu", budget=60)))
+    assert "training takes about 2 minutes, 60 seconds are left" in result.left[0].why
+    full = row_runs(table, tmp_path)["one"]
+    result = returned(make(full, RunOptions("cpu", budget=60)))
+    assert "is not known yet" in result.left[0].why
     made(table, tmp_path, ["one"])
-    causal = places(table, tmp_path)["causal"]
-    assert training_seconds(causal[0], [*full, *causal]) < 60  # by the rate of the row that was trained
+    causal = row_runs(table, tmp_path)["causal"]
+    assert training_seconds(causal[0], [*full, *causal]) < 60  # at the rate of the trained row
     assert made(table, tmp_path, ["one", "causal"], budget=60)[1] == []
 
 
-def test_a_loaded_model_is_measured_and_its_result_is_its_own(table, tmp_path, tiny_run):
+def test_the_result_of_a_loaded_model_belongs_to_its_row(table, tmp_path, tiny_run):
     rows = tuple(Row(name, name, model=str(tiny_run), paper={"tiny": 2.0}) for name in ("a", "b"))
     table = Table("tabletiny", "Tiny", "bits_per_char", table.columns, rows)
     made(table, tmp_path, ["a"])
-    a, b = (places(table, tmp_path)[name][0] for name in "ab")
-    assert look(a).state == "measured"
+    a, b = (row_runs(table, tmp_path)[name][0] for name in "ab")
+    assert row_status(a).state == "measured"
     assert a.train_command() is None
     b.result_file(table.columns[0]).parent.mkdir(parents=True)
     b.result_file(table.columns[0]).write_bytes(a.result_file(table.columns[0]).read_bytes())
-    assert "of other weights, or of another measurement" in look(b).wrong[0]
+    assert "of other weights, or of another measurement" in row_status(b).problems[0]
 
 
 def test_a_run_that_cannot_be_read_does_not_hide_the_others(table, tmp_path):
     made(table, tmp_path, ["one"])
-    causal = places(table, tmp_path)["causal"][0]
+    causal = row_runs(table, tmp_path)["causal"][0]
     causal.folder.mkdir(parents=True)
     (causal.folder / "recipe.yaml").write_text("novelty: 1")
-    found = {row["name"]: row for row in summary(table, places(table, tmp_path), False)["rows"]}
-    assert found["one"]["ours"]
-    assert "not counted" in found["causal"]["seeds"][0]["said"]
-    assert found["causal"]["commands"] == []
+    found = {row.name: row for row in summary(table, row_runs(table, tmp_path), False).rows}
+    assert found["one"].ours
+    assert "not counted" in found["causal"].seeds[0].message
+    assert found["causal"].commands == ()
     _, left = made(table, tmp_path, ["causal", "one"])
-    assert [entry["row"] for entry in left] == ["causal"]
+    assert [entry.row for entry in left] == ["causal"]
 
 
-def test_rows_measured_on_different_texts_are_pointed_out(table, tmp_path):
+def test_rows_measured_on_different_texts_give_a_warning(table, tmp_path):
 
     made(table, tmp_path)
-    one, column = places(table, tmp_path)["one"][0], table.columns[0]
+    one, column = row_runs(table, tmp_path)["one"][0], table.columns[0]
     write_result(one, column, {**read_record(one, column)["result"], "fingerprint": "another"})
-    (line,) = summary(table, places(table, tmp_path), False)["warnings"]
+    (line,) = summary(table, row_runs(table, tmp_path), False).warnings
     assert "2 different copies of the text, or judges" in line
 
 
 @pytest.mark.parametrize(
     ("gap", "error", "verdict"), [(0.5, 0.1, "holds"), (-0.5, 0.1, "does not hold"), (0.1, 0.1, "not told apart")]
 )
-def test_the_order_is_told_as_far_as_errors_allow(table, gap, error, verdict):
-    from sedd_cli.tables.summary import _order
+def test_the_verdict_on_the_order_respects_the_errors(table, gap, error, verdict):
 
-    rows = [
-        {"name": "causal", "label": "C", "ours": {"tiny": {"mean": 1.0, "error": error, "seeds": [{}]}}},
-        {"name": "one", "label": "O", "ours": {"tiny": {"mean": 1.0 + gap, "error": 0.0, "seeds": [{}]}}},
-    ]
-    assert [entry["verdict"] for entry in _order(table, rows, table.columns[0])] == [verdict]
-    clustered = Mauve("tiny", "references", Judge("gpt2-large"), 4)  # whose error is that of the clustering alone
-    assert [entry["verdict"] for entry in _order(table, rows, clustered)] == ["not to be told by one seed"]
-    for one in rows:
-        one["ours"]["tiny"]["seeds"] *= 2
-    assert [entry["verdict"] for entry in _order(table, rows, clustered)] == [verdict]
+    def verdicts(column, seeds):
+        values = tuple(SeedValue(seed, 0.0, 0.0, "", False, None) for seed in range(seeds))
+        cells = {"causal": (1.0, error), "one": (1.0 + gap, 0.0)}
+        rows = [
+            RowSummary(name, name, False, {}, {"tiny": NumberCell(mean, se, None, "", False, values)})
+            for name, (mean, se) in cells.items()
+        ]
+        return [check.verdict for check in check_order(table, rows, column)]
+
+    assert verdicts(table.columns[0], seeds=1) == [verdict]
+    mauve = Mauve("tiny", "references", Judge("gpt2-large"), 4)  # the error of one seed is that of clustering alone
+    assert verdicts(mauve, seeds=1) == ["not to be told by one seed"]
+    assert verdicts(mauve, seeds=2) == [verdict]
 
 
-# Showing it
+# The summary
 
 
 def test_the_summary_has_means_spreads_differences_and_the_order(table, tmp_path):
     made(table, tmp_path, seeds=2)
-    found = summary(table, places(table, tmp_path, 2), False)
-    rows = {row["name"]: row for row in found["rows"]}
-    one = rows["one"]["ours"]["tiny"]
-    values = [entry["value"] for entry in one["seeds"]]
+    found = summary(table, row_runs(table, tmp_path, 2), False)
+    rows = {row.name: row for row in found.rows}
+    one = rows["one"].ours["tiny"]
+    values = [entry.value for entry in one.seeds]
     assert len(set(values)) == 2
-    assert one["mean"] == pytest.approx(sum(values) / 2)
-    assert one["spread"] == pytest.approx(abs(values[0] - values[1]) / math.sqrt(2))
-    assert one["error"] == pytest.approx(one["spread"] / math.sqrt(2))
-    assert one["difference"] == pytest.approx(one["mean"] - 1.5)
-    assert {entry["measure"] for entry in one["seeds"]} == {""}
-    assert rows["causal"]["ours"]["tiny"]["measure"] == "exact"
-    assert found["warnings"] == []
-    assert rows["old"]["ours"] == {}
-    assert rows["old"]["seeds"][0]["said"] == "quoted, not run"
-    (pair,) = found["order"]
-    gap = one["mean"] - rows["causal"]["ours"]["tiny"]["mean"]
-    assert pair["gap"] == pytest.approx(gap)
-    expected = "not told apart" if abs(gap) < 2 * pair["error"] else "holds" if gap > 0 else "does not hold"
-    assert pair["verdict"] == expected
+    assert one.mean == pytest.approx(sum(values) / 2)
+    assert one.spread == pytest.approx(abs(values[0] - values[1]) / math.sqrt(2))
+    assert one.error == pytest.approx(one.spread / math.sqrt(2))
+    assert one.difference == pytest.approx(one.mean - 1.5)
+    assert {entry.measure for entry in one.seeds} == {""}
+    assert rows["causal"].ours["tiny"].measure == "exact"
+    assert found.warnings == ()
+    assert rows["old"].ours == {}
+    assert rows["old"].seeds[0].message == "quoted, not run"
+    (pair,) = found.order
+    gap = one.mean - rows["causal"].ours["tiny"].mean
+    assert pair.gap == pytest.approx(gap)
+    expected = "not told apart" if abs(gap) < 2 * pair.error else "holds" if gap > 0 else "does not hold"
+    assert pair.verdict == expected
     lines = markdown(found).splitlines()
     assert lines[0] == "| model | tiny: paper | tiny: ours |"
-    assert f"{one['mean']:.3f} ± {one['error']:.3f}" in lines[2]
+    assert f"{one.mean:.3f} ± {one.error:.3f}" in lines[2]
     assert lines[4] == "| Old one | 9.00 | quoted, not run |"
-    plot(found, [p for of in places(table, tmp_path, 2).values() for p in of], tmp_path / "curves.png")
+    plot(found, [p for of in row_runs(table, tmp_path, 2).values() for p in of], tmp_path / "curves.png")
     assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_a_single_seed_has_the_error_of_its_measurement(table, tmp_path):
     made(table, tmp_path, ["one"])
-    value = summary(table, places(table, tmp_path), False)["rows"][0]["ours"]["tiny"]
-    assert value["spread"] is None
-    assert value["error"] == value["seeds"][0]["error"] > 0
+    value = summary(table, row_runs(table, tmp_path), False).rows[0].ours["tiny"]
+    assert value.spread is None
+    assert value.error == value.seeds[0].error > 0
 
 
-def test_nothing_to_plot_is_said(table, tmp_path):
+def test_an_empty_plot_is_refused(table, tmp_path):
     with pytest.raises(RequestError, match="nothing to plot"):
-        plot(summary(table, places(table, tmp_path), False), places(table, tmp_path)["one"], tmp_path / "x.png")
+        plot(summary(table, row_runs(table, tmp_path), False), row_runs(table, tmp_path)["one"], tmp_path / "x.png")
 
 
-def test_tables_that_make_no_sense_are_refused(table):
+def test_inconsistent_tables_are_refused(table):
     with pytest.raises(RequestError, match="unit must be one of"):
         build_table({"name": "t", "title": "T", "unit": "meters", "columns": [], "rows": []}, "t.yaml")
     with pytest.raises(RequestError, match=r"columns\[0\].tepmlate: unknown key, did you mean 'template'"):
         build_table({"name": "t", "unit": "text", "columns": [{"name": "a", "tepmlate": "x"}]}, "t.yaml")
-    with pytest.raises(ValueError, match="names of their own"):
+    with pytest.raises(ValueError, match="must have different names"):
         Table("t", "T", "perplexity", table.columns, (table.rows[0], table.rows[0]))
-    with pytest.raises(ValueError, match="which is none"):
+    with pytest.raises(ValueError, match="order: no row 'two'"):
         Table("t", "T", "perplexity", table.columns, table.rows, table.mini, (("one", "two"),))
-    with pytest.raises(ValueError, match="either a recipe, a model or a run"):
+    with pytest.raises(ValueError, match="recipe, model and run exclude each other"):
         Row("a", "A", "quickstart", "gpt2")
 
 

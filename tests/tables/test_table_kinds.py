@@ -1,4 +1,4 @@
-"""Tables of samples: judged, compared by MAUVE, and shown; rows that share runs, judges that are trained."""
+"""Tables of generated text: generative perplexity, MAUVE, templates; shared runs and trained judges."""
 
 from __future__ import annotations
 
@@ -19,24 +19,25 @@ from sedd_cli.evaluation.scorers.pretrained import load_causal
 from sedd_cli.evaluation.scorers.reader import load_reader
 from sedd_cli.inference.generate import GenerateOptions, generate_all
 from sedd_cli.inference.sampling import Sampling
-from sedd_cli.system.events import Finished
 from sedd_cli.system.home import home
 from sedd_cli.tables import definition as tables
-from sedd_cli.tables.cells import look, read_record, write_result
-from sedd_cli.tables.column import How, Judge, Quality
+from sedd_cli.tables.column import RowSampling
 from sedd_cli.tables.definition import build_table
-from sedd_cli.tables.frontier import frontier
+from sedd_cli.tables.durations import measuring_seconds
+from sedd_cli.tables.frontier import QualityCurve, frontier
+from sedd_cli.tables.markdown import markdown
 from sedd_cli.tables.plot import plot
 from sedd_cli.tables.row_run import row_runs_of
-from sedd_cli.tables.run import RunOptions, make, measuring_seconds
-from sedd_cli.tables.summary import markdown, summary
+from sedd_cli.tables.row_status import read_record, row_status, write_result
+from sedd_cli.tables.run import RunOptions, RunResult, make
+from sedd_cli.tables.summary import summary
 
 FEW = ["train.steps=4", "train.save_every=4", "report.every=4", "report.blocks=4"]
 
 
 @pytest.fixture(autouse=True)
 def _empty_caches():
-    """Generations and features of these tests are not found by others'."""
+    """Remove the cached generations and features of each test."""
     yield
     for name in ("mauve", "features"):
         shutil.rmtree(home() / name, ignore_errors=True)
@@ -44,7 +45,7 @@ def _empty_caches():
 
 @pytest.fixture
 def known(workplace, monkeypatch):
-    """name → table: one whose rows are trained, and three that measure its runs."""
+    """name → table: one with trained rows, and three that measure its runs."""
     trained = {"recipe": str(workplace / "tiny.yaml")}
     corpus = str(workplace / "corpus.txt")
     left_to_right = {
@@ -105,11 +106,10 @@ def known(workplace, monkeypatch):
 
 
 def made(table, runs, seeds=1, **options):
-    """Everything of the small form; what is left."""
+    """Train and measure every row of the small form: the row runs, and what was not completed."""
     every = row_runs_of(table, True, seeds, runs)
-    *_, last = make([p for of in every.values() for p in of], RunOptions("cpu", rel_error=0.5, **options))
-    assert isinstance(last, Finished)
-    return every, last.result["left"] + last.result["failed"]
+    result = returned(make([p for of in every.values() for p in of], RunOptions("cpu", rel_error=0.5, **options)))
+    return every, [*result.left, *result.failed]
 
 
 def test_runs_of_another_table_are_trained_there_and_once(known, tmp_path):
@@ -122,112 +122,110 @@ def test_runs_of_another_table_are_trained_there_and_once(known, tmp_path):
     assert made(known["quality"], tmp_path)[1] == []
     assert stamps == {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*") if p.is_file()}
     base = row_runs_of(known["base"], True, 1, tmp_path)
-    assert [look(of[0]).state for of in base.values()] == ["trained", "trained"]
+    assert [row_status(of[0]).state for of in base.values()] == ["trained", "trained"]
 
 
-def test_a_point_is_what_the_judge_says_of_the_samples(known, tmp_path):
+def test_a_point_is_the_perplexity_of_the_samples(known, tmp_path):
     every, _ = made(known["quality"], tmp_path, seeds=2)
-    reader = load_reader(every["one"][0].readers[0].folder, "cpu")
-    ours = {row["name"]: row["ours"] for row in summary(known["quality"], every, True)["rows"]}
-    assert list(ours["causal"]) == ["12"]  # as many steps as tokens, neither more nor less
+    reader = load_reader(every["one"][0].scorers[0].folder, "cpu")
+    ours = {row.name: row.ours for row in summary(known["quality"], every, True).rows}
+    assert list(ours["causal"]) == ["12"]  # an autoregressive model takes one step for each token
     assert list(ours["one"]) == ["2", "4", "12"]
     for name, sampling, column in (("one", Sampling(4, "euler"), "4"), ("causal", Sampling(), "12")):
         for seed in range(2):
             model = load_model(every[name][seed].source, "cpu")
             sampled = generate_all(model, GenerateOptions(5, 12, seed=seed, sampling=sampling))
             expected = returned(judge(reader, Samples.of(sampled, model.tokenizer), False))["per_sequence"]
-            found = ours[name][column]["seeds"][seed]
-            assert found["value"] == pytest.approx(expected["perplexity"])
-            assert found["error"] == pytest.approx(expected["error"])
+            found = ours[name][column].seeds[seed]
+            assert found.value == pytest.approx(expected["perplexity"])
+            assert found.error == pytest.approx(expected["error"])
 
 
-def test_a_figure_is_drawn_and_told(known, tmp_path):
+def test_a_figure_has_costs_a_frontier_and_a_plot(known, tmp_path):
     table = known["quality"]
     empty = summary(table, row_runs_of(table, True, 1, tmp_path), True)
-    commands = [entry["command"] for row in empty["rows"] for entry in row["commands"]]
-    assert sum(command.startswith("sedd train") for command in commands) == 4  # two runs, and the judge of either
-    # at laptop size as long as the table says, each line for itself: 2 minutes for every run
-    costs = {e["cost"] for row in empty["rows"] for e in row["commands"] if e["command"].startswith("sedd train")}
+    commands = [entry.command for row in empty.rows for entry in row.commands]
+    assert sum(command.startswith("sedd train") for command in commands) == 4  # two runs, and the judge of each
+    # no row is trained, so each run costs the 2 minutes that the table expects
+    costs = {e.cost for row in empty.rows for e in row.commands if e.command.startswith("sedd train")}
     assert costs == {"about 2 minutes here"}
     with pytest.raises(RequestError, match="nothing to plot"):
         plot(empty, [], tmp_path / "x.png")
     every, _ = made(table, tmp_path)
     found = summary(table, every, True)
-    (line,) = found["frontier"]
-    assert line["row"] == "one"
-    assert set(line["matches"]) == {"Causal"}
+    (line,) = found.frontier
+    assert line.row == "one"
+    assert set(line.matches) == {"Causal"}
     plot(found, [], tmp_path / "figure.png")
     assert (tmp_path / "figure.png").read_bytes().startswith(b"\x89PNG")
 
 
-def row(name, ours, left_to_right=False):
-    return {"name": name, "label": name.title(), "left_to_right": left_to_right, "ours": ours}
-
-
 @pytest.mark.parametrize(("level", "steps"), [(0.9, None), (3.0, 16), (100.0, 4)])
 def test_the_frontier_is_the_line_through_the_logarithms(level, steps):
-    judge = Judge("gpt2-large")
-    columns = [Quality(str(n), n, 16, judge) for n in (4, 8, 16)]
-    ours = {str(n): {"mean": 40.0 / n} for n in (4, 8, 16)}
-    half = row("half", {"4": {"mean": 1.0}})  # one point so far: neither a line nor a level
-    rows = [row("one", ours), row("causal", {"16": {"mean": level}}, True), row("no", {}), half]
-    (found,) = frontier(rows, columns)
-    assert found["slope"] == pytest.approx(-1.0)
-    assert found["explained"] == pytest.approx(1.0)
-    assert found["matches"] == {"Causal": steps}
-    ours["8"]["mean"] *= 2
-    (bent,) = frontier(rows, columns)
+    points = {n: 40.0 / n for n in (4, 8, 16)}
+    curves = [
+        QualityCurve("one", "One", False, points),
+        QualityCurve("causal", "Causal", True, {16: level}),
+        QualityCurve("no", "No", False, {}),
+        QualityCurve("half", "Half", False, {4: 1.0}),  # a single point gives neither a line nor a level
+    ]
+    (found,) = frontier(curves)
+    assert found.slope == pytest.approx(-1.0)
+    assert found.explained == pytest.approx(1.0)
+    assert found.matches == {"Causal": steps}
+    points[8] *= 2
+    (bent,) = frontier(curves)
     x, y = ([math.log(v) for v in values] for values in ((4, 8, 16), (10.0, 10.0, 2.5)))
-    assert bent["slope"] == pytest.approx((y[2] - y[0]) / (x[2] - x[0]))  # of three even steps the outer two say it
-    assert 0 < bent["explained"] < 1
+    assert bent.slope == pytest.approx((y[2] - y[0]) / (x[2] - x[0]))  # the outer two of three equidistant points
+    assert 0 < bent.explained < 1
 
 
 def test_mauve_of_continued_and_filled_prompts(known, tmp_path):
     every, left = made(known["mauve"], tmp_path)
     assert left == []
     found = summary(known["mauve"], every, True)
-    for row in found["rows"]:
-        result = read_record(every[row["name"]][0], known["mauve"].mini.columns[0])["result"]
-        value = row["ours"]["tiny"]
-        assert value["mean"] == pytest.approx(result["mauve"])
-        assert value["error"] == pytest.approx(result["mauve_std"])
-        assert result["mode"] == ("infill" if row["name"] == "one" else "standard")
+    for row in found.rows:
+        result = read_record(every[row.name][0], known["mauve"].mini.columns[0])["result"]
+        value = row.ours["tiny"]
+        assert value.mean == pytest.approx(result["mauve"])
+        assert value.error == pytest.approx(result["mauve_std"])
+        assert result["mode"] == ("infill" if row.name == "one" else "standard")
         assert result["features"]["model"].endswith("base/causal/seed-1000")
-    assert len(found["order"]) == 1
-    assert [row["name"] for row in found["rows"]] == ["causal", "one"]  # what is quoted is quoted at full size
+    assert len(found.order) == 1
+    assert [row.name for row in found.rows] == ["causal", "one"]  # quoted rows are not in the small form
 
 
 def test_texts_around_prompts(known, tmp_path, sedd):
     every, _ = made(known["texts"], tmp_path)
     found = summary(known["texts"], every, True)
-    (row,) = found["rows"]
+    (row,) = found.rows
     for name, begin, end in (("in", "the", "sat"), ("at", "a", "")):
-        ((text,)) = row["ours"][name]["texts"]
+        ((text,)) = row.ours[name].texts
         assert text["text"].startswith(begin)
         assert text["text"].endswith(end)
         assert [text["text"][a:b] for a, b in text["given"]] == [part for part in (begin, end) if part]
-    assert found["order"] == found["frontier"] == []
+    assert found.order == found.frontier == ()
     assert "| One |" in markdown(found)
     shown = sedd("table", "texts", "--mini", "--runs", tmp_path)
     assert shown.code == 0, shown.err
-    assert row["ours"]["at"]["texts"][0]["text"].split("\n")[0] in shown.out
+    assert row.ours["at"].texts[0]["text"].split("\n")[0] in shown.out
 
 
-def test_a_judgement_by_other_weights_is_not_counted(known, tmp_path):
+def test_a_result_of_other_judge_weights_is_not_counted(known, tmp_path):
     every, _ = made(known["quality"], tmp_path)
     one, column = every["one"][0], known["quality"].mini.columns[0]
-    (manifest,) = (one.readers[0].folder / "checkpoints").glob("step-4/manifest.json")
+    (manifest,) = (one.scorers[0].folder / "checkpoints").glob("step-4/manifest.json")
     manifest.write_text(manifest.read_text() + "\n")
     with pytest.raises(DamageError, match="of other weights, or of another measurement"):
         read_record(one, column)
-    assert look(one).state == "trained"
+    assert row_status(one).state == "trained"
 
 
-def test_another_way_of_sampling_is_another_measurement(known, tmp_path):
+def test_other_sampling_options_are_another_measurement(known, tmp_path):
     every, _ = made(known["quality"], tmp_path)
     one, column = every["one"][0], known["quality"].mini.columns[0]
     assert read_record(one, column)
-    other = dataclasses.replace(one, row=dataclasses.replace(one.row, how=How("tweedie")))
+    other = dataclasses.replace(one, row=dataclasses.replace(one.row, how=RowSampling("tweedie")))
     with pytest.raises(DamageError, match="of other weights, or of another measurement"):
         read_record(other, column)
     for changed in ({"steps": 3}, {"n": 6}, {"length": 11}):
@@ -240,45 +238,46 @@ def test_samples_by_another_sampler_of_the_recipe_are_not_counted(known, tmp_pat
     one = every["one"][0]
     path = one.trained.folder / "recipe.yaml"
     path.write_text(path.read_text().replace("temperature: 1.0", "temperature: 0.5"))
-    found = look(one)
+    found = row_status(one)
     assert found.state == "other"
-    assert "made with another recipe (sampler.temperature: 0.5 → 1.0)" in found.wrong[0]
-    assert look(row_runs_of(known["base"], True, 1, tmp_path)["one"][0]).state == "trained"  # likelihoods do not mind
+    assert "made with another recipe (sampler.temperature: 0.5 → 1.0)" in found.problems[0]
+    likelihoods = row_runs_of(known["base"], True, 1, tmp_path)["one"][0]  # do not depend on the sampler
+    assert row_status(likelihoods).state == "trained"
 
 
-def test_what_a_judge_of_another_recipe_says_is_not_counted(known, tmp_path):
+def test_results_of_a_judge_of_another_recipe_are_not_counted(known, tmp_path):
     every, _ = made(known["quality"], tmp_path)
     one = every["one"][0]
-    path = one.readers[0].folder / "recipe.yaml"
+    path = one.scorers[0].folder / "recipe.yaml"
     path.write_text(path.read_text().replace("lr: 0.003", "lr: 0.1"))
-    assert look(one).state == "other"
-    assert "its judge" in look(one).wrong[0]
+    assert row_status(one).state == "other"
+    assert "its judge" in row_status(one).problems[0]
     found = summary(known["quality"], every, True)
-    assert all(row["commands"] == [] for row in found["rows"])
-    assert "One, seed 0: its judge" in found["warnings"][1]
-    assert "remove that folder" in made(known["quality"], tmp_path)[1][0]["why"]
+    assert all(row.commands == () for row in found.rows)
+    assert "One, seed 0: its judge" in found.warnings[1]
+    assert "remove that folder" in made(known["quality"], tmp_path)[1][0].why
 
 
-def test_damage_is_told_beside_the_results_that_are_whole(known, tmp_path, sedd):
+def test_a_damaged_result_gives_a_warning_and_the_others_count(known, tmp_path, sedd):
     every, _ = made(known["quality"], tmp_path)
     path = every["one"][0].result_file(known["quality"].mini.columns[1])
     path.write_text(path.read_text().replace('"samples": 5', '"samples": 4'))
     found = summary(known["quality"], every, True)
-    assert sorted(found["rows"][1]["ours"]) == ["12", "2"]
-    assert "4.json was changed or damaged: not counted" in found["warnings"][0]
+    assert sorted(found.rows[1].ours) == ["12", "2"]
+    assert "4.json was changed or damaged: not counted" in found.warnings[0]
     assert "was changed or damaged" in sedd("table", "quality", "--mini", "--runs", tmp_path).err
 
 
-def test_judgements_by_different_judges_are_pointed_out(known, tmp_path):
+def test_different_judges_give_a_warning(known, tmp_path):
     every, _ = made(known["quality"], tmp_path)
     one, column = every["one"][0], known["quality"].mini.columns[2]
     write_result(one, column, read_record(one, column)["result"] | {"judge_fingerprint": "another"})
-    assert summary(known["quality"], every, True)["warnings"] == [
-        "12: 2 different copies of the text, or judges, which do not compare"
-    ]
+    assert summary(known["quality"], every, True).warnings == (
+        "12: 2 different copies of the text, or judges, which do not compare",
+    )
 
 
-def test_samples_are_kept_and_gone_on_with_and_shared(known, tmp_path, monkeypatch):
+def test_samples_are_stored_continued_and_shared(known, tmp_path, monkeypatch):
     from sedd_cli.tables.measures import quality
 
     def fail(*args):
@@ -288,7 +287,7 @@ def test_samples_are_kept_and_gone_on_with_and_shared(known, tmp_path, monkeypat
     with monkeypatch.context() as patch:
         patch.setattr(quality, "judge", fail)
         _, left = made(known["quality"], tmp_path)
-    assert "no judge" in left[0]["why"]
+    assert "no judge" in left[0].why
     (path,) = (tmp_path / "samples").glob("*/samples/left_to_right.jsonl")
     lines = path.read_text().splitlines(keepends=True)
     assert len(lines) == 5
@@ -299,24 +298,24 @@ def test_samples_are_kept_and_gone_on_with_and_shared(known, tmp_path, monkeypat
         return [json.loads(line)["tokens"] for line in lines]
 
     assert drawn(path.read_text().splitlines()) == drawn(lines)
-    assert len(list((tmp_path / "samples").iterdir())) == 2  # a folder for each model's weights
+    assert len(list((tmp_path / "samples").iterdir())) == 2  # a folder for each model
 
 
-def test_a_loaded_causal_model_is_drawn_from_and_judged(known, tmp_path):
+def test_a_loaded_causal_model_is_sampled_and_judged(known, tmp_path):
     folder = save_tiny_causal(tmp_path / "gpt")
     column = {"name": "8", "steps": 8, "length": 8, "n": 20, "judge": str(folder)}
     loaded = {"name": "gpt", "label": "GPT", "model": str(folder)}
     data = {"name": "loaded", "title": "Loaded", "unit": "generative_perplexity", "columns": [column]}
     wrong = build_table(data | {"rows": [loaded]}, "t")
     right = build_table(data | {"rows": [loaded | {"how": {"sampler": "left_to_right"}}]}, "t")
-    refused, place = (row_runs_of(table, False, 2, tmp_path)["gpt"] for table in (wrong, right))
-    assert len(place) == 2  # its samples have seeds, though its weights have none
-    *_, last = make(refused, RunOptions("cpu"))
-    assert "says that its model denoises" in last.result["failed"][0]["why"]
-    *_, last = make(place, RunOptions("cpu"))
-    assert last.result == {"left": [], "failed": []}
-    found = summary(right, {"gpt": place}, False)["rows"][0]["ours"]["8"]
-    assert len({seed["value"] for seed in found["seeds"]}) == 2
+    refused, run = (row_runs_of(table, False, 2, tmp_path)["gpt"] for table in (wrong, right))
+    assert len(run) == 2  # its samples depend on the seed, its weights do not
+    result = returned(make(refused, RunOptions("cpu")))
+    assert "is autoregressive, which needs how.sampler: left_to_right" in result.failed[0].why
+    result = returned(make(run, RunOptions("cpu")))
+    assert result == RunResult((), ())
+    found = summary(right, {"gpt": run}, False).rows[0].ours["8"]
+    assert len({seed.value for seed in found.seeds}) == 2
     (path,) = (tmp_path / "samples").glob("*-8-0/samples/left_to_right.jsonl")
     tokens = torch.tensor([json.loads(line)["tokens"] for line in path.read_text().splitlines()])
     causal = load_causal(folder, "cpu")
@@ -329,24 +328,24 @@ def test_a_loaded_causal_model_is_drawn_from_and_judged(known, tmp_path):
     [
         (
             {"rows": [{"name": "a", "label": "A", "paper": {}, "how": {"top_p": 0.9}}]},
-            "row a: top_p means nothing in p",
+            "row a: top_p has no effect in p",
         ),
-        ({"rows": [{"name": "a", "label": "A", "mini": []}]}, "the small form names none"),
+        ({"rows": [{"name": "a", "label": "A", "mini": []}]}, "the small form has no recipe"),
         ({"columns": [{"name": "p", "steps": 4, "length": 8, "judge": {"seed": 3}}]}, "expected a model, or {run"),
         (
             {"columns": 2 * [{"name": "p", "steps": 4, "length": 8, "judge": "j"}]},
-            "columns must have names of their own",
+            "columns must have different names",
         ),
     ],
 )
-def test_a_table_that_means_nothing_is_refused(changed, message):
+def test_inconsistent_columns_and_rows_are_refused(changed, message):
     column = {"name": "p", "steps": 4, "length": 8, "judge": "gpt2"}
     data = {"name": "t", "title": "T", "unit": "generative_perplexity", "columns": [column], "rows": []}
     with pytest.raises(RequestError, match=message):
         build_table(data | changed, "t.yaml")
 
 
-def test_what_measuring_takes_counts_in_the_budget(known, tmp_path):
+def test_the_expected_time_of_measuring_counts_in_the_budget(known, tmp_path):
     table = known["texts"]
     every, _ = made(table, tmp_path, seeds=2)
     first, second = every["one"]
@@ -354,18 +353,18 @@ def test_what_measuring_takes_counts_in_the_budget(known, tmp_path):
         write_result(first, column, read_record(first, column)["result"], 60.0)
         second.result_file(column).unlink()
     column = table.mini.columns[0]
-    assert measuring_seconds(column, True, [look(first), look(second)]) == pytest.approx(60.0)
-    assert measuring_seconds(column, True, [look(second)]) == pytest.approx(60.0)
-    assert measuring_seconds(column, False, [look(second)]) is None
-    *_, last = make([first, second], RunOptions("cpu", budget=30))
-    assert "measuring in takes about 60 seconds, 30 seconds are left" in last.result["left"][0]["why"]
-    (command,) = summary(table, every, True)["rows"][0]["commands"]
-    assert command["cost"] == "about 2 minutes here"
+    assert measuring_seconds(column, True, [row_status(first), row_status(second)]) == pytest.approx(60.0)
+    assert measuring_seconds(column, True, [row_status(second)]) == pytest.approx(60.0)
+    assert measuring_seconds(column, False, [row_status(second)]) is None
+    result = returned(make([first, second], RunOptions("cpu", budget=30)))
+    assert "measuring in takes about 60 seconds, 30 seconds are left" in result.left[0].why
+    (command,) = summary(table, every, True).rows[0].commands
+    assert command.cost == "about 2 minutes here"
 
 
-def test_what_failed_has_an_exit_code_and_labels_are_names(known, tmp_path, sedd):
+def test_a_failed_row_sets_the_exit_code_and_labels_name_rows(known, tmp_path, sedd):
     every, _ = made(known["quality"], tmp_path)
-    path = every["one"][0].readers[0].folder / "recipe.yaml"
+    path = every["one"][0].scorers[0].folder / "recipe.yaml"
     whole = path.read_text()
     path.write_text(whole.replace("lr: 0.003", "lr: 0.1"))
     words = ["table", "quality", "--mini", "--runs", tmp_path, "--device", "cpu"]
@@ -376,17 +375,17 @@ def test_what_failed_has_an_exit_code_and_labels_are_names(known, tmp_path, sedd
     assert sedd(*words, "--run", "one").code == 0
 
 
-def test_seeds_that_are_not_shown_are_pointed_out(known, tmp_path, sedd):
+def test_further_seeds_with_results_are_announced(known, tmp_path, sedd):
     made(known["texts"], tmp_path, seeds=3)
-    assert summary(known["texts"], row_runs_of(known["texts"], True, 1, tmp_path), True)["more_seeds"] == 2
+    assert summary(known["texts"], row_runs_of(known["texts"], True, 1, tmp_path), True).more_seeds == 2
     assert "--seeds 3 shows them" in sedd("table", "texts", "--mini", "--runs", tmp_path).err
     assert "shows them" not in sedd("table", "texts", "--mini", "--runs", tmp_path, "--seeds", 3).err
 
 
-def test_bounds_are_marked_and_what_was_given_too(known, tmp_path, sedd):
+def test_bounds_and_given_text_are_marked(known, tmp_path, sedd):
     every, _ = made(known["base"], tmp_path)
     found = summary(known["base"], every, True)
-    assert [row["ours"]["tiny"]["bound"] for row in found["rows"]] == [True, False]
+    assert [row.ours["tiny"].bound for row in found.rows] == [True, False]
     one, causal = markdown(found).splitlines()[2:]
     assert "| ≤ " in one
     assert "≤" not in causal
@@ -397,7 +396,7 @@ def test_bounds_are_marked_and_what_was_given_too(known, tmp_path, sedd):
     assert "the[MASK:4]sat" in sedd("table", "texts", "--mini", "--runs", tmp_path).out
 
 
-def test_rows_go_by_their_name_and_by_what_they_are_called():
+def test_rows_are_found_by_name_and_by_label():
     rows = [
         {"name": "a_1", "label": "First One", "paper": {}},
         {"name": "b_2", "label": "Second", "mini_label": "Small"},
@@ -410,21 +409,21 @@ def test_rows_go_by_their_name_and_by_what_they_are_called():
             table.row(name)
 
 
-def test_generations_from_other_references_or_features_do_not_compare(known, tmp_path):
+def test_other_references_or_features_give_a_warning(known, tmp_path):
     every, _ = made(known["mauve"], tmp_path)
     one, column = every["one"][0], known["mauve"].mini.columns[0]
     result = read_record(one, column)["result"]
     for side in ("references", "features"):
         write_result(one, column, result | {side: result[side] | {"fingerprint": "another"}})
-        assert "which do not compare" in summary(known["mauve"], every, True)["warnings"][0]
+        assert "which do not compare" in summary(known["mauve"], every, True).warnings[0]
 
 
-def test_what_measurements_took_is_kept_and_training_that_is_done_takes_none(known, tmp_path):
+def test_durations_are_stored_and_finished_training_costs_nothing(known, tmp_path):
     table = known["texts"]
     every, _ = made(table, tmp_path)
     one, column = every["one"][0], table.mini.columns[0]
     write_result(one, column, read_record(one, column)["result"], 600.0)
-    assert look(one).seconds[column.name] == 600.0
+    assert row_status(one).seconds[column.name] == 600.0
     one.result_file(table.mini.columns[1]).unlink()
-    *_, last = make([one], RunOptions("cpu", budget=1e-9))
-    assert last.result["left"][0]["why"].startswith("measuring at takes about 60 seconds, 0 seconds are left")
+    result = returned(make([one], RunOptions("cpu", budget=1e-9)))
+    assert result.left[0].why.startswith("measuring at takes about 60 seconds, 0 seconds are left")

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from sedd_cli.data.formats import Reading
+from sedd_cli.data.formats import ReadOptions
 from sedd_cli.data.formats.plain import read_text
 from sedd_cli.data.formats.records import read_samples
 from sedd_cli.data.prepared import prepared
@@ -68,7 +68,7 @@ def read_references(writer: Writer, options: MauveOptions) -> References:
 
 def _of_file(writer: Writer, path: Path) -> Iterator[list[int]]:
     if path.suffix == ".txt":
-        return encoded(writer, read_text(path, Reading(documents="line")))
+        return encoded(writer, read_text(path, ReadOptions(documents="line")))
     if path.suffix == ".jsonl":
         return _of_json_lines(writer, path)
     raise RequestError(f"references must be a .txt or .jsonl file or the name of a prepared corpus, found {path}")

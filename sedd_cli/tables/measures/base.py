@@ -1,11 +1,11 @@
-"""What every kind of measurement can do, and what is at hand while one is taken."""
+"""The interface of a measurement, its value in a table, and the models that are loaded."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Generator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from sedd_cli.checkpoints.load import open_model
 from sedd_cli.checkpoints.loaded_model import LoadedModel
@@ -17,13 +17,15 @@ from sedd_cli.system.events import Event
 from sedd_cli.tables.column import Column
 from sedd_cli.tables.row_run import RowRun
 
+C = TypeVar("C", bound=Column)
+
 
 @dataclass(frozen=True)
 class Value:
-    """A number with the error of its measurement, or a bound on it from above; `how` it was measured, where that is not
-    as its column says.
+    """A number with its standard error, or texts.
 
-    texts: where a column asks for texts, {"text", "given"} of each; then there is no number.
+    how: how it was measured, if not as the column prescribes. bound: whether the number is an upper bound. texts:
+    {"text", "given"} of each text; then there is no number.
     """
 
     value: float | None
@@ -33,48 +35,52 @@ class Value:
     texts: list[dict[str, Any]] | None = None
 
 
-class Desk:
-    """Models at hand: that of the row in work, and every judge so far. rel_error, max_nfe: of a likelihood."""
+class ModelCache:
+    """The loaded models: the one being measured, and every judge. rel_error, max_nfe: precision of likelihoods."""
 
     def __init__(self, device: str, rel_error: float, max_nfe: int):
         self.device, self.rel_error, self.max_nfe = device, rel_error, max_nfe
         self._models: dict[str, LoadedModel | ExactModel] = {}
-        self._readers: dict[str, Reader] = {}
+        self._scorers: dict[str, Reader] = {}
 
-    def model(self, place: RowRun) -> LoadedModel | ExactModel:
-        """The model of a place, the last one that was asked for being kept."""
-        if (source := place.source) not in self._models:
-            ours = place.training is not None or not is_causal(source)
+    def model(self, run: RowRun) -> LoadedModel | ExactModel:
+        """The model of a row run. Only the last one stays loaded."""
+        source = run.source
+        assert source is not None, "quoted rows are not measured"
+        if source not in self._models:
+            ours = run.training is not None or not is_causal(source)
             self._models = {source: (open_model if ours else load_exact)(source, self.device)}
         return self._models[source]
 
-    def reader(self, place: RowRun, column: Column) -> Reader:
-        """What reads a row's texts in a column that has a reader."""
-        trained = place.reader(column)
-        source = str(trained.folder) if trained else column.reader.source
-        if source not in self._readers:
-            self._readers[source] = load_reader(source, self.device)
-        return self._readers[source]
+    def scorer(self, run: RowRun, column: Column) -> Reader:
+        """The model that scores a row's texts in a column that has a scorer."""
+        trained = run.scorer(column)
+        source = str(trained.folder) if trained else column.scorer and column.scorer.source
+        assert source is not None, f"no model scores texts in {column.name}"
+        if source not in self._scorers:
+            self._scorers[source] = load_reader(source, self.device)
+        return self._scorers[source]
 
 
-def check_direction(place: RowRun, model: LoadedModel | ExactModel) -> None:
-    """RequestError where a row says that its model goes from left to right, and it does not, or the other way round."""
-    if model.exact != place.row.how.left_to_right:
-        says = "goes from left to right" if place.row.how.left_to_right else "denoises"
-        raise RequestError(f"the row {place.row.name} says that its model {says}: {model.source} does not")
+def check_sampler(run: RowRun, model: LoadedModel | ExactModel) -> None:
+    """Raise RequestError unless the row's sampler is left_to_right exactly if the model is autoregressive."""
+    if model.exact != run.row.how.left_to_right:
+        kind = "autoregressive" if model.exact else "not autoregressive"
+        needed = "needs" if model.exact else "excludes"
+        raise RequestError(f"row {run.row.name}: {model.source} is {kind}, which {needed} how.sampler: left_to_right")
 
 
-class Measure(ABC):
-    """A kind of column."""
+class Measure(ABC, Generic[C]):
+    """How a kind of column is measured. C is its class of column."""
 
     @abstractmethod
-    def run(self, place: RowRun, column: Column, desk: Desk) -> Generator[Event, None, dict[str, Any]]:
-        """Measure a row in a column; returns the result as it is kept. RequestError where that cannot be done."""
+    def run(self, run: RowRun, column: C, models: ModelCache) -> Generator[Event, None, dict[str, Any]]:
+        """Measure a row in a column. Returns the result document; raises RequestError if the model cannot do it."""
 
     def common(self, result: dict[str, Any]) -> list[Any]:
-        """What has to be the same in all rows of a column, for them to compare."""
+        """What must be equal in all rows of a column so that they compare."""
         return []
 
     @abstractmethod
-    def value(self, result: dict[str, Any], column: Column, unit: str) -> Value:
-        """What a result says in the table; KeyError, TypeError or ValueError for what is no such result."""
+    def value(self, result: dict[str, Any], column: C, unit: str) -> Value:
+        """The value of a result document. Raises KeyError, TypeError or ValueError for any other document."""

@@ -1,4 +1,4 @@
-"""Templates, filled."""
+"""Filled templates."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from sedd_cli.inference.sampling import Sampling
 from sedd_cli.inference.template import parse_template
 from sedd_cli.system.events import Event, Filled
 from sedd_cli.tables.column import Filling
-from sedd_cli.tables.measures.base import Desk, Measure, Value
+from sedd_cli.tables.measures.base import Measure, ModelCache, Value
 from sedd_cli.tables.row_run import RowRun
 
 
-class FillingMeasure(Measure):
-    """As `sedd infill`."""
+class FillingMeasure(Measure[Filling]):
+    """Fills the template as `sedd infill` does."""
 
-    def run(self, place: RowRun, column: Filling, desk: Desk) -> Generator[Event, None, dict[str, Any]]:
-        model = desk.model(place)
+    def run(self, run: RowRun, column: Filling, models: ModelCache) -> Generator[Event, None, dict[str, Any]]:
+        model = models.model(run)
         if isinstance(model, ExactModel):
-            raise RequestError(f"{model.source} cannot fill templates: it goes from left to right")
-        job = Job(parse_template(column.template), column.n, place.seed)
+            raise RequestError(f"{model.source} is autoregressive and cannot fill templates")
+        job = Job(parse_template(column.template), column.n, run.seed)
         found = []
-        for event in infill(model, [job], Sampling(column.steps, place.row.how.sampler)):
+        for event in infill(model, [job], Sampling(column.steps, run.row.how.sampler)):
             if isinstance(event, Filled):
                 found.append(event)
             else:

@@ -1,40 +1,41 @@
-"""A text's perplexity or bits per character."""
+"""Perplexity or bits per character of a dataset."""
 
 from __future__ import annotations
 
 from collections.abc import Generator
 from typing import Any
 
+from sedd_cli.checkpoints.loaded_model import LoadedModel
 from sedd_cli.evaluation.likelihood.evaluate import EvaluateOptions, evaluate
 from sedd_cli.evaluation.likelihood.texts import Text, prepared_for
 from sedd_cli.inference.bound import Drawing
 from sedd_cli.system.distributed import Dist
 from sedd_cli.system.events import Evaluated, Event
 from sedd_cli.tables.column import Likelihood
-from sedd_cli.tables.measures.base import Desk, Measure, Value
+from sedd_cli.tables.measures.base import Measure, ModelCache, Value
 from sedd_cli.tables.row_run import RowRun
 
 
-class LikelihoodMeasure(Measure):
-    """As `sedd eval`, under the column's protocol or the one that the objective has of its own."""
+class LikelihoodMeasure(Measure[Likelihood]):
+    """Evaluates as `sedd eval` does, under the column's protocol, or under the only one that the objective has."""
 
-    def run(self, place: RowRun, column: Likelihood, desk: Desk) -> Generator[Event, None, dict[str, Any]]:
-        model = desk.model(place)
+    def run(self, run: RowRun, column: Likelihood, models: ModelCache) -> Generator[Event, None, dict[str, Any]]:
+        model = models.model(run)
         dist = Dist(0, 1, model.device)
         dataset = yield from prepared_for(model, Text(column.dataset), dist)
-        discrete = not model.exact and model.objective.steps is not None
-        asked = EvaluateOptions(
+        discrete = isinstance(model, LoadedModel) and not model.exact and model.objective.steps is not None
+        options = EvaluateOptions(
             column.split,
             ("discrete" if discrete else column.protocol,),
-            Drawing(rel_error=desk.rel_error, max_nfe=desk.max_nfe),
+            Drawing(rel_error=models.rel_error, max_nfe=models.max_nfe),
             baselines=False,
             keep=True,
         )
-        for event in evaluate(model, dataset, asked, dist):
+        for event in evaluate(model, dataset, options, dist):
             yield event
             if isinstance(event, Evaluated):
                 return event.result
-        raise AssertionError("an evaluation ends in its result")
+        raise AssertionError("no result of the evaluation")
 
     def common(self, result: dict[str, Any]) -> list[Any]:
         return [result["fingerprint"]]

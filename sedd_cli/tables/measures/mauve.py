@@ -10,17 +10,17 @@ from sedd_cli.evaluation.mauve.options import MauveOptions
 from sedd_cli.evaluation.scorers.exact import ExactModel
 from sedd_cli.system.events import Event, Finished
 from sedd_cli.tables.column import Mauve
-from sedd_cli.tables.measures.base import Desk, Measure, Value, check_direction
+from sedd_cli.tables.measures.base import Measure, ModelCache, Value, check_sampler
 from sedd_cli.tables.row_run import RowRun
 
 
-class MauveMeasure(Measure):
-    """As `sedd mauve`; the error is the spread over the seeds of k-means."""
+class MauveMeasure(Measure[Mauve]):
+    """Computes MAUVE as `sedd mauve` does. The error is the standard deviation over the seeds of k-means."""
 
-    def run(self, place: RowRun, column: Mauve, desk: Desk) -> Generator[Event, None, dict[str, Any]]:
-        model, how = desk.model(place), place.row.how
-        check_direction(place, model)
-        given = {} if model.exact else {"steps": column.steps, "sampler": how.sampler}
+    def run(self, run: RowRun, column: Mauve, models: ModelCache) -> Generator[Event, None, dict[str, Any]]:
+        model, how = models.model(run), run.row.how
+        check_sampler(run, model)
+        steps = {} if model.exact else {"steps": column.steps, "sampler": how.sampler}
         options = MauveOptions(
             references=column.references,
             split=column.split,
@@ -32,15 +32,15 @@ class MauveMeasure(Measure):
             new=column.new,
             seeds=column.seeds,
             top_p=how.top_p,
-            seed=place.seed,
-            **given,
+            seed=run.seed,
+            **steps,
         )
-        writer = model.causal if isinstance(model, ExactModel) else model
-        for event in mauve(writer, options, reader=desk.reader(place, column)):
+        generator = model.causal if isinstance(model, ExactModel) else model
+        for event in mauve(generator, options, reader=models.scorer(run, column)):
             if isinstance(event, Finished):
                 return event.result
             yield event
-        raise AssertionError("a comparison ends in its result")
+        raise AssertionError("no result of the comparison")
 
     def common(self, result: dict[str, Any]) -> list[Any]:
         return [result["references"]["fingerprint"], result["features"]["fingerprint"]]

@@ -18,34 +18,34 @@ from sedd_cli.inference.resumable import resumable_samples
 from sedd_cli.system.events import Event, Finished, Progress, Sampled
 from sedd_cli.system.locks import file_lock
 from sedd_cli.tables.column import Quality
-from sedd_cli.tables.measures.base import Desk, Measure, Value, check_direction
+from sedd_cli.tables.measures.base import Measure, ModelCache, Value, check_sampler
 from sedd_cli.tables.row_run import RowRun
 
-#: Sequences that a causal model of transformers draws at once.
-AT_ONCE = 16
+#: Sequences that a causal model of transformers draws in one batch.
+BATCH = 16
 
 
-class QualityMeasure(Measure):
-    """A point of `sedd eval --sweep`, or as many samples of a model that goes from left to right.
+class QualityMeasure(Measure[Quality]):
+    """A point of a sweep, or as many samples of an autoregressive model.
 
-    Samples are kept beside the runs, by what they were drawn from, so that tables share them.
+    Samples are stored beside the runs, by model, length and seed, so that tables share them.
     """
 
-    def run(self, place: RowRun, column: Quality, desk: Desk) -> Generator[Event, None, dict[str, Any]]:
-        model, reader = desk.model(place), desk.reader(place, column)
-        check_direction(place, model)
-        folder = place.runs / "samples" / f"{model.fingerprint[:16]}-{column.length}-{place.seed}"
-        if model.exact:
-            sampled = yield from _left_to_right(model, column, place.seed, folder)
-            return (yield from judge(reader, Samples.of(sampled, model.tokenizer), False))
-        sampler = place.row.how.sampler or "tweedie"
-        options = SweepOptions(folder, (column.steps,), (sampler,), column.n, column.length, place.seed)
-        for event in sweep(model, reader, options):
+    def run(self, run: RowRun, column: Quality, models: ModelCache) -> Generator[Event, None, dict[str, Any]]:
+        model, scorer = models.model(run), models.scorer(run, column)
+        check_sampler(run, model)
+        folder = run.runs / "samples" / f"{model.fingerprint[:16]}-{column.length}-{run.seed}"
+        if isinstance(model, ExactModel) or model.exact:
+            sampled = yield from _left_to_right(model, column, run.seed, folder)
+            return (yield from judge(scorer, Samples.of(sampled, model.tokenizer), False))
+        sampler = run.row.how.sampler or "tweedie"
+        options = SweepOptions(folder, (column.steps,), (sampler,), column.n, column.length, run.seed)
+        for event in sweep(model, scorer, options):
             if isinstance(event, Finished):
                 points = event.result["points"]
                 return next(p for p in points if (p["sampler"], p["steps"]) == (sampler, column.steps))
             yield event
-        raise AssertionError("a sweep ends in its points")
+        raise AssertionError("no result of the sweep")
 
     def common(self, result: dict[str, Any]) -> list[Any]:
         return [result["judge_fingerprint"], result["judge_precision"]]
@@ -58,26 +58,28 @@ class QualityMeasure(Measure):
 def _left_to_right(
     model: LoadedModel | ExactModel, column: Quality, seed: int, folder: Path
 ) -> Generator[Event, None, list[Sampled]]:
+    """Samples of an autoregressive model, continued from those that are stored in `folder`."""
+
     def draw(first: int) -> Iterator[Event]:
         if isinstance(model, LoadedModel):
             return generate(model, GenerateOptions(column.n - first, column.length, seed=seed, first=first))
-        return _continued(model, column, seed, first)
+        return _unconditional(model, column, seed, first)
 
     samples = folder / "samples"
     try:
         samples.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise RequestError(f"cannot write to {folder}: {error.strerror}") from None
-    with file_lock(folder / ".lock", f"another process is at work in {folder}"):
+    with file_lock(folder / ".lock", f"another process is working in {folder}"):
         return (yield from resumable_samples(samples / "left_to_right.jsonl", column.n, draw, "left to right"))
 
 
-def _continued(model: ExactModel, column: Quality, seed: int, first: int) -> Iterator[Event]:
-    """Samples of a causal model of transformers from nothing, under its own law: end-of-text is a token like others."""
-    for start in range(first, column.n, AT_ONCE):
-        numbers = torch.arange(start, min(start + AT_ONCE, column.n))
-        nothing = torch.empty(len(numbers), 0, dtype=torch.int64)
-        drawn = model.causal.continue_(nothing, column.length, 1.0, 1.0, seed, numbers, ends=True).tolist()
+def _unconditional(model: ExactModel, column: Quality, seed: int, first: int) -> Iterator[Event]:
+    """Samples of a causal model of transformers without a prompt. End-of-text does not end a sample."""
+    for start in range(first, column.n, BATCH):
+        numbers = torch.arange(start, min(start + BATCH, column.n))
+        empty = torch.empty(len(numbers), 0, dtype=torch.int64)
+        drawn = model.causal.continue_(empty, column.length, 1.0, 1.0, seed, numbers, ends=True).tolist()
         for number, tokens in zip(numbers.tolist(), drawn, strict=True):
             text = model.causal.decode(tokens)
             yield Sampled(number, text, tokens, column.length, 0.0, seed=seed, sampler="left_to_right")

@@ -1,0 +1,140 @@
+"""What exists of a row on this machine: its run and its results. Altered or foreign results do not count."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from sedd_cli.checkpoints.run_directory import HARMLESS
+from sedd_cli.errors import DamageError, RequestError
+from sedd_cli.recipe import differences, load_recipe
+from sedd_cli.recipe.build import plain
+from sedd_cli.system.digests import digest
+from sedd_cli.system.files import write_whole
+from sedd_cli.tables.column import Column, RowSampling
+from sedd_cli.tables.measures import MEASURES
+from sedd_cli.tables.row_run import RowRun
+
+#: Version of result files. It increases when an older reader would misread a newer file.
+FORMAT = 1
+
+State = Literal["quoted", "missing", "training", "other", "trained", "measured"]
+
+
+@dataclass(frozen=True)
+class RowStatus:
+    """What exists of a row run.
+
+    state: quoted from the paper, missing, training (unfinished), other (a run of another recipe is in its folder),
+    trained (not measured in every column), measured. A loaded model is missing until it is measured.
+    problems: results that exist and do not count, and why. results, seconds: column → result, and its duration.
+    """
+
+    run: RowRun
+    state: State
+    message: str = ""
+    problems: tuple[str, ...] = ()
+    results: dict[str, dict[str, Any]] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def unmeasured(self) -> list[Column]:
+        """The columns without a result."""
+        return [column for column in self.run.columns if column.name not in self.results]
+
+
+def row_status(run: RowRun) -> RowStatus:
+    """What exists of a row run. No model is loaded."""
+    if run.source is None:
+        return RowStatus(run, "quoted", "quoted, not run")
+    if run.training is not None:
+        state, message = run_state(run)
+        if state == "other":
+            return RowStatus(run, state, "not counted, see below", (message,))
+        if state != "trained":
+            return RowStatus(run, state, message)
+    for scorer in run.scorers:
+        state, message = run_state(scorer)
+        if state == "other":
+            return RowStatus(run, state, "not counted, see below", (f"its judge: {message}",))
+    results, seconds, problems = {}, {}, []
+    for column in run.columns:
+        try:
+            if (record := read_record(run, column)) is not None:
+                results[column.name] = record["result"]
+                if "seconds" in record:
+                    seconds[column.name] = record["seconds"]
+        except DamageError as error:
+            problems.append(str(error))
+    if len(results) == len(run.columns):
+        return RowStatus(run, "measured", results=results, seconds=seconds)
+    message = "not counted, see below" if problems else "partly measured" if results else "to be measured"
+    return RowStatus(run, "trained" if run.training else "missing", message, tuple(problems), results, seconds)
+
+
+def run_state(run: RowRun) -> tuple[State, str]:
+    """(missing | training | other | trained, a message) of the training run that the row measures."""
+    folder, recipe = run.trained.folder, run.recipe
+    assert recipe is not None, "the row is not trained"
+    if not (folder / "recipe.yaml").is_file():
+        return "missing", "to be trained"
+    try:
+        stored = load_recipe(folder / "recipe.yaml")
+    except RequestError as error:
+        return "other", f"{folder} is not counted: {error}"
+    # the sampler of the recipe matters only if the row generates text
+    generates = any(column.uses for column in run.columns)
+    harmless = tuple(key for key in HARMLESS if key != "sampler." or not generates)
+    changed = [line for line in differences(stored.to_data(), recipe.to_data()) if not line.startswith(harmless)]
+    if changed:
+        return "other", (
+            f"{folder} is not counted: made with another recipe ({'; '.join(changed)}); "
+            "remove that folder to train the row again"
+        )
+    latest = folder / "latest"
+    step = latest.read_text(encoding="utf-8").strip().removeprefix("step-") if latest.is_file() else "0"
+    if step != str(recipe.train.steps):
+        return "training", f"not counted: at step {step} of {recipe.train.steps:,}"
+    return "trained", ""
+
+
+def write_result(run: RowRun, column: Column, result: dict[str, Any], seconds: float = 0.0) -> None:
+    """Store a measurement with its duration and a digest."""
+    path = run.result_file(column)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    record = {"format": FORMAT, "of": _subject(run, column), "seconds": seconds, "result": result}
+    record["sha256"] = digest([record["of"], result])
+    write_whole(path, json.dumps(record, indent=1, ensure_ascii=False) + "\n")
+
+
+def read_record(run: RowRun, column: Column) -> dict[str, Any] | None:
+    """The stored record {"result", "seconds", …} of a measurement, or None.
+
+    Raises DamageError if the file was altered or belongs to another measurement.
+    """
+    path = run.result_file(column)
+    if not path.is_file():
+        return None
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        subject, result = record["of"], record["result"]
+        if record["format"] != FORMAT or record["sha256"] != digest([subject, result]):
+            raise ValueError
+        MEASURES[type(column)].value(result, column, run.unit)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        raise DamageError(f"{path} was changed or damaged: not counted; measure again") from None
+    if subject != _subject(run, column):
+        raise DamageError(f"{path} is of other weights, or of another measurement: not counted; measure again")
+    return record
+
+
+def _subject(run: RowRun, column: Column) -> dict[str, Any]:
+    """What a stored result must be of: row, seed, weights, the column's options, the weights of the judge."""
+    model = run.row.model if run.training is None else None
+    options = {key: value for key, value in plain(column).items() if key != "name" and value is not None}
+    how = {} if run.row.how == RowSampling() else {"how": plain(run.row.how)}
+    scorer = run.scorer(column)
+    judge = {} if scorer is None else {"judge_weights": scorer.weights}
+    row = {"row": run.row.name, "seed": run.seed, "model": model, "weights": run.weights}
+    return row | options | how | judge

@@ -1,0 +1,125 @@
+"""The forward process of small state spaces: rate matrices, schedules, distributions over sequences, scores."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable
+
+import torch
+
+#: (x [M, L], sigma) → ratios s_y = p(y)/p(x), [M, L, S] float64.
+Score = Callable[[torch.Tensor, float], torch.Tensor]
+#: t → (sigma, dsigma/dt).
+Schedule = Callable[[float], tuple[float, float]]
+
+
+def rate_matrix(graph: str, N: int) -> torch.Tensor:
+    """Q^tok of equations 15 and 16, [S, S] float64. The uniform matrix is scaled by 1/N."""
+    if graph == "absorbing":
+        Q = torch.zeros(N + 1, N + 1, dtype=torch.float64)
+        for token in range(N):
+            Q[token, token], Q[N, token] = -1.0, 1.0
+        return Q
+    if graph == "uniform":
+        return torch.ones(N, N, dtype=torch.float64) / N - torch.eye(N, dtype=torch.float64)
+    if graph == "hybrid":
+        Q = rate_matrix("absorbing", N)
+        Q[:N, :N] += 0.2 * rate_matrix("uniform", N)
+        return Q
+    raise ValueError(f"no dense rate matrix is written for graph {graph!r}")
+
+
+def base(graph: str, N: int) -> torch.Tensor:
+    """p_base of one position, [S]."""
+    if graph in ("absorbing", "hybrid"):
+        return torch.tensor([0.0] * N + [1.0], dtype=torch.float64)
+    return torch.full((N,), 1.0 / N, dtype=torch.float64)
+
+
+def transition(Q: torch.Tensor, sigma: float) -> torch.Tensor:
+    """exp(sigma Q), [S, S]: column x0 is p(. | x0)."""
+    return torch.matrix_exp(sigma * Q)
+
+
+def loglinear(t: float, eps: float = 1e-3) -> tuple[float, float]:
+    """(sigma, dsigma) with lambda = (1 - eps) t."""
+    moved = (1 - eps) * t
+    return -math.log(1 - moved), (1 - eps) / (1 - moved)
+
+
+def geometric(t: float, sigma_min: float, sigma_max: float) -> tuple[float, float]:
+    """(sigma, dsigma) with sigma = sigma_min^(1-t) sigma_max^t."""
+    sigma = sigma_min ** (1 - t) * sigma_max**t
+    return sigma, sigma * (math.log(sigma_max) - math.log(sigma_min))
+
+
+def sequences(S: int, L: int) -> torch.Tensor:
+    """All S^L sequences in row-major order, [S^L, L]: row j is the multi-index of flat position j."""
+    return torch.tensor(list(itertools.product(range(S), repeat=L)))
+
+
+def source(N: int, L: int, S: int, seed: int = 0, sharpness: float = 1.5) -> torch.Tensor:
+    """A correlated data distribution over N^L with full support, inside a tensor with L axes of S states."""
+    generator = torch.Generator().manual_seed(seed)
+    tokens = torch.softmax(sharpness * torch.randn(N**L, dtype=torch.float64, generator=generator), dim=0)
+    p0 = torch.zeros((S,) * L, dtype=torch.float64)
+    p0[(slice(0, N),) * L] = tokens.reshape((N,) * L)
+    return p0
+
+
+def diffuse(p0: torch.Tensor, Q: torch.Tensor, sigma: float) -> torch.Tensor:
+    """p_sigma: the transition applied to every axis of p0."""
+    P, p = transition(Q, sigma), p0
+    for axis in range(p0.dim()):
+        p = torch.movedim(torch.tensordot(P, p, dims=([1], [axis])), 0, axis)
+    return p
+
+
+def nll(p0: torch.Tensor, x0: torch.Tensor) -> torch.Tensor:
+    """-log p0(x0) in nats per sequence, [M]."""
+    return torch.stack([-p0[tuple(row)].log() for row in x0])
+
+
+def exact_score(p0: torch.Tensor, Q: torch.Tensor) -> Score:
+    """The ratios p_sigma(y)/p_sigma(x) of sequences that differ in one position, read from the dense p_sigma."""
+    S, L = len(Q), p0.dim()
+    place = torch.tensor([S ** (L - 1 - i) for i in range(L)])
+
+    def score(x: torch.Tensor, sigma: float) -> torch.Tensor:
+        p = diffuse(p0, Q, sigma).flatten()
+        flat = (x * place).sum(-1)
+        y = torch.arange(S)
+        neighbour = flat[:, None, None] + (y - x[..., None]) * place[:, None]
+        return p[neighbour] / p[flat][:, None, None]
+
+    return score
+
+
+def wrong_score(p0: torch.Tensor, Q: torch.Tensor, spread: float = 0.7, seed: int = 7) -> Score:
+    """The exact score with every ratio multiplied by its own factor, a smooth function of sigma."""
+    S, L, right = len(Q), p0.dim(), exact_score(p0, Q)
+    generator = torch.Generator().manual_seed(seed)
+    table, slope = torch.randn(2, S**L, L, S, dtype=torch.float64, generator=generator)
+    place = torch.tensor([S ** (L - 1 - i) for i in range(L)])
+
+    def score(x: torch.Tensor, sigma: float) -> torch.Tensor:
+        flat = (x * place).sum(-1)
+        off = spread * (table[flat] - math.expm1(-sigma) * slope[flat])
+        return right(x, sigma) * off.scatter(-1, x[..., None], 0.0).exp()
+
+    return score
+
+
+def clamped_score(score: Score, low: float, high: float, scaled: bool) -> Score:
+    """The score of a network whose sigma input is clamped to [low, high].
+
+    scaled: the factor 1/expm1(sigma) of the score is applied outside the network and is not clamped.
+    """
+
+    def clamped(x: torch.Tensor, sigma: float) -> torch.Tensor:
+        level = min(max(sigma, low), high)
+        factor = math.expm1(level) / math.expm1(sigma) if scaled else 1.0
+        return (factor * score(x, level)).scatter(-1, x[..., None], 1.0)
+
+    return clamped

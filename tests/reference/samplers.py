@@ -1,0 +1,208 @@
+"""The reverse process and the samplers as dense steps, and the exact distribution of what a sampler draws."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import numpy as np
+import torch
+
+from reference.process import Schedule, Score, diffuse, sequences, transition
+
+
+def reverse_posterior(p0: torch.Tensor, Q: torch.Tensor, sigma_s: float, sigma_t: float, x: torch.Tensor):
+    """p(x_s | x_t = x) for the whole sequence by Bayes' rule, a tensor with L axes of S. x: [L]."""
+    p_s, P = diffuse(p0, Q, sigma_s), transition(Q, sigma_t - sigma_s)
+    joint = p_s.clone()
+    for y in itertools.product(range(len(Q)), repeat=p0.dim()):
+        joint[y] *= math.prod(float(P[int(x[i]), y[i]]) for i in range(p0.dim()))
+    return joint / joint.sum()
+
+
+def reverse_process(
+    score: Score, Q: torch.Tensor, start: torch.Tensor, sigma_high: float, sigma_low: float, L: int, cells: int = 400
+) -> torch.Tensor:
+    """The distribution [S^L] of the continuous-time reverse process at sigma_low, from `start` [S^L] at sigma_high.
+
+    The rates Q(x, y) s_y of equation 4 are constant within each of `cells` equal intervals of log sigma.
+    """
+    S = len(Q)
+    xs = sequences(S, L)
+    place = torch.tensor([S ** (L - 1 - i) for i in range(L)])
+    flat = (xs * place).sum(-1)
+    edges = np.linspace(math.log(sigma_high), math.log(sigma_low), cells + 1)
+    p = start
+    for high, low in itertools.pairwise(edges.tolist()):
+        sigma = math.exp(0.5 * (high + low))
+        s = score(xs, sigma)
+        rates = torch.zeros(S**L, S**L, dtype=torch.float64)
+        for i in range(L):
+            for y in range(S):
+                off = xs[:, i] != y
+                target = flat + (y - xs[:, i]) * place[i]
+                rates[flat[off], target[off]] = Q[xs[off, i], y] * s[off, i, y]
+        rates -= torch.diag(rates.sum(-1))
+        p = p @ torch.matrix_exp(rates * sigma * (high - low))
+    return p
+
+
+def normalise(mass: torch.Tensor) -> torch.Tensor:
+    """Set negative values to 0 and renormalise."""
+    mass = mass.clamp(min=0)
+    return mass / mass.sum(-1, keepdim=True)
+
+
+def euler_step(Q: torch.Tensor, x: torch.Tensor, s: torch.Tensor, dt_dsigma: float) -> torch.Tensor:
+    """Equation 17: delta_x(y) + dt sigma' Q(x, y) s_y; the token stays with the remaining probability. [M, L, S]."""
+    out = torch.zeros_like(s)
+    for index in itertools.product(range(x.shape[0]), range(x.shape[1])):
+        here = int(x[index])
+        for y in range(len(Q)):
+            if y != here:
+                out[index][y] = dt_dsigma * Q[here, y] * s[index][y]
+        out[index][here] = 1 - out[index].sum()
+    return normalise(out)
+
+
+def tweedie_step(Q: torch.Tensor, x: torch.Tensor, s: torch.Tensor, delta_sigma: float, banned: int | None = None):
+    """Theorem 4.1: (exp(-dsigma Q) s)_y exp(dsigma Q)(x, y). `banned` is a state with probability zero."""
+    back, forth = transition(Q, -delta_sigma), transition(Q, delta_sigma)
+    out = torch.zeros_like(s)
+    for index in itertools.product(range(x.shape[0]), range(x.shape[1])):
+        out[index] = (back @ s[index]) * forth[int(x[index])]
+    if banned is not None:
+        out[..., banned] = 0.0
+    return normalise(out)
+
+
+def remdm_step(x: torch.Tensor, s: torch.Tensor, sigma_s: float, sigma_t: float, eta: float) -> torch.Tensor:
+    """Remasking with a cap (ReMDM, Wang et al. 2025); MASK is the last state. [M, L, S].
+
+    A token is remasked with probability rho = min(eta, (1 - alpha_s)/alpha_t). A mask is replaced with probability
+    (alpha_s - (1 - rho) alpha_t)/(1 - alpha_t), by y in proportion to s_y; the exact s_y sum to alpha_t/(1 - alpha_t).
+    """
+    alpha_s, alpha_t, mask = math.exp(-sigma_s), math.exp(-sigma_t), s.shape[-1] - 1
+    rho = min(eta, (1 - alpha_s) / alpha_t)
+    out = torch.zeros_like(s)
+    for index in itertools.product(range(x.shape[0]), range(x.shape[1])):
+        here = int(x[index])
+        if here == mask:
+            replaced = (alpha_s - (1 - rho) * alpha_t) / (1 - alpha_t)
+            out[index][:mask] = replaced * s[index][:mask] * (1 - alpha_t) / alpha_t
+            out[index][mask] = 1 - out[index].sum()
+        else:
+            out[index][here], out[index][mask] = 1 - rho, rho
+    return normalise(out)
+
+
+def corrector_step(Q: torch.Tensor, x: torch.Tensor, s: torch.Tensor, h: float) -> torch.Tensor:
+    """A step of length h of forward plus reverse rates (Campbell et al. 2022, section 4.4). [M, L, S]."""
+    out = torch.zeros_like(s)
+    for index in itertools.product(range(x.shape[0]), range(x.shape[1])):
+        here = int(x[index])
+        for y in range(len(Q)):
+            if y != here:
+                out[index][y] = h * (Q[y, here] + Q[here, y] * s[index][y])
+        out[index][here] = 1 - out[index].sum()
+    return normalise(out)
+
+
+def joint(rows: torch.Tensor) -> torch.Tensor:
+    """Independent positions [M, L, S] to probabilities of sequences [M, S^L], in the order of `sequences`."""
+    out = rows[:, 0]
+    for i in range(1, rows.shape[1]):
+        out = (out[:, :, None] * rows[:, i][:, None, :]).flatten(1)
+    return out
+
+
+def clamp(p: torch.Tensor, S: int, given: dict[int, int] | None) -> torch.Tensor:
+    """The distribution of x after the given positions are overwritten. p: [S^L]."""
+    if not given:
+        return p
+    L = round(math.log(len(p), S))
+    out = torch.zeros_like(p)
+    for row, x in enumerate(sequences(S, L).tolist()):
+        for position, token in given.items():
+            x[position] = token
+        out[sum(token * S ** (L - 1 - i) for i, token in enumerate(x))] += p[row]
+    return out
+
+
+def time_grid(steps: int, t_end: float = 1e-5) -> list[float]:
+    """steps + 1 equally spaced times from 1 down to t_end."""
+    return [1 + (t_end - 1) * k / steps for k in range(steps + 1)]
+
+
+def shaped(rows: torch.Tensor, x: torch.Tensor, temperature: float = 1.0, top_p: float = 1.0) -> torch.Tensor:
+    """Transition probabilities [M, L, S] with temperature and nucleus (top-p) applied to the destination.
+
+    The probability of moving does not change.
+    """
+    out = torch.zeros_like(rows)
+    for index in itertools.product(range(x.shape[0]), range(x.shape[1])):
+        here, p = int(x[index]), rows[index].clone()
+        p[here] = 0.0
+        move_probability = float(p.sum())
+        out[index][here] = 1 - move_probability
+        if move_probability == 0:
+            continue
+        weights = [float(value / move_probability) ** (1 / temperature) for value in p]
+        total, held = sum(weights), 0.0
+        for y in sorted(range(len(p)), key=lambda y: -weights[y]):
+            if held >= top_p * total - 1e-15 * total:
+                weights[y] = 0.0
+            held += weights[y]
+        for y, weight in enumerate(weights):
+            out[index][y] += move_probability * weight / sum(weights)
+    return out
+
+
+def chain(
+    sampler: str,
+    score: Score,
+    Q: torch.Tensor,
+    start: torch.Tensor,
+    schedule: Schedule,
+    steps: int,
+    L: int,
+    mask: int | None = None,
+    given: dict[int, int] | None = None,
+    grid: list[float] | None = None,
+    eta: float = 0.02,
+    correctors: int = 0,
+    temperature: float = 1.0,
+    top_p: float = 1.0,
+) -> torch.Tensor:
+    """The exact output distribution [S^L] of algorithm 2 (3 with `given`): a dense step per interval, then denoise."""
+    S = len(Q)
+    xs, grid = sequences(S, L), grid or time_grid(steps)
+    p = clamp(joint(start.expand(1, L, S))[0], S, given)
+
+    def after(p: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+        return clamp(p @ joint(shaped(rows, xs, temperature, top_p)), S, given)
+
+    for t, s_time in itertools.pairwise(grid):
+        (sigma, dsigma), (sigma_next, dsigma_next) = schedule(t), schedule(s_time)
+        s = score(xs, sigma)
+        if sampler == "euler":
+            rows = euler_step(Q, xs, s, (t - s_time) * dsigma)
+        elif sampler == "tweedie":
+            rows = tweedie_step(Q, xs, s, sigma - sigma_next)
+        elif sampler == "remdm":
+            rows = remdm_step(xs, s, sigma_next, sigma, eta)
+        else:
+            raise ValueError(f"no dense step is written for sampler {sampler!r}")
+        p = after(p, rows)
+        for _ in range(correctors):
+            half = (1 - math.exp(-sigma_next)) / 2
+            h = half * (1 - math.exp(-(t - s_time) * dsigma_next / half))
+            p = after(p, corrector_step(Q, xs, score(xs, sigma_next), h))
+    sigma, _ = schedule(grid[-1])
+    return after(p, tweedie_step(Q, xs, score(xs, sigma), sigma, banned=mask))
+
+
+def published_float32_race(weights: torch.Tensor, u: torch.Tensor) -> torch.Tensor:
+    """The categorical draw of the published code, in float32, which cannot draw rare entries. A negative control."""
+    gumbel_norm = 1e-10 - (u.float() + 1e-10).log()
+    return (weights.float() / gumbel_norm).argmax(-1)
