@@ -33,9 +33,8 @@ def build(cls: type[T], data: Any, path: str, **given: Any) -> T:
     """
     if not isinstance(data, Mapping):
         raise RequestError(f"{path or 'recipe'}: expected keys and values, found {data!r}")
-    fields = {
-        f.name: f for f in dataclasses.fields(cast("type[DataclassInstance]", cls)) if f.init and f.name not in given
-    }
+    declared = dataclasses.fields(cast("type[DataclassInstance]", cls))
+    fields = {f.name: f for f in declared if f.init and f.name not in given}
     for key in data:
         if key not in fields:
             raise RequestError(f"{_join(path, key)}: unknown key{nearest(str(key), fields)}")

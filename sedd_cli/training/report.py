@@ -40,8 +40,15 @@ def check_report(recipe: Recipe, dataset: Dataset, infilled: bool) -> None:
             f"report.split: {dataset.manifest.corpus} has no split {recipe.report.split!r}, "
             f"it has {', '.join(dataset.splits)}"
         )
-    if not dataset.split(recipe.report.split).tokens:
-        raise RequestError(f"report.split: the split {recipe.report.split} of {dataset.manifest.corpus} is empty")
+    # an exact likelihood is measured on whole blocks, a bound also on an incomplete one
+    least = recipe.model.length if recipe.objective.make().causal else 1
+    validated = {"validation"} & set(dataset.splits) if recipe.report.every else set()
+    for name in sorted({recipe.report.split, *validated}):
+        if (tokens := dataset.split(name).tokens) < least:
+            raise RequestError(
+                f"report.split: the split {name!r} of {dataset.manifest.corpus} has {tokens} tokens, the report needs "
+                f"at least {least}"
+            )
     if infilled and (gap := recipe.report.infill):
         length = recipe.model.length if gap.length is None else gap.length
         try:

@@ -106,7 +106,7 @@ def test_models_that_mean_something_else_are_other_models(trained):
 
 @pytest.mark.parametrize("objective", ["masked_cross_entropy", "d3pm", "autoregressive"])
 def test_what_has_no_scores_is_not_exported(trained, tmp_path, objective):
-    with pytest.raises(RequestError, match=f"no place for a model of {objective}"):
+    with pytest.raises(RequestError, match=f"scores only, found a model of {objective}"):
         list(export(load_model(trained(objective)), ExportOptions(tmp_path / "out")))
 
 

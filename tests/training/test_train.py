@@ -308,6 +308,15 @@ def test_what_the_model_cannot_do_is_refused_before_data_are_prepared(workplace,
         estimate_cost(load_recipe(workplace / "tiny.yaml", changes))
 
 
+def test_a_split_too_short_for_the_report_is_refused_before_training(workplace, tmp_path):
+    (tmp_path / "a.train.txt").write_text("the cat sat on the mat\n" * 50)
+    (tmp_path / "a.test.txt").write_text("cat\n")
+    changes = (f"data.corpus={tmp_path}", "train.steps=1", "report.infill=null")
+    with pytest.raises(RequestError, match=r"report\.split: the split 'test' .* needs at least 24"):
+        run(workplace, tmp_path / "run", *changes, "objective=autoregressive", report=True)
+    assert not (tmp_path / "run").exists()
+
+
 def test_the_quickstart_with_another_objective_names_the_key_to_set(sedd):
     words = ("train", "quickstart", "objective=autoregressive", "--dry-run")
     ended = sedd(*words)
