@@ -26,6 +26,7 @@ from sedd_cli.models.dit import DiT
 from sedd_cli.system.events import Finished, Progress
 
 
+@pytest.mark.slow
 def test_prepare_against_map(workplace):
     options = PrepareBenchOptions(1, str(workplace / "corpus.txt"), "byte", megabytes=0.2, workers=2)
     events, result = completed(bench_prepare(options))
@@ -76,6 +77,7 @@ def test_a_wrong_request_is_refused(make, word):
         make()
 
 
+@pytest.mark.slow
 def test_the_command_prints_a_table_and_json(sedd):
     assert "ratio" in sedd("bench", "loader", "--repeats", 1, "--batch", 512).out
     assert json.loads(sedd("bench", "loader", "--repeats", 1, "--batch", 512, "--json").out)["bench"] == "loader"

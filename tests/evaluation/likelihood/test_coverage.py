@@ -137,6 +137,7 @@ def _repeat(name, protocol, estimator):
     return covered, expected, *zip(*found, strict=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES, ids=" ".join)
 def test_an_estimator_is_unbiased_and_knows_its_error(repeated, case):
     covered, expected, means, errors = repeated[case]
