@@ -152,17 +152,17 @@ def test_the_plain_step_draws_from_the_exact_distribution(recipe):
             p.add_(0.3 * torch.randn_like(p))
         x, t, s, draws = torch.tensor([[graph.states - 1, 2, graph.states - 1]]), 0.6, 0.5, 20_000
         sigma, after = (noise(torch.tensor([w], dtype=torch.float64))[0] for w in (t, s))
-        jump = graph.tweedie(graph.log_score(net(x, sigma), sigma, x), x, sigma - after)
+        transition = graph.tweedie(graph.log_score(net(x, sigma), sigma, x), x, sigma - after)
         generator = torch.Generator().manual_seed(1)
         moved = plain.tweedie_step(net, graph, noise, x.expand(draws, 3), t, s, generator)
     for i in range(3):
-        weights = jump.weights[0, i].double()
-        wanted = jump.move_probability[0, i] * weights / weights.sum()
-        wanted[x[0, i]] = 1 - jump.move_probability[0, i]
+        weights = transition.weights[0, i].double()
+        wanted = transition.move_probability[0, i] * weights / weights.sum()
+        wanted[x[0, i]] = 1 - transition.move_probability[0, i]
         seen = torch.bincount(moved[:, i], minlength=graph.states) / draws
         # four standard deviations of a share of 20,000 draws
         assert (seen - wanted).abs().max() < 4 * 0.5 / draws**0.5
-    assert 0.05 < float(jump.move_probability.max()) < 0.95
+    assert 0.05 < float(transition.move_probability.max()) < 0.95
 
 
 def test_the_plain_loss_is_the_one_that_is_trained():
