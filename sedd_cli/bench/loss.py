@@ -9,7 +9,9 @@ import torch
 from sedd_cli.bench import plain
 from sedd_cli.bench.compare import BenchResult, compare
 from sedd_cli.bench.model import ModelBenchOptions, matmul_peak, with_flops
-from sedd_cli.core.fast.fused import Targets, weighted_loss
+from sedd_cli.core.fast import kernels_of
+from sedd_cli.core.fast.base import Targets
+from sedd_cli.core.fast.fused import weighted_loss
 from sedd_cli.models.head import Readout
 from sedd_cli.models.precision import autocast_dtype
 from sedd_cli.system.events import Event, Finished
@@ -36,7 +38,7 @@ def bench_loss(options: ModelBenchOptions) -> Generator[Event, None, BenchResult
         at = graph.active(x).nonzero(as_tuple=True)
         targets = Targets(x[at], x0[at], sigma[at[0]])
         weights = torch.ones(len(at[0]), dtype=torch.float64, device=device)
-        weighted_loss(Readout(weight, bias, mixed), graph, hidden[at], targets, weights)[0].backward()
+        weighted_loss(Readout(weight, bias, mixed), kernels_of(graph), hidden[at], targets, weights)[0].backward()
         return x0.numel()
 
     def slow() -> int:

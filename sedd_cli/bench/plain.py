@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from sedd_cli.core.bounds import T_MIN
+from sedd_cli.core.fast import kernels_of
 from sedd_cli.core.graphs import Graph
 from sedd_cli.core.schedules import Schedule
 from sedd_cli.models.dit import DiT
@@ -19,7 +20,9 @@ def loss(net: DiT, graph: Graph, schedule: Schedule, x0: Tensor, v: Tensor, u: T
     sigma, dsigma = schedule(T_MIN + (1 - T_MIN) * v)
     x = graph.perturb(x0, sigma, u)
     z = net(x, sigma)
-    return (dsigma.to(z.dtype) * graph.score_entropy(graph.log_score(z, sigma, x), sigma, x, x0).sum(-1)).mean()
+    return (
+        dsigma.to(z.dtype) * kernels_of(graph).score_entropy(graph.log_score(z, sigma, x), sigma, x, x0).sum(-1)
+    ).mean()
 
 
 def head_loss(
@@ -27,7 +30,7 @@ def head_loss(
 ) -> Tensor:
     """The sum of the score entropy over all positions, from the trunk's output [B, L, D]."""
     z = torch.nn.functional.linear(hidden, weight, bias)
-    return graph.score_entropy(graph.log_score(z, sigma, x), sigma, x, x0).sum()
+    return kernels_of(graph).score_entropy(graph.log_score(z, sigma, x), sigma, x, x0).sum()
 
 
 def tweedie_step(

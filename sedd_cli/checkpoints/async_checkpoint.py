@@ -1,10 +1,11 @@
-"""Saving while training goes on: a copy is taken at once, a thread writes it."""
+"""Checkpoints written by a thread while training continues, from a copy of the tensors."""
 
 from __future__ import annotations
 
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import cast
 
 from torch import Tensor
 
@@ -14,7 +15,7 @@ from sedd_cli.system.distributed import Dist
 
 @dataclass
 class AsyncCheckpoint:
-    """Writes one checkpoint at a time. Every process calls `start` and `finish`; the main one commits."""
+    """Writes one checkpoint at a time. All processes call `start` and `finish`; the main process commits."""
 
     run: Path
     dist: Dist
@@ -27,37 +28,37 @@ class AsyncCheckpoint:
     def __post_init__(self) -> None:
         from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
 
-        # its buffers are kept and filled anew; pinned memory for a whole model would starve small machines
+        # the stager reuses its buffers; pinned memory for a whole model would be too much for small machines
         plain = {"use_pinned_memory": False, "use_shared_memory": False, "use_non_blocking_copy": False}
         self._stager = DefaultStager(StagingOptions(use_async_staging=False, **plain))
 
     def start(self, step: int, tensors: dict[str, Tensor], files: dict[str, Writer]) -> None:
-        """Copy the tensors and begin to write; the one before must be finished.
+        """Copy the tensors and start writing; the previous checkpoint must be finished.
 
-        Replicated tensors are written by the main process, sharded ones by each process its own.
+        The main process writes replicated tensors, each process its shards of sharded ones.
         """
         writes = self.sharded or self.dist.main
-        copy = self._stager.stage(tensors) if writes else {}
+        copy = cast("dict[str, Tensor]", self._stager.stage(tensors)) if writes else {}
         self._pending = (step, self._thread.submit(self._write, step, copy, files if self.dist.main else {}))
 
     @property
     def over(self) -> bool:
-        """Whether the pending checkpoint is written, or has failed, on this process."""
+        """Whether writing the pending checkpoint has ended on this process, successfully or not."""
         return self._pending is not None and self._pending[1].done()
 
     @property
     def failed(self) -> bool:
-        """Whether the pending checkpoint has failed on this process."""
-        return self.over and self._pending[1].exception() is not None
+        """Whether writing the pending checkpoint failed on this process."""
+        return self._pending is not None and self.over and self._pending[1].exception() is not None
 
     def finish(self) -> tuple[int, Path] | None:
-        """Wait for the pending checkpoint; its (step, folder) on the main process. WorkError if it failed."""
+        """Wait for the pending checkpoint and return its (step, folder) on the main process; WorkError if it failed."""
         if self._pending is None:
             return None
         (step, future), self._pending = self._pending, None
         try:
             folder = future.result()
-        except Exception as error:  # torch wraps what a disk says in kinds of its own
+        except Exception as error:  # torch wraps errors of the disk in its own classes
             raise failure(error, self.run) from None
         return None if folder is None else (step, folder)
 
@@ -65,7 +66,7 @@ class AsyncCheckpoint:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        """Let go of the thread and the buffers; only a person in a hurry does not wait for a pending checkpoint."""
+        """Release thread and buffers. Waits for a pending checkpoint, except after a second Ctrl-C."""
         self._thread.shutdown(wait=kind is not KeyboardInterrupt)
         self._stager.close()
 

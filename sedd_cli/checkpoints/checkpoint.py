@@ -1,15 +1,14 @@
-"""Checkpoints: a folder that is either complete and verified, or not there at all.
+"""The format of checkpoints. A checkpoint folder is complete and verified, or does not exist.
 
-    step-1000/  shard-*.safetensors (weights, EMA, optimizers; one file for each process that holds a share)
+    step-1000/  shard-*.safetensors (weights, EMA, optimizers; one file per process that holds a shard)
                 state.json recipe.yaml tokenizer.json manifest.json (the sha256 of every other file)
 
-Tensors go through torch.distributed.checkpoint, so any number of processes reads what any other number wrote.
-Written beside, fsynced, renamed. Nothing in it is ever unpickled.
+torch.distributed.checkpoint reads and writes the tensors, so the number of processes may change in between. A
+checkpoint is written to a temporary folder, synced and renamed. Nothing in it is ever unpickled.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import re
@@ -26,11 +25,12 @@ from torch import Tensor
 from torch.distributed import ProcessGroup
 
 from sedd_cli.errors import DamageError, RequestError, WorkError
+from sedd_cli.system.digests import sha256_of
 from sedd_cli.system.files import sync_path, write_whole
 
 MANIFEST, LATEST = "manifest.json", "latest"
 NAME = r"step-\d+"
-#: Changes whenever an older reader would misread the folder.
+#: Version of the format; increased when older versions of sedd would misread a folder.
 LAYOUT = 1
 
 Writer = Callable[[Path], None]
@@ -47,55 +47,61 @@ class Checkpoint:
         return int(self.folder.name.removeprefix("step-"))
 
     def tensors(self, kind: str) -> dict[str, Tensor]:
-        """The whole tensors of one kind (weights, ema, adamw …) by their names, on the CPU."""
-        from torch.distributed.checkpoint import HuggingFaceStorageReader
+        """All tensors of one kind (weights, ema, adamw …) by name, on the CPU."""
+        from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader
+        from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
         stored = HuggingFaceStorageReader(str(self.folder)).read_metadata().state_dict_metadata
         found = {
             name: torch.empty(info.size, dtype=info.properties.dtype)
             for name, info in stored.items()
-            if name.startswith(f"{kind}.")
+            if name.startswith(f"{kind}.") and isinstance(info, TensorStorageMetadata)
         }
         self.load(found)
         return {name.removeprefix(f"{kind}."): value for name, value in found.items()}
 
     def load(self, into: dict[str, Tensor]) -> None:
-        """Fill tensors, whole or sharded, by their full names ("ema.blocks.0…"); each process reads its share."""
-        import torch.distributed.checkpoint as dcp
+        """Fill tensors, whole or sharded, by their full names ("ema.blocks.0…"); each process reads its shards."""
+        from torch.distributed.checkpoint.api import CheckpointException
+        from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader
+        from torch.distributed.checkpoint.state_dict_loader import load
 
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "torch.distributed is disabled")
             try:
-                dcp.load(into, storage_reader=dcp.HuggingFaceStorageReader(str(self.folder)), no_dist=True)
-            except dcp.api.CheckpointException as error:
+                load(into, storage_reader=HuggingFaceStorageReader(str(self.folder)), no_dist=True)
+            except CheckpointException as error:
                 reason = " ".join(str(_cause(error)).split())[:300]
                 raise DamageError(f"checkpoint {self.folder} does not fit this model: {reason}") from None
 
     def json(self, name: str) -> Any:
+        """The content of NAME.json."""
         return json.loads((self.folder / f"{name}.json").read_text(encoding="utf-8"))
 
 
 def write_shards(folder: Path, tensors: dict[str, Tensor], group: ProcessGroup | None) -> None:
-    """Write this process's share of the tensors into the folder; with a group, all its processes must call."""
-    import torch.distributed.checkpoint as dcp
+    """Write this process's shards of the tensors into the folder; with a group, all its processes must call."""
+    from torch.distributed.checkpoint.api import CheckpointException
+    from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageWriter
+    from torch.distributed.checkpoint.state_dict_saver import save
 
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "torch.distributed is disabled")
-        writer = dcp.HuggingFaceStorageWriter(str(folder), save_distributed=True)
+        writer = HuggingFaceStorageWriter(str(folder), save_distributed=True)
         try:
-            dcp.save(tensors, storage_writer=writer, process_group=group, no_dist=group is None)
-        except dcp.api.CheckpointException as error:
+            save(tensors, storage_writer=writer, process_group=group, no_dist=group is None)
+        except CheckpointException as error:
             raise _cause(error) from None
 
 
 def _cause(error: Any) -> Exception:
-    """The first process's own error, of those that a CheckpointException lists."""
+    """The first of the errors that a CheckpointException collects from the processes."""
     return next((found for found, _ in error.failures.values() if isinstance(found, Exception)), RuntimeError(error))
 
 
 @dataclass(frozen=True)
 class Draft:
-    """A checkpoint in the making, invisible to readers; `commit` makes it one."""
+    """A checkpoint that is being written; readers do not see it before `commit`."""
 
     run: Path
     step: int
@@ -109,7 +115,7 @@ class Draft:
         return self.parent / f".step-{self.step}.partial"
 
     def begin(self) -> None:
-        """An empty folder; what a killed process left of any draft is removed. Another process may make it too."""
+        """Make an empty folder and remove drafts of killed processes. Another process may make the folder too."""
         for left in self.parent.glob(".step-*.partial"):
             shutil.rmtree(left)
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -119,14 +125,14 @@ class Draft:
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def commit(self, files: dict[str, Writer], keep: int, keep_every: int | None = None) -> Path:
-        """Add the small files and the manifest, rename, point `latest` at it, and drop what is not to be kept.
+        """Add the small files and the manifest, rename the folder, point `latest` to it, and prune old checkpoints.
 
         Until the rename, the previous checkpoint and `latest` are untouched.
         """
         final = self.parent / f"step-{self.step}"
         for name, write in files.items():
             write(self.folder / name)
-        digests = {path.name: _sha256(path) for path in sorted(self.folder.iterdir())}
+        digests = {path.name: sha256_of(path) for path in sorted(self.folder.iterdir())}
         manifest = {"layout": LAYOUT, "step": self.step, "sha256": digests}
         (self.folder / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
         for path in [*self.folder.iterdir(), self.folder]:
@@ -143,21 +149,21 @@ class Draft:
 def _prune(parent: Path, step: int, keep: int, keep_every: int | None) -> None:
     known = sorted(_complete(parent), key=lambda c: c.step)
     behind = [c for c in known if c.step <= step]
-    # what lies ahead of this step belongs to a course that was given up
+    # later checkpoints belong to an abandoned continuation
     for old in [*behind[:-keep], *known[len(behind) :]]:
         if old.step > step or keep_every is None or old.step % keep_every:
             _remove(old.folder)
 
 
 def _remove(folder: Path) -> None:
-    """Delete a checkpoint, which is none before its first file is gone; the next draft removes what a kill leaves."""
+    """Delete a checkpoint. Renamed first, it is never seen incomplete; the next draft removes leftovers of a kill."""
     doomed = folder.with_name(f".{folder.name}.old.partial")
     os.replace(folder, doomed)
     shutil.rmtree(doomed)
 
 
 def failure(error: Exception, run: Path) -> Exception:
-    """What to say of a checkpoint that could not be written."""
+    """The error to raise for a checkpoint that could not be written."""
     where = run / "checkpoints"
     if isinstance(error, PermissionError):
         return RequestError(f"cannot write a checkpoint to {where}: {error.strerror}")
@@ -166,7 +172,7 @@ def failure(error: Exception, run: Path) -> Exception:
 
 
 def lacks_space(run: Path, tensors: dict[str, Tensor]) -> str:
-    """Why the disk cannot take a checkpoint of these tensors; empty if it can."""
+    """Why a checkpoint of these tensors does not fit on the disk; "" if it does."""
     needed = sum(t.numel() * t.element_size() for t in tensors.values())
     free = shutil.disk_usage(run).free
     if free >= needed * 1.02:
@@ -193,14 +199,14 @@ def json_file(data: Any) -> Writer:
 
 
 def latest(run: Path) -> Checkpoint | None:
-    """The newest complete checkpoint of a run, verified; None where there is none yet."""
+    """The checkpoint that `latest` names, verified; None if there is none yet."""
     if not (run / LATEST).is_file():
         return None
     name = (run / LATEST).read_text(encoding="utf-8", errors="replace").strip()
     if not re.fullmatch(NAME, name) or not (run / "checkpoints" / name).is_dir():
         there = ", ".join(c.folder.name for c in sorted(_complete(run / "checkpoints"), key=lambda c: c.step))
         raise DamageError(
-            f"{run / LATEST} names {name!r}, which is no checkpoint of this run: "
+            f"{run / LATEST} names {name!r}, which is not a checkpoint of this run: "
             f"write the name of a complete one into it ({there or 'there is none'})"
         )
     try:
@@ -212,7 +218,7 @@ def latest(run: Path) -> Checkpoint | None:
 
 
 def open_checkpoint(folder: Path) -> Checkpoint:
-    """Verify every file against the manifest. DamageError names the first that is missing or altered."""
+    """Verify all files against the manifest; DamageError names the first one that is missing or altered."""
     try:
         manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
         digests, layout = dict(manifest["sha256"]), manifest.get("layout")
@@ -223,21 +229,13 @@ def open_checkpoint(folder: Path) -> Checkpoint:
     for name, digest in digests.items():
         if not (folder / name).is_file():
             raise DamageError(f"checkpoint {folder} is damaged: {name} is missing")
-        if _sha256(folder / name) != digest:
+        if sha256_of(folder / name) != digest:
             raise DamageError(f"checkpoint {folder} is damaged: {name} does not match its sha256 (truncated or edited)")
-    # whatever tensors lie in the folder would be read as its own
+    # the reader would take the tensors of any other file for its own
     if foreign := sorted(path.name for path in folder.glob("*.safetensors") if path.name not in digests):
-        raise DamageError(f"checkpoint {folder} holds {foreign[0]}, which is not its own: move it elsewhere")
+        raise DamageError(f"checkpoint {folder} holds {foreign[0]}, which does not belong to it: move it elsewhere")
     return Checkpoint(folder)
 
 
 def _complete(parent: Path) -> list[Checkpoint]:
     return [Checkpoint(p) for p in parent.glob("step-*") if re.fullmatch(NAME, p.name) and (p / MANIFEST).is_file()]
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        digest = hashlib.sha256()
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()

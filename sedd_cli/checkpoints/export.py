@@ -1,4 +1,4 @@
-"""`export`: a model in the published layout, as a folder and on the hub."""
+"""Export a model in the published layout, to a folder and to the Hugging Face hub."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import shutil
 import tempfile
 from collections.abc import Generator, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from sedd_cli import __version__
 from sedd_cli.checkpoints import hub
 from sedd_cli.checkpoints.load import open_model
 from sedd_cli.checkpoints.loaded_model import LoadedModel
-from sedd_cli.checkpoints.model_card import RESULTS, Card, results_of
+from sedd_cli.checkpoints.model_card import RESULTS, ModelCard, results_of
 from sedd_cli.checkpoints.published import CONFIG, OURS, RECIPE, TOKENIZER, WEIGHTS, config_of
 from sedd_cli.checkpoints.tensors import check_finite
 from sedd_cli.core.random import BASE, Stream
@@ -32,17 +32,22 @@ from sedd_cli.system.events import Event, Finished, Note, Warn
 from sedd_cli.system.files import sync_path
 from sedd_cli.system.home import nearest_existing
 
-#: What an export may consist of, and what of an earlier one must not stay beside it.
+#: All files that an export may hold; on the hub, those of an earlier export are removed.
 FILES = (CONFIG, *WEIGHTS, TOKENIZER, RECIPE, RESULTS, "README.md")
-#: The noise schedule's ε that the published code has built in.
+#: The ε of the log-linear schedule that the published code has built in.
 PUBLISHED_EPS = 1e-3
 
 
 @dataclass(frozen=True)
 class ExportOptions:
-    """to: the folder to make; without it a temporary one is uploaded. half: weights in bf16.
+    """Where to export to.
 
-    push: upload as owner/name, private if asked; dry_run: say what would be uploaded, and upload nothing.
+    Attributes:
+        to: The folder to make; None uploads from a temporary one.
+        half: Store the weights in bf16.
+        push: Upload as this owner/name.
+        private: Make the repository private.
+        dry_run: List what would be uploaded, and upload nothing.
     """
 
     to: Path | None = None
@@ -53,39 +58,75 @@ class ExportOptions:
 
     def __post_init__(self) -> None:
         if self.to is None and self.push is None:
-            raise RequestError("export where to? --to FOLDER, --push OWNER/NAME, or both")
+            raise RequestError("export needs --to FOLDER, --push OWNER/NAME, or both")
         if self.push is None and (self.private or self.dry_run):
-            raise RequestError(f"{'--private' if self.private else '--dry-run'} goes with --push")
+            raise RequestError(f"{'--private' if self.private else '--dry-run'} needs --push")
         if self.push is not None:
             hub.check_id(self.push)
         if self.to is not None and self.to.exists() and not (self.to.is_dir() and not any(self.to.iterdir())):
-            raise RequestError(f"{self.to} is there already: remove it, or name another folder")
+            raise RequestError(f"{self.to} exists: remove it, or choose another folder")
 
 
-def export(model: LoadedModel, options: ExportOptions) -> Iterator[Event]:
-    """Write the float32 `model` in the published layout, see that it loads back to the same scores, and upload it.
+@dataclass(frozen=True)
+class Pushed:
+    """An upload. commit: its URL, None after a dry run."""
 
-    The folder appears whole or not at all. Raises RequestError for what the layout cannot hold, WorkError where the
-    disk or the hub fails.
+    to: str
+    private: bool
+    dry_run: bool
+    commit: str | None
+
+
+@dataclass(frozen=True)
+class ExportResult:
+    """What was exported.
+
+    fingerprint: that of the exported weights. files: sizes in bytes. rms, most: how rounding moves log-scores, root
+    mean square and maximum.
+    """
+
+    model: str
+    model_fingerprint: str
+    fingerprint: str
+    files: dict[str, int]
+    half: bool
+    rms: float
+    most: float
+    folder: Path | None
+    push: Pushed | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """The result as JSON."""
+        found: dict[str, Any] = {"model": self.model, "model_fingerprint": self.model_fingerprint}
+        found |= {"fingerprint": self.fingerprint, "files": self.files}
+        found |= {"half": self.half, "log_score_moved": {"rms": self.rms, "max": self.most}}
+        found |= {} if self.folder is None else {"folder": str(self.folder)}
+        return found | ({} if self.push is None else {"push": asdict(self.push)})
+
+
+def export(model: LoadedModel, options: ExportOptions) -> Generator[Event, None, ExportResult]:
+    """Write a float32 model in the published layout, verify that it loads back to the same scores, and upload it.
+
+    The folder appears complete or not at all.
+
+    Raises:
+        RequestError: The layout cannot hold this model, or the folder cannot be written.
+        WorkError: The disk is full, or the upload fails.
     """
     check_finite(model.net, model.source)
     if model.precision != "fp32":
-        raise RequestError("an export takes a model that was loaded in fp32")
+        raise RequestError(f"export needs a model that was loaded in fp32, found {model.precision}")
     if model.objective.mean or model.exact:
-        raise RequestError(
-            f"the published layout is that of scores: it has no place for a model of {model.objective.name}"
-        )
+        raise RequestError(f"the published layout holds models of scores only, found a model of {model.objective.name}")
     config = config_of(model.graph, model.schedule, model.net.config)
     if config["noise"].get("eps", PUBLISHED_EPS) != PUBLISHED_EPS:
-        yield Warn(
-            f"noise.eps is {config['noise']['eps']}: the published code computes with {PUBLISHED_EPS} all the same"
-        )
+        yield Warn(f"noise.eps is {config['noise']['eps']}: the published code always uses {PUBLISHED_EPS}")
     if model.tokenizer is None:
-        why = f"{model.tokenizer_source}'s files are out of reach" if model.tokenizer_source else "none is named"
+        why = f"{model.tokenizer_source}'s files are not available" if model.tokenizer_source else "none is named"
         yield Warn(f"no tokenizer is exported: {why}")
     if options.to is not None:
         for left in options.to.resolve().parent.glob(f".{options.to.resolve().name}.*.partial"):
-            yield Warn(f"{left} was left by an export that was killed, or belongs to one that is going on")
+            yield Warn(f"{left} was left by a killed export, or belongs to one that is running")
     with ExitStack() as stack:
         place = options.to or Path(stack.enter_context(tempfile.TemporaryDirectory())) / "model"
         with _whole(place) as folder:
@@ -95,31 +136,33 @@ def export(model: LoadedModel, options: ExportOptions) -> Iterator[Event]:
         else:
             yield Note("loaded back: weights and log-scores are identical")
         sizes = {path.name: path.stat().st_size for path in sorted(place.iterdir())}
-        result: dict[str, Any] = {"model": model.source, "model_fingerprint": model.fingerprint}
-        result |= {"fingerprint": fingerprint, "files": sizes}
-        result |= {"half": options.half, "log_score_moved": {"rms": moved[0], "max": moved[1]}}
         if options.to is not None:
-            result["folder"] = str(options.to)
             yield Note(f"wrote {options.to}")
+        pushed = None
         if options.push is not None:
-            result["push"] = {"to": options.push, "private": options.private, "dry_run": options.dry_run}
-            result["push"]["commit"] = yield from _pushed(model, place, sizes, options)
-    yield Finished(result)
+            commit = yield from _push(model, place, sizes, options.push, options)
+            pushed = Pushed(options.push, options.private, options.dry_run, commit)
+    rms, most = moved
+    result = ExportResult(
+        model.source, model.fingerprint, fingerprint, sizes, options.half, rms, most, options.to, pushed
+    )
+    yield Finished(result.to_dict())
+    return result
 
 
-def _pushed(
-    model: LoadedModel, folder: Path, sizes: dict[str, int], options: ExportOptions
+def _push(
+    model: LoadedModel, folder: Path, sizes: dict[str, int], name: str, options: ExportOptions
 ) -> Generator[Event, None, str | None]:
-    """The address of the commit; None after a dry run, which says what would be uploaded."""
+    """Upload the folder; the URL of the commit, None after a dry run, which lists what would be uploaded."""
     kind, total = "private" if options.private else "public", sum(sizes.values()) / 1e6
     for key, path in _local_paths(model):
-        yield Warn(f"the recipe names a path of this machine, which others will read: {key} {path}")
+        yield Warn(f"the recipe, which is uploaded too, names a path of this machine: {key} {path}")
     if options.dry_run:
-        yield Note(f"dry run, nothing is uploaded: these files, {total:,.1f} MB, would go to {options.push} ({kind})")
+        yield Note(f"dry run, nothing is uploaded: these files, {total:,.1f} MB, would go to {name} ({kind})")
         yield from (Note(f"  {size:>14,} bytes  {name}") for name, size in sizes.items())
         return None
-    yield Note(f"uploading {total:,.1f} MB to {options.push} ({kind})")
-    address = hub.push(folder, options.push, options.private, f"{Path(model.source).name} by sedd {__version__}", FILES)
+    yield Note(f"uploading {total:,.1f} MB to {name} ({kind})")
+    address = hub.push(folder, name, options.private, f"{Path(model.source).name} by sedd {__version__}", FILES)
     yield Note(f"pushed {address}")
     return address
 
@@ -133,7 +176,7 @@ def _local_paths(model: LoadedModel) -> Iterator[tuple[str, str]]:
 
 @contextmanager
 def _whole(place: Path) -> Iterator[Path]:
-    """A folder to write to, which becomes `place` when the block is left in order; else nothing of it remains."""
+    """A temporary folder that becomes `place` when the block ends without an error, and is removed otherwise."""
     place = place.resolve()
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
@@ -151,7 +194,7 @@ def _whole(place: Path) -> Iterator[Path]:
 def _write(
     model: LoadedModel, config: dict[str, Any], folder: Path, named: str, half: bool
 ) -> tuple[tuple[float, float], str]:
-    """All files, on the disk; how log-scores move by it (root mean square, largest), and their fingerprint."""
+    """Write all files; returns how log-scores move (root mean square, maximum) and the fingerprint of the copy."""
     tensors = _stored(model, half)
     needed = sum(t.numel() * t.element_size() for t in tensors.values())
     free = shutil.disk_usage(nearest_existing(folder)).free
@@ -162,7 +205,7 @@ def _write(
     try:
         save_file(tensors, folder / WEIGHTS[0], metadata={"format": "pt"})
         (folder / CONFIG).write_text(json.dumps({**config, OURS: ours}, indent=1) + "\n", encoding="utf-8")
-        (folder / WEIGHTS[0]).chmod((folder / CONFIG).stat().st_mode)  # the library makes it private
+        (folder / WEIGHTS[0]).chmod((folder / CONFIG).stat().st_mode)  # safetensors makes it readable by the owner only
         if model.tokenizer is not None:
             model.tokenizer.save(folder)
         if model.recipe is not None:
@@ -170,7 +213,7 @@ def _write(
         if found := list(results_of(model)):
             (folder / RESULTS).write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
         moved, fingerprint = _moved(model, folder, half)
-        (folder / "README.md").write_text(Card(model, named, moved if half else None).text(), encoding="utf-8")
+        (folder / "README.md").write_text(ModelCard(model, named, moved if half else None).text(), encoding="utf-8")
         for path in [*folder.iterdir(), folder]:
             sync_path(path)
     except (OSError, SafetensorError) as error:
@@ -179,24 +222,24 @@ def _write(
 
 
 def _stored(model: LoadedModel, half: bool) -> dict[str, Tensor]:
-    """What the file will hold: parameters, in bf16 if half, and buffers."""
+    """The tensors to store: parameters, in bf16 if half, and buffers."""
     low = {name for name, _ in model.net.named_parameters()} if half else set()
     state = {name: value.detach().cpu().contiguous() for name, value in model.net.state_dict().items()}
     return {name: value.bfloat16() if name in low else value for name, value in state.items()}
 
 
 def _moved(model: LoadedModel, folder: Path, half: bool) -> tuple[tuple[float, float], str]:
-    """`difference` from what was written, loaded back, and its fingerprint; WorkError if it differs without half."""
+    """Load the export back and compare: `difference` and fingerprint; WorkError if it differs without half."""
     again = open_model(folder, str(model.device))
     moved = difference(model, again)
     if not half and (moved[1] or again.fingerprint != model.fingerprint):
-        raise WorkError(f"what was written loads back as another model: log-scores move by up to {moved[1]:.2g}")
+        raise WorkError(f"the export loads back as a different model: log-scores differ by up to {moved[1]:.2g}")
     return moved, again.fingerprint
 
 
 @torch.no_grad()
 def difference(one: LoadedModel, other: LoadedModel) -> tuple[float, float]:
-    """(root mean square, largest) difference of two models' log-scores where sampling begins, on one sequence."""
+    """Root mean square and maximum difference of two models' log-scores, on one sequence of the base distribution."""
     u, _ = Stream(0, BASE, torch.zeros(1, dtype=torch.int64)).uniforms(0, one.length)
     x, sigma = one.graph.sample_base(u), torch.tensor([one.schedule.sigma(1.0)], dtype=torch.float32)
     apart = one.log_score(x, sigma).sub_(other.log_score(x, sigma)).double()

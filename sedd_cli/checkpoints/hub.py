@@ -1,4 +1,4 @@
-"""The Hugging Face hub: what its cache holds, what it has, and giving it something, each refusal in one line."""
+"""Models on the Hugging Face hub and in its local cache."""
 
 from __future__ import annotations
 
@@ -11,15 +11,22 @@ from typing import Any
 from sedd_cli.errors import RequestError, WorkError, first_line
 from sedd_cli.system.home import nearest_existing
 
-#: Seconds for the first question; a hub out of reach would else be waited for most of a minute.
+#: Seconds to wait for the first answer; by default an unreachable hub takes most of a minute.
 TIMEOUT = 20.0
 
 
 def fetch(name: str, config: str, weights: Sequence[str], optional: Sequence[str] = ()) -> Path:
-    """The folder of the hub's cache with a model's files, all of one commit, downloaded where they are not there yet.
+    """Download a model unless it is cached; returns the cache folder, whose files are all of one commit.
 
-    weights: the names by which they may go, the best first. optional: files taken along where there are any.
-    RequestError for a model that is not there, or out of reach; WorkError where the disk is too small.
+    Args:
+        name: The hub id.
+        config: The file with the configuration.
+        weights: Possible names of the weights, best first.
+        optional: Files to download too if they exist.
+
+    Raises:
+        RequestError: The model does not exist or cannot be reached.
+        WorkError: The disk is too small.
     """
     if folder := _cached(name, config, weights):
         return folder
@@ -32,7 +39,7 @@ def fetch(name: str, config: str, weights: Sequence[str], optional: Sequence[str
 
 
 def cached_else_fetched(name: str, load: Callable[..., Any]) -> Any:
-    """What `load(local_files_only=True)` gives, else, once the hub has answered, `load()`."""
+    """`load(local_files_only=True)`; if that fails and the hub answers, `load()`."""
     try:
         return load(local_files_only=True)
     except RequestError:
@@ -46,7 +53,7 @@ def cached_else_fetched(name: str, load: Callable[..., Any]) -> Any:
 
 
 def refusal(name: str, error: Exception, files: str) -> RequestError | WorkError:
-    """What to say where a model cannot be had from the hub: why, and the way without it."""
+    """The error to raise when a model cannot be fetched: the reason, and how to go without the hub."""
     from huggingface_hub import errors
 
     causes = list(_causes(error))
@@ -70,10 +77,21 @@ def refusal(name: str, error: Exception, files: str) -> RequestError | WorkError
 
 
 def push(folder: Path, name: str, private: bool, message: str, owned: Sequence[str]) -> str:
-    """Upload a folder as the model `name`, made if it is not there; the address of the commit.
+    """Upload a folder as the model `name`, which is made if it does not exist.
 
-    owned: files of this layout, which are removed there where the folder has none of that name. RequestError where
-    nobody is logged in, it is not allowed, or what is to be private is public; WorkError where the upload fails.
+    Args:
+        folder: The files to upload.
+        name: The hub id.
+        private: Refuse to upload to a public repository, and make a new one private.
+        message: The commit message.
+        owned: Files that are removed from the repository if the folder does not hold them.
+
+    Returns:
+        The URL of the commit.
+
+    Raises:
+        RequestError: Nobody is logged in, or writing is not allowed, or the repository is public but private was set.
+        WorkError: The upload fails.
     """
     from huggingface_hub import HfApi, errors
 
@@ -81,7 +99,7 @@ def push(folder: Path, name: str, private: bool, message: str, owned: Sequence[s
     try:
         api.create_repo(name, private=private, exist_ok=True)
         if private and not api.model_info(name).private:
-            raise RequestError(f"{name} is there already, and public: make it private on the hub, or name another")
+            raise RequestError(f"{name} exists and is public: make it private on the hub, or choose another name")
         commit = api.upload_folder(
             repo_id=name, folder_path=folder, commit_message=message, delete_patterns=list(owned)
         )
@@ -95,25 +113,25 @@ def push(folder: Path, name: str, private: bool, message: str, owned: Sequence[s
                 f"the hub does not let you write to {name} ({status}): `hf auth login` with a token that may write"
             ) from error
         raise WorkError(f"the hub refused {name}: {first_line(error)}") from error
-    except Exception as error:  # the network's own kinds
+    except Exception as error:  # errors of the network libraries
         raise WorkError(f"cannot upload {name}: {type(error).__name__}: {first_line(error)}") from error
 
 
 def check_id(name: str) -> None:
-    """RequestError unless a name is one that the hub allows, with its owner."""
+    """Raise RequestError unless `name` is a valid hub id with its owner."""
     from huggingface_hub.errors import HFValidationError
     from huggingface_hub.utils import validate_repo_id
 
     try:
         validate_repo_id(name)
     except HFValidationError as error:
-        raise RequestError(f"{name!r} is no hub id: {first_line(error)}") from None
+        raise RequestError(f"{name!r} is not a hub id: {first_line(error)}") from None
     if "/" not in name:
-        raise RequestError(f"{name!r} is no hub id: it has the form owner/name")
+        raise RequestError(f"{name!r} is not a hub id: it has the form owner/name")
 
 
 def _cached(name: str, config: str, weights: Sequence[str]) -> Path | None:
-    """The cached folder that holds a model; weights come last, so where they are the optional files are as well."""
+    """The cached folder of a model. Weights are downloaded last, so where they are, the optional files are too."""
     from huggingface_hub import try_to_load_from_cache
 
     if not isinstance(found := try_to_load_from_cache(name, config), str):
@@ -126,10 +144,12 @@ def _download(name: str, config: str, weights: Sequence[str], optional: Sequence
     from huggingface_hub import HfApi, hf_hub_download, snapshot_download
 
     info = HfApi().model_info(name, files_metadata=True, timeout=TIMEOUT)
-    there = {file.rfilename: file.size or 0 for file in info.siblings}
+    there = {file.rfilename: file.size or 0 for file in info.siblings or []}
     best = next((file for file in weights if file in there), None)
     if best is None or config not in there:
-        raise RequestError(f"{name} on the hub holds no {config} with {' or '.join(weights)}: it is no model of ours")
+        raise RequestError(
+            f"{name} on the hub holds no {config} with {' or '.join(weights)}: it is not a model of this format"
+        )
     small = [file for file in (config, *optional) if file in there]
     free, needed = shutil.disk_usage(nearest_existing(_cache())).free, sum(there[file] for file in (best, *small))
     if needed > free:
@@ -138,7 +158,7 @@ def _download(name: str, config: str, weights: Sequence[str], optional: Sequence
             "set HF_HOME to a folder on a larger disk"
         )
     folder = Path(snapshot_download(name, allow_patterns=small))
-    hf_hub_download(name, best, revision=folder.name)  # of that very commit
+    hf_hub_download(name, best, revision=folder.name)  # of the same commit
     return folder
 
 
@@ -149,7 +169,8 @@ def _cache() -> Path:
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
-    """The error, and what it wraps."""
-    while error is not None:
-        yield error
-        error = error.__cause__
+    """The error and the chain of its causes."""
+    cause: BaseException | None = error
+    while cause is not None:
+        yield cause
+        cause = cause.__cause__

@@ -1,4 +1,4 @@
-"""`open_model`: recognise what is given, a run, a checkpoint, a published model in any of its forms, and load it."""
+"""Recognise and load a model: a run, a checkpoint, a published model in any of its layouts."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from sedd_cli.system.distributed import pick_device
 def open_model(
     source: str | Path, device: str = "auto", precision: str = "fp32", tokenizer: str | None = None
 ) -> LoadedModel:
-    """What `load_model` loads, without the methods that sample and fill; arguments and errors are the same."""
+    """Load a model without the methods that sample and infill; arguments and errors are those of `load_model`."""
     chosen = pick_device(device)
     model = _recognised(Path(source), str(source))
     if tokenizer is not None:
         model.tokenizer, model.tokenizer_source = load_tokenizer(tokenizer), tokenizer
     elif model.tokenizer is None and model.tokenizer_source is not None:
-        model.tokenizer = _within_reach(model.tokenizer_source)
+        model.tokenizer = _load_if_available(model.tokenizer_source)
     if model.tokenizer is not None and model.tokenizer.vocab_size != model.vocab_size:
         raise RequestError(
             f"tokenizer {model.tokenizer_source!r} has {model.tokenizer.vocab_size} tokens, "
@@ -38,8 +38,8 @@ def open_model(
 
 
 def _recognised(path: Path, source: str) -> LoadedModel:
-    if (path / checkpoint.LATEST).is_file():
-        return _from_checkpoint(checkpoint.latest(path), source)
+    if found := checkpoint.latest(path):
+        return _from_checkpoint(found, source)
     if (path / checkpoint.MANIFEST).is_file():
         return _from_checkpoint(checkpoint.open_checkpoint(path), source)
     if (path.is_file() and path.suffix in (".pth", ".pt")) or (path / published.HYDRA).is_file():
@@ -55,7 +55,7 @@ def _recognised(path: Path, source: str) -> LoadedModel:
             f"published code ({published.HYDRA})"
         )
     if path.is_file():
-        raise RequestError(f"{source} is a file: name the folder that it stands in")
+        raise RequestError(f"{source} is a file: name its folder")
     folder = _fetched(source)
     model = published.load_published(folder, source)
     model.facts = {"commit": folder.name[:8], **model.facts}
@@ -63,16 +63,16 @@ def _recognised(path: Path, source: str) -> LoadedModel:
 
 
 def _fetched(name: str) -> Path:
-    """The cached folder of a hub id; RequestError for what can be none."""
+    """The cached folder of a hub id; RequestError if `name` cannot be one."""
     if name.count("/") != 1 or name.startswith(("/", ".", "~")) or name.endswith("/"):
         raise RequestError(f"no model at {name}: neither a folder nor a hub id of the form owner/name")
     if Path(name).parent.is_dir():
-        raise RequestError(f"no model at {name}: {Path(name).parent} is a folder here, without {Path(name).name} in it")
+        raise RequestError(f"no model at {name}: {Path(name).parent} is a folder without {Path(name).name} in it")
     hub.check_id(name)
     try:
         return hub.fetch(name, published.CONFIG, published.WEIGHTS, [published.TOKENIZER, published.RECIPE])
     except RequestError as error:
-        raise RequestError(f"no folder {name} is here, and {error}") from error
+        raise RequestError(f"there is no folder {name}, and {error}") from error
 
 
 def _from_checkpoint(found: checkpoint.Checkpoint, source: str) -> LoadedModel:
@@ -85,8 +85,8 @@ def _from_checkpoint(found: checkpoint.Checkpoint, source: str) -> LoadedModel:
     return LoadedModel(net, graph, recipe.noise.make(), tokenizer, source, recipe, facts, str(found.folder))
 
 
-def _within_reach(name: str) -> Tokenizer | None:
-    """The tokenizer that a model names, or None where its files cannot be had: scores and ids work without."""
+def _load_if_available(name: str) -> Tokenizer | None:
+    """The tokenizer that a model names; None if its files are not available, since scores need none."""
     try:
         return load_tokenizer(name)
     except RequestError:

@@ -1,4 +1,4 @@
-"""A network with all that gives its outputs a meaning: graph, schedule, parametrization, tokenizer."""
+"""A network with its graph, schedule, parametrization and tokenizer."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch import Tensor
 from sedd_cli.core.graphs import Graph
 from sedd_cli.core.losses import Objective
 from sedd_cli.core.losses.autoregressive import next_token_nats
-from sedd_cli.core.losses.score_entropy import ScoreEntropy
+from sedd_cli.core.losses.score_entropy import ScoreEntropy, sequence_score_entropy
 from sedd_cli.core.schedules import Schedule
 from sedd_cli.core.score import ScoreModel
 from sedd_cli.data.tokenizers import Tokenizer, load_tokenizer
@@ -26,9 +26,9 @@ from sedd_cli.recipe import Recipe
 
 @dataclass(repr=False)
 class LoadedModel:
-    """A network with its graph, noise and tokenizer. `tokenizer` is None where the checkpoint names none."""
+    """A network with its graph, schedule and tokenizer. `tokenizer` is None where the checkpoint names none."""
 
-    #: Beside torch, what has a part in its numbers.
+    #: Libraries beside torch that influence results.
     libraries: ClassVar[tuple[str, ...]] = ()
 
     net: DiT
@@ -38,7 +38,7 @@ class LoadedModel:
     source: str
     recipe: Recipe | None = None
     facts: dict[str, Any] = field(default_factory=dict)
-    #: Where the tokenizer can be loaded from again: a checkpoint's folder, or its name.
+    #: What `load_tokenizer` loads the tokenizer from: a folder or a name.
     tokenizer_source: str | None = None
 
     @property
@@ -47,7 +47,7 @@ class LoadedModel:
 
     @property
     def length(self) -> int:
-        """The trained length in tokens, the longest this model works on."""
+        """The trained length in tokens, the maximum for this model."""
         return self.net.config.length
 
     @property
@@ -57,46 +57,46 @@ class LoadedModel:
 
     @cached_property
     def objective(self) -> Objective:
-        """What it was trained for, which says what its outputs mean; score entropy where no recipe tells."""
+        """The training objective, which determines the parametrization; score entropy without a recipe."""
         return self.recipe.objective.make() if self.recipe else ScoreEntropy()
 
     @property
     def exact(self) -> bool:
-        """Whether likelihoods are known exactly, rather than bounded by draws."""
+        """Whether likelihoods are exact rather than bounds estimated by Monte Carlo."""
         return self.objective.causal
 
     @property
     def kind(self) -> str:
-        """What the paper's tables call it: its graph, where it is trained on score entropy, else its objective too."""
+        """Its name in tables: the graph, preceded by the objective unless that is score entropy."""
         if self.exact:
             return self.objective.name
         return self.graph.name if self.objective.name == "score_entropy" else f"{self.objective.name} {self.graph.name}"
 
     @property
     def layers(self) -> int:
-        """Blocks of the network."""
+        """Number of blocks of the network."""
         return self.net.config.n_blocks
 
     @property
     def precision(self) -> str:
-        """What the network computes in."""
+        """The precision that the network computes in."""
         return "bf16" if self.net.autocast else "fp32"
 
     @cached_property
     def fingerprint(self) -> str:
-        """sha256 over the weights, the network's shape, graph and noise: everything that determines a score."""
+        """sha256 over everything that determines a score: weights, shape of the network, graph, schedule."""
         shape = replace(self.net.config, attention="auto", dropout=0.0)
         meaning = (self.objective.mean, self.objective.causal, self.objective.steps)
         parts = (self.graph, self.schedule, shape, *([meaning] if any(meaning) else []))
-        # the spelling of version 0.1, so that what was kept under a fingerprint is still found
+        # spelled as in version 0.1, so that results stored under a fingerprint are still found
         found = hashlib.sha256(repr(parts).replace("(vocab_size=", "(tokens=", 1).encode())
         for name, value in self.net.named_parameters():
             found.update(name.encode())
-            found.update(value.detach().float().cpu().contiguous().numpy())
+            found.update(value.detach().float().cpu().contiguous().numpy().data)
         return found.hexdigest()
 
     def lowered(self) -> LoadedModel | None:
-        """A copy of this float32 model that computes in bf16; None where the device has no units for it."""
+        """A copy of this float32 model that computes in bf16; None if the device does not support it."""
         dtype = autocast_dtype("auto", self.device)
         if dtype is None or self.net.autocast is not None:
             return None
@@ -107,7 +107,7 @@ class LoadedModel:
 
     @property
     def score(self) -> ScoreModel:
-        """The view of this model that the mathematics in `sedd_cli.core` works on."""
+        """The score model of `sedd_cli.core`."""
         return ScoreModel(self.net, self.graph, self.schedule, mean=self.objective.mean, steps=self.objective.steps)
 
     @torch.no_grad()
@@ -120,26 +120,26 @@ class LoadedModel:
         """σ̄′(t)·score entropy of noisy x [B, L] at time t [B] given clean x0 [B, L]: nats per sequence [B]."""
         self._has_scores()
         sigma, dsigma = self.schedule(t.to(self.device))
-        loss = self.score.score_entropy(
-            self._tokens(x, self.graph.states), sigma, self._tokens(x0, self.graph.vocab_size)
+        loss = sequence_score_entropy(
+            self.score, self._tokens(x, self.graph.states), sigma, self._tokens(x0, self.graph.vocab_size)
         )
         return dsigma.to(loss.dtype) * loss
 
     @torch.no_grad()
     def nats(self, tokens: Tensor, given: int = 0) -> Tensor:
-        """−log p of each sequence of tokens [B, L] behind its first `given`, nats [B]; of autoregressive models."""
+        """−log p of sequences [B, L] given their first `given` tokens, nats [B]; autoregressive models only."""
         if not self.exact:
-            raise RequestError(f"{self.source} has no exact likelihood: bound it")
+            raise RequestError(f"{self.source} has no exact likelihood: use its bound")
         return next_token_nats(self.score, self._tokens(tokens, self.graph.vocab_size), given).double()
 
     def nats_given_first(self, tokens: Tensor) -> Tensor:
-        """−log p(tokens[1:] | tokens[0]) of each sequence of tokens [B, L], nats [B]."""
+        """−log p(tokens[1:] | tokens[0]) of sequences [B, L], nats [B]."""
         return self.nats(tokens, 1)
 
     def text_tokenizer(self) -> Tokenizer:
-        """The tokenizer, or a RequestError that says how to name one."""
+        """The tokenizer; RequestError if there is none."""
         if self.tokenizer is None and self.tokenizer_source is not None:
-            self.tokenizer = load_tokenizer(self.tokenizer_source)  # out of reach before: says why
+            self.tokenizer = load_tokenizer(self.tokenizer_source)  # not available at load time: raises the reason
         if self.tokenizer is None:
             raise RequestError(
                 f"{self.source} has {self.graph.vocab_size} tokens and names no tokenizer: name one with --tokenizer"
@@ -147,7 +147,7 @@ class LoadedModel:
         return self.tokenizer
 
     def describe(self) -> str:
-        """One line: what was loaded."""
+        """A description in one line."""
         parameters = sum(p.numel() for p in self.net.parameters())
         graph = {name: value for name, value in asdict(self.graph).items() if name != "vocab_size"}
         parts = [] if self.objective.name == "score_entropy" else [self.objective.name.replace("_", " ")]
@@ -155,14 +155,14 @@ class LoadedModel:
             parts += [_spelled(self.graph.name, graph), _spelled(self.schedule.name, asdict(self.schedule))]
         parts += [f"{parameters:,} parameters", f"length {self.length}"]
         parts += [self.precision, f"{self.net.kernel()} attention"]
-        without = f"{self.tokenizer_source} out of reach" if self.tokenizer_source else "no tokenizer"
+        without = f"{self.tokenizer_source} not available" if self.tokenizer_source else "no tokenizer"
         parts += [self.tokenizer.spec if self.tokenizer else f"{self.vocab_size:,} tokens ({without})"]
         parts += [f"{k} {v}" for k, v in self.facts.items()]
         return f"{self.source}: {', '.join(parts)}"
 
     def _has_scores(self) -> None:
         if self.exact:
-            raise RequestError(f"{self.source} goes from left to right: it has no scores, ask for its nats")
+            raise RequestError(f"{self.source} is autoregressive: it has no scores, use its nats")
 
     def __repr__(self) -> str:
         return f"<{self.describe()}>"
@@ -177,7 +177,7 @@ class LoadedModel:
 
 
 def _spelled(name: str, options: dict[str, Any]) -> str:
-    """A part's name and its options, in words."""
+    """A name and its options in words."""
     words = ", ".join(
         f"{key} {value:g}" if isinstance(value, float) else f"{key} {value}".lower() for key, value in options.items()
     )

@@ -1,4 +1,4 @@
-"""The model card of an export: what the model is, how to use it, how good it is, and how it was made."""
+"""The model card of an export: facts, use, likelihoods and recipe."""
 
 from __future__ import annotations
 
@@ -17,24 +17,29 @@ Upper bounds on −log p. *rigorous* holds for the model that sampling simulates
 which leaves two terms out. ± is the Monte-Carlo standard error."""
 
 
-#: Where an export keeps the evaluations that its card shows.
+#: The file of an export with the evaluations that its card shows.
 RESULTS = "results.json"
-#: What a stored result, and a bound in it, must hold to be shown.
+#: Keys that a stored result, and a bound in it, must have to be shown.
 KEYS = ("model_fingerprint", "fingerprint", "corpus", "split", "length", "precision", "bounds")
-FIGURES = ("tokens", "bits_per_char", "bits_per_char_error", "perplexity", "perplexity_error")
+BOUND_KEYS = ("tokens", "bits_per_char", "bits_per_char_error", "perplexity", "perplexity_error")
 
 
 @dataclass(frozen=True)
-class Card:
-    """named: what users will pass as --model. moved: how rounding to bf16 moves log-scores (rms, largest), if it was
-    done."""
+class ModelCard:
+    """The card of a model.
+
+    Attributes:
+        model: The exported model.
+        named: What users pass as --model.
+        moved: How rounding to bf16 moves log-scores (root mean square, maximum); None without rounding.
+    """
 
     model: LoadedModel
     named: str
     moved: tuple[float, float] | None = None
 
     def text(self) -> str:
-        """README.md as the hub shows it."""
+        """The content of README.md."""
         model, found = self.model, list(results_of(self.model))
         name = Path(self.named).name
         parts = [
@@ -69,7 +74,7 @@ class Card:
         tags = ["sedd", "discrete-diffusion", "text-generation", "text-infilling"]
         base = self.model.recipe.init_from if self.model.recipe else None
         if base is not None and (base.count("/") != 1 or Path(base).exists()):
-            base = None  # a folder, not a model of the hub
+            base = None  # a folder, not a hub id
         data = ModelCardData(
             library_name="sedd", tags=tags, model_name=name, base_model=base, eval_results=scores or None
         )
@@ -90,7 +95,7 @@ class Card:
         return "\n".join(["| | |", "|---|---|", *(f"| {key} | {value} |" for key, value in rows.items())])
 
     def _tokenizer(self) -> str | None:
-        """Its name, also where its files are out of reach here."""
+        """The name of the tokenizer, even if its files are not available here."""
         return self.model.tokenizer.spec if self.model.tokenizer else self.model.tokenizer_source
 
     def _use(self) -> str:
@@ -123,15 +128,15 @@ class Card:
             return ""
         rms, most = self.moved
         return (
-            "\n\nMeasured before the weights were rounded to bfloat16, which moves log-scores where sampling begins "
+            "\n\nMeasured before the weights were rounded to bfloat16, which moves log-scores of the base distribution "
             f"by {rms:.2g} (root mean square), at most {most:.2g}."
         )
 
 
 def results_of(model: LoadedModel) -> Iterator[dict[str, Any]]:
-    """The evaluations of these very weights that are stored in the run or export the model is from, newest last."""
+    """Stored evaluations of exactly these weights, from the run or export that holds the model, newest last."""
     source = Path(model.source)
-    runs = [source, *source.absolute().parents[:2]]  # of a checkpoint, the run stands two above
+    runs = [source, *source.absolute().parents[:2]]  # the run is two folders above a checkpoint
     files = [p for run in runs if (run / "results").is_dir() for p in (run / "results").glob("*.json")]
     stored = [_read(path) for path in sorted(files, key=lambda p: (p.stat().st_mtime, p.name))]
     if isinstance(exported := _read(source / RESULTS), list):
@@ -141,13 +146,13 @@ def results_of(model: LoadedModel) -> Iterator[dict[str, Any]]:
             isinstance(found, dict)
             and set(KEYS) <= set(found)
             and found["model_fingerprint"] == model.fingerprint
-            and all(set(FIGURES) <= set(bound) for bound in found["bounds"].values())
+            and all(set(BOUND_KEYS) <= set(bound) for bound in found["bounds"].values())
         ):
             yield found
 
 
 def _read(path: Path) -> Any:
-    """What a JSON file holds; None where there is none."""
+    """The content of a JSON file; None if it cannot be read."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -155,8 +160,8 @@ def _read(path: Path) -> Any:
 
 
 def _bounds(found: list[dict[str, Any]]) -> Iterator[tuple[dict[str, Any], str, dict[str, Any]]]:
-    """(result, protocol, bound), of those of one text, protocol and number of tokens the last."""
-    last: dict[tuple, tuple[dict[str, Any], str, dict[str, Any]]] = {}
+    """(result, protocol, bound): the last one for each text, protocol and number of tokens."""
+    last: dict[tuple[Any, ...], tuple[dict[str, Any], str, dict[str, Any]]] = {}
     for result in found:
         for protocol, bound in result["bounds"].items():
             names = ("fingerprint", "split", "length", "precision")

@@ -1,6 +1,6 @@
-"""The published layout: config.json beside model.safetensors or pytorch_model.bin, read and described.
+"""The published layout, config.json beside model.safetensors or pytorch_model.bin, read and written.
 
-And the training directories of the published code, whose configuration has the same keys.
+Also reads training directories of the published code, whose configuration has the same keys.
 """
 
 from __future__ import annotations
@@ -29,18 +29,18 @@ CONFIG, TOKENIZER, WEIGHTS = "config.json", FILE, ("model.safetensors", "pytorch
 #: The published names of our graphs.
 PUBLISHED_GRAPHS = {"absorb": "absorbing", "uniform": "uniform"}
 SHAPE = ("hidden_size", "cond_dim", "length", "n_blocks", "n_heads")
-#: What a state dict holds beside parameters.
+#: Entries of a state dict that are not parameters.
 BUFFERS = ("rotary_emb.inv_freq",)
-#: The layout names no tokenizer: this many tokens mean GPT-2's.
+#: The layout names no tokenizer; this vocabulary size means GPT-2's.
 GPT2_TOKENS = 50257
-#: Where our exports say what the published layout has no place for.
+#: Where our exports keep what the published layout does not hold.
 OURS, RECIPE = "sedd", "recipe.yaml"
 
 HYDRA, CHECKPOINT = Path(".hydra", "config.yaml"), Path("checkpoints-meta", "checkpoint.pth")
 
 
 def load_published(folder: Path, source: str) -> LoadedModel:
-    """The model of a folder in the published layout, its weights as they are."""
+    """Load a folder in the published layout."""
     config, where = _mapping(_json(folder / CONFIG), folder / CONFIG), str(folder / CONFIG)
     config = config.get("config", config)  # some hub versions nest it
     weights = next((folder / name for name in WEIGHTS if (folder / name).is_file()), None)
@@ -51,31 +51,31 @@ def load_published(folder: Path, source: str) -> LoadedModel:
         facts |= {k: ours[k] for k, kind in (("step", int), ("weights", str)) if isinstance(ours.get(k), kind)}
     facts.setdefault("weights", "as published")
     model = _model(config, where, read_tensors(weights), str(weights), source, facts)
-    if holds_tokenizer(folder):  # a file of that name may be another library's
+    if holds_tokenizer(folder):  # the file may be another library's
         model.tokenizer_source = str(folder)
     if (folder / RECIPE).is_file():
         try:
             model.recipe = _agreeing(load_recipe(folder / RECIPE), model)
-        except RequestError as error:  # the weights mean what config.json says, with it or without
+        except RequestError as error:  # config.json alone determines the model
             model.facts["recipe"] = f"not read ({error})"
     return model
 
 
 def _agreeing(recipe: Recipe, model: LoadedModel) -> Recipe:
-    """The recipe; RequestError where it is of another model than config.json describes."""
+    """The recipe; RequestError if it describes another model than config.json."""
     objective = recipe.objective.make()
     same = recipe.graph.make(vocab_size=model.vocab_size) == model.graph and recipe.noise.make() == model.schedule
     if objective.mean or objective.causal or not same:
-        raise RequestError(f"it is of another model than {CONFIG}: {recipe.objective.name}, {recipe.graph.name}")
+        raise RequestError(f"it describes another model than {CONFIG}: {recipe.objective.name}, {recipe.graph.name}")
     return recipe
 
 
 def load_training_directory(path: Path, source: str) -> LoadedModel:
-    """The model of a training directory of the published code, or of one of its checkpoint files: its EMA weights."""
+    """Load the EMA weights of a training directory of the published code, or of one of its checkpoint files."""
     above = path.absolute().parents[:2] if path.is_file() else [path]
     folder = next((at for at in above if (at / HYDRA).is_file()), None)
     if folder is None:
-        raise RequestError(f"{path} does not stand in a training directory: no {HYDRA} is above it")
+        raise RequestError(f"{path} is not in a training directory: there is no {HYDRA} above it")
     file = path if path.is_file() else folder / CHECKPOINT
     if not file.is_file():
         others = sorted(str(p) for p in folder.glob("checkpoints*/*.pth"))
@@ -87,19 +87,21 @@ def load_training_directory(path: Path, source: str) -> LoadedModel:
 
 
 def parts_of(config: Any, where: str) -> tuple[Graph, Schedule, DiTConfig]:
-    """What a published configuration describes; RequestError names the key that is missing or wrong."""
+    """The parts that a published configuration describes; RequestError names a key that is missing or wrong."""
     kind, tokens = _get(config, "graph.type", str, where), _get(config, "tokens", int, where)
     if kind not in PUBLISHED_GRAPHS:
         raise RequestError(f"{where}: graph.type must be one of {', '.join(PUBLISHED_GRAPHS)}, found {kind!r}")
     scale = _get(config, "model.scale_by_sigma", bool, where)
     options = {"scale_by_sigma": scale} if kind == "absorb" else {}
     if scale and not options:
-        raise RequestError(f"{where}: model.scale_by_sigma means nothing with graph.type {kind!r}")
+        raise RequestError(f"{where}: model.scale_by_sigma must be false with graph.type {kind!r}")
     graph = build(GRAPHS[PUBLISHED_GRAPHS[kind]], options, where, vocab_size=tokens)
     schedule = _get(config, "noise.type", str, where)
     if schedule not in SCHEDULES:
         raise RequestError(f"{where}: noise.type must be one of {', '.join(SCHEDULES)}, found {schedule!r}")
-    known = {f.name for f in dataclasses.fields(SCHEDULES[schedule])}  # a loglinear one lists sigmas that mean nothing
+    known = {
+        f.name for f in dataclasses.fields(SCHEDULES[schedule])
+    }  # the published loglinear schedule lists sigmas that it does not use
     for key in ("sigma_min", "sigma_max"):
         if key in known and key not in config["noise"]:
             raise RequestError(f"{where}: noise.{key} is missing")
@@ -113,7 +115,7 @@ def config_of(graph: Graph, schedule: Schedule, net: DiTConfig) -> dict[str, Any
     """The published configuration of a model: the inverse of `parts_of`."""
     published = {ours: theirs for theirs, ours in PUBLISHED_GRAPHS.items()}
     if graph.name not in published:
-        raise RequestError(f"the published layout knows the graphs {', '.join(published)}, not {graph.name!r}")
+        raise RequestError(f"the published layout holds the graphs {', '.join(published)}, not {graph.name!r}")
     shape = {key: getattr(net, key) for key in (*SHAPE, "dropout")}
     return {
         "tokens": graph.vocab_size,
@@ -130,7 +132,7 @@ def _model(
     if shape.n_blocks > len(tensors):
         raise DamageError(f"{where}: model.n_blocks is {shape.n_blocks:,}, but {file} holds {len(tensors)} tensors")
     net = DiT.empty(shape, graph.states)
-    load_weights(net, tensors, file, copy=True)  # a file that is written to again must not change them
+    load_weights(net, tensors, file, copy=True)  # the tensors may be mapped from the file, which may be overwritten
     if kinds := {str(v.dtype).removeprefix("torch.") for v in tensors.values()} - {"float32"}:
         facts = {**facts, "stored": " and ".join(sorted(kinds))}
     model = LoadedModel(net, graph, schedule, None, source, facts=facts)
@@ -139,11 +141,11 @@ def _model(
 
 
 def _averaged(stored: Mapping[str, Any], file: Path) -> dict[str, Tensor]:
-    """The EMA weights by name: a list without names, in the order of the network's parameters, as the weights are."""
+    """The EMA weights by name. They are stored as a list in the order of the named weights."""
     weights, ema = stored.get("model"), stored.get("ema")
     shadow = ema.get("shadow_params") if isinstance(ema, Mapping) else None
     if not isinstance(weights, Mapping) or not isinstance(shadow, list):
-        raise RequestError(f"{file} is no checkpoint of the published code: it lacks model or ema.shadow_params")
+        raise RequestError(f"{file} is not a checkpoint of the published code: it lacks model or ema.shadow_params")
     if not all(isinstance(v, Tensor) for v in [*weights.values(), *shadow]):
         raise DamageError(f"{file} is damaged: model and ema.shadow_params must hold tensors")
     named = {name: v for name, v in weights.items() if name not in BUFFERS}

@@ -1,4 +1,4 @@
-"""A run directory: which recipe it belongs to, its metrics, samples and results."""
+"""The run directory: its recipe, lock, metrics, samples and results."""
 
 from __future__ import annotations
 
@@ -18,9 +18,11 @@ from sedd_cli.checkpoints import checkpoint
 from sedd_cli.errors import RequestError, WorkError
 from sedd_cli.recipe import Recipe, differences, dump_recipe, load_recipe
 from sedd_cli.system.files import whole_file, write_whole
+from sedd_cli.system.json_lines import read_json_lines
+from sedd_cli.system.locks import file_lock
 from sedd_cli.system.outputs import check_folder
 
-#: Keys that change what is kept and shown, or how the work is done; never what is computed, but for rounding.
+#: Keys that may change when a run resumes: they change speed, storage or reports, and results only by rounding.
 HARMLESS = (
     "train.log_every", "train.save_every", "train.keep", "train.micro_batch", "train.strategy", "train.compile",
     "train.recompute", "model.attention", "sampler.", "report.",
@@ -29,8 +31,10 @@ HARMLESS = (
 
 #: An empty file that marks a folder as a run.
 MARK = ".sedd-run"
-#: Kinds of records in metrics.jsonl.
+#: Kinds of our records in metrics.jsonl.
 KINDS = ("train", "validation", "failed")
+#: The beginning of each of them.
+BEGINNING = '{"kind": "'
 
 
 @dataclass(frozen=True)
@@ -40,37 +44,39 @@ class RunDir:
     path: Path
 
     def claim(self, recipe: Recipe) -> list[str]:
-        """Whether the folder may hold a run of this recipe; RequestError if it belongs to another one.
+        """Check that the folder may hold a run of this recipe; RequestError if its checkpoint is of another one.
 
-        A folder belongs to a recipe from its first checkpoint on: before that nothing would be lost. Returns the
-        harmless differences from the stored recipe, as lines "key: old → new".
+        Returns the harmless differences from the stored recipe, as lines "key: old → new".
         """
         lines: list[str] = []
         if found := checkpoint.latest(self.path):
             lines = self._differences(found.folder / "recipe.yaml", recipe)
-            # under a constant schedule the steps before do not depend on how many there will be
+            # with a constant learning rate, steps do not depend on how many follow
             harmless = (*HARMLESS, *(["train.steps:"] if recipe.train.schedule == "constant" else []))
             if changed := [line for line in lines if not line.startswith(harmless)]:
-                hint = "; train.steps may grow under a constant schedule only" if "train.steps" in str(changed) else ""
+                hint = (
+                    "; train.steps may grow only with train.schedule=constant" if "train.steps" in str(changed) else ""
+                )
                 raise RequestError(
-                    f"{self.path} holds a run of another recipe ({'; '.join(changed)}): name another folder with "
-                    f"--run-dir, start anew in one with --fresh, or from its weights with init_from={self.path}{hint}"
+                    f"{self.path} holds a run of another recipe ({'; '.join(changed)}): choose another folder "
+                    f"with --run-dir, start a new run with --fresh, or from its weights with "
+                    f"init_from={self.path}{hint}"
                 )
             if found.step > recipe.train.steps:
                 raise RequestError(f"{self.path} is at step {found.step}, beyond train.steps={recipe.train.steps}")
         return lines
 
     def check(self) -> None:
-        """RequestError unless the folder is new, empty or a run, with no checkpoint of another program in it."""
+        """Raise RequestError unless the folder is new, empty or a run, without checkpoints of another program."""
         check_folder("--run-dir", self.path, is_run, "a run")
         for folder in sorted((self.path / "checkpoints").glob("step-*")):
             if re.fullmatch(checkpoint.NAME, folder.name) and not (folder / checkpoint.MANIFEST).is_file():
                 raise RequestError(
-                    f"{folder} is not a checkpoint of sedd: move it elsewhere, or name another folder with --run-dir"
+                    f"{folder} is not a checkpoint of sedd: move it elsewhere, or choose another folder with --run-dir"
                 )
 
     def create(self) -> None:
-        """Make the folder; RequestError if it cannot be written to."""
+        """Make the folder; RequestError if it cannot be written."""
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             (self.path / ".lock").touch()
@@ -81,7 +87,7 @@ class RunDir:
             raise RequestError(f"cannot write to {self.path}: {error.strerror}") from None
 
     def export(self, tensors: dict[str, Tensor]) -> Path:
-        """The averaged weights as one file, ema.safetensors; WorkError if it cannot be written."""
+        """Write the EMA weights to ema.safetensors; WorkError if that fails."""
         path = self.path / "ema.safetensors"
         try:
             with whole_file(path) as beside:
@@ -92,22 +98,16 @@ class RunDir:
 
     @contextmanager
     def hold(self) -> Iterator[None]:
-        """Keep other processes out while the block runs; RequestError if one is in already."""
-        from filelock import FileLock, Timeout
+        """Hold the lock of the folder while the block runs; RequestError if another process holds it."""
+        # wait a second, because `is_locked` takes the lock for a moment
+        with file_lock(self.path / ".lock", f"another process is training in {self.path}", timeout=1):
+            try:
+                yield
+            finally:
+                self._remove_if_empty()
 
-        lock = FileLock(self.path / ".lock", timeout=1)  # someone who looks whether it is held, holds it for a moment
-        try:
-            lock.acquire()
-        except Timeout:
-            raise RequestError(f"another process is training in {self.path}: wait for it") from None
-        try:
-            yield
-        finally:
-            lock.release()
-            self._vanish_if_empty()
-
-    def _vanish_if_empty(self) -> None:
-        """A request that was refused leaves no folder."""
+    def _remove_if_empty(self) -> None:
+        """Remove the folder of a refused request."""
         with suppress(OSError):
             if {p.name for p in self.path.iterdir()} <= {".lock", MARK}:
                 for name in (".lock", MARK):
@@ -133,14 +133,14 @@ class RunDir:
         return RunDir(self.path.with_name(f"{self.path.name}-{number}")) if number > 1 else self
 
     def last_good(self) -> str:
-        """Where the newest checkpoint is, for a message."""
+        """The newest checkpoint, for a message."""
         mark = self.path / checkpoint.LATEST
         if not mark.is_file():
             return "no checkpoint was saved yet"
         return f"the last good checkpoint is {self.path / 'checkpoints' / mark.read_text().strip()}"
 
     def log(self, record: dict[str, Any]) -> None:
-        """Append a line to metrics.jsonl."""
+        """Append a record to metrics.jsonl."""
         path = self.path / "metrics.jsonl"
         try:
             with path.open("a", encoding="utf-8") as file:
@@ -149,19 +149,19 @@ class RunDir:
             raise WorkError(f"cannot write {path}: {error.strerror}; {self.last_good()}") from None
 
     def begin(self, recipe: Recipe, step: int) -> None:
-        """Store the recipe, and drop the metrics of steps that a resumed run will take again."""
+        """Store the recipe, and remove metrics of steps that a resumed run repeats."""
         try:
             write_whole(self.path / "recipe.yaml", dump_recipe(recipe))
         except OSError as error:
             raise WorkError(f"cannot write to {self.path}: {error.strerror}") from None
         metrics = self.path / "metrics.jsonl"
         if metrics.is_file():
-            lines = metrics.read_bytes().split(b"\n")
-            kept = [line for line in lines if line and not _cut_short(line) and not _later(line, step)]
-            write_whole(metrics, b"".join(line + b"\n" for line in kept))
+            lines = read_json_lines(metrics)
+            kept = [line.raw for line in lines if not line.cut_short(BEGINNING) and not _later(line.record, step)]
+            write_whole(metrics, b"".join(raw + b"\n" for raw in kept))
 
     def store(self, folder: str, name: str, records: Iterable[dict[str, Any]] | dict[str, Any]) -> Path:
-        """Write results/NAME.json (a mapping) or samples/NAME.jsonl (many records)."""
+        """Write FOLDER/NAME.json (a mapping) or FOLDER/NAME.jsonl (many records)."""
         (self.path / folder).mkdir(exist_ok=True)
         one = isinstance(records, dict)
         path = self.path / folder / f"{name}.{'json' if one else 'jsonl'}"
@@ -172,31 +172,17 @@ class RunDir:
         return path
 
 
-def _later(line: bytes, after: int) -> bool:
-    """Whether a line of metrics.jsonl is a record of ours about a step after this one."""
-    try:
-        record = json.loads(line)
-        return record["kind"] in KINDS and int(record["step"]) > after
-    except (ValueError, KeyError, TypeError):
-        return False  # written by someone else
-
-
-def _cut_short(line: bytes) -> bool:
-    """Whether a line is the beginning of a record of ours, as a crash leaves it."""
-    begins = b'{"kind": "'
-    try:
-        json.loads(line)
-        return False
-    except ValueError:
-        return line.startswith(begins) or begins.startswith(line)
+def _later(record: dict[str, Any] | None, step: int) -> bool:
+    """Whether a record of metrics.jsonl is one of ours about a later step."""
+    return bool(record and record.get("kind") in KINDS and isinstance(at := record.get("step"), int) and at > step)
 
 
 def is_run(folder: Path) -> bool:
-    """Whether a folder is a run of sedd: it is marked as one, or, made by an older version, it has a checkpoint."""
+    """Whether a folder is a run: it is marked as one, or has a checkpoint (runs of older versions have no mark)."""
     return (folder / MARK).is_file() or any(folder.glob(f"checkpoints/step-*/{checkpoint.MANIFEST}"))
 
 
 def newest_run(parent: Path) -> Path | None:
-    """The run under `parent` whose `latest` checkpoint is the youngest."""
+    """The run under `parent` with the most recent checkpoint."""
     marks = [p for p in parent.glob(f"*/{checkpoint.LATEST}") if p.is_file()]
     return max(marks, key=lambda p: p.stat().st_mtime).parent if marks else None

@@ -1,4 +1,4 @@
-"""Files of tensors: read without running anything, and fitted to a network strictly."""
+"""Read files of tensors without running code, and load them into a network strictly."""
 
 from __future__ import annotations
 
@@ -17,36 +17,39 @@ from torch import Tensor, nn
 from sedd_cli.errors import DamageError, RequestError, first_line
 from sedd_cli.models.dit import DiT
 
-#: How a file begins that Git LFS has not fetched.
+#: The beginning of a pointer file of Git LFS.
 LFS = b"version https://git-lfs"
-#: What an unpickler that runs nothing says when it is asked to.
+#: The message of an unpickler that refuses to import a name.
 _ASKED = re.compile(r"GLOBAL (\S+) (?:was not|whose module)")
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """Tensors by their names from a safetensors file, or from a pickled state dict, of which no code is run.
+    """Tensors by name from a safetensors file or a pickled state dict. They may be memory-mapped.
 
-    They may be mapped: the file's content is theirs until they are copied. DamageError names a file that cannot be
-    read, RequestError a pickle that holds more than tensors.
+    Raises:
+        DamageError: The file cannot be read.
+        RequestError: A pickle holds more than tensors; its code is not run.
     """
     with path.open("rb") as file:
         if file.read(len(LFS)) == LFS:
             raise DamageError(f"{path} is a pointer of Git LFS, not the file itself: fetch it with `git lfs pull`")
     if path.suffix != ".safetensors":
         found = read_pickle(path)
-        if not isinstance(found, Mapping) or not all(_named(k, v) for k, v in found.items()):
-            raise DamageError(f"{path} holds no tensors by their names")
+        if not isinstance(found, Mapping) or not all(_is_named_tensor(k, v) for k, v in found.items()):
+            raise DamageError(f"{path} does not hold tensors by name")
         return dict(found)
     try:
         return load_file(path)
-    except Exception as error:  # the library's own, and what a damaged header leads to
+    except Exception as error:  # errors of the library, and whatever a damaged header causes
         raise DamageError(f"{path} cannot be read: {first_line(error)}") from None
 
 
 def read_pickle(path: Path) -> Any:
-    """What `torch.save` wrote: tensors (mapped, not read, where the file allows it), containers and numbers.
+    """Read what `torch.save` wrote: tensors (memory-mapped if possible), containers and numbers.
 
-    RequestError for a pickle that asks for anything else: what it names would be run. DamageError for a damaged one.
+    Raises:
+        RequestError: The pickle needs anything else, which could run code.
+        DamageError: The file is damaged.
     """
     try:
         with warnings.catch_warnings():
@@ -57,18 +60,25 @@ def read_pickle(path: Path) -> Any:
         if asked or "Unsupported" in str(error):
             what = asked[1] if asked else "more than tensors and containers"
             raise RequestError(
-                f"{path} is refused: as a pickle it asks for {what}, which could run code that is not torch's own; "
-                "where you trust it, save its tensors as safetensors and load that"
+                f"{path} is refused: this pickle needs {what}, which could run code of others; "
+                "if you trust it, save its tensors as safetensors and load that file"
             ) from None
-        raise DamageError(f"{path} is no whole pickle of torch: {first_line(error)}") from None
-    except Exception as error:  # what is left of a file that was cut, or that something else wrote, fails in many ways
-        raise DamageError(f"{path} is no whole pickle of torch: {first_line(error)}") from None
+        raise DamageError(f"{path} is not a complete pickle of torch: {first_line(error)}") from None
+    except Exception as error:  # damaged and foreign files fail in many ways
+        raise DamageError(f"{path} is not a complete pickle of torch: {first_line(error)}") from None
 
 
 def load_weights(net: DiT, tensors: Mapping[str, Tensor], source: str, copy: bool = False) -> None:
-    """Make tensors the network's parameters, float32; DamageError lists all that are missing, unexpected or wrong.
+    """Load tensors as the network's parameters, in float32. Buffers may be missing, but must agree if present.
 
-    Buffers may be left out, and must agree where they are not. copy: share no memory with the tensors.
+    Args:
+        net: A network whose parameters are replaced.
+        tensors: Weights by name.
+        source: Where they are from, for messages.
+        copy: Share no memory with the tensors.
+
+    Raises:
+        DamageError: Lists all tensors that are missing, unexpected or wrong.
     """
     wanted, buffers = dict(net.named_parameters()), dict(net.named_buffers())
     wrong = [f"missing {name}" for name in wanted if name not in tensors]
@@ -77,7 +87,7 @@ def load_weights(net: DiT, tensors: Mapping[str, Tensor], source: str, copy: boo
         if (like := wanted.get(name, buffers.get(name))) is not None and (reason := _misfit(value, like)):
             wrong.append(f"{name} {reason}")
         elif name in buffers and not torch.allclose(value.float(), buffers[name], rtol=1e-2, atol=1e-6):
-            wrong.append(f"{name} holds other numbers than this network's")  # but for rounding to bf16
+            wrong.append(f"{name} differs from this network's")  # tolerating bf16
     if wrong:
         raise DamageError(f"the weights in {source} do not fit the network: {'; '.join(wrong)}")
     given = {name: tensors[name].to(torch.float32, copy=copy) for name in wanted}
@@ -85,28 +95,28 @@ def load_weights(net: DiT, tensors: Mapping[str, Tensor], source: str, copy: boo
 
 
 def check_finite(net: nn.Module, source: str) -> None:
-    """DamageError naming the parameters that hold NaN or an infinity."""
+    """Raise DamageError naming the parameters that hold NaN or infinities."""
     if wrong := not_finite(net):
         raise DamageError(f"the weights of {source} are not finite: {wrong}")
 
 
 def not_finite(net: nn.Module) -> str:
-    """The parameters that hold NaN or an infinity, the first few by name; "" where there are none."""
+    """The first few parameters that hold NaN or infinities, in words; "" if there are none."""
     wrong = [name for name, p in net.named_parameters() if not p.isfinite().all()]
     more = f" and {len(wrong) - 3} others" if len(wrong) > 4 else ""
     return ", ".join(wrong[:3] if more else wrong) + more
 
 
 def _misfit(value: Tensor, like: Tensor) -> str:
-    """What keeps a tensor from standing in the place of another; "" if nothing does."""
+    """Why a tensor cannot replace another; "" if it can."""
     if value.shape != like.shape:
         return f"is {list(value.shape)}, expected {list(like.shape)}"
     if not value.is_floating_point():
         return f"is {str(value.dtype).removeprefix('torch.')}, expected floating point"
     if value.layout != torch.strided or value.is_meta:
-        return "holds no plain values"
+        return "is not a dense tensor"
     return ""
 
 
-def _named(key: Any, value: Any) -> bool:
+def _is_named_tensor(key: Any, value: Any) -> bool:
     return isinstance(key, str) and isinstance(value, Tensor)

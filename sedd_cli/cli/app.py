@@ -11,6 +11,7 @@ from sedd_cli.cli.bench import bench
 from sedd_cli.cli.doctor import doctor
 from sedd_cli.cli.eval import evaluate
 from sedd_cli.cli.export import export
+from sedd_cli.cli.guide import guide
 from sedd_cli.cli.infill import infill
 from sedd_cli.cli.mauve import mauve
 from sedd_cli.cli.prepare import prepare
@@ -36,6 +37,7 @@ for name, command in {
     "table": table,
     "export": export,
     "doctor": doctor,
+    "guide": guide,
 }.items():
     app.command(name)(command)
 app.add_typer(bench, name="bench")

@@ -188,7 +188,7 @@ def _stored(view: View, events: Iterable[Any], source: str, texts: int, out: Pat
     """The events; each result is written as it comes, into the run's results/ where the model is a run, and `out`."""
     from sedd_cli.checkpoints.checkpoint import LATEST
     from sedd_cli.checkpoints.run_directory import RunDir
-    from sedd_cli.data.tokenizers.base import digest
+    from sedd_cli.system.digests import digest
     from sedd_cli.system.events import Evaluated, Finished
     from sedd_cli.system.files import is_stream, write_whole
 

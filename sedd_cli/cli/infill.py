@@ -73,6 +73,7 @@ def infill(
     legacy: o.Legacy = False,
     watch: o.Watch = False,
     html: o.Html = None,
+    svg: o.Svg = None,
     model: o.ModelOption = None,
     tokenizer: o.Tokenizer = None,
     device: o.Device = "auto",
@@ -112,7 +113,7 @@ def infill(
     if every and candidates == 1:
         raise RequestError("--all shows candidates, and --candidates 1 leaves nothing to show")
     reads = {"--input": jobs, "--model": source_of(model), "--tokenizer": tokenizer}
-    check_outputs({"--out": out, "--html": html}, reads)
+    check_outputs({"--out": out, "--html": html, "--svg": svg}, reads)
     lines = _read(jobs) if jobs is not None else []
     chosen = choose_model(view, model, device, precision, tokenizer)
     if interactive:
@@ -120,15 +121,15 @@ def infill(
 
         return prompt_loop(view, chosen, job, sampling, every)
     if jobs is not None:
-        return _fill_jobs(view, chosen, lines, jobs, job, sampling, every, out, resume, watch, html)
+        return _fill_jobs(view, chosen, lines, jobs, job, sampling, every, out, resume, watch, html, svg)
     if template is None and length is None:
         job = Job(parsed, n, seed, chosen.length, candidates)
     from sedd_cli.inference.generate import as_json
     from sedd_cli.inference.infill import infill as fill
     from sedd_cli.system.events import Filled
 
-    events = fill(chosen, [job], sampling, every, watch or html is not None)
-    found = [e for e in shown(view, chosen, events, "sedd infill", out, watch, html) if isinstance(e, Filled)]
+    events = fill(chosen, [job], sampling, every, watch or html is not None or svg is not None)
+    found = [e for e in shown(view, chosen, events, "sedd infill", out, watch, html, svg=svg) if isinstance(e, Filled)]
     found.sort(key=lambda one: (one.index, one.candidate))
     view.document(
         {"model": chosen.source, "fingerprint": chosen.fingerprint, "samples": [as_json(event) for event in found]}
@@ -140,7 +141,7 @@ IDLE = {
     "--template": {"resume"},
     "--prefix and --suffix": {"resume"},
     "--input": {"length"},
-    "--interactive": {"out", "resume", "json", "html", "quiet"},
+    "--interactive": {"out", "resume", "json", "html", "svg", "quiet"},
 }
 
 
@@ -154,7 +155,7 @@ def _read(source: str) -> list[bytes]:
 
 def _fill_jobs(
     view: View, chosen: LoadedModel, raw: list[bytes], source: str, job: Job, sampling: Sampling, every: bool,
-    out: Path | None, resume: bool, watch: bool, html: Path | None,
+    out: Path | None, resume: bool, watch: bool, html: Path | None, svg: Path | None,
 ) -> None:  # fmt: skip
     """Fill a file of jobs; lines that were refused make the command end with 2, after the others are done."""
     from sedd_cli.inference.generate import as_json
@@ -163,9 +164,9 @@ def _fill_jobs(
 
     named = "standard input" if source == "-" else source
     lines = read_jobs(raw, named, chosen.length, job.n, job.seed, job.candidates)
-    events = fill_jobs(chosen, lines, sampling, every, out, resume, watch or html is not None)
+    events = fill_jobs(chosen, lines, sampling, every, out, resume, watch or html is not None or svg is not None)
     interrupted = "interrupted: what is finished is kept, the same command goes on" if out is not None else ""
-    kept = shown(view, chosen, events, "sedd infill", None, watch, html, interrupted)
+    kept = shown(view, chosen, events, "sedd infill", None, watch, html, interrupted, svg)
     if out is not None:
         view.say(f"wrote {out}", "dim")
     found = kept[-1].result if isinstance(kept[-1], Finished) else {}

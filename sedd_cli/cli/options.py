@@ -107,6 +107,10 @@ Watch = Annotated[
 Html = Annotated[
     Path | None, typer.Option(help="Write a page here that replays the denoising.", rich_help_panel=_SEEING)
 ]
+Svg = Annotated[
+    Path | None,
+    typer.Option(help="Write an animated picture of the denoising here (SVG).", rich_help_panel=_SEEING),
+]
 Out = Annotated[
     Path | None,
     typer.Option(

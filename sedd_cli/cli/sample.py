@@ -47,6 +47,7 @@ def sample(
     legacy: o.Legacy = False,
     watch: o.Watch = False,
     html: o.Html = None,
+    svg: o.Svg = None,
     model: o.ModelOption = None,
     tokenizer: o.Tokenizer = None,
     device: o.Device = "auto",
@@ -74,11 +75,13 @@ def sample(
     begin = (*(prompt or ()), *(_prompts(prompts) if prompts is not None else ()))
     options = GenerateOptions(n, length, begin, block, stride, seed, sampling=sampling)
     reads = {"--prompts": prompts, "--model": source_of(model), "--judge": judge, "--tokenizer": tokenizer}
-    check_outputs({"--out": out, "--html": html}, reads)
+    check_outputs({"--out": out, "--html": html, "--svg": svg}, reads)
     chosen = choose_model(view, model, device, precision, tokenizer)
     causal = load_judge(view, judge, device) if judge is not None else None  # before the work: it may be out of reach
-    events = generate(chosen, options, watch=watch or html is not None)
-    sampled = [e for e in shown(view, chosen, events, "sedd sample", out, watch, html) if isinstance(e, Sampled)]
+    events = generate(chosen, options, watch=watch or html is not None or svg is not None)
+    sampled = [
+        e for e in shown(view, chosen, events, "sedd sample", out, watch, html, svg=svg) if isinstance(e, Sampled)
+    ]
     sampled = in_order(options, sampled)
     document = {"model": chosen.source, "fingerprint": chosen.fingerprint, "samples": [as_json(e) for e in sampled]}
     if causal is not None:

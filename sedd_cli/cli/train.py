@@ -56,9 +56,9 @@ def train(
         raise RequestError("--plot draws a run: sedd train --status RUN --plot")
     resolved = load_recipe(recipe, overrides or [])
     if dry_run:
-        from sedd_cli.training.cost import plan
+        from sedd_cli.training.cost import estimate_cost
 
-        cost = plan(resolved)
+        cost = estimate_cost(resolved).to_dict()
         view.document({"recipe": resolved.to_data(), "plan": cost})
         if not json:
             typer.echo(dump_recipe(resolved))

@@ -14,6 +14,9 @@ from sedd_cli.core.registry import Registry
 
 SCHEDULES = Registry("noise")
 
+#: Smallest time that networks are trained at (appendix C.2).
+T_MIN = 1e-3
+
 
 @dataclass(frozen=True)
 class Schedule(ABC):

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from functools import cached_property
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from sedd_cli.core.fast.fused import Targets, losses, weighted_loss
+from sedd_cli.core.fast import Kernels, kernels_of
 from sedd_cli.core.graphs import Graph
-from sedd_cli.core.schedules import Schedule
+from sedd_cli.core.schedules import T_MIN, Schedule
 
 #: Elements of one block of rows × states that a pass over the vocabulary may hold at once.
 ROW_BLOCK = 2**23
@@ -54,6 +55,11 @@ class ScoreModel:
     #: T of a model in discrete time, None of any other.
     steps: int | None = None
 
+    @cached_property
+    def kernels(self) -> Kernels[Any] | None:
+        """Fast forms for the graph, where it has them."""
+        return kernels_of(self.graph)
+
     @property
     def block(self) -> int:
         """Rows of scores held at once."""
@@ -87,58 +93,6 @@ class ScoreModel:
     def log_score_of(self, z: Tensor, sigma: Tensor, x: Tensor) -> Tensor:
         """log_score [R, S] of network outputs z [R, S] at positions x [R] under sigma [R]."""
         return (self.graph.mean_score if self.mean else self.graph.log_score)(z, sigma, x)
-
-    def assumed_total(self, sigma: Tensor) -> Tensor | None:
-        """What Σ_y s_y stays below, as far as is known before the network is asked; [...], as sigma."""
-        return self.graph.mean_total(sigma) if self.mean else self.graph.assumed_total(sigma)
-
-    def totals(self, hidden: Tensor, sigma: Tensor, x: Tensor) -> Tensor:
-        """Σ_y s_y over the tokens [R], for hidden states [R, D] at positions x [R]: one pass over the vocabulary."""
-        found = [
-            self.graph.total_of(self.log_score_of(self.net.head(h), sigma.expand(len(h)), at))
-            for h, at in zip(hidden.split(self.block), x.split(self.block), strict=True)
-        ]
-        return torch.cat(found) if found else sigma.new_zeros(0, dtype=torch.float64)
-
-    def score_entropy(self, x: Tensor, sigma: Tensor, x0: Tensor) -> Tensor:
-        """Score entropy per sequence [B] without σ̄′, in nats per unit of sigma; the head runs on active rows only.
-
-        Where no gradient is asked for and the head is linear, its outputs are never held (`core.fused`).
-        """
-        if self._fused and not torch.is_grad_enabled():
-            batch, hidden, targets = self._targets(x, sigma, x0)
-            loss = losses(self.net.readout, self.graph, hidden, targets)
-            return loss.new_zeros(len(x)).index_add_(0, batch, loss)
-        return self.row_losses(x, sigma, x0, self._row_entropy(sigma))
-
-    def weighted_score_entropy(self, x: Tensor, sigma: Tensor, x0: Tensor, weight: Tensor) -> Loss:
-        """weight [B] times the score entropy of each sequence, for training; fused where the head is linear."""
-        if not self._fused:
-            weighted = weight * self.row_losses(x, sigma, x0, self._row_entropy(sigma))
-            return Loss(weighted.sum(), weighted.detach())
-        batch, hidden, targets = self._targets(x, sigma, x0)
-        total, loss = weighted_loss(self.net.readout, self.graph, hidden, targets, weight[batch])
-        return Loss(total, weight.to(loss.dtype) * loss.new_zeros(len(x)).index_add_(0, batch, loss))
-
-    def _targets(self, x: Tensor, sigma: Tensor, x0: Tensor) -> tuple[Tensor, Tensor, Targets]:
-        """The active positions: their sequences [R], the trunk's outputs there [R, D], and what they should become."""
-        hidden = self.hidden(x, sigma)
-        batch, position = self.graph.active(x).nonzero(as_tuple=True)
-        here = batch, position
-        return batch, hidden[here], Targets(x[here], x0[here], sigma[batch].double())
-
-    def _row_entropy(self, sigma: Tensor) -> RowLoss:
-        def entropy(z: Tensor, batch: Tensor, x: Tensor, x0: Tensor) -> Tensor:
-            if self.mean:
-                return self.graph.score_entropy(self.log_score_of(z, sigma[batch], x), sigma[batch], x, x0)
-            return self.graph.score_entropy_from(z, sigma[batch], x, x0)
-
-        return entropy
-
-    @property
-    def _fused(self) -> bool:
-        """Whether the loss is elementwise in the outputs of a linear head."""
-        return hasattr(self.net, "readout") and not self.mean
 
     def row_losses(self, x: Tensor, sigma: Tensor, x0: Tensor, loss_of: RowLoss, where: Tensor | None = None) -> Tensor:
         """Σ over positions, the active ones or `where` [B, L], of loss_of(z [R, S], batch [R], x [R], x0 [R]) → [R],
@@ -175,3 +129,8 @@ class Rows:
     x: Tensor
     sigma: Tensor
     z: Tensor
+
+
+def trained_range(model: ScoreModel, t_min: float = T_MIN) -> tuple[float, float]:
+    """The total noise at t_min and at 1. A network of continuous time was trained between them."""
+    return model.schedule.sigma(t_min), model.schedule.sigma(1.0)

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 
-from sedd_cli.data.permutation import key_of, mix, permute
 from sedd_cli.data.shards import TokenArray
 from sedd_cli.errors import RequestError
+
+_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+_MIX_A = np.uint64(0xBF58476D1CE4E5B9)
+_MIX_B = np.uint64(0x94D049BB133111EB)
+_ROUNDS = 6
 
 
 class Loader:
@@ -51,3 +58,69 @@ class Loader:
             here = epochs == epoch
             blocks[here] = permute(index[here], self.blocks, key_of(self.seed, int(epoch)))
         return blocks * self.length
+
+
+def prefetch(
+    loader: Loader, step: int, start: int = 0, stop: int | None = None, depth: int = 2, pin: bool | None = None
+) -> Iterator:
+    """Rows start to stop of the batches from `step` on, int64 tensors [stop - start, length] on the CPU, without end.
+
+    A thread keeps `depth` batches ready, so that reading costs the training loop no time. pin: put them in
+    page-locked memory, from which a GPU copies while it computes (None: where there is a GPU). An error of the
+    loader is raised at the batch it belongs to. Closing the iterator ends the thread.
+    """
+    import torch
+
+    pin = torch.cuda.is_available() if pin is None else pin
+
+    def load(step: int):
+        batch = torch.from_numpy(loader.batch(step, start, stop))
+        return batch.pin_memory() if pin else batch
+
+    with ThreadPoolExecutor(1, thread_name_prefix="batches") as thread:
+        ready = [thread.submit(load, step + ahead) for ahead in range(depth)]
+        try:
+            while True:
+                step += 1
+                ready.append(thread.submit(load, step + depth - 1))
+                yield ready.pop(0).result()
+        finally:
+            for future in ready:
+                future.cancel()
+
+
+def mix(words: np.ndarray) -> np.ndarray:
+    """A well-mixed uint64 for each uint64 of `words` (the finaliser of splitmix64)."""
+    with np.errstate(over="ignore"):
+        words = words + _GOLDEN
+        words = (words ^ (words >> np.uint64(30))) * _MIX_A
+        words = (words ^ (words >> np.uint64(27))) * _MIX_B
+    return words ^ (words >> np.uint64(31))
+
+
+def key_of(*parts: int) -> np.uint64:
+    """One uint64 that depends on all of `parts` (any integers) and on their order."""
+    key = np.zeros(1, dtype=np.uint64)
+    for part in parts:
+        key = mix(key ^ np.uint64(part % (1 << 64)))
+    return key[0]
+
+
+def permute(index: np.ndarray, size: int, key: np.uint64) -> np.ndarray:
+    """Where a permutation of range(size) drawn by `key` sends each of `index` [n]; int64 [n], no table.
+
+    A balanced Feistel network over the next power of four permutes [0, 4^k); whatever lands at or beyond
+    `size` walks on along its cycle until it is back in range, at most four steps on average.
+    """
+    half = np.uint64(max(1, (max(size - 1, 1).bit_length() + 1) // 2))
+    mask = np.uint64((1 << int(half)) - 1)
+    keys = mix(key ^ mix(np.arange(_ROUNDS, dtype=np.uint64)))
+    out = index.astype(np.uint64)
+    pending = np.arange(out.size)
+    while pending.size:
+        left, right = out[pending] >> half, out[pending] & mask
+        for round_key in keys:
+            left, right = right, left ^ (mix(right ^ round_key) & mask)
+        out[pending] = (left << half) | right
+        pending = pending[out[pending] >= size]
+    return out.astype(np.int64)

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sedd_cli.data.tokenizers.base import digest
 from sedd_cli.errors import DamageError, RequestError
+from sedd_cli.system.digests import digest
 from sedd_cli.system.files import write_whole
 
 FILE = "manifest.json"

@@ -9,7 +9,7 @@ import os
 import shutil
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from sedd_cli import __version__
@@ -26,6 +26,7 @@ from sedd_cli.errors import DamageError, RequestError, WorkError
 from sedd_cli.system.events import Event, Note, Prepared, Progress, Warn
 from sedd_cli.system.files import write_whole
 from sedd_cli.system.home import home
+from sedd_cli.system.locks import file_lock
 
 __all__ = ["PrepareOptions", "dataset_folder", "home", "prepare"]
 
@@ -48,7 +49,7 @@ def prepare(options: PrepareOptions) -> Iterator[Event]:
     folder = dataset_folder(options)
     partial = folder.with_name(f"{folder.name}.partial")
     source = corpus.open(options)
-    with _sole_writer(folder), _tidy_on_failure(partial):
+    with _lock(folder), _tidy_on_failure(partial):
         if (ready := find_prepared(options)) is not None:  # another process finished it meanwhile
             yield Prepared(ready, open_dataset(ready).manifest.as_dict(), fresh=False)
             return
@@ -165,22 +166,16 @@ def _empty_splits(corpus: Corpus, splits: dict[str, SplitInfo]) -> Iterator[Even
 
 
 @contextmanager
-def _sole_writer(folder: Path):
-    """Hold the lock of one dataset folder; a second prepare of it is refused at once."""
-    from filelock import FileLock, Timeout
-
-    lock = FileLock(folder.with_name(f".{folder.name}.lock"), timeout=0)
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        lock.acquire()
-    except Timeout as error:
-        raise RequestError(f"another process is preparing {folder}: wait for it to end") from error
-    except OSError as error:
-        raise RequestError(f"{folder.parent} cannot be written: choose another folder with SEDD_HOME") from error
-    try:
+def _lock(folder: Path) -> Iterator[None]:
+    """Hold the lock of a dataset folder; RequestError if another process prepares it."""
+    with ExitStack() as stack:
+        try:
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            lock = folder.with_name(f".{folder.name}.lock")
+            stack.enter_context(file_lock(lock, f"another process is preparing {folder}"))
+        except OSError as error:
+            raise RequestError(f"{folder.parent} cannot be written: choose another folder with SEDD_HOME") from error
         yield
-    finally:
-        lock.release()
 
 
 class _DiskFullError(OSError):

@@ -13,8 +13,8 @@ from sedd_cli.data.corpora import CORPORA, Request, find_corpus
 from sedd_cli.data.manifest import FILE, Manifest, read_manifest
 from sedd_cli.data.shards import Dataset, open_dataset, verify_file, vouched_files
 from sedd_cli.data.tokenizers import load_tokenizer
-from sedd_cli.data.tokenizers.base import digest
 from sedd_cli.errors import DamageError, RequestError
+from sedd_cli.system.digests import digest
 from sedd_cli.system.events import Event, Finished, Progress
 from sedd_cli.system.home import home
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from functools import cached_property
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import numpy as np
 from sedd_cli.data.manifest import Manifest, SplitInfo, read_manifest
 from sedd_cli.data.tokenizers import Tokenizer, open_tokenizer
 from sedd_cli.errors import DamageError, RequestError
+from sedd_cli.system.digests import sha256_of
 
 INDEX_DTYPE = np.dtype("<u8")
 
@@ -74,6 +74,11 @@ class Dataset:
         """Names of the splits it has, among train, validation, test."""
         return tuple(self.manifest.splits)
 
+    @property
+    def default_split(self) -> str:
+        """The split that is evaluated unless one is named: test, else validation, else train."""
+        return next((name for name in ("test", "validation") if name in self.splits), "train")
+
     def split(self, name: str) -> TokenArray:
         """The ids of one split; RequestError names those there are."""
         if name not in self.manifest.splits:
@@ -111,15 +116,6 @@ def verify_file(path: Path, sha256: str) -> None:
     """Read one file and compare its sha256; DamageError if it was changed."""
     if sha256_of(path) != sha256:
         raise DamageError(f"{path} was changed after it was prepared: its sha256 is not {sha256[:12]}…")
-
-
-def sha256_of(path: Path) -> str:
-    """sha256 of a file, read in pieces."""
-    with path.open("rb") as stream:
-        digest = hashlib.sha256()
-        while piece := stream.read(1 << 20):
-            digest.update(piece)
-    return digest.hexdigest()
 
 
 def vouched_files(manifest: Manifest) -> list[tuple[str, int, str]]:

@@ -19,7 +19,7 @@ from sedd_cli.evaluation.likelihood.protocols import Blocks
 from sedd_cli.evaluation.likelihood.texts import Text, check_tokenizer, prepared_for
 from sedd_cli.evaluation.ngram import NGram
 from sedd_cli.inference.bound import candidate_bound
-from sedd_cli.inference.denoise import DenoisedRow, Row, denoise, derived
+from sedd_cli.inference.denoise import DenoisedRow, SequenceRequest, denoise, derived
 from sedd_cli.inference.sampling import ResolvedSampler, Sampling
 from sedd_cli.system.distributed import Dist
 from sedd_cli.system.events import Event, Finished, Note, Progress, Warn
@@ -65,7 +65,7 @@ def cloze(model: LoadedModel | ExactModel, text: Text, options: ClozeOptions) ->
     way = options.sampling.resolve(model)
     dataset = yield from prepared_for(model, text, Dist(0, 1, model.device))
     check_tokenizer(model, dataset)
-    split = dataset.split(options.split or _usual_split(dataset))
+    split = dataset.split(options.split or dataset.default_split)
     gaps = find_gaps(
         Blocks.cut(split, "rigorous", model.length, dataset.tokenizer), dataset.tokenizer, options.gaps, options.seed
     )
@@ -90,10 +90,6 @@ def cloze(model: LoadedModel | ExactModel, text: Text, options: ClozeOptions) ->
     )
 
 
-def _usual_split(dataset: Dataset) -> str:
-    return next((name for name in ("test", "validation") if name in dataset.splits), "train")
-
-
 # --------------------------------------------------------------------------------------------------- the model
 
 
@@ -102,7 +98,10 @@ def _draw(
 ) -> Generator[Event, None, tuple[list[list[Tokens]], float]]:
     """The candidates' words of each gap in the order of their numbers, and network evaluations a filling."""
     asked = [(gap, candidate) for gap in gaps for candidate in range(options.candidates)]
-    rows = [Row(gap.masked, derived(options.seed, "cloze", gap.block, gap.start, number)) for gap, number in asked]
+    rows = [
+        SequenceRequest(gap.masked, derived(options.seed, "cloze", gap.block, gap.start, number))
+        for gap, number in asked
+    ]
     words: list[Tokens] = [()] * len(rows)
     nfe = 0
     for event in denoise(model, way, rows, "fillings"):

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from sedd_cli.checkpoints.loaded_model import LoadedModel
 from sedd_cli.core.random import BASE, NOISE, Stream
+from sedd_cli.core.samplers.denoise import denoise_step
 from sedd_cli.data.prepared import PrepareOptions, find_prepared
 from sedd_cli.data.shards import open_dataset
 from sedd_cli.errors import DamageError, RequestError, WorkError
@@ -117,7 +118,7 @@ def level(model: LoadedModel, x0: Tensor, lam: float, seed: int = 0) -> dict[str
         least, most = min(least, float(tokens.min())), max(most, float(tokens.max()))
         beyond = max(beyond, most - float(graph.largest_score(sigma[0])))
         away = rows.x != was
-        likeliest = graph.denoise(log_score, rows.x, rows.sigma).weights.argmax(-1)
+        likeliest = denoise_step(graph, log_score, rows.x, rows.sigma).weights.argmax(-1)
         guessed += int((likeliest == was)[away].sum())
         moved += int(away.sum())
     found: dict[str, Any] = {
@@ -218,8 +219,8 @@ def _held_out(model: LoadedModel) -> Probe | None:
         return None
     if dataset is None or dataset.tokenizer.fingerprint != model.tokenizer.fingerprint:
         return None
-    name = next((name for name in ("test", "validation") if name in dataset.splits), None)
-    if name is None:
+    name = dataset.default_split
+    if name == "train":
         return None
     split = dataset.split(name)
     return Probe(_blocks(model, split.tokens, split.read), f"{name} split of {Path(data.corpus).name}", real=True)

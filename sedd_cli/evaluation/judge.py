@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from sedd_cli.data.formats import Reading
+from sedd_cli.data.formats import ReadOptions
 from sedd_cli.data.formats.plain import read_text
 from sedd_cli.data.formats.records import read_samples
 from sedd_cli.data.tokenizers import Tokenizer
@@ -51,7 +51,7 @@ class Samples:
             if path.suffix == ".jsonl":
                 records = [record for _, record in read_samples(path)]
             else:
-                records = [{"text": text} for text in read_text(path, Reading(documents="line"))]
+                records = [{"text": text} for text in read_text(path, ReadOptions(documents="line"))]
         except OSError as error:
             raise RequestError(f"cannot read {path}: {error.strerror}") from None
         if not records:

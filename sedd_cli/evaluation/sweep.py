@@ -18,7 +18,7 @@ from sedd_cli.inference.resumable import resumable_samples
 from sedd_cli.inference.sampling import Sampling
 from sedd_cli.recipe.build import nearest, plain
 from sedd_cli.system.events import Event, Finished, Note, Sampled
-from sedd_cli.system.figures import blank, save, steps_axes
+from sedd_cli.system.figures import empty_figure, save, steps_axes
 from sedd_cli.system.files import write_whole
 from sedd_cli.system.locks import file_lock
 from sedd_cli.system.software import software
@@ -185,7 +185,7 @@ def _write(path: Path, data: dict[str, Any]) -> None:
 
 def plot(result: dict[str, Any], path: Path) -> None:
     """Generative perplexity against steps, both axes logarithmic, with error bars; RequestError without matplotlib."""
-    figure = blank(6, 4)
+    figure = empty_figure(6, 4)
     axis = figure.subplots()
     # under loglinear noise euler and tweedie are one and the same: the later curve lets the earlier be seen
     for style, sampler in zip(("o-", "s--", "^:"), dict.fromkeys(p["sampler"] for p in result["points"]), strict=False):

@@ -92,9 +92,9 @@ class Drawing:
 
     def placed_for(self, graph: Graph) -> str:
         """The estimator's name; RequestError if the graph has no such form."""
-        if self.estimator == "count" and not graph.counts:
+        if self.estimator == "count" and not graph.masking:
             raise RequestError(f"the estimator count needs a graph with MASK, {graph.name} has none: use stratified")
-        return self.estimator or ("count" if graph.counts else "stratified")
+        return self.estimator or ("count" if graph.masking else "stratified")
 
     def draws(self, blocks: int) -> int:
         """Draws of a block in one replicate."""

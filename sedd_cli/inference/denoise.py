@@ -1,4 +1,4 @@
-"""Rows with free places → rows without: batches of one length, as many at once as memory allows."""
+"""Partly given sequences → complete sequences: batches of one length, as large as memory allows."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from sedd_cli.checkpoints.loaded_model import LoadedModel
 from sedd_cli.core.conditioning import Conditioning
+from sedd_cli.core.samplers import Denoised
 from sedd_cli.errors import WorkError, out_of_memory
 from sedd_cli.inference.sampling import ResolvedSampler
 from sedd_cli.system.events import Event, Frame, Progress, Seen, Warn
@@ -20,10 +21,10 @@ from sedd_cli.system.memory import free_memory
 
 
 @dataclass(frozen=True)
-class Row:
-    """A sequence to be denoised: tokens [L], None where free. What it becomes depends on these, seed and number alone.
+class SequenceRequest:
+    """A sequence to denoise: tokens [L], None where free. The result depends on tokens, seed and number alone.
 
-    offset: where it stands in the text it is a part of, for whoever watches.
+    offset: position of the sequence in the text it is a part of, for display.
     """
 
     tokens: tuple[int | None, ...]
@@ -34,7 +35,7 @@ class Row:
 
 @dataclass(frozen=True)
 class DenoisedRow(Event):
-    """Row `place` of those asked for: its tokens [L], network evaluations, and its share of the batch's seconds."""
+    """Result of request number `place`: tokens [L], network evaluations, and its share of the batch's seconds."""
 
     place: int
     tokens: list[int]
@@ -43,77 +44,109 @@ class DenoisedRow(Event):
 
 
 def derived(seed: int, *words: object) -> int:
-    """A seed for a part of the work that `seed` is for, in [0, 2^64)."""
+    """A seed in [0, 2^64) for the part of the work of `seed` that `words` name."""
     return int.from_bytes(hashlib.sha256(repr((seed, *words)).encode()).digest()[:8], "big")
 
 
 def denoise(
-    model: LoadedModel, way: ResolvedSampler, rows: Sequence[Row], noun: str = "samples", watch: bool = False
+    model: LoadedModel,
+    resolved: ResolvedSampler,
+    requests: Sequence[SequenceRequest],
+    noun: str = "samples",
+    watch: bool = False,
 ) -> Iterator[Event]:
-    """Yield Progress (and Frames, to be watched) on the way, and Done for every row, the short ones first."""
-    work = BatchDenoiser(model, way, len(rows), noun, watch, by_steps=True)
-    for event in work.denoise(rows):
-        work.done += isinstance(event, DenoisedRow)
+    """Yield a DenoisedRow for every request, short sequences first, with Progress (and Frames if `watch`) between."""
+    denoiser = BatchDenoiser(model, resolved, len(requests), noun, watch, by_steps=True)
+    for event in denoiser.denoise(requests):
+        denoiser.done += isinstance(event, DenoisedRow)
         yield event
-    yield from work.over()
+    yield from denoiser.finish()
 
 
 @dataclass
 class BatchDenoiser:
-    """Rows that are denoised one portion after another: how far it is, and how many at once there is memory for."""
+    """Denoises portions of `total` sequences, and remembers progress and the largest batch that fits into memory.
+
+    The caller counts finished sequences in `done`. by_steps: the bar counts steps, for a single batch.
+    """
 
     model: LoadedModel
-    way: ResolvedSampler
+    resolved: ResolvedSampler
     total: int
     noun: str
     watch: bool = False
     done: int = 0
-    limit: int | None = None
     by_steps: bool = False
-    warned: bool = False
+    _limit: int | None = None
+    _warned: bool = False
 
-    def denoise(self, rows: Sequence[Row]) -> Iterator[Event]:
-        """Done for every row of a portion, the short ones first, and what there is to be seen on the way."""
-        order = sorted(range(len(rows)), key=lambda place: len(rows[place].tokens))
+    def denoise(self, requests: Sequence[SequenceRequest]) -> Iterator[Event]:
+        """Yield a DenoisedRow for every request of a portion, short sequences first; halve batches out of memory."""
+        order = sorted(range(len(requests)), key=lambda place: len(requests[place].tokens))
         while order:
-            length = len(rows[order[0]].tokens)
-            size = min(self.limit or len(order), self.way.batch or batch_for(self.model, length))
-            places = [place for place in order[:size] if len(rows[place].tokens) == length]
+            length = len(requests[order[0]].tokens)
+            size = min(self._limit or len(order), self.resolved.batch or batch_for(self.model, length))
+            places = [place for place in order[:size] if len(requests[place].tokens) == length]
             try:
-                for event in _denoise(self.model, self.way, rows, places, self.watch):
+                for event in self._denoise_batch([requests[place] for place in places], places):
                     if isinstance(event, Warn):
-                        if self.warned:
-                            continue  # once is enough
-                        self.warned = True
-                    yield self._of_all(event, len(places)) if isinstance(event, Progress) else event
-            except ValueError as error:  # a law that cannot be drawn from
+                        if self._warned:
+                            continue
+                        self._warned = True
+                    yield self._overall(event, len(places)) if isinstance(event, Progress) else event
+            except ValueError as error:  # a distribution that cannot be drawn from
                 raise WorkError(f"{error}; `sedd doctor --model {self.model.source}` says more") from error
             except (RuntimeError, MemoryError) as error:
                 if len(places) == 1 or not out_of_memory(error):
                     raise
-                self.limit, self.by_steps = len(places) // 2, False
-                yield Warn(f"not enough memory for {len(places)} sequences at once: going on with {self.limit}")
+                self._limit, self.by_steps = len(places) // 2, False
+                yield Warn(f"not enough memory for {len(places)} sequences at once: continuing with {self._limit}")
                 continue
             order = order[len(places) :]
 
-    def over(self) -> Iterator[Progress]:
-        """The end of the bar, where it counted rows."""
+    def finish(self) -> Iterator[Progress]:
+        """Fill the bar, where it counts sequences."""
         if self.total and not self.by_steps:
             yield Progress(self.noun, self.total, self.total, self.noun)
 
-    def _of_all(self, now: Progress, batch: int) -> Progress:
-        """Progress of a batch as that of all rows; where all are drawn in one, and for the first time, by its steps."""
+    def _overall(self, now: Progress, batch: int) -> Progress:
+        """Progress of a batch as progress of all sequences, or by steps where one batch holds them all."""
         if self.by_steps and batch == self.total:
             return dataclasses.replace(now, task=self.noun)
         self.by_steps = False
         figures = {"step": f"{now.done:,} of {now.total:,}", **now.figures}
         return Progress(self.noun, min(self.done, self.total - 1), self.total, self.noun, figures)
 
+    def _denoise_batch(self, batch: list[SequenceRequest], places: list[int]) -> Iterator[Event]:
+        """Run the sampler on sequences of one length."""
+        began, device = time.perf_counter(), self.model.device
+        given, index = _conditioning(batch, device), torch.tensor([one.number for one in batch], device=device)
+        # the 64 bits of a seed, read as a signed number
+        seeds = torch.tensor([one.seed - (one.seed >> 63 << 64) for one in batch], device=device)
+        now: Denoised | None = None
+        with torch.no_grad():
+            for now in self.resolved.sampler.run(self.resolved.score, given, seeds, index):
+                if self.watch:
+                    yield _frame(now, batch, time.perf_counter() - began)
+                figures = {"evaluations": f"{int(now.evaluations.max()):,}"}
+                yield Progress("", now.step, now.steps, "steps", figures)
+        assert now is not None
+        if now.fallbacks:
+            yield Warn(
+                f"scores far from normalised: every position was looked at in {now.fallbacks} of {now.steps} steps; "
+                "--no-thinning looks everywhere from the start"
+            )
+        if not bool((now.x == given(now.x)).all() and (now.x < self.model.graph.vocab_size).all()):
+            raise WorkError("a given token changed or a mask is left: this is a defect of sedd, nothing was kept")
+        seconds = (time.perf_counter() - began) / len(batch)
+        for place, tokens, nfe in zip(places, now.x.tolist(), now.evaluations.tolist(), strict=True):
+            yield DenoisedRow(place, tokens, nfe, seconds)
+
 
 def batch_for(model: LoadedModel, length: int) -> int:
-    """How many sequences of a length fit into half of the memory that is free: an estimate, and at least one."""
+    """How many sequences of a length fit into half of the free memory: an estimate, at least one."""
     config, device = model.net.config, model.device
-    # a block's widest moment: its input, queries, keys and values, the four-fold inner layer and its activation
+    # a block holds most at its MLP: input, queries, keys and values, the four-fold inner layer and its activation
     held = 4 * length * config.hidden_size * 16
     if model.net.kernel(length) == "plain":
         held += 8 * config.n_heads * length**2
@@ -122,40 +155,19 @@ def batch_for(model: LoadedModel, length: int) -> int:
 
 
 def tokens_at_once(device: torch.device) -> int:
-    """Tokens denoised together at most: beyond this a device gains nothing."""
+    """Tokens per batch beyond which a device gains no speed."""
     return 2**18 if device.type == "cuda" else 8192
 
 
-def _denoise(
-    model: LoadedModel, way: ResolvedSampler, rows: Sequence[Row], places: list[int], watch: bool
-) -> Iterator[Event]:
-    began, batch, device = time.perf_counter(), [rows[place] for place in places], model.device
-    given, index = _given(batch, device), torch.tensor([row.number for row in batch], device=device)
-    # the 64 bits of a seed, read as a signed number
-    seeds = torch.tensor([row.seed - (row.seed >> 63 << 64) for row in batch], device=device)
-    with torch.no_grad():
-        for now in way.sampler.run(way.score, given, seeds, index):
-            if watch:
-                seconds, evaluations = time.perf_counter() - began, now.evaluations.tolist()
-                seen = [
-                    Seen(row.number, row.offset, row.tokens, x, spent)
-                    for row, x, spent in zip(batch, now.x.tolist(), evaluations, strict=True)
-                ]
-                yield Frame(now.step, now.steps, seconds, seen)
-            yield Progress("", now.step, now.steps, "steps", {"evaluations": f"{int(now.evaluations.max()):,}"})
-    if now.fallbacks:
-        yield Warn(
-            f"scores far from normalised: every position was looked at in {now.fallbacks} of {now.steps} steps; "
-            "--no-thinning looks everywhere from the start"
-        )
-    if not bool((now.x == given(now.x)).all() and (now.x < model.graph.vocab_size).all()):
-        raise WorkError("a given token was lost or a mask survived: this is a defect, nothing was kept")
-    seconds = (time.perf_counter() - began) / len(batch)
-    for place, tokens, nfe in zip(places, now.x.tolist(), now.evaluations.tolist(), strict=True):
-        yield DenoisedRow(place, tokens, nfe, seconds)
+def _frame(now: Denoised, batch: list[SequenceRequest], seconds: float) -> Frame:
+    seen = [
+        Seen(one.number, one.offset, one.tokens, x, nfe)
+        for one, x, nfe in zip(batch, now.x.tolist(), now.evaluations.tolist(), strict=True)
+    ]
+    return Frame(now.step, now.steps, seconds, seen)
 
 
-def _given(batch: list[Row], device: torch.device) -> Conditioning:
-    where = torch.tensor([[token is not None for token in row.tokens] for row in batch], device=device)
-    tokens: Tensor = torch.tensor([[token or 0 for token in row.tokens] for row in batch], device=device)
+def _conditioning(batch: list[SequenceRequest], device: torch.device) -> Conditioning:
+    where = torch.tensor([[token is not None for token in one.tokens] for one in batch], device=device)
+    tokens: Tensor = torch.tensor([[token or 0 for token in one.tokens] for one in batch], device=device)
     return Conditioning(where, tokens)

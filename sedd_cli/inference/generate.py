@@ -3,27 +3,27 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from sedd_cli.checkpoints.loaded_model import LoadedModel
 from sedd_cli.errors import RequestError
-from sedd_cli.inference.denoise import DenoisedRow, Row, batch_for, denoise, derived
-from sedd_cli.inference.infill import Job, infill, plan_job
-from sedd_cli.inference.layout import lay_out
-from sedd_cli.inference.sampling import Sampling
+from sedd_cli.inference.denoise import DenoisedRow, SequenceRequest, batch_for, denoise, derived
+from sedd_cli.inference.layout import lay_out, round_trip_warning
+from sedd_cli.inference.rejection import DenoisedLayout, LayoutRequest, denoise_layouts
+from sedd_cli.inference.sampling import ResolvedSampler, Sampling, check_draws
 from sedd_cli.inference.template import between
-from sedd_cli.system.events import Event, Filled, Note, Sampled
+from sedd_cli.system.events import Event, Note, Sampled, Warn
 
 
 @dataclass(frozen=True)
 class GenerateOptions:
-    """n sequences of `length` tokens (default: the trained length), or n for each of the prompts they begin with.
+    """n sequences of `length` tokens (default: the trained length), or n for each prompt.
 
-    A length beyond `block` (default: the trained length) is drawn block by block: each sees the last block − stride
-    tokens and adds `stride` (default: half a block). `first` numbers the first sequence: a sequence depends on (seed,
-    its number) and its prompt alone. Samples of one number begin with the same noise, whatever the prompt.
+    A length beyond `block` (default: the trained length) is drawn block by block: each block sees the last block −
+    stride tokens and adds `stride` (default: half a block). `first` numbers the first sequence: a sequence depends on
+    (seed, its number) and its prompt alone. Samples of one number share their initial noise, whatever the prompt.
     """
 
     n: int = 1
@@ -36,81 +36,147 @@ class GenerateOptions:
     sampling: Sampling = field(default_factory=Sampling)
 
     def __post_init__(self) -> None:
-        Job(between("", ""), self.n, self.seed)  # which says what is wrong with them
-        if self.length is not None and self.length < 1:
-            raise RequestError(f"length must be at least 1, found {self.length}")
-        if self.block is not None and self.block < 1:
-            raise RequestError(f"block must be at least 1, found {self.block}")
+        check_draws(self.n, self.seed)
+        for key in ("length", "block"):
+            value = getattr(self, key)
+            if value is not None and value < 1:
+                raise RequestError(f"{key} must be at least 1, found {value}")
 
 
-def generate(model: LoadedModel, options: GenerateOptions, watch: bool = False) -> Iterator[Event]:
-    """Yield Progress while denoising, Sampled for every finished sequence."""
-    length = model.length if options.length is None else options.length
-    block = model.length if options.block is None else options.block
-    if block > model.length:
-        raise RequestError(f"a block of {block} tokens is longer than the model's {model.length}")
-    stride = max(1, block // 2) if options.stride is None else options.stride
-    if length > block and not 1 <= stride < block:
-        raise RequestError(f"stride must lie between 1 and {block - 1}, so that a block of {block} sees what is there")
-    for option, value in (("block", options.block), ("stride", options.stride)):
-        if length <= block and value is not None:
-            raise RequestError(f"{option} {value} means nothing with a length of {length}: one block holds it")
-    prompts: tuple[str | None, ...] = options.prompts or (None,)
-    jobs = [
-        Job(between(p or "", ""), options.n, options.seed, min(length, block), None, options.first, {"prompt": p})
-        for p in prompts
-    ]
-    if length <= block:
-        for event in infill(model, jobs, options.sampling, watch=watch, noun="samples"):
-            yield _sampled(event) if isinstance(event, Filled) else event
-        return
-    for job in jobs:  # all of them before anything is drawn
-        try:
-            plan_job(model, job)
-        except RequestError as error:
-            raise RequestError(f"the first block, of {block} tokens: {error}") from None
-    yield Note(f"{length} tokens in blocks of {block}, each of which sees {block - stride} before it and adds {stride}")
-    size = options.sampling.batch or batch_for(model, block)
-    for job in jobs:
-        for start in range(0, job.n, size):
-            portion = dataclasses.replace(job, n=min(size, job.n - start), first=job.first + start)
-            yield from _long(model, portion, options.sampling, _Blocks(length, block, stride), watch)
+@dataclass(frozen=True)
+class SamplingResult:
+    """The samples or fillings of a model, in the order of their numbers."""
+
+    model: LoadedModel
+    samples: Sequence[Sampled]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The document that `--json` prints."""
+        samples = [as_json(sample) for sample in self.samples]
+        return {"model": self.model.source, "fingerprint": self.model.fingerprint, "samples": samples}
 
 
 @dataclass(frozen=True)
 class _Blocks:
+    """Sequences of `length` tokens in blocks of `block`, each of which adds `stride`."""
+
     length: int
     block: int
     stride: int
 
+    @property
+    def several(self) -> bool:
+        return self.length > self.block
 
-def _long(model: LoadedModel, job: Job, sampling: Sampling, blocks: _Blocks, watch: bool) -> Iterator[Event]:
-    """Sequences beyond a block: the first as the job asks, then block after block, each of which sees the tail."""
-    way, number, begun = sampling.resolve(model), 0, []
-    for event in infill(model, [job], sampling, watch=watch, noun="samples"):
-        if isinstance(event, Filled):
+    @classmethod
+    def of(cls, model: LoadedModel, options: GenerateOptions) -> _Blocks:
+        """RequestError where length, block and stride do not fit each other or the model."""
+        length = model.length if options.length is None else options.length
+        block = model.length if options.block is None else options.block
+        if block > model.length:
+            raise RequestError(f"a block of {block} tokens is longer than the model's {model.length}")
+        stride = max(1, block // 2) if options.stride is None else options.stride
+        if length > block and not 1 <= stride < block:
+            raise RequestError(
+                f"stride must lie between 1 and {block - 1}, so that a block of {block} sees earlier tokens"
+            )
+        for option, value in (("block", options.block), ("stride", options.stride)):
+            if length <= block and value is not None:
+                raise RequestError(f"{option} {value} means nothing with a length of {length}: one block holds it")
+        return cls(length, block, stride)
+
+
+def generate(
+    model: LoadedModel, options: GenerateOptions, watch: bool = False
+) -> Generator[Event, None, SamplingResult]:
+    """Yield Progress while denoising (and Frames if `watch`), and Sampled for every finished sequence."""
+    blocks = _Blocks.of(model, options)
+    resolved = options.sampling.resolve(model)
+    prompts: tuple[str | None, ...] = options.prompts or (None,)
+    try:
+        requests = [
+            _request(model, prompt, min(blocks.length, blocks.block), options.seed, group)
+            for group, prompt in enumerate(prompts)
+        ]
+    except RequestError as error:
+        if not blocks.several:
+            raise
+        raise RequestError(f"the first block, of {blocks.block} tokens: {error}") from None
+    for warning in dict.fromkeys(round_trip_warning(model.tokenizer, prompt) for prompt in options.prompts if prompt):
+        if warning:
+            yield Warn(warning)
+    found: list[Sampled] = []
+    for event in (_long if blocks.several else _short)(model, resolved, requests, options, blocks, watch):
+        if isinstance(event, DenoisedLayout):
+            event = _sampled(event, prompts[event.request.group], resolved)
+            found.append(event)
+        yield event
+    return SamplingResult(model, in_order(options, found))
+
+
+def _request(model: LoadedModel, prompt: str | None, length: int, seed: int, group: int) -> LayoutRequest:
+    """A sequence of `length` tokens that begins with the prompt; RequestError where the prompt does not fit."""
+    template = between(prompt or "", "")
+    tokenizer = model.text_tokenizer() if prompt else model.tokenizer
+    layout, plain = (lay_out(template, [], tokenizer, spaced, length) for spaced in (True, False))
+    return LayoutRequest(layout, plain, seed, 0, group=group)
+
+
+def _short(
+    model: LoadedModel, resolved: ResolvedSampler, requests: list[LayoutRequest], options: GenerateOptions,
+    blocks: _Blocks, watch: bool,
+) -> Iterator[Event]:  # fmt: skip
+    """Sequences of one block, of all prompts together."""
+    numbers = range(options.first, options.first + options.n)
+    groups = ([dataclasses.replace(request, number=number)] for request in requests for number in numbers)
+    return denoise_layouts(model, resolved, groups, len(requests) * options.n, "samples", watch)
+
+
+def _long(
+    model: LoadedModel, resolved: ResolvedSampler, requests: list[LayoutRequest], options: GenerateOptions,
+    blocks: _Blocks, watch: bool,
+) -> Iterator[Event]:  # fmt: skip
+    """Sequences of several blocks, a batch at a time."""
+    length, block, stride = blocks.length, blocks.block, blocks.stride
+    yield Note(f"{length} tokens in blocks of {block}, each of which sees {block - stride} before it and adds {stride}")
+    size, stop = options.sampling.batch or batch_for(model, block), options.first + options.n
+    for request in requests:
+        for first in range(options.first, stop, size):
+            numbers = range(first, min(first + size, stop))
+            batch = [dataclasses.replace(request, number=number) for number in numbers]
+            yield from _block_by_block(model, resolved, batch, blocks, watch)
+
+
+def _block_by_block(
+    model: LoadedModel, resolved: ResolvedSampler, requests: list[LayoutRequest], blocks: _Blocks, watch: bool
+) -> Iterator[Event]:
+    """The first block from the prompt, then block after block, each given the tokens at the end of the last."""
+    begun: list[DenoisedLayout] = []
+    for event in denoise_layouts(model, resolved, [[one] for one in requests], len(requests), "samples", watch):
+        if isinstance(event, DenoisedLayout):
             begun.append(event)
         else:
             yield event
+    number = 0
     while (there := len(begun[0].tokens)) < blocks.length:
         number += 1
         new = min(blocks.stride, blocks.length - there)
-        seen = blocks.block - new
-        rows = [
-            Row(
-                (*one.tokens[there - seen :], *[None] * new),
-                derived(one.seed, "block", number),
-                one.index,
-                there - seen,
+        start = there - (blocks.block - new)
+        sequences = [
+            SequenceRequest(
+                (*one.tokens[start:], *[None] * new),
+                derived(one.request.seed, "block", number),
+                one.request.number,
+                start,
             )
             for one in begun
         ]
-        for event in denoise(model, way, rows, "samples", watch):
+        for event in denoise(model, resolved, sequences, "samples", watch):
             if isinstance(event, DenoisedRow):
                 one = begun[event.place]
                 begun[event.place] = dataclasses.replace(
                     one,
-                    tokens=one.tokens + event.tokens[seen:],
+                    tokens=one.tokens + event.tokens[there - start :],
                     nfe=one.nfe + event.nfe,
                     seconds=one.seconds + event.seconds,
                 )
@@ -118,26 +184,35 @@ def _long(model: LoadedModel, job: Job, sampling: Sampling, blocks: _Blocks, wat
                 yield event
         yield Note(f"{there + new:,} of {blocks.length:,} tokens")
     for one in begun:
-        reading = lay_out(job.template, [], model.tokenizer, not one.plain_edges, blocks.length).read(one.tokens)
-        text, given = (reading.text, reading.given) if reading else (None, [])
-        yield _sampled(dataclasses.replace(one, text=text, given=given))
+        whole = lay_out(one.layout.template, [], model.tokenizer, not one.plain_edges, blocks.length)
+        yield dataclasses.replace(one, filled=whole.read(one.tokens))
 
 
-def _sampled(filled: Filled) -> Sampled:
-    """What a sample says of itself: without what only templates have."""
-    own = {f.name: getattr(filled, f.name) for f in dataclasses.fields(Sampled)}
-    return Sampled(**own | {"prompt": filled.job["prompt"]})
+def _sampled(one: DenoisedLayout, prompt: str | None, resolved: ResolvedSampler) -> Sampled:
+    return Sampled(
+        index=one.request.number,
+        text=one.filled.text if one.filled else None,
+        tokens=one.tokens,
+        nfe=one.nfe,
+        seconds=one.seconds,
+        given=one.filled.given if one.filled else [],
+        seed=one.request.seed,
+        prompt=prompt,
+        **resolved.facts,
+    )
 
 
 def generate_all(model: LoadedModel, options: GenerateOptions) -> list[Sampled]:
-    """All samples at once, prompt after prompt in the order of their numbers, for a notebook."""
+    """All samples at once, prompt by prompt in the order of their numbers, for a notebook."""
     return in_order(options, (event for event in generate(model, options) if isinstance(event, Sampled)))
 
 
 def in_order(options: GenerateOptions, samples: Iterable[Sampled]) -> list[Sampled]:
-    """Samples, which come as they finish, prompt after prompt in the order of their numbers."""
-    prompts = options.prompts or (None,)
-    return sorted(samples, key=lambda one: (prompts.index(one.prompt), one.index))
+    """Samples, which come as they finish, prompt by prompt in the order of their numbers."""
+    rank: dict[str | None, int] = {}
+    for prompt in options.prompts or (None,):
+        rank.setdefault(prompt, len(rank))
+    return sorted(samples, key=lambda one: (rank[one.prompt], one.index))
 
 
 def as_json(sample: Sampled) -> dict[str, Any]:

@@ -1,12 +1,11 @@
-"""Many templates from a file of JSON lines, and results that are kept as they come."""
+"""Infilling of many templates from a file of JSON lines, with results stored as they come."""
 
 from __future__ import annotations
 
 import dataclasses
-import json
 import tempfile
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,21 +13,25 @@ from typing import Any
 
 from sedd_cli.checkpoints.loaded_model import LoadedModel
 from sedd_cli.data.formats.records import parse_record
-from sedd_cli.data.tokenizers.base import digest
 from sedd_cli.errors import RequestError, WorkError
 from sedd_cli.inference.generate import as_json
-from sedd_cli.inference.infill import Job, fill_plans, plan_job
+from sedd_cli.inference.infill import Job, Plan, fill_plans, plan_job
 from sedd_cli.inference.sampling import ResolvedSampler, Sampling
 from sedd_cli.inference.template import between, parse_template
 from sedd_cli.recipe.build import build
+from sedd_cli.system.digests import digest
 from sedd_cli.system.events import Event, Finished, Note, Sampled, Warn
 from sedd_cli.system.files import write_whole
+from sedd_cli.system.json_lines import json_lines, read_json_lines
 from sedd_cli.system.locks import file_lock
+
+#: How every result begins (see `as_json`).
+BEGINNING = '{"index": '
 
 
 @dataclass(frozen=True)
-class Asked:
-    """What a line may say: a template, or prefix, suffix or both. Beside them an `id`, which comes back as it is."""
+class JobRecord:
+    """Fields of a line: a template, or prefix, suffix or both. An `id` beside them is copied to the results."""
 
     template: str | None = None
     prefix: str = ""
@@ -40,22 +43,38 @@ class Asked:
 
 
 @dataclass(frozen=True)
-class Line:
-    """A line of the file: its job, or why it has none."""
+class JobLine:
+    """A line of the file: its job, and the `id` in it, or the reason why it has no job."""
 
     number: int
     job: Job | None = None
+    id: Any = None
     refusal: str = ""
+
+
+@dataclass(frozen=True)
+class JobsResult:
+    """lines in the file, fillings in all and those stored before, refused lines, and the records stored before."""
+
+    lines: int
+    fillings: int
+    from_before: int
+    refused: list[dict[str, Any]]
+    kept: list[dict[str, Any]]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The counts and records as JSON values."""
+        return dataclasses.asdict(self)
 
 
 def read_jobs(
     lines: Iterable[bytes], source: str, length: int, n: int = 1, seed: int = 0, candidates: int | None = None
-) -> list[Line]:
-    """A job a line, with n, seed and candidates where the line names none; a line that cannot be read says why.
+) -> list[JobLine]:
+    """One job per line; n, seed and candidates are defaults. A line that cannot be read carries the reason.
 
-    length: of prefix, suffix and what is between them together, where the line names none.
+    length: the default length of prefix, suffix and the gap between them together. RequestError where there is no line.
     """
-    found = []
+    found: list[JobLine] = []
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
@@ -64,109 +83,116 @@ def read_jobs(
             if not isinstance(record, dict):
                 raise RequestError(f"it is no JSON object but a {type(record).__name__}")
             name = record.pop("id", None)
-            asked = build(Asked, record, "")
-            if (asked.template is None) == (asked.prefix + asked.suffix == ""):
+            fields = build(JobRecord, record, "")
+            if (fields.template is None) == (fields.prefix + fields.suffix == ""):
                 raise RequestError("it takes either a template, or prefix, suffix or both")
-            template = between(asked.prefix, asked.suffix) if asked.template is None else parse_template(asked.template)
+            default_length = length if fields.template is None else None
             job = Job(
-                template,
-                n if asked.n is None else asked.n,
-                seed if asked.seed is None else asked.seed,
-                length if asked.length is None and asked.template is None else asked.length,
-                candidates if asked.candidates is None else asked.candidates,
-                facts={"id": name},
+                between(fields.prefix, fields.suffix) if fields.template is None else parse_template(fields.template),
+                n if fields.n is None else fields.n,
+                seed if fields.seed is None else fields.seed,
+                default_length if fields.length is None else fields.length,
+                candidates if fields.candidates is None else fields.candidates,
             )
-            found.append(Line(number, job))
+            found.append(JobLine(number, job, name))
         except RequestError as error:
-            found.append(Line(number, refusal=str(error).removeprefix(f"line {number:,} of {source} ")))
+            found.append(JobLine(number, refusal=str(error).removeprefix(f"line {number:,} of {source} ")))
     if not found:
         raise RequestError(f"{source} holds no jobs")
     return found
 
 
 def fill_jobs(
-    model: LoadedModel, lines: list[Line], sampling: Sampling, every: bool, out: Path | None, resume: bool, watch: bool
-) -> Iterator[Event]:
-    """Fill every line that can be filled; results come as they finish, and go to `out`, one JSON object a line.
+    model: LoadedModel,
+    lines: list[JobLine],
+    sampling: Sampling,
+    every: bool,
+    out: Path | None,
+    resume: bool,
+    watch: bool,
+) -> Generator[Event, None, JobsResult]:  # fmt: skip
+    """Fill every line that has a job; results are yielded as they finish, and appended to `out` as JSON lines.
 
-    What `out` holds of the same jobs is not done again. A result depends on its own line and the sampling alone, not
-    on the others nor on their order. Finished tells which lines were refused; for each a Warn says why.
+    With `resume`, results of the same jobs in `out` are not drawn again. A result depends on its own line and the
+    sampling alone, not on other lines or their order. Each refused line gives a Warn with the reason.
     """
-    way = sampling.resolve(model)  # what no line could mend is refused before any
+    resolved = sampling.resolve(model)  # an error that concerns all lines comes before any work
     with writing(out):
-        kept = _kept(out) if out is not None and resume else []
-        if every:  # of all candidates of a filling, or none
-            whole = Counter((r["job"]["key"], r["index"]) for r in kept)
-            kept = [r for r in kept if whole[r["job"]["key"], r["index"]] == r["candidates"]]
-        there = {(r["job"]["key"], r["index"]) for r in kept}
-        plans, asked, refused = [], set(), {line.number: line.refusal for line in lines if line.job is None}
-        for line, job, key in _keyed(model, lines, way, every):
+        kept = _stored_records(out, every) if out is not None and resume else []
+        there = {_filling(record) for record in kept}
+        plans: list[Plan] = []
+        wanted: set[tuple[str, int]] = set()
+        reasons = {line.number: line.refusal for line in lines if line.job is None}
+        for line, job, key in _keyed(model, lines, resolved, every):
             try:
                 plan = plan_job(model, job)
             except RequestError as error:
-                refused[line] = str(error)
+                reasons[line.number] = str(error)
                 continue
-            facts, wanted = {**job.facts, "line": line, "key": key}, [(key, k) for k in range(job.n)]
-            asked.update(wanted)
-            jobs = [dataclasses.replace(job, n=1, first=k, facts=facts) for _, k in wanted if (key, k) not in there]
+            facts = {"id": line.id, "line": line.number, "key": key}
+            wanted.update((key, k) for k in range(job.n))
+            jobs = [dataclasses.replace(job, n=1, first=k, facts=facts) for k in range(job.n) if (key, k) not in there]
             plans += [dataclasses.replace(plan, job=one) for one in jobs]
-        for number, reason in sorted(refused.items()):
-            yield Warn(f"line {number}: {reason}")
-        before = [r for r in kept if (r["job"]["key"], r["index"]) in asked]
+        refused = [{"line": number, "reason": reason} for number, reason in sorted(reasons.items())]
+        for one in refused:
+            yield Warn(f"line {one['line']}: {one['reason']}")
+        before = [record for record in kept if _filling(record) in wanted]
         if before:
-            yield Note(f"{len(asked) - len(plans)} of {len(asked)} fillings are there from before")
-        yield from _stored(fill_plans(model, way, plans, every, watch), out, kept)
-    refusals = [{"line": number, "reason": reason} for number, reason in sorted(refused.items())]
-    counts = {"lines": len(lines), "fillings": len(asked), "from_before": len(asked) - len(plans)}
-    yield Finished({**counts, "refused": refusals, "kept": before})
+            yield Note(f"{len(wanted) - len(plans)} of {len(wanted)} fillings are stored already")
+        events: Iterator[Event] = fill_plans(model, resolved, plans, every, watch)
+        if out is not None:
+            if out.is_file():  # without a torn last line
+                write_whole(out, json_lines(kept))
+            events = stored(events, out, "a")
+        yield from events
+    result = JobsResult(len(lines), len(wanted), len(wanted) - len(plans), refused, before)
+    yield Finished(result.to_dict())
+    return result
 
 
-def _keyed(model: LoadedModel, lines: list[Line], way: ResolvedSampler, every: bool) -> list[tuple[int, Job, str]]:
-    """The line and job of each that has one, and what its results depend on; equal jobs are told apart by counting."""
-    how = [way.facts, dataclasses.asdict(way.sampler), model.precision, model.fingerprint]
+def _keyed(
+    model: LoadedModel, lines: list[JobLine], resolved: ResolvedSampler, every: bool
+) -> list[tuple[JobLine, Job, str]]:
+    """Each line with a job, and a key of all that determines its results; equal jobs are numbered."""
+    how = [resolved.facts, dataclasses.asdict(resolved.sampler), model.precision, model.fingerprint]
     how.append(model.tokenizer.fingerprint if model.tokenizer else None)
     seen: Counter[str] = Counter()
     found = []
     for line in lines:
         if job := line.job:
-            asked = [str(job.template), job.seed, job.length, job.candidates, every, job.facts["id"]]
-            key = digest([how, asked])[:16]
+            key = digest([how, [str(job.template), job.seed, job.length, job.candidates, every, line.id]])[:16]
             seen[key] += 1
-            found.append((line.number, job, key if seen[key] == 1 else f"{key}-{seen[key]}"))
+            found.append((line, job, key if seen[key] == 1 else f"{key}-{seen[key]}"))
     return found
 
 
-def _kept(out: Path) -> list[dict[str, Any]]:
-    """The results that a file holds whole; RequestError if it holds anything else."""
-    if not out.is_file():
-        return []
+def _filling(record: dict[str, Any]) -> tuple[str, int]:
+    """The filling that a record belongs to: its job's key and its number."""
+    return record["job"]["key"], record["index"]
+
+
+def _stored_records(out: Path, every: bool) -> list[dict[str, Any]]:
+    """The results in a file; RequestError if it holds anything else. every: without incomplete sets of candidates."""
     records = []
-    for number, line in enumerate(out.read_bytes().splitlines(keepends=True), 1):
+    for number, line in enumerate(read_json_lines(out), 1):
+        if not line.ended and line.cut_short(BEGINNING):
+            break
         try:
-            record = json.loads(line)
-            record["job"]["key"], record["index"], record["candidates"]
-        except (ValueError, KeyError, TypeError):
-            if not line.endswith(b"\n"):
-                break  # cut short by a crash
+            record = line.record or {}
+            _ = record["job"]["key"], record["index"], record["candidates"]
+        except (KeyError, TypeError):
             raise RequestError(
                 f"{out} holds something else (line {number} is no result of --input): name another file with --out"
             ) from None
         records.append(record)
+    if every:
+        count = Counter(map(_filling, records))
+        return [record for record in records if count[_filling(record)] == record["candidates"]]
     return records
 
 
-def _stored(events: Iterable[Event], out: Path | None, kept: list[dict[str, Any]]) -> Iterator[Event]:
-    if out is None:
-        yield from events
-        return
-    if out.is_file():
-        # without a last line that was cut short
-        write_whole(out, "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in kept))
-    yield from stored(events, out, "a")
-
-
 def writing(out: Path | None) -> AbstractContextManager[None]:
-    """Hold a file that results go to; RequestError where another process on this machine does."""
+    """Lock an output file; RequestError where another process on this machine writes it."""
     if out is None or (out.exists() and not out.is_file()):
         return nullcontext()
     lock = Path(tempfile.gettempdir()) / f"sedd-{digest(str(out.resolve()))[:16]}.lock"
@@ -174,15 +200,15 @@ def writing(out: Path | None) -> AbstractContextManager[None]:
 
 
 def stored(events: Iterable[Event], out: Path, mode: str = "w") -> Iterator[Event]:
-    """The events; each sample is written to `out` as it comes, one JSON object a line. WorkError where it cannot be."""
-    with ExitStack() as held:
+    """The events; each sample is written to `out` as it comes, one JSON object a line. WorkError if writing fails."""
+    with ExitStack() as files:
         file = None
         for event in events:
             if isinstance(event, Sampled):
                 try:
-                    if file is None:  # not before: a request that turns out wrong must not empty a file
-                        file = held.enter_context(out.open(mode, encoding="utf-8"))
-                    file.write(json.dumps(as_json(event), ensure_ascii=False) + "\n")
+                    if file is None:  # only now: a request that is refused must not empty the file
+                        file = files.enter_context(out.open(mode, encoding="utf-8"))
+                    file.write(json_lines([as_json(event)]))
                     file.flush()
                 except OSError as error:
                     raise WorkError(f"cannot write {out}: {error.strerror}; what is finished is in it") from None

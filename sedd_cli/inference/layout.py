@@ -1,9 +1,8 @@
-"""Templates in a model's tokens, and filled tokens back in text, the given parts as they were.
+"""Templates in a model's tokens, and filled tokens back to text, with the given parts unchanged.
 
-A given text is encoded by itself. Where a tokenizer joins a space to the word after it (GPT-2's does), a space in
-front of a gap would stand alone, as it hardly ever does in a text a model has seen, and what follows it would be odd.
-So such a space is left to the gap, whose text then has to begin with one. `Layout.read` says whether it does; whoever
-draws until it does draws from the model's law given that it does.
+Each given text is encoded separately. Many tokenizers (GPT-2's) join a space to the word after it. With them a space in
+front of a gap would be a token of its own, which is rare in training text and leads to odd continuations. Such a space
+is therefore left to the gap, whose text then has to begin with one; `Layout.read` returns None where it does not.
 """
 
 from __future__ import annotations
@@ -17,8 +16,8 @@ from sedd_cli.inference.template import Gap, Template
 
 
 @dataclass(frozen=True)
-class Reading:
-    """A filled template: its text, the spans of it that were given (start, stop), and the texts of its gaps."""
+class FilledTemplate:
+    """The whole text, the (start, stop) spans of its given parts, and the texts of its gaps."""
 
     text: str
     given: list[tuple[int, int]]
@@ -27,7 +26,7 @@ class Reading:
 
 @dataclass(frozen=True)
 class Layout:
-    """Token ids of a template's texts; a gap is its length. `spaced` [parts]: gaps that have to begin with a space."""
+    """A template's texts as token ids, its gaps as lengths. `spaced` [parts]: gaps that must begin with a space."""
 
     template: Template
     parts: tuple[tuple[int, ...] | int, ...]
@@ -36,19 +35,19 @@ class Layout:
 
     @property
     def lengths(self) -> list[int]:
-        """Tokens of the gaps."""
+        """Lengths of the gaps."""
         return [part for part in self.parts if isinstance(part, int)]
 
     @cached_property
     def tokens(self) -> tuple[int | None, ...]:
-        """What is given, None where it is not, [L]."""
+        """Given tokens [L], None in gaps."""
         found: list[int | None] = []
         for part in self.parts:
             found += [None] * part if isinstance(part, int) else part
         return tuple(found)
 
-    def read(self, row: list[int]) -> Reading | None:
-        """Filled tokens [L] as text; None where a gap does not begin with the space that it has to."""
+    def read(self, row: list[int]) -> FilledTemplate | None:
+        """Filled tokens [L] as text; None where a gap lacks the space it must begin with, or without a tokenizer."""
         if self.tokenizer is None:
             return None
         text, given, gaps, at = "", [], [], 0
@@ -62,16 +61,16 @@ class Layout:
                 new = _added(self.tokenizer, row[:at], row[at:stop])
                 if spaced and not new.startswith(" "):
                     return None
-                # the space stands at the end of the given text already
-                again = spaced or (loose and text.endswith(" "))
-                gaps.append(new.removeprefix(" ") if again else new)
+                # the given text already ends in this space
+                repeated = spaced or (loose and text.endswith(" "))
+                gaps.append(new.removeprefix(" ") if repeated else new)
                 text += gaps[-1]
             at = stop
-        return Reading(text, given, gaps)
+        return FilledTemplate(text, given, gaps)
 
 
 def _added(tokenizer: Tokenizer, before: list[int], ids: list[int]) -> str:
-    """The text that ids add to those before them: some tokenizers decode the first one of a text otherwise."""
+    """The text that ids add to those before them: some tokenizers decode the first token of a text differently."""
     left, whole = tokenizer.decode(before), tokenizer.decode([*before, *ids])
     return whole[len(left) :] if whole.startswith(left) else tokenizer.decode(ids)
 
@@ -79,42 +78,47 @@ def _added(tokenizer: Tokenizer, before: list[int], ids: list[int]) -> str:
 def lay_out(
     template: Template, lengths: list[int], tokenizer: Tokenizer | None, spaced: bool, total: int | None = None
 ) -> Layout:
-    """A template with gaps of these lengths (those that are not open), in tokens; open gaps share what total leaves.
+    """A template in tokens, with closed gaps of these lengths; open gaps share what `total` leaves, or have one token.
 
-    spaced: leave a space in front of a gap to it, where the tokenizer joins spaces. Without a total, open gaps have
-    one token each. RequestError where a text cannot be expressed or nothing is left for an open gap.
+    spaced: leave the space in front of a gap to the gap, where the tokenizer joins spaces. RequestError where a text
+    cannot be expressed or nothing is left for an open gap.
     """
     spaced = spaced and tokenizer is not None and tokenizer.joins_spaces
-    parts: list[tuple[int, ...] | int | None] = []
-    begins: list[bool] = []
-    left, rest = False, list(lengths)
-    for number, part in enumerate(template.parts):
-        if isinstance(part, Gap):
-            parts.append(None if part.open else rest.pop(0))
-            begins.append(left)
-            left = False
-            continue
-        before_gap = number + 1 < len(template.parts)
-        left = spaced and before_gap and part.endswith(" ")
-        parts.append(tuple(prompt_tokens(tokenizer, part[:-1] if left else part)))
-        begins.append(False)
-    places = [i for i, part in enumerate(parts) if part is None]
-    if places:
-        taken = sum(part if isinstance(part, int) else len(part) for part in parts if part is not None)
-        free = len(places) if total is None else total - taken
-        if free < len(places):
-            others = f" and gaps of a length of their own {sum(lengths)}" if lengths else ""
-            raise RequestError(
-                f"the given text takes {taken - sum(lengths)} tokens{others}, of {total} in all: nothing is left to "
-                "fill; raise --length, as far as the model allows, or shorten it"
-            )
-        for rank, place in enumerate(places):
-            parts[place] = free // len(places) + (rank < free % len(places))
-    return Layout(template, tuple(parts), tuple(begins), tokenizer)
+    texts: dict[int, tuple[int, ...]] = {}
+    leads: list[bool] = []
+    left = False
+    for place, part in enumerate(template.parts):
+        leads.append(left and isinstance(part, Gap))
+        left = False
+        if isinstance(part, str):
+            left = spaced and place + 1 < len(template.parts) and part.endswith(" ")
+            texts[place] = tuple(prompt_tokens(tokenizer, part[:-1] if left else part))
+    taken = sum(map(len, texts.values()))
+    own, shares = iter(lengths), iter(_shares(template, taken, sum(lengths), total))
+    parts = (
+        texts[place] if isinstance(part, str) else next(shares if part.open else own)
+        for place, part in enumerate(template.parts)
+    )
+    return Layout(template, tuple(parts), tuple(leads), tokenizer)
+
+
+def _shares(template: Template, given: int, closed: int, total: int | None) -> list[int]:
+    """Lengths of the open gaps: equal shares of what the given and the closed tokens leave of the total."""
+    count = sum(gap.open for gap in template.gaps)
+    if total is None or not count:
+        return [1] * count
+    free = total - given - closed
+    if free < count:
+        others = f" and gaps of a length of their own {closed}" if closed else ""
+        raise RequestError(
+            f"the given text takes {given} tokens{others}, of {total} in all: nothing is left to "
+            "fill; raise --length, as far as the model allows, or shorten it"
+        )
+    return [free // count + (rank < free % count) for rank in range(count)]
 
 
 def prompt_tokens(tokenizer: Tokenizer | None, text: str) -> list[int]:
-    """Token ids of a given text; RequestError names the characters that the vocabulary cannot express."""
+    """Token ids of a given text. RequestError names the characters that the vocabulary cannot express."""
     if not text:
         return []
     try:
@@ -128,3 +132,11 @@ def prompt_tokens(tokenizer: Tokenizer | None, text: str) -> list[int]:
         strange = sorted({c for c in text if tokenizer.unknown in tokenizer.encode(c)})
         raise RequestError(f"the tokenizer {tokenizer.spec} cannot represent {', '.join(map(repr, strange))}")
     return ids
+
+
+def round_trip_warning(tokenizer: Tokenizer | None, text: str) -> str | None:
+    """A warning where a given text does not survive encoding and decoding (as with BERT's lower case)."""
+    if tokenizer is None:
+        return None
+    read = tokenizer.decode(tokenizer.encode(text))
+    return None if read == text else f"the tokenizer changes {text!r} to {read!r}: the model sees the latter"

@@ -1,4 +1,4 @@
-"""`load_model` and what it returns: a model that bounds, samples and fills, for use from Python."""
+"""`load_model` and `Model`, the facade for use from Python: likelihood bounds, sampling, infilling."""
 
 from __future__ import annotations
 
@@ -23,12 +23,19 @@ from sedd_cli.system.events import Filled, Sampled
 def load_model(
     source: str | Path, device: str = "auto", precision: str = "fp32", tokenizer: str | None = None
 ) -> Model:
-    """A model from a run directory, one of its checkpoints, a folder in the published layout, a training directory
-    of the published code (or a checkpoint file in it), or a hub id.
+    """Load a model.
 
-    precision: fp32 | bf16 | auto (bf16 where the device computes it natively); after the head everything
-    is float32 or better. tokenizer: overrides or supplies the tokenizer by name or file.
-    Raises RequestError for what is not a model, DamageError for one that is damaged.
+    Args:
+        source: a run directory, one of its checkpoints, a folder in the published layout, a training directory of the
+            published code (or a checkpoint file in it), or a hub id.
+        device: cpu, cuda, … or auto.
+        precision: fp32, bf16 or auto (bf16 where the device computes it natively); from the head's outputs on,
+            everything is float32 or better.
+        tokenizer: overrides or supplies the tokenizer, by name or file.
+
+    Raises:
+        RequestError: the source is no model.
+        DamageError: the model is damaged.
     """
     loaded = open_model(source, device, precision, tokenizer)
     return Model(**{f.name: getattr(loaded, f.name) for f in fields(LoadedModel)})
@@ -36,14 +43,14 @@ def load_model(
 
 @dataclass(repr=False)
 class Model(LoadedModel):
-    """A loaded model with methods that bound, sample and fill. Nothing in the package but `load_model` makes one."""
+    """A loaded model with methods that bound likelihoods, sample and infill; made by `load_model`."""
 
     def bound(
         self, tokens: Tensor, draws: int = 64, seed: int = 0, protocol: str = "rigorous"
     ) -> tuple[Tensor, Tensor]:
         """An upper bound on −log p of each sequence of tokens [B, L], nats [B], with its standard error [B].
 
-        Of an autoregressive model −log p itself, with an error of 0.
+        For an autoregressive model −log p itself, with an error of 0.
         """
         x0 = self._tokens(tokens, self.graph.vocab_size)
         check_protocol(protocol, self.objective.steps, self.source)
@@ -55,8 +62,11 @@ class Model(LoadedModel):
         return bound_of(self.score, x0, draws, seed, protocol)
 
     def sample(self, n: int = 1, length: int | None = None, **options: Any) -> list[Sampled]:
-        """n samples. options: prompts, block, stride, seed (`sedd_cli.inference.generate.GenerateOptions`), and steps,
-        sampler, temperature, … (`sedd_cli.inference.sampling.Sampling`)."""
+        """n samples.
+
+        options: the other fields of `sedd_cli.inference.generate.GenerateOptions` (prompts, block, stride, seed) and
+        those of `sedd_cli.inference.sampling.Sampling` (steps, sampler, temperature, …).
+        """
         sampling, others = split_options(options)
         return generate_all(self, GenerateOptions(n, length, **others, sampling=sampling))
 
@@ -65,7 +75,7 @@ class Model(LoadedModel):
     ) -> list[Filled]:
         """n fillings of a template such as "The [MASK:8] sat on [MASK:2-5].", or of the gap between two texts.
 
-        What is given comes back as it is. options: length, seed, candidates (of which the best is kept), and those of
+        Given text is kept unchanged. options: length, seed, candidates (of which the best is kept), and the fields of
         `sedd_cli.inference.sampling.Sampling`. RequestError where the template or the lengths are wrong.
         """
         sampling, others = split_options(options)
@@ -73,5 +83,5 @@ class Model(LoadedModel):
             raise RequestError("infill takes either a template, or prefix, suffix or both")
         if template is None:
             others.setdefault("length", self.length)
-        asked = between(prefix, suffix) if template is None else parse_template(template)
-        return infill_all(self, Job(asked, n, **others), sampling)
+        parsed = between(prefix, suffix) if template is None else parse_template(template)
+        return infill_all(self, Job(parsed, n, **others), sampling)

@@ -1,4 +1,4 @@
-"""How samples are drawn: what is asked for, and what that means for a model."""
+"""Sampling options, and the sampler they give for a model."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from sedd_cli.recipe.build import build, nearest
 
 @dataclass(frozen=True)
 class Sampling:
-    """What is not None stands above the recipe's sampler, or above 128 Tweedie steps where there is no recipe.
+    """Sampling options. Those that are not None override the recipe's sampler, by default 128 Tweedie steps.
 
-    normalized: the law of the absorbing model with its normaliser set to 1, under which steps without an event cost
-    nothing. thinning: false looks at every position in every step, whatever the recipe says. temperature, top_p,
-    grid, correctors: levers of the sampler. remask: ReMDM's η. legacy: the float32 race of the published code.
-    batch: sequences denoised together; None: as memory allows.
+    normalized: sets the normaliser of an absorbing model's scores to 1, so that steps without a transition cost no
+    network evaluation. thinning: False evaluates every position in every step, whatever the recipe says. temperature,
+    top_p, grid, correctors: options of the sampler. remask: ReMDM's η. legacy: the float32 Gumbel draws of the
+    published code. batch: sequences denoised together; None: as memory allows.
     """
 
     steps: int | None = None
@@ -42,7 +42,7 @@ class Sampling:
                 raise RequestError(f"{key} must be at least 1, found {value}")
 
     def resolve(self, model: LoadedModel) -> ResolvedSampler:
-        """RequestError where the options mean nothing with each other, or with the model's graph."""
+        """The sampler for a model. RequestError where options do not fit each other or the model."""
         if model.graph.mask is None and self.normalized:
             raise RequestError(
                 f"--normalized means nothing with the graph {model.graph.name!r}, it needs one with MASK"
@@ -64,16 +64,16 @@ class Sampling:
 
     def _sampler(self, model: LoadedModel) -> Sampler:
         part = model.recipe.sampler if model.recipe else None
-        usual = "left_to_right" if model.exact else part.name if part else "tweedie"
-        name = (usual if self.sampler is None else self.sampler).replace("-", "_")
+        default = "left_to_right" if model.exact else part.name if part else "tweedie"
+        name = (default if self.sampler is None else self.sampler).replace("-", "_")
         if name not in SAMPLERS:
             raise RequestError(f"unknown sampler {name!r}{nearest(name, SAMPLERS)}")
-        kept = dict(part.options) if part and part.name == name else {}
+        from_recipe = dict(part.options) if part and part.name == name else {}
         if self.remask is not None and name != "remdm":
             if name != "tweedie":
                 raise RequestError(f"--remask means nothing with the sampler {name}: it is a kind of Tweedie step")
             name = "remdm"
-        asked = {
+        chosen = {
             "steps": self.steps,
             "temperature": self.temperature,
             "top_p": self.top_p,
@@ -83,38 +83,48 @@ class Sampling:
             "thinning": None if self.thinning else False,
             "draws": "float32-gumbel" if self.legacy else None,
         }
-        asked = {key: value for key, value in asked.items() if value is not None}
+        chosen = {key: value for key, value in chosen.items() if value is not None}
         known = {f.name for f in dataclasses.fields(SAMPLERS[name])}
-        for key in asked:
+        for key in chosen:
             if key not in known:
-                raise RequestError(f"{_OPTIONS.get(key, '--' + key)} means nothing with the sampler {name}")
-        return build(SAMPLERS[name], {k: v for k, v in kept.items() if k in known} | asked, "sampler")
+                raise RequestError(f"{_FLAGS.get(key, '--' + key)} means nothing with the sampler {name}")
+        return build(SAMPLERS[name], {k: v for k, v in from_recipe.items() if k in known} | chosen, "sampler")
 
 
 def split_options(options: dict[str, Any]) -> tuple[Sampling, dict[str, Any]]:
-    """Those of `options` that say how to sample, and the others."""
-    own = {f.name for f in dataclasses.fields(Sampling)}
-    ours = {key: value for key, value in options.items() if key in own}
-    return Sampling(**ours), {key: value for key, value in options.items() if key not in own}
+    """The fields of Sampling among `options`, and the others."""
+    names = {f.name for f in dataclasses.fields(Sampling)}
+    sampling = {key: value for key, value in options.items() if key in names}
+    return Sampling(**sampling), {key: value for key, value in options.items() if key not in names}
 
 
-#: What options are called on the command line, where that is not their own name.
-_OPTIONS = {"thinning": "--no-thinning", "draws": "--legacy-float32-gumbel", "top_p": "--top-p"}
+def check_draws(n: int, seed: int) -> None:
+    """RequestError where a number of samples or a seed is out of range."""
+    if n < 1:
+        raise RequestError(f"n must be at least 1, found {n}")
+    if not 0 <= seed < 2**64:
+        raise RequestError(f"seed must lie in [0, 2^64), found {seed}")
+
+
+#: Names of options on the command line, where they differ.
+_FLAGS = {"thinning": "--no-thinning", "draws": "--legacy-float32-gumbel", "top_p": "--top-p"}
 
 
 @dataclass(frozen=True)
 class ResolvedSampler:
-    """A sampler, the score it works on, how many sequences at once (None: as memory allows)."""
+    """A sampler, the score it uses, and the batch size (None: as memory allows).
+
+    normalized: whether the normaliser is set to 1 where the model's own is another.
+    """
 
     sampler: Sampler
     score: ScoreModel
     batch: int | None = None
-    #: Whether the normaliser was set to 1 where the model's own is another.
     normalized: bool = False
 
     @property
     def facts(self) -> dict[str, Any]:
-        """What a sample says of how it was drawn; `levers` are those that change the law."""
+        """How samples are drawn, as recorded with them; `levers` are the options that change their distribution."""
         levers = self.sampler.levers() | ({"normalized": True} if self.normalized else {})
         return {
             "sampler": self.sampler.name,

@@ -1,8 +1,8 @@
-"""Texts with gaps: "The [MASK:12] sat on [MASK:5–20], because [MASK]."
+"""Templates, texts with gaps: "The [MASK:12] sat on [MASK:5–20], because [MASK]."
 
-`[MASK:12]` is a gap of twelve tokens, `[MASK:5-20]` one of five to twenty (a hyphen or an en dash), `[MASK]` one of
-one token, or, where a length is asked for, of as many as are left. A bracket of the text itself is written `\\[` or
-`\\]`, a backslash in front of one `\\\\`; any other backslash is itself.
+`[MASK:12]` is a gap of twelve tokens, `[MASK:5-20]` one of five to twenty (a hyphen or an en dash). `[MASK]` is an open
+gap: one token, or, where the length of the whole is given, its share of what is left. A literal bracket is written
+`\\[` or `\\]`, a backslash in front of one `\\\\`; any other backslash is literal.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from sedd_cli.errors import RequestError
 
 _MARK = re.compile(r"\\([\[\]\\])|\[|\]")
 _GAP = re.compile(r"MASK(?:\s*:\s*(\d{1,9})(?:\s*[-–—]\s*(\d{1,9}))?)?\s*")
-_HOW = r"a gap is written [MASK], [MASK:12] or [MASK:5-20], a bracket of the text \[ or \]"
+_SYNTAX = r"a gap is written [MASK], [MASK:12] or [MASK:5-20], a bracket of the text \[ or \]"
 
 
 @dataclass(frozen=True)
 class Gap:
-    """A gap of `low` to `high` tokens; both None: open, as long as a length leaves it."""
+    """A gap of `low` to `high` tokens. Both None: an open gap, whose length follows from that of the whole."""
 
     low: int | None = None
     high: int | None = None
@@ -29,10 +29,17 @@ class Gap:
         """Whether its length follows from that of the whole."""
         return self.low is None
 
+    @property
+    def lengths(self) -> range:
+        """The lengths that a closed gap may have."""
+        assert self.low is not None
+        assert self.high is not None
+        return range(self.low, self.high + 1)
+
 
 @dataclass(frozen=True)
 class Template:
-    """Given texts and gaps in turn; texts are never empty and never neighbours."""
+    """Given texts and gaps, from left to right; no text is empty, and no two are adjacent."""
 
     parts: tuple[str | Gap, ...]
 
@@ -56,12 +63,12 @@ def between(prefix: str, suffix: str) -> Template:
 
 
 def escape(text: str) -> str:
-    """`text` as it has to be written in a template to be taken literally."""
+    """`text` with its brackets escaped, so that a template takes it literally."""
     return re.sub(r"[\[\]\\]", r"\\\g<0>", text)
 
 
 def parse_template(text: str) -> Template:
-    """RequestError says what is wrong and where: brackets that do not match, gaps of no tokens, no gap at all."""
+    """Parse a template. RequestError with the position of unbalanced brackets, empty gaps, or without any gap."""
     parts: list[str | Gap] = []
     literal, at = "", 0
     while found := _MARK.search(text, at):
@@ -71,10 +78,10 @@ def parse_template(text: str) -> Template:
             at = found.end()
             continue
         if found[0] == "]":
-            raise RequestError(f"template: unbalanced ']' at character {found.start() + 1}: {_HOW}")
+            raise RequestError(f"template: unbalanced ']' at character {found.start() + 1}: {_SYNTAX}")
         stop = text.find("]", found.end())
         if stop < 0:
-            raise RequestError(f"template: unbalanced '[' at character {found.start() + 1}: {_HOW}")
+            raise RequestError(f"template: unbalanced '[' at character {found.start() + 1}: {_SYNTAX}")
         if literal:
             parts.append(literal)
             literal = ""
@@ -85,14 +92,14 @@ def parse_template(text: str) -> Template:
         parts.append(literal)
     template = Template(tuple(parts))
     if not template.gaps:
-        raise RequestError(f"template: there is no gap to fill: {_HOW}")
+        raise RequestError(f"template: there is no gap to fill: {_SYNTAX}")
     return template
 
 
 def _gap(inside: str) -> Gap:
     found = _GAP.fullmatch(inside)
     if not found:
-        raise RequestError(f"template: [{inside}] is no gap: {_HOW}")
+        raise RequestError(f"template: [{inside}] is no gap: {_SYNTAX}")
     if found[1] is None:
         return Gap()
     low, high = int(found[1]), int(found[2] or found[1])

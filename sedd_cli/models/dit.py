@@ -6,7 +6,6 @@ they load without a mapping.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -16,10 +15,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from sedd_cli.models.attention import ATTENTION, NAMES, KVCache, choose
-from sedd_cli.models.dropout import dropout
+from sedd_cli.models.attention import ATTENTION, NAMES, KVCache, Rotary, choose, rotate
 from sedd_cli.models.head import Readout
-from sedd_cli.models.rotary import Rotary, rotate
+from sedd_cli.models.layers import Embedding, LayerNorm, SigmaEmbedding, dropout, full_precision, modulate
 
 #: q, k, v [B, H, L, D], and whether it is causal → [B, H, L, D].
 Attend = Callable[..., Tensor]
@@ -50,58 +48,6 @@ class DiTConfig:
             raise ValueError(f"dropout must lie in [0, 1), found {self.dropout}")
         if self.attention not in NAMES:
             raise ValueError(f"attention must be one of {', '.join(NAMES)}, found {self.attention!r}")
-
-
-def full_precision(h: Tensor) -> Tensor:
-    """h in float32 or better, whatever autocast did to it."""
-    return h if h.dtype == torch.float64 else h.float()
-
-
-class LayerNorm(nn.Module):
-    """Layer normalisation over the last axis with a gain and no bias, computed in float32."""
-
-    def __init__(self, dim: int):
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(dim))
-
-    def forward(self, h: Tensor) -> Tensor:
-        h = full_precision(h)
-        return F.layer_norm(h, self.weight.shape, self.weight.to(h.dtype), eps=1e-5)
-
-
-class Embedding(nn.Module):
-    """Token embedding [S, D], separate from the output matrix."""
-
-    def __init__(self, states: int, dim: int):
-        super().__init__()
-        self.embedding = nn.Parameter(torch.empty(states, dim))
-        nn.init.kaiming_uniform_(self.embedding, a=math.sqrt(5))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.embedding(x, self.embedding)
-
-
-class SigmaEmbedding(nn.Module):
-    """Sinusoidal features of the total noise sigma, then a two-layer perceptron: [B] → [B, cond_dim]."""
-
-    features = 256
-    max_period = 10_000.0
-
-    def __init__(self, cond_dim: int):
-        super().__init__()
-        self.mlp = nn.Sequential(nn.Linear(self.features, cond_dim), nn.SiLU(), nn.Linear(cond_dim, cond_dim))
-
-    def forward(self, sigma: Tensor) -> Tensor:
-        half = self.features // 2
-        # float32 on purpose: bfloat16 would blur neighbouring noise levels
-        freqs = torch.exp(-math.log(self.max_period) / half * torch.arange(half, device=sigma.device).float())
-        angle = full_precision(sigma)[:, None] * freqs
-        return self.mlp(torch.cat([angle.cos(), angle.sin()], dim=-1).to(self.mlp[0].weight.dtype))
-
-
-def modulate(h: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
-    """h·(1 + scale) + shift, with shift and scale [B, 1, D] or [B, D] matching h."""
-    return torch.addcmul(shift, h, 1 + scale)
 
 
 class Block(nn.Module):

@@ -1,4 +1,4 @@
-"""Recipes: YAML in, frozen validated objects out."""
+"""Recipes: YAML files to frozen, validated objects."""
 
 from sedd_cli.recipe.load import differences, dump_recipe, load_recipe, recipe_from, shipped
 from sedd_cli.recipe.recipe import Recipe

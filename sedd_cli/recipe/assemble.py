@@ -1,12 +1,12 @@
-"""From a recipe or a checkpoint's configuration to the objects it names."""
+"""Make the objects that a recipe names, and check that they fit together."""
 
 from __future__ import annotations
-
-import math
 
 import torch
 
 from sedd_cli.core.graphs import Graph
+from sedd_cli.core.losses import Objective
+from sedd_cli.data.corpora import SPLITS
 from sedd_cli.errors import RequestError
 from sedd_cli.models.dit import DiT
 from sedd_cli.models.precision import autocast_dtype
@@ -14,17 +14,58 @@ from sedd_cli.recipe import Recipe
 
 
 def make_graph(recipe: Recipe, vocab_size: int) -> Graph:
-    """The recipe's graph over the tokenizer's N tokens."""
+    """The recipe's graph for a vocabulary of N tokens."""
     return recipe.graph.make(vocab_size=vocab_size)
 
 
-def make_net(recipe: Recipe, graph: Graph, device: torch.device) -> DiT:
-    """A fresh network, initialised by the recipe's seed: the same on every machine and process."""
+def check_recipe(recipe: Recipe, report: bool = True) -> None:
+    """Check whatever can be checked without data: that graph, objective, sampler and report go together.
+
+    Loading does not check this, so that the model of an old run with an odd report stays readable.
+
+    Args:
+        recipe: A recipe that is about to be trained.
+        report: Whether the report at the end will be made, so that its infill counts.
+
+    Raises:
+        RequestError: Names the key, and the value to set.
+    """
+    graph = make_graph(recipe, vocab_size=2)
+    objective, sampler = _checked_objective(recipe, graph), recipe.sampler.make()
+    if not objective.causal:  # an autoregressive model is sampled from left to right, whatever the recipe's sampler
+        try:
+            if sampler.causal:
+                raise ValueError(f"{sampler.name} needs an autoregressive objective, found {objective.name}")
+            sampler.check(graph)
+        except ValueError as error:
+            raise RequestError(f"sampler: {error}; set sampler=tweedie") from None
+    if recipe.report.split not in SPLITS:
+        raise RequestError(f"report.split must be one of {', '.join(SPLITS)}, found {recipe.report.split!r}")
+    if report and (infill := recipe.report.infill):
+        if objective.causal and infill.suffix:
+            raise RequestError(
+                f"report.infill: the objective {objective.name} generates from left to right and cannot fill a gap "
+                f"before the suffix {infill.suffix!r}; set report.infill=null"
+            )
+        if infill.length is not None and not 1 <= infill.length <= recipe.model.length:
+            raise RequestError(
+                f"report.infill.length must lie between 1 and model.length ({recipe.model.length}), "
+                f"found {infill.length}"
+            )
+
+
+def _checked_objective(recipe: Recipe, graph: Graph) -> Objective:
     objective = recipe.objective.make()
     try:
         objective.check(graph)
     except ValueError as error:
         raise RequestError(f"objective: {error}") from None
+    return objective
+
+
+def make_net(recipe: Recipe, graph: Graph, device: torch.device) -> DiT:
+    """A new network, initialised from the recipe's seed: the same on every machine and process."""
+    objective = _checked_objective(recipe, graph)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
         net = DiT(recipe.model, graph.states, causal=objective.causal)
@@ -38,39 +79,12 @@ def make_net(recipe: Recipe, graph: Graph, device: torch.device) -> DiT:
     return net
 
 
-def make_optimizers(recipe: Recipe, net: DiT) -> dict[str, torch.optim.Optimizer]:
-    """The recipe's optimizers by name. With `muon`, the blocks' matrices go to Muon and the rest to AdamW."""
-    train = recipe.train
-    params = dict(net.named_parameters())
-    optimizers: dict[str, torch.optim.Optimizer] = {}
-    if train.optimizer == "muon":
-        # adaLN matrices start at zero and act on one condition: orthogonalised updates do not suit them
-        names = [n for n, p in params.items() if p.dim() == 2 and n.startswith("blocks.") and "adaLN" not in n]
-        matrices = [params.pop(name) for name in names]
-        optimizers["muon"] = torch.optim.Muon(
-            matrices, lr=train.lr, weight_decay=train.weight_decay, adjust_lr_fn="match_rms_adamw"
-        )
-    optimizers["adamw"] = torch.optim.AdamW(
-        params.values(), lr=train.lr, betas=train.betas, eps=train.eps, weight_decay=train.weight_decay, fused=True
-    )
-    return optimizers
-
-
-def learning_rate(recipe: Recipe, step: int) -> float:
-    """Learning rate of optimizer step number `step` (1 … steps): linear warm-up, then the schedule."""
-    train = recipe.train
-    warm = min(1.0, step / train.warmup) if train.warmup else 1.0
-    done = (step - 1) / train.steps
-    decay = {"constant": 1.0, "linear": 1 - done, "cosine": 0.5 * (1 + math.cos(math.pi * done))}[train.schedule]
-    return train.lr * warm * decay
-
-
-#: Sizes of the vocabularies a recipe can name without a file at hand.
+#: Vocabulary sizes of tokenizers that need no file.
 VOCABULARIES = {"gpt2": 50257, "bert-base-uncased": 30522, "text8": 27, "byte": 257}
 
 
 def expected_vocab_size(spec: str | None) -> int | None:
-    """N of a tokenizer by its name alone; None where only the data can tell."""
+    """The vocabulary size of a tokenizer by name; None if it depends on the data."""
     if spec and spec.startswith("bpe:") and spec[4:].isdigit():
         return int(spec[4:])
     return VOCABULARIES.get(spec or "")

@@ -1,4 +1,4 @@
-"""Plain data → frozen dataclasses: strict keys, strict types, errors that name the nearest right name."""
+"""Build frozen dataclasses from plain data, with strict keys and types and helpful errors."""
 
 from __future__ import annotations
 
@@ -9,21 +9,33 @@ import types
 import typing
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from sedd_cli.errors import RequestError
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 T = TypeVar("T")
 
 
 def build(cls: type[T], data: Any, path: str, **given: Any) -> T:
-    """An instance of dataclass `cls` from a mapping found at `path`; `given` fills fields that are not in the data.
+    """Build an instance of the dataclass `cls`.
 
-    Raises RequestError naming the key, the value found and what is accepted.
+    Args:
+        cls: The dataclass.
+        data: A mapping from field names to values.
+        path: Where the mapping is in the recipe, for messages.
+        given: Values of fields that the data must not name.
+
+    Raises:
+        RequestError: Names the key, the value found and the accepted values.
     """
     if not isinstance(data, Mapping):
         raise RequestError(f"{path or 'recipe'}: expected keys and values, found {data!r}")
-    fields = {f.name: f for f in dataclasses.fields(cls) if f.init and f.name not in given}
+    fields = {
+        f.name: f for f in dataclasses.fields(cast("type[DataclassInstance]", cls)) if f.init and f.name not in given
+    }
     for key in data:
         if key not in fields:
             raise RequestError(f"{_join(path, key)}: unknown key{nearest(str(key), fields)}")
@@ -40,7 +52,7 @@ def build(cls: type[T], data: Any, path: str, **given: Any) -> T:
 
 
 def convert(hint: Any, value: Any, path: str) -> Any:
-    """`value` as the annotated type; nothing is guessed but 1 → 1.0 and YAML's "3e-4" → 0.0003."""
+    """Check `value` against a type annotation. Only 1 → 1.0 and YAML's "3e-4" → 0.0003 are converted."""
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if origin in (types.UnionType, typing.Union):
         if value is None and type(None) in args:
@@ -62,7 +74,7 @@ def convert(hint: Any, value: Any, path: str) -> Any:
     if hasattr(hint, "from_data"):
         return hint.from_data(value, path)
     if dataclasses.is_dataclass(hint):
-        return build(hint, value, path)
+        return build(cast("type[Any]", hint), value, path)
     if hint is float and isinstance(value, int | float | str) and not isinstance(value, bool):
         with suppress(ValueError):
             if math.isfinite(number := float(value)):
@@ -73,7 +85,7 @@ def convert(hint: Any, value: Any, path: str) -> Any:
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """What to append to "unknown name": the nearest right one, and all of them."""
+    """The end of a message about an unknown name: the most similar known name, and all of them."""
     known = sorted(known)
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     meant = f", did you mean {close[0]!r}?" if close else "."
@@ -81,7 +93,7 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 
 def plain(value: Any) -> Any:
-    """The inverse of `build`: nothing but mappings, lists and scalars."""
+    """Convert a dataclass to mappings, lists and scalars: the inverse of `build`."""
     if hasattr(value, "to_data"):
         return value.to_data()
     if dataclasses.is_dataclass(value):

@@ -1,4 +1,4 @@
-"""YAML files ↔ recipes, with `key=value` overrides."""
+"""Read and write recipes as YAML, with `key=value` overrides."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from sedd_cli.recipe.recipe import Recipe
 
 
 def shipped() -> dict[str, Path]:
-    """The recipes that come with the package: name → file."""
+    """The recipes of the package: name → file."""
     folder = recipes_folder()
     if folder is None:
         return {}
@@ -24,15 +24,20 @@ def shipped() -> dict[str, Path]:
 
 
 def recipes_folder() -> Path | None:
-    """Where the recipes are that come with the package: inside the wheel, or beside the package in its repository."""
+    """The folder of the package's recipes: inside the installed package, or beside it in the repository."""
     package = Path(__file__).parents[1]
     return next((at for at in (package / "recipes", package.parent / "recipes") if at.is_dir()), None)
 
 
 def load_recipe(source: str | Path, overrides: Iterable[str] = ()) -> Recipe:
-    """A recipe from a file, or from the name of a shipped one; `overrides` are dotted.key=value.
+    """Load a recipe.
 
-    Raises RequestError naming the key, the value and what is accepted.
+    Args:
+        source: A YAML file, or the name of a shipped recipe.
+        overrides: dotted.key=value.
+
+    Raises:
+        RequestError: Names the key, the value found and the accepted values.
     """
     path = Path(source)
     if not path.is_file():
@@ -53,17 +58,17 @@ def load_recipe(source: str | Path, overrides: Iterable[str] = ()) -> Recipe:
 
 
 def recipe_from(data: Mapping[str, Any]) -> Recipe:
-    """A recipe from plain data, as `Recipe.to_data` gives it."""
+    """A recipe from plain data, the inverse of `Recipe.to_data`."""
     return build(Recipe, data, "")
 
 
 def dump_recipe(recipe: Recipe) -> str:
-    """The resolved recipe, every default spelled out, as YAML."""
+    """The recipe as YAML, with all defaults."""
     return yaml.safe_dump(recipe.to_data(), sort_keys=False, allow_unicode=True, width=110)
 
 
 def override(data: dict[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
-    """A copy of data with dotted.key=value applied; whether the keys exist is for `build` to say."""
+    """A copy of the data with overrides applied; `build` checks the keys later."""
     data = {k: dict(v) if isinstance(v, dict) else v for k, v in data.items()}
     for text in overrides:
         key, equals, value = text.partition("=")
@@ -81,13 +86,13 @@ def override(data: dict[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
         except yaml.YAMLError:
             raise RequestError(f"override {text!r}: the value is not YAML") from None
         if path and last == "name" and at.get("name") != read:
-            at.clear()  # another graph, noise or sampler: the options of the one before mean nothing to it
+            at.clear()  # the options of another graph, schedule or sampler do not apply
         at[last] = read
     return data
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any], path: str = "") -> list[str]:
-    """The keys in which two recipes' plain data differ, as lines "key: old → new"."""
+    """The differences of two recipes' plain data, as lines "key: old → new"."""
     lines = []
     for key in dict.fromkeys([*old, *new]):
         a, b = old.get(key), new.get(key)
@@ -100,5 +105,5 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any], path: str = "") 
 
 
 def _spelled(value: Any) -> str:
-    """A value as YAML has it."""
+    """A value as in YAML."""
     return value if isinstance(value, str) else json.dumps(value)

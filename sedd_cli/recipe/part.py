@@ -1,11 +1,11 @@
-"""A registered part (graph, noise, objective, sampler) as it stands in a recipe: its name and its options."""
+"""A registered part of a recipe (graph, schedule, objective, sampler): its name and options."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 from sedd_cli.core.graphs import GRAPHS
 from sedd_cli.core.losses import OBJECTIVES
@@ -18,10 +18,10 @@ from sedd_cli.recipe.build import build, nearest, plain
 
 @dataclass(frozen=True)
 class Part:
-    """`{name: absorbing, scale_by_sigma: true}`, checked against the registry but not yet made.
+    """A name and options, such as `{name: absorbing, scale_by_sigma: true}`, checked against the registry.
 
-    `late` holds the fields that no recipe states because they follow from something else, with a value
-    that passes the class's own checks.
+    `late` holds the fields that a recipe does not state, because they follow from the data, with placeholder values
+    that are valid.
     """
 
     registry: ClassVar[Registry]
@@ -31,13 +31,14 @@ class Part:
     options: Mapping[str, Any]
 
     def make(self, **late: Any) -> Any:
-        """The part itself; `late` gives what the recipe could not know (a graph's number of tokens)."""
+        """Make the part; `late` gives the fields that a recipe does not state (a graph's vocab_size)."""
         return self.registry[self.name](**self.options, **late)
 
     @classmethod
-    def from_data(cls, data: Any, path: str) -> Part:
+    def from_data(cls, data: Any, path: str) -> Self:
+        """Build from a name or a mapping; RequestError names what is wrong."""
         if isinstance(data, str):
-            data = {"name": data}  # short for a part with its defaults
+            data = {"name": data}  # a name stands for the part with its defaults
         if not isinstance(data, Mapping) or "name" not in data:
             names = ", ".join(sorted(cls.registry))
             raise RequestError(f"{path}: expected a name ({names}) and its options, found {data!r}")
@@ -50,22 +51,23 @@ class Part:
 
     @classmethod
     def _misplaced(cls, name: str, options: Mapping[str, Any], path: str) -> None:
-        """A key that another part of the same kind has is not a typing error: say whose it is."""
+        """Raise RequestError for an option that belongs to another part of the same kind."""
         own = {f.name for f in dataclasses.fields(cls.registry[name])}
         for key in set(options) - own:
             owners = [n for n, c in cls.registry.items() if key in {f.name for f in dataclasses.fields(c)}]
             if owners:
                 raise RequestError(
-                    f"{path}.{key}: belongs to the {cls.registry.kind} {' and '.join(owners)}, "
-                    f"it means nothing with {name!r}; remove it"
+                    f"{path}.{key}: is an option of the {cls.registry.kind} {' and '.join(owners)}, "
+                    f"not of {name!r}; remove it"
                 )
 
     def to_data(self) -> dict[str, Any]:
+        """The inverse of `from_data`."""
         return {"name": self.name, **self.options}
 
 
 class GraphPart(Part):
-    """A graph; how many tokens it has follows from the tokenizer."""
+    """A graph; its vocabulary size follows from the tokenizer."""
 
     registry, late = GRAPHS, {"vocab_size": 2}
 
@@ -77,12 +79,12 @@ class SchedulePart(Part):
 
 
 class ObjectivePart(Part):
-    """What training minimises."""
+    """A training objective."""
 
     registry = OBJECTIVES
 
 
 class SamplerPart(Part):
-    """How samples are drawn."""
+    """A sampler."""
 
     registry = SAMPLERS

@@ -1,4 +1,4 @@
-"""The recipe: everything that changes a number, typed, validated and frozen."""
+"""The recipe: all settings that change a result, typed, validated and frozen."""
 
 from __future__ import annotations
 
@@ -24,9 +24,12 @@ def _at_least(owner: Any, bound: float, *keys: str) -> None:
 
 @dataclass(frozen=True)
 class DataRecipe:
-    """Which text: a named corpus or a local file, and its tokenizer (the corpus's usual one if none is named).
+    """The training text.
 
-    `windows` draws random contiguous windows; otherwise documents are packed into blocks.
+    Attributes:
+        corpus: A named corpus, a file, a folder or a hub id.
+        tokenizer: Its tokenizer; by default that of the corpus.
+        windows: Draw random contiguous windows instead of packing documents into blocks.
     """
 
     corpus: str
@@ -36,12 +39,12 @@ class DataRecipe:
 
 @dataclass(frozen=True)
 class TrainRecipe:
-    """Optimisation (appendix C.2). `batch` counts sequences over all processes and accumulation steps.
+    """Optimisation (appendix C.2).
 
-    micro_batch (sequences a process holds at once), strategy (how processes share the work), compile (the blocks,
-    with torch.compile; null: where it pays) and recompute (keep no activations of a block, compute them again in the
-    backward pass) change speed and memory, never the law. Checkpoints: every save_every steps; the last `keep` and
-    those at multiples of keep_every stay.
+    `batch` counts sequences over all processes and accumulation steps. These keys change speed and memory only:
+    micro_batch (sequences per forward pass of a process), strategy (DDP or FSDP), compile (torch.compile of the
+    blocks; null: if it pays) and recompute (activation checkpointing). A checkpoint is written every save_every steps;
+    the last `keep` and those at multiples of keep_every are kept.
     """
 
     steps: int
@@ -90,7 +93,7 @@ class TrainRecipe:
 
 @dataclass(frozen=True)
 class InfillRecipe:
-    """The infill shown when training is over; `length` counts tokens, prompts included."""
+    """The infill after training; `length` counts tokens, prefix and suffix included."""
 
     prefix: str = ""
     suffix: str = ""
@@ -99,10 +102,10 @@ class InfillRecipe:
 
 @dataclass(frozen=True)
 class ReportRecipe:
-    """What `train` shows when it is over: the bound on `split`, some samples, perhaps an infill.
+    """The evaluation after training, and validation during it.
 
-    And on the way: every `every` steps the rigorous bound on the first `blocks` blocks of the validation split
-    (of `split` where there is none) with its error, and one sample.
+    After training: the bound on `split`, samples, and an infill unless it is null. Every `every` steps (null or 0:
+    never): the bound on the first `blocks` blocks of the validation split (else of `split`), and one sample.
     """
 
     split: str = "validation"
@@ -115,8 +118,8 @@ class ReportRecipe:
     def __post_init__(self) -> None:
         _at_least(self, 0, "samples")
         _at_least(self, 1, "blocks")
-        if self.every is not None and self.every < 1:
-            raise ValueError(f"every must be at least 1, found {self.every}")
+        if self.every is not None:
+            _at_least(self, 0, "every")
         if not self.rel_error > 0:
             raise ValueError(f"rel_error must be positive, found {self.rel_error}")
 
@@ -125,7 +128,7 @@ class ReportRecipe:
 class Recipe:
     """One trained model, from text to report.
 
-    init_from: a run, a checkpoint or a hub id; training starts with its weights.
+    init_from: a run, a checkpoint or a hub id whose weights training starts from.
     """
 
     name: str
@@ -147,5 +150,5 @@ class Recipe:
             raise ValueError(f"name must be usable as a folder name, found {self.name!r}")
 
     def to_data(self) -> dict[str, Any]:
-        """Plain mappings, lists and scalars; `build` reads them back to an equal recipe."""
+        """Mappings, lists and scalars, from which `recipe_from` builds an equal recipe."""
         return {f.name: plain(getattr(self, f.name)) for f in fields(self)}

@@ -1,4 +1,4 @@
-"""What the C library does with memory that is freed. Only glibc is told anything; elsewhere nothing happens."""
+"""Whether glibc returns freed memory to the kernel. On other C libraries nothing changes."""
 
 from __future__ import annotations
 
@@ -11,16 +11,15 @@ from contextlib import contextmanager
 #: mallopt's parameters, from malloc.h.
 TRIM_THRESHOLD, MMAP_THRESHOLD, MMAP_MAX = -1, -3, -4
 _keeping = False
-#: Whoever sets one of these knows better.
+#: If one of these is set, the user has configured the allocator and it is left alone.
 VARIABLES = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_MAX_", "MALLOC_MMAP_THRESHOLD_", "GLIBC_TUNABLES")
 
 
 def keep_freed() -> None:
-    """From now on the process keeps what it frees.
+    """Keep freed memory in the process from now on.
 
-    Otherwise a tensor of more than 32 MB goes back to the kernel as soon as it is freed, and is taken again page by
-    page in the next step: of a training step of SEDD small on two CPU cores that was a seventh, and the peak
-    was 5.2 GB either way.
+    By default a tensor of more than 32 MB is returned to the kernel when it is freed, and mapped again page by page in
+    the next step. That took a seventh of a training step of SEDD small on two CPU cores; the peak is 5.2 GB either way.
     """
     global _keeping
     if (libc := _glibc()) and not any(name in os.environ for name in VARIABLES):
@@ -28,14 +27,14 @@ def keep_freed() -> None:
 
 
 def give_back() -> None:
-    """Return what is free to the kernel, once."""
+    """Return free memory to the kernel, once."""
     if libc := _glibc():
         libc.malloc_trim(0)
 
 
 @contextmanager
 def as_by_default() -> Iterator[None]:
-    """Inside, freed memory goes back as where nothing was set: at the thresholds that glibc itself ends up with."""
+    """Return freed memory to the kernel while the block runs, at the thresholds that glibc adapts to by default."""
     give_back()
     if not _keeping:
         yield

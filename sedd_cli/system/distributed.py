@@ -1,6 +1,6 @@
-"""The handful of calls behind which many processes hide; with one process they cost nothing.
+"""The calls that many processes need; with one process they do nothing.
 
-torchrun sets the environment that `connect` reads. The training loop never asks how many processes there are.
+torchrun sets the environment that `connect` reads. The training loop is the same for any number of processes.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -28,10 +28,10 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Dist:
-    """This process's place among `world` processes, and its device.
+    """This process's rank among `world` processes, and its device.
 
-    `control` carries flags and waiting (on the CPU, so that no GPU is waited for), `saving` the checkpoints that are
-    written while training goes on; both None for one process.
+    The group `control` exchanges flags and waits, on the CPU so that it does not synchronise with GPUs; the group
+    `saving` writes checkpoints while training continues. Both are None for one process.
     """
 
     rank: int
@@ -42,21 +42,23 @@ class Dist:
 
     @property
     def main(self) -> bool:
-        """Whether this process speaks and writes for all."""
+        """Whether this is the process that writes and prints."""
         return self.rank == 0
 
     def share(self, batch: int) -> range:
-        """The rows of a global batch that belong to this process."""
+        """The rows of a global batch that this process computes."""
         if batch % self.world:
             raise RequestError(f"train.batch ({batch}) must be a multiple of the number of processes ({self.world})")
         each = batch // self.world
         return range(self.rank * each, (self.rank + 1) * each)
 
     def parallel(self, module: nn.Module, units: Iterable[nn.Module], sharded: bool) -> nn.Module:
-        """The module with gradients averaged over processes in its backward pass (DDP).
+        """Average the module's gradients over processes in its backward pass.
 
-        sharded: parameters, gradients and whatever is made of them later are dealt out over the processes, and each
-        of `units` is gathered only while it computes (FSDP2).
+        Args:
+            module: The module to wrap.
+            units: With `sharded`, submodules that are gathered only while they compute.
+            sharded: Shard parameters, gradients and all that is created from them (FSDP2) instead of DDP.
         """
         if self.world == 1:
             return module
@@ -75,17 +77,18 @@ class Dist:
 
     @contextmanager
     def accumulate(self, module: nn.Module, last: bool) -> Iterator[None]:
-        """A backward pass of which only the last of a step needs the other processes."""
-        if hasattr(module, "set_requires_gradient_sync"):
-            module.set_requires_gradient_sync(last)
-        if last or not hasattr(module, "no_sync"):
+        """Synchronise gradients only in the last backward pass of a step."""
+        wrapped: Any = module
+        if hasattr(wrapped, "set_requires_gradient_sync"):
+            wrapped.set_requires_gradient_sync(last)
+        if last or not hasattr(wrapped, "no_sync"):
             yield
         else:
-            with module.no_sync():
+            with wrapped.no_sync():
                 yield
 
     def any(self, *here: bool) -> list[bool]:
-        """For each flag, whether it is set on any process; the same answer on all."""
+        """For each flag, whether it is set on any process; the same result on all."""
         if self.world == 1:
             return list(here)
         flags = torch.tensor(here, dtype=torch.int32)
@@ -93,22 +96,22 @@ class Dist:
         return (flags > 0).tolist()
 
     def from_main(self, job: Callable[[], T]) -> T:
-        """What the job returns on the main process, which alone does it; its RequestError is raised on all."""
+        """Run the job on the main process only; its result or its RequestError or WorkError reaches all."""
         if self.world == 1:
             return job()
-        told: list[Any] = [None, None]
+        shared: list[Any] = [None, None]
         if self.main:
             try:
-                told[0] = job()
+                shared[0] = job()
             except (RequestError, WorkError) as error:
-                told[1] = error
-        torch.distributed.broadcast_object_list(told, src=0, group=self.control)
-        if told[1] is not None:
-            raise told[1]
-        return told[0]
+                shared[1] = error
+        torch.distributed.broadcast_object_list(shared, src=0, group=self.control)
+        if shared[1] is not None:
+            raise shared[1]
+        return shared[0]
 
     def least(self, value: int) -> int:
-        """The smallest value of all processes."""
+        """The minimum over processes."""
         if self.world == 1:
             return value
         found = torch.tensor(value)
@@ -116,32 +119,33 @@ class Dist:
         return int(found)
 
     def total(self, values: Tensor) -> Tensor:
-        """Sum over processes, the same on each."""
+        """The sum over processes, in place; the same on each."""
         if self.world > 1:
             torch.distributed.all_reduce(values)
         return values
 
     def spread(self, tensors: Iterable[Tensor]) -> None:
-        """Overwrite tensors, whole ones, by those of the main process."""
+        """Overwrite unsharded tensors by those of the main process."""
         if self.world > 1:
             for tensor in tensors:
                 torch.distributed.broadcast(tensor, src=0)
 
     def wait(self) -> None:
-        """Return once every process has come here."""
+        """Return once all processes have called this."""
         if self.world > 1:
             torch.distributed.barrier(group=self.control)
 
 
 def whole(tensor: Tensor) -> Tensor:
-    """A tensor gathered from its shards, on every process (all must call); any other tensor as it is."""
-    return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
+    """Gather a sharded tensor on every process (all must call); other tensors are returned as they are."""
+    gather = getattr(tensor, "full_tensor", None)
+    return gather() if gather else tensor
 
 
 def pick_device(device: str) -> torch.device:
-    """`auto` → cuda where there is one, else cpu; any other name is taken as it is, if the machine has it.
+    """The device of that name; `auto` is cuda if available, else cpu.
 
-    A device without float64 (mps) is passed over for the CPU, with a warning.
+    mps is replaced by the CPU with a warning, because it has no float64. RequestError if there is no such device.
     """
     if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", device):
         raise RequestError(f"unknown device {device!r}. Accepted: auto, cpu, cuda, cuda:N, mps")
@@ -161,7 +165,7 @@ def pick_device(device: str) -> torch.device:
 
 @contextmanager
 def connect(device: str = "auto") -> Iterator[Dist]:
-    """Join the processes torchrun started; alone without it."""
+    """Join the process group that torchrun started; without torchrun, a group of one."""
     world = _number("WORLD_SIZE", 1)
     if world == 1:
         yield Dist(0, 1, pick_device(device))
@@ -173,38 +177,39 @@ def connect(device: str = "auto") -> Iterator[Dist]:
     if chosen.type == "cuda":
         torch.cuda.set_device(chosen)
     try:
-        _meet("nccl" if chosen.type == "cuda" else "gloo")
+        _init_process_group("nccl" if chosen.type == "cuda" else "gloo")
     except torch.distributed.DistError as error:
         where = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
         raise RequestError(
-            f"the processes cannot meet at {where}: {str(error).splitlines()[0]}; "
+            f"the processes cannot connect at {where}: {str(error).splitlines()[0]}; "
             "choose a free port (MASTER_PORT, --master-port), or let torchrun find one with --standalone"
         ) from None
     try:
-        # preparing a corpus, or validating on one process, keeps the others waiting for as long as it takes
-        patience = timedelta(days=2)
-        control, saving = (torch.distributed.new_group(backend="gloo", timeout=patience) for _ in range(2))
-        yield Dist(rank, world, chosen, control, saving)
+        # while one process prepares a corpus or validates, the others wait for as long as it takes
+        timeout = timedelta(days=2)
+        control, saving = (torch.distributed.new_group(backend="gloo", timeout=timeout) for _ in range(2))
+        yield Dist(rank, world, chosen, cast("ProcessGroup", control), cast("ProcessGroup", saving))
     finally:
         torch.distributed.destroy_process_group()
 
 
 def restarts() -> int:
-    """How often torchrun has started this machine's workers again."""
+    """How many times torchrun has restarted the workers of this machine."""
     return _number("TORCHELASTIC_RESTART_COUNT", 0)
 
 
-def _meet(backend: str) -> None:
+def _init_process_group(backend: str) -> None:
     """Start torch.distributed from the environment.
 
-    torchrun keeps one store for all restarts of a machine's workers, and without a prefix of its own a worker that was
-    started again may read where its peer of the life before had listened: its connection is refused.
+    torchrun keeps one store for all restarts. Without a prefix per restart, a worker may read the address of a peer
+    from before the restart, and its connection is refused.
     """
+    from torch.distributed.distributed_c10d import PrefixStore
     from torch.distributed.rendezvous import rendezvous
 
     store, rank, world = next(iter(rendezvous("env://")))
-    if os.environ.get("GROUP_WORLD_SIZE", "1") == "1":  # machines do not agree on the count
-        store = torch.distributed.PrefixStore(f"start-{restarts()}", store)
+    if os.environ.get("GROUP_WORLD_SIZE", "1") == "1":  # several machines may count restarts differently
+        store = PrefixStore(f"start-{restarts()}", store)
     torch.distributed.init_process_group(backend, store=store, rank=rank, world_size=world)
 
 
@@ -212,14 +217,14 @@ def _number(name: str, default: int | None = None) -> int:
     """An environment variable that torchrun sets."""
     found = os.environ.get(name, "" if default is None else str(default))
     if not found.isdigit():
-        raise RequestError(f"WORLD_SIZE says several processes, but {name} is {found!r}: start them with torchrun")
+        raise RequestError(f"WORLD_SIZE is more than 1, but {name} is {found!r}: start the processes with torchrun")
     return int(found)
 
 
 def _own_gpu(local_rank: int) -> int:
-    """This process's GPU. Refused on every process of a machine that has fewer GPUs than processes."""
+    """The index of this process's GPU; RequestError on all processes of a machine with fewer GPUs than processes."""
     here, there = _number("LOCAL_WORLD_SIZE", local_rank + 1), torch.cuda.device_count()
-    if here > there > 0:  # without any, the device itself is refused
+    if here > there > 0:  # with no GPU at all, `pick_device` refuses
         raise RequestError(
             f"{here} processes on a machine of {there} GPUs: "
             f"torchrun --nproc-per-node={there}, or --device cpu for none"

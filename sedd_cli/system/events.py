@@ -1,4 +1,4 @@
-"""What a job says while it runs. Jobs yield these records; the view draws them, tests consume them."""
+"""The events that jobs yield while they run; the command line draws them."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ class Event:
 
 @dataclass(frozen=True)
 class Note(Event):
-    """A line worth reading once (which model was chosen, where something was stored)."""
+    """A line of information (which model was chosen, where something was stored)."""
 
     text: str
 
 
 @dataclass(frozen=True)
 class Warn(Note):
-    """A note that the user may want to act upon."""
+    """A warning."""
 
 
 @dataclass(frozen=True)
 class Progress(Event):
-    """State of a task whose length is known: `done` of `total` in `unit`, with a few live figures."""
+    """Progress of a task: `done` of `total` in `unit`, with a few values to show."""
 
     task: str
     done: int
@@ -37,11 +37,21 @@ class Progress(Event):
 
 @dataclass(frozen=True)
 class TrainStep(Event):
-    """The optimizer steps since the last such event, over all processes. Losses in nats per token.
+    """Metrics of the optimizer steps since the last such event, over all processes.
 
-    loss_by_t: the loss in five equal bins of t, None where nothing fell; no bins where there is no noise. grad_norm of
-    the last step, before it was clipped. memory: the most bytes the main process has taken. mfu: useful FLOP/s as a
-    share of the devices' known peak. skipped: steps left out since the run began.
+    Attributes:
+        step: The last of these steps.
+        steps: Steps of the whole training.
+        loss: Mean loss in nats per token; None without a step that counts.
+        loss_by_t: The same in equal bins of t, None in empty bins; no bins for an autoregressive model.
+        grad_norm: Gradient norm of the last step before clipping.
+        lr: Learning rate of the last step.
+        tokens_per_second: Training rate.
+        seconds: Duration of these steps.
+        seconds_left: Expected time to the last step.
+        memory: Peak bytes of the main process.
+        mfu: Useful FLOP/s as a fraction of the devices' peak; None if that is unknown.
+        skipped: Steps skipped since the run began.
     """
 
     step: int
@@ -59,14 +69,14 @@ class TrainStep(Event):
 
 
 def bin_names(loss_by_t: list[float | None]) -> list[str]:
-    """ "0.0-0.2" … for the bins of t in which a loss is told."""
+    """ "0.0-0.2" … for the bins of `loss_by_t`."""
     count = len(loss_by_t)
     return [f"{i / count:.1f}-{(i + 1) / count:.1f}" for i in range(count)]
 
 
 @dataclass(frozen=True)
 class Validated(Event):
-    """A bound on part of a split, on the way; errors of the draws and of the choice of text."""
+    """A bound on part of a split during training, with its Monte Carlo error and its error between documents."""
 
     step: int
     split: str
@@ -81,7 +91,7 @@ class Validated(Event):
 
 @dataclass(frozen=True)
 class Saved(Event):
-    """A checkpoint was written, fsynced and renamed into place."""
+    """A checkpoint was written."""
 
     step: int
     path: Path
@@ -89,16 +99,21 @@ class Saved(Event):
 
 @dataclass(frozen=True)
 class Evaluated(Event):
-    """A finished evaluation; `result` is what `results/*.json` holds."""
+    """An evaluation has finished; `result` is the content of `results/*.json`."""
 
     result: dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Seen:
-    """A sequence on its way: what was asked for (None where free), and x [L] after `evaluations` of the network.
+    """A sequence that is being denoised.
 
-    offset: where it begins in the text that it is a part of.
+    Attributes:
+        number: Its number.
+        offset: Where it begins in the text that it is a part of.
+        asked: The given tokens [L], None where free.
+        x: The current tokens [L].
+        evaluations: Network evaluations so far.
     """
 
     number: int
@@ -110,7 +125,7 @@ class Seen:
 
 @dataclass(frozen=True)
 class Frame(Event):
-    """A batch after a step, for whoever watches; seconds since the batch began."""
+    """A batch after a sampling step, for display; seconds since the batch began."""
 
     step: int
     steps: int
@@ -120,10 +135,10 @@ class Frame(Event):
 
 @dataclass(frozen=True)
 class Sampled(Event):
-    """One finished sequence: its text, its tokens, the number of network evaluations it took.
+    """A finished sample with its number of network evaluations.
 
-    `given` marks the characters of `text` that were given, as (start, stop) spans. seed, sampler, steps and draws say
-    how it was drawn; `levers` are the options that made this another law than the model's.
+    `given` holds the spans (start, stop) of `text` that were given. `levers` are the sampling options that change the
+    distribution.
     """
 
     index: int
@@ -132,7 +147,7 @@ class Sampled(Event):
     nfe: int
     seconds: float
     given: list[tuple[int, int]] = field(default_factory=list)
-    #: The training step at which it was drawn, on the way.
+    #: The training step, for samples drawn during training.
     at_step: int | None = None
     draws: str = "float64"
     seed: int = 0
@@ -144,13 +159,19 @@ class Sampled(Event):
 
 @dataclass(frozen=True)
 class Filled(Sampled):
-    """A filled template, with the texts of its gaps. nfe and seconds are those of all that was drawn for it.
+    """A filled template. nfe and seconds are those of all sequences drawn for it.
 
-    bound, bound_error: an upper bound on −log p in nats per token under the model without levers, where candidates were
-    compared. candidate: its
-    place among `candidates`, from 0, the best. drawn: sequences that were drawn in all. plain_edges: no draw began
-    its gaps with the spaces that the text asks for, so the spaces are tokens of their own. job: the line and what it
-    asks for, in a batch of jobs.
+    Attributes:
+        template: The template.
+        gaps: The texts of its gaps.
+        lengths: Their lengths in tokens.
+        bound: Upper bound on −log p in nats per token without levers, where candidates were compared.
+        bound_error: Its Monte Carlo error.
+        candidate: Its rank among the candidates, 0 for the best.
+        candidates: Number of candidates.
+        drawn: Number of sequences drawn.
+        plain_edges: No draw began its gaps with the required spaces, so the spaces are tokens of their own.
+        job: The line of a batch of jobs.
     """
 
     template: str = ""
@@ -167,7 +188,7 @@ class Filled(Sampled):
 
 @dataclass(frozen=True)
 class Prepared(Event):
-    """A dataset folder is complete; `fresh` says whether this call made it."""
+    """A dataset folder is complete; fresh: this call made it."""
 
     path: Path
     manifest: dict[str, Any]
@@ -176,6 +197,6 @@ class Prepared(Event):
 
 @dataclass(frozen=True)
 class Finished(Event):
-    """The job is over; `result` is what `--json` prints."""
+    """The job has finished; `result` is the document that `--json` prints."""
 
     result: dict[str, Any]

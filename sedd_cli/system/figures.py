@@ -1,4 +1,4 @@
-"""Figures as PNG files, where matplotlib is."""
+"""Figures as PNG files, with matplotlib."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from sedd_cli.errors import RequestError, WorkError
 from sedd_cli.system.files import write_whole
 
 
-def blank(width: float, height: float) -> Any:
-    """An empty figure, sizes in inches; RequestError without matplotlib."""
+def empty_figure(width: float, height: float) -> Any:
+    """An empty matplotlib figure, sizes in inches; RequestError without matplotlib."""
     try:
         import matplotlib.figure
     except ImportError:
@@ -21,14 +21,14 @@ def blank(width: float, height: float) -> Any:
 
 
 def steps_axes(axis: Any, steps: Iterable[int]) -> None:
-    """Axes of generative perplexity against numbers of steps, both logarithmic, with ticks that can be read."""
+    """Set up logarithmic axes for generative perplexity against numbers of sampling steps."""
     from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
 
     axis.set(xscale="log", yscale="log", xlabel="steps", ylabel="generative perplexity, per sequence")
     ticks = sorted(set(steps))
     axis.set_xticks(ticks, [str(tick) for tick in ticks])
     axis.xaxis.set_minor_locator(NullLocator())
-    # 1, 1.5, 2 … of every power of ten, spelled out: often the axis spans less than one
+    # ticks at 1, 1.5, 2 … of each power of ten, since the axis often spans less than one power
     axis.yaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 5, 7)))
     axis.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
     axis.yaxis.set_minor_locator(NullLocator())
@@ -36,7 +36,7 @@ def steps_axes(axis: Any, steps: Iterable[int]) -> None:
 
 
 def save(figure: Any, path: Path) -> None:
-    """Write it; WorkError where that fails."""
+    """Write the figure as a PNG; WorkError if that fails."""
     drawn = io.BytesIO()
     figure.savefig(drawn, format="png", dpi=150)
     try:

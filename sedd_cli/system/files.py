@@ -1,4 +1,4 @@
-"""Files that are either whole or not there."""
+"""Write files atomically: a reader finds the old file or the new one, never a part."""
 
 from __future__ import annotations
 
@@ -9,19 +9,20 @@ import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import IO, Any
 
 import numpy as np
 
 
-def sync(stream) -> None:
-    """Bring a file to the disk and close it."""
+def sync(stream: IO[Any]) -> None:
+    """Flush a file to the disk and close it."""
     stream.flush()
     os.fsync(stream.fileno())
     stream.close()
 
 
 def sync_path(path: Path) -> None:
-    """Bring a file that is closed, or a folder's list of names, to the disk."""
+    """Flush a closed file, or the entries of a folder, to the disk."""
     fd = os.open(path, os.O_RDONLY)
     try:
         os.fsync(fd)
@@ -30,7 +31,7 @@ def sync_path(path: Path) -> None:
 
 
 def is_stream(path: Path) -> bool:
-    """Whether a path is a device, a pipe or an open descriptor (/dev/stdout), which is written into, not replaced."""
+    """Whether a path is a device, a pipe or an open descriptor (/dev/stdout), which cannot be replaced."""
     if str(path.absolute()).startswith(("/dev/", "/proc/")) and path.exists():
         return True
     try:
@@ -42,15 +43,14 @@ def is_stream(path: Path) -> bool:
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
-    """The path of a new, empty file beside `path`, which takes its place when the block ends without an error.
+    """Yield the path of a new file beside `path`, which replaces `path` when the block ends without an error.
 
-    A reader finds the old file or the new one, never a part. A link is followed. The name is one that nothing had, and
-    the new file has the permissions of the old one.
+    Links are followed, and the permissions of an old file are kept.
     """
     path = path.resolve()
     beside, fd = _new_file(path)
     try:
-        with suppress(OSError):  # there is no old file, or it belongs to someone else
+        with suppress(OSError):  # there is no old file, or it belongs to another user
             os.fchmod(fd, stat.S_IMODE(path.stat().st_mode))
         os.close(fd)
         yield beside
@@ -70,7 +70,7 @@ def _new_file(path: Path) -> tuple[Path, int]:
 
 
 def write_whole(path: Path, content: str | bytes) -> None:
-    """Write a file so that a reader finds the old one or the new one; a device or pipe is written into."""
+    """Write a file atomically; a device or a pipe is written directly."""
     raw = content.encode("utf-8") if isinstance(content, str) else content
     if is_stream(path):
         with path.open("wb") as stream:
@@ -81,7 +81,7 @@ def write_whole(path: Path, content: str | bytes) -> None:
 
 
 def save_array(path: Path, values: np.ndarray) -> None:
-    """Write an .npy file, its folder too; several processes may do so at once. OSError leaves nothing behind."""
+    """Write an .npy file atomically, and make its folder; several processes may do so at once."""
     path.parent.mkdir(parents=True, exist_ok=True)
     buffer = io.BytesIO()
     np.save(buffer, values)

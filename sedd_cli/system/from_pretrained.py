@@ -1,7 +1,6 @@
-"""The only calls of `from_pretrained`: what `transformers` loads, never with code of its folder or repository.
+"""The only calls of `from_pretrained` of `transformers`, which never run code of a model or tokenizer.
 
-Without an explicit `trust_remote_code`, `transformers` asks on standard input whether to run the Python files that a
-model or tokenizer brings along.
+Without an explicit `trust_remote_code`, `transformers` prompts on standard input for permission to run such code.
 """
 
 from __future__ import annotations
@@ -32,6 +31,6 @@ def _load(kind: Any, source: str, options: dict[str, Any]) -> Any:
         if "trust_remote_code" not in str(error):
             raise
         raise RequestError(
-            f"{source} needs Python code that it brings along (auto_map in its configuration), and code of a model or "
-            "tokenizer is never run: take one that transformers knows without it"
+            f"{source} needs Python code of its own (auto_map in its configuration), which is never run: "
+            "choose a model or tokenizer that transformers supports without it"
         ) from None

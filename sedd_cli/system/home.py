@@ -1,4 +1,4 @@
-"""Where data and caches live."""
+"""The folder of prepared data and caches."""
 
 from __future__ import annotations
 
@@ -16,5 +16,5 @@ def home() -> Path:
 
 
 def nearest_existing(path: Path) -> Path:
-    """The path itself, or the first folder above it that is there."""
+    """The path itself, or the first folder above it that exists."""
     return next(p for p in (path, *path.parents) if p.exists())

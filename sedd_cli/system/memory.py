@@ -1,4 +1,4 @@
-"""How much memory a process has taken at most, and how much there is."""
+"""Memory of a device: peak, current, total and free."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from sedd_cli.system import allocator
 
 
 def begin_peak(device: torch.device) -> None:
-    """Count the peak anew from here, where the system allows it (a GPU; Linux)."""
+    """Reset the peak, where the system allows it (GPU, Linux)."""
     allocator.give_back()
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
@@ -23,7 +23,7 @@ def begin_peak(device: torch.device) -> None:
 
 
 def peak(device: torch.device) -> int:
-    """Bytes taken at most: by tensors on a GPU, by the whole process on a CPU."""
+    """Peak bytes of tensors on a GPU, or of the process on a CPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     with suppress(OSError, ValueError, StopIteration):
@@ -33,7 +33,7 @@ def peak(device: torch.device) -> int:
 
 
 def held(device: torch.device) -> int:
-    """Bytes held now: by tensors on a GPU, by the whole process on a CPU (0 where the system does not tell)."""
+    """Current bytes of tensors on a GPU, or of the process on a CPU (0 if unknown)."""
     if device.type == "cuda":
         return torch.cuda.memory_allocated(device)
     with suppress(OSError, ValueError, StopIteration):
@@ -42,14 +42,14 @@ def held(device: torch.device) -> int:
 
 
 def total_memory(device: torch.device) -> int:
-    """Bytes that this device has in all; on a CPU within the limits of its control group."""
+    """Total bytes of the device; on a CPU within the limit of the control group."""
     if device.type == "cuda":
         return torch.cuda.get_device_properties(device).total_memory
     return min(_limits() or [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")])
 
 
 def free_memory(device: torch.device) -> int:
-    """Bytes that could still be taken without swapping."""
+    """Bytes that can be allocated without swapping."""
     if device.type == "cuda":
         return (
             torch.cuda.mem_get_info(device)[0]
@@ -68,7 +68,7 @@ def _kilobytes(path: str, key: str) -> int:
 
 
 def _limits() -> list[int]:
-    """The memory of the machine and the limit of the control group, where they can be read."""
+    """The memory of the machine and the limit of the control group, if they can be read."""
     found = []
     with suppress(OSError, ValueError):
         found.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))

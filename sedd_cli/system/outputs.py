@@ -1,7 +1,7 @@
-"""What a command may write is decided here, before its work: nothing that it reads, and nobody else's files.
+"""Check the outputs of a command before its work: it must not overwrite its inputs or files of others.
 
-A plain file is replaced, whole or not at all; a link is followed; a device or a pipe is written into. A folder is
-filled where it is new, empty, or already the command's own.
+A regular file is replaced atomically, a link is followed, a device or a pipe is written directly. A folder is used if
+it is new, empty, or was made by the same command.
 """
 
 from __future__ import annotations
@@ -16,16 +16,21 @@ from sedd_cli.errors import RequestError
 from sedd_cli.system.files import is_stream
 from sedd_cli.system.home import home
 
-#: What a run directory is read for; its other files (results, samples, a user's own) are not.
+#: The entries of a run directory that commands read.
 READ_OF_A_RUN = ("recipe.yaml", "latest", "metrics.jsonl", "ema.safetensors", "checkpoints", "table")
 Named = str | Path | None
 
 
 def check_outputs(writes: Mapping[str, Path | None], reads: Mapping[str, Named | Iterable[Named]]) -> None:
-    """RequestError unless every file can be written, and none is another one or among those that are read.
+    """Check that all outputs can be written, differ from each other and are not inputs.
 
-    writes: option → file. reads: option → paths, in any of the forms that options take: names that are no paths, None
-    and "-" are passed over, of NAME=PATH the path counts. A folder that is read stands for all files there are in it.
+    Args:
+        writes: Option → output file.
+        reads: Option → inputs in any form that options take. NAME=PATH counts as PATH; None, "-" and names that are
+            not paths are ignored. A folder stands for all files in it.
+
+    Raises:
+        RequestError: Names the options and the file.
     """
     taken: dict[Path, str] = {}
     inputs = [(option, path) for option, named in reads.items() for path in _paths(named)]
@@ -48,9 +53,9 @@ def check_outputs(writes: Mapping[str, Path | None], reads: Mapping[str, Named |
 
 
 def check_folder(option: str, folder: Path, own: Callable[[Path], bool], what: str) -> None:
-    """RequestError unless a folder can be filled: it is new, empty, or `own` says that this command made it.
+    """Raise RequestError unless a folder is new, empty, or `own(folder)` holds.
 
-    what: the word for such a folder, as in "a run".
+    what: the kind of folder that the command makes, as in "a run".
     """
     place = _place(folder)
     if not place.exists():
@@ -89,15 +94,15 @@ def _check_file(out: Path, place: Path) -> None:
 
 
 def _place(path: Path) -> Path:
-    """Where a path leads, through links."""
+    """The path with links resolved."""
     try:
         return path.resolve()
-    except (OSError, RuntimeError) as error:  # a loop of links is the one or the other, by Python's version
+    except (OSError, RuntimeError) as error:  # for a loop of links, depending on the version of Python
         raise RequestError(f"cannot write {path}: {getattr(error, 'strerror', None) or error}") from None
 
 
 def _paths(named: Named | Iterable[Named]) -> list[Path]:
-    """The paths among what an option was given that exist."""
+    """The existing paths among the values of an option."""
     values = [named] if named is None or isinstance(named, str | Path) else list(named)
     texts = [str(value) for value in values if value is not None]
     texts += [text.partition("=")[2] for text in texts if "=" in text]
@@ -107,13 +112,13 @@ def _paths(named: Named | Iterable[Named]) -> list[Path]:
             path = Path(text).expanduser()
             if text and path.exists() and (path.is_file() or path.is_dir()):
                 found.append(path)
-        except (OSError, RuntimeError, ValueError):  # no path: too long, an unknown user, a NUL
+        except (OSError, RuntimeError, ValueError):  # not a path: too long, an unknown user, a NUL
             continue
     return found
 
 
 def _is_read(place: Path, path: Path) -> bool:
-    """Whether a file to be written, at `place`, is one that is there in `path`, or `path` itself."""
+    """Whether an output at `place` exists and is the input `path`, or a file in it."""
     if not place.exists():
         return False
     if path.is_file():
@@ -125,7 +130,7 @@ def _is_read(place: Path, path: Path) -> bool:
 
 
 def _linked_in(place: Path, folder: Path) -> bool:
-    """Whether a file of the folder leads to `place`: a link, or another name of the same file."""
+    """Whether a file of the folder is a link to `place`, symbolic or hard."""
     if place.stat().st_nlink == 1 and not any(path.is_symlink() for path in folder.rglob("*")):
         return False
     return any(_same(place, path) for path in folder.rglob("*") if path.is_file())

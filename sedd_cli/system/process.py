@@ -1,4 +1,4 @@
-"""How this process gets on with its machine: threads, freed memory, warnings. Said before torch is loaded."""
+"""Settings of the process that must be made before torch is imported: threads, allocator, warnings."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ QUOTA = Path("/sys/fs/cgroup/cpu.max")
 
 
 def settle() -> None:
-    """Take no more than the process was given, keep what it frees, and warn in one line."""
-    # By default waiting OpenMP threads spin for so long that one busy neighbour slows two-core training eightfold;
-    # spinning briefly costs 3 % on a quiet machine and is three times faster on a busy one.
+    """Respect the CPU quota, keep freed memory, and show warnings in one line."""
+    # By default OpenMP threads spin so long while waiting that one busy neighbour slows two-core training eightfold.
+    # Spinning briefly costs 3 % on an idle machine and is three times faster on a busy one.
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     if (cores := quota()) is not None and cores < (os.cpu_count() or 1):
@@ -27,12 +27,12 @@ def settle() -> None:
 
 
 def show_warning(message: Warning | str, *_: object, **__: object) -> None:
-    """A warning without the place in the code it comes from."""
+    """Print a warning without its place in the code."""
     print(f"warning: {' '.join(str(message).split())}", file=sys.stderr)
 
 
 def quota() -> int | None:
-    """Cores' worth of time that a container may take, rounded up; None without a limit. torch counts cores only."""
+    """The CPU quota of a container in cores, rounded up; None without a limit. torch ignores the quota."""
     with suppress(OSError, ValueError):
         limit, period = QUOTA.read_text().split()
         return None if limit == "max" else math.ceil(int(limit) / int(period))

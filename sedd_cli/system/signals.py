@@ -1,4 +1,4 @@
-"""Asking a loop to end: the first signal ends it after the step at hand, a second Ctrl-C at once."""
+"""Stop a loop by a signal: the first one stops it after the current step, a second Ctrl-C at once."""
 
 from __future__ import annotations
 
@@ -11,31 +11,31 @@ from typing import Any
 
 @contextmanager
 def stop_requested(tell: Callable[[str], None]) -> Iterator[threading.Event]:
-    """An event that SIGINT, SIGTERM or SIGUSR1 sets; a second SIGINT interrupts at once.
+    """Yield an event that SIGINT, SIGTERM or SIGUSR1 sets; a second SIGINT raises KeyboardInterrupt.
 
-    tell: called at the first signal with what will happen. Inert outside the main thread.
+    tell is called with a message at the first signal. Outside the main thread, no signal is handled.
     """
-    asked = threading.Event()
+    stopped = threading.Event()
     if threading.current_thread() is not threading.main_thread():
-        yield asked
+        yield stopped
         return
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)}
     interrupts = 0
 
-    def ask(number: int, frame: Any) -> None:
-        # torchrun sends SIGTERM after the terminal's SIGINT: only a person's second Ctrl-C is a hard stop
+    def handle(number: int, frame: Any) -> None:
+        # torchrun sends SIGTERM after the SIGINT of a terminal, so only a second SIGINT stops at once
         nonlocal interrupts
         interrupts += number == signal.SIGINT
         if interrupts > 1:
             raise KeyboardInterrupt
-        if not asked.is_set():
-            asked.set()
-            tell("finishing the step, then saving; Ctrl-C again leaves at once")
+        if not stopped.is_set():
+            stopped.set()
+            tell("finishing the step, then saving; Ctrl-C again stops at once")
 
     for number in before:
-        signal.signal(number, ask)
+        signal.signal(number, handle)
     try:
-        yield asked
+        yield stopped
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

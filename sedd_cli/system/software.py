@@ -1,4 +1,4 @@
-"""Versions that a result names."""
+"""Versions of software that a result was computed with."""
 
 from __future__ import annotations
 
@@ -8,5 +8,5 @@ from sedd_cli import __version__
 
 
 def software(*libraries: str) -> dict[str, str]:
-    """This package's version, and those of the libraries that had a part in a number."""
+    """The versions of this package and of some libraries."""
     return {"sedd": __version__, **{name: importlib.metadata.version(name) for name in libraries}}

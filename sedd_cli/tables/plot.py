@@ -8,7 +8,7 @@ from pathlib import Path
 
 from sedd_cli.errors import RequestError
 from sedd_cli.recipe import load_recipe
-from sedd_cli.system.figures import blank, save, steps_axes
+from sedd_cli.system.figures import empty_figure, save, steps_axes
 from sedd_cli.tables.column import Quality
 from sedd_cli.tables.document import TableSummary, numbers
 from sedd_cli.tables.markdown import samples_of
@@ -27,7 +27,7 @@ def plot(found: TableSummary, runs: Sequence[RowRun], path: Path) -> None:
 
 def _curves(title: str, runs: Sequence[RowRun], path: Path) -> None:
     """The bound on validation text against training tokens: a line for each run, one colour for each row."""
-    figure = blank(9, 5)
+    figure = empty_figure(9, 5)
     axis, colours, drawn = figure.subplots(), {}, set()
     for run in runs:
         folder = run.trained.folder
@@ -58,7 +58,7 @@ def _curves(title: str, runs: Sequence[RowRun], path: Path) -> None:
 
 def _frontiers(title: str, found: TableSummary, path: Path) -> None:
     """Generative perplexity against steps, both axes logarithmic. An autoregressive model is a horizontal line."""
-    figure = blank(8, 4.5)
+    figure = empty_figure(8, 4.5)
     axis, steps = figure.subplots(), {c.name: c.steps for c in found.columns if isinstance(c, Quality)}
     drawn, styles = False, itertools.cycle(("o-", "s--", "^-", "D--", "v:", "P:"))
     for row in found.rows:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from pathlib import Path
 from sedd_cli.checkpoints.checkpoint import MANIFEST
 from sedd_cli.errors import RequestError
 from sedd_cli.recipe import Recipe, load_recipe
+from sedd_cli.system.digests import sha256_of
 from sedd_cli.tables import definition as tables
 from sedd_cli.tables.column import Column, Likelihood
 from sedd_cli.tables.definition import Row, Table, recipe_of
@@ -98,7 +98,7 @@ class RowRun:
         if not mark.is_file():
             return None
         manifest = self.trained.folder / "checkpoints" / mark.read_text(encoding="utf-8").strip() / MANIFEST
-        return hashlib.sha256(manifest.read_bytes()).hexdigest() if manifest.is_file() else None
+        return sha256_of(manifest) if manifest.is_file() else None
 
     def train_command(self) -> str | None:
         """The command that trains its run on any machine; None if it is not trained."""

@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from sedd_cli.checkpoints.run_directory import HARMLESS
-from sedd_cli.data.tokenizers.base import digest
 from sedd_cli.errors import DamageError, RequestError
 from sedd_cli.recipe import differences, load_recipe
 from sedd_cli.recipe.build import plain
+from sedd_cli.system.digests import digest
 from sedd_cli.system.files import write_whole
 from sedd_cli.tables.column import Column, RowSampling
 from sedd_cli.tables.measures import MEASURES

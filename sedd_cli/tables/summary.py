@@ -27,7 +27,7 @@ from sedd_cli.tables.frontier import QualityCurve, frontier
 from sedd_cli.tables.measures import MEASURES
 from sedd_cli.tables.row_run import RowRun
 from sedd_cli.tables.row_status import RowStatus, row_status, run_state
-from sedd_cli.training.cost import plan
+from sedd_cli.training.cost import estimate_cost
 
 
 def summary(table: Table, runs: Mapping[str, Sequence[RowRun]], mini: bool) -> TableSummary:
@@ -148,7 +148,7 @@ def _training_cost(run: RowRun, every: Sequence[RowStatus]) -> str | None:
     if (seconds := run_seconds(run, [status.run for status in every])) is not None:
         return f"about {in_words(seconds)} here"
     assert run.recipe is not None
-    return plan(run.recipe).get("on the paper's hardware")
+    return estimate_cost(run.recipe).to_dict().get("on the paper's hardware")
 
 
 def _problems(every: Sequence[RowStatus]) -> Iterator[str]:

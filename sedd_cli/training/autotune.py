@@ -1,4 +1,4 @@
-"""Which micro-batch is fastest within the memory: measured, step by step, never beyond what is predicted to fit."""
+"""Choose the fastest micro-batch that fits into memory, by measuring."""
 
 from __future__ import annotations
 
@@ -15,80 +15,87 @@ from sedd_cli.recipe.assemble import make_graph, make_net
 from sedd_cli.system.distributed import Dist
 from sedd_cli.system.events import Event, Note, Progress
 from sedd_cli.system.memory import begin_peak, free_memory, held, peak
-from sedd_cli.training.state import LossModule, compile_as_asked, shards
+from sedd_cli.training.state import LossModule, compile_if_wanted, use_sharding
 
-#: Share of the free memory that a micro-batch may take.
+#: Fraction of the free memory that a micro-batch may take.
 MARGIN = 0.9
-#: A larger micro-batch must be faster by this factor to be worth its memory.
-WORTH = 1.03
+#: A larger micro-batch must be faster by this factor to justify its memory.
+MIN_SPEEDUP = 1.03
 
 
-def fit(recipe: Recipe, dataset: Dataset, dist: Dist) -> Generator[Event, None, Recipe]:
-    """Returns the recipe with the micro_batch that is fastest and fits, the same on every process.
+def autotune(recipe: Recipe, dataset: Dataset, dist: Dist) -> Generator[Event, None, Recipe]:
+    """Measure micro-batches of doubling size and choose the fastest, the same on every process.
 
-    Each process measures on a network of its own that is thrown away: nothing is exchanged, so memory that runs out
-    here troubles no one. Sizes double. Each is timed on a batch in which every position counts, the worst case; the
-    next is tried only if the memory it needs, extrapolated from the last two, is free. WorkError if not even one
-    sequence fits.
+    Each process measures a temporary network and exchanges nothing until the end, so running out of memory on one
+    process does not block the others. Each size is timed on a batch in which every position counts, the worst case.
+    The next size is tried only if its memory, extrapolated from the last two sizes, is free.
+
+    Returns:
+        The recipe with train.micro_batch set.
+
+    Raises:
+        WorkError: Not even one sequence fits.
     """
     device, rows = dist.device, len(dist.share(recipe.train.batch))
     module, parameters = _module(recipe, dataset, dist)
     before = held(device)
-    # average and moments will come on top; where they are sharded, weights and gradients will be too
-    budget = MARGIN * free_memory(device) - 12 * parameters / (dist.world if shards(recipe, parameters, dist) else 1)
+    # EMA and optimizer moments come later; where they are sharded, weights and gradients are sharded too
+    budget = MARGIN * free_memory(device) - 12 * parameters / (
+        dist.world if use_sharding(recipe, parameters, dist) else 1
+    )
     sizes = sorted({min(2**k, rows) for k in range(rows.bit_length() + 1)})
-    taken: dict[int, int] = {}
+    memory: dict[int, int] = {}
     rates: dict[int, float] = {}
     for number, size in enumerate(sizes):
-        if _expected(taken, size) > budget:
+        if _expected(memory, size) > budget:
             break
-        found = _attempt(module, recipe, size, device)
-        if found is None or found[0] - before > budget:
+        measured = _attempt(module, recipe, size, device)
+        if measured is None or measured[0] - before > budget:
             break
-        taken[size], rates[size] = found[0] - before, size * recipe.model.length / found[1]
-        figures = {"micro-batch": str(size), "tokens/s": f"{rates[size]:,.0f}"}
-        yield Progress("fitting", number + 1, len(sizes), "sizes", figures)
+        memory[size], rates[size] = measured[0] - before, size * recipe.model.length / measured[1]
+        live = {"micro-batch": str(size), "tokens/s": f"{rates[size]:,.0f}"}
+        yield Progress("measuring micro-batches", number + 1, len(sizes), "sizes", live)
     del module
     if device.type == "cuda":
         torch.cuda.empty_cache()
     best = dist.least(_fastest(rates) if rates else 0)
     if not best:
         raise WorkError(
-            f"not even a micro-batch of 1 fits into the memory of {device}: take train.recompute=true, "
-            "train.strategy=fsdp on more processes, or a smaller model"
+            f"not even a micro-batch of 1 fits into the memory of {device}: set train.recompute=true, use "
+            "train.strategy=fsdp on more processes, or choose a smaller model"
         )
     yield Note(
-        f"train.micro_batch={best}: {rates[best] * dist.world:,.0f} tokens/s forward and backward with every position "
-        f"counted, {taken[best] / 2**30:.1f} GiB beyond the weights"
+        f"train.micro_batch={best}: {rates[best] * dist.world:,.0f} tokens/s forward and backward with all positions "
+        f"active, {memory[best] / 2**30:.1f} GiB beyond the weights"
     )
     return with_micro_batch(recipe, best)
 
 
 def with_micro_batch(recipe: Recipe, size: int | None) -> Recipe:
-    """The recipe with another train.micro_batch."""
+    """A copy of the recipe with another train.micro_batch."""
     return dataclasses.replace(recipe, train=dataclasses.replace(recipe.train, micro_batch=size))
 
 
 def _module(recipe: Recipe, dataset: Dataset, dist: Dist) -> tuple[LossModule, int]:
-    """The recipe's loss around a fresh network, and the number of its parameters."""
+    """The recipe's loss around a new network, and its number of parameters."""
     graph = make_graph(recipe, dataset.tokenizer.vocab_size)
     net = make_net(recipe, graph, dist.device).train()
     net.recompute = recipe.train.recompute
-    compile_as_asked(recipe, net, graph, dist)
+    compile_if_wanted(recipe, net, graph, dist)
     module = LossModule(net, graph, recipe.noise.make(), recipe.objective.make())
     return module, sum(p.numel() for p in net.parameters())
 
 
-def _expected(taken: dict[int, int], size: int) -> float:
-    """Bytes that a micro-batch of `size` is expected to take: a line through the last two, doubled before there are."""
-    if len(taken) < 2:
-        return 2.0 * max(taken.values(), default=0)
-    (a, low), (b, high) = list(taken.items())[-2:]
+def _expected(memory: dict[int, int], size: int) -> float:
+    """Expected bytes for `size` sequences: a line through the last two measurements, or twice the only one."""
+    if len(memory) < 2:
+        return 2.0 * max(memory.values(), default=0)
+    (a, low), (b, high) = list(memory.items())[-2:]
     return high + (high - low) / (b - a) * (size - b)
 
 
 def _attempt(module: LossModule, recipe: Recipe, size: int, device: torch.device) -> tuple[int, float] | None:
-    """(peak bytes, seconds) of a forward and backward pass with `size` sequences; None if memory ran out."""
+    """Peak bytes and seconds of one forward and backward pass; None if memory ran out."""
     length, generator = recipe.model.length, torch.Generator().manual_seed(size)
     tokens = module.graph.vocab_size
     x0 = torch.randint(tokens, (size, length), generator=generator).to(device)
@@ -102,7 +109,7 @@ def _attempt(module: LossModule, recipe: Recipe, size: int, device: torch.device
             module(x0, v, u).total.backward()
             best = min(best, _now(device) - began)
     except (torch.OutOfMemoryError, MemoryError) as error:
-        error.__traceback__ = None  # it holds the tensors
+        error.__traceback__ = None  # the traceback holds the tensors
         return None
     except RuntimeError as error:
         if "can't allocate memory" not in str(error):
@@ -121,9 +128,9 @@ def _now(device: torch.device) -> float:
 
 
 def _fastest(rates: dict[int, float]) -> int:
-    """The smallest size that no larger one beats by a margin worth its memory."""
+    """The smallest size that no larger one beats by MIN_SPEEDUP."""
     best = next(iter(rates))
     for size, rate in rates.items():
-        if rate > WORTH * rates[best]:
+        if rate > MIN_SPEEDUP * rates[best]:
             best = size
     return best

@@ -1,6 +1,8 @@
-"""What a recipe costs, before anything is spent."""
+"""An estimate of what a recipe costs, before anything is spent."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 from sedd_cli.core.fast.fused import BUDGET
 from sedd_cli.core.graphs import Graph
@@ -9,7 +11,7 @@ from sedd_cli.data.prepared import PrepareOptions, dataset_folder, find_prepared
 from sedd_cli.data.shards import open_dataset
 from sedd_cli.models.dit import DiT
 from sedd_cli.recipe import Recipe
-from sedd_cli.recipe.assemble import expected_vocab_size, make_graph
+from sedd_cli.recipe.assemble import check_recipe, expected_vocab_size, make_graph
 from sedd_cli.training.flops import PEAKS, mean_active_share, training_flops
 from sedd_cli.training.state import BYTES_A_PARAMETER
 
@@ -17,47 +19,103 @@ from sedd_cli.training.state import BYTES_A_PARAMETER
 GPUS, MFU = 8, 0.4
 
 
-def plan(recipe: Recipe) -> dict[str, str]:
-    """Parameters, steps, tokens and an estimate of memory. Nothing is prepared and no weight is allocated."""
+@dataclass(frozen=True)
+class ModelCost:
+    """What follows from the vocabulary size.
+
+    parameters and embedding count weights; memory is bytes of one process for micro-batches of `micro_batch`; flops
+    counts the useful operations of the whole training; hours are those on GPUS A100.
+    """
+
+    vocab_size: int
+    parameters: int
+    embedding: int
+    micro_batch: int
+    memory: float
+    flops: float
+    hours: float
+
+
+@dataclass(frozen=True)
+class CostEstimate:
+    """The cost of a recipe. model: None while the vocabulary size is not known."""
+
+    data: str
+    steps: int
+    batch: int
+    length: int
+    model: ModelCost | None
+
+    def to_dict(self) -> dict[str, str]:
+        """Labels and values, ready to print."""
+        tokens = self.batch * self.length
+        found = {
+            "data": self.data,
+            "steps": f"{self.steps:,}",
+            "tokens a step": f"{tokens:,} ({self.batch} × {self.length})",
+            "tokens in all": f"{self.steps * tokens:,}",
+        }
+        if (model := self.model) is None:
+            return found | {
+                "vocabulary": "known once the corpus is prepared",
+                "parameters": "known once it is prepared",
+            }
+        return found | {
+            "vocabulary": f"{model.vocab_size:,}",
+            "parameters": f"{model.parameters:,} ({model.parameters - model.embedding:,} without the embedding)",
+            "memory, one process": f"about {model.memory / 2**30:.1f} GiB "
+            f"for micro-batches of {model.micro_batch} × {self.length} (an estimate)",
+            "useful FLOP in all": f"{model.flops:.2e}",
+            "on the paper's hardware": f"about {model.hours:,.1f} hours on {GPUS} × A100 80 GB at {MFU:.0%} of the "
+            "bf16 peak",
+        }
+
+
+def estimate_cost(recipe: Recipe) -> CostEstimate:
+    """Parameters, tokens, memory and hours of a recipe. Prepares no data and allocates no weights.
+
+    Raises:
+        RequestError: The recipe could not be trained.
+    """
+    check_recipe(recipe)
     options = PrepareOptions(corpus=recipe.data.corpus, tokenizer=recipe.data.tokenizer)
     prepared = find_prepared(options)
     if prepared:
-        vocabulary = open_dataset(prepared).tokenizer.vocab_size
+        vocab_size = open_dataset(prepared).tokenizer.vocab_size
     else:
-        vocabulary = expected_vocab_size(recipe.data.tokenizer or find_corpus(options).tokenizer)
-    train, length = recipe.train, recipe.model.length
-    tokens = train.batch * length
-    cost = {
-        "data": str(prepared or f"not prepared yet, will be in {dataset_folder(options)}"),
-        "steps": f"{train.steps:,}",
-        "tokens a step": f"{tokens:,} ({train.batch} × {length})",
-        "tokens in all": f"{train.steps * tokens:,}",
-    }
-    if vocabulary is None:
-        return cost | {"vocabulary": "known once the corpus is prepared", "parameters": "known once it is prepared"}
-    graph = make_graph(recipe, vocabulary)
+        vocab_size = expected_vocab_size(recipe.data.tokenizer or find_corpus(options).tokenizer)
+    return CostEstimate(
+        data=str(prepared or f"not prepared yet, will be in {dataset_folder(options)}"),
+        steps=recipe.train.steps,
+        batch=recipe.train.batch,
+        length=recipe.model.length,
+        model=None if vocab_size is None else _model_cost(recipe, vocab_size),
+    )
+
+
+def _model_cost(recipe: Recipe, vocab_size: int) -> ModelCost:
+    graph = make_graph(recipe, vocab_size)
     parameters = sum(p.numel() for p in DiT.empty(recipe.model, graph.states).parameters())
-    embedding = graph.states * recipe.model.hidden_size
     flops = training_flops(recipe, graph)
-    hours = flops / (GPUS * PEAKS["A100"] * MFU) / 3600
-    held = train.micro_batch or train.batch
-    return cost | {
-        "vocabulary": f"{vocabulary:,}",
-        "parameters": f"{parameters:,} ({parameters - embedding:,} without the embedding)",
-        "memory, one process": f"about {_memory(recipe, parameters, graph, held) / 2**30:.1f} GiB "
-        f"for micro-batches of {held} × {length} (an estimate)",
-        "useful FLOP in all": f"{flops:.2e}",
-        "on the paper's hardware": f"about {hours:,.1f} hours on {GPUS} × A100 80 GB at {MFU:.0%} of the bf16 peak",
-    }
+    micro_batch = recipe.train.micro_batch or recipe.train.batch
+    return ModelCost(
+        vocab_size=vocab_size,
+        parameters=parameters,
+        embedding=graph.states * recipe.model.hidden_size,
+        micro_batch=micro_batch,
+        memory=_memory(recipe, parameters, graph, micro_batch),
+        flops=flops,
+        hours=flops / (GPUS * PEAKS["A100"] * MFU) / 3600,
+    )
 
 
-def _memory(recipe: Recipe, parameters: int, graph: Graph, held: int) -> float:
-    """Bytes: fp32 weights, gradients, EMA and two optimizer moments, and what the backward pass keeps."""
-    wide, rows, blocks = recipe.model.hidden_size, held * recipe.model.length, recipe.model.n_blocks
+def _memory(recipe: Recipe, parameters: int, graph: Graph, micro_batch: int) -> float:
+    """Bytes of weights, gradients, EMA and two optimizer moments in float32, and of what the backward pass keeps."""
+    width, tokens, blocks = recipe.model.hidden_size, micro_batch * recipe.model.length, recipe.model.n_blocks
     # a block keeps about 34·D bf16 values a token (Korthikanti et al. 2022, without the attention matrix);
-    # recomputing keeps the input of each block and one block's inside at a time
-    inside = 34 + 2 * blocks if recipe.train.recompute else 34 * blocks
-    # the fused loss: hidden states of the active rows, scaled, and their gradient in float32; one tile
+    # recomputing keeps the input of each block and the activations of one block at a time
+    values = 34 + 2 * blocks if recipe.train.recompute else 34 * blocks
+    # the fused loss: hidden states of the active positions, scaled, and their gradient in float32; one tile
     active = mean_active_share(graph, recipe.noise.make(), recipe.objective.make().causal)
-    loss = 3 * 4 * wide * active * rows + BUDGET["cuda"]
-    return parameters * BYTES_A_PARAMETER + rows * inside * wide * 2 + loss
+    loss = 3 * 4 * width * active * tokens + BUDGET["cuda"]
+    return parameters * BYTES_A_PARAMETER + tokens * values * width * 2 + loss

@@ -1,4 +1,4 @@
-"""`init_from`: training that begins with the weights of a trained model."""
+"""`init_from`: start training from the weights of a trained model."""
 
 from __future__ import annotations
 
@@ -16,56 +16,64 @@ from sedd_cli.data.tokenizers import Tokenizer
 from sedd_cli.errors import RequestError
 from sedd_cli.models.dit import DiT
 
-#: What must agree; the length need not, for rotary angles have no weights, nor must dropout.
+#: Keys of `model` that must agree. Length may differ, since rotary embeddings have no weights, and so may dropout.
 SHAPE = ("n_blocks", "hidden_size", "n_heads", "cond_dim")
-#: Parameters with a row for every state.
+#: Parameters with a row per state.
 BY_STATE = ("vocab_embed.embedding", "output_layer.linear.weight", "output_layer.linear.bias")
 
 
 def start_from(
     source: str, net: DiT, graph: Graph, schedule: Schedule, objective: Objective, tokenizer: Tokenizer
 ) -> tuple[str, list[str]]:
-    """Copy a trained model's weights into a fresh network; returns what it is, and what one should know about it.
+    """Copy a trained model's weights into a new network.
 
-    Another vocabulary keeps the fresh rows of embedding and output, but for the embedding of MASK; all else is taken
-    over. RequestError for a network of another shape, or another graph (its outputs mean something else),
-    DamageError for weights that are not finite.
+    If the vocabularies differ, the rows of embedding and output layer stay newly initialised, except the embedding of
+    MASK.
+
+    Returns:
+        A description of the trained model, and warnings.
+
+    Raises:
+        RequestError: The trained model has another shape, graph or parametrization.
+        DamageError: Its weights are not finite.
     """
     given = open_model(source, device="cpu")
     if (given.objective.mean, given.objective.causal) != (objective.mean, objective.causal):
         raise RequestError(
-            f"init_from: {source} was trained for {given.objective.name}, this recipe for {objective.name}: "
-            "their outputs mean different things"
+            f"init_from: {source} was trained with the objective {given.objective.name}, this recipe has "
+            f"{objective.name}: their outputs have different parametrizations"
         )
     if dataclasses.replace(given.graph, vocab_size=graph.vocab_size) != graph:
         raise RequestError(f"init_from: {source} has the graph {given.graph}, this recipe {graph}")
     found, wanted = ({key: getattr(n.config, key) for key in SHAPE} for n in (given.net, net))
     if found != wanted:
         changed = "; ".join(f"model.{k}: {found[k]} there, {wanted[k]} here" for k in SHAPE if found[k] != wanted[k])
-        taken = " ".join(f"model.{k}={found[k]}" for k in SHAPE if found[k] != wanted[k])
-        raise RequestError(f"init_from: {source} is a network of another shape ({changed}); its own is {taken}")
+        settings = " ".join(f"model.{k}={found[k]}" for k in SHAPE if found[k] != wanted[k])
+        raise RequestError(f"init_from: {source} is a network of another shape ({changed}); set {settings}")
     check_finite(given.net, source)
-    another = _another_vocabulary(given, tokenizer)
-    theirs = dict(given.net.named_parameters())
+    other_vocabulary = _vocabulary_difference(given, tokenizer)
+    source_weights = dict(given.net.named_parameters())
     with torch.no_grad():
-        for name, mine in net.named_parameters():
-            if not (another and name in BY_STATE):
-                mine.copy_(theirs[name])
-        if another and graph.mask is not None:
+        for name, parameter in net.named_parameters():
+            if not (other_vocabulary and name in BY_STATE):
+                parameter.copy_(source_weights[name])
+        if other_vocabulary and graph.mask is not None:
             net.vocab_embed.embedding[graph.mask] = given.net.vocab_embed.embedding[given.graph.mask]
-    told = []
-    if another:
+    warnings = []
+    if other_vocabulary:
         kept = " and MASK's embedding" if graph.mask is not None else ""
-        told.append(f"{another}: embedding and output rows begin anew, the rest{kept} is kept")
+        warnings.append(
+            f"{other_vocabulary}: embedding and output rows are newly initialised, the rest{kept} is copied"
+        )
     elif given.tokenizer is None and given.tokenizer_source != tokenizer.spec:
-        told.append(f"{source} names no tokenizer: its tokens are taken to be those of {tokenizer.spec}")
+        warnings.append(f"{source} names no tokenizer: its token ids are assumed to be those of {tokenizer.spec}")
     if given.schedule != schedule:
-        told.append(f"{source} was trained under the noise {given.schedule}, this recipe has {schedule}")
-    return given.describe(), [f"init_from: {line}" for line in told]
+        warnings.append(f"{source} was trained with the noise schedule {given.schedule}, this recipe has {schedule}")
+    return given.describe(), [f"init_from: {line}" for line in warnings]
 
 
-def _another_vocabulary(given: LoadedModel, tokenizer: Tokenizer) -> str:
-    """How the vocabularies differ, as far as is known; "" where they do not."""
+def _vocabulary_difference(given: LoadedModel, tokenizer: Tokenizer) -> str:
+    """How the vocabularies differ, as far as is known; "" if they do not."""
     theirs = given.tokenizer
     if theirs is None:
         name = given.tokenizer_source or f"{given.vocab_size:,} tokens"

@@ -1,4 +1,4 @@
-"""Useful floating point operations of a training step, and what devices can do at most."""
+"""Useful floating-point operations of training, and the peak rates of devices."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from sedd_cli.core.schedules import Schedule
 from sedd_cli.models.dit import DiTConfig
 from sedd_cli.recipe import Recipe
 
-#: Dense bf16 peaks in FLOP/s by a part of the device's name, from the makers' data sheets; the first match counts.
+#: Dense bf16 peaks in FLOP/s by part of the device name, from the vendors' data sheets; the first match counts.
 PEAKS = {
     "B200": 2.25e15,
     "GH200": 989e12,
@@ -31,7 +31,7 @@ PEAKS = {
 
 
 def known_peak(device: torch.device) -> float | None:
-    """The device's dense bf16 peak, FLOP/s; None where it is not in the table."""
+    """The dense bf16 peak of a device in FLOP/s; None if it is not in PEAKS."""
     if device.type != "cuda":
         return None
     name = torch.cuda.get_device_name(device)
@@ -39,7 +39,7 @@ def known_peak(device: torch.device) -> float | None:
 
 
 def mean_active_share(graph: Graph, schedule: Schedule, causal: bool = False) -> float:
-    """Share of positions whose outputs training needs, over t ~ U(t_min, 1); all of them from left to right."""
+    """Expected fraction of positions whose scores the loss needs, over t ~ U(t_min, 1); 1 for a causal network."""
     if causal:
         return 1.0
     t = T_MIN + (1 - T_MIN) * (torch.arange(4096, dtype=torch.float64) + 0.5) / 4096
@@ -47,16 +47,16 @@ def mean_active_share(graph: Graph, schedule: Schedule, causal: bool = False) ->
 
 
 def flops_a_token(config: DiTConfig, graph: Graph, schedule: Schedule, causal: bool = False) -> float:
-    """Forward and backward pass of the matrix products that the loss needs, per token.
+    """Operations per token of the matrix products of a forward and backward pass.
 
-    A product of weights [m, n] costs 2mn forward and twice that backward. The head counts at the positions whose
-    score is needed, attention over the whole length; recomputed activations count once.
+    Weights [m, n] cost 2mn forward and 4mn backward. The head counts only at positions whose scores the loss needs,
+    attention over the whole length. Recomputed activations count once.
     """
     return 3 * (trunk_flops_a_token(config) + mean_active_share(graph, schedule, causal) * head_flops(config, graph))
 
 
 def trunk_flops_a_token(config: DiTConfig) -> float:
-    """The forward pass of all blocks, per token of a block of the trained length."""
+    """Operations per token of the forward pass through all blocks at the trained length."""
     wide = config.hidden_size
     block = 12 * wide**2 + 2 * config.length * wide
     condition = config.cond_dim * (6 * config.n_blocks + 2) * wide / config.length
@@ -64,11 +64,11 @@ def trunk_flops_a_token(config: DiTConfig) -> float:
 
 
 def head_flops(config: DiTConfig, graph: Graph) -> int:
-    """The scores of one position."""
+    """Operations of the scores at one position."""
     return 2 * config.hidden_size * graph.states
 
 
 def training_flops(recipe: Recipe, graph: Graph) -> float:
-    """`flops_a_token` for every token of every step of a recipe."""
+    """Operations of a whole training."""
     tokens = recipe.train.steps * recipe.train.batch * recipe.model.length
     return tokens * flops_a_token(recipe.model, graph, recipe.noise.make(), recipe.objective.make().causal)

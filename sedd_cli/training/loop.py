@@ -1,4 +1,4 @@
-"""The training loop: steps, figures, checkpoints and looks at the model, the same on one process and on many."""
+"""The training loop: steps, metrics, checkpoints and validation, the same on one process and on many."""
 
 from __future__ import annotations
 
@@ -15,8 +15,7 @@ from torch import nn
 from sedd_cli.checkpoints import checkpoint
 from sedd_cli.checkpoints.async_checkpoint import AsyncCheckpoint
 from sedd_cli.checkpoints.run_directory import RunDir
-from sedd_cli.data.loader import Loader
-from sedd_cli.data.prefetch import prefetch
+from sedd_cli.data.loader import Loader, prefetch
 from sedd_cli.errors import WorkError
 from sedd_cli.system.distributed import whole
 from sedd_cli.system.events import Event, Progress, Saved, Warn
@@ -25,82 +24,82 @@ from sedd_cli.training.report import validate
 from sedd_cli.training.state import TrainState
 from sedd_cli.training.step import gradients
 
-#: So many steps without a finite loss and gradient, one after the other, end a run.
-SKIPS = 3
+#: This many consecutive steps without a finite loss and gradient end a run.
+MAX_SKIPS = 3
 
 
 def training(
-    state: TrainState, loader: Loader, rows: range, run: RunDir, saver: AsyncCheckpoint, stopped: threading.Event
+    state: TrainState, loader: Loader, rows: range, run: RunDir, saving: AsyncCheckpoint, stopped: threading.Event
 ) -> Iterator[Event]:
-    """Steps until the recipe's last one, or until one after `stopped` is set; every one saved in the end."""
-    plan, net, dist, wanted = state.recipe.train, state.model.net, state.dist, state.recipe.report
+    """Train to the recipe's last step, or to the step at which `stopped` is set, and save a checkpoint there."""
+    config, net, dist, every = state.recipe.train, state.model.net, state.dist, state.recipe.report.every
     net.train()
-    window, watch = StepMetrics(state), Divergence(state)
+    metrics, divergence = StepMetrics(state), Divergence(state)
     stop, parent = False, os.getppid()
-    if state.step < plan.steps:
-        yield Progress("training", state.step, plan.steps, "steps")
+    if state.step < config.steps:
+        yield Progress("training", state.step, config.steps, "steps")
     with closing(prefetch(loader, state.step, rows.start, rows.stop)) as batches:
-        while state.step < plan.steps and not stop:
-            tally = gradients(state, next(batches), rows)
-            norm = float(whole(nn.utils.clip_grad_norm_(net.parameters(), plan.clip)))
-            good = math.isfinite(norm) and math.isfinite(tally.nats.sum())
-            # a launcher that died would leave its processes training for ever
+        while state.step < config.steps and not stop:
+            losses = gradients(state, next(batches), rows)
+            norm = float(whole(nn.utils.clip_grad_norm_(net.parameters(), config.clip)))
+            finite = math.isfinite(norm) and math.isfinite(losses.nats.sum())
+            # without this check, processes would go on training after their launcher has died
             orphaned = dist.world > 1 and os.getppid() != parent
-            stop, bad, lost = dist.any(stopped.is_set() or orphaned, not good, saver.failed)
+            stop, skip, lost = dist.any(stopped.is_set() or orphaned, not finite, saving.failed)
             if lost:
-                saver.finish()
+                saving.finish()
                 raise WorkError("another process could not write its part of a checkpoint; earlier ones are intact")
-            watch.begin(tally)
-            if bad:
-                yield from _skip(state, saver, run, float(tally.nats.sum()), norm)
+            divergence.begin(losses)
+            if skip:
+                yield from _skip(state, saving, run, float(losses.nats.sum()), norm)
             else:
                 state.update()
-                window.add(tally, norm)
-            last = stop or state.step == plan.steps
-            if state.step % plan.log_every == 0 or last:
-                event = window.close()
+                metrics.add(losses, norm)
+            last = stop or state.step == config.steps
+            if state.step % config.log_every == 0 or last:
+                event = metrics.close()
                 if dist.main:
                     run.log({"kind": "train", **dataclasses.asdict(event)})
                 yield event
-                yield from watch.see(event)
-            if saver.over and not saver.failed:  # a failure is for all to hear, after the next step
-                yield from _saved(saver)
-            if state.step % plan.save_every == 0 or last:
-                yield from _save(state, run, saver)
-            if wanted.every and state.step % wanted.every == 0 and not last:
+                yield from divergence.see(event)
+            if saving.over and not saving.failed:  # a failure is raised on all processes, after the next step
+                yield from _saved(saving)
+            if state.step % config.save_every == 0 or last:
+                yield from _save(state, run, saving)
+            if every and state.step % every == 0 and not last:
                 began = time.perf_counter()
                 yield from _validate(state, run)
-                window.exclude(began)
-    yield from _saved(saver)
+                metrics.exclude(began)
+    yield from _saved(saving)
 
 
-def _save(state: TrainState, run: RunDir, saver: AsyncCheckpoint) -> Iterator[Event]:
-    """Begin a checkpoint, unless a weight is not finite: then no good one is pruned for it."""
-    yield from _saved(saver)
+def _save(state: TrainState, run: RunDir, saving: AsyncCheckpoint) -> Iterator[Event]:
+    """Start writing a checkpoint. Weights that are not finite are never saved, so that no good checkpoint is pruned."""
+    yield from _saved(saving)
     tensors = state.tensors()
     full = checkpoint.lacks_space(run.path, tensors)
-    spoilt, lost = state.dist.any(not state.finite(), bool(full))
-    if spoilt:
+    not_finite, lost = state.dist.any(not state.finite(), bool(full))
+    if not_finite:
         raise WorkError(f"the weights are not finite at step {state.step}: lower train.lr; {run.last_good()}")
     if lost:
         raise WorkError(full or "another process has no room for its part of a checkpoint; earlier ones are intact")
-    saver.start(state.step, tensors, state.files())
+    saving.start(state.step, tensors, state.files())
 
 
-def _saved(saver: AsyncCheckpoint) -> Iterator[Event]:
-    """Wait for the checkpoint that is being written, if there is one."""
-    if done := saver.finish():
+def _saved(saving: AsyncCheckpoint) -> Iterator[Event]:
+    """Wait for the pending checkpoint, if there is one."""
+    if done := saving.finish():
         yield Saved(*done)
 
 
-def _skip(state: TrainState, saver: AsyncCheckpoint, run: RunDir, loss: float, norm: float) -> Iterator[Event]:
-    """Leave a step out whose loss or gradient is not finite; the third in a row ends the run."""
+def _skip(state: TrainState, saving: AsyncCheckpoint, run: RunDir, loss: float, norm: float) -> Iterator[Event]:
+    """Skip a step whose loss or gradient is not finite; MAX_SKIPS in a row end the run."""
     state.skip()
     yield Warn(f"step {state.step} skipped: loss {loss:g}, gradient norm {norm:g}")
-    if state.skipped_in_a_row == SKIPS:
-        yield from _saved(saver)
+    if state.skipped_in_a_row == MAX_SKIPS:
+        yield from _saved(saving)
         reason = (
-            f"training has diverged: the loss or its gradient was not finite in {SKIPS} steps in a row, up to step "
+            f"training has diverged: the loss or its gradient was not finite in {MAX_SKIPS} steps in a row, up to step "
             f"{state.step}; lower train.lr or raise train.warmup, in a new run (--fresh); {run.last_good()}"
         )
         if state.dist.main:
@@ -109,7 +108,7 @@ def _skip(state: TrainState, saver: AsyncCheckpoint, run: RunDir, loss: float, n
 
 
 def _validate(state: TrainState, run: RunDir) -> Iterator[Event]:
-    """The bound and a sample of the averaged weights; the main process computes, the others wait."""
+    """The bound and a sample with the EMA weights; the main process computes, the others wait."""
     model = state.averaged()
     if state.dist.main:
         yield from validate(state.recipe, model, state.dataset, run)

@@ -1,10 +1,13 @@
-"""What `train` shows of the model: on the way a quick bound and a sample, at the end a bound, samples and an infill."""
+"""Evaluations during training (a quick bound, a sample) and after it (a bound, samples, an infill)."""
 
 from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 from sedd_cli.checkpoints.loaded_model import LoadedModel
 from sedd_cli.checkpoints.run_directory import RunDir
@@ -21,37 +24,63 @@ from sedd_cli.recipe import Recipe
 from sedd_cli.system.events import Evaluated, Event, Sampled, Validated, Warn
 
 
-def check_report(recipe: Recipe, dataset: Dataset) -> None:
-    """What cannot be reported should be refused before training, not after."""
+def check_report(recipe: Recipe, dataset: Dataset, infilled: bool) -> None:
+    """Check what the report needs of the data, before the first step; `check_recipe` has checked the rest.
+
+    Args:
+        recipe: Its report is checked.
+        dataset: The prepared corpus.
+        infilled: Whether the report at the end will be made; validation during training uses the split alone.
+
+    Raises:
+        RequestError: The split is missing or too short to evaluate, or the infill cannot be expressed in tokens.
+    """
     if recipe.report.split not in dataset.splits:
         raise RequestError(
             f"report.split: {dataset.manifest.corpus} has no split {recipe.report.split!r}, "
             f"it has {', '.join(dataset.splits)}"
         )
-    if wanted := recipe.report.infill:
-        length = recipe.model.length if wanted.length is None else wanted.length
-        if length > recipe.model.length:
-            raise RequestError(f"report.infill: a length of {length} is more than the model's, {recipe.model.length}")
+    if not dataset.split(recipe.report.split).tokens:
+        raise RequestError(f"report.split: the split {recipe.report.split} of {dataset.manifest.corpus} is empty")
+    if infilled and (gap := recipe.report.infill):
+        length = recipe.model.length if gap.length is None else gap.length
         try:
-            lay_out(between(wanted.prefix, wanted.suffix), [], dataset.tokenizer, False, length)
+            lay_out(between(gap.prefix, gap.suffix), [], dataset.tokenizer, False, length)
         except RequestError as error:
             raise RequestError(f"report.infill: {error}") from None
 
 
-def report(recipe: Recipe, model: LoadedModel, dataset: Dataset, run: RunDir) -> Iterator[Event]:
-    """Bound on the report's split, samples and an infill from a trained model, stored in the run."""
-    wanted, found = recipe.report, {}
+@dataclass(frozen=True)
+class TrainReport:
+    """Bounds, and the files that hold the evaluation, the samples and the infill; None for what was not wanted."""
+
+    evaluation: Path
+    bounds: dict[str, Any]
+    samples: Path | None
+    infill: Path | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """The report as JSON."""
+        found = {"evaluation": str(self.evaluation), "bounds": self.bounds}
+        return found | {name: str(path) for name in ("samples", "infill") if (path := getattr(self, name))}
+
+
+def report(recipe: Recipe, model: LoadedModel, dataset: Dataset, run: RunDir) -> Generator[Event, None, TrainReport]:
+    """Evaluate a trained model on the report's split, sample and infill, and store the results in the run."""
+    wanted, step = recipe.report, model.facts["step"]
+    evaluation, bounds, files = run.path, {}, dict[str, Path]()
     for event in evaluate(model, dataset, EvaluateOptions(wanted.split, drawing=Drawing(rel_error=wanted.rel_error))):
         if isinstance(event, Evaluated):
-            stored = run.store("results", f"{wanted.split}-step-{model.facts['step']}", event.result)
-            found["evaluation"] = str(stored)
-            found["bounds"] = event.result["bounds"]
+            evaluation = run.store("results", f"{wanted.split}-step-{step}", event.result)
+            bounds = event.result["bounds"]
         yield event
-    jobs = {}
+    jobs: dict[str, Iterator[Event]] = {}
     if wanted.samples:
         jobs["samples"] = generate(model, GenerateOptions(n=wanted.samples, seed=recipe.seed))
     if gap := wanted.infill:
-        job = Job(between(gap.prefix, gap.suffix), seed=recipe.seed, length=gap.length or model.length)
+        job = Job(
+            between(gap.prefix, gap.suffix), seed=recipe.seed, length=model.length if gap.length is None else gap.length
+        )
         jobs["infill"] = infill(model, [job], Sampling())
     for name, events in jobs.items():
         kept = []
@@ -59,12 +88,12 @@ def report(recipe: Recipe, model: LoadedModel, dataset: Dataset, run: RunDir) ->
             if isinstance(event, Sampled):
                 kept.append(as_json(event))
             yield event
-        found[name] = str(run.store("samples", f"{name}-step-{model.facts['step']}", kept))
-    return found
+        files[name] = run.store("samples", f"{name}-step-{step}", kept)
+    return TrainReport(evaluation, bounds, files.get("samples"), files.get("infill"))
 
 
 def validate(recipe: Recipe, model: LoadedModel, dataset: Dataset, run: RunDir) -> Iterator[Event]:
-    """The rigorous bound on the first blocks of the validation split, and one sample, both stored in the run."""
+    """The bound on the first blocks of the validation split, and one sample, both stored in the run."""
     wanted, step, began = recipe.report, model.facts["step"], time.perf_counter()
     split = "validation" if "validation" in dataset.splits else wanted.split
     drawing = Drawing(rel_error=1.0, max_nfe=LEAST_REPLICATES)
@@ -72,7 +101,7 @@ def validate(recipe: Recipe, model: LoadedModel, dataset: Dataset, run: RunDir) 
     options = EvaluateOptions(split, (protocol,), drawing, baselines=False, blocks=wanted.blocks)
     for event in evaluate(model, dataset, options):
         if isinstance(event, Warn):
-            continue  # that the bound is rough is known
+            continue  # the bound is rough by design
         if isinstance(event, Evaluated):
             found = event.result["bounds"][protocol]
             kept = {f.name: found[f.name] for f in dataclasses.fields(Validated) if f.name in found}

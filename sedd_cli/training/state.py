@@ -1,4 +1,4 @@
-"""Everything that changes while training, and how it is stored and restored."""
+"""The state of a training run, and how checkpoints store and restore it."""
 
 from __future__ import annotations
 
@@ -21,18 +21,19 @@ from sedd_cli.models.compile import compile_blocks, compile_pays
 from sedd_cli.models.dit import DiT
 from sedd_cli.models.ema import EMA, local_part
 from sedd_cli.recipe import Recipe, dump_recipe
-from sedd_cli.recipe.assemble import learning_rate, make_graph, make_net, make_optimizers
+from sedd_cli.recipe.assemble import make_graph, make_net
 from sedd_cli.system.distributed import Dist, whole
 from sedd_cli.system.memory import total_memory
 from sedd_cli.training.fine_tuning import start_from
 from sedd_cli.training.flops import training_flops
+from sedd_cli.training.optim import learning_rate, make_optimizers
 
-#: Bytes a parameter takes while training: weight, gradient, average and two moments in float32.
+#: Bytes per parameter while training: weight, gradient, EMA and two optimizer moments in float32.
 BYTES_A_PARAMETER = 20
 
 
 class LossModule(nn.Module):
-    """The objective as a module, so that a parallel wrapper sees one forward pass."""
+    """The loss as a module, so that DDP and FSDP wrap one forward pass."""
 
     def __init__(self, net: DiT, graph: Graph, schedule: Schedule, objective: Objective):
         super().__init__()
@@ -45,7 +46,7 @@ class LossModule(nn.Module):
 
 @dataclass
 class TrainState:
-    """The network in training, its average, its optimizers, the steps done and those of them that were skipped."""
+    """Network, EMA, optimizers, and counts of steps taken and skipped."""
 
     recipe: Recipe
     dataset: Dataset
@@ -59,29 +60,29 @@ class TrainState:
     skipped: int = 0
     skipped_in_a_row: int = 0
     compiled: bool = False
-    #: The model whose weights it begins with, in a line.
+    #: Description of the model whose weights training starts from.
     origin: str = ""
-    #: What a person should know about how this was set up.
+    #: Warnings about the setup.
     notices: tuple[str, ...] = ()
 
     @classmethod
     def create(cls, recipe: Recipe, dataset: Dataset, dist: Dist, anew: bool) -> TrainState:
-        """The state before the first step. anew: no checkpoint will be restored, the recipe's init_from counts."""
+        """The state before the first step. anew: no checkpoint will be restored, so the recipe's init_from applies."""
         graph, schedule = make_graph(recipe, dataset.tokenizer.vocab_size), recipe.noise.make()
         net = make_net(recipe, graph, dist.device)
         objective, origin, notices = recipe.objective.make(), "", []
-        if anew and recipe.init_from is not None:
+        if anew and (source := recipe.init_from) is not None:
             origin, notices = dist.from_main(
-                lambda: start_from(recipe.init_from, net, graph, schedule, objective, dataset.tokenizer)
+                lambda: start_from(source, net, graph, schedule, objective, dataset.tokenizer)
             )
             dist.spread(p.detach() for p in net.parameters())
         net.recompute = recipe.train.recompute
-        compiled, notice = compile_as_asked(recipe, net, graph, dist)
+        compiled, notice = compile_if_wanted(recipe, net, graph, dist)
         notices += [notice] if notice else []
         model = LoadedModel(net, graph, schedule, dataset.tokenizer, "training", recipe)
-        sharded = dist.world > 1 and shards(recipe, sum(p.numel() for p in net.parameters()), dist)
+        sharded = dist.world > 1 and use_sharding(recipe, sum(p.numel() for p in net.parameters()), dist)
         loss = dist.parallel(LossModule(net, graph, schedule, objective), net.blocks, sharded)
-        # from here on parameters may be shards; averages and moments are made of them and are sharded alike
+        # from here on parameters may be shards; EMA and moments are created from them and sharded alike
         ema, optimizers = EMA(net, recipe.train.ema), make_optimizers(recipe, net)
         return cls(
             recipe,
@@ -98,24 +99,24 @@ class TrainState:
         )
 
     def describe(self) -> str:
-        """One line: what is trained, where, how, and how much of it."""
-        plan, net, dist = self.recipe.train, self.model.net, self.dist
+        """One line on the model, the devices, the precision and the batch."""
+        config, net, dist = self.recipe.train, self.model.net, self.dist
         parameters = sum(p.numel() for p in net.parameters())
-        each = plan.batch // dist.world
+        each = config.batch // dist.world
         parts = [
             f"{parameters:,} parameters",
             str(dist.device) if dist.world == 1 else f"{dist.world} processes ({'fsdp' if self.sharded else 'ddp'})",
-            "bf16" if net.autocast else "tf32" if plan.precision == "tf32" else "fp32",
+            "bf16" if net.autocast else "tf32" if config.precision == "tf32" else "fp32",
             f"{net.kernel()} attention",
-            f"{plan.batch} × {self.recipe.model.length} tokens a step",
+            f"{config.batch} × {self.recipe.model.length} tokens a step",
         ]
-        if plan.micro_batch and plan.micro_batch < each:
-            parts.append(f"micro-batches of {plan.micro_batch}")
-        parts += [name for name, on in (("compiled", self.compiled), ("recomputing", plan.recompute)) if on]
-        return ", ".join([*parts, f"{plan.steps:,} steps"])
+        if config.micro_batch and config.micro_batch < each:
+            parts.append(f"micro-batches of {config.micro_batch}")
+        parts += [name for name, on in (("compiled", self.compiled), ("recomputing", config.recompute)) if on]
+        return ", ".join([*parts, f"{config.steps:,} steps"])
 
     def update(self) -> None:
-        """One optimizer step from the gradients at hand, and the average after it."""
+        """One optimizer step with the current gradients, and the EMA update after it."""
         self.step += 1
         self.skipped_in_a_row = 0
         rate = learning_rate(self.recipe, self.step)
@@ -126,18 +127,18 @@ class TrainState:
         self.ema.update(self.step)
 
     def skip(self) -> None:
-        """Leave a step out: its batch is spent, weights, average and moments stay as they are."""
+        """Skip a step: its batch is used up, but weights, EMA and moments stay as they are."""
         self.step += 1
         self.skipped += 1
         self.skipped_in_a_row += 1
 
     def finite(self) -> bool:
-        """Whether every weight this process holds is finite."""
-        mine = [local_part(p.detach()) for p in self.model.net.parameters()]
-        return bool(nn.utils.get_total_norm(mine).isfinite())  # one number, for one look at the device
+        """Whether every weight on this process is finite."""
+        local = [local_part(p.detach()) for p in self.model.net.parameters()]
+        return bool(nn.utils.get_total_norm(local).isfinite())  # one synchronisation with the device
 
     def tensors(self) -> dict[str, Tensor]:
-        """The live tensors that make up the state, by full names: "weights.…", "ema.…", "adamw.….exp_avg" …"""
+        """The tensors of the state, not copied, by full names: "weights.…", "ema.…", "adamw.….exp_avg" …"""
         named = list(self.model.net.named_parameters())
         found = {f"weights.{name}": p.detach() for name, p in named}
         found |= {f"ema.{name}": value for name, value in self.ema.shadow.items()}
@@ -147,7 +148,7 @@ class TrainState:
         return found
 
     def files(self) -> dict[str, checkpoint.Writer]:
-        """The small files beside the tensors."""
+        """Writers of the small files of a checkpoint."""
         state = {
             "step": self.step,
             "skipped": self.skipped,
@@ -161,15 +162,15 @@ class TrainState:
         }
 
     def restore(self, found: checkpoint.Checkpoint) -> None:
-        """Take over a checkpoint's weights, averages, moments and step, whatever processes wrote it."""
+        """Load weights, EMA, moments and counters from a checkpoint that any number of processes wrote."""
         state = found.json("state")
         if state["data"] != self.dataset.manifest.fingerprint:
             raise RequestError(
                 f"{found.folder} was trained on other data (fingerprint {state['data'][:12]}, now "
-                f"{self.dataset.manifest.fingerprint[:12]}); start anew with --fresh"
+                f"{self.dataset.manifest.fingerprint[:12]}); start a new run with --fresh"
             )
         if state["step"] > state["skipped"]:
-            # moments come into being with the first step: one of no effect makes room for those to be read
+            # optimizers create their moments at the first step: a step with zero gradients and rate allocates them
             for p in self.model.net.parameters():
                 p.grad = torch.zeros_like(p)
             for optimizer in self.optimizers.values():
@@ -182,35 +183,39 @@ class TrainState:
         self.skipped_in_a_row = state["skipped_in_a_row"]
 
     def averaged(self) -> LoadedModel:
-        """The model with its EMA weights, for evaluation. Where they are shards they are gathered: all must call."""
+        """The model with its EMA weights, for evaluation. All processes must call: shards are gathered."""
         tensors = {name: whole(value) for name, value in self.ema.shadow.items()}
         return dataclasses.replace(
-            self.model, net=_holding(self.model, tensors), facts={"step": self.step, "weights": "EMA"}
+            self.model, net=_network(self.model, tensors), facts={"step": self.step, "weights": "EMA"}
         )
 
 
-def _holding(model: LoadedModel, tensors: dict[str, Tensor]) -> DiT:
-    """A network around tensors that exist already; nothing is copied."""
+def _network(model: LoadedModel, tensors: dict[str, Tensor]) -> DiT:
+    """A network whose parameters are the given tensors; nothing is copied."""
     net = DiT.empty(model.net.config, model.graph.states, model.net.causal)
     load_weights(net, tensors, "training")
     return net.to(model.device).eval().requires_grad_(False)
 
 
-def compile_as_asked(recipe: Recipe, net: DiT, graph: Graph, dist: Dist) -> tuple[bool, str]:
-    """Compile the blocks where the recipe or the device says so: whether it was done, and why not if it failed."""
+def compile_if_wanted(recipe: Recipe, net: DiT, graph: Graph, dist: Dist) -> tuple[bool, str]:
+    """Compile the blocks if train.compile is set, or left open and compiling pays.
+
+    Returns:
+        Whether the blocks are compiled, and a warning if compiling failed.
+    """
     wanted = recipe.train.compile
     if wanted is None:
         wanted = compile_pays(dist.device, training_flops(recipe, graph) / dist.world)
     if not wanted:
         return False, ""
-    held = recipe.train.micro_batch or len(dist.share(recipe.train.batch))
-    reason = compile_blocks(net, min(held, len(dist.share(recipe.train.batch))))
-    return not reason, f"torch.compile does not work here, training goes on without it ({reason})" if reason else ""
+    rows = len(dist.share(recipe.train.batch))
+    reason = compile_blocks(net, min(recipe.train.micro_batch or rows, rows))
+    return not reason, f"torch.compile does not work here, training continues without it ({reason})" if reason else ""
 
 
-def shards(recipe: Recipe, parameters: int, dist: Dist) -> bool:
-    """Whether the parameters are dealt out: when asked for, or when whole they would take half of the memory."""
+def use_sharding(recipe: Recipe, parameters: int, dist: Dist) -> bool:
+    """Whether to shard the parameters: with fsdp, or with auto if whole ones would take over half of a GPU's memory."""
     if recipe.train.strategy != "auto":
         return recipe.train.strategy == "fsdp"
-    taken = parameters * BYTES_A_PARAMETER
-    return dist.device.type == "cuda" and taken > total_memory(dist.device) / 2
+    needed = parameters * BYTES_A_PARAMETER
+    return dist.device.type == "cuda" and needed > total_memory(dist.device) / 2

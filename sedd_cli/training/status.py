@@ -1,8 +1,8 @@
-"""How a run stands, read from its folder; the run itself may be going on."""
+"""The status of a run, read from its directory; the run may be in progress."""
 
 from __future__ import annotations
 
-import json
+import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,12 +10,14 @@ from typing import Any
 from sedd_cli.errors import RequestError
 from sedd_cli.recipe import load_recipe
 from sedd_cli.system.events import bin_names
-from sedd_cli.system.figures import blank, save
+from sedd_cli.system.figures import empty_figure, save
+from sedd_cli.system.json_lines import read_json_lines
+from sedd_cli.system.locks import is_locked
 
 
 @dataclass(frozen=True)
 class Status:
-    """What a run directory tells. train and validation are the records of metrics.jsonl, in order of steps."""
+    """Progress of a run. train and validation are the records of metrics.jsonl, in order of steps."""
 
     run: Path
     recipe: str
@@ -27,33 +29,39 @@ class Status:
     validation: list[dict[str, Any]]
     reason: str | None = None  # why it failed
 
+    def to_dict(self) -> dict[str, Any]:
+        """The status as JSON."""
+        return dataclasses.asdict(self)
+
 
 def status(run: Path) -> Status:
-    """RequestError if `run` is not a run directory."""
+    """Read the status of a run; RequestError if `run` is not a run directory."""
     if (run / "manifest.json").is_file():
         raise RequestError(f"{run} is a checkpoint; its run is {run.parent.parent}")
     if not (run / "recipe.yaml").is_file():
         raise RequestError(f"{run} is not a run: it has no recipe.yaml")
     recipe = load_recipe(run / "recipe.yaml")
-    records = _records(run / "metrics.jsonl")
+    found = [line.record for line in read_json_lines(run / "metrics.jsonl") if line.record]
+    records = [record for record in found if isinstance(record.get("step"), int)]
     train, validation = ([r for r in records if r.get("kind") == kind] for kind in ("train", "validation"))
     mark = run / "latest"
     latest = mark.read_text(encoding="utf-8").strip() if mark.is_file() else None
     step = train[-1]["step"] if train else 0
     done = latest == f"step-{recipe.train.steps}"
     failed = records[-1] if records and records[-1].get("kind") == "failed" else None
-    state = "running" if _held(run) else "finished" if done else "failed" if failed else "stopped"
-    reason = failed["reason"] if failed and state == "failed" else None
-    step = failed["step"] if reason else step
+    state = "running" if is_locked(run / ".lock") else "finished" if done else "failed" if failed else "stopped"
+    reason = None
+    if failed and state == "failed":
+        reason, step = failed["reason"], failed["step"]
     return Status(run, recipe.name, state, step, recipe.train.steps, latest, train, validation, reason)
 
 
 def plot(found: Status, path: Path) -> None:
-    """Write the run's curves as a PNG. RequestError without matplotlib, or if there is nothing to draw."""
+    """Write the loss curves as a PNG; RequestError without matplotlib or without metrics."""
     if not found.train:
         raise RequestError(f"{found.run} has no metrics yet, there is nothing to plot")
     bins = bin_names(found.train[0]["loss_by_t"])
-    figure = blank(10 if bins else 6, 4)
+    figure = empty_figure(10 if bins else 6, 4)
     whole, *others = figure.subplots(1, 2 if bins else 1, sharex=True, squeeze=False)[0]
     steps = [r["step"] for r in found.train]
     whole.plot(steps, [_or_nan(r["loss"]) for r in found.train], lw=1, label="training loss")
@@ -73,31 +81,3 @@ def plot(found: Status, path: Path) -> None:
 
 def _or_nan(value: float | None) -> float:
     return float("nan") if value is None else value
-
-
-def _records(path: Path) -> list[dict[str, Any]]:
-    """The whole lines of a metrics file; one that is being written is left out."""
-    found = []
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []:
-        try:
-            record = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(record, dict) and isinstance(record.get("step"), int):
-            found.append(record)
-    return found
-
-
-def _held(run: Path) -> bool:
-    """Whether a process trains in the folder: it holds the lock."""
-    from filelock import FileLock, Timeout
-
-    if not (run / ".lock").is_file():
-        return False
-    try:
-        with FileLock(run / ".lock", timeout=0):
-            return False
-    except Timeout:
-        return True
-    except OSError:
-        return False  # another user's folder

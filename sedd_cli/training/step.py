@@ -1,4 +1,4 @@
-"""One training step: the global batch's noise levels, noise and gradients, whoever computes which rows."""
+"""The gradients of one training step. Noise levels and noise of a row depend on its place in the global batch only."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ BINS = 5
 
 @dataclass
 class LossByTime:
-    """Sums of losses (nats) and counts of sequences in bins of t, both float64 [BINS]; they add up."""
+    """Sums of losses in nats and counts of sequences in equal bins of t, both float64 [BINS]."""
 
     nats: Tensor
     sequences: Tensor
@@ -28,48 +28,51 @@ class LossByTime:
         return cls(*torch.zeros(2, BINS, dtype=torch.float64, device=device))
 
     def add(self, v: Tensor, loss: Tensor) -> None:
-        """Take in sequences with loss [B] at noise levels placed by v [B] in (0, 1)."""
+        """Add sequences with loss [B] at the noise levels that v [B] in (0, 1) places."""
         bins = (v * BINS).long()
         self.nats.index_add_(0, bins, loss.double())
         self.sequences.index_add_(0, bins, torch.ones_like(v))
 
     def merge(self, other: LossByTime) -> None:
-        """Take in another tally."""
+        """Add the sums and counts of another one."""
         self.nats += other.nats
         self.sequences += other.sequences
 
 
 def gradients(state: TrainState, batch: Tensor, rows: range) -> LossByTime:
-    """Accumulate the gradient of the mean loss per sequence (algorithm 1) over the global batch.
+    """Accumulate the gradient of the mean loss per sequence over the global batch (algorithm 1).
 
-    batch [R, L] holds this process's `rows` of it.
+    Args:
+        state: Gradients are left in its network's parameters.
+        batch: This process's rows of the global batch, int64 [R, L].
+        rows: Their places in the global batch.
     """
-    recipe, plan, device = state.recipe, state.recipe.train, state.dist.device
+    recipe, config, device = state.recipe, state.recipe.train, state.dist.device
     state.model.net.zero_grad(set_to_none=True)
-    tally = LossByTime.zero(device)
-    parts = torch.arange(len(batch)).split(plan.micro_batch or len(batch))
+    losses = LossByTime.zero(device)
+    parts = torch.arange(len(batch)).split(config.micro_batch or len(batch))
     for part in parts:
         index = part + rows.start
         if recipe.model.dropout:
-            # the only noise not named by a counter. Seeded by the step and the first row, masks are the same on
-            # any number of processes with the same micro-batches, and in a resumed run
+            # dropout is the only noise without a counter-based generator: seeding by step and first row gives the
+            # same masks on any number of processes with the same micro-batches, and in a resumed run
             torch.manual_seed(((recipe.seed * 1_000_003 + state.step) * 65_537 + int(index[0])) % 2**63)
-        v = levels(recipe, state.step, index).to(device)
+        v = time_uniforms(recipe, state.step, index).to(device)
         u = Stream(recipe.seed, NOISE, index.to(device)).uniforms(state.step, recipe.model.length)[0]
         with state.dist.accumulate(state.loss, last=part is parts[-1]):
             loss = state.loss(batch[part].to(device, non_blocking=True), v, u)
             # gradients are averaged over processes, the loss over the global batch
-            (loss.total * (state.dist.world / plan.batch)).backward()
-        tally.add(v, loss.sequences)
-    return tally
+            (loss.total * (state.dist.world / config.batch)).backward()
+        losses.add(v, loss.sequences)
+    return losses
 
 
-def levels(recipe: Recipe, step: int, index: Tensor) -> Tensor:
-    """The uniforms in (0, 1), float64 [R], that place the noise level of the global batch's rows `index`."""
+def time_uniforms(recipe: Recipe, step: int, index: Tensor) -> Tensor:
+    """Uniforms in (0, 1), float64 [R], that place the noise levels of the rows `index` [R] of the global batch."""
     batch = recipe.train.batch
     u = Stream(recipe.seed, TIME, index).uniform(step)
     if recipe.train.t_sampling == "uniform":
         return u
-    # strata in a scattered order: neighbouring rows (one process, one micro-batch) get all levels, not one end
+    # strata in a scattered order, so that neighbouring rows (one process, one micro-batch) cover all levels
     stride = next(k for k in range(int(0.618 * batch) + 1, 2 * batch + 2) if math.gcd(k, batch) == 1)
     return (index * stride % batch + u) / batch

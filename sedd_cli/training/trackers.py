@@ -1,4 +1,4 @@
-"""The figures of metrics.jsonl, told to TensorBoard or wandb as well, when asked."""
+"""The metrics of metrics.jsonl, written to TensorBoard or wandb too."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from sedd_cli.errors import RequestError
 from sedd_cli.recipe import Recipe
 from sedd_cli.system.events import Event, Sampled, TrainStep, Validated, bin_names
 
-#: What of an event is not a figure of its own.
+#: Fields of an event that are not metrics.
 NOT_PLOTTED = {"step", "steps", "split", "blocks", "loss_by_t"}
 
 
@@ -23,28 +23,28 @@ class Tracker(ABC):
 
     run: Path
     recipe: Recipe
-    #: The run goes on from here; what was told of later steps belongs to a course that was given up.
+    #: The step at which the run starts or resumes; later entries of an earlier attempt are dropped.
     step: int
 
     def see(self, event: Event) -> None:
-        """Pass on the figures of a Step or Validated event, and the text of a sample."""
+        """Log the metrics of a TrainStep or Validated event, or the text of a sample."""
         if isinstance(event, TrainStep | Validated):
             self.step = event.step
-            self.numbers(event.step, figures(event))
+            self.numbers(event.step, plotted(event))
         elif isinstance(event, Sampled) and event.text is not None:
             self.text(self.step, event.text)
 
     @abstractmethod
     def numbers(self, step: int, values: dict[str, float]) -> None:
-        """Numbers by name, at a step."""
+        """Log numbers by name at a step."""
 
     @abstractmethod
     def text(self, step: int, text: str) -> None:
-        """A sample, at a step."""
+        """Log a sample at a step."""
 
     @abstractmethod
     def close(self) -> None:
-        """The run is over."""
+        """Finish logging."""
 
 
 class TensorBoard(Tracker):
@@ -61,7 +61,7 @@ class TensorBoard(Tracker):
             self._writer.add_scalar(name, value, step)
 
     def text(self, step: int, text: str) -> None:
-        # four spaces keep markdown from reading it
+        # four spaces make it a code block in markdown
         self._writer.add_text("sample", "    " + text.replace("\n", "\n    "), step)
 
     def close(self) -> None:
@@ -73,7 +73,7 @@ class Wandb(Tracker):
 
     def __init__(self, run: Path, recipe: Recipe, step: int):
         super().__init__(run, recipe, step)
-        import wandb
+        import wandb  # pyright: ignore[reportMissingImports]  (an optional package)
 
         self._wandb = wandb
         mark = run / "wandb-id"
@@ -97,19 +97,19 @@ TRACKERS = {"tensorboard": TensorBoard, "wandb": Wandb}
 
 
 def check_trackers(names: Iterable[str]) -> None:
-    """RequestError naming the package that a tracker lacks."""
+    """Raise RequestError naming the missing package of a tracker."""
     for name in names:
         if importlib.util.find_spec(name) is None:
             raise RequestError(f"--{name} needs a package: pip install 'sedd[{name}]'")
 
 
 def open_trackers(names: Iterable[str], run: Path, recipe: Recipe, step: int) -> list[Tracker]:
-    """The trackers by name, writing into the run that stands at `step`."""
+    """The trackers by name, for a run that starts or resumes at `step`."""
     return [TRACKERS[name](run, recipe, step) for name in names]
 
 
-def figures(event: TrainStep | Validated) -> dict[str, float]:
-    """The numbers of an event by the names they are plotted under; what is unknown is left out."""
+def plotted(event: TrainStep | Validated) -> dict[str, float]:
+    """The metrics of an event by their plotted names; unknown values are left out."""
     kind = "train" if isinstance(event, TrainStep) else "validation"
     found: dict[str, Any] = {k: v for k, v in vars(event).items() if k not in NOT_PLOTTED}
     if isinstance(event, TrainStep):

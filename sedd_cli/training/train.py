@@ -1,8 +1,8 @@
-"""`train`: from a recipe to a run directory with checkpoints, metrics, an evaluation and samples."""
+"""Train a recipe into a run directory with checkpoints, metrics, an evaluation and samples."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,72 +16,104 @@ from sedd_cli.data.prepare import PrepareOptions, prepare
 from sedd_cli.data.shards import Dataset, open_dataset
 from sedd_cli.errors import RequestError
 from sedd_cli.recipe import Recipe, load_recipe
+from sedd_cli.recipe.assemble import check_recipe
 from sedd_cli.system.distributed import Dist, connect, restarts
 from sedd_cli.system.events import Event, Finished, Note, Prepared, Warn
 from sedd_cli.system.signals import stop_requested
-from sedd_cli.training.autotune import fit, with_micro_batch
+from sedd_cli.training.autotune import autotune, with_micro_batch
 from sedd_cli.training.loop import training
-from sedd_cli.training.report import check_report, report
+from sedd_cli.training.report import TrainReport, check_report, report
 from sedd_cli.training.state import TrainState
 from sedd_cli.training.trackers import Tracker, check_trackers, open_trackers
 
 
 @dataclass(frozen=True)
 class TrainOptions:
-    """Where, on what device and who is told; nothing here belongs to the recipe.
+    """Options of a training that do not change its result.
 
-    fit: measure which micro-batch is fastest within the memory, and take it. trackers: names of TRACKERS. tell: is
-    called with a line as soon as a signal asks for the end, in the signal's handler.
+    Attributes:
+        run: The run directory.
+        device: auto, cpu, cuda, cuda:N or mps.
+        fresh: Start a new run in a new directory beside `run`.
+        report: Evaluate and sample at the end.
+        autotune: Measure which micro-batch is fastest, and use it.
+        trackers: Names among TRACKERS.
+        tell: Called with a line of text from the signal handler when a signal ends the training.
     """
 
     run: Path
     device: str = "auto"
     fresh: bool = False
     report: bool = True
-    fit: bool = False
+    autotune: bool = False
     trackers: tuple[str, ...] = ()
     tell: Callable[[str], None] = lambda text: None
 
 
-def train(recipe: Recipe, options: TrainOptions) -> Iterator[Event]:
-    """Train, or resume, the recipe's model; the last event is Finished.
+@dataclass(frozen=True)
+class TrainResult:
+    """The end of a training. skipped, weights and report are None where it stopped early, or on other processes."""
 
-    Raises RequestError for a request that cannot be met, WorkError when training itself fails. SIGINT, SIGTERM
-    and SIGUSR1 end it after the step at hand, with a checkpoint.
+    run: Path
+    step: int
+    finished: bool
+    skipped: int | None = None
+    weights: Path | None = None
+    report: TrainReport | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """The result as JSON."""
+        found: dict[str, Any] = {"run": str(self.run), "step": self.step, "finished": self.finished}
+        found |= {} if self.skipped is None else {"skipped": self.skipped}
+        found |= {} if self.weights is None else {"weights": str(self.weights)}
+        return found | (self.report.to_dict() if self.report else {})
+
+
+def train(recipe: Recipe, options: TrainOptions) -> Generator[Event, None, TrainResult]:
+    """Train the recipe's model, or resume its run; the last event is Finished.
+
+    SIGINT, SIGTERM and SIGUSR1 stop the training after the current step, with a checkpoint.
+
+    Raises:
+        RequestError: The recipe or the options cannot be carried out.
+        WorkError: Training fails.
     """
     with connect(options.device) as dist:
-        # a frame of its own: the parallel wrapper must be gone before the processes part
-        yield from _train(recipe, options, dist)
+        # in a frame of its own: the parallel wrapper must be freed before the process group is destroyed
+        result = yield from _train(recipe, options, dist)
+        yield Finished(result.to_dict())
+    return result
 
 
-def _train(recipe: Recipe, options: TrainOptions, dist: Dist) -> Iterator[Event]:
+def _train(recipe: Recipe, options: TrainOptions, dist: Dist) -> Generator[Event, None, TrainResult]:
     rows = dist.share(recipe.train.batch)
     check_trackers(options.trackers)
+    check_recipe(recipe, options.report)
     run = _run_dir(options)
     dist.from_main(run.check)
     yield Note(f"recipe {recipe.name} → {run.path}")
     dataset = yield from _dataset(recipe, dist)
     loader = _loader(recipe, dataset)
-    check_report(recipe, dataset)
+    check_report(recipe, dataset, options.report)
     with ExitStack() as stack:
         changed = dist.from_main(lambda: _enter(run, recipe, stack))
         yield from (Note(f"changed since the checkpoint: {line}") for line in changed)
-        # nothing of the run is read before it is held: another process may have been at work until now
+        # read the run only once it is locked: another process may have been writing until now
         found = checkpoint.latest(run.path)
         if recipe.train.warmup >= recipe.train.steps:
-            yield Warn(f"train.warmup ({recipe.train.warmup}) never ends in train.steps ({recipe.train.steps})")
-        if options.fit and not (found and found.step == recipe.train.steps):
-            recipe = yield from _fit(recipe, dataset, dist, found)
+            yield Warn(f"train.warmup ({recipe.train.warmup}) does not end within train.steps ({recipe.train.steps})")
+        if options.autotune and not (found and found.step == recipe.train.steps):
+            recipe = yield from _autotuned(recipe, dataset, dist, found)
         state = yield from _state(recipe, dataset, dist, found)
         if dist.main:
             run.begin(state.recipe, state.step)
         job = _resume_and_finish(options, state, loader, rows, run)
         trackers = open_trackers(options.trackers, run.path, state.recipe, state.step) if dist.main else []
-        yield from _tracked(job, trackers)
+        return (yield from _tracked(job, trackers))
 
 
 def _run_dir(options: TrainOptions) -> RunDir:
-    """The run's folder. A worker that was started again goes on in the one that `fresh` had made."""
+    """The run directory. A restarted worker continues in the one that `fresh` made."""
     run = RunDir(options.run)
     if not options.fresh:
         return run
@@ -89,19 +121,19 @@ def _run_dir(options: TrainOptions) -> RunDir:
 
 
 def _enter(run: RunDir, recipe: Recipe, stack: ExitStack) -> list[str]:
-    """Hold the run's folder until the stack unwinds; the harmless differences from its recipe."""
+    """Lock the run directory until the stack unwinds; returns the harmless differences from its recipe."""
     run.create()
     stack.enter_context(run.hold())
     return run.claim(recipe)
 
 
-def _fit(
+def _autotuned(
     recipe: Recipe, dataset: Dataset, dist: Dist, found: checkpoint.Checkpoint | None
 ) -> Generator[Event, None, Recipe]:
-    """The recipe with a fitted micro_batch; a worker that was started again keeps the one it had."""
+    """The recipe with the fastest micro_batch; a restarted worker keeps the one of its checkpoint."""
     if found and restarts():
         return with_micro_batch(recipe, load_recipe(found.folder / "recipe.yaml").train.micro_batch)
-    return (yield from fit(recipe, dataset, dist))
+    return (yield from autotune(recipe, dataset, dist))
 
 
 def _state(
@@ -118,42 +150,41 @@ def _state(
         if state.step < recipe.train.steps:
             yield Note(f"resuming at step {state.step:,} of {recipe.train.steps:,}")
     elif state.origin:
-        yield Note(f"started, averages and moments anew, with the weights of {state.origin}")
+        yield Note(f"starting from the weights of {state.origin}, with new EMA and optimizer moments")
     return state
 
 
 def _resume_and_finish(
     options: TrainOptions, state: TrainState, loader: Loader, rows: range, run: RunDir
-) -> Iterator[Event]:
-    """From the state as it stands to the run's report."""
-    dist, plan = state.dist, state.recipe.train
+) -> Generator[Event, None, TrainResult]:
+    """Train from the current state to the end, and report."""
+    dist, config = state.dist, state.recipe.train
     started_at = state.step
-    saver = AsyncCheckpoint(run.path, dist, state.sharded, plan.keep, plan.keep_every)
+    saving = AsyncCheckpoint(run.path, dist, state.sharded, config.keep, config.keep_every)
     tell = options.tell if dist.main else lambda text: None
-    with stop_requested(tell) as stopped, saver:
-        yield from training(state, loader, rows, run, saver, stopped)
-    if state.step < plan.steps:
-        yield Note(f"stopped at step {state.step:,} of {plan.steps:,}; the same command resumes the run")
-        yield Finished({"run": str(run.path), "step": state.step, "finished": False})
-        return
-    result: dict[str, Any] = {"run": str(run.path), "step": state.step, "finished": True, "skipped": state.skipped}
+    with stop_requested(tell) as stopped, saving:
+        yield from training(state, loader, rows, run, saving, stopped)
+    if state.step < config.steps:
+        yield Note(f"stopped at step {state.step:,} of {config.steps:,}; the same command resumes the run")
+        return TrainResult(run.path, state.step, finished=False)
     model = state.averaged()
+    weights, reported = None, None
     if dist.main:
-        result["weights"] = str(run.export(dict(model.net.named_parameters())))
+        weights = run.export(dict(model.net.named_parameters()))
     if options.report and dist.main:
         if started_at == state.step:
             yield Note(f"{run.path} is already trained; reporting again")
-        result |= yield from report(state.recipe, model, state.dataset, run)
-    dist.wait()  # processes that leave at different times can take each other down
-    yield Finished(result)
+        reported = yield from report(state.recipe, model, state.dataset, run)
+    dist.wait()  # a process that exits early can abort the others
+    return TrainResult(run.path, state.step, True, state.skipped, weights, reported)
 
 
-def _dataset(recipe: Recipe, dist: Dist) -> Iterator[Event]:
-    """The recipe's dataset, prepared by the main process if it is missing."""
+def _dataset(recipe: Recipe, dist: Dist) -> Generator[Event, None, Dataset]:
+    """The recipe's dataset; the main process prepares it if it is missing."""
     wanted = PrepareOptions(corpus=recipe.data.corpus, tokenizer=recipe.data.tokenizer)
-    folder = None
-    for process in (True, False):
-        if dist.main == process:
+    folder = Path()
+    for main in (True, False):  # the main process first; the others find what it made
+        if dist.main == main:
             for event in prepare(wanted):
                 if isinstance(event, Prepared):
                     folder = event.path
@@ -171,13 +202,18 @@ def _loader(recipe: Recipe, dataset: Dataset) -> Loader:
     )
 
 
-def _tracked(events: Iterator[Event], trackers: list[Tracker]) -> Iterator[Event]:
-    """The events, told to the trackers as well."""
+def _tracked(job: Generator[Event, None, TrainResult], trackers: list[Tracker]) -> Generator[Event, None, TrainResult]:
+    """Run the job and pass its events to the trackers too."""
     try:
-        for event in events:
+        while True:
+            try:
+                event = next(job)
+            except StopIteration as end:
+                return end.value
             for tracker in trackers:
                 tracker.see(event)
             yield event
     finally:
+        job.close()
         for tracker in trackers:
             tracker.close()

@@ -20,7 +20,7 @@ from sedd_cli import load_model
 from sedd_cli.checkpoints import export as module
 from sedd_cli.checkpoints import hub
 from sedd_cli.checkpoints.export import ExportOptions, export
-from sedd_cli.checkpoints.model_card import Card, results_of
+from sedd_cli.checkpoints.model_card import ModelCard, results_of
 from sedd_cli.errors import DamageError, RequestError, WorkError
 from sedd_cli.system.events import Finished, Note, Warn
 
@@ -148,7 +148,7 @@ def test_results_of_other_weights_do_not_stand_in_the_card(tiny_run, tmp_path):
     run = load_model(tiny_run)
     run.net.output_layer.linear.bias += 1
     assert list(results_of(run)) == []
-    assert "## Likelihood" not in Card(run, "x").text()
+    assert "## Likelihood" not in ModelCard(run, "x").text()
 
 
 def test_a_checkpoint_of_a_run_finds_the_runs_results(tiny_run):
@@ -181,11 +181,11 @@ def test_an_upload_that_fails_keeps_the_folder(tiny_run, tmp_path, monkeypatch):
     ("options", "message"),
     [
         ({}, "--to FOLDER, --push OWNER/NAME, or both"),
-        ({"to": "out", "private": True}, "--private goes with --push"),
-        ({"to": "out", "dry_run": True}, "--dry-run goes with --push"),
-        ({"push": "mine"}, "no hub id"),
-        ({"to": "full"}, "is there already"),
-        ({"to": "file"}, "is there already"),
+        ({"to": "out", "private": True}, "--private needs --push"),
+        ({"to": "out", "dry_run": True}, "--dry-run needs --push"),
+        ({"push": "mine"}, "not a hub id"),
+        ({"to": "full"}, "exists: remove it"),
+        ({"to": "file"}, "exists: remove it"),
     ],
 )
 def test_a_wrong_request_is_refused(tmp_path, options, message):
@@ -230,7 +230,7 @@ def test_an_export_that_loads_back_as_something_else_is_not_kept(tiny_run, tmp_p
         genuine({**tensors, name: tensors[name] + 1e-3}, *words, **options)
 
     monkeypatch.setattr(module, "save_file", altered)
-    with pytest.raises(WorkError, match=r"loads back as another model: log-scores move by up to 0\.001"):
+    with pytest.raises(WorkError, match=r"loads back as a different model: log-scores differ by up to 0\.001"):
         list(export(load_model(tiny_run), ExportOptions(tmp_path / "out")))
     assert list(tmp_path.iterdir()) == []
 
@@ -243,7 +243,7 @@ def test_what_the_published_code_would_compute_otherwise_is_said(tmp_path):
     path.write_text(json.dumps(config))
     events = list(export(load_model(tmp_path / "m"), ExportOptions(tmp_path / "out")))
     warned = [e.text for e in events if isinstance(e, Warn)]
-    assert any("noise.eps is 0.01: the published code computes with 0.001" in text for text in warned)
+    assert any("noise.eps is 0.01: the published code always uses 0.001" in text for text in warned)
     assert "no tokenizer is exported: none is named" in warned
     assert load_model(tmp_path / "out").schedule.eps == 0.01
 
@@ -275,7 +275,7 @@ def test_of_two_results_the_newer_stands_in_the_card(reported):
     os.utime(stored, (1, 1))
     (run / "results" / "no-result.json").write_text(json.dumps({**found, "bounds": {"rigorous": {}}}))
     (run / "results" / "damaged.json").write_text("{")
-    assert "9.876" in Card(load_model(run), "x").text()
+    assert "9.876" in ModelCard(load_model(run), "x").text()
 
 
 def test_weights_that_are_not_finite_are_not_exported(tmp_path):
@@ -289,9 +289,7 @@ def test_weights_that_are_not_finite_are_not_exported(tmp_path):
 def test_what_a_killed_export_left_is_said(tiny_run, tmp_path):
     (tmp_path / ".out.xyz.partial").mkdir()
     events = list(export(load_model(tiny_run), ExportOptions(tmp_path / "out")))
-    assert any(
-        ".out.xyz.partial was left by an export that was killed" in e.text for e in events if isinstance(e, Warn)
-    )
+    assert any(".out.xyz.partial was left by a killed export" in e.text for e in events if isinstance(e, Warn))
 
 
 def test_an_empty_folder_here_is_filled(tiny_run, tmp_path, monkeypatch):
@@ -313,15 +311,15 @@ def test_bf16_models_are_not_what_is_exported(tiny_run, tmp_path):
 
 
 def test_a_tokenizer_out_of_reach_is_named_all_the_same(tmp_path, monkeypatch):
-    from sedd_cli.data.tokenizers import ranks
+    from sedd_cli.data.tokenizers.tiktoken import TiktokenTokenizer
 
     def refused(spec):
         raise RequestError("out of reach")
 
-    monkeypatch.setattr(ranks.TiktokenTokenizer, "load", refused)
+    monkeypatch.setattr(TiktokenTokenizer, "load", refused)
     save_published(tmp_path / "m", tokens=50257, hidden_size=4, cond_dim=2, n_blocks=1, n_heads=1)
     events = list(export(load_model(tmp_path / "m"), ExportOptions(tmp_path / "out")))
-    assert "no tokenizer is exported: gpt2's files are out of reach" in [e.text for e in events if isinstance(e, Warn)]
+    assert "no tokenizer is exported: gpt2's files are not available" in [e.text for e in events if isinstance(e, Warn)]
     text = (tmp_path / "out" / "README.md").read_text()
     assert "| tokenizer | gpt2 |" in text
     assert "--tokenizer" not in text

@@ -156,7 +156,7 @@ def test_a_hub_that_does_not_answer_in_order_is_quoted(hub, tmp_path, status):
 
 @pytest.mark.parametrize("name", ["a/b--c", "a/b.git", "a/" + "b" * 100, "a b/c"])
 def test_what_can_be_no_hub_id_is_said_to_be_none(hub, name):
-    with pytest.raises(RequestError, match="is no hub id"):
+    with pytest.raises(RequestError, match="is not a hub id"):
         load_model(name)
     assert hub.asked == []
 
@@ -179,7 +179,7 @@ def test_what_is_pushed_again_leaves_nothing_of_before(hub, tmp_path):
 def test_what_is_to_be_private_is_not_pushed_where_it_would_be_public(hub, tmp_path):
     hub.models["me/mine"] = {}
     save_published(tmp_path / "m")
-    with pytest.raises(RequestError, match="me/mine is there already, and public"):
+    with pytest.raises(RequestError, match="me/mine exists and is public"):
         push(tmp_path / "m", "me/mine", True, "no", FILES)
     assert hub.models["me/mine"] == {}
 

@@ -103,23 +103,23 @@ def test_a_snapshot_of_a_training_directory_loads_by_its_name(tmp_path):
         load_model(tmp_path / "run")
     assert load_model(tmp_path / "run" / "checkpoints" / "c_13.pth").fingerprint == whole
     (tmp_path / "lone.pth").write_bytes(b"")
-    with pytest.raises(RequestError, match=r"does not stand in a training directory"):
+    with pytest.raises(RequestError, match=r"is not in a training directory"):
         load_model(tmp_path / "lone.pth")
 
 
 def test_50257_tokens_mean_gpt2_and_what_is_out_of_reach_is_said_when_it_is_needed(tmp_path, monkeypatch):
     from sedd_cli.checkpoints import load
-    from sedd_cli.data.tokenizers import ranks
+    from sedd_cli.data.tokenizers.tiktoken import TiktokenTokenizer
 
     save_published(tmp_path / "m", tokens=50257, hidden_size=4, cond_dim=2, n_blocks=1, n_heads=1)
 
     def refused(spec):
         raise RequestError(f"tokenizer {spec!r} could not be loaded")
 
-    monkeypatch.setattr(ranks.TiktokenTokenizer, "load", refused)
+    monkeypatch.setattr(TiktokenTokenizer, "load", refused)
     model = load_model(tmp_path / "m")
     assert model.tokenizer is None
-    assert "50,257 tokens (gpt2 out of reach)" in model.describe()
+    assert "50,257 tokens (gpt2 not available)" in model.describe()
     with pytest.raises(RequestError, match="tokenizer 'gpt2' could not be loaded"):
         model.text_tokenizer()
     stand_in = type("T", (), {"vocab_size": 50257, "spec": "gpt2"})()
@@ -228,7 +228,7 @@ def test_what_is_no_model_is_refused(tmp_path):
     save_published(tmp_path / "m")
     assert load_model(tmp_path / "m" / "model.safetensors").length == 12
     (tmp_path / "m" / "notes.txt").touch()
-    with pytest.raises(RequestError, match="is a file: name the folder"):
+    with pytest.raises(RequestError, match="is a file: name its folder"):
         load_model(tmp_path / "m" / "notes.txt")
     (tmp_path / "m" / "model.safetensors").unlink()
     with pytest.raises(RequestError, match=r"has config\.json but neither model\.safetensors nor pytorch_model\.bin"):
@@ -274,5 +274,5 @@ def test_a_recipe_of_another_model_does_not_change_what_weights_mean(tmp_path, c
     (tmp_path / "m" / "recipe.yaml").write_text(dump_recipe(load_recipe("quickstart", [change])))
     model = load_model(tmp_path / "m")
     assert model.recipe is None
-    assert "it is of another model than config.json" in model.describe()
+    assert "it describes another model than config.json" in model.describe()
     assert model.fingerprint == before

@@ -100,7 +100,7 @@ def test_doctor_names_versions_devices_and_what_to_do(sedd):
         (["eval", "--model", "{run}", "--rel-error", "0"], 2, "rel-error"),
         (["eval", "--model", "{run}", "--protocol", "best"], 2, "rigorous"),
         (["eval", "--model", "{broken}"], 1, "sha256"),
-        (["eval", "--model", "{foreign}"], 1, "not its own"),
+        (["eval", "--model", "{foreign}"], 1, "does not belong to it"),
         (["frobnicate"], 2, "frobnicate"),
     ],
 )
@@ -141,12 +141,12 @@ def test_a_full_disk_is_reported_in_one_line(sedd, tiny_run):
 @pytest.mark.parametrize(
     ("error", "words"),
     [
-        (MemoryError(), "not enough memory: take less at once"),
+        (MemoryError(), "not enough memory: use a smaller batch"),
         (
             RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 1024 bytes."),
             "1024 bytes more",
         ),
-        (RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has"), "2.00 GiB more were asked for"),
+        (RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has"), "2.00 GiB more were needed"),
     ],
 )
 def test_want_of_memory_is_said_in_plain_words(error, words):

@@ -9,12 +9,12 @@ import tarfile
 import pytest
 
 from sedd_cli.data import formats
-from sedd_cli.data.formats import Reading, plain, read_documents, read_lines
+from sedd_cli.data.formats import ReadOptions, plain, read_documents, read_lines
 from sedd_cli.errors import DamageError, RequestError
 
 
 def documents(path, **reading):
-    return list(read_documents(path, Reading(**reading)))
+    return list(read_documents(path, ReadOptions(**reading)))
 
 
 def write(path, text):
@@ -55,7 +55,7 @@ def test_long_documents_are_cut_and_nothing_is_lost(tmp_path, monkeypatch, separ
 
 
 def test_lines_keep_their_ends_and_blank_ones(tmp_path):
-    assert list(read_lines(write(tmp_path / "a.raw", "a\n \n\nb"), Reading())) == ["a\n", " \n", "\n", "b"]
+    assert list(read_lines(write(tmp_path / "a.raw", "a\n \n\nb"), ReadOptions())) == ["a\n", " \n", "\n", "b"]
 
 
 @pytest.mark.parametrize("before", [0, 5, (1 << 20) - 1])

@@ -9,8 +9,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from sedd_cli.data.loader import Loader
-from sedd_cli.data.permutation import key_of, permute
+from sedd_cli.data.loader import Loader, key_of, permute
 from sedd_cli.errors import RequestError
 
 
@@ -135,7 +134,7 @@ def test_refusals():
 
 def test_prefetch_gives_the_same_batches_and_passes_errors_on():
     pytest.importorskip("torch")
-    from sedd_cli.data.prefetch import prefetch
+    from sedd_cli.data.loader import prefetch
 
     loader = Loader(Numbers(1000), 8, 4, 0)
     ahead = prefetch(loader, step=3, start=1, stop=3)

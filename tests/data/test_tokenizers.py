@@ -9,8 +9,8 @@ import sys
 import pytest
 
 from sedd_cli.data.tokenizers import load_tokenizer, needs_training, open_tokenizer, train_tokenizer
-from sedd_cli.data.tokenizers.pieces import HuggingFaceTokenizer
-from sedd_cli.data.tokenizers.ranks import TiktokenTokenizer
+from sedd_cli.data.tokenizers.huggingface import HuggingFaceTokenizer
+from sedd_cli.data.tokenizers.tiktoken import TiktokenTokenizer
 from sedd_cli.errors import DamageError, RequestError
 
 CORPUS = ["the cat sat on the mat", "the dog and the cat sat", "Ünïcode is fine, too\n\n"] * 4

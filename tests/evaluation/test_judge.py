@@ -199,7 +199,7 @@ def test_a_sweep_judges_every_point_and_goes_on_where_it_stopped(model, causal, 
     assert again == whole
     assert path.read_text().splitlines()[:2] == [line.strip() for line in lines[:2]]
     said = [e.text for e in events if isinstance(e, Note)]
-    assert "tweedie, 4 steps: 2 samples are there from before" in said
+    assert "tweedie, 4 steps: 2 samples are stored already" in said
     assert "euler, 2 steps: judged before" in said
     direct = model.sample(5, steps=4, seed=3)
     assert [json.loads(line)["text"] for line in path.read_text().splitlines()] == [s.text for s in direct]

@@ -11,11 +11,12 @@ import torch
 from sedd_cli import load_model
 from sedd_cli.data.tokenizers import load_tokenizer, train_tokenizer
 from sedd_cli.errors import RequestError
-from sedd_cli.inference import denoise, infill
+from sedd_cli.inference import denoise, infill, rejection
 from sedd_cli.inference.bound import candidate_bound
-from sedd_cli.inference.infill import ATTEMPTS, Job, infill_all, plan_job
+from sedd_cli.inference.infill import Job, infill_all, plan_job
 from sedd_cli.inference.layout import lay_out
 from sedd_cli.inference.model import Model
+from sedd_cli.inference.rejection import ATTEMPTS
 from sedd_cli.inference.sampling import Sampling
 from sedd_cli.inference.template import Gap, Template, parse_template
 from sedd_cli.models.dit import DiT
@@ -185,7 +186,7 @@ def test_results_come_on_the_way(model):
 
 
 def test_candidates_with_plain_edges_come_last(bpe, monkeypatch):
-    monkeypatch.setattr(infill, "ATTEMPTS", 1)
+    monkeypatch.setattr(rejection, "ATTEMPTS", 1)
     job = Job(parse_template("the [MASK:1] of"), n=30, candidates=4)
     found = [e for e in infill.infill(model_of(bpe), [job], Sampling(steps=2), every=True) if isinstance(e, Filled)]
     for k in range(30):
@@ -264,16 +265,16 @@ def test_a_length_is_shared_by_the_open_gaps(model):
 def test_less_memory_means_smaller_batches_and_the_same_texts(model, monkeypatch):
     job = Job(parse_template("the [MASK:3] sat"), n=7)
     whole = [one.tokens for one in infill_all(model, job, Sampling())]
-    real, sizes = denoise._denoise, []
+    real, sizes = denoise.BatchDenoiser._denoise_batch, []
 
-    def tight(model, way, rows, places, watch):
+    def tight(self, batch, places):
         sizes.append(len(places))
-        for step, event in enumerate(real(model, way, rows, places, watch)):
+        for step, event in enumerate(real(self, batch, places)):
             if len(places) > 2 and step == 3:
                 raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes.")
             yield event
 
-    monkeypatch.setattr(denoise, "_denoise", tight)
+    monkeypatch.setattr(denoise.BatchDenoiser, "_denoise_batch", tight)
     events = list(infill.infill(model, [job], Sampling()))
     assert [e.tokens for e in events if isinstance(e, Filled)] == whole
     assert sizes[:2] == [7, 3]
@@ -282,8 +283,8 @@ def test_less_memory_means_smaller_batches_and_the_same_texts(model, monkeypatch
     assert (bar[-1].done, bar[-1].total, bar[-1].unit) == (7, 7, "fillings")
     warned = [e.text for e in events if type(e).__name__ == "Warn"]
     assert warned == [
-        "not enough memory for 7 sequences at once: going on with 3",
-        "not enough memory for 3 sequences at once: going on with 1",
+        "not enough memory for 7 sequences at once: continuing with 3",
+        "not enough memory for 3 sequences at once: continuing with 1",
     ]
 
 
@@ -291,7 +292,7 @@ def test_what_is_no_want_of_memory_is_not_hidden(model, monkeypatch):
     def broken(*_):
         raise RuntimeError("size mismatch")
 
-    monkeypatch.setattr(denoise, "_denoise", broken)
+    monkeypatch.setattr(denoise.BatchDenoiser, "_denoise_batch", broken)
     with pytest.raises(RuntimeError, match="size mismatch"):
         infill_all(model, Job(parse_template("the [MASK:3] sat"), n=7), Sampling())
 
@@ -374,7 +375,7 @@ def test_a_tokenizer_that_reads_otherwise_is_said(tmp_path):
     (tmp_path / "vocab.txt").write_text("\n".join(vocab))
     made = model_of(load_tokenizer(str(tmp_path / "vocab.txt")))
     events = list(infill.infill(made, [Job(parse_template("The Cat [MASK:2] sat."), n=20)], Sampling(steps=2)))
-    assert any("cannot tell 'The Cat '" in e.text for e in events if type(e).__name__ == "Warn")
+    assert any("tokenizer changes 'The Cat '" in e.text for e in events if type(e).__name__ == "Warn")
     for one in (e for e in events if isinstance(e, Filled)):
         assert one.text.startswith("The Cat ")
         assert one.text.endswith(" sat.")

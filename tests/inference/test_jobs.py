@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from sedd_cli import load_model
-from sedd_cli.data.tokenizers.symbols import CharTokenizer
+from sedd_cli.data.tokenizers.characters import CharTokenizer
 from sedd_cli.errors import RequestError, WorkError
 from sedd_cli.inference import jobs
 from sedd_cli.inference.jobs import fill_jobs, read_jobs
@@ -265,3 +265,11 @@ def test_the_model_its_tokenizer_and_its_recipe_are_in_the_key(model):
     low = other(net=copy.deepcopy(model.net))
     low.net.autocast = torch.bfloat16
     assert key(low) != key(model)
+
+
+def test_a_foreign_last_line_is_not_taken_for_a_result_that_was_cut_short(model, tmp_path):
+    out = tmp_path / "out.jsonl"
+    out.write_text("my notes, without a newline")
+    with pytest.raises(RequestError, match="line 1 is no result of --input"):
+        fill(model, LINES[:1], out)
+    assert out.read_text() == "my notes, without a newline"

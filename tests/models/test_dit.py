@@ -213,7 +213,7 @@ def test_impossible_shapes_are_refused_by_name(changes, message):
 
 
 def test_rotary_scores_depend_on_the_distance_alone():
-    from sedd_cli.models.rotary import Rotary, rotate
+    from sedd_cli.models.attention import Rotary, rotate
 
     cos, sin = Rotary(8)(40, 1, torch.float32)
     q, k = torch.randn(2, 8, generator=torch.Generator().manual_seed(0))

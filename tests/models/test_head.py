@@ -5,7 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from sedd_cli.core.fast.fused import Targets, losses, weighted_loss
+from sedd_cli.core.fast import KERNELS, kernels_of
+from sedd_cli.core.fast.base import Targets
+from sedd_cli.core.fast.fused import losses, weighted_loss
 from sedd_cli.core.graphs import GRAPHS
 from sedd_cli.models.dit import DiT, DiTConfig
 from sedd_cli.models.head import Readout
@@ -60,7 +62,7 @@ def test_the_setting_of_float32_products_is_put_back(parts):
     assert torch.backends.mkldnn.matmul.fp32_precision == before
 
 
-@pytest.mark.parametrize("name", sorted(GRAPHS))
+@pytest.mark.parametrize("name", sorted(KERNELS))
 def test_the_fused_loss_in_bf16_is_within_rounding_of_float64(name):
     """A network's own loss and gradients, mixed and fused, against float64 throughout."""
     g = torch.Generator().manual_seed(0)
@@ -74,7 +76,7 @@ def test_the_fused_loss_in_bf16_is_within_rounding_of_float64(name):
     for dtype in (torch.float32, torch.float64):
         leaves = [p.to(dtype, copy=True).requires_grad_() for p in (hidden, weight, bias)]
         readout = Readout(leaves[1], leaves[2], mixed=dtype == torch.float32)
-        total, loss = weighted_loss(readout, graph, leaves[0], targets, torch.ones(50, dtype=torch.float64))
+        total, loss = weighted_loss(readout, kernels_of(graph), leaves[0], targets, torch.ones(50, dtype=torch.float64))
         total.backward()
         found[dtype] = loss, *(leaf.grad for leaf in leaves)
     for mixed, exact in zip(found[torch.float32], found[torch.float64], strict=True):
@@ -99,8 +101,8 @@ def test_mixed_products_come_in_few_sizes(monkeypatch, mixed, sizes):
         hidden, at = torch.randn(R, 8), torch.full((R,), graph.mask)
         targets = Targets(at, at - 1, torch.ones(R, dtype=torch.float64))
         assert readout(hidden).shape == (R, 31)
-        assert weighted_loss(readout, graph, hidden, targets, targets.sigma)[1].shape == (R,)
-        assert losses(readout, graph, hidden, targets).shape == (R,)
+        assert weighted_loss(readout, kernels_of(graph), hidden, targets, targets.sigma)[1].shape == (R,)
+        assert losses(readout, kernels_of(graph), hidden, targets).shape == (R,)
     assert seen == sizes
 
 

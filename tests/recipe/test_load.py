@@ -7,6 +7,7 @@ import yaml
 
 from sedd_cli.errors import RequestError
 from sedd_cli.recipe import differences, dump_recipe, load_recipe, recipe_from, shipped
+from sedd_cli.recipe.assemble import check_recipe
 
 PAPER = {"lr": 3e-4, "batch": 512, "ema": 0.9999, "clip": 1.0, "warmup": 2000, "weight_decay": 0.0}
 
@@ -16,6 +17,21 @@ def test_a_shipped_recipe_survives_dump_and_load(name):
     recipe = load_recipe(name)
     assert recipe.name == name.split("/")[-1]
     assert recipe_from(yaml.safe_load(dump_recipe(recipe))) == recipe
+
+
+@pytest.mark.parametrize("name", shipped())
+def test_a_shipped_recipe_can_be_trained_and_reported(name):
+    check_recipe(load_recipe(name))
+
+
+@pytest.mark.parametrize("every", ["0", "null"])
+def test_zero_or_null_validates_never_during_training(every):
+    assert not load_recipe("quickstart", [f"report.every={every}"]).report.every
+
+
+def test_a_negative_interval_of_validation_is_refused():
+    with pytest.raises(RequestError, match="every must be at least 0, found -1"):
+        load_recipe("quickstart", ["report.every=-1"])
 
 
 @pytest.mark.parametrize(

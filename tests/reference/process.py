@@ -23,12 +23,16 @@ def rate_matrix(graph: str, N: int) -> torch.Tensor:
         return Q
     if graph == "uniform":
         return torch.ones(N, N, dtype=torch.float64) / N - torch.eye(N, dtype=torch.float64)
+    if graph == "hybrid":
+        Q = rate_matrix("absorbing", N)
+        Q[:N, :N] += 0.2 * rate_matrix("uniform", N)
+        return Q
     raise ValueError(f"no dense rate matrix is written for graph {graph!r}")
 
 
 def base(graph: str, N: int) -> torch.Tensor:
     """p_base of one position, [S]."""
-    if graph == "absorbing":
+    if graph in ("absorbing", "hybrid"):
         return torch.tensor([0.0] * N + [1.0], dtype=torch.float64)
     return torch.full((N,), 1.0 / N, dtype=torch.float64)
 

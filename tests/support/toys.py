@@ -46,8 +46,10 @@ def noisy(graph: Graph, Q: torch.Tensor, x0: torch.Tensor, sigma: float) -> tupl
     tries = torch.cat([lam * (torch.arange(S) + 0.5) / S, (1 + lam) / 2])
     choices = []  # for each position: x -> u
     for token in x0.tolist():
-        found = graph.perturb(torch.full((1, len(tries)), token), level, tries[None])[0]
-        choices.append({int(x): float(u) for x, u in zip(found, tries, strict=True)})
+        middles = P[:, token].cumsum(0) - P[:, token] / 2  # of a draw by inverse CDF
+        every = torch.cat([tries, middles[P[:, token] > 0]])
+        found = graph.perturb(torch.full((1, len(every)), token), level, every[None])[0]
+        choices.append({int(x): float(u) for x, u in zip(found, every, strict=True)})
     rows = list(itertools.product(*choices))
     u = torch.tensor([[choices[i][x] for i, x in enumerate(row)] for row in rows], dtype=torch.float64)
     weight = torch.stack([torch.stack([P[x, x0[i]] for i, x in enumerate(row)]).prod() for row in rows])

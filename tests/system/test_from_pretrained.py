@@ -67,7 +67,7 @@ def test_this_folder_would_run_its_code_where_standard_input_is_asked(folder, ma
 
 @pytest.mark.parametrize("load", [pretrained_tokenizer, pretrained_causal_model])
 def test_code_of_a_folder_is_refused_in_one_line(folder, mark, load, answers_yes):
-    with pytest.raises(RequestError, match=r"foreign needs Python code that it brings along.*never run") as refused:
+    with pytest.raises(RequestError, match=r"foreign needs Python code of its own.*never run") as refused:
         load(str(folder), local_files_only=True)
     assert "\n" not in str(refused.value)
     assert not mark.exists()

@@ -19,7 +19,7 @@ from sedd_cli.recipe import load_recipe
 from sedd_cli.system import memory
 from sedd_cli.system.distributed import Dist
 from sedd_cli.system.events import Finished, Note, Progress, Warn
-from sedd_cli.training import autotune as fit
+from sedd_cli.training import autotune
 from sedd_cli.training.state import TrainState
 from sedd_cli.training.train import TrainOptions, train
 
@@ -36,7 +36,7 @@ def state(workplace):
 def fitted(state, batch=16):
     """(events, the micro-batch that was found)."""
     train = dataclasses.replace(state.recipe.train, batch=batch)
-    job, events = fit.fit(dataclasses.replace(state.recipe, train=train), state.dataset, state.dist), []
+    job, events = autotune.autotune(dataclasses.replace(state.recipe, train=train), state.dataset, state.dist), []
     while True:
         try:
             events.append(next(job))
@@ -56,9 +56,9 @@ def planned(monkeypatch, bytes_a_row: int, seconds, free: int = 10**12):
         tried.append(size)
         return bytes_a_row * size, seconds(size)
 
-    monkeypatch.setattr(fit, "_attempt", attempt)
-    monkeypatch.setattr(fit, "free_memory", lambda device: free)
-    monkeypatch.setattr(fit, "held", lambda device: 0)
+    monkeypatch.setattr(autotune, "_attempt", attempt)
+    monkeypatch.setattr(autotune, "free_memory", lambda device: free)
+    monkeypatch.setattr(autotune, "held", lambda device: 0)
     return tried
 
 
@@ -82,7 +82,7 @@ def test_a_size_that_is_not_expected_to_fit_is_not_tried(state, monkeypatch):
 def test_a_size_that_took_more_than_there_is_is_not_taken(state, monkeypatch):
     to_come = sum(12 * p.numel() for p in state.model.net.parameters())
     planned(monkeypatch, 100, lambda size: 1.0, free=int((to_come + 500) / 0.9))
-    monkeypatch.setattr(fit, "_attempt", lambda module, recipe, size, device: (100 if size < 4 else 900, 1.0))
+    monkeypatch.setattr(autotune, "_attempt", lambda module, recipe, size, device: (100 if size < 4 else 900, 1.0))
     assert fitted(state)[1] == 2
 
 
@@ -104,7 +104,7 @@ def test_running_out_of_memory_ends_the_search_not_the_process(state, monkeypatc
 
 
 def test_no_memory_at_all_is_said(state, monkeypatch):
-    monkeypatch.setattr(fit, "_attempt", lambda module, recipe, size, device: None)
+    monkeypatch.setattr(autotune, "_attempt", lambda module, recipe, size, device: None)
     with pytest.raises(WorkError, match="not even a micro-batch of 1"):
         fitted(state)
 
@@ -124,14 +124,14 @@ def test_fitting_leaves_no_trace_in_the_training(workplace, tmp_path):
         stored = checkpoint.latest(tmp_path / "fitted")
         size = load_recipe(stored.folder / "recipe.yaml").train.micro_batch if stored else 8
         recipe = load_recipe(workplace / "tiny.yaml", ["train.steps=3", f"train.micro_batch={size}"])
-        list(train(recipe, TrainOptions(tmp_path / name, "cpu", report=False, fit=asked)))
+        list(train(recipe, TrainOptions(tmp_path / name, "cpu", report=False, autotune=asked)))
         weights.append(checkpoint.latest(tmp_path / name).tensors("weights"))
     assert all(torch.equal(value, weights[1][name]) for name, value in weights[0].items())
 
 
 def test_a_fitted_run_stores_what_was_found(workplace, tmp_path):
     recipe = load_recipe(workplace / "tiny.yaml", ["train.steps=2"])
-    *_, last = train(recipe, TrainOptions(tmp_path / "run", "cpu", report=False, fit=True))
+    *_, last = train(recipe, TrainOptions(tmp_path / "run", "cpu", report=False, autotune=True))
     assert isinstance(last, Finished)
     stored = load_recipe(checkpoint.latest(tmp_path / "run").folder / "recipe.yaml")
     assert stored.train.micro_batch in (1, 2, 4, 8)
@@ -245,9 +245,9 @@ def test_parameters_are_sharded_when_whole_ones_would_fill_half_a_gpu(state, mon
     taken = 20 * parameters
     for room, expected in ((taken * 2 - 1, True), (taken * 2, False)):
         monkeypatch.setattr(trainstate, "total_memory", lambda device, room=room: room)
-        assert trainstate.shards(state.recipe, parameters, two) == expected
+        assert trainstate.use_sharding(state.recipe, parameters, two) == expected
     asked = dataclasses.replace(state.recipe, train=dataclasses.replace(state.recipe.train, strategy="fsdp"))
-    assert trainstate.shards(asked, parameters, two)
+    assert trainstate.use_sharding(asked, parameters, two)
 
 
 @pytest.mark.parametrize(

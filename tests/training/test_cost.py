@@ -12,7 +12,7 @@ from sedd_cli.core.schedules import SCHEDULES
 from sedd_cli.models.dit import DiT, DiTConfig
 from sedd_cli.recipe import load_recipe, shipped
 from sedd_cli.training import flops
-from sedd_cli.training.cost import plan
+from sedd_cli.training.cost import estimate_cost
 
 PAPERS = sorted(n for n in set(shipped()) - {"quickstart", "markov"} if not n.startswith("mini/"))
 EXPECT = re.compile(
@@ -22,10 +22,10 @@ EXPECT = re.compile(
 
 
 @pytest.mark.parametrize("name", PAPERS)
-def test_a_shipped_recipe_expects_what_its_plan_derives(name):
+def test_a_shipped_recipe_expects_the_estimated_cost(name):
     line = EXPECT.search(shipped()[name].read_text(encoding="utf-8"))
     parameters, tokens, memory, hours = map(float, line.groups())
-    cost = plan(load_recipe(name))
+    cost = estimate_cost(load_recipe(name)).to_dict()
 
     def number(key: str) -> float:
         return float(re.search(r"[\d,]+\.?\d*", cost[key])[0].replace(",", ""))

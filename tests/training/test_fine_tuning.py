@@ -61,7 +61,9 @@ def test_any_form_of_model_will_do(workplace, tiny_run, tmp_path, form):
         tokens = load_model(tiny_run).vocab_size
         (save_published if form == "published" else save_training_directory)(tmp_path / "m", "absorb", tokens)
         model, warned = begun(workplace, tmp_path / "run", tmp_path / "m", *SHAPE)
-        assert warned == [f"init_from: {tmp_path / 'm'} names no tokenizer: its tokens are taken to be those of char"]
+        assert warned == [
+            f"init_from: {tmp_path / 'm'} names no tokenizer: its token ids are assumed to be those of char"
+        ]
     assert_equal_weights(model, load_model(tmp_path / "m"))
 
 
@@ -72,15 +74,14 @@ def test_another_vocabulary_begins_embedding_and_output_anew_and_keeps_the_rest(
     model, (warned,) = begun(workplace, tmp_path / "run", tmp_path / "m", *changes)
     given = load_model(tmp_path / "m")
     assert model.vocab_size != given.vocab_size == 11
-    assert (
-        "was trained on the vocabulary 11 tokens, this recipe has char: embedding and output rows begin anew" in warned
-    )
+    difference = "was trained on the vocabulary 11 tokens, this recipe has char"
+    assert f"{difference}: embedding and output rows are newly initialised" in warned
     assert_equal_weights(model, given, but=BY_STATE)
     embedding, head = model.net.vocab_embed.embedding, model.net.output_layer.linear
     assert head.weight.abs().max() < 1e-20  # zero, as a fresh network's, but for that step
     assert embedding[:11].sub(given.net.vocab_embed.embedding[:11]).abs().min() > 0
     if graph == "absorb":
-        assert "and MASK's embedding is kept" in warned
+        assert "and MASK's embedding is copied" in warned
         assert torch.equal(embedding[-1], given.net.vocab_embed.embedding[-1])
 
 
@@ -115,13 +116,13 @@ def test_what_it_begins_with_is_told_in_a_line(workplace, tiny_run, tmp_path):
 
     recipe = load_recipe(workplace / "tiny.yaml", [f"init_from={tiny_run}", *STILL])
     told = [e.text for e in train(recipe, TrainOptions(tmp_path / "run", "cpu", report=False)) if isinstance(e, Note)]
-    (line,) = (text for text in told if text.startswith("started"))
-    assert line.endswith(f"with the weights of {load_model(tiny_run).describe()}")
+    (line,) = (text for text in told if text.startswith("starting from"))
+    assert f"the weights of {load_model(tiny_run).describe()}" in line
 
 
 def test_another_noise_is_pointed_out(workplace, tiny_run, tmp_path):
     _, (warned,) = begun(workplace, tmp_path / "run", tiny_run, "noise=geometric")
-    assert "was trained under the noise LogLinear(eps=0.001), this recipe has Geometric" in warned
+    assert "was trained with the noise schedule LogLinear(eps=0.001), this recipe has Geometric" in warned
 
 
 def test_weights_that_are_not_finite_are_not_begun_with(workplace, tmp_path):

@@ -164,12 +164,12 @@ def test_left_to_right_is_for_causal_models(sedd, tiny_run):
 
 def test_what_needs_a_mask_is_refused_before_training(workplace, tmp_path):
     recipe = load_recipe(workplace / "tiny.yaml", ["objective=masked_cross_entropy", "graph=uniform"])
-    with pytest.raises(RequestError, match="objective: masked_cross_entropy needs a graph with MASK, uniform has none"):
+    with pytest.raises(RequestError, match=r"objective: masked_cross_entropy needs a graph with MASK .*uniform"):
         list(train(recipe, TrainOptions(tmp_path / "run", "cpu")))
     assert not (tmp_path / "run").exists()
 
 
 def test_fine_tuning_does_not_mix_what_outputs_mean(workplace, trained, tiny_run, tmp_path):
     recipe = load_recipe(workplace / "tiny.yaml", [f"init_from={trained('d3pm')}"])
-    with pytest.raises(RequestError, match=r"init_from: .* was trained for d3pm, this recipe for score_entropy"):
+    with pytest.raises(RequestError, match=r"init_from: .* with the objective d3pm, this recipe has score_entropy"):
         list(train(recipe, TrainOptions(tmp_path / "run", "cpu")))

@@ -22,7 +22,7 @@ from sedd_cli.evaluation.ngram import NGram
 from sedd_cli.inference.bound import Drawing
 from sedd_cli.models.dit import DiT
 from sedd_cli.recipe import load_recipe
-from sedd_cli.training.step import levels
+from sedd_cli.training.step import time_uniforms
 from sedd_cli.training.train import TrainOptions, train
 
 
@@ -50,7 +50,7 @@ def test_a_step_is_algorithm_1_then_clip_then_adamw_then_ema(workplace, tmp_path
     start = {name: p.detach().clone() for name, p in net.named_parameters()}
     x0 = torch.from_numpy(Loader(data.split("train"), L, plan.batch, recipe.seed).batch(0))
     index = torch.arange(plan.batch)
-    t = 1e-3 + (1 - 1e-3) * levels(recipe, 0, index)
+    t = 1e-3 + (1 - 1e-3) * time_uniforms(recipe, 0, index)
     lam = (1 - 1e-3) * t
     u = Stream(recipe.seed, NOISE, index).uniforms(0, L)[0]
     x = torch.where(u < lam[:, None], N, x0)
@@ -81,10 +81,10 @@ def test_a_step_is_algorithm_1_then_clip_then_adamw_then_ema(workplace, tmp_path
 @pytest.mark.parametrize("batch", [1, 2, 7, 8, 512])
 def test_stratified_levels_are_one_a_stratum_scattered_over_the_batch(batch):
     recipe = load_recipe("quickstart", [f"train.batch={batch}"])
-    found = levels(recipe, 5, torch.arange(batch))
+    found = time_uniforms(recipe, 5, torch.arange(batch))
     strata = (found * batch).long()
     assert sorted(strata.tolist()) == list(range(batch))
-    assert torch.equal(levels(recipe, 5, torch.arange(batch // 2, batch)), found[batch // 2 :])
+    assert torch.equal(time_uniforms(recipe, 5, torch.arange(batch // 2, batch)), found[batch // 2 :])
     if batch == 512:
         # the halves of two processes hold about as much noise
         assert abs(float(found[:256].mean() - found[256:].mean())) < 0.05
@@ -92,7 +92,7 @@ def test_stratified_levels_are_one_a_stratum_scattered_over_the_batch(batch):
 
 def test_uniform_levels_are_the_papers():
     recipe = load_recipe("quickstart", ["train.batch=512", "train.t_sampling=uniform"])
-    found = levels(recipe, 0, torch.arange(512))
+    found = time_uniforms(recipe, 0, torch.arange(512))
     assert len(set((found * 512).long().tolist())) < 400  # 324 of 512 strata expected to be hit
     assert 0.4 < float(found.mean()) < 0.6
 

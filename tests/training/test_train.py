@@ -20,9 +20,10 @@ from sedd_cli.checkpoints.async_checkpoint import AsyncCheckpoint
 from sedd_cli.checkpoints.run_directory import RunDir
 from sedd_cli.errors import DamageError, RequestError, WorkError
 from sedd_cli.recipe import load_recipe
-from sedd_cli.recipe.assemble import learning_rate, make_optimizers
 from sedd_cli.system.distributed import Dist
-from sedd_cli.system.events import Evaluated, Finished, Sampled, Saved, TrainStep
+from sedd_cli.system.events import Evaluated, Finished, Sampled, Saved, TrainStep, Validated
+from sedd_cli.training.cost import estimate_cost
+from sedd_cli.training.optim import learning_rate, make_optimizers
 from sedd_cli.training.train import TrainOptions, train
 
 #: What torch.distributed.checkpoint calls the one file of one process.
@@ -208,7 +209,7 @@ def test_a_length_beyond_the_corpus_is_refused(workplace, tmp_path):
 
 def test_a_report_that_cannot_be_made_is_refused_before_training(workplace, tmp_path):
     with pytest.raises(RequestError, match=r"report\.infill"):
-        run(workplace, tmp_path / "run", "report.infill.prefix='the cat sat on the mat for hours'")
+        run(workplace, tmp_path / "run", "report.infill.prefix='the cat sat on the mat for hours'", report=True)
     assert not (tmp_path / "run").exists()
 
 
@@ -287,5 +288,44 @@ def test_metrics_of_steps_taken_again_are_dropped(workplace, tmp_path):
 @pytest.mark.parametrize("change", ["report.split=tset", "report.infill.length=0", "model.attention=flash"])
 def test_what_cannot_be_done_is_refused_before_the_folder_is_made(workplace, tmp_path, change):
     with pytest.raises(RequestError, match=change.split("=")[0].split(".")[1]):
-        run(workplace, tmp_path / "run", change)
+        run(workplace, tmp_path / "run", change, report=True)
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        (["objective=autoregressive", "report.infill.suffix=mat"], ["report.infill", "'mat'", "report.infill=null"]),
+        (["graph=uniform", "sampler=first_hitting"], ["first_hitting", "uniform", "sampler=tweedie"]),
+        (["sampler=left_to_right"], ["left_to_right", "score_entropy", "sampler=tweedie"]),
+        (["objective=masked_cross_entropy", "graph=uniform"], ["objective", "MASK"]),
+        (["report.infill.length=99"], ["report.infill.length", "99"]),
+    ],
+)
+def test_what_the_model_cannot_do_is_refused_before_data_are_prepared(workplace, tmp_path, monkeypatch, changes, words):
+    monkeypatch.setattr("sedd_cli.training.train.prepare", lambda options: pytest.fail("data were prepared"))
+    with pytest.raises(RequestError) as refused:
+        run(workplace, tmp_path / "run", *changes, report=True)
+    assert all(word in str(refused.value) for word in words), refused.value
+    with pytest.raises(RequestError):
+        estimate_cost(load_recipe(workplace / "tiny.yaml", changes))
+
+
+def test_the_quickstart_with_another_objective_names_the_key_to_set(sedd):
+    words = ("train", "quickstart", "objective=autoregressive", "--dry-run")
+    ended = sedd(*words)
+    assert ended.code == 2
+    assert "report.infill=null" in ended.err
+    assert sedd(*words, "report.infill=null").code == 0
+
+
+def test_without_a_report_its_infill_is_not_checked(workplace, tmp_path):
+    changes = ("objective=autoregressive", "report.infill.suffix=mat", "train.steps=1", "report.every=0")
+    assert run(workplace, tmp_path / "run", *changes)[-1].result["finished"]
+
+
+def test_an_autoregressive_report_is_made_without_an_infill(workplace, tmp_path):
+    changes = ("objective=autoregressive", "report.every=0", "train.steps=2")
+    events = run(workplace, tmp_path / "run", *changes, report=True)
+    assert "samples" in events[-1].result
+    assert not any(isinstance(event, Validated) for event in events)

@@ -15,12 +15,12 @@ if TYPE_CHECKING:
 
 def shown(
     view: View, model: LoadedModel, events: Iterable[Event], title: str, out: Path | None, watch: bool,
-    html: Path | None, interrupted: str = "",
+    html: Path | None, interrupted: str = "", svg: Path | None = None,
 ) -> list[Event]:  # fmt: skip
     """Draw the events of a job, and return its results.
 
-    out: each result is written there as it comes. watch: frames are drawn too, in a terminal. html: a page that replays
-    them is written there.
+    out: each result is written there as it comes. watch: frames are drawn too, in a terminal. html, svg: a page
+    that replays them, and an animated picture of them, are written there.
     """
     from sedd_cli.cli.view.recorder import Recorder
     from sedd_cli.cli.view.watch import Watcher
@@ -28,7 +28,7 @@ def shown(
 
     if out is not None:
         events = stored(events, out)
-    recorder = Recorder(model) if html is not None else None
+    recorder = Recorder(model) if html is not None or svg is not None else None
     if recorder is not None:
         events = recorder.record(events)
     if watch:
@@ -38,9 +38,14 @@ def shown(
         kept = view.follow(events, interrupted or "interrupted" + (f": what is finished is in {out}" if out else ""))
     if out is not None and out.exists():
         view.say(f"wrote {out}{', in the place of what was there' if older else ''}", "dim")
-    if recorder is not None:
+    if recorder is not None and html is not None:
         from sedd_cli.cli.view.replay import write_page
 
         write_page(html, recorder.replay(title))
         view.say(f"wrote {html}", "dim")
+    if recorder is not None and svg is not None:
+        from sedd_cli.cli.view.picture import write_picture
+
+        write_picture(svg, recorder.replay(title))
+        view.say(f"wrote {svg}", "dim")
     return kept

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from datetime import timedelta
 from pathlib import Path
 
@@ -18,7 +17,7 @@ def show_status(view: View, run: Path, png: bool) -> None:
     from sedd_cli.training.status import plot, status
 
     found = status(run)
-    document = dataclasses.asdict(found)
+    document = found.to_dict()
     if png:
         plot(found, run / "curve.png")
         document["png"] = str(run / "curve.png")

@@ -4,7 +4,7 @@ The plain form makes z [R, S] (and as much again for its log-score, its exponent
 z[:, columns] is formed, turned into its share of the loss, overwritten by its own gradient, and multiplied into the
 gradients of hidden states, weight and bias, before the next tile takes its place. That is possible because the loss's
 gradient with respect to z is elementwise on both graphs (theorem 3.6): no softmax normaliser is needed. See
-`Graph.loss_tile`.
+`Kernels.loss_tile`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sedd_cli.core.graphs import Graph
+from sedd_cli.core.fast.base import Kernels, Targets
 
 #: Bytes of a tile.
 BUDGET = {"cpu": 8 * 2**20, "cuda": 256 * 2**20}
@@ -27,7 +27,7 @@ NARROWEST = 512
 WIDTH_IN = 128
 
 
-class Readout(Protocol):
+class LinearHead(Protocol):
     """A linear head: z = hidden · weightᵀ + bias."""
 
     weight: Tensor  # [S, D]
@@ -39,46 +39,36 @@ class Readout(Protocol):
         """a [M, K] · b [K, N], summed in float32 or better, in the precision the network asks for."""
 
 
-@dataclass(frozen=True)
-class Targets:
-    """What stands at some rows and what it should be: x, x0 [R] int64 and sigma [R] float64."""
-
-    x: Tensor
-    x0: Tensor
-    sigma: Tensor
-
-    def __getitem__(self, rows: slice | Tensor) -> Targets:
-        return Targets(self.x[rows], self.x0[rows], self.sigma[rows])
-
-
 def weighted_loss(
-    readout: Readout, graph: Graph, hidden: Tensor, targets: Targets, weight: Tensor, budget: int | None = None
+    readout: LinearHead, kernels: Kernels, hidden: Tensor, targets: Targets, weight: Tensor, budget: int | None = None
 ) -> tuple[Tensor, Tensor]:
     """(Σ weight·loss, a differentiable scalar; the loss [R] of every row, without gradient).
 
     hidden [R, D]; weight [R], fixed: gradients of hidden states, head weight and bias are formed here, at once, and
-    only scaled in the backward pass. Loss is `Graph.score_entropy`. budget: bytes of a tile (default BUDGET);
+    only scaled in the backward pass. Loss is the score entropy (theorem 3.6). budget: bytes of a tile (default BUDGET);
     ValueError if a row of the vocabulary does not fit. No row at all gives 0, and gradients of 0.
     """
     rows, (hidden, targets) = len(hidden), _filled_up(readout, hidden, targets)
     weight = F.pad(weight, (0, len(hidden) - rows))
-    tiles = Tiles.plan(len(hidden), graph.vocab_size, hidden, budget)
-    total, loss = _Fused.apply(hidden, readout.weight, readout.bias, readout, graph, targets, weight, tiles)
+    tiles = Tiles.plan(len(hidden), kernels.graph.vocab_size, hidden, budget)
+    total, loss = _Fused.apply(hidden, readout.weight, readout.bias, readout, kernels, targets, weight, tiles)
     return total, loss[:rows]
 
 
 @torch.no_grad()
-def losses(readout: Readout, graph: Graph, hidden: Tensor, targets: Targets, budget: int | None = None) -> Tensor:
+def losses(
+    readout: LinearHead, kernels: Kernels, hidden: Tensor, targets: Targets, budget: int | None = None
+) -> Tensor:
     """The loss [R] of every row, nothing else."""
     given, (hidden, targets) = len(hidden), _filled_up(readout, hidden, targets)
-    tiles = Tiles.plan(len(hidden), graph.vocab_size, hidden, budget)
+    tiles = Tiles.plan(len(hidden), kernels.graph.vocab_size, hidden, budget)
     loss = hidden.new_zeros(len(hidden), dtype=tiles.dtype)
     for rows, columns, z in tiles.of(readout, hidden):
-        loss[rows] += graph.loss_tile(z, columns.start, targets[rows])
-    return (loss * graph.loss_factor(targets).to(loss.dtype))[:given]
+        loss[rows] += kernels.loss_tile(z, columns.start, targets[rows])
+    return (loss * kernels.loss_factor(targets).to(loss.dtype))[:given]
 
 
-def _filled_up(readout: Readout, hidden: Tensor, targets: Targets) -> tuple[Tensor, Targets]:
+def _filled_up(readout: LinearHead, hidden: Tensor, targets: Targets) -> tuple[Tensor, Targets]:
     """Rows of zeros added up to a multiple of `rows_in`: they stand where the last row stands, and count nothing."""
     rows = len(hidden)
     extra = -rows % readout.rows_in
@@ -110,7 +100,7 @@ class Tiles:
         width = min(columns, max(NARROWEST, cells // max(rows, 1) // WIDTH_IN * WIDTH_IN))
         return cls(rows, columns, min(max(rows, 1), cells // width), width, dtype)
 
-    def of(self, readout: Readout, hidden: Tensor) -> Iterator[tuple[slice, slice, Tensor]]:
+    def of(self, readout: LinearHead, hidden: Tensor) -> Iterator[tuple[slice, slice, Tensor]]:
         """(rows, columns, z [rows, columns]) for every tile; each is valid until the next."""
         buffer = torch.empty(self.height * self.width, dtype=self.dtype, device=hidden.device)
         hidden = hidden.to(self.dtype)
@@ -126,19 +116,19 @@ class Tiles:
 
 class _Fused(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, hidden, weight, bias, readout, graph, targets, scale, tiles):
+    def forward(ctx, hidden, weight, bias, readout, kernels, targets, scale, tiles):
         with torch.autocast(hidden.device.type, enabled=False):
             dtype = tiles.dtype
             loss = hidden.new_zeros(len(hidden), dtype=dtype)
             d_hidden = torch.zeros_like(hidden, dtype=dtype)
             d_weight, d_bias = torch.empty_like(weight, dtype=dtype), torch.zeros_like(bias, dtype=dtype)
-            d_weight[graph.vocab_size if len(hidden) else 0 :] = 0  # the rest is written before it is added to
-            factor = graph.loss_factor(targets)
+            d_weight[kernels.graph.vocab_size if len(hidden) else 0 :] = 0  # the rest is written before it is added to
+            factor = kernels.loss_factor(targets)
             scale, factor = (scale * factor).to(dtype), factor.to(dtype)
             # the factor of a row may as well be carried by its hidden state, which is shorter than its scores
             scaled = hidden.to(dtype) * scale[:, None]
             for rows, columns, z in tiles.of(readout, hidden):
-                loss[rows] += graph.loss_tile(z, columns.start, targets[rows])
+                loss[rows] += kernels.loss_tile(z, columns.start, targets[rows])
                 d_hidden[rows] += readout.product(z, weight[columns].to(dtype))
                 if rows.start == 0:
                     readout.product(z.T, scaled[rows], out=d_weight[columns])

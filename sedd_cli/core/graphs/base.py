@@ -1,53 +1,63 @@
-"""What a graph answers: how tokens are corrupted, what a network output means, how to go back.
+"""A graph is its generator Q (paper, section 2.1 and eqs. 13–16).
 
-Every function works position by position: `x` and `x0` have any shape [...], scores and
-network outputs one more axis [..., S]. `sigma` either has the shape of x or one number a sequence
-([B] beside x [B, L]).
+`rate` (columns of Q) and `transition` (columns of exp(sigma·Q)) define a graph. Everything else that losses, bounds and
+samplers need follows from these two, densely and in float64, below. A graph overrides what it has in closed form; one
+test holds each override against the form given here.
+
+All methods work position by position. x and x0 are states [...], sigma is total noise of the same shape, or one value
+a sequence ([B] beside x [B, L]). Scores and distributions have one more axis, [..., S].
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from functools import cached_property
+from typing import ClassVar
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
+from sedd_cli.core.categorical import inverse_cdf
 from sedd_cli.core.registry import Registry
-from sedd_cli.core.schedules import Schedule
-
-if TYPE_CHECKING:
-    from sedd_cli.core.fast.fused import Targets
-    from sedd_cli.core.score import ScoreModel
 
 GRAPHS = Registry("graph")
+
+#: The dense forms hold matrices of S × S float64; a graph with more states needs closed forms.
+MOST_DENSE_STATES = 4096
 
 
 @dataclass(frozen=True)
 class Transition:
-    """One reverse transition: whether a position moves, and where to if it does.
+    """The distribution of a position's next state.
 
-    `leave` [...] float64 is the probability of moving, `weights` [..., S] the unnormalised law of the
-    destination, zero at the current token.
+    Attributes:
+        move_probability: probability of moving to another state [...], float64.
+        weights: unnormalised distribution of the state it moves to [..., S], 0 at the current state.
     """
 
     move_probability: Tensor
     weights: Tensor
 
+    @classmethod
+    def of_rates(cls, rates: Tensor, step: Tensor) -> Transition:
+        """A first-order step of length `step` [...] along rates [..., S], which are 0 at the current state."""
+        total = rates.sum(-1, dtype=torch.float64)
+        return cls((per_position(step.double(), total) * total).clamp(max=1.0), rates)
 
-@dataclass(frozen=True)
-class Draw:
-    """A corrupted sequence x [B, L] at noise sigma [B]; weight·Σ score entropy estimates an integral over sigma."""
-
-    x: Tensor
-    sigma: Tensor
-    weight: Tensor
+    @classmethod
+    def of_masses(cls, masses: Tensor, x: Tensor) -> Transition:
+        """Masses [..., S] of all states, the current one x [...] among them; negative ones are set to 0."""
+        masses = masses.clamp(min=0.0)
+        weights = masses.scatter(-1, x[..., None], 0.0)
+        moved = weights.sum(-1, dtype=torch.float64)
+        return cls(moved / (moved + masses.gather(-1, x[..., None])[..., 0]), weights)
 
 
 @dataclass(frozen=True)
 class Graph(ABC):
-    """A token-level Markov generator Q with N real tokens and S states. Other fields are the recipe's options."""
+    """A Markov generator over N tokens and S states. Fields other than vocab_size are the recipe's options."""
 
     name: ClassVar[str]
     vocab_size: int  # N
@@ -57,176 +67,189 @@ class Graph(ABC):
             raise ValueError(f"vocab_size must be at least 2, found {self.vocab_size}")
 
     @property
-    @abstractmethod
     def states(self) -> int:
         """S, the number of states of a position."""
+        return self.vocab_size
 
     @property
     def mask(self) -> int | None:
-        """The state MASK, where there is one."""
+        """The state MASK, where there is one. All noise then ends in MASK."""
         return None
 
-    # -- forward process ---------------------------------------------------------------------------
+    # -- the generator -----------------------------------------------------------------------------
 
     @abstractmethod
+    def rate(self, x: Tensor) -> Tensor:
+        """The column of Q at x: rates from x [...] to every state y, [..., S] float64; its sum is 0."""
+
+    @abstractmethod
+    def transition(self, sigma: Tensor, x: Tensor) -> Tensor:
+        """The column of exp(sigma·Q) at x: p_sigma(y|x) for every y, [..., S] float64.
+
+        sigma [...] has the shape of x. The formula also holds for negative sigma, which gives the inverse matrix.
+        """
+
+    # -- rows of the two matrices, and products with them ------------------------------------------
+
+    @cached_property
+    def rate_matrix(self) -> Tensor:
+        """Q [S, S] float64: entry (y, x) is the rate from x to y."""
+        self._check_dense()
+        return self.rate(torch.arange(self.states)).T
+
+    def transition_matrix(self, sigma: Tensor) -> Tensor:
+        """exp(sigma·Q) for sigma [...]: [..., S, S] float64, entry (y, x) is p(y|x)."""
+        self._check_dense()
+        states = torch.arange(self.states, device=sigma.device).expand(*sigma.shape, -1)
+        return self.transition(sigma.double()[..., None].expand(states.shape), states).transpose(-1, -2)
+
+    def _matrices(self, sigma: Tensor) -> tuple[Tensor, Tensor]:
+        """`transition_matrix` of each different value of sigma [...], [U, S, S], and which one is whose, [...]."""
+        different, which = sigma.double().unique(return_inverse=True)
+        return self.transition_matrix(different), which
+
+    def rate_into(self, x: Tensor) -> Tensor:
+        """Q(x, y) for every y ≠ x: rates into x [...] from y, [..., S] float64, 0 at y = x."""
+        return zero_at(self.rate_matrix.to(x.device)[x], x)
+
+    def transition_into(self, sigma: Tensor, x: Tensor) -> Tensor:
+        """The row of exp(sigma·Q) at x: p_sigma(x|y) for every y, [..., S] float64."""
+        matrices, which = self._matrices(per_position(sigma, x).expand(x.shape))
+        return matrices[which, x]
+
+    def propagate(self, sigma: Tensor, values: Tensor) -> Tensor:
+        """exp(sigma·Q) · values for values [..., S], float64; a negative sigma [...] undoes a positive one."""
+        matrices, which = self._matrices(sigma.expand(values.shape[:-1]))
+        flat, which = values.double().reshape(-1, self.states), which.reshape(-1)
+        found = torch.empty_like(flat)
+        for number, matrix in enumerate(matrices):
+            rows = (which == number).nonzero()[:, 0]
+            found = found.index_copy(0, rows, flat[rows] @ matrix.T)
+        return found.view(values.shape)
+
+    def log_ratio(self, sigma: Tensor, x: Tensor, x0: Tensor) -> Tensor:
+        """log r_y = log p_sigma(y|x0) − log p_sigma(x|x0) for every y, [..., S] float64; −inf where p(y|x0) = 0."""
+        log_p = self.transition(per_position(sigma, x).double().expand(x0.shape), x0).log()
+        return log_p - log_p.gather(-1, x[..., None])
+
+    # -- the forward process -----------------------------------------------------------------------
+
     def perturb(self, x0: Tensor, sigma: Tensor, u: Tensor) -> Tensor:
-        """Draw x ~ p_{σ|0}(·|x0), one float64 uniform u per position (eqs. 13–16)."""
+        """Draw x ~ p_sigma(·|x0) for x0 [...] by one float64 uniform u [...] a position (eqs. 13–16)."""
+        p = self.transition(per_position(sigma, x0).double().expand(x0.shape), x0)
+        return inverse_cdf(p.reshape(-1, self.states), u.reshape(-1)).view(x0.shape)
 
-    @abstractmethod
+    def base(self) -> Tensor:
+        """p_base [S] float64: the distribution that all tokens tend to under infinite noise."""
+        return self.transition(torch.tensor([torch.inf], dtype=torch.float64), torch.tensor([0]))[0]
+
     def sample_base(self, u: Tensor) -> Tensor:
-        """Draw from p_base, the law at infinite noise, one uniform per position; int64 of u's shape."""
+        """Draw from p_base by uniforms u [...]: int64 of u's shape."""
+        weights = self.base().to(u.device).expand(u.numel(), -1)
+        return inverse_cdf(weights, u.reshape(-1)).view(u.shape)
 
-    # -- what the network means --------------------------------------------------------------------
+    def prior_kl(self, sigma: Tensor, x0: Tensor) -> Tensor:
+        """D_KL(p_sigma(·|x0) ‖ p_base) for x0 [...], sigma of its shape: nats [...] float64."""
+        p, base = self.transition(sigma.double(), x0), self.base().to(x0.device)
+        return torch.where(p > 0, p * torch.log1p((p - base) / base), 0.0).sum(-1)
 
-    @abstractmethod
     def active(self, x: Tensor) -> Tensor:
-        """Bool [...]: the positions whose score is ever used. Losses and samplers need the head only there."""
+        """Whether the score at x [...] is ever used, because some rate leads into x. Losses skip other positions."""
+        return self.rate_into(x).sum(-1) > 0
 
-    @abstractmethod
     def active_share(self, sigma: Tensor) -> Tensor:
-        """The share of positions expected to be active at noise sigma [...]."""
+        """The expected share of active positions at noise sigma [...], over evenly distributed tokens."""
+        tokens = torch.arange(self.vocab_size, device=sigma.device).expand(*sigma.shape, -1)
+        p = self.transition(sigma.double()[..., None].expand(tokens.shape), tokens).mean(-2)
+        return p @ self.active(torch.arange(self.states, device=sigma.device)).double()
 
-    @abstractmethod
+    @cached_property
+    def masking(self) -> bool:
+        """Whether tokens turn into MASK and never change otherwise, so that the score matters at MASK alone."""
+        return self.mask is not None and not bool(self.active(torch.arange(self.vocab_size)).any())
+
+    # -- what the network's output means -----------------------------------------------------------
+
     def log_score(self, z: Tensor, sigma: Tensor, x: Tensor) -> Tensor:
-        """Network output z [..., S] → log_score [..., S], 0 at the current token (appendix C.1)."""
+        """Network output z [..., S] as log-scores [..., S], 0 at the current state (appendix C.1)."""
+        return zero_at(z, x)
 
-    @abstractmethod
-    def score_entropy(self, log_score: Tensor, sigma: Tensor, x: Tensor, x0: Tensor) -> Tensor:
-        """Diffusion-weighted denoising score entropy without σ̄′ (theorem 3.6): nats per unit of sigma, [...].
-
-        Σ_{y≠x} Q(x,y)·(s_y − r_y log s_y + K(r_y)) with r_y = p(y|x0)/p(x|x0) and K(a) = a(log a − 1).
-        """
-
-    def score_entropy_from(self, z: Tensor, sigma: Tensor, x: Tensor, x0: Tensor) -> Tensor:
-        """`score_entropy` of the network output z [..., S]; a graph may skip the scores it does not need."""
-        return self.score_entropy(self.log_score(z, sigma, x), sigma, x, x0)
-
-    @abstractmethod
-    def loss_tile(self, z: Tensor, start: int, targets: Targets) -> Tensor:
-        """The share of some columns in `score_entropy_from`, [R], and its gradient, which overwrites z.
-
-        z [R, C], finite, holds the network's outputs for tokens start … start + C − 1 (never MASK) at active rows.
-        Both come without the factor of their row, `loss_factor`: summed over all tiles, shares · factor are the loss
-        and z · factor is the loss's gradient.
-        """
-
-    @abstractmethod
-    def loss_factor(self, targets: Targets) -> Tensor:
-        """What multiplies a row's tiles, float64 [R]."""
-
-    @property
-    def counts(self) -> bool:
-        """Whether bounds have a count form: noise placed by the number of positions it hits."""
-        return False
-
-    def all_noise(self, schedule: Schedule, v: Tensor) -> tuple[Tensor, Tensor]:
-        """(sigma, dσ/dv) for v [B] over all the noise that the rigorous bound integrates: here t = v over [0, 1]."""
-        return schedule(v)
-
-    def count_draw(self, x0: Tensor, v: Tensor, u: Tensor, low: float, high: float) -> Draw:
-        """A draw for the integral over sigma from low to high, placed by number by v [B], corrupted by u [B, L]."""
-        raise ValueError(f"the graph {self.name!r} has no count form")
-
-    def control(self, draw: Draw, cost: Tensor, low: float, high: float) -> Tensor:
-        """A number [B] with expectation 0 that varies as weight·Σ score entropy does where a token's loss is near its
-        cost [B, L]; for graphs with a count form."""
-        raise ValueError(f"the graph {self.name!r} has no count form")
-
-    @abstractmethod
-    def end_terms(self, model: ScoreModel, x0: Tensor, u: Tensor) -> Tensor:
-        """What the integral leaves out of the rigorous bound: prior and reconstruction, nats per sequence [B]."""
-
-    # -- reverse process ---------------------------------------------------------------------------
-
-    @abstractmethod
-    def euler(self, log_score: Tensor, x: Tensor, step: Tensor) -> Transition:
-        """τ-leaping (eq. 17): δ_x(y) + step·Q(x,y)·s_y, where step [...] = Δt·σ̄′."""
-
-    @abstractmethod
-    def tweedie(self, log_score: Tensor, x: Tensor, delta_sigma: Tensor) -> Transition:
-        """Analytic step (theorem 4.1): (e^{−ΔσQ} s)_y · e^{ΔσQ}(x,y)."""
-
-    @abstractmethod
-    def correct(self, log_score: Tensor, x: Tensor, step: Tensor) -> Transition:
-        """Forward and reverse rates at once: step·(Q(y,x) + Q(x,y)·s_y) to y ≠ x, at active positions."""
-
-    def total_of(self, log_score: Tensor) -> Tensor:
-        """Σ_y s_y over the tokens, float64 [...]."""
-        return log_score[..., : self.vocab_size].exp().sum(-1, dtype=torch.float64)
-
-    @abstractmethod
-    def normaliser(self, log_score: Tensor, sigma: Tensor) -> Tensor:
-        """What is 1 in the mean over noisy texts x ~ p_σ for the true score, float64 [R], at active positions.
-
-        From log_score [R, S] under sigma [R]. Only where MASK is, it is 1 at every position.
-        """
-
-    @abstractmethod
-    def largest_score(self, sigma: Tensor) -> Tensor:
-        """The log of the largest score that any distribution of clean texts has under sigma [...], float64 [...]."""
-
-    def assumed_total(self, sigma: Tensor) -> Tensor | None:
-        """What Σ_y s_y is taken to stay below before the network is asked, [...]; None where nothing is known."""
-        return None
-
-    @abstractmethod
     def mean_score(self, z: Tensor, sigma: Tensor, x: Tensor) -> Tensor:
-        """log_score [..., S] where softmax(z) over the tokens is the law p(x0|x) of the clean one (mean
-        parametrisation): s_y = Σ_{x0} p(x0|x)·p_σ(y|x0)/p_σ(x|x0), at active positions."""
+        """Log-scores [..., S] of a network whose outputs z are logits of the clean token (mean parametrization).
 
-    @abstractmethod
-    def mean_total(self, sigma: Tensor) -> Tensor:
-        """What Σ_y s_y of `mean_score` never exceeds, float32 rounding included, [...]."""
+        s_y = Σ_{x0} p(x0|x)·p_sigma(y|x0)/p_sigma(x|x0) with p(x0|x) = softmax(z) over the tokens.
+        """
+        sigma = per_position(sigma, x).double().expand(x.shape)
+        score = self.propagate(sigma, self._token_distribution(z) / self._reached(sigma, x))
+        return zero_at(score.log().to(z.dtype), x)
 
-    @abstractmethod
+    # -- the reverse process -----------------------------------------------------------------------
+
+    def reverse_rates(self, log_score: Tensor, x: Tensor) -> Tensor:
+        """Q(x, y)·s_y for every y ≠ x, [..., S], 0 at y = x: the rates of the reverse process (eq. 5)."""
+        return self.rate_into(x) * log_score.exp()
+
+    def posterior(self, p0: Tensor, sigma_s: Tensor, sigma_t: Tensor, x: Tensor) -> Tensor:
+        """p(x_s|x_t = x) for x0 ~ p0 [..., N] given x_t, sigma_s < sigma_t: [..., S] float64 (D3PM, eq. 3).
+
+        Σ_{x0} p0(x0)·p_s(x_s|x0)·p(x|x_s)/p_t(x|x0), with p(x|x_s) the transition over sigma_t − sigma_s.
+        """
+        sigma_s, sigma_t = (per_position(sigma, x).double().expand(x.shape) for sigma in (sigma_s, sigma_t))
+        p0 = F.pad(p0.double(), (0, self.states - self.vocab_size))
+        at_s = self.propagate(sigma_s, p0 / self._reached(sigma_t, x))
+        return at_s * self.transition_into(sigma_t - sigma_s, x)
+
     def posterior_kl(self, z: Tensor, sigma_s: Tensor, sigma_t: Tensor, x: Tensor, x0: Tensor) -> Tensor:
-        """D_KL(p(x_s|x_t = x, x0) ‖ Σ_{y0} p(y0|x)·p(x_s|x, y0)), nats [...], for sigma_s < sigma_t (D3PM, Austin et
-        al. 2021, eq. 4 and section 3.3), with p(y0|x) = softmax(z) over the tokens; 0 where x is not active."""
+        """D_KL(p(x_s|x_t = x, x0) ‖ p_θ(x_s|x_t = x)), nats [...] (Austin et al. 2021, section 3.3).
 
-    @abstractmethod
-    def squared_error(self, log_score: Tensor, sigma: Tensor, x: Tensor, x0: Tensor) -> Tensor:
-        """Concrete score matching without σ̄′ (Meng et al. 2022; appendix D): Σ_{y≠x} Q(x,y)·(s_y − r_y)²/2, [...]."""
+        p_θ takes p(x0|x) = softmax(z) over the tokens. 0 where x is not active.
+        """
+        truth = self.posterior(F.one_hot(x0, self.vocab_size), sigma_s, sigma_t, x)
+        guess = self.posterior(self._token_distribution(z)[..., : self.vocab_size], sigma_s, sigma_t, x)
+        terms = torch.xlogy(truth, truth) - torch.xlogy(truth, guess.clamp(min=1e-300))
+        return torch.where(self.active(x), terms.sum(-1), 0.0).to(z.dtype)
 
-    @abstractmethod
-    def prior(self, model: ScoreModel, x0: Tensor) -> Tensor:
-        """D_KL(p_{1|0}(·|x0) ‖ p_base) where all noise ends, nats per sequence [B]."""
+    # -- properties of true scores, by which a model is checked ------------------------------------
 
-    @abstractmethod
-    def euler_bound(self, total: Tensor, x: Tensor, step: Tensor) -> Tensor:
-        """At least `euler`'s leave, float64 [R], from total [R] ≥ Σ_y s_y."""
+    def normaliser(self, log_score: Tensor, sigma: Tensor) -> Tensor:
+        """A number [...] float64 whose mean over noisy texts is 1 for the true score, at active positions.
 
-    @abstractmethod
-    def tweedie_bound(self, total: Tensor, x: Tensor, delta_sigma: Tensor) -> Tensor:
-        """At least `tweedie`'s leave, float64 [R], from total [R] ≥ Σ_y s_y."""
+        Here the mean score over all states: Σ_x p(x)·(1/S) Σ_y p(y)/p(x) = 1, y over the states of one position.
+        """
+        return log_score.double().exp().mean(-1)
 
-    @abstractmethod
-    def correct_bound(self, total: Tensor, x: Tensor, step: Tensor) -> Tensor:
-        """At least `correct`'s leave, float64 [R], from total [R] ≥ Σ_y s_y."""
+    def largest_score(self, sigma: Tensor) -> Tensor:
+        """The log of the largest score that any distribution of clean texts has at noise sigma [...], float64.
 
-    def denoise_bound(self, total: Tensor, x: Tensor, sigma: Tensor) -> Tensor:
-        """At least `denoise`'s leave, float64 [R], from total [R] ≥ Σ_y s_y."""
-        return self.tweedie_bound(total, x, sigma)
+        p(y)/p(x) is a mean of p(y|x0)/p(x|x0) over x0, so the largest of these bounds it.
+        """
+        p = self.transition_matrix(sigma)[..., : self.vocab_size]
+        return (p.amax(-2) / torch.where(p > 0, p, torch.inf).amin(-2)).amax(-1).log()
 
-    def denoise(self, log_score: Tensor, x: Tensor, sigma: Tensor) -> Transition:
-        """The last step, from sigma to no noise at all: the Tweedie step over all that is left."""
-        return self.tweedie(log_score, x, sigma)
+    # -- helpers -----------------------------------------------------------------------------------
+
+    def _token_distribution(self, z: Tensor) -> Tensor:
+        """softmax(z) over the tokens, 0 at other states, [..., S] float64."""
+        return F.pad(z[..., : self.vocab_size].double().softmax(-1), (0, self.states - self.vocab_size))
+
+    def _reached(self, sigma: Tensor, x: Tensor) -> Tensor:
+        """p_sigma(x|x0) for every x0, [..., S]; 1 where it is 0, for division."""
+        p = self.transition_into(sigma, x)
+        return torch.where(p > 0, p, 1.0)
+
+    def _check_dense(self) -> None:
+        if self.states > MOST_DENSE_STATES:
+            raise ValueError(
+                f"the graph {self.name!r} with {self.states:,} states has no closed form here, and a dense matrix of "
+                f"{self.states**2 * 8 / 2**30:,.1f} GiB is too large: at most {MOST_DENSE_STATES:,} states"
+            )
 
 
 def per_position(value: Tensor, x: Tensor) -> Tensor:
-    """A number per sequence [B] (or per position) in a shape that broadcasts against x [B, ...]."""
+    """A value per sequence [B] (or per position) in a shape that broadcasts against x [B, ...]."""
     return value.reshape(value.shape + (1,) * (x.dim() - value.dim()))
 
 
-def in_tile(token: Tensor, z: Tensor, start: int) -> tuple[Tensor, Tensor]:
-    """Whether token [R] is one of start … start + C − 1, columns of z [R, C], and the column, clamped: both [R, 1].
-
-    Nothing here depends on a value, so that a GPU need not be waited for.
-    """
-    column = token[:, None] - start
-    inside = (column >= 0) & (column < z.shape[-1])
-    return inside, column.clamp(0, z.shape[-1] - 1)
-
-
-def zero_at(log_score: Tensor, x: Tensor) -> Tensor:
-    """log_score with the entry of the current token set to 0; the gradient there is cut."""
-    return log_score.scatter(-1, x[..., None], 0.0)
+def zero_at(values: Tensor, x: Tensor) -> Tensor:
+    """values [..., S] with the entry of the current state x [...] set to 0; the gradient there is cut."""
+    return values.scatter(-1, x[..., None], 0.0)

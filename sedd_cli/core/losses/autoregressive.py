@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from sedd_cli.core.losses.base import OBJECTIVES, Objective
+from sedd_cli.core.losses.base import OBJECTIVES, Objective, token_nats
 from sedd_cli.core.score import Loss, ScoreModel
 
 
@@ -37,10 +37,10 @@ def shifted(model: ScoreModel, x0: Tensor) -> Tensor:
 
 def next_token_nats(model: ScoreModel, x0: Tensor, given: int = 0) -> Tensor:
     """−log p of every sequence of x0 [B, L] behind its first `given` tokens, nats [B]."""
-    tokens = model.graph.vocab_size
+    vocab_size = model.graph.vocab_size
 
     def surprisal(z: Tensor, batch: Tensor, x: Tensor, x0: Tensor) -> Tensor:
-        return -z[:, :tokens].log_softmax(-1).gather(-1, x0[:, None])[:, 0]
+        return token_nats(z, x0, vocab_size)
 
     where = torch.ones_like(x0, dtype=torch.bool)
     where[:, :given] = False

@@ -8,9 +8,9 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from sedd_cli.core.bounds import T_MIN
 from sedd_cli.core.graphs import Graph
 from sedd_cli.core.registry import Registry
+from sedd_cli.core.schedules import T_MIN
 from sedd_cli.core.score import Loss, ScoreModel
 
 OBJECTIVES = Registry("objective")
@@ -35,8 +35,10 @@ class Objective(ABC):
 
     def check(self, graph: Graph) -> None:
         """ValueError where the objective means nothing with the graph."""
-        if self.needs_mask and graph.mask is None:
-            raise ValueError(f"{self.name} needs a graph with MASK, {graph.name} has none")
+        if self.needs_mask and not graph.masking:
+            raise ValueError(
+                f"{self.name} needs a graph with MASK from which tokens do not return, {graph.name} is none"
+            )
 
     @abstractmethod
     def loss(self, model: ScoreModel, x0: Tensor, v: Tensor, u: Tensor) -> Loss:
@@ -59,3 +61,8 @@ class ContinuousTime(Objective):
     def noise_at(self, model: ScoreModel, v: Tensor) -> tuple[Tensor, Tensor]:
         """(sigma, dsigma) at the times that v [B] places."""
         return model.schedule(self.t_min + (1 - self.t_min) * v)
+
+
+def token_nats(z: Tensor, x0: Tensor, vocab_size: int) -> Tensor:
+    """−log of the probability that softmax(z) over the tokens gives x0 [R], for z [R, S]: nats [R]."""
+    return -z[:, :vocab_size].log_softmax(-1).gather(-1, x0[:, None])[:, 0]

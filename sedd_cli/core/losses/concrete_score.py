@@ -5,30 +5,40 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+import torch
 from torch import Tensor
 
+from sedd_cli.core.graphs import Graph
 from sedd_cli.core.losses.base import OBJECTIVES, ContinuousTime
 from sedd_cli.core.score import Loss, ScoreModel
+
+
+def concrete_score_error(graph: Graph, log_score: Tensor, sigma: Tensor, x: Tensor, x0: Tensor) -> Tensor:
+    """Σ_{y≠x} Q(x,y)·(s_y − r_y)²/2 without σ̄′, r_y = p(y|x0)/p(x|x0): [...]. Arguments as in `score_entropy`."""
+    rate = graph.rate_into(x).to(log_score.dtype)  # Q(x, y)
+    r = graph.log_ratio(sigma, x, x0).exp().to(log_score.dtype)
+    error = torch.where(rate > 0, log_score.exp() - r, 0.0)
+    return (rate * error.square()).sum(-1) / 2
 
 
 @OBJECTIVES.register
 @dataclass(frozen=True)
 class ConcreteScore(ContinuousTime):
-    """σ̄′·Σ_{y≠x} Q(x,y)·(s_y − r_y)²/2: the score entropy term replaced by a squared error, t ~ U(t_min, 1).
+    """The score entropy term replaced by a squared error, t ~ U(t_min, 1).
 
-    Its minimum is the true score as well, but nothing keeps scores positive but their logarithm, and large ratios,
-    at small noise, outweigh all others.
+    Its minimum is the true score as well. Large ratios, at small noise, outweigh all others.
     """
 
     name: ClassVar[str] = "concrete_score"
 
     def loss(self, model: ScoreModel, x0: Tensor, v: Tensor, u: Tensor) -> Loss:
-        graph = model.graph
-        sigma, dsigma = self.noise_at(model, v)
+        sigma, dsigma = self.noise_at(model, v)  # [B]
+        x = model.graph.perturb(x0, sigma, u)  # [B, L]
 
         def error(z: Tensor, batch: Tensor, x: Tensor, x0: Tensor) -> Tensor:
-            return graph.squared_error(graph.log_score(z, sigma[batch], x), sigma[batch], x, x0)
+            log_score = model.graph.log_score(z, sigma[batch], x)
+            return concrete_score_error(model.graph, log_score, sigma[batch], x, x0)
 
-        found = model.row_losses(graph.perturb(x0, sigma, u), sigma, x0, error)
+        found = model.row_losses(x, sigma, x0, error)
         loss = dsigma.to(found.dtype) * found
         return Loss(loss.sum(), loss.detach())

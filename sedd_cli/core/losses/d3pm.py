@@ -1,23 +1,45 @@
-"""Discrete-time diffusion in its mean parametrisation (D3PM: Austin et al. 2021)."""
+"""Discrete-time diffusion in its mean parametrization (D3PM: Austin et al. 2021)."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import ClassVar
 
+import torch
 from torch import Tensor
 
-from sedd_cli.core.bounds import discrete_noise, trained_range
-from sedd_cli.core.losses.base import OBJECTIVES, Objective
-from sedd_cli.core.score import Loss, ScoreModel
+from sedd_cli.core.losses.base import OBJECTIVES, Objective, token_nats
+from sedd_cli.core.score import Loss, ScoreModel, trained_range
+
+
+def discrete_noise(model: ScoreModel, v: Tensor, steps: int) -> tuple[Tensor, Tensor]:
+    """(sigma_s, sigma_t) before and after step t = ⌊v·T⌋ + 1 of T, [B] each: no noise before the first step.
+
+    Total noise at k/T is that of `integrated_noise`.
+    """
+    t = (v * steps).floor().clamp(max=steps - 1) + 1
+    sigma_s, sigma_t = (integrated_noise(model, k / steps)[0] for k in (t - 1, t))
+    return torch.where(t == 1, 0.0, sigma_s), sigma_t
+
+
+def integrated_noise(model: ScoreModel, v: Tensor) -> tuple[Tensor, Tensor]:
+    """(sigma, dσ/dv) at v [B] in (0, 1), over all noise that a rigorous bound integrates.
+
+    On graphs with MASK sampling starts at all MASK, which is infinite noise: λ = 1 − e^{−sigma} = v, whatever the
+    schedule. On other graphs t = v over the schedule; a prior and a reconstruction term complete the bound.
+    """
+    if model.graph.mask is not None:
+        return -torch.log1p(-v), 1 / (1 - v)
+    return model.schedule(v)
 
 
 @OBJECTIVES.register
 @dataclass(frozen=True)
 class D3PM(Objective):
-    """T·L_t with t ~ U{1 … T}: the variational bound L_1 + … + L_T of T steps, but for its constant prior term.
+    """T·L_t with t ~ U{1 … T}: the variational bound L_1 + … + L_T of T steps, without its constant prior term.
 
-    The outputs are logits of the clean token. cross_entropy adds that much of −log p(x0|x_t) (Austin et al., eq. 5).
+    L_t = D_KL(p(x_{t−1}|x_t, x0) ‖ p_θ(x_{t−1}|x_t)). The outputs are logits of the clean token. cross_entropy adds
+    that much of −log p(x0|x_t) (Austin et al., eq. 5).
     """
 
     name: ClassVar[str] = "d3pm"
@@ -37,15 +59,14 @@ class D3PM(Objective):
 
     def loss(self, model: ScoreModel, x0: Tensor, v: Tensor, u: Tensor) -> Loss:
         graph = model.graph
-        sigma_s, sigma_t = discrete_noise(model, v, self.T)
+        sigma_s, sigma_t = discrete_noise(model, v, self.T)  # [B]
+        x = graph.perturb(x0, sigma_t, u)  # [B, L]
 
         def term(z: Tensor, batch: Tensor, x: Tensor, x0: Tensor) -> Tensor:
             found = self.T * graph.posterior_kl(z, sigma_s[batch], sigma_t[batch], x, x0)
             if self.cross_entropy:
-                p = z[:, : graph.vocab_size].log_softmax(-1)
-                found = found - self.cross_entropy * p.gather(-1, x0[:, None])[:, 0]
+                found = found + self.cross_entropy * token_nats(z, x0, graph.vocab_size)
             return found
 
-        told = sigma_t.clamp(*trained_range(model))
-        loss = model.row_losses(graph.perturb(x0, sigma_t, u), told, x0, term)
+        loss = model.row_losses(x, sigma_t.clamp(*trained_range(model)), x0, term)
         return Loss(loss.sum(), loss.detach())

@@ -5,18 +5,30 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from sedd_cli.core.losses.base import OBJECTIVES
-from sedd_cli.core.losses.score_entropy import ScoreEntropy
+import torch
+from torch import Tensor
+
+from sedd_cli.core.losses.base import OBJECTIVES, ContinuousTime, token_nats
+from sedd_cli.core.score import Loss, ScoreModel
 
 
 @OBJECTIVES.register
 @dataclass(frozen=True)
-class MaskedCrossEntropy(ScoreEntropy):
-    """w(t)·Σ over masks of CE, w = σ̄′/expm1(σ̄): score entropy of scores that are normalised by construction.
+class MaskedCrossEntropy(ContinuousTime):
+    """w(t)·Σ over MASK of −log p(x0|x), w = σ̄′/expm1(σ̄), t ~ U(t_min, 1).
 
-    The outputs are logits of the clean token; MASK has probability zero, and tokens that stand are carried over.
+    The outputs are logits of the clean token; MASK has probability zero, and tokens are carried over. It is the score
+    entropy of scores that are normalised by construction.
     """
 
     name: ClassVar[str] = "masked_cross_entropy"
     mean: ClassVar[bool] = True
     needs_mask: ClassVar[bool] = True
+
+    def loss(self, model: ScoreModel, x0: Tensor, v: Tensor, u: Tensor) -> Loss:
+        sigma, dsigma = self.noise_at(model, v)  # [B]
+        x = model.graph.perturb(x0, sigma, u)  # [B, L]
+        vocab_size = model.graph.vocab_size
+        nats = model.row_losses(x, sigma, x0, lambda z, batch, x, x0: token_nats(z, x0, vocab_size))  # at MASK
+        loss = (dsigma / torch.expm1(sigma)).to(nats.dtype) * nats
+        return Loss(loss.sum(), loss.detach())

@@ -71,8 +71,10 @@ class Sampler(ABC):
 
     def check(self, graph: Graph) -> None:
         """ValueError where the sampler has no use for the graph."""
-        if self.needs_mask and graph.mask is None:
-            raise ValueError(f"{self.name} needs a graph with MASK, {graph.name} has none")
+        if self.needs_mask and not graph.masking:
+            raise ValueError(
+                f"{self.name} needs a graph with MASK from which tokens do not return, {graph.name} is none"
+            )
 
     def check_given(self, given: Conditioning) -> None:  # noqa: B027  (most mind them anywhere)
         """ValueError where tokens are given at positions that the sampler cannot mind."""

@@ -3,25 +3,41 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from torch import Tensor
 
-from sedd_cli.core.graphs import Transition
+from sedd_cli.core.fast import Kernels
+from sedd_cli.core.graphs import Graph, Transition
 from sedd_cli.core.samplers.base import SAMPLERS
 from sedd_cli.core.samplers.stepper import Stepper
 from sedd_cli.core.score import ScoreModel
 
 
+def euler_step(graph: Graph, log_score: Tensor, x: Tensor, step: Tensor) -> Transition:
+    """δ_x(y) + Δt·σ̄′(t)·Q(x, y)·s_y for positions x [R] with log_score [R, S]; step = Δt·σ̄′(t) [R]."""
+    return Transition.of_rates(graph.reverse_rates(log_score, x), step)
+
+
 @SAMPLERS.register
 @dataclass(frozen=True)
 class Euler(Stepper):
-    """All positions at once, each by a first-order step of the reverse rates."""
+    """All positions at once, each by a first-order step along its reverse rates."""
 
     name: ClassVar[str] = "euler"
 
-    def jump(self, model: ScoreModel, log_score: Tensor, x: Tensor, t: Tensor, s: Tensor) -> Transition:
-        return model.graph.euler(log_score, x, (t - s) * model.schedule(t)[1])
+    def transition(self, model: ScoreModel, log_score: Tensor, x: Tensor, t: Tensor, s: Tensor) -> Transition:
+        return euler_step(model.graph, log_score, x, self._step(model, t, s))
 
-    def move_bound(self, model: ScoreModel, total: Tensor, x: Tensor, t: Tensor, s: Tensor) -> Tensor:
-        return model.graph.euler_bound(total, x, (t - s) * model.schedule(t)[1])
+    def fast_transition(
+        self, kernels: Kernels[Any], model: ScoreModel, log_score: Tensor, x: Tensor, t: Tensor, s: Tensor
+    ) -> Transition:
+        return kernels.euler(log_score, x, self._step(model, t, s))
+
+    def move_bound(
+        self, kernels: Kernels[Any], model: ScoreModel, total: Tensor, x: Tensor, t: Tensor, s: Tensor
+    ) -> Tensor:
+        return kernels.euler_bound(total, x, self._step(model, t, s))
+
+    def _step(self, model: ScoreModel, t: Tensor, s: Tensor) -> Tensor:
+        return (t - s) * model.schedule(t)[1]

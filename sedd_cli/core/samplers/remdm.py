@@ -1,4 +1,4 @@
-"""Remasking: tokens that stand may be taken back and drawn again (Wang, Schiff, Sahoo, Kuleshov 2025, ReMDM)."""
+"""Remasking: tokens may turn back into MASK and be drawn again (ReMDM: Wang, Schiff, Sahoo, Kuleshov 2025)."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from sedd_cli.core.fast import Kernels
 from sedd_cli.core.graphs import Transition
 from sedd_cli.core.samplers.base import SAMPLERS
+from sedd_cli.core.samplers.euler import euler_step
 from sedd_cli.core.samplers.stepper import Stepper
 from sedd_cli.core.score import ScoreModel
 
@@ -17,10 +19,10 @@ from sedd_cli.core.score import ScoreModel
 @SAMPLERS.register
 @dataclass(frozen=True)
 class ReMDM(Stepper):
-    """The capped schedule: from t to s a token turns back into MASK with chance ρ = min(η, (1 − α_s)/α_t), α = e^{−σ̄}.
+    """The capped schedule: from t to s a token turns into MASK with probability ρ = min(η, (1 − α_s)/α_t), α = e^{−σ̄}.
 
-    A mask falls with chance (α_s − (1 − ρ)α_t)/(1 − α_t), so that as many stand at s as without remasking; η = 0 is
-    Tweedie.
+    A MASK is unmasked with probability (α_s − (1 − ρ)α_t)/(1 − α_t), so that as many tokens are unmasked at s as
+    without remasking. η = 0 is Tweedie.
     """
 
     name: ClassVar[str] = "remdm"
@@ -35,16 +37,23 @@ class ReMDM(Stepper):
     def levers(self) -> dict[str, Any]:
         return super().levers() | {"eta": self.eta}
 
-    def renoise(self, model: ScoreModel, t: Tensor, s: Tensor) -> Tensor:
+    def remask_probability(self, model: ScoreModel, t: Tensor, s: Tensor) -> Tensor:
         sigma_t, sigma_s = model.schedule(t)[0], model.schedule(s)[0]
         return (-torch.expm1(-sigma_s) * sigma_t.exp()).clamp(max=self.eta)
 
-    def jump(self, model: ScoreModel, log_score: Tensor, x: Tensor, t: Tensor, s: Tensor) -> Transition:
-        return model.graph.euler(log_score, x, self._factor(model, t, s))
+    def transition(self, model: ScoreModel, log_score: Tensor, x: Tensor, t: Tensor, s: Tensor) -> Transition:
+        return euler_step(model.graph, log_score, x, self._factor(model, t, s))
 
-    def move_bound(self, model: ScoreModel, total: Tensor, x: Tensor, t: Tensor, s: Tensor) -> Tensor:
-        return model.graph.euler_bound(total, x, self._factor(model, t, s))
+    def fast_transition(
+        self, kernels: Kernels[Any], model: ScoreModel, log_score: Tensor, x: Tensor, t: Tensor, s: Tensor
+    ) -> Transition:
+        return kernels.euler(log_score, x, self._factor(model, t, s))
+
+    def move_bound(
+        self, kernels: Kernels[Any], model: ScoreModel, total: Tensor, x: Tensor, t: Tensor, s: Tensor
+    ) -> Tensor:
+        return kernels.euler_bound(total, x, self._factor(model, t, s))
 
     def _factor(self, model: ScoreModel, t: Tensor, s: Tensor) -> Tensor:
-        """What s_y is multiplied by, [R]: (α_s/α_t − 1 + ρ), where Σ_y s_y = α_t/(1 − α_t) for normalised scores."""
-        return torch.expm1(model.schedule(t)[0] - model.schedule(s)[0]) + self.renoise(model, t, s)
+        """What s_y is multiplied by, [R]: α_s/α_t − 1 + ρ, where Σ_y s_y = α_t/(1 − α_t) for normalised scores."""
+        return torch.expm1(model.schedule(t)[0] - model.schedule(s)[0]) + self.remask_probability(model, t, s)

@@ -3,14 +3,27 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from torch import Tensor
 
-from sedd_cli.core.graphs import Transition
+from sedd_cli.core.fast import Kernels
+from sedd_cli.core.graphs import Graph, Transition
+from sedd_cli.core.graphs.base import per_position
 from sedd_cli.core.samplers.base import SAMPLERS
 from sedd_cli.core.samplers.stepper import Stepper
 from sedd_cli.core.score import ScoreModel
+
+
+def tweedie_step(graph: Graph, log_score: Tensor, x: Tensor, delta_sigma: Tensor) -> Transition:
+    """(e^{−Δσ·Q} s)_y · e^{Δσ·Q}(x, y) for positions x [R] with log_score [R, S], delta_sigma [R] (theorem 4.1).
+
+    Float64, because e^{−Δσ·Q} magnifies the rounding of s where steps are few and long.
+    """
+    delta_sigma = per_position(delta_sigma, x).expand(x.shape)
+    staggered_score = graph.propagate(-delta_sigma, log_score.double().exp())  # (e^{−Δσ·Q} s)_y
+    masses = staggered_score * graph.transition_into(delta_sigma, x)  # · e^{Δσ·Q}(x, y)
+    return Transition.of_masses(masses, x)
 
 
 @SAMPLERS.register
@@ -20,8 +33,18 @@ class Tweedie(Stepper):
 
     name: ClassVar[str] = "tweedie"
 
-    def jump(self, model: ScoreModel, log_score: Tensor, x: Tensor, t: Tensor, s: Tensor) -> Transition:
-        return model.graph.tweedie(log_score, x, model.schedule(t)[0] - model.schedule(s)[0])
+    def transition(self, model: ScoreModel, log_score: Tensor, x: Tensor, t: Tensor, s: Tensor) -> Transition:
+        return tweedie_step(model.graph, log_score, x, self._delta_sigma(model, t, s))
 
-    def move_bound(self, model: ScoreModel, total: Tensor, x: Tensor, t: Tensor, s: Tensor) -> Tensor:
-        return model.graph.tweedie_bound(total, x, model.schedule(t)[0] - model.schedule(s)[0])
+    def fast_transition(
+        self, kernels: Kernels[Any], model: ScoreModel, log_score: Tensor, x: Tensor, t: Tensor, s: Tensor
+    ) -> Transition:
+        return kernels.tweedie(log_score, x, self._delta_sigma(model, t, s))
+
+    def move_bound(
+        self, kernels: Kernels[Any], model: ScoreModel, total: Tensor, x: Tensor, t: Tensor, s: Tensor
+    ) -> Tensor:
+        return kernels.tweedie_bound(total, x, self._delta_sigma(model, t, s))
+
+    def _delta_sigma(self, model: ScoreModel, t: Tensor, s: Tensor) -> Tensor:
+        return model.schedule(t)[0] - model.schedule(s)[0]

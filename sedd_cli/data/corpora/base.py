@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sedd_cli.data.formats import Reading
+from sedd_cli.data.formats import ReadOptions
 from sedd_cli.errors import RequestError
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ class Request:
 
     corpus: a known name, a file, a folder, or a hub id. local: where the original files of a named corpus
     stand on this machine. split: read this split alone. revision, config: state and configuration of a hub
-    dataset. field, encoding, documents: see Reading.
+    dataset. field, encoding, documents: see ReadOptions.
     """
 
     corpus: str
@@ -36,9 +36,9 @@ class Request:
     encoding: str = "utf-8"
     documents: str = "auto"
 
-    def reading(self, field: str | None = None) -> Reading:
+    def reading(self, field: str | None = None) -> ReadOptions:
         """How to read files; `field` is the corpus's own, where the user names none."""
-        return Reading(self.field or field, self.encoding, self.documents)
+        return ReadOptions(self.field or field, self.encoding, self.documents)
 
 
 @dataclass(frozen=True)

@@ -5,9 +5,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from sedd_cli.data.shards import sha256_of
-from sedd_cli.data.tokenizers.base import digest
 from sedd_cli.errors import RequestError
+from sedd_cli.system.digests import digest, sha256_of
 
 _HASHED = 1 << 26
 _WORDS = {

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from sedd_cli.data.corpora.hub import HubCopy
-from sedd_cli.data.corpora.rows import Rows
+from sedd_cli.data.corpora.rows import RowBenchmark
 
-LAMBADA = Rows(
+LAMBADA = RowBenchmark(
     name="lambada",
     copies=(HubCopy("EleutherAI/lambada_openai", config="default"),),
     accepts=lambda path: path.name == "lambada_test.jsonl",

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from sedd_cli.data.corpora.files import named_split
 from sedd_cli.data.corpora.hub import HubCopy
-from sedd_cli.data.corpora.rows import Rows
+from sedd_cli.data.corpora.rows import RowBenchmark
 
 
 def _split_of(name: str) -> str | None:
@@ -17,7 +17,7 @@ def _split_of(name: str) -> str | None:
     return "test" if "heldout" in last else "train"
 
 
-LM1B = Rows(
+LM1B = RowBenchmark(
     name="lm1b",
     copies=(HubCopy("dvruette/lm1b"),),
     accepts=lambda path: path.name.startswith("news.en"),

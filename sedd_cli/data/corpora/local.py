@@ -12,7 +12,7 @@ from pathlib import Path
 
 from sedd_cli.data.corpora.base import SPLITS, Corpus, Documents, Request, Source, by_share, one_after_another
 from sedd_cli.data.corpora.files import files_under, identity_of, named_split
-from sedd_cli.data.formats import READERS, Reading, read_documents
+from sedd_cli.data.formats import READERS, ReadOptions, read_documents
 from sedd_cli.errors import RequestError
 
 
@@ -59,10 +59,10 @@ def _open(request: Request) -> Source:
     return source.only(request.split)
 
 
-def _reading(request: Request, files: list[Path]) -> Reading:
+def _reading(request: Request, files: list[Path]) -> ReadOptions:
     a_folder_of_articles = len(files) > 1 and not any(named_split(file.name) for file in files)
     if request.documents == "auto" and a_folder_of_articles:
-        return Reading(request.field, request.encoding, "file")
+        return ReadOptions(request.field, request.encoding, "file")
     return request.reading()
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from sedd_cli.data.corpora.base import Corpus, Documents, Request, Source, one_after_another
 from sedd_cli.data.corpora.files import files_under, identity_of
 from sedd_cli.data.corpora.hub import HubCopy, UnreachableError, open_copies, rows_of
-from sedd_cli.data.formats import PLAIN, READERS, Reading, read_documents
+from sedd_cli.data.formats import PLAIN, READERS, ReadOptions, read_documents
 from sedd_cli.errors import RequestError
 
 HELD_OUT = 100_000
@@ -36,7 +36,7 @@ def _split(documents: Documents, count: int) -> dict[str, Documents]:
     }
 
 
-def _page(file: Path, reading: Reading) -> Iterator[str]:
+def _page(file: Path, reading: ReadOptions) -> Iterator[str]:
     """Documents of one file; pages of the text distribution are cleaned as the hub's copy was."""
     documents = read_documents(file, reading)
     if file.suffix.lower() in (".jsonl", ".ndjson", ".parquet"):
@@ -55,7 +55,7 @@ def _local(request: Request, path: Path) -> Source:
     files = _files(path)
     reading = request.reading()
     if any(file.suffix.lower() in PLAIN for file in files):
-        reading = Reading(request.field, request.encoding, "file")
+        reading = ReadOptions(request.field, request.encoding, "file")
     documents = one_after_another([partial(_page, file, reading) for file in files])
     count = sum(1 for _ in documents())  # the last documents are known only when all are counted
     if not count:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from sedd_cli.data.corpora.hub import HubCopy
-from sedd_cli.data.corpora.rows import Rows
+from sedd_cli.data.corpora.rows import RowBenchmark
 
-PTB = Rows(
+PTB = RowBenchmark(
     name="ptb",
     copies=(HubCopy("ptb-text-only/ptb_text_only", field="sentence", revision="refs/convert/parquet"),),
     accepts=lambda path: path.name.startswith("ptb.") and path.suffix == ".txt",

@@ -12,14 +12,14 @@ from sedd_cli.data.corpora.base import SPLITS, Corpus, Request, Source, one_afte
 from sedd_cli.data.corpora.download import download
 from sedd_cli.data.corpora.files import files_under, identity_of, named_split
 from sedd_cli.data.corpora.hub import HubCopy, UnreachableError, open_copies, rows_of
-from sedd_cli.data.formats import READERS, Reading, read_lines
+from sedd_cli.data.formats import READERS, ReadOptions, read_lines
 from sedd_cli.errors import RequestError
 
 _RECORDS = (".jsonl", ".ndjson", ".parquet")
 
 
 @dataclass(frozen=True)
-class Rows:
+class RowBenchmark:
     """How to read one such benchmark.
 
     copies: where the hub has it, first choice first. accepts(path): whether a file of a local folder belongs
@@ -120,7 +120,7 @@ class Rows:
             raise RequestError(f"{path} holds none of {self.name}'s files: {self.files}")
         return files
 
-    def _read(self, file: Path, reading: Reading) -> Iterator[str]:
+    def _read(self, file: Path, reading: ReadOptions) -> Iterator[str]:
         if file.suffix in _RECORDS:
             return READERS[file.suffix](file, reading)
         return (self.row(line) for line in read_lines(file, reading))

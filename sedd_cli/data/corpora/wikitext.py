@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from sedd_cli.data.corpora.base import Corpus
 from sedd_cli.data.corpora.hub import HubCopy
-from sedd_cli.data.corpora.rows import Rows
+from sedd_cli.data.corpora.rows import RowBenchmark
 
 
 def _row(line: str) -> str:
@@ -13,7 +13,7 @@ def _row(line: str) -> str:
 
 
 def _wikitext(name: str, config: str, size: str) -> Corpus:
-    rows = Rows(
+    rows = RowBenchmark(
         name=name,
         copies=(HubCopy("Salesforce/wikitext", config=config),),
         accepts=lambda path: path.suffix == ".raw",

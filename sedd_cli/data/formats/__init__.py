@@ -1,4 +1,4 @@
-"""Reading documents out of files: one module per kind of file, one table of suffixes."""
+"""ReadOptions documents out of files: one module per kind of file, one table of suffixes."""
 
 from __future__ import annotations
 
@@ -6,13 +6,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from sedd_cli.data.formats.archives import read_tar
-from sedd_cli.data.formats.options import Reading
-from sedd_cli.data.formats.plain import read_lines, read_text
+from sedd_cli.data.formats.plain import ReadOptions, read_lines, read_text
 from sedd_cli.data.formats.records import read_jsonl, read_parquet
 
-__all__ = ["PLAIN", "READERS", "Reader", "Reading", "read_documents", "read_lines"]
+__all__ = ["PLAIN", "READERS", "ReadOptions", "Reader", "read_documents", "read_lines"]
 
-Reader = Callable[[Path, Reading], Iterator[str]]
+Reader = Callable[[Path, ReadOptions], Iterator[str]]
 
 PLAIN: dict[str, Reader] = dict.fromkeys((".txt", ".text", ".raw", ".md", ".tokens"), read_text)
 READERS: dict[str, Reader] = {
@@ -27,6 +26,6 @@ READERS: dict[str, Reader] = {
 }
 
 
-def read_documents(path: Path, reading: Reading) -> Iterator[str]:
+def read_documents(path: Path, reading: ReadOptions) -> Iterator[str]:
     """The documents of one file, by its suffix; a suffix that is not known is read as plain text."""
     return READERS.get(path.suffix.lower(), read_text)(path, reading)

@@ -11,14 +11,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
-from sedd_cli.data.formats.options import Reading
+from sedd_cli.data.formats.plain import ReadOptions
 from sedd_cli.errors import DamageError, RequestError
 
 _NESTED = (".tar", ".xz", ".tgz", ".gz")
 _BROKEN = (tarfile.TarError, lzma.LZMAError, zlib.error, EOFError, OSError)
 
 
-def read_tar(path: Path, reading: Reading) -> Iterator[str]:
+def read_tar(path: Path, reading: ReadOptions) -> Iterator[str]:
     """Each .txt member of a tar (compressed or not) as one document.
 
     An archive inside the archive, as the first distribution of OpenWebText has them, is opened too, its
@@ -32,7 +32,7 @@ def read_tar(path: Path, reading: Reading) -> Iterator[str]:
         raise DamageError(f"{path} is no tar archive, or a damaged one: {error}") from error
 
 
-def _member(archive: tarfile.TarFile, member: tarfile.TarInfo, path: Path, reading: Reading) -> Iterator[str]:
+def _member(archive: tarfile.TarFile, member: tarfile.TarInfo, path: Path, reading: ReadOptions) -> Iterator[str]:
     if not member.isfile():
         return
     if member.name.endswith(".txt"):
@@ -44,7 +44,7 @@ def _member(archive: tarfile.TarFile, member: tarfile.TarInfo, path: Path, readi
                 yield from _member(inner, part, path, reading)
 
 
-def _decode(raw: bytes, where: str, reading: Reading) -> str:
+def _decode(raw: bytes, where: str, reading: ReadOptions) -> str:
     try:
         return raw.decode(reading.encoding)
     except UnicodeDecodeError as error:

@@ -4,16 +4,33 @@ from __future__ import annotations
 
 import codecs
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
 
-from sedd_cli.data.formats.options import LONGEST, SEPARATIONS, Reading
 from sedd_cli.errors import RequestError
 
+LONGEST = 1 << 20
+SEPARATIONS = ("auto", "blank", "line", "file")
 _PIECE = 1 << 20
 
 
-def read_text(path: Path, reading: Reading) -> Iterator[str]:
+@dataclass(frozen=True)
+class ReadOptions:
+    """field: key or column that holds the text, None for "text". encoding: of text files.
+
+    documents: what separates the documents of a text file: "blank" lines; every "line" one document; the
+    whole "file" one document; "auto" takes blank lines where the first million characters have one, else
+    lines. A document longer than a million characters is cut into documents of that length, so that memory
+    stays flat.
+    """
+
+    field: str | None = None
+    encoding: str = "utf-8"
+    documents: str = "auto"
+
+
+def read_text(path: Path, reading: ReadOptions) -> Iterator[str]:
     """Documents of a text file, as `reading.documents` separates them; blank ones are left out."""
     if reading.documents not in SEPARATIONS:
         raise RequestError(f"documents {reading.documents!r} is not known; there are: {', '.join(SEPARATIONS)}")
@@ -21,12 +38,12 @@ def read_text(path: Path, reading: Reading) -> Iterator[str]:
     return (text for text in _decoded(path, reading, _SEPARATED[name]) if text.strip())
 
 
-def read_lines(path: Path, reading: Reading) -> Iterator[str]:
+def read_lines(path: Path, reading: ReadOptions) -> Iterator[str]:
     """Every line with its line end, empty ones too; a line longer than a million characters comes in pieces."""
     return _decoded(path, reading, _lines)
 
 
-def _decoded(path: Path, reading: Reading, separate: Callable[[TextIO], Iterator[str]]) -> Iterator[str]:
+def _decoded(path: Path, reading: ReadOptions, separate: Callable[[TextIO], Iterator[str]]) -> Iterator[str]:
     """What `separate` makes of the open file; a byte that does not decode is named by its offset."""
     _refuse_binary(path, reading.encoding)
     try:
@@ -68,7 +85,7 @@ def _whole(stream: TextIO) -> Iterator[str]:
 _SEPARATED = {"blank": _paragraphs, "line": _single_lines, "file": _whole}
 
 
-def _sniff(path: Path, reading: Reading) -> str:
+def _sniff(path: Path, reading: ReadOptions) -> str:
     """Whether the beginning of the file has an empty line between two that are not."""
     beginning = next(_decoded(path, reading, _whole), "")
     return "blank" if any(not line.strip() for line in beginning.strip().split("\n")) else "line"

@@ -7,14 +7,14 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from sedd_cli.data.formats.options import Reading
+from sedd_cli.data.formats.plain import ReadOptions
 from sedd_cli.errors import DamageError, RequestError, first_line
 
 DEFAULT_FIELD = "text"
 _ROWS = 1024
 
 
-def read_jsonl(path: Path, reading: Reading) -> Iterator[str]:
+def read_jsonl(path: Path, reading: ReadOptions) -> Iterator[str]:
     """The text field of each line; empty lines are passed over. Errors name the line."""
     field = reading.field or DEFAULT_FIELD
     return (_text_of(record, field, f"line {number:,} of {path}") for number, record in _records(path))
@@ -76,7 +76,7 @@ def encodable(text: str) -> str:
     return text
 
 
-def read_parquet(path: Path, reading: Reading) -> Iterator[str]:
+def read_parquet(path: Path, reading: ReadOptions) -> Iterator[str]:
     """The text column, a thousand rows at a time."""
     import pyarrow
     from pyarrow import parquet

@@ -8,9 +8,10 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from sedd_cli.data.tokenizers.base import FILE, FORMAT, Tokenizer, TrainedTokenizer
-from sedd_cli.data.tokenizers.pieces import BPETokenizer, HuggingFaceTokenizer
-from sedd_cli.data.tokenizers.ranks import TiktokenTokenizer
-from sedd_cli.data.tokenizers.symbols import ByteTokenizer, CharTokenizer, Text8Tokenizer
+from sedd_cli.data.tokenizers.bpe import BPETokenizer
+from sedd_cli.data.tokenizers.characters import ByteTokenizer, CharTokenizer, Text8Tokenizer
+from sedd_cli.data.tokenizers.huggingface import HuggingFaceTokenizer
+from sedd_cli.data.tokenizers.tiktoken import TiktokenTokenizer
 from sedd_cli.errors import DamageError, RequestError
 
 __all__ = ["Tokenizer", "holds_tokenizer", "load_tokenizer", "needs_training", "open_tokenizer", "train_tokenizer"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
@@ -13,6 +12,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from sedd_cli.errors import RequestError
+from sedd_cli.system.digests import digest
 from sedd_cli.system.files import write_whole
 
 FILE = "tokenizer.json"
@@ -135,12 +135,6 @@ class Tokenizer(ABC):
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.spec!r}, vocab_size={self.vocab_size}, eos={self.eos})"
-
-
-def digest(value: Any) -> str:
-    """sha256 of a JSON value in its canonical spelling."""
-    text = json.dumps(value, sort_keys=True, ensure_ascii=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode("ascii")).hexdigest()
 
 
 class TrainedTokenizer(Tokenizer):

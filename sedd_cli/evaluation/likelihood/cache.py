@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from sedd_cli.data.tokenizers.base import digest
+from sedd_cli.system.digests import digest
 from sedd_cli.system.files import save_array
 from sedd_cli.system.home import home
 

@@ -225,7 +225,7 @@ def _remarks(result: dict[str, Any], split: TokenArray, options: EvaluateOptions
 
 
 def _split_name(dataset: Dataset, asked: str | None) -> str:
-    name = asked or next((s for s in ("test", "validation", "train") if s in dataset.splits), "train")
+    name = asked or dataset.default_split
     if name not in dataset.splits:
         raise RequestError(f"{dataset.manifest.corpus} has no split {name!r}, it has {', '.join(dataset.splits)}")
     return name

@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from sedd_cli.data.tokenizers.base import digest
 from sedd_cli.errors import WorkError
 from sedd_cli.evaluation.scorers.reader import Reader
+from sedd_cli.system.digests import digest
 from sedd_cli.system.events import Event, Note, Progress
 from sedd_cli.system.files import save_array
 from sedd_cli.system.home import home

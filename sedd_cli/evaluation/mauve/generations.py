@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Generator
 from pathlib import Path
@@ -12,14 +11,15 @@ import torch
 from torch import Tensor
 
 from sedd_cli import __version__
-from sedd_cli.data.tokenizers.base import digest
 from sedd_cli.errors import WorkError
 from sedd_cli.evaluation.mauve.options import MauveOptions
 from sedd_cli.evaluation.mauve.references import References
 from sedd_cli.evaluation.mauve.writers import Writer
+from sedd_cli.system.digests import digest
 from sedd_cli.system.events import Event, Note, Progress
 from sedd_cli.system.files import sync
 from sedd_cli.system.home import home
+from sedd_cli.system.json_lines import json_lines, read_json_lines
 from sedd_cli.system.locks import file_lock
 
 
@@ -60,7 +60,7 @@ def generations(
             ]
             try:
                 with path.open("a", encoding="utf-8", newline="\n") as stream:
-                    stream.write("".join(json.dumps(one, ensure_ascii=False) + "\n" for one in fresh))
+                    stream.write(json_lines(fresh))
                     sync(stream)
             except OSError as error:
                 raise WorkError(f"cannot write {path}: {error.strerror}; what is whole in it is kept") from None
@@ -81,18 +81,14 @@ def _check(tokens: Tensor, rows: Tensor, where: Tensor) -> None:
 
 def _take_up(path: Path, total: int, batch: int) -> list[dict[str, Any]]:
     """The generations in the file up to the last whole batch; what stands behind, a torn line too, is cut off."""
-    if not path.is_file():
-        return []
-    lines, made = path.read_bytes().split(b"\n")[:-1], []
+    lines = [line for line in read_json_lines(path) if line.ended]
+    made: list[dict[str, Any]] = []
     for number, line in enumerate(lines[:total]):
-        try:
-            one = json.loads(line)
-        except ValueError:
+        if line.record is None or line.record.get("number") != number:
             break
-        if not isinstance(one, dict) or one.get("number") != number:
-            break
-        made.append(one)
+        made.append(line.record)
     if len(made) < total:
         made = made[: len(made) - len(made) % batch]
-    os.truncate(path, sum(len(line) + 1 for line in lines[: len(made)]))
+    if path.is_file():
+        os.truncate(path, sum(len(line.raw) + 1 for line in lines[: len(made)]))
     return made

@@ -7,16 +7,16 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from sedd_cli.data.formats import Reading
+from sedd_cli.data.formats import ReadOptions
 from sedd_cli.data.formats.plain import read_text
 from sedd_cli.data.formats.records import read_samples
 from sedd_cli.data.prepared import prepared
 from sedd_cli.data.shards import open_dataset
-from sedd_cli.data.tokenizers.base import digest
 from sedd_cli.errors import RequestError
 from sedd_cli.evaluation.mauve.options import MauveOptions
 from sedd_cli.evaluation.mauve.writers import Writer
 from sedd_cli.evaluation.scorers.reader import Reader
+from sedd_cli.system.digests import digest
 
 #: Texts encoded together.
 TEXTS = 256
@@ -68,7 +68,7 @@ def read_references(writer: Writer, options: MauveOptions) -> References:
 
 def _of_file(writer: Writer, path: Path) -> Iterator[list[int]]:
     if path.suffix == ".txt":
-        return encoded(writer, read_text(path, Reading(documents="line")))
+        return encoded(writer, read_text(path, ReadOptions(documents="line")))
     if path.suffix == ".jsonl":
         return _of_json_lines(writer, path)
     raise RequestError(f"references must be a .txt or .jsonl file or the name of a prepared corpus, found {path}")
@@ -95,8 +95,7 @@ def _of_corpus(writer: Writer, options: MauveOptions) -> tuple[str, Iterator[lis
         )
     ours = [folder for folder, manifest in found if manifest.tokenizer_fingerprint == writer.tokenizer_fingerprint]
     dataset = open_dataset((ours or [folder for folder, _ in found])[0])
-    default = next((s for s in ("test", "validation", "train") if s in dataset.splits), "train")
-    split = dataset.split(options.split or default)
+    split = dataset.split(options.split or dataset.default_split)
     if not ours and split.info.unknown:
         raise RequestError(
             f"{name} is not prepared in the model's tokens, and those of {dataset.manifest.tokenizer} lose "

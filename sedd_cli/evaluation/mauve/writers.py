@@ -13,7 +13,7 @@ from sedd_cli.checkpoints.loaded_model import LoadedModel
 from sedd_cli.errors import RequestError
 from sedd_cli.evaluation.mauve.options import MauveOptions
 from sedd_cli.evaluation.scorers.causal import CausalModel
-from sedd_cli.inference.denoise import DenoisedRow, Row, denoise
+from sedd_cli.inference.denoise import DenoisedRow, SequenceRequest, denoise
 from sedd_cli.inference.sampling import Sampling
 from sedd_cli.system.events import Event, Progress
 
@@ -59,7 +59,9 @@ class Denoiser:
         """Fill what is not given of rows [B, L]; returns the texts [B, L] and their network evaluations [B]."""
         known = self.options.where.tolist()
         asked = [
-            Row(tuple(t if given else None for t, given in zip(row, known, strict=True)), self.options.seed, number)
+            SequenceRequest(
+                tuple(t if given else None for t, given in zip(row, known, strict=True)), self.options.seed, number
+            )
             for row, number in zip(rows.tolist(), numbers.tolist(), strict=True)
         ]
         texts, evaluations = rows.clone(), torch.zeros_like(numbers)

@@ -17,8 +17,8 @@ from torch.nn import functional as F
 from sedd_cli.core.categorical import inverse_cdf, nucleus
 from sedd_cli.core.random import SAMPLER, Stream
 from sedd_cli.core.score import ROW_BLOCK
-from sedd_cli.data.tokenizers.base import digest
 from sedd_cli.errors import RequestError
+from sedd_cli.system.digests import digest
 
 #: Tokens that go through the trunk together; the vocabulary pass is bounded separately.
 TOKENS_AT_ONCE = 8192

@@ -8,7 +8,9 @@ import math
 import pytest
 import torch
 
-from sedd_cli.core.fast.fused import Targets, Tiles, losses, weighted_loss
+from sedd_cli.core.fast import KERNELS, kernels_of
+from sedd_cli.core.fast.base import Targets
+from sedd_cli.core.fast.fused import Tiles, losses, weighted_loss
 from sedd_cli.core.graphs import GRAPHS
 
 
@@ -25,7 +27,7 @@ class Head:
 
 
 def graphs(N):
-    yield from (cls(vocab_size=N) for cls in map(GRAPHS.get, sorted(GRAPHS)))
+    yield from (cls(vocab_size=N) for cls in map(GRAPHS.get, sorted(KERNELS)))
     yield GRAPHS["absorbing"](vocab_size=N, scale_by_sigma=False)
 
 
@@ -49,7 +51,7 @@ def problem(graph, R=13, D=5, seed=0, sigma=None):
 
 def plain(head, graph, hidden, targets):
     z = hidden @ head.weight.T + head.bias
-    return graph.score_entropy_from(z, targets.sigma, targets.x, targets.x0)
+    return kernels_of(graph).score_entropy_of(z, targets.sigma, targets.x, targets.x0)
 
 
 @pytest.mark.parametrize(("N", "budget"), [(7, None), (1100, 1100 * 8), (1100, 600 * 8 * 4), (2, None)])
@@ -59,14 +61,14 @@ def test_value_and_every_gradient_are_the_plain_ones(kind, N, budget):
     head, hidden, targets, weight = problem(graph)
     expected = plain(head, graph, hidden, targets)
     wanted = torch.autograd.grad((weight * expected).sum() * 3, [hidden, head.weight, head.bias])
-    total, loss = weighted_loss(head, graph, hidden, targets, weight, budget)
+    total, loss = weighted_loss(head, kernels_of(graph), hidden, targets, weight, budget)
     found = torch.autograd.grad(total * 3, [hidden, head.weight, head.bias])
     # float64 sums in another order
     torch.testing.assert_close(loss, expected.detach(), rtol=1e-10, atol=1e-10)
     torch.testing.assert_close(total, (weight * expected).sum(), rtol=1e-10, atol=1e-10)
     for a, b in zip(found, wanted, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-10)
-    torch.testing.assert_close(losses(head, graph, hidden, targets, budget), loss, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(losses(head, kernels_of(graph), hidden, targets, budget), loss, rtol=1e-12, atol=1e-12)
 
 
 def test_the_budgets_of_the_test_cut_rows_and_columns():
@@ -96,7 +98,9 @@ def test_float32_is_finite_and_close_at_every_noise_level(kind, sigma):
         head = Head(*leaves[1:])
         # the factors of rows of a batch span ten orders of magnitude: each row is looked at beside its own
         each = plain(head, graph, leaves[0], targets) if dtype == torch.float64 else None
-        total, loss = weighted_loss(head, graph, leaves[0], targets, 1 / graph.loss_factor(targets))
+        total, loss = weighted_loss(
+            head, kernels_of(graph), leaves[0], targets, 1 / kernels_of(graph).loss_factor(targets)
+        )
         found[dtype] = loss if each is None else each.detach(), *torch.autograd.grad(total, leaves)
     for mine, exact in zip(found[torch.float32], found[torch.float64], strict=True):
         assert mine.dtype == torch.float32
@@ -116,9 +120,9 @@ def test_bf16_inputs_give_float32_losses_and_bf16_gradients(kind, weights):
     for exact in (False, True):
         mine = [value.to(torch.float64 if exact else value.dtype).requires_grad_() for value in leaves]
         bias = torch.zeros(graph.states, dtype=mine[1].dtype)
-        total, loss = weighted_loss(Head(mine[1], bias), graph, mine[0], targets, weight)
+        total, loss = weighted_loss(Head(mine[1], bias), kernels_of(graph), mine[0], targets, weight)
         found[exact] = loss, *torch.autograd.grad(total, mine)
-        assert torch.equal(losses(Head(mine[1], bias), graph, mine[0], targets), loss)
+        assert torch.equal(losses(Head(mine[1], bias), kernels_of(graph), mine[0], targets), loss)
     assert [value.dtype for value in found[False]] == [torch.float32, torch.bfloat16, weights]
     # the factors are the same bf16 numbers on both sides: sums are float32, gradients are rounded in the end
     torch.testing.assert_close(found[False][0].double(), found[True][0], rtol=1e-4, atol=1e-4)
@@ -131,7 +135,7 @@ def test_no_active_row_gives_zero_and_gradients_of_zero(kind):
     graph = list(graphs(7))[kind]
     head, hidden, targets, weight = problem(graph)
     none = hidden[:0].detach().requires_grad_()
-    total, loss = weighted_loss(head, graph, none, targets[slice(0, 0)], weight[:0])
+    total, loss = weighted_loss(head, kernels_of(graph), none, targets[slice(0, 0)], weight[:0])
     total.backward()
     assert float(total.detach()) == 0
     assert loss.shape == (0,)
@@ -143,7 +147,7 @@ def test_no_active_row_gives_zero_and_gradients_of_zero(kind):
 def test_mask_never_gets_a_gradient():
     graph = GRAPHS["absorbing"](vocab_size=7)
     head, hidden, targets, weight = problem(graph)
-    weighted_loss(head, graph, hidden, targets, weight)[0].backward()
+    weighted_loss(head, kernels_of(graph), hidden, targets, weight)[0].backward()
     assert head.weight.grad[7].abs().sum() == 0
     assert head.weight.grad[:7].abs().min() > 0
 
@@ -152,7 +156,7 @@ def test_a_budget_below_one_row_is_refused():
     graph = GRAPHS["absorbing"](vocab_size=7)
     head, hidden, targets, weight = problem(graph)
     with pytest.raises(ValueError, match="does not hold one row of 7 scores, 56 bytes"):
-        weighted_loss(head, graph, hidden, targets, weight, budget=55)
+        weighted_loss(head, kernels_of(graph), hidden, targets, weight, budget=55)
 
 
 def test_the_closed_form_of_the_absorbing_loss_needs_no_logarithm_of_a_sum():
@@ -163,5 +167,5 @@ def test_the_closed_form_of_the_absorbing_loss_needs_no_logarithm_of_a_sum():
     targets = Targets(torch.tensor([3]), torch.tensor([1]), sigma)
     m = float(z.logsumexp(-1)) - math.log(3)
     ce = float(z.logsumexp(-1)) + 1.0
-    share = graph.loss_tile(z.clone(), 0, targets) * graph.loss_factor(targets)
+    share = kernels_of(graph).loss_tile(z.clone(), 0, targets) * kernels_of(graph).loss_factor(targets)
     assert float(share) == pytest.approx((ce + math.exp(m) - 1 - m) / math.expm1(0.4), rel=1e-12)

@@ -11,11 +11,16 @@ import reference
 import torch
 from support.toys import N, every_graph, noisy, world
 
-from sedd_cli.core.bounds import discrete_bound, discrete_noise, paper_bound, rigorous_bound, trained_range
+from sedd_cli.core.bounds import discrete_bound, paper_bound, prior, rigorous_bound
+from sedd_cli.core.fast import KERNELS, kernels_of
 from sedd_cli.core.graphs import GRAPHS
 from sedd_cli.core.losses import OBJECTIVES
+from sedd_cli.core.losses.concrete_score import concrete_score_error
+from sedd_cli.core.losses.d3pm import discrete_noise, integrated_noise
+from sedd_cli.core.losses.score_entropy import score_entropy, sequence_score_entropy, weighted_score_entropy
+from sedd_cli.core.samplers.tweedie import tweedie_step
 from sedd_cli.core.schedules import SCHEDULES
-from sedd_cli.core.score import ScoreModel
+from sedd_cli.core.score import ScoreModel, trained_range
 
 F64 = {"dtype": torch.float64}
 SIGMAS = [1e-4, 0.05, 0.7, 6.0]
@@ -82,17 +87,18 @@ def test_the_mean_parametrisation_is_the_sum_over_clean_tokens(name, sigma):
         truth = reference.mean_score(Q, sigma, x, p)
         truth[x] = 1.0
         torch.testing.assert_close(found[:N], truth[:N], rtol=1e-9, atol=0)
-        assert float(found[:N].sum()) <= float(graph.mean_total(one(sigma)))
+        if kernels := kernels_of(graph):
+            assert float(found[:N].sum()) <= float(kernels.mean_total(one(sigma)))
 
 
-@every_graph
+@pytest.mark.parametrize("name", KERNELS)
 def test_the_bound_on_mean_scores_is_met_at_a_corner(name):
     graph = GRAPHS[name](vocab_size=N)
     z = torch.full((1, graph.states), -60.0, **F64)
     z[0, 1] = 0.0
     x = torch.tensor([graph.states - 1])
     total = graph.mean_score(z, one(0.3), x).exp()[:, :N].sum()
-    assert 0.999 < float(total) / float(graph.mean_total(one(0.3))) <= 1
+    assert 0.999 < float(total) / float(kernels_of(graph).mean_total(one(0.3))) <= 1
 
 
 @every_graph
@@ -123,7 +129,7 @@ def test_posteriors_are_products_of_dense_transitions(name, sigma_s, sigma_t):
         assert float(divergence) == pytest.approx(truth if active else 0.0, rel=1e-9, abs=1e-11)
         if active:
             score = graph.mean_score(outputs(graph, p), one(sigma_t), at)
-            jump = graph.tweedie(score, at, one(sigma_t - sigma_s))
+            jump = tweedie_step(graph, score, at, one(sigma_t - sigma_s))
             law = jump.move_probability[0] * jump.weights[0] / jump.weights[0].sum()
             law[x] += 1 - jump.move_probability[0]
             torch.testing.assert_close(law, mine, rtol=1e-9, atol=1e-12)
@@ -140,12 +146,12 @@ def test_the_discrete_bound_is_the_enumerated_one(name, noise, steps):
     every = (torch.arange(steps, **F64) + 0.5) / steps
     levels = [0.0, *discrete_noise(model, every, steps)[1].clamp(max=60.0).tolist()]
     truth = reference.discrete_terms(lambda x, sigma: law(x, min(max(sigma, low), high)), Q, levels, x0)
-    prior = float(model.graph.prior(model, x0[None]))
+    from_prior = float(prior(model, x0[None]))
     objective = OBJECTIVES["d3pm"](T=steps)
     for t, v in enumerate(every.tolist()):
         u, weight = noisy(model.graph, Q, x0, levels[t + 1])
         rows = x0.expand(len(u), 2), torch.full((len(u),), v, **F64), u
-        found = discrete_bound(replace(model, steps=steps), *rows) - prior
+        found = discrete_bound(replace(model, steps=steps), *rows) - from_prior
         assert float((weight * found).sum()) / steps == pytest.approx(truth[t], rel=1e-7, abs=1e-10)
         torch.testing.assert_close(objective.loss(model, *rows).sequences.double(), found.double())
 
@@ -186,7 +192,7 @@ def test_the_discrete_bound_is_one_on_what_ancestral_sampling_gives(name):
                 lambda x, s: law(x, min(max(s, trained_range(model)[0]), trained_range(model)[1])), Q, levels, x0
             )
         )
-        bound += float(model.graph.prior(model, x0[None]))
+        bound += float(prior(model, x0[None]))
         place = int((x0 * torch.tensor([len(Q), 1])).sum())
         gaps.append(bound + math.log(float(p[place])))
     assert min(gaps) >= -1e-9
@@ -216,7 +222,7 @@ def test_many_steps_come_to_the_bound_in_continuous_time(name):
         # below the first level there is the reconstruction, in one step
         pieces = [levels[0], *[s for s in (low, high) if levels[0] < s < levels[-1]], levels[-1]]
         continuous = sum(reference.loss_integral(score, Q, x0, a, b, 24) for a, b in itertools.pairwise(pieces))
-        total = -float(model.graph.prior(model, x0[None])) * (steps - 1) / steps
+        total = -float(prior(model, x0[None])) * (steps - 1) / steps
         for v, sigma in zip(every.tolist()[1:], levels[1:], strict=True):
             u, weight = noisy(model.graph, Q, x0, sigma)
             found = discrete_bound(
@@ -225,7 +231,7 @@ def test_many_steps_come_to_the_bound_in_continuous_time(name):
             total += float((weight * found).sum()) / steps
         apart.append(total - continuous)
     assert abs(apart[0]) > abs(apart[1]) > 2 * abs(apart[2])
-    assert abs(apart[2]) < 0.005
+    assert abs(apart[2]) < (0.01 if name == "hybrid" else 0.005)
 
 
 def test_masked_cross_entropy_is_weighted_cross_entropy_and_the_score_entropy_of_its_scores():
@@ -262,7 +268,7 @@ def test_concrete_score_matching_is_the_squared_error_under_the_same_rates(name,
             continue
         log_score = torch.randn(1, graph.states, generator=torch.Generator().manual_seed(seed), **F64)
         log_score[0, x] = 0.0
-        found = graph.squared_error(log_score, one(sigma), torch.tensor([x]), torch.tensor([x0]))
+        found = concrete_score_error(graph, log_score, one(sigma), torch.tensor([x]), torch.tensor([x0]))
         rates = [
             float(Q[x, y]) * float(log_score[0, y].exp() - P[y, x0] / P[x, x0]) ** 2 / 2
             for y in range(len(Q))
@@ -272,7 +278,7 @@ def test_concrete_score_matching_is_the_squared_error_under_the_same_rates(name,
         assert float(found) == pytest.approx(truth, rel=1e-9, abs=1e-12)
         if bool(graph.active(torch.tensor(x))):
             right = (P[:, x0] / P[x, x0]).log().clamp(min=-60)[None]
-            assert float(graph.squared_error(right, one(sigma), torch.tensor([x]), torch.tensor([x0]))) < 1e-12
+            assert float(concrete_score_error(graph, right, one(sigma), torch.tensor([x]), torch.tensor([x0]))) < 1e-12
 
 
 @every_graph
@@ -322,7 +328,7 @@ def test_the_rigorous_bound_of_a_mean_model_is_that_of_its_scores(name, count):
     """The same estimates as through a network that is asked for those scores."""
     noise = "loglinear" if name == "absorbing" else "geometric"
     model, Q, _, law = mean_model(name, 2, noise=noise)
-    if count and not model.graph.counts:
+    if count and not model.graph.masking:
         pytest.skip("no count form")
 
     def score(x, sigma):
@@ -338,12 +344,12 @@ def test_the_rigorous_bound_of_a_mean_model_is_that_of_its_scores(name, count):
     x0, v = torch.randint(N, (6, 2), generator=generator), torch.rand(6, generator=generator, **F64)
     u, u_end = torch.rand(2, 6, 2, generator=generator, **F64)
     # the network is told a sigma in range, from which scores that are told take their scale; in range both agree
-    sigma = model.graph.all_noise(model.schedule, v)[0]
+    sigma = integrated_noise(model, v)[0]
     low, high = trained_range(model)
     v = v[(sigma > low) & (sigma < high)]
     rows = x0[: len(v)], v, u[: len(v)], u_end[: len(v)], count
     # on the uniform graph the end term is below the range, where told scores are those of another sigma: 1e-4
-    rtol = 1e-6 if name == "absorbing" else 1e-3
+    rtol = 1e-3 if name == "uniform" else 1e-6
     torch.testing.assert_close(
         rigorous_bound(model, *rows).double(), rigorous_bound(raw, *rows).double(), rtol=rtol, atol=1e-8
     )
@@ -364,7 +370,7 @@ def test_impossible_options_are_refused(name, options, message):
 
 def test_what_needs_a_mask_says_so():
     for name in ("masked_cross_entropy", "autoregressive"):
-        with pytest.raises(ValueError, match=f"{name} needs a graph with MASK, uniform has none"):
+        with pytest.raises(ValueError, match=f"{name} needs a graph with MASK .*uniform is none"):
             OBJECTIVES[name]().check(GRAPHS["uniform"](vocab_size=N))
 
 
@@ -384,9 +390,9 @@ def test_logits_are_never_taken_for_scores(name, grad):
     sigma = torch.tensor([0.1, 0.5, 1.5, 4.0], **F64)
     x = graph.perturb(x0, sigma, torch.rand(4, 6, generator=generator, **F64))
     with torch.set_grad_enabled(grad):
-        found = model.score_entropy(x, sigma, x0)
-        weighted = model.weighted_score_entropy(x, sigma, x0, torch.ones(4, **F64)).sequences
+        found = sequence_score_entropy(model, x, sigma, x0)
+        weighted = weighted_score_entropy(model, x, sigma, x0, torch.ones(4, **F64)).sequences
         scores = graph.mean_score(net(x, sigma), sigma, x)
-        truth = torch.where(graph.active(x), graph.score_entropy(scores, sigma, x, x0), 0.0).sum(-1)
+        truth = torch.where(graph.active(x), score_entropy(graph, scores, sigma, x, x0), 0.0).sum(-1)
     torch.testing.assert_close(found, truth, rtol=1e-9, atol=1e-12)
     torch.testing.assert_close(weighted, truth, rtol=1e-9, atol=1e-12)

@@ -13,7 +13,7 @@ from sedd_cli.core.conditioning import Conditioning
 from sedd_cli.core.graphs import Transition
 from sedd_cli.core.samplers import GRIDS, SAMPLERS, run_plain
 from sedd_cli.core.samplers.draws import Float32Gumbel
-from sedd_cli.core.samplers.moves import Correction
+from sedd_cli.core.samplers.stepper import Correction
 from sedd_cli.core.schedules import SCHEDULES
 
 DRAWS = 10_000
@@ -112,12 +112,12 @@ def test_a_correction_leaves_the_law_of_a_single_token(name, noise, size, t):
     graph, Q, p0 = world(name, L=1)
     model, x = score_model(graph, noise, reference.exact_score(p0, Q)), torch.arange(graph.states)
     move = Correction(SAMPLERS["tweedie"](), model, torch.tensor(t).double(), torch.tensor(size).double())
-    jump = move.jump(model.log_score(x[:, None], move.sigma.expand(len(x)))[:, 0], x)
+    jump = move.transition(model.log_score(x[:, None], move.sigma.expand(len(x)))[:, 0], x)
     share = jump.weights.double() / jump.weights.double().sum(-1, keepdim=True).clamp(min=1e-300)
     rows = jump.move_probability[:, None] * share
     if graph.mask is not None:  # what the network has no say in
         rows[:N] = 0.0
-        rows[:N, N] = move.renoise
+        rows[:N, N] = move.remask_probability
     rows = rows.scatter_add(1, x[:, None], 1 - rows.sum(1, keepdim=True))
     p = reference.diffuse(p0, Q, float(move.sigma)).flatten()
     torch.testing.assert_close(p @ rows, p, rtol=1e-9, atol=1e-12)

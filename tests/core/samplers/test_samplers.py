@@ -22,6 +22,7 @@ from support.toys import (
 from sedd_cli.core.conditioning import Conditioning
 from sedd_cli.core.graphs import GRAPHS
 from sedd_cli.core.samplers import GRIDS, SAMPLERS, Stepper, run_plain
+from sedd_cli.core.samplers.denoise import denoise_step
 from sedd_cli.core.schedules import SCHEDULES
 from sedd_cli.core.score import ScoreModel
 from sedd_cli.models.dit import DiT, DiTConfig
@@ -39,11 +40,11 @@ def law(jump, x: torch.Tensor) -> torch.Tensor:
 def step_law(sampler: str, model, x: torch.Tensor, t: float, s: float) -> torch.Tensor:
     """What one step of the package does to x [M, L]: probabilities [M, L, S]."""
     times = [torch.full((len(x),), moment, dtype=torch.float64) for moment in (t, s)]
-    back = float(SAMPLERS[sampler]().renoise(model, *times)[0])
+    back = float(SAMPLERS[sampler]().remask_probability(model, *times)[0])
     log_score = model.log_score(x, model.schedule(times[0])[0])
     flat = [value.flatten(0, 1) for value in (log_score, x)]
     t, s = (value.repeat_interleave(x.shape[1]) for value in times)
-    found = law(SAMPLERS[sampler]().jump(model, flat[0], flat[1], t, s), flat[1]).unflatten(0, x.shape)
+    found = law(SAMPLERS[sampler]().transition(model, flat[0], flat[1], t, s), flat[1]).unflatten(0, x.shape)
     if back:  # what the network has no say in
         kept = torch.nn.functional.one_hot(x, N + 1).double() * (1 - back)
         kept[..., N] = back
@@ -86,7 +87,7 @@ def test_the_final_denoise_is_tweedie_to_no_noise_without_mask(name, noise):
     score, x = reference.wrong_score(p0, Q), reference.sequences(graph.states, 2)
     sigma = torch.full((len(x),), noise.sigma(1e-5), dtype=torch.float64)
     log_score = score_model(graph, noise, score).log_score(x, sigma)
-    mine = law(graph.denoise(log_score, x, sigma), x)
+    mine = law(denoise_step(graph, log_score, x, sigma), x)
     banned = N if graph.states > N else None
     dense = reference.tweedie_step(Q, x, score(x, float(sigma[0])), float(sigma[0]), banned)
     torch.testing.assert_close(mine, dense, rtol=1e-9, atol=1e-12)
@@ -242,7 +243,7 @@ def test_a_score_near_the_bound_makes_its_step_look_everywhere(monkeypatch):
     missed, fallbacks = disagreements(stepper)
     assert fallbacks > 0
     # not all can be caught: without any candidate nothing announces them, as the module says
-    monkeypatch.setattr("sedd_cli.core.samplers.stepper.MARGIN", 1e-9)  # the bound is never doubted
+    monkeypatch.setattr("sedd_cli.core.fast.thinning.MARGIN", 1e-9)  # the bound is never doubted
     blind, silent = disagreements(stepper)
     assert silent == 0
     assert 0 < missed < 0.8 * blind

@@ -13,7 +13,6 @@ from scipy.stats import binomtest
 from support.toys import N, world
 
 from sedd_cli.core.bounds import T_MIN
-from sedd_cli.core.graphs import GRAPHS
 from sedd_cli.core.schedules import SCHEDULES
 from sedd_cli.core.score import ScoreModel
 from sedd_cli.evaluation.likelihood.estimator import estimate
@@ -106,7 +105,7 @@ def truth(protocol, Q, p0, noise, x0):
 
 
 def test_the_batched_score_is_the_references():
-    for name in GRAPHS:
+    for name in ("absorbing", "uniform"):
         graph, Q, p0, noise, _ = setting(name)
         exact = ScoreModel(Exact(graph, p0.reshape(-1)), graph, noise)
         x = reference.sequences(graph.states, L)

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from sedd_cli.data.tokenizers import load_tokenizer
-from sedd_cli.data.tokenizers.symbols import ByteTokenizer
+from sedd_cli.data.tokenizers.characters import ByteTokenizer
 from sedd_cli.errors import RequestError
 from sedd_cli.evaluation.likelihood.paper import reported
 from sedd_cli.evaluation.likelihood.protocols import Blocks

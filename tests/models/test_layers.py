@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from sedd_cli.models.dropout import LEVELS, dropout
+from sedd_cli.models.layers import LEVELS, dropout
 
 
 @pytest.mark.parametrize("p", [0.1, 0.5, 0.93])

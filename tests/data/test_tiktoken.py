@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from sedd_cli.data.tokenizers.swift import SwiftEncoder
+from sedd_cli.data.tokenizers.tiktoken import GPT2Encoder
 
 # GPT-2's published split, look-ahead and all.
 PATTERN = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
@@ -27,7 +27,7 @@ def encoding():
 
 @pytest.mark.parametrize("alphabet", [SPACES + WORDS, SPACES * 3 + WORDS, SPACES + WORDS + RARE, RARE])
 def test_id_for_id(encoding, alphabet):
-    swift = SwiftEncoder(encoding)
+    swift = GPT2Encoder(encoding)
     draw = random.Random(0)
     for _ in range(150):
         texts = ["".join(draw.choices(alphabet, k=draw.randint(0, 12))) for _ in range(20)]
@@ -35,7 +35,7 @@ def test_id_for_id(encoding, alphabet):
 
 
 def test_every_character_that_is_white_space_somewhere(encoding):
-    swift = SwiftEncoder(encoding)
+    swift = GPT2Encoder(encoding)
     # Surrogates aside: no text holds them.
     candidates = [chr(point) for point in range(0x3100) if chr(point).isspace() or not chr(point).isprintable()]
     texts = [f"a{character}{character}b {character}c{character}" for character in candidates]
@@ -43,5 +43,5 @@ def test_every_character_that_is_white_space_somewhere(encoding):
 
 
 def test_no_texts(encoding):
-    assert SwiftEncoder(encoding)([]) == []
-    assert [ids.tolist() for ids in SwiftEncoder(encoding)([""])] == [[]]
+    assert GPT2Encoder(encoding)([]) == []
+    assert [ids.tolist() for ids in GPT2Encoder(encoding)([""])] == [[]]

@@ -1,0 +1,136 @@
+"""Steps that score only the positions that could move.
+
+The uniforms of a step are drawn first. A position whose uniform lies above a bound on its probability of moving stays,
+and needs no score: the head runs at candidates alone, the trunk on sequences that have one.
+
+On the absorbing graph the bound follows from an assumption about the normaliser, e^m ≤ 8, which training drives to 1. A
+sequence is scored everywhere in its first step, and, once a normaliser above 2 has been seen in it, in every step from
+then on. The result differs from the plain form only if a position that was not scored exceeds 8 before any scored
+position of its sequence exceeds 2. With `thinning: false` every position is scored in every step.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from sedd_cli.core.fast.base import Kernels
+from sedd_cli.core.graphs import Transition
+from sedd_cli.core.score import ScoreModel
+
+#: The bound is trusted while no Σ_y s_y that was seen exceeds it over this.
+MARGIN = 4.0
+
+
+class Shaping(Protocol):
+    """The part of a sampler that shapes the distribution of a token."""
+
+    def shape(self, weights: Tensor) -> Tensor:
+        """weights [R, S] → [R, S]."""
+
+
+class ThinnableMove(Protocol):
+    """What a step has to offer (`samplers.stepper.Move`)."""
+
+    @property
+    def model(self) -> ScoreModel: ...
+    @property
+    def sampler(self) -> Shaping: ...
+    @property
+    def sigma(self) -> Tensor: ...
+    @property
+    def bounded(self) -> bool: ...
+    @property
+    def remask_probability(self) -> float: ...
+    @property
+    def draw(self) -> Any: ...
+    def fast_transition(self, kernels: Kernels[Any], log_score: Tensor, x: Tensor) -> Transition: ...
+    def move_bound(self, kernels: Kernels[Any], total: Tensor, x: Tensor) -> Tensor: ...
+
+
+def remasked(move: ThinnableMove, x: Tensor, free: Tensor, u_move: Tensor) -> Tensor:
+    """A copy of x [B, L] in which free positions that are not active have turned into MASK with their probability."""
+    graph = move.model.graph
+    if move.remask_probability == 0.0 or graph.mask is None:
+        return x.clone()
+    return torch.where(free & ~graph.active(x) & (u_move < move.remask_probability), graph.mask, x)
+
+
+def thinned_move(
+    move: ThinnableMove, x: Tensor, free: Tensor, u: tuple[Tensor, Tensor], trusted: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """One step of the free positions [B, L] of x [B, L], by uniforms u for moving and for the token, [B, L] each.
+
+    In sequences that are not trusted [B] every free active position is scored, in others those that the bound lets
+    move. Returns (evaluations of each sequence [B], x after the step, whether every Σ_y s_y seen is well below the
+    assumed bound [B]).
+    """
+    model, moved = move.model, remasked(move, x, free, u[0])
+    kernels = model.kernels
+    assert kernels is not None
+    batch, position = (free & model.graph.active(x)).nonzero(as_tuple=True)
+    scored, held = torch.zeros_like(trusted, dtype=torch.int64), torch.ones_like(trusted)
+    if not len(batch):
+        return scored, moved, held
+    assumed = kernels.mean_total(move.sigma) if model.mean else kernels.assumed_total(move.sigma)
+    if not move.draw.moves_first:
+        sequences, chosen = batch.unique(), torch.ones_like(batch, dtype=torch.bool)
+        hidden = _hidden(move, x, sequences)
+    elif assumed is None:
+        sequences = batch.unique()
+        hidden = _hidden(move, x, sequences)
+        at = torch.searchsorted(sequences, batch), position
+        total = _totals(move, kernels, hidden[at], x[batch, position])
+        chosen = u[0][batch, position] < move.move_bound(kernels, total, x[batch, position])
+    else:
+        bound = move.move_bound(kernels, assumed.expand(len(batch)), x[batch, position])
+        chosen = (u[0][batch, position] < bound) | ~trusted[batch]
+        sequences = batch[chosen].unique()
+        hidden = _hidden(move, x, sequences)
+    scored[sequences] = 1
+    high = _draw(move, kernels, x, moved, sequences, hidden, batch[chosen], position[chosen], u)
+    if assumed is not None and move.bounded and not model.mean:
+        # a score near the assumed bound may have company beyond it, among positions that were not scored
+        held = high <= float(assumed) / MARGIN
+        rest = ~chosen & ~held[batch]
+        if bool(rest.any()):
+            _draw(move, kernels, x, moved, sequences, hidden, batch[rest], position[rest], u)
+    return scored, moved, held
+
+
+def _totals(move: ThinnableMove, kernels: Kernels[Any], hidden: Tensor, x: Tensor) -> Tensor:
+    """Σ_y s_y over the tokens [R], for hidden states [R, D] at positions x [R]: one pass over the vocabulary."""
+    model = move.model
+    found = [
+        kernels.total_of(model.log_score_of(model.net.head(h), move.sigma.expand(len(h)), at))
+        for h, at in zip(hidden.split(model.block), x.split(model.block), strict=True)
+    ]
+    return torch.cat(found) if found else move.sigma.new_zeros(0, dtype=torch.float64)
+
+
+def _hidden(move: ThinnableMove, x: Tensor, sequences: Tensor) -> Tensor:
+    """The trunk's output for some of the sequences."""
+    if not len(sequences):
+        return x.new_zeros(0)
+    return move.model.hidden(x[sequences], move.sigma.expand(len(sequences)))
+
+
+def _draw(
+    move: ThinnableMove, kernels: Kernels[Any], x: Tensor, moved: Tensor, sequences: Tensor, hidden: Tensor,
+    batch: Tensor, position: Tensor, u: tuple[Tensor, Tensor],
+) -> Tensor:  # fmt: skip
+    """Draw the transitions of some positions into `moved`; the largest Σ_y s_y seen in each sequence [B]."""
+    model = move.model
+    high = torch.zeros(len(x), dtype=torch.float64, device=x.device)
+    for b, i in zip(batch.split(model.block), position.split(model.block), strict=True):
+        if not len(b):
+            continue
+        here = x[b, i]
+        z = model.net.head(hidden[torch.searchsorted(sequences, b), i])
+        log_score = model.log_score_of(z, move.sigma.expand(len(b)), here)
+        high.scatter_reduce_(0, b, kernels.total_of(log_score), "amax")
+        transition = move.fast_transition(kernels, log_score, here)
+        moved[b, i] = move.draw(transition, here, u[0][b, i], u[1][b, i], move.sampler.shape)
+    return high

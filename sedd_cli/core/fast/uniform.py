@@ -1,0 +1,102 @@
+"""Kernels of the uniform graph."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from sedd_cli.core.fast.base import Kernels, Targets, in_tile
+from sedd_cli.core.graphs.base import Transition, per_position
+from sedd_cli.core.graphs.uniform import Uniform
+
+#: Allows for the float32 rounding of a sum over the vocabulary.
+ROUNDING = 1 + 1e-4
+
+
+@dataclass(frozen=True)
+class UniformKernels(Kernels[Uniform]):
+    """Every position may change at any time."""
+
+    def score_entropy(self, log_score: Tensor, sigma: Tensor, x: Tensor, x0: Tensor) -> Tensor:
+        """(1/N)·Σ_{y≠x} R_y·φ(log s_y − log R_y), φ(v) = e^v − 1 − v, R_y the true ratio: a sum of non-negative terms.
+
+        With E = expm1(sigma) and log ρ = −log1p(N/E): R_y = ρ for all y ≠ x where x = x0; elsewhere R_y = 1
+        except R_{x0} = 1/ρ. The textbook form of the same sum is NaN or inf at small sigma in float32.
+        """
+        log_rho = self.graph.log_rho(per_position(sigma, x)).to(log_score.dtype).expand(x.shape)
+        kept = x == x0
+        base = torch.where(kept, log_rho, 0.0)[..., None].expand(log_score.shape)
+        log_ratio = base.scatter(-1, x0[..., None], torch.where(kept, log_rho, -log_rho)[..., None])
+        v = (log_score - log_ratio).scatter(-1, x[..., None], 0.0)
+        return (log_ratio.exp() * (torch.expm1(v) - v)).sum(-1) / self.graph.vocab_size
+
+    def loss_tile(self, z: Tensor, start: int, targets: Targets) -> Tensor:
+        """Σ_y φ(v_y) with gradient expm1(v_y), v_y = z_y − log R_y: φ ≥ 0 term by term, as in `score_entropy`.
+
+        The factor R_y/N of a term is its row's, except at y = x0 ≠ x, where it is made up for.
+        """
+        x, x0 = targets.x, targets.x0
+        log_rho = self.graph.log_rho(targets.sigma).to(z.dtype)
+        kept = x == x0
+        base = torch.where(kept, log_rho, 0.0)[:, None]
+        inside, column = in_tile(x, z, start)
+        # a score of 1 at x itself costs nothing and has no gradient
+        z.scatter_(1, column, torch.where(inside, base, z.gather(1, column)))
+        inside, column = in_tile(x0, z, start)
+        inside, was, R0 = inside & ~kept[:, None], z.gather(1, column), torch.exp(-log_rho)[:, None]
+        v0 = was + log_rho[:, None]
+        z.scatter_(1, column, torch.where(inside, 0.0, was))
+        v = z.sub_(base)
+        rise = torch.expm1(v)
+        share = torch.sub(rise, v, out=v).sum(-1)
+        share += torch.where(inside, R0 * (torch.expm1(v0) - v0), 0.0)[:, 0]
+        z.copy_(rise)
+        z.scatter_(1, column, torch.where(inside, R0 * torch.expm1(v0), z.gather(1, column)))
+        return share
+
+    def loss_factor(self, targets: Targets) -> Tensor:
+        return (
+            torch.where(targets.x == targets.x0, self.graph.log_rho(targets.sigma).exp(), 1.0) / self.graph.vocab_size
+        )
+
+    def euler(self, log_score: Tensor, x: Tensor, step: Tensor) -> Transition:
+        weights = log_score.exp().scatter_(-1, x[..., None], 0.0)
+        move_probability = per_position(step, x).double() / self.graph.vocab_size * weights.sum(-1, dtype=torch.float64)
+        return Transition(move_probability.clamp(max=1.0), weights)
+
+    def tweedie(self, log_score: Tensor, x: Tensor, delta_sigma: Tensor) -> Transition:
+        # (e^{Δσ}s_y + (1−e^{Δσ})·Σs/N)·(e^{−Δσ}[x=y] + (1−e^{−Δσ})/N), negative masses clamped to 0, renormalised.
+        # float64, because e^{Δσ} magnifies the rounding of s − mean when steps are few and long
+        delta = per_position(delta_sigma, x)[..., None].double()
+        grow, arrive = torch.expm1(delta), -torch.expm1(-delta) / self.graph.vocab_size
+        s = log_score.double().exp()
+        mass = torch.addcmul(s, grow, s - s.mean(-1, keepdim=True)).clamp_(min=0.0)
+        stay = (mass.gather(-1, x[..., None]) * (torch.exp(-delta) + arrive))[..., 0]
+        weights = (mass * arrive).scatter_(-1, x[..., None], 0.0)
+        moved = weights.sum(-1)
+        return Transition(move_probability=moved / (moved + stay), weights=weights)
+
+    def correct(self, log_score: Tensor, x: Tensor, step: Tensor) -> Transition:
+        weights = (log_score.exp() + 1).scatter_(-1, x[..., None], 0.0)
+        move_probability = per_position(step, x).double() / self.graph.vocab_size * weights.sum(-1, dtype=torch.float64)
+        return Transition(move_probability.clamp(max=1.0), weights)
+
+    def euler_bound(self, total: Tensor, x: Tensor, step: Tensor) -> Tensor:
+        return ROUNDING * step / self.graph.vocab_size * (total.double() - 1).clamp(min=0)
+
+    def tweedie_bound(self, total: Tensor, x: Tensor, delta_sigma: Tensor) -> Tensor:
+        # clamping the masses e^Δσ·s_y − expm1(Δσ)·mean at 0 leaves at most e^Δσ·s_y of each
+        grow, arrive = torch.expm1(delta_sigma), -torch.expm1(-delta_sigma) / self.graph.vocab_size
+        mean = total.double() / self.graph.vocab_size
+        stay = (1 + grow * (1 - mean * ROUNDING)).clamp(min=0) * (torch.exp(-delta_sigma) + arrive)
+        moved = arrive * torch.exp(delta_sigma) * (total.double() * ROUNDING - 1).clamp(min=0)
+        return moved / (moved + stay)
+
+    def correct_bound(self, total: Tensor, x: Tensor, step: Tensor) -> Tensor:
+        return self.euler_bound(total, x, step) + ROUNDING * step * (self.graph.vocab_size - 1) / self.graph.vocab_size
+
+    def mean_total(self, sigma: Tensor) -> Tensor:
+        # linear in p(·|x), so largest at a corner: all of it on one y ≠ x
+        return ROUNDING * (self.graph.vocab_size - 1 + torch.exp(-self.graph.log_rho(sigma)))

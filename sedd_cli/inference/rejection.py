@@ -1,0 +1,121 @@
+"""Layouts → filled templates, by rejection: draws are repeated until every gap begins with the space left to it.
+
+What is kept follows the model's distribution, conditioned on gaps that begin with their spaces.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from sedd_cli.checkpoints.loaded_model import LoadedModel
+from sedd_cli.inference.denoise import BatchDenoiser, DenoisedRow, SequenceRequest, derived, tokens_at_once
+from sedd_cli.inference.layout import FilledTemplate, Layout
+from sedd_cli.inference.sampling import ResolvedSampler
+from sedd_cli.system.events import Event
+
+#: Rejected draws after which the spaces in front of gaps become tokens of their own.
+ATTEMPTS = 16
+
+
+@dataclass(frozen=True)
+class LayoutRequest:
+    """A layout to fill. The result depends on the layouts, seed, number and candidate alone.
+
+    layout: spaces in front of gaps are left to the gaps. plain: they are given tokens. group: set by the caller, to
+    recognize results that belong together.
+    """
+
+    layout: Layout
+    plain: Layout
+    seed: int
+    number: int
+    candidate: int = 0
+    group: int = 0
+
+    def layout_at(self, attempt: int) -> Layout:
+        """The layout that draw number `attempt` fills."""
+        return self.plain if attempt == ATTEMPTS else self.layout
+
+    def sequence(self, attempt: int) -> SequenceRequest:
+        """Draw number `attempt`, with a seed of its own."""
+        seed = self.seed
+        if self.candidate or attempt:
+            seed = derived(seed, "candidate", self.candidate, "attempt", attempt)
+        return SequenceRequest(self.layout_at(attempt).tokens, seed, self.number)
+
+
+@dataclass(frozen=True)
+class DenoisedLayout(Event):
+    """A filled layout; nfe and seconds are those of all its `drawn` draws.
+
+    filled: None where the model has no tokenizer. plain_edges: every draw was rejected, and the last one filled
+    `request.plain`.
+    """
+
+    request: LayoutRequest
+    tokens: list[int]
+    filled: FilledTemplate | None
+    nfe: int
+    seconds: float
+    drawn: int
+    plain_edges: bool
+
+    @property
+    def layout(self) -> Layout:
+        """The layout that was filled."""
+        return self.request.plain if self.plain_edges else self.request.layout
+
+
+def denoise_layouts(
+    model: LoadedModel,
+    resolved: ResolvedSampler,
+    groups: Iterable[list[LayoutRequest]],
+    total: int,
+    noun: str,
+    watch: bool = False,
+) -> Iterator[Event]:
+    """Yield a DenoisedLayout for each of `total` requests as soon as it is accepted; a group stays in one portion."""
+    denoiser = BatchDenoiser(model, resolved, total, noun, watch)
+    for portion in _portions(groups, tokens_at_once(model.device)):
+        denoiser.by_steps = len(portion) == total
+        yield from _denoise_portion(denoiser, portion)
+    yield from denoiser.finish()
+
+
+def _portions(groups: Iterable[list[LayoutRequest]], tokens: int) -> Iterator[list[LayoutRequest]]:
+    """Groups joined into portions that grow up to about `tokens` tokens, so that the first results come early."""
+    portion: list[LayoutRequest] = []
+    held, enough = 0, tokens // 16
+    for group in groups:
+        portion += group
+        held += sum(len(one.layout.tokens) for one in group)
+        if held >= enough:
+            yield portion
+            portion, held, enough = [], 0, min(2 * enough, tokens)
+    if portion:
+        yield portion
+
+
+def _denoise_portion(denoiser: BatchDenoiser, requests: list[LayoutRequest]) -> Iterator[Event]:
+    pending = [(request, 0, 0.0) for request in requests]
+    for attempt in range(ATTEMPTS + 1):
+        rejected = []
+        for event in denoiser.denoise([request.sequence(attempt) for request, _, _ in pending]):
+            if not isinstance(event, DenoisedRow):
+                yield event
+                continue
+            request, nfe, seconds = pending[event.place]
+            nfe, seconds = nfe + event.nfe, seconds + event.seconds
+            layout = request.layout_at(attempt)
+            filled = layout.read(event.tokens)
+            if filled is None and layout.tokenizer is not None:
+                rejected.append((request, nfe, seconds))
+                continue
+            denoiser.done += 1
+            plain = attempt == ATTEMPTS
+            yield DenoisedLayout(request, event.tokens, filled, nfe, seconds, attempt + 1, plain)
+        pending = rejected
+        if not pending:
+            return
+        denoiser.by_steps = False  # the bar of steps is full

@@ -1,0 +1,48 @@
+"""Files of JSON objects, one a line, that a crash may have cut short."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True)
+class JsonLine:
+    """A line as bytes without its newline, whether it had one, and its JSON object (None where it holds none)."""
+
+    raw: bytes
+    ended: bool
+    record: dict[str, Any] | None
+
+    def cut_short(self, beginning: str) -> bool:
+        """Whether the line is a record that a crash cut short, given how every record of the file begins.
+
+        The beginning tells such a line from one that someone else wrote.
+        """
+        begins = beginning.encode()
+        return self.record is None and (self.raw.startswith(begins) or begins.startswith(self.raw))
+
+
+def read_json_lines(path: Path) -> list[JsonLine]:
+    """All lines of a file, empty ones too; none where there is no file."""
+    if not path.is_file():
+        return []
+    *whole, rest = path.read_bytes().split(b"\n")
+    lines = [JsonLine(raw, True, _record(raw)) for raw in whole]
+    return [*lines, JsonLine(rest, False, _record(rest))] if rest else lines
+
+
+def json_lines(records: Iterable[dict[str, Any]]) -> str:
+    """Records as the text of such a file."""
+    return "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
+
+
+def _record(raw: bytes) -> dict[str, Any] | None:
+    try:
+        found = json.loads(raw)
+    except ValueError:
+        return None
+    return found if isinstance(found, dict) else None
