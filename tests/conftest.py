@@ -19,7 +19,7 @@ SENTENCES = (
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """How a command ended and what it printed."""
+    """Exit code and output of a command."""
 
     code: int
     out: str
@@ -28,13 +28,13 @@ class Outcome:
 
 @pytest.fixture(scope="session", autouse=True)
 def _one_thread() -> None:
-    """The tensors here are tiny: a second thread would only be waited for."""
+    """One thread is fastest for the tiny tensors of the tests."""
     torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")
 def workplace(tmp_path_factory) -> Path:
-    """A folder with a corpus, a tiny recipe and a data home of its own."""
+    """A folder with a corpus and a tiny recipe; it also holds the data home."""
     folder = tmp_path_factory.mktemp("workplace")
     lines = [f"{SENTENCES[i % 5]} {i}" for i in range(2000)]
     (folder / "corpus.txt").write_text("\n".join(lines), encoding="utf-8")
@@ -62,7 +62,7 @@ def workplace(tmp_path_factory) -> Path:
 
 @pytest.fixture(autouse=True)
 def _own_home(workplace, monkeypatch) -> None:
-    """No test reads or writes the user's data, and none reaches for a network."""
+    """No test uses the user's data or the network."""
     monkeypatch.setenv("SEDD_HOME", str(workplace / "home"))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setenv("NO_COLOR", "1")

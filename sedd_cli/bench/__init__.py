@@ -1,1 +1,1 @@
-"""Fast paths against plain ones, in turn in one process."""
+"""Fast paths timed against plain ones, in turn in one process."""

@@ -1,6 +1,6 @@
-"""The plain ways: float32 throughout, every position scored, every [B, L, S] tensor made.
+"""The plain paths that the fast ones are compared with: float32, scores of all positions, every [B, L, S] tensor.
 
-They follow the formulas in the order the paper gives them, and are what the fast paths are measured against.
+They follow the formulas in the order of the paper.
 """
 
 from __future__ import annotations
@@ -25,18 +25,22 @@ def loss(net: DiT, graph: Graph, schedule: Schedule, x0: Tensor, v: Tensor, u: T
     ).mean()
 
 
-def head_loss(hidden: Tensor, weight: Tensor, bias: Tensor, graph: Graph, sigma: Tensor, x: Tensor, x0: Tensor):
+def head_loss(
+    hidden: Tensor, weight: Tensor, bias: Tensor, graph: Graph, sigma: Tensor, x: Tensor, x0: Tensor
+) -> Tensor:
     """The sum of the score entropy over all positions, from the trunk's output [B, L, D]."""
     z = torch.nn.functional.linear(hidden, weight, bias)
     return kernels_of(graph).score_entropy(graph.log_score(z, sigma, x), sigma, x, x0).sum()
 
 
-def analytic_step(net: DiT, graph: Graph, schedule: Schedule, x: Tensor, t: float, s: float, generator=None) -> Tensor:
-    """One Tweedie step of x [B, L] as published: staggered score, transition, float32 race (algorithm 2)."""
+def tweedie_step(
+    net: DiT, graph: Graph, schedule: Schedule, x: Tensor, t: float, s: float, generator: torch.Generator | None = None
+) -> Tensor:
+    """A Tweedie step of x [B, L] as published (algorithm 2): staggered score, transition, float32 draw."""
     sigma, sigma_next = (schedule(torch.full((len(x),), w, dtype=torch.float64, device=x.device))[0] for w in (t, s))
     score = graph.log_score(net(x, sigma), sigma, x).exp()
     delta = (sigma - sigma_next).float()[:, None, None]
-    # (e^{−ΔσQ} s)_y: states grow by e^Δσ; MASK pays for them, or without one all states alike
+    # (e^{−ΔσQ} s)_y: entries grow by e^Δσ; the excess is taken from MASK, or from all states if there is none
     extra = (1 - delta.exp()) * score.sum(-1, keepdim=True)
     score = score * delta.exp()
     # e^{ΔσQ}(x, y)

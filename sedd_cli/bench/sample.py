@@ -1,18 +1,17 @@
-"""The bench of sampling: the fast path from end to end, against steps of the plain one."""
+"""The bench of sampling: whole samples, against single steps of the plain sampler."""
 
 from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Generator, Iterator
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Generator
+from dataclasses import dataclass, replace
 
 import torch
 
 from sedd_cli.bench import plain
-from sedd_cli.bench.compare import compare, wait
-from sedd_cli.bench.model import ModelBench, facts_of, matmul_peak, shares
+from sedd_cli.bench.compare import BenchResult, compare, synchronize
+from sedd_cli.bench.model import ModelBenchOptions, matmul_peak, with_flops
 from sedd_cli.core.conditioning import Conditioning
 from sedd_cli.core.samplers import GRIDS, SAMPLERS
 from sedd_cli.core.score import ScoreModel
@@ -23,9 +22,9 @@ from sedd_cli.system.events import Event, Finished, Progress
 from sedd_cli.training.flops import head_flops, trunk_flops_a_token
 
 
-@dataclass(frozen=True)
-class SampleBench(ModelBench):
-    """Sampling over a grid of `steps`."""
+@dataclass(frozen=True, kw_only=True)
+class SampleBenchOptions(ModelBenchOptions):
+    """Sampling over a grid of `steps`. normalized: the normalizer of the scores is 1."""
 
     batch: int = 1
     steps: int = 1024
@@ -36,20 +35,20 @@ class SampleBench(ModelBench):
         if self.steps < 1:
             raise RequestError(f"steps must be at least 1, found {self.steps}")
         if self.normalized and self.recipe.graph.name != "absorbing":
-            raise RequestError(f"--normalized means nothing with the graph {self.recipe.graph.name!r}")
+            raise RequestError(f"--normalized needs the absorbing graph, found {self.recipe.graph.name!r}")
 
 
-def bench_sample(options: SampleBench) -> Iterator[Event]:
-    """Sampling a whole batch: ours from end to end, the plain analytic path by steps spread over the grid.
+def bench_sample(options: SampleBenchOptions) -> Generator[Event, None, BenchResult]:
+    """Sample a batch with our sampler, and time steps of the plain Tweedie sampler spread over the grid.
 
-    Both are told as tokens per second of finished text; `per_evaluation` is the time of one network evaluation of the
-    batch. The plain path's total is its median step times steps + 1.
+    Both rates are tokens per second of finished text. The total of the plain path is extrapolated: its median step
+    times steps + 1.
     """
     graph, schedule, device = options.parts()
     length = options.recipe.model.length
     peak = matmul_peak(device)
     net = DiT(options.recipe.model, graph.states).to(device).eval().requires_grad_(False)
-    with torch.no_grad():  # a fresh head scores 0 everywhere; normalisers of trained networks scatter around 1
+    with torch.no_grad():  # a fresh head has output 0; the normalizers of a trained network scatter around 1
         generator = torch.Generator().manual_seed(2)
         net.output_layer.linear.weight.copy_(
             0.02 * torch.randn(graph.states, net.config.hidden_size, generator=generator)
@@ -59,13 +58,15 @@ def bench_sample(options: SampleBench) -> Iterator[Event]:
     net.cast_for_inference()
     score = ScoreModel(net, graph, schedule, mean=options.normalized)
     sampler, index = SAMPLERS["tweedie"](steps=options.steps), torch.arange(options.batch, device=device)
-    told = {}
+    counts: dict[str, float | bool] = {}
 
     def fast() -> Generator[Progress, None, int]:
+        evaluations, fallbacks = 0, 0
         with torch.no_grad():
             for now in sampler.run(score, Conditioning.nothing(options.batch, length, device), 0, index):
+                evaluations, fallbacks = int(now.evaluations.max()), now.fallbacks
                 yield Progress("sampling", now.step, now.steps, "step")
-        told["evaluations"], told["fallbacks"] = int(now.evaluations.max()), now.fallbacks
+        counts["evaluations"], counts["fallbacks"] = evaluations, fallbacks
         return options.batch * length
 
     times: list[float] = []
@@ -75,38 +76,47 @@ def bench_sample(options: SampleBench) -> Iterator[Event]:
         grid = GRIDS["linear"](schedule, options.steps).tolist()
         for share in (0.1, 0.5, 0.9):
             k = min(int(share * options.steps), options.steps - 1)
-            kept = torch.rand(options.batch, length, device=device) < share
-            x = torch.where(kept, 0, graph.sample_base(torch.rand(kept.shape, device=device)))
+            known = torch.rand(options.batch, length, device=device) < share
+            x = torch.where(known, 0, graph.sample_base(torch.rand(known.shape, device=device)))
             began = time.perf_counter()
-            plain.analytic_step(slow_net, graph, schedule, x, grid[k], grid[k + 1])
-            wait(device)
+            plain.tweedie_step(slow_net, graph, schedule, x, grid[k], grid[k + 1])
+            synchronize(device)
             times.append(time.perf_counter() - began)
         return options.batch * length
 
     flops = trunk_flops_a_token(net.config), head_flops(net.config, graph)
-    facts = facts_of(options, peak, flops[0]) | {"steps": options.steps, "normalized": options.normalized}
+    facts = options.facts(peak, flops[0]) | {"steps": options.steps, "normalized": options.normalized}
     facts["attention"] = net.kernel()
-    for event in compare("sample", {"sedd": fast, "plain": slow}, options, facts, str(device)):
-        if isinstance(event, Finished):
-            event = Finished(shares(_sampling(event.result, times[3:], told, flops, options), device))
-        yield event
+    result = yield from compare("sample", {"sedd": fast, "plain": slow}, options, facts, str(device))
+    # the first three steps are the warm-up
+    result = with_flops(_extrapolated(result, times[3:], counts, flops, options), device)
+    yield Finished(result.to_dict())
+    return result
 
 
-def _sampling(
-    result: dict[str, Any], times: list[float], told: dict[str, int], flops: tuple[float, float], options: SampleBench
-) -> dict[str, Any]:
-    """The plain path's rate from its steps, and both paths' times per evaluation and per sample.
+def _extrapolated(
+    result: BenchResult,
+    times: list[float],
+    counts: dict[str, float | bool],
+    flops: tuple[float, float],
+    options: SampleBenchOptions,
+) -> BenchResult:
+    """The plain path's rate from the times of its steps, and both paths' seconds per evaluation.
 
-    Useful are, of each evaluation, the trunk's products (flops[0] a token), and the head's once a token (flops[1]).
+    flops: useful FLOPs per token of the trunk, in each evaluation, and of the head, once for each sample.
     """
-    fast, slow = result["paths"]["sedd"], result["paths"]["plain"]
-    step = sorted(times)[len(times) // 2]
-    slow |= {"evaluations": options.steps + 1, "seconds": step * (options.steps + 1), "extrapolated": True}
-    slow |= {"tokens_per_second": result["tokens"] / slow["seconds"], "runs": [result["tokens"] / slow["seconds"]]}
-    fast |= told | {"seconds": result["tokens"] / fast["tokens_per_second"], "extrapolated": False}
-    for found in (fast, slow):
+    fast, slow = result.paths["sedd"], result.paths["plain"]
+    slow_seconds = sorted(times)[len(times) // 2] * (options.steps + 1)
+    rate = result.tokens / slow_seconds
+    slow = replace(slow, tokens_per_second=rate, runs=[rate])
+    fast_seconds = result.tokens / fast.tokens_per_second
+    details = {
+        "sedd": counts | {"seconds": fast_seconds, "extrapolated": False},
+        "plain": {"evaluations": options.steps + 1, "seconds": slow_seconds, "extrapolated": True},
+    }
+    for found in details.values():
         found["seconds_per_evaluation"] = found["seconds"] / found["evaluations"]
         found["useful_flops_per_token"] = found["evaluations"] * flops[0] + flops[1]
-    ratio = slow["seconds"] / fast["seconds"]
-    per_evaluation = slow["seconds_per_evaluation"] / fast["seconds_per_evaluation"]
-    return result | {"ratio": ratio, "ratio_per_evaluation": per_evaluation}
+    per_evaluation = details["plain"]["seconds_per_evaluation"] / details["sedd"]["seconds_per_evaluation"]
+    result = replace(result, paths={"sedd": fast, "plain": slow}, ratio=slow_seconds / fast_seconds)
+    return result.with_details(details, ratio_per_evaluation=per_evaluation)

@@ -50,9 +50,11 @@ def train(
 
     Example: sedd bench train --recipe recipes/gpt2_small.yaml
     """
-    from sedd_cli.bench.model import ModelBench, bench_train
+    from sedd_cli.bench.model import ModelBenchOptions
+    from sedd_cli.bench.train import bench_train
 
-    _show(View(json, quiet), bench_train(ModelBench(repeats, _recipe(recipe, overrides), batch, device)))
+    options = ModelBenchOptions(repeats=repeats, recipe=_recipe(recipe, overrides), batch=batch, device=device)
+    _show(View(json, quiet), bench_train(options))
 
 
 @bench.command()
@@ -69,9 +71,11 @@ def loss(
 
     Example: sedd bench loss --recipe gpt2_small_uniform
     """
-    from sedd_cli.bench.model import ModelBench, bench_loss
+    from sedd_cli.bench.loss import bench_loss
+    from sedd_cli.bench.model import ModelBenchOptions
 
-    _show(View(json, quiet), bench_loss(ModelBench(repeats, _recipe(recipe, overrides), batch, device)))
+    options = ModelBenchOptions(repeats=repeats, recipe=_recipe(recipe, overrides), batch=batch, device=device)
+    _show(View(json, quiet), bench_loss(options))
 
 
 @bench.command()
@@ -90,9 +94,16 @@ def sample(
 
     Example: sedd bench sample --steps 128
     """
-    from sedd_cli.bench.sample import SampleBench, bench_sample
+    from sedd_cli.bench.sample import SampleBenchOptions, bench_sample
 
-    options = SampleBench(repeats, _recipe(recipe, overrides), batch, device, steps, normalized)
+    options = SampleBenchOptions(
+        repeats=repeats,
+        recipe=_recipe(recipe, overrides),
+        batch=batch,
+        device=device,
+        steps=steps,
+        normalized=normalized,
+    )
     _show(View(json, quiet), bench_sample(options))
 
 
@@ -114,9 +125,9 @@ def prepare(
 
     Example: sedd bench prepare my.txt --megabytes 64
     """
-    from sedd_cli.bench.text import PrepareBench, bench_prepare
+    from sedd_cli.bench.prepare import PrepareBenchOptions, bench_prepare
 
-    options = PrepareBench(repeats, corpus, tokenizer, megabytes, workers)
+    options = PrepareBenchOptions(repeats, corpus, tokenizer, megabytes, workers)
     _show(View(json, quiet), bench_prepare(options))
 
 
@@ -132,9 +143,9 @@ def loader(
 
     Example: sedd bench loader --length 1024 --batch 64
     """
-    from sedd_cli.bench.text import LoaderBench, bench_loader
+    from sedd_cli.bench.loader import LoaderBenchOptions, bench_loader
 
-    _show(View(json, quiet), bench_loader(LoaderBench(repeats=repeats, length=length, batch=batch)))
+    _show(View(json, quiet), bench_loader(LoaderBenchOptions(repeats=repeats, length=length, batch=batch)))
 
 
 #: Columns of the table: heading, key of a path's metrics, format.

@@ -1,4 +1,4 @@
-"""Benches: both paths do the same work, and the report adds up. How fast they are is for the machine to say."""
+"""Benches: both paths do the same work, and the numbers of the report agree."""
 
 from __future__ import annotations
 
@@ -7,33 +7,42 @@ import json
 import numpy as np
 import pytest
 import torch
+from support.jobs import completed, returned
 
+from sedd_cli.bench import loss as loss_module
 from sedd_cli.bench import model, plain
-from sedd_cli.bench import sample as sampling
-from sedd_cli.bench import text as bench
+from sedd_cli.bench import sample as sample_module
+from sedd_cli.bench import train as train_module
 from sedd_cli.bench.compare import BenchOptions, compare
+from sedd_cli.bench.loader import LoaderBenchOptions, bench_loader
+from sedd_cli.bench.loss import bench_loss
+from sedd_cli.bench.model import ModelBenchOptions
+from sedd_cli.bench.prepare import PrepareBenchOptions, bench_prepare, encode_by_map, encode_to_shards
+from sedd_cli.bench.sample import SampleBenchOptions, bench_sample
+from sedd_cli.bench.train import bench_train
 from sedd_cli.core.samplers.tweedie import tweedie_step
 from sedd_cli.data.tokenizers import load_tokenizer
 from sedd_cli.errors import RequestError
+from sedd_cli.models.dit import DiT
 from sedd_cli.system.events import Finished, Progress
 
 
+@pytest.mark.slow
 def test_prepare_against_map(workplace):
-    options = bench.PrepareBench(1, str(workplace / "corpus.txt"), "byte", megabytes=0.2, workers=2)
-    events = list(bench.bench_prepare(options))
-    result = events[-1].result
-    assert isinstance(events[-1], Finished)
+    options = PrepareBenchOptions(1, str(workplace / "corpus.txt"), "byte", megabytes=0.2, workers=2)
+    events, result = completed(bench_prepare(options))
+    assert events[-1] == Finished(result.to_dict())
     # every byte is a token, plus one a document; the text is read until 0.2 million characters are full
-    assert 200_000 < result["tokens"] < 220_000
-    rates = [found["tokens_per_second"] for found in result["paths"].values()]
-    assert result["ratio"] == pytest.approx(rates[0] / rates[1])
+    assert 200_000 < result.tokens < 220_000
+    rates = [path.tokens_per_second for path in result.paths.values()]
+    assert result.ratio == pytest.approx(rates[0] / rates[1])
     assert [e.done for e in events if isinstance(e, Progress)] == [0, 1, 2, 3, 4]
 
 
 def test_the_loader_bench_counts_tokens():
-    *_, last = bench.bench_loader(bench.LoaderBench(repeats=1, length=16, batch=4, tokens=4096))
-    assert last.result["tokens"] == 4096
-    assert set(last.result["paths"]) == {"loader", "block by block"}
+    result = returned(bench_loader(LoaderBenchOptions(repeats=1, length=16, batch=4, tokens=4096)))
+    assert result.tokens == 4096
+    assert set(result.paths) == {"loader", "block by block"}
 
 
 def test_paths_that_disagree_are_an_error():
@@ -42,14 +51,14 @@ def test_paths_that_disagree_are_an_error():
         list(compare("x", paths, BenchOptions(1), {}))
 
 
-def test_memory_is_what_a_path_takes_beyond_what_was_held():
-    held = np.ones(2**24)  # 128 MiB that neither path takes
+def test_memory_counts_what_a_path_allocates():
+    held = np.ones(2**24)  # 128 MiB allocated before
 
     def large() -> int:
         return len(np.ones(2**25) + 1) and 1  # 256 MiB
 
-    *_, last = compare("x", {"small": lambda: 1, "large": large}, BenchOptions(1), {})
-    extra = {path: found["extra_mib"] for path, found in last.result["paths"].items()}
+    result = returned(compare("x", {"small": lambda: 1, "large": large}, BenchOptions(1), {}))
+    extra = {name: path.extra_mib for name, path in result.paths.items()}
     assert 240 < extra["large"] < 300
     assert extra["small"] < 20
     assert held.sum() == 2**24
@@ -58,10 +67,10 @@ def test_memory_is_what_a_path_takes_beyond_what_was_held():
 @pytest.mark.parametrize(
     ("make", "word"),
     [
-        (lambda: bench.PrepareBench(repeats=0), "repeats"),
-        (lambda: bench.PrepareBench(megabytes=0), "megabytes"),
-        (lambda: bench.PrepareBench(tokenizer="bpe:100"), "trained first"),
-        (lambda: bench.LoaderBench(length=0), "length"),
+        (lambda: PrepareBenchOptions(repeats=0), "repeats"),
+        (lambda: PrepareBenchOptions(megabytes=0), "megabytes"),
+        (lambda: PrepareBenchOptions(tokenizer="bpe:100"), "trained first"),
+        (lambda: LoaderBenchOptions(length=0), "length"),
     ],
 )
 def test_a_wrong_request_is_refused(make, word):
@@ -69,6 +78,7 @@ def test_a_wrong_request_is_refused(make, word):
         make()
 
 
+@pytest.mark.slow
 def test_the_command_prints_a_table_and_json(sedd):
     assert "ratio" in sedd("bench", "loader", "--repeats", 1, "--batch", 512).out
     assert json.loads(sedd("bench", "loader", "--repeats", 1, "--batch", 512, "--json").out)["bench"] == "loader"
@@ -80,7 +90,7 @@ def test_byte_tokens_of_both_paths_are_the_same(workplace, tmp_path):
     documents = ["the cat", "", "a mat Ω"]
     tokenizer = load_tokenizer("byte")
     dataset = datasets.Dataset.from_dict({"text": documents})
-    assert bench.encode_to_shards(iter(documents), tokenizer, 2, tmp_path) == bench.encode_by_map(dataset, tokenizer, 1)
+    assert encode_to_shards(iter(documents), tokenizer, 2, tmp_path) == encode_by_map(dataset, tokenizer, 1)
 
 
 SMALL = ["model.n_blocks=1", "model.hidden_size=32", "model.n_heads=2", "model.cond_dim=8", "model.length=16"]
@@ -94,16 +104,17 @@ def small(name="gpt2_small", *changes):
 
 @pytest.fixture(autouse=True)
 def _no_measurement(monkeypatch):
-    """The peak of the machine is not what is tested."""
-    monkeypatch.setattr(model, "matmul_peak", lambda device: 1e12)
-    monkeypatch.setattr(sampling, "matmul_peak", lambda device: 1e12)
+    """Skip the measurement of the machine's peak."""
+    for module in (model, train_module, loss_module, sample_module):
+        monkeypatch.setattr(module, "matmul_peak", lambda device: 1e12)
 
 
 @pytest.mark.parametrize("recipe", ["gpt2_small", "gpt2_small_uniform"])
 def test_train_and_loss_benches_add_up(recipe):
-    for bench_one in (model.bench_train, model.bench_loss):
-        *_, last = bench_one(model.ModelBench(1, small(recipe), batch=2, device="cpu"))
-        result, fast = last.result, last.result["paths"]["sedd"]
+    for bench_one in (bench_train, bench_loss):
+        options = ModelBenchOptions(repeats=1, recipe=small(recipe), batch=2, device="cpu")
+        result = returned(bench_one(options)).to_dict()
+        fast = result["paths"]["sedd"]
         assert result["tokens"] == 32
         assert result["ratio"] == pytest.approx(
             fast["tokens_per_second"] / result["paths"]["plain"]["tokens_per_second"]
@@ -115,44 +126,45 @@ def test_train_and_loss_benches_add_up(recipe):
 
 def test_a_recipes_duration_follows_from_the_rate():
     recipe = small("gpt2_small", "train.steps=1000", "train.batch=8", "train.micro_batch=2")
-    *_, last = model.bench_train(model.ModelBench(1, recipe, batch=2, device="cpu"))
-    rate = last.result["paths"]["sedd"]["tokens_per_second"]
-    assert last.result["recipe_hours_here"] == pytest.approx(1000 * 8 * 16 / rate / 3600)
+    result = returned(bench_train(ModelBenchOptions(repeats=1, recipe=recipe, batch=2, device="cpu")))
+    rate = result.paths["sedd"].tokens_per_second
+    assert result.facts["recipe_hours_here"] == pytest.approx(1000 * 8 * 16 / rate / 3600)
 
 
-def test_the_sampling_bench_counts_evaluations_and_says_what_it_extrapolates():
-    *_, last = sampling.bench_sample(sampling.SampleBench(1, small(), 2, "cpu", steps=40, normalized=True))
-    fast, slow = (last.result["paths"][name] for name in ("sedd", "plain"))
+def test_the_sampling_bench_counts_evaluations_and_marks_extrapolation():
+    options = SampleBenchOptions(repeats=1, recipe=small(), batch=2, device="cpu", steps=40, normalized=True)
+    result = returned(bench_sample(options)).to_dict()
+    fast, slow = (result["paths"][name] for name in ("sedd", "plain"))
     assert fast["evaluations"] <= 16  # tokens fall in at most as many steps
     assert (slow["evaluations"], slow["extrapolated"], fast["extrapolated"]) == (41, True, False)
     assert slow["seconds"] == pytest.approx(41 * slow["seconds_per_evaluation"])
-    assert last.result["ratio"] == pytest.approx(slow["seconds"] / fast["seconds"])
+    assert result["ratio"] == pytest.approx(slow["seconds"] / fast["seconds"])
 
 
 @pytest.mark.parametrize("recipe", ["gpt2_small", "gpt2_small_uniform"])
-def test_the_plain_step_draws_from_the_law_of_the_exact_one(recipe):
+def test_the_plain_step_draws_from_the_exact_distribution(recipe):
     """The published formulas, on a vocabulary small enough to count."""
     recipe = small(recipe)
     graph, noise = recipe.graph.make(vocab_size=4), recipe.noise.make()
     torch.manual_seed(0)
-    net = model.DiT(recipe.model, graph.states).eval()
+    net = DiT(recipe.model, graph.states).eval()
     with torch.no_grad():
         for p in net.parameters():
             p.add_(0.3 * torch.randn_like(p))
         x, t, s, draws = torch.tensor([[graph.states - 1, 2, graph.states - 1]]), 0.6, 0.5, 20_000
         sigma, after = (noise(torch.tensor([w], dtype=torch.float64))[0] for w in (t, s))
-        jump = tweedie_step(graph, graph.log_score(net(x, sigma), sigma, x), x, (sigma - after).expand(x.shape))
+        transition = tweedie_step(graph, graph.log_score(net(x, sigma), sigma, x), x, (sigma - after).expand(x.shape))
         generator = torch.Generator().manual_seed(1)
-        moved = plain.analytic_step(net, graph, noise, x.expand(draws, 3), t, s, generator)
+        moved = plain.tweedie_step(net, graph, noise, x.expand(draws, 3), t, s, generator)
     for i in range(3):
-        weights = jump.weights[0, i].double()
+        weights = transition.weights[0, i].double()
         # at a token of the absorbing graph all weights are 0
-        wanted = jump.move_probability[0, i] * weights / weights.sum().clamp(min=1e-300)
-        wanted[x[0, i]] = 1 - jump.move_probability[0, i]
+        wanted = transition.move_probability[0, i] * weights / weights.sum().clamp(min=1e-300)
+        wanted[x[0, i]] = 1 - transition.move_probability[0, i]
         seen = torch.bincount(moved[:, i], minlength=graph.states) / draws
         # four standard deviations of a share of 20,000 draws
         assert (seen - wanted).abs().max() < 4 * 0.5 / draws**0.5
-    assert 0.05 < float(jump.move_probability.max()) < 0.95
+    assert 0.05 < float(transition.move_probability.max()) < 0.95
 
 
 def test_the_plain_loss_is_the_one_that_is_trained():
@@ -161,7 +173,7 @@ def test_the_plain_loss_is_the_one_that_is_trained():
 
     recipe = small()
     graph, noise = recipe.graph.make(vocab_size=257), recipe.noise.make()
-    net = model.DiT(recipe.model, graph.states).eval()
+    net = DiT(recipe.model, graph.states).eval()
     with torch.no_grad():
         for p in net.parameters():
             p.add_(0.05 * torch.randn_like(p))
@@ -173,8 +185,11 @@ def test_the_plain_loss_is_the_one_that_is_trained():
 
 
 def test_the_sampling_bench_of_the_uniform_graph_shows_its_steps():
-    *events, last = sampling.bench_sample(sampling.SampleBench(1, small("gpt2_small_uniform"), 2, "cpu", steps=5))
-    assert last.result["paths"]["sedd"]["evaluations"] == 6
+    recipe = small("gpt2_small_uniform")
+    events, result = completed(
+        bench_sample(SampleBenchOptions(repeats=1, recipe=recipe, batch=2, device="cpu", steps=5))
+    )
+    assert result.paths["sedd"].details["evaluations"] == 6
     shown = [e for e in events if isinstance(e, Progress)]
     assert {(e.task, e.total) for e in shown} == {("bench sample", 4)}
     assert [e.figures["step"] for e in shown if "step" in e.figures] == [f"{k} of 6" for k in range(1, 7)] * 2
@@ -184,7 +199,7 @@ def test_the_sampling_bench_of_the_uniform_graph_shows_its_steps():
     ("words", "message"),
     [
         (["train", "--batch", "0"], "batch"),
-        (["sample", "--recipe", "gpt2_small_uniform", "--normalized"], "normalized means nothing with the graph"),
+        (["sample", "--recipe", "gpt2_small_uniform", "--normalized"], "normalized needs the absorbing graph"),
         (["sample", "--steps", "0"], "steps"),
         (["loss", "--recipe", "nothing"], "no shipped recipe"),
     ],

@@ -341,6 +341,7 @@ def test_pydocs_takes_docstrings_and_topics_and_imports_nothing(tmp_path):
     ]
 
 
+@pytest.mark.slow
 def test_pydocs_of_this_python():
     splits = read(Request("pydocs"))
     characters = sum(len(document) for part in splits.values() for document in part)
@@ -372,6 +373,7 @@ def test_comments_and_code_are_told_apart_and_nothing_is_imported(tmp_path):
     assert "docstring" not in code
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "smallest"), [("pycomments", 200_000), ("pycode", 2_000_000)])
 def test_comments_and_code_of_this_python(name, smallest):
     splits = read(Request(name))

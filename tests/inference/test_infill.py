@@ -87,6 +87,7 @@ def wordpiece(tmp_path_factory):
     return load_tokenizer(str(file))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["byte", "bpe", "wordpiece", "uniform"])
 def test_what_is_given_survives_byte_for_byte_in_random_templates(kind, bpe, wordpiece):
     """Two thousand templates: the texts stand in the result in their order, between the texts of the gaps."""

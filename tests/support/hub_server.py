@@ -1,4 +1,4 @@
-"""A stand-in for the Hugging Face hub: models in memory, over HTTP, as far as the hub's own client asks."""
+"""A fake Hugging Face hub: models in memory, served over HTTP to the hub's own client."""
 
 from __future__ import annotations
 

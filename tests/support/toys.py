@@ -1,4 +1,4 @@
-"""Worlds small enough to enumerate: three tokens, short sequences, networks that look the answer up."""
+"""Small enumerable problems: three tokens, short sequences, networks with a given score."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ def world(name: str, L: int, seed: int = 0) -> tuple[Graph, torch.Tensor, torch.
 
 
 def score_model(graph: Graph, noise: Schedule, score: reference.Score) -> ScoreModel:
-    """The package's model around a network that knows `score`."""
+    """The package's score model around a network with the given score."""
     scaled = getattr(graph, "scale_by_sigma", False)
     return ScoreModel(reference.Oracle(score, graph.vocab_size if scaled else None), graph, noise)
 
 
 def noisy(graph: Graph, Q: torch.Tensor, x0: torch.Tensor, sigma: float) -> tuple[torch.Tensor, torch.Tensor]:
-    """Every x that x0 [L] can become, as uniforms u [M, L] that make `perturb` give it, and p(x | x0) [M]."""
+    """Uniforms u [M, L] that make `perturb` return each possible x of x0 [L], and p(x | x0) [M]."""
     P = reference.transition(Q, sigma)
     level = torch.tensor([sigma], dtype=torch.float64)
     lam = -torch.expm1(-level)
@@ -61,13 +61,13 @@ def schedule(noise):
 
 
 def follows(x: torch.Tensor, truth: torch.Tensor, S: int) -> None:
-    """The sequences x [draws, L] are draws of the law `truth` [S^L]."""
+    """Assert that the sequences x [draws, L] follow the distribution `truth` [S^L]."""
     places = S ** torch.arange(x.shape[1] - 1, -1, -1)
     seen = torch.bincount((x * places).sum(-1), minlength=len(truth)).double()
     expected = truth * len(x)
     assert seen[expected < 1e-9].sum() == 0
-    rare = expected < 5  # pooled, as the chi-square needs
+    rare = expected < 5  # pooled, as the chi-square test requires
     cells = [(seen[~rare], expected[~rare]), (seen[rare].sum()[None], expected[rare].sum()[None])]
     seen, expected = (torch.cat([cell[side] for cell in cells if cell[1].sum() > 1e-6]) for side in (0, 1))
-    # fixed seed: a right implementation falls under 1e-4 with one seed in ten thousand
+    # fixed seed: a correct implementation falls below 1e-4 with one seed in ten thousand
     assert chisquare(seen, expected).pvalue > 1e-4

@@ -56,6 +56,7 @@ def _change(path: Path, **keys) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | keys))
 
 
+@pytest.mark.slow
 def test_this_folder_would_run_its_code_where_standard_input_is_asked(folder, mark, tmp_path):
     """The fixture is dangerous indeed: otherwise the tests below could not fail."""
     code = f"from transformers import AutoTokenizer; AutoTokenizer.from_pretrained({str(folder)!r})"

@@ -199,6 +199,7 @@ def test_a_recipe_can_recompute(workplace, tmp_path):
     assert all(torch.equal(value, runs["false"][name]) for name, value in runs["true"].items())
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not shutil.which("c++"), reason="torch.compile needs a C++ compiler on a CPU")
 def test_compiled_blocks_compute_the_same(workplace):
     recipe = load_recipe(workplace / "tiny.yaml", ["model.dropout=0.0"])

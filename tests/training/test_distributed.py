@@ -105,6 +105,7 @@ def assert_same_training(found: Path, wanted: Path, kinds: tuple[str, ...] = ("a
         assert a["grad_norm"] == pytest.approx(b["grad_norm"], rel=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("processes", "changes"),
     [
@@ -119,6 +120,7 @@ def test_many_processes_train_what_one_trains(trained, processes, changes):
     assert_same_training(trained(processes, *PLAIN, *changes), trained(1, *PLAIN, changes[0]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
 def test_many_processes_begin_with_the_same_weights(trained, tmp_path, strategy):
     """Those that the main process has read, new rows of another vocabulary among them."""
@@ -133,6 +135,7 @@ def test_many_processes_begin_with_the_same_weights(trained, tmp_path, strategy)
     assert all(torch.allclose(two[name], one[name], rtol=0, atol=1e-20) for name in BY_STATE)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
 def test_fitting_and_looking_on_the_way_change_nothing(trained, strategy):
     # any micro-batch may be found: without dropout they all give the same, up to rounding
@@ -145,6 +148,7 @@ def test_fitting_and_looking_on_the_way_change_nothing(trained, strategy):
     ]
 
 
+@pytest.mark.slow
 def test_a_sharded_muon_is_the_whole_matrix_muon(trained):
     if not hasattr(torch.optim, "Muon"):
         pytest.skip("this torch has no Muon")
@@ -154,6 +158,7 @@ def test_a_sharded_muon_is_the_whole_matrix_muon(trained):
     assert_same_training(trained(2, *muon, "train.strategy=fsdp"), trained(1, *muon), ("adamw", "muon"), part=0.03)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("before", "after"), [((2, "fsdp"), (1, "auto")), ((1, "auto"), (4, "fsdp")), ((2, "ddp"), (2, "fsdp"))]
 )
@@ -165,6 +170,7 @@ def test_a_run_goes_on_on_other_processes(trained, workplace, tmp_path, before, 
     assert_same_training(run, trained(1, *PLAIN, "graph=absorbing"))
 
 
+@pytest.mark.slow
 def test_a_resumed_sharded_run_is_the_uninterrupted_one_bit_for_bit(trained, workplace, tmp_path):
     sharded = (*PLAIN, "graph=absorbing", "train.strategy=fsdp")
     run = Path(shutil.copytree(trained(2, *PLAIN, "graph=absorbing", "train.steps=6", sharded[-1]), tmp_path / "run"))
@@ -225,6 +231,7 @@ def start(tmp_path):
             job.wait()
 
 
+@pytest.mark.slow
 def test_a_killed_worker_is_started_again_and_changes_nothing(trained, workplace, tmp_path, start):
     run, errors, latest = tmp_path / "run", tmp_path / "errors", tmp_path / "run" / "latest"
     job = start(torchrun(workplace / "tiny.yaml", run, 2, *LONG, restarts=3))
@@ -239,6 +246,7 @@ def test_a_killed_worker_is_started_again_and_changes_nothing(trained, workplace
     assert sha256(run / "ema.safetensors") == sha256(trained(2, *LONG) / "ema.safetensors")
 
 
+@pytest.mark.slow
 def test_processes_stop_together(workplace, tmp_path, start):
     """A signal that reaches one worker ends all of them after the same step; alone it would wait for ever."""
     run, errors = tmp_path / "run", tmp_path / "errors"
@@ -249,6 +257,7 @@ def test_processes_stop_together(workplace, tmp_path, start):
     assert checkpoint.latest(run).step > 0
 
 
+@pytest.mark.slow
 def test_processes_that_do_not_divide_the_batch_are_refused_once(workplace, tmp_path):
     command = torchrun(workplace / "tiny.yaml", tmp_path / "run", 3)
     done = subprocess.run(command, env=environment(), capture_output=True, text=True, check=False)
@@ -307,6 +316,7 @@ def evaluate_on(processes: int, model: Path, out: Path, *more: str) -> dict:
     return json.loads(done.stdout)
 
 
+@pytest.mark.slow
 def test_an_evaluation_on_two_processes_is_that_of_one(tiny_run, tmp_path, sedd):
     from sedd_cli.system.home import home
 

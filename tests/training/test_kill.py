@@ -160,6 +160,7 @@ def killed(workplace, tiny_run, tmp_path_factory) -> dict[tuple, tuple[Path, int
     return {moment: (folder, end) for (folder, moment), end in zip(folders.items(), ends, strict=True)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("moment", MOMENTS, ids=lambda m: f"{m[1]} {m[0]} {m[2]}")
 def test_a_kill_inside_a_checkpoint_costs_no_more_than_the_steps_since_the_last(workplace, tiny_run, killed, moment):
     folder, end = killed[moment]
@@ -181,6 +182,7 @@ def begun(command: list[str], environment: dict[str, str]) -> subprocess.Popen:
     return job
 
 
+@pytest.mark.slow
 def test_a_run_killed_at_random_moments_ends_as_if_it_had_not_been(workplace, tmp_path, tiny_run):
     changes = ["train.steps=900", "train.save_every=5", "train.log_every=1"]
     command = [sys.executable, "-m", "sedd_cli", "train", str(workplace / "tiny.yaml"), *changes]
@@ -240,6 +242,7 @@ def test_a_disk_that_fills_up_ends_the_run_and_room_lets_it_go_on(workplace, tmp
     assert sha256(tmp_path / "run" / "ema.safetensors") == sha256(tiny_run / "ema.safetensors")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("part", ["", "checkpoints"])
 def test_a_folder_that_may_not_be_written_to_is_refused(workplace, tmp_path, part):
     # root may write anywhere, unless it gives that power up
@@ -278,6 +281,7 @@ def poison(monkeypatch) -> Callable[..., None]:
     return put
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("spoilt", [{}, {"loss": 1.0}, {"gradient": 1.0}, {"loss": math.inf, "gradient": 1.0}])
 def test_a_step_without_a_finite_loss_and_gradient_is_left_out_and_counted(workplace, tmp_path, poison, spoilt):
     honest, folder = tmp_path / "honest", tmp_path / "run"
@@ -298,6 +302,7 @@ def test_a_step_without_a_finite_loss_and_gradient_is_left_out_and_counted(workp
     assert losses[5:] == pytest.approx(unspoilt[5:], rel=0.05)
 
 
+@pytest.mark.slow
 def test_a_skipped_step_is_shown_on_the_command_line(workplace, tmp_path, sedd, poison):
     poison(4)
     words = ("train", workplace / "tiny.yaml", "train.log_every=1", "--run-dir", tmp_path / "run", "--no-report")
@@ -307,6 +312,7 @@ def test_a_skipped_step_is_shown_on_the_command_line(workplace, tmp_path, sedd, 
     assert "step 5 skipped: loss nan, gradient norm nan" in done.err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("bad", "stop"), [(3, 6), (0, 1), (5, 6)])
 def test_skipped_steps_are_remembered_by_a_resumed_run(workplace, tmp_path, poison, bad, stop):
     # a first step that was skipped leaves no moments to be stored

@@ -97,6 +97,7 @@ def test_a_resumed_run_is_the_uninterrupted_run_bit_for_bit(workplace, tmp_path,
     assert logged == sorted(set(logged))
 
 
+@pytest.mark.slow
 def test_a_run_killed_without_warning_goes_on_from_its_last_checkpoint(workplace, tmp_path, tiny_run):
     script = (
         "import sys, os, signal\n"
@@ -116,6 +117,7 @@ def test_a_run_killed_without_warning_goes_on_from_its_last_checkpoint(workplace
     assert same(weights(tmp_path / "run"), weights(tiny_run))
 
 
+@pytest.mark.slow
 def test_micro_batches_do_not_change_the_gradient(workplace, tmp_path):
     # exact up to the order of float32 additions
     plain = ("train.steps=2", "model.dropout=0.0")
@@ -238,6 +240,7 @@ def rolled_back(workplace, folder):
     return folder
 
 
+@pytest.mark.slow
 def test_a_run_set_back_drops_the_course_it_gave_up(workplace, tmp_path):
     folder = rolled_back(workplace, tmp_path / "run")
     (folder / "checkpoints" / "step-6-backup").mkdir()

@@ -339,6 +339,7 @@ def test_raw_scores_cost_little_more_than_what_could_fall():
     assert last.evaluations.double().mean() < 3 * 8 + 2
 
 
+@pytest.mark.slow
 def test_first_hitting_is_the_limit_of_small_normalized_steps():
     """Its law does not depend on a grid: that of a chain of many steps, to the chain's own error."""
     graph, Q, p0 = world("absorbing", L=3)

@@ -136,6 +136,7 @@ def _repeat(name, protocol, estimator):
     return covered, expected, *zip(*found, strict=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES, ids=" ".join)
 def test_an_estimator_is_unbiased_and_knows_its_error(repeated, case):
     covered, expected, means, errors = repeated[case]
@@ -146,6 +147,7 @@ def test_an_estimator_is_unbiased_and_knows_its_error(repeated, case):
     assert 0.8 < spread / math.sqrt(np.mean(np.square(errors))) < 1.25
 
 
+@pytest.mark.slow
 def test_intervals_cover_the_truth_at_their_stated_rate(repeated):
     """Of all 1,400 together, which tell 95 % from 92.5 %; stopping when the error is seen to be low costs about 1 %."""
     covered = sum(case[0] for case in repeated.values())

@@ -1,0 +1,81 @@
+"""The bench of a training step."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Generator
+from types import SimpleNamespace
+
+import torch
+
+from sedd_cli.bench import plain
+from sedd_cli.bench.compare import BenchResult, compare
+from sedd_cli.bench.model import ModelBenchOptions, matmul_peak, with_flops
+from sedd_cli.core.random import NOISE, TIME, Stream
+from sedd_cli.models.dit import DiT
+from sedd_cli.recipe import Recipe
+from sedd_cli.system.distributed import Dist
+from sedd_cli.system.events import Event, Finished, Note
+from sedd_cli.training.flops import flops_a_token
+from sedd_cli.training.state import TrainState
+from sedd_cli.training.step import gradients
+
+
+def bench_train(options: ModelBenchOptions) -> Generator[Event, None, BenchResult]:
+    """An optimizer step, against float32 autograd over all scores with torch's AdamW and a plain EMA."""
+    graph, schedule, device = options.parts()
+    x0, peak = options.tokens(device), matmul_peak(device)
+    recipe = _one_batch(options)
+    state = TrainState.create(
+        recipe, SimpleNamespace(tokenizer=SimpleNamespace(vocab_size=graph.vocab_size)), Dist(0, 1, device), anew=True
+    )
+    yield from map(Note, state.notices)
+    state.model.net.train()
+
+    def fast() -> int:
+        gradients(state, x0, range(len(x0)))
+        torch.nn.utils.clip_grad_norm_(state.model.net.parameters(), recipe.train.clip)
+        state.update()
+        return x0.numel()
+
+    flops = flops_a_token(recipe.model, graph, schedule)
+    facts = options.facts(peak, flops) | {"attention": state.model.net.kernel(), "compiled": state.compiled}
+    paths = {"sedd": fast, "plain": _plain_step(options)}
+    result = with_flops((yield from compare("train", paths, options, facts, str(device), steady=True)), device)
+    tokens = options.recipe.train.steps * options.recipe.train.batch * recipe.model.length
+    hours = tokens / result.paths["sedd"].tokens_per_second / 3600
+    result = result.with_details({}, recipe_hours_here=hours)
+    yield Finished(result.to_dict())
+    return result
+
+
+def _one_batch(options: ModelBenchOptions) -> Recipe:
+    """The recipe with a step of one micro-batch and without initial weights."""
+    train = dataclasses.replace(options.recipe.train, batch=options.batch, micro_batch=None, optimizer="adamw")
+    return dataclasses.replace(options.recipe, train=train, init_from=None)
+
+
+def _plain_step(options: ModelBenchOptions) -> Callable[[], int]:
+    """A training step as a simple script does it."""
+    graph, schedule, device = options.parts()
+    x0, config = options.tokens(device), options.recipe.train
+    net = DiT(options.recipe.model, graph.states).to(device).train()
+    optimizer = torch.optim.AdamW(net.parameters(), lr=config.lr, weight_decay=0.0)
+    ema = [p.detach().clone() for p in net.parameters()]
+    index, count = torch.arange(len(x0)), 0
+
+    def step() -> int:
+        nonlocal count
+        optimizer.zero_grad()
+        v = Stream(0, TIME, index).uniform(count).to(device)
+        u = Stream(0, NOISE, index.to(device)).uniforms(count, x0.shape[1])[0]
+        plain.loss(net, graph, schedule, x0, v, u).backward()
+        torch.nn.utils.clip_grad_norm_(net.parameters(), config.clip)
+        optimizer.step()
+        with torch.no_grad():
+            for average, p in zip(ema, net.parameters(), strict=True):
+                average.sub_((1 - config.ema) * (average - p))
+        count += 1
+        return x0.numel()
+
+    return step
