@@ -19,7 +19,9 @@ TOPICS = ("models", "sampling", "recipes", "evaluation", "paper", "scale", "spee
 
 
 def guide(
-    topic: Annotated[str | None, typer.Argument(help="Which guide; without it, the list of guides.")] = None,
+    topic: Annotated[
+        str | None, typer.Argument(metavar="TOPIC", help="Which guide; without a topic, the list of guides.")
+    ] = None,
     json: o.Json = False,
     quiet: o.Quiet = False,
 ) -> None:

@@ -59,7 +59,7 @@ def judged(view: View, samples: Samples, reader: Scorer, self_bleu: bool) -> dic
     from sedd_cli.system.events import Finished
 
     def events():
-        yield Finished((yield from job(reader, samples, self_bleu)))
+        yield Finished((yield from job(reader, samples, self_bleu)).to_dict())
 
     found = view.finish(events())
     view.result(judgement_table(found))

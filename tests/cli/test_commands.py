@@ -102,7 +102,7 @@ def test_doctor_names_versions_devices_and_what_to_do(sedd):
         (["eval", "--model", "{run}", "--rel-error", "0"], 2, "rel-error"),
         (["eval", "--model", "{run}", "--protocol", "best"], 2, "rigorous"),
         (["eval", "--model", "{broken}"], 1, "sha256"),
-        (["eval", "--model", "{foreign}"], 1, "not its own"),
+        (["eval", "--model", "{foreign}"], 1, "does not belong to it"),
         (["frobnicate"], 2, "frobnicate"),
     ],
 )

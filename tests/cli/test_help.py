@@ -26,12 +26,12 @@ FLAGS = {
     "sample": (
         "--batch --block --correctors --device --grid --html --judge --legacy-float32-gumbel --length "
         "--model --no-thinning --normalized --out --precision --prompt --prompts --remask --sampler "
-        "--seed --self-bleu --steps --stride --temperature --tokenizer --top-p --watch -m -n"
+        "--seed --self-bleu --steps --stride --svg --temperature --tokenizer --top-p --watch -m -n"
     ),
     "infill": (
         "--all --batch --candidates --correctors --device --grid --html --input --interactive "
         "--legacy-float32-gumbel --length --model --no-resume --no-thinning --normalized --out "
-        "--precision --prefix --remask --resume --sampler --seed --steps --suffix --temperature "
+        "--precision --prefix --remask --resume --sampler --seed --steps --suffix --svg --temperature "
         "--template --tokenizer --top-p --watch -i -m -n -t"
     ),
     "export": "MODEL --dry-run --half --private --push --to --tokenizer",
@@ -57,6 +57,7 @@ FLAGS = {
     ),
     "table": "NAME --budget --device --dry-run --markdown --mini --out --plot --rel-error --run --runs --seeds",
     "doctor": "",
+    "guide": "TOPIC",
     "bench train": "KEY=VALUE --batch --device --recipe --repeats",
     "bench loss": "KEY=VALUE --batch --device --recipe --repeats",
     "bench sample": "KEY=VALUE --batch --device --normalized --recipe --repeats --steps",
