@@ -238,4 +238,13 @@ def open_checkpoint(folder: Path) -> Checkpoint:
 
 
 def _complete(parent: Path) -> list[Checkpoint]:
-    return [Checkpoint(p) for p in parent.glob("step-*") if re.fullmatch(NAME, p.name) and (p / MANIFEST).is_file()]
+    return [Checkpoint(p) for p in parent.glob("step-*") if re.fullmatch(NAME, p.name) and is_checkpoint(p)]
+
+
+def is_checkpoint(folder: Path) -> bool:
+    """Whether a folder has the manifest of a checkpoint of ours, of any layout. Its files are not verified."""
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(manifest, dict) and {"layout", "step", "sha256"} <= manifest.keys()

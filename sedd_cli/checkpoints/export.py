@@ -31,6 +31,7 @@ from sedd_cli.recipe import dump_recipe
 from sedd_cli.system.events import Event, Finished, Note, Warn
 from sedd_cli.system.files import sync_path
 from sedd_cli.system.home import nearest_existing
+from sedd_cli.system.outputs import check_folder
 
 #: All files that an export may hold; on the hub, those of an earlier export are removed.
 FILES = (CONFIG, *WEIGHTS, TOKENIZER, RECIPE, RESULTS, "README.md")
@@ -63,8 +64,10 @@ class ExportOptions:
             raise RequestError(f"{'--private' if self.private else '--dry-run'} needs --push")
         if self.push is not None:
             hub.check_id(self.push)
-        if self.to is not None and self.to.exists() and not (self.to.is_dir() and not any(self.to.iterdir())):
-            raise RequestError(f"{self.to} exists: remove it, or choose another folder")
+        if self.to is not None:
+            check_folder("--to", self.to, lambda folder: False, "an empty one")
+            if (above := nearest_existing(self.to.absolute())) and not above.is_dir():
+                raise RequestError(f"cannot write to {self.to}: {above} is not a folder")
 
 
 @dataclass(frozen=True)

@@ -70,7 +70,7 @@ class RunDir:
         """Raise RequestError unless the folder is new, empty or a run, without checkpoints of another program."""
         check_folder("--run-dir", self.path, is_run, "a run")
         for folder in sorted((self.path / "checkpoints").glob("step-*")):
-            if re.fullmatch(checkpoint.NAME, folder.name) and not (folder / checkpoint.MANIFEST).is_file():
+            if re.fullmatch(checkpoint.NAME, folder.name) and not checkpoint.is_checkpoint(folder):
                 raise RequestError(
                     f"{folder} is not a checkpoint of sedd: move it elsewhere, or choose another folder with --run-dir"
                 )
@@ -89,6 +89,8 @@ class RunDir:
     def export(self, tensors: dict[str, Tensor]) -> Path:
         """Write the EMA weights to ema.safetensors; WorkError if that fails."""
         path = self.path / "ema.safetensors"
+        for left in self.path.glob(f".{path.name}.*.partial"):  # by a process that was killed
+            left.unlink(missing_ok=True)
         try:
             with whole_file(path) as beside:
                 checkpoint.tensor_file(tensors)(beside)
@@ -150,8 +152,12 @@ class RunDir:
 
     def begin(self, recipe: Recipe, step: int) -> None:
         """Store the recipe, and remove metrics of steps that a resumed run repeats."""
+        stored = self.path / "recipe.yaml"
         try:
-            write_whole(self.path / "recipe.yaml", dump_recipe(recipe))
+            if not _holds(stored, recipe):  # comments in it, and a link to it, stay
+                if stored.is_symlink():  # to a recipe of the user
+                    stored.unlink()
+                write_whole(stored, dump_recipe(recipe))
         except OSError as error:
             raise WorkError(f"cannot write to {self.path}: {error.strerror}") from None
         metrics = self.path / "metrics.jsonl"
@@ -177,9 +183,18 @@ def _later(record: dict[str, Any] | None, step: int) -> bool:
     return bool(record and record.get("kind") in KINDS and isinstance(at := record.get("step"), int) and at > step)
 
 
+def _holds(stored: Path, recipe: Recipe) -> bool:
+    try:
+        return load_recipe(stored).to_data() == recipe.to_data()
+    except RequestError:
+        return False
+
+
 def is_run(folder: Path) -> bool:
     """Whether a folder is a run: it is marked as one, or has a checkpoint (runs of older versions have no mark)."""
-    return (folder / MARK).is_file() or any(folder.glob(f"checkpoints/step-*/{checkpoint.MANIFEST}"))
+    return (folder / MARK).is_file() or any(
+        checkpoint.is_checkpoint(path) for path in folder.glob("checkpoints/step-*")
+    )
 
 
 def newest_run(parent: Path) -> Path | None:

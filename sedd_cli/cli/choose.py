@@ -23,6 +23,22 @@ def source_of(named: str | None) -> str:
     return named or str(newest_run(Path("runs")) or PUBLISHED)
 
 
+def model_files(named: str | None) -> list[str]:
+    """What `--model` reads: a file of a model stands for the folder of the model."""
+    source = source_of(named)
+    path = Path(source)
+    if not path.is_file():
+        return [source]
+    return [source, str(path.parent.parent if path.suffix in (".pth", ".pt") else path.parent)]
+
+
+def more_inputs(model: LoadedModel | CausalModel, corpora: list[str]) -> dict[str, list[str | None]]:
+    """Inputs that are known once the model is loaded: its own corpus and its tokenizers."""
+    recipe = model.recipe
+    tokenizers = [model.tokenizer_source, recipe.data.tokenizer if recipe else None]
+    return {"the model's own corpus": [*corpora], "the model's tokenizer": tokenizers}
+
+
 def choose_model(view: View, named: str | None, device: str, precision: str, tokenizer: str | None) -> LoadedModel:
     """Load the model and describe it in one line."""
     from sedd_cli.checkpoints.load import open_model

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from sedd_cli.cli import options as o
-from sedd_cli.cli.choose import choose_any, own_corpus, places_of, require_one_process, source_of
+from sedd_cli.cli.choose import choose_any, model_files, more_inputs, own_corpus, places_of, require_one_process
 from sedd_cli.cli.view.results import cloze_table
 from sedd_cli.cli.view.view import View
 from sedd_cli.errors import RequestError
@@ -45,11 +45,11 @@ def cloze(
     require_one_process("cloze")
     if len(datasets) > 1:
         raise RequestError(f"sedd cloze masks words of one text, found {len(datasets)} of --dataset")
-    reads = {"--dataset": datasets, "--from": local, "--model": source_of(model), "--tokenizer": tokenizer}
+    reads = {"--dataset": datasets, "--from": local, "--model": model_files(model), "--tokenizer": tokenizer}
     check_outputs({"--out": out}, reads)
     chosen = choose_any(view, model, device, precision, tokenizer)
     name = datasets[0] if datasets else own_corpus(chosen)
-    check_outputs({"--out": out}, {"the model's own corpus": name})
+    check_outputs({"--out": out}, more_inputs(chosen, [name]))
     found = view.finish(job(chosen, Text(name, places.get(name)), options))
     view.result(cloze_table(found))
     view.write(found, out)

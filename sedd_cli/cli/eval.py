@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from sedd_cli.cli import options as o
-from sedd_cli.cli.choose import choose_any, own_corpus, places_of, source_of
+from sedd_cli.cli.choose import choose_any, model_files, more_inputs, own_corpus, places_of
 from sedd_cli.cli.view.results import bounds_table, comparison
 from sedd_cli.cli.view.view import View
 from sedd_cli.errors import RequestError, WorkError
@@ -86,13 +86,13 @@ def evaluate(
         try_bf16=precision == "auto",
         keep=resume,
     )
-    reads = {"--dataset": dataset, "--from": local, "--model": source_of(model), "--tokenizer": tokenizer}
+    reads = {"--dataset": dataset, "--from": local, "--model": model_files(model), "--tokenizer": tokenizer}
     check_outputs({"--out": out}, reads)
     places = places_of(dataset or [], local or [])
     with connect(device) as dist:
         chosen = choose_any(view, model, str(dist.device), "fp32" if precision == "auto" else precision, tokenizer)
         texts = [Text(name, places.get(name)) for name in dataset or [own_corpus(chosen)]]
-        check_outputs({"--out": out}, {"the model's own corpus": [text.corpus for text in texts]})
+        check_outputs({"--out": out}, more_inputs(chosen, [text.corpus for text in texts]))
         job = evaluate_all(chosen, texts, options, dist)
         found = view.finish(_stored(view, job, chosen.source, len(texts), out) if dist.main else job, RESUME)
     if len(found["results"]) > 1:

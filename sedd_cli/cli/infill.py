@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sedd_cli.cli import options as o
-from sedd_cli.cli.choose import choose_model, source_of
+from sedd_cli.cli.choose import choose_model, model_files
 from sedd_cli.cli.view.showing import shown
 from sedd_cli.cli.view.view import View
 from sedd_cli.errors import RequestError
@@ -104,7 +104,7 @@ def infill(
     job = Job(parsed, n, seed, length, candidates)
     if every and candidates == 1:
         raise RequestError("--all shows candidates, and --candidates 1 leaves nothing to show")
-    reads = {"--input": jobs, "--model": source_of(model), "--tokenizer": tokenizer}
+    reads = {"--input": jobs, "--model": model_files(model), "--tokenizer": tokenizer}
     check_outputs({"--out": out, "--html": html, "--svg": svg}, reads)
     lines = _read(jobs) if jobs is not None else []
     chosen = choose_model(view, model, device, precision, tokenizer)

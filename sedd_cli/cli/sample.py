@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from sedd_cli.cli import options as o
-from sedd_cli.cli.choose import choose_model, source_of
+from sedd_cli.cli.choose import choose_model, model_files
 from sedd_cli.cli.judge import judged, load_judge
 from sedd_cli.cli.view.showing import shown
 from sedd_cli.cli.view.view import View
@@ -72,7 +72,7 @@ def sample(
         raise RequestError("--self-bleu goes with --judge")
     begin = (*(prompt or ()), *(_prompts(prompts) if prompts is not None else ()))
     options = GenerateOptions(n, length, begin, block, stride, seed, sampling=sampling)
-    reads = {"--prompts": prompts, "--model": source_of(model), "--judge": judge, "--tokenizer": tokenizer}
+    reads = {"--prompts": prompts, "--model": model_files(model), "--judge": judge, "--tokenizer": tokenizer}
     check_outputs({"--out": out, "--html": html, "--svg": svg}, reads)
     chosen = choose_model(view, model, device, precision, tokenizer)
     causal = load_judge(view, judge, device) if judge is not None else None  # before sampling: loading may fail

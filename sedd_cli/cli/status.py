@@ -11,6 +11,7 @@ import typer
 from sedd_cli.cli import options as o
 from sedd_cli.cli.view.status import draw_status
 from sedd_cli.cli.view.view import View
+from sedd_cli.errors import RequestError
 
 
 def status(
@@ -23,6 +24,8 @@ def status(
 
     Example: sedd status runs/quickstart --plot
     """
+    from sedd_cli.checkpoints.run_directory import is_run
+    from sedd_cli.system.outputs import check_outputs
     from sedd_cli.training.status import plot as draw
     from sedd_cli.training.status import status as read
 
@@ -30,6 +33,9 @@ def status(
     found = read(run)
     document = dataclasses.asdict(found)
     if plot:
+        if (run / "curve.png").exists() and not is_run(run):
+            raise RequestError(f"{run} is not a run made here: its curve.png is not replaced")
+        check_outputs({"--plot": run / "curve.png"}, {"RUN": run})
         draw(found, run / "curve.png")
         document["png"] = str(run / "curve.png")
     if not quiet:

@@ -32,17 +32,19 @@ class TextSize:
 def scored_size(split: TokenArray, tokenizer: Tokenizer, spans: np.ndarray) -> TextSize:
     """The size of the text in disjoint, ascending spans [M, 2] of a split's ids.
 
-    The size of the whole split is counted in its original text at preparation. If the spans hold more than half of its
-    tokens, the text outside them is decoded and subtracted; otherwise the text inside is decoded. Both agree where the
-    tokenizer restores its text; where it does not (BERT), the larger part is counted in the original.
+    The size of the whole split is counted in its original text at preparation. A part is decoded. If the tokenizer
+    restores every text and the part is more than half of the split, the rest is decoded and subtracted, which gives the
+    same. If the tokenizer does not restore its text (BERT), the size of a part is that of the decoded text.
     """
-    runs = _joined(spans)
+    runs, whole = _joined(spans), TextSize(split.characters, split.info.bytes)
     inside = int((runs[:, 1] - runs[:, 0]).sum())
-    if 2 * inside <= split.tokens:
+    if inside == split.tokens:
+        return whole
+    if 2 * inside <= split.tokens or not tokenizer.restores_text or split.info.unknown:
         return _decoded_size(split, tokenizer, runs)
     edges = np.concatenate([[0], runs.reshape(-1), [split.tokens]]).reshape(-1, 2)
     outside = edges[edges[:, 1] > edges[:, 0]]
-    return TextSize(split.characters, split.info.bytes) - _decoded_size(split, tokenizer, outside)
+    return whole - _decoded_size(split, tokenizer, outside)
 
 
 def _joined(spans: np.ndarray) -> np.ndarray:

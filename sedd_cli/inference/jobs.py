@@ -21,7 +21,7 @@ from sedd_cli.inference.template import between, parse_template
 from sedd_cli.recipe.build import build
 from sedd_cli.system.digests import digest
 from sedd_cli.system.events import Event, Finished, Note, Sampled, Warn
-from sedd_cli.system.files import write_whole
+from sedd_cli.system.files import open_output, write_whole
 from sedd_cli.system.json_lines import json_lines, read_json_lines
 from sedd_cli.system.locks import file_lock
 
@@ -207,7 +207,7 @@ def stored(events: Iterable[Event], out: Path, mode: str = "w") -> Iterator[Even
             if isinstance(event, Sampled):
                 try:
                     if file is None:  # only now: a request that is refused must not empty the file
-                        file = files.enter_context(out.open(mode, encoding="utf-8"))
+                        file = files.enter_context(open_output(out, mode))
                     file.write(json_lines([as_json(event)]))
                     file.flush()
                 except OSError as error:

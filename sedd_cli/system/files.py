@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
+import re
 import secrets
+import shutil
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, BinaryIO, TextIO
 
 import numpy as np
 
@@ -32,13 +35,29 @@ def sync_path(path: Path) -> None:
 
 def is_stream(path: Path) -> bool:
     """Whether a path is a device, a pipe or an open descriptor (/dev/stdout), which cannot be replaced."""
-    if str(path.absolute()).startswith(("/dev/", "/proc/")) and path.exists():
+    if _is_descriptor(path):
         return True
     try:
         mode = path.stat().st_mode
     except OSError:
         return False
     return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
+
+
+def _is_descriptor(path: Path) -> bool:
+    """Whether a path names an open file of a process, such as /dev/stdout, whatever kind of file it is."""
+    name = os.path.abspath(path)
+    return bool(re.fullmatch(r"/dev/(stdin|stdout|stderr|fd/\d+)|/proc/(self|\d+)/fd/\d+", name)) and path.exists()
+
+
+def open_stream(path: Path) -> BinaryIO:
+    """Open a device, a pipe or a descriptor for writing. What a shell has redirected to a file is appended to."""
+    return path.open("ab" if _is_descriptor(path) else "wb")
+
+
+def open_output(path: Path, mode: str) -> TextIO:
+    """Open a text file, a device, a pipe or a descriptor for writing; mode "w" empties a file, "a" does not."""
+    return path.open("a" if _is_descriptor(path) else mode, encoding="utf-8")
 
 
 @contextmanager
@@ -50,12 +69,19 @@ def whole_file(path: Path) -> Iterator[Path]:
     path = path.resolve()
     beside, fd = _new_file(path)
     try:
-        with suppress(OSError):  # there is no old file, or it belongs to another user
-            os.fchmod(fd, stat.S_IMODE(path.stat().st_mode))
+        mode = stat.S_IMODE(path.stat().st_mode) if path.exists() else stat.S_IMODE(os.fstat(fd).st_mode)
         os.close(fd)
         yield beside
+        with suppress(OSError):  # the old file belongs to another user
+            beside.chmod(mode)
         sync_path(beside)
-        os.replace(beside, path)
+        try:
+            os.replace(beside, path)
+        except OSError as error:
+            if error.errno != errno.EBUSY:
+                raise
+            shutil.copyfile(beside, path)  # a file that is a mount point cannot be replaced
+            beside.unlink()
     except BaseException:
         with suppress(OSError):
             beside.unlink()
@@ -64,7 +90,8 @@ def whole_file(path: Path) -> Iterator[Path]:
 
 def _new_file(path: Path) -> tuple[Path, int]:
     while True:
-        beside = path.with_name(f".{path.name[:200]}.{secrets.token_hex(4)}.partial")
+        name = path.name.encode("utf-8", "surrogateescape")[:200].decode("utf-8", "ignore")  # names end at 255 bytes
+        beside = path.with_name(f".{name}.{secrets.token_hex(4)}.partial")
         with suppress(FileExistsError):
             return beside, os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
 
@@ -73,7 +100,7 @@ def write_whole(path: Path, content: str | bytes) -> None:
     """Write a file atomically; a device or a pipe is written directly."""
     raw = content.encode("utf-8") if isinstance(content, str) else content
     if is_stream(path):
-        with path.open("wb") as stream:
+        with open_stream(path) as stream:
             stream.write(raw)
         return
     with whole_file(path) as beside:

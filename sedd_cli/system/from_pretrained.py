@@ -5,9 +5,11 @@ Without an explicit `trust_remote_code`, `transformers` prompts on standard inpu
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
-from sedd_cli.errors import RequestError
+from sedd_cli.errors import RequestError, first_line
 
 
 def pretrained_tokenizer(source: str, **options: Any) -> Any:
@@ -25,6 +27,7 @@ def pretrained_causal_model(source: str, **options: Any) -> Any:
 
 
 def _load(kind: Any, source: str, options: dict[str, Any]) -> Any:
+    _refuse_foreign_kernels(source)
     try:
         return kind.from_pretrained(source, trust_remote_code=False, **options)
     except ValueError as error:
@@ -34,3 +37,16 @@ def _load(kind: Any, source: str, options: dict[str, Any]) -> Any:
             f"{source} needs Python code of its own (auto_map in its configuration), which is never run: "
             "choose a model or tokenizer that transformers supports without it"
         ) from None
+    except (AttributeError, KeyError, TypeError) as error:  # a configuration that is not as transformers expects
+        raise RequestError(f"{source} cannot be loaded: its configuration is malformed ({first_line(error)})") from None
+
+
+def _refuse_foreign_kernels(source: str) -> None:
+    """RequestError for a folder that names an attention implementation of a hub repository, which is code."""
+    try:
+        config = json.loads((Path(source) / "config.json").read_text(encoding="utf-8"))
+        named = [config.get(key) for key in ("attn_implementation", "_attn_implementation")]
+    except (OSError, ValueError, AttributeError):
+        return
+    if foreign := [name for name in named if isinstance(name, str) and "/" in name]:
+        raise RequestError(f"{source} needs code of {foreign[0]} (attn_implementation), which is never run")

@@ -1,6 +1,6 @@
 """Check the outputs of a command before its work: it must not overwrite its inputs or files of others.
 
-A regular file is replaced atomically, a link is followed, a device or a pipe is written directly. A folder is used if
+An output replaces a regular file, follows a link, and is written into a device or a pipe. A folder is used if
 it is new, empty, or was made by the same command.
 """
 
@@ -17,6 +17,10 @@ from sedd_cli.system.files import is_stream
 from sedd_cli.system.home import home
 
 #: The entries of a run directory that commands read.
+#: Of a run, these alone are read; of a folder that another option names, every file.
+MODELS = ("--model", "--judge", "--runs", "RUN")
+#: Folders of $SEDD_HOME.
+KEPT_IN_HOME = ("data", "downloads", "evaluations", "features", "mauve")
 READ_OF_A_RUN = ("recipe.yaml", "latest", "metrics.jsonl", "ema.safetensors", "checkpoints", "table")
 Named = str | Path | None
 
@@ -34,22 +38,22 @@ def check_outputs(writes: Mapping[str, Path | None], reads: Mapping[str, Named |
     """
     taken: dict[Path, str] = {}
     inputs = [(option, path) for option, named in reads.items() for path in _paths(named)]
-    inputs.append(("$SEDD_HOME", home()))
+    inputs += [("$SEDD_HOME", home() / name) for name in KEPT_IN_HOME if (home() / name).is_dir()]
     for option, out in writes.items():
         if out is None:
             continue
         place = _place(out)
         _check_file(out, place)
-        if is_stream(out):
-            continue
-        for reader, path in inputs:
-            if _is_read(place, path):
-                if path.is_file():
-                    raise RequestError(f"{reader} and {option} are the same file, {out}")
-                raise RequestError(f"{option} {out} would replace a file of {path}, which is read ({reader})")
         if place in taken:
             raise RequestError(f"{taken[place]} and {option} are the same file, {out}")
         taken[place] = option
+        if is_stream(out):
+            continue
+        for reader, path in inputs:
+            if _is_read(place, path, run=reader in MODELS):
+                if path.is_file():
+                    raise RequestError(f"{reader} and {option} are the same file, {out}")
+                raise RequestError(f"{option} {out} would replace a file of {path}, which is read ({reader})")
 
 
 def check_folder(option: str, folder: Path, own: Callable[[Path], bool], what: str) -> None:
@@ -58,6 +62,8 @@ def check_folder(option: str, folder: Path, own: Callable[[Path], bool], what: s
     what: the kind of folder that the command makes, as in "a run".
     """
     place = _place(folder)
+    if place.parent.name == "checkpoints" and (place.parent.parent / "recipe.yaml").is_file():
+        raise RequestError(f"cannot write to {folder}: {place.parent} holds the checkpoints of a run")
     if not place.exists():
         return
     if not place.is_dir():
@@ -117,14 +123,14 @@ def _paths(named: Named | Iterable[Named]) -> list[Path]:
     return found
 
 
-def _is_read(place: Path, path: Path) -> bool:
+def _is_read(place: Path, path: Path, run: bool = False) -> bool:
     """Whether an output at `place` exists and is the input `path`, or a file in it."""
     if not place.exists():
         return False
     if path.is_file():
         return _same(place, path)
     folder = path.resolve()
-    if (folder / "latest").is_file() and (folder / "checkpoints").is_dir():
+    if run and (folder / "latest").is_file() and (folder / "checkpoints").is_dir():
         return any(_is_read(place, folder / name) for name in READ_OF_A_RUN if (folder / name).exists())
     return folder in place.parents or _linked_in(place, folder)
 

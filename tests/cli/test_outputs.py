@@ -157,3 +157,94 @@ def test_a_table_does_not_replace_its_runs(here, sedd):
     assert ended.code == 2
     assert "would replace a file" in ended.err
     assert (folder / "recipe.yaml").read_text() == "mine"
+
+
+def test_a_foreign_manifest_does_not_make_a_folder_a_run(here, workplace, sedd):
+    folder = here / "exp"
+    for number in (2, 9):
+        (folder / "checkpoints" / f"step-{number}").mkdir(parents=True)
+        (folder / "checkpoints" / f"step-{number}" / "model.pt").write_text("weights")
+        (folder / "checkpoints" / f"step-{number}" / "manifest.json").write_text("{}")
+    ended = sedd("train", workplace / "tiny.yaml", "--run-dir", folder, "--no-report", "-q")
+    assert ended.code == 2
+    assert len(list(folder.rglob("model.pt"))) == 2
+
+
+def test_the_recipe_that_a_run_was_started_from_keeps_its_comments(here, workplace, sedd):
+    words = ("--run-dir", here / "run", "--no-report", "-q", "--device", "cpu")
+    assert sedd("train", workplace / "tiny.yaml", "train.steps=6", *words).code == 0
+    stored = here / "run" / "recipe.yaml"
+    mine = here / "mine.yaml"
+    mine.write_text("# my notes\n" + stored.read_text())
+    stored.unlink()
+    stored.symlink_to(mine)
+    assert sedd("train", mine, *words).code == 0
+    assert mine.read_text().startswith("# my notes")
+    assert sedd("train", mine, "train.log_every=3", *words).code == 0  # another recipe is stored, in the link's place
+    assert mine.read_text().startswith("# my notes")
+    assert not stored.is_symlink()
+
+
+def test_a_model_named_by_a_file_is_its_folder(here, tiny_run, sedd):
+    assert sedd("export", tiny_run, "--to", here / "ex", "-q").code == 0
+    before = (here / "ex" / "model.safetensors").read_bytes()
+    ended = sedd("sample", "--model", here / "ex" / "config.json", "--out", here / "ex" / "model.safetensors")
+    assert ended.code == 2
+    assert (here / "ex" / "model.safetensors").read_bytes() == before
+
+
+def test_the_tokenizer_of_the_runs_recipe_is_read(here, tiny_run, workplace, sedd):
+    (here / "mine").mkdir()
+    (here / "mine" / "tokenizer.json").write_bytes((tiny_run / "checkpoints/step-12/tokenizer.json").read_bytes())
+    words = ("--run-dir", here / "run", "--no-report", "-q")
+    assert sedd("train", workplace / "tiny.yaml", f"data.tokenizer={here / 'mine'}", *words).code == 0
+    before = (here / "mine" / "tokenizer.json").read_bytes()
+    ended = sedd("eval", "--model", here / "run", "--dataset", "text.txt", "--out", here / "mine" / "tokenizer.json")
+    assert ended.code == 2
+    assert "the model's tokenizer" in ended.err
+    assert (here / "mine" / "tokenizer.json").read_bytes() == before
+
+
+def test_the_plot_of_a_run_follows_no_link_into_it(here, tiny_run, sedd):
+    import shutil
+
+    shutil.copytree(tiny_run, here / "run")
+    (here / "run" / "curve.png").symlink_to("metrics.jsonl")
+    before = (here / "run" / "metrics.jsonl").read_bytes()
+    ended = sedd("status", here / "run", "--plot", "-q")
+    assert ended.code == 2
+    assert (here / "run" / "metrics.jsonl").read_bytes() == before
+    (here / "copy").mkdir()
+    for name in ("recipe.yaml", "metrics.jsonl"):
+        (here / "copy" / name).write_bytes((tiny_run / name).read_bytes())
+    (here / "copy" / "curve.png").write_text("mine")
+    assert sedd("status", here / "copy", "--plot", "-q").code == 2
+    assert (here / "copy" / "curve.png").read_text() == "mine"
+
+
+@pytest.mark.parametrize("to", ["run/checkpoints/step-9", "loop", "text.txt/x", "wt"])
+def test_an_export_is_not_made_where_it_would_do_harm(to, here, tiny_run, sedd):
+    import shutil
+
+    shutil.copytree(tiny_run, here / "run")
+    (here / "loop").symlink_to("loop")
+    ended = sedd("export", here / "run", "--to", to, "-q")
+    assert (ended.code, ended.err.count("\n")) == (2, 1)
+    assert not (here / "run" / "checkpoints" / "step-9").exists()
+
+
+def test_a_folder_of_text_that_looks_like_a_run_is_read_whole(here, tiny_run, sedd):
+    (here / "D" / "checkpoints").mkdir(parents=True)
+    (here / "D" / "latest").touch()
+    (here / "D" / "z.txt").write_text("the cat\n" * 50)
+    ended = sedd("eval", "--model", tiny_run, "--dataset", "D", "--split", "train", "--out", "D/z.txt")
+    assert ended.code == 2
+    assert (here / "D" / "z.txt").read_text() == "the cat\n" * 50
+
+
+def test_jobs_resume_where_their_results_lie_in_the_data_home(here, tiny_run, sedd, monkeypatch):
+    monkeypatch.setenv("SEDD_HOME", str(here))
+    words = ("infill", "--model", tiny_run, "--input", "jobs.jsonl", "--out", "filled.jsonl", "-q")
+    assert sedd(*words).code == 0
+    assert sedd(*words).code == 0
+    assert len((here / "filled.jsonl").read_text().splitlines()) == 1

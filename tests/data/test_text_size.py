@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from itertools import pairwise
 
 import numpy as np
@@ -125,5 +126,17 @@ def test_word_pieces_count_the_spaces_between_words(tmp_path):
     split = Split(tokenizer, ["The cats sat.", "the cat sat"])
     assert split.read(0, 7).tolist() == [5, 6, 7, 8, 9, 3, 5]
     assert scored_size(split, tokenizer, np.array([[1, 4]])).characters == len(" cats sat")
-    # more than half: the text as it was, less what is left out
-    assert scored_size(split, tokenizer, np.array([[0, 8]])).characters == split.characters - len(" sat")
+    # a part is decoded, however large; the whole was counted in its own text
+    assert scored_size(split, tokenizer, np.array([[0, 8]])).characters == len("the cats sat.") + len("the cat")
+    assert scored_size(split, tokenizer, np.array([[0, split.tokens]])).characters == split.characters
+
+
+def test_unknown_characters_never_make_sizes_negative():
+    tokenizer = TOKENIZERS["char with unknown ones"]
+    documents = ["plain ASCII text"] * 30 + ["0123456789"] * 30
+    split = Split(tokenizer, documents)
+    split.info = dataclasses.replace(split.info, unknown=300)
+    for stop in range(1, split.tokens, 37):
+        found = scored_size(split, tokenizer, np.array([[0, stop]]))
+        decoded = tokenizer.decode_run(np.array([i for i in split.read(0, stop) if i != tokenizer.eos]))
+        assert found == TextSize(len(decoded), len(decoded.encode()))

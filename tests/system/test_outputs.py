@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -79,9 +82,10 @@ def test_of_a_run_its_own_files_are_not_replaced(here):
 
 
 def test_prepared_data_are_not_replaced(here, monkeypatch):
-    monkeypatch.setenv("SEDD_HOME", str(here / "corpus"))
+    monkeypatch.setenv("SEDD_HOME", str(here))
+    (here / "corpus").rename(here / "data")
     with pytest.raises(RequestError, match="SEDD_HOME"):
-        check_outputs({"--out": here / "corpus" / "part.txt"}, {})
+        check_outputs({"--out": here / "data" / "part.txt"}, {})
 
 
 def test_two_outputs_are_two_files(here):
@@ -214,3 +218,42 @@ def test_a_folder_is_filled_where_it_is_new_empty_or_own(here):
 def _made(path, make):
     make(path)
     return path
+
+
+def test_dev_and_proc_are_no_exception_for_plain_files(here):
+    text = Path("/dev/..") / str(here / "text.txt").lstrip("/")
+    with pytest.raises(RequestError, match="same file"):
+        check_outputs({"--out": text}, {"--dataset": here / "text.txt"})
+
+
+def test_standard_output_that_a_shell_appends_to_a_file_keeps_what_is_there(here):
+    (here / "log").write_text("earlier\n")
+    code = "from pathlib import Path; from sedd_cli.system.files import write_whole, open_output; "
+    code += (
+        "write_whole(Path('/dev/stdout'), 'one\\n')\nwith open_output(Path('/dev/stdout'), 'w') as f: f.write('two\\n')"
+    )
+    with (here / "log").open("a") as log:
+        subprocess.run([sys.executable, "-c", code], stdout=log, check=True)
+    assert (here / "log").read_text() == "earlier\none\ntwo\n"
+
+
+def test_a_long_name_of_long_characters_is_written(here):
+    path = here / ("漢" * 80)
+    write_whole(path, "x")
+    assert path.read_text() == "x"
+
+
+def test_a_file_that_cannot_be_replaced_is_written_in_place(here, monkeypatch):
+    def busy(*_):
+        raise OSError(errno.EBUSY, "Device or resource busy")
+
+    monkeypatch.setattr("sedd_cli.system.files.os.replace", busy)
+    write_whole(here / "text.txt", "new")
+    assert sorted(path.name for path in here.iterdir()) == ["corpus", "text.txt"]
+    assert (here / "text.txt").read_text() == "new"
+
+
+def test_two_outputs_are_not_one_pipe(here):
+    os.mkfifo(here / "pipe")
+    with pytest.raises(RequestError, match="--out and --html are the same file"):
+        check_outputs({"--out": here / "pipe", "--html": here / "pipe"}, {})

@@ -22,6 +22,7 @@ from rich.text import Text
 
 from sedd_cli.cli.outcome import failure, json_output, main_process
 from sedd_cli.cli.view.results import bounds_table
+from sedd_cli.errors import WorkError
 from sedd_cli.system import events as e
 
 #: Seconds between two plain lines of one task when the output is not a terminal.
@@ -83,7 +84,10 @@ class View:
         if out is not None:
             from sedd_cli.system.files import write_whole
 
-            write_whole(out, json.dumps(data, indent=1, ensure_ascii=False) + "\n")
+            try:
+                write_whole(out, json.dumps(data, indent=1, ensure_ascii=False) + "\n")
+            except OSError as error:
+                raise WorkError(f"cannot write {out}: {error.strerror}") from None
             self.say(f"wrote {out}", "dim")
 
     def say(self, text: str, style: str = "") -> None:

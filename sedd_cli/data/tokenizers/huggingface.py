@@ -25,6 +25,7 @@ class HuggingFaceTokenizer(Tokenizer):
 
     kind = "huggingface"
     named = False
+    restores_text = False
 
     def __init__(self, spec: str, engine_json: str, eos: int | None):
         from tokenizers import Tokenizer as Engine

@@ -75,7 +75,7 @@ class Blocks:
         if self.tokenizer is None:
             raise ValueError("characters are counted by decoding, and these blocks have no tokenizer")
         found = scored_size(self.split, self.tokenizer, self.spans)
-        if not found.characters:
+        if found.characters < 1:
             raise RequestError(f"the scored blocks of the {self.split.name} split hold no characters: score more of it")
         return found
 
