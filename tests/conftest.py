@@ -86,6 +86,9 @@ def sedd(monkeypatch, capsys) -> Callable[..., Outcome]:
     """`sedd("eval", "--json")` in this process, through the same entry as the console script."""
     from sedd_cli.__main__ import main
 
+    # ending the interpreter at once would end the tests
+    monkeypatch.setattr("sedd_cli.__main__._exit_at_once", lambda code: None)
+
     def call(*words: object) -> Outcome:
         monkeypatch.setattr(sys, "argv", ["sedd", *map(str, words)])
         code = 0

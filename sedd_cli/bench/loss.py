@@ -12,6 +12,7 @@ from sedd_cli.bench.model import ModelBenchOptions, matmul_peak, with_flops
 from sedd_cli.core.fast import kernels_of
 from sedd_cli.core.fast.base import Targets
 from sedd_cli.core.fast.fused import weighted_loss
+from sedd_cli.errors import RequestError
 from sedd_cli.models.head import Readout
 from sedd_cli.models.precision import autocast_dtype
 from sedd_cli.system.events import Event, Finished
@@ -29,6 +30,9 @@ def bench_loss(options: ModelBenchOptions) -> Generator[Event, None, BenchResult
     sigma = schedule(v)[0]
     u = torch.rand(x0.shape, dtype=torch.float64, generator=generator).to(device)
     x = graph.perturb(x0, sigma, u)
+    kernels = kernels_of(graph)
+    if kernels is None:
+        raise RequestError(f"the graph {graph.name!r} has no fused loss to compare")
     leaves = weight, bias, hidden
     mixed = autocast_dtype(options.recipe.train.precision, device) is not None
     for leaf in leaves:  # both paths accumulate into gradients that exist
@@ -38,7 +42,7 @@ def bench_loss(options: ModelBenchOptions) -> Generator[Event, None, BenchResult
         at = graph.active(x).nonzero(as_tuple=True)
         targets = Targets(x[at], x0[at], sigma[at[0]])
         weights = torch.ones(len(at[0]), dtype=torch.float64, device=device)
-        weighted_loss(Readout(weight, bias, mixed), kernels_of(graph), hidden[at], targets, weights)[0].backward()
+        weighted_loss(Readout(weight, bias, mixed), kernels, hidden[at], targets, weights)[0].backward()
         return x0.numel()
 
     def slow() -> int:

@@ -11,6 +11,7 @@ from torch import Tensor
 from sedd_cli.core.bounds import T_MIN
 from sedd_cli.core.fast import kernels_of
 from sedd_cli.core.graphs import Graph
+from sedd_cli.core.losses.score_entropy import score_entropy
 from sedd_cli.core.schedules import Schedule
 from sedd_cli.models.dit import DiT
 
@@ -20,9 +21,15 @@ def loss(net: DiT, graph: Graph, schedule: Schedule, x0: Tensor, v: Tensor, u: T
     sigma, dsigma = schedule(T_MIN + (1 - T_MIN) * v)
     x = graph.perturb(x0, sigma, u)
     z = net(x, sigma)
-    return (
-        dsigma.to(z.dtype) * kernels_of(graph).score_entropy(graph.log_score(z, sigma, x), sigma, x, x0).sum(-1)
-    ).mean()
+    return (dsigma.to(z.dtype) * _score_entropy(graph, graph.log_score(z, sigma, x), sigma, x, x0).sum(-1)).mean()
+
+
+def _score_entropy(graph: Graph, log_score: Tensor, sigma: Tensor, x: Tensor, x0: Tensor) -> Tensor:
+    """Score entropy [B, L] from all scores, in closed form where the graph has one."""
+    kernels = kernels_of(graph)
+    if kernels is None:
+        return score_entropy(graph, log_score, sigma, x, x0)
+    return kernels.score_entropy(log_score, sigma, x, x0)
 
 
 def head_loss(
@@ -30,7 +37,7 @@ def head_loss(
 ) -> Tensor:
     """The sum of the score entropy over all positions, from the trunk's output [B, L, D]."""
     z = torch.nn.functional.linear(hidden, weight, bias)
-    return kernels_of(graph).score_entropy(graph.log_score(z, sigma, x), sigma, x, x0).sum()
+    return _score_entropy(graph, graph.log_score(z, sigma, x), sigma, x, x0).sum()
 
 
 def tweedie_step(

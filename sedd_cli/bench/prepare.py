@@ -94,7 +94,7 @@ def encode_by_map(dataset: Any, tokenizer: Tokenizer, workers: int) -> int:
             load_from_cache_file=False,
             new_fingerprint=str(time.time_ns()),
         )
-    except multiprocess.TimeoutError:  # raised by the interrupted pool of workers
+    except multiprocess.TimeoutError:  # pyright: ignore[reportAttributeAccessIssue]  (raised by the interrupted pool of workers)
         raise KeyboardInterrupt from None
     return sum(mapped["length"])
 

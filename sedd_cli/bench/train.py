@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Generator
 from types import SimpleNamespace
+from typing import cast
 
 import torch
 
@@ -12,6 +13,7 @@ from sedd_cli.bench import plain
 from sedd_cli.bench.compare import BenchResult, compare
 from sedd_cli.bench.model import ModelBenchOptions, matmul_peak, with_flops
 from sedd_cli.core.random import NOISE, TIME, Stream
+from sedd_cli.data.shards import Dataset
 from sedd_cli.models.dit import DiT
 from sedd_cli.recipe import Recipe
 from sedd_cli.system.distributed import Dist
@@ -26,9 +28,9 @@ def bench_train(options: ModelBenchOptions) -> Generator[Event, None, BenchResul
     graph, schedule, device = options.parts()
     x0, peak = options.tokens(device), matmul_peak(device)
     recipe = _one_batch(options)
-    state = TrainState.create(
-        recipe, SimpleNamespace(tokenizer=SimpleNamespace(vocab_size=graph.vocab_size)), Dist(0, 1, device), anew=True
-    )
+    # of a dataset, only the vocabulary size is used
+    dataset = cast(Dataset, SimpleNamespace(tokenizer=SimpleNamespace(vocab_size=graph.vocab_size)))
+    state = TrainState.create(recipe, dataset, Dist(0, 1, device), anew=True)
     yield from map(Note, state.notices)
     state.model.net.train()
 

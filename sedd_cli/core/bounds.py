@@ -105,14 +105,16 @@ def discrete_bound(model: ScoreModel, x0: Tensor, v: Tensor, u: Tensor) -> Tenso
     T·D_KL(p(x_s|x_t, x0) ‖ p_θ(x_s|x_t)) at t ~ U{1 … T}, placed by v [B], plus the prior; the first step's divergence
     is the reconstruction. For networks of the mean parametrisation.
     """
-    sigma_s, sigma_t = discrete_noise(model, v, model.steps)
+    steps = model.steps
+    assert steps is not None, "a model in discrete time"
+    sigma_s, sigma_t = discrete_noise(model, v, steps)
 
     def divergence(z: Tensor, batch: Tensor, x: Tensor, x0: Tensor) -> Tensor:
         return model.graph.posterior_kl(z, sigma_s[batch], sigma_t[batch], x, x0)
 
     told = sigma_t.clamp(*trained_range(model))
     found = model.row_losses(model.graph.perturb(x0, sigma_t, u), told, x0, divergence)
-    return model.steps * found + prior(model, x0)
+    return steps * found + prior(model, x0)
 
 
 def _by_time(model: ScoreModel, x0: Tensor, u: Tensor, sigma: Tensor, rate: Tensor) -> Tensor:
@@ -153,7 +155,7 @@ def count_draw(model: ScoreModel, x0: Tensor, v: Tensor, u: Tensor, low: float, 
     sigma = -torch.log1p(-lam[:, 0])
     weight = torch.expm1(sigma) / ((k + 1) * share[k])
     inside = (sigma >= low) & (sigma <= high)
-    return CountDraw(torch.where(u <= lam, model.graph.mask, x0), sigma, torch.where(inside, weight, 0.0))
+    return CountDraw(torch.where(u <= lam, model.graph.mask_state, x0), sigma, torch.where(inside, weight, 0.0))
 
 
 def control_variate(model: ScoreModel, draw: CountDraw, cost: Tensor, low: float, high: float) -> Tensor:

@@ -31,7 +31,7 @@ def philox(
         p0, p1 = c0 * _M0, c2 * _M1
         c0, c1, c2, c3 = ((p1 >> 32) & _MASK) ^ c1 ^ k0, p1 & _MASK, ((p0 >> 32) & _MASK) ^ c3 ^ k1, p0 & _MASK
         k0, k1 = (k0 + _W0) & _MASK, (k1 + _W1) & _MASK
-    return [c0, c1, c2, c3]
+    return [torch.as_tensor(word) for word in (c0, c1, c2, c3)]
 
 
 def _unit(high: Tensor, low: Tensor) -> Tensor:

@@ -24,9 +24,11 @@ class Network(Protocol):
 
     def hidden(self, x: Tensor, sigma: Tensor) -> Tensor:
         """x [B, L], sigma [B] → [B, L, D]."""
+        ...
 
     def head(self, hidden: Tensor) -> Tensor:
         """[..., D] → z [..., S], float32 or better."""
+        ...
 
 
 #: z [R, S], the rows' sequences [R], x [R], x0 [R] → [R].

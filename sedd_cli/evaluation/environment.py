@@ -8,9 +8,11 @@ import platform
 import shutil
 import sys
 from pathlib import Path
+from typing import Literal
 
 from sedd_cli import __version__
 from sedd_cli.evaluation.diagnosis.health_checks import finding
+from sedd_cli.evaluation.diagnosis.results import Finding
 from sedd_cli.system.home import home, nearest_existing
 
 PACKAGES = (
@@ -24,12 +26,12 @@ EXTRAS = {
 }
 
 
-def examine() -> list[dict[str, str]]:
+def examine() -> list[Finding]:
     """Findings {check, state, found, advice}; state is ok, missing, optional or bad."""
     return [*_software(), *_devices(), *_storage(), *_caches()]
 
 
-def _software() -> list[dict[str, str]]:
+def _software() -> list[Finding]:
     findings = [finding("sedd", "ok", __version__)]
     good = sys.version_info >= (3, 10)
     advice = "" if good else "install Python 3.10 or newer"
@@ -38,7 +40,7 @@ def _software() -> list[dict[str, str]]:
     return findings + [_package(name, "optional", advice) for name, advice in EXTRAS.items()]
 
 
-def _package(name: str, absent: str, advice: str) -> dict[str, str]:
+def _package(name: str, absent: Literal["missing", "optional"], advice: str) -> Finding:
     version = _version(name)
     return finding(name, "ok", version) if version else finding(name, absent, "", advice)
 
@@ -50,7 +52,7 @@ def _version(name: str) -> str | None:
         return None
 
 
-def _devices() -> list[dict[str, str]]:
+def _devices() -> list[Finding]:
     if _version("torch") is None:
         return []
     import torch
@@ -67,7 +69,7 @@ def _devices() -> list[dict[str, str]]:
     return found
 
 
-def _storage() -> list[dict[str, str]]:
+def _storage() -> list[Finding]:
     folder = home()
     existing = nearest_existing(folder)
     free = shutil.disk_usage(existing).free / 2**30
@@ -76,7 +78,7 @@ def _storage() -> list[dict[str, str]]:
     return [finding("data folder", "ok" if writable else "bad", f"{folder}, {free:.0f} GiB free", advice)]
 
 
-def _caches() -> list[dict[str, str]]:
+def _caches() -> list[Finding]:
     """What is at hand without a network."""
     findings = []
     tiktoken = Path(os.environ.get("TIKTOKEN_CACHE_DIR") or os.environ.get("DATA_GYM_CACHE_DIR") or "")

@@ -9,7 +9,7 @@ from collections.abc import Generator, Iterable, Iterator
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from sedd_cli.checkpoints.loaded_model import LoadedModel
 from sedd_cli.data.formats.records import parse_record
@@ -199,7 +199,7 @@ def writing(out: Path | None) -> AbstractContextManager[None]:
     return file_lock(lock, f"another process writes {out}")
 
 
-def stored(events: Iterable[Event], out: Path, mode: str = "w") -> Iterator[Event]:
+def stored(events: Iterable[Event], out: Path, mode: Literal["w", "a"] = "w") -> Iterator[Event]:
     """The events; each sample is written to `out` as it comes, one JSON object a line. WorkError if writing fails."""
     with ExitStack() as files:
         file = None

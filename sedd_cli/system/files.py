@@ -12,7 +12,7 @@ import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, Any, BinaryIO, TextIO
+from typing import IO, Any, BinaryIO, Literal, TextIO
 
 import numpy as np
 
@@ -55,7 +55,7 @@ def open_stream(path: Path) -> BinaryIO:
     return path.open("ab" if _is_descriptor(path) else "wb")
 
 
-def open_output(path: Path, mode: str) -> TextIO:
+def open_output(path: Path, mode: Literal["w", "a"]) -> TextIO:
     """Open a text file, a device, a pipe or a descriptor for writing; mode "w" empties a file, "a" does not."""
     return path.open("a" if _is_descriptor(path) else mode, encoding="utf-8")
 

@@ -184,8 +184,8 @@ def test_an_upload_that_fails_keeps_the_folder(tiny_run, tmp_path, monkeypatch):
         ({"to": "out", "private": True}, "--private needs --push"),
         ({"to": "out", "dry_run": True}, "--dry-run needs --push"),
         ({"push": "mine"}, "not a hub id"),
-        ({"to": "full"}, "exists: remove it"),
-        ({"to": "file"}, "exists: remove it"),
+        ({"to": "full"}, "holds files"),
+        ({"to": "file"}, "not a folder"),
     ],
 )
 def test_a_wrong_request_is_refused(tmp_path, options, message):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.markup import escape
@@ -17,7 +17,7 @@ MARKS = {
 }  # fmt: skip
 
 
-def findings_table(findings: Sequence[dict[str, str]]) -> Table:
+def findings_table(findings: Sequence[Mapping[str, Any]]) -> Table:
     """One row per check: its state, what was found, what to do."""
     table = Table(show_header=True, header_style="bold")
     for name in ("check", "state", "found", "what to do"):

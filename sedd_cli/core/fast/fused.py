@@ -30,13 +30,24 @@ WIDTH_IN = 128
 class LinearHead(Protocol):
     """A linear head: z = hidden · weightᵀ + bias."""
 
-    weight: Tensor  # [S, D]
-    bias: Tensor  # [S]
-    #: Row counts that are multiples of this are served best.
-    rows_in: int
+    @property
+    def weight(self) -> Tensor:
+        """[S, D]."""
+        ...
+
+    @property
+    def bias(self) -> Tensor:
+        """[S]."""
+        ...
+
+    @property
+    def rows_in(self) -> int:
+        """Row counts that are multiples of this are served best."""
+        ...
 
     def product(self, a: Tensor, b: Tensor, out: Tensor | None = None) -> Tensor:
-        """a [M, K] · b [K, N], summed in float32 or better, in the precision the network asks for."""
+        """a [M, K] · b [K, N], summed in float32 or better, in the precision of the network."""
+        ...
 
 
 def weighted_loss(
@@ -142,6 +153,6 @@ class _Fused(torch.autograd.Function):
             return total, loss
 
     @staticmethod
-    def backward(ctx, grad, _):
+    def backward(ctx, grad, _):  # pyright: ignore[reportIncompatibleMethodOverride]
         found = (saved.mul_(grad) for saved in ctx.saved_tensors)
         return (*(g.to(kind) for g, kind in zip(found, ctx.kinds, strict=True)), None, None, None, None, None)

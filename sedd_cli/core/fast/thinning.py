@@ -24,22 +24,15 @@ from sedd_cli.core.score import ScoreModel
 MARGIN = 4.0
 
 
-class Shaping(Protocol):
-    """The part of a sampler that shapes the distribution of a token."""
-
-    def shape(self, weights: Tensor) -> Tensor:
-        """weights [R, S] → [R, S]."""
-
-
 class ThinnableMove(Protocol):
-    """What a step has to offer (`samplers.stepper.Move`)."""
+    """What a step offers (`samplers.stepper.Move`): its model, its sampler, total noise, and transitions."""
 
     @property
     def model(self) -> ScoreModel: ...
     @property
-    def sampler(self) -> Shaping: ...
+    def sampler(self) -> Any: ...
     @property
-    def sigma(self) -> Tensor: ...
+    def sigma(self) -> Any: ...
     @property
     def bounded(self) -> bool: ...
     @property

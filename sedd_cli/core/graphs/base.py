@@ -76,6 +76,13 @@ class Graph(ABC):
         """The state MASK, where there is one. All noise then ends in MASK."""
         return None
 
+    @property
+    def mask_state(self) -> int:
+        """`mask` of a graph that has one; ValueError otherwise."""
+        if self.mask is None:
+            raise ValueError(f"the graph {self.name!r} has no MASK")
+        return self.mask
+
     # -- the generator -----------------------------------------------------------------------------
 
     @abstractmethod

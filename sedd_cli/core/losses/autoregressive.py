@@ -32,7 +32,7 @@ class Autoregressive(Objective):
 
 def shifted(model: ScoreModel, x0: Tensor) -> Tensor:
     """What the network reads: x0 [B, L] behind a MASK, without its last token."""
-    return torch.cat([torch.full_like(x0[:, :1], model.graph.mask), x0[:, :-1]], 1)
+    return torch.cat([torch.full_like(x0[:, :1], model.graph.mask_state), x0[:, :-1]], 1)
 
 
 def next_token_nats(model: ScoreModel, x0: Tensor, given: int = 0) -> Tensor:

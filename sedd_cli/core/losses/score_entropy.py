@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from sedd_cli.core.fast.base import Targets
-from sedd_cli.core.fast.fused import losses, weighted_loss
+from sedd_cli.core.fast.base import Kernels, Targets
+from sedd_cli.core.fast.fused import LinearHead, losses, weighted_loss
 from sedd_cli.core.graphs import Graph
 from sedd_cli.core.losses.base import OBJECTIVES, ContinuousTime
 from sedd_cli.core.score import Loss, ScoreModel
@@ -54,26 +54,27 @@ class ScoreEntropy(ContinuousTime):
 
 def sequence_score_entropy(model: ScoreModel, x: Tensor, sigma: Tensor, x0: Tensor) -> Tensor:
     """Score entropy of each sequence without σ̄′, [B]; the head runs at active positions only."""
-    if _fused(model) and not torch.is_grad_enabled():
+    if (fused := _fused(model)) and not torch.is_grad_enabled():
         batch, hidden, targets = _targets(model, x, sigma, x0)
-        loss = losses(model.net.readout, model.kernels, hidden, targets)
+        loss = losses(*fused, hidden, targets)
         return loss.new_zeros(len(x)).index_add_(0, batch, loss)
     return model.row_losses(x, sigma, x0, lambda z, batch, x, x0: _row_entropy(model, z, sigma[batch], x, x0))
 
 
 def weighted_score_entropy(model: ScoreModel, x: Tensor, sigma: Tensor, x0: Tensor, weight: Tensor) -> Loss:
     """weight [B] times the score entropy of each sequence, for training; fused where the head is linear."""
-    if not _fused(model):
+    if not (fused := _fused(model)):
         weighted = weight * sequence_score_entropy(model, x, sigma, x0)
         return Loss(weighted.sum(), weighted.detach())
     batch, hidden, targets = _targets(model, x, sigma, x0)
-    total, loss = weighted_loss(model.net.readout, model.kernels, hidden, targets, weight[batch])
+    total, loss = weighted_loss(*fused, hidden, targets, weight[batch])
     return Loss(total, weight.to(loss.dtype) * loss.new_zeros(len(x)).index_add_(0, batch, loss))
 
 
-def _fused(model: ScoreModel) -> bool:
-    """Whether head and loss can be computed together: a linear head, scores as outputs, a graph with kernels."""
-    return hasattr(model.net, "readout") and not model.mean and model.kernels is not None
+def _fused(model: ScoreModel) -> tuple[LinearHead, Kernels[Any]] | None:
+    """What is needed to compute head and loss together, if the head is linear and its outputs are scores."""
+    head = getattr(model.net, "readout", None)
+    return None if head is None or model.mean or model.kernels is None else (head, model.kernels)
 
 
 def _targets(model: ScoreModel, x: Tensor, sigma: Tensor, x0: Tensor) -> tuple[Tensor, Tensor, Targets]:

@@ -22,7 +22,8 @@ class Draw(Protocol):
     moves_first: ClassVar[bool]
 
     def __call__(self, jump: Transition, x: Tensor, u_move: Tensor, u_token: Tensor, shape: Shape) -> Tensor:
-        """What positions x [R] become, int64 [R], by float64 uniforms [R]; `shape` changes the law of a token."""
+        """What positions x [R] become, int64 [R], by float64 uniforms [R]; `shape` changes the weights of tokens."""
+        ...
 
 
 @dataclass(frozen=True)

@@ -35,7 +35,7 @@ class FirstHitting(Sampler):
         self.check(model.graph)
         batch, length = given.where.shape
         x = given(model.graph.sample_base(Stream(seed, BASE, index).uniforms(0, length)[0]))
-        lam = torch.full((batch,), -torch.expm1(torch.tensor(-model.schedule.sigma(1.0), dtype=torch.float64)))
+        lam = -torch.expm1(torch.full((batch,), -model.schedule.sigma(1.0), dtype=torch.float64))
         lam, noise = lam.to(index.device), Stream(seed, SAMPLER, index)
         evaluations, steps = torch.zeros_like(index), int(model.graph.active(x).sum(1).max())
         for k in range(steps):

@@ -28,12 +28,12 @@ def cosine(schedule: Schedule, steps: int) -> Tensor:
 
 
 def even(schedule: Schedule, steps: int) -> Tensor:
-    """Equal decrements of λ = 1 − e^{−σ̄}: in every step as many tokens are expected to fall, whatever the schedule.
+    """Equal decrements of λ = 1 − e^{−σ̄}: as many tokens are expected to change in every step, whatever the schedule.
 
     Under loglinear noise this is `linear`.
     """
-    lam = [-math.expm1(-schedule.sigma(t)) for t in (1.0, T_END)]
-    t = schedule.t(-torch.log1p(-torch.linspace(*lam, steps + 1, dtype=torch.float64)))
+    high, low = (-math.expm1(-schedule.sigma(t)) for t in (1.0, T_END))
+    t = schedule.t(-torch.log1p(-torch.linspace(high, low, steps + 1, dtype=torch.float64)))
     t[0], t[-1] = 1.0, T_END  # not what inverting the schedule rounds them to
     return t
 

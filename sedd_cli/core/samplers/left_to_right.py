@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar, cast
 
 import torch
 
@@ -33,15 +33,16 @@ class LeftToRight(Sampler):
     ) -> Iterator[Denoised]:
         self.check(model.graph)
         self.check_given(given)
+        net = cast(Any, model.net)  # a causal network, with keys and values that are kept
         batch, length = given.where.shape
-        mask, noise, past = model.graph.mask, Stream(seed, SAMPLER, index), model.net.kv_cache()
+        mask, noise, past = model.graph.mask_state, Stream(seed, SAMPLER, index), net.kv_cache()
         x = given(torch.full_like(given.tokens, mask))
         evaluations, sigma = torch.zeros_like(index), torch.zeros(batch, device=index.device)
         first = int(given.where.all(0).cumprod(0).sum())  # as many tokens are given to all
         new = torch.cat([torch.full_like(x[:, :1], mask), x[:, :first]], 1)
         for i in range(first, length):
-            hidden = model.net.hidden(new, sigma, past)[:, -1]
-            weights = model.net.head(hidden)[:, : model.graph.vocab_size].softmax(-1, dtype=torch.float64)
+            hidden = net.hidden(new, sigma, past)[:, -1]
+            weights = net.head(hidden)[:, : model.graph.vocab_size].softmax(-1, dtype=torch.float64)
             drawn = inverse_cdf(self.shape(weights), noise.uniforms(i, 1)[0][:, 0])
             x = x.clone()
             x[:, i] = torch.where(given.where[:, i], x[:, i], drawn)
