@@ -69,7 +69,8 @@ def _decoded_size(split: TokenArray, tokenizer: Tokenizer, runs: np.ndarray) -> 
 def _piece_size(split: TokenArray, tokenizer: Tokenizer, document: int, start: int, stop: int) -> TextSize:
     """The size that ids start to stop add to the earlier ones of their document, which begins at `document`.
 
-    A character of several tokens counts at its first token, so that sizes of adjacent pieces add up.
+    A character of several tokens counts at its first token, so that sizes of adjacent pieces add up. One that is cut at
+    `stop` counts the three bytes of U+FFFD until its other tokens follow.
     """
     before = max(document, start - CONTEXT)
     ids = split.read(before, stop)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 
+import numpy as np
 import pytest
 import torch
 
@@ -503,6 +504,31 @@ def test_bits_per_character_of_a_part_are_over_the_characters_of_that_part(model
     bound = found["bounds"]["rigorous"]
     assert (bound["tokens"], bound["characters"]) == (120, characters)
     assert bound["bits_per_char"] == pytest.approx(bound["nats_per_token"] * 120 / characters / math.log(2))
+
+
+def test_baselines_and_bits_per_byte_of_a_part_are_over_the_text_of_that_part(model, tmp_path):
+    from sedd_cli.evaluation.baselines.baselines import ngrams
+    from sedd_cli.evaluation.baselines.ngram import NGram
+    from sedd_cli.evaluation.likelihood.protocols import Blocks
+    from sedd_cli.evaluation.likelihood.summary import Estimates, summary
+
+    text = tmp_path / "accents.txt"
+    lines = [f"é ü ñ {i}" if i < 400 else f"the cat sat on the mat and the dog on the hill {i}" for i in range(600)]
+    text.write_text("\n".join(lines), encoding="utf-8")
+    *_, last = prepare(PrepareOptions(corpus=str(text), tokenizer="byte", documents="line"))
+    data = open_dataset(last.path)
+    split, train = data.split("test"), data.split("train")
+    blocks = Blocks.cut(split, "rigorous", 24, data.tokenizer, 3)
+    ids = split.read(0, 72)
+    # a character that is cut at the end counts as U+FFFD, of three bytes
+    assert abs(blocks.size.bytes - int((ids != data.tokenizer.eos).sum())) <= 2
+    assert blocks.size.bytes > blocks.size.characters
+    nats = NGram(train.read(0, train.tokens), data.tokenizer.vocab_size, 1).nats(ids).sum()
+    found = ngrams(data, blocks)["unigram"]
+    assert found == pytest.approx(float(nats) / blocks.size.characters / math.log(2))
+    figures = summary(blocks, Estimates(np.full((4, 3), 50.0), 1)).to_dict()
+    assert figures["bits_per_byte"] == pytest.approx(150 / blocks.size.bytes / math.log(2))
+    assert figures["bits_per_char"] == pytest.approx(150 / blocks.size.characters / math.log(2))
 
 
 def test_both_bounds_come_from_the_same_evaluations(model, dataset):
