@@ -76,7 +76,7 @@ def rigorous_bound(
     """One unbiased estimate per sequence [B], nats, of a true upper bound on −log p(x0).
 
     v [B] places the noise; u and u_end [B, L] are uniforms for the corruption there and at the end point. The
-    network is told a sigma within the range it was trained on: any score function defines a valid model, so the
+    network gets sigma clamped to the range it was trained on: any score function defines a valid model, so the
     bound stays a bound. count, cost [B, L]: see above.
     """
     model = replace(model, sigma_range=trained_range(model))
@@ -92,7 +92,7 @@ def both_bounds(
 ) -> tuple[Tensor, Tensor]:
     """`rigorous_bound` and `paper_bound` in the count form, [B] each, from one evaluation of the network.
 
-    They integrate the same loss, the second over a part of the noise in which both tell the network the same sigma.
+    They integrate the same loss, the second over a part of the noise in which the network gets the same sigma from both.
     """
     model = replace(model, sigma_range=trained_range(model))
     whole, part = _by_count(model, x0, v, u, cost, ALL_NOISE, trained_range(model))
@@ -112,8 +112,8 @@ def discrete_bound(model: ScoreModel, x0: Tensor, v: Tensor, u: Tensor) -> Tenso
     def divergence(z: Tensor, batch: Tensor, x: Tensor, x0: Tensor) -> Tensor:
         return model.graph.posterior_kl(z, sigma_s[batch], sigma_t[batch], x, x0)
 
-    told = sigma_t.clamp(*trained_range(model))
-    found = model.row_losses(model.graph.perturb(x0, sigma_t, u), told, x0, divergence)
+    clamped = sigma_t.clamp(*trained_range(model))
+    found = model.row_losses(model.graph.perturb(x0, sigma_t, u), clamped, x0, divergence)
     return steps * found + prior(model, x0)
 
 

@@ -37,7 +37,7 @@ def _inverse_cdf(weights: Tensor, u: Tensor) -> Tensor:
 def temper(weights: Tensor, temperature: float) -> Tensor:
     """w^(1/temperature) for weights [R, S], each row up to a factor: below 1 the likely gains, above 1 the rare.
 
-    Zeros stay zeros. Another law than the model's (the softmax temperature of every language model's sampler).
+    Zeros stay zeros. This changes the distribution (the softmax temperature of language models).
     """
     if temperature == 1.0:
         return weights
@@ -49,7 +49,7 @@ def temper(weights: Tensor, temperature: float) -> Tensor:
 def nucleus(weights: Tensor, top_p: float) -> Tensor:
     """The fewest largest of weights [R, S] that hold the share top_p of their row, the others 0 (Holtzman et al. 2020).
 
-    At least one entry stays; of equal entries at the edge those with the lower index. Another law than the model's.
+    At least one entry stays; of equal entries at the edge those with the lower index. This changes the distribution.
     """
     if top_p >= 1.0:
         return weights

@@ -49,7 +49,7 @@ class ScoreModel:
     net: Network
     graph: Graph
     schedule: Schedule
-    #: What the network is told lies within this range, whatever the true sigma; None: told the truth.
+    #: The network gets sigma clamped to this range; None: the true sigma.
     sigma_range: tuple[float, float] | None = None
     #: The network's outputs are logits of the clean token (mean parametrisation); on the absorbing graph that is as if
     #: its scores' normaliser e^m were set to 1.

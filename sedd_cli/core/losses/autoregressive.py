@@ -17,8 +17,8 @@ from sedd_cli.core.score import Loss, ScoreModel
 class Autoregressive(Objective):
     """−log p(x0) = Σ_i −log p(x0_i | x0_1 … x0_{i−1}).
 
-    The trunk attends backwards only and is told no time (sigma is 0 throughout). It reads the text shifted by one, with
-    MASK in front, and its outputs are logits of the token that stands at a position.
+    The trunk attends to earlier positions only, without time conditioning (sigma is 0). It reads the text shifted by
+    one, with MASK in front; its outputs are logits of the token at each position.
     """
 
     name: ClassVar[str] = "autoregressive"

@@ -1,4 +1,4 @@
-"""What every sampler is: a way from p_base to a sample, and a law of the token where one falls."""
+"""The base class of samplers: from p_base to a sample."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Denoised:
 
 
 def lever(default: Any) -> Any:
-    """A field that changes the law of the samples, and so is named with them wherever it is not the default."""
+    """A field that changes the distribution of samples. It is named with the samples where it is not the default."""
     return dataclasses.field(default=default, metadata={"lever": True})
 
 
@@ -43,7 +43,7 @@ def lever(default: Any) -> Any:
 class Sampler(ABC):
     """Fields are the recipe's options.
 
-    temperature, top_p: tempering and nucleus of the law of a token, given that one falls; when it falls is not touched.
+    temperature, top_p: applied to the distribution of the token that a position moves to, not to whether it moves.
     """
 
     name: ClassVar[str]
@@ -80,11 +80,11 @@ class Sampler(ABC):
         """ValueError where tokens are given at positions that the sampler cannot mind."""
 
     def shape(self, weights: Tensor) -> Tensor:
-        """The law of a token, weights [R, S], tempered and cut as asked."""
+        """The distribution of the next token, weights [R, S], with temperature and top_p applied."""
         return nucleus(temper(weights, self.temperature), self.top_p)
 
     def levers(self) -> dict[str, Any]:
-        """The options that make this another law than the plain sampler's, where they are used."""
+        """The options in use that change the distribution of samples."""
         return {
             f.name: getattr(self, f.name)
             for f in dataclasses.fields(self)

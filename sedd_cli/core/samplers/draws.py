@@ -1,4 +1,4 @@
-"""How a transition is drawn from its law: exactly, or as the published code draws."""
+"""How transitions are drawn: exactly, or as in the published code."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Shape = Callable[[Tensor], Tensor]
 
 
 class Draw(Protocol):
-    """Draws transitions by uniforms that are known before the law is."""
+    """Draws transitions by uniforms that are known before the transition is."""
 
     #: Whether a position with u_leave above its leave stays for certain, so that it need not be looked at.
     moves_first: ClassVar[bool]

@@ -50,7 +50,7 @@ class FirstHitting(Sampler):
             place = (masked.cumsum(1) == wanted[:, None] + 1).int().argmax(1)[alive]
             sigma = -torch.log1p(-lam[alive])
             hidden = model.hidden(x[alive], sigma)[torch.arange(len(alive), device=x.device), place]
-            # y ~ softmax(z): of the scores only the law of the token counts
+            # y ~ softmax(z): the normaliser of the scores has no effect here
             weights = model.net.head(hidden)[:, : model.graph.vocab_size].softmax(-1, dtype=torch.float64)
             x = x.index_put((alive, place), inverse_cdf(self.shape(weights), u_token[alive]))
             evaluations = evaluations + (left > 0)
