@@ -92,7 +92,7 @@ def both_bounds(
 ) -> tuple[Tensor, Tensor]:
     """`rigorous_bound` and `paper_bound` in the count form, [B] each, from one evaluation of the network.
 
-    They integrate the same loss, the second over a part of the noise in which the network gets the same sigma from both.
+    They integrate the same loss, the second over a part of the noise where the network gets the same sigma from both.
     """
     model = replace(model, sigma_range=trained_range(model))
     whole, part = _by_count(model, x0, v, u, cost, ALL_NOISE, trained_range(model))
