@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -63,6 +64,8 @@ def workplace(tmp_path_factory) -> Path:
 @pytest.fixture(autouse=True)
 def _own_home(workplace, monkeypatch) -> None:
     """No test uses the user's data or the network."""
+    # `datasets.map` with several workers replaces os.environ by a copy; rich goes on reading the first one
+    monkeypatch.setattr(os, "environ", os.environ)
     monkeypatch.setenv("SEDD_HOME", str(workplace / "home"))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setenv("NO_COLOR", "1")
