@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import errno
 import json
+import os
 import subprocess
 import sys
 from functools import partial
@@ -133,11 +134,7 @@ def test_closing_in_the_middle_leaves_whole_shards_and_goes_on(text, tmp_path, m
     whole = run(corpus=str(text), tokenizer="bpe:300")
     monkeypatch.setenv("SEDD_HOME", str(tmp_path / "second"))
     options = PrepareOptions(str(text), tokenizer="bpe:300")
-    running = prepare(options)
-    for event in running:
-        if isinstance(event, Progress) and event.done >= 300:
-            break
-    running.close()
+    _stop_after(options, 300)
     folder = dataset_folder(options)
     partial_folder = folder.with_name(folder.name + ".partial")
     assert not folder.exists()
@@ -165,19 +162,22 @@ def test_a_kill_in_the_middle_is_recovered_from(text, tmp_path, monkeypatch):
     assert contents(run(corpus=str(text), tokenizer="char").path) == contents(whole.path)
 
 
-def _environment():
-    import os
+def _stop_after(options, documents):
+    """Prepare until so many documents are done, then close the generator."""
+    running = prepare(options)
+    for event in running:
+        if isinstance(event, Progress) and event.done >= documents:
+            break
+    running.close()
 
+
+def _environment():
     return {**os.environ, "PYTHONPATH": ":".join(sys.path)}
 
 
 def test_a_partial_folder_of_another_version_is_not_mixed_in(text, monkeypatch):
     options = PrepareOptions(str(text), tokenizer="char")
-    running = prepare(options)
-    for event in running:
-        if isinstance(event, Progress) and event.done >= 300:
-            break
-    running.close()
+    _stop_after(options, 300)
     monkeypatch.setattr(prepare_module, "__version__", "9.9")
     events = list(prepare(options))
     assert next(event for event in events if isinstance(event, Progress)).done == 16
@@ -296,11 +296,7 @@ def test_wrong_names_are_refused_before_anything_is_written(text, tmp_path):
 
 def test_an_unreachable_source_keeps_what_is_finished(text, tmp_path, monkeypatch):
     options = PrepareOptions(str(text), tokenizer="char")
-    running = prepare(options)
-    for event in running:
-        if isinstance(event, Progress) and event.done >= 300:
-            break
-    running.close()
+    _stop_after(options, 300)
     before = left_in(tmp_path / "home")
 
     def unreachable(request):

@@ -1,4 +1,7 @@
-"""Fast forms of what stands plainly in `losses` and `samplers`, each tested against it."""
+"""Faster implementations of the losses and sampling steps for particular graphs.
+
+Tests compare each with the plain implementation in `losses` or `samplers`.
+"""
 
 from __future__ import annotations
 
