@@ -18,7 +18,7 @@ import typer.main
 import yaml
 
 from sedd_cli.cli.app import app
-from sedd_cli.cli.guide import GUIDES, TOPICS
+from sedd_cli.cli.commands.guide import GUIDES, TOPICS
 from sedd_cli.core.graphs import GRAPHS
 from sedd_cli.core.losses import OBJECTIVES
 from sedd_cli.core.samplers import SAMPLERS

@@ -13,24 +13,24 @@ import typer.core
 import typer.main
 
 from sedd_cli import __version__
-from sedd_cli.cli.bench import bench
-from sedd_cli.cli.cloze import cloze
-from sedd_cli.cli.doctor import doctor
-from sedd_cli.cli.eval import evaluate
-from sedd_cli.cli.export import export
-from sedd_cli.cli.guide import guide
-from sedd_cli.cli.infill import infill
-from sedd_cli.cli.inspect import inspect
-from sedd_cli.cli.judge import judge
-from sedd_cli.cli.mauve import mauve
+from sedd_cli.cli.commands.bench import bench
+from sedd_cli.cli.commands.cloze import cloze
+from sedd_cli.cli.commands.doctor import doctor
+from sedd_cli.cli.commands.eval import evaluate
+from sedd_cli.cli.commands.export import export
+from sedd_cli.cli.commands.guide import guide
+from sedd_cli.cli.commands.infill import infill
+from sedd_cli.cli.commands.inspect import inspect
+from sedd_cli.cli.commands.judge import judge
+from sedd_cli.cli.commands.mauve import mauve
+from sedd_cli.cli.commands.prepare import prepare
+from sedd_cli.cli.commands.sample import sample
+from sedd_cli.cli.commands.status import status
+from sedd_cli.cli.commands.sweep import sweep
+from sedd_cli.cli.commands.table import table
+from sedd_cli.cli.commands.train import train
 from sedd_cli.cli.outcome import INTERRUPTED, exit_code, failure, is_usage_error, json_output, main_process, one_line
-from sedd_cli.cli.prepare import prepare
 from sedd_cli.cli.renamed import current_spelling
-from sedd_cli.cli.sample import sample
-from sedd_cli.cli.status import status
-from sedd_cli.cli.sweep import sweep
-from sedd_cli.cli.table import table
-from sedd_cli.cli.train import train
 from sedd_cli.errors import RequestError, WorkError
 
 #: The panels of the help, in order, with their commands.

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from sedd_cli.cli.guide import GUIDES, TOPICS
+from sedd_cli.cli.commands.guide import GUIDES, TOPICS
 
 
 def test_every_guide_of_the_package_is_a_topic():

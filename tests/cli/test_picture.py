@@ -102,7 +102,7 @@ def test_the_commands_write_it(words, sedd, tiny_run, tmp_path):
 
 
 def test_the_picture_in_the_guides_is_one_of_ours():
-    from sedd_cli.cli.guide import GUIDES
+    from sedd_cli.cli.commands.guide import GUIDES
 
     text = (GUIDES / "images" / "infill.svg").read_text(encoding="utf-8")
     assert ElementTree.fromstring(text).tag == f"{SVG}svg"

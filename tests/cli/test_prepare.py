@@ -8,7 +8,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from sedd_cli.cli.prepare import prepare
+from sedd_cli.cli.commands.prepare import prepare
 from sedd_cli.errors import DamageError, RequestError
 
 

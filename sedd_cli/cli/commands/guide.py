@@ -13,7 +13,7 @@ from sedd_cli.cli import options as o
 from sedd_cli.cli.view.view import View
 from sedd_cli.errors import RequestError
 
-GUIDES = Path(__file__).parents[1] / "guides"
+GUIDES = Path(__file__).parents[2] / "guides"
 #: The guides in reading order; each is a file `TOPIC.md` that opens with its title and a paragraph of one line.
 TOPICS = ("models", "sampling", "recipes", "evaluation", "paper", "scale", "speed", "exactness", "extending")
 

@@ -10,7 +10,7 @@ import typer
 
 from sedd_cli.cli import options as o
 from sedd_cli.cli.choose import choose_model, model_files
-from sedd_cli.cli.judge import judged, load_judge
+from sedd_cli.cli.commands.judge import judged, load_judge
 from sedd_cli.cli.view.showing import shown
 from sedd_cli.cli.view.view import View
 from sedd_cli.errors import RequestError

@@ -9,7 +9,7 @@ import typer
 
 from sedd_cli.cli import options as o
 from sedd_cli.cli.choose import choose_any, require_one_process
-from sedd_cli.cli.judge import load_judge
+from sedd_cli.cli.commands.judge import load_judge
 from sedd_cli.cli.view.quality import sweep_table
 from sedd_cli.cli.view.view import View
 from sedd_cli.errors import RequestError
