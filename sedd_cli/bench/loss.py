@@ -5,53 +5,83 @@ from __future__ import annotations
 from collections.abc import Generator
 
 import torch
+from torch import Tensor
 
 from sedd_cli.bench import plain
 from sedd_cli.bench.compare import BenchResult, compare
 from sedd_cli.bench.model import ModelBenchOptions, matmul_peak, with_flops
-from sedd_cli.core.fast import kernels_of
-from sedd_cli.core.fast.base import Targets
-from sedd_cli.core.fast.fused import weighted_loss
-from sedd_cli.errors import RequestError
+from sedd_cli.core.score import ScoreModel
+from sedd_cli.models.compile import compile_pays
 from sedd_cli.models.head import Readout
 from sedd_cli.models.precision import autocast_dtype
 from sedd_cli.system.events import Event, Finished
 
 
+class PlainHead:
+    """A network that is its head alone: the trunk's output [B, L, D] is given."""
+
+    def __init__(self, hidden: Tensor, readout: Readout):
+        self._hidden, self._readout = hidden, readout
+
+    def hidden(self, x: Tensor, sigma: Tensor) -> Tensor:
+        return self._hidden
+
+    def head(self, hidden: Tensor) -> Tensor:
+        return torch.nn.functional.linear(hidden, self._readout.weight, self._readout.bias)
+
+
+class FusedHead(PlainHead):
+    """The same with a head that fused losses recognise."""
+
+    @property
+    def readout(self) -> Readout:
+        return self._readout
+
+
+class AllRows(ScoreModel):
+    """Scores of all rows at once: autograd keeps every [R, S] tensor."""
+
+    @property
+    def block(self) -> int:
+        return 2**62
+
+
 def bench_loss(options: ModelBenchOptions) -> Generator[Event, None, BenchResult]:
-    """Head and loss with their gradients, from the trunk's output."""
+    """Head and loss of the recipe's objective with their gradients, from the trunk's output."""
     graph, schedule, device = options.parts()
+    objective = options.recipe.objective.make()
     x0, peak, dim = options.tokens(device), matmul_peak(device), options.recipe.model.hidden_size
     generator = torch.Generator().manual_seed(1)
     weight = (0.02 * torch.randn(graph.states, dim, generator=generator)).to(device).requires_grad_()
     bias = torch.zeros(graph.states, device=device, requires_grad=True)
     hidden = torch.randn(*x0.shape, dim, generator=generator).to(device).requires_grad_()
     v = (torch.arange(len(x0), device=device).double() + 0.5) / len(x0)
-    sigma = schedule(v)[0]
     u = torch.rand(x0.shape, dtype=torch.float64, generator=generator).to(device)
-    x = graph.perturb(x0, sigma, u)
-    kernels = kernels_of(graph)
-    if kernels is None:
-        raise RequestError(f"the graph {graph.name!r} has no fused loss to compare")
     leaves = weight, bias, hidden
     mixed = autocast_dtype(options.recipe.train.precision, device) is not None
     for leaf in leaves:  # both paths accumulate into gradients that exist
         leaf.grad = torch.zeros_like(leaf)
+    readout = Readout(weight, bias, mixed, compiled=device.type == "cuda" and compile_pays(device, 0.0))
+    parts = graph, schedule
+    fused = ScoreModel(FusedHead(hidden, readout), *parts, mean=objective.mean)
+    whole = AllRows(PlainHead(hidden, readout), *parts, mean=objective.mean)
 
     def fast() -> int:
-        at = graph.active(x).nonzero(as_tuple=True)
-        targets = Targets(x[at], x0[at], sigma[at[0]])
-        weights = torch.ones(len(at[0]), dtype=torch.float64, device=device)
-        weighted_loss(Readout(weight, bias, mixed), kernels, hidden[at], targets, weights)[0].backward()
+        objective.loss(fused, x0, v, u).total.backward()
         return x0.numel()
 
     def slow() -> int:
-        plain.head_loss(hidden, weight, bias, graph, sigma, x, x0).backward()
+        if objective.name == "score_entropy":  # scores of all positions, as published
+            sigma = schedule(v)[0]
+            x = graph.perturb(x0, sigma, u)
+            plain.head_loss(hidden, weight, bias, graph, sigma, x, x0).backward()
+        else:
+            objective.loss(whole, x0, v, u).total.backward()
         return x0.numel()
 
-    # only the products at active rows are useful
-    flops = 6 * float(graph.active(x).double().mean()) * dim * graph.states
-    facts = options.facts(peak, flops)
+    # only the products at rows that count are useful
+    share = 1.0 if objective.causal else float(graph.active_share(schedule(v)[0]).mean())
+    facts = options.facts(peak, 6 * share * dim * graph.states) | {"objective": objective.name}
     result = yield from compare("loss", {"sedd": fast, "plain": slow}, options, facts, str(device), steady=True)
     # a backward pass allocates its gradients before it adds them to those that exist
     gradients = sum(leaf.numel() * leaf.element_size() for leaf in leaves) / 2**20

@@ -82,10 +82,17 @@ class ScoreModel:
         Blocks come in the order of the positions. A batch without an active position yields one empty block, so
         that every parameter has a gradient, of zero.
         """
+        batch, position, hidden = self.hidden_rows(x, sigma)
+        for b, i, h in zip(*(t.split(self.block) for t in (batch, position, hidden)), strict=True):
+            yield Rows(b, i, x[b, i], sigma[b], self.net.head(h))
+
+    def hidden_rows(self, x: Tensor, sigma: Tensor, where: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """Some positions, the active ones or `where` [B, L]: their sequences [R], their places [R], and the trunk's
+        output there [R, D]."""
+        count = Count(self.graph.active(x) if where is None else where)
         hidden = self.hidden(x, sigma)
-        batch, position = self.graph.active(x).nonzero(as_tuple=True)
-        for b, i in zip(batch.split(self.block), position.split(self.block), strict=True):
-            yield Rows(b, i, x[b, i], sigma[b], self.net.head(hidden[b, i]))
+        flat = count.indices()
+        return flat // x.shape[1], flat % x.shape[1], hidden.flatten(0, 1).index_select(0, flat)
 
     def scored_rows(self, x: Tensor, sigma: Tensor) -> Iterator[tuple[Rows, Tensor]]:
         """`rows`, each with its log_score [R, S]."""
@@ -103,20 +110,39 @@ class ScoreModel:
         Head outputs are made block by block, and, where a gradient is asked for, once more in the backward pass, so
         that they need not be held.
         """
-        hidden = self.hidden(x, sigma)
-        batch, position = (self.graph.active(x) if where is None else where).nonzero(as_tuple=True)
+        batch, position, hidden = self.hidden_rows(x, sigma, where)
 
-        def block(hidden: Tensor, b: Tensor, i: Tensor) -> Tensor:
-            return loss_of(self.net.head(hidden[b, i]), b, x[b, i], x0[b, i])
+        def block(h: Tensor, b: Tensor, i: Tensor) -> Tensor:
+            return loss_of(self.net.head(h), b, x[b, i], x0[b, i])
 
         total = torch.zeros(len(x), dtype=torch.float32, device=x.device)
-        for b, i in zip(batch.split(self.block), position.split(self.block), strict=True):
+        for h, b, i in zip(*(t.split(self.block) for t in (hidden, batch, position)), strict=True):
             if torch.is_grad_enabled() and len(batch) > self.block:
-                loss = checkpoint(block, hidden, b, i, use_reentrant=False)
+                loss = checkpoint(block, h, b, i, use_reentrant=False)
             else:
-                loss = block(hidden, b, i)
+                loss = block(h, b, i)
             total = total.to(loss.dtype).index_add(0, b, loss)
         return total
+
+
+class Count:
+    """The number of True entries of a mask, copied from a GPU while it computes other things."""
+
+    def __init__(self, mask: Tensor):
+        self._mask = mask.flatten()
+        self._event = None
+        if mask.is_cuda:
+            self._count = torch.empty((), dtype=torch.int64, pin_memory=True)
+            self._count.copy_(self._mask.sum(), non_blocking=True)
+            self._event = torch.cuda.Event()
+            self._event.record()
+
+    def indices(self) -> Tensor:
+        """The places of the True entries in the flattened mask, in order, [R] int64."""
+        if self._event is None:
+            return self._mask.nonzero()[:, 0]
+        self._event.synchronize()
+        return torch.nonzero_static(self._mask, size=int(self._count))[:, 0]
 
 
 @dataclass(frozen=True)

@@ -42,4 +42,5 @@ def compile_blocks(net: DiT, batch: int) -> str | None:
         return f"{type(error).__name__}: {text[:160]}"
     for block in net.blocks:
         block.compile()
+    net.compiled = True
     return None

@@ -106,7 +106,7 @@ class DiT(nn.Module):
 
     `autocast` is the dtype of mixed precision in both parts, or None; either way the head's outputs are in float32 or
     better. `causal`: positions attend to earlier ones only. With `recompute`, the backward pass recomputes the
-    activations inside blocks.
+    activations inside blocks. `compiled`: the blocks are, and on a GPU fused losses shall be.
     """
 
     def __init__(self, config: DiTConfig, states: int, autocast: torch.dtype | None = None, causal: bool = False):
@@ -116,6 +116,7 @@ class DiT(nn.Module):
         self.autocast = autocast
         self.causal = causal
         self.recompute = False
+        self.compiled = False
         self.vocab_embed = Embedding(states, config.hidden_size)
         self.sigma_map = SigmaEmbedding(config.cond_dim)
         self.rotary_emb = Rotary(config.hidden_size // config.n_heads)
@@ -185,7 +186,12 @@ class DiT(nn.Module):
     def readout(self) -> Readout:
         """The linear head, for callers that compute its outputs in part."""
         linear = self.output_layer.linear
-        return Readout(linear.weight, linear.bias, mixed=self.autocast == torch.bfloat16)
+        return Readout(
+            linear.weight,
+            linear.bias,
+            mixed=self.autocast == torch.bfloat16,
+            compiled=self.compiled and linear.weight.is_cuda,
+        )
 
     def head(self, hidden: Tensor) -> Tensor:
         """z [..., S] from hidden [..., D], in float32 or better."""

@@ -16,26 +16,45 @@ from torch import Tensor
 ROWS_IN = 64
 
 
+#: Columns of products on a GPU are filled up to a multiple of this: 50,257 would miss the fast kernels.
+COLUMNS_IN = 128
+
+
 @dataclass(frozen=True)
 class Readout:
-    """z = hidden · weightᵀ + bias. mixed: factors of products may be rounded to bfloat16, sums are in float32."""
+    """z = hidden · weightᵀ + bias.
+
+    mixed: factors of products may be rounded to bfloat16, sums are in float32. compiled: fused losses compile what
+    happens between products.
+    """
 
     weight: Tensor  # [S, D]
     bias: Tensor  # [S]
     mixed: bool = False
+    compiled: bool = False
 
     @property
     def rows_in(self) -> int:
         """Products are fastest for multiples of this number of rows."""
         return ROWS_IN if self.mixed else 1
 
+    @property
+    def columns_in(self) -> int:
+        """Columns of fused losses are filled up to a multiple of this."""
+        return COLUMNS_IN if self.weight.is_cuda else 1
+
+    def factor(self, a: Tensor) -> Tensor:
+        """`a` as a factor of `product`: bfloat16 for mixed products on a GPU, else float32 or better."""
+        if self.mixed and a.is_cuda and a.dtype != torch.float64:
+            return a.bfloat16()
+        return a.to(torch.promote_types(a.dtype, torch.float32))
+
     def product(self, a: Tensor, b: Tensor, out: Tensor | None = None) -> Tensor:
-        """a [M, K] · b [K, N], not differentiable; `out` is filled and returned if given."""
-        if not self.mixed or a.dtype == torch.float64:
-            return torch.mm(a, b, out=out)
-        if a.is_cuda:
-            a, b = a.bfloat16(), b.bfloat16()
+        """a [M, K] · b [K, N] of two factors, not differentiable; `out` is filled and returned if given."""
+        if a.dtype == torch.bfloat16:
             return torch.mm(a, b, out_dtype=torch.float32, **({} if out is None else {"out": out}))
+        if not self.mixed or a.dtype == torch.float64 or a.is_cuda:
+            return torch.mm(a, b, out=out)
         with _bf16_factors():
             return torch.mm(a, b, out=out)
 
@@ -65,9 +84,10 @@ class _Linear(torch.autograd.Function):
         ctx.save_for_backward(hidden, weight)
         ctx.readout = readout
         with torch.autocast(hidden.device.type, enabled=False):
-            return readout.product(hidden, weight.T).add_(bias)
+            return readout.product(readout.factor(hidden), readout.factor(weight).T).add_(bias)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        hidden, weight = ctx.saved_tensors
-        return ctx.readout.product(grad, weight), ctx.readout.product(grad.T, hidden), grad.sum(0), None
+        factor, product = ctx.readout.factor, ctx.readout.product
+        hidden, weight, rounded = *map(factor, ctx.saved_tensors), factor(grad)
+        return product(rounded, weight), product(rounded.T, hidden), grad.sum(0), None

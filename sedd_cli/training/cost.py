@@ -115,7 +115,8 @@ def _memory(recipe: Recipe, parameters: int, graph: Graph, micro_batch: int) -> 
     # a block keeps about 34·D bf16 values a token (Korthikanti et al. 2022, without the attention matrix);
     # recomputing keeps the input of each block and the activations of one block at a time
     values = 34 + 2 * blocks if recipe.train.recompute else 34 * blocks
-    # the fused loss: hidden states of the active positions, scaled, and their gradient in float32; one tile
+    # the fused loss: hidden states of the active positions, scaled, and their gradient in float32; one tile in float32
+    # and its gradient in bf16
     active = mean_active_share(graph, recipe.noise.make(), recipe.objective.make().causal)
-    loss = 3 * 4 * width * active * tokens + BUDGET["cuda"]
+    loss = 3 * 4 * width * active * tokens + 1.5 * BUDGET["cuda"]
     return parameters * BYTES_A_PARAMETER + tokens * values * width * 2 + loss

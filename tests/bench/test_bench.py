@@ -213,7 +213,7 @@ def test_wrong_requests_of_model_benches(sedd, words, message):
 @pytest.mark.parametrize("recipe", ["gpt2_small", "gpt2_small_uniform"])
 def test_the_loss_bench_compares_equal_losses_and_gradients(recipe):
     from sedd_cli.core.fast import kernels_of
-    from sedd_cli.core.fast.base import Targets
+    from sedd_cli.core.fast.base import ScoreEntropyTiles, Targets
     from sedd_cli.core.fast.fused import weighted_loss
     from sedd_cli.models.head import Readout
 
@@ -228,7 +228,7 @@ def test_the_loss_bench_compares_equal_losses_and_gradients(recipe):
     wanted = torch.autograd.grad(slow, [weight, bias, hidden])
     at = graph.active(x).nonzero(as_tuple=True)
     targets, ones = Targets(x[at], x0[at], sigma[at[0]]), torch.ones(len(at[0]), dtype=torch.float64)
-    fast = weighted_loss(Readout(weight, bias), kernels_of(graph), hidden[at], targets, ones)[0]
+    fast = weighted_loss(Readout(weight, bias), ScoreEntropyTiles(kernels_of(graph), targets), hidden[at], ones)[0]
     found = torch.autograd.grad(fast, [weight, bias, hidden])
     # float32 sums in another order
     torch.testing.assert_close(fast, slow, rtol=1e-5, atol=0)

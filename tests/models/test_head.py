@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from sedd_cli.core.fast import KERNELS, kernels_of
-from sedd_cli.core.fast.base import Targets
+from sedd_cli.core.fast.base import ScoreEntropyTiles, Targets
 from sedd_cli.core.fast.fused import losses, weighted_loss
 from sedd_cli.core.graphs import GRAPHS
 from sedd_cli.models.dit import DiT, DiTConfig
@@ -72,11 +72,11 @@ def test_the_fused_loss_in_bf16_is_within_rounding_of_float64(name):
     x0 = torch.randint(3000, (50,), generator=g)
     x = torch.full((50,), graph.mask) if graph.mask is not None else torch.randint(3000, (50,), generator=g)
     targets = Targets(x, x0, torch.full((50,), 0.7, dtype=torch.float64))
-    found = {}
+    tiles, found = ScoreEntropyTiles(kernels_of(graph), targets), {}
     for dtype in (torch.float32, torch.float64):
         leaves = [p.to(dtype, copy=True).requires_grad_() for p in (hidden, weight, bias)]
         readout = Readout(leaves[1], leaves[2], mixed=dtype == torch.float32)
-        total, loss = weighted_loss(readout, kernels_of(graph), leaves[0], targets, torch.ones(50, dtype=torch.float64))
+        total, loss = weighted_loss(readout, tiles, leaves[0], torch.ones(50, dtype=torch.float64))
         total.backward()
         found[dtype] = loss, *(leaf.grad for leaf in leaves)
     for mixed, exact in zip(found[torch.float32], found[torch.float64], strict=True):
@@ -101,8 +101,9 @@ def test_mixed_products_come_in_few_sizes(monkeypatch, mixed, sizes):
         hidden, at = torch.randn(R, 8), torch.full((R,), graph.mask)
         targets = Targets(at, at - 1, torch.ones(R, dtype=torch.float64))
         assert readout(hidden).shape == (R, 31)
-        assert weighted_loss(readout, kernels_of(graph), hidden, targets, targets.sigma)[1].shape == (R,)
-        assert losses(readout, kernels_of(graph), hidden, targets).shape == (R,)
+        tiles = ScoreEntropyTiles(kernels_of(graph), targets)
+        assert weighted_loss(readout, tiles, hidden, targets.sigma)[1].shape == (R,)
+        assert losses(readout, tiles, hidden).shape == (R,)
     assert seen == sizes
 
 

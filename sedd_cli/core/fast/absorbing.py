@@ -44,7 +44,7 @@ class AbsorbingKernels(Kernels[Absorbing]):
         E = torch.expm1(per_position(sigma, x)).to(logits.dtype)
         return torch.where(masked, (ce + (torch.expm1(m) - m)) / E, 0.0)
 
-    def loss_tile(self, z: Tensor, start: int, targets: Targets) -> Tensor:
+    def loss_tile(self, z: Tensor, start: int | Tensor, targets: Targets, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """Σ_y e^{v_y} − [x0](1 + v_{x0}), v = z − log A; gradient e^{v_y} − [y = x0]; A: e^{z_y}/A is y's mass.
 
         For CE + e^m − 1 − m = Σ_y e^{v_y} − 1 − v_{x0}: the logarithms of Σ e^z in CE and in m cancel.
@@ -56,12 +56,19 @@ class AbsorbingKernels(Kernels[Absorbing]):
             else -torch.expm1(targets.sigma).log()[:, None].to(z.dtype)
         )
         target = z.sub_(log_A).gather(1, column)
-        share = z.exp_().sum(-1) - torch.where(inside, 1 + target, 0.0)[:, 0]
-        z.scatter_add_(1, column, -inside.to(z.dtype))
-        return share
+        rise = z.exp_()
+        part = rise.sum(-1) - torch.where(inside, 1 + target, 0.0)[:, 0]
+        at_x0 = rise.gather(1, column) - inside.to(rise.dtype)
+        return part, rise.to(dtype).scatter_(1, column, at_x0.to(dtype))
+
+    def costless(self, targets: Targets) -> float:
+        return -torch.inf
 
     def loss_factor(self, targets: Targets) -> Tensor:
         return 1 / torch.expm1(targets.sigma)
+
+    def posterior_kl_share(self, sigma_s: Tensor, sigma_t: Tensor) -> Tensor:
+        return (torch.exp(-sigma_s) - torch.exp(-sigma_t)) / -torch.expm1(-sigma_t)  # that of leaving MASK
 
     def euler(self, log_score: Tensor, x: Tensor, step: Tensor) -> Transition:
         return self._unmask(log_score, x, step)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 import torch
 from torch import Tensor
@@ -47,17 +47,25 @@ class Kernels(ABC, Generic[G]):
         return self.score_entropy(self.graph.log_score(z, sigma, x), sigma, x, x0)
 
     @abstractmethod
-    def loss_tile(self, z: Tensor, start: int, targets: Targets) -> Tensor:
-        """The part of some columns in the score entropy, [R], and its gradient, which overwrites z.
+    def loss_tile(self, z: Tensor, start: int | Tensor, targets: Targets, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """The part of some columns in the score entropy, [R], and its gradient [R, C], rounded to `dtype` at the end.
 
-        z [R, C], finite, holds the network's outputs for tokens start … start + C − 1 (never MASK). Both come without
-        the factor of their row, `loss_factor`: summed over all tiles, parts · factor are the loss and z · factor is its
-        gradient.
+        z [R, C], finite, holds the network's outputs for tokens start … start + C − 1 (never MASK); it is overwritten.
+        Both come without the factor of their row, `loss_factor`: summed over all tiles, parts · factor are the loss and
+        gradients · factor its gradient.
         """
+
+    @abstractmethod
+    def costless(self, targets: Targets) -> Tensor | float:
+        """Outputs, [R, 1] or one for all, that cost nothing and have no gradient: for columns that are no token."""
 
     @abstractmethod
     def loss_factor(self, targets: Targets) -> Tensor:
         """What multiplies a row's tiles, float64 [R]."""
+
+    def posterior_kl_share(self, sigma_s: Tensor, sigma_t: Tensor) -> Tensor | None:
+        """`Graph.posterior_kl` as a multiple of the cross-entropy at active positions, [B]; None where it is none."""
+        return None
 
     # -- transitions -------------------------------------------------------------------------------
 
@@ -108,7 +116,95 @@ class Kernels(ABC, Generic[G]):
         """What Σ_y s_y of `Graph.mean_score` never exceeds, float32 rounding included, [...]."""
 
 
-def in_tile(token: Tensor, z: Tensor, start: int) -> tuple[Tensor, Tensor]:
+class TileLoss(ABC):
+    """A loss of rows of a linear head's outputs z [R, S], made from some columns at a time."""
+
+    #: Whether `tile` needs log Σ exp z of a row.
+    softmax: ClassVar[bool] = False
+
+    @property
+    @abstractmethod
+    def columns(self) -> int:
+        """The first of the head's outputs count, this many of them."""
+
+    @abstractmethod
+    def __getitem__(self, rows: slice | Tensor) -> TileLoss:
+        """The same loss of some rows."""
+
+    @abstractmethod
+    def tile(self, z: Tensor, start: int | Tensor, lse: Tensor | None, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """The part of columns start … start + C − 1 in the loss, [R], and its gradient [R, C], rounded to `dtype`.
+
+        z [R, C] is overwritten; lse [R] is log Σ exp z over all columns, for a loss with a softmax. Both come without
+        `factor`.
+        """
+
+    @abstractmethod
+    def factor(self) -> Tensor:
+        """What multiplies a row's loss and gradient, [R]."""
+
+    @abstractmethod
+    def costless(self) -> Tensor | float:
+        """Outputs, [R, 1] or one for all, that cost nothing and have no gradient: for columns beyond `columns`."""
+
+
+@dataclass(frozen=True)
+class ScoreEntropyTiles(TileLoss):
+    """The score entropy of some rows (theorem 3.6), without σ̄′."""
+
+    kernels: Kernels[Any]
+    targets: Targets
+
+    @property
+    def columns(self) -> int:
+        return self.kernels.graph.vocab_size
+
+    def __getitem__(self, rows: slice | Tensor) -> ScoreEntropyTiles:
+        return ScoreEntropyTiles(self.kernels, self.targets[rows])
+
+    def tile(self, z: Tensor, start: int | Tensor, lse: Tensor | None, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        return self.kernels.loss_tile(z, start, self.targets, dtype)
+
+    def factor(self) -> Tensor:
+        return self.kernels.loss_factor(self.targets)
+
+    def costless(self) -> Tensor | float:
+        return self.kernels.costless(self.targets)
+
+
+@dataclass(frozen=True)
+class CrossEntropyTiles(TileLoss):
+    """−log softmax(z)[x0] over the tokens, for x0 [R]."""
+
+    softmax: ClassVar[bool] = True
+    x0: Tensor
+    vocab_size: int
+
+    @property
+    def columns(self) -> int:
+        return self.vocab_size
+
+    def __getitem__(self, rows: slice | Tensor) -> CrossEntropyTiles:
+        return CrossEntropyTiles(self.x0[rows], self.vocab_size)
+
+    def tile(self, z: Tensor, start: int | Tensor, lse: Tensor | None, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """Gradient: softmax(z) − [y = x0]."""
+        assert lse is not None
+        inside, column = in_tile(self.x0, z, start)
+        log_p = z.sub_(lse[:, None])
+        part = torch.where(inside, -log_p.gather(1, column), 0.0)[:, 0]
+        p = log_p.exp_()
+        at_x0 = p.gather(1, column) - inside.to(p.dtype)
+        return part, p.to(dtype).scatter_(1, column, at_x0.to(dtype))
+
+    def factor(self) -> Tensor:
+        return torch.ones_like(self.x0, dtype=torch.float64)
+
+    def costless(self) -> float:
+        return -torch.inf
+
+
+def in_tile(token: Tensor, z: Tensor, start: int | Tensor) -> tuple[Tensor, Tensor]:
     """Whether token [R] is one of start … start + C − 1, columns of z [R, C], and the column, clamped: both [R, 1].
 
     Nothing here depends on a value, so a GPU need not be waited for.

@@ -1,28 +1,31 @@
-"""Head and score entropy in one pass over tiles of the vocabulary.
+"""A linear head and its loss in one pass over tiles of the vocabulary.
 
 The plain form makes z [R, S] (and as much again for its log-score, its exponential and its gradient). Here a tile
-z[:, columns] is formed, turned into its share of the loss, overwritten by its own gradient, and multiplied into the
-gradients of hidden states, weight and bias, before the next tile takes its place. That is possible because the loss's
-gradient with respect to z is elementwise on both graphs (theorem 3.6): no softmax normaliser is needed. See
-`Kernels.loss_tile`.
+z[:, columns] is formed, turned into its share of the loss and into its gradient, and multiplied into the gradients of
+hidden states, weight and bias, before the next tile takes its place. A loss whose gradient with respect to z is
+elementwise (score entropy, theorem 3.6) needs one pass. One that needs the normaliser of the softmax (cross-entropy)
+needs a pass before it for the log-sum-exp, unless a tile holds whole rows.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import functools
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sedd_cli.core.fast.base import Kernels, Targets
+from sedd_cli.core.fast.base import TileLoss
 
 #: Bytes of a tile.
-BUDGET = {"cpu": 8 * 2**20, "cuda": 256 * 2**20}
+BUDGET = {"cpu": 8 * 2**20, "cuda": 2**30}
 #: Narrower tiles than this waste the matrix units; rows are split first.
 NARROWEST = 512
+#: A loss with a softmax gets tiles of whole rows, and so one pass less, if a tile holds this many.
+WHOLE_ROWS = 256
 #: All tiles but the last are a multiple of this wide, so that an odd vocabulary (50,257) does not slow the products.
 WIDTH_IN = 128
 
@@ -45,52 +48,71 @@ class LinearHead(Protocol):
         """Row counts that are multiples of this are served best."""
         ...
 
+    @property
+    def columns_in(self) -> int:
+        """Column counts are filled up to a multiple of this."""
+        ...
+
+    @property
+    def compiled(self) -> bool:
+        """Whether what happens to a tile is compiled into one kernel."""
+        ...
+
+    def factor(self, a: Tensor) -> Tensor:
+        """`a` as `product` takes it: rounded, where products round their factors."""
+        ...
+
     def product(self, a: Tensor, b: Tensor, out: Tensor | None = None) -> Tensor:
-        """a [M, K] · b [K, N], summed in float32 or better, in the precision of the network."""
+        """a [M, K] · b [K, N] of two factors, summed in float32 or better."""
         ...
 
 
 def weighted_loss(
-    readout: LinearHead, kernels: Kernels, hidden: Tensor, targets: Targets, weight: Tensor, budget: int | None = None
+    readout: LinearHead, loss: TileLoss, hidden: Tensor, weight: Tensor, budget: int | None = None
 ) -> tuple[Tensor, Tensor]:
     """(Σ weight·loss, a differentiable scalar; the loss [R] of every row, without gradient).
 
     hidden [R, D]; weight [R], fixed: gradients of hidden states, head weight and bias are formed here, at once, and
-    only scaled in the backward pass. Loss is the score entropy (theorem 3.6). budget: bytes of a tile (default BUDGET);
-    ValueError if a row of the vocabulary does not fit. No row at all gives 0, and gradients of 0.
+    only scaled in the backward pass. budget: bytes of a tile (default BUDGET); ValueError if a row of the vocabulary
+    does not fit. No row at all gives 0, and gradients of 0.
     """
-    rows, (hidden, targets) = len(hidden), _filled_up(readout, hidden, targets)
+    rows, (hidden, loss) = len(hidden), _filled_up(readout, hidden, loss)
     weight = F.pad(weight, (0, len(hidden) - rows))
-    tiles = Tiles.plan(len(hidden), kernels.graph.vocab_size, hidden, budget)
-    total, loss = _Fused.apply(hidden, readout.weight, readout.bias, readout, kernels, targets, weight, tiles)
-    return total, loss[:rows]
+    tiles = Tiles.plan(readout, loss, hidden, budget)
+    total, found = _Fused.apply(hidden, readout.weight, readout.bias, readout, loss, weight, tiles)
+    return total, found[:rows]
 
 
 @torch.no_grad()
-def losses(
-    readout: LinearHead, kernels: Kernels, hidden: Tensor, targets: Targets, budget: int | None = None
-) -> Tensor:
+def losses(readout: LinearHead, loss: TileLoss, hidden: Tensor, budget: int | None = None) -> Tensor:
     """The loss [R] of every row, nothing else."""
-    given, (hidden, targets) = len(hidden), _filled_up(readout, hidden, targets)
-    tiles = Tiles.plan(len(hidden), kernels.graph.vocab_size, hidden, budget)
-    loss = hidden.new_zeros(len(hidden), dtype=tiles.dtype)
-    for rows, columns, z in tiles.of(readout, hidden):
-        loss[rows] += kernels.loss_tile(z, columns.start, targets[rows])
-    return (loss * kernels.loss_factor(targets).to(loss.dtype))[:given]
+    given, (hidden, loss) = len(hidden), _filled_up(readout, hidden, loss)
+    tiles = Tiles.plan(readout, loss, hidden, budget)
+    found = hidden.new_zeros(len(hidden), dtype=tiles.dtype)
+    for rows, _, part, _ in tiles.of(readout, loss, hidden, _head(readout, loss.columns, tiles.dtype)):
+        found[rows] += part
+    return (found * loss.factor().to(found.dtype))[:given]
 
 
-def _filled_up(readout: LinearHead, hidden: Tensor, targets: Targets) -> tuple[Tensor, Targets]:
+def _filled_up(readout: LinearHead, hidden: Tensor, loss: TileLoss) -> tuple[Tensor, TileLoss]:
     """Rows of zeros added up to a multiple of `rows_in`: they stand where the last row stands, and count nothing."""
     rows = len(hidden)
     extra = -rows % readout.rows_in
-    return F.pad(hidden, (0, 0, 0, extra)), targets[
-        torch.arange(rows + extra, device=hidden.device).clamp(max=rows - 1)
-    ]
+    if not extra:
+        return hidden, loss
+    return F.pad(hidden, (0, 0, 0, extra)), loss[torch.arange(rows + extra, device=hidden.device).clamp(max=rows - 1)]
+
+
+def _head(readout: LinearHead, columns: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Weight and bias of the first `columns` outputs, filled up with zeros to a multiple of `columns_in`."""
+    weight, bias = readout.factor(readout.weight[:columns]), readout.bias[:columns].to(dtype)
+    extra = -columns % readout.columns_in
+    return (F.pad(weight, (0, 0, 0, extra)), F.pad(bias, (0, extra))) if extra else (weight, bias)
 
 
 @dataclass(frozen=True)
 class Tiles:
-    """How rows × columns are cut; one buffer serves every tile."""
+    """How rows × columns are cut. Columns are filled up; `loss.columns` of them count."""
 
     rows: int
     columns: int
@@ -99,60 +121,128 @@ class Tiles:
     dtype: torch.dtype
 
     @classmethod
-    def plan(cls, rows: int, columns: int, like: Tensor, budget: int | None) -> Tiles:
-        dtype = torch.promote_types(like.dtype, torch.float32)
-        budget = BUDGET.get(like.device.type, BUDGET["cpu"]) if budget is None else budget
+    def plan(cls, readout: LinearHead, loss: TileLoss, hidden: Tensor, budget: int | None) -> Tiles:
+        """Tiles of at most `budget` bytes."""
+        rows, columns = len(hidden), loss.columns + -loss.columns % readout.columns_in
+        dtype = torch.promote_types(hidden.dtype, torch.float32)
+        budget = BUDGET.get(hidden.device.type, BUDGET["cpu"]) if budget is None else budget
         cells = budget // dtype.itemsize
         if cells < columns:
             raise ValueError(
                 f"a budget of {budget:,} bytes does not hold one row of {columns:,} scores, "
                 f"{columns * dtype.itemsize:,} bytes"
             )
-        width = min(columns, max(NARROWEST, cells // max(rows, 1) // WIDTH_IN * WIDTH_IN))
-        return cls(rows, columns, min(max(rows, 1), cells // width), width, dtype)
+        if loss.softmax and cells // columns >= min(rows, WHOLE_ROWS):
+            width = columns
+        else:
+            width = min(columns, max(NARROWEST, cells // max(rows, 1) // WIDTH_IN * WIDTH_IN))
+        height = min(max(rows, 1), cells // width)
+        if readout.rows_in <= height < rows:
+            height -= height % readout.rows_in
+        return cls(rows, columns, height, width, dtype)
 
-    def of(self, readout: LinearHead, hidden: Tensor) -> Iterator[tuple[slice, slice, Tensor]]:
-        """(rows, columns, z [rows, columns]) for every tile; each is valid until the next."""
-        buffer = torch.empty(self.height * self.width, dtype=self.dtype, device=hidden.device)
-        hidden = hidden.to(self.dtype)
+    def of(
+        self, readout: LinearHead, loss: TileLoss, hidden: Tensor, head: tuple[Tensor, Tensor]
+    ) -> Iterator[tuple[slice, slice, Tensor, Tensor]]:
+        """(rows, columns, the tile's part of the loss [rows], its gradient [rows, columns]) for every tile.
+
+        A gradient is valid until the next tile. Both come without `loss.factor`. head: what `_head` returns.
+        """
+        weight, bias = head
+        hidden = readout.factor(hidden)
+        tile = _compiled_tile() if readout.compiled else _tile
+        # one buffer serves every tile
+        buffer = None if readout.compiled else weight.new_empty(self.height * self.width, dtype=self.dtype)
         for top in range(0, self.rows, self.height):
             rows = slice(top, min(top + self.height, self.rows))
-            for left in range(0, self.columns, self.width):
-                columns = slice(left, min(left + self.width, self.columns))
-                shape = rows.stop - rows.start, columns.stop - columns.start
-                z = buffer[: shape[0] * shape[1]].view(shape)
-                readout.product(hidden[rows], readout.weight[columns].to(self.dtype).T, out=z)
-                yield rows, columns, z.add_(readout.bias[columns])
+            here, lse = loss[rows], None
+            strips = [slice(at, min(at + self.width, self.columns)) for at in range(0, self.columns, self.width)]
+            if loss.softmax and len(strips) > 1:
+                lse = hidden.new_full((rows.stop - rows.start,), -torch.inf, dtype=self.dtype)
+                for columns in strips:
+                    z = _outputs(readout, hidden[rows], weight[columns], bias[columns], buffer)
+                    lse = torch.logaddexp(lse, _counted(z, here, columns).logsumexp(-1))
+            for columns in strips:
+                start = columns.start
+                if readout.compiled:  # as a number, every start would be compiled anew
+                    start = torch.full((), start, device=hidden.device)
+                given = hidden[rows], weight[columns], bias[columns], start, lse, buffer
+                yield rows, columns, *tile(readout, here, *given)
+
+
+def _outputs(readout: LinearHead, hidden: Tensor, weight: Tensor, bias: Tensor, buffer: Tensor | None) -> Tensor:
+    """z [R, C] of a tile, in the buffer if there is one."""
+    shape = len(hidden), len(weight)
+    out = None if buffer is None else buffer[: shape[0] * shape[1]].view(shape)
+    return readout.product(hidden, weight.T, out=out).add_(bias)
+
+
+def _counted(z: Tensor, loss: TileLoss, columns: slice) -> Tensor:
+    """z without the columns that fill up the vocabulary."""
+    return z[:, : loss.columns - columns.start] if columns.stop > loss.columns else z
+
+
+def _tile(
+    readout: LinearHead, loss: TileLoss, hidden: Tensor, weight: Tensor, bias: Tensor, start: int | Tensor,
+    lse: Tensor | None, buffer: Tensor | None,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """A tile's part of the loss [R] and its gradient [R, C], in the precision of a factor."""
+    z = _outputs(readout, hidden, weight, bias, buffer)
+    if readout.columns_in > 1:
+        # start may be a tensor, so that a compiled tile serves all columns
+        counted = torch.arange(z.shape[1], device=z.device) + start < loss.columns
+        z = torch.where(counted, z, loss.costless())
+    if loss.softmax and lse is None:
+        lse = z.logsumexp(-1)
+    return loss.tile(z, start, lse, hidden.dtype)
+
+
+@functools.cache
+def _compiled_tile() -> Callable[..., tuple[Tensor, Tensor]]:
+    return torch.compile(_tile, dynamic=True)
 
 
 class _Fused(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, hidden, weight, bias, readout, kernels, targets, scale, tiles):
+    def forward(ctx: Any, hidden, weight, bias, readout, loss, scale, tiles):
         with torch.autocast(hidden.device.type, enabled=False):
             dtype = tiles.dtype
-            loss = hidden.new_zeros(len(hidden), dtype=dtype)
+            found = hidden.new_zeros(len(hidden), dtype=dtype)
             d_hidden = torch.zeros_like(hidden, dtype=dtype)
-            d_weight, d_bias = torch.empty_like(weight, dtype=dtype), torch.zeros_like(bias, dtype=dtype)
-            d_weight[kernels.graph.vocab_size if len(hidden) else 0 :] = 0  # the rest is written before it is added to
-            factor = kernels.loss_factor(targets)
+            d_weight = weight.new_empty(max(len(weight), tiles.columns), weight.shape[1], dtype=dtype)
+            d_bias = bias.new_zeros(len(d_weight), dtype=dtype)
+            d_weight[tiles.columns if len(hidden) else 0 :] = 0  # the rest is written before it is added to
+            factor = loss.factor()
             scale, factor = (scale * factor).to(dtype), factor.to(dtype)
             # the factor of a row may as well be carried by its hidden state, which is shorter than its scores
-            scaled = hidden.to(dtype) * scale[:, None]
-            for rows, columns, z in tiles.of(readout, hidden):
-                loss[rows] += kernels.loss_tile(z, columns.start, targets[rows])
-                d_hidden[rows] += readout.product(z, weight[columns].to(dtype))
+            scaled = readout.factor(hidden.to(dtype) * scale[:, None])
+            head = _head(readout, loss.columns, dtype)
+            for rows, columns, part, gradient in tiles.of(readout, loss, hidden, head):
+                found[rows] += part
+                d_hidden[rows] += readout.product(gradient, head[0][columns])
                 if rows.start == 0:
-                    readout.product(z.T, scaled[rows], out=d_weight[columns])
+                    readout.product(gradient.T, scaled[rows], out=d_weight[columns])
                 else:
-                    d_weight[columns] += readout.product(z.T, scaled[rows])
-                d_bias[columns] += scale[rows] @ z
-            ctx.save_for_backward(d_hidden.mul_(scale[:, None]), d_weight, d_bias)
+                    d_weight[columns] += readout.product(gradient.T, scaled[rows])
+                d_bias[columns] += _row_sum(readout, scale[rows], gradient)
+            ctx.save_for_backward(d_hidden.mul_(scale[:, None]), d_weight[: len(weight)], d_bias[: len(bias)])
             ctx.kinds = hidden.dtype, weight.dtype, bias.dtype
-            total, loss = (scale * loss).sum(), factor * loss
-            ctx.mark_non_differentiable(loss)
-            return total, loss
+            total, found = (scale * found).sum(), factor * found
+            ctx.mark_non_differentiable(found)
+            return total, found
 
     @staticmethod
-    def backward(ctx, grad, _):  # pyright: ignore[reportIncompatibleMethodOverride]
+    def backward(ctx: Any, grad: Tensor, _: Tensor):  # pyright: ignore[reportIncompatibleMethodOverride]
         found = (saved.mul_(grad) for saved in ctx.saved_tensors)
-        return (*(g.to(kind) for g, kind in zip(found, ctx.kinds, strict=True)), None, None, None, None, None)
+        return (*(g.to(kind) for g, kind in zip(found, ctx.kinds, strict=True)), None, None, None, None)
+
+
+def _row_sum(readout: LinearHead, scale: Tensor, gradient: Tensor) -> Tensor:
+    """Σ_rows scale·gradient [C], to the precision of the scale [R] where the gradient [R, C] is rounded."""
+    if gradient.dtype == scale.dtype:
+        return scale @ gradient
+    # scale = high + low, two factors; products are served best by eight rows
+    high = scale.to(gradient.dtype)
+    low = (scale - high.to(scale.dtype)).to(gradient.dtype)
+    both = torch.stack([high, low, *[torch.zeros_like(high)] * 6])
+    return readout.product(both, gradient)[:2].sum(0)

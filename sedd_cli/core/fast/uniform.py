@@ -32,29 +32,32 @@ class UniformKernels(Kernels[Uniform]):
         v = (log_score - log_ratio).scatter(-1, x[..., None], 0.0)
         return (log_ratio.exp() * (torch.expm1(v) - v)).sum(-1) / self.graph.vocab_size
 
-    def loss_tile(self, z: Tensor, start: int, targets: Targets) -> Tensor:
+    def loss_tile(self, z: Tensor, start: int | Tensor, targets: Targets, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """Σ_y φ(v_y) with gradient expm1(v_y), v_y = z_y − log R_y: φ ≥ 0 term by term, as in `score_entropy`.
 
         The factor R_y/N of a term is its row's, except at y = x0 ≠ x, where it is made up for.
         """
         x, x0 = targets.x, targets.x0
         log_rho = self.graph.log_rho(targets.sigma).to(z.dtype)
-        kept = x == x0
-        base = torch.where(kept, log_rho, 0.0)[:, None]
-        inside, column = in_tile(x, z, start)
+        base = self.costless(targets).to(z.dtype)
         # a score of 1 at x itself costs nothing and has no gradient
+        inside, column = in_tile(x, z, start)
         z.scatter_(1, column, torch.where(inside, base, z.gather(1, column)))
         inside, column = in_tile(x0, z, start)
-        inside, was, R0 = inside & ~kept[:, None], z.gather(1, column), torch.exp(-log_rho)[:, None]
+        inside, was, R0 = inside & (x != x0)[:, None], z.gather(1, column), torch.exp(-log_rho)[:, None]
         v0 = was + log_rho[:, None]
         z.scatter_(1, column, torch.where(inside, 0.0, was))
         v = z.sub_(base)
         rise = torch.expm1(v)
-        share = torch.sub(rise, v, out=v).sum(-1)
-        share += torch.where(inside, R0 * (torch.expm1(v0) - v0), 0.0)[:, 0]
-        z.copy_(rise)
-        z.scatter_(1, column, torch.where(inside, R0 * torch.expm1(v0), z.gather(1, column)))
-        return share
+        part = torch.sub(rise, v, out=v).sum(-1)
+        part += torch.where(inside, R0 * (torch.expm1(v0) - v0), 0.0)[:, 0]
+        at_x0 = torch.where(inside, R0 * torch.expm1(v0), rise.gather(1, column))
+        return part, rise.to(dtype).scatter_(1, column, at_x0.to(dtype))
+
+    def costless(self, targets: Targets) -> Tensor:
+        """log R_y of a token that is neither x nor x0."""
+        kept = targets.x == targets.x0
+        return torch.where(kept, self.graph.log_rho(targets.sigma), 0.0)[:, None]
 
     def loss_factor(self, targets: Targets) -> Tensor:
         return (

@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from sedd_cli.core.losses.base import OBJECTIVES, Objective, token_nats
+from sedd_cli.core.losses.base import OBJECTIVES, Objective, sequence_cross_entropy, weighted_cross_entropy
 from sedd_cli.core.score import Loss, ScoreModel
 
 
@@ -26,8 +26,8 @@ class Autoregressive(Objective):
     needs_mask: ClassVar[bool] = True
 
     def loss(self, model: ScoreModel, x0: Tensor, v: Tensor, u: Tensor) -> Loss:
-        loss = next_token_nats(model, x0)
-        return Loss(loss.sum(), loss.detach())
+        weight = torch.ones(len(x0), dtype=torch.float32, device=x0.device)
+        return weighted_cross_entropy(model, shifted(model, x0), torch.zeros_like(weight), x0, weight, everywhere(x0))
 
 
 def shifted(model: ScoreModel, x0: Tensor) -> Tensor:
@@ -37,11 +37,12 @@ def shifted(model: ScoreModel, x0: Tensor) -> Tensor:
 
 def next_token_nats(model: ScoreModel, x0: Tensor, given: int = 0) -> Tensor:
     """−log p of every sequence of x0 [B, L] behind its first `given` tokens, nats [B]."""
-    vocab_size = model.graph.vocab_size
-
-    def surprisal(z: Tensor, batch: Tensor, x: Tensor, x0: Tensor) -> Tensor:
-        return token_nats(z, x0, vocab_size)
-
-    where = torch.ones_like(x0, dtype=torch.bool)
+    where = everywhere(x0)
     where[:, :given] = False
-    return model.row_losses(shifted(model, x0), x0.new_zeros(len(x0), dtype=torch.float32), x0, surprisal, where)
+    sigma = x0.new_zeros(len(x0), dtype=torch.float32)
+    return sequence_cross_entropy(model, shifted(model, x0), sigma, x0, where)
+
+
+def everywhere(x0: Tensor) -> Tensor:
+    """Every position of x0 [B, L]."""
+    return torch.ones_like(x0, dtype=torch.bool)

@@ -6,8 +6,11 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import ClassVar
 
+import torch
 from torch import Tensor
 
+from sedd_cli.core.fast.base import CrossEntropyTiles, TileLoss
+from sedd_cli.core.fast.fused import LinearHead, losses, weighted_loss
 from sedd_cli.core.graphs import Graph
 from sedd_cli.core.registry import Registry
 from sedd_cli.core.schedules import T_MIN
@@ -61,6 +64,45 @@ class ContinuousTime(Objective):
     def noise_at(self, model: ScoreModel, v: Tensor) -> tuple[Tensor, Tensor]:
         """(sigma, dsigma) at the times that v [B] places."""
         return model.schedule(self.t_min + (1 - self.t_min) * v)
+
+
+def linear_head(model: ScoreModel) -> LinearHead | None:
+    """The network's head, if it is linear: then a fused loss makes head and loss together."""
+    return getattr(model.net, "readout", None)
+
+
+def fused_loss(readout: LinearHead, loss: TileLoss, hidden: Tensor, batch: Tensor, weight: Tensor) -> Loss:
+    """Head and loss of some rows of a batch, together.
+
+    hidden [R, D] is the trunk's output at the rows, batch [R] their sequences, weight [B] that of a sequence.
+    """
+    total, rows = weighted_loss(readout, loss, hidden, weight[batch])
+    return Loss(total, weight.to(rows.dtype) * rows.new_zeros(len(weight)).index_add_(0, batch, rows))
+
+
+def sequence_cross_entropy(
+    model: ScoreModel, x: Tensor, sigma: Tensor, x0: Tensor, where: Tensor | None = None
+) -> Tensor:
+    """Σ of −log p(x0) over positions, the active ones or `where` [B, L], for outputs that are logits: nats [B]."""
+    if (readout := linear_head(model)) and not torch.is_grad_enabled():
+        batch, position, hidden = model.hidden_rows(x, sigma, where)
+        nats = losses(readout, CrossEntropyTiles(x0[batch, position], model.graph.vocab_size), hidden)
+        return nats.new_zeros(len(x)).index_add_(0, batch, nats)
+    vocab_size = model.graph.vocab_size
+    return model.row_losses(x, sigma, x0, lambda z, batch, x, x0: token_nats(z, x0, vocab_size), where)
+
+
+def weighted_cross_entropy(
+    model: ScoreModel, x: Tensor, sigma: Tensor, x0: Tensor, weight: Tensor, where: Tensor | None = None
+) -> Loss:
+    """weight [B] times `sequence_cross_entropy`, for training; fused where the head is linear."""
+    if readout := linear_head(model):
+        batch, position, hidden = model.hidden_rows(x, sigma, where)
+        tiles = CrossEntropyTiles(x0[batch, position], model.graph.vocab_size)
+        return fused_loss(readout, tiles, hidden, batch, weight)
+    nats = sequence_cross_entropy(model, x, sigma, x0, where)
+    loss = weight.to(nats.dtype) * nats
+    return Loss(loss.sum(), loss.detach())
 
 
 def token_nats(z: Tensor, x0: Tensor, vocab_size: int) -> Tensor:

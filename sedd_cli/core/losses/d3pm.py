@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from sedd_cli.core.losses.base import OBJECTIVES, Objective, token_nats
+from sedd_cli.core.losses.base import OBJECTIVES, Objective, token_nats, weighted_cross_entropy
 from sedd_cli.core.score import Loss, ScoreModel, trained_range
 
 
@@ -61,6 +61,10 @@ class D3PM(Objective):
         graph = model.graph
         sigma_s, sigma_t = discrete_noise(model, v, self.T)  # [B]
         x = graph.perturb(x0, sigma_t, u)  # [B, L]
+        told = sigma_t.clamp(*trained_range(model))
+        kernels = model.kernels
+        if kernels and (share := kernels.posterior_kl_share(sigma_s, sigma_t)) is not None:
+            return weighted_cross_entropy(model, x, told, x0, self.T * share + self.cross_entropy)
 
         def term(z: Tensor, batch: Tensor, x: Tensor, x0: Tensor) -> Tensor:
             found = self.T * graph.posterior_kl(z, sigma_s[batch], sigma_t[batch], x, x0)
@@ -68,5 +72,5 @@ class D3PM(Objective):
                 found = found + self.cross_entropy * token_nats(z, x0, graph.vocab_size)
             return found
 
-        loss = model.row_losses(x, sigma_t.clamp(*trained_range(model)), x0, term)
+        loss = model.row_losses(x, told, x0, term)
         return Loss(loss.sum(), loss.detach())

@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from sedd_cli.core.losses.base import OBJECTIVES, ContinuousTime, token_nats
+from sedd_cli.core.losses.base import OBJECTIVES, ContinuousTime, weighted_cross_entropy
 from sedd_cli.core.score import Loss, ScoreModel
 
 
@@ -28,7 +28,4 @@ class MaskedCrossEntropy(ContinuousTime):
     def loss(self, model: ScoreModel, x0: Tensor, v: Tensor, u: Tensor) -> Loss:
         sigma, dsigma = self.noise_at(model, v)  # [B]
         x = model.graph.perturb(x0, sigma, u)  # [B, L]
-        vocab_size = model.graph.vocab_size
-        nats = model.row_losses(x, sigma, x0, lambda z, batch, x, x0: token_nats(z, x0, vocab_size))  # at MASK
-        loss = (dsigma / torch.expm1(sigma)).to(nats.dtype) * nats
-        return Loss(loss.sum(), loss.detach())
+        return weighted_cross_entropy(model, x, sigma, x0, dsigma / torch.expm1(sigma))  # at MASK

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from sedd_cli.core.fast.base import Kernels, Targets
-from sedd_cli.core.fast.fused import LinearHead, losses, weighted_loss
+from sedd_cli.core.fast.base import ScoreEntropyTiles, Targets
+from sedd_cli.core.fast.fused import LinearHead, losses
 from sedd_cli.core.graphs import Graph
-from sedd_cli.core.losses.base import OBJECTIVES, ContinuousTime
+from sedd_cli.core.losses.base import OBJECTIVES, ContinuousTime, fused_loss, linear_head
 from sedd_cli.core.score import Loss, ScoreModel
 
 
@@ -54,35 +54,34 @@ class ScoreEntropy(ContinuousTime):
 
 def sequence_score_entropy(model: ScoreModel, x: Tensor, sigma: Tensor, x0: Tensor) -> Tensor:
     """Score entropy of each sequence without σ̄′, [B]; the head runs at active positions only."""
-    if (fused := _fused(model)) and not torch.is_grad_enabled():
-        batch, hidden, targets = _targets(model, x, sigma, x0)
-        loss = losses(*fused, hidden, targets)
-        return loss.new_zeros(len(x)).index_add_(0, batch, loss)
+    if (readout := _linear_head(model)) and not torch.is_grad_enabled():
+        batch, hidden, loss = _tiles(model, x, sigma, x0)
+        found = losses(readout, loss, hidden)
+        return found.new_zeros(len(x)).index_add_(0, batch, found)
     return model.row_losses(x, sigma, x0, lambda z, batch, x, x0: _row_entropy(model, z, sigma[batch], x, x0))
 
 
 def weighted_score_entropy(model: ScoreModel, x: Tensor, sigma: Tensor, x0: Tensor, weight: Tensor) -> Loss:
     """weight [B] times the score entropy of each sequence, for training; fused where the head is linear."""
-    if not (fused := _fused(model)):
+    if not (readout := _linear_head(model)):
         weighted = weight * sequence_score_entropy(model, x, sigma, x0)
         return Loss(weighted.sum(), weighted.detach())
-    batch, hidden, targets = _targets(model, x, sigma, x0)
-    total, loss = weighted_loss(*fused, hidden, targets, weight[batch])
-    return Loss(total, weight.to(loss.dtype) * loss.new_zeros(len(x)).index_add_(0, batch, loss))
+    batch, hidden, loss = _tiles(model, x, sigma, x0)
+    return fused_loss(readout, loss, hidden, batch, weight)
 
 
-def _fused(model: ScoreModel) -> tuple[LinearHead, Kernels[Any]] | None:
-    """What is needed to compute head and loss together, if the head is linear and its outputs are scores."""
-    head = getattr(model.net, "readout", None)
-    return None if head is None or model.mean or model.kernels is None else (head, model.kernels)
+def _linear_head(model: ScoreModel) -> LinearHead | None:
+    """The head, if it is linear, its outputs are scores, and the graph has a fused loss."""
+    return None if model.mean or model.kernels is None else linear_head(model)
 
 
-def _targets(model: ScoreModel, x: Tensor, sigma: Tensor, x0: Tensor) -> tuple[Tensor, Tensor, Targets]:
-    """The active positions: their sequences [R], the trunk's outputs there [R, D], and what they should become."""
-    hidden = model.hidden(x, sigma)
-    batch, position = model.graph.active(x).nonzero(as_tuple=True)
-    here = batch, position
-    return batch, hidden[here], Targets(x[here], x0[here], sigma[batch].double())
+def _tiles(model: ScoreModel, x: Tensor, sigma: Tensor, x0: Tensor) -> tuple[Tensor, Tensor, ScoreEntropyTiles]:
+    """The active positions: their sequences [R], the trunk's outputs there [R, D], and the loss of these rows."""
+    kernels = model.kernels
+    assert kernels is not None
+    batch, position, hidden = model.hidden_rows(x, sigma)
+    targets = Targets(x[batch, position], x0[batch, position], sigma[batch].double())
+    return batch, hidden, ScoreEntropyTiles(kernels, targets)
 
 
 def _row_entropy(model: ScoreModel, z: Tensor, sigma: Tensor, x: Tensor, x0: Tensor) -> Tensor:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import shutil
 
 import pytest
 import torch
 
 from sedd_cli.core.fast import KERNELS, kernels_of
-from sedd_cli.core.fast.base import Targets
+from sedd_cli.core.fast.base import CrossEntropyTiles, ScoreEntropyTiles, Targets
 from sedd_cli.core.fast.fused import Tiles, losses, weighted_loss
 from sedd_cli.core.graphs import GRAPHS
 
@@ -21,9 +22,26 @@ class Head:
     weight: torch.Tensor
     bias: torch.Tensor
     rows_in: int = 4
+    columns_in: int = 1
+    compiled: bool = False
+
+    def factor(self, a):
+        return a.to(torch.promote_types(a.dtype, torch.float32))
 
     def product(self, a, b, out=None):
         return torch.mm(a, b, out=out)
+
+
+@dataclasses.dataclass
+class RoundingHead(Head):
+    """A head whose products round their factors to bf16, as on a GPU."""
+
+    def factor(self, a):
+        return a.bfloat16()
+
+    def product(self, a, b, out=None):
+        assert a.dtype == b.dtype == torch.bfloat16
+        return torch.mm(a.float(), b.float(), out=out)
 
 
 def graphs(N):
@@ -32,6 +50,18 @@ def graphs(N):
 
 
 NAMES = ["absorbing", "uniform", "absorbing, unscaled"]
+LOSSES = [*NAMES, "cross-entropy"]
+
+
+def graph_of(kind, N):
+    """The graph of a loss; cross-entropy is that of the tokens of an absorbing graph."""
+    return list(graphs(N))[kind % 3]
+
+
+def tiles_of(kind, graph, targets):
+    if LOSSES[kind] == "cross-entropy":
+        return CrossEntropyTiles(targets.x0, graph.vocab_size)
+    return ScoreEntropyTiles(kernels_of(graph), targets)
 
 
 def problem(graph, R=13, D=5, seed=0, sigma=None):
@@ -49,42 +79,78 @@ def problem(graph, R=13, D=5, seed=0, sigma=None):
     return head, hidden, Targets(x[rows], x0[rows], sigma[rows].double()), weight
 
 
-def plain(head, graph, hidden, targets):
+def plain(kind, head, graph, hidden, targets):
     z = hidden @ head.weight.T + head.bias
+    if LOSSES[kind] == "cross-entropy":
+        return torch.nn.functional.cross_entropy(z[:, : graph.vocab_size], targets.x0, reduction="none")
     return kernels_of(graph).score_entropy_of(z, targets.sigma, targets.x, targets.x0)
 
 
-@pytest.mark.parametrize(("N", "budget"), [(7, None), (1100, 1100 * 8), (1100, 600 * 8 * 4), (2, None)])
-@pytest.mark.parametrize("kind", range(3), ids=NAMES)
-def test_value_and_every_gradient_are_the_plain_ones(kind, N, budget):
-    graph = list(graphs(N))[kind]
+@pytest.mark.parametrize("columns_in", [1, 128])
+@pytest.mark.parametrize(("N", "budget"), [(7, None), (1100, 1152 * 8), (1100, 600 * 8 * 4), (2, None)])
+@pytest.mark.parametrize("kind", range(4), ids=LOSSES)
+def test_value_and_every_gradient_are_the_plain_ones(kind, N, budget, columns_in):
+    graph = graph_of(kind, N)
     head, hidden, targets, weight = problem(graph)
-    expected = plain(head, graph, hidden, targets)
+    head.columns_in = columns_in
+    loss_of = tiles_of(kind, graph, targets)
+    expected = plain(kind, head, graph, hidden, targets)
     wanted = torch.autograd.grad((weight * expected).sum() * 3, [hidden, head.weight, head.bias])
-    total, loss = weighted_loss(head, kernels_of(graph), hidden, targets, weight, budget)
+    total, loss = weighted_loss(head, loss_of, hidden, weight, budget)
     found = torch.autograd.grad(total * 3, [hidden, head.weight, head.bias])
     # float64 sums in another order
     torch.testing.assert_close(loss, expected.detach(), rtol=1e-10, atol=1e-10)
     torch.testing.assert_close(total, (weight * expected).sum(), rtol=1e-10, atol=1e-10)
     for a, b in zip(found, wanted, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-10)
-    torch.testing.assert_close(losses(head, kernels_of(graph), hidden, targets, budget), loss, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(losses(head, loss_of, hidden, budget), loss, rtol=1e-12, atol=1e-12)
 
 
 def test_the_budgets_of_the_test_cut_rows_and_columns():
-    like = torch.zeros(13, 5, dtype=torch.float64)
-    one = Tiles.plan(13, 1100, like, None)
+    graph, hidden = graph_of(0, 1100), torch.zeros(13, 5, dtype=torch.float64)
+    head = Head(torch.zeros(1101, 5), torch.zeros(1101))
+    targets = Targets(*torch.zeros(2, 13, dtype=torch.int64), torch.ones(13, dtype=torch.float64))
+    score, cross = (tiles_of(kind, graph, targets) for kind in (0, 3))
+    one = Tiles.plan(head, score, hidden, None)
     assert (one.height, one.width) == (13, 1100)
-    narrow = Tiles.plan(13, 1100, like, 1100 * 8)
+    narrow = Tiles.plan(head, score, hidden, 1152 * 8)
     assert narrow.height < 13
     assert narrow.width < 1100
-    assert narrow.height * narrow.width * 8 <= 1100 * 8
+    assert narrow.height * narrow.width * 8 <= 1152 * 8
+    # a softmax wants whole rows, and does without where few would fit into a tile
+    whole = Tiles.plan(head, cross, hidden.new_zeros(1000, 5), 256 * 1100 * 8)
+    assert (whole.height, whole.width) == (256, 1100)
+    assert Tiles.plan(head, cross, hidden.new_zeros(1000, 5), 255 * 1100 * 8).width < 1100
+    head.columns_in = 128
+    assert Tiles.plan(head, score, hidden, None).columns == 1152
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="compiling needs a C++ compiler")
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", range(4), ids=LOSSES)
+def test_compiled_tiles_are_the_plain_ones(kind):
+    """Float32 through the compiler; as on a GPU, columns are filled up, and gradients and factors rounded to bf16."""
+    graph = graph_of(kind, 1100)
+    head, hidden, targets, weight = problem(graph, R=60)
+    found = {}
+    for rounding in (False, True):
+        for compiled in (False, True):
+            leaves = [value.detach().float().requires_grad_() for value in (hidden, head.weight, head.bias)]
+            one = (RoundingHead if rounding else Head)(*leaves[1:], columns_in=128, compiled=compiled)
+            total, loss = weighted_loss(one, tiles_of(kind, graph, targets), leaves[0], weight, 600 * 4 * 16)
+            found[rounding, compiled] = loss, *torch.autograd.grad(total, leaves)
+    for rounding, tolerance in ((False, 1e-6), (True, 2**-12)):  # a gradient may fall to the other side in rounding
+        for mine, eager in zip(found[rounding, True], found[rounding, False], strict=True):
+            assert (mine - eager).norm() <= tolerance * eager.norm()
+    for rounded, exact in zip(found[True, True], found[False, False], strict=True):
+        # bf16 factors: z is off by 2⁻⁹·|z|, and its exponential by as much
+        assert 0 < (rounded - exact).norm() < 0.02 * exact.norm()
 
 
 @pytest.mark.parametrize("sigma", [1e-5, 1e-3, 1.0, 20.0])
-@pytest.mark.parametrize("kind", range(3), ids=NAMES)
+@pytest.mark.parametrize("kind", range(4), ids=LOSSES)
 def test_float32_is_finite_and_close_at_every_noise_level(kind, sigma):
-    graph, g, R, N = list(graphs(50_257))[kind], torch.Generator().manual_seed(3), 24, 50_257
+    graph, g, R, N = graph_of(kind, 50_257), torch.Generator().manual_seed(3), 24, 50_257
     weight = 0.3 * torch.randn(graph.states, 8, dtype=torch.float64, generator=g)
     bias = torch.zeros(graph.states, dtype=torch.float64)
     hidden, x0 = torch.randn(R, 8, dtype=torch.float64, generator=g), torch.randint(N, (R,), generator=g)
@@ -97,10 +163,9 @@ def test_float32_is_finite_and_close_at_every_noise_level(kind, sigma):
         leaves = [value.to(dtype).requires_grad_() for value in (hidden, weight, bias)]
         head = Head(*leaves[1:])
         # the factors of rows of a batch span ten orders of magnitude: each row is looked at beside its own
-        each = plain(head, graph, leaves[0], targets) if dtype == torch.float64 else None
-        total, loss = weighted_loss(
-            head, kernels_of(graph), leaves[0], targets, 1 / kernels_of(graph).loss_factor(targets)
-        )
+        each = plain(kind, head, graph, leaves[0], targets) if dtype == torch.float64 else None
+        tiles = tiles_of(kind, graph, targets)
+        total, loss = weighted_loss(head, tiles, leaves[0], 1 / tiles.factor())
         found[dtype] = loss if each is None else each.detach(), *torch.autograd.grad(total, leaves)
     for mine, exact in zip(found[torch.float32], found[torch.float64], strict=True):
         assert mine.dtype == torch.float32
@@ -110,19 +175,20 @@ def test_float32_is_finite_and_close_at_every_noise_level(kind, sigma):
     torch.testing.assert_close(found[torch.float32][0].double(), found[torch.float64][0], rtol=1e-4, atol=0)
 
 
-@pytest.mark.parametrize("kind", range(3), ids=NAMES)
+@pytest.mark.parametrize("kind", range(4), ids=LOSSES)
 @pytest.mark.parametrize("weights", [torch.float32, torch.bfloat16])
 def test_bf16_inputs_give_float32_losses_and_bf16_gradients(kind, weights):
-    graph = list(graphs(40))[kind]
+    graph = graph_of(kind, 40)
     head, hidden, targets, weight = problem(graph, R=60)
     leaves = [value.detach().to(dtype) for value, dtype in ((hidden, torch.bfloat16), (head.weight, weights))]
     found = {}
     for exact in (False, True):
         mine = [value.to(torch.float64 if exact else value.dtype).requires_grad_() for value in leaves]
         bias = torch.zeros(graph.states, dtype=mine[1].dtype)
-        total, loss = weighted_loss(Head(mine[1], bias), kernels_of(graph), mine[0], targets, weight)
+        loss_of = tiles_of(kind, graph, targets)
+        total, loss = weighted_loss(Head(mine[1], bias), loss_of, mine[0], weight)
         found[exact] = loss, *torch.autograd.grad(total, mine)
-        assert torch.equal(losses(Head(mine[1], bias), kernels_of(graph), mine[0], targets), loss)
+        assert torch.equal(losses(Head(mine[1], bias), loss_of, mine[0]), loss)
     assert [value.dtype for value in found[False]] == [torch.float32, torch.bfloat16, weights]
     # the factors are the same bf16 numbers on both sides: sums are float32, gradients are rounded in the end
     torch.testing.assert_close(found[False][0].double(), found[True][0], rtol=1e-4, atol=1e-4)
@@ -130,12 +196,12 @@ def test_bf16_inputs_give_float32_losses_and_bf16_gradients(kind, weights):
         assert (mine.double() - truth).norm() < 2**-8 * truth.norm()
 
 
-@pytest.mark.parametrize("kind", range(3), ids=NAMES)
+@pytest.mark.parametrize("kind", range(4), ids=LOSSES)
 def test_no_active_row_gives_zero_and_gradients_of_zero(kind):
-    graph = list(graphs(7))[kind]
+    graph = graph_of(kind, 7)
     head, hidden, targets, weight = problem(graph)
     none = hidden[:0].detach().requires_grad_()
-    total, loss = weighted_loss(head, kernels_of(graph), none, targets[slice(0, 0)], weight[:0])
+    total, loss = weighted_loss(head, tiles_of(kind, graph, targets)[slice(0, 0)], none, weight[:0])
     total.backward()
     assert float(total.detach()) == 0
     assert loss.shape == (0,)
@@ -147,7 +213,7 @@ def test_no_active_row_gives_zero_and_gradients_of_zero(kind):
 def test_mask_never_gets_a_gradient():
     graph = GRAPHS["absorbing"](vocab_size=7)
     head, hidden, targets, weight = problem(graph)
-    weighted_loss(head, kernels_of(graph), hidden, targets, weight)[0].backward()
+    weighted_loss(head, ScoreEntropyTiles(kernels_of(graph), targets), hidden, weight)[0].backward()
     assert head.weight.grad[7].abs().sum() == 0
     assert head.weight.grad[:7].abs().min() > 0
 
@@ -156,7 +222,7 @@ def test_a_budget_below_one_row_is_refused():
     graph = GRAPHS["absorbing"](vocab_size=7)
     head, hidden, targets, weight = problem(graph)
     with pytest.raises(ValueError, match="does not hold one row of 7 scores, 56 bytes"):
-        weighted_loss(head, kernels_of(graph), hidden, targets, weight, budget=55)
+        weighted_loss(head, ScoreEntropyTiles(kernels_of(graph), targets), hidden, weight, budget=55)
 
 
 def test_the_closed_form_of_the_absorbing_loss_needs_no_logarithm_of_a_sum():
@@ -167,5 +233,6 @@ def test_the_closed_form_of_the_absorbing_loss_needs_no_logarithm_of_a_sum():
     targets = Targets(torch.tensor([3]), torch.tensor([1]), sigma)
     m = float(z.logsumexp(-1)) - math.log(3)
     ce = float(z.logsumexp(-1)) + 1.0
-    share = kernels_of(graph).loss_tile(z.clone(), 0, targets) * kernels_of(graph).loss_factor(targets)
+    tiles = ScoreEntropyTiles(kernels_of(graph), targets)
+    share = tiles.tile(z.clone(), 0, None, z.dtype)[0] * tiles.factor()
     assert float(share) == pytest.approx((ce + math.exp(m) - 1 - m) / math.expm1(0.4), rel=1e-12)
