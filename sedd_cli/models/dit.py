@@ -18,6 +18,7 @@ from torch.utils.checkpoint import checkpoint
 from sedd_cli.models.attention import ATTENTION, NAMES, KVCache, Rotary, choose, rotate
 from sedd_cli.models.head import Readout
 from sedd_cli.models.layers import Embedding, LayerNorm, SigmaEmbedding, dropout, full_precision, modulate
+from sedd_cli.models.replay import Replay
 
 #: q, k, v [B, H, L, D] and whether attention is causal → [B, H, L, D].
 Attend = Callable[..., Tensor]
@@ -117,6 +118,7 @@ class DiT(nn.Module):
         self.causal = causal
         self.recompute = False
         self.compiled = False
+        self.replay: Replay | None = None
         self.vocab_embed = Embedding(states, config.hidden_size)
         self.sigma_map = SigmaEmbedding(config.cond_dim)
         self.rotary_emb = Rotary(config.hidden_size // config.n_heads)
@@ -136,6 +138,11 @@ class DiT(nn.Module):
 
         past: cache of the tokens before x, for a causal network; x is appended to it.
         """
+        if self.replay is not None and past is None and x.is_cuda and not torch.is_grad_enabled():
+            return self.replay(self._hidden, x, sigma)
+        return self._hidden(x, sigma, past)
+
+    def _hidden(self, x: Tensor, sigma: Tensor, past: KVCache | None = None) -> Tensor:
         with self._mixed(x.device):
             cond = F.silu(self.sigma_map(sigma))
             h = self.vocab_embed(x)
@@ -170,7 +177,11 @@ class DiT(nn.Module):
         return self.rotary_emb(length, 2 * self.config.n_heads, self.autocast or dtype)
 
     def cast_for_inference(self) -> None:
-        """Cast the blocks' matrices to the dtype of mixed precision once, instead of in every call."""
+        """Cast the blocks' matrices to the dtype of mixed precision once, instead of in every call.
+
+        On a GPU the trunk is from now on replayed from graphs: weights must stay where they are.
+        """
+        self.replay = Replay()
         if self.autocast is not None:
             for module in self.blocks.modules():
                 if isinstance(module, nn.Linear):

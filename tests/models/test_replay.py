@@ -1,0 +1,107 @@
+"""Recorded trunks: which shapes are recorded, what is filled up, and that results are those of the trunk."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+
+from sedd_cli.models import replay
+from sedd_cli.models.dit import DiT, DiTConfig
+from sedd_cli.models.replay import Recording, Replay, filled_up
+
+
+def trunk(x, sigma):
+    return torch.stack([x * sigma[:, None], x + 1.0], -1)
+
+
+class Recorder:
+    """Runs the trunk on static inputs in place of a GPU's graph."""
+
+    def __init__(self):
+        self.shapes = []
+
+    def __call__(self, trunk, x, sigma):
+        self.shapes.append(tuple(x.shape))
+        output = torch.full_like(trunk(x, sigma), torch.nan)
+        return Recording(x, sigma, lambda: output.copy_(trunk(x, sigma)), output)
+
+
+def inputs(batch, length, seed=0):
+    g = torch.Generator().manual_seed(seed)
+    return torch.randint(9, (batch, length), generator=g), torch.rand(batch, dtype=torch.float64, generator=g)
+
+
+def test_a_shape_is_recorded_when_it_occurs_again_and_again():
+    recorder = Recorder()
+    run = Replay(recorder)
+    for seed in range(5):
+        x, sigma = inputs(3, 4, seed)
+        torch.testing.assert_close(run(trunk, x, sigma), trunk(x, sigma), rtol=0, atol=0)
+        assert len(recorder.shapes) == (seed >= replay.RECORDED_AT - 1)
+    run(trunk, *inputs(3, 5))
+    assert recorder.shapes == [(3, 4)]
+
+
+def test_batches_are_filled_up_to_few_sizes():
+    assert [filled_up(n) for n in (1, 2, 8, 9, 16, 17, 64)] == [1, 2, 8, 16, 16, 24, 64]
+    recorder = Recorder()
+    run = Replay(recorder)
+    for size in (9, 12, 16, 10, 13):
+        x, sigma = inputs(size, 4, size)
+        torch.testing.assert_close(run(trunk, x, sigma), trunk(x, sigma), rtol=0, atol=0)
+    assert recorder.shapes == [(16, 4)]
+
+
+def test_outputs_stay_when_the_next_one_is_made():
+    run = Replay(Recorder())
+    pairs = [inputs(2, 3, seed) for seed in range(6)]
+    outputs = [run(trunk, *pair) for pair in pairs]
+    for pair, output in zip(pairs, outputs, strict=True):
+        torch.testing.assert_close(output, trunk(*pair), rtol=0, atol=0)
+
+
+def test_a_copied_network_records_anew():
+    run = Replay(Recorder())
+    for seed in range(4):
+        run(trunk, *inputs(2, 3, seed))
+    assert run._recordings
+    assert not copy.deepcopy(run)._recordings
+
+
+def test_what_cannot_be_recorded_runs_as_usual_and_says_why():
+    def refuse(trunk, x, sigma):
+        refuse.times += 1
+        raise torch.OutOfMemoryError("CUDA out of memory.\nmore")
+
+    refuse.times, run = 0, Replay(refuse)
+    for seed in range(6):
+        pair = inputs(2, 3, seed)
+        torch.testing.assert_close(run(trunk, *pair), trunk(*pair), rtol=0, atol=0)
+    assert refuse.times == 1
+    assert run.failure == "CUDA out of memory."
+
+
+def test_only_so_many_graphs_are_kept(monkeypatch):
+    monkeypatch.setattr(replay, "MOST_GRAPHS", 2)
+    recorder = Recorder()
+    run = Replay(recorder)
+    for length in (3, 4, 5):
+        for seed in range(4):
+            pair = inputs(2, length, seed)
+            torch.testing.assert_close(run(trunk, *pair), trunk(*pair), rtol=0, atol=0)
+    assert recorder.shapes == [(2, 3), (2, 4)]
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="CUDA graphs need a GPU")
+def test_a_network_replayed_on_a_gpu_is_the_eager_one():
+    config = DiTConfig(n_blocks=2, hidden_size=64, n_heads=2, cond_dim=16, dropout=0.0, length=32)
+    net = DiT(config, 51).cuda().eval().requires_grad_(False)
+    net.cast_for_inference()
+    with torch.no_grad():
+        for seed in range(6):
+            x, sigma = (t.cuda() for t in inputs(10, 32, seed))
+            torch.testing.assert_close(net.hidden(x, sigma), net._hidden(x, sigma), rtol=1e-5, atol=1e-5)
+    assert not net.replay.failure
+    assert net.replay._recordings
