@@ -15,7 +15,7 @@ from sedd_cli.core.fast.fused import weighted_loss
 from sedd_cli.errors import RequestError
 from sedd_cli.models.head import Readout
 from sedd_cli.models.precision import autocast_dtype
-from sedd_cli.system.events import Event, Finished
+from sedd_cli.system.events import Event
 
 
 def bench_loss(options: ModelBenchOptions) -> Generator[Event, None, BenchResult]:
@@ -56,6 +56,4 @@ def bench_loss(options: ModelBenchOptions) -> Generator[Event, None, BenchResult
     # a backward pass allocates its gradients before it adds them to those that exist
     gradients = sum(leaf.numel() * leaf.element_size() for leaf in leaves) / 2**20
     beyond = {name: {"beyond_gradients_mib": path.extra_mib - gradients} for name, path in result.paths.items()}
-    result = with_flops(result.with_details(beyond), device)
-    yield Finished(result.to_dict())
-    return result
+    return with_flops(result.with_details(beyond), device)

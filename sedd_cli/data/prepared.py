@@ -15,7 +15,7 @@ from sedd_cli.data.shards import Dataset, open_dataset, verify_file, vouched_fil
 from sedd_cli.data.tokenizers import load_tokenizer
 from sedd_cli.errors import DamageError, RequestError
 from sedd_cli.system.digests import digest
-from sedd_cli.system.events import Event, Finished, Progress
+from sedd_cli.system.events import Event, Progress
 from sedd_cli.system.home import home
 
 
@@ -174,6 +174,4 @@ def verify(folder: Path) -> Generator[Event, None, VerifyResult]:
         verify_file(folder / file, sha256)
         yield Progress("verify", done, len(files), "files")
     assert dataset.tokenizer.fingerprint == dataset.manifest.tokenizer_fingerprint
-    result = VerifyResult(folder, len(files), dataset.manifest.fingerprint)
-    yield Finished(result.to_dict())
-    return result
+    return VerifyResult(folder, len(files), dataset.manifest.fingerprint)

@@ -8,6 +8,7 @@ import types
 
 import pytest
 import torch
+from support.jobs import returned
 
 from sedd_cli import load_model
 from sedd_cli.cli.view.curve import curve
@@ -65,11 +66,11 @@ def test_the_bound_on_the_way_is_that_of_the_checkpoint(watched, workplace):
     (seen,) = [e for e in events if isinstance(e, Validated)]
     assert (seen.step, seen.split, seen.blocks) == (6, "validation", 5)
     model = load_model(folder / "checkpoints" / "step-6", device="cpu")
-    *_, last = prepare(PrepareOptions(corpus=model.recipe.data.corpus, tokenizer="char"))
+    made = returned(prepare(PrepareOptions(corpus=model.recipe.data.corpus, tokenizer="char")))
     drawing = Drawing(rel_error=1.0, max_nfe=4)
     options = EvaluateOptions("validation", ("rigorous",), drawing, blocks=5, baselines=False)
-    *_, again = evaluate(model, open_dataset(last.path), options)
-    assert seen.nats_per_token == again.result["bounds"]["rigorous"]["nats_per_token"]
+    again = returned(evaluate(model, open_dataset(made.folder), options))
+    assert seen.nats_per_token == again.bounds["rigorous"].nats_per_token
     (line,) = lines(folder, "validation")
     assert line["nats_per_token"] == seen.nats_per_token
     assert line["nats_per_token_error"] > 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -17,6 +17,7 @@ from sedd_cli.errors import RequestError
 if TYPE_CHECKING:
     from sedd_cli.checkpoints.loaded_model import LoadedModel
     from sedd_cli.inference.infill import Job
+    from sedd_cli.inference.jobs import JobsResult
     from sedd_cli.inference.sampling import Sampling
 
 
@@ -116,17 +117,10 @@ def infill(
         return _fill_jobs(view, chosen, lines, jobs, job, sampling, every, out, resume, watch, html, svg)
     if template is None and length is None:
         job = Job(parsed, n, seed, chosen.length, candidates)
-    from sedd_cli.inference.generate import as_json
     from sedd_cli.inference.infill import infill as fill
-    from sedd_cli.system.events import Filled
 
-    events = fill(chosen, [job], sampling, every, watch or html is not None or svg is not None)
-    kept = shown(view, chosen, events, "sedd infill", out, watch, html, svg=svg)
-    found = [event for event in kept if isinstance(event, Filled)]
-    found.sort(key=lambda one: (one.index, one.candidate))
-    view.document(
-        {"model": chosen.source, "fingerprint": chosen.fingerprint, "samples": [as_json(event) for event in found]}
-    )
+    filling = fill(chosen, [job], sampling, every, watch or html is not None or svg is not None)
+    view.document(shown(view, chosen, filling, "sedd infill", out, watch, html, svg=svg).to_dict())
 
 
 #: Source of the templates → options that have no effect with it.
@@ -159,30 +153,25 @@ def _fill_jobs(
     out: Path | None, resume: bool, watch: bool, html: Path | None, svg: Path | None,
 ) -> None:  # fmt: skip
     """Fill a file of jobs. If lines are refused, RequestError after the others are done."""
-    from sedd_cli.inference.generate import as_json
     from sedd_cli.inference.jobs import fill_jobs, read_jobs
-    from sedd_cli.system.events import Filled, Finished
 
     named = "standard input" if source == "-" else source
     lines = read_jobs(raw, named, chosen.length, job.n, job.seed, job.candidates)
-    events = fill_jobs(chosen, lines, sampling, every, out, resume, watch or html is not None or svg is not None)
+    filling = fill_jobs(chosen, lines, sampling, every, out, resume, watch or html is not None or svg is not None)
     interrupted = "interrupted: finished jobs are kept, the same command continues" if out is not None else ""
-    kept = shown(view, chosen, events, "sedd infill", None, watch, html, interrupted, svg)
+    result = shown(view, chosen, filling, "sedd infill", None, watch, html, interrupted, svg)
     if out is not None:
         view.say(f"wrote {out}", "dim")
-    found = kept[-1].result if isinstance(kept[-1], Finished) else {}
-    samples = [*found.pop("kept"), *(as_json(event) for event in kept if isinstance(event, Filled))]
-    samples.sort(key=lambda one: (one["job"]["line"], one["index"], one["candidate"]))
-    error = _refusal(found, view.quiet) if found["refused"] else None
-    view.document({"model": chosen.source, "fingerprint": chosen.fingerprint, **found, "samples": samples}, error)
+    error = _refusal(result, view.quiet) if result.refused else None
+    view.document(result.to_dict(), error)
     if error:
         raise error
 
 
-def _refusal(found: dict[str, Any], quiet: bool) -> RequestError:
+def _refusal(result: JobsResult, quiet: bool) -> RequestError:
     """The error that names the refused lines; their reasons stand above it unless `quiet`."""
-    refused = found["refused"]
-    numbers = ", ".join(str(one["line"]) for one in refused[:20]) + (", …" if len(refused) > 20 else "")
-    others = " (the others are done)" if len(refused) < found["lines"] else ""
-    reason = f"line {refused[0]['line']}: {refused[0]['reason']}" if quiet else "the reasons stand above"
-    return RequestError(f"{len(refused)} of {found['lines']} lines were refused{others}: {numbers}; {reason}")
+    refused = result.refused
+    numbers = ", ".join(str(one.line) for one in refused[:20]) + (", …" if len(refused) > 20 else "")
+    others = " (the others are done)" if len(refused) < result.lines else ""
+    reason = f"line {refused[0].line}: {refused[0].reason}" if quiet else "the reasons stand above"
+    return RequestError(f"{len(refused)} of {result.lines} lines were refused{others}: {numbers}; {reason}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
@@ -14,6 +14,7 @@ from sedd_cli.errors import RequestError
 
 if TYPE_CHECKING:
     from sedd_cli.checkpoints.loaded_model import LoadedModel
+    from sedd_cli.evaluation.mauve.results import MauveResult
     from sedd_cli.evaluation.scorers.causal import CausalModel
     from sedd_cli.inference.sampling import Sampling
 
@@ -95,7 +96,7 @@ def mauve(
     chosen = _choose(view, model, device, precision, tokenizer)
     result = view.finish(job(chosen, options, device), RESUME)
     view.result(_table(result))
-    view.document(result)
+    view.document(result.to_dict())
 
 
 def _choose(
@@ -113,16 +114,17 @@ def _choose(
     return model
 
 
-def _table(result: dict[str, Any]) -> Table:
+def _table(result: MauveResult) -> Table:
     """The score, its spread over the seeds of k-means, and what was compared."""
-    title = f"{result['mode']}: {result['prompt']} tokens given, {result['new']} new"
+    title = f"{result.mode}: {result.prompt} tokens given, {result.new} new"
     table = Table(title=title, title_justify="left", show_header=False)
+    score = result.score
     rows = {
-        "MAUVE": f"{result['mauve']:.4f} ± {result['mauve_std']:.4f} over {len(result['values'])} seeds of k-means",
-        "model": result["model"],
-        "references": f"{result['references']['count']:,}",
-        "generations": f"{result['generations']['count']:,}, {result['sampler']['nfe_mean']:.1f} evaluations each",
-        "features": f"{result['features']['model']}, {result['clusters']} clusters",
+        "MAUVE": f"{score.mauve:.4f} ± {score.mauve_std:.4f} over {len(score.values)} seeds of k-means",
+        "model": result.model,
+        "references": f"{result.references.count:,}",
+        "generations": f"{result.generations.count:,}, {result.sampler['nfe_mean']:.1f} evaluations each",
+        "features": f"{result.features.model}, {score.clusters} clusters",
     }
     for name, value in rows.items():
         table.add_row(name, value)

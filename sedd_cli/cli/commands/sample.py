@@ -63,8 +63,7 @@ def sample(
 
     Example: sedd sample --model runs/quickstart -n 3 --steps 64 --seed 1
     """
-    from sedd_cli.inference.generate import GenerateOptions, as_json, generate, in_order
-    from sedd_cli.system.events import Sampled
+    from sedd_cli.inference.generate import GenerateOptions, generate
     from sedd_cli.system.outputs import check_outputs
 
     view = View(json, quiet)
@@ -76,15 +75,13 @@ def sample(
     check_outputs({"--out": out, "--html": html, "--svg": svg}, reads)
     chosen = choose_model(view, model, device, precision, tokenizer)
     causal = load_judge(view, judge, device) if judge is not None else None  # before sampling: loading may fail
-    events = generate(chosen, options, watch=watch or html is not None or svg is not None)
-    kept = shown(view, chosen, events, "sedd sample", out, watch, html, svg=svg)
-    sampled = [event for event in kept if isinstance(event, Sampled)]
-    sampled = in_order(options, sampled)
-    document = {"model": chosen.source, "fingerprint": chosen.fingerprint, "samples": [as_json(e) for e in sampled]}
+    job = generate(chosen, options, watch=watch or html is not None or svg is not None)
+    result = shown(view, chosen, job, "sedd sample", out, watch, html, svg=svg)
+    document = result.to_dict()
     if causal is not None:
         from sedd_cli.evaluation.judge import Samples
 
-        document["judged"] = judged(view, Samples.of(sampled, chosen.tokenizer), causal, self_bleu)
+        document["judged"] = judged(view, Samples.of(result.samples, chosen.tokenizer), causal, self_bleu).to_dict()
     view.document(document)
 
 

@@ -55,11 +55,12 @@ def sweep(
     if not isinstance(chosen, LoadedModel) or chosen.exact:
         raise RequestError(f"a sweep needs a diffusion model: {chosen.source} is autoregressive and has no steps")
     reader = load_judge(view, judge, device)
-    found = view.finish(job(chosen, reader, options), RESUME)
-    view.result(sweep_table(found))
+    result = view.finish(job(chosen, reader, options), RESUME)
+    found = result.to_dict()
+    view.result(sweep_table(result))
     stored, png = options.folder / "sweep.json", options.folder / "sweep.png"
     try:
-        plot(found, png)
+        plot(result, png)
         found["png"] = str(png)
         view.say(f"wrote {stored} and {png}", "dim")
     except RequestError as error:  # the figure needs matplotlib, the result does not

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Generator, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from datetime import timedelta
 from functools import singledispatchmethod
@@ -55,24 +55,20 @@ class View:
         self._tasks: dict[str, Any] = {}
         self._spoken: dict[str, float] = {}
 
-    def follow(self, events: Iterable[e.Event], interrupted: str = "") -> list[e.Event]:
-        """Draw every event; returns those other than progress. `interrupted` is shown after Ctrl-C."""
-        kept = []
+    def finish(self, job: Generator[e.Event, None, e.Result], interrupted: str = "") -> e.Result:
+        """Draw every event and return the result of the job. `interrupted` is shown after Ctrl-C."""
         try:
             with self._live():
-                for event in events:
+                while True:
+                    try:
+                        event = next(job)
+                    except StopIteration as end:
+                        return end.value
                     self.show(event)
-                    if not isinstance(event, e.Progress | e.TrainStep | e.Note | e.Frame):
-                        kept.append(event)
         except KeyboardInterrupt:
             if interrupted:
                 self.say(interrupted, "yellow")
             raise
-        return kept
-
-    def finish(self, events: Iterable[e.Event], interrupted: str = "") -> Any:
-        """Draw every event and return the result of the job."""
-        return next(event.result for event in self.follow(events, interrupted) if isinstance(event, e.Finished))
 
     def document(self, data: Any, error: Exception | None = None) -> None:
         """Write the command's JSON document under `--json`; `error` is the one with which the command will end."""

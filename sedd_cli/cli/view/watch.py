@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 
 from rich.console import Group
 from rich.text import Text
@@ -11,7 +11,7 @@ from rich.text import Text
 from sedd_cli.checkpoints.loaded_model import LoadedModel
 from sedd_cli.cli.view.pieces import Pieces
 from sedd_cli.cli.view.view import View
-from sedd_cli.system.events import Event, Frame, Seen
+from sedd_cli.system.events import Event, Frame, Result, Seen, observe
 
 #: Shown for a masked token.
 UNRESOLVED = "░"
@@ -31,20 +31,21 @@ class Watcher:
         self._changed: dict[tuple[int, int], float] = {}
         self._drawn = 0.0
 
-    def watch(self, events: Iterable[Event]) -> Iterator[Event]:
-        """Pass the events on and draw the frames."""
+    def watch(self, job: Generator[Event, None, Result]) -> Generator[Event, None, Result]:
+        """The job; its frames are drawn."""
         if not self._view.console.is_terminal or self._view.quiet:
-            yield from events
-            return
-        for event in events:
-            if isinstance(event, Frame):
-                self._note(event)
-                # drawing more often than the eye sees would only cost time
-                if event.step == event.steps or time.monotonic() - self._drawn > EVERY:
-                    self._view.picture(self._frame(event))
-                    self._drawn = time.monotonic()
-            yield event
+            return (yield from job)
+        result = yield from observe(job, self._see)
         self._view.picture("")
+        return result
+
+    def _see(self, event: Event) -> None:
+        if isinstance(event, Frame):
+            self._note(event)
+            # drawing more often than the eye sees would only cost time
+            if event.step == event.steps or time.monotonic() - self._drawn > EVERY:
+                self._view.picture(self._frame(event))
+                self._drawn = time.monotonic()
 
     def _frame(self, frame: Frame) -> Group:
         console = self._view.console

@@ -34,7 +34,7 @@ from sedd_cli.evaluation.likelihood.texts import Text, check_tokenizer, prepared
 from sedd_cli.evaluation.scorers.causal import CausalModel
 from sedd_cli.inference.bound import USUAL, Drawing, check_protocol, find_protocol, placed_for, shared
 from sedd_cli.system.distributed import Dist
-from sedd_cli.system.events import Evaluated, Event, Finished, Note, Progress, Warn
+from sedd_cli.system.events import Evaluated, Event, Note, Progress, Warn
 from sedd_cli.system.software import software
 
 
@@ -66,7 +66,7 @@ class EvaluateOptions:
 def evaluate_all(
     model: LoadedModel | CausalModel, texts: Sequence[Text], options: EvaluateOptions, dist: Dist
 ) -> Generator[Event, None, EvaluationResults]:
-    """Evaluate on several corpora; yields Evaluated after each, and Finished with all results and failures.
+    """Evaluate on several corpora; yields Evaluated after each.
 
     A corpus that fails does not stop the others; if there is only one, its error is raised.
     """
@@ -83,9 +83,7 @@ def evaluate_all(
                 raise
             failed.append(FailedEvaluation(text.corpus, str(error), 1 + isinstance(error, RequestError)))
             yield Warn(f"{text.corpus}: {error}")
-    result = EvaluationResults(tuple(results), tuple(failed))
-    yield Finished(result.to_dict())
-    return result
+    return EvaluationResults(tuple(results), tuple(failed))
 
 
 def evaluate(

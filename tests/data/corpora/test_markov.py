@@ -7,6 +7,7 @@ import math
 
 import numpy as np
 import pytest
+from support.jobs import returned
 
 from sedd_cli.data.corpora import CORPORA, Request, find_corpus
 from sedd_cli.data.corpora.markov import LETTERS, ORDER, SIZES, Chain, chain
@@ -158,9 +159,9 @@ def test_the_corpus_stays_what_it_is():
 
 
 def test_prepared_it_has_every_character_and_nothing_else():
-    *_, last = prepare(PrepareOptions(corpus="markov"))
+    made = returned(prepare(PrepareOptions(corpus="markov")))
     sizes = {"train": 2_000_000, "validation": 100_000, "test": 100_000}
-    dataset = open_dataset(last.path)
+    dataset = open_dataset(made.folder)
     assert {split: dataset.manifest.splits[split].characters for split in dataset.splits} == sizes
     assert {split: dataset.manifest.splits[split].tokens for split in dataset.splits} == sizes
 
