@@ -158,6 +158,6 @@ def _with_progress(now: Progress, work: Generator[Progress, None, int]) -> Gener
     """Show the progress of a run within that of the bench."""
 
     def within(step: Progress) -> Progress:
-        return replace(now, figures=now.figures | {step.unit: f"{step.done:,} of {step.total:,}"})
+        return replace(now, metrics=now.metrics | {step.unit: f"{step.done:,} of {step.total:,}"})
 
     return map_events(work, within)

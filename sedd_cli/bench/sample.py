@@ -56,7 +56,7 @@ def bench_sample(options: SampleBenchOptions) -> Generator[Event, None, BenchRes
     slow_net = copy.deepcopy(net)
     net.autocast = autocast_dtype(options.recipe.train.precision, device)
     net.cast_for_inference()
-    score = ScoreModel(net, graph, schedule, mean=options.normalized)
+    score = ScoreModel(net, graph, schedule, parametrization="mean" if options.normalized else "score")
     sampler, index = SAMPLERS["tweedie"](steps=options.steps), torch.arange(options.batch, device=device)
     counts: dict[str, float | bool] = {}
 

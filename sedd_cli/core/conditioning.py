@@ -10,7 +10,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Conditioning:
-    """Tokens that survive: at positions where `where` [B, L] is True, the sequence is `tokens` [B, L]."""
+    """Given tokens: where `where` [B, L] is True, the sequence keeps `tokens` [B, L]."""
 
     where: Tensor
     tokens: Tensor

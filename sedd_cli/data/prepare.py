@@ -146,8 +146,8 @@ def _encode(
             writer.append(group)
             done += len(group.ends)
             rate = (writer.tokens - before) / max(time.monotonic() - began, 1e-9)
-            figures = {"tokens": f"{writer.tokens:,}", "tokens/s": f"{rate:,.0f}"}
-            yield Progress(f"encode {split}", done, source.counts.get(split), "documents", figures)
+            metrics = {"tokens": f"{writer.tokens:,}", "tokens/s": f"{rate:,.0f}"}
+            yield Progress(f"encode {split}", done, source.counts.get(split), "documents", metrics)
         info = writer.finish()
         yield Progress(f"encode {split}", done, done, "documents", {"tokens": f"{info.tokens:,}"})
         return info

@@ -11,7 +11,7 @@ from typing import Any
 
 from sedd_cli.data.corpora import CORPORA, Request, find_corpus
 from sedd_cli.data.manifest import FILE, Manifest, read_manifest
-from sedd_cli.data.shards import Dataset, open_dataset, verify_file, vouched_files
+from sedd_cli.data.shards import Dataset, listed_files, open_dataset, verify_file
 from sedd_cli.data.tokenizers import load_tokenizer
 from sedd_cli.errors import DamageError, RequestError
 from sedd_cli.system.digests import digest
@@ -169,7 +169,7 @@ class VerifyResult:
 def verify(folder: Path) -> Generator[Event, None, VerifyResult]:
     """Read every file of a dataset and compare its sha256; DamageError at the first that differs."""
     dataset = open_dataset(folder)
-    files = vouched_files(dataset.manifest)
+    files = listed_files(dataset.manifest)
     for done, (file, _, sha256) in enumerate(files, 1):
         verify_file(folder / file, sha256)
         yield Progress("verify", done, len(files), "files")

@@ -18,9 +18,9 @@ from sedd_cli.inference.resumable import resumable_samples
 from sedd_cli.inference.sampling import Sampling
 from sedd_cli.recipe.build import nearest, plain
 from sedd_cli.system.events import Event, Note, Sampled
-from sedd_cli.system.figures import empty_figure, save, steps_axes
 from sedd_cli.system.files import write_whole
 from sedd_cli.system.locks import file_lock
+from sedd_cli.system.plotting import empty_figure, save, steps_axes
 from sedd_cli.system.software import software
 
 SETTINGS, RESULT = "settings.json", "sweep.json"
@@ -65,7 +65,7 @@ class SweepSettings:
 
 @dataclass(frozen=True)
 class SweepPoint:
-    """Samples of one sampler and number of steps, judged. requested: samples that the options ask for."""
+    """Samples of one sampler and number of steps, judged. requested: number of samples in the options."""
 
     sampler: str
     steps: int

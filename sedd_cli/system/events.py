@@ -39,7 +39,7 @@ class Progress(Event):
     done: int
     total: int | None
     unit: str = ""
-    figures: dict[str, str] = field(default_factory=dict)
+    metrics: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

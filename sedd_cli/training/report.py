@@ -14,7 +14,7 @@ from sedd_cli.checkpoints.run_directory import RunDir
 from sedd_cli.data.shards import Dataset
 from sedd_cli.errors import RequestError
 from sedd_cli.evaluation.likelihood.evaluate import EvaluateOptions, evaluate
-from sedd_cli.inference.bound import LEAST_REPLICATES, Drawing
+from sedd_cli.inference.bound import LEAST_REPLICATES, MonteCarloOptions
 from sedd_cli.inference.generate import GenerateOptions, SamplingResult, as_json, generate
 from sedd_cli.inference.infill import Job, infill
 from sedd_cli.inference.layout import lay_out
@@ -76,7 +76,7 @@ def report(recipe: Recipe, model: LoadedModel, dataset: Dataset, run: RunDir) ->
     """Evaluate a trained model on the report's split, sample and infill, and store the results in the run."""
     wanted, step = recipe.report, model.facts["step"]
     files = dict[str, Path]()
-    options = EvaluateOptions(wanted.split, drawing=Drawing(rel_error=wanted.rel_error))
+    options = EvaluateOptions(wanted.split, monte_carlo=MonteCarloOptions(rel_error=wanted.rel_error))
     result = (yield from evaluate(model, dataset, options)).to_dict()
     evaluation = run.store("results", f"{wanted.split}-step-{step}", result)
     jobs: dict[str, Generator[Event, None, SamplingResult]] = {}
@@ -97,9 +97,9 @@ def validate(recipe: Recipe, model: LoadedModel, dataset: Dataset, run: RunDir) 
     """The bound on the first blocks of the validation split, and one sample, both stored in the run."""
     wanted, step, began = recipe.report, model.facts["step"], time.perf_counter()
     split = "validation" if "validation" in dataset.splits else wanted.split
-    drawing = Drawing(rel_error=1.0, max_nfe=LEAST_REPLICATES)
+    monte_carlo = MonteCarloOptions(rel_error=1.0, max_nfe=LEAST_REPLICATES)
     protocol = "rigorous" if model.objective.steps is None else "discrete"
-    options = EvaluateOptions(split, (protocol,), drawing, baselines=False, blocks=wanted.blocks)
+    options = EvaluateOptions(split, (protocol,), monte_carlo, baselines=False, blocks=wanted.blocks)
     result = yield from map_events(evaluate(model, dataset, options), lambda event: None)
     found = result.to_dict()["bounds"][protocol]
     values = {f.name: found[f.name] for f in dataclasses.fields(Validated) if f.name in found}

@@ -41,7 +41,8 @@ class LossModule(nn.Module):
 
     def forward(self, x0: Tensor, v: Tensor, u: Tensor) -> Loss:
         schedule, objective = self._parts
-        return objective.loss(ScoreModel(self.net, self.graph, schedule, mean=objective.mean), x0, v, u)
+        model = ScoreModel(self.net, self.graph, schedule, parametrization=objective.parametrization)
+        return objective.loss(model, x0, v, u)
 
 
 @dataclass
@@ -198,7 +199,7 @@ def _network(model: LoadedModel, tensors: dict[str, Tensor]) -> DiT:
 
 
 def compile_if_wanted(recipe: Recipe, net: DiT, graph: Graph, dist: Dist) -> tuple[bool, str]:
-    """Compile the blocks if train.compile is set, or left open and compiling pays.
+    """Compile the blocks if train.compile is set, or if it is null and compiling saves time.
 
     Returns:
         Whether the blocks are compiled, and a warning if compiling failed.

@@ -191,7 +191,7 @@ def test_the_sampling_bench_of_the_uniform_graph_shows_its_steps():
     assert result.paths["sedd"].details["evaluations"] == 6
     shown = [e for e in events if isinstance(e, Progress)]
     assert {(e.task, e.total) for e in shown} == {("bench sample", 4)}
-    assert [e.figures["step"] for e in shown if "step" in e.figures] == [f"{k} of 6" for k in range(1, 7)] * 2
+    assert [e.metrics["step"] for e in shown if "step" in e.metrics] == [f"{k} of 6" for k in range(1, 7)] * 2
 
 
 @pytest.mark.parametrize(

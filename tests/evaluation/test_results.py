@@ -19,7 +19,7 @@ from sedd_cli.evaluation.mauve.job import mauve
 from sedd_cli.evaluation.mauve.options import MauveOptions
 from sedd_cli.evaluation.scorers.pretrained import load_causal
 from sedd_cli.evaluation.sweep import SweepOptions, SweepPoint, sweep
-from sedd_cli.inference.bound import Drawing
+from sedd_cli.inference.bound import MonteCarloOptions
 from sedd_cli.system.distributed import Dist
 
 
@@ -29,8 +29,8 @@ def causal(tmp_path_factory):
 
 
 def evaluated(model, causal, folder):
-    drawing = Drawing(rel_error=0.5, max_nfe=8)
-    options = EvaluateOptions(drawing=drawing, blocks=8, try_bf16=True)
+    monte_carlo = MonteCarloOptions(rel_error=0.5, max_nfe=8)
+    options = EvaluateOptions(monte_carlo=monte_carlo, blocks=8, try_bf16=True)
     return evaluate_all(model, [Text(model.recipe.data.corpus)], options, Dist(0, 1, torch.device("cpu")))
 
 

@@ -106,7 +106,7 @@ def test_other_settings_are_other_results(model, tmp_path):
     fill(model, LINES[:1], out)
     fill(model, LINES[:1], out, steps=2)
     fill(model, LINES[:1], out, temperature=0.5)
-    fill(model, LINES[:1], out, batch=3)  # not another law
+    fill(model, LINES[:1], out, batch=3)  # not another distribution
     assert [r["steps"] for r in records(out)] == [4, 2, 4]
     fill(model, LINES[:1], out, resume=False)
     assert len(records(out)) == 1

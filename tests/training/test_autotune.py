@@ -46,7 +46,7 @@ def fitted(state, batch=16):
 
 
 def sizes(events):
-    return [int(e.figures["micro-batch"]) for e in events if isinstance(e, Progress)]
+    return [int(e.metrics["micro-batch"]) for e in events if isinstance(e, Progress)]
 
 
 def planned(monkeypatch, bytes_a_row: int, seconds, free: int = 10**12):

@@ -271,12 +271,12 @@ def poison(monkeypatch) -> Callable[..., None]:
 
     def put(*steps: int, loss: float = math.nan, gradient: float = math.nan) -> None:
         def gradients(state, batch, rows):
-            tally = step.gradients(state, batch, rows)
+            by_time = step.gradients(state, batch, rows)
             if state.step in steps:
-                tally.nats *= loss
+                by_time.nats *= loss
                 for p in state.model.net.parameters():
                     p.grad *= gradient
-            return tally
+            return by_time
 
         monkeypatch.setattr("sedd_cli.training.loop.gradients", gradients)
 

@@ -20,7 +20,7 @@ from sedd_cli.data.shards import open_dataset
 from sedd_cli.evaluation.baselines.ngram import NGram
 from sedd_cli.evaluation.likelihood.evaluate import EvaluateOptions, evaluate
 from sedd_cli.evaluation.likelihood.summary import between_documents
-from sedd_cli.inference.bound import Drawing
+from sedd_cli.inference.bound import MonteCarloOptions
 from sedd_cli.models.dit import DiT
 from sedd_cli.recipe import load_recipe
 from sedd_cli.training.step import time_uniforms
@@ -121,7 +121,7 @@ def test_a_run_is_loaded_and_reported_with_its_averaged_weights(tiny_run, workpl
         assert torch.equal(p, found.tensors("ema")[name])
     assert any(not torch.equal(v, found.tensors("weights")[name]) for name, v in found.tensors("ema").items())
     stored = json.loads((tiny_run / "results" / "test-step-12.json").read_text())
-    options = EvaluateOptions("test", drawing=Drawing(rel_error=0.5))
+    options = EvaluateOptions("test", monte_carlo=MonteCarloOptions(rel_error=0.5))
     again = returned(evaluate(model, dataset_of(model.recipe), options)).to_dict()
     assert again["bounds"] == stored["bounds"]
 
@@ -129,7 +129,8 @@ def test_a_run_is_loaded_and_reported_with_its_averaged_weights(tiny_run, workpl
 def test_bits_per_character_count_every_token_over_the_characters(tiny_run):
     model = load_model(tiny_run, device="cpu")
     data = dataset_of(model.recipe)
-    result = returned(evaluate(model, data, EvaluateOptions("test", drawing=Drawing(rel_error=0.5)))).to_dict()
+    options = EvaluateOptions("test", monte_carlo=MonteCarloOptions(rel_error=0.5))
+    result = returned(evaluate(model, data, options)).to_dict()
     found, split = result["bounds"]["rigorous"], data.split("test")
     text = model.tokenizer.decode(split.read(0, split.tokens))
     characters = len(text.replace(model.tokenizer.separator, ""))

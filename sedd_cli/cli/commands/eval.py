@@ -75,7 +75,7 @@ def evaluate(
     """
     from sedd_cli.evaluation.likelihood.evaluate import EvaluateOptions, evaluate_all
     from sedd_cli.evaluation.likelihood.texts import Text
-    from sedd_cli.inference.bound import Drawing
+    from sedd_cli.inference.bound import MonteCarloOptions
     from sedd_cli.system.distributed import connect
     from sedd_cli.system.outputs import check_outputs
 
@@ -83,7 +83,7 @@ def evaluate(
     options = EvaluateOptions(
         split,
         tuple(protocol or ()),
-        Drawing(estimator, rel_error, max_nfe, seed),
+        MonteCarloOptions(estimator, rel_error, max_nfe, seed),
         baselines,
         blocks,
         length,

@@ -120,7 +120,7 @@ class View:
 
     @show.register
     def _(self, event: e.Progress) -> None:
-        self._advance(event.task, event.done, event.total, event.unit, event.figures)
+        self._advance(event.task, event.done, event.total, event.unit, event.metrics)
 
     @show.register
     def _(self, event: e.TrainStep) -> None:
@@ -165,15 +165,15 @@ class View:
             return Panel(body, title=escape(title), title_align="left", border_style="dim")
         return Text(f"--- {title} ---\n").append(body).append("\n")
 
-    def _advance(self, task: str, done: int, total: int | None, unit: str, figures: dict[str, str]) -> None:
+    def _advance(self, task: str, done: int, total: int | None, unit: str, metrics: dict[str, str]) -> None:
         if self.quiet:
             return
-        spelled = "  ".join(f"{key} {value}" for key, value in figures.items())
+        spelled = "  ".join(f"{key} {value}" for key, value in metrics.items())
         finished = total is not None and done >= total
         if self._bars:
             if task not in self._tasks:
-                self._tasks[task] = self._bars.add_task(escape(task), total=total, unit=unit, figures="")
-            self._bars.update(self._tasks[task], completed=done, total=total, figures=escape(spelled))
+                self._tasks[task] = self._bars.add_task(escape(task), total=total, unit=unit, metrics="")
+            self._bars.update(self._tasks[task], completed=done, total=total, metrics=escape(spelled))
             if finished:  # a finished bar becomes a line, which leaves room for later bars
                 self._bars.remove_task(self._tasks.pop(task))
                 self.say(f"{task}: {done:,} {unit}  {spelled}".rstrip(), "dim")
@@ -191,7 +191,7 @@ class View:
             TextColumn("{task.description}"),
             BarColumn(bar_width=14),
             MofNCompleteColumn(),
-            TextColumn("[cyan]{task.fields[figures]}"),
+            TextColumn("[cyan]{task.fields[metrics]}"),
             TimeRemainingColumn(),
             TextColumn("left"),
             console=self.console,

@@ -17,7 +17,7 @@ from sedd_cli.system.events import Event, Frame, Result, Seen, observe
 UNRESOLVED = "░"
 #: Seconds for which a new token is highlighted, and between two drawings.
 FRESH, EVERY = 0.4, 0.04
-#: Lines around the text: the bar, the figures, an empty one.
+#: Lines around the text: the bar, the metrics, an empty one.
 AROUND = 5
 
 
@@ -63,7 +63,7 @@ class Watcher:
             room -= len(lines) + 1 + len(rule)
             if room < 1:
                 break
-        return Group(*shown, self._figures(frame))
+        return Group(*shown, self._metrics(frame))
 
     def _note(self, frame: Frame) -> None:
         """Record when each position changed."""
@@ -92,7 +92,7 @@ class Watcher:
                 text.append(piece)
         return text, newest
 
-    def _figures(self, frame: Frame) -> Text:
+    def _metrics(self, frame: Frame) -> Text:
         free = [[i for i, token in enumerate(s.asked) if token is None] for s in frame.sequences]
         there = sum(s.x[i] < self._pieces.tokens for s, gaps in zip(frame.sequences, free, strict=True) for i in gaps)
         spent = max(s.evaluations for s in frame.sequences)

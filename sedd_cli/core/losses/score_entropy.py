@@ -74,7 +74,7 @@ def weighted_score_entropy(model: ScoreModel, x: Tensor, sigma: Tensor, x0: Tens
 def _fused(model: ScoreModel) -> tuple[LinearHead, Kernels[Any]] | None:
     """What is needed to compute head and loss together, if the head is linear and its outputs are scores."""
     head = getattr(model.net, "readout", None)
-    return None if head is None or model.mean or model.kernels is None else (head, model.kernels)
+    return None if head is None or model.parametrization == "mean" or model.kernels is None else (head, model.kernels)
 
 
 def _targets(model: ScoreModel, x: Tensor, sigma: Tensor, x0: Tensor) -> tuple[Tensor, Tensor, Targets]:
@@ -87,7 +87,7 @@ def _targets(model: ScoreModel, x: Tensor, sigma: Tensor, x0: Tensor) -> tuple[T
 
 def _row_entropy(model: ScoreModel, z: Tensor, sigma: Tensor, x: Tensor, x0: Tensor) -> Tensor:
     kernels = model.kernels
-    if kernels is not None and not model.mean:
+    if kernels is not None and model.parametrization == "score":
         return kernels.score_entropy_of(z, sigma, x, x0)
     log_score = model.log_score_of(z, sigma, x)
     if kernels is not None:

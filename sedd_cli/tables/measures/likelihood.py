@@ -8,7 +8,7 @@ from typing import Any
 from sedd_cli.checkpoints.loaded_model import LoadedModel
 from sedd_cli.evaluation.likelihood.evaluate import EvaluateOptions, evaluate
 from sedd_cli.evaluation.likelihood.texts import Text, prepared_for
-from sedd_cli.inference.bound import Drawing
+from sedd_cli.inference.bound import MonteCarloOptions
 from sedd_cli.system.distributed import Dist
 from sedd_cli.system.events import Event
 from sedd_cli.tables.column import Likelihood
@@ -27,7 +27,7 @@ class LikelihoodMeasure(Measure[Likelihood]):
         options = EvaluateOptions(
             column.split,
             ("discrete" if discrete else column.protocol,),
-            Drawing(rel_error=models.rel_error, max_nfe=models.max_nfe),
+            MonteCarloOptions(rel_error=models.rel_error, max_nfe=models.max_nfe),
             baselines=False,
             keep=True,
         )

@@ -17,7 +17,7 @@ from sedd_cli.data.shards import open_dataset
 from sedd_cli.errors import RequestError
 from sedd_cli.evaluation.likelihood.evaluate import EvaluateOptions, evaluate, evaluate_all
 from sedd_cli.evaluation.likelihood.texts import Text
-from sedd_cli.inference.bound import Drawing, shared
+from sedd_cli.inference.bound import MonteCarloOptions, shared
 from sedd_cli.system.distributed import Dist
 from sedd_cli.system.events import Evaluated
 
@@ -39,13 +39,13 @@ def _dataset(corpus: str, tokenizer: str):
     return open_dataset(made.folder)
 
 
-DRAWING = [f.name for f in dataclasses.fields(Drawing)]
+MONTE_CARLO = [f.name for f in dataclasses.fields(MonteCarloOptions)]
 
 
 def options_of(**options) -> EvaluateOptions:
-    """EvaluateOptions, the fields of Drawing among them."""
-    drawing = Drawing(**{"rel_error": 0.5} | {k: v for k, v in options.items() if k in DRAWING})
-    return EvaluateOptions(drawing=drawing, **{k: v for k, v in options.items() if k not in DRAWING})
+    """EvaluateOptions, the fields of MonteCarloOptions among them."""
+    monte_carlo = MonteCarloOptions(**{"rel_error": 0.5} | {k: v for k, v in options.items() if k in MONTE_CARLO})
+    return EvaluateOptions(monte_carlo=monte_carlo, **{k: v for k, v in options.items() if k not in MONTE_CARLO})
 
 
 def result(model, dataset, **options) -> dict:
@@ -57,9 +57,9 @@ def test_a_result_names_everything_needed_to_repeat_it(model, dataset):
     assert found["fingerprint"] == dataset.manifest.fingerprint
     assert (found["split"], found["seed"], found["length"]) == ("test", 0, 24)
     for protocol in ("rigorous", "sedd-paper"):
-        figures = found["bounds"][protocol]
-        assert figures["replicates"] >= 4
-        assert figures["perplexity"] == pytest.approx(math.exp(figures["nats_per_token"]))
+        metrics = found["bounds"][protocol]
+        assert metrics["replicates"] >= 4
+        assert metrics["perplexity"] == pytest.approx(math.exp(metrics["nats_per_token"]))
     assert set(found["baselines"]) == {"unigram", "5-gram"}
     assert found["baselines"]["5-gram"] < found["baselines"]["unigram"]
 
@@ -255,7 +255,7 @@ def test_a_short_text_gets_more_draws_a_block(model, dataset):
     found = result(model, dataset, blocks=2, max_nfe=256, baselines=False)["bounds"]["rigorous"]
     assert (found["blocks"], found["replicates"], found["nfe_per_block"]) == (2, 8, 256)
     with pytest.raises(RequestError, match="max-nfe must be at least 4"):
-        Drawing(max_nfe=3)
+        MonteCarloOptions(max_nfe=3)
 
 
 def test_shorter_blocks_on_request(model, dataset):
@@ -269,11 +269,11 @@ def test_shorter_blocks_on_request(model, dataset):
 def test_an_estimator_without_a_count_form_is_refused():
     from sedd_cli.core.graphs import GRAPHS
 
-    assert Drawing().placed_for(GRAPHS["uniform"](vocab_size=5)) == "stratified"
+    assert MonteCarloOptions().estimator_for(GRAPHS["uniform"](vocab_size=5)) == "stratified"
     with pytest.raises(RequestError, match="use stratified"):
-        Drawing(estimator="count").placed_for(GRAPHS["uniform"](vocab_size=5))
+        MonteCarloOptions(estimator="count").estimator_for(GRAPHS["uniform"](vocab_size=5))
     with pytest.raises(RequestError, match="iid, stratified, count"):
-        Drawing(estimator="sobol")
+        MonteCarloOptions(estimator="sobol")
 
 
 class StopError(Exception):
@@ -523,9 +523,9 @@ def test_baselines_and_bits_per_byte_of_a_part_are_over_the_text_of_that_part(mo
     nats = NGram(train.read(0, train.tokens), data.tokenizer.vocab_size, 1).nats(ids).sum()
     found = ngrams(data, blocks)["unigram"]
     assert found == pytest.approx(float(nats) / blocks.size.characters / math.log(2))
-    figures = summary(blocks, Estimates(np.full((4, 3), 50.0), 1)).to_dict()
-    assert figures["bits_per_byte"] == pytest.approx(150 / blocks.size.bytes / math.log(2))
-    assert figures["bits_per_char"] == pytest.approx(150 / blocks.size.characters / math.log(2))
+    metrics = summary(blocks, Estimates(np.full((4, 3), 50.0), 1)).to_dict()
+    assert metrics["bits_per_byte"] == pytest.approx(150 / blocks.size.bytes / math.log(2))
+    assert metrics["bits_per_char"] == pytest.approx(150 / blocks.size.characters / math.log(2))
 
 
 def test_both_bounds_come_from_the_same_evaluations(model, dataset):
