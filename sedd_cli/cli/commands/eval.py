@@ -11,6 +11,7 @@ import typer
 
 from sedd_cli.cli import options as o
 from sedd_cli.cli.choose import choose_any, model_files, more_inputs, own_corpus, places_of
+from sedd_cli.cli.option_groups import ModelOptions, model_options
 from sedd_cli.cli.view.results import bounds_table, comparison
 from sedd_cli.cli.view.view import View
 from sedd_cli.errors import RequestError, WorkError
@@ -19,11 +20,19 @@ from sedd_cli.system.events import Event
 if TYPE_CHECKING:
     from sedd_cli.evaluation.likelihood.results import EvaluationResults
 
+Precision = Annotated[
+    str,
+    typer.Option(
+        metavar="NAME", help="fp32, bf16, or auto: bf16 if a measurement shows that it does not move the result."
+    ),
+]
 #: Shown after Ctrl-C.
 RESUME = "interrupted: finished draws are kept, the same command continues"
 
 
+@model_options(model=(o.ModelOrCausal, None), precision=(Precision, "auto"))
 def evaluate(
+    using: ModelOptions,
     dataset: o.Dataset = None,
     local: o.From = None,
     split: o.Split = None,
@@ -53,17 +62,6 @@ def evaluate(
     resume: Annotated[bool, typer.Option(help="Continue from the draws of an interrupted evaluation.")] = True,
     out: o.OutDocument = None,
     seed: o.Seed = 0,
-    model: o.ModelOrCausal = None,
-    tokenizer: o.Tokenizer = None,
-    device: o.Device = "auto",
-    precision: Annotated[
-        str,
-        typer.Option(
-            metavar="NAME", help="fp32, bf16, or auto: bf16 if a measurement shows that it does not move the result."
-        ),
-    ] = "auto",
-    json: o.Json = False,
-    quiet: o.Quiet = False,
 ) -> None:
     """Measure the likelihood of texts, with error bars.
 
@@ -79,7 +77,7 @@ def evaluate(
     from sedd_cli.system.distributed import connect
     from sedd_cli.system.outputs import check_outputs
 
-    view = View(json, quiet)
+    view = View(using.json, using.quiet)
     options = EvaluateOptions(
         split,
         tuple(protocol or ()),
@@ -87,14 +85,15 @@ def evaluate(
         baselines,
         blocks,
         length,
-        try_bf16=precision == "auto",
+        try_bf16=using.precision == "auto",
         keep=resume,
     )
-    reads = {"--dataset": dataset, "--from": local, "--model": model_files(model), "--tokenizer": tokenizer}
+    reads = {"--dataset": dataset, "--from": local, "--model": model_files(using.model), "--tokenizer": using.tokenizer}
     check_outputs({"--out": out}, reads)
     places = places_of(dataset or [], local or [])
-    with connect(device) as dist:
-        chosen = choose_any(view, model, str(dist.device), "fp32" if precision == "auto" else precision, tokenizer)
+    with connect(using.device) as dist:
+        precision = "fp32" if using.precision == "auto" else using.precision
+        chosen = choose_any(view, using.model, str(dist.device), precision, using.tokenizer)
         texts = [Text(name, places.get(name)) for name in dataset or [own_corpus(chosen)]]
         check_outputs({"--out": out}, more_inputs(chosen, [text.corpus for text in texts]))
         job = evaluate_all(chosen, texts, options, dist)
@@ -102,7 +101,7 @@ def evaluate(
     found = result.to_dict()
     if len(found["results"]) > 1:
         view.result(comparison(found["results"]))
-    elif quiet and found["results"]:  # otherwise it was shown when it came
+    elif using.quiet and found["results"]:  # otherwise it was shown when it came
         view.result(bounds_table(found["results"][0]))
     error = _error(result, len(texts))
     view.document(_document(found, len(texts)), error)

@@ -10,6 +10,7 @@ import typer
 
 from sedd_cli.cli import options as o
 from sedd_cli.cli.choose import choose_model, model_files
+from sedd_cli.cli.option_groups import ModelOptions, model_options, sampling_options
 from sedd_cli.cli.view.showing import shown
 from sedd_cli.cli.view.view import View
 from sedd_cli.errors import RequestError
@@ -21,9 +22,11 @@ if TYPE_CHECKING:
     from sedd_cli.inference.sampling import Sampling
 
 
-@o.sampling_options()
+@sampling_options()
+@model_options()
 def infill(
     context: typer.Context,
+    using: ModelOptions,
     sampling: Sampling,
     template: Annotated[
         str | None,
@@ -71,12 +74,6 @@ def infill(
     watch: o.Watch = False,
     html: o.Html = None,
     svg: o.Svg = None,
-    model: o.ModelOption = None,
-    tokenizer: o.Tokenizer = None,
-    device: o.Device = "auto",
-    precision: o.Precision = "fp32",
-    json: o.Json = False,
-    quiet: o.Quiet = False,
 ) -> None:
     """Fill gaps anywhere in a text; the given tokens stay as they are.
 
@@ -100,15 +97,15 @@ def infill(
             + ("" if asked else " (sedd sample draws without a prompt)")
         )
     _refuse_unused(context, asked[0])
-    view = View(json, quiet)
+    view = View(using.json, using.quiet)
     parsed = between(prefix, suffix) if template is None else parse_template(template)
     job = Job(parsed, n, seed, length, candidates)
     if every and candidates == 1:
         raise RequestError("--all shows candidates, and --candidates 1 leaves nothing to show")
-    reads = {"--input": jobs, "--model": model_files(model), "--tokenizer": tokenizer}
+    reads = {"--input": jobs, "--model": model_files(using.model), "--tokenizer": using.tokenizer}
     check_outputs({"--out": out, "--html": html, "--svg": svg}, reads)
     lines = _read(jobs) if jobs is not None else []
-    chosen = choose_model(view, model, device, precision, tokenizer)
+    chosen = choose_model(view, *using.choice)
     if interactive:
         from sedd_cli.cli.interactive import prompt_loop
 
