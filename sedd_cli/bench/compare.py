@@ -36,8 +36,11 @@ class BenchOptions:
 
 @dataclass(frozen=True)
 class PathResult:
-    """The rates of a path. tokens_per_second: their median. extra_mib: peak memory of the warm-up run beyond what was
-    allocated before it. details: further metrics of a bench."""
+    """The rates of a path.
+
+    tokens_per_second: their median. extra_mib: peak memory of the warm-up run beyond what was allocated before it.
+    details: further metrics of a bench.
+    """
 
     tokens_per_second: float
     runs: list[float]

@@ -27,7 +27,9 @@ class Conditioning:
         )
 
     @classmethod
-    def at(cls, positions: list[int], tokens: list[int], batch: int, length: int, device="cpu") -> Conditioning:
+    def at(
+        cls, positions: list[int], tokens: list[int], batch: int, length: int, device: torch.device | str = "cpu"
+    ) -> Conditioning:
         """The same tokens [P] at the same positions [P] of every sequence."""
         given = cls.nothing(batch, length, device)
         given.where[:, positions] = True

@@ -99,8 +99,7 @@ class ScoreModel:
         return (self.graph.mean_score if self.parametrization == "mean" else self.graph.log_score)(z, sigma, x)
 
     def row_losses(self, x: Tensor, sigma: Tensor, x0: Tensor, loss_of: RowLoss, where: Tensor | None = None) -> Tensor:
-        """Σ over positions, the active ones or `where` [B, L], of loss_of(z [R, S], batch [R], x [R], x0 [R]) → [R],
-        per sequence [B].
+        """The sum of `loss_of` over the positions of each sequence, [B]: over the active ones, or over `where` [B, L].
 
         Head outputs are made block by block, and, where a gradient is asked for, once more in the backward pass, so
         that they need not be held.

@@ -51,8 +51,10 @@ class SweepOptions:
 
 @dataclass(frozen=True)
 class SweepSettings:
-    """What all samples of a sweep have in common. recipe_sampler: the sampler section of the run's recipe, which
-    changes how samples are drawn."""
+    """What all samples of a sweep have in common.
+
+    recipe_sampler: the sampler section of the run's recipe, which changes how samples are drawn.
+    """
 
     model: str
     model_fingerprint: str

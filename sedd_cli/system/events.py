@@ -76,7 +76,7 @@ class TrainStep(Event):
 
 
 def bin_names(loss_by_t: list[float | None]) -> list[str]:
-    """ "0.0-0.2" … for the bins of `loss_by_t`."""
+    """The names of the bins of `loss_by_t`: 0.0-0.2 and so on."""
     count = len(loss_by_t)
     return [f"{i / count:.1f}-{(i + 1) / count:.1f}" for i in range(count)]
 

@@ -139,7 +139,7 @@ class TrainState:
         return bool(nn.utils.get_total_norm(local).isfinite())  # one synchronisation with the device
 
     def tensors(self) -> dict[str, Tensor]:
-        """The tensors of the state, not copied, by full names: "weights.…", "ema.…", "adamw.….exp_avg" …"""
+        """The tensors of the state, not copied, by full names such as "weights.…", "ema.…" and "adamw.….exp_avg"."""
         named = list(self.model.net.named_parameters())
         found = {f"weights.{name}": p.detach() for name, p in named}
         found |= {f"ema.{name}": value for name, value in self.ema.shadow.items()}

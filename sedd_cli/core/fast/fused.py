@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -127,7 +127,17 @@ class Tiles:
 
 class _Fused(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, hidden, weight, bias, readout, kernels, targets, scale, tiles):
+    def forward(
+        ctx: Any,
+        hidden: Tensor,
+        weight: Tensor,
+        bias: Tensor,
+        readout: LinearHead,
+        kernels: Kernels[Any],
+        targets: Targets,
+        scale: Tensor,
+        tiles: Tiles,
+    ) -> tuple[Tensor, Tensor]:
         with torch.autocast(hidden.device.type, enabled=False):
             dtype = tiles.dtype
             loss = hidden.new_zeros(len(hidden), dtype=dtype)
@@ -153,6 +163,6 @@ class _Fused(torch.autograd.Function):
             return total, loss
 
     @staticmethod
-    def backward(ctx, grad, _):  # pyright: ignore[reportIncompatibleMethodOverride]
+    def backward(ctx: Any, grad: Tensor, _: Any) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
         found = (saved.mul_(grad) for saved in ctx.saved_tensors)
         return (*(g.to(kind) for g, kind in zip(found, ctx.kinds, strict=True)), None, None, None, None, None)

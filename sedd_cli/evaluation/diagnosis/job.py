@@ -34,8 +34,11 @@ SAMPLED, SAMPLE_LENGTH, SAMPLE_STEPS = 1024, 256, 32
 
 @dataclass(frozen=True)
 class DiagnoseOptions:
-    """text: a file to score; by default the held-out split of the model's own corpus if it is prepared on this machine,
-    else samples of the model."""
+    """What is scored.
+
+    text: a file to score; by default the held-out split of the model's own corpus if it is prepared on this machine,
+    else samples of the model.
+    """
 
     text: Path | None = None
     seed: int = 0

@@ -31,8 +31,10 @@ class ModelIdentity:
 
 @dataclass(frozen=True)
 class EvaluatedSplit:
-    """The split that a result is about. tokens, characters: of the whole split; unknown: characters that the tokenizer
-    cannot express."""
+    """The split that a result is about.
+
+    tokens, characters: of the whole split; unknown: characters that the tokenizer cannot express.
+    """
 
     corpus: str
     source: str

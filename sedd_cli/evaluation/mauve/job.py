@@ -85,8 +85,10 @@ def mauve(
 def _side(
     name: str, rows: list[list[int]], writer: Writer, reader: Scorer, options: MauveOptions
 ) -> Generator[Event, None, tuple[np.ndarray, int]]:
-    """Features [n, D] of the texts of one side, given as the writer's ids, and how many have another length in the
-    reader's ids."""
+    """Features [n, D] of the texts of one side, and how many have another length in the reader's ids.
+
+    rows: the texts as the writer's ids.
+    """
     if len(rows) < ENOUGH:
         few = " and hardly means anything" if len(rows) < FEW else ""
         yield Warn(f"{len(rows):,} {name}, fewer than {ENOUGH:,}: the score is biased{few} (Pillutla et al. 2021)")
