@@ -11,7 +11,7 @@ __version__ = "0.1.0"
 __all__ = ["Model", "__version__", "load_model"]
 
 
-def __getattr__(name: str):
+def __getattr__(name: str) -> object:
     if name == "Model":
         from sedd_cli.inference.model import Model
 

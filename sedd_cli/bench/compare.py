@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from sedd_cli import __version__
 from sedd_cli.errors import RequestError
 from sedd_cli.system import allocator
-from sedd_cli.system.events import Event, Progress
+from sedd_cli.system.events import Event, Progress, map_events
 
 if TYPE_CHECKING:
     import torch
@@ -36,8 +36,11 @@ class BenchOptions:
 
 @dataclass(frozen=True)
 class PathResult:
-    """The rates of a path. tokens_per_second: their median. extra_mib: peak memory of the warm-up run beyond what was
-    allocated before it. details: further metrics of a bench."""
+    """The rates of a path.
+
+    tokens_per_second: their median. extra_mib: peak memory of the warm-up run beyond what was allocated before it.
+    details: further metrics of a bench.
+    """
 
     tokens_per_second: float
     runs: list[float]
@@ -154,11 +157,10 @@ def synchronize(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def _with_progress(now: Progress, work: Generator[Progress, None, int]) -> Generator[Progress, None, int]:
+def _with_progress(now: Progress, work: Generator[Progress, None, int]) -> Generator[Event, None, int]:
     """Show the progress of a run within that of the bench."""
-    while True:
-        try:
-            step = next(work)
-        except StopIteration as end:
-            return end.value
-        yield replace(now, figures=now.figures | {step.unit: f"{step.done:,} of {step.total:,}"})
+
+    def within(step: Progress) -> Progress:
+        return replace(now, metrics=now.metrics | {step.unit: f"{step.done:,} of {step.total:,}"})
+
+    return map_events(work, within)

@@ -14,7 +14,7 @@ from sedd_cli.data.loader import Loader
 from sedd_cli.data.manifest import ShardInfo, SplitInfo
 from sedd_cli.data.shards import TokenArray
 from sedd_cli.errors import RequestError
-from sedd_cli.system.events import Event, Finished
+from sedd_cli.system.events import Event
 
 
 @dataclass(frozen=True)
@@ -53,6 +53,4 @@ def bench_loader(options: LoaderBenchOptions) -> Generator[Event, None, BenchRes
             return size
 
         paths = {"loader": fast, "block by block": plain}
-        result = yield from compare("loader", paths, options, {})
-    yield Finished(result.to_dict())
-    return result
+        return (yield from compare("loader", paths, options, {}))

@@ -14,7 +14,7 @@ from sedd_cli.core.score import ScoreModel
 from sedd_cli.models.compile import compile_pays
 from sedd_cli.models.head import Readout
 from sedd_cli.models.precision import autocast_dtype
-from sedd_cli.system.events import Event, Finished
+from sedd_cli.system.events import Event
 
 
 class PlainHead:
@@ -63,8 +63,8 @@ def bench_loss(options: ModelBenchOptions) -> Generator[Event, None, BenchResult
         leaf.grad = torch.zeros_like(leaf)
     readout = Readout(weight, bias, mixed, compiled=device.type == "cuda" and compile_pays(device, 0.0))
     parts = graph, schedule
-    fused = ScoreModel(FusedHead(hidden, readout), *parts, mean=objective.mean)
-    whole = AllRows(PlainHead(hidden, readout), *parts, mean=objective.mean)
+    fused = ScoreModel(FusedHead(hidden, readout), *parts, parametrization=objective.parametrization)
+    whole = AllRows(PlainHead(hidden, readout), *parts, parametrization=objective.parametrization)
 
     def fast() -> int:
         objective.loss(fused, x0, v, u).total.backward()
@@ -86,6 +86,4 @@ def bench_loss(options: ModelBenchOptions) -> Generator[Event, None, BenchResult
     # a backward pass allocates its gradients before it adds them to those that exist
     gradients = sum(leaf.numel() * leaf.element_size() for leaf in leaves) / 2**20
     beyond = {name: {"beyond_gradients_mib": path.extra_mib - gradients} for name, path in result.paths.items()}
-    result = with_flops(result.with_details(beyond), device)
-    yield Finished(result.to_dict())
-    return result
+    return with_flops(result.with_details(beyond), device)

@@ -19,7 +19,7 @@ from sedd_cli.data.prepared import PrepareOptions
 from sedd_cli.data.tokenizers import Tokenizer, load_tokenizer, needs_training
 from sedd_cli.data.writer import SplitWriter
 from sedd_cli.errors import RequestError
-from sedd_cli.system.events import Event, Finished, Note
+from sedd_cli.system.events import Event, Note
 
 
 @dataclass(frozen=True)
@@ -60,9 +60,7 @@ def bench_prepare(options: PrepareBenchOptions) -> Generator[Event, None, BenchR
             "sedd prepare": lambda: encode_to_shards(documents(), tokenizer, options.workers, Path(folder)),
             "datasets.map": lambda: encode_by_map(dataset, tokenizer, options.workers),
         }
-        result = yield from compare("prepare", paths, options, {"workers": options.workers})
-    yield Finished(result.to_dict())
-    return result
+        return (yield from compare("prepare", paths, options, {"workers": options.workers}))
 
 
 def encode_to_shards(documents: Iterator[str], tokenizer: Tokenizer, workers: int, folder: Path) -> int:

@@ -18,7 +18,7 @@ from sedd_cli.core.score import ScoreModel
 from sedd_cli.errors import RequestError
 from sedd_cli.models.dit import DiT
 from sedd_cli.models.precision import autocast_dtype
-from sedd_cli.system.events import Event, Finished, Progress
+from sedd_cli.system.events import Event, Progress
 from sedd_cli.training.flops import head_flops, trunk_flops_a_token
 
 
@@ -56,7 +56,7 @@ def bench_sample(options: SampleBenchOptions) -> Generator[Event, None, BenchRes
     slow_net = copy.deepcopy(net)
     net.autocast = autocast_dtype(options.recipe.train.precision, device)
     net.cast_for_inference()
-    score = ScoreModel(net, graph, schedule, mean=options.normalized)
+    score = ScoreModel(net, graph, schedule, parametrization="mean" if options.normalized else "score")
     sampler, index = SAMPLERS["tweedie"](steps=options.steps), torch.arange(options.batch, device=device)
     counts: dict[str, float | bool] = {}
 
@@ -89,9 +89,7 @@ def bench_sample(options: SampleBenchOptions) -> Generator[Event, None, BenchRes
     facts["attention"] = net.kernel()
     result = yield from compare("sample", {"sedd": fast, "plain": slow}, options, facts, str(device))
     # the first three steps are the warm-up
-    result = with_flops(_extrapolated(result, times[3:], counts, flops, options), device)
-    yield Finished(result.to_dict())
-    return result
+    return with_flops(_extrapolated(result, times[3:], counts, flops, options), device)
 
 
 def _extrapolated(

@@ -17,7 +17,7 @@ from sedd_cli.data.shards import Dataset
 from sedd_cli.models.dit import DiT
 from sedd_cli.recipe import Recipe
 from sedd_cli.system.distributed import Dist
-from sedd_cli.system.events import Event, Finished, Note
+from sedd_cli.system.events import Event, Note
 from sedd_cli.training.flops import flops_a_token
 from sedd_cli.training.state import TrainState
 from sedd_cli.training.step import gradients
@@ -46,9 +46,7 @@ def bench_train(options: ModelBenchOptions) -> Generator[Event, None, BenchResul
     result = with_flops((yield from compare("train", paths, options, facts, str(device), steady=True)), device)
     tokens = options.recipe.train.steps * options.recipe.train.batch * recipe.model.length
     hours = tokens / result.paths["sedd"].tokens_per_second / 3600
-    result = result.with_details({}, recipe_hours_here=hours)
-    yield Finished(result.to_dict())
-    return result
+    return result.with_details({}, recipe_hours_here=hours)
 
 
 def _one_batch(options: ModelBenchOptions) -> Recipe:

@@ -28,7 +28,7 @@ from sedd_cli.checkpoints.tensors import check_finite
 from sedd_cli.core.random import BASE, Stream
 from sedd_cli.errors import RequestError, WorkError
 from sedd_cli.recipe import dump_recipe
-from sedd_cli.system.events import Event, Finished, Note, Warn
+from sedd_cli.system.events import Event, Note, Warn
 from sedd_cli.system.files import sync_path
 from sedd_cli.system.home import nearest_existing
 from sedd_cli.system.outputs import check_folder
@@ -119,7 +119,7 @@ def export(model: LoadedModel, options: ExportOptions) -> Generator[Event, None,
     check_finite(model.net, model.source)
     if model.precision != "fp32":
         raise RequestError(f"export needs a model that was loaded in fp32, found {model.precision}")
-    if model.objective.mean or model.exact:
+    if model.objective.parametrization == "mean" or model.exact:
         raise RequestError(f"the published layout holds models of scores only, found a model of {model.objective.name}")
     config = config_of(model.graph, model.schedule, model.net.config)
     if config["noise"].get("eps", PUBLISHED_EPS) != PUBLISHED_EPS:
@@ -146,11 +146,9 @@ def export(model: LoadedModel, options: ExportOptions) -> Generator[Event, None,
             commit = yield from _push(model, place, sizes, options.push, options)
             pushed = Pushed(options.push, options.private, options.dry_run, commit)
     rms, most = moved
-    result = ExportResult(
+    return ExportResult(
         model.source, model.fingerprint, fingerprint, sizes, options.half, rms, most, options.to, pushed
     )
-    yield Finished(result.to_dict())
-    return result
 
 
 def _push(

@@ -86,7 +86,7 @@ class LoadedModel:
     def fingerprint(self) -> str:
         """sha256 over everything that determines a score: weights, shape of the network, graph, schedule."""
         shape = replace(self.net.config, attention="auto", dropout=0.0)
-        meaning = (self.objective.mean, self.objective.causal, self.objective.steps)
+        meaning = (self.objective.parametrization == "mean", self.objective.causal, self.objective.steps)
         parts = (self.graph, self.schedule, shape, *([meaning] if any(meaning) else []))
         # spelled as in version 0.1, so that results stored under a fingerprint are still found
         found = hashlib.sha256(repr(parts).replace("(vocab_size=", "(tokens=", 1).encode())
@@ -108,7 +108,13 @@ class LoadedModel:
     @property
     def score(self) -> ScoreModel:
         """The score model of `sedd_cli.core`."""
-        return ScoreModel(self.net, self.graph, self.schedule, mean=self.objective.mean, steps=self.objective.steps)
+        return ScoreModel(
+            self.net,
+            self.graph,
+            self.schedule,
+            parametrization=self.objective.parametrization,
+            steps=self.objective.steps,
+        )
 
     @torch.no_grad()
     def log_score(self, x: Tensor, sigma: Tensor) -> Tensor:

@@ -65,7 +65,7 @@ def _agreeing(recipe: Recipe, model: LoadedModel) -> Recipe:
     """The recipe; RequestError if it describes another model than config.json."""
     objective = recipe.objective.make()
     same = recipe.graph.make(vocab_size=model.vocab_size) == model.graph and recipe.noise.make() == model.schedule
-    if objective.mean or objective.causal or not same:
+    if objective.parametrization == "mean" or objective.causal or not same:
         raise RequestError(f"it describes another model than {CONFIG}: {recipe.objective.name}, {recipe.graph.name}")
     return recipe
 

@@ -1,12 +1,7 @@
-"""Options shared by several commands, each defined once."""
+"""Options shared by several commands, each defined once; groups of them are in `option_groups`."""
 
 from __future__ import annotations
 
-import functools
-import inspect
-import types
-import typing
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -71,11 +66,7 @@ JudgeModel = Annotated[
 ]
 SelfBleu = Annotated[bool, typer.Option("--self-bleu", help="Also compute self-BLEU of the judged samples.")]
 
-_SAMPLING, _CHANGING, _WATCHING = (
-    "Sampling",
-    "Options that change the distribution of the samples (reported with them)",
-    "Watching",
-)
+_WATCHING = "Watching"
 Watch = Annotated[
     bool, typer.Option("--watch", help="Show the text while it is denoised, in a terminal.", rich_help_panel=_WATCHING)
 ]
@@ -87,160 +78,3 @@ Svg = Annotated[
     Path | None,
     typer.Option(metavar="FILE", help="Write an animated picture of the denoising (SVG).", rich_help_panel=_WATCHING),
 ]
-
-#: The sampling options: name of the field of `Sampling` → annotation and default of the command's parameter.
-SAMPLING: dict[str, tuple[Any, Any]] = {
-    "steps": (
-        Annotated[
-            int | None,
-            typer.Option(
-                metavar="INT",
-                help="Denoising steps; default: the recipe's, else 128. At most one more network evaluation.",
-                rich_help_panel=_SAMPLING,
-            ),
-        ],
-        None,
-    ),
-    "sampler": (
-        Annotated[
-            str | None,
-            typer.Option(
-                metavar="NAME",
-                help="tweedie, euler, or first-hitting (one token at a time, normalized).",
-                rich_help_panel=_SAMPLING,
-            ),
-        ],
-        None,
-    ),
-    "thinning": (
-        Annotated[
-            bool,
-            typer.Option(
-                " /--no-thinning",
-                help="Evaluate every position in every step.",
-                show_default=False,
-                rich_help_panel=_SAMPLING,
-            ),
-        ],
-        True,
-    ),
-    "batch": (
-        Annotated[
-            int | None,
-            typer.Option(
-                metavar="INT",
-                help="Sequences denoised together; default: as memory allows.",
-                rich_help_panel=_SAMPLING,
-            ),
-        ],
-        None,
-    ),
-    "normalized": (
-        Annotated[
-            bool,
-            typer.Option(
-                "--normalized",
-                help="Set the absorbing model's normaliser to 1; steps without an event are then free.",
-                rich_help_panel=_CHANGING,
-            ),
-        ],
-        False,
-    ),
-    "temperature": (
-        Annotated[
-            float | None,
-            typer.Option(
-                metavar="FLOAT",
-                help="Below 1 favours likely tokens, above 1 rare ones.",
-                rich_help_panel=_CHANGING,
-            ),
-        ],
-        None,
-    ),
-    "top_p": (
-        Annotated[
-            float | None,
-            typer.Option(
-                metavar="FLOAT",
-                help="Keep the likeliest tokens of this total probability.",
-                rich_help_panel=_CHANGING,
-            ),
-        ],
-        None,
-    ),
-    "grid": (
-        Annotated[
-            str | None,
-            typer.Option(
-                metavar="NAME",
-                help="Time grid: linear, cosine (short steps first), even (equally many tokens resolved in each step).",
-                rich_help_panel=_CHANGING,
-            ),
-        ],
-        None,
-    ),
-    "correctors": (
-        Annotated[
-            int | None,
-            typer.Option(
-                metavar="INT",
-                help="Corrector steps after each step (Campbell et al. 2022).",
-                rich_help_panel=_CHANGING,
-            ),
-        ],
-        None,
-    ),
-    "remask": (
-        Annotated[
-            float | None,
-            typer.Option(
-                metavar="FLOAT",
-                help="Probability that a step masks a resolved token again (ReMDM, capped), such as 0.02.",
-                rich_help_panel=_CHANGING,
-            ),
-        ],
-        None,
-    ),
-    "legacy": (
-        Annotated[
-            bool,
-            typer.Option(
-                "--legacy-float32-gumbel",
-                help="Draw in float32 as the published code does, which loses rare tokens.",
-                rich_help_panel=_CHANGING,
-            ),
-        ],
-        False,
-    ),
-}
-
-
-def sampling_options(*names: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Give a command the sampling options of these names, all without names, as one argument `sampling`.
-
-    The command's parameter `sampling` is replaced by the options; the command receives a `Sampling` object.
-    """
-
-    def decorate(command: Callable[..., None]) -> Callable[..., None]:
-        own = [p for p in inspect.signature(command).parameters.values() if p.name != "sampling"]
-        # importing `Sampling` imports torch, so its name cannot be resolved here
-        unresolved = types.SimpleNamespace(__annotations__={p.name: p.annotation for p in own})
-        hints = typing.get_type_hints(unresolved, command.__globals__, include_extras=True)
-        keyword = inspect.Parameter.KEYWORD_ONLY
-        parameters = [p.replace(kind=keyword, annotation=hints[p.name]) for p in own]
-        for name in names or SAMPLING:
-            annotation, default = SAMPLING[name]
-            parameters.append(inspect.Parameter(name, keyword, default=default, annotation=annotation))
-
-        @functools.wraps(command)
-        def wrapped(**values: Any) -> None:
-            from sedd_cli.inference.sampling import Sampling
-
-            sampling = Sampling(**{name: values.pop(name) for name in names or SAMPLING})
-            return command(sampling=sampling, **values)
-
-        wrapped.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-        wrapped.__annotations__ = {p.name: p.annotation for p in parameters}
-        return wrapped
-
-    return decorate

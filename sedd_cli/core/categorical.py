@@ -1,8 +1,7 @@
 """Exact categorical draws.
 
-A float32 Gumbel race resolves probabilities only down to 2⁻²⁴ and so bends the distribution it draws
-from (SPEC: rare tokens vanish). Here a draw is an inverse CDF in float64: an entry of mass q is hit
-with probability q up to 2⁻⁵² relative to the total.
+The Gumbel-max trick in float32 resolves probabilities only down to 2⁻²⁴, so rare tokens are never drawn. Here a draw
+inverts the cumulative distribution in float64: an entry of mass q is drawn with probability q, up to 2⁻⁵² of the total.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Conditioning:
-    """Tokens that survive: at positions where `where` [B, L] is True, the sequence is `tokens` [B, L]."""
+    """Given tokens: where `where` [B, L] is True, the sequence keeps `tokens` [B, L]."""
 
     where: Tensor
     tokens: Tensor
@@ -27,7 +27,9 @@ class Conditioning:
         )
 
     @classmethod
-    def at(cls, positions: list[int], tokens: list[int], batch: int, length: int, device="cpu") -> Conditioning:
+    def at(
+        cls, positions: list[int], tokens: list[int], batch: int, length: int, device: torch.device | str = "cpu"
+    ) -> Conditioning:
         """The same tokens [P] at the same positions [P] of every sequence."""
         given = cls.nothing(batch, length, device)
         given.where[:, positions] = True

@@ -1,4 +1,4 @@
-"""Names under which graphs, noises, objectives and samplers stand in a recipe."""
+"""Registries: the names of graphs, noise schedules, objectives and samplers in a recipe."""
 
 from __future__ import annotations
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -15,12 +15,16 @@ from sedd_cli.core.fast import Kernels, kernels_of
 from sedd_cli.core.graphs import Graph
 from sedd_cli.core.schedules import T_MIN, Schedule
 
+#: What the network's outputs are: "score": log-scores; "mean": logits of the clean token, which on the absorbing graph
+#: is as if the scores' normaliser e^m were set to 1.
+Parametrization = Literal["score", "mean"]
+
 #: Elements of one block of rows × states that a pass over the vocabulary may hold at once.
 ROW_BLOCK = 2**23
 
 
 class Network(Protocol):
-    """What the mathematics asks of a network: a trunk and a head, kept apart."""
+    """The interface of a network: a trunk and a head."""
 
     def hidden(self, x: Tensor, sigma: Tensor) -> Tensor:
         """x [B, L], sigma [B] → [B, L, D]."""
@@ -51,9 +55,7 @@ class ScoreModel:
     schedule: Schedule
     #: The network gets sigma clamped to this range; None: the true sigma.
     sigma_range: tuple[float, float] | None = None
-    #: The network's outputs are logits of the clean token (mean parametrisation); on the absorbing graph that is as if
-    #: its scores' normaliser e^m were set to 1.
-    mean: bool = False
+    parametrization: Parametrization = "score"
     #: T of a model in discrete time, None of any other.
     steps: int | None = None
 
@@ -87,8 +89,11 @@ class ScoreModel:
             yield Rows(b, i, x[b, i], sigma[b], self.net.head(h))
 
     def hidden_rows(self, x: Tensor, sigma: Tensor, where: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
-        """Some positions, the active ones or `where` [B, L]: their sequences [R], their places [R], and the trunk's
-        output there [R, D]."""
+        """The trunk's output at some positions, the active ones or `where` [B, L].
+
+        Returns:
+            The positions' sequences [R], their places in them [R], and the output [R, D].
+        """
         count = Count(self.graph.active(x) if where is None else where)
         hidden = self.hidden(x, sigma)
         flat = count.indices()
@@ -101,11 +106,10 @@ class ScoreModel:
 
     def log_score_of(self, z: Tensor, sigma: Tensor, x: Tensor) -> Tensor:
         """log_score [R, S] of network outputs z [R, S] at positions x [R] under sigma [R]."""
-        return (self.graph.mean_score if self.mean else self.graph.log_score)(z, sigma, x)
+        return (self.graph.mean_score if self.parametrization == "mean" else self.graph.log_score)(z, sigma, x)
 
     def row_losses(self, x: Tensor, sigma: Tensor, x0: Tensor, loss_of: RowLoss, where: Tensor | None = None) -> Tensor:
-        """Σ over positions, the active ones or `where` [B, L], of loss_of(z [R, S], batch [R], x [R], x0 [R]) → [R],
-        per sequence [B].
+        """The sum of `loss_of` over the positions of each sequence, [B]: over the active ones, or over `where` [B, L].
 
         Head outputs are made block by block, and, where a gradient is asked for, once more in the backward pass, so
         that they need not be held.

@@ -25,7 +25,7 @@ from sedd_cli.data.tokenizers import Tokenizer, load_tokenizer, needs_training, 
 from sedd_cli.data.tokenizers.base import FILE as TOKENIZER_FILE
 from sedd_cli.data.writer import SplitWriter
 from sedd_cli.errors import DamageError, RequestError, WorkError
-from sedd_cli.system.events import Event, Note, Prepared, Progress, Warn
+from sedd_cli.system.events import Event, Note, Progress, Warn
 from sedd_cli.system.files import write_whole
 from sedd_cli.system.home import home
 from sedd_cli.system.locks import file_lock
@@ -49,19 +49,13 @@ class PrepareResult:
 
 
 def prepare(options: PrepareOptions) -> Generator[Event, None, PrepareResult]:
-    """Prepare a corpus, unless it is prepared already. Yields Note, Warn and Progress, and Prepared at the end.
+    """Prepare a corpus, unless it is prepared already.
 
     Shards are written to a folder beside the final one, which is renamed when all are complete. An interrupted run
     resumes after its last complete shard. The result does not depend on interruptions or on `options.workers`.
 
     Raises RequestError for a request that cannot be met, DamageError for damaged files, WorkError for a full disk.
     """
-    result = yield from _prepared(options)
-    yield Prepared(result.folder, result.manifest.to_dict(), result.fresh)
-    return result
-
-
-def _prepared(options: PrepareOptions) -> Generator[Event, None, PrepareResult]:
     corpus = find_corpus(options)
     find_detokenizer(options.detokenizer or corpus.detokenizer)
     if (ready := find_prepared(options)) is not None:
@@ -152,8 +146,8 @@ def _encode(
             writer.append(group)
             done += len(group.ends)
             rate = (writer.tokens - before) / max(time.monotonic() - began, 1e-9)
-            figures = {"tokens": f"{writer.tokens:,}", "tokens/s": f"{rate:,.0f}"}
-            yield Progress(f"encode {split}", done, source.counts.get(split), "documents", figures)
+            metrics = {"tokens": f"{writer.tokens:,}", "tokens/s": f"{rate:,.0f}"}
+            yield Progress(f"encode {split}", done, source.counts.get(split), "documents", metrics)
         info = writer.finish()
         yield Progress(f"encode {split}", done, done, "documents", {"tokens": f"{info.tokens:,}"})
         return info

@@ -11,11 +11,11 @@ from typing import Any
 
 from sedd_cli.data.corpora import CORPORA, Request, find_corpus
 from sedd_cli.data.manifest import FILE, Manifest, read_manifest
-from sedd_cli.data.shards import Dataset, open_dataset, verify_file, vouched_files
+from sedd_cli.data.shards import Dataset, listed_files, open_dataset, verify_file
 from sedd_cli.data.tokenizers import load_tokenizer
 from sedd_cli.errors import DamageError, RequestError
 from sedd_cli.system.digests import digest
-from sedd_cli.system.events import Event, Finished, Progress
+from sedd_cli.system.events import Event, Progress
 from sedd_cli.system.home import home
 
 
@@ -169,11 +169,9 @@ class VerifyResult:
 def verify(folder: Path) -> Generator[Event, None, VerifyResult]:
     """Read every file of a dataset and compare its sha256; DamageError at the first that differs."""
     dataset = open_dataset(folder)
-    files = vouched_files(dataset.manifest)
+    files = listed_files(dataset.manifest)
     for done, (file, _, sha256) in enumerate(files, 1):
         verify_file(folder / file, sha256)
         yield Progress("verify", done, len(files), "files")
     assert dataset.tokenizer.fingerprint == dataset.manifest.tokenizer_fingerprint
-    result = VerifyResult(folder, len(files), dataset.manifest.fingerprint)
-    yield Finished(result.to_dict())
-    return result
+    return VerifyResult(folder, len(files), dataset.manifest.fingerprint)

@@ -102,7 +102,7 @@ def open_dataset(folder: Path) -> Dataset:
     Raises RequestError where there is none, DamageError where a file is missing or cut short.
     """
     manifest = read_manifest(folder)
-    for file, size, _ in vouched_files(manifest):
+    for file, size, _ in listed_files(manifest):
         path = folder / file
         if not path.is_file():
             raise DamageError(f"{path} is missing: delete {folder} and prepare the corpus again")
@@ -118,7 +118,7 @@ def verify_file(path: Path, sha256: str) -> None:
         raise DamageError(f"{path} was changed after it was prepared: its sha256 is not {sha256[:12]}…")
 
 
-def vouched_files(manifest: Manifest) -> list[tuple[str, int, str]]:
+def listed_files(manifest: Manifest) -> list[tuple[str, int, str]]:
     """(file, bytes, sha256) of every file in the manifest."""
     itemsize = np.dtype(manifest.dtype).itemsize
     shards = [shard for split in manifest.splits.values() for shard in split.shards]

@@ -17,10 +17,10 @@ from sedd_cli.inference.generate import GenerateOptions, generate
 from sedd_cli.inference.resumable import resumable_samples
 from sedd_cli.inference.sampling import Sampling
 from sedd_cli.recipe.build import nearest, plain
-from sedd_cli.system.events import Event, Finished, Note, Sampled
-from sedd_cli.system.figures import empty_figure, save, steps_axes
+from sedd_cli.system.events import Event, Note, Sampled
 from sedd_cli.system.files import write_whole
 from sedd_cli.system.locks import file_lock
+from sedd_cli.system.plotting import empty_figure, save, steps_axes
 from sedd_cli.system.software import software
 
 SETTINGS, RESULT = "settings.json", "sweep.json"
@@ -51,8 +51,10 @@ class SweepOptions:
 
 @dataclass(frozen=True)
 class SweepSettings:
-    """What all samples of a sweep have in common. recipe_sampler: the sampler section of the run's recipe, which
-    changes how samples are drawn."""
+    """What all samples of a sweep have in common.
+
+    recipe_sampler: the sampler section of the run's recipe, which changes how samples are drawn.
+    """
 
     model: str
     model_fingerprint: str
@@ -65,7 +67,7 @@ class SweepSettings:
 
 @dataclass(frozen=True)
 class SweepPoint:
-    """Samples of one sampler and number of steps, judged. requested: samples that the options ask for."""
+    """Samples of one sampler and number of steps, judged. requested: number of samples in the options."""
 
     sampler: str
     steps: int
@@ -134,7 +136,7 @@ def _whole(word: str, text: str) -> int:
 
 
 def sweep(model: LoadedModel, scorer: Scorer, options: SweepOptions) -> Generator[Event, None, SweepResult]:
-    """Sample and judge point after point; the last event is Finished with the document of all points in the folder.
+    """Sample and judge point after point; the result holds all points in the folder.
 
     Samples and judged points are stored as they come, so that an interrupted sweep resumes, and points can be added.
     """
@@ -167,9 +169,7 @@ def sweep(model: LoadedModel, scorer: Scorer, options: SweepOptions) -> Generato
                 points.sort(key=lambda point: (order.index(point.sampler), point.steps))
                 result = SweepResult(options.folder, scorer.source, settings, tuple(points))
                 _write(options.folder / RESULT, result.stored())
-    result = SweepResult(options.folder, scorer.source, settings, tuple(points))
-    yield Finished(result.to_dict())
-    return result
+    return SweepResult(options.folder, scorer.source, settings, tuple(points))
 
 
 def holds_sweep(folder: Path) -> bool:
@@ -245,24 +245,23 @@ def _write(path: Path, data: dict[str, Any]) -> None:
         raise WorkError(f"cannot write {path}: {error.strerror}") from None
 
 
-def plot(result: dict[str, Any], path: Path) -> None:
-    """Plot the document of a `SweepResult`: generative perplexity against steps, with error bars, both logarithmic.
+def plot(result: SweepResult, path: Path) -> None:
+    """Plot a sweep: generative perplexity against steps, with error bars, both logarithmic.
 
     RequestError without matplotlib.
     """
     figure = empty_figure(6, 4)
     axis = figure.subplots()
     # with a loglinear schedule euler and tweedie coincide: open markers keep both curves visible
-    for style, sampler in zip(("o-", "s--", "^:"), dict.fromkeys(p["sampler"] for p in result["points"]), strict=False):
-        points = sorted((p for p in result["points"] if p["sampler"] == sampler), key=lambda p: p["steps"])
-        values = [p["per_sequence"]["perplexity"] for p in points]
+    for style, sampler in zip(("o-", "s--", "^:"), dict.fromkeys(p.sampler for p in result.points), strict=False):
+        points = sorted((p for p in result.points if p.sampler == sampler), key=lambda p: p.steps)
+        values = [p.judged.per_sequence.perplexity for p in points]
         # an error bar must not reach below zero on a logarithmic axis
-        errors = [min(p["per_sequence"]["error"] or 0.0, 0.99 * v) for p, v in zip(points, values, strict=True)]
-        axis.errorbar(
-            [p["steps"] for p in points], values, errors, fmt=style, ms=5, mfc="none", capsize=3, label=sampler
-        )
-    judge, n = Path(result["judge"]).name, min(p["samples"] for p in result["points"])
-    axis.set_title(f"{Path(result['model']).name} judged by {judge}: {n} samples a point ± standard error", size=10)
-    steps_axes(axis, [p["steps"] for p in result["points"]])
+        errors = [min(p.judged.per_sequence.error or 0.0, 0.99 * v) for p, v in zip(points, values, strict=True)]
+        axis.errorbar([p.steps for p in points], values, errors, fmt=style, ms=5, mfc="none", capsize=3, label=sampler)
+    model, judge = Path(result.settings.model).name, Path(result.judge).name
+    n = min(p.judged.samples for p in result.points)
+    axis.set_title(f"{model} judged by {judge}: {n} samples a point ± standard error", size=10)
+    steps_axes(axis, [p.steps for p in result.points])
     axis.legend(frameon=False)
     save(figure, path)

@@ -52,7 +52,7 @@ PROTOCOLS = {
     "discrete": Protocol(rigorous=True, rest=True, discrete=True),
 }
 #: The default protocols.
-USUAL = ("rigorous", "sedd-paper")
+DEFAULT_PROTOCOLS = ("rigorous", "sedd-paper")
 
 
 def find_protocol(name: str) -> Protocol:
@@ -69,7 +69,7 @@ def check_protocol(name: str, steps: int | None, source: str) -> None:
 
 
 @dataclass(frozen=True)
-class Drawing:
+class MonteCarloOptions:
     """Options of the Monte-Carlo estimator.
 
     estimator: one of ESTIMATORS; None: count for absorbing graphs, else stratified. Replicates are added until the
@@ -91,21 +91,20 @@ class Drawing:
         if self.max_nfe < LEAST_REPLICATES:
             raise RequestError(f"max-nfe must be at least {LEAST_REPLICATES} to give an error, found {self.max_nfe}")
 
-    def placed_for(self, graph: Graph) -> str:
-        """The estimator for a graph; RequestError where the one chosen needs a MASK that the graph lacks."""
+    def estimator_for(self, graph: Graph, protocol: str | None = None) -> str:
+        """The estimator for a graph, of the bound of a protocol; in discrete time, stratified replaces count.
+
+        RequestError where the chosen one needs a MASK that the graph lacks.
+        """
         if self.estimator == "count" and not graph.masking:
             raise RequestError(f"the estimator count needs a graph with MASK, {graph.name} has none: use stratified")
-        return self.estimator or ("count" if graph.masking else "stratified")
+        estimator = self.estimator or ("count" if graph.masking else "stratified")
+        discrete = protocol is not None and find_protocol(protocol).discrete
+        return "stratified" if discrete and estimator == "count" else estimator
 
     def draws(self, blocks: int) -> int:
         """Draws per block in one replicate."""
         return max(1, min(math.ceil(LEAST_STRATA / blocks), self.max_nfe // PILOT))
-
-
-def placed_for(drawing: Drawing, graph: Graph, protocol: str) -> str:
-    """The estimator of a protocol's bound: `count` is for continuous time only."""
-    estimator = drawing.placed_for(graph)
-    return "stratified" if find_protocol(protocol).discrete and estimator == "count" else estimator
 
 
 def shared(estimator: str, protocols: Iterable[str]) -> tuple[str, ...]:
@@ -154,7 +153,7 @@ def bound_of(score: ScoreModel, x0: Tensor, draws: int, seed: int, protocol: str
     if find_protocol(protocol).wrapped:
         raise RequestError(f"protocol {protocol!r} is about blocks of a text, not about single sequences")
     strata = max(1, draws // LEAST_REPLICATES)
-    index, estimator = torch.arange(len(x0)), placed_for(Drawing(), score.graph, protocol)
+    index, estimator = torch.arange(len(x0)), MonteCarloOptions().estimator_for(score.graph, protocol)
     means = []
     for r in range(LEAST_REPLICATES):
         total = torch.zeros(len(x0), dtype=torch.float64, device=x0.device)
@@ -196,7 +195,7 @@ def candidate_bound(model: LoadedModel, tokens: list[int]) -> tuple[float, float
 @torch.no_grad()
 def _draw_candidate(model: LoadedModel, tokens: list[int], size: int) -> Tensor:
     """BOUND_DRAWS draws of the bound, float64, replicate by replicate, `size` of them in a batch."""
-    index, estimator = torch.arange(BOUND_DRAWS), Drawing().placed_for(model.graph)
+    index, estimator = torch.arange(BOUND_DRAWS), MonteCarloOptions().estimator_for(model.graph)
     strata = BOUND_DRAWS // LEAST_REPLICATES
     v = (index % strata + Stream(0, TIME, index).uniform(0)) / strata
     found = []

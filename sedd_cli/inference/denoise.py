@@ -114,8 +114,8 @@ class BatchDenoiser:
         if self.by_steps and batch == self.total:
             return dataclasses.replace(now, task=self.noun)
         self.by_steps = False
-        figures = {"step": f"{now.done:,} of {now.total:,}", **now.figures}
-        return Progress(self.noun, min(self.done, self.total - 1), self.total, self.noun, figures)
+        metrics = {"step": f"{now.done:,} of {now.total:,}", **now.metrics}
+        return Progress(self.noun, min(self.done, self.total - 1), self.total, self.noun, metrics)
 
     def _denoise_batch(self, batch: list[SequenceRequest], places: list[int]) -> Iterator[Event]:
         """Run the sampler on sequences of one length."""
@@ -128,8 +128,8 @@ class BatchDenoiser:
             for now in self.resolved.sampler.run(self.resolved.score, given, seeds, index):
                 if self.watch:
                     yield _frame(now, batch, time.perf_counter() - began)
-                figures = {"evaluations": f"{int(now.evaluations.max()):,}"}
-                yield Progress("", now.step, now.steps, "steps", figures)
+                metrics = {"evaluations": f"{int(now.evaluations.max()):,}"}
+                yield Progress("", now.step, now.steps, "steps", metrics)
         assert now is not None
         if now.fallbacks:
             yield Warn(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from sedd_cli.checkpoints.loaded_model import LoadedModel
 from sedd_cli.errors import RequestError
@@ -14,7 +14,9 @@ from sedd_cli.inference.layout import lay_out, round_trip_warning
 from sedd_cli.inference.rejection import DenoisedLayout, LayoutRequest, denoise_layouts
 from sedd_cli.inference.sampling import ResolvedSampler, Sampling, check_draws
 from sedd_cli.inference.template import between
-from sedd_cli.system.events import Event, Note, Sampled, Warn
+from sedd_cli.system.events import Event, Note, Sampled, Warn, result_of
+
+S = TypeVar("S", bound=Sampled, covariant=True)
 
 
 @dataclass(frozen=True)
@@ -44,11 +46,11 @@ class GenerateOptions:
 
 
 @dataclass(frozen=True)
-class SamplingResult:
+class SamplingResult(Generic[S]):
     """The samples or fillings of a model, in the order of their numbers."""
 
     model: LoadedModel
-    samples: Sequence[Sampled]
+    samples: Sequence[S]
 
     def to_dict(self) -> dict[str, Any]:
         """The document that `--json` prints."""
@@ -88,7 +90,7 @@ class _Blocks:
 
 def generate(
     model: LoadedModel, options: GenerateOptions, watch: bool = False
-) -> Generator[Event, None, SamplingResult]:
+) -> Generator[Event, None, SamplingResult[Sampled]]:
     """Yield Progress while denoising (and Frames if `watch`), and Sampled for every finished sequence."""
     blocks = _Blocks.of(model, options)
     resolved = options.sampling.resolve(model)
@@ -204,7 +206,7 @@ def _sampled(one: DenoisedLayout, prompt: str | None, resolved: ResolvedSampler)
 
 def generate_all(model: LoadedModel, options: GenerateOptions) -> list[Sampled]:
     """All samples at once, prompt by prompt in the order of their numbers, for a notebook."""
-    return in_order(options, (event for event in generate(model, options) if isinstance(event, Sampled)))
+    return list(result_of(generate(model, options)).samples)
 
 
 def in_order(options: GenerateOptions, samples: Iterable[Sampled]) -> list[Sampled]:

@@ -18,7 +18,7 @@ from sedd_cli.inference.layout import FilledTemplate, Layout, lay_out, round_tri
 from sedd_cli.inference.rejection import DenoisedLayout, LayoutRequest, denoise_layouts
 from sedd_cli.inference.sampling import ResolvedSampler, Sampling, check_draws
 from sedd_cli.inference.template import Template
-from sedd_cli.system.events import Event, Filled, Warn
+from sedd_cli.system.events import Event, Filled, Warn, result_of
 
 #: Candidates of a filling where a gap has a range of lengths and no number is given.
 CANDIDATES = 8
@@ -118,27 +118,23 @@ def _lengths(job: Job, count: int) -> list[list[int]]:
 
 def infill(
     model: LoadedModel, jobs: Sequence[Job], sampling: Sampling, every: bool = False, watch: bool = False
-) -> Generator[Event, None, SamplingResult]:
+) -> Generator[Event, None, SamplingResult[Filled]]:
     """Yield Filled for each filling as soon as all its candidates are drawn; if `every`, for each candidate.
 
     RequestError, before anything is drawn, where one of the jobs cannot be done.
     """
     resolved, plans = sampling.resolve(model), [plan_job(model, job) for job in jobs]
-    found: list[Filled] = []
-    for event in fill_plans(model, resolved, plans, every, watch):
-        if isinstance(event, Filled):
-            found.append(event)
-        yield event
-    found.sort(key=lambda one: (one.index, one.candidate))
-    return SamplingResult(model, found)
+    found = yield from fill_plans(model, resolved, plans, every, watch)
+    return SamplingResult(model, sorted(found, key=lambda one: (one.index, one.candidate)))
 
 
 def fill_plans(
     model: LoadedModel, resolved: ResolvedSampler, plans: Sequence[Plan], every: bool, watch: bool
-) -> Iterator[Event]:
-    """`infill` of planned jobs."""
+) -> Generator[Event, None, list[Filled]]:
+    """`infill` of planned jobs; returns the fillings as they were finished."""
     for text in dict.fromkeys(text for plan in plans for text in plan.warnings):
         yield Warn(text)
+    found: list[Filled] = []
     incomplete: dict[int, tuple[Plan, list[DenoisedLayout]]] = {}
 
     def groups() -> Iterator[list[LayoutRequest]]:  # one after another: n may be large
@@ -156,12 +152,15 @@ def fill_plans(
         candidates.append(event)
         if len(candidates) == len(plan.layouts):
             del incomplete[event.request.group]
-            yield from _ranked(model, resolved, plan.job, candidates, every)
+            ranked = _ranked(model, resolved, plan.job, candidates, every)
+            found += ranked
+            yield from ranked
+    return found
 
 
 def _ranked(
     model: LoadedModel, resolved: ResolvedSampler, job: Job, candidates: list[DenoisedLayout], every: bool
-) -> Iterator[Filled]:
+) -> list[Filled]:
     """The best candidate of a filling, or all of them from the best to the worst."""
     bounds: list[tuple[float | None, float | None]] = [(None, None)]
     if len(candidates) > 1:
@@ -173,9 +172,10 @@ def _ranked(
         zip(candidates, bounds, strict=True),
         key=lambda pair: (pair[0].plain_edges, pair[1][0] or 0.0, pair[0].request.candidate),
     )
+    found: list[Filled] = []
     for rank, (one, (bound, error)) in enumerate(ranked if every else ranked[:1]):
         filled = one.filled or FilledTemplate("", [], [])
-        yield Filled(
+        filling = Filled(
             index=one.request.number,
             text=one.filled.text if one.filled else None,
             tokens=one.tokens,
@@ -195,10 +195,10 @@ def _ranked(
             plain_edges=one.plain_edges,
             job=job.facts,
         )
+        found.append(filling)
+    return found
 
 
 def infill_all(model: LoadedModel, job: Job, sampling: Sampling) -> list[Filled]:
     """All fillings of a job at once in the order of their numbers, for a notebook."""
-    return sorted(
-        (event for event in infill(model, [job], sampling) if isinstance(event, Filled)), key=lambda one: one.index
-    )
+    return list(result_of(infill(model, [job], sampling)).samples)

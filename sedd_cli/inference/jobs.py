@@ -5,11 +5,11 @@ from __future__ import annotations
 import dataclasses
 import tempfile
 from collections import Counter
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Generator, Iterable
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TextIO
 
 from sedd_cli.checkpoints.loaded_model import LoadedModel
 from sedd_cli.data.formats.records import parse_record
@@ -20,7 +20,7 @@ from sedd_cli.inference.sampling import ResolvedSampler, Sampling
 from sedd_cli.inference.template import between, parse_template
 from sedd_cli.recipe.build import build
 from sedd_cli.system.digests import digest
-from sedd_cli.system.events import Event, Finished, Note, Sampled, Warn
+from sedd_cli.system.events import Event, Note, Result, Sampled, Warn, observe
 from sedd_cli.system.files import open_output, write_whole
 from sedd_cli.system.json_lines import json_lines, read_json_lines
 from sedd_cli.system.locks import file_lock
@@ -53,18 +53,39 @@ class JobLine:
 
 
 @dataclass(frozen=True)
-class JobsResult:
-    """lines in the file, fillings in all and those stored before, refused lines, and the records stored before."""
+class RefusedLine:
+    """A line that has no job, and why."""
 
+    line: int
+    reason: str
+
+
+@dataclass(frozen=True)
+class JobsResult:
+    """The fillings of a file of jobs.
+
+    Attributes:
+        model: The model.
+        lines: Number of lines with or without a job.
+        fillings: Number of fillings in all.
+        from_before: How many of them were stored before.
+        refused: The lines that have no job.
+        samples: The records of all fillings, sorted by line, number and candidate.
+    """
+
+    model: LoadedModel
     lines: int
     fillings: int
     from_before: int
-    refused: list[dict[str, Any]]
-    kept: list[dict[str, Any]]
+    refused: list[RefusedLine]
+    samples: list[dict[str, Any]]
 
     def to_dict(self) -> dict[str, Any]:
-        """The counts and records as JSON values."""
-        return dataclasses.asdict(self)
+        """The document that `--json` prints."""
+        counts = {"lines": self.lines, "fillings": self.fillings, "from_before": self.from_before}
+        refused = [dataclasses.asdict(one) for one in self.refused]
+        facts = {"model": self.model.source, "fingerprint": self.model.fingerprint}
+        return {**facts, **counts, "refused": refused, "samples": self.samples}
 
 
 def read_jobs(
@@ -133,21 +154,20 @@ def fill_jobs(
             wanted.update((key, k) for k in range(job.n))
             jobs = [dataclasses.replace(job, n=1, first=k, facts=facts) for k in range(job.n) if (key, k) not in there]
             plans += [dataclasses.replace(plan, job=one) for one in jobs]
-        refused = [{"line": number, "reason": reason} for number, reason in sorted(reasons.items())]
+        refused = [RefusedLine(number, reason) for number, reason in sorted(reasons.items())]
         for one in refused:
-            yield Warn(f"line {one['line']}: {one['reason']}")
+            yield Warn(f"line {one.line}: {one.reason}")
         before = [record for record in kept if _filling(record) in wanted]
         if before:
             yield Note(f"{len(wanted) - len(plans)} of {len(wanted)} fillings are stored already")
-        events: Iterator[Event] = fill_plans(model, resolved, plans, every, watch)
+        filling = fill_plans(model, resolved, plans, every, watch)
         if out is not None:
             if out.is_file():  # without a torn last line
                 write_whole(out, json_lines(kept))
-            events = stored(events, out, "a")
-        yield from events
-    result = JobsResult(len(lines), len(wanted), len(wanted) - len(plans), refused, before)
-    yield Finished(result.to_dict())
-    return result
+            filling = stored(filling, out, "a")
+        samples = before + [as_json(one) for one in (yield from filling)]
+    samples.sort(key=lambda one: (one["job"]["line"], one["index"], one["candidate"]))
+    return JobsResult(model, len(lines), len(wanted), len(wanted) - len(plans), refused, samples)
 
 
 def _keyed(
@@ -199,17 +219,23 @@ def writing(out: Path | None) -> AbstractContextManager[None]:
     return file_lock(lock, f"another process writes {out}")
 
 
-def stored(events: Iterable[Event], out: Path, mode: Literal["w", "a"] = "w") -> Iterator[Event]:
-    """The events; each sample is written to `out` as it comes, one JSON object a line. WorkError if writing fails."""
+def stored(
+    job: Generator[Event, None, Result], out: Path, mode: Literal["w", "a"] = "w"
+) -> Generator[Event, None, Result]:
+    """The job; each sample is written to `out` as it comes, one JSON object a line. WorkError if writing fails."""
+    file: TextIO | None = None
+
+    def write(event: Event) -> None:
+        nonlocal file
+        if not isinstance(event, Sampled):
+            return
+        try:
+            if file is None:  # only now: a request that is refused must not empty the file
+                file = files.enter_context(open_output(out, mode))
+            file.write(json_lines([as_json(event)]))
+            file.flush()
+        except OSError as error:
+            raise WorkError(f"cannot write {out}: {error.strerror}; what is finished is in it") from None
+
     with ExitStack() as files:
-        file = None
-        for event in events:
-            if isinstance(event, Sampled):
-                try:
-                    if file is None:  # only now: a request that is refused must not empty the file
-                        file = files.enter_context(open_output(out, mode))
-                    file.write(json_lines([as_json(event)]))
-                    file.flush()
-                except OSError as error:
-                    raise WorkError(f"cannot write {out}: {error.strerror}; what is finished is in it") from None
-            yield event
+        return (yield from observe(job, write))

@@ -57,10 +57,11 @@ class Sampling:
             raise RequestError(
                 f"the sampler {sampler.name} means nothing with the graph {model.graph.name!r}, it needs one with MASK"
             ) from None
-        score, normalized = model.score, self.normalized and not model.score.mean
-        return ResolvedSampler(
-            sampler, dataclasses.replace(score, mean=score.mean or normalized), self.batch, normalized
-        )
+        score = model.score
+        normalized = self.normalized and score.parametrization == "score"
+        if normalized:
+            score = dataclasses.replace(score, parametrization="mean")
+        return ResolvedSampler(sampler, score, self.batch, normalized)
 
     def _sampler(self, model: LoadedModel) -> Sampler:
         part = model.recipe.sampler if model.recipe else None

@@ -1,8 +1,8 @@
-"""Templates, texts with gaps: "The [MASK:12] sat on [MASK:5–20], because [MASK]."
+r"""Templates, texts with gaps such as "The [MASK:12] sat on [MASK:5–20], because [MASK].".
 
 `[MASK:12]` is a gap of twelve tokens, `[MASK:5-20]` one of five to twenty (a hyphen or an en dash). `[MASK]` is an open
 gap: one token, or, where the length of the whole is given, its share of what is left. A literal bracket is written
-`\\[` or `\\]`, a backslash in front of one `\\\\`; any other backslash is literal.
+`\[` or `\]`, a backslash in front of one `\\`; any other backslash is literal.
 """
 
 from __future__ import annotations

@@ -43,8 +43,8 @@ class TrainRecipe:
 
     `batch` counts sequences over all processes and accumulation steps. These keys change speed and memory only:
     micro_batch (sequences per forward pass of a process), strategy (DDP or FSDP), compile (torch.compile of the
-    blocks; null: if it pays) and recompute (activation checkpointing). A checkpoint is written every save_every steps;
-    the last `keep` and those at multiples of keep_every are kept.
+    blocks; null: if it saves time) and recompute (activation checkpointing). A checkpoint is written every save_every
+    steps; the last `keep` and those at multiples of keep_every are kept.
     """
 
     steps: int

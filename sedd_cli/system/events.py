@@ -1,10 +1,17 @@
-"""The events that jobs yield while they run; the command line draws them."""
+"""The events that jobs yield while they run; the command line draws them.
+
+A job is a generator of events that returns its result: `Generator[Event, None, Result]`.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+E = TypeVar("E", bound="Event")
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -32,7 +39,7 @@ class Progress(Event):
     done: int
     total: int | None
     unit: str = ""
-    figures: dict[str, str] = field(default_factory=dict)
+    metrics: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -69,7 +76,7 @@ class TrainStep(Event):
 
 
 def bin_names(loss_by_t: list[float | None]) -> list[str]:
-    """ "0.0-0.2" … for the bins of `loss_by_t`."""
+    """The names of the bins of `loss_by_t`: 0.0-0.2 and so on."""
     count = len(loss_by_t)
     return [f"{i / count:.1f}-{(i + 1) / count:.1f}" for i in range(count)]
 
@@ -99,7 +106,7 @@ class Saved(Event):
 
 @dataclass(frozen=True)
 class Evaluated(Event):
-    """An evaluation has finished; `result` is the content of `results/*.json`."""
+    """A dataset has been evaluated, perhaps one of several; `result` is the content of `results/*.json`."""
 
     result: dict[str, Any]
 
@@ -186,17 +193,34 @@ class Filled(Sampled):
     job: dict[str, Any] | None = None
 
 
-@dataclass(frozen=True)
-class Prepared(Event):
-    """A dataset folder is complete; fresh: this call made it."""
+def map_events(job: Generator[E, None, Result], change: Callable[[E], Event | None]) -> Generator[Event, None, Result]:
+    """The job with each event replaced by `change(event)`, or left out where that is None."""
+    try:
+        while True:
+            try:
+                event = next(job)
+            except StopIteration as end:
+                return end.value
+            if (changed := change(event)) is not None:
+                yield changed
+    finally:
+        job.close()
 
-    path: Path
-    manifest: dict[str, Any]
-    fresh: bool
+
+def result_of(job: Generator[Event, None, Result]) -> Result:
+    """Run a job to its end without showing its events."""
+    while True:
+        try:
+            next(job)
+        except StopIteration as end:
+            return end.value
 
 
-@dataclass(frozen=True)
-class Finished(Event):
-    """The job has finished; `result` is the document that `--json` prints."""
+def observe(job: Generator[Event, None, Result], see: Callable[[Event], None]) -> Generator[Event, None, Result]:
+    """The job; `see` is called with each event before it is passed on."""
 
-    result: dict[str, Any]
+    def seen(event: Event) -> Event:
+        see(event)
+        return event
+
+    return map_events(job, seen)

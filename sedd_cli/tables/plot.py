@@ -8,7 +8,7 @@ from pathlib import Path
 
 from sedd_cli.errors import RequestError
 from sedd_cli.recipe import load_recipe
-from sedd_cli.system.figures import empty_figure, save, steps_axes
+from sedd_cli.system.plotting import empty_figure, save, steps_axes
 from sedd_cli.tables.column import Quality
 from sedd_cli.tables.document import TableSummary, numbers
 from sedd_cli.tables.markdown import samples_of

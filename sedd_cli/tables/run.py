@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sedd_cli.errors import RequestError, WorkError
-from sedd_cli.system.events import Event, Finished, Note, Warn
+from sedd_cli.system.events import Event, Note, Warn
 from sedd_cli.tables.durations import in_words, measuring_seconds, training_seconds
 from sedd_cli.tables.measures import MEASURES, ModelCache
 from sedd_cli.tables.row_run import RowRun
@@ -58,8 +58,7 @@ class RunResult:
 def make(runs: Sequence[RowRun], options: RunOptions) -> Generator[Event, None, RunResult]:
     """Train and measure the row runs that are not measured yet.
 
-    A row that fails does not stop the others. After Ctrl-C the same call continues. The last event is Finished with the
-    result's document.
+    A row that fails does not stop the others. After Ctrl-C the same call continues.
     """
     began = time.monotonic()
     left: list[UnfinishedRow] = []
@@ -80,9 +79,7 @@ def make(runs: Sequence[RowRun], options: RunOptions) -> Generator[Event, None, 
             left.append(UnfinishedRow(run.row.name, run.seed, why))
         if why == STOPPED:
             break
-    result = RunResult(tuple(left), tuple(failed))
-    yield Finished(result.to_dict())
-    return result
+    return RunResult(tuple(left), tuple(failed))
 
 
 def _make_row(
@@ -128,8 +125,5 @@ def _train(run: RowRun, options: RunOptions) -> Generator[Event, None, bool]:
     if state == "trained":
         return False
     train_options = TrainOptions(run.trained.folder, options.device, report=False, tell=options.tell)
-    for event in train(run.recipe, train_options):
-        if isinstance(event, Finished):
-            return not event.result["finished"]
-        yield event
-    return False
+    result = yield from train(run.recipe, train_options)
+    return not result.finished

@@ -38,7 +38,8 @@ def start_from(
         DamageError: Its weights are not finite.
     """
     given = open_model(source, device="cpu")
-    if (given.objective.mean, given.objective.causal) != (objective.mean, objective.causal):
+    ours, theirs = ((one.parametrization, one.causal) for one in (objective, given.objective))
+    if ours != theirs:
         raise RequestError(
             f"init_from: {source} was trained with the objective {given.objective.name}, this recipe has "
             f"{objective.name}: their outputs have different parametrizations"

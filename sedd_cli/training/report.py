@@ -14,14 +14,14 @@ from sedd_cli.checkpoints.run_directory import RunDir
 from sedd_cli.data.shards import Dataset
 from sedd_cli.errors import RequestError
 from sedd_cli.evaluation.likelihood.evaluate import EvaluateOptions, evaluate
-from sedd_cli.inference.bound import LEAST_REPLICATES, Drawing
-from sedd_cli.inference.generate import GenerateOptions, as_json, generate
+from sedd_cli.inference.bound import LEAST_REPLICATES, MonteCarloOptions
+from sedd_cli.inference.generate import GenerateOptions, SamplingResult, as_json, generate
 from sedd_cli.inference.infill import Job, infill
 from sedd_cli.inference.layout import lay_out
 from sedd_cli.inference.sampling import Sampling
 from sedd_cli.inference.template import between
 from sedd_cli.recipe import Recipe
-from sedd_cli.system.events import Evaluated, Event, Sampled, Validated, Warn
+from sedd_cli.system.events import Event, Sampled, Validated, map_events
 
 
 def check_report(recipe: Recipe, dataset: Dataset, infilled: bool) -> None:
@@ -75,13 +75,11 @@ class TrainReport:
 def report(recipe: Recipe, model: LoadedModel, dataset: Dataset, run: RunDir) -> Generator[Event, None, TrainReport]:
     """Evaluate a trained model on the report's split, sample and infill, and store the results in the run."""
     wanted, step = recipe.report, model.facts["step"]
-    evaluation, bounds, files = run.path, {}, dict[str, Path]()
-    for event in evaluate(model, dataset, EvaluateOptions(wanted.split, drawing=Drawing(rel_error=wanted.rel_error))):
-        if isinstance(event, Evaluated):
-            evaluation = run.store("results", f"{wanted.split}-step-{step}", event.result)
-            bounds = event.result["bounds"]
-        yield event
-    jobs: dict[str, Iterator[Event]] = {}
+    files = dict[str, Path]()
+    options = EvaluateOptions(wanted.split, monte_carlo=MonteCarloOptions(rel_error=wanted.rel_error))
+    result = (yield from evaluate(model, dataset, options)).to_dict()
+    evaluation = run.store("results", f"{wanted.split}-step-{step}", result)
+    jobs: dict[str, Generator[Event, None, SamplingResult]] = {}
     if wanted.samples:
         jobs["samples"] = generate(model, GenerateOptions(n=wanted.samples, seed=recipe.seed))
     if gap := wanted.infill:
@@ -89,35 +87,28 @@ def report(recipe: Recipe, model: LoadedModel, dataset: Dataset, run: RunDir) ->
             between(gap.prefix, gap.suffix), seed=recipe.seed, length=model.length if gap.length is None else gap.length
         )
         jobs["infill"] = infill(model, [job], Sampling())
-    for name, events in jobs.items():
-        kept = []
-        for event in events:
-            if isinstance(event, Sampled):
-                kept.append(as_json(event))
-            yield event
-        files[name] = run.store("samples", f"{name}-step-{step}", kept)
-    return TrainReport(evaluation, bounds, files.get("samples"), files.get("infill"))
+    for name, drawn in jobs.items():
+        samples = (yield from drawn).samples
+        files[name] = run.store("samples", f"{name}-step-{step}", [as_json(one) for one in samples])
+    return TrainReport(evaluation, result["bounds"], files.get("samples"), files.get("infill"))
 
 
 def validate(recipe: Recipe, model: LoadedModel, dataset: Dataset, run: RunDir) -> Iterator[Event]:
     """The bound on the first blocks of the validation split, and one sample, both stored in the run."""
     wanted, step, began = recipe.report, model.facts["step"], time.perf_counter()
     split = "validation" if "validation" in dataset.splits else wanted.split
-    drawing = Drawing(rel_error=1.0, max_nfe=LEAST_REPLICATES)
+    monte_carlo = MonteCarloOptions(rel_error=1.0, max_nfe=LEAST_REPLICATES)
     protocol = "rigorous" if model.objective.steps is None else "discrete"
-    options = EvaluateOptions(split, (protocol,), drawing, baselines=False, blocks=wanted.blocks)
-    for event in evaluate(model, dataset, options):
-        if isinstance(event, Warn):
-            continue  # the bound is rough by design
-        if isinstance(event, Evaluated):
-            found = event.result["bounds"][protocol]
-            kept = {f.name: found[f.name] for f in dataclasses.fields(Validated) if f.name in found}
-            seen = Validated(step=step, split=split, seconds=time.perf_counter() - began, **kept)
-            run.log({"kind": "validation", **dataclasses.asdict(seen)})
-            yield seen
-    kept = []
-    for event in generate(model, GenerateOptions(seed=recipe.seed)):
-        if isinstance(event, Sampled):
-            kept.append(as_json(event))
-            yield dataclasses.replace(event, at_step=step)
-    run.store("samples", f"step-{step}", kept)
+    options = EvaluateOptions(split, (protocol,), monte_carlo, baselines=False, blocks=wanted.blocks)
+    result = yield from map_events(evaluate(model, dataset, options), lambda event: None)
+    found = result.to_dict()["bounds"][protocol]
+    values = {f.name: found[f.name] for f in dataclasses.fields(Validated) if f.name in found}
+    seen = Validated(step=step, split=split, seconds=time.perf_counter() - began, **values)
+    run.log({"kind": "validation", **dataclasses.asdict(seen)})
+    yield seen
+
+    def at_step(event: Event) -> Event | None:
+        return dataclasses.replace(event, at_step=step) if isinstance(event, Sampled) else None
+
+    sampled = yield from map_events(generate(model, GenerateOptions(seed=recipe.seed)), at_step)
+    run.store("samples", f"step-{step}", [as_json(one) for one in sampled.samples])

@@ -41,7 +41,8 @@ class LossModule(nn.Module):
 
     def forward(self, x0: Tensor, v: Tensor, u: Tensor) -> Loss:
         schedule, objective = self._parts
-        return objective.loss(ScoreModel(self.net, self.graph, schedule, mean=objective.mean), x0, v, u)
+        model = ScoreModel(self.net, self.graph, schedule, parametrization=objective.parametrization)
+        return objective.loss(model, x0, v, u)
 
 
 @dataclass
@@ -138,7 +139,7 @@ class TrainState:
         return bool(nn.utils.get_total_norm(local).isfinite())  # one synchronisation with the device
 
     def tensors(self) -> dict[str, Tensor]:
-        """The tensors of the state, not copied, by full names: "weights.…", "ema.…", "adamw.….exp_avg" …"""
+        """The tensors of the state, not copied, by full names such as "weights.…", "ema.…" and "adamw.….exp_avg"."""
         named = list(self.model.net.named_parameters())
         found = {f"weights.{name}": p.detach() for name, p in named}
         found |= {f"ema.{name}": value for name, value in self.ema.shadow.items()}
@@ -198,7 +199,7 @@ def _network(model: LoadedModel, tensors: dict[str, Tensor]) -> DiT:
 
 
 def compile_if_wanted(recipe: Recipe, net: DiT, graph: Graph, dist: Dist) -> tuple[bool, str]:
-    """Compile the blocks if train.compile is set, or left open and compiling pays.
+    """Compile the blocks if train.compile is set, or if it is null and compiling saves time.
 
     Returns:
         Whether the blocks are compiled, and a warning if compiling failed.

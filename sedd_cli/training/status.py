@@ -10,9 +10,9 @@ from typing import Any
 from sedd_cli.errors import RequestError
 from sedd_cli.recipe import load_recipe
 from sedd_cli.system.events import bin_names
-from sedd_cli.system.figures import empty_figure, save
 from sedd_cli.system.json_lines import read_json_lines
 from sedd_cli.system.locks import is_locked
+from sedd_cli.system.plotting import empty_figure, save
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from sedd_cli.errors import RequestError
 from sedd_cli.recipe import Recipe, load_recipe
 from sedd_cli.recipe.assemble import check_recipe
 from sedd_cli.system.distributed import Dist, connect, restarts
-from sedd_cli.system.events import Event, Finished, Note, Prepared, Warn
+from sedd_cli.system.events import Event, Note, Warn, observe
 from sedd_cli.system.signals import stop_requested
 from sedd_cli.training.autotune import autotune, with_micro_batch
 from sedd_cli.training.loop import training
@@ -70,7 +70,7 @@ class TrainResult:
 
 
 def train(recipe: Recipe, options: TrainOptions) -> Generator[Event, None, TrainResult]:
-    """Train the recipe's model, or resume its run; the last event is Finished.
+    """Train the recipe's model, or resume its run.
 
     SIGINT, SIGTERM and SIGUSR1 stop the training after the current step, with a checkpoint.
 
@@ -80,9 +80,7 @@ def train(recipe: Recipe, options: TrainOptions) -> Generator[Event, None, Train
     """
     with connect(options.device) as dist:
         # in a frame of its own: the parallel wrapper must be freed before the process group is destroyed
-        result = yield from _train(recipe, options, dist)
-        yield Finished(result.to_dict())
-    return result
+        return (yield from _train(recipe, options, dist))
 
 
 def _train(recipe: Recipe, options: TrainOptions, dist: Dist) -> Generator[Event, None, TrainResult]:
@@ -185,11 +183,7 @@ def _dataset(recipe: Recipe, dist: Dist) -> Generator[Event, None, Dataset]:
     folder = Path()
     for main in (True, False):  # the main process first; the others find what it made
         if dist.main == main:
-            for event in prepare(wanted):
-                if isinstance(event, Prepared):
-                    folder = event.path
-                else:
-                    yield event
+            folder = (yield from prepare(wanted)).folder
         dist.wait()
     return open_dataset(folder)
 
@@ -204,16 +198,13 @@ def _loader(recipe: Recipe, dataset: Dataset) -> Loader:
 
 def _tracked(job: Generator[Event, None, TrainResult], trackers: list[Tracker]) -> Generator[Event, None, TrainResult]:
     """Run the job and pass its events to the trackers too."""
+
+    def see(event: Event) -> None:
+        for tracker in trackers:
+            tracker.see(event)
+
     try:
-        while True:
-            try:
-                event = next(job)
-            except StopIteration as end:
-                return end.value
-            for tracker in trackers:
-                tracker.see(event)
-            yield event
+        return (yield from observe(job, see))
     finally:
-        job.close()
         for tracker in trackers:
             tracker.close()

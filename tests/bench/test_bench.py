@@ -24,14 +24,13 @@ from sedd_cli.core.samplers.tweedie import tweedie_step
 from sedd_cli.data.tokenizers import load_tokenizer
 from sedd_cli.errors import RequestError
 from sedd_cli.models.dit import DiT
-from sedd_cli.system.events import Finished, Progress
+from sedd_cli.system.events import Progress
 
 
 @pytest.mark.slow
 def test_prepare_against_map(workplace):
     options = PrepareBenchOptions(1, str(workplace / "corpus.txt"), "byte", megabytes=0.2, workers=2)
     events, result = completed(bench_prepare(options))
-    assert events[-1] == Finished(result.to_dict())
     # every byte is a token, plus one a document; the text is read until 0.2 million characters are full
     assert 200_000 < result.tokens < 220_000
     rates = [path.tokens_per_second for path in result.paths.values()]
@@ -192,7 +191,7 @@ def test_the_sampling_bench_of_the_uniform_graph_shows_its_steps():
     assert result.paths["sedd"].details["evaluations"] == 6
     shown = [e for e in events if isinstance(e, Progress)]
     assert {(e.task, e.total) for e in shown} == {("bench sample", 4)}
-    assert [e.figures["step"] for e in shown if "step" in e.figures] == [f"{k} of 6" for k in range(1, 7)] * 2
+    assert [e.metrics["step"] for e in shown if "step" in e.metrics] == [f"{k} of 6" for k in range(1, 7)] * 2
 
 
 @pytest.mark.parametrize(

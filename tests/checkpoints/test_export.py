@@ -14,6 +14,7 @@ import reference
 import torch
 import yaml
 from safetensors.torch import load_file, save_file
+from support.jobs import completed, returned
 from support.published_models import save_published
 
 from sedd_cli import load_model
@@ -22,7 +23,7 @@ from sedd_cli.checkpoints import hub
 from sedd_cli.checkpoints.export import ExportOptions, export
 from sedd_cli.checkpoints.model_card import ModelCard, results_of
 from sedd_cli.errors import DamageError, RequestError, WorkError
-from sedd_cli.system.events import Finished, Note, Warn
+from sedd_cli.system.events import Note, Warn
 
 
 @pytest.fixture
@@ -37,10 +38,8 @@ def reported(tiny_run, tmp_path) -> Path:
 
 
 def exported(model, folder, **options):
-    """What the job says at its end."""
-    *_, last = export(model, ExportOptions(folder, **options))
-    assert isinstance(last, Finished)
-    return last.result
+    """The document of the result."""
+    return returned(export(model, ExportOptions(folder, **options))).to_dict()
 
 
 def inputs(model):
@@ -158,13 +157,13 @@ def test_a_checkpoint_of_a_run_finds_the_runs_results(tiny_run):
 def test_a_dry_run_says_what_would_go_where_and_uploads_nothing(tiny_run, monkeypatch):
     monkeypatch.setattr(hub, "push", lambda *_: pytest.fail("uploaded"))
     options = ExportOptions(push="me/mine", private=True, dry_run=True)
-    events = list(export(load_model(tiny_run), options))
+    events, result = completed(export(load_model(tiny_run), options))
     said = "\n".join(e.text for e in events if isinstance(e, Note))
     assert "dry run, nothing is uploaded" in said
     assert "me/mine (private)" in said
     assert "model.safetensors" in said
-    assert events[-1].result["push"] == {"to": "me/mine", "private": True, "dry_run": True, "commit": None}
-    assert "folder" not in events[-1].result
+    assert result.to_dict()["push"] == {"to": "me/mine", "private": True, "dry_run": True, "commit": None}
+    assert "folder" not in result.to_dict()
 
 
 def test_an_upload_that_fails_keeps_the_folder(tiny_run, tmp_path, monkeypatch):

@@ -10,6 +10,7 @@ from html.parser import HTMLParser
 
 import pytest
 from rich.console import Console
+from support.jobs import returned
 
 from sedd_cli import load_model
 from sedd_cli.cli.interactive import prompt_loop
@@ -22,7 +23,7 @@ from sedd_cli.inference.generate import GenerateOptions, generate
 from sedd_cli.inference.infill import Job, infill
 from sedd_cli.inference.sampling import Sampling
 from sedd_cli.inference.template import parse_template
-from sedd_cli.system.events import Frame, Seen
+from sedd_cli.system.events import Frame, Seen, observe
 
 
 @pytest.fixture(scope="module")
@@ -234,16 +235,16 @@ def test_what_is_watched_is_given_unresolved_or_new(model):
         assert styles[0] == "cyan"
         assert text.plain.count(UNRESOLVED) == x.count(mask)
         assert styles.count("bold black on green") == (0 if step == 1 else 1)
-    figures = watcher._figures(frame).plain
-    assert figures == "step 3 of 3 · 3 evaluations · 2 of 2 tokens · 1 tokens/s"
+    metrics = watcher._metrics(frame).plain
+    assert metrics == "step 3 of 3 · 3 evaluations · 2 of 2 tokens · 1 tokens/s"
 
 
 def test_watching_draws_frames_in_a_terminal_and_changes_nothing(model):
     job = Job(parse_template("the [MASK:9] sat"), n=2)
-    plain = list(infill(model, [job], Sampling()))
+    plain = returned(infill(model, [job], Sampling())).samples
     view, drawn = terminal()
-    watched = view.follow(Watcher(view, model).watch(infill(model, [job], Sampling(), watch=True)))
-    assert [e.tokens for e in watched] == [e.tokens for e in plain if hasattr(e, "tokens")]
+    watched = view.finish(Watcher(view, model).watch(infill(model, [job], Sampling(), watch=True))).samples
+    assert [one.tokens for one in watched] == [one.tokens for one in plain]
     assert UNRESOLVED in drawn.getvalue()
     assert "step 1 of 5" in drawn.getvalue()
 
@@ -283,7 +284,7 @@ def replayed(recorder, sample) -> str:
 def test_a_page_replays_what_was_drawn(model):
     recorder = Recorder(model)
     job = Job(parse_template("the [MASK:9] sat"), n=3)
-    for event in recorder.record(infill(model, [job], Sampling(steps=9, remask=0.3), watch=True)):
+    for event in observe(infill(model, [job], Sampling(steps=9, remask=0.3), watch=True), recorder.see):
         if hasattr(event, "tokens"):
             assert replayed(recorder, event) == event.text
     replay = recorder.replay("sedd infill")
@@ -295,7 +296,7 @@ def test_a_page_replays_what_was_drawn(model):
 def test_a_page_replays_blocks_one_behind_the_other(model):
     recorder = Recorder(model)
     options = GenerateOptions(2, 50, block=20, stride=8, prompts=("the cat",))
-    for event in recorder.record(generate(model, options, watch=True)):
+    for event in observe(generate(model, options, watch=True), recorder.see):
         if hasattr(event, "tokens"):
             assert replayed(recorder, event) == event.text
 
@@ -304,8 +305,8 @@ def test_a_page_tells_sequences_of_one_text_apart(model):
     """Fillings of equal text and different ways: each strand is the way of its own number."""
     recorder = Recorder(model)
     job = Job(parse_template("the [MASK:1] sat"), n=40)
-    done = [e for e in recorder.record(infill(model, [job], Sampling(), watch=True)) if hasattr(e, "tokens")]
-    assert len({e.text for e in done}) < 40
+    done = returned(observe(infill(model, [job], Sampling(), watch=True), recorder.see)).samples
+    assert len({one.text for one in done}) < 40
     for event, strand in recorder._found:
         assert strand.evaluations[-1] == event.nfe
         assert strand.label == f"filling {event.index}"
@@ -313,8 +314,8 @@ def test_a_page_tells_sequences_of_one_text_apart(model):
 
 def test_a_page_says_how_many_it_left_out(model):
     recorder = Recorder(model)
-    for _ in recorder.record(infill(model, [Job(parse_template("[MASK:2]"), n=60)], Sampling(steps=1), watch=True)):
-        pass
+    job = Job(parse_template("[MASK:2]"), n=60)
+    returned(observe(infill(model, [job], Sampling(steps=1), watch=True), recorder.see))
     replay = recorder.replay("sedd infill")
     assert len(replay.strands) == 50
     assert replay.facts["shown"] == "the first 50 of 60"

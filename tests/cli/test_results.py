@@ -17,13 +17,13 @@ def printed(table) -> str:
 
 @pytest.fixture
 def result():
-    figures = {
+    metrics = {
         "bits_per_char": 1.234, "bits_per_char_error": 0.004, "bits_per_byte": 1.23, "between_documents_error": 0.05,
         "perplexity": 41.5, "perplexity_error": 0.125,
     }  # fmt: skip
     return {
         "model": "louaaron/sedd-small", "estimator": "count", "corpus": "wikitext2", "split": "test", "tokens": 1000,
-        "characters": 4000, "bounds": {"rigorous": figures, "sedd-paper": figures | {"perplexity": 41.25}},
+        "characters": 4000, "bounds": {"rigorous": metrics, "sedd-paper": metrics | {"perplexity": 41.25}},
     }  # fmt: skip
 
 
@@ -48,8 +48,8 @@ def test_the_gap_to_a_known_source_is_that_of_the_true_bound(result):
 
 def test_an_exact_likelihood_is_no_bound_and_has_no_error(result):
     del result["estimator"]
-    for figures in result["bounds"].values():
-        figures["bits_per_char_error"] = figures["perplexity_error"] = 0.0
+    for metrics in result["bounds"].values():
+        metrics["bits_per_char_error"] = metrics["perplexity_error"] = 0.0
     text = printed(bounds_table(result))
     assert "sedd-small = (rigorous)" in text
     assert "≤" not in text

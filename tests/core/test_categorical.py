@@ -83,7 +83,7 @@ def test_the_float32_race_gives_a_rare_mass_another_rate_and_the_inverse_cdf_doe
 
 
 @pytest.mark.parametrize("row", [[0.0, 0.0], [float("nan"), 1.0], [float("inf"), 1.0]], ids=["zero", "nan", "inf"])
-def test_a_row_without_a_law_is_refused(row):
+def test_a_row_without_a_distribution_is_refused(row):
     weights = torch.tensor([[1.0, 1.0], row])
     with pytest.raises(ValueError, match="zero, infinite or not a number"):
         inverse_cdf(weights, torch.tensor([0.5, 0.5], dtype=torch.float64))

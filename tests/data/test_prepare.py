@@ -12,16 +12,17 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from support.jobs import completed, returned
 
 from sedd_cli.data import encode
 from sedd_cli.data import prepare as prepare_module
 from sedd_cli.data.corpora import find_corpus
-from sedd_cli.data.prepare import PrepareOptions, dataset_folder, prepare
+from sedd_cli.data.prepare import PrepareOptions, PrepareResult, dataset_folder, prepare
 from sedd_cli.data.prepared import catalogue, inspect, verify
 from sedd_cli.data.shards import open_dataset
 from sedd_cli.data.writer import SplitWriter
 from sedd_cli.errors import DamageError, RequestError, WorkError
-from sedd_cli.system.events import Finished, Note, Prepared, Progress, Warn
+from sedd_cli.system.events import Note, Progress, Warn
 
 SMALL = """
 from functools import partial
@@ -48,10 +49,8 @@ def text(tmp_path) -> Path:
     return path
 
 
-def run(**options) -> Prepared:
-    *_, last = prepare(PrepareOptions(**options))
-    assert isinstance(last, Prepared)
-    return last
+def run(**options) -> PrepareResult:
+    return returned(prepare(PrepareOptions(**options)))
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -66,12 +65,12 @@ def left_in(home: Path) -> list[str]:
 def test_prepared_once(text):
     first = run(corpus=str(text), tokenizer="char")
     assert first.fresh
-    assert first.path == dataset_folder(PrepareOptions(str(text), tokenizer="char"))
-    before = contents(first.path)
+    assert first.folder == dataset_folder(PrepareOptions(str(text), tokenizer="char"))
+    before = contents(first.folder)
     second = run(corpus=str(text), tokenizer="char")
     assert not second.fresh
-    assert (second.path, second.manifest) == (first.path, first.manifest)
-    assert contents(first.path) == before
+    assert (second.folder, second.manifest) == (first.folder, first.manifest)
+    assert contents(first.folder) == before
     kinds = {name.split(".")[-1] for name in before}
     assert kinds == {"bin", "idx", "json"}
     assert sorted(name for name in before if name.endswith("json")) == ["manifest.json", "tokenizer.json"]
@@ -87,7 +86,7 @@ def test_every_split_reports_its_end(text):
 
 
 def test_what_is_read_is_the_text(text):
-    dataset = open_dataset(run(corpus=str(text), tokenizer="byte").path)
+    dataset = open_dataset(run(corpus=str(text), tokenizer="byte").folder)
     found = []
     for name in dataset.splits:
         split = dataset.split(name)
@@ -104,7 +103,7 @@ def test_one_worker_and_eight_write_the_same(text, tmp_path, monkeypatch):
     results = []
     for workers in (1, 8):
         monkeypatch.setenv("SEDD_HOME", str(tmp_path / f"home{workers}"))
-        results.append(contents(run(corpus=str(text), tokenizer="bpe:300", workers=workers).path))
+        results.append(contents(run(corpus=str(text), tokenizer="bpe:300", workers=workers).folder))
     assert results[0] == results[1]
 
 
@@ -113,19 +112,19 @@ def test_one_worker_and_eight_write_the_same(text, tmp_path, monkeypatch):
 )
 def test_a_changed_option_makes_another_folder(text, change):
     options = {"corpus": str(text), "tokenizer": "char"}
-    assert run(**options).path != run(**{**options, **change}).path
+    assert run(**options).folder != run(**{**options, **change}).folder
 
 
 def test_a_changed_text_makes_another_folder(text):
-    before = run(corpus=str(text), tokenizer="char").path
+    before = run(corpus=str(text), tokenizer="char").folder
     text.write_text(text.read_text() + "\nmore")
-    assert run(corpus=str(text), tokenizer="char").path != before
+    assert run(corpus=str(text), tokenizer="char").folder != before
 
 
 def test_workers_are_no_option_of_the_data(text):
     first = run(corpus=str(text), tokenizer="byte", workers=1)
     assert not run(corpus=str(text), tokenizer="byte", workers=2).fresh
-    assert "workers" not in first.manifest["options"]
+    assert "workers" not in first.manifest.options
     with pytest.raises(RequestError, match="workers must be at least 1, not 0"):
         PrepareOptions("pydocs", workers=0)
 
@@ -140,12 +139,12 @@ def test_closing_in_the_middle_leaves_whole_shards_and_goes_on(text, tmp_path, m
     assert not folder.exists()
     finished = json.loads((partial_folder / "train.finished.json").read_text())
     assert {file.name for file in partial_folder.glob("*.bin")} == {entry["shard"]["file"] for entry in finished}
-    events = list(prepare(options))
+    events, result = completed(prepare(options))
     assert any(isinstance(event, Note) and "resuming" in event.text for event in events)
     # It does not begin again: the first group comes behind the finished shards.
     done_before = sum(entry["shard"]["documents"] for entry in finished)
     assert next(event for event in events if isinstance(event, Progress)).done == done_before + 16
-    assert contents(events[-1].path) == contents(whole.path)
+    assert contents(result.folder) == contents(whole.folder)
     assert not partial_folder.exists()
 
 
@@ -159,7 +158,7 @@ def test_a_kill_in_the_middle_is_recovered_from(text, tmp_path, monkeypatch):
     )
     killed = subprocess.run([sys.executable, "-c", script, str(text)], env=_environment(), check=False)
     assert killed.returncode == 9
-    assert contents(run(corpus=str(text), tokenizer="char").path) == contents(whole.path)
+    assert contents(run(corpus=str(text), tokenizer="char").folder) == contents(whole.folder)
 
 
 def _stop_after(options, documents):
@@ -179,9 +178,9 @@ def test_a_partial_folder_of_another_version_is_not_mixed_in(text, monkeypatch):
     options = PrepareOptions(str(text), tokenizer="char")
     _stop_after(options, 300)
     monkeypatch.setattr(prepare_module, "__version__", "9.9")
-    events = list(prepare(options))
+    events, result = completed(prepare(options))
     assert next(event for event in events if isinstance(event, Progress)).done == 16
-    assert events[-1].manifest["software"] == "sedd 9.9"
+    assert result.manifest.software == "sedd 9.9"
 
 
 def test_two_at_once(text):
@@ -190,8 +189,7 @@ def test_two_at_once(text):
     next(running)
     with pytest.raises(RequestError, match="another process is preparing"):
         list(prepare(options))
-    *_, last = running
-    assert last.fresh
+    assert returned(running).fresh
     assert not run(corpus=str(text), tokenizer="char").fresh
 
 
@@ -233,11 +231,11 @@ def test_from_local_files_is_found_without_them(tmp_path):
     raw = tmp_path / "wiki.test.raw"
     raw.write_text(" \n = Title = \n A line , with a point . \n")
     made = run(corpus="wikitext2", tokenizer="byte", local=raw)
-    assert made.manifest["detokenizer"] == "wikitext"
-    assert made.manifest["splits"]["test"]["documents"] == 3
+    assert made.manifest.detokenizer == "wikitext"
+    assert made.manifest.splits["test"].documents == 3
     found = run(corpus="wikitext2", tokenizer="byte")
-    assert (found.path, found.fresh) == (made.path, False)
-    dataset = open_dataset(found.path)
+    assert (found.folder, found.fresh) == (made.folder, False)
+    dataset = open_dataset(found.folder)
     assert dataset.tokenizer.decode(dataset.split("test").read(0, 12)) == "\n\n = Title =\n"[:13]
 
 
@@ -248,17 +246,17 @@ def test_same_text_from_elsewhere_has_the_same_fingerprint(tmp_path):
         raw.parent.mkdir()
         raw.write_text(" = Title = \n" + " \n" * (place == "c"))
         made.append(run(corpus="wikitext2", tokenizer="byte", local=raw).manifest)
-    assert made[0]["fingerprint"] == made[1]["fingerprint"]
+    assert made[0].fingerprint == made[1].fingerprint
 
 
 def test_the_tokenizer_of_another_dataset(text, tmp_path):
     first = run(corpus=str(text), tokenizer="char")
     other = tmp_path / "other.test.txt"
     other.write_text("line ÿ\nline 2")
-    second = run(corpus=str(other), tokenizer=str(first.path))
-    assert second.manifest["tokenizer_fingerprint"] == first.manifest["tokenizer_fingerprint"]
-    assert second.manifest["splits"]["test"]["unknown"] == 1
-    assert second.path.name.startswith("other.test-char-")
+    second = run(corpus=str(other), tokenizer=str(first.folder))
+    assert second.manifest.tokenizer_fingerprint == first.manifest.tokenizer_fingerprint
+    assert second.manifest.splits["test"].unknown == 1
+    assert second.folder.name.startswith("other.test-char-")
 
 
 def test_training_a_tokenizer_needs_a_train_split(tmp_path):
@@ -274,9 +272,9 @@ def test_a_corpus_too_small_to_split(tmp_path):
     with pytest.raises(RequestError, match="has 1 document, too few to fill train"):
         run(corpus=str(path), tokenizer="byte")
     path.write_text("text 0\ntext 1")
-    events = list(prepare(PrepareOptions(str(path), tokenizer="byte")))
+    events, result = completed(prepare(PrepareOptions(str(path), tokenizer="byte")))
     assert any(isinstance(event, Warn) and "too small" in event.text for event in events)
-    assert open_dataset(events[-1].path).splits == ("train",)
+    assert open_dataset(result.folder).splits == ("train",)
 
 
 def test_wrong_names_are_refused_before_anything_is_written(text, tmp_path):
@@ -312,16 +310,14 @@ def test_an_unreachable_source_keeps_what_is_finished(text, tmp_path, monkeypatc
 
 def test_verify_finds_a_changed_shard(text):
     made = run(corpus=str(text), tokenizer="char")
-    *_, last = verify(made.path)
-    assert isinstance(last, Finished)
-    assert last.result["fingerprint"] == made.manifest["fingerprint"]
-    shard = made.path / "train-00001.bin"
+    assert returned(verify(made.folder)).fingerprint == made.manifest.fingerprint
+    shard = made.folder / "train-00001.bin"
     raw = bytearray(shard.read_bytes())
     raw[7] ^= 1
     shard.write_bytes(raw)
     assert not run(corpus=str(text), tokenizer="char").fresh
     with pytest.raises(DamageError, match=r"train-00001\.bin was changed"):
-        list(verify(made.path))
+        list(verify(made.folder))
     shard.write_bytes(raw[:-2])
     with pytest.raises(DamageError, match=r"train-00001\.bin has \d+ bytes instead"):
         run(corpus=str(text), tokenizer="char")
@@ -329,9 +325,9 @@ def test_verify_finds_a_changed_shard(text):
 
 def test_inspect_counts_and_decodes(text):
     made = run(corpus=str(text), tokenizer="byte")
-    found = inspect(open_dataset(made.path), blocks=2, length=64)
+    found = inspect(open_dataset(made.folder), blocks=2, length=64)
     assert {split: info["tokens"] for split, info in found["splits"].items()} == {
-        split: info["tokens"] for split, info in made.manifest["splits"].items()
+        split: info.tokens for split, info in made.manifest.splits.items()
     }
     assert all(block.count("line") for info in found["splits"].values() for block in info["blocks"])
     json.dumps(found)
@@ -342,5 +338,5 @@ def test_catalogue(text):
     found = catalogue()
     assert {corpus["name"] for corpus in found["corpora"]} >= {"pydocs", "openwebtext", "text8"}
     assert all(corpus["licence"] and corpus["size"] and corpus["tokenizer"] for corpus in found["corpora"])
-    assert [entry["folder"] for entry in found["prepared"]] == [str(made.path)]
+    assert [entry["folder"] for entry in found["prepared"]] == [str(made.folder)]
     json.dumps(found)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from support.jobs import returned
 
 from sedd_cli.data.detokenizers import find_detokenizer
 from sedd_cli.data.prepare import PrepareOptions, prepare
@@ -36,9 +37,9 @@ def real(name: str) -> Path:
 
 
 def counts(**options) -> dict[str, tuple[int, int, int]]:
-    *_, last = prepare(PrepareOptions(**options))
-    splits = last.manifest["splits"]
-    return {name: (split["documents"], split["tokens"], split["characters"]) for name, split in splits.items()}
+    made = returned(prepare(PrepareOptions(**options)))
+    splits = made.manifest.splits
+    return {name: (split.documents, split.tokens, split.characters) for name, split in splits.items()}
 
 
 def test_wikitext2_is_what_the_slow_way_gives():
@@ -46,8 +47,8 @@ def test_wikitext2_is_what_the_slow_way_gives():
 
     raw = real("wikitext-2/wiki.test.raw")
     assert counts(corpus="wikitext2", local=raw) == {"test": (4358, 274_794, 1_239_940)}
-    *_, last = prepare(PrepareOptions("wikitext2", local=raw))
-    split = open_dataset(last.path).split("test")
+    made = returned(prepare(PrepareOptions("wikitext2", local=raw)))
+    split = open_dataset(made.folder).split("test")
     encoding = tiktoken.get_encoding("gpt2")
     detokenize = find_detokenizer("wikitext")
     slow = []

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from sedd_cli.data.manifest import Manifest, read_manifest
-from sedd_cli.data.shards import open_dataset, verify_file, vouched_files
+from sedd_cli.data.shards import listed_files, open_dataset, verify_file
 from sedd_cli.data.tokenizers import load_tokenizer
 from sedd_cli.data.writer import Encoded, SplitWriter
 from sedd_cli.errors import DamageError, RequestError
@@ -93,7 +93,7 @@ def test_sizes_are_always_checked(folder, ending):
 def test_a_changed_byte_is_found_by_its_sha256(folder, ending):
     file = folder / f"train-00001.{ending}"
     dataset = open_dataset(folder)
-    hashes = {name: sha for name, _, sha in vouched_files(dataset.manifest)}
+    hashes = {name: sha for name, _, sha in listed_files(dataset.manifest)}
     assert set(hashes) == {f"train-0000{i}.{kind}" for i in range(3) for kind in ("bin", "idx")}
     verify_file(file, hashes[file.name])
     raw = bytearray(file.read_bytes())

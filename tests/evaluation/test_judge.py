@@ -10,6 +10,7 @@ import re
 import pytest
 import torch
 from support.causal_models import save_tiny_causal
+from support.jobs import completed, returned
 
 from sedd_cli import load_model
 from sedd_cli.errors import RequestError
@@ -17,7 +18,7 @@ from sedd_cli.evaluation.judge import Samples, judge
 from sedd_cli.evaluation.scorers.pretrained import load_causal
 from sedd_cli.evaluation.sweep import SweepOptions, parse_sweep, plot, sweep
 from sedd_cli.recipe.part import SamplerPart
-from sedd_cli.system.events import Finished, Note, Sampled, Warn
+from sedd_cli.system.events import Note, Sampled, Warn
 
 
 @pytest.fixture(scope="module")
@@ -26,11 +27,8 @@ def causal(tmp_path_factory):
 
 
 def judged(causal, samples, self_bleu=False):
-    def events():
-        yield Finished((yield from judge(causal, samples, self_bleu)).to_dict())
-
-    *others, last = events()
-    return last.result, others
+    events, result = completed(judge(causal, samples, self_bleu))
+    return result.to_dict(), events
 
 
 def texts(*found):
@@ -175,9 +173,8 @@ def model(tiny_run):
 
 
 def swept(model, causal, options):
-    *events, last = sweep(model, causal, options)
-    assert isinstance(last, Finished)
-    return last.result, events
+    events, result = completed(sweep(model, causal, options))
+    return result.to_dict(), events
 
 
 def test_a_sweep_judges_every_point_and_resumes(model, causal, tmp_path):
@@ -268,13 +265,9 @@ def test_samples_out_of_order_are_drawn_anew(model, causal, tmp_path):
     assert [json.loads(line)["index"] for line in path.read_text().splitlines()] == [0, 1, 2, 3]
 
 
-def test_the_figure_is_a_png_with_both_axes_logarithmic(tmp_path):
-    points = [
-        {"sampler": s, "steps": n, "samples": 9, "per_sequence": {"perplexity": 900 / n, "error": 5.0}}
-        for s in ("tweedie", "euler")
-        for n in (2, 4, 8)
-    ]
-    plot({"judge": "gpt2-large", "model": "runs/quickstart", "points": points}, tmp_path / "f.png")
+def test_the_figure_is_a_png_with_both_axes_logarithmic(model, causal, tmp_path):
+    options = SweepOptions(tmp_path, (2, 4), ("tweedie", "euler"), n=2, length=8)
+    plot(returned(sweep(model, causal, options)), tmp_path / "f.png")
     assert (tmp_path / "f.png").read_bytes().startswith(b"\x89PNG")
 
 

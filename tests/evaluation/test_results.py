@@ -7,6 +7,7 @@ import json
 import pytest
 import torch
 from support.causal_models import save_tiny_causal
+from support.jobs import returned
 
 from sedd_cli import load_model
 from sedd_cli.evaluation.cloze.job import ClozeOptions, cloze
@@ -18,9 +19,8 @@ from sedd_cli.evaluation.mauve.job import mauve
 from sedd_cli.evaluation.mauve.options import MauveOptions
 from sedd_cli.evaluation.scorers.pretrained import load_causal
 from sedd_cli.evaluation.sweep import SweepOptions, SweepPoint, sweep
-from sedd_cli.inference.bound import Drawing
+from sedd_cli.inference.bound import MonteCarloOptions
 from sedd_cli.system.distributed import Dist
-from sedd_cli.system.events import Finished
 
 
 @pytest.fixture(scope="module")
@@ -28,19 +28,9 @@ def causal(tmp_path_factory):
     return load_causal(save_tiny_causal(tmp_path_factory.mktemp("causal") / "tiny"), "cpu")
 
 
-def followed(job):
-    """The events of a job, and what it returns."""
-    events = []
-    while True:
-        try:
-            events.append(next(job))
-        except StopIteration as end:
-            return events, end.value
-
-
 def evaluated(model, causal, folder):
-    drawing = Drawing(rel_error=0.5, max_nfe=8)
-    options = EvaluateOptions(drawing=drawing, blocks=8, try_bf16=True)
+    monte_carlo = MonteCarloOptions(rel_error=0.5, max_nfe=8)
+    options = EvaluateOptions(monte_carlo=monte_carlo, blocks=8, try_bf16=True)
     return evaluate_all(model, [Text(model.recipe.data.corpus)], options, Dist(0, 1, torch.device("cpu")))
 
 
@@ -63,15 +53,16 @@ def diagnosed(model, causal, folder):
 
 
 @pytest.mark.parametrize("job", [evaluated, swept, restored, compared, diagnosed])
-def test_the_closing_event_holds_the_document_of_the_returned_result(job, tiny_run, causal, tmp_path):
-    events, result = followed(job(load_model(tiny_run, device="cpu"), causal, tmp_path))
-    assert isinstance(events[-1], Finished)
-    assert json.dumps(events[-1].result) == json.dumps(result.to_dict())
+def test_a_job_returns_a_frozen_result_that_becomes_json(job, tiny_run, causal, tmp_path):
+    result = returned(job(load_model(tiny_run, device="cpu"), causal, tmp_path))
+    assert type(result).__dataclass_params__.frozen
+    document = json.loads(json.dumps(result.to_dict(), allow_nan=False))
+    assert list(document) == list(result.to_dict())
 
 
 @pytest.mark.parametrize("self_bleu", [False, True])
 def test_a_judged_point_is_read_back_from_its_document(causal, self_bleu):
-    _, found = followed(judge(causal, Samples(["the cat sat", "a dog"], [None, None]), self_bleu))
+    found = returned(judge(causal, Samples(["the cat sat", "a dog"], [None, None]), self_bleu))
     point = SweepPoint("tweedie", 4, 2, found)
     stored = json.loads(json.dumps(point.to_dict()))
     assert SweepPoint.from_dict(stored) == point

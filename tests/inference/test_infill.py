@@ -139,7 +139,7 @@ def test_a_space_in_front_of_a_gap_is_left_to_the_gap(bpe):
 
 
 def test_draws_are_repeated_until_gaps_begin_with_their_space(bpe):
-    """By rejection, so that what is kept follows the model's law given that it does; else edges are plain."""
+    """By rejection, so that what is kept follows the model's distribution given that it does; else edges are plain."""
     made, job = model_of(bpe), Job(parse_template("the [MASK:1] of"), n=400)
     found = infill_all(made, job, Sampling(steps=2))
     begin = torch.tensor([bpe.decode([i]).startswith(" ") for i in range(bpe.vocab_size)])

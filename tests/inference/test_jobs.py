@@ -8,6 +8,7 @@ import json
 
 import pytest
 import torch
+from support.jobs import completed
 
 from sedd_cli import load_model
 from sedd_cli.data.tokenizers.characters import CharTokenizer
@@ -16,7 +17,7 @@ from sedd_cli.inference import jobs
 from sedd_cli.inference.jobs import fill_jobs, read_jobs
 from sedd_cli.inference.sampling import Sampling
 from sedd_cli.recipe.part import SamplerPart
-from sedd_cli.system.events import Filled, Finished, Warn
+from sedd_cli.system.events import Filled, Warn
 
 LINES = [
     '{"template": "the [MASK:3] sat", "id": "first"}',
@@ -34,7 +35,7 @@ def model(tiny_run):
 
 def fill(model, lines, out=None, resume=True, every=False, **options):
     read = read_jobs([line.encode() for line in lines], "jobs.jsonl", model.length)
-    return list(fill_jobs(model, read, Sampling(**options), every, out, resume, watch=False))
+    return completed(fill_jobs(model, read, Sampling(**options), every, out, resume, watch=False))
 
 
 def records(path):
@@ -51,7 +52,7 @@ def content(record):
 
 def test_every_line_is_filled_with_its_own_n_and_seed(model, tmp_path):
     out = tmp_path / "r.jsonl"
-    events = fill(model, LINES, out)
+    _, result = fill(model, LINES, out)
     found = records(out)
     assert sorted((r["job"]["line"], r["index"]) for r in found) == [
         (1, 0), (2, 0), (3, 0), (3, 1), (3, 2), (4, 0), (4, 1), (5, 0),
@@ -62,7 +63,8 @@ def test_every_line_is_filled_with_its_own_n_and_seed(model, tmp_path):
     assert by_line[2]["candidates"] == 8
     assert len(by_line[3]["tokens"]) == 20
     assert by_line[1]["text"] == by_line[5]["text"]
-    assert events[-1].result == {"lines": 5, "fillings": 8, "from_before": 0, "refused": [], "kept": []}
+    assert (result.lines, result.fillings, result.from_before, result.refused) == (5, 8, 0, [])
+    assert sorted(map(content, result.samples)) == sorted(map(content, found))
     # and as the same jobs one by one
     assert by_line[1]["text"] == model.infill("the [MASK:3] sat")[0].text
     assert by_line[2]["text"] == model.infill("a [MASK:2-4] ran", seed=7)[0].text
@@ -90,13 +92,13 @@ def test_an_interrupted_batch_goes_on_where_it_was(model, tmp_path):
     assert len(records(out)) == 4
     with out.open("a", encoding="utf-8") as file:
         file.write('{"index": 0, "text": "cut sho')  # killed while writing
-    events = fill(model, LINES[::-1], out)  # and the file of jobs was sorted meanwhile
+    events, _ = fill(model, LINES[::-1], out)  # and the file of jobs was sorted meanwhile
     assert sum(isinstance(e, Filled) for e in events) == 4
     assert sorted(map(content, records(out))) == sorted(map(content, records(tmp_path / "whole.jsonl")))
-    again = fill(model, LINES, out)
-    assert [type(e).__name__ for e in again] == ["Note", "Finished"]
-    assert again[-1].result["from_before"] == 8
-    assert sorted(map(content, again[-1].result["kept"])) == sorted(map(content, records(out)))
+    events, again = fill(model, LINES, out)
+    assert [type(e).__name__ for e in events] == ["Note"]
+    assert again.from_before == 8
+    assert sorted(map(content, again.samples)) == sorted(map(content, records(out)))
 
 
 def test_other_settings_are_other_results(model, tmp_path):
@@ -104,7 +106,7 @@ def test_other_settings_are_other_results(model, tmp_path):
     fill(model, LINES[:1], out)
     fill(model, LINES[:1], out, steps=2)
     fill(model, LINES[:1], out, temperature=0.5)
-    fill(model, LINES[:1], out, batch=3)  # not another law
+    fill(model, LINES[:1], out, batch=3)  # not another distribution
     assert [r["steps"] for r in records(out)] == [4, 2, 4]
     fill(model, LINES[:1], out, resume=False)
     assert len(records(out)) == 1
@@ -140,14 +142,14 @@ def test_candidates_are_kept_all_or_none(model, tmp_path):
     ],
 )
 def test_a_line_that_cannot_be_done_is_named_and_the_others_are_done(model, tmp_path, line, word):
-    events = fill(model, [LINES[0], line, "", LINES[4]], tmp_path / "r.jsonl")
+    events, result = fill(model, [LINES[0], line, "", LINES[4]], tmp_path / "r.jsonl")
     (warning,) = [e.text for e in events if isinstance(e, Warn)]
     assert warning.startswith("line 2: ")
     assert word in warning
     assert warning.count("line 2") == 1
     assert sorted(r["job"]["line"] for r in records(tmp_path / "r.jsonl")) == [1, 4]
-    (refused,) = next(e.result for e in events if isinstance(e, Finished))["refused"]
-    assert refused["line"] == 2
+    (refused,) = result.refused
+    assert refused.line == 2
 
 
 def test_bytes_that_are_no_text_are_a_line_like_any_other(model):

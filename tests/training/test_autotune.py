@@ -7,6 +7,7 @@ import shutil
 
 import pytest
 import torch
+from support.jobs import completed, returned
 
 from sedd_cli.checkpoints import checkpoint
 from sedd_cli.data.prepare import PrepareOptions, prepare
@@ -18,7 +19,7 @@ from sedd_cli.models.precision import autocast_dtype
 from sedd_cli.recipe import load_recipe
 from sedd_cli.system import memory
 from sedd_cli.system.distributed import Dist
-from sedd_cli.system.events import Finished, Note, Progress, Warn
+from sedd_cli.system.events import Note, Progress, Warn
 from sedd_cli.training import autotune
 from sedd_cli.training.state import TrainState
 from sedd_cli.training.train import TrainOptions, train
@@ -29,8 +30,8 @@ CPU = torch.device("cpu")
 @pytest.fixture
 def state(workplace):
     recipe = load_recipe(workplace / "tiny.yaml", ["train.batch=16"])
-    *_, last = prepare(PrepareOptions(corpus=recipe.data.corpus, tokenizer=recipe.data.tokenizer))
-    return TrainState.create(recipe, open_dataset(last.path), Dist(0, 1, CPU), anew=True)
+    folder = returned(prepare(PrepareOptions(corpus=recipe.data.corpus, tokenizer=recipe.data.tokenizer))).folder
+    return TrainState.create(recipe, open_dataset(folder), Dist(0, 1, CPU), anew=True)
 
 
 def fitted(state, batch=16):
@@ -45,7 +46,7 @@ def fitted(state, batch=16):
 
 
 def sizes(events):
-    return [int(e.figures["micro-batch"]) for e in events if isinstance(e, Progress)]
+    return [int(e.metrics["micro-batch"]) for e in events if isinstance(e, Progress)]
 
 
 def planned(monkeypatch, bytes_a_row: int, seconds, free: int = 10**12):
@@ -131,8 +132,7 @@ def test_fitting_leaves_no_trace_in_the_training(workplace, tmp_path):
 
 def test_a_fitted_run_stores_what_was_found(workplace, tmp_path):
     recipe = load_recipe(workplace / "tiny.yaml", ["train.steps=2"])
-    *_, last = train(recipe, TrainOptions(tmp_path / "run", "cpu", report=False, autotune=True))
-    assert isinstance(last, Finished)
+    assert returned(train(recipe, TrainOptions(tmp_path / "run", "cpu", report=False, autotune=True))).finished
     stored = load_recipe(checkpoint.latest(tmp_path / "run").folder / "recipe.yaml")
     assert stored.train.micro_batch in (1, 2, 4, 8)
 
@@ -220,9 +220,9 @@ def test_a_compiler_that_fails_is_left_out_and_said(workplace, tmp_path, monkeyp
 
     monkeypatch.setattr(torch.nn.Module, "compile", broken)
     recipe = load_recipe(workplace / "tiny.yaml", ["train.steps=1", "train.compile=true"])
-    events = list(train(recipe, TrainOptions(tmp_path / "run", "cpu", report=False)))
+    events, result = completed(train(recipe, TrainOptions(tmp_path / "run", "cpu", report=False)))
     assert any("no working compiler" in e.text for e in events if isinstance(e, Warn))
-    assert events[-1].result["finished"]
+    assert result.finished
 
 
 def test_tf32_is_for_gpus(workplace, tmp_path, monkeypatch):

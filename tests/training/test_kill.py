@@ -20,6 +20,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from support.jobs import completed
 
 from sedd_cli import load_model
 from sedd_cli.checkpoints import checkpoint
@@ -27,7 +28,7 @@ from sedd_cli.errors import WorkError
 from sedd_cli.recipe import load_recipe
 from sedd_cli.system.events import Warn
 from sedd_cli.training import step
-from sedd_cli.training.train import TrainOptions, train
+from sedd_cli.training.train import TrainOptions, TrainResult, train
 
 KILLS = int(os.environ.get("SEDD_KILLS", "3"))
 
@@ -65,7 +66,7 @@ import torch.distributed.checkpoint.staging
 from sedd_cli.recipe import load_recipe
 from sedd_cli.checkpoints import async_checkpoint as saver
 from sedd_cli.checkpoints import checkpoint
-from sedd_cli.training.train import TrainOptions, train
+from sedd_cli.training.train import TrainOptions, TrainResult, train
 from sedd_cli.system import files as atomic
 
 
@@ -127,8 +128,9 @@ def environment(workplace: Path) -> dict[str, str]:
     return {**os.environ, **home, "OMP_NUM_THREADS": "1"}
 
 
-def run(workplace: Path, folder: Path, *changes: str) -> list:
-    return list(train(load_recipe(workplace / "tiny.yaml", changes), TrainOptions(folder, "cpu", report=False)))
+def run(workplace: Path, folder: Path, *changes: str) -> tuple[list, TrainResult]:
+    """The events of a training, and its result."""
+    return completed(train(load_recipe(workplace / "tiny.yaml", changes), TrainOptions(folder, "cpu", report=False)))
 
 
 def sha256(path: Path) -> str:
@@ -167,7 +169,7 @@ def test_a_kill_inside_a_checkpoint_costs_no_more_than_the_steps_since_the_last(
     assert end == -signal.SIGKILL
     found = checkpoint.latest(folder)  # verified: this raises for a damaged one
     assert moment[3] == (None if found is None else found.step)
-    assert run(workplace, folder, "train.save_every=2")[-1].result["finished"]
+    assert run(workplace, folder, "train.save_every=2")[1].finished
     assert sha256(folder / "ema.safetensors") == sha256(tiny_run / "ema.safetensors")
     assert same_state(checkpoint.latest(folder), checkpoint.latest(tiny_run))
     assert sorted(p.name for p in (folder / "checkpoints").iterdir()) == ["step-10", "step-12"]
@@ -269,12 +271,12 @@ def poison(monkeypatch) -> Callable[..., None]:
 
     def put(*steps: int, loss: float = math.nan, gradient: float = math.nan) -> None:
         def gradients(state, batch, rows):
-            tally = step.gradients(state, batch, rows)
+            by_time = step.gradients(state, batch, rows)
             if state.step in steps:
-                tally.nats *= loss
+                by_time.nats *= loss
                 for p in state.model.net.parameters():
                     p.grad *= gradient
-            return tally
+            return by_time
 
         monkeypatch.setattr("sedd_cli.training.loop.gradients", gradients)
 
@@ -287,7 +289,7 @@ def test_a_step_without_a_finite_loss_and_gradient_is_left_out_and_counted(workp
     honest, folder = tmp_path / "honest", tmp_path / "run"
     run(workplace, honest, "train.log_every=1")
     poison(4, **spoilt)
-    events = run(workplace, folder, "train.save_every=1", "train.keep=12", "train.log_every=1")
+    events, result = run(workplace, folder, "train.save_every=1", "train.keep=12", "train.log_every=1")
     before, after, last = (checkpoint.open_checkpoint(folder / "checkpoints" / f"step-{n}") for n in (4, 5, 12))
     assert same_state(before, after)
     assert not same_state(after, last)
@@ -295,7 +297,7 @@ def test_a_step_without_a_finite_loss_and_gradient_is_left_out_and_counted(workp
     assert [line["step"] for line in metrics(folder) if line["loss"] is None] == [5]
     (warning,) = (event.text for event in events if isinstance(event, Warn))
     assert warning.startswith("step 5 skipped: loss ")
-    assert events[-1].result["skipped"] == 1
+    assert result.skipped == 1
     # its batch is spent: the steps after it see the batches that they would have seen, by slightly other weights
     losses, unspoilt = ([line["loss"] for line in metrics(path)] for path in (folder, honest))
     assert losses[:4] == unspoilt[:4]
@@ -319,7 +321,7 @@ def test_skipped_steps_are_remembered_by_a_resumed_run(workplace, tmp_path, pois
     poison(bad)
     run(workplace, tmp_path / "whole")
     run(workplace, tmp_path / "run", f"train.steps={stop}")
-    assert run(workplace, tmp_path / "run")[-1].result["skipped"] == 1
+    assert run(workplace, tmp_path / "run")[1].skipped == 1
     assert same_state(checkpoint.latest(tmp_path / "run"), checkpoint.latest(tmp_path / "whole"))
     assert metrics(tmp_path / "run")[-1]["skipped"] == 1
 

@@ -13,7 +13,7 @@ from sedd_cli import load_model
 from sedd_cli.checkpoints.export import ExportOptions, export
 from sedd_cli.core.losses import OBJECTIVES
 from sedd_cli.errors import RequestError
-from sedd_cli.evaluation.likelihood.evaluate import usual_protocols
+from sedd_cli.evaluation.likelihood.evaluate import default_protocols
 from sedd_cli.recipe import load_recipe
 from sedd_cli.training.train import TrainOptions, train
 
@@ -57,7 +57,7 @@ def test_every_objective_trains_evaluates_and_samples(sedd, trained, objective, 
     done = sedd("eval", "--model", run, "--no-baselines", "--rel-error", 0.2, "--json")
     assert done.code == 0, done.err
     found = json.loads(done.out)
-    assert tuple(found["bounds"]) == usual_protocols(model)
+    assert tuple(found["bounds"]) == default_protocols(model)
     assert found["kind"] == model.kind
     assert all(0 < bound["bits_per_char"] < 20 for bound in found["bounds"].values())
     (one, two) = model.sample(2, seed=3)

@@ -8,6 +8,7 @@ import types
 
 import pytest
 import torch
+from support.jobs import returned
 
 from sedd_cli import load_model
 from sedd_cli.cli.view.curve import curve
@@ -15,7 +16,7 @@ from sedd_cli.data.prepare import PrepareOptions, prepare
 from sedd_cli.data.shards import open_dataset
 from sedd_cli.errors import RequestError
 from sedd_cli.evaluation.likelihood.evaluate import EvaluateOptions, evaluate
-from sedd_cli.inference.bound import Drawing
+from sedd_cli.inference.bound import MonteCarloOptions
 from sedd_cli.recipe import load_recipe
 from sedd_cli.system.events import Sampled, TrainStep, Validated, Warn
 from sedd_cli.training import loop
@@ -41,11 +42,11 @@ def lines(folder, kind):
 
 
 def test_the_loss_is_told_by_noise_level():
-    tally = LossByTime.zero(torch.device("cpu"))
+    by_time = LossByTime.zero(torch.device("cpu"))
     v = torch.tensor([0.1, 0.19, 0.2, 0.999999], dtype=torch.float64)
-    tally.add(v, torch.tensor([1.0, 3.0, 5.0, 7.0]))
-    assert tally.nats.tolist() == [4, 5, 0, 0, 7]
-    assert tally.sequences.tolist() == [2, 1, 0, 0, 1]
+    by_time.add(v, torch.tensor([1.0, 3.0, 5.0, 7.0]))
+    assert by_time.nats.tolist() == [4, 5, 0, 0, 7]
+    assert by_time.sequences.tolist() == [2, 1, 0, 0, 1]
 
 
 def test_the_bins_of_a_window_average_to_its_loss(watched):
@@ -65,11 +66,11 @@ def test_the_bound_on_the_way_is_that_of_the_checkpoint(watched, workplace):
     (seen,) = [e for e in events if isinstance(e, Validated)]
     assert (seen.step, seen.split, seen.blocks) == (6, "validation", 5)
     model = load_model(folder / "checkpoints" / "step-6", device="cpu")
-    *_, last = prepare(PrepareOptions(corpus=model.recipe.data.corpus, tokenizer="char"))
-    drawing = Drawing(rel_error=1.0, max_nfe=4)
-    options = EvaluateOptions("validation", ("rigorous",), drawing, blocks=5, baselines=False)
-    *_, again = evaluate(model, open_dataset(last.path), options)
-    assert seen.nats_per_token == again.result["bounds"]["rigorous"]["nats_per_token"]
+    made = returned(prepare(PrepareOptions(corpus=model.recipe.data.corpus, tokenizer="char")))
+    monte_carlo = MonteCarloOptions(rel_error=1.0, max_nfe=4)
+    options = EvaluateOptions("validation", ("rigorous",), monte_carlo, blocks=5, baselines=False)
+    again = returned(evaluate(model, open_dataset(made.folder), options))
+    assert seen.nats_per_token == again.bounds["rigorous"].nats_per_token
     (line,) = lines(folder, "validation")
     assert line["nats_per_token"] == seen.nats_per_token
     assert line["nats_per_token_error"] > 0
@@ -237,9 +238,9 @@ def test_a_loss_beyond_that_of_an_untrained_network_is_said_to_diverge(workplace
 
     def warned(factor: float, run: str) -> list[str]:
         def risen(state, batch, rows):
-            tally = gradients(state, batch, rows)
-            tally.nats *= factor if state.step >= 10 else 1.0
-            return tally
+            by_time = gradients(state, batch, rows)
+            by_time.nats *= factor if state.step >= 10 else 1.0
+            return by_time
 
         monkeypatch.setattr(loop, "gradients", risen)
         recipe = load_recipe(workplace / "tiny.yaml", ["train.steps=40", "train.lr=1e-6"])

@@ -8,6 +8,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from support.jobs import returned
 
 from sedd_cli import load_model
 from sedd_cli.checkpoints import checkpoint
@@ -19,7 +20,7 @@ from sedd_cli.data.shards import open_dataset
 from sedd_cli.evaluation.baselines.ngram import NGram
 from sedd_cli.evaluation.likelihood.evaluate import EvaluateOptions, evaluate
 from sedd_cli.evaluation.likelihood.summary import between_documents
-from sedd_cli.inference.bound import Drawing
+from sedd_cli.inference.bound import MonteCarloOptions
 from sedd_cli.models.dit import DiT
 from sedd_cli.recipe import load_recipe
 from sedd_cli.training.step import time_uniforms
@@ -27,8 +28,8 @@ from sedd_cli.training.train import TrainOptions, train
 
 
 def dataset_of(recipe):
-    *_, last = prepare(PrepareOptions(corpus=recipe.data.corpus, tokenizer=recipe.data.tokenizer))
-    return open_dataset(last.path)
+    made = returned(prepare(PrepareOptions(corpus=recipe.data.corpus, tokenizer=recipe.data.tokenizer)))
+    return open_dataset(made.folder)
 
 
 def trained(workplace, folder, *overrides):
@@ -120,15 +121,17 @@ def test_a_run_is_loaded_and_reported_with_its_averaged_weights(tiny_run, workpl
         assert torch.equal(p, found.tensors("ema")[name])
     assert any(not torch.equal(v, found.tensors("weights")[name]) for name, v in found.tensors("ema").items())
     stored = json.loads((tiny_run / "results" / "test-step-12.json").read_text())
-    *_, again = evaluate(model, dataset_of(model.recipe), EvaluateOptions("test", drawing=Drawing(rel_error=0.5)))
-    assert again.result["bounds"] == stored["bounds"]
+    options = EvaluateOptions("test", monte_carlo=MonteCarloOptions(rel_error=0.5))
+    again = returned(evaluate(model, dataset_of(model.recipe), options)).to_dict()
+    assert again["bounds"] == stored["bounds"]
 
 
 def test_bits_per_character_count_every_token_over_the_characters(tiny_run):
     model = load_model(tiny_run, device="cpu")
     data = dataset_of(model.recipe)
-    *_, last = evaluate(model, data, EvaluateOptions("test", drawing=Drawing(rel_error=0.5)))
-    found, split = last.result["bounds"]["rigorous"], data.split("test")
+    options = EvaluateOptions("test", monte_carlo=MonteCarloOptions(rel_error=0.5))
+    result = returned(evaluate(model, data, options)).to_dict()
+    found, split = result["bounds"]["rigorous"], data.split("test")
     text = model.tokenizer.decode(split.read(0, split.tokens))
     characters = len(text.replace(model.tokenizer.separator, ""))
     assert split.characters == characters
@@ -136,7 +139,7 @@ def test_bits_per_character_count_every_token_over_the_characters(tiny_run):
     assert found["bits_per_char"] == pytest.approx(expected)
     train_tokens, test_tokens = (data.split(s).read(0, data.split(s).tokens) for s in ("train", "test"))
     nats = NGram(train_tokens, model.graph.vocab_size, 5).nats(test_tokens).sum()
-    assert last.result["baselines"]["5-gram"] == pytest.approx(nats / characters / math.log(2))
+    assert result["baselines"]["5-gram"] == pytest.approx(nats / characters / math.log(2))
 
 
 def test_the_error_of_the_text_leaves_the_error_of_the_draws_out():

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from support.jobs import completed, returned
 
 from sedd_cli.checkpoints import checkpoint
 from sedd_cli.checkpoints.async_checkpoint import AsyncCheckpoint
@@ -21,18 +22,19 @@ from sedd_cli.checkpoints.run_directory import RunDir
 from sedd_cli.errors import DamageError, RequestError, WorkError
 from sedd_cli.recipe import load_recipe
 from sedd_cli.system.distributed import Dist
-from sedd_cli.system.events import Evaluated, Finished, Sampled, Saved, TrainStep, Validated
+from sedd_cli.system.events import Evaluated, Sampled, Saved, TrainStep, Validated
 from sedd_cli.training.cost import estimate_cost
 from sedd_cli.training.optim import learning_rate, make_optimizers
-from sedd_cli.training.train import TrainOptions, train
+from sedd_cli.training.train import TrainOptions, TrainResult, train
 
 #: What torch.distributed.checkpoint calls the one file of one process.
 SHARD = "shard-00001-model-00001-of-00001.safetensors"
 
 
-def run(workplace: Path, folder: Path, *overrides: str, report: bool = False) -> list:
+def run(workplace: Path, folder: Path, *overrides: str, report: bool = False) -> tuple[list, TrainResult]:
+    """The events of a training, and its result."""
     recipe = load_recipe(workplace / "tiny.yaml", overrides)
-    return list(train(recipe, TrainOptions(folder, "cpu", report=report)))
+    return completed(train(recipe, TrainOptions(folder, "cpu", report=report)))
 
 
 def weights(folder: Path, name: str = "ema") -> dict[str, torch.Tensor]:
@@ -62,13 +64,13 @@ def test_a_run_directory_holds_what_the_design_says(tiny_run):
 
 
 def test_events_tell_the_story(workplace, tmp_path):
-    events = run(workplace, tmp_path / "run", report=True)
+    events, result = run(workplace, tmp_path / "run", report=True)
     kinds = [type(e) for e in events]
     assert [e.step for e in events if isinstance(e, TrainStep)] == [2, 4, 6, 8, 10, 12]
     assert [e.step for e in events if isinstance(e, Saved)] == [6, 12]
     assert kinds.count(Evaluated) == 1
     assert kinds.count(Sampled) == 1
-    assert kinds[-1] is Finished
+    assert result.finished
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
@@ -76,7 +78,7 @@ def test_training_lowers_the_loss(workplace, tmp_path, optimizer):
     if optimizer == "muon" and not hasattr(torch.optim, "Muon"):
         pytest.skip("this torch has no Muon")
     changes = ("train.steps=60", "train.batch=64", "train.lr=1e-2", f"train.optimizer={optimizer}", "model.dropout=0.0")
-    losses = [e.loss for e in run(workplace, tmp_path / "run", *changes) if isinstance(e, TrainStep)]
+    losses = [e.loss for e in run(workplace, tmp_path / "run", *changes)[0] if isinstance(e, TrainStep)]
     # from log N = 3.5 nats towards the entropy of the characters, 2.9
     assert sum(losses[-5:]) / 5 < losses[0] - 0.2
 
@@ -89,8 +91,8 @@ def test_a_resumed_run_is_the_uninterrupted_run_bit_for_bit(workplace, tmp_path,
         if isinstance(event, TrainStep) and event.step == stop_at:
             os.kill(os.getpid(), signal.SIGINT)  # finishes the next step, saves, stops
     assert checkpoint.latest(tmp_path / "run").step == stop_at + 1
-    resumed = run(workplace, tmp_path / "run")
-    assert resumed[-1].result["finished"]
+    events, resumed = run(workplace, tmp_path / "run")
+    assert resumed.finished
     for name in ("ema", "weights", "adamw"):
         assert same(weights(tmp_path / "run", name), weights(tiny_run, name)), name
     logged = [json.loads(line)["step"] for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
@@ -140,17 +142,17 @@ def test_a_run_in_use_is_refused(workplace, tmp_path):
         pass
     with pytest.raises(RequestError, match="another process is training"):
         run(workplace, tmp_path / "run")
-    assert [type(e) for e in first][-1] is Finished
+    assert returned(first).finished
 
 
 def test_keys_that_change_no_number_may_change(workplace, tiny_run):
-    assert run(workplace, tiny_run, "train.keep=3")[-1].result["finished"]
+    assert run(workplace, tiny_run, "train.keep=3")[1].finished
 
 
 def test_fresh_starts_in_a_new_folder(workplace, tiny_run):
     recipe = load_recipe(workplace / "tiny.yaml", ["train.steps=1"])
-    *_, last = train(recipe, TrainOptions(tiny_run, "cpu", fresh=True, report=False))
-    assert last.result["run"] == str(tiny_run.with_name("tiny-2"))
+    result = returned(train(recipe, TrainOptions(tiny_run, "cpu", fresh=True, report=False)))
+    assert result.run == tiny_run.with_name("tiny-2")
 
 
 @pytest.mark.parametrize("name", [SHARD, "state.json", "recipe.yaml", "tokenizer.json"])
@@ -274,7 +276,7 @@ def test_weights_that_are_not_finite_are_never_saved(workplace, tmp_path):
 def test_a_start_that_failed_does_not_bind_the_folder(workplace, tmp_path):
     RunDir(tmp_path / "run").create()
     (tmp_path / "run" / "recipe.yaml").write_text("seed: 99\n")
-    assert run(workplace, tmp_path / "run", "train.steps=1")[-1].result["finished"]
+    assert run(workplace, tmp_path / "run", "train.steps=1")[1].finished
 
 
 def test_metrics_of_steps_taken_again_are_dropped(workplace, tmp_path):
@@ -330,11 +332,11 @@ def test_the_quickstart_with_another_objective_names_the_key_to_set(sedd):
 
 def test_without_a_report_its_infill_is_not_checked(workplace, tmp_path):
     changes = ("objective=autoregressive", "report.infill.suffix=mat", "train.steps=1", "report.every=0")
-    assert run(workplace, tmp_path / "run", *changes)[-1].result["finished"]
+    assert run(workplace, tmp_path / "run", *changes)[1].finished
 
 
 def test_an_autoregressive_report_is_made_without_an_infill(workplace, tmp_path):
     changes = ("objective=autoregressive", "report.every=0", "train.steps=2")
-    events = run(workplace, tmp_path / "run", *changes, report=True)
-    assert "samples" in events[-1].result
+    events, result = run(workplace, tmp_path / "run", *changes, report=True)
+    assert result.report.samples
     assert not any(isinstance(event, Validated) for event in events)

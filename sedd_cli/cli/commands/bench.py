@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -12,7 +12,9 @@ from sedd_cli.cli import options as o
 from sedd_cli.cli.view.view import View
 
 if TYPE_CHECKING:
+    from sedd_cli.bench.compare import BenchResult
     from sedd_cli.recipe import Recipe
+    from sedd_cli.system.events import Event
 
 bench = typer.Typer(
     help="Time fast paths against plain ones, alternately in one process.",
@@ -162,8 +164,8 @@ COLUMNS = (
 )
 
 
-def _show(view: View, events: Iterator) -> None:
-    result = view.finish(events)
+def _show(view: View, job: Generator[Event, None, BenchResult]) -> None:
+    result = view.finish(job).to_dict()
     table = Table(title=f"bench {result['bench']}: {result['tokens']:,} tokens", title_justify="left")
     table.add_column("path")
     columns = [c for c in COLUMNS if any(c[1] in found for found in result["paths"].values())]

@@ -8,12 +8,15 @@ import typer
 
 from sedd_cli.cli import options as o
 from sedd_cli.cli.choose import choose_any, model_files, more_inputs, own_corpus, places_of, require_one_process
+from sedd_cli.cli.option_groups import ModelOptions, model_options
 from sedd_cli.cli.view.results import cloze_table
 from sedd_cli.cli.view.view import View
 from sedd_cli.errors import RequestError
 
 
+@model_options()
 def cloze(
+    using: ModelOptions,
     n: Annotated[int, typer.Option("-n", metavar="INT", help="Words to mask.")] = 200,
     candidates: Annotated[
         int, typer.Option(metavar="INT", help="Fillings of each gap; the one of the lowest bound counts.")
@@ -23,12 +26,6 @@ def cloze(
     split: o.Split = None,
     out: o.OutDocument = None,
     seed: o.Seed = 0,
-    model: o.ModelOption = None,
-    tokenizer: o.Tokenizer = None,
-    device: o.Device = "auto",
-    precision: o.Precision = "fp32",
-    json: o.Json = False,
-    quiet: o.Quiet = False,
 ) -> None:
     """Mask words of a held-out text and count how many the model restores, beside a 5-gram.
 
@@ -39,18 +36,24 @@ def cloze(
     from sedd_cli.evaluation.likelihood.texts import Text
     from sedd_cli.system.outputs import check_outputs
 
-    view = View(json, quiet)
+    view = View(using.json, using.quiet)
     datasets = dataset or []
     options, places = ClozeOptions(n, split, candidates, seed), places_of(datasets, local or [])
     require_one_process("cloze")
     if len(datasets) > 1:
         raise RequestError(f"sedd cloze masks words of one text, found {len(datasets)} of --dataset")
-    reads = {"--dataset": datasets, "--from": local, "--model": model_files(model), "--tokenizer": tokenizer}
+    reads = {
+        "--dataset": datasets,
+        "--from": local,
+        "--model": model_files(using.model),
+        "--tokenizer": using.tokenizer,
+    }
     check_outputs({"--out": out}, reads)
-    chosen = choose_any(view, model, device, precision, tokenizer)
+    chosen = choose_any(view, *using.choice)
     name = datasets[0] if datasets else own_corpus(chosen)
     check_outputs({"--out": out}, more_inputs(chosen, [name]))
-    found = view.finish(job(chosen, Text(name, places.get(name)), options))
-    view.result(cloze_table(found))
+    result = view.finish(job(chosen, Text(name, places.get(name)), options))
+    view.result(cloze_table(result))
+    found = result.to_dict()
     view.write(found, out)
     view.document(found)

@@ -3,23 +3,36 @@
 from __future__ import annotations
 
 import json as json_module
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from sedd_cli.cli import options as o
 from sedd_cli.cli.choose import choose_any, model_files, more_inputs, own_corpus, places_of
+from sedd_cli.cli.option_groups import ModelOptions, model_options
 from sedd_cli.cli.view.results import bounds_table, comparison
 from sedd_cli.cli.view.view import View
 from sedd_cli.errors import RequestError, WorkError
+from sedd_cli.system.events import Event
 
+if TYPE_CHECKING:
+    from sedd_cli.evaluation.likelihood.results import EvaluationResults
+
+Precision = Annotated[
+    str,
+    typer.Option(
+        metavar="NAME", help="fp32, bf16, or auto: bf16 if a measurement shows that it does not move the result."
+    ),
+]
 #: Shown after Ctrl-C.
 RESUME = "interrupted: finished draws are kept, the same command continues"
 
 
+@model_options(model=(o.ModelOrCausal, None), precision=(Precision, "auto"))
 def evaluate(
+    using: ModelOptions,
     dataset: o.Dataset = None,
     local: o.From = None,
     split: o.Split = None,
@@ -49,17 +62,6 @@ def evaluate(
     resume: Annotated[bool, typer.Option(help="Continue from the draws of an interrupted evaluation.")] = True,
     out: o.OutDocument = None,
     seed: o.Seed = 0,
-    model: o.ModelOrCausal = None,
-    tokenizer: o.Tokenizer = None,
-    device: o.Device = "auto",
-    precision: Annotated[
-        str,
-        typer.Option(
-            metavar="NAME", help="fp32, bf16, or auto: bf16 if a measurement shows that it does not move the result."
-        ),
-    ] = "auto",
-    json: o.Json = False,
-    quiet: o.Quiet = False,
 ) -> None:
     """Measure the likelihood of texts, with error bars.
 
@@ -71,48 +73,50 @@ def evaluate(
     """
     from sedd_cli.evaluation.likelihood.evaluate import EvaluateOptions, evaluate_all
     from sedd_cli.evaluation.likelihood.texts import Text
-    from sedd_cli.inference.bound import Drawing
+    from sedd_cli.inference.bound import MonteCarloOptions
     from sedd_cli.system.distributed import connect
     from sedd_cli.system.outputs import check_outputs
 
-    view = View(json, quiet)
+    view = View(using.json, using.quiet)
     options = EvaluateOptions(
         split,
         tuple(protocol or ()),
-        Drawing(estimator, rel_error, max_nfe, seed),
+        MonteCarloOptions(estimator, rel_error, max_nfe, seed),
         baselines,
         blocks,
         length,
-        try_bf16=precision == "auto",
+        try_bf16=using.precision == "auto",
         keep=resume,
     )
-    reads = {"--dataset": dataset, "--from": local, "--model": model_files(model), "--tokenizer": tokenizer}
+    reads = {"--dataset": dataset, "--from": local, "--model": model_files(using.model), "--tokenizer": using.tokenizer}
     check_outputs({"--out": out}, reads)
     places = places_of(dataset or [], local or [])
-    with connect(device) as dist:
-        chosen = choose_any(view, model, str(dist.device), "fp32" if precision == "auto" else precision, tokenizer)
+    with connect(using.device) as dist:
+        precision = "fp32" if using.precision == "auto" else using.precision
+        chosen = choose_any(view, using.model, str(dist.device), precision, using.tokenizer)
         texts = [Text(name, places.get(name)) for name in dataset or [own_corpus(chosen)]]
         check_outputs({"--out": out}, more_inputs(chosen, [text.corpus for text in texts]))
         job = evaluate_all(chosen, texts, options, dist)
-        found = view.finish(_stored(view, job, chosen.source, len(texts), out) if dist.main else job, RESUME)
+        result = view.finish(_stored(view, job, chosen.source, len(texts), out) if dist.main else job, RESUME)
+    found = result.to_dict()
     if len(found["results"]) > 1:
         view.result(comparison(found["results"]))
-    elif quiet and found["results"]:  # otherwise it was shown when it came
+    elif using.quiet and found["results"]:  # otherwise it was shown when it came
         view.result(bounds_table(found["results"][0]))
-    error = _error(found, len(texts))
+    error = _error(result, len(texts))
     view.document(_document(found, len(texts)), error)
     if error:
         raise error
 
 
-def _error(found: dict[str, Any], texts: int) -> Exception | None:
+def _error(result: EvaluationResults, texts: int) -> Exception | None:
     """The error with which the command ends if datasets failed."""
-    failed = found["failed"]
+    failed = result.failed
     if not failed:
         return None
-    kind = RequestError if all(f["code"] == 2 for f in failed) else WorkError
-    others = ", the others are done" if found["results"] else ""
-    names = ", ".join(Path(f["dataset"]).name for f in failed)
+    kind = RequestError if all(f.code == 2 for f in failed) else WorkError
+    others = ", the others are done" if result.results else ""
+    names = ", ".join(Path(f.dataset).name for f in failed)
     return kind(f"{len(failed)} of {texts} datasets failed{others}: {names}; the reasons stand above")
 
 
@@ -121,31 +125,37 @@ def _document(found: dict[str, Any], texts: int) -> Any:
     return found["results"][0] if texts == 1 and found["results"] else found
 
 
-def _stored(view: View, events: Iterable[Any], source: str, texts: int, out: Path | None) -> Iterator[Any]:
-    """Pass the events on; write each result to the results/ of the run, if the model is one, and to `out`."""
+def _stored(
+    view: View, job: Generator[Event, None, EvaluationResults], source: str, texts: int, out: Path | None
+) -> Generator[Event, None, EvaluationResults]:
+    """The job; each result is written to the results/ of the run, if the model is one, and to `out`."""
     from sedd_cli.checkpoints.checkpoint import LATEST
     from sedd_cli.checkpoints.run_directory import RunDir
     from sedd_cli.system.digests import digest
-    from sedd_cli.system.events import Evaluated, Finished
+    from sedd_cli.system.events import Evaluated, observe
     from sedd_cli.system.files import is_stream, write_whole
 
     so_far: list[dict[str, Any]] = []
-    for event in events:
-        document = None
-        if isinstance(event, Evaluated):
-            so_far.append(event.result)
-            document = {"results": so_far, "failed": []}
-            if (Path(source) / LATEST).is_file():
-                asked = {k: v for k, v in event.result.items() if k not in ("bounds", "baselines", "software", "bf16")}
-                asked["protocols"] = {name: b.get("max_nfe") for name, b in event.result["bounds"].items()}
-                corpus, split = Path(event.result["corpus"]).name, event.result["split"]
-                name = f"eval-{corpus}-{split}-step-{event.result['step']}-{digest(asked)[:8]}"
-                view.say(f"wrote {RunDir(Path(source)).store('results', name, event.result)}", "dim")
-        elif isinstance(event, Finished):
-            document = event.result
-        # a pipe takes one document only, so it gets the last
-        if document is not None and out is not None and (isinstance(event, Finished) or not is_stream(out)):
+
+    def write(document: dict[str, Any]) -> None:
+        if out is not None:
             write_whole(out, json_module.dumps(_document(document, texts), indent=1) + "\n")
-        yield event
+
+    def store(event: Event) -> None:
+        if not isinstance(event, Evaluated):
+            return
+        so_far.append(event.result)
+        if (Path(source) / LATEST).is_file():
+            asked = {k: v for k, v in event.result.items() if k not in ("bounds", "baselines", "software", "bf16")}
+            asked["protocols"] = {name: b.get("max_nfe") for name, b in event.result["bounds"].items()}
+            corpus, split = Path(event.result["corpus"]).name, event.result["split"]
+            name = f"eval-{corpus}-{split}-step-{event.result['step']}-{digest(asked)[:8]}"
+            view.say(f"wrote {RunDir(Path(source)).store('results', name, event.result)}", "dim")
+        if out is not None and not is_stream(out):  # a pipe takes one document only, so it gets the last
+            write({"results": so_far, "failed": []})
+
+    result = yield from observe(job, store)
+    write(result.to_dict())
     if out is not None:
         view.say(f"wrote {out}", "dim")
+    return result

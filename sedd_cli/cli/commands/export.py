@@ -37,8 +37,8 @@ def export(
     options = ExportOptions(to, half, push, private, dry_run)
     chosen = choose_model(view, model, "cpu", "fp32", tokenizer)
     result = view.finish(job(chosen, options))
-    view.document(result)
-    there = push if result.get("push", {}).get("commit") else to
+    view.document(result.to_dict())
+    there = push if result.push and result.push.commit else to
     if there is not None:
         view.say("Try next:")
         view.say(f"  {shlex.join(['sedd', 'sample', '--model', str(there), '-n', '3'])}", "cyan")

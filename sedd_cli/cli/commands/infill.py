@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from sedd_cli.cli import options as o
 from sedd_cli.cli.choose import choose_model, model_files
+from sedd_cli.cli.option_groups import ModelOptions, model_options, sampling_options
 from sedd_cli.cli.view.showing import shown
 from sedd_cli.cli.view.view import View
 from sedd_cli.errors import RequestError
@@ -17,12 +18,15 @@ from sedd_cli.errors import RequestError
 if TYPE_CHECKING:
     from sedd_cli.checkpoints.loaded_model import LoadedModel
     from sedd_cli.inference.infill import Job
+    from sedd_cli.inference.jobs import JobsResult
     from sedd_cli.inference.sampling import Sampling
 
 
-@o.sampling_options()
+@sampling_options()
+@model_options()
 def infill(
     context: typer.Context,
+    using: ModelOptions,
     sampling: Sampling,
     template: Annotated[
         str | None,
@@ -70,12 +74,6 @@ def infill(
     watch: o.Watch = False,
     html: o.Html = None,
     svg: o.Svg = None,
-    model: o.ModelOption = None,
-    tokenizer: o.Tokenizer = None,
-    device: o.Device = "auto",
-    precision: o.Precision = "fp32",
-    json: o.Json = False,
-    quiet: o.Quiet = False,
 ) -> None:
     """Fill gaps anywhere in a text; the given tokens stay as they are.
 
@@ -99,15 +97,15 @@ def infill(
             + ("" if asked else " (sedd sample draws without a prompt)")
         )
     _refuse_unused(context, asked[0])
-    view = View(json, quiet)
+    view = View(using.json, using.quiet)
     parsed = between(prefix, suffix) if template is None else parse_template(template)
     job = Job(parsed, n, seed, length, candidates)
     if every and candidates == 1:
         raise RequestError("--all shows candidates, and --candidates 1 leaves nothing to show")
-    reads = {"--input": jobs, "--model": model_files(model), "--tokenizer": tokenizer}
+    reads = {"--input": jobs, "--model": model_files(using.model), "--tokenizer": using.tokenizer}
     check_outputs({"--out": out, "--html": html, "--svg": svg}, reads)
     lines = _read(jobs) if jobs is not None else []
-    chosen = choose_model(view, model, device, precision, tokenizer)
+    chosen = choose_model(view, *using.choice)
     if interactive:
         from sedd_cli.cli.interactive import prompt_loop
 
@@ -116,17 +114,10 @@ def infill(
         return _fill_jobs(view, chosen, lines, jobs, job, sampling, every, out, resume, watch, html, svg)
     if template is None and length is None:
         job = Job(parsed, n, seed, chosen.length, candidates)
-    from sedd_cli.inference.generate import as_json
     from sedd_cli.inference.infill import infill as fill
-    from sedd_cli.system.events import Filled
 
-    events = fill(chosen, [job], sampling, every, watch or html is not None or svg is not None)
-    kept = shown(view, chosen, events, "sedd infill", out, watch, html, svg=svg)
-    found = [event for event in kept if isinstance(event, Filled)]
-    found.sort(key=lambda one: (one.index, one.candidate))
-    view.document(
-        {"model": chosen.source, "fingerprint": chosen.fingerprint, "samples": [as_json(event) for event in found]}
-    )
+    filling = fill(chosen, [job], sampling, every, watch or html is not None or svg is not None)
+    view.document(shown(view, chosen, filling, "sedd infill", out, watch, html, svg=svg).to_dict())
 
 
 #: Source of the templates → options that have no effect with it.
@@ -159,30 +150,25 @@ def _fill_jobs(
     out: Path | None, resume: bool, watch: bool, html: Path | None, svg: Path | None,
 ) -> None:  # fmt: skip
     """Fill a file of jobs. If lines are refused, RequestError after the others are done."""
-    from sedd_cli.inference.generate import as_json
     from sedd_cli.inference.jobs import fill_jobs, read_jobs
-    from sedd_cli.system.events import Filled, Finished
 
     named = "standard input" if source == "-" else source
     lines = read_jobs(raw, named, chosen.length, job.n, job.seed, job.candidates)
-    events = fill_jobs(chosen, lines, sampling, every, out, resume, watch or html is not None or svg is not None)
+    filling = fill_jobs(chosen, lines, sampling, every, out, resume, watch or html is not None or svg is not None)
     interrupted = "interrupted: finished jobs are kept, the same command continues" if out is not None else ""
-    kept = shown(view, chosen, events, "sedd infill", None, watch, html, interrupted, svg)
+    result = shown(view, chosen, filling, "sedd infill", None, watch, html, interrupted, svg)
     if out is not None:
         view.say(f"wrote {out}", "dim")
-    found = kept[-1].result if isinstance(kept[-1], Finished) else {}
-    samples = [*found.pop("kept"), *(as_json(event) for event in kept if isinstance(event, Filled))]
-    samples.sort(key=lambda one: (one["job"]["line"], one["index"], one["candidate"]))
-    error = _refusal(found, view.quiet) if found["refused"] else None
-    view.document({"model": chosen.source, "fingerprint": chosen.fingerprint, **found, "samples": samples}, error)
+    error = _refusal(result, view.quiet) if result.refused else None
+    view.document(result.to_dict(), error)
     if error:
         raise error
 
 
-def _refusal(found: dict[str, Any], quiet: bool) -> RequestError:
+def _refusal(result: JobsResult, quiet: bool) -> RequestError:
     """The error that names the refused lines; their reasons stand above it unless `quiet`."""
-    refused = found["refused"]
-    numbers = ", ".join(str(one["line"]) for one in refused[:20]) + (", …" if len(refused) > 20 else "")
-    others = " (the others are done)" if len(refused) < found["lines"] else ""
-    reason = f"line {refused[0]['line']}: {refused[0]['reason']}" if quiet else "the reasons stand above"
-    return RequestError(f"{len(refused)} of {found['lines']} lines were refused{others}: {numbers}; {reason}")
+    refused = result.refused
+    numbers = ", ".join(str(one.line) for one in refused[:20]) + (", …" if len(refused) > 20 else "")
+    others = " (the others are done)" if len(refused) < result.lines else ""
+    reason = f"line {refused[0].line}: {refused[0].reason}" if quiet else "the reasons stand above"
+    return RequestError(f"{len(refused)} of {result.lines} lines were refused{others}: {numbers}; {reason}")

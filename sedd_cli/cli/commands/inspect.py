@@ -38,12 +38,12 @@ def inspect(
 
     view = View(json, quiet)
     chosen = choose_model(view, model, device, precision, tokenizer)
-    found = view.finish(diagnose(chosen, DiagnoseOptions(text, seed)))
-    if found["levels"]:
-        view.table(levels_table(found))
-    view.table(findings_table(found["findings"]))
-    bad = [f"{f['check']} {f['found']}" for f in found["findings"] if f["state"] == "bad"]
+    result = view.finish(diagnose(chosen, DiagnoseOptions(text, seed)))
+    if result.levels:
+        view.table(levels_table(result))
+    view.table(findings_table(result.findings))
+    bad = [f"{f['check']} {f['found']}" for f in result.findings if f["state"] == "bad"]
     error = DamageError(f"{model} is not in order: {'; '.join(bad)}") if bad else None
-    view.document(found, error)
+    view.document(result.to_dict(), error)
     if error:
         raise error

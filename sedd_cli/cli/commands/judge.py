@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -13,7 +13,7 @@ from sedd_cli.cli.view.quality import judgement_table
 from sedd_cli.cli.view.view import View
 
 if TYPE_CHECKING:
-    from sedd_cli.evaluation.judge import Samples
+    from sedd_cli.evaluation.judge import JudgeResult, Samples
     from sedd_cli.evaluation.scorers.scorer import Scorer
 
 
@@ -39,7 +39,8 @@ def judge(
     require_one_process("judge")
     check_outputs({"--out": out}, {"the samples": file, "--judge": judge, "--tokenizer": tokenizer})
     samples = Samples.read(file, load_tokenizer(tokenizer) if tokenizer else None)
-    found = {"file": str(file), **judged(view, samples, load_judge(view, judge, device), self_bleu)}
+    result = judged(view, samples, load_judge(view, judge, device), self_bleu)
+    found = {"file": str(file), **result.to_dict()}
     view.write(found, out)
     view.document(found)
 
@@ -53,14 +54,10 @@ def load_judge(view: View, name: str, device: str) -> Scorer:
     return reader
 
 
-def judged(view: View, samples: Samples, reader: Scorer, self_bleu: bool) -> dict[str, Any]:
+def judged(view: View, samples: Samples, reader: Scorer, self_bleu: bool) -> JudgeResult:
     """Judge samples and show the result."""
     from sedd_cli.evaluation.judge import judge as job
-    from sedd_cli.system.events import Finished
 
-    def events():
-        yield Finished((yield from job(reader, samples, self_bleu)).to_dict())
-
-    found = view.finish(events())
-    view.result(judgement_table(found))
-    return found
+    result = view.finish(job(reader, samples, self_bleu))
+    view.result(judgement_table(result))
+    return result

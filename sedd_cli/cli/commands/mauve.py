@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
 
 from sedd_cli.cli import options as o
 from sedd_cli.cli.choose import choose_model
+from sedd_cli.cli.option_groups import ModelOptions, model_options, sampling_options
 from sedd_cli.cli.view.view import View
 from sedd_cli.errors import RequestError
 
 if TYPE_CHECKING:
     from sedd_cli.checkpoints.loaded_model import LoadedModel
+    from sedd_cli.evaluation.mauve.results import MauveResult
     from sedd_cli.evaluation.scorers.causal import CausalModel
     from sedd_cli.inference.sampling import Sampling
 
@@ -22,8 +24,10 @@ if TYPE_CHECKING:
 RESUME = "interrupted: finished batches of generations are kept, the same command continues (--batch sets their size)"
 
 
-@o.sampling_options("steps", "sampler", "normalized", "temperature", "top_p")
+@sampling_options("steps", "sampler", "normalized", "temperature", "top_p")
+@model_options(model=(o.ModelOrCausal, None))
 def mauve(
+    using: ModelOptions,
     sampling: Sampling,
     references: Annotated[
         str,
@@ -55,12 +59,6 @@ def mauve(
     ] = False,
     seed: o.Seed = 0,
     batch: Annotated[int, typer.Option(metavar="INT", help="Texts per batch.")] = 64,
-    model: o.ModelOrCausal = None,
-    tokenizer: o.Tokenizer = None,
-    device: o.Device = "auto",
-    precision: o.Precision = "fp32",
-    json: o.Json = False,
-    quiet: o.Quiet = False,
 ) -> None:
     """Compare generated with real text by MAUVE: prompts from references, continued or infilled.
 
@@ -72,7 +70,7 @@ def mauve(
     from sedd_cli.evaluation.mauve.job import mauve as job
     from sedd_cli.evaluation.mauve.options import MauveOptions
 
-    view = View(json, quiet)
+    view = View(using.json, using.quiet)
     options = MauveOptions(
         references=references,
         split=split,
@@ -92,37 +90,36 @@ def mauve(
         batch=batch,
         windows=windows,
     )
-    chosen = _choose(view, model, device, precision, tokenizer)
-    result = view.finish(job(chosen, options, device), RESUME)
+    chosen = _choose(view, using)
+    result = view.finish(job(chosen, options, using.device), RESUME)
     view.result(_table(result))
-    view.document(result)
+    view.document(result.to_dict())
 
 
-def _choose(
-    view: View, named: str | None, device: str, precision: str, tokenizer: str | None
-) -> LoadedModel | CausalModel:
+def _choose(view: View, using: ModelOptions) -> LoadedModel | CausalModel:
     """The causal model that is named, else the model that every command would choose."""
     from sedd_cli.evaluation.scorers.pretrained import is_causal, load_causal
 
-    if named is None or not is_causal(named):
-        return choose_model(view, named, device, precision, tokenizer)
-    if tokenizer is not None:
-        raise RequestError(f"--tokenizer has no effect with the causal model {named}, which has its own")
-    model = load_causal(named, device, precision)
+    if using.model is None or not is_causal(using.model):
+        return choose_model(view, *using.choice)
+    if using.tokenizer is not None:
+        raise RequestError(f"--tokenizer has no effect with the causal model {using.model}, which has its own")
+    model = load_causal(using.model, using.device, using.precision)
     view.say(f"model {model.describe()}", "dim")
     return model
 
 
-def _table(result: dict[str, Any]) -> Table:
+def _table(result: MauveResult) -> Table:
     """The score, its spread over the seeds of k-means, and what was compared."""
-    title = f"{result['mode']}: {result['prompt']} tokens given, {result['new']} new"
+    title = f"{result.mode}: {result.prompt} tokens given, {result.new} new"
     table = Table(title=title, title_justify="left", show_header=False)
+    score = result.score
     rows = {
-        "MAUVE": f"{result['mauve']:.4f} ± {result['mauve_std']:.4f} over {len(result['values'])} seeds of k-means",
-        "model": result["model"],
-        "references": f"{result['references']['count']:,}",
-        "generations": f"{result['generations']['count']:,}, {result['sampler']['nfe_mean']:.1f} evaluations each",
-        "features": f"{result['features']['model']}, {result['clusters']} clusters",
+        "MAUVE": f"{score.mauve:.4f} ± {score.mauve_std:.4f} over {len(score.values)} seeds of k-means",
+        "model": result.model,
+        "references": f"{result.references.count:,}",
+        "generations": f"{result.generations.count:,}, {result.sampler['nfe_mean']:.1f} evaluations each",
+        "features": f"{result.features.model}, {score.clusters} clusters",
     }
     for name, value in rows.items():
         table.add_row(name, value)

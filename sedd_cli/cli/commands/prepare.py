@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.markup import escape
@@ -12,6 +12,9 @@ from rich.table import Table
 from sedd_cli.cli import options as o
 from sedd_cli.cli.view.view import View
 from sedd_cli.errors import RequestError
+
+if TYPE_CHECKING:
+    from sedd_cli.data.manifest import Manifest
 
 #: Shown after Ctrl-C.
 RESUME = "interrupted: the same command continues after the last finished shard"
@@ -67,7 +70,6 @@ def prepare(
     from sedd_cli.data import prepared as datasets
     from sedd_cli.data.prepare import prepare as job
     from sedd_cli.data.shards import open_dataset
-    from sedd_cli.system.events import Prepared
 
     view = View(json, quiet)
     if show_list:
@@ -88,29 +90,30 @@ def prepare(
         detokenizer=detokenizer,
         workers=workers,
     )
-    result = next(event for event in view.follow(job(options), RESUME) if isinstance(event, Prepared))
-    document: dict[str, Any] = {"folder": str(result.path), "fresh": result.fresh, **result.manifest}
-    view.say(f"{'prepared' if result.fresh else 'already prepared'}: {result.path}", "bold")
+    result = view.finish(job(options), RESUME)
+    document = result.to_dict()
+    view.say(f"{'prepared' if result.fresh else 'already prepared'}: {result.folder}", "bold")
     view.table(_counts(result.manifest))
     if verify:
-        document["verified"] = view.finish(datasets.verify(result.path))
-        view.say(f"verified: {document['verified']['files']} files are unchanged", "green")
+        verified = view.finish(datasets.verify(result.folder))
+        document["verified"] = verified.to_dict()
+        view.say(f"verified: {verified.files} files are unchanged", "green")
     if inspect:
-        document["inspected"] = datasets.inspect(open_dataset(result.path))
+        document["inspected"] = datasets.inspect(open_dataset(result.folder))
         _show_blocks(view, document["inspected"])
     view.document(document)
 
 
-def _counts(manifest: dict[str, Any]) -> Table:
+def _counts(manifest: Manifest) -> Table:
     """The sizes of each split."""
-    made = f"{manifest['corpus']} in {manifest['tokenizer']}, detokenizer {manifest['detokenizer']}"
+    made = f"{manifest.corpus} in {manifest.tokenizer}, detokenizer {manifest.detokenizer}"
     table = Table(title=escape(made), title_justify="left", header_style="bold")
     table.add_column("split")
-    columns = ("documents", "tokens", "characters", "unknown", "shards")
-    for name in columns:
+    for name in ("documents", "tokens", "characters", "unknown", "shards"):
         table.add_column(name, justify="right")
-    for split, info in manifest["splits"].items():
-        table.add_row(split, *(f"{len(info[key]) if key == 'shards' else info[key]:,}" for key in columns))
+    for split, info in manifest.splits.items():
+        counts = (info.documents, info.tokens, info.characters, info.unknown, len(info.shards))
+        table.add_row(split, *(f"{count:,}" for count in counts))
     return table
 
 

@@ -11,6 +11,7 @@ import typer
 from sedd_cli.cli import options as o
 from sedd_cli.cli.choose import choose_model, model_files
 from sedd_cli.cli.commands.judge import judged, load_judge
+from sedd_cli.cli.option_groups import ModelOptions, model_options, sampling_options
 from sedd_cli.cli.view.showing import shown
 from sedd_cli.cli.view.view import View
 from sedd_cli.errors import RequestError
@@ -19,8 +20,10 @@ if TYPE_CHECKING:
     from sedd_cli.inference.sampling import Sampling
 
 
-@o.sampling_options()
+@sampling_options()
+@model_options()
 def sample(
+    using: ModelOptions,
     sampling: Sampling,
     n: o.Count = 1,
     length: Annotated[
@@ -50,12 +53,6 @@ def sample(
     watch: o.Watch = False,
     html: o.Html = None,
     svg: o.Svg = None,
-    model: o.ModelOption = None,
-    tokenizer: o.Tokenizer = None,
-    device: o.Device = "auto",
-    precision: o.Precision = "fp32",
-    json: o.Json = False,
-    quiet: o.Quiet = False,
 ) -> None:
     """Draw samples from a model.
 
@@ -63,28 +60,30 @@ def sample(
 
     Example: sedd sample --model runs/quickstart -n 3 --steps 64 --seed 1
     """
-    from sedd_cli.inference.generate import GenerateOptions, as_json, generate, in_order
-    from sedd_cli.system.events import Sampled
+    from sedd_cli.inference.generate import GenerateOptions, generate
     from sedd_cli.system.outputs import check_outputs
 
-    view = View(json, quiet)
+    view = View(using.json, using.quiet)
     if self_bleu and judge is None:
         raise RequestError("--self-bleu goes with --judge")
     begin = (*(prompt or ()), *(_prompts(prompts) if prompts is not None else ()))
     options = GenerateOptions(n, length, begin, block, stride, seed, sampling=sampling)
-    reads = {"--prompts": prompts, "--model": model_files(model), "--judge": judge, "--tokenizer": tokenizer}
+    reads = {
+        "--prompts": prompts,
+        "--model": model_files(using.model),
+        "--judge": judge,
+        "--tokenizer": using.tokenizer,
+    }
     check_outputs({"--out": out, "--html": html, "--svg": svg}, reads)
-    chosen = choose_model(view, model, device, precision, tokenizer)
-    causal = load_judge(view, judge, device) if judge is not None else None  # before sampling: loading may fail
-    events = generate(chosen, options, watch=watch or html is not None or svg is not None)
-    kept = shown(view, chosen, events, "sedd sample", out, watch, html, svg=svg)
-    sampled = [event for event in kept if isinstance(event, Sampled)]
-    sampled = in_order(options, sampled)
-    document = {"model": chosen.source, "fingerprint": chosen.fingerprint, "samples": [as_json(e) for e in sampled]}
+    chosen = choose_model(view, *using.choice)
+    causal = load_judge(view, judge, using.device) if judge is not None else None  # before sampling: loading may fail
+    job = generate(chosen, options, watch=watch or html is not None or svg is not None)
+    result = shown(view, chosen, job, "sedd sample", out, watch, html, svg=svg)
+    document = result.to_dict()
     if causal is not None:
         from sedd_cli.evaluation.judge import Samples
 
-        document["judged"] = judged(view, Samples.of(sampled, chosen.tokenizer), causal, self_bleu)
+        document["judged"] = judged(view, Samples.of(result.samples, chosen.tokenizer), causal, self_bleu).to_dict()
     view.document(document)
 
 

@@ -10,6 +10,7 @@ import typer
 from sedd_cli.cli import options as o
 from sedd_cli.cli.choose import choose_any, require_one_process
 from sedd_cli.cli.commands.judge import load_judge
+from sedd_cli.cli.option_groups import ModelOptions, model_options
 from sedd_cli.cli.view.quality import sweep_table
 from sedd_cli.cli.view.view import View
 from sedd_cli.errors import RequestError
@@ -18,7 +19,9 @@ from sedd_cli.errors import RequestError
 RESUME = "interrupted: finished samples and points are kept, the same command continues"
 
 
+@model_options()
 def sweep(
+    using: ModelOptions,
     steps: Annotated[str, typer.Option(metavar="LIST", help="Numbers of steps: 32,64,128 or 32,64,...,2048.")],
     judge: o.JudgeModel,
     sampler: Annotated[str, typer.Option(metavar="LIST", help="tweedie, euler, or both with a comma.")] = "tweedie",
@@ -30,12 +33,6 @@ def sweep(
     resume: Annotated[bool, typer.Option(help="Continue from the samples of an interrupted sweep.")] = True,
     out: Annotated[Path, typer.Option(metavar="FOLDER", help="Folder of samples, result and figure.")] = Path("sweep"),
     seed: o.Seed = 0,
-    model: o.ModelOption = None,
-    tokenizer: o.Tokenizer = None,
-    device: o.Device = "auto",
-    precision: o.Precision = "fp32",
-    json: o.Json = False,
-    quiet: o.Quiet = False,
 ) -> None:
     """Measure the quality of samples against the number of sampling steps (figures 1 and 2 of the paper).
 
@@ -46,20 +43,21 @@ def sweep(
     from sedd_cli.evaluation.sweep import sweep as job
     from sedd_cli.system.outputs import check_folder
 
-    view = View(json, quiet)
+    view = View(using.json, using.quiet)
     samplers = tuple(sampler.split(","))
     options = SweepOptions(out, parse_sweep(f"steps={steps}"), samplers, n, length, seed, self_bleu, resume)
     require_one_process("sweep")
     check_folder("--out", options.folder, holds_sweep, "a folder of a sweep")
-    chosen = choose_any(view, model, device, precision, tokenizer)
+    chosen = choose_any(view, *using.choice)
     if not isinstance(chosen, LoadedModel) or chosen.exact:
         raise RequestError(f"a sweep needs a diffusion model: {chosen.source} is autoregressive and has no steps")
-    reader = load_judge(view, judge, device)
-    found = view.finish(job(chosen, reader, options), RESUME)
-    view.result(sweep_table(found))
+    reader = load_judge(view, judge, using.device)
+    result = view.finish(job(chosen, reader, options), RESUME)
+    found = result.to_dict()
+    view.result(sweep_table(result))
     stored, png = options.folder / "sweep.json", options.folder / "sweep.png"
     try:
-        plot(found, png)
+        plot(result, png)
         found["png"] = str(png)
         view.say(f"wrote {stored} and {png}", "dim")
     except RequestError as error:  # the figure needs matplotlib, the result does not

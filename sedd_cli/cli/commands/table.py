@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -15,7 +16,7 @@ from sedd_cli.errors import RequestError, WorkError
 if TYPE_CHECKING:
     from sedd_cli.tables.definition import Table
     from sedd_cli.tables.row_run import RowRun
-    from sedd_cli.tables.run import RunOptions
+    from sedd_cli.tables.run import RunOptions, RunResult, UnfinishedRow
 
 UNITS = {"s": 1, "m": 60, "h": 3600}
 
@@ -59,7 +60,7 @@ def table(
     from sedd_cli.tables.definition import load_table, shipped_tables
     from sedd_cli.tables.markdown import markdown as as_markdown
     from sedd_cli.tables.row_run import row_runs_of
-    from sedd_cli.tables.run import RunOptions
+    from sedd_cli.tables.run import RunOptions, RunResult
     from sedd_cli.tables.summary import summary
 
     view = View(json, quiet)
@@ -80,9 +81,9 @@ def table(
     check_outputs({"--plot": plot, "--out": out}, {"--runs": folders})
     asked = _asked(found, places, run or [])
     options = RunOptions(device, _seconds(budget), rel_error, tell=view.say)
-    made = _run(view, asked, options) if asked and not dry_run else {"left": [], "failed": []}
+    made = _run(view, asked, options) if asked and not dry_run else RunResult((), ())
     shown = summary(found, places, mini)
-    document = shown.to_dict() | made
+    document = shown.to_dict() | made.to_dict()
     if markdown:
         typer.echo(as_markdown(shown), err=json)
     else:
@@ -93,18 +94,18 @@ def table(
 
         draw(shown, [p for of in places.values() for p in of], plot)
         view.say(f"wrote {plot}", "dim")
-    error = _error(made["failed"], len(asked))
+    error = _error(made.failed, len(asked))
     view.document(document, error)
     if error:
         raise error
 
 
-def _error(failed: list[dict[str, Any]], asked: int) -> Exception | None:
+def _error(failed: Sequence[UnfinishedRow], asked: int) -> Exception | None:
     """The error with which the command ends if rows failed."""
     if not failed:
         return None
-    kind = RequestError if all(f["code"] == 2 for f in failed) else WorkError
-    names = ", ".join(f"{f['row']}, seed {f['seed']}" for f in failed)
+    kind = RequestError if all(f.code == 2 for f in failed) else WorkError
+    names = ", ".join(f"{f.row}, seed {f.seed}" for f in failed)
     return kind(f"{len(failed)} of {asked} failed: {names}; the reasons stand above")
 
 
@@ -119,13 +120,13 @@ def _asked(found: Table, places: dict[str, list[RowRun]], run: list[str]) -> lis
     return sorted((place for name in names for place in places[name]), key=lambda place: place.seed)
 
 
-def _run(view: View, asked: list[RowRun], options: RunOptions) -> dict[str, Any]:
+def _run(view: View, asked: list[RowRun], options: RunOptions) -> RunResult:
     """Make the runs; returns what is left and what failed, with reasons."""
     from sedd_cli.tables.run import make
 
     result = view.finish(make(asked, options), "interrupted: the same command continues")
-    for entry in result["left"]:
-        view.say(f"left: {entry['row']}, seed {entry['seed']}: {entry['why']}", "yellow")
+    for entry in result.left:
+        view.say(f"left: {entry.row}, seed {entry.seed}: {entry.why}", "yellow")
     return result
 
 

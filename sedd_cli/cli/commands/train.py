@@ -68,15 +68,16 @@ def train(
     folder = run_dir or Path("runs") / resolved.name
     trackers = tuple(name for name, asked in (("tensorboard", tensorboard), ("wandb", wandb)) if asked)
     result = view.finish(job(resolved, TrainOptions(folder, device, fresh, report, autotune, trackers, view.say)))
-    if not result["finished"] and os.environ.get("WORLD_SIZE", "1") == "1":
-        result["resume"] = shlex.join(["sedd", *(word for word in sys.argv[1:] if word != "--fresh")])
+    document = result.to_dict()
+    if not result.finished and os.environ.get("WORLD_SIZE", "1") == "1":
+        document["resume"] = shlex.join(["sedd", *(word for word in sys.argv[1:] if word != "--fresh")])
         if fresh:
-            result["resume"] += f" --run-dir {shlex.quote(result['run'])}"
-        view.say(f"  {result['resume']}", "cyan")
-    view.document(result)
-    if result["finished"]:
+            document["resume"] += f" --run-dir {shlex.quote(str(result.run))}"
+        view.say(f"  {document['resume']}", "cyan")
+    view.document(document)
+    if result.finished:
         view.say("Try next:")
-        use = ["--model", result["run"]]
+        use = ["--model", str(result.run)]
         commands = [["sample", *use, "-n", "3"]]
         if prompt := resolved.report.infill:
             commands.append(["infill", *use, "--prefix", prompt.prefix, "--suffix", prompt.suffix])

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.markup import escape
 from rich.table import Table
 
 from sedd_cli.cli.view.results import plus_minus
+
+if TYPE_CHECKING:
+    from sedd_cli.evaluation.diagnosis.results import Diagnosis
 
 #: States of a check, coloured.
 MARKS = {
@@ -27,23 +30,23 @@ def findings_table(findings: Sequence[Mapping[str, Any]]) -> Table:
     return table
 
 
-def levels_table(found: dict[str, Any]) -> Table:
+def levels_table(found: Diagnosis) -> Table:
     """Normaliser, guessed tokens and log-scores by noise level."""
     caption = (
         "normaliser: mean over masked positions, 1 for the scores of a distribution; "
         "guessed: share of the tokens hidden by noise"
     )
-    table = Table(title=f"scores on {escape(found['text'])}", caption=caption, header_style="bold")
+    table = Table(title=f"scores on {escape(found.text or '')}", caption=caption, header_style="bold")
     table.title_justify = table.caption_justify = "left"
     for name in ("noise", "hidden", "normaliser", "5–95 %", "guessed", "log-scores"):
         table.add_column(name, justify="right", no_wrap=True)
-    for level in found["levels"]:
-        cells = [f"{level['lambda']:.0%}", f"{level['moved']:,}"]
-        if mean := level["normaliser"]:
-            cells += [plus_minus(mean["mean"], mean["error"], 3), f"{mean['p5']:.2f}–{mean['p95']:.2f}"]
-            cells += [f"{level['guessed'] / level['moved']:.1%}" if level["moved"] else "-"]
-            cells += ["{:.1f} … {:.1f}".format(*level["log_score"])]
+    for level in found.levels:
+        cells = [f"{level.lam:.0%}", f"{level.moved:,}"]
+        if (mean := level.normaliser) and level.log_score:
+            cells += [plus_minus(mean.mean, mean.error, 3), f"{mean.p5:.2f}–{mean.p95:.2f}"]
+            cells += [f"{level.guessed / level.moved:.1%}" if level.moved else "-"]
+            cells += ["{:.1f} … {:.1f}".format(*level.log_score)]
         else:
-            cells += ["-" if level["finite"] else "[red]not finite[/]"]
+            cells += ["-" if level.finite else "[red]not finite[/]"]
         table.add_row(*cells)
     return table

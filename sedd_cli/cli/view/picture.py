@@ -1,6 +1,6 @@
 """A replay as an SVG picture: masked positions turn into text, in a loop, by CSS alone.
 
-Without animation (a viewer that has none, or a reader who asks for reduced motion) it shows the final text.
+Without animation (a viewer without it, or a system set to reduced motion) it shows the final text.
 """
 
 from __future__ import annotations

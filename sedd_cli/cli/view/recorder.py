@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 from sedd_cli.checkpoints.loaded_model import LoadedModel
@@ -27,7 +26,7 @@ class _Track:
 
 
 class Recorder:
-    """Passes on the events of a job and records the sequences that it yields."""
+    """Records the sequences that a job yields, from its events."""
 
     def __init__(self, model: LoadedModel):
         self._model, self._pieces = model, Pieces(model)
@@ -36,16 +35,14 @@ class Recorder:
         self._found: list[tuple[Sampled, Strand]] = []
         self._sampled = 0
 
-    def record(self, events: Iterable[Event]) -> Iterator[Event]:
-        """The events, unchanged."""
-        for event in events:
-            if isinstance(event, Frame) and self._sampled < MOST:
-                self._frame(event)
-            elif isinstance(event, Sampled):
-                self._sampled += 1
-                if self._sampled <= MOST:
-                    self._found.append((event, self._strand(event)))
-            yield event
+    def see(self, event: Event) -> None:
+        """Record a frame, or the sequence of a finished sample."""
+        if isinstance(event, Frame) and self._sampled < MOST:
+            self._frame(event)
+        elif isinstance(event, Sampled):
+            self._sampled += 1
+            if self._sampled <= MOST:
+                self._found.append((event, self._strand(event)))
 
     def replay(self, title: str) -> Replay:
         """The content of the page."""

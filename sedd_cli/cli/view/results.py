@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
+
+if TYPE_CHECKING:
+    from sedd_cli.evaluation.cloze.results import ClozeResult
 
 #: Units of the paper's values → short words.
 UNITS = {"perplexity": "ppl", "bits_per_char": "bits/char"}
@@ -59,29 +62,27 @@ def comparison(results: list[dict[str, Any]]) -> Table:
     return table
 
 
-def cloze_table(found: dict[str, Any]) -> Table:
+def cloze_table(found: ClozeResult) -> Table:
     """Masked words restored by the model and by a 5-gram, and by only one of them."""
-    title = (
-        f"{Path(found['corpus']).name} {found['split']}: {found['gaps']:,} words masked, of a known number of tokens"
-    )
+    title = f"{Path(found.corpus).name} {found.split}: {found.gaps:,} words masked, of a known number of tokens"
     table = Table("restored by", title=title, title_justify="left", header_style="bold")
     for name in ("words", "share"):
         table.add_column(name, justify="right")
-    several, right = found["candidates"] > 1, found["restored"]
-    rows = {"model": f"SEDD, best of {found['candidates']} by its bound" if several else "SEDD, one draw"}
+    several, right = found.candidates > 1, found.restored
+    rows = {"model": f"SEDD, best of {found.candidates} by its bound" if several else "SEDD, one draw"}
     if several:
-        rows |= {"first draw": "SEDD, one draw", "among candidates": f"SEDD, any of {found['candidates']}"}
+        rows |= {"first draw": "SEDD, one draw", "among candidates": f"SEDD, any of {found.candidates}"}
     rows |= {"likeliest tokens": "SEDD, one draw at temperature 0.001"}
     rows |= {"5-gram": "5-gram (of train)", "5-gram, left only": "5-gram, from the left alone"}
     for key, label in rows.items():
         if key in right:
-            share = plus_minus(right[key]["share"], right[key]["error"], 3)
+            share = plus_minus(right[key].share, right[key].error, 3)
             style = "" if key in ("model", "5-gram") else "dim"
-            table.add_row(label, f"{right[key]['restored']:,}", share, style=style)
-    if paired := found["paired"]:
+            table.add_row(label, f"{right[key].restored:,}", share, style=style)
+    if paired := found.paired:
         table.add_section()
         for key, label in PAIRED.items():
-            table.add_row(label, f"{paired[key]:,}", f"{paired[key] / found['gaps']:.3f}")
+            table.add_row(label, f"{paired[key]:,}", f"{paired[key] / found.gaps:.3f}")
     return table
 
 

@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Generator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sedd_cli.cli.view.view import View
-from sedd_cli.system.events import Event
+from sedd_cli.system.events import Event, Result, observe
 
 if TYPE_CHECKING:
     from sedd_cli.checkpoints.loaded_model import LoadedModel
 
 
 def shown(
-    view: View, model: LoadedModel, events: Iterable[Event], title: str, out: Path | None, watch: bool,
+    view: View, model: LoadedModel, job: Generator[Event, None, Result], title: str, out: Path | None, watch: bool,
     html: Path | None, interrupted: str = "", svg: Path | None = None,
-) -> list[Event]:  # fmt: skip
-    """Draw the events of a job and return its results.
+) -> Result:  # fmt: skip
+    """Draw the events of a job and return its result.
 
     Args:
-        out: Write each result to this file as it comes.
+        out: Write each sample to this file as it comes.
         watch: Also draw frames, in a terminal.
         html: Write a page that replays the frames to this file.
         interrupted: Shown after Ctrl-C.
@@ -31,15 +31,15 @@ def shown(
     from sedd_cli.inference.jobs import stored, writing
 
     if out is not None:
-        events = stored(events, out)
+        job = stored(job, out)
     recorder = Recorder(model) if html is not None or svg is not None else None
     if recorder is not None:
-        events = recorder.record(events)
+        job = observe(job, recorder.see)
     if watch:
-        events = Watcher(view, model).watch(events)
+        job = Watcher(view, model).watch(job)
     older = out is not None and out.is_file() and out.stat().st_size > 0
     with writing(out):
-        kept = view.follow(events, interrupted or "interrupted" + (f": finished samples are in {out}" if out else ""))
+        result = view.finish(job, interrupted or "interrupted" + (f": finished samples are in {out}" if out else ""))
     if out is not None and out.exists():
         view.say(f"wrote {out}{', replacing the file' if older else ''}", "dim")
     if recorder is not None and html is not None:
@@ -52,4 +52,4 @@ def shown(
 
         write_picture(svg, recorder.replay(title))
         view.say(f"wrote {svg}", "dim")
-    return kept
+    return result

@@ -29,7 +29,7 @@ def show(view: View, found: TableSummary) -> None:
     for entry in found.order:
         gap = plus_minus(entry.gap, entry.error, digits(found.unit))
         where = f" on {entry.column}" if len(found.columns) > 1 else ""
-        # of how seeds differ one says nothing
+        # one seed does not show how seeds differ
         verdict = entry.verdict + (" for one seed" if entry.seeds == 1 and "seed" not in entry.verdict else "")
         style = "" if entry.verdict == "holds" else "yellow"
         view.say(f"{entry.lower_label} below {entry.higher_label}{where}: {verdict}, by {gap}", style)

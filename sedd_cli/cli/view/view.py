@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Generator, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from datetime import timedelta
 from functools import singledispatchmethod
@@ -55,24 +55,20 @@ class View:
         self._tasks: dict[str, Any] = {}
         self._spoken: dict[str, float] = {}
 
-    def follow(self, events: Iterable[e.Event], interrupted: str = "") -> list[e.Event]:
-        """Draw every event; returns those other than progress. `interrupted` is shown after Ctrl-C."""
-        kept = []
+    def finish(self, job: Generator[e.Event, None, e.Result], interrupted: str = "") -> e.Result:
+        """Draw every event and return the result of the job. `interrupted` is shown after Ctrl-C."""
         try:
             with self._live():
-                for event in events:
+                while True:
+                    try:
+                        event = next(job)
+                    except StopIteration as end:
+                        return end.value
                     self.show(event)
-                    if not isinstance(event, e.Progress | e.TrainStep | e.Note | e.Frame):
-                        kept.append(event)
         except KeyboardInterrupt:
             if interrupted:
                 self.say(interrupted, "yellow")
             raise
-        return kept
-
-    def finish(self, events: Iterable[e.Event], interrupted: str = "") -> Any:
-        """Draw every event and return the result of the job."""
-        return next(event.result for event in self.follow(events, interrupted) if isinstance(event, e.Finished))
 
     def document(self, data: Any, error: Exception | None = None) -> None:
         """Write the command's JSON document under `--json`; `error` is the one with which the command will end."""
@@ -124,7 +120,7 @@ class View:
 
     @show.register
     def _(self, event: e.Progress) -> None:
-        self._advance(event.task, event.done, event.total, event.unit, event.figures)
+        self._advance(event.task, event.done, event.total, event.unit, event.metrics)
 
     @show.register
     def _(self, event: e.TrainStep) -> None:
@@ -169,15 +165,15 @@ class View:
             return Panel(body, title=escape(title), title_align="left", border_style="dim")
         return Text(f"--- {title} ---\n").append(body).append("\n")
 
-    def _advance(self, task: str, done: int, total: int | None, unit: str, figures: dict[str, str]) -> None:
+    def _advance(self, task: str, done: int, total: int | None, unit: str, metrics: dict[str, str]) -> None:
         if self.quiet:
             return
-        spelled = "  ".join(f"{key} {value}" for key, value in figures.items())
+        spelled = "  ".join(f"{key} {value}" for key, value in metrics.items())
         finished = total is not None and done >= total
         if self._bars:
             if task not in self._tasks:
-                self._tasks[task] = self._bars.add_task(escape(task), total=total, unit=unit, figures="")
-            self._bars.update(self._tasks[task], completed=done, total=total, figures=escape(spelled))
+                self._tasks[task] = self._bars.add_task(escape(task), total=total, unit=unit, metrics="")
+            self._bars.update(self._tasks[task], completed=done, total=total, metrics=escape(spelled))
             if finished:  # a finished bar becomes a line, which leaves room for later bars
                 self._bars.remove_task(self._tasks.pop(task))
                 self.say(f"{task}: {done:,} {unit}  {spelled}".rstrip(), "dim")
@@ -195,7 +191,7 @@ class View:
             TextColumn("{task.description}"),
             BarColumn(bar_width=14),
             MofNCompleteColumn(),
-            TextColumn("[cyan]{task.fields[figures]}"),
+            TextColumn("[cyan]{task.fields[metrics]}"),
             TimeRemainingColumn(),
             TextColumn("left"),
             console=self.console,

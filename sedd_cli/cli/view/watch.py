@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 
 from rich.console import Group
 from rich.text import Text
@@ -11,13 +11,13 @@ from rich.text import Text
 from sedd_cli.checkpoints.loaded_model import LoadedModel
 from sedd_cli.cli.view.pieces import Pieces
 from sedd_cli.cli.view.view import View
-from sedd_cli.system.events import Event, Frame, Seen
+from sedd_cli.system.events import Event, Frame, Result, Seen, observe
 
 #: Shown for a masked token.
 UNRESOLVED = "░"
 #: Seconds for which a new token is highlighted, and between two drawings.
 FRESH, EVERY = 0.4, 0.04
-#: Lines around the text: the bar, the figures, an empty one.
+#: Lines around the text: the bar, the metrics, an empty one.
 AROUND = 5
 
 
@@ -31,20 +31,21 @@ class Watcher:
         self._changed: dict[tuple[int, int], float] = {}
         self._drawn = 0.0
 
-    def watch(self, events: Iterable[Event]) -> Iterator[Event]:
-        """Pass the events on and draw the frames."""
+    def watch(self, job: Generator[Event, None, Result]) -> Generator[Event, None, Result]:
+        """The job; its frames are drawn."""
         if not self._view.console.is_terminal or self._view.quiet:
-            yield from events
-            return
-        for event in events:
-            if isinstance(event, Frame):
-                self._note(event)
-                # drawing more often than the eye sees would only cost time
-                if event.step == event.steps or time.monotonic() - self._drawn > EVERY:
-                    self._view.picture(self._frame(event))
-                    self._drawn = time.monotonic()
-            yield event
+            return (yield from job)
+        result = yield from observe(job, self._see)
         self._view.picture("")
+        return result
+
+    def _see(self, event: Event) -> None:
+        if isinstance(event, Frame):
+            self._note(event)
+            # drawing more often than the eye sees would only cost time
+            if event.step == event.steps or time.monotonic() - self._drawn > EVERY:
+                self._view.picture(self._frame(event))
+                self._drawn = time.monotonic()
 
     def _frame(self, frame: Frame) -> Group:
         console = self._view.console
@@ -62,7 +63,7 @@ class Watcher:
             room -= len(lines) + 1 + len(rule)
             if room < 1:
                 break
-        return Group(*shown, self._figures(frame))
+        return Group(*shown, self._metrics(frame))
 
     def _note(self, frame: Frame) -> None:
         """Record when each position changed."""
@@ -91,7 +92,7 @@ class Watcher:
                 text.append(piece)
         return text, newest
 
-    def _figures(self, frame: Frame) -> Text:
+    def _metrics(self, frame: Frame) -> Text:
         free = [[i for i, token in enumerate(s.asked) if token is None] for s in frame.sequences]
         there = sum(s.x[i] < self._pieces.tokens for s, gaps in zip(frame.sequences, free, strict=True) for i in gaps)
         spent = max(s.evaluations for s in frame.sequences)

@@ -18,7 +18,7 @@ SLACK = 8.0
 
 @dataclass(frozen=True)
 class AbsorbingKernels(Kernels[Absorbing]):
-    """Everything happens at MASK: a token never changes back."""
+    """Scores and moves are at MASK only: tokens do not change."""
 
     def score_entropy(self, log_score: Tensor, sigma: Tensor, x: Tensor, x0: Tensor) -> Tensor:
         """(1/E)·[CE + (e^m − 1 − m)] at MASK and 0 elsewhere: masked cross-entropy plus a penalty on the normaliser.
@@ -81,9 +81,9 @@ class AbsorbingKernels(Kernels[Absorbing]):
         return self._unmask(log_score, x, step)  # the forward process does not move a mask
 
     def denoise(self, log_score: Tensor, x: Tensor, sigma: Tensor) -> Transition:
-        # MASK is forbidden in the end, so every mask moves, whatever the normaliser says
-        jump = self._unmask(log_score, x, torch.expm1(sigma))
-        return Transition(move_probability=self.graph.active(x).double(), weights=jump.weights)
+        # MASK is forbidden in the end, so every mask moves, whatever its normaliser
+        transition = self._unmask(log_score, x, torch.expm1(sigma))
+        return Transition(move_probability=self.graph.active(x).double(), weights=transition.weights)
 
     def _unmask(self, log_score: Tensor, x: Tensor, factor: Tensor) -> Transition:
         """p(y) = factor·s_y for every token y, and MASK keeps the rest."""

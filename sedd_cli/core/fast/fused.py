@@ -204,7 +204,16 @@ def _compiled_tile() -> Callable[..., tuple[Tensor, Tensor]]:
 
 class _Fused(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, hidden, weight, bias, readout, loss, scale, tiles):
+    def forward(
+        ctx: Any,
+        hidden: Tensor,
+        weight: Tensor,
+        bias: Tensor,
+        readout: LinearHead,
+        loss: TileLoss,
+        scale: Tensor,
+        tiles: Tiles,
+    ) -> tuple[Tensor, Tensor]:
         with torch.autocast(hidden.device.type, enabled=False):
             dtype = tiles.dtype
             found = hidden.new_zeros(len(hidden), dtype=dtype)
@@ -232,7 +241,7 @@ class _Fused(torch.autograd.Function):
             return total, found
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor, _: Tensor):  # pyright: ignore[reportIncompatibleMethodOverride]
+    def backward(ctx: Any, grad: Tensor, _: Any) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
         found = (saved.mul_(grad) for saved in ctx.saved_tensors)
         return (*(g.to(kind) for g, kind in zip(found, ctx.kinds, strict=True)), None, None, None, None)
 

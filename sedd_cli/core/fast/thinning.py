@@ -63,11 +63,12 @@ def thinned_move(
     model, moved = move.model, remasked(move, x, free, u[0])
     kernels = model.kernels
     assert kernels is not None
+    mean = model.parametrization == "mean"
     batch, position = (free & model.graph.active(x)).nonzero(as_tuple=True)
     scored, held = torch.zeros_like(trusted, dtype=torch.int64), torch.ones_like(trusted)
     if not len(batch):
         return scored, moved, held
-    assumed = kernels.mean_total(move.sigma) if model.mean else kernels.assumed_total(move.sigma)
+    assumed = kernels.mean_total(move.sigma) if mean else kernels.assumed_total(move.sigma)
     if not move.draw.moves_first:
         sequences, chosen = batch.unique(), torch.ones_like(batch, dtype=torch.bool)
         hidden = _hidden(move, x, sequences)
@@ -84,7 +85,7 @@ def thinned_move(
         hidden = _hidden(move, x, sequences)
     scored[sequences] = 1
     high = _draw(move, kernels, x, moved, sequences, hidden, batch[chosen], position[chosen], u)
-    if assumed is not None and move.bounded and not model.mean:
+    if assumed is not None and move.bounded and not mean:
         # a score near the assumed bound may have company beyond it, among positions that were not scored
         held = high <= float(assumed) / MARGIN
         rest = ~chosen & ~held[batch]

@@ -1,4 +1,4 @@
-"""From left to right: the exact likelihood of a causal network, on the same trunk."""
+"""Autoregressive training: the exact likelihood of a causal network with the same trunk."""
 
 from __future__ import annotations
 

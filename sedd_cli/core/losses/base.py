@@ -1,4 +1,4 @@
-"""What is minimised. An objective turns clean tokens and uniforms into a loss per sequence."""
+"""The interface of a training objective, which gives a loss per sequence from clean tokens and uniforms."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from sedd_cli.core.fast.fused import LinearHead, losses, weighted_loss
 from sedd_cli.core.graphs import Graph
 from sedd_cli.core.registry import Registry
 from sedd_cli.core.schedules import T_MIN
-from sedd_cli.core.score import Loss, ScoreModel
+from sedd_cli.core.score import Loss, Parametrization, ScoreModel
 
 OBJECTIVES = Registry("objective")
 
 
 @dataclass(frozen=True)
 class Objective(ABC):
-    """Fields are the recipe's options."""
+    """Base of the training objectives. Fields are the recipe's options."""
 
     name: ClassVar[str]
-    #: Whether the network's outputs are the logits of the clean token, rather than log-scores.
-    mean: ClassVar[bool] = False
+    #: Whether the network's outputs are log-scores or logits of the clean token.
+    parametrization: ClassVar[Parametrization] = "score"
     #: Whether a position sees only those before it, and the likelihood is exact.
     causal: ClassVar[bool] = False
     #: Whether there has to be a MASK.

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from sedd_cli.core.losses.base import OBJECTIVES, Objective, token_nats, weighted_cross_entropy
-from sedd_cli.core.score import Loss, ScoreModel, trained_range
+from sedd_cli.core.score import Loss, Parametrization, ScoreModel, trained_range
 
 
 def discrete_noise(model: ScoreModel, v: Tensor, steps: int) -> tuple[Tensor, Tensor]:
@@ -43,7 +43,7 @@ class D3PM(Objective):
     """
 
     name: ClassVar[str] = "d3pm"
-    mean: ClassVar[bool] = True
+    parametrization: ClassVar[Parametrization] = "mean"
     T: int = 1000
     cross_entropy: float = 0.0
 

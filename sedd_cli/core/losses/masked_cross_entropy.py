@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from sedd_cli.core.losses.base import OBJECTIVES, ContinuousTime, weighted_cross_entropy
-from sedd_cli.core.score import Loss, ScoreModel
+from sedd_cli.core.score import Loss, Parametrization, ScoreModel
 
 
 @OBJECTIVES.register
@@ -22,7 +22,7 @@ class MaskedCrossEntropy(ContinuousTime):
     """
 
     name: ClassVar[str] = "masked_cross_entropy"
-    mean: ClassVar[bool] = True
+    parametrization: ClassVar[Parametrization] = "mean"
     needs_mask: ClassVar[bool] = True
 
     def loss(self, model: ScoreModel, x0: Tensor, v: Tensor, u: Tensor) -> Loss:

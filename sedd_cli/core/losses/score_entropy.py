@@ -72,7 +72,7 @@ def weighted_score_entropy(model: ScoreModel, x: Tensor, sigma: Tensor, x0: Tens
 
 def _linear_head(model: ScoreModel) -> LinearHead | None:
     """The head, if it is linear, its outputs are scores, and the graph has a fused loss."""
-    return None if model.mean or model.kernels is None else linear_head(model)
+    return None if model.parametrization == "mean" or model.kernels is None else linear_head(model)
 
 
 def _tiles(model: ScoreModel, x: Tensor, sigma: Tensor, x0: Tensor) -> tuple[Tensor, Tensor, ScoreEntropyTiles]:
@@ -86,7 +86,7 @@ def _tiles(model: ScoreModel, x: Tensor, sigma: Tensor, x0: Tensor) -> tuple[Ten
 
 def _row_entropy(model: ScoreModel, z: Tensor, sigma: Tensor, x: Tensor, x0: Tensor) -> Tensor:
     kernels = model.kernels
-    if kernels is not None and not model.mean:
+    if kernels is not None and model.parametrization == "score":
         return kernels.score_entropy_of(z, sigma, x, x0)
     log_score = model.log_score_of(z, sigma, x)
     if kernels is not None:

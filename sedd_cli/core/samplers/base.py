@@ -76,8 +76,8 @@ class Sampler(ABC):
                 f"{self.name} needs a graph with MASK from which tokens do not return, {graph.name} is none"
             )
 
-    def check_given(self, given: Conditioning) -> None:  # noqa: B027  (most mind them anywhere)
-        """ValueError where tokens are given at positions that the sampler cannot mind."""
+    def check_given(self, given: Conditioning) -> None:  # noqa: B027  (most samplers accept tokens anywhere)
+        """ValueError where tokens are given at positions that the sampler cannot take into account."""
 
     def shape(self, weights: Tensor) -> Tensor:
         """The distribution of the next token, weights [R, S], with temperature and top_p applied."""

@@ -21,7 +21,7 @@ class Draw(Protocol):
     #: Whether a position with u_leave above its leave stays for certain, so that it need not be looked at.
     moves_first: ClassVar[bool]
 
-    def __call__(self, jump: Transition, x: Tensor, u_move: Tensor, u_token: Tensor, shape: Shape) -> Tensor:
+    def __call__(self, transition: Transition, x: Tensor, u_move: Tensor, u_token: Tensor, shape: Shape) -> Tensor:
         """What positions x [R] become, int64 [R], by float64 uniforms [R]; `shape` changes the weights of tokens."""
         ...
 
@@ -32,9 +32,9 @@ class Exact:
 
     moves_first: ClassVar[bool] = True
 
-    def __call__(self, jump: Transition, x: Tensor, u_move: Tensor, u_token: Tensor, shape: Shape) -> Tensor:
-        leaves = (u_move < jump.move_probability).nonzero()[:, 0]
-        return x.index_put((leaves,), inverse_cdf(shape(jump.weights[leaves]), u_token[leaves]))
+    def __call__(self, transition: Transition, x: Tensor, u_move: Tensor, u_token: Tensor, shape: Shape) -> Tensor:
+        leaves = (u_move < transition.move_probability).nonzero()[:, 0]
+        return x.index_put((leaves,), inverse_cdf(shape(transition.weights[leaves]), u_token[leaves]))
 
 
 @dataclass(frozen=True)
@@ -47,10 +47,10 @@ class Float32Gumbel:
 
     moves_first: ClassVar[bool] = False
 
-    def __call__(self, jump: Transition, x: Tensor, u_move: Tensor, u_token: Tensor, shape: Shape) -> Tensor:
-        weights = shape(jump.weights).double()
-        moves = (jump.move_probability / weights.sum(-1).clamp(min=1e-300))[:, None] * weights
-        p = moves.scatter_add(-1, x[:, None], (1 - jump.move_probability)[:, None]).float()
+    def __call__(self, transition: Transition, x: Tensor, u_move: Tensor, u_token: Tensor, shape: Shape) -> Tensor:
+        weights = shape(transition.weights).double()
+        moves = (transition.move_probability / weights.sum(-1).clamp(min=1e-300))[:, None] * weights
+        p = moves.scatter_add(-1, x[:, None], (1 - transition.move_probability)[:, None]).float()
         return torch.cat([self._race(row, seed) for row, seed in zip(p, u_token.tolist(), strict=True)] or [x])
 
     def _race(self, p: Tensor, seed: float) -> Tensor:

@@ -19,8 +19,10 @@ def linear(schedule: Schedule, steps: int) -> Tensor:
 
 
 def cosine(schedule: Schedule, steps: int) -> Tensor:
-    """t_k = cos(π/2 · k/steps): short steps first, while little is known (MaskGIT, Chang et al. 2022; MD4, Shi et al.
-    2024, section 5)."""
+    """t_k = cos(π/2 · k/steps): short steps first, while little is known.
+
+    MaskGIT (Chang et al. 2022); MD4 (Shi et al. 2024, section 5).
+    """
     k = torch.arange(steps + 1, dtype=torch.float64)
     t = T_END + (1 - T_END) * torch.cos(math.pi / 2 * k / steps)
     t[-1] = T_END  # a float64 π/2 is not quite a right angle

@@ -1,4 +1,4 @@
-"""From left to right: a causal network, one token after the other."""
+"""Autoregressive sampling with a causal network, token by token."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from sedd_cli.core.score import ScoreModel
 @SAMPLERS.register
 @dataclass(frozen=True)
 class LeftToRight(Sampler):
-    """x_i ~ p(·|x_1 … x_{i−1}), with what was read kept (keys and values). Given tokens may stand in front only."""
+    """x_i ~ p(·|x_1 … x_{i−1}), with cached keys and values. Given tokens may stand in front only."""
 
     name: ClassVar[str] = "left_to_right"
     causal: ClassVar[bool] = True
@@ -33,15 +33,15 @@ class LeftToRight(Sampler):
     ) -> Iterator[Denoised]:
         self.check(model.graph)
         self.check_given(given)
-        net = cast(Any, model.net)  # a causal network, with keys and values that are kept
+        net = cast(Any, model.net)  # a causal network with a cache of keys and values
         batch, length = given.where.shape
-        mask, noise, past = model.graph.mask_state, Stream(seed, SAMPLER, index), net.kv_cache()
+        mask, noise, cache = model.graph.mask_state, Stream(seed, SAMPLER, index), net.kv_cache()
         x = given(torch.full_like(given.tokens, mask))
         evaluations, sigma = torch.zeros_like(index), torch.zeros(batch, device=index.device)
         first = int(given.where.all(0).cumprod(0).sum())  # as many tokens are given to all
         new = torch.cat([torch.full_like(x[:, :1], mask), x[:, :first]], 1)
         for i in range(first, length):
-            hidden = net.hidden(new, sigma, past)[:, -1]
+            hidden = net.hidden(new, sigma, cache)[:, -1]
             weights = net.head(hidden)[:, : model.graph.vocab_size].softmax(-1, dtype=torch.float64)
             drawn = inverse_cdf(self.shape(weights), noise.uniforms(i, 1)[0][:, 0])
             x = x.clone()

@@ -1,4 +1,4 @@
-"""Samplers that go down a grid of times, by draws whose uniforms are known before the scores.
+"""Samplers on a grid of times, with uniforms that do not depend on the scores.
 
 Two forms of the same process, equal for equal uniforms up to rounding. `run_plain` scores every active position of
 every sequence in every step, and takes each step from its equation. `Stepper.run` uses the graph's kernels, where it
@@ -89,7 +89,8 @@ class Stepper(Sampler):
     def run(self, model: ScoreModel, given: Conditioning, seed: int | Tensor, index: Tensor) -> Iterator[Denoised]:
         grid, x, noise = _start(self, model, given, seed, index)
         evaluations, fallbacks, number = torch.zeros_like(index), 0, 0
-        trusted = torch.full_like(index, model.mean, dtype=torch.bool)
+        mean = model.parametrization == "mean"
+        trusted = torch.full_like(index, mean, dtype=torch.bool)
         for k in range(self.steps + 1):
             fell_back = False
             for move in self.moves(model, grid, k):
@@ -102,7 +103,7 @@ class Stepper(Sampler):
                     doubted = (model.graph.active(x) & free).any(1) & ~trusted
                     fell_back |= self.thinning and 0 < k < self.steps and bool(doubted.any())
                     scored, x, held = thinned_move(move, x, free, u, trusted)
-                    trusted = held & (trusted | (number == 0)) & (model.mean or self.thinning)
+                    trusted = held & (trusted | (number == 0)) & (mean or self.thinning)
                     evaluations = evaluations + scored
                 number += 1
             fallbacks += fell_back

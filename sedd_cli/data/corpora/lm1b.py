@@ -10,7 +10,7 @@ from sedd_cli.data.corpora.rows import RowBenchmark
 
 
 def _split_of(name: str) -> str | None:
-    """The distribution calls its test set heldout, and says it in the folder's and the file's name."""
+    """The published archive names its test set heldout, in the names of the folder and of the files."""
     last = Path(name).name
     if not last.startswith("news.en"):
         return named_split(last)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from sedd_cli.data.corpora.base import Corpus, Documents, Request, Source
 from sedd_cli.data.corpora.download import download
@@ -65,7 +65,7 @@ def _remote(request: Request) -> Source:
     return Source(location, revision, splits, size=sum(SIZES.values()))
 
 
-def _counted(table, split: str) -> Iterator[str]:
+def _counted(table: Any, split: str) -> Iterator[str]:
     """The hub's rows, one after another; refused if they are not the benchmark's number of characters."""
     found = 0
     for row in rows_of(table):

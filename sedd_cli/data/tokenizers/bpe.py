@@ -31,7 +31,7 @@ class BPETokenizer(TrainedTokenizer):
         self.merges = merges
 
     @cached_property
-    def _model(self):
+    def _model(self) -> Any:
         from tokenizers import Tokenizer as Engine
         from tokenizers import decoders, models, pre_tokenizers
 

@@ -108,9 +108,9 @@ class TiktokenTokenizer(Tokenizer):
 
 
 class GPT2Encoder:
-    """The ids of `encoding.encode_ordinary`, for encodings that split as GPT-2 does, at 1.5 times the speed.
+    r"""The ids of `encoding.encode_ordinary`, for encodings that split as GPT-2 does, at 1.5 times the speed.
 
-    GPT-2 splits a text by a regular expression whose only look-ahead, `\\s+(?!\\S)`, keeps the last character of a run
+    GPT-2 splits a text by a regular expression whose only look-ahead, `\s+(?!\S)`, keeps the last character of a run
     of white space for the word that follows. Look-ahead rules out the linear-time engine. Here control characters are
     inserted beforehand: one at exactly those places, so that an expression without look-ahead splits the same, and
     one between texts, so that thousands of them go through the library in a single call, outside Python's lock. Their

@@ -23,7 +23,7 @@ from sedd_cli.inference.bound import candidate_bound
 from sedd_cli.inference.denoise import DenoisedRow, SequenceRequest, denoise, derived
 from sedd_cli.inference.sampling import ResolvedSampler, Sampling
 from sedd_cli.system.distributed import Dist
-from sedd_cli.system.events import Event, Finished, Note, Progress, Warn
+from sedd_cli.system.events import Event, Note, Progress, Warn
 from sedd_cli.system.software import software
 
 #: Order of the n-gram.
@@ -53,7 +53,7 @@ class ClozeOptions:
 
 
 def cloze(model: LoadedModel | CausalModel, text: Text, options: ClozeOptions) -> Generator[Event, None, ClozeResult]:
-    """Mask words of a text and let the model and a 5-gram restore them; the last event is Finished with the document.
+    """Mask words of a text and let the model and a 5-gram restore them.
 
     A word is restored if all of its tokens are. Their number is known to both. The model's word is the candidate with
     the lowest bound.
@@ -81,7 +81,7 @@ def cloze(model: LoadedModel | CausalModel, text: Text, options: ClozeOptions) -
     best = yield from _best(model, words, drawn)
     restored, paired = _comparison(words, drawn, best, [candidates[0] for candidates in likeliest], guesses)
     counts = Counter(len(word.truth) for word in words)
-    result = ClozeResult(
+    return ClozeResult(
         model=ModelIdentity.of(model),
         corpus=dataset.manifest.corpus,
         revision=dataset.manifest.revision,
@@ -102,8 +102,6 @@ def cloze(model: LoadedModel | CausalModel, text: Text, options: ClozeOptions) -
         examples=_examples(dataset.tokenizer, words, best, guesses),
         software=software("torch"),
     )
-    yield Finished(result.to_dict())
-    return result
 
 
 # --------------------------------------------------------------------------------------------------- the model

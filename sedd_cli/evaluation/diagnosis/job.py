@@ -22,7 +22,7 @@ from sedd_cli.evaluation.diagnosis.results import Diagnosis, NoiseLevel, Normali
 from sedd_cli.evaluation.diversity import unigram_entropy
 from sedd_cli.inference.generate import GenerateOptions, generate
 from sedd_cli.inference.sampling import Sampling
-from sedd_cli.system.events import Event, Finished, Progress, Sampled
+from sedd_cli.system.events import Event, Progress, Sampled
 
 #: Shares of moved tokens, λ = 1 − e^{−sigma}, at which scores are checked, as far as the schedule reaches them.
 LEVELS = (0.01, 0.1, 0.25, 0.5, 0.75, 0.9, 0.99)
@@ -34,8 +34,11 @@ SAMPLED, SAMPLE_LENGTH, SAMPLE_STEPS = 1024, 256, 32
 
 @dataclass(frozen=True)
 class DiagnoseOptions:
-    """text: a file to score; by default the held-out split of the model's own corpus if it is prepared on this machine,
-    else samples of the model."""
+    """What is scored.
+
+    text: a file to score; by default the held-out split of the model's own corpus if it is prepared on this machine,
+    else samples of the model.
+    """
 
     text: Path | None = None
     seed: int = 0
@@ -51,13 +54,7 @@ class Probe:
 
 
 def diagnose(model: LoadedModel, options: DiagnoseOptions) -> Generator[Event, None, Diagnosis]:
-    """Check weights, scores at several noise levels, and samples; the last event is Finished with the document."""
-    result = yield from _diagnosis(model, options)
-    yield Finished(result.to_dict())
-    return result
-
-
-def _diagnosis(model: LoadedModel, options: DiagnoseOptions) -> Generator[Event, None, Diagnosis]:
+    """Check weights, scores at several noise levels, and samples."""
     known, weights = (model.source, model.fingerprint), health_checks.weights(model.net)
     if weights["state"] == "bad":
         return Diagnosis(*known, [weights])

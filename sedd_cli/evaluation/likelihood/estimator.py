@@ -21,7 +21,7 @@ from sedd_cli.errors import WorkError
 from sedd_cli.evaluation.likelihood.cache import ResultCache
 from sedd_cli.evaluation.likelihood.protocols import Blocks
 from sedd_cli.evaluation.likelihood.summary import Estimates
-from sedd_cli.inference.bound import PILOT, Drawing, draw_bounds, placed_for
+from sedd_cli.inference.bound import PILOT, MonteCarloOptions, draw_bounds
 from sedd_cli.system.distributed import Dist
 from sedd_cli.system.events import Event, Note, Progress
 
@@ -34,7 +34,7 @@ def estimate(
     score: ScoreModel,
     blocks: Blocks,
     protocols: tuple[str, ...],
-    drawing: Drawing,
+    monte_carlo: MonteCarloOptions,
     cache: ResultCache | None,
     dist: Dist,
     to_bits: float,
@@ -45,12 +45,13 @@ def estimate(
         cache: replicates are read from it where it has them, and written to it.
         to_bits: bits per character of one nat of the whole text, for the progress bar.
     """
-    draws, shape, task = drawing.draws(len(blocks)), (len(blocks), len(protocols)), f"{' and '.join(protocols)} bound"
-    most = drawing.max_nfe // draws
+    draws, shape = monte_carlo.draws(len(blocks)), (len(blocks), len(protocols))
+    task = f"{' and '.join(protocols)} bound"
+    most = monte_carlo.max_nfe // draws
     needed, nats = min(PILOT, most), np.empty((0, *shape))
-    estimator = placed_for(drawing, score.graph, protocols[0])
+    estimator = monte_carlo.estimator_for(score.graph, protocols[0])
     surprisal = blocks.surprisal(score.graph.vocab_size).to(dist.device) if estimator == "count" else None
-    replicates = _Replicates(score, blocks, protocols, estimator, drawing.seed, draws, dist, surprisal)
+    replicates = _Replicates(score, blocks, protocols, estimator, monte_carlo.seed, draws, dist, surprisal)
     cached = _count_cached(cache, most, shape) if dist.main and cache else 0
     if cached:
         yield Note(f"{cached} replicates are read from the cache")
@@ -65,7 +66,7 @@ def estimate(
         if len(nats) >= PILOT:
             found = [Estimates(one, draws).mean_and_error for one in np.moveaxis(nats, 2, 0)]
             # the error falls with the square root of the number of replicates
-            wanted = max(len(nats) * (error / (drawing.rel_error * mean)) ** 2 for mean, error in found)
+            wanted = max(len(nats) * (error / (monte_carlo.rel_error * mean)) ** 2 for mean, error in found)
             needed = min(max(math.ceil(wanted), len(nats)), most)
     yield Progress(task, len(nats) * each, len(nats) * each, "draws", _live(nats, draws, to_bits))
     return [Estimates(one, draws) for one in np.moveaxis(nats, 2, 0)]

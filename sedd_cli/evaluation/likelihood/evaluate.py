@@ -32,9 +32,9 @@ from sedd_cli.evaluation.likelihood.results import (
 from sedd_cli.evaluation.likelihood.summary import Estimates, summary
 from sedd_cli.evaluation.likelihood.texts import Text, check_tokenizer, prepared_for
 from sedd_cli.evaluation.scorers.causal import CausalModel
-from sedd_cli.inference.bound import USUAL, Drawing, check_protocol, find_protocol, placed_for, shared
+from sedd_cli.inference.bound import DEFAULT_PROTOCOLS, MonteCarloOptions, check_protocol, find_protocol, shared
 from sedd_cli.system.distributed import Dist
-from sedd_cli.system.events import Evaluated, Event, Finished, Note, Progress, Warn
+from sedd_cli.system.events import Evaluated, Event, Note, Progress, Warn
 from sedd_cli.system.software import software
 
 
@@ -42,14 +42,14 @@ from sedd_cli.system.software import software
 class EvaluateOptions:
     """What to measure, and how precisely.
 
-    split: by default test if the dataset has it, else validation. protocols: by default `usual_protocols`. blocks: only
-    the first so many of the split. length: tokens of a block (default: the model's). try_bf16: compute in bf16 if it is
+    split: by default test if the dataset has it, else validation. protocols: see `default_protocols`. blocks: only the
+    first so many of the split. length: tokens of a block (default: the model's). try_bf16: compute in bf16 if it is
     measured not to matter. keep: cache finished draws in $SEDD_HOME and resume from cached ones.
     """
 
     split: str | None = None
     protocols: tuple[str, ...] = ()
-    drawing: Drawing = field(default_factory=Drawing)
+    monte_carlo: MonteCarloOptions = field(default_factory=MonteCarloOptions)
     baselines: bool = True
     blocks: int | None = None
     length: int | None = None
@@ -66,12 +66,12 @@ class EvaluateOptions:
 def evaluate_all(
     model: LoadedModel | CausalModel, texts: Sequence[Text], options: EvaluateOptions, dist: Dist
 ) -> Generator[Event, None, EvaluationResults]:
-    """Evaluate on several corpora; yields Evaluated after each, and Finished with all results and failures.
+    """Evaluate on several corpora; yields Evaluated after each.
 
     A corpus that fails does not stop the others; if there is only one, its error is raised.
     """
     if isinstance(model, LoadedModel) and not model.exact:
-        options.drawing.placed_for(model.graph)
+        options.monte_carlo.estimator_for(model.graph)
     results: list[LikelihoodResult] = []
     failed: list[FailedEvaluation] = []
     for text in texts:
@@ -83,9 +83,7 @@ def evaluate_all(
                 raise
             failed.append(FailedEvaluation(text.corpus, str(error), 1 + isinstance(error, RequestError)))
             yield Warn(f"{text.corpus}: {error}")
-    result = EvaluationResults(tuple(results), tuple(failed))
-    yield Finished(result.to_dict())
-    return result
+    return EvaluationResults(tuple(results), tuple(failed))
 
 
 def evaluate(
@@ -103,9 +101,9 @@ def evaluate(
     diffusion = model if isinstance(model, LoadedModel) and not model.exact else None
     identity, used, bf16 = ModelIdentity.of(model), model, None
     if options.try_bf16 and diffusion:
-        used, bf16 = yield from try_bf16(diffusion, *next(iter(blocks.items())), options.drawing, dist)
-    estimator = options.drawing.placed_for(diffusion.graph) if diffusion else None
-    seed = options.drawing.seed if diffusion else None
+        used, bf16 = yield from try_bf16(diffusion, *next(iter(blocks.items())), options.monte_carlo, dist)
+    estimator = options.monte_carlo.estimator_for(diffusion.graph) if diffusion else None
+    seed = options.monte_carlo.seed if diffusion else None
     known = {
         "model_fingerprint": identity.fingerprint,
         "fingerprint": text.fingerprint,
@@ -142,11 +140,11 @@ def evaluate(
     return result
 
 
-def usual_protocols(model: LoadedModel | CausalModel) -> tuple[str, ...]:
+def default_protocols(model: LoadedModel | CausalModel) -> tuple[str, ...]:
     """The default protocols: both bounds in continuous time, a discrete-time model's own bound, or the likelihood."""
     if isinstance(model, CausalModel) or model.exact:
         return ("sedd-paper",)
-    return USUAL if model.objective.steps is None else ("discrete",)
+    return DEFAULT_PROTOCOLS if model.objective.steps is None else ("discrete",)
 
 
 def _blocks(
@@ -155,7 +153,7 @@ def _blocks(
     """The blocks of each protocol; a default protocol is left out where the text is too short for it."""
     found: dict[str, Blocks] = {}
     refusal = RequestError("no protocol")
-    for name in options.protocols or usual_protocols(model):
+    for name in options.protocols or default_protocols(model):
         steps = None if isinstance(model, CausalModel) or model.exact else model.objective.steps
         check_protocol(name, steps, model.source)
         try:
@@ -214,17 +212,17 @@ def _bounds(
     model: LoadedModel, blocks: dict[str, Blocks], known: dict[str, Any], options: EvaluateOptions, dist: Dist
 ) -> Generator[Event, None, dict[str, BoundResult]]:
     """The bound of one protocol, or the bounds of those that share their draws."""
-    names, first, drawing = tuple(blocks), next(iter(blocks.values())), options.drawing
-    cache = _cache(known, options, {"protocols": names, "draws": drawing.draws(len(first))})
+    names, first, monte_carlo = tuple(blocks), next(iter(blocks.values())), options.monte_carlo
+    cache = _cache(known, options, {"protocols": names, "draws": monte_carlo.draws(len(first))})
     to_bits = 1 / math.log(2) / first.size.characters
-    estimates = yield from estimate(model.score, first, names, drawing, cache, dist, to_bits)
+    estimates = yield from estimate(model.score, first, names, monte_carlo, cache, dist, to_bits)
     yield from _cache_warning(cache)
     found = {}
     for (name, own), each in zip(blocks.items(), estimates, strict=True):
         kept = Estimates(each.nats[:, : len(own)], each.draws)  # some protocols drop an incomplete last block
         others = [other for other in names if other != name]
-        estimator = placed_for(drawing, model.graph, name)
-        draws = MonteCarlo(each.draws, others, drawing.rel_error, drawing.max_nfe, estimator)
+        estimator = monte_carlo.estimator_for(model.graph, name)
+        draws = MonteCarlo(each.draws, others, monte_carlo.rel_error, monte_carlo.max_nfe, estimator)
         found[name] = summary(own, kept, monte_carlo=draws)
     return found
 
@@ -240,10 +238,10 @@ def _cache_warning(cache: ResultCache | None) -> Generator[Event, None, None]:
 
 def _warnings(bounds: dict[str, BoundResult], unknown: int, options: EvaluateOptions) -> Generator[Event, None, None]:
     for name, found in bounds.items():
-        if found.rel_error > options.drawing.rel_error:
+        if found.rel_error > options.monte_carlo.rel_error:
             yield Warn(
                 f"{name}: the relative error is {found.rel_error:.4f} after {found.nfe_per_block} network evaluations "
-                f"a block, {options.drawing.rel_error:g} was requested; raise --max-nfe"
+                f"a block, {options.monte_carlo.rel_error:g} was requested; raise --max-nfe"
             )
     if unknown:
         yield Warn(f"{unknown:,} characters of this split are unknown to the tokenizer: bits per character are too low")

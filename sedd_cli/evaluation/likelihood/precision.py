@@ -10,7 +10,7 @@ from sedd_cli.core.random import BOUND, Stream
 from sedd_cli.evaluation.likelihood.estimator import levels
 from sedd_cli.evaluation.likelihood.protocols import Blocks
 from sedd_cli.evaluation.likelihood.results import Bf16Trial
-from sedd_cli.inference.bound import Drawing, draw_bounds, find_protocol, placed_for
+from sedd_cli.inference.bound import MonteCarloOptions, draw_bounds, find_protocol
 from sedd_cli.system.distributed import Dist
 from sedd_cli.system.events import Event, Note
 
@@ -21,7 +21,7 @@ TRIED_BLOCKS = 64
 
 
 def try_bf16(
-    model: LoadedModel, protocol: str, blocks: Blocks, drawing: Drawing, dist: Dist
+    model: LoadedModel, protocol: str, blocks: Blocks, monte_carlo: MonteCarloOptions, dist: Dist
 ) -> Generator[Event, None, tuple[LoadedModel, Bf16Trial | None]]:
     """The model in bf16 if this moves the bound by far less than the requested error, measured with the same draws.
 
@@ -34,16 +34,16 @@ def try_bf16(
     group = blocks.groups(TRIED_BLOCKS * int(blocks.lengths[0]))[0]
     if len(group) < 2:  # a single block gives no error
         return model, None
-    x0, estimator = blocks.read(group).to(model.device), placed_for(drawing, model.graph, protocol)
-    level = levels(len(group), 1, estimator, drawing.seed, 0)[0]
+    x0, estimator = blocks.read(group).to(model.device), monte_carlo.estimator_for(model.graph, protocol)
+    level = levels(len(group), 1, estimator, monte_carlo.seed, 0)[0]
     cost = blocks.surprisal(model.graph.vocab_size).to(model.device)[x0] if estimator == "count" else None
+    stream = Stream(monte_carlo.seed, BOUND, group)
     bounds = [
-        draw_bounds(m.score, (protocol,), estimator, x0, level, Stream(drawing.seed, BOUND, group), 0, cost)[:, 0].cpu()
-        for m in (model, low)
+        draw_bounds(m.score, (protocol,), estimator, x0, level, stream, 0, cost)[:, 0].cpu() for m in (model, low)
     ]
     moved = (bounds[1] - bounds[0]) / x0.shape[1]
     shift, error = float(moved.mean()), float(moved.std() / math.sqrt(len(moved)))
-    allowed = HARMLESS * drawing.rel_error * float(bounds[0].mean()) / x0.shape[1]
+    allowed = HARMLESS * monte_carlo.rel_error * float(bounds[0].mean()) / x0.shape[1]
     harmless = dist.from_main(lambda: abs(shift) + 2 * error < allowed)  # processes may round differently
     yield Note(
         f"bf16 moves the bound by {shift:+.5f} ± {error:.5f} nats per token, at most {allowed:.5f} is allowed: "

@@ -14,7 +14,7 @@ from sedd_cli.evaluation.scorers.causal import CausalModel
 
 @dataclass(frozen=True)
 class ModelIdentity:
-    """Which model a result is about. facts: what its loader knows of it (training step, EMA or raw weights, …)."""
+    """Which model a result is about. facts: as its loader reports them (training step, EMA or raw weights, …)."""
 
     source: str
     facts: dict[str, Any]
@@ -31,8 +31,10 @@ class ModelIdentity:
 
 @dataclass(frozen=True)
 class EvaluatedSplit:
-    """The split that a result is about. tokens, characters: of the whole split; unknown: characters that the tokenizer
-    cannot express."""
+    """The split that a result is about.
+
+    tokens, characters: of the whole split; unknown: characters that the tokenizer cannot express.
+    """
 
     corpus: str
     source: str

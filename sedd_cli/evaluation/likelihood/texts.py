@@ -12,7 +12,7 @@ from sedd_cli.data.shards import Dataset, open_dataset
 from sedd_cli.errors import RequestError, WorkError
 from sedd_cli.evaluation.scorers.causal import CausalModel
 from sedd_cli.system.distributed import Dist
-from sedd_cli.system.events import Event, Prepared
+from sedd_cli.system.events import Event
 
 
 @dataclass(frozen=True)
@@ -39,11 +39,8 @@ def _prepared(text: Text, tokenizer: str | None, dist: Dist) -> Generator[Event,
     """A corpus prepared by the main process, whose errors are raised in every process."""
     found: Path | Exception | None = None
     try:
-        for event in prepare(PrepareOptions(text.corpus, text.local, tokenizer=tokenizer)) if dist.main else ():
-            if isinstance(event, Prepared):
-                found = event.path
-            else:
-                yield event
+        if dist.main:
+            found = (yield from prepare(PrepareOptions(text.corpus, text.local, tokenizer=tokenizer))).folder
     except (RequestError, WorkError) as error:
         found = error
 

@@ -15,7 +15,7 @@ from sedd_cli.evaluation.mauve.results import FeatureFacts, GenerationFacts, Mau
 from sedd_cli.evaluation.mauve.writers import Writer, writer_for
 from sedd_cli.evaluation.scorers.causal import CausalModel
 from sedd_cli.evaluation.scorers.scorer import Scorer, load_scorer
-from sedd_cli.system.events import Event, Finished, Note, Warn
+from sedd_cli.system.events import Event, Note, Warn
 from sedd_cli.system.software import software
 
 #: Texts a side below which the score is noticeably biased, as mauve-text recommends after Pillutla et al. 2021.
@@ -27,7 +27,7 @@ FEW = 500
 def mauve(
     model: LoadedModel | CausalModel, options: MauveOptions, device: str = "auto", reader: Scorer | None = None
 ) -> Generator[Event, None, MauveResult]:
-    """Generate texts, compute features, cluster them; the last event is Finished with the result's document.
+    """Generate texts, compute features, cluster them.
 
     Generations and features are cached: an interrupted run resumes after the last whole batch.
 
@@ -57,7 +57,7 @@ def mauve(
         )
     score = yield from scores(real_features, own_features, options.seeds)
     nfe = float(np.mean([one.nfe for one in made]))
-    result = MauveResult(
+    return MauveResult(
         score=score,
         mode=options.mode,
         prompt=options.prompt,
@@ -80,15 +80,15 @@ def mauve(
         ),
         software=software("torch", *model.libraries, *reader.libraries, "mauve-text"),
     )
-    yield Finished(result.to_dict())
-    return result
 
 
 def _side(
     name: str, rows: list[list[int]], writer: Writer, reader: Scorer, options: MauveOptions
 ) -> Generator[Event, None, tuple[np.ndarray, int]]:
-    """Features [n, D] of the texts of one side, given as the writer's ids, and how many have another length in the
-    reader's ids."""
+    """Features [n, D] of the texts of one side, and how many have another length in the reader's ids.
+
+    rows: the texts as the writer's ids.
+    """
     if len(rows) < ENOUGH:
         few = " and hardly means anything" if len(rows) < FEW else ""
         yield Warn(f"{len(rows):,} {name}, fewer than {ENOUGH:,}: the score is biased{few} (Pillutla et al. 2021)")

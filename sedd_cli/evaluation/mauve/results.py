@@ -39,8 +39,10 @@ class GenerationFacts:
 
 @dataclass(frozen=True)
 class FeatureFacts:
-    """The model whose hidden states are compared. changed_length: texts of each side whose number of tokens differs in
-    its tokenizer."""
+    """The model whose hidden states are compared.
+
+    changed_length: texts of each side whose number of tokens differs in its tokenizer.
+    """
 
     model: str
     fingerprint: str

@@ -67,7 +67,7 @@ class Denoiser:
             if isinstance(event, DenoisedRow):
                 texts[event.place], evaluations[event.place] = torch.tensor(event.tokens), event.nfe
             elif isinstance(event, Progress):
-                step = {"step": event.figures.get("step", f"{event.done} of {event.total}")}
+                step = {"step": event.metrics.get("step", f"{event.done} of {event.total}")}
                 yield Progress("generating", int(numbers[0]), self.options.total, "texts", step)
             else:
                 yield event

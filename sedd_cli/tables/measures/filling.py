@@ -11,7 +11,7 @@ from sedd_cli.inference.generate import as_json
 from sedd_cli.inference.infill import Job, infill
 from sedd_cli.inference.sampling import Sampling
 from sedd_cli.inference.template import parse_template
-from sedd_cli.system.events import Event, Filled
+from sedd_cli.system.events import Event, Filled, map_events
 from sedd_cli.tables.column import Filling
 from sedd_cli.tables.measures.base import Measure, ModelCache, Value
 from sedd_cli.tables.row_run import RowRun
@@ -25,13 +25,10 @@ class FillingMeasure(Measure[Filling]):
         if isinstance(model, CausalModel):
             raise RequestError(f"{model.source} is autoregressive and cannot fill templates")
         job = Job(parse_template(column.template), column.n, run.seed)
-        found = []
-        for event in infill(model, [job], Sampling(column.steps, run.row.how.sampler)):
-            if isinstance(event, Filled):
-                found.append(event)
-            else:
-                yield event
-        return {"fillings": [as_json(one) for one in sorted(found, key=lambda one: one.index)]}
+        sampling = Sampling(column.steps, run.row.how.sampler)
+        # fillings appear in the table, not while it is made
+        drawn = map_events(infill(model, [job], sampling), lambda event: None if isinstance(event, Filled) else event)
+        return {"fillings": [as_json(one) for one in (yield from drawn).samples]}
 
     def value(self, result: dict[str, Any], column: Filling, unit: str) -> Value:
         texts = [{"text": one["text"], "given": one["given"]} for one in result["fillings"]]

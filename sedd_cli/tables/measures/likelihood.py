@@ -8,9 +8,9 @@ from typing import Any
 from sedd_cli.checkpoints.loaded_model import LoadedModel
 from sedd_cli.evaluation.likelihood.evaluate import EvaluateOptions, evaluate
 from sedd_cli.evaluation.likelihood.texts import Text, prepared_for
-from sedd_cli.inference.bound import Drawing
+from sedd_cli.inference.bound import MonteCarloOptions
 from sedd_cli.system.distributed import Dist
-from sedd_cli.system.events import Evaluated, Event
+from sedd_cli.system.events import Event
 from sedd_cli.tables.column import Likelihood
 from sedd_cli.tables.measures.base import Measure, ModelCache, Value
 from sedd_cli.tables.row_run import RowRun
@@ -27,15 +27,11 @@ class LikelihoodMeasure(Measure[Likelihood]):
         options = EvaluateOptions(
             column.split,
             ("discrete" if discrete else column.protocol,),
-            Drawing(rel_error=models.rel_error, max_nfe=models.max_nfe),
+            MonteCarloOptions(rel_error=models.rel_error, max_nfe=models.max_nfe),
             baselines=False,
             keep=True,
         )
-        for event in evaluate(model, dataset, options, dist):
-            yield event
-            if isinstance(event, Evaluated):
-                return event.result
-        raise AssertionError("no result of the evaluation")
+        return (yield from evaluate(model, dataset, options, dist)).to_dict()
 
     def common(self, result: dict[str, Any]) -> list[Any]:
         return [result["fingerprint"]]

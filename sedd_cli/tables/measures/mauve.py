@@ -7,7 +7,7 @@ from typing import Any
 
 from sedd_cli.evaluation.mauve.job import mauve
 from sedd_cli.evaluation.mauve.options import MauveOptions
-from sedd_cli.system.events import Event, Finished
+from sedd_cli.system.events import Event
 from sedd_cli.tables.column import Mauve
 from sedd_cli.tables.measures.base import Measure, ModelCache, Value, check_sampler
 from sedd_cli.tables.row_run import RowRun
@@ -34,11 +34,7 @@ class MauveMeasure(Measure[Mauve]):
             seed=run.seed,
             **steps,
         )
-        for event in mauve(model, options, reader=models.scorer(run, column)):
-            if isinstance(event, Finished):
-                return event.result
-            yield event
-        raise AssertionError("no result of the comparison")
+        return (yield from mauve(model, options, reader=models.scorer(run, column))).to_dict()
 
     def common(self, result: dict[str, Any]) -> list[Any]:
         return [result["references"]["fingerprint"], result["features"]["fingerprint"]]

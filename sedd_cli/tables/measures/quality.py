@@ -16,7 +16,7 @@ from sedd_cli.evaluation.scorers.continuation import continue_prompts
 from sedd_cli.evaluation.sweep import SweepOptions, sweep
 from sedd_cli.inference.generate import GenerateOptions, generate
 from sedd_cli.inference.resumable import resumable_samples
-from sedd_cli.system.events import Event, Finished, Progress, Sampled
+from sedd_cli.system.events import Event, Progress, Sampled
 from sedd_cli.system.locks import file_lock
 from sedd_cli.tables.column import Quality
 from sedd_cli.tables.measures.base import Measure, ModelCache, Value, check_sampler
@@ -41,12 +41,8 @@ class QualityMeasure(Measure[Quality]):
             return (yield from judge(scorer, Samples.of(sampled, model.tokenizer), False)).to_dict()
         sampler = run.row.how.sampler or "tweedie"
         options = SweepOptions(folder, (column.steps,), (sampler,), column.n, column.length, run.seed)
-        for event in sweep(model, scorer, options):
-            if isinstance(event, Finished):
-                points = event.result["points"]
-                return next(p for p in points if (p["sampler"], p["steps"]) == (sampler, column.steps))
-            yield event
-        raise AssertionError("no result of the sweep")
+        points = (yield from sweep(model, scorer, options)).points
+        return next(p.to_dict() for p in points if (p.sampler, p.steps) == (sampler, column.steps))
 
     def common(self, result: dict[str, Any]) -> list[Any]:
         return [result["judge_fingerprint"], result["judge_precision"]]

@@ -48,7 +48,7 @@ def test_perturb_of_random_uniforms_passes_a_chi_square(name, sigma):
 
 @every_graph
 def test_two_perturbations_are_one_of_the_summed_noise(name):
-    """Semigroup: P(a) then P(b) is P(a + b), here of the laws that perturb itself realises."""
+    """Semigroup: P(a) then P(b) is P(a + b), here of the distributions that perturb itself realises."""
     graph = GRAPHS[name](vocab_size=N)
     a, b = 0.3, 0.9
     first = law_of_perturb(graph, a)
@@ -84,10 +84,10 @@ def test_a_chance_of_1e_minus_12_to_move_is_kept_apart_from_never(name):
 def test_base_is_the_limit_of_infinite_noise(name):
     graph, cells = GRAPHS[name](vocab_size=N), 30_000
     u = (torch.arange(cells, dtype=torch.float64) + 0.5) / cells
-    law = torch.bincount(graph.sample_base(u[None])[0], minlength=graph.states).double() / cells
-    torch.testing.assert_close(law, reference.base(name, N), rtol=0, atol=2 / cells)
+    distribution = torch.bincount(graph.sample_base(u[None])[0], minlength=graph.states).double() / cells
+    torch.testing.assert_close(distribution, reference.base(name, N), rtol=0, atol=2 / cells)
     limit = reference.transition(reference.rate_matrix(name, N), 60.0)
-    torch.testing.assert_close(law, limit[:, 0], rtol=0, atol=2 / cells)
+    torch.testing.assert_close(distribution, limit[:, 0], rtol=0, atol=2 / cells)
 
 
 @every_graph

@@ -26,43 +26,48 @@ F64 = {"dtype": torch.float64}
 SIGMAS = [1e-4, 0.05, 0.7, 6.0]
 
 
-class Laws:
+class KnownDistribution:
     """A network whose outputs are logits of the clean tokens, looked up; MASK's column holds anything."""
 
-    def __init__(self, law, states):
-        self.law, self.states = law, states
+    def __init__(self, distribution, states):
+        self.distribution, self.states = distribution, states
 
     def hidden(self, x, sigma):
         z = torch.full((*x.shape, self.states), 7.0, **F64)
         for level in sigma.unique().tolist():
             rows = sigma == level
-            z[rows, :, :N] = self.law(x[rows], level).log()
+            z[rows, :, :N] = self.distribution(x[rows], level).log()
         return z
 
     def head(self, hidden):
         return hidden
 
 
-def wrong_law(p0, Q, spread=0.8):
-    """The true law of the clean tokens, every probability off by its own factor."""
+def wrong_distribution(p0, Q, spread=0.8):
+    """The true distribution of the clean tokens, every probability off by its own factor."""
     right = reference.clean_posterior(p0, Q, N)
     table = spread * torch.randn(len(Q) ** p0.dim(), p0.dim(), N, generator=torch.Generator().manual_seed(3), **F64)
     place = torch.tensor([len(Q) ** i for i in reversed(range(p0.dim()))])
 
-    def law(x, sigma):
+    def distribution(x, sigma):
         p = right(x, sigma) * table[(x * place).sum(-1)].exp() + 1e-6
         return p / p.sum(-1, keepdim=True)
 
-    return law
+    return distribution
 
 
-def mean_model(name, L, law=wrong_law, noise="loglinear"):
+def mean_model(name, L, distribution=wrong_distribution, noise="loglinear"):
     graph, Q, p0 = world(name, L)
-    law = law(p0, Q)
-    return ScoreModel(Laws(law, graph.states), graph, SCHEDULES[noise](), mean=True), Q, p0, law
+    distribution = distribution(p0, Q)
+    return (
+        ScoreModel(KnownDistribution(distribution, graph.states), graph, SCHEDULES[noise](), parametrization="mean"),
+        Q,
+        p0,
+        distribution,
+    )
 
 
-def random_law(seed: int) -> torch.Tensor:
+def random_distribution(seed: int) -> torch.Tensor:
     return torch.randn(N, generator=torch.Generator().manual_seed(seed), **F64).mul(2).softmax(-1)
 
 
@@ -82,7 +87,7 @@ def test_the_mean_parametrisation_is_the_sum_over_clean_tokens(name, sigma):
     for seed, x in itertools.product(range(4), range(graph.states)):
         if not bool(graph.active(torch.tensor(x))):
             continue
-        p = random_law(seed)
+        p = random_distribution(seed)
         found = graph.mean_score(outputs(graph, p), one(sigma), torch.tensor([x])).exp()[0]
         truth = reference.mean_score(Q, sigma, x, p)
         truth[x] = 1.0
@@ -103,7 +108,7 @@ def test_the_bound_on_mean_scores_is_met_at_a_corner(name):
 
 @every_graph
 @pytest.mark.parametrize("sigma", [0.05, 0.7])
-def test_the_true_law_of_the_clean_tokens_gives_the_true_score(name, sigma):
+def test_the_true_distribution_of_the_clean_tokens_gives_the_true_score(name, sigma):
     model, Q, p0, _ = mean_model(name, 2, lambda p0, Q: reference.clean_posterior(p0, Q, N))
     x = reference.sequences(model.graph.states, 2)
     found = model.log_score(x, torch.full((len(x),), sigma, **F64)).exp()
@@ -121,7 +126,7 @@ def test_posteriors_are_products_of_dense_transitions(name, sigma_s, sigma_t):
     for seed, x, x0 in itertools.product(range(3), range(graph.states), range(N)):
         if P[x, x0] == 0:
             continue
-        p, at = random_law(seed), torch.tensor([x])
+        p, at = random_distribution(seed), torch.tensor([x])
         mine = reference.mean_step(Q, sigma_s, sigma_t, x, p)
         divergence = graph.posterior_kl(outputs(graph, p), one(sigma_s), one(sigma_t), at, torch.tensor([x0]))
         truth = reference.kl(reference.step_posterior(Q, sigma_s, sigma_t, x, x0), mine)
@@ -129,10 +134,10 @@ def test_posteriors_are_products_of_dense_transitions(name, sigma_s, sigma_t):
         assert float(divergence) == pytest.approx(truth if active else 0.0, rel=1e-9, abs=1e-11)
         if active:
             score = graph.mean_score(outputs(graph, p), one(sigma_t), at)
-            jump = tweedie_step(graph, score, at, one(sigma_t - sigma_s))
-            law = jump.move_probability[0] * jump.weights[0] / jump.weights[0].sum()
-            law[x] += 1 - jump.move_probability[0]
-            torch.testing.assert_close(law, mine, rtol=1e-9, atol=1e-12)
+            transition = tweedie_step(graph, score, at, one(sigma_t - sigma_s))
+            distribution = transition.move_probability[0] * transition.weights[0] / transition.weights[0].sum()
+            distribution[x] += 1 - transition.move_probability[0]
+            torch.testing.assert_close(distribution, mine, rtol=1e-9, atol=1e-12)
 
 
 @every_graph
@@ -140,12 +145,12 @@ def test_posteriors_are_products_of_dense_transitions(name, sigma_s, sigma_t):
 @pytest.mark.parametrize("steps", [1, 3, 8])
 def test_the_discrete_bound_is_the_enumerated_one(name, noise, steps):
     """Every term, every x_t; at least −log of what ancestral sampling gives; the training loss is the same number."""
-    model, Q, _, law = mean_model(name, 2, noise=noise)
+    model, Q, _, distribution = mean_model(name, 2, noise=noise)
     low, high = trained_range(model)
     x0 = torch.tensor([2, 0])
     every = (torch.arange(steps, **F64) + 0.5) / steps
     levels = [0.0, *discrete_noise(model, every, steps)[1].clamp(max=60.0).tolist()]
-    truth = reference.discrete_terms(lambda x, sigma: law(x, min(max(sigma, low), high)), Q, levels, x0)
+    truth = reference.discrete_terms(lambda x, sigma: distribution(x, min(max(sigma, low), high)), Q, levels, x0)
     from_prior = float(prior(model, x0[None]))
     objective = OBJECTIVES["d3pm"](T=steps)
     for t, v in enumerate(every.tolist()):
@@ -156,14 +161,14 @@ def test_the_discrete_bound_is_the_enumerated_one(name, noise, steps):
         torch.testing.assert_close(objective.loss(model, *rows).sequences.double(), found.double())
 
 
-def ancestral(model, Q, law, levels, L=2):
+def ancestral(model, Q, distribution, levels, L=2):
     """p(x0) [S^L] of the reverse chain through the levels, from p_base."""
     S = len(Q)
     low, high = trained_range(model)
     p = reference.joint(reference.base(model.graph.name, N).expand(1, L, S))[0]
     xs = reference.sequences(S, L)
     for sigma_s, sigma_t in reversed(list(itertools.pairwise(levels))):
-        laws = law(xs, min(max(sigma_t, low), high))
+        distributions = distribution(xs, min(max(sigma_t, low), high))
         new = torch.zeros_like(p)
         for row, x in enumerate(xs.tolist()):
             steps = []
@@ -171,7 +176,7 @@ def ancestral(model, Q, law, levels, L=2):
                 here = torch.zeros(S, **F64)
                 here[x[i]] = 1.0
                 moves = bool(model.graph.active(torch.tensor(x[i])))
-                steps.append(reference.mean_step(Q, sigma_s, sigma_t, x[i], laws[row, i]) if moves else here)
+                steps.append(reference.mean_step(Q, sigma_s, sigma_t, x[i], distributions[row, i]) if moves else here)
             new += p[row] * reference.joint(torch.stack(steps)[None])[0]
         p = new
     return p
@@ -180,16 +185,19 @@ def ancestral(model, Q, law, levels, L=2):
 @every_graph
 def test_the_discrete_bound_is_one_on_what_ancestral_sampling_gives(name):
     steps = 4
-    model, Q, _, law = mean_model(name, 2)
+    model, Q, _, distribution = mean_model(name, 2)
     every = (torch.arange(steps, **F64) + 0.5) / steps
     levels = [0.0, *discrete_noise(model, every, steps)[1].clamp(max=60.0).tolist()]
-    p = ancestral(model, Q, law, levels)
+    p = ancestral(model, Q, distribution, levels)
     assert float(p.sum()) == pytest.approx(1, rel=1e-9)
     gaps = []
     for x0 in reference.sequences(N, 2):
         bound = sum(
             reference.discrete_terms(
-                lambda x, s: law(x, min(max(s, trained_range(model)[0]), trained_range(model)[1])), Q, levels, x0
+                lambda x, s: distribution(x, min(max(s, trained_range(model)[0]), trained_range(model)[1])),
+                Q,
+                levels,
+                x0,
             )
         )
         bound += float(prior(model, x0[None]))
@@ -202,14 +210,14 @@ def test_the_discrete_bound_is_one_on_what_ancestral_sampling_gives(name):
 @every_graph
 def test_many_steps_come_to_the_bound_in_continuous_time(name):
     """The mean of `discrete_bound` over all x_t and t > 1, as T grows, and the integral of the score entropy."""
-    model, Q, _, law = mean_model(name, 2)
+    model, Q, _, distribution = mean_model(name, 2)
     x0 = torch.tensor([1, 2])
     low, high = trained_range(model)
 
     def score(x, sigma):
         """Of the network that is told a sigma in range."""
         inside = min(max(sigma, low), high)
-        found = law(x, inside)
+        found = distribution(x, inside)
         rows = [
             [reference.mean_score(Q, sigma, int(v), found[r, i]) for i, v in enumerate(row)] for r, row in enumerate(x)
         ]
@@ -235,7 +243,7 @@ def test_many_steps_come_to_the_bound_in_continuous_time(name):
 
 
 def test_masked_cross_entropy_is_weighted_cross_entropy_and_the_score_entropy_of_its_scores():
-    model, _, _, law = mean_model("absorbing", 3)
+    model, _, _, distribution = mean_model("absorbing", 3)
     objective = OBJECTIVES["masked_cross_entropy"]()
     x0 = torch.tensor([[0, 1, 2], [2, 2, 0], [1, 0, 1]])
     v, u = torch.tensor([0.1, 0.5, 0.9], **F64), torch.rand(3, 3, generator=torch.Generator().manual_seed(0), **F64)
@@ -244,14 +252,14 @@ def test_masked_cross_entropy_is_weighted_cross_entropy_and_the_score_entropy_of
     x = model.graph.perturb(x0, sigma, u)
     found = objective.loss(model, x0, v, u).sequences
     for b in range(3):
-        p = law(x[b : b + 1], float(sigma[b]))[0]
+        p = distribution(x[b : b + 1], float(sigma[b]))[0]
         ce = sum(-float(p[i, x0[b, i]].log()) for i in range(3) if x[b, i] == N)
         assert float(found[b]) == pytest.approx(ce / float(t[b]), rel=1e-6)  # w = 1/t under loglinear noise
     raw = replace(
         model,
-        mean=False,
+        parametrization="score",
         net=reference.Oracle(
-            lambda x, s: torch.cat([law(x, s), torch.ones(*x.shape, 1, **F64)], -1) / math.expm1(s), N
+            lambda x, s: torch.cat([distribution(x, s), torch.ones(*x.shape, 1, **F64)], -1) / math.expm1(s), N
         ),
     )
     torch.testing.assert_close(paper_bound(raw, x0, v, u).double(), found.double(), rtol=1e-6, atol=1e-9)
@@ -293,7 +301,7 @@ def test_losses_in_blocks_have_the_gradient_of_one_block(name, name_of, monkeypa
     net = DiT(DiTConfig(n_blocks=1, hidden_size=8, n_heads=2, cond_dim=4, dropout=0.0, length=6), graph.states).double()
     for p in net.parameters():
         torch.nn.init.normal_(p, std=0.4)
-    model = ScoreModel(net, graph, SCHEDULES["loglinear"](), mean=objective.mean)
+    model = ScoreModel(net, graph, SCHEDULES["loglinear"](), parametrization=objective.parametrization)
     x0 = torch.randint(N, (4, 6), generator=torch.Generator().manual_seed(1))
     v, u = (
         torch.tensor([0.2, 0.4, 0.6, 0.9], **F64),
@@ -313,13 +321,13 @@ def test_losses_in_blocks_have_the_gradient_of_one_block(name, name_of, monkeypa
 
 
 def test_cross_entropy_is_added_in_the_share_asked_for():
-    model, _, _, law = mean_model("absorbing", 2)
+    model, _, _, distribution = mean_model("absorbing", 2)
     x0, v, u = torch.tensor([[2, 0]]), one(0.6), torch.tensor([[0.1, 0.9]], **F64)
     plain, more = (OBJECTIVES["d3pm"](10, share).loss(model, x0, v, u).total for share in (0.0, 0.25))
     _, sigma = discrete_noise(model, v, 10)
     x = model.graph.perturb(x0, sigma, u)
     assert x.tolist() == [[N, 0]]
-    assert float(more - plain) == pytest.approx(-0.25 * float(law(x, float(sigma))[0, 0, 2].log()), rel=1e-6)
+    assert float(more - plain) == pytest.approx(-0.25 * float(distribution(x, float(sigma))[0, 0, 2].log()), rel=1e-6)
 
 
 @every_graph
@@ -327,19 +335,19 @@ def test_cross_entropy_is_added_in_the_share_asked_for():
 def test_the_rigorous_bound_of_a_mean_model_is_that_of_its_scores(name, count):
     """The same estimates as through a network that is asked for those scores."""
     noise = "loglinear" if name == "absorbing" else "geometric"
-    model, Q, _, law = mean_model(name, 2, noise=noise)
+    model, Q, _, distribution = mean_model(name, 2, noise=noise)
     if count and not model.graph.masking:
         pytest.skip("no count form")
 
     def score(x, sigma):
-        found = law(x, sigma)
+        found = distribution(x, sigma)
         rows = [
             [reference.mean_score(Q, sigma, int(v), found[r, i]) for i, v in enumerate(row)] for r, row in enumerate(x)
         ]
         return torch.stack([torch.stack(row) for row in rows]).scatter(-1, x[..., None], 1.0)
 
     scaled = getattr(model.graph, "scale_by_sigma", False)
-    raw = replace(model, mean=False, net=reference.Oracle(score, N if scaled else None))
+    raw = replace(model, parametrization="score", net=reference.Oracle(score, N if scaled else None))
     generator = torch.Generator().manual_seed(0)
     x0, v = torch.randint(N, (6, 2), generator=generator), torch.rand(6, generator=generator, **F64)
     u, u_end = torch.rand(2, 6, 2, generator=generator, **F64)
@@ -385,7 +393,7 @@ def test_logits_are_never_taken_for_scores(name, grad):
     generator = torch.Generator().manual_seed(0)
     for p in net.parameters():
         p.data = 0.5 * torch.randn(p.shape, generator=generator, **F64)
-    model = ScoreModel(net, graph, SCHEDULES["loglinear"](), mean=True)
+    model = ScoreModel(net, graph, SCHEDULES["loglinear"](), parametrization="mean")
     x0 = torch.randint(N, (4, 6), generator=generator)
     sigma = torch.tensor([0.1, 0.5, 1.5, 4.0], **F64)
     x = graph.perturb(x0, sigma, torch.rand(4, 6, generator=generator, **F64))

@@ -1,4 +1,4 @@
-"""Options that change the law of the samples: each against the law that its source states."""
+"""Options that change the distribution of the samples: each against the distribution that its source states."""
 
 import itertools
 import math
@@ -29,7 +29,7 @@ def samples(sampler, model, given=None, draws: int = DRAWS, seed: int = 5) -> to
     return last.x
 
 
-# ------------------------------------------------------------------------------------------- the law of a token
+# ----------------------------------------------------------------------------------- the distribution of a token
 
 
 def test_temper_takes_powers_and_keeps_zeros():
@@ -107,14 +107,14 @@ def test_a_corrected_chain_is_the_dense_one(name, noise, sampler):
 @every_noise
 @pytest.mark.parametrize("size", [0.01, 0.3, 5.0, 500.0])
 @pytest.mark.parametrize("t", [1.0, 0.6, 0.05])
-def test_a_correction_leaves_the_law_of_a_single_token(name, noise, size, t):
+def test_a_correction_leaves_the_distribution_of_a_single_token(name, noise, size, t):
     """The package's own, however long the leap that is asked for: no position is left with more than certainty."""
     graph, Q, p0 = world(name, L=1)
     model, x = score_model(graph, noise, reference.exact_score(p0, Q)), torch.arange(graph.states)
     move = Correction(SAMPLERS["tweedie"](), model, torch.tensor(t).double(), torch.tensor(size).double())
-    jump = move.transition(model.log_score(x[:, None], move.sigma.expand(len(x)))[:, 0], x)
-    share = jump.weights.double() / jump.weights.double().sum(-1, keepdim=True).clamp(min=1e-300)
-    rows = jump.move_probability[:, None] * share
+    transition = move.transition(model.log_score(x[:, None], move.sigma.expand(len(x)))[:, 0], x)
+    share = transition.weights.double() / transition.weights.double().sum(-1, keepdim=True).clamp(min=1e-300)
+    rows = transition.move_probability[:, None] * share
     if graph.mask is not None:  # what the network has no say in
         rows[:N] = 0.0
         rows[:N, N] = move.remask_probability
@@ -142,7 +142,7 @@ def test_correctors_make_few_steps_better(name):
     score, noise = reference.exact_score(p0, Q), SCHEDULES["loglinear"]()
     mask, start = (N if graph.states > N else None), reference.base(name, N)
     p = [reference.chain("tweedie", score, Q, start, schedule(noise), 6, 3, mask, correctors=c) for c in (0, 4)]
-    plain, corrected = (float((law - p0.flatten()).abs().sum()) for law in p)
+    plain, corrected = (float((distribution - p0.flatten()).abs().sum()) for distribution in p)
     assert corrected < 0.9 * plain
 
 
@@ -247,9 +247,9 @@ def test_the_legacy_race_is_the_published_one():
     """Draw for draw, on the same float32 uniforms; what that race does to rare tokens stands in test_categorical."""
     weights = torch.rand(200, 5, generator=torch.Generator().manual_seed(3)).double()
     weights[:, 4] = 0.0
-    jump = Transition(torch.full((200,), 0.6).double(), weights)
+    transition = Transition(torch.full((200,), 0.6).double(), weights)
     seeds = (torch.arange(200).double() + 0.5) / 200
-    found = Float32Gumbel()(jump, torch.full((200,), 4), seeds, seeds, lambda w: w)
+    found = Float32Gumbel()(transition, torch.full((200,), 4), seeds, seeds, lambda w: w)
     assert found.unique().tolist() == [0, 1, 2, 3, 4]
     for row in range(200):
         p = 0.6 * weights[row] / weights[row].sum()
@@ -272,7 +272,7 @@ def test_the_legacy_race_looks_at_every_position_in_every_step():
 
 
 @pytest.mark.parametrize("name", SAMPLERS)
-def test_only_what_changes_the_law_is_named(name):
+def test_only_what_changes_the_distribution_is_named(name):
     own = {"remdm": {"eta": 0.02}, "first_hitting": {"normalized": True}}.get(name, {})
     assert SAMPLERS[name]().levers() == own
     assert SAMPLERS[name](temperature=0.7, top_p=0.9).levers() == {"temperature": 0.7, "top_p": 0.9, **own}

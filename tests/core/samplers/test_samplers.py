@@ -306,7 +306,7 @@ def test_normalized_is_the_law_of_the_score_divided_by_its_normaliser(sampler):
 
     draws, steps = 10_000, 5
     truth = reference.chain(sampler, normalised, Q, reference.base("absorbing", N), schedule(noise), steps, 3, N, {})
-    model = replace(score_model(graph, noise, score), mean=True)
+    model = replace(score_model(graph, noise, score), parametrization="mean")
     *_, last = SAMPLERS[sampler](steps=steps).run(
         model, Conditioning.nothing(draws, 3), seed=2, index=torch.arange(draws)
     )
@@ -316,7 +316,7 @@ def test_normalized_is_the_law_of_the_score_divided_by_its_normaliser(sampler):
 
 
 def test_normalized_costs_an_evaluation_only_where_a_token_falls():
-    trace = run("absorbing", "tweedie", list(range(100)), steps=400, mean=True)
+    trace = run("absorbing", "tweedie", list(range(100)), steps=400, parametrization="mean")
     spent = trace[-1].evaluations
     # three tokens fall in at most three of the 401 steps
     assert int(spent.max()) <= 3

@@ -1,4 +1,4 @@
-"""The corpus drawn from a known law: everything said of the law against sums over all strings, and against text."""
+"""The corpus drawn from a Markov chain: its stated properties, against sums over all strings, and against text."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import math
 
 import numpy as np
 import pytest
+from support.jobs import returned
 
 from sedd_cli.data.corpora import CORPORA, Request, find_corpus
 from sedd_cli.data.corpora.markov import LETTERS, ORDER, SIZES, Chain, chain
@@ -22,87 +23,91 @@ def small(order: int, letters: str = "abc") -> Chain:
     return Chain(order, weights / weights.sum(axis=1, keepdims=True), letters)
 
 
-def moves(law: Chain) -> np.ndarray:
+def moves(source: Chain) -> np.ndarray:
     """P [contexts, contexts], from the contexts' spellings."""
-    names = ["".join(letters) for letters in itertools.product(law.letters, repeat=law.order)]
+    names = ["".join(letters) for letters in itertools.product(source.letters, repeat=source.order)]
     dense = np.zeros((len(names), len(names)))
     for row, name in enumerate(names):
-        for column, letter in enumerate(law.letters):
-            dense[row, names.index((name + letter)[1:])] += law.transition[row, column]
+        for column, letter in enumerate(source.letters):
+            dense[row, names.index((name + letter)[1:])] += source.transition[row, column]
     return dense
 
 
-def probability(law: Chain, text: str) -> float:
+def probability(source: Chain, text: str) -> float:
     """p(text) by a direct product, the first characters by a sum over what may stand around them."""
-    names = ["".join(letters) for letters in itertools.product(law.letters, repeat=law.order)]
-    if len(text) < law.order:
-        return sum(pi for pi, name in zip(law.stationary(), names, strict=True) if name.startswith(text))
-    found = law.stationary()[names.index(text[: law.order])]
-    for place in range(law.order, len(text)):
-        found *= law.transition[names.index(text[place - law.order : place]), law.letters.index(text[place])]
+    names = ["".join(letters) for letters in itertools.product(source.letters, repeat=source.order)]
+    if len(text) < source.order:
+        return sum(pi for pi, name in zip(source.stationary(), names, strict=True) if name.startswith(text))
+    found = source.stationary()[names.index(text[: source.order])]
+    for place in range(source.order, len(text)):
+        found *= source.transition[names.index(text[place - source.order : place]), source.letters.index(text[place])]
     return found
 
 
-LAWS = [small(0), small(1), small(2), small(3), chain()]
-each_law = pytest.mark.parametrize("law", LAWS, ids=lambda law: f"order{law.order}-{len(law.letters)}letters")
+CHAINS = [small(0), small(1), small(2), small(3), chain()]
+each_chain = pytest.mark.parametrize(
+    "source", CHAINS, ids=lambda source: f"order{source.order}-{len(source.letters)}letters"
+)
 
 
-@each_law
-def test_the_stationary_law_stays(law):
-    pi = law.stationary()
+@each_chain
+def test_the_stationary_distribution_stays(source):
+    pi = source.stationary()
     assert pi.min() >= 0
     assert pi.sum() == pytest.approx(1.0, abs=1e-15)
-    np.testing.assert_allclose(pi @ moves(law), pi, rtol=0, atol=1e-15)
+    np.testing.assert_allclose(pi @ moves(source), pi, rtol=0, atol=1e-15)
 
 
 def test_the_stationary_law_of_a_cycle():
-    # a, b, c, a, ...: powers of P never settle, yet there is one stationary law
-    law = Chain(1, np.array([[0.0, 1.0, 0.0], [0.0, 0.0, 1.0], [1.0, 0.0, 0.0]]), "abc")
-    np.testing.assert_allclose(law.stationary(), 1 / 3, atol=1e-15)
-    assert law.entropy_rate() == 0.0
-    assert law.block_entropy(9) == pytest.approx(math.log(3))
+    # a, b, c, a, ...: powers of P never settle, yet there is one stationary distribution
+    source = Chain(1, np.array([[0.0, 1.0, 0.0], [0.0, 0.0, 1.0], [1.0, 0.0, 0.0]]), "abc")
+    np.testing.assert_allclose(source.stationary(), 1 / 3, atol=1e-15)
+    assert source.entropy_rate() == 0.0
+    assert source.block_entropy(9) == pytest.approx(math.log(3))
 
 
-@each_law
-def test_entropy_rate_is_the_sum_over_contexts_and_letters(law):
+@each_chain
+def test_entropy_rate_is_the_sum_over_contexts_and_letters(source):
     rate = 0.0
-    for pi, row in zip(law.stationary(), law.transition, strict=True):
+    for pi, row in zip(source.stationary(), source.transition, strict=True):
         for p in row:
             rate -= pi * p * math.log(p) if p else 0.0
-    assert law.entropy_rate() == pytest.approx(rate, rel=1e-13)
+    assert source.entropy_rate() == pytest.approx(rate, rel=1e-13)
 
 
-@each_law
+@each_chain
 @pytest.mark.parametrize("length", [1, 2, 3, 4])
-def test_block_entropy_is_the_sum_over_all_strings(law, length):
-    probabilities = [probability(law, "".join(letters)) for letters in itertools.product(law.letters, repeat=length)]
+def test_block_entropy_is_the_sum_over_all_strings(source, length):
+    probabilities = [
+        probability(source, "".join(letters)) for letters in itertools.product(source.letters, repeat=length)
+    ]
     assert sum(probabilities) == pytest.approx(1.0, rel=1e-12)
-    assert law.block_entropy(length) == pytest.approx(-sum(p * math.log(p) for p in probabilities if p), rel=1e-12)
+    assert source.block_entropy(length) == pytest.approx(-sum(p * math.log(p) for p in probabilities if p), rel=1e-12)
 
 
-@each_law
-def test_block_entropy_grows_by_the_rate_past_the_order_and_faster_before(law):
-    gains = [law.block_entropy(length) - law.block_entropy(length - 1) for length in range(1, 12)]
-    assert law.block_entropy(0) == pytest.approx(0.0, abs=1e-14)
-    assert gains[law.order :] == pytest.approx([law.entropy_rate()] * (11 - law.order), rel=1e-12)
-    assert all(before > after for before, after in itertools.pairwise(gains[: law.order + 1]))
+@each_chain
+def test_block_entropy_grows_by_the_rate_past_the_order_and_faster_before(source):
+    gains = [source.block_entropy(length) - source.block_entropy(length - 1) for length in range(1, 12)]
+    assert source.block_entropy(0) == pytest.approx(0.0, abs=1e-14)
+    assert gains[source.order :] == pytest.approx([source.entropy_rate()] * (11 - source.order), rel=1e-12)
+    assert all(before > after for before, after in itertools.pairwise(gains[: source.order + 1]))
 
 
-@each_law
-def test_nats_add_up_to_the_text(law):
-    text = law.draw(9, np.random.default_rng(3))
+@each_chain
+def test_nats_add_up_to_the_text(source):
+    text = source.draw(9, np.random.default_rng(3))
     for length in range(len(text) + 1):
-        nats = law.nats(text[:length])
+        nats = source.nats(text[:length])
         assert nats.shape == (length,)
-        assert nats.sum() == pytest.approx(-math.log(probability(law, text[:length])), rel=1e-12)
-        np.testing.assert_allclose(nats, law.nats(text)[:length], rtol=0, atol=1e-12)
+        assert nats.sum() == pytest.approx(-math.log(probability(source, text[:length])), rel=1e-12)
+        np.testing.assert_allclose(nats, source.nats(text)[:length], rtol=0, atol=1e-12)
 
 
 def test_nats_of_the_impossible():
-    law = small(2)  # no b behind aa
-    assert np.isinf(law.nats("caabcc")).tolist() == [False, False, False, True, False, False]
-    assert np.isinf(law.nats("caxbccc")).tolist() == [False, False, True, True, True, False, False]
-    assert np.isinf(law.nats("xa")).tolist() == [True, True]
+    source = small(2)  # no b behind aa
+    assert np.isinf(source.nats("caabcc")).tolist() == [False, False, False, True, False, False]
+    assert np.isinf(source.nats("caxbccc")).tolist() == [False, False, True, True, True, False, False]
+    assert np.isinf(source.nats("xa")).tolist() == [True, True]
 
 
 def test_a_chain_of_another_shape_is_refused():
@@ -131,11 +136,11 @@ def test_the_texts_bigrams_are_stationary():
 
 
 def test_a_text_starts_stationary():
-    law = small(2)
+    source = small(2)
     generator = np.random.default_rng(0)
-    starts = [law.draw(2, generator) for _ in range(20_000)]
-    found = [starts.count("".join(letters)) / len(starts) for letters in itertools.product(law.letters, repeat=2)]
-    np.testing.assert_allclose(found, law.stationary(), rtol=0, atol=4 * 0.5 / math.sqrt(len(starts)))
+    starts = [source.draw(2, generator) for _ in range(20_000)]
+    found = [starts.count("".join(letters)) / len(starts) for letters in itertools.product(source.letters, repeat=2)]
+    np.testing.assert_allclose(found, source.stationary(), rtol=0, atol=4 * 0.5 / math.sqrt(len(starts)))
 
 
 def test_one_seed_one_text_and_a_shorter_one_is_its_start():
@@ -158,9 +163,9 @@ def test_the_corpus_stays_what_it_is():
 
 
 def test_prepared_it_has_every_character_and_nothing_else():
-    *_, last = prepare(PrepareOptions(corpus="markov"))
+    made = returned(prepare(PrepareOptions(corpus="markov")))
     sizes = {"train": 2_000_000, "validation": 100_000, "test": 100_000}
-    dataset = open_dataset(last.path)
+    dataset = open_dataset(made.folder)
     assert {split: dataset.manifest.splits[split].characters for split in dataset.splits} == sizes
     assert {split: dataset.manifest.splits[split].tokens for split in dataset.splits} == sizes
 

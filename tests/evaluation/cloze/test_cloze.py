@@ -11,6 +11,7 @@ import re
 import numpy as np
 import pytest
 import reference
+from support.jobs import completed, returned
 
 from sedd_cli import load_model
 from sedd_cli.data.prepare import PrepareOptions, prepare
@@ -25,7 +26,7 @@ from sedd_cli.evaluation.likelihood.protocols import Blocks
 from sedd_cli.evaluation.likelihood.texts import Text
 from sedd_cli.inference.denoise import DenoisedRow
 from sedd_cli.inference.sampling import Sampling
-from sedd_cli.system.events import Finished, Note, Prepared, Progress, Warn
+from sedd_cli.system.events import Note, Progress, Warn
 
 
 @pytest.fixture(scope="module")
@@ -39,9 +40,7 @@ def own(model):
 
 
 def prepared(path, tokenizer):
-    return open_dataset(
-        next(e.path for e in prepare(PrepareOptions(str(path), tokenizer=tokenizer)) if isinstance(e, Prepared))
-    )
+    return open_dataset(returned(prepare(PrepareOptions(str(path), tokenizer=tokenizer))).folder)
 
 
 @pytest.fixture(params=["char", "byte", "bpe:300", "bpe:600"])
@@ -211,9 +210,8 @@ def test_the_greedy_word_takes_the_likeliest_token_each_time():
 
 
 def restored(model, text, options):
-    *events, last = cloze(model, text, options)
-    assert isinstance(last, Finished)
-    return last.result, events
+    events, result = completed(cloze(model, text, options))
+    return result.to_dict(), events
 
 
 def test_counts_add_up(model, own):

@@ -10,6 +10,7 @@ import pytest
 import reference
 import torch
 from safetensors.torch import save_file
+from support.jobs import returned
 from support.published_models import save_published
 from support.toys import score_model, world
 
@@ -21,13 +22,11 @@ from sedd_cli.evaluation.diagnosis.job import DiagnoseOptions, diagnose, score_l
 from sedd_cli.evaluation.diagnosis.results import NoiseLevel
 from sedd_cli.inference.model import Model
 from sedd_cli.models.dit import DiT, DiTConfig
-from sedd_cli.system.events import Finished
 
 
 def checked(model, **options):
-    *_, last = diagnose(model, DiagnoseOptions(**options))
-    assert isinstance(last, Finished)
-    return last.result, {f["check"]: f for f in last.result["findings"]}
+    result = returned(diagnose(model, DiagnoseOptions(**options)))
+    return result.to_dict(), {f["check"]: f for f in result.findings}
 
 
 def knowing(name: str, L: int, score) -> Model:

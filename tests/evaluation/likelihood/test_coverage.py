@@ -17,7 +17,7 @@ from sedd_cli.core.schedules import SCHEDULES
 from sedd_cli.core.score import ScoreModel
 from sedd_cli.evaluation.likelihood.estimator import estimate
 from sedd_cli.evaluation.likelihood.summary import LEVEL
-from sedd_cli.inference.bound import Drawing
+from sedd_cli.inference.bound import MonteCarloOptions
 from sedd_cli.system.distributed import Dist
 
 L, BLOCKS, REPETITIONS = 3, 40, 200
@@ -128,8 +128,8 @@ def _repeat(name, protocol, estimator):
     expected, texts = truth(protocol, Q, p0, noise, x0), Texts(x0)
     covered, found = 0, []
     for seed in range(REPETITIONS):
-        drawing = Drawing(estimator, rel_error=0.03, max_nfe=24, seed=seed)
-        *_, (estimates,) = _run(estimate(score, texts, (protocol,), drawing, None, ALONE, 1.0))
+        monte_carlo = MonteCarloOptions(estimator, rel_error=0.03, max_nfe=24, seed=seed)
+        *_, (estimates,) = _run(estimate(score, texts, (protocol,), monte_carlo, None, ALONE, 1.0))
         mean, error = estimates.mean_and_error
         covered += abs(mean - expected) <= estimates.quantile() * error
         found.append((mean, error))

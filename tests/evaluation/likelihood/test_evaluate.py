@@ -8,6 +8,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from support.jobs import completed, returned
 
 from sedd_cli import load_model
 from sedd_cli.data.prepare import prepare
@@ -16,9 +17,9 @@ from sedd_cli.data.shards import open_dataset
 from sedd_cli.errors import RequestError
 from sedd_cli.evaluation.likelihood.evaluate import EvaluateOptions, evaluate, evaluate_all
 from sedd_cli.evaluation.likelihood.texts import Text
-from sedd_cli.inference.bound import Drawing, shared
+from sedd_cli.inference.bound import MonteCarloOptions, shared
 from sedd_cli.system.distributed import Dist
-from sedd_cli.system.events import Evaluated, Prepared
+from sedd_cli.system.events import Evaluated
 
 ALONE = Dist(0, 1, torch.device("cpu"))
 
@@ -34,24 +35,21 @@ def dataset(workplace, model):
 
 
 def _dataset(corpus: str, tokenizer: str):
-    *_, last = prepare(PrepareOptions(corpus=corpus, tokenizer=tokenizer))
-    assert isinstance(last, Prepared)
-    return open_dataset(last.path)
+    made = returned(prepare(PrepareOptions(corpus=corpus, tokenizer=tokenizer)))
+    return open_dataset(made.folder)
 
 
-DRAWING = [f.name for f in dataclasses.fields(Drawing)]
+MONTE_CARLO = [f.name for f in dataclasses.fields(MonteCarloOptions)]
 
 
 def options_of(**options) -> EvaluateOptions:
-    """EvaluateOptions, the fields of Drawing among them."""
-    drawing = Drawing(**{"rel_error": 0.5} | {k: v for k, v in options.items() if k in DRAWING})
-    return EvaluateOptions(drawing=drawing, **{k: v for k, v in options.items() if k not in DRAWING})
+    """EvaluateOptions, the fields of MonteCarloOptions among them."""
+    monte_carlo = MonteCarloOptions(**{"rel_error": 0.5} | {k: v for k, v in options.items() if k in MONTE_CARLO})
+    return EvaluateOptions(monte_carlo=monte_carlo, **{k: v for k, v in options.items() if k not in MONTE_CARLO})
 
 
 def result(model, dataset, **options) -> dict:
-    *_, last = evaluate(model, dataset, options_of(**options))
-    assert isinstance(last, Evaluated)
-    return last.result
+    return returned(evaluate(model, dataset, options_of(**options))).to_dict()
 
 
 def test_a_result_names_everything_needed_to_repeat_it(model, dataset):
@@ -59,9 +57,9 @@ def test_a_result_names_everything_needed_to_repeat_it(model, dataset):
     assert found["fingerprint"] == dataset.manifest.fingerprint
     assert (found["split"], found["seed"], found["length"]) == ("test", 0, 24)
     for protocol in ("rigorous", "sedd-paper"):
-        figures = found["bounds"][protocol]
-        assert figures["replicates"] >= 4
-        assert figures["perplexity"] == pytest.approx(math.exp(figures["nats_per_token"]))
+        metrics = found["bounds"][protocol]
+        assert metrics["replicates"] >= 4
+        assert metrics["perplexity"] == pytest.approx(math.exp(metrics["nats_per_token"]))
     assert set(found["baselines"]) == {"unigram", "5-gram"}
     assert found["baselines"]["5-gram"] < found["baselines"]["unigram"]
 
@@ -141,10 +139,11 @@ def test_an_unknown_split_or_protocol_names_those_there_are(model, dataset):
 
 def test_another_corpus_is_prepared_with_the_models_own_tokenizer(model, workplace):
     (workplace / "other.txt").write_text("\n".join(f"a hat ran over the mat {i}" for i in range(300)), encoding="utf-8")
-    *_, last, finished = evaluate_all(model, [Text(str(workplace / "other.txt"))], options_of(baselines=False), ALONE)
+    texts = [Text(str(workplace / "other.txt"))]
+    (*_, last), results = completed(evaluate_all(model, texts, options_of(baselines=False), ALONE))
     assert last.result["corpus"] != model.recipe.data.corpus
     assert last.result["tokens"] > 24
-    assert finished.result == {"results": [last.result], "failed": []}
+    assert results.to_dict() == {"results": [last.result], "failed": []}
 
 
 def test_a_split_shorter_than_a_block_is_an_error_under_the_papers_protocol(model, workplace):
@@ -211,14 +210,13 @@ def two_corpora(workplace) -> list[Text]:
 
 def test_a_corpus_that_fails_leaves_the_others_their_results(model, workplace):
     one, two = two_corpora(workplace)
-    *events, finished = evaluate_all(model, [one, Text("nowhere.txt"), two], options_of(baselines=False), ALONE)
-    assert [e.result["corpus"] for e in events if isinstance(e, Evaluated)] == [
-        r["corpus"] for r in finished.result["results"]
-    ]
-    assert len(finished.result["results"]) == 2
-    (failed,) = finished.result["failed"]
-    assert failed["dataset"] == "nowhere.txt"
-    assert failed["code"] == 2
+    texts = [one, Text("nowhere.txt"), two]
+    events, found = completed(evaluate_all(model, texts, options_of(baselines=False), ALONE))
+    assert [e.result["corpus"] for e in events if isinstance(e, Evaluated)] == [r.text.corpus for r in found.results]
+    assert len(found.results) == 2
+    (failed,) = found.failed
+    assert failed.dataset == "nowhere.txt"
+    assert failed.code == 2
     with pytest.raises(RequestError, match=r"nowhere\.txt"):
         list(evaluate_all(model, [Text("nowhere.txt")], options_of(), ALONE))
 
@@ -257,7 +255,7 @@ def test_a_short_text_gets_more_draws_a_block(model, dataset):
     found = result(model, dataset, blocks=2, max_nfe=256, baselines=False)["bounds"]["rigorous"]
     assert (found["blocks"], found["replicates"], found["nfe_per_block"]) == (2, 8, 256)
     with pytest.raises(RequestError, match="max-nfe must be at least 4"):
-        Drawing(max_nfe=3)
+        MonteCarloOptions(max_nfe=3)
 
 
 def test_shorter_blocks_on_request(model, dataset):
@@ -271,11 +269,11 @@ def test_shorter_blocks_on_request(model, dataset):
 def test_an_estimator_without_a_count_form_is_refused():
     from sedd_cli.core.graphs import GRAPHS
 
-    assert Drawing().placed_for(GRAPHS["uniform"](vocab_size=5)) == "stratified"
+    assert MonteCarloOptions().estimator_for(GRAPHS["uniform"](vocab_size=5)) == "stratified"
     with pytest.raises(RequestError, match="use stratified"):
-        Drawing(estimator="count").placed_for(GRAPHS["uniform"](vocab_size=5))
+        MonteCarloOptions(estimator="count").estimator_for(GRAPHS["uniform"](vocab_size=5))
     with pytest.raises(RequestError, match="iid, stratified, count"):
-        Drawing(estimator="sobol")
+        MonteCarloOptions(estimator="sobol")
 
 
 class StopError(Exception):
@@ -362,10 +360,9 @@ def test_a_causal_model_is_evaluated_exactly_on_the_same_blocks(model, dataset, 
     from sedd_cli.evaluation.scorers.pretrained import load_exact
 
     reference = load_exact(str(save_tiny_causal(tmp_path / "causal", n_positions=24)), device="cpu")
-    *events, finished = evaluate_all(
-        reference, [Text(model.recipe.data.corpus)], options_of(protocols=("sedd-paper", "mdlm")), ALONE
-    )
-    (found,) = finished.result["results"]
+    options = options_of(protocols=("sedd-paper", "mdlm"))
+    events, results = completed(evaluate_all(reference, [Text(model.recipe.data.corpus)], options, ALONE))
+    (found,) = results.to_dict()["results"]
     own = next(e for e in events if isinstance(e, Evaluated)).result
     assert own == found
     assert "estimator" not in found
@@ -381,8 +378,8 @@ def test_a_causal_model_is_evaluated_exactly_on_the_same_blocks(model, dataset, 
 
 
 def open_dataset_of(corpus, model):
-    *_, last = prepare(PrepareOptions(corpus=corpus, tokenizer=model.tokenizer_source))
-    return open_dataset(last.path)
+    made = returned(prepare(PrepareOptions(corpus=corpus, tokenizer=model.tokenizer_source)))
+    return open_dataset(made.folder)
 
 
 def test_a_synthetic_source_shows_the_gap(workplace):
@@ -436,8 +433,8 @@ def test_an_evaluation_that_cannot_cache_its_draws_continues_with_a_warning(mode
     (tmp_path / "evaluations").write_text("a file in the way")
     monkeypatch.setattr(cache, "home", lambda: tmp_path)
     options = options_of(protocols=("rigorous",), baselines=False, keep=True)
-    *events, last = evaluate(model, dataset, options)
-    assert last.result["bounds"]["rigorous"]["replicates"] == 8
+    events, result = completed(evaluate(model, dataset, options))
+    assert result.bounds["rigorous"].replicates == 8
     (warning,) = (e.text for e in events if isinstance(e, Warn))
     assert "could not be cached" in warning
     assert "--no-resume" in warning
@@ -496,8 +493,8 @@ def test_bits_per_character_of_a_part_are_over_the_characters_of_that_part(model
     lines = [*["cat", "dog"] * 300, *[" ".join(["the cat sat on the mat"] * 20)] * 20]
     text.write_text("\n".join(lines), encoding="utf-8")
     tokenizer.save(tmp_path / "tokenizer")
-    *_, last = prepare(PrepareOptions(corpus=str(text), tokenizer=str(tmp_path / "tokenizer"), documents="line"))
-    data = open_dataset(last.path)
+    made = returned(prepare(PrepareOptions(corpus=str(text), tokenizer=str(tmp_path / "tokenizer"), documents="line")))
+    data = open_dataset(made.folder)
     found, split = result(model, data, split="train", blocks=5, baselines=False), data.split("train")
     characters = int((split.read(0, 5 * 24) != tokenizer.eos).sum())
     assert characters / 120 < 0.8 < 0.9 < split.characters / split.tokens
@@ -515,8 +512,8 @@ def test_baselines_and_bits_per_byte_of_a_part_are_over_the_text_of_that_part(mo
     text = tmp_path / "accents.txt"
     lines = [f"é ü ñ {i}" if i < 400 else f"the cat sat on the mat and the dog on the hill {i}" for i in range(600)]
     text.write_text("\n".join(lines), encoding="utf-8")
-    *_, last = prepare(PrepareOptions(corpus=str(text), tokenizer="byte", documents="line"))
-    data = open_dataset(last.path)
+    made = returned(prepare(PrepareOptions(corpus=str(text), tokenizer="byte", documents="line")))
+    data = open_dataset(made.folder)
     split, train = data.split("test"), data.split("train")
     blocks = Blocks.cut(split, "rigorous", 24, data.tokenizer, 3)
     ids = split.read(0, 72)
@@ -526,9 +523,9 @@ def test_baselines_and_bits_per_byte_of_a_part_are_over_the_text_of_that_part(mo
     nats = NGram(train.read(0, train.tokens), data.tokenizer.vocab_size, 1).nats(ids).sum()
     found = ngrams(data, blocks)["unigram"]
     assert found == pytest.approx(float(nats) / blocks.size.characters / math.log(2))
-    figures = summary(blocks, Estimates(np.full((4, 3), 50.0), 1)).to_dict()
-    assert figures["bits_per_byte"] == pytest.approx(150 / blocks.size.bytes / math.log(2))
-    assert figures["bits_per_char"] == pytest.approx(150 / blocks.size.characters / math.log(2))
+    metrics = summary(blocks, Estimates(np.full((4, 3), 50.0), 1)).to_dict()
+    assert metrics["bits_per_byte"] == pytest.approx(150 / blocks.size.bytes / math.log(2))
+    assert metrics["bits_per_char"] == pytest.approx(150 / blocks.size.characters / math.log(2))
 
 
 def test_both_bounds_come_from_the_same_evaluations(model, dataset):
@@ -555,5 +552,6 @@ def test_a_causal_model_is_evaluated_with_the_tokenizer_it_is_given(model, tmp_p
     file = (folder / "tokenizer.json").rename(tmp_path / "tokenizer.json")
     (folder / "tokenizer_config.json").unlink()
     reference = load_exact(str(folder), device="cpu", tokenizer=str(file))
-    *_, finished = evaluate_all(reference, [Text(model.recipe.data.corpus)], options_of(baselines=False), ALONE)
-    assert finished.result["results"][0]["bounds"]["sedd-paper"]["blocks"] > 100
+    texts = [Text(model.recipe.data.corpus)]
+    found = returned(evaluate_all(reference, texts, options_of(baselines=False), ALONE))
+    assert found.results[0].bounds["sedd-paper"].blocks > 100

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from support.causal_models import save_tiny_causal
-from support.jobs import returned
+from support.jobs import completed, returned
 
 from sedd_cli import load_model
 from sedd_cli.cli.commands import mauve as command
@@ -24,7 +24,7 @@ from sedd_cli.evaluation.mauve.writers import Continuer, Denoiser
 from sedd_cli.evaluation.scorers.causal import CausalModel
 from sedd_cli.evaluation.scorers.continuation import continue_prompts
 from sedd_cli.evaluation.scorers.pretrained import load_causal
-from sedd_cli.system.events import Finished, Note, Progress, Warn
+from sedd_cli.system.events import Note, Progress, Warn
 from sedd_cli.system.home import home
 
 
@@ -67,9 +67,8 @@ def _empty_caches():
 
 def run(model, options, **changed) -> tuple[dict, list]:
     """The result, and all events."""
-    events = list(mauve(model, dataclasses.replace(options, **changed), "cpu"))
-    assert isinstance(events[-1], Finished)
-    return events[-1].result, events
+    events, result = completed(mauve(model, dataclasses.replace(options, **changed), "cpu"))
+    return result.to_dict(), events
 
 
 def stored():

@@ -113,8 +113,7 @@ def test_mauve_with_a_run_of_ours_on_every_side(causal_run, tiny_run):
     options = MauveOptions(name, features=str(causal_run), windows=True, **small)
 
     def compare(source, **changed):
-        *_, last = mauve(load_model(source, "cpu"), dataclasses.replace(options, **changed), "cpu")
-        return last.result
+        return returned(mauve(load_model(source, "cpu"), dataclasses.replace(options, **changed), "cpu")).to_dict()
 
     nucleus, plain = compare(causal_run), compare(causal_run, top_p=1.0)
     assert nucleus["sampler"] | {"name": "left_to_right", "top_p": 0.95, "nfe_mean": 8.0} == nucleus["sampler"]
