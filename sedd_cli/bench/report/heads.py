@@ -1,0 +1,147 @@
+"""Head and loss alone: their exactness and their speed, for every objective."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Generator, Iterator
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from sedd_cli.bench.report.measurement import Figure, Setting
+from sedd_cli.core.graphs import GRAPHS, Graph
+from sedd_cli.core.losses import OBJECTIVES, Objective
+from sedd_cli.core.schedules import Schedule
+from sedd_cli.core.score import ScoreModel
+from sedd_cli.models.head import Readout
+from sedd_cli.models.precision import native_bf16
+from sedd_cli.system.events import Event, Progress
+from sedd_cli.system.memory import begin_peak, held, peak
+
+Events = Generator["Figure | Event", None, None]
+#: The graphs whose losses are measured.
+NAMES = ("absorbing", "uniform")
+#: Largest relative difference of values and of gradients (norms) from the plain form in float64.
+TOLERANCE = {"float32": 1e-4, "bf16": 2e-2}
+
+
+class FixedTrunk:
+    """A network whose trunk is a tensor [B, L, D], which gathers its gradient."""
+
+    def __init__(self, hidden: Tensor, readout: Readout):
+        self.leaf, self.readout = hidden.requires_grad_(), readout
+
+    def hidden(self, x: Tensor, sigma: Tensor) -> Tensor:
+        return self.leaf
+
+    def head(self, hidden: Tensor) -> Tensor:
+        return self.readout(hidden)
+
+
+class PlainTrunk:
+    """The same with a head that no fused loss knows."""
+
+    def __init__(self, hidden: Tensor, weight: Tensor, bias: Tensor):
+        self.leaf, self.weight, self.bias = hidden.requires_grad_(), weight, bias
+
+    def hidden(self, x: Tensor, sigma: Tensor) -> Tensor:
+        return self.leaf
+
+    def head(self, hidden: Tensor) -> Tensor:
+        return F.linear(hidden, self.weight, self.bias)
+
+
+@dataclass(frozen=True)
+class LossCase:
+    """An objective on a graph, with the tensors of a head."""
+
+    objective: Objective
+    graph: Graph
+    schedule: Schedule
+    x0: Tensor
+    v: Tensor
+    u: Tensor
+    leaves: tuple[Tensor, Tensor, Tensor]
+
+    @property
+    def name(self) -> str:
+        return f"{self.objective.name}, {self.graph.name}"
+
+    def run(self, plain: bool, mixed: bool, dtype: torch.dtype = torch.float32) -> list[Tensor]:
+        """The loss, and its gradients with respect to hidden states, weight and bias."""
+        hidden, weight, bias = (leaf.to(dtype).detach().requires_grad_() for leaf in self.leaves)
+        trunk = PlainTrunk(hidden, weight, bias) if plain else FixedTrunk(hidden, Readout(weight, bias, mixed))
+        model = ScoreModel(trunk, self.graph, self.schedule, mean=self.objective.mean)
+        loss = self.objective.loss(model, self.x0, self.v, self.u).total
+        return [loss.detach(), *torch.autograd.grad(loss, (hidden, weight, bias))]
+
+
+def cases(setting: Setting, batch: int, length: int) -> Iterator[LossCase]:
+    """Every objective on every graph that it fits. Noise levels spread over the middle of the schedule."""
+    vocab_size, device = setting.bench(setting.recipe, 1).vocab_size(), setting.device
+    dim, generator = setting.recipe.model.hidden_size, torch.Generator().manual_seed(1)
+    schedule = setting.recipe.noise.make()
+    for name in NAMES:
+        graph = GRAPHS[name](vocab_size=vocab_size)
+        shapes = (batch, length, dim), (graph.states, dim), (graph.states,)
+        scales = 1.0, 0.02, 0.02
+        hidden, weight, bias = (
+            (scale * torch.randn(shape, generator=generator)).to(device)
+            for shape, scale in zip(shapes, scales, strict=True)
+        )
+        x0 = torch.randint(vocab_size, (batch, length), generator=generator).to(device)
+        u = torch.rand(batch, length, dtype=torch.float64, generator=generator).to(device)
+        v = 0.1 + 0.8 * (torch.arange(batch, dtype=torch.float64, device=device) + 0.5) / batch
+        for kind in OBJECTIVES.values():
+            objective = kind()
+            try:
+                objective.check(graph)
+            except ValueError:
+                continue
+            yield LossCase(objective, graph, schedule, x0, v, u, (hidden, weight, bias))
+
+
+def check_losses(setting: Setting) -> Events:
+    """Value and gradients of each objective as it is trained, against its plain form in float64."""
+    modes = {"float32": False} | ({"bf16": True} if native_bf16(setting.device) else {})
+    for case in cases(setting, 2, setting.sizes.check):
+        yield Progress("losses", 0, None, figures={"now": case.name})
+        wanted = case.run(plain=True, mixed=False, dtype=torch.float64)
+        for mode, mixed in modes.items():
+            found = case.run(plain=False, mixed=mixed)
+            apart = [difference(mine, theirs) for mine, theirs in zip(found, wanted, strict=True)]
+            note = f"value {apart[0]:.1g}, worst gradient {worst(apart[1:]):.1g}, against the plain form in float64"
+            yield Figure(f"loss: {case.name}, {mode}", worst(apart), tolerance=TOLERANCE[mode], note=note)
+
+
+def difference(found: Tensor, wanted: Tensor) -> float:
+    """Relative difference of two tensors, by their norms."""
+    wanted = wanted.double()
+    return float((found.double() - wanted).norm() / wanted.norm().clamp(min=1e-300))
+
+
+def worst(differences: list[float]) -> float:
+    """The largest; one that is not a number counts as infinite."""
+    return max(math.inf if math.isnan(value) else value for value in differences)
+
+
+def losses(setting: Setting) -> Events:
+    """Tokens/s of head and loss with gradients, against the same scores without fusion in float32."""
+    mixed = setting.recipe.train.precision != "fp32" and native_bf16(setting.device)
+    length, batch = setting.recipe.model.length, setting.sizes.loss
+    for case in cases(setting, batch, length):
+        if setting.left() < 0:
+            yield Figure(case.name, "skipped", note="no time left")
+            continue
+        yield Progress("losses", 0, None, figures={"now": case.name})
+        rates, extra = [], []
+        for plain in (False, True):
+            begin_peak(setting.device)
+            before = held(setting.device)
+            seconds = setting.median(lambda case=case, plain=plain: case.run(plain, mixed and not plain))
+            rates.append(batch * length / seconds)
+            extra.append((peak(setting.device) - before) / 2**20)
+        note = f"{extra[0]:,.0f} MiB, plain in float32 {extra[1]:,.0f} MiB"
+        yield Figure(case.name, rates[0], "tokens/s", rates[1], note=note)
