@@ -22,11 +22,12 @@ from sedd_cli.models.precision import native_bf16
 from sedd_cli.system.events import Event, Progress
 
 Events = Generator["Figure | Event", None, None]
-Attention = Callable[[Tensor, Tensor, Tensor, bool], Tensor]
+Attention = Callable[..., Tensor]
 #: Largest relative difference of attention and its gradients (norms) from explicit products in float64.
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 1e-2}
-#: Largest relative difference of losses and weights of two trainings in float32.
-SAME = 1e-5
+#: Largest relative difference of losses and weights of two trainings in float32. On a GPU, sums in a changing order
+#: differ by rounding, which Adam magnifies where gradients are small.
+SAME = {"cpu": 1e-5, "cuda": 1e-3}
 
 
 def check_attention(setting: Setting) -> Events:
@@ -44,7 +45,7 @@ def check_attention(setting: Setting) -> Events:
                 try:
                     qkv = tuple(t.detach().to(dtype).requires_grad_() for t in exact)
                     found = _with_gradients(attend, qkv, causal)
-                except RuntimeError as error:
+                except (RuntimeError, ImportError) as error:
                     yield Figure(label, "not available", note=line_of(error)[:80])
                     continue
                 apart = worst([difference(mine, theirs) for mine, theirs in zip(found, wanted, strict=True)])
@@ -56,7 +57,7 @@ def check_attention(setting: Setting) -> Events:
             return
         try:
             seconds = setting.median(partial(_with_gradients, attend, qkv, False), 5)
-        except RuntimeError:
+        except (RuntimeError, ImportError):
             continue
         note = f"{setting.sizes.attention} × {shape[1]} tokens, {shape[0]} heads, {str(dtype).removeprefix('torch.')}"
         yield Figure(f"{name}, forward and backward", 1e3 * seconds, "ms", note=note, table="attention")
@@ -70,11 +71,11 @@ def _qkv(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> tu
 
 
 def _with_gradients(attend: Attention, qkv: tuple[Tensor, ...], causal: bool) -> list[Tensor]:
-    """The output and the gradients of q, k and v for a gradient of the output that depends on its position only."""
-    q, k, v = qkv
-    out = attend(q, k, v, causal)
-    grad = torch.linspace(-1, 1, out[0, 0].numel(), device=out.device).bfloat16().to(out.dtype)
-    return [out.detach(), *torch.autograd.grad(out, qkv, grad.view(out.shape[2:]).expand_as(out))]
+    """The output, and the gradients of q, k and v for a fixed random gradient of the output."""
+    out = attend(*qkv, causal)
+    generator = torch.Generator(out.device).manual_seed(1)
+    grad = torch.randn(out.shape, generator=generator, device=out.device).bfloat16().to(out.dtype)
+    return [out.detach(), *torch.autograd.grad(out, qkv, grad)]
 
 
 def _kernels() -> dict[str, Attention]:
@@ -127,7 +128,7 @@ def check_compiled(setting: Setting) -> Events:
         results[kind] = hidden.detach(), torch.cat(grads)
     for what, exact, eager, compiled in zip(("forward", "gradients"), *results.values(), strict=True):
         rounding = difference(eager, exact)
-        yield Figure(f"compiled blocks: {what}", difference(compiled, eager), tolerance=max(2 * rounding, SAME),
+        yield Figure(f"compiled blocks: {what}", difference(compiled, eager), tolerance=max(2 * rounding, 1e-5),
                      note=f"uncompiled from float32: {rounding:.2g}")  # fmt: skip
 
 
@@ -138,8 +139,8 @@ def check_resume(setting: Setting) -> Events:
         losses, weights = one_process(recipe, setting.device)
         found, resumed_weights = resumed(recipe, setting.device, Path(folder))
     note = f"{STEPS} steps of a small network in float32, stored after {STEPS // 2}"
-    yield Figure("resume: losses", difference(found, losses), tolerance=SAME, note=note)
-    yield Figure("resume: weights", difference(resumed_weights, weights), tolerance=SAME)
+    yield Figure("resume: losses", difference(found, losses), tolerance=SAME[setting.device.type], note=note)
+    yield Figure("resume: weights", difference(resumed_weights, weights), tolerance=SAME[setting.device.type])
 
 
 def check_processes(setting: Setting) -> Events:
@@ -149,5 +150,6 @@ def check_processes(setting: Setting) -> Events:
     losses, weights = one_process(recipe, setting.device)
     with tempfile.TemporaryDirectory(prefix="sedd-report-") as folder:
         found, both_weights = two_processes(recipe, setting.device, Path(folder), setting.left())
-    yield Figure("two processes: losses", difference(found, losses), tolerance=SAME, note="DDP over gloo, one device")
-    yield Figure("two processes: weights", difference(both_weights, weights), tolerance=SAME)
+    same, note = SAME[setting.device.type], "DDP over gloo, one device"
+    yield Figure("two processes: losses", difference(found, losses), tolerance=same, note=note)
+    yield Figure("two processes: weights", difference(both_weights, weights), tolerance=same)

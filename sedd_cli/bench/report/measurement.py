@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 import math
 import statistics
 import time
@@ -172,6 +173,15 @@ def lacks(setting: Setting, needed: float) -> str:
     """Why some work does not fit into memory; "" if it does."""
     free = free_memory(setting.device)
     return "" if needed <= free else f"needs about {needed / 2**30:.1f} GiB of memory, {free / 2**30:.1f} GiB are free"
+
+
+def release(setting: Setting) -> None:
+    """Give freed memory back to the device."""
+    gc.collect()
+    if setting.cuda():
+        import torch
+
+        torch.cuda.empty_cache()
 
 
 def line_of(error: BaseException) -> str:

@@ -42,16 +42,22 @@ class ReportOptions:
             raise RequestError(f"minutes must be positive, found {self.minutes}")
         if self.out.suffix != ".json":
             raise RequestError(f"--out must end in .json (the Markdown is written beside it), found {self.out}")
-        known = [m.name for m in MEASUREMENTS]
         for name in self.only:
-            if name not in known and name not in {m.table for m in MEASUREMENTS}:
-                raise RequestError(f"--only: there is no measurement {name!r}. Accepted: {', '.join(known)}, checks")
+            if not _named(name):
+                known = ", ".join([m.name for m in MEASUREMENTS] + ["checks"])
+                raise RequestError(f"--only: there is no measurement {name!r}. Accepted: {known}")
         _check_own(self.out)
         _check_own(self.out.with_suffix(".md"))
 
     def chosen(self) -> list[Measurement]:
         """The measurements to run."""
-        return [m for m in MEASUREMENTS if not self.only or m.name in self.only or m.table in self.only]
+        wanted = [m for name in self.only for m in _named(name)]
+        return [m for m in MEASUREMENTS if not self.only or m in wanted]
+
+
+def _named(name: str) -> list[Measurement]:
+    """The measurement of a name, else all those of a table of that name."""
+    return [m for m in MEASUREMENTS if m.name == name] or [m for m in MEASUREMENTS if m.table == name]
 
 
 def _check_own(path: Path) -> None:

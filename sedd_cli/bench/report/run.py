@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Generator, Iterator
@@ -21,9 +22,9 @@ from sedd_cli.bench.report.measurement import (
     SkippedError,
     lacks,
     line_of,
+    release,
 )
 from sedd_cli.bench.report.outcome import Outcome, Report, ReportOptions, UnwritableError
-from sedd_cli.bench.report.training import release
 from sedd_cli.system.distributed import pick_device
 from sedd_cli.system.events import Event, Finished, Note
 
@@ -54,6 +55,8 @@ def bench_report(options: ReportOptions) -> Generator[Event, None, Report]:
                     outcome.state, outcome.reason = "interrupted", "interrupted"
                 report.write()
             release(setting)
+            if "torch._dynamo" in sys.modules:  # compiled code holds memory, and old shapes make new ones dynamic
+                torch.compiler.reset()
             if outcome.reason:
                 yield Note(f"{measurement.name}: {outcome.state}: {outcome.reason}")
     document = report.to_dict()
@@ -68,13 +71,19 @@ def _measure(
     """Run one measurement, unless it needs more than there is, into its outcome."""
     began = time.monotonic()
     try:
-        with _alarm(setting.left() + GRACE):
-            needed = measurement.seconds(setting)
-            if needed > left:
-                raise SkippedError(f"needs about {needed:.0f} s, {max(left, 0):.0f} s left")
-            if why := lacks(setting, measurement.memory(setting)):
-                raise SkippedError(why)
-            for found in measurement.work(setting):
+        with _alarm(setting.left() + GRACE) as alarm:
+            with alarm.armed():
+                needed = measurement.seconds(setting)
+                if needed > left:
+                    raise SkippedError(f"needs about {needed:.0f} s, {max(left, 0):.0f} s left")
+                if why := lacks(setting, measurement.memory(setting)):
+                    raise SkippedError(why)
+                work = measurement.work(setting)
+            while True:
+                with alarm.armed():
+                    found = next(work, None)
+                if found is None:
+                    break
                 if isinstance(found, Figure):
                     outcome.figures.append(found)
                     report.write()
@@ -93,23 +102,45 @@ def _measure(
     outcome.seconds = time.monotonic() - began
 
 
+class _Alarm:
+    """Raises Overrun once the time is over, but only inside of `armed`: not while a view draws or a file is written."""
+
+    def __init__(self) -> None:
+        self.over = False
+        self._inside = False
+
+    def ring(self, number: int, frame: FrameType | None) -> None:
+        """The signal's handler."""
+        self.over = True
+        if self._inside:
+            raise Overrun
+
+    @contextmanager
+    def armed(self) -> Iterator[None]:
+        """A block that may be ended."""
+        if self.over:
+            raise Overrun
+        self._inside = True
+        try:
+            yield
+        finally:
+            self._inside = False
+
+
 @contextmanager
-def _alarm(seconds: float) -> Iterator[None]:
-    """Raise Overrun in the block after some seconds, and again every five, in case it is lost in a callback.
+def _alarm(seconds: float) -> Iterator[_Alarm]:
+    """An alarm that rings after some seconds, and again every five, in case Overrun is lost in a callback.
 
     Only the main thread of a system with timers has it; elsewhere a measurement ends at its next look at the clock.
     """
+    alarm = _Alarm()
     if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "setitimer"):
-        yield
+        yield alarm
         return
-
-    def handle(number: int, frame: FrameType | None) -> None:
-        raise Overrun
-
-    before = signal.signal(signal.SIGALRM, handle)
+    before = signal.signal(signal.SIGALRM, alarm.ring)
     signal.setitimer(signal.ITIMER_REAL, max(seconds, 0.1), 5.0)
     try:
-        yield
+        yield alarm
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)

@@ -10,7 +10,7 @@ import torch
 
 from sedd_cli.bench import plain
 from sedd_cli.bench.compare import synchronize
-from sedd_cli.bench.report.measurement import PLAIN_SHARE, Figure, Setting, lacks
+from sedd_cli.bench.report.measurement import PLAIN_SHARE, Figure, Setting, SkippedError, lacks, release
 from sedd_cli.bench.sample import fresh_nets, plain_seconds
 from sedd_cli.core.conditioning import Conditioning
 from sedd_cli.core.random import BOUND, Stream
@@ -44,6 +44,8 @@ def evaluation_flops(setting: Setting) -> float:
 
 
 def _sampling(setting: Setting, steps: int) -> Events:
+    if setting.recipe.objective.make().causal:
+        raise SkippedError("measured for diffusion models only")
     options = setting.bench(setting.recipe, 1)
     graph, schedule, _ = options.parts()
     net, slow_net = fresh_nets(options)
@@ -110,11 +112,14 @@ def _plain(setting: Setting, net: DiT, batch: int, steps: int) -> tuple[int, flo
             if not out_of_memory(error):
                 raise
             error.__traceback__ = None
+            release(setting)
     return (batch, min(times)) if times else None
 
 
 def likelihood(setting: Setting) -> Events:
     """Blocks/s of the rigorous bound, one draw each, against the plain loss without gradients in float32."""
+    if setting.recipe.objective.make().causal:
+        raise SkippedError("measured for diffusion models only")
     batch = setting.sizes.likelihood
     options = setting.bench(setting.recipe, batch)
     graph, schedule, device = options.parts()

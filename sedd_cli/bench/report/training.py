@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import time
 from collections.abc import Callable, Generator
 
@@ -10,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from sedd_cli.bench.compare import synchronize
-from sedd_cli.bench.report.measurement import COMPILING, PLAIN_SHARE, Figure, Setting, lacks, line_of
+from sedd_cli.bench.report.measurement import COMPILING, PLAIN_SHARE, Figure, Setting, lacks, line_of, release
 from sedd_cli.bench.report.parts import kernels, parts_of_a_step
 from sedd_cli.bench.train import fresh_state, one_batch, plain_step
 from sedd_cli.errors import out_of_memory
@@ -76,19 +75,22 @@ def _training(setting: Setting, recipe: Recipe, sizes: tuple[int, ...], parts: b
     hours = recipe.train.steps * recipe.train.batch * recipe.model.length / rate / 3600
     yield Figure("all steps of the recipe", hours, "hours")
     if parts:
-        yield from parts_of_a_step(setting, state, seconds)
+        yield from _kept(parts_of_a_step(setting, state, seconds), "training by part")
         if setting.cuda():
-            yield from kernels(setting, step, seconds)
+            yield from _kept(kernels(setting, step, seconds), "kernels")
     del state, step, x0
     release(setting)
     yield from _plain(setting, recipe, rate)
 
 
-def release(setting: Setting) -> None:
-    """Give freed memory back to the device."""
-    gc.collect()
-    if setting.cuda():
-        torch.cuda.empty_cache()
+def _kept(events: Events, what: str) -> Events:
+    """The events, and a figure instead of an error: what follows does not depend on them."""
+    try:
+        yield from events
+    except Exception as error:
+        note = line_of(error)
+        error.__traceback__ = None
+        yield Figure(what, "failed", note=note)
 
 
 def _step(setting: Setting, state: TrainState) -> tuple[Callable[[], None], Tensor]:
@@ -125,7 +127,8 @@ def _eager(
         yield Figure(f"{size} sequences", "does not fit into memory")
         return False
     rates[size] = x0.numel() / seconds
-    note = f"{peak(setting.device) / 2**30:.1f} GiB"
+    share = rates[size] * flops_a_sequence(setting, state.recipe) / state.recipe.model.length / setting.peak
+    note = f"{peak(setting.device) / 2**30:.1f} GiB, {share:.1%} of the measured peak"
     yield Figure(f"{size} sequences, eager", rates[size], "tokens/s", note=note)
     return True
 

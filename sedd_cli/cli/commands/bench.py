@@ -180,7 +180,6 @@ def report(
     from sedd_cli.bench.report.run import bench_report
     from sedd_cli.system.outputs import check_outputs
 
-    check_outputs({"--out": out, "--out (Markdown)": out.with_suffix(".md")}, {"--recipe": [recipe, larger]})
     options = ReportOptions(
         recipe=_recipe(recipe, overrides),
         larger=_recipe(larger, overrides),
@@ -190,6 +189,7 @@ def report(
         only=tuple(name.strip() for name in (only or "").split(",") if name.strip()),
         began=began,
     )
+    check_outputs({"--out": out, "--out (Markdown)": out.with_suffix(".md")}, {"--recipe": [recipe, larger]})
     view = View(json, quiet)
     where = f"the report so far is in {out} and {out.with_suffix('.md')}"
     document = view.finish(bench_report(options), interrupted=where)
