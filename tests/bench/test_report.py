@@ -92,8 +92,11 @@ def test_everything_but_compiling_is_measured_on_a_small_network(tmp_path):
     assert document["checks"] > 15
     assert document["checks_failed"] == 0, [f for o in report.outcomes for f in o.figures if f.passed is False]
     training = {f["what"]: f for f in found["training"]["figures"]}
-    assert training["training"]["value"] > 0
-    assert training["against the plain path in float32"]["ratio"] > 0
+    plain = training["plain path in float32, 2 sequences"]["value"]
+    rows = [f for f in found["training"]["figures"] if f["what"] == "training"]
+    assert rows[0]["baseline"] == plain
+    assert rows[0]["ratio"] == pytest.approx(rows[0]["value"] / plain)
+    assert rows[0]["note"].endswith("eager; baseline: plain in float32")
     assert training["compiled blocks"]["note"] == reason
     sampled = [f["what"] for f in found["sampling"]["figures"]]
     assert sampled == ["1 texts, 2 steps", "2 texts, 2 steps"]

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from sedd_cli.bench.compare import synchronize
 from sedd_cli.bench.model import ModelBenchOptions, matmul_peak
-from sedd_cli.errors import RequestError, first_line, out_of_memory
+from sedd_cli.errors import RequestError, WorkError, first_line, out_of_memory
 from sedd_cli.models.dit import DiT
 from sedd_cli.recipe import Recipe
 from sedd_cli.system.events import Event
@@ -188,6 +188,5 @@ def line_of(error: BaseException) -> str:
     """One line on an error."""
     if out_of_memory(error):
         return "not enough memory"
-    return (
-        str(error) if isinstance(error, RequestError | SkippedError) else f"{type(error).__name__}: {first_line(error)}"
-    )
+    known = isinstance(error, RequestError | WorkError | SkippedError)
+    return str(error) if known else f"{type(error).__name__}: {first_line(error)}"

@@ -42,31 +42,20 @@ def flops_a_sequence(setting: Setting, recipe: Recipe) -> float:
 
 
 def _training(setting: Setting, recipe: Recipe, sizes: tuple[int, ...], parts: bool) -> Events:
-    state = fresh_state(setting.bench(recipe, 1), compiled=False)
-    yield Figure("attention", state.model.net.kernel())
-    rates: dict[int, float] = {}
-    for size in sizes:
-        before = max(rates.values(), default=0.0)
-        fits = yield from _eager(setting, state, size, rates)
-        if not fits or rates[size] < MIN_SPEEDUP * before or setting.left() < 0:
-            break
-    if not rates:
-        raise MemoryError
-    best = next(size for size, rate in rates.items() if rate * MIN_SPEEDUP >= max(rates.values()))
-    rate, memory = rates[best], None
-    if setting.left() < 0.8 * COMPILING[setting.device.type]:
-        yield Figure("compiled blocks", "skipped", note="no time is left for compiling")
-        state.recipe = one_batch(state.recipe, best)
-    else:
-        del state
-        release(setting)
-        state = yield from _compiled(setting, recipe, best)
+    best = yield from _fastest(setting, recipe, sizes)
+    release(setting)
+    plain = yield from _plain(setting, recipe)
+    release(setting)
+    state = yield from _compiled(setting, recipe, best)
     step, x0 = _step(setting, state)
     begin_peak(setting.device)
     seconds = setting.median(step, 5)
-    memory, rate = peak(setting.device), max(x0.numel() / seconds, 0 if state.compiled else rate)
-    mode = "compiled" if state.compiled else "eager"
-    yield Figure("training", rate, "tokens/s", note=f"{best} × {recipe.model.length} tokens, {mode}")
+    memory, rate = peak(setting.device), x0.numel() / seconds
+    note = f"{best} × {recipe.model.length} tokens, {'compiled' if state.compiled else 'eager'}"
+    for kind, baseline in (plain or {"": None}).items():
+        yield Figure(
+            "training", rate, "tokens/s", baseline, note=f"{note}; baseline: plain in {kind}" if kind else note
+        )
     flops = rate * flops_a_sequence(setting, recipe) / recipe.model.length
     yield Figure("of the measured peak", flops / setting.peak, "share", note=f"{flops / 1e12:.4g} TFLOP/s useful")
     if known := known_peak(setting.device):
@@ -78,9 +67,42 @@ def _training(setting: Setting, recipe: Recipe, sizes: tuple[int, ...], parts: b
         yield from _kept(parts_of_a_step(setting, state, seconds), "training by part")
         if setting.cuda():
             yield from _kept(kernels(setting, step, seconds), "kernels")
-    del state, step, x0
-    release(setting)
-    yield from _plain(setting, recipe, rate)
+
+
+def _fastest(setting: Setting, recipe: Recipe, sizes: tuple[int, ...]) -> Generator[Figure | Event, None, int]:
+    """Measure micro-batches of rising size without compiled blocks, until that brings nothing; the best one."""
+    state = fresh_state(setting.bench(recipe, 1), compiled=False)
+    yield Figure("attention", state.model.net.kernel())
+    base, extra, rates = held(setting.device), 0, {}
+    for size in sizes:
+        yield Progress("training", size, None, "sequences")
+        begin_peak(setting.device)
+        # what a step of half the size took, moments included, is at most doubled
+        expected, free = 2 * extra, free_memory(setting.device) + held(setting.device) - base
+        if expected > free:
+            note = f"may need {expected / 2**30:.1f} GiB, {free / 2**30:.1f} GiB are free"
+            yield Figure(f"{size} sequences", "skipped", note=note)
+            break
+        state.recipe = one_batch(state.recipe, size)
+        step, x0 = _step(setting, state)
+        try:
+            seconds = setting.median(step, 3)
+        except (MemoryError, RuntimeError) as error:
+            if not out_of_memory(error):
+                raise
+            error.__traceback__ = None  # the traceback holds the tensors
+            yield Figure(f"{size} sequences", "does not fit into memory")
+            break
+        before, rates[size] = max(rates.values(), default=0.0), x0.numel() / seconds
+        extra = peak(setting.device) - base
+        share = flops_a_sequence(setting, recipe) * size / seconds / setting.peak
+        note = f"{peak(setting.device) / 2**30:.1f} GiB, {share:.1%} of the measured peak"
+        yield Figure(f"{size} sequences, eager", rates[size], "tokens/s", note=note)
+        if rates[size] < MIN_SPEEDUP * before or setting.left() < 0:
+            break
+    if not rates:
+        raise MemoryError
+    return next(size for size, rate in rates.items() if rate * MIN_SPEEDUP >= max(rates.values()))
 
 
 def _kept(events: Events, what: str) -> Events:
@@ -106,35 +128,11 @@ def _step(setting: Setting, state: TrainState) -> tuple[Callable[[], None], Tens
     return step, x0
 
 
-def _eager(
-    setting: Setting, state: TrainState, size: int, rates: dict[int, float]
-) -> Generator[Figure | Event, None, bool]:
-    """Measure a micro-batch without compiled blocks, into `rates`; whether it fits."""
-    yield Progress("training", size, None, "sequences")
-    if rates and (expected := 2 * (peak(setting.device) - held(setting.device))) > free_memory(setting.device):
-        yield Figure(f"{size} sequences", "skipped", note=lacks(setting, expected))
-        return False
-    state.recipe = one_batch(state.recipe, size)
-    step, x0 = _step(setting, state)
-    begin_peak(setting.device)
-    try:
-        seconds = setting.median(step, 3)
-    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-        if not out_of_memory(error):
-            raise
-        error.__traceback__ = None  # the traceback holds the tensors
-        state.model.net.zero_grad(set_to_none=True)
-        yield Figure(f"{size} sequences", "does not fit into memory")
-        return False
-    rates[size] = x0.numel() / seconds
-    share = rates[size] * flops_a_sequence(setting, state.recipe) / state.recipe.model.length / setting.peak
-    note = f"{peak(setting.device) / 2**30:.1f} GiB, {share:.1%} of the measured peak"
-    yield Figure(f"{size} sequences, eager", rates[size], "tokens/s", note=note)
-    return True
-
-
 def _compiled(setting: Setting, recipe: Recipe, batch: int) -> Generator[Figure | Event, None, TrainState]:
-    """A state with compiled blocks, or without where compiling fails, which is reported."""
+    """A state with compiled blocks, or without where compiling fails or takes too long, which is reported."""
+    if setting.left() < COMPILING[setting.device.type]:
+        yield Figure("compiled blocks", "skipped", note=f"{max(setting.left(), 0):.0f} s left")
+        return fresh_state(setting.bench(recipe, batch), compiled=False)
     yield Progress("compiling", 0, None)
     holder: list[TrainState] = []
     seconds = _once(setting, lambda: holder.append(fresh_state(setting.bench(recipe, batch), compiled=True)))
@@ -163,31 +161,34 @@ def _once(setting: Setting, work: Callable[[], object]) -> float:
     return time.perf_counter() - began
 
 
-def _plain(setting: Setting, recipe: Recipe, rate: float) -> Events:
-    """The plain path: float32, and under bf16 autocast where bf16 is native."""
+def _plain(setting: Setting, recipe: Recipe) -> Generator[Figure | Event, None, dict[str, float]]:
+    """Tokens/s of the plain path: in float32, and under bf16 autocast where bf16 is native."""
     kinds = {"float32": None} | ({"bf16 autocast": torch.bfloat16} if native_bf16(setting.device) else {})
+    found: dict[str, float] = {}
     for kind, dtype in kinds.items():
-        what = f"against the plain path in {kind}"
         for batch in setting.sizes.plain:
+            what = f"plain path in {kind}, {batch} sequences"
             needed = setting.seconds(2 * batch * flops_a_sequence(setting, recipe), PLAIN_SHARE)
             if setting.left() < needed:
-                note = f"needs about {needed:.0f} s, {max(setting.left(), 0):.0f} s left"
-                yield Figure(what, "skipped", note=note)
-                break
-            cells = batch * recipe.model.length * setting.bench(recipe, 1).vocab_size()
-            if not setting.cuda() and (why := lacks(setting, 4 * 8 * cells)):
-                yield Figure(what, "skipped", note=f"{batch} sequences: {why}")
+                yield Figure(what, "skipped", note=f"needs about {needed:.0f} s, {max(setting.left(), 0):.0f} s left")
                 continue
+            # some eight tensors of all scores
+            cells = batch * recipe.model.length * setting.bench(recipe, 1).vocab_size()
+            if why := lacks(setting, 4 * 8 * cells):
+                yield Figure(what, "skipped", note=why)
+                continue
+            yield Progress("plain path", batch, None, "sequences")
             try:
-                step = plain_step(setting.bench(recipe, batch), dtype)
-                plain = batch * recipe.model.length / setting.median(step, 3)
-                yield Figure(what, rate, "tokens/s", plain, note=f"plain with {batch} sequences")
-                break
-            except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+                seconds = setting.median(plain_step(setting.bench(recipe, batch), dtype), 3)
+            except (MemoryError, RuntimeError) as error:
                 if not out_of_memory(error):
                     raise
                 error.__traceback__ = None
-                yield Figure(what, "does not fit into memory", note=f"{batch} sequences")
+                yield Figure(what, "does not fit into memory")
+                continue
             finally:
-                step = None
                 release(setting)
+            found[kind] = batch * recipe.model.length / seconds
+            yield Figure(what, found[kind], "tokens/s")
+            break
+    return found
