@@ -46,7 +46,7 @@ def check_attention(setting: Setting) -> Events:
                     qkv = tuple(t.detach().to(dtype).requires_grad_() for t in exact)
                     found = _with_gradients(attend, qkv, causal)
                 except (RuntimeError, ImportError) as error:
-                    yield Figure(label, "not available", note=line_of(error)[:80])
+                    yield Figure(label, "not available", note=_reason(error))
                     continue
                 apart = worst([difference(mine, theirs) for mine, theirs in zip(found, wanted, strict=True)])
                 yield Figure(label, apart, tolerance=TOLERANCE[dtype], note="worst of output and gradients")
@@ -61,6 +61,12 @@ def check_attention(setting: Setting) -> Events:
             continue
         note = f"{setting.sizes.attention} × {shape[1]} tokens, {shape[0]} heads, {str(dtype).removeprefix('torch.')}"
         yield Figure(f"{name}, forward and backward", 1e3 * seconds, "ms", note=note, table="attention")
+
+
+def _reason(error: Exception) -> str:
+    """Why a kernel did not run; torch says "no available kernel" or "no viable backend" in several sentences."""
+    none = "No available kernel" in str(error) or "No viable backend" in str(error)
+    return "not for this device and precision" if none else line_of(error)[:120]
 
 
 def _qkv(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> tuple[Tensor, ...]:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 #: Shares of the measured bf16 peak that estimates of time assume, for our code and for plain float32 code.
 SHARE, PLAIN_SHARE = 0.1, 0.02
 #: Seconds that compiling the blocks takes, by type of device.
-COMPILING = {"cpu": 40.0, "cuda": 60.0}
+COMPILING = {"cpu": 60.0, "cuda": 60.0}
 
 
 class SkippedError(Exception):
