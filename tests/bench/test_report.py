@@ -302,9 +302,9 @@ def test_wrong_requests_are_refused(sedd, tmp_path, monkeypatch, words, message)
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("name", ["report.json", "report.md"])
-def test_a_file_that_is_no_report_is_not_replaced(tmp_path, name):
-    (tmp_path / name).write_text("{}" if name.endswith("json") else "# mine")
+@pytest.mark.parametrize(("name", "content"), [("report.json", "{}"), ("report.json", "[1]"), ("report.md", "# mine")])
+def test_a_file_that_is_no_report_is_not_replaced(tmp_path, name, content):
+    (tmp_path / name).write_text(content)
     with pytest.raises(RequestError, match="is no earlier report"):
         options(tmp_path)
 

@@ -64,7 +64,7 @@ def _check_own(path: Path) -> None:
     """RequestError if the file exists and is not such a report."""
     if not path.exists():
         return
-    with suppress(OSError, ValueError):
+    with suppress(OSError, ValueError, AttributeError):  # AttributeError: JSON that is no object
         text = path.read_text(encoding="utf-8")
         if text.startswith(TITLE) or (path.suffix == ".json" and json.loads(text).get("bench") == "report"):
             return

@@ -44,12 +44,13 @@ def evaluation_flops(setting: Setting) -> float:
 
 
 def _sampling(setting: Setting, steps: int) -> Events:
-    if setting.recipe.objective.make().causal:
+    objective = setting.recipe.objective.make()
+    if objective.causal:
         raise SkippedError("measured for diffusion models only")
     options = setting.bench(setting.recipe, 1)
     graph, schedule, _ = options.parts()
     net, slow_net = fresh_nets(options)
-    score = ScoreModel(net, graph, schedule)
+    score = ScoreModel(net, graph, schedule, mean=objective.mean)
     slow: tuple[int, float] | None = None  # the plain path's largest batch that fitted, and seconds of a step
     for batch in setting.sizes.sample:
         yield Progress("sampling", 0, None, figures={"now": f"{batch} texts, {steps} steps"})
