@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Generator
+from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from sedd_cli.bench import plain
@@ -17,33 +19,44 @@ from sedd_cli.models.precision import autocast_dtype
 from sedd_cli.system.events import Event
 
 
-class PlainHead:
-    """A network that is its head alone: the trunk's output [B, L, D] is given."""
+class FixedTrunk:
+    """A network whose trunk is a tensor [B, L, D], which gathers its gradient."""
 
     def __init__(self, hidden: Tensor, readout: Readout):
-        self._hidden, self._readout = hidden, readout
+        self.leaf, self.readout = hidden.requires_grad_(), readout
 
     def hidden(self, x: Tensor, sigma: Tensor) -> Tensor:
-        return self._hidden
+        return self.leaf
 
     def head(self, hidden: Tensor) -> Tensor:
-        return torch.nn.functional.linear(hidden, self._readout.weight, self._readout.bias)
+        return self.readout(hidden)
 
 
-class FusedHead(PlainHead):
-    """The same with a head that fused losses recognise."""
+class PlainTrunk:
+    """The same with a head that no fused loss knows."""
 
-    @property
-    def readout(self) -> Readout:
-        return self._readout
+    def __init__(self, hidden: Tensor, weight: Tensor, bias: Tensor):
+        self.leaf, self.weight, self.bias = hidden.requires_grad_(), weight, bias
+
+    def hidden(self, x: Tensor, sigma: Tensor) -> Tensor:
+        return self.leaf
+
+    def head(self, hidden: Tensor) -> Tensor:
+        return F.linear(hidden, self.weight, self.bias)
 
 
-class AllRows(ScoreModel):
-    """Scores of all rows at once: autograd keeps every [R, S] tensor."""
+@dataclass(frozen=True)
+class AllAtOnce(ScoreModel):
+    """Scores of all rows in one tensor."""
 
     @property
     def block(self) -> int:
-        return 2**62
+        return 2**40
+
+
+def readout_of(weight: Tensor, bias: Tensor, mixed: bool) -> Readout:
+    """A head whose fused losses are compiled where training compiles them: on a GPU with Triton."""
+    return Readout(weight, bias, mixed, compiled=weight.is_cuda and compile_pays(weight.device, 0.0))
 
 
 def bench_loss(options: ModelBenchOptions) -> Generator[Event, None, BenchResult]:
@@ -61,10 +74,11 @@ def bench_loss(options: ModelBenchOptions) -> Generator[Event, None, BenchResult
     mixed = autocast_dtype(options.recipe.train.precision, device) is not None
     for leaf in leaves:  # both paths accumulate into gradients that exist
         leaf.grad = torch.zeros_like(leaf)
-    readout = Readout(weight, bias, mixed, compiled=device.type == "cuda" and compile_pays(device, 0.0))
     parts = graph, schedule
-    fused = ScoreModel(FusedHead(hidden, readout), *parts, parametrization=objective.parametrization)
-    whole = AllRows(PlainHead(hidden, readout), *parts, parametrization=objective.parametrization)
+    fused = ScoreModel(
+        FixedTrunk(hidden, readout_of(weight, bias, mixed)), *parts, parametrization=objective.parametrization
+    )
+    whole = AllAtOnce(PlainTrunk(hidden, weight, bias), *parts, parametrization=objective.parametrization)
 
     def fast() -> int:
         objective.loss(fused, x0, v, u).total.backward()

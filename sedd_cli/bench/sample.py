@@ -13,7 +13,9 @@ from sedd_cli.bench import plain
 from sedd_cli.bench.compare import BenchResult, compare, synchronize
 from sedd_cli.bench.model import ModelBenchOptions, matmul_peak, with_flops
 from sedd_cli.core.conditioning import Conditioning
+from sedd_cli.core.graphs import Graph
 from sedd_cli.core.samplers import GRIDS, SAMPLERS
+from sedd_cli.core.schedules import Schedule
 from sedd_cli.core.score import ScoreModel
 from sedd_cli.errors import RequestError
 from sedd_cli.models.dit import DiT
@@ -47,15 +49,7 @@ def bench_sample(options: SampleBenchOptions) -> Generator[Event, None, BenchRes
     graph, schedule, device = options.parts()
     length = options.recipe.model.length
     peak = matmul_peak(device)
-    net = DiT(options.recipe.model, graph.states).to(device).eval().requires_grad_(False)
-    with torch.no_grad():  # a fresh head has output 0; the normalizers of a trained network scatter around 1
-        generator = torch.Generator().manual_seed(2)
-        net.output_layer.linear.weight.copy_(
-            0.02 * torch.randn(graph.states, net.config.hidden_size, generator=generator)
-        )
-    slow_net = copy.deepcopy(net)
-    net.autocast = autocast_dtype(options.recipe.train.precision, device)
-    net.cast_for_inference()
+    net, slow_net = fresh_nets(options)
     score = ScoreModel(net, graph, schedule, parametrization="mean" if options.normalized else "score")
     sampler, index = SAMPLERS["tweedie"](steps=options.steps), torch.arange(options.batch, device=device)
     counts: dict[str, float | bool] = {}
@@ -73,15 +67,7 @@ def bench_sample(options: SampleBenchOptions) -> Generator[Event, None, BenchRes
 
     @torch.no_grad()
     def slow() -> int:
-        grid = GRIDS["linear"](schedule, options.steps).tolist()
-        for share in (0.1, 0.5, 0.9):
-            k = min(int(share * options.steps), options.steps - 1)
-            known = torch.rand(options.batch, length, device=device) < share
-            x = torch.where(known, 0, graph.sample_base(torch.rand(known.shape, device=device)))
-            began = time.perf_counter()
-            plain.tweedie_step(slow_net, graph, schedule, x, grid[k], grid[k + 1])
-            synchronize(device)
-            times.append(time.perf_counter() - began)
+        times.extend(plain_seconds(slow_net, graph, schedule, options.batch, options.steps))
         return options.batch * length
 
     flops = trunk_flops_a_token(net.config), head_flops(net.config, graph)
@@ -90,6 +76,39 @@ def bench_sample(options: SampleBenchOptions) -> Generator[Event, None, BenchRes
     result = yield from compare("sample", {"sedd": fast, "plain": slow}, options, facts, str(device))
     # the first three steps are the warm-up
     return with_flops(_extrapolated(result, times[3:], counts, flops, options), device)
+
+
+def fresh_nets(options: ModelBenchOptions) -> tuple[DiT, DiT]:
+    """A network with random weights as it samples, and its copy in float32 for the plain path."""
+    graph, _, device = options.parts()
+    net = DiT(options.recipe.model, graph.states).to(device).eval().requires_grad_(False)
+    with torch.no_grad():  # a fresh head has output 0; the normalizers of a trained network scatter around 1
+        generator = torch.Generator().manual_seed(2)
+        net.output_layer.linear.weight.copy_(
+            0.02 * torch.randn(graph.states, net.config.hidden_size, generator=generator)
+        )
+    slow_net = copy.deepcopy(net)
+    net.autocast = autocast_dtype(options.recipe.train.precision, device)
+    net.cast_for_inference()
+    return net, slow_net
+
+
+def plain_seconds(
+    net: DiT, graph: Graph, schedule: Schedule, batch: int, steps: int, shares: tuple[float, ...] = (0.1, 0.5, 0.9)
+) -> list[float]:
+    """Seconds of single steps of the plain sampler, at these shares of a grid of `steps`."""
+    length, device = net.config.length, net.vocab_embed.embedding.device
+    grid, times = GRIDS["linear"](schedule, steps).tolist(), []
+    for share in shares:
+        k = min(int(share * steps), steps - 1)
+        known = torch.rand(batch, length, device=device) < share
+        x = torch.where(known, 0, graph.sample_base(torch.rand(known.shape, device=device)))
+        synchronize(device)
+        began = time.perf_counter()
+        plain.tweedie_step(net, graph, schedule, x, grid[k], grid[k + 1])
+        synchronize(device)
+        times.append(time.perf_counter() - began)
+    return times
 
 
 def _extrapolated(

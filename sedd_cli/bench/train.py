@@ -27,10 +27,8 @@ def bench_train(options: ModelBenchOptions) -> Generator[Event, None, BenchResul
     """An optimizer step, against float32 autograd over all scores with torch's AdamW and a plain EMA."""
     graph, schedule, device = options.parts()
     x0, peak = options.tokens(device), matmul_peak(device)
-    recipe = _one_batch(options)
-    # of a dataset, only the vocabulary size is used
-    dataset = cast(Dataset, SimpleNamespace(tokenizer=SimpleNamespace(vocab_size=graph.vocab_size)))
-    state = TrainState.create(recipe, dataset, Dist(0, 1, device), anew=True)
+    state = fresh_state(options)
+    recipe = state.recipe
     yield from map(Note, state.notices)
     state.model.net.train()
 
@@ -42,24 +40,35 @@ def bench_train(options: ModelBenchOptions) -> Generator[Event, None, BenchResul
 
     flops = flops_a_token(recipe.model, graph, schedule)
     facts = options.facts(peak, flops) | {"attention": state.model.net.kernel(), "compiled": state.compiled}
-    paths = {"sedd": fast, "plain": _plain_step(options)}
+    paths = {"sedd": fast, "plain": plain_step(options)}
     result = with_flops((yield from compare("train", paths, options, facts, str(device), steady=True)), device)
     tokens = options.recipe.train.steps * options.recipe.train.batch * recipe.model.length
     hours = tokens / result.paths["sedd"].tokens_per_second / 3600
     return result.with_details({}, recipe_hours_here=hours)
 
 
-def _one_batch(options: ModelBenchOptions) -> Recipe:
+def fresh_state(options: ModelBenchOptions, compiled: bool | None = None) -> TrainState:
+    """The state before the first step, with random weights and without a corpus. compiled: None as in the recipe."""
+    graph, _, device = options.parts()
+    # of a dataset, only the vocabulary size is used
+    dataset = cast(Dataset, SimpleNamespace(tokenizer=SimpleNamespace(vocab_size=graph.vocab_size)))
+    recipe = one_batch(options.recipe, options.batch)
+    if compiled is not None:
+        recipe = dataclasses.replace(recipe, train=dataclasses.replace(recipe.train, compile=compiled))
+    return TrainState.create(recipe, dataset, Dist(0, 1, device), anew=True)
+
+
+def one_batch(recipe: Recipe, batch: int) -> Recipe:
     """The recipe with a step of one micro-batch and without initial weights."""
-    train = dataclasses.replace(options.recipe.train, batch=options.batch, micro_batch=None, optimizer="adamw")
-    return dataclasses.replace(options.recipe, train=train, init_from=None)
+    train = dataclasses.replace(recipe.train, batch=batch, micro_batch=None, optimizer="adamw")
+    return dataclasses.replace(recipe, train=train, init_from=None)
 
 
-def _plain_step(options: ModelBenchOptions) -> Callable[[], int]:
-    """A training step as a simple script does it."""
+def plain_step(options: ModelBenchOptions, autocast: torch.dtype | None = None) -> Callable[[], int]:
+    """A training step as a simple script does it, in float32 or under autocast."""
     graph, schedule, device = options.parts()
     x0, config = options.tokens(device), options.recipe.train
-    net = DiT(options.recipe.model, graph.states).to(device).train()
+    net = DiT(options.recipe.model, graph.states, autocast).to(device).train()
     optimizer = torch.optim.AdamW(net.parameters(), lr=config.lr, weight_decay=0.0)
     ema = [p.detach().clone() for p in net.parameters()]
     index, count = torch.arange(len(x0)), 0

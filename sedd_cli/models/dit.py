@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from sedd_cli.models.attention import ATTENTION, NAMES, KVCache, Rotary, choose, rotate
+from sedd_cli.models.cuda_graphs import GraphedTrunk
 from sedd_cli.models.head import Readout
 from sedd_cli.models.layers import Embedding, LayerNorm, SigmaEmbedding, dropout, full_precision, modulate
-from sedd_cli.models.replay import Replay
 
 #: q, k, v [B, H, L, D] and whether attention is causal → [B, H, L, D].
 Attend = Callable[..., Tensor]
@@ -118,7 +118,7 @@ class DiT(nn.Module):
         self.causal = causal
         self.recompute = False
         self.compiled = False
-        self.replay: Replay | None = None
+        self.graphed: GraphedTrunk | None = None
         self.vocab_embed = Embedding(states, config.hidden_size)
         self.sigma_map = SigmaEmbedding(config.cond_dim)
         self.rotary_emb = Rotary(config.hidden_size // config.n_heads)
@@ -138,8 +138,8 @@ class DiT(nn.Module):
 
         past: cache of the tokens before x, for a causal network; x is appended to it.
         """
-        if self.replay is not None and past is None and x.is_cuda and not torch.is_grad_enabled():
-            return self.replay(self._hidden, x, sigma)
+        if self.graphed is not None and past is None and x.is_cuda and not torch.is_grad_enabled():
+            return self.graphed(self._hidden, x, sigma)
         return self._hidden(x, sigma, past)
 
     def _hidden(self, x: Tensor, sigma: Tensor, past: KVCache | None = None) -> Tensor:
@@ -181,7 +181,7 @@ class DiT(nn.Module):
 
         On a GPU the trunk is from now on replayed from graphs: weights must stay where they are.
         """
-        self.replay = Replay()
+        self.graphed = GraphedTrunk()
         if self.autocast is not None:
             for module in self.blocks.modules():
                 if isinstance(module, nn.Linear):

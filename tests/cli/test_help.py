@@ -63,6 +63,7 @@ FLAGS = {
     "bench sample": "KEY=VALUE --batch --device --normalized --recipe --repeats --steps",
     "bench prepare": "CORPUS --megabytes --repeats --tokenizer --workers",
     "bench loader": "--batch --length --repeats",
+    "bench report": "KEY=VALUE --device --larger --minutes --only --out --recipe",
 }  # fmt: skip
 
 

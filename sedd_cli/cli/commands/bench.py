@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Generator
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.markup import escape
 from rich.table import Table
 
 from sedd_cli.cli import options as o
 from sedd_cli.cli.view.view import View
+from sedd_cli.errors import WorkError
 
 if TYPE_CHECKING:
     from sedd_cli.bench.compare import BenchResult
@@ -148,6 +152,66 @@ def loader(
     from sedd_cli.bench.loader import LoaderBenchOptions, bench_loader
 
     _show(View(json, quiet), bench_loader(LoaderBenchOptions(repeats=repeats, length=length, batch=batch)))
+
+
+@bench.command()
+def report(
+    overrides: Overrides = None,
+    recipe: RecipeName = "gpt2_small",
+    larger: Annotated[str, typer.Option(metavar="RECIPE", help="A second recipe, whose training is measured.")] = (
+        "gpt2_medium"
+    ),
+    minutes: Annotated[float, typer.Option(metavar="FLOAT", help="The report ends within this time.")] = 8.0,
+    out: Annotated[
+        Path, typer.Option(metavar="FILE", help="The JSON document; the Markdown is written beside it.")
+    ] = Path("report.json"),
+    only: Annotated[
+        str | None, typer.Option(metavar="NAME[,NAME]", help="Some of the measurements, such as training,checks.")
+    ] = None,
+    device: o.Device = "auto",
+    json: o.Json = False,
+    quiet: o.Quiet = False,
+) -> None:
+    """Measure everything that matters on this machine within some minutes, most important first.
+
+    Example: sedd bench report --minutes 8 --out report.json
+    """
+    began = time.monotonic()
+    from sedd_cli.bench.report.markdown import COLUMNS, row, tables
+    from sedd_cli.bench.report.outcome import ReportOptions
+    from sedd_cli.bench.report.run import bench_report
+    from sedd_cli.system.outputs import check_outputs
+
+    options = ReportOptions(
+        recipe=_recipe(recipe, overrides),
+        larger=_recipe(larger, overrides),
+        minutes=minutes,
+        out=out,
+        device=device,
+        only=tuple(name.strip() for name in (only or "").split(",") if name.strip()),
+        began=began,
+    )
+    check_outputs({"--out": out, "--out (Markdown)": out.with_suffix(".md")}, {"--recipe": [recipe, larger]})
+    view = View(json, quiet)
+    where = f"the report so far is in {out} and {out.with_suffix('.md')}"
+    document = view.finish(bench_report(options), interrupted=where).to_dict()
+    for name, figures in tables(document).items():
+        table = Table(*COLUMNS, title=name, title_justify="left")
+        for figure in figures:
+            table.add_row(*map(escape, row(figure)))
+        view.result(table)
+    error = _failure(document)
+    view.document(document, error)
+    if error:
+        raise error
+
+
+def _failure(document: dict[str, Any]) -> WorkError | None:
+    """The error to end with: a check that failed, or nothing measured."""
+    if document["checks_failed"]:
+        return WorkError(f"{document['checks_failed']} of {document['checks']} checks failed")
+    reasons = [f"{m['name']}: {m['reason']}" for m in document["measurements"] if not m["figures"]]
+    return WorkError(f"nothing was measured ({reasons[0]})") if len(reasons) == len(document["measurements"]) else None
 
 
 #: Columns of the table: heading, key of a path's metrics, format.

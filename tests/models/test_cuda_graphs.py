@@ -7,9 +7,9 @@ import copy
 import pytest
 import torch
 
-from sedd_cli.models import replay
+from sedd_cli.models import cuda_graphs
+from sedd_cli.models.cuda_graphs import GraphedTrunk, Recording, filled_up
 from sedd_cli.models.dit import DiT, DiTConfig
-from sedd_cli.models.replay import Recording, Replay, filled_up
 
 
 def trunk(x, sigma):
@@ -35,11 +35,11 @@ def inputs(batch, length, seed=0):
 
 def test_a_shape_is_recorded_when_it_occurs_again_and_again():
     recorder = Recorder()
-    run = Replay(recorder)
+    run = GraphedTrunk(recorder)
     for seed in range(5):
         x, sigma = inputs(3, 4, seed)
         torch.testing.assert_close(run(trunk, x, sigma), trunk(x, sigma), rtol=0, atol=0)
-        assert len(recorder.shapes) == (seed >= replay.RECORDED_AT - 1)
+        assert len(recorder.shapes) == (seed >= cuda_graphs.RECORDED_AT - 1)
     run(trunk, *inputs(3, 5))
     assert recorder.shapes == [(3, 4)]
 
@@ -47,7 +47,7 @@ def test_a_shape_is_recorded_when_it_occurs_again_and_again():
 def test_batches_are_filled_up_to_few_sizes():
     assert [filled_up(n) for n in (1, 2, 8, 9, 16, 17, 64)] == [1, 2, 8, 16, 16, 24, 64]
     recorder = Recorder()
-    run = Replay(recorder)
+    run = GraphedTrunk(recorder)
     for size in (9, 12, 16, 10, 13):
         x, sigma = inputs(size, 4, size)
         torch.testing.assert_close(run(trunk, x, sigma), trunk(x, sigma), rtol=0, atol=0)
@@ -55,7 +55,7 @@ def test_batches_are_filled_up_to_few_sizes():
 
 
 def test_outputs_stay_when_the_next_one_is_made():
-    run = Replay(Recorder())
+    run = GraphedTrunk(Recorder())
     pairs = [inputs(2, 3, seed) for seed in range(6)]
     outputs = [run(trunk, *pair) for pair in pairs]
     for pair, output in zip(pairs, outputs, strict=True):
@@ -63,7 +63,7 @@ def test_outputs_stay_when_the_next_one_is_made():
 
 
 def test_a_copied_network_records_anew():
-    run = Replay(Recorder())
+    run = GraphedTrunk(Recorder())
     for seed in range(4):
         run(trunk, *inputs(2, 3, seed))
     assert run._recordings
@@ -75,7 +75,7 @@ def test_what_cannot_be_recorded_runs_as_usual_and_says_why():
         refuse.times += 1
         raise torch.OutOfMemoryError("CUDA out of memory.\nmore")
 
-    refuse.times, run = 0, Replay(refuse)
+    refuse.times, run = 0, GraphedTrunk(refuse)
     for seed in range(6):
         pair = inputs(2, 3, seed)
         torch.testing.assert_close(run(trunk, *pair), trunk(*pair), rtol=0, atol=0)
@@ -84,9 +84,9 @@ def test_what_cannot_be_recorded_runs_as_usual_and_says_why():
 
 
 def test_only_so_many_graphs_are_kept(monkeypatch):
-    monkeypatch.setattr(replay, "MOST_GRAPHS", 2)
+    monkeypatch.setattr(cuda_graphs, "MOST_GRAPHS", 2)
     recorder = Recorder()
-    run = Replay(recorder)
+    run = GraphedTrunk(recorder)
     for length in (3, 4, 5):
         for seed in range(4):
             pair = inputs(2, length, seed)
@@ -103,5 +103,5 @@ def test_a_network_replayed_on_a_gpu_is_the_eager_one():
         for seed in range(6):
             x, sigma = (t.cuda() for t in inputs(10, 32, seed))
             torch.testing.assert_close(net.hidden(x, sigma), net._hidden(x, sigma), rtol=1e-5, atol=1e-5)
-    assert not net.replay.failure
-    assert net.replay._recordings
+    assert not net.graphed.failure
+    assert net.graphed._recordings

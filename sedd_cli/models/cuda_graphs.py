@@ -39,7 +39,7 @@ class Recording:
 Record = Callable[[Trunk, Tensor, Tensor], Recording]
 
 
-class Replay:
+class GraphedTrunk:
     """Runs a trunk, and from the third time on that a shape occurs its recorded graph.
 
     Outputs are copies: they stay valid. Weights must stay where they are. If recording fails, as it does where memory
@@ -64,9 +64,9 @@ class Replay:
         recording.replay()
         return recording.output[: len(x)].clone()
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> Replay:
+    def __deepcopy__(self, memo: dict[int, Any]) -> GraphedTrunk:
         """A copy of a network has weights of its own, which no graph knows."""
-        return Replay()
+        return GraphedTrunk()
 
     def _begin(self, key: tuple[Any, ...], trunk: Trunk, x: Tensor, sigma: Tensor) -> bool:
         """Record the shape if it is time to. Returns whether it is recorded now."""

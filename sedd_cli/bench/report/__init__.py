@@ -1,0 +1,1 @@
+"""One report of everything that matters on a machine, within a given time: `sedd bench report`."""

@@ -1,0 +1,46 @@
+"""All measurements of the report, the most important first."""
+
+from __future__ import annotations
+
+from sedd_cli.bench.report.checks import check_attention, check_compiled, check_processes, check_resume
+from sedd_cli.bench.report.heads import check_losses, losses
+from sedd_cli.bench.report.machine import machine
+from sedd_cli.bench.report.measurement import COMPILING, Measurement, Setting, training_memory
+from sedd_cli.bench.report.sampling import evaluation_flops, likelihood, long_sampling, short_sampling
+from sedd_cli.bench.report.training import flops_a_sequence, larger_training, training
+from sedd_cli.recipe import Recipe
+
+
+def _training_seconds(setting: Setting, recipe: Recipe) -> float:
+    """Until the first tokens/s: a network, and three steps of the smallest micro-batch."""
+    made = training_memory(setting, recipe) / 2e9
+    return made + setting.seconds(4 * setting.sizes.train[0] * flops_a_sequence(setting, recipe))
+
+
+#: In the order in which they run.
+MEASUREMENTS = (
+    Measurement("machine", "machine", machine, lambda s: 10, share=0.3),
+    Measurement("check-losses", "checks", check_losses, lambda s: 5),
+    Measurement("check-attention", "checks", check_attention, lambda s: 3),
+    Measurement("check-resume", "checks", check_resume, lambda s: 5),
+    Measurement(
+        "training", "training", training, lambda s: _training_seconds(s, s.recipe), share=0.45,
+        memory=lambda s: training_memory(s, s.recipe),
+    ),
+    Measurement("losses", "head and loss alone", losses, lambda s: 5),
+    Measurement(
+        "sampling", "sampling", short_sampling, lambda s: 5 + s.seconds(s.sizes.steps[0] * evaluation_flops(s))
+    ),
+    Measurement("likelihood", "likelihood", likelihood,
+                lambda s: 5 + s.seconds(4 * s.sizes.likelihood * evaluation_flops(s))),
+    Measurement("check-compiled", "checks", check_compiled, lambda s: COMPILING[s.device.type], share=0.3),
+    Measurement("check-processes", "checks", check_processes, lambda s: 20),
+    Measurement(
+        "sampling-long", "sampling", long_sampling,
+        lambda s: 5 + min(30, s.seconds(s.sizes.steps[1] * evaluation_flops(s))), share=0.4,
+    ),
+    Measurement(
+        "training-larger", "training of the larger recipe", larger_training,
+        lambda s: _training_seconds(s, s.larger), share=0.5, memory=lambda s: training_memory(s, s.larger),
+    ),
+)  # fmt: skip
