@@ -20,6 +20,7 @@ from sedd_cli.bench.report.outcome import ReportOptions
 from sedd_cli.bench.report.run import bench_report
 from sedd_cli.errors import RequestError
 from sedd_cli.models.attention import sdpa
+from sedd_cli.models.head import Readout
 from sedd_cli.recipe import load_recipe
 from sedd_cli.training.state import TrainState
 
@@ -122,8 +123,8 @@ def test_the_checks_of_losses_hold_and_a_wrong_gradient_fails(monkeypatch):
     found = figures(heads.check_losses(setting()))
     assert all(f.passed for f in found)
     assert {f.what.rpartition(",")[0] for f in found} >= {"loss: score_entropy, absorbing", "loss: d3pm, uniform"}
-    product = heads.Readout.product
-    monkeypatch.setattr(heads.Readout, "product", lambda self, a, b, out=None: product(self, a * 1.05, b, out))
+    product = Readout.product
+    monkeypatch.setattr(Readout, "product", lambda self, a, b, out=None: product(self, a * 1.05, b, out))
     wrong = [f for f in figures(heads.check_losses(setting())) if "score_entropy" in f.what]
     assert wrong
     assert not any(f.passed for f in wrong)
@@ -133,7 +134,7 @@ def test_a_loss_that_does_not_run_fails_its_check_only(monkeypatch):
     def broken(self, a, b, out=None):
         raise RuntimeError("no kernel image")
 
-    monkeypatch.setattr(heads.Readout, "product", broken)
+    monkeypatch.setattr(Readout, "product", broken)
     found = figures(heads.check_losses(setting()))
     assert not any(f.passed for f in found)
     assert found[0].note == "RuntimeError: no kernel image"
