@@ -3,23 +3,40 @@
 from __future__ import annotations
 
 from collections.abc import Generator
+from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from sedd_cli.bench import plain
 from sedd_cli.bench.compare import BenchResult, compare
 from sedd_cli.bench.model import ModelBenchOptions, matmul_peak, with_flops
-from sedd_cli.core.fast import kernels_of
-from sedd_cli.core.fast.base import Targets
-from sedd_cli.core.fast.fused import weighted_loss
-from sedd_cli.errors import RequestError
+from sedd_cli.core.losses.score_entropy import weighted_score_entropy
+from sedd_cli.core.score import ScoreModel
 from sedd_cli.models.head import Readout
 from sedd_cli.models.precision import autocast_dtype
 from sedd_cli.system.events import Event
 
 
+@dataclass(frozen=True)
+class Trunkless:
+    """A network whose trunk has the given output [B, L, D]."""
+
+    output: Tensor
+    readout: Readout
+
+    def hidden(self, x: Tensor, sigma: Tensor) -> Tensor:
+        return self.output
+
+    def head(self, hidden: Tensor) -> Tensor:
+        return self.readout(hidden)
+
+
 def bench_loss(options: ModelBenchOptions) -> Generator[Event, None, BenchResult]:
-    """Head and loss with their gradients, from the trunk's output."""
+    """Head and loss with their gradients, from the trunk's output: as in training, against scores of all positions.
+
+    Training fuses head and loss where the graph has kernels; elsewhere it scores the active positions in blocks.
+    """
     graph, schedule, device = options.parts()
     x0, peak, dim = options.tokens(device), matmul_peak(device), options.recipe.model.hidden_size
     generator = torch.Generator().manual_seed(1)
@@ -30,19 +47,15 @@ def bench_loss(options: ModelBenchOptions) -> Generator[Event, None, BenchResult
     sigma = schedule(v)[0]
     u = torch.rand(x0.shape, dtype=torch.float64, generator=generator).to(device)
     x = graph.perturb(x0, sigma, u)
-    kernels = kernels_of(graph)
-    if kernels is None:
-        raise RequestError(f"the graph {graph.name!r} has no fused loss to compare")
     leaves = weight, bias, hidden
     mixed = autocast_dtype(options.recipe.train.precision, device) is not None
     for leaf in leaves:  # both paths accumulate into gradients that exist
         leaf.grad = torch.zeros_like(leaf)
 
+    model = ScoreModel(Trunkless(hidden, Readout(weight, bias, mixed)), graph, schedule)
+
     def fast() -> int:
-        at = graph.active(x).nonzero(as_tuple=True)
-        targets = Targets(x[at], x0[at], sigma[at[0]])
-        weights = torch.ones(len(at[0]), dtype=torch.float64, device=device)
-        weighted_loss(Readout(weight, bias, mixed), kernels, hidden[at], targets, weights)[0].backward()
+        weighted_score_entropy(model, x, sigma, x0, torch.ones_like(sigma)).total.backward()
         return x0.numel()
 
     def slow() -> int:
