@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import errno
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from sedd_cli.errors import RequestError, WorkError, first_line
-from sedd_cli.system.from_pretrained import TIMEOUT
 from sedd_cli.system.home import nearest_existing
+
+#: Seconds to wait for the first answer; by default an unreachable hub takes most of a minute.
+TIMEOUT = 20.0
 
 
 def fetch(name: str, config: str, weights: Sequence[str], optional: Sequence[str] = ()) -> Path:
@@ -33,6 +36,20 @@ def fetch(name: str, config: str, weights: Sequence[str], optional: Sequence[str
         raise
     except Exception as error:
         raise refusal(name, error, f"{config} and {weights[0]}") from error
+
+
+def cached_else_fetched(name: str, load: Callable[..., Any]) -> Any:
+    """`load(local_files_only=True)`; if that fails and the hub answers, `load()`."""
+    try:
+        return load(local_files_only=True)
+    except RequestError:
+        raise
+    except (OSError, ValueError):
+        pass  # not cached
+    from huggingface_hub import HfApi
+
+    HfApi().model_info(name, timeout=TIMEOUT)
+    return load()
 
 
 def refusal(name: str, error: Exception, files: str) -> RequestError | WorkError:

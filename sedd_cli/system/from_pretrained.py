@@ -6,14 +6,10 @@ Without an explicit `trust_remote_code`, `transformers` prompts on standard inpu
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from sedd_cli.errors import RequestError, first_line
-
-#: Seconds to wait for the first answer; by default an unreachable hub takes most of a minute.
-TIMEOUT = 20.0
 
 
 def pretrained_tokenizer(source: str, **options: Any) -> Any:
@@ -54,17 +50,3 @@ def _refuse_foreign_kernels(source: str) -> None:
         return
     if foreign := [name for name in named if isinstance(name, str) and "/" in name]:
         raise RequestError(f"{source} needs code of {foreign[0]} (attn_implementation), which is never run")
-
-
-def cached_else_fetched(name: str, load: Callable[..., Any]) -> Any:
-    """`load(local_files_only=True)`; if that fails and the hub answers, `load()`."""
-    try:
-        return load(local_files_only=True)
-    except RequestError:
-        raise
-    except (OSError, ValueError):
-        pass  # not cached
-    from huggingface_hub import HfApi
-
-    HfApi().model_info(name, timeout=TIMEOUT)
-    return load()

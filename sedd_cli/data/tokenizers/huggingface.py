@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,9 @@ import numpy as np
 
 from sedd_cli.data.tokenizers.base import Tokenizer
 from sedd_cli.errors import RequestError
-from sedd_cli.system.from_pretrained import cached_else_fetched, pretrained_tokenizer
+from sedd_cli.system.from_pretrained import pretrained_tokenizer
+
+_TIMEOUT = 20.0
 
 
 class HuggingFaceTokenizer(Tokenizer):
@@ -92,8 +93,18 @@ class HuggingFaceTokenizer(Tokenizer):
 
 def _from_hub(spec: str) -> Any:
     """A tokenizer of the hub: the cached copy, else a download if the hub answers."""
+    from huggingface_hub import HfApi
+
     try:
-        return cached_else_fetched(spec, partial(pretrained_tokenizer, spec))
+        return pretrained_tokenizer(spec, local_files_only=True)
+    except RequestError:
+        raise
+    except (OSError, ValueError):
+        pass  # not cached
+    try:
+        # a quick request first: without network the download would retry for most of a minute
+        HfApi().model_info(spec, timeout=_TIMEOUT)
+        return pretrained_tokenizer(spec)
     except RequestError:
         raise
     except Exception as error:  # the hub's own, its HTTP client's, the system's: the remedy is the same

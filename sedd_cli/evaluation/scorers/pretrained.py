@@ -11,13 +11,13 @@ from typing import Any
 
 import torch
 
-from sedd_cli.checkpoints.hub import refusal
+from sedd_cli.checkpoints.hub import cached_else_fetched, refusal
 from sedd_cli.data.tokenizers import load_tokenizer
 from sedd_cli.errors import RequestError
 from sedd_cli.evaluation.scorers.causal import CausalModel
 from sedd_cli.models.precision import autocast_dtype
 from sedd_cli.system.distributed import pick_device
-from sedd_cli.system.from_pretrained import cached_else_fetched, pretrained_causal_model, pretrained_tokenizer
+from sedd_cli.system.from_pretrained import pretrained_causal_model, pretrained_tokenizer
 
 #: A hub id; some old models have no owner.
 HUB_ID = r"\w[\w.-]*(/[\w.-]+)?"
