@@ -48,7 +48,6 @@ class PathResult:
     details: dict[str, float | bool] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
-        """As in the JSON document."""
         rates = {"tokens_per_second": self.tokens_per_second, "runs": self.runs, "extra_mib": self.extra_mib}
         return rates | self.details
 

@@ -60,7 +60,10 @@ def readout_of(weight: Tensor, bias: Tensor, mixed: bool) -> Readout:
 
 
 def bench_loss(options: ModelBenchOptions) -> Generator[Event, None, BenchResult]:
-    """Head and loss of the recipe's objective with their gradients, from the trunk's output."""
+    """Head and loss of the recipe's objective with their gradients, from the trunk's output, as in training.
+
+    Training fuses them where it can (D3PM and concrete score: not on every graph); elsewhere it scores in blocks.
+    """
     graph, schedule, device = options.parts()
     objective = options.recipe.objective.make()
     x0, peak, dim = options.tokens(device), matmul_peak(device), options.recipe.model.hidden_size

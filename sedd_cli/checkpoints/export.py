@@ -99,7 +99,6 @@ class ExportResult:
     push: Pushed | None
 
     def to_dict(self) -> dict[str, Any]:
-        """The result as JSON."""
         found: dict[str, Any] = {"model": self.model, "model_fingerprint": self.model_fingerprint}
         found |= {"fingerprint": self.fingerprint, "files": self.files}
         found |= {"half": self.half, "log_score_moved": {"rms": self.rms, "max": self.most}}

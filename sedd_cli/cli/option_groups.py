@@ -17,132 +17,55 @@ from sedd_cli.cli import options as o
 _SAMPLING = "Sampling"
 _CHANGING = "Options that change the distribution of the samples (reported with them)"
 
+
+def _option(
+    kind: Any, panel: str, text: str, *flags: str, metavar: str | None = None, default: Any = None, **more: Any
+) -> tuple[Any, Any]:
+    """Annotation and default of an option in a panel of the help."""
+    option = typer.Option(*flags, metavar=metavar, help=text, rich_help_panel=panel, **more)
+    return Annotated[kind, option], default
+
+
+def _value(kind: Any, panel: str, text: str) -> tuple[Any, Any]:
+    return _option(kind | None, panel, text, metavar={int: "INT", float: "FLOAT", str: "NAME"}[kind])
+
+
 #: The sampling options: name of the field of `Sampling` → annotation and default of the command's parameter.
 SAMPLING: dict[str, tuple[Any, Any]] = {
-    "steps": (
-        Annotated[
-            int | None,
-            typer.Option(
-                metavar="INT",
-                help="Denoising steps; default: the recipe's, else 128. At most one more network evaluation.",
-                rich_help_panel=_SAMPLING,
-            ),
-        ],
-        None,
+    "steps": _value(
+        int, _SAMPLING, "Denoising steps; default: the recipe's, else 128. At most one more network evaluation."
     ),
-    "sampler": (
-        Annotated[
-            str | None,
-            typer.Option(
-                metavar="NAME",
-                help="tweedie, euler, or first-hitting (one token at a time, normalized).",
-                rich_help_panel=_SAMPLING,
-            ),
-        ],
-        None,
+    "sampler": _value(str, _SAMPLING, "tweedie, euler, or first-hitting (one token at a time, normalized)."),
+    "thinning": _option(
+        bool, _SAMPLING, "Evaluate every position in every step.", " /--no-thinning", default=True, show_default=False
     ),
-    "thinning": (
-        Annotated[
-            bool,
-            typer.Option(
-                " /--no-thinning",
-                help="Evaluate every position in every step.",
-                show_default=False,
-                rich_help_panel=_SAMPLING,
-            ),
-        ],
-        True,
+    "batch": _value(int, _SAMPLING, "Sequences denoised together; default: as memory allows."),
+    "normalized": _option(
+        bool,
+        _CHANGING,
+        "Set the absorbing model's normaliser to 1; steps without an event are then free.",
+        "--normalized",
+        default=False,
     ),
-    "batch": (
-        Annotated[
-            int | None,
-            typer.Option(
-                metavar="INT",
-                help="Sequences denoised together; default: as memory allows.",
-                rich_help_panel=_SAMPLING,
-            ),
-        ],
-        None,
+    "temperature": _value(float, _CHANGING, "Below 1 favours likely tokens, above 1 rare ones."),
+    "top_p": _value(float, _CHANGING, "Keep the likeliest tokens of this total probability."),
+    "grid": _value(
+        str,
+        _CHANGING,
+        "Time grid: linear, cosine (short steps first), even (equally many tokens resolved in each step).",
     ),
-    "normalized": (
-        Annotated[
-            bool,
-            typer.Option(
-                "--normalized",
-                help="Set the absorbing model's normaliser to 1; steps without an event are then free.",
-                rich_help_panel=_CHANGING,
-            ),
-        ],
-        False,
+    "correctors": _value(int, _CHANGING, "Corrector steps after each step (Campbell et al. 2022)."),
+    "remask": _value(
+        float, _CHANGING, "Probability that a step masks a resolved token again (ReMDM, capped), such as 0.02."
     ),
-    "temperature": (
-        Annotated[
-            float | None,
-            typer.Option(
-                metavar="FLOAT",
-                help="Below 1 favours likely tokens, above 1 rare ones.",
-                rich_help_panel=_CHANGING,
-            ),
-        ],
-        None,
-    ),
-    "top_p": (
-        Annotated[
-            float | None,
-            typer.Option(
-                metavar="FLOAT",
-                help="Keep the likeliest tokens of this total probability.",
-                rich_help_panel=_CHANGING,
-            ),
-        ],
-        None,
-    ),
-    "grid": (
-        Annotated[
-            str | None,
-            typer.Option(
-                metavar="NAME",
-                help="Time grid: linear, cosine (short steps first), even (equally many tokens resolved in each step).",
-                rich_help_panel=_CHANGING,
-            ),
-        ],
-        None,
-    ),
-    "correctors": (
-        Annotated[
-            int | None,
-            typer.Option(
-                metavar="INT",
-                help="Corrector steps after each step (Campbell et al. 2022).",
-                rich_help_panel=_CHANGING,
-            ),
-        ],
-        None,
-    ),
-    "remask": (
-        Annotated[
-            float | None,
-            typer.Option(
-                metavar="FLOAT",
-                help="Probability that a step masks a resolved token again (ReMDM, capped), such as 0.02.",
-                rich_help_panel=_CHANGING,
-            ),
-        ],
-        None,
-    ),
-    "legacy": (
-        Annotated[
-            bool,
-            typer.Option(
-                "--legacy-float32-gumbel",
-                help="Draw in float32 as the published code does, which loses rare tokens.",
-                rich_help_panel=_CHANGING,
-            ),
-        ],
-        False,
+    "legacy": _option(
+        bool,
+        _CHANGING,
+        "Draw in float32 as the published code does, which loses rare tokens.",
+        "--legacy-float32-gumbel",
+        default=False,
     ),
 }
-
 
 #: The options by which a command chooses its model and prints, with their defaults.
 MODEL: dict[str, tuple[Any, Any]] = {

@@ -44,7 +44,6 @@ class PrepareResult:
     fresh: bool
 
     def to_dict(self) -> dict[str, Any]:
-        """The document that `--json` prints."""
         return {"folder": str(self.folder), "fresh": self.fresh, **self.manifest.to_dict()}
 
 

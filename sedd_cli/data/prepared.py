@@ -162,7 +162,6 @@ class VerifyResult:
     fingerprint: str
 
     def to_dict(self) -> dict[str, Any]:
-        """The document that `--json` prints."""
         return {"folder": str(self.folder), "files": self.files, "fingerprint": self.fingerprint}
 
 

@@ -53,7 +53,6 @@ class SamplingResult(Generic[S]):
     samples: Sequence[S]
 
     def to_dict(self) -> dict[str, Any]:
-        """The document that `--json` prints."""
         samples = [as_json(sample) for sample in self.samples]
         return {"model": self.model.source, "fingerprint": self.model.fingerprint, "samples": samples}
 

@@ -81,7 +81,6 @@ class JobsResult:
     samples: list[dict[str, Any]]
 
     def to_dict(self) -> dict[str, Any]:
-        """The document that `--json` prints."""
         counts = {"lines": self.lines, "fillings": self.fillings, "from_before": self.from_before}
         refused = [dataclasses.asdict(one) for one in self.refused]
         facts = {"model": self.model.source, "fingerprint": self.model.fingerprint}

@@ -14,8 +14,13 @@ from sedd_cli.recipe import Recipe
 
 
 def make_graph(recipe: Recipe, vocab_size: int) -> Graph:
-    """The recipe's graph for a vocabulary of N tokens."""
-    return recipe.graph.make(vocab_size=vocab_size)
+    """The recipe's graph for a vocabulary of N tokens; RequestError if it has no form for so many."""
+    graph = recipe.graph.make(vocab_size=vocab_size)
+    try:
+        graph.active(torch.tensor([0]))
+    except ValueError as error:
+        raise RequestError(f"graph: {error}") from None
+    return graph
 
 
 def check_recipe(recipe: Recipe, report: bool = True) -> None:
@@ -30,7 +35,7 @@ def check_recipe(recipe: Recipe, report: bool = True) -> None:
     Raises:
         RequestError: Names the key, and the value to set.
     """
-    graph = make_graph(recipe, vocab_size=2)
+    graph = make_graph(recipe, max(2, expected_vocab_size(recipe.data.tokenizer) or 2))
     objective, sampler = _checked_objective(recipe, graph), recipe.sampler.make()
     if not objective.causal:  # an autoregressive model is sampled from left to right, whatever the recipe's sampler
         try:

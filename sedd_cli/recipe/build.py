@@ -50,7 +50,7 @@ def build(cls: type[T], data: Any, path: str, **given: Any) -> T:
         raise RequestError(f"{path}: {error}" if path else str(error)) from None
 
 
-def convert(hint: Any, value: Any, path: str) -> Any:  # noqa: C901  (one branch for each kind of annotation)
+def convert(hint: Any, value: Any, path: str) -> Any:
     """Check `value` against a type annotation. Only 1 → 1.0 and YAML's "3e-4" → 0.0003 are converted."""
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if origin in (types.UnionType, typing.Union):

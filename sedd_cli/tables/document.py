@@ -39,7 +39,6 @@ class NumberCell:
     difference: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """As in the JSON document."""
         data = asdict(self) | {"seeds": [asdict(seed) for seed in self.seeds]}
         if self.difference is None:
             del data["difference"]
@@ -53,7 +52,6 @@ class TextCell:
     texts: list[dict[str, Any]]
 
     def to_dict(self) -> dict[str, Any]:
-        """As in the JSON document."""
         return {"texts": self.texts}
 
 
@@ -87,7 +85,6 @@ class RowSummary:
     commands: tuple[Command, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
-        """As in the JSON document."""
         return {
             "name": self.name,
             "label": self.label,

@@ -35,7 +35,6 @@ class FrontierLine:
     matches: dict[str, int | None]
 
     def to_dict(self) -> dict[str, Any]:
-        """As in the JSON document."""
         return asdict(self)
 
 

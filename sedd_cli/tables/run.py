@@ -51,7 +51,6 @@ class RunResult:
     failed: tuple[UnfinishedRow, ...]
 
     def to_dict(self) -> dict[str, list[dict[str, Any]]]:
-        """As in the JSON document."""
         return {"left": [row.to_dict() for row in self.left], "failed": [row.to_dict() for row in self.failed]}
 
 

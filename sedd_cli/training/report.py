@@ -67,7 +67,6 @@ class TrainReport:
     infill: Path | None
 
     def to_dict(self) -> dict[str, Any]:
-        """The report as JSON."""
         found = {"evaluation": str(self.evaluation), "bounds": self.bounds}
         return found | {name: str(path) for name in ("samples", "infill") if (path := getattr(self, name))}
 

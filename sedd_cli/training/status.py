@@ -30,7 +30,6 @@ class Status:
     reason: str | None = None  # why it failed
 
     def to_dict(self) -> dict[str, Any]:
-        """The status as JSON."""
         return dataclasses.asdict(self)
 
 

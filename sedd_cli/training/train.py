@@ -62,7 +62,6 @@ class TrainResult:
     report: TrainReport | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """The result as JSON."""
         found: dict[str, Any] = {"run": str(self.run), "step": self.step, "finished": self.finished}
         found |= {} if self.skipped is None else {"skipped": self.skipped}
         found |= {} if self.weights is None else {"weights": str(self.weights)}

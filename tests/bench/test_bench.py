@@ -108,6 +108,19 @@ def _no_measurement(monkeypatch):
         monkeypatch.setattr(module, "matmul_peak", lambda device: 1e12)
 
 
+def test_the_loss_bench_measures_a_graph_without_kernels():
+    options = ModelBenchOptions(repeats=1, recipe=small("gpt2_small", "graph=hybrid"), batch=2, device="cpu")
+    result = returned(bench_loss(options))
+    assert list(result.paths) == ["sedd", "plain"]
+    assert result.tokens == 32
+
+
+def test_a_graph_too_large_for_its_dense_form_is_refused_before_any_work(sedd):
+    done = sedd("bench", "loss", "--recipe", "gpt2_small", "--device", "cpu", "graph=hybrid")
+    assert done.code == 2
+    assert "graph: the graph 'hybrid' with 50,258 states has no closed form" in done.err
+
+
 @pytest.mark.parametrize("recipe", ["gpt2_small", "gpt2_small_uniform"])
 def test_train_and_loss_benches_add_up(recipe):
     for bench_one in (bench_train, bench_loss):

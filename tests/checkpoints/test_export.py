@@ -154,14 +154,14 @@ def test_a_checkpoint_of_a_run_finds_the_runs_results(tiny_run):
     assert list(results_of(load_model(tiny_run / "checkpoints" / "step-12"))) == list(results_of(load_model(tiny_run)))
 
 
-def test_a_dry_run_says_what_would_go_where_and_uploads_nothing(tiny_run, monkeypatch):
+def test_a_dry_run_lists_the_files_and_the_destination_and_uploads_nothing(tiny_run, monkeypatch):
     monkeypatch.setattr(hub, "push", lambda *_: pytest.fail("uploaded"))
     options = ExportOptions(push="me/mine", private=True, dry_run=True)
     events, result = completed(export(load_model(tiny_run), options))
-    said = "\n".join(e.text for e in events if isinstance(e, Note))
-    assert "dry run, nothing is uploaded" in said
-    assert "me/mine (private)" in said
-    assert "model.safetensors" in said
+    notes = "\n".join(e.text for e in events if isinstance(e, Note))
+    assert "dry run, nothing is uploaded" in notes
+    assert "me/mine (private)" in notes
+    assert "model.safetensors" in notes
     assert result.to_dict()["push"] == {"to": "me/mine", "private": True, "dry_run": True, "commit": None}
     assert "folder" not in result.to_dict()
 

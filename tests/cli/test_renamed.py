@@ -30,17 +30,17 @@ from sedd_cli.errors import RequestError
     ],
 )
 def test_an_old_spelling_becomes_the_new_one(old, new):
-    told = []
-    assert current_spelling(old.split(), told.append) == new.split()
-    (line,) = told
+    notes = []
+    assert current_spelling(old.split(), notes.append) == new.split()
+    (line,) = notes
     assert line.startswith(f"`sedd {old.split()[0]} --")
 
 
 @pytest.mark.parametrize("words", ["", "eval --model run", "sample --model run", "doctor", "train --fresh -- --status"])
 def test_todays_spelling_stays(words):
-    told = []
-    assert current_spelling(words.split(), told.append) == words.split()
-    assert not told
+    notes = []
+    assert current_spelling(words.split(), notes.append) == words.split()
+    assert not notes
 
 
 @pytest.mark.parametrize("words", ["eval --samples s --cloze 2", "eval --sweep", "train --status"])
@@ -50,7 +50,7 @@ def test_what_means_no_command_is_refused(words):
 
 
 def both(sedd, old: list, new: list, note: str) -> None:
-    """The old and the new spelling give the same document; the old one says the new one in a line."""
+    """The old and the new spelling give the same document; the old one names the new one in a line."""
     before, after = sedd(*old, "--json"), sedd(*new, "--json")
     assert before.code == after.code == 0, before.err + after.err
     assert json.loads(before.out) == json.loads(after.out)

@@ -25,7 +25,7 @@ NASTY = [
     "", "\n\n", "   ", "{{data}}", "\\u003c\\", "]]>", "&amp;lt;", " שלום", "\tend",
 ]  # fmt: skip
 
-#: Runs in the page before its own script: time passes only where a test says so.
+#: Runs in the page before its own script: time passes only where a test advances it.
 CLOCK = """<script>
 let clock = 0, waiting = [];
 performance.now = () => clock;

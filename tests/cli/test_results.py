@@ -1,4 +1,4 @@
-"""Tables say what was measured, with its error, beside what the paper has."""
+"""Tables of results: values with their errors, beside those of the paper."""
 
 from __future__ import annotations
 

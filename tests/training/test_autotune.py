@@ -50,7 +50,7 @@ def sizes(events):
 
 
 def planned(monkeypatch, bytes_a_row: int, seconds, free: int = 10**12):
-    """Attempts that take what they are told, in place of real ones."""
+    """Attempts that take the given micro-batch, in place of real ones."""
     tried = []
 
     def attempt(module, recipe, size, device):
@@ -93,12 +93,12 @@ def test_a_size_that_took_more_than_there_is_is_not_taken(state, monkeypatch):
 def test_running_out_of_memory_ends_the_search_not_the_process(state, monkeypatch, error):
     real = type(state.loss).forward
 
-    def hungry(self, x0, v, u):
+    def needing_memory(self, x0, v, u):
         if len(x0) > 2:
             raise error
         return real(self, x0, v, u)
 
-    monkeypatch.setattr(type(state.loss), "forward", hungry)
+    monkeypatch.setattr(type(state.loss), "forward", needing_memory)
     events, found = fitted(state, 8)
     assert sizes(events) == [1, 2]
     assert found in (1, 2)
@@ -121,7 +121,7 @@ def test_an_error_of_another_kind_is_not_taken_for_lack_of_memory(state, monkeyp
 
 def test_fitting_leaves_no_trace_in_the_training(workplace, tmp_path):
     weights = []
-    for name, asked in (("fitted", True), ("told", False)):
+    for name, asked in (("fitted", True), ("given", False)):
         stored = checkpoint.latest(tmp_path / "fitted")
         size = load_recipe(stored.folder / "recipe.yaml").train.micro_batch if stored else 8
         recipe = load_recipe(workplace / "tiny.yaml", ["train.steps=3", f"train.micro_batch={size}"])

@@ -1,4 +1,4 @@
-"""What a recipe is expected to cost, and that the shipped ones say so truly."""
+"""The expected cost of a recipe, and the costs that the shipped recipes name."""
 
 from __future__ import annotations
 

@@ -115,8 +115,8 @@ def test_what_it_begins_with_is_told_in_a_line(workplace, tiny_run, tmp_path):
     from sedd_cli.system.events import Note
 
     recipe = load_recipe(workplace / "tiny.yaml", [f"init_from={tiny_run}", *STILL])
-    told = [e.text for e in train(recipe, TrainOptions(tmp_path / "run", "cpu", report=False)) if isinstance(e, Note)]
-    (line,) = (text for text in told if text.startswith("starting from"))
+    notes = [e.text for e in train(recipe, TrainOptions(tmp_path / "run", "cpu", report=False)) if isinstance(e, Note)]
+    (line,) = (text for text in notes if text.startswith("starting from"))
     assert f"the weights of {load_model(tiny_run).describe()}" in line
 
 

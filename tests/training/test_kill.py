@@ -1,4 +1,4 @@
-"""What a crash, a full disk or a spoilt step leaves behind, and how the run goes on from there.
+"""What a crash, a full disk or a step without a finite loss leaves behind, and how the run goes on from there.
 
 `SEDD_KILLS=20 pytest tests/runs/test_kill.py` is the long form: so many kills at random moments of one run.
 """
@@ -154,8 +154,8 @@ def metrics(folder: Path) -> list[dict]:
 def killed(workplace, tiny_run, tmp_path_factory) -> dict[tuple, tuple[Path, int]]:
     """For each moment the folder of the run that was killed then, and how its process ended."""
     folders = {tmp_path_factory.mktemp("killed") / "run": moment for moment in MOMENTS}
-    told = json.dumps({str(folder): moment for folder, moment in folders.items()})
-    command = [sys.executable, "-c", FORKS, str(workplace / "tiny.yaml"), told]
+    argument = json.dumps({str(folder): moment for folder, moment in folders.items()})
+    command = [sys.executable, "-c", FORKS, str(workplace / "tiny.yaml"), argument]
     done = subprocess.run(command, env=environment(workplace), capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     ends = map(int, done.stdout.split())
@@ -221,12 +221,12 @@ def free(size: float) -> Callable:
     return lambda path: shutil._ntuple_diskusage(10**12, 10**12 - int(size), int(size))
 
 
-def test_what_the_disk_has_no_room_for_is_said_in_figures(tmp_path, monkeypatch):
+def test_the_missing_disk_space_is_named_in_megabytes(tmp_path, monkeypatch):
     tensors = {"weights.a": torch.empty(500_000_000, device="meta")}
     monkeypatch.setattr(shutil, "disk_usage", free(1.5e9))
-    said = checkpoint.lacks_space(tmp_path, tensors)
-    assert "takes 2,000.0 MB, 1,500.0 MB are free" in said
-    assert "earlier checkpoints are intact" in said
+    message = checkpoint.lacks_space(tmp_path, tensors)
+    assert "takes 2,000.0 MB, 1,500.0 MB are free" in message
+    assert "earlier checkpoints are intact" in message
     monkeypatch.setattr(shutil, "disk_usage", free(2.1e9))
     assert checkpoint.lacks_space(tmp_path, tensors) == ""
 
@@ -266,8 +266,8 @@ def test_a_folder_that_may_not_be_written_to_is_refused(workplace, tmp_path, par
 
 
 @pytest.fixture
-def poison(monkeypatch) -> Callable[..., None]:
-    """`poison(3, 7)`: loss and gradient of these steps, counted from 0, are not a number."""
+def break_steps(monkeypatch) -> Callable[..., None]:
+    """`break_steps(3, 7)`: loss and gradient of these steps, counted from 0, are not a number."""
 
     def put(*steps: int, loss: float = math.nan, gradient: float = math.nan) -> None:
         def gradients(state, batch, rows):
@@ -284,11 +284,11 @@ def poison(monkeypatch) -> Callable[..., None]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("spoilt", [{}, {"loss": 1.0}, {"gradient": 1.0}, {"loss": math.inf, "gradient": 1.0}])
-def test_a_step_without_a_finite_loss_and_gradient_is_left_out_and_counted(workplace, tmp_path, poison, spoilt):
-    honest, folder = tmp_path / "honest", tmp_path / "run"
-    run(workplace, honest, "train.log_every=1")
-    poison(4, **spoilt)
+@pytest.mark.parametrize("broken", [{}, {"loss": 1.0}, {"gradient": 1.0}, {"loss": math.inf, "gradient": 1.0}])
+def test_a_step_without_a_finite_loss_and_gradient_is_left_out_and_counted(workplace, tmp_path, break_steps, broken):
+    undisturbed, folder = tmp_path / "undisturbed", tmp_path / "run"
+    run(workplace, undisturbed, "train.log_every=1")
+    break_steps(4, **broken)
     events, result = run(workplace, folder, "train.save_every=1", "train.keep=12", "train.log_every=1")
     before, after, last = (checkpoint.open_checkpoint(folder / "checkpoints" / f"step-{n}") for n in (4, 5, 12))
     assert same_state(before, after)
@@ -299,14 +299,14 @@ def test_a_step_without_a_finite_loss_and_gradient_is_left_out_and_counted(workp
     assert warning.startswith("step 5 skipped: loss ")
     assert result.skipped == 1
     # its batch is spent: the steps after it see the batches that they would have seen, by slightly other weights
-    losses, unspoilt = ([line["loss"] for line in metrics(path)] for path in (folder, honest))
-    assert losses[:4] == unspoilt[:4]
-    assert losses[5:] == pytest.approx(unspoilt[5:], rel=0.05)
+    losses, undisturbed_losses = ([line["loss"] for line in metrics(path)] for path in (folder, undisturbed))
+    assert losses[:4] == undisturbed_losses[:4]
+    assert losses[5:] == pytest.approx(undisturbed_losses[5:], rel=0.05)
 
 
 @pytest.mark.slow
-def test_a_skipped_step_is_shown_on_the_command_line(workplace, tmp_path, sedd, poison):
-    poison(4)
+def test_a_skipped_step_is_shown_on_the_command_line(workplace, tmp_path, sedd, break_steps):
+    break_steps(4)
     words = ("train", workplace / "tiny.yaml", "train.log_every=1", "--run-dir", tmp_path / "run", "--no-report")
     done = sedd(*words, "--device", "cpu", "--json")
     assert done.code == 0, done.err
@@ -316,9 +316,9 @@ def test_a_skipped_step_is_shown_on_the_command_line(workplace, tmp_path, sedd, 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("bad", "stop"), [(3, 6), (0, 1), (5, 6)])
-def test_skipped_steps_are_remembered_by_a_resumed_run(workplace, tmp_path, poison, bad, stop):
+def test_skipped_steps_are_remembered_by_a_resumed_run(workplace, tmp_path, break_steps, bad, stop):
     # a first step that was skipped leaves no moments to be stored
-    poison(bad)
+    break_steps(bad)
     run(workplace, tmp_path / "whole")
     run(workplace, tmp_path / "run", f"train.steps={stop}")
     assert run(workplace, tmp_path / "run")[1].skipped == 1
@@ -326,16 +326,16 @@ def test_skipped_steps_are_remembered_by_a_resumed_run(workplace, tmp_path, pois
     assert metrics(tmp_path / "run")[-1]["skipped"] == 1
 
 
-def test_three_spoilt_steps_in_a_row_end_the_run(workplace, tmp_path, poison):
-    poison(1, 2, 4, 5, 8, 9, 10)  # two in a row are no divergence
+def test_three_non_finite_steps_in_a_row_end_the_run(workplace, tmp_path, break_steps):
+    break_steps(1, 2, 4, 5, 8, 9, 10)  # two in a row are no divergence
     with pytest.raises(WorkError, match=r"diverged.*up to step 11;.*checkpoints/step-6$"):
         run(workplace, tmp_path / "run")
     assert load_model(tmp_path / "run", device="cpu").facts["step"] == 6
     assert checkpoint.latest(tmp_path / "run").json("state")["skipped"] == 4
 
 
-def test_a_resume_does_not_break_a_row_of_spoilt_steps(workplace, tmp_path, poison):
-    poison(4, 5, 6)
+def test_a_resume_does_not_break_a_row_of_non_finite_steps(workplace, tmp_path, break_steps):
+    break_steps(4, 5, 6)
     run(workplace, tmp_path / "run", "train.steps=6")
     with pytest.raises(WorkError, match=r"diverged.*up to step 7;"):
         run(workplace, tmp_path / "run")

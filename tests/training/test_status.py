@@ -181,11 +181,11 @@ def test_tensorboard_holds_the_numbers_of_the_metrics(workplace, tmp_path):
 
 def test_wandb_is_told_the_same_and_resumed_under_the_same_name(workplace, tmp_path, monkeypatch):
     """Through a double of the package: its calls and their arguments."""
-    told, began, ended = [], [], []
+    logged, began, ended = [], [], []
 
     class Run:
         def log(self, values, step):
-            told.append((step, values))
+            logged.append((step, values))
 
         def finish(self):
             ended.append(True)
@@ -205,10 +205,10 @@ def test_wandb_is_told_the_same_and_resumed_under_the_same_name(workplace, tmp_p
     assert [b["id"] for b in began] == ["abc123", "abc123"]
     assert began[0]["config"]["train"]["steps"] == 6
     assert ended == [True, True]
-    losses = {step: values["train/loss"] for step, values in told if "train/loss" in values}
+    losses = {step: values["train/loss"] for step, values in logged if "train/loss" in values}
     assert losses == {r["step"]: r["loss"] for r in lines(tmp_path / "run", "train")}
-    assert any("sample" in values for _, values in told)
-    assert [step for step, _ in told] == sorted(step for step, _ in told)
+    assert any("sample" in values for _, values in logged)
+    assert [step for step, _ in logged] == sorted(step for step, _ in logged)
 
 
 def test_a_tracker_without_its_package_is_refused_at_once(sedd, workplace, tmp_path, monkeypatch):
@@ -227,10 +227,10 @@ def test_divergence_is_said_once_when_two_windows_are_beyond_the_untrained_loss(
     warned = []
     for step, loss in enumerate([3.4, 9.0, 3.4, 9.0, 9.0, 9.0, 9.0], 1):
         warned += [(step, e) for e in watch.see(TrainStep(**base | {"step": step, "loss": loss}))]
-    ((step, said),) = warned
+    ((step, warning),) = warned
     assert step == 5
-    assert isinstance(said, Warn)
-    assert "training has diverged" in said.text
+    assert isinstance(warning, Warn)
+    assert "training has diverged" in warning.text
 
 
 def test_a_loss_beyond_that_of_an_untrained_network_is_said_to_diverge(workplace, tmp_path, monkeypatch):

@@ -63,7 +63,7 @@ def test_a_run_directory_holds_what_the_design_says(tiny_run):
     assert (tiny_run / "samples" / "samples-step-12.jsonl").is_file()
 
 
-def test_events_tell_the_story(workplace, tmp_path):
+def test_training_yields_its_events(workplace, tmp_path):
     events, result = run(workplace, tmp_path / "run", report=True)
     kinds = [type(e) for e in events]
     assert [e.step for e in events if isinstance(e, TrainStep)] == [2, 4, 6, 8, 10, 12]

@@ -59,12 +59,7 @@ class View:
         """Draw every event and return the result of the job. `interrupted` is shown after Ctrl-C."""
         try:
             with self._live():
-                while True:
-                    try:
-                        event = next(job)
-                    except StopIteration as end:
-                        return end.value
-                    self.show(event)
+                return e.result_of(e.observe(job, self.show))
         except KeyboardInterrupt:
             if interrupted:
                 self.say(interrupted, "yellow")

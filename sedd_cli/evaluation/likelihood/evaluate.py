@@ -89,7 +89,7 @@ def evaluate_all(
 def evaluate(
     model: LoadedModel | CausalModel, dataset: Dataset, options: EvaluateOptions, dist: Dist | None = None
 ) -> Generator[Event, None, LikelihoodResult]:
-    """Measure a split of a dataset under each protocol; the last event is Evaluated with the result's document."""
+    """Measure a split of a dataset under each protocol; yields Evaluated at the end, for display."""
     dist = dist or Dist(0, 1, model.device)
     check_tokenizer(model, dataset)
     text = EvaluatedSplit.of(dataset, dataset.split(_split_name(dataset, options.split)))
