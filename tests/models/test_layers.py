@@ -1,9 +1,11 @@
 """Dropout: how many, which, and what is left."""
 
+import shutil
+
 import pytest
 import torch
 
-from sedd_cli.models.layers import LEVELS, dropout
+from sedd_cli.models.layers import LEVELS, dropout, hashed_dropout
 
 
 @pytest.mark.parametrize("p", [0.1, 0.5, 0.93])
@@ -65,3 +67,58 @@ def test_nothing_and_everything():
     assert dropout(h, 1e-6) is h  # below the resolution of 2^-16
     assert (dropout(h, 0.999999) == 0).all()
     assert dropout(torch.zeros(0, 3), 0.5).shape == (0, 3)
+
+
+def gone(cut, shape=(1000, 1024)):
+    """Where `hashed_dropout` puts zeros, as float64."""
+    return (hashed_dropout(torch.ones(shape), cut) == 0).double()
+
+
+def test_hashed_zeros_are_as_many_and_as_independent_as_coins():
+    torch.manual_seed(0)
+    p = 0.1
+    zeros = [gone(round(p * LEVELS)) for _ in range(3)]
+    coins, sigma = zeros[0].numel(), (p * (1 - p)) ** 0.5
+    for drawn in zeros:
+        assert abs(float(drawn.mean()) - p) < 5 * sigma / coins**0.5 + 1 / LEVELS
+        # counts in rows and columns scatter as binomial ones do: χ² over its degrees of freedom, five deviations
+        for axis in (0, 1):
+            counts = drawn.sum(axis)
+            chi2 = float(((counts - counts.mean()) ** 2).sum() / (drawn.shape[axis] * p * (1 - p)))
+            assert abs(chi2 - len(counts)) < 5 * (2 * len(counts)) ** 0.5
+        flat = drawn.flatten() - p
+        for lag in (1, 2, 3, 4, 8, 64, 1023, 1024, 65536):
+            assert abs(float((flat[:-lag] * flat[lag:]).mean())) < 5 * sigma**2 / coins**0.5
+    # calls draw anew, independently of each other
+    for one, other in ((0, 1), (0, 2), (1, 2)):
+        assert abs(float(((zeros[one] - p) * (zeros[other] - p)).mean())) < 5 * sigma**2 / coins**0.5
+
+
+def test_hashed_dropout_is_a_function_of_torchs_seed():
+    def drawn(seed):
+        torch.manual_seed(seed)
+        return gone(6554)
+
+    assert torch.equal(drawn(3), drawn(3))
+    assert not torch.equal(drawn(3), drawn(4))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="compiling needs a C++ compiler")
+def test_compiled_hashed_dropout_keeps_no_mask_and_has_the_gradient_of_its_zeros():
+    def branch(h, a):
+        return torch.nn.functional.gelu(h + hashed_dropout(a, 26214))
+
+    h, a = torch.randn(64, 96).requires_grad_(), torch.randn(64, 96).requires_grad_()
+    out = torch.compile(branch)(h, a)
+    kept = out.grad_fn.saved_tensors
+    assert not any(t.dtype == torch.bool for t in kept)
+    out.sum().backward()
+    # d/da is that of h, scaled where a was kept and 0 where it was not
+    ratio = a.grad / h.grad
+    scale = LEVELS / (LEVELS - 26214)
+    is_kept = (ratio - scale).abs() < 1e-3
+    assert bool((is_kept | (a.grad == 0)).all())
+    assert float(is_kept.double().mean()) == pytest.approx(0.6, abs=0.03)
+    # and they are the zeros of the forward pass
+    torch.testing.assert_close(out, torch.nn.functional.gelu(h + torch.where(is_kept, a * scale, 0.0)))
