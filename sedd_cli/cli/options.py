@@ -201,6 +201,19 @@ SAMPLING: dict[str, tuple[Any, Any]] = {
         ],
         None,
     ),
+    "last_step": (
+        Annotated[
+            str | None,
+            typer.Option(
+                "--last-step",
+                metavar="NAME",
+                help="How the noise left after the grid is removed: bayes, as in the likelihood bound, or tweedie, as "
+                "in the published code. The same on the absorbing graph.",
+                rich_help_panel=_CHANGING,
+            ),
+        ],
+        None,
+    ),
     "legacy": (
         Annotated[
             bool,

@@ -12,16 +12,20 @@ from torch import Tensor
 from sedd_cli.checkpoints.loaded_model import LoadedModel
 from sedd_cli.core.bounds import both_bounds, discrete_bound, paper_bound, rigorous_bound
 from sedd_cli.core.graphs import Graph
+from sedd_cli.core.protocols import PROTOCOLS, Protocol
 from sedd_cli.core.random import BOUND, TIME, Stream
 from sedd_cli.core.score import ScoreModel
 from sedd_cli.errors import RequestError, out_of_memory
 from sedd_cli.inference.denoise import tokens_at_once
 
-#: iid: independent uniform times, as in the paper. stratified: one time in each of equal strata, distributed over the
-#: blocks. count: stratified by the number of masks, with a unigram control variate (absorbing graphs).
+#: iid: independent times (uniform under sedd-paper, as in the paper). stratified: one time in each of equal strata,
+#: distributed over the blocks. count: stratified by the number of masks, with a unigram control variate (absorbing
+#: graphs). Times are drawn more often near no noise (`core.placement`), except by iid under sedd-paper.
 ESTIMATORS = ("iid", "stratified", "count")
 #: Independent replicates that a standard error needs.
 LEAST_REPLICATES = 4
+#: Version of the draws; a cache of draws made otherwise is not used.
+DRAWS_VERSION = 2
 #: Replicates before the number needed is estimated: to stop early on a small error gives intervals that are too short.
 PILOT = 8
 #: Strata of a replicate: a text of fewer blocks gets several draws per block.
@@ -30,27 +34,6 @@ LEAST_STRATA = 64
 SHARED = ("rigorous", "sedd-paper")
 
 
-@dataclass(frozen=True)
-class Protocol:
-    """How a likelihood bound is defined.
-
-    rigorous: a true upper bound; otherwise the published integral, without its prior and reconstruction terms.
-    rest: an incomplete last block counts. wrapped: every block begins and ends with the tokenizer's special tokens,
-    which count as tokens (MDLM's evaluation). discrete: the variational bound of a model in discrete time.
-    """
-
-    rigorous: bool
-    rest: bool
-    wrapped: bool = False
-    discrete: bool = False
-
-
-PROTOCOLS = {
-    "rigorous": Protocol(rigorous=True, rest=True),
-    "sedd-paper": Protocol(rigorous=False, rest=False),
-    "mdlm": Protocol(rigorous=False, rest=False, wrapped=True),
-    "discrete": Protocol(rigorous=True, rest=True, discrete=True),
-}
 #: The default protocols.
 USUAL = ("rigorous", "sedd-paper")
 
@@ -145,7 +128,7 @@ def draw_bounds(
     elif find_protocol(protocols[0]).rigorous:
         found = [rigorous_bound(score, x0, v, u, u_end, count, cost)]
     else:
-        found = [paper_bound(score, x0, v, u, count=count, cost=cost)]
+        found = [paper_bound(score, x0, v, u, count=count, cost=cost, placed=estimator == "stratified")]
     return torch.stack([one.double() for one in found], 1)
 
 

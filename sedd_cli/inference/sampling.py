@@ -19,8 +19,8 @@ class Sampling:
 
     normalized: sets the normaliser of an absorbing model's scores to 1, so that steps without a transition cost no
     network evaluation. thinning: False evaluates every position in every step, whatever the recipe says. temperature,
-    top_p, grid, correctors: options of the sampler. remask: ReMDM's η. legacy: the float32 Gumbel draws of the
-    published code. batch: sequences denoised together; None: as memory allows.
+    top_p, grid, correctors, last_step: options of the sampler. remask: ReMDM's η. legacy: the float32 Gumbel draws of
+    the published code. batch: sequences denoised together; None: as memory allows.
     """
 
     steps: int | None = None
@@ -32,6 +32,7 @@ class Sampling:
     grid: str | None = None
     correctors: int | None = None
     remask: float | None = None
+    last_step: str | None = None
     legacy: bool = False
     batch: int | None = None
 
@@ -80,6 +81,7 @@ class Sampling:
             "grid": self.grid,
             "correctors": self.correctors,
             "eta": self.remask,
+            "last_step": self.last_step,
             "thinning": None if self.thinning else False,
             "draws": "float32-gumbel" if self.legacy else None,
         }
@@ -107,7 +109,12 @@ def check_draws(n: int, seed: int) -> None:
 
 
 #: Names of options on the command line, where they differ.
-_FLAGS = {"thinning": "--no-thinning", "draws": "--legacy-float32-gumbel", "top_p": "--top-p"}
+_FLAGS = {
+    "thinning": "--no-thinning",
+    "draws": "--legacy-float32-gumbel",
+    "top_p": "--top-p",
+    "last_step": "--last-step",
+}
 
 
 @dataclass(frozen=True)

@@ -113,7 +113,7 @@ def validate(recipe: Recipe, model: LoadedModel, dataset: Dataset, run: RunDir) 
             found = event.result["bounds"][protocol]
             kept = {f.name: found[f.name] for f in dataclasses.fields(Validated) if f.name in found}
             seen = Validated(step=step, split=split, seconds=time.perf_counter() - began, **kept)
-            run.log({"kind": "validation", **dataclasses.asdict(seen)})
+            run.log({"kind": "validation", **{k: v for k, v in dataclasses.asdict(seen).items() if k != "sign"}})
             yield seen
     kept = []
     for event in generate(model, GenerateOptions(seed=recipe.seed)):

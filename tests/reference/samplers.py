@@ -76,6 +76,17 @@ def tweedie_step(Q: torch.Tensor, x: torch.Tensor, s: torch.Tensor, delta_sigma:
     return normalise(out)
 
 
+def bayes_step(Q: torch.Tensor, x: torch.Tensor, s: torch.Tensor, sigma: float, banned: int | None = None):
+    """Bayes' rule with p_sigma for p_0: s_y exp(sigma Q)(x, y). `banned` is a state with probability zero."""
+    forth = transition(Q, sigma)
+    out = torch.zeros_like(s)
+    for index in itertools.product(range(x.shape[0]), range(x.shape[1])):
+        out[index] = s[index] * forth[int(x[index])]
+    if banned is not None:
+        out[..., banned] = 0.0
+    return normalise(out)
+
+
 def remdm_step(x: torch.Tensor, s: torch.Tensor, sigma_s: float, sigma_t: float, eta: float) -> torch.Tensor:
     """Remasking with a cap (ReMDM, Wang et al. 2025); MASK is the last state. [M, L, S].
 
@@ -173,6 +184,7 @@ def chain(
     correctors: int = 0,
     temperature: float = 1.0,
     top_p: float = 1.0,
+    last_step: str = "bayes",
 ) -> torch.Tensor:
     """The exact output distribution [S^L] of algorithm 2 (3 with `given`): a dense step per interval, then denoise."""
     S = len(Q)
@@ -199,7 +211,8 @@ def chain(
             h = half * (1 - math.exp(-(t - s_time) * dsigma_next / half))
             p = after(p, corrector_step(Q, xs, score(xs, sigma_next), h))
     sigma, _ = schedule(grid[-1])
-    return after(p, tweedie_step(Q, xs, score(xs, sigma), sigma, banned=mask))
+    last = {"bayes": bayes_step, "tweedie": tweedie_step}[last_step]
+    return after(p, last(Q, xs, score(xs, sigma), sigma, banned=mask))
 
 
 def published_float32_race(weights: torch.Tensor, u: torch.Tensor) -> torch.Tensor:

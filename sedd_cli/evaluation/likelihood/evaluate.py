@@ -32,7 +32,7 @@ from sedd_cli.evaluation.likelihood.results import (
 from sedd_cli.evaluation.likelihood.summary import Estimates, summary
 from sedd_cli.evaluation.likelihood.texts import Text, check_tokenizer, prepared_for
 from sedd_cli.evaluation.scorers.causal import CausalModel
-from sedd_cli.inference.bound import USUAL, Drawing, check_protocol, find_protocol, placed_for, shared
+from sedd_cli.inference.bound import DRAWS_VERSION, USUAL, Drawing, check_protocol, find_protocol, placed_for, shared
 from sedd_cli.system.distributed import Dist
 from sedd_cli.system.events import Evaluated, Event, Finished, Note, Progress, Warn
 from sedd_cli.system.software import software
@@ -207,7 +207,7 @@ def _likelihood(
     for done in fill(values, blocks, lambda group: nats(blocks.read(group).to(dist.device)), dist, cache, 0):
         yield Progress(f"{name} likelihood", done, len(blocks), "blocks")
     yield from _cache_warning(cache)
-    return summary(blocks, Estimates(values[None], 1), given=int(wrapped))
+    return summary(blocks, Estimates(values[None], 1), name, given=int(wrapped))
 
 
 def _bounds(
@@ -225,12 +225,12 @@ def _bounds(
         others = [other for other in names if other != name]
         estimator = placed_for(drawing, model.graph, name)
         draws = MonteCarlo(each.draws, others, drawing.rel_error, drawing.max_nfe, estimator)
-        found[name] = summary(own, kept, monte_carlo=draws)
+        found[name] = summary(own, kept, name, monte_carlo=draws)
     return found
 
 
 def _cache(known: dict[str, Any], options: EvaluateOptions, how: dict[str, Any]) -> ResultCache | None:
-    return ResultCache.of(how | {"sedd": __version__} | known) if options.keep else None
+    return ResultCache.of(how | {"sedd": __version__, "draws_version": DRAWS_VERSION} | known) if options.keep else None
 
 
 def _cache_warning(cache: ResultCache | None) -> Generator[Event, None, None]:

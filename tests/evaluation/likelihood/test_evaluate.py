@@ -167,7 +167,7 @@ def test_each_protocol_is_the_bound_of_its_name(model, protocol):
         truth = (
             rigorous_bound(model.score, x0, v, u, u_end)
             if protocol == "rigorous"
-            else paper_bound(model.score, x0, v, u)
+            else paper_bound(model.score, x0, v, u, placed=True)
         )
     found = draw_bounds(model.score, (protocol,), "stratified", x0, v, Stream(7, BOUND, index), 2)
     assert torch.equal(found[:, 0], truth.double())
@@ -482,7 +482,7 @@ def test_errors_of_the_text_are_per_predicted_token(model, tmp_path):
     split = open_dataset_of(model.recipe.data.corpus, reference).split("test")
     blocks = Blocks.cut(split, "mdlm", 24, reference.tokenizer)
     nats = torch.rand(1, len(blocks), generator=torch.Generator().manual_seed(0)).double().numpy() + 50
-    found = summary(blocks, Estimates(nats, 1), given=1)
+    found = summary(blocks, Estimates(nats, 1), "mdlm", given=1)
     expected = between_documents(nats, blocks.lengths - 1, blocks.clusters)
     assert found.nats_per_token_between_documents == expected
     assert found.nats_per_token == pytest.approx(nats.sum() / (23 * len(blocks)))
@@ -526,7 +526,7 @@ def test_baselines_and_bits_per_byte_of_a_part_are_over_the_text_of_that_part(mo
     nats = NGram(train.read(0, train.tokens), data.tokenizer.vocab_size, 1).nats(ids).sum()
     found = ngrams(data, blocks)["unigram"]
     assert found == pytest.approx(float(nats) / blocks.size.characters / math.log(2))
-    figures = summary(blocks, Estimates(np.full((4, 3), 50.0), 1)).to_dict()
+    figures = summary(blocks, Estimates(np.full((4, 3), 50.0), 1), "rigorous").to_dict()
     assert figures["bits_per_byte"] == pytest.approx(150 / blocks.size.bytes / math.log(2))
     assert figures["bits_per_char"] == pytest.approx(150 / blocks.size.characters / math.log(2))
 
