@@ -44,6 +44,7 @@ from reference.samplers import (
     clamp,
     corrector_step,
     euler_step,
+    guided_bound,
     joint,
     normalise,
     published_float32_race,

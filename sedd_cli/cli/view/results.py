@@ -38,7 +38,7 @@ def bounds_table(result: dict[str, Any]) -> Table:
     for protocol, found in result["bounds"].items():
         table.add_row(f"{_kind(result, protocol)} ({protocol})", *_values(result, protocol, found))
     for name, bits in result.get("baselines", {}).items():
-        fitted = " (of train)" if name.endswith("gram") else ""
+        fitted = " (of train)" if "gram" in name else ""
         table.add_row(f"{name}{fitted}", f"{bits:.3f}", style="dim")
     source = result.get("baselines", {}).get("the source itself")
     bound = result["bounds"].get("rigorous") or result["bounds"].get("discrete")

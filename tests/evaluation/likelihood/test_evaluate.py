@@ -62,8 +62,10 @@ def test_a_result_names_everything_needed_to_repeat_it(model, dataset):
         figures = found["bounds"][protocol]
         assert figures["replicates"] >= 4
         assert figures["perplexity"] == pytest.approx(math.exp(figures["nats_per_token"]))
-    assert set(found["baselines"]) == {"unigram", "5-gram"}
-    assert found["baselines"]["5-gram"] < found["baselines"]["unigram"]
+    assert set(found["baselines"]) == {"unigram", "5-gram", "5-gram, in one piece"}
+    # blocks are read by themselves, as by the model: their first tokens are less certain than in one piece
+    baselines = found["baselines"]
+    assert baselines["5-gram, in one piece"] < baselines["5-gram"] < baselines["unigram"]
 
 
 def test_the_same_seed_repeats_the_number_and_another_does_not(model, dataset):
@@ -524,8 +526,12 @@ def test_baselines_and_bits_per_byte_of_a_part_are_over_the_text_of_that_part(mo
     assert abs(blocks.size.bytes - int((ids != data.tokenizer.eos).sum())) <= 2
     assert blocks.size.bytes > blocks.size.characters
     nats = NGram(train.read(0, train.tokens), data.tokenizer.vocab_size, 1).nats(ids).sum()
-    found = ngrams(data, blocks)["unigram"]
-    assert found == pytest.approx(float(nats) / blocks.size.characters / math.log(2))
+    found, bits = ngrams(data, blocks), 1 / blocks.size.characters / math.log(2)
+    assert found["unigram"] == pytest.approx(float(nats) * bits)
+    five = NGram(train.read(0, train.tokens), data.tokenizer.vocab_size, 5)
+    alone = sum(float(five.nats(ids[start : start + 24]).sum()) for start in (0, 24, 48))
+    assert found["5-gram"] == pytest.approx(alone * bits)
+    assert found["5-gram, in one piece"] == pytest.approx(float(five.nats(ids).sum()) * bits)
     figures = summary(blocks, Estimates(np.full((4, 3), 50.0), 1), "rigorous").to_dict()
     assert figures["bits_per_byte"] == pytest.approx(150 / blocks.size.bytes / math.log(2))
     assert figures["bits_per_char"] == pytest.approx(150 / blocks.size.characters / math.log(2))
