@@ -1,13 +1,16 @@
 """The likelihood bound of a sampler with finitely many steps, as it runs.
 
-The samples of a sampler are the ends of paths x_0, x_1, …: a Markov chain from p_base with transitions p_θ(x_{k+1}|x_k).
-For any other chain q that starts alike and ends in x0 for certain, −log p(x0) ≤ E_q Σ_k log q(x_{k+1}|x_k)/p_θ(x_{k+1}|x_k)
-(Jensen). A draw follows one path of q through all steps of the grid and sums the divergences, each position's in closed
-form. Here q is
+Samples are the ends of paths y_0, y_1, … of a Markov chain that starts in p_base and goes on by p_θ(y_{k+1}|y_k). For
+any other chain q that ends in x0 for certain,
+
+    −log p(x0) ≤ E_q [log q(y_0)/p_base(y_0) + Σ_k log q(y_{k+1}|y_k)/p_θ(y_{k+1}|y_k)]
+
+by Jensen's inequality. A draw follows one path of q through all steps of the grid and sums the divergences, each
+position's in closed form. Here q is
 
 * where tokens only turn into MASK: the sampler's own chain, with the true token in place of the one it would draw. When
   a position is unmasked then costs nothing, and the token costs its −log probability.
-* otherwise: p(x_{k+1}|x_k, x0) of the forward process, restricted to what the sampler can do; corrector steps are the
+* otherwise: p(y_{k+1}|y_k, x0) of the forward process, restricted to what the sampler can do; corrector steps are the
   sampler's own.
 """
 

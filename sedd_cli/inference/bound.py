@@ -14,6 +14,8 @@ from sedd_cli.core.bounds import both_bounds, discrete_bound, paper_bound, rigor
 from sedd_cli.core.graphs import Graph
 from sedd_cli.core.protocols import PROTOCOLS, Protocol
 from sedd_cli.core.random import BOUND, TIME, Stream
+from sedd_cli.core.sampler_bound import evaluations, sampler_bound
+from sedd_cli.core.samplers import Stepper
 from sedd_cli.core.score import ScoreModel
 from sedd_cli.errors import RequestError, out_of_memory
 from sedd_cli.inference.denoise import tokens_at_once
@@ -56,13 +58,16 @@ class Drawing:
     """Options of the Monte-Carlo estimator.
 
     estimator: one of ESTIMATORS; None: count for absorbing graphs, else stratified. Replicates are added until the
-    standard error is below rel_error of the bound, or max_nfe network evaluations per block are spent.
+    standard error is below rel_error of the bound, or max_nfe network evaluations per block are spent. sampler: the one
+    whose bound the protocol `sampler` measures; its replicates are paths through all its steps, at least
+    LEAST_REPLICATES of them.
     """
 
     estimator: str | None = None
     rel_error: float = 0.005
     max_nfe: int = 64
     seed: int = 0
+    sampler: Stepper | None = None
 
     def __post_init__(self) -> None:
         if self.estimator is not None and self.estimator not in ESTIMATORS:
@@ -82,11 +87,22 @@ class Drawing:
 
     def draws(self, blocks: int) -> int:
         """Draws per block in one replicate."""
-        return max(1, min(math.ceil(LEAST_STRATA / blocks), self.max_nfe // PILOT))
+        return 1 if self.sampler else max(1, min(math.ceil(LEAST_STRATA / blocks), self.max_nfe // PILOT))
+
+    @property
+    def evaluations(self) -> int:
+        """Network evaluations of one draw."""
+        return evaluations(self.sampler) if self.sampler else 1
+
+    def most_replicates(self, draws: int) -> int:
+        """Replicates of `draws` draws that max_nfe allows."""
+        return max(LEAST_REPLICATES if self.sampler else 1, self.max_nfe // (draws * self.evaluations))
 
 
 def placed_for(drawing: Drawing, graph: Graph, protocol: str) -> str:
-    """The estimator of a protocol's bound: `count` is for continuous time only."""
+    """The estimator of a protocol's bound: `count` is for continuous time, samplers are followed along paths."""
+    if find_protocol(protocol).stepwise:
+        return "paths"
     estimator = drawing.placed_for(graph)
     return "stratified" if find_protocol(protocol).discrete and estimator == "count" else estimator
 
@@ -106,6 +122,7 @@ def draw_bounds(
     stream: Stream,
     step: int,
     cost: Tensor | None = None,
+    sampler: Stepper | None = None,
 ) -> Tensor:
     """One unbiased estimate of each protocol's bound per sequence.
 
@@ -115,10 +132,14 @@ def draw_bounds(
         v: positions in [0, 1) of their times, or of their numbers of masks, [B].
         step: number of the draw in the stream of random numbers.
         cost: nats of each token under a unigram model, the control variate of `count`.
+        sampler: whose bound the protocol `sampler` measures.
 
     Returns:
         Nats [B, P], float64.
     """
+    if find_protocol(protocols[0]).stepwise:
+        assert sampler is not None, "a sampler for the protocol of its name"
+        return sampler_bound(score, sampler, x0, stream, step)[:, None]
     u, u_end = (w.to(x0.device) for w in stream.uniforms(step, x0.shape[1]))
     v, count = v.to(x0.device), estimator == "count"
     if find_protocol(protocols[0]).discrete:
@@ -136,6 +157,8 @@ def bound_of(score: ScoreModel, x0: Tensor, draws: int, seed: int, protocol: str
     """Bound and standard error of each sequence, nats [B], from LEAST_REPLICATES stratified replicates."""
     if find_protocol(protocol).wrapped:
         raise RequestError(f"protocol {protocol!r} is about blocks of a text, not about single sequences")
+    if find_protocol(protocol).stepwise:
+        raise RequestError(f"protocol {protocol!r} is about a sampler: `sedd eval` measures it")
     strata = max(1, draws // LEAST_REPLICATES)
     index, estimator = torch.arange(len(x0)), placed_for(Drawing(), score.graph, protocol)
     means = []

@@ -1,5 +1,6 @@
 """The bound of a sampler as it runs, against the exact distribution of its samples."""
 
+import itertools
 import math
 
 import pytest
@@ -101,7 +102,7 @@ def test_few_steps_have_another_likelihood_than_many_and_their_own_bound_says_so
     # the first step in which anything is unmasked: 2^-K for K tokens there
     p, none, cost = 0.0, 1.0, 0.0
     times = [*reference.time_grid(steps), 0.0]
-    for t, s in zip(times[:-1], times[1:], strict=True):
+    for t, s in itertools.pairwise(times):
         u = (t - s) / t
         p += none * ((1 - u / 2) ** L - (1 - u) ** L)
         cost += none * L * u * math.log(2)

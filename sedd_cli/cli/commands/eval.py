@@ -5,7 +5,7 @@ from __future__ import annotations
 import json as json_module
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -15,17 +15,27 @@ from sedd_cli.cli.view.results import bounds_table, comparison
 from sedd_cli.cli.view.view import View
 from sedd_cli.errors import RequestError, WorkError
 
+if TYPE_CHECKING:
+    from sedd_cli.inference.sampling import Sampling
+
 #: Shown after Ctrl-C.
 RESUME = "interrupted: finished draws are kept, the same command continues"
 
 
+@o.sampling_options(
+    "steps", "sampler", "normalized", "temperature", "top_p", "grid", "correctors", "remask", "last_step"
+)
 def evaluate(
+    sampling: Sampling,
     dataset: o.Dataset = None,
     local: o.From = None,
     split: o.Split = None,
     protocol: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME", help="rigorous, sedd-paper, mdlm; default: the first two. May be repeated."),
+        typer.Option(
+            metavar="NAME",
+            help="rigorous, sedd-paper, mdlm, sampler (with --steps); default: the first two. May be repeated.",
+        ),
     ] = None,
     rel_error: Annotated[
         float, typer.Option(metavar="FLOAT", help="Draw until the standard error is below this share of the bound.")
@@ -67,6 +77,8 @@ def evaluate(
     autoregressive model of transformers (--model gpt2) is evaluated exactly, on the same blocks. On many GPUs:
     torchrun --standalone --nproc-per-node=8 -m sedd_cli eval --dataset wikitext103
 
+    Options of the sampler are for --protocol sampler alone, which bounds the likelihood of samples drawn in that way.
+
     Example: sedd eval --model runs/quickstart --dataset pydocs --split validation
     """
     from sedd_cli.evaluation.likelihood.evaluate import EvaluateOptions, evaluate_all
@@ -85,6 +97,7 @@ def evaluate(
         length,
         try_bf16=precision == "auto",
         keep=resume,
+        sampling=sampling,
     )
     reads = {"--dataset": dataset, "--from": local, "--model": model_files(model), "--tokenizer": tokenizer}
     check_outputs({"--out": out}, reads)

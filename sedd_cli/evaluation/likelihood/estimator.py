@@ -46,11 +46,11 @@ def estimate(
         to_bits: bits per character of one nat of the whole text, for the progress bar.
     """
     draws, shape, task = drawing.draws(len(blocks)), (len(blocks), len(protocols)), f"{' and '.join(protocols)} bound"
-    most = drawing.max_nfe // draws
+    most = drawing.most_replicates(draws)
     needed, nats = min(PILOT, most), np.empty((0, *shape))
     estimator = placed_for(drawing, score.graph, protocols[0])
     surprisal = blocks.surprisal(score.graph.vocab_size).to(dist.device) if estimator == "count" else None
-    replicates = _Replicates(score, blocks, protocols, estimator, drawing.seed, draws, dist, surprisal)
+    replicates = _Replicates(score, blocks, protocols, estimator, drawing, draws, dist, surprisal)
     cached = _count_cached(cache, most, shape) if dist.main and cache else 0
     if cached:
         yield Note(f"{cached} replicates are read from the cache")
@@ -91,21 +91,24 @@ class _Replicates:
     blocks: Blocks
     protocols: tuple[str, ...]
     estimator: str
-    seed: int
+    drawing: Drawing
     draws: int
     dist: Dist
     surprisal: Tensor | None
 
     def complete(self, number: int, values: np.ndarray, cache: ResultCache | None) -> Generator[int, None, None]:
         """Compute what is NaN in replicate `number`, values [M, P] in nats; yields the number of draws made so far."""
-        level = levels(len(self.blocks), self.draws, self.estimator, self.seed, number)
+        seed, sampler = self.drawing.seed, self.drawing.sampler
+        level = levels(len(self.blocks), self.draws, self.estimator, seed, number)
 
         def nats(group: Tensor) -> Tensor:
             x0 = self.blocks.read(group).to(self.dist.device)
             cost = None if self.surprisal is None else self.surprisal[x0]
-            stream, steps = Stream(self.seed, BOUND, group), range(number * self.draws, (number + 1) * self.draws)
+            stream, steps = Stream(seed, BOUND, group), range(number * self.draws, (number + 1) * self.draws)
             each = [
-                draw_bounds(self.score, self.protocols, self.estimator, x0, level[j, group], stream, step, cost)
+                draw_bounds(
+                    self.score, self.protocols, self.estimator, x0, level[j, group], stream, step, cost, sampler
+                )
                 for j, step in enumerate(steps)
             ]
             return torch.stack(each).mean(0)

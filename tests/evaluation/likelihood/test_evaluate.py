@@ -17,6 +17,7 @@ from sedd_cli.errors import RequestError
 from sedd_cli.evaluation.likelihood.evaluate import EvaluateOptions, evaluate, evaluate_all
 from sedd_cli.evaluation.likelihood.texts import Text
 from sedd_cli.inference.bound import Drawing, shared
+from sedd_cli.inference.sampling import Sampling
 from sedd_cli.system.distributed import Dist
 from sedd_cli.system.events import Evaluated, Prepared
 
@@ -563,3 +564,29 @@ def test_a_causal_model_is_evaluated_with_the_tokenizer_it_is_given(model, tmp_p
     reference = load_exact(str(folder), device="cpu", tokenizer=str(file))
     *_, finished = evaluate_all(reference, [Text(model.recipe.data.corpus)], options_of(baselines=False), ALONE)
     assert finished.result["results"][0]["bounds"]["sedd-paper"]["blocks"] > 100
+
+
+def test_the_bound_of_the_sampler_is_named_with_its_steps_and_counts_their_evaluations(model, dataset):
+    options = {"protocols": ("sampler",), "blocks": 3, "baselines": False}
+    found = {n: result(model, dataset, sampling=Sampling(steps=n), **options)["bounds"]["sampler"] for n in (2, 32)}
+    assert found[2]["process"] == "tweedie in 2 steps"
+    assert (found[2]["sign"], found[2]["upper_bound"]) == ("≤", True)
+    assert found[2]["estimator"] == "paths"
+    assert found[2]["nfe_per_block"] == 3 * found[2]["replicates"]
+    assert found[32]["replicates"] == 4  # 33 evaluations each, of 64 at most
+    assert all(one["tokens"] == 72 for one in found.values())
+    named = result(model, dataset, sampling=Sampling(steps=2, normalized=True, temperature=0.9), **options)
+    assert named["bounds"]["sampler"]["process"] == "tweedie in 2 steps, temperature 0.9, normalized True"
+
+
+def test_the_bound_of_the_sampler_refuses_what_has_none(model, dataset):
+    for sampling, message in (
+        (Sampling(sampler="first-hitting"), "samplers with steps"),
+        (Sampling(legacy=True), "exact draws"),
+    ):
+        with pytest.raises(RequestError, match=message):
+            result(model, dataset, protocols=("sampler",), sampling=sampling)
+    with pytest.raises(RequestError, match="--protocol sampler alone"):
+        EvaluateOptions(sampling=Sampling(steps=3))
+    with pytest.raises(RequestError, match="sedd eval"):
+        model.bound(torch.zeros(1, 24, dtype=torch.int64), protocol="sampler")
