@@ -42,6 +42,26 @@ class Sampling:
             if value is not None and value < 1:
                 raise RequestError(f"{key} must be at least 1, found {value}")
 
+    def for_gaps(self, model: LoadedModel, tokens: int) -> ResolvedSampler:
+        """The sampler for a text with so many tokens to fill.
+
+        Where options and recipe leave it open and the gaps have no more tokens than there would be steps,
+        first-hitting: it takes one evaluation a token, and its fillings follow the conditional distribution of the
+        normalised model exactly. Steps resolve several tokens at once, as if they were independent.
+        """
+        resolved = self.resolve(model)
+        if not model.graph.masking or model.exact or not self._open(model):
+            return resolved
+        steps = getattr(resolved.sampler, "steps", 0)
+        return dataclasses.replace(self, sampler="first_hitting").resolve(model) if tokens <= steps else resolved
+
+    def _open(self, model: LoadedModel) -> bool:
+        """Whether neither these options nor the recipe choose anything about the steps."""
+        usual = Sampling()._sampler(model)  # the recipe's
+        chosen = {f.name for f in dataclasses.fields(self) if getattr(self, f.name) != f.default}
+        plain = usual.name in ("tweedie", "euler") and not usual.levers()
+        return plain and chosen <= {"temperature", "top_p", "normalized", "batch"}
+
     def resolve(self, model: LoadedModel) -> ResolvedSampler:
         """The sampler for a model. RequestError where options do not fit each other or the model."""
         if model.graph.mask is None and self.normalized:
