@@ -10,14 +10,18 @@ from pathlib import Path
 from typing import Any
 
 from sedd_cli.checkpoints.loaded_model import LoadedModel
+from sedd_cli.core.protocols import sign
 from sedd_cli.recipe import dump_recipe
 
 PAPER = "[Lou, Meng and Ermon 2024](https://arxiv.org/abs/2310.16834)"
 ABOUT_BOUNDS = """\
-Upper bounds on −log p. *rigorous* holds for the model that sampling simulates; *sedd-paper* is the published protocol,
-which leaves two terms out. ± is the Monte-Carlo standard error."""
+≤ marks an upper bound on −log p: *rigorous* is one of the reverse process in continuous time, which samplers approach
+with many steps. ≈ marks an estimate that is no bound: *sedd-paper* and *mdlm* are published protocols, which leave two
+terms out. ± is the Monte-Carlo standard error."""
 
 
+#: What stands before a number → the name of its metric.
+WORDS = {"≤": "upper bound", "≈": "estimate", "=": "exact"}
 #: The file of an export with the evaluations that its card shows.
 RESULTS = "results.json"
 #: Keys that a stored result, and a bound in it, must have to be shown.
@@ -67,7 +71,7 @@ class ModelCard:
                 dataset_name=Path(result["corpus"]).name,
                 dataset_split=result["split"],
                 metric_type="perplexity",
-                metric_name=f"perplexity per token, upper bound ({protocol})",
+                metric_name=f"perplexity per token, {WORDS[sign(protocol, _exact(result))]} ({protocol})",
                 metric_value=round(bound["perplexity"], 4),
             )
             for result, protocol, bound in _bounds(found)
@@ -171,13 +175,19 @@ def _bounds(found: list[dict[str, Any]]) -> Iterator[tuple[dict[str, Any], str, 
     yield from last.values()
 
 
+def _exact(result: dict[str, Any]) -> bool:
+    """Whether the result is a likelihood rather than a bound."""
+    return "estimator" not in result
+
+
 def _likelihood(found: list[dict[str, Any]]) -> str:
     lines = ["| text | tokens | protocol | bits per character | perplexity per token |", "|---|---|---|---|---|"]
     for result, protocol, bound in _bounds(found):
+        mark = sign(protocol, _exact(result))
         protocol = protocol if result["precision"] == "fp32" else f"{protocol}, in {result['precision']}"
         lines.append(
             f"| {Path(result['corpus']).name} {result['split']} | {bound['tokens']:,} | {protocol} | "
-            f"{bound['bits_per_char']:.3f} ± {bound['bits_per_char_error']:.3f} | "
-            f"{bound['perplexity']:.2f} ± {bound['perplexity_error']:.2f} |"
+            f"{mark} {bound['bits_per_char']:.3f} ± {bound['bits_per_char_error']:.3f} | "
+            f"{mark} {bound['perplexity']:.2f} ± {bound['perplexity_error']:.2f} |"
         )
     return "\n".join(lines)

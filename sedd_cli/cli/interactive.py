@@ -86,6 +86,7 @@ def _set(words: list[str], job: Job, sampling: Sampling) -> tuple[Job, Sampling]
 _JOB: dict[str, type] = {"seed": int, "n": int, "length": int, "candidates": int}
 _SAMPLING: dict[str, type] = {
     "steps": int, "sampler": str, "temperature": float, "top_p": float, "grid": str, "correctors": int, "remask": float,
+    "last_step": str,
 }  # fmt: skip
 
 

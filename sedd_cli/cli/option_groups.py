@@ -58,6 +58,14 @@ SAMPLING: dict[str, tuple[Any, Any]] = {
     "remask": _value(
         float, _CHANGING, "Probability that a step masks a resolved token again (ReMDM, capped), such as 0.02."
     ),
+    "last_step": _option(
+        str | None,
+        _CHANGING,
+        "How the noise left after the grid is removed: bayes, as in the likelihood bound, or tweedie, as in the "
+        "published code. The same on the absorbing graph.",
+        "--last-step",
+        metavar="NAME",
+    ),
     "legacy": _option(
         bool,
         _CHANGING,

@@ -3,12 +3,15 @@
 A draw corrupts a sequence at one noise level and weighs the score entropy there. Two bounds:
 
 * `paper_bound`: the published protocol, t ~ U(t_min, 1), no prior and no reconstruction term.
-* `rigorous_bound`: a true bound for the model that sampling simulates: the integral over all noise, plus, on the
-  uniform graph, both end terms.
+* `rigorous_bound`: a true bound for the process that samplers approach as their steps grow: it starts in p_base at
+  t = 1, follows the reverse rates in continuous time down to t = T_END, and ends with the samplers' last step. The
+  network gets the sigma that samplers give it.
 
 And two forms of each, with the same expectation. By time: v places the noise level, each position is hit or not. By
 count (absorbing): v places the number of masks. There a `cost` of each token, such as its surprisal under a unigram
 model, may serve as a control variate: what has to be averaged is then only how the loss differs from it.
+
+`core.sampler_bound` has the bound of a sampler with finitely many steps.
 """
 
 from __future__ import annotations
@@ -17,26 +20,18 @@ import math
 from dataclasses import dataclass, replace
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from sedd_cli.core.losses.d3pm import discrete_noise, integrated_noise
+from sedd_cli.core.categorical import inverse_cdf
+from sedd_cli.core.count_form import control_variate, count_draw
+from sedd_cli.core.losses.d3pm import discrete_noise
 from sedd_cli.core.losses.score_entropy import sequence_score_entropy
+from sedd_cli.core.placement import placed_lambda, placed_sigma
+from sedd_cli.core.samplers.denoise import decode_masses
+from sedd_cli.core.samplers.grids import T_END
 from sedd_cli.core.schedules import T_MIN
 from sedd_cli.core.score import ScoreModel, trained_range
-
-#: Every sigma there is.
-ALL_NOISE = (0.0, math.inf)
-#: Numbers of masks k are drawn ∝ k to the minus this: measured best between 0 and 0.7 on a trained model.
-COUNT_POWER = 1 / 3
-
-
-@dataclass(frozen=True)
-class CountDraw:
-    """Sequences x [B, L] under noise sigma [B]; weight [B] · Σ score entropy estimates an integral over sigma."""
-
-    x: Tensor
-    sigma: Tensor
-    weight: Tensor
 
 
 def stratified(count: int, u: Tensor) -> Tensor:
@@ -52,16 +47,23 @@ def paper_bound(
     t_min: float = T_MIN,
     count: bool = False,
     cost: Tensor | None = None,
+    placed: bool = False,
 ) -> Tensor:
     """σ̄′(t)·Σ score entropy at t = t_min + (1 − t_min)·v: an estimate per sequence [B], nats.
 
     v [B] float64 places the time, u [B, L] float64 decides what is corrupted. The training loss
-    (algorithm 1) is the mean of the same quantity. count, cost [B, L]: see above.
+    (algorithm 1) is the mean of the same quantity. count, cost [B, L]: see above. placed: draw more often where noise
+    is small (`core.placement`), which lowers the variance and leaves the mean.
     """
     if count:
-        (integral,) = _by_count(model, x0, v, u, cost, trained_range(model, t_min))
+        (integral,) = _by_count(model, x0, v, u, cost, _paper_part(model, t_min))
         return integral / (1 - t_min)
-    return _by_time(model, x0, u, *model.schedule(t_min + (1 - t_min) * v))
+    if placed:
+        sigma, weight = placed_sigma(v, *trained_range(model, t_min), x0.shape[-1])
+        weight = weight / (1 - t_min)
+    else:
+        sigma, weight = model.schedule(t_min + (1 - t_min) * v)
+    return _weighed(model, x0, model.graph.perturb(x0, sigma, u), sigma, weight)
 
 
 def rigorous_bound(
@@ -75,16 +77,20 @@ def rigorous_bound(
 ) -> Tensor:
     """One unbiased estimate per sequence [B], nats, of a true upper bound on −log p(x0).
 
-    v [B] places the noise; u and u_end [B, L] are uniforms for the corruption there and at the end point. The
-    network gets sigma clamped to the range it was trained on: any score function defines a valid model, so the
-    bound stays a bound. count, cost [B, L]: see above.
+    v [B] places the noise; u and u_end [B, L] are uniforms for the corruption there and at the end point. Draws are
+    placed so that the variance is finite (`core.placement`). count, cost [B, L]: see above.
     """
-    model = replace(model, sigma_range=trained_range(model))
+    if not model.graph.masking:
+        sigma, weight = placed_sigma(v, *sampled_range(model), x0.shape[-1])
+        return _weighed(model, x0, corrupted(model, x0, sigma, u), sigma, weight) + end_terms(model, x0, u_end)
+    model = _to_no_noise(model)
     if count:
-        (integral,) = _by_count(model, x0, v, u, cost, ALL_NOISE)
-    else:
-        integral = _by_time(model, x0, u, *integrated_noise(model, v))
-    return integral + end_terms(model, x0, u_end)
+        return _by_count(model, x0, v, u, cost, _whole(model))[0]
+    # a token is masked with probability lam at a time when the schedule alone would mask λ̄(1)·lam of them
+    lam, slope = placed_lambda(v, x0.shape[-1])
+    sigma = -torch.log1p(-lam * full_lambda(model))
+    x = torch.where(u < lam[:, None], model.graph.mask_state, x0)
+    return _weighed(model, x0, x, sigma, slope * torch.expm1(sigma) / lam)
 
 
 def both_bounds(
@@ -92,11 +98,11 @@ def both_bounds(
 ) -> tuple[Tensor, Tensor]:
     """`rigorous_bound` and `paper_bound` in the count form, [B] each, from one evaluation of the network.
 
-    They integrate the same loss, the second over a part of the noise where the network gets the same sigma from both.
+    They integrate the same loss, the second over a part of the noise.
     """
-    model = replace(model, sigma_range=trained_range(model))
-    whole, part = _by_count(model, x0, v, u, cost, ALL_NOISE, trained_range(model))
-    return whole + end_terms(model, x0, u_end), part / (1 - T_MIN)
+    model = _to_no_noise(model)
+    whole, part = _by_count(model, x0, v, u, cost, _whole(model), _paper_part(model, T_MIN))
+    return whole, part / (1 - T_MIN)
 
 
 def discrete_bound(model: ScoreModel, x0: Tensor, v: Tensor, u: Tensor) -> Tensor:
@@ -117,52 +123,31 @@ def discrete_bound(model: ScoreModel, x0: Tensor, v: Tensor, u: Tensor) -> Tenso
     return steps * found + prior(model, x0)
 
 
-def _by_time(model: ScoreModel, x0: Tensor, u: Tensor, sigma: Tensor, rate: Tensor) -> Tensor:
-    loss = sequence_score_entropy(model, model.graph.perturb(x0, sigma, u), sigma, x0)
-    return rate.to(loss.dtype) * loss
+def sampled_range(model: ScoreModel) -> tuple[float, float]:
+    """The total noise at T_END and at 1, between which samplers run."""
+    return model.schedule.sigma(T_END), model.schedule.sigma(1.0)
 
 
-def _by_count(
-    model: ScoreModel, x0: Tensor, v: Tensor, u: Tensor, cost: Tensor | None, *ranges: tuple[float, float]
-) -> list[Tensor]:
-    """The integral over each range of sigma, [B], all from one evaluation of the network."""
-    draws = [count_draw(model, x0, v, u, *ends) for ends in ranges]
-    loss = sequence_score_entropy(model, draws[0].x, draws[0].sigma, x0)  # they differ in their weights alone
-    found = [draw.weight.to(loss.dtype) * loss for draw in draws]
-    if cost is None:
-        return found
-    return [
-        one.double() - control_variate(model, draw, cost, *ends)
-        for one, draw, ends in zip(found, draws, ranges, strict=True)
-    ]
+def full_lambda(model: ScoreModel) -> float:
+    """λ̄(1), the probability that the schedule has moved a token at t = 1: 0.999 under loglinear noise.
 
-
-def count_draw(model: ScoreModel, x0: Tensor, v: Tensor, u: Tensor, low: float, high: float) -> CountDraw:
-    """The count form on graphs where tokens only turn into MASK: k masks at the k smallest uniforms u [B, L].
-
-    λ is the k-th smallest of them. That order statistic is Beta(k, L−k+1) and independent of which positions are
-    masked, so L·E_k E_λ E_{|S|=k} (1/k) Σ_{i∈S} (CE_i + e^{m_i} − 1 − m_i), k uniform, is the integral over all noise,
-    also for networks that see sigma. Over a part of it, from low to high, draws outside count nothing. v [B] draws k
-    ∝ k^{−1/3}, which the weight undoes: a mean over few masks scatters more.
+    Samplers start there with every position masked. Their reverse rates are those of a process whose probability of
+    being masked at t is λ̄(t)/λ̄(1), and that is the process that the rigorous bound corrupts by.
     """
-    if not model.graph.masking:
-        raise ValueError(f"the graph {model.graph.name!r} has no count form: its tokens do not only turn into MASK")
-    length = x0.shape[-1]
-    share = torch.arange(1, length + 1, device=x0.device, dtype=torch.float64) ** -COUNT_POWER
-    share /= share.sum()
-    k = torch.searchsorted(share.cumsum(0), v).clamp(max=length - 1)
-    lam = u.sort(-1).values.gather(-1, k[:, None])
-    sigma = -torch.log1p(-lam[:, 0])
-    weight = torch.expm1(sigma) / ((k + 1) * share[k])
-    inside = (sigma >= low) & (sigma <= high)
-    return CountDraw(torch.where(u <= lam, model.graph.mask_state, x0), sigma, torch.where(inside, weight, 0.0))
+    return -math.expm1(-model.schedule.sigma(1.0))
 
 
-def control_variate(model: ScoreModel, draw: CountDraw, cost: Tensor, low: float, high: float) -> Tensor:
-    """A number [B] with expectation 0 that varies as weight·Σ score entropy does if a token's loss is near its cost."""
-    # weight/E·Σ over masks, like the loss, has the expectation ∫ (1/λ)·λ·Σ dλ: the whole sum times the range of λ
-    masked = (cost * model.graph.active(draw.x)).sum(-1)
-    return draw.weight / torch.expm1(draw.sigma) * masked - (math.exp(-low) - math.exp(-high)) * cost.sum(-1)
+def corrupted(model: ScoreModel, x0: Tensor, sigma: Tensor, u: Tensor) -> Tensor:
+    """Draw x [B, L] at noise sigma [B] for the rigorous bound, by uniforms u [B, L].
+
+    On graphs with MASK, from which samplers start, x is also conditioned on MASK at t = 1: p(x_σ|x0, x_1 = MASK).
+    """
+    graph = model.graph
+    if graph.mask is None:
+        return graph.perturb(x0, sigma, u)
+    last = sigma.new_full(sigma.shape, model.schedule.sigma(1.0), dtype=torch.float64)
+    p = graph.posterior(F.one_hot(x0, graph.vocab_size), sigma, last, torch.full_like(x0, graph.mask))
+    return inverse_cdf(p.reshape(-1, graph.states), u.reshape(-1)).view(x0.shape)
 
 
 def prior(model: ScoreModel, x0: Tensor) -> Tensor:
@@ -176,17 +161,64 @@ def prior(model: ScoreModel, x0: Tensor) -> Tensor:
 def end_terms(model: ScoreModel, x0: Tensor, u: Tensor) -> Tensor:
     """What the integral leaves out of the rigorous bound: prior and reconstruction, nats per sequence [B].
 
-    On graphs with MASK the integral goes over all noise and nothing is left out. Otherwise the reconstruction is
-    −log p(x0|x) for x ~ p_{σ̄(0)|0}, decoded by Bayes' rule: p(y|x) ∝ p_{σ|0}(x|y)·s_y takes p_σ for p_0. These masses
-    are positive, unlike those of the Tweedie step, so one clamped mass cannot make the bound infinite.
+    The reconstruction is −log p(x0|x) for x at T_END, where the samplers' last step decodes x (`decode_step`). On the
+    absorbing graph the integral goes on to no noise and nothing is left out.
     """
-    if model.graph.mask is not None:
+    if model.graph.masking:
         return torch.zeros(len(x0), device=x0.device)
-    sigma = x0.new_full((len(x0),), model.schedule.sigma(0.0), dtype=torch.float64)
-    x = model.graph.perturb(x0, sigma, u)
+    sigma = x0.new_full((len(x0),), sampled_range(model)[0], dtype=torch.float64)
+    x = corrupted(model, x0, sigma, u)
     total = prior(model, x0)
     for rows, log_score in model.scored_rows(x, sigma):
-        log_mass = log_score.double() + model.graph.transition_into(rows.sigma, rows.x).log()
+        log_mass = decode_masses(model.graph, log_score, rows.x, rows.sigma)
         was = x0[rows.batch, rows.position]
         total.index_add_(0, rows.batch, log_mass.logsumexp(-1) - log_mass.gather(-1, was[:, None])[:, 0])
     return total
+
+
+@dataclass(frozen=True)
+class _Part:
+    """A part of the noise that the count form integrates: sigma from low to high, `full` as for `count_draw`."""
+
+    low: float
+    high: float
+    full: float = 1.0
+
+    @property
+    def mass(self) -> float:
+        return (math.exp(-self.low) - math.exp(-self.high)) / self.full
+
+
+def _paper_part(model: ScoreModel, t_min: float) -> _Part:
+    return _Part(*trained_range(model, t_min))
+
+
+def _whole(model: ScoreModel) -> _Part:
+    return _Part(0.0, model.schedule.sigma(1.0), full_lambda(model))
+
+
+def _to_no_noise(model: ScoreModel) -> ScoreModel:
+    """The model as the samplers' last step uses it: below the noise at T_END the network gets the noise at T_END.
+
+    The last step unmasks all masks that are left at once; this process unmasks them one by one. The two differ only if
+    two are left, with a probability below (L·1e-5)²/2.
+    """
+    return replace(model, sigma_range=(sampled_range(model)[0], math.inf))
+
+
+def _weighed(model: ScoreModel, x0: Tensor, x: Tensor, sigma: Tensor, weight: Tensor) -> Tensor:
+    loss = sequence_score_entropy(model, x, sigma, x0)
+    return weight.to(loss.dtype) * loss
+
+
+def _by_count(model: ScoreModel, x0: Tensor, v: Tensor, u: Tensor, cost: Tensor | None, *parts: _Part) -> list[Tensor]:
+    """The integral over each part of the noise, [B], all from one evaluation of the network."""
+    draws = [count_draw(model, x0, v, u, part.low, part.high, part.full) for part in parts]
+    loss = sequence_score_entropy(model, draws[0].x, draws[0].sigma, x0)  # they differ in their weights alone
+    found = [draw.weight.to(loss.dtype) * loss for draw in draws]
+    if cost is None:
+        return found
+    return [
+        one.double() - control_variate(model, draw, cost, part.mass)
+        for one, draw, part in zip(found, draws, parts, strict=True)
+    ]

@@ -44,6 +44,7 @@ _WIKITEXT = [
         (r"'\s*([^']*?)\s*'", r"'\1'"),
     ),
     *_literal(("= = = =", "===="), ("= = =", "==="), ("= =", "==")),
+    *_literal((" ° ", "°")),
     *_literal((" \n", "\n"), ("\n ", "\n")),
     *_literal((" N ", " 1 "), (" 's", "'s")),
 ]
@@ -92,6 +93,10 @@ DETOKENIZERS: dict[str, Detokenizer] = {
     "lm1b": _apply(_LM1B),
     "lambada": _apply(_LAMBADA),
 }
+
+
+#: Editions of the rules, of detokenizers that changed: a dataset prepared by an older one is prepared anew.
+EDITIONS = {"wikitext": 2}
 
 
 def find_detokenizer(name: str) -> Detokenizer:

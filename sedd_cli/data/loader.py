@@ -93,6 +93,10 @@ def prefetch(
                 future.cancel()
 
 
+#: Sizes up to which `permute` sorts.
+FEW = 16
+
+
 def mix(words: np.ndarray) -> np.ndarray:
     """A well-mixed uint64 for each uint64 of `words` (the finaliser of splitmix64)."""
     with np.errstate(over="ignore"):
@@ -114,8 +118,11 @@ def permute(index: np.ndarray, size: int, key: np.uint64) -> np.ndarray:
     """Images of `index` [n] under a permutation of range(size) that `key` selects; int64 [n], without a table.
 
     A balanced Feistel network permutes [0, 4^k), the next power of four. Images outside range(size) are mapped again
-    until they fall into it (cycle walking), at most four times on average.
+    until they fall into it (cycle walking), at most four times on average. Up to FEW, where so small a network favours
+    some pairs of images, the order is that of random words.
     """
+    if size <= FEW:
+        return mix(key ^ mix(np.arange(size, dtype=np.uint64))).argsort()[index]
     half = np.uint64(max(1, (max(size - 1, 1).bit_length() + 1) // 2))
     mask = np.uint64((1 << int(half)) - 1)
     keys = mix(key ^ mix(np.arange(_ROUNDS, dtype=np.uint64)))

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from sedd_cli.data.corpora import CORPORA, Request, find_corpus
+from sedd_cli.data.detokenizers import EDITIONS
 from sedd_cli.data.manifest import FILE, Manifest, read_manifest
 from sedd_cli.data.shards import Dataset, listed_files, open_dataset, verify_file
 from sedd_cli.data.tokenizers import load_tokenizer
@@ -54,6 +55,8 @@ def choices(options: PrepareOptions) -> dict[str, Any]:
     kept["corpus"] = corpus.name
     kept["tokenizer"] = tokenizer_of(options)
     kept["detokenizer"] = options.detokenizer or corpus.detokenizer
+    if edition := EDITIONS.get(kept["detokenizer"]):
+        kept["detokenizer_edition"] = edition
     return kept
 
 

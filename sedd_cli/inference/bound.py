@@ -12,16 +12,22 @@ from torch import Tensor
 from sedd_cli.checkpoints.loaded_model import LoadedModel
 from sedd_cli.core.bounds import both_bounds, discrete_bound, paper_bound, rigorous_bound
 from sedd_cli.core.graphs import Graph
+from sedd_cli.core.protocols import PROTOCOLS, Protocol
 from sedd_cli.core.random import BOUND, TIME, Stream
+from sedd_cli.core.sampler_bound import evaluations, sampler_bound
+from sedd_cli.core.samplers import Stepper
 from sedd_cli.core.score import ScoreModel
 from sedd_cli.errors import RequestError, out_of_memory
 from sedd_cli.inference.denoise import tokens_at_once
 
-#: iid: independent uniform times, as in the paper. stratified: one time in each of equal strata, distributed over the
-#: blocks. count: stratified by the number of masks, with a unigram control variate (absorbing graphs).
+#: iid: independent times (uniform under sedd-paper, as in the paper). stratified: one time in each of equal strata,
+#: distributed over the blocks. count: stratified by the number of masks, with a unigram control variate (absorbing
+#: graphs). Times are drawn more often near no noise (`core.placement`), except by iid under sedd-paper.
 ESTIMATORS = ("iid", "stratified", "count")
 #: Independent replicates that a standard error needs.
 LEAST_REPLICATES = 4
+#: Version of the draws; a cache of draws made otherwise is not used.
+DRAWS_VERSION = 2
 #: Replicates before the number needed is estimated: to stop early on a small error gives intervals that are too short.
 PILOT = 8
 #: Strata of a replicate: a text of fewer blocks gets several draws per block.
@@ -30,27 +36,6 @@ LEAST_STRATA = 64
 SHARED = ("rigorous", "sedd-paper")
 
 
-@dataclass(frozen=True)
-class Protocol:
-    """How a likelihood bound is defined.
-
-    rigorous: a true upper bound; otherwise the published integral, without its prior and reconstruction terms.
-    rest: an incomplete last block counts. wrapped: every block begins and ends with the tokenizer's special tokens,
-    which count as tokens (MDLM's evaluation). discrete: the variational bound of a model in discrete time.
-    """
-
-    rigorous: bool
-    rest: bool
-    wrapped: bool = False
-    discrete: bool = False
-
-
-PROTOCOLS = {
-    "rigorous": Protocol(rigorous=True, rest=True),
-    "sedd-paper": Protocol(rigorous=False, rest=False),
-    "mdlm": Protocol(rigorous=False, rest=False, wrapped=True),
-    "discrete": Protocol(rigorous=True, rest=True, discrete=True),
-}
 #: The default protocols.
 DEFAULT_PROTOCOLS = ("rigorous", "sedd-paper")
 
@@ -73,13 +58,16 @@ class MonteCarloOptions:
     """Options of the Monte-Carlo estimator.
 
     estimator: one of ESTIMATORS; None: count for absorbing graphs, else stratified. Replicates are added until the
-    standard error is below rel_error of the bound, or max_nfe network evaluations per block are spent.
+    standard error is below rel_error of the bound, or max_nfe network evaluations per block are spent. sampler: the one
+    whose bound the protocol `sampler` measures; its replicates are paths through all its steps, at least
+    LEAST_REPLICATES of them.
     """
 
     estimator: str | None = None
     rel_error: float = 0.005
     max_nfe: int = 64
     seed: int = 0
+    sampler: Stepper | None = None
 
     def __post_init__(self) -> None:
         if self.estimator is not None and self.estimator not in ESTIMATORS:
@@ -92,10 +80,13 @@ class MonteCarloOptions:
             raise RequestError(f"max-nfe must be at least {LEAST_REPLICATES} to give an error, found {self.max_nfe}")
 
     def estimator_for(self, graph: Graph, protocol: str | None = None) -> str:
-        """The estimator for a graph, of the bound of a protocol; in discrete time, stratified replaces count.
+        """The estimator for a graph, of the bound of a protocol.
 
-        RequestError where the chosen one needs a MASK that the graph lacks.
+        In discrete time stratified replaces count; samplers are followed along paths. RequestError where the chosen one
+        needs a MASK that the graph lacks.
         """
+        if protocol is not None and find_protocol(protocol).stepwise:
+            return "paths"
         if self.estimator == "count" and not graph.masking:
             raise RequestError(f"the estimator count needs a graph with MASK, {graph.name} has none: use stratified")
         estimator = self.estimator or ("count" if graph.masking else "stratified")
@@ -104,7 +95,16 @@ class MonteCarloOptions:
 
     def draws(self, blocks: int) -> int:
         """Draws per block in one replicate."""
-        return max(1, min(math.ceil(LEAST_STRATA / blocks), self.max_nfe // PILOT))
+        return 1 if self.sampler else max(1, min(math.ceil(LEAST_STRATA / blocks), self.max_nfe // PILOT))
+
+    @property
+    def evaluations(self) -> int:
+        """Network evaluations of one draw."""
+        return evaluations(self.sampler) if self.sampler else 1
+
+    def most_replicates(self, draws: int) -> int:
+        """Replicates of `draws` draws that max_nfe allows."""
+        return max(LEAST_REPLICATES if self.sampler else 1, self.max_nfe // (draws * self.evaluations))
 
 
 def shared(estimator: str, protocols: Iterable[str]) -> tuple[str, ...]:
@@ -122,6 +122,7 @@ def draw_bounds(
     stream: Stream,
     step: int,
     cost: Tensor | None = None,
+    sampler: Stepper | None = None,
 ) -> Tensor:
     """One unbiased estimate of each protocol's bound per sequence.
 
@@ -131,10 +132,14 @@ def draw_bounds(
         v: positions in [0, 1) of their times, or of their numbers of masks, [B].
         step: number of the draw in the stream of random numbers.
         cost: nats of each token under a unigram model, the control variate of `count`.
+        sampler: whose bound the protocol `sampler` measures.
 
     Returns:
         Nats [B, P], float64.
     """
+    if find_protocol(protocols[0]).stepwise:
+        assert sampler is not None, "a sampler for the protocol of its name"
+        return sampler_bound(score, sampler, x0, stream, step)[:, None]
     u, u_end = (w.to(x0.device) for w in stream.uniforms(step, x0.shape[1]))
     v, count = v.to(x0.device), estimator == "count"
     if find_protocol(protocols[0]).discrete:
@@ -144,7 +149,7 @@ def draw_bounds(
     elif find_protocol(protocols[0]).rigorous:
         found = [rigorous_bound(score, x0, v, u, u_end, count, cost)]
     else:
-        found = [paper_bound(score, x0, v, u, count=count, cost=cost)]
+        found = [paper_bound(score, x0, v, u, count=count, cost=cost, placed=estimator == "stratified")]
     return torch.stack([one.double() for one in found], 1)
 
 
@@ -152,6 +157,8 @@ def bound_of(score: ScoreModel, x0: Tensor, draws: int, seed: int, protocol: str
     """Bound and standard error of each sequence, nats [B], from LEAST_REPLICATES stratified replicates."""
     if find_protocol(protocol).wrapped:
         raise RequestError(f"protocol {protocol!r} is about blocks of a text, not about single sequences")
+    if find_protocol(protocol).stepwise:
+        raise RequestError(f"protocol {protocol!r} is about a sampler: `sedd eval` measures it")
     strata = max(1, draws // LEAST_REPLICATES)
     index, estimator = torch.arange(len(x0)), MonteCarloOptions().estimator_for(score.graph, protocol)
     means = []

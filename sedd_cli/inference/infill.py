@@ -48,9 +48,13 @@ class Job:
 
 @dataclass(frozen=True)
 class Plan:
-    """A job in a model's tokens: the layouts of its candidates, with spaces left to the gaps, and with plain edges."""
+    """A job in a model's tokens: the layouts of its candidates, with spaces left to the gaps, and with plain edges.
+
+    resolved: the sampler that fills them (`Sampling.for_gaps`).
+    """
 
     job: Job
+    resolved: ResolvedSampler
     layouts: list[Layout]
     plain: list[Layout]
     warnings: list[str]
@@ -63,7 +67,7 @@ class Plan:
         ]
 
 
-def plan_job(model: LoadedModel, job: Job) -> Plan:
+def plan_job(model: LoadedModel, job: Job, sampling: Sampling) -> Plan:
     """RequestError where a text cannot be expressed, or lengths do not fit the model or each other."""
     tokenizer = model.text_tokenizer() if job.template.texts else model.tokenizer
     _check_length(model, job)
@@ -83,7 +87,8 @@ def plan_job(model: LoadedModel, job: Job) -> Plan:
                 f"the model has room for {model.length}"
             )
     warnings = [round_trip_warning(tokenizer, text) for text in job.template.texts]
-    return Plan(job, layouts, plain, [warning for warning in warnings if warning])
+    resolved = sampling.for_gaps(model, max(sum(layout.lengths) for layout in (*plain, *layouts)))
+    return Plan(job, resolved, layouts, plain, [warning for warning in warnings if warning])
 
 
 def _check_length(model: LoadedModel, job: Job) -> None:
@@ -123,17 +128,31 @@ def infill(
 
     RequestError, before anything is drawn, where one of the jobs cannot be done.
     """
-    resolved, plans = sampling.resolve(model), [plan_job(model, job) for job in jobs]
-    found = yield from fill_plans(model, resolved, plans, every, watch)
+    sampling.resolve(model)  # what is wrong with the options comes first
+    plans = [plan_job(model, job, sampling) for job in jobs]
+    found = yield from fill_plans(model, plans, every, watch)
     return SamplingResult(model, sorted(found, key=lambda one: (one.index, one.candidate)))
 
 
 def fill_plans(
-    model: LoadedModel, resolved: ResolvedSampler, plans: Sequence[Plan], every: bool, watch: bool
+    model: LoadedModel, plans: Sequence[Plan], every: bool, watch: bool
 ) -> Generator[Event, None, list[Filled]]:
-    """`infill` of planned jobs; returns the fillings as they were finished."""
+    """`infill` of planned jobs, those of one sampler after those of another; returns the fillings as they finished."""
     for text in dict.fromkeys(text for plan in plans for text in plan.warnings):
         yield Warn(text)
+    by_sampler: dict[str, list[Plan]] = {}
+    for plan in plans:
+        by_sampler.setdefault(repr(plan.resolved.sampler), []).append(plan)
+    found: list[Filled] = []
+    for alike in by_sampler.values():
+        found += yield from _fill_alike(model, alike[0].resolved, alike, every, watch)
+    return found
+
+
+def _fill_alike(
+    model: LoadedModel, resolved: ResolvedSampler, plans: Sequence[Plan], every: bool, watch: bool
+) -> Generator[Event, None, list[Filled]]:
+    """`fill_plans` for plans of one sampler."""
     found: list[Filled] = []
     incomplete: dict[int, tuple[Plan, list[DenoisedLayout]]] = {}
 

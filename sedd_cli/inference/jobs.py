@@ -16,7 +16,7 @@ from sedd_cli.data.formats.records import parse_record
 from sedd_cli.errors import RequestError, WorkError
 from sedd_cli.inference.generate import as_json
 from sedd_cli.inference.infill import Job, Plan, fill_plans, plan_job
-from sedd_cli.inference.sampling import ResolvedSampler, Sampling
+from sedd_cli.inference.sampling import Sampling
 from sedd_cli.inference.template import between, parse_template
 from sedd_cli.recipe.build import build
 from sedd_cli.system.digests import digest
@@ -136,19 +136,22 @@ def fill_jobs(
     With `resume`, results of the same jobs in `out` are not drawn again. A result depends on its own line and the
     sampling alone, not on other lines or their order. Each refused line gives a Warn with the reason.
     """
-    resolved = sampling.resolve(model)  # an error that concerns all lines comes before any work
+    sampling.resolve(model)  # an error that concerns all lines comes before any work
     with writing(out):
         kept = _stored_records(out, every) if out is not None and resume else []
         there = {_filling(record) for record in kept}
+        planned: list[tuple[JobLine, Plan]] = []
         plans: list[Plan] = []
         wanted: set[tuple[str, int]] = set()
         reasons = {line.number: line.refusal for line in lines if line.job is None}
-        for line, job, key in _keyed(model, lines, resolved, every):
+        for line in lines:
             try:
-                plan = plan_job(model, job)
+                if line.job:
+                    planned.append((line, plan_job(model, line.job, sampling)))
             except RequestError as error:
                 reasons[line.number] = str(error)
-                continue
+        for line, plan, key in _keyed(model, planned, every):
+            job = plan.job
             facts = {"id": line.id, "line": line.number, "key": key}
             wanted.update((key, k) for k in range(job.n))
             jobs = [dataclasses.replace(job, n=1, first=k, facts=facts) for k in range(job.n) if (key, k) not in there]
@@ -159,7 +162,7 @@ def fill_jobs(
         before = [record for record in kept if _filling(record) in wanted]
         if before:
             yield Note(f"{len(wanted) - len(plans)} of {len(wanted)} fillings are stored already")
-        filling = fill_plans(model, resolved, plans, every, watch)
+        filling = fill_plans(model, plans, every, watch)
         if out is not None:
             if out.is_file():  # without a torn last line
                 write_whole(out, json_lines(kept))
@@ -169,19 +172,17 @@ def fill_jobs(
     return JobsResult(model, len(lines), len(wanted), len(wanted) - len(plans), refused, samples)
 
 
-def _keyed(
-    model: LoadedModel, lines: list[JobLine], resolved: ResolvedSampler, every: bool
-) -> list[tuple[JobLine, Job, str]]:
-    """Each line with a job, and a key of all that determines its results; equal jobs are numbered."""
-    how = [resolved.facts, dataclasses.asdict(resolved.sampler), model.precision, model.fingerprint]
-    how.append(model.tokenizer.fingerprint if model.tokenizer else None)
+def _keyed(model: LoadedModel, planned: list[tuple[JobLine, Plan]], every: bool) -> list[tuple[JobLine, Plan, str]]:
+    """Each planned line with a key of all that determines its results; equal jobs are numbered."""
+    fixed = [model.precision, model.fingerprint, model.tokenizer.fingerprint if model.tokenizer else None]
     seen: Counter[str] = Counter()
     found = []
-    for line in lines:
-        if job := line.job:
-            key = digest([how, [str(job.template), job.seed, job.length, job.candidates, every, line.id]])[:16]
-            seen[key] += 1
-            found.append((line, job, key if seen[key] == 1 else f"{key}-{seen[key]}"))
+    for line, plan in planned:
+        job, resolved = plan.job, plan.resolved
+        how = [resolved.facts, dataclasses.asdict(resolved.sampler), *fixed]
+        key = digest([how, [str(job.template), job.seed, job.length, job.candidates, every, line.id]])[:16]
+        seen[key] += 1
+        found.append((line, plan, key if seen[key] == 1 else f"{key}-{seen[key]}"))
     return found
 
 

@@ -19,8 +19,8 @@ class Sampling:
 
     normalized: sets the normaliser of an absorbing model's scores to 1, so that steps without a transition cost no
     network evaluation. thinning: False evaluates every position in every step, whatever the recipe says. temperature,
-    top_p, grid, correctors: options of the sampler. remask: ReMDM's η. legacy: the float32 Gumbel draws of the
-    published code. batch: sequences denoised together; None: as memory allows.
+    top_p, grid, correctors, last_step: options of the sampler. remask: ReMDM's η. legacy: the float32 Gumbel draws of
+    the published code. batch: sequences denoised together; None: as memory allows.
     """
 
     steps: int | None = None
@@ -32,6 +32,7 @@ class Sampling:
     grid: str | None = None
     correctors: int | None = None
     remask: float | None = None
+    last_step: str | None = None
     legacy: bool = False
     batch: int | None = None
 
@@ -40,6 +41,26 @@ class Sampling:
             value = getattr(self, key)
             if value is not None and value < 1:
                 raise RequestError(f"{key} must be at least 1, found {value}")
+
+    def for_gaps(self, model: LoadedModel, tokens: int) -> ResolvedSampler:
+        """The sampler for a text with so many tokens to fill.
+
+        Where options and recipe leave it open and the gaps have no more tokens than there would be steps,
+        first-hitting: it takes one evaluation a token, and its fillings follow the conditional distribution of the
+        normalised model exactly. Steps resolve several tokens at once, as if they were independent.
+        """
+        resolved = self.resolve(model)
+        if not model.graph.masking or model.exact or not self._open(model):
+            return resolved
+        steps = getattr(resolved.sampler, "steps", 0)
+        return dataclasses.replace(self, sampler="first_hitting").resolve(model) if tokens <= steps else resolved
+
+    def _open(self, model: LoadedModel) -> bool:
+        """Whether neither these options nor the recipe choose anything about the steps."""
+        usual = Sampling()._sampler(model)  # the recipe's
+        chosen = {f.name for f in dataclasses.fields(self) if getattr(self, f.name) != f.default}
+        plain = usual.name in ("tweedie", "euler") and not usual.levers()
+        return plain and chosen <= {"temperature", "top_p", "normalized", "batch"}
 
     def resolve(self, model: LoadedModel) -> ResolvedSampler:
         """The sampler for a model. RequestError where options do not fit each other or the model."""
@@ -81,6 +102,7 @@ class Sampling:
             "grid": self.grid,
             "correctors": self.correctors,
             "eta": self.remask,
+            "last_step": self.last_step,
             "thinning": None if self.thinning else False,
             "draws": "float32-gumbel" if self.legacy else None,
         }
@@ -108,7 +130,12 @@ def check_draws(n: int, seed: int) -> None:
 
 
 #: Names of options on the command line, where they differ.
-_FLAGS = {"thinning": "--no-thinning", "draws": "--legacy-float32-gumbel", "top_p": "--top-p"}
+_FLAGS = {
+    "thinning": "--no-thinning",
+    "draws": "--legacy-float32-gumbel",
+    "top_p": "--top-p",
+    "last_step": "--last-step",
+}
 
 
 @dataclass(frozen=True)

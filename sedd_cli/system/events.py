@@ -83,7 +83,10 @@ def bin_names(loss_by_t: list[float | None]) -> list[str]:
 
 @dataclass(frozen=True)
 class Validated(Event):
-    """A bound on part of a split during training, with its Monte Carlo error and its error between documents."""
+    """A bound on part of a split during training, with its Monte Carlo error and its error between documents.
+
+    sign: what stands before it, "=" for an exact likelihood.
+    """
 
     step: int
     split: str
@@ -94,6 +97,7 @@ class Validated(Event):
     nats_per_token_error: float
     blocks: int
     seconds: float
+    sign: str = "≤"
 
 
 @dataclass(frozen=True)

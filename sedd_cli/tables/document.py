@@ -12,13 +12,13 @@ from sedd_cli.tables.frontier import FrontierLine
 
 @dataclass(frozen=True)
 class SeedValue:
-    """The value of one seed. measure: how it was measured, if not as the column prescribes."""
+    """The value of one seed. measure: how it was measured, if not as the column prescribes. sign: as in `Value`."""
 
     seed: int
     value: float
     error: float
     measure: str
-    bound: bool
+    sign: str
     step: int | None
 
 
@@ -34,12 +34,13 @@ class NumberCell:
     error: float
     spread: float | None
     measure: str
-    bound: bool
+    sign: str
     seeds: tuple[SeedValue, ...]
     difference: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        data = asdict(self) | {"seeds": [asdict(seed) for seed in self.seeds]}
+        data = asdict(self) | {"bound": self.sign == "≤"}
+        data["seeds"] = [asdict(seed) | {"bound": seed.sign == "≤"} for seed in self.seeds]
         if self.difference is None:
             del data["difference"]
         return data
@@ -98,7 +99,10 @@ class RowSummary:
 
 @dataclass(frozen=True)
 class OrderCheck:
-    """Whether the row `lower` has the lower value in a column, as in the paper. gap: higher minus lower, ± error."""
+    """Whether the row `lower` has the lower value in a column, as in the paper.
+
+    gap: higher minus lower, ± error, the standard error. reach: half the width of its 95 % interval (Student's t).
+    """
 
     column: str
     lower: str
@@ -109,6 +113,7 @@ class OrderCheck:
     error: float
     seeds: int
     verdict: str
+    reach: float
 
 
 @dataclass(frozen=True)

@@ -49,7 +49,7 @@ def _ours(row: RowSummary, name: str, digits: int) -> str:
         return "" if row.ours else row.seeds[0].message or row.seeds[0].state
     if isinstance(cell, TextCell):
         return _given_in_bold(cell.texts[0]).replace("|", "\\|").replace("\n", " ⏎ ")
-    number = ("≤ " if cell.bound else "") + f"{cell.mean:.{digits}f}"
+    number = (f"{cell.sign} " if cell.sign else "") + f"{cell.mean:.{digits}f}"
     number += f" ± {cell.error:.{digits}f}" if cell.error else ""
     seeds = f"{len(cell.seeds)} seeds" if len(cell.seeds) > 1 else ""
     details = ", ".join(part for part in (cell.measure, seeds) if part)

@@ -29,6 +29,9 @@ from sedd_cli.tables.row_run import RowRun
 from sedd_cli.tables.row_status import RowStatus, row_status, run_state
 from sedd_cli.training.cost import estimate_cost
 
+#: The probability with which the interval of a difference covers the truth.
+LEVEL = 0.95
+
 
 def summary(table: Table, runs: Mapping[str, Sequence[RowRun]], mini: bool) -> TableSummary:
     """Everything that `sedd table` shows. runs: row → its run for each seed."""
@@ -65,7 +68,8 @@ def quality_curves(rows: Sequence[RowSummary], columns: Sequence[Column]) -> lis
 def check_order(table: Table, rows: Sequence[RowSummary], column: Column) -> Iterator[OrderCheck]:
     """For each pair of the table's order that was measured in a column, whether the order holds.
 
-    The error of a single seed of MAUVE is that of clustering alone, so a single seed gives no verdict.
+    An order is told where the interval of the difference at LEVEL leaves out 0. The error of a single seed of MAUVE is
+    that of clustering alone, so a single seed gives no verdict.
     """
     cells = {row.name: (row.label, numbers(row)[column.name]) for row in rows if column.name in numbers(row)}
     for lower, higher in table.order:
@@ -73,11 +77,26 @@ def check_order(table: Table, rows: Sequence[RowSummary], column: Column) -> Ite
             continue
         (lower_label, a), (higher_label, b) = cells[lower], cells[higher]
         gap, error = b.mean - a.mean, math.hypot(a.error, b.error)
-        verdict = "not told apart" if abs(gap) < 2 * error else "holds" if gap > 0 else "does not hold"
+        reach = error * quantile(a, b)
+        verdict = "not told apart" if abs(gap) <= reach else "holds" if gap > 0 else "does not hold"
         seeds = min(len(a.seeds), len(b.seeds))
         if isinstance(column, Mauve) and seeds < 2:
             verdict = "not to be told by one seed"
-        yield OrderCheck(column.name, lower, higher, lower_label, higher_label, gap, error, seeds, verdict)
+        yield OrderCheck(column.name, lower, higher, lower_label, higher_label, gap, error, seeds, verdict, reach)
+
+
+def quantile(a: NumberCell, b: NumberCell) -> float:
+    """Half the width of the interval of a difference of means at LEVEL, in standard errors.
+
+    Student's t with Welch's degrees of freedom: few seeds say little about how far seeds differ. The error of a single
+    seed is that of its measurement, which is known well.
+    """
+    from scipy.special import ndtri, stdtrit
+
+    spread = sum(cell.error**4 / (len(cell.seeds) - 1) for cell in (a, b) if len(cell.seeds) > 1)
+    if spread == 0:
+        return float(ndtri((1 + LEVEL) / 2))
+    return float(stdtrit((a.error**2 + b.error**2) ** 2 / spread, (1 + LEVEL) / 2))
 
 
 def _more_seeds(runs: Mapping[str, Sequence[RowRun]]) -> int:
@@ -120,12 +139,12 @@ def _cell(results: Sequence[tuple[int, dict[str, Any]]], column: Column, unit: s
         value = MEASURES[type(column)].value(result, column, unit)
         if value.value is None:
             return TextCell(value.texts or [])
-        seeds.append(SeedValue(seed, value.value, value.error, value.how, value.bound, result.get("step")))
+        seeds.append(SeedValue(seed, value.value, value.error, value.how, value.sign, result.get("step")))
     mean, spread, error = math.fsum(seed.value for seed in seeds) / len(seeds), None, seeds[0].error
     if len(seeds) > 1:
         spread = math.sqrt(math.fsum((seed.value - mean) ** 2 for seed in seeds) / (len(seeds) - 1))
         error = spread / math.sqrt(len(seeds))
-    return NumberCell(mean, error, spread, seeds[0].measure, seeds[0].bound, tuple(seeds))
+    return NumberCell(mean, error, spread, seeds[0].measure, seeds[0].sign, tuple(seeds))
 
 
 def _commands(status: RowStatus, every: Sequence[RowStatus]) -> Iterator[Command]:

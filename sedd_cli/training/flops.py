@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import torch
 
 from sedd_cli.core.bounds import T_MIN
@@ -10,7 +12,7 @@ from sedd_cli.core.schedules import Schedule
 from sedd_cli.models.dit import DiTConfig
 from sedd_cli.recipe import Recipe
 
-#: Dense bf16 peaks in FLOP/s by part of the device name, from the vendors' data sheets; the first match counts.
+#: Dense bf16 peaks in FLOP/s by words of the device name, from the vendors' data sheets; the first match counts.
 PEAKS = {
     "B200": 2.25e15,
     "GH200": 989e12,
@@ -21,6 +23,7 @@ PEAKS = {
     "A100": 312e12,
     "A800": 312e12,
     "L40S": 362e12,
+    "L40": 181e12,
     "L4": 121e12,
     "A10G": 70e12,
     "A10": 125e12,
@@ -35,7 +38,7 @@ def known_peak(device: torch.device) -> float | None:
     if device.type != "cuda":
         return None
     name = torch.cuda.get_device_name(device)
-    return next((peak for part, peak in PEAKS.items() if part in name), None)
+    return next((peak for words, peak in PEAKS.items() if re.search(rf"\b{words}(?![A-Z0-9])", name)), None)
 
 
 def mean_active_share(graph: Graph, schedule: Schedule, causal: bool = False) -> float:

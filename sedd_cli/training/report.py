@@ -103,7 +103,7 @@ def validate(recipe: Recipe, model: LoadedModel, dataset: Dataset, run: RunDir) 
     found = result.to_dict()["bounds"][protocol]
     values = {f.name: found[f.name] for f in dataclasses.fields(Validated) if f.name in found}
     seen = Validated(step=step, split=split, seconds=time.perf_counter() - began, **values)
-    run.log({"kind": "validation", **dataclasses.asdict(seen)})
+    run.log({"kind": "validation", **{k: v for k, v in dataclasses.asdict(seen).items() if k != "sign"}})
     yield seen
 
     def at_step(event: Event) -> Event | None:

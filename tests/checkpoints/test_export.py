@@ -137,7 +137,13 @@ def test_the_card_tells_recipe_metrics_with_errors_and_use(reported, tmp_path):
     metrics = yaml.safe_load(front)["model-index"][0]["results"][0]["metrics"]
     bound = stored["bounds"]["rigorous"]
     assert round(bound["perplexity"], 4) in [m["value"] for m in metrics]
-    assert f"{bound['bits_per_char']:.3f} ± {bound['bits_per_char_error']:.3f}" in body
+    assert f"| ≤ {bound['bits_per_char']:.3f} ± {bound['bits_per_char_error']:.3f}" in body
+    assert bound["upper_bound"]
+    paper = stored["bounds"]["sedd-paper"]
+    assert f"| ≈ {paper['bits_per_char']:.3f} ± {paper['bits_per_char_error']:.3f}" in body
+    assert not paper["upper_bound"]
+    names = {m["name"] for m in metrics}
+    assert names == {"perplexity per token, upper bound (rigorous)", "perplexity per token, estimate (sedd-paper)"}
     assert "steps: 12" in body
     assert f"sedd sample --model {tmp_path / 'out'} -n 3" in body
     assert f'load_model("{tmp_path / "out"}")' in body

@@ -24,22 +24,22 @@ FLAGS = {
     ),
     "status": "RUN --plot",
     "sample": (
-        "--batch --block --correctors --device --grid --html --judge --legacy-float32-gumbel --length "
+        "--batch --block --correctors --device --grid --html --judge --last-step --legacy-float32-gumbel --length "
         "--model --no-thinning --normalized --out --precision --prompt --prompts --remask --sampler "
         "--seed --self-bleu --steps --stride --svg --temperature --tokenizer --top-p --watch -m -n"
     ),
     "infill": (
         "--all --batch --candidates --correctors --device --grid --html --input --interactive "
-        "--legacy-float32-gumbel --length --model --no-resume --no-thinning --normalized --out "
+        "--last-step --legacy-float32-gumbel --length --model --no-resume --no-thinning --normalized --out "
         "--precision --prefix --remask --resume --sampler --seed --steps --suffix --svg --temperature "
         "--template --tokenizer --top-p --watch -i -m -n -t"
     ),
     "export": "MODEL --dry-run --half --private --push --to --tokenizer",
     "inspect": "MODEL --device --precision --seed --text --tokenizer",
     "eval": (
-        "--baselines --blocks --dataset --device --estimator --from --length --max-nfe --model "
-        "--no-baselines --no-resume --out --precision --protocol --rel-error --resume --seed --split "
-        "--tokenizer -m"
+        "--baselines --blocks --correctors --dataset --device --estimator --from --grid --last-step --length "
+        "--max-nfe --model --no-baselines --no-resume --normalized --out --precision --protocol --rel-error --remask "
+        "--resume --sampler --seed --split --steps --temperature --tokenizer --top-p -m"
     ),
     "judge": "FILE --device --judge --out --self-bleu --tokenizer",
     "sweep": (

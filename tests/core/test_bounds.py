@@ -2,7 +2,6 @@
 
 import itertools
 import math
-from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -11,18 +10,20 @@ import reference
 import torch
 from support.toys import N, noisy, score_model, world
 
+from sedd_cli.core import placement
 from sedd_cli.core.bounds import (
-    COUNT_POWER,
     T_MIN,
     both_bounds,
-    count_draw,
+    corrupted,
     end_terms,
     paper_bound,
     rigorous_bound,
     stratified,
 )
+from sedd_cli.core.count_form import COUNT_POWER, count_draw
 from sedd_cli.core.graphs import GRAPHS
 from sedd_cli.core.losses import OBJECTIVES
+from sedd_cli.core.samplers.grids import T_END
 from sedd_cli.core.schedules import SCHEDULES
 
 every_graph = pytest.mark.parametrize("name", GRAPHS)
@@ -59,39 +60,68 @@ def paper_mean(model, Q, x0) -> float:
     )
 
 
-def clamped(model):
-    """The model as the rigorous bound uses it: told a sigma within the trained range."""
-    return replace(model, sigma_range=(model.schedule.sigma(T_MIN), model.schedule.sigma(1.0)))
+def ends(model) -> tuple[float, float]:
+    """The noise levels between which samplers run."""
+    return model.schedule.sigma(T_END), model.schedule.sigma(1.0)
+
+
+def pinned(model):
+    """What samplers start from on graphs with MASK: MASK at sigma(1)."""
+    return None if model.graph.mask is None else (model.schedule.sigma(1.0), model.graph.mask)
+
+
+def corruptions(model, Q, x0, sigma: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """Uniforms u [M, L] for which `corrupted` returns each possible x of x0 [L], and the probabilities of those [M]."""
+    P = reference.corruption(Q, sigma, pinned(model))
+    if model.graph.mask is None:
+        return noisy(model.graph, Q, x0, sigma)
+    middles = P.cumsum(0) - P / 2
+    rows = list(itertools.product(range(len(Q)), repeat=len(x0)))
+    u = torch.stack([torch.stack([middles[x, x0[i]] for i, x in enumerate(row)]) for row in rows])
+    weight = torch.stack([torch.stack([P[x, x0[i]] for i, x in enumerate(row)]).prod() for row in rows])
+    u, weight, rows = u[weight > 0], weight[weight > 0], torch.tensor(rows)[weight > 0]
+    made = corrupted(model, x0.expand(len(u), -1), torch.full((len(u),), sigma, **F64), u)
+    assert torch.equal(made, rows)
+    return u, weight
 
 
 def end_mean(model, Q, x0) -> float:
-    """The expectation of the end terms over the corruption at sigma(0)."""
-    u, weight = noisy(model.graph, Q, x0, max(model.schedule.sigma(0.0), 1e-9))
-    return float((end_terms(clamped(model), x0.expand(len(u), -1), u).double() * weight).sum())
+    """The expectation of the end terms over the corruption at the end of sampling."""
+    u, weight = corruptions(model, Q, x0, ends(model)[0])
+    return float((end_terms(model, x0.expand(len(u), -1), u).double() * weight).sum())
 
 
 def integral_mean(model, Q, x0) -> float:
     """The expectation of the rigorous bound without its end terms, over every draw it can make."""
 
     def draw(x0, v, u):
-        ends = torch.full_like(u, 0.5)
-        bound = rigorous_bound(model, x0, v, u, ends, count=model.graph.masking)
-        return bound - end_terms(clamped(model), x0, ends)
+        half = torch.full_like(u, 0.5)
+        bound = rigorous_bound(model, x0, v, u, half, count=model.graph.masking)
+        return bound - end_terms(model, x0, half)
 
-    if not model.graph.masking:
-        level = model.schedule.sigma if model.graph.mask is None else lambda v: -math.log1p(-v)
-        edges = [0, T_MIN, 0.3, 0.6, 0.8, 1]
-        if model.graph.mask is not None:  # the ends of λ are as steep as powers of λ and 1 − λ
-            edges = [0, 1e-9, 1e-6, 1e-4, *edges[1:-1], 0.95, 0.99, 0.999, 1 - 1e-5, 1 - 1e-8, 1]
-        return mean_over_noise(draw, model.graph, Q, x0, level, edges)
-    return mean_over_counts(draw, model, x0)
+    if model.graph.masking:
+        return mean_over_counts(draw, model, x0)
+    total, cells = 0.0, placement.table(*ends(model), len(x0))[1].tolist()
+    for v, share in gauss(cells, 12):
+        sigma = float(placement.placed_sigma(torch.tensor([v], **F64), *ends(model), len(x0))[0])
+        u, weight = corruptions(model, Q, x0, sigma)
+        values = draw(x0.expand(len(u), -1), torch.full((len(u),), v, **F64), u).double()
+        total += share * float((values * weight).sum())
+    return total
+
+
+@pytest.fixture(autouse=True)
+def _coarse_cells(monkeypatch):
+    """Few cells, so that a quadrature in each is quick; what is measured does not depend on them."""
+    monkeypatch.setattr(placement, "CELLS", 16)
 
 
 def mean_over_counts(draw, model, x0) -> float:
     """The expectation of draw(x0 [M, L], v [M], u [M, L]) in the count form: k masks at every subset,
     lambda ~ Beta(k, L-k+1), split where the told sigma is clamped."""
     L, v, u, weight = len(x0), [], [], []
-    edges = [0.0, *(-math.expm1(-model.schedule.sigma(t)) for t in (T_MIN, 1.0)), 1.0]
+    edges = [0.0, *(-math.expm1(-model.schedule.sigma(t)) for t in (T_END, T_MIN)), -math.expm1(-ends(model)[1])]
+    edges += [1.0] if edges[-1] < 1.0 else []
     chance = np.arange(1, L + 1) ** -COUNT_POWER / (np.arange(1, L + 1) ** -COUNT_POWER).sum()
     for k in range(1, L + 1):
         for subset, (lam, share) in itertools.product(itertools.combinations(range(L), k), gauss(edges)):
@@ -111,9 +141,14 @@ def rigorous_mean(model, Q, x0) -> float:
 
 
 def effective(model, score):
-    """The score that the rigorous bound is about: the network's own, told a clamped sigma."""
+    """The score of the last step goes on to no noise: the network is told the noise at the end of sampling."""
     scaled = getattr(model.graph, "scale_by_sigma", False)
-    return reference.clamped_score(score, *clamped(model).sigma_range, scaled)
+    return reference.clamped_score(score, ends(model)[0], math.inf, scaled)
+
+
+def loss_integral(model, score, Q, x0, *levels: float) -> float:
+    """The integral of the expected loss, over pieces of the noise, by the reference alone."""
+    return sum(reference.loss_integral(score, Q, x0, a, b, pinned=pinned(model)) for a, b in itertools.pairwise(levels))
 
 
 X0 = torch.tensor([[0, 1, 2], [2, 2, 0]])
@@ -168,16 +203,23 @@ def test_the_count_form_has_the_expectation_of_the_form_in_time(noise):
 
 
 @every_noise
-def test_by_time_over_all_noise_the_rigorous_bound_is_the_same(noise):
+def test_by_time_the_rigorous_bound_is_the_same(noise):
     graph, Q, p0 = world("absorbing", L=3)
     model, x0 = score_model(graph, noise, reference.wrong_score(p0, Q)), X0[0]
 
     def by_time(x0, v, u):
         return rigorous_bound(model, x0, v, u, torch.full_like(u, 0.5))
 
-    edges = [0.0, *(-math.expm1(-model.schedule.sigma(t)) for t in (T_MIN, 1.0)), 1.0]
-    found = mean_over_noise(by_time, graph, Q, x0, lambda v: -math.log1p(-v), edges)
-    assert found == pytest.approx(rigorous_mean(model, Q, x0), rel=1e-9)
+    def level(v):
+        lam = float(placement.placed_lambda(torch.tensor(v, **F64), 3)[0])
+        return -math.log1p(-lam)
+
+    # split where the noise reaches T_END
+    a, full = 2 / (2 + math.sqrt(3)), -math.expm1(-ends(model)[1])
+    lam = -math.expm1(-ends(model)[0]) / full
+    edges = [0.0, (1 - a) * lam + a * math.sqrt(lam), 0.1, 0.5, 0.9, 1.0]
+    found = mean_over_noise(by_time, graph, Q, x0, level, edges)
+    assert found == pytest.approx(rigorous_mean(model, Q, x0), rel=1e-7)
 
 
 @every_noise
@@ -213,16 +255,13 @@ def test_a_control_variate_of_the_right_cost_leaves_no_noise():
 
 
 @every_noise
-def test_for_a_wrong_score_that_sees_sigma_the_count_form_is_the_time_integral_over_all_noise(noise):
+def test_for_a_wrong_score_that_sees_sigma_the_count_form_is_the_integral_over_the_noise_of_sampling(noise):
     graph, Q, p0 = world("absorbing", L=3)
     score = reference.wrong_score(p0, Q)
     model, x0 = score_model(graph, noise, score), X0[0]
-    low, high = clamped(model).sigma_range
-    integral = sum(
-        reference.loss_integral(effective(model, score), Q, x0, a, b)
-        for a, b in itertools.pairwise([1e-13, low, high, 40.0])
-    )
-    # what lies under 1e-13 and above 40 is below 1e-11; the quadrature in log sigma gives 1e-8
+    low, high = ends(model)
+    integral = loss_integral(model, effective(model, score), Q, x0, 1e-13, low, 1e-2, 1.0, high)
+    # what lies under 1e-13 is below 1e-11; the quadrature in log sigma gives 1e-8
     assert rigorous_mean(model, Q, x0) == pytest.approx(integral, rel=1e-8)
 
 
@@ -235,31 +274,40 @@ def test_with_the_exact_score_the_uniform_bound_is_nearly_the_negative_log_likel
     assert bound == pytest.approx(float(reference.nll(p0, x0[None])), abs=1e-7)
 
 
+@pytest.mark.parametrize("name", ["uniform", "hybrid"])
 @pytest.mark.parametrize(
-    "options", [{"sigma_min": 0.05, "sigma_max": 1.5}, {"sigma_min": 1e-4, "sigma_max": 20.0}], ids=str
+    "noise",
+    [
+        SCHEDULES["geometric"](sigma_min=0.05, sigma_max=1.5),
+        SCHEDULES["geometric"](sigma_min=1e-4, sigma_max=20.0),
+        SCHEDULES["loglinear"](),
+    ],
+    ids=["short", "geometric", "loglinear"],
 )
-def test_the_uniform_bound_is_the_time_integral_plus_prior_plus_reconstruction(options):
-    graph, Q, p0 = world("uniform", L=3)
-    score, x0 = reference.wrong_score(p0, Q), X0[0]
-    noise = SCHEDULES["geometric"](**options)
+def test_the_bound_is_the_time_integral_plus_prior_plus_reconstruction(name, noise):
+    graph, Q, p0 = world(name, L=2)
+    score, x0 = reference.wrong_score(p0, Q), X0[0, :2]
     model = score_model(graph, noise, score)
-    own = effective(model, score)
-    low, (start, end) = noise.sigma(0.0), clamped(model).sigma_range
-    integral = sum(reference.loss_integral(own, Q, x0, a, b) for a, b in itertools.pairwise([low, start, end]))
-    assert integral_mean(model, Q, x0) == pytest.approx(integral, rel=1e-8)
-    assert end_mean(model, Q, x0) == pytest.approx(brute_force_ends(own, Q, x0, low, end), rel=1e-10)
+    low, high = ends(model)
+    steps = np.geomspace(low, high, 5).tolist()
+    assert integral_mean(model, Q, x0) == pytest.approx(loss_integral(model, score, Q, x0, *steps), rel=1e-6)
+    assert end_mean(model, Q, x0) == pytest.approx(brute_force_ends(model, score, Q, x0), rel=1e-10)
 
 
-def brute_force_ends(score, Q, x0, low: float, high: float) -> float:
-    """D_KL(p_{1|0} || p_base) and E[-log decoder(x0 | x)], decoder(y | x) ~ p(x_i | y) s_y(x): sums, no closed form."""
-    N, L = len(Q), len(x0)
-    last, first = reference.transition(Q, high), reference.transition(Q, low)
-    total = sum(float(last[y, x] * (last[y, x] * N).log()) for x in x0.tolist() for y in range(N))
-    xs = reference.sequences(N, L)
+def brute_force_ends(model, score, Q, x0) -> float:
+    """D_KL(p_{1|0} || p_base), where not all noise is MASK, and E[-log decoder(x0 | x)], decoder(y | x) ~
+    p(x_i | y) s_y(x): sums, no closed form."""
+    low, high = ends(model)
+    L, first, P = len(x0), reference.transition(Q, low), reference.corruption(Q, low, pinned(model))
+    total = 0.0
+    if model.graph.mask is None:
+        last = reference.transition(Q, high)
+        total = sum(float(last[y, x] * (last[y, x] * N).log()) for x in x0.tolist() for y in range(N))
+    xs = reference.sequences(len(Q), L)
     for x, s in zip(xs, score(xs, low), strict=True):
-        p = math.prod(float(first[x[i], x0[i]]) for i in range(L))
-        for i in range(L):
-            mass = first[x[i]] * s[i]
+        p = math.prod(float(P[x[i], x0[i]]) for i in range(L))
+        for i in range(L if p else 0):
+            mass = (first[x[i]] * s[i])[:N]
             total -= p * math.log(mass[x0[i]] / mass.sum())
     return total
 
@@ -279,23 +327,34 @@ def test_the_count_form_has_no_end_terms(noise):
     assert end_terms(model, X0, torch.rand(2, 3, **F64)).tolist() == [0.0, 0.0]
 
 
-@every_graph
+NOISES = {
+    "uniform": [
+        # little noise, so that a forgotten prior would show; much at the end, so that another decoder would
+        SCHEDULES["geometric"](sigma_min=0.02, sigma_max=1.5),
+        SCHEDULES["geometric"](sigma_min=0.5, sigma_max=8.0),
+    ],
+    "hybrid": [SCHEDULES["loglinear"](), SCHEDULES["geometric"](sigma_min=0.3, sigma_max=3.0)],
+    "absorbing": [SCHEDULES["loglinear"](), SCHEDULES["loglinear"](eps=0.3)],
+}
+
+
+@pytest.mark.parametrize(("name", "noise"), [(n, one) for n, many in NOISES.items() for one in many], ids=str)
 @pytest.mark.parametrize("spread", [0.0, 0.7], ids=["exact", "wrong"])
-def test_the_rigorous_bound_bounds_the_model_that_sampling_simulates(name, spread):
-    """-log p of the continuous-time reverse process, solved densely, lies under the bound, for every x0."""
+def test_the_rigorous_bound_bounds_the_process_that_samplers_approach(name, noise, spread):
+    """-log p of that process, solved densely from where samplers start to how they end, lies under the bound, for every
+    x0; a sampler of many steps has the same distribution."""
     graph, Q, p0 = world(name, L=2)
-    # little noise, so that a forgotten prior would show
-    noise = SCHEDULES["geometric"](sigma_min=0.02, sigma_max=1.5) if graph.mask is None else SCHEDULES["loglinear"]()
     score = reference.wrong_score(p0, Q, spread)
     model = score_model(graph, noise, score)
-    own, S = effective(model, score), graph.states
-    low, high = (1e-12, 40.0) if graph.mask is not None else (noise.sigma(0.0), noise.sigma(1.0))
-    start = reference.joint(reference.base(name, N).expand(1, 2, S))[0]
-    p = reference.reverse_process(own, Q, start, high, low, L=2, cells=3000 if name == "hybrid" else 400)
+    S, (low, high) = graph.states, ends(model)
+    base = reference.base(name, N)
+    start = reference.joint(base.expand(1, 2, S))[0]
+    p = reference.reverse_process(score, Q, start, high, low, L=2, cells=1500 if name == "hybrid" else 800)
     xs = reference.sequences(S, 2)
-    if name == "uniform":  # the decoder carries sigma(0) to no noise at all, position by position
-        rows = reference.normalise(reference.transition(Q, low)[xs] * own(xs, low))
-        p = p @ reference.joint(rows)
+    p = p @ reference.joint(reference.bayes_step(Q, xs, score(xs, low), low, graph.mask))
+    levels = even_steps(noise, 400)
+    sampled = reference.chain("tweedie", score, Q, base, noise_of(noise), 400, 2, graph.mask, grid=levels)
+    assert float((sampled - p).abs().sum()) < 1e-2
     bounds, nll = [], []
     for x0 in reference.sequences(N, 2):
         bounds.append(rigorous_mean(model, Q, x0))
@@ -307,6 +366,32 @@ def test_the_rigorous_bound_bounds_the_model_that_sampling_simulates(name, sprea
         assert slack.max() > 0.01
     elif name == "absorbing":
         assert slack.max() < 1e-3
+
+
+def noise_of(noise):
+    return lambda t: tuple(float(one) for one in noise(torch.tensor(t, **F64)))
+
+
+def even_steps(noise, steps: int) -> list[float]:
+    """Times from 1 down to T_END, equal in log sigma."""
+    sigma = torch.tensor(np.geomspace(noise.sigma(1.0), noise.sigma(T_END), steps + 1), **F64)
+    return [1.0, *noise.t(sigma)[1:-1].tolist(), T_END]
+
+
+@pytest.mark.parametrize("length", [3, 64, 1024])
+@pytest.mark.parametrize(("low", "high"), [(1e-5, 6.9), (1e-4, 20.0), (0.5, 8.0)])
+def test_placed_draws_integrate_what_they_should(low, high, length):
+    """The weight is the derivative of the place, which runs from end to end: so every integral is kept."""
+    v = (torch.arange(400_000, **F64) + 0.5) / 400_000
+    sigma, weight = placement.placed_sigma(v, low, high, length)
+    assert bool((sigma.diff() > 0).all())
+    for f, whole in ((lambda s: torch.ones_like(s), high - low), (lambda s: 1 / s, math.log(high / low))):
+        assert float((f(sigma) * weight).mean()) == pytest.approx(whole, rel=1e-4)
+    lam, slope = placement.placed_lambda(v, length)
+    assert bool((lam.diff() > 0).all())
+    torch.testing.assert_close(lam.diff() * 400_000, (slope[1:] + slope[:-1]) / 2, rtol=1e-2, atol=1e-9)
+    for power, whole in ((0, 1.0), (1, 0.5), (3, 0.25)):
+        assert float((lam**power * slope).mean()) == pytest.approx(whole, rel=1e-8)
 
 
 @every_graph

@@ -24,6 +24,7 @@ WIKITEXT = [
     ("the players ' union", "the players' union"),
     ("Boulter 's first", "Boulter's first"),
     ("from N to N", "from 1 to N"),
+    ("at 25 ° C , or 77 ° F", "at 25°C, or 77°F"),
     ("one \n two \n three", "one\ntwo\nthree"),
     ("", ""),
 ]

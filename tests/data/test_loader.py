@@ -41,7 +41,7 @@ def test_permute_of_one_is_permute_of_many():
     assert [int(permute(np.array([i]), 1000, key)[0]) for i in range(0, 1000, 37)] == image[::37].tolist()
 
 
-@pytest.mark.parametrize("size", [2, 3, 10])
+@pytest.mark.parametrize("size", [2, 3, 5, 7, 10, 17, 33])
 def test_permutations_are_spread_evenly(size):
     """Where a random key sends index 0, and the pair (0, 1), is uniform: chi-square at the 1e-4 level."""
     from scipy.stats import chi2

@@ -232,6 +232,7 @@ def test_from_local_files_is_found_without_them(tmp_path):
     raw.write_text(" \n = Title = \n A line , with a point . \n")
     made = run(corpus="wikitext2", tokenizer="byte", local=raw)
     assert made.manifest.detokenizer == "wikitext"
+    assert made.manifest.options["detokenizer_edition"] == 2  # older ones kept the spaces of a degree sign
     assert made.manifest.splits["test"].documents == 3
     found = run(corpus="wikitext2", tokenizer="byte")
     assert (found.folder, found.fresh) == (made.folder, False)

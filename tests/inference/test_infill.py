@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import random
 import re
 
@@ -9,6 +10,11 @@ import pytest
 import torch
 
 from sedd_cli import load_model
+from sedd_cli.core.conditioning import Conditioning
+from sedd_cli.core.graphs import GRAPHS
+from sedd_cli.core.samplers import SAMPLERS
+from sedd_cli.core.schedules import SCHEDULES
+from sedd_cli.core.score import ScoreModel
 from sedd_cli.data.tokenizers import load_tokenizer, train_tokenizer
 from sedd_cli.errors import RequestError
 from sedd_cli.inference import denoise, infill, rejection
@@ -20,6 +26,7 @@ from sedd_cli.inference.rejection import ATTEMPTS
 from sedd_cli.inference.sampling import Sampling
 from sedd_cli.inference.template import Gap, Template, parse_template
 from sedd_cli.models.dit import DiT
+from sedd_cli.recipe.part import SamplerPart
 from sedd_cli.system.events import Filled, Frame, Progress
 
 WORDS = (
@@ -97,7 +104,7 @@ def test_what_is_given_survives_byte_for_byte_in_random_templates(kind, bpe, wor
     while len(jobs) < 500:
         template = random_template(draw)
         try:
-            plan_job(made, job := Job(template, seed=len(jobs), candidates=candidates))
+            plan_job(made, job := Job(template, seed=len(jobs), candidates=candidates), Sampling())
         except RequestError:
             continue  # longer than the model, or of characters that the vocabulary has not
         jobs.append(job)
@@ -232,14 +239,14 @@ def test_ranges_are_tried_at_several_lengths_and_the_best_is_kept(model):
 
 
 def test_two_ranges_are_spread_evenly_each(model):
-    layouts = plan_job(model, Job(parse_template("[MASK:1-8] a [MASK:1-8]"), seed=5)).layouts
+    layouts = plan_job(model, Job(parse_template("[MASK:1-8] a [MASK:1-8]"), seed=5), Sampling()).layouts
     first, second = zip(*(layout.lengths for layout in layouts), strict=True)
     assert sorted(first) == sorted(second) == list(range(1, 9))
     assert first != second
-    wide = plan_job(model, Job(parse_template("[MASK:1-20] a"))).layouts
+    wide = plan_job(model, Job(parse_template("[MASK:1-20] a")), Sampling()).layouts
     assert sorted(layout.lengths[0] for layout in wide) == [2, 4, 7, 9, 12, 14, 17, 19]
-    assert plan_job(model, Job(parse_template("[MASK:3-3] a"))).layouts[0].lengths == [3]
-    assert len(plan_job(model, Job(parse_template("[MASK:3-3] a"))).layouts) == 1
+    assert plan_job(model, Job(parse_template("[MASK:3-3] a")), Sampling()).layouts[0].lengths == [3]
+    assert len(plan_job(model, Job(parse_template("[MASK:3-3] a")), Sampling()).layouts) == 1
 
 
 def test_the_bound_of_a_candidate_is_the_models(model):
@@ -307,12 +314,15 @@ def test_levers_are_named_with_what_they_drew(model):
     assert (one.sampler, one.levers) == ("remdm", {"eta": 0.02})
     (one,) = model.infill("the [MASK:3]", sampler="first-hitting")
     assert (one.sampler, one.steps, one.levers) == ("first_hitting", None, {"normalized": True})
-    (one,) = model.infill("the [MASK:3]")
+    (one,) = model.infill("the [MASK:3]", sampler="tweedie")
     assert one.levers == {}
+    (one,) = model.infill("the [MASK:3]")  # first-hitting is of the normalised model
+    assert one.levers == {"normalized": True}
 
 
 def test_frames_show_the_way(model):
-    events = list(infill.infill(model, [Job(parse_template("the [MASK:3] sat"), n=2)], Sampling(), watch=True))
+    job = Job(parse_template("the [MASK:3] sat"), n=2)
+    events = list(infill.infill(model, [job], Sampling(sampler="tweedie"), watch=True))
     frames = [e for e in events if isinstance(e, Frame)]
     assert [f.step for f in frames] == [1, 2, 3, 4, 5]
     done = [e.tokens for e in events if isinstance(e, Filled)]
@@ -380,3 +390,54 @@ def test_a_tokenizer_that_reads_otherwise_is_said(tmp_path):
         assert one.text.startswith("The Cat ")
         assert one.text.endswith(" sat.")
         assert "  " not in one.text
+
+
+def test_short_gaps_are_filled_one_token_at_a_time_unless_something_is_chosen(model):
+    """First-hitting where nothing is said about the steps and there are no more tokens than steps."""
+    job = Job(parse_template("the [MASK:3] sat"))
+    (one,) = infill_all(model, job, Sampling())
+    assert (one.sampler, one.levers) == ("first_hitting", {"normalized": True})
+    assert one.nfe == 3 * one.drawn
+    steps = model.recipe.sampler.options["steps"]
+    for sampling in (
+        Sampling(steps=steps),
+        Sampling(sampler="tweedie"),
+        Sampling(correctors=1),
+        Sampling(thinning=False),
+        Sampling(grid="cosine"),
+        Sampling(last_step="bayes"),
+    ):
+        assert plan_job(model, job, sampling).resolved.sampler.name == "tweedie"
+    assert plan_job(model, job, Sampling(temperature=0.5)).resolved.sampler == SAMPLERS["first_hitting"](0.5)
+    long = Job(parse_template(f"the [MASK:{steps + 1}]"))
+    assert plan_job(model, long, Sampling()).resolved.sampler.name == "tweedie"
+    chosen = dataclasses.replace(
+        model.recipe, sampler=SamplerPart.from_data({"name": "tweedie", "steps": 9, "temperature": 0.7}, "sampler")
+    )
+    assert plan_job(dataclasses.replace(model, recipe=chosen), job, Sampling()).resolved.sampler.name == "tweedie"
+
+
+def test_of_a_known_source_steps_make_impossible_fillings_and_first_hitting_none():
+    """Texts that repeat one of two tokens: 128 steps unmask two positions at once in 1 of 128, half of them unlike."""
+
+    class AllEqual:
+        def hidden(self, x, sigma):
+            seen = torch.stack([(x == token).any(1) for token in range(2)], -1).double()
+            p = torch.where(seen.sum(-1, keepdim=True) == 0, 0.5, seen / seen.sum(-1, keepdim=True).clamp(min=1))
+            z = torch.cat([(2 * p).clamp(min=1e-30).log(), torch.zeros(len(x), 1, dtype=torch.float64)], -1)
+            return z[:, None].expand(*x.shape, 3)
+
+        def head(self, hidden):
+            return hidden
+
+    score = ScoreModel(AllEqual(), GRAPHS["absorbing"](vocab_size=2), SCHEDULES["loglinear"]())
+    draws, impossible, evaluations = 20_000, {}, {}
+    for sampler in (SAMPLERS["tweedie"](steps=128), SAMPLERS["first_hitting"]()):
+        *_, last = sampler.run(score, Conditioning.nothing(draws, 2), 1, torch.arange(draws))
+        impossible[sampler.name] = int((last.x[:, 0] != last.x[:, 1]).sum())
+        evaluations[sampler.name] = float(last.evaluations.double().mean())
+    expected = draws / 128 / 2
+    assert impossible["first_hitting"] == 0
+    assert abs(impossible["tweedie"] - expected) < 5 * expected**0.5
+    assert evaluations["first_hitting"] == 2
+    assert evaluations["tweedie"] > 4

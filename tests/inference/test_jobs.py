@@ -106,8 +106,9 @@ def test_other_settings_are_other_results(model, tmp_path):
     fill(model, LINES[:1], out)
     fill(model, LINES[:1], out, steps=2)
     fill(model, LINES[:1], out, temperature=0.5)
-    fill(model, LINES[:1], out, batch=3)  # not another distribution
-    assert [r["steps"] for r in records(out)] == [4, 2, 4]
+    fill(model, LINES[:1], out, batch=3)  # not another law
+    assert [r["steps"] for r in records(out)] == [None, 2, None]
+    assert [r["sampler"] for r in records(out)] == ["first_hitting", "tweedie", "first_hitting"]
     fill(model, LINES[:1], out, resume=False)
     assert len(records(out)) == 1
 
@@ -230,17 +231,22 @@ def test_a_full_disk_is_said_and_what_is_finished_stays(model, tmp_path, monkeyp
     assert len(records(out)) == 8
 
 
+def keyed(model, read, every=False, **options):
+    planned = [(line, jobs.plan_job(model, line.job, Sampling(**options))) for line in read]
+    return jobs._keyed(model, planned, every)
+
+
 def test_equal_lines_are_told_apart(model):
     read = read_jobs([LINES[0].encode()] * 3, "jobs.jsonl", model.length)
-    keys = [key for _, _, key in jobs._keyed(model, read, Sampling().resolve(model), False)]
+    keys = [key for _, _, key in keyed(model, read)]
     assert len(set(keys)) == 3
 
 
 def test_whatever_changes_a_result_is_in_its_key(model):
     asked = [{}, {"seed": 3}, {"length": 20}, {"candidates": 2}, {"id": 5}]
     lines = [json.dumps({"template": "the [MASK] sat", **more}).encode() for more in asked]
-    read = read_jobs([*lines, b'{"template": "the [MASK] sat."}'], "jobs.jsonl", model.length)
-    keys = [key for every in (False, True) for _, _, key in jobs._keyed(model, read, Sampling().resolve(model), every)]
+    read = read_jobs([*lines, b'{"template": "the [MASK] sat on"}'], "jobs.jsonl", model.length)
+    keys = [key for every in (False, True) for _, _, key in keyed(model, read, every)]
     assert len({key for key in keys if "-" not in key}) == 12
 
 
@@ -249,14 +255,14 @@ def test_the_model_its_tokenizer_and_its_recipe_are_in_the_key(model):
     read = read_jobs([LINES[0].encode()], "jobs.jsonl", model.length)
 
     def key(model, **options):
-        return jobs._keyed(model, read, Sampling(**options).resolve(model), False)[0][2]
+        return keyed(model, read, **({"sampler": "tweedie"} | options))[0][2]
 
     def other(**changes):
         made = dataclasses.replace(model, **changes)
         made.__dict__["fingerprint"] = model.fingerprint
         return made
 
-    letters = CharTokenizer("char", model.tokenizer.alphabet[::-1])
+    letters = CharTokenizer("char", model.tokenizer.alphabet + "~")
     part = SamplerPart.from_data({"name": "tweedie", "steps": 9}, "sampler")
     weights = other()
     weights.__dict__["fingerprint"] = "of other weights"

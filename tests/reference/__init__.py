@@ -26,6 +26,7 @@ from reference.process import (
     Score,
     base,
     clamped_score,
+    corruption,
     diffuse,
     exact_score,
     geometric,
@@ -38,10 +39,12 @@ from reference.process import (
     wrong_score,
 )
 from reference.samplers import (
+    bayes_step,
     chain,
     clamp,
     corrector_step,
     euler_step,
+    guided_bound,
     joint,
     normalise,
     published_float32_race,

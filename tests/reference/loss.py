@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from reference.process import Score, diffuse, sequences, transition
+from reference.process import Score, corruption, diffuse, sequences, transition
 
 
 def K(a: float) -> float:
@@ -55,14 +55,21 @@ def sequence_loss(score: Score, Q: torch.Tensor, sigma: float, x: torch.Tensor, 
     return sum(score_entropy(Q, log_s[i].tolist(), sigma, int(x[i]), int(x0[i])) for i in range(len(x)))
 
 
-def expected_loss(score: Score, Q: torch.Tensor, sigma: float, x0: torch.Tensor) -> float:
-    """E_{x ~ p(. | x0)} of the score entropy summed over positions, at one sigma, by enumerating x. x0: [L]."""
+Pinned = tuple[float, int] | None
+
+
+def expected_loss(score: Score, Q: torch.Tensor, sigma: float, x0: torch.Tensor, pinned: Pinned = None) -> float:
+    """E_{x ~ p(. | x0)} of the score entropy summed over positions, at one sigma, by enumerating x. x0: [L].
+
+    pinned: as for `corruption`; it changes which x are seen, not the ratios.
+    """
     P, S, L = transition(Q, sigma), len(Q), len(x0)
+    chance = corruption(Q, sigma, pinned)
     total = 0.0
     xs = sequences(S, L)
     log_s = score(xs, sigma).log()
     for row, x in enumerate(xs):
-        weight = math.prod(float(P[x[i], x0[i]]) for i in range(L))
+        weight = math.prod(float(chance[x[i], x0[i]]) for i in range(L))
         if weight == 0:
             continue
         total += weight * sum(_score_entropy(Q, P, log_s[row, i].tolist(), int(x[i]), int(x0[i])) for i in range(L))
@@ -70,7 +77,13 @@ def expected_loss(score: Score, Q: torch.Tensor, sigma: float, x0: torch.Tensor)
 
 
 def loss_integral(
-    score: Score, Q: torch.Tensor, x0: torch.Tensor, sigma_low: float, sigma_high: float, nodes: int = 48
+    score: Score,
+    Q: torch.Tensor,
+    x0: torch.Tensor,
+    sigma_low: float,
+    sigma_high: float,
+    nodes: int = 48,
+    pinned: Pinned = None,
 ) -> float:
     """The DWDSE loss: integral of `expected_loss` over sigma, by Gauss-Legendre in log sigma. dsigma = sigma dlog."""
     points, weights = np.polynomial.legendre.leggauss(nodes)
@@ -78,7 +91,7 @@ def loss_integral(
     total = 0.0
     for point, weight in zip(points, weights, strict=True):
         sigma = math.exp(0.5 * (high - low) * point + 0.5 * (high + low))
-        total += 0.5 * (high - low) * weight * sigma * expected_loss(score, Q, sigma, x0)
+        total += 0.5 * (high - low) * weight * sigma * expected_loss(score, Q, sigma, x0, pinned)
     return total
 
 

@@ -42,6 +42,16 @@ def transition(Q: torch.Tensor, sigma: float) -> torch.Tensor:
     return torch.matrix_exp(sigma * Q)
 
 
+def corruption(Q: torch.Tensor, sigma: float, pinned: tuple[float, int] | None = None) -> torch.Tensor:
+    """p(x | x0), [S, S], column x0; with pinned = (sigma_1, y) also given that y stands there at sigma_1."""
+    P = transition(Q, sigma)
+    if pinned is None:
+        return P
+    later = transition(Q, pinned[0] - sigma)[pinned[1]]  # p(y | x)
+    joint = later[:, None] * P
+    return joint / joint.sum(0).clamp(min=1e-300)
+
+
 def loglinear(t: float, eps: float = 1e-3) -> tuple[float, float]:
     """(sigma, dsigma) with lambda = (1 - eps) t."""
     moved = (1 - eps) * t

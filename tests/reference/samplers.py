@@ -76,6 +76,17 @@ def tweedie_step(Q: torch.Tensor, x: torch.Tensor, s: torch.Tensor, delta_sigma:
     return normalise(out)
 
 
+def bayes_step(Q: torch.Tensor, x: torch.Tensor, s: torch.Tensor, sigma: float, banned: int | None = None):
+    """Bayes' rule with p_sigma for p_0: s_y exp(sigma Q)(x, y). `banned` is a state with probability zero."""
+    forth = transition(Q, sigma)
+    out = torch.zeros_like(s)
+    for index in itertools.product(range(x.shape[0]), range(x.shape[1])):
+        out[index] = s[index] * forth[int(x[index])]
+    if banned is not None:
+        out[..., banned] = 0.0
+    return normalise(out)
+
+
 def remdm_step(x: torch.Tensor, s: torch.Tensor, sigma_s: float, sigma_t: float, eta: float) -> torch.Tensor:
     """Remasking with a cap (ReMDM, Wang et al. 2025); MASK is the last state. [M, L, S].
 
@@ -173,6 +184,7 @@ def chain(
     correctors: int = 0,
     temperature: float = 1.0,
     top_p: float = 1.0,
+    last_step: str = "bayes",
 ) -> torch.Tensor:
     """The exact output distribution [S^L] of algorithm 2 (3 with `given`): a dense step per interval, then denoise."""
     S = len(Q)
@@ -199,10 +211,66 @@ def chain(
             h = half * (1 - math.exp(-(t - s_time) * dsigma_next / half))
             p = after(p, corrector_step(Q, xs, score(xs, sigma_next), h))
     sigma, _ = schedule(grid[-1])
-    return after(p, tweedie_step(Q, xs, score(xs, sigma), sigma, banned=mask))
+    last = {"bayes": bayes_step, "tweedie": tweedie_step}[last_step]
+    return after(p, last(Q, xs, score(xs, sigma), sigma, banned=mask))
 
 
 def published_float32_race(weights: torch.Tensor, u: torch.Tensor) -> torch.Tensor:
     """The categorical draw of the published code, in float32, which cannot draw rare entries. A negative control."""
     gumbel_norm = 1e-10 - (u.float() + 1e-10).log()
     return (weights.float() / gumbel_norm).argmax(-1)
+
+
+def guided_bound(
+    sampler: str,
+    score: Score,
+    Q: torch.Tensor,
+    x0: torch.Tensor,
+    start: torch.Tensor,
+    schedule: Schedule,
+    steps: int,
+    mask: int | None = None,
+    unmasks: bool = False,
+    eta: float = 0.02,
+) -> float:
+    """E_q[log q(path)/p(path)] of a sampler's chain by enumeration of all states, x0 [L].
+
+    start: the distribution [S] of a position at time 1. unmasks: q is the sampler's own chain with x0 in place of drawn
+    tokens; otherwise it is p(x_s|x_t, x0), where the sampler can go, from p(x_1|x0) (all MASK where there is one).
+    """
+    S, L = len(Q), len(x0)
+    xs, grid = sequences(S, L), time_grid(steps)
+    first = transition(Q, schedule(1.0)[0])[:, x0].T if mask is None else start.expand(L, S)  # [L, S]
+    total = float(torch.special.xlogy(first, first / start.clamp(min=1e-300)).sum())
+    at = joint(first[None])[0]
+    for t, s_time in [*itertools.pairwise(grid), (grid[-1], None)]:
+        sigma, dsigma = schedule(t)
+        s = score(xs, sigma)
+        if s_time is None:
+            p = bayes_step(Q, xs, s, sigma, mask)
+        elif sampler == "euler":
+            p = euler_step(Q, xs, s, (t - s_time) * dsigma)
+        elif sampler == "remdm":
+            p = remdm_step(xs, s, schedule(s_time)[0], sigma, eta)
+        else:
+            p = tweedie_step(Q, xs, s, sigma - schedule(s_time)[0])
+        q = torch.zeros_like(p)
+        for row, i in itertools.product(range(len(xs)), range(L)):
+            here, true = int(xs[row, i]), int(x0[i])
+            if s_time is None:
+                q[row, i, true] = 1.0
+            elif unmasks:
+                if here == mask:
+                    q[row, i, mask] = p[row, i, mask]
+                    q[row, i, true] = 1 - p[row, i, mask]
+                else:
+                    q[row, i] = p[row, i]
+            else:
+                sigma_s = schedule(s_time)[0]
+                q[row, i] = transition(Q, sigma_s)[:, true] * transition(Q, sigma - sigma_s)[here]
+                q[row, i][p[row, i] <= 0] = 0.0
+                q[row, i] /= q[row, i].sum().clamp(min=1e-300)
+        terms = (torch.special.xlogy(q, q) - torch.special.xlogy(q, p.clamp(min=1e-300))).sum((-1, -2))
+        total += float((at * terms)[at > 0].sum())
+        at = at @ joint(q)
+    return total

@@ -7,7 +7,9 @@ import math
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
+from scipy.stats import ttest_ind
 from support.jobs import completed, returned
 
 from sedd_cli.errors import DamageError, RequestError
@@ -23,7 +25,7 @@ from sedd_cli.tables.plot import plot
 from sedd_cli.tables.row_run import row_runs_of
 from sedd_cli.tables.row_status import read_record, row_status, write_result
 from sedd_cli.tables.run import RunOptions, make
-from sedd_cli.tables.summary import check_order, summary
+from sedd_cli.tables.summary import check_order, quantile, summary
 
 
 @pytest.fixture
@@ -239,15 +241,15 @@ def test_rows_measured_on_different_texts_give_a_warning(table, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("gap", "error", "verdict"), [(0.5, 0.1, "holds"), (-0.5, 0.1, "does not hold"), (0.1, 0.1, "not told apart")]
+    ("gap", "error", "verdict"), [(2.0, 0.1, "holds"), (-2.0, 0.1, "does not hold"), (0.1, 0.1, "not told apart")]
 )
 def test_the_verdict_on_the_order_respects_the_errors(table, gap, error, verdict):
 
     def verdicts(column, seeds):
-        values = tuple(SeedValue(seed, 0.0, 0.0, "", False, None) for seed in range(seeds))
+        values = tuple(SeedValue(seed, 0.0, 0.0, "", "", None) for seed in range(seeds))
         cells = {"causal": (1.0, error), "one": (1.0 + gap, 0.0)}
         rows = [
-            RowSummary(name, name, False, {}, {"tiny": NumberCell(mean, se, None, "", False, values)})
+            RowSummary(name, name, False, {}, {"tiny": NumberCell(mean, se, None, "", "", values)})
             for name, (mean, se) in cells.items()
         ]
         return [check.verdict for check in check_order(table, rows, column)]
@@ -256,6 +258,25 @@ def test_the_verdict_on_the_order_respects_the_errors(table, gap, error, verdict
     mauve = Mauve("tiny", "references", Judge("gpt2-large"), 4)  # the error of one seed is that of clustering alone
     assert verdicts(mauve, seeds=1) == ["not to be told by one seed"]
     assert verdicts(mauve, seeds=2) == [verdict]
+
+
+def test_of_equal_models_three_seeds_tell_an_order_in_one_table_of_twenty():
+    """Two standard errors would in 11 to 12 of 100: three seeds say little about how far seeds differ."""
+    rng, told, by_two_errors, repetitions = np.random.default_rng(0), 0, 0, 4000
+    for values in rng.normal(size=(repetitions, 2, 3)):
+        seeds = [tuple(SeedValue(i, float(x), 0.0, "", "", None) for i, x in enumerate(v)) for v in values]
+        cells = [
+            NumberCell(v.mean(), v.std(ddof=1) / math.sqrt(3), None, "", "", of)
+            for v, of in zip(values, seeds, strict=True)
+        ]
+        gap, error = abs(cells[0].mean - cells[1].mean), math.hypot(cells[0].error, cells[1].error)
+        assert quantile(*cells) * error == pytest.approx(
+            ttest_ind(*values, equal_var=False).confidence_interval(0.95).high - (cells[0].mean - cells[1].mean)
+        )
+        told += gap > quantile(*cells) * error
+        by_two_errors += gap > 2 * error
+    assert told / repetitions < 0.055
+    assert by_two_errors / repetitions > 0.1
 
 
 # The summary
@@ -280,11 +301,16 @@ def test_the_summary_has_means_spreads_differences_and_the_order(table, tmp_path
     (pair,) = found.order
     gap = one.mean - rows["causal"].ours["tiny"].mean
     assert pair.gap == pytest.approx(gap)
-    expected = "not told apart" if abs(gap) < 2 * pair.error else "holds" if gap > 0 else "does not hold"
+    other = [entry.value for entry in rows["causal"].ours["tiny"].seeds]
+    interval = ttest_ind(values, other, equal_var=False).confidence_interval(0.95)
+    assert pair.reach == pytest.approx(interval.high - gap)
+    expected = "not told apart" if abs(gap) < pair.reach else "holds" if gap > 0 else "does not hold"
     assert pair.verdict == expected
     lines = markdown(found).splitlines()
     assert lines[0] == "| model | tiny: paper | tiny: ours |"
-    assert f"{one.mean:.3f} ± {one.error:.3f}" in lines[2]
+    assert f"| ≤ {one.mean:.3f} ± {one.error:.3f}" in lines[2]
+    assert one.to_dict()["bound"]
+    assert one.to_dict()["seeds"][0]["sign"] == "≤"
     assert lines[4] == "| Old one | 9.00 | quoted, not run |"
     plot(found, [p for of in row_runs(table, tmp_path, 2).values() for p in of], tmp_path / "curves.png")
     assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")

@@ -13,6 +13,7 @@ from sedd_cli.models.dit import DiT, DiTConfig
 from sedd_cli.recipe import load_recipe, shipped
 from sedd_cli.training import flops
 from sedd_cli.training.cost import estimate_cost
+from sedd_cli.training.flops import known_peak
 
 PAPERS = sorted(n for n in set(shipped()) - {"quickstart", "markov"} if not n.startswith("mini/"))
 EXPECT = re.compile(
@@ -65,3 +66,24 @@ def test_a_known_device_has_a_peak(monkeypatch, name, peak):
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: name)
     assert flops.known_peak(torch.device("cuda")) == peak
     assert flops.known_peak(torch.device("cpu")) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "peak"),
+    [
+        ("NVIDIA L40", 181e12),
+        ("NVIDIA L40S", 362e12),
+        ("NVIDIA L4", 121e12),
+        ("NVIDIA A100-SXM4-40GB", 312e12),
+        ("NVIDIA A10", 125e12),
+        ("NVIDIA A10G", 70e12),
+        ("NVIDIA H100 PCIe", 756e12),
+        ("NVIDIA H100 80GB HBM3", 989e12),
+        ("NVIDIA GH200 480GB", 989e12),
+        ("NVIDIA RTX A6000", 155e12),
+        ("NVIDIA L400", None),
+    ],
+)
+def test_a_peak_is_that_of_the_device_of_this_name(monkeypatch, name, peak):
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: name)
+    assert known_peak(torch.device("cuda")) == peak

@@ -11,7 +11,7 @@ import typer
 
 from sedd_cli.cli import options as o
 from sedd_cli.cli.choose import choose_any, model_files, more_inputs, own_corpus, places_of
-from sedd_cli.cli.option_groups import ModelOptions, model_options
+from sedd_cli.cli.option_groups import ModelOptions, model_options, sampling_options
 from sedd_cli.cli.view.results import bounds_table, comparison
 from sedd_cli.cli.view.view import View
 from sedd_cli.errors import RequestError, WorkError
@@ -19,6 +19,7 @@ from sedd_cli.system.events import Event
 
 if TYPE_CHECKING:
     from sedd_cli.evaluation.likelihood.results import EvaluationResults
+    from sedd_cli.inference.sampling import Sampling
 
 Precision = Annotated[
     str,
@@ -31,14 +32,19 @@ RESUME = "interrupted: finished draws are kept, the same command continues"
 
 
 @model_options(model=(o.ModelOrCausal, None), precision=(Precision, "auto"))
+@sampling_options("steps", "sampler", "normalized", "temperature", "top_p", "grid", "correctors", "remask", "last_step")
 def evaluate(
     using: ModelOptions,
+    sampling: Sampling,
     dataset: o.Dataset = None,
     local: o.From = None,
     split: o.Split = None,
     protocol: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME", help="rigorous, sedd-paper, mdlm; default: the first two. May be repeated."),
+        typer.Option(
+            metavar="NAME",
+            help="rigorous, sedd-paper, mdlm, sampler (with --steps); default: the first two. May be repeated.",
+        ),
     ] = None,
     rel_error: Annotated[
         float, typer.Option(metavar="FLOAT", help="Draw until the standard error is below this share of the bound.")
@@ -69,6 +75,8 @@ def evaluate(
     autoregressive model of transformers (--model gpt2) is evaluated exactly, on the same blocks. On many GPUs:
     torchrun --standalone --nproc-per-node=8 -m sedd_cli eval --dataset wikitext103
 
+    Options of the sampler are for --protocol sampler alone, which bounds the likelihood of samples drawn in that way.
+
     Example: sedd eval --model runs/quickstart --dataset pydocs --split validation
     """
     from sedd_cli.evaluation.likelihood.evaluate import EvaluateOptions, evaluate_all
@@ -87,6 +95,7 @@ def evaluate(
         length,
         try_bf16=using.precision == "auto",
         keep=resume,
+        sampling=sampling,
     )
     reads = {"--dataset": dataset, "--from": local, "--model": model_files(using.model), "--tokenizer": using.tokenizer}
     check_outputs({"--out": out}, reads)

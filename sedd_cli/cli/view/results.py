@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
+from sedd_cli.core.protocols import sign
+
 if TYPE_CHECKING:
     from sedd_cli.evaluation.cloze.results import ClozeResult
 
@@ -37,9 +39,9 @@ def bounds_table(result: dict[str, Any]) -> Table:
     title = f"{result['corpus']} {result['split']}{part}: {tokens:,} tokens, {characters:,} characters"
     table = _table(title, result.get("paper"))
     for protocol, found in result["bounds"].items():
-        table.add_row(f"{_kind(result)} ({protocol})", *_values(result, protocol, found))
+        table.add_row(f"{_kind(result, protocol)} ({protocol})", *_values(result, protocol, found))
     for name, bits in result.get("baselines", {}).items():
-        fitted = " (of train)" if name.endswith("gram") else ""
+        fitted = " (of train)" if "gram" in name else ""
         table.add_row(f"{name}{fitted}", f"{bits:.3f}", style="dim")
     source = result.get("baselines", {}).get("the source itself")
     bound = result["bounds"].get("rigorous") or result["bounds"].get("discrete")
@@ -58,7 +60,9 @@ def comparison(results: list[dict[str, Any]]) -> Table:
     for result in results:
         for protocol, found in result["bounds"].items():
             bits, text, _, *rest = _values(result, protocol, found)
-            table.add_row(f"{Path(result['corpus']).name} {result['split']}", protocol, bits, text, *rest)
+            named = f"{Path(result['corpus']).name} {result['split']}"
+            bits = f"{sign(protocol, 'estimator' not in result)} {bits}"
+            table.add_row(named, protocol, bits, text, *rest)
     return table
 
 
@@ -95,13 +99,12 @@ def _table(title: str, paper: Any) -> Table:
     return table
 
 
-def _kind(result: dict[str, Any]) -> str:
-    name = KINDS.get(result.get("kind", "").split(" ")[0], "SEDD")
-    if "estimator" in result:
-        return f"{name} ≤"
-    if name == "SEDD":
+def _kind(result: dict[str, Any], protocol: str) -> str:
+    """The model's kind and what its number is: ≤ an upper bound, ≈ an estimate, = exact."""
+    name, exact = KINDS.get(result.get("kind", "").split(" ")[0], "SEDD"), "estimator" not in result
+    if exact and name == "SEDD":
         name = Path(result["model"]).name
-    return f"{name} ="
+    return f"{name} {sign(protocol, exact)}"
 
 
 def _values(result: dict[str, Any], protocol: str, found: dict[str, Any]) -> list[str]:

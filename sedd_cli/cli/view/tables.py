@@ -103,7 +103,7 @@ def _cell(row: RowSummary, name: str, found: TableSummary) -> str:
     value = row.ours.get(name)
     if not isinstance(value, NumberCell):
         return paper
-    text = ("≤ " if value.bound else "") + plus_minus(value.mean, value.error, digits(found.unit))
+    text = (f"{value.sign} " if value.sign else "") + plus_minus(value.mean, value.error, digits(found.unit))
     seeds = len(value.seeds)
     many = f" ({seeds} seed{'s' if seeds > 1 else ''})" if 1 < found.seeds != seeds else ""
     change = f" ({value.difference:+.2f})" if value.difference is not None else ""

@@ -131,7 +131,7 @@ class View:
         errors = f"{event.bits_per_char:.3f} ± {event.bits_per_char_error:.3f} bits/char"
         if event.between_documents_error:  # 0 if it cannot be told from the error of the draws
             errors += f" (± {event.between_documents_error:.3f} by choice of text)"
-        self.say(f"step {event.step:,}: {event.split} ≤ {errors}, {event.blocks} blocks", "green")
+        self.say(f"step {event.step:,}: {event.split} {event.sign} {errors}, {event.blocks} blocks", "green")
 
     @show.register
     def _(self, event: e.Saved) -> None:

@@ -85,6 +85,9 @@ class AbsorbingKernels(Kernels[Absorbing]):
         transition = self._unmask(log_score, x, torch.expm1(sigma))
         return Transition(move_probability=self.graph.active(x).double(), weights=transition.weights)
 
+    def decode(self, log_score: Tensor, x: Tensor, sigma: Tensor) -> Transition:
+        return self.denoise(log_score, x, sigma)  # p_sigma(MASK|y) is the same for every token y
+
     def _unmask(self, log_score: Tensor, x: Tensor, factor: Tensor) -> Transition:
         """p(y) = factor·s_y for every token y, and MASK keeps the rest."""
         weights = log_score.exp()
@@ -103,6 +106,9 @@ class AbsorbingKernels(Kernels[Absorbing]):
 
     def denoise_bound(self, total: Tensor, x: Tensor, sigma: Tensor) -> Tensor:
         return torch.ones_like(total, dtype=torch.float64)
+
+    def decode_bound(self, total: Tensor, x: Tensor, sigma: Tensor) -> Tensor:
+        return self.denoise_bound(total, x, sigma)
 
     def assumed_total(self, sigma: Tensor) -> Tensor:
         # Σ_y s_y = e^m/E, and training drives e^m to 1

@@ -82,8 +82,12 @@ class Kernels(ABC, Generic[G]):
         """`samplers.corrector.corrector_step`."""
 
     def denoise(self, log_score: Tensor, x: Tensor, sigma: Tensor) -> Transition:
-        """`samplers.tweedie.denoise_step`."""
+        """`samplers.denoise.denoise_step`."""
         return self.tweedie(log_score, x, sigma)
+
+    @abstractmethod
+    def decode(self, log_score: Tensor, x: Tensor, sigma: Tensor) -> Transition:
+        """`samplers.denoise.decode_step`."""
 
     # -- bounds on the probability of moving, from total [R] ≥ Σ_y s_y over the tokens, float64 [R] --
 
@@ -102,6 +106,10 @@ class Kernels(ABC, Generic[G]):
     def denoise_bound(self, total: Tensor, x: Tensor, sigma: Tensor) -> Tensor:
         """At least `denoise`'s probability of moving."""
         return self.tweedie_bound(total, x, sigma)
+
+    @abstractmethod
+    def decode_bound(self, total: Tensor, x: Tensor, sigma: Tensor) -> Tensor:
+        """At least `decode`'s probability of moving."""
 
     def total_of(self, log_score: Tensor) -> Tensor:
         """Σ_y s_y over the tokens, float64 [R]."""

@@ -10,6 +10,7 @@ from torch import Tensor
 from sedd_cli.core.fast.base import Kernels, Targets, in_tile
 from sedd_cli.core.graphs.base import Transition, per_position
 from sedd_cli.core.graphs.uniform import Uniform
+from sedd_cli.core.rise import scaled_rise
 
 #: Allows for the float32 rounding of a sum over the vocabulary.
 ROUNDING = 1 + 1e-4
@@ -30,12 +31,12 @@ class UniformKernels(Kernels[Uniform]):
         base = torch.where(kept, log_rho, 0.0)[..., None].expand(log_score.shape)
         log_ratio = base.scatter(-1, x0[..., None], torch.where(kept, log_rho, -log_rho)[..., None])
         v = (log_score - log_ratio).scatter(-1, x[..., None], 0.0)
-        return (log_ratio.exp() * (torch.expm1(v) - v)).sum(-1) / self.graph.vocab_size
+        return (scaled_rise(log_ratio.exp(), v) - log_ratio.exp() * v).sum(-1) / self.graph.vocab_size
 
     def loss_tile(self, z: Tensor, start: int | Tensor, targets: Targets, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """Σ_y φ(v_y) with gradient expm1(v_y), v_y = z_y − log R_y: φ ≥ 0 term by term, as in `score_entropy`.
+        """Σ_y R_y·φ(v_y) with gradient R_y·expm1(v_y), v_y = z_y − log R_y: φ ≥ 0 term by term, as in `score_entropy`.
 
-        The factor R_y/N of a term is its row's, except at y = x0 ≠ x, where it is made up for.
+        R_y is the row's, except at y = x0 ≠ x. It is part of the tile, because e^v can overflow where R·e^v = e^z fits.
         """
         x, x0 = targets.x, targets.x0
         log_rho = self.graph.log_rho(targets.sigma).to(z.dtype)
@@ -47,9 +48,9 @@ class UniformKernels(Kernels[Uniform]):
         inside, was, R0 = inside & (x != x0)[:, None], z.gather(1, column), torch.exp(-log_rho)[:, None]
         v0 = was + log_rho[:, None]
         z.scatter_(1, column, torch.where(inside, 0.0, was))
-        v = z.sub_(base)
-        rise = torch.expm1(v)
-        part = torch.sub(rise, v, out=v).sum(-1)
+        v, R = z.sub_(base), base.exp()
+        rise = scaled_rise(R, v)
+        part = torch.addcmul(rise, v, R, value=-1, out=v).sum(-1)
         part += torch.where(inside, R0 * (torch.expm1(v0) - v0), 0.0)[:, 0]
         at_x0 = torch.where(inside, R0 * torch.expm1(v0), rise.gather(1, column))
         return part, rise.to(dtype).scatter_(1, column, at_x0.to(dtype))
@@ -60,9 +61,7 @@ class UniformKernels(Kernels[Uniform]):
         return torch.where(kept, self.graph.log_rho(targets.sigma), 0.0)[:, None]
 
     def loss_factor(self, targets: Targets) -> Tensor:
-        return (
-            torch.where(targets.x == targets.x0, self.graph.log_rho(targets.sigma).exp(), 1.0) / self.graph.vocab_size
-        )
+        return torch.full_like(targets.sigma, 1 / self.graph.vocab_size)
 
     def euler(self, log_score: Tensor, x: Tensor, step: Tensor) -> Transition:
         weights = log_score.exp().scatter_(-1, x[..., None], 0.0)
@@ -86,6 +85,17 @@ class UniformKernels(Kernels[Uniform]):
         move_probability = per_position(step, x).double() / self.graph.vocab_size * weights.sum(-1, dtype=torch.float64)
         return Transition(move_probability.clamp(max=1.0), weights)
 
+    def decode(self, log_score: Tensor, x: Tensor, sigma: Tensor) -> Transition:
+        # p_sigma(x|y)·s_y, where p_sigma(x|y) is the same for every y ≠ x
+        weights = log_score.exp().scatter_(-1, x[..., None], 0.0)
+        total = weights.sum(-1, dtype=torch.float64)
+        return Transition(self._decoded(total, per_position(sigma, x)), weights)
+
+    def _decoded(self, others: Tensor, sigma: Tensor) -> Tensor:
+        """The probability that `decode` moves, from others [R] = Σ_{y≠x} s_y."""
+        moved = -torch.expm1(-sigma.double()) / self.graph.vocab_size
+        return moved * others / (moved * others + torch.exp(-sigma.double()) + moved)
+
     def euler_bound(self, total: Tensor, x: Tensor, step: Tensor) -> Tensor:
         return ROUNDING * step / self.graph.vocab_size * (total.double() - 1).clamp(min=0)
 
@@ -99,6 +109,9 @@ class UniformKernels(Kernels[Uniform]):
 
     def correct_bound(self, total: Tensor, x: Tensor, step: Tensor) -> Tensor:
         return self.euler_bound(total, x, step) + ROUNDING * step * (self.graph.vocab_size - 1) / self.graph.vocab_size
+
+    def decode_bound(self, total: Tensor, x: Tensor, sigma: Tensor) -> Tensor:
+        return self._decoded((total.double() * ROUNDING - 1).clamp(min=0), sigma)
 
     def mean_total(self, sigma: Tensor) -> Tensor:
         # linear in p(·|x), so largest at a corner: all of it on one y ≠ x

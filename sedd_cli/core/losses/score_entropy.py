@@ -12,6 +12,7 @@ from sedd_cli.core.fast.base import ScoreEntropyTiles, Targets
 from sedd_cli.core.fast.fused import LinearHead, losses
 from sedd_cli.core.graphs import Graph
 from sedd_cli.core.losses.base import OBJECTIVES, ContinuousTime, fused_loss, linear_head
+from sedd_cli.core.rise import scaled_rise
 from sedd_cli.core.score import Loss, ScoreModel
 
 
@@ -35,7 +36,8 @@ def score_entropy(graph: Graph, log_score: Tensor, sigma: Tensor, x: Tensor, x0:
     log_r = torch.where(used & possible, log_r, 0.0).to(log_score.dtype)
     log_s = torch.where(used, log_score, 0.0)
     v = log_s - log_r
-    term = torch.where(possible, log_r.exp() * (torch.expm1(v) - v), log_s.exp())
+    r = log_r.exp()
+    term = torch.where(possible, scaled_rise(r, v) - r * v, log_s.exp())
     return (rate.to(term.dtype) * term).sum(-1)
 
 

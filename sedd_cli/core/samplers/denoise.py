@@ -8,11 +8,35 @@ from torch import Tensor
 from sedd_cli.core.graphs import Graph, Transition
 from sedd_cli.core.graphs.base import per_position
 
+#: Names of the last steps: by Bayes' rule, or as in the published code.
+LAST_STEPS = ("bayes", "tweedie")
+
+
+def decode_step(graph: Graph, log_score: Tensor, x: Tensor, sigma: Tensor) -> Transition:
+    """The token y before noise sigma with probability ∝ p_sigma(x|y)·s_y, for x [R]: Bayes' rule with p_sigma for p_0.
+
+    The likelihood bound decodes in the same way. All masses are positive, so no true token is impossible, as it is
+    where the Tweedie step sets a negative mass to 0.
+    """
+    log_masses = decode_masses(graph, log_score, x, sigma)
+    masses = (log_masses - log_masses.amax(-1, keepdim=True)).exp()
+    return Transition.of_masses(masses, x)
+
+
+def decode_masses(graph: Graph, log_score: Tensor, x: Tensor, sigma: Tensor) -> Tensor:
+    """The logs of the masses of `decode_step`, [R, S] float64; −inf at MASK."""
+    sigma = per_position(sigma, x).expand(x.shape)
+    return _without_mask(graph, log_score.double() + graph.transition_into(sigma, x).log(), x, -torch.inf)
+
 
 def denoise_step(graph: Graph, log_score: Tensor, x: Tensor, sigma: Tensor) -> Transition:
     """The Tweedie step from sigma to no noise, (e^{−σ·Q} s)_y · e^{σ·Q}(x, y) over the tokens y, for x [R]."""
     sigma = per_position(sigma, x).expand(x.shape)
     masses = graph.propagate(-sigma, log_score.double().exp()) * graph.transition_into(sigma, x)
-    if graph.mask is not None:
-        masses = masses.index_fill(-1, torch.tensor([graph.mask], device=x.device), 0.0)
-    return Transition.of_masses(masses, x)
+    return Transition.of_masses(_without_mask(graph, masses, x, 0.0), x)
+
+
+def _without_mask(graph: Graph, values: Tensor, x: Tensor, empty: float) -> Tensor:
+    if graph.mask is None:
+        return values
+    return values.index_fill(-1, torch.tensor([graph.mask], device=x.device), empty)

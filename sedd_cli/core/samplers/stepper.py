@@ -23,7 +23,7 @@ from sedd_cli.core.graphs import Transition
 from sedd_cli.core.random import BASE, SAMPLER, Stream
 from sedd_cli.core.samplers.base import Denoised, Sampler, lever
 from sedd_cli.core.samplers.corrector import corrector_length, corrector_step
-from sedd_cli.core.samplers.denoise import denoise_step
+from sedd_cli.core.samplers.denoise import LAST_STEPS, decode_step, denoise_step
 from sedd_cli.core.samplers.draws import DRAWS, Draw
 from sedd_cli.core.samplers.grids import GRIDS
 from sedd_cli.core.score import ScoreModel
@@ -39,6 +39,8 @@ class Stepper(Sampler):
         grid: where the steps lie (`grids`).
         correctors: corrector steps after each step (`corrector`).
         draws: float64, or float32-gumbel as in the published code.
+        last_step: how the noise that is left after the grid is removed, by Bayes' rule as in the likelihood bound, or
+            by tweedie as in the published code; the same on the absorbing graph.
     """
 
     steps: int = 128
@@ -46,6 +48,7 @@ class Stepper(Sampler):
     grid: str = lever("linear")
     correctors: int = lever(0)
     draws: str = lever("float64")
+    last_step: str = lever("bayes")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -53,7 +56,7 @@ class Stepper(Sampler):
             raise ValueError(f"steps must be at least 1, found {self.steps}")
         if self.correctors < 0:
             raise ValueError(f"correctors must be at least 0, found {self.correctors}")
-        for key, known in (("grid", GRIDS), ("draws", DRAWS)):
+        for key, known in (("grid", GRIDS), ("draws", DRAWS), ("last_step", LAST_STEPS)):
             if getattr(self, key) not in known:
                 raise ValueError(f"{key} must be one of {', '.join(known)}, found {getattr(self, key)!r}")
 
@@ -203,17 +206,25 @@ class Denoise(Move):
     """The last move, from t to no noise."""
 
     @property
+    def by_tweedie(self) -> bool:
+        """Whether it is the Tweedie step of the published code."""
+        return self.sampler.last_step == "tweedie"
+
+    @property
     def bounded(self) -> bool:
         return False  # every MASK is unmasked, whatever its score
 
     def transition(self, log_score: Tensor, x: Tensor) -> Transition:
-        return denoise_step(self.model.graph, log_score, x, self.sigma.expand(x.shape))
+        step = denoise_step if self.by_tweedie else decode_step
+        return step(self.model.graph, log_score, x, self.sigma.expand(x.shape))
 
     def fast_transition(self, kernels: Kernels[Any], log_score: Tensor, x: Tensor) -> Transition:
-        return kernels.denoise(log_score, x, self.sigma.expand(x.shape))
+        step = kernels.denoise if self.by_tweedie else kernels.decode
+        return step(log_score, x, self.sigma.expand(x.shape))
 
     def move_bound(self, kernels: Kernels[Any], total: Tensor, x: Tensor) -> Tensor:
-        return kernels.denoise_bound(total, x, self.sigma.expand(x.shape))
+        bound = kernels.denoise_bound if self.by_tweedie else kernels.decode_bound
+        return bound(total, x, self.sigma.expand(x.shape))
 
 
 def run_plain(model: ScoreModel, sampler: Stepper, given: Conditioning, seed: int, index: Tensor) -> Iterator[Tensor]:

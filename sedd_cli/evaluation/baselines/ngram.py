@@ -80,8 +80,11 @@ class NGram:
             return _lookup(grams[0], token)
         return _lookup(grams[k - 1], self._suffix(grams, k - 1)[owner] * self.vocab_size + token)
 
-    def nats(self, tokens: np.ndarray) -> np.ndarray:
-        """−log p of every token [T] given the up to order−1 tokens before it, in nats."""
+    def nats(self, tokens: np.ndarray, starts: np.ndarray | None = None) -> np.ndarray:
+        """−log p of every token [T] given the up to order−1 tokens before it, in nats.
+
+        starts: indices at which a text of its own begins, of which nothing before is known.
+        """
         tokens = np.asarray(tokens, dtype=np.int64)
         p = np.full(len(tokens), 1.0 / self.vocab_size)
         # contexts[k][i]: id of the k-gram that ends before token i, −1 if it is unseen or begins before the stream
@@ -97,6 +100,8 @@ class NGram:
             after = np.full(len(tokens), -1, dtype=np.int64)
             # the (k+1)-gram ending at i−1 is the context of token i
             after[1:] = self._gram_ending(order, contexts[k], tokens)[:-1]
+            if starts is not None:
+                after[starts] = -1
             contexts.append(after)
         return -np.log(p)
 

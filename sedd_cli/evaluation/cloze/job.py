@@ -60,7 +60,7 @@ def cloze(model: LoadedModel | CausalModel, text: Text, options: ClozeOptions) -
     """
     if isinstance(model, CausalModel) or model.exact:
         raise RequestError(f"a cloze needs a diffusion model: {model.source} goes from left to right and cannot fill")
-    sampler = options.sampling.resolve(model)
+    options.sampling.resolve(model)  # what is wrong with the options comes before any work
     dataset = yield from prepared_for(model, text, Dist(0, 1, model.device))
     check_tokenizer(model, dataset)
     split = dataset.split(options.split or dataset.default_split)
@@ -74,10 +74,12 @@ def cloze(model: LoadedModel | CausalModel, text: Text, options: ClozeOptions) -
     if len(words) < options.gaps:
         yield Warn(f"the {split.name} split has {len(words)} words to mask, {options.gaps} were requested")
     yield Note(f"{len(words):,} words of the {split.name} split of {dataset.manifest.corpus} are masked")
+    longest = max(len(word.truth) for word in words)
+    sampler = options.sampling.for_gaps(model, longest)
     guesses = yield from _guesses(dataset, split, words)
     drawn, nfe = yield from _draw(model, sampler, words, options)
     cold = replace(options, candidates=1, sampling=replace(options.sampling, temperature=COLD))
-    likeliest, _ = yield from _draw(model, cold.sampling.resolve(model), words, cold)
+    likeliest, _ = yield from _draw(model, cold.sampling.for_gaps(model, longest), words, cold)
     best = yield from _best(model, words, drawn)
     restored, paired = _comparison(words, drawn, best, [candidates[0] for candidates in likeliest], guesses)
     counts = Counter(len(word.truth) for word in words)

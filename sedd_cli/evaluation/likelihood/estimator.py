@@ -47,11 +47,11 @@ def estimate(
     """
     draws, shape = monte_carlo.draws(len(blocks)), (len(blocks), len(protocols))
     task = f"{' and '.join(protocols)} bound"
-    most = monte_carlo.max_nfe // draws
+    most = monte_carlo.most_replicates(draws)
     needed, nats = min(PILOT, most), np.empty((0, *shape))
     estimator = monte_carlo.estimator_for(score.graph, protocols[0])
     surprisal = blocks.surprisal(score.graph.vocab_size).to(dist.device) if estimator == "count" else None
-    replicates = _Replicates(score, blocks, protocols, estimator, monte_carlo.seed, draws, dist, surprisal)
+    replicates = _Replicates(score, blocks, protocols, estimator, monte_carlo, draws, dist, surprisal)
     cached = _count_cached(cache, most, shape) if dist.main and cache else 0
     if cached:
         yield Note(f"{cached} replicates are read from the cache")
@@ -92,21 +92,24 @@ class _Replicates:
     blocks: Blocks
     protocols: tuple[str, ...]
     estimator: str
-    seed: int
+    monte_carlo: MonteCarloOptions
     draws: int
     dist: Dist
     surprisal: Tensor | None
 
     def complete(self, number: int, values: np.ndarray, cache: ResultCache | None) -> Generator[int, None, None]:
         """Compute what is NaN in replicate `number`, values [M, P] in nats; yields the number of draws made so far."""
-        level = levels(len(self.blocks), self.draws, self.estimator, self.seed, number)
+        seed, sampler = self.monte_carlo.seed, self.monte_carlo.sampler
+        level = levels(len(self.blocks), self.draws, self.estimator, seed, number)
 
         def nats(group: Tensor) -> Tensor:
             x0 = self.blocks.read(group).to(self.dist.device)
             cost = None if self.surprisal is None else self.surprisal[x0]
-            stream, steps = Stream(self.seed, BOUND, group), range(number * self.draws, (number + 1) * self.draws)
+            stream, steps = Stream(seed, BOUND, group), range(number * self.draws, (number + 1) * self.draws)
             each = [
-                draw_bounds(self.score, self.protocols, self.estimator, x0, level[j, group], stream, step, cost)
+                draw_bounds(
+                    self.score, self.protocols, self.estimator, x0, level[j, group], stream, step, cost, sampler
+                )
                 for j, step in enumerate(steps)
             ]
             return torch.stack(each).mean(0)

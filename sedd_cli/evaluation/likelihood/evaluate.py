@@ -29,10 +29,19 @@ from sedd_cli.evaluation.likelihood.results import (
     ModelIdentity,
     MonteCarlo,
 )
+from sedd_cli.evaluation.likelihood.stepwise import Followed
 from sedd_cli.evaluation.likelihood.summary import Estimates, summary
 from sedd_cli.evaluation.likelihood.texts import Text, check_tokenizer, prepared_for
 from sedd_cli.evaluation.scorers.causal import CausalModel
-from sedd_cli.inference.bound import DEFAULT_PROTOCOLS, MonteCarloOptions, check_protocol, find_protocol, shared
+from sedd_cli.inference.bound import (
+    DEFAULT_PROTOCOLS,
+    DRAWS_VERSION,
+    MonteCarloOptions,
+    check_protocol,
+    find_protocol,
+    shared,
+)
+from sedd_cli.inference.sampling import Sampling
 from sedd_cli.system.distributed import Dist
 from sedd_cli.system.events import Evaluated, Event, Note, Progress, Warn
 from sedd_cli.system.software import software
@@ -42,9 +51,10 @@ from sedd_cli.system.software import software
 class EvaluateOptions:
     """What to measure, and how precisely.
 
-    split: by default test if the dataset has it, else validation. protocols: see `default_protocols`. blocks: only the
-    first so many of the split. length: tokens of a block (default: the model's). try_bf16: compute in bf16 if it is
-    measured not to matter. keep: cache finished draws in $SEDD_HOME and resume from cached ones.
+    split: by default test if the dataset has it, else validation. protocols: see `default_protocols`. blocks: only
+    the first so many of the split. length: tokens of a block (default: the model's). try_bf16: compute in bf16 if it is
+    measured not to matter. keep: cache finished draws in $SEDD_HOME and resume from cached ones. sampling: of the
+    protocol `sampler`.
     """
 
     split: str | None = None
@@ -55,10 +65,13 @@ class EvaluateOptions:
     length: int | None = None
     try_bf16: bool = False
     keep: bool = False
+    sampling: Sampling = field(default_factory=Sampling)
 
     def __post_init__(self) -> None:
         for name in self.protocols:
             find_protocol(name)
+        if self.sampling != Sampling() and "sampler" not in self.protocols:
+            raise RequestError("options of the sampler mean something with --protocol sampler alone")
         if self.blocks is not None and self.blocks < 1:
             raise RequestError(f"blocks must be at least 1, found {self.blocks}")
 
@@ -156,6 +169,10 @@ def _blocks(
     for name in options.protocols or default_protocols(model):
         steps = None if isinstance(model, CausalModel) or model.exact else model.objective.steps
         check_protocol(name, steps, model.source)
+        if find_protocol(name).stepwise:
+            if isinstance(model, CausalModel) or model.exact:
+                raise RequestError(f"protocol {name!r} is for diffusion models, which {model.source} is not")
+            Followed.of(model, options.sampling)
         try:
             found[name] = Blocks.cut(dataset.split(split), name, length, dataset.tokenizer, options.blocks)
         except RequestError as error:
@@ -182,7 +199,13 @@ def _all_bounds(
         return found
     together = shared(known["estimator"], blocks)
     for names in (*([together] if together else []), *((name,) for name in blocks if name not in together)):
-        found |= yield from _bounds(model, {name: blocks[name] for name in names}, known, options, dist)
+        if find_protocol(names[0]).stepwise:
+            followed = Followed.of(model, options.sampling)
+            cache = _cache(known, options, {"protocols": names, "sampler": followed.key})
+            found[names[0]] = yield from followed.bound(blocks[names[0]], options.monte_carlo, cache, dist)
+            yield from _cache_warning(cache)
+        else:
+            found |= yield from _bounds(model, {name: blocks[name] for name in names}, known, options, dist)
     return {name: found[name] for name in blocks}
 
 
@@ -205,7 +228,7 @@ def _likelihood(
     for done in fill(values, blocks, lambda group: nats(blocks.read(group).to(dist.device)), dist, cache, 0):
         yield Progress(f"{name} likelihood", done, len(blocks), "blocks")
     yield from _cache_warning(cache)
-    return summary(blocks, Estimates(values[None], 1), given=int(wrapped))
+    return summary(blocks, Estimates(values[None], 1), name, given=int(wrapped))
 
 
 def _bounds(
@@ -223,12 +246,12 @@ def _bounds(
         others = [other for other in names if other != name]
         estimator = monte_carlo.estimator_for(model.graph, name)
         draws = MonteCarlo(each.draws, others, monte_carlo.rel_error, monte_carlo.max_nfe, estimator)
-        found[name] = summary(own, kept, monte_carlo=draws)
+        found[name] = summary(own, kept, name, monte_carlo=draws)
     return found
 
 
 def _cache(known: dict[str, Any], options: EvaluateOptions, how: dict[str, Any]) -> ResultCache | None:
-    return ResultCache.of(how | {"sedd": __version__} | known) if options.keep else None
+    return ResultCache.of(how | {"sedd": __version__, "draws_version": DRAWS_VERSION} | known) if options.keep else None
 
 
 def _cache_warning(cache: ResultCache | None) -> Generator[Event, None, None]:

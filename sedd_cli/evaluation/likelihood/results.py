@@ -72,7 +72,8 @@ class BoundResult:
     """A likelihood, or a bound on it, under one protocol. `monte_carlo` is None where the likelihood is exact.
 
     `…_error` is the Monte-Carlo standard error, `…between_documents…` the standard error from the choice of text (None
-    where it cannot be estimated). perplexity_interval covers with probability interval_level.
+    where it cannot be estimated). perplexity_interval covers with probability interval_level. sign: "≤" for an upper
+    bound on −log p of `process`, "≈" for an estimate that is none, "=" where it is exact.
     """
 
     bits_per_char: float
@@ -96,10 +97,12 @@ class BoundResult:
     nfe_per_block: int
     rel_error: float
     monte_carlo: MonteCarlo | None = None
+    sign: str = "≈"
+    process: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         found = asdict(self)
-        return found | (found.pop("monte_carlo") or {})
+        return found | (found.pop("monte_carlo") or {}) | {"upper_bound": self.sign == "≤"}
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from sedd_cli.core.protocols import PROTOCOLS, sign
 from sedd_cli.evaluation.likelihood.protocols import Blocks
 from sedd_cli.evaluation.likelihood.results import BoundResult, MonteCarlo
 
@@ -61,8 +62,13 @@ def between_documents(nats: np.ndarray, lengths: np.ndarray, clusters: np.ndarra
     return math.sqrt(square) / float(sizes.sum()) if square >= 0 else None
 
 
-def summary(blocks: Blocks, found: Estimates, given: int = 0, monte_carlo: MonteCarlo | None = None) -> BoundResult:
-    """The result of some estimates. A single replicate is exact; `given` tokens of each block were not predicted."""
+def summary(
+    blocks: Blocks, found: Estimates, protocol: str, given: int = 0, monte_carlo: MonteCarlo | None = None, of: str = ""
+) -> BoundResult:
+    """The result of some estimates under a protocol. Without `monte_carlo` they are exact.
+
+    given: tokens of each block that were not predicted. of: the process, where the protocol does not say it whole.
+    """
     lengths = blocks.lengths - given
     used = int(lengths.sum())
     mean, error = found.mean_and_error
@@ -94,4 +100,6 @@ def summary(blocks: Blocks, found: Estimates, given: int = 0, monte_carlo: Monte
         nfe_per_block=len(found.nats) * found.draws,
         rel_error=error / mean,
         monte_carlo=monte_carlo,
+        sign=sign(protocol, exact=monte_carlo is None),
+        process=of or PROTOCOLS[protocol].process if monte_carlo else "the model",
     )

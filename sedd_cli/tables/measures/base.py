@@ -24,14 +24,15 @@ C = TypeVar("C", bound=Column)
 class Value:
     """A number with its standard error, or texts.
 
-    how: how it was measured, if not as the column prescribes. bound: whether the number is an upper bound. texts:
+    how: how it was measured, if not as the column prescribes. sign: ≤ for an upper
+    bound, ≈ for an estimate of a likelihood that is none, else empty. texts:
     {"text", "given"} of each text; then there is no number.
     """
 
     value: float | None
     error: float = 0.0
     how: str = ""
-    bound: bool = False
+    sign: str = ""
     texts: list[dict[str, Any]] | None = None
 
 

@@ -6,6 +6,7 @@ from collections.abc import Generator
 from typing import Any
 
 from sedd_cli.checkpoints.loaded_model import LoadedModel
+from sedd_cli.core.protocols import sign
 from sedd_cli.evaluation.likelihood.evaluate import EvaluateOptions, evaluate
 from sedd_cli.evaluation.likelihood.texts import Text, prepared_for
 from sedd_cli.inference.bound import MonteCarloOptions
@@ -40,4 +41,4 @@ class LikelihoodMeasure(Measure[Likelihood]):
         ((protocol, bound),) = result["bounds"].items()
         exact = "estimator" not in result
         how = "exact" if exact else "" if protocol == column.protocol else protocol
-        return Value(float(bound[unit]), bound[f"{unit}_error"] or 0.0, how, not exact)
+        return Value(float(bound[unit]), bound[f"{unit}_error"] or 0.0, how, "" if exact else sign(protocol))

@@ -13,7 +13,7 @@ from sedd_cli.core.fast import KERNELS, kernels_of
 from sedd_cli.core.graphs import GRAPHS, Graph, Transition
 from sedd_cli.core.losses.score_entropy import score_entropy
 from sedd_cli.core.samplers.corrector import corrector_step
-from sedd_cli.core.samplers.denoise import denoise_step
+from sedd_cli.core.samplers.denoise import decode_step, denoise_step
 from sedd_cli.core.samplers.euler import euler_step
 from sedd_cli.core.samplers.tweedie import tweedie_step
 
@@ -163,6 +163,10 @@ def test_kernels_are_the_plain_loss_and_the_plain_steps(name, N, sigma):
     plain = tweedie_step(graph, log_score, x, delta)
     same(kernels.tweedie(log_score, x, delta), plain)
     same(kernels.denoise(log_score, x, delta), denoise_step(graph, log_score, x, delta))
+    decoded = decode_step(graph, log_score, x, delta)
+    same(kernels.decode(log_score, x, delta), decoded)
+    total = log_score[..., : graph.vocab_size].double().exp().sum(-1)
+    assert bool((kernels.decode_bound(total, x, delta) >= decoded.move_probability * (1 - 1e-9))[graph.active(x)].all())
 
 
 def same(found: Transition, plain: Transition) -> None:

@@ -7,6 +7,8 @@ import pytest
 import reference
 import torch
 
+from sedd_cli.core.fast import kernels_of
+from sedd_cli.core.fast.base import Targets
 from sedd_cli.core.graphs import GRAPHS
 from sedd_cli.core.losses.score_entropy import score_entropy
 
@@ -241,3 +243,33 @@ class TestFloat32AtTheRealVocabulary:
 
     def textbook(self, graph, log_score, sigma, x, x0) -> float:
         return reference.textbook_score_entropy(graph.name, self.N, log_score, float(sigma), int(x), int(x0))
+
+
+@pytest.mark.parametrize("z", [-80.0, 60.0, 80.0])
+@pytest.mark.parametrize("kept", [True, False])
+def test_the_uniform_loss_of_large_outputs_is_finite_where_its_value_fits(z, kept):
+    """float32 at sigma = 1e-5 and N = 50,257, where 1/rho is 5e9: in the plain, the closed and the fused form."""
+    N, sigma = 50_257, 1e-5
+    graph = GRAPHS["uniform"](vocab_size=N)
+    x, x0, level = torch.tensor([3]), torch.tensor([3 if kept else 5]), torch.tensor([sigma], dtype=torch.float64)
+    outputs = torch.zeros(1, N)
+    outputs[0, 7] = z
+    truth = float(score_entropy(graph, graph.log_score(outputs.double(), level, x), level, x, x0))
+    log_rho = float(graph.log_rho(level)[0])
+    # written out: the one large term, and N - 2 others with log s = 0
+    r = math.exp(log_rho) if kept else 1.0
+    written = (math.exp(z) - r - r * (z - math.log(r))) / N
+    written += (N - 2 - (not kept)) / N * (1 - r + r * math.log(r))
+    written += 0 if kept else (1 - math.exp(-log_rho) * (1 + log_rho)) / N
+    assert truth == pytest.approx(written, rel=1e-9)
+    kernels, targets = kernels_of(graph), Targets(x, x0, level)
+    found = [
+        score_entropy(graph, graph.log_score(outputs, level, x), level, x, x0),
+        kernels.score_entropy_of(outputs, level, x, x0),
+        kernels.loss_tile(tile := outputs.clone(), 0, targets) * kernels.loss_factor(targets),
+    ]
+    for loss in found:
+        assert float(loss) == pytest.approx(truth, rel=1e-4)
+    assert bool(tile.isfinite().all())
+    gradient = tile * kernels.loss_factor(targets)[:, None]
+    assert float(gradient[0, 7]) == pytest.approx((math.exp(z) - r) / N, rel=1e-4)

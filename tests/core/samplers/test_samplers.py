@@ -22,7 +22,7 @@ from support.toys import (
 from sedd_cli.core.conditioning import Conditioning
 from sedd_cli.core.graphs import GRAPHS
 from sedd_cli.core.samplers import GRIDS, SAMPLERS, Stepper, run_plain
-from sedd_cli.core.samplers.denoise import denoise_step
+from sedd_cli.core.samplers.denoise import decode_step, denoise_step
 from sedd_cli.core.schedules import SCHEDULES
 from sedd_cli.core.score import ScoreModel
 from sedd_cli.models.dit import DiT, DiTConfig
@@ -82,15 +82,16 @@ def test_one_step_is_the_dense_step(name, noise, sampler, spread):
 
 @every_graph
 @every_noise
-def test_the_final_denoise_is_tweedie_to_no_noise_without_mask(name, noise):
+def test_the_last_step_is_bayes_rule_or_tweedie_to_no_noise_without_mask(name, noise):
     graph, Q, p0 = world(name, L=2)
     score, x = reference.wrong_score(p0, Q), reference.sequences(graph.states, 2)
     sigma = torch.full((len(x),), noise.sigma(1e-5), dtype=torch.float64)
     log_score = score_model(graph, noise, score).log_score(x, sigma)
-    mine = law(denoise_step(graph, log_score, x, sigma), x)
     banned = N if graph.states > N else None
-    dense = reference.tweedie_step(Q, x, score(x, float(sigma[0])), float(sigma[0]), banned)
-    torch.testing.assert_close(mine, dense, rtol=1e-9, atol=1e-12)
+    for step, truth in ((denoise_step, reference.tweedie_step), (decode_step, reference.bayes_step)):
+        mine = law(step(graph, log_score, x, sigma), x)
+        dense = truth(Q, x, score(x, float(sigma[0])), float(sigma[0]), banned)
+        torch.testing.assert_close(mine, dense, rtol=1e-9, atol=1e-12)
 
 
 @every_graph
@@ -152,6 +153,23 @@ def test_samples_follow_the_exact_chain(name, noise, sampler, given):
     clamp = Conditioning.at(list(given), list(given.values()), draws, 3)
     *_, last = SAMPLERS[sampler](steps=steps).run(model, clamp, seed=11, index=torch.arange(draws))
     follows(last.x, truth, S)
+
+
+@pytest.mark.parametrize("last_step", ["bayes", "tweedie"])
+def test_the_last_step_of_the_published_code_is_an_option(last_step):
+    """Noise that is large at the end, where the two differ."""
+    graph, Q, p0 = world("uniform", L=2)
+    noise, score = SCHEDULES["geometric"](sigma_min=0.5, sigma_max=8.0), reference.wrong_score(p0, Q, 0.4)
+    laws = {
+        last: reference.chain("tweedie", score, Q, reference.base("uniform", N), schedule(noise), 4, 2, last_step=last)
+        for last in ("bayes", "tweedie")
+    }
+    assert float((laws["bayes"] - laws["tweedie"]).abs().sum()) > 0.1
+    stepper, draws = SAMPLERS["tweedie"](steps=4, last_step=last_step), 10_000
+    assert stepper.levers() == ({} if last_step == "bayes" else {"last_step": "tweedie"})
+    model = score_model(graph, noise, score)
+    *_, last = stepper.run(model, Conditioning.nothing(draws, 2), seed=3, index=torch.arange(draws))
+    follows(last.x, laws[last_step], N)
 
 
 def run(name: str, sampler: str, index: list[int], steps: int = 4, given=None, seed=3, **options):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import dataclass
 
@@ -30,6 +31,19 @@ CASES = [
     ("absorbing", "sedd-paper", "iid"),
     ("uniform", "rigorous", "stratified"),
     ("uniform", "sedd-paper", "iid"),
+]
+#: Longer texts: graph, noise, protocol, estimator, length. Under loglinear noise a draw near no noise has a weight of
+#: up to 1e5.
+LONG = [
+    ("uniform", "loglinear", "rigorous", "stratified", 32),
+    ("uniform", "loglinear", "rigorous", "stratified", 64),
+    ("uniform", "loglinear", "rigorous", "iid", 64),
+    ("uniform", "loglinear", "sedd-paper", "stratified", 64),
+    ("uniform", "geometric", "rigorous", "stratified", 64),
+    ("absorbing", "loglinear", "rigorous", "iid", 32),
+    ("absorbing", "loglinear", "rigorous", "stratified", 64),
+    ("absorbing", "loglinear", "rigorous", "count", 64),
+    ("hybrid", "loglinear", "rigorous", "stratified", 32),
 ]
 
 
@@ -61,11 +75,31 @@ class Exact:
         return hidden
 
 
+@dataclass(frozen=True)
+class Independent:
+    """The exact score of tokens that are drawn one by one from p0 [states], at any length."""
+
+    graph: object
+    Q: torch.Tensor
+    p0: torch.Tensor
+
+    def hidden(self, x, sigma):
+        p = torch.matrix_exp(sigma.double()[:, None, None] * self.Q) @ self.p0  # [B, S]
+        log_p = p[:, None].expand(*x.shape, -1).clamp(min=1e-300).log()
+        log_score = log_p - log_p.gather(-1, x[..., None])
+        if self.graph.name == "absorbing":  # the graph adds the factor 1/(N expm1 sigma)
+            log_score = log_score + (torch.expm1(sigma.double()) * N).log()[:, None, None]
+        return log_score
+
+    def head(self, hidden):
+        return hidden
+
+
 class Texts:
     """Blocks drawn from the source."""
 
     def __init__(self, x0):
-        self.x0, self.lengths = x0, np.full(len(x0), L)
+        self.x0, self.lengths = x0, np.full(len(x0), x0.shape[1])
 
     def __len__(self):
         return len(self.x0)
@@ -122,10 +156,49 @@ def repeated():
     return {case: _repeat(*case) for case in CASES}
 
 
+@pytest.fixture(scope="module")
+def repeated_long():
+    return {case: _repeat_long(*case) for case in LONG}
+
+
 def _repeat(name, protocol, estimator):
     graph, Q, p0, noise, x0 = setting(name)
     score = ScoreModel(Exact(graph, p0.reshape(-1)), graph, noise)
-    expected, texts = truth(protocol, Q, p0, noise, x0), Texts(x0)
+    return _repetitions(score, protocol, estimator, truth(protocol, Q, p0, noise, x0), x0)
+
+
+def _repeat_long(name, noise, protocol, estimator, length):
+    graph, Q, p0 = world(name, L=1)
+    noise = SCHEDULES[noise]()
+    p0[:N] = torch.tensor([0.85, 0.1, 0.05], dtype=torch.float64)
+    generator = torch.Generator().manual_seed(5)
+    x0 = torch.multinomial(p0[:N], BLOCKS * length, replacement=True, generator=generator).view(BLOCKS, length)
+    exact = reference.exact_score(p0, Q)
+    costs = [_cost_of(torch.tensor([token]), protocol, exact, graph, Q, noise) for token in range(N)]
+    expected = float(torch.tensor(costs, dtype=torch.float64)[x0].sum())
+    return _repetitions(ScoreModel(Independent(graph, Q, p0), graph, noise), protocol, estimator, expected, x0)
+
+
+def _cost_of(x0, protocol, exact, graph, Q, noise):
+    """The expectation of the bound of a single token, by enumeration and quadrature."""
+    low, high, pinned = noise.sigma(T_MIN), noise.sigma(1.0), None
+    if protocol == "rigorous":
+        low, pinned = noise.sigma(1e-5), None if graph.mask is None else (high, graph.mask)
+    levels = np.geomspace(low, high, 6).tolist()
+    total = sum(reference.loss_integral(exact, Q, x0, a, b, pinned=pinned) for a, b in itertools.pairwise(levels))
+    if protocol != "rigorous":
+        return total / (1 - T_MIN)
+    if graph.mask is None:
+        last = reference.transition(Q, high)[:, x0[0]]
+        total += float((last * (last * N).log()).sum())
+    xs = torch.arange(len(Q))[:, None]
+    right = reference.bayes_step(Q, xs, exact(xs, low), low, graph.mask)[:, 0, x0[0]]
+    p = reference.corruption(Q, low, pinned)[:, x0[0]]
+    return total - float(torch.special.xlogy(p, right).sum())
+
+
+def _repetitions(score, protocol, estimator, expected, x0):
+    texts = Texts(x0)
     covered, found = 0, []
     for seed in range(REPETITIONS):
         monte_carlo = MonteCarloOptions(estimator, rel_error=0.03, max_nfe=24, seed=seed)
@@ -145,6 +218,19 @@ def test_an_estimator_is_unbiased_and_knows_its_error(repeated, case):
     spread = np.std(means, ddof=1)
     assert math.isclose(np.mean(means), expected, abs_tol=4 * spread / math.sqrt(REPETITIONS))
     assert 0.8 < spread / math.sqrt(np.mean(np.square(errors))) < 1.25
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", LONG, ids=str)
+def test_an_estimator_is_unbiased_and_knows_its_error_on_longer_texts(repeated_long, case):
+    test_an_estimator_is_unbiased_and_knows_its_error(repeated_long, case)
+
+
+@pytest.mark.slow
+def test_intervals_cover_the_truth_of_longer_texts_at_their_stated_rate(repeated_long):
+    covered = sum(case[0] for case in repeated_long.values())
+    print(f"{covered} of {REPETITIONS * len(LONG)} intervals cover")
+    assert binomtest(covered, REPETITIONS * len(LONG), LEVEL - 0.005).pvalue > 0.01, covered
 
 
 @pytest.mark.slow

@@ -18,6 +18,7 @@ from sedd_cli.errors import RequestError
 from sedd_cli.evaluation.likelihood.evaluate import EvaluateOptions, evaluate, evaluate_all
 from sedd_cli.evaluation.likelihood.texts import Text
 from sedd_cli.inference.bound import MonteCarloOptions, shared
+from sedd_cli.inference.sampling import Sampling
 from sedd_cli.system.distributed import Dist
 from sedd_cli.system.events import Evaluated
 
@@ -60,8 +61,10 @@ def test_a_result_names_everything_needed_to_repeat_it(model, dataset):
         metrics = found["bounds"][protocol]
         assert metrics["replicates"] >= 4
         assert metrics["perplexity"] == pytest.approx(math.exp(metrics["nats_per_token"]))
-    assert set(found["baselines"]) == {"unigram", "5-gram"}
-    assert found["baselines"]["5-gram"] < found["baselines"]["unigram"]
+    assert set(found["baselines"]) == {"unigram", "5-gram", "5-gram, in one piece"}
+    # blocks are read by themselves, as by the model: their first tokens are less certain than in one piece
+    baselines = found["baselines"]
+    assert baselines["5-gram, in one piece"] < baselines["5-gram"] < baselines["unigram"]
 
 
 def test_the_same_seed_repeats_the_number_and_another_does_not(model, dataset):
@@ -166,7 +169,7 @@ def test_each_protocol_is_the_bound_of_its_name(model, protocol):
         truth = (
             rigorous_bound(model.score, x0, v, u, u_end)
             if protocol == "rigorous"
-            else paper_bound(model.score, x0, v, u)
+            else paper_bound(model.score, x0, v, u, placed=True)
         )
     found = draw_bounds(model.score, (protocol,), "stratified", x0, v, Stream(7, BOUND, index), 2)
     assert torch.equal(found[:, 0], truth.double())
@@ -479,7 +482,7 @@ def test_errors_of_the_text_are_per_predicted_token(model, tmp_path):
     split = open_dataset_of(model.recipe.data.corpus, reference).split("test")
     blocks = Blocks.cut(split, "mdlm", 24, reference.tokenizer)
     nats = torch.rand(1, len(blocks), generator=torch.Generator().manual_seed(0)).double().numpy() + 50
-    found = summary(blocks, Estimates(nats, 1), given=1)
+    found = summary(blocks, Estimates(nats, 1), "mdlm", given=1)
     expected = between_documents(nats, blocks.lengths - 1, blocks.clusters)
     assert found.nats_per_token_between_documents == expected
     assert found.nats_per_token == pytest.approx(nats.sum() / (23 * len(blocks)))
@@ -521,9 +524,13 @@ def test_baselines_and_bits_per_byte_of_a_part_are_over_the_text_of_that_part(mo
     assert abs(blocks.size.bytes - int((ids != data.tokenizer.eos).sum())) <= 2
     assert blocks.size.bytes > blocks.size.characters
     nats = NGram(train.read(0, train.tokens), data.tokenizer.vocab_size, 1).nats(ids).sum()
-    found = ngrams(data, blocks)["unigram"]
-    assert found == pytest.approx(float(nats) / blocks.size.characters / math.log(2))
-    metrics = summary(blocks, Estimates(np.full((4, 3), 50.0), 1)).to_dict()
+    found, bits = ngrams(data, blocks), 1 / blocks.size.characters / math.log(2)
+    assert found["unigram"] == pytest.approx(float(nats) * bits)
+    five = NGram(train.read(0, train.tokens), data.tokenizer.vocab_size, 5)
+    alone = sum(float(five.nats(ids[start : start + 24]).sum()) for start in (0, 24, 48))
+    assert found["5-gram"] == pytest.approx(alone * bits)
+    assert found["5-gram, in one piece"] == pytest.approx(float(five.nats(ids).sum()) * bits)
+    metrics = summary(blocks, Estimates(np.full((4, 3), 50.0), 1), "rigorous").to_dict()
     assert metrics["bits_per_byte"] == pytest.approx(150 / blocks.size.bytes / math.log(2))
     assert metrics["bits_per_char"] == pytest.approx(150 / blocks.size.characters / math.log(2))
 
@@ -555,3 +562,29 @@ def test_a_causal_model_is_evaluated_with_the_tokenizer_it_is_given(model, tmp_p
     texts = [Text(model.recipe.data.corpus)]
     found = returned(evaluate_all(reference, texts, options_of(baselines=False), ALONE))
     assert found.results[0].bounds["sedd-paper"].blocks > 100
+
+
+def test_the_bound_of_the_sampler_is_named_with_its_steps_and_counts_their_evaluations(model, dataset):
+    options = {"protocols": ("sampler",), "blocks": 3, "baselines": False}
+    found = {n: result(model, dataset, sampling=Sampling(steps=n), **options)["bounds"]["sampler"] for n in (2, 32)}
+    assert found[2]["process"] == "tweedie in 2 steps"
+    assert (found[2]["sign"], found[2]["upper_bound"]) == ("≤", True)
+    assert found[2]["estimator"] == "paths"
+    assert found[2]["nfe_per_block"] == 3 * found[2]["replicates"]
+    assert found[32]["replicates"] == 4  # 33 evaluations each, of 64 at most
+    assert all(one["tokens"] == 72 for one in found.values())
+    named = result(model, dataset, sampling=Sampling(steps=2, normalized=True, temperature=0.9), **options)
+    assert named["bounds"]["sampler"]["process"] == "tweedie in 2 steps, temperature 0.9, normalized True"
+
+
+def test_the_bound_of_the_sampler_refuses_what_has_none(model, dataset):
+    for sampling, message in (
+        (Sampling(sampler="first-hitting"), "samplers with steps"),
+        (Sampling(legacy=True), "exact draws"),
+    ):
+        with pytest.raises(RequestError, match=message):
+            result(model, dataset, protocols=("sampler",), sampling=sampling)
+    with pytest.raises(RequestError, match="--protocol sampler alone"):
+        EvaluateOptions(sampling=Sampling(steps=3))
+    with pytest.raises(RequestError, match="sedd eval"):
+        model.bound(torch.zeros(1, 24, dtype=torch.int64), protocol="sampler")
