@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -10,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from sedd_cli.checkpoints.loaded_model import LoadedModel
+from sedd_cli.errors import DamageError
 from sedd_cli.recipe import dump_recipe
+from sedd_cli.system.documents import read_json
 
 PAPER = "[Lou, Meng and Ermon 2024](https://arxiv.org/abs/2310.16834)"
 ABOUT_BOUNDS = """\
@@ -155,8 +156,8 @@ def results_of(model: LoadedModel) -> Iterator[dict[str, Any]]:
 def _read(path: Path) -> Any:
     """The content of a JSON file; None if it cannot be read."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return read_json(path)
+    except (OSError, DamageError):
         return None
 
 

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sedd_cli.errors import DamageError, RequestError
+from sedd_cli.errors import DamageError, RequestError, shown
 from sedd_cli.system.digests import digest
+from sedd_cli.system.documents import is_plain_name, read_json
 from sedd_cli.system.files import write_whole
 
 FILE = "manifest.json"
@@ -86,24 +87,40 @@ class Manifest:
         write_whole(folder / FILE, text + "\n")
 
 
+def _check(manifest: Manifest) -> None:
+    """ValueError or TypeError where a field has no value that a manifest of ours could have."""
+    if manifest.dtype not in ("uint16", "uint32"):
+        raise ValueError(f"dtype {shown(manifest.dtype)}")
+    for split in manifest.splits.values():
+        counts = [split.documents, split.tokens, split.characters, split.bytes, split.unknown]
+        for shard in split.shards:
+            counts += [shard.tokens, shard.documents]
+            for name in (shard.file, shard.index):
+                if not is_plain_name(name):
+                    raise ValueError(f"it names {shown(name)}, no file of its own folder")
+        if not all(type(count) is int and 0 <= count < 2**63 for count in counts):
+            raise ValueError("a number in it is no count")
+
+
 def read_manifest(folder: Path) -> Manifest:
     """The manifest in `folder`. RequestError where there is none, DamageError where it was changed."""
     file = folder / FILE
     if not file.is_file():
         raise RequestError(f"{folder} is no prepared corpus: {FILE} is missing; make one with sedd prepare")
     try:
-        record = json.loads(file.read_text(encoding="utf-8"))
+        record = read_json(file)
         found = record.pop("format")
         if found != FORMAT:
-            raise RequestError(f"{file} has format {found!r}; this version reads format {FORMAT}: prepare it again")
+            raise RequestError(f"{file} has format {shown(found)}; this version reads {FORMAT}: prepare it again")
         splits = {
             name: SplitInfo(**{**split, "shards": tuple(ShardInfo(**shard) for shard in split["shards"])})
             for name, split in record.pop("splits").items()
         }
         manifest = Manifest(**record, splits=splits)
-    except RequestError:
+        _check(manifest)
+    except (RequestError, DamageError):
         raise
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError, OverflowError) as error:
         raise DamageError(f"{file} is damaged: {error}") from error
     if manifest.sealed().fingerprint != manifest.fingerprint:
         raise DamageError(f"{file} was changed: its content does not fit its fingerprint {manifest.fingerprint[:12]}…")

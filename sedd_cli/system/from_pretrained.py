@@ -5,11 +5,11 @@ Without an explicit `trust_remote_code`, `transformers` prompts on standard inpu
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
-from sedd_cli.errors import RequestError, first_line
+from sedd_cli.errors import DamageError, RequestError, first_line
+from sedd_cli.system.documents import read_json
 
 
 def pretrained_tokenizer(source: str, **options: Any) -> Any:
@@ -44,9 +44,9 @@ def _load(kind: Any, source: str, options: dict[str, Any]) -> Any:
 def _refuse_foreign_kernels(source: str) -> None:
     """RequestError for a folder that names an attention implementation of a hub repository, which is code."""
     try:
-        config = json.loads((Path(source) / "config.json").read_text(encoding="utf-8"))
+        config = read_json(Path(source) / "config.json")
         named = [config.get(key) for key in ("attn_implementation", "_attn_implementation")]
-    except (OSError, ValueError, AttributeError):
+    except (OSError, DamageError, AttributeError):
         return
     if foreign := [name for name in named if isinstance(name, str) and "/" in name]:
         raise RequestError(f"{source} needs code of {foreign[0]} (attn_implementation), which is never run")

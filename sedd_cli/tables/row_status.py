@@ -11,6 +11,7 @@ from sedd_cli.errors import DamageError, RequestError
 from sedd_cli.recipe import differences, load_recipe
 from sedd_cli.recipe.build import plain
 from sedd_cli.system.digests import digest
+from sedd_cli.system.documents import read_json
 from sedd_cli.system.files import write_whole
 from sedd_cli.tables.column import Column, RowSampling
 from sedd_cli.tables.measures import MEASURES
@@ -117,12 +118,12 @@ def read_record(run: RowRun, column: Column) -> dict[str, Any] | None:
     if not path.is_file():
         return None
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
+        record = read_json(path)
         subject, result = record["of"], record["result"]
         if record["format"] != FORMAT or record["sha256"] != digest([subject, result]):
             raise ValueError
         MEASURES[type(column)].value(result, column, run.unit)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, DamageError, ValueError, KeyError, TypeError, AttributeError):
         raise DamageError(f"{path} was changed or damaged: not counted; measure again") from None
     if subject != _subject(run, column):
         raise DamageError(f"{path} is of other weights, or of another measurement: not counted; measure again")

@@ -10,6 +10,7 @@ from rich.markdown import Markdown
 from rich.table import Table
 
 from sedd_cli.cli import options as o
+from sedd_cli.cli.outcome import shown
 from sedd_cli.cli.view.view import View
 from sedd_cli.errors import RequestError
 
@@ -49,7 +50,7 @@ def guide(
     elif view.console.is_terminal:
         view.console.print(Markdown(text), soft_wrap=False)
     else:
-        typer.echo(text, nl=False)
+        shown.write(text, result=True)
 
 
 def _read(topic: str) -> str:

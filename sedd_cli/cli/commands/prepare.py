@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.markup import escape
 from rich.table import Table
 
 from sedd_cli.cli import options as o
@@ -104,7 +103,7 @@ def prepare(
 def _counts(manifest: dict[str, Any]) -> Table:
     """The sizes of each split."""
     made = f"{manifest['corpus']} in {manifest['tokenizer']}, detokenizer {manifest['detokenizer']}"
-    table = Table(title=escape(made), title_justify="left", header_style="bold")
+    table = Table(title=made, title_justify="left", header_style="bold")
     table.add_column("split")
     columns = ("documents", "tokens", "characters", "unknown", "shards")
     for name in columns:
@@ -129,14 +128,14 @@ def _show_catalogue(view: View, found: dict[str, Any]) -> None:
     for name in ("name", "size", "tokenizer", "licence", "about"):
         known.add_column(name, no_wrap=name != "about")
     for corpus in found["corpora"]:
-        known.add_row(*(escape(corpus[column.header]) for column in known.columns))
+        known.add_row(*(corpus[str(column.header)] for column in known.columns))
     view.table(known)
-    here = Table(title=f"prepared in {escape(found['folder'])}", title_justify="left", header_style="bold")
+    here = Table(title=f"prepared in {found['folder']}", title_justify="left", header_style="bold")
     for name in ("corpus", "tokenizer", "tokens", "folder"):
         here.add_column(name, overflow="fold")
     for entry in found["prepared"]:
         tokens = ", ".join(f"{split} {count:,}" for split, count in entry["splits"].items())
-        here.add_row(entry["corpus"], escape(entry["tokenizer"]), tokens, Path(entry["folder"]).name)
+        here.add_row(entry["corpus"], entry["tokenizer"], tokens, Path(entry["folder"]).name)
     if found["prepared"]:
         view.table(here)
     else:

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from sedd_cli.cli.outcome import shown as console
 from sedd_cli.cli.view.view import View
 from sedd_cli.system.events import Event
 
@@ -31,6 +32,7 @@ def shown(
     from sedd_cli.inference.jobs import stored, writing
 
     if out is not None:
+        console.stored = True
         events = stored(events, out)
     recorder = Recorder(model) if html is not None or svg is not None else None
     if recorder is not None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterable
 from pathlib import Path
@@ -12,7 +11,8 @@ from sedd_cli.data.tokenizers.bpe import BPETokenizer
 from sedd_cli.data.tokenizers.characters import ByteTokenizer, CharTokenizer, Text8Tokenizer
 from sedd_cli.data.tokenizers.huggingface import HuggingFaceTokenizer
 from sedd_cli.data.tokenizers.tiktoken import TiktokenTokenizer
-from sedd_cli.errors import DamageError, RequestError
+from sedd_cli.errors import DamageError, RequestError, WorkError, first_line, shown
+from sedd_cli.system.documents import TOKENIZER_BYTES, read_json
 
 __all__ = ["Tokenizer", "holds_tokenizer", "load_tokenizer", "needs_training", "open_tokenizer", "train_tokenizer"]
 
@@ -68,15 +68,17 @@ def open_tokenizer(folder: Path) -> Tokenizer:
     if not file.is_file():
         raise RequestError(f"no tokenizer in {folder}: {FILE} is missing")
     try:
-        record = json.loads(file.read_text(encoding="utf-8"))
+        record = read_json(file, TOKENIZER_BYTES)
         if record["format"] != FORMAT:
-            raise RequestError(f"{file} has format {record['format']!r}; this version reads format {FORMAT}")
+            raise RequestError(f"{file} has format {shown(record['format'])}; this version reads format {FORMAT}")
         tokenizer = KINDS[record["kind"]].from_state(record["spec"], record["state"])
         expected = record["fingerprint"]
-    except (KeyError, TypeError, ValueError) as error:
-        if isinstance(error, RequestError):
-            raise
-        raise DamageError(f"{file} is damaged: {error!r}") from error
+    except (RequestError, WorkError, OSError):
+        raise
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:  # of the libraries that read the state, their panics too
+        raise DamageError(f"{file} is damaged: {type(error).__name__}: {first_line(error)}") from error
     if tokenizer.fingerprint != expected:
         raise DamageError(f"{file} was changed: its content does not fit its fingerprint {expected[:12]}…")
     return tokenizer
