@@ -28,6 +28,7 @@ from sedd_cli.errors import DamageError, RequestError, WorkError, shown
 from sedd_cli.system.digests import sha256_of
 from sedd_cli.system.documents import is_plain_name, read_json
 from sedd_cli.system.files import sync_path, write_whole
+from sedd_cli.system.json_lines import json_text
 
 MANIFEST, LATEST = "manifest.json", "latest"
 NAME = r"step-\d+"
@@ -194,7 +195,7 @@ def text_file(text: str) -> Writer:
 
 def json_file(data: Any) -> Writer:
     """A writer of a JSON file."""
-    return text_file(json.dumps(data, indent=1) + "\n")
+    return text_file(json_text(data, 1) + "\n")
 
 
 def latest(run: Path) -> Checkpoint | None:

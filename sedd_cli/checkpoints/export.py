@@ -31,6 +31,7 @@ from sedd_cli.recipe import dump_recipe
 from sedd_cli.system.events import Event, Finished, Note, Warn
 from sedd_cli.system.files import sync_path
 from sedd_cli.system.home import nearest_existing
+from sedd_cli.system.json_lines import json_text
 from sedd_cli.system.outputs import check_folder
 
 #: All files that an export may hold; on the hub, those of an earlier export are removed.
@@ -214,7 +215,7 @@ def _write(
         if model.recipe is not None:
             (folder / RECIPE).write_text(dump_recipe(model.recipe), encoding="utf-8")
         if found := list(results_of(model)):
-            (folder / RESULTS).write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+            (folder / RESULTS).write_text(json_text(found, 1) + "\n", encoding="utf-8")
         moved, fingerprint = _moved(model, folder, half)
         (folder / "README.md").write_text(ModelCard(model, named, moved if half else None).text(), encoding="utf-8")
         for path in [*folder.iterdir(), folder]:

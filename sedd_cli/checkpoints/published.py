@@ -16,6 +16,7 @@ from sedd_cli.checkpoints.loaded_model import LoadedModel
 from sedd_cli.checkpoints.tensors import check_stored, load_weights, read_pickle, read_tensors
 from sedd_cli.core.graphs import GRAPHS, Graph
 from sedd_cli.core.schedules import SCHEDULES, Schedule
+from sedd_cli.data.corpora.local import as_path
 from sedd_cli.data.tokenizers import holds_tokenizer
 from sedd_cli.data.tokenizers.base import FILE
 from sedd_cli.errors import DamageError, RequestError, listed, shown
@@ -53,7 +54,7 @@ def load_published(folder: Path, source: str) -> LoadedModel:
     facts.setdefault("weights", "as published")
     model = _model(config, where, read_tensors(weights), str(weights), source, facts)
     if holds_tokenizer(folder):  # the file may be another library's
-        model.tokenizer_source = str(folder)
+        model.tokenizer_source = as_path(folder)
     if (folder / RECIPE).is_file():
         try:
             model.recipe = _agreeing(load_recipe(folder / RECIPE), model)

@@ -215,32 +215,65 @@ SAMPLING: dict[str, tuple[Any, Any]] = {
 }
 
 
+#: Options that say how a text is read: name of the field of `PrepareOptions` → annotation; each defaults to None.
+READING: dict[str, Any] = {
+    name: Annotated[str | None, typer.Option(metavar="NAME", help=text, rich_help_panel="Reading the text")]
+    for name, text in {
+        "field": "Key or column of the text; default: text.",
+        "encoding": "Encoding of text files; default: utf-8.",
+        "documents": "Separator of documents in a text file: auto, blank (lines), line, file.",
+        "format": "What a file holds where its ending does not tell: text, jsonl, json, csv, tsv, parquet, archive.",
+        "revision": "Branch, tag or commit of a hub dataset.",
+        "config": "Configuration of a hub dataset.",
+        "detokenizer": "wikitext, ptb, lm1b, lambada or none; default: the corpus's own.",
+        "eos": "Token that separates documents, for a tokenizer that names none.",
+    }.items()
+}
+
+
+def reading_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the options of READING as one argument `reading`, which holds those that are given."""
+
+    def make(values: dict[str, Any]) -> dict[str, Any]:
+        return {name: value for name, value in values.items() if value is not None}
+
+    return _with_options(command, "reading", {name: (annotation, None) for name, annotation in READING.items()}, make)
+
+
 def sampling_options(*names: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Give a command the sampling options of these names, all without names, as one argument `sampling`.
 
     The command's parameter `sampling` is replaced by the options; the command receives a `Sampling` object.
     """
 
-    def decorate(command: Callable[..., None]) -> Callable[..., None]:
-        own = [p for p in inspect.signature(command).parameters.values() if p.name != "sampling"]
-        # importing `Sampling` imports torch, so its name cannot be resolved here
-        unresolved = types.SimpleNamespace(__annotations__={p.name: p.annotation for p in own})
-        hints = typing.get_type_hints(unresolved, command.__globals__, include_extras=True)
-        keyword = inspect.Parameter.KEYWORD_ONLY
-        parameters = [p.replace(kind=keyword, annotation=hints[p.name]) for p in own]
-        for name in names or SAMPLING:
-            annotation, default = SAMPLING[name]
-            parameters.append(inspect.Parameter(name, keyword, default=default, annotation=annotation))
+    def make(values: dict[str, Any]) -> Any:
+        from sedd_cli.inference.sampling import Sampling
 
-        @functools.wraps(command)
-        def wrapped(**values: Any) -> None:
-            from sedd_cli.inference.sampling import Sampling
+        return Sampling(**values)
 
-            sampling = Sampling(**{name: values.pop(name) for name in names or SAMPLING})
-            return command(sampling=sampling, **values)
+    return lambda command: _with_options(
+        command, "sampling", {name: SAMPLING[name] for name in names or SAMPLING}, make
+    )
 
-        wrapped.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-        wrapped.__annotations__ = {p.name: p.annotation for p in parameters}
-        return wrapped
 
-    return decorate
+def _with_options(
+    command: Callable[..., None], argument: str, options: dict[str, tuple[Any, Any]], make: Callable[..., Any]
+) -> Callable[..., None]:
+    """The command with its parameter `argument` replaced by options, of whose values `make` makes the argument."""
+    own = [p for p in inspect.signature(command).parameters.values() if p.name != argument]
+    # the names of some annotations are imported for type checkers alone
+    unresolved = types.SimpleNamespace(__annotations__={p.name: p.annotation for p in own})
+    hints = typing.get_type_hints(unresolved, command.__globals__, include_extras=True)
+    keyword = inspect.Parameter.KEYWORD_ONLY
+    parameters = [p.replace(kind=keyword, annotation=hints[p.name]) for p in own]
+    for name, (annotation, default) in options.items():
+        parameters.append(inspect.Parameter(name, keyword, default=default, annotation=annotation))
+
+    @functools.wraps(command)
+    def wrapped(**values: Any) -> None:
+        made = make({name: values.pop(name) for name in options})
+        return command(**{argument: made}, **values)
+
+    wrapped.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    wrapped.__annotations__ = {p.name: p.annotation for p in parameters}
+    return wrapped

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from sedd_cli.errors import DamageError, RequestError, shown
 from sedd_cli.system.digests import digest
 from sedd_cli.system.documents import is_plain_name, read_json
 from sedd_cli.system.files import write_whole
+from sedd_cli.system.json_lines import json_text
 
 FILE = "manifest.json"
 FORMAT = 1
@@ -56,7 +56,8 @@ class Manifest:
     source, revision: where the text came from, and its version.
     tokenizer, tokenizer_fingerprint: as `Tokenizer.spec` and `Tokenizer.fingerprint`.
     options: every option that changes the result, as the user gave it.
-    dtype: "uint16" or "uint32". fingerprint: sha256 over everything that determines the tokens.
+    dtype: "uint16" or "uint32". fingerprint: sha256 over everything that determines the tokens. remarks: what names,
+    endings and the tokenizer decided, and what was left out or lost, in sentences.
     """
 
     corpus: str
@@ -70,6 +71,7 @@ class Manifest:
     dtype: str
     splits: dict[str, SplitInfo]
     fingerprint: str = ""
+    remarks: tuple[str, ...] = ()
 
     def sealed(self) -> Manifest:
         """This manifest with its fingerprint filled in."""
@@ -83,7 +85,7 @@ class Manifest:
 
     def write(self, folder: Path) -> None:
         """Write `manifest.json` into `folder`."""
-        text = json.dumps(self.to_dict(), indent=2, ensure_ascii=False)
+        text = json_text(self.to_dict(), indent=2)
         write_whole(folder / FILE, text + "\n")
 
 
@@ -116,7 +118,8 @@ def read_manifest(folder: Path) -> Manifest:
             name: SplitInfo(**{**split, "shards": tuple(ShardInfo(**shard) for shard in split["shards"])})
             for name, split in record.pop("splits").items()
         }
-        manifest = Manifest(**record, splits=splits)
+        remarks = tuple(map(str, record.pop("remarks", ())))
+        manifest = Manifest(**record, splits=splits, remarks=remarks)
         _check(manifest)
     except (RequestError, DamageError):
         raise

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Generator, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,6 +20,7 @@ from sedd_cli.system.documents import read_json
 from sedd_cli.system.events import Event, Finished, Note, Sampled
 from sedd_cli.system.figures import empty_figure, save, steps_axes
 from sedd_cli.system.files import write_whole
+from sedd_cli.system.json_lines import json_text
 from sedd_cli.system.locks import file_lock
 from sedd_cli.system.software import software
 
@@ -241,7 +241,7 @@ def _samples(
 
 def _write(path: Path, data: dict[str, Any]) -> None:
     try:
-        write_whole(path, json.dumps(data, indent=1) + "\n")
+        write_whole(path, json_text(data, 1) + "\n")
     except OSError as error:
         raise WorkError(f"cannot write {path}: {error.strerror}") from None
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -13,6 +12,7 @@ from sedd_cli.recipe.build import plain
 from sedd_cli.system.digests import digest
 from sedd_cli.system.documents import read_json
 from sedd_cli.system.files import write_whole
+from sedd_cli.system.json_lines import json_text
 from sedd_cli.tables.column import Column, RowSampling
 from sedd_cli.tables.measures import MEASURES
 from sedd_cli.tables.row_run import RowRun
@@ -106,7 +106,7 @@ def write_result(run: RowRun, column: Column, result: dict[str, Any], seconds: f
     path.parent.mkdir(parents=True, exist_ok=True)
     record = {"format": FORMAT, "of": _subject(run, column), "seconds": seconds, "result": result}
     record["sha256"] = digest([record["of"], result])
-    write_whole(path, json.dumps(record, indent=1, ensure_ascii=False) + "\n")
+    write_whole(path, json_text(record, 1) + "\n")
 
 
 def read_record(run: RowRun, column: Column) -> dict[str, Any] | None:

@@ -12,7 +12,7 @@ from sedd_cli.checkpoints import checkpoint
 from sedd_cli.checkpoints.async_checkpoint import AsyncCheckpoint
 from sedd_cli.checkpoints.run_directory import RunDir
 from sedd_cli.data.loader import Loader
-from sedd_cli.data.prepare import PrepareOptions, prepare
+from sedd_cli.data.prepare import prepare
 from sedd_cli.data.shards import Dataset, open_dataset
 from sedd_cli.errors import RequestError
 from sedd_cli.recipe import Recipe, load_recipe
@@ -181,7 +181,7 @@ def _resume_and_finish(
 
 def _dataset(recipe: Recipe, dist: Dist) -> Generator[Event, None, Dataset]:
     """The recipe's dataset; the main process prepares it if it is missing."""
-    wanted = PrepareOptions(corpus=recipe.data.corpus, tokenizer=recipe.data.tokenizer)
+    wanted = recipe.data.prepared()
     folder = Path()
     for main in (True, False):  # the main process first; the others find what it made
         if dist.main == main:

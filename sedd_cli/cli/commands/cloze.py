@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -13,7 +13,9 @@ from sedd_cli.cli.view.view import View
 from sedd_cli.errors import RequestError
 
 
+@o.reading_options
 def cloze(
+    reading: dict[str, Any],
     n: Annotated[int, typer.Option("-n", metavar="INT", help="Words to mask.")] = 200,
     candidates: Annotated[
         int, typer.Option(metavar="INT", help="Fillings of each gap; the one of the lowest bound counts.")
@@ -50,7 +52,7 @@ def cloze(
     chosen = choose_any(view, model, device, precision, tokenizer)
     name = datasets[0] if datasets else own_corpus(chosen)
     check_outputs({"--out": out}, more_inputs(chosen, [name]))
-    found = view.finish(job(chosen, Text(name, places.get(name)), options))
+    found = view.finish(job(chosen, Text(name, places.get(name), reading), options))
     view.result(cloze_table(found))
     view.write(found, out)
     view.document(found)

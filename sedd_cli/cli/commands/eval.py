@@ -19,7 +19,9 @@ from sedd_cli.errors import RequestError, WorkError
 RESUME = "interrupted: finished draws are kept, the same command continues"
 
 
+@o.reading_options
 def evaluate(
+    reading: dict[str, Any],
     dataset: o.Dataset = None,
     local: o.From = None,
     split: o.Split = None,
@@ -91,7 +93,7 @@ def evaluate(
     places = places_of(dataset or [], local or [])
     with connect(device) as dist:
         chosen = choose_any(view, model, str(dist.device), "fp32" if precision == "auto" else precision, tokenizer)
-        texts = [Text(name, places.get(name)) for name in dataset or [own_corpus(chosen)]]
+        texts = [Text(name, places.get(name), reading) for name in dataset or [own_corpus(chosen)]]
         check_outputs({"--out": out}, more_inputs(chosen, [text.corpus for text in texts]))
         job = evaluate_all(chosen, texts, options, dist)
         found = view.finish(_stored(view, job, chosen.source, len(texts), out) if dist.main else job, RESUME)

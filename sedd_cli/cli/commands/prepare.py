@@ -9,6 +9,7 @@ import typer
 from rich.table import Table
 
 from sedd_cli.cli import options as o
+from sedd_cli.cli.outcome import shown
 from sedd_cli.cli.view.view import View
 from sedd_cli.errors import RequestError
 
@@ -16,11 +17,13 @@ from sedd_cli.errors import RequestError
 RESUME = "interrupted: the same command continues after the last finished shard"
 
 
+@o.reading_options
 def prepare(
+    reading: dict[str, Any],
     corpus: Annotated[
         str | None,
         typer.Argument(
-            metavar="CORPUS", help="A known corpus (--list), a .txt, .jsonl or .parquet file, a folder, or a hub id."
+            metavar="CORPUS", help="A known corpus (--list), a text, .jsonl, .csv or .parquet file, a folder, a hub id."
         ),
     ] = None,
     local: Annotated[
@@ -34,20 +37,6 @@ def prepare(
         ),
     ] = None,
     split: Annotated[str | None, typer.Option(metavar="NAME", help="Prepare only this split.")] = None,
-    revision: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Branch, tag or commit of a hub dataset.")
-    ] = None,
-    config: Annotated[str | None, typer.Option(metavar="NAME", help="Configuration of a hub dataset.")] = None,
-    field: Annotated[str | None, typer.Option(metavar="NAME", help="Key or column of the text; default: text.")] = None,
-    encoding: Annotated[str, typer.Option(metavar="NAME", help="Encoding of text files.")] = "utf-8",
-    documents: Annotated[
-        str,
-        typer.Option(metavar="NAME", help="Separator of documents in a text file: auto, blank (lines), line, file."),
-    ] = "auto",
-    detokenizer: Annotated[
-        str | None,
-        typer.Option(metavar="NAME", help="wikitext, ptb, lm1b, lambada or none; default: the corpus's own."),
-    ] = None,
     workers: Annotated[
         int | None, typer.Option(metavar="INT", help="Threads; their number never changes the result.")
     ] = None,
@@ -78,17 +67,13 @@ def prepare(
         corpus=corpus,
         local=local,
         split=split,
-        revision=revision,
-        config=config,
-        field=field,
-        encoding=encoding,
-        documents=documents,
         tokenizer=tokenizer,
-        detokenizer=detokenizer,
         workers=workers,
+        **reading,
     )
     result = next(event for event in view.follow(job(options), RESUME) if isinstance(event, Prepared))
     document: dict[str, Any] = {"folder": str(result.path), "fresh": result.fresh, **result.manifest}
+    shown.stored = True
     view.say(f"{'prepared' if result.fresh else 'already prepared'}: {result.path}", "bold")
     view.table(_counts(result.manifest))
     if verify:
