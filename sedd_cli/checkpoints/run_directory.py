@@ -88,8 +88,6 @@ class RunDir:
     def export(self, tensors: dict[str, Tensor]) -> Path:
         """Write the EMA weights to ema.safetensors; WorkError if that fails."""
         path = self.path / "ema.safetensors"
-        for left in self.path.glob(f".{path.name}.*.partial"):  # by a process that was killed
-            left.unlink(missing_ok=True)
         try:
             with whole_file(path) as beside:
                 checkpoint.tensor_file(tensors)(beside)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
 from typing import Any
@@ -134,21 +134,29 @@ def infill(
 
 
 def fill_plans(
-    model: LoadedModel, resolved: ResolvedSampler, plans: Sequence[Plan], every: bool, watch: bool
+    model: LoadedModel, resolved: ResolvedSampler, plans: Iterable[Plan], every: bool, watch: bool
 ) -> Iterator[Event]:
-    """`infill` of planned jobs."""
-    for text in dict.fromkeys(text for plan in plans for text in plan.warnings):
-        yield Warn(text)
+    """`infill` of planned jobs; of a list the number of fillings is known, other plans are made as they are filled."""
+    total, said = 0, set[str]()
+    if isinstance(plans, list):
+        total = sum(plan.job.n * len(plan.layouts) for plan in plans)
+        said = {text for plan in plans for text in plan.warnings}
+        for text in dict.fromkeys(text for plan in plans for text in plan.warnings):
+            yield Warn(text)
+    fresh: list[str] = []
     incomplete: dict[int, tuple[Plan, list[DenoisedLayout]]] = {}
 
     def groups() -> Iterator[list[LayoutRequest]]:  # one after another: n may be large
         numbered = ((plan, plan.job.first + k) for plan in plans for k in range(plan.job.n))
         for group, (plan, number) in enumerate(numbered):
+            fresh.extend(text for text in plan.warnings if text not in said)
+            said.update(plan.warnings)
             incomplete[group] = plan, []
             yield plan.requests(number, group)
 
-    total = sum(plan.job.n * len(plan.layouts) for plan in plans)
     for event in denoise_layouts(model, resolved, groups(), total, "fillings", watch):
+        while fresh:
+            yield Warn(fresh.pop(0))
         if not isinstance(event, DenoisedLayout):
             yield event
             continue

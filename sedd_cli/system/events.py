@@ -155,6 +155,8 @@ class Sampled(Event):
     steps: int | None = None
     levers: dict[str, Any] = field(default_factory=dict)
     prompt: str | None = None
+    #: The number of its prompt, from 0, where there are several or one.
+    prompt_number: int | None = None
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,12 @@ class JsonLine:
         return self.record is None and (self.raw.startswith(begins) or begins.startswith(self.raw))
 
 
+def read_json_line(raw: bytes) -> JsonLine:
+    """A line with its newline, if it has one."""
+    text = raw.removesuffix(b"\n")
+    return JsonLine(text, text != raw, _record(text))
+
+
 def read_json_lines(path: Path) -> list[JsonLine]:
     """All lines of a file, empty ones too; none where there is no file."""
     if not path.is_file():

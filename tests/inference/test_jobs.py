@@ -213,6 +213,10 @@ def test_a_full_disk_is_said_and_what_is_finished_stays(model, tmp_path, monkeyp
         def flush(self):
             self.file.flush()
 
+        def close(self):
+            self.file.close()
+            raise OSError(28, "No space left on device")
+
     out = tmp_path / "r.jsonl"
     real = type(out).open
     monkeypatch.setattr(
@@ -247,7 +251,7 @@ def test_the_model_its_tokenizer_and_its_recipe_are_in_the_key(model):
     read = read_jobs([LINES[0].encode()], "jobs.jsonl", model.length)
 
     def key(model, **options):
-        return jobs._keyed(model, read, Sampling(**options).resolve(model), False)[0][2]
+        return next(jobs._keyed(model, read, Sampling(**options).resolve(model), False))[2]
 
     def other(**changes):
         made = dataclasses.replace(model, **changes)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, BinaryIO, cast
 
 import typer
 
@@ -106,7 +107,7 @@ def infill(
         raise RequestError("--all shows candidates, and --candidates 1 leaves nothing to show")
     reads = {"--input": jobs, "--model": model_files(model), "--tokenizer": tokenizer}
     check_outputs({"--out": out, "--html": html, "--svg": svg}, reads)
-    lines = _read(jobs) if jobs is not None else []
+    lines = _read(jobs) if jobs is not None else iter(())
     chosen = choose_model(view, model, device, precision, tokenizer)
     if interactive:
         from sedd_cli.cli.interactive import prompt_loop
@@ -146,28 +147,34 @@ def _refuse_unused(context: typer.Context, source: str) -> None:
             raise RequestError(f"{option.opts[0]} has no effect with {source}")
 
 
-def _read(source: str) -> list[bytes]:
+def _read(source: str) -> Iterator[bytes]:
+    """The lines of a file, opened now, or of standard input; they are read as they are needed."""
     try:
-        raw = sys.stdin.buffer.read() if source == "-" else Path(source).read_bytes()
+        if source != "-":
+            Path(source).open("rb").close()
     except OSError as error:
         raise RequestError(f"cannot read {source}: {error.strerror}") from None
-    return raw.split(b"\n")
+    from sedd_cli.data.formats.files import Input, byte_lines
+
+    stdin = cast("BinaryIO", sys.stdin.buffer)
+    return byte_lines(Input("standard input", lambda: stdin) if source == "-" else Input.of(Path(source)))
 
 
 def _fill_jobs(
-    view: View, chosen: LoadedModel, raw: list[bytes], source: str, job: Job, sampling: Sampling, every: bool,
+    view: View, chosen: LoadedModel, raw: Iterator[bytes], source: str, job: Job, sampling: Sampling, every: bool,
     out: Path | None, resume: bool, watch: bool, html: Path | None, svg: Path | None,
 ) -> None:  # fmt: skip
     """Fill a file of jobs. If lines are refused, RequestError after the others are done."""
     from sedd_cli.inference.generate import as_json
-    from sedd_cli.inference.jobs import fill_jobs, read_jobs
+    from sedd_cli.inference.jobs import fill_jobs, job_lines
     from sedd_cli.system.events import Filled, Finished
 
     named = "standard input" if source == "-" else source
-    lines = read_jobs(raw, named, chosen.length, job.n, job.seed, job.candidates)
-    events = fill_jobs(chosen, lines, sampling, every, out, resume, watch or html is not None or svg is not None)
+    lines = job_lines(raw, named, chosen.length, job.n, job.seed, job.candidates)
+    watched = watch or html is not None or svg is not None
+    events = fill_jobs(chosen, lines, sampling, every, out, resume, watched, keep=view.json)
     interrupted = "interrupted: finished jobs are kept, the same command continues" if out is not None else ""
-    kept = shown(view, chosen, events, "sedd infill", None, watch, html, interrupted, svg)
+    kept = shown(view, chosen, events, "sedd infill", None, watch, html, interrupted, svg, keep=view.json)
     if out is not None:
         view.say(f"wrote {out}", "dim")
     found = kept[-1].result if isinstance(kept[-1], Finished) else {}

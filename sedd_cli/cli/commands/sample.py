@@ -79,7 +79,7 @@ def sample(
     events = generate(chosen, options, watch=watch or html is not None or svg is not None)
     kept = shown(view, chosen, events, "sedd sample", out, watch, html, svg=svg)
     sampled = [event for event in kept if isinstance(event, Sampled)]
-    sampled = in_order(options, sampled)
+    sampled = in_order(sampled)
     document = {"model": chosen.source, "fingerprint": chosen.fingerprint, "samples": [as_json(e) for e in sampled]}
     if causal is not None:
         from sedd_cli.evaluation.judge import Samples

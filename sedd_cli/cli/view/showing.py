@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 def shown(
     view: View, model: LoadedModel, events: Iterable[Event], title: str, out: Path | None, watch: bool,
-    html: Path | None, interrupted: str = "", svg: Path | None = None,
+    html: Path | None, interrupted: str = "", svg: Path | None = None, keep: bool = True,
 ) -> list[Event]:  # fmt: skip
     """Draw the events of a job and return its results.
 
@@ -25,6 +25,7 @@ def shown(
         watch: Also draw frames, in a terminal.
         html: Write a page that replays the frames to this file.
         interrupted: Shown after Ctrl-C.
+        keep: Return the samples too.
         svg: Write an animated picture of the denoising to this file.
     """
     from sedd_cli.cli.view.recorder import Recorder
@@ -41,7 +42,9 @@ def shown(
         events = Watcher(view, model).watch(events)
     older = out is not None and out.is_file() and out.stat().st_size > 0
     with writing(out):
-        kept = view.follow(events, interrupted or "interrupted" + (f": finished samples are in {out}" if out else ""))
+        kept = view.follow(
+            events, interrupted or "interrupted" + (f": finished samples are in {out}" if out else ""), keep
+        )
     if out is not None and out.exists():
         view.say(f"wrote {out}{', replacing the file' if older else ''}", "dim")
     if recorder is not None and html is not None:

@@ -52,14 +52,19 @@ class View:
         self._tasks: dict[str, Any] = {}
         self._spoken: dict[str, float] = {}
 
-    def follow(self, events: Iterable[e.Event], interrupted: str = "") -> list[e.Event]:
-        """Draw every event; returns those other than progress. `interrupted` is shown after Ctrl-C."""
+    def follow(self, events: Iterable[e.Event], interrupted: str = "", samples: bool = True) -> list[e.Event]:
+        """Draw every event; returns those other than progress, and samples if `samples`.
+
+        `interrupted` is shown after Ctrl-C.
+        """
         kept = []
         try:
             with self._live():
                 for event in events:
                     self.show(event)
-                    if not isinstance(event, e.Progress | e.TrainStep | e.Note | e.Frame):
+                    if not isinstance(event, e.Progress | e.TrainStep | e.Note | e.Frame) and (
+                        samples or not isinstance(event, e.Sampled)
+                    ):
                         kept.append(event)
         except KeyboardInterrupt:
             if interrupted:

@@ -88,7 +88,7 @@ class _Counted:
         self._stream, self._budget = stream, budget
 
     def read(self, size: int) -> bytes:
-        raw = self._stream.read(size)
+        raw = getattr(self._stream, "read1", self._stream.read)(size)  # a pipe gives what it has
         if self._budget:
             self._budget.spend(len(raw))
         return raw
