@@ -14,7 +14,7 @@ from sedd_cli.checkpoints.run_directory import RunDir
 from sedd_cli.data.loader import Loader
 from sedd_cli.data.prepare import prepare
 from sedd_cli.data.shards import Dataset, open_dataset
-from sedd_cli.errors import RequestError
+from sedd_cli.errors import RequestError, first_line
 from sedd_cli.recipe import Recipe, load_recipe
 from sedd_cli.recipe.assemble import check_recipe
 from sedd_cli.system.distributed import Dist, connect, restarts
@@ -210,8 +210,12 @@ def _tracked(job: Generator[Event, None, TrainResult], trackers: list[Tracker]) 
                 event = next(job)
             except StopIteration as end:
                 return end.value
-            for tracker in trackers:
-                tracker.see(event)
+            for tracker in list(trackers):
+                try:
+                    tracker.see(event)
+                except Exception as error:  # of their libraries: metrics.jsonl has it all
+                    trackers.remove(tracker)
+                    yield Warn(f"{type(tracker).__name__} is left out from now on: {first_line(error)}")
             yield event
     finally:
         job.close()

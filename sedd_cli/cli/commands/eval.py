@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json as json_module
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,6 +10,7 @@ import typer
 
 from sedd_cli.cli import options as o
 from sedd_cli.cli.choose import choose_any, model_files, more_inputs, own_corpus, places_of
+from sedd_cli.cli.outcome import shown
 from sedd_cli.cli.view.results import bounds_table, comparison
 from sedd_cli.cli.view.view import View
 from sedd_cli.errors import RequestError, WorkError
@@ -128,10 +128,12 @@ def _stored(view: View, events: Iterable[Any], source: str, texts: int, out: Pat
     from sedd_cli.checkpoints.checkpoint import LATEST
     from sedd_cli.checkpoints.run_directory import RunDir
     from sedd_cli.system.digests import digest
-    from sedd_cli.system.events import Evaluated, Finished
+    from sedd_cli.system.events import Evaluated, Finished, Warn
     from sedd_cli.system.files import is_stream, write_whole
+    from sedd_cli.system.json_lines import json_text
 
     so_far: list[dict[str, Any]] = []
+    copies: list[tuple[str, dict[str, Any]]] = []
     for event in events:
         document = None
         if isinstance(event, Evaluated):
@@ -142,12 +144,23 @@ def _stored(view: View, events: Iterable[Any], source: str, texts: int, out: Pat
                 asked["protocols"] = {name: b.get("max_nfe") for name, b in event.result["bounds"].items()}
                 corpus, split = Path(event.result["corpus"]).name, event.result["split"]
                 name = f"eval-{corpus}-{split}-step-{event.result['step']}-{digest(asked)[:8]}"
-                view.say(f"wrote {RunDir(Path(source)).store('results', name, event.result)}", "dim")
+                copies.append((name, event.result))
         elif isinstance(event, Finished):
             document = event.result
         # a pipe takes one document only, so it gets the last
         if document is not None and out is not None and (isinstance(event, Finished) or not is_stream(out)):
-            write_whole(out, json_module.dumps(_document(document, texts), indent=1) + "\n")
+            try:
+                write_whole(out, json_text(_document(document, texts), 1) + "\n")
+            except OSError as error:
+                raise WorkError(f"cannot write {out}: {error.strerror}") from None
+            shown.stored = True
+        while copies:
+            name, result = copies.pop()
+            try:
+                view.say(f"wrote {RunDir(Path(source)).store('results', name, result)}", "dim")
+                shown.stored = True
+            except OSError as error:
+                yield Warn(f"the run keeps no copy of the result: cannot write to {source}/results: {error.strerror}")
         yield event
     if out is not None:
         view.say(f"wrote {out}", "dim")

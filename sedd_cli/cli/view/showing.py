@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sedd_cli.cli.outcome import shown as console
 from sedd_cli.cli.view.view import View
+from sedd_cli.errors import WorkError
 from sedd_cli.system.events import Event
 
 if TYPE_CHECKING:
     from sedd_cli.checkpoints.loaded_model import LoadedModel
+    from sedd_cli.cli.view.replay import Replay
 
 
 def shown(
@@ -50,11 +52,19 @@ def shown(
     if recorder is not None and html is not None:
         from sedd_cli.cli.view.replay import write_page
 
-        write_page(html, recorder.replay(title))
+        _write(write_page, html, recorder.replay(title))
         view.say(f"wrote {html}", "dim")
     if recorder is not None and svg is not None:
         from sedd_cli.cli.view.picture import write_picture
 
-        write_picture(svg, recorder.replay(title))
+        _write(write_picture, svg, recorder.replay(title))
         view.say(f"wrote {svg}", "dim")
     return kept
+
+
+def _write(write: Callable[[Path, Replay], None], path: Path, replay: Replay) -> None:
+    """Write a page or a picture; WorkError where it cannot be written."""
+    try:
+        write(path, replay)
+    except OSError as error:
+        raise WorkError(f"cannot write {path}: {error.strerror}") from None

@@ -99,7 +99,7 @@ def open_tokenizer(folder: Path) -> Tokenizer:
         if record["format"] != FORMAT:
             raise RequestError(f"{file} has format {shown(record['format'])}; this version reads format {FORMAT}")
         tokenizer = KINDS[record["kind"]].from_state(record["spec"], record["state"])
-        expected = record["fingerprint"]
+        expected = str(record["fingerprint"])
     except (RequestError, WorkError, OSError):
         raise
     except (KeyboardInterrupt, SystemExit):

@@ -49,7 +49,10 @@ def checked(text: str, name: str) -> str:
     content = parse_json(text, name)
     if not isinstance(content, dict) or not isinstance(content.get("model"), dict):
         raise RequestError(f"{name} is no tokenizer of the tokenizers library: it has no model")
-    for token in content.get("added_tokens") or []:
+    added = content.get("added_tokens") or []
+    if not isinstance(added, list):
+        raise RequestError(f"{name} is no tokenizer of the tokenizers library: its added_tokens are no list")
+    for token in added:
         if isinstance(token, dict) and isinstance(token.get("id"), int) and token["id"] > LARGEST_ID:
             raise RequestError(f"{name} has a token of id {token['id']:,}, above {LARGEST_ID:,} (the limit LARGEST_ID)")
     vocab = content["model"].get("vocab")
