@@ -91,6 +91,12 @@ class Manifest:
 
 def _check(manifest: Manifest) -> None:
     """ValueError or TypeError where a field has no value that a manifest of ours could have."""
+    for field in dataclasses.fields(manifest):
+        value = getattr(manifest, field.name)
+        if field.type == "str" and not isinstance(value, str):
+            raise TypeError(f"{field.name} is no text but {shown(value)}")
+    if not isinstance(manifest.options, dict) or not isinstance(manifest.revision, str | None):
+        raise TypeError("options or revision")
     if manifest.dtype not in ("uint16", "uint32"):
         raise ValueError(f"dtype {shown(manifest.dtype)}")
     for split in manifest.splits.values():

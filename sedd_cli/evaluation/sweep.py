@@ -149,7 +149,7 @@ def sweep(model: LoadedModel, scorer: Scorer, options: SweepOptions) -> Generato
         software=software("torch"),
     )
     try:
-        (options.folder / "samples").mkdir(parents=True, exist_ok=True)
+        options.folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise RequestError(f"cannot write to {options.folder}: {error.strerror}") from None
     with file_lock(options.folder / ".lock", f"another process is at work in {options.folder}"):
@@ -196,11 +196,15 @@ def _claim(options: SweepOptions, settings: dict[str, Any]) -> None:
         if not options.resume:
             for record in _records(options.folder):  # the samples of the earlier sweep, and nothing else
                 (options.folder / "samples" / record).unlink(missing_ok=True)
-    elif any((options.folder / "samples").iterdir()):
+    elif (samples := options.folder / "samples").is_dir() and any(samples.iterdir()):
         raise RequestError(
             f"{options.folder / 'samples'} holds files of something else: choose another folder with --out"
         )
-    _write(file, settings)
+    _write(file, settings)  # before anything else: it tells whose folder this is
+    try:
+        (options.folder / "samples").mkdir(exist_ok=True)
+    except OSError as error:
+        raise RequestError(f"cannot write to {options.folder}: {error.strerror}") from None
 
 
 def _records(folder: Path) -> list[str]:

@@ -110,7 +110,7 @@ def convert(hint: Any, value: Any, path: str) -> Any:
             if math.isfinite(number := float(value)):
                 return number
     elif type(value) is hint:
-        if hint is int and abs(value) > LARGEST:
+        if hint is int and abs(int(value)) > LARGEST:
             raise RequestError(f"{path}: whole numbers lie between -2^64 and 2^64, found {shown(value)}")
         return value
     raise RequestError(f"{path}: expected {_TYPE_NAMES.get(hint, hint.__name__)}, found {shown(value)}")

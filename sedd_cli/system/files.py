@@ -100,6 +100,11 @@ def _prefix(path: Path) -> str:
     return f".{name}."
 
 
+def is_left(name: str) -> bool:
+    """Whether a file or folder of this name is one in the making, or was left by a killed process."""
+    return re.fullmatch(r"\..+\.[0-9a-f]{8}\.partial", name) is not None
+
+
 def _new_file(path: Path) -> tuple[Path, int]:
     """An empty file beside `path`, and its descriptor, locked while this process writes it."""
     while True:

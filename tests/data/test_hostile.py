@@ -291,6 +291,7 @@ SPLIT = {"type": "Split", "behavior": "Isolated", "invert": False}
 HOSTILE = {
     "no model": {"model": None},
     "a wrong model": {"model": {"type": "BPE"}},
+    "tokens that are no list": {"added_tokens": 3},
     "a large id": {"model": {"type": "WordLevel", "vocab": {"a": 2**31}, "unk_token": "a"}},
     "a pattern that never ends": {
         "pre_tokenizer": SPLIT | {"pattern": {"Regex": "(a|aa)+$|(a+)+\\1!"}}
@@ -310,6 +311,15 @@ def test_hostile_tokenizers_are_refused_in_one_line(parts, tmp_path):
         load_tokenizer(engine(tmp_path, **parts))
     assert time.perf_counter() - began < 40
     assert len(str(caught.value)) < 600
+
+
+@pytest.mark.parametrize("wrong", [3, None, 1.5, [], "0" * 64])
+def test_a_fingerprint_of_any_type_is_compared(wrong, tmp_path):
+    load_tokenizer("byte").save(tmp_path)
+    record = json.loads((tmp_path / "tokenizer.json").read_text())
+    (tmp_path / "tokenizer.json").write_text(json.dumps(record | {"fingerprint": wrong}))
+    with pytest.raises(DamageError, match="was changed"):
+        load_tokenizer(str(tmp_path))
 
 
 def test_names_come_before_paths(tmp_path, monkeypatch):

@@ -113,6 +113,8 @@ def plain(value: Any) -> Any:
 
 def content(at: Path) -> dict[str, str]:
     """A digest of every result, by path. Lines of results are sorted: they are stored as they finish."""
+    from safetensors.torch import load_file
+
     found = {}
     for path in sorted(at.rglob("*")):
         name = path.relative_to(at).as_posix()
@@ -124,6 +126,11 @@ def content(at: Path) -> dict[str, str]:
             raw = "\n".join(sorted(lines)).encode()
         elif path.suffix == ".json" and path.name != "manifest.json":
             raw = json.dumps(plain(json.loads(raw)), sort_keys=True).encode()
+        elif path.suffix == ".safetensors":  # the order of tensors in a file means nothing
+            tensors = sorted(load_file(path).items())
+            raw = b"".join(
+                name.encode() + str(value.dtype).encode() + value.numpy().tobytes() for name, value in tensors
+            )
         elif path.suffix in (".png", ".md"):
             continue
         elif path.name == "manifest.json":

@@ -121,3 +121,28 @@ def test_a_checkpoint_names_files_of_its_own_only(tiny_run, tmp_path):
         (tmp_path / "c" / "manifest.json").write_text(json.dumps(manifest))
         with pytest.raises(DamageError, match="no file of its own"):
             open_checkpoint(tmp_path / "c")
+
+
+def test_a_sweep_that_was_killed_as_it_began_goes_on(tmp_path):
+    """Its folder then holds a lock, or its settings in the making; a kill found this."""
+    from sedd_cli.evaluation.sweep import holds_sweep
+    from sedd_cli.system.outputs import check_folder
+
+    (tmp_path / ".lock").touch()
+    (tmp_path / ".settings.json.0123abcd.partial").write_text("{")
+    check_folder("--out", tmp_path, holds_sweep, "a folder of a sweep")
+    (tmp_path / ".mine.partial").touch()
+    with pytest.raises(RequestError, match="holds files"):
+        check_folder("--out", tmp_path, holds_sweep, "a folder of a sweep")
+
+
+def test_a_sweep_writes_its_settings_before_its_samples(tmp_path, monkeypatch):
+    from sedd_cli.evaluation import sweep
+
+    def die(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(sweep, "_write", die)
+    with pytest.raises(KeyboardInterrupt):
+        sweep._claim(sweep.SweepOptions(tmp_path, (2,)), {})
+    assert not list(tmp_path.iterdir())

@@ -16,7 +16,18 @@ from sedd_cli.errors import RequestError
 
 GUIDES = Path(__file__).parents[2] / "guides"
 #: The guides in reading order; each is a file `TOPIC.md` that opens with its title and a paragraph of one line.
-TOPICS = ("models", "sampling", "recipes", "evaluation", "paper", "scale", "speed", "exactness", "extending")
+TOPICS = (
+    "models",
+    "sampling",
+    "recipes",
+    "evaluation",
+    "paper",
+    "scale",
+    "speed",
+    "exactness",
+    "reliability",
+    "extending",
+)
 
 
 def guide(
@@ -26,7 +37,7 @@ def guide(
     json: o.Json = False,
     quiet: o.Quiet = False,
 ) -> None:
-    """Read the manual: models, sampling, recipes, evaluation, the paper, scale, speed, exactness, extending.
+    """Read the manual: models, sampling, recipes, evaluation, paper, scale, speed, exactness, reliability, extending.
 
     In a terminal the guide is formatted; elsewhere its Markdown is printed as it is.
 

@@ -91,8 +91,8 @@ def tab_records_of(source: Input, reading: ReadOptions) -> Records:
 
 def _table(source: Input, reading: ReadOptions, separator: str) -> Records:
     before = csv.field_size_limit(LINE_BYTES)
+    rows = csv.reader(lines_of(decoded(source, reading.encoding), LINE_BYTES), delimiter=separator, strict=True)
     try:
-        rows = csv.reader(lines_of(decoded(source, reading.encoding), LINE_BYTES), delimiter=separator, strict=True)
         names = next(rows, [])
         for row in rows:
             if row:
