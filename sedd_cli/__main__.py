@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import threading
+from contextlib import suppress
 
 from sedd_cli.system import process
 
@@ -29,8 +30,9 @@ def _exit_at_once(code: int) -> None:
     """
     finished = code == 0 and os.environ.get("WORLD_SIZE", "1") != "1"
     if finished or (code == 130 and threading.active_count() > 1):
-        sys.stdout.flush()
-        sys.stderr.flush()
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(OSError, ValueError):
+                stream.flush()
         os._exit(code)
 
 

@@ -1,11 +1,31 @@
-"""Errors and their exit codes."""
+"""Errors with their exit codes, and how values of others are spelled in messages: short, and without control codes."""
+
+from __future__ import annotations
+
+import re
+import reprlib
+import unicodedata
+from collections.abc import Iterable
+from typing import Any
+
+#: Most characters of a message, and of one value in it.
+MESSAGE, VALUE = 4000, 120
+#: Most items of a list in a message.
+ITEMS = 12
 
 
-class RequestError(ValueError):
+class _ShortError(Exception):
+    """An error whose message is bounded, whatever file or argument it quotes."""
+
+    def __init__(self, message: object = ""):
+        super().__init__(shortened(str(message), MESSAGE))
+
+
+class RequestError(_ShortError, ValueError):
     """The request is wrong; the message is one line that says what to do. Exit code 2."""
 
 
-class WorkError(RuntimeError):
+class WorkError(_ShortError, RuntimeError):
     """The work failed (a full disk, a loss that is not finite). Exit code 1."""
 
 
@@ -21,3 +41,64 @@ def first_line(error: BaseException) -> str:
 def out_of_memory(error: BaseException) -> bool:
     """Whether an error means that memory ran out, on a GPU or on a CPU."""
     return isinstance(error, MemoryError) or "out of memory" in str(error) or "can't allocate memory" in str(error)
+
+
+def shortened(text: str, most: int = VALUE) -> str:
+    """At most about `most` characters of a text: its beginning and end, and how many there were."""
+    if len(text) <= most:
+        return text
+    half = max(1, (most - 40) // 2)
+    return f"{text[:half]} … ({len(text):,} characters) … {text[-half:]}"
+
+
+class _Short(reprlib.Repr):
+    """`repr` that costs no more than it shows, for nested and for very long values."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.maxlevel = 3
+        self.maxstring = self.maxother = self.maxlong = VALUE
+        self.maxlist = self.maxtuple = self.maxdict = self.maxset = self.maxfrozenset = ITEMS
+
+    def repr_int(self, x: int, level: int) -> str:
+        return super().repr_int(x, level) if x.bit_length() < 4096 else f"<a whole number of {x.bit_length():,} bits>"
+
+    def repr_instance(self, x: object, level: int) -> str:
+        return f"<{type(x).__name__}>" if hasattr(x, "numel") else super().repr_instance(x, level)
+
+
+def shown(value: Any) -> str:
+    """`repr(value)`, shortened; values from files are quoted in messages by this."""
+    return shortened(_Short().repr(value), 2 * VALUE)
+
+
+def listed(items: Iterable[object], most: int = ITEMS, separator: str = ", ") -> str:
+    """The first items, shortened, and how many more there are."""
+    found = [shortened(str(item)) for item in items]
+    more = f" and {len(found) - most:,} others" if len(found) > most else ""
+    return separator.join(found[:most]) + more
+
+
+#: Characters that a terminal obeys instead of showing them: controls (C0 but for line ends and tabs, DEL, C1), halves
+#: of surrogate pairs, and the marks that reverse the direction of what follows.
+_OBEYED = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\u202a-\u202e\u2066-\u2069]")
+
+
+def printable(text: str) -> str:
+    """A text for a terminal: control characters are spelled, not sent."""
+    return _OBEYED.sub(_spelled, text)
+
+
+def _spelled(found: re.Match[str]) -> str:
+    point = ord(found[0])
+    return f"\\x{point:02x}" if point < 0x100 else f"\\u{point:04x}"
+
+
+def one_line(text: str, most: int = MESSAGE) -> str:
+    """A message in one line, bounded and without control characters."""
+    return shortened(printable(" ".join(shortened(text, 4 * most).split())), most)
+
+
+def visible_name(name: str) -> str:
+    """A file's name without what cannot be stored as UTF-8 (bytes of other encodings): for JSON and Markdown."""
+    return unicodedata.normalize("NFC", name.encode("utf-8", "surrogateescape").decode("utf-8", "replace"))

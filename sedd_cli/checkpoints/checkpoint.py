@@ -24,9 +24,11 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.distributed import ProcessGroup
 
-from sedd_cli.errors import DamageError, RequestError, WorkError
+from sedd_cli.errors import DamageError, RequestError, WorkError, shown
 from sedd_cli.system.digests import sha256_of
+from sedd_cli.system.documents import is_plain_name, read_json
 from sedd_cli.system.files import sync_path, write_whole
+from sedd_cli.system.json_lines import json_text
 
 MANIFEST, LATEST = "manifest.json", "latest"
 NAME = r"step-\d+"
@@ -41,10 +43,8 @@ class Checkpoint:
     """A complete checkpoint folder whose files match their manifest."""
 
     folder: Path
-
-    @property
-    def step(self) -> int:
-        return int(self.folder.name.removeprefix("step-"))
+    #: The step that its manifest names, which need not be that of a renamed or linked folder.
+    step: int
 
     def tensors(self, kind: str) -> dict[str, Tensor]:
         """All tensors of one kind (weights, ema, adamw …) by name, on the CPU."""
@@ -76,7 +76,7 @@ class Checkpoint:
 
     def json(self, name: str) -> Any:
         """The content of NAME.json."""
-        return json.loads((self.folder / f"{name}.json").read_text(encoding="utf-8"))
+        return read_json(self.folder / f"{name}.json")
 
 
 def write_shards(folder: Path, tensors: dict[str, Tensor], group: ProcessGroup | None) -> None:
@@ -195,7 +195,7 @@ def text_file(text: str) -> Writer:
 
 def json_file(data: Any) -> Writer:
     """A writer of a JSON file."""
-    return text_file(json.dumps(data, indent=1) + "\n")
+    return text_file(json_text(data, 1) + "\n")
 
 
 def latest(run: Path) -> Checkpoint | None:
@@ -220,13 +220,17 @@ def latest(run: Path) -> Checkpoint | None:
 def open_checkpoint(folder: Path) -> Checkpoint:
     """Verify all files against the manifest; DamageError names the first one that is missing or altered."""
     try:
-        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-        digests, layout = dict(manifest["sha256"]), manifest.get("layout")
-    except (OSError, ValueError, KeyError, TypeError):
+        manifest = read_json(folder / MANIFEST)
+        digests, layout, step = dict(manifest["sha256"]), manifest.get("layout"), manifest["step"]
+        if type(step) is not int or not 0 <= step < 2**63:
+            raise ValueError
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, DamageError):
         raise DamageError(f"{folder} is not a complete checkpoint: its {MANIFEST} is missing or damaged") from None
     if layout != LAYOUT:
-        raise RequestError(f"checkpoint {folder} has layout {layout}, this version of sedd reads {LAYOUT}")
+        raise RequestError(f"checkpoint {folder} has layout {shown(layout)}, this version of sedd reads {LAYOUT}")
     for name, digest in digests.items():
+        if not is_plain_name(name):
+            raise DamageError(f"checkpoint {folder} is damaged: its {MANIFEST} names {shown(name)}, no file of its own")
         if not (folder / name).is_file():
             raise DamageError(f"checkpoint {folder} is damaged: {name} is missing")
         if sha256_of(folder / name) != digest:
@@ -234,17 +238,18 @@ def open_checkpoint(folder: Path) -> Checkpoint:
     # the reader would take the tensors of any other file for its own
     if foreign := sorted(path.name for path in folder.glob("*.safetensors") if path.name not in digests):
         raise DamageError(f"checkpoint {folder} holds {foreign[0]}, which does not belong to it: move it elsewhere")
-    return Checkpoint(folder)
+    return Checkpoint(folder, step)
 
 
 def _complete(parent: Path) -> list[Checkpoint]:
-    return [Checkpoint(p) for p in parent.glob("step-*") if re.fullmatch(NAME, p.name) and is_checkpoint(p)]
+    found = (p for p in parent.glob("step-*") if re.fullmatch(NAME, p.name) and is_checkpoint(p))
+    return [Checkpoint(p, int(p.name.removeprefix("step-"))) for p in found]
 
 
 def is_checkpoint(folder: Path) -> bool:
     """Whether a folder has the manifest of a checkpoint of ours, of any layout. Its files are not verified."""
     try:
-        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        manifest = read_json(folder / MANIFEST)
+    except (OSError, DamageError):
         return False
     return isinstance(manifest, dict) and {"layout", "step", "sha256"} <= manifest.keys()

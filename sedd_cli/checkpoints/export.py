@@ -29,8 +29,9 @@ from sedd_cli.core.random import BASE, Stream
 from sedd_cli.errors import RequestError, WorkError
 from sedd_cli.recipe import dump_recipe
 from sedd_cli.system.events import Event, Note, Warn
-from sedd_cli.system.files import sync_path
+from sedd_cli.system.files import new_folder, remove_left, sync_path
 from sedd_cli.system.home import nearest_existing
+from sedd_cli.system.json_lines import json_text
 from sedd_cli.system.outputs import check_folder
 
 #: All files that an export may hold; on the hub, those of an earlier export are removed.
@@ -127,8 +128,7 @@ def export(model: LoadedModel, options: ExportOptions) -> Generator[Event, None,
         why = f"{model.tokenizer_source}'s files are not available" if model.tokenizer_source else "none is named"
         yield Warn(f"no tokenizer is exported: {why}")
     if options.to is not None:
-        for left in options.to.resolve().parent.glob(f".{options.to.resolve().name}.*.partial"):
-            yield Warn(f"{left} was left by a killed export, or belongs to one that is running")
+        remove_left(options.to.resolve())
     with ExitStack() as stack:
         place = options.to or Path(stack.enter_context(tempfile.TemporaryDirectory())) / "model"
         with _whole(place) as folder:
@@ -180,8 +180,8 @@ def _whole(place: Path) -> Iterator[Path]:
     place = place.resolve()
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{place.name}.", suffix=".partial", dir=place.parent) as within:
-            folder = Path(within) / "model"
+        with new_folder(place) as within:
+            folder = within / "model"
             folder.mkdir()
             yield folder
             os.replace(folder, place)
@@ -211,7 +211,7 @@ def _write(
         if model.recipe is not None:
             (folder / RECIPE).write_text(dump_recipe(model.recipe), encoding="utf-8")
         if found := list(results_of(model)):
-            (folder / RESULTS).write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+            (folder / RESULTS).write_text(json_text(found, 1) + "\n", encoding="utf-8")
         moved, fingerprint = _moved(model, folder, half)
         (folder / "README.md").write_text(ModelCard(model, named, moved if half else None).text(), encoding="utf-8")
         for path in [*folder.iterdir(), folder]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from sedd_cli.checkpoints import checkpoint, hub, published
 from sedd_cli.checkpoints.loaded_model import LoadedModel
 from sedd_cli.checkpoints.tensors import load_weights
-from sedd_cli.data.tokenizers import Tokenizer, load_tokenizer, open_tokenizer
+from sedd_cli.data.tokenizers import Tokenizer, is_local, load_tokenizer, open_tokenizer
 from sedd_cli.errors import RequestError
 from sedd_cli.models.dit import DiT
 from sedd_cli.models.precision import autocast_dtype
@@ -90,6 +90,6 @@ def _load_if_available(name: str) -> Tokenizer | None:
     try:
         return load_tokenizer(name)
     except RequestError:
-        if Path(name).exists():
+        if is_local(name):
             raise
         return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,7 +12,9 @@ from typing import Any
 
 from sedd_cli.checkpoints.loaded_model import LoadedModel
 from sedd_cli.core.protocols import sign
+from sedd_cli.errors import DamageError, printable
 from sedd_cli.recipe import dump_recipe
+from sedd_cli.system.documents import read_json
 
 PAPER = "[Lou, Meng and Ermon 2024](https://arxiv.org/abs/2310.16834)"
 ABOUT_BOUNDS = """\
@@ -49,7 +52,7 @@ class ModelCard:
         name = Path(self.named).name
         parts = [
             f"---\n{self._metadata(name, found)}\n---",
-            f"# {name}",
+            f"# {escaped(name)}",
             f"A score entropy discrete diffusion (SEDD) language model after {PAPER}: it fills gaps anywhere in a "
             "text, and writes text by filling one large gap.",
             self._facts(),
@@ -58,7 +61,7 @@ class ModelCard:
         if found:
             parts.append(f"## Likelihood\n\n{_likelihood(found)}\n\n{ABOUT_BOUNDS}{self._rounded()}")
         if model.recipe is not None:
-            parts.append(f"## Recipe\n\n```yaml\n{dump_recipe(model.recipe).rstrip()}\n```")
+            parts.append(f"## Recipe\n\n{fenced(printable(dump_recipe(model.recipe)).rstrip(), 'yaml')}")
         return "\n\n".join(parts) + "\n"
 
     def _metadata(self, name: str, found: list[dict[str, Any]]) -> str:
@@ -97,7 +100,16 @@ class ModelCard:
             "stored as": "bfloat16" if self.moved else "float32",
             "fingerprint": f"`{model.fingerprint[:16]}`" + (" (before rounding)" if self.moved else ""),
         }
-        return "\n".join(["| | |", "|---|---|", *(f"| {key} | {value} |" for key, value in rows.items())])
+        return "\n".join(
+            [
+                "| | |",
+                "|---|---|",
+                *(
+                    f"| {escaped(key)} | {value if key == 'fingerprint' else escaped(str(value))} |"
+                    for key, value in rows.items()
+                ),
+            ]
+        )
 
     def _tokenizer(self) -> str | None:
         """The name of the tokenizer, even if its files are not available here."""
@@ -108,23 +120,26 @@ class ModelCard:
         wanted = model.recipe.report.infill if model.recipe else None
         template = f"{wanted.prefix.rstrip()} {gap} {wanted.suffix.lstrip()}" if wanted else f"The {gap} of the"
         option = [] if self._tokenizer() else ["--tokenizer", "FILE"]
-        lines = [
-            "```",
+        coded = printable(self.named).replace("`", "'")
+        commands = [
             shlex.join(["sedd", "sample", "--model", self.named, "-n", "3", *option]),
             shlex.join(["sedd", "infill", "--model", self.named, "--template", template, *option]),
-            "```",
-            "",
-            "```python",
+        ]
+        code = [
             "from sedd_cli import load_model",
             "",
-            f'model = load_model("{self.named}")',
+            f"model = load_model({json.dumps(printable(self.named))})",
             "print(model.sample(2, seed=1)[0].text)"
             if self._tokenizer()
             else "print(model.sample(2, seed=1)[0].tokens)",
-            "```",
+        ]
+        lines = [
+            fenced(printable("\n".join(commands))),
+            "",
+            fenced("\n".join(code), "python"),
             "",
             "The layout is that of the published checkpoints: "
-            f'`SEDD.from_pretrained("{self.named}")` of the original code reads it as well.',
+            f'`SEDD.from_pretrained("{coded}")` of the original code reads it as well.',
         ]
         return "\n".join(lines)
 
@@ -136,6 +151,17 @@ class ModelCard:
             "\n\nMeasured before the weights were rounded to bfloat16, which moves log-scores of the base distribution "
             f"by {rms:.2g} (root mean square), at most {most:.2g}."
         )
+
+
+def escaped(text: str) -> str:
+    """Text of others in Markdown: it stays text, whatever it spells."""
+    return re.sub(r"([\\`*_\[\]<>#|&])", r"\\\1", printable(" ".join(text.split())))
+
+
+def fenced(text: str, language: str = "") -> str:
+    """A block of code, whose fence is longer than any in the text."""
+    fence = "`" * max(3, 1 + max((len(run) for run in re.findall("`+", text)), default=0))
+    return f"{fence}{language}\n{text}\n{fence}"
 
 
 def results_of(model: LoadedModel) -> Iterator[dict[str, Any]]:
@@ -159,8 +185,8 @@ def results_of(model: LoadedModel) -> Iterator[dict[str, Any]]:
 def _read(path: Path) -> Any:
     """The content of a JSON file; None if it cannot be read."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return read_json(path)
+    except (OSError, DamageError):
         return None
 
 
@@ -186,7 +212,8 @@ def _likelihood(found: list[dict[str, Any]]) -> str:
         mark = sign(protocol, _exact(result))
         protocol = protocol if result["precision"] == "fp32" else f"{protocol}, in {result['precision']}"
         lines.append(
-            f"| {Path(result['corpus']).name} {result['split']} | {bound['tokens']:,} | {protocol} | "
+            f"| {escaped(Path(result['corpus']).name)} {escaped(str(result['split']))} | {bound['tokens']:,} | "
+            f"{escaped(protocol)} | "
             f"{mark} {bound['bits_per_char']:.3f} ± {bound['bits_per_char_error']:.3f} | "
             f"{mark} {bound['perplexity']:.2f} ± {bound['perplexity_error']:.2f} |"
         )

@@ -6,24 +6,24 @@ Also reads training directories of the published code, whose configuration has t
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
 from torch import Tensor
 
 from sedd_cli.checkpoints.loaded_model import LoadedModel
-from sedd_cli.checkpoints.tensors import load_weights, read_pickle, read_tensors
+from sedd_cli.checkpoints.tensors import check_stored, load_weights, read_pickle, read_tensors
 from sedd_cli.core.graphs import GRAPHS, Graph
 from sedd_cli.core.schedules import SCHEDULES, Schedule
+from sedd_cli.data.corpora.local import as_path
 from sedd_cli.data.tokenizers import holds_tokenizer
 from sedd_cli.data.tokenizers.base import FILE
-from sedd_cli.errors import DamageError, RequestError
+from sedd_cli.errors import DamageError, RequestError, listed, shown
 from sedd_cli.models.dit import DiT, DiTConfig
 from sedd_cli.recipe import Recipe, load_recipe
 from sedd_cli.recipe.build import build
+from sedd_cli.system.documents import read_json, read_yaml
 
 CONFIG, TOKENIZER, WEIGHTS = "config.json", FILE, ("model.safetensors", "pytorch_model.bin")
 #: The published names of our graphs.
@@ -33,6 +33,8 @@ SHAPE = ("hidden_size", "cond_dim", "length", "n_blocks", "n_heads")
 BUFFERS = ("rotary_emb.inv_freq",)
 #: The layout names no tokenizer; this vocabulary size means GPT-2's.
 GPT2_TOKENS = 50257
+#: The largest vocabulary that a configuration may declare.
+MOST_TOKENS = 1 << 24
 #: Where our exports keep what the published layout does not hold.
 OURS, RECIPE = "sedd", "recipe.yaml"
 
@@ -41,7 +43,7 @@ HYDRA, CHECKPOINT = Path(".hydra", "config.yaml"), Path("checkpoints-meta", "che
 
 def load_published(folder: Path, source: str) -> LoadedModel:
     """Load a folder in the published layout."""
-    config, where = _mapping(_json(folder / CONFIG), folder / CONFIG), str(folder / CONFIG)
+    config, where = _mapping(read_json(folder / CONFIG), folder / CONFIG), str(folder / CONFIG)
     config = config.get("config", config)  # some hub versions nest it
     weights = next((folder / name for name in WEIGHTS if (folder / name).is_file()), None)
     if weights is None:
@@ -52,11 +54,11 @@ def load_published(folder: Path, source: str) -> LoadedModel:
     facts.setdefault("weights", "as published")
     model = _model(config, where, read_tensors(weights), str(weights), source, facts)
     if holds_tokenizer(folder):  # the file may be another library's
-        model.tokenizer_source = str(folder)
+        model.tokenizer_source = as_path(folder)
     if (folder / RECIPE).is_file():
         try:
             model.recipe = _agreeing(load_recipe(folder / RECIPE), model)
-        except RequestError as error:  # config.json alone determines the model
+        except (RequestError, DamageError) as error:  # config.json alone determines the model
             model.facts["recipe"] = f"not read ({error})"
     return model
 
@@ -79,26 +81,35 @@ def load_training_directory(path: Path, source: str) -> LoadedModel:
     file = path if path.is_file() else folder / CHECKPOINT
     if not file.is_file():
         others = sorted(str(p) for p in folder.glob("checkpoints*/*.pth"))
-        raise RequestError(f"{folder} has no {CHECKPOINT}" + (f"; name one of {', '.join(others)}" if others else ""))
+        raise RequestError(f"{folder} has no {CHECKPOINT}" + (f"; name one of {listed(others)}" if others else ""))
     where = str(folder / HYDRA)
     stored = _mapping(read_pickle(file), file)
     facts = {"layout": "training directory", "step": _get(stored, "step", int, str(file)), "weights": "EMA"}
-    return _model(_mapping(_yaml(folder / HYDRA), where), where, _averaged(stored, file), str(file), source, facts)
+    return _model(
+        _mapping(read_yaml(folder / HYDRA, DamageError), where),
+        where,
+        _averaged(stored, file),
+        str(file),
+        source,
+        facts,
+    )
 
 
 def parts_of(config: Any, where: str) -> tuple[Graph, Schedule, DiTConfig]:
     """The parts that a published configuration describes; RequestError names a key that is missing or wrong."""
     kind, tokens = _get(config, "graph.type", str, where), _get(config, "tokens", int, where)
+    if not 1 <= tokens <= MOST_TOKENS:
+        raise RequestError(f"{where}: tokens must lie between 1 and {MOST_TOKENS:,}, found {shown(tokens)}")
     if kind not in PUBLISHED_GRAPHS:
-        raise RequestError(f"{where}: graph.type must be one of {', '.join(PUBLISHED_GRAPHS)}, found {kind!r}")
+        raise RequestError(f"{where}: graph.type must be one of {', '.join(PUBLISHED_GRAPHS)}, found {shown(kind)}")
     scale = _get(config, "model.scale_by_sigma", bool, where)
     options = {"scale_by_sigma": scale} if kind == "absorb" else {}
     if scale and not options:
-        raise RequestError(f"{where}: model.scale_by_sigma must be false with graph.type {kind!r}")
+        raise RequestError(f"{where}: model.scale_by_sigma must be false with graph.type {shown(kind)}")
     graph = build(GRAPHS[PUBLISHED_GRAPHS[kind]], options, where, vocab_size=tokens)
     schedule = _get(config, "noise.type", str, where)
     if schedule not in SCHEDULES:
-        raise RequestError(f"{where}: noise.type must be one of {', '.join(SCHEDULES)}, found {schedule!r}")
+        raise RequestError(f"{where}: noise.type must be one of {', '.join(SCHEDULES)}, found {shown(schedule)}")
     known = {
         f.name for f in dataclasses.fields(SCHEDULES[schedule])
     }  # the published loglinear schedule lists sigmas that it does not use
@@ -157,20 +168,22 @@ def _averaged(stored: Mapping[str, Any], file: Path) -> dict[str, Tensor]:
         if v.shape != mean.shape
     ]
     if wrong:
-        raise DamageError(f"{file} is damaged, its averages do not fit its weights: {'; '.join(wrong)}")
-    return dict(zip(named, shadow, strict=True))
+        raise DamageError(f"{file} is damaged, its averages do not fit its weights: {listed(wrong, separator='; ')}")
+    averaged = dict(zip(named, shadow, strict=True))
+    check_stored(averaged, file)
+    return averaged
 
 
 def _get(config: Any, key: str, kind: type, where: str) -> Any:
     value, names = config, key.split(".")
     for depth, name in enumerate(names):
         if not isinstance(value, Mapping):
-            raise RequestError(f"{where}: {'.'.join(names[:depth])} must hold keys and values, found {value!r}")
+            raise RequestError(f"{where}: {'.'.join(names[:depth])} must hold keys and values, found {shown(value)}")
         if name not in value:
             raise RequestError(f"{where}: {'.'.join(names[: depth + 1])} is missing")
         value = value[name]
     if type(value) is not kind:
-        raise RequestError(f"{where}: {key} must be {kind.__name__}, found {value!r}")
+        raise RequestError(f"{where}: {key} must be {kind.__name__}, found {shown(value)}")
     return value
 
 
@@ -178,17 +191,3 @@ def _mapping(data: Any, where: Path | str) -> Mapping[str, Any]:
     if not isinstance(data, Mapping):
         raise RequestError(f"{where} must hold keys and values, found {type(data).__name__}")
     return data
-
-
-def _json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise DamageError(f"{path} is not JSON: {error}") from None
-
-
-def _yaml(path: Path) -> Any:
-    try:
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise DamageError(f"{path} is not YAML: {' '.join(str(error).split())}") from None

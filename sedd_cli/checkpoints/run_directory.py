@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Iterable, Iterator
@@ -18,7 +17,7 @@ from sedd_cli.checkpoints import checkpoint
 from sedd_cli.errors import RequestError, WorkError
 from sedd_cli.recipe import Recipe, differences, dump_recipe, load_recipe
 from sedd_cli.system.files import whole_file, write_whole
-from sedd_cli.system.json_lines import read_json_lines
+from sedd_cli.system.json_lines import json_text, read_json_lines
 from sedd_cli.system.locks import file_lock
 from sedd_cli.system.outputs import check_folder
 
@@ -89,8 +88,6 @@ class RunDir:
     def export(self, tensors: dict[str, Tensor]) -> Path:
         """Write the EMA weights to ema.safetensors; WorkError if that fails."""
         path = self.path / "ema.safetensors"
-        for left in self.path.glob(f".{path.name}.*.partial"):  # by a process that was killed
-            left.unlink(missing_ok=True)
         try:
             with whole_file(path) as beside:
                 checkpoint.tensor_file(tensors)(beside)
@@ -146,7 +143,7 @@ class RunDir:
         path = self.path / "metrics.jsonl"
         try:
             with path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(record) + "\n")
+                file.write(json_text(record) + "\n")
         except OSError as error:
             raise WorkError(f"cannot write {path}: {error.strerror}; {self.last_good()}") from None
 
@@ -173,7 +170,7 @@ class RunDir:
         path = self.path / folder / f"{name}.{'json' if one else 'jsonl'}"
         indent = 1 if one else None
         found = [records] if one else records
-        lines = [json.dumps(r, indent=indent, ensure_ascii=False, allow_nan=False) for r in found]
+        lines = [json_text(r, indent) for r in found]
         write_whole(path, "\n".join(lines) + "\n")
         return path
 

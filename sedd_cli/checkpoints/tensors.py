@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from sedd_cli.errors import DamageError, RequestError, first_line
+from sedd_cli.errors import DamageError, RequestError, first_line, listed, shortened
 from sedd_cli.models.dit import DiT
 
 #: The beginning of a pointer file of Git LFS.
@@ -37,10 +37,13 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         found = read_pickle(path)
         if not isinstance(found, Mapping) or not all(_is_named_tensor(k, v) for k, v in found.items()):
             raise DamageError(f"{path} does not hold tensors by name")
+        check_stored(found, path)
         return dict(found)
     try:
         return load_file(path)
-    except Exception as error:  # errors of the library, and whatever a damaged header causes
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:  # errors of the library, its panics, and whatever a damaged header causes
         raise DamageError(f"{path} cannot be read: {first_line(error)}") from None
 
 
@@ -64,8 +67,22 @@ def read_pickle(path: Path) -> Any:
                 "if you trust it, save its tensors as safetensors and load that file"
             ) from None
         raise DamageError(f"{path} is not a complete pickle of torch: {first_line(error)}") from None
-    except Exception as error:  # damaged and foreign files fail in many ways
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:  # damaged and foreign files fail in many ways
         raise DamageError(f"{path} is not a complete pickle of torch: {first_line(error)}") from None
+
+
+def check_stored(found: Mapping[str, Tensor], path: Path) -> None:
+    """DamageError for a tensor that declares more numbers than the file stores, as one of strides 0 does."""
+    for name, value in found.items():
+        if value.layout == torch.strided and not value.is_meta:
+            stored = value.untyped_storage().nbytes()
+            if value.numel() * value.element_size() > stored:
+                raise DamageError(
+                    f"{path} is refused: {shortened(name)} declares {value.numel():,} numbers and stores "
+                    f"{stored:,} bytes"
+                )
 
 
 def load_weights(net: DiT, tensors: Mapping[str, Tensor], source: str, copy: bool = False) -> None:
@@ -89,7 +106,7 @@ def load_weights(net: DiT, tensors: Mapping[str, Tensor], source: str, copy: boo
         elif name in buffers and not torch.allclose(value.float(), buffers[name], rtol=1e-2, atol=1e-6):
             wrong.append(f"{name} differs from this network's")  # tolerating bf16
     if wrong:
-        raise DamageError(f"the weights in {source} do not fit the network: {'; '.join(wrong)}")
+        raise DamageError(f"the weights in {source} do not fit the network: {listed(wrong, separator='; ')}")
     given = {name: tensors[name].to(torch.float32, copy=copy) for name in wanted}
     net.load_state_dict(given, strict=False, assign=True)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect as introspection
 import os
-import sys
 import traceback
 from typing import Annotated
 
@@ -29,7 +28,16 @@ from sedd_cli.cli.commands.status import status
 from sedd_cli.cli.commands.sweep import sweep
 from sedd_cli.cli.commands.table import table
 from sedd_cli.cli.commands.train import train
-from sedd_cli.cli.outcome import INTERRUPTED, exit_code, failure, is_usage_error, json_output, main_process, one_line
+from sedd_cli.cli.outcome import (
+    INTERRUPTED,
+    exit_code,
+    failure,
+    is_usage_error,
+    main_process,
+    one_line,
+    say_error,
+    shown,
+)  # fmt: skip
 from sedd_cli.cli.renamed import current_spelling
 from sedd_cli.errors import RequestError, WorkError
 
@@ -78,7 +86,7 @@ for _panel, _commands in PANELS.items():
 
 def _version(wanted: bool) -> None:
     if wanted:
-        typer.echo(f"sedd {__version__}")
+        shown.write(f"sedd {__version__}\n", result=True)
         raise typer.Exit
 
 
@@ -97,22 +105,25 @@ def run(words: list[str], debug: bool = False) -> int:
     Errors become one line on standard error, and with `--json` the document {"error", "exit"} on standard output
     unless the command has written its own. `debug` shows the traceback instead of the line.
     """
-    json_output.written = False
+    shown.reset()
     as_json, quiet = "--json" in words, "--quiet" in words or "-q" in words
 
     def tell(line: str) -> None:
         if main_process() and not quiet:
-            print(f"note: {line}", file=sys.stderr)
+            say_error(f"note: {line}")
 
     try:
         # the exit code of a command that ends early, such as 130 after Ctrl-C; else None
         ended = typer.main.get_command(app).main(current_spelling(words, tell), "sedd", standalone_mode=False)
         if ended == INTERRUPTED:
             raise KeyboardInterrupt
+        shown.close()
         return ended if isinstance(ended, int) else 0
     except KeyboardInterrupt as error:
         return _failed(error, as_json)
-    except Exception as error:
+    except (SystemExit, GeneratorExit):
+        raise
+    except BaseException as error:  # a panic of a library in Rust is no Exception
         code = _failed(error, as_json)
         if debug and not is_usage_error(error):
             traceback.print_exception(error)
@@ -123,13 +134,12 @@ def run(words: list[str], debug: bool = False) -> int:
 
 def _failed(error: BaseException, as_json: bool) -> int:
     """Write the document of a failed command where none is there; returns the exit code."""
-    if as_json and not json_output.written:
-        json_output.write(failure(error))
-        sys.stdout.flush()
+    if as_json and not shown.document:
+        shown.json(failure(error))
     return exit_code(error)
 
 
-def _show(error: Exception) -> None:
+def _show(error: BaseException) -> None:
     """The error on standard error. Of many processes, the first reports errors that are the same on all."""
     if is_usage_error(error):
         if main_process():
@@ -137,6 +147,6 @@ def _show(error: Exception) -> None:
 
             rich_utils.rich_format_error(error)  # type: ignore[arg-type]
     elif main_process():
-        print(f"error: {one_line(error)}", file=sys.stderr)
+        say_error(f"error: {one_line(error)}")
     elif not isinstance(error, RequestError | WorkError):
-        print(f"error (process {os.environ['RANK']}): {one_line(error)}", file=sys.stderr)
+        say_error(f"error (process {os.environ['RANK']}): {one_line(error)}")

@@ -85,6 +85,21 @@ MODEL: dict[str, tuple[Any, Any]] = {
     "quiet": (o.Quiet, False),
 }
 
+#: Options that say how a text is read: name of the field of `PrepareOptions` → annotation and default.
+READING: dict[str, tuple[Any, Any]] = {
+    name: _value(str, "Reading the text", text)
+    for name, text in {
+        "field": "Key or column of the text; default: text.",
+        "encoding": "Encoding of text files; default: utf-8.",
+        "documents": "Separator of documents in a text file: auto, blank (lines), line, file.",
+        "format": "What a file holds where its ending does not tell: text, jsonl, json, csv, tsv, parquet, archive.",
+        "revision": "Branch, tag or commit of a hub dataset.",
+        "config": "Configuration of a hub dataset.",
+        "detokenizer": "wikitext, ptb, lm1b, lambada or none; default: the corpus's own.",
+        "eos": "Token that separates documents, for a tokenizer that names none.",
+    }.items()
+}
+
 Command = Callable[..., None]
 
 
@@ -122,13 +137,22 @@ def sampling_options(*names: str) -> Callable[[Command], Command]:
     return lambda command: _with_options(command, "sampling", options, made)
 
 
+def reading_options(command: Command) -> Command:
+    """Give a command the options READING as one argument `reading`, which holds those that are given."""
+
+    def made(**values: Any) -> dict[str, Any]:
+        return {name: value for name, value in values.items() if value is not None}
+
+    return _with_options(command, "reading", READING, made)
+
+
 def _with_options(
     command: Command, group: str, options: dict[str, tuple[Any, Any]], make: Callable[..., Any]
 ) -> Command:
     """The command with the parameter `group` replaced by options at the end; it gets make(**values of the options)."""
     own = [p for p in inspect.signature(command).parameters.values() if p.name != group]
     # the classes of other groups are not resolved: importing `Sampling` imports torch
-    known = {p.name: p.annotation for p in own if p.name not in ("using", "sampling")}
+    known = {p.name: p.annotation for p in own if p.name not in ("using", "sampling", "reading")}
     module = inspect.unwrap(command).__globals__
     hints = typing.get_type_hints(types.SimpleNamespace(__annotations__=known), module, include_extras=True)
     keyword = inspect.Parameter.KEYWORD_ONLY

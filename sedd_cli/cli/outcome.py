@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 
-from sedd_cli.errors import RequestError, WorkError, out_of_memory
+from sedd_cli import errors
+from sedd_cli.errors import RequestError, WorkError, first_line, out_of_memory
+from sedd_cli.system.json_lines import json_text
 
 #: Exit codes beside 0: the work failed, the request was wrong, Ctrl-C.
 FAILED, WRONG, INTERRUPTED = 1, 2, 130
@@ -46,8 +49,8 @@ def one_line(error: BaseException) -> str:
         more = f", {missing[1]} more were requested" if missing else ""
         text = f"not enough memory{more}: use a smaller batch"
     else:
-        text = f"{type(error).__name__}: {error} (--debug shows the traceback)"
-    return " ".join(text.split())
+        text = f"{type(error).__name__}: {first_line(error)} (--debug shows the traceback)"
+    return errors.one_line(text)
 
 
 def failure(error: BaseException) -> dict[str, Any]:
@@ -55,19 +58,88 @@ def failure(error: BaseException) -> dict[str, Any]:
     return {"error": one_line(error), "exit": exit_code(error)}
 
 
-class JsonOutput:
-    """Standard output under `--json`: at most one document per command."""
+class Shown:
+    """What a command writes to standard output and standard error.
+
+    What cannot be written (a reader that went away, a full disk) is dropped, with one warning: it does not end the
+    work. Where the result of the command was among it, and is stored nowhere else, the command fails at its end.
+    """
 
     def __init__(self) -> None:
-        self.written = False
+        self.reset()
 
-    def write(self, data: Any) -> None:
-        """Write the document. Processes other than the first write nothing."""
+    def reset(self) -> None:
+        """Begin a command."""
+        self.document = self.stored = False
+        self._gone: dict[bool, str] = {}
+        self._result = False
+        self._lost = ""
+
+    def write(self, text: str, result: bool = False) -> None:
+        """Write to standard output. result: the text is what the command was called for."""
+        with self.result(result):
+            try:
+                sys.stdout.write(text)
+                sys.stdout.flush()
+            except UnicodeEncodeError:  # a stream that `process.settle_streams` could not set
+                sys.stdout.write(text.encode("ascii", "backslashreplace").decode("ascii"))
+            except (OSError, ValueError) as error:  # ValueError: the stream is closed
+                self.fail(error)
+
+    @contextmanager
+    def result(self, result: bool = True) -> Iterator[None]:
+        """What is written in the block is what the command was called for."""
+        before, self._result = self._result, result
+        try:
+            yield
+            if result and False in self._gone:
+                self._lost = self._gone[False]
+        finally:
+            self._result = before
+
+    def fail(self, error: Exception, stderr: bool = False) -> None:
+        """Note that standard output, or standard error, cannot be written."""
+        if stderr not in self._gone:
+            self._gone[stderr] = getattr(error, "strerror", None) or str(error)
+            to_null(sys.stderr if stderr else sys.stdout)
+            if not stderr:
+                more = f"({self._gone[stderr]}): the work goes on without it"
+                say_error(f"warning: standard output cannot be written {more}")
+
+    def close(self) -> None:
+        """Flush standard output. WorkError if the result was lost with it."""
+        try:
+            sys.stdout.flush()
+        except (OSError, ValueError) as error:
+            self.fail(error)
+        self.check()
+
+    def check(self) -> None:
+        """WorkError if a result was lost that is stored nowhere else."""
+        if self._lost and not self.stored:
+            raise WorkError(f"the result was lost: standard output cannot be written ({self._lost})")
+
+    def json(self, data: Any) -> None:
+        """Write the document of `--json`, at most once per command; processes other than the first write nothing."""
         if main_process():
-            text = json.dumps(data, indent=1, ensure_ascii=False, allow_nan=False, default=str)
-            sys.stdout.write(text + "\n")
-            self.written = True
+            encoding = (getattr(sys.stdout, "encoding", None) or "utf-8").lower().replace("-", "")
+            self.write(json_text(data, 1, ascii_only=not encoding.startswith("utf")) + "\n", result=True)
+            self.document = True
+
+
+def say_error(line: str) -> None:
+    """A line on standard error, if there is one."""
+    with suppress(OSError, ValueError):
+        print(line, file=sys.stderr, flush=True)
+
+
+def to_null(stream: Any) -> None:
+    """Let a stream that cannot be written swallow what follows, also what Python flushes when it exits."""
+    with suppress(OSError, ValueError, AttributeError):
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, stream.fileno())
+        os.close(null)
 
 
 #: The output of the command that runs; `app.run` resets it.
-json_output = JsonOutput()
+shown = Shown()

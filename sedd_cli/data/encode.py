@@ -31,8 +31,11 @@ def encode_stream(
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+        pool.shutdown()
+    except BaseException as error:
+        # a library that encodes a long text does not notice Ctrl-C: it is not waited for
+        pool.shutdown(wait=not isinstance(error, KeyboardInterrupt | GeneratorExit), cancel_futures=True)
+        raise
 
 
 def groups(documents: Iterable[str]) -> Iterator[list[str]]:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sedd_cli.errors import DamageError, RequestError
+from sedd_cli.errors import DamageError, RequestError, shown
 from sedd_cli.system.digests import digest
+from sedd_cli.system.documents import is_plain_name, read_json
 from sedd_cli.system.files import write_whole
+from sedd_cli.system.json_lines import json_text
 
 FILE = "manifest.json"
 FORMAT = 1
@@ -55,7 +56,8 @@ class Manifest:
     source, revision: where the text came from, and its version.
     tokenizer, tokenizer_fingerprint: as `Tokenizer.spec` and `Tokenizer.fingerprint`.
     options: every option that changes the result, as the user gave it.
-    dtype: "uint16" or "uint32". fingerprint: sha256 over everything that determines the tokens.
+    dtype: "uint16" or "uint32". fingerprint: sha256 over everything that determines the tokens. remarks: what names,
+    endings and the tokenizer decided, and what was left out or lost, in sentences.
     """
 
     corpus: str
@@ -69,6 +71,7 @@ class Manifest:
     dtype: str
     splits: dict[str, SplitInfo]
     fingerprint: str = ""
+    remarks: tuple[str, ...] = ()
 
     def sealed(self) -> Manifest:
         """This manifest with its fingerprint filled in."""
@@ -82,8 +85,29 @@ class Manifest:
 
     def write(self, folder: Path) -> None:
         """Write `manifest.json` into `folder`."""
-        text = json.dumps(self.to_dict(), indent=2, ensure_ascii=False)
+        text = json_text(self.to_dict(), indent=2)
         write_whole(folder / FILE, text + "\n")
+
+
+def _check(manifest: Manifest) -> None:
+    """ValueError or TypeError where a field has no value that a manifest of ours could have."""
+    for field in dataclasses.fields(manifest):
+        value = getattr(manifest, field.name)
+        if field.type == "str" and not isinstance(value, str):
+            raise TypeError(f"{field.name} is no text but {shown(value)}")
+    if not isinstance(manifest.options, dict) or not isinstance(manifest.revision, str | None):
+        raise TypeError("options or revision")
+    if manifest.dtype not in ("uint16", "uint32"):
+        raise ValueError(f"dtype {shown(manifest.dtype)}")
+    for split in manifest.splits.values():
+        counts = [split.documents, split.tokens, split.characters, split.bytes, split.unknown]
+        for shard in split.shards:
+            counts += [shard.tokens, shard.documents]
+            for name in (shard.file, shard.index):
+                if not is_plain_name(name):
+                    raise ValueError(f"it names {shown(name)}, no file of its own folder")
+        if not all(type(count) is int and 0 <= count < 2**63 for count in counts):
+            raise ValueError("a number in it is no count")
 
 
 def read_manifest(folder: Path) -> Manifest:
@@ -92,18 +116,20 @@ def read_manifest(folder: Path) -> Manifest:
     if not file.is_file():
         raise RequestError(f"{folder} is no prepared corpus: {FILE} is missing; make one with sedd prepare")
     try:
-        record = json.loads(file.read_text(encoding="utf-8"))
+        record = read_json(file)
         found = record.pop("format")
         if found != FORMAT:
-            raise RequestError(f"{file} has format {found!r}; this version reads format {FORMAT}: prepare it again")
+            raise RequestError(f"{file} has format {shown(found)}; this version reads {FORMAT}: prepare it again")
         splits = {
             name: SplitInfo(**{**split, "shards": tuple(ShardInfo(**shard) for shard in split["shards"])})
             for name, split in record.pop("splits").items()
         }
-        manifest = Manifest(**record, splits=splits)
-    except RequestError:
+        remarks = tuple(map(str, record.pop("remarks", ())))
+        manifest = Manifest(**record, splits=splits, remarks=remarks)
+        _check(manifest)
+    except (RequestError, DamageError):
         raise
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError, OverflowError) as error:
         raise DamageError(f"{file} is damaged: {error}") from error
     if manifest.sealed().fingerprint != manifest.fingerprint:
         raise DamageError(f"{file} was changed: its content does not fit its fingerprint {manifest.fingerprint[:12]}…")

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import errno
 import itertools
-import json
 import os
 import shutil
 import time
-from collections.abc import Generator, Iterator
+from collections import Counter
+from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,11 +23,14 @@ from sedd_cli.data.prepared import PrepareOptions, choices, dataset_folder, find
 from sedd_cli.data.shards import open_dataset
 from sedd_cli.data.tokenizers import Tokenizer, load_tokenizer, needs_training, open_tokenizer, train_tokenizer
 from sedd_cli.data.tokenizers.base import FILE as TOKENIZER_FILE
+from sedd_cli.data.tokenizers.huggingface import HuggingFaceTokenizer
 from sedd_cli.data.writer import SplitWriter
-from sedd_cli.errors import DamageError, RequestError, WorkError
+from sedd_cli.errors import DamageError, RequestError, WorkError, printable
+from sedd_cli.system.documents import read_json
 from sedd_cli.system.events import Event, Note, Progress, Warn
 from sedd_cli.system.files import write_whole
 from sedd_cli.system.home import home
+from sedd_cli.system.json_lines import json_text
 from sedd_cli.system.locks import file_lock
 
 __all__ = ["PrepareOptions", "dataset_folder", "home", "prepare"]
@@ -57,8 +60,13 @@ def prepare(options: PrepareOptions) -> Generator[Event, None, PrepareResult]:
     """
     corpus = find_corpus(options)
     find_detokenizer(options.detokenizer or corpus.detokenizer)
+    if corpus.prepared is not None:
+        return PrepareResult(corpus.prepared, open_dataset(corpus.prepared).manifest, fresh=False)
     if (ready := find_prepared(options)) is not None:
-        return PrepareResult(ready, open_dataset(ready).manifest, fresh=False)
+        manifest = open_dataset(ready).manifest
+        if options.local is None and corpus.local and manifest.source != corpus.origin and "://" not in manifest.source:
+            yield Note(f"{corpus.name} is the copy prepared from {manifest.source}")
+        return PrepareResult(ready, manifest, fresh=False)
     folder = dataset_folder(options)
     partial = folder.with_name(f"{folder.name}.partial")
     source = corpus.open(options)
@@ -76,11 +84,18 @@ def prepare(options: PrepareOptions) -> Generator[Event, None, PrepareResult]:
 
 def _fill(options: PrepareOptions, corpus: Corpus, source: Source, folder: Path) -> Generator[Event, None, Manifest]:
     """Write tokenizer and shards into `folder`; returns the manifest."""
-    yield from (Warn(remark) for remark in source.remarks)
+    remarks: list[str] = []
+    for kind, lines in ((Warn, source.remarks), (Note, source.notes)):
+        for line in lines:
+            remarks.append(line)
+            yield kind(line)
     if _begin(folder, source):
         yield Note(f"resuming {corpus.name} after the last finished shard")
     spec = options.tokenizer or corpus.tokenizer
-    tokenizer = yield from _tokenizer(spec, source, folder)
+    tokenizer = yield from _tokenizer(options, spec, source, folder)
+    for event in _tokenizer_remarks(tokenizer, source, find_detokenizer(options.detokenizer or corpus.detokenizer)):
+        remarks.append(event.text)
+        yield event
     dtype = "uint16" if tokenizer.vocab_size <= 1 << 16 else "uint32"
     detokenizer = options.detokenizer or corpus.detokenizer
     splits: dict[str, SplitInfo] = {}
@@ -88,6 +103,9 @@ def _fill(options: PrepareOptions, corpus: Corpus, source: Source, folder: Path)
         writer = SplitWriter(folder, split, dtype)
         splits[split] = yield from _encode(source, split, tokenizer, detokenizer, writer, options.workers)
     yield from _empty_splits(corpus, splits)
+    for line in (*source.tally.remarks(), *_unknown(splits)):
+        remarks.append(line)
+        yield Warn(line)
     return Manifest(
         corpus=corpus.name,
         source=source.location,
@@ -99,23 +117,65 @@ def _fill(options: PrepareOptions, corpus: Corpus, source: Source, folder: Path)
         software=f"sedd {__version__}",
         dtype=dtype,
         splits={split: info for split, info in splits.items() if info.documents},
+        remarks=tuple(map(printable, remarks)),
     ).sealed()
+
+
+def _unknown(splits: dict[str, SplitInfo]) -> Iterator[str]:
+    """What the vocabulary lacks, by split."""
+    for split, info in splits.items():
+        if info.unknown:
+            yield f"{info.unknown:,} tokens of {split} are unknown: they stand for text that the vocabulary lacks"
+
+
+#: Documents, and characters of each, that are encoded and decoded to see what the tokenizer loses.
+TRIED, TRIED_CHARACTERS = 64, 4096
+
+
+def _tokenizer_remarks(tokenizer: Tokenizer, source: Source, clean: Callable[[str], str]) -> Iterator[Note]:
+    """Which token separates documents, and the share of the text that does not come back from the tokens."""
+    if not isinstance(tokenizer, HuggingFaceTokenizer):
+        return
+    if tokenizer.eos is None:
+        yield Warn(
+            f"the tokenizer {tokenizer.spec} names no end-of-text token: documents follow each other without a "
+            "separator; name one with --eos"
+        )
+    else:
+        yield Note(f"documents are separated by the token {tokenizer.token(tokenizer.eos)!r}")
+    documents = itertools.islice(next(iter(source.splits.values()))(), TRIED)
+    lost, size = 0, 0
+    for text in (clean(document)[:TRIED_CHARACTERS] for document in documents):
+        lost += sum((Counter(text) - Counter(tokenizer.decode(tokenizer.encode(text)))).values())
+        size += len(text)
+    if lost:
+        yield Warn(
+            f"the tokenizer {tokenizer.spec} does not give back {lost / size:.1%} of the characters "
+            f"of {source.location} (tried on its first documents): bits per character are too low by what is lost"
+        )
 
 
 def _begin(folder: Path, source: Source) -> bool:
     """Make `folder` ready for shards of this source. Returns whether it already holds some."""
     origin = {"location": source.location, "revision": source.revision, "software": __version__}
     file = folder / ORIGIN
-    if file.is_file() and json.loads(file.read_text(encoding="utf-8")) == origin:
+    if file.is_file() and _read_origin(file) == origin:
         return any(folder.glob("*.finished.json"))
     # shards of another source or version must not be mixed with new ones
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    write_whole(file, json.dumps(origin))
+    write_whole(file, json_text(origin))
     return False
 
 
-def _tokenizer(spec: str, source: Source, folder: Path) -> Generator[Event, None, Tokenizer]:
+def _read_origin(file: Path) -> Any:
+    try:
+        return read_json(file)
+    except DamageError:
+        return None
+
+
+def _tokenizer(options: PrepareOptions, spec: str, source: Source, folder: Path) -> Generator[Event, None, Tokenizer]:
     """The tokenizer, trained if necessary, and stored in `folder`."""
     if (folder / TOKENIZER_FILE).is_file():
         return open_tokenizer(folder)
@@ -127,8 +187,10 @@ def _tokenizer(spec: str, source: Source, folder: Path) -> Generator[Event, None
             )
         yield Note(f"training the tokenizer {spec}")
         tokenizer = train_tokenizer(spec, source.splits["train"]())
+        if options.eos is not None:
+            raise RequestError(f"--eos has no effect on {spec}, which has its own separator")
     else:
-        tokenizer = load_tokenizer(spec)
+        tokenizer = load_tokenizer(spec, options.eos)
     tokenizer.save(folder)
     return tokenizer
 

@@ -13,7 +13,7 @@ from sedd_cli.data.corpora import CORPORA, Request, find_corpus
 from sedd_cli.data.detokenizers import EDITIONS
 from sedd_cli.data.manifest import FILE, Manifest, read_manifest
 from sedd_cli.data.shards import Dataset, listed_files, open_dataset, verify_file
-from sedd_cli.data.tokenizers import load_tokenizer
+from sedd_cli.data.tokenizers import is_local, load_tokenizer
 from sedd_cli.errors import DamageError, RequestError
 from sedd_cli.system.digests import digest
 from sedd_cli.system.events import Event, Progress
@@ -24,12 +24,14 @@ from sedd_cli.system.home import home
 class PrepareOptions(Request):
     """What to prepare: the text (see Request), and how.
 
-    tokenizer, detokenizer: names, or None for the corpus's defaults. workers: threads that encode (None: one per
+    tokenizer, detokenizer: names, or None for the corpus's defaults. eos: the token that separates documents, for a
+    tokenizer of the hub or of a file that does not name one. workers: threads that encode (None: one per
     processor); they never change the result.
     """
 
     tokenizer: str | None = None
     detokenizer: str | None = None
+    eos: str | None = None
     workers: int | None = None
 
     def __post_init__(self) -> None:
@@ -40,9 +42,9 @@ class PrepareOptions(Request):
 def tokenizer_of(options: PrepareOptions) -> str:
     """The tokenizer's name in the manifest; a local tokenizer is identified by its content, not by its path."""
     spec = options.tokenizer or find_corpus(options).tokenizer
-    if not Path(spec).exists():
+    if not is_local(spec):
         return spec
-    tokenizer = load_tokenizer(spec)
+    tokenizer = load_tokenizer(spec, options.eos)
     if tokenizer.named:
         return tokenizer.spec
     return f"{Path(tokenizer.spec).name}@{tokenizer.fingerprint[:12]}"
@@ -53,6 +55,9 @@ def choices(options: PrepareOptions) -> dict[str, Any]:
     corpus = find_corpus(options)
     kept = {key: value for key, value in dataclasses.asdict(options).items() if key not in ("workers", "local")}
     kept["corpus"] = corpus.name
+    for later in ("format", "eos"):  # options of newer versions, so that the folders of older ones are found
+        if kept[later] == getattr(PrepareOptions, later):
+            del kept[later]
     kept["tokenizer"] = tokenizer_of(options)
     kept["detokenizer"] = options.detokenizer or corpus.detokenizer
     if edition := EDITIONS.get(kept["detokenizer"]):
@@ -68,6 +73,8 @@ def data_folder() -> Path:
 def dataset_folder(options: PrepareOptions) -> Path:
     """Where the dataset of these options is or will be: a readable name with a hash of every option."""
     corpus = find_corpus(options)
+    if corpus.prepared is not None:
+        return corpus.prepared
     chosen = choices(options)
     name = re.sub(r"[^A-Za-z0-9._]+", "-", f"{corpus.name}-{chosen['tokenizer'].replace(':', '')}").strip("-")
     exact = data_folder() / f"{name}-{digest([corpus.identity(options), chosen])[:8]}"

@@ -13,6 +13,7 @@ import numpy as np
 
 from sedd_cli.data.manifest import ShardInfo, SplitInfo
 from sedd_cli.data.shards import INDEX_DTYPE
+from sedd_cli.system.documents import read_json
 from sedd_cli.system.files import sync, write_whole
 
 SHARD_TOKENS = 1 << 26
@@ -47,7 +48,7 @@ class SplitWriter:
     def __post_init__(self) -> None:
         self._state = self.folder / f"{self.name}.{STATE}"
         if self._state.is_file():
-            self.done = json.loads(self._state.read_text(encoding="utf-8"))
+            self.done = read_json(self._state)
         self._itemtype = np.dtype(self.dtype).newbyteorder("<")
         self._open_shard()
 

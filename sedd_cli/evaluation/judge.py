@@ -11,9 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from sedd_cli.data.formats import ReadOptions
-from sedd_cli.data.formats.plain import read_text
-from sedd_cli.data.formats.records import read_samples
+from sedd_cli.data.formats import read_samples
 from sedd_cli.data.tokenizers import Tokenizer
 from sedd_cli.errors import RequestError
 from sedd_cli.evaluation.diversity import distinct, self_bleu, unigram_entropy
@@ -42,17 +40,15 @@ class Samples:
         return cls(texts, tokens, tokenizer, tuple(s.nfe for s in sampled), _one_of(s.draws for s in sampled))
 
     @classmethod
-    def read(cls, path: Path, tokenizer: Tokenizer | None = None) -> Samples:
-        """Read a .jsonl file as `sedd sample --out` writes it (text, tokens, or both), or a file with a text a line.
+    def read(cls, path: Path, tokenizer: Tokenizer | None = None, asked: str = "auto") -> Samples:
+        """Read records as `sedd sample --out` writes them (text, tokens, or both), or a text a line.
 
-        tokenizer: of the file's token ids. RequestError names the line that cannot be read.
+        tokenizer: of the file's token ids. asked: the format, by default that of the ending.
+        RequestError names the line that cannot be read.
         """
         records: list[dict[str, Any]]
         try:
-            if path.suffix == ".jsonl":
-                records = [record for _, record in read_samples(path)]
-            else:
-                records = [{"text": text} for text in read_text(path, ReadOptions(documents="line"))]
+            records = [record for _, record in read_samples(path, asked)]
         except OSError as error:
             raise RequestError(f"cannot read {path}: {error.strerror}") from None
         if not records:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Generator, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -10,15 +9,17 @@ from typing import Any
 
 from sedd_cli.checkpoints.loaded_model import LoadedModel
 from sedd_cli.core.samplers import SAMPLERS, Stepper
-from sedd_cli.errors import RequestError, WorkError
+from sedd_cli.errors import DamageError, RequestError, WorkError
 from sedd_cli.evaluation.judge import JudgeResult, Samples, judge
 from sedd_cli.evaluation.scorers.scorer import Scorer
 from sedd_cli.inference.generate import GenerateOptions, generate
 from sedd_cli.inference.resumable import resumable_samples
 from sedd_cli.inference.sampling import Sampling
 from sedd_cli.recipe.build import nearest, plain
+from sedd_cli.system.documents import read_json
 from sedd_cli.system.events import Event, Note, Sampled
 from sedd_cli.system.files import write_whole
+from sedd_cli.system.json_lines import json_text
 from sedd_cli.system.locks import file_lock
 from sedd_cli.system.plotting import empty_figure, save, steps_axes
 from sedd_cli.system.software import software
@@ -150,7 +151,7 @@ def sweep(model: LoadedModel, scorer: Scorer, options: SweepOptions) -> Generato
         software=software("torch"),
     )
     try:
-        (options.folder / "samples").mkdir(parents=True, exist_ok=True)
+        options.folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise RequestError(f"cannot write to {options.folder}: {error.strerror}") from None
     with file_lock(options.folder / ".lock", f"another process is at work in {options.folder}"):
@@ -175,8 +176,8 @@ def sweep(model: LoadedModel, scorer: Scorer, options: SweepOptions) -> Generato
 def holds_sweep(folder: Path) -> bool:
     """Whether this is the folder of a sweep, by its settings."""
     try:
-        found = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        found = read_json(folder / SETTINGS)
+    except (OSError, DamageError):
         return False
     return isinstance(found, dict) and {"model", "model_fingerprint", "seed"} <= found.keys()
 
@@ -185,7 +186,7 @@ def _claim(options: SweepOptions, settings: dict[str, Any]) -> None:
     """Write the settings into the folder; RequestError if it holds samples of other settings, or other files."""
     file = options.folder / SETTINGS
     if file.is_file():
-        there = json.loads(file.read_text(encoding="utf-8"))
+        there = read_json(file)
         changed = [key for key in settings if there.get(key) != settings[key] and key not in ("model", "software")]
         if changed and options.resume:
             raise RequestError(
@@ -195,11 +196,15 @@ def _claim(options: SweepOptions, settings: dict[str, Any]) -> None:
         if not options.resume:
             for record in _records(options.folder):  # the samples of the earlier sweep, and nothing else
                 (options.folder / "samples" / record).unlink(missing_ok=True)
-    elif any((options.folder / "samples").iterdir()):
+    elif (samples := options.folder / "samples").is_dir() and any(samples.iterdir()):
         raise RequestError(
             f"{options.folder / 'samples'} holds files of something else: choose another folder with --out"
         )
-    _write(file, settings)
+    _write(file, settings)  # before anything else: it tells whose folder this is
+    try:
+        (options.folder / "samples").mkdir(exist_ok=True)
+    except OSError as error:
+        raise RequestError(f"cannot write to {options.folder}: {error.strerror}") from None
 
 
 def _records(folder: Path) -> list[str]:
@@ -211,9 +216,9 @@ def _records(folder: Path) -> list[str]:
 def _stored_points(options: SweepOptions, scorer: Scorer) -> list[SweepPoint]:
     """The points of as many samples that this judge has already judged."""
     try:
-        stored = json.loads((options.folder / RESULT).read_text(encoding="utf-8"))["points"]
+        stored = read_json(options.folder / RESULT)["points"]
         points = [SweepPoint.from_dict(point) for point in stored]
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, DamageError, ValueError, KeyError, TypeError, AttributeError):
         return []
     return [
         point
@@ -240,7 +245,7 @@ def _samples(
 
 def _write(path: Path, data: dict[str, Any]) -> None:
     try:
-        write_whole(path, json.dumps(data, indent=1) + "\n")
+        write_whole(path, json_text(data, 1) + "\n")
     except OSError as error:
         raise WorkError(f"cannot write {path}: {error.strerror}") from None
 

@@ -202,11 +202,13 @@ def candidate_bound(model: LoadedModel, tokens: list[int]) -> tuple[float, float
 @torch.no_grad()
 def _draw_candidate(model: LoadedModel, tokens: list[int], size: int) -> Tensor:
     """BOUND_DRAWS draws of the bound, float64, replicate by replicate, `size` of them in a batch."""
-    index, estimator = torch.arange(BOUND_DRAWS), MonteCarloOptions().estimator_for(model.graph)
+    # a model in discrete time has a bound of its own; that in continuous time need not be finite
+    protocol = "rigorous" if model.objective.steps is None else "discrete"
+    index, estimator = torch.arange(BOUND_DRAWS), MonteCarloOptions().estimator_for(model.graph, protocol)
     strata = BOUND_DRAWS // LEAST_REPLICATES
     v = (index % strata + Stream(0, TIME, index).uniform(0)) / strata
     found = []
     for at, part in zip(index.split(size), v.split(size), strict=True):
         x0 = torch.tensor(tokens, device=model.device).expand(len(at), -1)
-        found.append(draw_bounds(model.score, ("rigorous",), estimator, x0, part, Stream(0, BOUND, at), 0)[:, 0].cpu())
+        found.append(draw_bounds(model.score, (protocol,), estimator, x0, part, Stream(0, BOUND, at), 0)[:, 0].cpu())
     return torch.cat(found).double()

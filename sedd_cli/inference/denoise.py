@@ -115,6 +115,8 @@ class BatchDenoiser:
             return dataclasses.replace(now, task=self.noun)
         self.by_steps = False
         metrics = {"step": f"{now.done:,} of {now.total:,}", **now.metrics}
+        if not self.total:  # unknown
+            return Progress(self.noun, self.done, None, self.noun, metrics)
         return Progress(self.noun, min(self.done, self.total - 1), self.total, self.noun, metrics)
 
     def _denoise_batch(self, batch: list[SequenceRequest], places: list[int]) -> Iterator[Event]:

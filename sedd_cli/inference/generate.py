@@ -112,7 +112,7 @@ def generate(
             event = _sampled(event, prompts[event.request.group], resolved)
             found.append(event)
         yield event
-    return SamplingResult(model, in_order(options, found))
+    return SamplingResult(model, in_order(found))
 
 
 def _request(model: LoadedModel, prompt: str | None, length: int, seed: int, group: int) -> LayoutRequest:
@@ -199,6 +199,7 @@ def _sampled(one: DenoisedLayout, prompt: str | None, resolved: ResolvedSampler)
         given=one.filled.given if one.filled else [],
         seed=one.request.seed,
         prompt=prompt,
+        prompt_number=None if prompt is None else one.request.group,
         **resolved.facts,
     )
 
@@ -208,12 +209,9 @@ def generate_all(model: LoadedModel, options: GenerateOptions) -> list[Sampled]:
     return list(result_of(generate(model, options)).samples)
 
 
-def in_order(options: GenerateOptions, samples: Iterable[Sampled]) -> list[Sampled]:
+def in_order(samples: Iterable[Sampled]) -> list[Sampled]:
     """Samples, which come as they finish, prompt by prompt in the order of their numbers."""
-    rank: dict[str | None, int] = {}
-    for prompt in options.prompts or (None,):
-        rank.setdefault(prompt, len(rank))
-    return sorted(samples, key=lambda one: (rank[one.prompt], one.index))
+    return sorted(samples, key=lambda one: (one.prompt_number or 0, one.index))
 
 
 def as_json(sample: Sampled) -> dict[str, Any]:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import product
+from itertools import islice, product
 from typing import Any
 
 from sedd_cli.checkpoints.loaded_model import LoadedModel
@@ -22,6 +22,8 @@ from sedd_cli.system.events import Event, Filled, Warn, result_of
 
 #: Candidates of a filling where a gap has a range of lengths and no number is given.
 CANDIDATES = 8
+#: Plans of a stream that are made before the first of them is filled, and filled together.
+WINDOW = 1024
 
 
 @dataclass(frozen=True)
@@ -135,24 +137,36 @@ def infill(
 
 
 def fill_plans(
-    model: LoadedModel, plans: Sequence[Plan], every: bool, watch: bool
+    model: LoadedModel, plans: Iterable[Plan], every: bool, watch: bool, keep: bool = True
 ) -> Generator[Event, None, list[Filled]]:
-    """`infill` of planned jobs, those of one sampler after those of another; returns the fillings as they finished."""
-    for text in dict.fromkeys(text for plan in plans for text in plan.warnings):
-        yield Warn(text)
-    by_sampler: dict[str, list[Plan]] = {}
-    for plan in plans:
-        by_sampler.setdefault(repr(plan.resolved.sampler), []).append(plan)
+    """`infill` of planned jobs, those of one sampler after those of another.
+
+    Of a list the number of fillings is known; other plans are made as they are filled, WINDOW of them at a time.
+
+    Returns:
+        The fillings as they were finished; none of them unless `keep`.
+    """
+    known, rest = isinstance(plans, list), iter(plans)
+    said: set[str] = set()
     found: list[Filled] = []
-    for alike in by_sampler.values():
-        found += yield from _fill_alike(model, alike[0].resolved, alike, every, watch)
+    while window := list(rest if known else islice(rest, WINDOW)):
+        for text in dict.fromkeys(text for plan in window for text in plan.warnings if text not in said):
+            said.add(text)
+            yield Warn(text)
+        by_sampler: dict[str, list[Plan]] = {}
+        for plan in window:
+            by_sampler.setdefault(repr(plan.resolved.sampler), []).append(plan)
+        for alike in by_sampler.values():
+            total = sum(plan.job.n * len(plan.layouts) for plan in alike) if known else 0
+            found += yield from _fill_alike(model, alike[0].resolved, alike, total, every, watch, keep)
     return found
 
 
 def _fill_alike(
-    model: LoadedModel, resolved: ResolvedSampler, plans: Sequence[Plan], every: bool, watch: bool
-) -> Generator[Event, None, list[Filled]]:
-    """`fill_plans` for plans of one sampler."""
+    model: LoadedModel, resolved: ResolvedSampler, plans: Sequence[Plan], total: int, every: bool, watch: bool,
+    keep: bool,
+) -> Generator[Event, None, list[Filled]]:  # fmt: skip
+    """`fill_plans` for plans of one sampler. total: number of candidates, 0 where it is not known."""
     found: list[Filled] = []
     incomplete: dict[int, tuple[Plan, list[DenoisedLayout]]] = {}
 
@@ -162,7 +176,6 @@ def _fill_alike(
             incomplete[group] = plan, []
             yield plan.requests(number, group)
 
-    total = sum(plan.job.n * len(plan.layouts) for plan in plans)
     for event in denoise_layouts(model, resolved, groups(), total, "fillings", watch):
         if not isinstance(event, DenoisedLayout):
             yield event
@@ -172,7 +185,7 @@ def _fill_alike(
         if len(candidates) == len(plan.layouts):
             del incomplete[event.request.group]
             ranked = _ranked(model, resolved, plan.job, candidates, every)
-            found += ranked
+            found += ranked if keep else []
             yield from ranked
     return found
 

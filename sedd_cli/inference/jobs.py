@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import tempfile
+import io
+import itertools
 from collections import Counter
-from collections.abc import Generator, Iterable
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from collections.abc import Generator, Iterable, Iterator
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TextIO
@@ -15,15 +16,15 @@ from sedd_cli.checkpoints.loaded_model import LoadedModel
 from sedd_cli.data.formats.records import parse_record
 from sedd_cli.errors import RequestError, WorkError
 from sedd_cli.inference.generate import as_json
-from sedd_cli.inference.infill import Job, Plan, fill_plans, plan_job
+from sedd_cli.inference.infill import WINDOW, Job, Plan, fill_plans, plan_job
 from sedd_cli.inference.sampling import Sampling
 from sedd_cli.inference.template import between, parse_template
 from sedd_cli.recipe.build import build
 from sedd_cli.system.digests import digest
-from sedd_cli.system.events import Event, Note, Result, Sampled, Warn, observe
-from sedd_cli.system.files import open_output, write_whole
-from sedd_cli.system.json_lines import json_lines, read_json_lines
-from sedd_cli.system.locks import file_lock
+from sedd_cli.system.events import Event, Note, Result, Sampled, Warn, expand_events, observe
+from sedd_cli.system.files import open_output, whole_file
+from sedd_cli.system.json_lines import finite, json_lines, json_text, read_json_line
+from sedd_cli.system.locks import beside, file_lock
 
 #: How every result begins (see `as_json`).
 BEGINNING = '{"index": '
@@ -90,19 +91,29 @@ class JobsResult:
 def read_jobs(
     lines: Iterable[bytes], source: str, length: int, n: int = 1, seed: int = 0, candidates: int | None = None
 ) -> list[JobLine]:
+    """`job_lines` as a list."""
+    return list(job_lines(lines, source, length, n, seed, candidates))
+
+
+def job_lines(
+    lines: Iterable[bytes], source: str, length: int, n: int = 1, seed: int = 0, candidates: int | None = None
+) -> Iterator[JobLine]:
     """One job per line; n, seed and candidates are defaults. A line that cannot be read carries the reason.
 
     length: the default length of prefix, suffix and the gap between them together. RequestError where there is no line.
     """
-    found: list[JobLine] = []
+    found = False
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
+        found = True
         try:
             record = parse_record(source, number, line)
             if not isinstance(record, dict):
                 raise RequestError(f"it is no JSON object but a {type(record).__name__}")
             name = record.pop("id", None)
+            if len(json_text(name)) > LONGEST_ID:
+                raise RequestError(f"its id has more than {LONGEST_ID:,} characters (the limit LONGEST_ID)")
             fields = build(JobRecord, record, "")
             if (fields.template is None) == (fields.prefix + fields.suffix == ""):
                 raise RequestError("it takes either a template, or prefix, suffix or both")
@@ -114,76 +125,181 @@ def read_jobs(
                 default_length if fields.length is None else fields.length,
                 candidates if fields.candidates is None else fields.candidates,
             )
-            found.append(JobLine(number, job, name))
-        except RequestError as error:
-            found.append(JobLine(number, refusal=str(error).removeprefix(f"line {number:,} of {source} ")))
+            yield JobLine(number, job, name)
+        except (RequestError, RecursionError) as error:
+            reason = "its id is nested too deeply" if isinstance(error, RecursionError) else str(error)
+            yield JobLine(number, refusal=reason.removeprefix(f"line {number:,} of {source} "))
     if not found:
         raise RequestError(f"{source} holds no jobs")
-    return found
 
 
 def fill_jobs(
     model: LoadedModel,
-    lines: list[JobLine],
+    lines: Iterable[JobLine],
     sampling: Sampling,
     every: bool,
     out: Path | None,
     resume: bool,
     watch: bool,
+    keep: bool = True,
 ) -> Generator[Event, None, JobsResult]:  # fmt: skip
     """Fill every line that has a job; results are yielded as they finish, and appended to `out` as JSON lines.
 
-    With `resume`, results of the same jobs in `out` are not drawn again. A result depends on its own line and the
-    sampling alone, not on other lines or their order. Each refused line gives a Warn with the reason.
+    Lines are read and planned as they are filled, so that the first results come at once and memory does not grow with
+    their number. With `resume`, results of the same jobs in `out` are not drawn again. A result depends on its own line
+    and the sampling alone, not on other lines or their order. Each refused line gives a Warn with the reason. keep:
+    return the records that `out` held before, too.
     """
     sampling.resolve(model)  # an error that concerns all lines comes before any work
     with writing(out):
-        kept = _stored_records(out, every) if out is not None and resume else []
-        there = {_filling(record) for record in kept}
-        planned: list[tuple[JobLine, Plan]] = []
-        plans: list[Plan] = []
-        wanted: set[tuple[str, int]] = set()
-        reasons = {line.number: line.refusal for line in lines if line.job is None}
-        for line in lines:
-            try:
-                if line.job:
-                    planned.append((line, plan_job(model, line.job, sampling)))
-            except RequestError as error:
-                reasons[line.number] = str(error)
-        for line, plan, key in _keyed(model, planned, every):
-            job = plan.job
-            facts = {"id": line.id, "line": line.number, "key": key}
-            wanted.update((key, k) for k in range(job.n))
-            jobs = [dataclasses.replace(job, n=1, first=k, facts=facts) for k in range(job.n) if (key, k) not in there]
-            plans += [dataclasses.replace(plan, job=one) for one in jobs]
-        refused = [RefusedLine(number, reason) for number, reason in sorted(reasons.items())]
-        for one in refused:
-            yield Warn(f"line {one.line}: {one.reason}")
-        before = [record for record in kept if _filling(record) in wanted]
-        if before:
-            yield Note(f"{len(wanted) - len(plans)} of {len(wanted)} fillings are stored already")
-        filling = fill_plans(model, plans, every, watch)
+        there = _Stored(out, every) if out is not None and resume else None
+        plans = _Plans(model, sampling, lines, every, there, keep)
+        # small files are planned at once: their bars know the end, and all lines are checked before any is filled
+        ahead = list(itertools.islice(plans, WINDOW))
+        yield from plans.news()
+        whole = len(ahead) < WINDOW
+        if plans.before:
+            yield Note(f"{plans.before} of {plans.wanted} fillings are stored already" + ("" if whole else " so far"))
+        if there is not None:
+            there.tidy()
+        filling = fill_plans(model, ahead if whole else itertools.chain(ahead, plans), every, watch, keep)
         if out is not None:
-            if out.is_file():  # without a torn last line
-                write_whole(out, json_lines(kept))
-            filling = stored(filling, out, "a")
-        samples = before + [as_json(one) for one in (yield from filling)]
+            filling = stored(filling, out, "a" if resume else "w")
+        found = yield from expand_events(filling, lambda event: (*plans.news(), event))
+    refused = [RefusedLine(number, reason) for number, reason in sorted(plans.refused)]
+    samples = (there.kept if there else []) + [as_json(one) for one in found]
     samples.sort(key=lambda one: (one["job"]["line"], one["index"], one["candidate"]))
-    return JobsResult(model, len(lines), len(wanted), len(wanted) - len(plans), refused, samples)
+    return JobsResult(model, plans.lines, plans.wanted, plans.before, refused, samples)
 
 
-def _keyed(model: LoadedModel, planned: list[tuple[JobLine, Plan]], every: bool) -> list[tuple[JobLine, Plan, str]]:
+#: Most characters of an `id`, as JSON.
+LONGEST_ID = 10_000
+
+
+class _Plans:
+    """The plans of the fillings that are wanted and not stored yet, one a filling, made as they are asked for."""
+
+    def __init__(
+        self, model: LoadedModel, sampling: Sampling, lines: Iterable[JobLine], every: bool,
+        there: _Stored | None, keep: bool,
+    ):  # fmt: skip
+        self.lines = self.wanted = self.before = 0
+        self.refused: list[tuple[int, str]] = []
+        self._told = 0
+        self._each = self._missing(_keyed(model, self._planned(model, sampling, lines), every), there, keep)
+
+    def __iter__(self) -> Iterator[Plan]:
+        return self._each
+
+    def news(self) -> list[Warn]:
+        """Warnings of the lines that were refused since the last call."""
+        told, self._told = self._told, len(self.refused)
+        return [Warn(f"line {number}: {reason}") for number, reason in self.refused[told:]]
+
+    def _planned(
+        self, model: LoadedModel, sampling: Sampling, lines: Iterable[JobLine]
+    ) -> Iterator[tuple[JobLine, Plan]]:
+        for line in lines:
+            self.lines += 1
+            if line.job is None:
+                self.refused.append((line.number, line.refusal))
+                continue
+            try:
+                plan = plan_job(model, line.job, sampling)
+            except RequestError as error:
+                self.refused.append((line.number, str(error)))
+                continue
+            yield line, plan
+
+    def _missing(self, keyed: Iterator[tuple[JobLine, Plan, str]], there: _Stored | None, keep: bool) -> Iterator[Plan]:
+        for line, plan, key in keyed:
+            facts = {"id": line.id, "line": line.number, "key": key}
+            for k in range(plan.job.n):
+                self.wanted += 1
+                if there is not None and there.take(key, k, keep):
+                    self.before += 1
+                else:
+                    yield dataclasses.replace(plan, job=dataclasses.replace(plan.job, n=1, first=k, facts=facts))
+
+
+def _keyed(
+    model: LoadedModel, planned: Iterable[tuple[JobLine, Plan]], every: bool
+) -> Iterator[tuple[JobLine, Plan, str]]:
     """Each planned line with a key of all that determines its results; equal jobs are numbered."""
     fixed = [model.precision, model.fingerprint, model.tokenizer.fingerprint if model.tokenizer else None]
-    seen: Counter[str] = Counter()
-    found = []
+    seen: Counter[bytes] = Counter()
     for line, plan in planned:
         job, resolved = plan.job, plan.resolved
         how = [resolved.facts, dataclasses.asdict(resolved.sampler), *fixed]
-        key = digest([how, [str(job.template), job.seed, job.length, job.candidates, every, line.id]])[:16]
-        seen[key] += 1
-        found.append((line, plan, key if seen[key] == 1 else f"{key}-{seen[key]}"))
-    return found
+        key = digest([how, [str(job.template), job.seed, job.length, job.candidates, every, finite(line.id)]])[:16]
+        number = bytes.fromhex(key)
+        seen[number] += 1
+        yield line, plan, key if seen[number] == 1 else f"{key}-{seen[number]}"
+
+
+class _Stored:
+    """The results in a file of an earlier call: where each is, not what it holds.
+
+    RequestError if the file holds anything else. every: without incomplete sets of candidates.
+    """
+
+    def __init__(self, out: Path, every: bool):
+        self.out = out
+        self.kept: list[dict[str, Any]] = []
+        self._at: dict[tuple[str, int], list[int]] = {}
+        self._end = self._size = 0
+        self._drop: set[tuple[str, int]] = set()
+        expected: dict[tuple[str, int], int] = {}
+        if not out.is_file():
+            return
+        with out.open("rb") as file:
+            for number, raw in enumerate(file, 1):
+                line = read_json_line(raw)
+                if not line.ended and line.cut_short(BEGINNING):
+                    break
+                try:
+                    record = line.record or {}
+                    filling, candidates = _filling(record), record["candidates"]
+                except (KeyError, TypeError):
+                    raise RequestError(
+                        f"{out} holds something else (line {number} is no result of --input): "
+                        "name another file with --out"
+                    ) from None
+                self._at.setdefault(filling, []).append(self._end)
+                self._end += len(raw)
+                if every:
+                    expected[filling] = candidates
+        self._size = out.stat().st_size
+        self._drop = {filling for filling, count in expected.items() if len(self._at[filling]) != count}
+
+    def take(self, key: str, number: int, keep: bool) -> bool:
+        """Whether a filling is stored; keep: read its records."""
+        places = self._at.get((key, number))
+        if places is None or (key, number) in self._drop:
+            return False
+        if keep:
+            with self.out.open("rb") as file:
+                for at in places:
+                    file.seek(at)
+                    self.kept.append(read_json_line(file.readline()).record or {})
+        return True
+
+    def tidy(self) -> None:
+        """Write the file anew without a torn last line and incomplete sets of candidates, if there are any."""
+        torn = self._end < self._size
+        with self.out.open("rb") if self.out.is_file() else io.BytesIO() as file:
+            file.seek(max(self._end - 1, 0))
+            unended = bool(self._end) and file.read(1) != b"\n"
+        if not (torn or self._drop or unended):
+            return
+        with whole_file(self.out) as fresh, fresh.open("wb") as new, self.out.open("rb") as old:
+            at = 0
+            for raw in old:
+                if at >= self._end:
+                    break
+                at += len(raw)
+                if not self._drop or _filling(read_json_line(raw).record or {}) not in self._drop:
+                    new.write(raw.rstrip(b"\n") + b"\n")
 
 
 def _filling(record: dict[str, Any]) -> tuple[str, int]:
@@ -191,32 +307,11 @@ def _filling(record: dict[str, Any]) -> tuple[str, int]:
     return record["job"]["key"], record["index"]
 
 
-def _stored_records(out: Path, every: bool) -> list[dict[str, Any]]:
-    """The results in a file; RequestError if it holds anything else. every: without incomplete sets of candidates."""
-    records = []
-    for number, line in enumerate(read_json_lines(out), 1):
-        if not line.ended and line.cut_short(BEGINNING):
-            break
-        try:
-            record = line.record or {}
-            _ = record["job"]["key"], record["index"], record["candidates"]
-        except (KeyError, TypeError):
-            raise RequestError(
-                f"{out} holds something else (line {number} is no result of --input): name another file with --out"
-            ) from None
-        records.append(record)
-    if every:
-        count = Counter(map(_filling, records))
-        return [record for record in records if count[_filling(record)] == record["candidates"]]
-    return records
-
-
 def writing(out: Path | None) -> AbstractContextManager[None]:
     """Lock an output file; RequestError where another process on this machine writes it."""
     if out is None or (out.exists() and not out.is_file()):
         return nullcontext()
-    lock = Path(tempfile.gettempdir()) / f"sedd-{digest(str(out.resolve()))[:16]}.lock"
-    return file_lock(lock, f"another process writes {out}")
+    return file_lock(beside(out.resolve()), f"another process writes {out}", remove=True)
 
 
 def stored(
@@ -231,11 +326,15 @@ def stored(
             return
         try:
             if file is None:  # only now: a request that is refused must not empty the file
-                file = files.enter_context(open_output(out, mode))
+                file = open_output(out, mode)
             file.write(json_lines([as_json(event)]))
             file.flush()
         except OSError as error:
             raise WorkError(f"cannot write {out}: {error.strerror}; what is finished is in it") from None
 
-    with ExitStack() as files:
+    try:
         return (yield from observe(job, write))
+    finally:
+        if file is not None:
+            with suppress(OSError):  # what could not be written is reported above
+                file.close()

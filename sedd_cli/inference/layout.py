@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from sedd_cli.data.tokenizers import Tokenizer
-from sedd_cli.errors import RequestError
+from sedd_cli.errors import RequestError, listed, shown
 from sedd_cli.inference.template import Gap, Template
 
 
@@ -129,8 +129,8 @@ def prompt_tokens(tokenizer: Tokenizer | None, text: str) -> list[int]:
         raise RequestError("the model names no tokenizer: name one with --tokenizer")
     ids = list(map(int, tokenizer.encode(text)))
     if tokenizer.unknown is not None and tokenizer.unknown in ids:
-        strange = sorted({c for c in text if tokenizer.unknown in tokenizer.encode(c)})
-        raise RequestError(f"the tokenizer {tokenizer.spec} cannot represent {', '.join(map(repr, strange))}")
+        strange = sorted(set(tokenizer.unknown_parts(text)))
+        raise RequestError(f"the tokenizer {tokenizer.spec} cannot represent {listed(map(shown, strange))}")
     return ids
 
 
@@ -139,4 +139,4 @@ def round_trip_warning(tokenizer: Tokenizer | None, text: str) -> str | None:
     if tokenizer is None:
         return None
     read = tokenizer.decode(tokenizer.encode(text))
-    return None if read == text else f"the tokenizer changes {text!r} to {read!r}: the model sees the latter"
+    return None if read == text else f"the tokenizer changes {shown(text)} to {shown(read)}: the model sees the latter"

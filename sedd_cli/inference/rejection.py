@@ -75,10 +75,10 @@ def denoise_layouts(
     noun: str,
     watch: bool = False,
 ) -> Iterator[Event]:
-    """Yield a DenoisedLayout for each of `total` requests as soon as it is accepted; a group stays in one portion."""
+    """Yield a DenoisedLayout for each of `total` requests (0: unknown) once accepted; a group stays in one portion."""
     denoiser = BatchDenoiser(model, resolved, total, noun, watch)
     for portion in _portions(groups, tokens_at_once(model.device)):
-        denoiser.by_steps = len(portion) == total
+        denoiser.by_steps = total > 0 and len(portion) == total
         yield from _denoise_portion(denoiser, portion)
     yield from denoiser.finish()
 

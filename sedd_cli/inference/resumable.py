@@ -9,6 +9,7 @@ from pathlib import Path
 from sedd_cli.errors import WorkError
 from sedd_cli.inference.generate import as_json
 from sedd_cli.system.events import Event, Note, Sampled
+from sedd_cli.system.files import write_whole
 from sedd_cli.system.json_lines import json_lines, read_json_lines
 
 
@@ -26,7 +27,7 @@ def resumable_samples(
     if len(kept) == n:
         return kept
     try:
-        path.write_text(json_lines(as_json(s) for s in kept), encoding="utf-8")
+        write_whole(path, json_lines(as_json(s) for s in kept))  # without what a crash cut short
         with path.open("a", encoding="utf-8") as file:
             for event in draw(len(kept)):
                 if isinstance(event, Sampled):
@@ -47,5 +48,8 @@ def _stored_samples(path: Path) -> list[Sampled]:
     for line in read_json_lines(path):
         if line.record is None or line.record.get("index") != len(found):
             break
-        found.append(Sampled(**{key: value for key, value in line.record.items() if key in names}))
+        try:
+            found.append(Sampled(**{key: value for key, value in line.record.items() if key in names}))
+        except TypeError:
+            break
     return found

@@ -121,10 +121,18 @@ def split_options(options: dict[str, Any]) -> tuple[Sampling, dict[str, Any]]:
     return Sampling(**sampling), {key: value for key, value in options.items() if key not in names}
 
 
+#: Most sequences of one call, whose results are held in memory.
+MOST_DRAWS = 100_000
+
+
 def check_draws(n: int, seed: int) -> None:
     """RequestError where a number of samples or a seed is out of range."""
     if n < 1:
         raise RequestError(f"n must be at least 1, found {n}")
+    if n > MOST_DRAWS:
+        raise RequestError(
+            f"n must be at most {MOST_DRAWS:,} (the limit MOST_DRAWS), found {n:,}: draw more with other seeds"
+        )
     if not 0 <= seed < 2**64:
         raise RequestError(f"seed must lie in [0, 2^64), found {seed}")
 

@@ -24,6 +24,11 @@ from sedd_cli.models.layers import Embedding, LayerNorm, SigmaEmbedding, dropout
 Attend = Callable[..., Tensor]
 
 
+#: The most tokens of a sequence, and the largest other number of a shape: a file that declares more is refused
+#: before memory is asked for.
+MOST_LENGTH, MOST_SIZE = 1 << 20, 1 << 16
+
+
 @dataclass(frozen=True)
 class DiTConfig:
     """Shape of the network. `length` is the trained length in tokens; rotary angles need no weights."""
@@ -38,8 +43,11 @@ class DiTConfig:
 
     def __post_init__(self) -> None:
         for key in ("n_blocks", "hidden_size", "n_heads", "cond_dim", "length"):
-            if getattr(self, key) < 1:
-                raise ValueError(f"{key} must be at least 1, found {getattr(self, key)}")
+            most = MOST_LENGTH if key == "length" else MOST_SIZE
+            if (found := getattr(self, key)) < 1:
+                raise ValueError(f"{key} must be at least 1, found {found}")
+            if found > most:
+                raise ValueError(f"{key} must be at most {most:,}, found {found:,}")
         if self.hidden_size % (2 * self.n_heads):
             raise ValueError(
                 f"hidden_size must be a multiple of 2·n_heads (rotary turns pairs), "

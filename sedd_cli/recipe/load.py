@@ -10,8 +10,9 @@ from typing import Any
 import yaml
 
 from sedd_cli.errors import RequestError
-from sedd_cli.recipe.build import build, nearest
+from sedd_cli.recipe.build import Typed, build, nearest
 from sedd_cli.recipe.recipe import Recipe
+from sedd_cli.system.documents import read_yaml
 
 
 def shipped() -> dict[str, Path]:
@@ -45,12 +46,7 @@ def load_recipe(source: str | Path, overrides: Iterable[str] = ()) -> Recipe:
         if str(source) not in known:
             raise RequestError(f"no file {source}, and no shipped recipe of that name{nearest(path.stem, known)}")
         path = known[str(source)]
-    try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise RequestError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
-    except OSError as error:
-        raise RequestError(f"cannot read {path}: {error.strerror}") from None
+    data = read_yaml(path)
     if not isinstance(data, dict):
         raise RequestError(f"{path}: expected keys and values, found {type(data).__name__}")
     data.setdefault("name", path.stem)
@@ -68,7 +64,7 @@ def dump_recipe(recipe: Recipe) -> str:
 
 
 def override(data: dict[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
-    """A copy of the data with overrides applied; `build` checks the keys later."""
+    """A copy of the data with overrides applied; `build` checks the keys and reads the values later."""
     data = {k: dict(v) if isinstance(v, dict) else v for k, v in data.items()}
     for text in overrides:
         key, equals, value = text.partition("=")
@@ -81,13 +77,9 @@ def override(data: dict[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
                 # "graph: absorbing" is short for "graph: {name: absorbing}"
                 at[name] = {"name": at[name]} if isinstance(at.get(name), str) else {}
             at = at[name]
-        try:
-            read = yaml.safe_load(value)
-        except yaml.YAMLError:
-            raise RequestError(f"override {text!r}: the value is not YAML") from None
-        if path and last == "name" and at.get("name") != read:
+        if path and last == "name" and at.get("name") != value:
             at.clear()  # the options of another graph, schedule or sampler do not apply
-        at[last] = read
+        at[last] = Typed(value)
     return data
 
 

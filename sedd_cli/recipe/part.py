@@ -12,7 +12,7 @@ from sedd_cli.core.losses import OBJECTIVES
 from sedd_cli.core.registry import Registry
 from sedd_cli.core.samplers import SAMPLERS
 from sedd_cli.core.schedules import SCHEDULES
-from sedd_cli.errors import RequestError
+from sedd_cli.errors import RequestError, shown
 from sedd_cli.recipe.build import build, nearest, plain
 
 
@@ -37,14 +37,15 @@ class Part:
     @classmethod
     def from_data(cls, data: Any, path: str) -> Self:
         """Build from a name or a mapping; RequestError names what is wrong."""
-        if isinstance(data, str):
+        if isinstance(data, str) and data:
             data = {"name": data}  # a name stands for the part with its defaults
         if not isinstance(data, Mapping) or "name" not in data:
             names = ", ".join(sorted(cls.registry))
-            raise RequestError(f"{path}: expected a name ({names}) and its options, found {data!r}")
+            raise RequestError(f"{path}: expected a name ({names}) and its options, found {shown(data)}")
         name, options = data["name"], {k: v for k, v in data.items() if k != "name"}
         if not isinstance(name, str) or name not in cls.registry:
-            raise RequestError(f"{path}.name: unknown {cls.registry.kind} {name!r}{nearest(str(name), cls.registry)}")
+            near = nearest(str(name), cls.registry)
+            raise RequestError(f"{path}.name: unknown {cls.registry.kind} {shown(name)}{near}")
         cls._misplaced(name, options, path)
         made = build(cls.registry[name], options, path, **cls.late)
         return cls(name, {k: v for k, v in plain(made).items() if k not in cls.late})
@@ -58,7 +59,7 @@ class Part:
             if owners:
                 raise RequestError(
                     f"{path}.{key}: is an option of the {cls.registry.kind} {' and '.join(owners)}, "
-                    f"not of {name!r}; remove it"
+                    f"not of {shown(name)}; remove it"
                 )
 
     def to_data(self) -> dict[str, Any]:

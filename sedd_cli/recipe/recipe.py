@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
+import dataclasses
+from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Any
 
+from sedd_cli.data.prepared import PrepareOptions
 from sedd_cli.models.dit import DiTConfig
 from sedd_cli.models.precision import PRECISIONS
 from sedd_cli.recipe.build import plain
@@ -30,11 +33,27 @@ class DataRecipe:
         corpus: A named corpus, a file, a folder or a hub id.
         tokenizer: Its tokenizer; by default that of the corpus.
         windows: Draw random contiguous windows instead of packing documents into blocks.
+        local: The original files of a named corpus (--from of `sedd prepare`).
+        eos, field, encoding, documents, format, config, revision, detokenizer: As the options of `sedd prepare`.
     """
 
     corpus: str
     tokenizer: str | None = None
     windows: bool = False
+    local: str | None = None
+    eos: str | None = None
+    field: str | None = None
+    encoding: str = "utf-8"
+    documents: str = "auto"
+    format: str = "auto"
+    config: str | None = None
+    revision: str | None = None
+    detokenizer: str | None = None
+
+    def prepared(self) -> PrepareOptions:
+        """What `sedd prepare` would be asked for."""
+        given = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name not in ("windows", "local")}
+        return PrepareOptions(**given, local=Path(self.local) if self.local else None)
 
 
 @dataclass(frozen=True)
@@ -139,9 +158,11 @@ class Recipe:
     model: DiTConfig
     seed: int = 0
     init_from: str | None = None
-    objective: ObjectivePart = field(default_factory=lambda: ObjectivePart.from_data("score_entropy", "objective"))
-    sampler: SamplerPart = field(default_factory=lambda: SamplerPart.from_data("tweedie", "sampler"))
-    report: ReportRecipe = field(default_factory=ReportRecipe)
+    objective: ObjectivePart = dataclasses.field(
+        default_factory=lambda: ObjectivePart.from_data("score_entropy", "objective")
+    )
+    sampler: SamplerPart = dataclasses.field(default_factory=lambda: SamplerPart.from_data("tweedie", "sampler"))
+    report: ReportRecipe = dataclasses.field(default_factory=ReportRecipe)
 
     def __post_init__(self) -> None:
         if not 0 <= self.seed < 2**64:

@@ -5,7 +5,7 @@ A job is a generator of events that returns its result: `Generator[Event, None, 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -166,6 +166,8 @@ class Sampled(Event):
     steps: int | None = None
     levers: dict[str, Any] = field(default_factory=dict)
     prompt: str | None = None
+    #: The number of its prompt, from 0, where there are several or one.
+    prompt_number: int | None = None
 
 
 @dataclass(frozen=True)
@@ -197,18 +199,29 @@ class Filled(Sampled):
     job: dict[str, Any] | None = None
 
 
-def map_events(job: Generator[E, None, Result], change: Callable[[E], Event | None]) -> Generator[Event, None, Result]:
-    """The job with each event replaced by `change(event)`, or left out where that is None."""
+def expand_events(
+    job: Generator[E, None, Result], expand: Callable[[E], Iterable[Event]]
+) -> Generator[Event, None, Result]:
+    """The job with each event replaced by those that `expand` gives for it."""
     try:
         while True:
             try:
                 event = next(job)
             except StopIteration as end:
                 return end.value
-            if (changed := change(event)) is not None:
-                yield changed
+            yield from expand(event)
     finally:
         job.close()
+
+
+def map_events(job: Generator[E, None, Result], change: Callable[[E], Event | None]) -> Generator[Event, None, Result]:
+    """The job with each event replaced by `change(event)`, or left out where that is None."""
+
+    def expand(event: E) -> Iterable[Event]:
+        changed = change(event)
+        return () if changed is None else (changed,)
+
+    return expand_events(job, expand)
 
 
 def result_of(job: Generator[Event, None, Result]) -> Result:

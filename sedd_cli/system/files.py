@@ -16,6 +16,11 @@ from typing import IO, Any, BinaryIO, Literal, TextIO
 
 import numpy as np
 
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
+
 
 def sync(stream: IO[Any]) -> None:
     """Flush a file to the disk and close it."""
@@ -67,10 +72,10 @@ def whole_file(path: Path) -> Iterator[Path]:
     Links are followed, and the permissions of an old file are kept.
     """
     path = path.resolve()
+    remove_left(path)
     beside, fd = _new_file(path)
     try:
         mode = stat.S_IMODE(path.stat().st_mode) if path.exists() else stat.S_IMODE(os.fstat(fd).st_mode)
-        os.close(fd)
         yield beside
         with suppress(OSError):  # the old file belongs to another user
             beside.chmod(mode)
@@ -86,14 +91,77 @@ def whole_file(path: Path) -> Iterator[Path]:
         with suppress(OSError):
             beside.unlink()
         raise
+    finally:
+        os.close(fd)
+
+
+def _prefix(path: Path) -> str:
+    name = path.name.encode("utf-8", "surrogateescape")[:200].decode("utf-8", "ignore")  # names end at 255 bytes
+    return f".{name}."
+
+
+def is_left(name: str) -> bool:
+    """Whether a file or folder of this name is one in the making, or was left by a killed process."""
+    return re.fullmatch(r"\..+\.[0-9a-f]{8}\.partial", name) is not None
 
 
 def _new_file(path: Path) -> tuple[Path, int]:
+    """An empty file beside `path`, and its descriptor, locked while this process writes it."""
     while True:
-        name = path.name.encode("utf-8", "surrogateescape")[:200].decode("utf-8", "ignore")  # names end at 255 bytes
-        beside = path.with_name(f".{name}.{secrets.token_hex(4)}.partial")
+        beside = path.with_name(f"{_prefix(path)}{secrets.token_hex(4)}.partial")
         with suppress(FileExistsError):
-            return beside, os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+            fd = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+            lock(fd)
+            return beside, fd
+
+
+@contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """An empty folder beside `path`, locked while the block runs and removed at its end."""
+    while True:
+        beside = path.with_name(f"{_prefix(path)}{secrets.token_hex(4)}.partial")
+        with suppress(FileExistsError):
+            beside.mkdir()
+            break
+    fd = os.open(beside, os.O_RDONLY)
+    try:
+        lock(fd)
+        yield beside
+    finally:
+        os.close(fd)
+        shutil.rmtree(beside, ignore_errors=True)
+
+
+def remove_left(path: Path) -> None:
+    """Remove what killed processes left beside `path`; the lock of a living one tells them apart."""
+    if fcntl is None:
+        return
+    pattern = re.compile(re.escape(_prefix(path)) + r"[0-9a-f]{8}\.partial")
+    with suppress(OSError):
+        for left in path.parent.iterdir():
+            if pattern.fullmatch(left.name) and not left.is_symlink():
+                with suppress(OSError):
+                    _remove_if_free(left)
+
+
+def _remove_if_free(left: Path) -> None:
+    fd = os.open(left, os.O_RDONLY)
+    try:
+        if lock(fd):
+            shutil.rmtree(left) if left.is_dir() else left.unlink()
+    finally:
+        os.close(fd)
+
+
+def lock(fd: int) -> bool:
+    """Lock an open file or folder until it is closed, or its process ends; whether that succeeded."""
+    if fcntl is None:
+        return False
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
 
 
 def write_whole(path: Path, content: str | bytes) -> None:

@@ -5,11 +5,11 @@ Without an explicit `trust_remote_code`, `transformers` prompts on standard inpu
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
-from sedd_cli.errors import RequestError, first_line
+from sedd_cli.errors import DamageError, RequestError, first_line, shown
+from sedd_cli.system.documents import is_plain_name, read_json
 
 
 def pretrained_tokenizer(source: str, **options: Any) -> Any:
@@ -28,6 +28,7 @@ def pretrained_causal_model(source: str, **options: Any) -> Any:
 
 def _load(kind: Any, source: str, options: dict[str, Any]) -> Any:
     _refuse_foreign_kernels(source)
+    _refuse_ways_out(source)
     try:
         return kind.from_pretrained(source, trust_remote_code=False, **options)
     except ValueError as error:
@@ -37,16 +38,29 @@ def _load(kind: Any, source: str, options: dict[str, Any]) -> Any:
             f"{source} needs Python code of its own (auto_map in its configuration), which is never run: "
             "choose a model or tokenizer that transformers supports without it"
         ) from None
-    except (AttributeError, KeyError, TypeError) as error:  # a configuration that is not as transformers expects
+    except (OSError, MemoryError, KeyboardInterrupt, SystemExit):
+        raise
+    except (AttributeError, KeyError, TypeError, ArithmeticError, RecursionError, IndexError) as error:
         raise RequestError(f"{source} cannot be loaded: its configuration is malformed ({first_line(error)})") from None
+
+
+def _refuse_ways_out(source: str) -> None:
+    """RequestError for an index of weights that names other than plain files of its own folder."""
+    for index in Path(source).glob("*.index.json") if Path(source).is_dir() else ():
+        try:
+            names = set(map(str, read_json(index)["weight_map"].values()))
+        except (OSError, DamageError, KeyError, TypeError, AttributeError):
+            continue
+        if wrong := sorted(name for name in names if not is_plain_name(name)):
+            raise RequestError(f"{index} names {shown(wrong[0])}, which is no file of its own folder")
 
 
 def _refuse_foreign_kernels(source: str) -> None:
     """RequestError for a folder that names an attention implementation of a hub repository, which is code."""
     try:
-        config = json.loads((Path(source) / "config.json").read_text(encoding="utf-8"))
+        config = read_json(Path(source) / "config.json")
         named = [config.get(key) for key in ("attn_implementation", "_attn_implementation")]
-    except (OSError, ValueError, AttributeError):
+    except (OSError, DamageError, AttributeError):
         return
     if foreign := [name for name in named if isinstance(name, str) and "/" in name]:
         raise RequestError(f"{source} needs code of {foreign[0]} (attn_implementation), which is never run")

@@ -1,8 +1,9 @@
-"""Files of JSON objects, one a line, that a crash may have cut short."""
+"""JSON for every reader, and files of JSON objects, one a line, that a crash may have cut short."""
 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,12 @@ class JsonLine:
         return self.record is None and (self.raw.startswith(begins) or begins.startswith(self.raw))
 
 
+def read_json_line(raw: bytes) -> JsonLine:
+    """A line with its newline, if it has one."""
+    text = raw.removesuffix(b"\n")
+    return JsonLine(text, text != raw, _record(text))
+
+
 def read_json_lines(path: Path) -> list[JsonLine]:
     """All lines of a file, empty ones too; none where there is no file."""
     if not path.is_file():
@@ -37,12 +44,36 @@ def read_json_lines(path: Path) -> list[JsonLine]:
 
 def json_lines(records: Iterable[dict[str, Any]]) -> str:
     """Records as the text of such a file."""
-    return "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
+    return "".join(json_text(record) + "\n" for record in records)
 
 
 def _record(raw: bytes) -> dict[str, Any] | None:
     try:
         found = json.loads(raw)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     return found if isinstance(found, dict) else None
+
+
+def finite(value: Any) -> Any:
+    """A JSON value with null for NaN and the infinities, which JSON cannot express."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: finite(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(one) for one in value]
+    return value
+
+
+def json_text(value: Any, indent: int | None = None, ascii_only: bool = False) -> str:
+    """A value as JSON that every parser reads and every file can hold.
+
+    NaN and the infinities become null; halves of surrogate pairs, which UTF-8 cannot hold, are escaped.
+    """
+    text = json.dumps(finite(value), indent=indent, ensure_ascii=ascii_only, allow_nan=False, default=str)
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        text = json.dumps(finite(value), indent=indent, ensure_ascii=True, allow_nan=False, default=str)
+    return text

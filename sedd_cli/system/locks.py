@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from sedd_cli.errors import RequestError
 
 
 @contextmanager
-def file_lock(lock: Path, refusal: str, timeout: float = 0) -> Iterator[None]:
+def file_lock(lock: Path, refusal: str, timeout: float = 0, remove: bool = False) -> Iterator[None]:
     """Hold a lock file while the block runs.
 
     Args:
         lock: The lock file; it is made where it does not exist.
         refusal: What another process is doing, for the message.
         timeout: Seconds to wait for the lock.
+        remove: Remove the lock file at the end.
 
     Raises:
         RequestError: Another process holds the lock.
@@ -25,13 +26,35 @@ def file_lock(lock: Path, refusal: str, timeout: float = 0) -> Iterator[None]:
 
     held = FileLock(lock, timeout=timeout)
     try:
-        held.acquire()
+        while True:
+            before = _identity(lock)
+            held.acquire()
+            if not remove or before is None or before == _identity(lock):
+                break
+            held.release()  # another process has removed the file that was locked
     except Timeout:
         raise RequestError(f"{refusal}: wait for it to end") from None
     try:
         yield
     finally:
+        if remove:
+            with suppress(OSError):
+                lock.unlink()
         held.release()
+
+
+def beside(path: Path) -> Path:
+    """The lock file of an output: in its own folder, whatever temporary folder a process has."""
+    return path.with_name(f".{path.name}.lock")
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """Device and number of a file, made where there is none."""
+    with suppress(OSError):
+        path.touch()
+        found = path.stat(follow_symlinks=False)
+        return found.st_dev, found.st_ino
+    return None
 
 
 def is_locked(lock: Path) -> bool:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 from sedd_cli.errors import RequestError
-from sedd_cli.system.files import is_stream
+from sedd_cli.system.files import is_left, is_stream
 from sedd_cli.system.home import home
 
 #: The entries of a run directory that commands read.
@@ -69,7 +69,7 @@ def check_folder(option: str, folder: Path, own: Callable[[Path], bool], what: s
     if not place.is_dir():
         raise RequestError(f"cannot write to {folder}: it is not a folder")
     try:
-        there = sorted(path.name for path in place.iterdir() if path.name != ".lock")
+        there = sorted(path.name for path in place.iterdir() if path.name != ".lock" and not is_left(path.name))
     except OSError as error:
         raise RequestError(f"cannot write to {folder}: {error.strerror}") from None
     if there and not own(place):

@@ -9,13 +9,15 @@ import warnings
 from contextlib import suppress
 from pathlib import Path
 
+from sedd_cli.errors import one_line
 from sedd_cli.system import allocator
 
 QUOTA = Path("/sys/fs/cgroup/cpu.max")
 
 
 def settle() -> None:
-    """Respect the CPU quota, keep freed memory, and show warnings in one line."""
+    """Respect the CPU quota, keep freed memory, show warnings in one line, and settle the standard streams."""
+    settle_streams()
     # By default OpenMP threads spin so long while waiting that one busy neighbour slows two-core training eightfold.
     # Spinning briefly costs 3 % on an idle machine and is three times faster on a busy one.
     if "OMP_WAIT_POLICY" not in os.environ:
@@ -26,9 +28,26 @@ def settle() -> None:
     warnings.showwarning = show_warning
 
 
+def settle_streams() -> None:
+    """Give the process three open standard streams, whose encoding shows every text.
+
+    Without one, the next file that is opened would take its number, and receive what libraries print.
+    """
+    while (fd := os.open(os.devnull, os.O_RDWR)) <= 2:
+        os.set_inheritable(fd, True)
+    os.close(fd)
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(AttributeError, ValueError, OSError):  # a stream of a notebook or a test
+            stream.reconfigure(errors="replace")  # type: ignore[union-attr]
+
+
 def show_warning(message: Warning | str, *_: object, **__: object) -> None:
     """Print a warning without its place in the code."""
-    print(f"warning: {' '.join(str(message).split())}", file=sys.stderr)
+    with suppress(OSError, ValueError):
+        print(f"warning: {one_line(str(message))}", file=sys.stderr)
 
 
 def quota() -> int | None:

@@ -1,12 +1,16 @@
-"""Stop a loop by a signal: the first one stops it after the current step, a second Ctrl-C at once."""
+"""Signals: stop a loop after its step, and hear Ctrl-C while a library works that does not."""
 
 from __future__ import annotations
 
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Any
+from concurrent import futures
+from concurrent.futures import Future
+from contextlib import contextmanager, suppress
+from typing import Any, TypeVar
+
+T = TypeVar("T")
 
 
 @contextmanager
@@ -39,3 +43,21 @@ def stop_requested(tell: Callable[[str], None]) -> Iterator[threading.Event]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def uninterrupted(work: Callable[[], T]) -> T:
+    """The result of work that does not notice signals: a thread does it, so that Ctrl-C ends the command at once."""
+    if threading.current_thread() is not threading.main_thread():
+        return work()
+    ended: list[Future[T]] = [Future()]
+
+    def run() -> None:
+        try:
+            ended[0].set_result(work())
+        except BaseException as error:
+            ended[0].set_exception(error)
+
+    threading.Thread(target=run, name="library", daemon=True).start()
+    while True:
+        with suppress(TimeoutError, futures.TimeoutError):
+            return ended[0].result(timeout=0.2)

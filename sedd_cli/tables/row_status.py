@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -11,7 +10,9 @@ from sedd_cli.errors import DamageError, RequestError
 from sedd_cli.recipe import differences, load_recipe
 from sedd_cli.recipe.build import plain
 from sedd_cli.system.digests import digest
+from sedd_cli.system.documents import read_json
 from sedd_cli.system.files import write_whole
+from sedd_cli.system.json_lines import json_text
 from sedd_cli.tables.column import Column, RowSampling
 from sedd_cli.tables.measures import MEASURES
 from sedd_cli.tables.row_run import RowRun
@@ -105,7 +106,7 @@ def write_result(run: RowRun, column: Column, result: dict[str, Any], seconds: f
     path.parent.mkdir(parents=True, exist_ok=True)
     record = {"format": FORMAT, "of": _subject(run, column), "seconds": seconds, "result": result}
     record["sha256"] = digest([record["of"], result])
-    write_whole(path, json.dumps(record, indent=1, ensure_ascii=False) + "\n")
+    write_whole(path, json_text(record, 1) + "\n")
 
 
 def read_record(run: RowRun, column: Column) -> dict[str, Any] | None:
@@ -117,12 +118,12 @@ def read_record(run: RowRun, column: Column) -> dict[str, Any] | None:
     if not path.is_file():
         return None
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
+        record = read_json(path)
         subject, result = record["of"], record["result"]
         if record["format"] != FORMAT or record["sha256"] != digest([subject, result]):
             raise ValueError
         MEASURES[type(column)].value(result, column, run.unit)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, DamageError, ValueError, KeyError, TypeError, AttributeError):
         raise DamageError(f"{path} was changed or damaged: not counted; measure again") from None
     if subject != _subject(run, column):
         raise DamageError(f"{path} is of other weights, or of another measurement: not counted; measure again")

@@ -7,7 +7,7 @@ import math
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 
 from torch import nn
@@ -16,7 +16,7 @@ from sedd_cli.checkpoints import checkpoint
 from sedd_cli.checkpoints.async_checkpoint import AsyncCheckpoint
 from sedd_cli.checkpoints.run_directory import RunDir
 from sedd_cli.data.loader import Loader, prefetch
-from sedd_cli.errors import WorkError
+from sedd_cli.errors import RequestError, WorkError, one_line
 from sedd_cli.system.distributed import whole
 from sedd_cli.system.events import Event, Progress, Saved, Warn
 from sedd_cli.training.metrics import Divergence, StepMetrics
@@ -59,7 +59,7 @@ def training(
             if state.step % config.log_every == 0 or last:
                 event = metrics.close()
                 if dist.main:
-                    run.log({"kind": "train", **dataclasses.asdict(event)})
+                    yield from _aside(run, lambda event=event: run.log({"kind": "train", **dataclasses.asdict(event)}))
                 yield event
                 yield from divergence.see(event)
             if saving.over and not saving.failed:  # a failure is raised on all processes, after the next step
@@ -111,5 +111,16 @@ def _validate(state: TrainState, run: RunDir) -> Iterator[Event]:
     """The bound and a sample with the EMA weights; the main process computes, the others wait."""
     model = state.averaged()
     if state.dist.main:
-        yield from validate(state.recipe, model, state.dataset, run)
+        try:
+            yield from validate(state.recipe, model, state.dataset, run)
+        except (RequestError, WorkError, OSError) as error:  # a preview does not end the training
+            yield Warn(f"step {state.step}: no validation: {one_line(str(error))}")
     state.dist.wait()
+
+
+def _aside(run: RunDir, write: Callable[[], None]) -> Iterator[Event]:
+    """Write a record that the training does not need; a Warn where that fails."""
+    try:
+        write()
+    except WorkError as error:
+        yield Warn(str(error))

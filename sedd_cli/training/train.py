@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,13 +12,13 @@ from sedd_cli.checkpoints import checkpoint
 from sedd_cli.checkpoints.async_checkpoint import AsyncCheckpoint
 from sedd_cli.checkpoints.run_directory import RunDir
 from sedd_cli.data.loader import Loader
-from sedd_cli.data.prepare import PrepareOptions, prepare
+from sedd_cli.data.prepare import prepare
 from sedd_cli.data.shards import Dataset, open_dataset
-from sedd_cli.errors import RequestError
+from sedd_cli.errors import RequestError, first_line
 from sedd_cli.recipe import Recipe, load_recipe
 from sedd_cli.recipe.assemble import check_recipe
 from sedd_cli.system.distributed import Dist, connect, restarts
-from sedd_cli.system.events import Event, Note, Warn, observe
+from sedd_cli.system.events import Event, Note, Warn, expand_events
 from sedd_cli.system.signals import stop_requested
 from sedd_cli.training.autotune import autotune, with_micro_batch
 from sedd_cli.training.loop import training
@@ -178,7 +178,7 @@ def _resume_and_finish(
 
 def _dataset(recipe: Recipe, dist: Dist) -> Generator[Event, None, Dataset]:
     """The recipe's dataset; the main process prepares it if it is missing."""
-    wanted = PrepareOptions(corpus=recipe.data.corpus, tokenizer=recipe.data.tokenizer)
+    wanted = recipe.data.prepared()
     folder = Path()
     for main in (True, False):  # the main process first; the others find what it made
         if dist.main == main:
@@ -198,12 +198,17 @@ def _loader(recipe: Recipe, dataset: Dataset) -> Loader:
 def _tracked(job: Generator[Event, None, TrainResult], trackers: list[Tracker]) -> Generator[Event, None, TrainResult]:
     """Run the job and pass its events to the trackers too."""
 
-    def see(event: Event) -> None:
-        for tracker in trackers:
-            tracker.see(event)
+    def see(event: Event) -> Iterator[Event]:
+        for tracker in list(trackers):
+            try:
+                tracker.see(event)
+            except Exception as error:  # of their libraries: metrics.jsonl has it all
+                trackers.remove(tracker)
+                yield Warn(f"{type(tracker).__name__} is left out from now on: {first_line(error)}")
+        yield event
 
     try:
-        return (yield from observe(job, see))
+        return (yield from expand_events(job, see))
     finally:
         for tracker in trackers:
             tracker.close()

@@ -291,10 +291,11 @@ def test_weights_that_are_not_finite_are_not_exported(tmp_path):
         list(export(load_model(tmp_path / "m"), ExportOptions(tmp_path / "out")))
 
 
-def test_what_a_killed_export_left_is_said(tiny_run, tmp_path):
-    (tmp_path / ".out.xyz.partial").mkdir()
-    events = list(export(load_model(tiny_run), ExportOptions(tmp_path / "out")))
-    assert any(".out.xyz.partial was left by a killed export" in e.text for e in events if isinstance(e, Warn))
+def test_what_a_killed_export_left_is_removed(tiny_run, tmp_path):
+    (tmp_path / ".out.0123abcd.partial" / "model").mkdir(parents=True)
+    (tmp_path / ".out.of-others.partial").mkdir()
+    list(export(load_model(tiny_run), ExportOptions(tmp_path / "out")))
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".out.of-others.partial", "out"]
 
 
 def test_an_empty_folder_here_is_filled(tiny_run, tmp_path, monkeypatch):

@@ -15,8 +15,8 @@ from sedd_cli.cli.app import PANELS, app
 #: Every command with its arguments and options, apart from --json, --quiet and -q, which all of them have.
 FLAGS = {
     "prepare": (
-        "CORPUS --config --detokenizer --documents --encoding --field --from --inspect --list --revision "
-        "--split --tokenizer --verify --workers"
+        "CORPUS --config --detokenizer --documents --encoding --eos --field --format --from --inspect --list "
+        "--revision --split --tokenizer --verify --workers"
     ),
     "train": (
         "KEY=VALUE RECIPE --autotune --device --dry-run --fresh --no-report --report --run-dir "
@@ -37,16 +37,18 @@ FLAGS = {
     "export": "MODEL --dry-run --half --private --push --to --tokenizer",
     "inspect": "MODEL --device --precision --seed --text --tokenizer",
     "eval": (
-        "--baselines --blocks --correctors --dataset --device --estimator --from --grid --last-step --length "
-        "--max-nfe --model --no-baselines --no-resume --normalized --out --precision --protocol --rel-error --remask "
-        "--resume --sampler --seed --split --steps --temperature --tokenizer --top-p -m"
+        "--baselines --blocks --config --correctors --dataset --detokenizer --device --documents --encoding --eos "
+        "--estimator --field --format --from --grid --last-step --length --max-nfe --model --no-baselines --no-resume "
+        "--normalized --out --precision --protocol --rel-error --remask --resume --revision --sampler --seed --split "
+        "--steps --temperature --tokenizer --top-p -m"
     ),
-    "judge": "FILE --device --judge --out --self-bleu --tokenizer",
+    "judge": "FILE --format --device --judge --out --self-bleu --tokenizer",
     "sweep": (
         "--device --judge --length --model --no-resume --out --precision --resume --sampler --seed "
         "--self-bleu --steps --tokenizer -m -n"
     ),
     "cloze": (
+        "--config --detokenizer --documents --encoding --eos --field --format --revision "
         "--candidates --dataset --device --from --model --out --precision --seed --split --tokenizer -m "
         "-n"
     ),

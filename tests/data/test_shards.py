@@ -120,6 +120,12 @@ def test_the_manifest_is_read_strictly(folder):
         read_manifest(folder)
     with broken(splits={"train": {}}):
         read_manifest(folder)
+    for wrong in ({"fingerprint": 3}, {"corpus": None}, {"options": []}, {"revision": 1.5}, {"tokenizer": True}):
+        with broken(**wrong):
+            read_manifest(folder)
+    shard = {**good["splits"]["train"]["shards"][0], "file": "../../etc/passwd"}
+    with broken(splits={"train": {**good["splits"]["train"], "shards": [shard]}}):
+        read_manifest(folder)
     with broken(tokenizer_fingerprint="0"):
         read_manifest(folder)
     file.write_text(json.dumps({**good, "format": 99}))

@@ -123,7 +123,7 @@ def test_samples_are_handed_over_in_order_though_they_finish_in_another(model):
     options = GenerateOptions(3, 16, ("the cat", "a dog"))
     found = generate_all(model, options)
     assert [(s.prompt, s.index) for s in found] == [(p, k) for p in options.prompts for k in range(3)]
-    assert in_order(options, found[::-1]) == found
+    assert in_order(found[::-1]) == found
 
 
 def test_each_block_has_noise_of_its_own(model, monkeypatch):

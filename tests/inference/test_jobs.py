@@ -216,6 +216,10 @@ def test_a_full_disk_is_said_and_what_is_finished_stays(model, tmp_path, monkeyp
         def flush(self):
             self.file.flush()
 
+        def close(self):
+            self.file.close()
+            raise OSError(28, "No space left on device")
+
     out = tmp_path / "r.jsonl"
     real = type(out).open
     monkeypatch.setattr(
@@ -255,7 +259,7 @@ def test_the_model_its_tokenizer_and_its_recipe_are_in_the_key(model):
     read = read_jobs([LINES[0].encode()], "jobs.jsonl", model.length)
 
     def key(model, **options):
-        return keyed(model, read, **({"sampler": "tweedie"} | options))[0][2]
+        return next(iter(keyed(model, read, **({"sampler": "tweedie"} | options))))[2]
 
     def other(**changes):
         made = dataclasses.replace(model, **changes)

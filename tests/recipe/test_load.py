@@ -68,7 +68,7 @@ def test_the_expected_recipes_ship():
         ("train.stepz=4", ["train.stepz", "'steps'"]),
         ("train.steps=many", ["train.steps", "whole number", "'many'"]),
         ("train.steps=1.5", ["train.steps", "whole number", "1.5"]),
-        ("train.steps=true", ["train.steps", "whole number", "True"]),
+        ("train.steps=true", ["train.steps", "whole number", "'true'"]),
         ("train.steps=0", ["steps", "at least 1", "0"]),
         ("train.lr=fast", ["train.lr", "a number", "'fast'"]),
         ("train.betas=[0.9]", ["train.betas", "2 values"]),

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from sedd_cli.cli import options as o
 from sedd_cli.cli.choose import choose_any, model_files, more_inputs, own_corpus, places_of, require_one_process
-from sedd_cli.cli.option_groups import ModelOptions, model_options
+from sedd_cli.cli.option_groups import ModelOptions, model_options, reading_options
 from sedd_cli.cli.view.results import cloze_table
 from sedd_cli.cli.view.view import View
 from sedd_cli.errors import RequestError
 
 
 @model_options()
+@reading_options
 def cloze(
     using: ModelOptions,
+    reading: dict[str, Any],
     n: Annotated[int, typer.Option("-n", metavar="INT", help="Words to mask.")] = 200,
     candidates: Annotated[
         int, typer.Option(metavar="INT", help="Fillings of each gap; the one of the lowest bound counts.")
@@ -52,7 +54,7 @@ def cloze(
     chosen = choose_any(view, *using.choice)
     name = datasets[0] if datasets else own_corpus(chosen)
     check_outputs({"--out": out}, more_inputs(chosen, [name]))
-    result = view.finish(job(chosen, Text(name, places.get(name)), options))
+    result = view.finish(job(chosen, Text(name, places.get(name), reading), options))
     view.result(cloze_table(result))
     found = result.to_dict()
     view.write(found, out)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import json as json_module
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,7 +10,8 @@ import typer
 
 from sedd_cli.cli import options as o
 from sedd_cli.cli.choose import choose_any, model_files, more_inputs, own_corpus, places_of
-from sedd_cli.cli.option_groups import ModelOptions, model_options, sampling_options
+from sedd_cli.cli.option_groups import ModelOptions, model_options, reading_options, sampling_options
+from sedd_cli.cli.outcome import shown
 from sedd_cli.cli.view.results import bounds_table, comparison
 from sedd_cli.cli.view.view import View
 from sedd_cli.errors import RequestError, WorkError
@@ -33,8 +33,10 @@ RESUME = "interrupted: finished draws are kept, the same command continues"
 
 @model_options(model=(o.ModelOrCausal, None), precision=(Precision, "auto"))
 @sampling_options("steps", "sampler", "normalized", "temperature", "top_p", "grid", "correctors", "remask", "last_step")
+@reading_options
 def evaluate(
     using: ModelOptions,
+    reading: dict[str, Any],
     sampling: Sampling,
     dataset: o.Dataset = None,
     local: o.From = None,
@@ -103,7 +105,7 @@ def evaluate(
     with connect(using.device) as dist:
         precision = "fp32" if using.precision == "auto" else using.precision
         chosen = choose_any(view, using.model, str(dist.device), precision, using.tokenizer)
-        texts = [Text(name, places.get(name)) for name in dataset or [own_corpus(chosen)]]
+        texts = [Text(name, places.get(name), reading) for name in dataset or [own_corpus(chosen)]]
         check_outputs({"--out": out}, more_inputs(chosen, [text.corpus for text in texts]))
         job = evaluate_all(chosen, texts, options, dist)
         result = view.finish(_stored(view, job, chosen.source, len(texts), out) if dist.main else job, RESUME)
@@ -141,29 +143,43 @@ def _stored(
     from sedd_cli.checkpoints.checkpoint import LATEST
     from sedd_cli.checkpoints.run_directory import RunDir
     from sedd_cli.system.digests import digest
-    from sedd_cli.system.events import Evaluated, observe
+    from sedd_cli.system.events import Evaluated, Warn, expand_events
     from sedd_cli.system.files import is_stream, write_whole
+    from sedd_cli.system.json_lines import json_text
 
     so_far: list[dict[str, Any]] = []
 
     def write(document: dict[str, Any]) -> None:
-        if out is not None:
-            write_whole(out, json_module.dumps(_document(document, texts), indent=1) + "\n")
-
-    def store(event: Event) -> None:
-        if not isinstance(event, Evaluated):
+        if out is None:
             return
-        so_far.append(event.result)
-        if (Path(source) / LATEST).is_file():
-            asked = {k: v for k, v in event.result.items() if k not in ("bounds", "baselines", "software", "bf16")}
-            asked["protocols"] = {name: b.get("max_nfe") for name, b in event.result["bounds"].items()}
-            corpus, split = Path(event.result["corpus"]).name, event.result["split"]
-            name = f"eval-{corpus}-{split}-step-{event.result['step']}-{digest(asked)[:8]}"
-            view.say(f"wrote {RunDir(Path(source)).store('results', name, event.result)}", "dim")
-        if out is not None and not is_stream(out):  # a pipe takes one document only, so it gets the last
-            write({"results": so_far, "failed": []})
+        try:
+            write_whole(out, json_text(_document(document, texts), 1) + "\n")
+        except OSError as error:
+            raise WorkError(f"cannot write {out}: {error.strerror}") from None
+        shown.stored = True
 
-    result = yield from observe(job, store)
+    def keep_copy(result: dict[str, Any]) -> Warn | None:
+        """Store a result in its run."""
+        asked = {k: v for k, v in result.items() if k not in ("bounds", "baselines", "software", "bf16")}
+        asked["protocols"] = {name: b.get("max_nfe") for name, b in result["bounds"].items()}
+        name = f"eval-{Path(result['corpus']).name}-{result['split']}-step-{result['step']}-{digest(asked)[:8]}"
+        try:
+            view.say(f"wrote {RunDir(Path(source)).store('results', name, result)}", "dim")
+        except OSError as error:
+            return Warn(f"the run keeps no copy of the result: cannot write to {source}/results: {error.strerror}")
+        shown.stored = True
+        return None
+
+    def store(event: Event) -> Iterator[Event]:
+        if isinstance(event, Evaluated):
+            so_far.append(event.result)
+            if out is not None and not is_stream(out):  # a pipe takes one document only, so it gets the last
+                write({"results": so_far, "failed": []})
+            if (Path(source) / LATEST).is_file() and (warning := keep_copy(event.result)):
+                yield warning
+        yield event
+
+    result = yield from expand_events(job, store)
     write(result.to_dict())
     if out is not None:
         view.say(f"wrote {out}", "dim")

@@ -10,12 +10,24 @@ from rich.markdown import Markdown
 from rich.table import Table
 
 from sedd_cli.cli import options as o
+from sedd_cli.cli.outcome import shown
 from sedd_cli.cli.view.view import View
 from sedd_cli.errors import RequestError
 
 GUIDES = Path(__file__).parents[2] / "guides"
 #: The guides in reading order; each is a file `TOPIC.md` that opens with its title and a paragraph of one line.
-TOPICS = ("models", "sampling", "recipes", "evaluation", "paper", "scale", "speed", "exactness", "extending")
+TOPICS = (
+    "models",
+    "sampling",
+    "recipes",
+    "evaluation",
+    "paper",
+    "scale",
+    "speed",
+    "exactness",
+    "reliability",
+    "extending",
+)
 
 
 def guide(
@@ -25,7 +37,7 @@ def guide(
     json: o.Json = False,
     quiet: o.Quiet = False,
 ) -> None:
-    """Read the manual: models, sampling, recipes, evaluation, the paper, scale, speed, exactness, extending.
+    """Read the manual: models, sampling, recipes, evaluation, paper, scale, speed, exactness, reliability, extending.
 
     In a terminal the guide is formatted; elsewhere its Markdown is printed as it is.
 
@@ -49,7 +61,7 @@ def guide(
     elif view.console.is_terminal:
         view.console.print(Markdown(text), soft_wrap=False)
     else:
-        typer.echo(text, nl=False)
+        shown.write(text, result=True)
 
 
 def _read(topic: str) -> str:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, BinaryIO, cast
 
 import typer
 
@@ -104,7 +105,7 @@ def infill(
         raise RequestError("--all shows candidates, and --candidates 1 leaves nothing to show")
     reads = {"--input": jobs, "--model": model_files(using.model), "--tokenizer": using.tokenizer}
     check_outputs({"--out": out, "--html": html, "--svg": svg}, reads)
-    lines = _read(jobs) if jobs is not None else []
+    lines = _read(jobs) if jobs is not None else iter(())
     chosen = choose_model(view, *using.choice)
     if interactive:
         from sedd_cli.cli.interactive import prompt_loop
@@ -137,24 +138,30 @@ def _refuse_unused(context: typer.Context, source: str) -> None:
             raise RequestError(f"{option.opts[0]} has no effect with {source}")
 
 
-def _read(source: str) -> list[bytes]:
+def _read(source: str) -> Iterator[bytes]:
+    """The lines of a file, opened now, or of standard input; they are read as they are needed."""
     try:
-        raw = sys.stdin.buffer.read() if source == "-" else Path(source).read_bytes()
+        if source != "-":
+            Path(source).open("rb").close()
     except OSError as error:
         raise RequestError(f"cannot read {source}: {error.strerror}") from None
-    return raw.split(b"\n")
+    from sedd_cli.data.formats.files import Input, byte_lines
+
+    stdin = cast("BinaryIO", sys.stdin.buffer)
+    return byte_lines(Input("standard input", lambda: stdin) if source == "-" else Input.of(Path(source)))
 
 
 def _fill_jobs(
-    view: View, chosen: LoadedModel, raw: list[bytes], source: str, job: Job, sampling: Sampling, every: bool,
+    view: View, chosen: LoadedModel, raw: Iterator[bytes], source: str, job: Job, sampling: Sampling, every: bool,
     out: Path | None, resume: bool, watch: bool, html: Path | None, svg: Path | None,
 ) -> None:  # fmt: skip
     """Fill a file of jobs. If lines are refused, RequestError after the others are done."""
-    from sedd_cli.inference.jobs import fill_jobs, read_jobs
+    from sedd_cli.inference.jobs import fill_jobs, job_lines
 
     named = "standard input" if source == "-" else source
-    lines = read_jobs(raw, named, chosen.length, job.n, job.seed, job.candidates)
-    filling = fill_jobs(chosen, lines, sampling, every, out, resume, watch or html is not None or svg is not None)
+    lines = job_lines(raw, named, chosen.length, job.n, job.seed, job.candidates)
+    watched = watch or html is not None or svg is not None
+    filling = fill_jobs(chosen, lines, sampling, every, out, resume, watched, keep=view.json)
     interrupted = "interrupted: finished jobs are kept, the same command continues" if out is not None else ""
     result = shown(view, chosen, filling, "sedd infill", None, watch, html, interrupted, svg)
     if out is not None:

@@ -21,6 +21,9 @@ def judge(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="JSON lines of `sedd sample --out`, or a text a line.")],
     judge: o.JudgeModel,
     self_bleu: o.SelfBleu = False,
+    format: Annotated[
+        str, typer.Option(metavar="NAME", help="text, jsonl, json, csv, tsv, parquet; default: by the ending.")
+    ] = "auto",
     out: o.OutDocument = None,
     tokenizer: o.Tokenizer = None,
     device: o.Device = "auto",
@@ -38,7 +41,7 @@ def judge(
     view = View(json, quiet)
     require_one_process("judge")
     check_outputs({"--out": out}, {"the samples": file, "--judge": judge, "--tokenizer": tokenizer})
-    samples = Samples.read(file, load_tokenizer(tokenizer) if tokenizer else None)
+    samples = Samples.read(file, load_tokenizer(tokenizer) if tokenizer else None, format)
     result = judged(view, samples, load_judge(view, judge, device), self_bleu)
     found = {"file": str(file), **result.to_dict()}
     view.write(found, out)

@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.markup import escape
 from rich.table import Table
 
 from sedd_cli.cli import options as o
+from sedd_cli.cli.option_groups import reading_options
+from sedd_cli.cli.outcome import shown
 from sedd_cli.cli.view.view import View
 from sedd_cli.errors import RequestError
 
@@ -20,11 +21,13 @@ if TYPE_CHECKING:
 RESUME = "interrupted: the same command continues after the last finished shard"
 
 
+@reading_options
 def prepare(
+    reading: dict[str, Any],
     corpus: Annotated[
         str | None,
         typer.Argument(
-            metavar="CORPUS", help="A known corpus (--list), a .txt, .jsonl or .parquet file, a folder, or a hub id."
+            metavar="CORPUS", help="A known corpus (--list), a text, .jsonl, .csv or .parquet file, a folder, a hub id."
         ),
     ] = None,
     local: Annotated[
@@ -38,20 +41,6 @@ def prepare(
         ),
     ] = None,
     split: Annotated[str | None, typer.Option(metavar="NAME", help="Prepare only this split.")] = None,
-    revision: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Branch, tag or commit of a hub dataset.")
-    ] = None,
-    config: Annotated[str | None, typer.Option(metavar="NAME", help="Configuration of a hub dataset.")] = None,
-    field: Annotated[str | None, typer.Option(metavar="NAME", help="Key or column of the text; default: text.")] = None,
-    encoding: Annotated[str, typer.Option(metavar="NAME", help="Encoding of text files.")] = "utf-8",
-    documents: Annotated[
-        str,
-        typer.Option(metavar="NAME", help="Separator of documents in a text file: auto, blank (lines), line, file."),
-    ] = "auto",
-    detokenizer: Annotated[
-        str | None,
-        typer.Option(metavar="NAME", help="wikitext, ptb, lm1b, lambada or none; default: the corpus's own."),
-    ] = None,
     workers: Annotated[
         int | None, typer.Option(metavar="INT", help="Threads; their number never changes the result.")
     ] = None,
@@ -81,17 +70,13 @@ def prepare(
         corpus=corpus,
         local=local,
         split=split,
-        revision=revision,
-        config=config,
-        field=field,
-        encoding=encoding,
-        documents=documents,
         tokenizer=tokenizer,
-        detokenizer=detokenizer,
         workers=workers,
+        **reading,
     )
     result = view.finish(job(options), RESUME)
     document = result.to_dict()
+    shown.stored = True
     view.say(f"{'prepared' if result.fresh else 'already prepared'}: {result.folder}", "bold")
     view.table(_counts(result.manifest))
     if verify:
@@ -107,7 +92,7 @@ def prepare(
 def _counts(manifest: Manifest) -> Table:
     """The sizes of each split."""
     made = f"{manifest.corpus} in {manifest.tokenizer}, detokenizer {manifest.detokenizer}"
-    table = Table(title=escape(made), title_justify="left", header_style="bold")
+    table = Table(title=made, title_justify="left", header_style="bold")
     table.add_column("split")
     for name in ("documents", "tokens", "characters", "unknown", "shards"):
         table.add_column(name, justify="right")
@@ -132,14 +117,14 @@ def _show_catalogue(view: View, found: dict[str, Any]) -> None:
     for name in ("name", "size", "tokenizer", "licence", "about"):
         known.add_column(name, no_wrap=name != "about")
     for corpus in found["corpora"]:
-        known.add_row(*(escape(corpus[column.header]) for column in known.columns))
+        known.add_row(*(corpus[str(column.header)] for column in known.columns))
     view.table(known)
-    here = Table(title=f"prepared in {escape(found['folder'])}", title_justify="left", header_style="bold")
+    here = Table(title=f"prepared in {found['folder']}", title_justify="left", header_style="bold")
     for name in ("corpus", "tokenizer", "tokens", "folder"):
         here.add_column(name, overflow="fold")
     for entry in found["prepared"]:
         tokens = ", ".join(f"{split} {count:,}" for split, count in entry["splits"].items())
-        here.add_row(entry["corpus"], escape(entry["tokenizer"]), tokens, Path(entry["folder"]).name)
+        here.add_row(entry["corpus"], entry["tokenizer"], tokens, Path(entry["folder"]).name)
     if found["prepared"]:
         view.table(here)
     else:

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from sedd_cli.cli import options as o
+from sedd_cli.cli.outcome import say_error
+from sedd_cli.cli.outcome import shown as output
 from sedd_cli.cli.view.view import View
 from sedd_cli.errors import RequestError, WorkError
 
@@ -85,7 +87,7 @@ def table(
     shown = summary(found, places, mini)
     document = shown.to_dict() | made.to_dict()
     if markdown:
-        typer.echo(as_markdown(shown), err=json)
+        (say_error if json else output.write)(as_markdown(shown) + ("" if json else "\n"))
     else:
         show(view, shown)
     view.write(document, out)

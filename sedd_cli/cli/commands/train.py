@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from sedd_cli.cli import options as o
+from sedd_cli.cli.outcome import shown
 from sedd_cli.cli.view.view import View
 from sedd_cli.errors import RequestError
 
@@ -58,13 +59,14 @@ def train(
         cost = estimate_cost(resolved).to_dict()
         view.document({"recipe": resolved.to_data(), "plan": cost})
         if not json:
-            typer.echo(dump_recipe(resolved))
+            shown.write(dump_recipe(resolved) + "\n", result=True)
             for key, value in cost.items():
-                typer.echo(f"{key:>24}  {value}")
+                shown.write(f"{key:>24}  {value}\n", result=True)
         return
     from sedd_cli.training.train import TrainOptions
     from sedd_cli.training.train import train as job
 
+    shown.stored = True  # in the run directory
     folder = run_dir or Path("runs") / resolved.name
     trackers = tuple(name for name, asked in (("tensorboard", tensorboard), ("wandb", wandb)) if asked)
     result = view.finish(job(resolved, TrainOptions(folder, device, fresh, report, autotune, trackers, view.say)))

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from sedd_cli.cli.view.results import plus_minus
 
@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
 #: States of a check, coloured.
 MARKS = {
-    "ok": "[green]ok[/]", "odd": "[yellow]odd[/]", "missing": "[yellow]missing[/]", "optional": "[dim]not there[/]",
-    "bad": "[red]bad[/]",
+    "ok": ("ok", "green"), "odd": ("odd", "yellow"), "missing": ("missing", "yellow"), "optional": ("not there", "dim"),
+    "bad": ("bad", "red"),
 }  # fmt: skip
 
 
@@ -26,7 +26,7 @@ def findings_table(findings: Sequence[Mapping[str, Any]]) -> Table:
     for name in ("check", "state", "found", "what to do"):
         table.add_column(name, overflow="fold")
     for finding in findings:
-        table.add_row(finding["check"], MARKS[finding["state"]], escape(finding["found"]), escape(finding["advice"]))
+        table.add_row(finding["check"], Text(*MARKS[finding["state"]]), finding["found"], finding["advice"])
     return table
 
 
@@ -36,17 +36,17 @@ def levels_table(found: Diagnosis) -> Table:
         "normaliser: mean over masked positions, 1 for the scores of a distribution; "
         "guessed: share of the tokens hidden by noise"
     )
-    table = Table(title=f"scores on {escape(found.text or '')}", caption=caption, header_style="bold")
+    table = Table(title=f"scores on {found.text or ''}", caption=caption, header_style="bold")
     table.title_justify = table.caption_justify = "left"
     for name in ("noise", "hidden", "normaliser", "5–95 %", "guessed", "log-scores"):
         table.add_column(name, justify="right", no_wrap=True)
     for level in found.levels:
-        cells = [f"{level.lam:.0%}", f"{level.moved:,}"]
+        cells: list[str | Text] = [f"{level.lam:.0%}", f"{level.moved:,}"]
         if (mean := level.normaliser) and level.log_score:
             cells += [plus_minus(mean.mean, mean.error, 3), f"{mean.p5:.2f}–{mean.p95:.2f}"]
             cells += [f"{level.guessed / level.moved:.1%}" if level.moved else "-"]
             cells += ["{:.1f} … {:.1f}".format(*level.log_score)]
         else:
-            cells += ["-" if level.finite else "[red]not finite[/]"]
+            cells += ["-" if level.finite else Text("not finite", "red")]
         table.add_row(*cells)
     return table

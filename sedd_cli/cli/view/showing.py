@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from sedd_cli.cli.outcome import shown as console
 from sedd_cli.cli.view.view import View
+from sedd_cli.errors import WorkError
 from sedd_cli.system.events import Event, Result, observe
 
 if TYPE_CHECKING:
     from sedd_cli.checkpoints.loaded_model import LoadedModel
+    from sedd_cli.cli.view.replay import Replay
 
 
 def shown(
@@ -24,6 +27,7 @@ def shown(
         watch: Also draw frames, in a terminal.
         html: Write a page that replays the frames to this file.
         interrupted: Shown after Ctrl-C.
+        keep: Return the samples too.
         svg: Write an animated picture of the denoising to this file.
     """
     from sedd_cli.cli.view.recorder import Recorder
@@ -31,6 +35,7 @@ def shown(
     from sedd_cli.inference.jobs import stored, writing
 
     if out is not None:
+        console.stored = True
         job = stored(job, out)
     recorder = Recorder(model) if html is not None or svg is not None else None
     if recorder is not None:
@@ -45,11 +50,19 @@ def shown(
     if recorder is not None and html is not None:
         from sedd_cli.cli.view.replay import write_page
 
-        write_page(html, recorder.replay(title))
+        _write(write_page, html, recorder.replay(title))
         view.say(f"wrote {html}", "dim")
     if recorder is not None and svg is not None:
         from sedd_cli.cli.view.picture import write_picture
 
-        write_picture(svg, recorder.replay(title))
+        _write(write_picture, svg, recorder.replay(title))
         view.say(f"wrote {svg}", "dim")
     return result
+
+
+def _write(write: Callable[[Path, Replay], None], path: Path, replay: Replay) -> None:
+    """Write a page or a picture; WorkError where it cannot be written."""
+    try:
+        write(path, replay)
+    except OSError as error:
+        raise WorkError(f"cannot write {path}: {error.strerror}") from None

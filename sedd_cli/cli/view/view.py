@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import sys
 import time
 from collections.abc import Generator, Iterable
 from contextlib import AbstractContextManager, nullcontext
@@ -12,18 +10,19 @@ from functools import singledispatchmethod
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console, RenderableType
-from rich.markup import escape
+from rich.console import RenderableType
 from rich.panel import Panel
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
 from rich.table import Table
 from rich.text import Text
 
-from sedd_cli.cli.outcome import failure, json_output, main_process
+from sedd_cli.cli.outcome import failure, main_process, shown
+from sedd_cli.cli.view.console import PlainConsole
 from sedd_cli.cli.view.results import bounds_table
-from sedd_cli.errors import WorkError
+from sedd_cli.errors import MESSAGE, WorkError, printable, shortened
 from sedd_cli.system import events as e
+from sedd_cli.system.json_lines import json_text
 
 #: Seconds between two plain lines of one task when the output is not a terminal.
 PLAIN_EVERY = 10.0
@@ -46,11 +45,9 @@ class View:
     def __init__(self, json: bool = False, quiet: bool = False):
         self.json = json
         self.quiet = quiet or not main_process()
-        self.console = Console(
-            stderr=json, highlight=False, soft_wrap=not (sys.stderr if json else sys.stdout).isatty()
-        )
+        self.console = PlainConsole(stderr=json)
         # notes go to standard output in a terminal only, so that a redirected output holds results alone
-        self.aside = self.console if self.console.is_terminal else Console(stderr=True, highlight=False, soft_wrap=True)
+        self.aside = self.console if self.console.is_terminal else PlainConsole(stderr=True, soft_wrap=True)
         self._bars: Live | None = None
         self._tasks: dict[str, Any] = {}
         self._spoken: dict[str, float] = {}
@@ -68,7 +65,7 @@ class View:
     def document(self, data: Any, error: Exception | None = None) -> None:
         """Write the command's JSON document under `--json`; `error` is the one with which the command will end."""
         if self.json:
-            json_output.write(data | failure(error) if error else data)
+            shown.json(data | failure(error) if error else data)
 
     def write(self, data: Any, out: Path | None) -> None:
         """Write the JSON document to the file of `--out`, if there is one."""
@@ -76,15 +73,16 @@ class View:
             from sedd_cli.system.files import write_whole
 
             try:
-                write_whole(out, json.dumps(data, indent=1, ensure_ascii=False) + "\n")
+                write_whole(out, json_text(data, 1) + "\n")
             except OSError as error:
                 raise WorkError(f"cannot write {out}: {error.strerror}") from None
+            shown.stored = True
             self.say(f"wrote {out}", "dim")
 
-    def say(self, text: str, style: str = "") -> None:
-        """Print a line, without interpreting markup, unless quiet."""
+    def say(self, text: str, style: str = "", most: int = MESSAGE) -> None:
+        """Print a text of at most about `most` characters, unless quiet."""
         if not self.quiet:
-            self.aside.print(Text(text, style=style), soft_wrap=True)
+            self.aside.print(Text(shortened(text, most), style=style), soft_wrap=True)
 
     def table(self, table: Table) -> None:
         """Print a table, unless quiet."""
@@ -94,7 +92,12 @@ class View:
     def result(self, table: Table) -> None:
         """Print the table that is the command's result, also when quiet."""
         if not (self.quiet and self.json):
-            self.console.print(table)
+            self._out(table)
+
+    def _out(self, what: RenderableType) -> None:
+        """Print what the command was called for."""
+        with shown.result():
+            self.console.print(what)
 
     def picture(self, what: RenderableType) -> None:
         """Show this below the bars until it is replaced; nothing happens without bars."""
@@ -142,22 +145,28 @@ class View:
     def _(self, event: e.Sampled) -> None:
         if self.quiet and event.at_step is not None:
             return  # samples during training are progress
-        if self.quiet and not self.json:
-            sys.stdout.write((event.text if event.text is not None else " ".join(map(str, event.tokens))) + "\n")
-        elif not self.quiet:
-            self.console.print(self._sample(event))
+        if self.console.is_terminal or self.json or event.at_step is not None:
+            if not self.quiet:
+                self.console.print(self._sample(event))
+            elif not self.json:
+                shown.write(printable(_body(event)) + "\n", result=True)
+        else:  # a file or a pipe receives the text as it is
+            title = "" if self.quiet else f"--- {printable(' · '.join(_title(event)))} ---\n"
+            shown.check()
+            shown.write(f"{title}{_body(event)}\n{'' if self.quiet else chr(10)}", result=True)
 
     @show.register
     def _(self, event: e.Evaluated) -> None:
-        self.table(bounds_table(event.result))
+        if not self.quiet:
+            self._out(bounds_table(event.result))
 
     def _sample(self, event: e.Sampled) -> Panel | Text:
-        body = Text(event.text if event.text is not None else " ".join(map(str, event.tokens)))
+        body = Text(_body(event))
         for start, stop in event.given:
             body.stylize("bold cyan", start, stop)
         title = " · ".join(_title(event))
         if self.console.is_terminal:
-            return Panel(body, title=escape(title), title_align="left", border_style="dim")
+            return Panel(body, title=Text(title), title_align="left", border_style="dim")
         return Text(f"--- {title} ---\n").append(body).append("\n")
 
     def _advance(self, task: str, done: int, total: int | None, unit: str, metrics: dict[str, str]) -> None:
@@ -167,8 +176,8 @@ class View:
         finished = total is not None and done >= total
         if self._bars:
             if task not in self._tasks:
-                self._tasks[task] = self._bars.add_task(escape(task), total=total, unit=unit, metrics="")
-            self._bars.update(self._tasks[task], completed=done, total=total, metrics=escape(spelled))
+                self._tasks[task] = self._bars.add_task(task, total=total, unit=unit, metrics="")
+            self._bars.update(self._tasks[task], completed=done, total=total, metrics=spelled)
             if finished:  # a finished bar becomes a line, which leaves room for later bars
                 self._bars.remove_task(self._tasks.pop(task))
                 self.say(f"{task}: {done:,} {unit}  {spelled}".rstrip(), "dim")
@@ -183,16 +192,21 @@ class View:
             return nullcontext()
         self._tasks = {}
         self._bars = Live(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=14),
             MofNCompleteColumn(),
-            TextColumn("[cyan]{task.fields[metrics]}"),
+            TextColumn("{task.fields[metrics]}", style="cyan", markup=False),
             TimeRemainingColumn(),
             TextColumn("left"),
             console=self.console,
             transient=True,
         )
         return self._bars
+
+
+def _body(event: e.Sampled) -> str:
+    """The text of a sample; its ids where the model has no tokenizer."""
+    return event.text if event.text is not None else " ".join(map(str, event.tokens))
 
 
 def _title(event: e.Sampled) -> list[str]:

@@ -9,7 +9,7 @@ from sedd_cli.data.corpora.base import SPLITS, Corpus, Request, Source, Stochast
 from sedd_cli.data.corpora.hub import hub_corpus, is_hub_id
 from sedd_cli.data.corpora.lambada import LAMBADA
 from sedd_cli.data.corpora.lm1b import LM1B
-from sedd_cli.data.corpora.local import local_corpus
+from sedd_cli.data.corpora.local import local_corpus, prepared_corpus
 from sedd_cli.data.corpora.markov import MARKOV
 from sedd_cli.data.corpora.openwebtext import OPENWEBTEXT
 from sedd_cli.data.corpora.ptb import PTB
@@ -17,7 +17,8 @@ from sedd_cli.data.corpora.pycode import PYCODE, PYCOMMENTS
 from sedd_cli.data.corpora.pydocs import PYDOCS
 from sedd_cli.data.corpora.text8 import TEXT8
 from sedd_cli.data.corpora.wikitext import WIKITEXT2, WIKITEXT103
-from sedd_cli.data.formats import READERS
+from sedd_cli.data.formats import format_of
+from sedd_cli.data.manifest import FILE as MANIFEST
 from sedd_cli.errors import RequestError
 
 __all__ = ["CORPORA", "EMBEDDED", "SPLITS", "Corpus", "Request", "Source", "StochasticProcess", "find_corpus"]
@@ -43,8 +44,11 @@ def find_corpus(request: Request) -> Corpus:
     if request.local is not None:
         raise RequestError(f"--from goes with a known corpus ({', '.join(CORPORA)}), not with {name!r}")
     if Path(name).exists():
-        return local_corpus(request)
-    if is_hub_id(name) and Path(name).suffix.lower() not in READERS:
+        return prepared_corpus(request) if (Path(name) / MANIFEST).is_file() else local_corpus(request)
+    parent = Path(name).parent
+    if "/" in name and parent.is_dir() and parent != Path("."):
+        raise RequestError(f"corpus {name!r}: {parent} is a folder without {Path(name).name} in it")
+    if is_hub_id(name) and not name.startswith(".") and format_of(name) is None:
         return hub_corpus(request)
     near = difflib.get_close_matches(name, CORPORA, n=1)
     hint = f"; did you mean {near[0]}?" if near else ""

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sedd_cli.data.formats import ReadOptions
+from sedd_cli.data.formats.files import Tally
 from sedd_cli.errors import RequestError
 
 if TYPE_CHECKING:
@@ -23,8 +24,8 @@ class Request:
     """Which text to read, and how.
 
     corpus: a known name, a file, a folder, or a hub id. local: path of the original files of a named corpus. split:
-    read this split alone. revision, config: version and configuration of a hub dataset. field, encoding, documents:
-    see ReadOptions.
+    read this split alone. revision, config: version and configuration of a hub dataset. field, encoding, documents,
+    format: see ReadOptions.
     """
 
     corpus: str
@@ -35,10 +36,11 @@ class Request:
     field: str | None = None
     encoding: str = "utf-8"
     documents: str = "auto"
+    format: str = "auto"
 
     def reading(self, field: str | None = None) -> ReadOptions:
         """How to read files; `field` is the corpus's default."""
-        return ReadOptions(self.field or field, self.encoding, self.documents)
+        return ReadOptions(self.field or field, self.encoding, self.documents, self.format)
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,7 @@ class Source:
 
     splits: for each split, a function that reads its documents from the start. counts: documents per split, where known
     in advance. location, revision: what was read. size: approximate bytes of text, if known. remarks: warnings for the
-    user.
+    user. notes: decisions that names and endings made. tally: what the readers leave out, once they have read.
     """
 
     location: str
@@ -56,6 +58,8 @@ class Source:
     counts: dict[str, int] = field(default_factory=dict)
     size: int | None = None
     remarks: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    tally: Tally = field(default_factory=Tally)
 
     def only(self, split: str | None) -> Source:
         """This source with one split alone (None: with all); RequestError lists the existing ones."""
@@ -88,6 +92,7 @@ class Corpus:
     identity(request) identifies the exact text without network; open(request) finds it. origin: the hub id or URL it
     comes from. local: the files that --from accepts. windows: its models train on random windows instead of packed
     blocks. process: the process that its text is drawn from, if known.
+    prepared: its folder, where the request names one that `sedd prepare` made.
     """
 
     name: str
@@ -102,6 +107,7 @@ class Corpus:
     detokenizer: str = "none"
     windows: bool = False
     process: StochasticProcess | None = None
+    prepared: Path | None = None
 
 
 def share_of(document: str) -> str:

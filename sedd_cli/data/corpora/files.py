@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
-from sedd_cli.errors import RequestError
+from sedd_cli.errors import RequestError, listed
 from sedd_cli.system.digests import digest, sha256_of
 
 _HASHED = 1 << 26
@@ -15,6 +17,31 @@ _WORDS = {
     "validation": {"valid", "validation", "val", "dev", "heldout"},
     "test": {"test"},
 }
+#: Papers that lie beside data.
+_PAPERS = {
+    "readme", "license", "licence", "copying", "notice", "changelog", "changes", "contributing", "citation", "authors",
+    "code_of_conduct", "security",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Found:
+    """The files of a folder that are read, in path order, and how many of which ending are not."""
+
+    files: list[Path]
+    left_out: Counter[str]
+    names: list[str]
+
+    def note(self, root: Path) -> str:
+        """One line about what a folder gave; "" for a single file."""
+        if not root.is_dir():
+            return ""
+        text = f"{root}: {len(self.files):,} files are read"
+        if self.left_out:
+            common = self.left_out.most_common(5)
+            kinds = ", ".join(f"{count:,} {ending or 'without ending'}" for ending, count in common)
+            text += f", {sum(self.left_out.values()):,} are left out ({kinds}): {listed(self.names, 5)}"
+        return text
 
 
 def files_under(path: Path, accepted: Callable[[Path], bool]) -> list[Path]:
@@ -22,19 +49,77 @@ def files_under(path: Path, accepted: Callable[[Path], bool]) -> list[Path]:
 
     Raises RequestError where there is nothing.
     """
+    return find_files(path, accepted).files
+
+
+def find_files(path: Path, accepted: Callable[[Path], bool]) -> Found:
+    """`path` itself, or what the folder gives. Links are followed. Papers such as README are left out beside data.
+
+    Raises RequestError where there is nothing, and for a folder or a link that cannot be read.
+    """
     if path.is_file():
-        return [path]
+        return Found([path], Counter(), [])
     if not path.exists():
         raise RequestError(f"{path}: no such file or folder")
-    below = (file for file in path.rglob("*") if file.is_file() and accepted(file))
-    found = [file for file in below if not any(part.startswith(".") for part in file.relative_to(path).parts)]
-    return sorted(found, key=lambda file: file.relative_to(path).as_posix())
+    files, left_out = [], []
+    for file in _below(path, set()):
+        if file.is_symlink() and not file.exists():
+            if accepted(file):
+                raise RequestError(f"{file} is a link to nothing: fetch what it should point to, or remove it")
+            left_out.append(file)
+        else:
+            (files if file.is_file() and accepted(file) else left_out).append(file)
+    papers = [file for file in files if file.stem.lower() in _PAPERS and file.suffix.lower() in ("", ".md", ".txt")]
+    if 0 < len(papers) < len(files):
+        files = [file for file in files if file not in papers]
+        left_out += papers
+    names = [file.relative_to(path).as_posix() for file in left_out]
+    files.sort(key=lambda file: file.relative_to(path).as_posix())
+    return Found(files, Counter(file.suffix.lower() for file in left_out), sorted(names))
+
+
+def _below(folder: Path, above: set[tuple[int, int]]) -> Iterator[Path]:
+    """All that a folder holds but hidden entries, through links; a folder inside itself is not entered again."""
+    try:
+        stat = folder.stat()
+        key = stat.st_dev, stat.st_ino
+        if key in above:
+            return
+        entries = sorted(folder.iterdir())
+    except OSError as error:
+        raise RequestError(f"cannot read the folder {folder}: {error.strerror}") from None
+    for entry in entries:
+        if entry.name.startswith("."):
+            continue
+        if entry.is_dir():
+            yield from _below(entry, above | {key})
+        else:
+            yield entry
 
 
 def named_split(name: str) -> str | None:
     """The split in a file's name ("wiki.test.raw" → "test"), or None."""
     words = set(re.split(r"[^a-z]+", name.lower()))
     return next((split for split, known in _WORDS.items() if words & known), None)
+
+
+def file_splits(files: list[Path]) -> dict[Path, str | None]:
+    """The split that each file of a user is named for.
+
+    A name is a file's own claim where one of its parts between dots is a split's name (`my.test.txt`, `test.txt`,
+    `test-00000-of-00001.parquet`), or where one file is given alone. A word elsewhere in a name (`the driving
+    test.txt`) counts only where another file is named for training.
+    """
+    words = {file: named_split(file.name) for file in files}
+    if "train" in words.values() or (len(files) == 1 and " " not in files[0].stem):
+        return words
+    return {file: split if split and _claims(file.name) else None for file, split in words.items()}
+
+
+def _claims(name: str) -> bool:
+    known = set().union(*_WORDS.values())
+    parts = re.sub(r"[-_]\d+([-_]of[-_]\d+)?(?=\.|$)", "", name.lower()).split(".")
+    return bool(known & set(parts))
 
 
 def identity_of(root: Path, files: list[Path]) -> str:

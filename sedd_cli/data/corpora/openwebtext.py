@@ -11,7 +11,7 @@ from pathlib import Path
 from sedd_cli.data.corpora.base import Corpus, Documents, Request, Source, one_after_another
 from sedd_cli.data.corpora.files import files_under, identity_of
 from sedd_cli.data.corpora.hub import HubCopy, UnreachableError, open_copies, rows_of
-from sedd_cli.data.formats import PLAIN, READERS, ReadOptions, read_documents
+from sedd_cli.data.formats import RECORDS, ReadOptions, format_of, read_documents
 from sedd_cli.errors import RequestError
 
 HELD_OUT = 100_000
@@ -39,13 +39,13 @@ def _split(documents: Documents, count: int) -> dict[str, Documents]:
 def _page(file: Path, reading: ReadOptions) -> Iterator[str]:
     """Documents of one file; pages of the text distribution are cleaned as the hub's copy was."""
     documents = read_documents(file, reading)
-    if file.suffix.lower() in (".jsonl", ".ndjson", ".parquet"):
+    if format_of(file.name) in RECORDS:
         return documents
     return (_GAPS.sub("\n\n", document).strip() for document in documents)
 
 
 def _files(path: Path) -> list[Path]:
-    files = files_under(path, lambda file: file.suffix.lower() in READERS)
+    files = files_under(path, lambda file: format_of(file.name) is not None)
     if not files:
         raise RequestError(f"{path} holds none of openwebtext's files: {_FILES}")
     return files
@@ -54,8 +54,8 @@ def _files(path: Path) -> list[Path]:
 def _local(request: Request, path: Path) -> Source:
     files = _files(path)
     reading = request.reading()
-    if any(file.suffix.lower() in PLAIN for file in files):
-        reading = ReadOptions(request.field, request.encoding, "file")
+    if any(format_of(file.name) == "text" for file in files):
+        reading = ReadOptions(request.field, request.encoding, "file", request.format)
     documents = one_after_another([partial(_page, file, reading) for file in files])
     count = sum(1 for _ in documents())  # the last documents are known only when all are counted
     if not count:

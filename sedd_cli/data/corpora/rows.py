@@ -12,10 +12,10 @@ from sedd_cli.data.corpora.base import SPLITS, Corpus, Request, Source, one_afte
 from sedd_cli.data.corpora.download import download
 from sedd_cli.data.corpora.files import files_under, identity_of, named_split
 from sedd_cli.data.corpora.hub import HubCopy, UnreachableError, open_copies, rows_of
-from sedd_cli.data.formats import READERS, ReadOptions, read_lines
-from sedd_cli.errors import RequestError
+from sedd_cli.data.formats import ReadOptions, format_of, read_lines, read_rows
+from sedd_cli.errors import RequestError, listed
 
-_RECORDS = (".jsonl", ".ndjson", ".parquet")
+_RECORDS = ("jsonl", "parquet")
 
 
 @dataclass(frozen=True)
@@ -100,12 +100,14 @@ class RowBenchmark:
                 if group
             },
             size=sum(file.stat().st_size for file in files),
+            notes=(f"{self.name} is read from {path}: {listed([file.name for file in files], 5)}",),
+            tally=reading.tally,
         )
 
     def _refuse_mixtures(self, path: Path, grouped: dict[str, list[Path]]) -> None:
         """Two original files for one split are two corpora (WikiText-2 beside WikiText-103), not one."""
         for split, group in grouped.items():
-            originals = [str(file) for file in group if file.suffix not in _RECORDS]
+            originals = [str(file) for file in group if format_of(file.name) not in _RECORDS]
             if len(originals) > 1:
                 raise RequestError(
                     f"{path} holds more than one file for {split}: {', '.join(originals)}; name one folder"
@@ -115,14 +117,14 @@ class RowBenchmark:
         return Source(location, revision, remarks=(self.warning,) if self.warning else (), **found)
 
     def _files(self, path: Path) -> list[Path]:
-        files = files_under(path, lambda file: self.accepts(file) or file.suffix in _RECORDS)
+        files = files_under(path, lambda file: self.accepts(file) or format_of(file.name) in _RECORDS)
         if not files:
             raise RequestError(f"{path} holds none of {self.name}'s files: {self.files}")
         return files
 
     def _read(self, file: Path, reading: ReadOptions) -> Iterator[str]:
-        if file.suffix in _RECORDS:
-            return READERS[file.suffix](file, reading)
+        if format_of(file.name) in _RECORDS:
+            return read_rows(file, reading)
         return (self.row(line) for line in read_lines(file, reading))
 
 

@@ -1,31 +1,124 @@
-"""Reading documents from files: one module per kind of file, one table of suffixes."""
+"""Reading documents from files: one table of endings and formats, which every command uses.
+
+An ending says what a file holds, and the ending inside one of a compressed file: `a.jsonl.gz` is JSON lines. Endings
+that are not in the table are refused, unless a format is named.
+"""
 
 from __future__ import annotations
 
+import dataclasses
+import difflib
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
-from sedd_cli.data.formats.archives import read_tar
-from sedd_cli.data.formats.plain import ReadOptions, read_lines, read_text
-from sedd_cli.data.formats.records import read_jsonl, read_parquet
+from sedd_cli.data.formats import records
+from sedd_cli.data.formats.archives import read_archive
+from sedd_cli.data.formats.files import COMPRESSED, LONGEST, Input, ReadOptions
+from sedd_cli.data.formats.plain import read_lines, read_text
+from sedd_cli.data.formats.records import DEFAULT_FIELD, check_sample, encodable, read_parquet, text_of
+from sedd_cli.errors import RequestError
 
-__all__ = ["PLAIN", "READERS", "ReadOptions", "Reader", "read_documents", "read_lines"]
+__all__ = [
+    "ENDINGS", "FORMATS", "RECORDS", "ReadOptions", "format_of", "read_documents", "read_lines", "read_rows",
+    "read_samples",
+]  # fmt: skip
 
-Reader = Callable[[Path, ReadOptions], Iterator[str]]
-
-PLAIN: dict[str, Reader] = dict.fromkeys((".txt", ".text", ".raw", ".md", ".tokens"), read_text)
-READERS: dict[str, Reader] = {
-    **PLAIN,
-    ".jsonl": read_jsonl,
-    ".ndjson": read_jsonl,
-    ".parquet": read_parquet,
-    ".tar": read_tar,
-    ".tgz": read_tar,
-    ".xz": read_tar,
-    ".gz": read_tar,
+#: Formats of records: how each reads (place, record).
+RECORDS: dict[str, Callable[[Input, ReadOptions], records.Records]] = {
+    "jsonl": records.json_lines_of,
+    "json": records.json_records_of,
+    "csv": records.comma_records_of,
+    "tsv": records.tab_records_of,
+    "parquet": records.parquet_records_of,
+}
+#: All formats.
+FORMATS = ("text", *RECORDS, "archive")
+ENDINGS: dict[str, str] = {
+    **dict.fromkeys((".txt", ".text", ".raw", ".md", ".tokens"), "text"),
+    **{".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "json", ".csv": "csv", ".tsv": "tsv", ".parquet": "parquet"},
+    **dict.fromkeys((".tar", ".tgz", ".zip"), "archive"),
 }
 
 
+def format_of(name: str) -> str | None:
+    """The format of a file by its ending, of a compressed file by the ending inside; None for an unknown one."""
+    path = Path(name.lower())
+    if path.suffix not in COMPRESSED:
+        return ENDINGS.get(path.suffix)
+    # openwebtext's archives are called urlsf_subset00.xz
+    inner = Path(path.stem).suffix
+    found = ENDINGS.get(inner) if inner else "archive"
+    return "archive" if found is None else None if found == "parquet" else found
+
+
+def chosen_format(name: str, reading: ReadOptions) -> str:
+    """The format that is named, else that of the ending; RequestError where neither is known."""
+    if reading.format != "auto":
+        if reading.format not in FORMATS:
+            near = difflib.get_close_matches(reading.format, FORMATS, n=1)
+            hint = f", did you mean {near[0]}?" if near else ""
+            raise RequestError(f"format {reading.format!r} is not known{hint}; there are: auto, {', '.join(FORMATS)}")
+        return reading.format
+    if (found := format_of(name)) is None:
+        raise RequestError(
+            f"{name}: files of this ending are not read as text unasked; known are {', '.join(ENDINGS)} (also with "
+            f"{', '.join(COMPRESSED)}); name its format, as in --format text"
+        )
+    return found
+
+
 def read_documents(path: Path, reading: ReadOptions) -> Iterator[str]:
-    """The documents of one file, by its suffix; files with an unknown suffix are read as plain text."""
-    return READERS.get(path.suffix.lower(), read_text)(path, reading)
+    """The documents of one file in its format: none blank, none longer than LONGEST, none that UTF-8 cannot hold."""
+    chosen = chosen_format(str(path), reading)
+    return finished(_read(Input.of(path), chosen, reading))
+
+
+def read_rows(path: Path, reading: ReadOptions) -> Iterator[str]:
+    """The texts of a file of records as they are, empty ones too."""
+    return _read(Input.of(path), chosen_format(str(path), reading), reading)
+
+
+def finished(texts: Iterator[str]) -> Iterator[str]:
+    """Texts as documents."""
+    for text in texts:
+        for start in range(0, len(text), LONGEST):
+            piece = text[start : start + LONGEST]
+            if piece.strip():
+                yield encodable(piece)
+
+
+def _read(source: Input, chosen: str, reading: ReadOptions) -> Iterator[str]:
+    if chosen == "text":
+        return read_text(source, reading)
+    if chosen == "archive":
+        return read_archive(source, reading, _member)
+    if chosen == "parquet":
+        return read_parquet(source, reading)
+    field = reading.field or DEFAULT_FIELD
+    return (text_of(record, field, where) for where, record in RECORDS[chosen](source, reading))
+
+
+def _member(source: Input, reading: ReadOptions) -> Iterator[str] | None:
+    """The documents of a member of an archive; a text is one document unless a separation is named."""
+    name = source.name.rpartition(" in ")[0]
+    chosen = format_of(name)
+    if chosen in (None, "parquet", "archive"):
+        return None
+    if chosen == "text" and reading.documents == "auto":
+        reading = dataclasses.replace(reading, documents="file")
+    return _read(source.unpacked(Path(name).suffix.lower()), chosen, reading)
+
+
+def read_samples(path: Path, asked: str = "auto") -> Iterator[tuple[str, dict[str, Any]]]:
+    """(place, record) of each sample in a file: records with a "text", "tokens", or both, or a text a line."""
+    reading = ReadOptions(documents="line", format=asked)
+    chosen = chosen_format(str(path), reading)
+    if chosen == "archive":
+        raise RequestError(f"{path} is an archive: unpack it and name one of its files")
+    if chosen == "text":
+        for number, text in enumerate(read_text(path, reading), 1):
+            yield f"text {number:,} of {path}", {"text": encodable(text)}
+        return
+    for where, record in RECORDS[chosen](Input.of(path), reading):
+        yield where, check_sample(record, where)

@@ -2,72 +2,54 @@
 
 from __future__ import annotations
 
-import codecs
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+import itertools
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TextIO
 
+from sedd_cli.data.formats.files import LONGEST, SEPARATIONS, Input, ReadOptions, decoded, lines_of
 from sedd_cli.errors import RequestError
 
-LONGEST = 1 << 20
-SEPARATIONS = ("auto", "blank", "line", "file")
-_PIECE = 1 << 20
+__all__ = ["ReadOptions", "read_lines", "read_text"]
 
 
-@dataclass(frozen=True)
-class ReadOptions:
-    """How files are read.
-
-    field: key or column of the text, None for "text". encoding: of text files. documents: what separates the documents
-    of a text file: "blank" lines; every "line" is a document; the "file" is one document; "auto": blank lines if the
-    first million characters contain one, else lines. Longer documents are cut at a million characters, to bound memory.
-    """
-
-    field: str | None = None
-    encoding: str = "utf-8"
-    documents: str = "auto"
-
-
-def read_text(path: Path, reading: ReadOptions) -> Iterator[str]:
+def read_text(source: Path | Input, reading: ReadOptions) -> Iterator[str]:
     """Documents of a text file, as `reading.documents` separates them; blank ones are left out."""
     if reading.documents not in SEPARATIONS:
         raise RequestError(f"documents {reading.documents!r} is not known; there are: {', '.join(SEPARATIONS)}")
-    name = _sniff(path, reading) if reading.documents == "auto" else reading.documents
-    return (text for text in _decoded(path, reading, _SEPARATED[name]) if text.strip())
+    return _documents(source if isinstance(source, Input) else Input.of(source), reading)
+
+
+def _documents(source: Input, reading: ReadOptions) -> Iterator[str]:
+    texts, name = decoded(source, reading.encoding), reading.documents
+    if name == "auto":
+        begun = list(_first(texts))
+        beginning = "".join(begun)[:LONGEST]
+        name = "blank" if any(not line.strip() for line in beginning.strip().split("\n")) else "line"
+        texts = itertools.chain(begun, texts)
+    return (text for text in _SEPARATED[name](texts) if text.strip())
+
+
+def _first(texts: Iterator[str]) -> Iterator[str]:
+    """As many pieces as hold the first million characters."""
+    size = 0
+    while size < LONGEST and (text := next(texts, "")):
+        size += len(text)
+        yield text
 
 
 def read_lines(path: Path, reading: ReadOptions) -> Iterator[str]:
     """Every line with its line end, empty ones too; a line longer than a million characters comes in pieces."""
-    return _decoded(path, reading, _lines)
+    return lines_of(decoded(Input.of(path), reading.encoding), LONGEST)
 
 
-def _decoded(path: Path, reading: ReadOptions, separate: Callable[[TextIO], Iterator[str]]) -> Iterator[str]:
-    """The output of `separate` on the open file; the error for a byte that does not decode names its offset."""
-    _refuse_binary(path, reading.encoding)
-    try:
-        with path.open(encoding=_without_bom(reading.encoding)) as stream:
-            yield from separate(stream)
-    except UnicodeDecodeError as error:
-        offset = _first_bad_byte(path, reading.encoding)
-        raise RequestError(
-            f"{path} is not {reading.encoding}: byte {offset:,} does not decode; "
-            "say what it is with --encoding, as in --encoding latin-1"
-        ) from error
+def _single_lines(texts: Iterator[str]) -> Iterator[str]:
+    return (line.rstrip("\n") for line in lines_of(texts, LONGEST))
 
 
-def _lines(stream: TextIO) -> Iterator[str]:
-    return iter(lambda: stream.readline(LONGEST), "")
-
-
-def _single_lines(stream: TextIO) -> Iterator[str]:
-    return (line.rstrip("\n") for line in _lines(stream))
-
-
-def _paragraphs(stream: TextIO) -> Iterator[str]:
+def _paragraphs(texts: Iterator[str]) -> Iterator[str]:
     held: list[str] = []
     size = 0
-    for line in _lines(stream):
+    for line in lines_of(texts, LONGEST):
         if held and (not line.strip() or size + len(line) > LONGEST):
             yield "".join(held).rstrip("\n")
             held, size = [], 0
@@ -77,48 +59,21 @@ def _paragraphs(stream: TextIO) -> Iterator[str]:
     yield "".join(held).rstrip("\n")
 
 
-def _whole(stream: TextIO) -> Iterator[str]:
-    return iter(lambda: stream.read(LONGEST), "")
+def _whole(texts: Iterator[str]) -> Iterator[str]:
+    held: list[str] = []
+    size = 0
+    for text in texts:
+        start = 0
+        while start < len(text):
+            stop = min(len(text), start + LONGEST - size)
+            held.append(text[start:stop])
+            size += stop - start
+            start = stop
+            if size == LONGEST:
+                yield "".join(held)
+                held, size = [], 0
+    if held:
+        yield "".join(held)
 
 
 _SEPARATED = {"blank": _paragraphs, "line": _single_lines, "file": _whole}
-
-
-def _sniff(path: Path, reading: ReadOptions) -> str:
-    """Whether the beginning of the file has an empty line between two that are not."""
-    beginning = next(_decoded(path, reading, _whole), "")
-    return "blank" if any(not line.strip() for line in beginning.strip().split("\n")) else "line"
-
-
-def _without_bom(encoding: str) -> str:
-    """The codec that also swallows a byte order mark, where UTF-8 is meant."""
-    try:
-        return "utf-8-sig" if codecs.lookup(encoding).name == "utf-8" else encoding
-    except LookupError as error:
-        raise RequestError(f"encoding {encoding!r} is not known to Python; try utf-8, latin-1 or cp1252") from error
-
-
-def _refuse_binary(path: Path, encoding: str) -> None:
-    if codecs.lookup(_without_bom(encoding)).name.startswith(("utf-16", "utf-32")):
-        return
-    with path.open("rb") as stream:
-        offset = stream.read(1 << 16).find(0)
-    if offset >= 0:
-        raise RequestError(
-            f"{path} is not a text file: byte {offset:,} is zero; readable are text, .jsonl, .parquet and .tar files"
-        )
-
-
-def _first_bad_byte(path: Path, encoding: str) -> int:
-    """Offset of the first byte that does not decode. Reads the file again, only before an error."""
-    decoder = codecs.getincrementaldecoder(encoding)()
-    before = 0
-    with path.open("rb") as stream:
-        while piece := stream.read(_PIECE):
-            pending = len(decoder.getstate()[0])
-            try:
-                decoder.decode(piece)
-            except UnicodeDecodeError as error:
-                return before - pending + error.start
-            before += len(piece)
-    return before - len(decoder.getstate()[0])

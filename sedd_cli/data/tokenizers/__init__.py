@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterable
 from pathlib import Path
@@ -12,7 +11,8 @@ from sedd_cli.data.tokenizers.bpe import BPETokenizer
 from sedd_cli.data.tokenizers.characters import ByteTokenizer, CharTokenizer, Text8Tokenizer
 from sedd_cli.data.tokenizers.huggingface import HuggingFaceTokenizer
 from sedd_cli.data.tokenizers.tiktoken import TiktokenTokenizer
-from sedd_cli.errors import DamageError, RequestError
+from sedd_cli.errors import DamageError, RequestError, WorkError, first_line, shown
+from sedd_cli.system.documents import TOKENIZER_BYTES, read_json
 
 __all__ = ["Tokenizer", "holds_tokenizer", "load_tokenizer", "needs_training", "open_tokenizer", "train_tokenizer"]
 
@@ -28,7 +28,20 @@ KINDS: dict[str, type[Tokenizer]] = {
 
 def needs_training(spec: str) -> bool:
     """Whether `spec` ("char", "bpe:N") names a tokenizer that is learnt from a corpus."""
-    return spec.partition(":")[0] in TRAINED and not Path(spec).exists()
+    return spec.partition(":")[0] in TRAINED
+
+
+def is_known(spec: str) -> bool:
+    """Whether `spec` is the name of a tokenizer that needs no file; ./gpt2 is the path of one of that name."""
+    return needs_training(spec) or spec in FIXED or spec in TiktokenTokenizer.names()
+
+
+def is_local(spec: str) -> bool:
+    """Whether `spec` names a file or folder on this machine, and not the tokenizer of a known name or of the hub."""
+    path = Path(spec)
+    if is_known(spec) or not path.exists():
+        return False
+    return looks_like_path(spec) or path.is_file() or "/" in spec or holds_some_tokenizer(path)
 
 
 def train_tokenizer(spec: str, texts: Iterable[str]) -> Tokenizer:
@@ -38,15 +51,29 @@ def train_tokenizer(spec: str, texts: Iterable[str]) -> Tokenizer:
     return TRAINED[spec.partition(":")[0]].train(spec, texts)
 
 
-def load_tokenizer(spec: str) -> Tokenizer:
+def load_tokenizer(spec: str, eos: str | None = None) -> Tokenizer:
     """A tokenizer that needs no training text: byte, text8, a tiktoken name (gpt2), a hub name, a file or folder.
 
-    A folder may be one that `Tokenizer.save` wrote (a dataset, a checkpoint), or a downloaded hub tokenizer.
+    Known names come first: a folder called gpt2 is named ./gpt2. A folder may be one that `Tokenizer.save` wrote (a
+    dataset, a checkpoint), or a downloaded hub tokenizer. eos: the token of a hub tokenizer that separates documents.
     Raises RequestError where it cannot be loaded.
     """
+    tokenizer = _load_tokenizer(spec)
+    if eos is None:
+        return tokenizer
+    if not isinstance(tokenizer, HuggingFaceTokenizer):
+        raise RequestError(f"--eos has no effect on {spec}, which has its own separator")
+    return tokenizer.separated_by(eos)
+
+
+def _load_tokenizer(spec: str) -> Tokenizer:
     path = Path(spec)
-    if path.exists():
-        return open_tokenizer(path) if holds_tokenizer(path) else HuggingFaceTokenizer.load(spec)
+    if is_local(spec):
+        if holds_tokenizer(path):
+            return open_tokenizer(path)
+        if path.is_dir() and not holds_some_tokenizer(path):
+            raise RequestError(f"tokenizer {spec!r}: the folder holds none (no tokenizer.json, vocab.txt or the like)")
+        return HuggingFaceTokenizer.load(spec)
     if needs_training(spec):
         raise RequestError(
             f"tokenizer {spec!r} is trained on a corpus: prepare one with --tokenizer {spec}, "
@@ -54,7 +81,7 @@ def load_tokenizer(spec: str) -> Tokenizer:
         )
     if spec in FIXED:
         return FIXED[spec]()
-    if looks_like_path(spec):
+    if looks_like_path(spec) or (Path(spec).parent.is_dir() and "/" in spec):
         raise RequestError(f"tokenizer {spec!r}: no such file or folder")
     return (TiktokenTokenizer if spec in TiktokenTokenizer.names() else HuggingFaceTokenizer).load(spec)
 
@@ -68,15 +95,17 @@ def open_tokenizer(folder: Path) -> Tokenizer:
     if not file.is_file():
         raise RequestError(f"no tokenizer in {folder}: {FILE} is missing")
     try:
-        record = json.loads(file.read_text(encoding="utf-8"))
+        record = read_json(file, TOKENIZER_BYTES)
         if record["format"] != FORMAT:
-            raise RequestError(f"{file} has format {record['format']!r}; this version reads format {FORMAT}")
+            raise RequestError(f"{file} has format {shown(record['format'])}; this version reads format {FORMAT}")
         tokenizer = KINDS[record["kind"]].from_state(record["spec"], record["state"])
-        expected = record["fingerprint"]
-    except (KeyError, TypeError, ValueError) as error:
-        if isinstance(error, RequestError):
-            raise
-        raise DamageError(f"{file} is damaged: {error!r}") from error
+        expected = str(record["fingerprint"])
+    except (RequestError, WorkError, OSError):
+        raise
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:  # of the libraries that read the state, their panics too
+        raise DamageError(f"{file} is damaged: {type(error).__name__}: {first_line(error)}") from error
     if tokenizer.fingerprint != expected:
         raise DamageError(f"{file} was changed: its content does not fit its fingerprint {expected[:12]}…")
     return tokenizer
@@ -85,6 +114,11 @@ def open_tokenizer(folder: Path) -> Tokenizer:
 def looks_like_path(spec: str) -> bool:
     """Whether the user meant a file: it is absolute, starts with a dot, or ends like a tokenizer file."""
     return Path(spec).is_absolute() or spec.startswith((".", "~", os.sep)) or spec.endswith((".json", ".txt"))
+
+
+def holds_some_tokenizer(folder: Path) -> bool:
+    """Whether a folder holds files of a tokenizer of any kind."""
+    return any(next(folder.glob(pattern), None) for pattern in ("*token*", "vocab*", "*.model", "merges.txt"))
 
 
 def holds_tokenizer(path: Path) -> bool:

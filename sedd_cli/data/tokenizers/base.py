@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from functools import cached_property
@@ -14,6 +13,7 @@ import numpy as np
 from sedd_cli.errors import RequestError
 from sedd_cli.system.digests import digest
 from sedd_cli.system.files import write_whole
+from sedd_cli.system.json_lines import json_text
 
 FILE = "tokenizer.json"
 FORMAT = 1
@@ -74,6 +74,10 @@ class Tokenizer(ABC):
         """Ids of `text`; no special ids are added, and "<|endoftext|>" is ordinary text."""
         return self.encode_arrays([text])[0].tolist()
 
+    def unknown_parts(self, text: str) -> list[str]:
+        """The parts of a text that the vocabulary lacks."""
+        return [c for c in text if self.unknown is not None and self.unknown in self.encode(c)]
+
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """`encode` of each text."""
         return [ids.tolist() for ids in self.encode_arrays(texts)]
@@ -132,7 +136,7 @@ class Tokenizer(ABC):
             "state": self.state(),
         }
         folder.mkdir(parents=True, exist_ok=True)
-        write_whole(folder / FILE, json.dumps(record, ensure_ascii=False) + "\n")
+        write_whole(folder / FILE, json_text(record) + "\n")
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.spec!r}, vocab_size={self.vocab_size}, eos={self.eos})"

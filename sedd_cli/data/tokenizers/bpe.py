@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -12,6 +13,23 @@ import numpy as np
 from sedd_cli.data.tokenizers.base import TrainedTokenizer
 from sedd_cli.data.tokenizers.huggingface import engine_ids
 from sedd_cli.errors import RequestError
+from sedd_cli.system.signals import uninterrupted
+
+#: Longer runs of letters, of digits, of white space or of other signs are cut for training, whose time grows with the
+#: square of a run.
+LONGEST_RUN = 10_000
+_RUN = re.compile("|".join(f"(?:{kind}){{{LONGEST_RUN}}}" for kind in (r"[^\W\d_]", r"\d", r"\s", r"[^\w\s]|_")))
+
+
+def _without_long_runs(texts: Iterable[str]) -> Iterator[str]:
+    """The texts, cut behind every LONGEST_RUN characters that pre-tokenisation would not cut."""
+    for text in texts:
+        start = 0
+        for run in _RUN.finditer(text) if len(text) >= LONGEST_RUN else ():
+            yield text[start : run.end()]
+            start = run.end()
+        if start < len(text):
+            yield text[start:]
 
 
 class BPETokenizer(TrainedTokenizer):
@@ -53,7 +71,7 @@ class BPETokenizer(TrainedTokenizer):
         trainer = trainers.BpeTrainer(
             vocab_size=size - 1, initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()), show_progress=False
         )
-        engine.train_from_iterator(texts, trainer)
+        uninterrupted(lambda: engine.train_from_iterator(_without_long_runs(texts), trainer))
         model = json.loads(engine.to_str())["model"]
         pieces = sorted(model["vocab"], key=model["vocab"].__getitem__)
         return cls(spec, pieces, [tuple(pair) for pair in model["merges"]])

@@ -9,11 +9,14 @@ from typing import Any
 
 import numpy as np
 
-from sedd_cli.data.tokenizers.base import Tokenizer
-from sedd_cli.errors import RequestError
+from sedd_cli.data.tokenizers.base import FILE, Tokenizer
+from sedd_cli.data.tokenizers.guard import checked, checked_file, loaded, named_end
+from sedd_cli.errors import RequestError, WorkError, first_line, listed, shown
 from sedd_cli.system.from_pretrained import pretrained_tokenizer
 
 _TIMEOUT = 20.0
+#: Names of end-of-text tokens, for files that name none.
+_ENDS = ("<|endoftext|>", "</s>", "<eos>", "[SEP]", "<|end_of_text|>")
 
 
 class HuggingFaceTokenizer(Tokenizer):
@@ -30,15 +33,20 @@ class HuggingFaceTokenizer(Tokenizer):
     def __init__(self, spec: str, engine_json: str, eos: int | None):
         from tokenizers import Tokenizer as Engine
 
-        self._engine = Engine.from_str(engine_json)
+        checked(engine_json, spec)
+        self._engine = loaded(lambda: Engine.from_str(engine_json), spec)
         self._engine.no_truncation()
         self._engine.no_padding()
         # text that spells a special token is ordinary text
         self._engine.encode_special_tokens = True
         self._content = json.loads(engine_json)
-        unknown = self._content["model"].get("unk_token")
         vocab = self._engine.get_vocab(with_added_tokens=True)
-        super().__init__(spec, max(vocab.values()) + 1, eos, unknown=vocab.get(unknown) if unknown else None)
+        if not vocab:
+            raise RequestError(f"tokenizer {spec} has no tokens")
+        size = max(vocab.values()) + 1
+        if eos is not None and not (type(eos) is int and 0 <= eos < size):
+            raise RequestError(f"tokenizer {spec}: its end-of-text token {shown(eos)} is not among its {size:,} tokens")
+        super().__init__(spec, size, eos, unknown=_unknown(self._content["model"], vocab))
 
     @classmethod
     def load(cls, spec: str) -> HuggingFaceTokenizer:
@@ -47,25 +55,50 @@ class HuggingFaceTokenizer(Tokenizer):
         if path.suffix == ".txt":
             return cls._from_bert_vocabulary(spec, path)
         if path.is_file():
-            from tokenizers import Tokenizer as Engine
-
-            return cls._from_engine(spec, Engine.from_file(str(path)))
-        loaded = _from_hub(spec)
-        if not loaded.is_fast:
+            text = checked_file(path)
+            end = named_end(path.parent) if path.name == FILE else None
+            return cls._from_engine(spec, text, end)
+        if (path / FILE).is_file():
+            checked_file(path / FILE)
+        found = loaded(lambda: _from_hub(spec), spec)
+        if not found.is_fast:
             raise RequestError(f"tokenizer {spec!r} has no fast version (tokenizer.json); choose one that has")
-        eos = loaded.eos_token_id if loaded.eos_token_id is not None else loaded.sep_token_id
-        return cls(spec, loaded.backend_tokenizer.to_str(), eos)
+        eos = found.eos_token_id if found.eos_token_id is not None else found.sep_token_id
+        return cls(spec, loaded(found.backend_tokenizer.to_str, spec), eos)
 
     @classmethod
     def _from_bert_vocabulary(cls, spec: str, path: Path) -> HuggingFaceTokenizer:
         from tokenizers import BertWordPieceTokenizer
 
-        return cls._from_engine(spec, BertWordPieceTokenizer(str(path), lowercase=True))
+        named = f"{spec}, read as a BERT vocabulary,"
+        engine = loaded(lambda: BertWordPieceTokenizer(str(path), lowercase=True), named)
+        return cls._from_engine(spec, engine.to_str(), None)
 
     @classmethod
-    def _from_engine(cls, spec: str, engine: Any) -> HuggingFaceTokenizer:
-        ends = (engine.token_to_id(token) for token in ("<|endoftext|>", "</s>", "<eos>", "[SEP]"))
-        return cls(spec, engine.to_str(), next((i for i in ends if i is not None), None))
+    def _from_engine(cls, spec: str, text: str, end: str | None) -> HuggingFaceTokenizer:
+        tokenizer = cls(spec, text, None)
+        names = ([end] if end else []) + list(_ENDS)
+        ends = (tokenizer._engine.token_to_id(token) for token in names)
+        tokenizer.eos = next((i for i in ends if i is not None), None)
+        return tokenizer
+
+    def separated_by(self, token: str) -> HuggingFaceTokenizer:
+        """This tokenizer with another token between documents; RequestError where it has no such token."""
+        eos = self._engine.token_to_id(token)
+        if eos is None:
+            special = [t["content"] for t in self._content.get("added_tokens") or []]
+            raise RequestError(
+                f"tokenizer {self.spec} has no token {token!r}; special ones: {listed(special) or 'none'}"
+            )
+        return HuggingFaceTokenizer(self.spec, json.dumps(self._content, ensure_ascii=False), eos)
+
+    def token(self, number: int) -> str:
+        """The spelling of a token."""
+        return self._engine.id_to_token(number) or ""
+
+    def unknown_parts(self, text: str) -> list[str]:
+        found = self._engine.encode(text, add_special_tokens=False)
+        return [text[a:b] for i, (a, b) in zip(found.ids, found.offsets, strict=True) if i == self.unknown]
 
     @property
     def bos(self) -> int | None:
@@ -99,8 +132,9 @@ def _from_hub(spec: str) -> Any:
         return pretrained_tokenizer(spec, local_files_only=True)
     except RequestError:
         raise
-    except (OSError, ValueError):
-        pass  # not cached
+    except (OSError, ValueError) as error:
+        if Path(spec).exists():
+            raise RequestError(f"tokenizer {spec!r} cannot be loaded: {first_line(error)}") from None
     try:
         # a quick request first: without network the download would retry for most of a minute
         HfApi().model_info(spec, timeout=_TIMEOUT)
@@ -115,7 +149,20 @@ def _from_hub(spec: str) -> Any:
         ) from error
 
 
+def _unknown(model: dict[str, Any], vocab: dict[str, int]) -> int | None:
+    """The id of what the vocabulary lacks: named by its token, or (Unigram) by its number."""
+    name, number = model.get("unk_token"), model.get("unk_id")
+    if isinstance(name, str):
+        return vocab.get(name)
+    return number if type(number) is int and 0 <= number < len(vocab) else None
+
+
 def engine_ids(engine: Any, texts: Sequence[str]) -> list[np.ndarray]:
     """Ids of each text from an engine of the `tokenizers` library, without offsets and without special tokens."""
-    encodings = engine.encode_batch_fast(list(texts), add_special_tokens=False)
+    try:
+        encodings = engine.encode_batch_fast(list(texts), add_special_tokens=False)
+    except (KeyboardInterrupt, SystemExit, MemoryError):
+        raise
+    except BaseException as error:  # errors and panics of the library
+        raise WorkError(f"the tokenizer cannot encode a text: {first_line(error)}") from None
     return [np.array(encoding.ids, dtype=np.uint32) for encoding in encodings]

@@ -15,6 +15,8 @@ from sedd_cli.errors import RequestError
 #: Encodings that split as GPT-2 does.
 GPT2_SPLIT = frozenset({"gpt2", "r50k_base", "p50k_base", "p50k_edit"})
 
+#: What an id without a piece decodes as: U+FFFD.
+_HOLE = "\ufffd".encode()
 _CUT, _END = b"\x1f", b"\x1e"
 _PATTERN = r"[\x1e\x1f]|'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}\x1e\x1f]+|\s+"
 _ASCII_SPACE = np.isin(np.arange(256), np.frombuffer(b"\t\n\v\f\r ", dtype=np.uint8))
@@ -71,8 +73,15 @@ class TiktokenTokenizer(Tokenizer):
     def decode_run(self, ids: np.ndarray) -> str:
         try:
             return self._encoding.decode(ids.tolist())
-        except KeyError as error:
-            raise RequestError(f"a token id is not among those of {self.spec}: {error.args[0]}") from error
+        except KeyError:  # ids without a piece, which a young model draws
+            known = self._with_pieces
+            pieces = (self._encoding.decode_single_token_bytes(i) if i in known else _HOLE for i in ids.tolist())
+            return b"".join(pieces).decode("utf-8", "replace")
+
+    @cached_property
+    def _with_pieces(self) -> frozenset[int]:
+        """The ids that have a piece; n_vocab counts others too."""
+        return frozenset({*self._encoding._mergeable_ranks.values(), *self._encoding._special_tokens.values()})
 
     def state(self) -> dict[str, Any]:
         return {

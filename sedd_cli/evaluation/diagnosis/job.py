@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
@@ -14,7 +15,8 @@ from torch import Tensor
 from sedd_cli.checkpoints.loaded_model import LoadedModel
 from sedd_cli.core.random import BASE, NOISE, Stream
 from sedd_cli.core.samplers.denoise import denoise_step
-from sedd_cli.data.prepared import PrepareOptions, find_prepared
+from sedd_cli.data.formats import ReadOptions, read_documents
+from sedd_cli.data.prepared import find_prepared
 from sedd_cli.data.shards import open_dataset
 from sedd_cli.errors import DamageError, RequestError, WorkError
 from sedd_cli.evaluation.diagnosis import health_checks
@@ -28,6 +30,8 @@ from sedd_cli.system.events import Event, Progress, Sampled
 LEVELS = (0.01, 0.1, 0.25, 0.5, 0.75, 0.9, 0.99)
 #: Scored text: at least so many tokens, in at least so many blocks.
 TOKENS, BLOCKS = 2048, 8
+#: Documents of a file of text that are read, at most.
+MOST_DOCUMENTS = 64
 #: Samples whose entropy is measured: tokens of all together, most tokens of one, sampling steps.
 SAMPLED, SAMPLE_LENGTH, SAMPLE_STEPS = 1024, 256, 32
 
@@ -185,11 +189,10 @@ def _blocks(model: LoadedModel, tokens: int, read: Callable[[int, int], Any]) ->
 def _text(model: LoadedModel, path: Path) -> Probe:
     """Blocks of a text file; RequestError if it cannot be read or is too short."""
     try:
-        text = path.read_text(encoding="utf-8")
+        documents = itertools.islice(read_documents(path, ReadOptions(documents="file")), MOST_DOCUMENTS)
+        text = model.text_tokenizer().separator.join(documents)
     except OSError as error:
         raise RequestError(f"cannot read {path}: {error.strerror}") from None
-    except UnicodeDecodeError as error:
-        raise RequestError(f"{path} is not UTF-8: byte {error.start:,} does not decode") from None
     ids = model.text_tokenizer().encode(text)
     if len(ids) < 2:
         raise RequestError(f"{path} holds {len(ids)} tokens, too few to score")
@@ -200,9 +203,8 @@ def _held_out(model: LoadedModel) -> Probe | None:
     """The held-out split of the model's own corpus, if it is prepared on this machine."""
     if model.recipe is None or model.tokenizer is None:
         return None
-    data = model.recipe.data
     try:
-        folder = find_prepared(PrepareOptions(data.corpus, tokenizer=data.tokenizer))
+        folder = find_prepared(model.recipe.data.prepared())
         dataset = open_dataset(folder) if folder else None
     except (RequestError, DamageError):
         return None
@@ -212,4 +214,5 @@ def _held_out(model: LoadedModel) -> Probe | None:
     if name == "train":
         return None
     split = dataset.split(name)
-    return Probe(_blocks(model, split.tokens, split.read), f"{name} split of {Path(data.corpus).name}", real=True)
+    corpus = Path(model.recipe.data.corpus).name
+    return Probe(_blocks(model, split.tokens, split.read), f"{name} split of {corpus}", real=True)

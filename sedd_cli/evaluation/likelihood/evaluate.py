@@ -129,6 +129,7 @@ def evaluate(
     }
     bounds = yield from _all_bounds(used, blocks, known, options, dist)
     yield from _warnings(bounds, text.unknown, options)
+    yield from (Warn(line) for line in dataset.manifest.remarks if "does not give back" in line)
     compared = None
     if options.baselines and dist.main:
         compared = yield from baselines(dataset, blocks.get("rigorous") or next(iter(blocks.values())))
@@ -267,7 +268,10 @@ def _warnings(bounds: dict[str, BoundResult], unknown: int, options: EvaluateOpt
                 f"a block, {options.monte_carlo.rel_error:g} was requested; raise --max-nfe"
             )
     if unknown:
-        yield Warn(f"{unknown:,} characters of this split are unknown to the tokenizer: bits per character are too low")
+        yield Warn(
+            f"{unknown:,} tokens of this split are unknown, for text that the tokenizer lacks: "
+            "bits per character are too low"
+        )
 
 
 def _split_name(dataset: Dataset, named: str | None) -> str:

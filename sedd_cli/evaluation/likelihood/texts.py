@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
-from dataclasses import dataclass
+from collections.abc import Generator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from sedd_cli.checkpoints.loaded_model import LoadedModel
 from sedd_cli.data.prepare import PrepareOptions, prepare
@@ -17,10 +18,14 @@ from sedd_cli.system.events import Event
 
 @dataclass(frozen=True)
 class Text:
-    """A corpus to evaluate on: a name, file, folder or hub id. local: where the files of a named one are."""
+    """A corpus to evaluate on: a name, file, folder or hub id.
+
+    local: where the files of a named one are. reading: options of `sedd prepare` that say how to read it.
+    """
 
     corpus: str
     local: Path | None = None
+    reading: Mapping[str, Any] = field(default_factory=dict)
 
 
 def prepared_for(model: LoadedModel | CausalModel, text: Text, dist: Dist) -> Generator[Event, None, Dataset]:
@@ -28,19 +33,22 @@ def prepared_for(model: LoadedModel | CausalModel, text: Text, dist: Dist) -> Ge
     tokenizer = model.text_tokenizer()
     # a trained tokenizer is loaded from its file: by its name it would be trained again, on this corpus
     name = tokenizer.spec if tokenizer.named else model.tokenizer_source
-    if model.recipe and model.recipe.data.corpus == text.corpus and text.local is None:
-        dataset = yield from _prepared(text, model.recipe.data.tokenizer, dist)
+    wanted = PrepareOptions(text.corpus, text.local, tokenizer=name, **text.reading)
+    if model.recipe and model.recipe.data.corpus == text.corpus and text.local is None and not text.reading:
+        own = model.recipe.data.prepared()
+        dataset = yield from _prepared(own, dist)
         if dataset.tokenizer.fingerprint == tokenizer.fingerprint:
             return dataset
-    return (yield from _prepared(text, name, dist))
+        wanted = replace(own, tokenizer=name)
+    return (yield from _prepared(wanted, dist))
 
 
-def _prepared(text: Text, tokenizer: str | None, dist: Dist) -> Generator[Event, None, Dataset]:
+def _prepared(options: PrepareOptions, dist: Dist) -> Generator[Event, None, Dataset]:
     """A corpus prepared by the main process, whose errors are raised in every process."""
     found: Path | Exception | None = None
     try:
         if dist.main:
-            found = (yield from prepare(PrepareOptions(text.corpus, text.local, tokenizer=tokenizer))).folder
+            found = (yield from prepare(options)).folder
     except (RequestError, WorkError) as error:
         found = error
 

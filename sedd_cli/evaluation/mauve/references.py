@@ -7,9 +7,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from sedd_cli.data.formats import ReadOptions
-from sedd_cli.data.formats.plain import read_text
-from sedd_cli.data.formats.records import read_samples
+from sedd_cli.data.corpora import CORPORA
+from sedd_cli.data.formats import format_of, read_samples
 from sedd_cli.data.prepared import prepared
 from sedd_cli.data.shards import open_dataset
 from sedd_cli.errors import RequestError
@@ -40,7 +39,7 @@ class References:
 def read_references(writer: Writer, options: MauveOptions) -> References:
     """The first `count` references that are long enough; RequestError if there are fewer."""
     path = Path(options.references)
-    if path.exists():
+    if path.exists() and options.references not in CORPORA:  # ./pydocs names a file or folder
         for option, value in (("--split", options.split), ("--windows", options.windows)):
             if value:
                 raise RequestError(f"{option} belongs to a prepared corpus, {path} is a file")
@@ -67,21 +66,21 @@ def read_references(writer: Writer, options: MauveOptions) -> References:
 
 
 def _of_file(writer: Writer, path: Path) -> Iterator[list[int]]:
-    if path.suffix == ".txt":
-        return encoded(writer, read_text(path, ReadOptions(documents="line")))
-    if path.suffix == ".jsonl":
-        return _of_json_lines(writer, path)
-    raise RequestError(f"references must be a .txt or .jsonl file or the name of a prepared corpus, found {path}")
+    if path.is_dir():
+        raise RequestError(f"references must be a file or the name of a prepared corpus, {path} is a folder")
+    if format_of(path.name) == "text":
+        return encoded(writer, (record["text"] for _, record in read_samples(path)))
+    return _of_records(writer, path)
 
 
-def _of_json_lines(writer: Writer, path: Path) -> Iterator[list[int]]:
-    for number, record in read_samples(path):
+def _of_records(writer: Writer, path: Path) -> Iterator[list[int]]:
+    for where, record in read_samples(path):
         if isinstance(text := record.get("text"), str):
             yield from writer.encode([text])
             continue
         ids = record["tokens"]
         if ids and not 0 <= min(ids) <= max(ids) < writer.vocab_size:
-            raise RequestError(f"line {number} of {path}: token ids must lie in [0, {writer.vocab_size})")
+            raise RequestError(f"{where}: token ids must lie in [0, {writer.vocab_size})")
         yield ids
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,10 +12,11 @@ import torch
 
 from sedd_cli.checkpoints.hub import cached_else_fetched, refusal
 from sedd_cli.data.tokenizers import load_tokenizer
-from sedd_cli.errors import RequestError
+from sedd_cli.errors import DamageError, RequestError
 from sedd_cli.evaluation.scorers.causal import CausalModel
 from sedd_cli.models.precision import autocast_dtype
 from sedd_cli.system.distributed import pick_device
+from sedd_cli.system.documents import read_json
 from sedd_cli.system.from_pretrained import pretrained_causal_model, pretrained_tokenizer
 
 #: A hub id; some old models have no owner.
@@ -83,8 +83,8 @@ def is_causal(source: str | Path) -> bool:
 
 def _has_model_type(file: Path) -> bool:
     try:
-        found = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        found = read_json(file)
+    except (OSError, DamageError):
         return False
     return isinstance(found, dict) and "model_type" in found
 

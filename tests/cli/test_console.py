@@ -1,0 +1,101 @@
+"""What is only shown ends no work, and names are text: no markup, no control codes."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from rich.table import Table
+from rich.text import Text
+
+from sedd_cli.cli.view.console import PlainConsole
+
+
+def start(*words: object, **options) -> subprocess.Popen:
+    script = "from sedd_cli.__main__ import main; main()"
+    command = [sys.executable, "-c", script, *map(str, words)]
+    return subprocess.Popen(command, text=False, **{"stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | options)
+
+
+def test_names_are_neither_markup_nor_control_codes(capsys):
+    console = PlainConsole()
+    table = Table("name", title="[old] \x1b]0;x\x07 title")
+    table.add_row("[best] :smile: run\x1b[2J")
+    console.print(table)
+    console.print(Text("text \x9b31m"))
+    out = capsys.readouterr().out
+    assert "[old]" in out
+    assert "[best] :smile: run" in out
+    assert not {"\x1b", "\x07", "\x9b"} & set(out)
+
+
+def test_a_console_that_cannot_print_a_sign_ends_nothing(tiny_run, workplace):
+    words = ("eval", "--model", tiny_run, "--dataset", workplace / "corpus.txt", "--max-nfe", "4", "--no-baselines")
+    done = start(*words, env={**os.environ, "PYTHONIOENCODING": "cp1252"})
+    out, err = done.communicate()
+    assert done.returncode == 0, err
+    assert b"rigorous" in out
+
+
+@pytest.fixture
+def training(workplace, tmp_path) -> list:
+    changes = ["train.save_every=12", "report.every=4", "report.blocks=1"]
+    return ["train", workplace / "tiny.yaml", *changes, "--no-report", "--run-dir", tmp_path / "run", "--device", "cpu"]
+
+
+@pytest.mark.parametrize("where", ["/dev/full", "a pipe without reader"])
+def test_training_outlives_its_standard_output(where, training, tmp_path):
+    if where == "/dev/full":
+        with open("/dev/full", "wb") as full:
+            job = start(*training, stdout=full)
+    else:
+        reader, writer = os.pipe()
+        os.close(reader)
+        job = start(*training, stdout=writer)
+        os.close(writer)
+    err = job.communicate()[1].decode()
+    assert job.returncode == 0, err
+    assert err.count("standard output cannot be written") == 1
+    assert (tmp_path / "run" / "latest").read_text().strip() == "step-12"
+
+
+def test_a_result_that_is_lost_with_standard_output_fails(tiny_run, tmp_path):
+    for more, code in (([], 1), (["--out", tmp_path / "s.jsonl"], 0)):
+        with open("/dev/full", "wb") as full:
+            job = start("sample", "--model", tiny_run, "-n", 2, "-q", *more, stdout=full)
+            err = job.communicate()[1].decode()
+        assert job.returncode == code, err
+        assert "Traceback" not in err
+    assert len((tmp_path / "s.jsonl").read_text().splitlines()) == 2
+
+
+def test_without_standard_streams_files_stay_whole(tiny_run, tmp_path):
+    script = "import os, sys\nfor fd in (0, 1, 2): os.close(fd)\nos.execv(sys.executable, ['python', *sys.argv[1:]])"
+    words = ["-c", "from sedd_cli.__main__ import main; main()", "sample", "--model", tiny_run, "--out", "s.jsonl"]
+    done = subprocess.run([sys.executable, "-c", script, *map(str, words)], cwd=tmp_path, check=False)
+    assert done.returncode == 0
+    assert [json.loads(line)["index"] for line in (tmp_path / "s.jsonl").read_text().splitlines()] == [0]
+
+
+def test_redirected_samples_are_the_texts_themselves(tiny_run, sedd, monkeypatch):
+    from sedd_cli.cli.view import view
+    from sedd_cli.system.events import Sampled
+
+    monkeypatch.setattr(view, "_title", lambda event: ["title"])
+    shown = view.View()
+    shown.show(Sampled(0, "if\tx\f\r\a", [1], 1, 0.0))
+    assert sedd("--version").out.startswith("--- title ---\nif\tx\f\r\a\n")
+
+
+def test_no_home_is_said_in_one_line(monkeypatch, sedd):
+    monkeypatch.delenv("SEDD_HOME")
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr("os.path.expanduser", lambda path: path)
+    outcome = sedd("prepare", "--list")
+    assert outcome.code == 2
+    assert "set SEDD_HOME" in outcome.err
+    assert not Path("~").exists()

@@ -1,0 +1,49 @@
+"""Messages are bounded, whatever they quote, and hold nothing that a terminal obeys."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from sedd_cli.cli.outcome import failure, one_line
+from sedd_cli.errors import MESSAGE, DamageError, RequestError, WorkError, listed, printable, shown
+
+
+def doubled(times: int) -> list:
+    """Nested lists that share their parts: 2^times leaves in `times` lists."""
+    value: list = ["leaf"]
+    for _ in range(times):
+        value = [value, value]
+    return value
+
+
+@pytest.mark.parametrize(
+    "value", [doubled(60), "x" * 10**7, list(range(10**6)), dict.fromkeys(range(10**4), "y" * 1000)]
+)
+def test_a_value_costs_no_more_than_it_shows(value):
+    began = time.perf_counter()
+    assert len(shown(value)) < 400
+    assert time.perf_counter() - began < 1
+
+
+def test_small_values_are_shown_as_they_are():
+    for value in ("a'b", 3, None, [1, 2], {"a": 1.5}, True):
+        assert shown(value) == repr(value)
+
+
+@pytest.mark.parametrize("kind", [RequestError, WorkError, DamageError, KeyError, ValueError])
+def test_no_message_is_longer_than_a_screen(kind):
+    error = kind("name " + "z" * 10**7)
+    assert len(one_line(error)) <= MESSAGE + 200
+    assert len(failure(error)["error"]) <= MESSAGE + 200
+
+
+def test_a_list_is_cut_and_says_how_much_is_left():
+    assert listed("abc") == "a, b, c"
+    assert listed(range(1000)).endswith(" and 988 others")
+
+
+def test_what_a_terminal_obeys_is_spelled():
+    assert printable("a\x1b]0;title\x07\x9b31m\u202eb\ud800\tc\n") == "a\\x1b]0;title\\x07\\x9b31m\\u202eb\\ud800\tc\n"
+    assert "\x1b" not in one_line(RequestError("\x1b[2J"))
