@@ -163,6 +163,7 @@ def fill_jobs(
         if there is not None:
             there.tidy()
         filling = fill_plans(model, ahead if whole else itertools.chain(ahead, plans), every, watch, keep)
+        del ahead  # a stream is not held
         if out is not None:
             filling = stored(filling, out, "a" if resume else "w")
         found = yield from expand_events(filling, lambda event: (*plans.news(), event))
