@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import shlex
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -89,9 +90,7 @@ def _of_corpus(writer: Writer, options: MauveOptions) -> tuple[str, Iterator[lis
     name = options.references
     found = [(folder, manifest) for folder, manifest in prepared() if manifest.corpus == name]
     if not found:
-        raise RequestError(
-            f"references {name}: no such file, and no prepared corpus of that name (sedd prepare {name})"
-        )
+        raise RequestError(f"references {name}: no such file, and no prepared corpus of that name ({_prepare(name)})")
     ours = [folder for folder, manifest in found if manifest.tokenizer_fingerprint == writer.tokenizer_fingerprint]
     dataset = open_dataset((ours or [folder for folder, _ in found])[0])
     split = dataset.split(options.split or dataset.default_split)
@@ -102,7 +101,7 @@ def _of_corpus(writer: Writer, options: MauveOptions) -> tuple[str, Iterator[lis
         )
     if options.windows:
         if not ours:
-            raise RequestError(f"--windows needs {name} in the model's tokens: sedd prepare {name} --tokenizer …")
+            raise RequestError(f"--windows needs {name} in the model's tokens: {_prepare(name)} --tokenizer …")
         starts = range(0, split.tokens - options.length + 1, options.length)
         return split.name, (split.read(a, a + options.length).tolist() for a in starts)
     ends = split.document_ends().tolist()
@@ -110,6 +109,11 @@ def _of_corpus(writer: Writer, options: MauveOptions) -> tuple[str, Iterator[lis
     if ours:
         return split.name, (split.read(a, max(a, min(b, a + options.length))).tolist() for a, b in spans)
     return split.name, encoded(writer, (dataset.tokenizer.decode(split.read(a, max(a, b)).tolist()) for a, b in spans))
+
+
+def _prepare(name: str) -> str:
+    """The command that prepares a corpus, for pasting."""
+    return shlex.join(["sedd", "prepare", name])
 
 
 def encoded(holder: Writer | Scorer, texts: Iterable[str]) -> Iterator[list[int]]:
