@@ -7,8 +7,7 @@ import itertools
 import os
 import shutil
 import time
-from collections import Counter
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Generator, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,10 +19,10 @@ from sedd_cli.data.detokenizers import find_detokenizer
 from sedd_cli.data.encode import encode_stream
 from sedd_cli.data.manifest import Manifest, SplitInfo
 from sedd_cli.data.prepared import PrepareOptions, choices, dataset_folder, find_prepared
+from sedd_cli.data.remarks import tokenizer_remarks, unknown_remarks
 from sedd_cli.data.shards import open_dataset
 from sedd_cli.data.tokenizers import Tokenizer, load_tokenizer, needs_training, open_tokenizer, train_tokenizer
 from sedd_cli.data.tokenizers.base import FILE as TOKENIZER_FILE
-from sedd_cli.data.tokenizers.huggingface import HuggingFaceTokenizer
 from sedd_cli.data.writer import SplitWriter
 from sedd_cli.errors import DamageError, RequestError, WorkError, printable
 from sedd_cli.system.documents import read_json
@@ -93,7 +92,7 @@ def _fill(options: PrepareOptions, corpus: Corpus, source: Source, folder: Path)
         yield Note(f"resuming {corpus.name} after the last finished shard")
     spec = options.tokenizer or corpus.tokenizer
     tokenizer = yield from _tokenizer(options, spec, source, folder)
-    for event in _tokenizer_remarks(tokenizer, source, find_detokenizer(options.detokenizer or corpus.detokenizer)):
+    for event in tokenizer_remarks(tokenizer, source, find_detokenizer(options.detokenizer or corpus.detokenizer)):
         remarks.append(event.text)
         yield event
     dtype = "uint16" if tokenizer.vocab_size <= 1 << 16 else "uint32"
@@ -103,7 +102,7 @@ def _fill(options: PrepareOptions, corpus: Corpus, source: Source, folder: Path)
         writer = SplitWriter(folder, split, dtype)
         splits[split] = yield from _encode(source, split, tokenizer, detokenizer, writer, options.workers)
     yield from _empty_splits(corpus, splits)
-    for line in (*source.tally.remarks(), *_unknown(splits)):
+    for line in (*source.tally.remarks(), *unknown_remarks(splits)):
         remarks.append(line)
         yield Warn(line)
     return Manifest(
@@ -119,40 +118,6 @@ def _fill(options: PrepareOptions, corpus: Corpus, source: Source, folder: Path)
         splits={split: info for split, info in splits.items() if info.documents},
         remarks=tuple(map(printable, remarks)),
     ).sealed()
-
-
-def _unknown(splits: dict[str, SplitInfo]) -> Iterator[str]:
-    """What the vocabulary lacks, by split."""
-    for split, info in splits.items():
-        if info.unknown:
-            yield f"{info.unknown:,} tokens of {split} are unknown: they stand for text that the vocabulary lacks"
-
-
-#: Documents, and characters of each, that are encoded and decoded to see what the tokenizer loses.
-TRIED, TRIED_CHARACTERS = 64, 4096
-
-
-def _tokenizer_remarks(tokenizer: Tokenizer, source: Source, clean: Callable[[str], str]) -> Iterator[Note]:
-    """Which token separates documents, and the share of the text that does not come back from the tokens."""
-    if not isinstance(tokenizer, HuggingFaceTokenizer):
-        return
-    if tokenizer.eos is None:
-        yield Warn(
-            f"the tokenizer {tokenizer.spec} names no end-of-text token: documents follow each other without a "
-            "separator; name one with --eos"
-        )
-    else:
-        yield Note(f"documents are separated by the token {tokenizer.token(tokenizer.eos)!r}")
-    documents = itertools.islice(next(iter(source.splits.values()))(), TRIED)
-    lost, size = 0, 0
-    for text in (clean(document)[:TRIED_CHARACTERS] for document in documents):
-        lost += sum((Counter(text) - Counter(tokenizer.decode(tokenizer.encode(text)))).values())
-        size += len(text)
-    if lost:
-        yield Warn(
-            f"the tokenizer {tokenizer.spec} does not give back {lost / size:.1%} of the characters "
-            f"of {source.location} (tried on its first documents): bits per character are too low by what is lost"
-        )
 
 
 def _begin(folder: Path, source: Source) -> bool:

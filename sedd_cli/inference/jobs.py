@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import io
 import itertools
 from collections import Counter
 from collections.abc import Generator, Iterable, Iterator
@@ -17,17 +16,15 @@ from sedd_cli.data.formats.records import parse_record
 from sedd_cli.errors import RequestError, WorkError
 from sedd_cli.inference.generate import as_json
 from sedd_cli.inference.infill import WINDOW, Job, Plan, fill_plans, plan_job
+from sedd_cli.inference.resumable import StoredFillings
 from sedd_cli.inference.sampling import Sampling
 from sedd_cli.inference.template import between, parse_template
 from sedd_cli.recipe.build import build
 from sedd_cli.system.digests import digest
 from sedd_cli.system.events import Event, Note, Result, Sampled, Warn, expand_events, observe
-from sedd_cli.system.files import open_output, whole_file
-from sedd_cli.system.json_lines import finite, json_lines, json_text, read_json_line
+from sedd_cli.system.files import open_output
+from sedd_cli.system.json_lines import finite, json_lines, json_text
 from sedd_cli.system.locks import beside, file_lock
-
-#: How every result begins (see `as_json`).
-BEGINNING = '{"index": '
 
 
 @dataclass(frozen=True)
@@ -152,7 +149,7 @@ def fill_jobs(
     """
     sampling.resolve(model)  # an error that concerns all lines comes before any work
     with writing(out):
-        there = _Stored(out, every) if out is not None and resume else None
+        there = StoredFillings(out, every) if out is not None and resume else None
         plans = _Plans(model, sampling, lines, every, there, keep)
         # small files are planned at once: their bars know the end, and all lines are checked before any is filled
         ahead = list(itertools.islice(plans, WINDOW))
@@ -182,7 +179,7 @@ class _Plans:
 
     def __init__(
         self, model: LoadedModel, sampling: Sampling, lines: Iterable[JobLine], every: bool,
-        there: _Stored | None, keep: bool,
+        there: StoredFillings | None, keep: bool,
     ):  # fmt: skip
         self.lines = self.wanted = self.before = 0
         self.refused: list[tuple[int, str]] = []
@@ -212,7 +209,9 @@ class _Plans:
                 continue
             yield line, plan
 
-    def _missing(self, keyed: Iterator[tuple[JobLine, Plan, str]], there: _Stored | None, keep: bool) -> Iterator[Plan]:
+    def _missing(
+        self, keyed: Iterator[tuple[JobLine, Plan, str]], there: StoredFillings | None, keep: bool
+    ) -> Iterator[Plan]:
         for line, plan, key in keyed:
             facts = {"id": line.id, "line": line.number, "key": key}
             for k in range(plan.job.n):
@@ -236,76 +235,6 @@ def _keyed(
         number = bytes.fromhex(key)
         seen[number] += 1
         yield line, plan, key if seen[number] == 1 else f"{key}-{seen[number]}"
-
-
-class _Stored:
-    """The results in a file of an earlier call: where each is, not what it holds.
-
-    RequestError if the file holds anything else. every: without incomplete sets of candidates.
-    """
-
-    def __init__(self, out: Path, every: bool):
-        self.out = out
-        self.kept: list[dict[str, Any]] = []
-        self._at: dict[tuple[str, int], list[int]] = {}
-        self._end = self._size = 0
-        self._drop: set[tuple[str, int]] = set()
-        expected: dict[tuple[str, int], int] = {}
-        if not out.is_file():
-            return
-        with out.open("rb") as file:
-            for number, raw in enumerate(file, 1):
-                line = read_json_line(raw)
-                if not line.ended and line.cut_short(BEGINNING):
-                    break
-                try:
-                    record = line.record or {}
-                    filling, candidates = _filling(record), record["candidates"]
-                except (KeyError, TypeError):
-                    raise RequestError(
-                        f"{out} holds something else (line {number} is no result of --input): "
-                        "name another file with --out"
-                    ) from None
-                self._at.setdefault(filling, []).append(self._end)
-                self._end += len(raw)
-                if every:
-                    expected[filling] = candidates
-        self._size = out.stat().st_size
-        self._drop = {filling for filling, count in expected.items() if len(self._at[filling]) != count}
-
-    def take(self, key: str, number: int, keep: bool) -> bool:
-        """Whether a filling is stored; keep: read its records."""
-        places = self._at.get((key, number))
-        if places is None or (key, number) in self._drop:
-            return False
-        if keep:
-            with self.out.open("rb") as file:
-                for at in places:
-                    file.seek(at)
-                    self.kept.append(read_json_line(file.readline()).record or {})
-        return True
-
-    def tidy(self) -> None:
-        """Write the file anew without a torn last line and incomplete sets of candidates, if there are any."""
-        torn = self._end < self._size
-        with self.out.open("rb") if self.out.is_file() else io.BytesIO() as file:
-            file.seek(max(self._end - 1, 0))
-            unended = bool(self._end) and file.read(1) != b"\n"
-        if not (torn or self._drop or unended):
-            return
-        with whole_file(self.out) as fresh, fresh.open("wb") as new, self.out.open("rb") as old:
-            at = 0
-            for raw in old:
-                if at >= self._end:
-                    break
-                at += len(raw)
-                if not self._drop or _filling(read_json_line(raw).record or {}) not in self._drop:
-                    new.write(raw.rstrip(b"\n") + b"\n")
-
-
-def _filling(record: dict[str, Any]) -> tuple[str, int]:
-    """The filling that a record belongs to: its job's key and its number."""
-    return record["job"]["key"], record["index"]
 
 
 def writing(out: Path | None) -> AbstractContextManager[None]:

@@ -25,7 +25,7 @@ data: {corpus: a.txt, tokenizer: byte}
 graph: absorbing
 noise: loglinear
 model: {n_blocks: 1, hidden_size: 16, n_heads: 2, cond_dim: 8, length: 32}
-train: {steps: 60, batch: 4, warmup: 10, save_every: 4, log_every: 5, compile: false, precision: fp32}
+train: {steps: 60, batch: 4, warmup: 10, save_every: 4, log_every: 4, compile: false, precision: fp32}
 report: {samples: 2, rel_error: 0.2}
 """
 #: The commands, in order: each reads what those before it made.

@@ -40,6 +40,8 @@ def mauve(
     """
     writer = writer_for(model, options)
     references = read_references(writer, options)
+    if references.note:
+        yield Note(references.note)
     reader = reader or load_scorer(options.features, device)  # before the work, since it may be unreachable
     reader.encode([""])  # so may its tokenizer
     yield Note(

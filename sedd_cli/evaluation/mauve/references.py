@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import shlex
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from sedd_cli.data.corpora import CORPORA
@@ -29,6 +30,8 @@ class References:
     split: str | None
     short: int
     unknown: int
+    #: Which of several prepared corpora of one name was taken.
+    note: str = field(default="", compare=False)
 
     @property
     def fingerprint(self) -> str:
@@ -39,13 +42,14 @@ class References:
 def read_references(writer: Writer, options: MauveOptions) -> References:
     """The first `count` references that are long enough; RequestError if there are fewer."""
     path = Path(options.references)
+    note = ""
     if path.exists() and options.references not in CORPORA:  # ./pydocs names a file or folder
         for option, value in (("--split", options.split), ("--windows", options.windows)):
             if value:
                 raise RequestError(f"{option} belongs to a prepared corpus, {path} is a file")
         split, found = None, _of_file(writer, path)
     else:
-        split, found = _of_corpus(writer, options)
+        split, found, note = _of_corpus(writer, options)
     rows, short, unknown = [], 0, 0
     for ids in found:
         row = ids[: options.length]
@@ -56,7 +60,7 @@ def read_references(writer: Writer, options: MauveOptions) -> References:
         else:
             rows.append(row)
         if len(rows) == options.count:
-            return References(rows, split, short, unknown)
+            return References(rows, split, short, unknown, note)
     raise RequestError(
         f"{options.references} has {len(rows)} usable references of at least {options.length} tokens "
         f"({short} are shorter{f', {unknown} not expressible' if unknown else ''}), {options.count} were requested: "
@@ -84,16 +88,15 @@ def _of_records(writer: Writer, path: Path) -> Iterator[list[int]]:
         yield ids
 
 
-def _of_corpus(writer: Writer, options: MauveOptions) -> tuple[str, Iterator[list[int]]]:
+def _of_corpus(writer: Writer, options: MauveOptions) -> tuple[str, Iterator[list[int]], str]:
     """The split, and the ids of its documents without separators, encoded again where another tokenizer made them."""
     name = options.references
     found = [(folder, manifest) for folder, manifest in prepared() if manifest.corpus == name]
     if not found:
-        raise RequestError(
-            f"references {name}: no such file, and no prepared corpus of that name (sedd prepare {name})"
-        )
+        raise RequestError(f"references {name}: no such file, and no prepared corpus of that name ({_prepare(name)})")
     ours = [folder for folder, manifest in found if manifest.tokenizer_fingerprint == writer.tokenizer_fingerprint]
     dataset = open_dataset((ours or [folder for folder, _ in found])[0])
+    note = f"{name} is prepared {len(found)} times: taking {dataset.folder}" if len(found) > 1 else ""
     split = dataset.split(options.split or dataset.default_split)
     if not ours and split.info.unknown:
         raise RequestError(
@@ -102,14 +105,23 @@ def _of_corpus(writer: Writer, options: MauveOptions) -> tuple[str, Iterator[lis
         )
     if options.windows:
         if not ours:
-            raise RequestError(f"--windows needs {name} in the model's tokens: sedd prepare {name} --tokenizer …")
+            raise RequestError(f"--windows needs {name} in the model's tokens: {_prepare(name)} --tokenizer …")
         starts = range(0, split.tokens - options.length + 1, options.length)
-        return split.name, (split.read(a, a + options.length).tolist() for a in starts)
+        return split.name, (split.read(a, a + options.length).tolist() for a in starts), note
     ends = split.document_ends().tolist()
     spans = zip([0, *ends], [end - (dataset.tokenizer.eos is not None) for end in ends], strict=False)
     if ours:
-        return split.name, (split.read(a, max(a, min(b, a + options.length))).tolist() for a, b in spans)
-    return split.name, encoded(writer, (dataset.tokenizer.decode(split.read(a, max(a, b)).tolist()) for a, b in spans))
+        return split.name, (split.read(a, max(a, min(b, a + options.length))).tolist() for a, b in spans), note
+    return (
+        split.name,
+        encoded(writer, (dataset.tokenizer.decode(split.read(a, max(a, b)).tolist()) for a, b in spans)),
+        note,
+    )
+
+
+def _prepare(name: str) -> str:
+    """The command that prepares a corpus, for pasting."""
+    return shlex.join(["sedd", "prepare", name])
 
 
 def encoded(holder: Writer | Scorer, texts: Iterable[str]) -> Iterator[list[int]]:
