@@ -1,4 +1,4 @@
-"""Filling templates: candidates of several lengths are drawn together, and the model's own bound selects the best."""
+"""Filling templates: candidates of several lengths are drawn together; the model selects a length and a candidate."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from sedd_cli.inference.bound import candidate_bound
 from sedd_cli.inference.denoise import derived
 from sedd_cli.inference.generate import SamplingResult
 from sedd_cli.inference.layout import FilledTemplate, Layout, lay_out, round_trip_warning
+from sedd_cli.inference.lengths import length_nats
 from sedd_cli.inference.rejection import DenoisedLayout, LayoutRequest, denoise_layouts
 from sedd_cli.inference.sampling import ResolvedSampler, Sampling, check_draws
 from sedd_cli.inference.template import Template
@@ -193,19 +194,29 @@ def _fill_alike(
 def _ranked(
     model: LoadedModel, resolved: ResolvedSampler, job: Job, candidates: list[DenoisedLayout], every: bool
 ) -> list[Filled]:
-    """The best candidate of a filling, or all of them from the best to the worst."""
+    """The best candidate of a filling, or all of them from the best to the worst.
+
+    Of candidates of different lengths, first come those whose lengths fit the given text best (`length_nats`), since
+    bounds of texts of different lengths do not compare: a longer text costs more, and per token the given text decides.
+    Of equal lengths, and where the model cannot tell, the lowest bound per token comes first.
+    """
     bounds: list[tuple[float | None, float | None]] = [(None, None)]
+    fits: list[float | None] = [None] * len(candidates)
     if len(candidates) > 1:
         different = {tuple(one.tokens) for one in candidates}
         bound_of = {tokens: candidate_bound(model, list(tokens)) for tokens in different}
         bounds = [bound_of[tuple(one.tokens)] for one in candidates]
-    # plain edges last, since their bounds are of other tokens; ties in the order of their numbers
+    layouts = list(dict.fromkeys(one.layout.tokens for one in candidates))
+    if len({tuple(one.layout.lengths) for one in candidates}) > 1:
+        fit_of = {tokens: length_nats(model, tokens) for tokens in layouts}
+        fits = [fit_of[one.layout.tokens] for one in candidates]
+    # plain edges last, since their numbers are of other tokens; ties in the order of their numbers
     ranked = sorted(
-        zip(candidates, bounds, strict=True),
-        key=lambda pair: (pair[0].plain_edges, pair[1][0] or 0.0, pair[0].request.candidate),
+        zip(candidates, bounds, fits, strict=True),
+        key=lambda of: (of[0].plain_edges, of[2] or 0.0, of[1][0] or 0.0, of[0].request.candidate),
     )
     found: list[Filled] = []
-    for rank, (one, (bound, error)) in enumerate(ranked if every else ranked[:1]):
+    for rank, (one, (bound, error), fit) in enumerate(ranked if every else ranked[:1]):
         filled = one.filled or FilledTemplate("", [], [])
         filling = Filled(
             index=one.request.number,
@@ -221,6 +232,7 @@ def _ranked(
             lengths=one.layout.lengths,
             bound=bound,
             bound_error=error,
+            length_nats=fit,
             candidate=rank,
             candidates=len(candidates),
             drawn=sum(other.drawn for other in candidates),

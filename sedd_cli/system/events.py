@@ -180,6 +180,7 @@ class Filled(Sampled):
         lengths: Their lengths in tokens.
         bound: Upper bound on −log p in nats per token without levers, where candidates were compared.
         bound_error: Its Monte Carlo error.
+        length_nats: −log p of the given tokens after the gaps, where candidates had different lengths.
         candidate: Its rank among the candidates, 0 for the best.
         candidates: Number of candidates.
         drawn: Number of sequences drawn.
@@ -192,6 +193,7 @@ class Filled(Sampled):
     lengths: list[int] = field(default_factory=list)
     bound: float | None = None
     bound_error: float | None = None
+    length_nats: float | None = None
     candidate: int = 0
     candidates: int = 1
     drawn: int = 1

@@ -75,7 +75,8 @@ def test_all_candidates_are_shown_best_first(sedd, tiny_run):
     words = ["infill", "--model", tiny_run, "-t", "the [MASK:2-4] sat", "--candidates", 3]
     found = document(sedd(*words, "--all", "--json"))["samples"]
     assert [s["candidate"] for s in found] == [0, 1, 2]
-    assert [s["bound"] for s in found] == sorted(s["bound"] for s in found)
+    # of different lengths, those come first that fit the given text best
+    assert [s["length_nats"] for s in found] == sorted(s["length_nats"] for s in found)
     assert sorted(s["lengths"] for s in found) == [[2], [3], [4]]
     (best,) = document(sedd(*words, "--json"))["samples"]
     assert best == {**found[0], "seconds": best["seconds"]}

@@ -227,7 +227,9 @@ def test_ranges_are_tried_at_several_lengths_and_the_best_is_kept(model):
     every = [e for e in infill.infill(model, [Job(template, seed=3)], Sampling(), every=True) if isinstance(e, Filled)]
     assert sorted({n for e in every for n in e.lengths}) == [2, 3, 4, 5, 6, 7]
     assert [e.candidate for e in every] == list(range(8))
-    assert [e.bound for e in every] == sorted(e.bound for e in every)
+    # first the length that fits the given text, then the bound
+    assert [(e.length_nats, e.bound) for e in every] == sorted((e.length_nats, e.bound) for e in every)
+    assert len({e.length_nats for e in every}) == 6
     (best,) = infill_all(model, Job(template, seed=3), Sampling())
     assert (best.text, best.bound, best.candidates) == (every[0].text, every[0].bound, 8)
     assert (best.bound, best.bound_error) == candidate_bound(model, best.tokens)

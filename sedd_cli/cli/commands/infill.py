@@ -65,7 +65,8 @@ def infill(
         int | None,
         typer.Option(
             metavar="INT",
-            help="Draw several fillings and keep the one of the lowest bound; default: 1, for ranges 8.",
+            help="Draw several fillings and keep the best: of the length that fits the given text, the one of the "
+            "lowest bound; default: 1, for ranges 8.",
         ),
     ] = None,
     every: Annotated[bool, typer.Option("--all", help="Show all candidates, best first.")] = False,
