@@ -14,7 +14,7 @@ from sedd_cli.recipe import Recipe
 from sedd_cli.system.events import Event, Sampled, TrainStep, Validated, bin_names
 
 #: Fields of an event that are not metrics.
-NOT_PLOTTED = {"step", "steps", "split", "blocks", "loss_by_t"}
+NOT_PLOTTED = {"sign", "step", "steps", "split", "blocks", "loss_by_t"}
 
 
 @dataclass

@@ -345,6 +345,6 @@ def same_bounds(one: dict, other: dict) -> None:
     for protocol in one["bounds"]:
         a, b = (dict(found["bounds"][protocol]) for found in (one, other))
         assert a.pop("perplexity_interval") == pytest.approx(b.pop("perplexity_interval"), rel=1e-6)
-        for key in ("same_draws_as", "estimator"):
+        for key in ("same_draws_as", "estimator", "sign", "process"):
             assert a.pop(key) == b.pop(key)
         assert a == pytest.approx(b, rel=1e-5), protocol
