@@ -176,8 +176,11 @@ def main() -> None:
                     if code not in (0, -signal.SIGKILL):
                         err = (scratch / "err").read_text()[-2000:]
                         raise SystemExit(f"round {rounds}: sedd {words} ended with {code}: {err}")
-                    if code == 0 and name == "export":
-                        shutil.rmtree(wild / "exported")  # an export is never written over
+                    if name == "export" and (made := wild / "exported").exists():
+                        # a kill may come after its last rename; an export is whole or absent, and never written over
+                        if content(made) != content(calm / "exported"):
+                            raise SystemExit(f"round {rounds}: an export was left half-written")
+                        shutil.rmtree(made)
                 run(words, wild)
             found = content(wild)
             wrong = [path for path in expected.keys() | found.keys() if expected.get(path) != found.get(path)]
