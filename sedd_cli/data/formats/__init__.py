@@ -60,6 +60,8 @@ def chosen_format(name: str, reading: ReadOptions) -> str:
             hint = f", did you mean {near[0]}?" if near else ""
             raise RequestError(f"format {reading.format!r} is not known{hint}; there are: auto, {', '.join(FORMATS)}")
         return reading.format
+    if not Path(name).exists():
+        raise RequestError(f"cannot read {name}: No such file or directory")
     if (found := format_of(name)) is None:
         raise RequestError(
             f"{name}: files of this ending are not read as text unasked; known are {', '.join(ENDINGS)} (also with "

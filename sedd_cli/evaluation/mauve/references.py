@@ -112,11 +112,8 @@ def _of_corpus(writer: Writer, options: MauveOptions) -> tuple[str, Iterator[lis
     spans = zip([0, *ends], [end - (dataset.tokenizer.eos is not None) for end in ends], strict=False)
     if ours:
         return split.name, (split.read(a, max(a, min(b, a + options.length))).tolist() for a, b in spans), note
-    return (
-        split.name,
-        encoded(writer, (dataset.tokenizer.decode(split.read(a, max(a, b)).tolist()) for a, b in spans)),
-        note,
-    )
+    texts = (dataset.tokenizer.decode(split.read(a, max(a, b)).tolist()) for a, b in spans)
+    return split.name, encoded(writer, texts), note
 
 
 def _prepare(name: str) -> str:
