@@ -14,7 +14,7 @@ def main() -> None:
     """Run the command line. Exit codes: 0 done, 1 the work failed, 2 the request was wrong, 130 Ctrl-C."""
     debug = "--debug" in sys.argv
     sys.argv = [word for word in sys.argv if word != "--debug"]
-    process.settle()
+    process.configure()
     from sedd_cli.cli.app import run
 
     code = run(sys.argv[1:], debug)

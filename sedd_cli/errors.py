@@ -67,7 +67,7 @@ class _Short(reprlib.Repr):
         return f"<{type(x).__name__}>" if hasattr(x, "numel") else super().repr_instance(x, level)
 
 
-def shown(value: Any) -> str:
+def displayed(value: Any) -> str:
     """`repr(value)`, shortened; values from files are quoted in messages by this."""
     return shortened(_Short().repr(value), 2 * VALUE)
 

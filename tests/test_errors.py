@@ -7,7 +7,7 @@ import time
 import pytest
 
 from sedd_cli.cli.outcome import failure, one_line
-from sedd_cli.errors import MESSAGE, DamageError, RequestError, WorkError, listed, printable, shown
+from sedd_cli.errors import MESSAGE, DamageError, RequestError, WorkError, displayed, listed, printable
 
 
 def doubled(times: int) -> list:
@@ -23,13 +23,13 @@ def doubled(times: int) -> list:
 )
 def test_a_value_costs_no_more_than_it_shows(value):
     began = time.perf_counter()
-    assert len(shown(value)) < 400
+    assert len(displayed(value)) < 400
     assert time.perf_counter() - began < 1
 
 
 def test_small_values_are_shown_as_they_are():
     for value in ("a'b", 3, None, [1, 2], {"a": 1.5}, True):
-        assert shown(value) == repr(value)
+        assert displayed(value) == repr(value)
 
 
 @pytest.mark.parametrize("kind", [RequestError, WorkError, DamageError, KeyError, ValueError])

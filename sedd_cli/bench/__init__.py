@@ -1,1 +1,1 @@
-"""Fast paths timed against plain ones, in turn in one process."""
+"""The package timed beside straightforward (plain) implementations, in turn in one process."""

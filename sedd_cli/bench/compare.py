@@ -111,7 +111,7 @@ def compare(
     """
     import torch
 
-    from sedd_cli.system.memory import begin_peak, held, peak
+    from sedd_cli.system.memory import begin_peak, peak, used_memory
 
     where = torch.device(device)
     rates: dict[str, list[float]] = {path: [] for path in paths}
@@ -126,7 +126,7 @@ def compare(
                 before = 0
                 if number == 0:
                     begin_peak(where)
-                    before = held(where)
+                    before = used_memory(where)
                 elif steady:
                     run()
                 synchronize(where)

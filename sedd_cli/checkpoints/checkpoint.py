@@ -24,7 +24,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.distributed import ProcessGroup
 
-from sedd_cli.errors import DamageError, RequestError, WorkError, shown
+from sedd_cli.errors import DamageError, RequestError, WorkError, displayed
 from sedd_cli.system.digests import sha256_of
 from sedd_cli.system.documents import is_plain_name, read_json
 from sedd_cli.system.files import sync_path, write_whole
@@ -40,7 +40,7 @@ Writer = Callable[[Path], None]
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A complete checkpoint folder whose files match their manifest."""
+    """A checkpoint folder with a manifest. `open_checkpoint` also verifies its files, `_complete` does not."""
 
     folder: Path
     #: The step that its manifest names, which need not be that of a renamed or linked folder.
@@ -227,10 +227,12 @@ def open_checkpoint(folder: Path) -> Checkpoint:
     except (OSError, ValueError, KeyError, TypeError, AttributeError, DamageError):
         raise DamageError(f"{folder} is not a complete checkpoint: its {MANIFEST} is missing or damaged") from None
     if layout != LAYOUT:
-        raise RequestError(f"checkpoint {folder} has layout {shown(layout)}, this version of sedd reads {LAYOUT}")
+        raise RequestError(f"checkpoint {folder} has layout {displayed(layout)}, this version of sedd reads {LAYOUT}")
     for name, digest in digests.items():
         if not is_plain_name(name):
-            raise DamageError(f"checkpoint {folder} is damaged: its {MANIFEST} names {shown(name)}, no file of its own")
+            raise DamageError(
+                f"checkpoint {folder} is damaged: its {MANIFEST} names {displayed(name)}, no file of its own"
+            )
         if not (folder / name).is_file():
             raise DamageError(f"checkpoint {folder} is damaged: {name} is missing")
         if sha256_of(folder / name) != digest:

@@ -79,7 +79,7 @@ class LoadedModel:
 
     @property
     def precision(self) -> str:
-        """The precision that the network computes in."""
+        """bf16 for mixed precision, else fp32 (also where float32 products round their factors to TF32)."""
         return "bf16" if self.net.autocast else "fp32"
 
     @cached_property
@@ -96,7 +96,7 @@ class LoadedModel:
         return found.hexdigest()
 
     def lowered(self) -> LoadedModel | None:
-        """A copy of this float32 model that computes in bf16; None if the device does not support it."""
+        """A copy of this model that computes in bf16; None if it does so already, or the device has no native bf16."""
         dtype = autocast_dtype("auto", self.device)
         if dtype is None or self.net.autocast is not None:
             return None

@@ -19,7 +19,7 @@ from sedd_cli.core.schedules import SCHEDULES, Schedule
 from sedd_cli.data.corpora.local import as_path
 from sedd_cli.data.tokenizers import holds_tokenizer
 from sedd_cli.data.tokenizers.base import FILE
-from sedd_cli.errors import DamageError, RequestError, listed, shown
+from sedd_cli.errors import DamageError, RequestError, displayed, listed
 from sedd_cli.models.dit import DiT, DiTConfig
 from sedd_cli.recipe import Recipe, load_recipe
 from sedd_cli.recipe.build import build
@@ -99,17 +99,17 @@ def parts_of(config: Any, where: str) -> tuple[Graph, Schedule, DiTConfig]:
     """The parts that a published configuration describes; RequestError names a key that is missing or wrong."""
     kind, tokens = _get(config, "graph.type", str, where), _get(config, "tokens", int, where)
     if not 1 <= tokens <= MOST_TOKENS:
-        raise RequestError(f"{where}: tokens must lie between 1 and {MOST_TOKENS:,}, found {shown(tokens)}")
+        raise RequestError(f"{where}: tokens must lie between 1 and {MOST_TOKENS:,}, found {displayed(tokens)}")
     if kind not in PUBLISHED_GRAPHS:
-        raise RequestError(f"{where}: graph.type must be one of {', '.join(PUBLISHED_GRAPHS)}, found {shown(kind)}")
+        raise RequestError(f"{where}: graph.type must be one of {', '.join(PUBLISHED_GRAPHS)}, found {displayed(kind)}")
     scale = _get(config, "model.scale_by_sigma", bool, where)
     options = {"scale_by_sigma": scale} if kind == "absorb" else {}
     if scale and not options:
-        raise RequestError(f"{where}: model.scale_by_sigma must be false with graph.type {shown(kind)}")
+        raise RequestError(f"{where}: model.scale_by_sigma must be false with graph.type {displayed(kind)}")
     graph = build(GRAPHS[PUBLISHED_GRAPHS[kind]], options, where, vocab_size=tokens)
     schedule = _get(config, "noise.type", str, where)
     if schedule not in SCHEDULES:
-        raise RequestError(f"{where}: noise.type must be one of {', '.join(SCHEDULES)}, found {shown(schedule)}")
+        raise RequestError(f"{where}: noise.type must be one of {', '.join(SCHEDULES)}, found {displayed(schedule)}")
     known = {
         f.name for f in dataclasses.fields(SCHEDULES[schedule])
     }  # the published loglinear schedule lists sigmas that it does not use
@@ -178,12 +178,14 @@ def _get(config: Any, key: str, kind: type, where: str) -> Any:
     value, names = config, key.split(".")
     for depth, name in enumerate(names):
         if not isinstance(value, Mapping):
-            raise RequestError(f"{where}: {'.'.join(names[:depth])} must hold keys and values, found {shown(value)}")
+            raise RequestError(
+                f"{where}: {'.'.join(names[:depth])} must hold keys and values, found {displayed(value)}"
+            )
         if name not in value:
             raise RequestError(f"{where}: {'.'.join(names[: depth + 1])} is missing")
         value = value[name]
     if type(value) is not kind:
-        raise RequestError(f"{where}: {key} must be {kind.__name__}, found {shown(value)}")
+        raise RequestError(f"{where}: {key} must be {kind.__name__}, found {displayed(value)}")
     return value
 
 

@@ -21,8 +21,9 @@ from sedd_cli.system.json_lines import json_text, read_json_lines
 from sedd_cli.system.locks import file_lock
 from sedd_cli.system.outputs import check_folder
 
-#: Keys that may change when a run resumes: they change speed, storage or reports, and results only by rounding.
-HARMLESS = (
+#: Keys that may change when a run resumes: they change speed, storage or reports, and results by rounding only; but
+#: with dropout, micro_batch changes the masks (`training.step`).
+MAY_CHANGE = (
     "train.log_every", "train.save_every", "train.keep", "train.micro_batch", "train.strategy", "train.compile",
     "train.recompute", "model.attention", "sampler.", "report.",
 )  # fmt: skip
@@ -45,14 +46,14 @@ class RunDir:
     def claim(self, recipe: Recipe) -> list[str]:
         """Check that the folder may hold a run of this recipe; RequestError if its checkpoint is of another one.
 
-        Returns the harmless differences from the stored recipe, as lines "key: old → new".
+        Returns the permitted differences from the stored recipe, as lines "key: old → new".
         """
         lines: list[str] = []
         if found := checkpoint.latest(self.path):
             lines = self._differences(found.folder / "recipe.yaml", recipe)
             # with a constant learning rate, steps do not depend on how many follow
-            harmless = (*HARMLESS, *(["train.steps:"] if recipe.train.schedule == "constant" else []))
-            if changed := [line for line in lines if not line.startswith(harmless)]:
+            permitted = (*MAY_CHANGE, *(["train.steps:"] if recipe.train.schedule == "constant" else []))
+            if changed := [line for line in lines if not line.startswith(permitted)]:
                 hint = (
                     "; train.steps may grow only with train.schedule=constant" if "train.steps" in str(changed) else ""
                 )

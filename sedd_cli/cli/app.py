@@ -35,8 +35,8 @@ from sedd_cli.cli.outcome import (
     is_usage_error,
     main_process,
     one_line,
+    output,
     say_error,
-    shown,
 )  # fmt: skip
 from sedd_cli.cli.renamed import current_spelling
 from sedd_cli.errors import RequestError, WorkError
@@ -86,7 +86,7 @@ for _panel, _commands in PANELS.items():
 
 def _version(wanted: bool) -> None:
     if wanted:
-        shown.write(f"sedd {__version__}\n", result=True)
+        output.write(f"sedd {__version__}\n", result=True)
         raise typer.Exit
 
 
@@ -105,7 +105,7 @@ def run(words: list[str], debug: bool = False) -> int:
     Errors become one line on standard error, and with `--json` the document {"error", "exit"} on standard output
     unless the command has written its own. `debug` shows the traceback instead of the line.
     """
-    shown.reset()
+    output.reset()
     as_json, quiet = "--json" in words, "--quiet" in words or "-q" in words
 
     def tell(line: str) -> None:
@@ -117,7 +117,7 @@ def run(words: list[str], debug: bool = False) -> int:
         ended = typer.main.get_command(app).main(current_spelling(words, tell), "sedd", standalone_mode=False)
         if ended == INTERRUPTED:
             raise KeyboardInterrupt
-        shown.close()
+        output.close()
         return ended if isinstance(ended, int) else 0
     except KeyboardInterrupt as error:
         return _failed(error, as_json)
@@ -134,8 +134,8 @@ def run(words: list[str], debug: bool = False) -> int:
 
 def _failed(error: BaseException, as_json: bool) -> int:
     """Write the document of a failed command where none is there; returns the exit code."""
-    if as_json and not shown.document:
-        shown.json(failure(error))
+    if as_json and not output.document:
+        output.json(failure(error))
     return exit_code(error)
 
 

@@ -24,7 +24,7 @@ def source_of(named: str | None) -> str:
 
 
 def model_files(named: str | None) -> list[str]:
-    """What `--model` reads: a file of a model stands for the folder of the model."""
+    """The paths that `--model` reads: with a single file of a model, also the folder that this file belongs to."""
     source = source_of(named)
     path = Path(source)
     if not path.is_file():

@@ -6,7 +6,7 @@ import dataclasses
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from sedd_cli.cli.view.showing import shown
+from sedd_cli.cli.view.showing import show_samples
 from sedd_cli.cli.view.view import View
 from sedd_cli.errors import RequestError
 from sedd_cli.inference.template import parse_template
@@ -49,7 +49,7 @@ def prompt_loop(view: View, model: LoadedModel, job: Job, sampling: Sampling, ev
             again = line in ("", filled) and not fresh
             typed, seed = line or filled, (job.seed + again) % 2**64
             asked = dataclasses.replace(job, template=parse_template(typed), seed=seed)
-            shown(view, model, infill(model, [asked], sampling, every, watch=True), "", None, True, None)
+            show_samples(view, model, infill(model, [asked], sampling, every, watch=True), "", None, True, None)
             job, filled, fresh = asked, typed, False
         except RequestError as error:
             view.say(f"{error}", "yellow")

@@ -58,7 +58,7 @@ def failure(error: BaseException) -> dict[str, Any]:
     return {"error": one_line(error), "exit": exit_code(error)}
 
 
-class Shown:
+class Output:
     """What a command writes to standard output and standard error.
 
     What cannot be written (a reader that went away, a full disk) is dropped, with one warning: it does not end the
@@ -81,7 +81,7 @@ class Shown:
             try:
                 sys.stdout.write(text)
                 sys.stdout.flush()
-            except UnicodeEncodeError:  # a stream that `process.settle_streams` could not set
+            except UnicodeEncodeError:  # a stream that `process.open_streams` could not set
                 sys.stdout.write(text.encode("ascii", "backslashreplace").decode("ascii"))
             except (OSError, ValueError) as error:  # ValueError: the stream is closed
                 self.fail(error)
@@ -142,4 +142,4 @@ def to_null(stream: Any) -> None:
 
 
 #: The output of the command that runs; `app.run` resets it.
-shown = Shown()
+output = Output()

@@ -1,15 +1,17 @@
-"""Upper bounds on −log p(x0), as averages over independent draws (section 3.2 of the paper).
+"""Bounds on −log p(x0) and the paper's estimate of one, as averages over independent draws (theorem 3.6).
 
-A draw corrupts a sequence at one noise level and weighs the score entropy there. Two bounds:
+A draw corrupts a sequence at one noise level and weighs the score entropy there. Two integrals:
 
-* `paper_bound`: the published protocol, t ~ U(t_min, 1), no prior and no reconstruction term.
+* `paper_bound`: the published protocol, t ~ U(t_min, 1). It has no prior and no reconstruction term, so it is an
+  estimate and not a bound.
 * `rigorous_bound`: a true bound for the process that samplers approach as their steps grow: it starts in p_base at
   t = 1, follows the reverse rates in continuous time down to t = T_END, and ends with the samplers' last step. The
   network gets the sigma that samplers give it.
 
-And two forms of each, with the same expectation. By time: v places the noise level, each position is hit or not. By
-count (absorbing): v places the number of masks. There a `cost` of each token, such as its surprisal under a unigram
-model, may serve as a control variate: what has to be averaged is then only how the loss differs from it.
+And two forms of each, with the same expectation. By time: v places the noise level, and each position is corrupted
+independently. By count (absorbing): v places the number of masks. There a `cost` of each token, such as its surprisal
+under a unigram model, may serve as a control variate: then only the difference of the loss from it has to be averaged.
+The argument `count` chooses between the two.
 
 `core.sampler_bound` has the bound of a sampler with finitely many steps.
 """
@@ -25,7 +27,7 @@ from torch import Tensor
 
 from sedd_cli.core.categorical import inverse_cdf
 from sedd_cli.core.count_form import control_variate, count_draw
-from sedd_cli.core.losses.d3pm import discrete_noise
+from sedd_cli.core.discrete_time import step_noise
 from sedd_cli.core.losses.score_entropy import sequence_score_entropy
 from sedd_cli.core.placement import placed_lambda, placed_sigma
 from sedd_cli.core.samplers.denoise import decode_masses
@@ -34,9 +36,9 @@ from sedd_cli.core.schedules import T_MIN
 from sedd_cli.core.score import ScoreModel, trained_range
 
 
-def stratified(count: int, u: Tensor) -> Tensor:
-    """Numbers in (0, 1), one in each of `count` equal strata: (i + u_i)/count for u [count]."""
-    return (torch.arange(count, device=u.device, dtype=u.dtype) + u) / count
+def stratified(strata: int, u: Tensor) -> Tensor:
+    """Numbers in (0, 1), one in each of `strata` equal strata: (i + u_i)/strata for u [strata]."""
+    return (torch.arange(strata, device=u.device, dtype=u.dtype) + u) / strata
 
 
 def paper_bound(
@@ -113,7 +115,7 @@ def discrete_bound(model: ScoreModel, x0: Tensor, v: Tensor, u: Tensor) -> Tenso
     """
     steps = model.steps
     assert steps is not None, "a model in discrete time"
-    sigma_s, sigma_t = discrete_noise(model, v, steps)
+    sigma_s, sigma_t = step_noise(model, v, steps)
 
     def divergence(z: Tensor, batch: Tensor, x: Tensor, x0: Tensor) -> Tensor:
         return model.graph.posterior_kl(z, sigma_s[batch], sigma_t[batch], x, x0)
@@ -151,7 +153,10 @@ def corrupted(model: ScoreModel, x0: Tensor, sigma: Tensor, u: Tensor) -> Tensor
 
 
 def prior(model: ScoreModel, x0: Tensor) -> Tensor:
-    """D_KL(p_{1|0}(·|x0) ‖ p_base), nats per sequence [B] float64; 0 on graphs with MASK, whose noise is all MASK."""
+    """D_KL(p_{1|0}(·|x0) ‖ p_base), nats per sequence [B] float64.
+
+    0 on graphs with MASK: the process that the rigorous bound corrupts by is at MASK everywhere at t = 1.
+    """
     if model.graph.mask is not None:
         return torch.zeros(len(x0), dtype=torch.float64, device=x0.device)
     sigma = torch.full(x0.shape, model.schedule.sigma(1.0), dtype=torch.float64, device=x0.device)

@@ -1,4 +1,4 @@
-"""Given tokens (eq. 20, algorithm 3): positions set before every step and after the last."""
+"""Given tokens (algorithm 3): positions set before every step and after the last."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ C = TypeVar("C", bound=type)
 
 
 class Registry(Mapping[str, type]):
-    """A read-only mapping name → class, filled by the classes' own files through `@REGISTRY.register`."""
+    """A mapping name → class. The file of each class adds it with the decorator `@REGISTRY.register`."""
 
     def __init__(self, kind: str):
         self.kind = kind

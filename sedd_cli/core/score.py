@@ -1,4 +1,4 @@
-"""A network, a graph and a noise schedule together make a score."""
+"""`ScoreModel`: the score s(x, sigma) of a network with its graph and noise schedule."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ RowLoss = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 
 
 class Loss(NamedTuple):
-    """A weighted sum of losses, differentiable, and the weighted loss of each sequence [B], for the record."""
+    """A weighted sum of losses, differentiable, and the weighted loss of each sequence [B], to be logged."""
 
     total: Tensor
     sequences: Tensor
@@ -61,7 +61,7 @@ class ScoreModel:
 
     @cached_property
     def kernels(self) -> Kernels[Any] | None:
-        """Fast forms for the graph, where it has them."""
+        """The graph's closed forms (`core.fast`), where it has them."""
         return kernels_of(self.graph)
 
     @property
@@ -75,7 +75,7 @@ class ScoreModel:
         return self.net.hidden(x, sigma if self.sigma_range is None else sigma.clamp(*self.sigma_range))
 
     def log_score(self, x: Tensor, sigma: Tensor) -> Tensor:
-        """log s(x, sigma) [B, L, S] for x [B, L], sigma [B]: the plain form, all positions at once."""
+        """log s(x, sigma) [B, L, S] for x [B, L], sigma [B], at all positions at once."""
         return self.log_score_of(self.net.head(self.hidden(x, sigma)), sigma, x)
 
     def rows(self, x: Tensor, sigma: Tensor) -> Iterator[Rows]:

@@ -1,4 +1,4 @@
-"""Batches of token ids. Each row is a pure function of (seed, step, row), so that a loader has no state to store."""
+"""Batches of token ids. A row is a function of split, length, batch size, seed, step and row: no state is stored."""
 
 from __future__ import annotations
 
@@ -38,17 +38,19 @@ class Loader:
             )
         self.split = split
         self.length = length
-        self.size = batch
+        self.batch_size = batch
         self.seed = seed
         self.windows = windows
         self.blocks = split.tokens // length
 
     def batch(self, step: int, start: int = 0, stop: int | None = None) -> np.ndarray:
         """Rows start to stop (default: all) of the global batch of `step`, int64 [stop - start, length]."""
-        stop = self.size if stop is None else stop
-        if not 0 <= start <= stop <= self.size:
-            raise IndexError(f"rows {start} to {stop} of a batch of {self.size}")
-        return self.split.rows(self.starts(np.arange(step * self.size + start, step * self.size + stop)), self.length)
+        stop = self.batch_size if stop is None else stop
+        if not 0 <= start <= stop <= self.batch_size:
+            raise IndexError(f"rows {start} to {stop} of a batch of {self.batch_size}")
+        return self.split.rows(
+            self.starts(np.arange(step * self.batch_size + start, step * self.batch_size + stop)), self.length
+        )
 
     def starts(self, samples: np.ndarray) -> np.ndarray:
         """Position in the split of the first token of each of the global `samples` [n]; int64 [n]."""

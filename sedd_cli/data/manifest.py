@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sedd_cli.errors import DamageError, RequestError, shown
+from sedd_cli.errors import DamageError, RequestError, displayed
 from sedd_cli.system.digests import digest
 from sedd_cli.system.documents import is_plain_name, read_json
 from sedd_cli.system.files import write_whole
@@ -94,18 +94,18 @@ def _check(manifest: Manifest) -> None:
     for field in dataclasses.fields(manifest):
         value = getattr(manifest, field.name)
         if field.type == "str" and not isinstance(value, str):
-            raise TypeError(f"{field.name} is no text but {shown(value)}")
+            raise TypeError(f"{field.name} is no text but {displayed(value)}")
     if not isinstance(manifest.options, dict) or not isinstance(manifest.revision, str | None):
         raise TypeError("options or revision")
     if manifest.dtype not in ("uint16", "uint32"):
-        raise ValueError(f"dtype {shown(manifest.dtype)}")
+        raise ValueError(f"dtype {displayed(manifest.dtype)}")
     for split in manifest.splits.values():
         counts = [split.documents, split.tokens, split.characters, split.bytes, split.unknown]
         for shard in split.shards:
             counts += [shard.tokens, shard.documents]
             for name in (shard.file, shard.index):
                 if not is_plain_name(name):
-                    raise ValueError(f"it names {shown(name)}, no file of its own folder")
+                    raise ValueError(f"it names {displayed(name)}, no file of its own folder")
         if not all(type(count) is int and 0 <= count < 2**63 for count in counts):
             raise ValueError("a number in it is no count")
 
@@ -119,7 +119,7 @@ def read_manifest(folder: Path) -> Manifest:
         record = read_json(file)
         found = record.pop("format")
         if found != FORMAT:
-            raise RequestError(f"{file} has format {shown(found)}; this version reads {FORMAT}: prepare it again")
+            raise RequestError(f"{file} has format {displayed(found)}; this version reads {FORMAT}: prepare it again")
         splits = {
             name: SplitInfo(**{**split, "shards": tuple(ShardInfo(**shard) for shard in split["shards"])})
             for name, split in record.pop("splits").items()

@@ -15,7 +15,7 @@ from sedd_cli.evaluation.scorers.scorer import Scorer
 from sedd_cli.inference.generate import GenerateOptions, generate
 from sedd_cli.inference.resumable import resumable_samples
 from sedd_cli.inference.sampling import Sampling
-from sedd_cli.recipe.build import nearest, plain
+from sedd_cli.recipe.build import nearest, to_data
 from sedd_cli.system.documents import read_json
 from sedd_cli.system.events import Event, Note, Sampled
 from sedd_cli.system.files import write_whole
@@ -147,7 +147,7 @@ def sweep(model: LoadedModel, scorer: Scorer, options: SweepOptions) -> Generato
         length=options.length or model.length,
         seed=options.seed,
         precision=model.precision,
-        recipe_sampler=plain(model.recipe.sampler) if model.recipe else None,
+        recipe_sampler=to_data(model.recipe.sampler) if model.recipe else None,
         software=software("torch"),
     )
     try:

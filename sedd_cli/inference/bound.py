@@ -32,7 +32,8 @@ DRAWS_VERSION = 2
 PILOT = 8
 #: Strata of a replicate: a text of fewer blocks gets several draws per block.
 LEAST_STRATA = 64
-#: Protocols that integrate the same loss over the same blocks (except the last), and so can share network evaluations.
+#: Protocols that integrate the same loss over the same blocks, and so can share network evaluations. (sedd-paper leaves
+#: out an incomplete last block.)
 SHARED = ("rigorous", "sedd-paper")
 
 

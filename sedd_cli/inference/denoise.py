@@ -44,7 +44,7 @@ class DenoisedRow(Event):
 
 
 def derived(seed: int, *words: object) -> int:
-    """A seed in [0, 2^64) for the part of the work of `seed` that `words` name."""
+    """A seed in [0, 2^64): a hash of `seed` and `words`, which name what it is used for."""
     return int.from_bytes(hashlib.sha256(repr((seed, *words)).encode()).digest()[:8], "big")
 
 
@@ -135,8 +135,8 @@ class BatchDenoiser:
         assert now is not None
         if now.fallbacks:
             yield Warn(
-                f"scores far from normalised: every position was looked at in {now.fallbacks} of {now.steps} steps; "
-                "--no-thinning looks everywhere from the start"
+                f"scores far from normalised: every position was scored in {now.fallbacks} of {now.steps} steps; "
+                "--no-thinning scores all of them from the start"
             )
         if not bool((now.x == given(now.x)).all() and (now.x < self.model.graph.vocab_size).all()):
             raise WorkError("a given token changed or a mask is left: this is a defect of sedd, nothing was kept")

@@ -13,7 +13,7 @@ from sedd_cli.inference.denoise import DenoisedRow, SequenceRequest, batch_for, 
 from sedd_cli.inference.layout import lay_out, round_trip_warning
 from sedd_cli.inference.rejection import DenoisedLayout, LayoutRequest, denoise_layouts
 from sedd_cli.inference.sampling import ResolvedSampler, Sampling, check_draws
-from sedd_cli.inference.template import between
+from sedd_cli.inference.template import gap_between
 from sedd_cli.system.events import Event, Note, Sampled, Warn, result_of
 
 S = TypeVar("S", bound=Sampled, covariant=True)
@@ -23,7 +23,7 @@ S = TypeVar("S", bound=Sampled, covariant=True)
 class GenerateOptions:
     """n sequences of `length` tokens (default: the trained length), or n for each prompt.
 
-    A length beyond `block` (default: the trained length) is drawn block by block: each block sees the last block −
+    A length beyond `block` (default: the trained length) is drawn block by block: each block is given the last block −
     stride tokens and adds `stride` (default: half a block). `first` numbers the first sequence: a sequence depends on
     (seed, its number) and its prompt alone. Samples of one number share their initial noise, whatever the prompt.
     """
@@ -117,7 +117,7 @@ def generate(
 
 def _request(model: LoadedModel, prompt: str | None, length: int, seed: int, group: int) -> LayoutRequest:
     """A sequence of `length` tokens that begins with the prompt; RequestError where the prompt does not fit."""
-    template = between(prompt or "", "")
+    template = gap_between(prompt or "", "")
     tokenizer = model.text_tokenizer() if prompt else model.tokenizer
     layout, plain = (lay_out(template, [], tokenizer, spaced, length) for spaced in (True, False))
     return LayoutRequest(layout, plain, seed, 0, group=group)

@@ -1,4 +1,4 @@
-"""Filling templates: candidates of several lengths are drawn together; the model selects a length and a candidate."""
+"""Filling templates: candidates of several lengths are drawn together, and ranked by the model's probabilities."""
 
 from __future__ import annotations
 
@@ -51,22 +51,24 @@ class Job:
 
 @dataclass(frozen=True)
 class Plan:
-    """A job in a model's tokens: the layouts of its candidates, with spaces left to the gaps, and with plain edges.
+    """A job in a model's tokens: the layouts of its candidates.
 
-    resolved: the sampler that fills them (`Sampling.for_gaps`).
+    layouts: a space in front of a gap is left to the gap (`inference.layout`). own_spaces: the same candidates, with
+    such spaces as given tokens of their own, for use after too many rejected draws (`inference.rejection`). resolved:
+    the sampler that fills them (`Sampling.for_gaps`).
     """
 
     job: Job
     resolved: ResolvedSampler
     layouts: list[Layout]
-    plain: list[Layout]
+    own_spaces: list[Layout]
     warnings: list[str]
 
     def requests(self, number: int, group: int) -> list[LayoutRequest]:
         """The candidates of a filling."""
         return [
-            LayoutRequest(layout, plain, self.job.seed, number, candidate, group)
-            for candidate, (layout, plain) in enumerate(zip(self.layouts, self.plain, strict=True))
+            LayoutRequest(layout, own_spaces, self.job.seed, number, candidate, group)
+            for candidate, (layout, own_spaces) in enumerate(zip(self.layouts, self.own_spaces, strict=True))
         ]
 
 
@@ -78,11 +80,11 @@ def plan_job(model: LoadedModel, job: Job, sampling: Sampling) -> Plan:
         raise RequestError(f"{model.source} goes from left to right: it cannot fill a gap that text follows")
     count = job.candidates or (CANDIDATES if any(gap.low != gap.high for gap in job.template.gaps) else 1)
     chosen = _lengths(job, count)
-    layouts, plain = (
+    layouts, own_spaces = (
         [lay_out(job.template, lengths, tokenizer, spaced, job.length) for lengths in chosen]
         for spaced in (True, False)
     )
-    for layout in (*plain, *layouts):
+    for layout in (*own_spaces, *layouts):
         if len(layout.tokens) > model.length:
             given = sum(len(part) for part in layout.parts if not isinstance(part, int))
             raise RequestError(
@@ -90,8 +92,8 @@ def plan_job(model: LoadedModel, job: Job, sampling: Sampling) -> Plan:
                 f"the model has room for {model.length}"
             )
     warnings = [round_trip_warning(tokenizer, text) for text in job.template.texts]
-    resolved = sampling.for_gaps(model, max(sum(layout.lengths) for layout in (*plain, *layouts)))
-    return Plan(job, resolved, layouts, plain, [warning for warning in warnings if warning])
+    resolved = sampling.for_gaps(model, max(sum(layout.lengths) for layout in (*own_spaces, *layouts)))
+    return Plan(job, resolved, layouts, own_spaces, [warning for warning in warnings if warning])
 
 
 def _check_length(model: LoadedModel, job: Job) -> None:
@@ -102,7 +104,7 @@ def _check_length(model: LoadedModel, job: Job) -> None:
         return
     if not 1 <= job.length <= model.length:
         raise RequestError(f"length must lie between 1 and the model's {model.length}, found {job.length}")
-    if not any(gap.open for gap in job.template.gaps):
+    if not any(gap.is_open for gap in job.template.gaps):
         raise RequestError(f"length {job.length}: no gap of the template is open; write [MASK] for one that may grow")
 
 
@@ -112,7 +114,7 @@ def _lengths(job: Job, count: int) -> list[list[int]]:
     All combinations where there are no more than `count`; else a Latin hypercube: each range is spread evenly over
     the candidates, in an order of its own.
     """
-    ranges = [gap.lengths for gap in job.template.gaps if not gap.open]
+    ranges = [gap.lengths for gap in job.template.gaps if not gap.is_open]
     if math.prod(map(len, ranges)) <= count:
         every = [list(lengths) for lengths in product(*ranges)]
         return [every[i % len(every)] for i in range(count)]
@@ -210,7 +212,7 @@ def _ranked(
     if len({tuple(one.layout.lengths) for one in candidates}) > 1:
         fit_of = {tokens: length_nats(model, tokens) for tokens in layouts}
         fits = [fit_of[one.layout.tokens] for one in candidates]
-    # plain edges last, since their numbers are of other tokens; ties in the order of their numbers
+    # candidates with spaces of their own last, since their bounds are of other tokens; ties in the order of drawing
     ranked = sorted(
         zip(candidates, bounds, fits, strict=True),
         key=lambda of: (of[0].plain_edges, of[2] or 0.0, of[1][0] or 0.0, of[0].request.candidate),

@@ -18,7 +18,7 @@ from sedd_cli.inference.generate import as_json
 from sedd_cli.inference.infill import WINDOW, Job, Plan, fill_plans, plan_job
 from sedd_cli.inference.resumable import StoredFillings
 from sedd_cli.inference.sampling import Sampling
-from sedd_cli.inference.template import between, parse_template
+from sedd_cli.inference.template import gap_between, parse_template
 from sedd_cli.recipe.build import build
 from sedd_cli.system.digests import digest
 from sedd_cli.system.events import Event, Note, Result, Sampled, Warn, expand_events, observe
@@ -116,7 +116,9 @@ def job_lines(
                 raise RequestError("it takes either a template, or prefix, suffix or both")
             default_length = length if fields.template is None else None
             job = Job(
-                between(fields.prefix, fields.suffix) if fields.template is None else parse_template(fields.template),
+                gap_between(fields.prefix, fields.suffix)
+                if fields.template is None
+                else parse_template(fields.template),
                 n if fields.n is None else fields.n,
                 seed if fields.seed is None else fields.seed,
                 default_length if fields.length is None else fields.length,
@@ -183,7 +185,7 @@ class _Plans:
     ):  # fmt: skip
         self.lines = self.wanted = self.before = 0
         self.refused: list[tuple[int, str]] = []
-        self._told = 0
+        self._reported = 0
         self._each = self._missing(_keyed(model, self._planned(model, sampling, lines), every), there, keep)
 
     def __iter__(self) -> Iterator[Plan]:
@@ -191,8 +193,8 @@ class _Plans:
 
     def news(self) -> list[Warn]:
         """Warnings of the lines that were refused since the last call."""
-        told, self._told = self._told, len(self.refused)
-        return [Warn(f"line {number}: {reason}") for number, reason in self.refused[told:]]
+        first, self._reported = self._reported, len(self.refused)
+        return [Warn(f"line {number}: {reason}") for number, reason in self.refused[first:]]
 
     def _planned(
         self, model: LoadedModel, sampling: Sampling, lines: Iterable[JobLine]

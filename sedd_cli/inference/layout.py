@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from sedd_cli.data.tokenizers import Tokenizer
-from sedd_cli.errors import RequestError, listed, shown
+from sedd_cli.errors import RequestError, displayed, listed
 from sedd_cli.inference.template import Gap, Template
 
 
@@ -96,7 +96,7 @@ def lay_out(
     taken = sum(map(len, texts.values()))
     own, shares = iter(lengths), iter(_shares(template, taken, sum(lengths), total))
     parts = (
-        texts[place] if isinstance(part, str) else next(shares if part.open else own)
+        texts[place] if isinstance(part, str) else next(shares if part.is_open else own)
         for place, part in enumerate(template.parts)
     )
     return Layout(template, tuple(parts), tuple(leads), tokenizer)
@@ -104,7 +104,7 @@ def lay_out(
 
 def _shares(template: Template, given: int, closed: int, total: int | None) -> list[int]:
     """Lengths of the open gaps: equal shares of what the given and the closed tokens leave of the total."""
-    count = sum(gap.open for gap in template.gaps)
+    count = sum(gap.is_open for gap in template.gaps)
     if total is None or not count:
         return [1] * count
     free = total - given - closed
@@ -130,7 +130,7 @@ def prompt_tokens(tokenizer: Tokenizer | None, text: str) -> list[int]:
     ids = list(map(int, tokenizer.encode(text)))
     if tokenizer.unknown is not None and tokenizer.unknown in ids:
         strange = sorted(set(tokenizer.unknown_parts(text)))
-        raise RequestError(f"the tokenizer {tokenizer.spec} cannot represent {listed(map(shown, strange))}")
+        raise RequestError(f"the tokenizer {tokenizer.spec} cannot represent {listed(map(displayed, strange))}")
     return ids
 
 
@@ -139,4 +139,6 @@ def round_trip_warning(tokenizer: Tokenizer | None, text: str) -> str | None:
     if tokenizer is None:
         return None
     read = tokenizer.decode(tokenizer.encode(text))
-    return None if read == text else f"the tokenizer changes {shown(text)} to {shown(read)}: the model sees the latter"
+    if read == text:
+        return None
+    return f"the tokenizer changes {displayed(text)} to {displayed(read)}: the model gets the latter"

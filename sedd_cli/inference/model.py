@@ -16,7 +16,7 @@ from sedd_cli.inference.bound import bound_of, check_protocol
 from sedd_cli.inference.generate import GenerateOptions, generate_all
 from sedd_cli.inference.infill import Job, infill_all
 from sedd_cli.inference.sampling import split_options
-from sedd_cli.inference.template import between, parse_template
+from sedd_cli.inference.template import gap_between, parse_template
 from sedd_cli.system.events import Filled, Sampled
 
 
@@ -83,5 +83,5 @@ class Model(LoadedModel):
             raise RequestError("infill takes either a template, or prefix, suffix or both")
         if template is None:
             others.setdefault("length", self.length)
-        parsed = between(prefix, suffix) if template is None else parse_template(template)
+        parsed = gap_between(prefix, suffix) if template is None else parse_template(template)
         return infill_all(self, Job(parsed, n, **others), sampling)

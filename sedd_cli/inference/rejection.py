@@ -22,12 +22,12 @@ ATTEMPTS = 16
 class LayoutRequest:
     """A layout to fill. The result depends on the layouts, seed, number and candidate alone.
 
-    layout: spaces in front of gaps are left to the gaps. plain: they are given tokens. group: set by the caller, to
-    recognize results that belong together.
+    layout: spaces in front of gaps are left to the gaps. own_spaces: they are given tokens. group: set by the caller,
+    to recognize results that belong together.
     """
 
     layout: Layout
-    plain: Layout
+    own_spaces: Layout
     seed: int
     number: int
     candidate: int = 0
@@ -35,7 +35,7 @@ class LayoutRequest:
 
     def layout_at(self, attempt: int) -> Layout:
         """The layout that draw number `attempt` fills."""
-        return self.plain if attempt == ATTEMPTS else self.layout
+        return self.own_spaces if attempt == ATTEMPTS else self.layout
 
     def sequence(self, attempt: int) -> SequenceRequest:
         """Draw number `attempt`, with a seed of its own."""
@@ -50,7 +50,7 @@ class DenoisedLayout(Event):
     """A filled layout; nfe and seconds are those of all its `drawn` draws.
 
     filled: None where the model has no tokenizer. plain_edges: every draw was rejected, and the last one filled
-    `request.plain`.
+    `request.own_spaces`.
     """
 
     request: LayoutRequest
@@ -64,7 +64,7 @@ class DenoisedLayout(Event):
     @property
     def layout(self) -> Layout:
         """The layout that was filled."""
-        return self.request.plain if self.plain_edges else self.request.layout
+        return self.request.own_spaces if self.plain_edges else self.request.layout
 
 
 def denoise_layouts(
@@ -86,13 +86,13 @@ def denoise_layouts(
 def _portions(groups: Iterable[list[LayoutRequest]], tokens: int) -> Iterator[list[LayoutRequest]]:
     """Groups joined into portions that grow up to about `tokens` tokens, so that the first results come early."""
     portion: list[LayoutRequest] = []
-    held, enough = 0, tokens // 16
+    size, enough = 0, tokens // 16
     for group in groups:
         portion += group
-        held += sum(len(one.layout.tokens) for one in group)
-        if held >= enough:
+        size += sum(len(one.layout.tokens) for one in group)
+        if size >= enough:
             yield portion
-            portion, held, enough = [], 0, min(2 * enough, tokens)
+            portion, size, enough = [], 0, min(2 * enough, tokens)
     if portion:
         yield portion
 

@@ -59,7 +59,7 @@ class Sampling:
         """Whether neither these options nor the recipe choose anything about the steps."""
         usual = Sampling()._sampler(model)  # the recipe's
         chosen = {f.name for f in dataclasses.fields(self) if getattr(self, f.name) != f.default}
-        plain = usual.name in ("tweedie", "euler") and not usual.levers()
+        plain = usual.name in ("tweedie", "euler") and not usual.distribution_options()
         return plain and chosen <= {"temperature", "top_p", "normalized", "batch"}
 
     def resolve(self, model: LoadedModel) -> ResolvedSampler:
@@ -161,7 +161,7 @@ class ResolvedSampler:
     @property
     def facts(self) -> dict[str, Any]:
         """How samples are drawn, as recorded with them; `levers` are the options that change their distribution."""
-        levers = self.sampler.levers() | ({"normalized": True} if self.normalized else {})
+        levers = self.sampler.distribution_options() | ({"normalized": True} if self.normalized else {})
         return {
             "sampler": self.sampler.name,
             "steps": getattr(self.sampler, "steps", None),

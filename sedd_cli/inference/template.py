@@ -1,8 +1,8 @@
 r"""Templates, texts with gaps such as "The [MASK:12] sat on [MASK:5–20], because [MASK].".
 
-`[MASK:12]` is a gap of twelve tokens, `[MASK:5-20]` one of five to twenty (a hyphen or an en dash). `[MASK]` is an open
-gap: one token, or, where the length of the whole is given, its share of what is left. A literal bracket is written
-`\[` or `\]`, a backslash in front of one `\\`; any other backslash is literal.
+`[MASK:12]` is a gap of twelve tokens, `[MASK:5-20]` one of five to twenty (a hyphen, an en dash or an em dash).
+`[MASK]` is an open gap: one token, or, where the length of the whole is given, its share of what is left. A literal
+bracket is written `\[` or `\]`, a backslash in front of one `\\`; any other backslash is literal.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ class Gap:
     high: int | None = None
 
     @property
-    def open(self) -> bool:
-        """Whether its length follows from that of the whole."""
+    def is_open(self) -> bool:
+        """Whether the gap is open."""
         return self.low is None
 
     @property
@@ -57,7 +57,7 @@ class Template:
         return "".join(escape(part) if isinstance(part, str) else _spelled(part) for part in self.parts)
 
 
-def between(prefix: str, suffix: str) -> Template:
+def gap_between(prefix: str, suffix: str) -> Template:
     """An open gap between two texts, in which brackets are ordinary characters."""
     return Template(tuple(part for part in (prefix, Gap(), suffix) if part != ""))
 
@@ -111,6 +111,6 @@ def _gap(inside: str) -> Gap:
 
 
 def _spelled(gap: Gap) -> str:
-    if gap.open:
+    if gap.is_open:
         return "[MASK]"
     return f"[MASK:{gap.low}]" if gap.low == gap.high else f"[MASK:{gap.low}-{gap.high}]"

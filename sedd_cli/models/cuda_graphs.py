@@ -65,7 +65,7 @@ class GraphedTrunk:
         return recording.output[: len(x)].clone()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> GraphedTrunk:
-        """A copy of a network has weights of its own, which no graph knows."""
+        """A copy of a network has weights of its own, for which nothing is recorded."""
         return GraphedTrunk()
 
     def _begin(self, key: tuple[Any, ...], trunk: Trunk, x: Tensor, sigma: Tensor) -> bool:
@@ -84,7 +84,7 @@ class GraphedTrunk:
 
 
 def filled_up(size: int) -> int:
-    """The batch size of the graph that serves `size` sequences."""
+    """The batch size of the graph that is used for `size` sequences."""
     return size if size <= SIZES_IN else -(-size // SIZES_IN) * SIZES_IN
 
 

@@ -25,7 +25,7 @@ Attend = Callable[..., Tensor]
 
 
 #: The most tokens of a sequence, and the largest other number of a shape: a file that declares more is refused
-#: before memory is asked for.
+#: before memory is allocated.
 MOST_LENGTH, MOST_SIZE = 1 << 20, 1 << 16
 
 
@@ -98,7 +98,7 @@ class Block(nn.Module):
 
 
 class OutputLayer(nn.Module):
-    """Final modulation and the linear head [D → S]; zero-initialised, so a fresh network scores 0 everywhere."""
+    """Final modulation and the linear head [D → S]; zero-initialised, so a fresh network's outputs are 0 everywhere."""
 
     def __init__(self, config: DiTConfig, states: int):
         super().__init__()
@@ -115,7 +115,8 @@ class DiT(nn.Module):
 
     `autocast` is the dtype of mixed precision in both parts, or None; either way the head's outputs are in float32 or
     better. `causal`: positions attend to earlier ones only. With `recompute`, the backward pass recomputes the
-    activations inside blocks. `compiled`: the blocks are, and on a GPU fused losses shall be.
+    activations inside blocks. `compiled`: set by the caller that has compiled the blocks; on a GPU, fused losses
+    are then compiled too.
     """
 
     def __init__(self, config: DiTConfig, states: int, autocast: torch.dtype | None = None, causal: bool = False):

@@ -24,8 +24,8 @@ COLUMNS_IN = 128
 class Readout:
     """z = hidden · weightᵀ + bias.
 
-    mixed: factors of products may be rounded to bfloat16, sums are in float32. compiled: fused losses compile what
-    happens between products.
+    mixed: factors of products may be rounded to bfloat16, sums are in float32. compiled: fused losses compile the
+    operations between products.
     """
 
     weight: Tensor  # [S, D]
@@ -43,7 +43,7 @@ class Readout:
         """Columns of fused losses are filled up to a multiple of this."""
         return COLUMNS_IN if self.weight.is_cuda else 1
 
-    def factor(self, a: Tensor) -> Tensor:
+    def rounded(self, a: Tensor) -> Tensor:
         """`a` as a factor of `product`: bfloat16 for mixed products on a GPU, else float32 or better."""
         if self.mixed and a.is_cuda and a.dtype != torch.float64:
             return a.bfloat16()
@@ -59,7 +59,7 @@ class Readout:
             return torch.mm(a, b, out=out)
 
     def __call__(self, hidden: Tensor) -> Tensor:
-        """z [..., S] of hidden [..., D], differentiable: the plain form."""
+        """z [..., S] of hidden [..., D], differentiable, all columns at once."""
         rows = hidden.reshape(-1, hidden.shape[-1])
         filled_up = F.pad(rows, (0, 0, 0, -len(rows) % self.rows_in))
         z = _Linear.apply(filled_up, self.weight, self.bias, self)[: len(rows)]
@@ -84,10 +84,10 @@ class _Linear(torch.autograd.Function):
         ctx.save_for_backward(hidden, weight)
         ctx.readout = readout
         with torch.autocast(hidden.device.type, enabled=False):
-            return readout.product(readout.factor(hidden), readout.factor(weight).T).add_(bias)
+            return readout.product(readout.rounded(hidden), readout.rounded(weight).T).add_(bias)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        factor, product = ctx.readout.factor, ctx.readout.product
-        hidden, weight, rounded = *map(factor, ctx.saved_tensors), factor(grad)
-        return product(rounded, weight), product(rounded.T, hidden), grad.sum(0), None
+        rounded, product = ctx.readout.rounded, ctx.readout.product
+        hidden, weight, z_grad = *map(rounded, ctx.saved_tensors), rounded(grad)
+        return product(z_grad, weight), product(z_grad.T, hidden), grad.sum(0), None

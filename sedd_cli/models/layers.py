@@ -13,7 +13,7 @@ LEVELS = 2**16
 
 
 def full_precision(h: Tensor) -> Tensor:
-    """h in float32 or better, whatever autocast made of it."""
+    """h in float32 or better, also where autocast has lowered its precision."""
     return h if h.dtype == torch.float64 else h.float()
 
 

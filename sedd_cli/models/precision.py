@@ -1,4 +1,4 @@
-"""Choice of mixed precision: bf16 only where the device computes it natively."""
+"""Choice of mixed precision. `auto` is bf16 where the device computes it natively; `bf16` is bf16 on any device."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-from sedd_cli.errors import RequestError, listed, shortened, shown
+from sedd_cli.errors import RequestError, displayed, listed, shortened
 from sedd_cli.system.documents import parse_yaml
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ def build(cls: type[T], data: Any, path: str, **given: Any) -> T:
         RequestError: Names the key, the value found and the accepted values.
     """
     if not isinstance(data, Mapping):
-        raise RequestError(f"{path or 'recipe'}: expected keys and values, found {shown(data)}")
+        raise RequestError(f"{path or 'recipe'}: expected keys and values, found {displayed(data)}")
     declared = dataclasses.fields(cast("type[DataclassInstance]", cls))
     fields = {f.name: f for f in declared if f.init and f.name not in given}
     for key in data:
@@ -91,15 +91,15 @@ def convert(hint: Any, value: Any, path: str) -> Any:
         return convert(hint, value, path)
     if origin is tuple and args[-1] is ...:
         if not isinstance(value, list | tuple):
-            raise RequestError(f"{path}: expected a list, found {shown(value)}")
+            raise RequestError(f"{path}: expected a list, found {displayed(value)}")
         return tuple(convert(args[0], v, f"{path}[{i}]") for i, v in enumerate(value))
     if origin is Mapping:
         if not isinstance(value, Mapping):
-            raise RequestError(f"{path}: expected keys and values, found {shown(value)}")
+            raise RequestError(f"{path}: expected keys and values, found {displayed(value)}")
         return {convert(args[0], k, path): convert(args[1], v, _join(path, k)) for k, v in value.items()}
     if origin is tuple:
         if not isinstance(value, list | tuple) or len(value) != len(args):
-            raise RequestError(f"{path}: expected a list of {len(args)} values, found {shown(value)}")
+            raise RequestError(f"{path}: expected a list of {len(args)} values, found {displayed(value)}")
         return tuple(convert(a, v, f"{path}[{i}]") for i, (a, v) in enumerate(zip(args, value, strict=True)))
     if hasattr(hint, "from_data"):
         return hint.from_data(value, path)
@@ -111,9 +111,9 @@ def convert(hint: Any, value: Any, path: str) -> Any:
                 return number
     elif type(value) is hint:
         if hint is int and abs(int(value)) > LARGEST:
-            raise RequestError(f"{path}: whole numbers lie between -2^64 and 2^64, found {shown(value)}")
+            raise RequestError(f"{path}: whole numbers lie between -2^64 and 2^64, found {displayed(value)}")
         return value
-    raise RequestError(f"{path}: expected {_TYPE_NAMES.get(hint, hint.__name__)}, found {shown(value)}")
+    raise RequestError(f"{path}: expected {_TYPE_NAMES.get(hint, hint.__name__)}, found {displayed(value)}")
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
@@ -124,13 +124,13 @@ def nearest(name: str, known: Iterable[str]) -> str:
     return f"{meant} Accepted: {listed(known, 100) or 'none'}"
 
 
-def plain(value: Any) -> Any:
+def to_data(value: Any) -> Any:
     """Convert a dataclass to mappings, lists and scalars: the inverse of `build`."""
     if hasattr(value, "to_data"):
         return value.to_data()
     if dataclasses.is_dataclass(value):
-        return {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
-    return [plain(v) for v in value] if isinstance(value, tuple) else value
+        return {f.name: to_data(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    return [to_data(v) for v in value] if isinstance(value, tuple) else value
 
 
 _TYPE_NAMES = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}

@@ -12,27 +12,27 @@ from sedd_cli.core.losses import OBJECTIVES
 from sedd_cli.core.registry import Registry
 from sedd_cli.core.samplers import SAMPLERS
 from sedd_cli.core.schedules import SCHEDULES
-from sedd_cli.errors import RequestError, shown
-from sedd_cli.recipe.build import build, nearest, plain
+from sedd_cli.errors import RequestError, displayed
+from sedd_cli.recipe.build import build, nearest, to_data
 
 
 @dataclass(frozen=True)
 class Part:
     """A name and options, such as `{name: absorbing, scale_by_sigma: true}`, checked against the registry.
 
-    `late` holds the fields that a recipe does not state, because they follow from the data, with placeholder values
+    `unstated` holds the fields that a recipe does not state, because they follow from the data, with placeholder values
     that are valid.
     """
 
     registry: ClassVar[Registry]
-    late: ClassVar[dict[str, Any]] = {}
+    unstated: ClassVar[dict[str, Any]] = {}
 
     name: str
     options: Mapping[str, Any]
 
-    def make(self, **late: Any) -> Any:
-        """Make the part; `late` gives the fields that a recipe does not state (a graph's vocab_size)."""
-        return self.registry[self.name](**self.options, **late)
+    def make(self, **unstated: Any) -> Any:
+        """Make the part; `unstated` gives the fields that a recipe does not state (a graph's vocab_size)."""
+        return self.registry[self.name](**self.options, **unstated)
 
     @classmethod
     def from_data(cls, data: Any, path: str) -> Self:
@@ -41,14 +41,14 @@ class Part:
             data = {"name": data}  # a name stands for the part with its defaults
         if not isinstance(data, Mapping) or "name" not in data:
             names = ", ".join(sorted(cls.registry))
-            raise RequestError(f"{path}: expected a name ({names}) and its options, found {shown(data)}")
+            raise RequestError(f"{path}: expected a name ({names}) and its options, found {displayed(data)}")
         name, options = data["name"], {k: v for k, v in data.items() if k != "name"}
         if not isinstance(name, str) or name not in cls.registry:
             near = nearest(str(name), cls.registry)
-            raise RequestError(f"{path}.name: unknown {cls.registry.kind} {shown(name)}{near}")
+            raise RequestError(f"{path}.name: unknown {cls.registry.kind} {displayed(name)}{near}")
         cls._misplaced(name, options, path)
-        made = build(cls.registry[name], options, path, **cls.late)
-        return cls(name, {k: v for k, v in plain(made).items() if k not in cls.late})
+        made = build(cls.registry[name], options, path, **cls.unstated)
+        return cls(name, {k: v for k, v in to_data(made).items() if k not in cls.unstated})
 
     @classmethod
     def _misplaced(cls, name: str, options: Mapping[str, Any], path: str) -> None:
@@ -59,7 +59,7 @@ class Part:
             if owners:
                 raise RequestError(
                     f"{path}.{key}: is an option of the {cls.registry.kind} {' and '.join(owners)}, "
-                    f"not of {shown(name)}; remove it"
+                    f"not of {displayed(name)}; remove it"
                 )
 
     def to_data(self) -> dict[str, Any]:
@@ -70,7 +70,7 @@ class Part:
 class GraphPart(Part):
     """A graph; its vocabulary size follows from the tokenizer."""
 
-    registry, late = GRAPHS, {"vocab_size": 2}
+    registry, unstated = GRAPHS, {"vocab_size": 2}
 
 
 class SchedulePart(Part):

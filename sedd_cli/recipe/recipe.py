@@ -1,4 +1,4 @@
-"""The recipe: all settings that change a result, typed, validated and frozen."""
+"""The recipe: the settings of a training, from text to report, typed, validated and frozen."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 from sedd_cli.data.prepared import PrepareOptions
 from sedd_cli.models.dit import DiTConfig
 from sedd_cli.models.precision import PRECISIONS
-from sedd_cli.recipe.build import plain
+from sedd_cli.recipe.build import to_data
 from sedd_cli.recipe.part import GraphPart, ObjectivePart, SamplerPart, SchedulePart
 
 
@@ -51,7 +51,7 @@ class DataRecipe:
     detokenizer: str | None = None
 
     def prepared(self) -> PrepareOptions:
-        """What `sedd prepare` would be asked for."""
+        """The options of `sedd prepare` for this text."""
         given = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name not in ("windows", "local")}
         return PrepareOptions(**given, local=Path(self.local) if self.local else None)
 
@@ -60,9 +60,10 @@ class DataRecipe:
 class TrainRecipe:
     """Optimisation (appendix C.2).
 
-    `batch` counts sequences over all processes and accumulation steps. These keys change speed and memory only:
-    micro_batch (sequences per forward pass of a process), strategy (DDP or FSDP), compile (torch.compile of the
-    blocks; null: if it saves time) and recompute (activation checkpointing). A checkpoint is written every save_every
+    `batch` counts sequences over all processes and accumulation steps. These keys are for speed and memory, and change
+    results by rounding only: micro_batch (sequences per forward pass of a process; it also changes dropout masks),
+    strategy (DDP or FSDP), compile (torch.compile of the blocks; null: if it saves time; on a GPU it also changes
+    dropout masks) and recompute (activation checkpointing). A checkpoint is written every save_every
     steps; the last `keep` and those at multiples of keep_every are kept.
     """
 
@@ -172,4 +173,4 @@ class Recipe:
 
     def to_data(self) -> dict[str, Any]:
         """Mappings, lists and scalars, from which `recipe_from` builds an equal recipe."""
-        return {f.name: plain(getattr(self, f.name)) for f in fields(self)}
+        return {f.name: to_data(getattr(self, f.name)) for f in fields(self)}

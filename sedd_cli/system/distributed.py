@@ -124,7 +124,7 @@ class Dist:
             torch.distributed.all_reduce(values)
         return values
 
-    def spread(self, tensors: Iterable[Tensor]) -> None:
+    def broadcast(self, tensors: Iterable[Tensor]) -> None:
         """Overwrite unsharded tensors by those of the main process."""
         if self.world > 1:
             for tensor in tensors:

@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from sedd_cli.errors import DamageError, RequestError, WorkError, first_line, shortened, shown
+from sedd_cli.errors import DamageError, RequestError, WorkError, displayed, first_line, shortened
 
 #: Most bytes of a configuration, manifest or recipe.
 DOCUMENT_BYTES = 64 << 20
@@ -85,7 +85,7 @@ class _Strict(yaml.SafeLoader):
             if not isinstance(key, yaml.ScalarNode):
                 raise RequestError(f"line {key.start_mark.line + 1}: a key must be a word")
             if key.value in seen:
-                raise RequestError(f"line {key.start_mark.line + 1}: the key {shown(key.value)} stands twice")
+                raise RequestError(f"line {key.start_mark.line + 1}: the key {displayed(key.value)} stands twice")
             seen.add(key.value)
         return super().construct_mapping(node, deep)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from sedd_cli.errors import DamageError, RequestError, first_line, shown
+from sedd_cli.errors import DamageError, RequestError, displayed, first_line
 from sedd_cli.system.documents import is_plain_name, read_json
 
 
@@ -52,7 +52,7 @@ def _refuse_ways_out(source: str) -> None:
         except (OSError, DamageError, KeyError, TypeError, AttributeError):
             continue
         if wrong := sorted(name for name in names if not is_plain_name(name)):
-            raise RequestError(f"{index} names {shown(wrong[0])}, which is no file of its own folder")
+            raise RequestError(f"{index} names {displayed(wrong[0])}, which is no file of its own folder")
 
 
 def _refuse_foreign_kernels(source: str) -> None:

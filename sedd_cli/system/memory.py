@@ -32,7 +32,7 @@ def peak(device: torch.device) -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
-def held(device: torch.device) -> int:
+def used_memory(device: torch.device) -> int:
     """Current bytes of tensors on a GPU, or of the process on a CPU (0 if unknown)."""
     if device.type == "cuda":
         return torch.cuda.memory_allocated(device)

@@ -15,10 +15,10 @@ from sedd_cli.system import allocator
 QUOTA = Path("/sys/fs/cgroup/cpu.max")
 
 
-def settle() -> None:
-    """Respect the CPU quota, keep freed memory, show warnings in one line, and settle the standard streams."""
-    settle_streams()
-    # By default OpenMP threads spin so long while waiting that one busy neighbour slows two-core training eightfold.
+def configure() -> None:
+    """Respect the CPU quota, keep freed memory, show warnings in one line, and open the standard streams."""
+    open_streams()
+    # By default OpenMP threads spin so long while waiting that another busy process slows two-core training eightfold.
     # Spinning briefly costs 3 % on an idle machine and is three times faster on a busy one.
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", "10000")
@@ -28,7 +28,7 @@ def settle() -> None:
     warnings.showwarning = show_warning
 
 
-def settle_streams() -> None:
+def open_streams() -> None:
     """Give the process three open standard streams, whose encoding shows every text.
 
     Without one, the next file that is opened would take its number, and receive what libraries print.

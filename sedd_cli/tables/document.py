@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from sedd_cli.recipe.build import plain
+from sedd_cli.recipe.build import to_data
 from sedd_cli.tables.column import Column
 from sedd_cli.tables.frontier import FrontierLine
 
@@ -137,7 +137,7 @@ class TableSummary:
         """The JSON document of `sedd table`."""
         return {
             **vars(self),
-            "columns": [plain(column) for column in self.columns],
+            "columns": [to_data(column) for column in self.columns],
             "rows": [row.to_dict() for row in self.rows],
             "order": [asdict(check) for check in self.order],
             "frontier": [line.to_dict() for line in self.frontier],

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from sedd_cli.checkpoints.run_directory import HARMLESS
+from sedd_cli.checkpoints.run_directory import MAY_CHANGE
 from sedd_cli.errors import DamageError, RequestError
 from sedd_cli.recipe import differences, load_recipe
-from sedd_cli.recipe.build import plain
+from sedd_cli.recipe.build import to_data
 from sedd_cli.system.digests import digest
 from sedd_cli.system.documents import read_json
 from sedd_cli.system.files import write_whole
@@ -86,7 +86,7 @@ def run_state(run: RowRun) -> tuple[State, str]:
         return "other", f"{folder} is not counted: {error}"
     # the sampler of the recipe matters only if the row generates text
     generates = any(column.uses for column in run.columns)
-    harmless = tuple(key for key in HARMLESS if key != "sampler." or not generates)
+    harmless = tuple(key for key in MAY_CHANGE if key != "sampler." or not generates)
     changed = [line for line in differences(stored.to_data(), recipe.to_data()) if not line.startswith(harmless)]
     if changed:
         return "other", (
@@ -133,8 +133,8 @@ def read_record(run: RowRun, column: Column) -> dict[str, Any] | None:
 def _subject(run: RowRun, column: Column) -> dict[str, Any]:
     """What a stored result must be of: row, seed, weights, the column's options, the weights of the judge."""
     model = run.row.model if run.training is None else None
-    options = {key: value for key, value in plain(column).items() if key != "name" and value is not None}
-    how = {} if run.row.how == RowSampling() else {"how": plain(run.row.how)}
+    options = {key: value for key, value in to_data(column).items() if key != "name" and value is not None}
+    how = {} if run.row.how == RowSampling() else {"how": to_data(run.row.how)}
     scorer = run.scorer(column)
     judge = {} if scorer is None else {"judge_weights": scorer.weights}
     row = {"row": run.row.name, "seed": run.seed, "model": model, "weights": run.weights}

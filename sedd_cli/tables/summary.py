@@ -68,7 +68,7 @@ def quality_curves(rows: Sequence[RowSummary], columns: Sequence[Column]) -> lis
 def check_order(table: Table, rows: Sequence[RowSummary], column: Column) -> Iterator[OrderCheck]:
     """For each pair of the table's order that was measured in a column, whether the order holds.
 
-    An order is told where the interval of the difference at LEVEL leaves out 0. The error of a single seed of MAUVE is
+    It is decided only if the interval of the difference at LEVEL leaves out 0. The error of a single seed of MAUVE is
     that of clustering alone, so a single seed gives no verdict.
     """
     cells = {row.name: (row.label, numbers(row)[column.name]) for row in rows if column.name in numbers(row)}

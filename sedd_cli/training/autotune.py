@@ -14,7 +14,7 @@ from sedd_cli.recipe import Recipe
 from sedd_cli.recipe.assemble import make_graph, make_net
 from sedd_cli.system.distributed import Dist
 from sedd_cli.system.events import Event, Note, Progress
-from sedd_cli.system.memory import begin_peak, free_memory, held, peak
+from sedd_cli.system.memory import begin_peak, free_memory, peak, used_memory
 from sedd_cli.training.state import LossModule, compile_if_wanted, use_sharding
 
 #: Fraction of the free memory that a micro-batch may take.
@@ -38,7 +38,7 @@ def autotune(recipe: Recipe, dataset: Dataset, dist: Dist) -> Generator[Event, N
     """
     device, rows = dist.device, len(dist.share(recipe.train.batch))
     module, parameters = _module(recipe, dataset, dist)
-    before = held(device)
+    before = used_memory(device)
     # EMA and optimizer moments come later; where they are sharded, weights and gradients are sharded too
     budget = MARGIN * free_memory(device) - 12 * parameters / (
         dist.world if use_sharding(recipe, parameters, dist) else 1

@@ -19,7 +19,7 @@ from sedd_cli.inference.generate import GenerateOptions, SamplingResult, as_json
 from sedd_cli.inference.infill import Job, infill
 from sedd_cli.inference.layout import lay_out
 from sedd_cli.inference.sampling import Sampling
-from sedd_cli.inference.template import between
+from sedd_cli.inference.template import gap_between
 from sedd_cli.recipe import Recipe
 from sedd_cli.system.events import Event, Sampled, Validated, map_events
 
@@ -52,7 +52,7 @@ def check_report(recipe: Recipe, dataset: Dataset, infilled: bool) -> None:
     if infilled and (gap := recipe.report.infill):
         length = recipe.model.length if gap.length is None else gap.length
         try:
-            lay_out(between(gap.prefix, gap.suffix), [], dataset.tokenizer, False, length)
+            lay_out(gap_between(gap.prefix, gap.suffix), [], dataset.tokenizer, False, length)
         except RequestError as error:
             raise RequestError(f"report.infill: {error}") from None
 
@@ -83,7 +83,9 @@ def report(recipe: Recipe, model: LoadedModel, dataset: Dataset, run: RunDir) ->
         jobs["samples"] = generate(model, GenerateOptions(n=wanted.samples, seed=recipe.seed))
     if gap := wanted.infill:
         job = Job(
-            between(gap.prefix, gap.suffix), seed=recipe.seed, length=model.length if gap.length is None else gap.length
+            gap_between(gap.prefix, gap.suffix),
+            seed=recipe.seed,
+            length=model.length if gap.length is None else gap.length,
         )
         jobs["infill"] = infill(model, [job], Sampling())
     for name, drawn in jobs.items():

@@ -76,7 +76,7 @@ class TrainState:
             origin, notices = dist.from_main(
                 lambda: start_from(source, net, graph, schedule, objective, dataset.tokenizer)
             )
-            dist.spread(p.detach() for p in net.parameters())
+            dist.broadcast(p.detach() for p in net.parameters())
         net.recompute = recipe.train.recompute
         compiled, notice = compile_if_wanted(recipe, net, graph, dist)
         notices += [notice] if notice else []

@@ -1,4 +1,8 @@
-"""The gradients of one training step. Noise levels and noise of a row depend on its place in the global batch only."""
+"""The gradients of one training step.
+
+Noise levels and noise of a row depend on the seed, the step, its place in the global batch and the size of that batch,
+not on the number of processes or micro-batches.
+"""
 
 from __future__ import annotations
 

@@ -29,7 +29,9 @@ from sedd_cli.training.trackers import Tracker, check_trackers, open_trackers
 
 @dataclass(frozen=True)
 class TrainOptions:
-    """Options of a training that do not change its result.
+    """Options of a training that are no part of its recipe.
+
+    They do not change what is trained. device and autotune can change results by rounding, and dropout masks.
 
     Attributes:
         run: The run directory.
@@ -93,7 +95,7 @@ def _train(recipe: Recipe, options: TrainOptions, dist: Dist) -> Generator[Event
     loader = _loader(recipe, dataset)
     check_report(recipe, dataset, options.report)
     with ExitStack() as stack:
-        changed = dist.from_main(lambda: _enter(run, recipe, stack))
+        changed = dist.from_main(lambda: _lock_and_claim(run, recipe, stack))
         yield from (Note(f"changed since the checkpoint: {line}") for line in changed)
         # read the run only once it is locked: another process may have been writing until now
         found = checkpoint.latest(run.path)
@@ -104,7 +106,7 @@ def _train(recipe: Recipe, options: TrainOptions, dist: Dist) -> Generator[Event
         state = yield from _state(recipe, dataset, dist, found)
         if dist.main:
             run.begin(state.recipe, state.step)
-        job = _resume_and_finish(options, state, loader, rows, run)
+        job = _train_and_report(options, state, loader, rows, run)
         trackers = open_trackers(options.trackers, run.path, state.recipe, state.step) if dist.main else []
         return (yield from _tracked(job, trackers))
 
@@ -117,8 +119,8 @@ def _run_dir(options: TrainOptions) -> RunDir:
     return run.newest() if restarts() else run.fresh()
 
 
-def _enter(run: RunDir, recipe: Recipe, stack: ExitStack) -> list[str]:
-    """Lock the run directory until the stack unwinds; returns the harmless differences from its recipe."""
+def _lock_and_claim(run: RunDir, recipe: Recipe, stack: ExitStack) -> list[str]:
+    """Lock the run directory until the stack unwinds; returns the permitted differences from its recipe."""
     run.create()
     stack.enter_context(run.hold())
     return run.claim(recipe)
@@ -151,10 +153,10 @@ def _state(
     return state
 
 
-def _resume_and_finish(
+def _train_and_report(
     options: TrainOptions, state: TrainState, loader: Loader, rows: range, run: RunDir
 ) -> Generator[Event, None, TrainResult]:
-    """Train from the current state to the end, and report."""
+    """Train from the given state to the end, and report."""
     dist, config = state.dist, state.recipe.train
     started_at = state.step
     saving = AsyncCheckpoint(run.path, dist, state.sharded, config.keep, config.keep_every)

@@ -246,7 +246,7 @@ def test_watching_draws_frames_in_a_terminal_and_changes_nothing(model):
     job = Job(parse_template("the [MASK:9] sat"), n=2)
     plain = returned(infill(model, [job], Sampling())).samples
     view, drawn = terminal()
-    watched = view.finish(Watcher(view, model).watch(infill(model, [job], Sampling(), watch=True))).samples
+    watched = view.run(Watcher(view, model).watch(infill(model, [job], Sampling(), watch=True))).samples
     assert [one.tokens for one in watched] == [one.tokens for one in plain]
     assert UNRESOLVED in drawn.getvalue()
     assert "step 1 of 5" in drawn.getvalue()

@@ -120,7 +120,7 @@ def test_what_is_given_survives_byte_for_byte_in_random_templates(kind, bpe, wor
         for length, gap in zip(one.lengths, Template(parts).gaps, strict=True):
             assert (gap.low or 1) <= length <= (gap.high or 1)
         # and in tokens: what the layout gave is there
-        fixed = [n for n, g in zip(one.lengths, Template(parts).gaps, strict=True) if not g.open]
+        fixed = [n for n, g in zip(one.lengths, Template(parts).gaps, strict=True) if not g.is_open]
         layout = lay_out(Template(parts), fixed, made.tokenizer, not one.plain_edges)
         assert all(want is None or want == got for want, got in zip(layout.tokens, one.tokens, strict=True))
         if "\ufffd" not in one.text and kind != "wordpiece":

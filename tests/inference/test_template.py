@@ -5,7 +5,7 @@ import random
 import pytest
 
 from sedd_cli.errors import RequestError
-from sedd_cli.inference.template import Gap, between, escape, parse_template
+from sedd_cli.inference.template import Gap, escape, gap_between, parse_template
 
 
 @pytest.mark.parametrize(
@@ -48,13 +48,13 @@ def test_a_template_is_spelled_as_it_is_read():
 
 
 def spelled(gap: Gap) -> str:
-    return "[MASK]" if gap.open else f"[MASK:{gap.low}]" if gap.low == gap.high else f"[MASK:{gap.low}-{gap.high}]"
+    return "[MASK]" if gap.is_open else f"[MASK:{gap.low}]" if gap.low == gap.high else f"[MASK:{gap.low}-{gap.high}]"
 
 
 def test_prefix_and_suffix_are_no_templates():
-    assert between("a[0]", "\\]").parts == ("a[0]", Gap(), "\\]")
-    assert between("", "end").parts == (Gap(), "end")
-    assert between("", "").parts == (Gap(),)
+    assert gap_between("a[0]", "\\]").parts == ("a[0]", Gap(), "\\]")
+    assert gap_between("", "end").parts == (Gap(), "end")
+    assert gap_between("", "").parts == (Gap(),)
 
 
 @pytest.mark.parametrize(

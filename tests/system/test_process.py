@@ -1,4 +1,4 @@
-"""What a process settles with its machine before torch is loaded."""
+"""What a process sets before torch is loaded."""
 
 import subprocess
 import sys
@@ -86,15 +86,15 @@ def test_no_more_threads_than_the_share(clean, tmp_path):
     clean.setattr(process, "QUOTA", file)
     clean.setattr(os, "cpu_count", lambda: 8)
     file.write_text("200000 100000")
-    process.settle()
+    process.configure()
     assert os.environ["OMP_NUM_THREADS"] == "2"
     os.environ["OMP_NUM_THREADS"] = "5"  # asked for
-    process.settle()
+    process.configure()
     assert os.environ["OMP_NUM_THREADS"] == "5"
 
 
 def test_warnings_are_one_line(clean, capsys):
-    process.settle()
+    process.configure()
     with warnings.catch_warnings():
         warnings.simplefilter("always")
         warnings.showwarning = process.show_warning

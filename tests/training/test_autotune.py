@@ -59,7 +59,7 @@ def planned(monkeypatch, bytes_a_row: int, seconds, free: int = 10**12):
 
     monkeypatch.setattr(autotune, "_attempt", attempt)
     monkeypatch.setattr(autotune, "free_memory", lambda device: free)
-    monkeypatch.setattr(autotune, "held", lambda device: 0)
+    monkeypatch.setattr(autotune, "used_memory", lambda device: 0)
     return tried
 
 

@@ -18,7 +18,7 @@ from sedd_cli.core.score import ScoreModel
 from sedd_cli.errors import out_of_memory
 from sedd_cli.models.precision import native_bf16
 from sedd_cli.system.events import Event, Progress
-from sedd_cli.system.memory import begin_peak, held, peak
+from sedd_cli.system.memory import begin_peak, peak, used_memory
 
 Events = Generator["Figure | Event", None, None]
 #: The graphs whose losses are measured.
@@ -134,6 +134,6 @@ def _rate(setting: Setting, case: LossCase, plain: bool, mixed: bool) -> tuple[f
     if plain and (why := lacks(setting, 24.0 * case.x0.numel() * case.graph.states)):
         raise MemoryError(why)
     begin_peak(setting.device)
-    before = held(setting.device)
+    before = used_memory(setting.device)
     seconds = setting.median(lambda: case.run(plain, mixed))
     return case.x0.numel() / seconds, (peak(setting.device) - before) / 2**20

@@ -16,7 +16,7 @@ from sedd_cli.errors import out_of_memory
 from sedd_cli.models.precision import native_bf16
 from sedd_cli.recipe import Recipe
 from sedd_cli.system.events import Event, Progress
-from sedd_cli.system.memory import begin_peak, free_memory, held, peak
+from sedd_cli.system.memory import begin_peak, free_memory, peak, used_memory
 from sedd_cli.training.autotune import MIN_SPEEDUP
 from sedd_cli.training.flops import flops_a_token, known_peak
 from sedd_cli.training.state import TrainState
@@ -73,12 +73,12 @@ def _fastest(setting: Setting, recipe: Recipe, sizes: tuple[int, ...]) -> Genera
     """Measure micro-batches of rising size without compiled blocks, until that brings nothing; the best one."""
     state = fresh_state(setting.bench(recipe, 1), compiled=False)
     yield Figure("attention", state.model.net.kernel())
-    base, extra, rates = held(setting.device), 0, {}
+    base, extra, rates = used_memory(setting.device), 0, {}
     for size in sizes:
         yield Progress("training", size, None, "sequences")
         begin_peak(setting.device)
         # what a step of half the size took, moments included, is at most doubled
-        expected, free = 2 * extra, free_memory(setting.device) + held(setting.device) - base
+        expected, free = 2 * extra, free_memory(setting.device) + used_memory(setting.device) - base
         if expected > free:
             note = f"may need {expected / 2**30:.1f} GiB, {free / 2**30:.1f} GiB are free"
             yield Figure(f"{size} sequences", "skipped", note=note)

@@ -1,4 +1,4 @@
-"""`sedd bench`: fast paths against plain ones."""
+"""`sedd bench`: the package timed beside straightforward (plain) implementations."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from sedd_cli.system.events import Event
 
 bench = typer.Typer(
-    help="Time fast paths against plain ones, alternately in one process.",
+    help="Time the package beside straightforward implementations, in turn in one process.",
     no_args_is_help=True,
     rich_markup_mode="rich",
 )
@@ -96,7 +96,7 @@ def sample(
     json: o.Json = False,
     quiet: o.Quiet = False,
 ) -> None:
-    """Sampling against the plain analytic path: all scores, transitions and draws in float32.
+    """Sampling beside the published analytic sampler: all scores, transitions and draws in float32.
 
     Example: sedd bench sample --steps 128
     """
@@ -194,7 +194,7 @@ def report(
     check_outputs({"--out": out, "--out (Markdown)": out.with_suffix(".md")}, {"--recipe": [recipe, larger]})
     view = View(json, quiet)
     where = f"the report so far is in {out} and {out.with_suffix('.md')}"
-    document = view.finish(bench_report(options), interrupted=where).to_dict()
+    document = view.run(bench_report(options), interrupted=where).to_dict()
     for name, figures in tables(document).items():
         table = Table(*COLUMNS, title=name, title_justify="left")
         for figure in figures:
@@ -229,7 +229,7 @@ COLUMNS = (
 
 
 def _show(view: View, job: Generator[Event, None, BenchResult]) -> None:
-    result = view.finish(job).to_dict()
+    result = view.run(job).to_dict()
     table = Table(title=f"bench {result['bench']}: {result['tokens']:,} tokens", title_justify="left")
     table.add_column("path")
     columns = [c for c in COLUMNS if any(c[1] in found for found in result["paths"].values())]
@@ -254,7 +254,7 @@ def _caption(result: dict[str, Any]) -> str:
         lines[0] += ", plain from single steps"
         lines[1] += f" ({result['ratio_per_evaluation']:.2f} an evaluation)"
         if fallbacks := result["paths"]["sedd"]["fallbacks"]:
-            lines[0] += f", {fallbacks} steps of ours looked at every position"
+            lines[0] += f", {fallbacks} steps of ours scored every position"
     if "network" in result:
         net, threads = result["network"], f"{result['threads']} threads" if result["device"] == "cpu" else ""
         shape = f"{net['n_blocks']} blocks of {net['hidden_size']}, {result['batch']} × {result['length']} tokens"

@@ -54,7 +54,7 @@ def cloze(
     chosen = choose_any(view, *using.choice)
     name = datasets[0] if datasets else own_corpus(chosen)
     check_outputs({"--out": out}, more_inputs(chosen, [name]))
-    result = view.finish(job(chosen, Text(name, places.get(name), reading), options))
+    result = view.run(job(chosen, Text(name, places.get(name), reading), options))
     view.result(cloze_table(result))
     found = result.to_dict()
     view.write(found, out)

@@ -11,7 +11,7 @@ import typer
 from sedd_cli.cli import options as o
 from sedd_cli.cli.choose import choose_any, model_files, more_inputs, own_corpus, places_of
 from sedd_cli.cli.option_groups import ModelOptions, model_options, reading_options, sampling_options
-from sedd_cli.cli.outcome import shown
+from sedd_cli.cli.outcome import output
 from sedd_cli.cli.view.results import bounds_table, comparison
 from sedd_cli.cli.view.view import View
 from sedd_cli.errors import RequestError, WorkError
@@ -108,7 +108,7 @@ def evaluate(
         texts = [Text(name, places.get(name), reading) for name in dataset or [own_corpus(chosen)]]
         check_outputs({"--out": out}, more_inputs(chosen, [text.corpus for text in texts]))
         job = evaluate_all(chosen, texts, options, dist)
-        result = view.finish(_stored(view, job, chosen.source, len(texts), out) if dist.main else job, RESUME)
+        result = view.run(_stored(view, job, chosen.source, len(texts), out) if dist.main else job, RESUME)
     found = result.to_dict()
     if len(found["results"]) > 1:
         view.result(comparison(found["results"]))
@@ -156,7 +156,7 @@ def _stored(
             write_whole(out, json_text(_document(document, texts), 1) + "\n")
         except OSError as error:
             raise WorkError(f"cannot write {out}: {error.strerror}") from None
-        shown.stored = True
+        output.stored = True
 
     def keep_copy(result: dict[str, Any]) -> Warn | None:
         """Store a result in its run."""
@@ -167,7 +167,7 @@ def _stored(
             view.say(f"wrote {RunDir(Path(source)).store('results', name, result)}", "dim")
         except OSError as error:
             return Warn(f"the run keeps no copy of the result: cannot write to {source}/results: {error.strerror}")
-        shown.stored = True
+        output.stored = True
         return None
 
     def store(event: Event) -> Iterator[Event]:

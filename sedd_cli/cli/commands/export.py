@@ -36,7 +36,7 @@ def export(
     view = View(json, quiet)
     options = ExportOptions(to, half, push, private, dry_run)
     chosen = choose_model(view, model, "cpu", "fp32", tokenizer)
-    result = view.finish(job(chosen, options))
+    result = view.run(job(chosen, options))
     view.document(result.to_dict())
     there = push if result.push and result.push.commit else to
     if there is not None:

@@ -10,7 +10,7 @@ from rich.markdown import Markdown
 from rich.table import Table
 
 from sedd_cli.cli import options as o
-from sedd_cli.cli.outcome import shown
+from sedd_cli.cli.outcome import output
 from sedd_cli.cli.view.view import View
 from sedd_cli.errors import RequestError
 
@@ -61,7 +61,7 @@ def guide(
     elif view.console.is_terminal:
         view.console.print(Markdown(text), soft_wrap=False)
     else:
-        shown.write(text, result=True)
+        output.write(text, result=True)
 
 
 def _read(topic: str) -> str:

@@ -12,7 +12,7 @@ import typer
 from sedd_cli.cli import options as o
 from sedd_cli.cli.choose import choose_model, model_files
 from sedd_cli.cli.option_groups import ModelOptions, model_options, sampling_options
-from sedd_cli.cli.view.showing import shown
+from sedd_cli.cli.view.showing import show_samples
 from sedd_cli.cli.view.view import View
 from sedd_cli.errors import RequestError
 
@@ -82,7 +82,7 @@ def infill(
     Example: sedd infill --template "Return the [MASK:6] of the [MASK:2-5] list."
     """
     from sedd_cli.inference.infill import Job
-    from sedd_cli.inference.template import between, parse_template
+    from sedd_cli.inference.template import gap_between, parse_template
     from sedd_cli.system.outputs import check_outputs
 
     ways = {
@@ -100,7 +100,7 @@ def infill(
         )
     _refuse_unused(context, asked[0])
     view = View(using.json, using.quiet)
-    parsed = between(prefix, suffix) if template is None else parse_template(template)
+    parsed = gap_between(prefix, suffix) if template is None else parse_template(template)
     job = Job(parsed, n, seed, length, candidates)
     if every and candidates == 1:
         raise RequestError("--all shows candidates, and --candidates 1 leaves nothing to show")
@@ -119,7 +119,7 @@ def infill(
     from sedd_cli.inference.infill import infill as fill
 
     filling = fill(chosen, [job], sampling, every, watch or html is not None or svg is not None)
-    view.document(shown(view, chosen, filling, "sedd infill", out, watch, html, svg=svg).to_dict())
+    view.document(show_samples(view, chosen, filling, "sedd infill", out, watch, html, svg=svg).to_dict())
 
 
 #: Source of the templates → options that have no effect with it.
@@ -164,7 +164,7 @@ def _fill_jobs(
     watched = watch or html is not None or svg is not None
     filling = fill_jobs(chosen, lines, sampling, every, out, resume, watched, keep=view.json)
     interrupted = "interrupted: finished jobs are kept, the same command continues" if out is not None else ""
-    result = shown(view, chosen, filling, "sedd infill", None, watch, html, interrupted, svg)
+    result = show_samples(view, chosen, filling, "sedd infill", None, watch, html, interrupted, svg)
     if out is not None:
         view.say(f"wrote {out}", "dim")
     error = _refusal(result, view.quiet) if result.refused else None

@@ -38,7 +38,7 @@ def inspect(
 
     view = View(json, quiet)
     chosen = choose_model(view, model, device, precision, tokenizer)
-    result = view.finish(diagnose(chosen, DiagnoseOptions(text, seed)))
+    result = view.run(diagnose(chosen, DiagnoseOptions(text, seed)))
     if result.levels:
         view.table(levels_table(result))
     view.table(findings_table(result.findings))

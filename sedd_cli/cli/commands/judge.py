@@ -61,6 +61,6 @@ def judged(view: View, samples: Samples, reader: Scorer, self_bleu: bool) -> Jud
     """Judge samples and show the result."""
     from sedd_cli.evaluation.judge import judge as job
 
-    result = view.finish(job(reader, samples, self_bleu))
+    result = view.run(job(reader, samples, self_bleu))
     view.result(judgement_table(result))
     return result

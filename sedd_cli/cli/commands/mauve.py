@@ -91,7 +91,7 @@ def mauve(
         windows=windows,
     )
     chosen = _choose(view, using)
-    result = view.finish(job(chosen, options, using.device), RESUME)
+    result = view.run(job(chosen, options, using.device), RESUME)
     view.result(_table(result))
     view.document(result.to_dict())
 

@@ -10,7 +10,7 @@ from rich.table import Table
 
 from sedd_cli.cli import options as o
 from sedd_cli.cli.option_groups import reading_options
-from sedd_cli.cli.outcome import shown
+from sedd_cli.cli.outcome import output
 from sedd_cli.cli.view.view import View
 from sedd_cli.errors import RequestError
 
@@ -74,13 +74,13 @@ def prepare(
         workers=workers,
         **reading,
     )
-    result = view.finish(job(options), RESUME)
+    result = view.run(job(options), RESUME)
     document = result.to_dict()
-    shown.stored = True
+    output.stored = True
     view.say(f"{'prepared' if result.fresh else 'already prepared'}: {result.folder}", "bold")
     view.table(_counts(result.manifest))
     if verify:
-        verified = view.finish(datasets.verify(result.folder))
+        verified = view.run(datasets.verify(result.folder))
         document["verified"] = verified.to_dict()
         view.say(f"verified: {verified.files} files are unchanged", "green")
     if inspect:

@@ -12,7 +12,7 @@ from sedd_cli.cli import options as o
 from sedd_cli.cli.choose import choose_model, model_files
 from sedd_cli.cli.commands.judge import judged, load_judge
 from sedd_cli.cli.option_groups import ModelOptions, model_options, sampling_options
-from sedd_cli.cli.view.showing import shown
+from sedd_cli.cli.view.showing import show_samples
 from sedd_cli.cli.view.view import View
 from sedd_cli.errors import RequestError
 
@@ -78,7 +78,7 @@ def sample(
     chosen = choose_model(view, *using.choice)
     causal = load_judge(view, judge, using.device) if judge is not None else None  # before sampling: loading may fail
     job = generate(chosen, options, watch=watch or html is not None or svg is not None)
-    result = shown(view, chosen, job, "sedd sample", out, watch, html, svg=svg)
+    result = show_samples(view, chosen, job, "sedd sample", out, watch, html, svg=svg)
     document = result.to_dict()
     if causal is not None:
         from sedd_cli.evaluation.judge import Samples

@@ -52,7 +52,7 @@ def sweep(
     if not isinstance(chosen, LoadedModel) or chosen.exact:
         raise RequestError(f"a sweep needs a diffusion model: {chosen.source} is autoregressive and has no steps")
     reader = load_judge(view, judge, using.device)
-    result = view.finish(job(chosen, reader, options), RESUME)
+    result = view.run(job(chosen, reader, options), RESUME)
     found = result.to_dict()
     view.result(sweep_table(result))
     stored, png = options.folder / "sweep.json", options.folder / "sweep.png"

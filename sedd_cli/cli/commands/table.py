@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from sedd_cli.cli import options as o
-from sedd_cli.cli.outcome import say_error
-from sedd_cli.cli.outcome import shown as output
+from sedd_cli.cli.outcome import output, say_error
 from sedd_cli.cli.view.view import View
 from sedd_cli.errors import RequestError, WorkError
 
@@ -108,7 +107,7 @@ def _error(failed: Sequence[UnfinishedRow], asked: int) -> Exception | None:
         return None
     kind = RequestError if all(f.code == 2 for f in failed) else WorkError
     names = ", ".join(f"{f.row}, seed {f.seed}" for f in failed)
-    return kind(f"{len(failed)} of {asked} failed: {names}; the reasons stand above")
+    return kind(f"{len(failed)} of {asked} failed: {names}; the reasons are above")
 
 
 def _asked(found: Table, places: dict[str, list[RowRun]], run: list[str]) -> list[RowRun]:
@@ -126,7 +125,7 @@ def _run(view: View, asked: list[RowRun], options: RunOptions) -> RunResult:
     """Make the runs; returns what is left and what failed, with reasons."""
     from sedd_cli.tables.run import make
 
-    result = view.finish(make(asked, options), "interrupted: the same command continues")
+    result = view.run(make(asked, options), "interrupted: the same command continues")
     for entry in result.left:
         view.say(f"left: {entry.row}, seed {entry.seed}: {entry.why}", "yellow")
     return result

@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from sedd_cli.cli import options as o
-from sedd_cli.cli.outcome import shown
+from sedd_cli.cli.outcome import output
 from sedd_cli.cli.view.view import View
 from sedd_cli.errors import RequestError
 
@@ -59,17 +59,17 @@ def train(
         cost = estimate_cost(resolved).to_dict()
         view.document({"recipe": resolved.to_data(), "plan": cost})
         if not json:
-            shown.write(dump_recipe(resolved) + "\n", result=True)
+            output.write(dump_recipe(resolved) + "\n", result=True)
             for key, value in cost.items():
-                shown.write(f"{key:>24}  {value}\n", result=True)
+                output.write(f"{key:>24}  {value}\n", result=True)
         return
     from sedd_cli.training.train import TrainOptions
     from sedd_cli.training.train import train as job
 
-    shown.stored = True  # in the run directory
+    output.stored = True  # in the run directory
     folder = run_dir or Path("runs") / resolved.name
     trackers = tuple(name for name, asked in (("tensorboard", tensorboard), ("wandb", wandb)) if asked)
-    result = view.finish(job(resolved, TrainOptions(folder, device, fresh, report, autotune, trackers, view.say)))
+    result = view.run(job(resolved, TrainOptions(folder, device, fresh, report, autotune, trackers, view.say)))
     document = result.to_dict()
     if not result.finished and os.environ.get("WORLD_SIZE", "1") == "1":
         document["resume"] = shlex.join(["sedd", *(word for word in sys.argv[1:] if word != "--fresh")])

@@ -10,7 +10,7 @@ from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
 from rich.text import Text
 
-from sedd_cli.cli.outcome import shown
+from sedd_cli.cli.outcome import output
 from sedd_cli.errors import printable
 
 
@@ -28,14 +28,14 @@ class _Stream:
         try:
             self._stream.write(text)
         except (OSError, ValueError) as error:  # ValueError: it is closed
-            shown.fail(error, stderr=self._stderr)
+            output.fail(error, stderr=self._stderr)
         return len(text)
 
     def flush(self) -> None:
         try:
             self._stream.flush()
         except (OSError, ValueError) as error:
-            shown.fail(error, stderr=self._stderr)
+            output.fail(error, stderr=self._stderr)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sedd_cli.cli.outcome import shown as console
+from sedd_cli.cli.outcome import output
 from sedd_cli.cli.view.view import View
 from sedd_cli.errors import WorkError
 from sedd_cli.system.events import Event, Result, observe
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from sedd_cli.cli.view.replay import Replay
 
 
-def shown(
+def show_samples(
     view: View, model: LoadedModel, job: Generator[Event, None, Result], title: str, out: Path | None, watch: bool,
     html: Path | None, interrupted: str = "", svg: Path | None = None,
 ) -> Result:  # fmt: skip
@@ -27,7 +27,6 @@ def shown(
         watch: Also draw frames, in a terminal.
         html: Write a page that replays the frames to this file.
         interrupted: Shown after Ctrl-C.
-        keep: Return the samples too.
         svg: Write an animated picture of the denoising to this file.
     """
     from sedd_cli.cli.view.recorder import Recorder
@@ -35,7 +34,7 @@ def shown(
     from sedd_cli.inference.jobs import stored, writing
 
     if out is not None:
-        console.stored = True
+        output.stored = True
         job = stored(job, out)
     recorder = Recorder(model) if html is not None or svg is not None else None
     if recorder is not None:
@@ -44,7 +43,7 @@ def shown(
         job = Watcher(view, model).watch(job)
     older = out is not None and out.is_file() and out.stat().st_size > 0
     with writing(out):
-        result = view.finish(job, interrupted or "interrupted" + (f": finished samples are in {out}" if out else ""))
+        result = view.run(job, interrupted or "interrupted" + (f": finished samples are in {out}" if out else ""))
     if out is not None and out.exists():
         view.say(f"wrote {out}{', replacing the file' if older else ''}", "dim")
     if recorder is not None and html is not None:

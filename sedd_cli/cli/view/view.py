@@ -17,7 +17,7 @@ from rich.progress import Progress as Bars
 from rich.table import Table
 from rich.text import Text
 
-from sedd_cli.cli.outcome import failure, main_process, shown
+from sedd_cli.cli.outcome import failure, main_process, output
 from sedd_cli.cli.view.console import PlainConsole
 from sedd_cli.cli.view.results import bounds_table
 from sedd_cli.errors import MESSAGE, WorkError, printable, shortened
@@ -50,9 +50,9 @@ class View:
         self.aside = self.console if self.console.is_terminal else PlainConsole(stderr=True, soft_wrap=True)
         self._bars: Live | None = None
         self._tasks: dict[str, Any] = {}
-        self._spoken: dict[str, float] = {}
+        self._last_line: dict[str, float] = {}
 
-    def finish(self, job: Generator[e.Event, None, e.Result], interrupted: str = "") -> e.Result:
+    def run(self, job: Generator[e.Event, None, e.Result], interrupted: str = "") -> e.Result:
         """Draw every event and return the result of the job. `interrupted` is shown after Ctrl-C."""
         try:
             with self._live():
@@ -65,7 +65,7 @@ class View:
     def document(self, data: Any, error: Exception | None = None) -> None:
         """Write the command's JSON document under `--json`; `error` is the one with which the command will end."""
         if self.json:
-            shown.json(data | failure(error) if error else data)
+            output.json(data | failure(error) if error else data)
 
     def write(self, data: Any, out: Path | None) -> None:
         """Write the JSON document to the file of `--out`, if there is one."""
@@ -76,7 +76,7 @@ class View:
                 write_whole(out, json_text(data, 1) + "\n")
             except OSError as error:
                 raise WorkError(f"cannot write {out}: {error.strerror}") from None
-            shown.stored = True
+            output.stored = True
             self.say(f"wrote {out}", "dim")
 
     def say(self, text: str, style: str = "", most: int = MESSAGE) -> None:
@@ -96,7 +96,7 @@ class View:
 
     def _out(self, what: RenderableType) -> None:
         """Print what the command was called for."""
-        with shown.result():
+        with output.result():
             self.console.print(what)
 
     def picture(self, what: RenderableType) -> None:
@@ -149,11 +149,11 @@ class View:
             if not self.quiet:
                 self.console.print(self._sample(event))
             elif not self.json:
-                shown.write(printable(_body(event)) + "\n", result=True)
+                output.write(printable(_body(event)) + "\n", result=True)
         else:  # a file or a pipe receives the text as it is
             title = "" if self.quiet else f"--- {printable(' · '.join(_title(event)))} ---\n"
-            shown.check()
-            shown.write(f"{title}{_body(event)}\n{'' if self.quiet else chr(10)}", result=True)
+            output.check()
+            output.write(f"{title}{_body(event)}\n{'' if self.quiet else chr(10)}", result=True)
 
     @show.register
     def _(self, event: e.Evaluated) -> None:
@@ -181,10 +181,10 @@ class View:
             if finished:  # a finished bar becomes a line, which leaves room for later bars
                 self._bars.remove_task(self._tasks.pop(task))
                 self.say(f"{task}: {done:,} {unit}  {spelled}".rstrip(), "dim")
-        elif finished or time.monotonic() - self._spoken.get(task, float("-inf")) > PLAIN_EVERY:
-            if finished and self._spoken.get(task) is None and not spelled:
+        elif finished or time.monotonic() - self._last_line.get(task, float("-inf")) > PLAIN_EVERY:
+            if finished and self._last_line.get(task) is None and not spelled:
                 return  # too quick to be worth a line
-            self._spoken[task] = time.monotonic()
+            self._last_line[task] = time.monotonic()
             self.say(f"{task}: {done:,}{f' of {total:,}' if total else ''} {unit}  {spelled}".rstrip())
 
     def _live(self) -> AbstractContextManager:

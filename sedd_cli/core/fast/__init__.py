@@ -1,6 +1,6 @@
 """Faster implementations of the losses and sampling steps for particular graphs.
 
-Tests compare each with the plain implementation in `losses` or `samplers`.
+Tests compare each with the formula for any graph in `losses` or `samplers`.
 """
 
 from __future__ import annotations

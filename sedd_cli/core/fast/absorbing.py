@@ -12,8 +12,8 @@ from sedd_cli.core.fast.base import Kernels, Targets, in_tile
 from sedd_cli.core.graphs.absorbing import Absorbing
 from sedd_cli.core.graphs.base import Transition, per_position
 
-#: The normaliser e^m that no position is expected to exceed; the sampler checks the positions it looks at.
-SLACK = 8.0
+#: The normaliser e^m that thinning assumes no position to exceed (`core.fast.thinning`).
+LARGEST_NORMALISER = 8.0
 
 
 @dataclass(frozen=True)
@@ -61,10 +61,10 @@ class AbsorbingKernels(Kernels[Absorbing]):
         at_x0 = rise.gather(1, column) - inside.to(rise.dtype)
         return part, rise.to(dtype).scatter_(1, column, at_x0.to(dtype))
 
-    def costless(self, targets: Targets) -> float:
+    def neutral_output(self, targets: Targets) -> float:
         return -torch.inf
 
-    def loss_factor(self, targets: Targets) -> Tensor:
+    def row_weight(self, targets: Targets) -> Tensor:
         return 1 / torch.expm1(targets.sigma)
 
     def posterior_kl_share(self, sigma_s: Tensor, sigma_t: Tensor) -> Tensor:
@@ -89,7 +89,7 @@ class AbsorbingKernels(Kernels[Absorbing]):
         return self.denoise(log_score, x, sigma)  # p_sigma(MASK|y) is the same for every token y
 
     def _unmask(self, log_score: Tensor, x: Tensor, factor: Tensor) -> Transition:
-        """p(y) = factor·s_y for every token y, and MASK keeps the rest."""
+        """p(y) = factor·s_y for every token y; the position stays MASK with the remaining probability."""
         weights = log_score.exp()
         weights[..., self.graph.mask] = 0.0
         move_probability = per_position(factor, x).double() * weights.sum(-1, dtype=torch.float64)
@@ -112,7 +112,7 @@ class AbsorbingKernels(Kernels[Absorbing]):
 
     def assumed_total(self, sigma: Tensor) -> Tensor:
         # Σ_y s_y = e^m/E, and training drives e^m to 1
-        return SLACK / torch.expm1(sigma)
+        return LARGEST_NORMALISER / torch.expm1(sigma)
 
     def mean_total(self, sigma: Tensor) -> Tensor:
         return (1 + 1e-4) / torch.expm1(sigma)

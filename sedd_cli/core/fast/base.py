@@ -1,7 +1,7 @@
 """What a graph needs for fused losses and for thinned sampling, in closed form and in float32 where that suffices.
 
-The plain forms stand in `core.losses` and `core.samplers`; tests hold these equal to them. A graph without kernels is
-trained and sampled by the plain forms.
+For a graph that has them, these run in training, bounds and sampling instead of the formulas for any graph in
+`core.losses` and `core.samplers`. Tests compare the two. A graph without kernels uses the formulas.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ G = TypeVar("G", bound=Graph)
 
 @dataclass(frozen=True)
 class Targets:
-    """What stands at some rows and what it should be: x, x0 [R] int64 and sigma [R] float64."""
+    """Noisy token x and clean token x0 of some rows (positions), int64 [R], and the total noise sigma, float64 [R]."""
 
     x: Tensor
     x0: Tensor
@@ -48,20 +48,20 @@ class Kernels(ABC, Generic[G]):
 
     @abstractmethod
     def loss_tile(self, z: Tensor, start: int | Tensor, targets: Targets, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """The part of some columns in the score entropy, [R], and its gradient [R, C], rounded to `dtype` at the end.
+        """The share of some columns in the score entropy, [R], and its gradient [R, C], rounded to `dtype` at the end.
 
         z [R, C], finite, holds the network's outputs for tokens start … start + C − 1 (never MASK); it is overwritten.
-        Both come without the factor of their row, `loss_factor`: summed over all tiles, parts · factor are the loss and
-        gradients · factor its gradient.
+        Both come without the weight of their row, `row_weight`: summed over all tiles, parts · weight are the loss and
+        gradients · weight its gradient.
         """
 
     @abstractmethod
-    def costless(self, targets: Targets) -> Tensor | float:
-        """Outputs, [R, 1] or one for all, that cost nothing and have no gradient: for columns that are no token."""
+    def neutral_output(self, targets: Targets) -> Tensor | float:
+        """Outputs whose loss and gradient are 0, [R, 1] or one for all: for columns that pad the vocabulary."""
 
     @abstractmethod
-    def loss_factor(self, targets: Targets) -> Tensor:
-        """What multiplies a row's tiles, float64 [R]."""
+    def row_weight(self, targets: Targets) -> Tensor:
+        """The weight of each row, by which its tiles are multiplied, float64 [R]."""
 
     def posterior_kl_share(self, sigma_s: Tensor, sigma_t: Tensor) -> Tensor | None:
         """`Graph.posterior_kl` as a multiple of the cross-entropy at active positions, [B]; None where it is none."""
@@ -82,7 +82,7 @@ class Kernels(ABC, Generic[G]):
         """`samplers.corrector.corrector_step`."""
 
     def denoise(self, log_score: Tensor, x: Tensor, sigma: Tensor) -> Transition:
-        """`samplers.denoise.denoise_step`."""
+        """`samplers.denoise.denoise_step`, the Tweedie step to no noise."""
         return self.tweedie(log_score, x, sigma)
 
     @abstractmethod
@@ -116,12 +116,12 @@ class Kernels(ABC, Generic[G]):
         return log_score[..., : self.graph.vocab_size].exp().sum(-1, dtype=torch.float64)
 
     def assumed_total(self, sigma: Tensor) -> Tensor | None:
-        """What Σ_y s_y is assumed to stay below before scores are known, [...]; None where nothing is known."""
+        """The largest Σ_y s_y that thinning assumes before scores are computed, [...]; None: it has to compute them."""
         return None
 
     @abstractmethod
     def mean_total(self, sigma: Tensor) -> Tensor:
-        """What Σ_y s_y of `Graph.mean_score` never exceeds, float32 rounding included, [...]."""
+        """The largest possible Σ_y s_y of `Graph.mean_score`, float32 rounding included, [...]."""
 
 
 class TileLoss(ABC):
@@ -133,7 +133,7 @@ class TileLoss(ABC):
     @property
     @abstractmethod
     def columns(self) -> int:
-        """The first of the head's outputs count, this many of them."""
+        """How many of the head's outputs, from the first, enter the loss."""
 
     @abstractmethod
     def __getitem__(self, rows: slice | Tensor) -> TileLoss:
@@ -144,16 +144,16 @@ class TileLoss(ABC):
         """The part of columns start … start + C − 1 in the loss, [R], and its gradient [R, C], rounded to `dtype`.
 
         z [R, C] is overwritten; lse [R] is log Σ exp z over all columns, for a loss with a softmax. Both come without
-        `factor`.
+        `row_weight`.
         """
 
     @abstractmethod
-    def factor(self) -> Tensor:
-        """What multiplies a row's loss and gradient, [R]."""
+    def row_weight(self) -> Tensor:
+        """The weight of each row, by which its loss and gradient are multiplied, [R]."""
 
     @abstractmethod
-    def costless(self) -> Tensor | float:
-        """Outputs, [R, 1] or one for all, that cost nothing and have no gradient: for columns beyond `columns`."""
+    def neutral_output(self) -> Tensor | float:
+        """Outputs whose loss and gradient are 0, [R, 1] or one for all: for columns beyond `columns`."""
 
 
 @dataclass(frozen=True)
@@ -173,11 +173,11 @@ class ScoreEntropyTiles(TileLoss):
     def tile(self, z: Tensor, start: int | Tensor, lse: Tensor | None, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         return self.kernels.loss_tile(z, start, self.targets, dtype)
 
-    def factor(self) -> Tensor:
-        return self.kernels.loss_factor(self.targets)
+    def row_weight(self) -> Tensor:
+        return self.kernels.row_weight(self.targets)
 
-    def costless(self) -> Tensor | float:
-        return self.kernels.costless(self.targets)
+    def neutral_output(self) -> Tensor | float:
+        return self.kernels.neutral_output(self.targets)
 
 
 @dataclass(frozen=True)
@@ -205,10 +205,10 @@ class CrossEntropyTiles(TileLoss):
         at_x0 = p.gather(1, column) - inside.to(p.dtype)
         return part, p.to(dtype).scatter_(1, column, at_x0.to(dtype))
 
-    def factor(self) -> Tensor:
+    def row_weight(self) -> Tensor:
         return torch.ones_like(self.x0, dtype=torch.float64)
 
-    def costless(self) -> float:
+    def neutral_output(self) -> float:
         return -torch.inf
 
 

@@ -1,10 +1,10 @@
 """A linear head and its loss in one pass over tiles of the vocabulary.
 
-The plain form makes z [R, S] (and as much again for its log-score, its exponential and its gradient). Here a tile
-z[:, columns] is formed, turned into its share of the loss and into its gradient, and multiplied into the gradients of
-hidden states, weight and bias, before the next tile takes its place. A loss whose gradient with respect to z is
-elementwise (score entropy, theorem 3.6) needs one pass. One that needs the normaliser of the softmax (cross-entropy)
-needs a pass before it for the log-sum-exp, unless a tile holds whole rows.
+Without this, z [R, S] is held, and as much again for log-scores, their exponentials and the gradient. Here a tile z[:,
+columns] is formed, turned into its share of the loss and into its gradient, and multiplied into the gradients of hidden
+states, weight and bias, before the next tile takes its place. A loss whose gradient with respect to z is elementwise
+(score entropy, theorem 3.6) needs one pass. One that needs the normaliser of the softmax (cross-entropy) needs a pass
+before it for the log-sum-exp, unless a tile holds whole rows.
 """
 
 from __future__ import annotations
@@ -45,20 +45,20 @@ class LinearHead(Protocol):
 
     @property
     def rows_in(self) -> int:
-        """Row counts that are multiples of this are served best."""
+        """Products are fastest for multiples of this number of rows."""
         ...
 
     @property
     def columns_in(self) -> int:
-        """Column counts are filled up to a multiple of this."""
+        """Columns are padded to a multiple of this number."""
         ...
 
     @property
     def compiled(self) -> bool:
-        """Whether what happens to a tile is compiled into one kernel."""
+        """Whether the operations on a tile are compiled into one kernel."""
         ...
 
-    def factor(self, a: Tensor) -> Tensor:
+    def rounded(self, a: Tensor) -> Tensor:
         """`a` as `product` takes it: rounded, where products round their factors."""
         ...
 
@@ -91,11 +91,11 @@ def losses(readout: LinearHead, loss: TileLoss, hidden: Tensor, budget: int | No
     found = hidden.new_zeros(len(hidden), dtype=tiles.dtype)
     for rows, _, part, _ in tiles.of(readout, loss, hidden, _head(readout, loss.columns, tiles.dtype)):
         found[rows] += part
-    return (found * loss.factor().to(found.dtype))[:given]
+    return (found * loss.row_weight().to(found.dtype))[:given]
 
 
 def _filled_up(readout: LinearHead, hidden: Tensor, loss: TileLoss) -> tuple[Tensor, TileLoss]:
-    """Rows of zeros added up to a multiple of `rows_in`: they stand where the last row stands, and count nothing."""
+    """Pad with rows of zeros to a multiple of `rows_in`. They copy the targets of the last row, and have weight 0."""
     rows = len(hidden)
     extra = -rows % readout.rows_in
     if not extra:
@@ -105,14 +105,14 @@ def _filled_up(readout: LinearHead, hidden: Tensor, loss: TileLoss) -> tuple[Ten
 
 def _head(readout: LinearHead, columns: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """Weight and bias of the first `columns` outputs, filled up with zeros to a multiple of `columns_in`."""
-    weight, bias = readout.factor(readout.weight[:columns]), readout.bias[:columns].to(dtype)
+    weight, bias = readout.rounded(readout.weight[:columns]), readout.bias[:columns].to(dtype)
     extra = -columns % readout.columns_in
     return (F.pad(weight, (0, 0, 0, extra)), F.pad(bias, (0, extra))) if extra else (weight, bias)
 
 
 @dataclass(frozen=True)
 class Tiles:
-    """How rows × columns are cut. Columns are filled up; `loss.columns` of them count."""
+    """How rows × columns are cut. Columns include the padding; the first `loss.columns` enter the loss."""
 
     rows: int
     columns: int
@@ -146,12 +146,12 @@ class Tiles:
     ) -> Iterator[tuple[slice, slice, Tensor, Tensor]]:
         """(rows, columns, the tile's part of the loss [rows], its gradient [rows, columns]) for every tile.
 
-        A gradient is valid until the next tile. Both come without `loss.factor`. head: what `_head` returns.
+        A gradient is valid until the next tile. Both come without `loss.row_weight`. head: what `_head` returns.
         """
         weight, bias = head
-        hidden = readout.factor(hidden)
+        hidden = readout.rounded(hidden)
         tile = _compiled_tile() if readout.compiled else _tile
-        # one buffer serves every tile
+        # one buffer is used for all tiles
         buffer = None if readout.compiled else weight.new_empty(self.height * self.width, dtype=self.dtype)
         for top in range(0, self.rows, self.height):
             rows = slice(top, min(top + self.height, self.rows))
@@ -178,7 +178,7 @@ def _outputs(readout: LinearHead, hidden: Tensor, weight: Tensor, bias: Tensor, 
 
 
 def _counted(z: Tensor, loss: TileLoss, columns: slice) -> Tensor:
-    """z without the columns that fill up the vocabulary."""
+    """z without the columns that pad the vocabulary."""
     return z[:, : loss.columns - columns.start] if columns.stop > loss.columns else z
 
 
@@ -191,7 +191,7 @@ def _tile(
     if readout.columns_in > 1:
         # start may be a tensor, so that a compiled tile serves all columns
         counted = torch.arange(z.shape[1], device=z.device) + start < loss.columns
-        z = torch.where(counted, z, loss.costless())
+        z = torch.where(counted, z, loss.neutral_output())
     if loss.softmax and lse is None:
         lse = z.logsumexp(-1)
     return loss.tile(z, start, lse, hidden.dtype)
@@ -221,10 +221,10 @@ class _Fused(torch.autograd.Function):
             d_weight = weight.new_empty(max(len(weight), tiles.columns), weight.shape[1], dtype=dtype)
             d_bias = bias.new_zeros(len(d_weight), dtype=dtype)
             d_weight[tiles.columns if len(hidden) else 0 :] = 0  # the rest is written before it is added to
-            factor = loss.factor()
-            scale, factor = (scale * factor).to(dtype), factor.to(dtype)
-            # the factor of a row may as well be carried by its hidden state, which is shorter than its scores
-            scaled = readout.factor(hidden.to(dtype) * scale[:, None])
+            row_weight = loss.row_weight()
+            scale, row_weight = (scale * row_weight).to(dtype), row_weight.to(dtype)
+            # multiply the hidden state of a row by its scale instead of its gradient, which is longer
+            scaled = readout.rounded(hidden.to(dtype) * scale[:, None])
             head = _head(readout, loss.columns, dtype)
             for rows, columns, part, gradient in tiles.of(readout, loss, hidden, head):
                 found[rows] += part
@@ -236,7 +236,7 @@ class _Fused(torch.autograd.Function):
                 d_bias[columns] += _row_sum(readout, scale[rows], gradient)
             ctx.save_for_backward(d_hidden.mul_(scale[:, None]), d_weight[: len(weight)], d_bias[: len(bias)])
             ctx.kinds = hidden.dtype, weight.dtype, bias.dtype
-            total, found = (scale * found).sum(), factor * found
+            total, found = (scale * found).sum(), row_weight * found
             ctx.mark_non_differentiable(found)
             return total, found
 
@@ -250,7 +250,7 @@ def _row_sum(readout: LinearHead, scale: Tensor, gradient: Tensor) -> Tensor:
     """Σ_rows scale·gradient [C], to the precision of the scale [R] where the gradient [R, C] is rounded."""
     if gradient.dtype == scale.dtype:
         return scale @ gradient
-    # scale = high + low, two factors; products are served best by eight rows
+    # scale = high + low, both rounded; products are fastest with eight rows
     high = scale.to(gradient.dtype)
     low = (scale - high.to(scale.dtype)).to(gradient.dtype)
     both = torch.stack([high, low, *[torch.zeros_like(high)] * 6])

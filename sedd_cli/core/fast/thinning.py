@@ -1,11 +1,11 @@
 """Steps that score only the positions that could move.
 
-The uniforms of a step are drawn first. A position whose uniform lies above a bound on its probability of moving stays,
-and needs no score: the head runs at candidates alone, the trunk on sequences that have one.
+The uniforms of a step are drawn first. A position whose uniform lies above an upper bound on its probability of moving
+stays, and needs no score. The head runs only at the other positions, the trunk only on sequences that have one.
 
 On the absorbing graph the bound follows from an assumption about the normaliser, e^m ≤ 8, which training drives to 1. A
-sequence is scored everywhere in its first step, and, once a normaliser above 2 has been seen in it, in every step from
-then on. The result differs from the plain form only if a position that was not scored exceeds 8 before any scored
+sequence is scored everywhere in its first step, and, once a normaliser above 2 has been found in it, in every later
+step. The result differs from `run_reference` only if a position that was not scored exceeds 8 before any scored
 position of its sequence exceeds 2. With `thinning: false` every position is scored in every step.
 """
 
@@ -20,8 +20,8 @@ from sedd_cli.core.fast.base import Kernels
 from sedd_cli.core.graphs import Transition
 from sedd_cli.core.score import ScoreModel
 
-#: The bound is trusted while no Σ_y s_y that was seen exceeds it over this.
-MARGIN = 4.0
+#: Positions are skipped in a sequence while every Σ_y s_y computed in it is at most the assumed largest one over this.
+CAUTION = 4.0
 
 
 class ThinnableMove(Protocol):
@@ -52,22 +52,22 @@ def remasked(move: ThinnableMove, x: Tensor, free: Tensor, u_move: Tensor) -> Te
 
 
 def thinned_move(
-    move: ThinnableMove, x: Tensor, free: Tensor, u: tuple[Tensor, Tensor], trusted: Tensor
+    move: ThinnableMove, x: Tensor, free: Tensor, u: tuple[Tensor, Tensor], skips: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     """One step of the free positions [B, L] of x [B, L], by uniforms u for moving and for the token, [B, L] each.
 
-    In sequences that are not trusted [B] every free active position is scored, in others those that the bound lets
-    move. Returns (evaluations of each sequence [B], x after the step, whether every Σ_y s_y seen is well below the
-    assumed bound [B]).
+    In sequences with skips [B], only the free active positions are scored that could move by the bound; in the others,
+    all of them. Returns (evaluations of each sequence [B], x after the step, whether every Σ_y s_y computed is at most
+    the assumed largest one over CAUTION [B]).
     """
     model, moved = move.model, remasked(move, x, free, u[0])
     kernels = model.kernels
     assert kernels is not None
     mean = model.parametrization == "mean"
     batch, position = (free & model.graph.active(x)).nonzero(as_tuple=True)
-    scored, held = torch.zeros_like(trusted, dtype=torch.int64), torch.ones_like(trusted)
+    scored, small = torch.zeros_like(skips, dtype=torch.int64), torch.ones_like(skips)
     if not len(batch):
-        return scored, moved, held
+        return scored, moved, small
     assumed = kernels.mean_total(move.sigma) if mean else kernels.assumed_total(move.sigma)
     if not move.draw.moves_first:
         sequences, chosen = batch.unique(), torch.ones_like(batch, dtype=torch.bool)
@@ -80,18 +80,18 @@ def thinned_move(
         chosen = u[0][batch, position] < move.move_bound(kernels, total, x[batch, position])
     else:
         bound = move.move_bound(kernels, assumed.expand(len(batch)), x[batch, position])
-        chosen = (u[0][batch, position] < bound) | ~trusted[batch]
+        chosen = (u[0][batch, position] < bound) | ~skips[batch]
         sequences = batch[chosen].unique()
         hidden = _hidden(move, x, sequences)
     scored[sequences] = 1
     high = _draw(move, kernels, x, moved, sequences, hidden, batch[chosen], position[chosen], u)
     if assumed is not None and move.bounded and not mean:
-        # a score near the assumed bound may have company beyond it, among positions that were not scored
-        held = high <= float(assumed) / MARGIN
-        rest = ~chosen & ~held[batch]
+        # where one Σ_y s_y is near the assumed largest one, that of a skipped position may exceed it: score them all
+        small = high <= float(assumed) / CAUTION
+        rest = ~chosen & ~small[batch]
         if bool(rest.any()):
             _draw(move, kernels, x, moved, sequences, hidden, batch[rest], position[rest], u)
-    return scored, moved, held
+    return scored, moved, small
 
 
 def _totals(move: ThinnableMove, kernels: Kernels[Any], hidden: Tensor, x: Tensor) -> Tensor:
@@ -115,7 +115,7 @@ def _draw(
     move: ThinnableMove, kernels: Kernels[Any], x: Tensor, moved: Tensor, sequences: Tensor, hidden: Tensor,
     batch: Tensor, position: Tensor, u: tuple[Tensor, Tensor],
 ) -> Tensor:  # fmt: skip
-    """Draw the transitions of some positions into `moved`; the largest Σ_y s_y seen in each sequence [B]."""
+    """Draw the transitions of some positions into `moved`; the largest Σ_y s_y computed in each sequence [B]."""
     model = move.model
     high = torch.zeros(len(x), dtype=torch.float64, device=x.device)
     for b, i in zip(batch.split(model.block), position.split(model.block), strict=True):

@@ -40,7 +40,7 @@ class UniformKernels(Kernels[Uniform]):
         """
         x, x0 = targets.x, targets.x0
         log_rho = self.graph.log_rho(targets.sigma).to(z.dtype)
-        base = self.costless(targets).to(z.dtype)
+        base = self.neutral_output(targets).to(z.dtype)
         # a score of 1 at x itself costs nothing and has no gradient
         inside, column = in_tile(x, z, start)
         z.scatter_(1, column, torch.where(inside, base, z.gather(1, column)))
@@ -55,12 +55,12 @@ class UniformKernels(Kernels[Uniform]):
         at_x0 = torch.where(inside, R0 * torch.expm1(v0), rise.gather(1, column))
         return part, rise.to(dtype).scatter_(1, column, at_x0.to(dtype))
 
-    def costless(self, targets: Targets) -> Tensor:
+    def neutral_output(self, targets: Targets) -> Tensor:
         """log R_y of a token that is neither x nor x0."""
         kept = targets.x == targets.x0
         return torch.where(kept, self.graph.log_rho(targets.sigma), 0.0)[:, None]
 
-    def loss_factor(self, targets: Targets) -> Tensor:
+    def row_weight(self, targets: Targets) -> Tensor:
         return torch.full_like(targets.sigma, 1 / self.graph.vocab_size)
 
     def euler(self, log_score: Tensor, x: Tensor, step: Tensor) -> Transition:

@@ -193,7 +193,7 @@ class Graph(ABC):
     # -- the reverse process -----------------------------------------------------------------------
 
     def reverse_rates(self, log_score: Tensor, x: Tensor) -> Tensor:
-        """Q(x, y)·s_y for every y ≠ x, [..., S], 0 at y = x: the rates of the reverse process (eq. 5)."""
+        """Q(x, y)·s_y for every y ≠ x, [..., S], 0 at y = x: the rates of the reverse process (definition 3.5)."""
         return self.rate_into(x) * log_score.exp()
 
     def posterior(self, p0: Tensor, sigma_s: Tensor, sigma_t: Tensor, x: Tensor) -> Tensor:

@@ -26,7 +26,7 @@ class Objective(ABC):
     name: ClassVar[str]
     #: Whether the network's outputs are log-scores or logits of the clean token.
     parametrization: ClassVar[Parametrization] = "score"
-    #: Whether a position sees only those before it, and the likelihood is exact.
+    #: Whether the network is causal (a position attends to earlier ones only), so that the likelihood is exact.
     causal: ClassVar[bool] = False
     #: Whether there has to be a MASK.
     needs_mask: ClassVar[bool] = False

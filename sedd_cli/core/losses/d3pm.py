@@ -5,32 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
 from torch import Tensor
 
+from sedd_cli.core.discrete_time import step_noise
 from sedd_cli.core.losses.base import OBJECTIVES, Objective, token_nats, weighted_cross_entropy
 from sedd_cli.core.score import Loss, Parametrization, ScoreModel, trained_range
-
-
-def discrete_noise(model: ScoreModel, v: Tensor, steps: int) -> tuple[Tensor, Tensor]:
-    """(sigma_s, sigma_t) before and after step t = ⌊v·T⌋ + 1 of T, [B] each: no noise before the first step.
-
-    Total noise at k/T is that of `integrated_noise`.
-    """
-    t = (v * steps).floor().clamp(max=steps - 1) + 1
-    sigma_s, sigma_t = (integrated_noise(model, k / steps)[0] for k in (t - 1, t))
-    return torch.where(t == 1, 0.0, sigma_s), sigma_t
-
-
-def integrated_noise(model: ScoreModel, v: Tensor) -> tuple[Tensor, Tensor]:
-    """(sigma, dσ/dv) at v [B] in (0, 1), over all noise that a rigorous bound integrates.
-
-    On graphs with MASK sampling starts at all MASK, which is infinite noise: λ = 1 − e^{−sigma} = v, whatever the
-    schedule. On other graphs t = v over the schedule; a prior and a reconstruction term complete the bound.
-    """
-    if model.graph.mask is not None:
-        return -torch.log1p(-v), 1 / (1 - v)
-    return model.schedule(v)
 
 
 @OBJECTIVES.register
@@ -59,12 +38,12 @@ class D3PM(Objective):
 
     def loss(self, model: ScoreModel, x0: Tensor, v: Tensor, u: Tensor) -> Loss:
         graph = model.graph
-        sigma_s, sigma_t = discrete_noise(model, v, self.T)  # [B]
+        sigma_s, sigma_t = step_noise(model, v, self.T)  # [B]
         x = graph.perturb(x0, sigma_t, u)  # [B, L]
-        told = sigma_t.clamp(*trained_range(model))
+        network_sigma = sigma_t.clamp(*trained_range(model))  # as in `bounds.discrete_bound`
         kernels = model.kernels
         if kernels and (share := kernels.posterior_kl_share(sigma_s, sigma_t)) is not None:
-            return weighted_cross_entropy(model, x, told, x0, self.T * share + self.cross_entropy)
+            return weighted_cross_entropy(model, x, network_sigma, x0, self.T * share + self.cross_entropy)
 
         def term(z: Tensor, batch: Tensor, x: Tensor, x0: Tensor) -> Tensor:
             found = self.T * graph.posterior_kl(z, sigma_s[batch], sigma_t[batch], x, x0)
@@ -72,5 +51,5 @@ class D3PM(Objective):
                 found = found + self.cross_entropy * token_nats(z, x0, graph.vocab_size)
             return found
 
-        loss = model.row_losses(x, told, x0, term)
+        loss = model.row_losses(x, network_sigma, x0, term)
         return Loss(loss.sum(), loss.detach())

@@ -1,4 +1,8 @@
-"""Diffusion-weighted denoising score entropy (theorem 3.6, algorithm 1)."""
+"""Denoising score entropy (theorem 3.4) with the weight of theorem 3.6 (likelihood bound); algorithm 1 trains with it.
+
+`score_entropy` is the formula for any graph. On the absorbing and uniform graphs, training and bounds run the closed
+forms of `core.fast` instead.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +21,7 @@ from sedd_cli.core.score import Loss, ScoreModel
 
 
 def score_entropy(graph: Graph, log_score: Tensor, sigma: Tensor, x: Tensor, x0: Tensor) -> Tensor:
-    """Theorem 3.6 without σ̄′: nats per unit of sigma, [...].
+    """The integrand of theorem 3.6 without σ̄′, for any graph: nats per unit of sigma, [...].
 
         Σ_{y≠x} Q(x,y)·(s_y − r_y log s_y + K(r_y)),  r_y = p(y|x0)/p(x|x0),  K(a) = a(log a − 1).
 
@@ -44,7 +48,10 @@ def score_entropy(graph: Graph, log_score: Tensor, sigma: Tensor, x: Tensor, x0:
 @OBJECTIVES.register
 @dataclass(frozen=True)
 class ScoreEntropy(ContinuousTime):
-    """The paper's loss, which is its own likelihood bound: t ~ U(t_min, 1)."""
+    """The paper's loss: σ̄′(t)·score entropy at t ~ U(t_min, 1).
+
+    Its mean is the integral of theorem 3.6 from t_min to 1, without the end terms of a likelihood bound: an estimate.
+    """
 
     name: ClassVar[str] = "score_entropy"
 

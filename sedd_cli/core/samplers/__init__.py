@@ -4,6 +4,6 @@ from sedd_cli.core.samplers import euler, first_hitting, left_to_right, remdm, t
 from sedd_cli.core.samplers.base import SAMPLERS, Denoised, Sampler
 from sedd_cli.core.samplers.draws import DRAWS
 from sedd_cli.core.samplers.grids import GRIDS
-from sedd_cli.core.samplers.stepper import Stepper, run_plain
+from sedd_cli.core.samplers.stepper import Stepper, run_reference
 
-__all__ = ["DRAWS", "GRIDS", "SAMPLERS", "Denoised", "Sampler", "Stepper", "run_plain"]
+__all__ = ["DRAWS", "GRIDS", "SAMPLERS", "Denoised", "Sampler", "Stepper", "run_reference"]

@@ -23,8 +23,8 @@ SAMPLERS = Registry("sampler")
 class Denoised:
     """A batch after `step` of `steps` steps: x [B, L], and the network evaluations of each sequence so far [B].
 
-    fallbacks: steps at which unfinished sequences were looked at everywhere because a score in them had come near the
-    bound on candidates.
+    fallbacks: steps in which every active position of some sequence was scored, because an earlier score in it had come
+    near the bound that thinning assumes (`core.fast.thinning`).
     """
 
     step: int
@@ -34,9 +34,9 @@ class Denoised:
     fallbacks: int = 0
 
 
-def lever(default: Any) -> Any:
+def distribution_option(default: Any) -> Any:
     """A field that changes the distribution of samples. It is named with the samples where it is not the default."""
-    return dataclasses.field(default=default, metadata={"lever": True})
+    return dataclasses.field(default=default, metadata={"distribution": True})
 
 
 @dataclass(frozen=True)
@@ -51,8 +51,8 @@ class Sampler(ABC):
     needs_mask: ClassVar[bool] = False
     #: Whether it is for causal networks, and for no others.
     causal: ClassVar[bool] = False
-    temperature: float = lever(1.0)
-    top_p: float = lever(1.0)
+    temperature: float = distribution_option(1.0)
+    top_p: float = distribution_option(1.0)
 
     def __post_init__(self) -> None:
         if not 0 < self.temperature < float("inf"):
@@ -83,10 +83,10 @@ class Sampler(ABC):
         """The distribution of the next token, weights [R, S], with temperature and top_p applied."""
         return nucleus(temper(weights, self.temperature), self.top_p)
 
-    def levers(self) -> dict[str, Any]:
+    def distribution_options(self) -> dict[str, Any]:
         """The options in use that change the distribution of samples."""
         return {
             f.name: getattr(self, f.name)
             for f in dataclasses.fields(self)
-            if f.metadata.get("lever") and getattr(self, f.name) != f.default
+            if f.metadata.get("distribution") and getattr(self, f.name) != f.default
         }

@@ -16,9 +16,9 @@ Shape = Callable[[Tensor], Tensor]
 
 
 class Draw(Protocol):
-    """Draws transitions by uniforms that are known before the transition is."""
+    """Draws transitions by uniforms that are drawn before the transition is computed."""
 
-    #: Whether a position with u_leave above its leave stays for certain, so that it need not be looked at.
+    #: Whether a position whose u_move is not below its move_probability always stays, so that it needs no score.
     moves_first: ClassVar[bool]
 
     def __call__(self, transition: Transition, x: Tensor, u_move: Tensor, u_token: Tensor, shape: Shape) -> Tensor:

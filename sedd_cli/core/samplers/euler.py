@@ -1,4 +1,8 @@
-"""Euler sampling, also called τ-leaping (eq. 17)."""
+"""Euler sampling, also called τ-leaping (eq. 17).
+
+`euler_step` is the formula for any graph. On the absorbing and uniform graphs, samplers run the closed forms of
+`core.fast` instead.
+"""
 
 from __future__ import annotations
 

@@ -28,8 +28,8 @@ class FirstHitting(Sampler):
     name: ClassVar[str] = "first_hitting"
     needs_mask: ClassVar[bool] = True
 
-    def levers(self) -> dict[str, Any]:
-        return super().levers() | {"normalized": True}
+    def distribution_options(self) -> dict[str, Any]:
+        return super().distribution_options() | {"normalized": True}
 
     def run(self, model: ScoreModel, given: Conditioning, seed: int | Tensor, index: Tensor) -> Iterator[Denoised]:
         self.check(model.graph)

@@ -19,7 +19,7 @@ def linear(schedule: Schedule, steps: int) -> Tensor:
 
 
 def cosine(schedule: Schedule, steps: int) -> Tensor:
-    """t_k = cos(π/2 · k/steps): short steps first, while little is known.
+    """t_k = 1e-5 + (1 − 1e-5)·cos(π/2 · k/steps): short steps first, while few tokens are known.
 
     MaskGIT (Chang et al. 2022); MD4 (Shi et al. 2024, section 5).
     """

@@ -34,8 +34,8 @@ class ReMDM(Stepper):
         if not 0 <= self.eta <= 1:
             raise ValueError(f"eta must lie in [0, 1], found {self.eta}")
 
-    def levers(self) -> dict[str, Any]:
-        return super().levers() | {"eta": self.eta}
+    def distribution_options(self) -> dict[str, Any]:
+        return super().distribution_options() | {"eta": self.eta}
 
     def remask_probability(self, model: ScoreModel, t: Tensor, s: Tensor) -> Tensor:
         sigma_t, sigma_s = model.schedule(t)[0], model.schedule(s)[0]

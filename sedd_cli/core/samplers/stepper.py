@@ -1,8 +1,9 @@
 """Samplers on a grid of times, with uniforms that do not depend on the scores.
 
-Two forms of the same process, equal for equal uniforms up to rounding. `run_plain` scores every active position of
-every sequence in every step, and takes each step from its equation. `Stepper.run` uses the graph's kernels, where it
-has any: closed forms of the steps, and bounds by which most positions need no score (`core.fast.thinning`).
+Two forms of the same process. For equal uniforms they are equal up to rounding, where the assumption of thinning holds.
+`run_reference` scores every active position of every sequence in every step, and takes each step from its equation.
+`Stepper.run` uses the graph's kernels, where it has any: closed forms of the steps, and bounds by which most positions
+need no score (`core.fast.thinning`).
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from sedd_cli.core.fast import Kernels
 from sedd_cli.core.fast.thinning import remasked, thinned_move
 from sedd_cli.core.graphs import Transition
 from sedd_cli.core.random import BASE, SAMPLER, Stream
-from sedd_cli.core.samplers.base import Denoised, Sampler, lever
+from sedd_cli.core.samplers.base import Denoised, Sampler, distribution_option
 from sedd_cli.core.samplers.corrector import corrector_length, corrector_step
 from sedd_cli.core.samplers.denoise import LAST_STEPS, decode_step, denoise_step
 from sedd_cli.core.samplers.draws import DRAWS, Draw
@@ -45,10 +46,10 @@ class Stepper(Sampler):
 
     steps: int = 128
     thinning: bool = True
-    grid: str = lever("linear")
-    correctors: int = lever(0)
-    draws: str = lever("float64")
-    last_step: str = lever("bayes")
+    grid: str = distribution_option("linear")
+    correctors: int = distribution_option(0)
+    draws: str = distribution_option("float64")
+    last_step: str = distribution_option("bayes")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -93,20 +94,20 @@ class Stepper(Sampler):
         grid, x, noise = _start(self, model, given, seed, index)
         evaluations, fallbacks, number = torch.zeros_like(index), 0, 0
         mean = model.parametrization == "mean"
-        trusted = torch.full_like(index, mean, dtype=torch.bool)
+        skips = torch.full_like(index, mean, dtype=torch.bool)  # sequences in which not every position is scored
         for k in range(self.steps + 1):
             fell_back = False
             for move in self.moves(model, grid, k):
                 u, free = noise.uniforms(number, x.shape[1]), ~given.where
                 if model.kernels is None:
                     evaluations = evaluations + (model.graph.active(x) & free).any(1)
-                    x = given(_plain_move(move, x, free, u))
+                    x = given(_move_scoring_all(move, x, free, u))
                 else:
-                    # the first move scores every position, to see whether the bound can be trusted at all
-                    doubted = (model.graph.active(x) & free).any(1) & ~trusted
-                    fell_back |= self.thinning and 0 < k < self.steps and bool(doubted.any())
-                    scored, x, held = thinned_move(move, x, free, u, trusted)
-                    trusted = held & (trusted | (number == 0)) & (mean or self.thinning)
+                    # the first move scores every active position; later ones skip some while scores stay small
+                    scored_everywhere = (model.graph.active(x) & free).any(1) & ~skips
+                    fell_back |= self.thinning and 0 < k < self.steps and bool(scored_everywhere.any())
+                    scored, x, small = thinned_move(move, x, free, u, skips)
+                    skips = small & (skips | (number == 0)) & (mean or self.thinning)
                     evaluations = evaluations + scored
                 number += 1
             fallbacks += fell_back
@@ -133,7 +134,7 @@ class Move(ABC):
 
     @property
     def bounded(self) -> bool:
-        """Whether a bound on scores tells which active positions stay."""
+        """Whether some active positions can be known to stay from a bound on scores alone."""
         return True
 
     @property
@@ -227,18 +228,20 @@ class Denoise(Move):
         return bound(total, x, self.sigma.expand(x.shape))
 
 
-def run_plain(model: ScoreModel, sampler: Stepper, given: Conditioning, seed: int, index: Tensor) -> Iterator[Tensor]:
-    """The slow, obvious form of `Stepper.run`: scores at every active position; yields x [B, L] after every step."""
+def run_reference(
+    model: ScoreModel, sampler: Stepper, given: Conditioning, seed: int, index: Tensor
+) -> Iterator[Tensor]:
+    """`Stepper.run` without kernels: scores at every active position; yields x [B, L] after every step."""
     grid, x, noise = _start(sampler, model, given, seed, index)
     number = 0
     for k in range(sampler.steps + 1):
         for move in sampler.moves(model, grid, k):
-            x = given(_plain_move(move, x, ~given.where, noise.uniforms(number, x.shape[1])))
+            x = given(_move_scoring_all(move, x, ~given.where, noise.uniforms(number, x.shape[1])))
             number += 1
         yield x
 
 
-def _plain_move(move: Move, x: Tensor, free: Tensor, u: tuple[Tensor, Tensor]) -> Tensor:
+def _move_scoring_all(move: Move, x: Tensor, free: Tensor, u: tuple[Tensor, Tensor]) -> Tensor:
     """x [B, L] after a move of all positions, by uniforms for moving and for the token, [B, L] each."""
     moved = remasked(move, x, free, u[0])
     for rows, log_score in move.model.scored_rows(x, move.sigma.expand(len(x))):

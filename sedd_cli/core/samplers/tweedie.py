@@ -1,4 +1,8 @@
-"""Tweedie τ-leaping: the optimal step that treats positions independently (theorem 4.1)."""
+"""Tweedie τ-leaping (eq. 19): with exact scores the best step that treats positions independently (theorem 4.2).
+
+`tweedie_step` is the formula for any graph. On the absorbing and uniform graphs, samplers run the closed forms of
+`core.fast` instead.
+"""
 
 from __future__ import annotations
 
@@ -16,12 +20,13 @@ from sedd_cli.core.score import ScoreModel
 
 
 def tweedie_step(graph: Graph, log_score: Tensor, x: Tensor, delta_sigma: Tensor) -> Transition:
-    """(e^{−Δσ·Q} s)_y · e^{Δσ·Q}(x, y) for positions x [R] with log_score [R, S], delta_sigma [R] (theorem 4.1).
+    """(e^{−Δσ·Q} s)_y · e^{Δσ·Q}(x, y) for positions x [R] with log_score [R, S], delta_sigma [R] (eq. 19).
 
     Float64, because e^{−Δσ·Q} magnifies the rounding of s where steps are few and long.
     """
     delta_sigma = per_position(delta_sigma, x).expand(x.shape)
-    staggered_score = graph.propagate(-delta_sigma, log_score.double().exp())  # (e^{−Δσ·Q} s)_y
+    # (e^{−Δσ·Q} s)_y, the published code's name for it: with exact scores, p at the later time's y over p_t(x)
+    staggered_score = graph.propagate(-delta_sigma, log_score.double().exp())
     masses = staggered_score * graph.transition_into(delta_sigma, x)  # · e^{Δσ·Q}(x, y)
     return Transition.of_masses(masses, x)
 

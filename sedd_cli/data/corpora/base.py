@@ -90,9 +90,9 @@ class Corpus:
     """One corpus: its description, its defaults, and how it is opened.
 
     identity(request) identifies the exact text without network; open(request) finds it. origin: the hub id or URL it
-    comes from. local: the files that --from accepts. windows: its models train on random windows instead of packed
-    blocks. process: the process that its text is drawn from, if known.
-    prepared: its folder, where the request names one that `sedd prepare` made.
+    comes from. local: the files that --from accepts. windows: random windows suit it better than packed blocks;
+    for information only, since recipes choose by `data.windows`. process: the process that its text is drawn from, if
+    known. prepared: its folder, where the request names one that `sedd prepare` made.
     """
 
     name: str

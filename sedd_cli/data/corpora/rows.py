@@ -87,7 +87,7 @@ class RowBenchmark:
         reading = request.reading(self.copies[0].field)
         names = {file: self.split_of(_name_below(path, file)) for file in files}
         if unknown := [file for file, split in names.items() if split is None]:
-            raise RequestError(f"{unknown[0]}: its name tells no split; {self.name} has {self.files}")
+            raise RequestError(f"{unknown[0]}: no split is named in it; {self.name} has {self.files}")
         grouped = {split: [file for file in files if names[file] == split] for split in SPLITS}
         if not self.many_files:
             self._refuse_mixtures(path, grouped)

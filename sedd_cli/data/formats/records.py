@@ -19,7 +19,7 @@ from sedd_cli.data.formats.files import (
     lines_of,
     text_codec,
 )
-from sedd_cli.errors import DamageError, RequestError, first_line, listed, shown
+from sedd_cli.errors import DamageError, RequestError, displayed, first_line, listed
 
 DEFAULT_FIELD = "text"
 #: Most bytes of a .json file, which is read at once.
@@ -212,7 +212,7 @@ def check_sample(record: Any, where: str) -> dict[str, Any]:
     if not isinstance(text, str) and not numbers:
         raise RequestError(f'{where} has neither a "text" nor a list of "tokens"')
     if tokens is not None and not numbers:
-        raise RequestError(f'{where}: "tokens" is no list of token ids, found {shown(tokens)}')
+        raise RequestError(f'{where}: "tokens" is no list of token ids, found {displayed(tokens)}')
     if not isinstance(record.get("draws"), str | None):
-        raise RequestError(f'{where}: "draws" is no text, found {shown(record["draws"])}')
+        raise RequestError(f'{where}: "draws" is no text, found {displayed(record["draws"])}')
     return {**record, "text": encodable(text)} if isinstance(text, str) else record

@@ -11,7 +11,7 @@ from sedd_cli.data.tokenizers.bpe import BPETokenizer
 from sedd_cli.data.tokenizers.characters import ByteTokenizer, CharTokenizer, Text8Tokenizer
 from sedd_cli.data.tokenizers.huggingface import HuggingFaceTokenizer
 from sedd_cli.data.tokenizers.tiktoken import TiktokenTokenizer
-from sedd_cli.errors import DamageError, RequestError, WorkError, first_line, shown
+from sedd_cli.errors import DamageError, RequestError, WorkError, displayed, first_line
 from sedd_cli.system.documents import TOKENIZER_BYTES, read_json
 
 __all__ = ["Tokenizer", "holds_tokenizer", "load_tokenizer", "needs_training", "open_tokenizer", "train_tokenizer"]
@@ -97,7 +97,7 @@ def open_tokenizer(folder: Path) -> Tokenizer:
     try:
         record = read_json(file, TOKENIZER_BYTES)
         if record["format"] != FORMAT:
-            raise RequestError(f"{file} has format {shown(record['format'])}; this version reads format {FORMAT}")
+            raise RequestError(f"{file} has format {displayed(record['format'])}; this version reads format {FORMAT}")
         tokenizer = KINDS[record["kind"]].from_state(record["spec"], record["state"])
         expected = str(record["fingerprint"])
     except (RequestError, WorkError, OSError):

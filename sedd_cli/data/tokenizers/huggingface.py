@@ -11,7 +11,7 @@ import numpy as np
 
 from sedd_cli.data.tokenizers.base import FILE, Tokenizer
 from sedd_cli.data.tokenizers.guard import checked, checked_file, loaded, named_end
-from sedd_cli.errors import RequestError, WorkError, first_line, listed, shown
+from sedd_cli.errors import RequestError, WorkError, displayed, first_line, listed
 from sedd_cli.system.from_pretrained import pretrained_tokenizer
 
 _TIMEOUT = 20.0
@@ -45,7 +45,9 @@ class HuggingFaceTokenizer(Tokenizer):
             raise RequestError(f"tokenizer {spec} has no tokens")
         size = max(vocab.values()) + 1
         if eos is not None and not (type(eos) is int and 0 <= eos < size):
-            raise RequestError(f"tokenizer {spec}: its end-of-text token {shown(eos)} is not among its {size:,} tokens")
+            raise RequestError(
+                f"tokenizer {spec}: its end-of-text token {displayed(eos)} is not among its {size:,} tokens"
+            )
         super().__init__(spec, size, eos, unknown=_unknown(self._content["model"], vocab))
 
     @classmethod

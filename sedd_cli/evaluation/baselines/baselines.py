@@ -37,7 +37,7 @@ def baselines(dataset: Dataset, blocks: Blocks) -> Generator[Event, None, dict[s
 def ngrams(dataset: Dataset, blocks: Blocks) -> dict[str, float]:
     """Bits per character of n-gram models on the text of the blocks.
 
-    They see what the model sees, each block by itself. The 5-gram is also given as it reads the text in one piece, with
+    They read what the model reads, each block by itself. The second 5-gram reads the text in one piece, with
     the tokens before a block known.
     """
     train, text = dataset.split("train"), blocks.split

@@ -15,7 +15,7 @@ from sedd_cli.system.distributed import Dist
 from sedd_cli.system.events import Event, Note
 
 #: bf16 is used where it moves a bound by less than this share of the requested error.
-HARMLESS = 0.25
+ALLOWED_SHARE = 0.25
 #: Blocks on which this is measured.
 TRIED_BLOCKS = 64
 
@@ -43,7 +43,7 @@ def try_bf16(
     ]
     moved = (bounds[1] - bounds[0]) / x0.shape[1]
     shift, error = float(moved.mean()), float(moved.std() / math.sqrt(len(moved)))
-    allowed = HARMLESS * monte_carlo.rel_error * float(bounds[0].mean()) / x0.shape[1]
+    allowed = ALLOWED_SHARE * monte_carlo.rel_error * float(bounds[0].mean()) / x0.shape[1]
     harmless = dist.from_main(lambda: abs(shift) + 2 * error < allowed)  # processes may round differently
     yield Note(
         f"bf16 moves the bound by {shift:+.5f} ± {error:.5f} nats per token, at most {allowed:.5f} is allowed: "

@@ -25,7 +25,7 @@ class Head:
     columns_in: int = 1
     compiled: bool = False
 
-    def factor(self, a):
+    def rounded(self, a):
         return a.to(torch.promote_types(a.dtype, torch.float32))
 
     def product(self, a, b, out=None):
@@ -36,7 +36,7 @@ class Head:
 class RoundingHead(Head):
     """A head whose products round their factors to bf16, as on a GPU."""
 
-    def factor(self, a):
+    def rounded(self, a):
         return a.bfloat16()
 
     def product(self, a, b, out=None):
@@ -165,7 +165,7 @@ def test_float32_is_finite_and_close_at_every_noise_level(kind, sigma):
         # the factors of rows of a batch span ten orders of magnitude: each row is looked at beside its own
         each = plain(kind, head, graph, leaves[0], targets) if dtype == torch.float64 else None
         tiles = tiles_of(kind, graph, targets)
-        total, loss = weighted_loss(head, tiles, leaves[0], 1 / tiles.factor())
+        total, loss = weighted_loss(head, tiles, leaves[0], 1 / tiles.row_weight())
         found[dtype] = loss if each is None else each.detach(), *torch.autograd.grad(total, leaves)
     for mine, exact in zip(found[torch.float32], found[torch.float64], strict=True):
         assert mine.dtype == torch.float32
@@ -234,5 +234,5 @@ def test_the_closed_form_of_the_absorbing_loss_needs_no_logarithm_of_a_sum():
     m = float(z.logsumexp(-1)) - math.log(3)
     ce = float(z.logsumexp(-1)) + 1.0
     tiles = ScoreEntropyTiles(kernels_of(graph), targets)
-    share = tiles.tile(z.clone(), 0, None, z.dtype)[0] * tiles.factor()
+    share = tiles.tile(z.clone(), 0, None, z.dtype)[0] * tiles.row_weight()
     assert float(share) == pytest.approx((ce + math.exp(m) - 1 - m) / math.expm1(0.4), rel=1e-12)

@@ -117,7 +117,7 @@ def test_mean_scores_posteriors_and_what_scores_can_be_are_the_dense_ones(name, 
     )
     if graph.mask is None:
         torch.testing.assert_close(graph.prior_kl(level, x0), plain.prior_kl(level, x0), rtol=1e-6, atol=1e-14)
-    if not graph.masking:  # on absorbing, MASK alone is looked at, where it is 1 at every position
+    if not graph.masking:  # on absorbing, only MASK counts, where it is 1 at every position
         equal(graph.largest_score(level[0]), plain.largest_score(level[0]), 1e-7)
         equal(graph.normaliser(z, level), plain.normaliser(z, level))
 

@@ -12,11 +12,11 @@ import torch
 from support.toys import N, every_graph, noisy, world
 
 from sedd_cli.core.bounds import discrete_bound, paper_bound, prior, rigorous_bound
+from sedd_cli.core.discrete_time import step_noise, total_noise
 from sedd_cli.core.fast import KERNELS, kernels_of
 from sedd_cli.core.graphs import GRAPHS
 from sedd_cli.core.losses import OBJECTIVES
 from sedd_cli.core.losses.concrete_score import concrete_score_error
-from sedd_cli.core.losses.d3pm import discrete_noise, integrated_noise
 from sedd_cli.core.losses.score_entropy import score_entropy, sequence_score_entropy, weighted_score_entropy
 from sedd_cli.core.samplers.tweedie import tweedie_step
 from sedd_cli.core.schedules import SCHEDULES
@@ -149,7 +149,7 @@ def test_the_discrete_bound_is_the_enumerated_one(name, noise, steps):
     low, high = trained_range(model)
     x0 = torch.tensor([2, 0])
     every = (torch.arange(steps, **F64) + 0.5) / steps
-    levels = [0.0, *discrete_noise(model, every, steps)[1].clamp(max=60.0).tolist()]
+    levels = [0.0, *step_noise(model, every, steps)[1].clamp(max=60.0).tolist()]
     truth = reference.discrete_terms(lambda x, sigma: distribution(x, min(max(sigma, low), high)), Q, levels, x0)
     from_prior = float(prior(model, x0[None]))
     objective = OBJECTIVES["d3pm"](T=steps)
@@ -187,7 +187,7 @@ def test_the_discrete_bound_is_one_on_what_ancestral_sampling_gives(name):
     steps = 4
     model, Q, _, distribution = mean_model(name, 2)
     every = (torch.arange(steps, **F64) + 0.5) / steps
-    levels = [0.0, *discrete_noise(model, every, steps)[1].clamp(max=60.0).tolist()]
+    levels = [0.0, *step_noise(model, every, steps)[1].clamp(max=60.0).tolist()]
     p = ancestral(model, Q, distribution, levels)
     assert float(p.sum()) == pytest.approx(1, rel=1e-9)
     gaps = []
@@ -226,7 +226,7 @@ def test_many_steps_come_to_the_bound_in_continuous_time(name):
     apart = []
     for steps in (16, 64, 256):
         every = (torch.arange(steps, **F64) + 0.5) / steps
-        levels = discrete_noise(model, every, steps)[1].clamp(max=30.0).tolist()
+        levels = step_noise(model, every, steps)[1].clamp(max=30.0).tolist()
         # below the first level there is the reconstruction, in one step
         pieces = [levels[0], *[s for s in (low, high) if levels[0] < s < levels[-1]], levels[-1]]
         continuous = sum(reference.loss_integral(score, Q, x0, a, b, 24) for a, b in itertools.pairwise(pieces))
@@ -324,7 +324,7 @@ def test_cross_entropy_is_added_in_the_share_asked_for():
     model, _, _, distribution = mean_model("absorbing", 2)
     x0, v, u = torch.tensor([[2, 0]]), one(0.6), torch.tensor([[0.1, 0.9]], **F64)
     plain, more = (OBJECTIVES["d3pm"](10, share).loss(model, x0, v, u).total for share in (0.0, 0.25))
-    _, sigma = discrete_noise(model, v, 10)
+    _, sigma = step_noise(model, v, 10)
     x = model.graph.perturb(x0, sigma, u)
     assert x.tolist() == [[N, 0]]
     assert float(more - plain) == pytest.approx(-0.25 * float(distribution(x, float(sigma))[0, 0, 2].log()), rel=1e-6)
@@ -352,7 +352,7 @@ def test_the_rigorous_bound_of_a_mean_model_is_that_of_its_scores(name, count):
     x0, v = torch.randint(N, (6, 2), generator=generator), torch.rand(6, generator=generator, **F64)
     u, u_end = torch.rand(2, 6, 2, generator=generator, **F64)
     # the network is told a sigma in range, from which scores that are told take their scale; in range both agree
-    sigma = integrated_noise(model, v)[0]
+    sigma = total_noise(model, v)
     low, high = trained_range(model)
     v = v[(sigma > low) & (sigma < high)]
     rows = x0[: len(v)], v, u[: len(v)], u_end[: len(v)], count

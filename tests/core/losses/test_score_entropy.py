@@ -8,7 +8,7 @@ import reference
 import torch
 
 from sedd_cli.core.fast import kernels_of
-from sedd_cli.core.fast.base import ScoreEntropyTiles, Targets
+from sedd_cli.core.fast.base import Targets
 from sedd_cli.core.graphs import GRAPHS
 from sedd_cli.core.losses.score_entropy import score_entropy
 
@@ -262,16 +262,15 @@ def test_the_uniform_loss_of_large_outputs_is_finite_where_its_value_fits(z, kep
     written += (N - 2 - (not kept)) / N * (1 - r + r * math.log(r))
     written += 0 if kept else (1 - math.exp(-log_rho) * (1 + log_rho)) / N
     assert truth == pytest.approx(written, rel=1e-9)
-    kernels = kernels_of(graph)
-    tiles = ScoreEntropyTiles(kernels, Targets(x, x0, level))
-    part, tile = tiles.tile(outputs.clone(), 0, None, torch.float32)
+    kernels, targets = kernels_of(graph), Targets(x, x0, level)
+    part, tile = kernels.loss_tile(outputs.clone(), 0, targets, outputs.dtype)
     found = [
         score_entropy(graph, graph.log_score(outputs, level, x), level, x, x0),
         kernels.score_entropy_of(outputs, level, x, x0),
-        part * tiles.factor(),
+        part * kernels.row_weight(targets),
     ]
     for loss in found:
         assert float(loss) == pytest.approx(truth, rel=1e-4)
     assert bool(tile.isfinite().all())
-    gradient = tile * tiles.factor()[:, None]
+    gradient = tile * kernels.row_weight(targets)[:, None]
     assert float(gradient[0, 7]) == pytest.approx((math.exp(z) - r) / N, rel=1e-4)

@@ -11,7 +11,7 @@ from support.toys import STEPPERS, N, every_graph, every_noise, follows, schedul
 from sedd_cli.core.categorical import nucleus, temper
 from sedd_cli.core.conditioning import Conditioning
 from sedd_cli.core.graphs import Transition
-from sedd_cli.core.samplers import GRIDS, SAMPLERS, run_plain
+from sedd_cli.core.samplers import GRIDS, SAMPLERS, run_reference
 from sedd_cli.core.samplers.draws import Float32Gumbel
 from sedd_cli.core.samplers.stepper import Correction
 from sedd_cli.core.schedules import SCHEDULES
@@ -24,7 +24,7 @@ def samples(sampler, model, given=None, draws: int = DRAWS, seed: int = 5) -> to
     clamp = Conditioning.at(list(given or {}), list((given or {}).values()), draws, 3)
     *_, last = sampler.run(model, clamp, seed, torch.arange(draws))
     few = Conditioning(clamp.where[:1000], clamp.tokens[:1000])
-    *_, plain = run_plain(model, sampler, few, seed, torch.arange(1000))
+    *_, plain = run_reference(model, sampler, few, seed, torch.arange(1000))
     assert torch.equal(last.x[:1000], plain)
     return last.x
 
@@ -274,11 +274,15 @@ def test_the_legacy_race_looks_at_every_position_in_every_step():
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_only_what_changes_the_distribution_is_named(name):
     own = {"remdm": {"eta": 0.02}, "first_hitting": {"normalized": True}}.get(name, {})
-    assert SAMPLERS[name]().levers() == own
-    assert SAMPLERS[name](temperature=0.7, top_p=0.9).levers() == {"temperature": 0.7, "top_p": 0.9, **own}
+    assert SAMPLERS[name]().distribution_options() == own
+    assert SAMPLERS[name](temperature=0.7, top_p=0.9).distribution_options() == {
+        "temperature": 0.7,
+        "top_p": 0.9,
+        **own,
+    }
     if name in STEPPERS:
         changed = SAMPLERS[name](steps=9, thinning=False, grid="cosine", correctors=1, draws="float32-gumbel")
-        assert changed.levers() == {"grid": "cosine", "correctors": 1, "draws": "float32-gumbel", **own}
+        assert changed.distribution_options() == {"grid": "cosine", "correctors": 1, "draws": "float32-gumbel", **own}
 
 
 @pytest.mark.parametrize(

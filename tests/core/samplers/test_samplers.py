@@ -21,7 +21,7 @@ from support.toys import (
 
 from sedd_cli.core.conditioning import Conditioning
 from sedd_cli.core.graphs import GRAPHS
-from sedd_cli.core.samplers import GRIDS, SAMPLERS, Stepper, run_plain
+from sedd_cli.core.samplers import GRIDS, SAMPLERS, Stepper, run_reference
 from sedd_cli.core.samplers.denoise import decode_step, denoise_step
 from sedd_cli.core.schedules import SCHEDULES
 from sedd_cli.core.score import ScoreModel
@@ -166,7 +166,7 @@ def test_the_last_step_of_the_published_code_is_an_option(last_step):
     }
     assert float((laws["bayes"] - laws["tweedie"]).abs().sum()) > 0.1
     stepper, draws = SAMPLERS["tweedie"](steps=4, last_step=last_step), 10_000
-    assert stepper.levers() == ({} if last_step == "bayes" else {"last_step": "tweedie"})
+    assert stepper.distribution_options() == ({} if last_step == "bayes" else {"last_step": "tweedie"})
     model = score_model(graph, noise, score)
     *_, last = stepper.run(model, Conditioning.nothing(draws, 2), seed=3, index=torch.arange(draws))
     follows(last.x, laws[last_step], N)
@@ -192,12 +192,12 @@ def test_the_fast_path_gives_the_plain_paths_samples(name, noise, sampler, sprea
     for steps in (3, 40):
         stepper = SAMPLERS[sampler](steps=steps)
         fast = list(stepper.run(model, clamp, seed=5, index=index))
-        for now, x in zip(fast, run_plain(model, stepper, clamp, seed=5, index=index), strict=True):
+        for now, x in zip(fast, run_reference(model, stepper, clamp, seed=5, index=index), strict=True):
             assert torch.equal(now.x, x)
 
 
 def test_a_sequence_that_breaks_the_bound_does_not_change_its_neighbours():
-    """A normaliser that is too large in some sequences only: they alone are looked at everywhere."""
+    """A normaliser that is too large in some sequences only: only they are scored everywhere."""
     graph, Q, p0 = world("absorbing", L=3)
     exact = reference.exact_score(p0, Q)
 
@@ -225,7 +225,7 @@ def test_a_bound_that_fails_is_noticed_and_mended():
     stepper = SAMPLERS["tweedie"](steps=50)
     fast = list(stepper.run(model, given, 1, index))
     assert fast[-1].fallbacks > 5
-    *_, x = run_plain(model, stepper, given, 1, index)
+    *_, x = run_reference(model, stepper, given, 1, index)
     assert torch.equal(fast[-1].x, x)
     quiet = list(stepper.run(score_model(graph, SCHEDULES["loglinear"](), exact), given, 1, index))
     assert quiet[-1].fallbacks == 0
@@ -251,17 +251,17 @@ def disagreements(stepper: Stepper, draws: int = 400) -> tuple[int, int]:
     model, L = breaking()
     given, index = Conditioning.nothing(draws, L), torch.arange(draws)
     *_, fast = stepper.run(model, given, 1, index)
-    *_, slow = run_plain(model, stepper, given, 1, index)
+    *_, slow = run_reference(model, stepper, given, 1, index)
     return int((fast.x != slow).any(1).sum()), fast.fallbacks
 
 
-def test_a_score_near_the_bound_makes_its_step_look_everywhere(monkeypatch):
-    """Where a candidate says e^m = 3, a position beyond 8 that was no candidate is looked at in the same step."""
+def test_a_score_near_the_assumed_largest_makes_its_step_score_every_position(monkeypatch):
+    """Where a candidate has e^m = 3, a position beyond 8 that was no candidate is scored in the same step."""
     stepper = SAMPLERS["tweedie"](steps=60)
     missed, fallbacks = disagreements(stepper)
     assert fallbacks > 0
-    # not all can be caught: without any candidate nothing announces them, as the module says
-    monkeypatch.setattr("sedd_cli.core.fast.thinning.MARGIN", 1e-9)  # the bound is never doubted
+    # not all can be caught: in a step without a candidate nothing is scored, as the module says
+    monkeypatch.setattr("sedd_cli.core.fast.thinning.CAUTION", 1e-9)  # positions are always skipped
     blind, silent = disagreements(stepper)
     assert silent == 0
     assert 0 < missed < 0.8 * blind
@@ -305,7 +305,7 @@ def test_a_real_network_is_sampled_alike_on_both_paths(name, sampler):
     given, index = Conditioning.at([2, 5], [3, 4], 50, 9), torch.arange(50)
     with torch.no_grad():
         *_, fast = stepper.run(model, given, 7, index)
-        *_, slow = run_plain(model, stepper, given, 7, index)
+        *_, slow = run_reference(model, stepper, given, 7, index)
     assert torch.equal(fast.x, slow)
     assert fast.fallbacks == 0
 
@@ -329,7 +329,7 @@ def test_normalized_is_the_law_of_the_score_divided_by_its_normaliser(sampler):
         model, Conditioning.nothing(draws, 3), seed=2, index=torch.arange(draws)
     )
     follows(last.x, truth, N + 1)
-    *_, x = run_plain(model, SAMPLERS[sampler](steps=steps), Conditioning.nothing(500, 3), 2, torch.arange(500))
+    *_, x = run_reference(model, SAMPLERS[sampler](steps=steps), Conditioning.nothing(500, 3), 2, torch.arange(500))
     assert torch.equal(last.x[:500], x)
 
 
