@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import dataclass
+from typing import ClassVar
 
 import pytest
 import reference
 import torch
+import torch.nn.functional as F
 from scipy.stats import chisquare
 
 from sedd_cli.core.graphs import GRAPHS, Graph
@@ -23,6 +26,24 @@ every_sampler = pytest.mark.parametrize("sampler", STEPPERS)
 every_pair = pytest.mark.parametrize(
     ("name", "sampler"), [(g, s) for g in GRAPHS for s in STEPPERS if g == "absorbing" or not SAMPLERS[s].needs_mask]
 )
+
+
+@dataclass(frozen=True)
+class Cyclic(Graph):
+    """Tokens on a circle, each moves to the next at rate 1: ratios as small as sigma^(N-1)/(N-1)!. Not registered."""
+
+    name: ClassVar[str] = "cyclic"
+
+    def rate(self, x: torch.Tensor) -> torch.Tensor:
+        here = F.one_hot(x, self.vocab_size).double()
+        return here.roll(1, -1) - here
+
+    def transition(self, sigma: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+        """The number of moves is Poisson; those of y are y − x, y − x + N, …"""
+        N, sigma = self.vocab_size, sigma.double()[..., None]
+        moves = (torch.arange(N) - x[..., None]) % N
+        terms = [moves + N * k for k in range(4)]
+        return sum(torch.exp(torch.xlogy(k, sigma) - sigma - torch.lgamma(k + 1.0)) for k in terms)
 
 
 def world(name: str, L: int, seed: int = 0) -> tuple[Graph, torch.Tensor, torch.Tensor]:

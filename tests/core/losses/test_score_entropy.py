@@ -6,6 +6,7 @@ import math
 import pytest
 import reference
 import torch
+from support.toys import Cyclic
 
 from sedd_cli.core.fast import kernels_of
 from sedd_cli.core.fast.base import Targets
@@ -273,3 +274,23 @@ def test_the_uniform_loss_of_large_outputs_is_finite_where_its_value_fits(z, kep
     assert bool(tile.isfinite().all())
     gradient = tile * kernels.loss_factor(targets)[:, None]
     assert float(gradient[0, 7]) == pytest.approx((math.exp(z) - r) / N, rel=1e-4)
+
+
+@pytest.mark.parametrize("sigma", [1e-3, 0.05, 1.0])
+def test_ratios_that_float32_cannot_hold_leave_loss_and_gradient_finite_and_right(sigma):
+    """On a circle of 50 tokens log r goes down to −480: r is 0 in float32, and e^{log s − log r} is infinite."""
+    graph, x0, x = Cyclic(vocab_size=50), 7, 9
+    log_p = [-sigma + m * math.log(sigma) - math.lgamma(m + 1) for m in ((y - x0) % 50 for y in range(50))]
+    for at in (x, x0):  # the one rate into x is from x − 1; x0 − 1 is 49 moves from x0
+        log_r = log_p[at - 1] - log_p[at]
+        for log_s in (-3.0, 0.5, 40.0, -600.0):
+            r, v = math.exp(log_r), log_s - log_r
+            truth = math.exp(log_s) - r * (1 + v)
+            log_score = torch.full((1, 50), log_s, dtype=torch.float32, requires_grad=True)
+            level = torch.tensor([sigma], **F64)
+            loss = score_entropy(graph, log_score, level, torch.tensor([at]), torch.tensor([x0]))
+            loss.sum().backward()
+            assert loss.item() == pytest.approx(truth, rel=2e-4, abs=1e-30)
+            assert bool(log_score.grad.isfinite().all())
+            found = float(log_score.grad[0, at - 1])
+            assert found == pytest.approx(math.exp(log_s) - r, rel=2e-4, abs=1e-30)
