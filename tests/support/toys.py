@@ -38,12 +38,14 @@ class Cyclic(Graph):
         here = F.one_hot(x, self.vocab_size).double()
         return here.roll(1, -1) - here
 
-    def transition(self, sigma: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-        """The number of moves is Poisson; those of y are y − x, y − x + N, …"""
-        N, sigma = self.vocab_size, sigma.double()[..., None]
-        moves = (torch.arange(N) - x[..., None]) % N
-        terms = [moves + N * k for k in range(4)]
-        return sum(torch.exp(torch.xlogy(k, sigma) - sigma - torch.lgamma(k + 1.0)) for k in terms)
+
+def cyclic_transition(vocab_size: int, sigma: float) -> torch.Tensor:
+    """exp(sigma·Q) of `Cyclic` in closed form: the number of moves is Poisson; those of y are y − x, y − x + N, …"""
+    here = torch.arange(vocab_size)
+    moves = (here[:, None] - here) % vocab_size
+    terms = [(moves + vocab_size * k).double() for k in range(1 + 200 // vocab_size)]
+    level = torch.tensor(sigma, dtype=torch.float64)
+    return sum(torch.exp(torch.xlogy(k, level) - level - torch.lgamma(k + 1)) for k in terms)
 
 
 def world(name: str, L: int, seed: int = 0) -> tuple[Graph, torch.Tensor, torch.Tensor]:

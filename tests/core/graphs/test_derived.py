@@ -32,7 +32,6 @@ def derived(graph: Graph) -> Graph:
         states = graph.states
         mask = graph.mask
         rate = staticmethod(graph.rate)
-        transition = staticmethod(graph.transition)
         log_score = staticmethod(graph.log_score)
 
     return Derived(graph.vocab_size)
