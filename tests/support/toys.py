@@ -48,9 +48,23 @@ def cyclic_transition(vocab_size: int, sigma: float) -> torch.Tensor:
     return sum(torch.exp(torch.xlogy(k, level) - level - torch.lgamma(k + 1)) for k in terms)
 
 
+def rate_matrix(name: str, vocab_size: int) -> torch.Tensor:
+    """Q [S, S] as the paper writes it; of a graph that tests/reference does not know, its own `rate`."""
+    if name in reference.RATES:
+        return reference.rate_matrix(name, vocab_size)
+    return GRAPHS[name](vocab_size=vocab_size).rate_matrix
+
+
+def base(name: str, vocab_size: int) -> torch.Tensor:
+    """p_base [S] as the paper writes it; of a graph that tests/reference does not know, from its rates."""
+    if name in reference.RATES:
+        return reference.base(name, vocab_size)
+    return reference.limit(rate_matrix(name, vocab_size))[:, 0]
+
+
 def world(name: str, L: int, seed: int = 0) -> tuple[Graph, torch.Tensor, torch.Tensor]:
     """(graph, Q, p0): the graph over N tokens, its dense rates, a data distribution over its states."""
-    Q = reference.rate_matrix(name, N)
+    Q = rate_matrix(name, N)
     return GRAPHS[name](vocab_size=N), Q, reference.source(N, L, len(Q), seed)
 
 

@@ -23,7 +23,7 @@ from sedd_cli.core.categorical import inverse_cdf
 from sedd_cli.core.graphs import exponential
 from sedd_cli.core.registry import Registry
 
-GRAPHS = Registry("graph")
+GRAPHS = Registry("graph", __package__)
 
 #: The dense forms hold matrices of S × S float64; a graph with more states needs closed forms.
 MOST_DENSE_STATES = 4096

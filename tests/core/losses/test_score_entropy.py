@@ -6,7 +6,7 @@ import math
 import pytest
 import reference
 import torch
-from support.toys import Cyclic
+from support.toys import Cyclic, base, rate_matrix
 
 from sedd_cli.core.fast import kernels_of
 from sedd_cli.core.fast.base import Targets
@@ -21,18 +21,18 @@ F64 = {"dtype": torch.float64}
 
 def reachable(name: str) -> list[tuple[int, int]]:
     """Every (x0, x) that the forward process can produce."""
-    P = reference.transition(reference.rate_matrix(name, N), 1.0)
+    P = reference.transition(rate_matrix(name, N), 1.0)
     return [(x0, x) for x0, x in itertools.product(range(N), range(len(P))) if P[x, x0] > 0]
 
 
 def true_log_ratio(name: str, sigma: float, x: int, x0: int) -> torch.Tensor:
     """log p(y | x0)/p(x | x0), with -inf where y cannot be reached."""
-    P = reference.transition(reference.rate_matrix(name, N), sigma)
+    P = reference.transition(rate_matrix(name, N), sigma)
     return (P[:, x0] / P[x, x0]).log()
 
 
 def random_log_score(name: str, x: int, seed: int, spread: float = 2.0) -> torch.Tensor:
-    log_score = spread * torch.randn(len(reference.base(name, N)), generator=torch.Generator().manual_seed(seed), **F64)
+    log_score = spread * torch.randn(len(base(name, N)), generator=torch.Generator().manual_seed(seed), **F64)
     log_score[x] = 0.0
     return log_score
 
@@ -45,7 +45,7 @@ def loss_at(name: str, log_score: torch.Tensor, sigma: float, x: int, x0: int) -
 @every_graph
 @pytest.mark.parametrize("sigma", SIGMAS)
 def test_loss_is_the_generic_sum_for_every_x0_and_x(name, sigma):
-    Q = reference.rate_matrix(name, N)
+    Q = rate_matrix(name, N)
     for seed, (x0, x) in enumerate(reachable(name)):
         log_score = random_log_score(name, x, seed)
         truth = reference.score_entropy(Q, log_score.tolist(), sigma, x, x0)
@@ -72,7 +72,7 @@ def test_loss_is_non_negative_and_zero_with_zero_gradient_at_the_true_ratio(name
 @pytest.mark.parametrize("sigma", [1e-3, 0.5, 8.0])
 def test_leaving_the_true_ratio_costs(name, sigma):
     """Strictly minimal: every single ratio that matters, moved either way, raises the loss by its second order."""
-    Q = reference.rate_matrix(name, N)
+    Q = rate_matrix(name, N)
     P = reference.transition(Q, sigma)
     for x0, x in reachable(name):
         truth = true_log_ratio(name, sigma, x, x0).clamp(min=-60)
@@ -90,7 +90,7 @@ def test_leaving_the_true_ratio_costs(name, sigma):
 @every_graph
 def test_weighted_gradient_is_s_minus_r(name):
     """d loss / d log s_y = Q(x, y)·(s_y - r_y) off the current token, and 0 at it."""
-    Q = reference.rate_matrix(name, N)
+    Q = rate_matrix(name, N)
     for seed, (x0, x) in enumerate(reachable(name)):
         for sigma in (1e-3, 0.7, 9.0):
             log_score = random_log_score(name, x, seed).requires_grad_()
