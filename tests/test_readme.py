@@ -7,9 +7,13 @@ of a tiny network has the name of every recipe that is trained.
 
 from __future__ import annotations
 
+import json
+import os
 import re
 import shlex
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -150,7 +154,17 @@ def test_a_command_exists(name):
     assert name in typer.main.get_command(app).commands
 
 
+@pytest.fixture
+def examples(monkeypatch) -> None:
+    """The parts that the guide `extending` adds, registered for one test."""
+    for registry in (GRAPHS, SCHEDULES, OBJECTIVES, SAMPLERS):
+        monkeypatch.setattr(registry, "_classes", dict(registry._classes))
+    for code in re.findall(r"```python\n(.*?)```", TEXTS["extending"], re.DOTALL):
+        exec(compile(code, "extending.md", "exec", dont_inherit=True), {"__name__": "extending_example"})
+
+
 @pytest.mark.parametrize("command", WHOLE)
+@pytest.mark.usefixtures("examples")
 def test_a_command_parses(command):
     verb, *words = shlex.split(filled(command))[1:]
     context = typer.main.get_command(app).commands[verb].make_context(verb, words)
@@ -160,6 +174,7 @@ def test_a_command_parses(command):
 
 
 @pytest.mark.parametrize("command", RUN)
+@pytest.mark.usefixtures("examples")
 def test_a_command_runs(command, here, sedd):
     command = filled(command)
     for pattern, small in SMALLER.items():
@@ -194,6 +209,32 @@ def test_the_example_of_a_schedule_is_one(monkeypatch):
     torch.testing.assert_close(torch.autograd.grad(sigma.sum(), t)[0], dsigma)
     torch.testing.assert_close(schedule.t(sigma), t)
     assert SCHEDULES["constant"] is scope["Constant"]
+
+
+@pytest.mark.usefixtures("examples")
+def test_the_parts_of_the_guide_are_trained_evaluated_and_sampled(here, sedd):
+    words = "graph=ring data.tokenizer=char", "noise={name: constant, sigma_max: 4}", "train.precision=fp32"
+    more = "--no-report", "--run-dir", "runs/ring"
+    assert sedd("train", "quickstart", *words[0].split(), *words[1:], *more).code == 0
+    outcome = sedd("eval", "--model", "runs/ring", "--blocks", "2", "--json")
+    assert outcome.code == 0, outcome.err
+    assert 0 < json.loads(outcome.out)["nats_per_token"] < 100
+    for sampler in ("frozen_rates", "tweedie"):
+        outcome = sedd("sample", "--model", "runs/ring", "--sampler", sampler, "--steps", "3", "-n", "2", "--json")
+        assert outcome.code == 0, outcome.err
+
+
+@pytest.mark.slow
+def test_the_parts_of_the_guide_pass_the_tests_that_it_names():
+    """In a run of their own, whose registries hold them from the start; a tenth of the tests stands for all."""
+    tests = ["tests/core/graphs", "tests/core/samplers/test_samplers.py", "tests/core/test_schedules.py"]
+    words = "ring or (frozen_rates and ring) or (frozen_rates and absorbing) or constant"
+    words = f"({words}) and not (samples_follow or the_fast_path)"
+    command = [sys.executable, "-m", "pytest", "-p", "support.extended", "-p", "no:cacheprovider", "-q", "-k", words]
+    path = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
+    env = os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
+    found = subprocess.run([*command, *tests], cwd=ROOT, env=env, capture_output=True, text=True)
+    assert found.returncode == 0, found.stdout[-3000:]
 
 
 @pytest.mark.parametrize("name", DOCUMENTS)

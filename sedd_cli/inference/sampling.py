@@ -89,7 +89,7 @@ class Sampling:
         default = "left_to_right" if model.exact else part.name if part else "tweedie"
         name = (default if self.sampler is None else self.sampler).replace("-", "_")
         if name not in SAMPLERS:
-            raise RequestError(f"unknown sampler {name!r}{nearest(name, SAMPLERS)}")
+            raise RequestError(f"unknown sampler {name!r}{nearest(name, SAMPLERS)}{SAMPLERS.forgotten()}")
         from_recipe = dict(part.options) if part and part.name == name else {}
         if self.remask is not None and name != "remdm":
             if name != "tweedie":

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 #: Whole numbers beyond this are refused: seeds have 64 bits, and nothing is larger.
 LARGEST = 2**64 - 1
+#: Words for a key of a recipe that are not like it.
+SYNONYMS = {"schedule": "noise", "loss": "objective", "process": "graph", "dataset": "data"}
 
 
 def build(cls: type[T], data: Any, path: str, **given: Any) -> T:
@@ -69,7 +71,13 @@ class Typed(str):
         if hint in (int, float, bool):
             return str(self)
         if self.lstrip().startswith(("{", "[")):  # several values
-            return parse_yaml(self, path)
+            try:
+                return parse_yaml(self, path)
+            except RequestError as error:
+                if self.rstrip().endswith(("}", "]")):
+                    raise
+                key = path.rpartition(".")[2]  # a shell cuts at spaces
+                raise RequestError(f'{error}; put the whole override in quotes: "{key}={{name: ..., ...}}"') from None
         return self.split(",") if typing.get_origin(hint) is tuple else str(self)
 
 
@@ -119,7 +127,8 @@ def convert(hint: Any, value: Any, path: str) -> Any:
 def nearest(name: str, known: Iterable[str]) -> str:
     """The end of a message about an unknown name: the most similar known name, and all of them."""
     known = sorted(known)
-    close = difflib.get_close_matches(shortened(name), known, n=1, cutoff=0.5)
+    close = [SYNONYMS[name]] if SYNONYMS.get(name) in known else []
+    close = close or difflib.get_close_matches(shortened(name), known, n=1, cutoff=0.5)
     meant = f", did you mean {close[0]!r}?" if close else "."
     return f"{meant} Accepted: {listed(known, 100) or 'none'}"
 

@@ -12,7 +12,7 @@ from sedd_cli.core.losses import OBJECTIVES
 from sedd_cli.core.registry import Registry
 from sedd_cli.core.samplers import SAMPLERS
 from sedd_cli.core.schedules import SCHEDULES
-from sedd_cli.errors import RequestError, displayed
+from sedd_cli.errors import RequestError, displayed, shortened
 from sedd_cli.recipe.build import build, nearest, to_data
 
 
@@ -41,10 +41,12 @@ class Part:
             data = {"name": data}  # a name stands for the part with its defaults
         if not isinstance(data, Mapping) or "name" not in data:
             names = ", ".join(sorted(cls.registry))
-            raise RequestError(f"{path}: expected a name ({names}) and its options, found {displayed(data)}")
+            glued = [key for key in data if ":" in str(key)] if isinstance(data, Mapping) else []
+            hint = f"; a space belongs behind the colon of {shortened(str(glued[0]))}" if glued else ""
+            raise RequestError(f"{path}: expected a name ({names}) and its options, found {displayed(data)}{hint}")
         name, options = data["name"], {k: v for k, v in data.items() if k != "name"}
         if not isinstance(name, str) or name not in cls.registry:
-            near = nearest(str(name), cls.registry)
+            near = nearest(str(name), cls.registry) + cls.registry.forgotten()
             raise RequestError(f"{path}.name: unknown {cls.registry.kind} {displayed(name)}{near}")
         cls._misplaced(name, options, path)
         made = build(cls.registry[name], options, path, **cls.unstated)

@@ -191,7 +191,7 @@ def test_a_training_checkpoint_that_is_none_is_refused(tmp_path, change, kind, m
         ("tokens", "many", "tokens must be int, found 'many'"),
         ("tokens", True, "tokens must be int, found True"),
         ("tokens", 1, "vocab_size must be at least 2, found 1"),
-        ("noise", {"type": "cosine"}, "noise.type must be one of loglinear, geometric"),
+        ("noise", {"type": "spiral"}, "noise.type must be one of loglinear, geometric"),
         ("noise", {"type": "geometric", "sigma_min": "low", "sigma_max": 20}, "noise.sigma_min: expected a number"),
         ("noise", {"type": "geometric", "sigma_min": 30, "sigma_max": 20}, "0 < sigma_min < sigma_max"),
         ("model", {}, "model.scale_by_sigma is missing"),

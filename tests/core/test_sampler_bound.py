@@ -6,7 +6,7 @@ import math
 import pytest
 import reference
 import torch
-from support.toys import N, every_noise, every_pair, schedule, score_model, world
+from support.toys import N, base, every_noise, every_pair, schedule, score_model, world
 
 from sedd_cli.core.bounds import rigorous_bound
 from sedd_cli.core.conditioning import Conditioning
@@ -32,7 +32,7 @@ def test_the_bound_is_the_enumerated_one_and_lies_above_the_truth(name, noise, s
     graph, Q, p0 = world(name, L=2)
     score = reference.wrong_score(p0, Q, 0.4)
     model, stepper, mask = score_model(graph, noise, score), SAMPLERS[sampler](steps=steps), graph.mask
-    start = reference.base(name, N)
+    start = base(name, N)
     law = reference.chain(sampler, score, Q, start, schedule(noise), steps, 2, mask).view(graph.states, -1)
     bounds = []
     for x0 in reference.sequences(N, 2):

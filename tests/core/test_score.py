@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import reference
 import torch
-from support.toys import score_model, world
+from support.toys import rate_matrix, score_model, world
 
 from sedd_cli.core import score as score_module
 from sedd_cli.core.fast import KERNELS, kernels_of
@@ -68,7 +68,7 @@ def test_score_entropy_from_the_network_output_is_that_of_its_scores(name, scale
 def test_score_entropy_of_a_batch_sums_positions_one_by_one(name, block, monkeypatch):
     monkeypatch.setattr(score_module, "ROW_BLOCK", block)
     model, x0, x, sigma = example(name)
-    Q = reference.rate_matrix(name, model.graph.vocab_size)
+    Q = rate_matrix(name, model.graph.vocab_size)
     truth = [reference.sequence_loss(model.net.score, Q, float(sigma[b]), x[b], x0[b]) for b in range(3)]
     assert sequence_score_entropy(model, x, sigma, x0).tolist() == pytest.approx(truth, rel=1e-10, abs=1e-12)
 

@@ -137,3 +137,18 @@ def test_another_graph_by_name_drops_the_options_of_the_one_before():
     assert recipe.graph.to_data() == {"name": "uniform"}
     assert recipe.noise.to_data()["sigma_max"] == 10
     assert load_recipe("quickstart", ["graph.name=absorbing"]) == load_recipe("quickstart")
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("schedule=geometric", "schedule: unknown key, did you mean 'noise'?"),
+        ("loss=score_entropy", "loss: unknown key, did you mean 'objective'?"),
+        ("noise={name:", "put the whole override in quotes"),
+        ("graph={name:uniform}", "a space belongs behind the colon of name:uniform"),
+    ],
+)
+def test_what_a_shell_or_a_habit_makes_of_an_override_is_explained(override, message):
+    with pytest.raises(RequestError) as error:
+        load_recipe("quickstart", [override])
+    assert message in str(error.value)

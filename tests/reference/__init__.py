@@ -22,6 +22,7 @@ from reference.loss import (
 from reference.network import Oracle, network
 from reference.ngram import kneser_ney
 from reference.process import (
+    RATES,
     Schedule,
     Score,
     base,
@@ -30,6 +31,7 @@ from reference.process import (
     diffuse,
     exact_score,
     geometric,
+    limit,
     loglinear,
     nll,
     rate_matrix,
@@ -39,6 +41,8 @@ from reference.process import (
     wrong_score,
 )
 from reference.samplers import (
+    STEPS,
+    Interval,
     bayes_step,
     chain,
     clamp,
@@ -51,6 +55,7 @@ from reference.samplers import (
     remdm_step,
     reverse_posterior,
     reverse_process,
+    sampler_step,
     shaped,
     time_grid,
     tweedie_step,

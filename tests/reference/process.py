@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable
+from functools import lru_cache
 
 import torch
 
@@ -12,6 +13,10 @@ import torch
 Score = Callable[[torch.Tensor, float], torch.Tensor]
 #: t → (sigma, dsigma/dt).
 Schedule = Callable[[float], tuple[float, float]]
+
+
+#: The graphs whose rates and p_base are written here.
+RATES = ("absorbing", "uniform", "hybrid")
 
 
 def rate_matrix(graph: str, N: int) -> torch.Tensor:
@@ -27,19 +32,49 @@ def rate_matrix(graph: str, N: int) -> torch.Tensor:
         Q = rate_matrix("absorbing", N)
         Q[:N, :N] += 0.2 * rate_matrix("uniform", N)
         return Q
-    raise ValueError(f"no dense rate matrix is written for graph {graph!r}")
+    raise ValueError(f"no dense rate matrix is written for graph {graph!r} in tests/reference/process.py")
 
 
 def base(graph: str, N: int) -> torch.Tensor:
     """p_base of one position, [S]."""
     if graph in ("absorbing", "hybrid"):
         return torch.tensor([0.0] * N + [1.0], dtype=torch.float64)
-    return torch.full((N,), 1.0 / N, dtype=torch.float64)
+    if graph == "uniform":
+        return torch.full((N,), 1.0 / N, dtype=torch.float64)
+    raise ValueError(f"no p_base is written for graph {graph!r} in tests/reference/process.py")
+
+
+def limit(Q: torch.Tensor) -> torch.Tensor:
+    """exp(sigma Q) at infinite sigma, [S, S], of a graph with one distribution that all states tend to."""
+    S = len(Q)
+    # Q p = 0 and sum(p) = 1
+    A = torch.cat([Q, torch.ones(1, S, dtype=torch.float64)])
+    b = torch.cat([torch.zeros(S, dtype=torch.float64), torch.ones(1, dtype=torch.float64)])
+    p = torch.linalg.lstsq(A, b[:, None], driver="gelsd").solution
+    return p.expand(S, S)
 
 
 def transition(Q: torch.Tensor, sigma: float) -> torch.Tensor:
-    """exp(sigma Q), [S, S]: column x0 is p(. | x0)."""
-    return torch.matrix_exp(sigma * Q)
+    """exp(sigma Q), [S, S]: column x0 is p(. | x0).
+
+    For sigma >= 0 the sum of Poisson(k; c sigma) (I + Q/c)^k over k: `matrix_exp` is right relative to the largest
+    entry only, and small ones are compared with, too.
+    """
+    if sigma < 0:
+        return torch.matrix_exp(sigma * Q)
+    return _uniformised(tuple(Q.flatten().tolist()), float(sigma)).clone()
+
+
+@lru_cache(maxsize=4096)
+def _uniformised(entries: tuple[float, ...], sigma: float) -> torch.Tensor:
+    Q = torch.tensor(entries, dtype=torch.float64).view(math.isqrt(len(entries)), -1)
+    c = float(-Q.diagonal().min())
+    power = torch.eye(len(Q), dtype=torch.float64)
+    total, mean = math.exp(-c * sigma) * power, c * sigma
+    for k in range(1, int(mean + 12 * math.sqrt(mean)) + len(Q) + 40 if mean else 1):
+        power = power + Q @ power / c
+        total = total + math.exp(k * math.log(mean) - mean - math.lgamma(k + 1)) * power
+    return total
 
 
 def corruption(Q: torch.Tensor, sigma: float, pinned: tuple[float, int] | None = None) -> torch.Tensor:

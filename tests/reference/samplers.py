@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -169,6 +170,41 @@ def shaped(rows: torch.Tensor, x: torch.Tensor, temperature: float = 1.0, top_p:
     return out
 
 
+@dataclass(frozen=True)
+class Interval:
+    """The step from time t to time s."""
+
+    t: float
+    s: float
+    sigma: float
+    sigma_next: float
+    dsigma: float
+    eta: float = 0.02
+
+    @classmethod
+    def between(cls, schedule: Schedule, t: float, s: float, eta: float = 0.02) -> Interval:
+        (sigma, dsigma), (sigma_next, _) = schedule(t), schedule(s)
+        return cls(t, s, sigma, sigma_next, dsigma, eta)
+
+
+#: The dense step of each sampler on a grid: (Q, x [M, L], s [M, L, S], interval) -> probabilities [M, L, S].
+#: A new sampler needs a line here.
+STEPS = {
+    "euler": lambda Q, x, s, step: euler_step(Q, x, s, (step.t - step.s) * step.dsigma),
+    "tweedie": lambda Q, x, s, step: tweedie_step(Q, x, s, step.sigma - step.sigma_next),
+    "remdm": lambda Q, x, s, step: remdm_step(x, s, step.sigma_next, step.sigma, step.eta),
+}
+
+
+def sampler_step(sampler: str, Q: torch.Tensor, x: torch.Tensor, s: torch.Tensor, step: Interval) -> torch.Tensor:
+    """The dense step of a sampler, [M, L, S]."""
+    if sampler not in STEPS:
+        raise ValueError(
+            f"no dense step is written for sampler {sampler!r}: add it to STEPS, tests/reference/samplers.py"
+        )
+    return STEPS[sampler](Q, x, s, step)
+
+
 def chain(
     sampler: str,
     score: Score,
@@ -195,16 +231,8 @@ def chain(
         return clamp(p @ joint(shaped(rows, xs, temperature, top_p)), S, given)
 
     for t, s_time in itertools.pairwise(grid):
-        (sigma, dsigma), (sigma_next, dsigma_next) = schedule(t), schedule(s_time)
-        s = score(xs, sigma)
-        if sampler == "euler":
-            rows = euler_step(Q, xs, s, (t - s_time) * dsigma)
-        elif sampler == "tweedie":
-            rows = tweedie_step(Q, xs, s, sigma - sigma_next)
-        elif sampler == "remdm":
-            rows = remdm_step(xs, s, sigma_next, sigma, eta)
-        else:
-            raise ValueError(f"no dense step is written for sampler {sampler!r}")
+        step, (sigma_next, dsigma_next) = Interval.between(schedule, t, s_time, eta), schedule(s_time)
+        rows = sampler_step(sampler, Q, xs, score(xs, step.sigma), step)
         p = after(p, rows)
         for _ in range(correctors):
             half = (1 - math.exp(-sigma_next)) / 2
@@ -244,16 +272,12 @@ def guided_bound(
     total = float(torch.special.xlogy(first, first / start.clamp(min=1e-300)).sum())
     at = joint(first[None])[0]
     for t, s_time in [*itertools.pairwise(grid), (grid[-1], None)]:
-        sigma, dsigma = schedule(t)
+        sigma, _ = schedule(t)
         s = score(xs, sigma)
         if s_time is None:
             p = bayes_step(Q, xs, s, sigma, mask)
-        elif sampler == "euler":
-            p = euler_step(Q, xs, s, (t - s_time) * dsigma)
-        elif sampler == "remdm":
-            p = remdm_step(xs, s, schedule(s_time)[0], sigma, eta)
         else:
-            p = tweedie_step(Q, xs, s, sigma - schedule(s_time)[0])
+            p = sampler_step(sampler, Q, xs, s, Interval.between(schedule, t, s_time, eta))
         q = torch.zeros_like(p)
         for row, i in itertools.product(range(len(xs)), range(L)):
             here, true = int(xs[row, i]), int(x0[i])

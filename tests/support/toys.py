@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import dataclass
+from typing import ClassVar
 
 import pytest
 import reference
 import torch
+import torch.nn.functional as F
 from scipy.stats import chisquare
 
 from sedd_cli.core.graphs import GRAPHS, Graph
@@ -25,9 +28,43 @@ every_pair = pytest.mark.parametrize(
 )
 
 
+@dataclass(frozen=True)
+class Cyclic(Graph):
+    """Tokens on a circle, each moves to the next at rate 1: ratios as small as sigma^(N-1)/(N-1)!. Not registered."""
+
+    name: ClassVar[str] = "cyclic"
+
+    def rate(self, x: torch.Tensor) -> torch.Tensor:
+        here = F.one_hot(x, self.vocab_size).double()
+        return here.roll(1, -1) - here
+
+
+def cyclic_transition(vocab_size: int, sigma: float) -> torch.Tensor:
+    """exp(sigma·Q) of `Cyclic` in closed form: the number of moves is Poisson; those of y are y − x, y − x + N, …"""
+    here = torch.arange(vocab_size)
+    moves = (here[:, None] - here) % vocab_size
+    terms = [(moves + vocab_size * k).double() for k in range(1 + 200 // vocab_size)]
+    level = torch.tensor(sigma, dtype=torch.float64)
+    return sum(torch.exp(torch.xlogy(k, level) - level - torch.lgamma(k + 1)) for k in terms)
+
+
+def rate_matrix(name: str, vocab_size: int) -> torch.Tensor:
+    """Q [S, S] as the paper writes it; of a graph that tests/reference does not know, its own `rate`."""
+    if name in reference.RATES:
+        return reference.rate_matrix(name, vocab_size)
+    return GRAPHS[name](vocab_size=vocab_size).rate_matrix
+
+
+def base(name: str, vocab_size: int) -> torch.Tensor:
+    """p_base [S] as the paper writes it; of a graph that tests/reference does not know, from its rates."""
+    if name in reference.RATES:
+        return reference.base(name, vocab_size)
+    return reference.limit(rate_matrix(name, vocab_size))[:, 0]
+
+
 def world(name: str, L: int, seed: int = 0) -> tuple[Graph, torch.Tensor, torch.Tensor]:
     """(graph, Q, p0): the graph over N tokens, its dense rates, a data distribution over its states."""
-    Q = reference.rate_matrix(name, N)
+    Q = rate_matrix(name, N)
     return GRAPHS[name](vocab_size=N), Q, reference.source(N, L, len(Q), seed)
 
 

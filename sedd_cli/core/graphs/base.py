@@ -1,8 +1,8 @@
 """A graph is its generator Q (paper, section 2.1 and eqs. 13–16).
 
-`rate` (columns of Q) and `transition` (columns of exp(sigma·Q)) define a graph. Everything else that losses, bounds and
-samplers need follows from these two, densely and in float64, below. A graph overrides what it has in closed form; one
-test holds each override against the form given here.
+`rate` (columns of Q) defines a graph. Everything else that losses, bounds and samplers need follows from it, densely
+and in float64, below; first of all `transition` (columns of exp(sigma·Q)). A graph overrides what it has in closed
+form; one test holds each override against the form given here.
 
 All methods work position by position. x and x0 are states [...], sigma is total noise of the same shape, or one value
 a sequence ([B] beside x [B, L]). Scores and distributions have one more axis, [..., S].
@@ -20,9 +20,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sedd_cli.core.categorical import inverse_cdf
+from sedd_cli.core.graphs import exponential
 from sedd_cli.core.registry import Registry
 
-GRAPHS = Registry("graph")
+GRAPHS = Registry("graph", __package__)
 
 #: The dense forms hold matrices of S × S float64; a graph with more states needs closed forms.
 MOST_DENSE_STATES = 4096
@@ -48,11 +49,15 @@ class Transition:
 
     @classmethod
     def of_masses(cls, masses: Tensor, x: Tensor) -> Transition:
-        """Masses [..., S] of all states, the current one x [...] among them; negative ones are set to 0."""
+        """Masses [..., S] of all states, the current one x [...] among them; negative ones are set to 0.
+
+        Where none is positive the position stays.
+        """
         masses = masses.clamp(min=0.0)
         weights = masses.scatter(-1, x[..., None], 0.0)
         moved = weights.sum(-1, dtype=torch.float64)
-        return cls(moved / (moved + masses.gather(-1, x[..., None])[..., 0]), weights)
+        total = moved + masses.gather(-1, x[..., None])[..., 0]
+        return cls(moved / torch.where(total > 0, total, 1.0), weights)
 
 
 @dataclass(frozen=True)
@@ -89,12 +94,18 @@ class Graph(ABC):
     def rate(self, x: Tensor) -> Tensor:
         """The column of Q at x: rates from x [...] to every state y, [..., S] float64; its sum is 0."""
 
-    @abstractmethod
     def transition(self, sigma: Tensor, x: Tensor) -> Tensor:
-        """The column of exp(sigma·Q) at x: p_sigma(y|x) for every y, [..., S] float64.
+        """The column of exp(sigma·Q) at x: p_sigma(y|x) for every y, [..., S] float64 on the device of x.
 
-        sigma [...] has the shape of x. The formula also holds for negative sigma, which gives the inverse matrix.
+        sigma [...] has the shape of x. It may be 0; infinite, which gives the limit (`base` uses it); or negative,
+        which gives the inverse matrix. For sigma ≥ 0 no entry is negative, and small entries have small errors relative
+        to themselves, because ratios of them are taken.
         """
+        endless = sigma.isposinf()
+        p = exponential.columns(self.rate_matrix.to(x.device), torch.where(endless, 0.0, sigma.double()), x)
+        if not bool(endless.any()):
+            return p
+        return torch.where(endless[..., None], self._limit.to(x.device)[:, x].movedim(0, -1), p)
 
     # -- rows of the two matrices, and products with them ------------------------------------------
 
@@ -103,6 +114,10 @@ class Graph(ABC):
         """Q [S, S] float64: entry (y, x) is the rate from x to y."""
         self._check_dense()
         return self.rate(torch.arange(self.states)).T
+
+    @cached_property
+    def _limit(self) -> Tensor:
+        return exponential.limit(self.rate_matrix)
 
     def transition_matrix(self, sigma: Tensor) -> Tensor:
         """exp(sigma·Q) for sigma [...]: [..., S, S] float64, entry (y, x) is p(y|x)."""
@@ -166,9 +181,12 @@ class Graph(ABC):
 
     def active_share(self, sigma: Tensor) -> Tensor:
         """The expected share of active positions at noise sigma [...], over evenly distributed tokens."""
+        active = self.active(torch.arange(self.states, device=sigma.device))
+        if bool(active.all()):
+            return torch.ones_like(sigma, dtype=torch.float64)
         tokens = torch.arange(self.vocab_size, device=sigma.device).expand(*sigma.shape, -1)
         p = self.transition(sigma.double()[..., None].expand(tokens.shape), tokens).mean(-2)
-        return p @ self.active(torch.arange(self.states, device=sigma.device)).double()
+        return p @ active.double()
 
     @cached_property
     def masking(self) -> bool:

@@ -16,7 +16,7 @@ from sedd_cli.core.registry import Registry
 from sedd_cli.core.schedules import T_MIN
 from sedd_cli.core.score import Loss, Parametrization, ScoreModel
 
-OBJECTIVES = Registry("objective")
+OBJECTIVES = Registry("objective", __package__)
 
 
 @dataclass(frozen=True)

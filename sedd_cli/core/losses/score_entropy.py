@@ -25,8 +25,9 @@ def score_entropy(graph: Graph, log_score: Tensor, sigma: Tensor, x: Tensor, x0:
 
         Σ_{y≠x} Q(x,y)·(s_y − r_y log s_y + K(r_y)),  r_y = p(y|x0)/p(x|x0),  K(a) = a(log a − 1).
 
-    A term is r_y·φ(log s_y − log r_y) with φ(v) = e^v − 1 − v, and s_y where r_y = 0. In this form all terms are
-    positive and finite; the textbook form cancels terms of size r·log r.
+    A term is r_y·φ(v) with φ(v) = e^v − 1 − v, v = log s_y − log r_y, and s_y where r_y = 0. In this form all terms are
+    positive; the textbook form cancels terms of size r·log r. Beyond v = 1, where nothing cancels, e^v may overflow
+    while r_y underflows: the term is s_y − r_y·(1 + v) there.
 
     Args:
         log_score: log s [..., S].
@@ -41,7 +42,10 @@ def score_entropy(graph: Graph, log_score: Tensor, sigma: Tensor, x: Tensor, x0:
     log_s = torch.where(used, log_score, 0.0)
     v = log_s - log_r
     r = log_r.exp()
-    term = torch.where(possible, scaled_rise(r, v) - r * v, log_s.exp())
+    near = possible & (v <= 1)
+    near_v = torch.where(near, v, 0.0)
+    s = torch.where(near, 0.0, log_s).exp()
+    term = torch.where(near, scaled_rise(r, near_v) - r * near_v, s - torch.where(possible, r * (1 + v), 0.0))
     return (rate.to(term.dtype) * term).sum(-1)
 
 

@@ -16,7 +16,7 @@ from sedd_cli.core.graphs import Graph
 from sedd_cli.core.registry import Registry
 from sedd_cli.core.score import ScoreModel
 
-SAMPLERS = Registry("sampler")
+SAMPLERS = Registry("sampler", __package__)
 
 
 @dataclass(frozen=True)

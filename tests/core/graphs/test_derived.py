@@ -8,6 +8,7 @@ import pytest
 import reference
 import torch
 import torch.nn.functional as F
+from support.toys import base, rate_matrix
 
 from sedd_cli.core.fast import KERNELS, kernels_of
 from sedd_cli.core.graphs import GRAPHS, Graph, Transition
@@ -32,7 +33,6 @@ def derived(graph: Graph) -> Graph:
         states = graph.states
         mask = graph.mask
         rate = staticmethod(graph.rate)
-        transition = staticmethod(graph.transition)
         log_score = staticmethod(graph.log_score)
 
     return Derived(graph.vocab_size)
@@ -55,12 +55,20 @@ def equal(found: torch.Tensor, truth: torch.Tensor, rtol: float = 1e-9) -> None:
     torch.testing.assert_close(found.double(), truth.double(), rtol=rtol, atol=1e-12)
 
 
-@every_graph
+@pytest.mark.parametrize("name", reference.RATES)
 @every_size
 def test_the_columns_of_the_rate_are_those_of_the_papers_matrix(name, N):
     graph = GRAPHS[name](vocab_size=N)
-    torch.testing.assert_close(graph.rate_matrix, reference.rate_matrix(name, N), rtol=1e-14, atol=1e-15)
-    assert graph.rate_matrix.sum(0).abs().max() < 1e-14
+    torch.testing.assert_close(graph.rate_matrix, rate_matrix(name, N), rtol=1e-14, atol=1e-15)
+
+
+@every_graph
+@every_size
+def test_the_rate_is_a_generator(name, N):
+    rate = GRAPHS[name](vocab_size=N).rate_matrix
+    assert rate.dtype == torch.float64
+    assert float(rate.sum(0).abs().max()) < 1e-14 * max(1.0, float(rate.abs().max()))
+    assert bool((rate - rate.diagonal().diag() >= 0).all())
 
 
 @every_graph
@@ -126,7 +134,7 @@ def test_mean_scores_posteriors_and_what_scores_can_be_are_the_dense_ones(name, 
 @every_size
 def test_the_base_distribution_is_that_of_infinite_noise(name, N):
     graph = GRAPHS[name](vocab_size=N)
-    equal(graph.base(), reference.base(name, N))
+    equal(graph.base(), base(name, N))
     u = (torch.arange(1000, **F64) + 0.5)[None] / 1000
     found = torch.bincount(graph.sample_base(u)[0], minlength=graph.states)
     wanted = torch.bincount(derived(graph).sample_base(u)[0], minlength=graph.states)

@@ -4,6 +4,7 @@ import pytest
 import reference
 import torch
 from scipy.stats import chisquare
+from support.toys import base, rate_matrix
 
 from sedd_cli.core.graphs import GRAPHS
 
@@ -26,7 +27,7 @@ def law_of_perturb(graph, sigma: float, cells: int = 30_000) -> torch.Tensor:
 @pytest.mark.parametrize("sigma", SIGMAS)
 def test_perturb_follows_the_matrix_exponential(name, sigma):
     graph = GRAPHS[name](vocab_size=N)
-    P = reference.transition(reference.rate_matrix(name, N), sigma)
+    P = reference.transition(rate_matrix(name, N), sigma)
     # a boundary of a cell is off by at most one midpoint, and a state has at most four boundaries
     torch.testing.assert_close(law_of_perturb(graph, sigma), P[:, :N], rtol=0, atol=4 / 30_000)
 
@@ -36,7 +37,7 @@ def test_perturb_follows_the_matrix_exponential(name, sigma):
 def test_perturb_of_random_uniforms_passes_a_chi_square(name, sigma):
     graph, draws = GRAPHS[name](vocab_size=N), 30_000
     u = torch.rand(1, draws, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
-    P = reference.transition(reference.rate_matrix(name, N), sigma)
+    P = reference.transition(rate_matrix(name, N), sigma)
     for x0 in range(N):
         x = graph.perturb(torch.full((1, draws), x0), torch.tensor([sigma], dtype=torch.float64), u)
         seen, expected = torch.bincount(x[0], minlength=graph.states).double(), P[:, x0] * draws
@@ -85,8 +86,8 @@ def test_base_is_the_limit_of_infinite_noise(name):
     graph, cells = GRAPHS[name](vocab_size=N), 30_000
     u = (torch.arange(cells, dtype=torch.float64) + 0.5) / cells
     distribution = torch.bincount(graph.sample_base(u[None])[0], minlength=graph.states).double() / cells
-    torch.testing.assert_close(distribution, reference.base(name, N), rtol=0, atol=2 / cells)
-    limit = reference.transition(reference.rate_matrix(name, N), 60.0)
+    torch.testing.assert_close(distribution, base(name, N), rtol=0, atol=2 / cells)
+    limit = reference.transition(rate_matrix(name, N), 60.0)
     torch.testing.assert_close(distribution, limit[:, 0], rtol=0, atol=2 / cells)
 
 
@@ -103,7 +104,7 @@ def test_every_uniform_in_the_open_interval_gives_a_state(name):
 
 @every_graph
 def test_active_positions_are_those_with_an_outgoing_reverse_rate(name):
-    graph, Q = GRAPHS[name](vocab_size=N), reference.rate_matrix(name, N)
+    graph, Q = GRAPHS[name](vocab_size=N), rate_matrix(name, N)
     leaves = (Q - torch.diag(Q.diag())).sum(1) > 0  # row x: rates Q(x, y) that can carry x back to some y
     assert graph.active(torch.arange(graph.states)).tolist() == leaves.tolist()
 

@@ -6,6 +6,7 @@ import math
 import pytest
 import reference
 import torch
+from support.toys import Cyclic, base, rate_matrix
 
 from sedd_cli.core.fast import kernels_of
 from sedd_cli.core.fast.base import Targets
@@ -20,18 +21,18 @@ F64 = {"dtype": torch.float64}
 
 def reachable(name: str) -> list[tuple[int, int]]:
     """Every (x0, x) that the forward process can produce."""
-    P = reference.transition(reference.rate_matrix(name, N), 1.0)
+    P = reference.transition(rate_matrix(name, N), 1.0)
     return [(x0, x) for x0, x in itertools.product(range(N), range(len(P))) if P[x, x0] > 0]
 
 
 def true_log_ratio(name: str, sigma: float, x: int, x0: int) -> torch.Tensor:
     """log p(y | x0)/p(x | x0), with -inf where y cannot be reached."""
-    P = reference.transition(reference.rate_matrix(name, N), sigma)
+    P = reference.transition(rate_matrix(name, N), sigma)
     return (P[:, x0] / P[x, x0]).log()
 
 
 def random_log_score(name: str, x: int, seed: int, spread: float = 2.0) -> torch.Tensor:
-    log_score = spread * torch.randn(len(reference.base(name, N)), generator=torch.Generator().manual_seed(seed), **F64)
+    log_score = spread * torch.randn(len(base(name, N)), generator=torch.Generator().manual_seed(seed), **F64)
     log_score[x] = 0.0
     return log_score
 
@@ -44,7 +45,7 @@ def loss_at(name: str, log_score: torch.Tensor, sigma: float, x: int, x0: int) -
 @every_graph
 @pytest.mark.parametrize("sigma", SIGMAS)
 def test_loss_is_the_generic_sum_for_every_x0_and_x(name, sigma):
-    Q = reference.rate_matrix(name, N)
+    Q = rate_matrix(name, N)
     for seed, (x0, x) in enumerate(reachable(name)):
         log_score = random_log_score(name, x, seed)
         truth = reference.score_entropy(Q, log_score.tolist(), sigma, x, x0)
@@ -71,7 +72,7 @@ def test_loss_is_non_negative_and_zero_with_zero_gradient_at_the_true_ratio(name
 @pytest.mark.parametrize("sigma", [1e-3, 0.5, 8.0])
 def test_leaving_the_true_ratio_costs(name, sigma):
     """Strictly minimal: every single ratio that matters, moved either way, raises the loss by its second order."""
-    Q = reference.rate_matrix(name, N)
+    Q = rate_matrix(name, N)
     P = reference.transition(Q, sigma)
     for x0, x in reachable(name):
         truth = true_log_ratio(name, sigma, x, x0).clamp(min=-60)
@@ -89,7 +90,7 @@ def test_leaving_the_true_ratio_costs(name, sigma):
 @every_graph
 def test_weighted_gradient_is_s_minus_r(name):
     """d loss / d log s_y = Q(x, y)·(s_y - r_y) off the current token, and 0 at it."""
-    Q = reference.rate_matrix(name, N)
+    Q = rate_matrix(name, N)
     for seed, (x0, x) in enumerate(reachable(name)):
         for sigma in (1e-3, 0.7, 9.0):
             log_score = random_log_score(name, x, seed).requires_grad_()
@@ -274,3 +275,23 @@ def test_the_uniform_loss_of_large_outputs_is_finite_where_its_value_fits(z, kep
     assert bool(tile.isfinite().all())
     gradient = tile * kernels.row_weight(targets)[:, None]
     assert float(gradient[0, 7]) == pytest.approx((math.exp(z) - r) / N, rel=1e-4)
+
+
+@pytest.mark.parametrize("sigma", [1e-3, 0.05, 1.0])
+def test_ratios_that_float32_cannot_hold_leave_loss_and_gradient_finite_and_right(sigma):
+    """On a circle of 50 tokens log r goes down to −480: r is 0 in float32, and e^{log s − log r} is infinite."""
+    graph, x0, x = Cyclic(vocab_size=50), 7, 9
+    log_p = [-sigma + m * math.log(sigma) - math.lgamma(m + 1) for m in ((y - x0) % 50 for y in range(50))]
+    for at in (x, x0):  # the one rate into x is from x − 1; x0 − 1 is 49 moves from x0
+        log_r = log_p[at - 1] - log_p[at]
+        for log_s in (-3.0, 0.5, 40.0, -600.0):
+            r, v = math.exp(log_r), log_s - log_r
+            truth = math.exp(log_s) - r * (1 + v)
+            log_score = torch.full((1, 50), log_s, dtype=torch.float32, requires_grad=True)
+            level = torch.tensor([sigma], **F64)
+            loss = score_entropy(graph, log_score, level, torch.tensor([at]), torch.tensor([x0]))
+            loss.sum().backward()
+            assert loss.item() == pytest.approx(truth, rel=2e-4, abs=1e-30)
+            assert bool(log_score.grad.isfinite().all())
+            found = float(log_score.grad[0, at - 1])
+            assert found == pytest.approx(math.exp(log_s) - r, rel=2e-4, abs=1e-30)

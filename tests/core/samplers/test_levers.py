@@ -6,7 +6,7 @@ import math
 import pytest
 import reference
 import torch
-from support.toys import STEPPERS, N, every_graph, every_noise, follows, schedule, score_model, world
+from support.toys import STEPPERS, N, base, every_graph, every_noise, follows, schedule, score_model, world
 
 from sedd_cli.core.categorical import nucleus, temper
 from sedd_cli.core.conditioning import Conditioning
@@ -70,7 +70,7 @@ def test_a_tempered_or_cut_chain_is_the_dense_one(name, levers, given):
     graph, Q, p0 = world(name, L=3)
     noise, score = SCHEDULES["loglinear"](), reference.wrong_score(p0, Q, 0.4)
     mask = N if graph.states > N else None
-    start = reference.base(name, N)
+    start = base(name, N)
     truth = reference.chain("tweedie", score, Q, start, schedule(noise), 5, 3, mask, given, **levers)
     plain = reference.chain("tweedie", score, Q, start, schedule(noise), 5, 3, mask, given)
     assert (truth - plain).abs().sum() > 0.03  # the lever does something
@@ -97,7 +97,7 @@ def test_a_corrected_chain_is_the_dense_one(name, noise, sampler):
     graph, Q, p0 = world(name, L=3)
     score = reference.wrong_score(p0, Q, 0.4)
     mask = N if graph.states > N else None
-    start, given = reference.base(name, N), {2: 1}
+    start, given = base(name, N), {2: 1}
     truth = reference.chain(sampler, score, Q, start, schedule(noise), 4, 3, mask, given, correctors=2)
     made = SAMPLERS[sampler](steps=4, correctors=2)
     follows(samples(made, score_model(graph, noise, score), given), truth, len(Q))
@@ -140,7 +140,7 @@ def test_correctors_make_few_steps_better(name):
     chain, to which `test_a_corrected_chain_is_the_dense_one` ties the package."""
     graph, Q, p0 = world(name, L=3)
     score, noise = reference.exact_score(p0, Q), SCHEDULES["loglinear"]()
-    mask, start = (N if graph.states > N else None), reference.base(name, N)
+    mask, start = (N if graph.states > N else None), base(name, N)
     p = [reference.chain("tweedie", score, Q, start, schedule(noise), 6, 3, mask, correctors=c) for c in (0, 4)]
     plain, corrected = (float((distribution - p0.flatten()).abs().sum()) for distribution in p)
     assert corrected < 0.9 * plain
@@ -226,7 +226,7 @@ def test_a_chain_along_another_grid_is_the_dense_one(name, grid):
     noise, score = SCHEDULES["geometric"](), reference.wrong_score(p0, Q, 0.4)
     mask = N if graph.states > N else None
     times = GRIDS[grid](noise, 5).tolist()
-    truth = reference.chain("tweedie", score, Q, reference.base(name, N), schedule(noise), 5, 3, mask, grid=times)
+    truth = reference.chain("tweedie", score, Q, base(name, N), schedule(noise), 5, 3, mask, grid=times)
     follows(samples(SAMPLERS["tweedie"](steps=5, grid=grid), score_model(graph, noise, score)), truth, len(Q))
 
 
@@ -238,7 +238,7 @@ def test_the_legacy_race_follows_the_chain_where_no_token_is_rare(name):
     graph, Q, p0 = world(name, L=3)
     noise, score = SCHEDULES["loglinear"](), reference.wrong_score(p0, Q, 0.4)
     mask = N if graph.states > N else None
-    truth = reference.chain("tweedie", score, Q, reference.base(name, N), schedule(noise), 3, 3, mask, {1: 2})
+    truth = reference.chain("tweedie", score, Q, base(name, N), schedule(noise), 3, 3, mask, {1: 2})
     made = SAMPLERS["tweedie"](steps=3, draws="float32-gumbel")
     follows(samples(made, score_model(graph, noise, score), {1: 2}, draws=3000), truth, len(Q))
 
