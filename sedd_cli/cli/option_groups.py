@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import functools
 import inspect
+import re
 import types
 import typing
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -15,6 +17,8 @@ import typer
 from sedd_cli.cli import options as o
 
 _SAMPLING = "Sampling"
+_SAMPLER_FILES = Path(__file__).parents[1] / "core" / "samplers"
+_REGISTERED = re.compile(r'^@SAMPLERS\.register$.*?^    name: ClassVar\[str\] = "(\w+)"$', re.MULTILINE | re.DOTALL)
 _CHANGING = "Options that change the distribution of the samples (reported with them)"
 
 
@@ -30,12 +34,18 @@ def _value(kind: Any, panel: str, text: str) -> tuple[Any, Any]:
     return _option(kind | None, panel, text, metavar={int: "INT", float: "FLOAT", str: "NAME"}[kind])
 
 
+def _samplers() -> str:
+    """The samplers of the registry, read from their files: the registry itself imports torch, which takes seconds."""
+    texts = (path.read_text(encoding="utf-8") for path in sorted(_SAMPLER_FILES.glob("*.py")))
+    return ", ".join(sorted(name.replace("_", "-") for text in texts for name in _REGISTERED.findall(text)))
+
+
 #: The sampling options: name of the field of `Sampling` → annotation and default of the command's parameter.
 SAMPLING: dict[str, tuple[Any, Any]] = {
     "steps": _value(
         int, _SAMPLING, "Denoising steps; default: the recipe's, else 128. At most one more network evaluation."
     ),
-    "sampler": _value(str, _SAMPLING, "tweedie, euler, or first-hitting (one token at a time, normalized)."),
+    "sampler": _value(str, _SAMPLING, f"{_samplers()}. first-hitting: one token at a time, normalized."),
     "thinning": _option(
         bool, _SAMPLING, "Evaluate every position in every step.", " /--no-thinning", default=True, show_default=False
     ),

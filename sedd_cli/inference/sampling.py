@@ -75,9 +75,7 @@ class Sampling:
         try:
             sampler.check(model.graph)
         except ValueError:
-            raise RequestError(
-                f"the sampler {sampler.name} means nothing with the graph {model.graph.name!r}, it needs one with MASK"
-            ) from None
+            raise RequestError(_needs_mask(sampler.name, model)) from None
         score = model.score
         normalized = self.normalized and score.parametrization == "score"
         if normalized:
@@ -95,6 +93,8 @@ class Sampling:
             if name != "tweedie":
                 raise RequestError(f"--remask means nothing with the sampler {name}: it is a kind of Tweedie step")
             name = "remdm"
+        if SAMPLERS[name].needs_mask and not model.graph.masking:  # whatever else is chosen
+            raise RequestError(_needs_mask(name, model))
         chosen = {
             "steps": self.steps,
             "temperature": self.temperature,
@@ -112,6 +112,10 @@ class Sampling:
             if key not in known:
                 raise RequestError(f"{_FLAGS.get(key, '--' + key)} means nothing with the sampler {name}")
         return build(SAMPLERS[name], {k: v for k, v in from_recipe.items() if k in known} | chosen, "sampler")
+
+
+def _needs_mask(name: str, model: LoadedModel) -> str:
+    return f"the sampler {name} means nothing with the graph {model.graph.name!r}, it needs one with MASK"
 
 
 def split_options(options: dict[str, Any]) -> tuple[Sampling, dict[str, Any]]:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
+
 from sedd_cli.core.fast.fused import BUDGET
 from sedd_cli.core.graphs import Graph
+from sedd_cli.core.schedules import Schedule
 from sedd_cli.data.corpora import find_corpus
 from sedd_cli.data.prepared import PrepareOptions, dataset_folder, find_prepared
 from sedd_cli.data.shards import open_dataset
@@ -15,6 +18,9 @@ from sedd_cli.recipe.assemble import check_recipe, expected_vocab_size, make_gra
 from sedd_cli.training.flops import PEAKS, mean_active_share, training_flops
 from sedd_cli.training.state import BYTES_A_PARAMETER
 
+#: Nats per token between the end of the noise and p_base that are not warned of, and the states of a graph without a
+#: closed form up to which they are computed.
+MOST_PRIOR, DENSE_STATES = 0.01, 512
 #: The paper trained on nodes of 8 A100 80GB (appendix C.2); the share of their peak is an assumption.
 GPUS, MFU = 8, 0.4
 
@@ -34,6 +40,7 @@ class ModelCost:
     memory: float
     flops: float
     hours: float
+    warning: str | None
 
 
 @dataclass(frozen=True)
@@ -68,6 +75,7 @@ class CostEstimate:
             "useful FLOP in all": f"{model.flops:.2e}",
             "on the paper's hardware": f"about {model.hours:,.1f} hours on {GPUS} × A100 80 GB at {MFU:.0%} of the "
             "bf16 peak",
+            **({"warning": model.warning} if model.warning else {}),
         }
 
 
@@ -106,6 +114,26 @@ def _model_cost(recipe: Recipe, vocab_size: int) -> ModelCost:
         memory=_memory(recipe, parameters, graph, micro_batch),
         flops=flops,
         hours=flops / (GPUS * PEAKS["A100"] * MFU) / 3600,
+        warning=too_little_noise(graph, recipe.noise.make()),
+    )
+
+
+def too_little_noise(graph: Graph, schedule: Schedule) -> str | None:
+    """A warning where D_KL(p(x_1|x0) ‖ p_base), which the rigorous bound counts, is above MOST_PRIOR.
+
+    None on graphs with MASK, and where a dense matrix of the graph would take long.
+    """
+    closed = type(graph).prior_kl is not Graph.prior_kl
+    if graph.mask is not None or not (closed or graph.states <= DENSE_STATES):
+        return None
+    tokens = torch.arange(graph.vocab_size)
+    sigma = torch.full(tokens.shape, schedule.sigma(1.0), dtype=torch.float64)
+    nats = float(graph.prior_kl(sigma, tokens).mean())
+    if nats <= MOST_PRIOR:
+        return None
+    return (
+        f"the noise at t = 1, a total of {schedule.sigma(1.0):.4g}, leaves tokens {nats:.2f} nats per token from the "
+        "distribution that samplers start from, and the rigorous bound counts them: choose more noise"
     )
 
 

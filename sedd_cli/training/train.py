@@ -16,11 +16,12 @@ from sedd_cli.data.prepare import prepare
 from sedd_cli.data.shards import Dataset, open_dataset
 from sedd_cli.errors import RequestError, first_line
 from sedd_cli.recipe import Recipe, load_recipe
-from sedd_cli.recipe.assemble import check_recipe
+from sedd_cli.recipe.assemble import check_recipe, make_graph
 from sedd_cli.system.distributed import Dist, connect, restarts
 from sedd_cli.system.events import Event, Note, Warn, expand_events
 from sedd_cli.system.signals import stop_requested
 from sedd_cli.training.autotune import autotune, with_micro_batch
+from sedd_cli.training.cost import too_little_noise
 from sedd_cli.training.loop import training
 from sedd_cli.training.report import TrainReport, check_report, report
 from sedd_cli.training.state import TrainState
@@ -101,6 +102,8 @@ def _train(recipe: Recipe, options: TrainOptions, dist: Dist) -> Generator[Event
         found = checkpoint.latest(run.path)
         if recipe.train.warmup >= recipe.train.steps:
             yield Warn(f"train.warmup ({recipe.train.warmup}) does not end within train.steps ({recipe.train.steps})")
+        if warning := too_little_noise(make_graph(recipe, dataset.tokenizer.vocab_size), recipe.noise.make()):
+            yield Warn(warning)
         if options.autotune and not (found and found.step == recipe.train.steps):
             recipe = yield from _autotuned(recipe, dataset, dist, found)
         state = yield from _state(recipe, dataset, dist, found)

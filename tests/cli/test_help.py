@@ -146,3 +146,12 @@ def test_help_comes_within_half_a_second_and_without_torch():
 @pytest.mark.parametrize("name", FLAGS)
 def test_every_command_shows_an_example(name, sedd, monkeypatch):
     assert f"Example: sedd {name}" in " ".join(help_of(sedd, monkeypatch, *name.split()).split())
+
+
+def test_the_help_of_the_sampler_lists_the_registry():
+    from sedd_cli.cli.option_groups import SAMPLING
+    from sedd_cli.core.samplers import SAMPLERS
+
+    annotation, _ = SAMPLING["sampler"]
+    listed = annotation.__metadata__[0].help.partition(".")[0].split(", ")
+    assert listed == sorted(name.replace("_", "-") for name in SAMPLERS)

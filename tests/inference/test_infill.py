@@ -370,7 +370,12 @@ def test_a_wrong_request_is_refused_with_the_reason(model, template, options, wo
 
 def test_what_needs_a_mask_is_refused_without_one(bpe):
     uniform = model_of(bpe, "uniform")
-    for options in ({"normalized": True}, {"sampler": "first_hitting"}, {"remask": 0.1}):
+    for options in (
+        {"normalized": True},
+        {"sampler": "first_hitting"},
+        {"remask": 0.1},
+        {"sampler": "first_hitting", "steps": 9},
+    ):
         with pytest.raises(RequestError, match="needs one with MASK"):
             uniform.infill("the [MASK:2]", **options)
 

@@ -6,13 +6,14 @@ import re
 
 import pytest
 import torch
+from support.toys import Cyclic
 
 from sedd_cli.core.graphs import GRAPHS
 from sedd_cli.core.schedules import SCHEDULES
 from sedd_cli.models.dit import DiT, DiTConfig
 from sedd_cli.recipe import load_recipe, shipped
 from sedd_cli.training import flops
-from sedd_cli.training.cost import estimate_cost
+from sedd_cli.training.cost import estimate_cost, too_little_noise
 from sedd_cli.training.flops import known_peak
 
 PAPERS = sorted(n for n in set(shipped()) - {"quickstart", "markov"} if not n.startswith("mini/"))
@@ -87,3 +88,30 @@ def test_a_known_device_has_a_peak(monkeypatch, name, peak):
 def test_a_peak_is_that_of_the_device_of_this_name(monkeypatch, name, peak):
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: name)
     assert known_peak(torch.device("cuda")) == peak
+
+
+@pytest.mark.parametrize(
+    ("graph", "noise", "warned"),
+    [
+        ("absorbing", "loglinear", False),
+        ("hybrid", "loglinear", False),
+        ("uniform", "loglinear", False),
+        ("uniform", "{name: geometric, sigma_max: 0.5}", True),
+        ("cyclic", "loglinear", True),
+        ("cyclic", "{name: geometric, sigma_max: 4000}", False),
+    ],
+)
+def test_noise_that_ends_short_of_the_base_distribution_is_warned_of(graph, noise, warned, monkeypatch):
+    """The warning holds the nats per token of D_KL(p(x_1|x0) ‖ p_base), by the dense matrix exponential."""
+    monkeypatch.setattr(GRAPHS, "_classes", {**GRAPHS, "cyclic": Cyclic})
+    recipe = load_recipe("quickstart", [f"graph={graph}", f"noise={noise}"])
+    made = recipe.graph.make(vocab_size=45)
+    warning = too_little_noise(made, recipe.noise.make())
+    if not warned:
+        assert warning is None
+        return
+    P = torch.matrix_exp(recipe.noise.make().sigma(1.0) * made.rate_matrix)
+    truth = float((P * (45 * P).log()).sum(0).mean())
+    assert f"{truth:.2f} nats per token" in warning
+    if graph == "uniform":
+        assert "choose more noise" in estimate_cost(recipe).to_dict()["warning"]

@@ -27,10 +27,10 @@ def inspect(
     json: o.Json = False,
     quiet: o.Quiet = False,
 ) -> None:
-    """Check a model: weights, scores, normalisation, guesses of hidden tokens, entropy of its samples.
+    """Check a model: weights, scores, normalisation, guesses of tokens that noise changed, entropy of its samples.
 
-    Weights and scores must be finite, the normaliser near 1 at every noise level, and hidden tokens guessed better than
-    by their frequency. Exit code 1 if a check is "bad", 0 if it is merely "odd".
+    Weights and scores must be finite, the normaliser near 1 at every noise level, and changed tokens guessed better
+    than by their frequency. Exit code 1 if a check is "bad", 0 if it is merely "odd".
 
     Example: sedd inspect runs/quickstart
     """

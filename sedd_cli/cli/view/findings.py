@@ -33,12 +33,12 @@ def findings_table(findings: Sequence[Mapping[str, Any]]) -> Table:
 def levels_table(found: Diagnosis) -> Table:
     """Normaliser, guessed tokens and log-scores by noise level."""
     caption = (
-        "normaliser: mean over masked positions, 1 for the scores of a distribution; "
-        "guessed: share of the tokens hidden by noise"
+        "normaliser: mean over scored positions, 1 for the scores of a distribution; "
+        "guessed: share of the tokens that noise changed"
     )
     table = Table(title=f"scores on {found.text or ''}", caption=caption, header_style="bold")
     table.title_justify = table.caption_justify = "left"
-    for name in ("noise", "hidden", "normaliser", "5–95 %", "guessed", "log-scores"):
+    for name in ("noise", "changed", "normaliser", "5–95 %", "guessed", "log-scores"):
         table.add_column(name, justify="right", no_wrap=True)
     for level in found.levels:
         cells: list[str | Text] = [f"{level.lam:.0%}", f"{level.moved:,}"]

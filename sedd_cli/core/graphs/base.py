@@ -173,7 +173,9 @@ class Graph(ABC):
     def prior_kl(self, sigma: Tensor, x0: Tensor) -> Tensor:
         """D_KL(p_sigma(·|x0) ‖ p_base) for x0 [...], sigma of its shape: nats [...] float64."""
         p, base = self.transition(sigma.double(), x0), self.base().to(x0.device)
-        return torch.where(p > 0, p * torch.log1p((p - base) / base), 0.0).sum(-1)
+        # log1p keeps the digits of small differences; beside base, a small p would be lost in it
+        log_ratio = torch.where(p > base / 2, torch.log1p((p - base) / base), (p / base).log())
+        return torch.where(p > 0, p * log_ratio, 0.0).sum(-1)
 
     def active(self, x: Tensor) -> Tensor:
         """Whether the score at x [...] is ever used, because some rate leads into x. Losses skip other positions."""

@@ -76,8 +76,8 @@ def guesses(levels: Sequence[NoiseLevel], rows: Sequence[Sequence[int]], real: b
     counts = Counter(token for row in rows for token in row)
     blind = counts.most_common(1)[0][1] / counts.total()
     if not moved:
-        return finding("guesses", "odd", "no token was hidden", "give a longer --text")
-    found = f"{right / moved:.1%} of {moved:,} tokens hidden by at most {MOST_NOISE:.0%} of noise"
+        return finding("guesses", "odd", "no token was changed by noise", "give a longer --text")
+    found = f"{right / moved:.1%} of {moved:,} tokens changed by at most {MOST_NOISE:.0%} of noise"
     found += f"; always the most frequent one: {blind:.1%}"
     if right / moved <= blind + 2 * math.sqrt(blind * (1 - blind) / moved):
         unlearnt = "it has not learnt this text: another tokenizer, or too few steps?"

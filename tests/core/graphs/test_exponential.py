@@ -104,3 +104,12 @@ def test_where_no_mass_is_positive_a_position_stays():
     """Rounding can leave no positive mass where a Tweedie step undoes much noise."""
     stays = Transition.of_masses(torch.tensor([[-1e-9, 0.0, -2.0], [0.0, 1.0, 1.0]], **F64), torch.tensor([1, 1]))
     assert stays.move_probability.tolist() == [0.0, 0.5]
+
+
+@pytest.mark.parametrize("sigma", [1e-6, 0.1, 6.9, 60.0])
+def test_the_divergence_from_p_base_is_finite_where_tokens_are_all_but_impossible(sigma):
+    graph, N = Cyclic(vocab_size=45), 45
+    p = cyclic_transition(N, sigma)[:, 0]
+    truth = float(torch.xlogy(p, N * p).sum())
+    found = graph.prior_kl(torch.tensor([sigma], **F64), torch.tensor([0]))
+    assert found.item() == pytest.approx(truth, rel=1e-9, abs=1e-12)
