@@ -35,6 +35,9 @@ from sedd_cli.core.samplers.grids import T_END
 from sedd_cli.core.schedules import T_MIN
 from sedd_cli.core.score import ScoreModel, trained_range
 
+#: The largest ratio of two densities of draws for which one evaluation of the network serves two bounds.
+MOST_RATIO = 10.0
+
 
 def stratified(strata: int, u: Tensor) -> Tensor:
     """Numbers in (0, 1), one in each of `strata` equal strata: (i + u_i)/strata for u [strata]."""
@@ -85,14 +88,16 @@ def rigorous_bound(
     if not model.graph.masking:
         sigma, weight = placed_sigma(v, *sampled_range(model), x0.shape[-1])
         return _weighed(model, x0, corrupted(model, x0, sigma, u), sigma, weight) + end_terms(model, x0, u_end)
-    model = _to_no_noise(model)
+    end = end_terms(model, x0, u_end)
+    model = _above_the_end(model)
     if count:
-        return _by_count(model, x0, v, u, cost, _whole(model))[0]
+        return _by_count(model, x0, v, u, cost, _whole(model))[0] + end
     # a token is masked with probability lam at a time when the schedule alone would mask λ̄(1)·lam of them
     lam, slope = placed_lambda(v, x0.shape[-1])
     sigma = -torch.log1p(-lam * full_lambda(model))
     x = torch.where(u < lam[:, None], model.graph.mask_state, x0)
-    return _weighed(model, x0, x, sigma, slope * torch.expm1(sigma) / lam)
+    weight = torch.where(sigma >= sampled_range(model)[0], slope * torch.expm1(sigma) / lam, 0.0)
+    return _weighed(model, x0, x, sigma, weight) + end
 
 
 def both_bounds(
@@ -100,11 +105,16 @@ def both_bounds(
 ) -> tuple[Tensor, Tensor]:
     """`rigorous_bound` and `paper_bound` in the count form, [B] each, from one evaluation of the network.
 
-    They integrate the same loss, the second over a part of the noise.
+    They integrate the same loss, the second over a part of the noise. Where λ̄(1) is so far from 1 that the densities of
+    their draws differ by more than MOST_RATIO, each takes an evaluation of its own.
     """
-    model = _to_no_noise(model)
-    whole, part = _by_count(model, x0, v, u, cost, _whole(model), _paper_part(model, T_MIN))
-    return whole, part / (1 - T_MIN)
+    end, above = end_terms(model, x0, u_end), _above_the_end(model)
+    part = _paper_part(model, T_MIN)
+    if full_lambda(model) ** -x0.shape[-1] <= MOST_RATIO:
+        whole, paper = _by_count(above, x0, v, u, cost, replace(_whole(model), reweighted=True), part)
+    else:
+        ((whole,), (paper,)) = (_by_count(above, x0, v, u, cost, one) for one in (_whole(model), part))
+    return whole + end, paper / (1 - T_MIN)
 
 
 def discrete_bound(model: ScoreModel, x0: Tensor, v: Tensor, u: Tensor) -> Tensor:
@@ -166,18 +176,23 @@ def prior(model: ScoreModel, x0: Tensor) -> Tensor:
 def end_terms(model: ScoreModel, x0: Tensor, u: Tensor) -> Tensor:
     """What the integral leaves out of the rigorous bound: prior and reconstruction, nats per sequence [B].
 
-    The reconstruction is −log p(x0|x) for x at T_END, where the samplers' last step decodes x (`decode_step`). On the
-    absorbing graph the integral goes on to no noise and nothing is left out.
+    The reconstruction is −log p(x0|x) for x at T_END, where the samplers' last step decodes x (`decode_step`). The
+    network is evaluated for sequences alone that have something to decode: with MASK, hardly any under most schedules.
     """
+    sigma, total = sampled_range(model)[0], prior(model, x0)
     if model.graph.masking:
-        return torch.zeros(len(x0), device=x0.device)
-    sigma = x0.new_full((len(x0),), sampled_range(model)[0], dtype=torch.float64)
-    x = corrupted(model, x0, sigma, u)
-    total = prior(model, x0)
-    for rows, log_score in model.scored_rows(x, sigma):
+        # as `corrupted` draws, without a probability for every token
+        x = torch.where(u > 1 + math.expm1(-sigma) / full_lambda(model), model.graph.mask_state, x0)
+    else:
+        x = corrupted(model, x0, x0.new_full((len(x0),), sigma, dtype=torch.float64), u)
+    left = model.graph.active(x).any(-1).nonzero()[:, 0]
+    if not len(left):
+        return total
+    for rows, log_score in model.scored_rows(x[left], x0.new_full((len(left),), sigma, dtype=torch.float64)):
         log_mass = decode_masses(model.graph, log_score, rows.x, rows.sigma)
-        was = x0[rows.batch, rows.position]
-        total.index_add_(0, rows.batch, log_mass.logsumexp(-1) - log_mass.gather(-1, was[:, None])[:, 0])
+        batch = left[rows.batch]
+        was = x0[batch, rows.position]
+        total.index_add_(0, batch, log_mass.logsumexp(-1) - log_mass.gather(-1, was[:, None])[:, 0])
     return total
 
 
@@ -188,6 +203,7 @@ class _Part:
     low: float
     high: float
     full: float = 1.0
+    reweighted: bool = False
 
     @property
     def mass(self) -> float:
@@ -199,15 +215,11 @@ def _paper_part(model: ScoreModel, t_min: float) -> _Part:
 
 
 def _whole(model: ScoreModel) -> _Part:
-    return _Part(0.0, model.schedule.sigma(1.0), full_lambda(model))
+    return _Part(*sampled_range(model), full_lambda(model))
 
 
-def _to_no_noise(model: ScoreModel) -> ScoreModel:
-    """The model as the samplers' last step uses it: below the noise at T_END the network gets the noise at T_END.
-
-    The last step unmasks all masks that are left at once; this process unmasks them one by one. The two differ only if
-    two are left, with a probability below (L·1e-5)²/2.
-    """
+def _above_the_end(model: ScoreModel) -> ScoreModel:
+    """The model with a network that gets no noise below that at T_END; draws below it count nothing."""
     return replace(model, sigma_range=(sampled_range(model)[0], math.inf))
 
 
@@ -218,7 +230,7 @@ def _weighed(model: ScoreModel, x0: Tensor, x: Tensor, sigma: Tensor, weight: Te
 
 def _by_count(model: ScoreModel, x0: Tensor, v: Tensor, u: Tensor, cost: Tensor | None, *parts: _Part) -> list[Tensor]:
     """The integral over each part of the noise, [B], all from one evaluation of the network."""
-    draws = [count_draw(model, x0, v, u, part.low, part.high, part.full) for part in parts]
+    draws = [count_draw(model, x0, v, u, part.low, part.high, part.full, part.reweighted) for part in parts]
     loss = sequence_score_entropy(model, draws[0].x, draws[0].sigma, x0)  # they differ in their weights alone
     found = [draw.weight.to(loss.dtype) * loss for draw in draws]
     if cost is None:

@@ -24,8 +24,9 @@ class CountDraw:
 
 
 def count_draw(
-    model: ScoreModel, x0: Tensor, v: Tensor, u: Tensor, low: float, high: float, full: float = 1.0
-) -> CountDraw:
+    model: ScoreModel, x0: Tensor, v: Tensor, u: Tensor, low: float, high: float, full: float = 1.0,
+    reweighted: bool = False,
+) -> CountDraw:  # fmt: skip
     """The count form on graphs where tokens only turn into MASK: k masks at the k smallest uniforms u [B, L].
 
     λ is the k-th smallest of them. That order statistic is Beta(k, L−k+1) and independent of which positions are
@@ -33,8 +34,9 @@ def count_draw(
     also for networks that see sigma. Over a part of it, from low to high, draws outside count nothing. v [B] draws k
     ∝ k^{−1/3}, which the weight undoes: a mean over few masks scatters more.
 
-    full: positions are masked with probability λ/full instead of λ. The weight is then times the ratio of the two
-    densities of (λ, k), which is at most full^{−L}.
+    full: positions are masked with probability λ/full instead of λ, so λ is full times the order statistic. reweighted:
+    λ is the order statistic itself, and the weight is times the ratio of the two densities of (λ, k), which is at most
+    full^{−L}: then x and sigma are those of a draw with full = 1.
     """
     if not model.graph.masking:
         raise ValueError(f"the graph {model.graph.name!r} has no count form: its tokens do not only turn into MASK")
@@ -43,10 +45,10 @@ def count_draw(
     share /= share.sum()
     k = torch.searchsorted(share.cumsum(0), v).clamp(max=length - 1)
     lam = u.sort(-1).values.gather(-1, k[:, None])
-    sigma = -torch.log1p(-lam[:, 0])
+    sigma = -torch.log1p(-lam[:, 0] * (1.0 if reweighted else full))
     weight = torch.expm1(sigma) / ((k + 1) * share[k])
     inside = (sigma >= low) & (sigma <= high)
-    if full < 1:
+    if reweighted:
         kept = torch.log1p(-(lam[:, 0] / full).clamp(max=1 - 1e-16)) + sigma
         weight = weight * torch.exp((length - 1 - k) * kept - (k + 1).double() * math.log(full))
     return CountDraw(torch.where(u <= lam, model.graph.mask_state, x0), sigma, torch.where(inside, weight, 0.0))

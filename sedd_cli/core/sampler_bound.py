@@ -40,8 +40,8 @@ def evaluations(sampler: Stepper) -> int:
 def sampler_bound(model: ScoreModel, sampler: Stepper, x0: Tensor, noise: Stream, draw: int) -> Tensor:
     """One unbiased estimate per sequence [B], nats float64, of an upper bound on −log p(x0) of the sampler's samples.
 
-    Path number `draw` of the stream of random numbers, x0 [B, L]. Infinite where the sampler cannot draw x0, as with
-    top_p. For float64 draws.
+    Path number `draw` of the stream of random numbers, x0 [B, L]. Infinite where a path that ends in x0 takes a
+    move that the sampler does not make, as with top_p. For float64 draws.
     """
     sampler.check(model.graph)
     length, number = x0.shape[1], draw * (evaluations(sampler) + 1)

@@ -46,8 +46,8 @@ class Sampling:
         """The sampler for a text with so many tokens to fill.
 
         Where options and recipe leave it open and the gaps have no more tokens than there would be steps,
-        first-hitting: it takes one evaluation a token, and its fillings follow the conditional distribution of the
-        normalised model exactly. Steps resolve several tokens at once, as if they were independent.
+        first-hitting: it takes one evaluation a token, and with exact scores its fillings follow the conditional
+        distribution exactly. Steps resolve several tokens at once, as if they were independent.
         """
         resolved = self.resolve(model)
         if not model.graph.masking or model.exact or not self._open(model):

@@ -1,6 +1,8 @@
 """Scores where they are needed equal scores everywhere."""
 
+import dataclasses
 from dataclasses import replace
+from typing import ClassVar
 
 import pytest
 import reference
@@ -110,8 +112,9 @@ def test_a_registry_maps_names_to_the_classes_that_registered():
     registry = Registry("thing")
 
     @registry.register
+    @dataclasses.dataclass(frozen=True)
     class Thing:
-        name = "odd"
+        name: ClassVar[str] = "odd"
 
     assert dict(registry) == {"odd": Thing}
     assert registry.kind == "thing"

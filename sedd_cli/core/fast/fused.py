@@ -179,7 +179,7 @@ def _outputs(readout: LinearHead, hidden: Tensor, weight: Tensor, bias: Tensor, 
 
 def _counted(z: Tensor, loss: TileLoss, columns: slice) -> Tensor:
     """z without the columns that pad the vocabulary."""
-    return z[:, : loss.columns - columns.start] if columns.stop > loss.columns else z
+    return z[:, : max(loss.columns - columns.start, 0)] if columns.stop > loss.columns else z
 
 
 def _tile(

@@ -39,6 +39,11 @@ class Followed:
             raise RequestError(
                 f"protocol {PROTOCOL!r} is for samplers with steps, which {resolved.sampler.name} does not have"
             )
+        if resolved.sampler.top_p < 1:
+            raise RequestError(
+                f"protocol {PROTOCOL!r} is not for --top-p: on its way to a text the bound takes tokens that the sampler "
+                "leaves out, and is infinite"
+            )
         if resolved.sampler.draws != "float64":
             raise RequestError(f"protocol {PROTOCOL!r} is for exact draws, not for those of the published code")
         return cls(resolved, resolved.sampler)

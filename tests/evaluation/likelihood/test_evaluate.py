@@ -581,6 +581,7 @@ def test_the_bound_of_the_sampler_refuses_what_has_none(model, dataset):
     for sampling, message in (
         (Sampling(sampler="first-hitting"), "samplers with steps"),
         (Sampling(legacy=True), "exact draws"),
+        (Sampling(top_p=0.9), "not for --top-p"),
     ):
         with pytest.raises(RequestError, match=message):
             result(model, dataset, protocols=("sampler",), sampling=sampling)
