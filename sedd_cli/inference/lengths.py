@@ -15,7 +15,7 @@ def length_nats(model: LoadedModel, tokens: tuple[int | None, ...]) -> float | N
     """−log p of the given tokens that follow the gaps, in nats, each given the text before it, with all gaps masked.
 
     tokens [L]: None in gaps. Of texts that differ in the lengths of their gaps alone, the same tokens are scored, and
-    with equal prior probabilities, and scores of one joint distribution, the lengths are as probable as these tokens are:
+    with equal prior probabilities, and scores of one joint distribution, the lengths are as probable as these tokens:
     what would fill the gaps is summed over, not guessed. At most FOLLOWING tokens after each gap count.
 
     Returns:

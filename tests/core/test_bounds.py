@@ -168,8 +168,8 @@ def test_with_the_exact_score_the_paper_protocol_measures_the_information_betwee
 def test_with_the_exact_score_the_count_form_is_the_negative_log_likelihood(noise, x0):
     graph, Q, p0 = world("absorbing", L=3)
     model = score_model(graph, noise, reference.exact_score(p0, Q))
-    # lambda runs over polynomials of degree 2: the quadrature is exact. Where two masks are left at T_END they are decoded
-    # at once, as if they were independent
+    # lambda runs over polynomials of degree 2: the quadrature is exact. Two masks that are left at T_END are decoded at
+    # once, as if they were independent
     assert rigorous_mean(model, Q, x0) == pytest.approx(float(reference.nll(p0, x0[None])), abs=1e-7)
 
 

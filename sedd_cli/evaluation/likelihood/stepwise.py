@@ -41,7 +41,7 @@ class Followed:
             )
         if resolved.sampler.top_p < 1:
             raise RequestError(
-                f"protocol {PROTOCOL!r} is not for --top-p: on its way to a text the bound takes tokens that the sampler "
+                f"protocol {PROTOCOL!r} is not for --top-p: a path to the text takes tokens that the sampler "
                 "leaves out, and is infinite"
             )
         if resolved.sampler.draws != "float64":
