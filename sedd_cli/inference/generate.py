@@ -14,6 +14,7 @@ from sedd_cli.inference.layout import lay_out, round_trip_warning
 from sedd_cli.inference.rejection import DenoisedLayout, LayoutRequest, denoise_layouts
 from sedd_cli.inference.sampling import ResolvedSampler, Sampling, check_draws
 from sedd_cli.inference.template import gap_between
+from sedd_cli.models.dit import MOST_LENGTH
 from sedd_cli.system.events import Event, Note, Sampled, Warn, result_of
 
 S = TypeVar("S", bound=Sampled, covariant=True)
@@ -43,6 +44,8 @@ class GenerateOptions:
             value = getattr(self, key)
             if value is not None and value < 1:
                 raise RequestError(f"{key} must be at least 1, found {value}")
+            if value is not None and value > MOST_LENGTH:
+                raise RequestError(f"{key} must be at most {MOST_LENGTH:,} (the limit MOST_LENGTH), found {value:,}")
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from sedd_cli.inference.generate import SamplingResult
 from sedd_cli.inference.layout import FilledTemplate, Layout, lay_out, round_trip_warning
 from sedd_cli.inference.lengths import length_nats
 from sedd_cli.inference.rejection import DenoisedLayout, LayoutRequest, denoise_layouts
-from sedd_cli.inference.sampling import ResolvedSampler, Sampling, check_draws
+from sedd_cli.inference.sampling import MOST_CANDIDATES, ResolvedSampler, Sampling, check_draws
 from sedd_cli.inference.template import Template
 from sedd_cli.system.events import Event, Filled, Warn, result_of
 
@@ -47,6 +47,10 @@ class Job:
         check_draws(self.n, self.seed)
         if self.candidates is not None and self.candidates < 1:
             raise RequestError(f"candidates must be at least 1, found {self.candidates}")
+        if (self.candidates or 0) > MOST_CANDIDATES:
+            raise RequestError(
+                f"candidates must be at most {MOST_CANDIDATES:,} (the limit MOST_CANDIDATES), found {self.candidates:,}"
+            )
 
 
 @dataclass(frozen=True)

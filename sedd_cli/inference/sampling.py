@@ -8,6 +8,7 @@ from typing import Any
 
 from sedd_cli.checkpoints.loaded_model import LoadedModel
 from sedd_cli.core.samplers import SAMPLERS, Sampler
+from sedd_cli.core.samplers.stepper import MOST_CORRECTORS, MOST_STEPS
 from sedd_cli.core.score import ScoreModel
 from sedd_cli.errors import RequestError
 from sedd_cli.recipe.build import build, nearest
@@ -41,6 +42,9 @@ class Sampling:
             value = getattr(self, key)
             if value is not None and value < 1:
                 raise RequestError(f"{key} must be at least 1, found {value}")
+        for key, most in (("steps", MOST_STEPS), ("correctors", MOST_CORRECTORS)):
+            if (getattr(self, key) or 0) > most:
+                raise RequestError(f"{key} must be at most {most:,}, found {getattr(self, key):,}")
 
     def for_gaps(self, model: LoadedModel, tokens: int) -> ResolvedSampler:
         """The sampler for a text with so many tokens to fill.
@@ -125,8 +129,8 @@ def split_options(options: dict[str, Any]) -> tuple[Sampling, dict[str, Any]]:
     return Sampling(**sampling), {key: value for key, value in options.items() if key not in names}
 
 
-#: Most sequences of one call, whose results are held in memory.
-MOST_DRAWS = 100_000
+#: Most sequences of one call, whose results are held in memory, and most candidates of a filling.
+MOST_DRAWS, MOST_CANDIDATES = 100_000, 1024
 
 
 def check_draws(n: int, seed: int) -> None:

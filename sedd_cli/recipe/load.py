@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from sedd_cli.errors import RequestError
+from sedd_cli.errors import RequestError, shortened
 from sedd_cli.recipe.build import Typed, build, nearest
 from sedd_cli.recipe.recipe import Recipe
 from sedd_cli.system.documents import read_yaml
@@ -66,10 +66,14 @@ def dump_recipe(recipe: Recipe) -> str:
 def override(data: dict[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
     """A copy of the data with overrides applied; `build` checks the keys and reads the values later."""
     data = {k: dict(v) if isinstance(v, dict) else v for k, v in data.items()}
+    given: set[str] = set()
     for text in overrides:
         key, equals, value = text.partition("=")
         if not equals or not key:
             raise RequestError(f"override {text!r} is not of the form key=value, for example train.steps=200")
+        if key in given:
+            raise RequestError(f"override {shortened(key)} is given twice")
+        given.add(key)
         *path, last = key.split(".")
         at = data
         for name in path:

@@ -365,3 +365,9 @@ def test_warnings_are_events_of_their_kind(tmp_path):
     events, _ = completed(prepare(PrepareOptions(str(tmp_path / "a.txt"), tokenizer="byte")))
     notes = [event.text for event in events if isinstance(event, Note) and not isinstance(event, Warn)]
     assert any("splits by a hash" in line for line in notes)
+
+
+@pytest.mark.parametrize("size", ["1048577", "4000000000", "9" * 400, "٣٠٠", "256"])
+def test_a_size_of_bpe_beyond_its_limits_is_refused(size):
+    with pytest.raises(RequestError, match=r"write bpe:N with N from 257 .* to 1,048,576 \(the limit MOST_PIECES\)"):
+        train_tokenizer(f"bpe:{size}", ["text"])

@@ -149,6 +149,7 @@ def test_a_sample_beyond_the_length_begins_as_its_first_block(model):
     ("options", "word"),
     [
         ({"length": 0}, "length must be at least 1"),
+        ({"length": 10**9}, "length must be at most 1,048,576"),
         ({"block": 25, "length": 40}, "the model's 24"),
         ({"block": 0}, "block must be at least 1"),
         ({"length": 40, "stride": 24}, "between 1 and 23"),

@@ -152,3 +152,8 @@ def test_what_a_shell_or_a_habit_makes_of_an_override_is_explained(override, mes
     with pytest.raises(RequestError) as error:
         load_recipe("quickstart", [override])
     assert message in str(error.value)
+
+
+def test_an_override_given_twice_is_refused():
+    with pytest.raises(RequestError, match=r"override train\.steps is given twice"):
+        load_recipe("quickstart", ["train.steps=4", "train.steps=5"])

@@ -29,6 +29,9 @@ from sedd_cli.core.samplers.draws import DRAWS, Draw
 from sedd_cli.core.samplers.grids import GRIDS
 from sedd_cli.core.score import ScoreModel
 
+#: Largest numbers of steps, whose grid is held in memory, and of correctors a step.
+MOST_STEPS, MOST_CORRECTORS = 1 << 20, 1 << 10
+
 
 @dataclass(frozen=True)
 class Stepper(Sampler):
@@ -53,10 +56,12 @@ class Stepper(Sampler):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.steps < 1:
-            raise ValueError(f"steps must be at least 1, found {self.steps}")
-        if self.correctors < 0:
-            raise ValueError(f"correctors must be at least 0, found {self.correctors}")
+        for key, least, most in (("steps", 1, MOST_STEPS), ("correctors", 0, MOST_CORRECTORS)):
+            value = getattr(self, key)
+            if value < least:
+                raise ValueError(f"{key} must be at least {least}, found {value}")
+            if value > most:
+                raise ValueError(f"{key} must be at most {most:,}, found {value:,}")
         for key, known in (("grid", GRIDS), ("draws", DRAWS), ("last_step", LAST_STEPS)):
             if getattr(self, key) not in known:
                 raise ValueError(f"{key} must be one of {', '.join(known)}, found {getattr(self, key)!r}")

@@ -12,13 +12,16 @@ import numpy as np
 
 from sedd_cli.data.tokenizers.base import TrainedTokenizer
 from sedd_cli.data.tokenizers.huggingface import engine_ids
-from sedd_cli.errors import RequestError
+from sedd_cli.errors import RequestError, shortened
 from sedd_cli.system.signals import uninterrupted
 
 #: Longer runs of letters, of digits, of white space or of other signs are cut for training, whose time grows with the
 #: square of a run.
 LONGEST_RUN = 10_000
 _RUN = re.compile("|".join(f"(?:{kind}){{{LONGEST_RUN}}}" for kind in (r"[^\W\d_]", r"\d", r"\s", r"[^\w\s]|_")))
+
+#: Largest N of bpe:N.
+MOST_PIECES = 1 << 20
 
 
 def _without_long_runs(texts: Iterable[str]) -> Iterator[str]:
@@ -79,9 +82,10 @@ class BPETokenizer(TrainedTokenizer):
     @classmethod
     def _size(cls, spec: str) -> int:
         number = spec.partition(":")[2]
-        if not number.isdecimal() or int(number) < cls.smallest:
+        if not (number.isascii() and number.isdecimal()) or not cls.smallest <= int(number[:10]) <= MOST_PIECES:
             raise RequestError(
-                f"tokenizer {spec!r}: write bpe:N with N ≥ {cls.smallest} (256 bytes and the separator), as in bpe:4096"
+                f"tokenizer {shortened(spec)}: write bpe:N with N from {cls.smallest} (256 bytes and the separator) to "
+                f"{MOST_PIECES:,} (the limit MOST_PIECES), as in bpe:4096"
             )
         return int(number)
 
