@@ -91,7 +91,7 @@ def rigorous_bound(
     end = end_terms(model, x0, u_end)
     model = _above_the_end(model)
     if count:
-        return _by_count(model, x0, v, u, cost, _whole(model))[0] + end
+        return _by_count(model, x0, v, u, cost, _whole(model, x0.shape[-1]))[0] + end
     # a token is masked with probability lam at a time when the schedule alone would mask λ̄(1)·lam of them
     lam, slope = placed_lambda(v, x0.shape[-1])
     sigma = -torch.log1p(-lam * full_lambda(model))
@@ -109,11 +109,11 @@ def both_bounds(
     their draws differ by more than MOST_RATIO, each takes an evaluation of its own.
     """
     end, above = end_terms(model, x0, u_end), _above_the_end(model)
-    part = _paper_part(model, T_MIN)
-    if full_lambda(model) ** -x0.shape[-1] <= MOST_RATIO:
-        whole, paper = _by_count(above, x0, v, u, cost, replace(_whole(model), reweighted=True), part)
+    part, all_noise = _paper_part(model, T_MIN), _whole(model, x0.shape[-1])
+    if all_noise.reweighted:
+        whole, paper = _by_count(above, x0, v, u, cost, all_noise, part)
     else:
-        ((whole,), (paper,)) = (_by_count(above, x0, v, u, cost, one) for one in (_whole(model), part))
+        ((whole,), (paper,)) = (_by_count(above, x0, v, u, cost, one) for one in (all_noise, part))
     return whole + end, paper / (1 - T_MIN)
 
 
@@ -214,8 +214,10 @@ def _paper_part(model: ScoreModel, t_min: float) -> _Part:
     return _Part(*trained_range(model, t_min))
 
 
-def _whole(model: ScoreModel) -> _Part:
-    return _Part(*sampled_range(model), full_lambda(model))
+def _whole(model: ScoreModel, length: int) -> _Part:
+    """All noise of sampling. Where λ̄(1) is near 1, by the draws of the paper's part, so that both can share them."""
+    full = full_lambda(model)
+    return _Part(*sampled_range(model), full, reweighted=full**-length <= MOST_RATIO)
 
 
 def _above_the_end(model: ScoreModel) -> ScoreModel:

@@ -220,6 +220,7 @@ def test_by_time_the_rigorous_bound_is_the_same(noise):
 @every_noise
 @pytest.mark.parametrize("most_ratio", [10.0, 0.0], ids=["one evaluation", "two evaluations"])
 def test_both_bounds_at_once_are_each_by_itself(noise, most_ratio, monkeypatch):
+    monkeypatch.setattr(bounds, "MOST_RATIO", most_ratio)
     graph, Q, p0 = world("absorbing", L=3)
     model = score_model(graph, noise, reference.wrong_score(p0, Q))
     generator = torch.Generator().manual_seed(4)
@@ -227,15 +228,14 @@ def test_both_bounds_at_once_are_each_by_itself(noise, most_ratio, monkeypatch):
     u[0] = 1e-9 * torch.arange(1, 4)  # less noise than the paper's integral reaches
     x0 = X0[0].expand(40, -1)
     for cost in (None, COST[x0]):
-        paper = both_bounds(model, x0, v, u, u, cost)[1]
+        rigorous, paper = both_bounds(model, x0, v, u, u, cost)
+        assert torch.equal(rigorous, rigorous_bound(model, x0, v, u, u, True, cost))
         assert torch.equal(paper, paper_bound(model, x0, v, u, count=True, cost=cost))
-    # the rigorous one has other draws, or other weights, than by itself, and the same expectation
-    monkeypatch.setattr(bounds, "MOST_RATIO", most_ratio)
 
-    def rigorous(x0, v, u):
+    def expected(x0, v, u):
         return both_bounds(model, x0, v, u, torch.full_like(u, 0.5), COST[x0])[0]
 
-    assert mean_over_counts(rigorous, model, X0[0]) == pytest.approx(integral_mean(model, Q, X0[0]), rel=1e-9)
+    assert mean_over_counts(expected, model, X0[0]) == pytest.approx(integral_mean(model, Q, X0[0]), rel=1e-9)
 
 
 def test_a_control_variate_of_the_right_cost_leaves_no_noise():
