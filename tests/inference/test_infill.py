@@ -403,7 +403,7 @@ def test_a_tokenizer_that_reads_otherwise_is_said(tmp_path):
 
 
 def test_short_gaps_are_filled_one_token_at_a_time_unless_something_is_chosen(model):
-    """First-hitting where nothing is said about the steps and there are no more tokens than steps."""
+    """First-hitting is the default if no option concerns the steps and the gaps have no more tokens than steps."""
     job = Job(parse_template("the [MASK:3] sat"))
     (one,) = infill_all(model, job, Sampling())
     assert (one.sampler, one.levers) == ("first_hitting", {"normalized": True})

@@ -10,7 +10,6 @@ from torch import Tensor
 from sedd_cli.core.fast.base import Kernels, Targets, in_tile
 from sedd_cli.core.graphs.base import Transition, per_position
 from sedd_cli.core.graphs.uniform import Uniform
-from sedd_cli.core.rise import scaled_rise
 
 #: Allows for the float32 rounding of a sum over the vocabulary.
 ROUNDING = 1 + 1e-4
@@ -116,3 +115,12 @@ class UniformKernels(Kernels[Uniform]):
     def mean_total(self, sigma: Tensor) -> Tensor:
         # linear in p(·|x), so largest at a corner: all of it on one y ≠ x
         return ROUNDING * (self.graph.vocab_size - 1 + torch.exp(-self.graph.log_rho(sigma)))
+
+
+def scaled_rise(R: Tensor, v: Tensor) -> Tensor:
+    """R·(e^v − 1) for R > 0, exact near v = 0 and finite wherever R·e^v is, up to |v| of twice what e^v allows.
+
+    e^v − 1 = h·(h + 2) with h = e^{v/2} − 1, and R is applied to the first factor.
+    """
+    h = torch.expm1(v / 2)
+    return (R * h) * (h + 2)

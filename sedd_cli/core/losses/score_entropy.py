@@ -16,7 +16,6 @@ from sedd_cli.core.fast.base import ScoreEntropyTiles, Targets
 from sedd_cli.core.fast.fused import LinearHead, losses
 from sedd_cli.core.graphs import Graph
 from sedd_cli.core.losses.base import OBJECTIVES, ContinuousTime, fused_loss, linear_head
-from sedd_cli.core.rise import scaled_rise
 from sedd_cli.core.score import Loss, ScoreModel
 
 
@@ -45,7 +44,7 @@ def score_entropy(graph: Graph, log_score: Tensor, sigma: Tensor, x: Tensor, x0:
     near = possible & (v <= 1)
     near_v = torch.where(near, v, 0.0)
     s = torch.where(near, 0.0, log_s).exp()
-    term = torch.where(near, scaled_rise(r, near_v) - r * near_v, s - torch.where(possible, r * (1 + v), 0.0))
+    term = torch.where(near, r * (torch.expm1(near_v) - near_v), s - torch.where(possible, r * (1 + v), 0.0))
     return (rate.to(term.dtype) * term).sum(-1)
 
 
