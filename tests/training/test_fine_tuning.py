@@ -105,7 +105,8 @@ def test_another_tokenizer_of_the_same_size_is_another_vocabulary(workplace, tin
     ],
 )
 def test_a_start_that_does_not_fit_is_refused(workplace, tiny_run, tmp_path, changes, message):
-    words = [f"init_from={tiny_run}", *(c.format(home=workplace) for c in changes)]
+    changes = [change.format(home=workplace) for change in changes]
+    words = changes if changes[0].startswith("init_from=") else [f"init_from={tiny_run}", *changes]
     with pytest.raises(RequestError, match=message):
         list(train(load_recipe(workplace / "tiny.yaml", words), TrainOptions(tmp_path / "run", "cpu")))
     assert not (tmp_path / "run").exists()

@@ -33,7 +33,8 @@ def dataset_of(recipe):
 
 
 def trained(workplace, folder, *overrides):
-    recipe = load_recipe(workplace / "tiny.yaml", ["train.steps=1", "train.log_every=1", *overrides])
+    words = {"train.steps": "1", "train.log_every": "1"} | dict(word.split("=", 1) for word in overrides)
+    recipe = load_recipe(workplace / "tiny.yaml", [f"{key}={value}" for key, value in words.items()])
     list(train(recipe, TrainOptions(folder, "cpu", report=False)))
     return recipe, checkpoint.latest(folder)
 

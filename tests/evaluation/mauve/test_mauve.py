@@ -60,7 +60,6 @@ def options(tiny_causal, lines, tmp_path_factory) -> MauveOptions:
 
 @pytest.fixture(autouse=True)
 def _empty_caches():
-    yield
     for name in ("mauve", "features"):
         shutil.rmtree(home() / name, ignore_errors=True)
 
