@@ -88,8 +88,7 @@ def fresh_nets(options: ModelBenchOptions) -> tuple[DiT, DiT]:
             0.02 * torch.randn(graph.states, net.config.hidden_size, generator=generator)
         )
     slow_net = copy.deepcopy(net)
-    net.autocast = autocast_dtype(options.recipe.train.precision, device)
-    net.cast_for_inference()
+    net.cast_for_inference(autocast_dtype(options.recipe.train.precision, device))
     return net, slow_net
 
 

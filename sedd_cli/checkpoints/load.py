@@ -5,9 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 from sedd_cli.checkpoints import checkpoint, hub, published
+from sedd_cli.checkpoints.formats import find_format
+from sedd_cli.checkpoints.formats.base import ModelFiles
 from sedd_cli.checkpoints.loaded_model import LoadedModel
 from sedd_cli.checkpoints.tensors import load_weights
 from sedd_cli.data.tokenizers import Tokenizer, is_local, load_tokenizer, open_tokenizer
+from sedd_cli.data.tokenizers.reindexed import ReindexedTokenizer
 from sedd_cli.errors import RequestError
 from sedd_cli.models.dit import DiT
 from sedd_cli.models.precision import autocast_dtype
@@ -17,37 +20,51 @@ from sedd_cli.system.distributed import pick_device
 
 
 def open_model(
-    source: str | Path, device: str = "auto", precision: str = "fp32", tokenizer: str | None = None
+    source: str | Path,
+    device: str = "auto",
+    precision: str = "fp32",
+    tokenizer: str | None = None,
+    mask_token: str | None = None,
 ) -> LoadedModel:
     """Load a model without the methods that sample and infill; arguments and errors are those of `load_model`."""
     chosen = pick_device(device)
-    model = _recognised(Path(source), str(source))
+    model = _recognised(Path(source), str(source), mask_token)
     if tokenizer is not None:
         model.tokenizer, model.tokenizer_source = load_tokenizer(tokenizer), tokenizer
     elif model.tokenizer is None and model.tokenizer_source is not None:
         model.tokenizer = _load_if_available(model.tokenizer_source)
+    if model.tokenizer is not None and (own := model.vocabulary) is not None:
+        if model.tokenizer.vocab_size > own.rows:
+            raise RequestError(
+                f"tokenizer {model.tokenizer_source!r} has {model.tokenizer.vocab_size:,} tokens, {source} has only "
+                f"{own.rows:,} rows"
+            )
+        if model.tokenizer.vocab_size != own.tokens or not own.in_order:
+            model.tokenizer = ReindexedTokenizer(model.tokenizer, own.rows, own.mask)
     if model.tokenizer is not None and model.tokenizer.vocab_size != model.vocab_size:
         raise RequestError(
             f"tokenizer {model.tokenizer_source!r} has {model.tokenizer.vocab_size} tokens, "
             f"{source} has {model.vocab_size}"
         )
-    model.net.autocast = autocast_dtype(precision, chosen)
-    model.net.cast_for_inference()
+    model.net.cast_for_inference(autocast_dtype(precision, chosen))
     model.net.to(chosen).eval().requires_grad_(False)
     return model
 
 
-def _recognised(path: Path, source: str) -> LoadedModel:
+def _recognised(path: Path, source: str, mask: str | None) -> LoadedModel:
     if found := checkpoint.latest(path):
         return _from_checkpoint(found, source)
     if (path / checkpoint.MANIFEST).is_file():
         return _from_checkpoint(checkpoint.open_checkpoint(path), source)
     if (path.is_file() and path.suffix in (".pth", ".pt")) or (path / published.HYDRA).is_file():
         return published.load_training_directory(path, source)
+    files = ModelFiles(path, source)
+    if found := find_format(files):
+        return found.load(files, mask)
     if (path / published.CONFIG).is_file():
         return published.load_published(path, source)
     if path.is_file() and path.name in (published.CONFIG, *published.WEIGHTS):
-        return _recognised(path.parent, source)
+        return _recognised(path.parent, source, mask)
     if path.is_dir():
         raise RequestError(
             f"{source} is not a model: neither a run (it has no `{checkpoint.LATEST}` checkpoint), nor a checkpoint "
@@ -57,7 +74,7 @@ def _recognised(path: Path, source: str) -> LoadedModel:
     if path.is_file():
         raise RequestError(f"{source} is a file: name its folder")
     folder = _fetched(source)
-    model = published.load_published(folder, source)
+    model = _recognised(folder, source, mask)
     model.facts = {"commit": folder.name[:8], **model.facts}
     return model
 

@@ -17,9 +17,11 @@ from sedd_cli.core.losses.autoregressive import next_token_nats
 from sedd_cli.core.losses.score_entropy import ScoreEntropy, sequence_score_entropy
 from sedd_cli.core.schedules import Schedule
 from sedd_cli.core.score import ScoreModel
+from sedd_cli.core.vocabulary import Vocabulary
 from sedd_cli.data.tokenizers import Tokenizer, load_tokenizer
 from sedd_cli.errors import RequestError
-from sedd_cli.models.dit import DiT
+from sedd_cli.models.dit import DiTConfig
+from sedd_cli.models.network import LanguageNetwork
 from sedd_cli.models.precision import autocast_dtype
 from sedd_cli.recipe import Recipe
 
@@ -31,7 +33,7 @@ class LoadedModel:
     #: Libraries beside torch that influence results.
     libraries: ClassVar[tuple[str, ...]] = ()
 
-    net: DiT
+    net: LanguageNetwork
     graph: Graph
     schedule: Schedule
     tokenizer: Tokenizer | None
@@ -40,10 +42,14 @@ class LoadedModel:
     facts: dict[str, Any] = field(default_factory=dict)
     #: What `load_tokenizer` loads the tokenizer from: a folder or a name.
     tokenizer_source: str | None = None
+    #: The token ids of a checkpoint of another project, where they are not those of the graph's states.
+    vocabulary: Vocabulary | None = None
+    #: The objective of a model without a recipe; None: score entropy.
+    parametrized: Objective | None = None
 
     @property
     def device(self) -> torch.device:
-        return self.net.vocab_embed.embedding.device
+        return self.net.device
 
     @property
     def length(self) -> int:
@@ -57,8 +63,8 @@ class LoadedModel:
 
     @cached_property
     def objective(self) -> Objective:
-        """The training objective, which determines the parametrization; score entropy without a recipe."""
-        return self.recipe.objective.make() if self.recipe else ScoreEntropy()
+        """The training objective, which determines the parametrization."""
+        return self.recipe.objective.make() if self.recipe else self.parametrized or ScoreEntropy()
 
     @property
     def exact(self) -> bool:
@@ -85,9 +91,12 @@ class LoadedModel:
     @cached_property
     def fingerprint(self) -> str:
         """sha256 over everything that determines a score: weights, shape of the network, graph, schedule."""
-        shape = replace(self.net.config, attention="auto", dropout=0.0)
+        shape: Any = self.net.config
+        if isinstance(shape, DiTConfig):
+            shape = replace(shape, attention="auto", dropout=0.0)
         meaning = (self.objective.parametrization == "mean", self.objective.causal, self.objective.steps)
         parts = (self.graph, self.schedule, shape, *([meaning] if any(meaning) else []))
+        parts += () if self.vocabulary is None else (self.vocabulary, self.net.meaning)
         # spelled as in version 0.1, so that results stored under a fingerprint are still found
         found = hashlib.sha256(repr(parts).replace("(vocab_size=", "(tokens=", 1).encode())
         for name, value in self.net.named_parameters():
@@ -101,8 +110,7 @@ class LoadedModel:
         if dtype is None or self.net.autocast is not None:
             return None
         net = copy.deepcopy(self.net)
-        net.autocast = dtype
-        net.cast_for_inference()
+        net.cast_for_inference(dtype)
         return replace(self, net=net)
 
     @property
@@ -121,6 +129,35 @@ class LoadedModel:
         """log s(x, sigma) [B, L, S] float32 for tokens x [B, L] and total noise sigma [B]."""
         self._has_scores()
         return self.score.log_score(self._tokens(x, self.graph.states), sigma.to(self.device))
+
+    @torch.no_grad()
+    def log_p_x0(self, x: Tensor, t: Tensor) -> Tensor:
+        """log p(x0|x_t) of the clean token at every position, [B, L, V] float32, in the checkpoint's own token ids.
+
+        A model of another project is normalised as by its own code: over all rows of its head or over all but MASK,
+        and a token that is not MASK stays or may change. For the sampling of a masked model, `log_score` leaves MASK
+        out and lets tokens stay in any case.
+
+        Args:
+            x: noisy tokens [B, L], in the checkpoint's own ids.
+            t: the time of each sequence [B], between 0 and 1.
+
+        Raises:
+            RequestError: the model gives no such distribution: it is autoregressive, or gives scores of a graph
+                without MASK.
+        """
+        self._has_scores()
+        own = self.vocabulary
+        if own is None:
+            if self.graph.masking:
+                own = Vocabulary(self.graph.states, self.graph.mask, carries_over=True)
+            elif self.objective.parametrization == "mean":
+                own = Vocabulary(self.graph.states, self.graph.mask)
+            else:
+                raise RequestError(f"{self.source} gives scores, not the distribution of the clean token")
+        x = own.states_of(self._tokens(x, own.rows))
+        sigma = self.schedule(torch.as_tensor(t, dtype=torch.float64, device=self.device))[0]
+        return own.log_p_x0(self.net.head(self.net.hidden(x, sigma.float())), x)
 
     def loss(self, x0: Tensor, t: Tensor, x: Tensor) -> Tensor:
         """σ̄′(t)·score entropy of noisy x [B, L] at time t [B] given clean x0 [B, L]: nats per sequence [B]."""

@@ -19,6 +19,7 @@ from sedd_cli.models.attention import ATTENTION, NAMES, KVCache, Rotary, choose,
 from sedd_cli.models.cuda_graphs import GraphedTrunk
 from sedd_cli.models.head import Readout
 from sedd_cli.models.layers import Embedding, LayerNorm, SigmaEmbedding, dropout, full_precision, modulate
+from sedd_cli.models.network import LanguageNetwork
 
 #: q, k, v [B, H, L, D] and whether attention is causal → [B, H, L, D].
 Attend = Callable[..., Tensor]
@@ -110,7 +111,7 @@ class OutputLayer(nn.Module):
             nn.init.zeros_(layer.bias)
 
 
-class DiT(nn.Module):
+class DiT(LanguageNetwork):
     """x [B, L] and sigma [B] → z [B, L, S], in two parts: the trunk `hidden` and the `head`.
 
     `autocast` is the dtype of mixed precision in both parts, or None; either way the head's outputs are in float32 or
@@ -118,6 +119,8 @@ class DiT(nn.Module):
     activations inside blocks. `compiled`: set by the caller that has compiled the blocks; on a GPU, fused losses
     are then compiled too.
     """
+
+    config: DiTConfig
 
     def __init__(self, config: DiTConfig, states: int, autocast: torch.dtype | None = None, causal: bool = False):
         super().__init__()
@@ -185,12 +188,12 @@ class DiT(nn.Module):
         """cos and sin for the queries and keys of a block, [L, 2D], in the dtype they are computed in."""
         return self.rotary_emb(length, 2 * self.config.n_heads, self.autocast or dtype)
 
-    def cast_for_inference(self) -> None:
-        """Cast the blocks' matrices to the dtype of mixed precision once, instead of in every call.
+    def cast_for_inference(self, dtype: torch.dtype | None) -> None:
+        """Compute in mixed precision of this dtype, or in float32 if it is None; the blocks' matrices are cast once.
 
         On a GPU the trunk is from now on replayed from graphs: weights must stay where they are.
         """
-        self.graphed = GraphedTrunk()
+        self.autocast, self.graphed = dtype, GraphedTrunk()
         if self.autocast is not None:
             for module in self.blocks.modules():
                 if isinstance(module, nn.Linear):
@@ -219,6 +222,3 @@ class DiT(nn.Module):
 
     def _mixed(self, device: torch.device) -> torch.autocast:
         return torch.autocast(device.type, self.autocast or torch.bfloat16, enabled=self.autocast is not None)
-
-    def forward(self, x: Tensor, sigma: Tensor) -> Tensor:
-        return self.head(self.hidden(x, sigma))

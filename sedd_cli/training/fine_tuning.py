@@ -38,6 +38,8 @@ def start_from(
         DamageError: Its weights are not finite.
     """
     given = open_model(source, device="cpu")
+    if not isinstance(given.net, DiT):
+        raise RequestError(f"init_from: {source} is a network of another project, which cannot be trained here")
     ours, theirs = ((one.parametrization, one.causal) for one in (objective, given.objective))
     if ours != theirs:
         raise RequestError(

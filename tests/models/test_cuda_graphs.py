@@ -98,7 +98,7 @@ def test_only_so_many_graphs_are_kept(monkeypatch):
 def test_a_network_replayed_on_a_gpu_is_the_eager_one():
     config = DiTConfig(n_blocks=2, hidden_size=64, n_heads=2, cond_dim=16, dropout=0.0, length=32)
     net = DiT(config, 51).cuda().eval().requires_grad_(False)
-    net.cast_for_inference()
+    net.cast_for_inference(None)
     with torch.no_grad():
         for seed in range(6):
             x, sigma = (t.cuda() for t in inputs(10, 32, seed))

@@ -16,7 +16,7 @@ from sedd_cli.core.fast.base import ScoreEntropyTiles, Targets
 from sedd_cli.core.fast.fused import LinearHead, losses
 from sedd_cli.core.graphs import Graph
 from sedd_cli.core.losses.base import OBJECTIVES, ContinuousTime, fused_loss, linear_head
-from sedd_cli.core.score import Loss, ScoreModel
+from sedd_cli.core.score import Loss, Parametrization, ScoreModel
 
 
 def score_entropy(graph: Graph, log_score: Tensor, sigma: Tensor, x: Tensor, x0: Tensor) -> Tensor:
@@ -62,6 +62,18 @@ class ScoreEntropy(ContinuousTime):
         sigma, dsigma = self.noise_at(model, v)  # [B]
         x = model.graph.perturb(x0, sigma, u)  # [B, L]
         return weighted_score_entropy(model, x, sigma, x0, dsigma)
+
+
+@OBJECTIVES.register
+@dataclass(frozen=True)
+class MeanScoreEntropy(ScoreEntropy):
+    """Score entropy of a network whose outputs are logits of the clean token (Schiff et al. 2024; Sahoo et al. 2025).
+
+    The scores are those of the mean parametrization. On the absorbing graph it equals `masked_cross_entropy`.
+    """
+
+    name: ClassVar[str] = "mean_score_entropy"
+    parametrization: ClassVar[Parametrization] = "mean"
 
 
 def sequence_score_entropy(model: ScoreModel, x: Tensor, sigma: Tensor, x0: Tensor) -> Tensor:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from sedd_cli.data.tokenizers.base import FILE, FORMAT, Tokenizer, TrainedTokenizer
 from sedd_cli.data.tokenizers.bpe import BPETokenizer
 from sedd_cli.data.tokenizers.characters import ByteTokenizer, CharTokenizer, Text8Tokenizer
 from sedd_cli.data.tokenizers.huggingface import HuggingFaceTokenizer
+from sedd_cli.data.tokenizers.reindexed import ReindexedTokenizer
 from sedd_cli.data.tokenizers.tiktoken import TiktokenTokenizer
 from sedd_cli.errors import DamageError, RequestError, WorkError, displayed, first_line
 from sedd_cli.system.documents import TOKENIZER_BYTES, read_json
@@ -98,7 +100,7 @@ def open_tokenizer(folder: Path) -> Tokenizer:
         record = read_json(file, TOKENIZER_BYTES)
         if record["format"] != FORMAT:
             raise RequestError(f"{file} has format {displayed(record['format'])}; this version reads format {FORMAT}")
-        tokenizer = KINDS[record["kind"]].from_state(record["spec"], record["state"])
+        tokenizer = _restored(record)
         expected = str(record["fingerprint"])
     except (RequestError, WorkError, OSError):
         raise
@@ -109,6 +111,14 @@ def open_tokenizer(folder: Path) -> Tokenizer:
     if tokenizer.fingerprint != expected:
         raise DamageError(f"{file} was changed: its content does not fit its fingerprint {expected[:12]}…")
     return tokenizer
+
+
+def _restored(record: dict[str, Any]) -> Tokenizer:
+    """The tokenizer of what `save` wrote: its kind, spec and state."""
+    kind, spec, state = record["kind"], record["spec"], record["state"]
+    if kind == ReindexedTokenizer.kind:
+        return ReindexedTokenizer.from_state(spec, {**state, "base": _restored(state["base"])})
+    return KINDS[kind].from_state(spec, state)
 
 
 def looks_like_path(spec: str) -> bool:

@@ -34,8 +34,8 @@ class Tokenizer(ABC):
     kind: ClassVar[str]
     named: ClassVar[bool] = True
     #: Whether decoding gives back every text without unknown characters.
-    restores_text: ClassVar[bool] = True
-    separator: ClassVar[str] = "\n\n"
+    restores_text: bool = True
+    separator: str = "\n\n"
 
     def __init__(self, spec: str, vocab_size: int, eos: int | None, unknown: int | None = None):
         self.spec = spec

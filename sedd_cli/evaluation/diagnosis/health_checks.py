@@ -7,6 +7,8 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Literal
 
+from torch import nn
+
 from sedd_cli.checkpoints.tensors import not_finite
 from sedd_cli.evaluation.diagnosis.results import Finding, NoiseLevel, SampleEntropy
 from sedd_cli.models.dit import DiT
@@ -28,11 +30,11 @@ def finding(
     return {"check": check, "state": state, "found": found, "advice": advice}
 
 
-def weights(net: DiT) -> Finding:
-    """Whether all parameters are finite, and the head is no longer the zero it is initialised to."""
+def weights(net: nn.Module) -> Finding:
+    """Whether all parameters are finite, and a DiT's head is no longer the zero it is initialised to."""
     if wrong := not_finite(net):
         return finding("weights", "bad", f"not finite: {wrong}", "take an earlier checkpoint")
-    if not any(p.any() for p in net.output_layer.linear.parameters()):
+    if isinstance(net, DiT) and not any(p.any() for p in net.output_layer.linear.parameters()):
         return finding("weights", "odd", "the output layer is zero", "the network was never trained")
     return finding("weights", "ok", f"{sum(p.numel() for p in net.parameters()):,}, all finite")
 

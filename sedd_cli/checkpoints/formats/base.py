@@ -1,0 +1,138 @@
+"""What a format is: how it is recognised, and how its files become a model."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar
+
+from torch import Tensor
+
+from sedd_cli.checkpoints.loaded_model import LoadedModel
+from sedd_cli.checkpoints.tensors import read_tensors
+from sedd_cli.core.graphs import Graph
+from sedd_cli.core.graphs.absorbing import Absorbing
+from sedd_cli.core.graphs.uniform import Uniform
+from sedd_cli.core.losses import Objective
+from sedd_cli.core.schedules import Schedule
+from sedd_cli.core.vocabulary import Vocabulary
+from sedd_cli.errors import RequestError, displayed
+from sedd_cli.models.network import Adapted, Condition, LanguageNetwork, NoiseInput
+from sedd_cli.system.documents import read_json
+
+CONFIG = "config.json"
+WEIGHTS = ("model.safetensors", "pytorch_model.bin")
+#: Prefixes that wrappers of networks put before the names of tensors.
+WRAPPERS = ("module.", "_orig_mod.")
+
+
+@dataclass(frozen=True)
+class ModelFiles:
+    """The folder or file that a user named, with its configuration and tensors, read once and when asked for."""
+
+    path: Path
+    name: str
+
+    @property
+    def folder(self) -> Path:
+        return self.path if self.path.is_dir() else self.path.parent
+
+    @cached_property
+    def config(self) -> Mapping[str, Any]:
+        """config.json; empty where there is none, or where it holds no keys and values."""
+        file = self.folder / CONFIG
+        found = read_json(file) if self.path.is_dir() and file.is_file() else {}
+        return found if isinstance(found, Mapping) else {}
+
+    @property
+    def model_type(self) -> str:
+        """The entry `model_type` of config.json, or ""."""
+        return str(self.config.get("model_type", ""))
+
+    def number(self, *keys: str, default: int | None = None) -> int:
+        """A positive whole number of config.json under the first of `keys` that is there."""
+        for key in keys:
+            if (value := self.config.get(key)) is not None:
+                if type(value) is not int or value < 1:
+                    raise RequestError(f"{self.folder / CONFIG}: {key} must be a positive number, found "
+                                       f"{displayed(value)}")  # fmt: skip
+                return value
+        if default is None:
+            raise RequestError(f"{self.folder / CONFIG}: {' or '.join(keys)} is missing")
+        return default
+
+    @cached_property
+    def tensors(self) -> dict[str, Tensor]:
+        """All tensors by name, mapped from the files where possible, without the prefixes of wrappers."""
+        file = next((self.folder / name for name in WEIGHTS if (self.folder / name).is_file()), None)
+        if file is None:
+            raise RequestError(f"{self.folder} has {CONFIG} but neither {' nor '.join(WEIGHTS)}")
+        return {unwrapped(name): value for name, value in read_tensors(file).items()}
+
+
+def unwrapped(name: str) -> str:
+    """A tensor's name without the prefixes of wrappers."""
+    for prefix in WRAPPERS:
+        name = name.replace(prefix, "")
+    return name
+
+
+class Format(ABC):
+    """One layout of checkpoints."""
+
+    name: ClassVar[str]
+    #: What marks it, for the message that lists what was looked for.
+    marks: ClassVar[str]
+
+    @abstractmethod
+    def recognises(self, source: ModelFiles) -> bool:
+        """Whether the files look like this format: by names and configuration, without reading tensors."""
+
+    @abstractmethod
+    def load(self, source: ModelFiles, mask: str | None = None) -> LoadedModel:
+        """The model. mask: the id or the token of MASK, where the user names it.
+
+        Raises:
+            RequestError: it lacks something, or is a variant that is not supported.
+            DamageError: its files are damaged.
+        """
+
+
+FORMATS: dict[str, Format] = {}
+
+
+def register(kind: type[Format]) -> type[Format]:
+    """Class decorator: enter a format."""
+    FORMATS[kind.name] = kind()
+    return kind
+
+
+def find_format(source: ModelFiles) -> Format | None:
+    """The format of a source; None if none fits. RequestError if several do."""
+    found = [known for known in FORMATS.values() if known.recognises(source)]
+    if len(found) > 1:
+        raise RequestError(f"{source.name} fits several formats: {', '.join(one.name for one in found)}")
+    return found[0] if found else None
+
+
+def assembled(
+    source: ModelFiles,
+    kind: str,
+    net: LanguageNetwork,
+    vocabulary: Vocabulary,
+    schedule: Schedule,
+    objective: Objective,
+    condition: Condition,
+    facts: dict[str, Any] | None = None,
+) -> LoadedModel:
+    """A model of a network of others. Without MASK its graph is the uniform one."""  # fmt: skip
+    tokens = vocabulary.tokens
+    graph: Graph = Uniform(tokens) if vocabulary.mask is None else Absorbing(tokens, scale_by_sigma=False)
+    adapted = Adapted(net, vocabulary, NoiseInput(condition, schedule))
+    facts = {"layout": kind, **(facts or {}), "weights": "as published"}
+    return LoadedModel(
+        adapted, graph, schedule, None, source.name, facts=facts, vocabulary=vocabulary, parametrized=objective
+    )
