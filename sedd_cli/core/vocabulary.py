@@ -48,13 +48,13 @@ class Vocabulary:
         """Checkpoint ids of states, int64 of the same shape."""
         if self.mask is None or self.in_order:
             return states
-        return torch.where(states == self.tokens, self.mask, states + (states >= self.mask))
+        return torch.where(states == self.tokens, self.mask, states + (states >= self.mask).long())
 
     def states_of(self, ids: Tensor) -> Tensor:
         """States of checkpoint ids, int64 of the same shape."""
         if self.mask is None or self.in_order:
             return ids
-        return torch.where(ids == self.mask, self.tokens, ids - (ids > self.mask))
+        return torch.where(ids == self.mask, self.tokens, ids - (ids > self.mask).long())
 
     def by_state(self, z: Tensor) -> Tensor:
         """Outputs z [..., V] in the order of ids, in that of states [..., S].
