@@ -173,6 +173,27 @@ def test_with_the_exact_score_the_count_form_is_the_negative_log_likelihood(nois
     assert rigorous_mean(model, Q, x0) == pytest.approx(float(reference.nll(p0, x0[None])), abs=1e-7)
 
 
+@pytest.mark.parametrize("name", ["absorbing", "uniform"])
+@every_noise
+@pytest.mark.parametrize("t_min", [T_MIN, 0.2])
+def test_draws_that_are_placed_leave_the_papers_estimate_as_it_is(name, noise, t_min):
+    graph, Q, p0 = world(name, L=2)
+    model, x0 = score_model(graph, noise, reference.wrong_score(p0, Q)), X0[0, :2]
+    low, high = noise.sigma(t_min), noise.sigma(1.0)
+
+    def draw(x0, v, u):
+        return paper_bound(model, x0, v, u, t_min=t_min, placed=True)
+
+    def level(v):
+        return float(placement.placed_sigma(torch.tensor([v], **F64), low, high, 2)[0])
+
+    found = mean_over_noise(draw, graph, Q, x0, level, placement.table(low, high, 2)[1].tolist())
+    levels = np.geomspace(low, high, 4).tolist()
+    score = reference.wrong_score(p0, Q)
+    truth = sum(reference.loss_integral(score, Q, x0, a, b) for a, b in itertools.pairwise(levels))
+    assert found == pytest.approx(truth / (1 - t_min), rel=1e-6)
+
+
 COST = torch.tensor([0.3, 2.0, 5.0], **F64)
 
 
