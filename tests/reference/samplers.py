@@ -94,14 +94,15 @@ def remdm_step(x: torch.Tensor, s: torch.Tensor, sigma_s: float, sigma_t: float,
     A token is remasked with probability rho = min(eta, (1 - alpha_s)/alpha_t). A mask is replaced with probability
     (alpha_s - (1 - rho) alpha_t)/(1 - alpha_t), by y in proportion to s_y; the exact s_y sum to alpha_t/(1 - alpha_t).
     """
-    alpha_s, alpha_t, mask = math.exp(-sigma_s), math.exp(-sigma_t), s.shape[-1] - 1
-    rho = min(eta, (1 - alpha_s) / alpha_t)
+    alpha_t, mask = math.exp(-sigma_t), s.shape[-1] - 1
+    moved_s, moved_t = -math.expm1(-sigma_s), -math.expm1(-sigma_t)  # 1 - alpha: differences of alphas lose digits
+    rho = min(eta, moved_s / alpha_t)
     out = torch.zeros_like(s)
     for index in itertools.product(range(x.shape[0]), range(x.shape[1])):
         here = int(x[index])
         if here == mask:
-            replaced = (alpha_s - (1 - rho) * alpha_t) / (1 - alpha_t)
-            out[index][:mask] = replaced * s[index][:mask] * (1 - alpha_t) / alpha_t
+            replaced = (moved_t - moved_s + rho * alpha_t) / moved_t
+            out[index][:mask] = replaced * s[index][:mask] * moved_t / alpha_t
             out[index][mask] = 1 - out[index].sum()
         else:
             out[index][here], out[index][mask] = 1 - rho, rho

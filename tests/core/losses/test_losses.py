@@ -185,7 +185,7 @@ def ancestral(model, Q, distribution, levels, L=2):
 @every_graph
 @pytest.mark.parametrize("noise", SCHEDULES)
 def test_the_noise_of_the_steps_is_even_in_masks_or_that_of_the_schedule(name, noise):
-    """λ = k/T after step k where there is a MASK, up to infinite noise; else the schedule at k/T. None before step 1."""
+    """λ = k/T after step k where there is a MASK, up to infinite noise; else the schedule at k/T. At first none."""
     model, *_ = mean_model(name, 2, noise=noise)
     before, after = step_noise(model, torch.tensor([0.0, 0.3, 0.6, 0.99], **F64), 4)
     if model.graph.mask is None:
