@@ -482,3 +482,11 @@ def test_strata_hold_one_number_each():
 def test_an_objective_without_a_time_range_is_refused(t_min):
     with pytest.raises(ValueError, match=f"t_min must lie in .*found {t_min}"):
         OBJECTIVES["score_entropy"](t_min=t_min)
+
+
+def test_the_last_number_below_one_draws_all_masks_whatever_the_rounding_of_the_shares():
+    model = score_model(GRAPHS["absorbing"](vocab_size=N), SCHEDULES["loglinear"](), None)
+    v = torch.tensor([1 - 2.0**-53], **F64)
+    for length in range(1, 200):
+        x0, u = torch.zeros(1, length, dtype=torch.int64), torch.linspace(0.1, 0.9, length, **F64)[None]
+        assert bool((count_draw(model, x0, v, u, 0.0, math.inf).x == N).all())
