@@ -247,10 +247,12 @@ def test_both_bounds_at_once_are_each_by_itself(noise, most_ratio, monkeypatch):
     generator = torch.Generator().manual_seed(4)
     v, u = torch.rand(40, generator=generator, **F64), torch.rand(40, 3, generator=generator, **F64)
     u[0] = 1e-9 * torch.arange(1, 4)  # less noise than the paper's integral reaches
-    x0 = X0[0].expand(40, -1)
+    u_end, x0 = u.clone(), X0[0].expand(40, -1)
+    u_end[1] = 1 - 1e-9  # masks that are left at the end
+    assert float(end_terms(model, x0, u_end)[1]) > 0
     for cost in (None, COST[x0]):
-        rigorous, paper = both_bounds(model, x0, v, u, u, cost)
-        assert torch.equal(rigorous, rigorous_bound(model, x0, v, u, u, True, cost))
+        rigorous, paper = both_bounds(model, x0, v, u, u_end, cost)
+        assert torch.equal(rigorous, rigorous_bound(model, x0, v, u, u_end, True, cost))
         assert torch.equal(paper, paper_bound(model, x0, v, u, count=True, cost=cost))
 
     def expected(x0, v, u):
