@@ -11,7 +11,7 @@ from typing import Any
 
 from sedd_cli import errors
 from sedd_cli.errors import RequestError, WorkError, first_line, out_of_memory
-from sedd_cli.system.json_lines import json_text
+from sedd_cli.system.json_lines import json_text, not_finite
 
 #: Exit codes beside 0: the work failed, the request was wrong, Ctrl-C.
 FAILED, WRONG, INTERRUPTED = 1, 2, 130
@@ -122,9 +122,17 @@ class Output:
     def json(self, data: Any) -> None:
         """Write the document of `--json`, at most once per command; processes other than the first write nothing."""
         if main_process():
+            say_not_finite(data)
             encoding = (getattr(sys.stdout, "encoding", None) or "utf-8").lower().replace("-", "")
             self.write(json_text(data, 1, ascii_only=not encoding.startswith("utf")) + "\n", result=True)
             self.document = True
+
+
+def say_not_finite(data: Any) -> None:
+    """Warn of the numbers of a document that are NaN or infinite, which JSON has no words for."""
+    if found := not_finite(data):
+        more = f" and {len(found) - 3} more" if len(found) > 3 else ""
+        say_error(f"warning: not finite, null in the JSON: {', '.join(found[:3])}{more}")
 
 
 def say_error(line: str) -> None:

@@ -30,7 +30,7 @@ PROTOCOLS = {
     "sedd-paper": Protocol(rigorous=False, rest=False, process=f"{_CONTINUOUS}, without its two ends"),
     "mdlm": Protocol(rigorous=False, rest=False, process=f"{_CONTINUOUS}, without its two ends", wrapped=True),
     "discrete": Protocol(rigorous=True, rest=True, process="the steps that the model was trained with", discrete=True),
-    "sampler": Protocol(rigorous=True, rest=True, process="the sampler as it runs", stepwise=True),
+    "sampler": Protocol(rigorous=True, rest=True, process="the sampler's steps, each with all scores", stepwise=True),
 }
 
 

@@ -181,6 +181,8 @@ BOUND_DRAWS = 64
 def candidate_bound(model: LoadedModel, tokens: list[int]) -> tuple[float, float]:
     """The rigorous bound on −log p of a sequence in nats per token, and its standard error (0 if autoregressive).
 
+    Both are infinite where the model gives the sequence no finite bound, also where it computes NaN.
+
     It is the bound of the model itself, whatever options of the sampler drew the candidate. All candidates share the
     same draws, from a fixed seed, so that the bound depends neither on the batch nor on the order of candidates.
     """
@@ -197,7 +199,8 @@ def candidate_bound(model: LoadedModel, tokens: list[int]) -> tuple[float, float
                 raise
         size = max(1, min(size, BOUND_DRAWS) // 2)
     means = nats.view(LEAST_REPLICATES, -1).mean(1) / len(tokens)
-    return float(means.mean()), float(means.std() / math.sqrt(LEAST_REPLICATES))
+    mean, error = float(means.mean()), float(means.std() / math.sqrt(LEAST_REPLICATES))
+    return (mean, error) if math.isfinite(mean) else (math.inf, math.inf)
 
 
 @torch.no_grad()

@@ -191,7 +191,12 @@ def _fill_alike(
         candidates.append(event)
         if len(candidates) == len(plan.layouts):
             del incomplete[event.request.group]
-            ranked = _ranked(model, resolved, plan.job, candidates, every)
+            ranked, endless = _ranked(model, resolved, plan.job, candidates, every)
+            if endless:
+                yield Warn(
+                    f"filling {event.request.number}: the model gives {endless} of {len(candidates)} candidates no "
+                    "finite bound (null in JSON); they come last of their lengths"
+                )
             found += ranked if keep else []
             yield from ranked
     return found
@@ -199,8 +204,8 @@ def _fill_alike(
 
 def _ranked(
     model: LoadedModel, resolved: ResolvedSampler, job: Job, candidates: list[DenoisedLayout], every: bool
-) -> list[Filled]:
-    """The best candidate of a filling, or all of them from the best to the worst.
+) -> tuple[list[Filled], int]:
+    """The best candidate of a filling, or all of them from the best to the worst; and how many have no finite bound.
 
     Of candidates of different lengths, first come those whose lengths fit the given text best (`length_nats`), since
     bounds of texts of different lengths do not compare: a longer text costs more, and per token the given text decides.
@@ -246,7 +251,7 @@ def _ranked(
             job=job.facts,
         )
         found.append(filling)
-    return found
+    return found, sum(bound == math.inf for bound, _ in bounds)
 
 
 def infill_all(model: LoadedModel, job: Job, sampling: Sampling) -> list[Filled]:

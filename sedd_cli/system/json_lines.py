@@ -66,6 +66,14 @@ def finite(value: Any) -> Any:
     return value
 
 
+def not_finite(value: Any, name: str = "") -> list[str]:
+    """Where in a JSON value NaN and the infinities stand, as dotted names: what `json_text` writes as null."""
+    if isinstance(value, float):
+        return [] if math.isfinite(value) else [name]
+    parts = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list | tuple) else ()
+    return [found for key, one in parts for found in not_finite(one, f"{name}.{key}" if name else str(key))]
+
+
 def json_text(value: Any, indent: int | None = None, ascii_only: bool = False) -> str:
     """A value as JSON that every parser reads and every file can hold.
 

@@ -173,6 +173,27 @@ def test_with_the_exact_score_the_count_form_is_the_negative_log_likelihood(nois
     assert rigorous_mean(model, Q, x0) == pytest.approx(float(reference.nll(p0, x0[None])), abs=1e-7)
 
 
+@pytest.mark.parametrize("name", ["absorbing", "uniform"])
+@every_noise
+@pytest.mark.parametrize("t_min", [T_MIN, 0.2])
+def test_draws_that_are_placed_leave_the_papers_estimate_as_it_is(name, noise, t_min):
+    graph, Q, p0 = world(name, L=2)
+    model, x0 = score_model(graph, noise, reference.wrong_score(p0, Q)), X0[0, :2]
+    low, high = noise.sigma(t_min), noise.sigma(1.0)
+
+    def draw(x0, v, u):
+        return paper_bound(model, x0, v, u, t_min=t_min, placed=True)
+
+    def level(v):
+        return float(placement.placed_sigma(torch.tensor([v], **F64), low, high, 2)[0])
+
+    found = mean_over_noise(draw, graph, Q, x0, level, placement.table(low, high, 2)[1].tolist())
+    levels = np.geomspace(low, high, 4).tolist()
+    score = reference.wrong_score(p0, Q)
+    truth = sum(reference.loss_integral(score, Q, x0, a, b) for a, b in itertools.pairwise(levels))
+    assert found == pytest.approx(truth / (1 - t_min), rel=1e-6)
+
+
 COST = torch.tensor([0.3, 2.0, 5.0], **F64)
 
 
@@ -226,10 +247,12 @@ def test_both_bounds_at_once_are_each_by_itself(noise, most_ratio, monkeypatch):
     generator = torch.Generator().manual_seed(4)
     v, u = torch.rand(40, generator=generator, **F64), torch.rand(40, 3, generator=generator, **F64)
     u[0] = 1e-9 * torch.arange(1, 4)  # less noise than the paper's integral reaches
-    x0 = X0[0].expand(40, -1)
+    u_end, x0 = u.clone(), X0[0].expand(40, -1)
+    u_end[1] = 1 - 1e-9  # masks that are left at the end
+    assert float(end_terms(model, x0, u_end)[1]) > 0
     for cost in (None, COST[x0]):
-        rigorous, paper = both_bounds(model, x0, v, u, u, cost)
-        assert torch.equal(rigorous, rigorous_bound(model, x0, v, u, u, True, cost))
+        rigorous, paper = both_bounds(model, x0, v, u, u_end, cost)
+        assert torch.equal(rigorous, rigorous_bound(model, x0, v, u, u_end, True, cost))
         assert torch.equal(paper, paper_bound(model, x0, v, u, count=True, cost=cost))
 
     def expected(x0, v, u):
@@ -461,3 +484,11 @@ def test_strata_hold_one_number_each():
 def test_an_objective_without_a_time_range_is_refused(t_min):
     with pytest.raises(ValueError, match=f"t_min must lie in .*found {t_min}"):
         OBJECTIVES["score_entropy"](t_min=t_min)
+
+
+def test_the_last_number_below_one_draws_all_masks_whatever_the_rounding_of_the_shares():
+    model = score_model(GRAPHS["absorbing"](vocab_size=N), SCHEDULES["loglinear"](), None)
+    v = torch.tensor([1 - 2.0**-53], **F64)
+    for length in range(1, 200):
+        x0, u = torch.zeros(1, length, dtype=torch.int64), torch.linspace(0.1, 0.9, length, **F64)[None]
+        assert bool((count_draw(model, x0, v, u, 0.0, math.inf).x == N).all())

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from typing import ClassVar
 
 import pytest
 import reference
@@ -14,6 +15,7 @@ from sedd_cli.core.graphs import GRAPHS
 from sedd_cli.core.random import BOUND, Stream
 from sedd_cli.core.sampler_bound import evaluations, sampler_bound
 from sedd_cli.core.samplers import SAMPLERS
+from sedd_cli.core.samplers.grids import GRIDS
 from sedd_cli.core.schedules import SCHEDULES
 from sedd_cli.core.score import ScoreModel
 
@@ -63,22 +65,83 @@ def test_for_a_single_token_and_the_exact_score_the_bound_is_tight(name, noise, 
         assert float(found.mean()) == pytest.approx(-math.log(p0[token]), abs=5 * error + 1e-4)
 
 
-@pytest.mark.parametrize(
-    "options", [{"correctors": 1}, {"temperature": 0.7, "top_p": 0.95}, {"grid": "cosine"}], ids=str
-)
-@pytest.mark.parametrize("name", list(GRAPHS))
-def test_whatever_the_options_the_bound_lies_above_sampled_frequencies(name, options):
+#: Options that change the distribution of samples. Under the geometric schedule of the test below the three grids
+#: differ, and much noise is left for the last step.
+OPTIONS = [
+    {"correctors": 1},
+    {"correctors": 2, "grid": "cosine"},
+    {"grid": "even"},
+    {"temperature": 0.7, "top_p": 0.95},
+    {"temperature": 1.4, "correctors": 1},
+    {"last_step": "tweedie", "grid": "cosine"},
+]
+
+
+def replayed(graph, moves, x, noise: Stream) -> torch.Tensor:
+    """The divergences along paths of q from x [B, L], [B]; the numbers of move k are those of step k + 1."""
+    total = torch.zeros(len(x), dtype=torch.float64)
+    place = graph.states ** torch.arange(x.shape[1] - 1, -1, -1)
+    for number, (p, q) in enumerate(moves, 1):
+        row = (x * place).sum(-1)
+        total += reference.divergences(p, q)[row]
+        u_move, u_token = noise.uniforms(number, x.shape[1])
+        q = q[row]  # [B, L, S]
+        if graph.masking:  # first whether it moves, and then there is one token to move to
+            here = q.gather(-1, x[..., None])
+            other = q.scatter(-1, x[..., None], 0.0).argmax(-1)
+            x = torch.where(u_move < 1 - here[..., 0], other, x)
+        else:
+            x = (q.cumsum(-1) <= u_token[..., None]).sum(-1).clamp(max=graph.states - 1)
+    return total
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+@pytest.mark.parametrize("sigmas", [(1e-4, 20.0), (0.05, 2.0)], ids=str)
+@every_pair
+def test_whatever_the_options_each_path_costs_what_dense_chains_say(name, sigmas, sampler, options):
+    """Path by path, from the same uniforms; and the mean of all paths lies above the truth."""
     graph, Q, p0 = world(name, L=2)
-    model = score_model(graph, SCHEDULES["loglinear"](), reference.wrong_score(p0, Q, 0.4))
-    stepper, draws = SAMPLERS["tweedie"](steps=3, **options), 20_000
-    *_, last = stepper.run(model, Conditioning.nothing(draws, 2), 5, torch.arange(draws))
-    share = torch.bincount(last.x @ torch.tensor([N, 1]), minlength=N * N).double() / draws
-    mass = 0.0
-    for row, x0 in enumerate(reference.sequences(N, 2)):
-        bound = float(estimates(model, stepper, x0).mean())
-        assert math.isinf(bound) or bound > -math.log(share[row] + 3 * math.sqrt(share[row] / draws) + 1e-4)
-        mass += math.exp(-bound)
-    assert 0.1 < mass < 1.01
+    noise, score, start = SCHEDULES["geometric"](*sigmas), reference.wrong_score(p0, Q, 0.4), base(name, N)
+    model, stepper = score_model(graph, noise, score), SAMPLERS[sampler](steps=3, **options)
+    dense = options | {"grid": GRIDS[stepper.grid](noise, 3).tolist()}
+    x0 = torch.tensor(divmod(int(p0[:N, :N].argmax()), N))  # a text that top_p does not exclude
+    stream = Stream(1, BOUND, torch.arange(400))
+    found = sampler_bound(model, stepper, x0.expand(400, -1), stream, 0)
+
+    sigma, x = torch.full((400,), sigmas[1], dtype=torch.float64), x0.expand(400, -1)
+    x = graph.perturb(x, sigma, stream.uniforms(0, 2)[0]) if graph.mask is None else torch.full_like(x, graph.mask)
+    moves = reference.guided_moves(
+        sampler, score, Q, x0, schedule(noise), 3, graph.mask, unmasks=graph.masking, **dense
+    )
+    assert len(moves) == evaluations(stepper)
+    first = reference.transition(Q, sigmas[1])[:, x0]
+    prior = float(torch.special.xlogy(first, first * N).sum()) if graph.mask is None else 0.0
+    torch.testing.assert_close(found, prior + replayed(graph, moves, x, stream), rtol=1e-8, atol=1e-9)
+
+    exact = reference.guided_bound(
+        sampler, score, Q, x0, start, schedule(noise), 3, graph.mask, unmasks=graph.masking, **dense
+    )
+    law = reference.chain(sampler, score, Q, start, schedule(noise), 3, 2, graph.mask, **dense)
+    assert math.isfinite(exact)
+    assert exact > -math.log(law.view(graph.states, -1)[tuple(x0)]) - 1e-9
+
+
+def test_a_path_uses_numbers_of_its_own_for_each_move():
+    """Uniforms of all moves of all paths are different ones of the stream."""
+
+    class Recording(Stream):
+        numbers: ClassVar[list[int]] = []
+
+        def uniforms(self, step, length):
+            self.numbers.append(step)
+            return super().uniforms(step, length)
+
+    graph, Q, p0 = world("uniform", L=2)
+    model = score_model(graph, SCHEDULES["geometric"](), reference.exact_score(p0, Q))
+    stepper = SAMPLERS["tweedie"](steps=3, correctors=2)
+    for draw in range(3):
+        sampler_bound(model, stepper, torch.zeros(1, 2, dtype=torch.int64), Recording(1, BOUND, torch.arange(1)), draw)
+    assert Recording.numbers == list(range(3 * (evaluations(stepper) + 1)))
 
 
 class AllEqual:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import random
 import re
 
 import pytest
 import torch
+from support.jobs import completed
 
 from sedd_cli import load_model
 from sedd_cli.core.conditioning import Conditioning
@@ -27,7 +29,7 @@ from sedd_cli.inference.sampling import Sampling
 from sedd_cli.inference.template import Gap, Template, parse_template
 from sedd_cli.models.dit import DiT
 from sedd_cli.recipe.part import SamplerPart
-from sedd_cli.system.events import Filled, Frame, Progress
+from sedd_cli.system.events import Filled, Frame, Progress, Warn
 
 WORDS = (
     "the cat",
@@ -451,3 +453,21 @@ def test_of_a_known_source_steps_make_impossible_fillings_and_first_hitting_none
     assert abs(impossible["tweedie"] - expected) < 5 * expected**0.5
     assert evaluations["first_hitting"] == 2
     assert evaluations["tweedie"] > 4
+
+
+def test_candidates_without_a_finite_bound_come_last_and_it_is_said(model, monkeypatch):
+    """NaN compares with nothing, so a ranking by it would be that of chance."""
+    drawn = []
+
+    def nan_at_first(model, tokens, size):
+        drawn.append(tokens)
+        return torch.full((64,), math.nan if len(drawn) == 1 else 60.0 + len(drawn), dtype=torch.float64)
+
+    monkeypatch.setattr("sedd_cli.inference.bound._draw_candidate", nan_at_first)
+    events, done = completed(
+        infill.infill(model, [Job(parse_template("the [MASK:6] sat"), candidates=4)], Sampling(), every=True)
+    )
+    bounds = [one.bound for one in done.samples]
+    assert bounds == sorted(bounds)
+    assert math.isinf(bounds[-1])
+    assert any("no finite bound" in event.text for event in events if isinstance(event, Warn))

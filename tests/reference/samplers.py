@@ -94,14 +94,15 @@ def remdm_step(x: torch.Tensor, s: torch.Tensor, sigma_s: float, sigma_t: float,
     A token is remasked with probability rho = min(eta, (1 - alpha_s)/alpha_t). A mask is replaced with probability
     (alpha_s - (1 - rho) alpha_t)/(1 - alpha_t), by y in proportion to s_y; the exact s_y sum to alpha_t/(1 - alpha_t).
     """
-    alpha_s, alpha_t, mask = math.exp(-sigma_s), math.exp(-sigma_t), s.shape[-1] - 1
-    rho = min(eta, (1 - alpha_s) / alpha_t)
+    alpha_t, mask = math.exp(-sigma_t), s.shape[-1] - 1
+    moved_s, moved_t = -math.expm1(-sigma_s), -math.expm1(-sigma_t)  # 1 - alpha: differences of alphas lose digits
+    rho = min(eta, moved_s / alpha_t)
     out = torch.zeros_like(s)
     for index in itertools.product(range(x.shape[0]), range(x.shape[1])):
         here = int(x[index])
         if here == mask:
-            replaced = (alpha_s - (1 - rho) * alpha_t) / (1 - alpha_t)
-            out[index][:mask] = replaced * s[index][:mask] * (1 - alpha_t) / alpha_t
+            replaced = (moved_t - moved_s + rho * alpha_t) / moved_t
+            out[index][:mask] = replaced * s[index][:mask] * moved_t / alpha_t
             out[index][mask] = 1 - out[index].sum()
         else:
             out[index][here], out[index][mask] = 1 - rho, rho
@@ -154,9 +155,9 @@ def shaped(rows: torch.Tensor, x: torch.Tensor, temperature: float = 1.0, top_p:
     out = torch.zeros_like(rows)
     for index in itertools.product(range(x.shape[0]), range(x.shape[1])):
         here, p = int(x[index]), rows[index].clone()
+        out[index][here] = p[here]
         p[here] = 0.0
         move_probability = float(p.sum())
-        out[index][here] = 1 - move_probability
         if move_probability == 0:
             continue
         weights = [float(value / move_probability) ** (1 / temperature) for value in p]
@@ -249,6 +250,53 @@ def published_float32_race(weights: torch.Tensor, u: torch.Tensor) -> torch.Tens
     return (weights.float() / gumbel_norm).argmax(-1)
 
 
+def guided_moves(
+    sampler: str,
+    score: Score,
+    Q: torch.Tensor,
+    x0: torch.Tensor,
+    schedule: Schedule,
+    steps: int,
+    mask: int | None = None,
+    unmasks: bool = False,
+    eta: float = 0.02,
+    grid: list[float] | None = None,
+    correctors: int = 0,
+    temperature: float = 1.0,
+    top_p: float = 1.0,
+    last_step: str = "bayes",
+) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """All moves of a sampler's chain, and of a chain q that ends in x0 [L]: probabilities [S^L, L, S] of each.
+
+    unmasks: q is the sampler's own chain with x0 in place of drawn tokens; otherwise it is p(x_s|x_t, x0), where the
+    sampler can go, and corrector steps are the sampler's own. The last move of q is to x0.
+    """
+    S, L = len(Q), len(x0)
+    xs, grid, moves = sequences(S, L), grid or time_grid(steps), []
+
+    def rows_of(p: torch.Tensor) -> torch.Tensor:
+        return shaped(p, xs, temperature, top_p)
+
+    for t, s_time in itertools.pairwise(grid):
+        step, (sigma_s, dsigma_s) = Interval.between(schedule, t, s_time, eta), schedule(s_time)
+        p = rows_of(sampler_step(sampler, Q, xs, score(xs, step.sigma), step))
+        moves.append((p, _unmasked(p, xs, x0, mask) if unmasks else _towards(Q, p, xs, x0, sigma_s, step.sigma)))
+        for _ in range(correctors):
+            half = (1 - math.exp(-sigma_s)) / 2
+            h = half * (1 - math.exp(-(t - s_time) * dsigma_s / half))
+            p = rows_of(corrector_step(Q, xs, score(xs, sigma_s), h))
+            moves.append((p, _unmasked(p, xs, x0, mask) if unmasks else p))
+    sigma, _ = schedule(grid[-1])
+    last = {"bayes": bayes_step, "tweedie": tweedie_step}[last_step]
+    p = rows_of(last(Q, xs, score(xs, sigma), sigma, banned=mask))
+    return [*moves, (p, torch.eye(S, dtype=p.dtype)[x0].expand_as(p))]
+
+
+def divergences(p: torch.Tensor, q: torch.Tensor) -> torch.Tensor:
+    """D_KL(q ‖ p) of moves p, q [M, L, S], summed over positions, [M]; infinite where p lacks a move of q."""
+    return (torch.special.xlogy(q, q) - torch.special.xlogy(q, p)).sum((-1, -2))
+
+
 def guided_bound(
     sampler: str,
     score: Score,
@@ -259,42 +307,38 @@ def guided_bound(
     steps: int,
     mask: int | None = None,
     unmasks: bool = False,
-    eta: float = 0.02,
+    **options: object,
 ) -> float:
-    """E_q[log q(path)/p(path)] of a sampler's chain by enumeration of all states, x0 [L].
+    """E_q[log q(path)/p(path)] of a sampler's chain by enumeration of all states, with q of `guided_moves`.
 
-    start: the distribution [S] of a position at time 1. unmasks: q is the sampler's own chain with x0 in place of drawn
-    tokens; otherwise it is p(x_s|x_t, x0), where the sampler can go, from p(x_1|x0) (all MASK where there is one).
+    start: the distribution [S] of a position at time 1. q starts from p(x_1|x0), or, where there is a MASK, from MASK.
     """
-    S, L = len(Q), len(x0)
-    xs, grid = sequences(S, L), time_grid(steps)
-    first = transition(Q, schedule(1.0)[0])[:, x0].T if mask is None else start.expand(L, S)  # [L, S]
+    first = transition(Q, schedule(1.0)[0])[:, x0].T if mask is None else start.expand(len(x0), len(Q))  # [L, S]
     total = float(torch.special.xlogy(first, first / start.clamp(min=1e-300)).sum())
     at = joint(first[None])[0]
-    for t, s_time in [*itertools.pairwise(grid), (grid[-1], None)]:
-        sigma, _ = schedule(t)
-        s = score(xs, sigma)
-        if s_time is None:
-            p = bayes_step(Q, xs, s, sigma, mask)
-        else:
-            p = sampler_step(sampler, Q, xs, s, Interval.between(schedule, t, s_time, eta))
-        q = torch.zeros_like(p)
-        for row, i in itertools.product(range(len(xs)), range(L)):
-            here, true = int(xs[row, i]), int(x0[i])
-            if s_time is None:
-                q[row, i, true] = 1.0
-            elif unmasks:
-                if here == mask:
-                    q[row, i, mask] = p[row, i, mask]
-                    q[row, i, true] = 1 - p[row, i, mask]
-                else:
-                    q[row, i] = p[row, i]
-            else:
-                sigma_s = schedule(s_time)[0]
-                q[row, i] = transition(Q, sigma_s)[:, true] * transition(Q, sigma - sigma_s)[here]
-                q[row, i][p[row, i] <= 0] = 0.0
-                q[row, i] /= q[row, i].sum().clamp(min=1e-300)
-        terms = (torch.special.xlogy(q, q) - torch.special.xlogy(q, p.clamp(min=1e-300))).sum((-1, -2))
-        total += float((at * terms)[at > 0].sum())
+    for p, q in guided_moves(sampler, score, Q, x0, schedule, steps, mask, unmasks, **options):
+        total += float((at * divergences(p, q))[at > 0].sum())
         at = at @ joint(q)
     return total
+
+
+def _unmasked(p: torch.Tensor, xs: torch.Tensor, x0: torch.Tensor, mask: int | None) -> torch.Tensor:
+    """The sampler's probabilities p [M, L, S], where a MASK that is unmasked becomes the token of x0."""
+    q = p.clone()
+    for row, i in itertools.product(range(len(xs)), range(len(x0))):
+        if int(xs[row, i]) == mask:
+            q[row, i] = 0.0
+            q[row, i, mask] = p[row, i, mask]
+            q[row, i, int(x0[i])] = 1 - p[row, i, mask]
+    return q
+
+
+def _towards(
+    Q: torch.Tensor, p: torch.Tensor, xs: torch.Tensor, x0: torch.Tensor, sigma_s: float, sigma_t: float
+) -> torch.Tensor:
+    """p(x_s|x_t, x0) [M, L, S] where the sampler's p [M, L, S] is positive."""
+    q = torch.zeros_like(p)
+    for row, i in itertools.product(range(len(xs)), range(len(x0))):
+        q[row, i] = transition(Q, sigma_s)[:, x0[i]] * transition(Q, sigma_t - sigma_s)[xs[row, i]]
+    q[p <= 0] = 0.0
+    return q / q.sum(-1, keepdim=True).clamp(min=1e-300)

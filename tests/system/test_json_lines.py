@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
-from sedd_cli.system.json_lines import json_lines, read_json_lines
+from sedd_cli.system.json_lines import json_lines, json_text, not_finite, read_json_lines
 
 RECORDS = [{"kind": "train", "text": "é\u2028"}, {"kind": "train", "step": 2}]
 
@@ -33,3 +35,15 @@ def test_a_foreign_line_is_no_record_and_not_cut_short(tmp_path, raw):
     path.write_bytes(raw)
     (line,) = read_json_lines(path)
     assert (line.raw, line.record, line.cut_short('{"kind": "')) == (raw, None, False)
+
+
+def test_what_becomes_null_is_known_by_name():
+    value = {"a": 1.0, "b": [{"c": float("nan")}, {"c": 2.0}], "d": (float("inf"),), "e": "nan", "f": None}
+    assert not_finite(value) == ["b.0.c", "d.0"]
+    assert json.loads(json_text(value)) == {
+        "a": 1.0,
+        "b": [{"c": None}, {"c": 2.0}],
+        "d": [None],
+        "e": "nan",
+        "f": None,
+    }

@@ -77,7 +77,8 @@ def evaluate(
     autoregressive model of transformers (--model gpt2) is evaluated exactly, on the same blocks. On many GPUs:
     torchrun --standalone --nproc-per-node=8 -m sedd_cli eval --dataset wikitext103
 
-    Options of the sampler are for --protocol sampler alone, which bounds the likelihood of samples drawn in that way.
+    Options of the sampler are for --protocol sampler alone, which bounds the likelihood of samples drawn in that way
+    without thinning.
 
     Example: sedd eval --model runs/quickstart --dataset pydocs --split validation
     """

@@ -17,7 +17,7 @@ from rich.progress import Progress as Bars
 from rich.table import Table
 from rich.text import Text
 
-from sedd_cli.cli.outcome import failure, main_process, output
+from sedd_cli.cli.outcome import failure, main_process, output, say_not_finite
 from sedd_cli.cli.view.console import PlainConsole
 from sedd_cli.cli.view.results import bounds_table
 from sedd_cli.errors import MESSAGE, WorkError, printable, shortened
@@ -72,6 +72,8 @@ class View:
         if out is not None:
             from sedd_cli.system.files import write_whole
 
+            if not self.json:  # which says it itself
+                say_not_finite(data)
             try:
                 write_whole(out, json_text(data, 1) + "\n")
             except OSError as error:

@@ -229,12 +229,14 @@ class Graph(ABC):
     def posterior_kl(self, z: Tensor, sigma_s: Tensor, sigma_t: Tensor, x: Tensor, x0: Tensor) -> Tensor:
         """D_KL(p(x_s|x_t = x, x0) ‖ p_θ(x_s|x_t = x)), nats [...] (Austin et al. 2021, section 3.3).
 
-        p_θ takes p(x0|x) = softmax(z) over the tokens. 0 where x is not active.
+        p_θ takes p(x0|x) = softmax(z) over the tokens. 0 where x is not active. At sigma_s = 0 it is −log p(x0|x), from
+        log_softmax: p(x0|x) itself may underflow.
         """
         truth = self.posterior(F.one_hot(x0, self.vocab_size), sigma_s, sigma_t, x)
         guess = self.posterior(self._token_distribution(z)[..., : self.vocab_size], sigma_s, sigma_t, x)
         terms = torch.xlogy(truth, truth) - torch.xlogy(truth, guess.clamp(min=1e-300))
-        return torch.where(self.active(x), terms.sum(-1), 0.0).to(z.dtype)
+        found = torch.where(per_position(sigma_s, x) > 0, terms.sum(-1), self._token_nats(z, x0))
+        return torch.where(self.active(x), found, 0.0).to(z.dtype)
 
     # -- properties of true scores, by which a model is checked ------------------------------------
 
@@ -258,6 +260,10 @@ class Graph(ABC):
     def _token_distribution(self, z: Tensor) -> Tensor:
         """softmax(z) over the tokens, 0 at other states, [..., S] float64."""
         return F.pad(z[..., : self.vocab_size].double().softmax(-1), (0, self.states - self.vocab_size))
+
+    def _token_nats(self, z: Tensor, x0: Tensor) -> Tensor:
+        """−log softmax(z) over the tokens at x0 [...], float64."""
+        return -z[..., : self.vocab_size].double().log_softmax(-1).gather(-1, x0[..., None])[..., 0]
 
     def _reached(self, sigma: Tensor, x: Tensor) -> Tensor:
         """p_sigma(x|x0) for every x0, [..., S]; 1 where it is 0, for division."""

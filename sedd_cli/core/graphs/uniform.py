@@ -79,7 +79,10 @@ class Uniform(Graph):
         return zero_at(torch.log1p(p * torch.expm1(-log_rho) - moved).to(z.dtype), x)
 
     def posterior_kl(self, z: Tensor, sigma_s: Tensor, sigma_t: Tensor, x: Tensor, x0: Tensor) -> Tensor:
-        """p(x_s = y|x, y0) = p(x|y)·p_s(y|y0)/p_t(x|y0), where p(x|y) is the same on both sides and cancels."""
+        """p(x_s = y|x, y0) = p(x|y)·p_s(y|y0)/p_t(x|y0), where p(x|y) is the same on both sides and cancels.
+
+        At sigma_s = 0 the divergence is −log p(x0|x), from log_softmax: p(x0|x) itself may underflow.
+        """
         p = z.double().softmax(-1)
         sigma_s, sigma_t = (per_position(sigma, x).double()[..., None] for sigma in (sigma_s, sigma_t))
         delta = sigma_t - sigma_s
@@ -94,7 +97,8 @@ class Uniform(Graph):
         truth = torch.where(is_x0 > 0, kept[0], moved[0]) / seen
         arrive = torch.where(here > 0, kept[2], moved[2])
         terms = torch.xlogy(truth, truth) - torch.xlogy(truth, guess.clamp(min=1e-300))
-        return (arrive * terms).sum(-1).to(z.dtype)
+        found = (arrive * terms).sum(-1)
+        return torch.where(sigma_s[..., 0] > 0, found, self._token_nats(z, x0)).to(z.dtype)
 
     def largest_score(self, sigma: Tensor) -> Tensor:
         # p(y|x0)/p(x|x0) is largest for x0 = y

@@ -1,4 +1,4 @@
-"""The likelihood bound of samples as a sampler draws them (`core.sampler_bound`), on blocks of text."""
+"""The likelihood bound of a sampler in its steps, without thinning (`core.sampler_bound`), on blocks of text."""
 
 from __future__ import annotations
 

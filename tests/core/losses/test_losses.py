@@ -183,6 +183,36 @@ def ancestral(model, Q, distribution, levels, L=2):
 
 
 @every_graph
+@pytest.mark.parametrize("noise", SCHEDULES)
+def test_the_noise_of_the_steps_is_even_in_masks_or_that_of_the_schedule(name, noise):
+    """λ = k/T after step k where there is a MASK, up to infinite noise; else the schedule at k/T. At first none."""
+    model, *_ = mean_model(name, 2, noise=noise)
+    before, after = step_noise(model, torch.tensor([0.0, 0.3, 0.6, 0.99], **F64), 4)
+    if model.graph.mask is None:
+        expected = [0.0] + [model.schedule.sigma(k / 4) for k in range(1, 5)]
+    else:
+        expected = [0.0, *(-math.log(1 - k / 4) for k in range(1, 4)), math.inf]
+    assert before.tolist() == pytest.approx(expected[:-1], rel=1e-12)
+    assert after.tolist() == pytest.approx(expected[1:], rel=1e-12)
+
+
+@every_graph
+@pytest.mark.parametrize("scale", [1.0, 2000.0])
+def test_the_first_steps_divergence_is_the_cross_entropy_however_unlikely_the_token(name, scale):
+    """Beside a logit that is larger by more than 700, a softmax in float64 is 0; the divergence goes on growing."""
+    graph = GRAPHS[name](vocab_size=N)
+    z = scale * torch.tensor([[0.0, 0.7, 1.0] + [0.0] * (graph.states - N)])
+    z.requires_grad_()
+    x, x0 = torch.tensor([N - 1 if graph.mask is None else N]), torch.tensor([0])
+    sigma_s, sigma_t = torch.zeros(1, **F64), torch.full((1,), 1e-3, **F64)
+    found = graph.posterior_kl(z, sigma_s, sigma_t, x, x0)
+    truth = -z[:, :N].double().log_softmax(-1)[:, 0]
+    torch.testing.assert_close(found.double(), truth, rtol=1e-6, atol=0)
+    (gradient,) = torch.autograd.grad(found.sum(), z)
+    assert float(gradient[0, 0]) == pytest.approx(float(z[0, :N].detach().softmax(-1)[0]) - 1, rel=1e-5)
+
+
+@every_graph
 def test_the_discrete_bound_is_one_on_what_ancestral_sampling_gives(name):
     steps = 4
     model, Q, _, distribution = mean_model(name, 2)

@@ -1,7 +1,8 @@
 """The reverse process: single steps against dense ones, whole runs against the exact chain."""
 
 import math
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import pytest
 import reference
@@ -24,7 +25,7 @@ from sedd_cli.core.conditioning import Conditioning
 from sedd_cli.core.graphs import GRAPHS
 from sedd_cli.core.samplers import GRIDS, SAMPLERS, Stepper, run_reference
 from sedd_cli.core.samplers.denoise import decode_step, denoise_step
-from sedd_cli.core.schedules import SCHEDULES
+from sedd_cli.core.schedules import SCHEDULES, Schedule
 from sedd_cli.core.score import ScoreModel
 from sedd_cli.models.dit import DiT, DiTConfig
 
@@ -64,8 +65,21 @@ def rounding(Q: torch.Tensor, noise, t: float, s: float) -> float:
     return 1e-12 + 4 * 2.0**-52 * math.exp(reach * (noise.sigma(t) - noise.sigma(s)))
 
 
+@dataclass(frozen=True)
+class Squared(Schedule):
+    """σ̄(t) = t²: a millionth at t = 0.001, a ten-billionth at the end of the grid. Not registered."""
+
+    name: ClassVar[str] = "squared"
+
+    def __call__(self, t):
+        return t**2, 2 * t
+
+    def t(self, sigma):
+        return sigma.sqrt()
+
+
 @every_pair
-@every_noise
+@pytest.mark.parametrize("noise", [*(cls() for cls in SCHEDULES.values()), Squared()], ids=[*SCHEDULES, "squared"])
 @pytest.mark.parametrize("spread", [0.0, 1.5], ids=["exact", "wrong"])
 def test_one_step_is_the_dense_step(name, noise, sampler, spread):
     """At the exact score and at one wrong enough for negative masses to be clamped."""
