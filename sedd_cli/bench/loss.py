@@ -49,8 +49,7 @@ class PlainTrunk:
 class AllAtOnce(ScoreModel):
     """Scores of all rows in one tensor."""
 
-    @property
-    def block(self) -> int:
+    def block(self, device: torch.device) -> int:
         return 2**40
 
 

@@ -186,7 +186,7 @@ class DiT(nn.Module):
         return self.rotary_emb(length, 2 * self.config.n_heads, self.autocast or dtype)
 
     def cast_for_inference(self) -> None:
-        """Cast the blocks' matrices to the dtype of mixed precision once, instead of in every call.
+        """Cast the matrices of the blocks and the head to the dtype of mixed precision once, instead of in every call.
 
         On a GPU the trunk is from now on replayed from graphs: weights must stay where they are.
         """
@@ -195,6 +195,8 @@ class DiT(nn.Module):
             for module in self.blocks.modules():
                 if isinstance(module, nn.Linear):
                     module.to(self.autocast)
+            head = self.output_layer.linear
+            head.weight.data = self.readout.rounded(head.weight.data)  # on a GPU; elsewhere as it is
 
     def kernel(self, length: int | None = None) -> str:
         """Name of the attention kernel used at a length (default: the trained length)."""
