@@ -25,7 +25,7 @@ from sedd_cli.core.fast.base import TileLoss
 #: Bytes of a tile.
 BUDGET = {"cpu": 8 * 2**20, "cuda": 2**30}
 #: Bytes of a tile of whole rows, for losses that need them.
-WHOLE_BUDGET = {"cpu": 32 * 2**20, "cuda": 2**29}
+WHOLE_BUDGET = {"cpu": 32 * 2**20, "cuda": 2**28}
 #: Narrower tiles than this waste the matrix units; rows are split first.
 NARROWEST = 512
 #: A loss with a softmax gets tiles of whole rows, and so one pass less, if a tile holds this many.

@@ -54,8 +54,8 @@ class UniformPosteriorTiles(TileLoss):
         moved_s, moved_t, moved = (-torch.expm1(-sigma) / N for sigma in sigmas)  # to one other token
         kept_s, kept_t, kept = (torch.exp(-s) + m for s, m in zip(sigmas, (moved_s, moved_t, moved), strict=True))
         kept_tokens, is_x0 = torch.exp(-sigmas[0]), x == x0
-        log_p = z[:, :N].double()
-        log_p = log_p - log_p.logsumexp(-1, keepdim=True)
+        log_p = z[:, :N].to(torch.float64, copy=True)
+        log_p.sub_(log_p.logsumexp(-1, keepdim=True))
         p = log_p.exp()
         p_x = p.gather(1, x)
         total = p.scatter(1, x, 0.0).sum(-1, keepdim=True) / moved_t + p_x / kept_t  # Σw
