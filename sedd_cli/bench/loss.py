@@ -49,8 +49,7 @@ class PlainTrunk:
 class AllAtOnce(ScoreModel):
     """Scores of all rows in one tensor."""
 
-    @property
-    def block(self) -> int:
+    def block(self, device: torch.device) -> int:
         return 2**40
 
 
@@ -62,7 +61,7 @@ def readout_of(weight: Tensor, bias: Tensor, mixed: bool) -> Readout:
 def bench_loss(options: ModelBenchOptions) -> Generator[Event, None, BenchResult]:
     """Head and loss of the recipe's objective with their gradients, from the trunk's output, as in training.
 
-    Training fuses them where it can (D3PM and concrete score: not on every graph); elsewhere it scores in blocks.
+    Training fuses them where the graph has closed forms (`core.fast`); elsewhere it scores in blocks.
     """
     graph, schedule, device = options.parts()
     objective = options.recipe.objective.make()

@@ -9,8 +9,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-#: Elements of a float64 block of cumulative sums; bounds memory to 64 MiB whatever the vocabulary.
+#: Elements of a float64 block of cumulative sums; bounds memory to 64 MiB (256 on a GPU) whatever the vocabulary.
 BLOCK = 2**23
+GPU_BLOCK = 2**25
 
 
 def inverse_cdf(weights: Tensor, u: Tensor) -> Tensor:
@@ -18,15 +19,20 @@ def inverse_cdf(weights: Tensor, u: Tensor) -> Tensor:
 
     Returns int64 [R]. Entries of weight 0 are never drawn. Raises ValueError on a row without mass.
     """
-    rows = max(1, BLOCK // weights.shape[-1])
+    rows = _rows(weights)
     parts = [_inverse_cdf(weights[i : i + rows], u[i : i + rows]) for i in range(0, len(weights), rows)]
     return torch.cat(parts) if parts else u.new_zeros(0, dtype=torch.int64)
+
+
+def _rows(weights: Tensor) -> int:
+    """Rows of a block."""
+    return max(1, (GPU_BLOCK if weights.is_cuda else BLOCK) // weights.shape[-1])
 
 
 def _inverse_cdf(weights: Tensor, u: Tensor) -> Tensor:
     cdf = weights.cumsum(-1, dtype=torch.float64)
     total = cdf[:, -1:]
-    if not bool(((total > 0) & total.isfinite()).all()):
+    if not bool(((total > 0) & (total < torch.inf)).all()):
         raise ValueError("cannot draw: a row of weights is zero, infinite or not a number")
     # right=True skips zero-weight entries at the left edge of a plateau; nextafter keeps u·total below the total
     target = torch.minimum(u.double()[:, None] * total, torch.nextafter(total, torch.zeros_like(total)))
@@ -52,7 +58,7 @@ def nucleus(weights: Tensor, top_p: float) -> Tensor:
     """
     if top_p >= 1.0:
         return weights
-    rows = max(1, BLOCK // weights.shape[-1])
+    rows = _rows(weights)
     parts = [_nucleus(part, top_p) for part in weights.split(rows)]
     return torch.cat(parts) if parts else weights
 

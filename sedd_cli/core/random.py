@@ -7,6 +7,7 @@ one process and on eight, on the CPU and on a GPU, after a resume, and at any ba
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -15,6 +16,9 @@ from torch import Tensor
 _MASK = 0xFFFFFFFF
 _M0, _M1 = 0xD2511F53, 0xCD9E8D57
 _W0, _W1 = 0x9E3779B9, 0xBB67AE85
+
+#: Elements that `Stream.ahead` draws at once: what stays in a cache, or fills a GPU.
+AHEAD = {"cpu": 2**15, "cuda": 2**20}
 
 #: The purposes. A number drawn for one is independent of all numbers drawn for another.
 TIME, NOISE, BASE, SAMPLER, BOUND = range(5)
@@ -53,14 +57,28 @@ class Stream:
 
     def uniforms(self, step: int, length: int) -> tuple[Tensor, Tensor]:
         """Two independent float64 tensors [B, length] in (0, 1) for this step (0 ≤ step < 2³²)."""
-        position = torch.arange(length, device=self.index.device)
+        first, second = self.many(range(step, step + 1), length)
+        return first[0], second[0]
+
+    def many(self, steps: range, length: int) -> tuple[Tensor, Tensor]:
+        """`uniforms` of several steps at once: [len(steps), B, length] each."""
+        device = self.index.device
+        position = torch.arange(length, device=device)
+        step = torch.arange(steps.start, steps.stop, steps.step, device=device)[:, None, None]
         seed = self.seed[:, None] if isinstance(self.seed, Tensor) else self.seed
         # seed 0 and step 0 are ordinary values; the purpose goes to the counter's last word
-        words = philox(
-            (position[None], torch.full_like(position, step)[None], self.index[:, None], self.purpose),
-            (seed & _MASK, (seed >> 32) & _MASK),
-        )
+        words = philox((position, step, self.index[:, None], self.purpose), (seed & _MASK, (seed >> 32) & _MASK))
         return _unit(words[0], words[1]), _unit(words[2], words[3])
+
+    def ahead(self, length: int, last: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """`uniforms` of steps 0, 1, … last − 1, drawn several at a time: a draw of few numbers costs its 130 launches.
+
+        A user who keeps a draw keeps those that were drawn with it.
+        """
+        elements = AHEAD.get(self.index.device.type, AHEAD["cpu"])
+        several = max(1, elements // max(1, len(self.index) * length))
+        for start in range(0, last, several):
+            yield from zip(*self.many(range(start, min(start + several, last)), length), strict=True)
 
     def uniform(self, step: int) -> Tensor:
         """One float64 number per sequence, [B]."""

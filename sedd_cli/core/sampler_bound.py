@@ -33,14 +33,8 @@ from sedd_cli.core.categorical import inverse_cdf
 from sedd_cli.core.fast.thinning import remasked
 from sedd_cli.core.graphs import Graph, Transition
 from sedd_cli.core.random import Stream
-from sedd_cli.core.samplers.grids import GRIDS
 from sedd_cli.core.samplers.stepper import Denoise, GridStep, Move, Stepper
 from sedd_cli.core.score import ScoreModel
-
-
-def evaluations(sampler: Stepper) -> int:
-    """Network evaluations of one path."""
-    return sampler.steps * (1 + sampler.correctors) + 1
 
 
 def sampler_bound(model: ScoreModel, sampler: Stepper, x0: Tensor, noise: Stream, draw: int) -> Tensor:
@@ -50,11 +44,10 @@ def sampler_bound(model: ScoreModel, sampler: Stepper, x0: Tensor, noise: Stream
     move that the sampler does not make, as with top_p. For float64 draws.
     """
     sampler.check(model.graph)
-    length, number = x0.shape[1], draw * (evaluations(sampler) + 1)
+    length, number = x0.shape[1], draw * (sampler.evaluations + 1)
     x, total = _start(model, x0, noise.uniforms(number, length)[0].to(x0.device)), prior(model, x0)
-    grid = GRIDS[sampler.grid](model.schedule, sampler.steps).to(x0.device)
-    for k in range(sampler.steps + 1):
-        for move in sampler.moves(model, grid, k):
+    for moves in sampler.moves(model, x0.device):
+        for move in moves:
             number += 1
             u = [w.to(x0.device) for w in noise.uniforms(number, length)]
             x, cost = _guided(move, x, x0, u[0], u[1])

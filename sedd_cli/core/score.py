@@ -19,8 +19,17 @@ from sedd_cli.core.schedules import T_MIN, Schedule
 #: is as if the scores' normaliser e^m were set to 1.
 Parametrization = Literal["score", "mean"]
 
-#: Elements of one block of rows × states that a pass over the vocabulary may hold at once.
+#: Elements of one block of rows × states that a pass over the vocabulary may hold at once: what suits a CPU.
 ROW_BLOCK = 2**23
+#: On a GPU, one element for so many bytes of its memory: small blocks would leave it idle.
+BYTES_AN_ELEMENT = 2048
+
+
+def row_block(device: torch.device) -> int:
+    """Elements of one block of rows × states on a device."""
+    if device.type != "cuda":
+        return ROW_BLOCK
+    return max(ROW_BLOCK, torch.cuda.get_device_properties(device).total_memory // BYTES_AN_ELEMENT)
 
 
 class Network(Protocol):
@@ -64,10 +73,9 @@ class ScoreModel:
         """The graph's closed forms (`core.fast`), where it has them."""
         return kernels_of(self.graph)
 
-    @property
-    def block(self) -> int:
-        """Rows of scores held at once."""
-        size = max(1, ROW_BLOCK // self.graph.states)
+    def block(self, device: torch.device) -> int:
+        """Rows of scores held at once on a device."""
+        size = max(1, row_block(device) // self.graph.states)
         return size - size % 64 if size > 64 else size  # whole tiles of a matrix product
 
     def hidden(self, x: Tensor, sigma: Tensor) -> Tensor:
@@ -85,7 +93,8 @@ class ScoreModel:
         that every parameter has a gradient, of zero.
         """
         batch, position, hidden = self.hidden_rows(x, sigma)
-        for b, i, h in zip(*(t.split(self.block) for t in (batch, position, hidden)), strict=True):
+        block = self.block(x.device)
+        for b, i, h in zip(*(t.split(block) for t in (batch, position, hidden)), strict=True):
             yield Rows(b, i, x[b, i], sigma[b], self.net.head(h))
 
     def hidden_rows(self, x: Tensor, sigma: Tensor, where: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
@@ -120,8 +129,9 @@ class ScoreModel:
             return loss_of(self.net.head(h), b, x[b, i], x0[b, i])
 
         total = torch.zeros(len(x), dtype=torch.float32, device=x.device)
-        for h, b, i in zip(*(t.split(self.block) for t in (hidden, batch, position)), strict=True):
-            if torch.is_grad_enabled() and len(batch) > self.block:
+        most = self.block(x.device)
+        for h, b, i in zip(*(t.split(most) for t in (hidden, batch, position)), strict=True):
+            if torch.is_grad_enabled() and len(batch) > most:
                 loss = checkpoint(block, h, b, i, use_reentrant=False)
             else:
                 loss = block(h, b, i)

@@ -14,7 +14,7 @@ from sedd_cli.core.bounds import both_bounds, discrete_bound, paper_bound, rigor
 from sedd_cli.core.graphs import Graph
 from sedd_cli.core.protocols import PROTOCOLS, Protocol
 from sedd_cli.core.random import BOUND, TIME, Stream
-from sedd_cli.core.sampler_bound import evaluations, sampler_bound
+from sedd_cli.core.sampler_bound import sampler_bound
 from sedd_cli.core.samplers import Stepper
 from sedd_cli.core.score import ScoreModel
 from sedd_cli.errors import RequestError, out_of_memory
@@ -101,7 +101,7 @@ class MonteCarloOptions:
     @property
     def evaluations(self) -> int:
         """Network evaluations of one draw."""
-        return evaluations(self.sampler) if self.sampler else 1
+        return self.sampler.evaluations if self.sampler else 1
 
     def most_replicates(self, draws: int) -> int:
         """Replicates of `draws` draws that max_nfe allows."""

@@ -189,7 +189,9 @@ class DiT(LanguageNetwork):
         return self.rotary_emb(length, 2 * self.config.n_heads, self.autocast or dtype)
 
     def cast_for_inference(self, dtype: torch.dtype | None) -> None:
-        """Compute in mixed precision of this dtype, or in float32 if it is None; the blocks' matrices are cast once.
+        """Compute in mixed precision of this dtype, or in float32 if it is None.
+
+        The matrices of the blocks and of the head are cast once, instead of in every call.
 
         On a GPU the trunk is from now on replayed from graphs: weights must stay where they are.
         """
@@ -198,6 +200,8 @@ class DiT(LanguageNetwork):
             for module in self.blocks.modules():
                 if isinstance(module, nn.Linear):
                     module.to(self.autocast)
+            head = self.output_layer.linear
+            head.weight.data = self.readout.rounded(head.weight.data)  # on a GPU; elsewhere as it is
 
     def kernel(self, length: int | None = None) -> str:
         """Name of the attention kernel used at a length (default: the trained length)."""

@@ -10,7 +10,12 @@ PRECISIONS = ("auto", "bf16", "tf32", "fp32")
 
 
 def native_bf16(device: torch.device) -> bool:
-    """Whether matrix products in bfloat16 run on the device's own units (AMX or AVX512-BF16 on a CPU)."""
+    """Whether matrix products in bfloat16 run on the device's own units (AMX or AVX512-BF16 on a CPU).
+
+    With AVX512-BF16 alone (AMD EPYC, family 26) float32 products take 4.4 times the processor time of bfloat16 ones.
+    Float32 products that may round their factors (`models.head`) do not round them there: oneDNN does so with AMX only.
+    Its float32 kernel takes half the time of torch's.
+    """
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)
     if device.type == "cpu":

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 
+import torch
 from torch import nn
 
 from sedd_cli.checkpoints import checkpoint
@@ -41,8 +42,10 @@ def training(
     with closing(prefetch(loader, state.step, rows.start, rows.stop)) as batches:
         while state.step < config.steps and not stop:
             losses = gradients(state, next(batches), rows)
-            norm = float(whole(nn.utils.clip_grad_norm_(net.parameters(), config.clip)))
-            finite = math.isfinite(norm) and math.isfinite(losses.nats.sum())
+            size = whole(nn.utils.clip_grad_norm_(net.parameters(), config.clip))
+            # the one wait for the device in a step
+            norm, nats = torch.stack([size.double(), losses.nats.sum().to(size.device)]).tolist()
+            finite = math.isfinite(norm) and math.isfinite(nats)
             # without this check, processes would go on training after their launcher has died
             orphaned = dist.world > 1 and os.getppid() != parent
             stop, skip, lost = dist.any(stopped.is_set() or orphaned, not finite, saving.failed)
@@ -51,7 +54,7 @@ def training(
                 raise WorkError("another process could not write its part of a checkpoint; earlier ones are intact")
             divergence.begin(losses)
             if skip:
-                yield from _skip(state, saving, run, float(losses.nats.sum()), norm)
+                yield from _skip(state, saving, run, nats, norm)
             else:
                 state.update()
                 metrics.add(losses, norm)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -65,6 +65,8 @@ class TrainState:
     origin: str = ""
     #: Warnings about the setup.
     notices: tuple[str, ...] = ()
+    #: Noise of the next step that is drawn already, by (step, batch, first row, rows) (`step.gradients`).
+    drawn: dict[tuple[int, int, int, int], tuple[Tensor, Tensor]] = field(default_factory=dict)
 
     @classmethod
     def create(cls, recipe: Recipe, dataset: Dataset, dist: Dist, anew: bool) -> TrainState:

@@ -16,6 +16,8 @@ from sedd_cli.core.random import NOISE, TIME, Stream
 from sedd_cli.recipe import Recipe
 from sedd_cli.training.state import TrainState
 
+#: Devices on which the noise of a step is drawn during the step before.
+DRAWN_AHEAD = {"cuda"}
 #: Equal bins of t in which the loss is shown.
 BINS = 5
 
@@ -56,19 +58,31 @@ def gradients(state: TrainState, batch: Tensor, rows: range) -> LossByTime:
     losses = LossByTime.zero(device)
     parts = torch.arange(len(batch)).split(config.micro_batch or len(batch))
     for part in parts:
-        index = part + rows.start
+        first = rows.start + int(part[0])
         if recipe.model.dropout:
             # dropout is the only noise without a counter-based generator: seeding by step and first row gives the
             # same masks on any number of processes with the same micro-batches, and in a resumed run
-            torch.manual_seed(((recipe.seed * 1_000_003 + state.step) * 65_537 + int(index[0])) % 2**63)
-        v = time_uniforms(recipe, state.step, index).to(device)
-        u = Stream(recipe.seed, NOISE, index.to(device)).uniforms(state.step, recipe.model.length)[0]
+            torch.manual_seed(((recipe.seed * 1_000_003 + state.step) * 65_537 + first) % 2**63)
+        key = state.step, config.batch, first, len(part)
+        v, u = state.drawn.pop(key, None) or _noise(recipe, device, key)
         with state.dist.accumulate(state.loss, last=part is parts[-1]):
             loss = state.loss(batch[part].to(device, non_blocking=True), v, u)
             # gradients are averaged over processes, the loss over the global batch
             (loss.total * (state.dist.world / config.batch)).backward()
         losses.add(v, loss.sequences)
+    # a GPU is still busy: what the next step needs is queued behind, not waited for at its beginning
+    keys = [(state.step + 1, config.batch, rows.start + int(part[0]), len(part)) for part in parts]
+    state.drawn = {key: _noise(recipe, device, key) for key in keys} if device.type in DRAWN_AHEAD else {}
     return losses
+
+
+def _noise(recipe: Recipe, device: torch.device, key: tuple[int, int, int, int]) -> tuple[Tensor, Tensor]:
+    """Uniforms for the noise levels [R] and the noise [R, L] of (step, batch, first row, R rows), on the device."""
+    step, _, first, rows = key
+    v = time_uniforms(recipe, step, torch.arange(first, first + rows))
+    index = torch.arange(first, first + rows, device=device)
+    u = Stream(recipe.seed, NOISE, index).uniforms(step, recipe.model.length)[0]
+    return v.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else v.to(device), u
 
 
 def time_uniforms(recipe: Recipe, step: int, index: Tensor) -> Tensor:

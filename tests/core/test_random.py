@@ -4,6 +4,7 @@ import pytest
 import torch
 from scipy.stats import chisquare, kstest
 
+from sedd_cli.core import random
 from sedd_cli.core.random import BASE, BOUND, NOISE, SAMPLER, TIME, Stream, philox
 
 # Random123 1.14, kat_vectors, philox4x32 10: counter, key, answer
@@ -95,6 +96,18 @@ def test_no_two_names_share_a_number():
 
 def test_uniform_is_one_number_a_sequence():
     assert stream(count=6).uniform(2).tolist() == stream(count=6).uniforms(2, 3)[0][:, 0].tolist()
+
+
+@pytest.mark.parametrize("elements", [1, 3 * 6 * 5, 10**6])
+@pytest.mark.parametrize("seed", [3, torch.arange(6) - 2])
+def test_numbers_drawn_ahead_are_those_of_each_step(elements, seed, monkeypatch):
+    monkeypatch.setitem(random.AHEAD, "cpu", elements)
+    noise = Stream(seed, SAMPLER, torch.arange(6) + 10)
+    ahead = list(noise.ahead(5, 7))
+    assert len(ahead) == 7
+    for step, (first, second) in enumerate(ahead):
+        assert torch.equal(first, noise.uniforms(step, 5)[0])
+        assert torch.equal(second, noise.uniforms(step, 5)[1])
 
 
 def test_extreme_words_stay_inside_the_open_interval():

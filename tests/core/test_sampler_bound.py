@@ -13,7 +13,7 @@ from sedd_cli.core.bounds import rigorous_bound
 from sedd_cli.core.conditioning import Conditioning
 from sedd_cli.core.graphs import GRAPHS
 from sedd_cli.core.random import BOUND, Stream
-from sedd_cli.core.sampler_bound import evaluations, sampler_bound
+from sedd_cli.core.sampler_bound import sampler_bound
 from sedd_cli.core.samplers import SAMPLERS
 from sedd_cli.core.samplers.grids import GRIDS
 from sedd_cli.core.schedules import SCHEDULES
@@ -189,8 +189,8 @@ def test_few_steps_have_another_likelihood_than_many_and_their_own_bound_says_so
 
 
 def test_evaluations_count_every_move():
-    assert evaluations(SAMPLERS["tweedie"](steps=5)) == 6
-    assert evaluations(SAMPLERS["tweedie"](steps=5, correctors=2)) == 16
+    assert SAMPLERS["tweedie"](steps=5).evaluations == 6
+    assert SAMPLERS["tweedie"](steps=5, correctors=2).evaluations == 16
 
 
 def test_what_the_sampler_cannot_draw_has_no_finite_bound():

@@ -127,7 +127,7 @@ def test_a_registry_maps_names_to_the_classes_that_registered():
 )
 def test_blocks_of_rows_are_whole_tiles_within_the_budget(states, rows):
     model = ScoreModel(None, GRAPHS["uniform"](vocab_size=states), SCHEDULES["loglinear"]())
-    assert model.block == rows
+    assert model.block(torch.device("cpu")) == rows
     assert rows == 1 or rows * states <= score_module.ROW_BLOCK
 
 

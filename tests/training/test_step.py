@@ -23,6 +23,7 @@ from sedd_cli.evaluation.likelihood.summary import between_documents
 from sedd_cli.inference.bound import MonteCarloOptions
 from sedd_cli.models.dit import DiT
 from sedd_cli.recipe import load_recipe
+from sedd_cli.training import step
 from sedd_cli.training.step import time_uniforms
 from sedd_cli.training.train import TrainOptions, train
 
@@ -37,6 +38,20 @@ def trained(workplace, folder, *overrides):
     recipe = load_recipe(workplace / "tiny.yaml", [f"{key}={value}" for key, value in words.items()])
     list(train(recipe, TrainOptions(folder, "cpu", report=False)))
     return recipe, checkpoint.latest(folder)
+
+
+@pytest.mark.parametrize("micro", ["null", "2"])
+def test_noise_that_is_drawn_a_step_ahead_is_the_same(workplace, tmp_path, monkeypatch, micro):
+    changes = "train.steps=3", f"train.micro_batch={micro}"
+    _, wanted = trained(workplace, tmp_path / "drawn-in-time", *changes)
+    monkeypatch.setattr(step, "DRAWN_AHEAD", {"cpu"})
+    calls, draw = [], step._noise
+    monkeypatch.setattr(step, "_noise", lambda *given: calls.append(given[2]) or draw(*given))
+    _, found = trained(workplace, tmp_path / "drawn-ahead", *changes)
+    assert sorted({key[0] for key in calls}) == [0, 1, 2, 3]
+    assert len(calls) == len(set(calls))  # nothing is drawn twice
+    for name, value in wanted.tensors("weights").items():
+        assert torch.equal(value, found.tensors("weights")[name])
 
 
 @pytest.mark.parametrize("clip", [1.0, 1000.0])

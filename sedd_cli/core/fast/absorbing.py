@@ -50,12 +50,7 @@ class AbsorbingKernels(Kernels[Absorbing]):
         For CE + e^m − 1 − m = Σ_y e^{v_y} − 1 − v_{x0}: the logarithms of Σ e^z in CE and in m cancel.
         """
         inside, column = in_tile(targets.x0, z, start)
-        log_A = (
-            math.log(self.graph.vocab_size)
-            if self.graph.scale_by_sigma
-            else -torch.expm1(targets.sigma).log()[:, None].to(z.dtype)
-        )
-        target = z.sub_(log_A).gather(1, column)
+        target = z.sub_(self.log_unit(targets, z.dtype)).gather(1, column)
         rise = z.exp_()
         part = rise.sum(-1) - torch.where(inside, 1 + target, 0.0)[:, 0]
         at_x0 = rise.gather(1, column) - inside.to(rise.dtype)
@@ -66,6 +61,18 @@ class AbsorbingKernels(Kernels[Absorbing]):
 
     def row_weight(self, targets: Targets) -> Tensor:
         return 1 / torch.expm1(targets.sigma)
+
+    def log_unit(self, targets: Targets, dtype: torch.dtype) -> Tensor | float:
+        # the unit of scores is 1/E, E = expm1(sigma)
+        if self.graph.scale_by_sigma:
+            return math.log(self.graph.vocab_size)
+        return -torch.expm1(targets.sigma).log()[:, None].to(dtype)
+
+    def true_ratios(self, targets: Targets) -> tuple[Tensor, Tensor]:
+        return torch.zeros_like(targets.sigma), torch.ones_like(targets.sigma)
+
+    def squared_error_weight(self, targets: Targets) -> Tensor:
+        return torch.expm1(targets.sigma) ** -2
 
     def posterior_kl_share(self, sigma_s: Tensor, sigma_t: Tensor) -> Tensor:
         return (torch.exp(-sigma_s) - torch.exp(-sigma_t)) / -torch.expm1(-sigma_t)  # that of leaving MASK

@@ -63,8 +63,29 @@ class Kernels(ABC, Generic[G]):
     def row_weight(self, targets: Targets) -> Tensor:
         """The weight of each row, by which its tiles are multiplied, float64 [R]."""
 
+    @abstractmethod
+    def log_unit(self, targets: Targets, dtype: torch.dtype) -> Tensor | float:
+        """log A, [R, 1] or one for all: e^z/A are the scores in units of a row, those of `true_ratios`."""
+
+    @abstractmethod
+    def true_ratios(self, targets: Targets) -> tuple[Tensor, Tensor]:
+        """p(y|x0)/p(x|x0) of a token y that is neither x nor x0, and of x0, in units of the row: float64 [R] each."""
+
+    @abstractmethod
+    def squared_error_weight(self, targets: Targets) -> Tensor:
+        """Q(x, y) times the square of the row's unit, the same for every token y ≠ x: float64 [R]."""
+
     def posterior_kl_share(self, sigma_s: Tensor, sigma_t: Tensor) -> Tensor | None:
         """`Graph.posterior_kl` as a multiple of the cross-entropy at active positions, [B]; None where it is none."""
+        return None
+
+    def posterior_kl_tiles(
+        self, sigma_s: Tensor, sigma_t: Tensor, x: Tensor, x0: Tensor, cross_entropy: float
+    ) -> TileLoss | None:
+        """`Graph.posterior_kl` of rows, plus that much cross-entropy, as a fused loss; None where there is none.
+
+        All tensors are [R].
+        """
         return None
 
     # -- transitions -------------------------------------------------------------------------------
@@ -129,6 +150,8 @@ class TileLoss(ABC):
 
     #: Whether `tile` needs log Σ exp z of a row.
     softmax: ClassVar[bool] = False
+    #: Whether `tile` needs all columns of a row at once.
+    whole_rows: ClassVar[bool] = False
 
     @property
     @abstractmethod
@@ -175,6 +198,38 @@ class ScoreEntropyTiles(TileLoss):
 
     def row_weight(self) -> Tensor:
         return self.kernels.row_weight(self.targets)
+
+    def neutral_output(self) -> Tensor | float:
+        return self.kernels.neutral_output(self.targets)
+
+
+@dataclass(frozen=True)
+class ConcreteScoreTiles(TileLoss):
+    """Σ_{y≠x} Q(x,y)·(s_y − r_y)²/2 of some rows, without σ̄′ (`losses.concrete_score`)."""
+
+    kernels: Kernels[Any]
+    targets: Targets
+
+    @property
+    def columns(self) -> int:
+        return self.kernels.graph.vocab_size
+
+    def __getitem__(self, rows: slice | Tensor) -> ConcreteScoreTiles:
+        return ConcreteScoreTiles(self.kernels, self.targets[rows])
+
+    def tile(self, z: Tensor, start: int | Tensor, lse: Tensor | None, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """Gradient: (s_y − r_y)·s_y, and 0 at x; both in units of the row."""
+        others, at_x0 = (ratio[:, None].to(z.dtype) for ratio in self.kernels.true_ratios(self.targets))
+        s = z.sub_(self.kernels.log_unit(self.targets, z.dtype)).exp_()
+        error = s - others
+        inside, column = in_tile(self.targets.x0, z, start)
+        error.scatter_(1, column, torch.where(inside, s.gather(1, column) - at_x0, error.gather(1, column)))
+        inside, column = in_tile(self.targets.x, z, start)
+        error.scatter_(1, column, torch.where(inside, 0.0, error.gather(1, column)))
+        return error.square().sum(-1) / 2, s.mul_(error).to(dtype)
+
+    def row_weight(self) -> Tensor:
+        return self.kernels.squared_error_weight(self.targets)
 
     def neutral_output(self) -> Tensor | float:
         return self.kernels.neutral_output(self.targets)

@@ -4,12 +4,14 @@ Without this, z [R, S] is held, and as much again for log-scores, their exponent
 columns] is formed, turned into its share of the loss and into its gradient, and multiplied into the gradients of hidden
 states, weight and bias, before the next tile takes its place. A loss whose gradient with respect to z is elementwise
 (score entropy, theorem 3.6) needs one pass. One that needs the normaliser of the softmax (cross-entropy) needs a pass
-before it for the log-sum-exp, unless a tile holds whole rows.
+before it for the log-sum-exp, unless a tile holds whole rows. One that needs more than that (D3PM on the uniform graph)
+gets tiles of whole rows.
 """
 
 from __future__ import annotations
 
 import functools
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -22,6 +24,8 @@ from sedd_cli.core.fast.base import TileLoss
 
 #: Bytes of a tile.
 BUDGET = {"cpu": 8 * 2**20, "cuda": 2**30}
+#: Bytes of a tile of whole rows, for losses that need them.
+WHOLE_BUDGET = {"cpu": 32 * 2**20, "cuda": 2**28}
 #: Narrower tiles than this waste the matrix units; rows are split first.
 NARROWEST = 512
 #: A loss with a softmax gets tiles of whole rows, and so one pass less, if a tile holds this many.
@@ -125,14 +129,16 @@ class Tiles:
         """Tiles of at most `budget` bytes."""
         rows, columns = len(hidden), loss.columns + -loss.columns % readout.columns_in
         dtype = torch.promote_types(hidden.dtype, torch.float32)
-        budget = BUDGET.get(hidden.device.type, BUDGET["cpu"]) if budget is None else budget
+        if budget is None:
+            budgets = WHOLE_BUDGET if loss.whole_rows else BUDGET
+            budget = budgets.get(hidden.device.type, budgets["cpu"])
         cells = budget // dtype.itemsize
         if cells < columns:
             raise ValueError(
                 f"a budget of {budget:,} bytes does not hold one row of {columns:,} scores, "
                 f"{columns * dtype.itemsize:,} bytes"
             )
-        if loss.softmax and cells // columns >= min(rows, WHOLE_ROWS):
+        if loss.whole_rows or (loss.softmax and cells // columns >= min(rows, WHOLE_ROWS)):
             width = columns
         else:
             width = min(columns, max(NARROWEST, cells // max(rows, 1) // WIDTH_IN * WIDTH_IN))
@@ -150,7 +156,7 @@ class Tiles:
         """
         weight, bias = head
         hidden = readout.rounded(hidden)
-        tile = _compiled_tile() if readout.compiled else _tile
+        tile = compiled_or_plain if readout.compiled else _tile
         # one buffer is used for all tiles
         buffer = None if readout.compiled else weight.new_empty(self.height * self.width, dtype=self.dtype)
         for top in range(0, self.rows, self.height):
@@ -195,6 +201,30 @@ def _tile(
     if loss.softmax and lse is None:
         lse = z.logsumexp(-1)
     return loss.tile(z, start, lse, hidden.dtype)
+
+
+#: Errors of the compiler, by kind of loss: such losses run uncompiled from then on.
+FAILURES: dict[type[TileLoss], str] = {}
+
+
+def compiled_or_plain(readout: LinearHead, loss: TileLoss, *given: Any) -> tuple[Tensor, Tensor]:
+    """`_tile`, compiled; uncompiled after a first failure of the compiler, with one warning for each kind of loss."""
+    kind = type(loss)
+    if kind not in FAILURES:
+        try:
+            return _compiled_tile()(readout, loss, *given)
+        except (torch.OutOfMemoryError, MemoryError):
+            raise
+        except Exception as error:  # a compiler can fail in any way
+            plain = _tile(readout, loss, *given)  # where this fails too, it is not the compiler's fault
+            FAILURES[kind] = " ".join(str(error).split())[:160]
+            warnings.warn(
+                f"torch.compile does not work here for {kind.__name__}, the loss runs uncompiled "
+                f"({type(error).__name__}: {FAILURES[kind]})",
+                stacklevel=2,
+            )
+            return plain
+    return _tile(readout, loss, *given)
 
 
 @functools.cache

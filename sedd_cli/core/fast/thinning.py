@@ -11,6 +11,7 @@ position of its sequence exceeds 2. With `thinning: false` every position is sco
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
@@ -53,78 +54,108 @@ def remasked(move: ThinnableMove, x: Tensor, free: Tensor, u_move: Tensor) -> Te
 
 def thinned_move(
     move: ThinnableMove, x: Tensor, free: Tensor, u: tuple[Tensor, Tensor], skips: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor, bool]:
     """One step of the free positions [B, L] of x [B, L], by uniforms u for moving and for the token, [B, L] each.
 
     In sequences with skips [B], only the free active positions are scored that could move by the bound; in the others,
     all of them. Returns (evaluations of each sequence [B], x after the step, whether every Σ_y s_y computed is at most
-    the assumed largest one over CAUTION [B]).
+    the assumed largest one over CAUTION [B], whether that holds for all sequences).
+
+    A GPU is waited for only where a number of positions has to be known, or whether there is one.
     """
     model, moved = move.model, remasked(move, x, free, u[0])
     kernels = model.kernels
     assert kernels is not None
     mean = model.parametrization == "mean"
-    batch, position = (free & model.graph.active(x)).nonzero(as_tuple=True)
-    scored, small = torch.zeros_like(skips, dtype=torch.int64), torch.ones_like(skips)
-    if not len(batch):
-        return scored, moved, small
+    waiting, small = free & model.graph.active(x), torch.ones_like(skips)
     assumed = kernels.mean_total(move.sigma) if mean else kernels.assumed_total(move.sigma)
-    if not move.draw.moves_first:
-        sequences, chosen = batch.unique(), torch.ones_like(batch, dtype=torch.bool)
-        hidden = _hidden(move, x, sequences)
-    elif assumed is None:
-        sequences = batch.unique()
-        hidden = _hidden(move, x, sequences)
-        at = torch.searchsorted(sequences, batch), position
-        total = _totals(move, kernels, hidden[at], x[batch, position])
-        chosen = u[0][batch, position] < move.move_bound(kernels, total, x[batch, position])
-    else:
-        bound = move.move_bound(kernels, assumed.expand(len(batch)), x[batch, position])
-        chosen = (u[0][batch, position] < bound) | ~skips[batch]
-        sequences = batch[chosen].unique()
-        hidden = _hidden(move, x, sequences)
-    scored[sequences] = 1
-    high = _draw(move, kernels, x, moved, sequences, hidden, batch[chosen], position[chosen], u)
+    scored = chosen = waiting
+    if move.draw.moves_first and assumed is not None:
+        bound = move.move_bound(kernels, assumed.expand(x.shape), x)
+        scored = chosen = waiting & ((u[0] < bound) | ~skips[:, None])
+    at = chosen.flatten().nonzero()[:, 0]
+    rows = Scored.of(move, x, scored, at)
+    if rows is None:
+        return torch.zeros_like(skips, dtype=torch.int64), moved, small, True
+    if move.draw.moves_first and assumed is None:
+        here = x.flatten()[at]
+        total = _totals(move, kernels, rows.hidden_at(at), here)
+        at = at[u[0].flatten()[at] < move.move_bound(kernels, total, here)]
+    high = _draw(move, kernels, rows, moved, at, u)
     if assumed is not None and move.bounded and not mean:
         # where one Σ_y s_y is near the assumed largest one, that of a skipped position may exceed it: score them all
-        small = high <= float(assumed) / CAUTION
-        rest = ~chosen & ~small[batch]
-        if bool(rest.any()):
-            _draw(move, kernels, x, moved, sequences, hidden, batch[rest], position[rest], u)
-    return scored, moved, small
+        small = high <= assumed / CAUTION
+        if not bool(small.all()):
+            rest = (waiting & ~chosen & ~small[:, None]).flatten().nonzero()[:, 0]
+            _draw(move, kernels, rows, moved, rest, u)
+            return rows.evaluations, moved, small, False
+    return rows.evaluations, moved, small, True
+
+
+@dataclass(frozen=True)
+class Scored:
+    """The trunk's output [N·L, D] of the N sequences that have a position to score, of x [B, L].
+
+    shift [B]: what is added to a place in the flattened x to find it in the output; None: nothing.
+    evaluations [B]: 1 for these sequences, 0 for the others.
+    """
+
+    x: Tensor
+    hidden: Tensor
+    shift: Tensor | None
+    evaluations: Tensor
+
+    @classmethod
+    def of(cls, move: ThinnableMove, x: Tensor, scored: Tensor, at: Tensor) -> Scored | None:
+        """Evaluate the sequences with one of the positions scored [B, L], which `at` lists; None if there is none."""
+        if not len(at):
+            return None
+        batch, length = x.shape
+        if batch == 1:
+            hidden, evaluations, shift = move.model.hidden(x, move.sigma.expand(1)), torch.ones_like(x[:, 0]), None
+        else:
+            evaluations = scored.any(1).long()
+            sequences = evaluations.nonzero()[:, 0]
+            hidden = move.model.hidden(x[sequences], move.sigma.expand(len(sequences)))
+            shift = (evaluations.cumsum(0) - 1 - torch.arange(batch, device=x.device)) * length
+        return cls(x.flatten(), hidden.flatten(0, 1), shift, evaluations)
+
+    def hidden_at(self, at: Tensor) -> Tensor:
+        """The output [R, D] at places `at` [R] of the flattened x."""
+        return self.hidden.index_select(0, at if self.shift is None else at + self.shift[self.sequence(at)])
+
+    def sequence(self, at: Tensor) -> Tensor:
+        """The sequences [R] of places."""
+        return at // (len(self.x) // len(self.evaluations))
 
 
 def _totals(move: ThinnableMove, kernels: Kernels[Any], hidden: Tensor, x: Tensor) -> Tensor:
     """Σ_y s_y over the tokens [R], for hidden states [R, D] at positions x [R]: one pass over the vocabulary."""
-    model = move.model
+    model, block = move.model, move.model.block(x.device)
     found = [
         kernels.total_of(model.log_score_of(model.net.head(h), move.sigma.expand(len(h)), at))
-        for h, at in zip(hidden.split(model.block), x.split(model.block), strict=True)
+        for h, at in zip(hidden.split(block), x.split(block), strict=True)
     ]
-    return torch.cat(found) if found else move.sigma.new_zeros(0, dtype=torch.float64)
-
-
-def _hidden(move: ThinnableMove, x: Tensor, sequences: Tensor) -> Tensor:
-    """The trunk's output for some of the sequences."""
-    if not len(sequences):
-        return x.new_zeros(0)
-    return move.model.hidden(x[sequences], move.sigma.expand(len(sequences)))
+    return torch.cat(found)
 
 
 def _draw(
-    move: ThinnableMove, kernels: Kernels[Any], x: Tensor, moved: Tensor, sequences: Tensor, hidden: Tensor,
-    batch: Tensor, position: Tensor, u: tuple[Tensor, Tensor],
-) -> Tensor:  # fmt: skip
-    """Draw the transitions of some positions into `moved`; the largest Σ_y s_y computed in each sequence [B]."""
-    model = move.model
-    high = torch.zeros(len(x), dtype=torch.float64, device=x.device)
-    for b, i in zip(batch.split(model.block), position.split(model.block), strict=True):
-        if not len(b):
+    move: ThinnableMove, kernels: Kernels[Any], rows: Scored, moved: Tensor, at: Tensor, u: tuple[Tensor, Tensor]
+) -> Tensor:
+    """Draw the transitions of places `at` [R] of the flattened x into `moved` [B, L].
+
+    Returns the largest Σ_y s_y computed in each sequence, [B].
+    """
+    model, moved = move.model, moved.view(-1)
+    high = torch.zeros(len(rows.evaluations), dtype=torch.float64, device=moved.device)
+    for places in at.split(model.block(at.device)):
+        if not len(places):
             continue
-        here = x[b, i]
-        z = model.net.head(hidden[torch.searchsorted(sequences, b), i])
-        log_score = model.log_score_of(z, move.sigma.expand(len(b)), here)
-        high.scatter_reduce_(0, b, kernels.total_of(log_score), "amax")
+        here = rows.x[places]
+        z = model.net.head(rows.hidden_at(places))
+        log_score = model.log_score_of(z, move.sigma.expand(len(places)), here)
+        high.scatter_reduce_(0, rows.sequence(places), kernels.total_of(log_score), "amax")
         transition = move.fast_transition(kernels, log_score, here)
-        moved[b, i] = move.draw(transition, here, u[0][b, i], u[1][b, i], move.sampler.shape)
+        u_move, u_token = (each.flatten()[places] for each in u)
+        moved[places] = move.draw(transition, here, u_move, u_token, move.sampler.shape)
     return high

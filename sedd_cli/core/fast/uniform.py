@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from sedd_cli.core.fast.base import Kernels, Targets, in_tile
+from sedd_cli.core.fast.posterior import UniformPosteriorTiles
 from sedd_cli.core.graphs.base import Transition, per_position
 from sedd_cli.core.graphs.uniform import Uniform
 
@@ -61,6 +62,23 @@ class UniformKernels(Kernels[Uniform]):
 
     def row_weight(self, targets: Targets) -> Tensor:
         return torch.full_like(targets.sigma, 1 / self.graph.vocab_size)
+
+    def log_unit(self, targets: Targets, dtype: torch.dtype) -> float:
+        return 0.0
+
+    def true_ratios(self, targets: Targets) -> tuple[Tensor, Tensor]:
+        rho = self.graph.log_rho(targets.sigma).exp()
+        return torch.where(targets.x == targets.x0, rho, 1.0), 1 / rho
+
+    def squared_error_weight(self, targets: Targets) -> Tensor:
+        return self.row_weight(targets)
+
+    def posterior_kl_tiles(
+        self, sigma_s: Tensor, sigma_t: Tensor, x: Tensor, x0: Tensor, cross_entropy: float
+    ) -> UniformPosteriorTiles:
+        return UniformPosteriorTiles(
+            x, x0, sigma_s.double(), sigma_t.double(), self.graph.vocab_size, torch.full_like(sigma_t, cross_entropy)
+        )
 
     def euler(self, log_score: Tensor, x: Tensor, step: Tensor) -> Transition:
         weights = log_score.exp().scatter_(-1, x[..., None], 0.0)

@@ -8,8 +8,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from sedd_cli.core.fast.base import ConcreteScoreTiles, Targets
 from sedd_cli.core.graphs import Graph
-from sedd_cli.core.losses.base import OBJECTIVES, ContinuousTime
+from sedd_cli.core.losses.base import OBJECTIVES, ContinuousTime, fused_loss, linear_head
 from sedd_cli.core.score import Loss, ScoreModel
 
 
@@ -34,6 +35,10 @@ class ConcreteScore(ContinuousTime):
     def loss(self, model: ScoreModel, x0: Tensor, v: Tensor, u: Tensor) -> Loss:
         sigma, dsigma = self.noise_at(model, v)  # [B]
         x = model.graph.perturb(x0, sigma, u)  # [B, L]
+        if (kernels := model.kernels) and (readout := linear_head(model)):
+            batch, position, hidden = model.hidden_rows(x, sigma)
+            targets = Targets(x[batch, position], x0[batch, position], sigma[batch].double())
+            return fused_loss(readout, ConcreteScoreTiles(kernels, targets), hidden, batch, dsigma)
 
         def error(z: Tensor, batch: Tensor, x: Tensor, x0: Tensor) -> Tensor:
             log_score = model.graph.log_score(z, sigma[batch], x)

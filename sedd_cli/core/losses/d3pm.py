@@ -5,10 +5,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+import torch
 from torch import Tensor
 
 from sedd_cli.core.discrete_time import step_noise
-from sedd_cli.core.losses.base import OBJECTIVES, Objective, token_nats, weighted_cross_entropy
+from sedd_cli.core.losses.base import (
+    OBJECTIVES,
+    Objective,
+    fused_loss,
+    linear_head,
+    token_nats,
+    weighted_cross_entropy,
+)
 from sedd_cli.core.score import Loss, Parametrization, ScoreModel, trained_range
 
 
@@ -44,6 +52,11 @@ class D3PM(Objective):
         kernels = model.kernels
         if kernels and (share := kernels.posterior_kl_share(sigma_s, sigma_t)) is not None:
             return weighted_cross_entropy(model, x, network_sigma, x0, self.T * share + self.cross_entropy)
+        if kernels and (readout := linear_head(model)):
+            batch, position, hidden = model.hidden_rows(x, network_sigma)
+            rows = sigma_s[batch], sigma_t[batch], x[batch, position], x0[batch, position]
+            if tiles := kernels.posterior_kl_tiles(*rows, self.cross_entropy / self.T):
+                return fused_loss(readout, tiles, hidden, batch, torch.full_like(sigma_t, self.T))
 
         def term(z: Tensor, batch: Tensor, x: Tensor, x0: Tensor) -> Tensor:
             found = self.T * graph.posterior_kl(z, sigma_s[batch], sigma_t[batch], x, x0)

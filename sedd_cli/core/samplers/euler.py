@@ -14,7 +14,7 @@ from torch import Tensor
 from sedd_cli.core.fast import Kernels
 from sedd_cli.core.graphs import Graph, Transition
 from sedd_cli.core.samplers.base import SAMPLERS
-from sedd_cli.core.samplers.stepper import Stepper
+from sedd_cli.core.samplers.stepper import GridStep, Stepper
 from sedd_cli.core.score import ScoreModel
 
 
@@ -31,17 +31,13 @@ class Euler(Stepper):
     name: ClassVar[str] = "euler"
 
     def transition(self, model: ScoreModel, log_score: Tensor, x: Tensor, t: Tensor, s: Tensor) -> Transition:
-        return euler_step(model.graph, log_score, x, self._step(model, t, s))
+        return euler_step(model.graph, log_score, x, self.coefficient(model, t, s))
 
-    def fast_transition(
-        self, kernels: Kernels[Any], model: ScoreModel, log_score: Tensor, x: Tensor, t: Tensor, s: Tensor
-    ) -> Transition:
-        return kernels.euler(log_score, x, self._step(model, t, s))
+    def fast_transition(self, kernels: Kernels[Any], step: GridStep, log_score: Tensor, x: Tensor) -> Transition:
+        return kernels.euler(log_score, x, step.coefficient.expand(x.shape))
 
-    def move_bound(
-        self, kernels: Kernels[Any], model: ScoreModel, total: Tensor, x: Tensor, t: Tensor, s: Tensor
-    ) -> Tensor:
-        return kernels.euler_bound(total, x, self._step(model, t, s))
+    def move_bound(self, kernels: Kernels[Any], step: GridStep, total: Tensor, x: Tensor) -> Tensor:
+        return kernels.euler_bound(total, x, step.coefficient.expand(x.shape))
 
-    def _step(self, model: ScoreModel, t: Tensor, s: Tensor) -> Tensor:
+    def coefficient(self, model: ScoreModel, t: Tensor, s: Tensor) -> Tensor:
         return (t - s) * model.schedule(t)[1]

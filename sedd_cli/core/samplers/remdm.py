@@ -12,7 +12,7 @@ from sedd_cli.core.fast import Kernels
 from sedd_cli.core.graphs import Transition
 from sedd_cli.core.samplers.base import SAMPLERS
 from sedd_cli.core.samplers.euler import euler_step
-from sedd_cli.core.samplers.stepper import Stepper
+from sedd_cli.core.samplers.stepper import GridStep, Stepper
 from sedd_cli.core.score import ScoreModel
 
 
@@ -42,18 +42,14 @@ class ReMDM(Stepper):
         return (-torch.expm1(-sigma_s) * sigma_t.exp()).clamp(max=self.eta)
 
     def transition(self, model: ScoreModel, log_score: Tensor, x: Tensor, t: Tensor, s: Tensor) -> Transition:
-        return euler_step(model.graph, log_score, x, self._factor(model, t, s))
+        return euler_step(model.graph, log_score, x, self.coefficient(model, t, s))
 
-    def fast_transition(
-        self, kernels: Kernels[Any], model: ScoreModel, log_score: Tensor, x: Tensor, t: Tensor, s: Tensor
-    ) -> Transition:
-        return kernels.euler(log_score, x, self._factor(model, t, s))
+    def fast_transition(self, kernels: Kernels[Any], step: GridStep, log_score: Tensor, x: Tensor) -> Transition:
+        return kernels.euler(log_score, x, step.coefficient.expand(x.shape))
 
-    def move_bound(
-        self, kernels: Kernels[Any], model: ScoreModel, total: Tensor, x: Tensor, t: Tensor, s: Tensor
-    ) -> Tensor:
-        return kernels.euler_bound(total, x, self._factor(model, t, s))
+    def move_bound(self, kernels: Kernels[Any], step: GridStep, total: Tensor, x: Tensor) -> Tensor:
+        return kernels.euler_bound(total, x, step.coefficient.expand(x.shape))
 
-    def _factor(self, model: ScoreModel, t: Tensor, s: Tensor) -> Tensor:
+    def coefficient(self, model: ScoreModel, t: Tensor, s: Tensor) -> Tensor:
         """What s_y is multiplied by, [R]: α_s/α_t − 1 + ρ, where Σ_y s_y = α_t/(1 − α_t) for normalised scores."""
         return torch.expm1(model.schedule(t)[0] - model.schedule(s)[0]) + self.remask_probability(model, t, s)

@@ -11,7 +11,6 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import torch
@@ -70,67 +69,79 @@ class Stepper(Sampler):
     def transition(self, model: ScoreModel, log_score: Tensor, x: Tensor, t: Tensor, s: Tensor) -> Transition:
         """The transition from t to s (each [R]) at active positions x [R] with log_score [R, S]."""
 
-    def fast_transition(
-        self, kernels: Kernels[Any], model: ScoreModel, log_score: Tensor, x: Tensor, t: Tensor, s: Tensor
-    ) -> Transition:
-        """`transition` by the graph's kernels, where there is such a form."""
-        return self.transition(model, log_score, x, t, s)
+    def coefficient(self, model: ScoreModel, t: Tensor, s: Tensor) -> Tensor:
+        """What `fast_transition` and `move_bound` need to know of a step from t to s, of their shape."""
+        return torch.zeros_like(t)
 
-    def move_bound(
-        self, kernels: Kernels[Any], model: ScoreModel, total: Tensor, x: Tensor, t: Tensor, s: Tensor
-    ) -> Tensor:
-        """At least the probability of moving, float64 [R], from total [R] ≥ Σ_y s_y over the tokens."""
+    def fast_transition(self, kernels: Kernels[Any], step: GridStep, log_score: Tensor, x: Tensor) -> Transition:
+        """`transition` by the graph's kernels, where there is such a form."""
+        return step.transition(log_score, x)
+
+    def move_bound(self, kernels: Kernels[Any], step: GridStep, total: Tensor, x: Tensor) -> Tensor:
+        """At least the probability of moving, float64, from total ≥ Σ_y s_y over the tokens, of the shape of x."""
         return torch.ones_like(total, dtype=torch.float64)
 
     def remask_probability(self, model: ScoreModel, t: Tensor, s: Tensor) -> Tensor:
         """The probability that a token turns into MASK between t and s, of their shape."""
         return torch.zeros_like(t)
 
-    def moves(self, model: ScoreModel, grid: Tensor, k: int) -> list[Move]:
-        """What step k of the grid consists of."""
-        t = grid[k]
-        if k == self.steps:
-            return [Denoise(self, model, t)]
-        s = grid[k + 1]
-        correction = Correction(self, model, s, (t - s) * model.schedule(s)[1])
-        return [GridStep(self, model, t, s), *[correction] * self.correctors]
+    @property
+    def evaluations(self) -> int:
+        """Moves of all steps of the grid, which is the most network evaluations of a sequence."""
+        return self.steps * (1 + self.correctors) + 1
+
+    def moves(self, model: ScoreModel, device: torch.device) -> Iterator[list[Move]]:
+        """What each step of the grid consists of. The numbers of all steps are computed at once, before the first."""
+        grid = GRIDS[self.grid](model.schedule, self.steps).to(device)
+        sigma, dsigma = model.schedule(grid)
+        t, s = grid[:-1], grid[1:]
+        coefficients, remask = self.coefficient(model, t, s), self.remask_probability(model, t, s).tolist()
+        lengths = corrector_length(sigma[1:], (t - s) * dsigma[1:]) if self.correctors else t.new_zeros(self.steps)
+        for k, back in enumerate(lengths.tolist()):
+            step = GridStep(self, model, sigma[k], remask[k], t[k], s[k], coefficients[k])
+            correction = Correction(self, model, sigma[k + 1], back, lengths[k])
+            yield [step, *[correction] * self.correctors]
+        yield [Denoise(self, model, sigma[-1], 0.0)]
 
     def run(self, model: ScoreModel, given: Conditioning, seed: int | Tensor, index: Tensor) -> Iterator[Denoised]:
-        grid, x, noise = _start(self, model, given, seed, index)
-        evaluations, fallbacks, number = torch.zeros_like(index), 0, 0
-        mean = model.parametrization == "mean"
+        x, noise = _start(self, model, given, seed, index)
+        evaluations, fallbacks, first = torch.zeros_like(index), 0, True
+        mean, free = model.parametrization == "mean", ~given.where
         skips = torch.full_like(index, mean, dtype=torch.bool)  # sequences in which not every position is scored
-        for k in range(self.steps + 1):
+        all_skip = mean  # whether they are all sequences, known without waiting for a GPU
+        uniforms = noise.ahead(x.shape[1], self.evaluations)
+        for k, moves in enumerate(self.moves(model, index.device)):
             fell_back = False
-            for move in self.moves(model, grid, k):
-                u, free = noise.uniforms(number, x.shape[1]), ~given.where
+            for move in moves:
+                u = next(uniforms)
                 if model.kernels is None:
                     evaluations = evaluations + (model.graph.active(x) & free).any(1)
                     x = given(_move_scoring_all(move, x, free, u))
-                else:
-                    # the first move scores every active position; later ones skip some while scores stay small
-                    scored_everywhere = (model.graph.active(x) & free).any(1) & ~skips
-                    fell_back |= self.thinning and 0 < k < self.steps and bool(scored_everywhere.any())
-                    scored, x, small = thinned_move(move, x, free, u, skips)
-                    skips = small & (skips | (number == 0)) & (mean or self.thinning)
-                    evaluations = evaluations + scored
-                number += 1
+                    continue
+                # the first move scores every active position; later ones skip some while scores stay small
+                if self.thinning and 0 < k < self.steps and not all_skip:
+                    fell_back |= bool(((model.graph.active(x) & free).any(1) & ~skips).any())
+                scored, x, small, all_small = thinned_move(move, x, free, u, skips)
+                if not (mean or self.thinning):
+                    skips, all_skip = torch.zeros_like(skips), False
+                elif not (all_small and all_skip):
+                    skips, all_skip = small & (skips | first), all_small and (first or all_skip)
+                evaluations, first = evaluations + scored, False
             fallbacks += fell_back
             yield Denoised(k + 1, self.steps + 1, x, evaluations, fallbacks)
 
 
 @dataclass(frozen=True)
 class Move(ABC):
-    """One transition of a whole batch, by scores at time t, a float64 scalar."""
+    """One transition of a whole batch, by scores under total noise sigma, a float64 scalar.
+
+    remask_probability: that of a position that is not active to turn into MASK.
+    """
 
     sampler: Stepper
     model: ScoreModel
-    t: Tensor
-
-    @cached_property
-    def sigma(self) -> Tensor:
-        """Total noise at t, a scalar."""
-        return self.model.schedule(self.t)[0]
+    sigma: Tensor
+    remask_probability: float
 
     @property
     def draw(self) -> Draw:
@@ -142,11 +153,6 @@ class Move(ABC):
         """Whether some active positions can be known to stay from a bound on scores alone."""
         return True
 
-    @property
-    def remask_probability(self) -> float:
-        """The probability that a position that is not active turns into MASK."""
-        return 0.0
-
     @abstractmethod
     def transition(self, log_score: Tensor, x: Tensor) -> Transition:
         """The transition of active positions x [R] with log_score [R, S], from its equation."""
@@ -157,45 +163,32 @@ class Move(ABC):
 
     @abstractmethod
     def move_bound(self, kernels: Kernels[Any], total: Tensor, x: Tensor) -> Tensor:
-        """At least the probability of moving, [R], from total [R] ≥ Σ_y s_y over the tokens."""
+        """At least the probability of moving, from total ≥ Σ_y s_y over the tokens, of the shape of x."""
 
 
 @dataclass(frozen=True)
 class GridStep(Move):
-    """From t to s < t, by the sampler's own step."""
+    """From t to s < t, float64 scalars, by the sampler's own step; coefficient is what it needs to know of them."""
 
+    t: Tensor
     s: Tensor
-
-    @property
-    def remask_probability(self) -> float:
-        return float(self.sampler.remask_probability(self.model, self.t, self.s))
+    coefficient: Tensor
 
     def transition(self, log_score: Tensor, x: Tensor) -> Transition:
         return self.sampler.transition(self.model, log_score, x, self.t.expand(x.shape), self.s.expand(x.shape))
 
     def fast_transition(self, kernels: Kernels[Any], log_score: Tensor, x: Tensor) -> Transition:
-        t, s = self.t.expand(x.shape), self.s.expand(x.shape)
-        return self.sampler.fast_transition(kernels, self.model, log_score, x, t, s)
+        return self.sampler.fast_transition(kernels, self, log_score, x)
 
     def move_bound(self, kernels: Kernels[Any], total: Tensor, x: Tensor) -> Tensor:
-        t, s = self.t.expand(x.shape), self.s.expand(x.shape)
-        return self.sampler.move_bound(kernels, self.model, total, x, t, s)
+        return self.sampler.move_bound(kernels, self, total, x)
 
 
 @dataclass(frozen=True)
 class Correction(Move):
-    """A corrector step at t, of a length near delta."""
+    """A corrector step of a length h, a scalar, which is also the probability of turning into MASK."""
 
-    delta: Tensor
-
-    @cached_property
-    def length(self) -> Tensor:
-        """The step's length h, a scalar."""
-        return corrector_length(self.sigma, self.delta)
-
-    @property
-    def remask_probability(self) -> float:
-        return float(self.length)
+    length: Tensor
 
     def transition(self, log_score: Tensor, x: Tensor) -> Transition:
         return corrector_step(self.model.graph, log_score, x, self.length.expand(x.shape))
@@ -209,7 +202,7 @@ class Correction(Move):
 
 @dataclass(frozen=True)
 class Denoise(Move):
-    """The last move, from t to no noise."""
+    """The last move, to no noise."""
 
     @property
     def by_tweedie(self) -> bool:
@@ -237,10 +230,10 @@ def run_reference(
     model: ScoreModel, sampler: Stepper, given: Conditioning, seed: int, index: Tensor
 ) -> Iterator[Tensor]:
     """`Stepper.run` without kernels: scores at every active position; yields x [B, L] after every step."""
-    grid, x, noise = _start(sampler, model, given, seed, index)
+    x, noise = _start(sampler, model, given, seed, index)
     number = 0
-    for k in range(sampler.steps + 1):
-        for move in sampler.moves(model, grid, k):
+    for moves in sampler.moves(model, index.device):
+        for move in moves:
             x = given(_move_scoring_all(move, x, ~given.where, noise.uniforms(number, x.shape[1])))
             number += 1
         yield x
@@ -258,9 +251,8 @@ def _move_scoring_all(move: Move, x: Tensor, free: Tensor, u: tuple[Tensor, Tens
 
 def _start(
     sampler: Stepper, model: ScoreModel, given: Conditioning, seed: int | Tensor, index: Tensor
-) -> tuple[Tensor, Tensor, Stream]:
+) -> tuple[Tensor, Stream]:
     sampler.check(model.graph)
     length = given.where.shape[1]
     x = given(model.graph.sample_base(Stream(seed, BASE, index).uniforms(0, length)[0]))
-    grid = GRIDS[sampler.grid](model.schedule, sampler.steps)
-    return grid.to(index.device), x, Stream(seed, SAMPLER, index)
+    return x, Stream(seed, SAMPLER, index)

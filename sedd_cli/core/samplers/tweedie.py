@@ -15,7 +15,7 @@ from sedd_cli.core.fast import Kernels
 from sedd_cli.core.graphs import Graph, Transition
 from sedd_cli.core.graphs.base import per_position
 from sedd_cli.core.samplers.base import SAMPLERS
-from sedd_cli.core.samplers.stepper import Stepper
+from sedd_cli.core.samplers.stepper import GridStep, Stepper
 from sedd_cli.core.score import ScoreModel
 
 
@@ -39,17 +39,13 @@ class Tweedie(Stepper):
     name: ClassVar[str] = "tweedie"
 
     def transition(self, model: ScoreModel, log_score: Tensor, x: Tensor, t: Tensor, s: Tensor) -> Transition:
-        return tweedie_step(model.graph, log_score, x, self._delta_sigma(model, t, s))
+        return tweedie_step(model.graph, log_score, x, self.coefficient(model, t, s))
 
-    def fast_transition(
-        self, kernels: Kernels[Any], model: ScoreModel, log_score: Tensor, x: Tensor, t: Tensor, s: Tensor
-    ) -> Transition:
-        return kernels.tweedie(log_score, x, self._delta_sigma(model, t, s))
+    def fast_transition(self, kernels: Kernels[Any], step: GridStep, log_score: Tensor, x: Tensor) -> Transition:
+        return kernels.tweedie(log_score, x, step.coefficient.expand(x.shape))
 
-    def move_bound(
-        self, kernels: Kernels[Any], model: ScoreModel, total: Tensor, x: Tensor, t: Tensor, s: Tensor
-    ) -> Tensor:
-        return kernels.tweedie_bound(total, x, self._delta_sigma(model, t, s))
+    def move_bound(self, kernels: Kernels[Any], step: GridStep, total: Tensor, x: Tensor) -> Tensor:
+        return kernels.tweedie_bound(total, x, step.coefficient.expand(x.shape))
 
-    def _delta_sigma(self, model: ScoreModel, t: Tensor, s: Tensor) -> Tensor:
+    def coefficient(self, model: ScoreModel, t: Tensor, s: Tensor) -> Tensor:
         return model.schedule(t)[0] - model.schedule(s)[0]

@@ -9,10 +9,11 @@ import shutil
 import pytest
 import torch
 
-from sedd_cli.core.fast import KERNELS, kernels_of
-from sedd_cli.core.fast.base import CrossEntropyTiles, ScoreEntropyTiles, Targets
+from sedd_cli.core.fast import KERNELS, fused, kernels_of
+from sedd_cli.core.fast.base import ConcreteScoreTiles, CrossEntropyTiles, ScoreEntropyTiles, Targets
 from sedd_cli.core.fast.fused import Tiles, losses, weighted_loss
 from sedd_cli.core.graphs import GRAPHS
+from sedd_cli.core.losses.concrete_score import concrete_score_error
 
 
 @dataclasses.dataclass
@@ -50,18 +51,32 @@ def graphs(N):
 
 
 NAMES = ["absorbing", "uniform", "absorbing, unscaled"]
-LOSSES = [*NAMES, "cross-entropy"]
+CONCRETE = [f"concrete score, {name}" for name in NAMES]
+#: Cross-entropy is that of the tokens of an absorbing graph; of D3PM, the loss that no cross-entropy gives.
+LOSSES = [*NAMES, "cross-entropy", *CONCRETE, "posterior", "posterior and cross-entropy"]
+GRAPH_OF = [0, 1, 2, 0, 0, 1, 2, 1, 1]
+KINDS = range(len(LOSSES))
+SHARE = {"posterior": 0.0, "posterior and cross-entropy": 0.3}
 
 
 def graph_of(kind, N):
-    """The graph of a loss; cross-entropy is that of the tokens of an absorbing graph."""
-    return list(graphs(N))[kind % 3]
+    return list(graphs(N))[GRAPH_OF[kind]]
 
 
 def tiles_of(kind, graph, targets):
-    if LOSSES[kind] == "cross-entropy":
+    name, kernels = LOSSES[kind], kernels_of(graph)
+    if name == "cross-entropy":
         return CrossEntropyTiles(targets.x0, graph.vocab_size)
-    return ScoreEntropyTiles(kernels_of(graph), targets)
+    if name in CONCRETE:
+        return ConcreteScoreTiles(kernels, targets)
+    if name in SHARE:
+        return kernels.posterior_kl_tiles(before(targets), targets.sigma, targets.x, targets.x0, SHARE[name])
+    return ScoreEntropyTiles(kernels, targets)
+
+
+def before(targets):
+    """sigma one step earlier; some steps are the first, before which there is no noise."""
+    return torch.where(torch.arange(len(targets.sigma)) % 4 == 3, 0.0, 0.97 * targets.sigma)
 
 
 def problem(graph, R=13, D=5, seed=0, sigma=None):
@@ -81,14 +96,21 @@ def problem(graph, R=13, D=5, seed=0, sigma=None):
 
 def plain(kind, head, graph, hidden, targets):
     z = hidden @ head.weight.T + head.bias
-    if LOSSES[kind] == "cross-entropy":
-        return torch.nn.functional.cross_entropy(z[:, : graph.vocab_size], targets.x0, reduction="none")
+    cross_entropy = torch.nn.functional.cross_entropy(z[:, : graph.vocab_size], targets.x0, reduction="none")
+    if (name := LOSSES[kind]) == "cross-entropy":
+        return cross_entropy
+    if name in CONCRETE:
+        log_score = graph.log_score(z, targets.sigma, targets.x)
+        return concrete_score_error(graph, log_score, targets.sigma, targets.x, targets.x0)
+    if name in SHARE:
+        kl = graph.posterior_kl(z, before(targets), targets.sigma, targets.x, targets.x0)
+        return kl + SHARE[name] * cross_entropy
     return kernels_of(graph).score_entropy_of(z, targets.sigma, targets.x, targets.x0)
 
 
 @pytest.mark.parametrize("columns_in", [1, 128])
 @pytest.mark.parametrize(("N", "budget"), [(7, None), (1100, 1152 * 8), (1100, 600 * 8 * 4), (2, None)])
-@pytest.mark.parametrize("kind", range(4), ids=LOSSES)
+@pytest.mark.parametrize("kind", KINDS, ids=LOSSES)
 def test_value_and_every_gradient_are_the_plain_ones(kind, N, budget, columns_in):
     graph = graph_of(kind, N)
     head, hidden, targets, weight = problem(graph)
@@ -127,7 +149,7 @@ def test_the_budgets_of_the_test_cut_rows_and_columns():
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="compiling needs a C++ compiler")
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", range(4), ids=LOSSES)
+@pytest.mark.parametrize("kind", KINDS, ids=LOSSES)
 def test_compiled_tiles_are_the_plain_ones(kind):
     """Float32 through the compiler; as on a GPU, columns are filled up, and gradients and factors rounded to bf16."""
     graph = graph_of(kind, 1100)
@@ -143,12 +165,12 @@ def test_compiled_tiles_are_the_plain_ones(kind):
         for mine, eager in zip(found[rounding, True], found[rounding, False], strict=True):
             assert (mine - eager).norm() <= tolerance * eager.norm()
     for rounded, exact in zip(found[True, True], found[False, False], strict=True):
-        # bf16 factors: z is off by 2⁻⁹·|z|, and its exponential by as much
-        assert 0 < (rounded - exact).norm() < 0.02 * exact.norm()
+        # bf16 factors: z is off by 2⁻⁹·|z|, its exponential by as much, and the square of that by twice as much
+        assert 0 < (rounded - exact).norm() < 0.04 * exact.norm()
 
 
 @pytest.mark.parametrize("sigma", [1e-5, 1e-3, 1.0, 20.0])
-@pytest.mark.parametrize("kind", range(4), ids=LOSSES)
+@pytest.mark.parametrize("kind", KINDS, ids=LOSSES)
 def test_float32_is_finite_and_close_at_every_noise_level(kind, sigma):
     graph, g, R, N = graph_of(kind, 50_257), torch.Generator().manual_seed(3), 24, 50_257
     weight = 0.3 * torch.randn(graph.states, 8, dtype=torch.float64, generator=g)
@@ -172,10 +194,12 @@ def test_float32_is_finite_and_close_at_every_noise_level(kind, sigma):
         assert mine.isfinite().all()
         # float32 rounding of z, magnified by the exponential, and of sums of 50,257 terms
         assert (mine.double() - exact).norm() < 1e-4 * exact.norm()
-    torch.testing.assert_close(found[torch.float32][0].double(), found[torch.float64][0], rtol=1e-4, atol=0)
+    # at full noise nothing is left of the divergence but float64 rounding
+    atol = 1e-14 if LOSSES[kind] in SHARE else 0
+    torch.testing.assert_close(found[torch.float32][0].double(), found[torch.float64][0], rtol=1e-4, atol=atol)
 
 
-@pytest.mark.parametrize("kind", range(4), ids=LOSSES)
+@pytest.mark.parametrize("kind", KINDS, ids=LOSSES)
 @pytest.mark.parametrize("weights", [torch.float32, torch.bfloat16])
 def test_bf16_inputs_give_float32_losses_and_bf16_gradients(kind, weights):
     graph = graph_of(kind, 40)
@@ -196,7 +220,7 @@ def test_bf16_inputs_give_float32_losses_and_bf16_gradients(kind, weights):
         assert (mine.double() - truth).norm() < 2**-8 * truth.norm()
 
 
-@pytest.mark.parametrize("kind", range(4), ids=LOSSES)
+@pytest.mark.parametrize("kind", KINDS, ids=LOSSES)
 def test_no_active_row_gives_zero_and_gradients_of_zero(kind):
     graph = graph_of(kind, 7)
     head, hidden, targets, weight = problem(graph)
@@ -208,6 +232,42 @@ def test_no_active_row_gives_zero_and_gradients_of_zero(kind):
     assert none.grad.shape == (0, 5)
     assert head.weight.grad.abs().sum() == 0
     assert head.bias.grad.abs().sum() == 0
+
+
+def test_whole_rows_stay_within_the_budget():
+    graph = GRAPHS["uniform"](vocab_size=1100)
+    head, hidden, targets, _ = problem(graph)
+    plan = Tiles.plan(head, tiles_of(LOSSES.index("posterior"), graph, targets), hidden, 1100 * 8 * 5)
+    assert (plan.height, plan.width) == (4, 1100)
+
+
+def test_a_loss_runs_uncompiled_where_the_compiler_fails(monkeypatch):
+    def broken(*_):
+        raise RuntimeError("no compiler")
+
+    graph = graph_of(0, 7)
+    head, hidden, targets, weight = problem(graph)
+    head.compiled = True
+    monkeypatch.setattr(fused, "_compiled_tile", lambda: broken)
+    monkeypatch.setattr(fused, "FAILURES", {})
+    assert len(hidden) > 4  # several tiles, one warning
+    with pytest.warns(UserWarning, match="runs uncompiled .RuntimeError: no compiler.") as warned:
+        _, loss = weighted_loss(head, tiles_of(0, graph, targets), hidden, weight, 7 * 8 * 4)
+    assert len(warned) == 1
+    torch.testing.assert_close(loss, plain(0, head, graph, hidden, targets).detach())
+
+
+def test_memory_that_runs_out_is_not_the_compilers_fault(monkeypatch):
+    def full(*_):
+        raise torch.OutOfMemoryError("full")
+
+    graph = graph_of(0, 7)
+    head, hidden, targets, weight = problem(graph)
+    head.compiled = True
+    monkeypatch.setattr(fused, "_compiled_tile", lambda: full)
+    with pytest.raises(torch.OutOfMemoryError):
+        weighted_loss(head, tiles_of(0, graph, targets), hidden, weight)
+    assert not fused.FAILURES
 
 
 def test_mask_never_gets_a_gradient():

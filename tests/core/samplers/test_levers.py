@@ -12,6 +12,7 @@ from sedd_cli.core.categorical import nucleus, temper
 from sedd_cli.core.conditioning import Conditioning
 from sedd_cli.core.graphs import Transition
 from sedd_cli.core.samplers import GRIDS, SAMPLERS, run_reference
+from sedd_cli.core.samplers.corrector import corrector_length
 from sedd_cli.core.samplers.draws import Float32Gumbel
 from sedd_cli.core.samplers.stepper import Correction
 from sedd_cli.core.schedules import SCHEDULES
@@ -111,7 +112,9 @@ def test_a_correction_leaves_the_distribution_of_a_single_token(name, noise, siz
     """The package's own, however long the leap that is asked for: no position is left with more than certainty."""
     graph, Q, p0 = world(name, L=1)
     model, x = score_model(graph, noise, reference.exact_score(p0, Q)), torch.arange(graph.states)
-    move = Correction(SAMPLERS["tweedie"](), model, torch.tensor(t).double(), torch.tensor(size).double())
+    sigma = model.schedule(torch.tensor(t).double())[0]
+    length = corrector_length(sigma, torch.tensor(size).double())
+    move = Correction(SAMPLERS["tweedie"](), model, sigma, float(length), length)
     transition = move.transition(model.log_score(x[:, None], move.sigma.expand(len(x)))[:, 0], x)
     share = transition.weights.double() / transition.weights.double().sum(-1, keepdim=True).clamp(min=1e-300)
     rows = transition.move_probability[:, None] * share
