@@ -29,6 +29,17 @@ def sync(stream: IO[Any]) -> None:
     stream.close()
 
 
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Name `path` in an OSError of the block that names no file, as one of a failed write does not."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None:
+            error.filename = str(path)
+        raise
+
+
 def sync_path(path: Path) -> None:
     """Flush a closed file, or the entries of a folder, to the disk."""
     fd = os.open(path, os.O_RDONLY)

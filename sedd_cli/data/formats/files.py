@@ -7,14 +7,17 @@ import codecs
 import dataclasses
 import gzip
 import lzma
+import tempfile
 import zlib
-from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, cast
 
-from sedd_cli.errors import DamageError, RequestError, first_line, shortened
+from sedd_cli.data.formats.choice import Choice
+from sedd_cli.errors import DamageError, RequestError, first_line
+from sedd_cli.system.files import naming
+from sedd_cli.system.home import home
 
 #: Documents longer than this are cut, in every format, so that memory stays bounded.
 LONGEST = 1 << 20
@@ -27,24 +30,34 @@ BROKEN = (lzma.LZMAError, zlib.error, EOFError, OSError, ValueError)
 
 SEPARATIONS = ("auto", "blank", "line", "file")
 _PIECE = 1 << 20
+#: What has to be unpacked before it can be read is held in memory up to this size.
+_IN_MEMORY = 1 << 26
 _OPENERS: dict[str, Callable[..., object]] = {".gz": gzip.open, ".xz": lzma.open, ".bz2": bz2.open}
 COMPRESSED = tuple(_OPENERS)
+#: How kinds of compressed data are opened.
+DECOMPRESSORS: dict[str, Callable[..., object]] = {"gzip": gzip.open, "xz": lzma.open, "bzip2": bz2.open}
+#: How kinds of data that are no text begin.
+_BEGINNINGS = {
+    b"\x1f\x8b": "gzip", b"\xfd7zXZ\0": "xz", b"\x28\xb5\x2f\xfd": "zstandard", b"\x04\x22\x4d\x18": "lz4",
+    b"PK\x03\x04": "zip", b"7z\xbc\xaf\x27\x1c": "7z", b"Rar!\x1a\x07": "RAR", b"Salted__": "encrypted (OpenSSL)",
+    **{b"BZh%d1AY&SY" % level: "bzip2" for level in range(1, 10)},
+}  # fmt: skip
+
+
+def kind_of_data(beginning: bytes) -> str | None:
+    """What data that begin like this are, if they are packed or encrypted; None for all else."""
+    return next((kind for start, kind in _BEGINNINGS.items() if beginning.startswith(start)), None)
 
 
 class Tally:
-    """What readers left out, by archive: how many members of which ending, and the first names."""
+    """What readers left out or changed, by file."""
 
     def __init__(self) -> None:
-        self.left_out: dict[str, tuple[Counter[str], list[str]]] = {}
+        self.left_out: dict[str, Choice] = {}
 
     def remarks(self) -> list[str]:
-        """One line for each archive."""
-        lines = []
-        for archive, (endings, names) in self.left_out.items():
-            kinds = ", ".join(f"{count:,} {ending or 'without ending'}" for ending, count in endings.most_common(5))
-            shown = ", ".join(shortened(name) for name in names)
-            lines.append(f"{archive}: {sum(endings.values()):,} members were left out ({kinds}): {shown}, …")
-        return lines
+        """One line for each file and kind of loss."""
+        return [f"{archive}: {choice.missing('members')}" for archive, choice in self.left_out.items()]
 
 
 @dataclass(frozen=True)
@@ -54,13 +67,15 @@ class ReadOptions:
     field: key or column of the text, None for "text". encoding: of text files, tables and JSON. documents: what
     separates the documents of a text file: "blank" lines; every "line" is a document; the "file" is one document;
     "auto": blank lines if the first million characters contain one, else lines. format: one of FORMATS, or "auto" for
-    the ending of the name. Documents are cut at a million characters, to bound memory. tally: what is left out.
+    the ending of the name. as_stored: members of tar archives are read in their own order, not in that of their names.
+    Documents are cut at a million characters, to bound memory. tally: what is left out.
     """
 
     field: str | None = None
     encoding: str = "utf-8"
     documents: str = "auto"
     format: str = "auto"
+    as_stored: bool = False
     tally: Tally = dataclasses.field(default_factory=Tally, compare=False, repr=False)
 
 
@@ -121,19 +136,39 @@ class Input:
         return dataclasses.replace(self, open=lambda: cast("BinaryIO", opener(self.open(), "rb")))
 
     def pieces(self) -> Iterator[bytes]:
-        """Its bytes in pieces; DamageError where it cannot be unpacked."""
-        with self.open() as raw:
-            stream = _Counted(raw, self.budget)
-            while True:
-                try:
-                    piece = stream.read(_PIECE)
-                except (RequestError, PermissionError):
-                    raise
-                except BROKEN as error:
-                    raise DamageError(f"{self.name} cannot be read, it is damaged: {first_line(error)}") from None
-                if not piece:
-                    return
+        """Its bytes in pieces; DamageError where it cannot be unpacked, RequestError for packed data in it."""
+        pieces = counted_pieces(self.open(), self.budget)
+        try:
+            for number, piece in enumerate(pieces):
+                if number == 0 and (kind := kind_of_data(piece)) is not None:
+                    raise RequestError(
+                        f"{self.name} holds {kind} data, no text: unpack it (again), and give what it holds"
+                    )
                 yield piece
+        except (RequestError, PermissionError):
+            raise
+        except BROKEN as error:
+            raise DamageError(f"{self.name} cannot be read, it is damaged: {first_line(error)}") from None
+
+
+def counted_pieces(stream: BinaryIO, budget: Budget | None) -> Iterator[bytes]:
+    """The bytes of a stream in pieces, which spend the budget."""
+    with stream:
+        counted = _Counted(stream, budget)
+        while piece := counted.read(_PIECE):
+            yield piece
+
+
+def spooled(pieces: Iterator[bytes]) -> BinaryIO:
+    """The pieces as a stream that can seek: in memory, or in a file without a name in the folder of `SEDD_HOME`."""
+    with naming(home()):
+        home().mkdir(parents=True, exist_ok=True)
+        out = tempfile.SpooledTemporaryFile(_IN_MEMORY, dir=str(home()))  # noqa: SIM115  (the caller closes it)
+    for piece in pieces:
+        with naming(home()):
+            out.write(piece)
+    out.seek(0)
+    return cast("BinaryIO", out)
 
 
 def decoded(source: Input, encoding: str) -> Iterator[str]:

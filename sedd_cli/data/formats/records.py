@@ -15,8 +15,10 @@ from sedd_cli.data.formats.files import (
     Input,
     ReadOptions,
     byte_lines,
+    counted_pieces,
     decoded,
     lines_of,
+    spooled,
     text_codec,
 )
 from sedd_cli.errors import DamageError, RequestError, displayed, first_line, listed
@@ -172,7 +174,7 @@ def read_parquet(source: Path | Input, reading: ReadOptions) -> Iterator[str]:
     source = source if isinstance(source, Input) else Input.of(source)
     field = reading.field or DEFAULT_FIELD
     try:
-        at: Any = source.path or source.open()
+        at: Any = source.path or spooled(counted_pieces(source.open(), source.budget))
         size = source.path.stat().st_size if source.path else at.seek(0, 2)
         budget = source.budget or Budget(source.name, size)
         with parquet.ParquetFile(at) as file:
