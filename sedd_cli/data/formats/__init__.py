@@ -14,8 +14,9 @@ from typing import Any
 from sedd_cli.data.formats import records
 from sedd_cli.data.formats.archives import Archive, Readers, is_zip, read_as_stored
 from sedd_cli.data.formats.files import COMPRESSED, LONGEST, Input, ReadOptions
+from sedd_cli.data.formats.parquet import parquet_records_of, read_parquet
 from sedd_cli.data.formats.plain import read_lines, read_text
-from sedd_cli.data.formats.records import DEFAULT_FIELD, check_sample, encodable, read_parquet, text_of
+from sedd_cli.data.formats.records import check_sample, encodable
 from sedd_cli.errors import RequestError
 
 __all__ = [
@@ -29,7 +30,7 @@ RECORDS: dict[str, Callable[[Input, ReadOptions], records.Records]] = {
     "json": records.json_records_of,
     "csv": records.comma_records_of,
     "tsv": records.tab_records_of,
-    "parquet": records.parquet_records_of,
+    "parquet": parquet_records_of,
 }
 #: All formats.
 FORMATS = ("text", *RECORDS, "archive")
@@ -101,8 +102,7 @@ def _read(source: Input, chosen: str, reading: ReadOptions) -> Iterator[str]:
         return open_archive(source.path).all_documents(reading)
     if chosen == "parquet":
         return read_parquet(source, reading)
-    field = reading.field or DEFAULT_FIELD
-    return (text_of(record, field, where) for where, record in RECORDS[chosen](source, reading))
+    return records.texts_in(RECORDS[chosen](source, reading), source, reading)
 
 
 def open_archive(path: Path) -> Archive:

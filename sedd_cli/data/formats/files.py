@@ -9,13 +9,14 @@ import gzip
 import lzma
 import tempfile
 import zlib
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, cast
 
 from sedd_cli.data.formats.choice import Choice
-from sedd_cli.errors import DamageError, RequestError, first_line
+from sedd_cli.errors import DamageError, RequestError, first_line, listed
 from sedd_cli.system.files import naming
 from sedd_cli.system.home import home
 
@@ -54,10 +55,18 @@ class Tally:
 
     def __init__(self) -> None:
         self.left_out: dict[str, Choice] = {}
+        self.halves: dict[str, int] = {}
+        self.repeated: dict[str, Counter[str]] = {}
 
     def remarks(self) -> list[str]:
-        """One line for each file and kind of loss."""
-        return [f"{archive}: {choice.missing('members')}" for archive, choice in self.left_out.items()]
+        """One line for each file and kind of loss: members of archives, halves of surrogate pairs, repeated names."""
+        lines = [f"{archive}: {choice.missing('members')}" for archive, choice in self.left_out.items()]
+        for name, count in self.halves.items():
+            lines.append(f"{name}: {count:,} halves of surrogate pairs, which UTF-8 cannot hold, became U+FFFD")
+        for name, found in self.repeated.items():
+            keys = listed([f"{key!r} ({count:,} times)" if count > 1 else repr(key) for key, count in found.items()], 5)
+            lines.append(f"{name}: names that stand more than once in a record or table, none of them the text: {keys}")
+        return lines
 
 
 @dataclass(frozen=True)
@@ -180,10 +189,12 @@ def decoded(source: Input, encoding: str) -> Iterator[str]:
     decoder, before, held, first = codecs.getincrementaldecoder(codec)(), 0, "", True
     wide = codecs.lookup(codec).name.startswith(("utf-16", "utf-32"))
     for raw in source.pieces():
-        if first and not wide and (offset := raw[: 1 << 16].find(0)) >= 0:
+        if first and not wide:
+            refuse_wide(raw, source.name)
+        if not wide and (offset := raw.find(0)) >= 0:
             raise RequestError(
-                f"{source.name} is not a text file: byte {offset:,} is zero; readable are text, .jsonl, .parquet and "
-                ".tar files"
+                f"{source.name} is not a text file: byte {before + offset:,} is zero; readable are text, .jsonl, "
+                ".parquet and .tar files"
             )
         first = False
         pending = len(decoder.getstate()[0])
@@ -195,6 +206,28 @@ def decoded(source: Input, encoding: str) -> Iterator[str]:
     pending = len(decoder.getstate()[0])
     if text := held + _decode(decoder, b"", True, before - pending, source.name, encoding):
         yield text
+
+
+def refuse_wide(beginning: bytes, name: str) -> None:
+    """RequestError for bytes that begin as UTF-16 or UTF-32 do."""
+    marks = {codecs.BOM_UTF32_LE: "utf-32", codecs.BOM_UTF32_BE: "utf-32"}
+    marks |= {codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
+    found = next((encoding for mark, encoding in marks.items() if beginning.startswith(mark)), None)
+    why = "it begins with its byte order mark"
+    if found is None and len(some := beginning[:64]) >= 4:
+        for start, encoding in ((1, "utf-16-le"), (0, "utf-16-be")):
+            if not any(some[start::2]) and all(some[1 - start :: 2]):
+                found, why = encoding, "every second byte is zero"
+    if found is not None:
+        raise RequestError(f"{name} is {found[:6].upper()}, not UTF-8: {why}; read it with --encoding {found}")
+
+
+def narrow(source: Input) -> Iterator[bytes]:
+    """The bytes of a file in pieces; RequestError where they are UTF-16 or UTF-32."""
+    for number, piece in enumerate(source.pieces()):
+        if number == 0:
+            refuse_wide(piece, source.name)
+        yield piece
 
 
 def _decode(decoder: codecs.IncrementalDecoder, raw: bytes, final: bool, start: int, name: str, encoding: str) -> str:
@@ -242,7 +275,7 @@ def byte_lines(source: Input) -> Iterator[bytes]:
     """Lines with their ends, by the line feed alone; RequestError for one longer than LINE_BYTES."""
     held: list[bytes] = []
     size = number = 0
-    for piece in source.pieces():
+    for piece in narrow(source):
         *whole, rest = piece.split(b"\n")
         for part in whole:
             number += 1
