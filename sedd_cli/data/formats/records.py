@@ -10,17 +10,8 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from sedd_cli.data.formats.files import (
-    LINE_BYTES,
-    Input,
-    ReadOptions,
-    Tally,
-    byte_lines,
-    decoded,
-    lines_of,
-    narrow,
-    text_codec,
-)
+from sedd_cli.data.formats.decoding import byte_lines, decoded, lines_of, narrow, text_codec
+from sedd_cli.data.formats.files import LINE_BYTES, Input, ReadOptions, Tally
 from sedd_cli.errors import RequestError, displayed, first_line, listed
 
 DEFAULT_FIELD = "text"
