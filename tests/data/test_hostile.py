@@ -308,6 +308,7 @@ HOSTILE = {
         "normalizer": {"type": "Sequence", "normalizers": [
             {"type": "Replace", "pattern": {"String": "a"}, "content": "aa"}] * 40}
     },
+    "a kind that is no name": {"normalizer": {"type": ["NFC"]}},
     "a kind that is not named": {"normalizer": {"pattern": {"String": "a"}, "content": "a" * 5000}},
     "a long text before each": {"normalizer": {"type": "Prepend", "prepend": "x" * 10**6}},
     "a decoder that multiplies": {

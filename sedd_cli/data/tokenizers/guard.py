@@ -143,7 +143,7 @@ def _tokens(content: dict[str, Any]) -> Iterator[str]:
 
 def _hazardous(part: dict[str, Any]) -> bool:
     """Whether a part may backtrack, ask for memory, or grow a text, whatever kind it claims to be of."""
-    if "Regex" in part or "precompiled_charsmap" in part or part.get("type", "Sequence") not in _BOUNDED:
+    if "Regex" in part or "precompiled_charsmap" in part or str(part.get("type", "Sequence")) not in _BOUNDED:
         return True
     if "prepend" in part:
         return not isinstance(part["prepend"], str) or len(part["prepend"]) > 1
