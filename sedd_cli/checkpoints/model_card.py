@@ -120,7 +120,7 @@ class ModelCard:
         wanted = model.recipe.report.infill if model.recipe else None
         template = f"{wanted.prefix.rstrip()} {gap} {wanted.suffix.lstrip()}" if wanted else f"The {gap} of the"
         option = [] if self._tokenizer() else ["--tokenizer", "FILE"]
-        coded = printable(self.named).replace("`", "'")
+        coded = printable(self.named).replace("`", "'").replace("\n", " ")
         commands = [
             shlex.join(["sedd", "sample", "--model", self.named, "-n", "3", *option]),
             shlex.join(["sedd", "infill", "--model", self.named, "--template", template, *option]),
@@ -155,7 +155,7 @@ class ModelCard:
 
 def escaped(text: str) -> str:
     """Text of others in Markdown: it stays text, whatever it spells."""
-    return re.sub(r"([\\`*_\[\]<>#|&])", r"\\\1", printable(" ".join(text.split())))
+    return re.sub(r"([\\`*_\[\]<>#|&~$])", r"\\\1", printable(" ".join(text.split())))
 
 
 def fenced(text: str, language: str = "") -> str:

@@ -74,15 +74,23 @@ def read_pickle(path: Path) -> Any:
 
 
 def check_stored(found: Mapping[str, Tensor], path: Path) -> None:
-    """DamageError for a tensor that declares more numbers than the file stores, as one of strides 0 does."""
+    """DamageError for tensors that declare more numbers than the file stores, each or together.
+
+    One of strides 0 does, and so do many that share one storage. Tied weights, which two tensors share, do not.
+    """
+    declared, storages = 0, {}
     for name, value in found.items():
         if value.layout == torch.strided and not value.is_meta:
             stored = value.untyped_storage().nbytes()
+            declared += value.numel() * value.element_size()
+            storages[value.untyped_storage().data_ptr()] = stored
             if value.numel() * value.element_size() > stored:
                 raise DamageError(
                     f"{path} is refused: {shortened(name)} declares {value.numel():,} numbers and stores "
                     f"{stored:,} bytes"
                 )
+    if declared > 2 * (together := sum(storages.values())):
+        raise DamageError(f"{path} is refused: its tensors declare {declared:,} bytes and store {together:,}")
 
 
 def load_weights(net: DiT, tensors: Mapping[str, Tensor], source: str, copy: bool = False) -> None:

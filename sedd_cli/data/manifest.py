@@ -57,7 +57,8 @@ class Manifest:
     tokenizer, tokenizer_fingerprint: as `Tokenizer.spec` and `Tokenizer.fingerprint`.
     options: every option that changes the result, as the user gave it.
     dtype: "uint16" or "uint32". fingerprint: sha256 over everything that determines the tokens. remarks: what names,
-    endings and the tokenizer decided, and what was left out or lost, in sentences.
+    endings and the tokenizer decided, and what was left out or lost, in sentences. warnings: those of the remarks that
+    are repeated whenever the corpus is used.
     """
 
     corpus: str
@@ -72,6 +73,7 @@ class Manifest:
     splits: dict[str, SplitInfo]
     fingerprint: str = ""
     remarks: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
 
     def sealed(self) -> Manifest:
         """This manifest with its fingerprint filled in."""
@@ -81,7 +83,10 @@ class Manifest:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, as `manifest.json` holds them."""
-        return {"format": FORMAT, **dataclasses.asdict(self)}
+        found = {"format": FORMAT, **dataclasses.asdict(self)}
+        if not self.warnings:
+            del found["warnings"]
+        return found
 
     def write(self, folder: Path) -> None:
         """Write `manifest.json` into `folder`."""
@@ -124,8 +129,8 @@ def read_manifest(folder: Path) -> Manifest:
             name: SplitInfo(**{**split, "shards": tuple(ShardInfo(**shard) for shard in split["shards"])})
             for name, split in record.pop("splits").items()
         }
-        remarks = tuple(map(str, record.pop("remarks", ())))
-        manifest = Manifest(**record, splits=splits, remarks=remarks)
+        remarks, warnings = (tuple(map(str, record.pop(key, ()))) for key in ("remarks", "warnings"))
+        manifest = Manifest(**record, splits=splits, remarks=remarks, warnings=warnings)
         _check(manifest)
     except (RequestError, DamageError):
         raise

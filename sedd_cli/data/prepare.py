@@ -55,23 +55,24 @@ def prepare(options: PrepareOptions) -> Generator[Event, None, PrepareResult]:
     Shards are written to a folder beside the final one, which is renamed when all are complete. An interrupted run
     resumes after its last complete shard. The result does not depend on interruptions or on `options.workers`.
 
-    Raises RequestError for a request that cannot be met, DamageError for damaged files, WorkError for a full disk.
+    Raises RequestError for a request that cannot be met, DamageError for damaged files, WorkError where a file
+    cannot be written.
     """
     corpus = find_corpus(options)
     find_detokenizer(options.detokenizer or corpus.detokenizer)
     if corpus.prepared is not None:
-        return PrepareResult(corpus.prepared, open_dataset(corpus.prepared).manifest, fresh=False)
+        return (yield from _stored(corpus.prepared))
     if (ready := find_prepared(options)) is not None:
         manifest = open_dataset(ready).manifest
         if options.local is None and corpus.local and manifest.source != corpus.origin and "://" not in manifest.source:
             yield Note(f"{corpus.name} is the copy prepared from {manifest.source}")
-        return PrepareResult(ready, manifest, fresh=False)
+        return (yield from _stored(ready))
     folder = dataset_folder(options)
     partial = folder.with_name(f"{folder.name}.partial")
     source = corpus.open(options)
     with _lock(folder), _tidy_on_failure(partial):
         if (ready := find_prepared(options)) is not None:  # another process finished it meanwhile
-            return PrepareResult(ready, open_dataset(ready).manifest, fresh=False)
+            return (yield from _stored(ready))
         manifest = yield from _fill(options, corpus, source, partial)
         manifest.write(partial)
         for state in partial.glob("*.finished.json"):
@@ -81,19 +82,26 @@ def prepare(options: PrepareOptions) -> Generator[Event, None, PrepareResult]:
     return PrepareResult(folder, manifest, fresh=True)
 
 
+def _stored(folder: Path) -> Generator[Event, None, PrepareResult]:
+    """A dataset that exists; what was lost when it was made is said again."""
+    manifest = open_dataset(folder).manifest
+    for line in manifest.warnings:
+        yield Warn(line)
+    return PrepareResult(folder, manifest, fresh=False)
+
+
 def _fill(options: PrepareOptions, corpus: Corpus, source: Source, folder: Path) -> Generator[Event, None, Manifest]:
     """Write tokenizer and shards into `folder`; returns the manifest."""
-    remarks: list[str] = []
-    for kind, lines in ((Warn, source.remarks), (Note, source.notes)):
-        for line in lines:
-            remarks.append(line)
-            yield kind(line)
+    said: list[Note] = []
+    for event in (*map(Warn, source.remarks), *map(Note, source.notes)):
+        said.append(event)
+        yield event
     if _begin(folder, source):
         yield Note(f"resuming {corpus.name} after the last finished shard")
     spec = options.tokenizer or corpus.tokenizer
     tokenizer = yield from _tokenizer(options, spec, source, folder)
     for event in tokenizer_remarks(tokenizer, source, find_detokenizer(options.detokenizer or corpus.detokenizer)):
-        remarks.append(event.text)
+        said.append(event)
         yield event
     dtype = "uint16" if tokenizer.vocab_size <= 1 << 16 else "uint32"
     detokenizer = options.detokenizer or corpus.detokenizer
@@ -101,10 +109,10 @@ def _fill(options: PrepareOptions, corpus: Corpus, source: Source, folder: Path)
     for split in source.splits:
         writer = SplitWriter(folder, split, dtype)
         splits[split] = yield from _encode(source, split, tokenizer, detokenizer, writer, options.workers)
-    yield from _empty_splits(corpus, splits)
-    for line in (*source.tally.remarks(), *unknown_remarks(splits)):
-        remarks.append(line)
-        yield Warn(line)
+    lost = map(Warn, (*source.tally.remarks(), *unknown_remarks(splits)))
+    for event in (*_empty_splits(corpus, splits), *lost):
+        said.append(event)
+        yield event
     return Manifest(
         corpus=corpus.name,
         source=source.location,
@@ -116,7 +124,8 @@ def _fill(options: PrepareOptions, corpus: Corpus, source: Source, folder: Path)
         software=f"sedd {__version__}",
         dtype=dtype,
         splits={split: info for split, info in splits.items() if info.documents},
-        remarks=tuple(map(printable, remarks)),
+        remarks=tuple(printable(event.text) for event in said),
+        warnings=tuple(printable(event.text) for event in said if isinstance(event, Warn)),
     ).sealed()
 
 
@@ -191,7 +200,7 @@ def _processors() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _empty_splits(corpus: Corpus, splits: dict[str, SplitInfo]) -> Iterator[Event]:
+def _empty_splits(corpus: Corpus, splits: dict[str, SplitInfo]) -> Iterator[Warn]:
     """RequestError if no text or no training text is left; a Warn for every other empty split."""
     empty = [split for split, info in splits.items() if not info.documents]
     if len(empty) == len(splits) or "train" in empty:
@@ -227,7 +236,7 @@ class _DiskFullError(OSError):
 
 @contextmanager
 def _tidy_on_failure(partial: Path) -> Iterator[None]:
-    """Keep only what the same command can resume from; name the space that a full disk lacks."""
+    """Keep only what the same command can resume from; name the file that cannot be written, or the space lacking."""
     try:
         yield
     except (RequestError, DamageError):
@@ -235,13 +244,16 @@ def _tidy_on_failure(partial: Path) -> Iterator[None]:
         shutil.rmtree(partial, ignore_errors=True)
         raise
     except OSError as error:
-        if error.errno != errno.ENOSPC:
+        ours = error.filename is not None and Path(error.filename).is_relative_to(partial.parent)
+        if error.errno != errno.ENOSPC and (not ours or isinstance(error, PermissionError)):
             raise
         kept = any(partial.glob("*.finished.json"))
         if not kept:
             shutil.rmtree(partial, ignore_errors=True)
         what = f"; finished shards stay in {partial}, and the same command resumes after them" if kept else ""
-        raise WorkError(f"the disk of {partial.parent} is full: {_room(error)}{what}") from error
+        if error.errno == errno.ENOSPC:
+            raise WorkError(f"the disk of {partial.parent} is full: {_room(error)}{what}") from error
+        raise WorkError(f"{error.filename} cannot be written: {error.strerror}{what}") from error
 
 
 def _room(error: OSError) -> str:

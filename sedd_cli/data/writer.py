@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
@@ -14,7 +15,7 @@ import numpy as np
 from sedd_cli.data.manifest import ShardInfo, SplitInfo
 from sedd_cli.data.shards import INDEX_DTYPE
 from sedd_cli.system.documents import read_json
-from sedd_cli.system.files import sync, write_whole
+from sedd_cli.system.files import naming, sync, write_whole
 
 SHARD_TOKENS = 1 << 26
 STATE = "finished.json"
@@ -79,10 +80,11 @@ class SplitWriter:
 
     def append(self, group: Encoded) -> None:
         """Write one group; closes the shard when it is full."""
-        if self._stream is None:
-            self._stream = (self.folder / self._file).open("wb")
         raw = group.ids.astype(self._itemtype).tobytes()
-        self._stream.write(raw)
+        with naming(self.folder / self._file):
+            if self._stream is None:
+                self._stream = (self.folder / self._file).open("wb")
+            self._stream.write(raw)
         self._hash.update(raw)
         self._ends.append(group.ends.astype(INDEX_DTYPE) + np.uint64(self._tokens))
         self._tokens += group.ids.size
@@ -94,10 +96,11 @@ class SplitWriter:
 
     def _close_shard(self) -> None:
         assert self._stream is not None, "only an open shard is closed"
-        sync(self._stream)
+        with naming(self.folder / self._file):
+            sync(self._stream)
         ends = np.concatenate(self._ends)
         index = f"{self.name}-{len(self.done):05d}.idx"
-        with (self.folder / index).open("wb") as stream:
+        with naming(self.folder / index), (self.folder / index).open("wb") as stream:
             stream.write(ends.tobytes())
             sync(stream)
         shard = ShardInfo(
@@ -130,6 +133,7 @@ class SplitWriter:
     def abandon(self) -> None:
         """Delete the open shard; finished ones stay for the next run."""
         if self._stream is not None:
-            self._stream.close()
+            with suppress(OSError):  # what is buffered cannot be written either
+                self._stream.close()
             (self.folder / self._file).unlink(missing_ok=True)
             self._open_shard()

@@ -18,7 +18,7 @@ from sedd_cli.core.sampler_bound import sampler_bound
 from sedd_cli.core.samplers import Stepper
 from sedd_cli.core.score import ScoreModel
 from sedd_cli.errors import RequestError, out_of_memory
-from sedd_cli.inference.denoise import tokens_at_once
+from sedd_cli.inference.memory import tokens_at_once
 
 #: iid: independent times (uniform under sedd-paper, as in the paper). stratified: one time in each of equal strata,
 #: distributed over the blocks. count: stratified by the number of masks, with a unigram control variate (absorbing

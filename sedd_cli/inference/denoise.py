@@ -15,9 +15,9 @@ from sedd_cli.checkpoints.loaded_model import LoadedModel
 from sedd_cli.core.conditioning import Conditioning
 from sedd_cli.core.samplers import Denoised
 from sedd_cli.errors import WorkError, out_of_memory
+from sedd_cli.inference.memory import batch_for, check_fits
 from sedd_cli.inference.sampling import ResolvedSampler
 from sedd_cli.system.events import Event, Frame, Progress, Seen, Warn
-from sedd_cli.system.memory import free_memory
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,11 @@ class BatchDenoiser:
     _warned: bool = False
 
     def denoise(self, requests: Sequence[SequenceRequest]) -> Iterator[Event]:
-        """Yield a DenoisedRow for every request of a portion, short sequences first; halve batches out of memory."""
+        """Yield a DenoisedRow for every request of a portion, short sequences first; halve batches out of memory.
+
+        RequestError, before any is denoised, where one of them cannot fit.
+        """
+        check_fits(self.model, max((len(request.tokens) for request in requests), default=1), whole=False)
         order = sorted(range(len(requests)), key=lambda place: len(requests[place].tokens))
         while order:
             length = len(requests[order[0]].tokens)
@@ -143,22 +147,6 @@ class BatchDenoiser:
         seconds = (time.perf_counter() - began) / len(batch)
         for place, tokens, nfe in zip(places, now.x.tolist(), now.evaluations.tolist(), strict=True):
             yield DenoisedRow(place, tokens, nfe, seconds)
-
-
-def batch_for(model: LoadedModel, length: int) -> int:
-    """How many sequences of a length fit into half of the free memory: an estimate, at least one."""
-    config, device = model.net.config, model.device
-    # a block holds most at its MLP: input, queries, keys and values, the four-fold inner layer and its activation
-    held = 4 * length * config.hidden_size * 16
-    if model.net.kernel(length) == "plain":
-        held += 8 * config.n_heads * length**2
-    fits = int(free_memory(device) // 2 // held)
-    return max(1, min(fits, tokens_at_once(device) // length))
-
-
-def tokens_at_once(device: torch.device) -> int:
-    """Tokens per batch beyond which a device gains no speed."""
-    return 2**18 if device.type == "cuda" else 8192
 
 
 def _frame(now: Denoised, batch: list[SequenceRequest], seconds: float) -> Frame:

@@ -9,8 +9,9 @@ from typing import Any, Generic, TypeVar
 
 from sedd_cli.checkpoints.loaded_model import LoadedModel
 from sedd_cli.errors import RequestError
-from sedd_cli.inference.denoise import DenoisedRow, SequenceRequest, batch_for, denoise, derived
+from sedd_cli.inference.denoise import DenoisedRow, SequenceRequest, denoise, derived
 from sedd_cli.inference.layout import lay_out, round_trip_warning
+from sedd_cli.inference.memory import batch_for, check_fits
 from sedd_cli.inference.rejection import DenoisedLayout, LayoutRequest, denoise_layouts
 from sedd_cli.inference.sampling import ResolvedSampler, Sampling, check_draws
 from sedd_cli.inference.template import gap_between
@@ -95,6 +96,7 @@ def generate(
 ) -> Generator[Event, None, SamplingResult[Sampled]]:
     """Yield Progress while denoising (and Frames if `watch`), and Sampled for every finished sequence."""
     blocks = _Blocks.of(model, options)
+    check_fits(model, min(blocks.length, blocks.block), whole=False)
     resolved = options.sampling.resolve(model)
     prompts: tuple[str | None, ...] = options.prompts or (None,)
     try:

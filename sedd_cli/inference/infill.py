@@ -16,6 +16,7 @@ from sedd_cli.inference.denoise import derived
 from sedd_cli.inference.generate import SamplingResult
 from sedd_cli.inference.layout import FilledTemplate, Layout, lay_out, round_trip_warning
 from sedd_cli.inference.lengths import length_nats
+from sedd_cli.inference.memory import check_fits
 from sedd_cli.inference.rejection import DenoisedLayout, LayoutRequest, denoise_layouts
 from sedd_cli.inference.sampling import MOST_CANDIDATES, ResolvedSampler, Sampling, check_draws
 from sedd_cli.inference.template import Template
@@ -95,6 +96,7 @@ def plan_job(model: LoadedModel, job: Job, sampling: Sampling) -> Plan:
                 f"the template takes {len(layout.tokens)} tokens ({given} given, {sum(layout.lengths)} to fill), "
                 f"the model has room for {model.length}"
             )
+    check_fits(model, max(len(layout.tokens) for layout in (*own_spaces, *layouts)), whole=False)
     warnings = [round_trip_warning(tokenizer, text) for text in job.template.texts]
     resolved = sampling.for_gaps(model, max(sum(layout.lengths) for layout in (*own_spaces, *layouts)))
     return Plan(job, resolved, layouts, own_spaces, [warning for warning in warnings if warning])

@@ -9,8 +9,9 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from sedd_cli.checkpoints.loaded_model import LoadedModel
-from sedd_cli.inference.denoise import BatchDenoiser, DenoisedRow, SequenceRequest, derived, tokens_at_once
+from sedd_cli.inference.denoise import BatchDenoiser, DenoisedRow, SequenceRequest, derived
 from sedd_cli.inference.layout import FilledTemplate, Layout
+from sedd_cli.inference.memory import tokens_at_once
 from sedd_cli.inference.sampling import ResolvedSampler
 from sedd_cli.system.events import Event
 

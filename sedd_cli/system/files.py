@@ -29,6 +29,17 @@ def sync(stream: IO[Any]) -> None:
     stream.close()
 
 
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Name `path` in an OSError of the block that names no file, as one of a failed write does not."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None:
+            error.filename = str(path)
+        raise
+
+
 def sync_path(path: Path) -> None:
     """Flush a closed file, or the entries of a folder, to the disk."""
     fd = os.open(path, os.O_RDONLY)
@@ -76,7 +87,8 @@ def whole_file(path: Path) -> Iterator[Path]:
     beside, fd = _new_file(path)
     try:
         mode = stat.S_IMODE(path.stat().st_mode) if path.exists() else stat.S_IMODE(os.fstat(fd).st_mode)
-        yield beside
+        with naming(path):
+            yield beside
         with suppress(OSError):  # the old file belongs to another user
             beside.chmod(mode)
         sync_path(beside)
@@ -168,7 +180,7 @@ def write_whole(path: Path, content: str | bytes) -> None:
     """Write a file atomically; a device or a pipe is written directly."""
     raw = content.encode("utf-8") if isinstance(content, str) else content
     if is_stream(path):
-        with open_stream(path) as stream:
+        with naming(path), open_stream(path) as stream:
             stream.write(raw)
         return
     with whole_file(path) as beside:

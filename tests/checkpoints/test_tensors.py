@@ -10,6 +10,7 @@ from safetensors.torch import save_file
 from support.published_models import save_published, save_training_directory
 
 from sedd_cli import load_model
+from sedd_cli.checkpoints.tensors import read_tensors
 from sedd_cli.errors import DamageError, RequestError
 
 FORMS = {
@@ -157,3 +158,63 @@ def test_a_pickle_of_odd_tensors_is_listed(tmp_path):
     torch.save({**state, 3: torch.zeros(1)}, tmp_path / "m" / "pytorch_model.bin")
     with pytest.raises(DamageError, match="does not hold tensors by name"):
         load_model(tmp_path / "m")
+
+
+def with_head(path, make):
+    """Store a state dict whose head is another tensor."""
+    state = save_published(path, pickled=True)
+    state["output_layer.linear.weight"] = make(state["output_layer.linear.weight"])
+    torch.save(state, path / "pytorch_model.bin")
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda head: torch.zeros(1).expand(head.shape),
+        lambda head: torch.zeros(head.shape[1]).expand(head.shape),
+        lambda head: torch.zeros(1).expand(1 << 20, 1 << 20),
+        lambda head: torch.zeros(head.numel() - 1).as_strided(head.shape, (head.shape[1] - 1, 1)),
+    ],
+    ids=["one number", "one row", "absurd", "rows that overlap"],
+)
+def test_a_tensor_that_declares_more_than_it_stores_is_refused(tmp_path, make):
+    with_head(tmp_path / "m", make)
+    with pytest.raises(DamageError, match=r"is refused: output_layer\.linear\.weight declares .* numbers and stores"):
+        load_model(tmp_path / "m")
+
+
+def test_tensors_that_all_store_the_same_numbers_are_refused(tmp_path):
+    """Each is as large as its storage, but copied one by one they take many times the file."""
+    state = save_published(tmp_path / "m", pickled=True)
+    largest = torch.zeros(max(value.numel() for value in state.values()))
+    shared = {name: largest[: value.numel()].view(value.shape) for name, value in state.items()}
+    torch.save(shared, tmp_path / "m" / "pytorch_model.bin")
+    with pytest.raises(DamageError, match=r"is refused: its tensors declare [\d,]+ bytes and store [\d,]+"):
+        load_model(tmp_path / "m")
+
+
+def test_tied_weights_are_no_damage(tmp_path):
+    state = save_published(tmp_path / "m", pickled=True)
+    state["blocks.1.mlp.0.weight"] = state["blocks.0.mlp.0.weight"]
+    torch.save(state, tmp_path / "m" / "pytorch_model.bin")
+    assert load_model(tmp_path / "m").length == 12
+
+
+@pytest.mark.parametrize("zipped", [False, True])
+@pytest.mark.parametrize("numel", [10**6, 10**15, 2**62])
+def test_a_storage_of_an_absurd_size_takes_no_memory(tmp_path, monkeypatch, zipped, numel):
+    """The pickle declares a storage of more numbers than the file holds: damage, or mapped no further than its end."""
+    state = save_published(tmp_path / "m", pickled=True)
+    path = tmp_path / "m" / "pytorch_model.bin"
+    true = torch.storage.TypedStorage._size
+    with monkeypatch.context() as during:
+        during.setattr(torch.storage.TypedStorage, "_size", lambda self: numel if true(self) == 192 else true(self))
+        torch.save(state, path, _use_new_zipfile_serialization=zipped)
+    if zipped:
+        largest = max(value.untyped_storage().nbytes() for value in read_tensors(path).values())
+        assert largest <= path.stat().st_size
+        weight = dict(load_model(tmp_path / "m").net.named_parameters())["output_layer.linear.weight"]
+        assert torch.equal(weight, state["output_layer.linear.weight"])
+    else:
+        with pytest.raises(DamageError, match=r"pytorch_model\.bin"):
+            load_model(tmp_path / "m")

@@ -123,7 +123,7 @@ def test_parquet(tmp_path):
     assert documents(path) == ["a", "c"], "blank documents are left out, as in text files"
     with pytest.raises(RequestError, match=r"no field 'body'.*found: text, id"):
         documents(path, field="body")
-    with pytest.raises(RequestError, match=r"'id'.*no text but a int"):
+    with pytest.raises(RequestError, match=r"'id'.*no text but values of type int64"):
         documents(path, field="id")
     with pytest.raises(RequestError, match=r"'text'.*empty"):
         documents(parquet(tmp_path / "none.parquet", text=["a", None]))

@@ -24,7 +24,7 @@ from sedd_cli.data.formats.files import ReadOptions
 from sedd_cli.data.prepare import prepare
 from sedd_cli.data.prepared import PrepareOptions
 from sedd_cli.data.shards import open_dataset
-from sedd_cli.data.tokenizers import load_tokenizer, train_tokenizer
+from sedd_cli.data.tokenizers import guard, load_tokenizer, train_tokenizer
 from sedd_cli.data.tokenizers.bpe import LONGEST_RUN
 from sedd_cli.data.tokenizers.tiktoken import TiktokenTokenizer
 from sedd_cli.errors import DamageError, RequestError
@@ -297,6 +297,26 @@ HOSTILE = {
         "pre_tokenizer": SPLIT | {"pattern": {"Regex": "(a|aa)+$|(a+)+\\1!"}}
     },
     "a broken map of characters": {"normalizer": {"type": "Precompiled", "precompiled_charsmap": "/////w=="}},
+    "a replacement that multiplies": {
+        "normalizer": {"type": "Replace", "pattern": {"String": "a"}, "content": "a" * 5000}
+    },
+    "a replacement of what no usual text holds": {
+        "normalizer": {"type": "Replace", "pattern": {"String": "q\u00e9z"}, "content": "q\u00e9z" * 5000}
+    },
+    "an empty pattern": {"normalizer": {"type": "Replace", "pattern": {"String": ""}, "content": "x" * 1000}},
+    "replacements that double again and again": {
+        "normalizer": {"type": "Sequence", "normalizers": [
+            {"type": "Replace", "pattern": {"String": "a"}, "content": "aa"}] * 40}
+    },
+    "a kind that is no name": {"normalizer": {"type": ["NFC"]}},
+    "a kind that is not named": {"normalizer": {"pattern": {"String": "a"}, "content": "a" * 5000}},
+    "a long text before each": {"normalizer": {"type": "Prepend", "prepend": "x" * 10**6}},
+    "a decoder that multiplies": {
+        "decoder": {"type": "Replace", "pattern": {"String": "t"}, "content": "t" * 50_000}
+    },
+    "a token that is a book": {
+        "model": {"type": "WordLevel", "vocab": {"a": 0, "b" * 10**6: 1}, "unk_token": "a"}
+    },
     "a word without end": {
         "model": {"type": "WordPiece", "vocab": {"a": 0}, "unk_token": "a", "continuing_subword_prefix": "#",
                   "max_input_chars_per_word": 10**9}
@@ -311,6 +331,26 @@ def test_hostile_tokenizers_are_refused_in_one_line(parts, tmp_path):
         load_tokenizer(engine(tmp_path, **parts))
     assert time.perf_counter() - began < 40
     assert len(str(caught.value)) < 600
+
+
+def test_replacements_that_do_not_grow_a_text_take_no_trial(tmp_path, monkeypatch):
+    monkeypatch.setattr(guard, "_try", lambda *_: pytest.fail("tried"))
+    llama = {
+        "normalizer": {"type": "Sequence", "normalizers": [
+            {"type": "Prepend", "prepend": "\u2581"},
+            {"type": "Replace", "pattern": {"String": " "}, "content": "\u2581"},
+        ]},
+        "decoder": {"type": "Sequence", "decoders": [
+            {"type": "Replace", "pattern": {"String": "\u2581"}, "content": " "}, {"type": "ByteFallback"},
+            {"type": "Fuse"}, {"type": "Strip", "content": " ", "start": 1, "stop": 0},
+        ]},
+    }  # fmt: skip
+    assert load_tokenizer(engine(tmp_path, **llama)).vocab_size == 3
+
+
+def test_replacements_that_grow_a_text_a_little_are_tried_and_loaded(tmp_path):
+    quotes = {"type": "Replace", "pattern": {"String": '"'}, "content": "''"}
+    assert load_tokenizer(engine(tmp_path, normalizer=quotes)).vocab_size == 3
 
 
 @pytest.mark.parametrize("wrong", [3, None, 1.5, [], "0" * 64])

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from support.jobs import completed, returned
 
-from sedd_cli.data import encode
+from sedd_cli.data import encode, writer
 from sedd_cli.data import prepare as prepare_module
 from sedd_cli.data.corpora import find_corpus
 from sedd_cli.data.prepare import PrepareOptions, PrepareResult, dataset_folder, prepare
@@ -27,7 +27,7 @@ from sedd_cli.system.events import Note, Progress, Warn
 SMALL = """
 from functools import partial
 from sedd_cli.data import prepare as module
-from sedd_cli.data import encode
+from sedd_cli.data import encode, writer
 from sedd_cli.data.writer import SplitWriter
 encode.GROUP_DOCUMENTS = 16
 module.SplitWriter = partial(SplitWriter, shard_tokens=2000)
@@ -218,6 +218,58 @@ def test_full_disk_later_keeps_finished_shards(text, monkeypatch):
             run(corpus=str(text), tokenizer="char")
     events = list(prepare(PrepareOptions(str(text), tokenizer="char")))
     assert next(event for event in events if isinstance(event, Progress)).done > 16
+
+
+LIMITED = """
+import resource, sys
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv.pop(1)),) * 2)
+from sedd_cli.__main__ import main
+main()
+"""
+
+
+@pytest.mark.parametrize(
+    ("limit", "tokenizer", "file"),
+    [(20, "char", "origin.json"), (700, "bpe:300", "tokenizer.json"), (2000, "char", "train-00000.bin")],
+)
+def test_a_write_that_fails_names_its_file_and_leaves_nothing(text, tmp_path, limit, tokenizer, file):
+    command = [sys.executable, "-c", LIMITED, str(limit), "prepare", str(text), "--tokenizer", tokenizer, "--quiet"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert len(done.stderr.splitlines()) == 1
+    assert f"{file} cannot be written: File too large" in done.stderr
+    assert left_in(tmp_path / "home") == []
+    assert run(corpus=str(text), tokenizer="char").fresh
+
+
+def test_a_shard_that_cannot_be_closed_is_not_believed(text, tmp_path, monkeypatch):
+    def full(stream):
+        raise OSError(errno.EIO, "Input/output error")
+
+    with monkeypatch.context() as during:
+        during.setattr(writer, "sync", full)
+        with pytest.raises(WorkError, match=r"train-00000\.bin cannot be written: Input/output error"):
+            run(corpus=str(text), tokenizer="char")
+    assert left_in(tmp_path / "home") == []
+
+
+def test_losses_are_said_again_of_a_stored_corpus(tmp_path):
+    path = tmp_path / "my.jsonl"
+    path.write_text("".join(json.dumps({"text": f"line {i} \ud800"}) + "\n" for i in range(600)))
+    said = []
+    for _ in range(2):
+        events, result = completed(prepare(PrepareOptions(str(path), tokenizer="char")))
+        said.append([event.text for event in events if isinstance(event, Warn)])
+    assert not result.fresh
+    assert said[0] == said[1] == list(result.manifest.warnings)
+    assert "600 halves of surrogate pairs" in said[0][0]
+    events, _ = completed(prepare(PrepareOptions(str(result.folder))))
+    assert [event.text for event in events if isinstance(event, Warn)] == said[0]
+
+
+def test_a_manifest_without_warnings_is_stored_as_before(text):
+    result = run(corpus=str(text), tokenizer="char")
+    assert "warnings" not in json.loads((result.folder / "manifest.json").read_text())
 
 
 def test_unwritable_home(text, tmp_path, monkeypatch):

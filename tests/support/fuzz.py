@@ -172,6 +172,7 @@ class Kit:
         from sedd_cli.data.prepared import PrepareOptions
         from sedd_cli.models.dit import DiT, DiTConfig
         from sedd_cli.recipe import load_recipe
+        from sedd_cli.system.events import result_of
         from sedd_cli.training.train import TrainOptions, train
 
         torch.set_num_threads(1)
@@ -182,8 +183,7 @@ class Kit:
         (self.at / "tiny.yaml").write_text(RECIPE.replace("a.txt", str(self.at / "a.txt")))
         for _ in train(load_recipe(self.at / "tiny.yaml"), TrainOptions(self.at / "run", "cpu", report=False)):
             pass
-        for event in prepare(PrepareOptions(str(self.at / "a.txt"), tokenizer="byte")):
-            self.data = getattr(event, "path", None)
+        self.data = result_of(prepare(PrepareOptions(str(self.at / "a.txt"), tokenizer="byte"))).folder
         shape = {"hidden_size": 16, "cond_dim": 8, "length": 16, "n_blocks": 1, "n_heads": 2, "dropout": 0.1}
         self.config = {
             "tokens": 257,

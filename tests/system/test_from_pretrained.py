@@ -110,3 +110,20 @@ def test_from_pretrained_is_called_in_one_place_alone():
             if call or (auto and any(alias.name.startswith("Auto") for alias in node.names)):
                 found.add(str(path.relative_to(package)))
     assert found == {"system/from_pretrained.py"}
+
+
+@pytest.mark.parametrize("kind", ["model.safetensors.index.json", "pytorch_model.bin.index.json"])
+@pytest.mark.parametrize("wrong", ["../secret.safetensors", "/etc/passwd", "sub/x.safetensors", "..", ""])
+def test_an_index_of_weights_that_leaves_its_folder_is_refused(kind, wrong, tmp_path):
+    index = {"metadata": {}, "weight_map": {"a": "model-00001-of-00002.safetensors", "b": wrong}}
+    (tmp_path / kind).write_text(json.dumps(index))
+    for load in (pretrained_causal_model, pretrained_tokenizer):
+        with pytest.raises(RequestError, match=r"index\.json names .*, which is no file of its own folder"):
+            load(str(tmp_path))
+
+
+@pytest.mark.parametrize("content", ["[]", '{"weight_map": 3}', "{", '{"weight_map": {"a": "model-1.safetensors"}}'])
+def test_an_index_that_is_damaged_or_plain_is_left_to_the_library(content, tmp_path):
+    save_tiny_causal(tmp_path)
+    (tmp_path / "other.safetensors.index.json").write_text(content)
+    assert pretrained_causal_model(str(tmp_path)) is not None

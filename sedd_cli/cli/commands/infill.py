@@ -146,7 +146,8 @@ def _read(source: str) -> Iterator[bytes]:
             Path(source).open("rb").close()
     except OSError as error:
         raise RequestError(f"cannot read {source}: {error.strerror}") from None
-    from sedd_cli.data.formats.files import Input, byte_lines
+    from sedd_cli.data.formats.decoding import byte_lines
+    from sedd_cli.data.formats.files import Input
 
     stdin = cast("BinaryIO", sys.stdin.buffer)
     return byte_lines(Input("standard input", lambda: stdin) if source == "-" else Input.of(Path(source)))

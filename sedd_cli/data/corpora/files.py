@@ -3,45 +3,30 @@
 from __future__ import annotations
 
 import re
-from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
+from typing import TypeVar
 
-from sedd_cli.errors import RequestError, listed
+from sedd_cli.data.formats.choice import Choice, choose, is_hidden
+from sedd_cli.errors import RequestError
 from sedd_cli.system.digests import digest, sha256_of
 
+P = TypeVar("P", bound=PurePath)
 _HASHED = 1 << 26
 _WORDS = {
     "train": {"train", "training"},
     "validation": {"valid", "validation", "val", "dev", "heldout"},
     "test": {"test"},
 }
-#: Papers that lie beside data.
-_PAPERS = {
-    "readme", "license", "licence", "copying", "notice", "changelog", "changes", "contributing", "citation", "authors",
-    "code_of_conduct", "security",
-}  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Found:
-    """The files of a folder that are read, in path order, and how many of which ending are not."""
+    """The files of a folder that are read, in path order, and how many of which kind are not; or a single file."""
 
     files: list[Path]
-    left_out: Counter[str]
-    names: list[str]
-
-    def note(self, root: Path) -> str:
-        """One line about what a folder gave; "" for a single file."""
-        if not root.is_dir():
-            return ""
-        text = f"{root}: {len(self.files):,} files are read"
-        if self.left_out:
-            common = self.left_out.most_common(5)
-            kinds = ", ".join(f"{count:,} {ending or 'without ending'}" for ending, count in common)
-            text += f", {sum(self.left_out.values()):,} are left out ({kinds}): {listed(self.names, 5)}"
-        return text
+    choice: Choice | None = None
 
 
 def files_under(path: Path, accepted: Callable[[Path], bool]) -> list[Path]:
@@ -53,33 +38,29 @@ def files_under(path: Path, accepted: Callable[[Path], bool]) -> list[Path]:
 
 
 def find_files(path: Path, accepted: Callable[[Path], bool]) -> Found:
-    """`path` itself, or what the folder gives. Links are followed. Papers such as README are left out beside data.
+    """`path` itself, or what the folder gives, chosen as `formats.choice` says. Links are followed.
 
     Raises RequestError where there is nothing, and for a folder or a link that cannot be read.
     """
     if path.is_file():
-        return Found([path], Counter(), [])
+        return Found([path])
     if not path.exists():
         raise RequestError(f"{path}: no such file or folder")
-    files, left_out = [], []
+    names: dict[str, Path] = {}
+    other: dict[str, str] = {}
     for file in _below(path, set()):
-        if file.is_symlink() and not file.exists():
-            if accepted(file):
+        name = file.relative_to(path).as_posix()
+        names[name] = file
+        if not file.is_file():
+            other[name] = "links to nothing" if file.is_symlink() and not file.exists() else "devices or pipes"
+            if not file.exists() and accepted(file) and not file.name.startswith("."):
                 raise RequestError(f"{file} is a link to nothing: fetch what it should point to, or remove it")
-            left_out.append(file)
-        else:
-            (files if file.is_file() and accepted(file) else left_out).append(file)
-    papers = [file for file in files if file.stem.lower() in _PAPERS and file.suffix.lower() in ("", ".md", ".txt")]
-    if 0 < len(papers) < len(files):
-        files = [file for file in files if file not in papers]
-        left_out += papers
-    names = [file.relative_to(path).as_posix() for file in left_out]
-    files.sort(key=lambda file: file.relative_to(path).as_posix())
-    return Found(files, Counter(file.suffix.lower() for file in left_out), sorted(names))
+    choice = choose(names, lambda name: accepted(names[name]), other)
+    return Found([names[name] for name in choice.names], choice)
 
 
 def _below(folder: Path, above: set[tuple[int, int]]) -> Iterator[Path]:
-    """All that a folder holds but hidden entries, through links; a folder inside itself is not entered again."""
+    """All that a folder holds, through links; a hidden folder and one inside itself are not entered."""
     try:
         stat = folder.stat()
         key = stat.st_dev, stat.st_ino
@@ -89,9 +70,7 @@ def _below(folder: Path, above: set[tuple[int, int]]) -> Iterator[Path]:
     except OSError as error:
         raise RequestError(f"cannot read the folder {folder}: {error.strerror}") from None
     for entry in entries:
-        if entry.name.startswith("."):
-            continue
-        if entry.is_dir():
+        if entry.is_dir() and not is_hidden(entry.name):
             yield from _below(entry, above | {key})
         else:
             yield entry
@@ -103,7 +82,7 @@ def named_split(name: str) -> str | None:
     return next((split for split, known in _WORDS.items() if words & known), None)
 
 
-def file_splits(files: list[Path]) -> dict[Path, str | None]:
+def file_splits(files: Sequence[P]) -> dict[P, str | None]:
     """The split that each file of a user is named for.
 
     A name is a file's own claim where one of its parts between dots is a split's name (`my.test.txt`, `test.txt`,

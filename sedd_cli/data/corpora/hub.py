@@ -10,7 +10,8 @@ from typing import Any
 
 from sedd_cli.data.corpora.base import Corpus, Request, Source, by_share
 from sedd_cli.data.corpora.files import named_split
-from sedd_cli.data.formats.records import DEFAULT_FIELD, no_such_field, texts_of
+from sedd_cli.data.formats.parquet import texts_of
+from sedd_cli.data.formats.records import DEFAULT_FIELD, no_such_field
 from sedd_cli.errors import RequestError, first_line
 
 _ROWS = 1024

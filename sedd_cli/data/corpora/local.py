@@ -2,18 +2,22 @@
 
 Splits: where files are named for evaluation (valid, validation, val, dev, heldout or test; see `file_splits`), names
 decide, and a file that names no split is for training. Otherwise documents are dealt out 90/5/5 by a hash of their
-text. In a folder of several files without split names, each text file is one document.
+text. In a folder of several files without split names, each text file is one document. An archive is read as a folder
+of its members.
 """
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePath, PurePosixPath
 
-from sedd_cli.data.corpora.base import SPLITS, Corpus, Documents, Request, Source, by_share, one_after_another
+from sedd_cli.data.corpora.base import SPLITS, Corpus, Request, Source, by_share
 from sedd_cli.data.corpora.files import Found, file_splits, find_files, identity_of
-from sedd_cli.data.formats import ENDINGS, RECORDS, ReadOptions, chosen_format, format_of, read_documents
+from sedd_cli.data.formats import ENDINGS, RECORDS, ReadOptions, chosen_format, format_of, open_archive, read_documents
+from sedd_cli.data.formats.choice import Choice
 from sedd_cli.data.manifest import read_manifest
 from sedd_cli.errors import RequestError, listed
 
@@ -61,38 +65,91 @@ def as_path(folder: Path) -> str:
 
 
 def _identity(request: Request) -> str:
-    return identity_of(Path(request.corpus), _found(request).files)
-
-
-def _found(request: Request) -> Found:
     path = Path(request.corpus)
     if path.is_file():
         chosen_format(str(path), request.reading())
+        return identity_of(path, [path])
+    return identity_of(path, _in_folder(request, path).files)
+
+
+@dataclass(frozen=True)
+class Texts:
+    """The files of a folder, the members of an archive, or one file, and what they hold.
+
+    names: in path order. formats: theirs. documents(names, reading): the documents of some of them. size: bytes of all.
+    note: what was found and what is left out.
+    """
+
+    names: list[PurePath]
+    formats: set[str]
+    documents: Callable[[list[PurePath], ReadOptions], Iterator[str]]
+    size: int
+    note: str = ""
+
+
+def _texts(request: Request) -> Texts:
+    path = Path(request.corpus)
+    if path.is_file() and chosen_format(str(path), request.reading()) == "archive":
+        return _in_archive(path)
+    found = _in_folder(request, path)
+    return Texts(
+        names=list(found.files),
+        formats={chosen_format(str(file), request.reading()) for file in found.files},
+        documents=lambda names, reading: (text for name in names for text in read_documents(Path(name), reading)),
+        size=sum(file.stat().st_size for file in found.files),
+        note=found.choice.note(str(path), "files") if found.choice else "",
+    )
+
+
+def _in_archive(path: Path) -> Texts:
+    archive = open_archive(path)
+    _refuse_nothing(path, archive.choice, "members")
+    return Texts(
+        names=[PurePosixPath(name) for name in archive.choice.names],
+        formats={str(format_of(name)) for name in archive.choice.names},
+        documents=lambda names, reading: archive.documents([name.as_posix() for name in names], reading),
+        size=archive.size,
+        note=archive.choice.note(str(path), "members"),
+    )
+
+
+def _in_folder(request: Request, path: Path) -> Found:
     found = find_files(path, lambda file: request.format != "auto" or format_of(file.name) is not None)
-    if not found.files:
-        raise RequestError(f"{path} holds no file that can be read; known endings: {', '.join(ENDINGS)}")
+    if found.choice:
+        _refuse_nothing(path, found.choice, "files")
     return found
+
+
+def _refuse_nothing(path: Path, choice: Choice, noun: str) -> None:
+    if not choice.names:
+        left = f" ({choice.missing(noun)})" if choice.shown else ""
+        raise RequestError(f"{path} holds no file that can be read{left}; known endings: {', '.join(ENDINGS)}")
 
 
 def _open(request: Request) -> Source:
     path = Path(request.corpus)
-    found = _found(request)
-    files, splits = found.files, file_splits(found.files)
+    texts = _texts(request)
+    splits = file_splits(texts.names)
+    if texts.names != [path] and not any(splits.values()) and path.is_file():
+        splits = dict.fromkeys(texts.names, file_splits([path])[path])  # an archive may be named for a split
     named = {split for split in splits.values() if split in ("validation", "test")}
-    formats = {chosen_format(str(file), request.reading()) for file in files}
-    _refuse_idle(request, path, formats)
-    reading = _reading(request, files, bool(named), formats)
-    readers = {file: partial(read_documents, file, reading) for file in files}
+    _refuse_idle(request, path, texts.formats)
+    reading = _reading(request, texts, bool(named))
+    grouped = {split: [name for name in texts.names if (splits[name] or "train") == split] for split in SPLITS}
+    whole = partial(texts.documents, texts.names, reading)
     source = Source(
         location=str(path),
         revision=None,
-        splits=_splits(readers, splits) if named else by_share(one_after_another(list(readers.values()))),
-        size=sum(file.stat().st_size for file in files),
-        notes=tuple(filter(None, [found.note(path), _said(files, splits, named), _separation(reading, formats)])),
+        splits={split: partial(texts.documents, group, reading) for split, group in grouped.items() if group}
+        if named
+        else by_share(whole),
+        size=texts.size,
+        notes=tuple(filter(None, [texts.note, _said(grouped, named), _separation(reading, texts.formats)])),
         tally=reading.tally,
     )
-    if all(next(reader(), None) is None for reader in readers.values()):
-        raise RequestError(f"{path} holds no text: it is empty, or nothing but white space")
+    if next(whole(), None) is None:
+        left = "; ".join(filter(None, [texts.note if "left out" in texts.note else "", *reading.tally.remarks()]))
+        raise RequestError(f"{path} holds no text: it is empty, or nothing but white space{left and f' ({left})'}")
     return source.only(request.split)
 
 
@@ -107,22 +164,17 @@ def _refuse_idle(request: Request, path: Path, formats: set[str]) -> None:
         raise RequestError(f"--documents has no effect on {path}: each record is a document")
 
 
-def _reading(request: Request, files: list[Path], named: bool, formats: set[str]) -> ReadOptions:
-    if request.documents == "auto" and len(files) > 1 and not named and "text" in formats:
-        return ReadOptions(request.field, request.encoding, "file", request.format)
+def _reading(request: Request, texts: Texts, named: bool) -> ReadOptions:
+    if request.documents == "auto" and len(texts.names) > 1 and not named and "text" in texts.formats:
+        return replace(request.reading(), documents="file")
     return request.reading()
 
 
-def _splits(readers: dict[Path, Documents], names: dict[Path, str | None]) -> dict[str, Documents]:
-    grouped = {split: [readers[file] for file in readers if (names[file] or "train") == split] for split in SPLITS}
-    return {split: one_after_another(group) for split, group in grouped.items() if group}
-
-
-def _said(files: list[Path], splits: dict[Path, str | None], named: set[str]) -> str:
+def _said(grouped: dict[str, list[PurePath]], named: set[str]) -> str:
     """What names decided about splits."""
     if named:
-        groups = {split: [file.name for file in files if (splits[file] or "train") == split] for split in SPLITS}
-        return "splits by file names: " + "; ".join(f"{s} {listed(names, 3)}" for s, names in groups.items() if names)
+        groups = {split: listed([name.name for name in names], 3) for split, names in grouped.items() if names}
+        return "splits by file names: " + "; ".join(f"{split} {names}" for split, names in groups.items())
     return "splits by a hash of each document: train 90 %, validation 5 %, test 5 %"
 
 

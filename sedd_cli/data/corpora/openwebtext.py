@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -53,9 +54,9 @@ def _files(path: Path) -> list[Path]:
 
 def _local(request: Request, path: Path) -> Source:
     files = _files(path)
-    reading = request.reading()
+    reading = replace(request.reading(), as_stored=True)
     if any(format_of(file.name) == "text" for file in files):
-        reading = ReadOptions(request.field, request.encoding, "file", request.format)
+        reading = replace(reading, documents="file")
     documents = one_after_another([partial(_page, file, reading) for file in files])
     count = sum(1 for _ in documents())  # the last documents are known only when all are counted
     if not count:

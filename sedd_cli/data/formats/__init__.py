@@ -6,22 +6,22 @@ that are not in the table are refused, unless a format is named.
 
 from __future__ import annotations
 
-import dataclasses
 import difflib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from sedd_cli.data.formats import records
-from sedd_cli.data.formats.archives import read_archive
+from sedd_cli.data.formats.archives import Archive, Readers, is_zip, read_as_stored
 from sedd_cli.data.formats.files import COMPRESSED, LONGEST, Input, ReadOptions
+from sedd_cli.data.formats.parquet import parquet_records_of, read_parquet
 from sedd_cli.data.formats.plain import read_lines, read_text
-from sedd_cli.data.formats.records import DEFAULT_FIELD, check_sample, encodable, read_parquet, text_of
+from sedd_cli.data.formats.records import check_sample, encodable
 from sedd_cli.errors import RequestError
 
 __all__ = [
-    "ENDINGS", "FORMATS", "RECORDS", "ReadOptions", "format_of", "read_documents", "read_lines", "read_rows",
-    "read_samples",
+    "ENDINGS", "FORMATS", "RECORDS", "ReadOptions", "format_of", "open_archive", "read_documents", "read_lines",
+    "read_rows", "read_samples",
 ]  # fmt: skip
 
 #: Formats of records: how each reads (place, record).
@@ -30,7 +30,7 @@ RECORDS: dict[str, Callable[[Input, ReadOptions], records.Records]] = {
     "json": records.json_records_of,
     "csv": records.comma_records_of,
     "tsv": records.tab_records_of,
-    "parquet": records.parquet_records_of,
+    "parquet": parquet_records_of,
 }
 #: All formats.
 FORMATS = ("text", *RECORDS, "archive")
@@ -94,22 +94,34 @@ def _read(source: Input, chosen: str, reading: ReadOptions) -> Iterator[str]:
     if chosen == "text":
         return read_text(source, reading)
     if chosen == "archive":
-        return read_archive(source, reading, _member)
+        assert source.path is not None, "archives inside archives are read with the outer one"
+        with source.path.open("rb") as stream:
+            stored = reading.as_stored and not is_zip(stream)
+        if stored:
+            return read_as_stored(source.path, reading, READERS)
+        return open_archive(source.path).all_documents(reading)
     if chosen == "parquet":
         return read_parquet(source, reading)
-    field = reading.field or DEFAULT_FIELD
-    return (text_of(record, field, where) for where, record in RECORDS[chosen](source, reading))
+    return records.texts_in(RECORDS[chosen](source, reading), source, reading)
 
 
-def _member(source: Input, reading: ReadOptions) -> Iterator[str] | None:
-    """The documents of a member of an archive; a text is one document unless a separation is named."""
-    name = source.name.rpartition(" in ")[0]
+def open_archive(path: Path) -> Archive:
+    """A file on disk as an archive, whose members are read by their endings."""
+    return Archive.of(path, READERS)
+
+
+def _member(name: str, source: Input, reading: ReadOptions) -> Iterator[str]:
+    """The documents of a member of an archive, by the ending of its name."""
     chosen = format_of(name)
-    if chosen in (None, "parquet", "archive"):
-        return None
-    if chosen == "text" and reading.documents == "auto":
-        reading = dataclasses.replace(reading, documents="file")
+    assert chosen is not None, "members of unknown endings are left out"
     return _read(source.unpacked(Path(name).suffix.lower()), chosen, reading)
+
+
+READERS = Readers(
+    accepted=lambda name: format_of(name) is not None,
+    is_archive=lambda name: format_of(name) == "archive",
+    read=_member,
+)
 
 
 def read_samples(path: Path, asked: str = "auto") -> Iterator[tuple[str, dict[str, Any]]]:

@@ -1,111 +1,236 @@
-"""Archives of files: tar, compressed or not, and zip. Their members are read as files of their endings are."""
+"""Archives of files: tar, compressed or not, and zip. They are read as a folder of their members would be."""
 
 from __future__ import annotations
 
 import dataclasses
 import io
+import posixpath
+import stat
 import tarfile
+import weakref
 import zipfile
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import IO, BinaryIO, cast
 
-from sedd_cli.data.formats.files import COMPRESSED, Budget, Input, ReadOptions
-from sedd_cli.errors import DamageError, RequestError, WorkError, first_line
+from sedd_cli.data.formats.choice import Choice, choose
+from sedd_cli.data.formats.files import DECOMPRESSORS, Budget, Input, ReadOptions, counted_pieces, kind_of_data, spooled
+from sedd_cli.errors import DamageError, RequestError, WorkError, first_line, listed
 
 #: Most bytes of an archive inside an archive, which is held in memory, and the most levels of them.
 NESTED_BYTES, NESTED = 1 << 28, 3
 
-#: Reads a member, or None where nothing reads files of its ending.
-ReadMember = Callable[[Input, ReadOptions], Iterator[str] | None]
+
+@dataclasses.dataclass(frozen=True)
+class Readers:
+    """How members are read: which names are, whether a name is one of an archive, and the documents of a member."""
+
+    accepted: Callable[[str], bool]
+    is_archive: Callable[[str], bool]
+    read: Callable[[str, Input, ReadOptions], Iterator[str]]
 
 
-@dataclasses.dataclass
-class Archive:
-    """An archive that is being read."""
+@dataclasses.dataclass(frozen=True)
+class Member:
+    """A member of an archive. kind: what it is if it is no file that can be read, else ""."""
 
     name: str
-    budget: Budget
-    read: ReadMember
-    reading: ReadOptions
-    left_out: Counter[str] = dataclasses.field(default_factory=Counter)
-    names: list[str] = dataclasses.field(default_factory=list)
-
-    def member(self, name: str, where: str, open_member: Callable[[], BinaryIO], depth: int) -> Iterator[str]:
-        """The documents of one member."""
-        lower = name.lower()
-        if lower.endswith((".tar", ".tgz", ".zip")) or (lower.endswith(COMPRESSED) and not _inner(lower)):
-            yield from self._nested(where, open_member, depth)
-            return
-        found = self.read(Input(f"{name} in {where}", open_member, self.budget), self.reading)
-        if found is None:
-            self.left_out[Path(lower).suffix] += 1
-            if len(self.names) < 3:
-                self.names.append(name)
-            return
-        yield from found
-
-    def _nested(self, where: str, open_member: Callable[[], BinaryIO], depth: int) -> Iterator[str]:
-        if depth >= NESTED:
-            raise RequestError(f"{where} holds archives nested deeper than {NESTED} (the limit NESTED)")
-        with open_member() as stream:
-            raw = stream.read(NESTED_BYTES + 1)
-        if len(raw) > NESTED_BYTES:
-            raise RequestError(f"{where} holds an archive above {NESTED_BYTES >> 20} MiB (the limit NESTED_BYTES)")
-        if zipfile.is_zipfile(io.BytesIO(raw)):
-            yield from self.zip(io.BytesIO(raw), where, depth + 1)
-            return
-        with tarfile.open(fileobj=io.BytesIO(raw)) as inner:
-            for part in sorted(inner.getmembers(), key=lambda part: part.name):
-                yield from self._tar_member(inner, part, where, depth + 1)
-
-    def tar(self, stream: BinaryIO) -> Iterator[str]:
-        """The members of a tar in its own order, since seeking in a compressed file is slow."""
-        with tarfile.open(fileobj=stream, mode="r|*") as archive:
-            for member in archive:
-                yield from self._tar_member(archive, member, self.name, 0)
-                archive.members = []  # type: ignore[attr-defined]  (tarfile would keep every header)
-
-    def _tar_member(self, archive: tarfile.TarFile, member: tarfile.TarInfo, where: str, depth: int) -> Iterator[str]:
-        if member.isfile():
-            opened = cast("Callable[[], BinaryIO]", lambda: archive.extractfile(member))
-            yield from self.member(member.name, where, opened, depth)
-
-    def zip(self, stream: BinaryIO, where: str, depth: int) -> Iterator[str]:
-        """The members of a zip in the order of its directory."""
-        with zipfile.ZipFile(stream) as archive:
-            for member in archive.infolist():
-                if not member.is_dir():
-                    opened = cast("Callable[[], BinaryIO]", lambda member=member: archive.open(member))
-                    yield from self.member(member.filename, where, opened, depth)
+    size: int
+    open: Callable[[], BinaryIO]
+    kind: str = ""
+    encrypted: bool = False
 
 
-def _inner(name: str) -> str:
-    return Path(Path(name).stem).suffix
+class Archive:
+    """A tar or zip archive whose members can be read in any order.
 
+    A compressed tar is unpacked first, into memory or into a file without a name in the folder of `SEDD_HOME`, since
+    seeking in compressed data is slow. Of members of equal names the last is read, as unpacking would leave it.
 
-def read_archive(source: Input, reading: ReadOptions, read: ReadMember) -> Iterator[str]:
-    """The documents of the members of a tar or a zip. Members that nothing reads are counted in `reading.tally`.
-
-    Archives inside the archive, as in the first distribution of OpenWebText, are opened too, and their members sorted
-    by name.
+    Raises RequestError for what is no archive that can be read, and DamageError for a damaged one.
     """
-    assert source.path is not None, "archives inside archives are read with the outer one"
-    archive = Archive(source.name, Budget(source.name, source.path.stat().st_size), read, reading)
+
+    def __init__(self, name: str, stream: BinaryIO, packed: int, readers: Readers, depth: int = 0):
+        self.name, self._packed, self._readers, self._depth = name, packed, readers, depth
+        with _damage(name):
+            stream = _unpacked(name, stream, Budget(name, packed))
+            found = _zip_members(stream) if is_zip(stream) else _tar_members(stream)
+        self._found = {member.name: member for member in found}
+        self._replaced = [name for name, count in Counter(member.name for member in found).items() if count > 1]
+        weakref.finalize(self, stream.close)
+
+    @classmethod
+    def of(cls, path: Path, readers: Readers) -> Archive:
+        """The archive that a file on disk is; the file stays open."""
+        return cls(str(path), path.open("rb"), path.stat().st_size, readers)
+
+    @cached_property
+    def choice(self) -> Choice:
+        """The members that are read, and what is left out. RequestError where one that would be read is encrypted."""
+        other = {member.name: member.kind for member in self._found.values() if member.kind}
+        choice = choose(self._found, self._readers.accepted, other)
+        if self._replaced:
+            choice.left_out["replaced by a later one of its name"] += len(self._replaced)
+            choice.shown.extend(self._replaced)
+        if locked := [name for name in choice.names if self._found[name].encrypted]:
+            raise RequestError(
+                f"{self.name} is encrypted ({listed(locked, 3)}): unpack it with its password, and give the unpacked "
+                "files"
+            )
+        return choice
+
+    @property
+    def size(self) -> int:
+        """Unpacked bytes of the members that are read."""
+        return sum(self._found[name].size for name in self.choice.names)
+
+    def documents(self, names: Iterable[str], reading: ReadOptions, budget: Budget | None = None) -> Iterator[str]:
+        """The documents of some members."""
+        budget = budget or Budget(self.name, self._packed)
+        with _damage(self.name):
+            for name in names:
+                yield from _read(self._found[name], self.name, self._depth, self._readers, reading, budget)
+
+    def all_documents(self, reading: ReadOptions, budget: Budget | None = None) -> Iterator[str]:
+        """The documents of an archive that is one file among others: a text is one unless a separation is named.
+
+        What is left out is kept in `reading.tally`.
+        """
+        yield from self.documents(self.choice.names, _within(reading), budget)
+        if self.choice.left_out:
+            reading.tally.left_out[self.name] = self.choice
+
+
+def _within(reading: ReadOptions) -> ReadOptions:
+    return dataclasses.replace(reading, documents="file") if reading.documents == "auto" else reading
+
+
+def _read(
+    member: Member, where: str, depth: int, readers: Readers, reading: ReadOptions, budget: Budget
+) -> Iterator[str]:
+    """The documents of one member of the archive `where`."""
+    name = f"{member.name} in {where}"
+    if not readers.is_archive(member.name):
+        yield from readers.read(member.name, Input(name, member.open, budget), reading)
+        return
+    if depth >= NESTED:
+        raise RequestError(f"{where} holds archives nested deeper than {NESTED} (the limit NESTED)")
+    with member.open() as stream:
+        raw = stream.read(NESTED_BYTES + 1)
+    if len(raw) > NESTED_BYTES:
+        raise RequestError(f"{where} holds an archive above {NESTED_BYTES >> 20} MiB (the limit NESTED_BYTES)")
+    yield from Archive(name, io.BytesIO(raw), len(raw), readers, depth + 1).all_documents(reading, budget)
+
+
+def is_zip(stream: BinaryIO) -> bool:
+    """Whether a file begins as a zip does; the end of a tar may be a zip inside it."""
+    stream.seek(0)
+    return stream.read(4) in (b"PK\3\4", b"PK\5\6", b"PK\7\x08")
+
+
+def _zip_members(stream: BinaryIO) -> list[Member]:
+    archive = zipfile.ZipFile(stream)
+    return [
+        Member(
+            _name(info.filename),
+            info.file_size,
+            cast("Callable[[], BinaryIO]", lambda info=info: archive.open(info)),
+            _kind_of_mode(info.external_attr >> 16),
+            bool(info.flag_bits & 1),
+        )
+        for info in archive.infolist()
+        if not info.is_dir()
+    ]
+
+
+def _tar_members(stream: BinaryIO) -> list[Member]:
+    stream.seek(0)
+    archive = tarfile.open(fileobj=stream, mode="r:")  # noqa: SIM115  (members are read later)
+    return [
+        Member(
+            _name(info.name),
+            info.size,
+            cast("Callable[[], BinaryIO]", lambda info=info: archive.extractfile(info)),
+            _kind_in_tar(info),
+        )
+        for info in archive
+        if not info.isdir()
+    ]
+
+
+def _name(name: str) -> str:
+    """A member's path below the root of its archive."""
+    return posixpath.normpath(name.replace("\0", "")).lstrip("/").removeprefix("../") or name
+
+
+def _kind_of_mode(mode: int) -> str:
+    kind = stat.S_IFMT(mode)
+    return "symbolic links" if kind == stat.S_IFLNK else "" if kind in (0, stat.S_IFREG) else "devices or pipes"
+
+
+def _kind_in_tar(info: tarfile.TarInfo) -> str:
+    if info.issym() or info.islnk():
+        return "symbolic links" if info.issym() else "hard links"
+    return "" if info.isfile() else "devices or pipes"
+
+
+def _unpacked(name: str, stream: BinaryIO, budget: Budget) -> BinaryIO:
+    """The stream itself, or what it holds where it is compressed."""
+    stream.seek(0)
+    kind = kind_of_data(stream.read(64))
+    stream.seek(0)
+    if kind not in DECOMPRESSORS:
+        if kind is not None and kind != "zip":
+            raise RequestError(f"{name} holds {kind} data, no tar archive or zip: unpack it, and give what it holds")
+        return stream
+    out = spooled(counted_pieces(cast("BinaryIO", DECOMPRESSORS[kind](stream, "rb")), budget))
+    inner = kind_of_data(out.read(64))
+    if inner is not None and inner != "zip":
+        raise RequestError(f"{name} is compressed twice, as {inner} data in {kind} data: unpack it once, and give that")
+    return out
+
+
+@contextmanager
+def _damage(name: str) -> Iterator[None]:
+    """DamageError for whatever the libraries raise for a damaged archive."""
     try:
-        with source.path.open("rb") as stream:
-            if zipfile.is_zipfile(stream):
-                yield from archive.zip(stream, source.name, 0)
-            else:
-                stream.seek(0)
-                yield from archive.tar(stream)
-    except (RequestError, WorkError):
+        yield
+    except (RequestError, WorkError, MemoryError):
         raise
+    except OSError as error:
+        if error.filename:  # of the file that an archive is unpacked into
+            raise
+        raise _damaged(name, error) from error
     except Exception as error:  # damaged archives fail in many ways
-        raise DamageError(f"{source.name} is no tar archive or zip, or a damaged one: {first_line(error)}") from error
-    if archive.left_out:
-        reading.tally.left_out[source.name] = archive.left_out, archive.names
+        raise _damaged(name, error) from error
+
+
+def _damaged(name: str, error: Exception) -> DamageError:
+    return DamageError(f"{name} is no tar archive or zip, or a damaged one: {first_line(error)}")
+
+
+def read_as_stored(path: Path, reading: ReadOptions, readers: Readers) -> Iterator[str]:
+    """The documents of a tar of any size in its own order, without unpacking it first.
+
+    Archives inside it are read in the order of their members' names.
+    """
+    name, budget, within = str(path), Budget(str(path), path.stat().st_size), _within(reading)
+    left: dict[str, str] = {}
+    with _damage(name), path.open("rb") as stream, tarfile.open(fileobj=stream, mode="r|*") as archive:
+        for info in archive:
+            kind = _kind_in_tar(info)
+            if kind or info.isdir() or not readers.accepted(info.name):
+                if not info.isdir():
+                    left[info.name] = kind
+            else:
+                opened = cast("Callable[[], BinaryIO]", lambda info=info: archive.extractfile(info))
+                yield from _read(Member(info.name, info.size, opened), name, 0, readers, within, budget)
+            archive.members = []  # type: ignore[attr-defined]  (tarfile would keep every header)
+    if left:
+        reading.tally.left_out[name] = choose(left, lambda _: False, {k: kind for k, kind in left.items() if kind})
 
 
 def open_zip_member(path: Path, name: str) -> IO[bytes]:

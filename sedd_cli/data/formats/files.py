@@ -1,12 +1,12 @@
-"""Opening files for readers: compression by ending, text in any encoding, limits on what comes out."""
+"""Opening files for readers: compression by ending, limits on what comes out, what is left out or lost."""
 
 from __future__ import annotations
 
 import bz2
-import codecs
 import dataclasses
 import gzip
 import lzma
+import tempfile
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -14,7 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, cast
 
-from sedd_cli.errors import DamageError, RequestError, first_line, shortened
+from sedd_cli.data.formats.choice import Choice
+from sedd_cli.errors import DamageError, RequestError, first_line, listed
+from sedd_cli.system.files import naming
+from sedd_cli.system.home import home
 
 #: Documents longer than this are cut, in every format, so that memory stays bounded.
 LONGEST = 1 << 20
@@ -27,23 +30,41 @@ BROKEN = (lzma.LZMAError, zlib.error, EOFError, OSError, ValueError)
 
 SEPARATIONS = ("auto", "blank", "line", "file")
 _PIECE = 1 << 20
+#: What has to be unpacked before it can be read is held in memory up to this size.
+_IN_MEMORY = 1 << 26
 _OPENERS: dict[str, Callable[..., object]] = {".gz": gzip.open, ".xz": lzma.open, ".bz2": bz2.open}
 COMPRESSED = tuple(_OPENERS)
+#: How kinds of compressed data are opened.
+DECOMPRESSORS: dict[str, Callable[..., object]] = {"gzip": gzip.open, "xz": lzma.open, "bzip2": bz2.open}
+#: How kinds of data that are no text begin.
+_BEGINNINGS = {
+    b"\x1f\x8b": "gzip", b"\xfd7zXZ\0": "xz", b"\x28\xb5\x2f\xfd": "zstandard", b"\x04\x22\x4d\x18": "lz4",
+    b"PK\x03\x04": "zip", b"7z\xbc\xaf\x27\x1c": "7z", b"Rar!\x1a\x07": "RAR", b"Salted__": "encrypted (OpenSSL)",
+    **{b"BZh%d1AY&SY" % level: "bzip2" for level in range(1, 10)},
+}  # fmt: skip
+
+
+def kind_of_data(beginning: bytes) -> str | None:
+    """What data that begin like this are, if they are packed or encrypted; None for all else."""
+    return next((kind for start, kind in _BEGINNINGS.items() if beginning.startswith(start)), None)
 
 
 class Tally:
-    """What readers left out, by archive: how many members of which ending, and the first names."""
+    """What readers left out or changed, by file."""
 
     def __init__(self) -> None:
-        self.left_out: dict[str, tuple[Counter[str], list[str]]] = {}
+        self.left_out: dict[str, Choice] = {}
+        self.halves: dict[str, int] = {}
+        self.repeated: dict[str, Counter[str]] = {}
 
     def remarks(self) -> list[str]:
-        """One line for each archive."""
-        lines = []
-        for archive, (endings, names) in self.left_out.items():
-            kinds = ", ".join(f"{count:,} {ending or 'without ending'}" for ending, count in endings.most_common(5))
-            shown = ", ".join(shortened(name) for name in names)
-            lines.append(f"{archive}: {sum(endings.values()):,} members were left out ({kinds}): {shown}, …")
+        """One line for each file and kind of loss: members of archives, halves of surrogate pairs, repeated names."""
+        lines = [f"{archive}: {choice.missing('members')}" for archive, choice in self.left_out.items()]
+        for name, count in self.halves.items():
+            lines.append(f"{name}: {count:,} halves of surrogate pairs, which UTF-8 cannot hold, became U+FFFD")
+        for name, found in self.repeated.items():
+            keys = listed([f"{key!r} ({count:,} times)" if count > 1 else repr(key) for key, count in found.items()], 5)
+            lines.append(f"{name}: names that stand more than once in a record or table, none of them the text: {keys}")
         return lines
 
 
@@ -54,13 +75,15 @@ class ReadOptions:
     field: key or column of the text, None for "text". encoding: of text files, tables and JSON. documents: what
     separates the documents of a text file: "blank" lines; every "line" is a document; the "file" is one document;
     "auto": blank lines if the first million characters contain one, else lines. format: one of FORMATS, or "auto" for
-    the ending of the name. Documents are cut at a million characters, to bound memory. tally: what is left out.
+    the ending of the name. as_stored: members of tar archives are read in their own order, not in that of their names.
+    Documents are cut at a million characters, to bound memory. tally: what is left out.
     """
 
     field: str | None = None
     encoding: str = "utf-8"
     documents: str = "auto"
     format: str = "auto"
+    as_stored: bool = False
     tally: Tally = dataclasses.field(default_factory=Tally, compare=False, repr=False)
 
 
@@ -121,104 +144,36 @@ class Input:
         return dataclasses.replace(self, open=lambda: cast("BinaryIO", opener(self.open(), "rb")))
 
     def pieces(self) -> Iterator[bytes]:
-        """Its bytes in pieces; DamageError where it cannot be unpacked."""
-        with self.open() as raw:
-            stream = _Counted(raw, self.budget)
-            while True:
-                try:
-                    piece = stream.read(_PIECE)
-                except (RequestError, PermissionError):
-                    raise
-                except BROKEN as error:
-                    raise DamageError(f"{self.name} cannot be read, it is damaged: {first_line(error)}") from None
-                if not piece:
-                    return
+        """Its bytes in pieces; DamageError where it cannot be unpacked, RequestError for packed data in it."""
+        pieces = counted_pieces(self.open(), self.budget)
+        try:
+            for number, piece in enumerate(pieces):
+                if number == 0 and (kind := kind_of_data(piece)) is not None:
+                    raise RequestError(
+                        f"{self.name} holds {kind} data, no text: unpack it (again), and give what it holds"
+                    )
                 yield piece
+        except (RequestError, PermissionError):
+            raise
+        except BROKEN as error:
+            raise DamageError(f"{self.name} cannot be read, it is damaged: {first_line(error)}") from None
 
 
-def decoded(source: Input, encoding: str) -> Iterator[str]:
-    """The text in pieces, a byte order mark removed, CR LF as LF.
-
-    RequestError for a binary file, and where a byte does not decode, with its offset.
-    """
-    codec = text_codec(encoding)
-    decoder, before, held, first = codecs.getincrementaldecoder(codec)(), 0, "", True
-    wide = codecs.lookup(codec).name.startswith(("utf-16", "utf-32"))
-    for raw in source.pieces():
-        if first and not wide and (offset := raw[: 1 << 16].find(0)) >= 0:
-            raise RequestError(
-                f"{source.name} is not a text file: byte {offset:,} is zero; readable are text, .jsonl, .parquet and "
-                ".tar files"
-            )
-        first = False
-        pending = len(decoder.getstate()[0])
-        text = held + _decode(decoder, raw, False, before - pending, source.name, encoding)
-        before += len(raw)
-        held = "\r" if text.endswith("\r") else ""
-        if text := text.removesuffix("\r").replace("\r\n", "\n"):
-            yield text
-    pending = len(decoder.getstate()[0])
-    if text := held + _decode(decoder, b"", True, before - pending, source.name, encoding):
-        yield text
+def counted_pieces(stream: BinaryIO, budget: Budget | None) -> Iterator[bytes]:
+    """The bytes of a stream in pieces, which spend the budget."""
+    with stream:
+        counted = _Counted(stream, budget)
+        while piece := counted.read(_PIECE):
+            yield piece
 
 
-def _decode(decoder: codecs.IncrementalDecoder, raw: bytes, final: bool, start: int, name: str, encoding: str) -> str:
-    try:
-        return decoder.decode(raw, final)
-    except UnicodeError as error:
-        at = error.start if isinstance(error, UnicodeDecodeError) else 0
-        raise RequestError(
-            f"{name} is not {encoding}: byte {start + at:,} does not decode; "
-            "say what it is with --encoding, as in --encoding latin-1"
-        ) from None
-
-
-def text_codec(encoding: str) -> str:
-    """The codec to use: for UTF-8 the one that also removes a byte order mark; RequestError for what is none."""
-    try:
-        found = codecs.lookup(encoding)
-        if found._is_text_encoding:  # type: ignore[attr-defined]
-            return "utf-8-sig" if found.name == "utf-8" else encoding
-    except (LookupError, ValueError):
-        pass
-    raise RequestError(f"encoding {encoding!r} is not known to Python as one of text; try utf-8, latin-1 or cp1252")
-
-
-def lines_of(texts: Iterator[str], longest: int) -> Iterator[str]:
-    """Lines with their ends, by the line feed alone; a line longer than `longest` characters comes in pieces."""
-    held: list[str] = []
-    size = 0
-    for text in texts:
-        start = 0
-        while start < len(text):
-            stop = text.find("\n", start, start + longest - size)
-            stop = min(start + longest - size, len(text)) if stop < 0 else stop + 1
-            held.append(text[start:stop])
-            size += stop - start
-            if size >= longest or text[stop - 1] == "\n":
-                yield "".join(held)
-                held, size = [], 0
-            start = stop
-    if held:
-        yield "".join(held)
-
-
-def byte_lines(source: Input) -> Iterator[bytes]:
-    """Lines with their ends, by the line feed alone; RequestError for one longer than LINE_BYTES."""
-    held: list[bytes] = []
-    size = number = 0
-    for piece in source.pieces():
-        *whole, rest = piece.split(b"\n")
-        for part in whole:
-            number += 1
-            yield b"".join([*held, part, b"\n"])
-            held, size = [], 0
-        if rest:
-            held.append(rest)
-            size += len(rest)
-        if size > LINE_BYTES:
-            raise RequestError(
-                f"line {number + 1:,} of {source.name} is longer than {LINE_BYTES >> 20} MiB (the limit LINE_BYTES)"
-            )
-    if held:
-        yield b"".join(held)
+def spooled(pieces: Iterator[bytes]) -> BinaryIO:
+    """The pieces as a stream that can seek: in memory, or in a file without a name in the folder of `SEDD_HOME`."""
+    with naming(home()):
+        home().mkdir(parents=True, exist_ok=True)
+        out = tempfile.SpooledTemporaryFile(_IN_MEMORY, dir=str(home()))  # noqa: SIM115  (the caller closes it)
+    for piece in pieces:
+        with naming(home()):
+            out.write(piece)
+    out.seek(0)
+    return cast("BinaryIO", out)

@@ -6,7 +6,8 @@ import itertools
 from collections.abc import Iterator
 from pathlib import Path
 
-from sedd_cli.data.formats.files import LONGEST, SEPARATIONS, Input, ReadOptions, decoded, lines_of
+from sedd_cli.data.formats.decoding import decoded, lines_of
+from sedd_cli.data.formats.files import LONGEST, SEPARATIONS, Input, ReadOptions
 from sedd_cli.errors import RequestError
 
 __all__ = ["ReadOptions", "read_lines", "read_text"]

@@ -1,30 +1,22 @@
-"""Files of records with a text field: JSON lines, JSON, tables with commas or tabs, parquet."""
+"""Files of records with a text field: JSON lines, JSON, tables with commas or tabs."""
 
 from __future__ import annotations
 
 import csv
+import dataclasses
 import itertools
 import json
+from collections import Counter
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 from typing import Any
 
-from sedd_cli.data.formats.files import (
-    LINE_BYTES,
-    Budget,
-    Input,
-    ReadOptions,
-    byte_lines,
-    decoded,
-    lines_of,
-    text_codec,
-)
-from sedd_cli.errors import DamageError, RequestError, displayed, first_line, listed
+from sedd_cli.data.formats.decoding import byte_lines, decoded, lines_of, narrow, text_codec
+from sedd_cli.data.formats.files import LINE_BYTES, Input, ReadOptions, Tally
+from sedd_cli.errors import RequestError, displayed, first_line, listed
 
 DEFAULT_FIELD = "text"
 #: Most bytes of a .json file, which is read at once.
 JSON_BYTES = 1 << 28
-_ROWS = 1024
 _MARK = b"\xef\xbb\xbf"
 
 Records = Iterator[tuple[str, Any]]
@@ -46,7 +38,11 @@ def json_lines_of(source: Input, reading: ReadOptions) -> Records:
 
 def json_records_of(source: Input, reading: ReadOptions) -> Records:
     """(place, record) of a .json file: a list of records, or JSON lines."""
-    pieces = source.pieces()
+    if text_codec(reading.encoding) == "utf-8-sig":
+        pieces = narrow(source)
+    else:
+        pieces = (text.encode("utf-8") for text in decoded(source, reading.encoding))
+        reading = dataclasses.replace(reading, encoding="utf-8")
     beginning = next((piece for piece in pieces if piece.removeprefix(_MARK).strip()), b"")
     rest = itertools.chain([beginning], pieces)
     if not beginning.removeprefix(_MARK).lstrip().startswith(b"["):
@@ -94,6 +90,7 @@ def _table(source: Input, reading: ReadOptions, separator: str) -> Records:
     rows = csv.reader(lines_of(decoded(source, reading.encoding), LINE_BYTES), delimiter=separator, strict=True)
     try:
         names = next(rows, [])
+        refuse_repeated(names, reading.field or DEFAULT_FIELD, source, reading.tally)
         for row in rows:
             if row:
                 if len(row) != len(names):
@@ -107,27 +104,10 @@ def _table(source: Input, reading: ReadOptions, separator: str) -> Records:
         csv.field_size_limit(before)
 
 
-def parquet_records_of(source: Input, reading: ReadOptions) -> Records:
-    """(place, record) of each row of a parquet file, of the columns text and tokens."""
-    import pyarrow
-    from pyarrow import parquet
-
-    try:
-        with parquet.ParquetFile(source.path or source.open()) as file:
-            names = [name for name in file.schema_arrow.names if name in ("text", "tokens", "nfe", "draws")]
-            for batch in file.iter_batches(_ROWS, columns=names):
-                for record in batch.to_pylist():
-                    yield f"a row of {source.name}", record
-    except RequestError:
-        raise
-    except (pyarrow.ArrowException, OSError, ValueError, KeyError, TypeError) as error:
-        raise DamageError(f"{source.name} is no parquet file, or a damaged one: {first_line(error)}") from None
-
-
 def parse_record(source: str, number: int, line: bytes, offset: int = 0) -> Any:
     """The JSON value of a line; RequestError names the line, and the byte where it is no UTF-8."""
     try:
-        return json.loads(line.decode("utf-8-sig"))
+        return json.loads(line.decode("utf-8-sig"), object_pairs_hook=_object)
     except UnicodeDecodeError as error:
         raise RequestError(
             f"line {number:,} of {source} is not UTF-8, as JSON has to be: "
@@ -135,7 +115,54 @@ def parse_record(source: str, number: int, line: bytes, offset: int = 0) -> Any:
         ) from error
     except (ValueError, RecursionError) as error:
         reason = "it is nested too deeply" if isinstance(error, RecursionError) else first_line(error)
+        if isinstance(error, json.JSONDecodeError) and error.pos >= len(error.doc.rstrip()) and error.doc.strip():
+            reason = (
+                f"{'the list' if error.doc.lstrip()[0] == '[' else 'the record'} does not end in this line; write each "
+                "record in one line (as jq -c . does), or a list of records, [{…}, {…}], in a .json file"
+            )
         raise RequestError(f"line {number:,} of {source} is not JSON: {reason}") from None
+
+
+class Repeated(dict[str, Any]):
+    """A JSON object some of whose keys stand in it more than once; the last value counts."""
+
+    repeated: list[str]
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) == len(pairs):
+        return found
+    marked = Repeated(found)
+    marked.repeated = [key for key, count in Counter(key for key, _ in pairs).items() if count > 1]
+    return marked
+
+
+def refuse_repeated(names: list[str], field: str, source: Input, tally: Tally) -> None:
+    """RequestError where the column that is read stands twice in a table; other such columns are noted."""
+    repeated = {name: count for name, count in Counter(names).items() if count > 1}
+    if field in repeated:
+        raise RequestError(f"{source.name} has {repeated[field]:,} columns {field!r}: rename all but the one to read")
+    if repeated:
+        tally.repeated[source.name] = Counter(dict.fromkeys(repeated, 1))
+
+
+def texts_in(records: Records, source: Input, reading: ReadOptions) -> Iterator[str]:
+    """The text of each record. RequestError where its key stands in one twice; `reading.tally` keeps what is lost."""
+    field, halves, repeated = reading.field or DEFAULT_FIELD, 0, Counter()
+    for where, record in records:
+        if isinstance(record, Repeated):
+            if field in record.repeated:
+                raise RequestError(f"{where} has the key {field!r} more than once")
+            repeated.update(record.repeated)
+        text = text_of(record, field, where)
+        whole = encodable(text)
+        halves += 0 if whole is text else whole.count("\ufffd") - text.count("\ufffd")
+        yield whole
+    if halves:
+        reading.tally.halves[source.name] = halves
+    if repeated:
+        reading.tally.repeated[source.name] = repeated
 
 
 def text_of(record: Any, field: str, where: str) -> str:
@@ -147,7 +174,7 @@ def text_of(record: Any, field: str, where: str) -> str:
     text = record[field]
     if not isinstance(text, str):
         raise RequestError(f"field {field!r} in {where} is no text but a {type(text).__name__}")
-    return encodable(text)
+    return text
 
 
 def no_such_field(field: str, found: Iterable[str], where: str) -> str:
@@ -164,49 +191,10 @@ def encodable(text: str) -> str:
     return text
 
 
-def read_parquet(source: Path | Input, reading: ReadOptions) -> Iterator[str]:
-    """The text column, a thousand rows at a time."""
-    import pyarrow
-    from pyarrow import parquet
-
-    source = source if isinstance(source, Input) else Input.of(source)
-    field = reading.field or DEFAULT_FIELD
-    try:
-        at: Any = source.path or source.open()
-        size = source.path.stat().st_size if source.path else at.seek(0, 2)
-        budget = source.budget or Budget(source.name, size)
-        with parquet.ParquetFile(at) as file:
-            if field not in file.schema_arrow.names:
-                raise RequestError(no_such_field(field, file.schema_arrow.names, source.name))
-        # equal texts, which parquet stores once, are not multiplied in memory
-        with parquet.ParquetFile(at, read_dictionary=[field]) as file:
-            for batch in file.iter_batches(_ROWS, columns=[field]):
-                for text in texts_of(batch.column(0), field, source.name):
-                    budget.spend(len(text) + 1)
-                    yield text
-    except RequestError:
-        raise
-    except (pyarrow.ArrowException, OSError, ValueError, KeyError, TypeError, OverflowError) as error:
-        raise DamageError(f"{source.name} is no parquet file, or a damaged one: {first_line(error)}") from None
-
-
-def texts_of(column: Any, field: str, where: str) -> Iterator[str]:
-    """The texts of an Arrow column; RequestError for any other value, also for bytes that are no UTF-8."""
-    for value in column:
-        try:
-            text = value.as_py()
-        except UnicodeDecodeError as error:
-            raise RequestError(
-                f"field {field!r} in {where} is not UTF-8 in some row: byte {error.start:,} does not decode"
-            ) from None
-        if not isinstance(text, str):
-            kind = "empty" if text is None else f"no text but a {type(text).__name__}"
-            raise RequestError(f"field {field!r} in {where} is {kind} in some row")
-        yield text
-
-
 def check_sample(record: Any, where: str) -> dict[str, Any]:
     """A record of samples: a "text", or "tokens" of 63 bits, or both; RequestError for anything else."""
+    if isinstance(record, Repeated) and (twice := [k for k in record.repeated if k in ("text", "tokens", "draws")]):
+        raise RequestError(f"{where} has the key {twice[0]!r} more than once")
     text, tokens = (record.get(key) if isinstance(record, dict) else None for key in ("text", "tokens"))
     numbers = isinstance(tokens, list) and all(type(i) is int and 0 <= i < 2**63 for i in tokens)
     if not isinstance(text, str) and not numbers:

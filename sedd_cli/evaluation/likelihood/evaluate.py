@@ -41,6 +41,7 @@ from sedd_cli.inference.bound import (
     find_protocol,
     shared,
 )
+from sedd_cli.inference.memory import check_fits
 from sedd_cli.inference.sampling import Sampling
 from sedd_cli.system.distributed import Dist
 from sedd_cli.system.events import Evaluated, Event, Note, Progress, Warn
@@ -109,6 +110,8 @@ def evaluate(
     length = model.length if options.length is None else options.length
     if not 1 <= length <= model.length:
         raise RequestError(f"length must lie between 1 and the model's {model.length}, found {length}")
+    if isinstance(model, LoadedModel):
+        check_fits(model, length)
     blocks = _blocks(model, dataset, text.split, length, options)
     yield Note(f"scoring the {text.split} split of {text.corpus}: {text.tokens:,} tokens")
     diffusion = model if isinstance(model, LoadedModel) and not model.exact else None

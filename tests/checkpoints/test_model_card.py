@@ -1,0 +1,73 @@
+"""A model card shows names of others as text: no table, code block, heading, link or HTML comes out of them."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import yaml
+from markdown_it import MarkdownIt
+from support.published_models import save_published
+
+from sedd_cli import load_model
+from sedd_cli.checkpoints import model_card
+from sedd_cli.checkpoints.model_card import ModelCard, escaped, fenced
+
+HOSTILE = [
+    "a | b | c", "`code` ``` x", "two\nlines\n\n# heading", "<img src=x onerror=alert(1)>", "<!-- hidden", "[a](http://b)",
+    "![a](b)", "*bold* __bold__ ~~gone~~", "a\\", "&lt;b&gt;", "-- | --", "\x1b[31mred", "a\u202eb", "# title #",
+]  # fmt: skip
+
+
+def tokens(text: str):
+    """All tokens of a Markdown text, inline ones too."""
+    for token in MarkdownIt("commonmark").enable(["table", "strikethrough"]).parse(text):
+        yield token
+        yield from token.children or ()
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_an_escaped_name_is_one_text_of_its_characters(name):
+    found = [token.type for token in tokens(escaped(name))]
+    assert set(found) <= {"paragraph_open", "inline", "text", "paragraph_close"}
+    shown = "".join(token.content for token in tokens(escaped(name)) if token.type == "text")
+    assert shown == model_card.printable(" ".join(name.split()))
+    row = [token.type for token in tokens(f"| a | b |\n|---|---|\n| {escaped(name)} | end |")]
+    assert row.count("td_open") == 2
+    assert row.count("tr_open") == 2
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_fence_is_longer_than_what_it_holds(name):
+    (block,) = (token for token in tokens(fenced(name)) if token.type != "inline")
+    assert block.type == "fence"
+    assert block.content == name + "\n"
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_card_with_a_hostile_name_everywhere_keeps_its_form(name, tmp_path, monkeypatch):
+    save_published(tmp_path / "m")
+    model = load_model(tmp_path / "m")
+    plain = ModelCard(dataclasses.replace(model, tokenizer_source="gpt2", facts={"weights": "EMA"}), "m").text()
+    bound = {"tokens": 9, "bits_per_char": 1.0, "bits_per_char_error": 0.1, "perplexity": 2.0, "perplexity_error": 0.1}
+    result = {"corpus": name, "split": name, "length": 4, "precision": name, "fingerprint": "f", "estimator": name}
+    kept = dataclasses.replace(model, tokenizer_source=name, facts={"weights": name})
+    form = kinds(ModelCard(kept, name).text())
+    assert form == kinds(plain)
+    monkeypatch.setattr(
+        model_card, "results_of", lambda _: [{**result, "bounds": {"rigorous": bound, "sedd-paper": bound}}]
+    )
+    card = ModelCard(kept, name).text()
+    row = [token.type for token in tokens(card.split("## Likelihood")[1])]
+    assert row.count("td_open") == 2 * 5
+    assert "html_block" not in row
+    assert "html_inline" not in row
+    assert row.count("link_open") == 0
+    front = yaml.safe_load(card.split("\n---\n")[0].removeprefix("---\n"))
+    assert front["library_name"] == "sedd"
+
+
+def kinds(card: str) -> list[str]:
+    """The form of a card without its front matter: its tokens but for texts and line ends."""
+    body = card.split("\n---\n", 1)[1]
+    return [token.type for token in tokens(body) if token.type not in ("text", "softbreak", "text_special")]
