@@ -32,6 +32,7 @@ from sedd_cli.cli.outcome import (
     INTERRUPTED,
     exit_code,
     failure,
+    is_interrupt,
     is_usage_error,
     main_process,
     one_line,
@@ -119,11 +120,13 @@ def run(words: list[str], debug: bool = False) -> int:
             raise KeyboardInterrupt
         output.close()
         return ended if isinstance(ended, int) else 0
-    except KeyboardInterrupt as error:
-        return _failed(error, as_json)
     except (SystemExit, GeneratorExit):
         raise
     except BaseException as error:  # a panic of a library in Rust is no Exception
+        if is_interrupt(error):
+            if output.interrupted and main_process():
+                say_error(output.interrupted)
+            return _failed(KeyboardInterrupt(), as_json)
         code = _failed(error, as_json)
         if debug and not is_usage_error(error):
             traceback.print_exception(error)

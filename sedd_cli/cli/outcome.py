@@ -15,6 +15,9 @@ from sedd_cli.system.json_lines import json_text
 
 #: Exit codes beside 0: the work failed, the request was wrong, Ctrl-C.
 FAILED, WRONG, INTERRUPTED = 1, 2, 130
+#: Shown after Ctrl-C while a command still reads what it needs, and during work that keeps nothing.
+BEFORE_THE_WORK = "interrupted before the work began: nothing was written"
+NOTHING_KEPT = "interrupted: nothing is kept, the same command begins anew"
 
 
 def main_process() -> bool:
@@ -25,6 +28,17 @@ def main_process() -> bool:
 def is_usage_error(error: BaseException) -> bool:
     """Whether typer refused the command line. The class lies in click or in typer, depending on typer's version."""
     return hasattr(error, "format_message") and hasattr(error, "exit_code")
+
+
+def is_interrupt(error: BaseException | None) -> bool:
+    """Whether an error is Ctrl-C, or what a library made of it: an import that it breaks off becomes an ImportError."""
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        if isinstance(error, KeyboardInterrupt):
+            return True
+        seen.add(id(error))
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def exit_code(error: BaseException) -> int:
@@ -71,6 +85,8 @@ class Output:
     def reset(self) -> None:
         """Begin a command."""
         self.document = self.stored = False
+        #: The line after Ctrl-C: what is kept, and how to go on.
+        self.interrupted = BEFORE_THE_WORK
         self._gone: dict[bool, str] = {}
         self._result = False
         self._lost = ""

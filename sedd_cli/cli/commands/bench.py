@@ -193,7 +193,7 @@ def report(
     )
     check_outputs({"--out": out, "--out (Markdown)": out.with_suffix(".md")}, {"--recipe": [recipe, larger]})
     view = View(json, quiet)
-    where = f"the report so far is in {out} and {out.with_suffix('.md')}"
+    where = f"interrupted: the report so far is in {out} and {out.with_suffix('.md')}"
     document = view.run(bench_report(options), interrupted=where).to_dict()
     for name, figures in tables(document).items():
         table = Table(*COLUMNS, title=name, title_justify="left")

@@ -17,7 +17,7 @@ from rich.progress import Progress as Bars
 from rich.table import Table
 from rich.text import Text
 
-from sedd_cli.cli.outcome import failure, main_process, output
+from sedd_cli.cli.outcome import NOTHING_KEPT, failure, main_process, output
 from sedd_cli.cli.view.console import PlainConsole
 from sedd_cli.cli.view.results import bounds_table
 from sedd_cli.errors import MESSAGE, WorkError, printable, shortened
@@ -53,14 +53,13 @@ class View:
         self._last_line: dict[str, float] = {}
 
     def run(self, job: Generator[e.Event, None, e.Result], interrupted: str = "") -> e.Result:
-        """Draw every event and return the result of the job. `interrupted` is shown after Ctrl-C."""
-        try:
-            with self._live():
-                return e.result_of(e.observe(job, self.show))
-        except KeyboardInterrupt:
-            if interrupted:
-                self.say(interrupted, "yellow")
-            raise
+        """Draw every event and return the result of the job.
+
+        interrupted: the line to show after Ctrl-C: what is kept, and how to go on.
+        """
+        output.interrupted = interrupted or NOTHING_KEPT
+        with self._live():
+            return e.result_of(e.observe(job, self.show))
 
     def document(self, data: Any, error: Exception | None = None) -> None:
         """Write the command's JSON document under `--json`; `error` is the one with which the command will end."""
