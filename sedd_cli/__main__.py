@@ -11,7 +11,6 @@ from contextlib import suppress
 from types import FrameType
 from typing import Any
 
-
 _Handler = Callable[[int, FrameType | None], Any]
 
 

@@ -87,7 +87,7 @@ for _panel, _commands in PANELS.items():
 
 def _version(wanted: bool) -> None:
     if wanted:
-        output.write(f"sedd {__version__}\n", result=True)
+        output.write(f"sedd {__version__}\n")
         raise typer.Exit
 
 
@@ -127,6 +127,7 @@ def run(words: list[str], debug: bool = False) -> int:
             if output.interrupted and main_process():
                 say_error(output.interrupted)
             return _failed(KeyboardInterrupt(), as_json)
+        error = output.explained(error)
         code = _failed(error, as_json)
         if debug and not is_usage_error(error):
             traceback.print_exception(error)

@@ -5,8 +5,7 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from typing import Any
 
 from sedd_cli import errors
@@ -76,7 +75,8 @@ class Output:
     """What a command writes to standard output and standard error.
 
     What cannot be written (a reader that went away, a full disk) is dropped, with one warning: it does not end the
-    work. Where the result of the command was among it, and is stored nowhere else, the command fails at its end.
+    work. Where it was on standard output, which holds the result of a command, and the result is stored nowhere else,
+    the command fails at its end.
     """
 
     def __init__(self) -> None:
@@ -88,30 +88,16 @@ class Output:
         #: The line after Ctrl-C: what is kept, and how to go on.
         self.interrupted = BEFORE_THE_WORK
         self._gone: dict[bool, str] = {}
-        self._result = False
-        self._lost = ""
 
-    def write(self, text: str, result: bool = False) -> None:
-        """Write to standard output. result: the text is what the command was called for."""
-        with self.result(result):
-            try:
-                sys.stdout.write(text)
-                sys.stdout.flush()
-            except UnicodeEncodeError:  # a stream that `process.open_streams` could not set
-                sys.stdout.write(text.encode("ascii", "backslashreplace").decode("ascii"))
-            except (OSError, ValueError) as error:  # ValueError: the stream is closed
-                self.fail(error)
-
-    @contextmanager
-    def result(self, result: bool = True) -> Iterator[None]:
-        """What is written in the block is what the command was called for."""
-        before, self._result = self._result, result
+    def write(self, text: str) -> None:
+        """Write to standard output."""
         try:
-            yield
-            if result and False in self._gone:
-                self._lost = self._gone[False]
-        finally:
-            self._result = before
+            sys.stdout.write(text)
+            sys.stdout.flush()
+        except UnicodeEncodeError:  # a stream that `process.open_streams` could not set
+            sys.stdout.write(text.encode("ascii", "backslashreplace").decode("ascii"))
+        except (OSError, ValueError) as error:  # ValueError: the stream is closed
+            self.fail(error)
 
     def fail(self, error: Exception, stderr: bool = False) -> None:
         """Note that standard output, or standard error, cannot be written."""
@@ -130,16 +116,25 @@ class Output:
             self.fail(error)
         self.check()
 
+    def explained(self, error: BaseException) -> BaseException:
+        """The error; where typer could not write its help to standard output, a WorkError that says so."""
+        if isinstance(error, OSError) and not error.filename:
+            with suppress(WorkError):
+                self.close()
+                return error
+            return WorkError(f"standard output cannot be written ({self._gone[False]})")
+        return error
+
     def check(self) -> None:
         """WorkError if a result was lost that is stored nowhere else."""
-        if self._lost and not self.stored:
-            raise WorkError(f"the result was lost: standard output cannot be written ({self._lost})")
+        if False in self._gone and not self.stored:
+            raise WorkError(f"the result was lost: standard output cannot be written ({self._gone[False]})")
 
     def json(self, data: Any) -> None:
         """Write the document of `--json`, at most once per command; processes other than the first write nothing."""
         if main_process():
             encoding = (getattr(sys.stdout, "encoding", None) or "utf-8").lower().replace("-", "")
-            self.write(json_text(data, 1, ascii_only=not encoding.startswith("utf")) + "\n", result=True)
+            self.write(json_text(data, 1, ascii_only=not encoding.startswith("utf")) + "\n")
             self.document = True
 
 

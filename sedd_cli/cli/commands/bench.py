@@ -12,6 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from sedd_cli.cli import options as o
+from sedd_cli.cli.outcome import output
 from sedd_cli.cli.view.view import View
 from sedd_cli.errors import WorkError
 
@@ -195,6 +196,7 @@ def report(
     view = View(json, quiet)
     where = f"interrupted: the report so far is in {out} and {out.with_suffix('.md')}"
     document = view.run(bench_report(options), interrupted=where).to_dict()
+    output.stored = True
     for name, figures in tables(document).items():
         table = Table(*COLUMNS, title=name, title_justify="left")
         for figure in figures:

@@ -70,7 +70,7 @@ def table(
         for known in shipped_tables():
             listed = load_table(known)
             small = " (also --mini)" if listed.mini else ""
-            view.say(f"sedd table {known.removeprefix('table'):8} {listed.title}{small}")
+            view.result(f"sedd table {known.removeprefix('table'):8} {listed.title}{small}")
         return
     found = load_table(name)
     if seeds < 1:

@@ -62,9 +62,9 @@ def train(
         cost = estimate_cost(resolved).to_dict()
         view.document({"recipe": resolved.to_data(), "plan": cost})
         if not json:
-            output.write(dump_recipe(resolved) + "\n", result=True)
+            output.write(dump_recipe(resolved) + "\n")
             for key, value in cost.items():
-                output.write(f"{key:>24}  {value}\n", result=True)
+                output.write(f"{key:>24}  {value}\n")
         return
     from sedd_cli.training.train import TrainOptions
     from sedd_cli.training.train import train as job

@@ -88,14 +88,9 @@ class View:
         if not self.quiet:
             self.console.print(table)
 
-    def result(self, table: Table) -> None:
-        """Print the table that is the command's result, also when quiet."""
+    def result(self, what: Table | str) -> None:
+        """Print what is the command's result, also when quiet."""
         if not (self.quiet and self.json):
-            self._out(table)
-
-    def _out(self, what: RenderableType) -> None:
-        """Print what the command was called for."""
-        with output.result():
             self.console.print(what)
 
     def picture(self, what: RenderableType) -> None:
@@ -148,16 +143,16 @@ class View:
             if not self.quiet:
                 self.console.print(self._sample(event))
             elif not self.json:
-                output.write(printable(_body(event)) + "\n", result=True)
+                output.write(printable(_body(event)) + "\n")
         else:  # a file or a pipe receives the text as it is
             title = "" if self.quiet else f"--- {printable(' · '.join(_title(event)))} ---\n"
             output.check()
-            output.write(f"{title}{_body(event)}\n{'' if self.quiet else chr(10)}", result=True)
+            output.write(f"{title}{_body(event)}\n{'' if self.quiet else chr(10)}")
 
     @show.register
     def _(self, event: e.Evaluated) -> None:
         if not self.quiet:
-            self._out(bounds_table(event.result))
+            self.console.print(bounds_table(event.result))
 
     def _sample(self, event: e.Sampled) -> Panel | Text:
         body = Text(_body(event))
