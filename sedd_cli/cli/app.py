@@ -12,6 +12,7 @@ import typer.core
 import typer.main
 
 from sedd_cli import __version__
+from sedd_cli.cli.checked import Checked
 from sedd_cli.cli.commands.bench import bench
 from sedd_cli.cli.commands.cloze import cloze
 from sedd_cli.cli.commands.doctor import doctor
@@ -82,7 +83,7 @@ for _panel, _commands in PANELS.items():
         if isinstance(_command, typer.Typer):
             app.add_typer(_command, name=_name, rich_help_panel=_panel)
         else:
-            app.command(_name, help=_paragraphs(_command.__doc__ or ""), rich_help_panel=_panel)(_command)
+            app.command(_name, cls=Checked, help=_paragraphs(_command.__doc__ or ""), rich_help_panel=_panel)(_command)
 
 
 def _version(wanted: bool) -> None:
@@ -114,6 +115,7 @@ def run(words: list[str], debug: bool = False) -> int:
             say_error(f"note: {line}")
 
     try:
+        _check_surroundings()
         # the exit code of a command that ends early, such as 130 after Ctrl-C; else None
         ended = typer.main.get_command(app).main(current_spelling(words, tell), "sedd", standalone_mode=False)
         if ended == INTERRUPTED:
@@ -134,6 +136,14 @@ def run(words: list[str], debug: bool = False) -> int:
         else:
             _show(error)
         return code
+
+
+def _check_surroundings() -> None:
+    """RequestError in a folder that was deleted, where libraries end the process."""
+    try:
+        os.getcwd()
+    except OSError as error:
+        raise RequestError(f"the current folder cannot be read ({error.strerror}): change to another") from None
 
 
 def _failed(error: BaseException, as_json: bool) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import sys
@@ -44,7 +45,8 @@ def exit_code(error: BaseException) -> int:
     """The exit code of a command that ends with this error."""
     if isinstance(error, KeyboardInterrupt):
         return INTERRUPTED
-    return WRONG if isinstance(error, RequestError | PermissionError) or is_usage_error(error) else FAILED
+    wrong = isinstance(error, RequestError | PermissionError) or is_usage_error(error)
+    return WRONG if wrong or getattr(error, "errno", None) == errno.ENAMETOOLONG else FAILED
 
 
 def one_line(error: BaseException) -> str:

@@ -45,8 +45,9 @@ class Job:
 
     def __post_init__(self) -> None:
         check_draws(self.n, self.seed)
-        if self.candidates is not None and self.candidates < 1:
-            raise RequestError(f"candidates must be at least 1, found {self.candidates}")
+        for key in ("length", "candidates"):
+            if (value := getattr(self, key)) is not None and value < 1:
+                raise RequestError(f"{key} must be at least 1, found {value}")
         if (self.candidates or 0) > MOST_CANDIDATES:
             raise RequestError(
                 f"candidates must be at most {MOST_CANDIDATES:,} (the limit MOST_CANDIDATES), found {self.candidates:,}"

@@ -107,6 +107,10 @@ def infill(
     reads = {"--input": jobs, "--model": model_files(using.model), "--tokenizer": using.tokenizer}
     check_outputs({"--out": out, "--html": html, "--svg": svg}, reads)
     lines = _read(jobs) if jobs is not None else iter(())
+    if jobs is not None and out is not None and resume:
+        from sedd_cli.inference.resumable import StoredFillings
+
+        StoredFillings(out, every)  # a file that holds anything else is refused before a model is loaded
     chosen = choose_model(view, *using.choice)
     if interactive:
         from sedd_cli.cli.interactive import prompt_loop
@@ -141,8 +145,11 @@ def _refuse_unused(context: typer.Context, source: str) -> None:
 
 def _read(source: str) -> Iterator[bytes]:
     """The lines of a file, opened now, or of standard input; they are read as they are needed."""
+    from sedd_cli.system.files import require_regular
+
     try:
         if source != "-":
+            require_regular(Path(source), "--input")
             Path(source).open("rb").close()
     except OSError as error:
         raise RequestError(f"cannot read {source}: {error.strerror}") from None

@@ -59,7 +59,7 @@ def train(
     if dry_run:
         from sedd_cli.training.cost import estimate_cost
 
-        cost = estimate_cost(resolved).to_dict()
+        cost = estimate_cost(resolved, report).to_dict()
         view.document({"recipe": resolved.to_data(), "plan": cost})
         if not json:
             output.write(dump_recipe(resolved) + "\n")

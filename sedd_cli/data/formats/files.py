@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import BinaryIO, cast
 
 from sedd_cli.errors import DamageError, RequestError, first_line, shortened
+from sedd_cli.system.files import require_regular
 
 #: Documents longer than this are cut, in every format, so that memory stays bounded.
 LONGEST = 1 << 20
@@ -105,7 +106,8 @@ class Input:
 
     @classmethod
     def of(cls, path: Path) -> Input:
-        """A file on disk, unpacked as its ending says."""
+        """A file on disk, unpacked as its ending says; RequestError for what is no regular file."""
+        require_regular(path, "the file to read")
         opener = _OPENERS.get(path.suffix.lower())
         if opener is None:
             return cls(str(path), lambda: path.open("rb"), None, path)

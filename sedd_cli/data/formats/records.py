@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import itertools
-import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from sedd_cli.data.formats.files import (
     text_codec,
 )
 from sedd_cli.errors import DamageError, RequestError, displayed, first_line, listed
+from sedd_cli.system.documents import EqualKeysError, strict_json
 
 DEFAULT_FIELD = "text"
 #: Most bytes of a .json file, which is read at once.
@@ -127,12 +127,14 @@ def parquet_records_of(source: Input, reading: ReadOptions) -> Records:
 def parse_record(source: str, number: int, line: bytes, offset: int = 0) -> Any:
     """The JSON value of a line; RequestError names the line, and the byte where it is no UTF-8."""
     try:
-        return json.loads(line.decode("utf-8-sig"))
+        return strict_json(line.decode("utf-8-sig"))
     except UnicodeDecodeError as error:
         raise RequestError(
             f"line {number:,} of {source} is not UTF-8, as JSON has to be: "
             f"byte {offset + error.start:,} does not decode"
         ) from error
+    except EqualKeysError as error:
+        raise RequestError(f"line {number:,} of {source} is ambiguous: {error}") from None
     except (ValueError, RecursionError) as error:
         reason = "it is nested too deeply" if isinstance(error, RecursionError) else first_line(error)
         raise RequestError(f"line {number:,} of {source} is not JSON: {reason}") from None
