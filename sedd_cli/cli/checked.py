@@ -33,5 +33,5 @@ class Checked(typer.core.TyperCommand):
         for param in self.params:
             value = ctx.params.get(param.name or "")
             if isinstance(value, float) and not math.isfinite(value):
-                raise typer.BadParameter(f"a number is needed, found {value}", ctx, param)
+                raise typer.BadParameter(f"{param.opts[0]} takes a finite number, found {value}", ctx)
         return super().invoke(ctx)

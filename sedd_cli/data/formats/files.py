@@ -7,6 +7,8 @@ import codecs
 import dataclasses
 import gzip
 import lzma
+import os
+import select
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -25,6 +27,9 @@ LINE_BYTES = 1 << 28
 EXPANSION, EXPANDED_FREE = 200, 1 << 28
 #: What the libraries raise for damaged compressed data.
 BROKEN = (lzma.LZMAError, zlib.error, EOFError, OSError, ValueError)
+
+#: Seconds without a byte after which what has arrived from a pipe is worked on.
+MOMENT = 0.05
 
 SEPARATIONS = ("auto", "blank", "line", "file")
 _PIECE = 1 << 20
@@ -207,9 +212,30 @@ def lines_of(texts: Iterator[str], longest: int) -> Iterator[str]:
 
 def byte_lines(source: Input) -> Iterator[bytes]:
     """Lines with their ends, by the line feed alone; RequestError for one longer than LINE_BYTES."""
+    return (line for line in _byte_lines(source.pieces(), source.name) if line is not None)
+
+
+def live_lines(fd: int, name: str) -> Iterator[bytes | None]:
+    """`byte_lines` of a pipe or a terminal; None says that nothing more has arrived for a MOMENT."""
+    return _byte_lines(_live_pieces(fd), name)
+
+
+def _live_pieces(fd: int) -> Iterator[bytes | None]:
+    while True:
+        if not select.select([fd], [], [], MOMENT)[0]:
+            yield None
+        if not (piece := os.read(fd, _PIECE)):  # waits
+            return
+        yield piece
+
+
+def _byte_lines(pieces: Iterator[bytes] | Iterator[bytes | None], name: str) -> Iterator[bytes | None]:
     held: list[bytes] = []
     size = number = 0
-    for piece in source.pieces():
+    for piece in pieces:
+        if piece is None:
+            yield None
+            continue
         *whole, rest = piece.split(b"\n")
         for part in whole:
             number += 1
@@ -220,7 +246,7 @@ def byte_lines(source: Input) -> Iterator[bytes]:
             size += len(rest)
         if size > LINE_BYTES:
             raise RequestError(
-                f"line {number + 1:,} of {source.name} is longer than {LINE_BYTES >> 20} MiB (the limit LINE_BYTES)"
+                f"line {number + 1:,} of {name} is longer than {LINE_BYTES >> 20} MiB (the limit LINE_BYTES)"
             )
     if held:
         yield b"".join(held)
