@@ -121,7 +121,9 @@ _Strict.add_constructor("tag:yaml.org,2002:int", _Strict.construct_yaml_int)
 
 def is_plain_name(name: object) -> bool:
     """Whether a manifest may name this file: one of its own folder, without a way out of it."""
-    return isinstance(name, str) and name not in ("", ".", "..") and not {"/", "\\", "\0"} & set(name)
+    if not isinstance(name, str) or name in ("", ".", "..") or len(name.encode("utf-8", "surrogatepass")) > 255:
+        return False
+    return not {"/", "\\", "\0"} & set(name)
 
 
 def _text(path: Path, most: int, limit: str, kind: type[RequestError | WorkError]) -> str:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 import subprocess
 import sys
 
@@ -196,3 +198,20 @@ def test_a_document_that_names_a_key_twice_is_refused(tmp_path):
     (tmp_path / "config.json").write_text('{"model": {"length": 1, "length": 2}}')
     with pytest.raises(DamageError, match=r"config.json: the key 'length' stands twice"):
         read_json(tmp_path / "config.json")
+
+
+@pytest.mark.parametrize(("size", "file"), [(10**7, "latest"), (5 * 10**6, "manifest.json")])
+def test_values_of_foreign_files_are_cut(size, file, sedd, tiny_run, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(tiny_run, run)
+    if file == "latest":
+        (run / file).write_text("step 12 " * (size // 8))
+    else:
+        at = run / "checkpoints" / "step-12" / file
+        manifest = json.loads(at.read_text())
+        manifest["sha256"]["x" * size] = "0"
+        at.write_text(json.dumps(manifest))
+    done = sedd("sample", "--model", run)
+    assert done.code == 1
+    assert done.err.count("\n") == 1
+    assert len(done.err) < 1000
