@@ -3,23 +3,43 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import threading
+from collections.abc import Callable
 from contextlib import suppress
+from types import FrameType
+from typing import Any
 
-from sedd_cli.system import process
+_Handler = Callable[[int, FrameType | None], Any]
 
 
 def main() -> None:
     """Run the command line. Exit codes: 0 done, 1 the work failed, 2 the request was wrong, 130 Ctrl-C."""
+    _interrupts(signal.default_int_handler, _end)  # a library that is being imported would show a traceback
     debug = "--debug" in sys.argv
     sys.argv = [word for word in sys.argv if word != "--debug"]
+    from sedd_cli.system import process
+
     process.configure()
     from sedd_cli.cli.app import run
 
+    _interrupts(_end, signal.default_int_handler)
     code = run(sys.argv[1:], debug)
+    _interrupts(signal.default_int_handler, _end)
     _exit_at_once(code)
     sys.exit(code)
+
+
+def _interrupts(before: _Handler, now: _Handler) -> None:
+    """Handle Ctrl-C by `now`; a process that ignores it, or handles it in another way than `before`, is left alone."""
+    if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGINT) is before:
+        signal.signal(signal.SIGINT, now)
+
+
+def _end(number: int, frame: FrameType | None) -> None:
+    """End quietly, at a moment in which nothing has to be finished."""
+    os._exit(130)
 
 
 def _exit_at_once(code: int) -> None:

@@ -18,7 +18,7 @@ class _ShortError(Exception):
     """An error whose message is bounded, whatever file or argument it quotes."""
 
     def __init__(self, message: object = ""):
-        super().__init__(shortened(str(message), MESSAGE))
+        super().__init__(bounded(str(message)))
 
 
 class RequestError(_ShortError, ValueError):
@@ -49,6 +49,17 @@ def shortened(text: str, most: int = VALUE) -> str:
         return text
     half = max(1, (most - 40) // 2)
     return f"{text[:half]} … ({len(text):,} characters) … {text[-half:]}"
+
+
+#: Values in a message, which others may have made long: what stands in quotes, and words (names, numbers, paths).
+_LONG = re.compile(
+    rf"""(?<!\w)(?P<quote>['"])(?:(?!(?P=quote))[^\n]){{{2 * VALUE},}}(?P=quote)(?!\w)|[^\s'"]{{{4 * VALUE},}}"""
+)
+
+
+def bounded(text: str) -> str:
+    """A message of at most about MESSAGE characters, whose long values are cut in their middle."""
+    return _LONG.sub(lambda found: shortened(found[0], 2 * VALUE), shortened(text, MESSAGE))
 
 
 class _Short(reprlib.Repr):
@@ -96,7 +107,7 @@ def _spelled(found: re.Match[str]) -> str:
 
 def one_line(text: str, most: int = MESSAGE) -> str:
     """A message in one line, bounded and without control characters."""
-    return shortened(printable(" ".join(shortened(text, 4 * most).split())), most)
+    return shortened(printable(bounded(" ".join(shortened(text, 4 * most).split()))), most)
 
 
 def visible_name(name: str) -> str:

@@ -39,6 +39,24 @@ def test_no_message_is_longer_than_a_screen(kind):
     assert len(failure(error)["error"]) <= MESSAGE + 200
 
 
+@pytest.mark.parametrize("kind", [RequestError, WorkError, DamageError, KeyError, ValueError])
+@pytest.mark.parametrize("value", ["z" * 10**6, "words and words " * 10**5, "it's " * 10**5])
+def test_no_value_in_a_message_is_longer_than_two_lines(kind, value):
+    line = one_line(kind(f"the model's key {value!r} is not known: name one of its keys"))
+    assert len(line) < 500
+    assert "the model" in line
+    assert line.rstrip('"').endswith("is not known: name one of its keys") or kind in (KeyError, ValueError)
+
+
+def test_prose_and_paths_are_kept():
+    for text in (
+        "the model's text " + "is prose " * 100 + "and the run's",
+        "a/" * 200 + "file: no such file",
+        "'short'",
+    ):
+        assert str(RequestError(text)) == text
+
+
 def test_a_list_is_cut_and_says_how_much_is_left():
     assert listed("abc") == "a, b, c"
     assert listed(range(1000)).endswith(" and 988 others")

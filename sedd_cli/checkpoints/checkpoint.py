@@ -24,7 +24,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.distributed import ProcessGroup
 
-from sedd_cli.errors import DamageError, RequestError, WorkError, displayed
+from sedd_cli.errors import MESSAGE, DamageError, RequestError, WorkError, displayed
 from sedd_cli.system.digests import sha256_of
 from sedd_cli.system.documents import is_plain_name, read_json
 from sedd_cli.system.files import sync_path, write_whole
@@ -202,11 +202,12 @@ def latest(run: Path) -> Checkpoint | None:
     """The checkpoint that `latest` names, verified; None if there is none yet."""
     if not (run / LATEST).is_file():
         return None
-    name = (run / LATEST).read_text(encoding="utf-8", errors="replace").strip()
+    with (run / LATEST).open(encoding="utf-8", errors="replace") as file:
+        name = file.read(2 * MESSAGE).strip()
     if not re.fullmatch(NAME, name) or not (run / "checkpoints" / name).is_dir():
         there = ", ".join(c.folder.name for c in sorted(_complete(run / "checkpoints"), key=lambda c: c.step))
         raise DamageError(
-            f"{run / LATEST} names {name!r}, which is not a checkpoint of this run: "
+            f"{run / LATEST} names {displayed(name)}, which is not a checkpoint of this run: "
             f"write the name of a complete one into it ({there or 'there is none'})"
         )
     try:

@@ -28,6 +28,7 @@ def open_model(
 ) -> LoadedModel:
     """Load a model without the methods that sample and infill; arguments and errors are those of `load_model`."""
     chosen = pick_device(device)
+    autocast = autocast_dtype(precision, chosen)
     model = _recognised(Path(source), str(source), mask_token)
     if tokenizer is not None:
         model.tokenizer, model.tokenizer_source = load_tokenizer(tokenizer), tokenizer
@@ -46,7 +47,7 @@ def open_model(
             f"tokenizer {model.tokenizer_source!r} has {model.tokenizer.vocab_size} tokens, "
             f"{source} has {model.vocab_size}"
         )
-    model.net.cast_for_inference(autocast_dtype(precision, chosen))
+    model.net.cast_for_inference(autocast)
     model.net.to(chosen).eval().requires_grad_(False)
     return model
 

@@ -12,6 +12,7 @@ import typer.core
 import typer.main
 
 from sedd_cli import __version__
+from sedd_cli.cli.checked import Checked
 from sedd_cli.cli.commands.bench import bench
 from sedd_cli.cli.commands.cloze import cloze
 from sedd_cli.cli.commands.doctor import doctor
@@ -32,6 +33,7 @@ from sedd_cli.cli.outcome import (
     INTERRUPTED,
     exit_code,
     failure,
+    is_interrupt,
     is_usage_error,
     main_process,
     one_line,
@@ -81,12 +83,12 @@ for _panel, _commands in PANELS.items():
         if isinstance(_command, typer.Typer):
             app.add_typer(_command, name=_name, rich_help_panel=_panel)
         else:
-            app.command(_name, help=_paragraphs(_command.__doc__ or ""), rich_help_panel=_panel)(_command)
+            app.command(_name, cls=Checked, help=_paragraphs(_command.__doc__ or ""), rich_help_panel=_panel)(_command)
 
 
 def _version(wanted: bool) -> None:
     if wanted:
-        output.write(f"sedd {__version__}\n", result=True)
+        output.write(f"sedd {__version__}\n")
         raise typer.Exit
 
 
@@ -113,23 +115,35 @@ def run(words: list[str], debug: bool = False) -> int:
             say_error(f"note: {line}")
 
     try:
+        _check_surroundings()
         # the exit code of a command that ends early, such as 130 after Ctrl-C; else None
         ended = typer.main.get_command(app).main(current_spelling(words, tell), "sedd", standalone_mode=False)
         if ended == INTERRUPTED:
             raise KeyboardInterrupt
         output.close()
         return ended if isinstance(ended, int) else 0
-    except KeyboardInterrupt as error:
-        return _failed(error, as_json)
     except (SystemExit, GeneratorExit):
         raise
     except BaseException as error:  # a panic of a library in Rust is no Exception
+        if is_interrupt(error):
+            if output.interrupted and main_process():
+                say_error(output.interrupted)
+            return _failed(KeyboardInterrupt(), as_json)
+        error = output.explained(error)
         code = _failed(error, as_json)
         if debug and not is_usage_error(error):
             traceback.print_exception(error)
         else:
             _show(error)
         return code
+
+
+def _check_surroundings() -> None:
+    """RequestError in a folder that was deleted, where libraries end the process."""
+    try:
+        os.getcwd()
+    except OSError as error:
+        raise RequestError(f"the current folder cannot be read ({error.strerror}): change to another") from None
 
 
 def _failed(error: BaseException, as_json: bool) -> int:

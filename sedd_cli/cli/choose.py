@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sedd_cli.cli.view.view import View
 from sedd_cli.errors import RequestError
@@ -81,6 +81,15 @@ def places_of(datasets: list[str], local: list[str]) -> dict[str, Path]:
             f"--from goes with --dataset: one PATH for each (found {len(local)} and {len(datasets)}), or NAME=PATH"
         )
     return {name: Path(path) for name, path in zip(datasets, local, strict=True)}
+
+
+def check_texts(datasets: list[str], places: dict[str, Path], reading: dict[str, Any]) -> None:
+    """RequestError for a dataset that is nothing that can be prepared."""
+    from sedd_cli.data.corpora import find_corpus
+    from sedd_cli.data.prepared import PrepareOptions
+
+    for name in datasets:
+        find_corpus(PrepareOptions(name, places.get(name), **reading))
 
 
 def require_one_process(command: str) -> None:

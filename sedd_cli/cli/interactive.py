@@ -54,7 +54,7 @@ def prompt_loop(view: View, model: LoadedModel, job: Job, sampling: Sampling, ev
         except RequestError as error:
             view.say(f"{error}", "yellow")
         except KeyboardInterrupt:
-            pass  # the view showed it
+            view.say("interrupted: the filling is dropped", "yellow")
 
 
 def _ask() -> str | None:

@@ -2,10 +2,39 @@
 
 from __future__ import annotations
 
+import os
+import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+
+from sedd_cli.errors import shortened
+
+
+def file_name(name: str | Path) -> Path:
+    """The path of a file to write; a name that ends in a slash is refused, which a path would not keep."""
+    text = str(name)
+    if text.endswith(("/", os.sep)):
+        raise typer.BadParameter(f"{text!r} names a folder, a file is needed")
+    return Path(text)
+
+
+def _one_of(*known: str) -> Callable[[str], str]:
+    def check(value: str) -> str:
+        if value not in known:
+            raise typer.BadParameter(f"{shortened(value)!r} is not one of {', '.join(known)}")
+        return value
+
+    return check
+
+
+def _device(value: str) -> str:
+    if not re.fullmatch(r"auto|cpu|mps|cuda(:[0-9]{1,4})?", value):
+        raise typer.BadParameter(f"unknown device {shortened(value)!r}. Accepted: auto, cpu, cuda, cuda:N, mps")
+    return value
+
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document, everything else on standard error.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print the result only.")]
@@ -27,19 +56,30 @@ ModelOrCausal = Annotated[str | None, _model(", or a causal language model of tr
 Tokenizer = Annotated[
     str | None, typer.Option(metavar="NAME", help="Name or file of the tokenizer, for a model that names none.")
 ]
-Device = Annotated[str, typer.Option(metavar="NAME", help="auto, cpu, cuda, cuda:1, …")]
+Device = Annotated[str, typer.Option(metavar="NAME", callback=_device, help="auto, cpu, cuda, cuda:1, …")]
+#: The names of `models.precision`, whose import takes seconds.
+PRECISIONS = ("auto", "bf16", "tf32", "fp32")
+known_precision = _one_of(*PRECISIONS)
 Precision = Annotated[
     str,
     typer.Option(
-        metavar="NAME", help="fp32, bf16, or auto: bf16 where the device computes it natively (faster, rounded)."
+        metavar="NAME",
+        callback=known_precision,
+        help="fp32, bf16, or auto: bf16 where the device computes it natively (faster, rounded).",
     ),
 ]
 Count = Annotated[int, typer.Option("-n", metavar="INT", help="Number of samples.")]
 Out = Annotated[
     Path | None,
-    typer.Option(metavar="FILE", help="Also write the results here as they come, as JSON lines; replaces the file."),
+    typer.Option(
+        metavar="FILE",
+        parser=file_name,
+        help="Also write the results here as they come, as JSON lines; replaces the file.",
+    ),
 ]
-OutDocument = Annotated[Path | None, typer.Option(metavar="FILE", help="Also write the JSON document here.")]
+OutDocument = Annotated[
+    Path | None, typer.Option(metavar="FILE", parser=file_name, help="Also write the JSON document here.")
+]
 Dataset = Annotated[
     list[str] | None,
     typer.Option(metavar="TEXT", help="A named corpus, a file, a folder or a hub id. Default: the run's own corpus."),
@@ -72,9 +112,16 @@ Watch = Annotated[
 ]
 Html = Annotated[
     Path | None,
-    typer.Option(metavar="FILE", help="Write a page that replays the denoising.", rich_help_panel=_WATCHING),
+    typer.Option(
+        metavar="FILE", parser=file_name, help="Write a page that replays the denoising.", rich_help_panel=_WATCHING
+    ),
 ]
 Svg = Annotated[
     Path | None,
-    typer.Option(metavar="FILE", help="Write an animated picture of the denoising (SVG).", rich_help_panel=_WATCHING),
+    typer.Option(
+        metavar="FILE",
+        parser=file_name,
+        help="Write an animated picture of the denoising (SVG).",
+        rich_help_panel=_WATCHING,
+    ),
 ]

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from typing import Any
 
 from sedd_cli import errors
@@ -15,6 +15,9 @@ from sedd_cli.system.json_lines import json_text, not_finite
 
 #: Exit codes beside 0: the work failed, the request was wrong, Ctrl-C.
 FAILED, WRONG, INTERRUPTED = 1, 2, 130
+#: Shown after Ctrl-C while a command still reads what it needs, and during work that keeps nothing.
+BEFORE_THE_WORK = "interrupted before the work began: nothing was written"
+NOTHING_KEPT = "interrupted: nothing is kept, the same command begins anew"
 
 
 def main_process() -> bool:
@@ -27,11 +30,23 @@ def is_usage_error(error: BaseException) -> bool:
     return hasattr(error, "format_message") and hasattr(error, "exit_code")
 
 
+def is_interrupt(error: BaseException | None) -> bool:
+    """Whether an error is Ctrl-C, or what a library made of it: an import that it breaks off becomes an ImportError."""
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        if isinstance(error, KeyboardInterrupt):
+            return True
+        seen.add(id(error))
+        error = error.__cause__ or error.__context__
+    return False
+
+
 def exit_code(error: BaseException) -> int:
     """The exit code of a command that ends with this error."""
     if isinstance(error, KeyboardInterrupt):
         return INTERRUPTED
-    return WRONG if isinstance(error, RequestError | PermissionError) or is_usage_error(error) else FAILED
+    wrong = isinstance(error, RequestError | PermissionError) or is_usage_error(error)
+    return WRONG if wrong or getattr(error, "errno", None) == errno.ENAMETOOLONG else FAILED
 
 
 def one_line(error: BaseException) -> str:
@@ -62,7 +77,8 @@ class Output:
     """What a command writes to standard output and standard error.
 
     What cannot be written (a reader that went away, a full disk) is dropped, with one warning: it does not end the
-    work. Where the result of the command was among it, and is stored nowhere else, the command fails at its end.
+    work. Where it was on standard output, which holds the result of a command, and the result is stored nowhere else,
+    the command fails at its end.
     """
 
     def __init__(self) -> None:
@@ -71,31 +87,19 @@ class Output:
     def reset(self) -> None:
         """Begin a command."""
         self.document = self.stored = False
+        #: The line after Ctrl-C: what is kept, and how to go on.
+        self.interrupted = BEFORE_THE_WORK
         self._gone: dict[bool, str] = {}
-        self._result = False
-        self._lost = ""
 
-    def write(self, text: str, result: bool = False) -> None:
-        """Write to standard output. result: the text is what the command was called for."""
-        with self.result(result):
-            try:
-                sys.stdout.write(text)
-                sys.stdout.flush()
-            except UnicodeEncodeError:  # a stream that `process.open_streams` could not set
-                sys.stdout.write(text.encode("ascii", "backslashreplace").decode("ascii"))
-            except (OSError, ValueError) as error:  # ValueError: the stream is closed
-                self.fail(error)
-
-    @contextmanager
-    def result(self, result: bool = True) -> Iterator[None]:
-        """What is written in the block is what the command was called for."""
-        before, self._result = self._result, result
+    def write(self, text: str) -> None:
+        """Write to standard output."""
         try:
-            yield
-            if result and False in self._gone:
-                self._lost = self._gone[False]
-        finally:
-            self._result = before
+            sys.stdout.write(text)
+            sys.stdout.flush()
+        except UnicodeEncodeError:  # a stream that `process.open_streams` could not set
+            sys.stdout.write(text.encode("ascii", "backslashreplace").decode("ascii"))
+        except (OSError, ValueError) as error:  # ValueError: the stream is closed
+            self.fail(error)
 
     def fail(self, error: Exception, stderr: bool = False) -> None:
         """Note that standard output, or standard error, cannot be written."""
@@ -114,17 +118,26 @@ class Output:
             self.fail(error)
         self.check()
 
+    def explained(self, error: BaseException) -> BaseException:
+        """The error; where typer could not write its help to standard output, a WorkError that says so."""
+        if isinstance(error, OSError) and not error.filename:
+            with suppress(WorkError):
+                self.close()
+                return error
+            return WorkError(f"standard output cannot be written ({self._gone[False]})")
+        return error
+
     def check(self) -> None:
         """WorkError if a result was lost that is stored nowhere else."""
-        if self._lost and not self.stored:
-            raise WorkError(f"the result was lost: standard output cannot be written ({self._lost})")
+        if False in self._gone and not self.stored:
+            raise WorkError(f"the result was lost: standard output cannot be written ({self._gone[False]})")
 
     def json(self, data: Any) -> None:
         """Write the document of `--json`, at most once per command; processes other than the first write nothing."""
         if main_process():
             say_not_finite(data)
             encoding = (getattr(sys.stdout, "encoding", None) or "utf-8").lower().replace("-", "")
-            self.write(json_text(data, 1, ascii_only=not encoding.startswith("utf")) + "\n", result=True)
+            self.write(json_text(data, 1, ascii_only=not encoding.startswith("utf")) + "\n")
             self.document = True
 
 

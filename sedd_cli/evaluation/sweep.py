@@ -42,7 +42,7 @@ class SweepOptions:
 
     def __post_init__(self) -> None:
         # a wrong option of the last point must not be found after sampling the others
-        GenerateOptions(n=self.n, seed=self.seed)
+        GenerateOptions(n=self.n, length=self.length, seed=self.seed)
         for name in self.samplers:
             if name not in SAMPLERS:
                 raise RequestError(f"unknown sampler {name!r}{nearest(name, SAMPLERS)}")
@@ -131,7 +131,7 @@ def parse_sweep(text: str) -> tuple[int, ...]:
 
 
 def _whole(word: str, text: str) -> int:
-    if not word.isdecimal() or int(word) < 1:
+    if not (word.isascii() and word.isdecimal()) or int(word) < 1:
         raise RequestError(f"sweep {text!r}: {word!r} is not a whole number of steps, 1 or more")
     return int(word)
 

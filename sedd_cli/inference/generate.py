@@ -41,7 +41,7 @@ class GenerateOptions:
 
     def __post_init__(self) -> None:
         check_draws(self.n, self.seed)
-        for key in ("length", "block"):
+        for key in ("length", "block", "stride"):
             value = getattr(self, key)
             if value is not None and value < 1:
                 raise RequestError(f"{key} must be at least 1, found {value}")

@@ -6,7 +6,7 @@ import math
 import random
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice, product
+from itertools import product
 from typing import Any
 
 from sedd_cli.checkpoints.loaded_model import LoadedModel
@@ -46,8 +46,9 @@ class Job:
 
     def __post_init__(self) -> None:
         check_draws(self.n, self.seed)
-        if self.candidates is not None and self.candidates < 1:
-            raise RequestError(f"candidates must be at least 1, found {self.candidates}")
+        for key in ("length", "candidates"):
+            if (value := getattr(self, key)) is not None and value < 1:
+                raise RequestError(f"{key} must be at least 1, found {value}")
         if (self.candidates or 0) > MOST_CANDIDATES:
             raise RequestError(
                 f"candidates must be at most {MOST_CANDIDATES:,} (the limit MOST_CANDIDATES), found {self.candidates:,}"
@@ -146,19 +147,22 @@ def infill(
 
 
 def fill_plans(
-    model: LoadedModel, plans: Iterable[Plan], every: bool, watch: bool, keep: bool = True
+    model: LoadedModel, plans: Iterable[Plan | None], every: bool, watch: bool, keep: bool = True
 ) -> Generator[Event, None, list[Filled]]:
     """`infill` of planned jobs, those of one sampler after those of another.
 
-    Of a list the number of fillings is known; other plans are made as they are filled, WINDOW of them at a time.
+    Of a list the number of fillings is known; other plans are made as they are filled, those of `next_plans` together.
 
     Returns:
         The fillings as they were finished; none of them unless `keep`.
     """
-    known, rest = isinstance(plans, list), iter(plans)
+    known, rest, ended = isinstance(plans, list), iter(plans), False
     said: set[str] = set()
     found: list[Filled] = []
-    while window := list(rest if known else islice(rest, WINDOW)):
+    while not ended:
+        window, ended = next_plans(rest, None if known else WINDOW)
+        if not (window or ended):
+            yield Event()  # the caller may have something to report
         for text in dict.fromkeys(text for plan in window for text in plan.warnings if text not in said):
             said.add(text)
             yield Warn(text)
@@ -169,6 +173,18 @@ def fill_plans(
             total = sum(plan.job.n * len(plan.layouts) for plan in alike) if known else 0
             found += yield from _fill_alike(model, alike[0].resolved, alike, total, every, watch, keep)
     return found
+
+
+def next_plans(plans: Iterator[Plan | None], most: int | None = WINDOW) -> tuple[list[Plan], bool]:
+    """The next plans, at most so many, or those before a None; and whether there are no more."""
+    found: list[Plan] = []
+    for plan in plans:
+        if plan is None:
+            return found, False
+        found.append(plan)
+        if len(found) == most:
+            return found, False
+    return found, True
 
 
 def _fill_alike(

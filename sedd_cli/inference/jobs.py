@@ -15,7 +15,7 @@ from sedd_cli.checkpoints.loaded_model import LoadedModel
 from sedd_cli.data.formats.records import Repeated, parse_record
 from sedd_cli.errors import RequestError, WorkError, listed
 from sedd_cli.inference.generate import as_json
-from sedd_cli.inference.infill import WINDOW, Job, Plan, fill_plans, plan_job
+from sedd_cli.inference.infill import Job, Plan, fill_plans, next_plans, plan_job
 from sedd_cli.inference.resumable import StoredFillings
 from sedd_cli.inference.sampling import Sampling
 from sedd_cli.inference.template import gap_between, parse_template
@@ -42,12 +42,16 @@ class JobRecord:
 
 @dataclass(frozen=True)
 class JobLine:
-    """A line of the file: its job, and the `id` in it, or the reason why it has no job."""
+    """A line of the file: its job, and the `id` in it, or the reason why it has no job. PAUSE stands for no line."""
 
     number: int
     job: Job | None = None
     id: Any = None
     refusal: str = ""
+
+
+#: Among the lines of a pipe: no further line has arrived yet.
+PAUSE = JobLine(0)
 
 
 @dataclass(frozen=True)
@@ -93,14 +97,19 @@ def read_jobs(
 
 
 def job_lines(
-    lines: Iterable[bytes], source: str, length: int, n: int = 1, seed: int = 0, candidates: int | None = None
+    lines: Iterable[bytes | None], source: str, length: int, n: int = 1, seed: int = 0, candidates: int | None = None
 ) -> Iterator[JobLine]:
     """One job per line; n, seed and candidates are defaults. A line that cannot be read carries the reason.
 
     length: the default length of prefix, suffix and the gap between them together. RequestError where there is no line.
+    None among the lines, no further one has arrived yet, gives PAUSE.
     """
-    found = False
-    for number, line in enumerate(lines, 1):
+    found, number = False, 0
+    for line in lines:
+        if line is None:
+            yield PAUSE
+            continue
+        number += 1
         if not line.strip():
             continue
         found = True
@@ -147,23 +156,22 @@ def fill_jobs(
     """Fill every line that has a job; results are yielded as they finish, and appended to `out` as JSON lines.
 
     Lines are read and planned as they are filled, so that the first results come at once and memory does not grow with
-    their number. With `resume`, results of the same jobs in `out` are not drawn again. A result depends on its own line
-    and the sampling alone, not on other lines or their order. Each refused line gives a Warn with the reason. keep:
-    return the records that `out` held before, too.
+    their number. At a PAUSE, those that have arrived are filled. With `resume`, results of the same jobs in `out` are
+    not drawn again. A result depends on its own line and the sampling alone, not on other lines, their order, or when
+    they arrive. Each refused line gives a Warn with the reason. keep: return the records that `out` held before, too.
     """
     sampling.resolve(model)  # an error that concerns all lines comes before any work
     with writing(out):
         there = StoredFillings(out, every) if out is not None and resume else None
         plans = _Plans(model, sampling, lines, every, there, keep)
         # small files are planned at once: their bars know the end, and all lines are checked before any is filled
-        ahead = list(itertools.islice(plans, WINDOW))
+        ahead, whole = next_plans(iter(plans))
         yield from plans.news()
-        whole = len(ahead) < WINDOW
         if plans.before:
             yield Note(f"{plans.before} of {plans.wanted} fillings are stored already" + ("" if whole else " so far"))
         if there is not None:
             there.tidy()
-        filling = fill_plans(model, ahead if whole else itertools.chain(ahead, plans), every, watch, keep)
+        filling = fill_plans(model, ahead if whole else itertools.chain(ahead, [None], plans), every, watch, keep)
         del ahead  # a stream is not held
         if out is not None:
             filling = stored(filling, out, "a" if resume else "w")
@@ -179,7 +187,10 @@ LONGEST_ID = 10_000
 
 
 class _Plans:
-    """The plans of the fillings that are wanted and not stored yet, one a filling, made as they are asked for."""
+    """The plans of the fillings that are wanted and not stored yet, one a filling, made as they are asked for.
+
+    None among them: no further line has arrived yet.
+    """
 
     def __init__(
         self, model: LoadedModel, sampling: Sampling, lines: Iterable[JobLine], every: bool,
@@ -190,7 +201,7 @@ class _Plans:
         self._reported = 0
         self._each = self._missing(_keyed(model, self._planned(model, sampling, lines), every), there, keep)
 
-    def __iter__(self) -> Iterator[Plan]:
+    def __iter__(self) -> Iterator[Plan | None]:
         return self._each
 
     def news(self) -> list[Warn]:
@@ -200,8 +211,11 @@ class _Plans:
 
     def _planned(
         self, model: LoadedModel, sampling: Sampling, lines: Iterable[JobLine]
-    ) -> Iterator[tuple[JobLine, Plan]]:
+    ) -> Iterator[tuple[JobLine, Plan] | None]:
         for line in lines:
+            if line is PAUSE:
+                yield None
+                continue
             self.lines += 1
             if line.job is None:
                 self.refused.append((line.number, line.refusal))
@@ -214,9 +228,13 @@ class _Plans:
             yield line, plan
 
     def _missing(
-        self, keyed: Iterator[tuple[JobLine, Plan, str]], there: StoredFillings | None, keep: bool
-    ) -> Iterator[Plan]:
-        for line, plan, key in keyed:
+        self, keyed: Iterator[tuple[JobLine, Plan, str] | None], there: StoredFillings | None, keep: bool
+    ) -> Iterator[Plan | None]:
+        for one in keyed:
+            if one is None:
+                yield None
+                continue
+            line, plan, key = one
             facts = {"id": line.id, "line": line.number, "key": key}
             for k in range(plan.job.n):
                 self.wanted += 1
@@ -227,12 +245,16 @@ class _Plans:
 
 
 def _keyed(
-    model: LoadedModel, planned: Iterable[tuple[JobLine, Plan]], every: bool
-) -> Iterator[tuple[JobLine, Plan, str]]:
-    """Each planned line with a key of all that determines its results; equal jobs are numbered."""
+    model: LoadedModel, planned: Iterable[tuple[JobLine, Plan] | None], every: bool
+) -> Iterator[tuple[JobLine, Plan, str] | None]:
+    """Each planned line with a key of all that determines its results; equal jobs are numbered. None stays."""
     fixed = [model.precision, model.fingerprint, model.tokenizer.fingerprint if model.tokenizer else None]
     seen: Counter[bytes] = Counter()
-    for line, plan in planned:
+    for one in planned:
+        if one is None:
+            yield None
+            continue
+        line, plan = one
         job, resolved = plan.job, plan.resolved
         how = [resolved.facts, dataclasses.asdict(resolved.sampler), *fixed]
         key = digest([how, [str(job.template), job.seed, job.length, job.candidates, every, finite(line.id)]])[:16]

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from dataclasses import dataclass
 from typing import Any
 
 from sedd_cli.checkpoints.loaded_model import LoadedModel
 from sedd_cli.core.samplers import SAMPLERS, Sampler
-from sedd_cli.core.samplers.stepper import MOST_CORRECTORS, MOST_STEPS
 from sedd_cli.core.score import ScoreModel
 from sedd_cli.errors import RequestError
 from sedd_cli.recipe.build import build, nearest
@@ -42,9 +42,15 @@ class Sampling:
             value = getattr(self, key)
             if value is not None and value < 1:
                 raise RequestError(f"{key} must be at least 1, found {value}")
-        for key, most in (("steps", MOST_STEPS), ("correctors", MOST_CORRECTORS)):
-            if (getattr(self, key) or 0) > most:
-                raise RequestError(f"{key} must be at most {most:,}, found {getattr(self, key):,}")
+        if self.sampler is not None:
+            _known(self.sampler.replace("-", "_"))
+        # the sampler with every option checks their ranges, before a model is loaded; which go together is seen then
+        given = {key: getattr(self, key) for key in _RANGES if getattr(self, key) is not None}
+        eta = {} if self.remask is None else {"eta": self.remask}
+        try:
+            SAMPLERS["remdm"](**given, **eta)
+        except ValueError as error:
+            raise RequestError(re.sub(r"^eta\b", "remask", str(error))) from None
 
     def for_gaps(self, model: LoadedModel, tokens: int) -> ResolvedSampler:
         """The sampler for a text with so many tokens to fill.
@@ -90,8 +96,7 @@ class Sampling:
         part = model.recipe.sampler if model.recipe else None
         default = "left_to_right" if model.exact else part.name if part else "tweedie"
         name = (default if self.sampler is None else self.sampler).replace("-", "_")
-        if name not in SAMPLERS:
-            raise RequestError(f"unknown sampler {name!r}{nearest(name, SAMPLERS)}{SAMPLERS.forgotten()}")
+        _known(name)
         from_recipe = dict(part.options) if part and part.name == name else {}
         if self.remask is not None and name != "remdm":
             if name != "tweedie":
@@ -116,6 +121,15 @@ class Sampling:
             if key not in known:
                 raise RequestError(f"{_FLAGS.get(key, '--' + key)} means nothing with the sampler {name}")
         return build(SAMPLERS[name], {k: v for k, v in from_recipe.items() if k in known} | chosen, "sampler")
+
+
+#: Options whose ranges the samplers state.
+_RANGES = ("steps", "temperature", "top_p", "grid", "correctors", "last_step")
+
+
+def _known(name: str) -> None:
+    if name not in SAMPLERS:
+        raise RequestError(f"unknown sampler {name!r}{nearest(name, SAMPLERS)}{SAMPLERS.forgotten()}")
 
 
 def _needs_mask(name: str, model: LoadedModel) -> str:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from sedd_cli.errors import RequestError
 
 _MARK = re.compile(r"\\([\[\]\\])|\[|\]")
-_GAP = re.compile(r"MASK(?:\s*:\s*(\d{1,9})(?:\s*[-–—]\s*(\d{1,9}))?)?\s*")
+_GAP = re.compile(r"MASK(?:\s*:\s*([0-9]{1,9})(?:\s*[-–—]\s*([0-9]{1,9}))?)?\s*")
 _SYNTAX = r"a gap is written [MASK], [MASK:12] or [MASK:5-20], a bracket of the text \[ or \]"
 
 

@@ -90,6 +90,6 @@ VOCABULARIES = {"gpt2": 50257, "bert-base-uncased": 30522, "text8": 27, "byte": 
 
 def expected_vocab_size(spec: str | None) -> int | None:
     """The vocabulary size of a tokenizer by name; None if it depends on the data."""
-    if spec and spec.startswith("bpe:") and spec[4:].isdigit():
+    if spec and spec.startswith("bpe:") and spec[4:].isascii() and spec[4:].isdecimal():
         return int(spec[4:])
     return VOCABULARIES.get(spec or "")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
-from collections.abc import Iterable, Mapping
+import typing
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -73,8 +75,11 @@ def override(data: dict[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
             raise RequestError(f"override {text!r} is not of the form key=value, for example train.steps=200")
         if key in given:
             raise RequestError(f"override {shortened(key)} is given twice")
+        if whole := [shortened(other) for other in given if other.startswith(f"{key}.")]:
+            raise RequestError(f"override {shortened(key)} replaces {whole[0]}, which stands before it: name it first")
         given.add(key)
         *path, last = key.split(".")
+        _check_parents(path, key)
         at = data
         for name in path:
             if not isinstance(at.get(name), dict):
@@ -85,6 +90,19 @@ def override(data: dict[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
             at.clear()  # the options of another graph, schedule or sampler do not apply
         at[last] = Typed(value)
     return data
+
+
+def _check_parents(path: Sequence[str], key: str) -> None:
+    """RequestError where an override names a key of what is one value, such as train.steps.x."""
+    owner: Any = Recipe
+    for i, name in enumerate(path):
+        if not dataclasses.is_dataclass(owner) or hasattr(owner, "from_data"):
+            return  # a part, whose keys depend on its name
+        hint = typing.get_type_hints(owner).get(name)
+        kinds = [kind for kind in (typing.get_args(hint) or (hint,)) if kind is not type(None)]
+        if typing.get_origin(hint) is tuple or kinds[0] in (int, float, bool, str):
+            raise RequestError(f"override {shortened(key)}: {'.'.join(path[: i + 1])} is one value and has no keys")
+        owner = kinds[0]
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any], path: str = "") -> list[str]:

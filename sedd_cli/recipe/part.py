@@ -48,6 +48,7 @@ class Part:
         if not isinstance(name, str) or name not in cls.registry:
             near = nearest(str(name), cls.registry) + cls.registry.forgotten()
             raise RequestError(f"{path}.name: unknown {cls.registry.kind} {displayed(name)}{near}")
+        name = str(name)  # also where it was typed behind `key=`
         cls._misplaced(name, options, path)
         made = build(cls.registry[name], options, path, **cls.unstated)
         return cls(name, {k: v for k, v in to_data(made).items() if k not in cls.unstated})

@@ -147,7 +147,7 @@ def pick_device(device: str) -> torch.device:
 
     mps is replaced by the CPU with a warning, because it has no float64. RequestError if there is no such device.
     """
-    if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", device):
+    if not re.fullmatch(r"auto|cpu|mps|cuda(:[0-9]{1,4})?", device):
         raise RequestError(f"unknown device {device!r}. Accepted: auto, cpu, cuda, cuda:N, mps")
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -216,7 +216,7 @@ def _init_process_group(backend: str) -> None:
 def _number(name: str, default: int | None = None) -> int:
     """An environment variable that torchrun sets."""
     found = os.environ.get(name, "" if default is None else str(default))
-    if not found.isdigit():
+    if not (found.isascii() and found.isdecimal()):
         raise RequestError(f"WORLD_SIZE is more than 1, but {name} is {found!r}: start the processes with torchrun")
     return int(found)
 

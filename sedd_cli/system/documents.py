@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 
 from sedd_cli.errors import DamageError, RequestError, WorkError, displayed, first_line, shortened
+from sedd_cli.system.files import require_regular
 
 #: Most bytes of a configuration, manifest or recipe.
 DOCUMENT_BYTES = 64 << 20
@@ -27,10 +28,30 @@ def read_json(path: Path, most: int = DOCUMENT_BYTES) -> Any:
     return parse_json(_text(path, most, "DOCUMENT_BYTES", DamageError), str(path))
 
 
+class EqualKeysError(ValueError):
+    """An object of JSON names a key twice, of which Python would keep the last."""
+
+
+def strict_json(text: str | bytes) -> Any:
+    """The JSON value of a text; EqualKeysError, or another ValueError, or RecursionError, where there is none."""
+    return json.loads(text, object_pairs_hook=_object)
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = next(key for key in keys if keys.count(key) > 1)
+        raise EqualKeysError(f"the key {displayed(twice)} stands twice")
+    return found
+
+
 def parse_json(text: str | bytes, where: str) -> Any:
     """The JSON value of a text; DamageError says why there is none."""
     try:
-        return json.loads(text)
+        return strict_json(text)
+    except EqualKeysError as error:
+        raise DamageError(f"{where}: {error}") from None
     except (ValueError, RecursionError) as error:  # also numbers of too many digits, and bytes that are no UTF-8
         raise DamageError(f"{where} is not JSON, or damaged: {_reason(error)}") from None
 
@@ -100,10 +121,13 @@ _Strict.add_constructor("tag:yaml.org,2002:int", _Strict.construct_yaml_int)
 
 def is_plain_name(name: object) -> bool:
     """Whether a manifest may name this file: one of its own folder, without a way out of it."""
-    return isinstance(name, str) and name not in ("", ".", "..") and not {"/", "\\", "\0"} & set(name)
+    if not isinstance(name, str) or name in ("", ".", "..") or len(name.encode("utf-8", "surrogatepass")) > 255:
+        return False
+    return not {"/", "\\", "\0"} & set(name)
 
 
 def _text(path: Path, most: int, limit: str, kind: type[RequestError | WorkError]) -> str:
+    require_regular(path, "a document")
     with path.open("rb") as stream:
         raw = stream.read(most + 1)
     if len(raw) > most:

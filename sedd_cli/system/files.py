@@ -16,6 +16,8 @@ from typing import IO, Any, BinaryIO, Literal, TextIO
 
 import numpy as np
 
+from sedd_cli.errors import RequestError
+
 try:
     import fcntl
 except ImportError:  # Windows
@@ -64,6 +66,15 @@ def _is_descriptor(path: Path) -> bool:
     """Whether a path names an open file of a process, such as /dev/stdout, whatever kind of file it is."""
     name = os.path.abspath(path)
     return bool(re.fullmatch(r"/dev/(stdin|stdout|stderr|fd/\d+)|/proc/(self|\d+)/fd/\d+", name)) and path.exists()
+
+
+def require_regular(path: Path, what: str) -> None:
+    """RequestError for a named pipe, a socket or a device: reading one may wait for ever.
+
+    A descriptor (/dev/stdin, what a shell makes of `<(command)`) has its writer, and is read. what: the input.
+    """
+    if is_stream(path) and not _is_descriptor(path):
+        raise RequestError(f"{what}: {path} is no regular file, but a pipe, a socket or a device")
 
 
 def open_stream(path: Path) -> BinaryIO:

@@ -12,7 +12,7 @@ import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
-from sedd_cli.errors import RequestError
+from sedd_cli.errors import RequestError, shortened
 from sedd_cli.system.files import is_left, is_stream
 from sedd_cli.system.home import home
 
@@ -42,6 +42,7 @@ def check_outputs(writes: Mapping[str, Path | None], reads: Mapping[str, Named |
     for option, out in writes.items():
         if out is None:
             continue
+        _check_name(option, out)
         place = _place(out)
         _check_file(out, place)
         if place in taken:
@@ -61,6 +62,7 @@ def check_folder(option: str, folder: Path, own: Callable[[Path], bool], what: s
 
     what: the kind of folder that the command makes, as in "a run".
     """
+    _check_name(option, folder)
     place = _place(folder)
     if place.parent.name == "checkpoints" and (place.parent.parent / "recipe.yaml").is_file():
         raise RequestError(f"cannot write to {folder}: {place.parent} holds the checkpoints of a run")
@@ -77,6 +79,20 @@ def check_folder(option: str, folder: Path, own: Callable[[Path], bool], what: s
             f"{folder} holds files and is not {what} ({', '.join(there[:3])}{', …' if len(there) > 3 else ''}): "
             f"name a new or empty folder with {option}"
         )
+
+
+#: Most bytes of the names that are made beside an output beyond its own: of its lock, which is `.NAME.lock`.
+ADDED = len("..lock")
+
+
+def _check_name(option: str, out: Path) -> None:
+    """RequestError for a name that is too long for the file, or for the lock beside it."""
+    try:
+        most = os.pathconf(out.parent, "PC_NAME_MAX") - ADDED
+    except (OSError, ValueError, AttributeError):  # no such folder, which is said later; Windows
+        most = 255 - ADDED
+    if (size := len(os.fsencode(out.name))) > most:
+        raise RequestError(f"{option}: the name {shortened(out.name)} has {size:,} bytes, at most {most} are possible")
 
 
 def _check_file(out: Path, place: Path) -> None:

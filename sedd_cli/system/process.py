@@ -31,14 +31,18 @@ def configure() -> None:
 def open_streams() -> None:
     """Give the process three open standard streams, whose encoding shows every text.
 
-    Without one, the next file that is opened would take its number, and receive what libraries print.
+    Without one, the next file that is opened would take its number, and receive what libraries print. A standard output
+    that was closed still cannot be written, so that a result is not lost unnoticed.
     """
     while (fd := os.open(os.devnull, os.O_RDWR)) <= 2:
+        if fd == 1:
+            os.dup2(unwritable := os.open(os.devnull, os.O_RDONLY), fd)
+            os.close(unwritable)
         os.set_inheritable(fd, True)
     os.close(fd)
-    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+    for fd, (name, mode) in enumerate((("stdin", "r"), ("stdout", "w"), ("stderr", "w"))):
         if getattr(sys, name) is None:
-            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115
+            setattr(sys, name, open(fd, mode, encoding="utf-8", closefd=False))  # noqa: SIM115
     for stream in (sys.stdout, sys.stderr):
         with suppress(AttributeError, ValueError, OSError):  # a stream of a notebook or a test
             stream.reconfigure(errors="replace")  # type: ignore[union-attr]

@@ -13,13 +13,19 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 
 
+class StopRequest(threading.Event):
+    """Set by a signal that asks a loop to stop. interrupted: one of the signals was Ctrl-C."""
+
+    interrupted = False
+
+
 @contextmanager
-def stop_requested(tell: Callable[[str], None]) -> Iterator[threading.Event]:
+def stop_requested(tell: Callable[[str], None]) -> Iterator[StopRequest]:
     """Yield an event that SIGINT, SIGTERM or SIGUSR1 sets; a second SIGINT raises KeyboardInterrupt.
 
     tell is called with a message at the first signal. Outside the main thread, no signal is handled.
     """
-    stopped = threading.Event()
+    stopped = StopRequest()
     if threading.current_thread() is not threading.main_thread():
         yield stopped
         return
@@ -30,6 +36,7 @@ def stop_requested(tell: Callable[[str], None]) -> Iterator[threading.Event]:
         # torchrun sends SIGTERM after the SIGINT of a terminal, so only a second SIGINT stops at once
         nonlocal interrupts
         interrupts += number == signal.SIGINT
+        stopped.interrupted = interrupts > 0
         if interrupts > 1:
             raise KeyboardInterrupt
         if not stopped.is_set():

@@ -115,7 +115,7 @@ def _exceeds(deadline: float | None, seconds: float, work: str) -> str:
 
 
 def _train(run: RowRun, options: RunOptions) -> Generator[Event, None, bool]:
-    """Train the run of a row, if needed. Returns whether training was interrupted."""
+    """Train the run of a row, if needed. Returns whether a signal stopped it; KeyboardInterrupt after Ctrl-C."""
     if run.recipe is None:
         return False
     state, message = run_state(run)
@@ -125,4 +125,6 @@ def _train(run: RowRun, options: RunOptions) -> Generator[Event, None, bool]:
         return False
     train_options = TrainOptions(run.trained.folder, options.device, report=False, tell=options.tell)
     result = yield from train(run.recipe, train_options)
+    if result.interrupted:
+        raise KeyboardInterrupt
     return not result.finished

@@ -79,13 +79,15 @@ class CostEstimate:
         }
 
 
-def estimate_cost(recipe: Recipe) -> CostEstimate:
+def estimate_cost(recipe: Recipe, report: bool = True) -> CostEstimate:
     """Parameters, tokens, memory and hours of a recipe. Prepares no data and allocates no weights.
+
+    report: whether the report at the end will be made, as for `check_recipe`.
 
     Raises:
         RequestError: The recipe could not be trained.
     """
-    check_recipe(recipe)
+    check_recipe(recipe, report)
     options = PrepareOptions(corpus=recipe.data.corpus, tokenizer=recipe.data.tokenizer)
     prepared = find_prepared(options)
     if prepared:

@@ -55,7 +55,10 @@ class TrainOptions:
 
 @dataclass(frozen=True)
 class TrainResult:
-    """The end of a training. skipped, weights and report are None where it stopped early, or on other processes."""
+    """The end of a training.
+
+    skipped, weights and report are None where it stopped early, or on other processes. interrupted: Ctrl-C stopped it.
+    """
 
     run: Path
     step: int
@@ -63,6 +66,7 @@ class TrainResult:
     skipped: int | None = None
     weights: Path | None = None
     report: TrainReport | None = None
+    interrupted: bool = False
 
     def to_dict(self) -> dict[str, Any]:
         found: dict[str, Any] = {"run": str(self.run), "step": self.step, "finished": self.finished}
@@ -168,7 +172,9 @@ def _train_and_report(
         yield from training(state, loader, rows, run, saving, stopped)
     if state.step < config.steps:
         yield Note(f"stopped at step {state.step:,} of {config.steps:,}; the same command resumes the run")
-        return TrainResult(run.path, state.step, finished=False)
+        # torchrun counts workers that end with another code than 0 as failed, and may start them again
+        interrupted = stopped.interrupted and dist.world == 1
+        return TrainResult(run.path, state.step, finished=False, interrupted=interrupted)
     model = state.averaged()
     weights, reported = None, None
     if dist.main:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -71,6 +73,30 @@ def test_a_result_that_is_lost_with_standard_output_fails(tiny_run, tmp_path):
         assert job.returncode == code, err
         assert "Traceback" not in err
     assert len((tmp_path / "s.jsonl").read_text().splitlines()) == 2
+
+
+@pytest.mark.parametrize("where", ["closed", "/dev/full"])
+@pytest.mark.parametrize("command", ["sample", "sample -q", "sample --json", "status", "eval", "table", "guide", "-h"])
+def test_every_result_that_is_lost_with_standard_output_fails(where, command, tiny_run, workplace, tmp_path):
+    """eval of a folder without `latest`: the run would keep a copy of its result."""
+    model = tmp_path / "model"
+    shutil.copytree(tiny_run, model, ignore=shutil.ignore_patterns("latest"))
+    more = {
+        "sample": ["--model", tiny_run],
+        "status": [tiny_run],
+        "eval": ["--model", model / "checkpoints/step-12", "--dataset", workplace / "corpus.txt", "--max-nfe", 4,
+                 "--no-baselines"],
+    }  # fmt: skip
+    words = shlex.join(map(str, [*command.split(), *more.get(command.split()[0], [])]))
+    script = "from sedd_cli.__main__ import main; main()"
+    lost = ">&-" if where == "closed" else "> /dev/full"
+    line = f"{shlex.quote(sys.executable)} -c {shlex.quote(script)} {words} {lost}"
+    done = subprocess.run(["sh", "-c", line], capture_output=True, text=True, check=False)
+    assert done.returncode == 1, done.stderr
+    reason = "No space left" if (command, where) == ("-h", "/dev/full") else "standard output cannot be written"
+    assert reason in done.stderr.splitlines()[-1]
+    assert "Traceback" not in done.stderr
+    assert "Exception" not in done.stderr
 
 
 def test_without_standard_streams_files_stay_whole(tiny_run, tmp_path):

@@ -73,7 +73,8 @@ def test_every_kind_of_error(error, code, line, sedd, monkeypatch):
     monkeypatch.setattr("sedd_cli.evaluation.environment.examine", examine)
     done = sedd("doctor", "--json")
     assert failed(done) == {"error": line, "exit": code}
-    assert done.err == ("" if code == 130 else f"error: {line}\n")
+    said = "interrupted before the work began: nothing was written" if code == 130 else f"error: {line}"
+    assert done.err == f"{said}\n"
     assert sedd("doctor").out == ""
 
 

@@ -6,6 +6,9 @@ import builtins
 import io
 import json
 import re
+import subprocess
+import sys
+import threading
 from html.parser import HTMLParser
 
 import pytest
@@ -418,3 +421,37 @@ def test_ctrl_c_drops_the_line_and_not_the_loop(model, monkeypatch):
 
 def test_the_loop_ends_when_asked(model, monkeypatch):
     assert "infill" not in loop(model, monkeypatch, ":quit", "the [MASK:3]")
+
+
+def test_a_live_input_is_answered_line_by_line(tiny_run, tmp_path, sedd):
+    """Whoever waits for an answer before writing the next line gets it, and the results are those of a file."""
+    lines = [f'{{"template": "the [MASK:3] {i}", "n": 2, "seed": {i}}}' for i in range(4)]
+    words = ["infill", "--model", str(tiny_run), "--input"]
+    script = "from sedd_cli.__main__ import main; main()"
+    job = subprocess.Popen(
+        [sys.executable, "-c", script, *words, "-", "--out", str(tmp_path / "live.jsonl"), "-q"],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, bufsize=1,
+    )  # fmt: skip
+    assert job.stdin is not None
+    assert job.stdout is not None
+    assert job.stderr is not None
+    watchdog = threading.Timer(60, job.kill)
+    watchdog.start()
+    for line in lines[:2]:
+        job.stdin.write(line + "\n")
+        assert [job.stdout.readline().startswith("the ") for _ in range(2)] == [True, True]
+    job.stdin.write("{\n")
+    job.stdin.write(lines[2] + "\n")
+    assert [job.stdout.readline().startswith("the ") for _ in range(2)] == [True, True]
+    job.stdin.write(lines[3])
+    out, _ = job.communicate()
+    watchdog.cancel()
+    assert (job.returncode, out.count("\n")) == (2, 2)
+    (tmp_path / "jobs.jsonl").write_text("\n".join([*lines[:2], "{", *lines[2:]]))
+    assert sedd(*words, tmp_path / "jobs.jsonl", "--out", tmp_path / "file.jsonl", "-q").code == 2
+
+    def results(name):
+        found = [json.loads(line) for line in (tmp_path / name).read_text().splitlines()]
+        return sorted((f["job"]["line"], f["index"], f["text"], f["job"]["key"]) for f in found)
+
+    assert results("live.jsonl") == results("file.jsonl")

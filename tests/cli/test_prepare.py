@@ -86,14 +86,14 @@ def test_from(tmp_path):
     assert json.loads(result.stdout)["corpus"] == "wikitext2"
 
 
-def test_ctrl_c_says_how_to_go_on(text, monkeypatch):
+def test_ctrl_c_says_how_to_go_on(text, monkeypatch, sedd):
     def interrupted(*args):
         raise KeyboardInterrupt
 
     monkeypatch.setattr("sedd_cli.data.encode.encode_group", interrupted)
-    result = run(text, "--tokenizer", "byte")
-    assert result.exit_code == 130
-    assert "the same command continues" in result.stderr
+    result = sedd("prepare", text, "--tokenizer", "byte")
+    assert result.code == 130
+    assert "the same command continues" in result.err
 
 
 @pytest.mark.parametrize(

@@ -345,7 +345,7 @@ def test_frames_show_the_way(model):
         ("the Ω and Ж [MASK]", {}, "cannot represent 'Ω', 'Ж'"),
         ("the [MASK:3]", {"length": 12}, "no gap of the template is open"),
         ("the [MASK]", {"length": 25}, "between 1 and the model's 24"),
-        ("the [MASK]", {"length": 0}, "between 1"),
+        ("the [MASK]", {"length": 0}, "at least 1"),
         ("the [MASK]", {"length": 4}, "nothing is left to fill"),
         ("the [MASK] a [MASK]", {"length": 8}, "nothing is left to fill"),
         ("the [MASK]", {"n": 0}, "n must be at least 1"),

@@ -392,4 +392,4 @@ def test_a_wrong_request_is_refused(sedd, words, message):
 def test_without_a_name_the_tables_are_listed(sedd):
     done = sedd("table")
     assert done.code == 0
-    assert "sedd table 2" in done.err
+    assert "sedd table 2" in done.out

@@ -12,6 +12,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from sedd_cli.cli import options as o
+from sedd_cli.cli.checked import Checked
+from sedd_cli.cli.outcome import output
 from sedd_cli.cli.view.view import View
 from sedd_cli.errors import WorkError
 
@@ -42,7 +44,7 @@ def _recipe(source: str, overrides: list[str] | None) -> Recipe:
     return load_recipe(source, overrides or [])
 
 
-@bench.command()
+@bench.command(cls=Checked)
 def train(
     overrides: Overrides = None,
     recipe: RecipeName = "gpt2_small",
@@ -63,7 +65,7 @@ def train(
     _show(View(json, quiet), bench_train(options))
 
 
-@bench.command()
+@bench.command(cls=Checked)
 def loss(
     overrides: Overrides = None,
     recipe: RecipeName = "gpt2_small",
@@ -84,7 +86,7 @@ def loss(
     _show(View(json, quiet), bench_loss(options))
 
 
-@bench.command()
+@bench.command(cls=Checked)
 def sample(
     overrides: Overrides = None,
     recipe: RecipeName = "gpt2_small",
@@ -113,7 +115,7 @@ def sample(
     _show(View(json, quiet), bench_sample(options))
 
 
-@bench.command()
+@bench.command(cls=Checked)
 def prepare(
     corpus: Annotated[
         str, typer.Argument(metavar="CORPUS", help="A known corpus, or a file or folder of text.")
@@ -137,7 +139,7 @@ def prepare(
     _show(View(json, quiet), bench_prepare(options))
 
 
-@bench.command()
+@bench.command(cls=Checked)
 def loader(
     length: Annotated[int, typer.Option(metavar="INT", help="Tokens per block.")] = 1024,
     batch: Annotated[int, typer.Option(metavar="INT", help="Blocks per batch.")] = 64,
@@ -154,7 +156,7 @@ def loader(
     _show(View(json, quiet), bench_loader(LoaderBenchOptions(repeats=repeats, length=length, batch=batch)))
 
 
-@bench.command()
+@bench.command(cls=Checked)
 def report(
     overrides: Overrides = None,
     recipe: RecipeName = "gpt2_small",
@@ -163,7 +165,8 @@ def report(
     ),
     minutes: Annotated[float, typer.Option(metavar="FLOAT", help="The report ends within this time.")] = 8.0,
     out: Annotated[
-        Path, typer.Option(metavar="FILE", help="The JSON document; the Markdown is written beside it.")
+        Path,
+        typer.Option(metavar="FILE", parser=o.file_name, help="The JSON document; the Markdown is written beside it."),
     ] = Path("report.json"),
     only: Annotated[
         str | None, typer.Option(metavar="NAME[,NAME]", help="Some of the measurements, such as training,checks.")
@@ -193,8 +196,9 @@ def report(
     )
     check_outputs({"--out": out, "--out (Markdown)": out.with_suffix(".md")}, {"--recipe": [recipe, larger]})
     view = View(json, quiet)
-    where = f"the report so far is in {out} and {out.with_suffix('.md')}"
+    where = f"interrupted: the report so far is in {out} and {out.with_suffix('.md')}"
     document = view.run(bench_report(options), interrupted=where).to_dict()
+    output.stored = True
     for name, figures in tables(document).items():
         table = Table(*COLUMNS, title=name, title_justify="left")
         for figure in figures:

@@ -7,7 +7,15 @@ from typing import Annotated, Any
 import typer
 
 from sedd_cli.cli import options as o
-from sedd_cli.cli.choose import choose_any, model_files, more_inputs, own_corpus, places_of, require_one_process
+from sedd_cli.cli.choose import (
+    check_texts,
+    choose_any,
+    model_files,
+    more_inputs,
+    own_corpus,
+    places_of,
+    require_one_process,
+)
 from sedd_cli.cli.option_groups import ModelOptions, model_options, reading_options
 from sedd_cli.cli.view.results import cloze_table
 from sedd_cli.cli.view.view import View
@@ -51,6 +59,7 @@ def cloze(
         "--tokenizer": using.tokenizer,
     }
     check_outputs({"--out": out}, reads)
+    check_texts(datasets, places, reading)
     chosen = choose_any(view, *using.choice)
     name = datasets[0] if datasets else own_corpus(chosen)
     check_outputs({"--out": out}, more_inputs(chosen, [name]))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sedd_cli.cli import options as o
-from sedd_cli.cli.choose import choose_any, model_files, more_inputs, own_corpus, places_of
+from sedd_cli.cli.choose import check_texts, choose_any, model_files, more_inputs, own_corpus, places_of
 from sedd_cli.cli.option_groups import ModelOptions, model_options, reading_options, sampling_options
 from sedd_cli.cli.outcome import output
 from sedd_cli.cli.view.results import bounds_table, comparison
@@ -24,7 +24,9 @@ if TYPE_CHECKING:
 Precision = Annotated[
     str,
     typer.Option(
-        metavar="NAME", help="fp32, bf16, or auto: bf16 if a measurement shows that it does not move the result."
+        metavar="NAME",
+        callback=o.known_precision,
+        help="fp32, bf16, or auto: bf16 if a measurement shows that it does not move the result.",
     ),
 ]
 #: Shown after Ctrl-C.
@@ -103,6 +105,8 @@ def evaluate(
     reads = {"--dataset": dataset, "--from": local, "--model": model_files(using.model), "--tokenizer": using.tokenizer}
     check_outputs({"--out": out}, reads)
     places = places_of(dataset or [], local or [])
+    if len(dataset or []) == 1:  # of several, one that fails does not stop the others
+        check_texts(dataset or [], places, reading)
     with connect(using.device) as dist:
         precision = "fp32" if using.precision == "auto" else using.precision
         chosen = choose_any(view, using.model, str(dist.device), precision, using.tokenizer)

@@ -10,6 +10,7 @@ import typer
 
 from sedd_cli.cli import options as o
 from sedd_cli.cli.choose import choose_model
+from sedd_cli.cli.outcome import output
 from sedd_cli.cli.view.view import View
 
 
@@ -37,6 +38,7 @@ def export(
     options = ExportOptions(to, half, push, private, dry_run)
     chosen = choose_model(view, model, "cpu", "fp32", tokenizer)
     result = view.run(job(chosen, options))
+    output.stored = not dry_run
     view.document(result.to_dict())
     there = push if result.push and result.push.commit else to
     if there is not None:

@@ -61,7 +61,7 @@ def guide(
     elif view.console.is_terminal:
         view.console.print(Markdown(text), soft_wrap=False)
     else:
-        output.write(text, result=True)
+        output.write(text)
 
 
 def _read(topic: str) -> str:

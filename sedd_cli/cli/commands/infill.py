@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import stat
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, BinaryIO, cast
 
@@ -107,6 +110,10 @@ def infill(
     reads = {"--input": jobs, "--model": model_files(using.model), "--tokenizer": using.tokenizer}
     check_outputs({"--out": out, "--html": html, "--svg": svg}, reads)
     lines = _read(jobs) if jobs is not None else iter(())
+    if jobs is not None and out is not None and resume:
+        from sedd_cli.inference.resumable import StoredFillings
+
+        StoredFillings(out, every)  # a file that holds anything else is refused before a model is loaded
     chosen = choose_model(view, *using.choice)
     if interactive:
         from sedd_cli.cli.interactive import prompt_loop
@@ -139,23 +146,35 @@ def _refuse_unused(context: typer.Context, source: str) -> None:
             raise RequestError(f"{option.opts[0]} has no effect with {source}")
 
 
-def _read(source: str) -> Iterator[bytes]:
-    """The lines of a file, opened now, or of standard input; they are read as they are needed."""
+def _read(source: str) -> Iterator[bytes | None]:
+    """The lines of a file, opened now, or of standard input; they are read as they are needed.
+
+    Of a pipe or a terminal, None says that nothing more has arrived yet.
+    """
+    from sedd_cli.system.files import is_stream, require_regular
+
     try:
         if source != "-":
+            require_regular(Path(source), "--input")
             Path(source).open("rb").close()
     except OSError as error:
         raise RequestError(f"cannot read {source}: {error.strerror}") from None
-    from sedd_cli.data.formats.decoding import byte_lines
+    from sedd_cli.data.formats.decoding import byte_lines, live_lines
     from sedd_cli.data.formats.files import Input
 
+    if source != "-":
+        path = Path(source)
+        return live_lines(os.open(path, os.O_RDONLY), source) if is_stream(path) else byte_lines(Input.of(path))
     stdin = cast("BinaryIO", sys.stdin.buffer)
-    return byte_lines(Input("standard input", lambda: stdin) if source == "-" else Input.of(Path(source)))
+    with suppress(OSError, ValueError):  # a stream of a notebook or a test has no descriptor
+        if not stat.S_ISREG(os.fstat(stdin.fileno()).st_mode) and os.name == "posix":
+            return live_lines(stdin.fileno(), "standard input")
+    return byte_lines(Input("standard input", lambda: stdin))
 
 
 def _fill_jobs(
-    view: View, chosen: LoadedModel, raw: Iterator[bytes], source: str, job: Job, sampling: Sampling, every: bool,
-    out: Path | None, resume: bool, watch: bool, html: Path | None, svg: Path | None,
+    view: View, chosen: LoadedModel, raw: Iterator[bytes | None], source: str, job: Job, sampling: Sampling,
+    every: bool, out: Path | None, resume: bool, watch: bool, html: Path | None, svg: Path | None,
 ) -> None:  # fmt: skip
     """Fill a file of jobs. If lines are refused, RequestError after the others are done."""
     from sedd_cli.inference.jobs import fill_jobs, job_lines

@@ -37,8 +37,9 @@ def inspect(
     from sedd_cli.evaluation.diagnosis.job import DiagnoseOptions, diagnose
 
     view = View(json, quiet)
+    options = DiagnoseOptions(text, seed)
     chosen = choose_model(view, model, device, precision, tokenizer)
-    result = view.run(diagnose(chosen, DiagnoseOptions(text, seed)))
+    result = view.run(diagnose(chosen, options))
     if result.levels:
         view.table(levels_table(result))
     view.table(findings_table(result.findings))

@@ -89,7 +89,11 @@ def sample(
 
 def _prompts(source: str) -> list[str]:
     """The nonempty lines of a file or of standard input."""
+    from sedd_cli.system.files import require_regular
+
     try:
+        if source != "-":
+            require_regular(Path(source), "--prompts")
         text = (sys.stdin.buffer.read() if source == "-" else Path(source).read_bytes()).decode("utf-8-sig")
     except OSError as error:
         raise RequestError(f"cannot read {source}: {error.strerror}") from None

@@ -11,6 +11,7 @@ from sedd_cli.cli import options as o
 from sedd_cli.cli.choose import choose_any, require_one_process
 from sedd_cli.cli.commands.judge import load_judge
 from sedd_cli.cli.option_groups import ModelOptions, model_options
+from sedd_cli.cli.outcome import output
 from sedd_cli.cli.view.quality import sweep_table
 from sedd_cli.cli.view.view import View
 from sedd_cli.errors import RequestError
@@ -55,6 +56,7 @@ def sweep(
     result = view.run(job(chosen, reader, options), RESUME)
     found = result.to_dict()
     view.result(sweep_table(result))
+    output.stored = True
     stored, png = options.folder / "sweep.json", options.folder / "sweep.png"
     try:
         plot(result, png)

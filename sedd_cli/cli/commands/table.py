@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -41,7 +42,8 @@ def table(
         float, typer.Option(metavar="FLOAT", help="With --run: relative error of the bounds.")
     ] = 0.005,
     plot: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Write a PNG of the learning curves, or of the figure.")
+        Path | None,
+        typer.Option(metavar="FILE", parser=o.file_name, help="Write a PNG of the learning curves, or of the figure."),
     ] = None,
     markdown: Annotated[bool, typer.Option("--markdown", help="Print the table as Markdown.")] = False,
     out: o.OutDocument = None,
@@ -70,11 +72,13 @@ def table(
         for known in shipped_tables():
             listed = load_table(known)
             small = " (also --mini)" if listed.mini else ""
-            view.say(f"sedd table {known.removeprefix('table'):8} {listed.title}{small}")
+            view.result(f"sedd table {known.removeprefix('table'):8} {listed.title}{small}")
         return
     found = load_table(name)
     if seeds < 1:
         raise RequestError(f"--seeds must be at least 1, found {seeds}")
+    if not 0 < rel_error < math.inf:
+        raise RequestError(f"--rel-error must be positive, found {rel_error}")
     if budget is not None and not run:
         raise RequestError("--budget goes with --run")
     places = row_runs_of(found, mini, seeds, runs)
@@ -134,7 +138,7 @@ def _run(view: View, asked: list[RowRun], options: RunOptions) -> RunResult:
 def _seconds(text: str | None) -> float | None:
     if text is None:
         return None
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)([smh])", text)
+    found = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)([smh])", text)
     if not found or float(found[1]) == 0:
         raise RequestError(f"--budget is a number above 0 and s, m or h, such as 30m; found {text!r}")
     return float(found[1]) * UNITS[found[2]]

@@ -15,6 +15,9 @@ from sedd_cli.cli.outcome import output
 from sedd_cli.cli.view.view import View
 from sedd_cli.errors import RequestError
 
+#: Shown after Ctrl-C before the first step, and after a second Ctrl-C.
+RESUME = "interrupted: the same command continues from the last checkpoint, or from the start where there is none"
+
 
 def train(
     recipe: Annotated[
@@ -56,12 +59,12 @@ def train(
     if dry_run:
         from sedd_cli.training.cost import estimate_cost
 
-        cost = estimate_cost(resolved).to_dict()
+        cost = estimate_cost(resolved, report).to_dict()
         view.document({"recipe": resolved.to_data(), "plan": cost})
         if not json:
-            output.write(dump_recipe(resolved) + "\n", result=True)
+            output.write(dump_recipe(resolved) + "\n")
             for key, value in cost.items():
-                output.write(f"{key:>24}  {value}\n", result=True)
+                output.write(f"{key:>24}  {value}\n")
         return
     from sedd_cli.training.train import TrainOptions
     from sedd_cli.training.train import train as job
@@ -69,7 +72,8 @@ def train(
     output.stored = True  # in the run directory
     folder = run_dir or Path("runs") / resolved.name
     trackers = tuple(name for name, asked in (("tensorboard", tensorboard), ("wandb", wandb)) if asked)
-    result = view.run(job(resolved, TrainOptions(folder, device, fresh, report, autotune, trackers, view.say)))
+    options = TrainOptions(folder, device, fresh, report, autotune, trackers, view.say)
+    result = view.run(job(resolved, options), RESUME)
     document = result.to_dict()
     if not result.finished and os.environ.get("WORLD_SIZE", "1") == "1":
         document["resume"] = shlex.join(["sedd", *(word for word in sys.argv[1:] if word != "--fresh")])
@@ -77,6 +81,9 @@ def train(
             document["resume"] += f" --run-dir {shlex.quote(str(result.run))}"
         view.say(f"  {document['resume']}", "cyan")
     view.document(document)
+    if result.interrupted:
+        output.interrupted = ""  # it is said above what was saved
+        raise KeyboardInterrupt
     if result.finished:
         view.say("Try next:")
         use = ["--model", str(result.run)]

@@ -6,7 +6,7 @@ from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sedd_cli.cli.outcome import output
+from sedd_cli.cli.outcome import NOTHING_KEPT, output
 from sedd_cli.cli.view.view import View
 from sedd_cli.errors import WorkError
 from sedd_cli.system.events import Event, Result, observe
@@ -43,7 +43,7 @@ def show_samples(
         job = Watcher(view, model).watch(job)
     older = out is not None and out.is_file() and out.stat().st_size > 0
     with writing(out):
-        result = view.run(job, interrupted or "interrupted" + (f": finished samples are in {out}" if out else ""))
+        result = view.run(job, interrupted or _kept(view, out))
     if out is not None and out.exists():
         view.say(f"wrote {out}{', replacing the file' if older else ''}", "dim")
     if recorder is not None and html is not None:
@@ -57,6 +57,13 @@ def show_samples(
         _write(write_picture, svg, recorder.replay(title))
         view.say(f"wrote {svg}", "dim")
     return result
+
+
+def _kept(view: View, out: Path | None) -> str:
+    """What to say after Ctrl-C while samples are drawn."""
+    if out is not None:
+        return f"interrupted: finished samples are in {out}"
+    return NOTHING_KEPT if view.json else "interrupted: finished samples were shown, --out FILE also keeps them"
 
 
 def _write(write: Callable[[Path, Replay], None], path: Path, replay: Replay) -> None:

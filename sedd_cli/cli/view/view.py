@@ -17,7 +17,7 @@ from rich.progress import Progress as Bars
 from rich.table import Table
 from rich.text import Text
 
-from sedd_cli.cli.outcome import failure, main_process, output, say_not_finite
+from sedd_cli.cli.outcome import NOTHING_KEPT, failure, main_process, output, say_not_finite
 from sedd_cli.cli.view.console import PlainConsole
 from sedd_cli.cli.view.results import bounds_table
 from sedd_cli.errors import MESSAGE, WorkError, printable, shortened
@@ -53,14 +53,13 @@ class View:
         self._last_line: dict[str, float] = {}
 
     def run(self, job: Generator[e.Event, None, e.Result], interrupted: str = "") -> e.Result:
-        """Draw every event and return the result of the job. `interrupted` is shown after Ctrl-C."""
-        try:
-            with self._live():
-                return e.result_of(e.observe(job, self.show))
-        except KeyboardInterrupt:
-            if interrupted:
-                self.say(interrupted, "yellow")
-            raise
+        """Draw every event and return the result of the job.
+
+        interrupted: the line to show after Ctrl-C: what is kept, and how to go on.
+        """
+        output.interrupted = interrupted or NOTHING_KEPT
+        with self._live():
+            return e.result_of(e.observe(job, self.show))
 
     def document(self, data: Any, error: Exception | None = None) -> None:
         """Write the command's JSON document under `--json`; `error` is the one with which the command will end."""
@@ -91,14 +90,9 @@ class View:
         if not self.quiet:
             self.console.print(table)
 
-    def result(self, table: Table) -> None:
-        """Print the table that is the command's result, also when quiet."""
+    def result(self, what: Table | str) -> None:
+        """Print what is the command's result, also when quiet."""
         if not (self.quiet and self.json):
-            self._out(table)
-
-    def _out(self, what: RenderableType) -> None:
-        """Print what the command was called for."""
-        with output.result():
             self.console.print(what)
 
     def picture(self, what: RenderableType) -> None:
@@ -151,16 +145,16 @@ class View:
             if not self.quiet:
                 self.console.print(self._sample(event))
             elif not self.json:
-                output.write(printable(_body(event)) + "\n", result=True)
+                output.write(printable(_body(event)) + "\n")
         else:  # a file or a pipe receives the text as it is
             title = "" if self.quiet else f"--- {printable(' · '.join(_title(event)))} ---\n"
             output.check()
-            output.write(f"{title}{_body(event)}\n{'' if self.quiet else chr(10)}", result=True)
+            output.write(f"{title}{_body(event)}\n{'' if self.quiet else chr(10)}")
 
     @show.register
     def _(self, event: e.Evaluated) -> None:
         if not self.quiet:
-            self._out(bounds_table(event.result))
+            self.console.print(bounds_table(event.result))
 
     def _sample(self, event: e.Sampled) -> Panel | Text:
         body = Text(_body(event))

@@ -20,6 +20,7 @@ from sedd_cli.data.corpora.wikitext import WIKITEXT2, WIKITEXT103
 from sedd_cli.data.formats import format_of
 from sedd_cli.data.manifest import FILE as MANIFEST
 from sedd_cli.errors import RequestError
+from sedd_cli.system.files import require_regular
 
 __all__ = ["CORPORA", "EMBEDDED", "SPLITS", "Corpus", "Request", "Source", "StochasticProcess", "find_corpus"]
 
@@ -44,6 +45,7 @@ def find_corpus(request: Request) -> Corpus:
     if request.local is not None:
         raise RequestError(f"--from goes with a known corpus ({', '.join(CORPORA)}), not with {name!r}")
     if Path(name).exists():
+        require_regular(Path(name), "the corpus")
         return prepared_corpus(request) if (Path(name) / MANIFEST).is_file() else local_corpus(request)
     parent = Path(name).parent
     if "/" in name and parent.is_dir() and parent != Path("."):

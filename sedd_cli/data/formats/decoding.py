@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import codecs
+import os
+import select
 from collections.abc import Iterator
 
 from sedd_cli.data.formats.files import LINE_BYTES, Input
 from sedd_cli.errors import RequestError
+
+#: Seconds without a byte after which what has arrived from a pipe is worked on, and the bytes read at once.
+MOMENT, LIVE_PIECE = 0.05, 1 << 20
 
 
 def decoded(source: Input, encoding: str) -> Iterator[str]:
@@ -102,9 +107,30 @@ def lines_of(texts: Iterator[str], longest: int) -> Iterator[str]:
 
 def byte_lines(source: Input) -> Iterator[bytes]:
     """Lines with their ends, by the line feed alone; RequestError for one longer than LINE_BYTES."""
+    return (line for line in _byte_lines(narrow(source), source.name) if line is not None)
+
+
+def live_lines(fd: int, name: str) -> Iterator[bytes | None]:
+    """`byte_lines` of a pipe or a terminal; None says that nothing more has arrived for a MOMENT."""
+    return _byte_lines(_live_pieces(fd), name)
+
+
+def _live_pieces(fd: int) -> Iterator[bytes | None]:
+    while True:
+        if not select.select([fd], [], [], MOMENT)[0]:
+            yield None
+        if not (piece := os.read(fd, LIVE_PIECE)):  # waits
+            return
+        yield piece
+
+
+def _byte_lines(pieces: Iterator[bytes] | Iterator[bytes | None], name: str) -> Iterator[bytes | None]:
     held: list[bytes] = []
     size = number = 0
-    for piece in narrow(source):
+    for piece in pieces:
+        if piece is None:
+            yield None
+            continue
         *whole, rest = piece.split(b"\n")
         for part in whole:
             number += 1
@@ -115,7 +141,7 @@ def byte_lines(source: Input) -> Iterator[bytes]:
             size += len(rest)
         if size > LINE_BYTES:
             raise RequestError(
-                f"line {number + 1:,} of {source.name} is longer than {LINE_BYTES >> 20} MiB (the limit LINE_BYTES)"
+                f"line {number + 1:,} of {name} is longer than {LINE_BYTES >> 20} MiB (the limit LINE_BYTES)"
             )
     if held:
         yield b"".join(held)

@@ -16,7 +16,7 @@ from typing import BinaryIO, cast
 
 from sedd_cli.data.formats.choice import Choice
 from sedd_cli.errors import DamageError, RequestError, first_line, listed
-from sedd_cli.system.files import naming
+from sedd_cli.system.files import naming, require_regular
 from sedd_cli.system.home import home
 
 #: Documents longer than this are cut, in every format, so that memory stays bounded.
@@ -128,7 +128,8 @@ class Input:
 
     @classmethod
     def of(cls, path: Path) -> Input:
-        """A file on disk, unpacked as its ending says."""
+        """A file on disk, unpacked as its ending says; RequestError for what is no regular file."""
+        require_regular(path, "the file to read")
         opener = _OPENERS.get(path.suffix.lower())
         if opener is None:
             return cls(str(path), lambda: path.open("rb"), None, path)

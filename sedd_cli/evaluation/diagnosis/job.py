@@ -23,7 +23,7 @@ from sedd_cli.evaluation.diagnosis import health_checks
 from sedd_cli.evaluation.diagnosis.results import Diagnosis, NoiseLevel, NormaliserSummary, SampleEntropy
 from sedd_cli.evaluation.diversity import unigram_entropy
 from sedd_cli.inference.generate import GenerateOptions, generate
-from sedd_cli.inference.sampling import Sampling
+from sedd_cli.inference.sampling import Sampling, check_draws
 from sedd_cli.system.events import Event, Progress, Sampled
 
 #: Shares of moved tokens, λ = 1 − e^{−sigma}, at which scores are checked, as far as the schedule reaches them.
@@ -46,6 +46,9 @@ class DiagnoseOptions:
 
     text: Path | None = None
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_draws(1, self.seed)
 
 
 @dataclass(frozen=True)

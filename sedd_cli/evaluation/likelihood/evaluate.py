@@ -73,8 +73,9 @@ class EvaluateOptions:
             find_protocol(name)
         if self.sampling != Sampling() and "sampler" not in self.protocols:
             raise RequestError("options of the sampler mean something with --protocol sampler alone")
-        if self.blocks is not None and self.blocks < 1:
-            raise RequestError(f"blocks must be at least 1, found {self.blocks}")
+        for key in ("blocks", "length"):
+            if (value := getattr(self, key)) is not None and value < 1:
+                raise RequestError(f"{key} must be at least 1, found {value}")
 
 
 def evaluate_all(

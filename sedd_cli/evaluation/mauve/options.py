@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from sedd_cli.errors import RequestError
+from sedd_cli.inference.sampling import Sampling
 
 MODES = ("standard", "infill")
 
@@ -52,10 +53,7 @@ class MauveOptions:
             if getattr(self, name) < 1:
                 name_ = "the number of references (-n)" if name == "count" else name
                 raise RequestError(f"{name_} must be at least 1, found {getattr(self, name)}")
-        if self.top_p is not None and not 0 < self.top_p <= 1:
-            raise RequestError(f"top-p must lie in (0, 1], found {self.top_p}")
-        if self.temperature is not None and not self.temperature > 0:
-            raise RequestError(f"temperature must be positive, found {self.temperature}")
+        Sampling(steps=self.steps, sampler=self.sampler, top_p=self.top_p, temperature=self.temperature)
         if not 0 <= self.seed < 2**64:
             raise RequestError(f"seed must lie in [0, 2^64), found {self.seed}")
         if self.mode == "infill" and self.prompt % 2:

@@ -337,7 +337,7 @@ def test_the_separator_of_documents_is_no_part_of_a_reference(model, causal, opt
         ({"mode": "infill", "prompt": 7}, ["even", "7"]),
         ({"count": 0}, ["-n", "at least 1"]),
         ({"seed": -1}, ["seed"]),
-        ({"top_p": 1.1}, ["top-p"]),
+        ({"top_p": 1.1}, ["top_p"]),
         ({"sampler": "ddim"}, ["tweedie"]),
         ({"references": "nowhere"}, ["nowhere", "sedd prepare nowhere"]),
         ({"split": "test"}, ["--split"]),
