@@ -137,6 +137,13 @@ class RunDir:
             kept = [line.raw for line in lines if not line.cut_short(BEGINNING) and not _later(line.record, step)]
             write_whole(metrics, b"".join(raw + b"\n" for raw in kept))
 
+    def store_result(self, name: str, result: dict[str, Any], documents: dict[str, Any]) -> Path:
+        """Write results/NAME.json, and results/documents/NAME.json with the likelihood of each document."""
+        path = self.store("results", name, result)
+        if documents:
+            self.store("results/documents", name, documents)
+        return path
+
     def store(self, folder: str, name: str, records: Iterable[dict[str, Any]] | dict[str, Any]) -> Path:
         """Write FOLDER/NAME.json (a mapping) or FOLDER/NAME.jsonl (many records)."""
         (self.path / folder).mkdir(exist_ok=True)

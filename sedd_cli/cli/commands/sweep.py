@@ -56,10 +56,7 @@ def sweep(
     found = result.to_dict()
     view.result(sweep_table(result))
     stored, png = options.folder / "sweep.json", options.folder / "sweep.png"
-    try:
-        plot(result, png)
-        found["png"] = str(png)
-        view.say(f"wrote {stored} and {png}", "dim")
-    except RequestError as error:  # the figure needs matplotlib, the result does not
-        view.say(f"wrote {stored}; {error}", "yellow")
+    plot(result, png)
+    found["png"] = str(png)
+    view.say(f"wrote {stored} and {png}", "dim")
     view.document(found)
