@@ -14,7 +14,6 @@ import typer.main
 from sedd_cli import __version__
 from sedd_cli.cli.commands.bench import bench
 from sedd_cli.cli.commands.cloze import cloze
-from sedd_cli.cli.commands.compare import compare
 from sedd_cli.cli.commands.doctor import doctor
 from sedd_cli.cli.commands.eval import evaluate
 from sedd_cli.cli.commands.export import export
@@ -24,9 +23,10 @@ from sedd_cli.cli.commands.inspect import inspect
 from sedd_cli.cli.commands.judge import judge
 from sedd_cli.cli.commands.mauve import mauve
 from sedd_cli.cli.commands.prepare import prepare
-from sedd_cli.cli.commands.runs import runs
+from sedd_cli.cli.commands.runs.compare import compare
+from sedd_cli.cli.commands.runs.runs import runs
+from sedd_cli.cli.commands.runs.status import status
 from sedd_cli.cli.commands.sample import sample
-from sedd_cli.cli.commands.status import status
 from sedd_cli.cli.commands.sweep import sweep
 from sedd_cli.cli.commands.table import table
 from sedd_cli.cli.commands.train import train

@@ -190,3 +190,48 @@ def test_a_refused_extension_changes_nothing(workplace, tmp_path):
         run(workplace, folder, *STABLE, "train.steps=18", "train.lr=0.1")
     assert {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()} == before
     assert RunDir(folder).last_good().endswith("step-12")
+
+
+def test_a_run_is_named_to_resume_it_to_report_on_it_and_to_go_on(sedd, workplace, tmp_path):
+    folder = tmp_path / "shake"
+    recipe = load_recipe(workplace / "tiny.yaml", ["train.schedule=cosine"])
+    job = train(recipe, TrainOptions(folder, "cpu"))
+    while not (isinstance(event := next(job), TrainStep) and event.step == 8):
+        pass
+    job.close()
+    resumed = sedd("train", folder, "--json")
+    assert resumed.code == 0, resumed.err
+    first = json.loads(resumed.out)
+    assert (first["step"], first["finished"]) == (12, True)
+    before = {p: p.stat().st_mtime_ns for p in folder.rglob("*") if p.is_file() and p.name != ".lock"}
+    again = sedd("train", folder, "--json")
+    assert again.code == 0
+    assert json.loads(again.out) == first
+    assert {p: p.stat().st_mtime_ns for p in before} == before
+    told = sedd("train", folder)
+    assert "nothing left to train" in told.out + told.err
+    assert f"sedd train {folder} train.steps=24 --extend" in told.out + told.err
+    refused = sedd("train", folder, "train.steps=24")
+    assert refused.code == 2
+    assert "--extend" in refused.err
+    longer = sedd("train", folder, "train.steps=24", "--extend", "--json")
+    assert longer.code == 0, longer.err
+    assert json.loads(longer.out)["step"] == 24
+    assert load_recipe(folder / "recipe.yaml").train.extended == (12,)
+
+
+def test_a_finished_run_without_its_report_makes_it(sedd, workplace, tmp_path):
+    run(workplace, tmp_path / "run")
+    assert sedd("train", tmp_path / "run", "--no-report").code == 0
+    assert not (tmp_path / "run" / "results").exists()
+    assert sedd("train", tmp_path / "run").code == 0
+    assert (tmp_path / "run" / "results" / "test-step-12.json").is_file()
+
+
+@pytest.mark.parametrize(("name", "message"), [("", "is a folder and not a run"), ("begun", "has not begun")])
+def test_a_folder_that_is_no_run_is_named(sedd, tmp_path, name, message):
+    (tmp_path / "begun").mkdir()
+    (tmp_path / "begun" / ".sedd-run").touch()
+    done = sedd("train", tmp_path / name)
+    assert done.code == 2
+    assert message in done.err
