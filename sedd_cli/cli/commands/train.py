@@ -78,7 +78,7 @@ def train(
 
     output.stored = True  # in the run directory
     folder = run_dir or own or Path("runs") / resolved.name
-    if own == folder and not fresh and (finished := finished_run(own, resolved, report)):
+    if own is not None and own == folder and not fresh and (finished := finished_run(own, resolved, report)):
         draw_finished(view, *finished)
         return
     trackers = tuple(name for name, asked in (("tensorboard", tensorboard), ("wandb", wandb)) if asked)
