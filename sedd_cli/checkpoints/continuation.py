@@ -70,10 +70,9 @@ def find_start(run: RunDir, recipe: Recipe, extend: bool = False) -> Start:
     if found is None:
         course = [line for line in lines if line.startswith(COURSE)]
         raise RequestError(
-            f"{run.path} is at step {latest.step:,} of a schedule that ends at {stored.train.steps:,} "
-            f"({'; '.join(course)}), and no checkpoint is left of the steps that both share. --extend goes on from "
-            f"step {stored.train.steps:,} with the rate rewound; with train.schedule=constant and train.decay, "
-            f"trainings can be extended without"
+            f"{run.path} is at step {latest.step:,} of {stored.train.steps:,}, its rate decays towards the last step, "
+            f"and it has no checkpoint of a step that a training of {recipe.train.steps:,} shares ({'; '.join(course)}): "
+            f"--extend goes on from the end, with the rate rewound; --fresh starts a new run"
         )
     notes = [f"changed since the checkpoint: {line}" for line in lines]
     if len(recipe.train.extended) > len(stored.train.extended):

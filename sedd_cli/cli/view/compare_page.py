@@ -42,5 +42,5 @@ def comparison_page(found: Comparison) -> str:
         rows="\n".join(rows),
         verdicts="".join(f"<li>{escape(spelled(one))}</li>" for one in found.verdicts),
         unit=found.curves[0].unit,
-        figure=base64.b64encode(as_png(curves_figure(found.curves))).decode(),
+        figure=base64.b64encode(as_png(curves_figure(found))).decode(),
     )

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from sedd_cli.errors import RequestError
 from sedd_cli.system.events import bin_names
 from sedd_cli.system.plotting import empty_figure, save
+from sedd_cli.training.runs.compare import Comparison
 from sedd_cli.training.runs.curves import Curve, curve_of, smoothed
 from sedd_cli.training.status import Status
 
@@ -29,10 +31,11 @@ def plot_status(found: Status, path: Path) -> None:
     save(figure, path)
 
 
-def curves_figure(curves: list[Curve]) -> Any:
+def curves_figure(found: Comparison) -> Any:
     """The overlaid curves of several runs."""
     figure = empty_figure(8, 5)
-    draw_curves(figure.subplots(), curves, "")
+    named = zip(found.curves, found.runs, strict=True)
+    draw_curves(figure.subplots(), [replace(curve, name=f"{curve.name} {one.run}") for curve, one in named], "")
     return figure
 
 

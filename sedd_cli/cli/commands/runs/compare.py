@@ -46,7 +46,7 @@ def compare(
     if out is not None and not any(curve.raw for curve in found.curves):
         raise RequestError("none of these runs has metrics yet, there is nothing to plot")
     if out is not None and out.suffix.lower() == ".png":
-        save(curves_figure(found.curves), out)
+        save(curves_figure(found), out)
     elif out is not None:
         write_whole(out, comparison_page(found))
     view.result(comparison_table(found, view.console.width))
