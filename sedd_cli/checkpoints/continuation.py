@@ -71,7 +71,7 @@ def find_start(run: RunDir, recipe: Recipe, extend: bool = False) -> Start:
         course = [line for line in lines if line.startswith(COURSE)]
         raise RequestError(
             f"{run.path} is at step {latest.step:,} of {stored.train.steps:,}, its rate decays towards the last step, "
-            f"and it has no checkpoint of a step that a training of {recipe.train.steps:,} shares ({'; '.join(course)}): "
+            f"and it has no checkpoint that a training of {recipe.train.steps:,} shares ({'; '.join(course)}): "
             f"--extend goes on from the end, with the rate rewound; --fresh starts a new run"
         )
     notes = [f"changed since the checkpoint: {line}" for line in lines]
