@@ -54,13 +54,19 @@ SMALLER = {
     r"--max-nfe 128": "--max-nfe 8",
     r"--candidates 32": "--candidates 4",
     r"^sedd status runs/measure": "sedd status runs/quickstart",
-    r"^(sedd eval .*)": r"\1 --blocks 8",
-    r"^(sedd mauve .*)": r"\1 -n 8",
+    r"--blocks 64": "--blocks 8",
+    r"^(sedd eval (?!.*--blocks ).*)": r"\1 --blocks 8",
+    r"^(sedd mauve (?!.* -n ).*)": r"\1 -n 8",
+    r"train\.steps=4 train\.decay=\d+": "train.steps=8 train.decay=4",
 }
 #: What stands for the words in capitals.
 PLACEHOLDERS = {
     "sedd judge FILE --judge MODEL": "sedd judge samples.jsonl --judge gpt2-large",
     "RECIPE [key=value ...]": "quickstart",
+    "RUN [train.steps=N]": "runs/quickstart",
+    "compare A B …": "compare runs/quickstart runs/markov",
+    "compare A B": "compare runs/quickstart runs/markov",
+    "[FOLDER]": "runs",
     "RECIPE": "quickstart",
     "RUN": "runs/quickstart",
     "MODEL": "runs/quickstart",
@@ -119,7 +125,8 @@ def stand_ins(tmp_path_factory, workplace) -> Path:
             for _ in train(load_recipe(here / "quickstart", change), options):
                 pass
     shutil.copytree(here / "runs/quickstart", here / "louaaron/sedd-small")
-    shutil.copytree(here / "runs/quickstart", here / "runs/markov")
+    for name in ("markov", "longer"):
+        shutil.copytree(here / "runs/quickstart", here / "runs" / name)
     for name in ("gpt2-large", "runs/judge"):
         shutil.copytree(here / "gpt2", here / name)
     return here
@@ -169,7 +176,7 @@ def test_a_command_parses(command):
     verb, *words = shlex.split(filled(command))[1:]
     context = typer.main.get_command(app).commands[verb].make_context(verb, words)
     assert context.params is not None
-    if recipe := context.params.get("recipe"):
+    if (recipe := context.params.get("recipe")) and not recipe.startswith("runs/"):
         load_recipe(ROOT / recipe if recipe.startswith("recipes/") else recipe, context.params["overrides"] or [])
 
 

@@ -22,6 +22,7 @@ class AsyncCheckpoint:
     sharded: bool
     keep: int
     keep_every: int | None
+    pinned: frozenset[int] = frozenset()
     _thread: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, thread_name_prefix="saver"))
     _pending: tuple[int, Future[Path | None]] | None = None
 
@@ -77,7 +78,7 @@ class AsyncCheckpoint:
                 draft.begin()
             if self.sharded or self.dist.main:
                 write_shards(draft.folder, tensors, self.dist.saving if self.sharded else None)
-            return draft.commit(files, self.keep, self.keep_every) if self.dist.main else None
+            return draft.commit(files, self.keep, self.keep_every, self.pinned) if self.dist.main else None
         except BaseException:
             if self.dist.main:
                 draft.drop()

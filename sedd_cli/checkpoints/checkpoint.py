@@ -124,7 +124,9 @@ class Draft:
         """Remove what was written."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
-    def commit(self, files: dict[str, Writer], keep: int, keep_every: int | None = None) -> Path:
+    def commit(
+        self, files: dict[str, Writer], keep: int, keep_every: int | None = None, pinned: frozenset[int] = frozenset()
+    ) -> Path:
         """Add the small files and the manifest, rename the folder, point `latest` to it, and prune old checkpoints.
 
         Until the rename, the previous checkpoint and `latest` are untouched.
@@ -142,16 +144,16 @@ class Draft:
         os.replace(self.folder, final)
         sync_path(self.parent)
         write_whole(self.run / LATEST, final.name + "\n")
-        _prune(self.parent, self.step, keep, keep_every)
+        _prune(self.parent, self.step, keep, keep_every, pinned)
         return final
 
 
-def _prune(parent: Path, step: int, keep: int, keep_every: int | None) -> None:
-    known = sorted(_complete(parent), key=lambda c: c.step)
+def _prune(parent: Path, step: int, keep: int, keep_every: int | None, pinned: frozenset[int]) -> None:
+    known = completed(parent.parent)
     behind = [c for c in known if c.step <= step]
     # later checkpoints belong to an abandoned continuation
     for old in [*behind[:-keep], *known[len(behind) :]]:
-        if old.step > step or keep_every is None or old.step % keep_every:
+        if old.step > step or not (old.step in pinned or (keep_every and old.step % keep_every == 0)):
             _remove(old.folder)
 
 
@@ -247,6 +249,11 @@ def open_checkpoint(folder: Path) -> Checkpoint:
 def _complete(parent: Path) -> list[Checkpoint]:
     found = (p for p in parent.glob("step-*") if re.fullmatch(NAME, p.name) and is_checkpoint(p))
     return [Checkpoint(p, int(p.name.removeprefix("step-"))) for p in found]
+
+
+def completed(run: Path) -> list[Checkpoint]:
+    """The complete checkpoints of a run, in order of steps. Their files are not verified."""
+    return sorted(_complete(run / "checkpoints"), key=lambda c: c.step)
 
 
 def is_checkpoint(folder: Path) -> bool:

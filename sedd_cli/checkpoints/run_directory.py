@@ -15,7 +15,7 @@ from torch import Tensor
 
 from sedd_cli.checkpoints import checkpoint
 from sedd_cli.errors import RequestError, WorkError
-from sedd_cli.recipe import Recipe, differences, dump_recipe, load_recipe
+from sedd_cli.recipe import Recipe, dump_recipe, load_recipe
 from sedd_cli.system.files import whole_file, write_whole
 from sedd_cli.system.json_lines import json_text, read_json_lines
 from sedd_cli.system.locks import file_lock
@@ -32,7 +32,7 @@ MAY_CHANGE = (
 #: An empty file that marks a folder as a run.
 MARK = ".sedd-run"
 #: Kinds of our records in metrics.jsonl.
-KINDS = ("train", "validation", "failed")
+KINDS = ("train", "validation", "failed", "extended")
 #: The beginning of each of them.
 BEGINNING = '{"kind": "'
 
@@ -42,29 +42,6 @@ class RunDir:
     """`runs/NAME/`: recipe.yaml, metrics.jsonl, checkpoints/, latest, samples/, results/."""
 
     path: Path
-
-    def claim(self, recipe: Recipe) -> list[str]:
-        """Check that the folder may hold a run of this recipe; RequestError if its checkpoint is of another one.
-
-        Returns the permitted differences from the stored recipe, as lines "key: old → new".
-        """
-        lines: list[str] = []
-        if found := checkpoint.latest(self.path):
-            lines = self._differences(found.folder / "recipe.yaml", recipe)
-            # with a constant learning rate, steps do not depend on how many follow
-            permitted = (*MAY_CHANGE, *(["train.steps:"] if recipe.train.schedule == "constant" else []))
-            if changed := [line for line in lines if not line.startswith(permitted)]:
-                hint = (
-                    "; train.steps may grow only with train.schedule=constant" if "train.steps" in str(changed) else ""
-                )
-                raise RequestError(
-                    f"{self.path} holds a run of another recipe ({'; '.join(changed)}): choose another folder "
-                    f"with --run-dir, start a new run with --fresh, or from its weights with "
-                    f"init_from={self.path}{hint}"
-                )
-            if found.step > recipe.train.steps:
-                raise RequestError(f"{self.path} is at step {found.step}, beyond train.steps={recipe.train.steps}")
-        return lines
 
     def check(self) -> None:
         """Raise RequestError unless the folder is new, empty or a run, without checkpoints of another program."""
@@ -114,10 +91,6 @@ class RunDir:
                     (self.path / name).unlink(missing_ok=True)
                 self.path.rmdir()
 
-    @staticmethod
-    def _differences(stored: Path, recipe: Recipe) -> list[str]:
-        return differences(load_recipe(stored).to_data(), recipe.to_data())
-
     def fresh(self) -> RunDir:
         """The first of NAME-2, NAME-3, … that does not exist."""
         number = 2
@@ -163,6 +136,13 @@ class RunDir:
             lines = read_json_lines(metrics)
             kept = [line.raw for line in lines if not line.cut_short(BEGINNING) and not _later(line.record, step)]
             write_whole(metrics, b"".join(raw + b"\n" for raw in kept))
+
+    def store_result(self, name: str, result: dict[str, Any], documents: dict[str, Any]) -> Path:
+        """Write results/NAME.json, and results/documents/NAME.json with the likelihood of each document."""
+        path = self.store("results", name, result)
+        if documents:
+            self.store("results/documents", name, documents)
+        return path
 
     def store(self, folder: str, name: str, records: Iterable[dict[str, Any]] | dict[str, Any]) -> Path:
         """Write FOLDER/NAME.json (a mapping) or FOLDER/NAME.jsonl (many records)."""

@@ -24,8 +24,10 @@ from sedd_cli.cli.commands.inspect import inspect
 from sedd_cli.cli.commands.judge import judge
 from sedd_cli.cli.commands.mauve import mauve
 from sedd_cli.cli.commands.prepare import prepare
+from sedd_cli.cli.commands.runs.compare import compare
+from sedd_cli.cli.commands.runs.runs import runs
+from sedd_cli.cli.commands.runs.status import status
 from sedd_cli.cli.commands.sample import sample
-from sedd_cli.cli.commands.status import status
 from sedd_cli.cli.commands.sweep import sweep
 from sedd_cli.cli.commands.table import table
 from sedd_cli.cli.commands.train import train
@@ -41,11 +43,12 @@ from sedd_cli.cli.outcome import (
     say_error,
 )  # fmt: skip
 from sedd_cli.cli.renamed import current_spelling
+from sedd_cli.cli.repeated import refuse_repeated
 from sedd_cli.errors import RequestError, WorkError
 
 #: The panels of the help, in order, with their commands.
 PANELS = {
-    "Data and training": {"prepare": prepare, "train": train, "status": status},
+    "Data and training": {"prepare": prepare, "train": train, "status": status, "runs": runs, "compare": compare},
     "Using a model": {"sample": sample, "infill": infill, "export": export, "inspect": inspect},
     "Measuring": {"eval": evaluate, "judge": judge, "sweep": sweep, "cloze": cloze, "mauve": mauve, "bench": bench},
     "The paper": {"table": table},
@@ -117,7 +120,9 @@ def run(words: list[str], debug: bool = False) -> int:
     try:
         _check_surroundings()
         # the exit code of a command that ends early, such as 130 after Ctrl-C; else None
-        ended = typer.main.get_command(app).main(current_spelling(words, tell), "sedd", standalone_mode=False)
+        command, current = typer.main.get_command(app), current_spelling(words, tell)
+        refuse_repeated(command, current)
+        ended = command.main(current, "sedd", standalone_mode=False)
         if ended == INTERRUPTED:
             raise KeyboardInterrupt
         output.close()

@@ -251,10 +251,7 @@ def _write(path: Path, data: dict[str, Any]) -> None:
 
 
 def plot(result: SweepResult, path: Path) -> None:
-    """Plot a sweep: generative perplexity against steps, with error bars, both logarithmic.
-
-    RequestError without matplotlib.
-    """
+    """Plot a sweep: generative perplexity against steps, with error bars, both logarithmic."""
     figure = empty_figure(6, 4)
     axis = figure.subplots()
     # with a loglinear schedule euler and tweedie coincide: open markers keep both curves visible

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass, fields
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +66,12 @@ class TrainRecipe:
     strategy (DDP or FSDP), compile (torch.compile of the blocks; null: if it saves time; on a GPU it also changes
     dropout masks) and recompute (activation checkpointing). A checkpoint is written every save_every
     steps; the last `keep` and those at multiples of keep_every are kept.
+
+    Attributes:
+        schedule: Of the rate after the warm-up: constant, linear or cosine; the last two end at zero.
+        decay: With the constant schedule, the rate falls linearly to zero over the last `decay` steps, or, below 1,
+            over this share of the steps. A checkpoint before the decay is kept; from it the run can be extended.
+        extended: Numbers of steps after which a run whose rate had decayed was extended (`sedd train --extend`).
     """
 
     steps: int
@@ -77,6 +84,8 @@ class TrainRecipe:
     weight_decay: float = 0.0
     warmup: int = 2000
     schedule: str = "constant"
+    decay: float = 0.0
+    extended: tuple[int, ...] = ()
     clip: float = 1.0
     ema: float = 0.9999
     t_sampling: str = "stratified"
@@ -106,9 +115,27 @@ class TrainRecipe:
             raise ValueError(f"ema must lie in [0, 1), found {self.ema}")
         _one_of("optimizer", self.optimizer, ("adamw", "muon"))
         _one_of("schedule", self.schedule, ("constant", "linear", "cosine"))
+        self._check_decay()
         _one_of("t_sampling", self.t_sampling, ("stratified", "uniform"))
         _one_of("precision", self.precision, PRECISIONS)
         _one_of("strategy", self.strategy, ("auto", "ddp", "fsdp"))
+
+    def decay_steps(self, total: int) -> int:
+        """The steps of the decay in a training of `total` steps."""
+        return round(self.decay * total) if self.decay < 1 else int(self.decay)
+
+    def _check_decay(self) -> None:
+        if self.decay < 0 or (self.decay >= 1 and self.decay != int(self.decay)):
+            raise ValueError(f"decay must be a number of steps, or a share of them below 1, found {self.decay}")
+        if self.decay and self.schedule != "constant":
+            raise ValueError(f"decay goes with schedule=constant, found schedule={self.schedule}, which itself decays")
+        ends = (0, *self.extended, self.steps)
+        if any(later <= earlier for earlier, later in pairwise(ends)):
+            raise ValueError(
+                f"extended must be increasing numbers of steps below steps ({self.steps}), found {list(self.extended)}"
+            )
+        if self.decay_steps(self.steps) > self.steps:
+            raise ValueError(f"decay must be at most steps ({self.steps}), found {int(self.decay)}")
 
 
 @dataclass(frozen=True)

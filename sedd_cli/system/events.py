@@ -110,9 +110,13 @@ class Saved(Event):
 
 @dataclass(frozen=True)
 class Evaluated(Event):
-    """A dataset has been evaluated, perhaps one of several; `result` is the content of `results/*.json`."""
+    """A dataset has been evaluated, perhaps one of several.
+
+    result: the content of `results/*.json`; documents: that of `results/documents/*.json`.
+    """
 
     result: dict[str, Any]
+    documents: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -7,16 +7,14 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from sedd_cli.errors import RequestError, WorkError
+from sedd_cli.errors import WorkError
 from sedd_cli.system.files import write_whole
 
 
 def empty_figure(width: float, height: float) -> Any:
-    """An empty matplotlib figure, sizes in inches; RequestError without matplotlib."""
-    try:
-        import matplotlib.figure
-    except ImportError:
-        raise RequestError("a figure needs a package: pip install 'sedd[plots]'") from None
+    """An empty matplotlib figure, sizes in inches."""
+    import matplotlib.figure
+
     return matplotlib.figure.Figure(figsize=(width, height), layout="constrained")
 
 
@@ -37,9 +35,14 @@ def steps_axes(axis: Any, steps: Iterable[int]) -> None:
 
 def save(figure: Any, path: Path) -> None:
     """Write the figure as a PNG; WorkError if that fails."""
-    drawn = io.BytesIO()
-    figure.savefig(drawn, format="png", dpi=150)
     try:
-        write_whole(path, drawn.getvalue())
+        write_whole(path, as_png(figure))
     except OSError as error:
         raise WorkError(f"cannot write {path}: {error.strerror}") from None
+
+
+def as_png(figure: Any) -> bytes:
+    """The figure as a PNG."""
+    drawn = io.BytesIO()
+    figure.savefig(drawn, format="png", dpi=150)
+    return drawn.getvalue()

@@ -67,7 +67,7 @@ def training(
                 yield from divergence.see(event)
             if saving.over and not saving.failed:  # a failure is raised on all processes, after the next step
                 yield from _saved(saving)
-            if state.step % config.save_every == 0 or last:
+            if state.step % config.save_every == 0 or state.step in saving.pinned or last:
                 yield from _save(state, run, saving)
             if every and state.step % every == 0 and not last:
                 began = time.perf_counter()

@@ -8,10 +8,10 @@ from collections.abc import Iterator
 
 from torch import Tensor
 
+from sedd_cli.recipe.learning_rate import learning_rate
 from sedd_cli.system.events import Event, TrainStep, Warn
 from sedd_cli.system.memory import begin_peak, peak
 from sedd_cli.training.flops import flops_a_token, known_peak
-from sedd_cli.training.optim import learning_rate
 from sedd_cli.training.state import TrainState
 from sedd_cli.training.step import LossByTime
 

@@ -1,8 +1,6 @@
-"""The optimizers of a recipe and their learning rate."""
+"""The optimizers of a recipe."""
 
 from __future__ import annotations
-
-import math
 
 import torch
 
@@ -26,12 +24,3 @@ def make_optimizers(recipe: Recipe, net: DiT) -> dict[str, torch.optim.Optimizer
         params.values(), lr=train.lr, betas=train.betas, eps=train.eps, weight_decay=train.weight_decay, fused=True
     )
     return optimizers
-
-
-def learning_rate(recipe: Recipe, step: int) -> float:
-    """Learning rate of optimizer step number `step` (1 … steps): linear warm-up, then the schedule."""
-    train = recipe.train
-    warm = min(1.0, step / train.warmup) if train.warmup else 1.0
-    done = (step - 1) / train.steps
-    decay = {"constant": 1.0, "linear": 1 - done, "cosine": 0.5 * (1 + math.cos(math.pi * done))}[train.schedule]
-    return train.lr * warm * decay

@@ -12,7 +12,7 @@ from typing import Any
 from sedd_cli.checkpoints.loaded_model import LoadedModel
 from sedd_cli.checkpoints.run_directory import RunDir
 from sedd_cli.data.shards import Dataset
-from sedd_cli.errors import RequestError
+from sedd_cli.errors import DamageError, RequestError
 from sedd_cli.evaluation.likelihood.evaluate import EvaluateOptions, evaluate
 from sedd_cli.inference.bound import LEAST_REPLICATES, MonteCarloOptions
 from sedd_cli.inference.generate import GenerateOptions, SamplingResult, as_json, generate
@@ -21,6 +21,7 @@ from sedd_cli.inference.layout import lay_out
 from sedd_cli.inference.sampling import Sampling
 from sedd_cli.inference.template import gap_between
 from sedd_cli.recipe import Recipe
+from sedd_cli.system.documents import read_json
 from sedd_cli.system.events import Event, Sampled, Validated, map_events
 
 
@@ -76,8 +77,9 @@ def report(recipe: Recipe, model: LoadedModel, dataset: Dataset, run: RunDir) ->
     wanted, step = recipe.report, model.facts["step"]
     files = dict[str, Path]()
     options = EvaluateOptions(wanted.split, monte_carlo=MonteCarloOptions(rel_error=wanted.rel_error))
-    result = (yield from evaluate(model, dataset, options)).to_dict()
-    evaluation = run.store("results", f"{wanted.split}-step-{step}", result)
+    likelihood = yield from evaluate(model, dataset, options)
+    result = likelihood.to_dict()
+    evaluation = run.store_result(f"{wanted.split}-step-{step}", result, likelihood.documents())
     jobs: dict[str, Generator[Event, None, SamplingResult]] = {}
     if wanted.samples:
         jobs["samples"] = generate(model, GenerateOptions(n=wanted.samples, seed=recipe.seed))
@@ -113,3 +115,14 @@ def validate(recipe: Recipe, model: LoadedModel, dataset: Dataset, run: RunDir) 
 
     sampled = yield from map_events(generate(model, GenerateOptions(seed=recipe.seed)), at_step)
     run.store("samples", f"step-{step}", [as_json(one) for one in sampled.samples])
+
+
+def stored_report(run: Path, split: str, step: int) -> TrainReport | None:
+    """The report that a run holds for a step; None if it holds none."""
+    evaluation = run / "results" / f"{split}-step-{step}.json"
+    try:
+        bounds = read_json(evaluation)["bounds"]
+    except (OSError, KeyError, TypeError, DamageError):
+        return None
+    files = (run / "samples" / f"{name}-step-{step}.jsonl" for name in ("samples", "infill"))
+    return TrainReport(evaluation, bounds, *(path if path.is_file() else None for path in files))

@@ -22,11 +22,12 @@ from sedd_cli.models.dit import DiT
 from sedd_cli.models.ema import EMA, local_part
 from sedd_cli.recipe import Recipe, dump_recipe
 from sedd_cli.recipe.assemble import make_graph, make_net
+from sedd_cli.recipe.learning_rate import learning_rate
 from sedd_cli.system.distributed import Dist, whole
 from sedd_cli.system.memory import total_memory
 from sedd_cli.training.fine_tuning import start_from
 from sedd_cli.training.flops import training_flops
-from sedd_cli.training.optim import learning_rate, make_optimizers
+from sedd_cli.training.optim import make_optimizers
 
 #: Bytes per parameter while training: weight, gradient, EMA and two optimizer moments in float32.
 BYTES_A_PARAMETER = 20

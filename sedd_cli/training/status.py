@@ -3,31 +3,50 @@
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from sedd_cli.errors import RequestError
 from sedd_cli.recipe import load_recipe
-from sedd_cli.system.events import bin_names
 from sedd_cli.system.json_lines import read_json_lines
 from sedd_cli.system.locks import is_locked
-from sedd_cli.system.plotting import empty_figure, save
+from sedd_cli.training.runs.stored import StoredBound, baselines_of, last_bound, stored_bounds
 
 
 @dataclass(frozen=True)
 class Status:
-    """Progress of a run. train and validation are the records of metrics.jsonl, in order of steps."""
+    """Progress of a run.
+
+    Attributes:
+        state: running, stopped, finished or failed.
+        train, validation: The records of metrics.jsonl, in order of steps.
+        reason: Why it failed.
+        seconds: Time spent on the steps and on validation, without the report at the end.
+        bound: The last likelihood that the run holds of its own text.
+        baselines: Bits per character of n-gram models on the text of `bound`.
+    """
 
     run: Path
     recipe: str
-    state: str  # running | stopped | finished | failed
+    state: str
     step: int
     steps: int
     checkpoint: str | None
     train: list[dict[str, Any]]
     validation: list[dict[str, Any]]
-    reason: str | None = None  # why it failed
+    reason: str | None = None
+    seconds: float = 0.0
+    bound: StoredBound | None = None
+    baselines: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def bits_of_a_nat(self) -> float | None:
+        """Bits per character that one nat per token makes: in the text of the bound, else in validated text."""
+        if self.bound:
+            return self.bound.bits_of_a_nat
+        last = self.validation[-1] if self.validation else None
+        return last["bits_per_char"] / last["nats_per_token"] if last else None
 
     def to_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
@@ -52,31 +71,19 @@ def status(run: Path) -> Status:
     reason = None
     if failed and state == "failed":
         reason, step = failed["reason"], failed["step"]
-    return Status(run, recipe.name, state, step, recipe.train.steps, latest, train, validation, reason)
-
-
-def plot(found: Status, path: Path) -> None:
-    """Write the loss curves as a PNG; RequestError without matplotlib or without metrics."""
-    if not found.train:
-        raise RequestError(f"{found.run} has no metrics yet, there is nothing to plot")
-    bins = bin_names(found.train[0]["loss_by_t"])
-    figure = empty_figure(10 if bins else 6, 4)
-    whole, *others = figure.subplots(1, 2 if bins else 1, sharex=True, squeeze=False)[0]
-    steps = [r["step"] for r in found.train]
-    whole.plot(steps, [_or_nan(r["loss"]) for r in found.train], lw=1, label="training loss")
-    if found.validation:
-        values, errors = zip(*((r["nats_per_token"], r["nats_per_token_error"]) for r in found.validation), strict=True)
-        at = [r["step"] for r in found.validation]
-        whole.errorbar(at, values, errors, fmt="o", ms=4, capsize=2, label=f"bound, {found.validation[0]['split']}")
-    for by_t in others:
-        for i, name in enumerate(bins):
-            by_t.plot(steps, [_or_nan(r["loss_by_t"][i]) for r in found.train], lw=1, label=f"t {name}")
-    for axis, title in zip((whole, *others), (found.recipe, "training loss by noise level"), strict=False):
-        axis.set(xlabel="step", ylabel="nats per token", title=title)
-        axis.legend(frameon=False)
-        axis.grid(alpha=0.3)
-    save(figure, path)
-
-
-def _or_nan(value: float | None) -> float:
-    return float("nan") if value is None else value
+    bounds = stored_bounds(run)
+    bound = last_bound(bounds, recipe)
+    return Status(
+        run,
+        recipe.name,
+        state,
+        step,
+        recipe.train.steps,
+        latest,
+        train,
+        validation,
+        reason,
+        seconds=sum(r.get("seconds") or 0.0 for r in (*train, *validation)),
+        bound=bound,
+        baselines=baselines_of(bound, bounds) if bound else {},
+    )

@@ -10,6 +10,7 @@ from typing import Any
 
 from sedd_cli.checkpoints import checkpoint
 from sedd_cli.checkpoints.async_checkpoint import AsyncCheckpoint
+from sedd_cli.checkpoints.continuation import Start, begin, find_start
 from sedd_cli.checkpoints.run_directory import RunDir
 from sedd_cli.data.loader import Loader
 from sedd_cli.data.prepare import prepare
@@ -17,6 +18,7 @@ from sedd_cli.data.shards import Dataset, open_dataset
 from sedd_cli.errors import RequestError, first_line
 from sedd_cli.recipe import Recipe, load_recipe
 from sedd_cli.recipe.assemble import check_recipe, make_graph
+from sedd_cli.recipe.learning_rate import pinned_steps
 from sedd_cli.system.distributed import Dist, connect, restarts
 from sedd_cli.system.events import Event, Note, Warn, expand_events
 from sedd_cli.system.signals import stop_requested
@@ -42,6 +44,7 @@ class TrainOptions:
         autotune: Measure which micro-batch is fastest, and use it.
         trackers: Names among TRACKERS.
         tell: Called with a line of text from the signal handler when a signal ends the training.
+        extend: Go on with a run whose rate has decayed, with the rate of the longer schedule.
     """
 
     run: Path
@@ -51,6 +54,7 @@ class TrainOptions:
     autotune: bool = False
     trackers: tuple[str, ...] = ()
     tell: Callable[[str], None] = lambda text: None
+    extend: bool = False
 
 
 @dataclass(frozen=True)
@@ -100,10 +104,10 @@ def _train(recipe: Recipe, options: TrainOptions, dist: Dist) -> Generator[Event
     loader = _loader(recipe, dataset)
     check_report(recipe, dataset, options.report)
     with ExitStack() as stack:
-        changed = dist.from_main(lambda: _lock_and_claim(run, recipe, stack))
-        yield from (Note(f"changed since the checkpoint: {line}") for line in changed)
         # read the run only once it is locked: another process may have been writing until now
-        found = checkpoint.latest(run.path)
+        start = dist.from_main(lambda: _lock_and_find(run, recipe, options.extend, stack))
+        yield from map(Note, start.notes)
+        recipe, found = start.recipe, start.found
         if recipe.train.warmup >= recipe.train.steps:
             yield Warn(f"train.warmup ({recipe.train.warmup}) does not end within train.steps ({recipe.train.steps})")
         if warning := too_little_noise(make_graph(recipe, dataset.tokenizer.vocab_size), recipe.noise.make()):
@@ -112,7 +116,7 @@ def _train(recipe: Recipe, options: TrainOptions, dist: Dist) -> Generator[Event
             recipe = yield from _autotuned(recipe, dataset, dist, found)
         state = yield from _state(recipe, dataset, dist, found)
         if dist.main:
-            run.begin(state.recipe, state.step)
+            begin(run, start, state.recipe)
         job = _train_and_report(options, state, loader, rows, run)
         trackers = open_trackers(options.trackers, run.path, state.recipe, state.step) if dist.main else []
         return (yield from _tracked(job, trackers))
@@ -126,11 +130,11 @@ def _run_dir(options: TrainOptions) -> RunDir:
     return run.newest() if restarts() else run.fresh()
 
 
-def _lock_and_claim(run: RunDir, recipe: Recipe, stack: ExitStack) -> list[str]:
-    """Lock the run directory until the stack unwinds; returns the permitted differences from its recipe."""
+def _lock_and_find(run: RunDir, recipe: Recipe, extend: bool, stack: ExitStack) -> Start:
+    """Lock the run directory until the stack unwinds, and find where the training begins."""
     run.create()
     stack.enter_context(run.hold())
-    return run.claim(recipe)
+    return find_start(run, recipe, extend)
 
 
 def _autotuned(
@@ -166,7 +170,7 @@ def _train_and_report(
     """Train from the given state to the end, and report."""
     dist, config = state.dist, state.recipe.train
     started_at = state.step
-    saving = AsyncCheckpoint(run.path, dist, state.sharded, config.keep, config.keep_every)
+    saving = AsyncCheckpoint(run.path, dist, state.sharded, config.keep, config.keep_every, pinned_steps(config))
     tell = options.tell if dist.main else lambda text: None
     with stop_requested(tell) as stopped, saving:
         yield from training(state, loader, rows, run, saving, stopped)

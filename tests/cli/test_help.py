@@ -19,10 +19,12 @@ FLAGS = {
         "--revision --split --tokenizer --verify --workers"
     ),
     "train": (
-        "KEY=VALUE RECIPE --autotune --device --dry-run --fresh --no-report --report --run-dir "
+        "KEY=VALUE RECIPE --autotune --device --dry-run --extend --fresh --no-report --report --run-dir "
         "--tensorboard --wandb"
     ),
     "status": "RUN --plot",
+    "runs": "FOLDER",
+    "compare": "RUN --out",
     "sample": (
         "--batch --block --correctors --device --grid --html --judge --last-step --legacy-float32-gumbel --length "
         "--model --no-thinning --normalized --out --precision --prompt --prompts --remask --sampler "

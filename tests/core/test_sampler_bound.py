@@ -113,7 +113,7 @@ def test_whatever_the_options_each_path_costs_what_dense_chains_say(name, sigmas
     moves = reference.guided_moves(
         sampler, score, Q, x0, schedule(noise), 3, graph.mask, unmasks=graph.masking, **dense
     )
-    assert len(moves) == evaluations(stepper)
+    assert len(moves) == stepper.evaluations
     first = reference.transition(Q, sigmas[1])[:, x0]
     prior = float(torch.special.xlogy(first, first * N).sum()) if graph.mask is None else 0.0
     torch.testing.assert_close(found, prior + replayed(graph, moves, x, stream), rtol=1e-8, atol=1e-9)
@@ -141,7 +141,7 @@ def test_a_path_uses_numbers_of_its_own_for_each_move():
     stepper = SAMPLERS["tweedie"](steps=3, correctors=2)
     for draw in range(3):
         sampler_bound(model, stepper, torch.zeros(1, 2, dtype=torch.int64), Recording(1, BOUND, torch.arange(1)), draw)
-    assert Recording.numbers == list(range(3 * (evaluations(stepper) + 1)))
+    assert Recording.numbers == list(range(3 * (stepper.evaluations + 1)))
 
 
 class AllEqual:

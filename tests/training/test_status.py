@@ -145,13 +145,6 @@ def test_wrong_requests_of_status(sedd, watched, words, message):
     assert message in done.err
 
 
-def test_without_matplotlib_the_package_is_named(sedd, watched, monkeypatch):
-    monkeypatch.setitem(sys.modules, "matplotlib", None)
-    done = sedd("status", watched[0], "--plot")
-    assert done.code == 2
-    assert "sedd[plots]" in done.err
-
-
 def test_a_curve_falls_from_its_first_label_to_its_last():
     drawn = curve([(0, 8.0), (50, 4.0), (100, 2.0)], [(100, 2.0)], width=20, height=5).plain.splitlines()
     assert drawn[0].startswith("    8.000 ┤")

@@ -21,10 +21,11 @@ from sedd_cli.checkpoints.async_checkpoint import AsyncCheckpoint
 from sedd_cli.checkpoints.run_directory import RunDir
 from sedd_cli.errors import DamageError, RequestError, WorkError
 from sedd_cli.recipe import load_recipe
+from sedd_cli.recipe.learning_rate import learning_rate
 from sedd_cli.system.distributed import Dist
 from sedd_cli.system.events import Evaluated, Sampled, Saved, TrainStep, Validated
 from sedd_cli.training.cost import estimate_cost
-from sedd_cli.training.optim import learning_rate, make_optimizers
+from sedd_cli.training.optim import make_optimizers
 from sedd_cli.training.train import TrainOptions, TrainResult, train
 
 #: What torch.distributed.checkpoint calls the one file of one process.

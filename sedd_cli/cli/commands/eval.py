@@ -163,13 +163,14 @@ def _stored(
             raise WorkError(f"cannot write {out}: {error.strerror}") from None
         output.stored = True
 
-    def keep_copy(result: dict[str, Any]) -> Warn | None:
+    def keep_copy(event: Evaluated) -> Warn | None:
         """Store a result in its run."""
+        result = event.result
         asked = {k: v for k, v in result.items() if k not in ("bounds", "baselines", "software", "bf16")}
         asked["protocols"] = {name: b.get("max_nfe") for name, b in result["bounds"].items()}
         name = f"eval-{Path(result['corpus']).name}-{result['split']}-step-{result['step']}-{digest(asked)[:8]}"
         try:
-            view.say(f"wrote {RunDir(Path(source)).store('results', name, result)}", "dim")
+            view.say(f"wrote {RunDir(Path(source)).store_result(name, result, event.documents)}", "dim")
         except OSError as error:
             return Warn(f"the run keeps no copy of the result: cannot write to {source}/results: {error.strerror}")
         output.stored = True
@@ -180,7 +181,7 @@ def _stored(
             so_far.append(event.result)
             if out is not None and not is_stream(out):  # a pipe takes one document only, so it gets the last
                 write({"results": so_far, "failed": []})
-            if (Path(source) / LATEST).is_file() and (warning := keep_copy(event.result)):
+            if (Path(source) / LATEST).is_file() and (warning := keep_copy(event)):
                 yield warning
         yield event
 

@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from sedd_cli.cli import options as o
+from sedd_cli.cli.existing_run import draw_finished, finished_run, run_named, say_next
 from sedd_cli.cli.outcome import output
 from sedd_cli.cli.view.view import View
 from sedd_cli.errors import RequestError
@@ -21,7 +22,7 @@ RESUME = "interrupted: the same command continues from the last checkpoint, or f
 
 def train(
     recipe: Annotated[
-        str | None, typer.Argument(metavar="RECIPE", help="A YAML file, or the name of a shipped recipe.")
+        str | None, typer.Argument(metavar="RECIPE", help="A YAML file, the name of a shipped recipe, or a run.")
     ] = None,
     overrides: Annotated[
         list[str] | None, typer.Argument(help="Changes of recipe values, such as train.steps=500.", metavar="KEY=VALUE")
@@ -30,6 +31,10 @@ def train(
         Path | None, typer.Option(metavar="FOLDER", help="Default: runs/NAME, with the recipe's name.")
     ] = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Start a new run in a new folder.")] = False,
+    extend: Annotated[
+        bool,
+        typer.Option("--extend", help="Go on though the rate has decayed: with that of the longer schedule."),
+    ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the resolved recipe and its cost.")] = False,
     report: Annotated[bool, typer.Option(help="Evaluate and sample after training.")] = True,
     autotune: Annotated[
@@ -45,8 +50,12 @@ def train(
 ) -> None:
     """Train a model from a recipe, or resume a run.
 
-    An existing run continues from its latest checkpoint. Ctrl-C finishes the step, saves and stops. On many GPUs:
+    An existing run continues from its latest checkpoint; `sedd train RUN` resumes it, or says how it ended. Ctrl-C
+    finishes the step, saves and stops. On many GPUs:
     torchrun --standalone --nproc-per-node=8 -m sedd_cli train recipes/gpt2_small.yaml
+
+    With more train.steps a run goes on: where its rate is constant, at the end or, with train.decay, from before the
+    decay, as if it had been that long from the start. Where the rate has decayed, --extend goes on from the end.
 
     Example: sedd train recipes/quickstart.yaml train.steps=500
     """
@@ -54,8 +63,9 @@ def train(
 
     view = View(json, quiet)
     if recipe is None:
-        raise RequestError(f"which recipe? A YAML file, or one of {', '.join(shipped())}")
-    resolved = load_recipe(recipe, overrides or [])
+        raise RequestError(f"which recipe? A YAML file, a run, or one of {', '.join(shipped())}")
+    own = run_named(recipe)
+    resolved = load_recipe(own / "recipe.yaml" if own else recipe, overrides or [])
     if dry_run:
         from sedd_cli.training.cost import estimate_cost
 
@@ -70,9 +80,12 @@ def train(
     from sedd_cli.training.train import train as job
 
     output.stored = True  # in the run directory
-    folder = run_dir or Path("runs") / resolved.name
+    folder = run_dir or own or Path("runs") / resolved.name
+    if own is not None and own == folder and not fresh and (finished := finished_run(own, resolved, report)):
+        draw_finished(view, *finished)
+        return
     trackers = tuple(name for name, asked in (("tensorboard", tensorboard), ("wandb", wandb)) if asked)
-    options = TrainOptions(folder, device, fresh, report, autotune, trackers, view.say)
+    options = TrainOptions(folder, device, fresh, report, autotune, trackers, view.say, extend)
     result = view.run(job(resolved, options), RESUME)
     document = result.to_dict()
     if not result.finished and os.environ.get("WORLD_SIZE", "1") == "1":
@@ -85,11 +98,4 @@ def train(
         output.interrupted = ""  # it is said above what was saved
         raise KeyboardInterrupt
     if result.finished:
-        view.say("Try next:")
-        use = ["--model", str(result.run)]
-        commands = [["sample", *use, "-n", "3"]]
-        if prompt := resolved.report.infill:
-            commands.append(["infill", *use, "--prefix", prompt.prefix, "--suffix", prompt.suffix])
-        commands.append(["eval", *use, "--dataset", resolved.data.corpus, "--split", "validation"])
-        for words in commands:
-            view.say(f"  {shlex.join(['sedd', *words])}", "cyan")
+        say_next(view, result.run, resolved)

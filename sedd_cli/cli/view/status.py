@@ -3,39 +3,80 @@
 from __future__ import annotations
 
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from sedd_cli.cli.view.curve import curve
+from sedd_cli.cli.view.curve import Line, chart
+from sedd_cli.cli.view.results import plus_minus
 
 if TYPE_CHECKING:
+    from sedd_cli.training.runs.stored import StoredBound
     from sedd_cli.training.status import Status
+
+#: The widest a chart is drawn.
+WIDEST = 100
 
 
 def draw_status(console: Console, found: Status) -> None:
     """Print the state of a run, its curve and its metrics."""
+    from sedd_cli.training.runs.curves import curve_of
+
     where = f"{found.state} at step {found.step:,} of {found.steps:,}"
     checkpoint = f"latest checkpoint {found.checkpoint}" if found.checkpoint else "no checkpoint yet"
     console.print(Text.assemble((str(found.run), "bold"), f": {found.recipe}, {where}, {checkpoint}"))
     if found.reason:
         console.print(Text(found.reason, style="red"))
-    points = [(r["step"], r["loss"]) for r in found.train if r["loss"] is not None]
-    marks = [(r["step"], r["nats_per_token"]) for r in found.validation]
-    if points:
-        console.print(curve(points, marks, width=max(20, min(console.width - 20, 100))), end="")
-        console.print(Text(" " * 11 + "nats per token" + ("; o: bound on validation" if marks else ""), style="dim"))
-        console.print(_metrics(found.train[-1], found.validation, found.state))
+    shown = curve_of(found)
+    if shown.smooth:
+        width = max(20, min(console.width - 20, WIDEST))
+        console.print(chart([Line(shown.smooth, shown.marks)], shown.levels, width), end="")
+        circles = "; o: bound" if shown.marks else ""
+        console.print(Text(" " * 11 + f"training loss, smoothed, in {shown.unit}{circles}", style="dim"))
+    if found.train or found.bound:
+        console.print(_metrics(found))
 
 
-def _metrics(last: dict[str, Any], validation: list[dict[str, Any]], state: str) -> Table:
+def spelled(bound: StoredBound) -> str:
+    """A likelihood with its error and the text it is of."""
+    part = "" if bound.blocks_asked is None else f", first {bound.blocks:,} blocks"
+    value = plus_minus(bound.bits, bound.error, 3)
+    return f"{bound.sign} {value} bits/char on {bound.corpus} {bound.split}{part} at step {bound.step:,}"
+
+
+def _metrics(found: Status) -> Table:
     """The latest metrics, a row each."""
     table = Table(show_header=False, box=None, pad_edge=False)
-    table.add_column(style="dim")
+    table.add_column(style="dim", no_wrap=True)
     table.add_column()
-    rows = {
+    rows: dict[str, str] = {}
+    if found.bound:
+        rows["bound"] = spelled(found.bound)
+        grams = [f"{name} {bits:.3f}" for name, bits in found.baselines.items()]
+        if grams:
+            rows["baselines"] = ", ".join(grams) + " bits/char"
+    if found.train:
+        rows |= _latest(found)
+    rows["time so far"] = str(timedelta(seconds=round(found.seconds)))
+    if found.state == "running" and found.train:
+        rows["time left"] = str(timedelta(seconds=round(found.train[-1]["seconds_left"])))
+    for name, value in rows.items():
+        table.add_row(name, value)
+    return table
+
+
+def _latest(found: Status) -> dict[str, str]:
+    """The latest metrics of the training, and of the validation."""
+    last, rows = found.train[-1], dict[str, str]()
+    if found.validation:
+        v = found.validation[-1]
+        rows["validation"] = (
+            f"{plus_minus(v['bits_per_char'], v['bits_per_char_error'], 3)} bits/char, {v['nats_per_token']:.3f} "
+            f"nats/token on {v['blocks']:,} blocks at step {v['step']:,}"
+        )
+    rows |= {
         "training loss": f"{last['loss']:.3f} nats/token" if last["loss"] is not None else "-",
         "gradient norm": "-" if last["grad_norm"] is None else f"{last['grad_norm']:.3g}",
         "rate": f"{last['tokens_per_second']:,.0f} tokens/s"
@@ -47,13 +88,4 @@ def _metrics(last: dict[str, Any], validation: list[dict[str, Any]], state: str)
         rows["by noise level"] = f"{levels}   (t from 0 to 1)"
     if last["skipped"]:
         rows["skipped steps"] = str(last["skipped"])
-    if validation:
-        v = validation[-1]
-        rows["o bound"] = (
-            f"{v['bits_per_char']:.3f} ± {v['bits_per_char_error']:.3f} bits/char on {v['split']} at step {v['step']:,}"
-        )
-    if state == "running":
-        rows["time left"] = str(timedelta(seconds=round(last["seconds_left"])))
-    for name, value in rows.items():
-        table.add_row(name, value)
-    return table
+    return rows

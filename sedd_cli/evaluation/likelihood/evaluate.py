@@ -154,7 +154,7 @@ def evaluate(
         device=str(dist.device),
         processes=dist.world,
     )
-    yield Evaluated(result.to_dict())
+    yield Evaluated(result.to_dict(), result.documents())
     return result
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from sedd_cli.checkpoints.loaded_model import LoadedModel
@@ -68,12 +68,21 @@ class MonteCarlo:
 
 
 @dataclass(frozen=True)
+class Documents:
+    """What a bound is made of: nats and tokens of each cluster of blocks (a document, or a block of a long one)."""
+
+    nats: list[float]
+    tokens: list[int]
+
+
+@dataclass(frozen=True)
 class BoundResult:
     """A likelihood, or a bound on it, under one protocol. `monte_carlo` is None where the likelihood is exact.
 
     `…_error` is the Monte-Carlo standard error, `…between_documents…` the standard error from the choice of text (None
     where it cannot be estimated). perplexity_interval covers with probability interval_level. sign: "≤" for an upper
-    bound on −log p of `process`, "≈" for an estimate that is none, "=" where it is exact.
+    bound on −log p of `process`, "≈" for an estimate that is none, "=" where it is exact. documents: for paired
+    comparisons, kept in runs beside the JSON document.
     """
 
     bits_per_char: float
@@ -99,9 +108,10 @@ class BoundResult:
     monte_carlo: MonteCarlo | None = None
     sign: str = "≈"
     process: str = ""
+    documents: Documents | None = field(default=None, repr=False)
 
     def to_dict(self) -> dict[str, Any]:
-        found = asdict(self)
+        found = {key: value for key, value in asdict(self).items() if key != "documents"}
         return found | (found.pop("monte_carlo") or {}) | {"upper_bound": self.sign == "≤"}
 
 
@@ -158,6 +168,10 @@ class LikelihoodResult:
         if self.paper is not None:
             found["paper"] = asdict(self.paper)
         return found | {"software": self.software, "device": self.device, "processes": self.processes}
+
+    def documents(self) -> dict[str, Any]:
+        """Nats and tokens of each document, by protocol."""
+        return {name: asdict(bound.documents) for name, bound in self.bounds.items() if bound.documents}
 
 
 @dataclass(frozen=True)

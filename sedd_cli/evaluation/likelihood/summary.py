@@ -9,10 +9,12 @@ import numpy as np
 
 from sedd_cli.core.protocols import PROTOCOLS, sign
 from sedd_cli.evaluation.likelihood.protocols import Blocks
-from sedd_cli.evaluation.likelihood.results import BoundResult, MonteCarlo
+from sedd_cli.evaluation.likelihood.results import BoundResult, Documents, MonteCarlo
 
 #: The probability with which a reported interval covers the truth.
 LEVEL = 0.95
+#: Of texts with more documents, their nats are not kept.
+MOST_DOCUMENTS = 20_000
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,15 @@ def between_documents(nats: np.ndarray, lengths: np.ndarray, clusters: np.ndarra
     return math.sqrt(square) / float(sizes.sum()) if square >= 0 else None
 
 
+def by_document(nats: np.ndarray, lengths: np.ndarray, clusters: np.ndarray) -> Documents | None:
+    """Nats, averaged over the replicates, and tokens of each cluster; None where there are too many."""
+    _, place = np.unique(clusters, return_inverse=True)
+    if place.max() + 1 > MOST_DOCUMENTS:
+        return None
+    totals, sizes = np.bincount(place, weights=nats.mean(0)), np.bincount(place, weights=lengths)
+    return Documents(totals.tolist(), sizes.astype(int).tolist())
+
+
 def summary(
     blocks: Blocks, found: Estimates, protocol: str, given: int = 0, monte_carlo: MonteCarlo | None = None, of: str = ""
 ) -> BoundResult:
@@ -101,5 +112,6 @@ def summary(
         rel_error=error / mean,
         monte_carlo=monte_carlo,
         sign=sign(protocol, exact=monte_carlo is None),
+        documents=by_document(found.nats, lengths, blocks.clusters),
         process=of or PROTOCOLS[protocol].process if monte_carlo else "the model",
     )

@@ -26,7 +26,7 @@ def status(
     """
     from sedd_cli.checkpoints.run_directory import is_run
     from sedd_cli.system.outputs import check_outputs
-    from sedd_cli.training.status import plot as draw
+    from sedd_cli.training.runs.figure import plot_status
     from sedd_cli.training.status import status as read
 
     view = View(json, quiet)
@@ -36,7 +36,7 @@ def status(
         if (run / "curve.png").exists() and not is_run(run):
             raise RequestError(f"{run} is not a run made here: its curve.png is not replaced")
         check_outputs({"--plot": run / "curve.png"}, {"RUN": run})
-        draw(found, run / "curve.png")
+        plot_status(found, run / "curve.png")
         document["png"] = str(run / "curve.png")
     if not quiet:
         draw_status(view.console, found)

@@ -1,0 +1,167 @@
+"""Where a training begins: anew, at the latest checkpoint of its run, or at one before the decay of its rate."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import shutil
+from dataclasses import dataclass
+
+from sedd_cli.checkpoints import checkpoint
+from sedd_cli.checkpoints.run_directory import MAY_CHANGE, RunDir
+from sedd_cli.errors import DamageError, RequestError, WorkError
+from sedd_cli.recipe import Recipe, differences, load_recipe
+from sedd_cli.recipe.learning_rate import common_steps, steps_before_decay
+from sedd_cli.system.files import write_whole
+
+#: Keys that may change where the steps taken so far stay the same.
+COURSE = ("train.steps:", "train.decay:", "train.extended:")
+#: The folder of a run that keeps what was trained to the end before the run was extended from an earlier step.
+ANNEALED = "annealed"
+
+
+@dataclass(frozen=True)
+class Start:
+    """The recipe that is trained and the checkpoint it goes on from.
+
+    Attributes:
+        recipe: With the record of `--extend`, if there is one.
+        found: None for a new run.
+        left: The latest checkpoint, where `found` is an earlier one.
+        former: Steps of the training that is extended; None where the number does not change.
+        notes: What changed, in lines.
+    """
+
+    recipe: Recipe
+    found: checkpoint.Checkpoint | None = None
+    left: checkpoint.Checkpoint | None = None
+    former: int | None = None
+    notes: tuple[str, ...] = ()
+
+
+def find_start(run: RunDir, recipe: Recipe, extend: bool = False) -> Start:
+    """Where a training of this recipe begins in this run; nothing is written.
+
+    Args:
+        run: A folder that may hold a run.
+        recipe: The recipe asked for.
+        extend: Go on where the rate has decayed already, with the rate of the longer schedule.
+
+    Raises:
+        RequestError: The run is of another recipe, or its first steps are not those of the recipe.
+    """
+    latest = checkpoint.latest(run.path)
+    if latest is None:
+        if extend:
+            raise RequestError(f"--extend: {run.path} has no checkpoint to go on from")
+        return Start(recipe)
+    stored = _recipe_of(latest)
+    if extend:
+        recipe = _extended(run, latest, stored, recipe)
+    lines = differences(stored.to_data(), recipe.to_data())
+    if changed := [line for line in lines if not line.startswith((*MAY_CHANGE, *COURSE))]:
+        raise RequestError(
+            f"{run.path} holds a run of another recipe ({'; '.join(changed)}): choose another folder with --run-dir, "
+            f"start a new run with --fresh, or from its weights with init_from={run.path}"
+        )
+    if latest.step > recipe.train.steps:
+        raise RequestError(f"{run.path} is at step {latest.step}, beyond train.steps={recipe.train.steps}")
+    found = latest if _shares(latest, recipe) else _earlier(run, latest, recipe)
+    if found is None:
+        course = [line for line in lines if line.startswith(COURSE)]
+        raise RequestError(
+            f"{run.path} is at step {latest.step:,} of {stored.train.steps:,}, its rate decays towards the last step, "
+            f"and it has no checkpoint that a training of {recipe.train.steps:,} shares ({'; '.join(course)}): "
+            f"--extend goes on from the end, with the rate rewound; --fresh starts a new run"
+        )
+    notes = [f"changed since the checkpoint: {line}" for line in lines]
+    if len(recipe.train.extended) > len(stored.train.extended):
+        notes.append(
+            f"the rate had decayed over {stored.train.steps:,} steps and is rewound to that of step "
+            f"{latest.step + 1:,} of {recipe.train.steps:,}; weights, averages and moments are kept; the recipe "
+            f"records it as train.extended={list(recipe.train.extended)}"
+        )
+    left = latest if found is not latest else None
+    if left:
+        notes.append(
+            f"going back from step {left.step:,} to step {found.step:,}, where the rate had not decayed; "
+            f"{left.folder.name} and its metrics are kept in {run.path / ANNEALED}"
+        )
+    former = stored.train.steps if stored.train.steps != recipe.train.steps else None
+    return Start(recipe, found, left, former, tuple(notes))
+
+
+def begin(run: RunDir, start: Start, recipe: Recipe) -> None:
+    """Store the recipe and take back what lies after the start; what was trained to its end is kept beside."""
+    try:
+        if start.left and start.found:
+            _keep_beside(run, start.left)
+            write_whole(run.path / checkpoint.LATEST, start.found.folder.name + "\n")
+    except OSError as error:
+        raise WorkError(f"cannot write to {run.path}: {error.strerror}") from None
+    step = start.found.step if start.found else 0
+    run.begin(recipe, step)
+    if start.former is not None:
+        run.log({"kind": "extended", "step": step, "from": start.former, "steps": recipe.train.steps})
+
+
+def _recipe_of(found: checkpoint.Checkpoint) -> Recipe:
+    return load_recipe(found.folder / "recipe.yaml")
+
+
+def _extended(run: RunDir, latest: checkpoint.Checkpoint, stored: Recipe, recipe: Recipe) -> Recipe:
+    """The recipe with the record that the rate is rewound, if it had decayed."""
+    before, wanted = stored.train, recipe.train
+    history = before.extended
+    if wanted.steps > before.steps and steps_before_decay(before) < before.steps:
+        if latest.step < before.steps:
+            raise RequestError(
+                f"--extend: {run.path} is at step {latest.step:,} of {before.steps:,}, whose rate has not decayed to "
+                f"its end: finish it first"
+            )
+        history = (*before.extended, before.steps)
+    if wanted.steps < before.steps or wanted.extended not in ((), before.extended):
+        return recipe
+    return dataclasses.replace(recipe, train=dataclasses.replace(wanted, extended=history))
+
+
+def _shares(found: checkpoint.Checkpoint, recipe: Recipe) -> bool:
+    """Whether the steps up to this checkpoint are those of the recipe."""
+    return found.step <= common_steps(_recipe_of(found).train, recipe.train)
+
+
+def _earlier(run: RunDir, latest: checkpoint.Checkpoint, recipe: Recipe) -> checkpoint.Checkpoint | None:
+    """The last intact checkpoint before `latest` that a training of the recipe would have written, too."""
+    for one in reversed(checkpoint.completed(run.path)):
+        try:
+            if 0 < one.step < latest.step:
+                found = checkpoint.open_checkpoint(one.folder)
+                lines = differences(_recipe_of(found).to_data(), recipe.to_data())
+                if _shares(found, recipe) and all(line.startswith((*MAY_CHANGE, *COURSE)) for line in lines):
+                    return found
+        except (DamageError, RequestError):
+            continue
+    return None
+
+
+def _keep_beside(run: RunDir, left: checkpoint.Checkpoint) -> None:
+    """Keep a checkpoint that was trained to its end, and the metrics so far; the next checkpoint would drop them."""
+    if left.step != _recipe_of(left).train.steps:
+        return
+    place = run.path / ANNEALED / left.folder.name
+    beside = place.with_name(f".{place.name}.partial")
+    shutil.rmtree(beside, ignore_errors=True)
+    beside.parent.mkdir(exist_ok=True)
+    shutil.copytree(left.folder, beside, copy_function=_linked)
+    shutil.rmtree(place, ignore_errors=True)
+    os.replace(beside, place)
+    if (metrics := run.path / "metrics.jsonl").is_file():
+        write_whole(place.with_name(f"{place.name}-metrics.jsonl"), metrics.read_bytes())
+
+
+def _linked(source: str, target: str) -> None:
+    """A second name of a file, or a copy where the disk has no such names."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)

@@ -1,0 +1,60 @@
+"""`sedd compare`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sedd_cli.cli import options as o
+from sedd_cli.cli.outcome import output
+from sedd_cli.cli.view.runs import comparison_table, draw_comparison
+from sedd_cli.cli.view.view import View
+from sedd_cli.errors import RequestError
+
+
+def compare(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN", help="The folders of two to six runs.")],
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Also write the curves as FILE.png, or all of it as FILE.html."),
+    ] = None,
+    json: o.Json = False,
+    quiet: o.Quiet = False,
+) -> None:
+    """Compare runs: how their recipes differ, what they reach, whether that differs, and their learning curves.
+
+    Likelihoods are those that the runs hold (`sedd eval` adds others), for each text the one of the last step. Two are
+    compared by document where both runs kept the likelihood of each, so that the choice of text counts, and else by
+    Welch's t-test on their Monte-Carlo errors; the test is named.
+
+    Example: sedd compare runs/quickstart runs/longer --out curves.png
+    """
+    from sedd_cli.cli.view.compare_page import comparison_page
+    from sedd_cli.system.files import write_whole
+    from sedd_cli.system.outputs import check_outputs
+    from sedd_cli.system.plotting import save
+    from sedd_cli.training.runs.compare import compare_runs
+    from sedd_cli.training.runs.figure import curves_figure
+
+    if out is not None and out.suffix.lower() not in (".png", ".html"):
+        raise RequestError(f"--out: a name that ends in .png or .html is needed, found {out}")
+    view = View(json, quiet)
+    check_outputs({"--out": out}, {"RUN": runs})
+    found = compare_runs(runs)
+    if out is not None and not any(curve.raw for curve in found.curves):
+        raise RequestError("none of these runs has metrics yet, there is nothing to plot")
+    if out is not None and out.suffix.lower() == ".png":
+        save(curves_figure(found), out)
+    elif out is not None:
+        write_whole(out, comparison_page(found))
+    view.result(comparison_table(found, view.console.width))
+    if not quiet:
+        draw_comparison(view.console, found)
+    document = found.to_dict()
+    if out is not None:
+        document["out"] = str(out)
+        output.stored = True
+        view.say(f"wrote {out}")
+    view.document(document)

@@ -1,0 +1,65 @@
+"""Learning curves as figures."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from sedd_cli.errors import RequestError
+from sedd_cli.system.events import bin_names
+from sedd_cli.system.plotting import empty_figure, save
+from sedd_cli.training.runs.compare import Comparison
+from sedd_cli.training.runs.curves import Curve, curve_of, smoothed
+from sedd_cli.training.status import Status
+
+
+def plot_status(found: Status, path: Path) -> None:
+    """Write the learning curve of a run, and its loss by noise level, as a PNG; RequestError without metrics."""
+    if not found.train:
+        raise RequestError(f"{found.run} has no metrics yet, there is nothing to plot")
+    bins = bin_names(found.train[0]["loss_by_t"])
+    figure = empty_figure(10 if bins else 6, 4)
+    whole, *others = figure.subplots(1, 2 if bins else 1, sharex=True, squeeze=False)[0]
+    shown = curve_of(found)
+    draw_curves(whole, [shown], found.recipe)
+    for by_t in others:
+        for i, name in enumerate(bins):
+            points = [(r["step"], r["loss_by_t"][i]) for r in found.train if r["loss_by_t"][i] is not None]
+            by_t.plot(*_columns(smoothed(points)), lw=1, label=f"t {name}")
+        _finish(by_t, "training loss by noise level", "nats/token")
+    save(figure, path)
+
+
+def curves_figure(found: Comparison) -> Any:
+    """The overlaid curves of several runs."""
+    figure = empty_figure(8, 5)
+    named = zip(found.curves, found.runs, strict=True)
+    draw_curves(figure.subplots(), [replace(curve, name=f"{curve.name} {one.run}") for curve, one in named], "")
+    return figure
+
+
+def draw_curves(axis: Any, curves: list[Curve], title: str) -> None:
+    """Smoothed training loss with its raw values behind it, bounds as circles, baselines as dashed lines."""
+    levels: dict[str, float] = {}
+    for number, one in enumerate(curves):
+        colour, named = f"C{number}", f"{one.name}: " if len(curves) > 1 else ""
+        axis.plot(*_columns(one.raw), lw=0.5, alpha=0.25, color=colour)
+        axis.plot(*_columns(one.smooth), lw=1.5, color=colour, label=f"{named}training loss")
+        if one.marks:
+            axis.plot(*_columns(one.marks), "o", ms=5, mfc="white", color=colour, label=f"{named}bound")
+        levels |= {name: value for name, value in one.levels.items() if name not in levels}
+    for name, value in levels.items():
+        axis.axhline(value, ls="--", lw=1, color="0.4")
+        axis.annotate(f"{name} {value:.3f}", (1, value), xycoords=("axes fraction", "data"), ha="right", va="bottom")
+    _finish(axis, title, curves[0].unit)
+
+
+def _columns(points: list[tuple[float, float]]) -> tuple[list[float], list[float]]:
+    return [x for x, _ in points], [y for _, y in points]
+
+
+def _finish(axis: Any, title: str, unit: str) -> None:
+    axis.set(xlabel="step", ylabel=unit, title=title)
+    axis.legend(frameon=False)
+    axis.grid(alpha=0.3)

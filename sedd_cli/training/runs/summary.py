@@ -1,0 +1,167 @@
+"""Runs in a folder: what each trained, how far it came and how well it does."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import time
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from sedd_cli.checkpoints.run_directory import MAY_CHANGE, is_run
+from sedd_cli.errors import RequestError, WorkError
+from sedd_cli.recipe import Recipe, differences, load_recipe, shipped
+from sedd_cli.training.status import Status, status
+
+#: How deep below a folder runs are looked for.
+DEEPEST = 4
+#: Keys that say nothing about what is trained.
+ASIDE = ("name:", "report.", *(key for key in MAY_CHANGE if key not in ("sampler.", "model.attention")))
+#: The most bytes of a header of a safetensors file.
+HEADER_BYTES = 100 * 2**20
+
+
+@dataclass(frozen=True)
+class RunSummary:
+    """A run in a list.
+
+    Attributes:
+        name: Its folder, seen from the listed one.
+        run: The folder.
+        like: What the recipe is compared with: a shipped recipe, another run of the list, or "" for nothing.
+        changes: The differences from it, as "key=value".
+        parameters: Of the network; None while there is no checkpoint.
+        disk: Bytes of the folder.
+        age: Seconds since the run was written to.
+        status: State, steps, metrics and bound; None where the run cannot be read.
+        error: Why it cannot be read.
+    """
+
+    name: str
+    run: Path
+    like: str
+    changes: list[str]
+    parameters: int | None
+    disk: int
+    age: float
+    status: Status | None
+    error: str | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """The JSON document of a run; the curve is left to `sedd status`."""
+        found: dict[str, Any] = {"name": self.name, "run": str(self.run), "like": self.like, "changes": self.changes}
+        found |= {"parameters": self.parameters, "disk_bytes": self.disk, "age_seconds": round(self.age)}
+        if self.status is None:
+            return found | {"error": self.error}
+        one = self.status
+        validation = one.validation[-1] if one.validation else None
+        return found | {
+            "recipe": one.recipe,
+            "state": one.state,
+            "step": one.step,
+            "steps": one.steps,
+            "seconds": one.seconds,
+            "bound": asdict(one.bound) if one.bound else None,
+            "validation": validation,
+        }
+
+
+def find_runs(folder: Path) -> list[Path]:
+    """The runs in a folder and below, or the folder itself if it is one; RequestError if it does not exist."""
+    if not folder.is_dir():
+        raise RequestError(f"there is no folder {folder} (sedd train quickstart makes ./runs)")
+    found: list[Path] = []
+    for at, below, _ in os.walk(folder):
+        here = Path(at)
+        if is_run(here) and (here / "recipe.yaml").is_file():
+            found.append(here)
+            below.clear()
+        elif len(here.relative_to(folder).parts) >= DEEPEST:
+            below.clear()
+        below[:] = sorted(name for name in below if not name.startswith("."))
+    return found
+
+
+def list_runs(folder: Path) -> list[RunSummary]:
+    """The runs of a folder, the last one written to first; what few of them changed stands first in `changes`."""
+    now, paths = time.time(), sorted(find_runs(folder), key=_written)
+    recipes: dict[Path, Recipe] = {}
+    found = []
+    for path in paths:  # the oldest first: later ones are compared with earlier ones
+        name, old, disk = path.relative_to(folder).as_posix(), now - _written(path), disk_of(path)
+        try:
+            recipe, one = load_recipe(path / "recipe.yaml"), status(path)
+        except (RequestError, WorkError, OSError) as error:
+            found.append(RunSummary(name, path, "", [], None, disk, old, None, str(error)))
+            continue
+        like, changes = nearest_recipe(recipe, recipes)
+        found.append(RunSummary(name, path, like, changes, parameters_of(path), disk, old, one))
+        recipes[path] = recipe
+    shared = Counter(change for one in found for change in one.changes)
+    for one in found:
+        one.changes.sort(key=shared.__getitem__)
+    return found[::-1]
+
+
+def nearest_recipe(recipe: Recipe, others: dict[Path, Recipe]) -> tuple[str, list[str]]:
+    """What a recipe is best compared with, and the differences: the shipped one of its name, else the nearest run."""
+    files = shipped()
+    if (name := next((n for n in files if n in (recipe.name, f"mini/{recipe.name}")), None)) is not None:
+        return name, changes_between(load_recipe(files[name]), recipe)
+    compared = {path.name: changes_between(other, recipe) for path, other in others.items()}
+    nearest = min(compared, key=lambda name: len(compared[name]), default="")
+    return nearest, compared.get(nearest, [])
+
+
+def changes_between(old: Recipe, new: Recipe) -> list[str]:
+    """The keys of a recipe that differ from another's, as "key=value"."""
+    lines = differences(old.to_data(), new.to_data())
+    pairs = (line.partition(": ")[::2] for line in lines if not line.startswith(ASIDE))
+    return [f"{key}={values.rpartition(' → ')[2]}" for key, values in pairs]
+
+
+def parameters_of(run: Path) -> int | None:
+    """The number of parameters, from the headers of the stored weights; None where there are none."""
+    whole = run / "ema.safetensors"
+    if whole.is_file():
+        return _elements([whole], "")
+    checkpoints = run / "checkpoints"
+    latest = run / "latest"
+    if not latest.is_file():
+        return None
+    return _elements((checkpoints / latest.read_text(encoding="utf-8").strip()).glob("*.safetensors"), "ema.")
+
+
+def disk_of(folder: Path) -> int:
+    """Bytes of all files in a folder."""
+    total = 0
+    for path in folder.rglob("*"):
+        try:
+            total += path.lstat().st_size
+        except OSError:  # it was removed meanwhile
+            continue
+    return total
+
+
+def _elements(files: Iterable[Path], prefix: str) -> int | None:
+    total = 0
+    for path in files:
+        try:
+            with path.open("rb") as stream:
+                header = json.loads(stream.read(min(int.from_bytes(stream.read(8), "little"), HEADER_BYTES)))
+            total += sum(
+                math.prod(v["shape"]) for k, v in header.items() if k != "__metadata__" and k.startswith(prefix)
+            )
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+    return total or None
+
+
+def _written(run: Path) -> float:
+    """When a run was last written to."""
+    files = (run / "metrics.jsonl", run / "latest", run / "recipe.yaml")
+    return max((path.stat().st_mtime for path in files if path.is_file()), default=run.stat().st_mtime)

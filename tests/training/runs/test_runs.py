@@ -1,0 +1,286 @@
+"""Lists and comparisons of runs, and what they read from the folders of runs."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from sedd_cli.cli.view.runs import age, size
+from sedd_cli.errors import RequestError
+from sedd_cli.recipe import load_recipe
+from sedd_cli.training.runs.compare import EXACT, PAIRED, WELCH, compare_runs, verdict
+from sedd_cli.training.runs.curves import curve_of, smoothed
+from sedd_cli.training.runs.stored import StoredBound, last_bound, stored_bounds
+from sedd_cli.training.runs.summary import disk_of, find_runs, list_runs, parameters_of
+from sedd_cli.training.status import status
+from sedd_cli.training.train import TrainOptions, train
+
+
+@pytest.fixture(scope="module")
+def pair(workplace, tiny_run, tmp_path_factory) -> list[Path]:
+    """The tiny run and one with another learning rate, in one folder. Read only."""
+    folder = tmp_path_factory.mktemp("bench") / "runs"
+    shutil.copytree(tiny_run, folder / "tiny")
+    os.utime(folder / "tiny" / "metrics.jsonl", (1e9, 1e9))
+    os.utime(folder / "tiny" / "latest", (1e9, 1e9))
+    os.utime(folder / "tiny" / "recipe.yaml", (1e9, 1e9))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SEDD_HOME", str(workplace / "home"))
+        changes = ["train.lr=1e-2", "train.steps=24", "report.every=12", "report.rel_error=0.1"]
+        list(train(load_recipe(workplace / "tiny.yaml", changes), TrainOptions(folder / "deep" / "faster", "cpu")))
+    return [folder / "tiny", folder / "deep" / "faster"]
+
+
+def bound(bits: float, error: float, replicates: int = 8, **more) -> StoredBound:
+    values = {f.name: None for f in dataclasses.fields(StoredBound)}
+    values |= {"bits": bits, "error": error, "replicates": replicates, "sign": "≤", "characters": 100}
+    values |= {"path": Path("nowhere") / "results" / "a.json", "protocol": "rigorous", "fingerprint": "f"}
+    return StoredBound(**values | more)
+
+
+def kept(folder: Path, name: str, nats: list[float], tokens: list[int], **more) -> StoredBound:
+    """A bound whose documents were kept."""
+    (folder / "results" / "documents").mkdir(parents=True, exist_ok=True)
+    found = {"rigorous": {"nats": nats, "tokens": tokens}}
+    (folder / "results" / "documents" / f"{name}.json").write_text(json.dumps(found))
+    bits = sum(nats) / math.log(2) / 100
+    return bound(bits, 0.01, path=folder / "results" / f"{name}.json", **more)
+
+
+def test_runs_are_found_below_a_folder_and_not_below_a_run(pair):
+    folder = pair[0].parent
+    assert find_runs(folder) == sorted(pair)
+    assert find_runs(pair[0]) == [pair[0]]
+    with pytest.raises(RequestError, match="no folder"):
+        find_runs(folder / "nothing")
+
+
+def test_the_list_tells_what_each_run_is(pair, workplace):
+    last, first = list_runs(pair[0].parent)
+    assert (first.name, last.name) == ("tiny", "deep/faster")
+    assert (first.like, first.changes) == ("", [])
+    assert last.like == "tiny"
+    assert last.changes == ["train.steps=24", "train.lr=0.01"]
+    model = load_recipe(workplace / "tiny.yaml").model
+    assert first.parameters == last.parameters == parameters_of(pair[1])
+    assert first.parameters > model.hidden_size**2 * 12
+    assert first.disk == disk_of(pair[0]) > 4 * first.parameters
+    assert first.age > 1e8 > last.age
+    assert last.status.bound == last_bound(stored_bounds(pair[1]), load_recipe(pair[1] / "recipe.yaml"))
+
+
+def test_a_shipped_recipe_is_what_a_run_of_its_name_is_compared_with(tmp_path):
+    from sedd_cli.recipe import dump_recipe
+
+    folder = tmp_path / "runs" / "a"
+    folder.mkdir(parents=True)
+    (folder / ".sedd-run").touch()
+    (folder / "recipe.yaml").write_text(dump_recipe(load_recipe("quickstart", ["train.lr=1e-2", "report.samples=9"])))
+    (one,) = list_runs(tmp_path)
+    assert (one.like, one.changes, one.parameters) == ("quickstart", ["train.lr=0.01"], None)
+    assert (one.status.state, one.status.bound) == ("stopped", None)
+
+
+def test_a_run_that_cannot_be_read_is_listed_as_such(pair, tmp_path, sedd):
+    shutil.copytree(pair[0], tmp_path / "runs" / "odd")
+    (tmp_path / "runs" / "odd" / "recipe.yaml").write_text("graph: circles\n")
+    (one,) = list_runs(tmp_path / "runs")
+    assert one.status is None
+    assert "circles" in one.error or "missing" in one.error
+    done = sedd("runs", tmp_path / "runs")
+    assert done.code == 0
+    assert "unreadable" in done.out
+
+
+def test_the_bound_of_a_run_is_of_its_last_step_its_own_text_and_the_whole_of_it(pair, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(pair[0], run)
+    recipe, report = load_recipe(run / "recipe.yaml"), run / "results" / "test-step-12.json"
+    result = json.loads(report.read_text())
+    others = {
+        "earlier": {"step": 6},
+        "foreign": {"corpus": "wikitext2"},
+        "part": {"blocks_asked": 4},
+        "validation": {"split": "validation"},
+    }
+    for name, changes in others.items():
+        (run / "results" / f"eval-{name}.json").write_text(json.dumps(result | changes))
+    (run / "results" / "broken.json").write_text("{")
+    (run / "results" / "other.json").write_text('{"bounds": [1]}')
+    found = last_bound(stored_bounds(run), recipe)
+    assert found.path == report
+    assert (found.protocol, found.sign, found.bits) == ("rigorous", "≤", result["bounds"]["rigorous"]["bits_per_char"])
+
+
+def test_the_documents_of_a_result_add_up_to_it(pair):
+    found = last_bound(stored_bounds(pair[0]), load_recipe(pair[0] / "recipe.yaml"))
+    nats, tokens = found.documents()
+    assert sum(tokens) == found.tokens
+    assert sum(nats) == pytest.approx(found.nats_per_token * found.tokens)
+    assert "documents" not in json.loads(found.path.read_text())["bounds"]["rigorous"]
+
+
+def test_welch_is_students_t_of_two_means():
+    a, b = bound(2.0, 0.01, 5), bound(2.03, 0.002, 9)
+    found = verdict("text", "A", "B", a, b)
+    spread = [one.error * math.sqrt(one.replicates) for one in (a, b)]
+    expected = stats.ttest_ind_from_stats(2.0, spread[0], 5, 2.03, spread[1], 9, equal_var=False)
+    assert found.test == WELCH
+    assert found.difference == pytest.approx(0.03)
+    assert found.p == pytest.approx(expected.pvalue)
+    assert found.differ == (expected.pvalue < 0.05)
+
+
+def test_exact_likelihoods_need_no_test():
+    found = verdict("text", "A", "B", bound(2.0, 0.0, 1, sign="="), bound(2.1, 0.0, 1, sign="="))
+    assert (found.test, found.p, found.differ) == (EXACT, None, True)
+    assert "a bound may be loose" in verdict("text", "A", "B", bound(2.0, 0.1), bound(2.1, 0.0, sign="=")).remark
+
+
+def test_pairs_of_documents_show_what_the_spread_of_documents_hides(tmp_path):
+    rng = np.random.default_rng(0)
+    nats = rng.gamma(3, 30, 40)  # documents differ much, models little
+    tokens = [10] * 40
+    a, b = kept(tmp_path, "a", nats.tolist(), tokens), kept(tmp_path, "b", (nats * 1.01).tolist(), tokens)
+    found = verdict("text", "A", "B", a, b)
+    expected = stats.ttest_rel(nats * 1.01, nats)  # of equal lengths, the ratio of sums is the mean
+    assert (found.test, found.degrees) == (PAIRED, 39)
+    assert found.difference == pytest.approx(0.01 * nats.sum() / math.log(2) / 100)
+    assert found.p == pytest.approx(expected.pvalue)
+    assert found.differ
+
+
+def test_equal_models_are_rarely_told_apart(tmp_path):
+    rng = np.random.default_rng(1)
+    told = 0
+    for number in range(200):
+        tokens = rng.integers(5, 60, 30).tolist()
+        rate = rng.normal(5, 1, 30)
+        a, b = (
+            kept(tmp_path, f"{name}{number}", (np.array(tokens) * (rate + rng.normal(0, 0.3, 30))).tolist(), tokens)
+            for name in "ab"
+        )
+        told += verdict("text", "A", "B", a, b).differ
+    assert told <= 20  # 10 expected at the level 0.05
+
+
+@pytest.mark.parametrize("change", [{"fingerprint": "another"}, {"protocol": "mdlm"}])
+def test_other_documents_are_not_paired(tmp_path, change):
+    a = kept(tmp_path, "a", [1.0, 2.0, 3.0], [1, 1, 1])
+    assert verdict("text", "A", "B", a, kept(tmp_path, "b", [1.0, 2.0, 4.0], [1, 1, 1], **change)).test == WELCH
+    assert verdict("text", "A", "B", a, kept(tmp_path, "c", [1.0, 2.0, 4.0], [1, 2, 1])).test == WELCH
+
+
+def test_a_comparison_holds_what_differs(pair):
+    found = compare_runs(pair)
+    assert found.letters == ["A", "B"]
+    assert found.recipes == {"train.steps": ["12", "24"], "train.lr": ["0.003", "0.01"]}
+    (row,) = found.bounds.values()
+    assert [one.protocol for one in row] == ["rigorous", "rigorous"]
+    (one,) = found.verdicts
+    assert one.test == PAIRED
+    assert one.difference == pytest.approx(row[1].bits - row[0].bits)
+    assert all(found.tokens_per_second)
+    for wrong in (pair[:1], [pair[0], pair[0]]):
+        with pytest.raises(RequestError):
+            compare_runs(wrong)
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_the_views_fit_the_screen(sedd, pair, monkeypatch, width):
+    monkeypatch.setenv("COLUMNS", str(width))
+    for words in (["runs", pair[0].parent], ["compare", *pair]):
+        done = sedd(*words)
+        assert done.code == 0, done.err
+        assert max(len(line.rstrip()) for line in done.out.splitlines()) <= width
+    assert "deep/faster" in sedd("runs", pair[0].parent).out
+    assert "paired by document" in done.out
+    assert "B - A" in done.out
+
+
+def test_the_commands_print_one_document(sedd, pair):
+    listed = json.loads(sedd("runs", pair[0].parent, "--json").out)
+    assert [one["name"] for one in listed["runs"]] == ["deep/faster", "tiny"]
+    assert listed["runs"][0]["validation"]["step"] == 12
+    compared = json.loads(sedd("compare", *pair, "--json").out)
+    assert [one["letter"] for one in compared["runs"]] == ["A", "B"]
+    assert compared["verdicts"][0]["test"] == PAIRED
+
+
+def test_a_comparison_is_written_as_a_figure_and_as_a_page(sedd, pair, tmp_path):
+    assert sedd("compare", *pair, "--out", tmp_path / "a.png").code == 0
+    assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
+    assert sedd("compare", *pair, "--out", tmp_path / "a.html").code == 0
+    page = (tmp_path / "a.html").read_text()
+    assert "train.lr" in page
+    assert "paired by document" in page
+    assert "data:image/png;base64,iVBOR" in page
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["compare", "{a}"], "two to 6 runs"),
+        (["compare", "{a}", "{a}"], "named twice"),
+        (["compare", "{a}", "{a}/samples"], "is not a run"),
+        (["compare", "{a}", "{b}", "--out", "{a}/curves.pdf"], ".png or .html"),
+        (["runs", "{a}/nothing"], "no folder"),
+    ],
+)
+def test_wrong_requests(sedd, pair, words, message):
+    done = sedd(*(word.format(a=pair[0], b=pair[1]) for word in words))
+    assert done.code == 2
+    assert message in done.err
+
+
+def test_a_folder_without_runs_says_so(sedd, tmp_path):
+    done = sedd("runs", tmp_path)
+    assert done.code == 0
+    assert "no runs in" in done.out + done.err
+
+
+def test_status_has_the_bound_the_baselines_and_the_time(sedd, pair):
+    found = status(pair[1])
+    shown = curve_of(found)
+    assert shown.unit == "bits/char"
+    assert shown.marks[-1] == (24.0, pytest.approx(found.bound.bits))
+    assert shown.levels["unigram"] == pytest.approx(found.baselines["unigram"])
+    seconds = sum(r["seconds"] for r in (*found.train, *found.validation))
+    assert found.seconds == pytest.approx(seconds)
+    assert seconds > 0
+    text = sedd("status", pair[1]).out
+    for words in (f"{found.bound.bits:.3f} ±", "unigram", "5-gram", "time so far", "in bits/char"):
+        assert words in text
+    assert json.loads(sedd("status", pair[1], "--json").out)["bound"]["split"] == "test"
+
+
+def test_without_any_evaluation_the_curve_is_in_nats(pair, tmp_path):
+    shutil.copytree(pair[0], tmp_path / "run")
+    shutil.rmtree(tmp_path / "run" / "results")
+    found = status(tmp_path / "run")
+    shown = curve_of(found)
+    assert (shown.unit, found.bound, shown.levels) == ("nats/token", None, {})
+    assert shown.raw == [(r["step"], r["loss"]) for r in found.train]
+    assert {one.unit for one in compare_runs([tmp_path / "run", pair[1]]).curves} == {"nats/token"}
+
+
+def test_smoothing_keeps_lines_and_lowers_noise():
+    line = [(float(x), 3.0 - 0.01 * x) for x in range(200)]
+    assert [y for _, y in smoothed(line)] == pytest.approx([y for _, y in line])
+    rng = np.random.default_rng(0)
+    noisy = [(float(x), float(y)) for x, y in enumerate(rng.normal(0, 1, 400))]
+    assert np.std([y for _, y in smoothed(noisy)]) < 0.4
+    assert smoothed([]) == []
+
+
+def test_ages_and_sizes_are_short():
+    assert [age(s) for s in (-1, 5, 70, 7200, 90000, 4e7)] == ["0 s", "5 s", "1 min", "2 h", "1 d", "1 y"]
+    assert [size(n) for n in (None, 12, 1234, 5176577, 1.3e9)] == ["", "12", "1.23k", "5.18M", "1.3G"]
