@@ -60,11 +60,15 @@ class DataRecipe:
 class TrainRecipe:
     """Optimisation (appendix C.2).
 
-    `batch` counts sequences over all processes and accumulation steps. These keys are for speed and memory, and change
-    results by rounding only: micro_batch (sequences per forward pass of a process; it also changes dropout masks),
-    strategy (DDP or FSDP), compile (torch.compile of the blocks; null: if it saves time; on a GPU it also changes
-    dropout masks) and recompute (activation checkpointing). A checkpoint is written every save_every
-    steps; the last `keep` and those at multiples of keep_every are kept.
+    `batch` counts sequences over all processes and accumulation steps. head_lr and embedding_lr are the learning rates
+    of the output layer and of the token embedding, null: lr; all follow the schedule. With unigram_bias, the biases of
+    the output layer start at the log frequencies of the training tokens instead of 0, on a graph with MASK and without
+    init_from. A checkpoint is written every save_every steps; the last `keep` and those at multiples of keep_every are
+    kept.
+
+    These keys are for speed and memory, and change results by rounding only: micro_batch (sequences per forward pass of
+    a process; it also changes dropout masks), strategy (DDP or FSDP), compile (torch.compile of the blocks; null: if it
+    saves time; on a GPU it also changes dropout masks) and recompute (activation checkpointing).
     """
 
     steps: int
@@ -72,6 +76,9 @@ class TrainRecipe:
     micro_batch: int | None = None
     optimizer: str = "adamw"
     lr: float = 3e-4
+    head_lr: float | None = None
+    embedding_lr: float | None = None
+    unigram_bias: bool = False
     betas: tuple[float, float] = (0.9, 0.999)
     eps: float = 1e-8
     weight_decay: float = 0.0
@@ -97,9 +104,9 @@ class TrainRecipe:
             raise ValueError(f"keep_every must be a multiple of save_every ({every}), found {self.keep_every}")
         if self.micro_batch is not None and not 1 <= self.micro_batch <= self.batch:
             raise ValueError(f"micro_batch must lie between 1 and batch ({self.batch}), found {self.micro_batch}")
-        for key in ("lr", "eps", "clip"):
-            if not 0 < getattr(self, key) < float("inf"):
-                raise ValueError(f"{key} must be positive and finite, found {getattr(self, key)}")
+        for key in ("lr", "head_lr", "embedding_lr", "eps", "clip"):
+            if (found := getattr(self, key)) is not None and not 0 < found < float("inf"):
+                raise ValueError(f"{key} must be positive and finite, found {found}")
         if not all(0 <= b < 1 for b in self.betas):
             raise ValueError(f"betas must lie in [0, 1), found {list(self.betas)}")
         if not 0 <= self.ema < 1:
