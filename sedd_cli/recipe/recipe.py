@@ -61,10 +61,12 @@ class TrainRecipe:
     """Optimisation (appendix C.2).
 
     `batch` counts sequences over all processes and accumulation steps. head_lr and embedding_lr are the learning rates
-    of the output layer and of the token embedding, null: lr; all follow the schedule. With unigram_bias, the biases of
-    the output layer start at the log frequencies of the training tokens instead of 0, on a graph with MASK and without
-    init_from. A checkpoint is written every save_every steps; the last `keep` and those at multiples of keep_every are
-    kept.
+    of the output layer and of the token embedding, null: lr; all follow the schedule. A checkpoint is written every
+    save_every steps; the last `keep` and those at multiples of keep_every are kept.
+
+    start: with unigrams, the output biases start from the frequencies of the training tokens; with bigrams, embedding
+    and output layer also start from the counts of neighbouring tokens (`training.initialise`). Both on graphs with MASK
+    and without init_from.
 
     These keys are for speed and memory, and change results by rounding only: micro_batch (sequences per forward pass of
     a process; it also changes dropout masks), strategy (DDP or FSDP), compile (torch.compile of the blocks; null: if it
@@ -78,7 +80,7 @@ class TrainRecipe:
     lr: float = 3e-4
     head_lr: float | None = None
     embedding_lr: float | None = None
-    unigram_bias: bool = False
+    start: str = "random"
     betas: tuple[float, float] = (0.9, 0.999)
     eps: float = 1e-8
     weight_decay: float = 0.0
@@ -112,6 +114,7 @@ class TrainRecipe:
         if not 0 <= self.ema < 1:
             raise ValueError(f"ema must lie in [0, 1), found {self.ema}")
         _one_of("optimizer", self.optimizer, ("adamw", "muon"))
+        _one_of("start", self.start, ("random", "unigrams", "bigrams"))
         _one_of("schedule", self.schedule, ("constant", "linear", "cosine"))
         _one_of("t_sampling", self.t_sampling, ("stratified", "uniform"))
         _one_of("precision", self.precision, PRECISIONS)

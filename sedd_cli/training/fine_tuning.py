@@ -1,4 +1,4 @@
-"""Where training starts from: the weights of a trained model (`init_from`), or the frequencies of the tokens."""
+"""`init_from`: start training from the weights of a trained model."""
 
 from __future__ import annotations
 
@@ -12,15 +12,12 @@ from sedd_cli.checkpoints.tensors import check_finite
 from sedd_cli.core.graphs import Graph
 from sedd_cli.core.losses import Objective
 from sedd_cli.core.schedules import Schedule
-from sedd_cli.data.shards import Dataset, token_counts
 from sedd_cli.data.tokenizers import Tokenizer
 from sedd_cli.errors import RequestError
 from sedd_cli.models.dit import DiT
 
 #: Keys of `model` that must agree. Length may differ, since rotary embeddings have no weights, and so may dropout.
 SHAPE = ("n_blocks", "hidden_size", "n_heads", "cond_dim")
-#: How many tokens tell the frequencies.
-COUNTED = 4_000_000
 #: Parameters with a row per state.
 BY_STATE = ("vocab_embed.embedding", "output_layer.linear.weight", "output_layer.linear.bias")
 
@@ -74,19 +71,6 @@ def start_from(
     if given.schedule != schedule:
         warnings.append(f"{source} was trained with the noise schedule {given.schedule}, this recipe has {schedule}")
     return given.describe(), [f"init_from: {line}" for line in warnings]
-
-
-@torch.no_grad()
-def start_at_unigrams(net: DiT, graph: Graph, dataset: Dataset) -> None:
-    """Set the output biases so that a network whose other outputs are 0 predicts the frequencies of the tokens.
-
-    They are log(N·f) for a token of frequency f in the training split, whose first COUNTED tokens are counted, each
-    half a time more. With `scale_by_sigma`, the scores are then normalised (appendix C.1: the graph divides by N).
-    """
-    split, vocab_size = dataset.split("train"), graph.vocab_size
-    counts = torch.from_numpy(0.5 + token_counts(split, vocab_size, min(split.tokens, COUNTED)))
-    bias = net.output_layer.linear.bias
-    bias[:vocab_size] = (vocab_size * counts / counts.sum()).log().to(bias)
 
 
 def _vocabulary_difference(given: LoadedModel, tokenizer: Tokenizer) -> str:

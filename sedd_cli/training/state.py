@@ -24,8 +24,9 @@ from sedd_cli.recipe import Recipe, dump_recipe
 from sedd_cli.recipe.assemble import make_graph, make_net
 from sedd_cli.system.distributed import Dist, whole
 from sedd_cli.system.memory import total_memory
-from sedd_cli.training.fine_tuning import start_at_unigrams, start_from
+from sedd_cli.training.fine_tuning import start_from
 from sedd_cli.training.flops import training_flops
+from sedd_cli.training.initialise import start_at_bigrams, start_at_unigrams
 from sedd_cli.training.optim import learning_rate, make_optimizers, set_learning_rate
 
 #: Bytes per parameter while training: weight, gradient, EMA and two optimizer moments in float32.
@@ -77,8 +78,12 @@ class TrainState:
                 lambda: start_from(source, net, graph, schedule, objective, dataset.tokenizer)
             )
             dist.broadcast(p.detach() for p in net.parameters())
-        elif anew and recipe.train.unigram_bias and graph.masking:
-            start_at_unigrams(net, graph, dataset)
+        elif anew and graph.masking:
+            if recipe.train.start == "unigrams":
+                start_at_unigrams(net, graph, dataset)
+            elif recipe.train.start == "bigrams":
+                start_at_bigrams(net, graph, dataset, recipe.seed)
+                dist.broadcast(p.detach() for p in net.parameters())
         net.recompute = recipe.train.recompute
         compiled, notice = compile_if_wanted(recipe, net, graph, dist)
         notices += [notice] if notice else []

@@ -5,12 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 from safetensors.torch import save_file
-from support.jobs import returned
 from support.published_models import save_published, save_training_directory
 
 from sedd_cli import load_model
-from sedd_cli.data.prepare import prepare
-from sedd_cli.data.shards import open_dataset
 from sedd_cli.errors import DamageError, RequestError
 from sedd_cli.recipe import load_recipe
 from sedd_cli.system.events import Warn
@@ -41,29 +38,6 @@ def test_a_run_begins_with_the_averaged_weights_of_another(workplace, tiny_run, 
     model, warned = begun(workplace, tmp_path / "run", tiny_run)
     assert_equal_weights(model, load_model(tiny_run))
     assert warned == []
-
-
-@pytest.mark.parametrize("graph", ["absorbing", "uniform"])
-def test_training_can_begin_at_the_frequencies_of_the_tokens(workplace, tmp_path, graph):
-    recipe = load_recipe(workplace / "tiny.yaml", [*STILL, "train.unigram_bias=true", f"graph={graph}"])
-    list(train(recipe, TrainOptions(tmp_path / "run", "cpu", report=False)))
-    model = load_model(tmp_path / "run")
-    bias = model.net.output_layer.linear.bias
-    if graph == "uniform":
-        assert float(bias.abs().max()) < 1e-20, "without MASK, scores are no probabilities of tokens"
-        return
-    x, sigma = torch.full((1, 24), model.graph.mask), torch.tensor([2.0])
-    p = model.log_score(x, sigma).exp()[0, 0, : model.vocab_size].double() * torch.expm1(sigma.double())
-    assert float(p.sum()) == pytest.approx(1, abs=1e-5)
-    dataset = open_dataset(returned(prepare(recipe.data.prepared())).folder)
-    split = dataset.split("train")
-    counts = torch.from_numpy(split.read(0, split.tokens)).bincount(minlength=model.vocab_size) + 0.5
-    torch.testing.assert_close(p, counts.double() / counts.sum(), rtol=1e-4, atol=0)
-
-
-def test_the_weights_of_a_trained_model_go_before_the_frequencies(workplace, tiny_run, tmp_path):
-    model, _ = begun(workplace, tmp_path / "run", tiny_run, "train.unigram_bias=true")
-    assert_equal_weights(model, load_model(tiny_run))
 
 
 def test_another_length_needs_no_new_weights(workplace, tiny_run, tmp_path):
