@@ -11,8 +11,9 @@ from sedd_cli.models.dit import DiT
 
 #: How many tokens of the training split are counted.
 COUNTED = 4_000_000
-#: Root mean square of the entries of embedding and output rows that start from bigrams.
-EMBEDDING_SIZE, OUTPUT_SIZE = 0.3, 0.02
+#: Root mean square of the entries of embedding and output rows that start from bigrams. The output rows are small, so
+#: that the first scores are near the frequencies of the tokens; their size is learned within some dozen steps.
+EMBEDDING_SIZE, OUTPUT_SIZE = 0.3, 0.005
 #: Power iterations of the factorisation, and columns beyond its rank.
 ITERATIONS, MORE_COLUMNS = 3, 8
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 import torch
 from support.jobs import returned
@@ -61,6 +63,15 @@ def test_with_bigrams_embedding_times_output_row_tells_how_often_tokens_follow_e
     unigrams, _ = begun(workplace, tmp_path / "unigrams", "train.start=unigrams", wide)
     torch.testing.assert_close(bias, unigrams.net.output_layer.linear.bias.double())
     assert float(rows(unigrams)[1].abs().max()) < 1e-20
+
+
+def test_with_bigrams_the_first_scores_stay_near_the_frequencies(workplace, tmp_path):
+    """Output rows that are too large made the first loss several times that of the unigrams."""
+    words = "train.batch=64", "model.dropout=0.0"
+    for start in ("unigrams", "bigrams"):
+        begun(workplace, tmp_path / start, f"train.start={start}", *words)
+    logged = [json.loads((tmp_path / s / "metrics.jsonl").read_text())["loss"] for s in ("unigrams", "bigrams")]
+    assert logged[1] < logged[0] + 0.1
 
 
 def test_a_factorisation_of_lower_rank_is_the_best_one():
