@@ -60,7 +60,7 @@ def fresh_state(options: ModelBenchOptions, compiled: bool | None = None) -> Tra
 
 def one_batch(recipe: Recipe, batch: int) -> Recipe:
     """The recipe with a step of one micro-batch and without initial weights."""
-    train = dataclasses.replace(recipe.train, batch=batch, micro_batch=None, optimizer="adamw")
+    train = dataclasses.replace(recipe.train, batch=batch, micro_batch=None, optimizer="adamw", start="random")
     return dataclasses.replace(recipe, train=train, init_from=None)
 
 

@@ -62,6 +62,14 @@ class TokenArray:
         return np.concatenate([np.empty(0, np.int64), *ends])
 
 
+def token_counts(split: TokenArray, size: int, stop: int) -> np.ndarray:
+    """How often each id below `size` occurs among the first `stop` ids of a split, int64 [size]."""
+    found = np.zeros(size, dtype=np.int64)
+    for start in range(0, stop, 1 << 20):
+        found += np.bincount(split.read(start, min(start + (1 << 20), stop)), minlength=size)
+    return found
+
+
 class Dataset:
     """A prepared corpus on disk."""
 

@@ -72,6 +72,11 @@ class TrainRecipe:
         decay: With the constant schedule, the rate falls linearly to zero over the last `decay` steps, or, below 1,
             over this share of the steps. A checkpoint before the decay is kept; from it the run can be extended.
         extended: Numbers of steps after which a run whose rate had decayed was extended (`sedd train --extend`).
+        head_lr: The learning rate of the output layer, null: lr; it follows the schedule.
+        embedding_lr: The same of the token embedding.
+        start: With unigrams, the output biases start from the frequencies of the training tokens; with bigrams,
+            embedding and output layer also start from the counts of neighbouring tokens (`training.initialise`). Both
+            on graphs with MASK and without init_from.
     """
 
     steps: int
@@ -79,6 +84,9 @@ class TrainRecipe:
     micro_batch: int | None = None
     optimizer: str = "adamw"
     lr: float = 3e-4
+    head_lr: float | None = None
+    embedding_lr: float | None = None
+    start: str = "random"
     betas: tuple[float, float] = (0.9, 0.999)
     eps: float = 1e-8
     weight_decay: float = 0.0
@@ -106,14 +114,15 @@ class TrainRecipe:
             raise ValueError(f"keep_every must be a multiple of save_every ({every}), found {self.keep_every}")
         if self.micro_batch is not None and not 1 <= self.micro_batch <= self.batch:
             raise ValueError(f"micro_batch must lie between 1 and batch ({self.batch}), found {self.micro_batch}")
-        for key in ("lr", "eps", "clip"):
-            if not 0 < getattr(self, key) < float("inf"):
-                raise ValueError(f"{key} must be positive and finite, found {getattr(self, key)}")
+        for key in ("lr", "head_lr", "embedding_lr", "eps", "clip"):
+            if (found := getattr(self, key)) is not None and not 0 < found < float("inf"):
+                raise ValueError(f"{key} must be positive and finite, found {found}")
         if not all(0 <= b < 1 for b in self.betas):
             raise ValueError(f"betas must lie in [0, 1), found {list(self.betas)}")
         if not 0 <= self.ema < 1:
             raise ValueError(f"ema must lie in [0, 1), found {self.ema}")
         _one_of("optimizer", self.optimizer, ("adamw", "muon"))
+        _one_of("start", self.start, ("random", "unigrams", "bigrams"))
         _one_of("schedule", self.schedule, ("constant", "linear", "cosine"))
         self._check_decay()
         _one_of("t_sampling", self.t_sampling, ("stratified", "uniform"))

@@ -27,7 +27,8 @@ from sedd_cli.system.distributed import Dist, whole
 from sedd_cli.system.memory import total_memory
 from sedd_cli.training.fine_tuning import start_from
 from sedd_cli.training.flops import training_flops
-from sedd_cli.training.optim import make_optimizers
+from sedd_cli.training.initialise import start_at_bigrams, start_at_unigrams
+from sedd_cli.training.optim import make_optimizers, set_learning_rate
 
 #: Bytes per parameter while training: weight, gradient, EMA and two optimizer moments in float32.
 BYTES_A_PARAMETER = 20
@@ -80,6 +81,12 @@ class TrainState:
                 lambda: start_from(source, net, graph, schedule, objective, dataset.tokenizer)
             )
             dist.broadcast(p.detach() for p in net.parameters())
+        elif anew and graph.masking:
+            if recipe.train.start == "unigrams":
+                start_at_unigrams(net, graph, dataset)
+            elif recipe.train.start == "bigrams":
+                start_at_bigrams(net, graph, dataset, recipe.seed)
+                dist.broadcast(p.detach() for p in net.parameters())
         net.recompute = recipe.train.recompute
         compiled, notice = compile_if_wanted(recipe, net, graph, dist)
         notices += [notice] if notice else []
@@ -123,10 +130,8 @@ class TrainState:
         """One optimizer step with the current gradients, and the EMA update after it."""
         self.step += 1
         self.skipped_in_a_row = 0
-        rate = learning_rate(self.recipe, self.step)
+        set_learning_rate(self.optimizers.values(), learning_rate(self.recipe, self.step))
         for optimizer in self.optimizers.values():
-            for group in optimizer.param_groups:
-                group["lr"] = rate
             optimizer.step()
         self.ema.update(self.step)
 
@@ -177,9 +182,8 @@ class TrainState:
             # optimizers create their moments at the first step: a step with zero gradients and rate allocates them
             for p in self.model.net.parameters():
                 p.grad = torch.zeros_like(p)
+            set_learning_rate(self.optimizers.values(), 0.0)
             for optimizer in self.optimizers.values():
-                for group in optimizer.param_groups:
-                    group["lr"] = 0.0
                 optimizer.step()
             self.model.net.zero_grad(set_to_none=True)
         found.load(self.tensors())

@@ -67,6 +67,7 @@ FLAGS = {
     "bench sample": "KEY=VALUE --batch --device --normalized --recipe --repeats --steps",
     "bench prepare": "CORPUS --megabytes --repeats --tokenizer --workers",
     "bench loader": "--batch --length --repeats",
+    "bench speedrun": "KEY=VALUE --device --minutes --out --recipe --run-dir",
     "bench report": "KEY=VALUE --device --larger --minutes --only --out --recipe",
 }  # fmt: skip
 

@@ -225,15 +225,43 @@ def test_the_learning_rate_warms_up_and_follows_its_schedule():
     assert [learning_rate(constant, s) for s in (5, 10, 99)] == pytest.approx([0.5, 1.0, 1.0])
 
 
-def test_every_parameter_has_exactly_one_optimizer():
+@pytest.mark.parametrize("rates", [[], ["train.head_lr=1e-3", "train.embedding_lr=1e-2"]])
+def test_every_parameter_has_exactly_one_optimizer(rates):
     from sedd_cli.models.dit import DiT
 
     if not hasattr(torch.optim, "Muon"):
         pytest.skip("this torch has no Muon")
-    recipe = load_recipe("quickstart", ["model.n_blocks=1", "model.hidden_size=16", "model.cond_dim=8"])
+    words = ["model.n_blocks=1", "model.hidden_size=16", "model.cond_dim=8", "train.optimizer=muon"]
+    recipe = load_recipe("quickstart", [*words, *rates])
     net = DiT(recipe.model, 9)
     groups = [p for o in make_optimizers(recipe, net).values() for g in o.param_groups for p in g["params"]]
     assert sorted(map(id, groups)) == sorted(map(id, net.parameters()))
+
+
+def test_head_and_embedding_have_learning_rates_of_their_own(workplace, tmp_path):
+    """At the first step, AdamW moves a parameter by its rate."""
+    still = ("train.steps=1", "train.warmup=0", "train.lr=1e-30", "train.head_lr=1e-3", "train.embedding_lr=1e-2")
+    run(workplace, tmp_path / "run", *still)
+    run(workplace, tmp_path / "none", *still[:3])
+    moved, start = weights(tmp_path / "run", "weights"), weights(tmp_path / "none", "weights")
+    most = {name: float((moved[name] - start[name]).abs().max()) for name in moved}
+    assert most.pop("output_layer.linear.weight") == pytest.approx(1e-3, rel=1e-3)
+    assert most.pop("output_layer.linear.bias") == pytest.approx(1e-3, rel=1e-3)
+    # behind a head of zeros the embedding has no gradient yet
+    assert set(most.values()) == {0.0}
+    run(workplace, tmp_path / "two", "train.steps=2", "train.warmup=0", "train.schedule=constant", *still[2:])
+    moved = weights(tmp_path / "two", "weights")
+    most = float((moved["vocab_embed.embedding"] - start["vocab_embed.embedding"]).abs().max())
+    assert 1e-3 < most < 2e-2
+
+
+def test_a_run_with_these_rates_resumes_as_if_it_had_not_stopped(workplace, tmp_path):
+    rates = ("train.head_lr=1e-3", "train.embedding_lr=1e-2", "train.warmup=0")
+    run(workplace, tmp_path / "whole", *rates)
+    run(workplace, tmp_path / "parts", *rates, "train.steps=6")
+    run(workplace, tmp_path / "parts", *rates)
+    for name in ("ema", "weights", "adamw"):
+        assert same(weights(tmp_path / "parts", name), weights(tmp_path / "whole", name)), name
 
 
 def rolled_back(workplace, folder):

@@ -40,7 +40,7 @@ def tiny(recipe: Recipe) -> Recipe:
     # dropout is the same on any number of processes for the same micro-batches
     train = dataclasses.replace(
         recipe.train, batch=BATCH, micro_batch=BATCH // 2, optimizer="adamw", precision="fp32", compile=False, lr=1e-2,
-        warmup=0, steps=2 * STEPS, ema=0.9, strategy="ddp",
+        head_lr=None, embedding_lr=None, start="random", warmup=0, steps=2 * STEPS, ema=0.9, strategy="ddp",
     )  # fmt: skip
     data = dataclasses.replace(recipe.data, tokenizer="byte")
     return dataclasses.replace(recipe, model=model, train=train, data=data, init_from=None)

@@ -218,61 +218,54 @@ def _failure(document: dict[str, Any]) -> WorkError | None:
     return WorkError(f"nothing was measured ({reasons[0]})") if len(reasons) == len(document["measurements"]) else None
 
 
-#: Columns of the table: heading, key of a path's metrics, format.
-COLUMNS = (
-    ("tokens/s", "tokens_per_second", "{:,.0f}"),
-    ("extra MiB", "extra_mib", "{:,.0f}"),
-    ("beyond gradients", "beyond_gradients_mib", "{:,.0f}"),
-    ("TFLOP/s", "flops", "{:.2f}"),
-    ("of peak", "share_of_measured_peak", "{:.0%}"),
-    ("MFU", "mfu", "{:.0%}"),
-    ("evals", "evaluations", "{:,}"),
-    ("s/eval", "seconds_per_evaluation", "{:.3f}"),
-    ("seconds", "seconds", "{:,.1f}"),
-)
+@bench.command()
+def speedrun(
+    overrides: Overrides = None,
+    recipe: RecipeName = "quickstart",
+    minutes: Annotated[float, typer.Option(metavar="FLOAT", help="For everything, samples included.")] = 4.0,
+    run_dir: Annotated[
+        Path | None,
+        typer.Option(metavar="FOLDER", help="Default: runs/speedrun-NAME; a new one beside it if it exists."),
+    ] = None,
+    out: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the table as JSON.")] = None,
+    device: o.Device = "auto",
+    json: o.Json = False,
+    quiet: o.Quiet = False,
+) -> None:
+    """How good a recipe's model is against time: validation on the way, the bound on the test split at the end.
+
+    Example: sedd bench speedrun --recipe quickstart --minutes 4
+    """
+    began = time.monotonic()
+    from sedd_cli.bench.speedrun import SpeedrunOptions, bench_speedrun
+    from sedd_cli.cli.view.bench import speedrun_table
+    from sedd_cli.system.outputs import check_outputs
+
+    resolved = _recipe(recipe, overrides)
+    run = run_dir or Path("runs") / f"speedrun-{resolved.name}"
+    options = SpeedrunOptions(recipe=resolved, run=run, minutes=minutes, device=device, began=began)
+    check_outputs({"--out": out}, {"--recipe": recipe})
+    view = View(json, quiet)
+    document = view.run(bench_speedrun(options)).to_dict()
+    view.result(speedrun_table(document))
+    view.write(document, out)
+    error = None if document["within"] else _late(document)
+    view.document(document, error)
+    if error:
+        raise error
+
+
+def _late(document: dict[str, Any]) -> WorkError:
+    """The error of a speedrun that took too long."""
+    step, steps, minutes = document["step"], document["steps"], document["minutes"]
+    if step < steps:
+        return WorkError(f"{minutes:g} minutes were over at step {step:,} of {steps:,}")
+    return WorkError(f"it took {document['seconds']:,.0f} s, which is more than {minutes:g} minutes")
 
 
 def _show(view: View, job: Generator[Event, None, BenchResult]) -> None:
+    from sedd_cli.cli.view.bench import bench_table
+
     result = view.run(job).to_dict()
-    table = Table(title=f"bench {result['bench']}: {result['tokens']:,} tokens", title_justify="left")
-    table.add_column("path")
-    columns = [c for c in COLUMNS if any(c[1] in found for found in result["paths"].values())]
-    for heading, _, _ in columns:
-        table.add_column(heading, justify="right")
-    for path, found in result["paths"].items():
-        table.add_row(path, *(_cell(found.get(key), key, form) for _, key, form in columns))
-    table.caption, table.caption_justify = _caption(result), "left"
-    view.result(table)
+    view.result(bench_table(result))
     view.document(result)
-
-
-def _cell(value: Any, key: str, form: str) -> str:
-    return "" if value is None else form.format(value / 1e12 if key == "flops" else value)
-
-
-def _caption(result: dict[str, Any]) -> str:
-    """What was measured and how, a line each."""
-    runs = max(len(found["runs"]) for found in result["paths"].values())
-    lines = [f"medians of {runs} runs" if runs > 1 else "one run of each", f"ratio {result['ratio']:.2f}"]
-    if "ratio_per_evaluation" in result:
-        lines[0] += ", plain from single steps"
-        lines[1] += f" ({result['ratio_per_evaluation']:.2f} an evaluation)"
-        if fallbacks := result["paths"]["sedd"]["fallbacks"]:
-            lines[0] += f", {fallbacks} steps of ours scored every position"
-    if "network" in result:
-        net, threads = result["network"], f"{result['threads']} threads" if result["device"] == "cpu" else ""
-        shape = f"{net['n_blocks']} blocks of {net['hidden_size']}, {result['batch']} × {result['length']} tokens"
-        ours = f"ours in {result['precision']}" + (", compiled" if result.get("compiled") else "")
-        kinds = [ours, "plain in fp32", f"attention {result.get('attention', '')}", threads]
-        lines.insert(0, ", ".join([f"{result['recipe']}: {shape}", *(k for k in kinds if k and k != "attention ")]))
-    if "bf16_matmul_peak" in result:
-        lines.append(f"bf16 peak measured here {result['bf16_matmul_peak'] / 1e12:.2f} TFLOP/s")
-    if "recipe_hours_here" in result:
-        lines.append(f"all of the recipe's steps at this rate: {_duration(result['recipe_hours_here'])}")
-    return "\n".join(lines)
-
-
-def _duration(hours: float) -> str:
-    if hours < 2:
-        return f"{hours * 60:.0f} minutes"
-    return f"{hours:.0f} hours" if hours < 100 else f"{hours / 24:,.0f} days"

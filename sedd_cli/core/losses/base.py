@@ -17,6 +17,8 @@ from sedd_cli.core.schedules import T_MIN
 from sedd_cli.core.score import Loss, Parametrization, ScoreModel
 
 OBJECTIVES = Registry("objective", __package__)
+#: The largest power of t in a weight: with more, the weight at little noise would underflow.
+MOST_POWER = 4.0
 
 
 @dataclass(frozen=True)
@@ -53,17 +55,33 @@ class Objective(ABC):
 
 @dataclass(frozen=True)
 class ContinuousTime(Objective):
-    """An objective at times t ~ U(t_min, 1)."""
+    """An objective at times t ~ U(t_min, 1).
+
+    weight_power: with p > 0, gradients are those of (1 + p)·t^p times the loss at time t. Losses at little noise, which
+    few tokens with large weights estimate, then count less. The minimum is the same where the network can represent it;
+    the loss that is logged has no such factor.
+    """
 
     t_min: float = T_MIN
+    weight_power: float = 0.0
 
     def __post_init__(self) -> None:
         if not 0 < self.t_min < 1:
             raise ValueError(f"t_min must lie in (0, 1), found {self.t_min}")
+        if not 0 <= self.weight_power <= MOST_POWER:
+            raise ValueError(f"weight_power must lie in [0, {MOST_POWER:g}], found {self.weight_power}")
 
-    def noise_at(self, model: ScoreModel, v: Tensor) -> tuple[Tensor, Tensor]:
-        """(sigma, dsigma) at the times that v [B] places."""
-        return model.schedule(self.t_min + (1 - self.t_min) * v)
+    @abstractmethod
+    def weighted(self, model: ScoreModel, x: Tensor, sigma: Tensor, x0: Tensor, weight: Tensor) -> Loss:
+        """weight [B] times the loss at sigma [B], per unit of sigma, of x [B, L]."""
+
+    def loss(self, model: ScoreModel, x0: Tensor, v: Tensor, u: Tensor) -> Loss:
+        t = self.t_min + (1 - self.t_min) * v  # [B]
+        sigma, dsigma = model.schedule(t)
+        factor = (1 + self.weight_power) * t**self.weight_power
+        x = model.graph.perturb(x0, sigma, u)  # [B, L]
+        found = self.weighted(model, x, sigma, x0, dsigma * factor)
+        return Loss(found.total, found.sequences / factor.to(found.sequences.dtype))
 
 
 def linear_head(model: ScoreModel) -> LinearHead | None:

@@ -32,18 +32,16 @@ class ConcreteScore(ContinuousTime):
 
     name: ClassVar[str] = "concrete_score"
 
-    def loss(self, model: ScoreModel, x0: Tensor, v: Tensor, u: Tensor) -> Loss:
-        sigma, dsigma = self.noise_at(model, v)  # [B]
-        x = model.graph.perturb(x0, sigma, u)  # [B, L]
+    def weighted(self, model: ScoreModel, x: Tensor, sigma: Tensor, x0: Tensor, weight: Tensor) -> Loss:
         if (kernels := model.kernels) and (readout := linear_head(model)):
             batch, position, hidden = model.hidden_rows(x, sigma)
             targets = Targets(x[batch, position], x0[batch, position], sigma[batch].double())
-            return fused_loss(readout, ConcreteScoreTiles(kernels, targets), hidden, batch, dsigma)
+            return fused_loss(readout, ConcreteScoreTiles(kernels, targets), hidden, batch, weight)
 
         def error(z: Tensor, batch: Tensor, x: Tensor, x0: Tensor) -> Tensor:
             log_score = model.graph.log_score(z, sigma[batch], x)
             return concrete_score_error(model.graph, log_score, sigma[batch], x, x0)
 
         found = model.row_losses(x, sigma, x0, error)
-        loss = dsigma.to(found.dtype) * found
+        loss = weight.to(found.dtype) * found
         return Loss(loss.sum(), loss.detach())

@@ -25,7 +25,5 @@ class MaskedCrossEntropy(ContinuousTime):
     parametrization: ClassVar[Parametrization] = "mean"
     needs_mask: ClassVar[bool] = True
 
-    def loss(self, model: ScoreModel, x0: Tensor, v: Tensor, u: Tensor) -> Loss:
-        sigma, dsigma = self.noise_at(model, v)  # [B]
-        x = model.graph.perturb(x0, sigma, u)  # [B, L]
-        return weighted_cross_entropy(model, x, sigma, x0, dsigma / torch.expm1(sigma))  # at MASK
+    def weighted(self, model: ScoreModel, x: Tensor, sigma: Tensor, x0: Tensor, weight: Tensor) -> Loss:
+        return weighted_cross_entropy(model, x, sigma, x0, weight / torch.expm1(sigma))  # at MASK

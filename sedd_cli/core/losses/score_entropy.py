@@ -58,10 +58,8 @@ class ScoreEntropy(ContinuousTime):
 
     name: ClassVar[str] = "score_entropy"
 
-    def loss(self, model: ScoreModel, x0: Tensor, v: Tensor, u: Tensor) -> Loss:
-        sigma, dsigma = self.noise_at(model, v)  # [B]
-        x = model.graph.perturb(x0, sigma, u)  # [B, L]
-        return weighted_score_entropy(model, x, sigma, x0, dsigma)
+    def weighted(self, model: ScoreModel, x: Tensor, sigma: Tensor, x0: Tensor, weight: Tensor) -> Loss:
+        return weighted_score_entropy(model, x, sigma, x0, weight)
 
 
 @OBJECTIVES.register

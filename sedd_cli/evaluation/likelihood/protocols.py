@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sedd_cli.data.shards import TokenArray
+from sedd_cli.data.shards import TokenArray, token_counts
 from sedd_cli.data.text_size import TextSize, scored_size
 from sedd_cli.data.tokenizers import Tokenizer
 from sedd_cli.errors import RequestError
@@ -105,8 +105,5 @@ class Blocks:
 
     def surprisal(self, vocab_size: int) -> Tensor:
         """−log of each token's frequency in the first COUNTED_TOKENS of this text, [vocab_size] float64."""
-        counts = np.full(vocab_size, 0.5)
-        stop = min(int(self.spans[-1, 1]), COUNTED_TOKENS)
-        for start in range(0, stop, 1 << 20):
-            counts += np.bincount(self.split.read(start, min(start + (1 << 20), stop)), minlength=vocab_size)
+        counts = 0.5 + token_counts(self.split, vocab_size, min(int(self.spans[-1, 1]), COUNTED_TOKENS))
         return torch.from_numpy(-np.log(counts / counts.sum()))

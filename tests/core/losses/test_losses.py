@@ -350,6 +350,25 @@ def test_losses_in_blocks_have_the_gradient_of_one_block(name, name_of, monkeypa
         torch.testing.assert_close(one_block, many, rtol=1e-9, atol=1e-12)
 
 
+@every_graph
+@pytest.mark.parametrize("name_of", ["score_entropy", "concrete_score"])
+def test_a_weight_changes_the_gradient_and_not_the_loss_that_is_logged(name, name_of):
+    """The gradient of a sequence at time t is (1 + p)·t^p times the one without a weight."""
+    from sedd_cli.models.dit import DiT, DiTConfig
+
+    graph = GRAPHS[name](vocab_size=N)
+    net = DiT(DiTConfig(n_blocks=1, hidden_size=8, n_heads=2, cond_dim=4, dropout=0.0, length=6), graph.states).double()
+    model = ScoreModel(net, graph, SCHEDULES["loglinear"]())
+    x0, u = torch.tensor([[2, 0, 1]]), torch.tensor([[0.0, 0.0, 0.99]], **F64)
+    for v in (0.0, 0.3, 0.9):
+        plain = OBJECTIVES[name_of](0.1).loss(model, x0, one(v), u)
+        found = OBJECTIVES[name_of](0.1, weight_power=0.5).loss(model, x0, one(v), u)
+        t = 0.1 + 0.9 * v
+        assert float(plain.total.detach()) > 0
+        assert float(found.total.detach()) == pytest.approx(1.5 * t**0.5 * float(plain.total.detach()), rel=1e-6)
+        torch.testing.assert_close(found.sequences, plain.sequences)
+
+
 def test_cross_entropy_is_added_in_the_share_asked_for():
     model, _, _, distribution = mean_model("absorbing", 2)
     x0, v, u = torch.tensor([[2, 0]]), one(0.6), torch.tensor([[0.1, 0.9]], **F64)
@@ -399,6 +418,8 @@ def test_the_rigorous_bound_of_a_mean_model_is_that_of_its_scores(name, count):
         ("d3pm", {"T": 0}, "T must be at least 1, found 0"),
         ("d3pm", {"cross_entropy": -1.0}, "cross_entropy must be at least 0"),
         ("concrete_score", {"t_min": 0.0}, r"t_min must lie in \(0, 1\)"),
+        ("score_entropy", {"weight_power": -0.5}, r"weight_power must lie in \[0, 4\], found -0.5"),
+        ("score_entropy", {"weight_power": float("nan")}, "weight_power must lie"),
     ],
 )
 def test_impossible_options_are_refused(name, options, message):
