@@ -104,7 +104,7 @@ class Adapted(LanguageNetwork):
     @property
     def meaning(self) -> str:
         """Everything beside weights and shape that determines an output."""
-        return repr(self.condition)
+        return repr(self.condition) + self.net.meaning
 
     def kernel(self, length: int | None = None) -> str:
         return self.net.kernel(length)
