@@ -56,11 +56,11 @@ def _recognised(path: Path, source: str, mask: str | None) -> LoadedModel:
         return _from_checkpoint(found, source)
     if (path / checkpoint.MANIFEST).is_file():
         return _from_checkpoint(checkpoint.open_checkpoint(path), source)
-    if (path.is_file() and path.suffix in (".pth", ".pt")) or (path / published.HYDRA).is_file():
-        return published.load_training_directory(path, source)
     files = ModelFiles(path, source)
     if found := find_format(files):
         return found.load(files, mask)
+    if (path.is_file() and path.suffix in (".pth", ".pt")) or (path / published.HYDRA).is_file():
+        return published.load_training_directory(path, source)
     if (path / published.CONFIG).is_file():
         return published.load_published(path, source)
     if path.is_file() and path.name in (published.CONFIG, *published.WEIGHTS):

@@ -94,7 +94,8 @@ class LoadedModel:
         shape: Any = self.net.config
         if isinstance(shape, DiTConfig):
             shape = replace(shape, attention="auto", dropout=0.0)
-        meaning = (self.objective.parametrization == "mean", self.objective.causal, self.objective.steps)
+        outputs = {"score": False, "mean": True}.get(self.objective.parametrization, self.objective.parametrization)
+        meaning = (outputs, self.objective.causal, self.objective.steps)
         parts = (self.graph, self.schedule, shape, *([meaning] if any(meaning) else []))
         parts += () if self.vocabulary is None else (self.vocabulary, self.net.meaning)
         # spelled as in version 0.1, so that results stored under a fingerprint are still found
@@ -151,7 +152,7 @@ class LoadedModel:
         if own is None:
             if self.graph.masking:
                 own = Vocabulary(self.graph.states, self.graph.mask, carries_over=True)
-            elif self.objective.parametrization == "mean":
+            elif self.objective.parametrization != "score":
                 own = Vocabulary(self.graph.states, self.graph.mask)
             else:
                 raise RequestError(f"{self.source} gives scores, not the distribution of the clean token")
@@ -192,10 +193,10 @@ class LoadedModel:
     def describe(self) -> str:
         """A description in one line."""
         parameters = sum(p.numel() for p in self.net.parameters())
-        graph = {name: value for name, value in asdict(self.graph).items() if name != "vocab_size"}
+        graph = {name: value for name, value in _options(self.graph).items() if name != "vocab_size"}
         parts = [] if self.objective.name == "score_entropy" else [self.objective.name.replace("_", " ")]
         if not self.exact:
-            parts += [_spelled(self.graph.name, graph), _spelled(self.schedule.name, asdict(self.schedule))]
+            parts += [_spelled(self.graph.name, graph), _spelled(self.schedule.name, _options(self.schedule))]
         parts += [f"{parameters:,} parameters", f"length {self.length}"]
         parts += [self.precision, f"{self.net.kernel()} attention"]
         without = f"{self.tokenizer_source} not available" if self.tokenizer_source else "no tokenizer"
@@ -217,6 +218,14 @@ class LoadedModel:
         if x.numel() and not 0 <= int(x.min()) <= int(x.max()) < states:
             raise RequestError(f"token ids must lie in [0, {states}), found {int(x.min())} to {int(x.max())}")
         return x
+
+
+def _options(part: Graph | Schedule) -> dict[str, Any]:
+    """The fields of a part by name, those of its own parts among them."""
+    found: dict[str, Any] = {}
+    for name, value in asdict(part).items():
+        found |= value if isinstance(value, dict) else {name: value}
+    return found
 
 
 def _spelled(name: str, options: dict[str, Any]) -> str:

@@ -63,7 +63,7 @@ def thinned_move(
     model, moved = move.model, remasked(move, x, free, u[0])
     kernels = model.kernels
     assert kernels is not None
-    mean = model.parametrization == "mean"
+    mean = model.parametrization != "score"
     batch, position = (free & model.graph.active(x)).nonzero(as_tuple=True)
     scored, small = torch.zeros_like(skips, dtype=torch.int64), torch.ones_like(skips)
     if not len(batch):

@@ -98,7 +98,7 @@ class Stepper(Sampler):
     def run(self, model: ScoreModel, given: Conditioning, seed: int | Tensor, index: Tensor) -> Iterator[Denoised]:
         grid, x, noise = _start(self, model, given, seed, index)
         evaluations, fallbacks, number = torch.zeros_like(index), 0, 0
-        mean = model.parametrization == "mean"
+        mean = model.parametrization != "score"
         skips = torch.full_like(index, mean, dtype=torch.bool)  # sequences in which not every position is scored
         for k in range(self.steps + 1):
             fell_back = False
@@ -198,7 +198,8 @@ class Correction(Move):
         return float(self.length)
 
     def transition(self, log_score: Tensor, x: Tensor) -> Transition:
-        return corrector_step(self.model.graph, log_score, x, self.length.expand(x.shape))
+        graph = self.model.graph.between(self.sigma, self.sigma)
+        return corrector_step(graph, log_score, x, self.length.expand(x.shape))
 
     def fast_transition(self, kernels: Kernels[Any], log_score: Tensor, x: Tensor) -> Transition:
         return kernels.correct(log_score, x, self.length.expand(x.shape))
