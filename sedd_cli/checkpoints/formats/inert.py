@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import _utils as rebuilding
 
 from sedd_cli.errors import DamageError, RequestError, first_line, shortened
 
@@ -76,8 +77,8 @@ ALLOWED: dict[tuple[str, str], Any] = {
     **{(kind.__module__, kind.__name__): kind for kind in _CONTAINERS},
     **{("__builtin__", kind.__name__): kind for kind in (dict, list, tuple, set, frozenset)},
     ("_codecs", "encode"): _encoded,
-    ("torch._utils", "_rebuild_tensor_v2"): torch._utils._rebuild_tensor_v2,
-    ("torch._utils", "_rebuild_parameter"): torch._utils._rebuild_parameter,
+    ("torch._utils", "_rebuild_tensor_v2"): rebuilding._rebuild_tensor_v2,
+    ("torch._utils", "_rebuild_parameter"): rebuilding._rebuild_parameter,
     ("torch", "Size"): torch.Size,
     **{("torch", name): value for name, value in vars(torch).items() if isinstance(value, torch.dtype)},
 }
@@ -89,10 +90,10 @@ class _Unpickler(pickle.Unpickler):
             return known
         if any(module_name == root or module_name.startswith(f"{root}.") for root in STOOD_IN):
             return type(global_name, (Inert,), {"__module__": f"inert.{module_name}"})
-        raise _Refused(f"{module_name}.{global_name}")
+        raise _RefusedError(f"{module_name}.{global_name}")
 
 
-class _Refused(Exception):
+class _RefusedError(Exception):
     """A name that is neither allowed nor of a library whose classes are stood in for."""
 
 
@@ -117,7 +118,7 @@ def read_inert(path: Path) -> Any:
         raise RequestError(f"{path} is refused: its pickle has {sum(sizes):,} bytes, at most {MOST_BYTES:,} are read")
     try:
         return torch.load(path, map_location="cpu", pickle_module=_PICKLE, weights_only=False, mmap=True)
-    except _Refused as error:
+    except _RefusedError as error:
         raise RequestError(
             f"{path} is refused: this pickle needs {shortened(str(error))}, which could run code of others"
         ) from None

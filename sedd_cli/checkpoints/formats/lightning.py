@@ -183,7 +183,7 @@ class Stored:
         vocab = self.tokenizer.get("vocab") if self.tokenizer else None
         ids = {k: v for k, v in vocab.items() if type(v) is int} if isinstance(vocab, Mapping) else {}
         own = self.own_tokenizer()
-        return ids if own is None else own.ids()
+        return ids if own is None else own.ids_by_token()
 
     def own_tokenizer(self) -> HuggingFaceTokenizer | None:
         """The tokenizer, if the pickle has all of it; None otherwise."""

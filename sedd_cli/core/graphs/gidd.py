@@ -1,11 +1,11 @@
-"""The process of GIDD (von Rütte et al. 2025): a token gives way to MASK or to a uniform token, in a ratio that changes.
+"""The process of GIDD (von Rütte et al. 2025): tokens give way to MASK and to uniform tokens, in a changing ratio.
 
 At time t a clean token x0 has the distribution α·δ(x0) + m·δ(MASK) + w·uniform, with
 
     c = B·√(t(1 − t)),  C = 1 + κ·c,  m = t/C,  w = c/C,  α = (1 − t − (1 − κ)·c)/C.
 
-Total noise is sigma = −log α, so that a position is reached by noise at rate 1 per unit of sigma. What noise puts in its
-place depends on sigma: no single generator gives this process, but between any two noise levels it is one of `Mixture`.
+Total noise is sigma = −log α, so that noise reaches a position at rate 1 per unit of sigma. What it puts there depends
+on sigma: no single generator gives this process, but between any two noise levels it is one of `Mixture`.
 """
 
 from __future__ import annotations
@@ -211,4 +211,6 @@ def gidd_process(vocab_size: int, mixing: Mixing, t_eps: float = 1e-4) -> tuple[
     """Graph and schedule of GIDD."""
     if not 0 < t_eps < 0.5 or not math.isfinite(t_eps):
         raise ValueError(f"t_eps must lie in (0, 1/2), found {t_eps}")
+    if not mixing.alpha(torch.tensor(1 - t_eps, dtype=torch.float64))[0] > 0:
+        raise ValueError(f"with {mixing.reached} tokens there is no noise at t = 1 - {t_eps} in the code's first version")
     return Gidd(vocab_size, mixing), MixingSchedule(mixing, t_eps)

@@ -95,7 +95,7 @@ class HuggingFaceTokenizer(Tokenizer):
             )
         return HuggingFaceTokenizer(self.spec, json.dumps(self._content, ensure_ascii=False), eos)
 
-    def ids(self) -> dict[str, int]:
+    def ids_by_token(self) -> dict[str, int]:
         """Ids by token."""
         return self._engine.get_vocab(with_added_tokens=True)
 
