@@ -17,6 +17,7 @@ from sedd_cli.checkpoints.formats.special_tokens import KNOWN_MASKS, KNOWN_TOKEN
 from sedd_cli.checkpoints.loaded_model import LoadedModel
 from sedd_cli.checkpoints.published import named_averages
 from sedd_cli.checkpoints.tensors import check_stored
+from sedd_cli.core.graphs.absorbing import Absorbing
 from sedd_cli.core.losses import Objective
 from sedd_cli.core.losses.d3pm import D3PM
 from sedd_cli.core.losses.masked_cross_entropy import MaskedCrossEntropy
@@ -134,6 +135,8 @@ class Stored:
         facts = {"layout": "lightning", "weights": which, "step": self.content.get("global_step")}
         noise = LogLinear(self.setting("noise.eps", default=1e-3))
         model = assembled(self.source, kind, net, vocabulary, noise, objective, condition, facts)
+        if kind == "sedd":
+            model.graph = Absorbing(vocabulary.tokens, scale_by_sigma=True)
         return self.with_tokenizer(model)
 
     def meaning(self, rows: int, mask: str | None) -> tuple[Vocabulary, Objective, str]:
