@@ -64,9 +64,8 @@ def _recognised(path: Path, source: str, mask: str | None) -> LoadedModel:
     if (path.is_file() and path.suffix in (".pth", ".pt")) or (path / published.HYDRA).is_file():
         return published.load_training_directory(path, source)
     if files.model_type and "graph" not in files.config:
-        raise RequestError(
-            f"{source}: its {published.CONFIG} has model_type {displayed(files.model_type)}; {_formats()}"
-        )
+        found = f"model_type {displayed(files.model_type)}"
+        raise RequestError(f"{source} is of no known format: its {published.CONFIG} has {found}; {_formats()}")
     if (path / published.CONFIG).is_file():
         return published.load_published(path, source)
     if path.is_file() and path.name in (published.CONFIG, *published.WEIGHTS):
@@ -75,11 +74,11 @@ def _recognised(path: Path, source: str, mask: str | None) -> LoadedModel:
         raise RequestError(
             f"{source} is not a model: neither a run (it has no `{checkpoint.LATEST}` checkpoint), nor a checkpoint "
             f"({checkpoint.MANIFEST}), nor the published layout ({published.CONFIG}), nor a training directory of the "
-            f"published code ({published.HYDRA}); it holds {listed(sorted(at.name for at in path.iterdir())) or 'nothing'}; "
-            f"{_formats()}"
+            f"published code ({published.HYDRA}); it holds "
+            f"{listed(sorted(at.name for at in path.iterdir())) or 'nothing'}; {_formats()}"
         )
     if path.is_file():
-        raise RequestError(f"{source} is a file of no known format: name its folder; {_formats()}")
+        raise RequestError(f"{source} is a file: name its folder")
     folder = _fetched(source)
     model = _recognised(folder, source, mask)
     model.facts = {"commit": folder.name[:8], **model.facts}

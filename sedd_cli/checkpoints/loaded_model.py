@@ -79,6 +79,11 @@ class LoadedModel:
         return self.graph.name if self.objective.name == "score_entropy" else f"{self.objective.name} {self.graph.name}"
 
     @property
+    def block_size(self) -> int | None:
+        """Of a model that fills blocks of so many tokens one after another (BD3-LM); None of any other."""
+        return self.net.block_size
+
+    @property
     def layers(self) -> int:
         """Number of blocks of the network."""
         return self.net.config.n_blocks
@@ -132,7 +137,7 @@ class LoadedModel:
         return self.score.log_score(self._tokens(x, self.graph.states), sigma.to(self.device))
 
     @torch.no_grad()
-    def log_p_x0(self, x: Tensor, t: Tensor) -> Tensor:
+    def log_p_x0(self, x: Tensor, t: Tensor, clean: Tensor | None = None) -> Tensor:
         """log p(x0|x_t) of the clean token at every position, [B, L, V] float32, in the checkpoint's own token ids.
 
         A model of another project is normalised as by its own code: over all rows of its head or over all but MASK,
@@ -142,6 +147,8 @@ class LoadedModel:
         Args:
             x: noisy tokens [B, L], in the checkpoint's own ids.
             t: the time of each sequence [B], between 0 and 1.
+            clean: of a model that fills blocks one after another (BD3-LM), the clean tokens [B, L] that each block of x
+                is given of earlier blocks. Without it earlier blocks are those of x.
 
         Raises:
             RequestError: the model gives no such distribution: it is autoregressive, or gives scores of a graph
@@ -158,7 +165,12 @@ class LoadedModel:
                 raise RequestError(f"{self.source} gives scores, not the distribution of the clean token")
         x = own.states_of(self._tokens(x, own.rows))
         sigma = self.schedule(torch.as_tensor(t, dtype=torch.float64, device=self.device))[0]
-        return own.log_p_x0(self.net.head(self.net.hidden(x, sigma.float())), x)
+        net = self.net
+        if clean is not None:
+            if self.block_size is None:
+                raise RequestError(f"clean tokens mean nothing with {self.source}, which does not fill blocks in turn")
+            net = net.knowing(own.states_of(self._tokens(clean, own.rows)))
+        return own.log_p_x0(net.head(net.hidden(x, sigma.float())), x)
 
     def loss(self, x0: Tensor, t: Tensor, x: Tensor) -> Tensor:
         """σ̄′(t)·score entropy of noisy x [B, L] at time t [B] given clean x0 [B, L]: nats per sequence [B]."""

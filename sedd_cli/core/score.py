@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Literal, NamedTuple, Protocol
 
@@ -64,6 +64,11 @@ class ScoreModel:
     def kernels(self) -> Kernels[Any] | None:
         """The graph's closed forms (`core.fast`), where it has them."""
         return kernels_of(self.graph)
+
+    def knowing(self, x0: Tensor) -> ScoreModel:
+        """The model for the likelihood of x0 [B, L]: a network that fills blocks one after another is given x0."""
+        knowing = getattr(self.net, "knowing", None)
+        return self if knowing is None else replace(self, net=knowing(x0))
 
     @property
     def block(self) -> int:

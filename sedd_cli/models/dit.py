@@ -171,6 +171,7 @@ class DiT(LanguageNetwork):
         self.states = states
         self.autocast = autocast
         self.causal = causal
+        self.block_size = variant.block_size
         self.recompute = False
         self.compiled = False
         self.graphed: GraphedTrunk | None = None
@@ -211,6 +212,24 @@ class DiT(LanguageNetwork):
             else:
                 h = self._continued(h, cond, past)
             return full_precision(self.output_layer.modulated(h, cond))
+
+    def hidden_given(self, x: Tensor, sigma: Tensor, x0: Tensor) -> Tensor:
+        """`hidden` where each block of x sees itself and the earlier blocks of x0, which see each other alike.
+
+        Both run through the blocks side by side at the same positions (Arriola et al. 2025, appendix B.6).
+        """
+        assert self.block_size is not None, "a network in blocks"
+        length = x.shape[1]
+        block = torch.arange(length, device=x.device) // self.block_size
+        earlier, own = block[:, None] > block, block[:, None] == block
+        seen = torch.cat([torch.cat([own, earlier], 1), torch.cat([torch.zeros_like(own), own | earlier], 1)])
+        with self._mixed(x.device):
+            cond = None if self.sigma_map is None else F.silu(self.sigma_map(sigma))
+            h = self.vocab_embed(torch.cat([x, x0], 1))
+            cos, sin = (torch.cat([table, table]) for table in self.angles(length, h.dtype))
+            for layer in self.blocks:
+                h = layer(h, cond, cos, sin, partial(masked, seen=seen))
+            return full_precision(self.output_layer.modulated(h[:, :length], cond))
 
     def _attend(self, length: int, device: torch.device) -> Attend:
         """The attention of one length."""

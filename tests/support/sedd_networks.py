@@ -194,6 +194,12 @@ FORMATS: dict[str, tuple[Save, str, str]] = {
     "mdlm, with time": (lambda path: save_hub(path, "mdlm", time_conditioning=True), "absorbing", "sigma"),
     "udlm": (lambda path: save_hub(path, "udlm"), "uniform", "sigma"),
     "duo": (lambda path: save_hub(path, "duo"), "uniform", "sigma"),
+    "bd3lm": (lambda path: save_hub(path, "bd3lm", variant=Variant(block_size=2), block_size=2), "absorbing", "none"),
+    "bd3lm, without adaLN": (
+        lambda path: save_hub(path, "bd3lm", variant=Variant(False, block_size=3), block_size=3),
+        "absorbing",
+        "none",
+    ),
     "radd": (save_radd_hub, "absorbing", "none"),
     "radd-run": (save_radd_run, "absorbing", "none"),
     "gidd": (save_gidd_hub, "gidd", "time"),

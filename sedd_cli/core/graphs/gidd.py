@@ -212,7 +212,5 @@ def gidd_process(vocab_size: int, mixing: Mixing, t_eps: float = 1e-4) -> tuple[
     if not 0 < t_eps < 0.5 or not math.isfinite(t_eps):
         raise ValueError(f"t_eps must lie in (0, 1/2), found {t_eps}")
     if not mixing.alpha(torch.tensor(1 - t_eps, dtype=torch.float64))[0] > 0:
-        raise ValueError(
-            f"with {mixing.reached} tokens there is no noise at t = 1 - {t_eps} in the code's first version"
-        )
+        raise ValueError(f"{mixing.reached} tokens are too few for t_eps {t_eps}: no clean one is left before t = 1")
     return Gidd(vocab_size, mixing), MixingSchedule(mixing, t_eps)

@@ -7,11 +7,13 @@ import math
 
 import pytest
 import torch
+from scipy.stats import chisquare
 from support import sedd_networks as made
 from support.sedd_networks import FORMATS, LENGTH, N
 
 from sedd_cli import load_model
 from sedd_cli.core.samplers.denoise import decode_masses
+from sedd_cli.errors import DamageError, RequestError
 
 every_format = pytest.mark.parametrize("kind", FORMATS)
 T = torch.tensor([0.15, 0.5, 0.8])
@@ -76,7 +78,7 @@ def log_p(model, steps: int) -> dict[tuple[int, ...], float]:
     grid = torch.logspace(math.log10(high), math.log10(low), steps + 1, dtype=torch.float64)
     base = graph.base()
     p = (base[:, None] * base).flatten()
-    neighbours = [[where[tuple(x[:i] + [y] + x[i + 1 :])] for i in range(2) for y in range(S)] for x in states.tolist()]
+    neighbours = [[where[(*x[:i], y, *x[i + 1 :])] for i in range(2) for y in range(S)] for x in states.tolist()]
     to = torch.tensor(neighbours)
     for t, s in itertools.pairwise(grid):
         middle = ((t.log() + s.log()) / 2).exp()
@@ -146,4 +148,132 @@ def test_mask_in_the_middle_is_known_from_the_pickled_tokenizer(tmp_path):
     log_p = model.log_p_x0(torch.tensor([[0, 1, 2, 3, 1, 1]]), torch.tensor([0.5]))
     assert log_p[0, :, 1].isneginf().all()
     assert log_p[0, 3, 3] == 0
-    assert N == model.vocab_size
+    assert model.vocab_size == N
+
+
+# BD3-LM: blocks one after another
+
+
+def block_model(tmp_path, size=2):
+    save = made.Variant(block_size=size)
+    made.save_hub(tmp_path / "m", "bd3lm", variant=save, block_size=size)
+    return load_model(tmp_path / "m", device="cpu")
+
+
+def test_a_block_is_given_earlier_clean_blocks_and_never_later_ones(tmp_path):
+    model, generator = block_model(tmp_path), torch.Generator().manual_seed(0)
+    x0 = torch.randint(N, (2, LENGTH), generator=generator)
+    x = torch.where(torch.rand(2, LENGTH, generator=generator) < 0.5, N, x0)
+    given = model.log_p_x0(x, torch.tensor([0.5, 0.5]), clean=x0)
+    for start in range(0, LENGTH, 2):
+        alone = torch.cat([x0[:, :start], x[:, start : start + 2]], 1)
+        found = model.log_p_x0(alone, torch.tensor([0.5, 0.5]))[:, start:]
+        torch.testing.assert_close(given[:, start : start + 2], found, atol=1e-5, rtol=1e-5)
+
+
+def exact_block_log_p(model, x0):
+    """log p of two tokens as two blocks of one: the second given the first."""
+    t, masks = torch.tensor([0.5]), torch.tensor([[N, N]])
+    first = model.log_p_x0(masks[:, :1], t)[0, 0, x0[0]]
+    second = model.log_p_x0(torch.tensor([[x0[0], N]]), t)[0, 1, x0[1]]
+    return float(first + second)
+
+
+def test_the_bound_of_blocks_of_one_token_is_the_likelihood(tmp_path):
+    model = block_model(tmp_path, 1)
+    for x0 in ((0, 2), (1, 1)):
+        found, _ = model.bound(torch.tensor([x0]).expand(256, 2), draws=16, seed=2)
+        error = float(found.std()) / 16
+        assert abs(float(found.mean()) + exact_block_log_p(model, x0)) < 4 * error + 1e-3
+
+
+def test_samples_of_blocks_follow_the_distribution_of_blocks(tmp_path):
+    model = block_model(tmp_path, 1)
+    draws = torch.tensor([sample.tokens for sample in model.sample(2000, length=2, steps=8, seed=3)])
+    seen = torch.bincount(draws @ torch.tensor([N, 1]), minlength=N * N).double()
+    expected = torch.tensor([exact_block_log_p(model, (i, j)) for i in range(N) for j in range(N)]).double().exp()
+    likely = expected > 5 / len(draws)
+    assert float(expected[~likely].sum()) < 0.01
+    share = expected[likely] / expected[likely].sum()
+    assert chisquare(seen[likely], share * seen[likely].sum()).pvalue > 1e-4
+
+
+def test_what_blocks_cannot_do_is_refused(tmp_path):
+    model = block_model(tmp_path)
+    with pytest.raises(RequestError, match="fills blocks from left to right"):
+        model.infill("[MASK:2]b")
+    made.save_hub(tmp_path / "odd", "bd3lm", variant=made.Variant(block_size=4), block_size=4)
+    with pytest.raises(RequestError, match="model_length 6 is no multiple of its block_size 4"):
+        load_model(tmp_path / "odd", device="cpu")
+    made.save_hub(tmp_path / "plain", "mdlm")
+    plain, x = load_model(tmp_path / "plain", device="cpu"), torch.zeros(1, 2, dtype=torch.int64)
+    with pytest.raises(RequestError, match="clean tokens mean nothing"):
+        plain.log_p_x0(x, torch.tensor([0.5]), clean=x)
+
+
+# What is refused
+
+
+def test_a_pickle_that_wants_more_than_inert_classes_is_refused(tmp_path):
+    class Evil:
+        def __reduce__(self):
+            return print, ("run",)
+
+    torch.save({"state_dict": {}, "hyper_parameters": Evil()}, tmp_path / "m.ckpt")
+    with pytest.raises(RequestError, match=r"is refused: this pickle needs \S*print, which could run code"):
+        load_model(tmp_path / "m.ckpt", device="cpu")
+    (tmp_path / "m.ckpt").write_bytes(b"no archive")
+    with pytest.raises(DamageError, match="is not a complete checkpoint of torch"):
+        load_model(tmp_path / "m.ckpt", device="cpu")
+
+
+def test_nothing_of_a_foreign_class_is_imported(tmp_path, monkeypatch):
+    (tmp_path / "omegaconf").mkdir()
+    (tmp_path / "omegaconf" / "__init__.py").write_text("raise SystemExit('it ran')")
+    made.save_lightning(tmp_path / "m.ckpt", **made.SUBS)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert load_model(tmp_path / "m.ckpt", device="cpu").vocab_size == N
+
+
+@pytest.mark.parametrize(
+    ("config", "told"),
+    [
+        ({"parameterization": "ar"}, "parameterization must be one of subs, d3pm, sedd, mean, found 'ar'"),
+        ({**made.SUBS, "backbone": "dimamba"}, "has the network 'dimamba', supported is dit"),
+        ({**made.SUBS, "model": {"n_heads": 2}}, "config.model.length must be a positive number, found None"),
+        ({}, "parameterization must be one of"),
+    ],
+)
+def test_what_a_checkpoint_of_lightning_lacks_is_named(tmp_path, config, told):
+    made.save_lightning(tmp_path / "m.ckpt", **config)
+    with pytest.raises(RequestError, match=told):
+        load_model(tmp_path / "m.ckpt", device="cpu")
+
+
+def test_mask_is_named_where_it_is_not_found(tmp_path):
+    made.save_gidd_hub(tmp_path / "m")
+    for file in ("tokenizer.json", "tokenizer_config.json"):
+        (tmp_path / "m" / file).unlink()
+    with pytest.raises(RequestError, match=r"no MASK among its 4 ids: .*give --mask-token"):
+        load_model(tmp_path / "m", device="cpu")
+    assert load_model(tmp_path / "m", device="cpu", mask_token="2").vocabulary.mask == 2
+    with pytest.raises(RequestError, match="has the ids 0 to 3"):
+        load_model(tmp_path / "m", device="cpu", mask_token="9")
+    made.save_hub(tmp_path / "u", "udlm")
+    with pytest.raises(RequestError, match="its noise is uniform, without MASK"):
+        load_model(tmp_path / "u", device="cpu", mask_token="2")
+
+
+def test_unknown_formats_and_variants_are_named(tmp_path):
+    made.save_hub(tmp_path / "m", "mdlmm")
+    with pytest.raises(RequestError, match=r"has model_type 'mdlmm'; formats of others: .*mdlm \(config\.json with"):
+        load_model(tmp_path / "m", device="cpu")
+    made.save_hub(tmp_path / "cfg", "udlm", cfg=True)
+    with pytest.raises(RequestError, match="class-conditional"):
+        load_model(tmp_path / "cfg", device="cpu")
+    made.save_hub(tmp_path / "two", "mdlm")
+    made.save_gidd_run(tmp_path / "run")
+    for file in ("config.yaml", "model.pt"):
+        (tmp_path / "run" / file).rename(tmp_path / "two" / file)
+    with pytest.raises(RequestError, match="fits several formats: "):
+        load_model(tmp_path / "two", device="cpu")
