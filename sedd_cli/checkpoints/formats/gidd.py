@@ -52,7 +52,7 @@ class GiddFacts:
         return value
 
 
-class Gidd(Format):
+class GiddLayout(Format):
     """What its two layouts share."""
 
     def assembled(self, source: ModelFiles, facts: GiddFacts, mask: str | None) -> LoadedModel:
@@ -94,7 +94,7 @@ class Gidd(Format):
 
 
 @register
-class GiddHub(Gidd):
+class GiddHub(GiddLayout):
     """A hub folder. The models there were trained with the code's first version."""
 
     name: ClassVar[str] = "gidd"
@@ -109,7 +109,7 @@ class GiddHub(Gidd):
 
 
 @register
-class GiddRun(Gidd):
+class GiddRun(GiddLayout):
     """A run directory. The version of its noise shows in the stored schedule; without one it is the latest."""
 
     name: ClassVar[str] = "gidd-run"

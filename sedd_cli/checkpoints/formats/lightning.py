@@ -181,19 +181,25 @@ class Stored:
         return found if isinstance(found, str) else None
 
     @cached_property
+    def vocab(self) -> dict[str, int]:
+        """Ids by token of a tokenizer written in Python; empty for any other."""
+        found = self.tokenizer.get("vocab") if self.tokenizer else None
+        items = found.items() if isinstance(found, Mapping) else ()
+        return {key: value for key, value in items if isinstance(key, str) and type(value) is int}
+
+    @cached_property
     def token_ids(self) -> dict[str, int]:
         """Ids by token, as far as the pickle has them."""
-        vocab = self.tokenizer.get("vocab") if self.tokenizer else None
-        ids = {k: v for k, v in vocab.items() if type(v) is int} if isinstance(vocab, Mapping) else {}
-        own = self.own_tokenizer()
-        return ids if own is None else own.ids_by_token()
+        return self.vocab or (self.own_tokenizer.ids_by_token() if self.own_tokenizer else {})
 
+    @cached_property
     def own_tokenizer(self) -> HuggingFaceTokenizer | None:
         """The tokenizer, if the pickle has all of it; None otherwise."""
         engine = self.tokenizer.get("_tokenizer") if self.tokenizer else None
         text = engine.state if isinstance(engine, Inert) else None
         if not isinstance(text, bytes):
-            return None
+            bert = self.tokenizer is not None and type(self.tokenizer).__name__.startswith("Bert")
+            return HuggingFaceTokenizer.from_bert_ids(str(self.file), self.vocab) if bert and self.vocab else None
         try:
             return HuggingFaceTokenizer.from_engine(str(self.file), text.decode(), self.special("eos_token"))
         except UnicodeDecodeError:
@@ -202,6 +208,6 @@ class Stored:
     def with_tokenizer(self, model: LoadedModel) -> LoadedModel:
         """The model with the tokenizer in the file, or else by its name."""
         name = self.setting("data.tokenizer_name_or_path")
-        model.tokenizer = self.own_tokenizer()
+        model.tokenizer = self.own_tokenizer
         model.tokenizer_source = name if isinstance(name, str) else KNOWN_TOKENIZERS.get(model.net.states)
         return model

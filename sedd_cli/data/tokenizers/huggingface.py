@@ -77,6 +77,14 @@ class HuggingFaceTokenizer(Tokenizer):
         return cls.from_engine(spec, engine.to_str(), None)
 
     @classmethod
+    def from_bert_ids(cls, spec: str, ids: dict[str, int]) -> HuggingFaceTokenizer:
+        """The lower-casing tokenizer of BERT with these ids by token; RequestError where they do not make one."""
+        from tokenizers import BertWordPieceTokenizer
+
+        engine = loaded(lambda: BertWordPieceTokenizer(ids, lowercase=True), spec)
+        return cls.from_engine(spec, engine.to_str(), None)
+
+    @classmethod
     def from_engine(cls, spec: str, text: str, end: str | None) -> HuggingFaceTokenizer:
         """The tokenizer of the content of a `tokenizer.json`; end: the token that ends a text, if it is known."""
         tokenizer = cls(spec, text, None)

@@ -141,14 +141,16 @@ def test_scores_of_the_code_of_mdlm_are_scaled_by_sigma(tmp_path):
 
 
 def test_mask_in_the_middle_is_known_from_the_pickled_tokenizer(tmp_path):
-    tokenizer = made.bert_tokenizer({"a": 0, "[MASK]": 1, "b": 2, "c": 3})
-    made.save_lightning(tmp_path / "m.ckpt", tokenizer=tokenizer, **made.SUBS)
+    ids = {token: number for number, token in enumerate(["a", "[MASK]", "b", "c", "[UNK]", "[SEP]", "[CLS]", "[PAD]"])}
+    made.save_lightning(tmp_path / "m.ckpt", states=8, tokenizer=made.bert_tokenizer(ids), **made.SUBS)
     model = load_model(tmp_path / "m.ckpt", device="cpu")
     assert model.vocabulary.mask == 1
+    assert model.tokenizer.encode("A c b") == [0, 2, 1]  # ids behind MASK move down by one
+    assert model.infill("a [MASK:1] c", seed=1)[0].text.startswith("a ")
     log_p = model.log_p_x0(torch.tensor([[0, 1, 2, 3, 1, 1]]), torch.tensor([0.5]))
     assert log_p[0, :, 1].isneginf().all()
     assert log_p[0, 3, 3] == 0
-    assert model.vocab_size == N
+    assert model.vocab_size == 7
 
 
 # BD3-LM: blocks one after another
