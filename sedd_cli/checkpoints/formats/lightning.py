@@ -31,6 +31,8 @@ from sedd_cli.models.network import Condition
 SUFFIX = ".ckpt"
 #: Names of algorithms, and of processes, whose noise is uniform.
 UNIFORM = ("uniform", "udlm", "duo", "duo_base", "distillation")
+#: What the vocabulary of a tokenizer of BERT has to hold.
+BERT_TOKENS = ("[UNK]", "[SEP]", "[CLS]")
 PARAMETERIZATIONS = ("subs", "d3pm", "sedd", "mean")
 
 
@@ -199,7 +201,8 @@ class Stored:
         text = engine.state if isinstance(engine, Inert) else None
         if not isinstance(text, bytes):
             bert = self.tokenizer is not None and type(self.tokenizer).__name__.startswith("Bert")
-            return HuggingFaceTokenizer.from_bert_ids(str(self.file), self.vocab) if bert and self.vocab else None
+            whole = bert and all(token in self.vocab for token in BERT_TOKENS)
+            return HuggingFaceTokenizer.from_bert_ids(str(self.file), self.vocab) if whole else None
         try:
             return HuggingFaceTokenizer.from_engine(str(self.file), text.decode(), self.special("eos_token"))
         except UnicodeDecodeError:
@@ -207,7 +210,8 @@ class Stored:
 
     def with_tokenizer(self, model: LoadedModel) -> LoadedModel:
         """The model with the tokenizer in the file, or else by its name."""
+        model.tokenizer, rows = self.own_tokenizer, model.net.states
         name = self.setting("data.tokenizer_name_or_path")
-        model.tokenizer = self.own_tokenizer
-        model.tokenizer_source = name if isinstance(name, str) else KNOWN_TOKENIZERS.get(model.net.states)
+        fits = name not in KNOWN_TOKENIZERS.values() or KNOWN_TOKENIZERS.get(rows) == name
+        model.tokenizer_source = name if isinstance(name, str) and fits else KNOWN_TOKENIZERS.get(rows)
         return model
