@@ -14,6 +14,8 @@ from support.sedd_networks import FORMATS, LENGTH, N
 from sedd_cli import load_model
 from sedd_cli.core.samplers.denoise import decode_masses
 from sedd_cli.errors import DamageError, RequestError
+from sedd_cli.inference.denoise import DenoisedRow, SequenceRequest, denoise
+from sedd_cli.inference.sampling import Sampling
 
 every_format = pytest.mark.parametrize("kind", FORMATS)
 T = torch.tensor([0.15, 0.5, 0.8])
@@ -62,6 +64,14 @@ def test_samples_and_fillings_hold_tokens_alone_and_keep_what_is_given(loaded, k
     for sample in model.sample(3, steps=4, seed=1):
         assert len(sample.tokens) == LENGTH
         assert all(0 <= token < model.vocab_size for token in sample.tokens)
+    for name in ("tweedie", "first_hitting"):
+        if name == "first_hitting" and not model.graph.masking:
+            continue
+        resolved = Sampling(sampler=name).resolve(model)
+        request = SequenceRequest((0, None, None, 2, None, 1), seed=4)
+        (row,) = [event for event in denoise(model, resolved, [request]) if isinstance(event, DenoisedRow)]
+        assert [row.tokens[i] for i in (0, 3, 5)] == [0, 2, 1]
+        assert all(0 <= token < model.vocab_size for token in row.tokens)
 
 
 @torch.no_grad()
@@ -118,6 +128,15 @@ def test_the_bound_lies_above_minus_log_p(loaded, kind):
         assert bound > -exact[x0] - 4 * error - 0.02
         if model.objective.parametrization != "score":  # where scores are normalised it is not far above
             assert bound < -exact[x0] + 4 * error + 6
+
+
+def test_a_model_in_discrete_time_has_the_bound_of_its_steps(loaded):
+    model, _ = loaded("lightning d3pm")
+    assert model.objective.steps == 50
+    x0 = torch.tensor([[1, 0]])
+    discrete, _ = model.bound(x0.expand(64, 2), draws=16, seed=2, protocol="discrete")
+    rigorous, _ = model.bound(x0.expand(64, 2), draws=16, seed=2)
+    assert abs(float(discrete.mean() - rigorous.mean())) < 0.5
 
 
 def test_the_other_weights_do_not_count(tmp_path):
@@ -279,3 +298,19 @@ def test_unknown_formats_and_variants_are_named(tmp_path):
         (tmp_path / "run" / file).rename(tmp_path / "two" / file)
     with pytest.raises(RequestError, match="fits several formats: "):
         load_model(tmp_path / "two", device="cpu")
+
+
+@pytest.mark.parametrize("save", [made.save_gidd_hub, lambda path: made.save_hub(path, "mdlm")], ids=["gidd", "mdlm"])
+def test_the_commands_take_them(sedd, tmp_path, save):
+    save(tmp_path / "m")
+    (tmp_path / "corpus.txt").write_text("\n\n".join("a b c a c c b" for _ in range(60)))
+    if not (tmp_path / "m" / "tokenizer.json").is_file():
+        made.save_tokenizer(tmp_path / "m", ["a", "b", "c"], mask="c")
+    told = sedd("sample", "--model", tmp_path / "m", "-n", "2", "--steps", "4")
+    assert told.code == 0, told.err
+    done = sedd(
+        "eval", "--model", tmp_path / "m", "--tokenizer", tmp_path / "m" / "tokenizer.json", "--dataset",
+        tmp_path / "corpus.txt", "--split", "train", "--blocks", "4", "--max-nfe", "64", "--json",
+    )  # fmt: skip
+    assert done.code == 0, done.err
+    assert sedd("infill", "--model", tmp_path / "m", "--mask-token", "zz", "-t", "[MASK:2]").code == 2
