@@ -12,7 +12,10 @@ from support import sedd_networks as made
 from support.sedd_networks import FORMATS, LENGTH, N
 
 from sedd_cli import load_model
+from sedd_cli.core.conditioning import Conditioning
+from sedd_cli.core.samplers import SAMPLERS
 from sedd_cli.core.samplers.denoise import decode_masses
+from sedd_cli.core.samplers.stepper import run_reference
 from sedd_cli.errors import DamageError, RequestError
 from sedd_cli.inference.denoise import DenoisedRow, SequenceRequest, denoise
 from sedd_cli.inference.sampling import Sampling
@@ -128,6 +131,17 @@ def test_the_bound_lies_above_minus_log_p(loaded, kind):
         assert bound > -exact[x0] - 4 * error - 0.02
         if model.objective.parametrization != "score":  # where scores are normalised it is not far above
             assert bound < -exact[x0] + 4 * error + 6
+
+
+@pytest.mark.parametrize("kind", ["udlm", "mdlm, with time", "gidd"])
+@pytest.mark.parametrize("name", ["tweedie", "euler"])
+def test_thinned_samples_are_those_of_all_scores(loaded, kind, name):
+    score, index = loaded(kind)[0].score, torch.arange(50)
+    given = Conditioning(torch.zeros(50, LENGTH, dtype=torch.bool), torch.zeros(50, LENGTH, dtype=torch.int64))
+    with torch.no_grad():
+        *_, thinned = SAMPLERS[name](steps=16).run(score, given, 1, index)
+        *_, plain = run_reference(score, SAMPLERS[name](steps=16), given, 1, index)
+    assert torch.equal(thinned.x, plain)
 
 
 def test_a_model_in_discrete_time_has_the_bound_of_its_steps(loaded):

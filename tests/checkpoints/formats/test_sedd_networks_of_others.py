@@ -101,6 +101,7 @@ def test_mdlms_loss_is_ours():
 @pytest.mark.parametrize("name", UNIFORM)
 def test_the_loss_of_uniform_models_is_the_score_entropy_of_outputs_in_the_clean_tokens_place(name):
     model, io = loaded(name)
+    assert model.score.parametrization == "plug_in"
     duo = "alpha_t" in io
     alpha = io["alpha_t"].double() if duo else 1 - io["t"].double()  # UDLM's loss leaves eps out
     sigma, rate = -alpha.log(), (0.999 if duo else 1.0) / alpha
