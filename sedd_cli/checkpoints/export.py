@@ -119,7 +119,7 @@ def export(model: LoadedModel, options: ExportOptions) -> Generator[Event, None,
     check_finite(model.net, model.source)
     if model.precision != "fp32":
         raise RequestError(f"export needs a model that was loaded in fp32, found {model.precision}")
-    if model.objective.parametrization == "mean" or model.exact:
+    if model.objective.parametrization != "score" or model.exact:
         raise RequestError(f"the published layout holds models of scores only, found a model of {model.objective.name}")
     config = config_of(model.graph, model.schedule, model.net.config)
     if config["noise"].get("eps", PUBLISHED_EPS) != PUBLISHED_EPS:

@@ -5,13 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 from sedd_cli.checkpoints import checkpoint, hub, published
-from sedd_cli.checkpoints.formats import find_format
+from sedd_cli.checkpoints.formats import FORMATS, find_format
 from sedd_cli.checkpoints.formats.base import ModelFiles
 from sedd_cli.checkpoints.loaded_model import LoadedModel
 from sedd_cli.checkpoints.tensors import load_weights
 from sedd_cli.data.tokenizers import Tokenizer, is_local, load_tokenizer, open_tokenizer
 from sedd_cli.data.tokenizers.reindexed import ReindexedTokenizer
-from sedd_cli.errors import RequestError
+from sedd_cli.errors import RequestError, displayed, listed
 from sedd_cli.models.dit import DiT
 from sedd_cli.models.precision import autocast_dtype
 from sedd_cli.recipe import load_recipe
@@ -30,6 +30,8 @@ def open_model(
     chosen = pick_device(device)
     autocast = autocast_dtype(precision, chosen)
     model = _recognised(Path(source), str(source), mask_token)
+    if mask_token is not None and model.vocabulary is None:
+        raise RequestError(f"--mask-token means nothing with {source}, whose MASK is known")
     if tokenizer is not None:
         model.tokenizer, model.tokenizer_source = load_tokenizer(tokenizer), tokenizer
     elif model.tokenizer is None and model.tokenizer_source is not None:
@@ -57,11 +59,14 @@ def _recognised(path: Path, source: str, mask: str | None) -> LoadedModel:
         return _from_checkpoint(found, source)
     if (path / checkpoint.MANIFEST).is_file():
         return _from_checkpoint(checkpoint.open_checkpoint(path), source)
-    if (path.is_file() and path.suffix in (".pth", ".pt")) or (path / published.HYDRA).is_file():
-        return published.load_training_directory(path, source)
     files = ModelFiles(path, source)
     if found := find_format(files):
         return found.load(files, mask)
+    if (path.is_file() and path.suffix in (".pth", ".pt")) or (path / published.HYDRA).is_file():
+        return published.load_training_directory(path, source)
+    if files.model_type and "graph" not in files.config:
+        found = f"model_type {displayed(files.model_type)}"
+        raise RequestError(f"{source} is of no known format: its {published.CONFIG} has {found}; {_formats()}")
     if (path / published.CONFIG).is_file():
         return published.load_published(path, source)
     if path.is_file() and path.name in (published.CONFIG, *published.WEIGHTS):
@@ -70,7 +75,8 @@ def _recognised(path: Path, source: str, mask: str | None) -> LoadedModel:
         raise RequestError(
             f"{source} is not a model: neither a run (it has no `{checkpoint.LATEST}` checkpoint), nor a checkpoint "
             f"({checkpoint.MANIFEST}), nor the published layout ({published.CONFIG}), nor a training directory of the "
-            f"published code ({published.HYDRA})"
+            f"published code ({published.HYDRA}); it holds "
+            f"{listed(sorted(at.name for at in path.iterdir())) or 'nothing'}; {_formats()}"
         )
     if path.is_file():
         raise RequestError(f"{source} is a file: name its folder")
@@ -78,6 +84,11 @@ def _recognised(path: Path, source: str, mask: str | None) -> LoadedModel:
     model = _recognised(folder, source, mask)
     model.facts = {"commit": folder.name[:8], **model.facts}
     return model
+
+
+def _formats() -> str:
+    """The formats of others and their marks, for a message."""
+    return "formats of others: " + "; ".join(f"{one.name} ({one.marks})" for one in FORMATS.values())
 
 
 def _fetched(name: str) -> Path:

@@ -79,6 +79,11 @@ class LoadedModel:
         return self.graph.name if self.objective.name == "score_entropy" else f"{self.objective.name} {self.graph.name}"
 
     @property
+    def block_size(self) -> int | None:
+        """Of a model that fills blocks of so many tokens one after another (BD3-LM); None of any other."""
+        return self.net.block_size
+
+    @property
     def layers(self) -> int:
         """Number of blocks of the network."""
         return self.net.config.n_blocks
@@ -94,7 +99,8 @@ class LoadedModel:
         shape: Any = self.net.config
         if isinstance(shape, DiTConfig):
             shape = replace(shape, attention="auto", dropout=0.0)
-        meaning = (self.objective.parametrization == "mean", self.objective.causal, self.objective.steps)
+        outputs = {"score": False, "mean": True}.get(self.objective.parametrization, self.objective.parametrization)
+        meaning = (outputs, self.objective.causal, self.objective.steps)
         parts = (self.graph, self.schedule, shape, *([meaning] if any(meaning) else []))
         parts += () if self.vocabulary is None else (self.vocabulary, self.net.meaning)
         # spelled as in version 0.1, so that results stored under a fingerprint are still found
@@ -131,7 +137,7 @@ class LoadedModel:
         return self.score.log_score(self._tokens(x, self.graph.states), sigma.to(self.device))
 
     @torch.no_grad()
-    def log_p_x0(self, x: Tensor, t: Tensor) -> Tensor:
+    def log_p_x0(self, x: Tensor, t: Tensor, clean: Tensor | None = None) -> Tensor:
         """log p(x0|x_t) of the clean token at every position, [B, L, V] float32, in the checkpoint's own token ids.
 
         A model of another project is normalised as by its own code: over all rows of its head or over all but MASK,
@@ -141,6 +147,8 @@ class LoadedModel:
         Args:
             x: noisy tokens [B, L], in the checkpoint's own ids.
             t: the time of each sequence [B], between 0 and 1.
+            clean: of a model that fills blocks one after another (BD3-LM), the clean tokens [B, L] that each block of x
+                is given of earlier blocks. Without it earlier blocks are those of x.
 
         Raises:
             RequestError: the model gives no such distribution: it is autoregressive, or gives scores of a graph
@@ -151,13 +159,18 @@ class LoadedModel:
         if own is None:
             if self.graph.masking:
                 own = Vocabulary(self.graph.states, self.graph.mask, carries_over=True)
-            elif self.objective.parametrization == "mean":
+            elif self.objective.parametrization != "score":
                 own = Vocabulary(self.graph.states, self.graph.mask)
             else:
                 raise RequestError(f"{self.source} gives scores, not the distribution of the clean token")
         x = own.states_of(self._tokens(x, own.rows))
         sigma = self.schedule(torch.as_tensor(t, dtype=torch.float64, device=self.device))[0]
-        return own.log_p_x0(self.net.head(self.net.hidden(x, sigma.float())), x)
+        net = self.net
+        if clean is not None:
+            if self.block_size is None:
+                raise RequestError(f"clean tokens mean nothing with {self.source}, which does not fill blocks in turn")
+            net = net.knowing(own.states_of(self._tokens(clean, own.rows)))
+        return own.log_p_x0(net.head(net.hidden(x, sigma.float())), x)
 
     def loss(self, x0: Tensor, t: Tensor, x: Tensor) -> Tensor:
         """σ̄′(t)·score entropy of noisy x [B, L] at time t [B] given clean x0 [B, L]: nats per sequence [B]."""
@@ -192,10 +205,10 @@ class LoadedModel:
     def describe(self) -> str:
         """A description in one line."""
         parameters = sum(p.numel() for p in self.net.parameters())
-        graph = {name: value for name, value in asdict(self.graph).items() if name != "vocab_size"}
+        graph = {name: value for name, value in _options(self.graph).items() if name != "vocab_size"}
         parts = [] if self.objective.name == "score_entropy" else [self.objective.name.replace("_", " ")]
         if not self.exact:
-            parts += [_spelled(self.graph.name, graph), _spelled(self.schedule.name, asdict(self.schedule))]
+            parts += [_spelled(self.graph.name, graph), _spelled(self.schedule.name, _options(self.schedule))]
         parts += [f"{parameters:,} parameters", f"length {self.length}"]
         parts += [self.precision, f"{self.net.kernel()} attention"]
         without = f"{self.tokenizer_source} not available" if self.tokenizer_source else "no tokenizer"
@@ -217,6 +230,14 @@ class LoadedModel:
         if x.numel() and not 0 <= int(x.min()) <= int(x.max()) < states:
             raise RequestError(f"token ids must lie in [0, {states}), found {int(x.min())} to {int(x.max())}")
         return x
+
+
+def _options(part: Graph | Schedule) -> dict[str, Any]:
+    """The fields of a part by name, those of its own parts among them."""
+    found: dict[str, Any] = {}
+    for name, value in asdict(part).items():
+        found |= value if isinstance(value, dict) else {name: value}
+    return found
 
 
 def _spelled(name: str, options: dict[str, Any]) -> str:

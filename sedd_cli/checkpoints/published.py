@@ -67,7 +67,7 @@ def _agreeing(recipe: Recipe, model: LoadedModel) -> Recipe:
     """The recipe; RequestError if it describes another model than config.json."""
     objective = recipe.objective.make()
     same = recipe.graph.make(vocab_size=model.vocab_size) == model.graph and recipe.noise.make() == model.schedule
-    if objective.parametrization == "mean" or objective.causal or not same:
+    if objective.parametrization != "score" or objective.causal or not same:
         raise RequestError(f"it describes another model than {CONFIG}: {recipe.objective.name}, {recipe.graph.name}")
     return recipe
 
@@ -88,7 +88,7 @@ def load_training_directory(path: Path, source: str) -> LoadedModel:
     return _model(
         _mapping(read_yaml(folder / HYDRA, DamageError), where),
         where,
-        _averaged(stored, file),
+        averaged(stored, file),
         str(file),
         source,
         facts,
@@ -151,12 +151,17 @@ def _model(
     return model
 
 
-def _averaged(stored: Mapping[str, Any], file: Path) -> dict[str, Tensor]:
-    """The EMA weights by name. They are stored as a list in the order of the named weights."""
+def averaged(stored: Mapping[str, Any], file: Path) -> dict[str, Tensor]:
+    """The EMA weights by name of a checkpoint of the published code."""
     weights, ema = stored.get("model"), stored.get("ema")
     shadow = ema.get("shadow_params") if isinstance(ema, Mapping) else None
     if not isinstance(weights, Mapping) or not isinstance(shadow, list):
         raise RequestError(f"{file} is not a checkpoint of the published code: it lacks model or ema.shadow_params")
+    return named_averages(weights, shadow, file)
+
+
+def named_averages(weights: Mapping[str, Any], shadow: list[Any], file: Path) -> dict[str, Tensor]:
+    """Averages by name. They are stored as a list in the order of the named weights that are no buffers."""
     if not all(isinstance(v, Tensor) for v in [*weights.values(), *shadow]):
         raise DamageError(f"{file} is damaged: model and ema.shadow_params must hold tensors")
     named = {name: v for name, v in weights.items() if name not in BUFFERS}
@@ -169,9 +174,9 @@ def _averaged(stored: Mapping[str, Any], file: Path) -> dict[str, Tensor]:
     ]
     if wrong:
         raise DamageError(f"{file} is damaged, its averages do not fit its weights: {listed(wrong, separator='; ')}")
-    averaged = dict(zip(named, shadow, strict=True))
-    check_stored(averaged, file)
-    return averaged
+    found = dict(zip(named, shadow, strict=True))
+    check_stored(found, file)
+    return found
 
 
 def _get(config: Any, key: str, kind: type, where: str) -> Any:

@@ -56,6 +56,10 @@ ModelOrCausal = Annotated[str | None, _model(", or a causal language model of tr
 Tokenizer = Annotated[
     str | None, typer.Option(metavar="NAME", help="Name or file of the tokenizer, for a model that names none.")
 ]
+MaskToken = Annotated[
+    str | None,
+    typer.Option(metavar="TOKEN", help="MASK by its id or token, for a model of another project that does not tell."),
+]
 Device = Annotated[str, typer.Option(metavar="NAME", callback=_device, help="auto, cpu, cuda, cuda:1, …")]
 #: The names of `models.precision`, whose import takes seconds.
 PRECISIONS = ("auto", "bf16", "tf32", "fp32")

@@ -188,6 +188,7 @@ def end_terms(model: ScoreModel, x0: Tensor, u: Tensor) -> Tensor:
     left = model.graph.active(x).any(-1).nonzero()[:, 0]
     if not len(left):
         return total
+    model = model.knowing(x0[left])
     for rows, log_score in model.scored_rows(x[left], x0.new_full((len(left),), sigma, dtype=torch.float64)):
         log_mass = decode_masses(model.graph, log_score, rows.x, rows.sigma)
         batch = left[rows.batch]

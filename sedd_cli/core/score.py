@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Literal, NamedTuple, Protocol
 
@@ -16,8 +16,9 @@ from sedd_cli.core.graphs import Graph
 from sedd_cli.core.schedules import T_MIN, Schedule
 
 #: What the network's outputs are: "score": log-scores; "mean": logits of the clean token, which on the absorbing graph
-#: is as if the scores' normaliser e^m were set to 1.
-Parametrization = Literal["score", "mean"]
+#: is as if the scores' normaliser e^m were set to 1; "plug_in": logits of what takes the place of the clean token in
+#: p(y|x0)/p(x|x0), its distribution given all other positions (UDLM, Duo, GIDD).
+Parametrization = Literal["score", "mean", "plug_in"]
 
 #: Elements of one block of rows × states that a pass over the vocabulary may hold at once: what suits a CPU.
 ROW_BLOCK = 2**23
@@ -73,6 +74,11 @@ class ScoreModel:
         """The graph's closed forms (`core.fast`), where it has them."""
         return kernels_of(self.graph)
 
+    def knowing(self, x0: Tensor) -> ScoreModel:
+        """The model for the likelihood of x0 [B, L]: a network that fills blocks one after another is given x0."""
+        knowing = getattr(self.net, "knowing", None)
+        return self if knowing is None else replace(self, net=knowing(x0))
+
     def block(self, device: torch.device) -> int:
         """Rows of scores held at once on a device."""
         size = max(1, row_block(device) // self.graph.states)
@@ -115,7 +121,9 @@ class ScoreModel:
 
     def log_score_of(self, z: Tensor, sigma: Tensor, x: Tensor) -> Tensor:
         """log_score [R, S] of network outputs z [R, S] at positions x [R] under sigma [R]."""
-        return (self.graph.mean_score if self.parametrization == "mean" else self.graph.log_score)(z, sigma, x)
+        graph = self.graph
+        meaning = {"score": graph.log_score, "mean": graph.mean_score, "plug_in": graph.plug_in_score}
+        return meaning[self.parametrization](z, sigma, x)
 
     def row_losses(self, x: Tensor, sigma: Tensor, x0: Tensor, loss_of: RowLoss, where: Tensor | None = None) -> Tensor:
         """The sum of `loss_of` over the positions of each sequence, [B]: over the active ones, or over `where` [B, L].

@@ -140,7 +140,10 @@ def draw_bounds(
     """
     if find_protocol(protocols[0]).stepwise:
         assert sampler is not None, "a sampler for the protocol of its name"
+        if getattr(score.net, "block_size", None) is not None:
+            raise RequestError("the protocol 'sampler' is not for models that fill blocks one after another")
         return sampler_bound(score, sampler, x0, stream, step)[:, None]
+    score = score.knowing(x0)
     u, u_end = (w.to(x0.device) for w in stream.uniforms(step, x0.shape[1]))
     v, count = v.to(x0.device), estimator == "count"
     if find_protocol(protocols[0]).discrete:

@@ -81,11 +81,37 @@ class BatchDenoiser:
     _warned: bool = False
 
     def denoise(self, requests: Sequence[SequenceRequest]) -> Iterator[Event]:
-        """Yield a DenoisedRow for every request of a portion, short sequences first; halve batches out of memory.
+        """Yield a DenoisedRow for every request of a portion; a model in blocks fills one block after another.
 
         RequestError, before any is denoised, where one of them cannot fit.
         """
         check_fits(self.model, max((len(request.tokens) for request in requests), default=1), whole=False)
+        if self.model.block_size is None:
+            yield from self._denoise(requests)
+            return
+        rows = [DenoisedRow(place, list(one.tokens), 0, 0.0) for place, one in enumerate(requests)]  # pyright: ignore
+        size, longest = self.model.block_size, max((len(one.tokens) for one in requests), default=0)
+        for start in range(0, longest, size):
+            open_ = [row for row in rows if None in row.tokens[start : start + size]]
+            parts = [
+                dataclasses.replace(
+                    requests[row.place],
+                    tokens=tuple(row.tokens[: start + size]),
+                    seed=derived(requests[row.place].seed, "block", start // size),
+                )
+                for row in open_
+            ]
+            for event in self._denoise(parts):
+                if isinstance(event, DenoisedRow):
+                    row = open_[event.place]
+                    tokens = event.tokens + row.tokens[len(event.tokens) :]
+                    rows[row.place] = DenoisedRow(row.place, tokens, row.nfe + event.nfe, row.seconds + event.seconds)
+                else:
+                    yield event
+        yield from rows
+
+    def _denoise(self, requests: Sequence[SequenceRequest]) -> Iterator[Event]:
+        """Yield a DenoisedRow for every request, short sequences first; halve batches out of memory."""
         order = sorted(range(len(requests)), key=lambda place: len(requests[place].tokens))
         while order:
             length = len(requests[order[0]].tokens)

@@ -80,6 +80,11 @@ class Plan:
 
 def plan_job(model: LoadedModel, job: Job, sampling: Sampling) -> Plan:
     """RequestError where a text cannot be expressed, or lengths do not fit the model or each other."""
+    if model.block_size is not None and any(isinstance(part, str) for part in job.template.parts[1:]):
+        raise RequestError(
+            f"{model.source} fills blocks from left to right, each given earlier ones: it cannot fill a gap that text "
+            "follows"
+        )
     tokenizer = model.text_tokenizer() if job.template.texts else model.tokenizer
     _check_length(model, job)
     if model.exact and any(isinstance(part, str) for part in job.template.parts[1:]):

@@ -21,23 +21,28 @@ from sedd_cli.system.events import Filled, Sampled
 
 
 def load_model(
-    source: str | Path, device: str = "auto", precision: str = "fp32", tokenizer: str | None = None
+    source: str | Path,
+    device: str = "auto",
+    precision: str = "fp32",
+    tokenizer: str | None = None,
+    mask_token: str | None = None,
 ) -> Model:
     """Load a model.
 
     Args:
         source: a run directory, one of its checkpoints, a folder in the published layout, a training directory of the
-            published code (or a checkpoint file in it), or a hub id.
+            published code (or a checkpoint file in it), a model of another project in its own layout, or a hub id.
         device: cpu, cuda, … or auto.
         precision: fp32, bf16 or auto (bf16 where the device computes it natively); from the head's outputs on,
             everything is float32 or better.
         tokenizer: overrides or supplies the tokenizer, by name or file.
+        mask_token: MASK by its id or token, for a model of another project that does not tell.
 
     Raises:
         RequestError: the source is no model.
         DamageError: the model is damaged.
     """
-    loaded = open_model(source, device, precision, tokenizer)
+    loaded = open_model(source, device, precision, tokenizer, mask_token)
     return Model(**{f.name: getattr(loaded, f.name) for f in fields(LoadedModel)})
 
 

@@ -20,6 +20,11 @@ def sdpa(q: Tensor, k: Tensor, v: Tensor, causal: bool = False) -> Tensor:
     return F.scaled_dot_product_attention(q, k, v, is_causal=causal)
 
 
+def masked(q: Tensor, k: Tensor, v: Tensor, seen: Tensor) -> Tensor:
+    """The same where query i sees key j if seen[i, j], bool [L, L]."""
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=seen)
+
+
 def plain(q: Tensor, k: Tensor, v: Tensor, causal: bool = False) -> Tensor:
     """The same as three explicit products."""
     scores = torch.matmul(q * q.shape[-1] ** -0.5, k.transpose(-1, -2))

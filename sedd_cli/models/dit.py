@@ -15,10 +15,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from sedd_cli.models.attention import ATTENTION, NAMES, KVCache, Rotary, choose, rotate
+from sedd_cli.models.attention import ATTENTION, NAMES, KVCache, Rotary, choose, masked, rotate
 from sedd_cli.models.cuda_graphs import GraphedTrunk
 from sedd_cli.models.head import Readout
 from sedd_cli.models.layers import Embedding, LayerNorm, SigmaEmbedding, dropout, full_precision, modulate
+from sedd_cli.models.modulation import PLAIN, AdaLN, Modulation
 from sedd_cli.models.network import LanguageNetwork
 
 #: q, k, v [B, H, L, D] and whether attention is causal → [B, H, L, D].
@@ -60,39 +61,60 @@ class DiTConfig:
             raise ValueError(f"attention must be one of {', '.join(NAMES)}, found {self.attention!r}")
 
 
-class Block(nn.Module):
-    """Attention and MLP, each behind an adaLN-zero modulation by the noise condition."""
+@dataclass(frozen=True)
+class Variant:
+    """How networks of others differ from SEDD's. No recipe chooses it.
 
-    def __init__(self, config: DiTConfig):
+    conditioned: the noise modulates every block (adaLN); otherwise the network is not told of it. norm_bias: layer
+    normalisations have a bias. block_size: positions attend to their own block of so many and to earlier blocks only.
+    """
+
+    conditioned: bool = True
+    norm_bias: bool = False
+    block_size: int | None = None
+
+
+#: SEDD's own network.
+SEDD = Variant()
+
+
+class Block(nn.Module):
+    """Attention and MLP, each behind an adaLN-zero modulation by the noise condition, where there is one."""
+
+    def __init__(self, config: DiTConfig, variant: Variant = SEDD):
         super().__init__()
         dim = config.hidden_size
         self.n_heads = config.n_heads
         self.dropout = config.dropout
-        self.norm1 = LayerNorm(dim)
+        self.norm1 = LayerNorm(dim, variant.norm_bias)
         self.attn_qkv = nn.Linear(dim, 3 * dim, bias=False)
         self.attn_out = nn.Linear(dim, dim, bias=False)
-        self.norm2 = LayerNorm(dim)
+        self.norm2 = LayerNorm(dim, variant.norm_bias)
         self.mlp = nn.Sequential(nn.Linear(dim, 4 * dim), nn.GELU(approximate="tanh"), nn.Linear(4 * dim, dim))
-        self.adaLN_modulation = nn.Linear(config.cond_dim, 6 * dim)
-        nn.init.zeros_(self.adaLN_modulation.weight)
-        nn.init.zeros_(self.adaLN_modulation.bias)
+        self.adaLN_modulation = zero_linear(config.cond_dim, 6 * dim) if variant.conditioned else None
 
     def forward(
-        self, h: Tensor, cond: Tensor, cos: Tensor, sin: Tensor, attend: Attend, causal: bool = False
+        self, h: Tensor, cond: Tensor | None, cos: Tensor, sin: Tensor, attend: Attend, causal: bool = False
     ) -> Tensor:
-        shift_msa, scale_msa, gate_msa, shift_mlp, scale_mlp, gate_mlp = self.adaLN_modulation(cond)[:, None].chunk(
-            6, dim=-1
-        )
+        attention, mlp = self.modulations(cond)
         B, L, D = h.shape
-        qkv = self.attn_qkv(modulate(self.norm1(h), shift_msa, scale_msa))
+        qkv = self.attn_qkv(attention.enter(self.norm1(h)))
         qk, v = qkv.split((2 * D, D), -1)
         q, k = rotate(qk, cos, sin, D // self.n_heads).split(D, -1)
         q, k, v = (t.unflatten(-1, (self.n_heads, -1)).transpose(1, 2) for t in (q, k, v))
         a = attend(q, k, v, causal) if causal else attend(q, k, v)
         a = self.attn_out(a.transpose(1, 2).reshape(B, L, D))
-        h = torch.addcmul(h, gate_msa, self._drop(a))
-        m = self.mlp(modulate(self.norm2(h), shift_mlp, scale_mlp))
-        return torch.addcmul(h, gate_mlp, self._drop(m))
+        h = attention.leave(h, self._drop(a))
+        return mlp.leave(h, self._drop(self.mlp(mlp.enter(self.norm2(h)))))
+
+    def modulations(self, cond: Tensor | None) -> tuple[Modulation, Modulation]:
+        """Those of attention and of the MLP, for conditions [B, C]."""
+        if self.adaLN_modulation is None:
+            return PLAIN, PLAIN
+        shift_msa, scale_msa, gate_msa, shift_mlp, scale_mlp, gate_mlp = self.adaLN_modulation(cond)[:, None].chunk(
+            6, dim=-1
+        )
+        return AdaLN(shift_msa, scale_msa, gate_msa), AdaLN(shift_mlp, scale_mlp, gate_mlp)
 
     def _drop(self, a: Tensor) -> Tensor:
         return dropout(a, self.dropout) if self.training else a
@@ -101,14 +123,27 @@ class Block(nn.Module):
 class OutputLayer(nn.Module):
     """Final modulation and the linear head [D → S]; zero-initialised, so a fresh network's outputs are 0 everywhere."""
 
-    def __init__(self, config: DiTConfig, states: int):
+    def __init__(self, config: DiTConfig, states: int, variant: Variant = SEDD):
         super().__init__()
-        self.norm_final = LayerNorm(config.hidden_size)
-        self.linear = nn.Linear(config.hidden_size, states)
-        self.adaLN_modulation = nn.Linear(config.cond_dim, 2 * config.hidden_size)
-        for layer in (self.linear, self.adaLN_modulation):
-            nn.init.zeros_(layer.weight)
-            nn.init.zeros_(layer.bias)
+        self.norm_final = LayerNorm(config.hidden_size, variant.norm_bias)
+        self.linear = zero_linear(config.hidden_size, states)
+        self.adaLN_modulation = zero_linear(config.cond_dim, 2 * config.hidden_size) if variant.conditioned else None
+
+    def modulated(self, h: Tensor, cond: Tensor | None) -> Tensor:
+        """The input of `linear`."""
+        h = self.norm_final(h)
+        if self.adaLN_modulation is None:
+            return h
+        shift, scale = self.adaLN_modulation(cond)[:, None].chunk(2, dim=-1)
+        return modulate(h, shift, scale)
+
+
+def zero_linear(inputs: int, outputs: int) -> nn.Linear:
+    """A linear layer whose weights and biases are 0."""
+    layer = nn.Linear(inputs, outputs)
+    nn.init.zeros_(layer.weight)
+    nn.init.zeros_(layer.bias)
+    return layer
 
 
 class DiT(LanguageNetwork):
@@ -122,26 +157,35 @@ class DiT(LanguageNetwork):
 
     config: DiTConfig
 
-    def __init__(self, config: DiTConfig, states: int, autocast: torch.dtype | None = None, causal: bool = False):
+    def __init__(
+        self,
+        config: DiTConfig,
+        states: int,
+        autocast: torch.dtype | None = None,
+        causal: bool = False,
+        variant: Variant = SEDD,
+    ):
         super().__init__()
         self.config = config
+        self.variant = variant
         self.states = states
         self.autocast = autocast
         self.causal = causal
+        self.block_size = variant.block_size
         self.recompute = False
         self.compiled = False
         self.graphed: GraphedTrunk | None = None
         self.vocab_embed = Embedding(states, config.hidden_size)
-        self.sigma_map = SigmaEmbedding(config.cond_dim)
+        self.sigma_map = SigmaEmbedding(config.cond_dim) if variant.conditioned else None
         self.rotary_emb = Rotary(config.hidden_size // config.n_heads)
-        self.blocks = nn.ModuleList(Block(config) for _ in range(config.n_blocks))
-        self.output_layer = OutputLayer(config, states)
+        self.blocks = nn.ModuleList(Block(config, variant) for _ in range(config.n_blocks))
+        self.output_layer = OutputLayer(config, states, variant)
 
     @classmethod
-    def empty(cls, config: DiTConfig, states: int, causal: bool = False) -> DiT:
+    def empty(cls, config: DiTConfig, states: int, causal: bool = False, variant: Variant = SEDD) -> DiT:
         """A network whose parameters have shapes but no memory yet, for `load_state_dict(..., assign=True)`."""
         with torch.device("meta"):
-            net = cls(config, states, causal=causal)
+            net = cls(config, states, causal=causal, variant=variant)
         net.rotary_emb = Rotary(config.hidden_size // config.n_heads)
         return net
 
@@ -156,10 +200,10 @@ class DiT(LanguageNetwork):
 
     def _hidden(self, x: Tensor, sigma: Tensor, past: KVCache | None = None) -> Tensor:
         with self._mixed(x.device):
-            cond = F.silu(self.sigma_map(sigma))
+            cond = None if self.sigma_map is None else F.silu(self.sigma_map(sigma))
             h = self.vocab_embed(x)
             if past is None:
-                shared = *self.angles(x.shape[1], h.dtype), ATTENTION[self.kernel(x.shape[1])], self.causal
+                shared = *self.angles(x.shape[1], h.dtype), self._attend(x.shape[1], x.device), self.causal
                 for block in self.blocks:
                     if self.recompute and torch.is_grad_enabled():
                         h = checkpoint(block, h, cond, *shared, use_reentrant=False)
@@ -167,8 +211,32 @@ class DiT(LanguageNetwork):
                         h = block(h, cond, *shared)
             else:
                 h = self._continued(h, cond, past)
-            shift, scale = self.output_layer.adaLN_modulation(cond)[:, None].chunk(2, dim=-1)
-            return full_precision(modulate(self.output_layer.norm_final(h), shift, scale))
+            return full_precision(self.output_layer.modulated(h, cond))
+
+    def hidden_given(self, x: Tensor, sigma: Tensor, x0: Tensor) -> Tensor:
+        """`hidden` where each block of x sees itself and the earlier blocks of x0, which see each other alike.
+
+        Both run through the blocks side by side at the same positions (Arriola et al. 2025, appendix B.6).
+        """
+        assert self.block_size is not None, "a network in blocks"
+        length = x.shape[1]
+        block = torch.arange(length, device=x.device) // self.block_size
+        earlier, own = block[:, None] > block, block[:, None] == block
+        seen = torch.cat([torch.cat([own, earlier], 1), torch.cat([torch.zeros_like(own), own | earlier], 1)])
+        with self._mixed(x.device):
+            cond = None if self.sigma_map is None else F.silu(self.sigma_map(sigma))
+            h = self.vocab_embed(torch.cat([x, x0], 1))
+            cos, sin = (torch.cat([table, table]) for table in self.angles(length, h.dtype))
+            for layer in self.blocks:
+                h = layer(h, cond, cos, sin, partial(masked, seen=seen))
+            return full_precision(self.output_layer.modulated(h[:, :length], cond))
+
+    def _attend(self, length: int, device: torch.device) -> Attend:
+        """The attention of one length."""
+        if self.variant.block_size is None:
+            return ATTENTION[self.kernel(length)]
+        block = torch.arange(length, device=device) // self.variant.block_size
+        return partial(masked, seen=block[:, None] >= block)
 
     def kv_cache(self) -> KVCache:
         """An empty cache; ValueError unless the network is causal."""
@@ -176,7 +244,7 @@ class DiT(LanguageNetwork):
             raise ValueError("only a causal network has a cache: in others, new tokens change earlier activations")
         return KVCache()
 
-    def _continued(self, h: Tensor, cond: Tensor, past: KVCache) -> Tensor:
+    def _continued(self, h: Tensor, cond: Tensor | None, past: KVCache) -> Tensor:
         """The blocks' output for tokens that follow those in the cache."""
         cos, sin = (t[past.length :] for t in self.angles(past.length + h.shape[1], h.dtype))
         for layer, block in enumerate(self.blocks):
@@ -203,8 +271,14 @@ class DiT(LanguageNetwork):
             head = self.output_layer.linear
             head.weight.data = self.readout.rounded(head.weight.data)  # on a GPU; elsewhere as it is
 
+    @property
+    def meaning(self) -> str:
+        return "" if self.variant == SEDD else repr(self.variant)
+
     def kernel(self, length: int | None = None) -> str:
         """Name of the attention kernel used at a length (default: the trained length)."""
+        if self.variant.block_size is not None:
+            return "sdpa"
         weight, config = self.vocab_embed.embedding, self.config
         dtype, head_dim = self.autocast or weight.dtype, config.hidden_size // config.n_heads
         return choose(config.attention, weight.device, dtype, length or config.length, head_dim)

@@ -18,15 +18,17 @@ def full_precision(h: Tensor) -> Tensor:
 
 
 class LayerNorm(nn.Module):
-    """Layer normalisation over the last axis with a gain and no bias, computed in float32."""
+    """Layer normalisation over the last axis with a gain and mostly without a bias, computed in float32."""
 
-    def __init__(self, dim: int):
+    def __init__(self, dim: int, bias: bool = False):
         super().__init__()
         self.weight = nn.Parameter(torch.ones(dim))
+        self.bias = nn.Parameter(torch.zeros(dim)) if bias else None
 
     def forward(self, h: Tensor) -> Tensor:
         h = full_precision(h)
-        return F.layer_norm(h, self.weight.shape, self.weight.to(h.dtype), eps=1e-5)
+        bias = None if self.bias is None else self.bias.to(h.dtype)
+        return F.layer_norm(h, self.weight.shape, self.weight.to(h.dtype), bias, eps=1e-5)
 
 
 class Embedding(nn.Module):

@@ -25,6 +25,8 @@ class LanguageNetwork(nn.Module):
     autocast: torch.dtype | None
     #: Whether positions attend to earlier ones only.
     causal: bool
+    #: Of a network that fills blocks of so many tokens one after another, each given clean earlier ones; else None.
+    block_size: int | None = None
 
     @abstractmethod
     def hidden(self, x: Tensor, sigma: Tensor) -> Tensor:
@@ -51,6 +53,14 @@ class LanguageNetwork(nn.Module):
     def readout(self) -> Readout:
         """The linear head, for callers that compute its outputs in part; AttributeError where it is not plain."""
         raise AttributeError("this network's head is no plain matrix")
+
+    def hidden_given(self, x: Tensor, sigma: Tensor, x0: Tensor) -> Tensor:
+        """`hidden` where each block of noisy x [B, L] is given the earlier blocks of clean x0 [B, L]."""
+        raise NotImplementedError("this network does not fill blocks one after another")
+
+    def knowing(self, x0: Tensor) -> LanguageNetwork:
+        """This network, given clean x0 [B, L] by blocks where it takes blocks one after another; else itself."""
+        return self if self.block_size is None else Knowing(self, x0)
 
     @property
     def device(self) -> torch.device:
@@ -87,6 +97,7 @@ class Adapted(LanguageNetwork):
         super().__init__()
         self.net, self.vocabulary, self.condition = net, vocabulary, condition
         self.config, self.states, self.autocast, self.causal = net.config, vocabulary.states, net.autocast, net.causal
+        self.block_size = net.block_size
 
     @property
     def readout(self) -> Readout:
@@ -98,17 +109,49 @@ class Adapted(LanguageNetwork):
     def hidden(self, x: Tensor, sigma: Tensor) -> Tensor:
         return self.net.hidden(self.vocabulary.ids(x), self.condition(sigma))
 
+    def hidden_given(self, x: Tensor, sigma: Tensor, x0: Tensor) -> Tensor:
+        return self.net.hidden_given(self.vocabulary.ids(x), self.condition(sigma), self.vocabulary.ids(x0))
+
     def head(self, hidden: Tensor) -> Tensor:
         return self.vocabulary.by_state(self.net.head(hidden))
 
     @property
     def meaning(self) -> str:
         """Everything beside weights and shape that determines an output."""
-        return repr(self.condition)
+        return repr(self.condition) + self.net.meaning
 
     def kernel(self, length: int | None = None) -> str:
         return self.net.kernel(length)
 
     def cast_for_inference(self, dtype: torch.dtype | None) -> None:
         self.autocast = dtype
+        self.net.cast_for_inference(dtype)
+
+
+class Knowing(LanguageNetwork):
+    """A network whose blocks are given the earlier ones of clean sequences x0 [B, L], for likelihoods."""
+
+    def __init__(self, net: LanguageNetwork, x0: Tensor):
+        super().__init__()
+        self.net, self.x0 = net, x0
+        self.config, self.states, self.autocast, self.causal = net.config, net.states, net.autocast, net.causal
+        self.block_size = net.block_size
+
+    @property
+    def readout(self) -> Readout:
+        return self.net.readout
+
+    def hidden(self, x: Tensor, sigma: Tensor) -> Tensor:
+        return self.net.hidden_given(x, sigma, self.x0)
+
+    def head(self, hidden: Tensor) -> Tensor:
+        return self.net.head(hidden)
+
+    def knowing(self, x0: Tensor) -> LanguageNetwork:
+        return Knowing(self.net, x0)
+
+    def kernel(self, length: int | None = None) -> str:
+        return self.net.kernel(length)
+
+    def cast_for_inference(self, dtype: torch.dtype | None) -> None:
         self.net.cast_for_inference(dtype)

@@ -28,35 +28,35 @@ FLAGS = {
     "sample": (
         "--batch --block --correctors --device --grid --html --judge --last-step --legacy-float32-gumbel --length "
         "--model --no-thinning --normalized --out --precision --prompt --prompts --remask --sampler "
-        "--seed --self-bleu --steps --stride --svg --temperature --tokenizer --top-p --watch -m -n"
+        "--seed --self-bleu --steps --stride --svg --temperature --mask-token --tokenizer --top-p --watch -m -n"
     ),
     "infill": (
         "--all --batch --candidates --correctors --device --grid --html --input --interactive "
         "--last-step --legacy-float32-gumbel --length --model --no-resume --no-thinning --normalized --out "
         "--precision --prefix --remask --resume --sampler --seed --steps --suffix --svg --temperature "
-        "--template --tokenizer --top-p --watch -i -m -n -t"
+        "--template --mask-token --tokenizer --top-p --watch -i -m -n -t"
     ),
-    "export": "MODEL --dry-run --half --private --push --to --tokenizer",
-    "inspect": "MODEL --device --precision --seed --text --tokenizer",
+    "export": "MODEL --dry-run --half --private --push --to --mask-token --tokenizer",
+    "inspect": "MODEL --device --precision --seed --text --mask-token --tokenizer",
     "eval": (
         "--baselines --blocks --config --correctors --dataset --detokenizer --device --documents --encoding --eos "
         "--estimator --field --format --from --grid --last-step --length --max-nfe --model --no-baselines --no-resume "
         "--normalized --out --precision --protocol --rel-error --remask --resume --revision --sampler --seed --split "
-        "--steps --temperature --tokenizer --top-p -m"
+        "--steps --temperature --mask-token --tokenizer --top-p -m"
     ),
     "judge": "FILE --format --device --judge --out --self-bleu --tokenizer",
     "sweep": (
         "--device --judge --length --model --no-resume --out --precision --resume --sampler --seed "
-        "--self-bleu --steps --tokenizer -m -n"
+        "--self-bleu --steps --mask-token --tokenizer -m -n"
     ),
     "cloze": (
         "--config --detokenizer --documents --encoding --eos --field --format --revision "
-        "--candidates --dataset --device --from --model --out --precision --seed --split --tokenizer -m "
+        "--candidates --dataset --device --from --model --out --precision --seed --split --mask-token --tokenizer -m "
         "-n"
     ),
     "mauve": (
         "--batch --device --features --generations --mode --model --new --normalized --precision --prompt "
-        "--references --sampler --seed --seeds --split --steps --temperature --tokenizer --top-p "
+        "--references --sampler --seed --seeds --split --steps --temperature --mask-token --tokenizer --top-p "
         "--windows -m -n"
     ),
     "table": "NAME --budget --device --dry-run --markdown --mini --out --plot --rel-error --run --runs --seeds",

@@ -132,7 +132,7 @@ def assembled(
     tokens = vocabulary.tokens
     graph: Graph = Uniform(tokens) if vocabulary.mask is None else Absorbing(tokens, scale_by_sigma=False)
     adapted = Adapted(net, vocabulary, NoiseInput(condition, schedule))
-    facts = {"layout": kind, **(facts or {}), "weights": "as published"}
+    facts = {"layout": kind, "weights": "as published", **(facts or {})}
     return LoadedModel(
         adapted, graph, schedule, None, source.name, facts=facts, vocabulary=vocabulary, parametrized=objective
     )

@@ -1,71 +1,106 @@
-"""Hub folders of MDLM and UDLM: SEDD's network behind the prefix `backbone.`, its outputs logits of clean tokens."""
+"""Hub folders of MDLM, UDLM, Duo and BD3-LM: SEDD's network behind the prefix `backbone.`."""
 
 from __future__ import annotations
 
 from typing import ClassVar
 
+from sedd_cli.checkpoints.formats.backbone import network, without_prefix
 from sedd_cli.checkpoints.formats.base import Format, ModelFiles, assembled, register
+from sedd_cli.checkpoints.formats.special_tokens import KNOWN_MASKS, KNOWN_TOKENIZERS, chosen_mask, token_ids
 from sedd_cli.checkpoints.loaded_model import LoadedModel
-from sedd_cli.checkpoints.tensors import load_weights
 from sedd_cli.core.losses.masked_cross_entropy import MaskedCrossEntropy
-from sedd_cli.core.losses.score_entropy import MeanScoreEntropy
+from sedd_cli.core.losses.score_entropy import PlugInScoreEntropy
 from sedd_cli.core.schedules import LogLinear
 from sedd_cli.core.vocabulary import Vocabulary
-from sedd_cli.models.dit import DiT, DiTConfig
-
-BACKBONE = "backbone."
-#: Vocabulary sizes of known tokenizers whose MASK is not the last id.
-KNOWN_MASKS = {30522: 103}
+from sedd_cli.errors import RequestError
+from sedd_cli.models.network import Condition
 
 
 class Backbone(Format):
-    """A hub folder with SEDD's network."""
+    """A hub folder of this family."""
 
-    def network(self, source: ModelFiles) -> DiT:
-        """The network with its weights."""
-        tensors = {name.removeprefix(BACKBONE): value for name, value in source.tensors.items()}
-        config = DiTConfig(
-            n_blocks=source.number("n_blocks"),
-            hidden_size=source.number("hidden_dim"),
-            n_heads=source.number("n_heads"),
-            cond_dim=tensors["sigma_map.mlp.0.weight"].shape[0],
-            length=source.number("model_length"),
-            dropout=0.0,
+    #: Whether the network gets the noise, where the configuration does not say so.
+    time_conditioning: ClassVar[bool] = False
+
+    def recognises(self, source: ModelFiles) -> bool:
+        return source.model_type == self.name
+
+    def load(self, source: ModelFiles, mask: str | None = None) -> LoadedModel:
+        if source.config.get("cfg") is True:
+            raise RequestError(f"{source.name} is a class-conditional model (cfg), which is not supported")
+        tensors = without_prefix(source.tensors)
+        net = network(
+            tensors, source.number("n_heads"), source.number("model_length"), source.name, self.block_size(source)
         )
-        net = DiT.empty(config, source.number("vocab_size"))
-        load_weights(net, tensors, source.name, copy=True)
-        return net
+        told = source.config.get("time_conditioning", self.time_conditioning)
+        condition: Condition = "sigma" if told else "none"
+        vocabulary, objective = self.meaning(source, net.states, mask)
+        model = assembled(source, self.name, net, vocabulary, LogLinear(), objective, condition)
+        model.tokenizer_source = KNOWN_TOKENIZERS.get(net.states)
+        return model
+
+    def block_size(self, source: ModelFiles) -> int | None:
+        """The tokens of a block, where positions attend to their own and earlier blocks only."""
+        return None
+
+    def meaning(
+        self, source: ModelFiles, rows: int, mask: str | None
+    ) -> tuple[Vocabulary, MaskedCrossEntropy | PlugInScoreEntropy]:
+        """What the ids and the outputs mean: logits of the clean token, with MASK, which tokens do not become."""
+        chosen = chosen_mask(mask, rows, token_ids(source.folder) if mask else {}, source.name)
+        found = KNOWN_MASKS.get(rows, rows - 1) if chosen is None else chosen
+        return Vocabulary(rows, found, carries_over=True), MaskedCrossEntropy()
+
+
+class UniformBackbone(Backbone):
+    """One whose noise is uniform over all rows."""
+
+    time_conditioning: ClassVar[bool] = True
+
+    def meaning(
+        self, source: ModelFiles, rows: int, mask: str | None
+    ) -> tuple[Vocabulary, MaskedCrossEntropy | PlugInScoreEntropy]:
+        if mask is not None:
+            raise RequestError(f"--mask-token means nothing with {source.name}: its noise is uniform, without MASK")
+        return Vocabulary(rows), PlugInScoreEntropy()
 
 
 @register
 class MDLM(Backbone):
-    """MDLM: masked diffusion, Sahoo et al. 2024."""
+    """Masked diffusion, Sahoo et al. 2024."""
 
     name: ClassVar[str] = "mdlm"
     marks: ClassVar[str] = "config.json with model_type mdlm"
 
-    def recognises(self, source: ModelFiles) -> bool:
-        return source.model_type == "mdlm"
-
-    def load(self, source: ModelFiles, mask: str | None = None) -> LoadedModel:
-        net = self.network(source)
-        rows = net.states
-        vocabulary = Vocabulary(rows, KNOWN_MASKS.get(rows, rows - 1), carries_over=True)
-        condition = "sigma" if source.config.get("time_conditioning") else "none"
-        return assembled(source, "mdlm", net, vocabulary, LogLinear(), MaskedCrossEntropy(), condition)
-
 
 @register
-class UDLM(Backbone):
-    """UDLM: uniform diffusion in the mean parametrization, Schiff et al. 2024."""
+class UDLM(UniformBackbone):
+    """Uniform diffusion, Schiff et al. 2024."""
 
     name: ClassVar[str] = "udlm"
     marks: ClassVar[str] = "config.json with model_type udlm"
 
-    def recognises(self, source: ModelFiles) -> bool:
-        return source.model_type == "udlm"
 
-    def load(self, source: ModelFiles, mask: str | None = None) -> LoadedModel:
-        net = self.network(source)
-        condition = "sigma" if source.config.get("time_conditioning", True) else "none"
-        return assembled(source, "udlm", net, Vocabulary(net.states), LogLinear(), MeanScoreEntropy(), condition)
+@register
+class Duo(UniformBackbone):
+    """Uniform diffusion as the argmax of a Gaussian one, Sahoo et al. 2025."""
+
+    name: ClassVar[str] = "duo"
+    marks: ClassVar[str] = "config.json with model_type duo"
+
+
+@register
+class BD3LM(Backbone):
+    """Masked diffusion within blocks, block after block, Arriola et al. 2025."""
+
+    name: ClassVar[str] = "bd3lm"
+    marks: ClassVar[str] = "config.json with model_type bd3lm"
+
+    def block_size(self, source: ModelFiles) -> int | None:
+        if source.config.get("causal") is True or source.config.get("cross_attn") is False:
+            raise RequestError(f"{source.name} is a BD3-LM without block-causal attention, which is not supported")
+        size = source.number("block_size", default=1)
+        if source.number("model_length") % size:
+            raise RequestError(f"{source.name}: model_length {source.number('model_length')} is no multiple of its "
+                               f"block_size {size}")  # fmt: skip
+        return size

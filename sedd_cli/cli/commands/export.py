@@ -22,6 +22,7 @@ def export(
     private: Annotated[bool, typer.Option("--private", help="With --push: a private repository.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="With --push: list what would be uploaded.")] = False,
     tokenizer: o.Tokenizer = None,
+    mask_token: o.MaskToken = None,
     json: o.Json = False,
     quiet: o.Quiet = False,
 ) -> None:
@@ -36,7 +37,7 @@ def export(
 
     view = View(json, quiet)
     options = ExportOptions(to, half, push, private, dry_run)
-    chosen = choose_model(view, model, "cpu", "fp32", tokenizer)
+    chosen = choose_model(view, model, "cpu", "fp32", tokenizer, mask_token)
     result = view.run(job(chosen, options))
     output.stored = not dry_run
     view.document(result.to_dict())

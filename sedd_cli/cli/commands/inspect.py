@@ -21,6 +21,7 @@ def inspect(
         typer.Option(metavar="FILE", help="Score this text; default: its own held-out text, else its own samples."),
     ] = None,
     tokenizer: o.Tokenizer = None,
+    mask_token: o.MaskToken = None,
     device: o.Device = "auto",
     precision: o.Precision = "fp32",
     seed: o.Seed = 0,
@@ -38,7 +39,7 @@ def inspect(
 
     view = View(json, quiet)
     options = DiagnoseOptions(text, seed)
-    chosen = choose_model(view, model, device, precision, tokenizer)
+    chosen = choose_model(view, model, device, precision, tokenizer, mask_token)
     result = view.run(diagnose(chosen, options))
     if result.levels:
         view.table(levels_table(result))

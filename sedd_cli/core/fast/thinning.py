@@ -66,7 +66,7 @@ def thinned_move(
     model, moved = move.model, remasked(move, x, free, u[0])
     kernels = model.kernels
     assert kernels is not None
-    mean = model.parametrization == "mean"
+    mean = model.parametrization != "score"
     waiting, small = free & model.graph.active(x), torch.ones_like(skips)
     assumed = kernels.mean_total(move.sigma) if mean else kernels.assumed_total(move.sigma)
     scored = chosen = waiting

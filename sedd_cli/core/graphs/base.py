@@ -107,6 +107,14 @@ class Graph(ABC):
             return p
         return torch.where(endless[..., None], self._limit.to(x.device)[:, x].movedim(0, -1), p)
 
+    def between(self, sigma_s: Tensor, sigma_t: Tensor) -> Graph:
+        """The graph whose exp((sigma_t − sigma_s)·Q) leads from noise sigma_s to sigma_t, [...] each.
+
+        Its rates are those at sigma_s where the two are equal. Of a process with one generator it is always this graph;
+        otherwise `transition` and what follows from it are those from no noise to sigma.
+        """
+        return self
+
     # -- rows of the two matrices, and products with them ------------------------------------------
 
     @cached_property
@@ -210,6 +218,17 @@ class Graph(ABC):
         score = self.propagate(sigma, self._token_distribution(z) / self._reached(sigma, x))
         return zero_at(score.log().to(z.dtype), x)
 
+    def plug_in_score(self, z: Tensor, sigma: Tensor, x: Tensor) -> Tensor:
+        """Log-scores [..., S] of a network that puts a distribution in the place of the clean token.
+
+        s_y = p_sigma(y|q)/p_sigma(x|q) with p_sigma(·|q) = Σ_{x0} q(x0)·p_sigma(·|x0), q = softmax(z) over the tokens.
+        They are the true scores where q is the distribution of the clean token given all other positions (Schiff et
+        al. 2024, Sahoo et al. 2025, von Rütte et al. 2025). At MASK they are those of `mean_score`.
+        """
+        sigma = per_position(sigma, x).double().expand(x.shape)
+        log_p = self.propagate(sigma, self._token_distribution(z)).log()
+        return zero_at((log_p - log_p.gather(-1, x[..., None])).to(z.dtype), x)
+
     # -- the reverse process -----------------------------------------------------------------------
 
     def reverse_rates(self, log_score: Tensor, x: Tensor) -> Tensor:
@@ -224,7 +243,7 @@ class Graph(ABC):
         sigma_s, sigma_t = (per_position(sigma, x).double().expand(x.shape) for sigma in (sigma_s, sigma_t))
         p0 = F.pad(p0.double(), (0, self.states - self.vocab_size))
         at_s = self.propagate(sigma_s, p0 / self._reached(sigma_t, x))
-        return at_s * self.transition_into(sigma_t - sigma_s, x)
+        return at_s * self.between(sigma_s, sigma_t).transition_into(sigma_t - sigma_s, x)
 
     def posterior_kl(self, z: Tensor, sigma_s: Tensor, sigma_t: Tensor, x: Tensor, x0: Tensor) -> Tensor:
         """D_KL(p(x_s|x_t = x, x0) ‖ p_θ(x_s|x_t = x)), nats [...] (Austin et al. 2021, section 3.3).

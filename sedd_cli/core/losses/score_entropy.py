@@ -33,7 +33,7 @@ def score_entropy(graph: Graph, log_score: Tensor, sigma: Tensor, x: Tensor, x0:
         sigma: total noise, per position [...] or per sequence [B].
         x, x0: noisy and clean tokens [...].
     """
-    rate = graph.rate_into(x)  # Q(x, y)
+    rate = graph.between(sigma, sigma).rate_into(x)  # Q(x, y)
     log_r = graph.log_ratio(sigma, x, x0)
     used, possible = rate > 0, log_r > -torch.inf
     # values that are not used are replaced first, or their NaN would enter the gradient
@@ -65,13 +65,25 @@ class ScoreEntropy(ContinuousTime):
 @OBJECTIVES.register
 @dataclass(frozen=True)
 class MeanScoreEntropy(ScoreEntropy):
-    """Score entropy of a network whose outputs are logits of the clean token (Schiff et al. 2024; Sahoo et al. 2025).
+    """Score entropy of a network whose outputs are logits of the clean token given x, its own position included.
 
     The scores are those of the mean parametrization. On the absorbing graph it equals `masked_cross_entropy`.
     """
 
     name: ClassVar[str] = "mean_score_entropy"
     parametrization: ClassVar[Parametrization] = "mean"
+
+
+@dataclass(frozen=True)
+class PlugInScoreEntropy(ScoreEntropy):
+    """Score entropy of a network whose outputs take the place of the clean token (`Graph.plug_in_score`).
+
+    The objective of UDLM (Schiff et al. 2024), Duo (Sahoo et al. 2025) and GIDD (von Rütte et al. 2025). No recipe
+    chooses it: it describes their checkpoints.
+    """
+
+    name: ClassVar[str] = "plug_in_score_entropy"
+    parametrization: ClassVar[Parametrization] = "plug_in"
 
 
 def sequence_score_entropy(model: ScoreModel, x: Tensor, sigma: Tensor, x0: Tensor) -> Tensor:
@@ -94,7 +106,7 @@ def weighted_score_entropy(model: ScoreModel, x: Tensor, sigma: Tensor, x0: Tens
 
 def _linear_head(model: ScoreModel) -> LinearHead | None:
     """The head, if it is linear, its outputs are scores, and the graph has a fused loss."""
-    return None if model.parametrization == "mean" or model.kernels is None else linear_head(model)
+    return None if model.parametrization != "score" or model.kernels is None else linear_head(model)
 
 
 def _tiles(model: ScoreModel, x: Tensor, sigma: Tensor, x0: Tensor) -> tuple[Tensor, Tensor, ScoreEntropyTiles]:

@@ -31,7 +31,8 @@ class Euler(Stepper):
     name: ClassVar[str] = "euler"
 
     def transition(self, model: ScoreModel, log_score: Tensor, x: Tensor, t: Tensor, s: Tensor) -> Transition:
-        return euler_step(model.graph, log_score, x, self.coefficient(model, t, s))
+        sigma = model.schedule(t)[0]
+        return euler_step(model.graph.between(sigma, sigma), log_score, x, self.coefficient(model, t, s))
 
     def fast_transition(self, kernels: Kernels[Any], step: GridStep, log_score: Tensor, x: Tensor) -> Transition:
         return kernels.euler(log_score, x, step.coefficient.expand(x.shape))

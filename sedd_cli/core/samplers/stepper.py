@@ -106,7 +106,7 @@ class Stepper(Sampler):
     def run(self, model: ScoreModel, given: Conditioning, seed: int | Tensor, index: Tensor) -> Iterator[Denoised]:
         x, noise = _start(self, model, given, seed, index)
         evaluations, fallbacks, first = torch.zeros_like(index), 0, True
-        mean, free = model.parametrization == "mean", ~given.where
+        mean, free = model.parametrization != "score", ~given.where
         skips = torch.full_like(index, mean, dtype=torch.bool)  # sequences in which not every position is scored
         all_skip = mean  # whether they are all sequences, known without waiting for a GPU
         uniforms = noise.ahead(x.shape[1], self.evaluations)
@@ -191,7 +191,8 @@ class Correction(Move):
     length: Tensor
 
     def transition(self, log_score: Tensor, x: Tensor) -> Transition:
-        return corrector_step(self.model.graph, log_score, x, self.length.expand(x.shape))
+        graph = self.model.graph.between(self.sigma, self.sigma)
+        return corrector_step(graph, log_score, x, self.length.expand(x.shape))
 
     def fast_transition(self, kernels: Kernels[Any], log_score: Tensor, x: Tensor) -> Transition:
         return kernels.correct(log_score, x, self.length.expand(x.shape))

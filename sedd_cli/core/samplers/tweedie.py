@@ -39,7 +39,8 @@ class Tweedie(Stepper):
     name: ClassVar[str] = "tweedie"
 
     def transition(self, model: ScoreModel, log_score: Tensor, x: Tensor, t: Tensor, s: Tensor) -> Transition:
-        return tweedie_step(model.graph, log_score, x, self.coefficient(model, t, s))
+        graph = model.graph.between(model.schedule(s)[0], model.schedule(t)[0])
+        return tweedie_step(graph, log_score, x, self.coefficient(model, t, s))
 
     def fast_transition(self, kernels: Kernels[Any], step: GridStep, log_score: Tensor, x: Tensor) -> Transition:
         return kernels.tweedie(log_score, x, step.coefficient.expand(x.shape))

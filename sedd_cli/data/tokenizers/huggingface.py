@@ -59,7 +59,7 @@ class HuggingFaceTokenizer(Tokenizer):
         if path.is_file():
             text = checked_file(path)
             end = named_end(path.parent) if path.name == FILE else None
-            return cls._from_engine(spec, text, end)
+            return cls.from_engine(spec, text, end)
         if (path / FILE).is_file():
             checked_file(path / FILE)
         found = loaded(lambda: _from_hub(spec), spec)
@@ -74,10 +74,19 @@ class HuggingFaceTokenizer(Tokenizer):
 
         named = f"{spec}, read as a BERT vocabulary,"
         engine = loaded(lambda: BertWordPieceTokenizer(str(path), lowercase=True), named)
-        return cls._from_engine(spec, engine.to_str(), None)
+        return cls.from_engine(spec, engine.to_str(), None)
 
     @classmethod
-    def _from_engine(cls, spec: str, text: str, end: str | None) -> HuggingFaceTokenizer:
+    def from_bert_ids(cls, spec: str, ids: dict[str, int]) -> HuggingFaceTokenizer:
+        """The lower-casing tokenizer of BERT with these ids by token; RequestError where they do not make one."""
+        from tokenizers import BertWordPieceTokenizer
+
+        engine = loaded(lambda: BertWordPieceTokenizer(ids, lowercase=True), spec)
+        return cls.from_engine(spec, engine.to_str(), None)
+
+    @classmethod
+    def from_engine(cls, spec: str, text: str, end: str | None) -> HuggingFaceTokenizer:
+        """The tokenizer of the content of a `tokenizer.json`; end: the token that ends a text, if it is known."""
         tokenizer = cls(spec, text, None)
         names = ([end] if end else []) + list(_ENDS)
         ends = (tokenizer._engine.token_to_id(token) for token in names)
@@ -93,6 +102,10 @@ class HuggingFaceTokenizer(Tokenizer):
                 f"tokenizer {self.spec} has no token {token!r}; special ones: {listed(special) or 'none'}"
             )
         return HuggingFaceTokenizer(self.spec, json.dumps(self._content, ensure_ascii=False), eos)
+
+    def ids_by_token(self) -> dict[str, int]:
+        """Ids by token."""
+        return self._engine.get_vocab(with_added_tokens=True)
 
     def token(self, number: int) -> str:
         """The spelling of a token."""

@@ -114,7 +114,7 @@ def score_level(model: LoadedModel, x0: Tensor, lam: float, seed: int = 0) -> No
     x = graph.perturb(x0, sigma, u.to(x0.device))
     values, owners, least, most, guessed, moved = [], [], math.inf, -math.inf, 0, 0
     beyond = -math.inf
-    for rows, log_score in model.score.scored_rows(x, sigma):
+    for rows, log_score in model.score.knowing(x0).scored_rows(x, sigma):
         if not len(rows.x):
             continue
         clean = x0[rows.batch, rows.position]

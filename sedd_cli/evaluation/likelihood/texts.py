@@ -10,10 +10,12 @@ from typing import Any
 from sedd_cli.checkpoints.loaded_model import LoadedModel
 from sedd_cli.data.prepare import PrepareOptions, prepare
 from sedd_cli.data.shards import Dataset, open_dataset
+from sedd_cli.data.tokenizers import Tokenizer, holds_tokenizer
 from sedd_cli.errors import RequestError, WorkError
 from sedd_cli.evaluation.scorers.causal import CausalModel
 from sedd_cli.system.distributed import Dist
 from sedd_cli.system.events import Event
+from sedd_cli.system.home import home
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,8 @@ def prepared_for(model: LoadedModel | CausalModel, text: Text, dist: Dist) -> Ge
     tokenizer = model.text_tokenizer()
     # a trained tokenizer is loaded from its file: by its name it would be trained again, on this corpus
     name = tokenizer.spec if tokenizer.named else model.tokenizer_source
+    if isinstance(model, LoadedModel) and model.vocabulary is not None and not tokenizer.named:
+        name = _stored(tokenizer)  # with the model's own numbers of tokens, or from inside its checkpoint
     wanted = PrepareOptions(text.corpus, text.local, tokenizer=name, **text.reading)
     if model.recipe and model.recipe.data.corpus == text.corpus and text.local is None and not text.reading:
         own = model.recipe.data.prepared()
@@ -41,6 +45,14 @@ def prepared_for(model: LoadedModel | CausalModel, text: Text, dist: Dist) -> Ge
             return dataset
         wanted = replace(own, tokenizer=name)
     return (yield from _prepared(wanted, dist))
+
+
+def _stored(tokenizer: Tokenizer) -> str:
+    """The folder of the data home that holds a tokenizer; it is written where it is missing."""
+    folder = home() / "tokenizers" / tokenizer.fingerprint[:16]
+    if not holds_tokenizer(folder):
+        tokenizer.save(folder)
+    return str(folder)
 
 
 def _prepared(options: PrepareOptions, dist: Dist) -> Generator[Event, None, Dataset]:

@@ -1,0 +1,148 @@
+"""Read a pickle that names classes of other libraries, without importing or running any of them.
+
+Classes become `Inert` stand-ins that keep what the pickle would have given them. Tensors are rebuilt by torch's own two
+functions. Everything else is refused.
+"""
+
+from __future__ import annotations
+
+import collections
+import pickle
+import types
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import _utils as rebuilding
+
+from sedd_cli.errors import DamageError, RequestError, first_line, shortened
+
+#: Most bytes of the pickle itself, without its tensors.
+MOST_BYTES = 256 << 20
+#: Libraries whose classes become stand-ins.
+STOOD_IN = (
+    "omegaconf", "transformers", "tokenizers", "typing", "lightning", "lightning_fabric", "pytorch_lightning",
+    "torchmetrics", "torch.optim", "numpy", "pathlib", "datetime", "enum",
+)  # fmt: skip
+#: Nested values that `plain` follows, at most: levels, and all of them.
+DEPTH, MOST_VALUES = 32, 100_000
+
+
+class Inert:
+    """What a pickle holds of an object: the arguments it would be made with, its state and its items."""
+
+    args: tuple[Any, ...] = ()
+    state: Any = None
+
+    def __new__(cls, *args: Any) -> Inert:
+        made = object.__new__(cls)
+        made.args = args
+        made.items = {}
+        return made
+
+    def __init__(self, *args: Any) -> None:
+        pass
+
+    items: dict[Any, Any]
+
+    def __setstate__(self, state: Any) -> None:
+        self.state = state
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        self.items[key] = value
+
+    def append(self, value: Any) -> None:
+        self.items[len(self.items)] = value
+
+    def extend(self, values: Any) -> None:
+        for value in values:
+            self.append(value)
+
+    def get(self, key: str) -> Any:
+        """An attribute of the object that it stands for; None if it has none of that name."""
+        return self.state.get(key) if isinstance(self.state, Mapping) else None
+
+
+def _encoded(text: str, encoding: str = "latin1") -> bytes:
+    """How pickles of protocol 2 write bytes."""
+    if not isinstance(text, str) or encoding != "latin1":
+        raise pickle.UnpicklingError("bytes in an unusual encoding")
+    return text.encode("latin1")
+
+
+_CONTAINERS = (dict, list, tuple, set, frozenset, collections.OrderedDict, collections.defaultdict)
+ALLOWED: dict[tuple[str, str], Any] = {
+    **{(kind.__module__, kind.__name__): kind for kind in _CONTAINERS},
+    **{("__builtin__", kind.__name__): kind for kind in (dict, list, tuple, set, frozenset)},
+    ("_codecs", "encode"): _encoded,
+    ("torch._utils", "_rebuild_tensor_v2"): rebuilding._rebuild_tensor_v2,
+    ("torch._utils", "_rebuild_parameter"): rebuilding._rebuild_parameter,
+    ("torch", "Size"): torch.Size,
+    **{("torch", name): value for name, value in vars(torch).items() if isinstance(value, torch.dtype)},
+}
+
+
+class _Unpickler(pickle.Unpickler):
+    def find_class(self, module_name: str, global_name: str, /) -> Any:
+        if (known := ALLOWED.get((module_name, global_name))) is not None:
+            return known
+        if any(module_name == root or module_name.startswith(f"{root}.") for root in STOOD_IN):
+            return type(global_name, (Inert,), {"__module__": f"inert.{module_name}"})
+        raise _RefusedError(f"{module_name}.{global_name}")
+
+
+class _RefusedError(Exception):
+    """A name that is neither allowed nor of a library whose classes are stood in for."""
+
+
+_PICKLE = types.SimpleNamespace(
+    Unpickler=_Unpickler, load=pickle.load, UnpicklingError=pickle.UnpicklingError, __name__="inert"
+)
+
+
+def read_inert(path: Path) -> Any:
+    """Read what `torch.save` wrote, with tensors mapped from the file and `Inert` in the place of foreign objects.
+
+    Raises:
+        RequestError: The pickle wants anything else than those, or it is too large.
+        DamageError: The file is damaged.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            sizes = [entry.file_size for entry in archive.infolist() if entry.filename.endswith("/data.pkl")]
+    except (OSError, zipfile.BadZipFile) as error:
+        raise DamageError(f"{path} is not a complete checkpoint of torch: {first_line(error)}") from None
+    if sum(sizes) > MOST_BYTES:
+        raise RequestError(f"{path} is refused: its pickle has {sum(sizes):,} bytes, at most {MOST_BYTES:,} are read")
+    try:
+        return torch.load(path, map_location="cpu", pickle_module=_PICKLE, weights_only=False, mmap=True)
+    except _RefusedError as error:
+        raise RequestError(
+            f"{path} is refused: this pickle needs {shortened(str(error))}, which could run code of others"
+        ) from None
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:  # damaged and foreign files fail in many ways
+        raise DamageError(f"{path} is not a complete checkpoint of torch: {first_line(error)}") from None
+
+
+def plain(value: Any) -> Any:
+    """The keys and values of an omegaconf configuration read by `read_inert`; `${…}` stays as it is spelled."""
+    return _plain(value, DEPTH, [MOST_VALUES])
+
+
+def _plain(value: Any, depth: int, left: list[int]) -> Any:
+    left[0] -= 1
+    if depth < 0 or left[0] < 0:
+        raise RequestError("the configuration in this checkpoint is nested too deeply, or too large")
+    if isinstance(value, Inert) and isinstance(value.state, Mapping):
+        for key in ("_content", "_val"):
+            if key in value.state:
+                return _plain(value.state[key], depth, left)
+    if isinstance(value, Mapping):
+        return {str(key): _plain(one, depth - 1, left) for key, one in value.items()}
+    if isinstance(value, list):
+        return [_plain(one, depth - 1, left) for one in value]
+    return value if isinstance(value, str | int | float | bool | None) else None

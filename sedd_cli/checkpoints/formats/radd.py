@@ -1,0 +1,89 @@
+"""RADD (Ou et al. 2025): SEDD's network without time and with LayerNorm biases, on a hub or in a training directory."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from torch import Tensor
+
+from sedd_cli.checkpoints.formats.backbone import network
+from sedd_cli.checkpoints.formats.base import Format, ModelFiles, assembled, register, unwrapped
+from sedd_cli.checkpoints.formats.special_tokens import KNOWN_TOKENIZERS, chosen_mask
+from sedd_cli.checkpoints.loaded_model import LoadedModel
+from sedd_cli.checkpoints.published import CHECKPOINT, HYDRA, averaged
+from sedd_cli.checkpoints.tensors import read_pickle
+from sedd_cli.core.losses.masked_cross_entropy import MaskedCrossEntropy
+from sedd_cli.core.schedules import LogLinear
+from sedd_cli.core.vocabulary import Vocabulary
+from sedd_cli.errors import DamageError, RequestError, displayed
+from sedd_cli.system.documents import read_yaml
+
+
+class Radd(Format):
+    """What its two layouts share."""
+
+    name: ClassVar[str] = "radd"
+
+    def assembled(
+        self, source: ModelFiles, config: Mapping[str, Any], tensors: Mapping[str, Tensor], mask: str | None
+    ) -> LoadedModel:
+        """The model of a configuration with the keys of SEDD's."""
+        shape = config["model"]
+        for key in ("n_heads", "length"):
+            if type(shape.get(key)) is not int or shape[key] < 1:
+                raise RequestError(f"{source.name}: model.{key} must be a positive number, found "
+                                   f"{displayed(shape.get(key))}")  # fmt: skip
+        net = network(tensors, shape["n_heads"], shape["length"], source.name)
+        chosen = chosen_mask(mask, net.states, {}, source.name)
+        vocabulary = Vocabulary(net.states, net.states - 1 if chosen is None else chosen)
+        model = assembled(source, "radd", net, vocabulary, LogLinear(), MaskedCrossEntropy(), "none")
+        model.tokenizer_source = KNOWN_TOKENIZERS.get(net.states)
+        return model
+
+
+def is_radd(config: Any) -> bool:
+    """Whether a configuration is RADD's: its network has no time, and it names no graph, which is always absorbing."""
+    shape = config.get("model") if isinstance(config, Mapping) else None
+    if not isinstance(shape, Mapping):
+        return False
+    return str(shape.get("type", "")).endswith("_wot") or ("graph" not in config and "tokens" in config)
+
+
+@register
+class RaddHub(Radd):
+    """A hub folder."""
+
+    marks: ClassVar[str] = "config.json with a section model and no graph, as RADD's"
+
+    def recognises(self, source: ModelFiles) -> bool:
+        return is_radd(source.config.get("config", source.config))
+
+    def load(self, source: ModelFiles, mask: str | None = None) -> LoadedModel:
+        return self.assembled(source, source.config.get("config", source.config), source.tensors, mask)
+
+
+@register
+class RaddRun(Radd):
+    """A training directory, of which the averaged weights count."""
+
+    name: ClassVar[str] = "radd-run"
+    marks: ClassVar[str] = ".hydra/config.yaml with a section model and no graph, as RADD's"
+
+    def recognises(self, source: ModelFiles) -> bool:
+        file = source.path / HYDRA
+        return file.is_file() and is_radd(read_yaml(file, DamageError))
+
+    def load(self, source: ModelFiles, mask: str | None = None) -> LoadedModel:
+        file = source.path / CHECKPOINT
+        if not file.is_file():
+            raise RequestError(f"{source.path} has no {CHECKPOINT}")
+        stored = read_pickle(file)
+        if not isinstance(stored, Mapping):
+            raise DamageError(f"{file} does not hold tensors by name")
+        if isinstance(stored.get("model"), Mapping):
+            stored = {**stored, "model": {unwrapped(name): value for name, value in stored["model"].items()}}
+        config = read_yaml(source.path / HYDRA, DamageError)
+        model = self.assembled(source, config, averaged(stored, file), mask)
+        model.facts |= {"step": stored.get("step"), "weights": "EMA"}
+        return model

@@ -1,0 +1,66 @@
+"""Which id is MASK: named by the user, by the tokenizer files beside a model, or by the size of the vocabulary."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from sedd_cli.errors import RequestError, displayed
+from sedd_cli.system.documents import TOKENIZER_BYTES, read_json
+
+TOKENIZER, TOKENIZER_CONFIG, SPECIAL_TOKENS = "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"
+#: Vocabulary sizes of known tokenizers whose MASK is not the last id.
+KNOWN_MASKS = {30522: 103}
+#: Vocabulary sizes by which a tokenizer is known: GPT-2's with one token more, and BERT's.
+KNOWN_TOKENIZERS = {50257: "gpt2", 50258: "gpt2", 30522: "bert-base-uncased"}
+
+
+def chosen_mask(mask: str | None, rows: int, ids: Mapping[str, int], source: str) -> int | None:
+    """The id that the user names by number or, with the tokenizer's `ids` at hand, by token; None if none is named.
+
+    Raises:
+        RequestError: There is no such token, or the network has no such row.
+    """
+    if mask is None:
+        return None
+    found = ids.get(mask, int(mask) if mask.isdecimal() else None)
+    if found is None:
+        raise RequestError(f"--mask-token {displayed(mask)}: no such token in the tokenizer of {source}; give its id")
+    if found >= rows:
+        raise RequestError(f"--mask-token {displayed(mask)}: {source} has the ids 0 to {rows - 1}")
+    return found
+
+
+def token_ids(folder: Path) -> dict[str, int]:
+    """Ids by token of the tokenizer files in a folder; empty where there are none."""
+    ids: dict[str, int] = {}
+    if (folder / TOKENIZER).is_file():
+        content = _mapping(read_json(folder / TOKENIZER, TOKENIZER_BYTES))
+        vocab = _mapping(content.get("model")).get("vocab")
+        ids |= {k: v for k, v in _mapping(vocab).items() if type(v) is int}
+        for token in content.get("added_tokens") or []:
+            if type(number := _mapping(token).get("id")) is int:
+                ids[str(token.get("content"))] = number
+    for number, token in _mapping(_config(folder).get("added_tokens_decoder")).items():
+        if str(number).isdecimal():
+            ids[str(_mapping(token).get("content"))] = int(number)
+    return ids
+
+
+def named_mask(folder: Path) -> str | None:
+    """The token that the tokenizer files in a folder name as MASK."""
+    special = _mapping(read_json(folder / SPECIAL_TOKENS)) if (folder / SPECIAL_TOKENS).is_file() else {}
+    for found in (_config(folder).get("mask_token"), special.get("mask_token")):
+        token = found.get("content") if isinstance(found, Mapping) else found
+        if isinstance(token, str):
+            return token
+    return None
+
+
+def _config(folder: Path) -> Mapping[str, Any]:
+    return _mapping(read_json(folder / TOKENIZER_CONFIG)) if (folder / TOKENIZER_CONFIG).is_file() else {}
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
