@@ -25,6 +25,9 @@ from sedd_cli.models.network import LanguageNetwork
 from sedd_cli.models.precision import autocast_dtype
 from sedd_cli.recipe import Recipe
 
+#: Numbers of a parameter that are fingerprinted at once.
+FINGERPRINTED = 1 << 24
+
 
 @dataclass(repr=False)
 class LoadedModel:
@@ -101,7 +104,8 @@ class LoadedModel:
         found = hashlib.sha256(repr(parts).replace("(vocab_size=", "(tokens=", 1).encode())
         for name, value in self.net.named_parameters():
             found.update(name.encode())
-            found.update(value.detach().float().cpu().contiguous().numpy().data)
+            for part in value.detach().reshape(-1).split(FINGERPRINTED):  # copies may be as large as the model
+                found.update(part.float().cpu().contiguous().numpy().data)
         return found.hexdigest()
 
     def lowered(self) -> LoadedModel | None:
