@@ -74,14 +74,16 @@ class BidirectionalTransformer(LanguageNetwork):
     def __init__(self, config: TransformerConfig, rows: int, outputs: int, tied: bool):
         super().__init__()
         self.config, self.states, self.autocast, self.causal = config, outputs, None, False
+        self.first_given = config.shifted
         layer, norm, rotary, described = _parts(config)
         with torch.device("meta"):
             self.embed_tokens = nn.Embedding(rows, config.hidden_size)
-            self.layers = nn.ModuleList(layer(described, i) for i in range(config.n_blocks))
+            layers = [layer(described, i) for i in range(config.n_blocks)]
+            self.layers = nn.ModuleList(layers)
             self.norm = norm(config.hidden_size, config.norm_eps)
             self.lm_head = None if tied else nn.Linear(config.hidden_size, outputs, bias=False)
-        for block in self.layers:
-            block.self_attn.is_causal = False
+        for made in layers:
+            made.self_attn.is_causal = False
         self.rotary = rotary(described)  # outside of meta: its frequencies are computed, not loaded
 
     def hidden(self, x: Tensor, sigma: Tensor, attended: Tensor | None = None) -> Tensor:
@@ -151,17 +153,17 @@ def _parts(config: TransformerConfig) -> tuple[Any, Any, Any, Any]:
         from transformers.models.llama.modeling_llama import LlamaDecoderLayer as Layer
         from transformers.models.llama.modeling_llama import LlamaRMSNorm as Norm
         from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding as Rotary
-    described = Described(
-        hidden_size=config.hidden_size,
-        intermediate_size=config.mlp_size,
-        num_hidden_layers=config.n_blocks,
-        num_attention_heads=config.n_heads,
-        num_key_value_heads=config.n_kv_heads,
-        head_dim=config.head_dim,
-        rms_norm_eps=config.norm_eps,
-        max_position_embeddings=config.length,
-        rope_theta=config.rope_theta,
-        rope_scaling=dict(config.rope_scaling) or None,
-        attn_implementation="sdpa",
-    )
-    return Layer, Norm, Rotary, described
+    options: dict[str, Any] = {
+        "hidden_size": config.hidden_size,
+        "intermediate_size": config.mlp_size,
+        "num_hidden_layers": config.n_blocks,
+        "num_attention_heads": config.n_heads,
+        "num_key_value_heads": config.n_kv_heads,
+        "head_dim": config.head_dim,
+        "rms_norm_eps": config.norm_eps,
+        "max_position_embeddings": config.length,
+        "rope_theta": config.rope_theta,
+        "rope_scaling": dict(config.rope_scaling) or None,
+        "attn_implementation": "sdpa",
+    }
+    return Layer, Norm, Rotary, Described(**options)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from typing import Any, ClassVar
@@ -192,6 +193,11 @@ class LoadedModel:
                 f"{self.source} has {self.graph.vocab_size} tokens and names no tokenizer: name one with --tokenizer"
             )
         return self.tokenizer
+
+    def check_beginning(self, tokens: Sequence[int | None]) -> None:
+        """RequestError where a sequence, None where free, begins with a token that the model cannot predict."""
+        if self.net.first_given and (not tokens or tokens[0] is None):
+            raise RequestError(f"{self.source} never predicts the first token: begin with given text")
 
     def describe(self) -> str:
         """A description in one line."""

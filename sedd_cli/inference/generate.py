@@ -123,6 +123,7 @@ def _request(model: LoadedModel, prompt: str | None, length: int, seed: int, gro
     template = gap_between(prompt or "", "")
     tokenizer = model.text_tokenizer() if prompt else model.tokenizer
     layout, plain = (lay_out(template, [], tokenizer, spaced, length) for spaced in (True, False))
+    model.check_beginning(layout.tokens)
     return LayoutRequest(layout, plain, seed, 0, group=group)
 
 

@@ -25,6 +25,8 @@ class LanguageNetwork(nn.Module):
     autocast: torch.dtype | None
     #: Whether positions attend to earlier ones only.
     causal: bool
+    #: Whether the first token is never predicted, so that a sequence has to begin with a given one.
+    first_given: bool = False
 
     @abstractmethod
     def hidden(self, x: Tensor, sigma: Tensor) -> Tensor:
@@ -87,6 +89,7 @@ class Adapted(LanguageNetwork):
         super().__init__()
         self.net, self.vocabulary, self.condition = net, vocabulary, condition
         self.config, self.states, self.autocast, self.causal = net.config, vocabulary.states, net.autocast, net.causal
+        self.first_given = net.first_given
 
     @property
     def readout(self) -> Readout:

@@ -15,8 +15,7 @@ from sedd_cli.checkpoints.tensors import load_weights
 from sedd_cli.core.losses.masked_cross_entropy import MaskedCrossEntropy
 from sedd_cli.core.schedules import LogLinear
 from sedd_cli.core.vocabulary import Vocabulary
-from sedd_cli.errors import DamageError, RequestError, displayed
-from sedd_cli.recipe.build import build
+from sedd_cli.errors import DamageError, RequestError, displayed, first_line
 
 #: alpha = 1 − t, but for what keeps the noise at t = 1 finite.
 SCHEDULE = LogLinear(eps=1e-6)
@@ -36,12 +35,14 @@ def transformer(
     mlp = size(source, tensors, "layers.0.mlp.gate_proj.weight")[0]
     if shape["n_blocks"] > len(tensors):
         raise DamageError(f"{source.name} declares {shape['n_blocks']:,} layers and holds {len(tensors)} tensors")
-    where = str(source.folder / CONFIG)
-    config = build(TransformerConfig, shape | {"hidden_size": width, "mlp_size": mlp}, where)
     outputs = rows if tied else size(source, tensors, "lm_head.weight")[0]
     if not rows - 1 <= outputs <= rows or (outputs < rows and mask != outputs):
         raise DamageError(f"{source.name} has {rows:,} embedded tokens and {outputs:,} outputs")
-    net = BidirectionalTransformer(config, rows, outputs, tied)
+    try:
+        config = TransformerConfig(hidden_size=width, mlp_size=mlp, **shape)
+        net = BidirectionalTransformer(config, rows, outputs, tied)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:  # of transformers, for rope_scaling
+        raise RequestError(f"{source.name}: its shape is not possible: {first_line(error)}") from None
     load_weights(net, tensors, source.name, dtype=None)
     vocabulary = Vocabulary(rows, mask, counts_mask=True)
     stored = sorted({str(value.dtype).removeprefix("torch.") for value in tensors.values()} - {"float32"})

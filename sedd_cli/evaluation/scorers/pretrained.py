@@ -10,6 +10,8 @@ from typing import Any
 
 import torch
 
+from sedd_cli.checkpoints.formats import find_format
+from sedd_cli.checkpoints.formats.base import ModelFiles
 from sedd_cli.checkpoints.hub import cached_else_fetched, refusal
 from sedd_cli.data.tokenizers import load_tokenizer
 from sedd_cli.errors import DamageError, RequestError
@@ -60,14 +62,15 @@ def load_exact(source: str, device: str = "auto", precision: str = "fp32", token
 
 
 def is_causal(source: str | Path) -> bool:
-    """Whether `source` names a causal language model of `transformers` rather than one of ours.
+    """Whether `source` names a causal language model of `transformers` rather than a diffusion model.
 
-    It does if it is a folder whose config.json has a "model_type" (the published layout of SEDD has none), a hub name
-    without owner, or an owner/name whose config.json, cached or fetched, has one.
+    It does if it is a folder whose config.json has a "model_type" (the published layout of SEDD has none) that is not
+    one of the diffusion models of others (`checkpoints.formats`), a hub name without owner, or an owner/name whose
+    config.json, cached or fetched, has such a type.
     """
     folder, source = Path(source), str(source)
     if folder.exists():
-        return _has_model_type(folder / "config.json")
+        return _has_model_type(folder / "config.json") and find_format(ModelFiles(folder, source)) is None
     if not re.fullmatch(HUB_ID, source) or ("/" in source and folder.parent.is_dir()):
         return False
     if "/" not in source:
@@ -78,7 +81,7 @@ def is_causal(source: str | Path) -> bool:
         found = cached_else_fetched(source, lambda **at: hf_hub_download(source, "config.json", **at))
     except Exception:  # unreachable or missing: loading it reports why
         return False
-    return _has_model_type(Path(found))
+    return _has_model_type(Path(found)) and find_format(ModelFiles(Path(found).parent, source)) is None
 
 
 def _has_model_type(file: Path) -> bool:
