@@ -8,14 +8,13 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from sedd_cli.models.dit import MOST_LENGTH, MOST_SIZE
 from sedd_cli.models.head import Readout
 from sedd_cli.models.network import LanguageNetwork
 
 #: Numbers of the head that are held in float32 at once, where they are stored in another precision.
-HEAD_BLOCK = 1 << 24
+HEAD_BLOCK = 1 << 22
 
 
 @dataclass(frozen=True)
@@ -55,12 +54,22 @@ class TransformerConfig:
             raise ValueError(f"norm_eps and rope_theta must be positive, found {self.norm_eps} and {self.rope_theta}")
 
 
+class ConvertedLinear(nn.Linear):
+    """A linear layer whose parameters are converted to the precision of its input, for as long as it is computed."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        if torch.is_autocast_enabled(input.device.type):
+            return super().forward(input)
+        bias = None if self.bias is None else self.bias.to(input.dtype)
+        return F.linear(input, self.weight.to(input.dtype), bias)
+
+
 class BidirectionalTransformer(LanguageNetwork):
     """x [B, L] → z [B, L, S]; the noise level is not an input.
 
     Parameters have the names of `transformers` and no memory until tensors are assigned to them. They may be stored in
-    a lower precision than they are used in: in float32 one layer at a time is converted, so that a network takes
-    little more memory than its file.
+    a lower precision than they are used in: one matrix at a time is converted, so that a network takes little more
+    memory than its file.
 
     Args:
         config: Its shape.
@@ -82,8 +91,16 @@ class BidirectionalTransformer(LanguageNetwork):
             self.layers = nn.ModuleList(layers)
             self.norm = norm(config.hidden_size, config.norm_eps)
             self.lm_head = None if tied else nn.Linear(config.hidden_size, outputs, bias=False)
-        for made in layers:
-            made.self_attn.is_causal = False
+            for made in layers:
+                made.self_attn.is_causal = False
+                for part in (made.self_attn, made.mlp):
+                    for name, linear in list(part.named_children()):
+                        if isinstance(linear, nn.Linear):
+                            setattr(
+                                part,
+                                name,
+                                ConvertedLinear(linear.in_features, linear.out_features, linear.bias is not None),
+                            )
         self.rotary = rotary(described)  # outside of meta: its frequencies are computed, not loaded
 
     def hidden(self, x: Tensor, sigma: Tensor, attended: Tensor | None = None) -> Tensor:
@@ -93,9 +110,9 @@ class BidirectionalTransformer(LanguageNetwork):
             h = self._full(F.embedding(x, self.embed_tokens.weight))
             angles = self._angles(x.shape[1], h)
             for layer in self.layers:
-                h = self._run(layer, h, attention_mask=mask, position_embeddings=angles)
+                h = layer(h, attention_mask=mask, position_embeddings=angles)
                 h = h[0] if isinstance(h, tuple) else h  # a tuple in older versions of transformers
-            h = self._full(self._run(self.norm, h))
+            h = self._full(self.norm(h))
         return torch.cat([h[:, :1], h[:, :-1]], 1) if self.config.shifted else h
 
     def head(self, hidden: Tensor) -> Tensor:
@@ -123,13 +140,6 @@ class BidirectionalTransformer(LanguageNetwork):
         """cos and sin [1, L, head_dim] in float32."""
         cos, sin = self.rotary(like, torch.arange(length, device=like.device)[None])
         return (cos.bfloat16().float(), sin.bfloat16().float()) if self.config.rounded_rope else (cos, sin)
-
-    def _run(self, module: nn.Module, h: Tensor, **options: Any) -> Any:
-        """A module's output; outside of mixed precision its parameters are used in float32 or better."""
-        if self.autocast is not None:
-            return module(h, **options)
-        wide = {name: self._full(p) for name, p in module.named_parameters() if p.dtype.itemsize < 4}
-        return functional_call(module, wide, (h,), options) if wide else module(h, **options)
 
     @staticmethod
     def _full(value: Tensor) -> Tensor:

@@ -27,7 +27,7 @@ from sedd_cli.models.precision import autocast_dtype
 from sedd_cli.recipe import Recipe
 
 #: Numbers of a parameter that are fingerprinted at once.
-FINGERPRINTED = 1 << 24
+FINGERPRINTED = 1 << 20
 
 
 @dataclass(repr=False)

@@ -27,12 +27,17 @@ SHAPE = {
 }
 
 
-def reference(kind: str = "Llama", seed: int = 0, **shape: Any) -> Any:
-    """A random causal language model of `transformers`: every parameter is random and non-zero."""
+def empty(kind: str = "Llama", **shape: Any) -> Any:
+    """A causal language model of `transformers`."""
     import transformers
 
     config = getattr(transformers, f"{kind}Config")(**{**SHAPE, **shape})
-    model = getattr(transformers, f"{kind}ForCausalLM")(config).eval().requires_grad_(False)
+    return getattr(transformers, f"{kind}ForCausalLM")(config)
+
+
+def reference(kind: str = "Llama", seed: int = 0, **shape: Any) -> Any:
+    """A random causal language model of `transformers`: every parameter is random and non-zero."""
+    model = empty(kind, **shape).eval().requires_grad_(False)
     generator = torch.Generator().manual_seed(seed)
     for name, value in model.named_parameters():
         value.copy_((1.0 if "norm" in name else 0.0) + 0.2 * torch.randn(value.shape, generator=generator))

@@ -29,6 +29,8 @@ NAMES = {
 QKV = "transformer.h.{}.attn.attn.weight"
 #: lit-gpt's configuration, where somebody has put it beside the weights.
 LIT_CONFIG = "lit_config.json"
+#: The tokenizer of the published models, and the rows of their embedding.
+TOKENIZER, PUBLISHED_ROWS = "TinyLlama/TinyLlama-1.1B-intermediate-step-1431k-3T", 32001
 #: The trained length of the published models, and the smallest width of theirs.
 LENGTH, LEAST_WIDTH = 2048, 256
 
@@ -70,7 +72,10 @@ class SMDM(Format):
         }
         if mask is not None and mask != str(rows - 1):
             raise RequestError(f"MASK of {source.name} is id {rows - 1}, found --mask-token {displayed(mask)}")
-        return transformer(source, self.name, shape, tensors, rows - 1)
+        model = transformer(source, self.name, shape, tensors, rows - 1)
+        if model.tokenizer_source is None and rows == PUBLISHED_ROWS:
+            model.tokenizer_source = TOKENIZER
+        return model
 
 
 def weights_file(path: Path) -> Path | None:

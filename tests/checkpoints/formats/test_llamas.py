@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -10,8 +12,10 @@ from safetensors.torch import save_file
 from support.llamas import (
     MASK,
     ROWS,
+    empty,
     logits,
     reference,
+    save,
     save_hugging_face,
     save_llada,
     save_smdm,
@@ -243,3 +247,47 @@ def test_a_tokenizer_larger_than_the_model_is_refused(tmp_path):
     save_tokenizer(small)
     with pytest.raises(RequestError, match=r"has 34 tokens, .* has only 30 rows"):
         load_model(small)
+
+
+#: Loads a folder and predicts, and prints the peak of resident memory in bytes before and after.
+MEASURE = """
+import sys, torch
+from sedd_cli import load_model
+from sedd_cli.system.memory import begin_peak, peak
+torch.set_num_threads(1)
+small = load_model(sys.argv[1], device="cpu")
+x = torch.zeros(1, 2, dtype=torch.int64)
+small.log_score(x, torch.ones(1)), small.fingerprint
+begin_peak(small.device)
+before = peak(small.device)
+large = load_model(sys.argv[2], device="cpu")
+large.log_score(x, torch.ones(1))
+large.fingerprint
+print(before, peak(large.device))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="the peak is reset by /proc")
+def test_a_model_in_bfloat16_takes_little_more_memory_than_its_file(tmp_path):
+    shape = {
+        "hidden_size": 512,
+        "intermediate_size": 2048,
+        "num_hidden_layers": 16,
+        "num_attention_heads": 8,
+        "num_key_value_heads": 8,
+        "vocab_size": 32000,
+    }
+    with torch.device("meta"):
+        model = empty(**shape)
+    found = {name: torch.full(value.shape, 0.01, dtype=torch.bfloat16) for name, value in model.named_parameters()}
+    config = {**shape, "model_type": "a2d-llama", "max_position_embeddings": 48}
+    folder = save(tmp_path / "large", config, found, shards=2, text=True)
+    small = save_hugging_face(tmp_path / "small", reference(), "a2d-llama", torch.bfloat16, text=True)
+    stored = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
+    assert stored > 1.9e8
+    done = subprocess.run(
+        [sys.executable, "-c", MEASURE, small, folder], capture_output=True, text=True, check=True, timeout=300
+    )
+    before, after = map(int, done.stdout.split())
+    assert after - before < 1.2 * stored  # parts that are converted weigh more here than in large models
