@@ -38,6 +38,8 @@ def open_model(
     """Load a model without the methods that sample and infill; arguments and errors are those of `load_model`."""
     chosen = pick_device(device)
     model = _recognised(Path(source), str(source), mask_token, chosen)
+    if mask_token is not None and model.vocabulary is None:
+        raise RequestError(f"--mask-token is for models of other projects, which {source} is not")
     if tokenizer is not None:
         model.tokenizer, model.tokenizer_source = load_tokenizer(tokenizer), tokenizer
     elif model.tokenizer is None and model.tokenizer_source is not None:

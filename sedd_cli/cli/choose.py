@@ -39,26 +39,28 @@ def more_inputs(model: LoadedModel | CausalModel, corpora: list[str]) -> dict[st
     return {"the model's own corpus": [*corpora], "the model's tokenizer": tokenizers}
 
 
-def choose_model(view: View, named: str | None, device: str, precision: str, tokenizer: str | None) -> LoadedModel:
+def choose_model(
+    view: View, named: str | None, device: str, precision: str, tokenizer: str | None, mask_token: str | None = None
+) -> LoadedModel:
     """Load the model and describe it in one line."""
     from sedd_cli.checkpoints.load import open_model
 
     source = source_of(named)
     if named is None and source == PUBLISHED:
         view.say(f"no run under ./runs (sedd train quickstart makes one): using {PUBLISHED}")
-    model = open_model(source, device, precision, tokenizer)
+    model = open_model(source, device, precision, tokenizer, mask_token)
     view.say(f"model {model.describe()}", "dim")
     return model
 
 
 def choose_any(
-    view: View, named: str | None, device: str, precision: str, tokenizer: str | None
+    view: View, named: str | None, device: str, precision: str, tokenizer: str | None, mask_token: str | None = None
 ) -> LoadedModel | CausalModel:
     """Like `choose_model`; `named` may also be a causal language model of transformers."""
     from sedd_cli.evaluation.scorers.pretrained import is_causal, load_exact
 
     if named is None or not is_causal(named):
-        return choose_model(view, named, device, precision, tokenizer)
+        return choose_model(view, named, device, precision, tokenizer, mask_token)
     model = load_exact(named, device, precision, tokenizer)
     view.say(f"model {model.describe()}", "dim")
     return model

@@ -104,6 +104,7 @@ SAMPLING: dict[str, tuple[Any, Any]] = {
 MODEL: dict[str, tuple[Any, Any]] = {
     "model": (o.ModelOption, None),
     "tokenizer": (o.Tokenizer, None),
+    "mask_token": (o.MaskToken, None),
     "device": (o.Device, "auto"),
     "precision": (o.Precision, "fp32"),
     "json": (o.Json, False),
@@ -134,15 +135,16 @@ class ModelOptions:
 
     model: str | None
     tokenizer: str | None
+    mask_token: str | None
     device: str
     precision: str
     json: bool
     quiet: bool
 
     @property
-    def choice(self) -> tuple[str | None, str, str, str | None]:
-        """What `choose_model` takes: model, device, precision, tokenizer."""
-        return self.model, self.device, self.precision, self.tokenizer
+    def choice(self) -> tuple[str | None, str, str, str | None, str | None]:
+        """What `choose_model` takes: model, device, precision, tokenizer, MASK's token."""
+        return self.model, self.device, self.precision, self.tokenizer, self.mask_token
 
 
 def model_options(**changed: tuple[Any, Any]) -> Callable[[Command], Command]:

@@ -27,6 +27,9 @@ ModelOrCausal = Annotated[str | None, _model(", or a causal language model of tr
 Tokenizer = Annotated[
     str | None, typer.Option(metavar="NAME", help="Name or file of the tokenizer, for a model that names none.")
 ]
+MaskToken = Annotated[
+    str | None, typer.Option(metavar="TOKEN", help="MASK's token or id, for a model of others that names none.")
+]
 Device = Annotated[str, typer.Option(metavar="NAME", help="auto, cpu, cuda, cuda:1, …")]
 Precision = Annotated[
     str,

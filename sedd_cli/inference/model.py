@@ -21,7 +21,11 @@ from sedd_cli.system.events import Filled, Sampled
 
 
 def load_model(
-    source: str | Path, device: str = "auto", precision: str = "fp32", tokenizer: str | None = None
+    source: str | Path,
+    device: str = "auto",
+    precision: str = "fp32",
+    tokenizer: str | None = None,
+    mask_token: str | None = None,
 ) -> Model:
     """Load a model.
 
@@ -32,12 +36,13 @@ def load_model(
         precision: fp32, bf16 or auto (bf16 where the device computes it natively); from the head's outputs on,
             everything is float32 or better.
         tokenizer: overrides or supplies the tokenizer, by name or file.
+        mask_token: MASK's token or id, for a model of others that names none.
 
     Raises:
         RequestError: the source is no model.
         DamageError: the model is damaged.
     """
-    loaded = open_model(source, device, precision, tokenizer)
+    loaded = open_model(source, device, precision, tokenizer, mask_token)
     return Model(**{f.name: getattr(loaded, f.name) for f in fields(LoadedModel)})
 
 

@@ -104,7 +104,7 @@ def evaluate(
     places = places_of(dataset or [], local or [])
     with connect(using.device) as dist:
         precision = "fp32" if using.precision == "auto" else using.precision
-        chosen = choose_any(view, using.model, str(dist.device), precision, using.tokenizer)
+        chosen = choose_any(view, using.model, str(dist.device), precision, using.tokenizer, using.mask_token)
         texts = [Text(name, places.get(name), reading) for name in dataset or [own_corpus(chosen)]]
         check_outputs({"--out": out}, more_inputs(chosen, [text.corpus for text in texts]))
         job = evaluate_all(chosen, texts, options, dist)

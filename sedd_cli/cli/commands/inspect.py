@@ -21,6 +21,7 @@ def inspect(
         typer.Option(metavar="FILE", help="Score this text; default: its own held-out text, else its own samples."),
     ] = None,
     tokenizer: o.Tokenizer = None,
+    mask_token: o.MaskToken = None,
     device: o.Device = "auto",
     precision: o.Precision = "fp32",
     seed: o.Seed = 0,
@@ -37,7 +38,7 @@ def inspect(
     from sedd_cli.evaluation.diagnosis.job import DiagnoseOptions, diagnose
 
     view = View(json, quiet)
-    chosen = choose_model(view, model, device, precision, tokenizer)
+    chosen = choose_model(view, model, device, precision, tokenizer, mask_token)
     result = view.run(diagnose(chosen, DiagnoseOptions(text, seed)))
     if result.levels:
         view.table(levels_table(result))

@@ -10,10 +10,13 @@ from typing import Any
 from sedd_cli.checkpoints.loaded_model import LoadedModel
 from sedd_cli.data.prepare import PrepareOptions, prepare
 from sedd_cli.data.shards import Dataset, open_dataset
+from sedd_cli.data.tokenizers.base import FILE
+from sedd_cli.data.tokenizers.reindexed import ReindexedTokenizer
 from sedd_cli.errors import RequestError, WorkError
 from sedd_cli.evaluation.scorers.causal import CausalModel
 from sedd_cli.system.distributed import Dist
 from sedd_cli.system.events import Event
+from sedd_cli.system.home import home
 
 
 @dataclass(frozen=True)
@@ -33,6 +36,11 @@ def prepared_for(model: LoadedModel | CausalModel, text: Text, dist: Dist) -> Ge
     tokenizer = model.text_tokenizer()
     # a trained tokenizer is loaded from its file: by its name it would be trained again, on this corpus
     name = tokenizer.spec if tokenizer.named else model.tokenizer_source
+    if isinstance(tokenizer, ReindexedTokenizer):  # its files are those of another one
+        folder = home() / "tokenizers" / tokenizer.fingerprint[:16]
+        if not (folder / FILE).is_file():
+            tokenizer.save(folder)
+        name = str(folder)
     wanted = PrepareOptions(text.corpus, text.local, tokenizer=name, **text.reading)
     if model.recipe and model.recipe.data.corpus == text.corpus and text.local is None and not text.reading:
         own = model.recipe.data.prepared()
