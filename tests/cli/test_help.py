@@ -24,19 +24,22 @@ FLAGS = {
     ),
     "status": "RUN --plot",
     "sample": (
+        "--mask-token --all-rows --block-length --guidance --order --quota "
         "--batch --block --correctors --device --grid --html --judge --last-step --legacy-float32-gumbel --length "
         "--model --no-thinning --normalized --out --precision --prompt --prompts --remask --sampler "
         "--seed --self-bleu --steps --stride --svg --temperature --tokenizer --top-p --watch -m -n"
     ),
     "infill": (
+        "--mask-token --all-rows --block-length --guidance --order --quota "
         "--all --batch --candidates --correctors --device --grid --html --input --interactive "
         "--last-step --legacy-float32-gumbel --length --model --no-resume --no-thinning --normalized --out "
         "--precision --prefix --remask --resume --sampler --seed --steps --suffix --svg --temperature "
         "--template --tokenizer --top-p --watch -i -m -n -t"
     ),
     "export": "MODEL --dry-run --half --private --push --to --tokenizer",
-    "inspect": "MODEL --device --precision --seed --text --tokenizer",
+    "inspect": "MODEL --mask-token --device --precision --seed --text --tokenizer",
     "eval": (
+        "--mask-token "
         "--baselines --blocks --config --correctors --dataset --detokenizer --device --documents --encoding --eos "
         "--estimator --field --format --from --grid --last-step --length --max-nfe --model --no-baselines --no-resume "
         "--normalized --out --precision --protocol --rel-error --remask --resume --revision --sampler --seed --split "
@@ -44,16 +47,16 @@ FLAGS = {
     ),
     "judge": "FILE --format --device --judge --out --self-bleu --tokenizer",
     "sweep": (
-        "--device --judge --length --model --no-resume --out --precision --resume --sampler --seed "
+        "--mask-token --device --judge --length --model --no-resume --out --precision --resume --sampler --seed "
         "--self-bleu --steps --tokenizer -m -n"
     ),
     "cloze": (
-        "--config --detokenizer --documents --encoding --eos --field --format --revision "
+        "--mask-token --config --detokenizer --documents --encoding --eos --field --format --revision "
         "--candidates --dataset --device --from --model --out --precision --seed --split --tokenizer -m "
         "-n"
     ),
     "mauve": (
-        "--batch --device --features --generations --mode --model --new --normalized --precision --prompt "
+        "--mask-token --batch --device --features --generations --mode --model --new --normalized --precision --prompt "
         "--references --sampler --seed --seeds --split --steps --temperature --tokenizer --top-p "
         "--windows -m -n"
     ),
