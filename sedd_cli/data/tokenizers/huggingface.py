@@ -12,7 +12,7 @@ import numpy as np
 from sedd_cli.data.tokenizers.base import FILE, Tokenizer
 from sedd_cli.data.tokenizers.guard import checked, checked_file, loaded, named_end
 from sedd_cli.errors import RequestError, WorkError, displayed, first_line, listed
-from sedd_cli.system.from_pretrained import pretrained_tokenizer
+from sedd_cli.system.from_pretrained import pretrained_qwen2_tokenizer, pretrained_tokenizer
 
 _TIMEOUT = 20.0
 #: Names of end-of-text tokens, for files that name none.
@@ -67,6 +67,13 @@ class HuggingFaceTokenizer(Tokenizer):
             raise RequestError(f"tokenizer {spec!r} has no fast version (tokenizer.json); choose one that has")
         eos = found.eos_token_id if found.eos_token_id is not None else found.sep_token_id
         return cls(spec, loaded(found.backend_tokenizer.to_str, spec), eos)
+
+    @classmethod
+    def of_qwen2(cls, folder: Path) -> HuggingFaceTokenizer:
+        """Read a folder with vocab.json and merges.txt of Qwen2; RequestError where it cannot be loaded."""
+        spec = str(folder)
+        found = loaded(lambda: pretrained_qwen2_tokenizer(spec), spec)
+        return cls(spec, loaded(found.backend_tokenizer.to_str, spec), found.eos_token_id)
 
     @classmethod
     def _from_bert_vocabulary(cls, spec: str, path: Path) -> HuggingFaceTokenizer:

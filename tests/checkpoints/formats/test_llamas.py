@@ -22,6 +22,7 @@ from support.llamas import (
     save_tokenizer,
     tensors,
 )
+from tokenizers import pre_tokenizers
 
 from sedd_cli import load_model
 from sedd_cli.checkpoints.formats import base
@@ -56,6 +57,22 @@ def test_dream_is_a_qwen2_whose_outputs_move_by_one(tmp_path):
     folder = save_hugging_face(tmp_path / "m", model, "Dream", shards=2, config={"mask_token_id": MASK})
     z = logits(model, X)
     agrees(log_p(folder), torch.cat([z[:, :1], z[:, :-1]], 1))
+
+
+def test_dream_has_the_tokenizer_of_qwen2_under_the_name_of_its_own_code(tmp_path):
+    model = reference("Qwen2", vocab_size=300)
+    folder = save_hugging_face(tmp_path / "m", model, "Dream", config={"mask_token_id": 259})
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    (folder / "vocab.json").write_text(json.dumps({letter: i for i, letter in enumerate([*letters, "ab"])}))
+    (folder / "merges.txt").write_text("a b\n")
+    (folder / "added_tokens.json").write_text(json.dumps({"<|endoftext|>": 257, "<|mask|>": 259}))
+    own = {"auto_map": {"AutoTokenizer": ["tokenization_dream.DreamTokenizer", None]}, "eos_token": "<|endoftext|>"}
+    (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "DreamTokenizer", **own}))
+    tokenizer = load_model(folder, device="cpu").text_tokenizer()
+    ids = tokenizer.encode("abba, ab")
+    assert ids[0] == 256
+    assert tokenizer.decode(ids) == "abba, ab"
+    assert tokenizer.eos == 257
 
 
 @pytest.mark.parametrize(
