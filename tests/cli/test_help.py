@@ -24,7 +24,7 @@ FLAGS = {
     ),
     "status": "RUN --plot",
     "sample": (
-        "--mask-token --all-rows --block-length --guidance --order --quota "
+        "--mask-token --all-rows --block-length --chat --guidance --order --quota "
         "--batch --block --correctors --device --grid --html --judge --last-step --legacy-float32-gumbel --length "
         "--model --no-thinning --normalized --out --precision --prompt --prompts --remask --sampler "
         "--seed --self-bleu --steps --stride --svg --temperature --tokenizer --top-p --watch -m -n"

@@ -105,6 +105,19 @@ class HuggingFaceTokenizer(Tokenizer):
         """The spelling of a token."""
         return self._engine.id_to_token(number) or ""
 
+    @property
+    def special(self) -> frozenset[int]:
+        """The ids of special tokens, such as those between the turns of a chat."""
+        return frozenset(t["id"] for t in self._content.get("added_tokens") or [] if t.get("special"))
+
+    def encode_special(self, text: str) -> list[int]:
+        """Ids of a text in which spelled special tokens are these tokens, as in a chat template."""
+        self._engine.encode_special_tokens = False
+        try:
+            return self.encode(text)
+        finally:
+            self._engine.encode_special_tokens = True
+
     def unknown_parts(self, text: str) -> list[str]:
         found = self._engine.encode(text, add_special_tokens=False)
         return [text[a:b] for i, (a, b) in zip(found.ids, found.offsets, strict=True) if i == self.unknown]

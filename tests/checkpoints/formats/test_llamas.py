@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import math
 import subprocess
 import sys
 
@@ -27,6 +29,7 @@ from tokenizers import pre_tokenizers
 from sedd_cli import load_model
 from sedd_cli.checkpoints.formats import base
 from sedd_cli.errors import DamageError, RequestError
+from sedd_cli.evaluation.likelihood.llada import answer_likelihood
 
 X = torch.tensor([[1, 2, MASK, 4, 5, MASK, 39], [MASK] * 7])
 
@@ -114,7 +117,9 @@ def test_smdm_has_fused_matrices_and_angles_rounded_to_bfloat16(tmp_path, groups
     rotary, plain = model.model.rotary_emb, model.model.rotary_emb.forward
     x = torch.where(X == MASK, ROWS - 1, X.clamp(max=ROWS - 2))
     exact = logits(model, x)
-    monkeypatch.setattr(rotary, "forward", lambda h, **at: tuple(a.bfloat16().float() for a in plain(h, **at)))
+    monkeypatch.setattr(
+        rotary, "forward", lambda *at, **named: tuple(a.bfloat16().float() for a in plain(*at, **named))
+    )
     rounded = logits(model, x)
     assert (rounded - exact).abs().max() > 1e-4
     found = log_p(folder / "mdm-tiny.safetensors", x)
@@ -308,3 +313,36 @@ def test_a_model_in_bfloat16_takes_little_more_memory_than_its_file(tmp_path):
     )
     before, after = map(int, done.stdout.split())
     assert after - before < 1.2 * stored  # parts that are converted weigh more here than in large models
+
+
+@pytest.mark.parametrize("kind", ["llada", "dream"])
+def test_the_bound_is_that_of_tokens_revealed_in_a_random_order(tmp_path, kind):
+    """Its expectation is the mean over orders of −log p along the order, which is at least −log p of the text."""
+    if kind == "llada":
+        folder = save_llada(tmp_path / "m", reference(vocab_size=4), config={"mask_token_id": 1})
+    else:
+        model = reference("Qwen2", vocab_size=4)
+        folder = save_hugging_face(tmp_path / "m", model, "Dream", config={"mask_token_id": 1})
+    loaded, x0 = load_model(folder, device="cpu"), torch.tensor([[0, 2, 1]])  # ids 0, 3, 2
+    nats, probability, total = [], 0.0, 0.0
+    for text in itertools.product(range(3), repeat=3):
+        along = []
+        for order in itertools.permutations(range(3)):
+            x, log = torch.full((1, 3), 3), 0.0
+            for at in order:
+                z = loaded.net(x, torch.zeros(1))[0, at, :3].log_softmax(-1)
+                log += float(z[text[at]])
+                x[0, at] = text[at]
+            along.append(log)
+        p = sum(map(math.exp, along)) / 6
+        total += p
+        if text == (0, 2, 1):
+            nats, probability = [-log for log in along], p
+    assert total == pytest.approx(1, abs=1e-5)
+    bound, error = loaded.bound(x0, draws=4000)
+    assert abs(float(bound) - sum(nats) / 6) < 4 * float(error) + 1e-4
+    assert sum(nats) / 6 >= -math.log(probability)
+    found = answer_likelihood(loaded, [], x0[0].tolist(), draws=1600)
+    assert found.tokens == 3
+    # LLaDA's counts MASK's row, which makes every token less likely
+    assert found.log_p < -sum(nats) / 6 + 4 * found.error
