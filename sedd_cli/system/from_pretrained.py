@@ -21,9 +21,10 @@ def pretrained_tokenizer(source: str, **options: Any) -> Any:
 
 def pretrained_qwen2_tokenizer(folder: str) -> Any:
     """The tokenizer of Qwen2 from its vocab.json and merges.txt, whatever class the folder names."""
-    from transformers import Qwen2TokenizerFast
+    import transformers
 
-    return Qwen2TokenizerFast.from_pretrained(folder, local_files_only=True)
+    fast = getattr(transformers, "Qwen2TokenizerFast", transformers.Qwen2Tokenizer)  # one class since version 5
+    return fast.from_pretrained(folder, local_files_only=True)
 
 
 def pretrained_causal_model(source: str, **options: Any) -> Any:
