@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from sedd_cli.errors import RequestError, WorkError, first_line
+from sedd_cli.checkpoints.tensors import INDEX, shards_of
+from sedd_cli.errors import RequestError, WorkError, first_line, listed
 from sedd_cli.system.home import nearest_existing
 
 #: Seconds to wait for the first answer; by default an unreachable hub takes most of a minute.
@@ -21,7 +22,7 @@ def fetch(name: str, config: str, weights: Sequence[str], optional: Sequence[str
     Args:
         name: The hub id.
         config: The file with the configuration.
-        weights: Possible names of the weights, best first.
+        weights: Possible names of the weights, best first; the name of an index stands for the shards it names.
         optional: Files to download too if they exist.
 
     Raises:
@@ -137,7 +138,14 @@ def _cached(name: str, config: str, weights: Sequence[str]) -> Path | None:
     if not isinstance(found := try_to_load_from_cache(name, config), str):
         return None
     folder = Path(found).parent
-    return folder if any((folder / file).is_file() for file in weights) else None
+    return folder if any(_holds(folder, file) for file in weights) else None
+
+
+def _holds(folder: Path, weights: str) -> bool:
+    """Whether a folder holds the weights, with an index all its shards."""
+    if not (folder / weights).is_file():
+        return False
+    return not weights.endswith(INDEX) or all((folder / s).is_file() for s in shards_of(folder / weights).values())
 
 
 def _download(name: str, config: str, weights: Sequence[str], optional: Sequence[str]) -> Path:
@@ -151,14 +159,20 @@ def _download(name: str, config: str, weights: Sequence[str], optional: Sequence
             f"{name} on the hub holds no {config} with {' or '.join(weights)}: it is not a model of this format"
         )
     small = [file for file in (config, *optional) if file in there]
-    free, needed = shutil.disk_usage(nearest_existing(_cache())).free, sum(there[file] for file in (best, *small))
+    large = [best]
+    if best.endswith(INDEX):
+        large = sorted(set(shards_of(Path(hf_hub_download(name, best, revision=info.sha))).values()))
+        if missing := [file for file in large if file not in there]:
+            raise RequestError(f"{name} on the hub lacks {listed(missing)}, which its {best} names")
+    free, needed = shutil.disk_usage(nearest_existing(_cache())).free, sum(there[file] for file in (*large, *small))
     if needed > free:
         raise WorkError(
             f"{name} takes {needed / 1e6:,.1f} MB, {free / 1e6:,.1f} MB are free in {_cache()}: "
             "set HF_HOME to a folder on a larger disk"
         )
     folder = Path(snapshot_download(name, allow_patterns=small))
-    hf_hub_download(name, best, revision=folder.name)  # of the same commit
+    for file in {best, *large}:
+        hf_hub_download(name, file, revision=folder.name)  # of the same commit
     return folder
 
 

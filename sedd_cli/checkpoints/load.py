@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import torch
+
 from sedd_cli.checkpoints import checkpoint, hub, published
 from sedd_cli.checkpoints.formats import FORMATS, find_format
 from sedd_cli.checkpoints.formats.base import ModelFiles
 from sedd_cli.checkpoints.loaded_model import LoadedModel
-from sedd_cli.checkpoints.tensors import load_weights
+from sedd_cli.checkpoints.tensors import INDEX, load_weights
 from sedd_cli.data.tokenizers import Tokenizer, is_local, load_tokenizer, open_tokenizer
 from sedd_cli.data.tokenizers.reindexed import ReindexedTokenizer
 from sedd_cli.errors import RequestError, displayed, listed
@@ -17,6 +19,13 @@ from sedd_cli.models.precision import autocast_dtype
 from sedd_cli.recipe import load_recipe
 from sedd_cli.recipe.assemble import make_graph
 from sedd_cli.system.distributed import pick_device
+
+#: Names of weights on the hub, best first, and of the files of tokenizers.
+WEIGHTS = (*published.WEIGHTS, *(name + INDEX for name in published.WEIGHTS))
+TOKENIZER_FILES = (
+    published.TOKENIZER, "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json",
+    "merges.txt", "vocab.txt", "chat_template.jinja",
+)  # fmt: skip
 
 
 def open_model(
@@ -29,9 +38,9 @@ def open_model(
     """Load a model without the methods that sample and infill; arguments and errors are those of `load_model`."""
     chosen = pick_device(device)
     autocast = autocast_dtype(precision, chosen)
-    model = _recognised(Path(source), str(source), mask_token)
+    model = _recognised(Path(source), str(source), mask_token, chosen)
     if mask_token is not None and model.vocabulary is None:
-        raise RequestError(f"--mask-token means nothing with {source}, whose MASK is known")
+        raise RequestError(f"--mask-token is for models of other projects, which {source} is not")
     if tokenizer is not None:
         model.tokenizer, model.tokenizer_source = load_tokenizer(tokenizer), tokenizer
     elif model.tokenizer is None and model.tokenizer_source is not None:
@@ -54,13 +63,14 @@ def open_model(
     return model
 
 
-def _recognised(path: Path, source: str, mask: str | None) -> LoadedModel:
+def _recognised(path: Path, source: str, mask: str | None, device: torch.device) -> LoadedModel:
     if found := checkpoint.latest(path):
         return _from_checkpoint(found, source)
     if (path / checkpoint.MANIFEST).is_file():
         return _from_checkpoint(checkpoint.open_checkpoint(path), source)
     files = ModelFiles(path, source)
     if found := find_format(files):
+        files.check_memory(device)
         return found.load(files, mask)
     if (path.is_file() and path.suffix in (".pth", ".pt")) or (path / published.HYDRA).is_file():
         return published.load_training_directory(path, source)
@@ -70,7 +80,7 @@ def _recognised(path: Path, source: str, mask: str | None) -> LoadedModel:
     if (path / published.CONFIG).is_file():
         return published.load_published(path, source)
     if path.is_file() and path.name in (published.CONFIG, *published.WEIGHTS):
-        return _recognised(path.parent, source, mask)
+        return _recognised(path.parent, source, mask, device)
     if path.is_dir():
         raise RequestError(
             f"{source} is not a model: neither a run (it has no `{checkpoint.LATEST}` checkpoint), nor a checkpoint "
@@ -81,7 +91,7 @@ def _recognised(path: Path, source: str, mask: str | None) -> LoadedModel:
     if path.is_file():
         raise RequestError(f"{source} is a file: name its folder")
     folder = _fetched(source)
-    model = _recognised(folder, source, mask)
+    model = _recognised(folder, source, mask, device)
     model.facts = {"commit": folder.name[:8], **model.facts}
     return model
 
@@ -99,7 +109,7 @@ def _fetched(name: str) -> Path:
         raise RequestError(f"no model at {name}: {Path(name).parent} is a folder without {Path(name).name} in it")
     hub.check_id(name)
     try:
-        return hub.fetch(name, published.CONFIG, published.WEIGHTS, [published.TOKENIZER, published.RECIPE])
+        return hub.fetch(name, published.CONFIG, WEIGHTS, [*TOKENIZER_FILES, published.RECIPE])
     except RequestError as error:
         raise RequestError(f"there is no folder {name}, and {error}") from error
 

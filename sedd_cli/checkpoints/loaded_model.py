@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from typing import Any, ClassVar
@@ -24,6 +25,9 @@ from sedd_cli.models.dit import DiTConfig
 from sedd_cli.models.network import LanguageNetwork
 from sedd_cli.models.precision import autocast_dtype
 from sedd_cli.recipe import Recipe
+
+#: Numbers of a parameter that are fingerprinted at once.
+FINGERPRINTED = 1 << 20
 
 
 @dataclass(repr=False)
@@ -107,7 +111,8 @@ class LoadedModel:
         found = hashlib.sha256(repr(parts).replace("(vocab_size=", "(tokens=", 1).encode())
         for name, value in self.net.named_parameters():
             found.update(name.encode())
-            found.update(value.detach().float().cpu().contiguous().numpy().data)
+            for part in value.detach().reshape(-1).split(FINGERPRINTED):  # copies may be as large as the model
+                found.update(part.float().cpu().contiguous().numpy().data)
         return found.hexdigest()
 
     def lowered(self) -> LoadedModel | None:
@@ -201,6 +206,11 @@ class LoadedModel:
                 f"{self.source} has {self.graph.vocab_size} tokens and names no tokenizer: name one with --tokenizer"
             )
         return self.tokenizer
+
+    def check_beginning(self, tokens: Sequence[int | None]) -> None:
+        """RequestError where a sequence, None where free, begins with a token that the model cannot predict."""
+        if self.net.first_given and (not tokens or tokens[0] is None):
+            raise RequestError(f"{self.source} never predicts the first token: begin with given text")
 
     def describe(self) -> str:
         """A description in one line."""

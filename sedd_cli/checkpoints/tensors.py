@@ -11,12 +11,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from sedd_cli.errors import DamageError, RequestError, first_line, listed, shortened
-from sedd_cli.models.dit import DiT
+from sedd_cli.errors import DamageError, RequestError, displayed, first_line, listed, shortened
+from sedd_cli.system.documents import is_plain_name, read_json
 
+#: What follows the name of weights in that of the index of their shards.
+INDEX = ".index.json"
 #: The beginning of a pointer file of Git LFS.
 LFS = b"version https://git-lfs"
 #: The message of an unpickler that refuses to import a name.
@@ -45,6 +48,52 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         raise
     except BaseException as error:  # errors of the library, its panics, and whatever a damaged header causes
         raise DamageError(f"{path} cannot be read: {first_line(error)}") from None
+
+
+def shards_of(index: Path) -> dict[str, str]:
+    """The shard of every tensor, by the index of a model whose weights are stored in several files.
+
+    Raises:
+        DamageError: it is no index.
+        RequestError: it names other files than those of its own folder.
+    """
+    found = read_json(index)
+    shards = found.get("weight_map") if isinstance(found, Mapping) else None
+    if not isinstance(shards, Mapping) or not shards:
+        raise DamageError(f"{index} is no index of shards: it has no weight_map")
+    if wrong := [file for file in shards.values() if not is_plain_name(file)]:
+        raise RequestError(f"{index} names {displayed(wrong[0])}, which is no file of its own folder")
+    return dict(shards)
+
+
+def read_sharded(index: Path) -> dict[str, Tensor]:
+    """The tensors that an index names, mapped from its shards.
+
+    Raises:
+        DamageError: a tensor or a shard is missing or damaged.
+    """
+    shards = shards_of(index)
+    files = sorted(set(shards.values()))
+    if missing := [name for name in files if not (index.parent / name).is_file()]:
+        raise DamageError(f"{index.parent} lacks {listed(missing)} of the {len(files)} shards that {index.name} names")
+    found: dict[str, Tensor] = {}
+    for file in files:
+        stored, wanted = read_tensors(index.parent / file), [name for name, at in shards.items() if at == file]
+        if absent := [name for name in wanted if name not in stored]:
+            raise DamageError(f"{index} names tensors that {file} does not hold: {listed(absent)}")
+        found |= {name: stored[name] for name in wanted}
+    return found
+
+
+def tensor_names(path: Path) -> list[str]:
+    """The names of the tensors of a safetensors file, from its header; none where it cannot be read."""
+    try:
+        with safe_open(path, "pt") as file:
+            return list(file.keys())
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException:  # errors of the library, its panics; reading the tensors reports them
+        return []
 
 
 def read_pickle(path: Path) -> Any:
@@ -93,14 +142,21 @@ def check_stored(found: Mapping[str, Tensor], path: Path) -> None:
         raise DamageError(f"{path} is refused: its tensors declare {declared:,} bytes and store {together:,}")
 
 
-def load_weights(net: DiT, tensors: Mapping[str, Tensor], source: str, copy: bool = False) -> None:
-    """Load tensors as the network's parameters, in float32. Buffers may be missing, but must agree if present.
+def load_weights(
+    net: nn.Module,
+    tensors: Mapping[str, Tensor],
+    source: str,
+    copy: bool = False,
+    dtype: torch.dtype | None = torch.float32,
+) -> None:
+    """Load tensors as the network's parameters. Buffers may be missing, but must agree if present.
 
     Args:
         net: A network whose parameters are replaced.
         tensors: Weights by name.
         source: Where they are from, for messages.
         copy: Share no memory with the tensors.
+        dtype: The precision of the parameters; None: the stored one.
 
     Raises:
         DamageError: Lists all tensors that are missing, unexpected or wrong.
@@ -115,7 +171,7 @@ def load_weights(net: DiT, tensors: Mapping[str, Tensor], source: str, copy: boo
             wrong.append(f"{name} differs from this network's")  # tolerating bf16
     if wrong:
         raise DamageError(f"the weights in {source} do not fit the network: {listed(wrong, separator='; ')}")
-    given = {name: tensors[name].to(torch.float32, copy=copy) for name in wanted}
+    given = {name: tensors[name].to(dtype or tensors[name].dtype, copy=copy) for name in wanted}
     net.load_state_dict(given, strict=False, assign=True)
 
 

@@ -57,7 +57,9 @@ SAMPLING: dict[str, tuple[Any, Any]] = {
         "--normalized",
         default=False,
     ),
-    "temperature": _value(float, _CHANGING, "Below 1 favours likely tokens, above 1 rare ones."),
+    "temperature": _value(
+        float, _CHANGING, "Below 1 favours likely tokens, above 1 rare ones; 0: the likeliest (confidence)."
+    ),
     "top_p": _value(float, _CHANGING, "Keep the likeliest tokens of this total probability."),
     "grid": _value(
         str,
@@ -75,6 +77,19 @@ SAMPLING: dict[str, tuple[Any, Any]] = {
         "published code. The same on the absorbing graph.",
         "--last-step",
         metavar="NAME",
+    ),
+    "order": _value(
+        str, _CHANGING, "confidence: which tokens are kept first: probability (default), margin, entropy, random."
+    ),
+    "quota": _value(str, _CHANGING, "confidence: tokens a step keeps: even, as LLaDA (default), or linear, as Dream."),
+    "block_length": _value(
+        int, _CHANGING, "confidence: fill blocks of so many tokens one after another; default: all in one."
+    ),
+    "guidance": _value(
+        float, _CHANGING, "confidence: weight of classifier-free guidance by the given text, such as 0.5."
+    ),
+    "all_rows": _option(
+        bool, _CHANGING, "confidence: MASK competes with tokens, as in the code of LLaDA.", "--all-rows", default=False
     ),
     "legacy": _option(
         bool,

@@ -59,9 +59,9 @@ class Vocabulary:
     def by_state(self, z: Tensor) -> Tensor:
         """Outputs z [..., V] in the order of ids, in that of states [..., S].
 
-        A network without an output for MASK, whose id is then the last one, gets the output 0 there.
+        A network without an output for MASK, whose id is then the last one, gets the least number there.
         """
-        z = F.pad(z, (0, self.rows - z.shape[-1]))
+        z = F.pad(z, (0, self.rows - z.shape[-1]), value=torch.finfo(z.dtype).min)
         if self.mask is None or self.in_order:
             return z
         return torch.cat([z[..., : self.mask], z[..., self.mask + 1 :], z[..., self.mask, None]], -1)

@@ -168,6 +168,11 @@ class BatchDenoiser:
                 f"scores far from normalised: every position was scored in {now.fallbacks} of {now.steps} steps; "
                 "--no-thinning scores all of them from the start"
             )
+        left = int((now.x == self.model.graph.mask_state).sum()) if self.model.graph.masking else 0
+        if left and getattr(self.resolved.sampler, "all_rows", False):
+            raise WorkError(
+                f"{left} tokens are MASK at the end: --all-rows lets MASK compete, and the model prefers it there"
+            )
         if not bool((now.x == given(now.x)).all() and (now.x < self.model.graph.vocab_size).all()):
             raise WorkError("a given token changed or a mask is left: this is a defect of sedd, nothing was kept")
         seconds = (time.perf_counter() - began) / len(batch)

@@ -9,6 +9,7 @@ from typing import Any, Generic, TypeVar
 
 from sedd_cli.checkpoints.loaded_model import LoadedModel
 from sedd_cli.errors import RequestError
+from sedd_cli.inference.chat import chat_layout
 from sedd_cli.inference.denoise import DenoisedRow, SequenceRequest, denoise, derived
 from sedd_cli.inference.layout import lay_out, round_trip_warning
 from sedd_cli.inference.memory import batch_for, check_fits
@@ -26,7 +27,8 @@ class GenerateOptions:
     """n sequences of `length` tokens (default: the trained length), or n for each prompt.
 
     A length beyond `block` (default: the trained length) is drawn block by block: each block is given the last block −
-    stride tokens and adds `stride` (default: half a block). `first` numbers the first sequence: a sequence depends on
+    stride tokens and adds `stride` (default: half a block). chat: messages instead of prompts, which the model answers
+    (`inference.chat`). `first` numbers the first sequence: a sequence depends on
     (seed, its number) and its prompt alone. Samples of one number share their initial noise, whatever the prompt.
     """
 
@@ -38,9 +40,12 @@ class GenerateOptions:
     seed: int = 0
     first: int = 0
     sampling: Sampling = field(default_factory=Sampling)
+    chat: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         check_draws(self.n, self.seed)
+        if self.chat and self.prompts:
+            raise RequestError("a chat message is a prompt of its own: give either chat or prompts")
         for key in ("length", "block", "stride"):
             value = getattr(self, key)
             if value is not None and value < 1:
@@ -98,10 +103,12 @@ def generate(
     blocks = _Blocks.of(model, options)
     check_fits(model, min(blocks.length, blocks.block), whole=False)
     resolved = options.sampling.resolve(model)
-    prompts: tuple[str | None, ...] = options.prompts or (None,)
+    prompts: tuple[str | None, ...] = options.prompts or options.chat or (None,)
+    if options.chat and blocks.several:
+        raise RequestError(f"a chat is answered in one block, of at most {blocks.block} tokens: lower --length")
     try:
         requests = [
-            _request(model, prompt, min(blocks.length, blocks.block), options.seed, group)
+            _request(model, prompt, min(blocks.length, blocks.block), options.seed, group, bool(options.chat))
             for group, prompt in enumerate(prompts)
         ]
     except RequestError as error:
@@ -120,11 +127,17 @@ def generate(
     return SamplingResult(model, in_order(found))
 
 
-def _request(model: LoadedModel, prompt: str | None, length: int, seed: int, group: int) -> LayoutRequest:
+def _request(
+    model: LoadedModel, prompt: str | None, length: int, seed: int, group: int, chat: bool = False
+) -> LayoutRequest:
     """A sequence of `length` tokens that begins with the prompt; RequestError where the prompt does not fit."""
+    if chat:
+        answer = chat_layout(model, prompt or "", length)
+        return LayoutRequest(answer, answer, seed, 0, group=group)
     template = gap_between(prompt or "", "")
     tokenizer = model.text_tokenizer() if prompt else model.tokenizer
     layout, plain = (lay_out(template, [], tokenizer, spaced, length) for spaced in (True, False))
+    model.check_beginning(layout.tokens)
     return LayoutRequest(layout, plain, seed, 0, group=group)
 
 

@@ -96,6 +96,7 @@ def plan_job(model: LoadedModel, job: Job, sampling: Sampling) -> Plan:
         for spaced in (True, False)
     )
     for layout in (*own_spaces, *layouts):
+        model.check_beginning(layout.tokens)
         if len(layout.tokens) > model.length:
             given = sum(len(part) for part in layout.parts if not isinstance(part, int))
             raise RequestError(

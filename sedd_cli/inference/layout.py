@@ -26,12 +26,16 @@ class FilledTemplate:
 
 @dataclass(frozen=True)
 class Layout:
-    """A template's texts as token ids, its gaps as lengths. `spaced` [parts]: gaps that must begin with a space."""
+    """A template's texts as token ids, its gaps as lengths. `spaced` [parts]: gaps that must begin with a space.
+
+    ends: tokens that end the text of a gap; they and what follows them in the gap are not shown.
+    """
 
     template: Template
     parts: tuple[tuple[int, ...] | int, ...]
     spaced: tuple[bool, ...]
     tokenizer: Tokenizer | None
+    ends: frozenset[int] = frozenset()
 
     @property
     def lengths(self) -> list[int]:
@@ -58,7 +62,8 @@ class Layout:
                 given.append((len(text), len(text) + len(original)))
                 text += original
             else:
-                new = _added(self.tokenizer, row[:at], row[at:stop])
+                shown = next((i for i in range(at, stop) if row[i] in self.ends), stop)
+                new = _added(self.tokenizer, row[:at], row[at:shown])
                 if spaced and not new.startswith(" "):
                     return None
                 # the given text already ends in this space

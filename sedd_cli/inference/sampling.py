@@ -20,8 +20,9 @@ class Sampling:
 
     normalized: sets the normaliser of an absorbing model's scores to 1, so that steps without a transition cost no
     network evaluation. thinning: False evaluates every position in every step, whatever the recipe says. temperature,
-    top_p, grid, correctors, last_step: options of the sampler. remask: ReMDM's η. legacy: the float32 Gumbel draws of
-    the published code. batch: sequences denoised together; None: as memory allows.
+    top_p, grid, correctors, last_step, and order, quota, block_length, guidance, all_rows (of `confidence`): options of
+    the sampler. remask: ReMDM's η. legacy: the float32 Gumbel draws of the published code. batch: sequences denoised
+    together; None: as memory allows.
     """
 
     steps: int | None = None
@@ -34,6 +35,11 @@ class Sampling:
     correctors: int | None = None
     remask: float | None = None
     last_step: str | None = None
+    order: str | None = None
+    quota: str | None = None
+    block_length: int | None = None
+    guidance: float | None = None
+    all_rows: bool = False
     legacy: bool = False
     batch: int | None = None
 
@@ -112,6 +118,11 @@ class Sampling:
             "correctors": self.correctors,
             "eta": self.remask,
             "last_step": self.last_step,
+            "order": self.order,
+            "quota": self.quota,
+            "block_length": self.block_length,
+            "guidance": self.guidance,
+            "all_rows": self.all_rows or None,
             "thinning": None if self.thinning else False,
             "draws": "float32-gumbel" if self.legacy else None,
         }
@@ -165,6 +176,8 @@ _FLAGS = {
     "draws": "--legacy-float32-gumbel",
     "top_p": "--top-p",
     "last_step": "--last-step",
+    "block_length": "--block-length",
+    "all_rows": "--all-rows",
 }
 
 

@@ -27,6 +27,8 @@ class LanguageNetwork(nn.Module):
     causal: bool
     #: Of a network that fills blocks of so many tokens one after another, each given clean earlier ones; else None.
     block_size: int | None = None
+    #: Whether the first token is never predicted, so that a sequence has to begin with a given one.
+    first_given: bool = False
 
     @abstractmethod
     def hidden(self, x: Tensor, sigma: Tensor) -> Tensor:
@@ -98,6 +100,7 @@ class Adapted(LanguageNetwork):
         self.net, self.vocabulary, self.condition = net, vocabulary, condition
         self.config, self.states, self.autocast, self.causal = net.config, vocabulary.states, net.autocast, net.causal
         self.block_size = net.block_size
+        self.first_given = net.first_given
 
     @property
     def readout(self) -> Readout:

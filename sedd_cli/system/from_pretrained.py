@@ -19,6 +19,14 @@ def pretrained_tokenizer(source: str, **options: Any) -> Any:
     return _load(AutoTokenizer, source, options)
 
 
+def pretrained_qwen2_tokenizer(folder: str) -> Any:
+    """The tokenizer of Qwen2 from its vocab.json and merges.txt, whatever class the folder names."""
+    import transformers
+
+    fast = getattr(transformers, "Qwen2TokenizerFast", transformers.Qwen2Tokenizer)  # one class since version 5
+    return fast.from_pretrained(folder, local_files_only=True)
+
+
 def pretrained_causal_model(source: str, **options: Any) -> Any:
     """`AutoModelForCausalLM.from_pretrained`; RequestError for a model that needs code of its own."""
     from transformers import AutoModelForCausalLM

@@ -58,9 +58,18 @@ def free_memory(device: torch.device) -> int:
         )
     with suppress(OSError, ValueError, StopIteration):
         available = _kilobytes("/proc/meminfo", "MemAvailable") * 1024
-        used = Path("/sys/fs/cgroup/memory.current")
-        return min([available, *(limit - int(used.read_text()) for limit in _limits() if used.is_file())])
+        return min([available, *(limit - used for limit in _limits() for used in _used_by_group())])
     return total_memory(device) // 2
+
+
+def _used_by_group() -> list[int]:
+    """Bytes that the control group uses, without the cached pages of files, which it gives back; empty if unknown."""
+    group = Path("/sys/fs/cgroup")
+    with suppress(OSError, ValueError, KeyError):
+        entries = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+        cached = int(entries["inactive_file"]) + int(entries["active_file"])
+        return [int((group / "memory.current").read_text()) - cached]
+    return []
 
 
 def _kilobytes(path: str, key: str) -> int:

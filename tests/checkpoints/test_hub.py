@@ -6,6 +6,7 @@ import errno
 
 import pytest
 from support.hub_server import Hub
+from support.llamas import reference, save_llada
 from support.published_models import save_published
 
 from sedd_cli import load_model
@@ -55,6 +56,30 @@ def test_only_what_a_model_needs_is_fetched_safetensors_before_a_pickle(hub, tmp
     assert load_model("someone/small").tokenizer.spec == "text8"
     (snapshot,) = (tmp_path / "cache").glob("models--someone--small/snapshots/*")
     assert sorted(p.name for p in snapshot.iterdir()) == ["config.json", "model.safetensors", "tokenizer.json"]
+
+
+def test_a_model_in_shards_is_fetched_whole_with_its_tokenizer(hub, tmp_path):
+    folder = save_llada(tmp_path / "m", reference(), shards=3, text=True)
+    hub.put("someone/large", folder)
+    local = load_model(folder)
+    assert load_model("someone/large").fingerprint == local.fingerprint
+    assert load_model("someone/large").tokenizer.decode([1, 2]) == "bc"
+    hub.asked.clear()
+    assert load_model("someone/large").fingerprint == local.fingerprint
+    assert hub.asked == []
+    (snapshot,) = (tmp_path / "cache").glob("models--someone--large/snapshots/*")
+    (snapshot / "model-00002-of-00003.safetensors").unlink()  # as after a download that was interrupted
+    assert load_model("someone/large").fingerprint == local.fingerprint
+
+
+def test_shards_that_the_hub_lacks_are_named_before_the_download(hub, tmp_path):
+    hub.put("someone/large", save_llada(tmp_path / "m", reference(), shards=3))
+    del hub.models["someone/large"]["model-00002-of-00003.safetensors"]
+    with pytest.raises(
+        RequestError, match=r"lacks model-00002-of-00003\.safetensors, which its model\.safetensors\.index"
+    ):
+        load_model("someone/large")
+    assert not any("00001" in asked for asked in hub.asked)
 
 
 def test_what_the_hub_does_not_have_is_said_with_the_offline_way(hub, tmp_path):

@@ -26,11 +26,13 @@ FLAGS = {
     "runs": "FOLDER",
     "compare": "RUN --out",
     "sample": (
+        "--all-rows --block-length --chat --guidance --order --quota "
         "--batch --block --correctors --device --grid --html --judge --last-step --legacy-float32-gumbel --length "
         "--model --no-thinning --normalized --out --precision --prompt --prompts --remask --sampler "
         "--seed --self-bleu --steps --stride --svg --temperature --mask-token --tokenizer --top-p --watch -m -n"
     ),
     "infill": (
+        "--all-rows --block-length --guidance --order --quota "
         "--all --batch --candidates --correctors --device --grid --html --input --interactive "
         "--last-step --legacy-float32-gumbel --length --model --no-resume --no-thinning --normalized --out "
         "--precision --prefix --remask --resume --sampler --seed --steps --suffix --svg --temperature "

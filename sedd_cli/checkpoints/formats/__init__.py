@@ -1,6 +1,15 @@
 """Checkpoints of other projects. A format is one file here, entered in `FORMATS`."""
 
-from sedd_cli.checkpoints.formats import gidd, lightning, mdlm, radd  # noqa: F401  (registers them)
+from sedd_cli.checkpoints.formats import (  # noqa: F401  (registers them)
+    a2d,
+    dream,
+    gidd,
+    lightning,
+    llada,
+    mdlm,
+    radd,
+    smdm,
+)
 from sedd_cli.checkpoints.formats.base import FORMATS, find_format
 
 __all__ = ["FORMATS", "find_format"]

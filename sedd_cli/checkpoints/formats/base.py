@@ -9,10 +9,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor
 
 from sedd_cli.checkpoints.loaded_model import LoadedModel
-from sedd_cli.checkpoints.tensors import read_tensors
+from sedd_cli.checkpoints.tensors import INDEX, read_sharded, read_tensors, shards_of
 from sedd_cli.core.graphs import Graph
 from sedd_cli.core.graphs.absorbing import Absorbing
 from sedd_cli.core.graphs.uniform import Uniform
@@ -22,9 +23,12 @@ from sedd_cli.core.vocabulary import Vocabulary
 from sedd_cli.errors import RequestError, displayed
 from sedd_cli.models.network import Adapted, Condition, LanguageNetwork, NoiseInput
 from sedd_cli.system.documents import read_json
+from sedd_cli.system.memory import free_memory
 
 CONFIG = "config.json"
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
+#: Memory that a model takes, as a multiple of its files.
+MEMORY_SHARE = 1.1
 #: Prefixes that wrappers of networks put before the names of tensors.
 WRAPPERS = ("module.", "_orig_mod.")
 
@@ -64,13 +68,32 @@ class ModelFiles:
             raise RequestError(f"{self.folder / CONFIG}: {' or '.join(keys)} is missing")
         return default
 
+    @property
+    def weights(self) -> Path | None:
+        """The file of the weights, or the index of their shards."""
+        names = [name + ending for ending in ("", INDEX) for name in WEIGHTS]
+        return next((self.folder / name for name in names if (self.folder / name).is_file()), None)
+
     @cached_property
     def tensors(self) -> dict[str, Tensor]:
         """All tensors by name, mapped from the files where possible, without the prefixes of wrappers."""
-        file = next((self.folder / name for name in WEIGHTS if (self.folder / name).is_file()), None)
+        if (file := self.weights) is None:
+            raise RequestError(f"{self.folder} has {CONFIG} but neither {' nor '.join(WEIGHTS)}, whole or in shards")
+        found = (read_sharded if file.name.endswith(INDEX) else read_tensors)(file)
+        return {unwrapped(name): value for name, value in found.items()}
+
+    def check_memory(self, device: torch.device) -> None:
+        """RequestError where the weights do not fit into the free memory of a device, with the numbers."""
+        file = self.path if self.path.is_file() else self.weights
         if file is None:
-            raise RequestError(f"{self.folder} has {CONFIG} but neither {' nor '.join(WEIGHTS)}")
-        return {unwrapped(name): value for name, value in read_tensors(file).items()}
+            return
+        parts = {file.parent / name for name in shards_of(file).values()} if file.name.endswith(INDEX) else {file}
+        needed = MEMORY_SHARE * sum(part.stat().st_size for part in parts if part.is_file())
+        if needed > (free := free_memory(device)):
+            raise RequestError(
+                f"{self.name} takes {needed / 1e9:.2f} GB of memory, {free / 1e9:.2f} GB are free on {device}: free "
+                "some, or take another device"
+            )
 
 
 def unwrapped(name: str) -> str:

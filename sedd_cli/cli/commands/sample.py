@@ -46,6 +46,10 @@ def sample(
         str | None,
         typer.Option(metavar="FILE", help="File with a prompt a line (- is standard input); empty lines are skipped."),
     ] = None,
+    chat: Annotated[
+        list[str] | None,
+        typer.Option(metavar="TEXT", help="Instead: a message that an instruct model answers; may be repeated."),
+    ] = None,
     seed: o.Seed = 0,
     out: o.Out = None,
     judge: o.Judge = None,
@@ -67,7 +71,7 @@ def sample(
     if self_bleu and judge is None:
         raise RequestError("--self-bleu goes with --judge")
     begin = (*(prompt or ()), *(_prompts(prompts) if prompts is not None else ()))
-    options = GenerateOptions(n, length, begin, block, stride, seed, sampling=sampling)
+    options = GenerateOptions(n, length, begin, block, stride, seed, sampling=sampling, chat=tuple(chat or ()))
     reads = {
         "--prompts": prompts,
         "--model": model_files(using.model),

@@ -1,6 +1,13 @@
 """Samplers. A new one is a file and a line here."""
 
-from sedd_cli.core.samplers import euler, first_hitting, left_to_right, remdm, tweedie  # noqa: F401  (registers them)
+from sedd_cli.core.samplers import (  # noqa: F401  (registers them)
+    confidence,
+    euler,
+    first_hitting,
+    left_to_right,
+    remdm,
+    tweedie,
+)
 from sedd_cli.core.samplers.base import SAMPLERS, Denoised, Sampler
 from sedd_cli.core.samplers.draws import DRAWS
 from sedd_cli.core.samplers.grids import GRIDS

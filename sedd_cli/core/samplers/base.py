@@ -51,11 +51,13 @@ class Sampler(ABC):
     needs_mask: ClassVar[bool] = False
     #: Whether it is for causal networks, and for no others.
     causal: ClassVar[bool] = False
+    #: Whether temperature 0 is accepted: the likeliest token.
+    greedy: ClassVar[bool] = False
     temperature: float = distribution_option(1.0)
     top_p: float = distribution_option(1.0)
 
     def __post_init__(self) -> None:
-        if not 0 < self.temperature < float("inf"):
+        if not (0 < self.temperature < float("inf") or (self.greedy and self.temperature == 0)):
             raise ValueError(f"temperature must be positive and finite, found {self.temperature}")
         if not 0 < self.top_p <= 1:
             raise ValueError(f"top_p must lie in (0, 1], found {self.top_p}")

@@ -12,7 +12,7 @@ import numpy as np
 from sedd_cli.data.tokenizers.base import FILE, Tokenizer
 from sedd_cli.data.tokenizers.guard import checked, checked_file, loaded, named_end
 from sedd_cli.errors import RequestError, WorkError, displayed, first_line, listed
-from sedd_cli.system.from_pretrained import pretrained_tokenizer
+from sedd_cli.system.from_pretrained import pretrained_qwen2_tokenizer, pretrained_tokenizer
 
 _TIMEOUT = 20.0
 #: Names of end-of-text tokens, for files that name none.
@@ -69,6 +69,13 @@ class HuggingFaceTokenizer(Tokenizer):
         return cls(spec, loaded(found.backend_tokenizer.to_str, spec), eos)
 
     @classmethod
+    def of_qwen2(cls, folder: Path) -> HuggingFaceTokenizer:
+        """Read a folder with vocab.json and merges.txt of Qwen2; RequestError where it cannot be loaded."""
+        spec = str(folder)
+        found = loaded(lambda: pretrained_qwen2_tokenizer(spec), spec)
+        return cls(spec, loaded(found.backend_tokenizer.to_str, spec), found.eos_token_id)
+
+    @classmethod
     def _from_bert_vocabulary(cls, spec: str, path: Path) -> HuggingFaceTokenizer:
         from tokenizers import BertWordPieceTokenizer
 
@@ -110,6 +117,19 @@ class HuggingFaceTokenizer(Tokenizer):
     def token(self, number: int) -> str:
         """The spelling of a token."""
         return self._engine.id_to_token(number) or ""
+
+    @property
+    def special(self) -> frozenset[int]:
+        """The ids of special tokens, such as those between the turns of a chat."""
+        return frozenset(t["id"] for t in self._content.get("added_tokens") or [] if t.get("special"))
+
+    def encode_special(self, text: str) -> list[int]:
+        """Ids of a text in which spelled special tokens are these tokens, as in a chat template."""
+        self._engine.encode_special_tokens = False
+        try:
+            return self.encode(text)
+        finally:
+            self._engine.encode_special_tokens = True
 
     def unknown_parts(self, text: str) -> list[str]:
         found = self._engine.encode(text, add_special_tokens=False)

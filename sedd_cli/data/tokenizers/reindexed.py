@@ -50,6 +50,10 @@ class ReindexedTokenizer(Tokenizer):
         """The tokenizer of a `state` whose `base` has been restored before."""
         return cls(state["base"], state["rows"], state["mask"])
 
+    def states(self, ids: Sequence[int]) -> list[int]:
+        """The model's states of ids of the tokenizer; RequestError for MASK."""
+        return self._states(np.array(ids, dtype=np.int64)).tolist()
+
     def _states(self, ids: np.ndarray) -> np.ndarray:
         ids = ids.astype(np.uint32)
         if ids.size and int(ids.max()) >= self.rows:

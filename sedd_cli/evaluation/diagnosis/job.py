@@ -22,6 +22,7 @@ from sedd_cli.errors import DamageError, RequestError, WorkError
 from sedd_cli.evaluation.diagnosis import health_checks
 from sedd_cli.evaluation.diagnosis.results import Diagnosis, NoiseLevel, NormaliserSummary, SampleEntropy
 from sedd_cli.evaluation.diversity import unigram_entropy
+from sedd_cli.inference.denoise import DenoisedRow, SequenceRequest, denoise
 from sedd_cli.inference.generate import GenerateOptions, generate
 from sedd_cli.inference.sampling import Sampling, check_draws
 from sedd_cli.system.events import Event, Progress, Sampled
@@ -152,6 +153,16 @@ def _samples(model: LoadedModel, seed: int) -> Generator[Event, None, list[list[
     found: list[list[int]] = []
     length = min(model.length, SAMPLE_LENGTH)
     sampling = Sampling() if model.exact else Sampling(SAMPLE_STEPS, "tweedie")
+    if model.net.first_given:
+        u = Stream(seed, BASE, torch.arange(_enough(SAMPLED, length))).uniform(0)
+        firsts = (u * model.vocab_size).long().tolist()
+        begun = [SequenceRequest((first, *[None] * (length - 1)), seed, i) for i, first in enumerate(firsts)]
+        for event in denoise(model, sampling.resolve(model), begun):
+            if isinstance(event, DenoisedRow):
+                found.append(event.tokens)
+            else:
+                yield event
+        return found
     for event in generate(model, GenerateOptions(_enough(SAMPLED, length), length, seed=seed, sampling=sampling)):
         if isinstance(event, Sampled):
             found.append(event.tokens)

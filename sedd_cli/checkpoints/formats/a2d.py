@@ -1,0 +1,33 @@
+"""a2d of dLLM: Llama, Qwen2 and Qwen3 that were made bidirectional and trained on as masked diffusion."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from sedd_cli.checkpoints.formats.base import Format, ModelFiles, register
+from sedd_cli.checkpoints.formats.masks import mask_id
+from sedd_cli.checkpoints.formats.transformers import hugging_face, size, transformer
+from sedd_cli.checkpoints.loaded_model import LoadedModel
+
+#: What the kinds of network differ in.
+KINDS: dict[str, dict[str, Any]] = {
+    "a2d-llama": {},
+    "a2d-qwen2": {"qkv_bias": True},
+    "a2d-qwen3": {"qk_norm": True},
+}
+
+
+@register
+class A2D(Format):
+    """Autoregressive networks turned into diffusion; MASK is a token of their tokenizer."""
+
+    name: ClassVar[str] = "a2d"
+    marks: ClassVar[str] = f"config.json with model_type {', '.join(KINDS)}"
+
+    def recognises(self, source: ModelFiles) -> bool:
+        return source.model_type in KINDS
+
+    def load(self, source: ModelFiles, mask: str | None = None) -> LoadedModel:
+        shape, tensors, tied = hugging_face(source, **KINDS[source.model_type])
+        rows = size(source, tensors, "embed_tokens.weight")[0]
+        return transformer(source, source.model_type, shape, tensors, mask_id(source, rows, mask), tied)
