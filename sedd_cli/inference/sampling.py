@@ -52,6 +52,8 @@ class Sampling:
             _known(self.sampler.replace("-", "_"))
         # the sampler with every option checks their ranges, before a model is loaded; which go together is seen then
         given = {key: getattr(self, key) for key in _RANGES if getattr(self, key) is not None}
+        if given.get("temperature") == 0 and self.sampler and SAMPLERS[self.sampler.replace("-", "_")].greedy:
+            del given["temperature"]  # the likeliest token
         eta = {} if self.remask is None else {"eta": self.remask}
         try:
             SAMPLERS["remdm"](**given, **eta)

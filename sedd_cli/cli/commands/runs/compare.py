@@ -31,7 +31,7 @@ def compare(
 
     Example: sedd compare runs/quickstart runs/longer --out curves.png
     """
-    from sedd_cli.cli.view.compare_page import comparison_page
+    from sedd_cli.cli.commands.runs.page import comparison_page
     from sedd_cli.system.files import write_whole
     from sedd_cli.system.outputs import check_outputs
     from sedd_cli.system.plotting import save
