@@ -180,10 +180,7 @@ def test_overrides_of_parts_stay(sedd):
 
 def test_a_job_that_names_a_key_twice_is_refused(sedd, tiny_run, tmp_path):
     jobs = tmp_path / "jobs.jsonl"
-    jobs.write_text(
-        '{"template": "[MASK:2]"}\n'
-        '{"template": "[MASK:2]", "n": 1, "n": 2}\n'
-    )
+    jobs.write_text('{"template": "[MASK:2]"}\n{"template": "[MASK:2]", "n": 1, "n": 2}\n')
     done = sedd("infill", "--model", tiny_run, "--input", jobs)
     assert done.code == 2
     assert "line 2" in done.err
