@@ -312,7 +312,8 @@ def test_a_model_in_bfloat16_takes_little_more_memory_than_its_file(tmp_path):
         [sys.executable, "-c", MEASURE, small, folder], capture_output=True, text=True, check=True, timeout=300
     )
     before, after = map(int, done.stdout.split())
-    assert after - before < 1.2 * stored  # parts that are converted weigh more here than in large models
+    # parts that are converted weigh more here than in large models: 1.18 to 1.24 were seen; a copy would make it 2
+    assert after - before < 1.4 * stored
 
 
 @pytest.mark.parametrize("kind", ["llada", "dream"])
