@@ -10,7 +10,7 @@ import collections
 import pickle
 import types
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -72,13 +72,28 @@ def _encoded(text: str, encoding: str = "latin1") -> bytes:
     return text.encode("latin1")
 
 
+class _Function:
+    """A function that a pickle may call and cannot change: the BUILD instruction sets attributes of what it is given."""
+
+    __slots__ = ("_call",)
+
+    def __init__(self, call: Callable[..., Any]):
+        object.__setattr__(self, "_call", call)
+
+    def __call__(self, *args: Any) -> Any:
+        return self._call(*args)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        raise pickle.UnpicklingError(f"sets {name} of a function")
+
+
 _CONTAINERS = (dict, list, tuple, set, frozenset, collections.OrderedDict, collections.defaultdict)
 ALLOWED: dict[tuple[str, str], Any] = {
     **{(kind.__module__, kind.__name__): kind for kind in _CONTAINERS},
     **{("__builtin__", kind.__name__): kind for kind in (dict, list, tuple, set, frozenset)},
-    ("_codecs", "encode"): _encoded,
-    ("torch._utils", "_rebuild_tensor_v2"): rebuilding._rebuild_tensor_v2,
-    ("torch._utils", "_rebuild_parameter"): rebuilding._rebuild_parameter,
+    ("_codecs", "encode"): _Function(_encoded),
+    ("torch._utils", "_rebuild_tensor_v2"): _Function(rebuilding._rebuild_tensor_v2),
+    ("torch._utils", "_rebuild_parameter"): _Function(rebuilding._rebuild_parameter),
     ("torch", "Size"): torch.Size,
     **{("torch", name): value for name, value in vars(torch).items() if isinstance(value, torch.dtype)},
 }
@@ -97,8 +112,13 @@ class _RefusedError(Exception):
     """A name that is neither allowed nor of a library whose classes are stood in for."""
 
 
+def _load(file: Any, **options: Any) -> Any:
+    """`pickle.load` by the restricted unpickler: torch calls it for files of its oldest layout."""
+    return _Unpickler(file, **options).load()
+
+
 _PICKLE = types.SimpleNamespace(
-    Unpickler=_Unpickler, load=pickle.load, UnpicklingError=pickle.UnpicklingError, __name__="inert"
+    Unpickler=_Unpickler, load=_load, UnpicklingError=pickle.UnpicklingError, __name__="inert"
 )
 
 
@@ -111,9 +131,12 @@ def read_inert(path: Path) -> Any:
     """
     try:
         with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
             sizes = [entry.file_size for entry in archive.infolist() if entry.filename.endswith("/data.pkl")]
     except (OSError, zipfile.BadZipFile) as error:
         raise DamageError(f"{path} is not a complete checkpoint of torch: {first_line(error)}") from None
+    if any(name.rpartition("/")[2] == "constants.pkl" for name in names):
+        raise RequestError(f"{path} is refused: it is a TorchScript program, not a checkpoint")  # torch would load it
     if sum(sizes) > MOST_BYTES:
         raise RequestError(f"{path} is refused: its pickle has {sum(sizes):,} bytes, at most {MOST_BYTES:,} are read")
     try:

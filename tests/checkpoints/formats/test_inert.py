@@ -1,0 +1,65 @@
+"""The reader of pickles that name foreign classes: whatever they try, nothing is run and nothing is changed."""
+
+from __future__ import annotations
+
+import io
+import os
+import pickle
+import zipfile
+
+import pytest
+import torch
+from torch import _utils
+
+from sedd_cli.checkpoints.formats.inert import _PICKLE, read_inert
+from sedd_cli.errors import DamageError, RequestError
+
+
+class Runs:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.path),)
+
+
+def archive(payload: bytes) -> bytes:
+    """What `torch.save` writes, around a pickle."""
+    found = io.BytesIO()
+    with zipfile.ZipFile(found, "w") as out:
+        for name, content in (("data.pkl", payload), ("version", b"3\n"), ("byteorder", b"little")):
+            out.writestr(f"a/{name}", content)
+    return found.getvalue()
+
+
+@pytest.mark.parametrize("protocol", [0, 2, 4])
+def test_a_call_of_anything_else_is_refused(tmp_path, protocol):
+    (tmp_path / "a.ckpt").write_bytes(archive(pickle.dumps(Runs(tmp_path / "made"), protocol)))
+    with pytest.raises(RequestError, match=r"this pickle needs posix.mkdir, which could run code"):
+        read_inert(tmp_path / "a.ckpt")
+    assert not (tmp_path / "made").exists()
+
+
+def test_a_pickle_before_an_archive_is_not_run(tmp_path):
+    # Python takes the file for an archive, torch for one of its oldest layout
+    (tmp_path / "a.ckpt").write_bytes(pickle.dumps(Runs(tmp_path / "made")) + archive(b"N."))
+    with pytest.raises(DamageError):
+        read_inert(tmp_path / "a.ckpt")
+    with pytest.raises(Exception, match=r"posix\.mkdir"):
+        _PICKLE.load((tmp_path / "a.ckpt").open("rb"))
+    assert not (tmp_path / "made").exists()
+
+
+def test_a_program_of_torchscript_is_refused(tmp_path):
+    torch.jit.save(torch.jit.script(torch.nn.Identity()), tmp_path / "a.ckpt")
+    with pytest.raises(RequestError, match="TorchScript"):
+        read_inert(tmp_path / "a.ckpt")
+
+
+def test_a_function_cannot_be_changed(tmp_path):
+    before = _utils._rebuild_tensor_v2.__defaults__
+    sets = b"\x80\x02ctorch._utils\n_rebuild_tensor_v2\nN}X\x0c\x00\x00\x00__defaults__K\x07\x85s\x86b."
+    (tmp_path / "a.ckpt").write_bytes(archive(sets))
+    with pytest.raises(DamageError, match="sets __defaults__ of a function"):
+        read_inert(tmp_path / "a.ckpt")
+    assert _utils._rebuild_tensor_v2.__defaults__ == before
