@@ -51,7 +51,7 @@ def shortened(text: str, most: int = VALUE) -> str:
     return f"{text[:half]} … ({len(text):,} characters) … {text[-half:]}"
 
 
-#: Values in a message, which others may have made long: what stands in quotes, and words (names, numbers, paths).
+#: Long values in a message, which are cut: text in quotes, and words without spaces (names, numbers, paths).
 _LONG = re.compile(
     rf"""(?<!\w)(?P<quote>['"])(?:(?!(?P=quote))[^\n]){{{2 * VALUE},}}(?P=quote)(?!\w)|[^\s'"]{{{4 * VALUE},}}"""
 )

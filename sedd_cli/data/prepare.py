@@ -83,7 +83,7 @@ def prepare(options: PrepareOptions) -> Generator[Event, None, PrepareResult]:
 
 
 def _stored(folder: Path) -> Generator[Event, None, PrepareResult]:
-    """A dataset that exists; what was lost when it was made is said again."""
+    """A dataset that exists. The warnings of its preparation are repeated, such as lost bytes."""
     manifest = open_dataset(folder).manifest
     for line in manifest.warnings:
         yield Warn(line)

@@ -72,7 +72,7 @@ class LanguageNetwork(nn.Module):
         return self.head(self.hidden(x, sigma))
 
 
-#: What a network is told of the noise: the total noise, nothing (the number 0), or the time.
+#: What a network is conditioned on: the total noise sigma, nothing (it gets the number 0), or the time t.
 Condition = Literal["sigma", "none", "time"]
 
 

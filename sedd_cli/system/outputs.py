@@ -89,7 +89,7 @@ def _check_name(option: str, out: Path) -> None:
     """RequestError for a name that is too long for the file, or for the lock beside it."""
     try:
         most = os.pathconf(out.parent, "PC_NAME_MAX") - ADDED
-    except (OSError, ValueError, AttributeError):  # no such folder, which is said later; Windows
+    except (OSError, ValueError, AttributeError):  # the folder is missing (refused elsewhere), or this is Windows
         most = 255 - ADDED
     if (size := len(os.fsencode(out.name))) > most:
         raise RequestError(f"{option}: the name {shortened(out.name)} has {size:,} bytes, at most {most} are possible")

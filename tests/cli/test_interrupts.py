@@ -46,7 +46,7 @@ def begin(tmp_path) -> Callable[..., subprocess.Popen]:
 
 
 def interrupt(job: subprocess.Popen, word: str) -> str:
-    """Send Ctrl-C once the word stands on standard error; what stands there after it."""
+    """Send Ctrl-C once the word appears on standard error, and return what is printed there afterwards."""
     assert job.stderr is not None
     while word not in (line := job.stderr.readline()):
         assert line, f"it ended with {job.wait()}"

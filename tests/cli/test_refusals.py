@@ -1,4 +1,4 @@
-"""What is wrong with a request is said in one line, with exit code 2, before a model is loaded."""
+"""A wrong request is refused with one line and exit code 2, before a model is loaded."""
 
 from __future__ import annotations
 

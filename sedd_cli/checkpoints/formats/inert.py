@@ -73,7 +73,7 @@ def _encoded(text: str, encoding: str = "latin1") -> bytes:
 
 
 class _Function:
-    """A function that a pickle may call and cannot change: the BUILD instruction sets attributes of what it is given."""
+    """A function that a pickle may call and cannot change, though its BUILD instruction sets attributes."""
 
     __slots__ = ("_call",)
 

@@ -95,7 +95,7 @@ def train(
         view.say(f"  {document['resume']}", "cyan")
     view.document(document)
     if result.interrupted:
-        output.interrupted = ""  # it is said above what was saved
+        output.interrupted = ""  # the lines above have said what was saved
         raise KeyboardInterrupt
     if result.finished:
         say_next(view, result.run, resolved)

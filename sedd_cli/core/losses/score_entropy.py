@@ -62,18 +62,6 @@ class ScoreEntropy(ContinuousTime):
         return weighted_score_entropy(model, x, sigma, x0, weight)
 
 
-@OBJECTIVES.register
-@dataclass(frozen=True)
-class MeanScoreEntropy(ScoreEntropy):
-    """Score entropy of a network whose outputs are logits of the clean token given x, its own position included.
-
-    The scores are those of the mean parametrization. On the absorbing graph it equals `masked_cross_entropy`.
-    """
-
-    name: ClassVar[str] = "mean_score_entropy"
-    parametrization: ClassVar[Parametrization] = "mean"
-
-
 @dataclass(frozen=True)
 class PlugInScoreEntropy(ScoreEntropy):
     """Score entropy of a network whose outputs take the place of the clean token (`Graph.plug_in_score`).

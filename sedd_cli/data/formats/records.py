@@ -90,7 +90,7 @@ def _table(source: Input, reading: ReadOptions, separator: str) -> Records:
     rows = csv.reader(lines_of(decoded(source, reading.encoding), LINE_BYTES), delimiter=separator, strict=True)
     try:
         names = next(rows, [])
-        refuse_repeated(names, reading.field or DEFAULT_FIELD, source, reading.tally)
+        refuse_repeated_columns(names, reading.field or DEFAULT_FIELD, source, reading.tally)
         for row in rows:
             if row:
                 if len(row) != len(names):
@@ -138,7 +138,7 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return marked
 
 
-def refuse_repeated(names: list[str], field: str, source: Input, tally: Tally) -> None:
+def refuse_repeated_columns(names: list[str], field: str, source: Input, tally: Tally) -> None:
     """RequestError where the column that is read stands twice in a table; other such columns are noted."""
     repeated = {name: count for name, count in Counter(names).items() if count > 1}
     if field in repeated:
