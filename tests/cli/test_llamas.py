@@ -76,7 +76,7 @@ def test_mask_is_named_where_nothing_else_names_it(sedd, tmp_path, tiny_run):
     folder = save_llada(tmp_path / "m", reference(), config={"mask_token_id": None})
     refused = sedd("sample", "--model", folder)
     assert refused.code == 2
-    assert "name it with --mask-token" in refused.err
+    assert "give --mask-token" in refused.err
     assert sedd("sample", "--model", folder, "--mask-token", MASK, "--length", 8, "--steps", 2).code == 0
     ours = sedd("sample", "--model", tiny_run, "--mask-token", MASK)
     assert ours.code == 2

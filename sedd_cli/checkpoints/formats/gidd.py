@@ -12,7 +12,7 @@ from torch import Tensor
 
 from sedd_cli.checkpoints.formats.backbone import network
 from sedd_cli.checkpoints.formats.base import Format, ModelFiles, register, unwrapped
-from sedd_cli.checkpoints.formats.special_tokens import TOKENIZER, chosen_mask, named_mask, token_ids
+from sedd_cli.checkpoints.formats.special_tokens import TOKENIZER, mask_id, token_ids
 from sedd_cli.checkpoints.loaded_model import LoadedModel
 from sedd_cli.checkpoints.tensors import read_tensors
 from sedd_cli.core.graphs import Graph
@@ -61,15 +61,7 @@ class GiddLayout(Format):
             facts.tensors, facts.whole("num_attention_heads", "n_heads"), facts.whole("max_seq_len"), source.name
         )
         rows, ids = net.states, token_ids(source.folder)
-        found = chosen_mask(mask, rows, ids, source.name)
-        if found is None:
-            found = ids.get(named_mask(source.folder) or "")
-        if found is None or not found < rows:
-            raise RequestError(
-                f"{source.name}: no MASK among its {rows:,} ids: its tokenizer files name "
-                f"{displayed(named_mask(source.folder)) if ids else 'none, as there are none'}; give --mask-token"
-            )
-        vocabulary = Vocabulary(rows, found)
+        vocabulary = Vocabulary(rows, mask_id(source, rows, mask))
         reached = min(max(ids.values(), default=rows - 1) + 1, rows) - 1
         if reached < 1:
             raise RequestError(f"{source.name}: its tokenizer has no token but MASK")

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from sedd_cli.checkpoints.formats.base import CONFIG, ModelFiles
 from sedd_cli.errors import RequestError, displayed
 from sedd_cli.system.documents import TOKENIZER_BYTES, read_json
 
@@ -24,7 +25,7 @@ def chosen_mask(mask: str | None, rows: int, ids: Mapping[str, int], source: str
     """
     if mask is None:
         return None
-    found = ids.get(mask, int(mask) if mask.isdecimal() else None)
+    found = int(mask) if mask.isascii() and mask.isdecimal() else ids.get(mask)
     if found is None:
         raise RequestError(f"--mask-token {displayed(mask)}: no such token in the tokenizer of {source}; give its id")
     if found >= rows:
@@ -32,17 +33,38 @@ def chosen_mask(mask: str | None, rows: int, ids: Mapping[str, int], source: str
     return found
 
 
+def mask_id(source: ModelFiles, rows: int, named: str | None = None) -> int:
+    """The id of MASK: the one that the user names, else that of config.json, else that of the tokenizer's files.
+
+    Raises:
+        RequestError: There is none, or it is not among the network's rows.
+    """
+    ids = token_ids(source.folder)
+    if (chosen := chosen_mask(named, rows, ids, source.name)) is not None:
+        return chosen
+    found, token = source.config.get("mask_token_id"), named_mask(source.folder)
+    if found is None:
+        found = ids.get(token or "")
+    if type(found) is not int or not 0 <= found < rows:
+        declared = displayed(source.config.get("mask_token_id"))
+        raise RequestError(
+            f"{source.name}: no MASK among its {rows:,} ids: mask_token_id of {CONFIG} is {declared}, mask_token of "
+            f"the tokenizer's files is {displayed(token)}; give --mask-token"
+        )
+    return found
+
+
 def token_ids(folder: Path) -> dict[str, int]:
     """Ids by token of the tokenizer files in a folder; empty where there are none."""
-    ids: dict[str, int] = {}
-    if (folder / TOKENIZER).is_file():
-        content = _mapping(read_json(folder / TOKENIZER, TOKENIZER_BYTES))
-        vocab = _mapping(content.get("model")).get("vocab")
-        ids |= {k: v for k, v in _mapping(vocab).items() if type(v) is int}
-        for token in content.get("added_tokens") or []:
-            if type(number := _mapping(token).get("id")) is int:
-                ids[str(token.get("content"))] = number
-    for number, token in _mapping(_config(folder).get("added_tokens_decoder")).items():
+    ids = {k: v for k, v in _read(folder / "vocab.json").items() if type(v) is int}
+    content = _read(folder / TOKENIZER)
+    vocab = _mapping(content.get("model")).get("vocab")
+    ids |= {k: v for k, v in _mapping(vocab).items() if type(v) is int}
+    for token in content.get("added_tokens") or []:
+        if type(number := _mapping(token).get("id")) is int:
+            ids[str(token.get("content"))] = number
+    ids |= {k: v for k, v in _read(folder / "added_tokens.json").items() if type(v) is int}
+    for number, token in _mapping(_read(folder / TOKENIZER_CONFIG).get("added_tokens_decoder")).items():
         if str(number).isdecimal():
             ids[str(_mapping(token).get("content"))] = int(number)
     return ids
@@ -50,16 +72,17 @@ def token_ids(folder: Path) -> dict[str, int]:
 
 def named_mask(folder: Path) -> str | None:
     """The token that the tokenizer files in a folder name as MASK."""
-    special = _mapping(read_json(folder / SPECIAL_TOKENS)) if (folder / SPECIAL_TOKENS).is_file() else {}
-    for found in (_config(folder).get("mask_token"), special.get("mask_token")):
+    special = _read(folder / SPECIAL_TOKENS)
+    for found in (_read(folder / TOKENIZER_CONFIG).get("mask_token"), special.get("mask_token")):
         token = found.get("content") if isinstance(found, Mapping) else found
         if isinstance(token, str):
             return token
     return None
 
 
-def _config(folder: Path) -> Mapping[str, Any]:
-    return _mapping(read_json(folder / TOKENIZER_CONFIG)) if (folder / TOKENIZER_CONFIG).is_file() else {}
+def _read(file: Path) -> Mapping[str, Any]:
+    """A file of keys and values; empty where there is none."""
+    return _mapping(read_json(file, TOKENIZER_BYTES)) if file.is_file() else {}
 
 
 def _mapping(value: Any) -> Mapping[str, Any]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from sedd_cli.data.formats.files import Budget, Input, ReadOptions, counted_pieces, spooled
-from sedd_cli.data.formats.records import DEFAULT_FIELD, Records, no_such_field, refuse_repeated
+from sedd_cli.data.formats.records import DEFAULT_FIELD, Records, no_such_field, refuse_repeated_columns
 from sedd_cli.errors import DamageError, RequestError, first_line
 
 _ROWS = 1024
@@ -47,7 +47,7 @@ def read_parquet(source: Path | Input, reading: ReadOptions) -> Iterator[str]:
             names = file.schema_arrow.names
             if field not in names:
                 raise RequestError(no_such_field(field, names, source.name))
-            refuse_repeated(names, field, source, reading.tally)
+            refuse_repeated_columns(names, field, source, reading.tally)
             _check_type(file.schema_arrow.field(field).type, field, source.name)
         # equal texts, which parquet stores once, are not multiplied in memory
         with parquet.ParquetFile(at, read_dictionary=[field]) as file:
