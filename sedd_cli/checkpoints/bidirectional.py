@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sedd_cli.models.dit import MOST_LENGTH, MOST_SIZE
 from sedd_cli.models.head import Readout
 from sedd_cli.models.network import LanguageNetwork
+from sedd_cli.models.shape import MOST_LENGTH, MOST_SIZE
 
 #: Numbers of the head that are held in float32 at once, where they are stored in another precision.
 HEAD_BLOCK = 1 << 22

@@ -21,9 +21,9 @@ from sedd_cli.core.score import ScoreModel
 from sedd_cli.core.vocabulary import Vocabulary
 from sedd_cli.data.tokenizers import Tokenizer, load_tokenizer
 from sedd_cli.errors import RequestError
-from sedd_cli.models.dit import DiTConfig
 from sedd_cli.models.network import LanguageNetwork
 from sedd_cli.models.precision import autocast_dtype
+from sedd_cli.models.shape import DiTConfig
 from sedd_cli.recipe import Recipe
 
 #: Numbers of a parameter that are fingerprinted at once.

@@ -20,7 +20,8 @@ from sedd_cli.data.corpora.local import as_path
 from sedd_cli.data.tokenizers import holds_tokenizer
 from sedd_cli.data.tokenizers.base import FILE
 from sedd_cli.errors import DamageError, RequestError, displayed, listed
-from sedd_cli.models.dit import DiT, DiTConfig
+from sedd_cli.models.dit import DiT
+from sedd_cli.models.shape import DiTConfig
 from sedd_cli.recipe import Recipe, load_recipe
 from sedd_cli.recipe.build import build
 from sedd_cli.system.documents import read_json, read_yaml

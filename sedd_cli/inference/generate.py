@@ -16,7 +16,7 @@ from sedd_cli.inference.memory import batch_for, check_fits
 from sedd_cli.inference.rejection import DenoisedLayout, LayoutRequest, denoise_layouts
 from sedd_cli.inference.sampling import ResolvedSampler, Sampling, check_draws
 from sedd_cli.inference.template import gap_between
-from sedd_cli.models.dit import MOST_LENGTH
+from sedd_cli.models.shape import MOST_LENGTH
 from sedd_cli.system.events import Event, Note, Sampled, Warn, result_of
 
 S = TypeVar("S", bound=Sampled, covariant=True)

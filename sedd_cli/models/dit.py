@@ -6,8 +6,6 @@ they load without a mapping.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 
 import torch
@@ -15,135 +13,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from sedd_cli.models.attention import ATTENTION, NAMES, KVCache, Rotary, choose, masked, rotate
+from sedd_cli.models.attention import ATTENTION, KVCache, Rotary, choose, masked
+from sedd_cli.models.block import Attend, Block, OutputLayer
 from sedd_cli.models.cuda_graphs import GraphedTrunk
 from sedd_cli.models.head import Readout
-from sedd_cli.models.layers import Embedding, LayerNorm, SigmaEmbedding, dropout, full_precision, modulate
-from sedd_cli.models.modulation import PLAIN, AdaLN, Modulation
+from sedd_cli.models.layers import Embedding, SigmaEmbedding, full_precision
 from sedd_cli.models.network import LanguageNetwork
-
-#: q, k, v [B, H, L, D] and whether attention is causal → [B, H, L, D].
-Attend = Callable[..., Tensor]
-
-
-#: The most tokens of a sequence, and the largest other number of a shape: a file that declares more is refused
-#: before memory is allocated.
-MOST_LENGTH, MOST_SIZE = 1 << 20, 1 << 16
-
-
-@dataclass(frozen=True)
-class DiTConfig:
-    """Shape of the network. `length` is the trained length in tokens; rotary angles need no weights."""
-
-    n_blocks: int = 12
-    hidden_size: int = 768
-    n_heads: int = 12
-    cond_dim: int = 128
-    dropout: float = 0.1
-    length: int = 1024
-    attention: str = "auto"
-
-    def __post_init__(self) -> None:
-        for key in ("n_blocks", "hidden_size", "n_heads", "cond_dim", "length"):
-            most = MOST_LENGTH if key == "length" else MOST_SIZE
-            if (found := getattr(self, key)) < 1:
-                raise ValueError(f"{key} must be at least 1, found {found}")
-            if found > most:
-                raise ValueError(f"{key} must be at most {most:,}, found {found:,}")
-        if self.hidden_size % (2 * self.n_heads):
-            raise ValueError(
-                f"hidden_size must be a multiple of 2·n_heads (rotary turns pairs), "
-                f"found hidden_size {self.hidden_size} and n_heads {self.n_heads}"
-            )
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"dropout must lie in [0, 1), found {self.dropout}")
-        if self.attention not in NAMES:
-            raise ValueError(f"attention must be one of {', '.join(NAMES)}, found {self.attention!r}")
-
-
-@dataclass(frozen=True)
-class Variant:
-    """How networks of others differ from SEDD's. No recipe chooses it.
-
-    conditioned: the noise modulates every block (adaLN); otherwise the network is not told of it. norm_bias: layer
-    normalisations have a bias. block_size: positions attend to their own block of so many and to earlier blocks only.
-    """
-
-    conditioned: bool = True
-    norm_bias: bool = False
-    block_size: int | None = None
-
-
-#: SEDD's own network.
-SEDD = Variant()
-
-
-class Block(nn.Module):
-    """Attention and MLP, each behind an adaLN-zero modulation by the noise condition, where there is one."""
-
-    def __init__(self, config: DiTConfig, variant: Variant = SEDD):
-        super().__init__()
-        dim = config.hidden_size
-        self.n_heads = config.n_heads
-        self.dropout = config.dropout
-        self.norm1 = LayerNorm(dim, variant.norm_bias)
-        self.attn_qkv = nn.Linear(dim, 3 * dim, bias=False)
-        self.attn_out = nn.Linear(dim, dim, bias=False)
-        self.norm2 = LayerNorm(dim, variant.norm_bias)
-        self.mlp = nn.Sequential(nn.Linear(dim, 4 * dim), nn.GELU(approximate="tanh"), nn.Linear(4 * dim, dim))
-        self.adaLN_modulation = zero_linear(config.cond_dim, 6 * dim) if variant.conditioned else None
-
-    def forward(
-        self, h: Tensor, cond: Tensor | None, cos: Tensor, sin: Tensor, attend: Attend, causal: bool = False
-    ) -> Tensor:
-        attention, mlp = self.modulations(cond)
-        B, L, D = h.shape
-        qkv = self.attn_qkv(attention.enter(self.norm1(h)))
-        qk, v = qkv.split((2 * D, D), -1)
-        q, k = rotate(qk, cos, sin, D // self.n_heads).split(D, -1)
-        q, k, v = (t.unflatten(-1, (self.n_heads, -1)).transpose(1, 2) for t in (q, k, v))
-        a = attend(q, k, v, causal) if causal else attend(q, k, v)
-        a = self.attn_out(a.transpose(1, 2).reshape(B, L, D))
-        h = attention.leave(h, self._drop(a))
-        return mlp.leave(h, self._drop(self.mlp(mlp.enter(self.norm2(h)))))
-
-    def modulations(self, cond: Tensor | None) -> tuple[Modulation, Modulation]:
-        """Those of attention and of the MLP, for conditions [B, C]."""
-        if self.adaLN_modulation is None:
-            return PLAIN, PLAIN
-        shift_msa, scale_msa, gate_msa, shift_mlp, scale_mlp, gate_mlp = self.adaLN_modulation(cond)[:, None].chunk(
-            6, dim=-1
-        )
-        return AdaLN(shift_msa, scale_msa, gate_msa), AdaLN(shift_mlp, scale_mlp, gate_mlp)
-
-    def _drop(self, a: Tensor) -> Tensor:
-        return dropout(a, self.dropout) if self.training else a
-
-
-class OutputLayer(nn.Module):
-    """Final modulation and the linear head [D → S]; zero-initialised, so a fresh network's outputs are 0 everywhere."""
-
-    def __init__(self, config: DiTConfig, states: int, variant: Variant = SEDD):
-        super().__init__()
-        self.norm_final = LayerNorm(config.hidden_size, variant.norm_bias)
-        self.linear = zero_linear(config.hidden_size, states)
-        self.adaLN_modulation = zero_linear(config.cond_dim, 2 * config.hidden_size) if variant.conditioned else None
-
-    def modulated(self, h: Tensor, cond: Tensor | None) -> Tensor:
-        """The input of `linear`."""
-        h = self.norm_final(h)
-        if self.adaLN_modulation is None:
-            return h
-        shift, scale = self.adaLN_modulation(cond)[:, None].chunk(2, dim=-1)
-        return modulate(h, shift, scale)
-
-
-def zero_linear(inputs: int, outputs: int) -> nn.Linear:
-    """A linear layer whose weights and biases are 0."""
-    layer = nn.Linear(inputs, outputs)
-    nn.init.zeros_(layer.weight)
-    nn.init.zeros_(layer.bias)
-    return layer
+from sedd_cli.models.shape import SEDD, DiTConfig, Variant
 
 
 class DiT(LanguageNetwork):

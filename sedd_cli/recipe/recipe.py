@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from sedd_cli.data.prepared import PrepareOptions
-from sedd_cli.models.dit import DiTConfig
 from sedd_cli.models.precision import PRECISIONS
+from sedd_cli.models.shape import DiTConfig
 from sedd_cli.recipe.build import to_data
 from sedd_cli.recipe.part import GraphPart, ObjectivePart, SamplerPart, SchedulePart
 

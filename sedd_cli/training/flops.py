@@ -9,7 +9,7 @@ import torch
 from sedd_cli.core.bounds import T_MIN
 from sedd_cli.core.graphs import Graph
 from sedd_cli.core.schedules import Schedule
-from sedd_cli.models.dit import DiTConfig
+from sedd_cli.models.shape import DiTConfig
 from sedd_cli.recipe import Recipe
 
 #: Dense bf16 peaks in FLOP/s by words of the device name, from the vendors' data sheets; the first match counts.

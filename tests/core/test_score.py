@@ -16,7 +16,8 @@ from sedd_cli.core.losses.score_entropy import score_entropy, sequence_score_ent
 from sedd_cli.core.registry import Registry
 from sedd_cli.core.schedules import SCHEDULES
 from sedd_cli.core.score import ScoreModel
-from sedd_cli.models.dit import DiT, DiTConfig
+from sedd_cli.models.dit import DiT
+from sedd_cli.models.shape import DiTConfig
 
 every_graph = pytest.mark.parametrize("name", GRAPHS)
 

@@ -59,7 +59,7 @@ def model_of(tokenizer, graph: str = "absorbing", length: int = 48) -> Model:
     """A small network of random weights over a tokenizer."""
     from sedd_cli.core.graphs import GRAPHS
     from sedd_cli.core.schedules import SCHEDULES
-    from sedd_cli.models.dit import DiTConfig
+    from sedd_cli.models.shape import DiTConfig
 
     made, config = GRAPHS[graph](vocab_size=tokenizer.vocab_size), DiTConfig(
         n_blocks=1, hidden_size=16, n_heads=2, cond_dim=8, dropout=0.0, length=length

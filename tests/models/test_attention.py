@@ -100,7 +100,8 @@ def test_flash_is_called_as_its_package_asks(flash_double):
 
 
 def test_a_network_with_flash_is_the_network_with_sdpa(flash_double, monkeypatch):
-    from sedd_cli.models.dit import DiT, DiTConfig
+    from sedd_cli.models.dit import DiT
+    from sedd_cli.models.shape import DiTConfig
 
     monkeypatch.setattr(dit, "choose", lambda name, *_: name)  # there is no GPU to choose it for
     config = {"n_blocks": 2, "hidden_size": 32, "n_heads": 2, "cond_dim": 8, "dropout": 0.0, "length": 9}

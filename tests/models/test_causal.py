@@ -15,7 +15,8 @@ from sedd_cli.core.samplers import SAMPLERS
 from sedd_cli.core.schedules import SCHEDULES
 from sedd_cli.core.score import ScoreModel
 from sedd_cli.models.attention import ATTENTION
-from sedd_cli.models.dit import DiT, DiTConfig
+from sedd_cli.models.dit import DiT
+from sedd_cli.models.shape import DiTConfig
 
 N, L = 3, 4
 

@@ -5,7 +5,8 @@ import torch
 
 from sedd_cli.models import compile as compile_module
 from sedd_cli.models.compile import alternatives, compile_blocks
-from sedd_cli.models.dit import DiT, DiTConfig
+from sedd_cli.models.dit import DiT
+from sedd_cli.models.shape import DiTConfig
 
 OTHER = {"some.option": False}
 

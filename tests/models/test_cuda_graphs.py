@@ -9,7 +9,8 @@ import torch
 
 from sedd_cli.models import cuda_graphs
 from sedd_cli.models.cuda_graphs import GraphedTrunk, Recording, filled_up
-from sedd_cli.models.dit import DiT, DiTConfig
+from sedd_cli.models.dit import DiT
+from sedd_cli.models.shape import DiTConfig
 
 
 def trunk(x, sigma):

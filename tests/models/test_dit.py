@@ -7,7 +7,8 @@ import reference
 import torch
 
 from sedd_cli.models.attention import ATTENTION
-from sedd_cli.models.dit import DiT, DiTConfig
+from sedd_cli.models.dit import DiT
+from sedd_cli.models.shape import DiTConfig
 
 CONFIG = {"n_blocks": 2, "hidden_size": 24, "n_heads": 3, "cond_dim": 10, "dropout": 0.1, "length": 16}
 SIGMA = torch.tensor([1e-4, 0.7, 18.0])

@@ -9,9 +9,10 @@ from sedd_cli.core.fast import KERNELS, kernels_of
 from sedd_cli.core.fast.base import ScoreEntropyTiles, Targets
 from sedd_cli.core.fast.fused import losses, weighted_loss
 from sedd_cli.core.graphs import GRAPHS
-from sedd_cli.models.dit import DiT, DiTConfig
+from sedd_cli.models.dit import DiT
 from sedd_cli.models.head import Readout
 from sedd_cli.models.precision import native_bf16
+from sedd_cli.models.shape import DiTConfig
 
 CPU = torch.device("cpu")
 

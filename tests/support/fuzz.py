@@ -170,7 +170,8 @@ class Kit:
 
         from sedd_cli.data.prepare import prepare
         from sedd_cli.data.prepared import PrepareOptions
-        from sedd_cli.models.dit import DiT, DiTConfig
+        from sedd_cli.models.dit import DiT
+        from sedd_cli.models.shape import DiTConfig
         from sedd_cli.recipe import load_recipe
         from sedd_cli.system.events import result_of
         from sedd_cli.training.train import TrainOptions, train

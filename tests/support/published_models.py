@@ -11,7 +11,8 @@ import yaml
 from safetensors.torch import save_file
 from torch import Tensor
 
-from sedd_cli.models.dit import DiT, DiTConfig
+from sedd_cli.models.dit import DiT
+from sedd_cli.models.shape import DiTConfig
 
 SHAPE = {"hidden_size": 16, "cond_dim": 8, "length": 12, "n_blocks": 2, "n_heads": 2}
 

@@ -14,7 +14,8 @@ import yaml
 from safetensors.torch import save_file
 from torch import Tensor
 
-from sedd_cli.models.dit import SEDD, DiT, DiTConfig, Variant
+from sedd_cli.models.dit import DiT
+from sedd_cli.models.shape import SEDD, DiTConfig, Variant
 
 #: N tokens and MASK; few, so that sequences can be enumerated.
 N, LENGTH, HEADS = 3, 6, 2

@@ -10,7 +10,8 @@ from support.toys import Cyclic
 
 from sedd_cli.core.graphs import GRAPHS
 from sedd_cli.core.schedules import SCHEDULES
-from sedd_cli.models.dit import DiT, DiTConfig
+from sedd_cli.models.dit import DiT
+from sedd_cli.models.shape import DiTConfig
 from sedd_cli.recipe import load_recipe, shipped
 from sedd_cli.training import flops
 from sedd_cli.training.cost import estimate_cost, too_little_noise

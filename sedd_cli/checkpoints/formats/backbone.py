@@ -9,7 +9,8 @@ from torch import Tensor
 
 from sedd_cli.checkpoints.tensors import load_weights
 from sedd_cli.errors import DamageError, RequestError, listed
-from sedd_cli.models.dit import DiT, DiTConfig, Variant
+from sedd_cli.models.dit import DiT
+from sedd_cli.models.shape import DiTConfig, Variant
 
 PREFIX = "backbone."
 EMBEDDING, CONDITION = "vocab_embed.embedding", "sigma_map.mlp.0.weight"

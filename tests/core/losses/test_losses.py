@@ -324,7 +324,8 @@ def test_concrete_score_matching_is_the_squared_error_under_the_same_rates(name,
 def test_losses_in_blocks_have_the_gradient_of_one_block(name, name_of, monkeypatch):
     """Head outputs that are made anew in the backward pass change nothing."""
     from sedd_cli.core import score as score_module
-    from sedd_cli.models.dit import DiT, DiTConfig
+    from sedd_cli.models.dit import DiT
+    from sedd_cli.models.shape import DiTConfig
 
     graph, objective = GRAPHS[name](vocab_size=N), OBJECTIVES[name_of]()
     torch.manual_seed(0)
@@ -354,7 +355,8 @@ def test_losses_in_blocks_have_the_gradient_of_one_block(name, name_of, monkeypa
 @pytest.mark.parametrize("name_of", ["score_entropy", "concrete_score"])
 def test_a_weight_changes_the_gradient_and_not_the_loss_that_is_logged(name, name_of):
     """The gradient of a sequence at time t is (1 + p)·t^p times the one without a weight."""
-    from sedd_cli.models.dit import DiT, DiTConfig
+    from sedd_cli.models.dit import DiT
+    from sedd_cli.models.shape import DiTConfig
 
     graph = GRAPHS[name](vocab_size=N)
     net = DiT(DiTConfig(n_blocks=1, hidden_size=8, n_heads=2, cond_dim=4, dropout=0.0, length=6), graph.states).double()
@@ -437,7 +439,8 @@ def test_what_needs_a_mask_says_so():
 @pytest.mark.parametrize("grad", [True, False])
 def test_logits_are_never_taken_for_scores(name, grad):
     """Also where the head is linear, and its outputs need not be held for the loss of scores."""
-    from sedd_cli.models.dit import DiT, DiTConfig
+    from sedd_cli.models.dit import DiT
+    from sedd_cli.models.shape import DiTConfig
 
     graph = GRAPHS[name](vocab_size=N)
     net = DiT(DiTConfig(n_blocks=1, hidden_size=8, n_heads=2, cond_dim=4, dropout=0.0, length=6), graph.states).double()

@@ -11,7 +11,8 @@ from sedd_cli.core.graphs import GRAPHS
 from sedd_cli.core.samplers import SAMPLERS
 from sedd_cli.core.schedules import SCHEDULES
 from sedd_cli.core.score import ScoreModel
-from sedd_cli.models.dit import DiT, DiTConfig
+from sedd_cli.models.dit import DiT
+from sedd_cli.models.shape import DiTConfig
 
 #: Operators without a kernel of their own.
 VIEWS = {"view", "expand", "select", "slice", "unsqueeze", "transpose", "alias", "detach", "_unsafe_view", "split", "t"}

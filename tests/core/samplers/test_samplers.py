@@ -27,7 +27,8 @@ from sedd_cli.core.samplers import GRIDS, SAMPLERS, Stepper, run_reference
 from sedd_cli.core.samplers.denoise import decode_step, denoise_step
 from sedd_cli.core.schedules import SCHEDULES, Schedule
 from sedd_cli.core.score import ScoreModel
-from sedd_cli.models.dit import DiT, DiTConfig
+from sedd_cli.models.dit import DiT
+from sedd_cli.models.shape import DiTConfig
 
 INTERVALS = [(1.0, 0.75), (0.6, 0.55), (0.3, 0.001), (1e-3, 1e-5)]
 

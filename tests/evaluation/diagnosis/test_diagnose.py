@@ -21,7 +21,8 @@ from sedd_cli.evaluation.diagnosis import health_checks
 from sedd_cli.evaluation.diagnosis.job import DiagnoseOptions, diagnose, score_level
 from sedd_cli.evaluation.diagnosis.results import NoiseLevel
 from sedd_cli.inference.model import Model
-from sedd_cli.models.dit import DiT, DiTConfig
+from sedd_cli.models.dit import DiT
+from sedd_cli.models.shape import DiTConfig
 
 
 def checked(model, **options):

@@ -1,0 +1,83 @@
+"""The parts of a `DiT`: a block of attention and MLP, and the output layer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from torch import Tensor, nn
+
+from sedd_cli.models.attention import rotate
+from sedd_cli.models.layers import LayerNorm, dropout, modulate
+from sedd_cli.models.modulation import PLAIN, AdaLN, Modulation
+from sedd_cli.models.shape import SEDD, DiTConfig, Variant
+
+#: q, k, v [B, H, L, D] and whether attention is causal → [B, H, L, D].
+Attend = Callable[..., Tensor]
+
+
+class Block(nn.Module):
+    """Attention and MLP, each behind an adaLN-zero modulation by the noise condition, where there is one."""
+
+    def __init__(self, config: DiTConfig, variant: Variant = SEDD):
+        super().__init__()
+        dim = config.hidden_size
+        self.n_heads = config.n_heads
+        self.dropout = config.dropout
+        self.norm1 = LayerNorm(dim, variant.norm_bias)
+        self.attn_qkv = nn.Linear(dim, 3 * dim, bias=False)
+        self.attn_out = nn.Linear(dim, dim, bias=False)
+        self.norm2 = LayerNorm(dim, variant.norm_bias)
+        self.mlp = nn.Sequential(nn.Linear(dim, 4 * dim), nn.GELU(approximate="tanh"), nn.Linear(4 * dim, dim))
+        self.adaLN_modulation = zero_linear(config.cond_dim, 6 * dim) if variant.conditioned else None
+
+    def forward(
+        self, h: Tensor, cond: Tensor | None, cos: Tensor, sin: Tensor, attend: Attend, causal: bool = False
+    ) -> Tensor:
+        attention, mlp = self.modulations(cond)
+        B, L, D = h.shape
+        qkv = self.attn_qkv(attention.enter(self.norm1(h)))
+        qk, v = qkv.split((2 * D, D), -1)
+        q, k = rotate(qk, cos, sin, D // self.n_heads).split(D, -1)
+        q, k, v = (t.unflatten(-1, (self.n_heads, -1)).transpose(1, 2) for t in (q, k, v))
+        a = attend(q, k, v, causal) if causal else attend(q, k, v)
+        a = self.attn_out(a.transpose(1, 2).reshape(B, L, D))
+        h = attention.leave(h, self._drop(a))
+        return mlp.leave(h, self._drop(self.mlp(mlp.enter(self.norm2(h)))))
+
+    def modulations(self, cond: Tensor | None) -> tuple[Modulation, Modulation]:
+        """Those of attention and of the MLP, for conditions [B, C]."""
+        if self.adaLN_modulation is None:
+            return PLAIN, PLAIN
+        shift_msa, scale_msa, gate_msa, shift_mlp, scale_mlp, gate_mlp = self.adaLN_modulation(cond)[:, None].chunk(
+            6, dim=-1
+        )
+        return AdaLN(shift_msa, scale_msa, gate_msa), AdaLN(shift_mlp, scale_mlp, gate_mlp)
+
+    def _drop(self, a: Tensor) -> Tensor:
+        return dropout(a, self.dropout) if self.training else a
+
+
+class OutputLayer(nn.Module):
+    """Final modulation and the linear head [D → S]; zero-initialised, so a fresh network's outputs are 0 everywhere."""
+
+    def __init__(self, config: DiTConfig, states: int, variant: Variant = SEDD):
+        super().__init__()
+        self.norm_final = LayerNorm(config.hidden_size, variant.norm_bias)
+        self.linear = zero_linear(config.hidden_size, states)
+        self.adaLN_modulation = zero_linear(config.cond_dim, 2 * config.hidden_size) if variant.conditioned else None
+
+    def modulated(self, h: Tensor, cond: Tensor | None) -> Tensor:
+        """The input of `linear`."""
+        h = self.norm_final(h)
+        if self.adaLN_modulation is None:
+            return h
+        shift, scale = self.adaLN_modulation(cond)[:, None].chunk(2, dim=-1)
+        return modulate(h, shift, scale)
+
+
+def zero_linear(inputs: int, outputs: int) -> nn.Linear:
+    """A linear layer whose weights and biases are 0."""
+    layer = nn.Linear(inputs, outputs)
+    nn.init.zeros_(layer.weight)
+    nn.init.zeros_(layer.bias)
+    return layer
