@@ -21,6 +21,7 @@ from sedd_cli.core.score import ScoreModel
 from sedd_cli.core.vocabulary import Vocabulary
 from sedd_cli.data.tokenizers import Tokenizer, load_tokenizer
 from sedd_cli.errors import RequestError
+from sedd_cli.models.compile import compile_for_inference
 from sedd_cli.models.network import LanguageNetwork
 from sedd_cli.models.precision import autocast_dtype
 from sedd_cli.models.shape import DiTConfig
@@ -94,8 +95,11 @@ class LoadedModel:
 
     @property
     def precision(self) -> str:
-        """bf16 for mixed precision, else fp32 (also where float32 products round their factors to TF32)."""
-        return "bf16" if self.net.autocast else "fp32"
+        """bf16 for mixed precision, else fp32 (also where float32 products round their factors to TF32).
+
+        Followed by "compiled" where the blocks are.
+        """
+        return ("bf16" if self.net.autocast else "fp32") + (" compiled" if self.net.compiled else "")
 
     @cached_property
     def fingerprint(self) -> str:
@@ -122,7 +126,13 @@ class LoadedModel:
             return None
         net = copy.deepcopy(self.net)
         net.cast_for_inference(dtype)
+        if self.net.compiled:
+            compile_for_inference(net)
         return replace(self, net=net)
+
+    def compile(self) -> str | None:
+        """Compile the network's blocks, which rounds differently. Returns None, or why they could not be."""
+        return compile_for_inference(self.net)
 
     @property
     def score(self) -> ScoreModel:

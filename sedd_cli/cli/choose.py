@@ -40,7 +40,13 @@ def more_inputs(model: LoadedModel | CausalModel, corpora: list[str]) -> dict[st
 
 
 def choose_model(
-    view: View, named: str | None, device: str, precision: str, tokenizer: str | None, mask_token: str | None = None
+    view: View,
+    named: str | None,
+    device: str,
+    precision: str,
+    tokenizer: str | None,
+    mask_token: str | None = None,
+    compile: bool = False,
 ) -> LoadedModel:
     """Load the model and describe it in one line."""
     from sedd_cli.checkpoints.load import open_model
@@ -49,20 +55,29 @@ def choose_model(
     if named is None and source == PUBLISHED:
         view.say(f"no run under ./runs (sedd train quickstart makes one): using {PUBLISHED}")
     model = open_model(source, device, precision, tokenizer, mask_token)
+    if compile and (reason := model.compile()):
+        view.say(f"warning: the network is not compiled: {reason}", "yellow")
     view.say(f"model {model.describe()}", "dim")
     return model
 
 
 def choose_any(
-    view: View, named: str | None, device: str, precision: str, tokenizer: str | None, mask_token: str | None = None
+    view: View,
+    named: str | None,
+    device: str,
+    precision: str,
+    tokenizer: str | None,
+    mask_token: str | None = None,
+    compile: bool = False,
 ) -> LoadedModel | CausalModel:
     """Like `choose_model`; `named` may also be a causal language model of transformers."""
     from sedd_cli.evaluation.scorers.pretrained import is_causal, load_exact
 
     if named is None or not is_causal(named):
-        return choose_model(view, named, device, precision, tokenizer, mask_token)
-    if mask_token is not None:
-        raise RequestError(f"--mask-token means nothing with the causal model {named}")
+        return choose_model(view, named, device, precision, tokenizer, mask_token, compile)
+    for option, given in (("--mask-token", mask_token is not None), ("--compile", compile)):
+        if given:
+            raise RequestError(f"{option} means nothing with the causal model {named}")
     model = load_exact(named, device, precision, tokenizer)
     view.say(f"model {model.describe()}", "dim")
     return model

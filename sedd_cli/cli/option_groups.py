@@ -107,6 +107,7 @@ MODEL: dict[str, tuple[Any, Any]] = {
     "mask_token": (o.MaskToken, None),
     "device": (o.Device, "auto"),
     "precision": (o.Precision, "fp32"),
+    "compile": (o.Compile, False),
     "json": (o.Json, False),
     "quiet": (o.Quiet, False),
 }
@@ -138,13 +139,14 @@ class ModelOptions:
     mask_token: str | None
     device: str
     precision: str
+    compile: bool
     json: bool
     quiet: bool
 
     @property
-    def choice(self) -> tuple[str | None, str, str, str | None, str | None]:
-        """What `choose_model` takes: model, device, precision, tokenizer, MASK."""
-        return self.model, self.device, self.precision, self.tokenizer, self.mask_token
+    def choice(self) -> tuple[str | None, str, str, str | None, str | None, bool]:
+        """What `choose_model` takes: model, device, precision, tokenizer, MASK, compile."""
+        return self.model, self.device, self.precision, self.tokenizer, self.mask_token, self.compile
 
 
 def model_options(**changed: tuple[Any, Any]) -> Callable[[Command], Command]:

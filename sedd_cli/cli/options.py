@@ -72,6 +72,12 @@ Precision = Annotated[
         help="fp32, bf16, or auto: bf16 where the device computes it natively (faster, rounded).",
     ),
 ]
+Compile = Annotated[
+    bool,
+    typer.Option(
+        "--compile", help="Compile the network's blocks first: on a GPU up to 1.7 times as fast after some seconds."
+    ),
+]
 Count = Annotated[int, typer.Option("-n", metavar="INT", help="Number of samples.")]
 Out = Annotated[
     Path | None,

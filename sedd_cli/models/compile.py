@@ -13,6 +13,7 @@ import torch
 
 from sedd_cli.models.attention import ATTENTION
 from sedd_cli.models.dit import DiT
+from sedd_cli.models.network import Adapted, LanguageNetwork
 
 #: FLOPs of a training for which a tenth of the time far exceeds the ten seconds a CPU compiler takes.
 LONG = 1e16
@@ -42,8 +43,7 @@ def compile_blocks(net: DiT, batch: int) -> str | None:
     try:
         seconds = _trial(net, batch, options)
     except Exception as error:  # a compiler can fail in any way; training goes on without it
-        text = " ".join(str(error).split()).split(" Set TORCH")[0]
-        return f"{type(error).__name__}: {text[:160]}"
+        return _in_short(error)
     for other in alternatives(net.vocab_embed.embedding.device):
         try:
             needed = _trial(net, batch, other)
@@ -55,6 +55,26 @@ def compile_blocks(net: DiT, batch: int) -> str | None:
         block.compile(options=options or None)
     net.compiled = True
     return None
+
+
+def compile_for_inference(net: LanguageNetwork) -> str | None:
+    """Compile every block, one program a shape, after a trial with one of them. Returns None, or why not."""
+    inner = net.net if isinstance(net, Adapted) else net
+    if not isinstance(inner, DiT):
+        return "only networks of SEDD's kind can be"
+    try:
+        _trial(inner, 1, {}, backward=False)
+    except Exception as error:  # a compiler can fail in any way; the network works without it
+        return _in_short(error)
+    for block in inner.blocks:
+        block.compile(dynamic=False)
+    net.compiled = inner.compiled = True
+    return None
+
+
+def _in_short(error: Exception) -> str:
+    text = " ".join(str(error).split()).split(" Set TORCH")[0]
+    return f"{type(error).__name__}: {text[:160]}"
 
 
 def alternatives(device: torch.device) -> list[dict[str, Any]]:
@@ -71,8 +91,8 @@ def alternatives(device: torch.device) -> list[dict[str, Any]]:
     return [{name: False}] if getattr(config.triton, "mix_order_reduction", False) else []
 
 
-def _trial(net: DiT, batch: int, options: dict[str, Any]) -> float:
-    """Compile a copy of a block, and run it forward and backward: seconds of the fastest run, the first one apart."""
+def _trial(net: DiT, batch: int, options: dict[str, Any], backward: bool = True) -> float:
+    """Compile a copy of a block and run it, forward and backward: seconds of the fastest run, the first one apart."""
     device, length = net.vocab_embed.embedding.device, net.config.length
     block = copy.deepcopy(net.blocks[0])
     block.compile(options=options or None)
@@ -81,8 +101,11 @@ def _trial(net: DiT, batch: int, options: dict[str, Any]) -> float:
     times = []
     for _ in range(TIMED_RUNS + 1 if device.type == "cuda" else 1):
         began = _now(device)
-        with torch.autocast(device.type, net.autocast or torch.bfloat16, enabled=net.autocast is not None):
-            block(h, cond, *net.angles(length, h.dtype), ATTENTION[net.kernel()], net.causal).float().sum().backward()
+        mixed = torch.autocast(device.type, net.autocast or torch.bfloat16, enabled=net.autocast is not None)
+        with mixed, torch.set_grad_enabled(backward):
+            out = block(h, cond, *net.angles(length, h.dtype), ATTENTION[net.kernel()], net.causal).float().sum()
+            if backward:
+                out.backward()
         times.append(_now(device) - began)
     return min(times[1:] or times)
 

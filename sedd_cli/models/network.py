@@ -29,6 +29,8 @@ class LanguageNetwork(nn.Module):
     block_size: int | None = None
     #: Whether the first token is never predicted, so that a sequence has to begin with a given one.
     first_given: bool = False
+    #: Whether the caller has compiled the blocks.
+    compiled: bool = False
 
     @abstractmethod
     def hidden(self, x: Tensor, sigma: Tensor) -> Tensor:

@@ -6,7 +6,13 @@ from sedd_cli.bench.report.checks import check_attention, check_compiled, check_
 from sedd_cli.bench.report.heads import check_losses, losses
 from sedd_cli.bench.report.machine import machine
 from sedd_cli.bench.report.measurement import COMPILING, Measurement, Setting, training_memory
-from sedd_cli.bench.report.sampling import evaluation_flops, likelihood, long_sampling, short_sampling
+from sedd_cli.bench.report.sampling import (
+    compiled_sampling,
+    evaluation_flops,
+    likelihood,
+    long_sampling,
+    short_sampling,
+)
 from sedd_cli.bench.report.training import flops_a_sequence, larger_training, training
 from sedd_cli.recipe import Recipe
 
@@ -30,6 +36,10 @@ MEASUREMENTS = (
     Measurement("losses", "head and loss alone", losses, lambda s: 5),
     Measurement(
         "sampling", "sampling", short_sampling, lambda s: 5 + s.seconds(s.sizes.steps[0] * evaluation_flops(s))
+    ),
+    Measurement(
+        "sampling-compiled", "sampling", compiled_sampling,
+        lambda s: COMPILING[s.device.type] + s.seconds(s.sizes.steps[0] * evaluation_flops(s)),
     ),
     Measurement("likelihood", "likelihood", likelihood,
                 lambda s: 5 + s.seconds(4 * s.sizes.likelihood * evaluation_flops(s))),

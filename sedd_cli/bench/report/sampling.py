@@ -16,8 +16,9 @@ from sedd_cli.core.conditioning import Conditioning
 from sedd_cli.core.random import BOUND, Stream
 from sedd_cli.core.samplers import SAMPLERS
 from sedd_cli.core.score import ScoreModel
-from sedd_cli.errors import out_of_memory
+from sedd_cli.errors import WorkError, out_of_memory
 from sedd_cli.inference.bound import MonteCarloOptions, draw_bounds
+from sedd_cli.models.compile import compile_for_inference
 from sedd_cli.models.dit import DiT
 from sedd_cli.models.precision import native_bf16
 from sedd_cli.system.events import Event, Progress
@@ -26,6 +27,8 @@ from sedd_cli.training.flops import head_flops, trunk_flops_a_token
 Events = Generator["Figure | Event", None, None]
 #: The largest share of the remaining time that one batch of samples may take before it is extrapolated.
 OF_WHAT_IS_LEFT = 0.5
+#: Steps before the timed run: CUDA graphs are recorded meanwhile, and memory is allocated.
+WARM_UP = 8
 
 
 def short_sampling(setting: Setting) -> Events:
@@ -38,18 +41,27 @@ def long_sampling(setting: Setting) -> Events:
     yield from _sampling(setting, setting.sizes.steps[1])
 
 
+def compiled_sampling(setting: Setting) -> Events:
+    """Samples with few steps and compiled blocks (`--compile`), for each batch size."""
+    if setting.device.type != "cuda":
+        raise SkippedError("measured on GPUs only")
+    yield from _sampling(setting, setting.sizes.steps[0], compiled=True)
+
+
 def evaluation_flops(setting: Setting) -> float:
     """FLOPs of one evaluation of the trunk on one sequence."""
     return trunk_flops_a_token(setting.recipe.model) * setting.recipe.model.length
 
 
-def _sampling(setting: Setting, steps: int) -> Events:
+def _sampling(setting: Setting, steps: int, compiled: bool = False) -> Events:
     objective = setting.recipe.objective.make()
     if objective.causal:
         raise SkippedError("measured for diffusion models only")
     options = setting.bench(setting.recipe, 1)
     graph, schedule, _ = options.parts()
     net, slow_net = fresh_nets(options)
+    if compiled and (reason := compile_for_inference(net)):
+        raise WorkError(reason)
     score = ScoreModel(net, graph, schedule, parametrization=objective.parametrization)
     slow: tuple[int, float] | None = None  # the plain path's largest batch that fitted, and seconds of a step
     for batch in setting.sizes.sample:
@@ -64,7 +76,8 @@ def _sampling(setting: Setting, steps: int) -> Events:
         if slow is not None:
             baseline = slow[0] / (slow[1] * (steps + 1))
             note += f"; plain: {1e3 * slow[1]:.1f} ms a step of {slow[0]} texts"
-        yield Figure(f"{batch} texts, {steps} steps", batch / whole, "texts/s", baseline, note=note)
+        what = f"{batch} texts, {steps} steps" + (", compiled" if compiled else "")
+        yield Figure(what, batch / whole, "texts/s", baseline, note=note)
         if setting.left() < 0:
             return
 
@@ -74,7 +87,7 @@ def _run(setting: Setting, score: ScoreModel, batch: int, steps: int) -> Generat
     index = torch.arange(batch, device=setting.device)
     nothing = Conditioning.nothing(batch, setting.recipe.model.length, setting.device)
     with torch.no_grad():
-        for _ in SAMPLERS["tweedie"](steps=2).run(score, nothing, 0, index):
+        for _ in SAMPLERS["tweedie"](steps=WARM_UP).run(score, nothing, 0, index):
             pass
     allowed, done, evaluations = OF_WHAT_IS_LEFT * setting.left(), 0, index.new_zeros(1)
     synchronize(setting.device)

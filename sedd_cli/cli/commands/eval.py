@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -109,7 +110,8 @@ def evaluate(
         check_texts(dataset or [], places, reading)
     with connect(using.device) as dist:
         precision = "fp32" if using.precision == "auto" else using.precision
-        chosen = choose_any(view, using.model, str(dist.device), precision, using.tokenizer, using.mask_token)
+        named = replace(using, device=str(dist.device), precision=precision)
+        chosen = choose_any(view, *named.choice)
         texts = [Text(name, places.get(name), reading) for name in dataset or [own_corpus(chosen)]]
         check_outputs({"--out": out}, more_inputs(chosen, [text.corpus for text in texts]))
         job = evaluate_all(chosen, texts, options, dist)

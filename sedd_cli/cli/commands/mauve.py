@@ -104,8 +104,9 @@ def _choose(view: View, using: ModelOptions) -> LoadedModel | CausalModel:
         return choose_model(view, *using.choice)
     if using.tokenizer is not None:
         raise RequestError(f"--tokenizer has no effect with the causal model {using.model}, which has its own")
-    if using.mask_token is not None:
-        raise RequestError(f"--mask-token means nothing with the causal model {using.model}")
+    for option, given in (("--mask-token", using.mask_token is not None), ("--compile", using.compile)):
+        if given:
+            raise RequestError(f"{option} means nothing with the causal model {using.model}")
     model = load_causal(using.model, using.device, using.precision)
     view.say(f"model {model.describe()}", "dim")
     return model
