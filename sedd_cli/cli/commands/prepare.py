@@ -19,6 +19,7 @@ from sedd_cli.errors import RequestError
 if TYPE_CHECKING:
     from sedd_cli.data.manifest import Manifest
 
+_SHOWING = "Showing what is prepared"
 #: Shown after Ctrl-C.
 RESUME = "interrupted: the same command continues after the last finished shard"
 
@@ -55,9 +56,15 @@ def prepare(
     workers: Annotated[
         int | None, typer.Option(metavar="INT", help="Threads; their number never changes the result.")
     ] = None,
-    show_list: Annotated[bool, typer.Option("--list", help="List known and prepared corpora.")] = False,
-    inspect: Annotated[bool, typer.Option("--inspect", help="Show counts and a few decoded blocks.")] = False,
-    verify: Annotated[bool, typer.Option("--verify", help="Compare the sha256 of every file.")] = False,
+    show_list: Annotated[
+        bool, typer.Option("--list", help="List known and prepared corpora.", rich_help_panel=_SHOWING)
+    ] = False,
+    inspect: Annotated[
+        bool, typer.Option("--inspect", help="Show counts and a few decoded blocks.", rich_help_panel=_SHOWING)
+    ] = False,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Compare the sha256 of every file.", rich_help_panel=_SHOWING)
+    ] = False,
     json: o.Json = False,
     quiet: o.Quiet = False,
 ) -> None:

@@ -21,6 +21,7 @@ from sedd_cli.errors import RequestError
 if TYPE_CHECKING:
     from sedd_cli.recipe import Recipe
 
+_RUN, _SPEED, _RECORDS = "The run", "Machine and speed", "Records beside the run"
 #: Shown after Ctrl-C before the first step, and after a second Ctrl-C.
 RESUME = "interrupted: the same command continues from the last checkpoint, or from the start where there is none"
 
@@ -33,26 +34,40 @@ def train(
         list[str] | None, typer.Argument(help="Changes of recipe values, such as train.steps=500.", metavar="KEY=VALUE")
     ] = None,
     run_dir: Annotated[
-        Path | None, typer.Option(metavar="FOLDER", help="Default: runs/NAME, with the recipe's name.")
+        Path | None,
+        typer.Option(metavar="FOLDER", help="Default: runs/NAME, with the recipe's name.", rich_help_panel=_RUN),
     ] = None,
-    fresh: Annotated[bool, typer.Option("--fresh", help="Start a new run in a new folder.")] = False,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Start a new run in a new folder.", rich_help_panel=_RUN)
+    ] = False,
     extend: Annotated[
         bool,
-        typer.Option("--extend", help="Go on though the rate has decayed: with that of the longer schedule."),
+        typer.Option(
+            "--extend",
+            help="Go on though the rate has decayed: with that of the longer schedule.",
+            rich_help_panel=_RUN,
+        ),
     ] = False,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print the resolved recipe, its cost and its time here.")
+        bool,
+        typer.Option("--dry-run", help="Print the resolved recipe, its cost and its time here.", rich_help_panel=_RUN),
     ] = False,
-    report: Annotated[bool, typer.Option(help="Evaluate and sample after training.")] = True,
+    report: Annotated[bool, typer.Option(help="Evaluate and sample after training.", rich_help_panel=_RUN)] = True,
     autotune: Annotated[
-        bool, typer.Option("--autotune", help="Measure which train.micro_batch is fastest and use it.")
+        bool,
+        typer.Option(
+            "--autotune", help="Measure which train.micro_batch is fastest and use it.", rich_help_panel=_SPEED
+        ),
     ] = False,
     tensorboard: Annotated[
-        bool, typer.Option("--tensorboard", help="Also write event files to RUN/tensorboard.")
+        bool, typer.Option("--tensorboard", help="Also write event files to RUN/tensorboard.", rich_help_panel=_RECORDS)
     ] = False,
-    wandb: Annotated[bool, typer.Option("--wandb", help="Also log to wandb.")] = False,
+    wandb: Annotated[bool, typer.Option("--wandb", help="Also log to wandb.", rich_help_panel=_RECORDS)] = False,
     processes: Annotated[
-        int, typer.Option(metavar="INT", min=1, help="Train in so many processes of this machine, one a GPU.")
+        int,
+        typer.Option(
+            metavar="INT", min=1, help="Train in so many processes of this machine, one a GPU.", rich_help_panel=_SPEED
+        ),
     ] = 1,
     device: o.Device = "auto",
     json: o.Json = False,
