@@ -69,10 +69,12 @@ def find_start(run: RunDir, recipe: Recipe, extend: bool = False) -> Start:
     found = latest if _shares(latest, recipe) else _earlier(run, latest, recipe)
     if found is None:
         course = [line for line in lines if line.startswith(COURSE)]
+        longer = recipe.train.steps > stored.train.steps and latest.step == stored.train.steps
+        ways = "--extend goes on from its end, with the rate rewound; " if longer else ""
         raise RequestError(
-            f"{run.path} is at step {latest.step:,} of {stored.train.steps:,}, its rate decays towards the last step, "
-            f"and it has no checkpoint that a training of {recipe.train.steps:,} shares ({'; '.join(course)}): "
-            f"--extend goes on from the end, with the rate rewound; --fresh starts a new run"
+            f"{run.path} is at step {latest.step:,} of {stored.train.steps:,} with a rate that decays towards the last "
+            f"step: a training of {recipe.train.steps:,} steps has had other rates up to here ({'; '.join(course)}); "
+            f"{ways}--fresh starts a new run"
         )
     notes = [f"changed since the checkpoint: {line}" for line in lines]
     if len(recipe.train.extended) > len(stored.train.extended):

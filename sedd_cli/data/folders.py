@@ -35,7 +35,7 @@ def prepared_as(name: str, tokenizer: str | None = None) -> Path | None:
         return None
     if (data_folder() / name / FILE).is_file():
         return data_folder() / name
-    alike = [(folder, manifest) for folder, manifest in prepared() if manifest.corpus == name]
+    alike = _named(name)
     found = [folder for folder, manifest in alike if tokenizer in (None, manifest.tokenizer)]
     if alike and not found:
         held = listed(sorted({manifest.tokenizer for _, manifest in alike}))
@@ -44,3 +44,12 @@ def prepared_as(name: str, tokenizer: str | None = None) -> Path | None:
         names = ", ".join(folder.name for folder in found)
         raise RequestError(f"{name} is prepared {len(found)} times: name one of {names}")
     return found[0] if found else None
+
+
+def is_prepared(name: str) -> bool:
+    """Whether `prepared_as` finds something under this name, one or several."""
+    return "/" not in name and ((data_folder() / name / FILE).is_file() or bool(_named(name)))
+
+
+def _named(name: str) -> list[tuple[Path, Manifest]]:
+    return [(folder, manifest) for folder, manifest in prepared() if manifest.corpus == name]

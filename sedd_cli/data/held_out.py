@@ -22,7 +22,8 @@ class Cut:
 def cut(dataset: Dataset, length: int, split: str | None = None) -> Cut | None:
     """The words around a gap in a held-out split, for an infill of `length` tokens, about a quarter on each side.
 
-    They are of the first line with so many tokens, or else of the longest. The same data give the same words.
+    They are of the first line with so many tokens, or else of the longest, a third of it on each side. The same data
+    give the same words.
 
     Args:
         dataset: The prepared corpus.
@@ -45,7 +46,8 @@ def cut(dataset: Dataset, length: int, split: str | None = None) -> Cut | None:
     # a text without spaces is cut between characters
     words, glue = (longest.split(" "), " ") if " " in longest else (list(longest), "")
     whole = _fitting(words, length, glue, count)
-    side = max(1, min(length, count(glue.join(whole))) // 4)
+    held = count(glue.join(words))
+    side = max(1, length // 4 if held >= length else held // 3)
     prefix, suffix = _fitting(whole, side, glue, count), _fitting(whole, side, glue, count, last=True)
     prefix, suffix = prefix or whole[:1], suffix or whole[-1:]
     if len(prefix) + len(suffix) >= len(whole):

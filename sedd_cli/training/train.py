@@ -101,7 +101,10 @@ def _train(recipe: Recipe, options: TrainOptions, dist: Dist) -> Generator[Event
     run = _run_dir(options)
     dist.from_main(run.check)
     yield Note(f"recipe {recipe.name} → {run.path}")
-    dataset = yield from prepared_by_main(dist.from_main(lambda: text_options(recipe, run.path)), dist)
+    text = dist.from_main(lambda: text_options(recipe, run.path))
+    if text.tokenizer != recipe.data.tokenizer:
+        yield Note(f"taking the tokenizer {text.tokenizer} (data.tokenizer names another)")
+    dataset = yield from prepared_by_main(text, dist)
     loader = _loader(recipe, dataset)
     check_report(recipe, dataset, options.report)
     with ExitStack() as stack:

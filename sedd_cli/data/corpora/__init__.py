@@ -18,7 +18,7 @@ from sedd_cli.data.corpora.pycode import PYCODE, PYCOMMENTS
 from sedd_cli.data.corpora.pydocs import PYDOCS
 from sedd_cli.data.corpora.text8 import TEXT8
 from sedd_cli.data.corpora.wikitext import WIKITEXT2, WIKITEXT103
-from sedd_cli.data.folders import prepared_as
+from sedd_cli.data.folders import is_prepared, prepared_as
 from sedd_cli.data.formats import format_of
 from sedd_cli.data.manifest import FILE as MANIFEST
 from sedd_cli.errors import RequestError
@@ -74,7 +74,7 @@ def find_corpus(request: Request) -> Corpus:
 
 def is_own_text(name: str) -> bool:
     """Whether a name is that of a file, a folder or a prepared corpus, rather than of a known corpus or of the hub."""
-    return name not in CORPORA and (Path(name).exists() or prepared_as(name) is not None)
+    return name not in CORPORA and (Path(name).exists() or is_prepared(name))
 
 
 def _with_its_splits(corpus: Corpus, request: Request) -> Corpus:
