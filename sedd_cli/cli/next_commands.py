@@ -69,7 +69,8 @@ def after_training(view: View, run: Path, recipe: Recipe) -> None:
         commands.append(["infill", *use, *words, "--html", "infill.html"])
     commands.append(["eval", *use])
     commands.append(["status", str(run)])
-    commands.append(["export", str(run), "--to", f"{run.name}-exported"])
+    if not recipe.objective.make().causal:  # the published layout holds models of scores only
+        commands.append(["export", str(run), "--to", f"{run.name}-exported"])
     longer = ["train", str(run), f"train.steps={2 * recipe.train.steps}"]
     commands.append([*longer, *([] if steps_before_decay(recipe.train) else ["--extend"])])
     say_commands(view, commands)

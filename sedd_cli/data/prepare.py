@@ -215,10 +215,12 @@ def _empty_splits(corpus: Corpus, splits: dict[str, SplitInfo]) -> Iterator[Warn
         found = sum(info.documents for info in splits.values())
         raise RequestError(
             f"{corpus.name} has {found} document{'s' * (found != 1)}, too few to fill {', '.join(empty)}; "
-            "cut it finer (--documents line), or name the file for its split (my.test.txt)"
+            "cut it finer (--documents line), hold out its end (--hold-out tail), or name the file for its split "
+            "(my.test.txt)"
         )
+    way = "; --hold-out tail holds out the end of a text" if Path(corpus.origin).exists() else ""
     for split in empty:
-        yield Warn(f"{corpus.name} is too small to have a {split} split: no document fell into it")
+        yield Warn(f"{corpus.name} is too small to have a {split} split: no document fell into it{way}")
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from typing import Any
 
 from sedd_cli.checkpoints import checkpoint
 from sedd_cli.checkpoints.async_checkpoint import AsyncCheckpoint
-from sedd_cli.checkpoints.continuation import Start, begin, find_start
+from sedd_cli.checkpoints.continuation import Start, begin, check_recipe_of, find_start
 from sedd_cli.checkpoints.own_text import text_options
 from sedd_cli.checkpoints.run_directory import RunDir
 from sedd_cli.data.loader import Loader
@@ -100,6 +100,7 @@ def _train(recipe: Recipe, options: TrainOptions, dist: Dist) -> Generator[Event
     check_recipe(recipe, options.report)
     run = _run_dir(options)
     dist.from_main(run.check)
+    dist.from_main(lambda: check_recipe_of(run, recipe))
     yield Note(f"recipe {recipe.name} → {run.path}")
     text = dist.from_main(lambda: text_options(recipe, run.path))
     if text.tokenizer != recipe.data.tokenizer:

@@ -89,6 +89,41 @@ def test_each_command_that_a_training_shows_works(sedd, place):
     assert any(text.startswith(template[1]) and template[2] in text for text in held_out(place))
 
 
+def test_the_commands_after_an_autoregressive_training_work_too(sedd):
+    words = ["data.corpus=stories.jsonl", "data.field=story", "objective=autoregressive", "report.every=null"]
+    trained = sedd("train", "quickstart", *words, *(word for word in TINY if "every" not in word))
+    commands = shown_commands(trained.err)
+    assert [words[0] for words in commands] == ["sample", "eval", "status", "train"]
+    for words in commands:
+        assert sedd(*words).code == 0, words
+
+
+def test_a_folder_with_another_run_is_refused_before_the_text_is_prepared(sedd, place):
+    words = ["data.corpus=stories.jsonl", "data.field=story", *TINY, "--no-report"]
+    assert sedd("train", "quickstart", *words).code == 0
+    (place / "other.txt").write_text("\n".join(f"a crow sang {i} times" for i in range(100)))
+    before = sorted((place / "home").rglob("*"))
+    refused = sedd("train", "quickstart", "data.corpus=other.txt", *TINY)
+    assert refused.code == 2
+    assert "another recipe" in refused.err
+    assert sorted((place / "home").rglob("*")) == before
+
+
+def test_a_misspelt_text_is_answered_with_the_one_that_is_there(sedd):
+    assert "did you mean stories.jsonl" in sedd("prepare", "storis.jsonl").err
+
+
+def test_one_long_document_is_told_how_it_can_be_divided(sedd, place):
+    (place / "one.txt").write_text("a long text. " * 300)
+    assert "--hold-out tail" in sedd("prepare", "one.txt", "--tokenizer", "char").err
+    (place / "one.txt").write_text("part 14")  # of the test split, which leaves none for training
+    refused = sedd("prepare", "one.txt", "--tokenizer", "byte")
+    assert refused.code == 2
+    assert "--hold-out tail" in refused.err
+    (place / "one.txt").write_text("a long text. " * 300)
+    assert sedd("prepare", "one.txt", "--tokenizer", "char", "--hold-out", "tail").code == 0
+
+
 @pytest.mark.parametrize("named", ["stories", "{folder}", "{path}"])
 def test_a_prepared_corpus_is_trained_on_by_its_name_and_by_its_folder(sedd, place, named):
     document = json.loads(sedd("prepare", "stories.jsonl", "--field", "story", "--json").out)

@@ -67,9 +67,17 @@ def find_corpus(request: Request) -> Corpus:
         raise RequestError(f"corpus {name!r}: {parent} is a folder without {Path(name).name} in it")
     if is_hub_id(name) and not name.startswith(".") and format_of(name) is None:
         return _with_its_splits(hub_corpus(request), request)
-    near = difflib.get_close_matches(name, CORPORA, n=1)
+    near = difflib.get_close_matches(name, [*CORPORA, *_files_here()], n=1)
     hint = f"; did you mean {near[0]}?" if near else ""
     raise RequestError(f"corpus {name!r} is no file, no hub id (namespace/name) and none of {', '.join(CORPORA)}{hint}")
+
+
+def _files_here() -> list[str]:
+    """The names in the current folder."""
+    try:
+        return sorted(path.name for path in Path().iterdir())
+    except OSError:
+        return []
 
 
 def is_own_text(name: str) -> bool:
