@@ -148,8 +148,10 @@ class ModelCard:
 
     def _prompt(self) -> Cut | None:
         """The recipe's own infill, else words of the held-out text that the model was trained beside, if it is here."""
-        recipe, place = self.model.recipe, self.model.tokenizer_source
-        return prompt(recipe, own_dataset(Path(place), recipe) if place else None) if recipe else None
+        recipe = self.model.recipe
+        places = map(Path, filter(None, (self.model.tokenizer_source, self.model.source)))
+        own = next(filter(None, (own_dataset(place, recipe) for place in places)), None) if recipe else None
+        return prompt(recipe, own) if recipe else None
 
     def _rounded(self) -> str:
         if self.moved is None:

@@ -46,12 +46,21 @@ def text_options(recipe: Recipe, run: Path | None = None) -> PrepareOptions:
 
 
 def own_dataset(folder: Path, recipe: Recipe) -> Dataset | None:
-    """The prepared text that a checkpoint was trained on; None where it is not on this machine."""
+    """The prepared text that a checkpoint, or an export of it, was trained on; None where it is not on this machine."""
     try:
-        wanted = read_json(folder / "state.json")["data"]
+        wanted = _fingerprint(folder, recipe)
         return next((open_dataset(at) for at, found in _prepared(recipe) if found == wanted), None)
     except (OSError, KeyError, TypeError, DamageError, RequestError):
         return None
+
+
+def _fingerprint(folder: Path, recipe: Recipe) -> str | None:
+    """The fingerprint of a checkpoint's data; of an export, that of its evaluations on the recipe's corpus."""
+    if (state := folder / "state.json").is_file():
+        return read_json(state)["data"]
+    named = Path(recipe.data.corpus)
+    own = (recipe.data.corpus, named.name, named.stem)
+    return next((r["fingerprint"] for r in read_json(folder / "results.json") if r["corpus"] in own), None)
 
 
 def _prepared(recipe: Recipe) -> Iterator[tuple[Path, str]]:
