@@ -37,6 +37,7 @@ TORCHRUN = "torchrun --standalone --nproc-per-node=8 -m sedd_cli"
 #: Commands that are parsed and not run: a pattern, and why.
 NOT_RUN = {
     r"^torchrun ": "eight processes; tests/training/test_distributed.py runs two",
+    r"--processes 8": "eight processes; tests/cli/test_processes.py runs two",
     r"^sedd bench ": "minutes; tests/bench runs small ones",
     r"--run all": "trains models for minutes to hours; tests/tables runs small ones",
     r"--dataset (wikitext|ptb)(?!.*--from)": "needs the hub",

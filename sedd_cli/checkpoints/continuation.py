@@ -58,21 +58,18 @@ def find_start(run: RunDir, recipe: Recipe, extend: bool = False) -> Start:
     stored = _recipe_of(latest)
     if extend:
         recipe = _extended(run, latest, stored, recipe)
-    lines = differences(stored.to_data(), recipe.to_data())
-    if changed := [line for line in lines if not line.startswith((*MAY_CHANGE, *COURSE))]:
-        raise RequestError(
-            f"{run.path} holds a run of another recipe ({'; '.join(changed)}): choose another folder with --run-dir, "
-            f"start a new run with --fresh, or from its weights with init_from={run.path}"
-        )
+    lines = _differences(run, stored, recipe)
     if latest.step > recipe.train.steps:
         raise RequestError(f"{run.path} is at step {latest.step}, beyond train.steps={recipe.train.steps}")
     found = latest if _shares(latest, recipe) else _earlier(run, latest, recipe)
     if found is None:
         course = [line for line in lines if line.startswith(COURSE)]
+        longer = recipe.train.steps > stored.train.steps and latest.step == stored.train.steps
+        ways = "--extend goes on from its end, with the rate rewound; " if longer else ""
         raise RequestError(
-            f"{run.path} is at step {latest.step:,} of {stored.train.steps:,}, its rate decays towards the last step, "
-            f"and it has no checkpoint that a training of {recipe.train.steps:,} shares ({'; '.join(course)}): "
-            f"--extend goes on from the end, with the rate rewound; --fresh starts a new run"
+            f"{run.path} is at step {latest.step:,} of {stored.train.steps:,} with a rate that decays towards the last "
+            f"step: a training of {recipe.train.steps:,} steps has had other rates up to here ({'; '.join(course)}); "
+            f"{ways}--fresh starts a new run"
         )
     notes = [f"changed since the checkpoint: {line}" for line in lines]
     if len(recipe.train.extended) > len(stored.train.extended):
@@ -89,6 +86,23 @@ def find_start(run: RunDir, recipe: Recipe, extend: bool = False) -> Start:
         )
     former = stored.train.steps if stored.train.steps != recipe.train.steps else None
     return Start(recipe, found, left, former, tuple(notes))
+
+
+def check_recipe_of(run: RunDir, recipe: Recipe) -> None:
+    """RequestError where a folder holds a run of another recipe: what `find_start` would find, before any work."""
+    if (latest := checkpoint.latest(run.path)) is not None:
+        _differences(run, _recipe_of(latest), recipe)
+
+
+def _differences(run: RunDir, stored: Recipe, recipe: Recipe) -> list[str]:
+    """How the recipe of a run and the one asked for differ, in lines; RequestError where they may not."""
+    lines = differences(stored.to_data(), recipe.to_data())
+    if changed := [line for line in lines if not line.startswith((*MAY_CHANGE, *COURSE))]:
+        raise RequestError(
+            f"{run.path} holds a run of another recipe ({'; '.join(changed)}): choose another folder with --run-dir, "
+            f"start a new run with --fresh, or from its weights with init_from={run.path}"
+        )
+    return lines
 
 
 def begin(run: RunDir, start: Start, recipe: Recipe) -> None:

@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from sedd_cli.checkpoints.loaded_model import LoadedModel
+from sedd_cli.checkpoints.own_text import own_dataset, prompt
 from sedd_cli.core.protocols import sign
+from sedd_cli.data.held_out import Cut
 from sedd_cli.errors import DamageError, printable
 from sedd_cli.recipe import dump_recipe
 from sedd_cli.system.documents import read_json
@@ -116,9 +118,10 @@ class ModelCard:
         return self.model.tokenizer.spec if self.model.tokenizer else self.model.tokenizer_source
 
     def _use(self) -> str:
-        model, gap = self.model, "[MASK:8]"
-        wanted = model.recipe.report.infill if model.recipe else None
-        template = f"{wanted.prefix.rstrip()} {gap} {wanted.suffix.lstrip()}" if wanted else f"The {gap} of the"
+        wanted = self._prompt()
+        around = (wanted.prefix, wanted.suffix) if wanted else ("The", "of the")
+        texts = [re.sub(r"([\[\]\\])", r"\\\1", one.strip()) for one in around]  # brackets are gaps
+        template = " [MASK:8] ".join(texts).strip()
         option = [] if self._tokenizer() else ["--tokenizer", "FILE"]
         coded = printable(self.named).replace("`", "'").replace("\n", " ")
         commands = [
@@ -142,6 +145,13 @@ class ModelCard:
             f'`SEDD.from_pretrained("{coded}")` of the original code reads it as well.',
         ]
         return "\n".join(lines)
+
+    def _prompt(self) -> Cut | None:
+        """The recipe's own infill, else words of the held-out text that the model was trained beside, if it is here."""
+        recipe = self.model.recipe
+        places = map(Path, filter(None, (self.model.tokenizer_source, self.model.source)))
+        own = next(filter(None, (own_dataset(place, recipe) for place in places)), None) if recipe else None
+        return prompt(recipe, own) if recipe else None
 
     def _rounded(self) -> str:
         if self.moved is None:

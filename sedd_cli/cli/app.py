@@ -24,6 +24,7 @@ from sedd_cli.cli.commands.inspect import inspect
 from sedd_cli.cli.commands.judge import judge
 from sedd_cli.cli.commands.mauve import mauve
 from sedd_cli.cli.commands.prepare import prepare
+from sedd_cli.cli.commands.recipes import recipes
 from sedd_cli.cli.commands.runs.compare import compare
 from sedd_cli.cli.commands.runs.runs import runs
 from sedd_cli.cli.commands.runs.status import status
@@ -42,13 +43,21 @@ from sedd_cli.cli.outcome import (
     output,
     say_error,
 )  # fmt: skip
+from sedd_cli.cli.recipe_values import as_override
 from sedd_cli.cli.renamed import current_spelling
 from sedd_cli.cli.repeated import refuse_repeated
 from sedd_cli.errors import RequestError, WorkError
 
 #: The panels of the help, in order, with their commands.
 PANELS = {
-    "Data and training": {"prepare": prepare, "train": train, "status": status, "runs": runs, "compare": compare},
+    "Data and training": {
+        "prepare": prepare,
+        "recipes": recipes,
+        "train": train,
+        "status": status,
+        "runs": runs,
+        "compare": compare,
+    },
     "Using a model": {"sample": sample, "infill": infill, "export": export, "inspect": inspect},
     "Measuring": {"eval": evaluate, "judge": judge, "sweep": sweep, "cloze": cloze, "mauve": mauve, "bench": bench},
     "The paper": {"table": table},
@@ -134,7 +143,7 @@ def run(words: list[str], debug: bool = False) -> int:
             if output.interrupted and main_process():
                 say_error(output.interrupted)
             return _failed(KeyboardInterrupt(), as_json)
-        error = output.explained(error)
+        error = as_override(output.explained(error), words)
         code = _failed(error, as_json)
         if debug and not is_usage_error(error):
             traceback.print_exception(error)

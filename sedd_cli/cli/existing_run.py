@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from sedd_cli.cli.next_commands import after_training
 from sedd_cli.cli.view.status import draw_status
 from sedd_cli.cli.view.view import View
 from sedd_cli.errors import RequestError
@@ -62,22 +62,5 @@ def draw_finished(view: View, result: TrainResult, found: Status, recipe: Recipe
     view.say(f"{result.run} is finished: there is nothing left to train", "bold")
     if not view.quiet:
         draw_status(view.console, found)
-    say_next(view, result.run, recipe)
+    after_training(view, result.run, recipe)
     view.document(result.to_dict())
-
-
-def say_next(view: View, run: Path, recipe: Recipe) -> None:
-    """Commands that may follow a training."""
-    from sedd_cli.recipe.learning_rate import steps_before_decay
-
-    view.say("Try next:")
-    use = ["--model", str(run)]
-    commands = [["sample", *use, "-n", "3"]]
-    if prompt := recipe.report.infill:
-        commands.append(["infill", *use, "--prefix", prompt.prefix, "--suffix", prompt.suffix])
-    commands.append(["eval", *use, "--dataset", recipe.data.corpus, "--split", "validation"])
-    commands.append(["status", str(run)])
-    longer = ["train", str(run), f"train.steps={2 * recipe.train.steps}"]
-    commands.append([*longer, *([] if steps_before_decay(recipe.train) else ["--extend"])])
-    for words in commands:
-        view.say(f"  {shlex.join(['sedd', *words])}", "cyan")

@@ -61,7 +61,13 @@ def prepare(options: PrepareOptions) -> Generator[Event, None, PrepareResult]:
     corpus = find_corpus(options)
     find_detokenizer(options.detokenizer or corpus.detokenizer)
     if corpus.prepared is not None:
-        return (yield from _stored(corpus.prepared))
+        stored = yield from _stored(corpus.prepared)
+        if options.tokenizer not in (None, stored.manifest.tokenizer):
+            yield Warn(
+                f"the tokenizer {options.tokenizer} has no effect on {corpus.name}, which is prepared in "
+                f"{stored.manifest.tokenizer}"
+            )
+        return stored
     if (ready := find_prepared(options)) is not None:
         manifest = open_dataset(ready).manifest
         if options.local is None and corpus.local and manifest.source != corpus.origin and "://" not in manifest.source:
@@ -93,7 +99,9 @@ def _stored(folder: Path) -> Generator[Event, None, PrepareResult]:
 def _fill(options: PrepareOptions, corpus: Corpus, source: Source, folder: Path) -> Generator[Event, None, Manifest]:
     """Write tokenizer and shards into `folder`; returns the manifest."""
     said: list[Note] = []
-    for event in (*map(Warn, source.remarks), *map(Note, source.notes)):
+    chosen = f"the tokenizer is {corpus.tokenizer}, {corpus.why} (--tokenizer)" if corpus.why else ""
+    notes = (*source.notes, *([chosen] if chosen and options.tokenizer is None else []))
+    for event in (*map(Warn, source.remarks), *map(Note, notes)):
         said.append(event)
         yield event
     if _begin(folder, source):
@@ -207,10 +215,12 @@ def _empty_splits(corpus: Corpus, splits: dict[str, SplitInfo]) -> Iterator[Warn
         found = sum(info.documents for info in splits.values())
         raise RequestError(
             f"{corpus.name} has {found} document{'s' * (found != 1)}, too few to fill {', '.join(empty)}; "
-            "cut it finer (--documents line), or name the file for its split (my.test.txt)"
+            "cut it finer (--documents line), hold out its end (--hold-out tail), or name the file for its split "
+            "(my.test.txt)"
         )
+    way = "; --hold-out tail holds out the end of a text" if Path(corpus.origin).exists() else ""
     for split in empty:
-        yield Warn(f"{corpus.name} is too small to have a {split} split: no document fell into it")
+        yield Warn(f"{corpus.name} is too small to have a {split} split: no document fell into it{way}")
 
 
 @contextmanager

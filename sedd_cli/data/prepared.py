@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Generator, Iterator
+from collections.abc import Generator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sedd_cli.data.corpora import CORPORA, Request, find_corpus
+from sedd_cli.data.corpora import CORPORA, HOLD_OUT, Request, find_corpus
 from sedd_cli.data.detokenizers import EDITIONS
-from sedd_cli.data.manifest import FILE, Manifest, read_manifest
+from sedd_cli.data.folders import data_folder, prepared
+from sedd_cli.data.manifest import FILE
 from sedd_cli.data.shards import Dataset, listed_files, open_dataset, verify_file
 from sedd_cli.data.tokenizers import is_local, load_tokenizer
-from sedd_cli.errors import DamageError, RequestError
+from sedd_cli.errors import RequestError, displayed
 from sedd_cli.system.digests import digest
 from sedd_cli.system.events import Event, Progress
-from sedd_cli.system.home import home
 
 
 @dataclass(frozen=True)
@@ -37,6 +37,8 @@ class PrepareOptions(Request):
     def __post_init__(self) -> None:
         if self.workers is not None and self.workers < 1:
             raise RequestError(f"workers must be at least 1, not {self.workers}")
+        if self.hold_out not in HOLD_OUT:
+            raise RequestError(f"hold_out must be one of {', '.join(HOLD_OUT)}, found {displayed(self.hold_out)}")
 
 
 def tokenizer_of(options: PrepareOptions) -> str:
@@ -55,7 +57,11 @@ def choices(options: PrepareOptions) -> dict[str, Any]:
     corpus = find_corpus(options)
     kept = {key: value for key, value in dataclasses.asdict(options).items() if key not in ("workers", "local")}
     kept["corpus"] = corpus.name
-    for later in ("format", "eos"):  # options of newer versions, so that the folders of older ones are found
+    for later in (
+        "format",
+        "eos",
+        "hold_out",
+    ):  # options of newer versions, so that the folders of older ones are found
         if kept[later] == getattr(PrepareOptions, later):
             del kept[later]
     kept["tokenizer"] = tokenizer_of(options)
@@ -63,11 +69,6 @@ def choices(options: PrepareOptions) -> dict[str, Any]:
     if edition := EDITIONS.get(kept["detokenizer"]):
         kept["detokenizer_edition"] = edition
     return kept
-
-
-def data_folder() -> Path:
-    """The folder of all prepared datasets."""
-    return home() / "data"
 
 
 def dataset_folder(options: PrepareOptions) -> Path:
@@ -89,17 +90,6 @@ def find_prepared(options: PrepareOptions) -> Path | None:
     """The folder of a finished dataset with these options, or None."""
     folder = dataset_folder(options)
     return folder if (folder / FILE).is_file() else None
-
-
-def prepared() -> Iterator[tuple[Path, Manifest]]:
-    """(folder, manifest) of every finished dataset with a readable manifest."""
-    for file in sorted(data_folder().glob(f"*/{FILE}")):
-        if file.parent.name.endswith(".partial"):
-            continue
-        try:
-            yield file.parent, read_manifest(file.parent)
-        except (DamageError, RequestError):
-            continue
 
 
 def catalogue() -> dict[str, Any]:

@@ -11,8 +11,10 @@ from typing import Any
 
 import yaml
 
-from sedd_cli.errors import RequestError, shortened
+from sedd_cli.data.corpora import CORPORA, is_own_text
+from sedd_cli.errors import RequestError, listed, shortened
 from sedd_cli.recipe.build import Typed, build, nearest
+from sedd_cli.recipe.keys import is_key, is_section, keys, meant
 from sedd_cli.recipe.recipe import Recipe
 from sedd_cli.system.documents import read_yaml
 
@@ -42,12 +44,7 @@ def load_recipe(source: str | Path, overrides: Iterable[str] = ()) -> Recipe:
     Raises:
         RequestError: Names the key, the value found and the accepted values.
     """
-    path = Path(source)
-    if not path.is_file():
-        known = shipped()
-        if str(source) not in known:
-            raise RequestError(f"no file {source}, and no shipped recipe of that name{nearest(path.stem, known)}")
-        path = known[str(source)]
+    path = recipe_file(source)
     data = read_yaml(path)
     if not isinstance(data, dict):
         raise RequestError(f"{path}: expected keys and values, found {type(data).__name__}")
@@ -55,9 +52,35 @@ def load_recipe(source: str | Path, overrides: Iterable[str] = ()) -> Recipe:
     return recipe_from(override(data, overrides))
 
 
+def recipe_file(source: str | Path) -> Path:
+    """The YAML file of a recipe, or of a shipped one by its name; RequestError where there is none."""
+    path, known = Path(source), shipped()
+    if path.is_file():
+        return path
+    if str(source) not in known:
+        raise RequestError(f"no file {source}, and no shipped recipe of that name{nearest(path.stem, known)}")
+    return known[str(source)]
+
+
 def recipe_from(data: Mapping[str, Any]) -> Recipe:
     """A recipe from plain data, the inverse of `Recipe.to_data`."""
+    _check_keys(data)
     return build(Recipe, data, "")
+
+
+def _check_keys(data: Mapping[str, Any], path: str = "") -> None:
+    """RequestError at the first key that a recipe does not have, with the key that is meant."""
+    for key, value in data.items():
+        name = f"{path}{key}"
+        if is_key(name):
+            if isinstance(value, Mapping) and is_section(name):
+                _check_keys(value, f"{name}.")
+            continue
+        name += f".{next(iter(value))}" if isinstance(value, Mapping) and value else ""
+        close = meant(name) or meant(str(key))
+        known = sorted(k[len(path) :] for k in keys() if k.startswith(path) and "." not in k[len(path) :])
+        hint = f", did you mean {close!r}?" if close else "."
+        raise RequestError(f"{shortened(name)}: unknown key{hint} Accepted: {listed(known, 100)}")
 
 
 def dump_recipe(recipe: Recipe) -> str:
@@ -67,7 +90,9 @@ def dump_recipe(recipe: Recipe) -> str:
 
 def override(data: dict[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
     """A copy of the data with overrides applied; `build` checks the keys and reads the values later."""
+    overrides = list(overrides)
     data = {k: dict(v) if isinstance(v, dict) else v for k, v in data.items()}
+    _leave_the_text(data, overrides)
     given: set[str] = set()
     for text in overrides:
         key, equals, value = text.partition("=")
@@ -90,6 +115,21 @@ def override(data: dict[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
             at.clear()  # the options of another graph, schedule or sampler do not apply
         at[last] = Typed(value)
     return data
+
+
+def _leave_the_text(data: dict[str, Any], overrides: Sequence[str]) -> None:
+    """Take out what a recipe says of a known corpus where an override names a text of one's own instead.
+
+    That is a tokenizer sized for that corpus, bpe:N, and the words around the gap of the infill.
+    """
+    text = next((value for key, _, value in (o.partition("=") for o in overrides) if key == "data.corpus"), None)
+    own, report = data.get("data"), data.get("report")
+    if text is None or not isinstance(own, dict) or own.get("corpus") not in CORPORA or not is_own_text(text):
+        return
+    if str(own.get("tokenizer")).startswith("bpe:"):
+        del own["tokenizer"]
+    if isinstance(report, dict) and isinstance(infill := report.get("infill"), dict):
+        report["infill"] = {key: value for key, value in infill.items() if key not in ("prefix", "suffix")}
 
 
 def _check_parents(path: Sequence[str], key: str) -> None:

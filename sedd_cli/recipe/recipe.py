@@ -8,6 +8,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from sedd_cli.data.corpora import HOLD_OUT
 from sedd_cli.data.prepared import PrepareOptions
 from sedd_cli.models.precision import PRECISIONS
 from sedd_cli.models.shape import DiTConfig
@@ -35,7 +36,8 @@ class DataRecipe:
         tokenizer: Its tokenizer; by default that of the corpus.
         windows: Draw random contiguous windows instead of packing documents into blocks.
         local: The original files of a named corpus (--from of `sedd prepare`).
-        eos, field, encoding, documents, format, config, revision, detokenizer: As the options of `sedd prepare`.
+        eos, field, encoding, documents, format, config, revision, detokenizer, hold_out: As the options of
+            `sedd prepare`.
     """
 
     corpus: str
@@ -50,6 +52,10 @@ class DataRecipe:
     config: str | None = None
     revision: str | None = None
     detokenizer: str | None = None
+    hold_out: str = "hash"
+
+    def __post_init__(self) -> None:
+        _one_of("hold_out", self.hold_out, HOLD_OUT)
 
     def prepared(self) -> PrepareOptions:
         """The options of `sedd prepare` for this text."""
@@ -149,11 +155,24 @@ class TrainRecipe:
 
 @dataclass(frozen=True)
 class InfillRecipe:
-    """The infill after training; `length` counts tokens, prefix and suffix included."""
+    """The infill after training; `length` counts tokens, prefix and suffix included.
 
-    prefix: str = ""
-    suffix: str = ""
+    Without prefix and suffix, both are cut from the report's split (`data.held_out`).
+    """
+
+    prefix: str | None = None
+    suffix: str | None = None
     length: int | None = None
+
+    def __post_init__(self) -> None:
+        for one, other in (("prefix", "suffix"), ("suffix", "prefix")):
+            if getattr(self, one) is None and getattr(self, other) is not None:
+                object.__setattr__(self, one, "")  # as in recipes of before
+
+    @property
+    def cut(self) -> bool:
+        """Whether prefix and suffix are cut from the text."""
+        return self.prefix is None
 
 
 @dataclass(frozen=True)

@@ -73,7 +73,11 @@ class Dist:
         from torch.nn.parallel import DistributedDataParallel
 
         ids = [self.device] if self.device.type == "cuda" else None
-        return DistributedDataParallel(module, device_ids=ids, gradient_as_bucket_view=True, broadcast_buffers=False)
+        with warnings.catch_warnings():  # newer versions of torch have another name for broadcast_buffers
+            warnings.filterwarnings("ignore", message=".*broadcast_buffers")
+            return DistributedDataParallel(
+                module, device_ids=ids, gradient_as_bucket_view=True, broadcast_buffers=False
+            )
 
     @contextmanager
     def accumulate(self, module: nn.Module, last: bool) -> Iterator[None]:

@@ -49,7 +49,9 @@ def open_streams() -> None:
 
 
 def show_warning(message: Warning | str, *_: object, **__: object) -> None:
-    """Print a warning without its place in the code."""
+    """Print a warning without its place in the code; of many processes the first does."""
+    if os.environ.get("RANK", "0") != "0":
+        return
     with suppress(OSError, ValueError):
         print(f"warning: {one_line(str(message))}", file=sys.stderr)
 

@@ -58,5 +58,5 @@ def measuring_seconds(column: Column, mini: bool, others: Sequence[RowStatus]) -
 def in_words(seconds: float) -> str:
     """A duration, rounded."""
     if seconds < 90:
-        return f"{max(seconds, 0):.0f} seconds"
+        return "1 second" if round(seconds) == 1 else f"{max(seconds, 0):.0f} seconds"
     return f"{seconds / 60:.0f} minutes" if seconds < 5400 else f"{seconds / 3600:.1f} hours"

@@ -6,12 +6,14 @@ from dataclasses import dataclass
 
 import torch
 
+from sedd_cli.checkpoints.own_text import text_options
 from sedd_cli.core.fast.fused import BUDGET
 from sedd_cli.core.graphs import Graph
 from sedd_cli.core.schedules import Schedule
 from sedd_cli.data.corpora import find_corpus
 from sedd_cli.data.prepared import PrepareOptions, dataset_folder, find_prepared
 from sedd_cli.data.shards import open_dataset
+from sedd_cli.data.tokenizers import is_local, load_tokenizer
 from sedd_cli.models.dit import DiT
 from sedd_cli.recipe import Recipe
 from sedd_cli.recipe.assemble import check_recipe, expected_vocab_size, make_graph
@@ -88,12 +90,9 @@ def estimate_cost(recipe: Recipe, report: bool = True) -> CostEstimate:
         RequestError: The recipe could not be trained.
     """
     check_recipe(recipe, report)
-    options = PrepareOptions(corpus=recipe.data.corpus, tokenizer=recipe.data.tokenizer)
+    options = text_options(recipe)
     prepared = find_prepared(options)
-    if prepared:
-        vocab_size = open_dataset(prepared).tokenizer.vocab_size
-    else:
-        vocab_size = expected_vocab_size(recipe.data.tokenizer or find_corpus(options).tokenizer)
+    vocab_size = open_dataset(prepared).tokenizer.vocab_size if prepared else _vocab_size(options)
     return CostEstimate(
         data=str(prepared or f"not prepared yet, will be in {dataset_folder(options)}"),
         steps=recipe.train.steps,
@@ -101,6 +100,12 @@ def estimate_cost(recipe: Recipe, report: bool = True) -> CostEstimate:
         length=recipe.model.length,
         model=None if vocab_size is None else _model_cost(recipe, vocab_size),
     )
+
+
+def _vocab_size(options: PrepareOptions) -> int | None:
+    """The vocabulary size of a text that is not prepared yet; None if it depends on the text."""
+    spec = options.tokenizer or find_corpus(options).tokenizer
+    return load_tokenizer(spec).vocab_size if is_local(spec) else expected_vocab_size(spec)
 
 
 def _model_cost(recipe: Recipe, vocab_size: int) -> ModelCost:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from sedd_cli.checkpoints.loaded_model import LoadedModel
+from sedd_cli.checkpoints.own_text import prompt
 from sedd_cli.checkpoints.run_directory import RunDir
 from sedd_cli.data.shards import Dataset
 from sedd_cli.errors import DamageError, RequestError
@@ -39,7 +40,7 @@ def check_report(recipe: Recipe, dataset: Dataset, infilled: bool) -> None:
     if recipe.report.split not in dataset.splits:
         raise RequestError(
             f"report.split: {dataset.manifest.corpus} has no split {recipe.report.split!r}, "
-            f"it has {', '.join(dataset.splits)}"
+            f"it has {', '.join(dataset.splits)}; set report.split={dataset.default_split}"
         )
     # an exact likelihood is measured on whole blocks, a bound also on an incomplete one
     least = recipe.model.length if recipe.objective.make().causal else 1
@@ -50,12 +51,23 @@ def check_report(recipe: Recipe, dataset: Dataset, infilled: bool) -> None:
                 f"report.split: the split {name!r} of {dataset.manifest.corpus} has {tokens} tokens, the report needs "
                 f"at least {least}"
             )
-    if infilled and (gap := recipe.report.infill):
-        length = recipe.model.length if gap.length is None else gap.length
+    if infilled and (job := _infill(recipe, dataset)):
         try:
-            lay_out(gap_between(gap.prefix, gap.suffix), [], dataset.tokenizer, False, length)
+            lay_out(job.template, [], dataset.tokenizer, False, job.length)
         except RequestError as error:
             raise RequestError(f"report.infill: {error}") from None
+
+
+def _infill(recipe: Recipe, dataset: Dataset) -> Job | None:
+    """The infill of the report; None where none is wanted, or the text has no line to cut words from."""
+    gap, given = recipe.report.infill, prompt(recipe, dataset)
+    if gap is None or given is None:
+        return None
+    prefix, suffix = given.prefix, given.suffix
+    if gap.cut and " " in prefix + suffix:
+        prefix, suffix = f"{prefix} ", f" {suffix}"
+    length = recipe.model.length if gap.length is None else gap.length
+    return Job(gap_between(prefix, suffix), seed=recipe.seed, length=length)
 
 
 @dataclass(frozen=True)
@@ -83,12 +95,7 @@ def report(recipe: Recipe, model: LoadedModel, dataset: Dataset, run: RunDir) ->
     jobs: dict[str, Generator[Event, None, SamplingResult]] = {}
     if wanted.samples:
         jobs["samples"] = generate(model, GenerateOptions(n=wanted.samples, seed=recipe.seed))
-    if gap := wanted.infill:
-        job = Job(
-            gap_between(gap.prefix, gap.suffix),
-            seed=recipe.seed,
-            length=model.length if gap.length is None else gap.length,
-        )
+    if job := _infill(recipe, dataset):
         jobs["infill"] = infill(model, [job], Sampling())
     for name, drawn in jobs.items():
         samples = (yield from drawn).samples

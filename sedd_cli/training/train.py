@@ -10,12 +10,13 @@ from typing import Any
 
 from sedd_cli.checkpoints import checkpoint
 from sedd_cli.checkpoints.async_checkpoint import AsyncCheckpoint
-from sedd_cli.checkpoints.continuation import Start, begin, find_start
+from sedd_cli.checkpoints.continuation import Start, begin, check_recipe_of, find_start
+from sedd_cli.checkpoints.own_text import text_options
 from sedd_cli.checkpoints.run_directory import RunDir
 from sedd_cli.data.loader import Loader
-from sedd_cli.data.prepare import prepare
-from sedd_cli.data.shards import Dataset, open_dataset
+from sedd_cli.data.shards import Dataset
 from sedd_cli.errors import RequestError, first_line
+from sedd_cli.evaluation.likelihood.texts import prepared_by_main
 from sedd_cli.recipe import Recipe, load_recipe
 from sedd_cli.recipe.assemble import check_recipe, make_graph
 from sedd_cli.recipe.learning_rate import pinned_steps
@@ -99,8 +100,12 @@ def _train(recipe: Recipe, options: TrainOptions, dist: Dist) -> Generator[Event
     check_recipe(recipe, options.report)
     run = _run_dir(options)
     dist.from_main(run.check)
+    dist.from_main(lambda: check_recipe_of(run, recipe))
     yield Note(f"recipe {recipe.name} → {run.path}")
-    dataset = yield from _dataset(recipe, dist)
+    text = dist.from_main(lambda: text_options(recipe, run.path))
+    if text.tokenizer != recipe.data.tokenizer:
+        yield Note(f"taking the tokenizer {text.tokenizer} (data.tokenizer names another)")
+    dataset = yield from prepared_by_main(text, dist)
     loader = _loader(recipe, dataset)
     check_report(recipe, dataset, options.report)
     with ExitStack() as stack:
@@ -189,17 +194,6 @@ def _train_and_report(
         reported = yield from report(state.recipe, model, state.dataset, run)
     dist.wait()  # a process that exits early can abort the others
     return TrainResult(run.path, state.step, True, state.skipped, weights, reported)
-
-
-def _dataset(recipe: Recipe, dist: Dist) -> Generator[Event, None, Dataset]:
-    """The recipe's dataset; the main process prepares it if it is missing."""
-    wanted = recipe.data.prepared()
-    folder = Path()
-    for main in (True, False):  # the main process first; the others find what it made
-        if dist.main == main:
-            folder = (yield from prepare(wanted)).folder
-        dist.wait()
-    return open_dataset(folder)
 
 
 def _loader(recipe: Recipe, dataset: Dataset) -> Loader:

@@ -80,7 +80,7 @@ def test_doctor_names_versions_devices_and_what_to_do(sedd):
 @pytest.mark.parametrize(
     ("words", "code", "message"),
     [
-        (["train", "{home}/tiny.yaml", "train.stepz=3"], 2, "did you mean 'steps'"),
+        (["train", "{home}/tiny.yaml", "train.stepz=3"], 2, "did you mean 'train.steps'"),
         (["train", "{home}/none.yaml"], 2, "no file"),
         (["train", "{home}/tiny.yaml", "graph=uniform", "graph.scale_by_sigma=true"], 2, "scale_by_sigma"),
         (["train", "{home}/tiny.yaml", "data.corpus={home}/none.txt"], 2, "none.txt"),

@@ -15,13 +15,14 @@ from sedd_cli.cli.app import PANELS, app
 #: Every command with its arguments and options, apart from --json, --quiet and -q, which all of them have.
 FLAGS = {
     "prepare": (
-        "CORPUS --config --detokenizer --documents --encoding --eos --field --format --from --inspect --list "
-        "--revision --split --tokenizer --verify --workers"
+        "CORPUS --config --detokenizer --documents --encoding --eos --field --format --from --hold-out --inspect "
+        "--list --revision --split --tokenizer --verify --workers"
     ),
     "train": (
-        "KEY=VALUE RECIPE --autotune --device --dry-run --extend --fresh --no-report --report --run-dir "
+        "KEY=VALUE RECIPE --autotune --device --dry-run --extend --fresh --no-report --processes --report --run-dir "
         "--tensorboard --wandb"
     ),
+    "recipes show": "NAME",
     "status": "RUN --plot",
     "runs": "FOLDER",
     "compare": "RUN --out",

@@ -64,8 +64,8 @@ def test_the_expected_recipes_ship():
 @pytest.mark.parametrize(
     ("override", "words"),
     [
-        ("trian.steps=4", ["trian", "'train'"]),
-        ("train.stepz=4", ["train.stepz", "'steps'"]),
+        ("trian.steps=4", ["trian.steps", "'train.steps'"]),
+        ("train.stepz=4", ["train.stepz", "'train.steps'"]),
         ("train.steps=many", ["train.steps", "whole number", "'many'"]),
         ("train.steps=1.5", ["train.steps", "whole number", "1.5"]),
         ("train.steps=true", ["train.steps", "whole number", "'true'"]),

@@ -334,7 +334,8 @@ def test_what_cannot_be_done_is_refused_before_the_folder_is_made(workplace, tmp
     ],
 )
 def test_what_the_model_cannot_do_is_refused_before_data_are_prepared(workplace, tmp_path, monkeypatch, changes, words):
-    monkeypatch.setattr("sedd_cli.training.train.prepare", lambda options: pytest.fail("data were prepared"))
+    used = "sedd_cli.evaluation.likelihood.texts.prepare"
+    monkeypatch.setattr(used, lambda options: pytest.fail("data were prepared"))
     with pytest.raises(RequestError) as refused:
         run(workplace, tmp_path / "run", *changes, report=True)
     assert all(word in str(refused.value) for word in words), refused.value

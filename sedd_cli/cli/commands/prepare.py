@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -9,6 +10,7 @@ import typer
 from rich.table import Table
 
 from sedd_cli.cli import options as o
+from sedd_cli.cli.next_commands import say_commands, training_of
 from sedd_cli.cli.option_groups import reading_options
 from sedd_cli.cli.outcome import output
 from sedd_cli.cli.view.view import View
@@ -17,6 +19,7 @@ from sedd_cli.errors import RequestError
 if TYPE_CHECKING:
     from sedd_cli.data.manifest import Manifest
 
+_SHOWING = "Showing what is prepared"
 #: Shown after Ctrl-C.
 RESUME = "interrupted: the same command continues after the last finished shard"
 
@@ -37,22 +40,38 @@ def prepare(
         str | None,
         typer.Option(
             metavar="NAME",
-            help="char, bpe:N, byte, text8, gpt2, a tiktoken or hub name, a file or folder; default: see --list.",
+            help="char, bpe:N, byte, text8, gpt2, a tiktoken or hub name, a file, a folder or a run. Default: bpe:N by "
+            "the size of a text of your own; for others see --list.",
         ),
     ] = None,
     split: Annotated[str | None, typer.Option(metavar="NAME", help="Prepare only this split.")] = None,
+    hold_out: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME",
+            help="How a text of your own is divided: hash (5 % of the documents each for validation and test), tail "
+            "(the last 10 % of the text for validation).",
+        ),
+    ] = "hash",
     workers: Annotated[
         int | None, typer.Option(metavar="INT", help="Threads; their number never changes the result.")
     ] = None,
-    show_list: Annotated[bool, typer.Option("--list", help="List known and prepared corpora.")] = False,
-    inspect: Annotated[bool, typer.Option("--inspect", help="Show counts and a few decoded blocks.")] = False,
-    verify: Annotated[bool, typer.Option("--verify", help="Compare the sha256 of every file.")] = False,
+    show_list: Annotated[
+        bool, typer.Option("--list", help="List known and prepared corpora.", rich_help_panel=_SHOWING)
+    ] = False,
+    inspect: Annotated[
+        bool, typer.Option("--inspect", help="Show counts and a few decoded blocks.", rich_help_panel=_SHOWING)
+    ] = False,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Compare the sha256 of every file.", rich_help_panel=_SHOWING)
+    ] = False,
     json: o.Json = False,
     quiet: o.Quiet = False,
 ) -> None:
     """Tokenise a text into shards, once; a corpus that is prepared is recognised.
 
-    After an interruption the same command continues. Data live under $SEDD_HOME.
+    After an interruption the same command continues. Data live under $SEDD_HOME. The command for a training on the
+    text is shown at the end.
 
     Example: sedd prepare my.txt --tokenizer bpe:4096
     """
@@ -70,6 +89,7 @@ def prepare(
         corpus=corpus,
         local=local,
         split=split,
+        hold_out=hold_out,
         tokenizer=tokenizer,
         workers=workers,
         **reading,
@@ -79,6 +99,8 @@ def prepare(
     output.stored = True
     view.say(f"{'prepared' if result.fresh else 'already prepared'}: {result.folder}", "bold")
     view.table(_counts(result.manifest))
+    if not result.fresh and (said := [line for line in result.manifest.remarks if line.startswith("splits by")]):
+        view.say(said[0], "dim")
     if verify:
         verified = view.run(datasets.verify(result.folder))
         document["verified"] = verified.to_dict()
@@ -86,6 +108,9 @@ def prepare(
     if inspect:
         document["inspected"] = datasets.inspect(open_dataset(result.folder))
         _show_blocks(view, document["inspected"])
+    if words := training_of(options, result.manifest, result.folder):
+        document["train"] = shlex.join(["sedd", *words])
+        say_commands(view, [words])
     view.document(document)
 
 

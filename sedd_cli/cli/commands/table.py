@@ -54,7 +54,8 @@ def table(
 ) -> None:
     """Show a table of the paper beside our values, and the commands for missing ones.
 
-    Rows are trained and measured with --run only; after an interruption the same command continues.
+    Of a small table (--mini) the results that come with the package are shown until there are own ones. Rows are
+    trained and measured with --run only; after an interruption the same command continues.
 
     Example: sedd table 2 --mini --run all
     """
@@ -64,6 +65,7 @@ def table(
     from sedd_cli.tables.markdown import markdown as as_markdown
     from sedd_cli.tables.row_run import row_runs_of
     from sedd_cli.tables.run import RunOptions, RunResult
+    from sedd_cli.tables.shipped import with_shipped
     from sedd_cli.tables.summary import summary
 
     view = View(json, quiet)
@@ -89,10 +91,15 @@ def table(
     made = _run(view, asked, options) if asked and not dry_run else RunResult((), ())
     shown = summary(found, places, mini)
     document = shown.to_dict() | made.to_dict()
+    if others := with_shipped(shown):
+        document["shipped"] = others.to_dict()
     if markdown:
         (say_error if json else output.write)(as_markdown(shown) + ("" if json else "\n"))
     else:
-        show(view, shown)
+        if others:
+            said = "these come with the package (recipes/mini/README.md in its repository)"
+            view.say(f"{runs} holds no results of this table: {said}", "bold")
+        show(view, others or shown, others is not None)
     view.write(document, out)
     if plot is not None:
         from sedd_cli.tables.plot import plot as draw

@@ -6,16 +6,22 @@ import os
 import shlex
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from sedd_cli.cli import options as o
-from sedd_cli.cli.existing_run import draw_finished, finished_run, run_named, say_next
+from sedd_cli.cli.existing_run import draw_finished, finished_run, run_named
+from sedd_cli.cli.next_commands import after_training, say_result
 from sedd_cli.cli.outcome import output
+from sedd_cli.cli.processes import launch, launched
 from sedd_cli.cli.view.view import View
 from sedd_cli.errors import RequestError
 
+if TYPE_CHECKING:
+    from sedd_cli.recipe import Recipe
+
+_RUN, _SPEED, _RECORDS = "The run", "Machine and speed", "Records beside the run"
 #: Shown after Ctrl-C before the first step, and after a second Ctrl-C.
 RESUME = "interrupted: the same command continues from the last checkpoint, or from the start where there is none"
 
@@ -28,22 +34,41 @@ def train(
         list[str] | None, typer.Argument(help="Changes of recipe values, such as train.steps=500.", metavar="KEY=VALUE")
     ] = None,
     run_dir: Annotated[
-        Path | None, typer.Option(metavar="FOLDER", help="Default: runs/NAME, with the recipe's name.")
+        Path | None,
+        typer.Option(metavar="FOLDER", help="Default: runs/NAME, with the recipe's name.", rich_help_panel=_RUN),
     ] = None,
-    fresh: Annotated[bool, typer.Option("--fresh", help="Start a new run in a new folder.")] = False,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Start a new run in a new folder.", rich_help_panel=_RUN)
+    ] = False,
     extend: Annotated[
         bool,
-        typer.Option("--extend", help="Go on though the rate has decayed: with that of the longer schedule."),
+        typer.Option(
+            "--extend",
+            help="Go on though the rate has decayed: with that of the longer schedule.",
+            rich_help_panel=_RUN,
+        ),
     ] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the resolved recipe and its cost.")] = False,
-    report: Annotated[bool, typer.Option(help="Evaluate and sample after training.")] = True,
+    dry_run: Annotated[
+        bool,
+        typer.Option("--dry-run", help="Print the resolved recipe, its cost and its time here.", rich_help_panel=_RUN),
+    ] = False,
+    report: Annotated[bool, typer.Option(help="Evaluate and sample after training.", rich_help_panel=_RUN)] = True,
     autotune: Annotated[
-        bool, typer.Option("--autotune", help="Measure which train.micro_batch is fastest and use it.")
+        bool,
+        typer.Option(
+            "--autotune", help="Measure which train.micro_batch is fastest and use it.", rich_help_panel=_SPEED
+        ),
     ] = False,
     tensorboard: Annotated[
-        bool, typer.Option("--tensorboard", help="Also write event files to RUN/tensorboard.")
+        bool, typer.Option("--tensorboard", help="Also write event files to RUN/tensorboard.", rich_help_panel=_RECORDS)
     ] = False,
-    wandb: Annotated[bool, typer.Option("--wandb", help="Also log to wandb.")] = False,
+    wandb: Annotated[bool, typer.Option("--wandb", help="Also log to wandb.", rich_help_panel=_RECORDS)] = False,
+    processes: Annotated[
+        int,
+        typer.Option(
+            metavar="INT", min=1, help="Train in so many processes of this machine, one a GPU.", rich_help_panel=_SPEED
+        ),
+    ] = 1,
     device: o.Device = "auto",
     json: o.Json = False,
     quiet: o.Quiet = False,
@@ -51,8 +76,8 @@ def train(
     """Train a model from a recipe, or resume a run.
 
     An existing run continues from its latest checkpoint; `sedd train RUN` resumes it, or says how it ended. Ctrl-C
-    finishes the step, saves and stops. On many GPUs:
-    torchrun --standalone --nproc-per-node=8 -m sedd_cli train recipes/gpt2_small.yaml
+    finishes the step, saves and stops. On many GPUs of one machine: --processes 8; on several machines: torchrun (see
+    sedd guide scale).
 
     With more train.steps a run goes on: where its rate is constant, at the end or, with train.decay, from before the
     decay, as if it had been that long from the start. Where the rate has decayed, --extend goes on from the end.
@@ -67,15 +92,16 @@ def train(
     own = run_named(recipe)
     resolved = load_recipe(own / "recipe.yaml" if own else recipe, overrides or [])
     if dry_run:
-        from sedd_cli.training.cost import estimate_cost
-
-        cost = estimate_cost(resolved, report).to_dict()
+        cost = _plan(resolved, report, device)
         view.document({"recipe": resolved.to_data(), "plan": cost})
         if not json:
             output.write(dump_recipe(resolved) + "\n")
             for key, value in cost.items():
                 output.write(f"{key:>24}  {value}\n")
         return
+    if processes > 1 and not launched():
+        output.document, output.interrupted = True, ""  # of the first process
+        raise typer.Exit(launch(sys.argv[1:], processes))
     from sedd_cli.training.train import TrainOptions
     from sedd_cli.training.train import train as job
 
@@ -98,4 +124,22 @@ def train(
         output.interrupted = ""  # the lines above have said what was saved
         raise KeyboardInterrupt
     if result.finished:
-        say_next(view, result.run, resolved)
+        say_result(view, result)
+        after_training(view, result.run, resolved)
+
+
+def _plan(recipe: Recipe, report: bool, device: str) -> dict[str, str]:
+    """What a recipe costs, and how long it takes on this machine, as labels and values."""
+    from sedd_cli.tables.durations import in_words
+    from sedd_cli.training.cost import estimate_cost
+    from sedd_cli.training.pace import training_seconds
+
+    found = estimate_cost(recipe, report)
+    plan = found.to_dict()
+    if found.model is None:
+        return plan
+    seconds = training_seconds(recipe, found.model.vocab_size, found.model.memory, device)
+    here = "not measured: it needs more memory than is free"
+    if seconds is not None:
+        here = f"about {in_words(seconds)}, measured on single steps; validation and report come on top"
+    return plan | {"on this machine": here}

@@ -18,8 +18,11 @@ from sedd_cli.tables.markdown import digits, papers, printed, samples_of
 MOST = 2
 
 
-def show(view: View, found: TableSummary) -> None:
-    """The table, whether the order holds, what was not counted, and the commands for the rest."""
+def show(view: View, found: TableSummary, shipped: bool = False) -> None:
+    """The table, whether the order holds, what was not counted, and the commands for the rest.
+
+    shipped: the results come with the package.
+    """
     shape = {"text": _texts, "generative_perplexity": _steps}.get(found.unit, _grid)
     view.result(shape(found))
     if found.unit == "generative_perplexity":
@@ -43,7 +46,8 @@ def show(view: View, found: TableSummary) -> None:
         view.say(f"warning: {line}", "yellow")
     commands = {entry.command: entry.cost for row in found.rows for entry in row.commands}
     if commands:
-        view.say("For missing values (--run all runs everything; `sedd train` lines are for training elsewhere):")
+        values = "values of your own" if shipped else "missing values"
+        view.say(f"For {values} (--run all runs everything; `sedd train` lines are for training elsewhere):")
         for command, cost in commands.items():
             view.say(f"  {command}" + (f"   # {cost}" if cost else ""), "cyan")
 

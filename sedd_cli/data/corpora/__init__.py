@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import difflib
+from dataclasses import replace
 from pathlib import Path
 
-from sedd_cli.data.corpora.base import SPLITS, Corpus, Request, Source, StochasticProcess
+from sedd_cli.data.corpora.base import HOLD_OUT, SPLITS, Corpus, Request, Source, StochasticProcess
 from sedd_cli.data.corpora.hub import hub_corpus, is_hub_id
 from sedd_cli.data.corpora.lambada import LAMBADA
 from sedd_cli.data.corpora.lm1b import LM1B
@@ -17,12 +18,24 @@ from sedd_cli.data.corpora.pycode import PYCODE, PYCOMMENTS
 from sedd_cli.data.corpora.pydocs import PYDOCS
 from sedd_cli.data.corpora.text8 import TEXT8
 from sedd_cli.data.corpora.wikitext import WIKITEXT2, WIKITEXT103
+from sedd_cli.data.folders import is_prepared, prepared_as
 from sedd_cli.data.formats import format_of
 from sedd_cli.data.manifest import FILE as MANIFEST
 from sedd_cli.errors import RequestError
 from sedd_cli.system.files import require_regular
 
-__all__ = ["CORPORA", "EMBEDDED", "SPLITS", "Corpus", "Request", "Source", "StochasticProcess", "find_corpus"]
+__all__ = [
+    "CORPORA",
+    "EMBEDDED",
+    "HOLD_OUT",
+    "SPLITS",
+    "Corpus",
+    "Request",
+    "Source",
+    "StochasticProcess",
+    "find_corpus",
+    "is_own_text",
+]
 
 #: Corpora that need neither network nor files.
 EMBEDDED = (PYDOCS, PYCOMMENTS, PYCODE, MARKOV)
@@ -32,7 +45,7 @@ CORPORA: dict[str, Corpus] = {
 
 
 def find_corpus(request: Request) -> Corpus:
-    """The corpus that a request names: one of CORPORA, a file or folder, or a hub id, in this order.
+    """The corpus that a request names: one of CORPORA, a file or folder, a prepared corpus, or a hub id, in this order.
 
     Raises RequestError for a name that is none of them.
     """
@@ -41,17 +54,39 @@ def find_corpus(request: Request) -> Corpus:
         corpus = CORPORA[name]
         if request.local is not None and not corpus.local:
             raise RequestError(f"{name} needs no files; there is nothing that --from could give")
-        return corpus
+        return _with_its_splits(corpus, request)
     if request.local is not None:
         raise RequestError(f"--from goes with a known corpus ({', '.join(CORPORA)}), not with {name!r}")
     if Path(name).exists():
         require_regular(Path(name), "the corpus")
         return prepared_corpus(request) if (Path(name) / MANIFEST).is_file() else local_corpus(request)
+    if folder := prepared_as(name, getattr(request, "tokenizer", None)):
+        return prepared_corpus(replace(request, corpus=str(folder)))
     parent = Path(name).parent
     if "/" in name and parent.is_dir() and parent != Path("."):
         raise RequestError(f"corpus {name!r}: {parent} is a folder without {Path(name).name} in it")
     if is_hub_id(name) and not name.startswith(".") and format_of(name) is None:
-        return hub_corpus(request)
-    near = difflib.get_close_matches(name, CORPORA, n=1)
+        return _with_its_splits(hub_corpus(request), request)
+    near = difflib.get_close_matches(name, [*CORPORA, *_files_here()], n=1)
     hint = f"; did you mean {near[0]}?" if near else ""
     raise RequestError(f"corpus {name!r} is no file, no hub id (namespace/name) and none of {', '.join(CORPORA)}{hint}")
+
+
+def _files_here() -> list[str]:
+    """The names in the current folder."""
+    try:
+        return sorted(path.name for path in Path().iterdir())
+    except OSError:
+        return []
+
+
+def is_own_text(name: str) -> bool:
+    """Whether a name is that of a file, a folder or a prepared corpus, rather than of a known corpus or of the hub."""
+    return name not in CORPORA and (Path(name).exists() or is_prepared(name))
+
+
+def _with_its_splits(corpus: Corpus, request: Request) -> Corpus:
+    """The corpus; RequestError where the request divides a text that has splits of its own."""
+    if request.hold_out != "hash":
+        raise RequestError(f"--hold-out has no effect on {corpus.name}: it is for files of your own")
+    return corpus

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     import numpy as np
 
 SPLITS = ("train", "validation", "test")
+#: How a text without splits can be divided.
+HOLD_OUT = ("hash", "tail")
 Documents = Callable[[], Iterator[str]]
 
 
@@ -25,7 +28,8 @@ class Request:
 
     corpus: a known name, a file, a folder, or a hub id. local: path of the original files of a named corpus. split:
     read this split alone. revision, config: version and configuration of a hub dataset. field, encoding, documents,
-    format: see ReadOptions.
+    format: see ReadOptions. hold_out: how one's own text without splits is divided, "hash" (`by_share`) or "tail"
+    (`by_tail`).
     """
 
     corpus: str
@@ -37,6 +41,7 @@ class Request:
     encoding: str = "utf-8"
     documents: str = "auto"
     format: str = "auto"
+    hold_out: str = "hash"
 
     def reading(self, field: str | None = None) -> ReadOptions:
         """How to read files; `field` is the corpus's default."""
@@ -92,7 +97,8 @@ class Corpus:
     identity(request) identifies the exact text without network; open(request) finds it. origin: the hub id or URL it
     comes from. local: the files that --from accepts. windows: random windows suit it better than packed blocks;
     for information only, since recipes choose by `data.windows`. process: the process that its text is drawn from, if
-    known. prepared: its folder, where the request names one that `sedd prepare` made.
+    known. prepared: its folder, where the request names one that `sedd prepare` made. why: the reason for its
+    tokenizer, for a note where none was named.
     """
 
     name: str
@@ -108,6 +114,7 @@ class Corpus:
     windows: bool = False
     process: StochasticProcess | None = None
     prepared: Path | None = None
+    why: str = ""
 
 
 def share_of(document: str) -> str:
@@ -127,6 +134,27 @@ def by_share(documents: Documents) -> dict[str, Documents]:
         return lambda: (document for document in documents() if share_of(document) == split)
 
     return {split: reader(split) for split in SPLITS}
+
+
+def by_tail(documents: Documents) -> dict[str, Documents]:
+    """Training text, and the last tenth of the characters for validation, in one piece.
+
+    The document at the border is cut. A text that is one document is divided as nanoGPT divides Shakespeare.
+    """
+
+    @functools.cache
+    def border() -> int:
+        return int(0.9 * sum(map(len, documents())))
+
+    def reader(train: bool) -> Iterator[str]:
+        left = border()
+        for document in documents():
+            head, tail = document[:left], document[left:]
+            left -= len(head)
+            if part := head if train else tail:
+                yield part
+
+    return {"train": lambda: reader(True), "validation": lambda: reader(False)}
 
 
 def one_after_another(readers: list[Documents]) -> Documents:

@@ -2,19 +2,20 @@
 
 Splits: where files are named for evaluation (valid, validation, val, dev, heldout or test; see `file_splits`), names
 decide, and a file that names no split is for training. Otherwise documents are dealt out 90/5/5 by a hash of their
-text. In a folder of several files without split names, each text file is one document. An archive is read as a folder
-of its members.
+text, or the last tenth of the text is held out (`hold_out`). In a folder of several files without split names, each
+text file is one document. An archive is read as a folder of its members.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path, PurePath, PurePosixPath
 
-from sedd_cli.data.corpora.base import SPLITS, Corpus, Request, Source, by_share
+from sedd_cli.data.corpora.base import SPLITS, Corpus, Request, Source, by_share, by_tail
 from sedd_cli.data.corpora.files import Found, file_splits, find_files, identity_of
 from sedd_cli.data.formats import ENDINGS, RECORDS, ReadOptions, chosen_format, format_of, open_archive, read_documents
 from sedd_cli.data.formats.choice import Choice
@@ -25,16 +26,36 @@ from sedd_cli.errors import RequestError, listed
 def local_corpus(request: Request) -> Corpus:
     """The corpus that a file or folder on this machine is."""
     path = Path(request.corpus)
+    size = _training_bytes(request, path)
+    small = 0 < size <= SMALL
     return Corpus(
         name=path.stem if path.is_file() else path.resolve().name,
         about="your own text",
         size="",
         licence="yours to know",
-        tokenizer="gpt2",
+        tokenizer=f"bpe:{pieces(size)}" if small else "gpt2",
         origin=str(path),
         open=_open,
         identity=_identity,
+        why=f"by the size of the text, {-(-size // 1000):,} kB" if small else "",
     )
+
+
+def pieces(size: int) -> int:
+    """N of the bpe:N of a text of `size` bytes: the power of two next to 2·√size, from 512. 1 MB has 2,048."""
+    return max(512, 2 ** round(1 + math.log2(size) / 2))
+
+
+def _training_bytes(request: Request, path: Path) -> int:
+    """Bytes of the files of one's own text; 0 where none is for training, since bpe:N is learnt from that split."""
+    try:
+        files = _in_folder(request, path).files
+        splits = file_splits(files)
+        if request.split in (None, "train") and any(splits[file] in (None, "train") for file in files):
+            return sum(file.stat().st_size for file in files)
+    except (RequestError, OSError):  # what is wrong is said when the text is opened
+        pass
+    return 0
 
 
 def prepared_corpus(request: Request) -> Corpus:
@@ -44,7 +65,7 @@ def prepared_corpus(request: Request) -> Corpus:
     plain = Request(request.corpus)
     idle = [f.name for f in dataclasses.fields(Request) if getattr(request, f.name) != getattr(plain, f.name)]
     if idle:
-        raise RequestError(f"--{idle[0]} has no effect on {folder}, which is prepared already")
+        raise RequestError(f"--{idle[0].replace('_', '-')} has no effect on {folder}, which is prepared already")
     return Corpus(
         name=manifest.corpus,
         about="prepared text",
@@ -70,6 +91,10 @@ def _identity(request: Request) -> str:
         chosen_format(str(path), request.reading())
         return identity_of(path, [path])
     return identity_of(path, _in_folder(request, path).files)
+
+
+#: Bytes up to which one's own text gets a tokenizer of its own size; a larger one gets GPT-2's, for nothing is trained.
+SMALL = 100_000_000
 
 
 @dataclass(frozen=True)
@@ -133,7 +158,7 @@ def _open(request: Request) -> Source:
     if texts.names != [path] and not any(splits.values()) and path.is_file():
         splits = dict.fromkeys(texts.names, file_splits([path])[path])  # an archive may be named for a split
     named = {split for split in splits.values() if split in ("validation", "test")}
-    _refuse_idle(request, path, texts.formats)
+    _refuse_idle(request, path, texts.formats, bool(named))
     reading = _reading(request, texts, bool(named))
     grouped = {split: [name for name in texts.names if (splits[name] or "train") == split] for split in SPLITS}
     whole = partial(texts.documents, texts.names, reading)
@@ -142,9 +167,9 @@ def _open(request: Request) -> Source:
         revision=None,
         splits={split: partial(texts.documents, group, reading) for split, group in grouped.items() if group}
         if named
-        else by_share(whole),
+        else (by_tail if request.hold_out == "tail" else by_share)(whole),
         size=texts.size,
-        notes=tuple(filter(None, [texts.note, _said(grouped, named), _separation(reading, texts.formats)])),
+        notes=tuple(filter(None, [texts.note, _said(request, grouped, named), _separation(reading, texts.formats)])),
         tally=reading.tally,
     )
     if next(whole(), None) is None:
@@ -153,8 +178,10 @@ def _open(request: Request) -> Source:
     return source.only(request.split)
 
 
-def _refuse_idle(request: Request, path: Path, formats: set[str]) -> None:
-    """RequestError for an option that has no effect on these files."""
+def _refuse_idle(request: Request, path: Path, formats: set[str], named: bool) -> None:
+    """RequestError for an option that has no effect on these files. named: their names decide about splits."""
+    if named and request.hold_out != "hash":
+        raise RequestError(f"--hold-out has no effect on {path}: file names decide what is held out")
     for option, value in (("--config", request.config), ("--revision", request.revision)):
         if value is not None:
             raise RequestError(f"{option} has no effect on {path}: it is for datasets of the hub")
@@ -170,12 +197,14 @@ def _reading(request: Request, texts: Texts, named: bool) -> ReadOptions:
     return request.reading()
 
 
-def _said(grouped: dict[str, list[PurePath]], named: set[str]) -> str:
-    """What names decided about splits."""
+def _said(request: Request, grouped: dict[str, list[PurePath]], named: set[str]) -> str:
+    """How the splits were made."""
     if named:
         groups = {split: listed([name.name for name in names], 3) for split, names in grouped.items() if names}
         return "splits by file names: " + "; ".join(f"{split} {names}" for split, names in groups.items())
-    return "splits by a hash of each document: train 90 %, validation 5 %, test 5 %"
+    if request.hold_out == "tail":
+        return "splits by place: train the first 90 % of the characters, validation the rest (--hold-out)"
+    return "splits by a hash of each document: train 90 %, validation 5 %, test 5 % (--hold-out)"
 
 
 def _separation(reading: ReadOptions, formats: set[str]) -> str:

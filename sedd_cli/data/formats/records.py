@@ -179,7 +179,8 @@ def text_of(record: Any, field: str, where: str) -> str:
 
 def no_such_field(field: str, found: Iterable[str], where: str) -> str:
     """The message for a field that is not there."""
-    return f"there is no field {field!r} in {where}; found: {listed(found) or 'none'}; choose one with --field"
+    held = listed(found) or "none"
+    return f"there is no field {field!r} in {where}; found: {held}; choose one with --field (in a recipe data.field)"
 
 
 def encodable(text: str) -> str:

@@ -14,7 +14,7 @@ from sedd_cli.data.tokenizers.huggingface import HuggingFaceTokenizer
 from sedd_cli.data.tokenizers.reindexed import ReindexedTokenizer
 from sedd_cli.data.tokenizers.tiktoken import TiktokenTokenizer
 from sedd_cli.errors import DamageError, RequestError, WorkError, displayed, first_line
-from sedd_cli.system.documents import TOKENIZER_BYTES, read_json
+from sedd_cli.system.documents import TOKENIZER_BYTES, is_plain_name, read_json
 
 __all__ = ["Tokenizer", "holds_tokenizer", "load_tokenizer", "needs_training", "open_tokenizer", "train_tokenizer"]
 
@@ -40,7 +40,7 @@ def is_known(spec: str) -> bool:
 
 def is_local(spec: str) -> bool:
     """Whether `spec` names a file or folder on this machine, and not the tokenizer of a known name or of the hub."""
-    path = Path(spec)
+    path = _of_run(Path(spec))
     if is_known(spec) or not path.exists():
         return False
     return looks_like_path(spec) or path.is_file() or "/" in spec or holds_some_tokenizer(path)
@@ -57,8 +57,8 @@ def load_tokenizer(spec: str, eos: str | None = None) -> Tokenizer:
     """A tokenizer that needs no training text: byte, text8, a tiktoken name (gpt2), a hub name, a file or folder.
 
     Known names come first: a folder called gpt2 is named ./gpt2. A folder may be one that `Tokenizer.save` wrote (a
-    dataset, a checkpoint), or a downloaded hub tokenizer. eos: the token of a hub tokenizer that separates documents.
-    Raises RequestError where it cannot be loaded.
+    dataset, a checkpoint), a run, or a downloaded hub tokenizer. eos: the token of a hub tokenizer that separates
+    documents. Raises RequestError where it cannot be loaded.
     """
     tokenizer = _load_tokenizer(spec)
     if eos is None:
@@ -69,7 +69,7 @@ def load_tokenizer(spec: str, eos: str | None = None) -> Tokenizer:
 
 
 def _load_tokenizer(spec: str) -> Tokenizer:
-    path = Path(spec)
+    path = _of_run(Path(spec))
     if is_local(spec):
         if holds_tokenizer(path):
             return open_tokenizer(path)
@@ -86,6 +86,17 @@ def _load_tokenizer(spec: str) -> Tokenizer:
     if looks_like_path(spec) or (Path(spec).parent.is_dir() and "/" in spec):
         raise RequestError(f"tokenizer {spec!r}: no such file or folder")
     return (TiktokenTokenizer if spec in TiktokenTokenizer.names() else HuggingFaceTokenizer).load(spec)
+
+
+def _of_run(path: Path) -> Path:
+    """The latest checkpoint of a run, which holds its tokenizer; other paths are returned as they are."""
+    mark = path / "latest"
+    if holds_tokenizer(path) or not mark.is_file():
+        return path
+    with mark.open(encoding="utf-8", errors="replace") as file:
+        name = file.read(64).strip()
+    checkpoint = path / "checkpoints" / name
+    return checkpoint if is_plain_name(name) and holds_tokenizer(checkpoint) else path
 
 
 def open_tokenizer(folder: Path) -> Tokenizer:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from sedd_cli.checkpoints.loaded_model import LoadedModel
+from sedd_cli.checkpoints.own_text import own_dataset
 from sedd_cli.core.random import BASE, NOISE, Stream
 from sedd_cli.core.samplers.denoise import denoise_step
 from sedd_cli.data.formats import ReadOptions, read_documents
@@ -218,8 +219,9 @@ def _held_out(model: LoadedModel) -> Probe | None:
     if model.recipe is None or model.tokenizer is None:
         return None
     try:
-        folder = find_prepared(model.recipe.data.prepared())
-        dataset = open_dataset(folder) if folder else None
+        dataset = own_dataset(Path(model.tokenizer_source), model.recipe) if model.tokenizer_source else None
+        if dataset is None and (folder := find_prepared(model.recipe.data.prepared())):
+            dataset = open_dataset(folder)
     except (RequestError, DamageError):
         return None
     if dataset is None or dataset.tokenizer.fingerprint != model.tokenizer.fingerprint:

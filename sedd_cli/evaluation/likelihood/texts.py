@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from sedd_cli.checkpoints.loaded_model import LoadedModel
+from sedd_cli.data.corpora import find_corpus
 from sedd_cli.data.prepare import PrepareOptions, prepare
+from sedd_cli.data.prepared import find_prepared
 from sedd_cli.data.shards import Dataset, open_dataset
 from sedd_cli.data.tokenizers import Tokenizer, holds_tokenizer
 from sedd_cli.errors import RequestError, WorkError
@@ -40,11 +42,12 @@ def prepared_for(model: LoadedModel | CausalModel, text: Text, dist: Dist) -> Ge
     wanted = PrepareOptions(text.corpus, text.local, tokenizer=name, **text.reading)
     if model.recipe and model.recipe.data.corpus == text.corpus and text.local is None and not text.reading:
         own = model.recipe.data.prepared()
-        dataset = yield from _prepared(own, dist)
-        if dataset.tokenizer.fingerprint == tokenizer.fingerprint:
-            return dataset
         wanted = replace(own, tokenizer=name)
-    return (yield from _prepared(wanted, dist))
+        if own.tokenizer is not None or find_corpus(own).prepared is not None or not find_prepared(wanted):
+            dataset = yield from prepared_by_main(own, dist)
+            if dataset.tokenizer.fingerprint == tokenizer.fingerprint:
+                return dataset
+    return (yield from prepared_by_main(wanted, dist))
 
 
 def _stored(tokenizer: Tokenizer) -> str:
@@ -55,8 +58,8 @@ def _stored(tokenizer: Tokenizer) -> str:
     return str(folder)
 
 
-def _prepared(options: PrepareOptions, dist: Dist) -> Generator[Event, None, Dataset]:
-    """A corpus prepared by the main process, whose errors are raised in every process."""
+def prepared_by_main(options: PrepareOptions, dist: Dist) -> Generator[Event, None, Dataset]:
+    """A corpus prepared by the main process where it is missing, whose errors are raised in every process."""
     found: Path | Exception | None = None
     try:
         if dist.main:

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from sedd_cli.data.corpora import CORPORA
+from sedd_cli.data.folders import prepared
 from sedd_cli.data.formats import format_of, read_samples
-from sedd_cli.data.prepared import prepared
 from sedd_cli.data.shards import open_dataset
 from sedd_cli.errors import RequestError
 from sedd_cli.evaluation.mauve.options import MauveOptions

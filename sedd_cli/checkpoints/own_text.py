@@ -1,0 +1,87 @@
+"""The text of a run: how a training prepares it, where it is afterwards, and a prompt that is cut from it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+from sedd_cli.checkpoints import checkpoint
+from sedd_cli.data.corpora import find_corpus
+from sedd_cli.data.folders import prepared
+from sedd_cli.data.held_out import Cut, cut
+from sedd_cli.data.manifest import FILE, read_manifest
+from sedd_cli.data.prepared import PrepareOptions, find_prepared
+from sedd_cli.data.shards import Dataset, open_dataset
+from sedd_cli.data.tokenizers import is_local, open_tokenizer
+from sedd_cli.errors import DamageError, RequestError
+from sedd_cli.recipe import Recipe
+from sedd_cli.system.documents import read_json
+
+#: The most tokens of a prompt with its gap.
+PROMPT = 40
+
+
+def text_options(recipe: Recipe, run: Path | None = None) -> PrepareOptions:
+    """The options of `sedd prepare` for a recipe's text.
+
+    Where the recipe names no tokenizer, a run goes on with the one it began with, and a training that starts from a
+    model on this machine takes that model's; otherwise it is that of the corpus.
+    """
+    options = recipe.data.prepared()
+    if options.tokenizer is not None or find_corpus(options).prepared is not None:
+        return options
+    origin = recipe.init_from
+    wanted = replace(options, tokenizer=origin) if origin and is_local(origin) else options
+    began = checkpoint.latest(run) if run else None
+    if began is None:
+        return wanted
+    tokenizer = open_tokenizer(began.folder)
+    former = replace(options, tokenizer=tokenizer.spec if tokenizer.named else str(began.folder))
+    for one in (wanted, options, former):
+        folder = find_prepared(one)
+        if folder and read_manifest(folder).fingerprint == began.json("state")["data"]:
+            return one
+    return former if tokenizer.named else wanted
+
+
+def own_dataset(folder: Path, recipe: Recipe) -> Dataset | None:
+    """The prepared text that a checkpoint, or an export of it, was trained on; None where it is not on this machine."""
+    try:
+        wanted = _fingerprint(folder, recipe)
+        return next((open_dataset(at) for at, found in _prepared(recipe) if found == wanted), None)
+    except (OSError, KeyError, TypeError, DamageError, RequestError):
+        return None
+
+
+def _fingerprint(folder: Path, recipe: Recipe) -> str | None:
+    """The fingerprint of a checkpoint's data; of an export, that of its evaluations on the recipe's corpus."""
+    if (state := folder / "state.json").is_file():
+        return read_json(state)["data"]
+    named = Path(recipe.data.corpus)
+    own = (recipe.data.corpus, named.name, named.stem)
+    return next((r["fingerprint"] for r in read_json(folder / "results.json") if r["corpus"] in own), None)
+
+
+def _prepared(recipe: Recipe) -> Iterator[tuple[Path, str]]:
+    """(folder, fingerprint) of what is prepared, also outside the data home."""
+    named = Path(recipe.data.corpus)
+    if (named / FILE).is_file():
+        yield named, read_manifest(named).fingerprint
+    yield from ((folder, manifest.fingerprint) for folder, manifest in prepared())
+
+
+def prompt(recipe: Recipe, dataset: Dataset | None) -> Cut | None:
+    """What stands around the gap of an infill: what the recipe says, else words of the held-out text.
+
+    None for an autoregressive model, which fills no gaps, and where no words are found.
+    """
+    gap = recipe.report.infill
+    if recipe.objective.make().causal:
+        return None
+    if gap is not None and gap.prefix is not None and gap.suffix is not None:
+        return Cut(gap.prefix, gap.suffix)
+    if dataset is None:
+        return None
+    most = min(PROMPT, recipe.model.length)
+    return cut(dataset, (gap and gap.length) or most)

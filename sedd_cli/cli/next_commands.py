@@ -1,0 +1,100 @@
+"""Commands that may follow `sedd prepare` and `sedd train`, quoted for pasting."""
+
+from __future__ import annotations
+
+import dataclasses
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sedd_cli.cli.view.view import View
+
+if TYPE_CHECKING:
+    from sedd_cli.data.manifest import Manifest
+    from sedd_cli.data.prepared import PrepareOptions
+    from sedd_cli.recipe import Recipe
+    from sedd_cli.training.train import TrainResult
+
+
+def say_commands(view: View, commands: list[list[str]]) -> None:
+    """Show commands, each on one line of its own."""
+    view.say("Try next:")
+    for words in commands:
+        view.say(f"  {shlex.join(['sedd', *words])}", "cyan")
+
+
+def training_of(options: PrepareOptions, manifest: Manifest, folder: Path) -> list[str] | None:
+    """The words of a training on what was just prepared; None without text for training.
+
+    A shipped recipe of the same corpus and tokenizer is named as it is; otherwise it is the quickstart with the
+    options of the preparation.
+    """
+    from sedd_cli.recipe.load import shipped
+    from sedd_cli.system.documents import read_yaml
+
+    if "train" not in manifest.splits:
+        return None
+    ready = {name: read_yaml(path) for name, path in shipped().items() if "mini/" not in name}
+    known = [name for name, recipe in ready.items() if recipe["data"]["corpus"] == options.corpus]
+    alike = [name for name in known if ready[name]["data"].get("tokenizer") == manifest.tokenizer]
+    plain = {f.name: f.default for f in dataclasses.fields(options)}
+    given = {name: value for name in plain if (value := getattr(options, name)) != plain[name]}
+    changed = {key: value for key, value in given.items() if key not in ("corpus", "workers", "split")}
+    if alike and set(changed) <= {"tokenizer", "local"}:
+        local = [f"data.local={changed['local']}"] if "local" in changed else []
+        return ["train", alike[0], *local]
+    if "split" in given:  # a recipe has no such option
+        words = [f"data.corpus={folder}"]
+    else:
+        words = [f"data.corpus={options.corpus}", *(f"data.{key}={value}" for key, value in changed.items())]
+        if manifest.corpus in {recipe["data"]["corpus"] for recipe in ready.values()} and "tokenizer" not in changed:
+            words.append(f"data.tokenizer={manifest.tokenizer}")
+    report = ready["quickstart"]["report"]["split"]
+    if report not in manifest.splits:
+        words.append(f"report.split={'validation' if 'validation' in manifest.splits else 'train'}")
+    return ["train", "quickstart", *words, "--run-dir", str(Path("runs", manifest.corpus))]
+
+
+def after_training(view: View, run: Path, recipe: Recipe) -> None:
+    """Commands that may follow a training."""
+    from sedd_cli.checkpoints.checkpoint import latest
+    from sedd_cli.checkpoints.own_text import own_dataset, prompt
+    from sedd_cli.recipe.learning_rate import steps_before_decay
+
+    use, last = ["--model", str(run)], latest(run)
+    commands = [["sample", *use, "-n", "3"]]
+    if given := prompt(recipe, own_dataset(last.folder, recipe) if last else None):
+        around = {"--prefix": given.prefix, "--suffix": given.suffix}
+        words = [word for flag, text in around.items() if text for word in (flag, text)]
+        commands.append(["infill", *use, *words, "--html", "infill.html"])
+    commands.append(["eval", *use])
+    commands.append(["status", str(run)])
+    if not recipe.objective.make().causal:  # the published layout holds models of scores only
+        commands.append(["export", str(run), "--to", f"{run.name}-exported"])
+    longer = ["train", str(run), f"train.steps={2 * recipe.train.steps}"]
+    commands.append([*longer, *([] if steps_before_decay(recipe.train) else ["--extend"])])
+    say_commands(view, commands)
+
+
+def say_result(view: View, result: TrainResult) -> None:
+    """Say how long a training took, what it reached, and where everything is."""
+    from sedd_cli.cli.view.results import plus_minus
+    from sedd_cli.cli.view.status import spelled
+    from sedd_cli.tables.durations import in_words
+    from sedd_cli.training.status import status
+
+    found = status(result.run)
+    took = f"trained {found.step:,} steps in {in_words(found.seconds)}"
+    view.say(f"{took}, without the report" if result.report else took, "bold")
+    if found.validation:
+        first = found.validation[0]
+        value = plus_minus(first["bits_per_char"], first["bits_per_char_error"], 3)
+        view.say(f"first bound: {value} bits/char on {first['blocks']:,} blocks at step {first['step']:,}")
+    if found.bound:
+        view.say(f"last bound: {spelled(found.bound)}")
+    stored = [("weights", result.weights)]
+    if result.report:
+        report = result.report
+        stored += [("evaluation", report.evaluation), ("samples", report.samples), ("infill", report.infill)]
+    inside = ", ".join(f"{name} {path.relative_to(result.run)}" for name, path in stored if path)
+    view.say(f"saved in {result.run}: {inside}, metrics metrics.jsonl, checkpoints checkpoints/")

@@ -1,0 +1,105 @@
+"""`--processes N`: start a command in N processes of this machine, as torchrun does, and end them together."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+
+from sedd_cli.cli.outcome import FAILED, INTERRUPTED
+
+#: Seconds after a failure until the other processes are told to stop, and after that until they are killed.
+GRACE, LAST = 10.0, 30.0
+#: Signals that are passed on to the processes, each of which finishes its step, saves and stops.
+PASSED_ON = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+
+Processes = list[subprocess.Popen[bytes]]
+
+
+def launched() -> bool:
+    """Whether this process is one of many already."""
+    return "WORLD_SIZE" in os.environ
+
+
+def launch(words: list[str], count: int) -> int:
+    """Run `sedd WORDS` in `count` processes; the first of them prints.
+
+    Returns:
+        0 if all ended well, 130 after Ctrl-C, else the exit code of the first process if it failed, or of another.
+    """
+    command = [sys.executable, "-m", "sedd_cli", *without_processes(words)]
+    environment = _environment(count)
+    interrupted, processes = False, Processes()
+
+    def pass_on(number: int) -> None:
+        nonlocal interrupted
+        interrupted |= number == signal.SIGINT
+        _send(processes, number)
+
+    with _handled(pass_on):
+        for rank in range(count):
+            own = environment | {"RANK": str(rank), "LOCAL_RANK": str(rank)}
+            # in sessions of their own: a terminal would send them Ctrl-C a second time
+            processes.append(subprocess.Popen(command, env=own, start_new_session=True))
+        _wait(processes)
+    codes = [process.returncode for process in processes]
+    if interrupted and all(code in (0, INTERRUPTED) for code in codes):
+        return INTERRUPTED
+    return next((code if code > 0 else FAILED for code in codes if code), 0)
+
+
+def without_processes(words: list[str]) -> list[str]:
+    """The words without `--processes N`."""
+    kept = [word for word in words if not word.startswith("--processes=")]
+    if "--processes" in kept:
+        at = kept.index("--processes")
+        del kept[at : at + 2]
+    return kept
+
+
+def _environment(count: int) -> dict[str, str]:
+    """What torchrun would set for every one of `count` processes, with a port that is free now."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    threads = max(1, (os.cpu_count() or 1) // count)
+    world = {"WORLD_SIZE": str(count), "LOCAL_WORLD_SIZE": str(count)}
+    return (
+        {"OMP_NUM_THREADS": str(threads)} | os.environ | world | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    )
+
+
+def _wait(processes: Processes) -> None:
+    """Wait until all have ended; where one fails, the others are told to stop after a while, and then killed."""
+    failed, told = float("inf"), False
+    while any(process.poll() is None for process in processes):
+        now = time.monotonic()
+        if any(process.returncode for process in processes):
+            failed = min(failed, now)
+        if now > failed + GRACE + LAST:
+            _send(processes, signal.SIGKILL)
+        elif now > failed + GRACE and not told:
+            _send(processes, signal.SIGTERM)
+            told = True
+        time.sleep(0.05)
+
+
+def _send(processes: Processes, number: int) -> None:
+    for process in processes:
+        with suppress(OSError):
+            process.send_signal(number)
+
+
+@contextmanager
+def _handled(handle: Callable[[int], None]) -> Iterator[None]:
+    """Pass signals to `handle` while the block runs."""
+    before = {number: signal.signal(number, lambda number, frame: handle(number)) for number in PASSED_ON}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

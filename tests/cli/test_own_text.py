@@ -1,0 +1,205 @@
+"""From a text of one's own to a model, as a user walks: prepare, the command it shows, train, the commands it shows."""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from sedd_cli.data.corpora import Corpus
+from sedd_cli.recipe import load_recipe
+
+WHO = ["the fox", "a girl", "the miller", "a king", "the river", "my mother", "the crow"]
+DID = ["walked to the village", "found a key", "sang until the morning", "opened the door", "asked for bread"]
+TINY = (
+    "model.n_blocks=1", "model.hidden_size=16", "model.n_heads=2", "model.cond_dim=8", "train.steps=4",
+    "train.warmup=1", "train.batch=4", "sampler.steps=4", "report.rel_error=0.5", "report.samples=1", "report.every=2",
+    "report.blocks=2",
+)  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def place(monkeypatch, tmp_path) -> Path:
+    """A folder with stories.jsonl, whose text is under `story`, and a data home of its own."""
+    chance = random.Random(0)
+    with (tmp_path / "stories.jsonl").open("w") as file:
+        for number in range(300):
+            text = " ".join(f"{chance.choice(WHO)} {chance.choice(DID)}." for _ in range(8))
+            file.write(json.dumps({"id": number, "story": text}) + "\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("SEDD_HOME", str(tmp_path / "home"))
+    return tmp_path
+
+
+def shown_commands(text: str) -> list[list[str]]:
+    """The commands that an output shows for pasting, without `sedd`."""
+    return [shlex.split(line)[1:] for line in text.splitlines() if line.startswith("  sedd ")]
+
+
+def test_the_command_that_prepare_shows_trains_a_model_whose_report_speaks_of_the_text(sedd, place):
+    prepared = sedd("prepare", "stories.jsonl", "--field", "story")
+    assert prepared.code == 0, prepared.err
+    assert "bpe:512, by the size of the text" in prepared.err
+    assert "splits by a hash of each document" in prepared.err
+    (command,) = shown_commands(prepared.err)
+
+    trained = sedd(*command, *TINY)
+    assert trained.code == 0, trained.err
+    said = trained.out + trained.err
+    assert "training the tokenizer" not in said  # what was prepared is used
+    assert not re.search("list of|file does not exist", said)  # the quickstart's own words
+
+    run = place / "runs" / "stories"
+    (filled,) = [json.loads(line) for line in (run / "samples" / "infill-step-4.jsonl").read_text().splitlines()]
+    prefix, suffix = filled["template"].split("[MASK]")
+    test = held_out(place)
+    assert any(text.startswith(prefix.strip()) and suffix.strip() in text for text in test)
+
+    assert re.search(r"trained 4 steps in \d", said)
+    assert re.search(r"first bound: [\d.]+ .* at step 2", said)
+    assert re.search(r"last bound: ≤ [\d.]+ .* on stories test at step 4", said)
+    for stored in ("ema.safetensors", "results/test-step-4.json", "samples/infill-step-4.jsonl"):
+        assert stored in said
+        assert (run / stored).is_file()
+
+
+def held_out(place: Path) -> list[str]:
+    """The documents of the test split."""
+    from sedd_cli.data.corpora.base import share_of
+
+    texts = [json.loads(line)["story"] for line in (place / "stories.jsonl").read_text().splitlines()]
+    return [text for text in texts if share_of(text) == "test"]
+
+
+def test_each_command_that_a_training_shows_works(sedd, place):
+    trained = sedd("train", "quickstart", "data.corpus=stories.jsonl", "data.field=story", *TINY)
+    commands = shown_commands(trained.err)
+    assert [words[0] for words in commands] == ["sample", "infill", "eval", "status", "export", "train"]
+    for words in commands:
+        done = sedd(*words, *(["--rel-error", "0.5"] if words[0] == "eval" else []))
+        assert done.code == 0, (words, done.err)
+    assert (place / "infill.html").is_file()
+    (card,) = [p.read_text() for p in place.glob("*-exported/README.md")]
+    template = re.search(r"--template '(.*) \[MASK:8\] (.*)'", card)
+    assert template
+    assert any(text.startswith(template[1]) and template[2] in text for text in held_out(place))
+
+
+def test_the_commands_after_an_autoregressive_training_work_too(sedd):
+    words = ["data.corpus=stories.jsonl", "data.field=story", "objective=autoregressive", "report.every=null"]
+    trained = sedd("train", "quickstart", *words, *(word for word in TINY if "every" not in word))
+    commands = shown_commands(trained.err)
+    assert [words[0] for words in commands] == ["sample", "eval", "status", "train"]
+    for words in commands:
+        assert sedd(*words).code == 0, words
+
+
+def test_a_folder_with_another_run_is_refused_before_the_text_is_prepared(sedd, place):
+    words = ["data.corpus=stories.jsonl", "data.field=story", *TINY, "--no-report"]
+    assert sedd("train", "quickstart", *words).code == 0
+    (place / "other.txt").write_text("\n".join(f"a crow sang {i} times" for i in range(100)))
+    before = sorted((place / "home").rglob("*"))
+    refused = sedd("train", "quickstart", "data.corpus=other.txt", *TINY)
+    assert refused.code == 2
+    assert "another recipe" in refused.err
+    assert sorted((place / "home").rglob("*")) == before
+
+
+def test_a_misspelt_text_is_answered_with_the_one_that_is_there(sedd):
+    assert "did you mean stories.jsonl" in sedd("prepare", "storis.jsonl").err
+
+
+def test_one_long_document_is_told_how_it_can_be_divided(sedd, place):
+    (place / "one.txt").write_text("a long text. " * 300)
+    assert "--hold-out tail" in sedd("prepare", "one.txt", "--tokenizer", "char").err
+    (place / "one.txt").write_text("part 14")  # of the test split, which leaves none for training
+    refused = sedd("prepare", "one.txt", "--tokenizer", "byte")
+    assert refused.code == 2
+    assert "--hold-out tail" in refused.err
+    (place / "one.txt").write_text("a long text. " * 300)
+    assert sedd("prepare", "one.txt", "--tokenizer", "char", "--hold-out", "tail").code == 0
+
+
+@pytest.mark.parametrize("named", ["stories", "{folder}", "{path}"])
+def test_a_prepared_corpus_is_trained_on_by_its_name_and_by_its_folder(sedd, place, named):
+    document = json.loads(sedd("prepare", "stories.jsonl", "--field", "story", "--json").out)
+    (place / "stories.jsonl").unlink()
+    named = named.format(folder=Path(document["folder"]).name, path=document["folder"])
+    trained = sedd("train", "quickstart", f"data.corpus={named}", *TINY)
+    assert trained.code == 0, trained.err
+    assert json.loads((place / "runs/quickstart/results/test-step-4.json").read_text())["bounds"]
+    assert sedd("eval", "--model", "runs/quickstart", "--rel-error", "0.5", "--no-baselines").code == 0
+
+
+def test_a_name_that_several_prepared_corpora_have_is_refused_with_their_folders(sedd):
+    for tokenizer in ("char", "byte"):
+        sedd("prepare", "stories.jsonl", "--field", "story", "--tokenizer", tokenizer)
+    refused = sedd("train", "quickstart", "data.corpus=stories", *TINY)
+    assert refused.code == 2
+    assert "stories-char-" in refused.err
+    assert "stories-byte-" in refused.err
+    assert sedd("train", "quickstart", "data.corpus=stories", "data.tokenizer=char", *TINY, "--no-report").code == 0
+
+
+def test_the_tail_of_a_text_can_be_held_out_in_one_piece(sedd, place):
+    text = "".join(f"line {i} of a long text that has one order\n" for i in range(400))
+    (place / "shake.txt").write_text(text)
+    words = ["prepare", "shake.txt", "--tokenizer", "char", "--hold-out", "tail", "--documents", "file"]
+    prepared = sedd(*words)
+    assert "splits by place" in prepared.err
+    document = json.loads(sedd(*words, "--json").out)
+    sizes = {name: split["characters"] for name, split in document["splits"].items()}
+    border = int(0.9 * len(text))  # as nanoGPT divides Shakespeare
+    assert sizes == {"train": border, "validation": len(text) - border}
+    (command,) = shown_commands(prepared.err)
+    assert "report.split=validation" in command
+    assert sedd(*command, *TINY).code == 0
+
+
+def test_the_tokenizer_of_a_run_can_be_taken_and_is_with_init_from(sedd, place):
+    sedd("train", "quickstart", "data.corpus=stories.jsonl", "data.field=story", "--run-dir", "runs/a", *TINY)
+    (place / "other.txt").write_text("\n".join(f"a miller sang to the crow {i} times" for i in range(300)))
+    taken = json.loads(sedd("prepare", "other.txt", "--tokenizer", "runs/a", "--json").out)
+    tuned = sedd(
+        "train", "quickstart", "data.corpus=other.txt", "init_from=runs/a", "--run-dir", "runs/b", "--no-report", *TINY
+    )
+    assert tuned.code == 0, tuned.err
+    assert "newly initialised" not in tuned.err
+    state = json.loads((place / "runs/b/checkpoints/step-4/state.json").read_text())
+    assert state["data"] == taken["fingerprint"]
+    assert sedd("train", "runs/b").code == 0
+    assert sedd("eval", "--model", "runs/b", "--rel-error", "0.5", "--no-baselines").code == 0
+
+
+def test_a_run_goes_on_with_its_tokenizer_though_another_is_the_default_now(sedd, place, monkeypatch):
+    def former(**given) -> Corpus:
+        return Corpus(**{**given, "tokenizer": "byte", "why": ""})
+
+    words = ["train", "quickstart", "data.corpus=stories.jsonl", "data.field=story", *TINY]
+    with monkeypatch.context() as before:
+        before.setattr("sedd_cli.data.corpora.local.Corpus", former)
+        assert sedd(*words, "--no-report").code == 0
+    run = place / "runs" / "quickstart"
+    longer = sedd("train", run, "train.steps=8", "--extend")
+    assert longer.code == 0, longer.err
+    assert "byte" in longer.err
+    assert json.loads((run / "checkpoints/step-8/tokenizer.json").read_text())["kind"] == "byte"
+    assert sedd("eval", "--model", run, "--rel-error", "0.5", "--no-baselines").code == 0
+
+
+def test_a_recipe_of_ones_own_keeps_its_tokenizer_with_another_text(place):
+    (place / "mine.yaml").write_text(
+        "data: {corpus: stories.jsonl, field: story, tokenizer: 'bpe:300'}\ngraph: absorbing\nnoise: loglinear\n"
+        "model: {n_blocks: 1, hidden_size: 16, n_heads: 2, cond_dim: 8, dropout: 0, length: 16}\ntrain: {steps: 2}\n"
+    )
+    (place / "b.jsonl").write_text('{"story": "x"}\n')
+    kept = load_recipe("mine.yaml", ["data.corpus=b.jsonl"]).data
+    assert (kept.tokenizer, kept.field) == ("bpe:300", "story")
+    assert load_recipe("quickstart", ["data.corpus=b.jsonl"]).data.tokenizer is None
+    assert load_recipe("quickstart", ["data.corpus=b.jsonl", "data.tokenizer=char"]).data.tokenizer == "char"
+    assert load_recipe("gpt2_small", ["data.corpus=b.jsonl"]).data.tokenizer == "gpt2"
+    assert load_recipe("quickstart").report.infill.prefix == "Return a list of"

@@ -1,0 +1,94 @@
+"""`sedd train --processes 2`: one command, one voice, one clean end."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from sedd_cli.checkpoints import checkpoint
+from sedd_cli.cli.processes import without_processes
+
+
+def command(workplace: Path, run: Path, *more: object) -> list[str]:
+    words = ["train", workplace / "tiny.yaml", "--run-dir", run, "--device", "cpu", "--no-report", "--processes", 2]
+    return [sys.executable, "-m", "sedd_cli", *map(str, words), *map(str, more)]
+
+
+def environment(workplace: Path) -> dict[str, str]:
+    return {
+        **os.environ,
+        "OMP_NUM_THREADS": "1",
+        "SEDD_HOME": str(workplace / "home"),
+        "PYTHONPATH": str(Path(__file__).parents[2]),
+    }
+
+
+def finished(workplace: Path, run: Path, *more: object) -> subprocess.CompletedProcess[str]:
+    words = command(workplace, run, *more)
+    return subprocess.run(words, env=environment(workplace), capture_output=True, text=True, check=False, timeout=120)
+
+
+def test_the_option_is_left_out_of_the_words_of_the_processes():
+    assert without_processes(["train", "a", "--processes", "2", "b=1"]) == ["train", "a", "b=1"]
+    assert without_processes(["train", "--processes=2", "a", "--quiet"]) == ["train", "a", "--quiet"]
+
+
+@pytest.mark.slow
+def test_two_processes_train_and_one_speaks(workplace, tmp_path):
+    done = finished(workplace, tmp_path / "run")
+    assert done.returncode == 0, done.stderr
+    assert checkpoint.latest(tmp_path / "run").step == 12
+    assert "2 processes" in done.stderr
+    for word in ("warning", "Traceback", "OMP_NUM_THREADS"):
+        assert word not in done.stderr
+    lines = [line for line in done.stderr.splitlines() if line]
+    assert len(lines) == len(set(lines))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("more", [["train.batch=7"], ["data.corpus=nothing.txt"]])
+def test_a_wrong_request_is_one_line_and_exits_2(workplace, tmp_path, more):
+    done = finished(workplace, tmp_path / "run", *more)
+    assert done.returncode == 2
+    assert [line[:6] for line in done.stderr.splitlines() if "error" in line.lower()] == ["error:"]
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_ctrl_c_saves_on_all_and_ends_without_a_traceback(workplace, tmp_path):
+    run, errors = tmp_path / "run", tmp_path / "errors"
+    words = command(workplace, run, "train.steps=1000000", "train.save_every=1000000")
+    with errors.open("w") as file:
+        job = subprocess.Popen(words, env=environment(workplace), stderr=file, stdout=file, start_new_session=True)
+    deadline = time.monotonic() + 90
+    while not (run / "metrics.jsonl").is_file():
+        assert job.poll() is None, errors.read_text()
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    os.killpg(job.pid, signal.SIGINT)  # as a terminal does: to the whole group of the command
+    assert job.wait(timeout=60) == 130
+    assert "Traceback" not in errors.read_text()
+    assert "the same command resumes the run" in errors.read_text()
+    assert checkpoint.latest(run).step > 0
+
+
+@pytest.mark.slow
+def test_when_one_process_dies_the_others_end_too(workplace, tmp_path):
+    run, errors = tmp_path / "run", tmp_path / "errors"
+    words = command(workplace, run, "train.steps=1000000", "train.save_every=1000000")
+    with errors.open("w") as file:
+        job = subprocess.Popen(words, env=environment(workplace), stderr=file, stdout=file)
+    deadline = time.monotonic() + 90
+    while not (run / "metrics.jsonl").is_file():
+        assert job.poll() is None, errors.read_text()
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    children = subprocess.run(["ps", "--ppid", str(job.pid), "-o", "pid="], capture_output=True, text=True, check=True)
+    os.kill(int(children.stdout.split()[1]), signal.SIGKILL)
+    assert job.wait(timeout=90) == 1
