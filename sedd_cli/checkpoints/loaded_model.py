@@ -83,6 +83,16 @@ class LoadedModel:
         return self.graph.name if self.objective.name == "score_entropy" else f"{self.objective.name} {self.graph.name}"
 
     @property
+    def clean_ids(self) -> Vocabulary | None:
+        """The ids that log p(x0|x_t) is over, and how it is normalised; None where the model gives scores alone."""
+        if self.vocabulary is not None:
+            return self.vocabulary
+        if self.graph.masking:
+            return Vocabulary(self.graph.states, self.graph.mask, carries_over=True)
+        is_score = self.objective.parametrization == "score"
+        return None if is_score else Vocabulary(self.graph.states, self.graph.mask)
+
+    @property
     def block_size(self) -> int | None:
         """Of a model that fills blocks of so many tokens one after another (BD3-LM); None of any other."""
         return self.net.block_size
@@ -160,14 +170,9 @@ class LoadedModel:
                 without MASK.
         """
         self._has_scores()
-        own = self.vocabulary
+        own = self.clean_ids
         if own is None:
-            if self.graph.masking:
-                own = Vocabulary(self.graph.states, self.graph.mask, carries_over=True)
-            elif self.objective.parametrization != "score":
-                own = Vocabulary(self.graph.states, self.graph.mask)
-            else:
-                raise RequestError(f"{self.source} gives scores, not the distribution of the clean token")
+            raise RequestError(f"{self.source} gives scores, not the distribution of the clean token")
         x = own.states_of(self._tokens(x, own.rows))
         sigma = self.schedule(torch.as_tensor(t, dtype=torch.float64, device=self.device))[0]
         net = self.net
