@@ -47,7 +47,8 @@ def evaluate(
         list[str] | None,
         typer.Option(
             metavar="NAME",
-            help="rigorous, sedd-paper, mdlm, sampler (with --steps); default: the first two. May be repeated.",
+            help="rigorous, sedd-paper, sampler (with --steps), or that of a project: mdlm, duo, udlm, radd, llada; "
+            "default: the first two. May be repeated.",
         ),
     ] = None,
     rel_error: Annotated[
