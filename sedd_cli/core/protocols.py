@@ -48,10 +48,11 @@ PROTOCOLS = {
     "discrete": Protocol(rigorous=True, rest=True, process="the steps that the model was trained with", discrete=True),
     "sampler": Protocol(rigorous=True, rest=True, process="the sampler's steps, each with all scores", stepwise=True),
 }  # fmt: skip
-#: Evaluations of other projects that are not reproduced, and why.
+#: Evaluations of other projects that are not about blocks of a text, and what to do instead.
 NOT_REPRODUCED = {
-    "gidd": "GIDD evaluates a random window of every document, padded to the model's length, and averages batches; "
-    "sedd does not cut texts like that: take rigorous or sedd-paper",
+    "llada": "LLaDA evaluates answers given prompts: sedd eval --protocol llada, and --from a file of both",
+    "gidd": "GIDD evaluates a random window of every document, padded to the model's length, and averages batches, "
+    "which is not reproduced: take rigorous or sedd-paper",
 }
 
 

@@ -45,7 +45,7 @@ DEFAULT_PROTOCOLS = ("rigorous", "sedd-paper")
 def find_protocol(name: str) -> Protocol:
     """The protocol of a name; RequestError if there is none."""
     if name in NOT_REPRODUCED:
-        raise RequestError(f"protocol {name!r} is not reproduced: {NOT_REPRODUCED[name]}")
+        raise RequestError(f"protocol {name!r} is none of blocks of a text: {NOT_REPRODUCED[name]}")
     if name not in PROTOCOLS:
         raise RequestError(f"protocol must be one of {', '.join(PROTOCOLS)}, found {name!r}")
     return PROTOCOLS[name]
