@@ -7,7 +7,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -34,9 +34,6 @@ FINGERPRINTED = 1 << 20
 class LoadedModel:
     """A network with its graph, schedule and tokenizer. `tokenizer` is None where the checkpoint names none."""
 
-    #: Libraries beside torch that influence results.
-    libraries: ClassVar[tuple[str, ...]] = ()
-
     net: LanguageNetwork
     graph: Graph
     schedule: Schedule
@@ -50,6 +47,11 @@ class LoadedModel:
     vocabulary: Vocabulary | None = None
     #: The objective of a model without a recipe; None: score entropy.
     parametrized: Objective | None = None
+
+    @property
+    def libraries(self) -> tuple[str, ...]:
+        """Libraries beside torch that influence results."""
+        return self.net.libraries
 
     @property
     def device(self) -> torch.device:

@@ -29,6 +29,8 @@ class LanguageNetwork(nn.Module):
     block_size: int | None = None
     #: Whether the first token is never predicted, so that a sequence has to begin with a given one.
     first_given: bool = False
+    #: Libraries beside torch that compute its outputs.
+    libraries: tuple[str, ...] = ()
 
     @abstractmethod
     def hidden(self, x: Tensor, sigma: Tensor) -> Tensor:
@@ -100,7 +102,7 @@ class Adapted(LanguageNetwork):
         self.net, self.vocabulary, self.condition = net, vocabulary, condition
         self.config, self.states, self.autocast, self.causal = net.config, vocabulary.states, net.autocast, net.causal
         self.block_size = net.block_size
-        self.first_given = net.first_given
+        self.first_given, self.libraries = net.first_given, net.libraries
 
     @property
     def readout(self) -> Readout:
