@@ -6,6 +6,7 @@ import itertools
 import math
 
 import pytest
+import reference
 import torch
 from scipy.stats import chisquare
 from support import sedd_networks as made
@@ -328,3 +329,28 @@ def test_the_commands_take_them(sedd, tmp_path, save):
     )  # fmt: skip
     assert done.code == 0, done.err
     assert sedd("infill", "--model", tmp_path / "m", "--mask-token", "zz", "-t", "[MASK:2]").code == 2
+
+
+# Against the plain network of the reference
+
+
+def test_the_outputs_of_bd3lm_are_those_of_the_plain_network_with_its_blocks(tmp_path):
+    """A hub folder of BD3-LM: no noise is told, positions see their own block and earlier ones."""
+    net = made.save_hub(tmp_path / "m", "bd3lm", variant=made.Variant(block_size=2), block_size=2)
+    model = load_model(tmp_path / "m", device="cpu")
+    x = torch.tensor([[0, 1, made.N, 2, made.N, made.N], [made.N] * 6])
+    z = reference.network(dict(net.state_dict()), x, torch.zeros(2), made.HEADS, 2)
+    expected = z[..., : made.N].log_softmax(-1)
+    found, masked = model.log_p_x0(x, torch.tensor([0.3, 0.8])), x == made.N
+    torch.testing.assert_close(found[masked][:, : made.N], expected[masked], rtol=1e-5, atol=1e-5)
+    assert found[~masked].exp().gather(-1, x[~masked][:, None]).eq(1).all()
+
+
+def test_the_outputs_of_a_run_of_gidd_are_those_of_the_plain_network_at_the_time(tmp_path):
+    """Its network is told of t itself; MASK is token 2, and rows are rounded up."""
+    net = made.save_gidd_run(tmp_path / "m")
+    model = load_model(tmp_path / "m", device="cpu")
+    x, t = torch.tensor([[0, 1, 2, 3, 2, 2], [2] * 6]), torch.tensor([0.3, 0.8])
+    z = reference.network(dict(net.state_dict()), x, t, made.HEADS)
+    z[..., 2] = -torch.inf
+    torch.testing.assert_close(model.log_p_x0(x, t), z.log_softmax(-1), rtol=1e-4, atol=1e-5)
