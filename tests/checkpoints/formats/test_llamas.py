@@ -194,6 +194,7 @@ def change(folder, file, **changed):
         ({"max_sequence_length": 10**12}, "length must lie between 1 and 1,048,576"),
         ({"mask_token_id": 40}, "no MASK among its 40 ids: mask_token_id of config.json is 40"),
         ({"mask_token_id": None}, "no MASK among its 40 ids: .*give --mask-token"),
+        ({"weight_tying": "yes"}, "weight_tying must be true or false, found 'yes'"),
         ({"alibi": True}, r"alibi True is not supported"),
         ({"rope_theta": "large"}, "rope_theta must be a positive number, found 'large'"),
         ({"rms_norm_eps": -1}, "rms_norm_eps must be a positive number"),
