@@ -79,6 +79,7 @@ class BidirectionalTransformer(LanguageNetwork):
     """
 
     config: TransformerConfig
+    libraries = ("transformers",)
 
     def __init__(self, config: TransformerConfig, rows: int, outputs: int, tied: bool):
         super().__init__()

@@ -1,4 +1,4 @@
-"""Export a model in the published layout, to a folder and to the Hugging Face hub."""
+"""Export a model, in the published layout or in that of `transformers`, to a folder and to the Hugging Face hub."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
-from torch import Tensor
 
 from sedd_cli import __version__
 from sedd_cli.checkpoints import hub
 from sedd_cli.checkpoints.load import open_model
 from sedd_cli.checkpoints.loaded_model import LoadedModel
 from sedd_cli.checkpoints.model_card import RESULTS, ModelCard, results_of
-from sedd_cli.checkpoints.published import CONFIG, OURS, RECIPE, TOKENIZER, WEIGHTS, config_of
+from sedd_cli.checkpoints.portable.layout import MODELING, TOKENIZERS, ExportLayout, portable_layout, published_layout
+from sedd_cli.checkpoints.published import CONFIG, OURS, RECIPE, WEIGHTS
 from sedd_cli.checkpoints.tensors import check_finite
 from sedd_cli.core.random import BASE, Stream
 from sedd_cli.errors import RequestError, WorkError
@@ -35,9 +35,7 @@ from sedd_cli.system.json_lines import json_text
 from sedd_cli.system.outputs import check_folder
 
 #: All files that an export may hold; on the hub, those of an earlier export are removed.
-FILES = (CONFIG, *WEIGHTS, TOKENIZER, RECIPE, RESULTS, "README.md")
-#: The ε of the log-linear schedule that the published code has built in.
-PUBLISHED_EPS = 1e-3
+FILES = (CONFIG, *WEIGHTS, *TOKENIZERS, RECIPE, RESULTS, MODELING, "README.md")
 
 
 @dataclass(frozen=True)
@@ -50,6 +48,7 @@ class ExportOptions:
         push: Upload as this owner/name.
         private: Make the repository private.
         dry_run: List what would be uploaded, and upload nothing.
+        transformers: Take the layout that `transformers` opens, which holds models of any kind.
     """
 
     to: Path | None = None
@@ -57,6 +56,7 @@ class ExportOptions:
     push: str | None = None
     private: bool = False
     dry_run: bool = False
+    transformers: bool = False
 
     def __post_init__(self) -> None:
         if self.to is None and self.push is None:
@@ -108,7 +108,7 @@ class ExportResult:
 
 
 def export(model: LoadedModel, options: ExportOptions) -> Generator[Event, None, ExportResult]:
-    """Write a float32 model in the published layout, verify that it loads back to the same scores, and upload it.
+    """Write a model that was loaded in fp32, verify that it loads back to the same scores, and upload it.
 
     The folder appears complete or not at all.
 
@@ -119,11 +119,8 @@ def export(model: LoadedModel, options: ExportOptions) -> Generator[Event, None,
     check_finite(model.net, model.source)
     if model.precision != "fp32":
         raise RequestError(f"export needs a model that was loaded in fp32, found {model.precision}")
-    if model.objective.parametrization != "score" or model.exact:
-        raise RequestError(f"the published layout holds models of scores only, found a model of {model.objective.name}")
-    config = config_of(model.graph, model.schedule, model.net.config)
-    if config["noise"].get("eps", PUBLISHED_EPS) != PUBLISHED_EPS:
-        yield Warn(f"noise.eps is {config['noise']['eps']}: the published code always uses {PUBLISHED_EPS}")
+    layout = portable_layout(model, options.half) if options.transformers else published_layout(model)
+    yield from (Warn(line) for line in layout.remarks)
     if model.tokenizer is None:
         why = f"{model.tokenizer_source}'s files are not available" if model.tokenizer_source else "none is named"
         yield Warn(f"no tokenizer is exported: {why}")
@@ -132,7 +129,7 @@ def export(model: LoadedModel, options: ExportOptions) -> Generator[Event, None,
     with ExitStack() as stack:
         place = options.to or Path(stack.enter_context(tempfile.TemporaryDirectory())) / "model"
         with _whole(place) as folder:
-            moved, fingerprint = _write(model, config, folder, options.push or str(options.to), options.half)
+            moved, fingerprint = _write(model, layout, folder, options.push or str(options.to), options.half)
         if options.half:
             yield Note(f"rounded to bf16: log-scores move by {moved[0]:.2g} (root mean square), at most {moved[1]:.2g}")
         else:
@@ -192,40 +189,36 @@ def _whole(place: Path) -> Iterator[Path]:
 
 
 def _write(
-    model: LoadedModel, config: dict[str, Any], folder: Path, named: str, half: bool
+    model: LoadedModel, layout: ExportLayout, folder: Path, named: str, half: bool
 ) -> tuple[tuple[float, float], str]:
     """Write all files; returns how log-scores move (root mean square, maximum) and the fingerprint of the copy."""
-    tensors = _stored(model, half)
+    tensors = layout.tensors(model, half)
     needed = sum(t.numel() * t.element_size() for t in tensors.values())
     free = shutil.disk_usage(nearest_existing(folder)).free
     if needed > free:
         raise WorkError(f"the weights take {needed / 1e6:,.1f} MB, {free / 1e6:,.1f} MB are free on that disk")
     ours = {"version": __version__, "dtype": "bfloat16" if half else "float32"}
     ours |= {key: model.facts[key] for key in ("step", "weights") if key in model.facts}
+    if model.tokenizer is None and model.tokenizer_source and not Path(model.tokenizer_source).exists():
+        ours["tokenizer"] = model.tokenizer_source
     try:
         save_file(tensors, folder / WEIGHTS[0], metadata={"format": "pt"})
-        (folder / CONFIG).write_text(json.dumps({**config, OURS: ours}, indent=1) + "\n", encoding="utf-8")
+        (folder / CONFIG).write_text(json.dumps({**layout.config, OURS: ours}, indent=1) + "\n", encoding="utf-8")
         (folder / WEIGHTS[0]).chmod((folder / CONFIG).stat().st_mode)  # safetensors makes it readable by the owner only
-        if model.tokenizer is not None:
-            model.tokenizer.save(folder)
+        layout.write_files(model, folder)
         if model.recipe is not None:
             (folder / RECIPE).write_text(dump_recipe(model.recipe), encoding="utf-8")
         if found := list(results_of(model)):
             (folder / RESULTS).write_text(json_text(found, 1) + "\n", encoding="utf-8")
         moved, fingerprint = _moved(model, folder, half)
-        (folder / "README.md").write_text(ModelCard(model, named, moved if half else None).text(), encoding="utf-8")
+        (folder / "README.md").write_text(
+            ModelCard(model, named, moved if half else None, layout.use).text(), encoding="utf-8"
+        )
         for path in [*folder.iterdir(), folder]:
             sync_path(path)
     except (OSError, SafetensorError) as error:
         raise WorkError(f"cannot write the export: {error}") from None
     return moved, fingerprint
-
-
-def _stored(model: LoadedModel, half: bool) -> dict[str, Tensor]:
-    """The tensors to store: parameters, in bf16 if half, and buffers."""
-    low = {name for name, _ in model.net.named_parameters()} if half else set()
-    state = {name: value.detach().cpu().contiguous() for name, value in model.net.state_dict().items()}
-    return {name: value.bfloat16() if name in low else value for name, value in state.items()}
 
 
 def _moved(model: LoadedModel, folder: Path, half: bool) -> tuple[tuple[float, float], str]:
@@ -239,8 +232,15 @@ def _moved(model: LoadedModel, folder: Path, half: bool) -> tuple[tuple[float, f
 
 @torch.no_grad()
 def difference(one: LoadedModel, other: LoadedModel) -> tuple[float, float]:
-    """Root mean square and maximum difference of two models' log-scores, on one sequence of the base distribution."""
+    """Root mean square and maximum difference of two models' log-scores, on one sequence of the base distribution.
+
+    Of autoregressive models: of the nats of one sequence.
+    """
     u, _ = Stream(0, BASE, torch.zeros(1, dtype=torch.int64)).uniforms(0, one.length)
+    if one.exact:
+        x = (u * one.vocab_size).long()
+        return (apart := float((one.nats(x) - other.nats(x)).abs())), apart
     x, sigma = one.graph.sample_base(u), torch.tensor([one.schedule.sigma(1.0)], dtype=torch.float32)
-    apart = one.log_score(x, sigma).sub_(other.log_score(x, sigma)).double()
+    found, again = one.log_score(x, sigma), other.log_score(x, sigma)
+    apart = torch.where(found == again, 0.0, found - again).double()  # equal infinities among them
     return float(apart.square().mean().sqrt()), float(apart.abs().max())

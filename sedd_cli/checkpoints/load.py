@@ -10,6 +10,7 @@ from sedd_cli.checkpoints import checkpoint, hub, published
 from sedd_cli.checkpoints.formats import FORMATS, find_format
 from sedd_cli.checkpoints.formats.base import ModelFiles
 from sedd_cli.checkpoints.loaded_model import LoadedModel
+from sedd_cli.checkpoints.portable.layout import TOKENIZERS
 from sedd_cli.checkpoints.tensors import INDEX, load_weights
 from sedd_cli.data.tokenizers import Tokenizer, is_local, load_tokenizer, open_tokenizer
 from sedd_cli.data.tokenizers.reindexed import ReindexedTokenizer
@@ -20,12 +21,8 @@ from sedd_cli.recipe import load_recipe
 from sedd_cli.recipe.assemble import make_graph
 from sedd_cli.system.distributed import pick_device
 
-#: Names of weights on the hub, best first, and of the files of tokenizers.
+#: Names of weights on the hub, best first.
 WEIGHTS = (*published.WEIGHTS, *(name + INDEX for name in published.WEIGHTS))
-TOKENIZER_FILES = (
-    published.TOKENIZER, "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json",
-    "merges.txt", "vocab.txt", "chat_template.jinja",
-)  # fmt: skip
 
 
 def open_model(
@@ -109,7 +106,7 @@ def _fetched(name: str) -> Path:
         raise RequestError(f"no model at {name}: {Path(name).parent} is a folder without {Path(name).name} in it")
     hub.check_id(name)
     try:
-        return hub.fetch(name, published.CONFIG, WEIGHTS, [*TOKENIZER_FILES, published.RECIPE])
+        return hub.fetch(name, published.CONFIG, WEIGHTS, [*TOKENIZERS, published.RECIPE])
     except RequestError as error:
         raise RequestError(f"there is no folder {name}, and {error}") from error
 

@@ -7,7 +7,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -35,9 +35,6 @@ FINGERPRINTED = 1 << 20
 class LoadedModel:
     """A network with its graph, schedule and tokenizer. `tokenizer` is None where the checkpoint names none."""
 
-    #: Libraries beside torch that influence results.
-    libraries: ClassVar[tuple[str, ...]] = ()
-
     net: LanguageNetwork
     graph: Graph
     schedule: Schedule
@@ -51,6 +48,11 @@ class LoadedModel:
     vocabulary: Vocabulary | None = None
     #: The objective of a model without a recipe; None: score entropy.
     parametrized: Objective | None = None
+
+    @property
+    def libraries(self) -> tuple[str, ...]:
+        """Libraries beside torch that influence results."""
+        return self.net.libraries
 
     @property
     def device(self) -> torch.device:
@@ -82,6 +84,16 @@ class LoadedModel:
         if self.exact:
             return self.objective.name
         return self.graph.name if self.objective.name == "score_entropy" else f"{self.objective.name} {self.graph.name}"
+
+    @property
+    def clean_ids(self) -> Vocabulary | None:
+        """The ids that log p(x0|x_t) is over, and how it is normalised; None where the model gives scores alone."""
+        if self.vocabulary is not None:
+            return self.vocabulary
+        if self.graph.masking:
+            return Vocabulary(self.graph.states, self.graph.mask, carries_over=True)
+        is_score = self.objective.parametrization == "score"
+        return None if is_score else Vocabulary(self.graph.states, self.graph.mask)
 
     @property
     def block_size(self) -> int | None:
@@ -170,14 +182,9 @@ class LoadedModel:
                 without MASK.
         """
         self._has_scores()
-        own = self.vocabulary
+        own = self.clean_ids
         if own is None:
-            if self.graph.masking:
-                own = Vocabulary(self.graph.states, self.graph.mask, carries_over=True)
-            elif self.objective.parametrization != "score":
-                own = Vocabulary(self.graph.states, self.graph.mask)
-            else:
-                raise RequestError(f"{self.source} gives scores, not the distribution of the clean token")
+            raise RequestError(f"{self.source} gives scores, not the distribution of the clean token")
         x = own.states_of(self._tokens(x, own.rows))
         sigma = self.schedule(torch.as_tensor(t, dtype=torch.float64, device=self.device))[0]
         net = self.net

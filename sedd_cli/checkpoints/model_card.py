@@ -42,11 +42,13 @@ class ModelCard:
         model: The exported model.
         named: What users pass as --model.
         moved: How rounding to bf16 moves log-scores (root mean square, maximum); None without rounding.
+        use: How other code loads it, NAME standing for what users pass.
     """
 
     model: LoadedModel
     named: str
     moved: tuple[float, float] | None = None
+    use: str = ""
 
     def text(self) -> str:
         """The content of README.md."""
@@ -55,8 +57,7 @@ class ModelCard:
         parts = [
             f"---\n{self._metadata(name, found)}\n---",
             f"# {escaped(name)}",
-            f"A score entropy discrete diffusion (SEDD) language model after {PAPER}: it fills gaps anywhere in a "
-            "text, and writes text by filling one large gap.",
+            self._kind(),
             self._facts(),
             f"## Use\n\n{self._use()}",
         ]
@@ -65,6 +66,17 @@ class ModelCard:
         if model.recipe is not None:
             parts.append(f"## Recipe\n\n{fenced(printable(dump_recipe(model.recipe)).rstrip(), 'yaml')}")
         return "\n\n".join(parts) + "\n"
+
+    def _kind(self) -> str:
+        """What it is, in a sentence."""
+        if self.model.exact:
+            return "An autoregressive language model: it writes text from left to right."
+        what = "it fills gaps anywhere in a text, and writes text by filling one large gap."
+        if self.model.vocabulary is None and self.model.objective.parametrization == "score":
+            return f"A score entropy discrete diffusion (SEDD) language model after {PAPER}: {what}"
+        layout = self.model.facts.get("layout")
+        origin = f" (loaded from the layout {escaped(str(layout))})" if self.model.vocabulary else ""
+        return f"A discrete diffusion language model{origin}: {what}"
 
     def _metadata(self, name: str, found: list[dict[str, Any]]) -> str:
         from huggingface_hub import EvalResult, ModelCardData
@@ -99,7 +111,7 @@ class ModelCard:
             "length": f"{model.length:,} tokens",
             "tokenizer": self._tokenizer() or f"not named ({model.vocab_size:,} tokens)",
             **{key: f"{value:,}" if key == "step" else value for key, value in model.facts.items() if key != "layout"},
-            "stored as": "bfloat16" if self.moved else "float32",
+            "stored as": "bfloat16" if self.moved else model.facts.get("stored", "float32"),
             "fingerprint": f"`{model.fingerprint[:16]}`" + (" (before rounding)" if self.moved else ""),
         }
         return "\n".join(
@@ -124,10 +136,9 @@ class ModelCard:
         template = " [MASK:8] ".join(texts).strip()
         option = [] if self._tokenizer() else ["--tokenizer", "FILE"]
         coded = printable(self.named).replace("`", "'").replace("\n", " ")
-        commands = [
-            shlex.join(["sedd", "sample", "--model", self.named, "-n", "3", *option]),
-            shlex.join(["sedd", "infill", "--model", self.named, "--template", template, *option]),
-        ]
+        commands = [shlex.join(["sedd", "sample", "--model", self.named, "-n", "3", *option])]
+        if not model.exact:
+            commands.append(shlex.join(["sedd", "infill", "--model", self.named, "--template", template, *option]))
         code = [
             "from sedd_cli import load_model",
             "",
@@ -141,8 +152,7 @@ class ModelCard:
             "",
             fenced("\n".join(code), "python"),
             "",
-            "The layout is that of the published checkpoints: "
-            f'`SEDD.from_pretrained("{coded}")` of the original code reads it as well.',
+            self.use.replace("NAME", f'"{coded}"'),
         ]
         return "\n".join(lines)
 

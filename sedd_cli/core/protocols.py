@@ -12,7 +12,9 @@ class Protocol:
     rigorous: a true upper bound; otherwise the published integral, without its prior and reconstruction terms.
     process: what the number bounds, or estimates, −log p of. rest: an incomplete last block counts. wrapped: every
     block begins and ends with the tokenizer's special tokens, which count as tokens (MDLM's evaluation). discrete: the
-    variational bound of a model in discrete time. stepwise: the bound of a sampler with finitely many steps.
+    variational bound of a model in discrete time. stepwise: the bound of a sampler with finitely many steps. loss: the
+    entry of `peer_losses` that is averaged, where another project has a loss of its own. models: the kind of model that
+    a project evaluates in this way, "" for any. refused: corpora that the project evaluates in another way.
     """
 
     rigorous: bool
@@ -21,6 +23,9 @@ class Protocol:
     wrapped: bool = False
     discrete: bool = False
     stepwise: bool = False
+    loss: str = ""
+    models: str = ""
+    refused: tuple[str, ...] = ()
 
 
 _CONTINUOUS = "the reverse process in continuous time"
@@ -29,8 +34,25 @@ PROTOCOLS = {
     "rigorous": Protocol(rigorous=True, rest=True, process=f"{_CONTINUOUS}, which samplers approach with many steps"),
     "sedd-paper": Protocol(rigorous=False, rest=False, process=f"{_CONTINUOUS}, without its two ends"),
     "mdlm": Protocol(rigorous=False, rest=False, process=f"{_CONTINUOUS}, without its two ends", wrapped=True),
+    "duo": Protocol(
+        rigorous=False, rest=False, process=f"{_CONTINUOUS}, without its two ends", wrapped=True, models="uniform"
+    ),
+    "udlm": Protocol(
+        rigorous=False, rest=False, process="no process: noise and weights are of two schedules", wrapped=True,
+        loss="udlm", models="uniform", refused=("lm1b",),
+    ),
+    "radd": Protocol(
+        rigorous=True, rest=False, process="texts whose tokens are revealed one by one in random order", loss="radd",
+        models="timeless",
+    ),
     "discrete": Protocol(rigorous=True, rest=True, process="the steps that the model was trained with", discrete=True),
     "sampler": Protocol(rigorous=True, rest=True, process="the sampler's steps, each with all scores", stepwise=True),
+}  # fmt: skip
+#: Evaluations of other projects that are not about blocks of a text, and what to do instead.
+NOT_REPRODUCED = {
+    "llada": "LLaDA evaluates answers given prompts: sedd eval --protocol llada, and --from a file of both",
+    "gidd": "GIDD evaluates a random window of every document, padded to the model's length, and averages batches, "
+    "which is not reproduced: take rigorous or sedd-paper",
 }
 
 

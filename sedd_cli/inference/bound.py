@@ -12,7 +12,8 @@ from torch import Tensor
 from sedd_cli.checkpoints.loaded_model import LoadedModel
 from sedd_cli.core.bounds import both_bounds, discrete_bound, paper_bound, rigorous_bound
 from sedd_cli.core.graphs import Graph
-from sedd_cli.core.protocols import PROTOCOLS, Protocol
+from sedd_cli.core.peer_losses import PEER_LOSSES
+from sedd_cli.core.protocols import NOT_REPRODUCED, PROTOCOLS, Protocol
 from sedd_cli.core.random import BOUND, TIME, Stream
 from sedd_cli.core.sampler_bound import sampler_bound
 from sedd_cli.core.samplers import Stepper
@@ -43,15 +44,11 @@ DEFAULT_PROTOCOLS = ("rigorous", "sedd-paper")
 
 def find_protocol(name: str) -> Protocol:
     """The protocol of a name; RequestError if there is none."""
+    if name in NOT_REPRODUCED:
+        raise RequestError(f"protocol {name!r} is none of blocks of a text: {NOT_REPRODUCED[name]}")
     if name not in PROTOCOLS:
         raise RequestError(f"protocol must be one of {', '.join(PROTOCOLS)}, found {name!r}")
     return PROTOCOLS[name]
-
-
-def check_protocol(name: str, steps: int | None, source: str) -> None:
-    """RequestError where a protocol does not fit a model of `steps` time steps (None: not in discrete time)."""
-    if find_protocol(name).discrete and steps is None:
-        raise RequestError(f"protocol {name!r} is for models in discrete time (d3pm), which {source} is not")
 
 
 @dataclass(frozen=True)
@@ -90,6 +87,8 @@ class MonteCarloOptions:
             return "paths"
         if self.estimator == "count" and not graph.masking:
             raise RequestError(f"the estimator count needs a graph with MASK, {graph.name} has none: use stratified")
+        if protocol is not None and (loss := find_protocol(protocol).loss):
+            return "count" if loss == "radd" else "iid" if self.estimator == "iid" else "stratified"
         estimator = self.estimator or ("count" if graph.masking else "stratified")
         discrete = protocol is not None and find_protocol(protocol).discrete
         return "stratified" if discrete and estimator == "count" else estimator
@@ -146,7 +145,9 @@ def draw_bounds(
     score = score.knowing(x0)
     u, u_end = (w.to(x0.device) for w in stream.uniforms(step, x0.shape[1]))
     v, count = v.to(x0.device), estimator == "count"
-    if find_protocol(protocols[0]).discrete:
+    if loss := find_protocol(protocols[0]).loss:
+        found = [PEER_LOSSES[loss](score, x0, v, u, cost)]
+    elif find_protocol(protocols[0]).discrete:
         found = [discrete_bound(score, x0, v, u)]
     elif protocols == SHARED:
         found = both_bounds(score, x0, v, u, u_end, cost)

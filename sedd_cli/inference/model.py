@@ -12,7 +12,8 @@ from torch import Tensor
 from sedd_cli.checkpoints.load import open_model
 from sedd_cli.checkpoints.loaded_model import LoadedModel
 from sedd_cli.errors import RequestError
-from sedd_cli.inference.bound import bound_of, check_protocol
+from sedd_cli.inference.bound import bound_of
+from sedd_cli.inference.fitting import check_protocol
 from sedd_cli.inference.generate import GenerateOptions, generate_all
 from sedd_cli.inference.infill import Job, infill_all
 from sedd_cli.inference.sampling import split_options
@@ -58,7 +59,7 @@ class Model(LoadedModel):
         For an autoregressive model −log p itself, with an error of 0.
         """
         x0 = self._tokens(tokens, self.graph.vocab_size)
-        check_protocol(protocol, self.objective.steps, self.source)
+        check_protocol(protocol, self)
         if x0.shape[1] > self.length:
             raise RequestError(f"sequences of {x0.shape[1]} tokens are longer than the model's {self.length}")
         if self.exact:

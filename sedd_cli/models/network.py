@@ -31,6 +31,8 @@ class LanguageNetwork(nn.Module):
     first_given: bool = False
     #: Whether the caller has compiled the blocks.
     compiled: bool = False
+    #: Libraries beside torch that compute its outputs.
+    libraries: tuple[str, ...] = ()
 
     @abstractmethod
     def hidden(self, x: Tensor, sigma: Tensor) -> Tensor:
@@ -102,7 +104,7 @@ class Adapted(LanguageNetwork):
         self.net, self.vocabulary, self.condition = net, vocabulary, condition
         self.config, self.states, self.autocast, self.causal = net.config, vocabulary.states, net.autocast, net.causal
         self.block_size = net.block_size
-        self.first_given = net.first_given
+        self.first_given, self.libraries = net.first_given, net.libraries
 
     @property
     def readout(self) -> Readout:

@@ -39,7 +39,7 @@ FLAGS = {
         "--precision --prefix --remask --resume --sampler --seed --steps --suffix --svg --temperature "
         "--template --mask-token --tokenizer --top-p --watch -i -m -n -t"
     ),
-    "export": "MODEL --dry-run --half --private --push --to --mask-token --tokenizer",
+    "export": "MODEL --dry-run --half --private --push --to --mask-token --tokenizer --transformers",
     "inspect": "MODEL --device --precision --seed --text --mask-token --tokenizer",
     "eval": (
         "--baselines --blocks --config --correctors --dataset --detokenizer --device --documents --encoding --eos "

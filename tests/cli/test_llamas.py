@@ -88,3 +88,21 @@ def test_an_smdm_is_sampled_without_its_tokenizer(sedd, tmp_path):
     done = sedd("sample", "--model", folder / "mdm-tiny.safetensors", "--length", 8, "--steps", 4, "--json")
     assert done.code == 0, done.err
     assert len(json.loads(done.out)["samples"][0]["tokens"]) == 8
+
+
+@pytest.mark.parametrize("name", ["llada", "dream"])
+def test_a_page_and_the_watched_steps(request, sedd, name, tmp_path):
+    folder = request.getfixturevalue(name)
+    words = ("--model", folder, "--steps", 6, "--seed", 3)
+    page = tmp_path / "page.html"
+    plain = sedd("sample", *words, "--length", 16, "--prompt", "the cat", "--json")
+    done = sedd("sample", *words, "--length", 16, "--prompt", "the cat", "--watch", "--html", page, "--json")
+    assert done.code == 0, done.err
+    sample = json.loads(done.out)["samples"][0]
+    assert sample["tokens"] == json.loads(plain.out)["samples"][0]["tokens"]  # being watched changes nothing
+    text = page.read_text(encoding="utf-8")
+    assert "the cat" in text.replace('","', "")
+    filled = sedd("infill", *words, "-t", "the [MASK:3] sat.", "--watch", "--html", tmp_path / "gap.html", "--json")
+    assert filled.code == 0, filled.err
+    assert json.loads(filled.out)["samples"][0]["text"].startswith("the ")
+    assert (tmp_path / "gap.html").stat().st_size > 1000

@@ -35,9 +35,15 @@ class Oracle:
         return hidden
 
 
-def network(state: dict[str, torch.Tensor], x: torch.Tensor, sigma: torch.Tensor, n_heads: int) -> torch.Tensor:
-    """The published architecture (appendix C.2), one sequence and one head at a time: z [B, L, S]."""
-    return torch.stack([_one_sequence(state, row, float(level), n_heads) for row, level in zip(x, sigma, strict=True)])
+def network(
+    state: dict[str, torch.Tensor], x: torch.Tensor, sigma: torch.Tensor, n_heads: int, block_size: int | None = None
+) -> torch.Tensor:
+    """The published architecture (appendix C.2), one sequence and one head at a time: z [B, L, S].
+
+    block_size: positions attend to their own block of so many and to earlier ones (BD3-LM).
+    """
+    rows = zip(x, sigma, strict=True)
+    return torch.stack([_one_sequence(state, row, float(level), n_heads, block_size) for row, level in rows])
 
 
 def _layer_norm(h: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
@@ -67,7 +73,9 @@ def _rotate(v: torch.Tensor) -> torch.Tensor:
     return out
 
 
-def _one_sequence(state: dict[str, torch.Tensor], x: torch.Tensor, sigma: float, n_heads: int) -> torch.Tensor:
+def _one_sequence(
+    state: dict[str, torch.Tensor], x: torch.Tensor, sigma: float, n_heads: int, block_size: int | None
+) -> torch.Tensor:
     h = state["vocab_embed.embedding"][x]
     D = h.shape[1]
     d = D // n_heads
@@ -89,7 +97,12 @@ def _one_sequence(state: dict[str, torch.Tensor], x: torch.Tensor, sigma: float,
         heads = []
         for head in range(n_heads):
             part = slice(head * d, (head + 1) * d)
-            weights = torch.softmax(_rotate(q[:, part]) @ _rotate(k[:, part]).T / math.sqrt(d), dim=-1)
+            logits = _rotate(q[:, part]) @ _rotate(k[:, part]).T / math.sqrt(d)
+            for i_query in range(len(x)):
+                for i_key in range(len(x)):
+                    if block_size is not None and i_key // block_size > i_query // block_size:
+                        logits[i_query, i_key] = -math.inf
+            weights = torch.softmax(logits, dim=-1)
             heads.append(weights @ v[:, part])
         h = h + gate_msa * (torch.cat(heads, dim=-1) @ block["attn_out.weight"].T)
 

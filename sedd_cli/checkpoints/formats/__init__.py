@@ -8,6 +8,7 @@ from sedd_cli.checkpoints.formats import (  # noqa: F401  (registers them)
     llada,
     mdlm,
     radd,
+    sedd,
     smdm,
 )
 from sedd_cli.checkpoints.formats.base import FORMATS, find_format

@@ -68,6 +68,14 @@ class ModelFiles:
             raise RequestError(f"{self.folder / CONFIG}: {' or '.join(keys)} is missing")
         return default
 
+    def flag(self, key: str, default: bool = False) -> bool:
+        """A truth value of config.json; RequestError for anything else."""
+        if (value := self.config.get(key)) is None:
+            return default
+        if not isinstance(value, bool):
+            raise RequestError(f"{self.folder / CONFIG}: {key} must be true or false, found {displayed(value)}")
+        return value
+
     @property
     def weights(self) -> Path | None:
         """The file of the weights, or the index of their shards."""

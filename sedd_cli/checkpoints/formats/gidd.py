@@ -65,9 +65,10 @@ class GiddLayout(Format):
         reached = min(max(ids.values(), default=rows - 1) + 1, rows) - 1
         if reached < 1:
             raise RequestError(f"{source.name}: its tokenizer has no token but MASK")
+        p_uniform, t_eps = float(facts.number("p_uniform")), float(facts.number("t_eps", default=1e-4))
         try:
-            mixing = Mixing(float(facts.number("p_uniform")), reached, facts.first_version)
-            gidd, schedule = gidd_process(vocabulary.tokens, mixing, float(facts.number("t_eps", default=1e-4)))
+            mixing = Mixing(p_uniform, reached, facts.first_version)
+            gidd, schedule = gidd_process(vocabulary.tokens, mixing, t_eps)
         except ValueError as error:
             raise RequestError(f"{facts.where}: {error}") from None
         graph: Graph = gidd if mixing.p_uniform else Absorbing(vocabulary.tokens, scale_by_sigma=False)

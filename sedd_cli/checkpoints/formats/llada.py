@@ -52,20 +52,20 @@ class LLaDA(Format):
 
     def load(self, source: ModelFiles, mask: str | None = None) -> LoadedModel:
         refuse(source, KNOWN)
-        config, heads = source.config, source.number("n_heads")
+        heads = source.number("n_heads")
         bare = {n.removeprefix("model.").removeprefix("transformer."): v for n, v in source.tensors.items()}
-        tensors, tied = renamed(bare, NAMES), bool(config.get("weight_tying", False))
+        tensors, tied = renamed(bare, NAMES), source.flag("weight_tying")
         if tied:
             tensors.pop("lm_head.weight", None)
         rows, width = size(source, tensors, "embed_tokens.weight")
         shape = {
             "n_blocks": source.number("n_layers"),
             "n_heads": heads,
-            "n_kv_heads": source.number("n_kv_heads", default=1 if config.get("multi_query_attention") else heads),
+            "n_kv_heads": source.number("n_kv_heads", default=1 if source.flag("multi_query_attention") else heads),
             "head_dim": max(1, width // heads),
             "length": source.number("max_sequence_length"),
             "norm_eps": real(source, "rms_norm_eps", 1e-5),
             "rope_theta": real(source, "rope_theta", 10000.0),
-            "qkv_bias": bool(config.get("include_qkv_bias", False)),
+            "qkv_bias": source.flag("include_qkv_bias"),
         }
         return transformer(source, self.name, shape, tensors, mask_id(source, rows, mask), tied)

@@ -26,13 +26,13 @@ class Backbone(Format):
         return source.model_type == self.name
 
     def load(self, source: ModelFiles, mask: str | None = None) -> LoadedModel:
-        if source.config.get("cfg") is True:
+        if source.flag("cfg"):
             raise RequestError(f"{source.name} is a class-conditional model (cfg), which is not supported")
         tensors = without_prefix(source.tensors)
         net = network(
             tensors, source.number("n_heads"), source.number("model_length"), source.name, self.block_size(source)
         )
-        told = source.config.get("time_conditioning", self.time_conditioning)
+        told = source.flag("time_conditioning", self.time_conditioning)
         condition: Condition = "sigma" if told else "none"
         vocabulary, objective = self.meaning(source, net.states, mask)
         model = assembled(source, self.name, net, vocabulary, LogLinear(), objective, condition)
@@ -97,7 +97,7 @@ class BD3LM(Backbone):
     marks: ClassVar[str] = "config.json with model_type bd3lm"
 
     def block_size(self, source: ModelFiles) -> int | None:
-        if source.config.get("causal") is True or source.config.get("cross_attn") is False:
+        if source.flag("causal") or not source.flag("cross_attn", True):
             raise RequestError(f"{source.name} is a BD3-LM without block-causal attention, which is not supported")
         size = source.number("block_size", default=1)
         if source.number("model_length") % size:

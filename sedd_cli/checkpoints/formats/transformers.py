@@ -60,7 +60,7 @@ def hugging_face(source: ModelFiles, **more: Any) -> tuple[dict[str, Any], dict[
     """
     refuse(source, {"hidden_act": "silu", "use_sliding_window": False, "attention_bias": False, "mlp_bias": False})
     heads, width = source.number("num_attention_heads"), source.number("hidden_size")
-    tied = bool(source.config.get("tie_word_embeddings", False))
+    tied = source.flag("tie_word_embeddings")
     tensors = {name.removeprefix("model."): value for name, value in source.tensors.items()}
     if tied:
         tensors.pop("lm_head.weight", None)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sedd_cli.cli import options as o
+from sedd_cli.cli.answers import PROTOCOL, evaluate_answers
 from sedd_cli.cli.choose import check_texts, choose_any, model_files, more_inputs, own_corpus, places_of
 from sedd_cli.cli.option_groups import ModelOptions, model_options, reading_options, sampling_options
 from sedd_cli.cli.outcome import output
@@ -48,7 +49,8 @@ def evaluate(
         list[str] | None,
         typer.Option(
             metavar="NAME",
-            help="rigorous, sedd-paper, mdlm, sampler (with --steps); default: the first two. May be repeated.",
+            help="rigorous, sedd-paper, sampler (with --steps), or that of a project: mdlm, duo, udlm, radd, llada; "
+            "default: the first two. May be repeated.",
         ),
     ] = None,
     rel_error: Annotated[
@@ -80,6 +82,8 @@ def evaluate(
     autoregressive model of transformers (--model gpt2) is evaluated exactly, on the same blocks. On many GPUs:
     torchrun --standalone --nproc-per-node=8 -m sedd_cli eval --dataset wikitext103
 
+    --protocol llada is about answers given prompts: --from FILE names lines of JSON with the texts prompt and answer.
+
     Options of the sampler are for --protocol sampler alone, which bounds the likelihood of samples drawn in that way
     without thinning.
 
@@ -92,6 +96,8 @@ def evaluate(
     from sedd_cli.system.outputs import check_outputs
 
     view = View(using.json, using.quiet)
+    if PROTOCOL in (protocol or []) and local and not dataset:
+        return evaluate_answers(view, using, protocol or [], local, out, seed)
     options = EvaluateOptions(
         split,
         tuple(protocol or ()),

@@ -21,6 +21,9 @@ def export(
     push: Annotated[str | None, typer.Option(metavar="OWNER/NAME", help="Upload it to the Hugging Face hub.")] = None,
     private: Annotated[bool, typer.Option("--private", help="With --push: a private repository.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="With --push: list what would be uploaded.")] = False,
+    transformers: Annotated[
+        bool, typer.Option("--transformers", help="The layout that transformers opens; any kind of model.")
+    ] = False,
     tokenizer: o.Tokenizer = None,
     mask_token: o.MaskToken = None,
     json: o.Json = False,
@@ -30,13 +33,16 @@ def export(
 
     The published code and every --model option read it. The weights are the averaged (EMA) ones of a run.
 
+    The published layout holds SEDD alone. With --transformers, models of all objectives and of other projects are
+    written so that AutoModelForMaskedLM of transformers opens them, or AutoModelForCausalLM an autoregressive one.
+
     Example: sedd export runs/quickstart --to exported
     """
     from sedd_cli.checkpoints.export import ExportOptions
     from sedd_cli.checkpoints.export import export as job
 
     view = View(json, quiet)
-    options = ExportOptions(to, half, push, private, dry_run)
+    options = ExportOptions(to, half, push, private, dry_run, transformers)
     chosen = choose_model(view, model, "cpu", "fp32", tokenizer, mask_token)
     result = view.run(job(chosen, options))
     output.stored = not dry_run

@@ -6,6 +6,7 @@ import math
 import platform
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -37,10 +38,10 @@ from sedd_cli.inference.bound import (
     DEFAULT_PROTOCOLS,
     DRAWS_VERSION,
     MonteCarloOptions,
-    check_protocol,
     find_protocol,
     shared,
 )
+from sedd_cli.inference.fitting import check_protocol
 from sedd_cli.inference.memory import check_fits
 from sedd_cli.inference.sampling import Sampling
 from sedd_cli.system.distributed import Dist
@@ -172,11 +173,12 @@ def _blocks(
     found: dict[str, Blocks] = {}
     refusal = RequestError("no protocol")
     for name in options.protocols or default_protocols(model):
-        steps = None if isinstance(model, CausalModel) or model.exact else model.objective.steps
-        check_protocol(name, steps, model.source)
-        if find_protocol(name).stepwise:
-            if isinstance(model, CausalModel) or model.exact:
-                raise RequestError(f"protocol {name!r} is for diffusion models, which {model.source} is not")
+        check_protocol(name, model)
+        if (corpus := Path(dataset.manifest.corpus).name) in find_protocol(name).refused:
+            raise RequestError(
+                f"protocol {name!r} is not reproduced on {corpus}, whose texts that project pads one by one"
+            )
+        if isinstance(model, LoadedModel) and find_protocol(name).stepwise:
             Followed.of(model, options.sampling)
         try:
             found[name] = Blocks.cut(dataset.split(split), name, length, dataset.tokenizer, options.blocks)

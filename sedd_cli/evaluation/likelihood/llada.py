@@ -32,11 +32,18 @@ class AnswerLikelihood:
     draws: int
 
 
-@torch.no_grad()
 def answer_likelihood(
     model: LoadedModel, prompt: Sequence[int], answer: Sequence[int], draws: int = 128, seed: int = 0
 ) -> AnswerLikelihood:
-    """The likelihood of an answer as LLaDA's evaluation estimates it.
+    """The likelihood of an answer as LLaDA's evaluation estimates it; see `answer_likelihoods`."""
+    return answer_likelihoods(model, prompt, answer, draws, seed)[0]
+
+
+@torch.no_grad()
+def answer_likelihoods(
+    model: LoadedModel, prompt: Sequence[int], answer: Sequence[int], draws: int = 128, seed: int = 0
+) -> tuple[AnswerLikelihood, AnswerLikelihood]:
+    """The likelihood of an answer as LLaDA's evaluation estimates it, and from the same draws over the tokens alone.
 
     Args:
         model: a masked model.
@@ -45,22 +52,27 @@ def answer_likelihood(
         seed: of the draws.
 
     Raises:
-        RequestError: the model has no MASK, the answer is empty, or the number of draws is another one.
+        RequestError: the model has no MASK or fills blocks in turn, the answer is empty, or the number of draws is
+            another one.
     """
-    if not model.graph.masking or model.exact:
-        raise RequestError(f"this likelihood is one of masked diffusion, which {model.source} is not")
+    if not model.graph.masking or model.exact or model.block_size is not None:
+        raise RequestError(
+            f"the protocol llada is for masked diffusion that fills all positions at once, which {model.source} is not"
+        )
     if not answer:
         raise RequestError("the answer has no tokens")
     if draws % BATCH or draws < BATCH * LEAST_BATCHES:
         raise RequestError(f"draws must be a multiple of {BATCH}, at least {BATCH * LEAST_BATCHES}, found {draws}")
     x0 = torch.tensor([[*prompt, *answer]], device=model.device)
-    means = []
+    sizes, means = (normalised_over(model), model.graph.vocab_size), []
     for batch in range(draws // BATCH):
         masked, p = masks(len(answer), BATCH, seed, batch)
         masked = F.pad(masked, (len(prompt), 0)).to(model.device)
-        means.append(weighted_log_p(model, x0.expand(BATCH, -1), masked, p.to(model.device)).mean())
+        means.append(weighted_log_ps(model, x0.expand(BATCH, -1), masked, p.to(model.device), sizes).mean(0))
     found = torch.stack(means)
-    return AnswerLikelihood(float(found.mean()), float(found.std()) / math.sqrt(len(found)), len(answer), draws)
+    mean, error = found.mean(0).tolist(), (found.std(0) / math.sqrt(len(found))).tolist()
+    theirs, ours = (AnswerLikelihood(mean[i], error[i], len(answer), draws) for i in range(2))
+    return theirs, ours
 
 
 def masks(tokens: int, batch: int, seed: int, number: int = 0) -> tuple[Tensor, Tensor]:
@@ -85,12 +97,25 @@ def weighted_log_p(model: LoadedModel, x0: Tensor, masked: Tensor, p: Tensor) ->
         masked: where x is MASK, [B, L].
         p: the share of tokens that are masked, [B].
     """
+    return weighted_log_ps(model, x0, masked, p, (normalised_over(model),))[:, 0]
+
+
+def normalised_over(model: LoadedModel) -> int:
+    """Over how many states p(x0|x) is normalised by a model's own code: all, or all but MASK, the last one."""
+    counts_mask = model.vocabulary is not None and model.vocabulary.counts_mask
+    return model.graph.states if counts_mask else model.graph.vocab_size
+
+
+def weighted_log_ps(model: LoadedModel, x0: Tensor, masked: Tensor, p: Tensor, sizes: tuple[int, ...]) -> Tensor:
+    """`weighted_log_p` normalised over the first `sizes` of the states, [B, len(sizes)], from the same evaluations."""
     x = torch.where(masked, model.graph.mask_state, x0)
     sigma = -torch.log1p(-p.double().clamp(max=-math.expm1(-model.schedule.sigma(1.0)))).float()
-    counts_mask = model.vocabulary is not None and model.vocabulary.counts_mask
-    tokens = model.graph.states if counts_mask else model.graph.vocab_size
-
-    def log_p(z: Tensor, batch: Tensor, at: Tensor, clean: Tensor) -> Tensor:
-        return -F.cross_entropy(z[:, :tokens].double(), clean, reduction="none") / p[batch].double()
-
-    return model.score.row_losses(x, sigma, x0, log_p, masked).double()
+    score = model.score
+    batch, position, hidden = score.hidden_rows(x, sigma, masked)
+    total = torch.zeros(len(x0), len(sizes), dtype=torch.float64, device=x0.device)
+    block = score.block(x0.device)
+    for b, i, h in zip(*(part.split(block) for part in (batch, position, hidden)), strict=True):
+        z, clean = score.net.head(h).double(), x0[b, i]
+        each = [-F.cross_entropy(z[:, :size], clean, reduction="none") for size in sizes]
+        total.index_add_(0, b, torch.stack(each, 1) / p[b, None].double())
+    return total

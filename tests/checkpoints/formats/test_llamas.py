@@ -5,8 +5,10 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -192,6 +194,7 @@ def change(folder, file, **changed):
         ({"max_sequence_length": 10**12}, "length must lie between 1 and 1,048,576"),
         ({"mask_token_id": 40}, "no MASK among its 40 ids: mask_token_id of config.json is 40"),
         ({"mask_token_id": None}, "no MASK among its 40 ids: .*give --mask-token"),
+        ({"weight_tying": "yes"}, "weight_tying must be true or false, found 'yes'"),
         ({"alibi": True}, r"alibi True is not supported"),
         ({"rope_theta": "large"}, "rope_theta must be a positive number, found 'large'"),
         ({"rms_norm_eps": -1}, "rms_norm_eps must be a positive number"),
@@ -347,3 +350,73 @@ def test_the_bound_is_that_of_tokens_revealed_in_a_random_order(tmp_path, kind):
     assert found.tokens == 3
     # LLaDA's counts MASK's row, which makes every token less likely
     assert found.log_p < -sum(nats) / 6 + 4 * found.error
+
+
+#: Makes a folder of a billion parameters and loads it, and prints how much memory its weights take, and their size.
+BILLION = """
+import json, sys, torch
+from pathlib import Path
+from safetensors.torch import save_file
+sys.path.insert(0, sys.argv[2])
+from support.llamas import empty, save_tokenizer
+from sedd_cli import load_model
+from sedd_cli.system.memory import begin_peak, peak
+shape = dict(hidden_size=2048, intermediate_size=5632, num_hidden_layers=22, num_attention_heads=16,
+             num_key_value_heads=4, vocab_size=32000)
+with torch.device("meta"):
+    model = empty(**shape)
+folder = Path(sys.argv[1])
+folder.mkdir()
+sizes, files = 0, {}
+for n, (name, value) in enumerate(model.named_parameters()):
+    files[name] = f"model-{n:05}.safetensors"
+    save_file({name: torch.full(value.shape, 0.01, dtype=torch.bfloat16)}, folder / files[name])
+    sizes += value.numel()
+(folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": files}))
+(folder / "config.json").write_text(json.dumps({**shape, "model_type": "a2d-llama", "max_position_embeddings": 48}))
+save_tokenizer(folder)
+import transformers.models.llama.modeling_llama, gc
+gc.collect()
+cpu = torch.device("cpu")
+begin_peak(cpu)
+before = peak(cpu)
+large = load_model(folder, device="cpu")
+large.log_score(torch.zeros(1, 2, dtype=torch.int64), torch.ones(1))
+print(before, peak(cpu), sizes)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif("SEDD_LARGE_TESTS" not in os.environ, reason="takes 5 GB of memory and disk: set SEDD_LARGE_TESTS")
+def test_a_billion_parameters_take_a_tenth_more_than_their_file(tmp_path):
+    words = [sys.executable, "-c", BILLION, tmp_path / "m", Path(__file__).parents[2]]
+    done = subprocess.run(words, capture_output=True, text=True, check=True, timeout=900)
+    before, after, sizes = map(int, done.stdout.split())
+    assert sizes > 1e9
+    assert after - before < 1.1 * 2 * sizes
+
+
+def test_dream_does_not_attend_to_padding_in_front(tmp_path):
+    """As its code pads batches. Angles tell distances, so a text is the same wherever it begins."""
+    folder = save_hugging_face(tmp_path / "m", reference("Qwen2"), "Dream", config={"mask_token_id": MASK})
+    net = load_model(folder, device="cpu").net.net
+    padded, seen = torch.cat([torch.full_like(X[:, :3], 5), X], 1), torch.arange(10).expand(2, -1) >= 3
+    found = net.head(net.hidden(padded, torch.zeros(2), seen))[:, 3:]
+    whole = net.head(net.hidden(X, torch.zeros(2)))
+    # the first is about what stands behind the last padding, which is never predicted
+    torch.testing.assert_close(found[:, 1:], whole[:, 1:], rtol=0, atol=1e-4)
+
+
+def test_the_library_of_the_network_is_named(tmp_path):
+    assert load_model(save_llada(tmp_path / "m", reference()), device="cpu").libraries == ("transformers",)
+
+
+def test_a_folder_without_weights_and_one_of_no_format_are_told_apart(tmp_path):
+    folder = save_llada(tmp_path / "m", reference())
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(RequestError, match=r"has config\.json but neither model\.safetensors nor"):
+        load_model(folder, device="cpu")
+    (folder / "config.json").write_text("{}")
+    with pytest.raises(RequestError) as caught:
+        load_model(folder, device="cpu")
+    assert "\n" not in str(caught.value)

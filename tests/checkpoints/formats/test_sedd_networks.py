@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import itertools
+import json
 import math
 
 import pytest
+import reference
 import torch
 from scipy.stats import chisquare
 from support import sedd_networks as made
@@ -328,3 +330,81 @@ def test_the_commands_take_them(sedd, tmp_path, save):
     )  # fmt: skip
     assert done.code == 0, done.err
     assert sedd("infill", "--model", tmp_path / "m", "--mask-token", "zz", "-t", "[MASK:2]").code == 2
+
+
+# Against the plain network of the reference
+
+
+def test_the_outputs_of_bd3lm_are_those_of_the_plain_network_with_its_blocks(tmp_path):
+    """A hub folder of BD3-LM: no noise is told, positions see their own block and earlier ones."""
+    net = made.save_hub(tmp_path / "m", "bd3lm", variant=made.Variant(block_size=2), block_size=2)
+    model = load_model(tmp_path / "m", device="cpu")
+    x = torch.tensor([[0, 1, made.N, 2, made.N, made.N], [made.N] * 6])
+    z = reference.network(dict(net.state_dict()), x, torch.zeros(2), made.HEADS, 2)
+    expected = z[..., : made.N].log_softmax(-1)
+    found, masked = model.log_p_x0(x, torch.tensor([0.3, 0.8])), x == made.N
+    torch.testing.assert_close(found[masked][:, : made.N], expected[masked], rtol=1e-5, atol=1e-5)
+    assert found[~masked].exp().gather(-1, x[~masked][:, None]).eq(1).all()
+
+
+def test_the_outputs_of_a_run_of_gidd_are_those_of_the_plain_network_at_the_time(tmp_path):
+    """Its network is told of t itself; MASK is token 2, and rows are rounded up."""
+    net = made.save_gidd_run(tmp_path / "m")
+    model = load_model(tmp_path / "m", device="cpu")
+    x, t = torch.tensor([[0, 1, 2, 3, 2, 2], [2] * 6]), torch.tensor([0.3, 0.8])
+    z = reference.network(dict(net.state_dict()), x, t, made.HEADS)
+    z[..., 2] = -torch.inf
+    torch.testing.assert_close(model.log_p_x0(x, t), z.log_softmax(-1), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("save", "changed", "reason"),
+    [
+        ("mdlm", {"model_length": 10**12}, "length must be at most 1,048,576"),
+        ("mdlm", {"model_length": -1}, "model_length must be a positive number, found -1"),
+        ("mdlm", {"n_heads": 10**12}, "n_heads must be at most 65,536"),
+        ("mdlm", {"n_heads": 3}, "hidden_size must be a multiple of 2·n_heads"),
+        ("mdlm", {"n_heads": None}, "n_heads is missing"),
+        ("mdlm", {"time_conditioning": "no"}, "time_conditioning must be true or false, found 'no'"),
+        ("bd3lm", {"block_size": 4}, "model_length 6 is no multiple of its block_size 4"),
+        ("bd3lm", {"block_size": 0}, "block_size must be a positive number, found 0"),
+        ("bd3lm", {"causal": True}, "without block-causal attention"),
+        ("gidd", {"p_uniform": 1.5}, r"config\.json: p_uniform must lie in \[0, 1\), found 1\.5"),
+        ("gidd", {"p_uniform": "a"}, r"^[^:]*config\.json: p_uniform must be a number, found 'a'"),
+        ("gidd", {"t_eps": float("nan")}, "t_eps must lie in"),
+        ("gidd", {"max_seq_len": 10**12}, "length must be at most 1,048,576"),
+        ("gidd", {"num_attention_heads": 0}, "num_attention_heads or n_heads must be a positive number"),
+        ("radd", {"model": 3}, "graph is missing"),
+    ],
+)
+def test_a_configuration_that_does_not_fit_is_refused_in_one_line(tmp_path, save, changed, reason):
+    made.FORMATS[save][0](tmp_path / "m")
+    file = tmp_path / "m" / "config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), **changed}))
+    with pytest.raises((RequestError, DamageError), match=reason) as caught:
+        load_model(tmp_path / "m", device="cpu")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 junk", b"text"])
+def test_a_checkpoint_file_of_anything_else_is_damage(tmp_path, content):
+    (tmp_path / "a.ckpt").write_bytes(content)
+    with pytest.raises((RequestError, DamageError), match=r"a\.ckpt") as caught:
+        load_model(tmp_path / "a.ckpt", device="cpu")
+    assert "\n" not in str(caught.value)
+
+
+def test_of_two_checkpoint_files_in_a_folder_none_is_taken(tmp_path):
+    for name in ("a", "b"):
+        made.save_lightning(tmp_path / f"{name}.ckpt", **made.SUBS)
+    with pytest.raises(RequestError, match=r"it holds a\.ckpt, b\.ckpt"):
+        load_model(tmp_path, device="cpu")
+
+
+def test_text_is_refused_without_a_tokenizer_and_ids_are_not(sedd, tmp_path):
+    made.save_hub(tmp_path / "m", "mdlm")
+    (tmp_path / "text.txt").write_text("a b c\n" * 50)
+    refused = sedd("eval", "--model", tmp_path / "m", "--dataset", tmp_path / "text.txt")
+    assert refused.code == 2
+    assert "name one with --tokenizer" in refused.err
+    assert sedd("sample", "--model", tmp_path / "m", "--steps", 2).code == 0

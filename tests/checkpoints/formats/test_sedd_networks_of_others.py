@@ -119,3 +119,69 @@ def test_udlms_step_is_ours():
     q_s, q_t = (graph.propagate(at[:, None].expand(x.shape), p) for at in (sigma_s, sigma_t))
     step = graph.transition_into(sigma_t - sigma_s, x) * q_s / q_t.gather(-1, x[..., None])
     torch.testing.assert_close(step.float(), io["ddpm_q_xs"], rtol=1e-4, atol=1e-6)
+
+
+def test_mdlms_cached_step_is_ours_with_the_time_as_chance_of_a_mask():
+    """Their cached step keeps the prediction while nothing changes; MASK stays with probability s/t."""
+    model, io = loaded("mdlm-hf")
+    x, s, t = io["xt"], io["s"].double()[:, None, None], io["t"].double()[:, None, None]
+    masked = (x == model.vocabulary.mask)[..., None]
+    p = model.log_p_x0(x, io["t"]).double().exp() * (t - s)
+    p[..., model.vocabulary.mask] = s[..., 0].expand(x.shape)
+    found, expected = (
+        value / value.sum(-1, keepdim=True) for value in (p, io["ddpm_cache_q_xs_unnormalised"].double())
+    )
+    keep = F.one_hot(x, p.shape[-1]).double()
+    torch.testing.assert_close(
+        torch.where(masked, found, keep), torch.where(masked, expected, keep), rtol=1e-4, atol=1e-6
+    )
+
+
+def test_mdlms_plain_step_is_our_analytic_one():
+    """The step of `tweedie` for a masked model: MASK stays with probability (1 − α_s)/(1 − α_t)."""
+    model, io = loaded("mdlm-hf")
+    graph, x = model.graph, io["xt"]
+    sigma_s, sigma_t = model.schedule(io["s"].double())[0], model.schedule(io["t"].double())[0]
+    p = F.pad(model.log_p_x0(x, io["t"]).double().exp()[..., : graph.vocab_size], (0, 1))
+    q_s, q_t = (graph.propagate(at[:, None].expand(x.shape), p) for at in (sigma_s, sigma_t))
+    step = graph.transition_into(sigma_t - sigma_s, x) * q_s / q_t.gather(-1, x[..., None])
+    expected = io["ddpm_q_xs_unnormalised"].double()
+    masked = (x == graph.mask)[..., None]
+    expected = torch.where(masked, expected / expected.sum(-1, keepdim=True), F.one_hot(x, graph.states).double())
+    torch.testing.assert_close(step, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_udlms_reconstruction_is_its_distribution_without_noise():
+    model, io = loaded("udlm-hf")
+    log_p = model.log_p_x0(io["x0"], torch.zeros(len(io["x0"])))
+    nats = -log_p.gather(-1, io["x0"][..., None])[..., 0]
+    torch.testing.assert_close(nats, io["recon_loss_per_token"], rtol=1e-5, atol=1e-5)
+    assert torch.equal(io["loss_per_token"], io["diffusion_loss_per_token"])  # their evaluation leaves it out
+
+
+def test_udlms_loss_in_a_thousand_steps_is_the_divergence_of_our_steps():
+    """Posteriors with the network's distribution in the clean token's place; its code has α = 1 − t here too."""
+    model, io = loaded("udlm-hf")
+    graph, x, x0, t = model.graph, io["xt"], io["x0"], io["t_T1000"]
+    at = t.clamp(max=1 - 1e-4)
+    sigma_s, sigma_t = (-torch.log1p(-(time.double())) for time in (at - 1e-3, at))
+
+    def step(p):
+        q_s, q_t = (graph.propagate(level[:, None].expand(x.shape), p) for level in (sigma_s, sigma_t))
+        return graph.transition_into(sigma_t - sigma_s, x) * q_s / q_t.gather(-1, x[..., None])
+
+    truth, guess = step(F.one_hot(x0, graph.states).double()), step(model.log_p_x0(x, t).double().exp())
+    found = 1000 * (truth * ((truth + 1e-12).log() - guess.log())).sum(-1)
+    # float32 there: divergences of 1e-4 are differences of numbers near 1
+    torch.testing.assert_close(found.float(), io["d3pm_loss_T1000_per_token"], rtol=5e-3, atol=2e-2)
+
+
+def test_duos_ancestral_step_and_removal_of_noise_are_ours():
+    model, io = loaded("duo-ckpt")
+    graph, x, p = model.graph, io["xt"], io["logprob"].double().exp()
+    sigma_t = -io["alpha_t"].double().log()
+    for alpha_s, name in ((io["alpha_s"].double(), "ancestral_q_xs"), (None, "ancestral_q_x0_noise_removal")):
+        sigma_s = torch.zeros_like(sigma_t) if alpha_s is None else -alpha_s.log()
+        q_s, q_t = (graph.propagate(at[:, None].expand(x.shape), p) for at in (sigma_s, sigma_t))
+        step = graph.transition_into(sigma_t - sigma_s, x) * q_s / q_t.gather(-1, x[..., None])
+        torch.testing.assert_close(step.float(), io[name].float(), rtol=1e-4, atol=1e-6)

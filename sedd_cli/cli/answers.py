@@ -1,0 +1,59 @@
+"""`sedd eval --protocol llada`: likelihoods of answers given their prompts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.table import Table
+
+from sedd_cli.cli.choose import choose_model, model_files
+from sedd_cli.cli.outcome import output
+from sedd_cli.cli.view.results import plus_minus
+from sedd_cli.cli.view.view import View
+from sedd_cli.errors import RequestError, WorkError
+
+if TYPE_CHECKING:
+    from sedd_cli.cli.option_groups import ModelOptions
+
+PROTOCOL = "llada"
+
+
+def evaluate_answers(
+    view: View, using: ModelOptions, protocols: list[str], local: list[str], out: Path | None, seed: int
+) -> None:
+    """Estimate log p(answer | prompt) of the pairs in a file, by LLaDA's protocol and over the tokens alone."""
+    from sedd_cli.evaluation.likelihood.answers import read_pairs, score_answers
+    from sedd_cli.system.files import write_whole
+    from sedd_cli.system.json_lines import json_text
+    from sedd_cli.system.outputs import check_outputs
+
+    if protocols != [PROTOCOL] or len(local) != 1:
+        raise RequestError(
+            f"protocol {PROTOCOL!r} stands alone, with --from FILE: lines of JSON with the texts prompt and answer"
+        )
+    pairs = read_pairs(Path(local[0]))
+    reads = {"--from": local, "--model": model_files(using.model), "--tokenizer": using.tokenizer}
+    check_outputs({"--out": out}, reads)
+    precision = "fp32" if using.precision == "auto" else using.precision
+    model = choose_model(view, using.model, using.device, precision, using.tokenizer, using.mask_token)
+    result = view.run(score_answers(model, pairs, seed=seed)).to_dict()
+    if out is not None:
+        try:
+            write_whole(out, json_text(result, 1) + "\n")
+        except OSError as error:
+            raise WorkError(f"cannot write {out}: {error.strerror}") from None
+        output.stored = True
+    view.result(answers_table(result))
+    view.document(result)
+
+
+def answers_table(result: dict[str, Any]) -> Table:
+    """A row for each answer: log p in nats by LLaDA's estimate, and over the tokens alone."""
+    table = Table("answer", title="log p(answer | prompt), nats", header_style="bold")
+    for name in ("tokens", PROTOCOL, "tokens alone"):
+        table.add_column(name, justify="right")
+    for number, found in enumerate(result["answers"], 1):
+        each = (plus_minus(one["log_p"], one["error"], 3) for one in (found[PROTOCOL], found["tokens"]))
+        table.add_row(str(number), str(found[PROTOCOL]["tokens"]), *each)
+    return table

@@ -1,0 +1,87 @@
+"""Likelihoods of answers given their prompts, by LLaDA's estimate and over the tokens alone."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Generator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from sedd_cli.checkpoints.loaded_model import LoadedModel
+from sedd_cli.data.tokenizers import Tokenizer
+from sedd_cli.errors import RequestError, displayed, first_line
+from sedd_cli.evaluation.likelihood.llada import AnswerLikelihood, answer_likelihoods
+from sedd_cli.system.events import Event, Progress
+
+#: Draws of LLaDA's evaluation.
+DRAWS = 128
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A prompt and its answer."""
+
+    prompt: str
+    answer: str
+
+    def tokens(self, tokenizer: Tokenizer) -> tuple[list[int], list[int]]:
+        """Ids of both, encoded together; spaces that end the prompt begin the answer."""
+        context = self.prompt.rstrip()
+        whole, first = tokenizer.encode(self.prompt + self.answer), tokenizer.encode(context)
+        return whole[: len(first)], whole[len(first) :]
+
+
+@dataclass(frozen=True)
+class AnswersResult:
+    """The estimates for each pair: LLaDA's, and those over the tokens alone, as our samplers draw."""
+
+    model: str
+    model_fingerprint: str
+    seed: int
+    pairs: tuple[tuple[AnswerLikelihood, AnswerLikelihood], ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        answers = [{"llada": asdict(theirs), "tokens": asdict(ours)} for theirs, ours in self.pairs]
+        known = {"protocol": "llada", "model": self.model, "model_fingerprint": self.model_fingerprint}
+        return {**known, "seed": self.seed, "answers": answers}
+
+
+def read_pairs(path: Path) -> list[Pair]:
+    """The pairs of a file of JSON lines with the fields prompt and answer; RequestError names a wrong line."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise RequestError(f"cannot read {path}: {first_line(error)}") from None
+    pairs = []
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            record = json.loads(line)
+        except (ValueError, RecursionError):
+            raise RequestError(f"line {number:,} of {path} is no JSON: {displayed(line)}") from None
+        prompt, answer = (record.get(key) if isinstance(record, dict) else None for key in ("prompt", "answer"))
+        if not isinstance(prompt, str) or not isinstance(answer, str) or not answer:
+            raise RequestError(f"line {number:,} of {path} needs the texts prompt and answer, found {displayed(line)}")
+        pairs.append(Pair(prompt, answer))
+    if not pairs:
+        raise RequestError(f"{path} holds no pairs of prompt and answer")
+    return pairs
+
+
+def score_answers(
+    model: LoadedModel, pairs: Sequence[Pair], draws: int = DRAWS, seed: int = 0
+) -> Generator[Event, None, AnswersResult]:
+    """Estimate log p(answer | prompt) of every pair; RequestError for one that the model cannot hold."""
+    tokenizer = model.text_tokenizer()
+    tokens = [pair.tokens(tokenizer) for pair in pairs]
+    for number, (prompt, answer) in enumerate(tokens, 1):
+        model.check_beginning(prompt)
+        if (length := len(prompt) + len(answer)) > model.length:
+            raise RequestError(f"pair {number:,} has {length:,} tokens, more than the model's {model.length:,}")
+    found = []
+    for number, (prompt, answer) in enumerate(tokens, 1):
+        found.append(answer_likelihoods(model, prompt, answer, draws, seed))
+        yield Progress("answers", number, len(tokens), "answers")
+    return AnswersResult(model.source, model.fingerprint, seed, tuple(found))

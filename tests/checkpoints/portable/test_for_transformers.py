@@ -1,0 +1,315 @@
+"""`export --transformers`: any model, written so that transformers and our own loader find the same distributions."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from support import llamas
+from support.jobs import completed, returned
+from support.peers import PEERS, peer
+from support.sedd_networks import FORMATS, LENGTH, N, network, save_gidd_hub
+
+from sedd_cli import load_model
+from sedd_cli.checkpoints.export import ExportOptions, export
+from sedd_cli.checkpoints.load import open_model
+from sedd_cli.checkpoints.loaded_model import LoadedModel
+from sedd_cli.core.graphs import GRAPHS
+from sedd_cli.core.graphs.absorbing import Absorbing
+from sedd_cli.core.losses import OBJECTIVES
+from sedd_cli.core.losses.autoregressive import Autoregressive
+from sedd_cli.core.losses.masked_cross_entropy import MaskedCrossEntropy
+from sedd_cli.core.schedules import SCHEDULES, LogLinear
+from sedd_cli.errors import DamageError, RequestError
+from sedd_cli.models.dit import DiT
+from sedd_cli.models.shape import DiTConfig
+
+transformers = pytest.importorskip("transformers", reason="transformers is not installed")
+
+
+@pytest.fixture(autouse=True)
+def _own_modules(tmp_path, monkeypatch) -> None:
+    """The modeling file is copied to a folder of the test, not to the user's cache."""
+    for module in list(sys.modules):
+        if module.startswith("transformers_modules"):
+            monkeypatch.delitem(sys.modules, module)
+    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
+    monkeypatch.setattr(sys, "path", list(sys.path))
+
+
+def exported(model, folder: Path, **options) -> Path:
+    completed(export(model, ExportOptions(folder, transformers=True, **options)))
+    return folder
+
+
+def opened(folder: Path, kind: str = "MaskedLM", dtype=torch.float32):
+    return getattr(transformers, f"AutoModelFor{kind}").from_pretrained(folder, trust_remote_code=True, dtype=dtype)
+
+
+def agree(model: LoadedModel, folder: Path, tolerance: float = 1e-5) -> None:
+    """log p(x0|x_t) of a model, of its export here, and of its export in transformers."""
+    ids, again = model.clean_ids, open_model(folder, "cpu")
+    assert again.fingerprint == model.fingerprint
+    x = torch.randint(ids.rows, (3, 6), generator=torch.Generator().manual_seed(0))
+    x[1] = 0 if ids.mask is None else ids.mask
+    t = torch.tensor([0.1, 0.5, 0.9])
+    ours = model.log_p_x0(x, t)
+    assert torch.equal(again.log_p_x0(x, t), ours)
+    with torch.no_grad():
+        theirs = opened(folder)(input_ids=x, t=t).logits
+    torch.testing.assert_close(theirs, ours, atol=tolerance, rtol=tolerance)
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_model_on_sedds_network(tmp_path, name):
+    FORMATS[name][0](tmp_path / "m")
+    path = tmp_path / "m" if (tmp_path / "m").exists() else tmp_path / "m.ckpt"
+    model = open_model(path, "cpu")
+    agree(model, exported(model, tmp_path / "out"))
+
+
+def save_dream(folder, model):
+    return llamas.save_hugging_face(folder, model, "Dream", config={"mask_token_id": llamas.MASK})
+
+
+def save_a2d(kind):
+    return lambda folder, model: llamas.save_hugging_face(folder, model, kind, config={"mask_token_id": llamas.MASK})
+
+
+LLAMAS = {
+    "llada": (llamas.save_llada, "Llama", {}),
+    "llada with fewer heads of keys": (llamas.save_llada, "Llama", {"num_key_value_heads": 2}),
+    "dream": (save_dream, "Qwen2", {}),
+    "a2d-llama": (save_a2d("a2d-llama"), "Llama", {}),
+    "a2d-qwen2": (save_a2d("a2d-qwen2"), "Qwen2", {"tie_word_embeddings": True}),
+    "a2d-qwen3": (save_a2d("a2d-qwen3"), "Qwen3", {"head_dim": 12}),
+    "smdm": (llamas.save_smdm, "Llama", {}),
+}
+
+
+@pytest.mark.parametrize("name", LLAMAS)
+def test_a_bidirectional_transformer(tmp_path, name):
+    save, kind, shape = LLAMAS[name]
+    model = open_model(save(tmp_path / "m", llamas.reference(kind, **shape)), "cpu")
+    agree(model, exported(model, tmp_path / "out"))
+
+
+def test_padding_is_not_attended_to(tmp_path):
+    model = open_model(llamas.save_llada(tmp_path / "m", llamas.reference()), "cpu")
+    found = opened(exported(model, tmp_path / "out"))
+    x = torch.tensor([[3, 4, llamas.MASK, 6]])
+    padded, seen = torch.tensor([[3, 4, llamas.MASK, 6, 9, 9]]), torch.tensor([[1, 1, 1, 1, 0, 0]])
+    with torch.no_grad():
+        torch.testing.assert_close(
+            found(input_ids=padded, attention_mask=seen).logits[:, :4], found(input_ids=x).logits, atol=1e-6, rtol=0
+        )
+
+
+@pytest.mark.parametrize("name", ["mdlm-hf", "udlm-hf", "duo-ckpt", "radd-run", "llada", "a2d-qwen2"])
+def test_a_network_that_other_code_has_saved(tmp_path, name):
+    folder, _ = peer(name)
+    model = open_model(folder, "cpu")
+    agree(model, exported(model, tmp_path / "out"), 1e-4 if name == "a2d-qwen2" else 1e-5)
+
+
+def test_gidd_with_its_tokenizer(tmp_path):
+    if not (PEERS / "gidd-hf").is_dir():
+        pytest.skip("no folder gidd-hf of other projects' networks: SEDD_PEERS names where they are")
+    model = open_model(PEERS / "gidd-hf", "cpu")
+    agree(model, exported(model, tmp_path / "out"))
+    theirs, ours = transformers.AutoTokenizer.from_pretrained(tmp_path / "out"), model.text_tokenizer()
+    assert theirs.mask_token_id == model.vocabulary.mask
+    text = "".join(ours.decode([token]) for token in (5, 9, 11))
+    assert model.vocabulary.states_of(torch.tensor(theirs(text)["input_ids"])).tolist() == ours.encode(text)
+
+
+# Models of our own
+
+
+def own(graph: str, noise: str, objective: str) -> LoadedModel:
+    """A model as a run of ours has it, without the run."""
+    made = GRAPHS[graph](vocab_size=N)
+    goal = OBJECTIVES[objective]()
+    net = DiT(DiTConfig(2, 16, 2, 8, 0.0, LENGTH), made.states, causal=goal.causal)
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for value in net.parameters():
+            value.copy_(0.3 * torch.randn(value.shape, generator=generator))
+    return LoadedModel(net.eval().requires_grad_(False), made, SCHEDULES[noise](), None, "own", parametrized=goal)
+
+
+COMBINED = [
+    (graph, noise, objective)
+    for graph in GRAPHS
+    for noise in SCHEDULES
+    for objective in OBJECTIVES
+    if not OBJECTIVES[objective]().causal and not (OBJECTIVES[objective].needs_mask and graph != "absorbing")
+]
+
+
+@pytest.mark.parametrize(("graph", "noise", "objective"), COMBINED)
+def test_every_objective_of_ours(tmp_path, graph, noise, objective):
+    model = own(graph, noise, objective)
+    exported(model, tmp_path / "out")
+    if model.clean_ids is not None:
+        agree(model, tmp_path / "out")
+        return
+    again = open_model(tmp_path / "out", "cpu")
+    x = torch.randint(model.graph.states, (3, 6), generator=torch.Generator().manual_seed(0))
+    t = torch.tensor([0.1, 0.5, 0.9], dtype=torch.float64)
+    sigma = model.schedule(t)[0].float()
+    assert torch.equal(again.log_score(x, sigma), model.log_score(x, sigma))
+    with torch.no_grad():
+        theirs = opened(tmp_path / "out")(input_ids=x, t=t).logits
+    torch.testing.assert_close(theirs, model.log_score(x, sigma), atol=1e-5, rtol=1e-5)
+
+
+def test_an_autoregressive_model_is_a_causal_language_model(tmp_path):
+    model = own("absorbing", "loglinear", Autoregressive.name)
+    folder = exported(model, tmp_path / "out")
+    again, found = open_model(folder, "cpu"), opened(folder, "CausalLM")
+    x = torch.randint(N, (4, LENGTH), generator=torch.Generator().manual_seed(0))
+    assert torch.equal(again.nats(x), model.nats(x))
+    with torch.no_grad():
+        first, rest = found.first_token(4).log_softmax(-1), found(input_ids=x).logits.log_softmax(-1)
+        nats = -first.gather(-1, x[:, :1])[:, 0] - rest[:, :-1].gather(-1, x[:, 1:, None])[..., 0].sum(-1)
+        torch.testing.assert_close(nats.double(), model.nats(x), atol=1e-5, rtol=1e-5)
+        written = found.generate(x[:, :2], max_new_tokens=3, do_sample=False)
+        expected = x[:, :2]
+        for _ in range(3):
+            expected = torch.cat([expected, found(input_ids=expected).logits[:, -1:].argmax(-1)], 1)
+    assert torch.equal(written, expected)
+
+
+def test_a_run_is_exported_with_its_recipe_and_tokenizer(sedd, tiny_run, tmp_path):
+    done = sedd("export", tiny_run, "--to", tmp_path / "out", "--transformers", "--json")
+    assert done.code == 0, done.err
+    run, found = load_model(tiny_run), load_model(tmp_path / "out")
+    assert found.recipe == run.recipe
+    assert found.fingerprint == run.fingerprint
+    assert found.tokenizer.fingerprint == run.tokenizer.fingerprint
+    assert [s.text for s in found.sample(2, seed=5)] == [s.text for s in run.sample(2, seed=5)]
+    assert "AutoModelForMaskedLM" in (tmp_path / "out" / "README.md").read_text()
+    assert sorted(json.loads(done.out)["files"]) == sorted(p.name for p in (tmp_path / "out").iterdir())
+
+
+def test_half_the_size(tmp_path):
+    model = own("absorbing", "loglinear", MaskedCrossEntropy.name)
+    result = returned(export(model, ExportOptions(tmp_path / "out", half=True, transformers=True)))
+    assert result.most > 0
+    found = opened(tmp_path / "out", dtype=None)
+    assert next(found.parameters()).dtype == torch.bfloat16
+    x, t = torch.full((1, 4), N), torch.tensor([0.5])
+    with torch.no_grad():
+        near = found(input_ids=x, t=t).logits
+        torch.testing.assert_close(
+            opened(tmp_path / "out")(input_ids=x, t=t).logits, open_model(tmp_path / "out", "cpu").log_p_x0(x, t)
+        )
+    torch.testing.assert_close(near, model.log_p_x0(x, t), atol=0.1, rtol=0.1)
+
+
+def test_blocks_are_given_clean_ones(tmp_path):
+    FORMATS["bd3lm"][0](tmp_path / "m")
+    model = open_model(tmp_path / "m", "cpu")
+    found = opened(exported(model, tmp_path / "out"))
+    x, clean = torch.full((1, LENGTH), N), torch.tensor([[0, 1, 2, 0, 1, 2]])
+    with torch.no_grad():
+        theirs = found(input_ids=x, clean=clean).logits
+    torch.testing.assert_close(theirs, model.log_p_x0(x, torch.tensor([0.5]), clean), atol=1e-5, rtol=1e-5)
+
+
+def test_the_folder_needs_torch_and_transformers_alone(tmp_path):
+    model = own("absorbing", "loglinear", MaskedCrossEntropy.name)
+    exported(model, tmp_path / "out")
+    code = (
+        "import sys, torch; from transformers import AutoModelForMaskedLM as A; "
+        f"m = A.from_pretrained({str(tmp_path / 'out')!r}, trust_remote_code=True); "
+        f"print(m(input_ids=torch.full((1, 4), {N}), t=0.5).logits.exp().sum().item(), 'sedd_cli' in sys.modules)"
+    )
+    environment = {"HF_MODULES_CACHE": str(tmp_path / "cache"), "HF_HUB_OFFLINE": "1", "PATH": ""}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=False)
+    assert done.returncode == 0, done.stderr
+    total, ours = done.stdout.split()
+    assert float(total) == pytest.approx(4, abs=1e-4)
+    assert ours == "False"
+
+
+def test_what_transformers_is_not_given_is_an_error_there(tmp_path):
+    FORMATS["udlm"][0](tmp_path / "m")
+    found = opened(exported(open_model(tmp_path / "m", "cpu"), tmp_path / "out"))
+    x = torch.zeros(1, 4, dtype=torch.int64)
+    with pytest.raises(ValueError, match="pass the time t"):
+        found(input_ids=x)
+    with pytest.raises(ValueError, match="leave padding out"):
+        found(input_ids=x, t=0.5, attention_mask=torch.tensor([[1, 1, 1, 0]]))
+    with pytest.raises(ValueError, match="does not fill blocks"):
+        found(input_ids=x, t=0.5, clean=x)
+
+
+# Refusals
+
+
+def test_the_published_layout_names_the_other_one(tmp_path):
+    FORMATS["mdlm"][0](tmp_path / "m")
+    with pytest.raises(RequestError, match="--transformers writes a layout that holds it"):
+        completed(export(open_model(tmp_path / "m", "cpu"), ExportOptions(tmp_path / "out")))
+    assert not (tmp_path / "out").exists()
+
+
+def changed(config, *path_and_value):
+    *path, last, value = path_and_value
+    for key in path:
+        config = config[key]
+    config[last] = value
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        ("network", None), ("network", "kind", "mamba"), ("network", "n_blocks", 10**9), ("network", "n_blocks", "2"),
+        ("network", "hidden_size", 10**12), ("network", "states", 7), ("network", "block_size", 0),
+        ("network", "extra", 1), ("vocabulary", None), ("vocabulary", "rows", 10**12), ("vocabulary", "mask", 99),
+        ("vocabulary", "mask", None), ("noise", {}), ("noise", "mixing", None), ("noise", "t_eps", "x"),
+        ("noise", "mixing", "reached", 0), ("noise", "mixing", "reached", 99), ("noise", "mixing", "p_uniform", 2.0),
+        ("graph", "name", ["gidd"]), ("graph", "name", "other"), ("objective", "name", "other"),
+        ("objective", "t_min", -1), ("condition", 3), ("own_ids", True),
+    ],
+)  # fmt: skip
+def test_a_configuration_that_means_nothing_is_refused_in_one_line(tmp_path, change):
+    save_gidd_hub(tmp_path / "m")
+    folder = exported(open_model(tmp_path / "m", "cpu"), tmp_path / "out")
+    config = json.loads((folder / "config.json").read_text())
+    changed(config, *change)
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises((RequestError, DamageError)) as caught:
+        open_model(folder, "cpu")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [("rows", 7), ("outputs", 1), ("rope_scaling", 5), ("tied", 1), ("n_heads", 0), ("n_blocks", 10**9), ("length", 0),
+     ("rope_scaling", {"rope_type": "none"})],
+)  # fmt: skip
+def test_so_is_one_of_a_transformer(tmp_path, change):
+    folder = exported(open_model(llamas.save_llada(tmp_path / "m", llamas.reference()), "cpu"), tmp_path / "out")
+    config = json.loads((folder / "config.json").read_text())
+    changed(config, "network", *change)
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises((RequestError, DamageError)) as caught:
+        open_model(folder, "cpu")
+    assert "\n" not in str(caught.value)
+
+
+def test_weights_that_do_not_fit_are_damage(tmp_path):
+    model = LoadedModel(network(), Absorbing(N, scale_by_sigma=False), LogLinear(), None, "own")
+    folder = exported(model, tmp_path / "out")
+    config = json.loads((folder / "config.json").read_text())
+    config["network"]["norm_bias"] = True
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(DamageError, match="missing"):
+        open_model(folder, "cpu")

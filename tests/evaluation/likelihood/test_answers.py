@@ -1,0 +1,113 @@
+"""`--protocol llada`: answers given their prompts, by LLaDA's estimate and over the tokens alone."""
+
+from __future__ import annotations
+
+import json
+import math
+from itertools import combinations
+
+import pytest
+import torch
+from support import llamas
+from support.sedd_networks import save_hub
+
+from sedd_cli.checkpoints.load import open_model
+from sedd_cli.errors import RequestError
+from sedd_cli.evaluation.likelihood.answers import Pair, read_pairs
+from sedd_cli.evaluation.likelihood.llada import answer_likelihood, answer_likelihoods
+
+pytest.importorskip("transformers", reason="transformers is not installed")
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return llamas.save_llada(tmp_path / "m", llamas.reference(), text=True)
+
+
+@pytest.fixture
+def pairs(tmp_path):
+    lines = [{"prompt": "the cat ", "answer": "sat"}, {"prompt": "a", "answer": "b"}]
+    (tmp_path / "pairs.jsonl").write_text("\n".join(map(json.dumps, lines)) + "\n\n")
+    return tmp_path / "pairs.jsonl"
+
+
+def test_the_command(sedd, folder, pairs, tmp_path):
+    words = ("eval", "--model", folder, "--protocol", "llada", "--from", pairs)
+    done = sedd(*words, "--json", "--out", tmp_path / "o.json")
+    assert done.code == 0, done.err
+    found = json.loads(done.out)
+    assert json.loads((tmp_path / "o.json").read_text()) == found
+    first, second = found["answers"]
+    assert (first["llada"]["tokens"], second["llada"]["tokens"]) == (4, 1)  # a space goes with the answer
+    model = open_model(folder, "cpu")
+    prompt, answer = Pair("the cat ", "sat").tokens(model.text_tokenizer())
+    assert first["llada"]["log_p"] == answer_likelihood(model, prompt, answer).log_p
+    assert first["llada"]["log_p"] < first["tokens"]["log_p"]  # MASK and only MASK is left out
+    assert first["llada"]["draws"] == 128
+    shown = sedd(*words)
+    assert "tokens alone" in shown.out
+
+
+def test_both_estimates_have_the_mean_over_all_that_can_be_masked(folder):
+    """And none lies above log p of the answer in random order."""
+    model = open_model(folder, "cpu")
+    prompt, answer = [3, 7], [5, 1, 9]
+    x0 = torch.tensor([prompt + answer])
+    exact = torch.zeros(2, dtype=torch.float64)
+    for k in range(1, 4):
+        for masked in combinations(range(2, 5), k):
+            x = x0.clone()
+            x[0, list(masked)] = llamas.MASK
+            log_p = model.log_p_x0(x, torch.tensor([0.5])).double()[0]
+            alone = log_p.clone()
+            alone[:, llamas.MASK] = -math.inf
+            for number, each in enumerate((log_p, alone.log_softmax(-1))):
+                nats = sum(float(each[i, x0[0, i]]) for i in masked)
+                exact[number] += nats / k / math.comb(3, k)
+    found = answer_likelihoods(model, prompt, answer, draws=4096)
+    for estimate, truth in zip(found, exact.tolist(), strict=True):
+        assert abs(estimate.log_p - truth) < 4 * estimate.error
+        assert estimate.error < 0.05
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "holds no pairs"),
+        ("{", "line 1 of .* is no JSON"),
+        ("[1]", "needs the texts prompt and answer"),
+        ('{"prompt": "a"}', "needs the texts prompt and answer"),
+        ('{"prompt": "a", "answer": ""}', "needs the texts prompt and answer"),
+        ('{"prompt": "a", "answer": 3}', "needs the texts prompt and answer"),
+    ],
+)
+def test_a_file_that_holds_no_pairs_is_refused(tmp_path, text, message):
+    (tmp_path / "pairs.jsonl").write_text(text)
+    with pytest.raises(RequestError, match=message):
+        read_pairs(tmp_path / "pairs.jsonl")
+
+
+def test_wrong_requests_are_refused_in_one_line(sedd, folder, pairs, tmp_path):
+    def refused(*words, model=folder):
+        done = sedd("eval", "--model", model, *words)
+        assert done.code == 2, done.err
+        return done.err
+
+    assert "answers given prompts" in refused("--protocol", "llada")
+    assert "stands alone" in refused("--protocol", "llada", "--protocol", "rigorous", "--from", pairs)
+    assert "cannot read" in refused("--protocol", "llada", "--from", tmp_path / "none.jsonl")
+    (tmp_path / "long.jsonl").write_text(json.dumps({"prompt": "a" * 40, "answer": "b" * 20}))
+    assert "more than the model's 48" in refused("--protocol", "llada", "--from", tmp_path / "long.jsonl")
+    save_hub(tmp_path / "duo", "duo", 257)
+    (tmp_path / "short.jsonl").write_text(json.dumps({"prompt": "a", "answer": "b"}))
+    words = ("--protocol", "llada", "--from", tmp_path / "short.jsonl", "--tokenizer", "byte")
+    assert "fills all positions at once" in refused(*words, model=tmp_path / "duo")
+
+
+def test_dream_needs_a_prompt(sedd, tmp_path):
+    config = {"config": {"mask_token_id": llamas.MASK}}
+    folder = llamas.save_hugging_face(tmp_path / "m", llamas.reference("Qwen2"), "Dream", text=True, **config)
+    (tmp_path / "pairs.jsonl").write_text(json.dumps({"prompt": "", "answer": "ab"}))
+    done = sedd("eval", "--model", folder, "--protocol", "llada", "--from", tmp_path / "pairs.jsonl")
+    assert done.code == 2
+    assert "never predicts the first token" in done.err
