@@ -137,7 +137,7 @@ class ModelCard:
         option = [] if self._tokenizer() else ["--tokenizer", "FILE"]
         coded = printable(self.named).replace("`", "'").replace("\n", " ")
         commands = [shlex.join(["sedd", "sample", "--model", self.named, "-n", "3", *option])]
-        if not model.exact:
+        if not self.model.exact:
             commands.append(shlex.join(["sedd", "infill", "--model", self.named, "--template", template, *option]))
         code = [
             "from sedd_cli import load_model",
