@@ -17,13 +17,14 @@ from support.jobs import returned
 
 from sedd_cli import load_model
 from sedd_cli.cli.interactive import prompt_loop
-from sedd_cli.cli.view.pieces import Pieces
-from sedd_cli.cli.view.recorder import Recorder
+from sedd_cli.cli.view.denoising.pieces import Pieces
+from sedd_cli.cli.view.denoising.recorder import Recorder
+from sedd_cli.cli.view.denoising.watch import UNRESOLVED, Watcher
 from sedd_cli.cli.view.view import View
-from sedd_cli.cli.view.watch import UNRESOLVED, Watcher
 from sedd_cli.data.tokenizers import load_tokenizer
 from sedd_cli.inference.generate import GenerateOptions, generate
-from sedd_cli.inference.infill import Job, infill
+from sedd_cli.inference.infill import infill
+from sedd_cli.inference.plan import Job
 from sedd_cli.inference.sampling import Sampling
 from sedd_cli.inference.template import parse_template
 from sedd_cli.system.events import Frame, Seen, observe
@@ -97,7 +98,7 @@ def test_jobs_come_from_a_file_or_standard_input(sedd, tiny_run, tmp_path, monke
     assert "line 2: is not JSON" in done.err
     kept = [json.loads(line) for line in (tmp_path / "r.jsonl").read_text().splitlines()]
     assert sorted((r["job"]["line"], r["index"]) for r in kept) == [(1, 0), (1, 1), (3, 0)]
-    assert "line 3, infill 0" in done.out
+    assert re.findall(r"--- (line \d(?:, infill \d)?) ", done.out) == ["line 1", "line 1, infill 1", "line 3"]
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(lines.replace("nonsense\n", "").encode())))
     again = sedd(*words, "-", "--json")
     assert json.loads(again.out)["from_before"] == 3
@@ -132,7 +133,7 @@ def test_a_refused_request_leaves_what_stood_in_the_file(sedd, tiny_run, tmp_pat
 
 
 def test_two_processes_do_not_share_a_file(sedd, tiny_run, tmp_path):
-    from sedd_cli.inference.jobs import writing
+    from sedd_cli.inference.resumable import writing
 
     with writing(tmp_path / "s.jsonl"):
         done = sedd("sample", "--model", tiny_run, "--out", tmp_path / "s.jsonl")
@@ -142,14 +143,14 @@ def test_two_processes_do_not_share_a_file(sedd, tiny_run, tmp_path):
 
 
 def test_quiet_refusals_say_why(sedd, tiny_run, tmp_path):
-    (tmp_path / "jobs.jsonl").write_text("nonsense\n")
+    (tmp_path / "jobs.jsonl").write_text("{nonsense\n")
     done = sedd("infill", "--model", tiny_run, "--input", tmp_path / "jobs.jsonl", "--quiet")
     assert done.code == 2
     assert "1 of 1 lines were refused: 1; line 1: is not JSON" in done.err
 
 
 def test_results_are_written_as_they_come(tiny_run, model, tmp_path):
-    from sedd_cli.inference.jobs import stored
+    from sedd_cli.inference.resumable import stored
 
     out = tmp_path / "s.jsonl"
     running = stored(generate(model, GenerateOptions(n=3, sampling=Sampling(batch=1))), out)
@@ -165,7 +166,18 @@ def test_results_are_written_as_they_come(tiny_run, model, tmp_path):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ([], "name one of --template"),
+        ([], "name one of TEMPLATE, --template"),
+        (["a [MASK]", "--template", "[MASK]"], "found TEMPLATE and --template"),
+        (["a", "[MASK]"], '2 words are given: put the template in quotes, as in "To be [MASK:2]"'),
+        (["no gap"], "no gap to fill"),
+        (["{jobs}"], "is a file: --input"),
+        (["[MASK]", "--fresh"], "--resume has no effect with TEMPLATE"),
+        (["[MASK]", "--watch", "--quiet"], "--quiet the results alone"),
+        (["[MASK]", "--svg", "x.gif"], "--svg writes a file that ends in .svg, found x.gif; --gif writes .gif"),
+        (["[MASK]", "--gif", "x.png"], "--gif writes a file that ends in .gif, found x.png"),
+        (["[MASK]", "--html", "x.svg"], "--html writes a file that ends in .html, found x.svg; --svg writes .svg"),
+        (["[MASK]", "--gif", "/no/such/folder/f.gif"], "does not exist"),
+        (["--interactive", "--gif", "x.gif"], "--gif has no effect with --interactive"),
         (["--template", "[MASK]", "--prefix", "a"], "found --template and --prefix and --suffix"),
         (["--template", "no gap"], "no gap to fill"),
         (["--template", "a [MASK:3"], "unbalanced '['"),
@@ -241,7 +253,7 @@ def test_what_is_watched_is_given_unresolved_or_new(model):
         assert styles[0] == "cyan"
         assert text.plain.count(UNRESOLVED) == x.count(mask)
         assert styles.count("bold black on green") == (0 if step == 1 else 1)
-    metrics = watcher._metrics(frame).plain
+    metrics = watcher._metrics(frame, 1).plain
     assert metrics == "step 3 of 3 · 3 evaluations · 2 of 2 tokens · 1 tokens/s"
 
 
@@ -256,8 +268,10 @@ def test_watching_draws_frames_in_a_terminal_and_changes_nothing(model):
 
 
 def test_watching_without_a_terminal_is_nothing(sedd, tiny_run):
-    words = ["infill", "--model", tiny_run, "-t", "the [MASK:3] sat", "--quiet"]
-    assert sedd(*words, "--watch").out == sedd(*words).out
+    words = ["infill", "--model", tiny_run, "-t", "the [MASK:3] sat"]
+    watched, plain = sedd(*words, "--watch"), sedd(*words)
+    assert re.sub(r"\d\.\d s", "", watched.out) == re.sub(r"\d\.\d s", "", plain.out)
+    assert "--watch shows the texts in a terminal, which this output is not" in watched.err
 
 
 def test_pieces_are_the_text_even_where_tokens_share_a_character(model):
@@ -315,7 +329,7 @@ def test_a_page_tells_sequences_of_one_text_apart(model):
     assert len({one.text for one in done}) < 40
     for event, strand in recorder._found:
         assert strand.evaluations[-1] == event.nfe
-        assert strand.label == f"filling {event.index}"
+        assert strand.label == f"infill {event.index}"
 
 
 def test_a_page_says_how_many_it_left_out(model):
