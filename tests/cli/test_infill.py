@@ -9,6 +9,7 @@ import re
 import subprocess
 import sys
 import threading
+import time
 from html.parser import HTMLParser
 
 import pytest
@@ -22,6 +23,8 @@ from sedd_cli.cli.view.denoising.recorder import Recorder
 from sedd_cli.cli.view.denoising.watch import UNRESOLVED, Watcher
 from sedd_cli.cli.view.view import View
 from sedd_cli.data.tokenizers import load_tokenizer
+from sedd_cli.inference.batch.jobs import fill_jobs
+from sedd_cli.inference.batch.lines import read_jobs
 from sedd_cli.inference.generate import GenerateOptions, generate
 from sedd_cli.inference.infill import infill
 from sedd_cli.inference.plan import Job
@@ -267,6 +270,32 @@ def test_watching_draws_frames_in_a_terminal_and_changes_nothing(model):
     assert "step 1 of 5" in drawn.getvalue()
 
 
+def test_each_watched_text_has_its_title(model):
+    """Of several prompts or templates one sees which is which, and how many there is no room for."""
+    view, _ = terminal(80, 24)
+    watcher, titles = Watcher(view, model), set()
+
+    def see(event):
+        if isinstance(event, Frame):
+            watcher._note(event)
+            lines = ["".join(s.text for s in line).strip() for line in view.console.render_lines(watcher._frame(event))]
+            titles.update(line.strip("─ ") for line in lines if line.startswith("──"))
+
+    returned(observe(generate(model, GenerateOptions(1, 18, ("the cat", "a dog ran over")), watch=True), see))
+    assert titles == {"sample 0 of 'the cat'", "sample 0 of 'a dog ran over'"}
+    titles.clear()
+    job = Job(parse_template("the [MASK:3] sat"), candidates=2)
+    returned(observe(infill(model, [job], Sampling(), watch=True), see))
+    assert titles == {"infill 0, candidate 1", "infill 0, candidate 2"}
+    titles.clear()
+    read = read_jobs([b'{"template": "the [MASK:3] sat", "id": "q7", "n": 2}', b"the [MASK:3] ran"], "f", 24)
+    returned(observe(fill_jobs(model, read, Sampling(), False, None, True, watch=True), see))
+    assert titles == {"q7", "q7, infill 1", "line 2"}
+    frame = Frame(1, 1, 1.0, [Seen(i, 0, (None,) * 3, [1, 2, 3], 1, f"q{i}") for i in range(50)])
+    watcher._note(frame)
+    assert "of 50 texts" in "".join(s.text for line in view.console.render_lines(watcher._frame(frame)) for s in line)
+
+
 def test_watching_without_a_terminal_is_nothing(sedd, tiny_run):
     words = ["infill", "--model", tiny_run, "-t", "the [MASK:3] sat"]
     watched, plain = sedd(*words, "--watch"), sedd(*words)
@@ -469,3 +498,33 @@ def test_a_live_input_is_answered_line_by_line(tiny_run, tmp_path, sedd):
         return sorted((f["job"]["line"], f["index"], f["text"], f["job"]["key"]) for f in found)
 
     assert results("live.jsonl") == results("file.jsonl")
+
+
+def test_a_batch_is_killed_goes_on_and_is_not_mixed_with_another(tiny_run, tmp_path, sedd):
+    """The way of someone with fifty templates: kill -9 in the middle, the same command, another option, --fresh."""
+    jobs, out = tmp_path / "jobs.jsonl", tmp_path / "out.jsonl"
+    lines = [{"id": f"q{i}", "template": f"the [MASK:{8 - i % 6}] {i}", "label": i % 3} for i in range(50)]
+    jobs.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    words = ["infill", "--model", str(tiny_run), "--input", str(jobs), "--out", str(out)]
+    script = "from sedd_cli.__main__ import main; main()"
+    job = subprocess.Popen([sys.executable, "-c", script, *words, "--batch", "1"], stdout=subprocess.DEVNULL)
+    ended = time.monotonic() + 120
+    while time.monotonic() < ended and not (out.exists() and out.read_bytes().count(b"\n") >= 5):
+        time.sleep(0.005)
+    job.kill()
+    job.wait()
+    kept = out.read_bytes().count(b"\n")
+    assert 5 <= kept < 50
+    done = sedd(*words)
+    assert done.code == 0, done.err
+    assert f"{kept} of 50 fillings are stored already" in done.err
+    found = [json.loads(line) for line in out.read_text().splitlines()]
+    assert [(r["job"]["id"], r["job"]["extra"]) for r in found] == [(f"q{i}", {"label": i % 3}) for i in range(50)]
+    assert {(r["job"]["model"]["step"], r["job"]["options"]["seed"]) for r in found} == {(12, 0)}
+    before = out.read_bytes()
+    for more in (["--seed", 1], ["--temperature", 0.5], ["--all", "--candidates", 2]):
+        refused = sedd(*words, *more)
+        assert (refused.code, out.read_bytes()) == (2, before)
+        assert "--fresh" in refused.err
+    assert sedd(*words, "--seed", 1, "--fresh").code == 0
+    assert {json.loads(line)["seed"] for line in out.read_text().splitlines()} == {1}
