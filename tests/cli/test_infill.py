@@ -288,9 +288,9 @@ def test_each_watched_text_has_its_title(model):
     returned(observe(infill(model, [job], Sampling(), watch=True), see))
     assert titles == {"infill 0, candidate 1", "infill 0, candidate 2"}
     titles.clear()
-    read = read_jobs([b'{"template": "the [MASK:3] sat", "id": "q7", "n": 2}', b"the [MASK:3] ran"], "f", 24)
+    read = read_jobs([b"the [MASK:3] ran", b'{"template": "the [MASK:3] sat", "id": "q7", "n": 2}'], "f", 24)
     returned(observe(fill_jobs(model, read, Sampling(), False, None, True, watch=True), see))
-    assert titles == {"q7", "q7, infill 1", "line 2"}
+    assert titles == {"line 1", "q7", "q7, infill 1"}
     frame = Frame(1, 1, 1.0, [Seen(i, 0, (None,) * 3, [1, 2, 3], 1, f"q{i}") for i in range(50)])
     watcher._note(frame)
     assert "of 50 texts" in "".join(s.text for line in view.console.render_lines(watcher._frame(frame)) for s in line)
