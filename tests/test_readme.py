@@ -118,6 +118,7 @@ def stand_ins(tmp_path_factory, workplace) -> Path:
         (here / name).write_text(lines)
     jobs = re.findall(r"^\{.*\}$", TEXTS["sampling"], re.MULTILINE)
     (here / "jobs.jsonl").write_text("\n".join(jobs) + "\n")
+    (here / "templates.txt").write_text("Return the [MASK:2] list.\nIf [MASK:3]\n")
     for name in ("recipes/quickstart.yaml", "recipes/gpt2_small.yaml", *shipped()):
         (here / name).parent.mkdir(exist_ok=True)
         (here / name).write_text(yaml.safe_dump(recipe))

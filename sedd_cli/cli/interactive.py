@@ -6,14 +6,15 @@ import dataclasses
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from sedd_cli.cli.view.showing import show_samples
+from sedd_cli.cli.option_groups import Watching
+from sedd_cli.cli.view.denoising.showing import show_samples
 from sedd_cli.cli.view.view import View
 from sedd_cli.errors import RequestError
 from sedd_cli.inference.template import parse_template
 
 if TYPE_CHECKING:
     from sedd_cli.checkpoints.loaded_model import LoadedModel
-    from sedd_cli.inference.infill import Job
+    from sedd_cli.inference.plan import Job
     from sedd_cli.inference.sampling import Sampling
 
 Options = TypeVar("Options", "Job", "Sampling")
@@ -49,7 +50,9 @@ def prompt_loop(view: View, model: LoadedModel, job: Job, sampling: Sampling, ev
             again = line in ("", filled) and not fresh
             typed, seed = line or filled, (job.seed + again) % 2**64
             asked = dataclasses.replace(job, template=parse_template(typed), seed=seed)
-            show_samples(view, model, infill(model, [asked], sampling, every, watch=True), "", None, True, None)
+            show_samples(
+                view, model, infill(model, [asked], sampling, every, watch=True), "", None, Watching(watch=True)
+            )
             job, filled, fresh = asked, typed, False
         except RequestError as error:
             view.say(f"{error}", "yellow")

@@ -15,6 +15,7 @@ from typing import Annotated, Any
 import typer
 
 from sedd_cli.cli import options as o
+from sedd_cli.errors import RequestError
 
 _SAMPLING = "Sampling"
 _SAMPLER_FILES = Path(__file__).parents[1] / "core" / "samplers"
@@ -112,6 +113,14 @@ MODEL: dict[str, tuple[Any, Any]] = {
     "quiet": (o.Quiet, False),
 }
 
+#: The options that show a denoising.
+WATCHING: dict[str, tuple[Any, Any]] = {
+    "watch": (o.Watch, False),
+    "html": (o.Html, None),
+    "svg": (o.Svg, None),
+    "gif": (o.Gif, None),
+}
+
 #: Options that say how a text is read: name of the field of `PrepareOptions` → annotation and default.
 READING: dict[str, tuple[Any, Any]] = {
     name: _value(str, "Reading the text", text)
@@ -149,6 +158,38 @@ class ModelOptions:
         return self.model, self.device, self.precision, self.tokenizer, self.mask_token, self.compile
 
 
+@dataclass(frozen=True)
+class Watching:
+    """The values of the options WATCHING."""
+
+    watch: bool = False
+    html: Path | None = None
+    svg: Path | None = None
+    gif: Path | None = None
+
+    @property
+    def files(self) -> dict[str, Path | None]:
+        """Option → the file to write."""
+        return {"--html": self.html, "--svg": self.svg, "--gif": self.gif}
+
+    @property
+    def wanted(self) -> bool:
+        """Whether the frames of a denoising are needed."""
+        return self.watch or any(self.files.values())
+
+    def check(self, quiet: bool) -> None:
+        """RequestError for a file whose ending says that it is something else, and where nothing can be watched."""
+        for option, path in self.files.items():
+            ending = "" if path is None else path.suffix.lower()
+            known = ("", ".html", ".htm") if option == "--html" else ("", f".{option.removeprefix('--')}")
+            if ending not in known:
+                meant = {".html": "--html", ".htm": "--html", ".svg": "--svg", ".gif": "--gif"}.get(ending)
+                more = f"; {meant} writes {ending}" if meant else ""
+                raise RequestError(f"{option} writes a file that ends in {known[1]}, found {path}{more}")
+        if self.watch and quiet:
+            raise RequestError("--watch shows the texts while they are denoised, --quiet the results alone")
+
+
 def model_options(**changed: tuple[Any, Any]) -> Callable[[Command], Command]:
     """Give a command the options MODEL, some of them changed, as one argument `using`, a `ModelOptions`."""
     return lambda command: _with_options(command, "using", MODEL | changed, ModelOptions)
@@ -166,6 +207,11 @@ def sampling_options(*names: str) -> Callable[[Command], Command]:
     return lambda command: _with_options(command, "sampling", options, made)
 
 
+def watching_options(command: Command) -> Command:
+    """Give a command the options WATCHING as one argument `watching`, a `Watching`."""
+    return _with_options(command, "watching", WATCHING, Watching)
+
+
 def reading_options(command: Command) -> Command:
     """Give a command the options READING as one argument `reading`, which holds those that are given."""
 
@@ -181,7 +227,7 @@ def _with_options(
     """The command with the parameter `group` replaced by options at the end; it gets make(**values of the options)."""
     own = [p for p in inspect.signature(command).parameters.values() if p.name != group]
     # the classes of other groups are not resolved: importing `Sampling` imports torch
-    known = {p.name: p.annotation for p in own if p.name not in ("using", "sampling", "reading")}
+    known = {p.name: p.annotation for p in own if p.name not in ("using", "sampling", "reading", "watching")}
     module = inspect.unwrap(command).__globals__
     hints = typing.get_type_hints(types.SimpleNamespace(__annotations__=known), module, include_extras=True)
     keyword = inspect.Parameter.KEYWORD_ONLY

@@ -123,7 +123,10 @@ Watch = Annotated[
 Html = Annotated[
     Path | None,
     typer.Option(
-        metavar="FILE", parser=file_name, help="Write a page that replays the denoising.", rich_help_panel=_WATCHING
+        metavar="FILE",
+        parser=file_name,
+        help="Write a page that replays the denoising, name.html.",
+        rich_help_panel=_WATCHING,
     ),
 ]
 Svg = Annotated[
@@ -131,7 +134,16 @@ Svg = Annotated[
     typer.Option(
         metavar="FILE",
         parser=file_name,
-        help="Write an animated picture of the denoising (SVG).",
+        help="Write an animated picture of the denoising, name.svg.",
+        rich_help_panel=_WATCHING,
+    ),
+]
+Gif = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        parser=file_name,
+        help="The same picture where SVG is not shown, name.gif.",
         rich_help_panel=_WATCHING,
     ),
 ]

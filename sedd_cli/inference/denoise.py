@@ -24,13 +24,14 @@ from sedd_cli.system.events import Event, Frame, Progress, Seen, Warn
 class SequenceRequest:
     """A sequence to denoise: tokens [L], None where free. The result depends on tokens, seed and number alone.
 
-    offset: position of the sequence in the text it is a part of, for display.
+    offset: position of the sequence in the text it is a part of. name: what the text is called. Both are for display.
     """
 
     tokens: tuple[int | None, ...]
     seed: int
     number: int = 0
     offset: int = 0
+    name: str = ""
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,49 @@ def derived(seed: int, *words: object) -> int:
     return int.from_bytes(hashlib.sha256(repr((seed, *words)).encode()).digest()[:8], "big")
 
 
+@dataclass
+class Workload:
+    """How far the work on a number of texts is.
+
+    Attributes:
+        noun: What they are called.
+        total: Their number, 0 where it is not known.
+        work: The work expected for all of them, in tokens that pass through the network (`expected_work`).
+        done: How many are finished.
+        spent: The work done so far.
+    """
+
+    noun: str
+    total: int
+    work: float
+    done: int = 0
+    spent: float = 0.0
+
+    def progress(self, metrics: dict[str, str] | None = None, begun: float = 0.0) -> Progress:
+        """The state for a bar, which is full at the `end` alone; begun: work on texts that are not finished."""
+        if not self.total:
+            return Progress(self.noun, self.done, None, self.noun, metrics or {})
+        share = min((self.spent + begun) / self.work, 1.0) if self.work else None
+        return Progress(self.noun, min(self.done, self.total - 1), self.total, self.noun, metrics or {}, share)
+
+    def end(self) -> Iterator[Progress]:
+        """A full bar, where there is one."""
+        if self.total:
+            yield Progress(self.noun, self.total, self.total, self.noun, {}, 1.0)
+
+
+def expected_work(model: LoadedModel, resolved: ResolvedSampler, tokens: Sequence[int | None]) -> float:
+    """Tokens that pass through the network for a sequence [L], None where free: its length times the evaluations.
+
+    A sampler with a grid takes an evaluation a step, others one for each free token.
+    """
+    size, work = model.block_size or max(len(tokens), 1), 0.0
+    for start in range(0, len(tokens), size):
+        if free := tokens[start : start + size].count(None):
+            work += min(start + size, len(tokens)) * getattr(resolved.sampler, "steps", free)
+    return work
+
+
 def denoise(
     model: LoadedModel,
     resolved: ResolvedSampler,
@@ -56,27 +100,25 @@ def denoise(
     watch: bool = False,
 ) -> Iterator[Event]:
     """Yield a DenoisedRow for every request, short sequences first, with Progress (and Frames if `watch`) between."""
-    denoiser = BatchDenoiser(model, resolved, len(requests), noun, watch, by_steps=True)
-    for event in denoiser.denoise(requests):
-        denoiser.done += isinstance(event, DenoisedRow)
+    work = sum(expected_work(model, resolved, request.tokens) for request in requests)
+    workload = Workload(noun, len(requests), work)
+    for event in BatchDenoiser(model, resolved, workload, watch).denoise(requests):
+        workload.done += isinstance(event, DenoisedRow)
         yield event
-    yield from denoiser.finish()
+    yield from workload.end()
 
 
 @dataclass
 class BatchDenoiser:
-    """Denoises portions of `total` sequences, and remembers progress and the largest batch that fits into memory.
+    """Denoises portions of the texts of a workload, and remembers the largest batch that fits into memory.
 
-    The caller counts finished sequences in `done`. by_steps: the bar counts steps, for a single batch.
+    The caller counts finished texts in the workload.
     """
 
     model: LoadedModel
     resolved: ResolvedSampler
-    total: int
-    noun: str
+    workload: Workload
     watch: bool = False
-    done: int = 0
-    by_steps: bool = False
     _limit: int | None = None
     _warned: bool = False
 
@@ -123,31 +165,16 @@ class BatchDenoiser:
                         if self._warned:
                             continue
                         self._warned = True
-                    yield self._overall(event, len(places)) if isinstance(event, Progress) else event
+                    yield event
             except ValueError as error:  # a distribution that cannot be drawn from
                 raise WorkError(f"{error}; `sedd inspect {self.model.source}` shows more") from error
             except (RuntimeError, MemoryError) as error:
                 if len(places) == 1 or not out_of_memory(error):
                     raise
-                self._limit, self.by_steps = len(places) // 2, False
+                self._limit = len(places) // 2
                 yield Warn(f"not enough memory for {len(places)} sequences at once: continuing with {self._limit}")
                 continue
             order = order[len(places) :]
-
-    def finish(self) -> Iterator[Progress]:
-        """Fill the bar, where it counts sequences."""
-        if self.total and not self.by_steps:
-            yield Progress(self.noun, self.total, self.total, self.noun)
-
-    def _overall(self, now: Progress, batch: int) -> Progress:
-        """Progress of a batch as progress of all sequences, or by steps where one batch holds them all."""
-        if self.by_steps and batch == self.total:
-            return dataclasses.replace(now, task=self.noun)
-        self.by_steps = False
-        metrics = {"step": f"{now.done:,} of {now.total:,}", **now.metrics}
-        if not self.total:  # unknown
-            return Progress(self.noun, self.done, None, self.noun, metrics)
-        return Progress(self.noun, min(self.done, self.total - 1), self.total, self.noun, metrics)
 
     def _denoise_batch(self, batch: list[SequenceRequest], places: list[int]) -> Iterator[Event]:
         """Run the sampler on sequences of one length."""
@@ -156,13 +183,15 @@ class BatchDenoiser:
         # the 64 bits of a seed, read as a signed number
         seeds = torch.tensor([one.seed - (one.seed >> 63 << 64) for one in batch], device=device)
         now: Denoised | None = None
+        work = sum(expected_work(self.model, self.resolved, one.tokens) for one in batch)
         with torch.no_grad():
             for now in self.resolved.sampler.run(self.resolved.score, given, seeds, index):
                 if self.watch:
                     yield _frame(now, batch, time.perf_counter() - began)
-                metrics = {"evaluations": f"{int(now.evaluations.max()):,}"}
-                yield Progress("", now.step, now.steps, "steps", metrics)
+                metrics = {"step": f"{now.step:,} of {now.steps:,}", "evaluations": f"{int(now.evaluations.max()):,}"}
+                yield self.workload.progress(metrics, work * now.step / max(now.steps, 1))
         assert now is not None
+        self.workload.spent += work
         if now.fallbacks:
             yield Warn(
                 f"scores far from normalised: every position was scored in {now.fallbacks} of {now.steps} steps; "
@@ -182,7 +211,7 @@ class BatchDenoiser:
 
 def _frame(now: Denoised, batch: list[SequenceRequest], seconds: float) -> Frame:
     seen = [
-        Seen(one.number, one.offset, one.tokens, x, nfe)
+        Seen(one.number, one.offset, one.tokens, x, nfe, one.name)
         for one, x, nfe in zip(batch, now.x.tolist(), now.evaluations.tolist(), strict=True)
     ]
     return Frame(now.step, now.steps, seconds, seen)

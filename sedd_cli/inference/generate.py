@@ -10,9 +10,10 @@ from typing import Any, Generic, TypeVar
 from sedd_cli.checkpoints.loaded_model import LoadedModel
 from sedd_cli.errors import RequestError
 from sedd_cli.inference.chat import chat_layout
-from sedd_cli.inference.denoise import DenoisedRow, SequenceRequest, denoise, derived
+from sedd_cli.inference.denoise import DenoisedRow, SequenceRequest, Workload, denoise, derived, expected_work
 from sedd_cli.inference.layout import lay_out, round_trip_warning
 from sedd_cli.inference.memory import batch_for, check_fits
+from sedd_cli.inference.names import sample_name
 from sedd_cli.inference.rejection import DenoisedLayout, LayoutRequest, denoise_layouts
 from sedd_cli.inference.sampling import ResolvedSampler, Sampling, check_draws
 from sedd_cli.inference.template import gap_between
@@ -147,8 +148,23 @@ def _short(
 ) -> Iterator[Event]:  # fmt: skip
     """Sequences of one block, of all prompts together."""
     numbers = range(options.first, options.first + options.n)
-    groups = ([dataclasses.replace(request, number=number)] for request in requests for number in numbers)
-    return denoise_layouts(model, resolved, groups, len(requests) * options.n, "samples", watch)
+    groups = ([_numbered(request, number, options)] for request in requests for number in numbers)
+    workload = _workload(model, resolved, requests, options.n)
+    yield from denoise_layouts(model, resolved, groups, workload, watch)
+    yield from workload.end()
+
+
+def _numbered(request: LayoutRequest, number: int, options: GenerateOptions) -> LayoutRequest:
+    """The request for sample `number`."""
+    prompts = options.prompts or options.chat
+    name = sample_name(number, prompts[request.group] if prompts else None)
+    return dataclasses.replace(request, number=number, name=name)
+
+
+def _workload(model: LoadedModel, resolved: ResolvedSampler, requests: Sequence[LayoutRequest], n: int) -> Workload:
+    """The workload of n samples for each request."""
+    work = sum(expected_work(model, resolved, request.layout.tokens) for request in requests)
+    return Workload("samples", n * len(requests), n * work)
 
 
 def _long(
@@ -162,7 +178,7 @@ def _long(
     for request in requests:
         for first in range(options.first, stop, size):
             numbers = range(first, min(first + size, stop))
-            batch = [dataclasses.replace(request, number=number) for number in numbers]
+            batch = [_numbered(request, number, options) for number in numbers]
             yield from _block_by_block(model, resolved, batch, blocks, watch)
 
 
@@ -171,11 +187,13 @@ def _block_by_block(
 ) -> Iterator[Event]:
     """The first block from the prompt, then block after block, each given the tokens at the end of the last."""
     begun: list[DenoisedLayout] = []
-    for event in denoise_layouts(model, resolved, [[one] for one in requests], len(requests), "samples", watch):
+    workload = _workload(model, resolved, requests, 1)
+    for event in denoise_layouts(model, resolved, [[one] for one in requests], workload, watch):
         if isinstance(event, DenoisedLayout):
             begun.append(event)
         else:
             yield event
+    yield from workload.end()
     number = 0
     while (there := len(begun[0].tokens)) < blocks.length:
         number += 1
@@ -187,6 +205,7 @@ def _block_by_block(
                 derived(one.request.seed, "block", number),
                 one.request.number,
                 start,
+                one.request.name,
             )
             for one in begun
         ]

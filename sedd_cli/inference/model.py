@@ -15,7 +15,8 @@ from sedd_cli.errors import RequestError
 from sedd_cli.inference.bound import bound_of
 from sedd_cli.inference.fitting import check_protocol
 from sedd_cli.inference.generate import GenerateOptions, generate_all
-from sedd_cli.inference.infill import Job, infill_all
+from sedd_cli.inference.infill import infill_all
+from sedd_cli.inference.plan import Job
 from sedd_cli.inference.sampling import split_options
 from sedd_cli.inference.template import gap_between, parse_template
 from sedd_cli.system.events import Filled, Sampled

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from sedd_cli.checkpoints.loaded_model import LoadedModel
-from sedd_cli.inference.denoise import BatchDenoiser, DenoisedRow, SequenceRequest, derived
+from sedd_cli.inference.denoise import BatchDenoiser, DenoisedRow, SequenceRequest, Workload, derived, expected_work
 from sedd_cli.inference.layout import FilledTemplate, Layout
 from sedd_cli.inference.memory import tokens_at_once
 from sedd_cli.inference.sampling import ResolvedSampler
@@ -24,7 +24,7 @@ class LayoutRequest:
     """A layout to fill. The result depends on the layouts, seed, number and candidate alone.
 
     layout: spaces in front of gaps are left to the gaps. own_spaces: they are given tokens. group: set by the caller,
-    to recognize results that belong together.
+    to recognize results that belong together. name: what the text is called while it is shown.
     """
 
     layout: Layout
@@ -33,6 +33,7 @@ class LayoutRequest:
     number: int
     candidate: int = 0
     group: int = 0
+    name: str = ""
 
     def layout_at(self, attempt: int) -> Layout:
         """The layout that draw number `attempt` fills."""
@@ -43,7 +44,7 @@ class LayoutRequest:
         seed = self.seed
         if self.candidate or attempt:
             seed = derived(seed, "candidate", self.candidate, "attempt", attempt)
-        return SequenceRequest(self.layout_at(attempt).tokens, seed, self.number)
+        return SequenceRequest(self.layout_at(attempt).tokens, seed, self.number, name=self.name)
 
 
 @dataclass(frozen=True)
@@ -72,16 +73,13 @@ def denoise_layouts(
     model: LoadedModel,
     resolved: ResolvedSampler,
     groups: Iterable[list[LayoutRequest]],
-    total: int,
-    noun: str,
+    workload: Workload,
     watch: bool = False,
 ) -> Iterator[Event]:
-    """Yield a DenoisedLayout for each of `total` requests (0: unknown) once accepted; a group stays in one portion."""
-    denoiser = BatchDenoiser(model, resolved, total, noun, watch)
+    """Yield a DenoisedLayout for each request once accepted; a group stays in one portion. The workload stays open."""
+    denoiser = BatchDenoiser(model, resolved, workload, watch)
     for portion in _portions(groups, tokens_at_once(model.device)):
-        denoiser.by_steps = total > 0 and len(portion) == total
         yield from _denoise_portion(denoiser, portion)
-    yield from denoiser.finish()
 
 
 def _portions(groups: Iterable[list[LayoutRequest]], tokens: int) -> Iterator[list[LayoutRequest]]:
@@ -102,7 +100,11 @@ def _denoise_portion(denoiser: BatchDenoiser, requests: list[LayoutRequest]) -> 
     pending = [(request, 0, 0.0) for request in requests]
     for attempt in range(ATTEMPTS + 1):
         rejected = []
-        for event in denoiser.denoise([request.sequence(attempt) for request, _, _ in pending]):
+        sequences = [request.sequence(attempt) for request, _, _ in pending]
+        if attempt:  # work that nobody expected
+            again = (expected_work(denoiser.model, denoiser.resolved, one.tokens) for one in sequences)
+            denoiser.workload.work += sum(again)
+        for event in denoiser.denoise(sequences):
             if not isinstance(event, DenoisedRow):
                 yield event
                 continue
@@ -113,10 +115,9 @@ def _denoise_portion(denoiser: BatchDenoiser, requests: list[LayoutRequest]) -> 
             if filled is None and layout.tokenizer is not None:
                 rejected.append((request, nfe, seconds))
                 continue
-            denoiser.done += 1
+            denoiser.workload.done += 1
             plain = attempt == ATTEMPTS
             yield DenoisedLayout(request, event.tokens, filled, nfe, seconds, attempt + 1, plain)
         pending = rejected
         if not pending:
             return
-        denoiser.by_steps = False  # the bar of steps is full

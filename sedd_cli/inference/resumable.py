@@ -1,21 +1,19 @@
-"""Samples and fillings stored one by one in a file of JSON lines, from which an interrupted job resumes."""
+"""Samples and fillings stored one by one in a file of JSON lines."""
 
 from __future__ import annotations
 
 import dataclasses
-import io
 from collections.abc import Callable, Generator, Iterator
+from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
-from typing import Any
+from typing import Literal, TextIO
 
-from sedd_cli.errors import RequestError, WorkError
+from sedd_cli.errors import WorkError
 from sedd_cli.inference.generate import as_json
-from sedd_cli.system.events import Event, Note, Sampled
-from sedd_cli.system.files import whole_file, write_whole
-from sedd_cli.system.json_lines import json_lines, read_json_line, read_json_lines
-
-#: How every result begins (see `as_json`).
-BEGINNING = '{"index": '
+from sedd_cli.system.events import Event, Note, Result, Sampled, observe
+from sedd_cli.system.files import open_output, write_whole
+from sedd_cli.system.json_lines import json_lines, read_json_lines
+from sedd_cli.system.locks import beside, file_lock
 
 
 def resumable_samples(
@@ -60,71 +58,34 @@ def _stored_samples(path: Path) -> list[Sampled]:
     return found
 
 
-class StoredFillings:
-    """The results in a file of an earlier call: where each is, not what it holds.
+def writing(out: Path | None) -> AbstractContextManager[None]:
+    """Lock an output file; RequestError where another process on this machine writes it."""
+    if out is None or (out.exists() and not out.is_file()):
+        return nullcontext()
+    return file_lock(beside(out.resolve()), f"another process writes {out}", remove=True)
 
-    RequestError if the file holds anything else. every: without incomplete sets of candidates.
-    """
 
-    def __init__(self, out: Path, every: bool):
-        self.out = out
-        self.kept: list[dict[str, Any]] = []
-        self._at: dict[tuple[str, int], list[int]] = {}
-        self._end = self._size = 0
-        self._drop: set[tuple[str, int]] = set()
-        expected: dict[tuple[str, int], int] = {}
-        if not out.is_file():
+def stored(
+    job: Generator[Event, None, Result], out: Path, mode: Literal["w", "a"] = "w"
+) -> Generator[Event, None, Result]:
+    """The job; each sample is written to `out` as it comes, one JSON object a line. WorkError if writing fails."""
+    file: TextIO | None = None
+
+    def write(event: Event) -> None:
+        nonlocal file
+        if not isinstance(event, Sampled):
             return
-        with out.open("rb") as file:
-            for number, raw in enumerate(file, 1):
-                line = read_json_line(raw)
-                if not line.ended and line.cut_short(BEGINNING):
-                    break
-                try:
-                    record = line.record or {}
-                    filling, candidates = _filling(record), record["candidates"]
-                except (KeyError, TypeError):
-                    raise RequestError(
-                        f"{out} holds something else (line {number} is no result of --input): "
-                        "name another file with --out"
-                    ) from None
-                self._at.setdefault(filling, []).append(self._end)
-                self._end += len(raw)
-                if every:
-                    expected[filling] = candidates
-        self._size = out.stat().st_size
-        self._drop = {filling for filling, count in expected.items() if len(self._at[filling]) != count}
+        try:
+            if file is None:  # only now: a request that is refused must not empty the file
+                file = open_output(out, mode)
+            file.write(json_lines([as_json(event)]))
+            file.flush()
+        except OSError as error:
+            raise WorkError(f"cannot write {out}: {error.strerror}; what is finished is in it") from None
 
-    def take(self, key: str, number: int, keep: bool) -> bool:
-        """Whether a filling is stored; keep: read its records."""
-        places = self._at.get((key, number))
-        if places is None or (key, number) in self._drop:
-            return False
-        if keep:
-            with self.out.open("rb") as file:
-                for at in places:
-                    file.seek(at)
-                    self.kept.append(read_json_line(file.readline()).record or {})
-        return True
-
-    def tidy(self) -> None:
-        """Write the file anew without a torn last line and incomplete sets of candidates, if there are any."""
-        torn = self._end < self._size
-        with self.out.open("rb") if self.out.is_file() else io.BytesIO() as file:
-            file.seek(max(self._end - 1, 0))
-            unended = bool(self._end) and file.read(1) != b"\n"
-        if not (torn or self._drop or unended):
-            return
-        with whole_file(self.out) as fresh, fresh.open("wb") as new, self.out.open("rb") as old:
-            at = 0
-            for raw in old:
-                if at >= self._end:
-                    break
-                at += len(raw)
-                if not self._drop or _filling(read_json_line(raw).record or {}) not in self._drop:
-                    new.write(raw.rstrip(b"\n") + b"\n")
-
-
-def _filling(record: dict[str, Any]) -> tuple[str, int]:
-    """The filling that a record belongs to: its job's key and its number."""
-    return record["job"]["key"], record["index"]
+    try:
+        return (yield from observe(job, write))
+    finally:
+        if file is not None:
+            with suppress(OSError):  # what could not be written is reported above
+                file.close()

@@ -33,13 +33,17 @@ class Warn(Note):
 
 @dataclass(frozen=True)
 class Progress(Event):
-    """Progress of a task: `done` of `total` in `unit`, with a few values to show."""
+    """Progress of a task: `done` of `total` in `unit`, with a few values to show.
+
+    share: how much of the work is done, from 0 to 1, where `done` does not tell (units of unequal size, begun ones).
+    """
 
     task: str
     done: int
     total: int | None
     unit: str = ""
     metrics: dict[str, str] = field(default_factory=dict)
+    share: float | None = None
 
 
 @dataclass(frozen=True)
@@ -129,6 +133,7 @@ class Seen:
         asked: The given tokens [L], None where free.
         x: The current tokens [L].
         evaluations: Network evaluations so far.
+        name: What it is called.
     """
 
     number: int
@@ -136,6 +141,7 @@ class Seen:
     asked: tuple[int | None, ...]
     x: list[int]
     evaluations: int
+    name: str = ""
 
 
 @dataclass(frozen=True)

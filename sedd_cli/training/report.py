@@ -17,8 +17,9 @@ from sedd_cli.errors import DamageError, RequestError
 from sedd_cli.evaluation.likelihood.evaluate import EvaluateOptions, evaluate
 from sedd_cli.inference.bound import LEAST_REPLICATES, MonteCarloOptions
 from sedd_cli.inference.generate import GenerateOptions, SamplingResult, as_json, generate
-from sedd_cli.inference.infill import Job, infill
+from sedd_cli.inference.infill import infill
 from sedd_cli.inference.layout import lay_out
+from sedd_cli.inference.plan import Job
 from sedd_cli.inference.sampling import Sampling
 from sedd_cli.inference.template import gap_between
 from sedd_cli.recipe import Recipe

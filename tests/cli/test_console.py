@@ -109,9 +109,10 @@ def test_without_standard_streams_files_stay_whole(tiny_run, tmp_path):
 
 def test_redirected_samples_are_the_texts_themselves(tiny_run, sedd, monkeypatch):
     from sedd_cli.cli.view import view
+    from sedd_cli.cli.view.denoising import sample
     from sedd_cli.system.events import Sampled
 
-    monkeypatch.setattr(view, "_title", lambda event: ["title"])
+    monkeypatch.setattr(sample, "title_of", lambda event: ["title"])
     shown = view.View()
     shown.show(Sampled(0, "if\tx\f\r\a", [1], 1, 0.0))
     assert sedd("--version").out.startswith("--- title ---\nif\tx\f\r\a\n")

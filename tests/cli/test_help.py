@@ -28,13 +28,13 @@ FLAGS = {
     "compare": "RUN --out",
     "sample": (
         "--all-rows --block-length --chat --guidance --order --quota "
-        "--batch --block --correctors --device --grid --html --judge --last-step --legacy-float32-gumbel --length "
-        "--model --no-thinning --normalized --out --precision --prompt --prompts --remask --sampler "
+        "--batch --block --correctors --device --gif --grid --html --judge --last-step --legacy-float32-gumbel "
+        "--length --model --no-thinning --normalized --out --precision --prompt --prompts --remask --sampler "
         "--seed --self-bleu --steps --stride --svg --temperature --mask-token --tokenizer --top-p --watch -m -n"
     ),
     "infill": (
         "--all-rows --block-length --guidance --order --quota "
-        "--all --batch --candidates --correctors --device --grid --html --input --interactive "
+        "TEMPLATE --all --batch --candidates --correctors --device --fresh --gif --grid --html --input --interactive "
         "--last-step --legacy-float32-gumbel --length --model --no-resume --no-thinning --normalized --out "
         "--precision --prefix --remask --resume --sampler --seed --steps --suffix --svg --temperature "
         "--template --mask-token --tokenizer --top-p --watch -i -m -n -t"

@@ -9,6 +9,7 @@ import re
 import subprocess
 import sys
 import threading
+import time
 from html.parser import HTMLParser
 
 import pytest
@@ -17,13 +18,16 @@ from support.jobs import returned
 
 from sedd_cli import load_model
 from sedd_cli.cli.interactive import prompt_loop
-from sedd_cli.cli.view.pieces import Pieces
-from sedd_cli.cli.view.recorder import Recorder
+from sedd_cli.cli.view.denoising.pieces import Pieces
+from sedd_cli.cli.view.denoising.recorder import Recorder
+from sedd_cli.cli.view.denoising.watch import UNRESOLVED, Watcher
 from sedd_cli.cli.view.view import View
-from sedd_cli.cli.view.watch import UNRESOLVED, Watcher
 from sedd_cli.data.tokenizers import load_tokenizer
+from sedd_cli.inference.batch.jobs import fill_jobs
+from sedd_cli.inference.batch.lines import read_jobs
 from sedd_cli.inference.generate import GenerateOptions, generate
-from sedd_cli.inference.infill import Job, infill
+from sedd_cli.inference.infill import infill
+from sedd_cli.inference.plan import Job
 from sedd_cli.inference.sampling import Sampling
 from sedd_cli.inference.template import parse_template
 from sedd_cli.system.events import Frame, Seen, observe
@@ -97,7 +101,7 @@ def test_jobs_come_from_a_file_or_standard_input(sedd, tiny_run, tmp_path, monke
     assert "line 2: is not JSON" in done.err
     kept = [json.loads(line) for line in (tmp_path / "r.jsonl").read_text().splitlines()]
     assert sorted((r["job"]["line"], r["index"]) for r in kept) == [(1, 0), (1, 1), (3, 0)]
-    assert "line 3, infill 0" in done.out
+    assert re.findall(r"--- (line \d(?:, infill \d)?) ", done.out) == ["line 1", "line 1, infill 1", "line 3"]
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(lines.replace("nonsense\n", "").encode())))
     again = sedd(*words, "-", "--json")
     assert json.loads(again.out)["from_before"] == 3
@@ -132,7 +136,7 @@ def test_a_refused_request_leaves_what_stood_in_the_file(sedd, tiny_run, tmp_pat
 
 
 def test_two_processes_do_not_share_a_file(sedd, tiny_run, tmp_path):
-    from sedd_cli.inference.jobs import writing
+    from sedd_cli.inference.resumable import writing
 
     with writing(tmp_path / "s.jsonl"):
         done = sedd("sample", "--model", tiny_run, "--out", tmp_path / "s.jsonl")
@@ -142,14 +146,14 @@ def test_two_processes_do_not_share_a_file(sedd, tiny_run, tmp_path):
 
 
 def test_quiet_refusals_say_why(sedd, tiny_run, tmp_path):
-    (tmp_path / "jobs.jsonl").write_text("nonsense\n")
+    (tmp_path / "jobs.jsonl").write_text("{nonsense\n")
     done = sedd("infill", "--model", tiny_run, "--input", tmp_path / "jobs.jsonl", "--quiet")
     assert done.code == 2
     assert "1 of 1 lines were refused: 1; line 1: is not JSON" in done.err
 
 
 def test_results_are_written_as_they_come(tiny_run, model, tmp_path):
-    from sedd_cli.inference.jobs import stored
+    from sedd_cli.inference.resumable import stored
 
     out = tmp_path / "s.jsonl"
     running = stored(generate(model, GenerateOptions(n=3, sampling=Sampling(batch=1))), out)
@@ -165,7 +169,18 @@ def test_results_are_written_as_they_come(tiny_run, model, tmp_path):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ([], "name one of --template"),
+        ([], "name one of TEMPLATE, --template"),
+        (["a [MASK]", "--template", "[MASK]"], "found TEMPLATE and --template"),
+        (["a", "[MASK]"], '2 words are given: put the template in quotes, as in "To be [MASK:2]"'),
+        (["no gap"], "no gap to fill"),
+        (["{jobs}"], "is a file: --input"),
+        (["[MASK]", "--fresh"], "--resume has no effect with TEMPLATE"),
+        (["[MASK]", "--watch", "--quiet"], "--quiet the results alone"),
+        (["[MASK]", "--svg", "x.gif"], "--svg writes a file that ends in .svg, found x.gif; --gif writes .gif"),
+        (["[MASK]", "--gif", "x.png"], "--gif writes a file that ends in .gif, found x.png"),
+        (["[MASK]", "--html", "x.svg"], "--html writes a file that ends in .html, found x.svg; --svg writes .svg"),
+        (["[MASK]", "--gif", "/no/such/folder/f.gif"], "does not exist"),
+        (["--interactive", "--gif", "x.gif"], "--gif has no effect with --interactive"),
         (["--template", "[MASK]", "--prefix", "a"], "found --template and --prefix and --suffix"),
         (["--template", "no gap"], "no gap to fill"),
         (["--template", "a [MASK:3"], "unbalanced '['"),
@@ -241,7 +256,7 @@ def test_what_is_watched_is_given_unresolved_or_new(model):
         assert styles[0] == "cyan"
         assert text.plain.count(UNRESOLVED) == x.count(mask)
         assert styles.count("bold black on green") == (0 if step == 1 else 1)
-    metrics = watcher._metrics(frame).plain
+    metrics = watcher._metrics(frame, 1).plain
     assert metrics == "step 3 of 3 · 3 evaluations · 2 of 2 tokens · 1 tokens/s"
 
 
@@ -255,9 +270,37 @@ def test_watching_draws_frames_in_a_terminal_and_changes_nothing(model):
     assert "step 1 of 5" in drawn.getvalue()
 
 
+def test_each_watched_text_has_its_title(model):
+    """Of several prompts or templates one sees which is which, and how many there is no room for."""
+    view, _ = terminal(80, 24)
+    watcher, titles = Watcher(view, model), set()
+
+    def see(event):
+        if isinstance(event, Frame):
+            watcher._note(event)
+            lines = ["".join(s.text for s in line).strip() for line in view.console.render_lines(watcher._frame(event))]
+            titles.update(line.strip("─ ") for line in lines if line.startswith("──"))
+
+    returned(observe(generate(model, GenerateOptions(1, 18, ("the cat", "a dog ran over")), watch=True), see))
+    assert titles == {"sample 0 of 'the cat'", "sample 0 of 'a dog ran over'"}
+    titles.clear()
+    job = Job(parse_template("the [MASK:3] sat"), candidates=2)
+    returned(observe(infill(model, [job], Sampling(), watch=True), see))
+    assert titles == {"infill 0, candidate 1", "infill 0, candidate 2"}
+    titles.clear()
+    read = read_jobs([b"the [MASK:3] ran", b'{"template": "the [MASK:3] sat", "id": "q7", "n": 2}'], "f", 24)
+    returned(observe(fill_jobs(model, read, Sampling(), False, None, True, watch=True), see))
+    assert titles == {"line 1", "q7", "q7, infill 1"}
+    frame = Frame(1, 1, 1.0, [Seen(i, 0, (None,) * 3, [1, 2, 3], 1, f"q{i}") for i in range(50)])
+    watcher._note(frame)
+    assert "of 50 texts" in "".join(s.text for line in view.console.render_lines(watcher._frame(frame)) for s in line)
+
+
 def test_watching_without_a_terminal_is_nothing(sedd, tiny_run):
-    words = ["infill", "--model", tiny_run, "-t", "the [MASK:3] sat", "--quiet"]
-    assert sedd(*words, "--watch").out == sedd(*words).out
+    words = ["infill", "--model", tiny_run, "-t", "the [MASK:3] sat"]
+    watched, plain = sedd(*words, "--watch"), sedd(*words)
+    assert re.sub(r"\d\.\d s", "", watched.out) == re.sub(r"\d\.\d s", "", plain.out)
+    assert "--watch shows the texts in a terminal, which this output is not" in watched.err
 
 
 def test_pieces_are_the_text_even_where_tokens_share_a_character(model):
@@ -315,7 +358,7 @@ def test_a_page_tells_sequences_of_one_text_apart(model):
     assert len({one.text for one in done}) < 40
     for event, strand in recorder._found:
         assert strand.evaluations[-1] == event.nfe
-        assert strand.label == f"filling {event.index}"
+        assert strand.label == f"infill {event.index}"
 
 
 def test_a_page_says_how_many_it_left_out(model):
@@ -455,3 +498,33 @@ def test_a_live_input_is_answered_line_by_line(tiny_run, tmp_path, sedd):
         return sorted((f["job"]["line"], f["index"], f["text"], f["job"]["key"]) for f in found)
 
     assert results("live.jsonl") == results("file.jsonl")
+
+
+def test_a_batch_is_killed_goes_on_and_is_not_mixed_with_another(tiny_run, tmp_path, sedd):
+    """The way of someone with fifty templates: kill -9 in the middle, the same command, another option, --fresh."""
+    jobs, out = tmp_path / "jobs.jsonl", tmp_path / "out.jsonl"
+    lines = [{"id": f"q{i}", "template": f"the [MASK:{8 - i % 6}] {i}", "label": i % 3} for i in range(50)]
+    jobs.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    words = ["infill", "--model", str(tiny_run), "--input", str(jobs), "--out", str(out)]
+    script = "from sedd_cli.__main__ import main; main()"
+    job = subprocess.Popen([sys.executable, "-c", script, *words, "--batch", "1"], stdout=subprocess.DEVNULL)
+    ended = time.monotonic() + 120
+    while time.monotonic() < ended and not (out.exists() and out.read_bytes().count(b"\n") >= 5):
+        time.sleep(0.005)
+    job.kill()
+    job.wait()
+    kept = out.read_bytes().count(b"\n")
+    assert 5 <= kept < 50
+    done = sedd(*words)
+    assert done.code == 0, done.err
+    assert f"{kept} of 50 fillings are stored already" in done.err
+    found = [json.loads(line) for line in out.read_text().splitlines()]
+    assert [(r["job"]["id"], r["job"]["extra"]) for r in found] == [(f"q{i}", {"label": i % 3}) for i in range(50)]
+    assert {(r["job"]["model"]["step"], r["job"]["options"]["seed"]) for r in found} == {(12, 0)}
+    before = out.read_bytes()
+    for more in (["--seed", 1], ["--temperature", 0.5], ["--all", "--candidates", 2]):
+        refused = sedd(*words, *more)
+        assert (refused.code, out.read_bytes()) == (2, before)
+        assert "--fresh" in refused.err
+    assert sedd(*words, "--seed", 1, "--fresh").code == 0
+    assert {json.loads(line)["seed"] for line in out.read_text().splitlines()} == {1}

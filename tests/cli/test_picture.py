@@ -7,8 +7,9 @@ from xml.etree import ElementTree
 
 import pytest
 
-from sedd_cli.cli.view.picture import COLUMNS, PLAY, REST, picture
-from sedd_cli.cli.view.replay import Replay, Strand
+from sedd_cli.cli.view.denoising.picture import picture
+from sedd_cli.cli.view.denoising.placing import COLUMNS, PLAY, REST
+from sedd_cli.cli.view.denoising.replay import Replay, Strand
 
 SVG = "{http://www.w3.org/2000/svg}"
 SHARE = 100 * PLAY / (PLAY + REST)

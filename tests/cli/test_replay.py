@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from sedd_cli.cli.view.replay import Replay, Strand, page, write_page
+from sedd_cli.cli.view.denoising.replay import Replay, Strand, page, write_page
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome", "headless_shell", "chromium-headless-shell")
 

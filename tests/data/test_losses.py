@@ -11,7 +11,7 @@ from pyarrow import parquet
 
 from sedd_cli.data.formats import ReadOptions, read_documents, read_samples
 from sedd_cli.errors import RequestError
-from sedd_cli.inference.jobs import job_lines
+from sedd_cli.inference.batch.lines import job_lines
 
 
 def read(path: Path, raw: bytes | str, **options) -> tuple[list[str], list[str]]:

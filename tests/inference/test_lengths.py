@@ -8,8 +8,9 @@ import torch
 
 from sedd_cli import load_model
 from sedd_cli.core.graphs import GRAPHS
-from sedd_cli.inference.infill import Job, infill_all
+from sedd_cli.inference.infill import infill_all
 from sedd_cli.inference.lengths import FOLLOWING, length_nats
+from sedd_cli.inference.plan import Job
 from sedd_cli.inference.sampling import Sampling
 from sedd_cli.inference.template import parse_template
 

@@ -13,7 +13,7 @@ from sedd_cli.errors import RequestError
 from sedd_cli.inference import memory
 from sedd_cli.inference.denoise import SequenceRequest, denoise
 from sedd_cli.inference.generate import GenerateOptions
-from sedd_cli.inference.infill import Job, plan_job
+from sedd_cli.inference.plan import Job, plan_job
 from sedd_cli.inference.sampling import Sampling
 from sedd_cli.inference.template import Gap, Template
 from sedd_cli.models.dit import DiT

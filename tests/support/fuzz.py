@@ -238,7 +238,7 @@ class Kit:
         from sedd_cli.data.formats import ReadOptions, read_documents, read_samples
         from sedd_cli.data.shards import open_dataset
         from sedd_cli.data.tokenizers import load_tokenizer
-        from sedd_cli.inference.jobs import job_lines
+        from sedd_cli.inference.batch.lines import job_lines
         from sedd_cli.inference.template import parse_template
         from sedd_cli.recipe import load_recipe
 

@@ -13,8 +13,7 @@ import pytest
 from sedd_cli.errors import RequestError
 from sedd_cli.inference import resumable
 from sedd_cli.inference.generate import as_json
-from sedd_cli.inference.jobs import writing
-from sedd_cli.inference.resumable import resumable_samples
+from sedd_cli.inference.resumable import resumable_samples, writing
 from sedd_cli.system.events import Sampled
 from sedd_cli.system.files import new_folder, whole_file, write_whole
 from sedd_cli.system.json_lines import json_lines
@@ -60,7 +59,7 @@ def test_what_a_living_process_writes_is_not_removed(tmp_path):
 def test_a_lock_lies_beside_what_it_guards_and_goes_with_the_command(tmp_path, monkeypatch):
     out = tmp_path / "f.jsonl"
     script = (
-        "import sys; from pathlib import Path; from sedd_cli.inference.jobs import writing\n"
+        "import sys; from pathlib import Path; from sedd_cli.inference.resumable import writing\n"
         "with writing(Path(sys.argv[1])): print('held')"
     )
     with writing(out):

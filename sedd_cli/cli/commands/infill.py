@@ -14,32 +14,36 @@ import typer
 
 from sedd_cli.cli import options as o
 from sedd_cli.cli.choose import choose_model, model_files
-from sedd_cli.cli.option_groups import ModelOptions, model_options, sampling_options
-from sedd_cli.cli.view.showing import show_samples
+from sedd_cli.cli.option_groups import ModelOptions, Watching, model_options, sampling_options, watching_options
+from sedd_cli.cli.view.denoising.showing import show_samples
 from sedd_cli.cli.view.view import View
 from sedd_cli.errors import RequestError
 
 if TYPE_CHECKING:
     from sedd_cli.checkpoints.loaded_model import LoadedModel
-    from sedd_cli.inference.infill import Job
-    from sedd_cli.inference.jobs import JobsResult
+    from sedd_cli.inference.batch.jobs import JobsResult
+    from sedd_cli.inference.plan import Job
     from sedd_cli.inference.sampling import Sampling
 
 
+@watching_options
 @sampling_options()
 @model_options()
 def infill(
     context: typer.Context,
     using: ModelOptions,
     sampling: Sampling,
-    template: Annotated[
-        str | None,
-        typer.Option(
-            "--template",
-            "-t",
-            metavar="TEXT",
-            help="Text with gaps: [MASK:8], [MASK:5-20], [MASK]. A literal bracket takes a backslash.",
+    watching: Watching,
+    words: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="TEMPLATE",
+            help="Text with gaps, in quotes: [MASK:8], [MASK:5-20], [MASK]. A literal bracket takes a backslash.",
+            show_default=False,
         ),
+    ] = None,
+    template: Annotated[
+        str | None, typer.Option("--template", "-t", metavar="TEXT", help="The same, as an option.")
     ] = None,
     prefix: Annotated[str, typer.Option(metavar="TEXT", help="Instead: text before a single gap.")] = "",
     suffix: Annotated[str, typer.Option(metavar="TEXT", help="And text after it.")] = "",
@@ -48,8 +52,8 @@ def infill(
         typer.Option(
             "--input",
             metavar="FILE",
-            help="Instead: one JSON job per line, with template or prefix and suffix, n, seed, length, candidates, id; "
-            "-n, --seed and --candidates are the defaults of a line.",
+            help="Instead: a template a line, or a JSON job: template or prefix and suffix, n, seed, length, "
+            "candidates, id; other keys are passed on. -n, --seed, --candidates: defaults of a line.",
         ),
     ] = None,
     interactive: Annotated[
@@ -75,20 +79,25 @@ def infill(
     every: Annotated[bool, typer.Option("--all", help="Show all candidates, best first.")] = False,
     seed: o.Seed = 0,
     out: o.Out = None,
-    resume: Annotated[bool, typer.Option(help="With --input: skip the jobs whose results --out holds.")] = True,
-    watch: o.Watch = False,
-    html: o.Html = None,
-    svg: o.Svg = None,
+    resume: Annotated[
+        bool,
+        typer.Option(
+            "--resume/--no-resume",
+            " /--fresh",
+            help="With --input: skip the jobs whose results --out holds, or begin the file anew.",
+        ),
+    ] = True,
 ) -> None:
     """Fill gaps anywhere in a text; the given tokens stay as they are.
 
-    Example: sedd infill --template "Return the [MASK:6] of the [MASK:2-5] list."
+    Example: sedd infill "Return the [MASK:6] of the [MASK:2-5] list."
     """
-    from sedd_cli.inference.infill import Job
+    from sedd_cli.inference.plan import Job
     from sedd_cli.inference.template import gap_between, parse_template
     from sedd_cli.system.outputs import check_outputs
 
     ways = {
+        "TEMPLATE": bool(words),
         "--template": template is not None,
         "--prefix and --suffix": bool(prefix or suffix),
         "--input": jobs is not None,
@@ -98,20 +107,22 @@ def infill(
     if len(asked) != 1:
         found = " and ".join(asked) if asked else "nothing"
         raise RequestError(
-            f"name one of --template, --prefix or --suffix (or both), --input, --interactive; found {found}"
-            + ("" if asked else " (sedd sample draws without a prompt)")
+            "name one of TEMPLATE, --template, --prefix or --suffix (or both), --input, --interactive; found "
+            f"{found}" + ("" if asked else " (sedd sample draws without a prompt)")
         )
     _refuse_unused(context, asked[0])
     view = View(using.json, using.quiet)
+    template = _in_quotes(words) if words else template
     parsed = gap_between(prefix, suffix) if template is None else parse_template(template)
     job = Job(parsed, n, seed, length, candidates)
     if every and candidates == 1:
         raise RequestError("--all shows candidates, and --candidates 1 leaves nothing to show")
     reads = {"--input": jobs, "--model": model_files(using.model), "--tokenizer": using.tokenizer}
-    check_outputs({"--out": out, "--html": html, "--svg": svg}, reads)
+    check_outputs({"--out": out, **watching.files}, reads)
+    watching.check(view.quiet)
     lines = _read(jobs) if jobs is not None else iter(())
     if jobs is not None and out is not None and resume:
-        from sedd_cli.inference.resumable import StoredFillings
+        from sedd_cli.inference.batch.stored import StoredFillings
 
         StoredFillings(out, every)  # a file that holds anything else is refused before a model is loaded
     chosen = choose_model(view, *using.choice)
@@ -120,22 +131,32 @@ def infill(
 
         return prompt_loop(view, chosen, job, sampling, every)
     if jobs is not None:
-        return _fill_jobs(view, chosen, lines, jobs, job, sampling, every, out, resume, watch, html, svg)
+        return _fill_jobs(view, chosen, lines, jobs, job, sampling, every, out, resume, watching)
     if template is None and length is None:
         job = Job(parsed, n, seed, chosen.length, candidates)
     from sedd_cli.inference.infill import infill as fill
 
-    filling = fill(chosen, [job], sampling, every, watch or html is not None or svg is not None)
-    view.document(show_samples(view, chosen, filling, "sedd infill", out, watch, html, svg=svg).to_dict())
+    filling = fill(chosen, [job], sampling, every, watching.wanted)
+    view.document(show_samples(view, chosen, filling, "sedd infill", out, watching).to_dict())
 
 
 #: Source of the templates → options that have no effect with it.
 UNUSED = {
+    "TEMPLATE": {"resume"},
     "--template": {"resume"},
     "--prefix and --suffix": {"resume"},
     "--input": {"length"},
-    "--interactive": {"out", "resume", "json", "html", "svg", "quiet"},
+    "--interactive": {"out", "resume", "json", "html", "svg", "gif", "quiet"},
 }
+
+
+def _in_quotes(words: list[str]) -> str:
+    """The template that is given as an argument; RequestError where it is several words, or the name of a file."""
+    if len(words) > 1:
+        raise RequestError(f'{len(words)} words are given: put the template in quotes, as in "To be [MASK:2]"')
+    if "[" not in words[0] and Path(words[0]).is_file():
+        raise RequestError(f"{words[0]} is a file: --input {words[0]} reads a template a line from it")
+    return words[0]
 
 
 def _refuse_unused(context: typer.Context, source: str) -> None:
@@ -174,19 +195,20 @@ def _read(source: str) -> Iterator[bytes | None]:
 
 def _fill_jobs(
     view: View, chosen: LoadedModel, raw: Iterator[bytes | None], source: str, job: Job, sampling: Sampling,
-    every: bool, out: Path | None, resume: bool, watch: bool, html: Path | None, svg: Path | None,
+    every: bool, out: Path | None, resume: bool, watching: Watching,
 ) -> None:  # fmt: skip
     """Fill a file of jobs. If lines are refused, RequestError after the others are done."""
-    from sedd_cli.inference.jobs import fill_jobs, job_lines
+    from sedd_cli.inference.batch.jobs import fill_jobs
+    from sedd_cli.inference.batch.lines import job_lines
 
     named = "standard input" if source == "-" else source
     lines = job_lines(raw, named, chosen.length, job.n, job.seed, job.candidates)
-    watched = watch or html is not None or svg is not None
-    filling = fill_jobs(chosen, lines, sampling, every, out, resume, watched, keep=view.json)
+    asked = {"seed": job.seed, "candidates": job.candidates}
+    filling = fill_jobs(chosen, lines, sampling, every, out, resume, watching.wanted, keep=view.json, asked=asked)
     interrupted = "interrupted: finished jobs are kept, the same command continues" if out is not None else ""
-    result = show_samples(view, chosen, filling, "sedd infill", None, watch, html, interrupted, svg)
+    result = show_samples(view, chosen, filling, "sedd infill", None, watching, interrupted)
     if out is not None:
-        view.say(f"wrote {out}", "dim")
+        view.say(f"wrote {out}: {result.fillings:,} fillings of {result.lines:,} lines", "dim")
     error = _refusal(result, view.quiet) if result.refused else None
     view.document(result.to_dict(), error)
     if error:

@@ -11,8 +11,8 @@ import typer
 from sedd_cli.cli import options as o
 from sedd_cli.cli.choose import choose_model, model_files
 from sedd_cli.cli.commands.judge import judged, load_judge
-from sedd_cli.cli.option_groups import ModelOptions, model_options, sampling_options
-from sedd_cli.cli.view.showing import show_samples
+from sedd_cli.cli.option_groups import ModelOptions, Watching, model_options, sampling_options, watching_options
+from sedd_cli.cli.view.denoising.showing import show_samples
 from sedd_cli.cli.view.view import View
 from sedd_cli.errors import RequestError
 
@@ -20,11 +20,13 @@ if TYPE_CHECKING:
     from sedd_cli.inference.sampling import Sampling
 
 
+@watching_options
 @sampling_options()
 @model_options()
 def sample(
     using: ModelOptions,
     sampling: Sampling,
+    watching: Watching,
     n: o.Count = 1,
     length: Annotated[
         int | None,
@@ -54,9 +56,6 @@ def sample(
     out: o.Out = None,
     judge: o.Judge = None,
     self_bleu: o.SelfBleu = False,
-    watch: o.Watch = False,
-    html: o.Html = None,
-    svg: o.Svg = None,
 ) -> None:
     """Draw samples from a model.
 
@@ -78,11 +77,12 @@ def sample(
         "--judge": judge,
         "--tokenizer": using.tokenizer,
     }
-    check_outputs({"--out": out, "--html": html, "--svg": svg}, reads)
+    check_outputs({"--out": out, **watching.files}, reads)
+    watching.check(view.quiet)
     chosen = choose_model(view, *using.choice)
     causal = load_judge(view, judge, using.device) if judge is not None else None  # before sampling: loading may fail
-    job = generate(chosen, options, watch=watch or html is not None or svg is not None)
-    result = show_samples(view, chosen, job, "sedd sample", out, watch, html, svg=svg)
+    job = generate(chosen, options, watch=watching.wanted)
+    result = show_samples(view, chosen, job, "sedd sample", out, watching)
     document = result.to_dict()
     if causal is not None:
         from sedd_cli.evaluation.judge import Samples

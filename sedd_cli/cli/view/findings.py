@@ -21,12 +21,15 @@ MARKS = {
 
 
 def findings_table(findings: Sequence[Mapping[str, Any]]) -> Table:
-    """One row per check: its state, what was found, what to do."""
-    table = Table(show_header=True, header_style="bold")
-    for name in ("check", "state", "found", "what to do"):
-        table.add_column(name, overflow="fold")
+    """A row for each check with its state and what was found, and one below it that says what to do, if anything."""
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    for name in ("check", "state"):
+        table.add_column(name, no_wrap=True)
+    table.add_column("found", overflow="fold")
     for finding in findings:
-        table.add_row(finding["check"], Text(*MARKS[finding["state"]]), finding["found"], finding["advice"])
+        table.add_row(finding["check"], Text(*MARKS[finding["state"]]), finding["found"])
+        if finding["advice"]:
+            table.add_row("", "", Text(f"→ {finding['advice']}", "dim"))
     return table
 
 

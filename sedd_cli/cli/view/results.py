@@ -40,8 +40,10 @@ def bounds_table(result: dict[str, Any]) -> Table:
     table = _table(title, result.get("paper"))
     for protocol, found in result["bounds"].items():
         table.add_row(f"{_kind(result, protocol)} ({protocol})", *_values(result, protocol, found))
+    if result.get("paper") and any("gram" in name for name in result.get("baselines", {})):
+        table.caption, table.caption_justify = "n-grams are of the training split", "left"
     for name, bits in result.get("baselines", {}).items():
-        fitted = " (of train)" if "gram" in name else ""
+        fitted = " (of train)" if "gram" in name and not result.get("paper") else ""
         table.add_row(f"{name}{fitted}", f"{bits:.3f}", style="dim")
     source = result.get("baselines", {}).get("the source itself")
     bound = result["bounds"].get("rigorous") or result["bounds"].get("discrete")
@@ -91,9 +93,12 @@ def cloze_table(found: ClozeResult) -> Table:
 
 
 def _table(title: str, paper: Any) -> Table:
-    table = Table("model", title=title, title_justify="left", header_style="bold")
-    for name in ("bits/char", "± text", "bits/byte", "perplexity/token"):
-        table.add_column(name, justify="right")
+    table = Table(title=title, title_justify="left", header_style="bold")
+    if paper:  # 80 columns have no room for six of them with lines between
+        table.box, table.padding = None, (0, 1, 0, 0)
+    table.add_column("model")
+    for name in ("bits/char", "± text", "bits/byte", "ppl/token" if paper else "perplexity/token"):
+        table.add_column(name, justify="right", no_wrap=True)
     if paper:
         table.add_column("paper", justify="right")
     return table

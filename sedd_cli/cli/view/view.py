@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 import time
 from collections.abc import Generator, Iterable
 from contextlib import AbstractContextManager, nullcontext
@@ -11,14 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import RenderableType
-from rich.panel import Panel
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
 from rich.table import Table
 from rich.text import Text
 
 from sedd_cli.cli.outcome import NOTHING_KEPT, failure, main_process, output, say_not_finite
 from sedd_cli.cli.view.console import PlainConsole
+from sedd_cli.cli.view.denoising import sample
 from sedd_cli.cli.view.results import bounds_table
 from sedd_cli.errors import MESSAGE, WorkError, printable, shortened
 from sedd_cli.system import events as e
@@ -28,13 +29,23 @@ from sedd_cli.system.json_lines import json_text
 PLAIN_EVERY = 10.0
 
 
+#: Columns below which the metrics of a bar stand below it.
+NARROW = 100
+
+
 class Live(Bars):
     """Progress bars, with metrics of the job below them."""
 
     below: RenderableType = ""
+    #: Whether the metrics stand below their bars.
+    narrow = False
 
     def get_renderables(self) -> Iterable[RenderableType]:
         yield from super().get_renderables()
+        if self.narrow:
+            for task in self.tasks:
+                if task.visible and task.fields["metrics"]:
+                    yield Text(f"  {task.fields['metrics']}", "cyan", no_wrap=True, overflow="ellipsis")
         if self.below and not self.finished:
             yield self.below
 
@@ -51,6 +62,7 @@ class View:
         self._bars: Live | None = None
         self._tasks: dict[str, Any] = {}
         self._last_line: dict[str, float] = {}
+        self._rows = sample.BatchRows()
 
     def run(self, job: Generator[e.Event, None, e.Result], interrupted: str = "") -> e.Result:
         """Draw every event and return the result of the job.
@@ -83,7 +95,17 @@ class View:
     def say(self, text: str, style: str = "", most: int = MESSAGE) -> None:
         """Print a text of at most about `most` characters, unless quiet."""
         if not self.quiet:
-            self.aside.print(Text(shortened(text, most), style=style), soft_wrap=True)
+            self.aside.print(Text(self._wrapped(shortened(text, most)), style=style), soft_wrap=True)
+
+    def _wrapped(self, text: str) -> str:
+        """A text for a terminal, broken between words; elsewhere, and where it is indented, its lines are kept.
+
+        What is indented are commands, which are to be copied.
+        """
+        if not self.aside.is_terminal:
+            return text
+        fill = textwrap.TextWrapper(self.aside.width, break_long_words=False, break_on_hyphens=False).fill
+        return "\n".join(line if line.startswith("  ") else fill(line) for line in text.split("\n"))
 
     def table(self, table: Table) -> None:
         """Print a table, unless quiet."""
@@ -114,7 +136,7 @@ class View:
 
     @show.register
     def _(self, event: e.Progress) -> None:
-        self._advance(event.task, event.done, event.total, event.unit, event.metrics)
+        self._advance(event.task, event.done, event.total, event.unit, event.metrics, event.share)
 
     @show.register
     def _(self, event: e.TrainStep) -> None:
@@ -145,38 +167,42 @@ class View:
             if not self.quiet:
                 self.console.print(self._sample(event))
             elif not self.json:
-                output.write(printable(_body(event)) + "\n")
+                output.write(printable(sample.body_of(event)) + "\n")
         else:  # a file or a pipe receives the text as it is
-            title = "" if self.quiet else f"--- {printable(' · '.join(_title(event)))} ---\n"
+            title = "" if self.quiet else f"--- {printable(' · '.join(sample.title_of(event)))} ---\n"
             output.check()
-            output.write(f"{title}{_body(event)}\n{'' if self.quiet else chr(10)}")
+            output.write(f"{title}{sample.body_of(event)}\n{'' if self.quiet else chr(10)}")
 
     @show.register
     def _(self, event: e.Evaluated) -> None:
         if not self.quiet:
             self.console.print(bounds_table(event.result))
 
-    def _sample(self, event: e.Sampled) -> Panel | Text:
-        body = Text(_body(event))
-        for start, stop in event.given:
-            body.stylize("bold cyan", start, stop)
-        title = " · ".join(_title(event))
-        if self.console.is_terminal:
-            return Panel(body, title=Text(title), title_align="left", border_style="dim")
-        return Text(f"--- {title} ---\n").append(body).append("\n")
+    def _sample(self, event: e.Sampled) -> RenderableType:
+        if not self.console.is_terminal:
+            return sample.plain(event)
+        if isinstance(event, e.Filled) and event.job is not None:
+            return self._rows.row(event)
+        return sample.panel(event, self.console.width)
 
-    def _advance(self, task: str, done: int, total: int | None, unit: str, metrics: dict[str, str]) -> None:
+    def _advance(
+        self, task: str, done: int, total: int | None, unit: str, metrics: dict[str, str], share: float | None = None
+    ) -> None:
         if self.quiet:
             return
         spelled = "  ".join(f"{key} {value}" for key, value in metrics.items())
         finished = total is not None and done >= total
         if self._bars:
+            known = "?" if total is None else total
+            count = f"{done:>{len(str(known))}}/{known}"
             if task not in self._tasks:
-                self._tasks[task] = self._bars.add_task(task, total=total, unit=unit, metrics="")
-            self._bars.update(self._tasks[task], completed=done, total=total, metrics=spelled)
+                self._tasks[task] = self._bars.add_task(task, total=total, count=count, metrics=spelled)
+            completed = done if share is None or total is None else share * total
+            self._bars.update(self._tasks[task], completed=completed, total=total, count=count, metrics=spelled)
             if finished:  # a finished bar becomes a line, which leaves room for later bars
                 self._bars.remove_task(self._tasks.pop(task))
-                self.say(f"{task}: {done:,} {unit}  {spelled}".rstrip(), "dim")
+                if spelled or unit != task:  # else it says no more than the results
+                    self.say(f"{task}: {done:,} {unit}  {spelled}".rstrip(), "dim")
         elif finished or time.monotonic() - self._last_line.get(task, float("-inf")) > PLAIN_EVERY:
             if finished and self._last_line.get(task) is None and not spelled:
                 return  # too quick to be worth a line
@@ -187,44 +213,20 @@ class View:
         if self.quiet or not self.console.is_terminal:
             return nullcontext()
         self._tasks = {}
+        beside = [TextColumn("{task.fields[metrics]}", style="cyan", markup=False)]
+        beside = beside if self.console.width >= NARROW else []
         self._bars = Live(
             TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=14),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[metrics]}", style="cyan", markup=False),
+            TextColumn("{task.fields[count]}", style="progress.download", markup=False),
+            *beside,
             TimeRemainingColumn(),
             TextColumn("left"),
             console=self.console,
             transient=True,
         )
+        self._bars.narrow = not beside
         return self._bars
-
-
-def _body(event: e.Sampled) -> str:
-    """The text of a sample; its ids where the model has no tokenizer."""
-    return event.text if event.text is not None else " ".join(map(str, event.tokens))
-
-
-def _title(event: e.Sampled) -> list[str]:
-    """The heading of a sample: its number, its cost, and the options that change its distribution."""
-    filled = isinstance(event, e.Filled)
-    found = [f"{'infill' if filled else 'sample'} {event.index}"]
-    if event.prompt is not None:
-        found[0] += f" of {event.prompt[:20]!r}"
-    if event.at_step is not None:
-        found[0] += f" at step {event.at_step:,}"
-    if filled and event.job is not None:
-        found[0] = f"line {event.job['line']}, {found[0]}"
-    if filled and event.candidates > 1:
-        which = f"candidate {event.candidate + 1}" if event.candidate else "best"
-        found += [f"{which} of {event.candidates}", f"gaps of {' and '.join(map(str, event.lengths))} tokens"]
-        found += [f"≤ {event.bound:.2f} ± {event.bound_error:.2f} nats/token"]
-    found += [f"{event.nfe} evaluations", f"{event.seconds:.1f} s"]
-    found += [event.sampler] if event.sampler != "tweedie" else []
-    found += [f"{name.replace('_', '-')} {value}" for name, value in event.levers.items()]
-    if filled and event.plain_edges:
-        found.append("spaces before gaps are tokens of their own")
-    return found
 
 
 def step_metrics(event: e.TrainStep) -> dict[str, str]:

@@ -47,7 +47,7 @@ def scores(levels: Sequence[NoiseLevel]) -> Finding:
     if not ranges:
         return finding("scores", "odd", "no token was moved by noise", "give a longer --text")
     low, high = min(least for least, _ in ranges), max(most for _, most in ranges)
-    found = f"finite at {len(ranges)} noise levels, log-scores {low:.1f} to {high:.1f}"
+    found = f"finite, log-scores {low:.1f} to {high:.1f}"
     if wrong := [f"{level.lam:.0%}" for level in levels if level.beyond is not None and level.beyond > EXCESS]:
         found += f", larger than any distribution's at a noise of {', '.join(wrong)}"
         return finding("scores", "odd", found, "another graph, or another scale of the scores?")

@@ -8,7 +8,8 @@ from typing import Any
 from sedd_cli.errors import RequestError
 from sedd_cli.evaluation.scorers.causal import CausalModel
 from sedd_cli.inference.generate import as_json
-from sedd_cli.inference.infill import Job, infill
+from sedd_cli.inference.infill import infill
+from sedd_cli.inference.plan import Job
 from sedd_cli.inference.sampling import Sampling
 from sedd_cli.inference.template import parse_template
 from sedd_cli.system.events import Event, Filled, map_events

@@ -5,23 +5,29 @@ Without animation (a viewer without it, or a system set to reduced motion) it sh
 
 from __future__ import annotations
 
-import re
-from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 
-from rich.cells import cell_len, set_cell_size
+from rich.cells import cell_len
 
-from sedd_cli.cli.view.replay import Replay, Strand
+from sedd_cli.cli.view.denoising.placing import (
+    CAPTION,
+    CELL,
+    COLUMNS,
+    CONTROL,
+    LINE,
+    MARGIN,
+    PLAY,
+    REST,
+    Slot,
+    caption,
+    heading,
+    histories,
+    lay_out_pieces,
+    shown_in,
+)
+from sedd_cli.cli.view.denoising.replay import Replay, Strand
 from sedd_cli.system.files import write_whole
-
-#: Cells of a line of text, and the size of a cell in pixels.
-COLUMNS, CELL, LINE = 72, 9.0, 26
-#: Seconds of denoising, and of the finished text before it begins again.
-PLAY, REST = 9.0, 4.0
-_MARGIN, _CAPTION = 20, 30
-#: What XML cannot hold.
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f\ud800-\udfff\ufffe\uffff]")
 
 _STYLE = """\
 text{{font:15px ui-monospace,SFMono-Regular,Menlo,Consolas,"DejaVu Sans Mono",monospace;fill:#1f2328}}
@@ -42,21 +48,18 @@ def picture(replay: Replay) -> str:
     """The replay as SVG, its sequences one below another."""
     keyframes: dict[str, str] = {}
     body: list[str] = []
-    y = _MARGIN
+    y = MARGIN
     several = len(replay.strands) > 1
     for strand in replay.strands:
         if several:
-            heading = f"{strand.label} · {_cost(strand)}"
-            body.append(f'<text class="c" x="{_MARGIN}" y="{y + 12}">{_text(heading)}</text>')
+            body.append(f'<text class="c" x="{MARGIN}" y="{y + 12}">{_text(heading(strand))}</text>')
             y += LINE
         lines = _draw(strand, y, body, keyframes)
         y += lines * LINE + LINE // 2
-    facts = [value for name, value in replay.facts.items() if name in ("model", "sampler")]
-    facts += [] if several else map(_cost, replay.strands)
-    width = 2 * _MARGIN + COLUMNS * CELL
+    width = 2 * MARGIN + COLUMNS * CELL
     body.append(f'<rect class="bar" x="0" y="{y}" width="{width:g}" height="3"/>')
-    body.append(f'<text class="c" x="{_MARGIN}" y="{y + 20}">{_text(" · ".join([replay.title, *facts]))}</text>')
-    height = y + _CAPTION
+    body.append(f'<text class="c" x="{MARGIN}" y="{y + 20}">{_text(caption(replay))}</text>')
+    height = y + CAPTION
     style = _STYLE.format(length=PLAY + REST, play=100 * PLAY / (PLAY + REST)) + "\n".join(keyframes.values())
     texts = _text("\n".join(strand.text for strand in replay.strands))
     return (
@@ -69,24 +72,13 @@ def picture(replay: Replay) -> str:
     )
 
 
-@dataclass(frozen=True)
-class _Slot:
-    """Where a piece, or its part on one line, stands: line, column and final text."""
-
-    line: int
-    column: int
-    text: str
-
-
 def _draw(strand: Strand, top: float, body: list[str], keyframes: dict[str, str]) -> int:
     """Add a sequence to the body; returns its number of lines."""
     steps = max(len(strand.evaluations), 1)
-    histories: list[list[tuple[int, str | None]]] = [[(0, piece)] for piece in strand.start]
-    for step, i, piece in strand.changes:
-        histories[i].append((step, piece))
-    slots, lines = _layout([history[-1][1] for history in histories])
+    each = histories(strand)
+    slots, lines = lay_out_pieces([history[-1][1] for history in each])
     given = set(strand.given)
-    for i, history in enumerate(histories):
+    for i, history in enumerate(each):
         for part, slot in enumerate(slots[i]):
             for k, (step, piece) in enumerate(history):
                 until = history[k + 1][0] if k + 1 < len(history) else None
@@ -97,8 +89,8 @@ def _draw(strand: Strand, top: float, body: list[str], keyframes: dict[str, str]
     return lines
 
 
-def _element(slot: _Slot, piece: str | None, last: bool, name: str | None, top: float, given: bool) -> str:
-    x, y = _MARGIN + slot.column * CELL, top + slot.line * LINE
+def _element(slot: Slot, piece: str | None, last: bool, name: str | None, top: float, given: bool) -> str:
+    x, y = MARGIN + slot.column * CELL, top + slot.line * LINE
     size = cell_len(slot.text)
     style = f' style="animation-name:{name}"' if name else ""
     moving = " a" if name else ""
@@ -106,11 +98,10 @@ def _element(slot: _Slot, piece: str | None, last: bool, name: str | None, top: 
         hidden = ' style="opacity:1"' if last else style
         box = f'x="{x + 1:g}" y="{y + 1:g}" width="{size * CELL - 2:g}" height="20" rx="4"'
         return f'<rect class="m{moving}" {box}{hidden}/>'
-    shown = slot.text if last else set_cell_size(" ".join(piece.split("\n")), size)
-    bare = shown.strip()
+    before, bare = shown_in(slot, piece, last)
     if not bare:
         return ""
-    x += cell_len(shown[: shown.index(bare)]) * CELL
+    x += before * CELL
     classes = f"{'g' if given else '' if last else 'o'}{moving}".strip()
     kind = f' class="{classes}"' if classes else ""
     # the length is set, so that the text fills its cells in every font
@@ -137,45 +128,5 @@ def _keyframes(start: float, stop: float | None, piece: str | None, keyframes: d
     return name
 
 
-def _layout(pieces: list[str | None]) -> tuple[list[list[_Slot]], int]:
-    """The slots of each piece, lines broken between words, and the number of lines."""
-    texts = [_CONTROL.sub("", ("    " if piece is None else piece).expandtabs(4)) for piece in pieces]
-    slots: list[list[_Slot]] = []
-    line = column = 0
-    for i, text in enumerate(texts):
-        found = []
-        for k, part in enumerate(text.split("\n")):
-            if k:
-                line, column = line + 1, 0
-            word = cell_len(part) + (0 if "\n" in text else _rest_of_word(texts[i + 1 :]))
-            if column and (i == 0 or part[:1].isspace()) and column + word > COLUMNS:
-                line, column, part = line + 1, 0, part.lstrip(" ")
-            while column + cell_len(part) > COLUMNS:  # a word longer than a line
-                head = set_cell_size(part, max(COLUMNS - column, 0)).rstrip("…")
-                found.append(_Slot(line, column, head))
-                line, column, part = line + 1, 0, part[len(head) :] if head else part
-            if part:
-                found.append(_Slot(line, column, part))
-                column += cell_len(part)
-        slots.append(found)
-    return slots, line + 1
-
-
-def _rest_of_word(texts: list[str]) -> int:
-    """Cells up to the next piece that begins with a space."""
-    size = 0
-    for text in texts:
-        head = re.match(r"\S*", text)
-        size += cell_len(head[0]) if head else 0
-        if not head or len(head[0]) < len(text) or size > COLUMNS:
-            break
-    return size
-
-
-def _cost(strand: Strand) -> str:
-    evaluations = strand.evaluations[-1] if strand.evaluations else 0
-    return f"{len(strand.evaluations)} steps · {evaluations} network evaluations"
-
-
 def _text(text: str) -> str:
-    return escape(_CONTROL.sub("", text))
+    return escape(CONTROL.sub("", text))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import itertools
 import json
 
 import pytest
@@ -13,11 +14,12 @@ from support.jobs import completed
 from sedd_cli import load_model
 from sedd_cli.data.tokenizers.characters import CharTokenizer
 from sedd_cli.errors import RequestError, WorkError
-from sedd_cli.inference import jobs
-from sedd_cli.inference.jobs import fill_jobs, read_jobs
+from sedd_cli.inference.batch import jobs
+from sedd_cli.inference.batch.jobs import fill_jobs
+from sedd_cli.inference.batch.lines import read_jobs
 from sedd_cli.inference.sampling import Sampling
 from sedd_cli.recipe.part import SamplerPart
-from sedd_cli.system.events import Filled, Warn
+from sedd_cli.system.events import Filled, Progress, Warn
 
 LINES = [
     '{"template": "the [MASK:3] sat", "id": "first"}',
@@ -83,10 +85,8 @@ def test_an_interrupted_batch_goes_on_where_it_was(model, tmp_path):
     out = tmp_path / "r.jsonl"
     read = read_jobs([line.encode() for line in LINES], "jobs.jsonl", model.length)
     running = fill_jobs(model, read, Sampling(batch=1), False, out, True, watch=False)
-    kept = 0
-    for event in running:
-        kept += isinstance(event, Filled)
-        if kept == 4:
+    for _ in running:
+        if out.exists() and len(records(out)) == 4:
             break
     running.close()
     assert len(records(out)) == 4
@@ -101,16 +101,133 @@ def test_an_interrupted_batch_goes_on_where_it_was(model, tmp_path):
     assert sorted(map(content, again.samples)) == sorted(map(content, records(out)))
 
 
-def test_other_settings_are_other_results(model, tmp_path):
+def test_results_of_other_options_are_not_mixed(model, tmp_path):
     out = tmp_path / "r.jsonl"
     fill(model, LINES[:1], out)
-    fill(model, LINES[:1], out, steps=2)
-    fill(model, LINES[:1], out, temperature=0.5)
-    fill(model, LINES[:1], out, batch=3)  # not another law
-    assert [r["steps"] for r in records(out)] == [None, 2, None]
-    assert [r["sampler"] for r in records(out)] == ["first_hitting", "tweedie", "first_hitting"]
-    fill(model, LINES[:1], out, resume=False)
-    assert len(records(out)) == 1
+    fill(model, LINES[:1], out, batch=3)  # changes no result
+    before = out.read_bytes()
+    for options, word in (
+        ({"steps": 2}, "steps not set, now 2"),
+        ({"temperature": 0.5}, "temperature not set, now 0.5"),
+    ):
+        with pytest.raises(RequestError, match=f"other options.*{word}.*--fresh begins it anew, or name another file"):
+            fill(model, LINES[:1], out, **options)
+    with pytest.raises(RequestError, match="all False, now True"):
+        fill(model, LINES[:1], out, every=True)
+    assert out.read_bytes() == before
+    fill(model, LINES[:1], out, resume=False, steps=2)
+    (record,) = records(out)
+    assert (record["sampler"], record["steps"], record["job"]["options"]) == ("tweedie", 2, {"steps": 2, "all": False})
+
+
+def test_results_of_another_model_are_not_mixed(model, tmp_path):
+    out = tmp_path / "r.jsonl"
+    fill(model, LINES, out)
+    named = records(out)[0]["job"]["model"]
+    assert named["fingerprint"] == model.fingerprint
+    assert (named["source"], named["step"]) == (model.source, 12)
+    before = out.read_bytes()
+    other = dataclasses.replace(model)
+    other.__dict__["fingerprint"] = "f" * 64
+    with pytest.raises(RequestError, match=f"another model .{model.fingerprint[:12]}, step 12.*--fresh"):
+        fill(other, LINES, out)
+    assert out.read_bytes() == before
+    fill(other, LINES, out, resume=False)
+    assert {r["job"]["model"]["fingerprint"] for r in records(out)} == {"f" * 64}
+    # the same model in another place is the same model
+    moved = dataclasses.replace(other, source="elsewhere")
+    moved.__dict__["fingerprint"] = "f" * 64
+    assert fill(moved, LINES, out)[1].from_before == 8
+
+
+def test_results_come_in_the_order_of_the_lines(model, tmp_path):
+    """Batches go by length, so that late lines finish early."""
+    lines = [f'{{"template": "the [MASK:{12 - i}] sat", "id": {i}, "n": 2}}' for i in range(11)]
+    events, result = fill(model, lines, tmp_path / "r.jsonl")
+    order = [(i, k) for i in range(11) for k in range(2)]
+    assert [(e.job["id"], e.index) for e in events if isinstance(e, Filled)] == order
+    assert [(r["job"]["id"], r["index"]) for r in records(tmp_path / "r.jsonl")] == order
+    assert [(r["job"]["id"], r["index"]) for r in result.samples] == order
+    # with the lines in another order, the same results are taken up and put into it
+    again = [lines[5], *lines[:5], *lines[6:], '{"template": "a [MASK:2]", "id": 11}']
+    events, result = fill(model, again, tmp_path / "r.jsonl")
+    assert result.from_before == 22
+    stored = records(tmp_path / "r.jsonl")
+    assert [r["job"]["id"] for r in stored] == [i for i in (5, 0, 1, 2, 3, 4, *range(6, 11)) for _ in range(2)] + [11]
+    assert [r["job"]["line"] for r in stored] == sorted(r["job"]["line"] for r in stored)
+    assert stored == json.loads(json.dumps(result.samples))
+    # what the input no longer holds stays, comes last, and is named
+    events, _ = fill(model, again[3:], tmp_path / "r.jsonl")
+    assert "6 fillings of jobs that the input does not hold" in next(e.text for e in events if isinstance(e, Warn))
+    assert [r["job"]["id"] for r in records(tmp_path / "r.jsonl")][-6:] == [5, 5, 0, 0, 1, 1]
+
+
+def test_candidates_stay_together_in_the_order_of_the_lines(model, tmp_path):
+    lines = ['{"template": "a [MASK:2-4] ran", "id": 0}', '{"template": "[MASK:1] sat", "candidates": 2, "id": 1}']
+    events, _ = fill(model, lines, tmp_path / "r.jsonl", every=True)
+    found = [(e.job["id"], e.candidate) for e in events if isinstance(e, Filled)]
+    assert found == [(0, i) for i in range(8)] + [(1, 0), (1, 1)]
+
+
+def test_other_keys_are_passed_to_the_results(model, tmp_path):
+    out = tmp_path / "r.jsonl"
+    extra = {"label": "x", "text": "mine", "line": 7, "nested": {"a": [1, None]}}
+    (line,) = ({"template": "the [MASK:3] sat", "id": "q"} | extra for _ in range(1))
+    fill(model, [json.dumps(line)], out)
+    (record,) = records(out)
+    assert record["job"]["extra"] == extra
+    assert (record["job"]["id"], record["job"]["line"]) == ("q", 1)
+    # they change no result: it is taken up with those of today
+    _, result = fill(model, [json.dumps(line | {"label": "y"})], out)
+    assert result.from_before == 1
+    (again,) = records(out)
+    assert again["job"]["extra"]["label"] == "y"
+    assert content(again) == content(record)
+
+
+def test_a_key_that_looks_misspelt_is_said_once(model, tmp_path):
+    lines = [f'{{"template": "the [MASK:3] {i}", "sede": 1, "source": "a"}}' for i in range(3)]
+    events, result = fill(model, lines, tmp_path / "r.jsonl")
+    (warning,) = [e.text for e in events if isinstance(e, Warn)]
+    assert warning.startswith("line 1: found 'sede', did you mean 'seed'?")
+    assert result.fillings == 3
+
+
+def test_a_line_may_be_a_template(model, tmp_path):
+    lines = ["the [MASK:3] sat", "", '{"template": "a [MASK:2] ran", "id": "j"}', "\\[MASK\\] no gap", "a[MASK:2]8"]
+    _, result = fill(model, lines, tmp_path / "r.jsonl")
+    assert [one.line for one in result.refused] == [4]
+    found = records(tmp_path / "r.jsonl")
+    assert [(r["job"]["line"], r["job"]["id"]) for r in found] == [(1, None), (3, "j"), (5, None)]
+    assert found[0]["text"] == model.infill("the [MASK:3] sat")[0].text
+    assert found[2]["template"] == "a[MASK:2]8"
+    # in a file that begins with JSON, debris of a line is no template
+    _, result = fill(model, [LINES[0], '"template": "the [MASK:3] sat"}'], tmp_path / "s.jsonl")
+    assert [one.reason.split(":")[0] for one in result.refused] == ["is not JSON"]
+    read = read_jobs(["\ufeffthe [MASK:1] sat\r\n".encode()], "jobs.txt", model.length)
+    assert str(read[0].job.template) == "the [MASK:1] sat"
+
+
+def test_short_gaps_cost_an_evaluation_a_token(model, tmp_path):
+    """Where nothing is said about steps: jobs of a few tokens do not pay the recipe's steps."""
+    sampler = SamplerPart.from_data({"name": "tweedie", "steps": 256}, "sampler")
+    slow = dataclasses.replace(model, recipe=dataclasses.replace(model.recipe, sampler=sampler))
+    slow.__dict__["fingerprint"] = model.fingerprint
+    fill(slow, [f"the[MASK:{3 + i % 6}]sat" for i in range(50)], tmp_path / "r.jsonl")
+    assert [r["nfe"] for r in records(tmp_path / "r.jsonl")] == [3 + i % 6 for i in range(50)]
+
+
+def test_the_share_of_the_work_is_honest(model):
+    """A bar that counts finished fillings would stand at 0 while the first batch is drawn."""
+    read = read_jobs([b"the [MASK:2] sat"] * 4 + [b"the [MASK:12] sat"] * 2 + [b"[MASK:2-9]a"], "jobs", model.length)
+    events, _ = completed(fill_jobs(model, read, Sampling(), False, None, True, watch=False))
+    bar = [e for e in events if isinstance(e, Progress)]
+    assert {e.total for e in bar} == {14}
+    shares = [e.share for e in bar]
+    assert 0 < shares[0] < 0.02
+    assert shares[-1] == 1
+    assert len([share for share in shares if share < 1]) > 10
+    assert sum(b < a for a, b in itertools.pairwise(shares)) <= 16  # it falls at a repeated draw alone
 
 
 def test_candidates_are_kept_all_or_none(model, tmp_path):
@@ -129,7 +246,7 @@ def test_candidates_are_kept_all_or_none(model, tmp_path):
         ("nonsense", "is not JSON"),
         ('{"template": "no gap"}', "no gap to fill"),
         ('{"template": "[MASK:99]"}', "longer than the model's 24"),
-        ('{"template": "[MASK:2]", "tempalte": 1}', "unknown key"),
+        ('{"tempalte": "[MASK:2]"}', "did you mean 'template'?"),
         ('{"template": 3}', "expected text"),
         ('{"template": "[MASK]", "n": 0}', "n must be at least 1"),
         ('{"template": "[MASK]", "seed": -1}', "seed must lie"),

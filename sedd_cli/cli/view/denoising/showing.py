@@ -13,50 +13,61 @@ from sedd_cli.system.events import Event, Result, observe
 
 if TYPE_CHECKING:
     from sedd_cli.checkpoints.loaded_model import LoadedModel
-    from sedd_cli.cli.view.replay import Replay
+    from sedd_cli.cli.option_groups import Watching
+    from sedd_cli.cli.view.denoising.replay import Replay
 
 
 def show_samples(
-    view: View, model: LoadedModel, job: Generator[Event, None, Result], title: str, out: Path | None, watch: bool,
-    html: Path | None, interrupted: str = "", svg: Path | None = None,
+    view: View, model: LoadedModel, job: Generator[Event, None, Result], title: str, out: Path | None,
+    watching: Watching, interrupted: str = "",
 ) -> Result:  # fmt: skip
     """Draw the events of a job and return its result.
 
     Args:
+        title: The title of a page or picture.
         out: Write each sample to this file as it comes.
-        watch: Also draw frames, in a terminal.
-        html: Write a page that replays the frames to this file.
+        watching: Also draw frames, in a terminal, and write pages and pictures of the denoising.
         interrupted: Shown after Ctrl-C.
-        svg: Write an animated picture of the denoising to this file.
     """
-    from sedd_cli.cli.view.recorder import Recorder
-    from sedd_cli.cli.view.watch import Watcher
-    from sedd_cli.inference.jobs import stored, writing
+    from sedd_cli.cli.view.denoising.recorder import Recorder
+    from sedd_cli.cli.view.denoising.watch import Watcher
+    from sedd_cli.inference.resumable import stored, writing
 
     if out is not None:
         output.stored = True
         job = stored(job, out)
-    recorder = Recorder(model) if html is not None or svg is not None else None
+    recorder = Recorder(model) if any(watching.files.values()) else None
     if recorder is not None:
         job = observe(job, recorder.see)
-    if watch:
+    if watching.watch:
+        if not view.console.is_terminal:
+            view.say("--watch shows the texts in a terminal, which this output is not", "dim")
         job = Watcher(view, model).watch(job)
     older = out is not None and out.is_file() and out.stat().st_size > 0
     with writing(out):
         result = view.run(job, interrupted or _kept(view, out))
     if out is not None and out.exists():
         view.say(f"wrote {out}{', replacing the file' if older else ''}", "dim")
-    if recorder is not None and html is not None:
-        from sedd_cli.cli.view.replay import write_page
-
-        _write(write_page, html, recorder.replay(title))
-        view.say(f"wrote {html}", "dim")
-    if recorder is not None and svg is not None:
-        from sedd_cli.cli.view.picture import write_picture
-
-        _write(write_picture, svg, recorder.replay(title))
-        view.say(f"wrote {svg}", "dim")
+    for option, path in watching.files.items():
+        if recorder is not None and path is not None:
+            _write(_writer(option), path, recorder.replay(title))
+            view.say(f"wrote {path}", "dim")
     return result
+
+
+def _writer(option: str) -> Callable[[Path, Replay], None]:
+    """What writes the file of an option."""
+    if option == "--html":
+        from sedd_cli.cli.view.denoising.replay import write_page
+
+        return write_page
+    if option == "--svg":
+        from sedd_cli.cli.view.denoising.picture import write_picture
+
+        return write_picture
+    from sedd_cli.cli.view.denoising.gif import write_gif
+
+    return write_gif
 
 
 def _kept(view: View, out: Path | None) -> str:

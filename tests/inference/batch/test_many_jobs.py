@@ -11,9 +11,10 @@ from support.jobs import completed
 
 from sedd_cli import load_model
 from sedd_cli.errors import RequestError
+from sedd_cli.inference.batch.jobs import fill_jobs
+from sedd_cli.inference.batch.lines import job_lines
 from sedd_cli.inference.generate import GenerateOptions, generate_all
 from sedd_cli.inference.infill import WINDOW
-from sedd_cli.inference.jobs import fill_jobs, job_lines
 from sedd_cli.inference.sampling import MOST_DRAWS, Sampling
 from sedd_cli.system.events import Filled, Warn
 

@@ -1,12 +1,14 @@
-"""Records the frames of a job for the page that replays it."""
+"""Records the frames of a job for a page or a picture that replays it."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 
 from sedd_cli.checkpoints.loaded_model import LoadedModel
-from sedd_cli.cli.view.pieces import Pieces
-from sedd_cli.cli.view.replay import Replay, Strand
+from sedd_cli.cli.view.denoising.pieces import Pieces
+from sedd_cli.cli.view.denoising.replay import Replay, Strand
+from sedd_cli.cli.view.denoising.sample import body_of
+from sedd_cli.inference.names import name_of
 from sedd_cli.system.events import Event, Filled, Frame, Sampled, Seen
 
 #: The most sequences on one page.
@@ -78,9 +80,15 @@ class Recorder:
     def _strand(self, sample: Sampled) -> Strand:
         """The tracks of the blocks of a sample, joined."""
         tracks: dict[int, _Track] = {}
+        name = label = name_of(sample)
         for track in self._ended:
             at = track.seen.offset
-            if track.seen.number == sample.index and sample.tokens[at : at + len(track.seen.x)] == track.seen.x:
+            same = track.seen.name == name or track.seen.name.startswith(f"{name}, candidate")
+            if (
+                same
+                and track.seen.number == sample.index
+                and sample.tokens[at : at + len(track.seen.x)] == track.seen.x
+            ):
                 tracks[at] = track
         start: list[str | None] = [None] * len(sample.tokens)
         changes: list[tuple[int, int, str | None]] = []
@@ -95,8 +103,6 @@ class Recorder:
             evaluations += [spent + number for number in track.evaluations]
             seconds += [before + second for second in track.seconds]
         given = [i for i, piece in enumerate(start) if piece is not None]
-        label = f"{'filling' if isinstance(sample, Filled) else 'sample'} {sample.index}"
         if isinstance(sample, Filled) and sample.candidates > 1:
             label += f", candidate {sample.candidate + 1} of {sample.candidates}, ≤ {sample.bound:.2f} nats/token"
-        text = sample.text if sample.text is not None else " ".join(map(str, sample.tokens))
-        return Strand(label, start, given, changes, evaluations, seconds, text)
+        return Strand(label, start, given, changes, evaluations, seconds, body_of(sample))

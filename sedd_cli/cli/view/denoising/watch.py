@@ -9,7 +9,7 @@ from rich.console import Group
 from rich.text import Text
 
 from sedd_cli.checkpoints.loaded_model import LoadedModel
-from sedd_cli.cli.view.pieces import Pieces
+from sedd_cli.cli.view.denoising.pieces import Pieces
 from sedd_cli.cli.view.view import View
 from sedd_cli.system.events import Event, Frame, Result, Seen, observe
 
@@ -49,7 +49,7 @@ class Watcher:
 
     def _frame(self, frame: Frame) -> Group:
         console = self._view.console
-        room, shown = max(3, console.height - AROUND), []
+        room, shown, texts = max(3, console.height - AROUND), [], 0
         for place, seen in enumerate(frame.sequences):
             text, newest = self._text(place, seen, frame.seconds)
             lines = text.wrap(console, console.width, no_wrap=False)
@@ -58,12 +58,19 @@ class Watcher:
             # of a text longer than the terminal, show the part that changed last
             row = _line_of(lines, newest)
             first = min(max(0, row - room // 2), max(0, len(lines) - room))
-            rule = [Text(f"── {seen.number} ──", "dim")] if len(frame.sequences) > 1 else []
+            rule = [self._rule(seen)] if len(frame.sequences) > 1 else []
             shown += [*rule, *lines[first : first + room], Text("")]
+            texts += 1
             room -= len(lines) + 1 + len(rule)
             if room < 1:
                 break
-        return Group(*shown, self._metrics(frame))
+        return Group(*shown, self._metrics(frame, texts))
+
+    def _rule(self, seen: Seen) -> Text:
+        """The title of a text that is one of several."""
+        title = Text(f"── {seen.name or seen.number} ──", "dim")
+        title.truncate(self._view.console.width, overflow="ellipsis")
+        return title
 
     def _note(self, frame: Frame) -> None:
         """Record when each position changed."""
@@ -92,12 +99,14 @@ class Watcher:
                 text.append(piece)
         return text, newest
 
-    def _metrics(self, frame: Frame) -> Text:
+    def _metrics(self, frame: Frame, texts: int) -> Text:
+        """How far the batch is; texts: how many of it are shown."""
         free = [[i for i, token in enumerate(s.asked) if token is None] for s in frame.sequences]
         there = sum(s.x[i] < self._pieces.tokens for s, gaps in zip(frame.sequences, free, strict=True) for i in gaps)
         spent = max(s.evaluations for s in frame.sequences)
         rate = there / max(frame.seconds, 1e-9)
         parts = [f"step {frame.step:,} of {frame.steps:,}", f"{spent:,} evaluations"]
+        parts += [f"{texts:,} of {len(frame.sequences):,} texts"] if texts < len(frame.sequences) else []
         parts += [f"{there:,} of {sum(map(len, free)):,} tokens", f"{rate:,.0f} tokens/s"]
         return Text(" · ".join(parts), "dim", no_wrap=True, overflow="ellipsis")
 

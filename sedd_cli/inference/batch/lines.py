@@ -1,0 +1,154 @@
+"""Lines of a file of jobs: templates as they are, or JSON objects."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from sedd_cli.data.formats.records import Repeated, parse_record
+from sedd_cli.errors import RequestError, listed, shortened
+from sedd_cli.inference.plan import Job
+from sedd_cli.inference.template import gap_between, parse_template
+from sedd_cli.recipe.build import build
+from sedd_cli.system.json_lines import json_text
+
+#: Most characters of an `id`, and of all keys that are passed to the results, as JSON.
+LONGEST_ID, LONGEST_EXTRA = 10_000, 1_000_000
+
+
+@dataclass(frozen=True)
+class JobRecord:
+    """Fields of a line of JSON: a template, or prefix, suffix or both. Other keys are passed to the results."""
+
+    template: str | None = None
+    prefix: str = ""
+    suffix: str = ""
+    n: int | None = None
+    seed: int | None = None
+    length: int | None = None
+    candidates: int | None = None
+
+
+FIELDS = tuple(one.name for one in dataclasses.fields(JobRecord))
+
+
+@dataclass(frozen=True)
+class JobLine:
+    """A line of the file: its job, or the reason why it has no job. PAUSE stands for no line.
+
+    id: that of the line; extra: its other keys, which its results hold too. warning: about these keys.
+    """
+
+    number: int
+    job: Job | None = None
+    id: Any = None
+    refusal: str = ""
+    extra: dict[str, Any] = field(default_factory=dict)
+    warning: str = ""
+
+
+#: Among the lines of a pipe: no further line has arrived yet.
+PAUSE = JobLine(0)
+
+
+@dataclass(frozen=True)
+class Defaults:
+    """What holds for a line that does not say it.
+
+    length: of prefix, suffix and the gap between them together.
+    """
+
+    length: int
+    n: int = 1
+    seed: int = 0
+    candidates: int | None = None
+
+
+def read_jobs(
+    lines: Iterable[bytes], source: str, length: int, n: int = 1, seed: int = 0, candidates: int | None = None
+) -> list[JobLine]:
+    """`job_lines` as a list."""
+    return list(job_lines(lines, source, length, n, seed, candidates))
+
+
+def job_lines(
+    lines: Iterable[bytes | None], source: str, length: int, n: int = 1, seed: int = 0, candidates: int | None = None
+) -> Iterator[JobLine]:
+    """One job per line; the last four are the `Defaults`. A line that cannot be read carries the reason.
+
+    A line that begins with { is a JSON object, any other is a template. Where the first line is JSON, all have to be.
+    RequestError where there is no line. None among the lines, no further one has arrived yet, gives PAUSE.
+    """
+    defaults, found, number, json_only = Defaults(length, n, seed, candidates), False, 0, False
+    for line in lines:
+        if line is None:
+            yield PAUSE
+            continue
+        number += 1
+        if number == 1:
+            line = line.removeprefix(b"\xef\xbb\xbf")
+        if not line.strip():
+            continue
+        is_json = line.lstrip().startswith(b"{")
+        json_only = json_only or (is_json and not found)
+        found = True
+        try:
+            if is_json or json_only:
+                yield _json_job(source, number, line, defaults)
+            else:
+                yield JobLine(number, _plain_job(line, defaults))
+        except (RequestError, RecursionError) as error:
+            reason = "its id is nested too deeply" if isinstance(error, RecursionError) else str(error)
+            yield JobLine(number, refusal=reason.removeprefix(f"line {number:,} of {source} "))
+    if not found:
+        raise RequestError(f"{source} holds no jobs")
+
+
+def _plain_job(line: bytes, defaults: Defaults) -> Job:
+    """The job of a line that is a template."""
+    try:
+        text = line.removesuffix(b"\n").removesuffix(b"\r").decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise RequestError(f"it is not UTF-8: byte {error.start:,} does not decode") from None
+    return Job(parse_template(text), defaults.n, defaults.seed, None, defaults.candidates)
+
+
+def _json_job(source: str, number: int, line: bytes, defaults: Defaults) -> JobLine:
+    """The job of a line of JSON, with its id and what is passed to its results."""
+    record = parse_record(source, number, line)
+    if not isinstance(record, dict):
+        raise RequestError(f"it is no JSON object but a {type(record).__name__}")
+    if isinstance(record, Repeated):
+        raise RequestError(f"it has {listed(map(repr, record.repeated))} more than once")
+    name = record.pop("id", None)
+    if len(json_text(name)) > LONGEST_ID:
+        raise RequestError(f"its id has more than {LONGEST_ID:,} characters (the limit LONGEST_ID)")
+    extra = {key: value for key, value in record.items() if key not in FIELDS}
+    if extra and len(json_text(extra)) > LONGEST_EXTRA:
+        raise RequestError(f"its other keys have more than {LONGEST_EXTRA:,} characters (the limit LONGEST_EXTRA)")
+    meant = _meant(extra, record)
+    fields = build(JobRecord, {key: record[key] for key in record if key in FIELDS}, "")
+    if (fields.template is None) == (fields.prefix + fields.suffix == ""):
+        raise RequestError(f"it takes either a template, or prefix, suffix or both{f'; {meant}' if meant else ''}")
+    default_length = defaults.length if fields.template is None else None
+    job = Job(
+        gap_between(fields.prefix, fields.suffix) if fields.template is None else parse_template(fields.template),
+        defaults.n if fields.n is None else fields.n,
+        defaults.seed if fields.seed is None else fields.seed,
+        default_length if fields.length is None else fields.length,
+        defaults.candidates if fields.candidates is None else fields.candidates,
+    )
+    warning = f"{meant} (other keys are passed to the results as they are)" if meant else ""
+    return JobLine(number, job, name, extra=extra, warning=warning)
+
+
+def _meant(extra: dict[str, Any], record: dict[str, Any]) -> str:
+    """What is said of a key that looks like a field misspelt; nothing where there is none."""
+    for key in extra:
+        close = difflib.get_close_matches(shortened(key), [name for name in FIELDS if name not in record], 1, 0.75)
+        if close:
+            return f"found {shortened(key)!r}, did you mean {close[0]!r}?"
+    return ""

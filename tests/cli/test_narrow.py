@@ -1,0 +1,145 @@
+"""What commands print in a terminal of 80 columns: no word is broken, no row of a table takes more than two lines."""
+
+from __future__ import annotations
+
+import io
+import re
+
+import pytest
+from rich.console import Console
+from rich.table import Table
+
+from sedd_cli.cli.view.denoising import sample
+from sedd_cli.cli.view.findings import findings_table
+from sedd_cli.cli.view.results import bounds_table
+from sedd_cli.cli.view.view import View
+from sedd_cli.evaluation.diagnosis import health_checks
+from sedd_cli.system.events import Filled, Progress
+
+WIDTH = 80
+
+
+def shown(what, width: int = WIDTH) -> list[str]:
+    """The lines that a terminal shows."""
+    console = Console(file=io.StringIO(), force_terminal=False, width=width, legacy_windows=False)
+    console.print(what)
+    return [line.rstrip() for line in console.file.getvalue().splitlines()]
+
+
+def terminal() -> tuple[View, io.StringIO]:
+    view, drawn = View(), io.StringIO()
+    view.console = view.aside = Console(file=drawn, force_terminal=True, width=WIDTH, height=24, highlight=False)
+    return view, drawn
+
+
+def bare(drawn: io.StringIO) -> str:
+    return re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", drawn.getvalue())
+
+
+def check_table(table: Table, words: str) -> None:
+    """All words stand in the table unbroken."""
+    lines = shown(table)
+    assert max(map(len, lines)) <= WIDTH
+    there = set(" ".join(lines).split())
+    assert not set(words.split()) - there
+
+
+def test_the_line_of_a_model_breaks_between_words():
+    view, drawn = terminal()
+    line = (
+        "model /home/someone/experiments/runs/speedrun-quickstart: absorbing (scale_by_sigma true), loglinear "
+        "(eps 0.001), 7,277,825 parameters, length 64, fp32, sdpa attention, bpe:8192, step 1600, weights EMA"
+    )
+    view.say(line)
+    lines = bare(drawn).splitlines()
+    assert [word for one in lines for word in one.split()] == line.split()
+    assert max(map(len, lines)) <= WIDTH
+
+
+def test_a_path_and_a_command_stay_in_one_piece():
+    """They are copied from the terminal, which wraps them itself."""
+    view, drawn = terminal()
+    path, command = "wrote /" + "x" * 100, "  sedd infill --prefix '" + "a word " * 20 + "'"
+    view.say(path)
+    view.say(command)
+    assert bare(drawn).splitlines() == ["wrote", path.split()[1], command]
+
+
+@pytest.mark.parametrize("candidates", [1, 8])
+@pytest.mark.parametrize("levers", [{}, {"normalized": True}, {"temperature": 0.5, "top_p": 0.9, "correctors": 1}])
+def test_a_title_loses_nothing_at_the_edge_of_its_frame(candidates, levers):
+    one = Filled(
+        0, "the cat sat", [1], 16, 0.2, [(0, 3)], levers=levers, sampler="first_hitting", candidates=candidates,
+        lengths=[2, 3], bound=3.5, bound_error=0.15,
+    )  # fmt: skip
+    lines = shown(sample.panel(one, WIDTH))
+    text = " ".join(line.strip("╭╮╰╯│─ ") for line in lines)
+    for fact in sample.title_of(one):
+        assert fact in text
+    assert max(map(len, lines)) == WIDTH
+
+
+def test_fifty_results_of_a_batch_take_a_line_each_beside_their_names():
+    view, drawn = terminal()
+    way = {"sampler": "first_hitting", "levers": {"normalized": True}}
+    for i in range(50):
+        job = {"id": f"q{i:02}", "line": i + 1, "key": "k"}
+        view.show(Filled(0, f"Return the first item of list {i}", [1], 5, 0.1, job=job, **way))
+    lines = [line.rstrip() for line in bare(drawn).splitlines()]
+    assert lines[0] == "by first_hitting · normalized True"
+    assert lines[1:] == [f"q{i:02}  Return the first item of list {i}" for i in range(50)]
+
+
+def test_a_bar_keeps_its_time_left_beside_long_metrics():
+    view, drawn = terminal()
+
+    def job():
+        for done in range(3):
+            metrics = {"bits/char": "1.554 ± 0.017", "perplexity/token": "129.57 ± 3.66"}
+            yield Progress("rigorous and sedd-paper bound", done, 256, "draws", metrics, done / 256)
+
+    view.run(job())
+    lines = bare(drawn).replace("\r", "\n").splitlines()
+    bars = [line for line in lines if "0/256" in line]
+    assert bars
+    assert all(line.rstrip().endswith(" left") and "…" not in line for line in bars)
+    assert any("perplexity/token 129.57 ± 3.66" in line for line in lines)
+
+
+def test_the_table_of_likelihoods_with_the_papers_values():
+    bound = {
+        "bits_per_char": 1.557, "bits_per_char_error": 0.009, "between_documents_error": 0.029, "bits_per_byte": 1.557,
+        "perplexity": 129.57, "perplexity_error": 3.66, "tokens": 1, "characters": 1, "blocks": 4,
+    }  # fmt: skip
+    grams = {"unigram": 2.25, "5-gram": 1.61, "5-gram, in one piece": 1.594}
+    result = {
+        "corpus": "wikitext103", "split": "validation", "tokens": 24_536, "characters": 103_000, "estimator": "iid",
+        "bounds": {"rigorous": bound, "sedd-paper": bound}, "baselines": grams, "model": "runs/a",
+        "paper": {"split": "test", "value": 40.62, "unit": "perplexity"},
+    }  # fmt: skip
+    words = "SEDD ≤ (rigorous) ≈ (sedd-paper) 129.57 ± 3.66 bits/byte 5-gram, in one piece"
+    for paper in (result["paper"], None):
+        table = bounds_table(result | {"paper": paper})
+        check_table(table, words + (" ppl/token 40.62 ppl on test" if paper else " (of train) perplexity/token"))
+        header, footer = (2, 1) if paper else (4, 1)
+        assert len(shown(table)) <= header + footer + 2 * len(table.rows)
+
+
+def test_the_findings_of_inspect_take_two_lines_each():
+    levels = [
+        type("L", (), {"lam": lam, "finite": True, "log_score": (-34.1, 6.1), "beyond": 9.0, "moved": 9, "guessed": 3})
+        for lam in (0.01, 0.1, 0.25, 0.5, 0.75)
+    ]
+    entropy = type("E", (), {"entropy": 3.79, "error": 0.03, "length": 1024, "text": 3.69, "most": 4.16})
+    found = [
+        health_checks.scores(levels),
+        health_checks.guesses(levels, [[1, 2, 3]], True),
+        health_checks.entropy(entropy),
+        health_checks.finding(
+            "louaaron/sedd-medium", "optional", "not cached", "fetched on first use; offline, pass --model"
+        ),
+    ]
+    for one in found:
+        table = findings_table([one])
+        assert len(shown(table)) <= 1 + 2 * len(table.rows)
+        check_table(table, f"{one['check']} {one['found']} {one['advice']}")
