@@ -48,10 +48,10 @@ def step_law(sampler: str, model, x: torch.Tensor, t: float, s: float) -> torch.
     flat = [value.flatten(0, 1) for value in (log_score, x)]
     t, s = (value.repeat_interleave(x.shape[1]) for value in times)
     found = law(SAMPLERS[sampler]().transition(model, flat[0], flat[1], t, s), flat[1]).unflatten(0, x.shape)
-    if back:  # what the network has no say in
+    if back and model.graph.mask is not None:  # what the network has no say in
         kept = torch.nn.functional.one_hot(x, N + 1).double() * (1 - back)
         kept[..., N] = back
-        found = torch.where((x == N)[..., None], found, kept)
+        found = torch.where(model.graph.active(x)[..., None], found, kept)
     return found
 
 
