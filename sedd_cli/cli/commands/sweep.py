@@ -36,7 +36,7 @@ def sweep(
     ] = None,
     n: Annotated[int | None, typer.Option("-n", metavar="INT", help="Samples at each point; default: 64.")] = None,
     length: Annotated[
-        int | None, typer.Option(metavar="INT", help="Tokens per sample; default: the model's length.")
+        int | None, typer.Option(metavar="INT", help="Tokens per sample; default: the model's length, --exact: 6.")
     ] = None,
     self_bleu: o.SelfBleu = False,
     resume: Annotated[bool, typer.Option(help="Continue from the samples of an interrupted sweep.")] = True,
