@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from sedd_cli.cli.choose import choose_model, require_one_process
@@ -41,6 +41,8 @@ def exact_sweep(using: ModelOptions, request: ExactRequest) -> None:
         for flag, value in (("--letters", request.letters), ("--graph", request.graph)):
             if value is not None:
                 raise RequestError(f"{flag} is of the built-in source and means nothing with --model")
+    if using.device not in ("auto", "cpu"):
+        raise RequestError(f"--exact computes on the CPU, found --device {using.device}")
     chosen = {
         "evaluations": None if request.steps is None else parse_sweep(f"steps={request.steps}"),
         "samplers": None if request.sampler is None else tuple(request.sampler.replace("-", "_").split(",")),
@@ -57,7 +59,7 @@ def exact_sweep(using: ModelOptions, request: ExactRequest) -> None:
     if using.model is None:
         job = sweep_source(options)
     else:
-        model = choose_model(view, *using.choice)
+        model = choose_model(view, *replace(using, device="cpu").choice)
         job = sweep_model(model, options)
     result = view.run(job, NOTHING_KEPT)
     found = result.to_dict()

@@ -14,7 +14,7 @@ from sedd_cli.evaluation.exact.contenders import CONTENDERS, Contender
 from sedd_cli.evaluation.exact.distances import divergence, drawn, drawn_law, total_variation
 from sedd_cli.evaluation.exact.law import exact_law
 from sedd_cli.evaluation.exact.source import MarkovSource
-from sedd_cli.evaluation.exact.sweep import ExactOptions, sweep_source
+from sedd_cli.evaluation.exact.sweep import ExactOptions, own_distribution, sweep_source
 from sedd_cli.system.events import result_of
 
 SMALL = ExactOptions(evaluations=(2, 4), letters=2, length=4, draws=2000)
@@ -125,6 +125,7 @@ def test_the_command_writes_table_document_and_figure(sedd, tmp_path):
     [
         (["--exact", "--letters", 26, "--length", 9], "at most 100,000"),
         (["--exact", "--judge", "x"], "no text is judged"),
+        (["--exact", "--device", "cuda"], "computes on the CPU"),
         (["--exact", "--model", "x", "--letters", 3], "built-in source"),
         (["--letters", 3, "--steps", 4, "--judge", "x"], "--letters goes with --exact"),
         (["--steps", 4], "--judge"),
@@ -135,6 +136,17 @@ def test_wrong_requests_are_refused_in_one_line(sedd, words, message):
     done = sedd("sweep", *words)
     assert done.code == 2
     assert message in " ".join(done.err.split())
+
+
+def test_the_distribution_of_a_model_is_that_of_first_hitting_or_of_a_long_chain():
+    source = MarkovSource(2, 4)
+    p0 = source.distribution().flatten()
+    exact, named, error = own_distribution(source.model("absorbing"), 4)
+    assert (named, error) == ("first-hitting, enumerated", 0.0)
+    assert total_variation(exact[exact > 0], p0) < 1e-10
+    chain, named, error = own_distribution(source.model("uniform"), 4)
+    assert "256 Tweedie steps" in named
+    assert 0 < total_variation(chain, p0) < 2 * error < 0.02
 
 
 def test_a_trained_model_is_compared_with_its_own_long_chain(sedd, tiny_run):
