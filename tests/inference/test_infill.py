@@ -356,7 +356,7 @@ def test_frames_show_the_way(model):
         ("the [MASK]", {"seed": 2**64}, "seed must lie"),
         ("the [MASK]", {"steps": 0}, "steps must be at least 1"),
         ("the [MASK]", {"batch": 0}, "batch must be at least 1"),
-        ("the [MASK]", {"sampler": "ddim"}, "did you mean|Accepted"),
+        ("the [MASK]", {"sampler": "plms"}, "did you mean|Accepted"),
         ("the [MASK]", {"temperature": 0.0}, "temperature must be positive"),
         (
             "the [MASK]",
