@@ -92,6 +92,19 @@ SAMPLING: dict[str, tuple[Any, Any]] = {
     "all_rows": _option(
         bool, _CHANGING, "confidence: MASK competes with tokens, as in the code of LLaDA.", "--all-rows", default=False
     ),
+    "kappa": _value(
+        float, _CHANGING, "psi: weight of the Tweedie step; the rest draws the token anew. Default: 0.98, 1 is tweedie."
+    ),
+    "beta": _value(float, _CHANGING, "flow-matching: weight of the corrector in a step; default: 0.5, 0 is euler."),
+    "threshold": _value(float, _CHANGING, "threshold: keep all tokens of a higher probability; default: 0.9."),
+    "entropy_bound": _value(
+        float,
+        _CHANGING,
+        "entropy-bounded: sum of entropies but the largest that a step may reach, in nats; default: 0.1.",
+    ),
+    "sweeps": _value(
+        int, _CHANGING, "gibbs: sweeps over the free tokens after the steps; one evaluation a token. Default: 4."
+    ),
     "legacy": _option(
         bool,
         _CHANGING,

@@ -108,6 +108,12 @@ Judge = Annotated[
         help="Generative perplexity under this model: gpt2-large, another causal model, an autoregressive run.",
     ),
 ]
+JudgeOfSweep = Annotated[
+    str | None,
+    typer.Option(
+        "--judge", metavar="MODEL", help="A causal language model such as gpt2-large, or an autoregressive run."
+    ),
+]
 JudgeModel = Annotated[
     str,
     typer.Option(

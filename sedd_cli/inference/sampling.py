@@ -21,8 +21,9 @@ class Sampling:
     normalized: sets the normaliser of an absorbing model's scores to 1, so that steps without a transition cost no
     network evaluation. thinning: False evaluates every position in every step, whatever the recipe says. temperature,
     top_p, grid, correctors, last_step, and order, quota, block_length, guidance, all_rows (of `confidence`): options of
-    the sampler. remask: ReMDM's η. legacy: the float32 Gumbel draws of the published code. batch: sequences denoised
-    together; None: as memory allows.
+    the sampler. remask: ReMDM's η. kappa (of `psi`), beta (of `flow_matching`), threshold, entropy_bound (of
+    `entropy_bounded`), sweeps (of `gibbs`). legacy: the float32 Gumbel draws of the published code. batch: sequences
+    denoised together; None: as memory allows.
     """
 
     steps: int | None = None
@@ -40,6 +41,11 @@ class Sampling:
     block_length: int | None = None
     guidance: float | None = None
     all_rows: bool = False
+    kappa: float | None = None
+    beta: float | None = None
+    threshold: float | None = None
+    entropy_bound: float | None = None
+    sweeps: int | None = None
     legacy: bool = False
     batch: int | None = None
 
@@ -57,6 +63,9 @@ class Sampling:
         eta = {} if self.remask is None else {"eta": self.remask}
         try:
             SAMPLERS["remdm"](**given, **eta)
+            for key, name in _OWN.items():
+                if (value := getattr(self, key)) is not None:
+                    SAMPLERS[name](**{key: value})
         except ValueError as error:
             raise RequestError(re.sub(r"^eta\b", "remask", str(error))) from None
 
@@ -92,8 +101,8 @@ class Sampling:
             raise RequestError(f"the sampler {sampler.name} means nothing with {model.source}, which {whose}")
         try:
             sampler.check(model.graph)
-        except ValueError:
-            raise RequestError(_needs_mask(sampler.name, model)) from None
+        except ValueError as error:
+            raise RequestError(_needs_mask(sampler.name, model) if sampler.needs_mask else str(error)) from None
         score = model.score
         normalized = self.normalized and score.parametrization == "score"
         if normalized:
@@ -106,7 +115,7 @@ class Sampling:
         name = (default if self.sampler is None else self.sampler).replace("-", "_")
         _known(name)
         from_recipe = dict(part.options) if part and part.name == name else {}
-        if self.remask is not None and name != "remdm":
+        if self.remask is not None and "eta" not in {f.name for f in dataclasses.fields(SAMPLERS[name])}:
             if name != "tweedie":
                 raise RequestError(f"--remask means nothing with the sampler {name}: it is a kind of Tweedie step")
             name = "remdm"
@@ -125,6 +134,7 @@ class Sampling:
             "block_length": self.block_length,
             "guidance": self.guidance,
             "all_rows": self.all_rows or None,
+            **{key: getattr(self, key) for key in _OWN},
             "thinning": None if self.thinning else False,
             "draws": "float32-gumbel" if self.legacy else None,
         }
@@ -138,6 +148,15 @@ class Sampling:
 
 #: Options whose ranges the samplers state.
 _RANGES = ("steps", "temperature", "top_p", "grid", "correctors", "last_step")
+
+#: Options of a single sampler, which states their range.
+_OWN = {
+    "kappa": "psi",
+    "beta": "flow_matching",
+    "threshold": "threshold",
+    "entropy_bound": "entropy_bounded",
+    "sweeps": "gibbs",
+}
 
 
 def _known(name: str) -> None:
@@ -180,6 +199,7 @@ _FLAGS = {
     "last_step": "--last-step",
     "block_length": "--block-length",
     "all_rows": "--all-rows",
+    "entropy_bound": "--entropy-bound",
 }
 
 

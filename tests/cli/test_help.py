@@ -27,13 +27,14 @@ FLAGS = {
     "runs": "FOLDER",
     "compare": "RUN --out",
     "sample": (
-        "--all-rows --block-length --chat --guidance --order --quota "
+        "--all-rows --beta --block-length --chat --entropy-bound --guidance --kappa --order --quota --sweeps "
+        "--threshold "
         "--batch --block --correctors --device --gif --grid --html --judge --last-step --legacy-float32-gumbel "
         "--length --model --no-thinning --normalized --out --precision --prompt --prompts --remask --sampler "
         "--seed --self-bleu --steps --stride --svg --temperature --mask-token --tokenizer --top-p --watch -m -n"
     ),
     "infill": (
-        "--all-rows --block-length --guidance --order --quota "
+        "--all-rows --beta --block-length --entropy-bound --guidance --kappa --order --quota --sweeps --threshold "
         "TEMPLATE --all --batch --candidates --correctors --device --fresh --gif --grid --html --input --interactive "
         "--last-step --legacy-float32-gumbel --length --model --no-resume --no-thinning --normalized --out "
         "--precision --prefix --remask --resume --sampler --seed --steps --suffix --svg --temperature "
@@ -49,8 +50,8 @@ FLAGS = {
     ),
     "judge": "FILE --format --device --judge --out --self-bleu --tokenizer",
     "sweep": (
-        "--device --judge --length --model --no-resume --out --precision --resume --sampler --seed "
-        "--self-bleu --steps --mask-token --tokenizer -m -n"
+        "--device --exact --graph --judge --length --letters --model --no-resume --out --plot --precision --resume "
+        "--sampler --seed --self-bleu --steps --mask-token --tokenizer -m -n"
     ),
     "cloze": (
         "--config --detokenizer --documents --encoding --eos --field --format --revision "

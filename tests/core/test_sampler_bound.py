@@ -15,7 +15,6 @@ from sedd_cli.core.graphs import GRAPHS
 from sedd_cli.core.random import BOUND, Stream
 from sedd_cli.core.sampler_bound import sampler_bound
 from sedd_cli.core.samplers import SAMPLERS
-from sedd_cli.core.samplers.grids import GRIDS
 from sedd_cli.core.schedules import SCHEDULES
 from sedd_cli.core.score import ScoreModel
 
@@ -44,7 +43,8 @@ def test_the_bound_is_the_enumerated_one_and_lies_above_the_truth(name, noise, s
         found = estimates(model, stepper, x0)
         # fixed seed: a correct implementation leaves five standard errors with one x0 in a million; paths of a
         # probability below 1e-4 are hardly drawn
-        assert float(found.mean()) == pytest.approx(exact, abs=5 * float(found.std()) / math.sqrt(DRAWS) + 1e-4)
+        rare = 1e-4 * max(1.0, exact / 10)  # they differ by the more the larger the bound is
+        assert float(found.mean()) == pytest.approx(exact, abs=5 * float(found.std()) / math.sqrt(DRAWS) + rare)
         assert exact > -math.log(law[tuple(x0)]) - 1e-9
         bounds.append(exact)
     assert sum(math.exp(-bound) for bound in bounds) < 1 + 1e-9
@@ -103,7 +103,7 @@ def test_whatever_the_options_each_path_costs_what_dense_chains_say(name, sigmas
     graph, Q, p0 = world(name, L=2)
     noise, score, start = SCHEDULES["geometric"](*sigmas), reference.wrong_score(p0, Q, 0.4), base(name, N)
     model, stepper = score_model(graph, noise, score), SAMPLERS[sampler](steps=3, **options)
-    dense = options | {"grid": GRIDS[stepper.grid](noise, 3).tolist()}
+    dense = options | {"grid": stepper.times(model).tolist()}
     x0 = torch.tensor(divmod(int(p0[:N, :N].argmax()), N))  # a text that top_p does not exclude
     stream = Stream(1, BOUND, torch.arange(400))
     found = sampler_bound(model, stepper, x0.expand(400, -1), stream, 0)

@@ -358,7 +358,7 @@ def test_frames_show_the_way(model):
         ("the [MASK]", {"seed": 2**64}, "seed must lie"),
         ("the [MASK]", {"steps": 0}, "steps must be at least 1"),
         ("the [MASK]", {"batch": 0}, "batch must be at least 1"),
-        ("the [MASK]", {"sampler": "ddim"}, "did you mean|Accepted"),
+        ("the [MASK]", {"sampler": "plms"}, "did you mean|Accepted"),
         ("the [MASK]", {"temperature": 0.0}, "temperature must be positive"),
         (
             "the [MASK]",
@@ -385,6 +385,25 @@ def test_what_needs_a_mask_is_refused_without_one(bpe):
     ):
         with pytest.raises(RequestError, match="needs one with MASK"):
             uniform.infill("the [MASK:2]", **options)
+
+
+def test_gibbs_sweeps_keep_the_given_text_and_are_counted(bpe):
+    uniform = model_of(bpe, "uniform")
+    options = {"sampler": "gibbs", "steps": 3, "sweeps": 2, "seed": 5}
+    (filled,) = uniform.infill("the [MASK:3] over", **options)
+    assert filled.text.startswith("the")
+    assert filled.text.endswith(" over")
+    assert filled.sampler == "gibbs"
+    assert filled.levers == {"sweeps": 2}
+    assert filled.nfe == filled.drawn * (3 + 1 + 2 * 3)
+    assert uniform.infill("the [MASK:3] over", **options)[0].text == filled.text
+
+
+def test_gibbs_sweeps_are_for_graphs_without_mask(model):
+    with pytest.raises(RequestError, match="gibbs needs a graph without MASK, absorbing has one"):
+        model.infill("the [MASK:2]", sampler="gibbs")
+    with pytest.raises(RequestError, match="--sweeps means nothing with the sampler tweedie"):
+        model.infill("the [MASK:2]", sampler="tweedie", sweeps=2)
 
 
 def test_either_a_template_or_texts(model):

@@ -57,6 +57,7 @@ from reference.samplers import (
     remdm_step,
     reverse_posterior,
     reverse_process,
+    sampler_grid,
     sampler_step,
     shaped,
     time_grid,

@@ -109,6 +109,41 @@ def remdm_step(x: torch.Tensor, s: torch.Tensor, sigma_s: float, sigma_t: float,
     return normalise(out)
 
 
+def clean_token(Q: torch.Tensor, x: torch.Tensor, s: torch.Tensor, sigma: float) -> torch.Tensor:
+    """p(x0|x_t) as the Tweedie step to no noise; no token is MASK, the last state where it is never left. [M, L, S]."""
+    return tweedie_step(Q, x, s, sigma, banned=None if Q[:, -1].any() else len(Q) - 1)
+
+
+def psi_step(
+    Q: torch.Tensor, x: torch.Tensor, s: torch.Tensor, sigma_s: float, sigma_t: float, kappa: float = 0.98
+) -> torch.Tensor:
+    """kappa times the Tweedie step, and 1 - kappa times p(x0|x_t) noised to sigma_s anew. [M, L, S].
+
+    Deschenaux et al. 2026, the Psi-posterior.
+    """
+    clean = clean_token(Q, x, s, sigma_t)
+    return kappa * tweedie_step(Q, x, s, sigma_t - sigma_s) + (1 - kappa) * clean @ transition(Q, sigma_s).T
+
+
+def ddim_step(Q: torch.Tensor, x: torch.Tensor, s: torch.Tensor, sigma_s: float, sigma_t: float) -> torch.Tensor:
+    """Stay with probability (1 - alpha_s)/(1 - alpha_t), else draw from p(x0|x_t). [M, L, S]."""
+    stays = math.expm1(-sigma_s) / math.expm1(-sigma_t)
+    here = torch.nn.functional.one_hot(x, len(Q)).double()
+    return stays * here + (1 - stays) * clean_token(Q, x, s, sigma_t)
+
+
+def flow_matching_step(Q: torch.Tensor, x: torch.Tensor, s: torch.Tensor, dt_dsigma: float, beta: float = 0.5):
+    """A step along 1 + beta times the reverse rates plus beta times the forward rates (Gat et al. 2024). [M, L, S]."""
+    out = torch.zeros_like(s)
+    for index in itertools.product(range(x.shape[0]), range(x.shape[1])):
+        here = int(x[index])
+        for y in range(len(Q)):
+            if y != here:
+                out[index][y] = dt_dsigma * ((1 + beta) * Q[here, y] * s[index][y] + beta * Q[y, here])
+        out[index][here] = 1 - out[index].sum()
+    return normalise(out)
+
+
 def corrector_step(Q: torch.Tensor, x: torch.Tensor, s: torch.Tensor, h: float) -> torch.Tensor:
     """A step of length h of forward plus reverse rates (Campbell et al. 2022, section 4.4). [M, L, S]."""
     out = torch.zeros_like(s)
@@ -194,7 +229,26 @@ STEPS = {
     "euler": lambda Q, x, s, step: euler_step(Q, x, s, (step.t - step.s) * step.dsigma),
     "tweedie": lambda Q, x, s, step: tweedie_step(Q, x, s, step.sigma - step.sigma_next),
     "remdm": lambda Q, x, s, step: remdm_step(x, s, step.sigma_next, step.sigma, step.eta),
+    "remdm_rescale": lambda Q, x, s, step: remdm_step(
+        x, s, step.sigma_next, step.sigma, step.eta * min(1, -math.expm1(-step.sigma_next) * math.exp(step.sigma))
+    ),
+    "remdm_loop": lambda Q, x, s, step: remdm_step(
+        x, s, step.sigma_next, step.sigma, step.eta if step.t == step.s else 0.0
+    ),
+    "psi": lambda Q, x, s, step: psi_step(Q, x, s, step.sigma_next, step.sigma),
+    "ddim": lambda Q, x, s, step: ddim_step(Q, x, s, step.sigma_next, step.sigma),
+    "flow_matching": lambda Q, x, s, step: flow_matching_step(Q, x, s, (step.t - step.s) * step.dsigma),
 }
+
+
+def sampler_grid(sampler: str, steps: int) -> list[float]:
+    """`time_grid`; for remdm_loop half of the steps stay at the time where nine tenths of the others are done."""
+    if sampler != "remdm_loop":
+        return time_grid(steps)
+    moving = steps - steps // 2
+    times = time_grid(moving)
+    at = min(round(0.9 * moving), moving - 1)
+    return times[: at + 1] + [times[at]] * (steps // 2) + times[at + 1 :]
 
 
 def sampler_step(sampler: str, Q: torch.Tensor, x: torch.Tensor, s: torch.Tensor, step: Interval) -> torch.Tensor:
@@ -225,7 +279,7 @@ def chain(
 ) -> torch.Tensor:
     """The exact output distribution [S^L] of algorithm 2 (3 with `given`): a dense step per interval, then denoise."""
     S = len(Q)
-    xs, grid = sequences(S, L), grid or time_grid(steps)
+    xs, grid = sequences(S, L), grid or sampler_grid(sampler, steps)
     p = clamp(joint(start.expand(1, L, S))[0], S, given)
 
     def after(p: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
@@ -272,7 +326,7 @@ def guided_moves(
     sampler can go, and corrector steps are the sampler's own. The last move of q is to x0.
     """
     S, L = len(Q), len(x0)
-    xs, grid, moves = sequences(S, L), grid or time_grid(steps), []
+    xs, grid, moves = sequences(S, L), grid or sampler_grid(sampler, steps), []
 
     def rows_of(p: torch.Tensor) -> torch.Tensor:
         return shaped(p, xs, temperature, top_p)

@@ -9,6 +9,7 @@ import typer
 
 from sedd_cli.cli import options as o
 from sedd_cli.cli.choose import choose_any, require_one_process
+from sedd_cli.cli.commands.exact_sweep import ExactRequest, exact_sweep
 from sedd_cli.cli.commands.judge import load_judge
 from sedd_cli.cli.option_groups import ModelOptions, model_options
 from sedd_cli.cli.outcome import output
@@ -16,6 +17,8 @@ from sedd_cli.cli.view.quality import sweep_table
 from sedd_cli.cli.view.view import View
 from sedd_cli.errors import RequestError
 
+#: The panel of the help with the options of --exact.
+EXACT = "Distances from the model's own distribution"
 #: Shown after Ctrl-C.
 RESUME = "interrupted: finished samples and points are kept, the same command continues"
 
@@ -23,30 +26,68 @@ RESUME = "interrupted: finished samples and points are kept, the same command co
 @model_options()
 def sweep(
     using: ModelOptions,
-    steps: Annotated[str, typer.Option(metavar="LIST", help="Numbers of steps: 32,64,128 or 32,64,...,2048.")],
-    judge: o.JudgeModel,
-    sampler: Annotated[str, typer.Option(metavar="LIST", help="tweedie, euler, or both with a comma.")] = "tweedie",
-    n: Annotated[int, typer.Option("-n", metavar="INT", help="Samples at each point.")] = 64,
+    steps: Annotated[
+        str | None, typer.Option(metavar="LIST", help="Numbers of steps: 32,64,128 or 32,64,...,2048.")
+    ] = None,
+    judge: o.JudgeOfSweep = None,
+    sampler: Annotated[
+        str | None,
+        typer.Option(metavar="LIST", help="tweedie (the default), euler, or both with a comma; --exact: any, or all."),
+    ] = None,
+    n: Annotated[int | None, typer.Option("-n", metavar="INT", help="Samples at each point; default: 64.")] = None,
     length: Annotated[
-        int | None, typer.Option(metavar="INT", help="Tokens per sample; default: the model's length.")
+        int | None, typer.Option(metavar="INT", help="Tokens per sample; default: the model's length, --exact: 6.")
     ] = None,
     self_bleu: o.SelfBleu = False,
     resume: Annotated[bool, typer.Option(help="Continue from the samples of an interrupted sweep.")] = True,
-    out: Annotated[Path, typer.Option(metavar="FOLDER", help="Folder of samples, result and figure.")] = Path("sweep"),
+    out: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Folder of samples, result and figure. Default: sweep.")
+    ] = None,
     seed: o.Seed = 0,
+    exact: Annotated[
+        bool,
+        typer.Option("--exact", help="Distances from the model's own distribution instead.", rich_help_panel=EXACT),
+    ] = False,
+    letters: Annotated[
+        int | None, typer.Option(metavar="INT", help="Of the built-in source; default: 4.", rich_help_panel=EXACT)
+    ] = None,
+    graph: Annotated[
+        str | None,
+        typer.Option(metavar="LIST", help="Of the built-in source; default: absorbing,uniform.", rich_help_panel=EXACT),
+    ] = None,
+    plot: Annotated[
+        Path | None,
+        typer.Option("--plot", metavar="FILE", parser=o.file_name, help="Draw them here (PNG).", rich_help_panel=EXACT),
+    ] = None,
 ) -> None:
     """Measure the quality of samples against the number of sampling steps (figures 1 and 2 of the paper).
 
+    With --exact: the distance of every sampler from the model's own distribution against network evaluations, on a
+    source whose sequences can be enumerated.
+
     Example: sedd sweep --steps 32,64,...,2048 --sampler tweedie,euler --judge gpt2-large -n 64 --out figure1
+    Example: sedd sweep --exact --plot frontier.png
     """
+    if exact:
+        if judge is not None or self_bleu or n is not None or not resume:
+            raise RequestError("--judge, --self-bleu, -n and --no-resume mean nothing with --exact: no text is judged")
+        exact_sweep(using, ExactRequest(steps, sampler, length, letters, graph, seed, plot, out))
+        return
+    for flag, value in (("--letters", letters), ("--graph", graph), ("--plot", plot)):
+        if value is not None:
+            raise RequestError(f"{flag} goes with --exact")
+    if steps is None or judge is None:
+        raise RequestError(f"missing option {'--steps' if steps is None else '--judge'} (or --exact)")
     from sedd_cli.checkpoints.loaded_model import LoadedModel
-    from sedd_cli.evaluation.sweep import SweepOptions, holds_sweep, parse_sweep, plot
+    from sedd_cli.evaluation.sweep import SweepOptions, holds_sweep, parse_sweep
+    from sedd_cli.evaluation.sweep import plot as draw
     from sedd_cli.evaluation.sweep import sweep as job
     from sedd_cli.system.outputs import check_folder
 
     view = View(using.json, using.quiet)
-    samplers = tuple(sampler.split(","))
-    options = SweepOptions(out, parse_sweep(f"steps={steps}"), samplers, n, length, seed, self_bleu, resume)
+    samplers, folder = tuple((sampler or "tweedie").split(",")), out or Path("sweep")
+    count = 64 if n is None else n
+    options = SweepOptions(folder, parse_sweep(f"steps={steps}"), samplers, count, length, seed, self_bleu, resume)
     require_one_process("sweep")
     check_folder("--out", options.folder, holds_sweep, "a folder of a sweep")
     chosen = choose_any(view, *using.choice)
@@ -58,7 +99,7 @@ def sweep(
     view.result(sweep_table(result))
     output.stored = True
     stored, png = options.folder / "sweep.json", options.folder / "sweep.png"
-    plot(result, png)
+    draw(result, png)
     found["png"] = str(png)
     view.say(f"wrote {stored} and {png}", "dim")
     view.document(found)

@@ -9,6 +9,7 @@ from rich.table import Table
 from sedd_cli.cli.view.results import plus_minus
 
 if TYPE_CHECKING:
+    from sedd_cli.evaluation.exact.sweep import ExactPoint, ExactResult
     from sedd_cli.evaluation.judge import JudgeResult
     from sedd_cli.evaluation.sweep import SweepResult
 
@@ -52,6 +53,46 @@ def sweep_table(found: SweepResult) -> Table:
             _share(judged.distinct["2"]),
         )
     return table
+
+
+def exact_table(found: ExactResult) -> Table:
+    """One row per graph and sampler, one column per number of evaluations: total variation and KL in nats."""
+    from sedd_cli.evaluation.exact.sweep import nearest_samplers
+
+    budgets = sorted({point.budget for point in found.points})
+    table = Table(
+        title=f"{found.source}: total variation, KL in nats, from {found.reference}",
+        caption="at most so many network evaluations, * the nearest; ~ of drawn samples, where exact draws give the "
+        "values in brackets; all others enumerated, without sampling error",
+        title_justify="left",
+        caption_justify="left",
+        header_style="bold",
+    )
+    table.add_column("sampler")
+    for budget in budgets:
+        table.add_column(str(budget), justify="right")
+    rows: dict[tuple[str, str], dict[int, ExactPoint]] = {}
+    for point in found.points:
+        rows.setdefault((point.graph, point.label), {})[point.budget] = point
+    nearest = nearest_samplers(found.points)
+    graph = ""
+    for (own, label), points in rows.items():
+        if own != graph:
+            graph = own
+            table.add_section()
+            table.add_row(graph, *[""] * len(budgets), style="bold")
+        cells = [_distance(points.get(budget), label in nearest.get((own, budget), [])) for budget in budgets]
+        table.add_row(label, *cells)
+    return table
+
+
+def _distance(point: ExactPoint | None, nearest: bool) -> str:
+    if point is None:
+        return "-"
+    one = point.distance
+    if one.draws is not None:
+        return f"~{one.tv:.4f} ({one.tv_exact:.4f})"
+    return f"{'*' if nearest else ''}{one.tv:.4f} {abs(one.kl):.4f}"
 
 
 def _share(value: float | None) -> str:

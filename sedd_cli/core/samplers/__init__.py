@@ -4,7 +4,11 @@ from sedd_cli.core.samplers import (  # noqa: F401  (registers them)
     confidence,
     euler,
     first_hitting,
+    flow_matching,
+    gibbs,
     left_to_right,
+    parallel,
+    psi,
     remdm,
     tweedie,
 )

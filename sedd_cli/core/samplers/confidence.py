@@ -65,6 +65,13 @@ def linear(left: int, step: int, steps: int, size: int) -> int:
 QUOTAS: dict[str, Callable[[int, int, int, int], int]] = {"even": even, "linear": linear}
 
 
+def trunk_output(model: ScoreModel, x: Tensor) -> Tensor:
+    """The trunk's output [B, L, D] for x [B, L], at the noise level that masks as large a share as is masked."""
+    share = (x == model.graph.mask_state).double().mean(1)
+    sigma = -torch.log1p(-share.clamp(max=-math.expm1(-model.schedule.sigma(1.0))))
+    return model.hidden(x, sigma.float())
+
+
 @SAMPLERS.register
 @dataclass(frozen=True)
 class Confidence(Sampler):
@@ -149,9 +156,9 @@ class Confidence(Sampler):
         self, model: ScoreModel, x: Tensor, given: Tensor, rows: Tensor, u_token: Tensor, u_order: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Tokens [R] and how sure they are [R] float64, at the positions `rows` [B, L] of x [B, L]."""
-        hidden = [self._hidden(model, x)[rows]]
+        hidden = [trunk_output(model, x)[rows]]
         if self.guidance:
-            hidden.append(self._hidden(model, torch.where(given, model.graph.mask_state, x))[rows])
+            hidden.append(trunk_output(model, torch.where(given, model.graph.mask_state, x))[rows])
         tokens, sure, block = [], [], model.block(x.device)
         for start in range(0, len(u_token), block):
             part = slice(start, start + block)
@@ -165,9 +172,3 @@ class Confidence(Sampler):
             tokens.append(token)
             sure.append(ORDERS[self.order](p, token, u_order[part]))
         return torch.cat(tokens), torch.cat(sure)
-
-    def _hidden(self, model: ScoreModel, x: Tensor) -> Tensor:
-        """The trunk's output, at the noise level that masks as large a share as is masked."""
-        share = (x == model.graph.mask_state).double().mean(1)
-        sigma = -torch.log1p(-share.clamp(max=-math.expm1(-model.schedule.sigma(1.0))))
-        return model.hidden(x, sigma.float())

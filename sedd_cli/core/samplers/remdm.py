@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
+from sedd_cli.core.categorical import inverse_cdf
+from sedd_cli.core.conditioning import Conditioning
 from sedd_cli.core.fast import Kernels
 from sedd_cli.core.graphs import Transition
-from sedd_cli.core.samplers.base import SAMPLERS
+from sedd_cli.core.random import SAMPLER, Stream
+from sedd_cli.core.samplers.base import SAMPLERS, Denoised, Sampler, distribution_option
 from sedd_cli.core.samplers.euler import euler_step
-from sedd_cli.core.samplers.stepper import GridStep, Stepper
+from sedd_cli.core.samplers.grids import GRIDS
+from sedd_cli.core.samplers.stepper import MOST_STEPS, GridStep, Stepper
 from sedd_cli.core.score import ScoreModel
 
 
@@ -53,3 +58,103 @@ class ReMDM(Stepper):
     def coefficient(self, model: ScoreModel, t: Tensor, s: Tensor) -> Tensor:
         """What s_y is multiplied by, [R]: α_s/α_t − 1 + ρ, where Σ_y s_y = α_t/(1 − α_t) for normalised scores."""
         return torch.expm1(model.schedule(t)[0] - model.schedule(s)[0]) + self.remask_probability(model, t, s)
+
+
+@SAMPLERS.register
+@dataclass(frozen=True)
+class ReMDMRescale(ReMDM):
+    """The rescaled schedule: ρ = η·min(1, (1 − α_s)/α_t)."""
+
+    name: ClassVar[str] = "remdm_rescale"
+
+    def remask_probability(self, model: ScoreModel, t: Tensor, s: Tensor) -> Tensor:
+        return self.eta * _most(model, t, s)
+
+
+@SAMPLERS.register
+@dataclass(frozen=True)
+class ReMDMLoop(ReMDM):
+    """Half of the steps stay at one time, where a tenth is left to unmask, and remask with ρ; the others do not.
+
+    With the linear grid and loglinear noise: t_on = 0.55, t_off = 0.05, α(t_on) = 0.9, the paper's for text.
+    """
+
+    name: ClassVar[str] = "remdm_loop"
+
+    def times(self, model: ScoreModel) -> Tensor:
+        waiting = self.steps // 2
+        moving = self.steps - waiting
+        grid = GRIDS[self.grid](model.schedule, moving)
+        at = min(round(0.9 * moving), moving - 1)
+        return torch.cat([grid[:at], grid[at].expand(waiting + 1), grid[at + 1 :]])
+
+    def remask_probability(self, model: ScoreModel, t: Tensor, s: Tensor) -> Tensor:
+        return torch.where(t == s, super().remask_probability(model, t, s), 0.0)
+
+
+def _most(model: ScoreModel, t: Tensor, s: Tensor) -> Tensor:
+    """The largest ρ from t to s: min(1, (1 − α_s)/α_t)."""
+    sigma_t, sigma_s = model.schedule(t)[0], model.schedule(s)[0]
+    return (-torch.expm1(-sigma_s) * sigma_t.exp()).clamp(max=1.0)
+
+
+@SAMPLERS.register
+@dataclass(frozen=True)
+class ReMDMConf(Sampler):
+    """Remasking by confidence: ρ = η·η_i·min(1, (1 − α_s)/α_t) with η_i the softmax of −ψ_i over the tokens.
+
+    ψ_i is the probability that token i had when it was drawn, so the chain has a memory, and tokens of which the model
+    was least sure return to MASK first. A MASK is unmasked as without remasking, as in the published code. By the
+    normalised model. η = 0 is Tweedie of the normalised model.
+    """
+
+    name: ClassVar[str] = "remdm_conf"
+    needs_mask: ClassVar[bool] = True
+    steps: int = 128
+    eta: float = 1.0
+    grid: str = distribution_option("linear")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 1 <= self.steps <= MOST_STEPS:
+            raise ValueError(f"steps must lie between 1 and {MOST_STEPS:,}, found {self.steps:,}")
+        if not 0 <= self.eta <= 1:
+            raise ValueError(f"eta must lie in [0, 1], found {self.eta}")
+        if self.grid not in GRIDS:
+            raise ValueError(f"grid must be one of {', '.join(GRIDS)}, found {self.grid!r}")
+
+    def distribution_options(self) -> dict[str, Any]:
+        return super().distribution_options() | {"eta": self.eta, "normalized": True}
+
+    def run(self, model: ScoreModel, given: Conditioning, seed: int | Tensor, index: Tensor) -> Iterator[Denoised]:
+        self.check(model.graph)
+        mask, noise, free = model.graph.mask_state, Stream(seed, SAMPLER, index), ~given.where
+        x = given(torch.full_like(given.tokens, mask))
+        drawn_at = torch.full(x.shape, torch.inf, dtype=torch.float64, device=x.device)  # ψ; +inf: never remasked
+        t = GRIDS[self.grid](model.schedule, self.steps).to(x.device)
+        sigma = model.schedule(t)[0]
+        lam, most = -torch.expm1(-sigma), _most(model, t[:-1], t[1:])
+        evaluations = torch.zeros_like(index)
+        for k in range(self.steps + 1):
+            last = k == self.steps
+            u_move, u_token = (u.to(x.device) for u in noise.uniforms(k, x.shape[1]))
+            masked = free & (x == mask)
+            after, psi = x.clone(), drawn_at.clone()
+            if not last:
+                share = (-drawn_at).softmax(1).nan_to_num(nan=0.0)  # NaN: no token yet
+                back = free & ~masked & (u_move < self.eta * share * most[k])
+                after, psi = after.masked_fill(back, mask), psi.masked_fill(back, torch.inf)
+            rows = masked & (u_move < (1.0 if last else 1 - lam[k + 1] / lam[k]))
+            alive = rows.any(1).nonzero()[:, 0]
+            if len(alive):
+                hidden = model.hidden(x[alive], sigma[k].expand(len(alive)))[rows[alive]]
+                tokens, probabilities, block = [], [], model.block(x.device)
+                for h, u in zip(hidden.split(block), u_token[rows].split(block), strict=True):
+                    p = model.net.head(h)[:, : model.graph.vocab_size].softmax(-1, dtype=torch.float64)
+                    tokens.append(inverse_cdf(self.shape(p), u))
+                    probabilities.append(p.gather(-1, tokens[-1][:, None])[:, 0])
+                after = after.masked_scatter(rows, torch.cat(tokens))
+                psi = psi.masked_scatter(rows, torch.cat(probabilities))
+                evaluations = evaluations.index_add(0, alive, torch.ones_like(alive))
+            x, drawn_at = after, psi
+            yield Denoised(k + 1, self.steps + 1, x, evaluations)

@@ -85,6 +85,10 @@ class Stepper(Sampler):
         """The probability that a token turns into MASK between t and s, of their shape."""
         return torch.zeros_like(t)
 
+    def times(self, model: ScoreModel) -> Tensor:
+        """The times between which the steps lie, float64 [steps + 1]."""
+        return GRIDS[self.grid](model.schedule, self.steps)
+
     @property
     def evaluations(self) -> int:
         """Moves of all steps of the grid, which is the most network evaluations of a sequence."""
@@ -92,7 +96,7 @@ class Stepper(Sampler):
 
     def moves(self, model: ScoreModel, device: torch.device) -> Iterator[list[Move]]:
         """What each step of the grid consists of. The numbers of all steps are computed at once, before the first."""
-        grid = GRIDS[self.grid](model.schedule, self.steps).to(device)
+        grid = self.times(model).to(device)
         sigma, dsigma = model.schedule(grid)
         t, s = grid[:-1], grid[1:]
         coefficients, remask = self.coefficient(model, t, s), self.remask_probability(model, t, s).tolist()

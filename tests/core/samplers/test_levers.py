@@ -276,7 +276,16 @@ def test_the_legacy_race_looks_at_every_position_in_every_step():
 
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_only_what_changes_the_distribution_is_named(name):
-    own = {"remdm": {"eta": 0.02}, "first_hitting": {"normalized": True}}.get(name, {})
+    own = {
+        "remdm": {"eta": 0.02},
+        "remdm_rescale": {"eta": 0.02},
+        "remdm_loop": {"eta": 0.02},
+        "remdm_conf": {"eta": 1.0, "normalized": True},
+        "first_hitting": {"normalized": True},
+        "psi": {"kappa": 0.98},
+        "flow_matching": {"beta": 0.5},
+        "gibbs": {"sweeps": 4},
+    }.get(name, {})
     assert SAMPLERS[name]().distribution_options() == own
     assert SAMPLERS[name](temperature=0.7, top_p=0.9).distribution_options() == {
         "temperature": 0.7,

@@ -48,10 +48,10 @@ def step_law(sampler: str, model, x: torch.Tensor, t: float, s: float) -> torch.
     flat = [value.flatten(0, 1) for value in (log_score, x)]
     t, s = (value.repeat_interleave(x.shape[1]) for value in times)
     found = law(SAMPLERS[sampler]().transition(model, flat[0], flat[1], t, s), flat[1]).unflatten(0, x.shape)
-    if back:  # what the network has no say in
+    if back and model.graph.mask is not None:  # what the network has no say in
         kept = torch.nn.functional.one_hot(x, N + 1).double() * (1 - back)
         kept[..., N] = back
-        found = torch.where((x == N)[..., None], found, kept)
+        found = torch.where(model.graph.active(x)[..., None], found, kept)
     return found
 
 
@@ -478,10 +478,11 @@ def test_evaluations_are_counted_as_they_are_made(name, sampler, steps):
     assert [(now.step, now.steps) for now in trace] == [(k, steps + 1) for k in range(1, steps + 2)]
     assert int(trace[-1].evaluations.sum()) == sum(rows for _, rows in calls)
     assert int(trace[-1].evaluations.max()) <= steps + 1
-    # asked at times of the grid, once each
-    grid = [noise.sigma(t) for t in reference.time_grid(steps)]
+    # asked at times of the grid, at most as often as they stand in it
+    grid = [noise.sigma(t) for t in reference.sampler_grid(sampler, steps)]
     assert all(min(abs(sigma - g) / g for g in grid) < 1e-12 for sigma, _ in calls)
-    assert len({sigma for sigma, _ in calls}) == len(calls)
+    asked = [sigma for sigma, _ in calls]
+    assert all(asked.count(sigma) <= sum(abs(sigma - g) / g < 1e-12 for g in grid) for sigma in asked)
 
 
 @every_pair

@@ -338,7 +338,7 @@ def test_the_separator_of_documents_is_no_part_of_a_reference(model, causal, opt
         ({"count": 0}, ["-n", "at least 1"]),
         ({"seed": -1}, ["seed"]),
         ({"top_p": 1.1}, ["top_p"]),
-        ({"sampler": "ddim"}, ["tweedie"]),
+        ({"sampler": "plms"}, ["tweedie"]),
         ({"references": "nowhere"}, ["nowhere", "sedd prepare nowhere"]),
         ({"split": "test"}, ["--split"]),
         ({"features": "nobody/nothing"}, ["cannot fetch nobody/nothing", "pass their folder"]),

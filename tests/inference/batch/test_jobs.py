@@ -279,7 +279,7 @@ def test_no_jobs_and_what_no_line_could_mend_are_refused(model, tmp_path):
     with pytest.raises(RequestError, match="holds no jobs"):
         read_jobs([b"", b"  "], "jobs.jsonl", 24)
     with pytest.raises(RequestError, match="unknown sampler"):
-        fill(model, LINES, tmp_path / "r.jsonl", sampler="ddim")
+        fill(model, LINES, tmp_path / "r.jsonl", sampler="plms")
     assert not (tmp_path / "r.jsonl").exists()
 
 

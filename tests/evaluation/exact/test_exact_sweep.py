@@ -1,0 +1,162 @@
+"""`sedd sweep --exact`: its points, how they compare, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import pytest
+import torch
+
+from sedd_cli.core.samplers import SAMPLERS
+from sedd_cli.errors import RequestError
+from sedd_cli.evaluation.exact.contenders import CONTENDERS, Contender
+from sedd_cli.evaluation.exact.distances import divergence, drawn, drawn_law, total_variation
+from sedd_cli.evaluation.exact.law import exact_law
+from sedd_cli.evaluation.exact.source import MarkovSource
+from sedd_cli.evaluation.exact.sweep import ExactOptions, own_distribution, sweep_source
+from sedd_cli.system.events import result_of
+
+SMALL = ExactOptions(evaluations=(2, 4), letters=2, length=4, draws=2000)
+#: Samplers that need another kind of network.
+ELSEWHERE = {"left_to_right"}
+
+
+@pytest.fixture(scope="module")
+def found():
+    return result_of(sweep_source(SMALL))
+
+
+def test_every_sampler_of_the_registry_is_compared():
+    assert {one.sampler for one in CONTENDERS} == set(SAMPLERS) - ELSEWHERE - {
+        name for name, cls in SAMPLERS.items() if not cls.__module__.startswith("sedd_cli")
+    }
+
+
+def test_no_point_takes_more_evaluations_than_it_may(found):
+    assert all(0 < point.evaluations <= point.budget + 1e-3 for point in found.points)
+
+
+def test_distances_are_finite_and_those_of_the_law(found):
+    model = MarkovSource(2, 4).model("uniform")
+    law = exact_law(model, SAMPLERS["tweedie"](steps=3), 4)
+    point = next(p for p in found.points if (p.graph, p.label, p.budget) == ("uniform", "tweedie", 4))
+    p0 = MarkovSource(2, 4).distribution().flatten()
+    assert point.distance.tv == pytest.approx(total_variation(law.p, p0))
+    assert point.distance.kl == pytest.approx(float((law.p * (law.p / p0).log()).sum()))
+    assert all(math.isfinite(p.distance.tv) and p.distance.kl > -1e-9 for p in found.points)
+
+
+def test_first_hitting_is_the_nearest_once_it_fits_and_the_budget_counts(found):
+    own = {(p.label, p.budget): p for p in found.points if p.graph == "absorbing"}
+    assert own["first-hitting", 4].distance.tv < 1e-10
+    assert ("first-hitting", 2) not in own
+    assert own["tweedie", 4].distance.tv < own["tweedie", 2].distance.tv
+
+
+def test_frequencies_of_draws_are_named_with_what_exact_draws_would_give(found):
+    point = next(p for p in found.points if p.label == "remdm-conf")
+    assert point.distance.draws == 2000
+    assert 0 < point.distance.tv_error < point.distance.tv_exact
+
+
+def test_the_frequencies_of_a_sampler_approach_its_enumerated_distribution():
+    model, sampler = MarkovSource(2, 4).model("absorbing"), SAMPLERS["tweedie"](steps=2)
+    law, drawn_ = exact_law(model, sampler, 4), drawn_law(model, sampler, 4, draws=40_000)
+    assert total_variation(law.p, drawn_.p) < 0.02
+    distance = drawn(drawn_, law.p, 40_000)
+    assert distance.tv == pytest.approx(distance.tv_exact, abs=6 * distance.tv_error)
+
+
+def test_distances_by_hand():
+    q, p = (torch.tensor(v).double() for v in ([0.5, 0.5, 0.0], [0.25, 0.5, 0.25]))
+    assert total_variation(q, p) == 0.25
+    assert divergence(q, p) == pytest.approx(0.5 * math.log(2))
+    assert divergence(p, q) == math.inf
+
+
+def test_an_adaptive_sampler_is_tuned_to_the_budget(found):
+    own = {p.budget: p for p in found.points if p.label == "entropy-bounded"}
+    assert own[4].options.get("entropy_bound", 0.1) < own[2].options["entropy_bound"]
+
+
+def test_a_contender_without_room_yields_nothing():
+    graph = MarkovSource(2, 4).model("uniform").graph
+    assert list(Contender("gibbs", "gibbs").at(4, graph, 4)) == []
+    (one,) = Contender("gibbs", "gibbs").at(16, graph, 4)
+    assert (one.steps, one.sweeps) == (7, 2)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"letters": 20, "length": 6}, "at most 100,000"),
+        ({"letters": 1}, "letters must lie"),
+        ({"letters": 27, "length": 1}, "letters must lie"),
+        ({"length": 0}, "length must be at least 1"),
+        ({"samplers": ("twedie",)}, "did you mean 'tweedie'"),
+        ({"samplers": ("left_to_right",)}, "does not compare"),
+        ({"graphs": ("uniforn",)}, "did you mean 'uniform'"),
+        ({"seed": -1}, "seed must lie"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(options, message):
+    with pytest.raises(RequestError, match=message):
+        ExactOptions(**options)
+
+
+def test_the_command_writes_table_document_and_figure(sedd, tmp_path):
+    words = ["sweep", "--exact", "--letters", 2, "--length", 3, "--steps", "2,4", "--sampler", "tweedie,first-hitting"]
+    done = sedd(*words, "--json", "--plot", tmp_path / "f.png", "--out", tmp_path / "out")
+    assert done.code == 0, done.err
+    document = json.loads(done.out)
+    assert document["nearest"] == json.loads((tmp_path / "out" / "exact.json").read_text())["nearest"]
+    assert document["nearest"]["absorbing 4"] == ["first-hitting"]
+    assert {point["sampler"] for point in document["points"]} >= {"tweedie", "first-hitting"}
+    assert (tmp_path / "f.png").read_bytes()[:4] == b"\x89PNG"
+    assert (tmp_path / "out" / "exact.png").is_file()
+    again = sedd(*words)
+    assert again.code == 0
+    assert "first-hitting" in again.out
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--exact", "--letters", 26, "--length", 9], "at most 100,000"),
+        (["--exact", "--judge", "x"], "no text is judged"),
+        (["--exact", "--device", "cuda"], "computes on the CPU"),
+        (["--exact", "--model", "x", "--letters", 3], "built-in source"),
+        (["--letters", 3, "--steps", 4, "--judge", "x"], "--letters goes with --exact"),
+        (["--steps", 4], "--judge"),
+        (["--judge", "x"], "--steps"),
+    ],
+)
+def test_wrong_requests_are_refused_in_one_line(sedd, words, message):
+    done = sedd("sweep", *words)
+    assert done.code == 2
+    assert message in " ".join(done.err.split())
+
+
+def test_the_distribution_of_a_model_is_that_of_first_hitting_or_of_a_long_chain():
+    source = MarkovSource(2, 4)
+    p0 = source.distribution().flatten()
+    exact, named, error = own_distribution(source.model("absorbing"), 4)
+    assert (named, error) == ("first-hitting, enumerated", 0.0)
+    assert total_variation(exact[exact > 0], p0) < 1e-10
+    chain, named, error = own_distribution(source.model("uniform"), 4)
+    assert "256 Tweedie steps" in named
+    assert 0 < total_variation(chain, p0) < 2 * error < 0.02
+
+
+def test_a_trained_model_is_compared_with_its_own_long_chain(sedd, tiny_run):
+    words = ["--exact", "--model", tiny_run, "--steps", "2,4", "--sampler", "tweedie,first-hitting", "--json"]
+    refused = sedd("sweep", *words)
+    assert refused.code == 2
+    assert "at most 100,000" in refused.err
+    done = sedd("sweep", *words, "--length", 1)
+    assert done.code == 0, done.err
+    document = json.loads(done.out)
+    assert document["reference_error"] < 0.05
+    points = {(p["sampler"], p["budget"]): p for p in document["points"]}
+    assert points["tweedie", 4]["tv"] < points["tweedie", 2]["tv"] + 0.02
