@@ -120,6 +120,8 @@ class ModelCard:
         wanted = model.recipe.report.infill if model.recipe else None
         template = f"{wanted.prefix.rstrip()} {gap} {wanted.suffix.lstrip()}" if wanted else f"The {gap} of the"
         option = [] if self._tokenizer() else ["--tokenizer", "FILE"]
+        files = sorted({o.source for o in model.recipe.parts.values() if not o.package}) if model.recipe else []
+        option += [word for file in files for word in ("--import", file)]
         coded = printable(self.named).replace("`", "'").replace("\n", " ")
         commands = [
             shlex.join(["sedd", "sample", "--model", self.named, "-n", "3", *option]),

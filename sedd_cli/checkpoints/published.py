@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from sedd_cli.models.dit import DiT
 from sedd_cli.models.shape import DiTConfig
 from sedd_cli.recipe import Recipe, load_recipe
 from sedd_cli.recipe.build import build
+from sedd_cli.recipe.outside import require_parts
 from sedd_cli.system.documents import read_json, read_yaml
 
 CONFIG, TOKENIZER, WEIGHTS = "config.json", FILE, ("model.safetensors", "pytorch_model.bin")
@@ -53,6 +55,7 @@ def load_published(folder: Path, source: str) -> LoadedModel:
     if isinstance(config, Mapping) and isinstance(ours := config.get(OURS), Mapping):
         facts |= {k: ours[k] for k, kind in (("step", int), ("weights", str)) if isinstance(ours.get(k), kind)}
     facts.setdefault("weights", "as published")
+    _require_schedule(folder / RECIPE)
     model = _model(config, where, read_tensors(weights), str(weights), source, facts)
     if holds_tokenizer(folder):  # the file may be another library's
         model.tokenizer_source = as_path(folder)
@@ -62,6 +65,16 @@ def load_published(folder: Path, source: str) -> LoadedModel:
         except (RequestError, DamageError) as error:  # config.json alone determines the model
             model.facts["recipe"] = f"not read ({error})"
     return model
+
+
+def _require_schedule(recipe: Path) -> None:
+    """RequestError if the schedule of an export is a part from outside that is not registered."""
+    data: Any = None
+    if recipe.is_file():
+        with suppress(RequestError, DamageError):  # said when the recipe is read
+            data = read_yaml(recipe)
+    if isinstance(data, Mapping):
+        require_parts(data, ("noise",))
 
 
 def _agreeing(recipe: Recipe, model: LoadedModel) -> Recipe:

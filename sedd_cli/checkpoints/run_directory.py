@@ -22,10 +22,10 @@ from sedd_cli.system.locks import file_lock
 from sedd_cli.system.outputs import check_folder
 
 #: Keys that may change when a run resumes: they change speed, storage or reports, and results by rounding only; but
-#: with dropout, micro_batch changes the masks (`training.step`).
+#: with dropout, micro_batch changes the masks (`training.step`). What changes in the files of `parts` is said.
 MAY_CHANGE = (
     "train.log_every", "train.save_every", "train.keep", "train.micro_batch", "train.strategy", "train.compile",
-    "train.recompute", "model.attention", "sampler.", "report.",
+    "train.recompute", "model.attention", "sampler.", "report.", "parts",
 )  # fmt: skip
 
 

@@ -69,6 +69,7 @@ def draw_finished(view: View, result: TrainResult, found: Status, recipe: Recipe
 def say_next(view: View, run: Path, recipe: Recipe) -> None:
     """Commands that may follow a training."""
     from sedd_cli.recipe.learning_rate import steps_before_decay
+    from sedd_cli.recipe.outside import given
 
     view.say("Try next:")
     use = ["--model", str(run)]
@@ -80,4 +81,4 @@ def say_next(view: View, run: Path, recipe: Recipe) -> None:
     longer = ["train", str(run), f"train.steps={2 * recipe.train.steps}"]
     commands.append([*longer, *([] if steps_before_decay(recipe.train) else ["--extend"])])
     for words in commands:
-        view.say(f"  {shlex.join(['sedd', *words])}", "cyan")
+        view.say(f"  {shlex.join(['sedd', *words, *given()])}", "cyan")

@@ -16,6 +16,7 @@ from sedd_cli.inference.generate import GenerateOptions, generate
 from sedd_cli.inference.resumable import resumable_samples
 from sedd_cli.inference.sampling import Sampling
 from sedd_cli.recipe.build import nearest, to_data
+from sedd_cli.recipe.outside import HINT
 from sedd_cli.system.documents import read_json
 from sedd_cli.system.events import Event, Note, Sampled
 from sedd_cli.system.files import write_whole
@@ -45,7 +46,7 @@ class SweepOptions:
         GenerateOptions(n=self.n, length=self.length, seed=self.seed)
         for name in self.samplers:
             if name not in SAMPLERS:
-                raise RequestError(f"unknown sampler {name!r}{nearest(name, SAMPLERS)}")
+                raise RequestError(f"unknown sampler {name!r}{nearest(name, SAMPLERS)}{HINT}")
             if not issubclass(SAMPLERS[name], Stepper):
                 raise RequestError(f"a sweep of steps means nothing with {name}: it takes one step a token")
 

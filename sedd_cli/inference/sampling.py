@@ -12,6 +12,7 @@ from sedd_cli.core.samplers import SAMPLERS, Sampler
 from sedd_cli.core.score import ScoreModel
 from sedd_cli.errors import RequestError
 from sedd_cli.recipe.build import build, nearest
+from sedd_cli.recipe.outside import HINT
 
 
 @dataclass(frozen=True)
@@ -142,7 +143,7 @@ _RANGES = ("steps", "temperature", "top_p", "grid", "correctors", "last_step")
 
 def _known(name: str) -> None:
     if name not in SAMPLERS:
-        raise RequestError(f"unknown sampler {name!r}{nearest(name, SAMPLERS)}{SAMPLERS.forgotten()}")
+        raise RequestError(f"unknown sampler {name!r}{nearest(name, SAMPLERS)}{SAMPLERS.forgotten()}{HINT}")
 
 
 def _needs_mask(name: str, model: LoadedModel) -> str:

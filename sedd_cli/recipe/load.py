@@ -13,6 +13,7 @@ import yaml
 
 from sedd_cli.errors import RequestError, shortened
 from sedd_cli.recipe.build import Typed, build, nearest
+from sedd_cli.recipe.outside import import_installed, require_parts, say_changes
 from sedd_cli.recipe.recipe import Recipe
 from sedd_cli.system.documents import read_yaml
 
@@ -56,8 +57,14 @@ def load_recipe(source: str | Path, overrides: Iterable[str] = ()) -> Recipe:
 
 
 def recipe_from(data: Mapping[str, Any]) -> Recipe:
-    """A recipe from plain data, the inverse of `Recipe.to_data`."""
-    return build(Recipe, data, "")
+    """A recipe from plain data, the inverse of `Recipe.to_data`; warns of a part whose file has changed."""
+    import_installed()
+    require_parts(data)
+    recipe = build(Recipe, data, "")
+    current = recipe.with_parts_of_now()
+    say_changes(recipe.parts, current.parts)
+    recorded = {part: origin for part, origin in recipe.parts.items() if part in current.parts}
+    return dataclasses.replace(recipe, parts={**current.parts, **recorded})
 
 
 def dump_recipe(recipe: Recipe) -> str:

@@ -94,7 +94,7 @@ def train(recipe: Recipe, options: TrainOptions) -> Generator[Event, None, Train
 
 
 def _train(recipe: Recipe, options: TrainOptions, dist: Dist) -> Generator[Event, None, TrainResult]:
-    rows = dist.share(recipe.train.batch)
+    rows, recipe = dist.share(recipe.train.batch), recipe.with_parts_of_now()
     check_trackers(options.trackers)
     check_recipe(recipe, options.report)
     run = _run_dir(options)
