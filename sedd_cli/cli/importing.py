@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from sedd_cli.system.entry_points import offered
+from sedd_cli.system.software import offered
 
 HELP = "Import graphs, schedules, objectives and samplers of your own: FILE.py or a module; repeatable."
 

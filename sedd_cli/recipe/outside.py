@@ -27,7 +27,7 @@ from sedd_cli.core.samplers import SAMPLERS
 from sedd_cli.core.schedules import SCHEDULES
 from sedd_cli.errors import RequestError, displayed, first_line, shortened
 from sedd_cli.system.digests import sha256_of
-from sedd_cli.system.entry_points import offered
+from sedd_cli.system.software import offered
 
 #: Key of a recipe → registry of its parts.
 REGISTRIES = {"graph": GRAPHS, "noise": SCHEDULES, "objective": OBJECTIVES, "sampler": SAMPLERS}
