@@ -22,7 +22,7 @@ from sedd_cli import __version__
 from sedd_cli.checkpoints import hub
 from sedd_cli.checkpoints.load import open_model
 from sedd_cli.checkpoints.loaded_model import LoadedModel
-from sedd_cli.checkpoints.model_card import RESULTS, ModelCard, results_of
+from sedd_cli.checkpoints.model_card import PUBLISHED_EPS, PUBLISHED_SCHEDULES, RESULTS, ModelCard, results_of
 from sedd_cli.checkpoints.published import CONFIG, OURS, RECIPE, TOKENIZER, WEIGHTS, config_of
 from sedd_cli.checkpoints.tensors import check_finite
 from sedd_cli.core.random import BASE, Stream
@@ -36,8 +36,6 @@ from sedd_cli.system.outputs import check_folder
 
 #: All files that an export may hold; on the hub, those of an earlier export are removed.
 FILES = (CONFIG, *WEIGHTS, TOKENIZER, RECIPE, RESULTS, "README.md")
-#: The ε of the log-linear schedule that the published code has built in.
-PUBLISHED_EPS = 1e-3
 
 
 @dataclass(frozen=True)
@@ -122,6 +120,9 @@ def export(model: LoadedModel, options: ExportOptions) -> Generator[Event, None,
     if model.objective.parametrization != "score" or model.exact:
         raise RequestError(f"the published layout holds models of scores only, found a model of {model.objective.name}")
     config = config_of(model.graph, model.schedule, model.net.config)
+    if model.schedule.name not in PUBLISHED_SCHEDULES:
+        known = " and ".join(PUBLISHED_SCHEDULES)
+        yield Warn(f"the published code does not read the schedule {model.schedule.name}: it knows {known} only")
     if config["noise"].get("eps", PUBLISHED_EPS) != PUBLISHED_EPS:
         yield Warn(f"noise.eps is {config['noise']['eps']}: the published code always uses {PUBLISHED_EPS}")
     if model.tokenizer is None:

@@ -23,6 +23,8 @@ with many steps. ≈ marks an estimate that is no bound: *sedd-paper* and *mdlm*
 terms out. ± is the Monte-Carlo standard error."""
 
 
+#: The schedules of the published code, and the ε of its loglinear one, which is built in.
+PUBLISHED_SCHEDULES, PUBLISHED_EPS = ("geometric", "loglinear"), 1e-3
 #: What stands before a number → the name of its metric.
 WORDS = {"≤": "upper bound", "≈": "estimate", "=": "exact"}
 #: The file of an export with the evaluations that its card shows.
@@ -140,10 +142,23 @@ class ModelCard:
             "",
             fenced("\n".join(code), "python"),
             "",
-            "The layout is that of the published checkpoints: "
-            f'`SEDD.from_pretrained("{coded}")` of the original code reads it as well.',
+            self._original_code(coded),
         ]
         return "\n".join(lines)
+
+    def _original_code(self, coded: str) -> str:
+        """What the original code makes of the export: it was read, not run."""
+        layout = "The layout is that of the published checkpoints."
+        noise = self.model.schedule
+        if noise.name not in PUBLISHED_SCHEDULES:
+            known = " and ".join(PUBLISHED_SCHEDULES)
+            return f"{layout} The original code does not read this model: it knows the schedules {known} only."
+        if getattr(noise, "eps", PUBLISHED_EPS) != PUBLISHED_EPS:
+            return f"{layout} The original code takes it for another model: its loglinear ε is always {PUBLISHED_EPS}."
+        return (
+            f'{layout} `SEDD.from_pretrained("{coded}")` of the original code should read it: the names of keys and '
+            "tensors were compared with those of its source, the code itself was not run on this model."
+        )
 
     def _rounded(self) -> str:
         if self.moved is None:
@@ -181,7 +196,15 @@ def results_of(model: LoadedModel) -> Iterator[dict[str, Any]]:
             and found["model_fingerprint"] == model.fingerprint
             and all(set(BOUND_KEYS) <= set(bound) for bound in found["bounds"].values())
         ):
-            yield found
+            yield _without_command(found)
+
+
+def _without_command(found: dict[str, Any]) -> dict[str, Any]:
+    """A result without the command line that made it, which may name paths of this machine."""
+    made_by = found.get("made_by")
+    if not isinstance(made_by, dict):
+        return found
+    return {**found, "made_by": {key: value for key, value in made_by.items() if key != "command"}}
 
 
 def _read(path: Path) -> Any:

@@ -20,6 +20,7 @@ from sedd_cli.system.files import whole_file, write_whole
 from sedd_cli.system.json_lines import json_text, read_json_lines
 from sedd_cli.system.locks import file_lock
 from sedd_cli.system.outputs import check_folder
+from sedd_cli.system.software import recorded
 
 #: Keys that may change when a run resumes: they change speed, storage or reports, and results by rounding only; but
 #: with dropout, micro_batch changes the masks (`training.step`). What changes in the files of `parts` is said.
@@ -139,7 +140,7 @@ class RunDir:
 
     def store_result(self, name: str, result: dict[str, Any], documents: dict[str, Any]) -> Path:
         """Write results/NAME.json, and results/documents/NAME.json with the likelihood of each document."""
-        path = self.store("results", name, result)
+        path = self.store("results", name, recorded(result))
         if documents:
             self.store("results/documents", name, documents)
         return path

@@ -23,7 +23,7 @@ from sedd_cli.system.files import write_whole
 from sedd_cli.system.json_lines import json_text
 from sedd_cli.system.locks import file_lock
 from sedd_cli.system.plotting import empty_figure, save, steps_axes
-from sedd_cli.system.software import software
+from sedd_cli.system.software import recorded, software
 
 SETTINGS, RESULT = "settings.json", "sweep.json"
 
@@ -170,7 +170,7 @@ def sweep(model: LoadedModel, scorer: Scorer, options: SweepOptions) -> Generato
                 points.append(SweepPoint(sampler, steps, options.n, judged))
                 points.sort(key=lambda point: (order.index(point.sampler), point.steps))
                 result = SweepResult(options.folder, scorer.source, settings, tuple(points))
-                _write(options.folder / RESULT, result.stored())
+                _write(options.folder / RESULT, recorded(result.stored()))
     return SweepResult(options.folder, scorer.source, settings, tuple(points))
 
 

@@ -18,6 +18,7 @@ from sedd_cli.cli.option_groups import ModelOptions, model_options, sampling_opt
 from sedd_cli.cli.view.showing import show_samples
 from sedd_cli.cli.view.view import View
 from sedd_cli.errors import RequestError
+from sedd_cli.system.software import recorded
 
 if TYPE_CHECKING:
     from sedd_cli.checkpoints.loaded_model import LoadedModel
@@ -126,7 +127,8 @@ def infill(
     from sedd_cli.inference.infill import infill as fill
 
     filling = fill(chosen, [job], sampling, every, watch or html is not None or svg is not None)
-    view.document(show_samples(view, chosen, filling, "sedd infill", out, watch, html, svg=svg).to_dict())
+    found = show_samples(view, chosen, filling, "sedd infill", out, watch, html, svg=svg)
+    view.document(recorded(found.to_dict()))
 
 
 #: Source of the templates → options that have no effect with it.
@@ -188,7 +190,7 @@ def _fill_jobs(
     if out is not None:
         view.say(f"wrote {out}", "dim")
     error = _refusal(result, view.quiet) if result.refused else None
-    view.document(result.to_dict(), error)
+    view.document(recorded(result.to_dict()), error)
     if error:
         raise error
 

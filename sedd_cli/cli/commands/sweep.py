@@ -15,6 +15,7 @@ from sedd_cli.cli.outcome import output
 from sedd_cli.cli.view.quality import sweep_table
 from sedd_cli.cli.view.view import View
 from sedd_cli.errors import RequestError
+from sedd_cli.system.software import recorded
 
 #: Shown after Ctrl-C.
 RESUME = "interrupted: finished samples and points are kept, the same command continues"
@@ -61,4 +62,4 @@ def sweep(
     plot(result, png)
     found["png"] = str(png)
     view.say(f"wrote {stored} and {png}", "dim")
-    view.document(found)
+    view.document(recorded(found))

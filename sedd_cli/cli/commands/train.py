@@ -15,6 +15,7 @@ from sedd_cli.cli.existing_run import draw_finished, finished_run, run_named, sa
 from sedd_cli.cli.outcome import output
 from sedd_cli.cli.view.view import View
 from sedd_cli.errors import RequestError
+from sedd_cli.system.software import recorded
 
 #: Shown after Ctrl-C before the first step, and after a second Ctrl-C.
 RESUME = "interrupted: the same command continues from the last checkpoint, or from the start where there is none"
@@ -93,7 +94,7 @@ def train(
         if fresh:
             document["resume"] += f" --run-dir {shlex.quote(str(result.run))}"
         view.say(f"  {document['resume']}", "cyan")
-    view.document(document)
+    view.document(recorded(document))
     if result.interrupted:
         output.interrupted = ""  # the lines above have said what was saved
         raise KeyboardInterrupt
