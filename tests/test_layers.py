@@ -19,7 +19,7 @@ TESTS = Path(__file__).parent
 #: The rooms from the bottom to the top. Each may import those before it, `errors` and the package's own version.
 ORDER = (
     "system", "core", "testing", "models", "data", "recipe", "checkpoints", "inference", "evaluation", "training",
-    "bench", "tables", "cli",
+    "bench", "tables", "api", "cli",
 )  # fmt: skip
 BELOW = {room: set(ORDER[:place]) for place, room in enumerate(ORDER)} | {
     "core": set(),

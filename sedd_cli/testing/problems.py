@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,7 +17,7 @@ from sedd_cli.testing import reference
 
 #: Tokens of the problems.
 N = 3
-F64 = {"dtype": torch.float64}
+F64: dict[str, Any] = {"dtype": torch.float64}
 #: Steps (t, s) of a sampler: the longest, a short one, one that is large beside its end, the last of a grid.
 INTERVALS = [(1.0, 0.75), (0.6, 0.55), (0.3, 0.001), (1e-3, 1e-5)]
 

@@ -57,7 +57,7 @@ class TrainOptions:
     extend: bool = False
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class TrainResult:
     """The end of a training.
 
@@ -71,6 +71,11 @@ class TrainResult:
     weights: Path | None = None
     report: TrainReport | None = None
     interrupted: bool = False
+
+    def __repr__(self) -> str:
+        bounds = self.report.bounds if self.report else {}
+        figures = "".join(f", {name} {b['sign']} {b['bits_per_char']:.3f} bits/char" for name, b in bounds.items())
+        return f"TrainResult({self.run}, {'finished' if self.finished else 'stopped'} at step {self.step:,}{figures})"
 
     def to_dict(self) -> dict[str, Any]:
         found: dict[str, Any] = {"run": str(self.run), "step": self.step, "finished": self.finished}
