@@ -42,6 +42,7 @@ NOT_RUN = {
     r"--dataset (wikitext|ptb)(?!.*--from)": "needs the hub",
     r"--tokenizer gpt2": "needs the hub",
     r"GSAI-ML/|kuleshov-group/": "needs the hub",
+    r"--import my_parts": "tests/cli/test_importing.py walks this path",
     r"path/to/": "a file of another project; tests/checkpoints/formats makes small ones",
     r"^sedd infill --interactive$": "reads templates from a person; tests/cli/test_infill.py answers it",
 }

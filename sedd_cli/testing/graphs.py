@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -37,15 +38,14 @@ def check_graph(part: Callable[..., Graph]) -> None:
 
 def derived(graph: Graph) -> Graph:
     """A graph with the same generator that overrides nothing else."""
-
-    class Derived(Graph):
-        name = "derived"
-        states = graph.states
-        mask = graph.mask
-        rate = staticmethod(graph.rate)
-        log_score = staticmethod(graph.log_score)
-
-    return Derived(graph.vocab_size)
+    own: dict[str, Any] = {
+        "name": "derived",
+        "states": graph.states,
+        "mask": graph.mask,
+        "rate": staticmethod(graph.rate),
+        "log_score": staticmethod(graph.log_score),
+    }
+    return type("Derived", (Graph,), own)(graph.vocab_size)
 
 
 def rows(graph: Graph, sigma: float, seed: int = 0) -> tuple[Tensor, Tensor, Tensor, Tensor]:

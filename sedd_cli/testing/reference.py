@@ -123,7 +123,7 @@ def diffuse(p0: torch.Tensor, Q: torch.Tensor, sigma: float) -> torch.Tensor:
     """p_sigma: the transition applied to every axis of p0."""
     P, p = transition(Q, sigma), p0
     for axis in range(p0.dim()):
-        p = torch.movedim(torch.tensordot(P, p, dims=([1], [axis])), 0, axis)
+        p = torch.movedim(torch.tensordot(P, p.movedim(axis, 0), dims=1), 0, axis)
     return p
 
 
@@ -205,13 +205,15 @@ class Oracle:
     tokens: int | None = None
 
     def hidden(self, x: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
-        z = None
+        parts = []
         for level in sigma.unique().tolist():
             rows = sigma == level
             part = self.score(x[rows], level).log()
             if self.tokens is not None:
                 part = part + math.log(math.expm1(level)) + math.log(self.tokens)
-            z = part.new_empty(*x.shape, part.shape[-1]) if z is None else z
+            parts.append((rows, part))
+        z = parts[0][1].new_empty(*x.shape, parts[0][1].shape[-1])
+        for rows, part in parts:
             z[rows] = part
         return z
 
