@@ -21,6 +21,7 @@ import torch
 import typer.main
 import yaml
 
+from sedd_cli import __version__
 from sedd_cli.cli.app import app
 from sedd_cli.cli.commands.guide import GUIDES, TOPICS
 from sedd_cli.core.graphs import GRAPHS
@@ -272,3 +273,13 @@ def test_the_set_up_commands_are_the_gates():
     assert "-e '.[dev]'" in gate
     assert re.search(r"^pytest$", gate, re.MULTILINE)
     assert "pip install -e . && sedd train recipes/quickstart.yaml" in TEXTS["README"]
+
+
+def test_what_to_cite_is_this_version_and_these_authors():
+    entries = re.findall(r"^@(\w+)\{(\w+),(.*?)^\}", TEXTS["paper"], re.MULTILINE | re.DOTALL)
+    assert [(kind, key) for kind, key, _ in entries] == [("inproceedings", "lou2024discrete"), ("software", "sedd")]
+    ours = dict(re.findall(r"(\w+)\s*= \{+([^{}]*)\}+", entries[1][2]))
+    assert ours["version"] == __version__
+    year, authors = re.search(r"Copyright \(c\) (\d+) (.*)", (ROOT / "LICENSE").read_text()).groups()
+    assert (ours["year"], ours["author"].lower()) == (year, authors)
+    assert "arXiv:2310.16834" in TEXTS["README"]
