@@ -209,6 +209,13 @@ def test_a_python_example_runs(name, code, here, monkeypatch):
     exec(compile(code, f"{name}.md", "exec", dont_inherit=True), {"__name__": f"{name}_example"})
 
 
+def test_the_guide_shows_each_kind_of_part_in_less_than_forty_lines():
+    blocks = re.findall(r"```python\n(.*?)```", TEXTS["extending"], re.DOTALL)
+    for registry in ("GRAPHS", "SCHEDULES", "SAMPLERS", "OBJECTIVES"):
+        (block,) = (block for block in blocks if f"@{registry}.register" in block)
+        assert len(block.splitlines()) < 40
+
+
 def test_the_example_of_a_schedule_is_one(monkeypatch):
     (code,) = (code for code in re.findall(r"```python\n(.*?)```", TEXTS["extending"], re.DOTALL) if "Schedule" in code)
     monkeypatch.setattr(SCHEDULES, "_classes", dict(SCHEDULES._classes))

@@ -24,8 +24,10 @@ def test_a_result_names_its_command_date_versions_and_revision(sedd, tiny_run, c
     assert {"sedd", "torch", "python"} <= set(made_by["software"])
 
 
-def test_the_table_and_a_bench_too(sedd):
-    for words in (["table", "1"], ["bench", "loss", "--rows", "8", "--vocab-size", "50", "--repeats", "1"]):
+def test_the_table_and_a_bench_too(sedd, workplace, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    small = ["--recipe", str(workplace / "tiny.yaml"), "--batch", "1", "--repeats", "1", "--device", "cpu"]
+    for words in (["table", "1"], ["bench", "loss", "data.tokenizer=byte", *small]):
         done = sedd(*words, "--json")
         assert json.loads(done.out)["made_by"]["command"].startswith("sedd "), done.err
 
