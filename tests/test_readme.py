@@ -21,6 +21,7 @@ import torch
 import typer.main
 import yaml
 
+from sedd_cli import __version__
 from sedd_cli.cli.app import app
 from sedd_cli.cli.commands.guide import GUIDES, TOPICS
 from sedd_cli.core.graphs import GRAPHS
@@ -43,6 +44,7 @@ NOT_RUN = {
     r"--dataset (wikitext|ptb)(?!.*--from)": "needs the hub",
     r"--tokenizer gpt2": "needs the hub",
     r"GSAI-ML/|kuleshov-group/": "needs the hub",
+    r"--import my_parts": "tests/cli/test_importing.py walks this path",
     r"path/to/": "a file of another project; tests/checkpoints/formats makes small ones",
     r"^sedd infill --interactive$": "reads templates from a person; tests/cli/test_infill.py answers it",
 }
@@ -209,6 +211,13 @@ def test_a_python_example_runs(name, code, here, monkeypatch):
     exec(compile(code, f"{name}.md", "exec", dont_inherit=True), {"__name__": f"{name}_example"})
 
 
+def test_the_guide_shows_each_kind_of_part_in_less_than_forty_lines():
+    blocks = re.findall(r"```python\n(.*?)```", TEXTS["extending"], re.DOTALL)
+    for registry in ("GRAPHS", "SCHEDULES", "SAMPLERS", "OBJECTIVES"):
+        (block,) = (block for block in blocks if f"@{registry}.register" in block)
+        assert len(block.splitlines()) < 40
+
+
 def test_the_example_of_a_schedule_is_one(monkeypatch):
     (code,) = (code for code in re.findall(r"```python\n(.*?)```", TEXTS["extending"], re.DOTALL) if "Schedule" in code)
     monkeypatch.setattr(SCHEDULES, "_classes", dict(SCHEDULES._classes))
@@ -273,3 +282,13 @@ def test_the_set_up_commands_are_the_gates():
     assert "-e '.[dev]'" in gate
     assert re.search(r"^pytest$", gate, re.MULTILINE)
     assert "pip install -e . && sedd train recipes/quickstart.yaml" in TEXTS["README"]
+
+
+def test_what_to_cite_is_this_version_and_these_authors():
+    entries = re.findall(r"^@(\w+)\{(\w+),(.*?)^\}", TEXTS["paper"], re.MULTILINE | re.DOTALL)
+    assert [(kind, key) for kind, key, _ in entries] == [("inproceedings", "lou2024discrete"), ("software", "sedd")]
+    ours = dict(re.findall(r"(\w+)\s*= \{+([^{}]*)\}+", entries[1][2]))
+    assert ours["version"] == __version__
+    year, authors = re.search(r"Copyright \(c\) (\d+) (.*)", (ROOT / "LICENSE").read_text()).groups()
+    assert (ours["year"], ours["author"].lower()) == (year, authors)
+    assert "arXiv:2310.16834" in TEXTS["README"]

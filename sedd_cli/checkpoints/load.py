@@ -19,6 +19,7 @@ from sedd_cli.models.dit import DiT
 from sedd_cli.models.precision import autocast_dtype
 from sedd_cli.recipe import load_recipe
 from sedd_cli.recipe.assemble import make_graph
+from sedd_cli.recipe.outside import import_installed
 from sedd_cli.system.distributed import pick_device
 
 #: Names of weights on the hub, best first.
@@ -33,6 +34,7 @@ def open_model(
     mask_token: str | None = None,
 ) -> LoadedModel:
     """Load a model without the methods that sample and infill; arguments and errors are those of `load_model`."""
+    import_installed()
     chosen = pick_device(device)
     autocast = autocast_dtype(precision, chosen)
     model = _recognised(Path(source), str(source), mask_token, chosen)

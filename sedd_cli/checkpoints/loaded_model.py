@@ -26,6 +26,7 @@ from sedd_cli.models.network import LanguageNetwork
 from sedd_cli.models.precision import autocast_dtype
 from sedd_cli.models.shape import DiTConfig
 from sedd_cli.recipe import Recipe
+from sedd_cli.recipe.outside import origin_of
 
 #: Numbers of a parameter that are fingerprinted at once.
 FINGERPRINTED = 1 << 20
@@ -123,6 +124,8 @@ class LoadedModel:
         meaning = (outputs, self.objective.causal, self.objective.steps)
         parts = (self.graph, self.schedule, shape, *([meaning] if any(meaning) else []))
         parts += () if self.vocabulary is None else (self.vocabulary, self.net.meaning)
+        code = [origin_of(type(part)) for part in (self.graph, self.schedule)]
+        parts += tuple(origin.sha256 for origin in code if origin)  # of parts that are not of this package
         # spelled as in version 0.1, so that results stored under a fingerprint are still found
         found = hashlib.sha256(repr(parts).replace("(vocab_size=", "(tokens=", 1).encode())
         for name, value in self.net.named_parameters():

@@ -135,6 +135,10 @@ class ModelCard:
         texts = [re.sub(r"([\[\]\\])", r"\\\1", one.strip()) for one in around]  # brackets are gaps
         template = " [MASK:8] ".join(texts).strip()
         option = [] if self._tokenizer() else ["--tokenizer", "FILE"]
+        files = (
+            sorted({o.source for o in self.model.recipe.parts.values() if not o.package}) if self.model.recipe else []
+        )
+        option += [word for file in files for word in ("--import", file)]
         coded = printable(self.named).replace("`", "'").replace("\n", " ")
         commands = [shlex.join(["sedd", "sample", "--model", self.named, "-n", "3", *option])]
         if not self.model.exact:
@@ -199,7 +203,15 @@ def results_of(model: LoadedModel) -> Iterator[dict[str, Any]]:
             and found["model_fingerprint"] == model.fingerprint
             and all(set(BOUND_KEYS) <= set(bound) for bound in found["bounds"].values())
         ):
-            yield found
+            yield _without_command(found)
+
+
+def _without_command(found: dict[str, Any]) -> dict[str, Any]:
+    """A result without the command line that made it, which may name paths of this machine."""
+    made_by = found.get("made_by")
+    if not isinstance(made_by, dict):
+        return found
+    return {**found, "made_by": {key: value for key, value in made_by.items() if key != "command"}}
 
 
 def _read(path: Path) -> Any:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from sedd_cli.models.dit import DiT
 from sedd_cli.models.shape import DiTConfig
 from sedd_cli.recipe import Recipe, load_recipe
 from sedd_cli.recipe.build import build
+from sedd_cli.recipe.outside import require_parts
 from sedd_cli.system.documents import read_json, read_yaml
 
 CONFIG, TOKENIZER, WEIGHTS = "config.json", FILE, ("model.safetensors", "pytorch_model.bin")
@@ -32,6 +34,8 @@ PUBLISHED_GRAPHS = {"absorb": "absorbing", "uniform": "uniform"}
 SHAPE = ("hidden_size", "cond_dim", "length", "n_blocks", "n_heads")
 #: Entries of a state dict that are not parameters.
 BUFFERS = ("rotary_emb.inv_freq",)
+#: The schedules that the published code has.
+PUBLISHED_SCHEDULES = ("loglinear", "geometric")
 #: The layout names no tokenizer; this vocabulary size means GPT-2's.
 GPT2_TOKENS = 50257
 #: The largest vocabulary that a configuration may declare.
@@ -53,6 +57,7 @@ def load_published(folder: Path, source: str) -> LoadedModel:
     if isinstance(config, Mapping) and isinstance(ours := config.get(OURS), Mapping):
         facts |= {k: ours[k] for k, kind in (("step", int), ("weights", str)) if isinstance(ours.get(k), kind)}
     facts.setdefault("weights", "as published")
+    _require_schedule(folder / RECIPE)
     model = _model(config, where, read_tensors(weights), str(weights), source, facts)
     if holds_tokenizer(folder):  # the file may be another library's
         model.tokenizer_source = as_path(folder)
@@ -62,6 +67,16 @@ def load_published(folder: Path, source: str) -> LoadedModel:
         except (RequestError, DamageError) as error:  # config.json alone determines the model
             model.facts["recipe"] = f"not read ({error})"
     return model
+
+
+def _require_schedule(recipe: Path) -> None:
+    """RequestError if the schedule of an export is a part from outside that is not registered."""
+    data: Any = None
+    if recipe.is_file():
+        with suppress(RequestError, DamageError):  # said when the recipe is read
+            data = read_yaml(recipe)
+    if isinstance(data, Mapping):
+        require_parts(data, ("noise",))
 
 
 def _agreeing(recipe: Recipe, model: LoadedModel) -> Recipe:

@@ -20,12 +20,13 @@ from sedd_cli.system.files import whole_file, write_whole
 from sedd_cli.system.json_lines import json_text, read_json_lines
 from sedd_cli.system.locks import file_lock
 from sedd_cli.system.outputs import check_folder
+from sedd_cli.system.software import recorded
 
 #: Keys that may change when a run resumes: they change speed, storage or reports, and results by rounding only; but
-#: with dropout, micro_batch changes the masks (`training.step`).
+#: with dropout, micro_batch changes the masks (`training.step`). What changes in the files of `parts` is said.
 MAY_CHANGE = (
     "train.log_every", "train.save_every", "train.keep", "train.micro_batch", "train.strategy", "train.compile",
-    "train.recompute", "model.attention", "sampler.", "report.",
+    "train.recompute", "model.attention", "sampler.", "report.", "parts",
 )  # fmt: skip
 
 
@@ -139,7 +140,7 @@ class RunDir:
 
     def store_result(self, name: str, result: dict[str, Any], documents: dict[str, Any]) -> Path:
         """Write results/NAME.json, and results/documents/NAME.json with the likelihood of each document."""
-        path = self.store("results", name, result)
+        path = self.store("results", name, recorded(result))
         if documents:
             self.store("results/documents", name, documents)
         return path

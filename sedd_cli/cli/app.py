@@ -32,6 +32,7 @@ from sedd_cli.cli.commands.sample import sample
 from sedd_cli.cli.commands.sweep import sweep
 from sedd_cli.cli.commands.table import table
 from sedd_cli.cli.commands.train import train
+from sedd_cli.cli.importing import importing
 from sedd_cli.cli.outcome import (
     INTERRUPTED,
     exit_code,
@@ -77,7 +78,8 @@ app = typer.Typer(
     cls=Commands,
     name="sedd",
     help="Score entropy discrete diffusion language models: prepare, train, evaluate, sample, infill, compare.",
-    epilog="Every command takes --debug, which shows the traceback of an error.",
+    epilog="Every command takes --debug, which shows the traceback of an error, and --import FILE.py, which adds "
+    "graphs, schedules, objectives and samplers of your own (sedd guide extending).",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
@@ -93,9 +95,12 @@ def _paragraphs(text: str) -> str:
 for _panel, _commands in PANELS.items():
     for _name, _command in _commands.items():
         if isinstance(_command, typer.Typer):
+            for _info in _command.registered_commands:
+                _info.callback = importing(_info.callback) if _info.callback else None
             app.add_typer(_command, name=_name, rich_help_panel=_panel)
         else:
-            app.command(_name, cls=Checked, help=_paragraphs(_command.__doc__ or ""), rich_help_panel=_panel)(_command)
+            _help = _paragraphs(_command.__doc__ or "")
+            app.command(_name, cls=Checked, help=_help, rich_help_panel=_panel)(importing(_command))
 
 
 def _version(wanted: bool) -> None:

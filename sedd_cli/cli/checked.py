@@ -1,19 +1,31 @@
-"""What no command accepts, whatever its options mean: empty values, and numbers that are not finite."""
+"""What every command does before its work: it imports parts of the user's own, and refuses values without a meaning."""
 
 from __future__ import annotations
 
 import math
+import sys
 from typing import Any
 
 import typer
 import typer.core
 
+from sedd_cli.cli.importing import import_offered, name_parts
+
 #: The options whose value is a text that may be empty.
 TEXTS = {"template", "prefix", "suffix", "prompt"}
+#: The module that imports parts; while nothing has imported it, there are none.
+OUTSIDE = "sedd_cli.recipe.outside"
 
 
 class Checked(typer.core.TyperCommand):
-    """A command that refuses empty values and numbers that are not finite, naming the option."""
+    """A command that knows parts from outside, and refuses empty values and numbers that are not finite."""
+
+    def format_help(self, ctx: typer.Context, formatter: Any) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """The help; it names the parts from outside."""
+        import_offered()
+        if OUTSIDE in sys.modules:
+            name_parts(self.params)
+        super().format_help(ctx, formatter)
 
     def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Parse the words; an empty one is refused, since a path, or a name that is `None` by default, hides it."""
@@ -29,7 +41,8 @@ class Checked(typer.core.TyperCommand):
         return super().parse_args(ctx, args)
 
     def invoke(self, ctx: typer.Context) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """Run the command, unless a number is NaN or infinite."""
+        """Import the parts that installed packages offer, and run the command unless a number is NaN or infinite."""
+        import_offered()
         for param in self.params:
             value = ctx.params.get(param.name or "")
             if isinstance(value, float) and not math.isfinite(value):

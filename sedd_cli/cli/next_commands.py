@@ -18,9 +18,11 @@ if TYPE_CHECKING:
 
 def say_commands(view: View, commands: list[list[str]]) -> None:
     """Show commands, each on one line of its own."""
+    from sedd_cli.recipe.outside import given
+
     view.say("Try next:")
     for words in commands:
-        view.say(f"  {shlex.join(['sedd', *words])}", "cyan")
+        view.say(f"  {shlex.join(['sedd', *words, *given()])}", "cyan")
 
 
 def training_of(options: PrepareOptions, manifest: Manifest, folder: Path) -> list[str] | None:

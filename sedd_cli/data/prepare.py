@@ -37,13 +37,17 @@ __all__ = ["PrepareOptions", "dataset_folder", "home", "prepare"]
 ORIGIN = "origin.json"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class PrepareResult:
     """A complete dataset; `fresh`: this call made it."""
 
     folder: Path
     manifest: Manifest
     fresh: bool
+
+    def __repr__(self) -> str:
+        splits = ", ".join(f"{name} {split.tokens:,} tokens" for name, split in self.manifest.splits.items())
+        return f"PrepareResult({self.folder}: {splits})"
 
     def to_dict(self) -> dict[str, Any]:
         return {"folder": str(self.folder), "fresh": self.fresh, **self.manifest.to_dict()}

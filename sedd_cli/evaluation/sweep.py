@@ -16,13 +16,14 @@ from sedd_cli.inference.generate import GenerateOptions, generate
 from sedd_cli.inference.resumable import resumable_samples
 from sedd_cli.inference.sampling import Sampling
 from sedd_cli.recipe.build import nearest, to_data
+from sedd_cli.recipe.outside import HINT
 from sedd_cli.system.documents import read_json
 from sedd_cli.system.events import Event, Note, Sampled
 from sedd_cli.system.files import write_whole
 from sedd_cli.system.json_lines import json_text
 from sedd_cli.system.locks import file_lock
 from sedd_cli.system.plotting import empty_figure, save, steps_axes
-from sedd_cli.system.software import software
+from sedd_cli.system.software import recorded, software
 
 SETTINGS, RESULT = "settings.json", "sweep.json"
 
@@ -45,7 +46,7 @@ class SweepOptions:
         GenerateOptions(n=self.n, length=self.length, seed=self.seed)
         for name in self.samplers:
             if name not in SAMPLERS:
-                raise RequestError(f"unknown sampler {name!r}{nearest(name, SAMPLERS)}")
+                raise RequestError(f"unknown sampler {name!r}{nearest(name, SAMPLERS)}{HINT}")
             if not issubclass(SAMPLERS[name], Stepper):
                 raise RequestError(f"a sweep of steps means nothing with {name}: it takes one step a token")
 
@@ -169,7 +170,7 @@ def sweep(model: LoadedModel, scorer: Scorer, options: SweepOptions) -> Generato
                 points.append(SweepPoint(sampler, steps, options.n, judged))
                 points.sort(key=lambda point: (order.index(point.sampler), point.steps))
                 result = SweepResult(options.folder, scorer.source, settings, tuple(points))
-                _write(options.folder / RESULT, result.stored())
+                _write(options.folder / RESULT, recorded(result.stored()))
     return SweepResult(options.folder, scorer.source, settings, tuple(points))
 
 

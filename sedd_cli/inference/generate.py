@@ -253,4 +253,4 @@ def in_order(samples: Iterable[Sampled]) -> list[Sampled]:
 
 def as_json(sample: Sampled) -> dict[str, Any]:
     """A sample as `--json` and `samples/*.jsonl` hold it."""
-    return dataclasses.asdict(sample)
+    return sample.to_dict()

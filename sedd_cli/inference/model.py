@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import torch
 from torch import Tensor
@@ -53,12 +54,19 @@ class Model(LoadedModel):
     """A loaded model with methods that bound likelihoods, sample and infill; made by `load_model`."""
 
     def bound(
-        self, tokens: Tensor, draws: int = 64, seed: int = 0, protocol: str = "rigorous"
+        self, tokens: Tensor | str | Sequence[str], draws: int = 64, seed: int = 0, protocol: str = "rigorous"
     ) -> tuple[Tensor, Tensor]:
         """An upper bound on −log p of each sequence of tokens [B, L], nats [B], with its standard error [B].
 
-        For an autoregressive model −log p itself, with an error of 0.
+        A text, or several of them, which need not be equally long, may stand in the place of tokens. For an
+        autoregressive model −log p itself, with an error of 0.
         """
+        if not isinstance(tokens, Tensor):
+            texts = [tokens] if isinstance(tokens, str) else list(tokens)
+            each = [self.bound(self._encoded(text), draws, seed, protocol) for text in texts]
+            if not each:
+                raise RequestError("bound needs a text")
+            return torch.cat([nats for nats, _ in each]), torch.cat([error for _, error in each])
         x0 = self._tokens(tokens, self.graph.vocab_size)
         check_protocol(protocol, self)
         if x0.shape[1] > self.length:
@@ -74,21 +82,47 @@ class Model(LoadedModel):
         options: the other fields of `sedd_cli.inference.generate.GenerateOptions` (prompts, block, stride, seed) and
         those of `sedd_cli.inference.sampling.Sampling` (steps, sampler, temperature, …).
         """
-        sampling, others = split_options(options)
+        others = [f.name for f in fields(GenerateOptions) if f.name not in ("n", "length", "sampling")]
+        sampling, others = split_options("sample", options, others)
         return generate_all(self, GenerateOptions(n, length, **others, sampling=sampling))
 
+    @overload
     def infill(
         self, template: str | None = None, n: int = 1, *, prefix: str = "", suffix: str = "", **options: Any
-    ) -> list[Filled]:
+    ) -> list[Filled]: ...
+
+    @overload
+    def infill(self, template: Sequence[str], n: int = 1, **options: Any) -> list[list[Filled]]: ...
+
+    def infill(
+        self,
+        template: str | Sequence[str] | None = None,
+        n: int = 1,
+        *,
+        prefix: str = "",
+        suffix: str = "",
+        **options: Any,
+    ) -> list[Filled] | list[list[Filled]]:
         """n fillings of a template such as "The [MASK:8] sat on [MASK:2-5].", or of the gap between two texts.
 
-        Given text is kept unchanged. options: length, seed, candidates (of which the best is kept), and the fields of
-        `sedd_cli.inference.sampling.Sampling`. RequestError where the template or the lengths are wrong.
+        Of a list of templates: a list of n fillings for each. Given text is kept unchanged. options: length, seed,
+        candidates (of which the best is kept), and the fields of `sedd_cli.inference.sampling.Sampling`. RequestError
+        where the template or the lengths are wrong.
         """
-        sampling, others = split_options(options)
+        sampling, others = split_options("infill", options, ("length", "seed", "candidates"))
         if (template is None) == (prefix + suffix == ""):
             raise RequestError("infill takes either a template, or prefix, suffix or both")
+        if template is not None and not isinstance(template, str):
+            jobs = [Job(parse_template(one), n, **others) for one in template]
+            return [infill_all(self, job, sampling) for job in jobs]
         if template is None:
             others.setdefault("length", self.length)
         parsed = gap_between(prefix, suffix) if template is None else parse_template(template)
         return infill_all(self, Job(parsed, n, **others), sampling)
+
+    def _encoded(self, text: str) -> Tensor:
+        """The tokens [1, L] of a text."""
+        tokens = self.text_tokenizer().encode(text)
+        if not tokens:
+            raise RequestError("an empty text has no bound")
+        return torch.tensor([[int(token) for token in tokens]])

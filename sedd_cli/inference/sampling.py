@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +12,8 @@ from sedd_cli.checkpoints.loaded_model import LoadedModel
 from sedd_cli.core.samplers import SAMPLERS, Sampler
 from sedd_cli.core.score import ScoreModel
 from sedd_cli.errors import RequestError
-from sedd_cli.recipe.build import build, nearest
+from sedd_cli.recipe.build import build, check_options, nearest
+from sedd_cli.recipe.outside import HINT
 
 
 @dataclass(frozen=True)
@@ -161,16 +163,17 @@ _OWN = {
 
 def _known(name: str) -> None:
     if name not in SAMPLERS:
-        raise RequestError(f"unknown sampler {name!r}{nearest(name, SAMPLERS)}{SAMPLERS.forgotten()}")
+        raise RequestError(f"unknown sampler {name!r}{nearest(name, SAMPLERS)}{SAMPLERS.forgotten()}{HINT}")
 
 
 def _needs_mask(name: str, model: LoadedModel) -> str:
     return f"the sampler {name} means nothing with the graph {model.graph.name!r}, it needs one with MASK"
 
 
-def split_options(options: dict[str, Any]) -> tuple[Sampling, dict[str, Any]]:
-    """The fields of Sampling among `options`, and the others."""
+def split_options(of: str, options: dict[str, Any], others: Iterable[str]) -> tuple[Sampling, dict[str, Any]]:
+    """The fields of Sampling among `options` of the function `of`, and the others; RequestError for an unknown one."""
     names = {f.name for f in dataclasses.fields(Sampling)}
+    check_options(of, options, [*names, *others])
     sampling = {key: value for key, value in options.items() if key in names}
     return Sampling(**sampling), {key: value for key, value in options.items() if key not in names}
 

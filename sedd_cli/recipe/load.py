@@ -15,6 +15,7 @@ from sedd_cli.data.corpora import CORPORA, is_own_text
 from sedd_cli.errors import RequestError, listed, shortened
 from sedd_cli.recipe.build import Typed, build, nearest
 from sedd_cli.recipe.keys import is_key, is_section, keys, meant
+from sedd_cli.recipe.outside import import_installed, require_parts, say_changes
 from sedd_cli.recipe.recipe import Recipe
 from sedd_cli.system.documents import read_yaml
 
@@ -63,9 +64,15 @@ def recipe_file(source: str | Path) -> Path:
 
 
 def recipe_from(data: Mapping[str, Any]) -> Recipe:
-    """A recipe from plain data, the inverse of `Recipe.to_data`."""
+    """A recipe from plain data, the inverse of `Recipe.to_data`; warns of a part whose file has changed."""
+    import_installed()
+    require_parts(data)
     _check_keys(data)
-    return build(Recipe, data, "")
+    recipe = build(Recipe, data, "")
+    current = recipe.with_parts_of_now()
+    say_changes(recipe.parts, current.parts)
+    recorded = {part: origin for part, origin in recipe.parts.items() if part in current.parts}
+    return dataclasses.replace(recipe, parts={**current.parts, **recorded})
 
 
 def _check_keys(data: Mapping[str, Any], path: str = "") -> None:

@@ -14,6 +14,7 @@ from sedd_cli.core.samplers import SAMPLERS
 from sedd_cli.core.schedules import SCHEDULES
 from sedd_cli.errors import RequestError, displayed, shortened
 from sedd_cli.recipe.build import build, nearest, to_data
+from sedd_cli.recipe.outside import HINT
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ class Part:
             raise RequestError(f"{path}: expected a name ({names}) and its options, found {displayed(data)}{hint}")
         name, options = data["name"], {k: v for k, v in data.items() if k != "name"}
         if not isinstance(name, str) or name not in cls.registry:
-            near = nearest(str(name), cls.registry) + cls.registry.forgotten()
+            near = f"{nearest(str(name), cls.registry)}{cls.registry.forgotten()}{HINT}"
             raise RequestError(f"{path}.name: unknown {cls.registry.kind} {displayed(name)}{near}")
         name = str(name)  # also where it was typed behind `key=`
         cls._misplaced(name, options, path)

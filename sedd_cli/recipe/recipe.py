@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from itertools import pairwise
 from pathlib import Path
@@ -13,6 +14,7 @@ from sedd_cli.data.prepared import PrepareOptions
 from sedd_cli.models.precision import PRECISIONS
 from sedd_cli.models.shape import DiTConfig
 from sedd_cli.recipe.build import to_data
+from sedd_cli.recipe.outside import REGISTRIES, Origin, origins
 from sedd_cli.recipe.part import GraphPart, ObjectivePart, SamplerPart, SchedulePart
 
 
@@ -203,7 +205,8 @@ class ReportRecipe:
 class Recipe:
     """One trained model, from text to report.
 
-    init_from: a run, a checkpoint or a hub id whose weights training starts from.
+    init_from: a run, a checkpoint or a hub id whose weights training starts from. parts: where those of graph, noise,
+    objective and sampler come from that are no parts of this package; `recipe_from` fills it in.
     """
 
     name: str
@@ -219,6 +222,7 @@ class Recipe:
     )
     sampler: SamplerPart = dataclasses.field(default_factory=lambda: SamplerPart.from_data("tweedie", "sampler"))
     report: ReportRecipe = dataclasses.field(default_factory=ReportRecipe)
+    parts: Mapping[str, Origin] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not 0 <= self.seed < 2**64:
@@ -228,4 +232,9 @@ class Recipe:
 
     def to_data(self) -> dict[str, Any]:
         """Mappings, lists and scalars, from which `recipe_from` builds an equal recipe."""
-        return {f.name: to_data(getattr(self, f.name)) for f in fields(self)}
+        data = {f.name: to_data(getattr(self, f.name)) for f in fields(self) if f.name != "parts"}
+        return data | ({"parts": {key: to_data(origin) for key, origin in self.parts.items()}} if self.parts else {})
+
+    def with_parts_of_now(self) -> Recipe:
+        """The recipe with `parts` as they are registered now."""
+        return dataclasses.replace(self, parts=origins({key: getattr(self, key).name for key in REGISTRIES}))

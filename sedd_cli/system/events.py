@@ -6,7 +6,7 @@ A job is a generator of events that returns its result: `Generator[Event, None, 
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -154,7 +154,7 @@ class Frame(Event):
     sequences: list[Seen]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Sampled(Event):
     """A finished sample with its number of network evaluations.
 
@@ -179,8 +179,16 @@ class Sampled(Event):
     #: The number of its prompt, from 0, where there are several or one.
     prompt_number: int | None = None
 
+    def __repr__(self) -> str:
+        text = f"{len(self.tokens)} tokens" if self.text is None else repr(self.text)
+        return f"{type(self).__name__}({text}, evaluations={self.nfe})"
 
-@dataclass(frozen=True)
+    def to_dict(self) -> dict[str, Any]:
+        """All fields, as `--json` and `samples/*.jsonl` hold them."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, repr=False)
 class Filled(Sampled):
     """A filled template. nfe and seconds are those of all sequences drawn for it.
 

@@ -1,12 +1,71 @@
-"""Versions of software that a result was computed with."""
+"""The software that a result was computed with, and what installed packages offer."""
 
 from __future__ import annotations
 
 import importlib.metadata
+import platform
+import shlex
+import subprocess
+import sys
+from datetime import datetime, timezone
+from functools import cache
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+from typing import Any
 
 from sedd_cli import __version__
+
+PACKAGE = Path(__file__).parents[1]
+#: The group of parts: `[project.entry-points."sedd.parts"]` in a pyproject.toml, with lines NAME = "package.module".
+GROUP = "sedd.parts"
 
 
 def software(*libraries: str) -> dict[str, str]:
     """The versions of this package and of some libraries."""
     return {"sedd": __version__, **{name: importlib.metadata.version(name) for name in libraries}}
+
+
+@cache
+def offered() -> tuple[EntryPoint, ...]:
+    """The entry points by which installed packages offer parts; reading them imports none of these packages."""
+    return tuple(entry_points(group=GROUP))
+
+
+def recorded(document: dict[str, Any]) -> dict[str, Any]:
+    """The document of a result with `made_by`: the command, the date (UTC), versions and the package's git revision."""
+    return {**document, "made_by": made_by()}
+
+
+def made_by() -> dict[str, Any]:
+    """What makes the results of this process.
+
+    command is None in Python, outside a command. revision is None where the package is no git checkout; it ends in
+    "+changes" where files of the checkout differ from it.
+    """
+    program = Path(sys.argv[0] or "").name
+    ours = program == "sedd" or sys.argv[0] == str(PACKAGE / "__main__.py")
+    command = shlex.join(["sedd", *sys.argv[1:]]) if ours else None
+    return {
+        "command": command,
+        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "software": {**software("torch"), "python": platform.python_version()},
+        "revision": revision(),
+    }
+
+
+@cache
+def revision() -> str | None:
+    """The git revision of the package, if its folder lies at the top of a checkout."""
+    top = PACKAGE.parent
+    if not (top / ".git").exists():
+        return None
+
+    def git(*words: str) -> str:
+        done = subprocess.run(["git", "-C", str(top), *words], capture_output=True, text=True, timeout=10, check=True)
+        return done.stdout.strip()
+
+    try:
+        changed = git("status", "--porcelain", "--untracked-files=no", "--", "sedd_cli", "recipes")
+        return git("rev-parse", "HEAD") + ("+changes" if changed else "")
+    except (OSError, subprocess.SubprocessError):
+        return None

@@ -58,7 +58,7 @@ class TrainOptions:
     extend: bool = False
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class TrainResult:
     """The end of a training.
 
@@ -72,6 +72,11 @@ class TrainResult:
     weights: Path | None = None
     report: TrainReport | None = None
     interrupted: bool = False
+
+    def __repr__(self) -> str:
+        bounds = self.report.bounds if self.report else {}
+        figures = "".join(f", {name} {b['sign']} {b['bits_per_char']:.3f} bits/char" for name, b in bounds.items())
+        return f"TrainResult({self.run}, {'finished' if self.finished else 'stopped'} at step {self.step:,}{figures})"
 
     def to_dict(self) -> dict[str, Any]:
         found: dict[str, Any] = {"run": str(self.run), "step": self.step, "finished": self.finished}
@@ -95,7 +100,7 @@ def train(recipe: Recipe, options: TrainOptions) -> Generator[Event, None, Train
 
 
 def _train(recipe: Recipe, options: TrainOptions, dist: Dist) -> Generator[Event, None, TrainResult]:
-    rows = dist.share(recipe.train.batch)
+    rows, recipe = dist.share(recipe.train.batch), recipe.with_parts_of_now()
     check_trackers(options.trackers)
     check_recipe(recipe, options.report)
     run = _run_dir(options)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import re
 
 import pytest
 import yaml
@@ -12,6 +14,8 @@ from support.published_models import save_published
 from sedd_cli import load_model
 from sedd_cli.checkpoints import model_card
 from sedd_cli.checkpoints.model_card import ModelCard, escaped, fenced
+from sedd_cli.checkpoints.portable.layout import published_layout
+from sedd_cli.core.schedules import Geometric, LogLinear
 
 HOSTILE = [
     "a | b | c", "`code` ``` x", "two\nlines\n\n# heading", "<img src=x onerror=alert(1)>", "<!-- hidden", "[a](http://b)",
@@ -42,6 +46,42 @@ def test_a_fence_is_longer_than_what_it_holds(name):
     (block,) = (token for token in tokens(fenced(name)) if token.type != "inline")
     assert block.type == "fence"
     assert block.content == name + "\n"
+
+
+def test_the_card_claims_of_the_original_code_only_what_was_checked(tmp_path):
+    """It knows the loglinear schedule, with one ε, and the geometric one; that it runs was not tried."""
+
+    @dataclasses.dataclass(frozen=True)
+    class Own(LogLinear):
+        name = "own"
+
+    save_published(tmp_path / "m")
+    model = load_model(tmp_path / "m")
+    words = {
+        LogLinear(): "should read it: .* was not run",
+        Geometric(): "should read it: .* was not run",
+        LogLinear(eps=0.01): "takes it for another model",
+        Own(): "does not read this model",
+    }
+    for schedule, claim in words.items():
+        changed = dataclasses.replace(model, schedule=schedule)
+        text = ModelCard(changed, "m", use=published_layout(changed).use).text()
+        (line,) = [line for line in text.splitlines() if "original code" in line]
+        assert re.search(claim, line), line
+
+
+def test_the_results_of_an_export_do_not_tell_the_command_line(tmp_path):
+    save_published(tmp_path / "m")
+    model = load_model(tmp_path / "m")
+    bound = {"tokens": 9, "bits_per_char": 1.0, "bits_per_char_error": 0.1, "perplexity": 2.0, "perplexity_error": 0.1}
+    result = dict.fromkeys(model_card.KEYS, "x") | {
+        "model_fingerprint": model.fingerprint,
+        "bounds": {"rigorous": bound},
+    }
+    result["made_by"] = {"command": "sedd eval /home/me", "date": "2026-01-01", "software": {}, "revision": None}
+    (tmp_path / "m" / "results.json").write_text(json.dumps([result]))
+    (found,) = model_card.results_of(model)
+    assert found["made_by"] == {"date": "2026-01-01", "software": {}, "revision": None}
 
 
 @pytest.mark.parametrize("name", HOSTILE)

@@ -104,7 +104,9 @@ def help_of(sedd, monkeypatch, *words: str) -> str:
 
 def test_commands_and_options_are_those_of_the_table():
     found = {name: flags(command) for name, command in commands().items()}
-    assert found == {name: sorted([*words.split(), "--json", "--quiet", "-q"]) for name, words in FLAGS.items()}
+    assert found == {
+        name: sorted([*words.split(), "--import", "--json", "--quiet", "-q"]) for name, words in FLAGS.items()
+    }
 
 
 def test_the_help_lists_every_command_in_its_panel(sedd, monkeypatch):

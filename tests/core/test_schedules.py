@@ -5,6 +5,7 @@ import reference
 import torch
 
 from sedd_cli.core.schedules import SCHEDULES
+from sedd_cli.testing.schedules import check_schedule
 
 every_noise = pytest.mark.parametrize("name", SCHEDULES)
 T = torch.cat([torch.tensor([0.0, 1e-5, 1e-3]), torch.linspace(0.05, 1, 20)]).double()
@@ -40,29 +41,9 @@ def test_the_ends_are_those_of_the_paper():
 
 
 @every_noise
-def test_dsigma_is_the_derivative_of_sigma(name):
-    t = T.clone().requires_grad_()
-    sigma, dsigma = SCHEDULES[name]()(t)
-    (derivative,) = torch.autograd.grad(sigma.sum(), t)
-    torch.testing.assert_close(dsigma, derivative, rtol=1e-13, atol=0)
-
-
-@every_noise
-def test_t_inverts_sigma(name):
-    noise = SCHEDULES[name]()
-    torch.testing.assert_close(noise.t(noise(T)[0]), T, rtol=1e-12, atol=1e-14)
-
-
-@every_noise
-def test_sigma_grows(name):
-    assert (SCHEDULES[name]()(T)[0].diff() > 0).all()
-
-
-@every_noise
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_shape_and_dtype_are_those_of_t(name, dtype):
-    for value in SCHEDULES[name]()(torch.rand(2, 3, dtype=dtype)):
-        assert (value.shape, value.dtype) == ((2, 3), dtype)
+def test_what_holds_for_every_schedule(name):
+    """Growth, derivative, inverse, shapes and dtypes."""
+    check_schedule(SCHEDULES[name])
 
 
 @pytest.mark.parametrize(

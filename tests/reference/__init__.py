@@ -1,6 +1,7 @@
 """Slow, obvious truths that the tests compare the package with.
 
-Nothing here imports the package: dense matrices, explicit sums, enumeration, loops.
+Nothing here imports the package but `sedd_cli.testing.reference`, which holds the part of it that users' own parts are
+checked with, and imports nothing itself: dense matrices, explicit sums, enumeration, loops.
 
 Conventions: `Q[y, x]` is the rate from state x into state y, so columns sum to zero and `P[y, x0] = p(y | x0)`. States
 are 0..N-1; N is MASK on the absorbing graph. A distribution over sequences of length L is a tensor with L axes of S
@@ -9,7 +10,7 @@ states each. A score function maps (x [M, L], sigma) to the ratios s_y = p(y)/p(
 
 # ruff: noqa: F401
 
-from reference.discrete import clean_posterior, discrete_terms, kl, mean_score, mean_step, step_posterior
+from reference.discrete import discrete_terms, kl, mean_score, mean_step, step_posterior
 from reference.loss import (
     K,
     expected_loss,
@@ -19,27 +20,8 @@ from reference.loss import (
     sequence_loss,
     textbook_score_entropy,
 )
-from reference.network import Oracle, network
+from reference.network import network
 from reference.ngram import kneser_ney
-from reference.process import (
-    RATES,
-    Schedule,
-    Score,
-    base,
-    clamped_score,
-    corruption,
-    diffuse,
-    exact_score,
-    geometric,
-    limit,
-    loglinear,
-    nll,
-    rate_matrix,
-    sequences,
-    source,
-    transition,
-    wrong_score,
-)
 from reference.samplers import (
     STEPS,
     Interval,
@@ -62,4 +44,25 @@ from reference.samplers import (
     shaped,
     time_grid,
     tweedie_step,
+)
+from sedd_cli.testing.reference import (
+    RATES,
+    Oracle,
+    Schedule,
+    Score,
+    base,
+    clamped_score,
+    clean_posterior,
+    corruption,
+    diffuse,
+    exact_score,
+    geometric,
+    limit,
+    loglinear,
+    nll,
+    rate_matrix,
+    sequences,
+    source,
+    transition,
+    wrong_score,
 )

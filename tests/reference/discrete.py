@@ -8,25 +8,7 @@ from collections.abc import Sequence
 
 import torch
 
-from reference.process import Score, sequences, transition
-
-
-def clean_posterior(p0: torch.Tensor, Q: torch.Tensor, N: int) -> Score:
-    """p(x0_i = y | x_sigma = x) of the data distribution: x [M, L], sigma → [M, L, N], by enumeration of x0."""
-    L = p0.dim()
-    clean = sequences(N, L)
-    weight = torch.stack([p0[tuple(row)] for row in clean])
-
-    def posterior(x: torch.Tensor, sigma: float) -> torch.Tensor:
-        P = transition(Q, sigma)
-        likelihood = torch.stack(
-            [weight * torch.stack([P[row[i], clean[:, i]] for i in range(L)]).prod(0) for row in x]
-        )
-        joint = likelihood / likelihood.sum(1, keepdim=True)
-        found = [[joint[:, clean[:, i] == y].sum(1) for y in range(N)] for i in range(L)]
-        return torch.stack([torch.stack(each, -1) for each in found], 1)
-
-    return posterior
+from sedd_cli.testing.reference import Score, sequences, transition
 
 
 def mean_score(Q: torch.Tensor, sigma: float, x: int, p: torch.Tensor) -> torch.Tensor:

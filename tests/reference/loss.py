@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from reference.process import Score, corruption, diffuse, sequences, transition
+from sedd_cli.testing.reference import Score, corruption, diffuse, sequences, transition
 
 
 def K(a: float) -> float:

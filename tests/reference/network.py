@@ -3,36 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import torch
-
-from reference.process import Score
-
-
-@dataclass(frozen=True)
-class Oracle:
-    """A network whose output is a given score.
-
-    tokens: N if the graph adds the factor 1/(N expm1 sigma) to the output, else None.
-    """
-
-    score: Score
-    tokens: int | None = None
-
-    def hidden(self, x: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
-        z = None
-        for level in sigma.unique().tolist():
-            rows = sigma == level
-            part = self.score(x[rows], level).log()
-            if self.tokens is not None:
-                part = part + math.log(math.expm1(level)) + math.log(self.tokens)
-            z = part.new_empty(*x.shape, part.shape[-1]) if z is None else z
-            z[rows] = part
-        return z
-
-    def head(self, hidden: torch.Tensor) -> torch.Tensor:
-        return hidden
 
 
 def network(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -14,10 +13,10 @@ from scipy.stats import chisquare
 
 from sedd_cli.core.graphs import GRAPHS, Graph
 from sedd_cli.core.samplers import SAMPLERS, Stepper
-from sedd_cli.core.schedules import SCHEDULES, Schedule
-from sedd_cli.core.score import ScoreModel
+from sedd_cli.core.schedules import SCHEDULES
+from sedd_cli.testing.problems import N, noisy, score_model
 
-N = 3
+__all__ = ["N", "noisy", "score_model"]
 
 every_graph = pytest.mark.parametrize("name", GRAPHS)
 every_noise = pytest.mark.parametrize("noise", [cls() for cls in SCHEDULES.values()], ids=list(SCHEDULES))
@@ -75,31 +74,6 @@ def world(name: str, L: int, seed: int = 0) -> tuple[Graph, torch.Tensor, torch.
     """(graph, Q, p0): the graph over N tokens, its dense rates, a data distribution over its states."""
     Q = rate_matrix(name, N)
     return GRAPHS[name](vocab_size=N), Q, reference.source(N, L, len(Q), seed)
-
-
-def score_model(graph: Graph, noise: Schedule, score: reference.Score) -> ScoreModel:
-    """The package's score model around a network with the given score."""
-    scaled = getattr(graph, "scale_by_sigma", False)
-    return ScoreModel(reference.Oracle(score, graph.vocab_size if scaled else None), graph, noise)
-
-
-def noisy(graph: Graph, Q: torch.Tensor, x0: torch.Tensor, sigma: float) -> tuple[torch.Tensor, torch.Tensor]:
-    """Uniforms u [M, L] that make `perturb` return each possible x of x0 [L], and p(x | x0) [M]."""
-    P = reference.transition(Q, sigma)
-    level = torch.tensor([sigma], dtype=torch.float64)
-    lam = -torch.expm1(-level)
-    S = graph.states
-    tries = torch.cat([lam * (torch.arange(S) + 0.5) / S, (1 + lam) / 2])
-    choices = []  # for each position: x -> u
-    for token in x0.tolist():
-        middles = P[:, token].cumsum(0) - P[:, token] / 2  # of a draw by inverse CDF
-        every = torch.cat([tries, middles[P[:, token] > 0]])
-        found = graph.perturb(torch.full((1, len(every)), token), level, every[None])[0]
-        choices.append({int(x): float(u) for x, u in zip(found, every, strict=True)})
-    rows = list(itertools.product(*choices))
-    u = torch.tensor([[choices[i][x] for i, x in enumerate(row)] for row in rows], dtype=torch.float64)
-    weight = torch.stack([torch.stack([P[x, x0[i]] for i, x in enumerate(row)]).prod() for row in rows])
-    return u, weight
 
 
 def schedule(noise):

@@ -16,6 +16,7 @@ from sedd_cli.bench.report.plan import MEASUREMENTS
 from sedd_cli.errors import RequestError, WorkError
 from sedd_cli.recipe import Recipe
 from sedd_cli.system.files import write_whole
+from sedd_cli.system.software import recorded
 
 
 class UnwritableError(WorkError):
@@ -115,7 +116,7 @@ class Report:
 
     def write(self) -> None:
         """Write both files; an interrupted write leaves the earlier ones."""
-        document, out = self.to_dict(), self.options.out
+        document, out = recorded(self.to_dict()), self.options.out
         try:
             write_whole(out, json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
             write_whole(out.with_suffix(".md"), markdown(document))

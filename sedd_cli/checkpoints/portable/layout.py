@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 
 from sedd_cli.checkpoints.loaded_model import LoadedModel
+from sedd_cli.checkpoints.model_card import escaped
 from sedd_cli.checkpoints.portable.config import MODULE, PREFIX, portable_config
-from sedd_cli.checkpoints.published import TOKENIZER, config_of
+from sedd_cli.checkpoints.published import PUBLISHED_GRAPHS, PUBLISHED_SCHEDULES, TOKENIZER, config_of
 from sedd_cli.data.tokenizers import Tokenizer
 from sedd_cli.data.tokenizers.huggingface import HuggingFaceTokenizer
 from sedd_cli.data.tokenizers.reindexed import ReindexedTokenizer
@@ -80,11 +81,20 @@ def published_layout(model: LoadedModel) -> ExportLayout:
             "--transformers writes a layout that holds it"
         )
     config = config_of(model.graph, model.schedule, model.net.config)
-    remarks = ()
+    remarks, use = [], "The layout is that of the published checkpoints."
     if config["noise"].get("eps", PUBLISHED_EPS) != PUBLISHED_EPS:
-        remarks = (f"noise.eps is {config['noise']['eps']}: the published code always uses {PUBLISHED_EPS}",)
-    use = "The layout is that of the published checkpoints: `SEDD.from_pretrained(NAME)` of the original code reads it "
-    return ExportLayout(config, "", f"{use}as well.", remarks)
+        remarks.append(f"noise.eps is {config['noise']['eps']}: the published code always uses {PUBLISHED_EPS}")
+        use += f" The original code takes it for another model: its loglinear ε is always {PUBLISHED_EPS}."
+    for key, name, known in (
+        ("graph", model.graph.name, PUBLISHED_GRAPHS.values()),
+        ("noise", model.schedule.name, PUBLISHED_SCHEDULES),
+    ):
+        if name not in known:
+            remarks.append(f"the published code has no {key} {name}: only sedd reads this export")
+            use += f" The original code does not read this model: it has no {key} {escaped(name)}."
+    if not remarks:
+        use += " `SEDD.from_pretrained(NAME)` of the original code should read it: the code was not run on this model."
+    return ExportLayout(config, "", use, tuple(remarks))
 
 
 def portable_layout(model: LoadedModel, half: bool) -> ExportLayout:

@@ -16,6 +16,7 @@ from sedd_cli.cli.checked import Checked
 from sedd_cli.cli.outcome import output
 from sedd_cli.cli.view.view import View
 from sedd_cli.errors import WorkError
+from sedd_cli.system.software import recorded
 
 if TYPE_CHECKING:
     from sedd_cli.bench.compare import BenchResult
@@ -205,7 +206,7 @@ def report(
             table.add_row(*map(escape, row(figure)))
         view.result(table)
     error = _failure(document)
-    view.document(document, error)
+    view.document(recorded(document), error)
     if error:
         raise error
 
@@ -248,9 +249,9 @@ def speedrun(
     view = View(json, quiet)
     document = view.run(bench_speedrun(options)).to_dict()
     view.result(speedrun_table(document))
-    view.write(document, out)
+    view.write(recorded(document), out)
     error = None if document["within"] else _late(document)
-    view.document(document, error)
+    view.document(recorded(document), error)
     if error:
         raise error
 
@@ -268,4 +269,4 @@ def _show(view: View, job: Generator[Event, None, BenchResult]) -> None:
 
     result = view.run(job).to_dict()
     view.result(bench_table(result))
-    view.document(result)
+    view.document(recorded(result))

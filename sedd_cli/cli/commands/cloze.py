@@ -20,6 +20,7 @@ from sedd_cli.cli.option_groups import ModelOptions, model_options, reading_opti
 from sedd_cli.cli.view.results import cloze_table
 from sedd_cli.cli.view.view import View
 from sedd_cli.errors import RequestError
+from sedd_cli.system.software import recorded
 
 
 @model_options()
@@ -65,6 +66,6 @@ def cloze(
     check_outputs({"--out": out}, more_inputs(chosen, [name]))
     result = view.run(job(chosen, Text(name, places.get(name), reading), options))
     view.result(cloze_table(result))
-    found = result.to_dict()
+    found = recorded(result.to_dict())
     view.write(found, out)
     view.document(found)

@@ -18,6 +18,7 @@ from sedd_cli.cli.view.results import bounds_table, comparison
 from sedd_cli.cli.view.view import View
 from sedd_cli.errors import RequestError, WorkError
 from sedd_cli.system.events import Event
+from sedd_cli.system.software import recorded
 
 if TYPE_CHECKING:
     from sedd_cli.evaluation.likelihood.results import EvaluationResults
@@ -146,7 +147,7 @@ def _error(result: EvaluationResults, texts: int) -> Exception | None:
 
 def _document(found: dict[str, Any], texts: int) -> Any:
     """The result of one text; for several texts, all results and failures."""
-    return found["results"][0] if texts == 1 and found["results"] else found
+    return recorded(found["results"][0] if texts == 1 and found["results"] else found)
 
 
 def _stored(

@@ -40,6 +40,7 @@ def export(
     """
     from sedd_cli.checkpoints.export import ExportOptions
     from sedd_cli.checkpoints.export import export as job
+    from sedd_cli.recipe.outside import given
 
     view = View(json, quiet)
     options = ExportOptions(to, half, push, private, dry_run, transformers)
@@ -50,4 +51,4 @@ def export(
     there = push if result.push and result.push.commit else to
     if there is not None:
         view.say("Try next:")
-        view.say(f"  {shlex.join(['sedd', 'sample', '--model', str(there), '-n', '3'])}", "cyan")
+        view.say(f"  {shlex.join(['sedd', 'sample', '--model', str(there), '-n', '3', *given()])}", "cyan")

@@ -18,6 +18,7 @@ from sedd_cli.cli.option_groups import ModelOptions, Watching, model_options, sa
 from sedd_cli.cli.view.denoising.showing import show_samples
 from sedd_cli.cli.view.view import View
 from sedd_cli.errors import RequestError
+from sedd_cli.system.software import recorded
 
 if TYPE_CHECKING:
     from sedd_cli.checkpoints.loaded_model import LoadedModel
@@ -137,7 +138,7 @@ def infill(
     from sedd_cli.inference.infill import infill as fill
 
     filling = fill(chosen, [job], sampling, every, watching.wanted)
-    view.document(show_samples(view, chosen, filling, "sedd infill", out, watching).to_dict())
+    view.document(recorded(show_samples(view, chosen, filling, "sedd infill", out, watching).to_dict()))
 
 
 #: Source of the templates → options that have no effect with it.
@@ -210,7 +211,7 @@ def _fill_jobs(
     if out is not None:
         view.say(f"wrote {out}: {result.fillings:,} fillings of {result.lines:,} lines", "dim")
     error = _refusal(result, view.quiet) if result.refused else None
-    view.document(result.to_dict(), error)
+    view.document(recorded(result.to_dict()), error)
     if error:
         raise error
 

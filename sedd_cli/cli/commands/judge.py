@@ -11,6 +11,7 @@ from sedd_cli.cli import options as o
 from sedd_cli.cli.choose import require_one_process
 from sedd_cli.cli.view.quality import judgement_table
 from sedd_cli.cli.view.view import View
+from sedd_cli.system.software import recorded
 
 if TYPE_CHECKING:
     from sedd_cli.evaluation.judge import JudgeResult, Samples
@@ -43,7 +44,7 @@ def judge(
     check_outputs({"--out": out}, {"the samples": file, "--judge": judge, "--tokenizer": tokenizer})
     samples = Samples.read(file, load_tokenizer(tokenizer) if tokenizer else None, format)
     result = judged(view, samples, load_judge(view, judge, device), self_bleu)
-    found = {"file": str(file), **result.to_dict()}
+    found = recorded({"file": str(file), **result.to_dict()})
     view.write(found, out)
     view.document(found)
 

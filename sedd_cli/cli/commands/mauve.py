@@ -12,6 +12,7 @@ from sedd_cli.cli.choose import choose_model
 from sedd_cli.cli.option_groups import ModelOptions, model_options, sampling_options
 from sedd_cli.cli.view.view import View
 from sedd_cli.errors import RequestError
+from sedd_cli.system.software import recorded
 
 if TYPE_CHECKING:
     from sedd_cli.checkpoints.loaded_model import LoadedModel
@@ -93,7 +94,7 @@ def mauve(
     chosen = _choose(view, using)
     result = view.run(job(chosen, options, using.device), RESUME)
     view.result(_table(result))
-    view.document(result.to_dict())
+    view.document(recorded(result.to_dict()))
 
 
 def _choose(view: View, using: ModelOptions) -> LoadedModel | CausalModel:

@@ -15,6 +15,7 @@ from sedd_cli.cli.option_groups import ModelOptions, Watching, model_options, sa
 from sedd_cli.cli.view.denoising.showing import show_samples
 from sedd_cli.cli.view.view import View
 from sedd_cli.errors import RequestError
+from sedd_cli.system.software import recorded
 
 if TYPE_CHECKING:
     from sedd_cli.inference.sampling import Sampling
@@ -88,7 +89,7 @@ def sample(
         from sedd_cli.evaluation.judge import Samples
 
         document["judged"] = judged(view, Samples.of(result.samples, chosen.tokenizer), causal, self_bleu).to_dict()
-    view.document(document)
+    view.document(recorded(document))
 
 
 def _prompts(source: str) -> list[str]:

@@ -16,6 +16,7 @@ from sedd_cli.cli.outcome import output
 from sedd_cli.cli.view.quality import sweep_table
 from sedd_cli.cli.view.view import View
 from sedd_cli.errors import RequestError
+from sedd_cli.system.software import recorded
 
 #: The panel of the help with the options of --exact.
 EXACT = "Distances from the model's own distribution"
@@ -102,4 +103,4 @@ def sweep(
     draw(result, png)
     found["png"] = str(png)
     view.say(f"wrote {stored} and {png}", "dim")
-    view.document(found)
+    view.document(recorded(found))

@@ -14,6 +14,7 @@ from sedd_cli.cli import options as o
 from sedd_cli.cli.outcome import output, say_error
 from sedd_cli.cli.view.view import View
 from sedd_cli.errors import RequestError, WorkError
+from sedd_cli.system.software import recorded
 
 if TYPE_CHECKING:
     from sedd_cli.tables.definition import Table
@@ -90,7 +91,7 @@ def table(
     options = RunOptions(device, _seconds(budget), rel_error, tell=view.say)
     made = _run(view, asked, options) if asked and not dry_run else RunResult((), ())
     shown = summary(found, places, mini)
-    document = shown.to_dict() | made.to_dict()
+    document = recorded(shown.to_dict() | made.to_dict())
     if others := with_shipped(shown):
         document["shipped"] = others.to_dict()
     if markdown:

@@ -17,6 +17,7 @@ from sedd_cli.cli.outcome import output
 from sedd_cli.cli.processes import launch, launched
 from sedd_cli.cli.view.view import View
 from sedd_cli.errors import RequestError
+from sedd_cli.system.software import recorded
 
 if TYPE_CHECKING:
     from sedd_cli.recipe import Recipe
@@ -119,7 +120,7 @@ def train(
         if fresh:
             document["resume"] += f" --run-dir {shlex.quote(str(result.run))}"
         view.say(f"  {document['resume']}", "cyan")
-    view.document(document)
+    view.document(recorded(document))
     if result.interrupted:
         output.interrupted = ""  # the lines above have said what was saved
         raise KeyboardInterrupt

@@ -125,7 +125,7 @@ class Bf16Trial:
     blocks: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class LikelihoodResult:
     """Likelihoods of a model on a split, by protocol, with everything needed to repeat the measurement.
 
@@ -148,6 +148,11 @@ class LikelihoodResult:
     software: dict[str, str]
     device: str
     processes: int
+
+    def __repr__(self) -> str:
+        found = ((name, b.sign, b.bits_per_char, b.bits_per_char_error) for name, b in self.bounds.items())
+        bounds = ", ".join(f"{name} {sign} {bits:.3f} ± {error:.3f} bits/char" for name, sign, bits, error in found)
+        return f"LikelihoodResult({self.text.corpus} {self.text.split}: {bounds})"
 
     def to_dict(self) -> dict[str, Any]:
         """The document that `results/*.json` and `sedd eval --json` hold; keys that mean nothing are left out."""

@@ -2,53 +2,33 @@
 
 from __future__ import annotations
 
-import itertools
-
 import pytest
 import reference
 import torch
-import torch.nn.functional as F
 from support.toys import base, rate_matrix
 
 from sedd_cli.core.fast import KERNELS, kernels_of
-from sedd_cli.core.graphs import GRAPHS, Graph, Transition
+from sedd_cli.core.graphs import GRAPHS, Transition
 from sedd_cli.core.losses.score_entropy import score_entropy
 from sedd_cli.core.samplers.corrector import corrector_step
 from sedd_cli.core.samplers.denoise import decode_step, denoise_step
 from sedd_cli.core.samplers.euler import euler_step
 from sedd_cli.core.samplers.tweedie import tweedie_step
+from sedd_cli.testing.graphs import (
+    SIGMAS,
+    check_base,
+    check_generator,
+    check_perturb,
+    check_posteriors,
+    check_products,
+    check_transition,
+    derived,
+    rows,
+)
 
-F64 = {"dtype": torch.float64}
-SIGMAS = [1e-6, 1e-3, 0.05, 0.7, 4.0, 30.0]
 every_graph = pytest.mark.parametrize("name", GRAPHS)
 every_size = pytest.mark.parametrize("N", [2, 3, 7])
 every_sigma = pytest.mark.parametrize("sigma", SIGMAS)
-
-
-def derived(graph: Graph) -> Graph:
-    """A graph with the same generator that overrides nothing else."""
-
-    class Derived(Graph):
-        name = "derived"
-        states = graph.states
-        mask = graph.mask
-        rate = staticmethod(graph.rate)
-        log_score = staticmethod(graph.log_score)
-
-    return Derived(graph.vocab_size)
-
-
-def rows(graph: Graph, sigma: float, seed: int = 0):
-    """(x, x0, sigma, z) for every pair that the forward process can produce at an active x."""
-    pairs = [
-        (x, x0)
-        for x, x0 in itertools.product(range(graph.states), range(graph.vocab_size))
-        if graph.transition(torch.tensor([0.5], **F64), torch.tensor([x0]))[0, x] > 0
-        and bool(graph.active(torch.tensor([x])))
-    ]
-    x, x0 = torch.tensor(pairs).T
-    z = 2 * torch.randn(len(x), graph.states, generator=torch.Generator().manual_seed(seed), **F64)
-    return x, x0, torch.full((len(x),), sigma, **F64), z
 
 
 def equal(found: torch.Tensor, truth: torch.Tensor, rtol: float = 1e-9) -> None:
@@ -65,69 +45,28 @@ def test_the_columns_of_the_rate_are_those_of_the_papers_matrix(name, N):
 @every_graph
 @every_size
 def test_the_rate_is_a_generator(name, N):
-    rate = GRAPHS[name](vocab_size=N).rate_matrix
-    assert rate.dtype == torch.float64
-    assert float(rate.sum(0).abs().max()) < 1e-14 * max(1.0, float(rate.abs().max()))
-    assert bool((rate - rate.diagonal().diag() >= 0).all())
+    check_generator(GRAPHS[name](vocab_size=N))
 
 
 @every_graph
 @every_size
 @every_sigma
 def test_the_transition_is_the_matrix_exponential(name, N, sigma):
-    graph = GRAPHS[name](vocab_size=N)
-    level = torch.tensor(sigma, **F64)
-    truth = reference.transition(graph.rate_matrix, sigma)
-    torch.testing.assert_close(graph.transition_matrix(level), truth, rtol=1e-9, atol=1e-13)
-    if sigma < 10:  # its inverse: entries of e^sigma
-        eye = torch.eye(graph.states, **F64)
-        torch.testing.assert_close(graph.transition_matrix(-level) @ truth, eye, rtol=0, atol=1e-9)
+    check_transition(GRAPHS[name](vocab_size=N), sigma)
 
 
 @every_graph
 @every_size
 @every_sigma
 def test_rows_products_and_ratios_are_the_dense_ones(name, N, sigma):
-    graph = GRAPHS[name](vocab_size=N)
-    plain = derived(graph)
-    x, x0, level, z = rows(graph, sigma)
-    states = torch.arange(graph.states)
-    equal(graph.rate_into(states), plain.rate_into(states))
-    equal(
-        graph.transition_into(level[:1].expand(len(states)), states),
-        plain.transition_into(level[:1].expand(len(states)), states),
-    )
-    equal(graph.propagate(level, z), plain.propagate(level, z))
-    if sigma < 10:
-        equal(graph.propagate(-level, z), plain.propagate(-level, z))
-    used = graph.rate_into(x) > 0
-    equal(graph.log_ratio(level, x, x0)[used], plain.log_ratio(level, x, x0)[used])
-    equal(graph.reverse_rates(z, x), plain.reverse_rates(z, x))
-    assert graph.active(states).tolist() == plain.active(states).tolist()
-    equal(graph.active_share(level[:1]), plain.active_share(level[:1]))
+    check_products(GRAPHS[name](vocab_size=N), sigma)
 
 
 @every_graph
 @every_size
 @every_sigma
 def test_mean_scores_posteriors_and_what_scores_can_be_are_the_dense_ones(name, N, sigma):
-    graph = GRAPHS[name](vocab_size=N)
-    plain = derived(graph)
-    x, x0, level, z = rows(graph, sigma)
-    tokens = slice(None, N)  # no rate leads from MASK to a token
-    equal(graph.mean_score(z, level, x)[:, tokens], plain.mean_score(z, level, x)[:, tokens], 1e-7)
-    before = level / 3
-    p0 = F.one_hot(x0, N).double()
-    equal(graph.posterior(p0, before, level, x), plain.posterior(p0, before, level, x))
-    equal(graph.posterior(p0, before, level, x).sum(-1), torch.ones(len(x), **F64))
-    torch.testing.assert_close(
-        graph.posterior_kl(z, before, level, x, x0), plain.posterior_kl(z, before, level, x, x0), rtol=1e-6, atol=1e-9
-    )
-    if graph.mask is None:
-        torch.testing.assert_close(graph.prior_kl(level, x0), plain.prior_kl(level, x0), rtol=1e-6, atol=1e-14)
-    if not graph.masking:  # on absorbing, only MASK counts, where it is 1 at every position
-        equal(graph.largest_score(level[0]), plain.largest_score(level[0]), 1e-7)
-        equal(graph.normaliser(z, level), plain.normaliser(z, level))
+    check_posteriors(GRAPHS[name](vocab_size=N), sigma)
 
 
 @every_graph
@@ -135,24 +74,14 @@ def test_mean_scores_posteriors_and_what_scores_can_be_are_the_dense_ones(name, 
 def test_the_base_distribution_is_that_of_infinite_noise(name, N):
     graph = GRAPHS[name](vocab_size=N)
     equal(graph.base(), base(name, N))
-    u = (torch.arange(1000, **F64) + 0.5)[None] / 1000
-    found = torch.bincount(graph.sample_base(u)[0], minlength=graph.states)
-    wanted = torch.bincount(derived(graph).sample_base(u)[0], minlength=graph.states)
-    assert (found - wanted).abs().max() <= 1
+    check_base(graph)
 
 
 @every_graph
 @every_size
 @every_sigma
 def test_perturb_follows_the_transition(name, N, sigma):
-    graph, cells = GRAPHS[name](vocab_size=N), 3000
-    u = (torch.arange(cells, **F64) + 0.5)[None] / cells
-    for x0 in range(N):
-        for one in (graph, derived(graph)):
-            x = one.perturb(torch.full((1, cells), x0), torch.tensor([sigma], **F64), u)
-            share = torch.bincount(x[0], minlength=graph.states).double() / cells
-            truth = graph.transition(torch.tensor([sigma], **F64), torch.tensor([x0]))[0]
-            torch.testing.assert_close(share, truth, rtol=0, atol=4 / cells)
+    check_perturb(GRAPHS[name](vocab_size=N), sigma)
 
 
 @pytest.mark.parametrize("name", KERNELS)

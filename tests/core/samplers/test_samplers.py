@@ -29,41 +29,12 @@ from sedd_cli.core.schedules import SCHEDULES, Schedule
 from sedd_cli.core.score import ScoreModel
 from sedd_cli.models.dit import DiT
 from sedd_cli.models.shape import DiTConfig
-
-INTERVALS = [(1.0, 0.75), (0.6, 0.55), (0.3, 0.001), (1e-3, 1e-5)]
-
-
-def law(jump, x: torch.Tensor) -> torch.Tensor:
-    """[..., S] probabilities of a jump: stay or leave, and where to."""
-    share = jump.weights.double() / jump.weights.double().sum(-1, keepdim=True).clamp(min=1e-300)
-    p = jump.move_probability[..., None] * share
-    return p.scatter_add(-1, x[..., None], 1 - jump.move_probability[..., None])
-
-
-def step_law(sampler: str, model, x: torch.Tensor, t: float, s: float) -> torch.Tensor:
-    """What one step of the package does to x [M, L]: probabilities [M, L, S]."""
-    times = [torch.full((len(x),), moment, dtype=torch.float64) for moment in (t, s)]
-    back = float(SAMPLERS[sampler]().remask_probability(model, *times)[0])
-    log_score = model.log_score(x, model.schedule(times[0])[0])
-    flat = [value.flatten(0, 1) for value in (log_score, x)]
-    t, s = (value.repeat_interleave(x.shape[1]) for value in times)
-    found = law(SAMPLERS[sampler]().transition(model, flat[0], flat[1], t, s), flat[1]).unflatten(0, x.shape)
-    if back and model.graph.mask is not None:  # what the network has no say in
-        kept = torch.nn.functional.one_hot(x, N + 1).double() * (1 - back)
-        kept[..., N] = back
-        found = torch.where(model.graph.active(x)[..., None], found, kept)
-    return found
+from sedd_cli.testing.problems import INTERVALS, law, rounding, step_law
 
 
 def dense_step(sampler: str, Q, score, noise, x: torch.Tensor, t: float, s: float) -> torch.Tensor:
     step = reference.Interval.between(schedule(noise), t, s)
     return reference.sampler_step(sampler, Q, x, score(x, step.sigma), step)
-
-
-def rounding(Q: torch.Tensor, noise, t: float, s: float) -> float:
-    """What both sides may differ by: 2^-52 of the entries of exp(-delta_sigma Q), as large as its spectrum allows."""
-    reach = float(-torch.linalg.eigvals(Q).real.min())
-    return 1e-12 + 4 * 2.0**-52 * math.exp(reach * (noise.sigma(t) - noise.sigma(s)))
 
 
 @dataclass(frozen=True)
@@ -88,7 +59,7 @@ def test_one_step_is_the_dense_step(name, noise, sampler, spread):
     score = reference.wrong_score(p0, Q, spread)
     x = reference.sequences(graph.states, 2)
     for t, s in INTERVALS:
-        mine = step_law(sampler, score_model(graph, noise, score), x, t, s)
+        mine = step_law(SAMPLERS[sampler](), score_model(graph, noise, score), x, t, s)
         dense = dense_step(sampler, Q, score, noise, x, t, s)
         torch.testing.assert_close(mine, dense, rtol=1e-9, atol=rounding(Q, noise, t, s))
 
@@ -114,7 +85,7 @@ def test_tweedie_is_the_exact_posterior_of_a_single_token(name, noise):
     model = score_model(graph, noise, reference.exact_score(p0, Q))
     x = torch.arange(graph.states)[:, None]
     for t, s in INTERVALS:
-        mine = step_law("tweedie", model, x, t, s)[:, 0]
+        mine = step_law(SAMPLERS["tweedie"](), model, x, t, s)[:, 0]
         truth = torch.stack([reference.reverse_posterior(p0, Q, noise.sigma(s), noise.sigma(t), row) for row in x])
         torch.testing.assert_close(mine, truth, rtol=1e-9, atol=rounding(Q, noise, t, s))
 
@@ -124,7 +95,9 @@ def test_euler_is_not_exact_for_a_single_token_except_on_loglinear_masks():
         graph, Q, p0 = world(name, L=1)
         schedule = SCHEDULES[noise]()
         x = torch.arange(graph.states)[:, None]
-        mine = step_law("euler", score_model(graph, schedule, reference.exact_score(p0, Q)), x, 0.9, 0.5)[:, 0]
+        mine = step_law(SAMPLERS["euler"](), score_model(graph, schedule, reference.exact_score(p0, Q)), x, 0.9, 0.5)[
+            :, 0
+        ]
         sigmas = schedule.sigma(0.5), schedule.sigma(0.9)
         return max(
             float((mine[i] - reference.reverse_posterior(p0, Q, *sigmas, x[i])).abs().max()) for i in range(len(x))
@@ -143,7 +116,7 @@ def test_on_loglinear_masks_euler_is_tweedie(spread):
     score = reference.wrong_score(p0, Q, spread)
     model, x = score_model(graph, SCHEDULES["loglinear"](), score), torch.tensor([[N, N], [N, 1], [2, N], [0, 2]])
     for t, s in INTERVALS:
-        euler, tweedie = (step_law(name, model, x, t, s) for name in ("euler", "tweedie"))
+        euler, tweedie = (step_law(SAMPLERS[name](), model, x, t, s) for name in ("euler", "tweedie"))
         torch.testing.assert_close(euler, tweedie, rtol=1e-10, atol=1e-12)
         z = model.net.hidden(x, torch.full((4,), model.schedule.sigma(t), dtype=torch.float64))[..., :N]
         move_probability = ((z.logsumexp(-1) - math.log(N)).exp() * (t - s) / t).clamp(max=1)

@@ -1,10 +1,16 @@
-"""The forward process of small state spaces: rate matrices, schedules, distributions over sequences, scores."""
+"""The forward process of small state spaces: rate matrices, schedules, distributions over sequences, scores.
+
+Slow, obvious truths, which import nothing of the package: dense matrices, enumeration, loops. `Q[y, x]` is the rate
+from state x into state y, so columns sum to zero and `P[y, x0] = p(y | x0)`. A distribution over sequences of length L
+is a tensor with L axes of S states each.
+"""
 
 from __future__ import annotations
 
 import itertools
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import lru_cache
 
 import torch
@@ -32,7 +38,7 @@ def rate_matrix(graph: str, N: int) -> torch.Tensor:
         Q = rate_matrix("absorbing", N)
         Q[:N, :N] += 0.2 * rate_matrix("uniform", N)
         return Q
-    raise ValueError(f"no dense rate matrix is written for graph {graph!r} in tests/reference/process.py")
+    raise ValueError(f"no dense rate matrix is written for graph {graph!r} in testing/reference.py")
 
 
 def base(graph: str, N: int) -> torch.Tensor:
@@ -41,7 +47,7 @@ def base(graph: str, N: int) -> torch.Tensor:
         return torch.tensor([0.0] * N + [1.0], dtype=torch.float64)
     if graph == "uniform":
         return torch.full((N,), 1.0 / N, dtype=torch.float64)
-    raise ValueError(f"no p_base is written for graph {graph!r} in tests/reference/process.py")
+    raise ValueError(f"no p_base is written for graph {graph!r} in testing/reference.py")
 
 
 def limit(Q: torch.Tensor) -> torch.Tensor:
@@ -117,7 +123,7 @@ def diffuse(p0: torch.Tensor, Q: torch.Tensor, sigma: float) -> torch.Tensor:
     """p_sigma: the transition applied to every axis of p0."""
     P, p = transition(Q, sigma), p0
     for axis in range(p0.dim()):
-        p = torch.movedim(torch.tensordot(P, p, dims=([1], [axis])), 0, axis)
+        p = torch.movedim(torch.tensordot(P, p.movedim(axis, 0), dims=1), 0, axis)
     return p
 
 
@@ -168,3 +174,48 @@ def clamped_score(score: Score, low: float, high: float, scaled: bool) -> Score:
         return (factor * score(x, level)).scatter(-1, x[..., None], 1.0)
 
     return clamped
+
+
+def clean_posterior(p0: torch.Tensor, Q: torch.Tensor, N: int) -> Score:
+    """p(x0_i = y | x_sigma = x) of the data distribution: x [M, L], sigma → [M, L, N], by enumeration of x0."""
+    L = p0.dim()
+    clean = sequences(N, L)
+    weight = torch.stack([p0[tuple(row)] for row in clean])
+
+    def posterior(x: torch.Tensor, sigma: float) -> torch.Tensor:
+        P = transition(Q, sigma)
+        likelihood = torch.stack(
+            [weight * torch.stack([P[row[i], clean[:, i]] for i in range(L)]).prod(0) for row in x]
+        )
+        joint = likelihood / likelihood.sum(1, keepdim=True)
+        found = [[joint[:, clean[:, i] == y].sum(1) for y in range(N)] for i in range(L)]
+        return torch.stack([torch.stack(each, -1) for each in found], 1)
+
+    return posterior
+
+
+@dataclass(frozen=True)
+class Oracle:
+    """A network whose output is a given score.
+
+    tokens: N if the graph adds the factor 1/(N expm1 sigma) to the output, else None.
+    """
+
+    score: Score
+    tokens: int | None = None
+
+    def hidden(self, x: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
+        parts = []
+        for level in sigma.unique().tolist():
+            rows = sigma == level
+            part = self.score(x[rows], level).log()
+            if self.tokens is not None:
+                part = part + math.log(math.expm1(level)) + math.log(self.tokens)
+            parts.append((rows, part))
+        z = parts[0][1].new_empty(*x.shape, parts[0][1].shape[-1])
+        for rows, part in parts:
+            z[rows] = part
+        return z
+
+    def head(self, hidden: torch.Tensor) -> torch.Tensor:
+        return hidden

@@ -1,0 +1,157 @@
+"""The path of someone with parts of their own: train, sample, measure, resume, export; and what is said on the way."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+
+import pytest
+import yaml
+from support.outside import PARTS, nothing_imported
+
+from sedd_cli import load_model
+from sedd_cli.checkpoints import checkpoint
+from sedd_cli.recipe.outside import import_parts
+
+
+@pytest.fixture(scope="module")
+def place(workplace, tmp_path_factory) -> Path:
+    """A folder with the parts and a recipe that needs them."""
+    folder = tmp_path_factory.mktemp("own")
+    (folder / "my_parts.py").write_text(PARTS)
+    data = yaml.safe_load((workplace / "tiny.yaml").read_text())
+    data |= {"name": "own", "noise": "constant", "sampler": {"name": "frozen_rates", "steps": 4}}
+    (folder / "own.yaml").write_text(yaml.safe_dump(data))
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def _here(place, monkeypatch):
+    monkeypatch.chdir(place)
+
+
+@pytest.fixture
+def own(sedd):
+    """The command line, each time in a process that has imported nothing yet."""
+
+    def call(*words, parts="my_parts.py"):
+        with nothing_imported():
+            return sedd(*words, *(["--import", parts] if parts else []))
+
+    return call
+
+
+@pytest.fixture
+def run(own, place) -> Path:
+    if not (place / "runs" / "own" / "latest").is_file():
+        done = own("train", "own.yaml", "--device", "cpu")
+        assert done.code == 0, done.err
+        assert "sedd sample --model runs/own -n 3 --import my_parts.py" in done.err
+    return place / "runs" / "own"
+
+
+def test_without_the_file_nothing_begins_and_the_line_says_how_to_give_it(own, place):
+    done = own("train", "own.yaml", parts=None)
+    assert done.code == 2
+    assert "unknown noise 'constant'" in done.err
+    assert "--import FILE" in done.err
+    assert own("sample", "--sampler", "frozen_rates", parts=None).code == 2
+
+
+@pytest.mark.slow
+def test_the_whole_way(own, run, place):
+    stored = yaml.safe_load((run / "checkpoints" / "step-12" / "recipe.yaml").read_text())
+    assert stored["parts"]["noise constant"]["source"] == "my_parts.py"
+    sampled = own("sample", "--model", run, "-n", "1", "--json", "--device", "cpu")
+    assert json.loads(sampled.out)["samples"][0]["sampler"] == "frozen_rates"
+    other = own("sample", "--model", run, "-n", "1", "--sampler", "frozen-rates", "--steps", "2", "--json")
+    assert json.loads(other.out)["samples"][0]["steps"] == 2
+    assert own("eval", "--model", run, "--json", "--rel-error", "0.5").code == 0
+    assert own("infill", "--model", run, "--template", "the [MASK:3]", "-q").code == 0
+    assert own("status", run).code == 0
+    assert own("inspect", run).code in (0, 1)
+    longer = own("train", run, "train.steps=14", "--no-report")
+    assert longer.code == 0
+    assert checkpoint.latest(run).step == 14
+    assert own("export", run, "--to", "exported").code == 0
+    assert "--import my_parts.py" in (place / "exported" / "README.md").read_text()
+    assert own("sample", "--model", "exported", "-n", "1", "-q").code == 0
+    for words in (["sample", "--model", run], ["status", run], ["train", run], ["sample", "--model", "exported"]):
+        refused = own(*words, parts=None)
+        assert refused.code == 2
+        assert "is of my_parts.py (sha256" in refused.err
+        assert "give it with --import my_parts.py" in refused.err
+
+
+@pytest.mark.slow
+def test_a_file_that_changed_is_said_recorded_and_makes_another_fingerprint(own, run, place):
+    parts, before = place / "my_parts.py", (place / "my_parts.py").read_text()
+    copy = place / "copied"
+    shutil.copytree(run, copy)
+
+    def fingerprint() -> str:
+        with nothing_imported():
+            import_parts("my_parts.py")
+            return load_model(copy, "cpu").fingerprint
+
+    first = fingerprint()
+    parts.write_text(before + "# changed\n")
+    try:
+        steps = checkpoint.latest(copy).step + 1
+        with warnings.catch_warnings():
+            warnings.simplefilter("always")
+            sampled = own("sample", "--model", copy, "-n", "1", "-q")
+            assert fingerprint() != first
+            trained = own("train", copy, f"train.steps={steps}", "--no-report")
+        for done in (sampled, trained):
+            assert done.code == 0
+            assert "warning: noise constant has changed" in done.err
+        assert own("sample", "--model", copy, "-n", "1", "-q").code == 0  # the new file is recorded: no warning
+    finally:
+        parts.write_text(before)
+        shutil.rmtree(copy)
+
+
+def test_help_names_the_parts(own):
+    shown = own("sample", "--help", parts=None).out
+    assert "frozen-rates" not in shown
+    with_parts = own("sample", "--import", "my_parts.py", "--help", parts=None).out
+    assert "frozen-rates" in with_parts
+    assert "noise constant" in " ".join(with_parts.replace("│", " ").split())
+
+
+@pytest.mark.parametrize("command", ["train", "eval", "sample", "infill", "mauve", "judge", "sweep", "bench loss"])
+def test_every_command_takes_it(own, command):
+    refused = own(*command.split(), parts="no_such_file.py")
+    assert refused.code == 2
+    assert "--import no_such_file.py: there is no such file" in refused.err
+
+
+@pytest.mark.slow
+def test_under_torchrun_every_process_imports_it_and_a_change_is_said_once(place, workplace):
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    command = [*launcher, "-m", "sedd_cli", "train", "own.yaml", "--import", "my_parts.py", "--run-dir", "runs/two"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
+
+    def go(*more: str) -> str:
+        done = subprocess.run(
+            [*command, "--device", "cpu", "--no-report", *more],
+            env=environment, cwd=place, capture_output=True, text=True, timeout=300,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        return done.stderr
+
+    go()
+    parts, before = place / "my_parts.py", (place / "my_parts.py").read_text()
+    parts.write_text(before + "# changed\n")
+    try:
+        said = go("train.steps=14")
+    finally:
+        parts.write_text(before)
+    assert said.count("warning: noise constant has changed") == 1
+    assert checkpoint.latest(place / "runs" / "two").step == 14
