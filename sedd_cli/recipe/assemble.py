@@ -39,9 +39,9 @@ def check_recipe(recipe: Recipe, report: bool = True) -> None:
     Raises:
         RequestError: Names the key, and the value to set.
     """
-    graph = make_graph(recipe, max(2, expected_vocab_size(recipe.data.tokenizer) or 2))
     corpus = CORPORA.get(recipe.data.corpus)
-    check_order(graph, recipe.data.tokenizer or (corpus.tokenizer if corpus else None))
+    check_order(recipe.graph.make(vocab_size=2), recipe.data.tokenizer or (corpus.tokenizer if corpus else None))
+    graph = make_graph(recipe, max(2, expected_vocab_size(recipe.data.tokenizer) or 2))
     _check_embedding(recipe)
     try:
         recipe.noise.make().check(graph)
