@@ -23,7 +23,16 @@ from sedd_cli.checkpoints import hub
 from sedd_cli.checkpoints.load import open_model
 from sedd_cli.checkpoints.loaded_model import LoadedModel
 from sedd_cli.checkpoints.model_card import RESULTS, ModelCard, results_of
-from sedd_cli.checkpoints.published import CONFIG, OURS, RECIPE, TOKENIZER, WEIGHTS, config_of
+from sedd_cli.checkpoints.published import (
+    CONFIG,
+    OURS,
+    PUBLISHED_GRAPHS,
+    PUBLISHED_SCHEDULES,
+    RECIPE,
+    TOKENIZER,
+    WEIGHTS,
+    config_of,
+)
 from sedd_cli.checkpoints.tensors import check_finite
 from sedd_cli.core.random import BASE, Stream
 from sedd_cli.errors import RequestError, WorkError
@@ -124,6 +133,12 @@ def export(model: LoadedModel, options: ExportOptions) -> Generator[Event, None,
     config = config_of(model.graph, model.schedule, model.net.config)
     if config["noise"].get("eps", PUBLISHED_EPS) != PUBLISHED_EPS:
         yield Warn(f"noise.eps is {config['noise']['eps']}: the published code always uses {PUBLISHED_EPS}")
+    for key, name, known in (
+        ("graph", model.graph.name, PUBLISHED_GRAPHS.values()),
+        ("noise", model.schedule.name, PUBLISHED_SCHEDULES),
+    ):
+        if name not in known:
+            yield Warn(f"the published code has no {key} {name}: only sedd reads this export")
     if model.tokenizer is None:
         why = f"{model.tokenizer_source}'s files are not available" if model.tokenizer_source else "none is named"
         yield Warn(f"no tokenizer is exported: {why}")
@@ -169,7 +184,10 @@ def _push(
 
 def _local_paths(model: LoadedModel) -> Iterator[tuple[str, str]]:
     if model.recipe is not None:
-        for key, value in (("data.corpus", model.recipe.data.corpus), ("init_from", model.recipe.init_from)):
+        recipe = model.recipe
+        embedding = recipe.graph.options.get("embedding")
+        named = ("data.corpus", recipe.data.corpus), ("init_from", recipe.init_from), ("graph.embedding", embedding)
+        for key, value in named:
             if value is not None and Path(value).is_absolute():
                 yield key, value
 

@@ -10,9 +10,11 @@ import torch
 from support.jobs import completed
 
 import sedd_cli
+from sedd_cli.checkpoints.export import ExportOptions, export
 from sedd_cli.checkpoints.load import open_model
 from sedd_cli.errors import RequestError
 from sedd_cli.recipe import load_recipe
+from sedd_cli.system.events import Warn
 from sedd_cli.training.train import TrainOptions, train
 
 NEIGHBOURS = ("graph=nearest_neighbour", "noise=geometric")
@@ -70,7 +72,27 @@ def test_frequencies_of_the_text_make_the_schedule(workplace, tmp_path):
     assert run(workplace, tmp_path, "graph=uniform", "noise=mutual_information", "train.steps=6").finished
 
 
+@pytest.mark.parametrize(
+    ("changes", "lacks"),
+    [
+        (NEIGHBOURS, "graph nearest_neighbour"),
+        (("graph=uniform", "noise=mutual_information"), "noise mutual_information"),
+        (("graph=hybrid", "noise=cosine"), "noise cosine"),
+    ],
+)
+def test_an_export_is_the_same_model_and_says_who_reads_it(workplace, tmp_path, changes, lacks):
+    run(workplace, tmp_path / "run", *changes, "train.steps=6")
+    model = open_model(tmp_path / "run", "cpu")
+    events, _ = completed(export(model, ExportOptions(tmp_path / "out")))
+    warned = [one.text for one in events if isinstance(one, Warn)]
+    assert f"the published code has no {lacks}: only sedd reads this export" in warned
+    (tmp_path / "out" / "recipe.yaml").unlink()  # config.json alone determines the model
+    again = open_model(tmp_path / "out", "cpu")
+    assert (again.graph, again.schedule) == (model.graph, model.schedule)
+    assert again.fingerprint == model.fingerprint
+
+
 def test_words_have_no_order(workplace, tmp_path):
-    with pytest.raises(RequestError, match=r"needs tokens in an order, and the ids of the tokenizer 'bpe:300' have none"):
+    with pytest.raises(RequestError, match="the ids of the tokenizer 'bpe:300' have none"):
         run(workplace, tmp_path, "graph=gaussian", "noise=geometric", "data.tokenizer=bpe:300")
     assert not any(tmp_path.iterdir())
