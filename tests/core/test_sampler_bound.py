@@ -43,8 +43,9 @@ def test_the_bound_is_the_enumerated_one_and_lies_above_the_truth(name, noise, s
         )
         found = estimates(model, stepper, x0)
         # fixed seed: a correct implementation leaves five standard errors with one x0 in a million; paths of a
-        # probability below 1e-4 are hardly drawn
-        assert float(found.mean()) == pytest.approx(exact, abs=5 * float(found.std()) / math.sqrt(DRAWS) + 1e-4)
+        # probability below 1e-4 are hardly drawn, and may differ by as much as the bound is large
+        rare = 1e-4 * max(1.0, exact / 20)
+        assert float(found.mean()) == pytest.approx(exact, abs=5 * float(found.std()) / math.sqrt(DRAWS) + rare)
         assert exact > -math.log(law[tuple(x0)]) - 1e-9
         bounds.append(exact)
     assert sum(math.exp(-bound) for bound in bounds) < 1 + 1e-9

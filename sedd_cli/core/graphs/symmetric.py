@@ -1,7 +1,8 @@
 """Graphs with symmetric rates, such as those between neighbours: Q is doubly stochastic, and p_base is uniform.
 
-Rates are scaled so that the slowest mode of the process decays as e^{−σ}, as every mode of the uniform graph does: the
-schedules then end as near to p_base as there. exp(sigma·Q) is prepared once a run, in three forms:
+Rates are scaled so that the token that is left fastest is left at rate 1, as on the other graphs. The slowest mode of
+the process decays the more slowly the narrower the neighbourhood: such graphs need more noise than `uniform`.
+exp(sigma·Q) is prepared once a run, in three forms:
 
 * up to some noise the sum of `exponential` over powers of I + Q/c, all of them positive, as one product of matrices;
 * above it, where no probability is small any more, from the eigenvectors of Q;
@@ -51,12 +52,12 @@ class Symmetric(Graph):
         """Q, the rates of its modes in increasing order, the first of them 0, and its eigenvectors."""
         self._check_dense()
         rates = self.weights().fill_diagonal_(0.0)
+        rates = rates / rates.sum(0).max()
         Q = rates - rates.sum(0).diag()
         values, vectors = torch.linalg.eigh(-Q)
         if not values[1] > 1e-9 * values[-1]:
             raise ValueError(f"the graph {self.name!r} falls into parts: no token of one becomes a token of the other")
-        rates = rates / values[1]
-        return rates - rates.sum(0).diag(), values / values[1], vectors  # columns of Q sum to 0 up to rounding
+        return Q, values, vectors
 
     @cached_property
     def rate_matrix(self) -> Tensor:

@@ -32,13 +32,11 @@ def plain(graph: Graph) -> Graph:
 
 
 @every_one
-def test_rates_are_symmetric_and_the_slowest_mode_decays_as_that_of_the_uniform_graph(graph):
+def test_rates_are_symmetric_and_the_fastest_is_1(graph):
     Q = graph.rate_matrix
     torch.testing.assert_close(Q, Q.T, rtol=0, atol=0)
     assert float(Q.sum(0).abs().max()) < 1e-12
-    modes = torch.linalg.eigvalsh(-Q)
-    assert modes[0].abs() < 1e-12
-    assert float(modes[1]) == pytest.approx(1.0, abs=1e-12)
+    assert float(Q.diagonal().min()) == pytest.approx(-1.0, abs=1e-14)
 
 
 @pytest.mark.parametrize("beta", [1.0, 0.1])
