@@ -56,7 +56,12 @@ def mean_over_noise(draw, graph, Q, x0, sigma_of, edges) -> float:
 def paper_mean(model, Q, x0) -> float:
     draw = partial(paper_bound, model)
     return mean_over_noise(
-        draw, model.graph, Q, x0, lambda v: model.schedule.sigma(T_MIN + (1 - T_MIN) * v), [0, 0.01, 0.1, 0.5, 0.8, 0.97, 1]
+        draw,
+        model.graph,
+        Q,
+        x0,
+        lambda v: model.schedule.sigma(T_MIN + (1 - T_MIN) * v),
+        [0, 0.01, 0.1, 0.5, 0.8, 0.97, 1],
     )
 
 
