@@ -86,6 +86,11 @@ class Symmetric(Graph):
     def _device_copies(self) -> dict[torch.device, tuple[Tensor, Tensor, Modes]]:
         return {}
 
+    @cached_property
+    def _held(self) -> list[Tensor]:
+        """The noise levels and the matrices of the last call of `_again`."""
+        return []
+
     def _on(self, device: torch.device) -> tuple[Tensor, Tensor, Modes]:
         """Q, the powers and the modes on a device."""
         if device not in self._device_copies:
@@ -128,13 +133,20 @@ class Symmetric(Graph):
         levels, which = sigma.double().unique(return_inverse=True)
         at_once = max(1, BLOCK // self.states**2)
         if len(levels) <= at_once:
-            return self.transition_matrix(levels)[which, x]  # rows of a symmetric matrix
+            return self._again(levels)[which, x]  # rows of a symmetric matrix
         found = torch.empty(*x.shape, self.states, dtype=torch.float64, device=x.device)
         for first in range(0, len(levels), at_once):
             matrices = self.transition_matrix(levels[first : first + at_once])
             here = (which >= first) & (which < first + at_once)
             found[here] = matrices[which[here] - first, x[here]]
         return found
+
+    def _again(self, levels: Tensor) -> Tensor:
+        """`transition_matrix`; those of the last call are kept, since a loss needs what its corruption was drawn by."""
+        held = self._held
+        if not held or held[0].device != levels.device or not torch.equal(held[0], levels):
+            held[:] = levels, self.transition_matrix(levels)
+        return held[1]
 
     def transition_into(self, sigma: Tensor, x: Tensor) -> Tensor:
         return self.transition(per_position(sigma, x).expand(x.shape), x)
