@@ -12,6 +12,7 @@ from sedd_cli.checkpoints.run_directory import MAY_CHANGE, RunDir
 from sedd_cli.errors import DamageError, RequestError, WorkError
 from sedd_cli.recipe import Recipe, differences, load_recipe
 from sedd_cli.recipe.learning_rate import common_steps, steps_before_decay
+from sedd_cli.recipe.measure import as_measured
 from sedd_cli.system.files import write_whole
 
 #: Keys that may change where the steps taken so far stay the same.
@@ -56,6 +57,7 @@ def find_start(run: RunDir, recipe: Recipe, extend: bool = False) -> Start:
             raise RequestError(f"--extend: {run.path} has no checkpoint to go on from")
         return Start(recipe)
     stored = _recipe_of(latest)
+    recipe = as_measured(recipe, stored)
     if extend:
         recipe = _extended(run, latest, stored, recipe)
     lines = _differences(run, stored, recipe)

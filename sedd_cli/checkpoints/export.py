@@ -166,7 +166,10 @@ def _push(
 
 def _local_paths(model: LoadedModel) -> Iterator[tuple[str, str]]:
     if model.recipe is not None:
-        for key, value in (("data.corpus", model.recipe.data.corpus), ("init_from", model.recipe.init_from)):
+        recipe = model.recipe
+        embedding = recipe.graph.options.get("embedding")
+        named = ("data.corpus", recipe.data.corpus), ("init_from", recipe.init_from), ("graph.embedding", embedding)
+        for key, value in named:
             if value is not None and Path(value).is_absolute():
                 yield key, value
 

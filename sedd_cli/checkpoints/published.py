@@ -11,6 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from sedd_cli.checkpoints.loaded_model import LoadedModel
@@ -116,13 +117,20 @@ def parts_of(config: Any, where: str) -> tuple[Graph, Schedule, DiTConfig]:
     kind, tokens = _get(config, "graph.type", str, where), _get(config, "tokens", int, where)
     if not 1 <= tokens <= MOST_TOKENS:
         raise RequestError(f"{where}: tokens must lie between 1 and {MOST_TOKENS:,}, found {displayed(tokens)}")
-    if kind not in PUBLISHED_GRAPHS:
-        raise RequestError(f"{where}: graph.type must be one of {', '.join(PUBLISHED_GRAPHS)}, found {displayed(kind)}")
+    kinds = {**PUBLISHED_GRAPHS, **{name: name for name in our_graphs()}}
+    if kind not in kinds:
+        raise RequestError(f"{where}: graph.type must be one of {', '.join(kinds)}, found {displayed(kind)}")
     scale = _get(config, "model.scale_by_sigma", bool, where)
     options = {"scale_by_sigma": scale} if kind == "absorb" else {}
     if scale and not options:
         raise RequestError(f"{where}: model.scale_by_sigma must be false with graph.type {displayed(kind)}")
-    graph = build(GRAPHS[PUBLISHED_GRAPHS[kind]], options, where, vocab_size=tokens)
+    if kind not in PUBLISHED_GRAPHS:
+        options = {key: value for key, value in config["graph"].items() if key != "type"}
+    graph = build(GRAPHS[kinds[kind]], options, f"{where}: graph", vocab_size=tokens)
+    try:
+        graph.active(torch.tensor([0]))
+    except ValueError as error:
+        raise RequestError(f"{where}: graph: {error}") from None
     schedule = _get(config, "noise.type", str, where)
     if schedule not in SCHEDULES:
         raise RequestError(f"{where}: noise.type must be one of {', '.join(SCHEDULES)}, found {displayed(schedule)}")
@@ -138,15 +146,22 @@ def parts_of(config: Any, where: str) -> tuple[Graph, Schedule, DiTConfig]:
     return graph, schedule, build(DiTConfig, shape, f"{where}: model")
 
 
+def our_graphs() -> list[str]:
+    """The graphs of recipes that the published code lacks; in its layout, sedd alone reads them."""
+    return [name for name in GRAPHS if name not in PUBLISHED_GRAPHS.values()]
+
+
 def config_of(graph: Graph, schedule: Schedule, net: DiTConfig) -> dict[str, Any]:
     """The published configuration of a model: the inverse of `parts_of`."""
     published = {ours: theirs for theirs, ours in PUBLISHED_GRAPHS.items()}
-    if graph.name not in published:
-        raise RequestError(f"the published layout holds the graphs {', '.join(published)}, not {graph.name!r}")
+    if graph.name not in (*published, *our_graphs()):
+        raise RequestError(f"the published layout holds graphs that a recipe names, not {graph.name!r}")
+    own = {} if graph.name in published else dataclasses.asdict(graph)
+    own.pop("vocab_size", None)
     shape = {key: getattr(net, key) for key in (*SHAPE, "dropout")}
     return {
         "tokens": graph.vocab_size,
-        "graph": {"type": published[graph.name]},
+        "graph": {"type": published.get(graph.name, graph.name), **own},
         "noise": {"type": schedule.name, **dataclasses.asdict(schedule)},
         "model": {"type": "ddit", **shape, "scale_by_sigma": getattr(graph, "scale_by_sigma", False)},
     }

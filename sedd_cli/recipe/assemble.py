@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 
 from sedd_cli.core.graphs import Graph
 from sedd_cli.core.losses import Objective
-from sedd_cli.data.corpora import SPLITS
+from sedd_cli.data.corpora import CORPORA, SPLITS
+from sedd_cli.data.statistics import read_embedding
+from sedd_cli.data.tokenizers import Tokenizer, may_be_ordered
 from sedd_cli.errors import RequestError
 from sedd_cli.models.dit import DiT
 from sedd_cli.models.precision import autocast_dtype
@@ -35,7 +39,14 @@ def check_recipe(recipe: Recipe, report: bool = True) -> None:
     Raises:
         RequestError: Names the key, and the value to set.
     """
+    corpus = CORPORA.get(recipe.data.corpus)
+    check_order(recipe.graph.make(vocab_size=2), recipe.data.tokenizer or (corpus.tokenizer if corpus else None))
     graph = make_graph(recipe, max(2, expected_vocab_size(recipe.data.tokenizer) or 2))
+    _check_embedding(recipe)
+    try:
+        recipe.noise.make().check(graph)
+    except ValueError as error:
+        raise RequestError(f"noise: {error}") from None
     objective, sampler = _checked_objective(recipe, graph), recipe.sampler.make()
     if not objective.causal:  # an autoregressive model is sampled from left to right, whatever the recipe's sampler
         try:
@@ -56,6 +67,33 @@ def check_recipe(recipe: Recipe, report: bool = True) -> None:
             raise RequestError(
                 f"report.infill.length must lie between 1 and model.length ({recipe.model.length}), "
                 f"found {infill.length}"
+            )
+
+
+def check_order(graph: Graph, tokenizer: Tokenizer | str | None) -> None:
+    """RequestError where the graph needs tokens in an order and those of the tokenizer, or of that name, have none."""
+    if not graph.ordered or tokenizer is None:
+        return
+    spec, known = (
+        (tokenizer, may_be_ordered(tokenizer))
+        if isinstance(tokenizer, str)
+        else (tokenizer.spec, tokenizer.order is not None)
+    )
+    if not known:
+        raise RequestError(
+            f"graph: {graph.name} needs tokens in an order, and the ids of the tokenizer {spec!r} have none: set "
+            "data.tokenizer=char (in the order of code points) or byte (of values), or graph=nearest_neighbour"
+        )
+
+
+def _check_embedding(recipe: Recipe) -> None:
+    """RequestError where a graph that is still to be measured names a file that holds no embedding of its tokens."""
+    options, size = recipe.graph.options, expected_vocab_size(recipe.data.tokenizer)
+    if (file := options.get("embedding")) and not options["edges"]:
+        rows = len(read_embedding(Path(file)))
+        if size is not None and rows != size:
+            raise RequestError(
+                f"graph.embedding: {file} has {rows:,} rows, the tokenizer {recipe.data.tokenizer} {size:,} tokens"
             )
 
 

@@ -9,6 +9,7 @@ from sedd_cli.checkpoints.run_directory import MAY_CHANGE
 from sedd_cli.errors import DamageError, RequestError
 from sedd_cli.recipe import differences, load_recipe
 from sedd_cli.recipe.build import to_data
+from sedd_cli.recipe.measure import as_measured
 from sedd_cli.system.digests import digest
 from sedd_cli.system.documents import read_json
 from sedd_cli.system.files import write_whole
@@ -87,7 +88,8 @@ def run_state(run: RowRun) -> tuple[State, str]:
     # the sampler of the recipe matters only if the row generates text
     generates = any(column.uses for column in run.columns)
     harmless = tuple(key for key in MAY_CHANGE if key != "sampler." or not generates)
-    changed = [line for line in differences(stored.to_data(), recipe.to_data()) if not line.startswith(harmless)]
+    wanted = as_measured(recipe, stored).to_data()
+    changed = [line for line in differences(stored.to_data(), wanted) if not line.startswith(harmless)]
     if changed:
         return "other", (
             f"{folder} is not counted: made with another recipe ({'; '.join(changed)}); "

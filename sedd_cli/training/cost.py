@@ -23,6 +23,8 @@ from sedd_cli.training.state import BYTES_A_PARAMETER
 #: Nats per token between the end of the noise and p_base that are not warned of, and the states of a graph without a
 #: closed form up to which they are computed.
 MOST_PRIOR, DENSE_STATES = 0.01, 512
+#: The most noise that is looked for where there is too little.
+MOST_SIGMA = 1e6
 #: The paper trained on nodes of 8 A100 80GB (appendix C.2); the share of their peak is an assumption.
 GPUS, MFU = 8, 0.4
 
@@ -134,13 +136,20 @@ def too_little_noise(graph: Graph, schedule: Schedule) -> str | None:
     if graph.mask is not None or not (closed or graph.states <= DENSE_STATES):
         return None
     tokens = torch.arange(graph.vocab_size)
-    sigma = torch.full(tokens.shape, schedule.sigma(1.0), dtype=torch.float64)
-    nats = float(graph.prior_kl(sigma, tokens).mean())
+
+    def left(sigma: float) -> float:
+        return float(graph.prior_kl(torch.full(tokens.shape, sigma, dtype=torch.float64), tokens).mean())
+
+    nats, much = left(schedule.sigma(1.0)), schedule.sigma(1.0)
     if nats <= MOST_PRIOR:
         return None
+    while left(much) > MOST_PRIOR and much < MOST_SIGMA:
+        much *= 1.2
+    enough = f", a total of about {much:.2g}" if much < MOST_SIGMA else ""
     return (
         f"the noise at t = 1, a total of {schedule.sigma(1.0):.4g}, leaves tokens {nats:.2f} nats per token from the "
         "distribution that samplers start from, and the rigorous bound counts them: choose more noise"
+        f"{enough}"
     )
 
 

@@ -15,11 +15,13 @@ from sedd_cli.checkpoints.own_text import text_options
 from sedd_cli.checkpoints.run_directory import RunDir
 from sedd_cli.data.loader import Loader
 from sedd_cli.data.shards import Dataset
+from sedd_cli.data.statistics import CorpusStatistics
 from sedd_cli.errors import RequestError, first_line
 from sedd_cli.evaluation.likelihood.texts import prepared_by_main
 from sedd_cli.recipe import Recipe, load_recipe
-from sedd_cli.recipe.assemble import check_recipe, make_graph
+from sedd_cli.recipe.assemble import check_order, check_recipe, make_graph
 from sedd_cli.recipe.learning_rate import pinned_steps
+from sedd_cli.recipe.measure import measured
 from sedd_cli.system.distributed import Dist, connect, restarts
 from sedd_cli.system.events import Event, Note, Warn, expand_events
 from sedd_cli.system.signals import stop_requested
@@ -112,12 +114,16 @@ def _train(recipe: Recipe, options: TrainOptions, dist: Dist) -> Generator[Event
         yield Note(f"taking the tokenizer {text.tokenizer} (data.tokenizer names another)")
     dataset = yield from prepared_by_main(text, dist)
     loader = _loader(recipe, dataset)
+    check_order(make_graph(recipe, dataset.tokenizer.vocab_size), dataset.tokenizer)
     check_report(recipe, dataset, options.report)
     with ExitStack() as stack:
         # read the run only once it is locked: another process may have been writing until now
         start = dist.from_main(lambda: _lock_and_find(run, recipe, options.extend, stack))
         yield from map(Note, start.notes)
         recipe, found = start.recipe, start.found
+        if not found:
+            size, statistics = dataset.tokenizer.vocab_size, CorpusStatistics(dataset)
+            recipe = dist.from_main(lambda: measured(start.recipe, size, statistics))
         if recipe.train.warmup >= recipe.train.steps:
             yield Warn(f"train.warmup ({recipe.train.warmup}) does not end within train.steps ({recipe.train.steps})")
         if warning := too_little_noise(make_graph(recipe, dataset.tokenizer.vocab_size), recipe.noise.make()):

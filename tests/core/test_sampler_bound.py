@@ -122,7 +122,8 @@ def test_whatever_the_options_each_path_costs_what_dense_chains_say(name, sigmas
         sampler, score, Q, x0, start, schedule(noise), 3, graph.mask, unmasks=graph.masking, **dense
     )
     law = reference.chain(sampler, score, Q, start, schedule(noise), 3, 2, graph.mask, **dense)
-    assert math.isfinite(exact)
+    # of the gaussian graph, some moves to a distant token are among those that top_p excludes
+    assert math.isfinite(exact) or (name == "gaussian" and "top_p" in options)
     assert exact > -math.log(law.view(graph.states, -1)[tuple(x0)]) - 1e-9
 
 

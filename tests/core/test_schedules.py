@@ -1,5 +1,7 @@
 """Schedules: value, rate, inverse and ends."""
 
+import math
+
 import pytest
 import reference
 import torch
@@ -40,6 +42,63 @@ def test_the_ends_are_those_of_the_paper():
     assert geometric.sigma(1.0) == pytest.approx(20.0, rel=1e-14)
 
 
+@pytest.mark.parametrize("w", [0.5, 1.0, 2.0, 5.0])
+def test_polynomial_and_cosine_are_those_of_md4(w):
+    """Shi et al. 2024, table 1: α = 1 − t^w, and 1 − cos(π/2·(1 − t)), here with λ = 1 − α times 1 − eps."""
+    lam = -torch.expm1(-SCHEDULES["polynomial"](power=w, eps=1e-3)(T)[0])
+    torch.testing.assert_close(lam, (1 - 1e-3) * T**w, rtol=1e-12, atol=1e-16)
+    lam = -torch.expm1(-SCHEDULES["cosine"](eps=1e-3)(T)[0])
+    torch.testing.assert_close(lam, (1 - 1e-3) * torch.cos(math.pi / 2 * (1 - T)), rtol=1e-12, atol=1e-16)
+
+
+FREQUENCIES = [(0.5, 0.5), (0.9, 0.06, 0.04), (0.25,) * 4, (0.4, 0.3, 0.2, 0.1, 0.0), tuple([1 / 300] * 300)]
+
+
+def information(p: tuple[float, ...], sigma: float) -> float:
+    """I(x_t; x_0) under the uniform graph, from the joint distribution."""
+    p = torch.tensor(p, dtype=torch.float64)
+    N, keep = len(p), math.exp(-sigma)
+    given = keep * torch.eye(N, dtype=torch.float64) + (1 - keep) / N
+    joint = given * p
+    ratio = joint / (joint.sum(1, keepdim=True) * p)
+    return float(torch.where(joint > 0, joint * ratio.log(), 0.0).sum())
+
+
+@pytest.mark.parametrize("p", FREQUENCIES, ids=len)
+def test_the_information_about_the_clean_token_falls_linearly(p):
+    """Austin et al. 2021: I(x_t; x_0) = (1 − t)·H(x_0) on the uniform graph, here down to eps of it."""
+    noise, entropy = SCHEDULES["mutual_information"](frequencies=p), -sum(q * math.log(q) for q in p if q)
+    for t in (1e-5, 1e-3, 0.1, 0.5, 0.9, 1.0):
+        assert information(p, noise.sigma(t)) == pytest.approx((1 - 0.999 * t) * entropy, rel=1e-10)
+
+
+@pytest.mark.parametrize("p", FREQUENCIES, ids=len)
+def test_the_exact_mutual_information_has_its_derivative_and_inverse(p):
+    noise, t = SCHEDULES["mutual_information"](frequencies=p), T.clone().requires_grad_()
+    sigma, dsigma = noise(t)
+    (derivative,) = torch.autograd.grad(sigma.sum(), t)
+    torch.testing.assert_close(dsigma, derivative, rtol=1e-12, atol=0)
+    step = 1e-6
+    inner = T[3:-1]
+    numeric = (noise(inner + step)[0] - noise(inner - step)[0]) / (2 * step)
+    torch.testing.assert_close(noise(inner)[1], numeric, rtol=1e-6, atol=0)
+    torch.testing.assert_close(noise.t(noise(T)[0]), T, rtol=1e-10, atol=1e-13)
+    assert (noise(T)[0].diff() > 0).all()
+    assert noise.sigma(0.0) == 0.0
+    for value in noise(torch.rand(2, 3)):
+        assert (value.shape, value.dtype) == ((2, 3), torch.float32)
+
+
+def test_without_frequencies_the_mutual_information_is_that_of_the_absorbing_graph():
+    """I = (1 − λ)·H there, so λ is linear: `loglinear`. Step t of D3PM masks 1/(T − t + 1) of what is left."""
+    noise, steps = SCHEDULES["mutual_information"](), 50
+    torch.testing.assert_close(noise(T)[0], SCHEDULES["loglinear"]()(T)[0], rtol=0, atol=0)
+    exact = SCHEDULES["mutual_information"](eps=1e-12)
+    left = torch.exp(-exact(torch.arange(steps + 1).double() / steps)[0])
+    masked = 1 - left[1:] / left[:-1]
+    torch.testing.assert_close(masked, 1 / torch.arange(steps, 0, -1).double(), rtol=1e-9, atol=0)
+
+
 @every_noise
 def test_what_holds_for_every_schedule(name):
     """Growth, derivative, inverse, shapes and dtypes."""
@@ -53,6 +112,12 @@ def test_what_holds_for_every_schedule(name):
         ("loglinear", {"eps": 1.0}),
         ("geometric", {"sigma_min": 0.0}),
         ("geometric", {"sigma_min": 3.0, "sigma_max": 2.0}),
+        ("cosine", {"eps": 0.0}),
+        ("polynomial", {"power": 0.0}),
+        ("polynomial", {"eps": 2.0}),
+        ("mutual_information", {"eps": 1.0}),
+        ("mutual_information", {"frequencies": (0.5, 0.6)}),
+        ("mutual_information", {"frequencies": (1.5, -0.5)}),
     ],
 )
 def test_impossible_options_are_refused_by_name(name, options):

@@ -1,6 +1,6 @@
 """Graphs: the forward processes. A new one is a file and an import here."""
 
-from sedd_cli.core.graphs import absorbing, hybrid, uniform  # noqa: F401  (registers them)
+from sedd_cli.core.graphs import absorbing, gaussian, hybrid, nearest_neighbour, uniform  # noqa: F401  (registers them)
 from sedd_cli.core.graphs.base import GRAPHS, Graph, Transition
 
 __all__ = ["GRAPHS", "Graph", "Transition"]

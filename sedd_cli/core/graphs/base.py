@@ -13,7 +13,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from functools import cached_property
-from typing import ClassVar
+from typing import ClassVar, Self
 
 import torch
 import torch.nn.functional as F
@@ -22,6 +22,7 @@ from torch import Tensor
 from sedd_cli.core.categorical import inverse_cdf
 from sedd_cli.core.graphs import exponential
 from sedd_cli.core.registry import Registry
+from sedd_cli.core.tokens import TokenStatistics
 
 GRAPHS = Registry("graph", __package__)
 
@@ -65,6 +66,10 @@ class Graph(ABC):
     """A Markov generator over N tokens and S states. Fields other than vocab_size are the recipe's options."""
 
     name: ClassVar[str]
+    #: Whether the order of the tokens' ids has a meaning for it.
+    ordered: ClassVar[bool] = False
+    #: The option that `measure` takes from the training text where a recipe leaves it empty.
+    measured: ClassVar[str | None] = None
     vocab_size: int  # N
 
     def __post_init__(self) -> None:
@@ -87,6 +92,10 @@ class Graph(ABC):
         if self.mask is None:
             raise ValueError(f"the graph {self.name!r} has no MASK")
         return self.mask
+
+    def measure(self, tokens: TokenStatistics) -> Self:
+        """The graph with what it measures of the training text; ValueError where that is impossible."""
+        return self
 
     # -- the generator -----------------------------------------------------------------------------
 

@@ -7,6 +7,8 @@ themselves, which ratios of them need. (A general matrix exponential is right re
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -95,3 +97,34 @@ def _inverse(Q: Tensor, sigma: Tensor, x: Tensor) -> Tensor:
         here = which == number
         found[here] = torch.matrix_exp(level * Q)[:, x[here]].mT
     return found
+
+
+def powers(Q: Tensor, sigma: float, most: int) -> Tensor:
+    """(I + Q/c)^k for k = 0, 1, … [K, S, S], as many as the sum at `sigma` needs.
+
+    Less noise needs no more: it weighs the first ones more. None at all if they have over `most` numbers.
+    """
+    mean, moved = sigma * float(_fastest(Q)), torch.eye(len(Q), dtype=Q.dtype) + Q / _fastest(Q)
+    found = [torch.eye(len(Q), dtype=Q.dtype)]
+    weight, k = math.exp(-mean), 0
+    total = weight * found[0]
+    while True:
+        k += 1
+        found.append(moved @ found[-1])
+        weight *= mean / k
+        term = weight * found[-1]
+        total = total + term
+        if len(found) * Q.numel() > most:
+            return Q.new_empty(0, *Q.shape)
+        if k > mean and not bool((term > 2.0**-54 * total).any()):
+            return torch.stack(found)
+
+
+def of_powers(powers: Tensor, Q: Tensor, sigma: Tensor) -> Tensor:
+    """exp(sigma·Q) [U, S, S] for sigma [U], from 0 to that of `powers`; without powers, by `columns`."""
+    if not len(powers):
+        return _matrices(Q, sigma)
+    k = torch.arange(len(powers), dtype=Q.dtype, device=Q.device)
+    mean = (sigma * _fastest(Q))[:, None]
+    weight = torch.exp(torch.xlogy(k, mean) - mean - torch.lgamma(k + 1))  # Poisson(k; mean)
+    return (weight @ powers.flatten(1)).view(-1, *Q.shape)

@@ -33,6 +33,12 @@ def needs_training(spec: str) -> bool:
     return spec.partition(":")[0] in TRAINED
 
 
+def may_be_ordered(spec: str) -> bool:
+    """Whether the ids of the tokenizer of this name may have an order. One in a file may, until it is read."""
+    name = spec.partition(":")[0]
+    return KINDS[name].order is not None if name in KINDS else not is_known(spec)
+
+
 def is_known(spec: str) -> bool:
     """Whether `spec` is the name of a tokenizer that needs no file; ./gpt2 is the path of one of that name."""
     return needs_training(spec) or spec in FIXED or spec in TiktokenTokenizer.names()

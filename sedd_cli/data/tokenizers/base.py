@@ -33,6 +33,8 @@ class Tokenizer(ABC):
 
     kind: ClassVar[str]
     named: ClassVar[bool] = True
+    #: What the ids are in the order of ("code points"), or None where their order means nothing.
+    order: ClassVar[str | None] = None
     #: Whether decoding gives back every text without unknown characters.
     restores_text: bool = True
     separator: str = "\n\n"

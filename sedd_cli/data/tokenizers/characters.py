@@ -29,6 +29,7 @@ class CharTokenizer(TrainedTokenizer):
     """
 
     kind = "char"
+    order = "code points"
     _reserved, _unseen = 2, 1
 
     def __init__(self, spec: str, alphabet: str):
@@ -70,6 +71,7 @@ class ByteTokenizer(Tokenizer):
     """The 256 bytes of UTF-8, then eos (256). Bytes that are no UTF-8 decode as U+FFFD."""
 
     kind = "byte"
+    order = "values"
 
     def __init__(self, spec: str = "byte"):
         super().__init__(spec, vocab_size=257, eos=256)
@@ -96,6 +98,7 @@ class Text8Tokenizer(Tokenizer):
     """
 
     kind = "text8"
+    order = "the alphabet"
     alphabet = " " + string.ascii_lowercase
 
     def __init__(self, spec: str = "text8"):

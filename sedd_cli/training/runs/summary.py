@@ -20,7 +20,10 @@ from sedd_cli.training.status import Status, status
 #: How deep below a folder runs are looked for.
 DEEPEST = 4
 #: Keys that say nothing about what is trained.
-ASIDE = ("name:", "report.", *(key for key in MAY_CHANGE if key not in ("sampler.", "model.attention")))
+ASIDE = (
+    "name:", "report.", "graph.edges:", "noise.frequencies:",
+    *(key for key in MAY_CHANGE if key not in ("sampler.", "model.attention")),
+)  # fmt: skip
 #: The most bytes of a header of a safetensors file.
 HEADER_BYTES = 100 * 2**20
 

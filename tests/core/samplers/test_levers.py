@@ -74,7 +74,7 @@ def test_a_tempered_or_cut_chain_is_the_dense_one(name, levers, given):
     start = base(name, N)
     truth = reference.chain("tweedie", score, Q, start, schedule(noise), 5, 3, mask, given, **levers)
     plain = reference.chain("tweedie", score, Q, start, schedule(noise), 5, 3, mask, given)
-    assert (truth - plain).abs().sum() > 0.03  # the lever does something
+    assert (truth - plain).abs().sum() > 0.025  # the lever does something
     follows(samples(SAMPLERS["tweedie"](steps=5, **levers), score_model(graph, noise, score), given), truth, len(Q))
 
 

@@ -1,0 +1,93 @@
+"""What a training measures of its text and keeps in its recipe; orders of tokens that a graph needs."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from sedd_cli.errors import RequestError
+from sedd_cli.recipe import dump_recipe, load_recipe, recipe_from
+from sedd_cli.recipe.assemble import check_recipe, make_graph
+from sedd_cli.recipe.measure import as_measured, measured
+
+N = 5
+
+
+class Statistics:
+    def counts(self):
+        return torch.tensor([4, 3, 2, 1, 0])
+
+    def pairs(self):
+        return torch.eye(N, dtype=torch.float64).roll(1, 0) * 7
+
+    def embedding(self, file):
+        raise AssertionError("no file is named")
+
+
+def recipe_of(*changes: str):
+    return load_recipe("mini/characters", changes)
+
+
+def test_what_is_measured_survives_dump_and_load():
+    recipe = measured(recipe_of("graph=nearest_neighbour", "graph.neighbours=2"), N, Statistics())
+    assert recipe.graph.options["edges"].count(";") == N - 1
+    again = recipe_from(yaml.safe_load(dump_recipe(recipe)))
+    assert again == recipe
+    assert make_graph(again, N) == make_graph(recipe, N)
+    assert measured(recipe, N, None) == recipe  # nothing is measured twice
+
+
+def test_frequencies_are_measured_for_the_uniform_graph_only():
+    recipe = measured(recipe_of("graph=uniform", "noise=mutual_information"), N, Statistics())
+    assert recipe.noise.options["frequencies"] == [0.4, 0.3, 0.2, 0.1, 0.0]
+    assert recipe_from(yaml.safe_load(dump_recipe(recipe))) == recipe
+    absorbing = recipe_of("noise=mutual_information")
+    assert measured(absorbing, N, Statistics()) == absorbing
+
+
+def test_a_recipe_that_leaves_them_open_is_that_of_the_run():
+    wanted = recipe_of("graph=nearest_neighbour")
+    stored = measured(wanted, N, Statistics())
+    assert as_measured(wanted, stored) == stored
+    others = [recipe_of(), recipe_of("graph=gaussian"), recipe_of("graph=nearest_neighbour", "graph.edges=1;0,2;1;4;3")]
+    for other in others:
+        assert as_measured(other, stored) == other
+
+
+def test_ordinary_recipes_are_not_measured():
+    recipe = recipe_of()
+    assert measured(recipe, N, None) == recipe
+    assert as_measured(recipe, recipe) == recipe
+
+
+@pytest.mark.parametrize("tokenizer", ["gpt2", "bpe:512"])
+def test_a_gaussian_over_tokens_without_an_order_is_refused(tokenizer):
+    with pytest.raises(RequestError, match=rf"graph: gaussian needs tokens in an order, .*'{tokenizer}' have none"):
+        check_recipe(recipe_of("graph=gaussian", "noise=geometric", f"data.tokenizer={tokenizer}"))
+
+
+def test_the_tokenizer_that_a_corpus_has_by_itself_counts():
+    with pytest.raises(RequestError, match="the tokenizer 'gpt2' have none"):
+        check_recipe(load_recipe("gpt2_small", ["graph=gaussian", "data.tokenizer=null"]))
+
+
+@pytest.mark.parametrize("tokenizer", ["char", "byte", "text8"])
+def test_characters_and_bytes_have_an_order(tokenizer):
+    check_recipe(recipe_of("graph=gaussian", "noise=geometric", f"data.tokenizer={tokenizer}"))
+
+
+@pytest.mark.parametrize("graph", ["gaussian", "hybrid", "nearest_neighbour"])
+def test_a_schedule_without_a_form_for_the_graph_is_refused(graph):
+    with pytest.raises(RequestError, match=f"noise: mutual_information .*{graph} is neither"):
+        check_recipe(recipe_of(f"graph={graph}", "noise=mutual_information"))
+
+
+def test_an_embedding_is_looked_at_before_any_work(tmp_path):
+    np.save(tmp_path / "e.npy", np.zeros((4, 2)))
+    changes = ["graph=nearest_neighbour", "noise=geometric", "data.tokenizer=text8"]
+    with pytest.raises(RequestError, match=r"e\.npy has 4 rows, the tokenizer text8 27 tokens"):
+        check_recipe(recipe_of(*changes, f"graph.embedding={tmp_path / 'e.npy'}"))
+    with pytest.raises(RequestError, match=r"f\.npy: no such file"):
+        check_recipe(recipe_of(*changes, f"graph.embedding={tmp_path / 'f.npy'}"))

@@ -1,0 +1,98 @@
+"""Runs whose graph or schedule is measured of the training text: stored, resumed, loaded, refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from support.jobs import completed
+
+import sedd_cli
+from sedd_cli.checkpoints.export import ExportOptions, export
+from sedd_cli.checkpoints.load import open_model
+from sedd_cli.errors import RequestError
+from sedd_cli.recipe import load_recipe
+from sedd_cli.system.events import Warn
+from sedd_cli.training.train import TrainOptions, train
+
+NEIGHBOURS = ("graph=nearest_neighbour", "noise=geometric")
+
+
+def run(workplace: Path, folder: Path, *overrides: str):
+    recipe = load_recipe(workplace / "tiny.yaml", overrides)
+    return completed(train(recipe, TrainOptions(folder, "cpu", report=False)))[1]
+
+
+@pytest.mark.parametrize("objective", ["score_entropy", "concrete_score", "d3pm"])
+def test_neighbours_of_the_text_are_kept_with_the_model(workplace, tmp_path, objective):
+    run(workplace, tmp_path, *NEIGHBOURS, f"objective={objective}", "train.steps=6")
+    stored, model = load_recipe(tmp_path / "recipe.yaml"), open_model(tmp_path, "cpu")
+    edges = stored.graph.options["edges"]
+    assert edges.count(";") == model.vocab_size - 1
+    assert model.graph.edges == load_recipe(model.tokenizer_source + "/recipe.yaml").graph.options["edges"] == edges
+    assert run(workplace, tmp_path, *NEIGHBOURS, f"objective={objective}", "train.steps=6").finished  # the same run
+    with pytest.raises(RequestError, match="holds a run of another recipe"):
+        run(workplace, tmp_path, *NEIGHBOURS, "graph.neighbours=2", f"objective={objective}", "train.steps=6")
+
+
+def test_neighbours_of_an_embedding_outlive_its_file(workplace, tmp_path):
+    size = open_model(_gaussian_run(workplace, tmp_path / "gaussian"), "cpu").vocab_size
+    np.save(tmp_path / "e.npy", np.arange(size, dtype=np.float32)[:, None])
+    changes = (*NEIGHBOURS, "graph.neighbours=1", f"graph.embedding={tmp_path / 'e.npy'}", "train.steps=6")
+    run(workplace, tmp_path / "run", *changes)
+    (tmp_path / "e.npy").unlink()
+    assert open_model(tmp_path / "run", "cpu").graph.edges.startswith("1;")
+    np.save(tmp_path / "e.npy", np.zeros((size + 1, 2)))
+    with pytest.raises(RequestError, match=rf"has {size + 1} rows, the vocabulary {size} tokens"):
+        run(workplace, tmp_path / "other", *changes)
+
+
+def _gaussian_run(workplace: Path, folder: Path) -> Path:
+    run(workplace, folder, "graph=gaussian", "noise=geometric", "train.steps=6")
+    return folder
+
+
+@pytest.mark.parametrize("sampler", ["euler", "tweedie"])
+def test_models_of_symmetric_graphs_sample_and_are_bounded(workplace, tmp_path, sampler):
+    folder = _gaussian_run(workplace, tmp_path / "gaussian")
+    model = sedd_cli.load_model(folder, "cpu")
+    first, again = (model.sample(n=2, steps=6, sampler=sampler, seed=3) for _ in range(2))
+    assert [one.text for one in first] == [one.text for one in again]
+    scores = model.log_score(torch.zeros(1, 4, dtype=torch.int64), torch.tensor([0.3]))
+    assert bool(scores.isfinite().all())
+
+
+def test_frequencies_of_the_text_make_the_schedule(workplace, tmp_path):
+    run(workplace, tmp_path, "graph=uniform", "noise=mutual_information", "train.steps=6")
+    model = open_model(tmp_path, "cpu")
+    assert len(model.schedule.frequencies) == model.vocab_size
+    assert sum(model.schedule.frequencies) == pytest.approx(1.0, abs=1e-12)
+    assert run(workplace, tmp_path, "graph=uniform", "noise=mutual_information", "train.steps=6").finished
+
+
+@pytest.mark.parametrize(
+    ("changes", "lacks"),
+    [
+        (NEIGHBOURS, "graph nearest_neighbour"),
+        (("graph=uniform", "noise=mutual_information"), "noise mutual_information"),
+        (("graph=hybrid", "noise=cosine"), "noise cosine"),
+    ],
+)
+def test_an_export_is_the_same_model_and_says_who_reads_it(workplace, tmp_path, changes, lacks):
+    run(workplace, tmp_path / "run", *changes, "train.steps=6")
+    model = open_model(tmp_path / "run", "cpu")
+    events, _ = completed(export(model, ExportOptions(tmp_path / "out")))
+    warned = [one.text for one in events if isinstance(one, Warn)]
+    assert f"the published code has no {lacks}: only sedd reads this export" in warned
+    (tmp_path / "out" / "recipe.yaml").unlink()  # config.json alone determines the model
+    again = open_model(tmp_path / "out", "cpu")
+    assert (again.graph, again.schedule) == (model.graph, model.schedule)
+    assert again.fingerprint == model.fingerprint
+
+
+def test_words_have_no_order(workplace, tmp_path):
+    with pytest.raises(RequestError, match="the ids of the tokenizer 'bpe:300' have none"):
+        run(workplace, tmp_path, "graph=gaussian", "noise=geometric", "data.tokenizer=bpe:300")
+    assert not any(tmp_path.iterdir())
