@@ -9,10 +9,10 @@ import typer
 
 from sedd_cli.cli import options as o
 from sedd_cli.cli.choose import choose_any, require_one_process
-from sedd_cli.cli.commands.judge import load_judge
+from sedd_cli.cli.commands.judge import load_judge, reference_corpus
 from sedd_cli.cli.option_groups import ModelOptions, model_options
 from sedd_cli.cli.outcome import output
-from sedd_cli.cli.view.quality import sweep_table
+from sedd_cli.cli.view.quality import point_name, sweep_table, verdict
 from sedd_cli.cli.view.view import View
 from sedd_cli.errors import RequestError
 
@@ -30,35 +30,49 @@ def sweep(
     length: Annotated[
         int | None, typer.Option(metavar="INT", help="Tokens per sample; default: the model's length.")
     ] = None,
-    self_bleu: o.SelfBleu = False,
+    temperature: Annotated[
+        str | None,
+        typer.Option(metavar="LIST", help="Temperatures of each point, such as 1,0.9,0.8 (a frontier)."),
+    ] = None,
+    reference: o.Reference = None,
+    self_bleu: o.SelfBleu = None,
     resume: Annotated[bool, typer.Option(help="Continue from the samples of an interrupted sweep.")] = True,
     out: Annotated[Path, typer.Option(metavar="FOLDER", help="Folder of samples, result and figure.")] = Path("sweep"),
     seed: o.Seed = 0,
 ) -> None:
     """Measure the quality of samples against the number of sampling steps (figures 1 and 2 of the paper).
 
+    Beside the points: real text, and controls without a network. Points of lower entropy than real text are marked.
+
     Example: sedd sweep --steps 32,64,...,2048 --sampler tweedie,euler --judge gpt2-large -n 64 --out figure1
     """
     from sedd_cli.checkpoints.loaded_model import LoadedModel
-    from sedd_cli.evaluation.sweep import SweepOptions, holds_sweep, parse_sweep, plot
+    from sedd_cli.evaluation.sweep import SweepOptions, holds_sweep, parse_sweep, parse_temperatures
     from sedd_cli.evaluation.sweep import sweep as job
+    from sedd_cli.evaluation.sweep_plot import plot, plot_frontier
     from sedd_cli.system.outputs import check_folder
 
     view = View(using.json, using.quiet)
     samplers = tuple(sampler.split(","))
-    options = SweepOptions(out, parse_sweep(f"steps={steps}"), samplers, n, length, seed, self_bleu, resume)
+    points = parse_sweep(f"steps={steps}"), samplers, n, length, seed, self_bleu is not False, resume
+    options = SweepOptions(out, *points, parse_temperatures(temperature))
     require_one_process("sweep")
     check_folder("--out", options.folder, holds_sweep, "a folder of a sweep")
     chosen = choose_any(view, *using.choice)
     if not isinstance(chosen, LoadedModel) or chosen.exact:
         raise RequestError(f"a sweep needs a diffusion model: {chosen.source} is autoregressive and has no steps")
     reader = load_judge(view, judge, using.device)
-    result = view.run(job(chosen, reader, options), RESUME)
+    corpus = reference_corpus(view, reference, None, chosen, reader)
+    result = view.run(job(chosen, reader, options, corpus), RESUME)
     found = result.to_dict()
     view.result(sweep_table(result))
+    best = min(result.points, key=lambda point: point.judged.per_sequence.perplexity)
+    for line in verdict(best.judged, result.comparison, point_name(best)):
+        view.say(line, "yellow")
     output.stored = True
-    stored, png = options.folder / "sweep.json", options.folder / "sweep.png"
+    stored, png, frontier = (options.folder / name for name in ("sweep.json", "sweep.png", "frontier.png"))
     plot(result, png)
-    found["png"] = str(png)
-    view.say(f"wrote {stored} and {png}", "dim")
+    plot_frontier(result, frontier)
+    found |= {"png": str(png), "frontier": str(frontier)}
+    view.say(f"wrote {stored}, {png} and {frontier}", "dim")
     view.document(found)
