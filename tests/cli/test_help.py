@@ -46,10 +46,10 @@ FLAGS = {
         "--normalized --out --precision --protocol --rel-error --remask --resume --revision --sampler --seed --split "
         "--steps --temperature --mask-token --tokenizer --top-p -m"
     ),
-    "judge": "FILE --format --device --judge --out --self-bleu --tokenizer",
+    "judge": "FILE --format --device --judge --no-self-bleu --out --reference --seed --self-bleu --tokenizer",
     "sweep": (
-        "--device --judge --length --model --no-resume --out --precision --resume --sampler --seed "
-        "--self-bleu --steps --mask-token --tokenizer -m -n"
+        "--device --judge --length --model --no-resume --no-self-bleu --out --precision --reference --resume --sampler "
+        "--seed --self-bleu --steps --mask-token --temperature --tokenizer -m -n"
     ),
     "cloze": (
         "--config --detokenizer --documents --encoding --eos --field --format --revision "
