@@ -126,6 +126,9 @@ def parts_of(config: Any, where: str) -> tuple[Graph, Schedule, DiTConfig]:
 def config_of(graph: Graph, schedule: Schedule, net: DiTConfig) -> dict[str, Any]:
     """The published configuration of a model: the inverse of `parts_of`."""
     published = {ours: theirs for theirs, ours in PUBLISHED_GRAPHS.items()}
+    if net.ablated:
+        found = ", ".join(f"model.{key}={str(value).lower()}" for key, value in net.ablated.items())
+        raise RequestError(f"the published layout, like its readers, holds SEDD's own network only, found {found}")
     if graph.name not in published:
         raise RequestError(f"the published layout holds the graphs {', '.join(published)}, not {graph.name!r}")
     shape = {key: getattr(net, key) for key in (*SHAPE, "dropout")}

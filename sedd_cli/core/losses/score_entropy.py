@@ -117,7 +117,7 @@ def _linear_head(model: ScoreModel) -> LinearHead | None:
 def _tiles(
     model: ScoreModel, x: Tensor, sigma: Tensor, x0: Tensor
 ) -> tuple[tuple[Tensor, Tensor], Tensor, ScoreEntropyTiles]:
-    """The active positions: their sequences and places in them [R], the outputs there [R, D], the loss of these rows."""
+    """The active positions: their sequences and places in them [R], the outputs there [R, D], and their loss."""
     kernels = model.kernels
     assert kernels is not None
     batch, position, hidden = model.hidden_rows(x, sigma)
