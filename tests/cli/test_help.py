@@ -29,7 +29,8 @@ FLAGS = {
         "--all-rows --block-length --chat --guidance --order --quota "
         "--batch --block --correctors --device --grid --html --judge --last-step --legacy-float32-gumbel --length "
         "--model --no-thinning --normalized --out --precision --prompt --prompts --remask --sampler "
-        "--no-self-bleu --seed --self-bleu --steps --stride --svg --temperature --mask-token --tokenizer --top-p --watch -m -n"
+        "--no-self-bleu --seed --self-bleu --steps --stride --svg --temperature --mask-token --tokenizer --top-p "
+        "--watch -m -n"
     ),
     "infill": (
         "--all-rows --block-length --guidance --order --quota "

@@ -38,7 +38,7 @@ def judge(
     Beside them: real text, and controls without a network (a repeated phrase, unigram and 5-gram draws). Samples of
     lower entropy than real text are marked. --seed is that of the controls.
 
-    Example: sedd judge samples.jsonl --judge gpt2-large --reference wikitext103
+    Example: sedd judge samples.jsonl --judge gpt2-large
     """
     from sedd_cli.data.tokenizers import load_tokenizer
     from sedd_cli.evaluation.judge import Samples
