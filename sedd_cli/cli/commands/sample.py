@@ -53,7 +53,7 @@ def sample(
     seed: o.Seed = 0,
     out: o.Out = None,
     judge: o.Judge = None,
-    self_bleu: o.SelfBleu = False,
+    self_bleu: o.SelfBleu = None,
     watch: o.Watch = False,
     html: o.Html = None,
     svg: o.Svg = None,
