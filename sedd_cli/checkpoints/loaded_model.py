@@ -123,6 +123,7 @@ class LoadedModel:
         outputs = {"score": False, "mean": True}.get(self.objective.parametrization, self.objective.parametrization)
         meaning = (outputs, self.objective.causal, self.objective.steps)
         parts = (self.graph, self.schedule, shape, *([meaning] if any(meaning) else []))
+        parts += (shape.ablated,) if isinstance(shape, DiTConfig) and shape.ablated else ()
         parts += () if self.vocabulary is None else (self.vocabulary, self.net.meaning)
         code = [origin_of(type(part)) for part in (self.graph, self.schedule)]
         parts += tuple(origin.sha256 for origin in code if origin)  # of parts that are not of this package
@@ -240,6 +241,8 @@ class LoadedModel:
         if not self.exact:
             parts += [_spelled(self.graph.name, graph), _spelled(self.schedule.name, _options(self.schedule))]
         parts += [f"{parameters:,} parameters", f"length {self.length}"]
+        if isinstance(self.net.config, DiTConfig):
+            parts += [f"{key} {value}".lower() for key, value in self.net.config.ablated.items()]
         parts += [self.precision, f"{self.net.kernel()} attention"]
         without = f"{self.tokenizer_source} not available" if self.tokenizer_source else "no tokenizer"
         parts += [self.tokenizer.spec if self.tokenizer else f"{self.vocab_size:,} tokens ({without})"]

@@ -154,6 +154,9 @@ def our_graphs() -> list[str]:
 def config_of(graph: Graph, schedule: Schedule, net: DiTConfig) -> dict[str, Any]:
     """The published configuration of a model: the inverse of `parts_of`."""
     published = {ours: theirs for theirs, ours in PUBLISHED_GRAPHS.items()}
+    if net.ablated:
+        found = ", ".join(f"model.{key}={str(value).lower()}" for key, value in net.ablated.items())
+        raise RequestError(f"the published layout, like its readers, holds SEDD's own network only, found {found}")
     if graph.name not in (*published, *our_graphs()):
         raise RequestError(f"the published layout holds graphs that a recipe names, not {graph.name!r}")
     own = {} if graph.name in published else dataclasses.asdict(graph)

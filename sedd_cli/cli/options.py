@@ -120,7 +120,18 @@ JudgeModel = Annotated[
         "--judge", metavar="MODEL", help="A causal language model such as gpt2-large, or an autoregressive run."
     ),
 ]
-SelfBleu = Annotated[bool, typer.Option("--self-bleu", help="Also compute self-BLEU of the judged samples.")]
+SelfBleu = Annotated[
+    bool | None,
+    typer.Option("--self-bleu/--no-self-bleu", help="Self-BLEU beside the perplexity of the judged samples (default)."),
+]
+Reference = Annotated[
+    str | None,
+    typer.Option(
+        metavar="TEXT",
+        help="Corpus of real text and of controls without a network. Default: that of the model, else of the judge, "
+        "where it is prepared.",
+    ),
+]
 
 _WATCHING = "Watching"
 Watch = Annotated[

@@ -125,8 +125,18 @@ class ScoreModel:
         meaning = {"score": graph.log_score, "mean": graph.mean_score, "plug_in": graph.plug_in_score}
         return meaning[self.parametrization](z, sigma, x)
 
-    def row_losses(self, x: Tensor, sigma: Tensor, x0: Tensor, loss_of: RowLoss, where: Tensor | None = None) -> Tensor:
+    def row_losses(
+        self,
+        x: Tensor,
+        sigma: Tensor,
+        x0: Tensor,
+        loss_of: RowLoss,
+        where: Tensor | None = None,
+        factor: Tensor | None = None,
+    ) -> Tensor:
         """The sum of `loss_of` over the positions of each sequence, [B]: over the active ones, or over `where` [B, L].
+
+        factor [B, L] multiplies the gradient of each position, and not its value.
 
         Head outputs are made block by block, and, where a gradient is asked for, once more in the backward pass, so
         that they need not be held.
@@ -134,7 +144,10 @@ class ScoreModel:
         batch, position, hidden = self.hidden_rows(x, sigma, where)
 
         def block(h: Tensor, b: Tensor, i: Tensor) -> Tensor:
-            return loss_of(self.net.head(h), b, x[b, i], x0[b, i])
+            loss = loss_of(self.net.head(h), b, x[b, i], x0[b, i])
+            if factor is None:
+                return loss
+            return loss.detach() + factor[b, i].to(loss.dtype) * (loss - loss.detach())
 
         total = torch.zeros(len(x), dtype=torch.float32, device=x.device)
         most = self.block(x.device)

@@ -10,6 +10,26 @@ import math
 from bisect import bisect
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Diversity:
+    """Diversity of texts as token ids: unigram entropy in nats with its standard error, distinct-n by n, self-BLEU.
+
+    None where a measure is undefined, or was not computed.
+    """
+
+    entropy: float | None
+    entropy_error: float | None
+    distinct: dict[str, float | None]
+    self_bleu: float | None
+
+    @classmethod
+    def of(cls, rows: Sequence[Sequence[int]], with_self_bleu: bool = True) -> Diversity:
+        """All measures of sequences of token ids."""
+        shares = {str(n): distinct(rows, n) for n in (1, 2, 3)}
+        return cls(*unigram_entropy(rows), shares, self_bleu(rows) if with_self_bleu else None)
 
 
 def unigram_entropy(rows: Sequence[Sequence[int]]) -> tuple[float | None, float | None]:

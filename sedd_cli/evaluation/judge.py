@@ -14,7 +14,7 @@ import torch
 from sedd_cli.data.formats import read_samples
 from sedd_cli.data.tokenizers import Tokenizer
 from sedd_cli.errors import RequestError
-from sedd_cli.evaluation.diversity import distinct, self_bleu, unigram_entropy
+from sedd_cli.evaluation.diversity import Diversity
 from sedd_cli.evaluation.scorers.scorer import Scorer
 from sedd_cli.system.events import Event, Progress, Sampled, Warn
 from sedd_cli.system.software import software
@@ -60,6 +60,17 @@ class Samples:
             tuple(r["nfe"] for r in records if isinstance(r.get("nfe"), int)),
             _one_of(r.get("draws") for r in records),
         )
+
+    def as_texts(self) -> Samples:
+        """The same samples without token ids; RequestError where a text can be had from nothing."""
+        texts = []
+        for text, ids in zip(self.texts, self.tokens, strict=True):
+            if text is None:
+                if self.tokenizer is None or ids is None:
+                    raise RequestError("samples without a text: name the tokenizer of their ids with --tokenizer")
+                text = self.tokenizer.decode(ids)
+            texts.append(text)
+        return Samples(texts, [None] * len(texts), None, self.nfe, self.draws)
 
 
 def _one_of(values: Iterable[str | None]) -> str | None:
@@ -111,6 +122,11 @@ class JudgeResult:
     with_self_bleu: bool = False
     self_bleu: float | None = None
 
+    @property
+    def diversity(self) -> Diversity:
+        """The measures of diversity alone."""
+        return Diversity(self.unigram_entropy.nats, self.unigram_entropy.error, self.distinct, self.self_bleu)
+
     def to_dict(self) -> dict[str, Any]:
         found = asdict(self)
         if not found.pop("with_self_bleu"):
@@ -128,7 +144,7 @@ class JudgeResult:
         return cls(**(data | parts), with_self_bleu="self_bleu" in data)
 
 
-def judge(scorer: Scorer, samples: Samples, with_self_bleu: bool) -> Generator[Event, None, JudgeResult]:
+def judge(scorer: Scorer, samples: Samples, with_self_bleu: bool = True) -> Generator[Event, None, JudgeResult]:
     """Generative perplexity in both conventions, and diversity.
 
     The first token of a sample is given, the others are predicted. Samples whose ids are the judge's own are scored as
@@ -148,6 +164,7 @@ def judge(scorer: Scorer, samples: Samples, with_self_bleu: bool) -> Generator[E
     own = [t for t in samples.tokens if t is not None]
     whose = "sampler" if len(own) == len(rows) else "judge"
     own = own if whose == "sampler" else rows
+    diversity = Diversity.of(own, with_self_bleu)
     return JudgeResult(
         judge=scorer.source,
         judge_fingerprint=scorer.fingerprint,
@@ -158,13 +175,13 @@ def judge(scorer: Scorer, samples: Samples, with_self_bleu: bool) -> Generator[E
         tokens=int(counts.sum()),
         per_sequence=_per_sequence(nats, counts),
         pooled=_pooled(nats, counts),
-        unigram_entropy=UnigramEntropy(*unigram_entropy(own)),
-        distinct={str(n): distinct(own, n) for n in (1, 2, 3)},
+        unigram_entropy=UnigramEntropy(diversity.entropy, diversity.entropy_error),
+        distinct=diversity.distinct,
         nfe=float(np.mean(samples.nfe)) if samples.nfe else None,
         draws=samples.draws,
         software=software("torch", *scorer.libraries),
         with_self_bleu=with_self_bleu,
-        self_bleu=self_bleu(own) if with_self_bleu else None,
+        self_bleu=diversity.self_bleu,
     )
 
 
@@ -173,14 +190,7 @@ def _ids(scorer: Scorer, samples: Samples) -> tuple[list[list[int]], str]:
     ours, tokens = samples.tokenizer, [t for t in samples.tokens if t is not None]
     if ours is not None and ours.ids == scorer.ids and len(tokens) == len(samples.tokens):
         return [list(t) for t in tokens], "ids"
-    texts = []
-    for text, ids in zip(samples.texts, samples.tokens, strict=True):
-        if text is None:
-            if ours is None or ids is None:
-                raise RequestError("samples without a text: name the tokenizer of their ids with --tokenizer")
-            text = ours.decode(ids)
-        texts.append(text)
-    return scorer.encode(texts), "text"
+    return scorer.encode([text or "" for text in samples.as_texts().texts]), "text"
 
 
 def _nats(scorer: Scorer, rows: list[list[int]]) -> Generator[Event, None, np.ndarray]:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
+import math
+import re
 from collections.abc import Generator, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -9,9 +12,12 @@ from typing import Any
 
 from sedd_cli.checkpoints.loaded_model import LoadedModel
 from sedd_cli.core.samplers import SAMPLERS, Stepper
+from sedd_cli.data.shards import Dataset
 from sedd_cli.errors import DamageError, RequestError, WorkError
-from sedd_cli.evaluation.judge import JudgeResult, Samples, judge
+from sedd_cli.evaluation.controls import ControlSet, comparable, compare
+from sedd_cli.evaluation.judge import Samples, judge
 from sedd_cli.evaluation.scorers.scorer import Scorer
+from sedd_cli.evaluation.sweep_results import SweepPoint, SweepResult, SweepSettings
 from sedd_cli.inference.generate import GenerateOptions, generate
 from sedd_cli.inference.resumable import resumable_samples
 from sedd_cli.inference.sampling import Sampling
@@ -22,7 +28,6 @@ from sedd_cli.system.events import Event, Note, Sampled
 from sedd_cli.system.files import write_whole
 from sedd_cli.system.json_lines import json_text
 from sedd_cli.system.locks import file_lock
-from sedd_cli.system.plotting import empty_figure, save, steps_axes
 from sedd_cli.system.software import recorded, software
 
 SETTINGS, RESULT = "settings.json", "sweep.json"
@@ -30,7 +35,10 @@ SETTINGS, RESULT = "settings.json", "sweep.json"
 
 @dataclass(frozen=True)
 class SweepOptions:
-    """n samples of `length` tokens for each number of steps and each sampler, judged, and stored in `folder`."""
+    """n samples of `length` tokens for each number of steps and each sampler, judged, and stored in `folder`.
+
+    temperatures: each point is measured at each of them; without any, as the model's own sampler has it.
+    """
 
     folder: Path
     steps: tuple[int, ...]
@@ -38,74 +46,22 @@ class SweepOptions:
     n: int = 64
     length: int | None = None
     seed: int = 0
-    self_bleu: bool = False
+    self_bleu: bool = True
     resume: bool = True
+    temperatures: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         # a wrong option of the last point must not be found after sampling the others
         GenerateOptions(n=self.n, length=self.length, seed=self.seed)
+        for temperature in self.temperatures:
+            if not 0 < temperature < math.inf:
+                raise RequestError(f"a temperature of a sweep must be positive, found {temperature:g}")
+            Sampling(temperature=temperature)
         for name in self.samplers:
             if name not in SAMPLERS:
                 raise RequestError(f"unknown sampler {name!r}{nearest(name, SAMPLERS)}{HINT}")
             if not issubclass(SAMPLERS[name], Stepper):
                 raise RequestError(f"a sweep of steps means nothing with {name}: it takes one step a token")
-
-
-@dataclass(frozen=True)
-class SweepSettings:
-    """What all samples of a sweep have in common.
-
-    recipe_sampler: the sampler section of the run's recipe, which changes how samples are drawn.
-    """
-
-    model: str
-    model_fingerprint: str
-    length: int
-    seed: int
-    precision: str
-    recipe_sampler: dict[str, Any] | None
-    software: dict[str, str]
-
-
-@dataclass(frozen=True)
-class SweepPoint:
-    """Samples of one sampler and number of steps, judged. requested: number of samples in the options."""
-
-    sampler: str
-    steps: int
-    requested: int
-    judged: JudgeResult
-
-    def to_dict(self) -> dict[str, Any]:
-        return {
-            "sampler": self.sampler,
-            "steps": self.steps,
-            "asked": self.requested,
-            **self.judged.to_dict(),
-        }
-
-    @classmethod
-    def from_dict(cls, data: dict[str, Any]) -> SweepPoint:
-        """The inverse; KeyError or TypeError for anything else."""
-        judged = {key: value for key, value in data.items() if key not in ("sampler", "steps", "asked")}
-        return cls(data["sampler"], data["steps"], data["asked"], JudgeResult.from_dict(judged))
-
-
-@dataclass(frozen=True)
-class SweepResult:
-    """All points of a sweep's folder, in the order of samplers and steps."""
-
-    folder: Path
-    judge: str
-    settings: SweepSettings
-    points: tuple[SweepPoint, ...]
-
-    def to_dict(self) -> dict[str, Any]:
-        return {"folder": str(self.folder), "judge": self.judge, **self.stored()}
-
-    def stored(self) -> dict[str, Any]:
-        """The document that `sweep.json` holds."""
-        return {**asdict(self.settings), "points": [point.to_dict() for point in self.points]}
 
 
 def parse_sweep(text: str) -> tuple[int, ...]:
@@ -137,10 +93,26 @@ def _whole(word: str, text: str) -> int:
     return int(word)
 
 
-def sweep(model: LoadedModel, scorer: Scorer, options: SweepOptions) -> Generator[Event, None, SweepResult]:
+def parse_temperatures(text: str | None) -> tuple[float, ...]:
+    """`1,0.9,0.8` as different positive numbers, none for None; RequestError for anything else."""
+    try:
+        found = tuple(map(float, text.split(","))) if text is not None else ()
+    except ValueError:
+        raise RequestError(f"temperatures are written 1,0.9,0.8, found {text!r}") from None
+    if len(set(found)) < len(found):
+        raise RequestError(f"temperatures {text!r}: a number stands twice in it")
+    return found
+
+
+def sweep(
+    model: LoadedModel, scorer: Scorer, options: SweepOptions, corpus: Dataset | None = None
+) -> Generator[Event, None, SweepResult]:
     """Sample and judge point after point; the result holds all points in the folder.
 
     Samples and judged points are stored as they come, so that an interrupted sweep resumes, and points can be added.
+
+    Args:
+        corpus: Where the real text and the controls beside the points come from; None: there are none.
     """
     settings = SweepSettings(
         model=model.source,
@@ -158,20 +130,38 @@ def sweep(model: LoadedModel, scorer: Scorer, options: SweepOptions) -> Generato
     with file_lock(options.folder / ".lock", f"another process is at work in {options.folder}"):
         _claim(options, asdict(settings))
         points = _stored_points(options, scorer) if options.resume else []
+        comparison = _stored_comparison(options, scorer) if options.resume else None
         order = list(dict.fromkeys([*options.samplers, *SAMPLERS]))
         for sampler in options.samplers:
-            for steps in options.steps:
-                if any((point.sampler, point.steps) == (sampler, steps) for point in points):
-                    yield Note(f"{sampler}, {steps} steps: judged before")
+            for steps, temperature in itertools.product(options.steps, options.temperatures or (None,)):
+                name = _name(sampler, steps, temperature)
+                if any(point.place == (sampler, steps, temperature) for point in points):
+                    yield Note(f"{name}: judged before")
                     continue
-                sampled = yield from _samples(model, options, sampler, steps)
-                yield Note(f"{sampler}, {steps} steps: judging {len(sampled)} samples")
-                judged = yield from judge(scorer, Samples.of(sampled, model.tokenizer), options.self_bleu)
-                points.append(SweepPoint(sampler, steps, options.n, judged))
-                points.sort(key=lambda point: (order.index(point.sampler), point.steps))
-                result = SweepResult(options.folder, scorer.source, settings, tuple(points))
+                sampled = yield from _samples(model, options, sampler, steps, temperature)
+                samples = Samples.of(sampled, model.tokenizer)
+                if corpus is not None:
+                    samples = comparable(samples, corpus)
+                    comparison = yield from compare(scorer, samples, corpus, options.seed, comparison)
+                yield Note(f"{name}: judging {len(sampled)} samples")
+                judged = yield from judge(scorer, samples, options.self_bleu)
+                points.append(SweepPoint(sampler, steps, options.n, judged, temperature))
+                points.sort(key=lambda p: (order.index(p.sampler), p.steps, -(p.temperature or math.inf)))
+                result = SweepResult(options.folder, scorer.source, settings, tuple(points), comparison)
                 _write(options.folder / RESULT, recorded(result.stored()))
-    return SweepResult(options.folder, scorer.source, settings, tuple(points))
+        if corpus is not None and points and (comparison is None or not comparison.of(corpus)):
+            # the points were judged before, without this corpus
+            sampled = yield from _samples(model, options, *points[0].place)
+            samples = comparable(Samples.of(sampled, model.tokenizer), corpus)
+            comparison = yield from compare(scorer, samples, corpus, options.seed)
+        result = SweepResult(options.folder, scorer.source, settings, tuple(points), comparison)
+        _write(options.folder / RESULT, recorded(result.stored()))
+    return result
+
+
+def _name(sampler: str, steps: int, temperature: float | None) -> str:
+    """A point in words."""
+    return f"{sampler}, {steps} steps" + ("" if temperature is None else f", temperature {temperature:g}")
 
 
 def holds_sweep(folder: Path) -> bool:
@@ -211,7 +201,21 @@ def _claim(options: SweepOptions, settings: dict[str, Any]) -> None:
 def _records(folder: Path) -> list[str]:
     """The names of the files of samples."""
     found = ((path.name, *path.stem.rpartition("-")[::2]) for path in (folder / "samples").glob("*.jsonl"))
-    return [name for name, sampler, steps in found if sampler in SAMPLERS and steps.isdecimal()]
+    points = ((name, sampler, steps.partition("@")) for name, sampler, steps in found)
+    return [
+        name
+        for name, sampler, (steps, _, temperature) in points
+        if sampler in SAMPLERS and steps.isdecimal() and re.fullmatch(r"[0-9.]*", temperature)
+    ]
+
+
+def _stored_comparison(options: SweepOptions, scorer: Scorer) -> ControlSet | None:
+    """The stored comparison of as many texts by this judge."""
+    try:
+        found = ControlSet.from_dict(read_json(options.folder / RESULT)["comparison"])
+    except (OSError, DamageError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+    return found if (found.key.get("judge"), found.real.judged.samples) == (scorer.fingerprint, options.n) else None
 
 
 def _stored_points(options: SweepOptions, scorer: Scorer) -> list[SweepPoint]:
@@ -230,18 +234,18 @@ def _stored_points(options: SweepOptions, scorer: Scorer) -> list[SweepPoint]:
 
 
 def _samples(
-    model: LoadedModel, options: SweepOptions, sampler: str, steps: int
+    model: LoadedModel, options: SweepOptions, sampler: str, steps: int, temperature: float | None
 ) -> Generator[Event, None, list[Sampled]]:
     """The samples of one point; a sample depends only on its number, not on where sampling resumed."""
 
     def draw(first: int) -> Iterator[Event]:
         wanted = options.n - first, options.length
-        return generate(
-            model, GenerateOptions(*wanted, seed=options.seed, first=first, sampling=Sampling(steps, sampler))
-        )
+        sampling = Sampling(steps, sampler, temperature=temperature)
+        return generate(model, GenerateOptions(*wanted, seed=options.seed, first=first, sampling=sampling))
 
-    path = options.folder / "samples" / f"{sampler}-{steps}.jsonl"
-    return (yield from resumable_samples(path, options.n, draw, f"{sampler}, {steps} steps"))
+    at = "" if temperature is None else f"@{temperature:.10f}".rstrip("0").rstrip(".")
+    path = options.folder / "samples" / f"{sampler}-{steps}{at}.jsonl"
+    return (yield from resumable_samples(path, options.n, draw, _name(sampler, steps, temperature)))
 
 
 def _write(path: Path, data: dict[str, Any]) -> None:
@@ -249,22 +253,3 @@ def _write(path: Path, data: dict[str, Any]) -> None:
         write_whole(path, json_text(data, 1) + "\n")
     except OSError as error:
         raise WorkError(f"cannot write {path}: {error.strerror}") from None
-
-
-def plot(result: SweepResult, path: Path) -> None:
-    """Plot a sweep: generative perplexity against steps, with error bars, both logarithmic."""
-    figure = empty_figure(6, 4)
-    axis = figure.subplots()
-    # with a loglinear schedule euler and tweedie coincide: open markers keep both curves visible
-    for style, sampler in zip(("o-", "s--", "^:"), dict.fromkeys(p.sampler for p in result.points), strict=False):
-        points = sorted((p for p in result.points if p.sampler == sampler), key=lambda p: p.steps)
-        values = [p.judged.per_sequence.perplexity for p in points]
-        # an error bar must not reach below zero on a logarithmic axis
-        errors = [min(p.judged.per_sequence.error or 0.0, 0.99 * v) for p, v in zip(points, values, strict=True)]
-        axis.errorbar([p.steps for p in points], values, errors, fmt=style, ms=5, mfc="none", capsize=3, label=sampler)
-    model, judge = Path(result.settings.model).name, Path(result.judge).name
-    n = min(p.judged.samples for p in result.points)
-    axis.set_title(f"{model} judged by {judge}: {n} samples a point ± standard error", size=10)
-    steps_axes(axis, [p.steps for p in result.points])
-    axis.legend(frameon=False)
-    save(figure, path)

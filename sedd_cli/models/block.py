@@ -28,16 +28,24 @@ class Block(nn.Module):
         self.attn_out = nn.Linear(dim, dim, bias=False)
         self.norm2 = LayerNorm(dim, variant.norm_bias)
         self.mlp = nn.Sequential(nn.Linear(dim, 4 * dim), nn.GELU(approximate="tanh"), nn.Linear(4 * dim, dim))
-        self.adaLN_modulation = zero_linear(config.cond_dim, 6 * dim) if variant.conditioned else None
+        self.adaLN_modulation = zero_linear(config.cond_dim, 6 * dim) if modulated(config, variant) else None
 
     def forward(
-        self, h: Tensor, cond: Tensor | None, cos: Tensor, sin: Tensor, attend: Attend, causal: bool = False
+        self,
+        h: Tensor,
+        cond: Tensor | None,
+        cos: Tensor | None,
+        sin: Tensor | None,
+        attend: Attend,
+        causal: bool = False,
     ) -> Tensor:
         attention, mlp = self.modulations(cond)
         B, L, D = h.shape
         qkv = self.attn_qkv(attention.enter(self.norm1(h)))
         qk, v = qkv.split((2 * D, D), -1)
-        q, k = rotate(qk, cos, sin, D // self.n_heads).split(D, -1)
+        if cos is not None and sin is not None:
+            qk = rotate(qk, cos, sin, D // self.n_heads)
+        q, k = qk.split(D, -1)
         q, k, v = (t.unflatten(-1, (self.n_heads, -1)).transpose(1, 2) for t in (q, k, v))
         a = attend(q, k, v, causal) if causal else attend(q, k, v)
         a = self.attn_out(a.transpose(1, 2).reshape(B, L, D))
@@ -64,7 +72,8 @@ class OutputLayer(nn.Module):
         super().__init__()
         self.norm_final = LayerNorm(config.hidden_size, variant.norm_bias)
         self.linear = zero_linear(config.hidden_size, states)
-        self.adaLN_modulation = zero_linear(config.cond_dim, 2 * config.hidden_size) if variant.conditioned else None
+        wide = 2 * config.hidden_size
+        self.adaLN_modulation = zero_linear(config.cond_dim, wide) if modulated(config, variant) else None
 
     def modulated(self, h: Tensor, cond: Tensor | None) -> Tensor:
         """The input of `linear`."""
@@ -73,6 +82,11 @@ class OutputLayer(nn.Module):
             return h
         shift, scale = self.adaLN_modulation(cond)[:, None].chunk(2, dim=-1)
         return modulate(h, shift, scale)
+
+
+def modulated(config: DiTConfig, variant: Variant) -> bool:
+    """Whether the condition modulates the blocks."""
+    return variant.conditioned and config.adaln
 
 
 def zero_linear(inputs: int, outputs: int) -> nn.Linear:

@@ -97,7 +97,7 @@ def _trial(net: DiT, batch: int, options: dict[str, Any], backward: bool = True)
     block = copy.deepcopy(net.blocks[0])
     block.compile(options=options or None)
     h = torch.zeros(batch, length, net.config.hidden_size, device=device, requires_grad=True)
-    cond = torch.zeros(batch, net.config.cond_dim, device=device)
+    cond = None if block.adaLN_modulation is None else torch.zeros(batch, net.config.cond_dim, device=device)
     times = []
     for _ in range(TIMED_RUNS + 1 if device.type == "cuda" else 1):
         began = _now(device)

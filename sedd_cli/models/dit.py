@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from sedd_cli.models.attention import ATTENTION, KVCache, Rotary, choose, masked
-from sedd_cli.models.block import Attend, Block, OutputLayer
+from sedd_cli.models.block import Attend, Block, OutputLayer, modulated, zero_linear
 from sedd_cli.models.cuda_graphs import GraphedTrunk
 from sedd_cli.models.head import Readout
 from sedd_cli.models.layers import Embedding, SigmaEmbedding, full_precision
@@ -52,17 +52,22 @@ class DiT(LanguageNetwork):
         self.compiled = False
         self.graphed: GraphedTrunk | None = None
         self.vocab_embed = Embedding(states, config.hidden_size)
-        self.sigma_map = SigmaEmbedding(config.cond_dim) if variant.conditioned else None
-        self.rotary_emb = Rotary(config.hidden_size // config.n_heads)
+        told = variant.conditioned and (config.adaln or config.time)
+        self.sigma_map = SigmaEmbedding(config.cond_dim) if told else None
+        self.rotary_emb = _rotary(config)
         self.blocks = nn.ModuleList(Block(config, variant) for _ in range(config.n_blocks))
         self.output_layer = OutputLayer(config, states, variant)
+        added = told and not modulated(config, variant)
+        self.sigma_add = zero_linear(config.cond_dim, config.hidden_size) if added else None
+        learned = config.positions == "learned"
+        self.position_embed = Embedding(config.length, config.hidden_size) if learned else None
 
     @classmethod
     def empty(cls, config: DiTConfig, states: int, causal: bool = False, variant: Variant = SEDD) -> DiT:
         """A network whose parameters have shapes but no memory yet, for `load_state_dict(..., assign=True)`."""
         with torch.device("meta"):
             net = cls(config, states, causal=causal, variant=variant)
-        net.rotary_emb = Rotary(config.hidden_size // config.n_heads)
+        net.rotary_emb = _rotary(config)
         return net
 
     def hidden(self, x: Tensor, sigma: Tensor, past: KVCache | None = None) -> Tensor:
@@ -76,8 +81,8 @@ class DiT(LanguageNetwork):
 
     def _hidden(self, x: Tensor, sigma: Tensor, past: KVCache | None = None) -> Tensor:
         with self._mixed(x.device):
-            cond = None if self.sigma_map is None else F.silu(self.sigma_map(sigma))
-            h = self.vocab_embed(x)
+            cond = self._condition(sigma)
+            h = self._embedded(x, cond, 0 if past is None else past.length)
             if past is None:
                 shared = *self.angles(x.shape[1], h.dtype), self._attend(x.shape[1], x.device), self.causal
                 for block in self.blocks:
@@ -100,12 +105,30 @@ class DiT(LanguageNetwork):
         earlier, own = block[:, None] > block, block[:, None] == block
         seen = torch.cat([torch.cat([own, earlier], 1), torch.cat([torch.zeros_like(own), own | earlier], 1)])
         with self._mixed(x.device):
-            cond = None if self.sigma_map is None else F.silu(self.sigma_map(sigma))
-            h = self.vocab_embed(torch.cat([x, x0], 1))
-            cos, sin = (torch.cat([table, table]) for table in self.angles(length, h.dtype))
+            cond = self._condition(sigma)
+            h = torch.cat([self._embedded(x, cond), self._embedded(x0, cond)], 1)
+            cos, sin = (None if table is None else torch.cat([table, table]) for table in self.angles(length, h.dtype))
             for layer in self.blocks:
                 h = layer(h, cond, cos, sin, partial(masked, seen=seen))
             return full_precision(self.output_layer.modulated(h[:, :length], cond))
+
+    def _condition(self, sigma: Tensor) -> Tensor | None:
+        """The condition [B, C] of noise sigma [B]; without time conditioning that of no noise, or None."""
+        if self.sigma_map is None:
+            return None
+        return F.silu(self.sigma_map(sigma if self.config.time else torch.zeros_like(sigma)))
+
+    def _embedded(self, x: Tensor, cond: Tensor | None, first: int = 0) -> Tensor:
+        """Embeddings [B, L, D] of tokens at the positions from `first` on, with what is added to them."""
+        h = self.vocab_embed(x)
+        if self.position_embed is not None:
+            last = first + x.shape[1]
+            if last > self.config.length:
+                raise ValueError(f"learned positions end at {self.config.length}, found a text of {last} tokens")
+            h = h + self.position_embed.embedding[first:last]
+        if self.sigma_add is not None and cond is not None:
+            h = h + self.sigma_add(cond)[:, None]
+        return h
 
     def _attend(self, length: int, device: torch.device) -> Attend:
         """The attention of one length."""
@@ -122,14 +145,20 @@ class DiT(LanguageNetwork):
 
     def _continued(self, h: Tensor, cond: Tensor | None, past: KVCache) -> Tensor:
         """The blocks' output for tokens that follow those in the cache."""
-        cos, sin = (t[past.length :] for t in self.angles(past.length + h.shape[1], h.dtype))
+        tables = self.angles(past.length + h.shape[1], h.dtype)
+        cos, sin = (None if table is None else table[past.length :] for table in tables)
         for layer, block in enumerate(self.blocks):
             h = block(h, cond, cos, sin, partial(past.attend, layer))
         past.length += h.shape[1]
         return h
 
-    def angles(self, length: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """cos and sin for the queries and keys of a block, [L, 2D], in the dtype they are computed in."""
+    def angles(self, length: int, dtype: torch.dtype) -> tuple[Tensor | None, Tensor | None]:
+        """cos and sin for the queries and keys of a block, [L, 2D], in the dtype they are computed in.
+
+        None where positions are not rotary.
+        """
+        if self.rotary_emb is None:
+            return None, None
         return self.rotary_emb(length, 2 * self.config.n_heads, self.autocast or dtype)
 
     def cast_for_inference(self, dtype: torch.dtype | None) -> None:
@@ -176,3 +205,7 @@ class DiT(LanguageNetwork):
 
     def _mixed(self, device: torch.device) -> torch.autocast:
         return torch.autocast(device.type, self.autocast or torch.bfloat16, enabled=self.autocast is not None)
+
+
+def _rotary(config: DiTConfig) -> Rotary | None:
+    return Rotary(config.hidden_size // config.n_heads) if config.positions == "rotary" else None

@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 from sedd_cli.models.attention import NAMES
 
 #: The most tokens of a sequence, and the largest other number of a shape: a file that declares more is refused
 #: before memory is allocated.
 MOST_LENGTH, MOST_SIZE = 1 << 20, 1 << 16
+#: How a network can tell positions apart.
+POSITIONS = ("rotary", "learned")
 
 
 @dataclass(frozen=True)
 class DiTConfig:
-    """Shape of the network. `length` is the trained length in tokens; rotary angles need no weights."""
+    """Shape of the network. `length` is the trained length in tokens; rotary angles need no weights.
+
+    The last three are ablations of the paper's network (appendix C.2). adaln: the condition modulates every block;
+    otherwise blocks are plain, and the condition is added to the embeddings. positions: rotary, or a learned embedding
+    of each position. time: the condition is the noise; otherwise the network is not told of it.
+    """
 
     n_blocks: int = 12
     hidden_size: int = 768
@@ -22,6 +30,16 @@ class DiTConfig:
     dropout: float = 0.1
     length: int = 1024
     attention: str = "auto"
+    # not in the repr, from which the fingerprints of the paper's network are made
+    adaln: bool = field(default=True, repr=False)
+    positions: str = field(default="rotary", repr=False)
+    time: bool = field(default=True, repr=False)
+
+    @property
+    def ablated(self) -> dict[str, Any]:
+        """What differs from the paper's network, by its key."""
+        usual = {"adaln": True, "positions": "rotary", "time": True}
+        return {key: getattr(self, key) for key, value in usual.items() if getattr(self, key) != value}
 
     def __post_init__(self) -> None:
         for key in ("n_blocks", "hidden_size", "n_heads", "cond_dim", "length"):
@@ -39,6 +57,8 @@ class DiTConfig:
             raise ValueError(f"dropout must lie in [0, 1), found {self.dropout}")
         if self.attention not in NAMES:
             raise ValueError(f"attention must be one of {', '.join(NAMES)}, found {self.attention!r}")
+        if self.positions not in POSITIONS:
+            raise ValueError(f"positions must be one of {', '.join(POSITIONS)}, found {self.positions!r}")
 
 
 @dataclass(frozen=True)

@@ -28,6 +28,7 @@ class NumberCell:
 
     error: the standard error from the spread of the seeds; for a single seed, that of the measurement, which does not
     include the difference between seeds. spread: the standard deviation over seeds. difference: to the paper's value.
+    entropy, marks: of samples, the mean unigram entropy over seeds, and the marks of any seed.
     """
 
     mean: float
@@ -37,9 +38,13 @@ class NumberCell:
     sign: str
     seeds: tuple[SeedValue, ...]
     difference: float | None = None
+    entropy: float | None = None
+    marks: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
-        data = asdict(self) | {"bound": self.sign == "≤"}
+        data = asdict(self) | {"bound": self.sign == "≤", "marks": list(self.marks)}
+        if self.entropy is None:
+            del data["entropy"], data["marks"]
         data["seeds"] = [asdict(seed) | {"bound": seed.sign == "≤"} for seed in self.seeds]
         if self.difference is None:
             del data["difference"]
@@ -117,6 +122,16 @@ class OrderCheck:
 
 
 @dataclass(frozen=True)
+class ControlValue:
+    """Real text or a control beside the samples of a figure: means over its results, and the marks of any."""
+
+    name: str
+    perplexity: float
+    entropy: float | None
+    marks: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class TableSummary:
     """A table as it is on this machine. seeds: shown; more_seeds: further seeds with results."""
 
@@ -132,17 +147,22 @@ class TableSummary:
     seeds: int
     more_seeds: int
     warnings: tuple[str, ...]
+    controls: tuple[ControlValue, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON document of `sedd table`."""
-        return {
+        found = {
             **vars(self),
             "columns": [to_data(column) for column in self.columns],
             "rows": [row.to_dict() for row in self.rows],
             "order": [asdict(check) for check in self.order],
             "frontier": [line.to_dict() for line in self.frontier],
             "warnings": list(self.warnings),
+            "controls": [asdict(control) for control in self.controls],
         }
+        if not self.controls:
+            del found["controls"]
+        return found
 
 
 def numbers(row: RowSummary) -> dict[str, NumberCell]:

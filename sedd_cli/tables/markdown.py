@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from sedd_cli.tables.column import Quality
-from sedd_cli.tables.document import RowSummary, TableSummary, TextCell
+from sedd_cli.tables.document import NumberCell, RowSummary, TableSummary, TextCell
 
 
 def digits(unit: str) -> int:
@@ -19,6 +19,21 @@ def samples_of(found: TableSummary) -> str:
     assert isinstance(column, Quality)
     judge = column.judge.source or f"an autoregressive run, seed {column.judge.seed}"
     return f"{column.n} samples of {column.length} tokens, perplexity per token to {judge}"
+
+
+def entropy_of(cell: NumberCell) -> str:
+    """The entropy that stands beside a perplexity, and what speaks against it; "" for other values."""
+    return "" if cell.entropy is None else ", ".join([f"entropy {cell.entropy:.2f}", *cell.marks])
+
+
+def controls_of(found: TableSummary) -> list[str]:
+    """Real text and controls beside the samples of a figure, a line each."""
+    return [
+        f"{control.name}: perplexity {control.perplexity:.1f}"
+        + ("" if control.entropy is None else f", entropy {control.entropy:.2f}")
+        + "".join(f", {mark}" for mark in control.marks)
+        for control in found.controls
+    ]
 
 
 def papers(found: TableSummary) -> list[str]:
@@ -40,7 +55,7 @@ def markdown(found: TableSummary) -> str:
         cells = [row.label, *(printed(row.paper.get(name)) for name in papers(found))]
         cells += [_ours(row, name, digits(found.unit)) for name in names]
         lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
+    return "\n".join([*lines, *(f"\n{line}" for line in controls_of(found))])
 
 
 def _ours(row: RowSummary, name: str, digits: int) -> str:
@@ -52,7 +67,7 @@ def _ours(row: RowSummary, name: str, digits: int) -> str:
     number = (f"{cell.sign} " if cell.sign else "") + f"{cell.mean:.{digits}f}"
     number += f" ± {cell.error:.{digits}f}" if cell.error else ""
     seeds = f"{len(cell.seeds)} seeds" if len(cell.seeds) > 1 else ""
-    details = ", ".join(part for part in (cell.measure, seeds) if part)
+    details = ", ".join(part for part in (cell.measure, seeds, entropy_of(cell)) if part)
     return number + (f" ({details})" if details else "")
 
 

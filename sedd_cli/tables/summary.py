@@ -13,6 +13,7 @@ from sedd_cli.tables.column import Column, Mauve, Quality
 from sedd_cli.tables.definition import Row, Table
 from sedd_cli.tables.document import (
     Command,
+    ControlValue,
     NumberCell,
     OrderCheck,
     RowSummary,
@@ -52,6 +53,7 @@ def summary(table: Table, runs: Mapping[str, Sequence[RowRun]], mini: bool) -> T
         seeds=max(map(len, runs.values())),
         more_seeds=_more_seeds(runs),
         warnings=(*_problems(every), *(line for column in form.columns for line in _not_comparable(every, column))),
+        controls=_controls(every),
     )
 
 
@@ -134,17 +136,41 @@ def _row(row: Row, statuses: Sequence[RowStatus], unit: str, mini: bool, every: 
 
 def _cell(results: Sequence[tuple[int, dict[str, Any]]], column: Column, unit: str) -> NumberCell | TextCell:
     """The cell of a row in a column; results: (seed, result document)."""
-    seeds = []
+    seeds, entropies, marks = [], [], {}
     for seed, result in results:
         value = MEASURES[type(column)].value(result, column, unit)
         if value.value is None:
             return TextCell(value.texts or [])
+        entropies.append(value.entropy)
+        marks |= dict.fromkeys(value.marks)
         seeds.append(SeedValue(seed, value.value, value.error, value.how, value.sign, result.get("step")))
     mean, spread, error = math.fsum(seed.value for seed in seeds) / len(seeds), None, seeds[0].error
     if len(seeds) > 1:
         spread = math.sqrt(math.fsum((seed.value - mean) ** 2 for seed in seeds) / (len(seeds) - 1))
         error = spread / math.sqrt(len(seeds))
-    return NumberCell(mean, error, spread, seeds[0].measure, seeds[0].sign, tuple(seeds))
+    known = [entropy for entropy in entropies if entropy is not None]
+    entropy = math.fsum(known) / len(known) if len(known) == len(seeds) else None
+    found = NumberCell(mean, error, spread, seeds[0].measure, seeds[0].sign, tuple(seeds))
+    return replace(found, entropy=entropy, marks=tuple(marks))
+
+
+def _controls(every: Sequence[RowStatus]) -> tuple[ControlValue, ...]:
+    """Real text and the controls, over all results that hold them."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    for status in every:
+        for result in status.results.values():
+            beside = result.get("comparison", {})
+            for control in [beside["real"], *beside["controls"]] if beside else []:
+                found.setdefault(control["name"], []).append(control)
+    return tuple(_control(name, of) for name, of in found.items())
+
+
+def _control(name: str, of: Sequence[dict[str, Any]]) -> ControlValue:
+    perplexities = [control["per_sequence"]["perplexity"] for control in of]
+    entropies = [nats for control in of if (nats := control["unigram_entropy"]["nats"]) is not None]
+    entropy = math.fsum(entropies) / len(entropies) if entropies else None
+    marks = dict.fromkeys(mark for control in of for mark in control["marks"])
+    return ControlValue(name, math.fsum(perplexities) / len(perplexities), entropy, tuple(marks))
 
 
 def _commands(status: RowStatus, every: Sequence[RowStatus]) -> Iterator[Command]:

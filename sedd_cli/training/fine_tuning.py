@@ -17,7 +17,7 @@ from sedd_cli.errors import RequestError
 from sedd_cli.models.dit import DiT
 
 #: Keys of `model` that must agree. Length may differ, since rotary embeddings have no weights, and so may dropout.
-SHAPE = ("n_blocks", "hidden_size", "n_heads", "cond_dim")
+SHAPE = ("n_blocks", "hidden_size", "n_heads", "cond_dim", "adaln", "positions", "time")
 #: Parameters with a row per state.
 BY_STATE = ("vocab_embed.embedding", "output_layer.linear.weight", "output_layer.linear.bias")
 
@@ -48,10 +48,11 @@ def start_from(
         )
     if dataclasses.replace(given.graph, vocab_size=graph.vocab_size) != graph:
         raise RequestError(f"init_from: {source} has the graph {given.graph}, this recipe {graph}")
-    found, wanted = ({key: getattr(n.config, key) for key in SHAPE} for n in (given.net, net))
+    keys = (*SHAPE, "length") if net.position_embed is not None else SHAPE
+    found, wanted = ({key: getattr(n.config, key) for key in keys} for n in (given.net, net))
     if found != wanted:
-        changed = "; ".join(f"model.{k}: {found[k]} there, {wanted[k]} here" for k in SHAPE if found[k] != wanted[k])
-        settings = " ".join(f"model.{k}={found[k]}" for k in SHAPE if found[k] != wanted[k])
+        changed = "; ".join(f"model.{k}: {found[k]} there, {wanted[k]} here" for k in keys if found[k] != wanted[k])
+        settings = " ".join(f"model.{k}={found[k]}" for k in keys if found[k] != wanted[k])
         raise RequestError(f"init_from: {source} is a network of another shape ({changed}); set {settings}")
     check_finite(given.net, source)
     other_vocabulary = _vocabulary_difference(given, tokenizer)

@@ -62,7 +62,8 @@ def trunk_flops_a_token(config: DiTConfig) -> float:
     """Operations per token of the forward pass through all blocks at the trained length."""
     wide = config.hidden_size
     block = 12 * wide**2 + 2 * config.length * wide
-    condition = config.cond_dim * (6 * config.n_blocks + 2) * wide / config.length
+    products = 6 * config.n_blocks + 2 if config.adaln else int(config.time)
+    condition = config.cond_dim * products * wide / config.length
     return 2 * (config.n_blocks * block + condition)
 
 

@@ -33,11 +33,11 @@ class LossByTime:
     def zero(cls, device: torch.device) -> LossByTime:
         return cls(*torch.zeros(2, BINS, dtype=torch.float64, device=device))
 
-    def add(self, v: Tensor, loss: Tensor) -> None:
-        """Add sequences with loss [B] at the noise levels that v [B] in (0, 1) places."""
-        bins = (v * BINS).long()
+    def add(self, place: Tensor, loss: Tensor, spread: Tensor | None = None) -> None:
+        """Add sequences with loss [B] at noise levels in places [B] of (0, 1), drawn with density 1/spread [B] (1)."""
+        bins = (place * BINS).long().clamp(max=BINS - 1)
         self.nats.index_add_(0, bins, loss.double())
-        self.sequences.index_add_(0, bins, torch.ones_like(v))
+        self.sequences.index_add_(0, bins, torch.ones_like(place) if spread is None else spread)
 
     def merge(self, other: LossByTime) -> None:
         """Add the sums and counts of another one."""
@@ -54,6 +54,7 @@ def gradients(state: TrainState, batch: Tensor, rows: range) -> LossByTime:
         rows: Their places in the global batch.
     """
     recipe, config, device = state.recipe, state.recipe.train, state.dist.device
+    objective = state.model.objective
     state.model.net.zero_grad(set_to_none=True)
     losses = LossByTime.zero(device)
     parts = torch.arange(len(batch)).split(config.micro_batch or len(batch))
@@ -69,7 +70,8 @@ def gradients(state: TrainState, batch: Tensor, rows: range) -> LossByTime:
             loss = state.loss(batch[part].to(device, non_blocking=True), v, u)
             # gradients are averaged over processes, the loss over the global batch
             (loss.total * (state.dist.world / config.batch)).backward()
-        losses.add(v, loss.sequences)
+        place, spread = objective.placed(v)
+        losses.add(place, loss.sequences, spread)
     # a GPU is still busy: what the next step needs is queued behind, not waited for at its beginning
     keys = [(state.step + 1, config.batch, rows.start + int(part[0]), len(part)) for part in parts]
     state.drawn = {key: _noise(recipe, device, key) for key in keys} if device.type in DRAWN_AHEAD else {}

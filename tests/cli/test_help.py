@@ -31,7 +31,8 @@ FLAGS = {
         "--threshold "
         "--batch --block --correctors --device --gif --grid --html --judge --last-step --legacy-float32-gumbel "
         "--length --model --no-thinning --normalized --out --precision --prompt --prompts --remask --sampler "
-        "--seed --self-bleu --steps --stride --svg --temperature --mask-token --tokenizer --top-p --watch -m -n"
+        "--no-self-bleu --seed --self-bleu --steps --stride --svg --temperature --mask-token --tokenizer --top-p "
+        "--watch -m -n"
     ),
     "infill": (
         "--all-rows --beta --block-length --entropy-bound --guidance --kappa --order --quota --sweeps --threshold "
@@ -48,10 +49,11 @@ FLAGS = {
         "--normalized --out --precision --protocol --rel-error --remask --resume --revision --sampler --seed --split "
         "--steps --temperature --mask-token --tokenizer --top-p -m"
     ),
-    "judge": "FILE --format --device --judge --out --self-bleu --tokenizer",
+    "judge": "FILE --format --device --judge --no-self-bleu --out --reference --seed --self-bleu --tokenizer",
     "sweep": (
-        "--device --exact --graph --judge --length --letters --model --no-resume --out --plot --precision --resume "
-        "--sampler --seed --self-bleu --steps --mask-token --tokenizer -m -n"
+        "--device --exact --graph --judge --length --letters --model --no-resume --no-self-bleu --out --plot "
+        "--precision --reference --resume --sampler --seed --self-bleu --steps --mask-token --temperature --tokenizer "
+        "-m -n"
     ),
     "cloze": (
         "--config --detokenizer --documents --encoding --eos --field --format --revision "

@@ -14,9 +14,11 @@ from support.jobs import completed, returned
 
 from sedd_cli import load_model
 from sedd_cli.errors import RequestError
+from sedd_cli.evaluation.controls import own_corpus
 from sedd_cli.evaluation.judge import Samples, judge
 from sedd_cli.evaluation.scorers.pretrained import load_causal
-from sedd_cli.evaluation.sweep import SweepOptions, parse_sweep, plot, sweep
+from sedd_cli.evaluation.sweep import SweepOptions, parse_sweep, sweep
+from sedd_cli.evaluation.sweep_plot import plot
 from sedd_cli.recipe.part import SamplerPart
 from sedd_cli.system.events import Note, Sampled, Warn
 
@@ -94,7 +96,13 @@ def test_samples_of_a_model_and_of_its_file_are_judged_alike(causal, tiny_run, s
     assert at_once["nfe"] >= 1
     assert at_once["draws"] == "float64"
     assert 0 < at_once["self_bleu"] <= 1
-    done = sedd("judge", tmp_path / "s.jsonl", "--judge", folder, "--self-bleu", "--json")
+    words = ["judge", tmp_path / "s.jsonl", "--judge", folder, "--json"]
+    done = sedd(*words)  # neither of the model's corpus nor of another
+    assert done.code == 0, done.err
+    alone = {key: value for key, value in at_once.items() if key not in ("marks", "comparison")}
+    assert json.loads(done.out) == {"file": str(tmp_path / "s.jsonl"), **alone}
+    assert "name a corpus with --reference" in done.err
+    done = sedd(*words, "--reference", own_corpus(load_model(tiny_run, device="cpu")).folder)
     assert done.code == 0, done.err
     assert json.loads(done.out) == {"file": str(tmp_path / "s.jsonl"), **at_once}
 

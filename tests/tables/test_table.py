@@ -371,7 +371,7 @@ def test_the_command_shows_runs_and_writes(sedd, table, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["9"], "no table '9'. Accepted: figure1, figure2, table1, table2, table3, table4, table5"),
+        (["9"], "no table '9'. Accepted: ablations, figure1, figure2, table1, table2, table3, table4, table5"),
         (["2", "--run", "sedd_absorbed"], "did you mean 'sedd_absorb'"),
         (["2", "--run", "bfn"], "is quoted from the paper, not run"),
         (["2", "--mini", "--run", "bfn"], "at full size only"),

@@ -142,6 +142,28 @@ def test_a_point_is_the_perplexity_of_the_samples(known, tmp_path):
             assert found.error == pytest.approx(expected["error"])
 
 
+def test_no_perplexity_of_a_figure_stands_without_its_entropy_and_the_controls(known, tmp_path):
+    every, _ = made(known["quality"], tmp_path)
+    found = summary(known["quality"], every, True)
+    for row in found.rows:
+        for cell in row.ours.values():
+            assert cell.entropy > 0
+            assert f"entropy {cell.entropy:.2f}" in markdown(found)
+            assert cell.to_dict()["entropy"] == cell.entropy
+    names = [control.name for control in found.controls]
+    assert names[:2] == ["real text", "repeated phrase"]
+    (phrase,) = (control for control in found.controls if control.name == "repeated phrase")
+    assert "low entropy" in phrase.marks
+    assert f"repeated phrase: perplexity {phrase.perplexity:.1f}, entropy {phrase.entropy:.2f}" in markdown(found)
+    # results of earlier versions, without controls
+    for of in every.values():
+        for column in of[0].columns:
+            result = read_record(of[0], column)["result"]
+            old = {key: value for key, value in result.items() if key not in ("marks", "comparison")}
+            write_result(of[0], column, old)
+    assert summary(known["quality"], every, True).controls == ()
+
+
 def test_a_figure_has_costs_a_frontier_and_a_plot(known, tmp_path):
     table = known["quality"]
     empty = summary(table, row_runs_of(table, True, 1, tmp_path), True)

@@ -3,25 +3,28 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from sedd_cli.cli import options as o
 from sedd_cli.cli.choose import require_one_process
-from sedd_cli.cli.view.quality import judgement_table
+from sedd_cli.cli.view.quality import comparison_table, judgement_table, verdict
 from sedd_cli.cli.view.view import View
 from sedd_cli.system.software import recorded
 
 if TYPE_CHECKING:
-    from sedd_cli.evaluation.judge import JudgeResult, Samples
+    from sedd_cli.data.shards import Dataset
+    from sedd_cli.evaluation.judge import Samples
     from sedd_cli.evaluation.scorers.scorer import Scorer
 
 
 def judge(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="JSON lines of `sedd sample --out`, or a text a line.")],
     judge: o.JudgeModel,
-    self_bleu: o.SelfBleu = False,
+    self_bleu: o.SelfBleu = None,
+    reference: o.Reference = None,
+    seed: o.Seed = 0,
     format: Annotated[
         str, typer.Option(metavar="NAME", help="text, jsonl, json, csv, tsv, parquet; default: by the ending.")
     ] = "auto",
@@ -33,7 +36,10 @@ def judge(
 ) -> None:
     """Measure generative perplexity and diversity of the samples in a file.
 
-    Example: sedd judge samples.jsonl --judge gpt2-large --self-bleu
+    Beside them: real text, and controls without a network (a repeated phrase, unigram and 5-gram draws). Samples of
+    lower entropy than real text are marked. --seed is that of the controls.
+
+    Example: sedd judge samples.jsonl --judge gpt2-large
     """
     from sedd_cli.data.tokenizers import load_tokenizer
     from sedd_cli.evaluation.judge import Samples
@@ -43,8 +49,9 @@ def judge(
     require_one_process("judge")
     check_outputs({"--out": out}, {"the samples": file, "--judge": judge, "--tokenizer": tokenizer})
     samples = Samples.read(file, load_tokenizer(tokenizer) if tokenizer else None, format)
-    result = judged(view, samples, load_judge(view, judge, device), self_bleu)
-    found = recorded({"file": str(file), **result.to_dict()})
+    reader = load_judge(view, judge, device)
+    corpus = reference_corpus(view, reference, tokenizer, reader)
+    found = recorded({"file": str(file), **judged(view, samples, reader, self_bleu, corpus, seed)})
     view.write(found, out)
     view.document(found)
 
@@ -58,10 +65,32 @@ def load_judge(view: View, name: str, device: str) -> Scorer:
     return reader
 
 
-def judged(view: View, samples: Samples, reader: Scorer, self_bleu: bool) -> JudgeResult:
-    """Judge samples and show the result."""
+def reference_corpus(view: View, name: str | None, tokenizer: str | None, *trained: Any) -> Dataset | None:
+    """The named corpus, else that of the first of some models that was trained on a corpus that is prepared here."""
+    from sedd_cli.evaluation.controls import named_corpus, own_corpus
+
+    if name is not None:
+        return view.run(named_corpus(name, tokenizer, *trained))
+    return next((corpus for model in trained if (corpus := own_corpus(model)) is not None), None)
+
+
+def judged(
+    view: View, samples: Samples, reader: Scorer, self_bleu: bool | None, corpus: Dataset | None, seed: int
+) -> dict[str, Any]:
+    """Judge samples beside real text and controls from a corpus, and show the result; its document."""
+    from sedd_cli.evaluation.controls import comparable, compare
     from sedd_cli.evaluation.judge import judge as job
 
-    result = view.run(job(reader, samples, self_bleu))
+    beside = None
+    if corpus is not None:
+        samples = comparable(samples, corpus)
+        beside = view.run(compare(reader, samples, corpus, seed))
+    result = view.run(job(reader, samples, self_bleu is not False))
     view.result(judgement_table(result))
-    return result
+    document = result.to_dict()
+    if beside is not None:
+        view.result(comparison_table(result, beside))
+        document |= {"marks": list(beside.marks(result)), "comparison": beside.to_dict()}
+    for line in verdict(result, beside):
+        view.say(line, "yellow")
+    return document

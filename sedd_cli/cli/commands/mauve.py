@@ -125,6 +125,12 @@ def _table(result: MauveResult) -> Table:
         "generations": f"{result.generations.count:,}, {result.sampler['nfe_mean']:.1f} evaluations each",
         "features": f"{result.features.model}, {score.clusters} clusters",
     }
+    beside = result.diversity
+    for name, of in {"entropy, dist-2, self-BLEU": beside.generations, "of the references": beside.references}.items():
+        values = (of.entropy, of.distinct["2"], of.self_bleu)
+        rows[name] = "  ".join("-" if value is None else f"{value:.3f}" for value in values)
+    if beside.marks:
+        rows["mark"] = ", ".join(beside.marks)
     for name, value in rows.items():
         table.add_row(name, value)
     return table

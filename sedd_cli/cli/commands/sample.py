@@ -10,7 +10,7 @@ import typer
 
 from sedd_cli.cli import options as o
 from sedd_cli.cli.choose import choose_model, model_files
-from sedd_cli.cli.commands.judge import judged, load_judge
+from sedd_cli.cli.commands.judge import judged, load_judge, reference_corpus
 from sedd_cli.cli.option_groups import ModelOptions, Watching, model_options, sampling_options, watching_options
 from sedd_cli.cli.view.denoising.showing import show_samples
 from sedd_cli.cli.view.view import View
@@ -56,7 +56,7 @@ def sample(
     seed: o.Seed = 0,
     out: o.Out = None,
     judge: o.Judge = None,
-    self_bleu: o.SelfBleu = False,
+    self_bleu: o.SelfBleu = None,
 ) -> None:
     """Draw samples from a model.
 
@@ -68,7 +68,7 @@ def sample(
     from sedd_cli.system.outputs import check_outputs
 
     view = View(using.json, using.quiet)
-    if self_bleu and judge is None:
+    if self_bleu is not None and judge is None:
         raise RequestError("--self-bleu goes with --judge")
     begin = (*(prompt or ()), *(_prompts(prompts) if prompts is not None else ()))
     options = GenerateOptions(n, length, begin, block, stride, seed, sampling=sampling, chat=tuple(chat or ()))
@@ -88,7 +88,9 @@ def sample(
     if causal is not None:
         from sedd_cli.evaluation.judge import Samples
 
-        document["judged"] = judged(view, Samples.of(result.samples, chosen.tokenizer), causal, self_bleu).to_dict()
+        corpus = reference_corpus(view, None, None, chosen, causal)
+        samples = Samples.of(result.samples, chosen.tokenizer)
+        document["judged"] = judged(view, samples, causal, self_bleu, corpus, seed)
     view.document(recorded(document))
 
 

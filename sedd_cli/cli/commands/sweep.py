@@ -10,10 +10,10 @@ import typer
 from sedd_cli.cli import options as o
 from sedd_cli.cli.choose import choose_any, require_one_process
 from sedd_cli.cli.commands.exact_sweep import ExactRequest, exact_sweep
-from sedd_cli.cli.commands.judge import load_judge
+from sedd_cli.cli.commands.judge import load_judge, reference_corpus
 from sedd_cli.cli.option_groups import ModelOptions, model_options
 from sedd_cli.cli.outcome import output
-from sedd_cli.cli.view.quality import sweep_table
+from sedd_cli.cli.view.quality import point_name, sweep_table, verdict
 from sedd_cli.cli.view.view import View
 from sedd_cli.errors import RequestError
 from sedd_cli.system.software import recorded
@@ -39,7 +39,12 @@ def sweep(
     length: Annotated[
         int | None, typer.Option(metavar="INT", help="Tokens per sample; default: the model's length, --exact: 6.")
     ] = None,
-    self_bleu: o.SelfBleu = False,
+    temperature: Annotated[
+        str | None,
+        typer.Option(metavar="LIST", help="Temperatures of each point, such as 1,0.9,0.8 (a frontier)."),
+    ] = None,
+    reference: o.Reference = None,
+    self_bleu: o.SelfBleu = None,
     resume: Annotated[bool, typer.Option(help="Continue from the samples of an interrupted sweep.")] = True,
     out: Annotated[
         Path | None, typer.Option(metavar="FOLDER", help="Folder of samples, result and figure. Default: sweep.")
@@ -63,6 +68,8 @@ def sweep(
 ) -> None:
     """Measure the quality of samples against the number of sampling steps (figures 1 and 2 of the paper).
 
+    Beside the points: real text, and controls without a network. Points of lower entropy than real text are marked.
+
     With --exact: the distance of every sampler from the model's own distribution against network evaluations, on a
     source whose sequences can be enumerated.
 
@@ -70,8 +77,12 @@ def sweep(
     Example: sedd sweep --exact --plot frontier.png
     """
     if exact:
-        if judge is not None or self_bleu or n is not None or not resume:
-            raise RequestError("--judge, --self-bleu, -n and --no-resume mean nothing with --exact: no text is judged")
+        unused = (judge, self_bleu, n, temperature, reference)
+        if any(value is not None for value in unused) or not resume:
+            raise RequestError(
+                "--judge, --self-bleu, -n, --temperature, --reference and --no-resume mean nothing with --exact: no "
+                "text is judged"
+            )
         exact_sweep(using, ExactRequest(steps, sampler, length, letters, graph, seed, plot, out))
         return
     for flag, value in (("--letters", letters), ("--graph", graph), ("--plot", plot)):
@@ -80,27 +91,33 @@ def sweep(
     if steps is None or judge is None:
         raise RequestError(f"missing option {'--steps' if steps is None else '--judge'} (or --exact)")
     from sedd_cli.checkpoints.loaded_model import LoadedModel
-    from sedd_cli.evaluation.sweep import SweepOptions, holds_sweep, parse_sweep
-    from sedd_cli.evaluation.sweep import plot as draw
+    from sedd_cli.evaluation.sweep import SweepOptions, holds_sweep, parse_sweep, parse_temperatures
     from sedd_cli.evaluation.sweep import sweep as job
+    from sedd_cli.evaluation.sweep_plot import plot as draw
+    from sedd_cli.evaluation.sweep_plot import plot_frontier
     from sedd_cli.system.outputs import check_folder
 
     view = View(using.json, using.quiet)
     samplers, folder = tuple((sampler or "tweedie").split(",")), out or Path("sweep")
-    count = 64 if n is None else n
-    options = SweepOptions(folder, parse_sweep(f"steps={steps}"), samplers, count, length, seed, self_bleu, resume)
+    points = parse_sweep(f"steps={steps}"), samplers, 64 if n is None else n, length, seed
+    options = SweepOptions(folder, *points, self_bleu is not False, resume, parse_temperatures(temperature))
     require_one_process("sweep")
     check_folder("--out", options.folder, holds_sweep, "a folder of a sweep")
     chosen = choose_any(view, *using.choice)
     if not isinstance(chosen, LoadedModel) or chosen.exact:
         raise RequestError(f"a sweep needs a diffusion model: {chosen.source} is autoregressive and has no steps")
     reader = load_judge(view, judge, using.device)
-    result = view.run(job(chosen, reader, options), RESUME)
+    corpus = reference_corpus(view, reference, None, chosen, reader)
+    result = view.run(job(chosen, reader, options, corpus), RESUME)
     found = result.to_dict()
     view.result(sweep_table(result))
+    best = min(result.points, key=lambda point: point.judged.per_sequence.perplexity)
+    for line in verdict(best.judged, result.comparison, point_name(best)):
+        view.say(line, "yellow")
     output.stored = True
-    stored, png = options.folder / "sweep.json", options.folder / "sweep.png"
+    stored, png, frontier = (options.folder / name for name in ("sweep.json", "sweep.png", "frontier.png"))
     draw(result, png)
-    found["png"] = str(png)
-    view.say(f"wrote {stored} and {png}", "dim")
+    plot_frontier(result, frontier)
+    found |= {"png": str(png), "frontier": str(frontier)}
+    view.say(f"wrote {stored}, {png} and {frontier}", "dim")
     view.document(recorded(found))

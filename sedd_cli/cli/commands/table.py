@@ -27,7 +27,7 @@ UNITS = {"s": 1, "m": 60, "h": 3600}
 def table(
     name: Annotated[
         str | None,
-        typer.Argument(metavar="NAME", help="1 to 5, figure1, figure2, as in the paper. Without a name: list them."),
+        typer.Argument(metavar="NAME", help="1 to 5, figure1, figure2 of the paper, or ablations. Without: list them."),
     ] = None,
     run: Annotated[
         list[str] | None, typer.Option("--run", metavar="ROW", help="Train and measure this row; `all`: every row.")

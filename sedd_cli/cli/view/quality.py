@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from rich import box
 from rich.table import Table
 
 from sedd_cli.cli.view.results import plus_minus
 
 if TYPE_CHECKING:
+    from sedd_cli.evaluation.controls import ControlSet
     from sedd_cli.evaluation.exact.sweep import ExactPoint, ExactResult
     from sedd_cli.evaluation.judge import JudgeResult
-    from sedd_cli.evaluation.sweep import SweepResult
+    from sedd_cli.evaluation.sweep_results import SweepPoint, SweepResult
 
 
 def judgement_table(found: JudgeResult) -> Table:
@@ -37,21 +39,12 @@ def judgement_table(found: JudgeResult) -> Table:
 
 
 def sweep_table(found: SweepResult) -> Table:
-    """One row per sampler and number of steps."""
-    table = Table(title=f"{found.settings.model} judged by {found.judge}", title_justify="left", header_style="bold")
-    table.add_column("sampler")
-    for name in ("steps", "NFE", "per sequence", "pooled", "entropy", "dist-2"):
-        table.add_column(name, justify="right")
+    """One row per sampler, number of steps and temperature, then real text and the controls."""
+    table = _quality_table(f"{found.settings.model} judged by {found.judge}")
     for point in found.points:
-        judged = point.judged
-        table.add_row(
-            point.sampler,
-            f"{point.steps:,}",
-            f"{judged.nfe:.1f}",
-            *(plus_minus(of.perplexity, of.error, 1) for of in (judged.per_sequence, judged.pooled)),
-            _share(judged.unigram_entropy.nats),
-            _share(judged.distinct["2"]),
-        )
+        table.add_row(point_name(point), *_quality(point.judged), ", ".join(found.marks(point)))
+    if found.comparison is not None:
+        _add_controls(table, found.comparison)
     return table
 
 
@@ -93,6 +86,63 @@ def _distance(point: ExactPoint | None, nearest: bool) -> str:
     if one.draws is not None:
         return f"~{one.tv:.4f} ({one.tv_exact:.4f})"
     return f"{'*' if nearest else ''}{one.tv:.4f} {abs(one.kl):.4f}"
+
+
+def point_name(point: SweepPoint) -> str:
+    """Sampler, steps and temperature of a point, in words."""
+    at = "" if point.temperature is None else f", T {point.temperature:g}"
+    return f"{point.sampler}, {point.steps:,} steps{at}"
+
+
+def comparison_table(found: JudgeResult, beside: ControlSet) -> Table:
+    """The samples beside real text and the controls."""
+    table = _quality_table(f"beside text of {beside.corpus} ({beside.split}), and controls from its training split")
+    table.add_row("these samples", *_quality(found), ", ".join(beside.marks(found)))
+    _add_controls(table, beside)
+    return table
+
+
+def _quality_table(title: str) -> Table:
+    """An empty table whose columns are the name of some texts, what `_quality` gives of them, and marks."""
+    table = Table(title=title, title_justify="left", header_style="bold", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table.add_column("", no_wrap=True)
+    for name in ("NFE", "perplexity", "entropy", "dist-2", "self-BLEU"):
+        table.add_column(name, justify="right", no_wrap=name == "perplexity")
+    table.add_column("mark", style="yellow")
+    return table
+
+
+def _add_controls(table: Table, beside: ControlSet) -> None:
+    table.add_section()
+    for control in (beside.real, *beside.controls):
+        table.add_row(control.name, *_quality(control.judged), ", ".join(control.marks))
+
+
+def _quality(judged: JudgeResult) -> list[str]:
+    """Evaluations, perplexity per sequence, entropy, distinct-2 and self-BLEU of a set of texts."""
+    perplexity, nfe = judged.per_sequence, "" if judged.nfe is None else f"{judged.nfe:.1f}"
+    found = plus_minus(perplexity.perplexity, perplexity.error, 1)
+    return [nfe, found, *map(_share, (judged.unigram_entropy.nats, judged.distinct["2"], judged.self_bleu))]
+
+
+def verdict(found: JudgeResult, beside: ControlSet | None, name: str = "these samples") -> list[str]:
+    """What the controls say about a perplexity, in lines."""
+    if beside is None:
+        return ["no real text and no controls stand beside this perplexity: name a corpus with --reference"]
+    lines = []
+    if better := beside.better(found):
+        each = (control.name + (f" ({', '.join(control.marks)})" if control.marks else "") for control in better)
+        lines.append(f"without a network, these have a lower perplexity than {name}: {'; '.join(each)}")
+    if marked := beside.marks(found):
+        lines.append(f"the perplexity of {name} does not count: {' and '.join(EXPLAINED[mark] for mark in marked)}")
+    return lines
+
+
+#: A mark in words.
+EXPLAINED = {
+    "low entropy": "their unigram entropy is below that of real text by more than 0.2 nats",
+    "alike": "their self-BLEU is above that of real text by more than 0.2",
+}
 
 
 def _share(value: float | None) -> str:

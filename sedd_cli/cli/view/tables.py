@@ -12,7 +12,7 @@ from sedd_cli.cli.view.results import plus_minus
 from sedd_cli.cli.view.view import View
 from sedd_cli.tables.column import Filling, Likelihood, Mauve
 from sedd_cli.tables.document import NumberCell, RowSummary, TableSummary, TextCell
-from sedd_cli.tables.markdown import digits, papers, printed, samples_of
+from sedd_cli.tables.markdown import controls_of, digits, entropy_of, papers, printed, samples_of
 
 #: The paper's columns that stand beside ours; where there are more, they stand above them, at laptop size nowhere.
 MOST = 2
@@ -27,6 +27,8 @@ def show(view: View, found: TableSummary, shipped: bool = False) -> None:
     view.result(shape(found))
     if found.unit == "generative_perplexity":
         view.say(samples_of(found), "dim")
+        for line in controls_of(found):
+            view.say(line, "dim")
     if found.seeds > 1 and found.unit != "text":
         view.say(f"± is the standard error by {found.seeds} seeds", "dim")
     for entry in found.order:
@@ -111,7 +113,7 @@ def _cell(row: RowSummary, name: str, found: TableSummary) -> str:
     seeds = len(value.seeds)
     many = f" ({seeds} seed{'s' if seeds > 1 else ''})" if 1 < found.seeds != seeds else ""
     change = f" ({value.difference:+.2f})" if value.difference is not None else ""
-    ours = text + change + many + (f", {value.measure}" if value.measure else "")
+    ours = text + change + many + "".join(f", {part}" for part in (value.measure, entropy_of(value)) if part)
     return f"{paper}\nours {ours}" if paper else ours
 
 

@@ -4,8 +4,10 @@ from sedd_cli.core.losses import (  # noqa: F401  (registers them)
     autoregressive,
     concrete_score,
     d3pm,
+    implicit_score_entropy,
     masked_cross_entropy,
     score_entropy,
+    weighting,
 )
 from sedd_cli.core.losses.base import OBJECTIVES, Objective
 

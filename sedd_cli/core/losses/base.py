@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import ClassVar
@@ -12,6 +13,7 @@ from torch import Tensor
 from sedd_cli.core.fast.base import CrossEntropyTiles, TileLoss
 from sedd_cli.core.fast.fused import LinearHead, losses, weighted_loss
 from sedd_cli.core.graphs import Graph
+from sedd_cli.core.losses.weighting import BOUND, DYNAMIC, NAMES, check_dynamic, dynamic_factor, level_factor
 from sedd_cli.core.registry import Registry
 from sedd_cli.core.schedules import T_MIN
 from sedd_cli.core.score import Loss, Parametrization, ScoreModel
@@ -19,6 +21,8 @@ from sedd_cli.core.score import Loss, Parametrization, ScoreModel
 OBJECTIVES = Registry("objective", __package__)
 #: The largest power of t in a weight: with more, the weight at little noise would underflow.
 MOST_POWER = 4.0
+#: The largest power of 1/t in a density of t: with 1, it could not be drawn from.
+MOST_IMPORTANCE = 0.9
 
 
 @dataclass(frozen=True)
@@ -45,6 +49,20 @@ class Objective(ABC):
                 f"{self.name} needs a graph with MASK from which tokens do not return, {graph.name} is none"
             )
 
+    @property
+    def direct(self) -> bool:
+        """Whether gradients are those of the loss that is logged, with the weights of the likelihood bound."""
+        return True
+
+    @property
+    def weights(self) -> str:
+        """The options that say how gradients are weighted, as in a recipe."""
+        return ""
+
+    def placed(self, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Where in (0, 1) a uniform v [B] places the noise, and 1/density there, [B] each."""
+        return v, torch.ones_like(v)
+
     @abstractmethod
     def loss(self, model: ScoreModel, x0: Tensor, v: Tensor, u: Tensor) -> Loss:
         """The sum of the sequences' losses, differentiable, and each of them [B], in nats.
@@ -54,33 +72,87 @@ class Objective(ABC):
 
 
 @dataclass(frozen=True)
-class ContinuousTime(Objective):
-    """An objective at times t ~ U(t_min, 1).
+class PositionWeights:
+    """Weights that differ between the positions of a sequence.
 
-    weight_power: with p > 0, gradients are those of (1 + p)·t^p times the loss at time t. Losses at little noise, which
-    few tokens with large weights estimate, then count less. The minimum is the same where the network can represent it;
-    the loss that is logged has no such factor.
+    logged [B]: of the loss that is logged. factor [B, L]: what the gradients have on top of it.
+    """
+
+    logged: Tensor
+    factor: Tensor
+
+
+#: The weight of each sequence [B], or of each position.
+Weight = Tensor | PositionWeights
+
+
+@dataclass(frozen=True)
+class ContinuousTime(Objective):
+    """An objective at times t in (t_min, 1).
+
+    Gradients are those of the loss at time t times a factor: weighting's (`losses.weighting`) times (1 + p)·t^p with
+    p = weight_power. Losses at little noise, which few tokens with large weights estimate, then count less. The minimum
+    is the same where the network can represent it; the loss that is logged has no such factor.
+
+    weighting: bound (1), flat, min_snr (with weight_cap) or dynamic. importance: with q > 0, t is drawn with a density
+    (1 − q)·t^(−q) and its loss is divided by it: more draws at little noise, where losses scatter most, for the same
+    expectation; otherwise t is uniform.
     """
 
     t_min: float = T_MIN
     weight_power: float = 0.0
+    weighting: str = BOUND
+    weight_cap: float = 5.0
+    importance: float = 0.0
 
     def __post_init__(self) -> None:
         if not 0 < self.t_min < 1:
             raise ValueError(f"t_min must lie in (0, 1), found {self.t_min}")
         if not 0 <= self.weight_power <= MOST_POWER:
             raise ValueError(f"weight_power must lie in [0, {MOST_POWER:g}], found {self.weight_power}")
+        if self.weighting not in NAMES:
+            raise ValueError(f"weighting must be one of {', '.join(NAMES)}, found {self.weighting!r}")
+        if not 0 < self.weight_cap < math.inf:
+            raise ValueError(f"weight_cap must be positive, found {self.weight_cap}")
+        if not 0 <= self.importance <= MOST_IMPORTANCE:
+            raise ValueError(f"importance must lie in [0, {MOST_IMPORTANCE:g}], found {self.importance}")
+
+    @property
+    def direct(self) -> bool:
+        return self.weighting == BOUND and self.weight_power == 0
+
+    @property
+    def weights(self) -> str:
+        power = f"weight_power={self.weight_power:g}" if self.weight_power else ""
+        return ", ".join(part for part in (f"weighting={self.weighting}", power) if part)
+
+    def check(self, graph: Graph) -> None:
+        super().check(graph)
+        if self.weighting == DYNAMIC:
+            check_dynamic(graph)
+
+    def placed(self, v: Tensor) -> tuple[Tensor, Tensor]:
+        if self.importance == 0:
+            return super().placed(v)
+        power = 1 / (1 - self.importance)
+        return v**power, power * v ** (power - 1)
 
     @abstractmethod
-    def weighted(self, model: ScoreModel, x: Tensor, sigma: Tensor, x0: Tensor, weight: Tensor) -> Loss:
-        """weight [B] times the loss at sigma [B], per unit of sigma, of x [B, L]."""
+    def weighted(self, model: ScoreModel, x: Tensor, sigma: Tensor, x0: Tensor, weight: Weight) -> Loss:
+        """weight times the loss at sigma [B], per unit of sigma, of x [B, L]."""
 
     def loss(self, model: ScoreModel, x0: Tensor, v: Tensor, u: Tensor) -> Loss:
-        t = self.t_min + (1 - self.t_min) * v  # [B]
+        place, spread = self.placed(v)
+        t = self.t_min + (1 - self.t_min) * place  # [B]
         sigma, dsigma = model.schedule(t)
-        factor = (1 + self.weight_power) * t**self.weight_power
         x = model.graph.perturb(x0, sigma, u)  # [B, L]
-        found = self.weighted(model, x, sigma, x0, dsigma * factor)
+        factor = (1 + self.weight_power) * t**self.weight_power
+        if self.weighting == DYNAMIC:
+            by_position = dynamic_factor(model.graph, sigma, dsigma, x, x0)
+            return self.weighted(model, x, sigma, x0, PositionWeights(dsigma * spread, factor[:, None] * by_position))
+        if self.weighting != BOUND:
+            factor = factor * level_factor(self.weighting, sigma, dsigma, self.weight_cap)
+        found = self.weighted(model, x, sigma, x0, dsigma * spread * factor)
         return Loss(found.total, found.sequences / factor.to(found.sequences.dtype))
 
 
@@ -89,38 +161,59 @@ def linear_head(model: ScoreModel) -> LinearHead | None:
     return getattr(model.net, "readout", None)
 
 
-def fused_loss(readout: LinearHead, loss: TileLoss, hidden: Tensor, batch: Tensor, weight: Tensor) -> Loss:
+def fused_loss(
+    readout: LinearHead, loss: TileLoss, hidden: Tensor, place: tuple[Tensor, Tensor], weight: Weight
+) -> Loss:
     """Head and loss of some rows of a batch, together.
 
-    hidden [R, D] is the trunk's output at the rows, batch [R] their sequences, weight [B] that of a sequence.
+    hidden [R, D] is the trunk's output at the rows, place their sequences [R] and their positions in them [R].
     """
-    total, rows = weighted_loss(readout, loss, hidden, weight[batch])
-    return Loss(total, weight.to(rows.dtype) * rows.new_zeros(len(weight)).index_add_(0, batch, rows))
+    logged = weight if isinstance(weight, Tensor) else weight.logged
+    of_rows = logged[place[0]] if isinstance(weight, Tensor) else logged[place[0]] * weight.factor[place]
+    total, rows = weighted_loss(readout, loss, hidden, of_rows)
+    return Loss(total, logged.to(rows.dtype) * rows.new_zeros(len(logged)).index_add_(0, place[0], rows))
+
+
+def summed(found: Tensor, weight: Weight) -> Loss:
+    """A weighted sum of losses [B]. Factors of positions are in the gradients of `found` already (`factor_of`)."""
+    loss = (weight if isinstance(weight, Tensor) else weight.logged).to(found.dtype) * found
+    return Loss(loss.sum(), loss.detach())
+
+
+def factor_of(weight: Weight) -> Tensor | None:
+    """The factors [B, L] of the gradients of positions, where there are some, for `ScoreModel.row_losses`."""
+    return None if isinstance(weight, Tensor) else weight.factor
 
 
 def sequence_cross_entropy(
-    model: ScoreModel, x: Tensor, sigma: Tensor, x0: Tensor, where: Tensor | None = None
+    model: ScoreModel,
+    x: Tensor,
+    sigma: Tensor,
+    x0: Tensor,
+    where: Tensor | None = None,
+    factor: Tensor | None = None,
 ) -> Tensor:
-    """Σ of −log p(x0) over positions, the active ones or `where` [B, L], for outputs that are logits: nats [B]."""
+    """Σ of −log p(x0) over positions, the active ones or `where` [B, L], for outputs that are logits: nats [B].
+
+    factor [B, L]: of the gradients (`ScoreModel.row_losses`).
+    """
     if (readout := linear_head(model)) and not torch.is_grad_enabled():
         batch, position, hidden = model.hidden_rows(x, sigma, where)
         nats = losses(readout, CrossEntropyTiles(x0[batch, position], model.graph.vocab_size), hidden)
         return nats.new_zeros(len(x)).index_add_(0, batch, nats)
     vocab_size = model.graph.vocab_size
-    return model.row_losses(x, sigma, x0, lambda z, batch, x, x0: token_nats(z, x0, vocab_size), where)
+    return model.row_losses(x, sigma, x0, lambda z, batch, x, x0: token_nats(z, x0, vocab_size), where, factor)
 
 
 def weighted_cross_entropy(
-    model: ScoreModel, x: Tensor, sigma: Tensor, x0: Tensor, weight: Tensor, where: Tensor | None = None
+    model: ScoreModel, x: Tensor, sigma: Tensor, x0: Tensor, weight: Weight, where: Tensor | None = None
 ) -> Loss:
-    """weight [B] times `sequence_cross_entropy`, for training; fused where the head is linear."""
+    """weight times `sequence_cross_entropy`, for training; fused where the head is linear."""
     if readout := linear_head(model):
         batch, position, hidden = model.hidden_rows(x, sigma, where)
         tiles = CrossEntropyTiles(x0[batch, position], model.graph.vocab_size)
-        return fused_loss(readout, tiles, hidden, batch, weight)
-    nats = sequence_cross_entropy(model, x, sigma, x0, where)
-    loss = weight.to(nats.dtype) * nats
-    return Loss(loss.sum(), loss.detach())
+        return fused_loss(readout, tiles, hidden, (batch, position), weight)
+    return summed(sequence_cross_entropy(model, x, sigma, x0, where, factor_of(weight)), weight)
 
 
 def token_nats(z: Tensor, x0: Tensor, vocab_size: int) -> Tensor:

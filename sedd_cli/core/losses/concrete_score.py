@@ -10,7 +10,15 @@ from torch import Tensor
 
 from sedd_cli.core.fast.base import ConcreteScoreTiles, Targets
 from sedd_cli.core.graphs import Graph
-from sedd_cli.core.losses.base import OBJECTIVES, ContinuousTime, fused_loss, linear_head
+from sedd_cli.core.losses.base import (
+    OBJECTIVES,
+    ContinuousTime,
+    Weight,
+    factor_of,
+    fused_loss,
+    linear_head,
+    summed,
+)
 from sedd_cli.core.score import Loss, ScoreModel
 
 
@@ -32,16 +40,14 @@ class ConcreteScore(ContinuousTime):
 
     name: ClassVar[str] = "concrete_score"
 
-    def weighted(self, model: ScoreModel, x: Tensor, sigma: Tensor, x0: Tensor, weight: Tensor) -> Loss:
+    def weighted(self, model: ScoreModel, x: Tensor, sigma: Tensor, x0: Tensor, weight: Weight) -> Loss:
         if (kernels := model.kernels) and (readout := linear_head(model)):
             batch, position, hidden = model.hidden_rows(x, sigma)
             targets = Targets(x[batch, position], x0[batch, position], sigma[batch].double())
-            return fused_loss(readout, ConcreteScoreTiles(kernels, targets), hidden, batch, weight)
+            return fused_loss(readout, ConcreteScoreTiles(kernels, targets), hidden, (batch, position), weight)
 
         def error(z: Tensor, batch: Tensor, x: Tensor, x0: Tensor) -> Tensor:
             log_score = model.graph.log_score(z, sigma[batch], x)
             return concrete_score_error(model.graph, log_score, sigma[batch], x, x0)
 
-        found = model.row_losses(x, sigma, x0, error)
-        loss = weight.to(found.dtype) * found
-        return Loss(loss.sum(), loss.detach())
+        return summed(model.row_losses(x, sigma, x0, error, factor=factor_of(weight)), weight)

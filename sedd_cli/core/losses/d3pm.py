@@ -56,7 +56,7 @@ class D3PM(Objective):
             batch, position, hidden = model.hidden_rows(x, network_sigma)
             rows = sigma_s[batch], sigma_t[batch], x[batch, position], x0[batch, position]
             if tiles := kernels.posterior_kl_tiles(*rows, self.cross_entropy / self.T):
-                return fused_loss(readout, tiles, hidden, batch, torch.full_like(sigma_t, self.T))
+                return fused_loss(readout, tiles, hidden, (batch, position), torch.full_like(sigma_t, self.T))
 
         def term(z: Tensor, batch: Tensor, x: Tensor, x0: Tensor) -> Tensor:
             found = self.T * graph.posterior_kl(z, sigma_s[batch], sigma_t[batch], x, x0)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from sedd_cli.core.losses.base import OBJECTIVES, ContinuousTime, weighted_cross_entropy
+from sedd_cli.core.losses.base import OBJECTIVES, ContinuousTime, PositionWeights, Weight, weighted_cross_entropy
 from sedd_cli.core.score import Loss, Parametrization, ScoreModel
 
 
@@ -25,5 +25,10 @@ class MaskedCrossEntropy(ContinuousTime):
     parametrization: ClassVar[Parametrization] = "mean"
     needs_mask: ClassVar[bool] = True
 
-    def weighted(self, model: ScoreModel, x: Tensor, sigma: Tensor, x0: Tensor, weight: Tensor) -> Loss:
-        return weighted_cross_entropy(model, x, sigma, x0, weight / torch.expm1(sigma))  # at MASK
+    def weighted(self, model: ScoreModel, x: Tensor, sigma: Tensor, x0: Tensor, weight: Weight) -> Loss:
+        at_mask = torch.expm1(sigma)
+        if isinstance(weight, PositionWeights):
+            weight = replace(weight, logged=weight.logged / at_mask)
+        else:
+            weight = weight / at_mask
+        return weighted_cross_entropy(model, x, sigma, x0, weight)

@@ -15,7 +15,14 @@ from torch import Tensor
 from sedd_cli.core.fast.base import ScoreEntropyTiles, Targets
 from sedd_cli.core.fast.fused import LinearHead, losses
 from sedd_cli.core.graphs import Graph
-from sedd_cli.core.losses.base import OBJECTIVES, ContinuousTime, fused_loss, linear_head
+from sedd_cli.core.losses.base import (
+    OBJECTIVES,
+    ContinuousTime,
+    Weight,
+    factor_of,
+    fused_loss,
+    linear_head,
+)
 from sedd_cli.core.score import Loss, Parametrization, ScoreModel
 
 
@@ -58,7 +65,7 @@ class ScoreEntropy(ContinuousTime):
 
     name: ClassVar[str] = "score_entropy"
 
-    def weighted(self, model: ScoreModel, x: Tensor, sigma: Tensor, x0: Tensor, weight: Tensor) -> Loss:
+    def weighted(self, model: ScoreModel, x: Tensor, sigma: Tensor, x0: Tensor, weight: Weight) -> Loss:
         return weighted_score_entropy(model, x, sigma, x0, weight)
 
 
@@ -74,22 +81,32 @@ class PlugInScoreEntropy(ScoreEntropy):
     parametrization: ClassVar[Parametrization] = "plug_in"
 
 
-def sequence_score_entropy(model: ScoreModel, x: Tensor, sigma: Tensor, x0: Tensor) -> Tensor:
-    """Score entropy of each sequence without σ̄′, [B]; the head runs at active positions only."""
+def sequence_score_entropy(
+    model: ScoreModel, x: Tensor, sigma: Tensor, x0: Tensor, factor: Tensor | None = None
+) -> Tensor:
+    """Score entropy of each sequence without σ̄′, [B]; the head runs at active positions only.
+
+    factor [B, L]: of the gradients (`ScoreModel.row_losses`).
+    """
     if (readout := _linear_head(model)) and not torch.is_grad_enabled():
-        batch, hidden, loss = _tiles(model, x, sigma, x0)
+        (batch, _), hidden, loss = _tiles(model, x, sigma, x0)
         found = losses(readout, loss, hidden)
         return found.new_zeros(len(x)).index_add_(0, batch, found)
-    return model.row_losses(x, sigma, x0, lambda z, batch, x, x0: _row_entropy(model, z, sigma[batch], x, x0))
+
+    def entropy(z: Tensor, batch: Tensor, x: Tensor, x0: Tensor) -> Tensor:
+        return _row_entropy(model, z, sigma[batch], x, x0)
+
+    return model.row_losses(x, sigma, x0, entropy, factor=factor)
 
 
-def weighted_score_entropy(model: ScoreModel, x: Tensor, sigma: Tensor, x0: Tensor, weight: Tensor) -> Loss:
-    """weight [B] times the score entropy of each sequence, for training; fused where the head is linear."""
+def weighted_score_entropy(model: ScoreModel, x: Tensor, sigma: Tensor, x0: Tensor, weight: Weight) -> Loss:
+    """weight times the score entropy of each sequence, for training; fused where the head is linear."""
     if not (readout := _linear_head(model)):
-        weighted = weight * sequence_score_entropy(model, x, sigma, x0)
+        found = sequence_score_entropy(model, x, sigma, x0, factor_of(weight))
+        weighted = (weight if isinstance(weight, Tensor) else weight.logged) * found
         return Loss(weighted.sum(), weighted.detach())
-    batch, hidden, loss = _tiles(model, x, sigma, x0)
-    return fused_loss(readout, loss, hidden, batch, weight)
+    place, hidden, loss = _tiles(model, x, sigma, x0)
+    return fused_loss(readout, loss, hidden, place, weight)
 
 
 def _linear_head(model: ScoreModel) -> LinearHead | None:
@@ -97,13 +114,15 @@ def _linear_head(model: ScoreModel) -> LinearHead | None:
     return None if model.parametrization != "score" or model.kernels is None else linear_head(model)
 
 
-def _tiles(model: ScoreModel, x: Tensor, sigma: Tensor, x0: Tensor) -> tuple[Tensor, Tensor, ScoreEntropyTiles]:
-    """The active positions: their sequences [R], the trunk's outputs there [R, D], and the loss of these rows."""
+def _tiles(
+    model: ScoreModel, x: Tensor, sigma: Tensor, x0: Tensor
+) -> tuple[tuple[Tensor, Tensor], Tensor, ScoreEntropyTiles]:
+    """The active positions: their sequences and places in them [R], the outputs there [R, D], and their loss."""
     kernels = model.kernels
     assert kernels is not None
     batch, position, hidden = model.hidden_rows(x, sigma)
     targets = Targets(x[batch, position], x0[batch, position], sigma[batch].double())
-    return batch, hidden, ScoreEntropyTiles(kernels, targets)
+    return (batch, position), hidden, ScoreEntropyTiles(kernels, targets)
 
 
 def _row_entropy(model: ScoreModel, z: Tensor, sigma: Tensor, x: Tensor, x0: Tensor) -> Tensor:

@@ -7,11 +7,13 @@ from collections.abc import Generator
 import numpy as np
 
 from sedd_cli.checkpoints.loaded_model import LoadedModel
+from sedd_cli.evaluation.controls import marks
+from sedd_cli.evaluation.diversity import Diversity
 from sedd_cli.evaluation.mauve.features import features, scores
 from sedd_cli.evaluation.mauve.generations import generations
 from sedd_cli.evaluation.mauve.options import MauveOptions
 from sedd_cli.evaluation.mauve.references import encoded, read_references
-from sedd_cli.evaluation.mauve.results import FeatureFacts, GenerationFacts, MauveResult, ReferenceFacts
+from sedd_cli.evaluation.mauve.results import DiversityFacts, FeatureFacts, GenerationFacts, MauveResult, ReferenceFacts
 from sedd_cli.evaluation.mauve.writers import Writer, writer_for
 from sedd_cli.evaluation.scorers.causal import CausalModel
 from sedd_cli.evaluation.scorers.scorer import Scorer, load_scorer
@@ -58,6 +60,7 @@ def mauve(
             f"{reader.source}"
         )
     score = yield from scores(real_features, own_features, options.seeds)
+    real, own = Diversity.of(references.rows), Diversity.of(generated[:: options.generations])
     nfe = float(np.mean([one.nfe for one in made]))
     return MauveResult(
         score=score,
@@ -81,6 +84,7 @@ def mauve(
             reader.source, reader.fingerprint, {"references": real_changed, "generations": own_changed}
         ),
         software=software("torch", *model.libraries, *reader.libraries, "mauve-text"),
+        diversity=DiversityFacts(real, own, list(marks(own, real))),
     )
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from sedd_cli.evaluation.diversity import Diversity
+
 
 @dataclass(frozen=True)
 class MauveScore:
@@ -50,6 +52,18 @@ class FeatureFacts:
 
 
 @dataclass(frozen=True)
+class DiversityFacts:
+    """Diversity of the references and of the first generation from each, in the writer's tokens.
+
+    marks: what speaks against the generations, by the rule of `evaluation.controls`.
+    """
+
+    references: Diversity
+    generations: Diversity
+    marks: list[str]
+
+
+@dataclass(frozen=True)
 class MauveResult:
     """MAUVE of generated against real texts, with everything needed to repeat the measurement."""
 
@@ -65,6 +79,7 @@ class MauveResult:
     precision: str
     features: FeatureFacts
     software: dict[str, str]
+    diversity: DiversityFacts
 
     def to_dict(self) -> dict[str, Any]:
         found = asdict(self)

@@ -10,7 +10,8 @@ import torch
 
 from sedd_cli.checkpoints.loaded_model import LoadedModel
 from sedd_cli.errors import RequestError
-from sedd_cli.evaluation.judge import Samples, judge
+from sedd_cli.evaluation.controls import ControlSet, comparable, compare, own_corpus
+from sedd_cli.evaluation.judge import JudgeResult, Samples, judge
 from sedd_cli.evaluation.scorers.causal import CausalModel
 from sedd_cli.evaluation.scorers.continuation import continue_prompts
 from sedd_cli.evaluation.sweep import SweepOptions, sweep
@@ -27,7 +28,7 @@ BATCH = 16
 
 
 class QualityMeasure(Measure[Quality]):
-    """A point of a sweep, or as many samples of an autoregressive model.
+    """A point of a sweep, or as many samples of an autoregressive model, beside real text and controls.
 
     Samples are stored beside the runs, by model, length and seed, so that tables share them.
     """
@@ -35,21 +36,34 @@ class QualityMeasure(Measure[Quality]):
     def run(self, run: RowRun, column: Quality, models: ModelCache) -> Generator[Event, None, dict[str, Any]]:
         model, scorer = models.model(run), models.scorer(run, column)
         check_sampler(run, model)
+        corpus = own_corpus(model) or own_corpus(scorer)
         folder = run.runs / "samples" / f"{model.fingerprint[:16]}-{column.length}-{run.seed}"
         if isinstance(model, CausalModel) or model.exact:
             sampled = yield from _left_to_right(model, column, run.seed, folder)
-            return (yield from judge(scorer, Samples.of(sampled, model.tokenizer), False)).to_dict()
+            samples, beside = Samples.of(sampled, model.tokenizer), None
+            if corpus is not None:
+                samples = comparable(samples, corpus)
+                beside = yield from compare(scorer, samples, corpus, run.seed)
+            judged = yield from judge(scorer, samples)
+            return judged.to_dict() | _beside(judged, beside)
         sampler = run.row.how.sampler or "tweedie"
         options = SweepOptions(folder, (column.steps,), (sampler,), column.n, column.length, run.seed)
-        points = (yield from sweep(model, scorer, options)).points
-        return next(p.to_dict() for p in points if (p.sampler, p.steps) == (sampler, column.steps))
+        result = yield from sweep(model, scorer, options, corpus)
+        point = next(p for p in result.points if p.place == (sampler, column.steps, None))
+        return point.to_dict() | _beside(point.judged, result.comparison)
 
     def common(self, result: dict[str, Any]) -> list[Any]:
         return [result["judge_fingerprint"], result["judge_precision"]]
 
     def value(self, result: dict[str, Any], column: Quality, unit: str) -> Value:
         found = result["per_sequence"]
-        return Value(float(found["perplexity"]), found["error"] or 0.0)
+        entropy, marks = result.get("unigram_entropy", {}).get("nats"), tuple(result.get("marks", ()))
+        return Value(float(found["perplexity"]), found["error"] or 0.0, entropy=entropy, marks=marks)
+
+
+def _beside(judged: JudgeResult, beside: ControlSet | None) -> dict[str, Any]:
+    """What a result document holds of the controls."""
+    return {} if beside is None else {"marks": list(beside.marks(judged)), "comparison": beside.to_dict()}
 
 
 def _left_to_right(

@@ -426,6 +426,10 @@ def test_the_command_prints_one_json_document(options, tiny_run, tiny_causal, se
     result = json.loads(found.stdout)
     assert (result["model"], result["mode"], result["generations"]["count"]) == (str(tiny_run), "infill", 40)
     assert "fewer than 5,000" in found.stderr
+    beside = result["diversity"]
+    assert set(beside) == {"references", "generations", "marks"}
+    assert beside["references"]["entropy"] > 0
+    assert 0 <= beside["generations"]["self_bleu"] <= 1
     found = sedd_mauve(*words(options, "--model", tiny_causal, "--top-p", 0.5, "--json"))
     assert json.loads(found.stdout)["sampler"]["top_p"] == 0.5
 
