@@ -158,7 +158,10 @@ def draw_bounds(
 
 
 def bound_of(score: ScoreModel, x0: Tensor, draws: int, seed: int, protocol: str) -> tuple[Tensor, Tensor]:
-    """Bound and standard error of each sequence, nats [B], from LEAST_REPLICATES stratified replicates."""
+    """Bound and standard error of each sequence, nats [B], from LEAST_REPLICATES stratified replicates.
+
+    An infinite bound, of which one draw that costs infinitely much is proof, has the error 0.
+    """
     if find_protocol(protocol).wrapped:
         raise RequestError(f"protocol {protocol!r} is about blocks of a text, not about single sequences")
     if find_protocol(protocol).stepwise:
@@ -174,7 +177,8 @@ def bound_of(score: ScoreModel, x0: Tensor, draws: int, seed: int, protocol: str
             total += draw_bounds(score, (protocol,), estimator, x0, v, Stream(seed, BOUND, index), step)[:, 0]
         means.append(total / strata)
     stacked = torch.stack(means)
-    return stacked.mean(0), stacked.std(0) / math.sqrt(LEAST_REPLICATES)
+    mean, error = stacked.mean(0), stacked.std(0) / math.sqrt(LEAST_REPLICATES)
+    return mean, torch.where(mean == math.inf, 0.0, error)
 
 
 #: Draws for the bound of a candidate.

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal, TextIO
 
 from sedd_cli.checkpoints.loaded_model import LoadedModel
-from sedd_cli.data.formats.records import Repeated, parse_record
+from sedd_cli.data.formats.records import parse_record, repeated_keys
 from sedd_cli.errors import RequestError, WorkError, listed
 from sedd_cli.inference.generate import as_json
 from sedd_cli.inference.infill import Job, Plan, fill_plans, next_plans, plan_job
@@ -117,8 +117,8 @@ def job_lines(
             record = parse_record(source, number, line)
             if not isinstance(record, dict):
                 raise RequestError(f"it is no JSON object but a {type(record).__name__}")
-            if isinstance(record, Repeated):
-                raise RequestError(f"it has {listed(map(repr, record.repeated))} more than once")
+            if repeated := repeated_keys(record):
+                raise RequestError(f"it has {listed(map(repr, dict.fromkeys(repeated)))} more than once in one object")
             name = record.pop("id", None)
             if len(json_text(name)) > LONGEST_ID:
                 raise RequestError(f"its id has more than {LONGEST_ID:,} characters (the limit LONGEST_ID)")

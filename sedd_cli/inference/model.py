@@ -55,7 +55,7 @@ class Model(LoadedModel):
     ) -> tuple[Tensor, Tensor]:
         """An upper bound on −log p of each sequence of tokens [B, L], nats [B], with its standard error [B].
 
-        For an autoregressive model −log p itself, with an error of 0.
+        For an autoregressive model −log p itself, with an error of 0. An infinite bound has the error 0, too.
         """
         x0 = self._tokens(tokens, self.graph.vocab_size)
         check_protocol(protocol, self.objective.steps, self.source)
