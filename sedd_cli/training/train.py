@@ -23,7 +23,7 @@ from sedd_cli.system.distributed import Dist, connect, restarts
 from sedd_cli.system.events import Event, Note, Warn, expand_events
 from sedd_cli.system.signals import stop_requested
 from sedd_cli.training.autotune import autotune, with_micro_batch
-from sedd_cli.training.cost import too_little_noise
+from sedd_cli.training.cost import check_memory, known_vocab_size, too_little_noise
 from sedd_cli.training.loop import training
 from sedd_cli.training.report import TrainReport, check_report, report
 from sedd_cli.training.state import TrainState
@@ -100,9 +100,12 @@ def _train(recipe: Recipe, options: TrainOptions, dist: Dist) -> Generator[Event
     run = _run_dir(options)
     dist.from_main(run.check)
     yield Note(f"recipe {recipe.name} → {run.path}")
+    smallest = 1 if options.autotune else None
+    check_memory(recipe, known_vocab_size(recipe.data.prepared()), dist, smallest)
     dataset = yield from _dataset(recipe, dist)
     loader = _loader(recipe, dataset)
     check_report(recipe, dataset, options.report)
+    check_memory(recipe, dataset.tokenizer.vocab_size, dist, smallest)
     with ExitStack() as stack:
         # read the run only once it is locked: another process may have been writing until now
         start = dist.from_main(lambda: _lock_and_find(run, recipe, options.extend, stack))
