@@ -27,7 +27,7 @@ ESTIMATORS = ("iid", "stratified", "count")
 #: Independent replicates that a standard error needs.
 LEAST_REPLICATES = 4
 #: Version of the draws; a cache of draws made otherwise is not used.
-DRAWS_VERSION = 3
+DRAWS_VERSION = 4
 #: Replicates before the number needed is estimated: to stop early on a small error gives intervals that are too short.
 PILOT = 8
 #: Strata of a replicate: a text of fewer blocks gets several draws per block.
