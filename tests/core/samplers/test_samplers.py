@@ -25,6 +25,7 @@ from sedd_cli.core.conditioning import Conditioning
 from sedd_cli.core.graphs import GRAPHS
 from sedd_cli.core.samplers import GRIDS, SAMPLERS, Stepper, run_reference
 from sedd_cli.core.samplers.denoise import decode_step, denoise_step
+from sedd_cli.core.samplers.tweedie import tweedie_step
 from sedd_cli.core.schedules import SCHEDULES, Schedule
 from sedd_cli.core.score import ScoreModel
 from sedd_cli.models.dit import DiT
@@ -117,6 +118,18 @@ def test_tweedie_is_the_exact_posterior_of_a_single_token(name, noise):
         mine = step_law("tweedie", model, x, t, s)[:, 0]
         truth = torch.stack([reference.reverse_posterior(p0, Q, noise.sigma(s), noise.sigma(t), row) for row in x])
         torch.testing.assert_close(mine, truth, rtol=1e-9, atol=rounding(Q, noise, t, s))
+
+
+@every_graph
+def test_a_long_tweedie_step_of_float32_scores_is_computed_in_float64(name):
+    graph = GRAPHS[name](vocab_size=N)
+    z = torch.randn(64, graph.states, generator=torch.Generator().manual_seed(0))
+    x = torch.full((64,), graph.states - 1)
+    z[:, -1] = 0.0
+    delta = torch.full((64,), 3.0, dtype=torch.float64)
+    single, double = (tweedie_step(graph, one, x, delta) for one in (z, z.double()))
+    torch.testing.assert_close(single.move_probability, double.move_probability, rtol=1e-12, atol=0)
+    torch.testing.assert_close(single.weights, double.weights, rtol=1e-12, atol=0)
 
 
 def test_euler_is_not_exact_for_a_single_token_except_on_loglinear_masks():
