@@ -400,6 +400,35 @@ def test_first_hitting_is_the_limit_of_small_normalized_steps():
     follows(last.x, truth.flatten(), S)
 
 
+class Recording:
+    """A network without knowledge: it keeps the noise levels that it gets, by the number of masks."""
+
+    def __init__(self):
+        self.levels = {}
+
+    def hidden(self, x, sigma):
+        for left in range(1, x.shape[1] + 1):
+            self.levels.setdefault(left, []).append(sigma[(x == N).sum(1) == left])
+        return torch.zeros(*x.shape, N + 1)
+
+    def head(self, hidden):
+        return hidden
+
+
+def test_first_hitting_unmasks_at_the_times_of_the_process():
+    """From λ̄(1) down, the next of n masks falls at λ·U^(1/n), which the network is told; tokens do not depend on it."""
+    net, draws, noise = Recording(), 20_000, SCHEDULES["loglinear"](eps=0.3)
+    model = ScoreModel(net, GRAPHS["absorbing"](vocab_size=N), noise)
+    *_, last = SAMPLERS["first_hitting"]().run(model, Conditioning.nothing(draws, 3), seed=3, index=torch.arange(draws))
+    mean = -math.expm1(-noise.sigma(1.0))
+    for left in (3, 2, 1):
+        mean *= left / (left + 1)
+        lam = -torch.expm1(-torch.cat(net.levels[left]))
+        assert len(lam) == draws
+        assert float(lam.mean()) == pytest.approx(mean, abs=0.006)
+    follows(last.x, torch.full((N**3,), N**-3.0, dtype=torch.float64), N)
+
+
 GIVEN = [{0: 2, 1: 0}, {2: 1, 3: 0}, {1: 1, 2: 2}, {0: 1, 2: 0}, {3: 2}]  # prefix, suffix, middle, scattered, one
 PLACES = ["prefix", "suffix", "middle", "scattered", "one"]
 
