@@ -10,6 +10,8 @@ from typing import Any
 
 #: Most characters of a message, and of one value in it.
 MESSAGE, VALUE = 4000, 120
+#: Text in quotes, and words without spaces, are cut in any message where they are longer: file names are rarely so.
+QUOTED, WORD = 240, 480
 #: Most items of a list in a message.
 ITEMS = 12
 
@@ -53,13 +55,13 @@ def shortened(text: str, most: int = VALUE) -> str:
 
 #: Long values in a message, which are cut: text in quotes, and words without spaces (names, numbers, paths).
 _LONG = re.compile(
-    rf"""(?<!\w)(?P<quote>['"])(?:(?!(?P=quote))[^\n]){{{2 * VALUE},}}(?P=quote)(?!\w)|[^\s'"]{{{4 * VALUE},}}"""
+    rf"""(?<!\w)(?P<quote>['"])(?:(?!(?P=quote))[^\n]){{{QUOTED},}}(?P=quote)(?!\w)|[^\s'"]{{{WORD},}}"""
 )
 
 
 def bounded(text: str) -> str:
     """A message of at most about MESSAGE characters, whose long values are cut in their middle."""
-    return _LONG.sub(lambda found: shortened(found[0], 2 * VALUE), shortened(text, MESSAGE))
+    return _LONG.sub(lambda found: shortened(found[0], QUOTED), shortened(text, MESSAGE))
 
 
 class _Short(reprlib.Repr):
@@ -80,7 +82,7 @@ class _Short(reprlib.Repr):
 
 def displayed(value: Any) -> str:
     """`repr(value)`, shortened; values from files are quoted in messages by this."""
-    return shortened(_Short().repr(value), 2 * VALUE)
+    return shortened(_Short().repr(value))
 
 
 def listed(items: Iterable[object], most: int = ITEMS, separator: str = ", ") -> str:

@@ -15,8 +15,9 @@ from torch import Tensor
 
 #: Cells of the table of `placed_sigma`, equal in log sigma.
 CELLS = 2048
-#: Share of the draws of `placed_sigma` that are even in log sigma, for scores that are wrong where sigma is large.
-LOG_SHARE = 0.2
+#: Share of the draws of `placed_sigma` that are even in log sigma: their weight, at most sigma·log(high/low)/LOG_SHARE,
+#: bounds what one moved token counts. Without it a few draws decide, and intervals from few replicates lie too low.
+LOG_SHARE = 0.5
 
 
 def placed_lambda(v: Tensor, length: int) -> tuple[Tensor, Tensor]:

@@ -28,7 +28,7 @@ ESTIMATORS = ("iid", "stratified", "count")
 #: Independent replicates that a standard error needs.
 LEAST_REPLICATES = 4
 #: Version of the draws; a cache of draws made otherwise is not used.
-DRAWS_VERSION = 3
+DRAWS_VERSION = 4
 #: Replicates before the number needed is estimated: to stop early on a small error gives intervals that are too short.
 PILOT = 8
 #: Strata of a replicate: a text of fewer blocks gets several draws per block.
@@ -159,7 +159,10 @@ def draw_bounds(
 
 
 def bound_of(score: ScoreModel, x0: Tensor, draws: int, seed: int, protocol: str) -> tuple[Tensor, Tensor]:
-    """Bound and standard error of each sequence, nats [B], from LEAST_REPLICATES stratified replicates."""
+    """Bound and standard error of each sequence, nats [B], from LEAST_REPLICATES stratified replicates.
+
+    An infinite bound, of which one draw that costs infinitely much is proof, has the error 0.
+    """
     if find_protocol(protocol).wrapped:
         raise RequestError(f"protocol {protocol!r} is about blocks of a text, not about single sequences")
     if find_protocol(protocol).stepwise:
@@ -175,7 +178,8 @@ def bound_of(score: ScoreModel, x0: Tensor, draws: int, seed: int, protocol: str
             total += draw_bounds(score, (protocol,), estimator, x0, v, Stream(seed, BOUND, index), step)[:, 0]
         means.append(total / strata)
     stacked = torch.stack(means)
-    return stacked.mean(0), stacked.std(0) / math.sqrt(LEAST_REPLICATES)
+    mean, error = stacked.mean(0), stacked.std(0) / math.sqrt(LEAST_REPLICATES)
+    return mean, torch.where(mean == math.inf, 0.0, error)
 
 
 #: Draws for the bound of a candidate.

@@ -59,7 +59,7 @@ class Model(LoadedModel):
         """An upper bound on −log p of each sequence of tokens [B, L], nats [B], with its standard error [B].
 
         A text, or several of them, which need not be equally long, may stand in the place of tokens. For an
-        autoregressive model −log p itself, with an error of 0.
+        autoregressive model −log p itself, with an error of 0. An infinite bound has the error 0, too.
         """
         if not isinstance(tokens, Tensor):
             texts = [tokens] if isinstance(tokens, str) else list(tokens)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -14,17 +14,23 @@ from sedd_cli.data.corpora import find_corpus
 from sedd_cli.data.prepared import PrepareOptions, dataset_folder, find_prepared
 from sedd_cli.data.shards import open_dataset
 from sedd_cli.data.tokenizers import is_local, load_tokenizer
+from sedd_cli.errors import RequestError
 from sedd_cli.models.dit import DiT
+from sedd_cli.models.precision import autocast_dtype
 from sedd_cli.recipe import Recipe
 from sedd_cli.recipe.assemble import check_recipe, expected_vocab_size, make_graph
+from sedd_cli.system.distributed import Dist
+from sedd_cli.system.memory import free_memory
 from sedd_cli.training.flops import PEAKS, mean_active_share, training_flops
-from sedd_cli.training.state import BYTES_A_PARAMETER
+from sedd_cli.training.state import BYTES_A_PARAMETER, use_sharding
 
 #: Nats per token between the end of the noise and p_base that are not warned of, and the states of a graph without a
 #: closed form up to which they are computed.
 MOST_PRIOR, DENSE_STATES = 0.01, 512
 #: The most noise that is looked for where there is too little.
 MOST_SIGMA = 1e6
+#: Values of the model's width that a block keeps for the backward pass at least, for each token.
+KEPT = 10
 #: The paper trained on nodes of 8 A100 80GB (appendix C.2); the share of their peak is an assumption.
 GPUS, MFU = 8, 0.4
 
@@ -93,8 +99,7 @@ def estimate_cost(recipe: Recipe, report: bool = True) -> CostEstimate:
     """
     check_recipe(recipe, report)
     options = text_options(recipe)
-    prepared = find_prepared(options)
-    vocab_size = open_dataset(prepared).tokenizer.vocab_size if prepared else _vocab_size(options)
+    prepared, vocab_size = find_prepared(options), known_vocab_size(options)
     return CostEstimate(
         data=str(prepared or f"not prepared yet, will be in {dataset_folder(options)}"),
         steps=recipe.train.steps,
@@ -104,15 +109,68 @@ def estimate_cost(recipe: Recipe, report: bool = True) -> CostEstimate:
     )
 
 
-def _vocab_size(options: PrepareOptions) -> int | None:
-    """The vocabulary size of a text that is not prepared yet; None if it depends on the text."""
+def known_vocab_size(options: PrepareOptions) -> int | None:
+    """The vocabulary size of a prepared text, or of one still to be prepared; None if its tokens are not known yet."""
+    if prepared := find_prepared(options):
+        return open_dataset(prepared).tokenizer.vocab_size
     spec = options.tokenizer or find_corpus(options).tokenizer
     return load_tokenizer(spec).vocab_size if is_local(spec) else expected_vocab_size(spec)
 
 
+def check_memory(recipe: Recipe, vocab_size: int | None, dist: Dist, micro_batch: int | None = None) -> None:
+    """RequestError where a training takes more than the free memory of the process's device.
+
+    The estimate is a low one: what is refused cannot work. vocab_size: None if it is not known yet. micro_batch: other
+    than the recipe's.
+    """
+    graph, rows = make_graph(recipe, vocab_size or 2), dist.share(recipe.train.batch)
+    parameters, length = count_parameters(recipe, graph), recipe.model.length
+    size = 4 if autocast_dtype(recipe.train.precision, dist.device) is None else 2
+    each = min(micro_batch or recipe.train.micro_batch or len(rows), len(rows))
+    values = KEPT + recipe.model.n_blocks if recipe.train.recompute else KEPT * recipe.model.n_blocks
+    shards = dist.world if use_sharding(recipe, parameters, dist) else 1
+    needs = [
+        _Need(
+            BYTES_A_PARAMETER / shards * parameters,
+            f"weights, gradients, average and moments of {parameters:,} parameters",
+            "model",
+        ),
+        _Need(
+            size * values * recipe.model.hidden_size * each * length,
+            f"activations of {each:,} × {length:,} tokens",
+            "model.length, train.micro_batch or model",
+        ),
+        _Need(8 * len(rows) * length, f"a batch of {len(rows):,} × {length:,} tokens", "train.batch or model.length"),
+    ]
+    needed, free = sum(need.bytes for need in needs), free_memory(dist.device)
+    if needed > free:
+        spelled = ", ".join(f"{need.bytes / 2**30:,.1f} for {need.what}" for need in needs)
+        raise RequestError(
+            f"training takes {needed / 2**30:,.1f} GiB or more on {dist.device} ({spelled}), of which "
+            f"{free / 2**30:,.1f} are free: choose a smaller {max(needs, key=lambda need: need.bytes).lower}"
+        )
+
+
+@dataclass(frozen=True)
+class _Need:
+    """Bytes, what they are for, and what makes them fewer."""
+
+    bytes: float
+    what: str
+    lower: str
+
+
+def count_parameters(recipe: Recipe, graph: Graph) -> int:
+    """The number of parameters of a recipe's network, from two that have one and two blocks."""
+    one, two = (
+        sum(p.numel() for p in DiT.empty(replace(recipe.model, n_blocks=n), graph.states).parameters()) for n in (1, 2)
+    )
+    return one + (recipe.model.n_blocks - 1) * (two - one)
+
+
 def _model_cost(recipe: Recipe, vocab_size: int) -> ModelCost:
     graph = make_graph(recipe, vocab_size)
-    parameters = sum(p.numel() for p in DiT.empty(recipe.model, graph.states).parameters())
+    parameters = count_parameters(recipe, graph)
     flops = training_flops(recipe, graph)
     micro_batch = recipe.train.micro_batch or recipe.train.batch
     return ModelCost(

@@ -26,7 +26,7 @@ from sedd_cli.system.distributed import Dist, connect, restarts
 from sedd_cli.system.events import Event, Note, Warn, expand_events
 from sedd_cli.system.signals import stop_requested
 from sedd_cli.training.autotune import autotune, with_micro_batch
-from sedd_cli.training.cost import too_little_noise
+from sedd_cli.training.cost import check_memory, known_vocab_size, too_little_noise
 from sedd_cli.training.loop import training
 from sedd_cli.training.report import TrainReport, check_report, report
 from sedd_cli.training.state import TrainState
@@ -112,10 +112,13 @@ def _train(recipe: Recipe, options: TrainOptions, dist: Dist) -> Generator[Event
     text = dist.from_main(lambda: text_options(recipe, run.path))
     if text.tokenizer != recipe.data.tokenizer:
         yield Note(f"taking the tokenizer {text.tokenizer} (data.tokenizer names another)")
+    smallest = 1 if options.autotune else None
+    check_memory(recipe, known_vocab_size(text), dist, smallest)
     dataset = yield from prepared_by_main(text, dist)
     loader = _loader(recipe, dataset)
     check_order(make_graph(recipe, dataset.tokenizer.vocab_size), dataset.tokenizer)
     check_report(recipe, dataset, options.report)
+    check_memory(recipe, dataset.tokenizer.vocab_size, dist, smallest)
     with ExitStack() as stack:
         # read the run only once it is locked: another process may have been writing until now
         start = dist.from_main(lambda: _lock_and_find(run, recipe, options.extend, stack))

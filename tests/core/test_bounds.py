@@ -442,6 +442,16 @@ def test_placed_draws_integrate_what_they_should(low, high, length):
         assert float((lam**power * slope).mean()) == pytest.approx(whole, rel=1e-8)
 
 
+@pytest.mark.parametrize("length", [3, 64, 1024])
+@pytest.mark.parametrize(("low", "high"), [(1e-5, 6.9), (1e-5, 1.2), (1e-4, 20.0)])
+def test_no_draw_of_placed_noise_counts_much_more_than_others(low, high, length, monkeypatch):
+    """A moved token costs about 1/sigma. Its weight times that is bounded; it is up to 1e5 where sigma is even."""
+    monkeypatch.setattr(placement, "CELLS", 2048)  # as in use: within a cell, draws are even
+    v = (torch.arange(100_000, **F64) + 0.5) / 100_000
+    sigma, weight = placement.placed_sigma(v, low, high, length)
+    assert float((weight / sigma).max()) < 2.01 * math.log(high / low)
+
+
 @every_graph
 def test_random_draws_average_to_the_bound(name):
     """The law of the draws themselves: Beta order statistics and subsets, times and corruptions."""

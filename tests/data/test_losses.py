@@ -76,6 +76,13 @@ def test_a_job_with_a_key_twice_is_refused():
     assert "'n' more than once" in str(line)
 
 
+@pytest.mark.parametrize("value", ['{"a": 1, "a": 2}', '[{"b": {"a": 1, "a": 2}}]'])
+def test_a_job_with_a_key_twice_inside_its_id_is_refused(value):
+    (line,) = job_lines([b'{"template": "a [MASK:2]", "id": %s}' % value.encode()], "jobs", 8)
+    assert line.job is None
+    assert "'a' more than once" in line.refusal
+
+
 @pytest.mark.parametrize(("name", "separator"), [("a.csv", ","), ("a.tsv", "\t")])
 def test_columns_that_stand_twice(name, separator, tmp_path):
     table = separator.join(["id", "text", "id"]) + "\n" + separator.join("xyz") + "\n"

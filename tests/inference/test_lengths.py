@@ -98,3 +98,93 @@ def test_without_a_mask_the_model_cannot_tell(tiny_run):
     made = load_model(tiny_run)
     assert length_nats(made, (1, None, 2)) is not None
     assert length_nats(dataclasses.replace(made, graph=GRAPHS["uniform"](made.vocab_size)), (1, None, 2)) is None
+
+
+class Chain:
+    """The exact conditional distributions of a stationary Markov chain with uniform marginals and transitions P."""
+
+    def __init__(self, P: torch.Tensor):
+        self.P, self.V, self.device = P, len(P), torch.device("cpu")
+
+    def hidden(self, x, sigma):
+        seen = torch.nn.functional.one_hot(x, self.V + 1)[..., : self.V].double()
+        seen = torch.where((x == self.V)[..., None], 1.0, seen)  # [B, L, V]: 1 for the tokens that may stand there
+        left, right = [seen[:, 0] / self.V], [torch.ones_like(seen[:, 0])]
+        for i in range(1, x.shape[1]):
+            left.append((left[-1] @ self.P) * seen[:, i])
+            right.append((seen[:, -i] * right[-1]) @ self.P.T)
+        p = torch.stack(left, 1) * torch.stack(right[::-1], 1)
+        return torch.cat([p.clamp(min=1e-300).log(), torch.zeros(*x.shape, 1, dtype=torch.float64)], -1)
+
+    def head(self, hidden):
+        return hidden
+
+
+#: Gaps of one to six tokens, between texts of eight.
+LENGTHS, SIDE = range(1, 7), 8
+
+
+@pytest.fixture
+def chain(tiny_run):
+    """The tiny run with a network that knows a chain exactly: each token is 0, 1 or 2 places after the one before."""
+    made = load_model(tiny_run)
+    here = torch.eye(made.vocab_size, dtype=torch.float64)
+    return dataclasses.replace(made, net=Chain(0.3 * here + 0.4 * here.roll(1, 1) + 0.3 * here.roll(2, 1)))
+
+
+def passages(P: torch.Tensor, n: int, length: int) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(length)
+    found = [torch.randint(0, len(P), (n,), generator=generator)]
+    for _ in range(2 * SIDE + length - 1):
+        found.append(torch.multinomial(P[found[-1]], 1, generator=generator)[:, 0])
+    return torch.stack(found, 1)
+
+
+def test_of_a_markov_chain_the_score_is_its_own_probability_of_the_length(chain):
+    """p(n | text) ∝ (P^(n + 1))(last token before the gap, first token after it), by matrix powers."""
+    P = chain.net.P
+    for true in LENGTHS:
+        (text,) = passages(P, 1, true).tolist()
+        left, right = text[:SIDE], text[SIDE + true :]
+        nats = torch.tensor([length_nats(chain, (*left, *[None] * n, *right)) for n in LENGTHS], dtype=torch.float64)
+        weights = [torch.linalg.matrix_power(P, n + 1)[left[-1], right[0]] for n in LENGTHS]
+        truth = torch.stack(weights) / sum(weights)
+        torch.testing.assert_close(nats.neg().softmax(0), truth, rtol=1e-6, atol=1e-12)
+
+
+def test_of_a_markov_chain_no_rule_finds_the_length_more_often(chain):
+    """The default finds as many as the best possible rule; exact probabilities of filled texts find fewer."""
+    P, each = chain.net.P, 25
+    powers = torch.stack([torch.linalg.matrix_power(P, n + 1) for n in LENGTHS])
+    optimum = float(powers.max(0).values.mean() * len(P) / len(LENGTHS))
+    right = {"given text": 0, "per token": 0, "in total": 0}
+    generator = torch.Generator().manual_seed(0)
+    for true in LENGTHS:
+        for text in passages(P, each, true).tolist():
+            left, after = text[:SIDE], text[SIDE + true :]
+            scores = {name: [] for name in right}
+            for n in LENGTHS:
+                scores["given text"].append(length_nats(chain, (*left, *[None] * n, *after)))
+                nats = nats_of_a_filling(P, left, n, after, generator)
+                scores["per token"].append(nats / (2 * SIDE + n))
+                scores["in total"].append(nats)
+            for name, found in scores.items():
+                right[name] += LENGTHS[found.index(min(found))] == true
+    share = {name: count / (each * len(LENGTHS)) for name, count in right.items()}
+    error = math.sqrt(optimum * (1 - optimum) / (each * len(LENGTHS)))
+    assert 0.3 < optimum < 0.7  # neither hopeless nor sure
+    assert share["given text"] == pytest.approx(optimum, abs=3 * error)
+    assert share["per token"] < optimum - 2 * error
+    assert share["in total"] < optimum - 2 * error, (share, optimum)
+
+
+def nats_of_a_filling(P, left, n, right, generator) -> float:
+    """−log p of a text whose gap is filled by a draw from the exact conditional distribution; inf if there is none."""
+    text = list(left)
+    for at in range(n):
+        weights = P[text[-1]] * torch.linalg.matrix_power(P, n - at)[:, right[0]]
+        if not weights.sum():
+            return math.inf
+        text.append(int(torch.multinomial(weights, 1, generator=generator)))
+    text += right
+    return float(math.log(len(P)) - P[text[:-1], text[1:]].log().sum())

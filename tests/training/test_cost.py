@@ -10,12 +10,16 @@ from support.toys import Cyclic
 
 from sedd_cli.core.graphs import GRAPHS
 from sedd_cli.core.schedules import SCHEDULES
+from sedd_cli.errors import RequestError
 from sedd_cli.models.dit import DiT
 from sedd_cli.models.shape import DiTConfig
 from sedd_cli.recipe import load_recipe, shipped
-from sedd_cli.training import flops
-from sedd_cli.training.cost import estimate_cost, too_little_noise
+from sedd_cli.recipe.assemble import make_graph, make_net
+from sedd_cli.system.distributed import Dist
+from sedd_cli.training import cost, flops
+from sedd_cli.training.cost import check_memory, count_parameters, estimate_cost, too_little_noise
 from sedd_cli.training.flops import known_peak
+from sedd_cli.training.state import LossModule
 
 PAPERS = sorted(n for n in set(shipped()) - {"quickstart", "markov"} if not n.startswith("mini/"))
 EXPECT = re.compile(
@@ -121,3 +125,56 @@ def test_noise_that_ends_short_of_the_base_distribution_is_warned_of(graph, nois
     assert f"{truth:.2f} nats per token" in warning
     if graph == "uniform":
         assert "choose more noise" in estimate_cost(recipe).to_dict()["warning"]
+
+
+ALONE = Dist(0, 1, torch.device("cpu"))
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (["model.length=1048576"], r"activations of 24 × 1,048,576 tokens.*smaller model.length"),
+        (["train.batch=100000000"], r"activations of 100,000,000 × 64 tokens"),
+        (["train.batch=1000000000000", "train.micro_batch=1"], r"choose a smaller train.batch"),
+        (["train.batch=1000000000000"], r"activations of 1,000,000,000,000 × 64 tokens"),
+        (["model.hidden_size=65536", "model.n_heads=64"], r"choose a smaller model"),
+        (["model.n_blocks=65536"], r"choose a smaller model"),
+        (["model.hidden_size=16384", "model.n_heads=16"], r"choose a smaller model"),
+    ],
+    ids=lambda value: value[0] if isinstance(value, list) else "",
+)
+def test_a_training_beyond_all_memory_is_refused_before_its_text_is_prepared(change, reason, workplace, sedd, tmp_path):
+    (tmp_path / "a.txt").write_text("the cat sat on the mat\n" * 50)
+    data = f"data={{corpus: {tmp_path / 'a.txt'}, tokenizer: bpe:1000000}}"
+    found = sedd("train", "quickstart", data, *change, "--run-dir", tmp_path / "run", "--device", "cpu")
+    assert found.code == 2
+    assert re.search(reason, found.err), found.err
+    assert "GiB" in found.err
+    assert not (tmp_path / "run").exists()
+
+
+def test_no_training_is_refused_that_takes_less(workplace, monkeypatch):
+    """The estimate is below what a forward pass keeps for the backward one and the state takes, and not far below."""
+    changes = ["model.hidden_size=64", "model.n_blocks=4", "train.precision=fp32", "train.batch=256"]
+    recipe = load_recipe(workplace / "tiny.yaml", changes)
+    graph = make_graph(recipe, 30)
+    net = make_net(recipe, graph, torch.device("cpu")).train()
+    parameters = count_parameters(recipe, graph)
+    assert parameters == sum(p.numel() for p in net.parameters())
+    own, kept = {p.untyped_storage().data_ptr() for p in net.parameters()}, {}
+
+    def keep(tensor):
+        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    shape, f64 = (recipe.train.batch, recipe.model.length), torch.float64
+    x0, v, u = torch.zeros(shape, dtype=torch.int64), torch.full(shape[:1], 0.99, dtype=f64), torch.rand(shape)
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        module = LossModule(net, graph, recipe.noise.make(), recipe.objective.make())
+        module(x0, v, u.double()).total.backward()
+    taken = sum(size for at, size in kept.items() if at not in own) + 20 * parameters
+    monkeypatch.setattr(cost, "free_memory", lambda device: taken)
+    check_memory(recipe, 30, ALONE)
+    monkeypatch.setattr(cost, "free_memory", lambda device: taken // 4)
+    with pytest.raises(RequestError):
+        check_memory(recipe, 30, ALONE)

@@ -75,8 +75,14 @@ class Uniform(Graph):
         # float64: 1 − p(x|x) has to be told apart from ρ, which is 1e-9 at small sigma
         p = z.double().softmax(-1)
         log_rho = self.log_rho(per_position(sigma, x).double())[..., None]
-        moved = -torch.expm1(log_rho) * p.gather(-1, x[..., None])  # 1 − s_y where p(y|x) = 0
-        return zero_at(torch.log1p(p * torch.expm1(-log_rho) - moved).to(z.dtype), x)
+        stays = p.gather(-1, x[..., None])
+        gained = p * torch.expm1(-log_rho)
+        excess = gained + torch.expm1(log_rho) * stays  # s_y − 1
+        # near s_y = 0 that cancels; a sum of positive terms does not: ρ·p(x|x) + (1 − p(x|x)) + gained
+        others = zero_at(p, x).sum(-1, keepdim=True)
+        small = (log_rho.exp() * stays + others + gained).log()
+        log_score = torch.where(excess > -0.5, torch.log1p(excess.clamp(min=-0.5)), small)
+        return zero_at(log_score.to(z.dtype), x)
 
     def posterior_kl(self, z: Tensor, sigma_s: Tensor, sigma_t: Tensor, x: Tensor, x0: Tensor) -> Tensor:
         """p(x_s = y|x, y0) = p(x|y)·p_s(y|y0)/p_t(x|y0), where p(x|y) is the same on both sides and cancels.

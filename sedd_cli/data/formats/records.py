@@ -129,6 +129,13 @@ class Repeated(dict[str, Any]):
     repeated: list[str]
 
 
+def repeated_keys(value: Any) -> list[str]:
+    """The keys that stand more than once in one of the objects of a JSON value, at any depth."""
+    parts = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    own = value.repeated if isinstance(value, Repeated) else []
+    return [*own, *(key for part in parts for key in repeated_keys(part))]
+
+
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) == len(pairs):

@@ -134,7 +134,6 @@ def evaluate(
     }
     bounds = yield from _all_bounds(used, blocks, known, options, dist)
     yield from _warnings(bounds, text.unknown, options)
-    yield from (Warn(line) for line in dataset.manifest.remarks if "does not give back" in line)
     compared = None
     if options.baselines and dist.main:
         compared = yield from baselines(dataset, blocks.get("rigorous") or next(iter(blocks.values())))

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from sedd_cli.data.formats.records import Repeated, parse_record
+from sedd_cli.data.formats.records import parse_record, repeated_keys
 from sedd_cli.errors import RequestError, listed, shortened
 from sedd_cli.inference.plan import Job
 from sedd_cli.inference.template import gap_between, parse_template
@@ -121,8 +121,8 @@ def _json_job(source: str, number: int, line: bytes, defaults: Defaults) -> JobL
     record = parse_record(source, number, line)
     if not isinstance(record, dict):
         raise RequestError(f"it is no JSON object but a {type(record).__name__}")
-    if isinstance(record, Repeated):
-        raise RequestError(f"it has {listed(map(repr, record.repeated))} more than once")
+    if repeated := repeated_keys(record):
+        raise RequestError(f"it has {listed(map(repr, dict.fromkeys(repeated)))} more than once in one object")
     name = record.pop("id", None)
     if len(json_text(name)) > LONGEST_ID:
         raise RequestError(f"its id has more than {LONGEST_ID:,} characters (the limit LONGEST_ID)")

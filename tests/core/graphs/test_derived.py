@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from fractions import Fraction
+
 import pytest
 import reference
 import torch
@@ -126,3 +129,20 @@ def test_a_dense_form_beyond_its_size_is_refused(name):
 def test_rates_of_the_hybrid_graph_are_positive(key, value):
     with pytest.raises(ValueError, match=f"{key} must be positive and finite"):
         GRAPHS["hybrid"](vocab_size=3, **{key: value})
+
+
+@pytest.mark.parametrize("sigma", [1e-4, 1e-9, 1e-12, 1e-14, 1e-20])
+@pytest.mark.parametrize("N", [3, 1000, 50_000])
+@pytest.mark.parametrize("sure", [0.0, 20.0, 60.0])
+def test_mean_scores_of_the_uniform_graph_keep_their_digits_under_hardly_any_noise(N, sigma, sure):
+    """Against fractions: s_y is near 0 where the network is sure that the token has stayed."""
+    z = torch.zeros(N, dtype=torch.float64)
+    z[0], z[1] = sure, sure - 50.0
+    found = GRAPHS["uniform"](vocab_size=N).mean_score(z[None], torch.tensor([sigma], **F64), torch.tensor([0]))[0]
+    p = [Fraction(math.exp(float(one) - float(z.max()))) for one in z[:3]]
+    total = p[0] + p[1] + (N - 2) * p[2]
+    gone = Fraction(math.expm1(sigma))
+    rho = gone / (gone + N)
+    for y in (1, 2):
+        truth = (p[0] * rho + p[y] / rho + (total - p[0] - p[y])) / total
+        assert float(found[y]) == pytest.approx(math.log(truth), rel=1e-12, abs=1e-12)

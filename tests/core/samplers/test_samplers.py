@@ -25,6 +25,7 @@ from sedd_cli.core.conditioning import Conditioning
 from sedd_cli.core.graphs import GRAPHS
 from sedd_cli.core.samplers import GRIDS, SAMPLERS, Stepper, run_reference
 from sedd_cli.core.samplers.denoise import decode_step, denoise_step
+from sedd_cli.core.samplers.tweedie import tweedie_step
 from sedd_cli.core.schedules import SCHEDULES, Schedule
 from sedd_cli.core.score import ScoreModel
 from sedd_cli.models.dit import DiT
@@ -88,6 +89,18 @@ def test_tweedie_is_the_exact_posterior_of_a_single_token(name, noise):
         mine = step_law(SAMPLERS["tweedie"](), model, x, t, s)[:, 0]
         truth = torch.stack([reference.reverse_posterior(p0, Q, noise.sigma(s), noise.sigma(t), row) for row in x])
         torch.testing.assert_close(mine, truth, rtol=1e-9, atol=rounding(Q, noise, t, s))
+
+
+@every_graph
+def test_a_long_tweedie_step_of_float32_scores_is_computed_in_float64(name):
+    graph = GRAPHS[name](vocab_size=N)
+    z = torch.randn(64, graph.states, generator=torch.Generator().manual_seed(0))
+    x = torch.full((64,), graph.states - 1)
+    z[:, -1] = 0.0
+    delta = torch.full((64,), 3.0, dtype=torch.float64)
+    single, double = (tweedie_step(graph, one, x, delta) for one in (z, z.double()))
+    torch.testing.assert_close(single.move_probability, double.move_probability, rtol=1e-12, atol=0)
+    torch.testing.assert_close(single.weights, double.weights, rtol=1e-12, atol=0)
 
 
 def test_euler_is_not_exact_for_a_single_token_except_on_loglinear_masks():
@@ -358,6 +371,35 @@ def test_first_hitting_is_the_limit_of_small_normalized_steps():
     for row in reference.sequences(S, 3):
         truth[tuple(row.tolist())] = float(p0.reshape(S, S, S)[tuple(row.tolist())])
     follows(last.x, truth.flatten(), S)
+
+
+class Recording:
+    """A network without knowledge: it keeps the noise levels that it gets, by the number of masks."""
+
+    def __init__(self):
+        self.levels = {}
+
+    def hidden(self, x, sigma):
+        for left in range(1, x.shape[1] + 1):
+            self.levels.setdefault(left, []).append(sigma[(x == N).sum(1) == left])
+        return torch.zeros(*x.shape, N + 1)
+
+    def head(self, hidden):
+        return hidden
+
+
+def test_first_hitting_unmasks_at_the_times_of_the_process():
+    """From λ̄(1) down, the next of n masks falls at λ·U^(1/n), which the network is told; tokens do not depend on it."""
+    net, draws, noise = Recording(), 20_000, SCHEDULES["loglinear"](eps=0.3)
+    model = ScoreModel(net, GRAPHS["absorbing"](vocab_size=N), noise)
+    *_, last = SAMPLERS["first_hitting"]().run(model, Conditioning.nothing(draws, 3), seed=3, index=torch.arange(draws))
+    mean = -math.expm1(-noise.sigma(1.0))
+    for left in (3, 2, 1):
+        mean *= left / (left + 1)
+        lam = -torch.expm1(-torch.cat(net.levels[left]))
+        assert len(lam) == draws
+        assert float(lam.mean()) == pytest.approx(mean, abs=0.006)
+    follows(last.x, torch.full((N**3,), N**-3.0, dtype=torch.float64), N)
 
 
 GIVEN = [{0: 2, 1: 0}, {2: 1, 3: 0}, {1: 1, 2: 2}, {0: 1, 2: 0}, {3: 2}]  # prefix, suffix, middle, scattered, one

@@ -193,8 +193,7 @@ def repeated_long(same_levels):
 
 @pytest.fixture(scope="module")
 def repeated_short(same_levels):
-    # dense matrices for each level of noise are slow
-    return {case: _repeat_long(*case, 50 if case[0] == "hybrid" else REPETITIONS) for case in SHORT_CASES}
+    return {case: _repeat_long(*case) for case in SHORT_CASES}
 
 
 def _repeat(name, protocol, estimator):
@@ -307,8 +306,8 @@ def _cover_together(cases):
 @pytest.mark.parametrize("case", CASES, ids=" ".join)
 def test_an_estimator_is_unbiased_and_knows_its_error(repeated, case):
     covered, expected, means, errors = repeated[case]
-    # at one in a thousand, since these are some thirty cases: 200 intervals tell a rate of 94 % from one of 87 %, 50
-    # from one of 79 %, no more; seeds are fixed
+    # at one in a thousand, since these are some thirty cases: 200 intervals tell a rate of 94 % from one of 87 %, no
+    # more; seeds are fixed
     assert binomtest(sum(covered), len(covered), LEVEL - 0.01).pvalue > 0.001, sum(covered)
     spread = np.std(means, ddof=1)
     assert math.isclose(np.mean(means), expected, abs_tol=4 * spread / math.sqrt(len(covered)))

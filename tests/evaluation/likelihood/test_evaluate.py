@@ -128,6 +128,30 @@ def test_bound_of_single_sequences_agrees_with_their_mean(model, dataset):
     assert ((bound - other).abs() < 5 * (error**2 + other_error**2).sqrt()).all()
 
 
+def test_an_infinite_bound_has_no_error(model):
+    with torch.no_grad():
+        model.net.output_layer.linear.bias[3] = -math.inf
+    bound, error = model.bound(torch.tensor([[3] * 8, [1] * 8]), draws=64)
+    assert bound[0] == math.inf
+    assert error[0] == 0
+    assert bound[1].isfinite()
+    assert error[1] > 0
+
+
+def test_what_the_tokenizer_loses_is_said_once(model, workplace):
+    """Whether the text is prepared by the same command, or was before."""
+    from sedd_cli.system.events import Warn
+
+    text = Text(str(workplace / "lossy.txt"))
+    (workplace / "lossy.txt").write_text("\n".join(f"the cat sat on the mat {i}" for i in range(300)))
+    lost = "the tokenizer x does not give back 1.0% of the characters"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sedd_cli.data.prepare.tokenizer_remarks", lambda *given: [Warn(lost)])
+        for _ in range(2):
+            events, _ = completed(evaluate_all(model, [text], options_of(baselines=False), ALONE))
+            assert [e.text for e in events if isinstance(e, Warn)].count(lost) == 1
+
+
 def test_another_tokenizer_is_refused(model):
     with pytest.raises(RequestError, match="another tokenizer"):
         result(model, _dataset(model.recipe.data.corpus, "byte"))
