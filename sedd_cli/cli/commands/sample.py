@@ -10,7 +10,7 @@ import typer
 
 from sedd_cli.cli import options as o
 from sedd_cli.cli.choose import choose_model, model_files
-from sedd_cli.cli.commands.judge import judged, load_judge, reference_corpus
+from sedd_cli.cli.commands.quality.judge import judged, load_judge, reference_corpus
 from sedd_cli.cli.option_groups import ModelOptions, Watching, model_options, sampling_options, watching_options
 from sedd_cli.cli.view.denoising.showing import show_samples
 from sedd_cli.cli.view.view import View

@@ -138,7 +138,9 @@ def test_mean_scores_of_the_uniform_graph_keep_their_digits_under_hardly_any_noi
     """Against fractions: s_y is near 0 where the network is sure that the token has stayed."""
     z = torch.zeros(N, dtype=torch.float64)
     z[0], z[1] = sure, sure - 50.0
-    found = GRAPHS["uniform"](vocab_size=N).mean_score(z[None], torch.tensor([sigma], **F64), torch.tensor([0]))[0]
+    found = GRAPHS["uniform"](vocab_size=N).mean_score(
+        z[None], torch.tensor([sigma], dtype=torch.float64), torch.tensor([0])
+    )[0]
     p = [Fraction(math.exp(float(one) - float(z.max()))) for one in z[:3]]
     total = p[0] + p[1] + (N - 2) * p[2]
     gone = Fraction(math.expm1(sigma))

@@ -9,8 +9,8 @@ import typer
 
 from sedd_cli.cli import options as o
 from sedd_cli.cli.choose import choose_any, require_one_process
-from sedd_cli.cli.commands.exact_sweep import ExactRequest, exact_sweep
-from sedd_cli.cli.commands.judge import load_judge, reference_corpus
+from sedd_cli.cli.commands.quality.exact_sweep import ExactRequest, exact_sweep
+from sedd_cli.cli.commands.quality.judge import load_judge, reference_corpus
 from sedd_cli.cli.option_groups import ModelOptions, model_options
 from sedd_cli.cli.outcome import output
 from sedd_cli.cli.view.quality import point_name, sweep_table, verdict
