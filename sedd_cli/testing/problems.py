@@ -73,11 +73,11 @@ def step_law(sampler: Stepper, model: ScoreModel, x: Tensor, t: float, s: float)
     flat = [value.flatten(0, 1) for value in (log_score, x)]
     later, earlier = (value.repeat_interleave(x.shape[1]) for value in times)
     found = law(sampler.transition(model, flat[0], flat[1], later, earlier), flat[1]).unflatten(0, x.shape)
-    if back:  # what the network has no say in
-        mask = model.graph.mask_state
+    mask = model.graph.mask
+    if back and mask is not None:  # what the network has no say in
         kept = torch.nn.functional.one_hot(x, model.graph.states).double() * (1 - back)
         kept[..., mask] = back
-        found = torch.where((x == mask)[..., None], found, kept)
+        found = torch.where(model.graph.active(x)[..., None], found, kept)
     return found
 
 

@@ -13,7 +13,7 @@ from support.causal_models import save_tiny_causal
 from support.jobs import completed, returned
 
 from sedd_cli import load_model
-from sedd_cli.cli.commands import mauve as command
+from sedd_cli.cli.commands.quality import mauve as command
 from sedd_cli.errors import RequestError, WorkError
 from sedd_cli.evaluation.mauve.features import scores
 from sedd_cli.evaluation.mauve.job import mauve
