@@ -93,7 +93,8 @@ def find_start(run: RunDir, recipe: Recipe, extend: bool = False) -> Start:
 def check_recipe_of(run: RunDir, recipe: Recipe) -> None:
     """RequestError where a folder holds a run of another recipe: what `find_start` would find, before any work."""
     if (latest := checkpoint.latest(run.path)) is not None:
-        _differences(run, _recipe_of(latest), recipe)
+        stored = _recipe_of(latest)
+        _differences(run, stored, as_measured(recipe, stored))
 
 
 def _differences(run: RunDir, stored: Recipe, recipe: Recipe) -> list[str]:

@@ -106,10 +106,11 @@ class Model(LoadedModel):
         """n fillings of a template such as "The [MASK:8] sat on [MASK:2-5].", or of the gap between two texts.
 
         Of a list of templates: a list of n fillings for each. Given text is kept unchanged. options: length, seed,
-        candidates (of which the best is kept), and the fields of `sedd_cli.inference.sampling.Sampling`. RequestError
-        where the template or the lengths are wrong.
+        candidates (of which the best is kept), first (the number of the first filling, which with the seed fixes its
+        draws), and the fields of `sedd_cli.inference.sampling.Sampling`. RequestError where the template or the lengths
+        are wrong.
         """
-        sampling, others = split_options("infill", options, ("length", "seed", "candidates"))
+        sampling, others = split_options("infill", options, ("length", "seed", "candidates", "first"))
         if (template is None) == (prefix + suffix == ""):
             raise RequestError("infill takes either a template, or prefix, suffix or both")
         if template is not None and not isinstance(template, str):

@@ -28,7 +28,7 @@ def check_sampler(
     """Check a sampler, an object or a class whose options have defaults, on three tokens with known scores.
 
     Args:
-        part: The sampler. It is run on the absorbing and the uniform graph, without the latter if it needs a MASK.
+        part: The sampler. It is run on the absorbing and the uniform graph, or on the one of them that it takes.
         exact: Whether it draws from the data distribution with exact scores and many steps. One that prefers likely
             tokens does not.
         rates: For a `Stepper`: whether its steps are those of the reverse rates to first order in their length. Those
@@ -41,8 +41,7 @@ def check_sampler(
     sampler = part if isinstance(part, Sampler) else part()
     if sampler.causal:
         raise ValueError(f"{sampler.name} is for causal networks: check_sampler knows no truth for them")
-    for name in ("absorbing",) if sampler.needs_mask else ("absorbing", "uniform"):
-        graph = GRAPHS[name](vocab_size=N)
+    for graph in _graphs(sampler):
         if isinstance(sampler, Stepper):
             check_steps(sampler, graph, rates, step)
             if exact:
@@ -51,6 +50,21 @@ def check_sampler(
         elif exact:
             check_samples(sampler, graph)
         check_run(sampler, graph)
+
+
+def _graphs(sampler: Sampler) -> list[Graph]:
+    """The absorbing and the uniform graph of three tokens, those that the sampler takes."""
+    found = []
+    for name in ("absorbing", "uniform"):
+        graph = GRAPHS[name](vocab_size=N)
+        try:
+            sampler.check(graph)
+        except ValueError:
+            continue
+        found.append(graph)
+    if not found:
+        raise ValueError(f"{sampler.name} takes neither the absorbing nor the uniform graph")
+    return found
 
 
 def _model(graph: Graph, L: int, spread: float = 0.0) -> tuple[ScoreModel, Tensor, Tensor, reference.Score]:

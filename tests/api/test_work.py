@@ -81,7 +81,7 @@ def test_bound_takes_text(model):
         (lambda m: evaluate(m, blcks=3), "evaluate has no option 'blcks', did you mean 'blocks'"),
         (lambda m: prepare("my.txt", tokeniser="char"), "prepare has no option 'tokeniser', did you mean 'tokenizer'"),
         (lambda m: train("quickstart", freshly=True), "train has no option 'freshly', did you mean 'fresh'"),
-        (lambda m: train("quickstart", "train.stepz=3"), "train.stepz: unknown key, did you mean 'steps'"),
+        (lambda m: train("quickstart", "train.stepz=3"), "train.stepz: unknown key, did you mean 'train.steps'"),
         (lambda m: m.sample(1, sampler="tweedy"), "unknown sampler 'tweedy', did you mean 'tweedie'"),
     ],
 )

@@ -87,6 +87,10 @@ def commands() -> dict:
     return found
 
 
+#: Of the commands that compute with a network.
+COMPILED = dict.fromkeys(("sample", "infill", "eval", "sweep", "cloze", "mauve"), ("--compile",))
+
+
 def flags(command) -> list[str]:
     """The arguments and the spellings of the options of a command."""
     found = []
@@ -107,7 +111,8 @@ def help_of(sedd, monkeypatch, *words: str) -> str:
 def test_commands_and_options_are_those_of_the_table():
     found = {name: flags(command) for name, command in commands().items()}
     assert found == {
-        name: sorted([*words.split(), "--import", "--json", "--quiet", "-q"]) for name, words in FLAGS.items()
+        name: sorted([*words.split(), *COMPILED.get(name, []), "--import", "--json", "--quiet", "-q"])
+        for name, words in FLAGS.items()
     }
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import reference
 import torch
-from support.toys import N, base, noisy, score_model, world
+from support.toys import ALL, N, base, every_noise, noisy, score_model, world
 
 from sedd_cli.core import bounds, placement
 from sedd_cli.core.bounds import (
@@ -27,7 +27,6 @@ from sedd_cli.core.samplers.grids import T_END
 from sedd_cli.core.schedules import SCHEDULES
 
 every_graph = pytest.mark.parametrize("name", GRAPHS)
-every_noise = pytest.mark.parametrize("noise", [cls() for cls in SCHEDULES.values()], ids=list(SCHEDULES))
 F64 = {"dtype": torch.float64}
 
 
@@ -383,7 +382,7 @@ NOISES = {
 }
 
 
-CASES = [(name, noise) for name in GRAPHS for noise in NOISES.get(name, NOISES["uniform"])]
+CASES = [(name, noise) for name in GRAPHS for noise in NOISES.get(name, NOISES["uniform"][: None if ALL else 2])]
 
 
 @pytest.mark.parametrize(("name", "noise"), CASES, ids=str)

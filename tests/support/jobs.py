@@ -16,6 +16,12 @@ def completed(job: Generator[Any, None, Any]) -> tuple[list[Any], Any]:
             return events, end.value
 
 
+def without_origin(document: dict[str, Any]) -> dict[str, Any]:
+    """A document without the command and the time that it was made by."""
+    assert document["made_by"]["software"]["sedd"]
+    return {key: value for key, value in document.items() if key != "made_by"}
+
+
 def returned(job: Generator[Any, None, Any]) -> Any:
     """The result of a job."""
     return completed(job)[1]

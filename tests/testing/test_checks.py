@@ -23,7 +23,10 @@ from sedd_cli.core.score import Loss, Network
 from sedd_cli.testing import check_graph, check_loss, check_sampler, check_schedule
 
 #: What the guide says of samplers that are meant to be otherwise.
-MEANT = {"confidence": {"exact": False}, "remdm": {"rates": False}}
+MEANT = {
+    **{name: {"exact": False} for name in ("confidence", "threshold")},
+    **{name: {"rates": False} for name in ("remdm", "remdm_rescale", "psi", "flow_matching", "ddim")},
+}
 KNOWN_SAMPLERS = [name for name, cls in SAMPLERS.items() if not cls.causal and name not in ("first_hitting", "tweedie")]
 KNOWN_LOSSES = [name for name, cls in OBJECTIVES.items() if not cls.causal]
 

@@ -327,8 +327,8 @@ def test_an_evaluation_on_two_processes_is_that_of_one(tiny_run, tmp_path, sedd)
     together = evaluate_on(2, tiny_run, tmp_path / "found.json")
     assert together["processes"] == 2
     same_bounds(alone, together)
-    assert {key: alone[key] for key in alone if key not in ("bounds", "processes")} == {
-        key: together[key] for key in together if key not in ("bounds", "processes")
+    assert {key: alone[key] for key in alone if key not in ("bounds", "processes", "made_by")} == {
+        key: together[key] for key in together if key not in ("bounds", "processes", "made_by")
     }
     # what two processes have kept, one takes up where it was cut off
     kept = sorted((home() / "evaluations").glob("*/5.npy"))

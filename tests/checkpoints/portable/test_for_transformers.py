@@ -18,6 +18,7 @@ from sedd_cli import load_model
 from sedd_cli.checkpoints.export import ExportOptions, export
 from sedd_cli.checkpoints.load import open_model
 from sedd_cli.checkpoints.loaded_model import LoadedModel
+from sedd_cli.checkpoints.portable.config import KNOWN_SCHEDULES
 from sedd_cli.core.graphs import GRAPHS
 from sedd_cli.core.graphs.absorbing import Absorbing
 from sedd_cli.core.losses import OBJECTIVES
@@ -145,10 +146,16 @@ def own(graph: str, noise: str, objective: str) -> LoadedModel:
 COMBINED = [
     (graph, noise, objective)
     for graph in GRAPHS
-    for noise in SCHEDULES
+    for noise in KNOWN_SCHEDULES
     for objective in OBJECTIVES
     if not OBJECTIVES[objective]().causal and not (OBJECTIVES[objective].needs_mask and graph != "absorbing")
 ]
+
+
+@pytest.mark.parametrize("noise", sorted({*SCHEDULES} - {*KNOWN_SCHEDULES}))
+def test_schedules_that_the_modeling_file_lacks_are_refused(tmp_path, noise):
+    with pytest.raises(RequestError, match=f"holds the schedules loglinear, geometric, not '{noise}'"):
+        exported(own("absorbing", noise, "score_entropy"), tmp_path / "out")
 
 
 @pytest.mark.parametrize(("graph", "noise", "objective"), COMBINED)
