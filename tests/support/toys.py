@@ -19,7 +19,7 @@ from sedd_cli.testing.problems import N, noisy, score_model
 
 __all__ = ["N", "noisy", "score_model"]
 
-#: With SEDD_ALL_TESTS=1 every combination of the parts is tested, which takes twice the time of the usual tests. They
+#: With SEDD_ALL_TESTS=1 every combination of the parts is tested, which takes twice the time. The usual tests
 #: take two schedules, whose noise grows in different ways, and of two graphs with the same code (`gaussian`,
 #: `nearest_neighbour`) two samplers. Every schedule by itself is in test_schedules.py.
 ALL = bool(os.environ.get("SEDD_ALL_TESTS"))
