@@ -9,6 +9,7 @@ from sedd_cli.cli.next_commands import after_training
 from sedd_cli.cli.view.status import draw_status
 from sedd_cli.cli.view.view import View
 from sedd_cli.errors import RequestError
+from sedd_cli.system.software import recorded
 
 if TYPE_CHECKING:
     from sedd_cli.recipe import Recipe
@@ -63,4 +64,4 @@ def draw_finished(view: View, result: TrainResult, found: Status, recipe: Recipe
     if not view.quiet:
         draw_status(view.console, found)
     after_training(view, result.run, recipe)
-    view.document(result.to_dict())
+    view.document(recorded(result.to_dict()))
