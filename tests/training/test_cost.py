@@ -133,10 +133,10 @@ ALONE = Dist(0, 1, torch.device("cpu"))
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        (["model.length=1048576"], r"activations of 24 × 1,048,576 tokens.*smaller model.length"),
-        (["train.batch=100000000"], r"activations of 100,000,000 × 64 tokens"),
+        (["model.length=1048576"], r"activations of 12 × 1,048,576 tokens.*smaller model.length"),
+        (["train.batch=100000000"], r"activations of 100,000,000 × 128 tokens"),
         (["train.batch=1000000000000", "train.micro_batch=1"], r"choose a smaller train.batch"),
-        (["train.batch=1000000000000"], r"activations of 1,000,000,000,000 × 64 tokens"),
+        (["train.batch=1000000000000"], r"activations of 1,000,000,000,000 × 128 tokens"),
         (["model.hidden_size=65536", "model.n_heads=64"], r"choose a smaller model"),
         (["model.n_blocks=65536"], r"choose a smaller model"),
         (["model.hidden_size=16384", "model.n_heads=16"], r"choose a smaller model"),
