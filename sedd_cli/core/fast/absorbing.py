@@ -10,7 +10,7 @@ from torch import Tensor
 
 from sedd_cli.core.fast.base import Kernels, Targets, in_tile
 from sedd_cli.core.graphs.absorbing import Absorbing
-from sedd_cli.core.graphs.base import Transition, per_position
+from sedd_cli.core.graphs.transition import Transition, per_position
 
 #: The normaliser e^m that thinning assumes no position to exceed (`core.fast.thinning`).
 LARGEST_NORMALISER = 8.0

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from sedd_cli.core.fast.base import Kernels, Targets, in_tile
 from sedd_cli.core.fast.posterior import UniformPosteriorTiles
-from sedd_cli.core.graphs.base import Transition, per_position
+from sedd_cli.core.graphs.transition import Transition, per_position
 from sedd_cli.core.graphs.uniform import Uniform
 
 #: Allows for the float32 rounding of a sum over the vocabulary.

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from sedd_cli.core.categorical import inverse_cdf
 from sedd_cli.core.graphs import exponential
+from sedd_cli.core.graphs.transition import per_position, zero_at
 from sedd_cli.core.registry import Registry
 from sedd_cli.core.tokens import TokenStatistics
 
@@ -28,37 +29,6 @@ GRAPHS = Registry("graph", __package__)
 
 #: The dense forms hold matrices of S × S float64; a graph with more states needs closed forms.
 MOST_DENSE_STATES = 4096
-
-
-@dataclass(frozen=True)
-class Transition:
-    """The distribution of a position's next state.
-
-    Attributes:
-        move_probability: probability of moving to another state [...], float64.
-        weights: unnormalised distribution of the state it moves to [..., S], 0 at the current state.
-    """
-
-    move_probability: Tensor
-    weights: Tensor
-
-    @classmethod
-    def of_rates(cls, rates: Tensor, step: Tensor) -> Transition:
-        """A first-order step of length `step` [...] along rates [..., S], which are 0 at the current state."""
-        total = rates.sum(-1, dtype=torch.float64)
-        return cls((per_position(step.double(), total) * total).clamp(max=1.0), rates)
-
-    @classmethod
-    def of_masses(cls, masses: Tensor, x: Tensor) -> Transition:
-        """Masses [..., S] of all states, the current one x [...] among them; negative ones are set to 0.
-
-        Where none is positive the position stays.
-        """
-        masses = masses.clamp(min=0.0)
-        weights = masses.scatter(-1, x[..., None], 0.0)
-        moved = weights.sum(-1, dtype=torch.float64)
-        total = moved + masses.gather(-1, x[..., None])[..., 0]
-        return cls(moved / torch.where(total > 0, total, 1.0), weights)
 
 
 @dataclass(frozen=True)
@@ -304,13 +274,3 @@ class Graph(ABC):
                 f"the graph {self.name!r} with {self.states:,} states has no closed form here, and a dense matrix of "
                 f"{self.states**2 * 8 / 2**30:,.1f} GiB is too large: at most {MOST_DENSE_STATES:,} states"
             )
-
-
-def per_position(value: Tensor, x: Tensor) -> Tensor:
-    """A value per sequence [B] (or per position) in a shape that broadcasts against x [B, ...]."""
-    return value.reshape(value.shape + (1,) * (x.dim() - value.dim()))
-
-
-def zero_at(values: Tensor, x: Tensor) -> Tensor:
-    """values [..., S] with the entry of the current state x [...] set to 0; the gradient there is cut."""
-    return values.scatter(-1, x[..., None], 0.0)

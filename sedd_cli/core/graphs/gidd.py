@@ -18,7 +18,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sedd_cli.core.graphs.base import Graph, per_position
+from sedd_cli.core.graphs.base import Graph
+from sedd_cli.core.graphs.transition import per_position
 from sedd_cli.core.schedules import Schedule
 
 

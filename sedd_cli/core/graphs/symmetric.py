@@ -21,7 +21,8 @@ from torch import Tensor
 
 from sedd_cli.core.categorical import inverse_cdf
 from sedd_cli.core.graphs import exponential
-from sedd_cli.core.graphs.base import Graph, per_position, zero_at
+from sedd_cli.core.graphs.base import Graph
+from sedd_cli.core.graphs.transition import per_position, zero_at
 
 #: Elements of the matrices, and of the table of powers, that are held at once: 128 MiB.
 BLOCK = 2**24

@@ -8,7 +8,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from sedd_cli.core.graphs.base import GRAPHS, Graph, per_position, zero_at
+from sedd_cli.core.graphs.base import GRAPHS, Graph
+from sedd_cli.core.graphs.transition import per_position, zero_at
 
 
 @GRAPHS.register

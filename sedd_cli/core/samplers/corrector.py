@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from sedd_cli.core.graphs import Graph, Transition
-from sedd_cli.core.graphs.base import zero_at
+from sedd_cli.core.graphs.transition import zero_at
 
 
 def corrector_step(graph: Graph, log_score: Tensor, x: Tensor, step: Tensor) -> Transition:

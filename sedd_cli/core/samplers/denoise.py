@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from sedd_cli.core.graphs import Graph, Transition
-from sedd_cli.core.graphs.base import per_position
+from sedd_cli.core.graphs.transition import per_position
 
 #: Names of the last steps: by Bayes' rule, or as in the published code.
 LAST_STEPS = ("bayes", "tweedie")

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from sedd_cli.core.graphs import Transition
-from sedd_cli.core.graphs.base import per_position, zero_at
+from sedd_cli.core.graphs.transition import per_position, zero_at
 from sedd_cli.core.samplers.base import SAMPLERS
 from sedd_cli.core.samplers.stepper import Stepper
 from sedd_cli.core.score import ScoreModel

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from sedd_cli.core.graphs import Graph, Transition
-from sedd_cli.core.graphs.base import per_position
+from sedd_cli.core.graphs.transition import per_position
 from sedd_cli.core.samplers.base import SAMPLERS
 from sedd_cli.core.samplers.denoise import denoise_step
 from sedd_cli.core.samplers.stepper import Stepper

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from sedd_cli.core.fast import Kernels
 from sedd_cli.core.graphs import Graph, Transition
-from sedd_cli.core.graphs.base import per_position
+from sedd_cli.core.graphs.transition import per_position
 from sedd_cli.core.samplers.base import SAMPLERS
 from sedd_cli.core.samplers.stepper import GridStep, Stepper
 from sedd_cli.core.score import ScoreModel
