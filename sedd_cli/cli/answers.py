@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,7 +37,7 @@ def evaluate_answers(
     reads = {"--from": local, "--model": model_files(using.model), "--tokenizer": using.tokenizer}
     check_outputs({"--out": out}, reads)
     precision = "fp32" if using.precision == "auto" else using.precision
-    model = choose_model(view, using.model, using.device, precision, using.tokenizer, using.mask_token)
+    model = choose_model(view, replace(using, precision=precision).choice)
     result = view.run(score_answers(model, pairs, seed=seed)).to_dict()
     if out is not None:
         try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sedd_cli.cli.view.view import View
 from sedd_cli.errors import RequestError
@@ -39,48 +39,48 @@ def more_inputs(model: LoadedModel | CausalModel, corpora: list[str]) -> dict[st
     return {"the model's own corpus": [*corpora], "the model's tokenizer": tokenizers}
 
 
-def choose_model(
-    view: View,
-    named: str | None,
-    device: str,
-    precision: str,
-    tokenizer: str | None,
-    mask_token: str | None = None,
-    compile: bool = False,
-) -> LoadedModel:
+class ModelChoice(NamedTuple):
+    """The options that say which model is loaded, and how."""
+
+    model: str | None
+    device: str
+    precision: str
+    tokenizer: str | None
+    mask_token: str | None
+    compile: bool = False
+
+
+def choose_model(view: View, choice: ModelChoice) -> LoadedModel:
     """Load the model and describe it in one line."""
     from sedd_cli.checkpoints.load import open_model
 
-    source = source_of(named)
-    if named is None and source == PUBLISHED:
+    source = source_of(choice.model)
+    if choice.model is None and source == PUBLISHED:
         view.say(f"no run under ./runs (sedd train quickstart makes one): using {PUBLISHED}")
-    model = open_model(source, device, precision, tokenizer, mask_token)
-    if compile and (reason := model.compile()):
+    model = open_model(source, choice.device, choice.precision, choice.tokenizer, choice.mask_token)
+    if choice.compile and (reason := model.compile()):
         view.say(f"warning: the network is not compiled: {reason}", "yellow")
     view.say(f"model {model.describe()}", "dim")
     return model
 
 
-def choose_any(
-    view: View,
-    named: str | None,
-    device: str,
-    precision: str,
-    tokenizer: str | None,
-    mask_token: str | None = None,
-    compile: bool = False,
-) -> LoadedModel | CausalModel:
-    """Like `choose_model`; `named` may also be a causal language model of transformers."""
+def choose_any(view: View, choice: ModelChoice) -> LoadedModel | CausalModel:
+    """Like `choose_model`; the model may also be a causal language model of transformers."""
     from sedd_cli.evaluation.scorers.pretrained import is_causal, load_exact
 
-    if named is None or not is_causal(named):
-        return choose_model(view, named, device, precision, tokenizer, mask_token, compile)
-    for option, given in (("--mask-token", mask_token is not None), ("--compile", compile)):
-        if given:
-            raise RequestError(f"{option} means nothing with the causal model {named}")
-    model = load_exact(named, device, precision, tokenizer)
+    if choice.model is None or not is_causal(choice.model):
+        return choose_model(view, choice)
+    check_causal(choice)
+    model = load_exact(choice.model, choice.device, choice.precision, choice.tokenizer)
     view.say(f"model {model.describe()}", "dim")
     return model
+
+
+def check_causal(choice: ModelChoice) -> None:
+    """RequestError for options that mean nothing with a causal language model of transformers."""
+    for option, given in (("--mask-token", choice.mask_token is not None), ("--compile", choice.compile)):
+        if given:
+            raise RequestError(f"{option} means nothing with the causal model {choice.model}")
 
 
 def own_corpus(model: LoadedModel | CausalModel) -> str:

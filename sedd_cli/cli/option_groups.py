@@ -15,6 +15,7 @@ from typing import Annotated, Any
 import typer
 
 from sedd_cli.cli import options as o
+from sedd_cli.cli.choose import ModelChoice
 from sedd_cli.errors import RequestError
 
 _SAMPLING = "Sampling"
@@ -166,9 +167,9 @@ class ModelOptions:
     quiet: bool
 
     @property
-    def choice(self) -> tuple[str | None, str, str, str | None, str | None, bool]:
-        """What `choose_model` takes: model, device, precision, tokenizer, MASK, compile."""
-        return self.model, self.device, self.precision, self.tokenizer, self.mask_token, self.compile
+    def choice(self) -> ModelChoice:
+        """What `choose_model` takes."""
+        return ModelChoice(self.model, self.device, self.precision, self.tokenizer, self.mask_token, self.compile)
 
 
 @dataclass(frozen=True)

@@ -61,7 +61,7 @@ def cloze(
     }
     check_outputs({"--out": out}, reads)
     check_texts(datasets, places, reading)
-    chosen = choose_any(view, *using.choice)
+    chosen = choose_any(view, using.choice)
     name = datasets[0] if datasets else own_corpus(chosen)
     check_outputs({"--out": out}, more_inputs(chosen, [name]))
     result = view.run(job(chosen, Text(name, places.get(name), reading), options))

@@ -118,7 +118,7 @@ def evaluate(
     with connect(using.device) as dist:
         precision = "fp32" if using.precision == "auto" else using.precision
         named = replace(using, device=str(dist.device), precision=precision)
-        chosen = choose_any(view, *named.choice)
+        chosen = choose_any(view, named.choice)
         texts = [Text(name, places.get(name), reading) for name in dataset or [own_corpus(chosen)]]
         check_outputs({"--out": out}, more_inputs(chosen, [text.corpus for text in texts]))
         job = evaluate_all(chosen, texts, options, dist)

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from sedd_cli.cli import options as o
-from sedd_cli.cli.choose import choose_model
+from sedd_cli.cli.choose import ModelChoice, choose_model
 from sedd_cli.cli.outcome import output
 from sedd_cli.cli.view.view import View
 
@@ -44,7 +44,7 @@ def export(
 
     view = View(json, quiet)
     options = ExportOptions(to, half, push, private, dry_run, transformers)
-    chosen = choose_model(view, model, "cpu", "fp32", tokenizer, mask_token)
+    chosen = choose_model(view, ModelChoice(model, "cpu", "fp32", tokenizer, mask_token))
     result = view.run(job(chosen, options))
     output.stored = not dry_run
     view.document(result.to_dict())

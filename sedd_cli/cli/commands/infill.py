@@ -126,7 +126,7 @@ def infill(
         from sedd_cli.inference.batch.stored import StoredFillings
 
         StoredFillings(out, every)  # a file that holds anything else is refused before a model is loaded
-    chosen = choose_model(view, *using.choice)
+    chosen = choose_model(view, using.choice)
     if interactive:
         from sedd_cli.cli.interactive import prompt_loop
 

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from sedd_cli.cli import options as o
-from sedd_cli.cli.choose import choose_model
+from sedd_cli.cli.choose import ModelChoice, choose_model
 from sedd_cli.cli.view.findings import findings_table, levels_table
 from sedd_cli.cli.view.view import View
 from sedd_cli.errors import DamageError
@@ -39,7 +39,7 @@ def inspect(
 
     view = View(json, quiet)
     options = DiagnoseOptions(text, seed)
-    chosen = choose_model(view, model, device, precision, tokenizer, mask_token)
+    chosen = choose_model(view, ModelChoice(model, device, precision, tokenizer, mask_token))
     result = view.run(diagnose(chosen, options))
     if result.levels:
         view.table(levels_table(result))

@@ -80,7 +80,7 @@ def sample(
     }
     check_outputs({"--out": out, **watching.files}, reads)
     watching.check(view.quiet)
-    chosen = choose_model(view, *using.choice)
+    chosen = choose_model(view, using.choice)
     causal = load_judge(view, judge, using.device) if judge is not None else None  # before sampling: loading may fail
     job = generate(chosen, options, watch=watching.wanted)
     result = show_samples(view, chosen, job, "sedd sample", out, watching)

@@ -59,7 +59,7 @@ def exact_sweep(using: ModelOptions, request: ExactRequest) -> None:
     if using.model is None:
         job = sweep_source(options)
     else:
-        model = choose_model(view, *replace(using, device="cpu").choice)
+        model = choose_model(view, replace(using, device="cpu").choice)
         job = sweep_model(model, options)
     result = view.run(job, NOTHING_KEPT)
     found = result.to_dict()

@@ -8,7 +8,7 @@ import typer
 from rich.table import Table
 
 from sedd_cli.cli import options as o
-from sedd_cli.cli.choose import choose_model
+from sedd_cli.cli.choose import check_causal, choose_model
 from sedd_cli.cli.option_groups import ModelOptions, model_options, sampling_options
 from sedd_cli.cli.view.view import View
 from sedd_cli.errors import RequestError
@@ -102,12 +102,10 @@ def _choose(view: View, using: ModelOptions) -> LoadedModel | CausalModel:
     from sedd_cli.evaluation.scorers.pretrained import is_causal, load_causal
 
     if using.model is None or not is_causal(using.model):
-        return choose_model(view, *using.choice)
+        return choose_model(view, using.choice)
     if using.tokenizer is not None:
         raise RequestError(f"--tokenizer has no effect with the causal model {using.model}, which has its own")
-    for option, given in (("--mask-token", using.mask_token is not None), ("--compile", using.compile)):
-        if given:
-            raise RequestError(f"{option} means nothing with the causal model {using.model}")
+    check_causal(using.choice)
     model = load_causal(using.model, using.device, using.precision)
     view.say(f"model {model.describe()}", "dim")
     return model

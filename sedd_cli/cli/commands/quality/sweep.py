@@ -103,7 +103,7 @@ def sweep(
     options = SweepOptions(folder, *points, self_bleu is not False, resume, parse_temperatures(temperature))
     require_one_process("sweep")
     check_folder("--out", options.folder, holds_sweep, "a folder of a sweep")
-    chosen = choose_any(view, *using.choice)
+    chosen = choose_any(view, using.choice)
     if not isinstance(chosen, LoadedModel) or chosen.exact:
         raise RequestError(f"a sweep needs a diffusion model: {chosen.source} is autoregressive and has no steps")
     reader = load_judge(view, judge, using.device)
