@@ -94,7 +94,7 @@ class NoiseInput:
 
 
 class Adapted(LanguageNetwork):
-    """A network of others in the order of our states, told of the noise as it was in training.
+    """A network of others in the order of our states, with the noise input of its training.
 
     `hidden` takes states and `head` gives outputs by state; the network inside has the checkpoint's own ids.
     """

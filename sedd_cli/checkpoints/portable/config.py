@@ -20,9 +20,9 @@ from sedd_cli.models.network import Adapted, Condition, LanguageNetwork, NoiseIn
 from sedd_cli.models.shape import DiTConfig, Variant
 from sedd_cli.recipe.build import build
 
-#: `model_type`, the name of the modeling file, and what stands before the names of tensors.
+#: `model_type`, the name of the modeling file, and the prefix of all tensor names.
 MODEL_TYPE, MODULE, PREFIX = "sedd", "modeling_sedd", "network."
-#: Schedules that the modeling file has, for networks that are told of the total noise.
+#: Schedules that the modeling file has, for networks whose input is the total noise.
 KNOWN_SCHEDULES = (LogLinear.name, Geometric.name)
 #: The most rows of a vocabulary.
 MOST_ROWS = 1 << 24
@@ -94,7 +94,7 @@ def portable_model(config: Mapping[str, Any], where: str, source: str, tensors: 
 
 
 def _inner(net: LanguageNetwork) -> tuple[DiT | BidirectionalTransformer, Condition]:
-    """The network itself, and what it is told of the noise."""
+    """The network itself, and its input for the noise: sigma, time or none."""
     condition: Condition = "sigma"
     if isinstance(net, Adapted):
         net, condition = net.net, net.condition.kind

@@ -190,7 +190,7 @@ class SeddLlama(nn.Module):
 
 
 class SeddModel(PreTrainedModel):
-    """What both kinds of model share: the network, and what it is told of the noise."""
+    """What both kinds of model share: the network, and its input for the noise."""
 
     config_class = SeddConfig
     base_model_prefix = "network"
@@ -205,7 +205,7 @@ class SeddModel(PreTrainedModel):
         if self.config.condition == "none":
             return torch.zeros(len(x), device=x.device)
         if t is None:
-            raise ValueError("this network is told of the noise: pass the time t [B] of each sequence, from 0 to 1")
+            raise ValueError("this network needs the noise level: pass the time t [B] of each sequence, from 0 to 1")
         t = torch.as_tensor(t, dtype=torch.float64, device=x.device).expand(len(x))
         noise = self.config.noise
         if self.config.condition == "time":
