@@ -382,7 +382,11 @@ NOISES = {
 }
 
 
-CASES = [(name, noise) for name in GRAPHS for noise in NOISES.get(name, NOISES["uniform"][: None if ALL else 2])]
+CASES = [
+    (name, noise)
+    for name in GRAPHS
+    for noise in NOISES.get(name, NOISES["uniform"])[: None if ALL or name in ("absorbing", "uniform") else 1]
+]
 
 
 @pytest.mark.parametrize(("name", "noise"), CASES, ids=str)

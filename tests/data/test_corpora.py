@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import zipfile
 from pathlib import Path
 
 import pytest
+from support.toys import ALL
 
 from sedd_cli.data.corpora import CORPORA, EMBEDDED, Request, find_corpus, hub, openwebtext, pycode, pydocs, text8
 from sedd_cli.data.corpora.base import by_share, share_of
@@ -373,7 +375,15 @@ def test_comments_and_code_are_told_apart_and_nothing_is_imported(tmp_path):
     assert "docstring" not in code
 
 
+@pytest.mark.parametrize(("read", "smallest"), [(pycode.comments_of, 20_000), (pycode.code_of, 200_000)])
+def test_comments_and_code_of_a_part_of_this_python(read, smallest):
+    documents = read(Path(asyncio.__file__).parent)
+    assert sum(map(len, documents)) > smallest
+    assert len(documents) == len(set(documents))
+
+
 @pytest.mark.slow
+@pytest.mark.skipif(not ALL, reason="reads the whole library for half a minute: SEDD_ALL_TESTS=1")
 @pytest.mark.parametrize(("name", "smallest"), [("pycomments", 200_000), ("pycode", 2_000_000)])
 def test_comments_and_code_of_this_python(name, smallest):
     splits = read(Request(name))

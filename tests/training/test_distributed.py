@@ -13,12 +13,13 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import torch
 from support.published_models import save_published
+from support.ranks import Ranks
 
 from sedd_cli.checkpoints import checkpoint
 from sedd_cli.errors import RequestError
@@ -57,24 +58,33 @@ def environment() -> dict[str, str]:
     }
 
 
-def train_on(processes: int, workplace: Path, folder: Path, *changes: str) -> Path:
+@pytest.fixture(scope="module")
+def ranks(_home) -> Iterator[Ranks]:
+    """Starts processes by forking. A test of torchrun itself uses `torchrun`."""
+    made = Ranks(environment())
+    yield made
+    made.close()
+
+
+def train_on(processes: int, workplace: Path, folder: Path, *changes: str, ranks: Ranks) -> Path:
     """Train, or resume, on so many processes."""
     if processes == 1:
         list(train(load_recipe(workplace / "tiny.yaml", changes), TrainOptions(folder, "cpu", report=False)))
         return folder
-    command = torchrun(workplace / "tiny.yaml", folder, processes, *changes)
-    done = subprocess.run(command, env=environment(), capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    words = ["train", workplace / "tiny.yaml", *changes, "--run-dir", folder, "--device", "cpu", "--no-report"]
+    errors = folder.with_name("errors")
+    codes = ranks.run(processes, [*map(str, words)], errors)
+    assert codes == [0] * processes, errors.read_text()
     return folder
 
 
 @pytest.fixture(scope="module")
-def trained(workplace, tmp_path_factory) -> Callable[..., Path]:
+def trained(workplace, tmp_path_factory, ranks) -> Callable[..., Path]:
     """`trained(2, "train.strategy=fsdp")`: the folder of an undisturbed run. Read only."""
 
     @functools.cache
     def once(processes: int, *changes: str) -> Path:
-        return train_on(processes, workplace, tmp_path_factory.mktemp("undisturbed") / "run", *changes)
+        return train_on(processes, workplace, tmp_path_factory.mktemp("undisturbed") / "run", *changes, ranks=ranks)
 
     return once
 
@@ -162,19 +172,19 @@ def test_a_sharded_muon_is_the_whole_matrix_muon(trained):
 @pytest.mark.parametrize(
     ("before", "after"), [((2, "fsdp"), (1, "auto")), ((1, "auto"), (4, "fsdp")), ((2, "ddp"), (2, "fsdp"))]
 )
-def test_a_run_goes_on_on_other_processes(trained, workplace, tmp_path, before, after):
+def test_a_run_goes_on_on_other_processes(trained, workplace, tmp_path, before, after, ranks):
     half = trained(before[0], *PLAIN, "graph=absorbing", "train.steps=6", f"train.strategy={before[1]}")
     run = Path(shutil.copytree(half, tmp_path / "run"))
-    train_on(after[0], workplace, run, *PLAIN, f"train.strategy={after[1]}")
+    train_on(after[0], workplace, run, *PLAIN, f"train.strategy={after[1]}", ranks=ranks)
     # the tolerance of processes that train together from the start
     assert_same_training(run, trained(1, *PLAIN, "graph=absorbing"))
 
 
 @pytest.mark.slow
-def test_a_resumed_sharded_run_is_the_uninterrupted_one_bit_for_bit(trained, workplace, tmp_path):
+def test_a_resumed_sharded_run_is_the_uninterrupted_one_bit_for_bit(trained, workplace, tmp_path, ranks):
     sharded = (*PLAIN, "graph=absorbing", "train.strategy=fsdp")
     run = Path(shutil.copytree(trained(2, *PLAIN, "graph=absorbing", "train.steps=6", sharded[-1]), tmp_path / "run"))
-    train_on(2, workplace, run, *sharded)
+    train_on(2, workplace, run, *sharded, ranks=ranks)
     for kind in ("weights", "ema", "adamw"):
         found, wanted = (checkpoint.latest(folder).tensors(kind) for folder in (run, trained(2, *sharded)))
         assert found.keys() == wanted.keys()

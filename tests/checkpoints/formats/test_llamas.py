@@ -343,7 +343,7 @@ def test_the_bound_is_that_of_tokens_revealed_in_a_random_order(tmp_path, kind):
         if text == (0, 2, 1):
             nats, probability = [-log for log in along], p
     assert total == pytest.approx(1, abs=1e-5)
-    bound, error = loaded.bound(x0, draws=4000)
+    bound, error = loaded.bound(x0, draws=1000)
     assert abs(float(bound) - sum(nats) / 6) < 4 * float(error) + 1e-4
     assert sum(nats) / 6 >= -math.log(probability)
     found = answer_likelihood(loaded, [], x0[0].tolist(), draws=1600)
