@@ -20,11 +20,12 @@ from sedd_cli.testing.problems import N, noisy, score_model
 __all__ = ["N", "noisy", "score_model"]
 
 #: With SEDD_ALL_TESTS=1 every combination of the parts is tested, which takes twice the time. The usual tests
-#: take two schedules, whose noise grows in different ways, and of two graphs with the same code (`gaussian`,
-#: `nearest_neighbour`) two samplers. Every schedule by itself is in test_schedules.py.
+#: take two schedules, whose noise grows in different ways, and of graphs with the same code (`gaussian`,
+#: `nearest_neighbour`), or with none of its own in samplers (`state_dependent`), two samplers. Every schedule by
+#: itself is in test_schedules.py.
 ALL = bool(os.environ.get("SEDD_ALL_TESTS"))
 NOISES = list(SCHEDULES) if ALL else ["loglinear", "geometric"]
-FEW = {} if ALL else dict.fromkeys(("gaussian", "nearest_neighbour"), ("tweedie", "euler"))
+FEW = {} if ALL else dict.fromkeys(("gaussian", "nearest_neighbour", "state_dependent"), ("tweedie", "euler"))
 
 every_graph = pytest.mark.parametrize("name", GRAPHS)
 every_noise = pytest.mark.parametrize("noise", [SCHEDULES[name]() for name in NOISES], ids=NOISES)

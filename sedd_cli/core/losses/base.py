@@ -36,6 +36,10 @@ class Objective(ABC):
     causal: ClassVar[bool] = False
     #: Whether there has to be a MASK.
     needs_mask: ClassVar[bool] = False
+    #: Whether it trains the exponents of a learnable graph.
+    learns_exponents: ClassVar[bool] = False
+    #: How many independent corruptions of a sequence at its noise level the loss takes.
+    corruptions: ClassVar[int] = 1
 
     @property
     def steps(self) -> int | None:
@@ -67,7 +71,8 @@ class Objective(ABC):
     def loss(self, model: ScoreModel, x0: Tensor, v: Tensor, u: Tensor) -> Loss:
         """The sum of the sequences' losses, differentiable, and each of them [B], in nats.
 
-        x0 [B, L] clean tokens; v [B] and u [B, L] float64 uniforms for the noise level and the corruption.
+        x0 [B, L] clean tokens; v [B] and u [B, L] float64 uniforms for the noise level and the corruption; u is
+        [B, K, L] for K > 1 `corruptions`.
         """
 
 
