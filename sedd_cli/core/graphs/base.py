@@ -194,9 +194,22 @@ class Graph(ABC):
         return p @ active.double()
 
     @cached_property
-    def masking(self) -> bool:
-        """Whether tokens turn into MASK, all alike, and never change otherwise: the score matters at MASK alone."""
+    def only_masks(self) -> bool:
+        """Whether tokens turn into MASK and never change otherwise, so that the score matters at MASK alone."""
         return self.mask is not None and not bool(self.active(torch.arange(self.vocab_size)).any())
+
+    @property
+    def masking(self) -> bool:
+        """Whether `only_masks`, and every token is MASK with the same probability 1 − e^{−sigma}."""
+        return self.only_masks
+
+    def check_masking(self, what: str) -> None:
+        """ValueError unless `masking`, which `what` needs."""
+        if self.masking:
+            return
+        if self.only_masks:
+            raise ValueError(f"{what} needs a graph that masks all tokens alike, {self.name} does not")
+        raise ValueError(f"{what} needs a graph with MASK from which tokens do not return, {self.name} is none")
 
     # -- what the network's output means -----------------------------------------------------------
 

@@ -62,7 +62,7 @@ class StateDependent(TokenMasking):
     def log_probability(self, sigma: Tensor, x: Tensor, x0: Tensor) -> Tensor:
         exponent = log_lambda(per_position(sigma, x)) * self.exponents.to(x.device)[x0]
         masked = x == self.mask
-        stayed = torch.where(x == x0, (-torch.expm1(torch.where(masked, -1.0, exponent))).log(), -torch.inf)
+        stayed = torch.where(x == x0, log_1_minus_exp(torch.where(masked, -1.0, exponent)), -torch.inf)
         return torch.where(masked, exponent, stayed)
 
     def perturb(self, x0: Tensor, sigma: Tensor, u: Tensor) -> Tensor:
@@ -80,10 +80,11 @@ class StateDependent(TokenMasking):
     def between(self, sigma_s: Tensor, sigma_t: Tensor) -> ConstantMasking:
         sigma_s, sigma_t = sigma_s.double(), sigma_t.double()
         w, delta = self.exponents.to(sigma_t.device), (sigma_t - sigma_s)[..., None]
-        (before, _), (after, masked) = self.shares(sigma_s), self.shares(sigma_t)
+        log_s, log_t = (log_lambda(sigma)[..., None] for sigma in (sigma_s, sigma_t))
+        before, after = (log_1_minus_exp(w * log_lam) for log_lam in (log_s, log_t))  # log α
         # −d log α/dsigma with dλ/dsigma = e^{−sigma}
-        here = w * masked * torch.exp(-sigma_t - log_lambda(sigma_t))[..., None] / after
-        apart = (before.log() - after.log()) / torch.where(delta > 0, delta, 1.0)
+        here = w * torch.exp((w - 1) * log_t - sigma_t[..., None] - after)
+        apart = (before - after) / torch.where(delta > 0, delta, 1.0)
         return ConstantMasking(self.vocab_size, torch.where(delta > 0, apart, here))
 
     def posterior(self, p0: Tensor, sigma_s: Tensor, sigma_t: Tensor, x: Tensor) -> Tensor:
@@ -113,5 +114,11 @@ class StateDependent(TokenMasking):
 
 def log_lambda(sigma: Tensor) -> Tensor:
     """log λ = log(1 − e^{−sigma}) for sigma ≥ 0, float64."""
-    sigma = sigma.double()
-    return torch.where(sigma > math.log(2), torch.log1p(-torch.exp(-sigma)), torch.log(-torch.expm1(-sigma)))
+    return log_1_minus_exp(-sigma.double())
+
+
+def log_1_minus_exp(x: Tensor) -> Tensor:
+    """log(1 − e^x) for x ≤ 0, with small errors at both ends."""
+    small = x < -math.log(2)
+    far, near = torch.where(small, x, -1.0), torch.where(small, -1.0, x)  # or NaN would enter the gradient
+    return torch.where(small, torch.log1p(-torch.exp(far)), torch.log(-torch.expm1(near)))

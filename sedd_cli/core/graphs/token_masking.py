@@ -27,7 +27,7 @@ class TokenMasking(Graph):
         return self.vocab_size
 
     @property
-    def masking(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
+    def masking(self) -> bool:
         return False  # tokens are not masked alike
 
     @abstractmethod

@@ -48,10 +48,8 @@ class Objective(ABC):
 
     def check(self, graph: Graph) -> None:
         """ValueError where the objective means nothing with the graph."""
-        if self.needs_mask and not graph.masking:
-            raise ValueError(
-                f"{self.name} needs a graph with MASK from which tokens do not return, {graph.name} is none"
-            )
+        if self.needs_mask:
+            graph.check_masking(self.name)
 
     @property
     def direct(self) -> bool:
@@ -71,8 +69,7 @@ class Objective(ABC):
     def loss(self, model: ScoreModel, x0: Tensor, v: Tensor, u: Tensor) -> Loss:
         """The sum of the sequences' losses, differentiable, and each of them [B], in nats.
 
-        x0 [B, L] clean tokens; v [B] and u [B, L] float64 uniforms for the noise level and the corruption; u is
-        [B, K, L] for K > 1 `corruptions`.
+        x0 [B, L] clean tokens; v [B] and u [B, K·L] float64 uniforms for the noise level and K `corruptions`.
         """
 
 

@@ -51,10 +51,10 @@ class GenMD4(Objective):
             )
 
     def loss(self, model: ScoreModel, x0: Tensor, v: Tensor, u: Tensor) -> Loss:
-        graph, count = model.graph, u.shape[1]
+        graph, count = model.graph, self.corruptions
         sigma, dsigma = model.schedule(self.t_min + (1 - self.t_min) * v)  # [B]
         level, clean = sigma.repeat(count), x0.repeat(count, 1)  # one corruption after the other
-        x = graph.perturb(clean, level, u.transpose(0, 1).flatten(0, 1))  # [2B, L]
+        x = graph.perturb(clean, level, torch.cat(u.chunk(count, 1)))  # [2B, L]
         w = graph.exponents.to(x.device)
 
         def term(z: Tensor, batch: Tensor, x: Tensor, x0: Tensor) -> Tensor:

@@ -78,7 +78,7 @@ def test_the_gradient_estimator_has_the_gradient_of_the_loss_as_its_mean():
         weight = torch.where(PATTERNS, p, 1 - p).prod(-1)
         u = torch.where(PATTERNS, p / 2, (1 + p) / 2)
         for one, other in itertools.product(range(len(u)), repeat=2):
-            loss = objective.loss(model, X0[None], torch.tensor([v], **F64), torch.stack([u[one], u[other]])[None])
+            loss = objective.loss(model, X0[None], torch.tensor([v], **F64), torch.cat([u[one], u[other]])[None])
             share_here = share * float(weight[one] * weight[other])
             mean += share_here * float(loss.sequences)
             assert float(loss.total.detach()) == pytest.approx(float(loss.sequences))
@@ -90,7 +90,7 @@ def test_the_gradient_estimator_has_the_gradient_of_the_loss_as_its_mean():
                     * float(weight[one])
                     * torch.autograd.grad(
                         objective.loss(
-                            model, X0[None], torch.tensor([v], **F64), torch.stack([u[one], u[one]])[None]
+                            model, X0[None], torch.tensor([v], **F64), torch.cat([u[one], u[one]])[None]
                         ).total,
                         net.theta,
                     )[0]
@@ -108,10 +108,12 @@ def test_with_exponents_of_one_it_is_masked_cross_entropy():
     model = ScoreModel(net, graph, schedule, parametrization="mean")
     plain = ScoreModel(net, GRAPHS["absorbing"](vocab_size=N), schedule, parametrization="mean")
     generator = torch.Generator().manual_seed(1)
-    v, u = torch.rand(5, generator=generator, **F64), torch.rand(5, 2, L, generator=generator, **F64)
+    v, u = torch.rand(5, generator=generator, **F64), torch.rand(5, 2 * L, generator=generator, **F64)
     x0, t_min = X0.expand(5, L), 1e-3
     found = OBJECTIVES["genmd4"]().loss(model, x0, v, u).sequences
-    both = [OBJECTIVES["masked_cross_entropy"]().loss(plain, x0, v, u[:, k]).sequences for k in (0, 1)]
+    both = [
+        OBJECTIVES["masked_cross_entropy"]().loss(plain, x0, v, u[:, k * L : (k + 1) * L]).sequences for k in (0, 1)
+    ]
     end = L * (1 - 1e-3) * t_min * math.log(N)
     torch.testing.assert_close(found, (1 - t_min) * (both[0] + both[1]).double() / 2 + end, rtol=1e-6, atol=1e-6)
 
