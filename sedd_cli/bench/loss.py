@@ -71,7 +71,8 @@ def bench_loss(options: ModelBenchOptions) -> Generator[Event, None, BenchResult
     bias = torch.zeros(graph.states, device=device, requires_grad=True)
     hidden = torch.randn(*x0.shape, dim, generator=generator).to(device).requires_grad_()
     v = (torch.arange(len(x0), device=device).double() + 0.5) / len(x0)
-    u = torch.rand(x0.shape, dtype=torch.float64, generator=generator).to(device)
+    width = objective.corruptions * x0.shape[1]
+    u = torch.rand(len(x0), width, dtype=torch.float64, generator=generator).to(device)
     leaves = weight, bias, hidden
     mixed = autocast_dtype(options.recipe.train.precision, device) is not None
     for leaf in leaves:  # both paths accumulate into gradients that exist

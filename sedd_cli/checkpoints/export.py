@@ -116,6 +116,8 @@ def export(model: LoadedModel, options: ExportOptions) -> Generator[Event, None,
         RequestError: The layout cannot hold this model, or the folder cannot be written.
         WorkError: The disk is full, or the upload fails.
     """
+    if model.objective.learns_exponents:
+        raise RequestError(f"no layout of an export holds learned exponents, which {model.source} has: copy its folder")
     check_finite(model.net, model.source)
     if model.precision != "fp32":
         raise RequestError(f"export needs a model that was loaded in fp32, found {model.precision}")

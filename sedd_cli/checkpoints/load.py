@@ -18,7 +18,7 @@ from sedd_cli.errors import RequestError, displayed, listed
 from sedd_cli.models.dit import DiT
 from sedd_cli.models.precision import autocast_dtype
 from sedd_cli.recipe import load_recipe
-from sedd_cli.recipe.assemble import make_graph
+from sedd_cli.recipe.assemble import learned_exponents, make_graph, with_exponents
 from sedd_cli.recipe.outside import import_installed
 from sedd_cli.system.distributed import pick_device
 
@@ -116,9 +116,11 @@ def _fetched(name: str) -> Path:
 def _from_checkpoint(found: checkpoint.Checkpoint, source: str) -> LoadedModel:
     recipe = load_recipe(found.folder / "recipe.yaml")
     tokenizer = open_tokenizer(found.folder)
-    graph = make_graph(recipe, tokenizer.vocab_size)
-    net = DiT.empty(recipe.model, graph.states, recipe.objective.make().causal)
+    graph, objective = make_graph(recipe, tokenizer.vocab_size), recipe.objective.make()
+    learned = learned_exponents(objective, graph)
+    net = DiT.empty(recipe.model, graph.states, objective.causal, exponents=learned)
     load_weights(net, found.tensors("ema"), str(found.folder))
+    graph = with_exponents(graph, net)
     facts = {"step": found.step, "weights": "EMA"}
     return LoadedModel(net, graph, recipe.noise.make(), tokenizer, source, recipe, facts, str(found.folder))
 

@@ -91,7 +91,7 @@ class LoadedModel:
         """The ids that log p(x0|x_t) is over, and how it is normalised; None where the model gives scores alone."""
         if self.vocabulary is not None:
             return self.vocabulary
-        if self.graph.masking:
+        if self.graph.only_masks:
             return Vocabulary(self.graph.states, self.graph.mask, carries_over=True)
         is_score = self.objective.parametrization == "score"
         return None if is_score else Vocabulary(self.graph.states, self.graph.mask)
@@ -240,6 +240,9 @@ class LoadedModel:
         parts = [] if self.objective.name == "score_entropy" else [self.objective.name.replace("_", " ")]
         if not self.exact:
             parts += [_spelled(self.graph.name, graph), _spelled(self.schedule.name, _options(self.schedule))]
+        if self.objective.learns_exponents:
+            w = self.graph.exponents
+            parts += [f"exponents {float(w.min()):.2f} to {float(w.max()):.2f}"]
         parts += [f"{parameters:,} parameters", f"length {self.length}"]
         if isinstance(self.net.config, DiTConfig):
             parts += [f"{key} {value}".lower() for key, value in self.net.config.ablated.items()]

@@ -86,7 +86,8 @@ class MonteCarloOptions:
         if protocol is not None and find_protocol(protocol).stepwise:
             return "paths"
         if self.estimator == "count" and not graph.masking:
-            raise RequestError(f"the estimator count needs a graph with MASK, {graph.name} has none: use stratified")
+            lacks = "masks tokens in times of their own" if graph.only_masks else "has none"
+            raise RequestError(f"the estimator count needs a graph with MASK, {graph.name} {lacks}: use stratified")
         if protocol is not None and (loss := find_protocol(protocol).loss):
             return "count" if loss == "radd" else "iid" if self.estimator == "iid" else "stratified"
         estimator = self.estimator or ("count" if graph.masking else "stratified")

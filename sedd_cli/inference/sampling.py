@@ -167,7 +167,8 @@ def _known(name: str) -> None:
 
 
 def _needs_mask(name: str, model: LoadedModel) -> str:
-    return f"the sampler {name} means nothing with the graph {model.graph.name!r}, it needs one with MASK"
+    wanted = "that masks all tokens alike" if model.graph.only_masks else "with MASK"
+    return f"the sampler {name} means nothing with the graph {model.graph.name!r}, it needs one {wanted}"
 
 
 def split_options(of: str, options: dict[str, Any], others: Iterable[str]) -> tuple[Sampling, dict[str, Any]]:

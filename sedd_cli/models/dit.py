@@ -26,9 +26,9 @@ class DiT(LanguageNetwork):
     """x [B, L] and sigma [B] → z [B, L, S], in two parts: the trunk `hidden` and the `head`.
 
     `autocast` is the dtype of mixed precision in both parts, or None; either way the head's outputs are in float32 or
-    better. `causal`: positions attend to earlier ones only. With `recompute`, the backward pass recomputes the
-    activations inside blocks. `compiled`: set by the caller that has compiled the blocks; on a GPU, fused losses
-    are then compiled too.
+    better. `causal`: positions attend to earlier ones only. `exponents`: how many parameters of the graph are learned
+    with the network (`Graph.learned`). With `recompute`, the backward pass recomputes the activations inside blocks.
+    `compiled`: set by the caller that has compiled the blocks; on a GPU, fused losses are then compiled too.
     """
 
     config: DiTConfig
@@ -40,6 +40,7 @@ class DiT(LanguageNetwork):
         autocast: torch.dtype | None = None,
         causal: bool = False,
         variant: Variant = SEDD,
+        exponents: int = 0,
     ):
         super().__init__()
         self.config = config
@@ -61,12 +62,15 @@ class DiT(LanguageNetwork):
         self.sigma_add = zero_linear(config.cond_dim, config.hidden_size) if added else None
         learned = config.positions == "learned"
         self.position_embed = Embedding(config.length, config.hidden_size) if learned else None
+        self.exponents = nn.Parameter(torch.zeros(exponents)) if exponents else None
 
     @classmethod
-    def empty(cls, config: DiTConfig, states: int, causal: bool = False, variant: Variant = SEDD) -> DiT:
+    def empty(
+        cls, config: DiTConfig, states: int, causal: bool = False, variant: Variant = SEDD, exponents: int = 0
+    ) -> DiT:
         """A network whose parameters have shapes but no memory yet, for `load_state_dict(..., assign=True)`."""
         with torch.device("meta"):
-            net = cls(config, states, causal=causal, variant=variant)
+            net = cls(config, states, causal=causal, variant=variant, exponents=exponents)
         net.rotary_emb = _rotary(config)
         return net
 

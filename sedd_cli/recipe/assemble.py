@@ -27,6 +27,16 @@ def make_graph(recipe: Recipe, vocab_size: int) -> Graph:
     return graph
 
 
+def learned_exponents(objective: Objective, graph: Graph) -> int:
+    """How many exponents of the graph are parameters of its network: N where the objective learns them, else 0."""
+    return graph.vocab_size if objective.learns_exponents else 0
+
+
+def with_exponents(graph: Graph, net: DiT) -> Graph:
+    """The graph with the exponents that are parameters of its network, if there are some."""
+    return graph if net.exponents is None else graph.learned(net.exponents)
+
+
 def check_recipe(recipe: Recipe, report: bool = True) -> None:
     """Check whatever can be checked without data: that graph, objective, sampler and report go together.
 
@@ -111,7 +121,7 @@ def make_net(recipe: Recipe, graph: Graph, device: torch.device) -> DiT:
     objective = _checked_objective(recipe, graph)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
-        net = DiT(recipe.model, graph.states, causal=objective.causal)
+        net = DiT(recipe.model, graph.states, causal=objective.causal, exponents=learned_exponents(objective, graph))
     net.autocast = autocast_dtype(recipe.train.precision, device)
     net = net.to(device)
     if recipe.model.attention == "flash" and net.kernel() != "flash":

@@ -47,9 +47,9 @@ def check_loss(part: Objective | Callable[[], Objective]) -> None:
     objective = part if isinstance(part, Objective) else part()
     if objective.causal:
         raise ValueError(f"{objective.name} is for causal networks: check_loss knows no truth for them")
-    for name in ("absorbing", "uniform"):
+    for name in ("state_dependent",) if objective.learns_exponents else ("absorbing", "uniform"):
         graph = GRAPHS[name](vocab_size=N, **({"scale_by_sigma": False} if name == "absorbing" else {}))
-        if name == "absorbing" or not objective.needs_mask:
+        if name != "uniform" or not objective.needs_mask:
             for v in (0.15, 0.5, 0.9):
                 check_minimum(objective, graph, v)
 
@@ -77,6 +77,7 @@ def _noise_of(objective: Objective, model: ScoreModel, net: _Table, v: float, na
     """The sigma that the objective chooses for v; and the shapes of what it returns."""
     B = 16
     u = torch.linspace(0.001, 0.999, B * L, **F64).view(B, L)
+    u = u.repeat(1, objective.corruptions)
     found = objective.loss(model, torch.zeros(B, L, dtype=torch.int64), torch.full((B,), v, **F64), u)
     expect(found.total.shape == (), f"{name}: the total has the shape {tuple(found.total.shape)}, a scalar is needed")
     shape = tuple(found.sequences.shape)
@@ -104,7 +105,7 @@ def _expected(
     net.z = z.clone().requires_grad_()
     total = torch.zeros((), **F64)
     for weight, x0, u in _cases(model.graph, p0, Q, sigma):
-        found = objective.loss(model, x0[None], torch.tensor([v], **F64), u[None])
+        found = objective.loss(model, x0[None], torch.tensor([v], **F64), u.repeat(objective.corruptions)[None])
         one, other = float(found.total.detach()), float(found.sequences.sum().detach())
         total = total + weight * (found.total if found.total.requires_grad else found.total.detach())
         expect(getattr(objective, "weight_power", 0.0) > 0 or abs(one - other) < 1e-4 * (1 + abs(one)),

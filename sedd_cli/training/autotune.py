@@ -100,7 +100,8 @@ def _attempt(module: LossModule, recipe: Recipe, size: int, device: torch.device
     tokens = module.graph.vocab_size
     x0 = torch.randint(tokens, (size, length), generator=generator).to(device)
     v = torch.full((size,), 1 - 1e-9, dtype=torch.float64, device=device)
-    u = torch.rand(size, length, dtype=torch.float64, generator=generator).to(device)
+    width = recipe.objective.make().corruptions * length
+    u = torch.rand(size, width, dtype=torch.float64, generator=generator).to(device)
     best = float("inf")
     begin_peak(device)
     try:

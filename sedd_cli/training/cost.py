@@ -18,7 +18,7 @@ from sedd_cli.errors import RequestError
 from sedd_cli.models.dit import DiT
 from sedd_cli.models.precision import autocast_dtype
 from sedd_cli.recipe import Recipe
-from sedd_cli.recipe.assemble import check_recipe, expected_vocab_size, make_graph
+from sedd_cli.recipe.assemble import check_recipe, expected_vocab_size, learned_exponents, make_graph
 from sedd_cli.system.distributed import Dist
 from sedd_cli.system.memory import free_memory
 from sedd_cli.training.flops import PEAKS, mean_active_share, training_flops
@@ -162,9 +162,9 @@ class _Need:
 
 def count_parameters(recipe: Recipe, graph: Graph) -> int:
     """The number of parameters of a recipe's network, from two that have one and two blocks."""
-    one, two = (
-        sum(p.numel() for p in DiT.empty(replace(recipe.model, n_blocks=n), graph.states).parameters()) for n in (1, 2)
-    )
+    learned = learned_exponents(recipe.objective.make(), graph)
+    nets = (DiT.empty(replace(recipe.model, n_blocks=n), graph.states, exponents=learned) for n in (1, 2))
+    one, two = (sum(p.numel() for p in net.parameters()) for net in nets)
     return one + (recipe.model.n_blocks - 1) * (two - one)
 
 

@@ -19,7 +19,7 @@ from sedd_cli.models.dit import DiT
 #: Keys of `model` that must agree. Length may differ, since rotary embeddings have no weights, and so may dropout.
 SHAPE = ("n_blocks", "hidden_size", "n_heads", "cond_dim", "adaln", "positions", "time")
 #: Parameters with a row per state.
-BY_STATE = ("vocab_embed.embedding", "output_layer.linear.weight", "output_layer.linear.bias")
+BY_STATE = ("vocab_embed.embedding", "output_layer.linear.weight", "output_layer.linear.bias", "exponents")
 
 
 def start_from(
@@ -57,9 +57,11 @@ def start_from(
     check_finite(given.net, source)
     other_vocabulary = _vocabulary_difference(given, tokenizer)
     source_weights = dict(given.net.named_parameters())
+    if net.exponents is None and given.net.exponents is not None:
+        raise RequestError(f"init_from: {source} has learned exponents; set objective=genmd4, which goes on with them")
     with torch.no_grad():
         for name, parameter in net.named_parameters():
-            if not (other_vocabulary and name in BY_STATE):
+            if not (other_vocabulary and name in BY_STATE) and name in source_weights:  # exponents may be new
                 parameter.copy_(source_weights[name])
         if other_vocabulary and graph.mask is not None:
             net.vocab_embed.embedding[graph.mask] = given.net.vocab_embed.embedding[given.graph.mask]

@@ -31,6 +31,8 @@ def make_optimizers(recipe: Recipe, net: DiT) -> dict[str, torch.optim.Optimizer
         if rate is not None:
             own = [params.pop(name) for name in list(params) if name.startswith(part)]
             groups.append({"params": own, "factor": rate / train.lr})
+    if (exponents := params.pop("exponents", None)) is not None:
+        groups.append({"params": [exponents], "weight_decay": 0.0})
     groups.append({"params": list(params.values())})
     optimizers["adamw"] = torch.optim.AdamW(
         groups, lr=train.lr, betas=train.betas, eps=train.eps, weight_decay=train.weight_decay, fused=True

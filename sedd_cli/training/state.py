@@ -21,7 +21,7 @@ from sedd_cli.models.compile import compile_blocks, compile_pays
 from sedd_cli.models.dit import DiT
 from sedd_cli.models.ema import EMA, local_part
 from sedd_cli.recipe import Recipe, dump_recipe
-from sedd_cli.recipe.assemble import make_graph, make_net
+from sedd_cli.recipe.assemble import make_graph, make_net, with_exponents
 from sedd_cli.recipe.learning_rate import learning_rate
 from sedd_cli.system.distributed import Dist, whole
 from sedd_cli.system.memory import total_memory
@@ -43,7 +43,8 @@ class LossModule(nn.Module):
 
     def forward(self, x0: Tensor, v: Tensor, u: Tensor) -> Loss:
         schedule, objective = self._parts
-        model = ScoreModel(self.net, self.graph, schedule, parametrization=objective.parametrization)
+        graph = with_exponents(self.graph, self.net)  # here, where parameters are whole
+        model = ScoreModel(self.net, graph, schedule, parametrization=objective.parametrization)
         return objective.loss(model, x0, v, u)
 
 
@@ -81,7 +82,7 @@ class TrainState:
                 lambda: start_from(source, net, graph, schedule, objective, dataset.tokenizer)
             )
             dist.broadcast(p.detach() for p in net.parameters())
-        elif anew and graph.masking:
+        elif anew and graph.only_masks:
             if recipe.train.start == "unigrams":
                 start_at_unigrams(net, graph, dataset)
             elif recipe.train.start == "bigrams":
@@ -192,15 +193,19 @@ class TrainState:
 
     def averaged(self) -> LoadedModel:
         """The model with its EMA weights, for evaluation. All processes must call: shards are gathered."""
-        tensors = {name: whole(value) for name, value in self.ema.shadow.items()}
+        net = _network(self.model, {name: whole(value) for name, value in self.ema.shadow.items()})
         return dataclasses.replace(
-            self.model, net=_network(self.model, tensors), facts={"step": self.step, "weights": "EMA"}
+            self.model,
+            net=net,
+            graph=with_exponents(self.model.graph, net),
+            facts={"step": self.step, "weights": "EMA"},
         )
 
 
 def _network(model: LoadedModel, tensors: dict[str, Tensor]) -> DiT:
     """A network whose parameters are the given tensors; nothing is copied."""
-    net = DiT.empty(model.net.config, model.graph.states, model.net.causal)
+    learned = len(tensors.get("exponents", ()))
+    net = DiT.empty(model.net.config, model.graph.states, model.net.causal, exponents=learned)
     load_weights(net, tensors, "training")
     return net.to(model.device).eval().requires_grad_(False)
 

@@ -79,11 +79,12 @@ def gradients(state: TrainState, batch: Tensor, rows: range) -> LossByTime:
 
 
 def _noise(recipe: Recipe, device: torch.device, key: tuple[int, int, int, int]) -> tuple[Tensor, Tensor]:
-    """Uniforms for the noise levels [R] and the noise [R, L] of (step, batch, first row, R rows), on the device."""
+    """Uniforms for the noise levels [R] and the noise [R, K·L] of (step, batch, first row, R rows), on the device."""
     step, _, first, rows = key
     v = time_uniforms(recipe, step, torch.arange(first, first + rows))
     index = torch.arange(first, first + rows, device=device)
-    u = Stream(recipe.seed, NOISE, index).uniforms(step, recipe.model.length)[0]
+    width = recipe.objective.make().corruptions * recipe.model.length
+    u = Stream(recipe.seed, NOISE, index).uniforms(step, width)[0]
     return v.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else v.to(device), u
 
 

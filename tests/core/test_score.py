@@ -165,7 +165,7 @@ def test_no_distribution_has_a_larger_score_and_one_comes_close(name, sigma):
         p0 = reference.source(3, 2, len(Q), sharpness=sharpness)
         x = reference.sequences(graph.states, 2)
         scores = reference.exact_score(p0, Q)(x, sigma)
-        if graph.masking:
+        if graph.only_masks:
             scores = scores[..., : graph.vocab_size]
         seen.append(float(scores[graph.active(x)].log().max()))
     assert max(seen) <= largest + 1e-9

@@ -132,6 +132,13 @@ def test_many_processes_train_what_one_trains(trained, processes, changes):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+def test_many_processes_learn_the_exponents_that_one_learns(trained, strategy):
+    learned = (*PLAIN, "graph=state_dependent", "objective=genmd4")
+    assert_same_training(trained(2, *learned, f"train.strategy={strategy}"), trained(1, *learned))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
 def test_many_processes_begin_with_the_same_weights(trained, tmp_path, strategy):
     """Those that the main process has read, new rows of another vocabulary among them."""
     save_published(tmp_path / "m", tokens=11)

@@ -30,9 +30,10 @@ def parts_of_a_step(setting: Setting, state: TrainState, whole: float) -> Events
 
     def noise() -> tuple[Tensor, Tensor, Tensor, Tensor]:
         v = time_uniforms(recipe, state.step, index).to(device)
-        u = Stream(recipe.seed, NOISE, index.to(device)).uniforms(state.step, recipe.model.length)[0]
+        length = recipe.model.length
+        u = Stream(recipe.seed, NOISE, index.to(device)).uniforms(state.step, objective.corruptions * length)[0]
         sigma = schedule(v)[0]
-        return v, u, sigma, graph.perturb(x0, sigma, u)
+        return v, u, sigma, graph.perturb(x0, sigma, u[:, :length])
 
     v, u, sigma, x = noise()
     shown = partial(Figure, unit="ms", table="training by part")

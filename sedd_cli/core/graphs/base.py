@@ -40,6 +40,8 @@ class Graph(ABC):
     ordered: ClassVar[bool] = False
     #: The option that `measure` takes from the training text where a recipe leaves it empty.
     measured: ClassVar[str | None] = None
+    #: Whether a network can learn its `exponents`.
+    learnable: ClassVar[bool] = False
     vocab_size: int  # N
 
     def __post_init__(self) -> None:
@@ -62,6 +64,15 @@ class Graph(ABC):
         if self.mask is None:
             raise ValueError(f"the graph {self.name!r} has no MASK")
         return self.mask
+
+    @property
+    def exponents(self) -> Tensor:
+        """w [N] float64 of a learnable graph, which has masked token v with probability λ^{w_v}."""
+        raise ValueError(f"the graph {self.name!r} has no exponents to be learned")
+
+    def learned(self, parameters: Tensor) -> Self:
+        """The graph with the exponents that parameters θ [N] of a network give; of a learnable graph."""
+        raise ValueError(f"the graph {self.name!r} has no exponents to be learned")
 
     def measure(self, tokens: TokenStatistics) -> Self:
         """The graph with what it measures of the training text; ValueError where that is impossible."""
@@ -143,6 +154,11 @@ class Graph(ABC):
 
     # -- the forward process -----------------------------------------------------------------------
 
+    def log_probability(self, sigma: Tensor, x: Tensor, x0: Tensor) -> Tensor:
+        """log p_sigma(x|x0) of every position, [...] float64."""
+        p = self.transition(per_position(sigma, x).double().expand(x0.shape), x0)
+        return p.gather(-1, x[..., None])[..., 0].log()
+
     def perturb(self, x0: Tensor, sigma: Tensor, u: Tensor) -> Tensor:
         """Draw x ~ p_sigma(·|x0) for x0 [...] by one float64 uniform u [...] a position (eqs. 13–16)."""
         p = self.transition(per_position(sigma, x0).double().expand(x0.shape), x0)
@@ -178,9 +194,22 @@ class Graph(ABC):
         return p @ active.double()
 
     @cached_property
-    def masking(self) -> bool:
+    def only_masks(self) -> bool:
         """Whether tokens turn into MASK and never change otherwise, so that the score matters at MASK alone."""
         return self.mask is not None and not bool(self.active(torch.arange(self.vocab_size)).any())
+
+    @property
+    def masking(self) -> bool:
+        """Whether `only_masks`, and every token is MASK with the same probability 1 − e^{−sigma}."""
+        return self.only_masks
+
+    def check_masking(self, what: str) -> None:
+        """ValueError unless `masking`, which `what` needs."""
+        if self.masking:
+            return
+        if self.only_masks:
+            raise ValueError(f"{what} needs a graph that masks all tokens alike, {self.name} does not")
+        raise ValueError(f"{what} needs a graph with MASK from which tokens do not return, {self.name} is none")
 
     # -- what the network's output means -----------------------------------------------------------
 

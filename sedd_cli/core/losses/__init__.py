@@ -4,6 +4,7 @@ from sedd_cli.core.losses import (  # noqa: F401  (registers them)
     autoregressive,
     concrete_score,
     d3pm,
+    genmd4,
     implicit_score_entropy,
     masked_cross_entropy,
     score_entropy,

@@ -36,6 +36,10 @@ class Objective(ABC):
     causal: ClassVar[bool] = False
     #: Whether there has to be a MASK.
     needs_mask: ClassVar[bool] = False
+    #: Whether it trains the exponents of a learnable graph.
+    learns_exponents: ClassVar[bool] = False
+    #: How many independent corruptions of a sequence at its noise level the loss takes.
+    corruptions: ClassVar[int] = 1
 
     @property
     def steps(self) -> int | None:
@@ -44,10 +48,8 @@ class Objective(ABC):
 
     def check(self, graph: Graph) -> None:
         """ValueError where the objective means nothing with the graph."""
-        if self.needs_mask and not graph.masking:
-            raise ValueError(
-                f"{self.name} needs a graph with MASK from which tokens do not return, {graph.name} is none"
-            )
+        if self.needs_mask:
+            graph.check_masking(self.name)
 
     @property
     def direct(self) -> bool:
@@ -67,7 +69,7 @@ class Objective(ABC):
     def loss(self, model: ScoreModel, x0: Tensor, v: Tensor, u: Tensor) -> Loss:
         """The sum of the sequences' losses, differentiable, and each of them [B], in nats.
 
-        x0 [B, L] clean tokens; v [B] and u [B, L] float64 uniforms for the noise level and the corruption.
+        x0 [B, L] clean tokens; v [B] and u [B, K·L] float64 uniforms for the noise level and K `corruptions`.
         """
 
 

@@ -30,8 +30,9 @@ def dynamic_factor(graph: Graph, sigma: Tensor, dsigma: Tensor, x: Tensor, x0: T
     """What `dynamic` multiplies the bound's loss with at each position, [B, L] (von Rütte et al. 2025, "GIDD").
 
     The bound weighs a position by σ̄′·Q(x,y)/p(x|x0), which is very large where noise is small. GIDD's dynamic weights
-    take its place: 2 at MASK, 1 at a wrong token, and e^{−λ/2}/N, at most 1, at the clean token, with λ = log p(x0|x0)
-    − log(1 − p(x0|x0)). Its constants B and w_max are 1 here.
+    take its place: 2 at MASK, 1 at a wrong token, and e^{−λ/2}/N, at most 2, at the clean token, with the log
+    signal-to-noise ratio λ = log(α/(1 − α)) and α the probability that no noise has reached a token. GIDD's B and w_max
+    are 1 here. Its first code is like this; the present one has sigmoid(−t), which hardly changes, in place of −λ.
     """
     tokens, device = graph.vocab_size, x.device
     # rates into a state and probabilities are those of one token for all (`check_dynamic`)
@@ -39,7 +40,8 @@ def dynamic_factor(graph: Graph, sigma: Tensor, dsigma: Tensor, x: Tensor, x0: T
     rates = graph.rate_into(torch.tensor([0, graph.states - 1], device=device))
     into_token, into_last = rates[0, 1], rates[1, 0]
     stayed = p[:, 0]
-    own = (((1 - stayed) / stayed).sqrt() / tokens).clamp(max=1.0)
+    alpha = (stayed - p[:, 1]).clamp(min=1e-300)
+    own = (((1 - alpha) / alpha).sqrt() / tokens).clamp(max=2.0)
     masked = (x == graph.mask) if graph.mask is not None else torch.zeros_like(x, dtype=torch.bool)
     same = x == x0
 

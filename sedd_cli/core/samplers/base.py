@@ -73,10 +73,8 @@ class Sampler(ABC):
 
     def check(self, graph: Graph) -> None:
         """ValueError where the sampler has no use for the graph."""
-        if self.needs_mask and not graph.masking:
-            raise ValueError(
-                f"{self.name} needs a graph with MASK from which tokens do not return, {graph.name} is none"
-            )
+        if self.needs_mask:
+            graph.check_masking(self.name)
 
     def check_given(self, given: Conditioning) -> None:  # noqa: B027  (most samplers accept tokens anywhere)
         """ValueError where tokens are given at positions that the sampler cannot take into account."""

@@ -25,6 +25,7 @@ class FlowMatching(Stepper):
     """
 
     name: ClassVar[str] = "flow_matching"
+    remasks: ClassVar[bool] = True
     beta: float = 0.5
 
     def __post_init__(self) -> None:

@@ -43,6 +43,7 @@ class Psi(Stepper):
     """
 
     name: ClassVar[str] = "psi"
+    remasks: ClassVar[bool] = True
     kappa: float = 0.98
 
     def __post_init__(self) -> None:
@@ -54,7 +55,7 @@ class Psi(Stepper):
         return super().distribution_options() | {"kappa": self.kappa}
 
     def remask_probability(self, model: ScoreModel, t: Tensor, s: Tensor) -> Tensor:
-        # where the graph is not masking, no position is inactive and this is not read
+        # where tokens do not only turn into MASK, no position is inactive and this is not read
         return (1 - self.kappa) * -torch.expm1(-model.schedule(s)[0])
 
     def transition(self, model: ScoreModel, log_score: Tensor, x: Tensor, t: Tensor, s: Tensor) -> Transition:
@@ -78,6 +79,8 @@ class DDIM(Stepper):
 
     def check(self, graph: Graph) -> None:
         super().check(graph)
+        if graph.only_masks:
+            graph.check_masking(self.name)
         one = torch.ones(1, dtype=torch.float64)
         kept = torch.zeros(graph.states, dtype=torch.float64)
         kept[0] = torch.exp(-one)

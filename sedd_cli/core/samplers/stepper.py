@@ -11,7 +11,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -19,7 +19,7 @@ from torch import Tensor
 from sedd_cli.core.conditioning import Conditioning
 from sedd_cli.core.fast import Kernels
 from sedd_cli.core.fast.thinning import remasked, thinned_move
-from sedd_cli.core.graphs import Transition
+from sedd_cli.core.graphs import Graph, Transition
 from sedd_cli.core.random import BASE, SAMPLER, Stream
 from sedd_cli.core.samplers.base import Denoised, Sampler, distribution_option
 from sedd_cli.core.samplers.corrector import corrector_length, corrector_step
@@ -46,6 +46,8 @@ class Stepper(Sampler):
             by tweedie as in the published code; the same on the absorbing graph.
     """
 
+    #: Whether its steps turn tokens into MASK again, all with one probability.
+    remasks: ClassVar[bool] = False
     steps: int = 128
     thinning: bool = True
     grid: str = distribution_option("linear")
@@ -64,6 +66,11 @@ class Stepper(Sampler):
         for key, known in (("grid", GRIDS), ("draws", DRAWS), ("last_step", LAST_STEPS)):
             if getattr(self, key) not in known:
                 raise ValueError(f"{key} must be one of {', '.join(known)}, found {getattr(self, key)!r}")
+
+    def check(self, graph: Graph) -> None:
+        super().check(graph)
+        if graph.only_masks and (self.remasks or self.correctors):
+            graph.check_masking(self.name if self.remasks else "a corrector")
 
     @abstractmethod
     def transition(self, model: ScoreModel, log_score: Tensor, x: Tensor, t: Tensor, s: Tensor) -> Transition:
@@ -247,8 +254,11 @@ def run_reference(
 def _move_scoring_all(move: Move, x: Tensor, free: Tensor, u: tuple[Tensor, Tensor]) -> Tensor:
     """x [B, L] after a move of all positions, by uniforms for moving and for the token, [B, L] each."""
     moved = remasked(move, x, free, u[0])
-    for rows, log_score in move.model.scored_rows(x, move.sigma.expand(len(x))):
-        at = rows.batch, rows.position
+    alive = (move.model.graph.active(x) & free).any(1).nonzero()[:, 0]
+    if not len(alive):
+        return moved
+    for rows, log_score in move.model.scored_rows(x[alive], move.sigma.expand(len(alive))):
+        at = alive[rows.batch], rows.position
         transition = move.transition(log_score, rows.x)
         moved[at] = move.draw(transition, rows.x, u[0][at], u[1][at], move.sampler.shape)
     return moved

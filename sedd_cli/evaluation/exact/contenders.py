@@ -26,9 +26,9 @@ class Contender:
     values: tuple[float, ...] = ()
 
     def fits(self, graph: Graph) -> bool:
-        """Whether the sampler accepts the graph."""
+        """Whether the sampler with its options accepts the graph."""
         try:
-            SAMPLERS[self.sampler]().check(graph)
+            SAMPLERS[self.sampler](**self.options).check(graph)
         except ValueError:
             return False
         return True

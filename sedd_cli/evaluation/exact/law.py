@@ -47,11 +47,13 @@ def exact_law(model: ScoreModel, sampler: Sampler, length: int, given: dict[int,
 
 def _stepper(model: ScoreModel, sampler: Stepper, clamp: Conditioning) -> Law:
     x, p, evaluations = sequences(model.graph.states, clamp.where.shape[1]), start_law(model, clamp), 0.0
+    scored = (model.graph.active(x) & ~clamp.where).any(1)
     for moves in sampler.moves(model, x.device):
         for move in moves:
-            alive = (p > 0).nonzero()[:, 0]
-            evaluations += float(p[alive][(model.graph.active(x[alive]) & ~clamp.where).any(1)].sum())
-            p = sum((push(p[at], _kernel(move, x[at], ~clamp.where)) for at in alive.split(BATCH)), torch.zeros_like(p))
+            evaluations += float(p[scored].sum())
+            moving = (p > 0) if move.remask_probability else (p > 0) & scored  # most sequences hold no MASK, and stay
+            parts = moving.nonzero()[:, 0].split(BATCH)
+            p = sum((push(p[at], _kernel(move, x[at], ~clamp.where)) for at in parts), torch.where(moving, 0.0, p))
     return Law(p, evaluations)
 
 
@@ -63,10 +65,11 @@ def _kernel(move: Move, x: Tensor, free: Tensor) -> Tensor:
         back = (free & ~graph.active(x)).double()[..., None] * move.remask_probability
         masked = F.one_hot(torch.full_like(x, graph.mask), graph.states)
         rows = (1 - back) * rows + back * masked
-    for found, log_score in move.model.scored_rows(x, move.sigma.expand(len(x))):
+    scored = (free & graph.active(x)).any(1).nonzero()[:, 0]
+    for found, log_score in move.model.scored_rows(x[scored], move.sigma.expand(len(scored))) if len(scored) else ():
         step = move.transition(log_score, found.x)
         step = Transition(step.move_probability, move.sampler.shape(step.weights))
-        rows[found.batch, found.position] = masses(step, found.x)
+        rows[scored[found.batch], found.position] = masses(step, found.x)
     return torch.where(free[..., None], rows, F.one_hot(x, graph.states).double())
 
 

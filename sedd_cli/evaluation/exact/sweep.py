@@ -55,7 +55,6 @@ class ExactOptions:
         for name in self.graphs:
             if name not in GRAPHS:
                 raise RequestError(f"unknown graph {name!r}{nearest(name, GRAPHS)}")
-            check_enumerable(self.letters + 1, self.length)
         if not 2 <= self.letters <= len(LETTERS):
             raise RequestError(f"letters must lie between 2 and {len(LETTERS)}, found {self.letters}")
         if self.length < 1:
@@ -125,6 +124,7 @@ def nearest_samplers(points: tuple[ExactPoint, ...]) -> dict[tuple[str, int], li
 
 def sweep_source(options: ExactOptions) -> Generator[Event, None, ExactResult]:
     """Of a Markov chain with exact scores: the distribution is the chain's own."""
+    check_enumerable(options.letters + 1, options.length)
     started, source = time.monotonic(), MarkovSource(options.letters, options.length, options.seed)
     models = [(source.model(graph), graph) for graph in options.graphs]
     jobs = [(model, _padded(model, source.distribution())) for model, _ in models]

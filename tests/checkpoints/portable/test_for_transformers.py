@@ -148,7 +148,9 @@ COMBINED = [
     for graph in GRAPHS
     for noise in KNOWN_SCHEDULES
     for objective in OBJECTIVES
-    if not OBJECTIVES[objective]().causal and not (OBJECTIVES[objective].needs_mask and graph != "absorbing")
+    if not OBJECTIVES[objective]().causal
+    and not (OBJECTIVES[objective].needs_mask and graph != "absorbing")
+    and not OBJECTIVES[objective].learns_exponents
 ]
 
 

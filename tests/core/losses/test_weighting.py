@@ -109,7 +109,9 @@ def test_dynamic_puts_gidds_weights_in_the_place_of_the_bounds_own(name, of, fus
             rate = float(rates.max())
             p = graph.transition(sigma[b], x0[b, i])
             stayed = float(p[x0[b, i]])
-            own = min(1.0, ((1 - stayed) / stayed) ** 0.5 / N)
+            other = next(token for token in range(N) if token != x0[b, i])
+            alpha = stayed - float(p[other])  # noise puts the clean token there as often as another one
+            own = min(2.0, ((1 - alpha) / alpha) ** 0.5 / N)
             wanted = 2.0 if int(x[b, i]) == graph.mask else own if x[b, i] == x0[b, i] else 1.0
             total = total + wanted * float(p[x[b, i]]) / rate * terms[b, i]
     net.zero_grad()

@@ -6,11 +6,11 @@ import math
 import pytest
 import reference
 import torch
-from support.toys import STEPPERS, N, base, every_graph, every_noise, follows, schedule, score_model, world
+from support.toys import STEPPERS, N, base, every_graph, every_noise, fits, follows, schedule, score_model, world
 
 from sedd_cli.core.categorical import nucleus, temper
 from sedd_cli.core.conditioning import Conditioning
-from sedd_cli.core.graphs import Transition
+from sedd_cli.core.graphs import GRAPHS, Transition
 from sedd_cli.core.samplers import GRIDS, SAMPLERS, run_reference
 from sedd_cli.core.samplers.corrector import corrector_length
 from sedd_cli.core.samplers.draws import Float32Gumbel
@@ -91,7 +91,7 @@ def test_first_hitting_is_tempered_token_by_token():
 # --------------------------------------------------------------------------------------------- predictor-corrector
 
 
-@every_graph
+@pytest.mark.parametrize("name", [name for name in GRAPHS if fits("tweedie", name, correctors=2)])
 @every_noise
 @pytest.mark.parametrize("sampler", ["tweedie", "euler"])
 def test_a_corrected_chain_is_the_dense_one(name, noise, sampler):

@@ -15,7 +15,9 @@ from sedd_cli.evaluation.exact.distances import divergence, drawn, drawn_law, to
 from sedd_cli.evaluation.exact.law import exact_law
 from sedd_cli.evaluation.exact.source import MarkovSource
 from sedd_cli.evaluation.exact.sweep import ExactOptions, own_distribution, sweep_source
+from sedd_cli.recipe import load_recipe
 from sedd_cli.system.events import result_of
+from sedd_cli.training.train import TrainOptions, train
 
 SMALL = ExactOptions(evaluations=(2, 4), letters=2, length=4, draws=2000)
 #: Samplers that need another kind of network.
@@ -90,7 +92,6 @@ def test_a_contender_without_room_yields_nothing():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"letters": 20, "length": 6}, "at most 100,000"),
         ({"letters": 1}, "letters must lie"),
         ({"letters": 27, "length": 1}, "letters must lie"),
         ({"length": 0}, "length must be at least 1"),
@@ -160,3 +161,22 @@ def test_a_trained_model_is_compared_with_its_own_long_chain(sedd, tiny_run):
     assert document["reference_error"] < 0.05
     points = {(p["sampler"], p["budget"]): p for p in document["points"]}
     assert points["tweedie", 4]["tv"] < points["tweedie", 2]["tv"] + 0.02
+
+
+def test_a_trained_model_is_compared_at_length_three_with_every_sampler(sedd, workplace, tmp_path):
+    recipe = load_recipe(workplace / "tiny.yaml", ["train.steps=1", "data.corpus=markov"])
+    list(train(recipe, TrainOptions(tmp_path / "run", "cpu", report=False)))
+    done = sedd("sweep", "--exact", "--model", tmp_path / "run", "--steps", 2, "--length", 3, "--json")
+    assert done.code == 0, done.err
+    document = json.loads(done.out)
+    assert document["length"] == 3
+    found = {point["sampler"]: point["tv"] for point in document["points"]}
+    assert {"tweedie", "euler", "psi, kappa 0.98", "remdm, eta 0.02", "confidence, entropy"} <= set(found)
+    assert all(0 <= tv <= 1 for tv in found.values())
+
+
+def test_the_size_of_the_built_in_source_does_not_bind_a_model():
+    """Nine positions of two letters are few sequences, of the source's four letters too many."""
+    options = ExactOptions(length=9)
+    with pytest.raises(RequestError, match="at most 100,000"):
+        next(sweep_source(options))

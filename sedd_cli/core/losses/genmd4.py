@@ -1,0 +1,79 @@
+"""GenMD4: masked diffusion that learns when each token is masked (Shi et al. 2024, section 6)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from sedd_cli.core.graphs import Graph
+from sedd_cli.core.losses.base import OBJECTIVES, Objective, token_nats
+from sedd_cli.core.schedules import T_MIN
+from sedd_cli.core.score import Loss, Parametrization, ScoreModel
+
+
+@OBJECTIVES.register
+@dataclass(frozen=True)
+class GenMD4(Objective):
+    """The bound of state-dependent masking, minimised over the network and over the exponents w of the graph.
+
+    At time t ~ U(t_min, 1), with the probability μ_y that the network gives token y and λ′/λ = σ̄′/expm1(σ̄),
+
+        λ′/λ · Σ over MASK of (−w_{x0}·log μ_{x0} − w_{x0} + Σ_y w_y·μ_y),
+
+    the score entropy of the graph `state_dependent`. Below t_min a token v is decoded with probability ∝ λ_v(t_min),
+    whatever the network: without that term the exponents would gain by masking tokens where no loss is taken. So the
+    mean over t is a bound on −log p of a model, but for tokens that are not MASK at t = 1 (1 in 1000 by `loglinear`).
+
+    The corruption x depends on w, too. That part of the gradient, E[loss·∇ log p(x|x0)], is estimated from two
+    independent corruptions, each with the loss of the other as its baseline: (loss_1 − loss_2)·∇(log p_1 − log p_2)/2
+    (REINFORCE leave-one-out). The loss is the mean of both.
+    """
+
+    name: ClassVar[str] = "genmd4"
+    parametrization: ClassVar[Parametrization] = "mean"
+    learns_exponents: ClassVar[bool] = True
+    corruptions: ClassVar[int] = 2
+    t_min: float = T_MIN
+
+    def __post_init__(self) -> None:
+        if not 0 < self.t_min < 1:
+            raise ValueError(f"t_min must lie in (0, 1), found {self.t_min}")
+
+    def check(self, graph: Graph) -> None:
+        super().check(graph)
+        if not graph.learnable:
+            raise ValueError(
+                f"{self.name} learns when each token turns into MASK, the graph {graph.name} has nothing to learn: set "
+                "graph=state_dependent"
+            )
+
+    def loss(self, model: ScoreModel, x0: Tensor, v: Tensor, u: Tensor) -> Loss:
+        graph, count = model.graph, self.corruptions
+        sigma, dsigma = model.schedule(self.t_min + (1 - self.t_min) * v)  # [B]
+        level, clean = sigma.repeat(count), x0.repeat(count, 1)  # one corruption after the other
+        x = graph.perturb(clean, level, torch.cat(u.chunk(count, 1)))  # [2B, L]
+        w = graph.exponents.to(x.device)
+
+        def term(z: Tensor, batch: Tensor, x: Tensor, x0: Tensor) -> Tensor:
+            mu = z[:, : graph.vocab_size].softmax(-1, dtype=torch.float64)
+            return w[x0] * (token_nats(z, x0, graph.vocab_size).double() - 1) + mu @ w
+
+        weight = (1 - self.t_min) * dsigma / torch.expm1(sigma)
+        losses = weight * model.row_losses(x, level, clean, term).double().view(count, -1)
+        log_p = graph.log_probability(level, x, clean).sum(-1).view(count, -1)
+        others = losses.detach() - losses.detach().flip(0)
+        learning = 0.5 * (others * log_p).sum(0)
+        loss = losses.mean(0) + self._below_t_min(model, x0)
+        return Loss((loss + learning - learning.detach()).sum(), loss.detach())
+
+    def _below_t_min(self, model: ScoreModel, x0: Tensor) -> Tensor:
+        """λ_{x0}·(−log(λ_{x0}/Σ_y λ_y)) at t_min, summed over the sequence: nats [B] float64."""
+        at_end = torch.tensor(model.schedule.sigma(self.t_min), dtype=torch.float64, device=x0.device)
+        graph = model.graph
+        tokens = torch.arange(graph.vocab_size, device=x0.device)
+        log_lambda = graph.log_probability(at_end, torch.full_like(tokens, graph.mask_state), tokens)
+        nats = log_lambda.exp() * (log_lambda.logsumexp(0) - log_lambda)
+        return nats[x0].sum(-1)
