@@ -54,9 +54,7 @@ def radd(model: ScoreModel, x0: Tensor, v: Tensor, u: Tensor, cost: Tensor | Non
 GIDD_LEAST = math.exp(-20)
 
 
-def gidd(
-    model: ScoreModel, x0: Tensor, v: Tensor, u: Tensor, counted: Tensor | None = None
-) -> tuple[Tensor, Tensor]:
+def gidd(model: ScoreModel, x0: Tensor, v: Tensor, u: Tensor, counted: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """GIDD's "elbo" (von Rütte et al. 2025) and its training loss, at t ~ U(t_eps, 1 − t_eps): see `gidd_at`."""
     graph, schedule = _gidd_process(model)
     t = schedule.t_eps + (1 - 2 * schedule.t_eps) * v.double()

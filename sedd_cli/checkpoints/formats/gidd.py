@@ -12,7 +12,7 @@ from torch import Tensor
 
 from sedd_cli.checkpoints.formats.backbone import network
 from sedd_cli.checkpoints.formats.base import Format, ModelFiles, register, unwrapped
-from sedd_cli.checkpoints.formats.special_tokens import TOKENIZER, mask_id, token_ids
+from sedd_cli.checkpoints.formats.special_tokens import TOKENIZER, mask_id, named_token, token_ids
 from sedd_cli.checkpoints.loaded_model import LoadedModel
 from sedd_cli.checkpoints.tensors import read_tensors
 from sedd_cli.core.graphs import Graph
@@ -83,6 +83,7 @@ class GiddLayout(Format):
             tokenizer_source=_tokenizer(source.folder) if ids else None,
             vocabulary=vocabulary,
             parametrized=objective,
+            padding=vocabulary.state_of(ids.get(named_token(source.folder, "pad_token") or "")),
         )
 
 

@@ -42,7 +42,7 @@ def mask_id(source: ModelFiles, rows: int, named: str | None = None) -> int:
     ids = token_ids(source.folder)
     if (chosen := chosen_mask(named, rows, ids, source.name)) is not None:
         return chosen
-    found, token = source.config.get("mask_token_id"), named_mask(source.folder)
+    found, token = source.config.get("mask_token_id"), named_token(source.folder, "mask_token")
     if found is None:
         found = ids.get(token or "")
     if type(found) is not int or not 0 <= found < rows:
@@ -70,10 +70,9 @@ def token_ids(folder: Path) -> dict[str, int]:
     return ids
 
 
-def named_mask(folder: Path) -> str | None:
-    """The token that the tokenizer files in a folder name as MASK."""
-    special = _read(folder / SPECIAL_TOKENS)
-    for found in (_read(folder / TOKENIZER_CONFIG).get("mask_token"), special.get("mask_token")):
+def named_token(folder: Path, name: str) -> str | None:
+    """The token that the tokenizer files in a folder name as `mask_token` or another special one."""
+    for found in (_read(folder / file).get(name) for file in (TOKENIZER_CONFIG, SPECIAL_TOKENS)):
         token = found.get("content") if isinstance(found, Mapping) else found
         if isinstance(token, str):
             return token

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
+import torch
+
 from sedd_cli.checkpoints.bidirectional import BidirectionalTransformer, TransformerConfig
 from sedd_cli.checkpoints.loaded_model import LoadedModel
 from sedd_cli.core.graphs import GRAPHS, Graph
@@ -62,6 +64,7 @@ def portable_config(model: LoadedModel, dtype: str) -> dict[str, Any]:
         "noise": _named(model.schedule),
         "graph": _named(model.graph),
         "objective": _named(model.objective),
+        **({} if model.padding is None else {"pad_token_id": int(ids.ids(torch.tensor(model.padding)))}),
     }
 
 
@@ -89,7 +92,15 @@ def portable_model(config: Mapping[str, Any], where: str, source: str, tensors: 
         raise RequestError(f"{where}: condition must be sigma, none or time, found {displayed(condition)}")
     adapted = Adapted(net, vocabulary, NoiseInput(condition, schedule))
     return LoadedModel(
-        adapted, graph, schedule, None, source, facts=facts, vocabulary=vocabulary, parametrized=objective
+        adapted,
+        graph,
+        schedule,
+        None,
+        source,
+        facts=facts,
+        vocabulary=vocabulary,
+        parametrized=objective,
+        padding=vocabulary.state_of(config.get("pad_token_id")),
     )
 
 
