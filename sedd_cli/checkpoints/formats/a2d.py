@@ -9,11 +9,11 @@ from sedd_cli.checkpoints.formats.special_tokens import mask_id
 from sedd_cli.checkpoints.formats.transformers import hugging_face, size, transformer
 from sedd_cli.checkpoints.loaded_model import LoadedModel
 
-#: What the kinds of network differ in.
+#: What the kinds of network differ in; the length is that of a configuration that does not say it.
 KINDS: dict[str, dict[str, Any]] = {
-    "a2d-llama": {},
-    "a2d-qwen2": {"qkv_bias": True},
-    "a2d-qwen3": {"qk_norm": True},
+    "a2d-llama": {"length": 2048},
+    "a2d-qwen2": {"length": 32768, "qkv_bias": True},
+    "a2d-qwen3": {"length": 32768, "qk_norm": True},
 }
 
 

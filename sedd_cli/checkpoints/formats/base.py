@@ -53,8 +53,8 @@ class ModelFiles:
 
     @property
     def model_type(self) -> str:
-        """The entry `model_type` of config.json, or ""."""
-        return str(self.config.get("model_type", ""))
+        """The entry `model_type` of config.json in lower case, or "": copies of one project's code differ in it."""
+        return str(self.config.get("model_type") or "").lower()
 
     def number(self, *keys: str, default: int | None = None) -> int:
         """A positive whole number of config.json under the first of `keys` that is there."""

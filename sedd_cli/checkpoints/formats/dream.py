@@ -10,6 +10,9 @@ from sedd_cli.checkpoints.formats.transformers import hugging_face, size, transf
 from sedd_cli.checkpoints.loaded_model import LoadedModel
 from sedd_cli.data.tokenizers.huggingface import HuggingFaceTokenizer
 
+#: The length of a configuration that does not say it.
+LENGTH = 32768
+
 
 @register
 class Dream(Format):
@@ -19,10 +22,10 @@ class Dream(Format):
     marks: ClassVar[str] = f"config.json with model_type {name}"
 
     def recognises(self, source: ModelFiles) -> bool:
-        return source.model_type.lower() == self.name
+        return source.model_type == self.name
 
     def load(self, source: ModelFiles, mask: str | None = None) -> LoadedModel:
-        shape, tensors, tied = hugging_face(source, qkv_bias=True, shifted=True)
+        shape, tensors, tied = hugging_face(source, LENGTH, qkv_bias=True, shifted=True)
         rows = size(source, tensors, "embed_tokens.weight")[0]
         model = transformer(source, self.name, shape, tensors, mask_id(source, rows, mask), tied)
         folder = source.folder

@@ -92,13 +92,16 @@ class GiddHub(GiddLayout):
     """A hub folder. The models there were trained with the code's first version."""
 
     name: ClassVar[str] = "gidd"
-    marks: ClassVar[str] = "config.json with model_type dit and p_uniform"
+    marks: ClassVar[str] = "config.json with model_type dit and p_uniform or max_seq_len"
+    #: What its class of configurations has where config.json does not say so.
+    DEFAULTS: ClassVar[dict[str, Any]] = {"num_attention_heads": 12, "max_seq_len": 1024, "p_uniform": 0.0}
 
     def recognises(self, source: ModelFiles) -> bool:
-        return source.model_type == "dit" and "p_uniform" in source.config
+        return source.model_type == "dit" and ("p_uniform" in source.config or "max_seq_len" in source.config)
 
     def load(self, source: ModelFiles, mask: str | None = None) -> LoadedModel:
-        facts = GiddFacts(source.config, f"{source.folder}/config.json", source.tensors, first_version=True)
+        told = {key: value for key, value in source.config.items() if value is not None}
+        facts = GiddFacts(self.DEFAULTS | told, f"{source.folder}/config.json", source.tensors, first_version=True)
         return self.assembled(source, facts, mask)
 
 

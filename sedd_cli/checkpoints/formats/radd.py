@@ -12,7 +12,7 @@ from sedd_cli.checkpoints.formats.base import Format, ModelFiles, assembled, reg
 from sedd_cli.checkpoints.formats.special_tokens import KNOWN_TOKENIZERS, chosen_mask
 from sedd_cli.checkpoints.loaded_model import LoadedModel
 from sedd_cli.checkpoints.published import CHECKPOINT, HYDRA, averaged
-from sedd_cli.checkpoints.tensors import read_pickle
+from sedd_cli.checkpoints.tensors import check_stored, read_pickle
 from sedd_cli.core.losses.masked_cross_entropy import MaskedCrossEntropy
 from sedd_cli.core.schedules import LogLinear
 from sedd_cli.core.vocabulary import Vocabulary
@@ -84,6 +84,14 @@ class RaddRun(Radd):
         if isinstance(stored.get("model"), Mapping):
             stored = {**stored, "model": {unwrapped(name): value for name, value in stored["model"].items()}}
         config = read_yaml(source.path / HYDRA, DamageError)
-        model = self.assembled(source, config, averaged(stored, file), mask)
-        model.facts |= {"step": stored.get("step"), "weights": "EMA"}
+        raw, has_averages = stored.get("model"), isinstance(stored.get("ema"), Mapping)
+        if has_averages or not isinstance(raw, Mapping):
+            weights = averaged(stored, file)
+        elif all(isinstance(value, Tensor) for value in raw.values()):
+            weights = dict(raw)
+            check_stored(weights, file)
+        else:
+            raise DamageError(f"{file} is damaged: model must hold tensors")
+        model = self.assembled(source, config, weights, mask)
+        model.facts |= {"step": stored.get("step"), "weights": "EMA" if has_averages else "not averaged"}
         return model

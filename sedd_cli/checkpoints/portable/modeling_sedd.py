@@ -185,6 +185,7 @@ class SeddLlama(nn.Module):
             num_hidden_layers=shape["n_blocks"], num_attention_heads=shape["n_heads"],
             num_key_value_heads=shape["n_kv_heads"], rms_norm_eps=shape["norm_eps"], rope_theta=shape["rope_theta"],
             rope_scaling=dict(shape["rope_scaling"]) or None, max_position_embeddings=shape["length"],
+            attention_bias=shape.get("attention_bias", False), mlp_bias=shape.get("mlp_bias", False),
             attn_implementation="sdpa",
         )  # fmt: skip
 
