@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from sedd_cli.checkpoints.formats.backbone import network
-from sedd_cli.checkpoints.formats.base import Format, ModelFiles, register, unwrapped
+from sedd_cli.checkpoints.formats.base import Format, Mark, ModelFiles, register, unwrapped
 from sedd_cli.checkpoints.formats.special_tokens import TOKENIZER, mask_id, named_token, token_ids
 from sedd_cli.checkpoints.loaded_model import LoadedModel
 from sedd_cli.checkpoints.tensors import read_tensors
@@ -93,6 +93,7 @@ class GiddHub(GiddLayout):
 
     name: ClassVar[str] = "gidd"
     marks: ClassVar[str] = "config.json with model_type dit and p_uniform or max_seq_len"
+    marked_by: ClassVar[Mark] = Mark.TYPE
     #: What its class of configurations has where config.json does not say so.
     DEFAULTS: ClassVar[dict[str, Any]] = {"num_attention_heads": 12, "max_seq_len": 1024, "p_uniform": 0.0}
 
@@ -111,6 +112,7 @@ class GiddRun(GiddLayout):
 
     name: ClassVar[str] = "gidd-run"
     marks: ClassVar[str] = "config.yaml with model.diffusion_process beside model.pt"
+    marked_by: ClassVar[Mark] = Mark.DIRECTORY
 
     def recognises(self, source: ModelFiles) -> bool:
         if not all((source.path / name).is_file() for name in (RUN_CONFIG, RUN_WEIGHTS)):

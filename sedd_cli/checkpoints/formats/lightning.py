@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from sedd_cli.checkpoints.formats.backbone import PREFIX, network
-from sedd_cli.checkpoints.formats.base import Format, ModelFiles, assembled, register, unwrapped
+from sedd_cli.checkpoints.formats.base import Format, Mark, ModelFiles, assembled, register, unwrapped
 from sedd_cli.checkpoints.formats.inert import Inert, plain, read_inert
 from sedd_cli.checkpoints.formats.special_tokens import KNOWN_MASKS, KNOWN_TOKENIZERS, chosen_mask
 from sedd_cli.checkpoints.loaded_model import LoadedModel
@@ -46,6 +46,7 @@ class Lightning(Format):
 
     name: ClassVar[str] = "lightning"
     marks: ClassVar[str] = "one file *.ckpt"
+    marked_by: ClassVar[Mark] = Mark.FILE
 
     def recognises(self, source: ModelFiles) -> bool:
         return not source.config and self.file(source) is not None

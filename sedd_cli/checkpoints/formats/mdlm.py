@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 from sedd_cli.checkpoints.formats.backbone import network, without_prefix
-from sedd_cli.checkpoints.formats.base import Format, ModelFiles, assembled, register
+from sedd_cli.checkpoints.formats.base import Format, Mark, ModelFiles, assembled, register
 from sedd_cli.checkpoints.formats.special_tokens import KNOWN_MASKS, KNOWN_TOKENIZERS, chosen_mask, token_ids
 from sedd_cli.checkpoints.loaded_model import LoadedModel
 from sedd_cli.core.losses.masked_cross_entropy import MaskedCrossEntropy
@@ -19,6 +19,7 @@ from sedd_cli.models.network import Condition
 class Backbone(Format):
     """A hub folder of this family."""
 
+    marked_by: ClassVar[Mark] = Mark.TYPE
     #: What the class of the configuration has where config.json does not say so: whether the network gets the noise,
     #: its heads and its length. (Its cond_dim is another one than that of published models, and is read from tensors.)
     time_conditioning: ClassVar[bool] = False

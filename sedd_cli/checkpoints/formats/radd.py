@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from sedd_cli.checkpoints.formats.backbone import network
-from sedd_cli.checkpoints.formats.base import Format, ModelFiles, assembled, register, unwrapped
+from sedd_cli.checkpoints.formats.base import Format, Mark, ModelFiles, assembled, register, unwrapped
 from sedd_cli.checkpoints.formats.special_tokens import KNOWN_TOKENIZERS, chosen_mask
 from sedd_cli.checkpoints.loaded_model import LoadedModel
 from sedd_cli.checkpoints.published import CHECKPOINT, HYDRA, averaged
@@ -55,6 +55,7 @@ class RaddHub(Radd):
     """A hub folder."""
 
     marks: ClassVar[str] = "config.json with a section model and no graph, as RADD's"
+    marked_by: ClassVar[Mark] = Mark.KEYS
 
     def recognises(self, source: ModelFiles) -> bool:
         return is_radd(source.config.get("config", source.config))
@@ -69,6 +70,7 @@ class RaddRun(Radd):
 
     name: ClassVar[str] = "radd-run"
     marks: ClassVar[str] = ".hydra/config.yaml with a section model and no graph, as RADD's"
+    marked_by: ClassVar[Mark] = Mark.DIRECTORY
 
     def recognises(self, source: ModelFiles) -> bool:
         file = source.path / HYDRA

@@ -230,3 +230,43 @@ def test_mask_may_be_the_first_of_all_rows(tmp_path):
     found = load_model(folder, device="cpu")
     assert found.vocab_size == ROWS - 1
     assert all(token < ROWS - 1 for token in found.sample(1, length=5, steps=3, seed=0)[0].tokens)
+
+
+# Folders that fit several formats
+
+
+def test_of_several_formats_that_fit_the_one_with_the_most_specific_mark_is_taken_and_said(sedd, tmp_path):
+    """config.json before the files of training directories, these before a single file of any name."""
+    made.save_gidd_run(tmp_path / "m")
+    made.save_lightning(tmp_path / "m" / "last.ckpt", **made.SUBS)
+    model = load_model(tmp_path / "m", device="cpu")
+    assert model.facts["layout"] == "gidd-run"
+    assert model.facts["taken for"] == "gidd-run, by its config.yaml with model.diffusion_process beside model.pt, " \
+        "not for lightning"  # fmt: skip
+    made.save_hub(tmp_path / "hub", "mdlm")
+    for file in ("config.json", "model.safetensors"):
+        (tmp_path / "hub" / file).rename(tmp_path / "m" / file)
+    model = load_model(tmp_path / "m", device="cpu")
+    assert model.facts["layout"] == "mdlm"
+    done = sedd("sample", "--model", tmp_path / "m", "-n", 1, "--steps", 2)
+    assert done.code == 0, done.err
+    assert "taken for mdlm, by its config.json with model_type mdlm, not for gidd-run" in " ".join(done.err.split())
+    single = made.save_hub(tmp_path / "single", "mdlm")
+    assert single is not None
+    assert "taken for" not in load_model(tmp_path / "single", device="cpu").facts
+
+
+def test_formats_whose_marks_are_equally_specific_are_refused(tmp_path):
+    made.save_gidd_run(tmp_path / "m")
+    made.save_radd_run(tmp_path / "radd")
+    for name in (".hydra", "checkpoints-meta"):
+        (tmp_path / "radd" / name).rename(tmp_path / "m" / name)
+    with pytest.raises(RequestError, match=r"fits several formats equally well: gidd-run \(.*radd-run \(") as caught:
+        load_model(tmp_path / "m", device="cpu")
+    assert "\n" not in str(caught.value)
+
+
+def test_every_format_says_by_what_it_is_known():
+    from sedd_cli.checkpoints.formats import FORMATS
+
+    assert all(1 <= one.marked_by <= 4 for one in FORMATS.values())
