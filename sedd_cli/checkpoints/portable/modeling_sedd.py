@@ -211,9 +211,11 @@ class SeddModel(PreTrainedModel):
         noise = self.config.noise
         if self.config.condition == "time":
             return t.clamp(noise["t_eps"], 1 - noise["t_eps"]).float()
-        if noise["name"] == "loglinear":
-            return -torch.log1p(-(1 - noise["eps"]) * t).float()
-        return (noise["sigma_min"] * (math.log(noise["sigma_max"] / noise["sigma_min"]) * t).exp()).float()
+        if noise["name"] == "geometric":
+            return (noise["sigma_min"] * (math.log(noise["sigma_max"] / noise["sigma_min"]) * t).exp()).float()
+        # the share of moved tokens: sin(πt/2), a power of t, or t itself
+        moved = (math.pi / 2 * t).sin() if noise["name"] == "cosine" else t ** noise.get("power", 1.0)
+        return -torch.log1p(-(1 - noise["eps"]) * moved).float()
 
 
 class SeddForMaskedLM(SeddModel):
