@@ -136,7 +136,10 @@ class GiddRun(GiddLayout):
         p, file = section.get("p_uniform"), source.path / RUN_SCHEDULE
         if not file.is_file() or not isinstance(p, float) or not 0 < p < 1:
             return False
-        log_B = read_tensors(file).get("log_B")
+        stored = read_tensors(file)
+        if (gamma := stored.get("log_gamma")) is not None and float(gamma):
+            raise RequestError(f"{file}: log_gamma {float(gamma):g} is not supported, published models have 0")
+        log_B = stored.get("log_B")
         return log_B is not None and abs(float(log_B) - math.log(2 * p / (1 - p))) > 1e-3
 
 

@@ -215,6 +215,32 @@ def test_angles_of_other_kinds_are_scaled_as_by_transformers(tmp_path, kind):
     agrees(save_hugging_face(tmp_path / "m", model, "a2d-llama", text=True, config={"rope_scaling": scaling}), model)
 
 
+def test_old_configurations_call_the_kind_of_scaling_type(tmp_path):
+    scaling = {"rope_type": "linear", "factor": 2.0}
+    model = whole_model("Llama", rope_scaling=scaling)
+    config = {"rope_scaling": {"type": "linear", "factor": 2.0}}
+    agrees(save_hugging_face(tmp_path / "m", model, "a2d-llama", text=True, config=config), model)
+
+
+def test_weights_may_be_pickled_tensors(tmp_path):
+    model = whole_model("Llama")
+    folder = save_hugging_face(tmp_path / "m", model, "a2d-llama", text=True)
+    (folder / "model.safetensors").unlink()
+    torch.save(tensors(model), folder / "pytorch_model.bin")
+    agrees(folder, model)
+
+
+def test_a_run_of_gidd_with_another_exponent_is_refused(tmp_path):
+    made.save_gidd_run(tmp_path / "m")
+    for exponent in (1.0, 2.0):
+        stored = {"log_B": torch.tensor(0.5).log(), "log_gamma": torch.tensor(exponent).log()}
+        torch.save(stored, tmp_path / "m" / "noise_schedule.pt")
+        if exponent == 1.0:
+            assert not load_model(tmp_path / "m", device="cpu").schedule.mixing.first_version
+    with pytest.raises(RequestError, match=r"log_gamma 0\.693147 is not supported"):
+        load_model(tmp_path / "m", device="cpu")
+
+
 def test_mask_is_a_token_of_its_usual_spelling_where_nothing_names_it(tmp_path):
     """LLaDA's Base has no mask_token in the files of its tokenizer."""
     folder = change(save_llada(tmp_path / "m", whole_model()), ["mask_token_id"])
