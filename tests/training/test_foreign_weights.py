@@ -108,3 +108,18 @@ def test_outputs_of_another_kind_and_a_graph_without_mask_are_refused(workplace,
         trained(workplace, tmp_path, *BYTES, *STILL)
     with pytest.raises(RequestError, match="has the graph absorbing, this recipe uniform: one has a MASK"):
         trained(workplace, tmp_path, *BYTES, "objective=d3pm", "graph=uniform", *STILL)
+
+
+@pytest.mark.parametrize("name", ["m", "file"])
+def test_a_checkpoint_without_a_tokenizer_leaves_the_text_its_own(workplace, tmp_path, name):
+    """A folder of MDLM holds none, and of a file of lightning none is taken."""
+    if name == "m":
+        made.save_hub(tmp_path / "m", "mdlm", 258)
+    else:
+        made.save_lightning(tmp_path / "file.ckpt", states=258, **made.SUBS)
+    source = tmp_path / ("m" if name == "m" else "file.ckpt")
+    words = [*SHAPE, "objective=masked_cross_entropy", "model.time=false", "data.tokenizer=null", *STILL]
+    recipe = load_recipe(workplace / "tiny.yaml", [f"init_from={source}", *words])
+    events = list(train(recipe, TrainOptions(tmp_path / "run", "cpu", report=False)))
+    warned = [e.text for e in events if isinstance(e, Warn) and "newly initialised" in e.text]
+    assert len(warned) == 1
