@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 from torch import Tensor
 
+from sedd_cli.checkpoints.formats import find_format
+from sedd_cli.checkpoints.formats.base import LLAMA, ModelFiles
+from sedd_cli.checkpoints.formats.mdlm import BD3LM
+from sedd_cli.checkpoints.formats.radd import Radd
 from sedd_cli.checkpoints.loaded_model import LoadedModel
 from sedd_cli.core.graphs import Graph
 from sedd_cli.core.losses import Objective
@@ -19,23 +25,34 @@ from sedd_cli.models.shape import SEDD
 LOGITS = ("mean", "plug_in")
 
 
+def check_source(source: str) -> None:
+    """RequestError where the files of `init_from` on this machine are of a format that no recipe trains on.
+
+    They are looked at before a text is prepared; `own_network` checks the network itself.
+    """
+    path = Path(source)
+    found = find_format(ModelFiles(path, source))[0] if path.exists() else None
+    if found and found.untrained:
+        raise _untrained(source, found.untrained)
+
+
 def own_network(given: LoadedModel) -> DiT:
     """The network of a model, which is that of a recipe; RequestError where it is another one."""
     net = given.net.net if isinstance(given.net, Adapted) else given.net
     if not isinstance(net, DiT):
-        raise _untrained(given, "is a Llama-like network")
+        raise _untrained(given.source, LLAMA)
     if net.variant.block_size is not None:
-        raise _untrained(given, "fills blocks one after another")
+        raise _untrained(given.source, BD3LM.untrained)
     if net.variant.norm_bias:
-        raise _untrained(given, "has layer normalisations with biases and is not told of the noise")
+        raise _untrained(given.source, Radd.untrained)
     if net.variant != SEDD:
-        raise _untrained(given, "has no modulation by the noise")
+        raise _untrained(given.source, "has no modulation by the noise")
     return net
 
 
-def _untrained(given: LoadedModel, what: str) -> RequestError:
+def _untrained(source: str, what: str) -> RequestError:
     return RequestError(
-        f"init_from: {given.source} {what}, which no recipe can train: init_from takes SEDD's network, that of MDLM, "
+        f"init_from: {source} {what}, which no recipe can train: init_from takes SEDD's network, that of MDLM, "
         "UDLM, Duo and GIDD"
     )
 

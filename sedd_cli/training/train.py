@@ -27,6 +27,7 @@ from sedd_cli.system.events import Event, Note, Warn, expand_events
 from sedd_cli.system.signals import stop_requested
 from sedd_cli.training.autotune import autotune, with_micro_batch
 from sedd_cli.training.cost import check_memory, known_vocab_size, too_little_noise
+from sedd_cli.training.foreign_weights import check_source
 from sedd_cli.training.loop import training
 from sedd_cli.training.report import TrainReport, check_report, report
 from sedd_cli.training.state import TrainState
@@ -105,6 +106,8 @@ def _train(recipe: Recipe, options: TrainOptions, dist: Dist) -> Generator[Event
     rows, recipe = dist.share(recipe.train.batch), recipe.with_parts_of_now()
     check_trackers(options.trackers)
     check_recipe(recipe, options.report)
+    if (source := recipe.init_from) is not None:
+        dist.from_main(lambda: check_source(source))
     run = _run_dir(options)
     dist.from_main(run.check)
     dist.from_main(lambda: check_recipe_of(run, recipe))

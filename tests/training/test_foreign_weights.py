@@ -97,9 +97,12 @@ def test_uniform_models_start_a_uniform_training_and_say_what_they_predict(workp
 )
 def test_other_networks_are_refused_in_one_line(workplace, tmp_path, save, what):
     save(tmp_path / "m")
+    (tmp_path / "new.txt").write_text("a new text\n" * 90)
     with pytest.raises(RequestError, match=what) as caught:
-        trained(workplace, tmp_path, *MDLM, *STILL)
+        trained(workplace, tmp_path, *MDLM, f"data.corpus={tmp_path / 'new.txt'}", *STILL)
     assert "\n" not in str(caught.value)
+    assert not list((workplace / "home" / "data").glob("new-*"))  # before the text is prepared
+    assert not (tmp_path / "run").exists()
 
 
 def test_outputs_of_another_kind_and_a_graph_without_mask_are_refused(workplace, tmp_path):

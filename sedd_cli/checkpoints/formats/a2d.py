@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from sedd_cli.checkpoints.formats.base import Format, Mark, ModelFiles, register
+from sedd_cli.checkpoints.formats.base import LLAMA, Format, Mark, ModelFiles, register
 from sedd_cli.checkpoints.formats.special_tokens import mask_id
 from sedd_cli.checkpoints.formats.transformers import hugging_face, size, transformer
 from sedd_cli.checkpoints.loaded_model import LoadedModel
@@ -24,6 +24,7 @@ class A2D(Format):
     name: ClassVar[str] = "a2d"
     marks: ClassVar[str] = f"config.json with model_type {', '.join(KINDS)}"
     marked_by: ClassVar[Mark] = Mark.TYPE
+    untrained: ClassVar[str] = LLAMA
 
     def recognises(self, source: ModelFiles) -> bool:
         return source.model_type in KINDS

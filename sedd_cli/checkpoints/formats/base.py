@@ -30,6 +30,8 @@ CONFIG = "config.json"
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 #: Memory that a model takes, as a multiple of its files.
 MEMORY_SHARE = 1.1
+#: What LLaDA, Dream, a2d and SMDM are, which no recipe trains.
+LLAMA = "is a Llama-like network"
 #: Prefixes that wrappers of networks put before the names of tensors.
 WRAPPERS = ("module.", "_orig_mod.")
 
@@ -129,6 +131,8 @@ class Format(ABC):
     marks: ClassVar[str]
     #: How specific that is, which decides where several formats fit.
     marked_by: ClassVar[Mark]
+    #: Why no recipe can train its networks, in words; "" where one can, as far as the format tells.
+    untrained: ClassVar[str] = ""
 
     @abstractmethod
     def recognises(self, source: ModelFiles) -> bool:

@@ -106,6 +106,7 @@ class BD3LM(Backbone):
     """Masked diffusion within blocks, block after block, Arriola et al. 2025."""
 
     name: ClassVar[str] = "bd3lm"
+    untrained: ClassVar[str] = "fills blocks one after another"
     marks: ClassVar[str] = "config.json with model_type bd3lm"
 
     def block_size(self, source: ModelFiles) -> int | None:
