@@ -6,6 +6,7 @@ import dataclasses
 
 import torch
 
+from sedd_cli.checkpoints.foreign_weights import check_meaning, own_network, rows_of, told_of_noise
 from sedd_cli.checkpoints.load import open_model
 from sedd_cli.checkpoints.loaded_model import LoadedModel
 from sedd_cli.checkpoints.tensors import check_finite
@@ -15,7 +16,6 @@ from sedd_cli.core.schedules import Schedule
 from sedd_cli.data.tokenizers import Tokenizer
 from sedd_cli.errors import RequestError
 from sedd_cli.models.dit import DiT
-from sedd_cli.training.foreign_weights import check_meaning, own_network, rows_of, told_of_noise
 
 #: Keys of `model` that must agree. Length may differ, since rotary embeddings have no weights, and so may dropout.
 SHAPE = ("n_blocks", "hidden_size", "n_heads", "cond_dim", "adaln", "positions", "time")

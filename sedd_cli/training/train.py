@@ -11,6 +11,7 @@ from typing import Any
 from sedd_cli.checkpoints import checkpoint
 from sedd_cli.checkpoints.async_checkpoint import AsyncCheckpoint
 from sedd_cli.checkpoints.continuation import Start, begin, check_recipe_of, find_start
+from sedd_cli.checkpoints.foreign_weights import check_source
 from sedd_cli.checkpoints.own_text import text_options
 from sedd_cli.checkpoints.run_directory import RunDir
 from sedd_cli.data.loader import Loader
@@ -27,7 +28,6 @@ from sedd_cli.system.events import Event, Note, Warn, expand_events
 from sedd_cli.system.signals import stop_requested
 from sedd_cli.training.autotune import autotune, with_micro_batch
 from sedd_cli.training.cost import check_memory, known_vocab_size, too_little_noise
-from sedd_cli.training.foreign_weights import check_source
 from sedd_cli.training.loop import training
 from sedd_cli.training.report import TrainReport, check_report, report
 from sedd_cli.training.state import TrainState
