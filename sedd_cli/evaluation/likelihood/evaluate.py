@@ -135,8 +135,10 @@ def evaluate(
     bounds = yield from _all_bounds(used, blocks, known, options, dist)
     yield from _warnings(bounds, text.unknown, options)
     compared = None
-    if options.baselines and dist.main:
-        compared = yield from baselines(dataset, blocks.get("rigorous") or next(iter(blocks.values())))
+    # n-grams are counted along a text in one piece, which windows of documents are not
+    pieces = [own for name, own in blocks.items() if not find_protocol(name).windows]
+    if options.baselines and dist.main and pieces:
+        compared = yield from baselines(dataset, blocks.get("rigorous") or pieces[0])
     result = LikelihoodResult(
         model=identity,
         text=text,
