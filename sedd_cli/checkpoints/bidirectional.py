@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -23,7 +23,8 @@ class TransformerConfig:
 
     qkv_bias: queries, keys and values have biases (Qwen2). qk_norm: queries and keys are normalised (Qwen3).
     rope_scaling: the entries of `transformers`' rope_scaling. rounded_rope: cosines and sines are rounded to bfloat16.
-    shifted: the output at a position is about the next token (Dream).
+    shifted: the output at a position is about the next token (Dream). attention_bias, mlp_bias: all matrices of
+    attention, and of the MLP (Llama), have biases.
     """
 
     n_blocks: int
@@ -40,6 +41,9 @@ class TransformerConfig:
     qk_norm: bool = False
     rounded_rope: bool = False
     shifted: bool = False
+    #: Not spelled, so that networks without these biases are spelled, and their results found, as before.
+    attention_bias: bool = field(default=False, repr=False)
+    mlp_bias: bool = field(default=False, repr=False)
 
     def __post_init__(self) -> None:
         for key in ("n_blocks", "hidden_size", "n_heads", "n_kv_heads", "head_dim", "mlp_size", "length"):
@@ -175,6 +179,8 @@ def _parts(config: TransformerConfig) -> tuple[Any, Any, Any, Any]:
         "max_position_embeddings": config.length,
         "rope_theta": config.rope_theta,
         "rope_scaling": dict(config.rope_scaling) or None,
+        "attention_bias": config.attention_bias,
+        "mlp_bias": config.mlp_bias,
         "attn_implementation": "sdpa",
     }
     return Layer, Norm, Rotary, Described(**options)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -68,9 +69,11 @@ def _recognised(path: Path, source: str, mask: str | None, device: torch.device)
     if (path / checkpoint.MANIFEST).is_file():
         return _from_checkpoint(checkpoint.open_checkpoint(path), source)
     files = ModelFiles(path, source)
-    if found := find_format(files):
+    found, taken = find_format(files)
+    if found:
         files.check_memory(device)
-        return found.load(files, mask)
+        model = found.load(files, mask)
+        return model if not taken else replace(model, facts={**model.facts, "taken for": taken})
     if (path.is_file() and path.suffix in (".pth", ".pt")) or (path / published.HYDRA).is_file():
         return published.load_training_directory(path, source)
     if files.model_type and "graph" not in files.config:

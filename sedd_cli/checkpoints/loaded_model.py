@@ -49,6 +49,8 @@ class LoadedModel:
     vocabulary: Vocabulary | None = None
     #: The objective of a model without a recipe; None: score entropy.
     parametrized: Objective | None = None
+    #: The token that fills short texts, where a checkpoint names one: a state of the graph.
+    padding: int | None = None
 
     @property
     def libraries(self) -> tuple[str, ...]:

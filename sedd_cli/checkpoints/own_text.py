@@ -13,7 +13,7 @@ from sedd_cli.data.held_out import Cut, cut
 from sedd_cli.data.manifest import FILE, read_manifest
 from sedd_cli.data.prepared import PrepareOptions, find_prepared
 from sedd_cli.data.shards import Dataset, open_dataset
-from sedd_cli.data.tokenizers import is_local, open_tokenizer
+from sedd_cli.data.tokenizers import gives_tokenizer, open_tokenizer
 from sedd_cli.errors import DamageError, RequestError
 from sedd_cli.recipe import Recipe
 from sedd_cli.system.documents import read_json
@@ -26,13 +26,13 @@ def text_options(recipe: Recipe, run: Path | None = None) -> PrepareOptions:
     """The options of `sedd prepare` for a recipe's text.
 
     Where the recipe names no tokenizer, a run goes on with the one it began with, and a training that starts from a
-    model on this machine takes that model's; otherwise it is that of the corpus.
+    model on this machine takes that model's, if its folder holds one; otherwise it is that of the corpus.
     """
     options = recipe.data.prepared()
     if options.tokenizer is not None or find_corpus(options).prepared is not None:
         return options
     origin = recipe.init_from
-    wanted = replace(options, tokenizer=origin) if origin and is_local(origin) else options
+    wanted = replace(options, tokenizer=origin) if origin and gives_tokenizer(origin) else options
     began = checkpoint.latest(run) if run else None
     if began is None:
         return wanted

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True)
@@ -14,7 +15,9 @@ class Protocol:
     block begins and ends with the tokenizer's special tokens, which count as tokens (MDLM's evaluation). discrete: the
     variational bound of a model in discrete time. stepwise: the bound of a sampler with finitely many steps. loss: the
     entry of `peer_losses` that is averaged, where another project has a loss of its own. models: the kind of model that
-    a project evaluates in this way, "" for any. refused: corpora that the project evaluates in another way.
+    a project evaluates in this way, "" for any. refused: corpora whose texts the project pads one by one, each with the
+    tokenizers for which it does not. windows: a random window of every document in the place of blocks. training: what
+    the second number of `loss` is, which is no likelihood.
     """
 
     rigorous: bool
@@ -25,7 +28,9 @@ class Protocol:
     stepwise: bool = False
     loss: str = ""
     models: str = ""
-    refused: tuple[str, ...] = ()
+    refused: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    windows: bool = False
+    training: str = ""
 
 
 _CONTINUOUS = "the reverse process in continuous time"
@@ -33,17 +38,24 @@ _CONTINUOUS = "the reverse process in continuous time"
 PROTOCOLS = {
     "rigorous": Protocol(rigorous=True, rest=True, process=f"{_CONTINUOUS}, which samplers approach with many steps"),
     "sedd-paper": Protocol(rigorous=False, rest=False, process=f"{_CONTINUOUS}, without its two ends"),
-    "mdlm": Protocol(rigorous=False, rest=False, process=f"{_CONTINUOUS}, without its two ends", wrapped=True),
+    "mdlm": Protocol(
+        rigorous=False, rest=False, process=f"{_CONTINUOUS}, without its two ends", wrapped=True,
+        refused={"lm1b": ("gpt2",)},
+    ),
     "duo": Protocol(
         rigorous=False, rest=False, process=f"{_CONTINUOUS}, without its two ends", wrapped=True, models="uniform"
     ),
     "udlm": Protocol(
         rigorous=False, rest=False, process="no process: noise and weights are of two schedules", wrapped=True,
-        loss="udlm", models="uniform", refused=("lm1b",),
+        loss="udlm", models="uniform", refused={"lm1b": ()},
     ),
     "radd": Protocol(
         rigorous=True, rest=False, process="texts whose tokens are revealed one by one in random order", loss="radd",
         models="timeless",
+    ),
+    "gidd": Protocol(
+        rigorous=False, rest=False, process=f"{_CONTINUOUS}, without its two ends", loss="gidd", models="gidd",
+        windows=True, training="GIDD's training loss, with clipped weights",
     ),
     "discrete": Protocol(rigorous=True, rest=True, process="the steps that the model was trained with", discrete=True),
     "sampler": Protocol(rigorous=True, rest=True, process="the sampler's steps, each with all scores", stepwise=True),
@@ -51,8 +63,6 @@ PROTOCOLS = {
 #: Evaluations of other projects that are not about blocks of a text, and what to do instead.
 NOT_REPRODUCED = {
     "llada": "LLaDA evaluates answers given prompts: sedd eval --protocol llada, and --from a file of both",
-    "gidd": "GIDD evaluates a random window of every document, padded to the model's length, and averages batches, "
-    "which is not reproduced: take rigorous or sedd-paper",
 }
 
 

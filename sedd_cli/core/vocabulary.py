@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -55,6 +56,12 @@ class Vocabulary:
         if self.mask is None or self.in_order:
             return ids
         return torch.where(ids == self.mask, self.tokens, ids - (ids > self.mask).long())
+
+    def state_of(self, id: Any) -> int | None:
+        """The state of an id; None for MASK and for anything that is no id."""
+        if type(id) is not int or not 0 <= id < self.rows or id == self.mask:
+            return None
+        return int(self.states_of(torch.tensor(id)))
 
     def by_state(self, z: Tensor) -> Tensor:
         """Outputs z [..., V] in the order of ids, in that of states [..., S].

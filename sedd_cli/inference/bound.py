@@ -124,6 +124,7 @@ def draw_bounds(
     step: int,
     cost: Tensor | None = None,
     sampler: Stepper | None = None,
+    counted: Tensor | None = None,
 ) -> Tensor:
     """One unbiased estimate of each protocol's bound per sequence.
 
@@ -134,9 +135,10 @@ def draw_bounds(
         step: number of the draw in the stream of random numbers.
         cost: nats of each token under a unigram model, the control variate of `count`.
         sampler: whose bound the protocol `sampler` measures.
+        counted: which positions are no padding [B, L], where some are.
 
     Returns:
-        Nats [B, P], float64.
+        Nats [B, P], float64; with one column more where the protocol has a training loss.
     """
     if find_protocol(protocols[0]).stepwise:
         assert sampler is not None, "a sampler for the protocol of its name"
@@ -147,7 +149,7 @@ def draw_bounds(
     u, u_end = (w.to(x0.device) for w in stream.uniforms(step, x0.shape[1]))
     v, count = v.to(x0.device), estimator == "count"
     if loss := find_protocol(protocols[0]).loss:
-        found = [PEER_LOSSES[loss](score, x0, v, u, cost)]
+        found = PEER_LOSSES[loss](score, x0, v, u, cost, counted)
     elif find_protocol(protocols[0]).discrete:
         found = [discrete_bound(score, x0, v, u)]
     elif protocols == SHARED:
@@ -164,7 +166,7 @@ def bound_of(score: ScoreModel, x0: Tensor, draws: int, seed: int, protocol: str
 
     An infinite bound, of which one draw that costs infinitely much is proof, has the error 0.
     """
-    if find_protocol(protocol).wrapped:
+    if find_protocol(protocol).wrapped or find_protocol(protocol).windows:
         raise RequestError(f"protocol {protocol!r} is about blocks of a text, not about single sequences")
     if find_protocol(protocol).stepwise:
         raise RequestError(f"protocol {protocol!r} is about a sampler: `sedd eval` measures it")

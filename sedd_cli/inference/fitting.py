@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from sedd_cli.checkpoints.loaded_model import LoadedModel
+from sedd_cli.core.graphs.gidd import MixingSchedule
 from sedd_cli.core.schedules import LogLinear
 from sedd_cli.errors import RequestError
 from sedd_cli.inference.bound import find_protocol
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 UNIFORM = (
     "models of uniform noise whose outputs take the clean token's place, under the log-linear schedule of eps 1e-3"
 )
+GIDD = "models of GIDD's process"
 TIMELESS = "masked models whose network does not depend on the noise, normalised over the tokens"
 
 
@@ -37,6 +39,8 @@ def _unmet(protocol: Protocol, model: LoadedModel | None) -> str:
     if protocol.models == "uniform":
         fits = model is not None and model.objective.parametrization == "plug_in" and model.graph.name == "uniform"
         return "" if fits and model is not None and model.schedule == LogLinear() else UNIFORM
+    if protocol.models == "gidd":
+        return "" if model is not None and model.schedule.name == MixingSchedule.name else GIDD
     if protocol.models == "timeless":
         timeless = model is not None and isinstance(model.net, Adapted) and model.net.condition.kind == "none"
         if model is None or not timeless or not model.graph.masking or model.objective.parametrization != "mean":

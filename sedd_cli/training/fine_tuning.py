@@ -6,6 +6,7 @@ import dataclasses
 
 import torch
 
+from sedd_cli.checkpoints.foreign_weights import check_meaning, own_network, rows_of, told_of_noise
 from sedd_cli.checkpoints.load import open_model
 from sedd_cli.checkpoints.loaded_model import LoadedModel
 from sedd_cli.checkpoints.tensors import check_finite
@@ -28,7 +29,7 @@ def start_from(
     """Copy a trained model's weights into a new network.
 
     If the vocabularies differ, the rows of embedding and output layer stay newly initialised, except the embedding of
-    MASK.
+    MASK. The model may be of another project whose network is SEDD's (`foreign_weights`).
 
     Returns:
         A description of the trained model, and warnings.
@@ -38,38 +39,37 @@ def start_from(
         DamageError: Its weights are not finite.
     """
     given = open_model(source, device="cpu")
-    if not isinstance(given.net, DiT):
-        raise RequestError(f"init_from: {source} is a network of another project, which cannot be trained here")
-    ours, theirs = ((one.parametrization, one.causal) for one in (objective, given.objective))
-    if ours != theirs:
-        raise RequestError(
-            f"init_from: {source} was trained with the objective {given.objective.name}, this recipe has "
-            f"{objective.name}: their outputs have different parametrizations"
-        )
-    if dataclasses.replace(given.graph, vocab_size=graph.vocab_size) != graph:
-        raise RequestError(f"init_from: {source} has the graph {given.graph}, this recipe {graph}")
+    theirs, warnings = own_network(given), []
+    if given.vocabulary is not None:
+        warnings += check_meaning(given, graph, objective)
+    else:
+        _check_same(given, graph, objective)
     keys = (*SHAPE, "length") if net.position_embed is not None else SHAPE
-    found, wanted = ({key: getattr(n.config, key) for key in keys} for n in (given.net, net))
+    found, wanted = ({key: getattr(n.config, key) for key in keys} for n in (theirs, net))
+    found["time"] = found["time"] and told_of_noise(given)
     if found != wanted:
         changed = "; ".join(f"model.{k}: {found[k]} there, {wanted[k]} here" for k in keys if found[k] != wanted[k])
         settings = " ".join(f"model.{k}={found[k]}" for k in keys if found[k] != wanted[k])
         raise RequestError(f"init_from: {source} is a network of another shape ({changed}); set {settings}")
     check_finite(given.net, source)
-    other_vocabulary = _vocabulary_difference(given, tokenizer)
-    source_weights = dict(given.net.named_parameters())
-    if net.exponents is None and given.net.exponents is not None:
+    if net.exponents is None and theirs.exponents is not None:
         raise RequestError(f"init_from: {source} has learned exponents; set objective=genmd4, which goes on with them")
+    rows = rows_of(given, graph, tokenizer)
+    source_weights = dict(theirs.named_parameters())
     with torch.no_grad():
         for name, parameter in net.named_parameters():
-            if not (other_vocabulary and name in BY_STATE) and name in source_weights:  # exponents may be new
+            if name not in BY_STATE:
                 parameter.copy_(source_weights[name])
-        if other_vocabulary and graph.mask is not None:
-            net.vocab_embed.embedding[graph.mask] = given.net.vocab_embed.embedding[given.graph.mask]
-    warnings = []
-    if other_vocabulary:
+            elif rows is not None and name in source_weights:  # exponents may be new, and MASK has none
+                parameter.copy_(source_weights[name][rows[: len(parameter)]])
+        if rows is None and graph.mask is not None:
+            mask = given.graph.mask if given.vocabulary is None else given.vocabulary.mask
+            net.vocab_embed.embedding[graph.mask] = theirs.vocab_embed.embedding[mask]
+    if rows is None:
         kept = " and MASK's embedding" if graph.mask is not None else ""
         warnings.append(
-            f"{other_vocabulary}: embedding and output rows are newly initialised, the rest{kept} is copied"
+            f"{_vocabulary_difference(given, tokenizer)}: embedding and output rows are newly initialised, the rest"
+            f"{kept} is copied"
         )
     elif given.tokenizer is None and given.tokenizer_source != tokenizer.spec:
         warnings.append(f"{source} names no tokenizer: its token ids are assumed to be those of {tokenizer.spec}")
@@ -78,15 +78,21 @@ def start_from(
     return given.describe(), [f"init_from: {line}" for line in warnings]
 
 
+def _check_same(given: LoadedModel, graph: Graph, objective: Objective) -> None:
+    """RequestError unless a model of ours has the parametrization and the graph of a recipe."""
+    ours, theirs = ((one.parametrization, one.causal) for one in (objective, given.objective))
+    if ours != theirs:
+        raise RequestError(
+            f"init_from: {given.source} was trained with the objective {given.objective.name}, this recipe has "
+            f"{objective.name}: their outputs have different parametrizations"
+        )
+    if dataclasses.replace(given.graph, vocab_size=graph.vocab_size) != graph:
+        raise RequestError(f"init_from: {given.source} has the graph {given.graph}, this recipe {graph}")
+
+
 def _vocabulary_difference(given: LoadedModel, tokenizer: Tokenizer) -> str:
-    """How the vocabularies differ, as far as is known; "" if they do not."""
+    """How the vocabularies differ, as far as is known."""
     theirs = given.tokenizer
-    if theirs is None:
-        name = given.tokenizer_source or f"{given.vocab_size:,} tokens"
-        same = given.vocab_size == tokenizer.vocab_size
-    else:
-        name, same = theirs.spec, theirs.fingerprint == tokenizer.fingerprint
-    if same:
-        return ""
+    name = theirs.spec if theirs else given.tokenizer_source or f"{given.vocab_size:,} tokens"
     own = tokenizer.spec if tokenizer.spec != name else f"another {name}"
     return f"{given.source} was trained on the vocabulary {name}, this recipe has {own}"

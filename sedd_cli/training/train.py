@@ -11,6 +11,7 @@ from typing import Any
 from sedd_cli.checkpoints import checkpoint
 from sedd_cli.checkpoints.async_checkpoint import AsyncCheckpoint
 from sedd_cli.checkpoints.continuation import Start, begin, check_recipe_of, find_start
+from sedd_cli.checkpoints.foreign_weights import check_source
 from sedd_cli.checkpoints.own_text import text_options
 from sedd_cli.checkpoints.run_directory import RunDir
 from sedd_cli.data.loader import Loader
@@ -105,6 +106,8 @@ def _train(recipe: Recipe, options: TrainOptions, dist: Dist) -> Generator[Event
     rows, recipe = dist.share(recipe.train.batch), recipe.with_parts_of_now()
     check_trackers(options.trackers)
     check_recipe(recipe, options.report)
+    if (source := recipe.init_from) is not None:
+        dist.from_main(lambda: check_source(source))
     run = _run_dir(options)
     dist.from_main(run.check)
     dist.from_main(lambda: check_recipe_of(run, recipe))

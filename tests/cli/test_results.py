@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from rich.console import Console
 
-from sedd_cli.cli.view.results import bounds_table, comparison, plus_minus
+from sedd_cli.cli.view.results import bounds_table, comparison, model_name, plus_minus
 
 
 def printed(table) -> str:
@@ -69,3 +69,24 @@ def test_several_texts_in_one_table(result):
 def test_a_value_without_an_error_stands_alone():
     assert plus_minus(1.25, None, 1) == "1.2"
     assert plus_minus(1.25, 0.5, 2) == "1.25 ± 0.50"
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [
+        ("absorbing", "SEDD"), ("uniform", "SEDD"), ("", "SEDD"), ("autoregressive", "autoregressive"),
+        ("plug_in_score_entropy uniform", "plug-in"), ("masked_cross_entropy absorbing", "masked CE"),
+        ("my_own_loss hybrid", "my own loss"),
+    ],
+)  # fmt: skip
+def test_a_model_bears_the_name_of_its_objective_and_only_one_of_score_entropy_that_of_sedd(result, kind, name):
+    assert model_name(kind) == name
+    result["kind"] = kind
+    assert f"{name} ≤ (rigorous)" in printed(bounds_table(result))
+
+
+def test_no_registered_objective_but_score_entropy_is_called_sedd():
+    from sedd_cli.core.losses import OBJECTIVES
+
+    kinds = [f"{name} uniform" for name in OBJECTIVES if name not in ("score_entropy", "autoregressive")]
+    assert all(model_name(kind) != "SEDD" for kind in kinds)

@@ -134,16 +134,10 @@ def test_weights_that_are_not_finite_are_not_begun_with(workplace, tmp_path):
         begun(workplace, tmp_path / "run", tmp_path / "m", *SHAPE)
 
 
-def test_an_export_for_transformers_will_do_and_models_of_other_projects_are_refused(workplace, tiny_run, tmp_path):
-    from support.sedd_networks import save_hub
-
+def test_an_export_for_transformers_will_do(workplace, tiny_run, tmp_path):
     from sedd_cli.checkpoints.export import ExportOptions, export
 
     list(export(load_model(tiny_run), ExportOptions(tmp_path / "m", transformers=True)))
     model, warned = begun(workplace, tmp_path / "run", tmp_path / "m")
     assert_equal_weights(model, load_model(tiny_run))
     assert warned == []
-    save_hub(tmp_path / "mdlm", "mdlm")
-    with pytest.raises(RequestError, match="is a network of another project, which cannot be trained here") as caught:
-        begun(workplace, tmp_path / "run2", tmp_path / "mdlm")
-    assert "\n" not in str(caught.value)

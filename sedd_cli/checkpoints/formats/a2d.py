@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from sedd_cli.checkpoints.formats.base import Format, ModelFiles, register
+from sedd_cli.checkpoints.formats.base import LLAMA, Format, Mark, ModelFiles, register
 from sedd_cli.checkpoints.formats.special_tokens import mask_id
 from sedd_cli.checkpoints.formats.transformers import hugging_face, size, transformer
 from sedd_cli.checkpoints.loaded_model import LoadedModel
 
-#: What the kinds of network differ in.
+#: What the kinds of network differ in; the length is that of a configuration that does not say it.
 KINDS: dict[str, dict[str, Any]] = {
-    "a2d-llama": {},
-    "a2d-qwen2": {"qkv_bias": True},
-    "a2d-qwen3": {"qk_norm": True},
+    "a2d-llama": {"length": 2048},
+    "a2d-qwen2": {"length": 32768, "qkv_bias": True},
+    "a2d-qwen3": {"length": 32768, "qk_norm": True},
 }
 
 
@@ -23,6 +23,8 @@ class A2D(Format):
 
     name: ClassVar[str] = "a2d"
     marks: ClassVar[str] = f"config.json with model_type {', '.join(KINDS)}"
+    marked_by: ClassVar[Mark] = Mark.TYPE
+    untrained: ClassVar[str] = LLAMA
 
     def recognises(self, source: ModelFiles) -> bool:
         return source.model_type in KINDS

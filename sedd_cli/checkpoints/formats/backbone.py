@@ -54,5 +54,6 @@ def network(
         raise DamageError(f"{source}: {error}") from None
     net = DiT.empty(shape, len(embedding), variant=variant)
     known = {name for name, _ in [*net.named_parameters(), *net.named_buffers()]}
+    # copied: matrices at the places that a file happens to have round otherwise
     load_weights(net, {name: value for name, value in tensors.items() if name in known}, source, copy=True)
     return net

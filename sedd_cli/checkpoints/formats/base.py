@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
+from enum import IntEnum
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
@@ -29,6 +30,8 @@ CONFIG = "config.json"
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 #: Memory that a model takes, as a multiple of its files.
 MEMORY_SHARE = 1.1
+#: What LLaDA, Dream, a2d and SMDM are, which no recipe trains.
+LLAMA = "is a Llama-like network"
 #: Prefixes that wrappers of networks put before the names of tensors.
 WRAPPERS = ("module.", "_orig_mod.")
 
@@ -53,8 +56,8 @@ class ModelFiles:
 
     @property
     def model_type(self) -> str:
-        """The entry `model_type` of config.json, or ""."""
-        return str(self.config.get("model_type", ""))
+        """The entry `model_type` of config.json in lower case, or "": copies of one project's code differ in it."""
+        return str(self.config.get("model_type") or "").lower()
 
     def number(self, *keys: str, default: int | None = None) -> int:
         """A positive whole number of config.json under the first of `keys` that is there."""
@@ -111,12 +114,25 @@ def unwrapped(name: str) -> str:
     return name
 
 
+class Mark(IntEnum):
+    """What a format is recognised by, the least specific first."""
+
+    FILE = 1  # one file of an ending, or with tensors of certain names
+    DIRECTORY = 2  # files of certain names in a training directory
+    KEYS = 3  # keys of config.json
+    TYPE = 4  # the model_type that config.json names
+
+
 class Format(ABC):
     """One layout of checkpoints."""
 
     name: ClassVar[str]
     #: What marks it, for the message that lists what was looked for.
     marks: ClassVar[str]
+    #: How specific that is, which decides where several formats fit.
+    marked_by: ClassVar[Mark]
+    #: Why no recipe can train its networks, in words; "" where one can, as far as the format tells.
+    untrained: ClassVar[str] = ""
 
     @abstractmethod
     def recognises(self, source: ModelFiles) -> bool:
@@ -141,12 +157,22 @@ def register(kind: type[Format]) -> type[Format]:
     return kind
 
 
-def find_format(source: ModelFiles) -> Format | None:
-    """The format of a source; None if none fits. RequestError if several do."""
-    found = [known for known in FORMATS.values() if known.recognises(source)]
-    if len(found) > 1:
-        raise RequestError(f"{source.name} fits several formats: {', '.join(one.name for one in found)}")
-    return found[0] if found else None
+def find_format(source: ModelFiles) -> tuple[Format | None, str]:
+    """The format of a source, None if none fits; and, if several do, in words which one is taken.
+
+    The one with the most specific mark is taken. RequestError if several have marks that are equally specific.
+    """
+    found = sorted((known for known in FORMATS.values() if known.recognises(source)), key=lambda one: -one.marked_by)
+    if not found:
+        return None, ""
+    first, *others = found
+    if others and others[0].marked_by == first.marked_by:
+        equal = "; ".join(f"{one.name} ({one.marks})" for one in found if one.marked_by == first.marked_by)
+        raise RequestError(
+            f"{source.name} fits several formats equally well: {equal}: leave the files of one in the folder"
+        )
+    names = " and ".join(one.name for one in others)
+    return first, f"{first.name}, by its {first.marks}, not for {names}" if others else ""
 
 
 def assembled(

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from sedd_cli.checkpoints.formats.base import Format, ModelFiles, register
+from sedd_cli.checkpoints.formats.base import LLAMA, Format, Mark, ModelFiles, register
 from sedd_cli.checkpoints.formats.special_tokens import mask_id
 from sedd_cli.checkpoints.formats.transformers import hugging_face, size, transformer
 from sedd_cli.checkpoints.loaded_model import LoadedModel
 from sedd_cli.data.tokenizers.huggingface import HuggingFaceTokenizer
+
+#: The length of a configuration that does not say it.
+LENGTH = 32768
 
 
 @register
@@ -17,12 +20,14 @@ class Dream(Format):
 
     name: ClassVar[str] = "dream"
     marks: ClassVar[str] = f"config.json with model_type {name}"
+    marked_by: ClassVar[Mark] = Mark.TYPE
+    untrained: ClassVar[str] = LLAMA
 
     def recognises(self, source: ModelFiles) -> bool:
-        return source.model_type.lower() == self.name
+        return source.model_type == self.name
 
     def load(self, source: ModelFiles, mask: str | None = None) -> LoadedModel:
-        shape, tensors, tied = hugging_face(source, qkv_bias=True, shifted=True)
+        shape, tensors, tied = hugging_face(source, LENGTH, qkv_bias=True, shifted=True)
         rows = size(source, tensors, "embed_tokens.weight")[0]
         model = transformer(source, self.name, shape, tensors, mask_id(source, rows, mask), tied)
         folder = source.folder

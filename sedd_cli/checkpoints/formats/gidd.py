@@ -11,8 +11,8 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from sedd_cli.checkpoints.formats.backbone import network
-from sedd_cli.checkpoints.formats.base import Format, ModelFiles, register, unwrapped
-from sedd_cli.checkpoints.formats.special_tokens import TOKENIZER, mask_id, token_ids
+from sedd_cli.checkpoints.formats.base import Format, Mark, ModelFiles, register, unwrapped
+from sedd_cli.checkpoints.formats.special_tokens import TOKENIZER, mask_id, named_token, token_ids
 from sedd_cli.checkpoints.loaded_model import LoadedModel
 from sedd_cli.checkpoints.tensors import read_tensors
 from sedd_cli.core.graphs import Graph
@@ -83,6 +83,7 @@ class GiddLayout(Format):
             tokenizer_source=_tokenizer(source.folder) if ids else None,
             vocabulary=vocabulary,
             parametrized=objective,
+            padding=vocabulary.state_of(ids.get(named_token(source.folder, "pad_token") or "")),
         )
 
 
@@ -91,13 +92,17 @@ class GiddHub(GiddLayout):
     """A hub folder. The models there were trained with the code's first version."""
 
     name: ClassVar[str] = "gidd"
-    marks: ClassVar[str] = "config.json with model_type dit and p_uniform"
+    marks: ClassVar[str] = "config.json with model_type dit and p_uniform or max_seq_len"
+    marked_by: ClassVar[Mark] = Mark.TYPE
+    #: What its class of configurations has where config.json does not say so.
+    DEFAULTS: ClassVar[dict[str, Any]] = {"num_attention_heads": 12, "max_seq_len": 1024, "p_uniform": 0.0}
 
     def recognises(self, source: ModelFiles) -> bool:
-        return source.model_type == "dit" and "p_uniform" in source.config
+        return source.model_type == "dit" and ("p_uniform" in source.config or "max_seq_len" in source.config)
 
     def load(self, source: ModelFiles, mask: str | None = None) -> LoadedModel:
-        facts = GiddFacts(source.config, f"{source.folder}/config.json", source.tensors, first_version=True)
+        told = {key: value for key, value in source.config.items() if value is not None}
+        facts = GiddFacts(self.DEFAULTS | told, f"{source.folder}/config.json", source.tensors, first_version=True)
         return self.assembled(source, facts, mask)
 
 
@@ -107,6 +112,7 @@ class GiddRun(GiddLayout):
 
     name: ClassVar[str] = "gidd-run"
     marks: ClassVar[str] = "config.yaml with model.diffusion_process beside model.pt"
+    marked_by: ClassVar[Mark] = Mark.DIRECTORY
 
     def recognises(self, source: ModelFiles) -> bool:
         if not all((source.path / name).is_file() for name in (RUN_CONFIG, RUN_WEIGHTS)):
@@ -130,7 +136,10 @@ class GiddRun(GiddLayout):
         p, file = section.get("p_uniform"), source.path / RUN_SCHEDULE
         if not file.is_file() or not isinstance(p, float) or not 0 < p < 1:
             return False
-        log_B = read_tensors(file).get("log_B")
+        stored = read_tensors(file)
+        if (gamma := stored.get("log_gamma")) is not None and float(gamma):
+            raise RequestError(f"{file}: log_gamma {float(gamma):g} is not supported, published models have 0")
+        log_B = stored.get("log_B")
         return log_B is not None and abs(float(log_B) - math.log(2 * p / (1 - p))) > 1e-3
 
 

@@ -23,8 +23,8 @@ from sedd_cli.errors import DamageError, RequestError, first_line, shortened
 MOST_BYTES = 256 << 20
 #: Libraries whose classes become stand-ins.
 STOOD_IN = (
-    "omegaconf", "transformers", "tokenizers", "typing", "lightning", "lightning_fabric", "pytorch_lightning",
-    "torchmetrics", "torch.optim", "numpy", "pathlib", "datetime", "enum",
+    "omegaconf", "transformers", "transformers_modules", "tokenizers", "dataloader", "typing", "lightning",
+    "lightning_fabric", "pytorch_lightning", "torchmetrics", "torch.optim", "numpy", "pathlib", "datetime", "enum",
 )  # fmt: skip
 #: Nested values that `plain` follows, at most: levels, and all of them.
 DEPTH, MOST_VALUES = 32, 100_000

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from sedd_cli.checkpoints.formats.backbone import PREFIX, network
-from sedd_cli.checkpoints.formats.base import Format, ModelFiles, assembled, register, unwrapped
+from sedd_cli.checkpoints.formats.base import Format, Mark, ModelFiles, assembled, register, unwrapped
 from sedd_cli.checkpoints.formats.inert import Inert, plain, read_inert
 from sedd_cli.checkpoints.formats.special_tokens import KNOWN_MASKS, KNOWN_TOKENIZERS, chosen_mask
 from sedd_cli.checkpoints.loaded_model import LoadedModel
@@ -30,10 +31,13 @@ from sedd_cli.models.network import Condition
 
 SUFFIX = ".ckpt"
 #: Names of algorithms, and of processes, whose noise is uniform.
-UNIFORM = ("uniform", "udlm", "duo", "duo_base", "distillation")
+UNIFORM = ("uniform", "udlm", "duo", "duo_base", "distillation", "ot-finetune")
 #: What the vocabulary of a tokenizer of BERT has to hold.
 BERT_TOKENS = ("[UNK]", "[SEP]", "[CLS]")
-PARAMETERIZATIONS = ("subs", "d3pm", "sedd", "mean")
+#: Parametrisations of models with MASK. Duo's code calls score what MDLM's calls sedd, and its D3PM has the mean one.
+PARAMETERIZATIONS = ("subs", "d3pm", "sedd", "score", "mean")
+#: Names of the log-linear schedule.
+LOG_LINEAR = ("loglinear", "log-linear", None)
 
 
 @register
@@ -42,6 +46,7 @@ class Lightning(Format):
 
     name: ClassVar[str] = "lightning"
     marks: ClassVar[str] = "one file *.ckpt"
+    marked_by: ClassVar[Mark] = Mark.FILE
 
     def recognises(self, source: ModelFiles) -> bool:
         return not source.config and self.file(source) is not None
@@ -129,17 +134,44 @@ class Stored:
         if backbone not in ("dit", "hf_dit"):
             raise RequestError(f"{self.file} has the network {displayed(backbone)}, supported is dit")
         tensors, which = self.weights()
-        block_size = self.whole("block_size") if self.setting("algo.name") == "bd3lm" else None
+        block_size = self.block_size()
         net = network(tensors, self.whole("model.n_heads"), self.whole("model.length"), self.source.name, block_size)
         vocabulary, objective, kind = self.meaning(net.states, mask)
         told = self.setting("algo.time_conditioning", "time_conditioning", default=False)
         condition: Condition = "sigma" if told is True else "none"
         facts = {"layout": "lightning", "weights": which, "step": self.content.get("global_step")}
-        noise = LogLinear(self.setting("noise.eps", default=1e-3))
+        noise = self.noise(told is True)
         model = assembled(self.source, kind, net, vocabulary, noise, objective, condition, facts)
         if kind == "sedd":
             model.graph = Absorbing(vocabulary.tokens, scale_by_sigma=True)
         return self.with_tokenizer(model)
+
+    def block_size(self) -> int | None:
+        """The tokens of a block of BD3-LM; None for any other model."""
+        if self.setting("algo.name") != "bd3lm":
+            return None
+        size, length = self.whole("block_size"), self.whole("model.length")
+        if self.setting("algo.cross_attn") is False or self.setting("algo.causal_attention") is True:
+            raise RequestError(f"{self.file} is a BD3-LM without block-causal attention, which is not supported")
+        if length % size:
+            raise RequestError(f"{self.file}: config.model.length {length} is no multiple of its block_size {size}")
+        return size
+
+    def noise(self, told: bool) -> LogLinear:
+        """The schedule. RequestError for another than the log-linear one where it changes outputs or likelihoods.
+
+        told: whether the network gets the noise. A masked model that does not get it is the same under all of them.
+        """
+        kind = self.setting("noise.type")
+        if kind not in LOG_LINEAR and (told or self.uniform):
+            raise RequestError(f"{self.file} has noise of the type {displayed(kind)}, supported is loglinear")
+        eps = self.setting("noise.eps", default=1e-3) if kind in LOG_LINEAR else 1e-3
+        if isinstance(eps, str):  # YAML's 1e-3
+            with suppress(ValueError):
+                eps = float(eps)
+        if isinstance(eps, bool) or not isinstance(eps, int | float) or not 0 < eps < 1:
+            raise RequestError(f"{self.file}: config.noise.eps must lie between 0 and 1, found {displayed(eps)}")
+        return LogLinear(eps)
 
     def meaning(self, rows: int, mask: str | None) -> tuple[Vocabulary, Objective, str]:
         """What the ids and the outputs of a network with so many rows mean, and the kind's name."""
@@ -156,13 +188,13 @@ class Stored:
         found = chosen_mask(mask, rows, self.token_ids, self.source.name)
         if found is None:
             found = self.token_ids.get(self.special("mask_token") or "", KNOWN_MASKS.get(rows, rows - 1))
-        if kind == "sedd":
-            return Vocabulary(rows, found), ScoreEntropy(), kind
-        if kind == "d3pm":
+        if kind in ("sedd", "score"):
+            return Vocabulary(rows, found), ScoreEntropy(), "sedd"
+        if kind == "d3pm" or self.setting("algo.name") == "d3pm":
             steps = self.setting("algo.T", "T", default=0)
             only_tokens = self.setting("algo.subs_masking", "subs_masking", default=False) is True
             objective: Objective = D3PM(steps) if type(steps) is int and steps > 0 else MaskedCrossEntropy()
-            return Vocabulary(rows, found, counts_mask=not only_tokens), objective, kind
+            return Vocabulary(rows, found, counts_mask=not only_tokens), objective, "d3pm"
         return Vocabulary(rows, found, carries_over=True), MaskedCrossEntropy(), kind
 
     # -- the tokenizer, a pickled one of transformers ----------------------------------------------

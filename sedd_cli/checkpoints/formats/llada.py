@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from sedd_cli.checkpoints.formats.base import Format, ModelFiles, register
+from sedd_cli.checkpoints.formats.base import LLAMA, Format, Mark, ModelFiles, register
 from sedd_cli.checkpoints.formats.special_tokens import mask_id
-from sedd_cli.checkpoints.formats.transformers import real, refuse, renamed, size, transformer
+from sedd_cli.checkpoints.formats.transformers import real, refuse, renamed, size, transformer, without_head
 from sedd_cli.checkpoints.loaded_model import LoadedModel
 
 #: Its names and those of Llama.
@@ -46,6 +46,8 @@ class LLaDA(Format):
 
     name: ClassVar[str] = "llada"
     marks: ClassVar[str] = f"config.json with model_type {name}"
+    marked_by: ClassVar[Mark] = Mark.TYPE
+    untrained: ClassVar[str] = LLAMA
 
     def recognises(self, source: ModelFiles) -> bool:
         return source.model_type == self.name
@@ -54,16 +56,15 @@ class LLaDA(Format):
         refuse(source, KNOWN)
         heads = source.number("n_heads")
         bare = {n.removeprefix("model.").removeprefix("transformer."): v for n, v in source.tensors.items()}
-        tensors, tied = renamed(bare, NAMES), source.flag("weight_tying")
-        if tied:
-            tensors.pop("lm_head.weight", None)
+        tensors = renamed(bare, NAMES)
+        tied = without_head(source, "weight_tying", tensors)
         rows, width = size(source, tensors, "embed_tokens.weight")
         shape = {
             "n_blocks": source.number("n_layers"),
             "n_heads": heads,
             "n_kv_heads": source.number("n_kv_heads", default=1 if source.flag("multi_query_attention") else heads),
             "head_dim": max(1, width // heads),
-            "length": source.number("max_sequence_length"),
+            "length": source.number("max_sequence_length", default=1024),
             "norm_eps": real(source, "rms_norm_eps", 1e-5),
             "rope_theta": real(source, "rope_theta", 10000.0),
             "qkv_bias": source.flag("include_qkv_bias"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 from sedd_cli.checkpoints.formats.backbone import network, without_prefix
-from sedd_cli.checkpoints.formats.base import Format, ModelFiles, assembled, register
+from sedd_cli.checkpoints.formats.base import Format, Mark, ModelFiles, assembled, register
 from sedd_cli.checkpoints.formats.special_tokens import KNOWN_MASKS, KNOWN_TOKENIZERS, chosen_mask, token_ids
 from sedd_cli.checkpoints.loaded_model import LoadedModel
 from sedd_cli.core.losses.masked_cross_entropy import MaskedCrossEntropy
@@ -19,8 +19,12 @@ from sedd_cli.models.network import Condition
 class Backbone(Format):
     """A hub folder of this family."""
 
-    #: Whether the network gets the noise, where the configuration does not say so.
+    marked_by: ClassVar[Mark] = Mark.TYPE
+    #: What the class of the configuration has where config.json does not say so: whether the network gets the noise,
+    #: its heads and its length. (Its cond_dim is another one than that of published models, and is read from tensors.)
     time_conditioning: ClassVar[bool] = False
+    n_heads: ClassVar[int] = 12
+    model_length: ClassVar[int] = 1024
 
     def recognises(self, source: ModelFiles) -> bool:
         return source.model_type == self.name
@@ -28,16 +32,23 @@ class Backbone(Format):
     def load(self, source: ModelFiles, mask: str | None = None) -> LoadedModel:
         if source.flag("cfg"):
             raise RequestError(f"{source.name} is a class-conditional model (cfg), which is not supported")
+        if source.flag("causal"):
+            raise RequestError(
+                f"{source.name} has a causal network, of an autoregressive model, which is not supported"
+            )
         tensors = without_prefix(source.tensors)
-        net = network(
-            tensors, source.number("n_heads"), source.number("model_length"), source.name, self.block_size(source)
-        )
+        heads, length = source.number("n_heads", default=self.n_heads), self.length(source)
+        net = network(tensors, heads, length, source.name, self.block_size(source))
         told = source.flag("time_conditioning", self.time_conditioning)
         condition: Condition = "sigma" if told else "none"
         vocabulary, objective = self.meaning(source, net.states, mask)
         model = assembled(source, self.name, net, vocabulary, LogLinear(), objective, condition)
         model.tokenizer_source = KNOWN_TOKENIZERS.get(net.states)
         return model
+
+    def length(self, source: ModelFiles) -> int:
+        """The tokens of a sequence, at most."""
+        return source.number("model_length", default=self.model_length)
 
     def block_size(self, source: ModelFiles) -> int | None:
         """The tokens of a block, where positions attend to their own and earlier blocks only."""
@@ -78,6 +89,7 @@ class UDLM(UniformBackbone):
     """Uniform diffusion, Schiff et al. 2024."""
 
     name: ClassVar[str] = "udlm"
+    model_length: ClassVar[int] = 128
     marks: ClassVar[str] = "config.json with model_type udlm"
 
 
@@ -94,13 +106,15 @@ class BD3LM(Backbone):
     """Masked diffusion within blocks, block after block, Arriola et al. 2025."""
 
     name: ClassVar[str] = "bd3lm"
+    untrained: ClassVar[str] = "fills blocks one after another"
     marks: ClassVar[str] = "config.json with model_type bd3lm"
 
     def block_size(self, source: ModelFiles) -> int | None:
-        if source.flag("causal") or not source.flag("cross_attn", True):
+        if not source.flag("cross_attn", True):
             raise RequestError(f"{source.name} is a BD3-LM without block-causal attention, which is not supported")
         size = source.number("block_size", default=1)
-        if source.number("model_length") % size:
-            raise RequestError(f"{source.name}: model_length {source.number('model_length')} is no multiple of its "
-                               f"block_size {size}")  # fmt: skip
+        if self.length(source) % size:
+            raise RequestError(
+                f"{source.name}: model_length {self.length(source)} is no multiple of its block_size {size}"
+            )
         return size

@@ -8,11 +8,11 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from sedd_cli.checkpoints.formats.backbone import network
-from sedd_cli.checkpoints.formats.base import Format, ModelFiles, assembled, register, unwrapped
+from sedd_cli.checkpoints.formats.base import Format, Mark, ModelFiles, assembled, register, unwrapped
 from sedd_cli.checkpoints.formats.special_tokens import KNOWN_TOKENIZERS, chosen_mask
 from sedd_cli.checkpoints.loaded_model import LoadedModel
 from sedd_cli.checkpoints.published import CHECKPOINT, HYDRA, averaged
-from sedd_cli.checkpoints.tensors import read_pickle
+from sedd_cli.checkpoints.tensors import check_stored, read_pickle
 from sedd_cli.core.losses.masked_cross_entropy import MaskedCrossEntropy
 from sedd_cli.core.schedules import LogLinear
 from sedd_cli.core.vocabulary import Vocabulary
@@ -24,6 +24,7 @@ class Radd(Format):
     """What its two layouts share."""
 
     name: ClassVar[str] = "radd"
+    untrained: ClassVar[str] = "has layer normalisations with biases and is not told of the noise"
 
     def assembled(
         self, source: ModelFiles, config: Mapping[str, Any], tensors: Mapping[str, Tensor], mask: str | None
@@ -55,6 +56,7 @@ class RaddHub(Radd):
     """A hub folder."""
 
     marks: ClassVar[str] = "config.json with a section model and no graph, as RADD's"
+    marked_by: ClassVar[Mark] = Mark.KEYS
 
     def recognises(self, source: ModelFiles) -> bool:
         return is_radd(source.config.get("config", source.config))
@@ -69,6 +71,7 @@ class RaddRun(Radd):
 
     name: ClassVar[str] = "radd-run"
     marks: ClassVar[str] = ".hydra/config.yaml with a section model and no graph, as RADD's"
+    marked_by: ClassVar[Mark] = Mark.DIRECTORY
 
     def recognises(self, source: ModelFiles) -> bool:
         file = source.path / HYDRA
@@ -84,6 +87,14 @@ class RaddRun(Radd):
         if isinstance(stored.get("model"), Mapping):
             stored = {**stored, "model": {unwrapped(name): value for name, value in stored["model"].items()}}
         config = read_yaml(source.path / HYDRA, DamageError)
-        model = self.assembled(source, config, averaged(stored, file), mask)
-        model.facts |= {"step": stored.get("step"), "weights": "EMA"}
+        raw, has_averages = stored.get("model"), isinstance(stored.get("ema"), Mapping)
+        if has_averages or not isinstance(raw, Mapping):
+            weights = averaged(stored, file)
+        elif all(isinstance(value, Tensor) for value in raw.values()):
+            weights = dict(raw)
+            check_stored(weights, file)
+        else:
+            raise DamageError(f"{file} is damaged: model must hold tensors")
+        model = self.assembled(source, config, weights, mask)
+        model.facts |= {"step": stored.get("step"), "weights": "EMA" if has_averages else "not averaged"}
         return model

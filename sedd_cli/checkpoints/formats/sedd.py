@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import torch
 
 from sedd_cli.checkpoints.bidirectional import BidirectionalTransformer
-from sedd_cli.checkpoints.formats.base import CONFIG, Format, ModelFiles, register
+from sedd_cli.checkpoints.formats.base import CONFIG, Format, Mark, ModelFiles, register
 from sedd_cli.checkpoints.loaded_model import LoadedModel
 from sedd_cli.checkpoints.portable.config import MODEL_TYPE, PREFIX, portable_model
 from sedd_cli.checkpoints.published import OURS, RECIPE, TOKENIZER
@@ -26,6 +26,7 @@ class Sedd(Format):
 
     name: ClassVar[str] = "sedd"
     marks: ClassVar[str] = f"config.json with model_type {MODEL_TYPE}"
+    marked_by: ClassVar[Mark] = Mark.TYPE
 
     def recognises(self, source: ModelFiles) -> bool:
         return source.model_type == MODEL_TYPE

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from sedd_cli.checkpoints.formats.base import CONFIG, Format, ModelFiles, register, unwrapped
+from sedd_cli.checkpoints.formats.base import CONFIG, LLAMA, Format, Mark, ModelFiles, register, unwrapped
 from sedd_cli.checkpoints.formats.transformers import renamed, size, transformer
 from sedd_cli.checkpoints.loaded_model import LoadedModel
 from sedd_cli.checkpoints.tensors import read_tensors, tensor_names
@@ -41,6 +41,8 @@ class SMDM(Format):
 
     name: ClassVar[str] = "smdm"
     marks: ClassVar[str] = f"one safetensors file with {QKV.format(0)}, without {CONFIG}"
+    marked_by: ClassVar[Mark] = Mark.FILE
+    untrained: ClassVar[str] = LLAMA
 
     def recognises(self, source: ModelFiles) -> bool:
         file = weights_file(source.path)

@@ -13,6 +13,8 @@ from sedd_cli.system.documents import TOKENIZER_BYTES, read_json
 TOKENIZER, TOKENIZER_CONFIG, SPECIAL_TOKENS = "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"
 #: Vocabulary sizes of known tokenizers whose MASK is not the last id.
 KNOWN_MASKS = {30522: 103}
+#: Tokens that are MASK where no file names one: LLaDA's, whose Base has no mask_token, and dLLM's.
+MASK_TOKENS = ("<|mdm_mask|>", "<|mask|>")
 #: Vocabulary sizes by which a tokenizer is known: GPT-2's with one token more, and BERT's.
 KNOWN_TOKENIZERS = {50257: "gpt2", 50258: "gpt2", 30522: "bert-base-uncased"}
 
@@ -42,9 +44,9 @@ def mask_id(source: ModelFiles, rows: int, named: str | None = None) -> int:
     ids = token_ids(source.folder)
     if (chosen := chosen_mask(named, rows, ids, source.name)) is not None:
         return chosen
-    found, token = source.config.get("mask_token_id"), named_mask(source.folder)
+    found, token = source.config.get("mask_token_id"), named_token(source.folder, "mask_token")
     if found is None:
-        found = ids.get(token or "")
+        found = next((ids[name] for name in (token, *MASK_TOKENS) if name in ids), None)
     if type(found) is not int or not 0 <= found < rows:
         declared = displayed(source.config.get("mask_token_id"))
         raise RequestError(
@@ -70,10 +72,9 @@ def token_ids(folder: Path) -> dict[str, int]:
     return ids
 
 
-def named_mask(folder: Path) -> str | None:
-    """The token that the tokenizer files in a folder name as MASK."""
-    special = _read(folder / SPECIAL_TOKENS)
-    for found in (_read(folder / TOKENIZER_CONFIG).get("mask_token"), special.get("mask_token")):
+def named_token(folder: Path, name: str) -> str | None:
+    """The token that the tokenizer files in a folder name as `mask_token` or another special one."""
+    for found in (_read(folder / file).get(name) for file in (TOKENIZER_CONFIG, SPECIAL_TOKENS)):
         token = found.get("content") if isinstance(found, Mapping) else found
         if isinstance(token, str):
             return token

@@ -19,6 +19,8 @@ from sedd_cli.errors import DamageError, RequestError, displayed, first_line
 
 #: alpha = 1 − t, but for what keeps the noise at t = 1 finite.
 SCHEDULE = LogLinear(eps=1e-6)
+#: The attention of the first layer, whose matrices tell what a configuration leaves out.
+ATTENTION = "layers.0.self_attn"
 #: Tensors of old files that are computed.
 BUFFERS = "rotary_emb.inv_freq"
 
@@ -53,30 +55,45 @@ def transformer(
     return model
 
 
-def hugging_face(source: ModelFiles, **more: Any) -> tuple[dict[str, Any], dict[str, Tensor], bool]:
-    """Shape, tensors and whether the head is tied, of a folder that `transformers` wrote. more: entries of the shape.
+def hugging_face(source: ModelFiles, length: int, **more: Any) -> tuple[dict[str, Any], dict[str, Tensor], bool]:
+    """Shape, tensors and whether the head is tied, of a folder that `transformers` wrote.
 
-    RequestError for what would change the outputs and is not supported.
+    length: where the configuration does not say it. more: entries of the shape. RequestError for what would change the
+    outputs and is not supported.
     """
-    refuse(source, {"hidden_act": "silu", "use_sliding_window": False, "attention_bias": False, "mlp_bias": False})
-    heads, width = source.number("num_attention_heads"), source.number("hidden_size")
-    tied = source.flag("tie_word_embeddings")
+    refuse(source, {"hidden_act": "silu"})  # use_sliding_window: their code, seeing both ways, ignores it
+    heads = source.number("num_attention_heads")
     tensors = {name.removeprefix("model."): value for name, value in source.tensors.items()}
-    if tied:
-        tensors.pop("lm_head.weight", None)
+    tied = without_head(source, "tie_word_embeddings", tensors)
     theta, scaling = _rope(source)
+    head = source.number("head_dim", default=max(1, size(source, tensors, f"{ATTENTION}.q_proj.weight")[0] // heads))
+    biases = {name: True for name in ("attention_bias", "mlp_bias") if source.flag(name)}
     shape = {
         "n_blocks": source.number("num_hidden_layers"),
         "n_heads": heads,
-        "n_kv_heads": source.number("num_key_value_heads", default=heads),
-        "head_dim": source.number("head_dim", default=max(1, width // heads)),
-        "length": source.number("max_position_embeddings"),
+        "n_kv_heads": source.number(
+            "num_key_value_heads", default=max(1, size(source, tensors, f"{ATTENTION}.k_proj.weight")[0] // head)
+        ),
+        "head_dim": head,
+        "length": source.number("max_position_embeddings", default=length),
         "norm_eps": real(source, "rms_norm_eps", 1e-6),
+        **biases,
         "rope_theta": theta,
         "rope_scaling": scaling,
         **more,
     }
     return shape, tensors, tied
+
+
+def without_head(source: ModelFiles, key: str, tensors: dict[str, Tensor]) -> bool:
+    """Whether the head is the embedding, by a flag of the configuration, else because there is no head.
+
+    A head that is stored all the same is taken out of the tensors.
+    """
+    tied = source.flag(key, "lm_head.weight" not in tensors)
+    if tied:
+        tensors.pop("lm_head.weight", None)
+    return tied
 
 
 def renamed(tensors: Mapping[str, Tensor], names: Mapping[str, str]) -> dict[str, Tensor]:

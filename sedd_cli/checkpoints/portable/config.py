@@ -6,13 +6,23 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
+import torch
+
 from sedd_cli.checkpoints.bidirectional import BidirectionalTransformer, TransformerConfig
 from sedd_cli.checkpoints.loaded_model import LoadedModel
 from sedd_cli.core.graphs import GRAPHS, Graph
 from sedd_cli.core.graphs.gidd import Gidd, Mixing, MixingSchedule, gidd_process
 from sedd_cli.core.losses import OBJECTIVES, Objective
 from sedd_cli.core.losses.score_entropy import PlugInScoreEntropy
-from sedd_cli.core.schedules import SCHEDULES, Geometric, LogLinear, Schedule
+from sedd_cli.core.schedules import (
+    SCHEDULES,
+    Cosine,
+    Geometric,
+    LogLinear,
+    MutualInformation,
+    Polynomial,
+    Schedule,
+)
 from sedd_cli.core.vocabulary import Vocabulary
 from sedd_cli.errors import DamageError, RequestError, displayed, first_line
 from sedd_cli.models.dit import DiT
@@ -22,8 +32,9 @@ from sedd_cli.recipe.build import build
 
 #: `model_type`, the name of the modeling file, and the prefix of all tensor names.
 MODEL_TYPE, MODULE, PREFIX = "sedd", "modeling_sedd", "network."
-#: Schedules that the modeling file has, for networks whose input is the total noise.
-KNOWN_SCHEDULES = (LogLinear.name, Geometric.name)
+#: Schedules that the modeling file has, for networks whose input is the total noise. The last one is the first where
+#: it has no frequencies.
+KNOWN_SCHEDULES = (LogLinear.name, Geometric.name, Cosine.name, Polynomial.name, MutualInformation.name)
 #: The most rows of a vocabulary.
 MOST_ROWS = 1 << 24
 
@@ -33,10 +44,8 @@ def portable_config(model: LoadedModel, dtype: str) -> dict[str, Any]:
     net, condition = _inner(model.net)
     if model.exact:
         condition = "none"
-    if condition == "sigma" and model.schedule.name not in KNOWN_SCHEDULES:
-        raise RequestError(
-            f"the layout of transformers holds the schedules {', '.join(KNOWN_SCHEDULES)}, not {model.schedule.name!r}"
-        )
+    if condition == "sigma":
+        _check_schedule(model.schedule)
     ids = model.clean_ids or Vocabulary(model.graph.states, model.graph.mask)
     name = "SeddForCausalLM" if model.exact else "SeddForMaskedLM"
     auto = "AutoModelForCausalLM" if model.exact else "AutoModelForMaskedLM"
@@ -62,7 +71,23 @@ def portable_config(model: LoadedModel, dtype: str) -> dict[str, Any]:
         "noise": _named(model.schedule),
         "graph": _named(model.graph),
         "objective": _named(model.objective),
+        **({} if model.padding is None else {"pad_token_id": int(ids.ids(torch.tensor(model.padding)))}),
     }
+
+
+def _check_schedule(schedule: Schedule) -> None:
+    """RequestError for a schedule that the modeling file lacks, from whose total noise a network's input is made."""
+    instead = "export without --transformers, which sedd reads, or train with model.time=false"
+    if schedule.name not in KNOWN_SCHEDULES:
+        raise RequestError(
+            f"the modeling file of --transformers has the schedules {', '.join(KNOWN_SCHEDULES)}, not "
+            f"{schedule.name!r}, by which the network is told of the noise: {instead}"
+        )
+    if isinstance(schedule, MutualInformation) and schedule.frequencies:
+        raise RequestError(
+            f"the modeling file of --transformers cannot hold {schedule.name} on the uniform graph, whose noise is "
+            f"solved for from the frequencies of {len(schedule.frequencies):,} tokens: {instead}"
+        )
 
 
 def portable_model(config: Mapping[str, Any], where: str, source: str, tensors: int) -> LoadedModel:
@@ -89,7 +114,15 @@ def portable_model(config: Mapping[str, Any], where: str, source: str, tensors: 
         raise RequestError(f"{where}: condition must be sigma, none or time, found {displayed(condition)}")
     adapted = Adapted(net, vocabulary, NoiseInput(condition, schedule))
     return LoadedModel(
-        adapted, graph, schedule, None, source, facts=facts, vocabulary=vocabulary, parametrized=objective
+        adapted,
+        graph,
+        schedule,
+        None,
+        source,
+        facts=facts,
+        vocabulary=vocabulary,
+        parametrized=objective,
+        padding=vocabulary.state_of(config.get("pad_token_id")),
     )
 
 

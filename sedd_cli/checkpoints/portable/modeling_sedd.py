@@ -185,6 +185,7 @@ class SeddLlama(nn.Module):
             num_hidden_layers=shape["n_blocks"], num_attention_heads=shape["n_heads"],
             num_key_value_heads=shape["n_kv_heads"], rms_norm_eps=shape["norm_eps"], rope_theta=shape["rope_theta"],
             rope_scaling=dict(shape["rope_scaling"]) or None, max_position_embeddings=shape["length"],
+            attention_bias=shape.get("attention_bias", False), mlp_bias=shape.get("mlp_bias", False),
             attn_implementation="sdpa",
         )  # fmt: skip
 
@@ -210,9 +211,11 @@ class SeddModel(PreTrainedModel):
         noise = self.config.noise
         if self.config.condition == "time":
             return t.clamp(noise["t_eps"], 1 - noise["t_eps"]).float()
-        if noise["name"] == "loglinear":
-            return -torch.log1p(-(1 - noise["eps"]) * t).float()
-        return (noise["sigma_min"] * (math.log(noise["sigma_max"] / noise["sigma_min"]) * t).exp()).float()
+        if noise["name"] == "geometric":
+            return (noise["sigma_min"] * (math.log(noise["sigma_max"] / noise["sigma_min"]) * t).exp()).float()
+        # the share of moved tokens: sin(πt/2), a power of t, or t itself
+        moved = (math.pi / 2 * t).sin() if noise["name"] == "cosine" else t ** noise.get("power", 1.0)
+        return -torch.log1p(-(1 - noise["eps"]) * moved).float()
 
 
 class SeddForMaskedLM(SeddModel):

@@ -14,18 +14,20 @@ if TYPE_CHECKING:
 
 #: Units of the paper's values → short words.
 UNITS = {"perplexity": "ppl", "bits_per_char": "bits/char"}
-#: Objectives other than score entropy → names of their models; all others are SEDD.
+SEDD = "SEDD"
+#: Names of models by objective, where they are spelled otherwise than the objective.
 KINDS = {
     "autoregressive": "autoregressive",
     "concrete_score": "concrete score",
     "d3pm": "D3PM",
     "masked_cross_entropy": "masked CE",
+    "plug_in_score_entropy": "plug-in",
 }
 #: Outcomes of the model and the 5-gram on the same gap → labels.
 PAIRED = {
     "both": "both",
-    "only model": "SEDD, not the 5-gram",
-    "only 5-gram": "5-gram, not SEDD",
+    "only model": "{name}, not the 5-gram",
+    "only 5-gram": "5-gram, not {name}",
     "neither": "neither",
 }
 
@@ -74,11 +76,11 @@ def cloze_table(found: ClozeResult) -> Table:
     table = Table("restored by", title=title, title_justify="left", header_style="bold")
     for name in ("words", "share"):
         table.add_column(name, justify="right")
-    several, right = found.candidates > 1, found.restored
-    rows = {"model": f"SEDD, best of {found.candidates} by its bound" if several else "SEDD, one draw"}
+    several, right, name = found.candidates > 1, found.restored, model_name(found.model.kind)
+    rows = {"model": f"{name}, best of {found.candidates} by its bound" if several else f"{name}, one draw"}
     if several:
-        rows |= {"first draw": "SEDD, one draw", "among candidates": f"SEDD, any of {found.candidates}"}
-    rows |= {"likeliest tokens": "SEDD, one draw at temperature 0.001"}
+        rows |= {"first draw": f"{name}, one draw", "among candidates": f"{name}, any of {found.candidates}"}
+    rows |= {"likeliest tokens": f"{name}, one draw at temperature 0.001"}
     rows |= {"5-gram": "5-gram (of train)", "5-gram, left only": "5-gram, from the left alone"}
     for key, label in rows.items():
         if key in right:
@@ -88,7 +90,7 @@ def cloze_table(found: ClozeResult) -> Table:
     if paired := found.paired:
         table.add_section()
         for key, label in PAIRED.items():
-            table.add_row(label, f"{paired[key]:,}", f"{paired[key] / found.gaps:.3f}")
+            table.add_row(label.format(name=name), f"{paired[key]:,}", f"{paired[key] / found.gaps:.3f}")
     return table
 
 
@@ -104,10 +106,18 @@ def _table(title: str, paper: Any) -> Table:
     return table
 
 
+def model_name(kind: str) -> str:
+    """A model's name by its kind: an objective and a graph, an objective of no graph, or the graph of SEDD alone."""
+    objective, _, graph = kind.partition(" ")
+    if not graph and objective not in KINDS:
+        return SEDD
+    return KINDS.get(objective, objective.replace("_", " "))
+
+
 def _kind(result: dict[str, Any], protocol: str) -> str:
     """The model's kind and what its number is: ≤ an upper bound, ≈ an estimate, = exact."""
-    name, exact = KINDS.get(result.get("kind", "").split(" ")[0], "SEDD"), "estimator" not in result
-    if exact and name == "SEDD":
+    name, exact = model_name(result.get("kind", "")), "estimator" not in result
+    if exact and name == SEDD:
         name = Path(result["model"]).name
     return f"{name} {sign(protocol, exact)}"
 

@@ -52,6 +52,11 @@ def is_local(spec: str) -> bool:
     return looks_like_path(spec) or path.is_file() or "/" in spec or holds_some_tokenizer(path)
 
 
+def gives_tokenizer(spec: str) -> bool:
+    """Whether `spec` is a run or a folder on this machine that holds a tokenizer, as a model's does or does not."""
+    return is_local(spec) and holds_some_tokenizer(_of_run(Path(spec)))
+
+
 def train_tokenizer(spec: str, texts: Iterable[str]) -> Tokenizer:
     """Learn "char" or "bpe:N" from `texts` (read once, not kept). The same texts give the same tokenizer."""
     if not needs_training(spec):

@@ -21,7 +21,7 @@ from sedd_cli.errors import WorkError
 from sedd_cli.evaluation.likelihood.cache import ResultCache
 from sedd_cli.evaluation.likelihood.protocols import Blocks
 from sedd_cli.evaluation.likelihood.summary import Estimates
-from sedd_cli.inference.bound import PILOT, MonteCarloOptions, draw_bounds
+from sedd_cli.inference.bound import PILOT, MonteCarloOptions, draw_bounds, find_protocol
 from sedd_cli.system.distributed import Dist
 from sedd_cli.system.events import Event, Note, Progress
 
@@ -41,11 +41,14 @@ def estimate(
 ) -> Generator[Event, None, list[Estimates]]:
     """Estimates of each protocol's bound on every block, all from the same evaluations of the network.
 
+    Those of a training loss follow, where a protocol has one.
+
     Args:
         cache: replicates are read from it where it has them, and written to it.
         to_bits: bits per character of one nat of the whole text, for the progress bar.
     """
-    draws, shape = monte_carlo.draws(len(blocks)), (len(blocks), len(protocols))
+    training = any(find_protocol(name).training for name in protocols)
+    draws, shape = monte_carlo.draws(len(blocks)), (len(blocks), len(protocols) + training)
     task = f"{' and '.join(protocols)} bound"
     most = monte_carlo.most_replicates(draws)
     needed, nats = min(PILOT, most), np.empty((0, *shape))
@@ -105,14 +108,27 @@ class _Replicates:
         def nats(group: Tensor) -> Tensor:
             x0 = self.blocks.read(group).to(self.dist.device)
             cost = None if self.surprisal is None else self.surprisal[x0]
+            counted = self.blocks.counted(group)
+            counted = None if counted is None else counted.to(self.dist.device)
             stream, steps = Stream(seed, BOUND, group), range(number * self.draws, (number + 1) * self.draws)
             each = [
                 draw_bounds(
-                    self.score, self.protocols, self.estimator, x0, level[j, group], stream, step, cost, sampler
+                    self.score,
+                    self.protocols,
+                    self.estimator,
+                    x0,
+                    level[j, group],
+                    stream,
+                    step,
+                    cost,
+                    sampler,
+                    counted,
                 )
                 for j, step in enumerate(steps)
             ]
-            return torch.stack(each).mean(0)
+            found = torch.stack(each).mean(0)
+            found[:, : len(self.protocols)] *= self.blocks.shares(group).to(found.device)[:, None]
+            return found
 
         for done in fill(values, self.blocks, nats, self.dist, cache, number):
             yield done * self.draws

@@ -5,8 +5,7 @@ from __future__ import annotations
 import math
 import platform
 from collections.abc import Generator, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -31,8 +30,9 @@ from sedd_cli.evaluation.likelihood.results import (
     MonteCarlo,
 )
 from sedd_cli.evaluation.likelihood.stepwise import Followed
-from sedd_cli.evaluation.likelihood.summary import Estimates, summary
-from sedd_cli.evaluation.likelihood.texts import Text, check_tokenizer, prepared_for
+from sedd_cli.evaluation.likelihood.summary import Estimates, summary, training_loss
+from sedd_cli.evaluation.likelihood.texts import Text, check_corpus, check_tokenizer, prepared_for
+from sedd_cli.evaluation.likelihood.windows import Windows
 from sedd_cli.evaluation.scorers.causal import CausalModel
 from sedd_cli.inference.bound import (
     DEFAULT_PROTOCOLS,
@@ -135,8 +135,10 @@ def evaluate(
     bounds = yield from _all_bounds(used, blocks, known, options, dist)
     yield from _warnings(bounds, text.unknown, options)
     compared = None
-    if options.baselines and dist.main:
-        compared = yield from baselines(dataset, blocks.get("rigorous") or next(iter(blocks.values())))
+    # n-grams are counted along a text in one piece, which windows of documents are not
+    pieces = [own for name, own in blocks.items() if not find_protocol(name).windows]
+    if options.baselines and dist.main and pieces:
+        compared = yield from baselines(dataset, blocks.get("rigorous") or pieces[0])
     result = LikelihoodResult(
         model=identity,
         text=text,
@@ -173,14 +175,16 @@ def _blocks(
     refusal = RequestError("no protocol")
     for name in options.protocols or default_protocols(model):
         check_protocol(name, model)
-        if (corpus := Path(dataset.manifest.corpus).name) in find_protocol(name).refused:
-            raise RequestError(
-                f"protocol {name!r} is not reproduced on {corpus}, whose texts that project pads one by one"
-            )
+        check_corpus(name, dataset)
         if isinstance(model, LoadedModel) and find_protocol(name).stepwise:
             Followed.of(model, options.sampling)
         try:
-            found[name] = Blocks.cut(dataset.split(split), name, length, dataset.tokenizer, options.blocks)
+            own, tokenizer = dataset.split(split), dataset.tokenizer
+            if find_protocol(name).windows and isinstance(model, LoadedModel):
+                seed = options.monte_carlo.seed
+                found[name] = Windows.of_documents(own, length, tokenizer, model.padding, options.blocks, seed)
+            else:
+                found[name] = Blocks.cut(own, name, length, tokenizer, options.blocks)
         except RequestError as error:
             refusal = error
             if options.protocols:
@@ -247,12 +251,16 @@ def _bounds(
     estimates = yield from estimate(model.score, first, names, monte_carlo, cache, dist, to_bits)
     yield from _cache_warning(cache)
     found = {}
-    for (name, own), each in zip(blocks.items(), estimates, strict=True):
+    for (name, own), each in zip(blocks.items(), estimates, strict=False):  # that of a training loss may follow
         kept = Estimates(each.nats[:, : len(own)], each.draws)  # some protocols drop an incomplete last block
         others = [other for other in names if other != name]
         estimator = monte_carlo.estimator_for(model.graph, name)
         draws = MonteCarlo(each.draws, others, monte_carlo.rel_error, monte_carlo.max_nfe, estimator)
         found[name] = summary(own, kept, name, monte_carlo=draws)
+    if len(estimates) > len(names):
+        loss = training_loss(estimates[-1], first, find_protocol(names[0]).training)
+        found[names[0]] = replace(found[names[0]], training_loss=loss)
+        yield Note(f"{loss.name}: {loss.nats_per_token:.4f} ± {loss.error:.4f} nats per token, which is no likelihood")
     return found
 
 

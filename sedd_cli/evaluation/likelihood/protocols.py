@@ -88,6 +88,14 @@ class Blocks:
             x = torch.cat([first, x, last], 1)
         return x
 
+    def counted(self, group: Tensor) -> Tensor | None:
+        """Which positions of the blocks numbered `group` are no padding, [n, L]; None: all."""
+        return None
+
+    def shares(self, group: Tensor) -> Tensor:
+        """By what the nats of the blocks numbered `group` [n] count in the mean over tokens, [n] float64."""
+        return torch.ones(len(group), dtype=torch.float64)
+
     def groups(self, tokens: int) -> list[Tensor]:
         """The blocks' numbers in groups of equal length, of about `tokens` tokens each."""
         numbers, size = torch.arange(len(self)), max(1, tokens // int(self.lengths[0]))

@@ -76,13 +76,22 @@ class Documents:
 
 
 @dataclass(frozen=True)
+class TrainingLoss:
+    """A project's training loss, averaged over all positions, with its standard error. It is no likelihood."""
+
+    name: str
+    nats_per_token: float
+    error: float
+
+
+@dataclass(frozen=True)
 class BoundResult:
     """A likelihood, or a bound on it, under one protocol. `monte_carlo` is None where the likelihood is exact.
 
     `…_error` is the Monte-Carlo standard error, `…between_documents…` the standard error from the choice of text (None
     where it cannot be estimated). perplexity_interval covers with probability interval_level. sign: "≤" for an upper
     bound on −log p of `process`, "≈" for an estimate that is none, "=" where it is exact. documents: for paired
-    comparisons, kept in runs beside the JSON document.
+    comparisons, kept in runs beside the JSON document. training_loss: of a protocol whose project has one.
     """
 
     bits_per_char: float
@@ -109,9 +118,11 @@ class BoundResult:
     sign: str = "≈"
     process: str = ""
     documents: Documents | None = field(default=None, repr=False)
+    training_loss: TrainingLoss | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        found = {key: value for key, value in asdict(self).items() if key != "documents"}
+        left_out = ("documents", *([] if self.training_loss else ["training_loss"]))
+        found = {key: value for key, value in asdict(self).items() if key not in left_out}
         return found | (found.pop("monte_carlo") or {}) | {"upper_bound": self.sign == "≤"}
 
 

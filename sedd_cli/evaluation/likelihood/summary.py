@@ -9,7 +9,7 @@ import numpy as np
 
 from sedd_cli.core.protocols import PROTOCOLS, sign
 from sedd_cli.evaluation.likelihood.protocols import Blocks
-from sedd_cli.evaluation.likelihood.results import BoundResult, Documents, MonteCarlo
+from sedd_cli.evaluation.likelihood.results import BoundResult, Documents, MonteCarlo, TrainingLoss
 
 #: The probability with which a reported interval covers the truth.
 LEVEL = 0.95
@@ -71,6 +71,13 @@ def by_document(nats: np.ndarray, lengths: np.ndarray, clusters: np.ndarray) -> 
         return None
     totals, sizes = np.bincount(place, weights=nats.mean(0)), np.bincount(place, weights=lengths)
     return Documents(totals.tolist(), sizes.astype(int).tolist())
+
+
+def training_loss(found: Estimates, blocks: Blocks, name: str) -> TrainingLoss:
+    """The mean of a project's training loss over all positions of its blocks, padding among them."""
+    mean, error = found.mean_and_error
+    positions = sum(blocks.read(group).numel() for group in blocks.groups(1 << 16))
+    return TrainingLoss(name, mean / positions, error / positions)
 
 
 def summary(

@@ -15,6 +15,7 @@ from sedd_cli.data.shards import Dataset, open_dataset
 from sedd_cli.data.tokenizers import Tokenizer, holds_tokenizer
 from sedd_cli.errors import RequestError, WorkError
 from sedd_cli.evaluation.scorers.causal import CausalModel
+from sedd_cli.inference.bound import find_protocol
 from sedd_cli.system.distributed import Dist
 from sedd_cli.system.events import Event
 from sedd_cli.system.home import home
@@ -86,4 +87,15 @@ def check_tokenizer(model: LoadedModel | CausalModel, dataset: Dataset) -> None:
         raise RequestError(
             f"the dataset {dataset.folder} has another tokenizer ({theirs.spec}) than the model ({name}): "
             f"prepare the corpus with the model's tokenizer"
+        )
+
+
+def check_corpus(name: str, dataset: Dataset) -> None:
+    """RequestError where a project evaluates a corpus otherwise than by the protocol that bears its name."""
+    refused, corpus = find_protocol(name).refused, Path(dataset.manifest.corpus).name
+    if corpus in refused and dataset.manifest.tokenizer not in refused[corpus]:
+        others = f", except for models with the tokenizer {' or '.join(refused[corpus])}" if refused[corpus] else ""
+        raise RequestError(
+            f"protocol {name!r} is not reproduced on {corpus}, whose texts that project pads one by one{others}: "
+            "take rigorous or sedd-paper"
         )

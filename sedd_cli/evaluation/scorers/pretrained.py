@@ -70,7 +70,7 @@ def is_causal(source: str | Path) -> bool:
     """
     folder, source = Path(source), str(source)
     if folder.exists():
-        return _has_model_type(folder / "config.json") and find_format(ModelFiles(folder, source)) is None
+        return _has_model_type(folder / "config.json") and find_format(ModelFiles(folder, source))[0] is None
     if not re.fullmatch(HUB_ID, source) or ("/" in source and folder.parent.is_dir()):
         return False
     if "/" not in source:
@@ -81,7 +81,7 @@ def is_causal(source: str | Path) -> bool:
         found = cached_else_fetched(source, lambda **at: hf_hub_download(source, "config.json", **at))
     except Exception:  # unreachable or missing: loading it reports why
         return False
-    return _has_model_type(Path(found)) and find_format(ModelFiles(Path(found).parent, source)) is None
+    return _has_model_type(Path(found)) and find_format(ModelFiles(Path(found).parent, source))[0] is None
 
 
 def _has_model_type(file: Path) -> bool:

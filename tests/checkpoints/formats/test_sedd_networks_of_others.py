@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -11,6 +13,7 @@ from support.peers import PEERS, peer
 from sedd_cli import load_model
 from sedd_cli.core.graphs.gidd import Mixing, gidd_process
 from sedd_cli.core.losses.score_entropy import score_entropy
+from sedd_cli.core.peer_losses import gidd_at
 
 #: Log-probabilities of -1e6 and less stand for none at all.
 NONE = -1e5
@@ -87,6 +90,21 @@ def test_gidds_noise_reverse_step_and_elbo_are_those_of_its_code(version):
     if version == "v1.0.1":  # their first code adds terms whose mean is 0
         elbo = elbo + io["elbo_weights"] + io["alpha_ratio"]
     torch.testing.assert_close(elbo.float(), io["elbo_per_token"], rtol=2e-5, atol=2e-3)
+
+
+@every_version
+def test_the_protocol_of_gidd_averages_what_its_code_computes(version):
+    io, model = gidd_arrays("gidd-hf", version), load_model(PEERS / "gidd-hf", device="cpu")
+    mixing = replace(model.schedule.mixing, first_version=version == "v1.0.1")
+    score = replace(model.score, schedule=replace(model.schedule, mixing=mixing))
+    counted = torch.arange(16) < 12
+    with torch.no_grad():
+        elbo, training = gidd_at(score, io["x0"], io["xt"], io["t"], counted.expand(5, -1))
+    expected = io["elbo_per_token"].double()
+    if version == "v1.0.1":  # their first code adds terms whose mean is 0
+        expected = expected - io["elbo_weights"] - io["alpha_ratio"]
+    torch.testing.assert_close(elbo, (expected * counted).sum(1), rtol=2e-5, atol=2e-3)
+    torch.testing.assert_close(training, io["training_loss_per_token"].double().sum(1), rtol=2e-5, atol=1e-3)
 
 
 def test_mdlms_loss_is_ours():

@@ -127,6 +127,12 @@ class Texts:
     def groups(self, tokens):
         return [torch.arange(len(self.x0))]
 
+    def counted(self, group):
+        return None
+
+    def shares(self, group):
+        return torch.ones(len(group), dtype=torch.float64)
+
     def surprisal(self, vocab_size):
         return -(torch.bincount(self.x0.reshape(-1), minlength=vocab_size) / self.x0.numel()).double().log()
 
