@@ -81,11 +81,22 @@ def test_the_whole_way(own, run, place):
     assert own("export", run, "--to", "exported").code == 0
     assert "--import my_parts.py" in (place / "exported" / "README.md").read_text()
     assert own("sample", "--model", "exported", "-n", "1", "-q").code == 0
-    for words in (["sample", "--model", run], ["status", run], ["train", run], ["sample", "--model", "exported"]):
+    for words in (["sample", "--model", run], ["train", run], ["sample", "--model", "exported"]):
         refused = own(*words, parts=None)
         assert refused.code == 2
         assert "is of my_parts.py (sha256" in refused.err
         assert "give it with --import my_parts.py" in refused.err
+
+
+@pytest.mark.slow
+def test_looking_at_runs_needs_no_parts(own, run, tiny_run):
+    """What was measured is read from files; nothing of the parts is run."""
+    (shown,) = json.loads(own("runs", run, "--json", parts=None).out)["runs"]
+    assert (shown["state"], shown["recipe"], shown["bound"]["corpus"]) == ("finished", "own", "corpus")
+    assert "own, finished at step" in own("status", run, parts=None).out
+    compared = json.loads(own("compare", tiny_run, run, "--json", parts=None).out)
+    assert compared["recipes"]["noise.name"] == ["loglinear", "constant"]
+    assert compared["recipes"]["sampler.name"] == ["tweedie", "frozen_rates"]
 
 
 @pytest.mark.slow

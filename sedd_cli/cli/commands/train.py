@@ -36,7 +36,11 @@ def train(
     ] = None,
     run_dir: Annotated[
         Path | None,
-        typer.Option(metavar="FOLDER", help="Default: runs/NAME, with the recipe's name.", rich_help_panel=_RUN),
+        typer.Option(
+            metavar="FOLDER",
+            help="Default: runs/NAME, with the name of the recipe, or of a text that an override names.",
+            rich_help_panel=_RUN,
+        ),
     ] = None,
     fresh: Annotated[
         bool, typer.Option("--fresh", help="Start a new run in a new folder.", rich_help_panel=_RUN)
@@ -103,11 +107,14 @@ def train(
     if processes > 1 and not launched():
         output.document, output.interrupted = True, ""  # of the first process
         raise typer.Exit(launch(sys.argv[1:], processes))
+    from sedd_cli.training.runs.folder import default_run
     from sedd_cli.training.train import TrainOptions
     from sedd_cli.training.train import train as job
 
     output.stored = True  # in the run directory
-    folder = run_dir or own or Path("runs") / resolved.name
+    folder = run_dir or own or default_run(recipe, resolved)
+    if run_dir is None and own is None and folder.name != resolved.name:
+        view.say(f"the run is named after its text: {folder} (--run-dir names another folder)")
     if own is not None and own == folder and not fresh and (finished := finished_run(own, resolved, report)):
         draw_finished(view, *finished)
         return

@@ -77,7 +77,7 @@ def test_the_list_tells_what_each_run_is(pair, workplace):
     assert first.parameters > model.hidden_size**2 * 12
     assert first.disk == disk_of(pair[0]) > 4 * first.parameters
     assert first.age > 1e8 > last.age
-    assert last.status.bound == last_bound(stored_bounds(pair[1]), load_recipe(pair[1] / "recipe.yaml"))
+    assert last.status.bound == last_bound(stored_bounds(pair[1]), load_recipe(pair[1] / "recipe.yaml").data.corpus)
 
 
 def test_a_shipped_recipe_is_what_a_run_of_its_name_is_compared_with(tmp_path):
@@ -118,13 +118,13 @@ def test_the_bound_of_a_run_is_of_its_last_step_its_own_text_and_the_whole_of_it
         (run / "results" / f"eval-{name}.json").write_text(json.dumps(result | changes))
     (run / "results" / "broken.json").write_text("{")
     (run / "results" / "other.json").write_text('{"bounds": [1]}')
-    found = last_bound(stored_bounds(run), recipe)
+    found = last_bound(stored_bounds(run), recipe.data.corpus)
     assert found.path == report
     assert (found.protocol, found.sign, found.bits) == ("rigorous", "≤", result["bounds"]["rigorous"]["bits_per_char"])
 
 
 def test_the_documents_of_a_result_add_up_to_it(pair):
-    found = last_bound(stored_bounds(pair[0]), load_recipe(pair[0] / "recipe.yaml"))
+    found = last_bound(stored_bounds(pair[0]), load_recipe(pair[0] / "recipe.yaml").data.corpus)
     nats, tokens = found.documents()
     assert sum(tokens) == found.tokens
     assert sum(nats) == pytest.approx(found.nats_per_token * found.tokens)
