@@ -42,6 +42,11 @@ def _samplers() -> str:
     return ", ".join(sorted(name.replace("_", "-") for text in texts for name in _REGISTERED.findall(text)))
 
 
+def sampler_names(text: str) -> tuple[str, ...]:
+    """The samplers of a list with commas; a name may be spelled as in the help, with hyphens."""
+    return tuple(name.strip().replace("-", "_") for name in text.split(","))
+
+
 #: The sampling options: name of the field of `Sampling` → annotation and default of the command's parameter.
 SAMPLING: dict[str, tuple[Any, Any]] = {
     "steps": _value(

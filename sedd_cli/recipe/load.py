@@ -140,13 +140,14 @@ def _leave_the_text(data: dict[str, Any], overrides: Sequence[str]) -> None:
 
     That is a tokenizer sized for that corpus, bpe:N, and the words around the gap of the infill.
     """
-    given = dict(o.partition("=")[::2] for o in overrides)
+    given: dict[str, str] = {key: value for key, _, value in (one.partition("=") for one in overrides)}
     text = given.get("data.corpus")
     if text is None and given.get("data", "").lstrip().startswith("{"):
         text = _with_keys(Typed(given["data"]), "data").get("corpus")
     own, report = data.get("data"), data.get("report")
-    known = isinstance(own, dict) and own.get("corpus") in CORPORA
-    if not known or not isinstance(text, str) or not is_own_text(text):
+    if not isinstance(own, dict) or own.get("corpus") not in CORPORA:
+        return
+    if not isinstance(text, str) or not is_own_text(text):
         return
     if str(own.get("tokenizer")).startswith("bpe:"):
         del own["tokenizer"]

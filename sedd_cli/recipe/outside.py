@@ -10,6 +10,7 @@ import importlib
 import importlib.util
 import os
 import re
+import shlex
 import sys
 import traceback
 import warnings
@@ -177,6 +178,15 @@ def origin_of(cls: type) -> Origin | None:
     )
 
 
+def code_of(cls: type) -> dict[str, str]:
+    """{"code": "my_parts.py 351a5accee10"}: the file of a part from outside and its SHA-256; empty for any other part.
+
+    What is computed with a part is stored under it, so that results of a changed file are not taken for those of now.
+    """
+    origin = origin_of(cls)
+    return {} if origin is None else {"code": f"{origin.source} {origin.sha256[:12]}"}
+
+
 @cache
 def _packages() -> dict[str, str]:
     """Top-level module → name and version of the installed package that offers parts in it."""
@@ -208,7 +218,11 @@ def require_parts(data: Mapping[str, Any], keys: Iterable[str] = tuple(REGISTRIE
         if (origin := _missing(data, key)) is None:
             continue
         source, digest, package = (shortened(str(origin.get(k) or "")) for k in ("source", "sha256", "package"))
-        give = f"install {package}" if package else f"give it with --import {source} (in Python: import it first)"
+        give = (
+            f"install {package}"
+            if package
+            else f"give it with --import {shlex.quote(source)} (in Python: import it first)"
+        )
         raise RequestError(
             f"the {REGISTRIES[key].kind} {displayed(_name(data, key))} is of {source} (sha256 {digest[:12]}), not of "
             f"sedd: {give}"
@@ -235,10 +249,14 @@ def _name(data: Mapping[str, Any], key: str) -> Any:
 
 
 def say_changes(recorded: Mapping[str, Origin], current: Mapping[str, Origin]) -> None:
-    """Warn where the file of a part is another one than a recipe recorded."""
-    for part in recorded.keys() & current.keys():
+    """Warn where the file of parts is another one than a recipe recorded, once a file."""
+    changed: dict[str, list[str]] = {}
+    for part in sorted(recorded.keys() & current.keys()):
         if recorded[part].sha256 != current[part].sha256:
-            _warn(f"{part} has changed: recorded with {recorded[part]}, now from {current[part]}")
+            files = f"recorded with {recorded[part]}, now from {current[part]}"
+            changed.setdefault(files, []).append(part)
+    for files, parts in changed.items():
+        _warn(f"{', '.join(parts)} {'has' if len(parts) == 1 else 'have'} changed: {files}")
 
 
 @cache

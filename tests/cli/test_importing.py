@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -121,11 +122,66 @@ def test_a_file_that_changed_is_said_recorded_and_makes_another_fingerprint(own,
             trained = own("train", copy, f"train.steps={steps}", "--no-report")
         for done in (sampled, trained):
             assert done.code == 0
-            assert "warning: noise constant has changed" in done.err
+            assert "warning: noise constant, sampler frozen_rates have changed" in done.err
         assert own("sample", "--model", copy, "-n", "1", "-q").code == 0  # the new file is recorded: no warning
     finally:
         parts.write_text(before)
         shutil.rmtree(copy)
+
+
+@pytest.mark.slow
+def test_results_of_a_changed_sampler_are_not_taken_for_those_of_now(own, run, place):
+    """The sampler's file is named in every result, and results of another version of it are refused."""
+    (place / "jobs.txt").write_text("the [MASK:3] sat\n")
+    fill = ["infill", "--model", run, "--input", "jobs.txt", "--out", "filled.jsonl", "--sampler", "frozen-rates"]
+    draw = ["sample", "--model", run, "-n", "1", "--steps", "2", "--json"]
+    assert own(*fill).code == 0
+    assert own(*fill).code == 0
+    (line,) = map(json.loads, (place / "filled.jsonl").read_text().splitlines())
+    digest = hashlib.sha256((place / "my_parts.py").read_bytes()).hexdigest()
+    assert line["made_by"]["parts"]["sampler frozen_rates"] == {"source": "my_parts.py", "sha256": digest}
+    code = f"my_parts.py {digest[:12]}"
+    assert line["levers"]["code"] == line["job"]["options"]["code"] == code
+    assert json.loads(own(*draw).out)["samples"][0]["levers"]["code"] == code
+    parts, before = place / "my_parts.py", (place / "my_parts.py").read_text()
+    parts.write_text(before + "# changed\n")
+    try:
+        refused = own(*fill)
+        assert refused.code == 2
+        assert f"other options (code '{code}', now 'my_parts.py " in refused.err
+        assert own(*fill, "--fresh").code == 0
+        assert json.loads(own(*draw).out)["samples"][0]["levers"]["code"] != code
+    finally:
+        parts.write_text(before)
+
+
+@pytest.mark.slow
+def test_a_sampler_of_ones_own_is_swept(own, run, place, workplace):
+    """As the help spells it; in the folder of another version of its file it is refused."""
+    judge = ["train", workplace / "tiny.yaml", "objective=autoregressive", "--no-report"]
+    assert own(*judge, "--run-dir", "runs/judge", "--device", "cpu").code == 0
+    words = ["sweep", "--model", run, "--judge", "runs/judge", "--sampler", "frozen-rates,tweedie", "--steps", "2,4"]
+    words += ["-n", "2", "--length", "12", "--out", "swept", "--no-self-bleu"]
+    done = own(*words, "--json")
+    assert done.code == 0, done.err
+    assert [point["sampler"] for point in json.loads(done.out)["points"]] == ["tweedie"] * 2 + ["frozen_rates"] * 2
+    lines = (place / "swept" / "samples" / "frozen_rates-2.jsonl").read_text().splitlines()
+    assert all("made_by" in json.loads(line) for line in lines)
+    exact = ["sweep", "--exact", "--sampler", "frozen-rates,tweedie", "--steps", "4", "--length", "3", "--json"]
+    found = json.loads(own(*exact, "--graph", "absorbing").out)
+    assert "frozen-rates" in [point["sampler"] for point in found["points"]]
+    assert found["made_by"]["parts"]["sampler frozen_rates"]["source"] == "my_parts.py"
+    parts, before = place / "my_parts.py", (place / "my_parts.py").read_text()
+    parts.write_text(before + "# changed\n")
+    try:
+        settings = json.loads((place / "swept" / "settings.json").read_text())
+        assert settings["code of frozen_rates"].startswith("my_parts.py ")
+        changed = own(*words)
+    finally:
+        parts.write_text(before)
+    assert changed.code == 2
+    assert "holds a sweep with another" in changed.err
+    assert "code of frozen_rates" in changed.err
 
 
 def test_help_names_the_parts(own):
@@ -164,5 +220,5 @@ def test_under_torchrun_every_process_imports_it_and_a_change_is_said_once(place
         said = go("train.steps=14")
     finally:
         parts.write_text(before)
-    assert said.count("warning: noise constant has changed") == 1
+    assert said.count("warning: noise constant, sampler frozen_rates have changed") == 1
     assert checkpoint.latest(place / "runs" / "two").step == 14

@@ -17,12 +17,13 @@ from sedd_cli.core.samplers import SAMPLERS, Sampler
 from sedd_cli.core.samplers.tweedie import Tweedie
 from sedd_cli.core.score import ScoreModel
 from sedd_cli.errors import RequestError
-from sedd_cli.evaluation.exact.contenders import CONTENDERS, Contender
+from sedd_cli.evaluation.exact.contenders import CONTENDERS, Contender, outside_contenders
 from sedd_cli.evaluation.exact.distances import DRAWS, Distance, drawn, drawn_law, enumerated, total_variation
 from sedd_cli.evaluation.exact.law import exact_law
 from sedd_cli.evaluation.exact.source import LETTERS, MarkovSource
 from sedd_cli.evaluation.exact.states import Law, check_enumerable
 from sedd_cli.recipe.build import nearest
+from sedd_cli.recipe.outside import HINT
 from sedd_cli.system.events import Event, Progress
 from sedd_cli.system.plotting import empty_figure, save
 
@@ -49,12 +50,12 @@ class ExactOptions:
     def __post_init__(self) -> None:
         for name in self.samplers or ():
             if name not in SAMPLERS:
-                raise RequestError(f"unknown sampler {name!r}{nearest(name, SAMPLERS)}")
-            if name not in {one.sampler for one in CONTENDERS}:
-                raise RequestError(f"--exact does not compare the sampler {name}")
+                raise RequestError(f"unknown sampler {name!r}{nearest(name, SAMPLERS)}{HINT}")
+            if name not in (known := {one.sampler for one in _all_contenders()}):
+                raise RequestError(f"--exact does not compare the sampler {name}, only {', '.join(sorted(known))}")
         for name in self.graphs:
             if name not in GRAPHS:
-                raise RequestError(f"unknown graph {name!r}{nearest(name, GRAPHS)}")
+                raise RequestError(f"unknown graph {name!r}{nearest(name, GRAPHS)}{HINT}")
             check_enumerable(self.letters + 1, self.length)
         if not 2 <= self.letters <= len(LETTERS):
             raise RequestError(f"letters must lie between 2 and {len(LETTERS)}, found {self.letters}")
@@ -68,7 +69,11 @@ class ExactOptions:
     @property
     def contenders(self) -> list[Contender]:
         """The lines of the table."""
-        return [one for one in CONTENDERS if self.samplers is None or one.sampler in self.samplers]
+        return [one for one in _all_contenders() if self.samplers is None or one.sampler in self.samplers]
+
+
+def _all_contenders() -> list[Contender]:
+    return [*CONTENDERS, *outside_contenders()]
 
 
 @dataclass(frozen=True)

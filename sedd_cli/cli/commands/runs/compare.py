@@ -12,6 +12,7 @@ from sedd_cli.cli.outcome import output
 from sedd_cli.cli.view.runs import comparison_table, draw_comparison
 from sedd_cli.cli.view.view import View
 from sedd_cli.errors import RequestError
+from sedd_cli.system.software import recorded
 
 
 def compare(
@@ -55,7 +56,7 @@ def compare(
     view.result(comparison_table(found, view.console.width))
     if not quiet:
         draw_comparison(view.console, found)
-    document = found.to_dict()
+    document = recorded(found.to_dict())
     if out is not None:
         document["out"] = str(out)
         output.stored = True
