@@ -58,15 +58,20 @@ def show_warning(message: Warning | str, *_: object, **__: object) -> None:
         print(at_words(f"warning: {one_line(str(message))}", sys.stderr), file=sys.stderr)
 
 
-def at_words(text: str, stream: Any) -> str:
-    """A line for a stream: broken between words if that is a terminal, which would break inside them; else as it is."""
+def at_words(text: str, stream: Any, indent: int = 0) -> str:
+    """A line for a stream: broken between words if that is a terminal, which would break inside them; else as it is.
+
+    indent: spaces before the second line and those after it.
+    """
     try:
         width = os.get_terminal_size(stream.fileno()).columns if stream.isatty() else 0
     except (OSError, ValueError, AttributeError):  # a stream of a notebook or a test
         width = 0
     if not width:
         return text
-    return "\n".join(textwrap.wrap(text, width, break_long_words=False, break_on_hyphens=False))
+    wrapper = textwrap.TextWrapper(width, subsequent_indent=" " * indent, break_long_words=False)
+    wrapper.break_on_hyphens = False
+    return wrapper.fill(text)
 
 
 def quota() -> int | None:

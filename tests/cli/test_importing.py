@@ -9,6 +9,8 @@ import shutil
 import subprocess
 import sys
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -45,6 +47,17 @@ def own(sedd):
             return sedd(*words, *(["--import", parts] if parts else []))
 
     return call
+
+
+@contextmanager
+def changed(parts: Path) -> Iterator[None]:
+    """The file of the parts with another content, which is only a comment."""
+    before = parts.read_text()
+    parts.write_text(before + "# changed\n")
+    try:
+        yield
+    finally:
+        parts.write_text(before)
 
 
 @pytest.fixture
@@ -130,11 +143,11 @@ def test_a_file_that_changed_is_said_recorded_and_makes_another_fingerprint(own,
 
 
 @pytest.mark.slow
-def test_results_of_a_changed_sampler_are_not_taken_for_those_of_now(own, run, place):
+def test_results_of_a_changed_sampler_are_not_taken_for_those_of_now(own, tiny_run, place):
     """The sampler's file is named in every result, and results of another version of it are refused."""
     (place / "jobs.txt").write_text("the [MASK:3] sat\n")
-    fill = ["infill", "--model", run, "--input", "jobs.txt", "--out", "filled.jsonl", "--sampler", "frozen-rates"]
-    draw = ["sample", "--model", run, "-n", "1", "--steps", "2", "--json"]
+    fill = ["infill", "--model", tiny_run, "--input", "jobs.txt", "--out", "filled.jsonl", "--sampler", "frozen-rates"]
+    draw = ["sample", "--model", tiny_run, "-n", "1", "--sampler", "frozen-rates", "--steps", "2", "--json"]
     assert own(*fill).code == 0
     assert own(*fill).code == 0
     (line,) = map(json.loads, (place / "filled.jsonl").read_text().splitlines())
@@ -143,45 +156,44 @@ def test_results_of_a_changed_sampler_are_not_taken_for_those_of_now(own, run, p
     code = f"my_parts.py {digest[:12]}"
     assert line["levers"]["code"] == line["job"]["options"]["code"] == code
     assert json.loads(own(*draw).out)["samples"][0]["levers"]["code"] == code
-    parts, before = place / "my_parts.py", (place / "my_parts.py").read_text()
-    parts.write_text(before + "# changed\n")
-    try:
+    with changed(place / "my_parts.py"):
         refused = own(*fill)
         assert refused.code == 2
         assert f"other options (code '{code}', now 'my_parts.py " in refused.err
         assert own(*fill, "--fresh").code == 0
         assert json.loads(own(*draw).out)["samples"][0]["levers"]["code"] != code
-    finally:
-        parts.write_text(before)
 
 
 @pytest.mark.slow
-def test_a_sampler_of_ones_own_is_swept(own, run, place, workplace):
+def test_a_sampler_of_ones_own_is_swept(own, tiny_run, place, workplace):
     """As the help spells it; in the folder of another version of its file it is refused."""
     judge = ["train", workplace / "tiny.yaml", "objective=autoregressive", "--no-report"]
     assert own(*judge, "--run-dir", "runs/judge", "--device", "cpu").code == 0
-    words = ["sweep", "--model", run, "--judge", "runs/judge", "--sampler", "frozen-rates,tweedie", "--steps", "2,4"]
-    words += ["-n", "2", "--length", "12", "--out", "swept", "--no-self-bleu"]
+    words = [
+        "sweep",
+        "--model",
+        tiny_run,
+        "--judge",
+        "runs/judge",
+        "--sampler",
+        "frozen-rates,tweedie",
+        "--steps",
+        "2,4",
+    ]
+    words += ["--steps", "2,4", "-n", "2", "--length", "12", "--out", "swept", "--no-self-bleu"]
     done = own(*words, "--json")
     assert done.code == 0, done.err
-    assert [point["sampler"] for point in json.loads(done.out)["points"]] == ["tweedie"] * 2 + ["frozen_rates"] * 2
+    assert [point["sampler"] for point in json.loads(done.out)["points"]] == ["frozen_rates"] * 2 + ["tweedie"] * 2
     lines = (place / "swept" / "samples" / "frozen_rates-2.jsonl").read_text().splitlines()
     assert all("made_by" in json.loads(line) for line in lines)
     exact = ["sweep", "--exact", "--sampler", "frozen-rates,tweedie", "--steps", "4", "--length", "3", "--json"]
     found = json.loads(own(*exact, "--graph", "absorbing").out)
     assert "frozen-rates" in [point["sampler"] for point in found["points"]]
     assert found["made_by"]["parts"]["sampler frozen_rates"]["source"] == "my_parts.py"
-    parts, before = place / "my_parts.py", (place / "my_parts.py").read_text()
-    parts.write_text(before + "# changed\n")
-    try:
-        settings = json.loads((place / "swept" / "settings.json").read_text())
-        assert settings["code of frozen_rates"].startswith("my_parts.py ")
-        changed = own(*words)
-    finally:
-        parts.write_text(before)
-    assert changed.code == 2
-    assert "holds a sweep with another" in changed.err
-    assert "code of frozen_rates" in changed.err
+    with changed(place / "my_parts.py"):
+        refused = own(*words)
+    assert refused.code == 2
+    assert "swept holds a sweep with another code of frozen_rates: choose" in refused.err
 
 
 def test_help_names_the_parts(own):

@@ -13,7 +13,7 @@ from sedd_cli.inference.resumable import resumable_samples
 from sedd_cli.system.events import Sampled
 from sedd_cli.tables.definition import load_table
 from sedd_cli.tables.row_run import RowRun
-from sedd_cli.tables.row_status import read_record, write_result
+from sedd_cli.tables.row_status import write_result
 
 COMMANDS = {
     "eval": ["--rel-error", "0.5", "--blocks", "4"],
@@ -75,8 +75,7 @@ def test_a_row_of_a_table_too(tmp_path):
     run = RowRun(table, table.rows[0], False, 0, tmp_path)
     column = run.columns[0]
     write_result(run, column, {"value": 1.0}, 2.0)
-    found = read_record(run, column)
-    assert found is not None
+    found = json.loads(run.result_file(column).read_text())
     assert found["result"] == {"value": 1.0}
     assert "revision" in found["made_by"]
 

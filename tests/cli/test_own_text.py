@@ -129,6 +129,17 @@ def test_runs_of_two_texts_do_not_collide_and_are_found_by_the_names_that_are_li
     assert "did you mean 'runs/stories'?" in sedd("status", "runs/storys").err
 
 
+def test_a_model_is_evaluated_on_its_own_text_from_any_folder(sedd, place, monkeypatch):
+    """Its recipe names the file as seen from where it was trained."""
+    words = ["data.corpus=stories.jsonl", "data.field=story", *TINY, "--no-report"]
+    assert sedd("train", "quickstart", *words).code == 0
+    (place / "elsewhere").mkdir()
+    monkeypatch.chdir(place / "elsewhere")
+    done = sedd("eval", "--model", place / "runs" / "stories", "--rel-error", "0.5", "--no-baselines", "--json")
+    assert done.code == 0, done.err
+    assert json.loads(done.out)["corpus"] == "stories"
+
+
 def test_a_run_under_the_name_of_its_recipe_is_gone_on_with(sedd, place):
     """Earlier versions made it there; the same command goes on to resume it."""
     words = ["data.corpus=stories.jsonl", "data.field=story", *TINY, "--no-report"]

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import math
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -207,6 +208,21 @@ def test_the_views_fit_the_screen(sedd, pair, monkeypatch, width):
     assert "deep/faster" in sedd("runs", pair[0].parent).out
     assert "paired by document" in done.out
     assert "B - A" in done.out
+
+
+def test_no_word_of_a_status_and_of_a_comparison_is_broken_at_80_columns(sedd, pair, monkeypatch):
+    def words(*command, width: int) -> set[str]:
+        monkeypatch.setenv("COLUMNS", str(width))
+        lines = [line for line in sedd(*command).out.splitlines() if not re.search("[┤└]|steps$", line)]
+        return {word for line in lines for word in line.split()}
+
+    for command in (["status", pair[1]], ["compare", *pair]):
+        whole = words(*command, width=400)
+        paths = {word for word in whole if "/" in word and len(word) > 40}  # longer than a column
+        assert whole - paths <= words(*command, width=80)
+    monkeypatch.setenv("COLUMNS", "80")
+    listed = sedd("runs", pair[0].parent).out.splitlines()
+    assert len(listed) <= 1 + 2 * 2
 
 
 def test_the_commands_print_one_document(sedd, pair):
