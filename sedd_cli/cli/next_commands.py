@@ -60,7 +60,8 @@ def training_of(options: PrepareOptions, manifest: Manifest, folder: Path) -> li
     report = ready["quickstart"]["report"]["split"]
     if report not in manifest.splits:
         words.append(f"report.split={'validation' if 'validation' in manifest.splits else 'train'}")
-    return ["train", "quickstart", *words, "--run-dir", str(Path("runs", manifest.corpus))]
+    name = f"quickstart-{manifest.corpus}" if manifest.corpus in ready else manifest.corpus  # not the run of a recipe
+    return ["train", "quickstart", *words, "--run-dir", str(Path("runs", name))]
 
 
 def after_training(view: View, run: Path, recipe: Recipe) -> None:

@@ -15,7 +15,7 @@ from typing import Annotated, Any
 import typer
 
 from sedd_cli.cli import options as o
-from sedd_cli.cli.choose import ModelChoice
+from sedd_cli.cli.choose import ModelChoice, source_of
 from sedd_cli.errors import RequestError
 
 _SAMPLING = "Sampling"
@@ -160,7 +160,7 @@ Command = Callable[..., None]
 
 @dataclass(frozen=True)
 class ModelOptions:
-    """The values of the options MODEL."""
+    """The values of the options MODEL; a run that is named as `sedd runs` lists it is replaced by its folder."""
 
     model: str | None
     tokenizer: str | None
@@ -170,6 +170,10 @@ class ModelOptions:
     compile: bool
     json: bool
     quiet: bool
+
+    def __post_init__(self) -> None:
+        if self.model and not Path(self.model).exists() and Path("runs", self.model).is_dir():
+            object.__setattr__(self, "model", source_of(self.model))
 
     @property
     def choice(self) -> ModelChoice:

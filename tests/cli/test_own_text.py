@@ -124,6 +124,8 @@ def test_runs_of_two_texts_do_not_collide_and_are_found_by_the_names_that_are_li
     assert sedd("compare", "stories", "other").code == 0
     assert "runs/other: quickstart, finished" in sedd("status", "other").out
     assert sedd("sample", "--model", "other", "-n", "1", "--json").out.startswith('{\n "model": "runs/other"')
+    measured = sedd("eval", "--model", "other", "--rel-error", "0.5", "--no-baselines", "--json")
+    assert json.loads(measured.out)["model"] == "runs/other"
     assert "train.steps=8 --extend" in sedd("train", "other", "--no-report").err  # there is nothing left to train
     assert "did you mean 'runs/stories'?" in sedd("sample", "--model", "runs/storys").err
     assert "did you mean 'runs/stories'?" in sedd("status", "runs/storys").err
