@@ -169,17 +169,7 @@ def test_a_sampler_of_ones_own_is_swept(own, tiny_run, place, workplace):
     """As the help spells it; in the folder of another version of its file it is refused."""
     judge = ["train", workplace / "tiny.yaml", "objective=autoregressive", "--no-report"]
     assert own(*judge, "--run-dir", "runs/judge", "--device", "cpu").code == 0
-    words = [
-        "sweep",
-        "--model",
-        tiny_run,
-        "--judge",
-        "runs/judge",
-        "--sampler",
-        "frozen-rates,tweedie",
-        "--steps",
-        "2,4",
-    ]
+    words = ["sweep", "--model", tiny_run, "--judge", "runs/judge", "--sampler", "frozen-rates,tweedie"]
     words += ["--steps", "2,4", "-n", "2", "--length", "12", "--out", "swept", "--no-self-bleu"]
     done = own(*words, "--json")
     assert done.code == 0, done.err
