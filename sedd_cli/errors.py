@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 import reprlib
 import unicodedata
@@ -90,6 +91,25 @@ def listed(items: Iterable[object], most: int = ITEMS, separator: str = ", ") ->
     found = [shortened(str(item)) for item in items]
     more = f" and {len(found) - most:,} others" if len(found) > most else ""
     return separator.join(found[:most]) + more
+
+
+def nearest_name(name: str, known: Iterable[str], cutoff: float = 0.5) -> str | None:
+    """The known name that a misspelt one is most like, whatever its case and hyphens; None where none is like it."""
+    plain = {one.lower().replace("-", "_"): one for one in known}
+    wanted = shortened(name).lower().replace("-", "_")
+    return next((plain[one] for one in difflib.get_close_matches(wanted, plain, n=1, cutoff=cutoff)), None)
+
+
+def not_one_of(key: str, known: Iterable[str], found: object) -> str:
+    """The message about a value that is none of the accepted ones, with the one that is probably meant."""
+    known = list(known)
+    return f"{key} must be one of {', '.join(known)}, found {displayed(found)}{did_you_mean(found, known)}"
+
+
+def did_you_mean(name: object, known: Iterable[str]) -> str:
+    """The end of a message about a name that is not known; empty where none is like it."""
+    meant = nearest_name(name, known) if isinstance(name, str) else None
+    return f"; did you mean {meant!r}?" if meant else ""
 
 
 #: Characters that a terminal obeys instead of showing them: controls (C0 but for line ends and tabs, DEL, C1), halves

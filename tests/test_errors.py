@@ -3,11 +3,24 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 
 import pytest
 
+import sedd_cli
 from sedd_cli.cli.outcome import failure, one_line
-from sedd_cli.errors import MESSAGE, VALUE, DamageError, RequestError, WorkError, displayed, listed, printable
+from sedd_cli.errors import (
+    MESSAGE,
+    VALUE,
+    DamageError,
+    RequestError,
+    WorkError,
+    displayed,
+    listed,
+    nearest_name,
+    not_one_of,
+    printable,
+)
 
 
 def doubled(times: int) -> list:
@@ -65,3 +78,24 @@ def test_a_list_is_cut_and_says_how_much_is_left():
 def test_what_a_terminal_obeys_is_spelled():
     assert printable("a\x1b]0;title\x07\x9b31m\u202eb\ud800\tc\n") == "a\\x1b]0;title\\x07\\x9b31m\\u202eb\\ud800\tc\n"
     assert "\x1b" not in one_line(RequestError("\x1b[2J"))
+
+
+def test_a_value_that_is_not_accepted_is_answered_with_the_nearest_one():
+    assert not_one_of("grid", ("linear", "cosine"), "cosin") == (
+        "grid must be one of linear, cosine, found 'cosin'; did you mean 'cosine'?"
+    )
+    assert not_one_of("grid", ("linear", "cosine"), "xyz") == "grid must be one of linear, cosine, found 'xyz'"
+    assert not_one_of("grid", ("linear",), 3) == "grid must be one of linear, found 3"
+    assert nearest_name("Frozen-Rate", ("frozen_rates", "euler")) == "frozen_rates"
+
+
+def test_messages_about_accepted_values_have_one_source():
+    """A new option is answered with the nearest right value as well."""
+    package = Path(sedd_cli.__file__).parent
+    of_their_own = {"errors.py", "core/vocabulary.py"}  # the latter is about a number
+    found = {
+        path.relative_to(package).as_posix()
+        for path in package.rglob("*.py")
+        if "must be one of" in path.read_text(encoding="utf-8")
+    }
+    assert found == of_their_own

@@ -20,6 +20,7 @@ from sedd_cli.inference.model import Model, load_model
 from sedd_cli.recipe import Recipe, load_recipe
 from sedd_cli.recipe.build import check_options
 from sedd_cli.system.distributed import Dist
+from sedd_cli.training.runs.folder import default_run
 from sedd_cli.training.train import TrainOptions, TrainResult
 from sedd_cli.training.train import train as train_job
 
@@ -47,7 +48,8 @@ def train(
     Args:
         recipe: A YAML file, the name of a shipped recipe, a run, or a recipe.
         overrides: Changes such as "train.steps=500".
-        run_dir: By default the run, or runs/NAME with the recipe's name.
+        run_dir: By default the run, or runs/NAME with the recipe's name, or that of the text where an override names
+            another one.
         progress: Show bars and notes; without it, warnings alone.
         options: device, fresh, extend, report, autotune, as the command's.
 
@@ -61,13 +63,11 @@ def train(
     if isinstance(recipe, Recipe):
         if overrides:
             raise RequestError("overrides change a recipe by its name or file, not a Recipe object")
-        resolved = recipe
+        resolved, folder = recipe, Path("runs") / recipe.name
     else:
         resolved = load_recipe(own if own.is_file() else recipe, overrides)
-        run_dir = run_dir or (own.parent if own.is_file() else None)
-    return followed(
-        train_job(resolved, TrainOptions(Path(run_dir or Path("runs") / resolved.name), **options)), progress
-    )
+        folder = own.parent if own.is_file() else default_run(recipe, resolved)
+    return followed(train_job(resolved, TrainOptions(Path(run_dir or folder), **options)), progress)
 
 
 def evaluate(

@@ -12,6 +12,7 @@ from sedd_cli.checkpoints.formats import FORMATS, find_format
 from sedd_cli.checkpoints.formats.base import ModelFiles
 from sedd_cli.checkpoints.loaded_model import LoadedModel
 from sedd_cli.checkpoints.portable.layout import TOKENIZERS
+from sedd_cli.checkpoints.run_directory import find_run, near
 from sedd_cli.checkpoints.tensors import INDEX, load_weights
 from sedd_cli.data.tokenizers import Tokenizer, is_local, load_tokenizer, open_tokenizer
 from sedd_cli.data.tokenizers.reindexed import ReindexedTokenizer
@@ -38,7 +39,7 @@ def open_model(
     import_installed()
     chosen = pick_device(device)
     autocast = autocast_dtype(precision, chosen)
-    model = _recognised(Path(source), str(source), mask_token, chosen)
+    model = _recognised(find_run(source), str(source), mask_token, chosen)
     if mask_token is not None and model.vocabulary is None:
         raise RequestError(f"--mask-token is for models of other projects, which {source} is not")
     if tokenizer is not None:
@@ -108,7 +109,9 @@ def _fetched(name: str) -> Path:
     if name.count("/") != 1 or name.startswith(("/", ".", "~")) or name.endswith("/"):
         raise RequestError(f"no model at {name}: neither a folder nor a hub id of the form owner/name")
     if Path(name).parent.is_dir():
-        raise RequestError(f"no model at {name}: {Path(name).parent} is a folder without {Path(name).name} in it")
+        raise RequestError(
+            f"no model at {name}: {Path(name).parent} is a folder without {Path(name).name} in it{near(Path(name))}"
+        )
     hub.check_id(name)
     try:
         return hub.fetch(name, published.CONFIG, WEIGHTS, [*TOKENIZERS, published.RECIPE])

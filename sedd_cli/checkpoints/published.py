@@ -21,7 +21,7 @@ from sedd_cli.core.schedules import SCHEDULES, Schedule
 from sedd_cli.data.corpora.local import as_path
 from sedd_cli.data.tokenizers import holds_tokenizer
 from sedd_cli.data.tokenizers.base import FILE
-from sedd_cli.errors import DamageError, RequestError, displayed, listed
+from sedd_cli.errors import DamageError, RequestError, displayed, listed, not_one_of
 from sedd_cli.models.dit import DiT
 from sedd_cli.models.shape import DiTConfig
 from sedd_cli.recipe import Recipe, load_recipe
@@ -119,7 +119,7 @@ def parts_of(config: Any, where: str) -> tuple[Graph, Schedule, DiTConfig]:
         raise RequestError(f"{where}: tokens must lie between 1 and {MOST_TOKENS:,}, found {displayed(tokens)}")
     kinds = {**PUBLISHED_GRAPHS, **{name: name for name in our_graphs()}}
     if kind not in kinds:
-        raise RequestError(f"{where}: graph.type must be one of {', '.join(kinds)}, found {displayed(kind)}")
+        raise RequestError(not_one_of(f"{where}: graph.type", kinds, kind))
     scale = _get(config, "model.scale_by_sigma", bool, where)
     options = {"scale_by_sigma": scale} if kind == "absorb" else {}
     if scale and not options:
@@ -133,7 +133,7 @@ def parts_of(config: Any, where: str) -> tuple[Graph, Schedule, DiTConfig]:
         raise RequestError(f"{where}: graph: {error}") from None
     schedule = _get(config, "noise.type", str, where)
     if schedule not in SCHEDULES:
-        raise RequestError(f"{where}: noise.type must be one of {', '.join(SCHEDULES)}, found {displayed(schedule)}")
+        raise RequestError(not_one_of(f"{where}: noise.type", SCHEDULES, schedule))
     known = {
         f.name for f in dataclasses.fields(SCHEDULES[schedule])
     }  # the published loglinear schedule lists sigmas that it does not use

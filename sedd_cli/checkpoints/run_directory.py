@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from sedd_cli.checkpoints import checkpoint
-from sedd_cli.errors import RequestError, WorkError
+from sedd_cli.errors import RequestError, WorkError, did_you_mean
 from sedd_cli.recipe import Recipe, dump_recipe, load_recipe
 from sedd_cli.system.files import whole_file, write_whole
 from sedd_cli.system.json_lines import json_text, read_json_lines
@@ -30,6 +30,8 @@ MAY_CHANGE = (
 )  # fmt: skip
 
 
+#: Where runs are unless something else is said.
+RUNS = Path("runs")
 #: An empty file that marks a folder as a run.
 MARK = ".sedd-run"
 #: Kinds of our records in metrics.jsonl.
@@ -174,6 +176,20 @@ def is_run(folder: Path) -> bool:
     return (folder / MARK).is_file() or any(
         checkpoint.is_checkpoint(path) for path in folder.glob("checkpoints/step-*")
     )
+
+
+def find_run(named: str | Path) -> Path:
+    """The folder of a run, which may be named as `sedd runs` lists it: seen from ./runs."""
+    folder = Path(named)
+    return RUNS / folder if not folder.exists() and is_run(RUNS / folder) else folder
+
+
+def near(folder: Path) -> str:
+    """The end of a message about a folder that does not exist: the most similar name beside it, if there is one."""
+    try:
+        return did_you_mean(str(folder), [str(one) for one in folder.parent.iterdir() if one.is_dir()])
+    except OSError:
+        return ""
 
 
 def newest_run(parent: Path) -> Path | None:

@@ -13,6 +13,7 @@ from sedd_cli.cli.outcome import output
 from sedd_cli.cli.view.results import plus_minus
 from sedd_cli.cli.view.view import View
 from sedd_cli.errors import RequestError, WorkError
+from sedd_cli.system.software import recorded
 
 if TYPE_CHECKING:
     from sedd_cli.cli.option_groups import ModelOptions
@@ -38,7 +39,7 @@ def evaluate_answers(
     check_outputs({"--out": out}, reads)
     precision = "fp32" if using.precision == "auto" else using.precision
     model = choose_model(view, replace(using, precision=precision).choice)
-    result = view.run(score_answers(model, pairs, seed=seed)).to_dict()
+    result = recorded(view.run(score_answers(model, pairs, seed=seed)).to_dict())
     if out is not None:
         try:
             write_whole(out, json_text(result, 1) + "\n")

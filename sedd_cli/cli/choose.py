@@ -18,9 +18,12 @@ PUBLISHED = "louaaron/sedd-small"
 
 def source_of(named: str | None) -> str:
     """The model of `--model`: the named one, else the newest run under ./runs, else the published one."""
-    from sedd_cli.checkpoints.run_directory import newest_run
+    from sedd_cli.checkpoints.run_directory import RUNS, find_run, newest_run
 
-    return named or str(newest_run(Path("runs")) or PUBLISHED)
+    if not named:
+        return str(newest_run(RUNS) or PUBLISHED)
+    found = find_run(named)
+    return named if found == Path(named) else str(found)
 
 
 def model_files(named: str | None) -> list[str]:

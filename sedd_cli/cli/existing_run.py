@@ -23,10 +23,10 @@ def run_named(name: str) -> Path | None:
     Raises:
         RequestError: It is a folder, but no run, or one that has not begun.
     """
-    from sedd_cli.checkpoints.run_directory import is_run
+    from sedd_cli.checkpoints.run_directory import find_run, is_run
     from sedd_cli.recipe import shipped
 
-    folder = Path(name)
+    folder = find_run(name)
     if name in shipped() or not folder.is_dir():
         return None
     if not is_run(folder):

@@ -11,6 +11,7 @@ from sedd_cli.cli.view.denoising.showing import show_samples
 from sedd_cli.cli.view.view import View
 from sedd_cli.errors import RequestError
 from sedd_cli.inference.template import parse_template
+from sedd_cli.recipe.build import nearest
 
 if TYPE_CHECKING:
     from sedd_cli.checkpoints.loaded_model import LoadedModel
@@ -83,7 +84,7 @@ def _set(words: list[str], job: Job, sampling: Sampling) -> tuple[Job, Sampling]
         return _replaced(job, name, _JOB[name], value), sampling
     if name in _SAMPLING:
         return job, _replaced(sampling, name, _SAMPLING[name], value)
-    raise RequestError(f"cannot set {name!r}. Accepted: {', '.join([*_JOB, *_SAMPLING])}")
+    raise RequestError(f"cannot set {name!r}{nearest(name, [*_JOB, *_SAMPLING])}")
 
 
 _JOB: dict[str, type] = {"seed": int, "n": int, "length": int, "candidates": int}

@@ -22,7 +22,13 @@ def say_commands(view: View, commands: list[list[str]]) -> None:
 
     view.say("Try next:")
     for words in commands:
-        view.say(f"  {shlex.join(['sedd', *words, *given()])}", "cyan")
+        view.say(f"  {' '.join(map(_quoted, ['sedd', *words, *given()]))}", "cyan")
+
+
+def _quoted(word: str) -> str:
+    """A word for a shell; one with an apostrophe in double quotes, where that leaves it readable and whole."""
+    plain = "'" in word and not set(word) & set('"$`\\!\n')
+    return f'"{word}"' if plain else shlex.quote(word)
 
 
 def training_of(options: PrepareOptions, manifest: Manifest, folder: Path) -> list[str] | None:
@@ -54,7 +60,8 @@ def training_of(options: PrepareOptions, manifest: Manifest, folder: Path) -> li
     report = ready["quickstart"]["report"]["split"]
     if report not in manifest.splits:
         words.append(f"report.split={'validation' if 'validation' in manifest.splits else 'train'}")
-    return ["train", "quickstart", *words, "--run-dir", str(Path("runs", manifest.corpus))]
+    name = f"quickstart-{manifest.corpus}" if manifest.corpus in ready else manifest.corpus  # not the run of a recipe
+    return ["train", "quickstart", *words, "--run-dir", str(Path("runs", name))]
 
 
 def after_training(view: View, run: Path, recipe: Recipe) -> None:

@@ -15,7 +15,7 @@ from typing import Annotated, Any
 import typer
 
 from sedd_cli.cli import options as o
-from sedd_cli.cli.choose import ModelChoice
+from sedd_cli.cli.choose import ModelChoice, source_of
 from sedd_cli.errors import RequestError
 
 _SAMPLING = "Sampling"
@@ -40,6 +40,11 @@ def _samplers() -> str:
     """The samplers of the registry, read from their files: the registry itself imports torch, which takes seconds."""
     texts = (path.read_text(encoding="utf-8") for path in sorted(_SAMPLER_FILES.glob("*.py")))
     return ", ".join(sorted(name.replace("_", "-") for text in texts for name in _REGISTERED.findall(text)))
+
+
+def sampler_names(text: str) -> tuple[str, ...]:
+    """The samplers of a list with commas; a name may be spelled as in the help, with hyphens."""
+    return tuple(name.strip().replace("-", "_") for name in text.split(","))
 
 
 #: The sampling options: name of the field of `Sampling` → annotation and default of the command's parameter.
@@ -155,7 +160,7 @@ Command = Callable[..., None]
 
 @dataclass(frozen=True)
 class ModelOptions:
-    """The values of the options MODEL."""
+    """The values of the options MODEL; a run that is named as `sedd runs` lists it is replaced by its folder."""
 
     model: str | None
     tokenizer: str | None
@@ -165,6 +170,10 @@ class ModelOptions:
     compile: bool
     json: bool
     quiet: bool
+
+    def __post_init__(self) -> None:
+        if self.model and not Path(self.model).exists() and Path("runs", self.model).is_dir():
+            object.__setattr__(self, "model", source_of(self.model))
 
     @property
     def choice(self) -> ModelChoice:

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from sedd_cli.errors import shortened
+from sedd_cli.errors import did_you_mean, shortened
 
 
 def file_name(name: str | Path) -> Path:
@@ -24,7 +24,8 @@ def file_name(name: str | Path) -> Path:
 def _one_of(*known: str) -> Callable[[str], str]:
     def check(value: str) -> str:
         if value not in known:
-            raise typer.BadParameter(f"{shortened(value)!r} is not one of {', '.join(known)}")
+            hint = did_you_mean(value, known)
+            raise typer.BadParameter(f"{shortened(value)!r} is not one of {', '.join(known)}{hint}")
         return value
 
     return check
@@ -32,7 +33,10 @@ def _one_of(*known: str) -> Callable[[str], str]:
 
 def _device(value: str) -> str:
     if not re.fullmatch(r"auto|cpu|mps|cuda(:[0-9]{1,4})?", value):
-        raise typer.BadParameter(f"unknown device {shortened(value)!r}. Accepted: auto, cpu, cuda, cuda:N, mps")
+        raise typer.BadParameter(
+            f"unknown device {shortened(value)!r}. Accepted: auto, cpu, cuda, cuda:N, mps"
+            + did_you_mean(value, ("auto", "cpu", "cuda", "mps"))
+        )
     return value
 
 

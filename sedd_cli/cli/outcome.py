@@ -12,6 +12,7 @@ from typing import Any
 from sedd_cli import errors
 from sedd_cli.errors import RequestError, WorkError, first_line, out_of_memory
 from sedd_cli.system.json_lines import json_text, not_finite
+from sedd_cli.system.process import at_words
 
 #: Exit codes beside 0: the work failed, the request was wrong, Ctrl-C.
 FAILED, WRONG, INTERRUPTED = 1, 2, 130
@@ -151,7 +152,7 @@ def say_not_finite(data: Any) -> None:
 def say_error(line: str) -> None:
     """A line on standard error, if there is one."""
     with suppress(OSError, ValueError):
-        print(line, file=sys.stderr, flush=True)
+        print(at_words(line, sys.stderr), file=sys.stderr, flush=True)
 
 
 def to_null(stream: Any) -> None:

@@ -15,7 +15,7 @@ from sedd_cli.data.folders import data_folder, prepared
 from sedd_cli.data.manifest import FILE
 from sedd_cli.data.shards import Dataset, listed_files, open_dataset, verify_file
 from sedd_cli.data.tokenizers import is_local, load_tokenizer
-from sedd_cli.errors import RequestError, displayed
+from sedd_cli.errors import RequestError, not_one_of
 from sedd_cli.system.digests import digest
 from sedd_cli.system.events import Event, Progress
 
@@ -38,7 +38,7 @@ class PrepareOptions(Request):
         if self.workers is not None and self.workers < 1:
             raise RequestError(f"workers must be at least 1, not {self.workers}")
         if self.hold_out not in HOLD_OUT:
-            raise RequestError(f"hold_out must be one of {', '.join(HOLD_OUT)}, found {displayed(self.hold_out)}")
+            raise RequestError(not_one_of("hold_out", HOLD_OUT, self.hold_out))
 
 
 def tokenizer_of(options: PrepareOptions) -> str:

@@ -22,7 +22,7 @@ from sedd_cli.inference.generate import GenerateOptions, generate
 from sedd_cli.inference.resumable import resumable_samples
 from sedd_cli.inference.sampling import Sampling
 from sedd_cli.recipe.build import nearest, to_data
-from sedd_cli.recipe.outside import HINT
+from sedd_cli.recipe.outside import HINT, code_of
 from sedd_cli.system.documents import read_json
 from sedd_cli.system.events import Event, Note, Sampled
 from sedd_cli.system.files import write_whole
@@ -128,7 +128,8 @@ def sweep(
     except OSError as error:
         raise RequestError(f"cannot write to {options.folder}: {error.strerror}") from None
     with file_lock(options.folder / ".lock", f"another process is at work in {options.folder}"):
-        _claim(options, asdict(settings))
+        codes = {f"code of {name}": code["code"] for name in options.samplers if (code := code_of(SAMPLERS[name]))}
+        _claim(options, asdict(settings) | codes)
         points = _stored_points(options, scorer) if options.resume else []
         comparison = _stored_comparison(options, scorer) if options.resume else None
         order = list(dict.fromkeys([*options.samplers, *SAMPLERS]))
@@ -175,10 +176,11 @@ def holds_sweep(folder: Path) -> bool:
 
 def _claim(options: SweepOptions, settings: dict[str, Any]) -> None:
     """Write the settings into the folder; RequestError if it holds samples of other settings, or other files."""
-    file = options.folder / SETTINGS
+    file, there = options.folder / SETTINGS, {}
     if file.is_file():
         there = read_json(file)
-        changed = [key for key in settings if there.get(key) != settings[key] and key not in ("model", "software")]
+        aside = {"model", "software", *(key for key in settings if key.startswith("code of ") and key not in there)}
+        changed = [key for key in settings if there.get(key) != settings[key] and key not in aside]
         if changed and options.resume:
             raise RequestError(
                 f"{options.folder} holds a sweep with another {', '.join(changed)}: "
@@ -191,7 +193,8 @@ def _claim(options: SweepOptions, settings: dict[str, Any]) -> None:
         raise RequestError(
             f"{options.folder / 'samples'} holds files of something else: choose another folder with --out"
         )
-    _write(file, settings)  # before anything else: it tells whose folder this is
+    codes = {key: value for key, value in there.items() if key.startswith("code of ")}  # of other samplers
+    _write(file, codes | settings)  # before anything else: it tells whose folder this is
     try:
         (options.folder / "samples").mkdir(exist_ok=True)
     except OSError as error:

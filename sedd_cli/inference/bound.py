@@ -18,7 +18,7 @@ from sedd_cli.core.random import BOUND, TIME, Stream
 from sedd_cli.core.sampler_bound import sampler_bound
 from sedd_cli.core.samplers import Stepper
 from sedd_cli.core.score import ScoreModel
-from sedd_cli.errors import RequestError, out_of_memory
+from sedd_cli.errors import RequestError, not_one_of, out_of_memory
 from sedd_cli.inference.memory import tokens_at_once
 
 #: iid: independent times (uniform under sedd-paper, as in the paper). stratified: one time in each of equal strata,
@@ -47,7 +47,7 @@ def find_protocol(name: str) -> Protocol:
     if name in NOT_REPRODUCED:
         raise RequestError(f"protocol {name!r} is none of blocks of a text: {NOT_REPRODUCED[name]}")
     if name not in PROTOCOLS:
-        raise RequestError(f"protocol must be one of {', '.join(PROTOCOLS)}, found {name!r}")
+        raise RequestError(not_one_of("protocol", PROTOCOLS, name))
     return PROTOCOLS[name]
 
 
@@ -69,7 +69,7 @@ class MonteCarloOptions:
 
     def __post_init__(self) -> None:
         if self.estimator is not None and self.estimator not in ESTIMATORS:
-            raise RequestError(f"estimator must be one of {', '.join(ESTIMATORS)}, found {self.estimator!r}")
+            raise RequestError(not_one_of("estimator", ESTIMATORS, self.estimator))
         if not 0 <= self.seed < 2**64:
             raise RequestError(f"seed must lie in [0, 2^64), found {self.seed}")
         if not 0 < self.rel_error < math.inf:

@@ -13,7 +13,7 @@ from sedd_cli.core.samplers import SAMPLERS, Sampler
 from sedd_cli.core.score import ScoreModel
 from sedd_cli.errors import RequestError
 from sedd_cli.recipe.build import build, check_options, nearest
-from sedd_cli.recipe.outside import HINT
+from sedd_cli.recipe.outside import HINT, code_of
 
 
 @dataclass(frozen=True)
@@ -221,8 +221,12 @@ class ResolvedSampler:
 
     @property
     def facts(self) -> dict[str, Any]:
-        """How samples are drawn, as recorded with them; `levers` are the options that change their distribution."""
+        """How samples are drawn, as recorded with them; `levers` are the options that change their distribution.
+
+        Among them is the file of a sampler that is not of this package, with its hash.
+        """
         levers = self.sampler.distribution_options() | ({"normalized": True} if self.normalized else {})
+        levers |= code_of(type(self.sampler))
         return {
             "sampler": self.sampler.name,
             "steps": getattr(self.sampler, "steps", None),

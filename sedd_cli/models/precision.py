@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from sedd_cli.errors import RequestError
+from sedd_cli.errors import RequestError, not_one_of
 
 PRECISIONS = ("auto", "bf16", "tf32", "fp32")
 
@@ -31,7 +31,7 @@ def autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:
     `tf32`.
     """
     if precision not in PRECISIONS:
-        raise RequestError(f"precision must be one of {', '.join(PRECISIONS)}, found {precision!r}")
+        raise RequestError(not_one_of("precision", PRECISIONS, precision))
     if precision == "tf32" and not (device.type == "cuda" and native_bf16(device)):
         raise RequestError(f"precision tf32 needs a GPU of compute capability 8.0 or newer, the device is {device}")
     if device.type == "cuda":

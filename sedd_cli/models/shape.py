@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from sedd_cli.errors import not_one_of
 from sedd_cli.models.attention import NAMES
 
 #: The most tokens of a sequence, and the largest other number of a shape: a file that declares more is refused
@@ -56,9 +57,9 @@ class DiTConfig:
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout must lie in [0, 1), found {self.dropout}")
         if self.attention not in NAMES:
-            raise ValueError(f"attention must be one of {', '.join(NAMES)}, found {self.attention!r}")
+            raise ValueError(not_one_of("attention", NAMES, self.attention))
         if self.positions not in POSITIONS:
-            raise ValueError(f"positions must be one of {', '.join(POSITIONS)}, found {self.positions!r}")
+            raise ValueError(not_one_of("positions", POSITIONS, self.positions))
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from sedd_cli.core.losses import Objective
 from sedd_cli.data.corpora import CORPORA, SPLITS
 from sedd_cli.data.statistics import read_embedding
 from sedd_cli.data.tokenizers import Tokenizer, may_be_ordered
-from sedd_cli.errors import RequestError
+from sedd_cli.errors import RequestError, not_one_of
 from sedd_cli.models.dit import DiT
 from sedd_cli.models.precision import autocast_dtype
 from sedd_cli.recipe import Recipe
@@ -66,7 +66,7 @@ def check_recipe(recipe: Recipe, report: bool = True) -> None:
         except ValueError as error:
             raise RequestError(f"sampler: {error}; set sampler=tweedie") from None
     if recipe.report.split not in SPLITS:
-        raise RequestError(f"report.split must be one of {', '.join(SPLITS)}, found {recipe.report.split!r}")
+        raise RequestError(not_one_of("report.split", SPLITS, recipe.report.split))
     if report and (infill := recipe.report.infill):
         if objective.causal and infill.suffix:
             raise RequestError(

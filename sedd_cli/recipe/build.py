@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import math
 import re
 import types
@@ -12,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-from sedd_cli.errors import RequestError, displayed, listed, shortened
+from sedd_cli.errors import RequestError, displayed, listed, nearest_name, shortened
 from sedd_cli.system.documents import parse_yaml
 
 if TYPE_CHECKING:
@@ -127,9 +126,8 @@ def convert(hint: Any, value: Any, path: str) -> Any:
 def nearest(name: str, known: Iterable[str]) -> str:
     """The end of a message about an unknown name: the most similar known name, and all of them."""
     known = sorted(known)
-    close = [SYNONYMS[name]] if SYNONYMS.get(name) in known else []
-    close = close or difflib.get_close_matches(shortened(name), known, n=1, cutoff=0.5)
-    meant = f", did you mean {close[0]!r}?" if close else "."
+    close = SYNONYMS[name] if SYNONYMS.get(name) in known else nearest_name(name, known)
+    meant = f", did you mean {close!r}?" if close else "."
     return f"{meant} Accepted: {listed(known, 100) or 'none'}"
 
 

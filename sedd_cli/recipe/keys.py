@@ -19,6 +19,8 @@ WORDS = {
     "block_size": "model.length", "context": "model.length", "seq_len": "model.length", "layers": "model.n_blocks",
     "n_layer": "model.n_blocks", "n_layers": "model.n_blocks", "n_head": "model.n_heads", "heads": "model.n_heads",
     "n_embd": "model.hidden_size", "d_model": "model.hidden_size", "hidden_dim": "model.hidden_size",
+    "eval_every": "report.every", "eval_interval": "report.every", "eval_blocks": "report.blocks",
+    "eval_iters": "report.blocks", "log_interval": "train.log_every", "save_interval": "train.save_every",
     "schedule": "noise", "loss": "objective", "process": "graph", "dataset": "data.corpus",
 }  # fmt: skip
 

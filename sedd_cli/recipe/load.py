@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 from sedd_cli.data.corpora import CORPORA, is_own_text
-from sedd_cli.errors import RequestError, listed, shortened
+from sedd_cli.errors import RequestError, displayed, listed, shortened
 from sedd_cli.recipe.build import Typed, build, nearest
 from sedd_cli.recipe.keys import is_key, is_section, keys, meant
 from sedd_cli.recipe.outside import import_installed, require_parts, say_changes
@@ -113,15 +113,26 @@ def override(data: dict[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
         *path, last = key.split(".")
         _check_parents(path, key)
         at = data
-        for name in path:
-            if not isinstance(at.get(name), dict):
-                # "graph: absorbing" is short for "graph: {name: absorbing}"
-                at[name] = {"name": at[name]} if isinstance(at.get(name), str) else {}
+        for depth, name in enumerate(path, 1):
+            at[name] = _with_keys(at.get(name), ".".join(path[:depth]))
             at = at[name]
         if path and last == "name" and at.get("name") != value:
             at.clear()  # the options of another graph, schedule or sampler do not apply
         at[last] = Typed(value)
+        if is_section(key) and value.strip().lower() not in ("null", ""):
+            at[last] = _with_keys(at[last], key)
     return data
+
+
+def _with_keys(value: Any, key: str) -> dict[str, Any]:
+    """A value that an override reaches into, as a mapping; RequestError where a section of a recipe is one value."""
+    if isinstance(value, Typed) and value.lstrip().startswith("{"):
+        value = value.read(dict, key)
+    if isinstance(value, str) and is_section(key):
+        example = f"{key}.corpus={shortened(value)}" if key == "data" else f"{key}.KEY=VALUE"
+        raise RequestError(f"{key}: expected keys and values, found {displayed(str(value))}; write {example}")
+    # "graph: absorbing" is short for "graph: {name: absorbing}"
+    return value if isinstance(value, dict) else {"name": value} if isinstance(value, str) else {}
 
 
 def _leave_the_text(data: dict[str, Any], overrides: Sequence[str]) -> None:
@@ -129,9 +140,14 @@ def _leave_the_text(data: dict[str, Any], overrides: Sequence[str]) -> None:
 
     That is a tokenizer sized for that corpus, bpe:N, and the words around the gap of the infill.
     """
-    text = next((value for key, _, value in (o.partition("=") for o in overrides) if key == "data.corpus"), None)
+    given: dict[str, str] = {key: value for key, _, value in (one.partition("=") for one in overrides)}
+    text = given.get("data.corpus")
+    if text is None and given.get("data", "").lstrip().startswith("{"):
+        text = _with_keys(Typed(given["data"]), "data").get("corpus")
     own, report = data.get("data"), data.get("report")
-    if text is None or not isinstance(own, dict) or own.get("corpus") not in CORPORA or not is_own_text(text):
+    if not isinstance(own, dict) or own.get("corpus") not in CORPORA:
+        return
+    if not isinstance(text, str) or not is_own_text(text):
         return
     if str(own.get("tokenizer")).startswith("bpe:"):
         del own["tokenizer"]

@@ -10,6 +10,7 @@ import importlib
 import importlib.util
 import os
 import re
+import shlex
 import sys
 import traceback
 import warnings
@@ -177,6 +178,15 @@ def origin_of(cls: type) -> Origin | None:
     )
 
 
+def code_of(cls: type) -> dict[str, str]:
+    """{"code": "my_parts.py 351a5accee10"}: the file of a part from outside and its SHA-256; empty for any other part.
+
+    What is computed with a part is stored under it, so that results of a changed file are not taken for those of now.
+    """
+    origin = origin_of(cls)
+    return {} if origin is None else {"code": f"{origin.source} {origin.sha256[:12]}"}
+
+
 @cache
 def _packages() -> dict[str, str]:
     """Top-level module → name and version of the installed package that offers parts in it."""
@@ -204,27 +214,49 @@ def origins(names: Mapping[str, str]) -> dict[str, Origin]:
 
 def require_parts(data: Mapping[str, Any], keys: Iterable[str] = tuple(REGISTRIES)) -> None:
     """RequestError if plain data of a recipe names, under these keys, a part from outside that is not registered."""
-    recorded = data.get("parts")
-    if not isinstance(recorded, Mapping):
-        return
     for key in keys:
-        registry, part = REGISTRIES[key], data.get(key)
-        name = part.get("name") if isinstance(part, Mapping) else part
-        origin = recorded.get(f"{key} {name}")
-        if not isinstance(name, str) or name in registry or not isinstance(origin, Mapping):
+        if (origin := _missing(data, key)) is None:
             continue
         source, digest, package = (shortened(str(origin.get(k) or "")) for k in ("source", "sha256", "package"))
-        give = f"install {package}" if package else f"give it with --import {source} (in Python: import it first)"
+        give = (
+            f"install {package}"
+            if package
+            else f"give it with --import {shlex.quote(source)} (in Python: import it first)"
+        )
         raise RequestError(
-            f"the {registry.kind} {displayed(name)} is of {source} (sha256 {digest[:12]}), not of sedd: {give}"
+            f"the {REGISTRIES[key].kind} {displayed(_name(data, key))} is of {source} (sha256 {digest[:12]}), not of "
+            f"sedd: {give}"
         )
 
 
+def is_missing(data: Mapping[str, Any], key: str) -> bool:
+    """Whether plain data of a recipe names, under this key, a part from outside that is not registered."""
+    return _missing(data, key) is not None
+
+
+def _missing(data: Mapping[str, Any], key: str) -> Mapping[str, Any] | None:
+    """The recorded origin of a part that is not registered; None where there is no such part."""
+    recorded, name = data.get("parts"), _name(data, key)
+    origin = recorded.get(f"{key} {name}") if isinstance(recorded, Mapping) else None
+    unknown = isinstance(name, str) and name not in REGISTRIES[key]
+    return origin if unknown and isinstance(origin, Mapping) else None
+
+
+def _name(data: Mapping[str, Any], key: str) -> Any:
+    """The name of a part in plain data, which may be the name alone."""
+    part = data.get(key)
+    return part.get("name") if isinstance(part, Mapping) else part
+
+
 def say_changes(recorded: Mapping[str, Origin], current: Mapping[str, Origin]) -> None:
-    """Warn where the file of a part is another one than a recipe recorded."""
-    for part in recorded.keys() & current.keys():
+    """Warn where the file of parts is another one than a recipe recorded, once a file."""
+    changed: dict[str, list[str]] = {}
+    for part in sorted(recorded.keys() & current.keys()):
         if recorded[part].sha256 != current[part].sha256:
-            _warn(f"{part} has changed: recorded with {recorded[part]}, now from {current[part]}")
+            files = f"recorded with {recorded[part]}, now from {current[part]}"
+            changed.setdefault(files, []).append(part)
+    for files, parts in changed.items():
+        _warn(f"{', '.join(parts)} {'has' if len(parts) == 1 else 'have'} changed: {files}")
 
 
 @cache

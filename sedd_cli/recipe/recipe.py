@@ -11,6 +11,7 @@ from typing import Any
 
 from sedd_cli.data.corpora import HOLD_OUT
 from sedd_cli.data.prepared import PrepareOptions
+from sedd_cli.errors import not_one_of
 from sedd_cli.models.precision import PRECISIONS
 from sedd_cli.models.shape import DiTConfig
 from sedd_cli.recipe.build import to_data
@@ -20,7 +21,7 @@ from sedd_cli.recipe.part import GraphPart, ObjectivePart, SamplerPart, Schedule
 
 def _one_of(key: str, value: str, accepted: tuple[str, ...]) -> None:
     if value not in accepted:
-        raise ValueError(f"{key} must be one of {', '.join(accepted)}, found {value!r}")
+        raise ValueError(not_one_of(key, accepted, value))
 
 
 def _at_least(owner: Any, bound: float, *keys: str) -> None:

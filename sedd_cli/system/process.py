@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 import os
 import sys
+import textwrap
 import warnings
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from sedd_cli.errors import one_line
 from sedd_cli.system import allocator
@@ -53,7 +55,23 @@ def show_warning(message: Warning | str, *_: object, **__: object) -> None:
     if os.environ.get("RANK", "0") != "0":
         return
     with suppress(OSError, ValueError):
-        print(f"warning: {one_line(str(message))}", file=sys.stderr)
+        print(at_words(f"warning: {one_line(str(message))}", sys.stderr), file=sys.stderr)
+
+
+def at_words(text: str, stream: Any, indent: int = 0) -> str:
+    """A line for a stream: broken between words if that is a terminal, which would break inside them; else as it is.
+
+    indent: spaces before the second line and those after it.
+    """
+    try:
+        width = os.get_terminal_size(stream.fileno()).columns if stream.isatty() else 0
+    except (OSError, ValueError, AttributeError):  # a stream of a notebook or a test
+        width = 0
+    if not width:
+        return text
+    wrapper = textwrap.TextWrapper(width, subsequent_indent=" " * indent, break_long_words=False)
+    wrapper.break_on_hyphens = False
+    return wrapper.fill(text)
 
 
 def quota() -> int | None:

@@ -40,16 +40,20 @@ def made_by() -> dict[str, Any]:
     """What makes the results of this process.
 
     command is None in Python, outside a command. revision is None where the package is no git checkout; it ends in
-    "+changes" where files of the checkout differ from it.
+    "+changes" where files of the checkout differ from it. parts: the files of graphs, schedules, objectives and
+    samplers that are not of this package, where there are any, with their SHA-256.
     """
     program = Path(sys.argv[0] or "").name
     ours = program == "sedd" or sys.argv[0] == str(PACKAGE / "__main__.py")
     command = shlex.join(["sedd", *sys.argv[1:]]) if ours else None
+    outside = sys.modules.get("sedd_cli.recipe.outside")  # while nothing has imported it, there are no such parts
+    parts = {f"{key} {name}": origin.to_data() for key, name, origin in outside.outside_parts()} if outside else {}
     return {
         "command": command,
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "software": {**software("torch"), "python": platform.python_version()},
         "revision": revision(),
+        **({"parts": parts} if parts else {}),
     }
 
 

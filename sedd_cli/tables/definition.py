@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from sedd_cli.errors import RequestError
+from sedd_cli.errors import RequestError, not_one_of
 from sedd_cli.recipe.build import build, nearest
 from sedd_cli.recipe.load import recipes_folder
 from sedd_cli.tables.column import UNITS, Column, RowSampling
@@ -142,7 +142,7 @@ def build_table(data: Mapping[str, Any], path: str) -> Table:
 
 def _columns(data: Any, unit: Any, path: str) -> tuple[Column, ...]:
     if unit not in UNITS:
-        raise RequestError(f"{path}: the unit must be one of {', '.join(UNITS)}, found {unit!r}")
+        raise RequestError(not_one_of(f"{path}: the unit", UNITS, unit))
     if not isinstance(data, list) or not data:
         raise RequestError(f"{path}: expected a list, found {data!r}")
     return tuple(build(UNITS[unit], one, f"{path}[{at}]") for at, one in enumerate(data))

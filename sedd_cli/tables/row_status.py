@@ -14,6 +14,7 @@ from sedd_cli.system.digests import digest
 from sedd_cli.system.documents import read_json
 from sedd_cli.system.files import write_whole
 from sedd_cli.system.json_lines import json_text
+from sedd_cli.system.software import recorded
 from sedd_cli.tables.column import Column, RowSampling
 from sedd_cli.tables.measures import MEASURES
 from sedd_cli.tables.row_run import RowRun
@@ -103,12 +104,12 @@ def run_state(run: RowRun) -> tuple[State, str]:
 
 
 def write_result(run: RowRun, column: Column, result: dict[str, Any], seconds: float = 0.0) -> None:
-    """Store a measurement with its duration and a digest."""
+    """Store a measurement with its duration, a digest, and what made it."""
     path = run.result_file(column)
     path.parent.mkdir(parents=True, exist_ok=True)
     record = {"format": FORMAT, "of": _subject(run, column), "seconds": seconds, "result": result}
     record["sha256"] = digest([record["of"], result])
-    write_whole(path, json_text(record, 1) + "\n")
+    write_whole(path, json_text(recorded(record), 1) + "\n")
 
 
 def read_record(run: RowRun, column: Column) -> dict[str, Any] | None:

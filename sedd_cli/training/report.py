@@ -25,6 +25,7 @@ from sedd_cli.inference.template import gap_between
 from sedd_cli.recipe import Recipe
 from sedd_cli.system.documents import read_json
 from sedd_cli.system.events import Event, Sampled, Validated, map_events
+from sedd_cli.system.software import recorded
 
 
 def check_report(recipe: Recipe, dataset: Dataset, infilled: bool) -> None:
@@ -100,7 +101,7 @@ def report(recipe: Recipe, model: LoadedModel, dataset: Dataset, run: RunDir) ->
         jobs["infill"] = infill(model, [job], Sampling())
     for name, drawn in jobs.items():
         samples = (yield from drawn).samples
-        files[name] = run.store("samples", f"{name}-step-{step}", [as_json(one) for one in samples])
+        files[name] = run.store("samples", f"{name}-step-{step}", [recorded(as_json(one)) for one in samples])
     return TrainReport(evaluation, result["bounds"], files.get("samples"), files.get("infill"))
 
 
@@ -122,7 +123,7 @@ def validate(recipe: Recipe, model: LoadedModel, dataset: Dataset, run: RunDir) 
         return dataclasses.replace(event, at_step=step) if isinstance(event, Sampled) else None
 
     sampled = yield from map_events(generate(model, GenerateOptions(seed=recipe.seed)), at_step)
-    run.store("samples", f"step-{step}", [as_json(one) for one in sampled.samples])
+    run.store("samples", f"step-{step}", [recorded(as_json(one)) for one in sampled.samples])
 
 
 def stored_report(run: Path, split: str, step: int) -> TrainReport | None:

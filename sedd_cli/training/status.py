@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from sedd_cli.checkpoints.run_directory import near
 from sedd_cli.errors import RequestError
-from sedd_cli.recipe import load_recipe
+from sedd_cli.recipe.stored import read_stored
 from sedd_cli.system.json_lines import read_json_lines
 from sedd_cli.system.locks import is_locked
 from sedd_cli.training.runs.stored import StoredBound, baselines_of, last_bound, stored_bounds
@@ -57,28 +58,28 @@ def status(run: Path) -> Status:
     if (run / "manifest.json").is_file():
         raise RequestError(f"{run} is a checkpoint; its run is {run.parent.parent}")
     if not (run / "recipe.yaml").is_file():
-        raise RequestError(f"{run} is not a run: it has no recipe.yaml")
-    recipe = load_recipe(run / "recipe.yaml")
+        raise RequestError(f"{run} is not a run: it has no recipe.yaml{'' if run.exists() else near(run)}")
+    recipe = read_stored(run / "recipe.yaml")
     found = [line.record for line in read_json_lines(run / "metrics.jsonl") if line.record]
     records = [record for record in found if isinstance(record.get("step"), int)]
     train, validation = ([r for r in records if r.get("kind") == kind] for kind in ("train", "validation"))
     mark = run / "latest"
     latest = mark.read_text(encoding="utf-8").strip() if mark.is_file() else None
     step = train[-1]["step"] if train else 0
-    done = latest == f"step-{recipe.train.steps}"
+    done = latest == f"step-{recipe.steps}"
     failed = records[-1] if records and records[-1].get("kind") == "failed" else None
     state = "running" if is_locked(run / ".lock") else "finished" if done else "failed" if failed else "stopped"
     reason = None
     if failed and state == "failed":
         reason, step = failed["reason"], failed["step"]
     bounds = stored_bounds(run)
-    bound = last_bound(bounds, recipe)
+    bound = last_bound(bounds, recipe.corpus)
     return Status(
         run,
         recipe.name,
         state,
         step,
-        recipe.train.steps,
+        recipe.steps,
         latest,
         train,
         validation,

@@ -111,7 +111,7 @@ def _train(recipe: Recipe, options: TrainOptions, dist: Dist) -> Generator[Event
     run = _run_dir(options)
     dist.from_main(run.check)
     dist.from_main(lambda: check_recipe_of(run, recipe))
-    yield Note(f"recipe {recipe.name} → {run.path}")
+    yield Note(f"recipe {recipe.name} on {recipe.data.corpus} → {run.path}")
     text = dist.from_main(lambda: text_options(recipe, run.path))
     if text.tokenizer != recipe.data.tokenizer:
         yield Note(f"taking the tokenizer {text.tokenizer} (data.tokenizer names another)")

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
 import subprocess
 import sys
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -46,6 +49,17 @@ def own(sedd):
     return call
 
 
+@contextmanager
+def changed(parts: Path) -> Iterator[None]:
+    """The file of the parts with another content, which is only a comment."""
+    before = parts.read_text()
+    parts.write_text(before + "# changed\n")
+    try:
+        yield
+    finally:
+        parts.write_text(before)
+
+
 @pytest.fixture
 def run(own, place) -> Path:
     if not (place / "runs" / "own" / "latest").is_file():
@@ -81,11 +95,22 @@ def test_the_whole_way(own, run, place):
     assert own("export", run, "--to", "exported").code == 0
     assert "--import my_parts.py" in (place / "exported" / "README.md").read_text()
     assert own("sample", "--model", "exported", "-n", "1", "-q").code == 0
-    for words in (["sample", "--model", run], ["status", run], ["train", run], ["sample", "--model", "exported"]):
+    for words in (["sample", "--model", run], ["train", run], ["sample", "--model", "exported"]):
         refused = own(*words, parts=None)
         assert refused.code == 2
         assert "is of my_parts.py (sha256" in refused.err
         assert "give it with --import my_parts.py" in refused.err
+
+
+@pytest.mark.slow
+def test_looking_at_runs_needs_no_parts(own, run, tiny_run):
+    """What was measured is read from files; nothing of the parts is run."""
+    (shown,) = json.loads(own("runs", run, "--json", parts=None).out)["runs"]
+    assert (shown["state"], shown["recipe"], shown["bound"]["corpus"]) == ("finished", "own", "corpus")
+    assert "own, finished at step" in own("status", run, parts=None).out
+    compared = json.loads(own("compare", tiny_run, run, "--json", parts=None).out)
+    assert compared["recipes"]["noise.name"] == ["loglinear", "constant"]
+    assert compared["recipes"]["sampler.name"] == ["tweedie", "frozen_rates"]
 
 
 @pytest.mark.slow
@@ -110,11 +135,55 @@ def test_a_file_that_changed_is_said_recorded_and_makes_another_fingerprint(own,
             trained = own("train", copy, f"train.steps={steps}", "--no-report")
         for done in (sampled, trained):
             assert done.code == 0
-            assert "warning: noise constant has changed" in done.err
+            assert "warning: noise constant, sampler frozen_rates have changed" in done.err
         assert own("sample", "--model", copy, "-n", "1", "-q").code == 0  # the new file is recorded: no warning
     finally:
         parts.write_text(before)
         shutil.rmtree(copy)
+
+
+@pytest.mark.slow
+def test_results_of_a_changed_sampler_are_not_taken_for_those_of_now(own, tiny_run, place):
+    """The sampler's file is named in every result, and results of another version of it are refused."""
+    (place / "jobs.txt").write_text("the [MASK:3] sat\n")
+    fill = ["infill", "--model", tiny_run, "--input", "jobs.txt", "--out", "filled.jsonl", "--sampler", "frozen-rates"]
+    draw = ["sample", "--model", tiny_run, "-n", "1", "--sampler", "frozen-rates", "--steps", "2", "--json"]
+    assert own(*fill).code == 0
+    assert own(*fill).code == 0
+    (line,) = map(json.loads, (place / "filled.jsonl").read_text().splitlines())
+    digest = hashlib.sha256((place / "my_parts.py").read_bytes()).hexdigest()
+    assert line["made_by"]["parts"]["sampler frozen_rates"] == {"source": "my_parts.py", "sha256": digest}
+    code = f"my_parts.py {digest[:12]}"
+    assert line["levers"]["code"] == line["job"]["options"]["code"] == code
+    assert json.loads(own(*draw).out)["samples"][0]["levers"]["code"] == code
+    with changed(place / "my_parts.py"):
+        refused = own(*fill)
+        assert refused.code == 2
+        assert f"other options (code '{code}', now 'my_parts.py " in refused.err
+        assert own(*fill, "--fresh").code == 0
+        assert json.loads(own(*draw).out)["samples"][0]["levers"]["code"] != code
+
+
+@pytest.mark.slow
+def test_a_sampler_of_ones_own_is_swept(own, tiny_run, place, workplace):
+    """As the help spells it; in the folder of another version of its file it is refused."""
+    judge = ["train", workplace / "tiny.yaml", "objective=autoregressive", "--no-report"]
+    assert own(*judge, "--run-dir", "runs/judge", "--device", "cpu").code == 0
+    words = ["sweep", "--model", tiny_run, "--judge", "runs/judge", "--sampler", "frozen-rates,tweedie"]
+    words += ["--steps", "2,4", "-n", "2", "--length", "12", "--out", "swept", "--no-self-bleu"]
+    done = own(*words, "--json")
+    assert done.code == 0, done.err
+    assert [point["sampler"] for point in json.loads(done.out)["points"]] == ["frozen_rates"] * 2 + ["tweedie"] * 2
+    lines = (place / "swept" / "samples" / "frozen_rates-2.jsonl").read_text().splitlines()
+    assert all("made_by" in json.loads(line) for line in lines)
+    exact = ["sweep", "--exact", "--sampler", "frozen-rates,tweedie", "--steps", "4", "--length", "3", "--json"]
+    found = json.loads(own(*exact, "--graph", "absorbing").out)
+    assert "frozen-rates" in [point["sampler"] for point in found["points"]]
+    assert found["made_by"]["parts"]["sampler frozen_rates"]["source"] == "my_parts.py"
+    with changed(place / "my_parts.py"):
+        refused = own(*words)
+    assert refused.code == 2
+    assert "swept holds a sweep with another code of frozen_rates: choose" in refused.err
 
 
 def test_help_names_the_parts(own):
@@ -153,5 +222,5 @@ def test_under_torchrun_every_process_imports_it_and_a_change_is_said_once(place
         said = go("train.steps=14")
     finally:
         parts.write_text(before)
-    assert said.count("warning: noise constant has changed") == 1
+    assert said.count("warning: noise constant, sampler frozen_rates have changed") == 1
     assert checkpoint.latest(place / "runs" / "two").step == 14

@@ -4,17 +4,25 @@ from __future__ import annotations
 
 import io
 import re
+from types import SimpleNamespace
 
 import pytest
 from rich.console import Console
 from rich.table import Table
 
+from sedd_cli.cli.commands.quality.mauve import _table as mauve_table
+from sedd_cli.cli.outcome import say_error
 from sedd_cli.cli.view.denoising import sample
 from sedd_cli.cli.view.findings import findings_table
+from sedd_cli.cli.view.quality import exact_table, sweep_table
 from sedd_cli.cli.view.results import bounds_table
 from sedd_cli.cli.view.view import View
 from sedd_cli.evaluation.diagnosis import health_checks
+from sedd_cli.evaluation.exact.contenders import CONTENDERS
+from sedd_cli.evaluation.exact.distances import Distance
+from sedd_cli.evaluation.exact.sweep import ExactPoint, ExactResult
 from sedd_cli.system.events import Filled, Progress
+from sedd_cli.system.process import show_warning
 
 WIDTH = 80
 
@@ -143,3 +151,83 @@ def test_the_findings_of_inspect_take_two_lines_each():
         table = findings_table([one])
         assert len(shown(table)) <= 1 + 2 * len(table.rows)
         check_table(table, f"{one['check']} {one['found']} {one['advice']}")
+
+
+def judged(name: str, perplexity: float, marks: list[str]) -> SimpleNamespace:
+    """What a table of the quality of samples shows of some texts."""
+    found = SimpleNamespace(
+        per_sequence=SimpleNamespace(perplexity=perplexity, error=perplexity / 8), nfe=1024.5,
+        unigram_entropy=SimpleNamespace(nats=3.31), distinct={"2": 0.996}, self_bleu=0.0131,
+    )  # fmt: skip
+    return SimpleNamespace(name=name, judged=found, marks=marks)
+
+
+def test_the_table_of_a_sweep():
+    points = [
+        SimpleNamespace(sampler=sampler, steps=1024, temperature=0.85, judged=judged("", 11685.8, []).judged)
+        for sampler in ("frozen_rates", "tweedie")
+    ]
+    controls = [judged("repeated phrase", 8.6, ["low entropy", "alike"]), judged("5-gram, T 0.8", 51.3, [])]
+    comparison = SimpleNamespace(real=judged("real text", 60.7, []), controls=controls)
+    swept = SimpleNamespace(
+        settings=SimpleNamespace(model="runs/own"),
+        judge="runs/judge",
+        points=points,
+        comparison=comparison,
+        marks=lambda point: ["low entropy", "alike"],
+    )
+    table = sweep_table(swept)
+    words = "frozen_rates, 1,024 steps, T 0.85 11685.8 ± 1460.7 low entropy, alike repeated phrase self- BLEU"
+    check_table(table, words)
+    assert len(shown(table)) <= 6 + 2 * len(table.rows)
+
+
+def test_the_table_of_exact_distances():
+    graphs, budgets = ("absorbing", "uniform"), (4, 8, 16, 32)
+    points = [
+        ExactPoint(graph, contender.label, budget, float(budget), {}, Distance(0.1187, 0.1702))
+        for graph in graphs
+        for contender in CONTENDERS
+        for budget in budgets
+    ]
+    drawn = ExactPoint("uniform", "drawn", 4, 4.0, {}, Distance(0.174, 0.3, 4000, 0.0105, 0.002, 0.02))
+    result = ExactResult("a source", 6, "the source's own", 0.0, 1.0, (*points, drawn))
+    table = exact_table(result)
+    check_table(table, " ".join(one.label for one in CONTENDERS) + " ~0.1740 (0.0105)")
+    lines = shown(table)
+    assert len(lines) <= 2 + 4 + 2 * len(table.rows) + 3
+
+
+def test_the_table_of_mauve():
+    texts = SimpleNamespace(entropy=3.309, distinct={"2": 0.992}, self_bleu=0.014)
+    found = SimpleNamespace(
+        mode="infill", prompt=50, new=50, model="runs/a-rather-long-name-of-a-run-of-someone",
+        score=SimpleNamespace(mauve=0.9123, mauve_std=0.0042, values=[1] * 5, clusters=500),
+        references=SimpleNamespace(count=5000), generations=SimpleNamespace(count=25000),
+        sampler={"nfe_mean": 102.4}, features=SimpleNamespace(model="runs/another-rather-long-name-of-a-run"),
+        diversity=SimpleNamespace(generations=texts, references=texts, marks=["low entropy", "alike"]),
+    )  # fmt: skip
+    table = mauve_table(found)
+    check_table(
+        table, "0.9123 ± 0.0042 over 5 seeds of k-means 25,000, 102.4 evaluations each entropy, dist-2, self-BLEU"
+    )
+    assert len(shown(table)) <= 3 + 2 * len(table.rows)
+
+
+def test_an_error_and_a_warning_break_between_words_in_a_terminal_alone(monkeypatch):
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+        def fileno(self) -> int:
+            return 2
+
+    monkeypatch.setattr("os.get_terminal_size", lambda fd: SimpleNamespace(columns=WIDTH))
+    line = "error: runs/quickstart holds a run of another recipe: choose another folder with --run-dir, or start anew"
+    for stream, lines in ((Terminal(), 2), (io.StringIO(), 1)):
+        monkeypatch.setattr("sys.stderr", stream)
+        say_error(line)
+        show_warning(line.removeprefix("error: "))
+        drawn = stream.getvalue().splitlines()
+        assert len(drawn) == 2 * lines
+        assert " ".join(drawn[:lines]) == line

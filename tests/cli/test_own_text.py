@@ -103,10 +103,54 @@ def test_a_folder_with_another_run_is_refused_before_the_text_is_prepared(sedd, 
     assert sedd("train", "quickstart", *words).code == 0
     (place / "other.txt").write_text("\n".join(f"a crow sang {i} times" for i in range(100)))
     before = sorted((place / "home").rglob("*"))
-    refused = sedd("train", "quickstart", "data.corpus=other.txt", *TINY)
+    refused = sedd("train", "quickstart", "data.corpus=other.txt", *TINY, "--run-dir", "runs/stories")
     assert refused.code == 2
     assert "another recipe" in refused.err
     assert sorted((place / "home").rglob("*")) == before
+
+
+def test_runs_of_two_texts_do_not_collide_and_are_found_by_the_names_that_are_listed(sedd, place):
+    (place / "other.txt").write_text("\n".join(f"a crow sang {i} times" for i in range(100)))
+    (place / "markov.txt").write_text("\n".join(f"a crow found {i} keys" for i in range(100)))
+    words = {"stories": ["data={corpus: stories.jsonl, field: story}"], "other": ["data.corpus=other.txt"]}
+    words["quickstart-markov"] = ["data.corpus=markov.txt"]  # a shipped recipe has the name markov
+    for name, text in words.items():
+        trained = sedd("train", "quickstart", *text, *TINY, "--no-report")
+        assert trained.code == 0, trained.err
+        assert f"the run is named after its text: runs/{name} (--run-dir names another folder)" in trained.err
+        assert (place / "runs" / name / "latest").is_file()
+    listed = sedd("runs", "--quiet").out
+    assert all(name in listed for name in words)
+    assert sedd("compare", "stories", "other").code == 0
+    assert "runs/other: quickstart, finished" in sedd("status", "other").out
+    assert sedd("sample", "--model", "other", "-n", "1", "--json").out.startswith('{\n "model": "runs/other"')
+    measured = sedd("eval", "--model", "other", "--rel-error", "0.5", "--no-baselines", "--json")
+    assert json.loads(measured.out)["model"] == "runs/other"
+    assert "train.steps=8 --extend" in sedd("train", "other", "--no-report").err  # there is nothing left to train
+    assert "did you mean 'runs/stories'?" in sedd("sample", "--model", "runs/storys").err
+    assert "did you mean 'runs/stories'?" in sedd("status", "runs/storys").err
+
+
+def test_a_model_is_evaluated_on_its_own_text_from_any_folder(sedd, place, monkeypatch):
+    """Its recipe names the file as seen from where it was trained."""
+    words = ["data.corpus=stories.jsonl", "data.field=story", *TINY, "--no-report"]
+    assert sedd("train", "quickstart", *words).code == 0
+    (place / "elsewhere").mkdir()
+    monkeypatch.chdir(place / "elsewhere")
+    done = sedd("eval", "--model", place / "runs" / "stories", "--rel-error", "0.5", "--no-baselines", "--json")
+    assert done.code == 0, done.err
+    assert json.loads(done.out)["corpus"] == "stories"
+
+
+def test_a_run_under_the_name_of_its_recipe_is_gone_on_with(sedd, place):
+    """Earlier versions made it there; the same command goes on to resume it."""
+    words = ["data.corpus=stories.jsonl", "data.field=story", *TINY, "--no-report"]
+    assert sedd("train", "quickstart", *words, "--run-dir", "runs/quickstart").code == 0
+    again = sedd("train", "quickstart", *words)
+    assert "→ runs/quickstart" in again.err
+    assert not (place / "runs" / "stories").exists()
+    assert sedd("train", "quickstart", *words, "name=mine").code == 0
+    assert (place / "runs" / "mine").is_dir()
 
 
 def test_a_misspelt_text_is_answered_with_the_one_that_is_there(sedd):
@@ -131,8 +175,8 @@ def test_a_prepared_corpus_is_trained_on_by_its_name_and_by_its_folder(sedd, pla
     named = named.format(folder=Path(document["folder"]).name, path=document["folder"])
     trained = sedd("train", "quickstart", f"data.corpus={named}", *TINY)
     assert trained.code == 0, trained.err
-    assert json.loads((place / "runs/quickstart/results/test-step-4.json").read_text())["bounds"]
-    assert sedd("eval", "--model", "runs/quickstart", "--rel-error", "0.5", "--no-baselines").code == 0
+    assert json.loads((place / "runs/stories/results/test-step-4.json").read_text())["bounds"]
+    assert sedd("eval", "--model", "runs/stories", "--rel-error", "0.5", "--no-baselines").code == 0
 
 
 def test_a_name_that_several_prepared_corpora_have_is_refused_with_their_folders(sedd):
@@ -183,7 +227,7 @@ def test_a_run_goes_on_with_its_tokenizer_though_another_is_the_default_now(sedd
     with monkeypatch.context() as before:
         before.setattr("sedd_cli.data.corpora.local.Corpus", former)
         assert sedd(*words, "--no-report").code == 0
-    run = place / "runs" / "quickstart"
+    run = place / "runs" / "stories"
     longer = sedd("train", run, "train.steps=8", "--extend")
     assert longer.code == 0, longer.err
     assert "byte" in longer.err

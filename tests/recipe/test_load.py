@@ -146,12 +146,28 @@ def test_another_graph_by_name_drops_the_options_of_the_one_before():
         ("loss=score_entropy", "loss: unknown key, did you mean 'objective'?"),
         ("noise={name:", "put the whole override in quotes"),
         ("graph={name:uniform}", "a space belongs behind the colon of name:uniform"),
+        ("data=my.txt", "data: expected keys and values, found 'my.txt'; write data.corpus=my.txt"),
+        ("train=500", "train: expected keys and values, found '500'; write train.KEY=VALUE"),
+        ("train.eval_every=20", "train.eval_every: unknown key, did you mean 'report.every'?"),
+        ("train.schedule=cosin", "found 'cosin'; did you mean 'cosine'?"),
+        ("sampler.grid=Cosin", "found 'Cosin'; did you mean 'cosine'?"),
     ],
 )
 def test_what_a_shell_or_a_habit_makes_of_an_override_is_explained(override, message):
     with pytest.raises(RequestError) as error:
         load_recipe("quickstart", [override])
     assert message in str(error.value)
+
+
+def test_an_override_reaches_into_a_whole_section_that_stands_before_it(tmp_path):
+    text = tmp_path / "my.txt"
+    text.write_text("a line\n" * 50)
+    words = [f"data={{corpus: {text}, hold_out: tail}}", "data.tokenizer=char", "noise={name: geometric}"]
+    found = load_recipe("quickstart", [*words, "noise.sigma_max=9"])
+    assert (found.data.corpus, found.data.tokenizer, found.data.hold_out) == (str(text), "char", "tail")
+    assert found.noise.options["sigma_max"] == 9.0
+    assert found.report.infill.cut  # the prompt of the Python manual is left out, as with data.corpus=…
+    assert load_recipe("quickstart", words[:1]).data.tokenizer is None
 
 
 def test_an_override_given_twice_is_refused():

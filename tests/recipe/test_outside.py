@@ -86,7 +86,9 @@ def test_a_changed_file_is_said_and_the_record_of_the_recipe_stays(parts, recipe
     SCHEDULES._classes.pop("constant"), SAMPLERS._classes.pop("frozen_rates"), sys.modules.pop("my_parts")
     parts.write_text(PARTS + "# changed\n")
     outside.import_parts(str(parts))
-    with pytest.warns(UserWarning, match=r"noise constant has changed: recorded with my_parts\.py .* now from "):
+    with pytest.warns(
+        UserWarning, match=r"noise constant, sampler frozen_rates have changed: recorded with my_parts\.py .* now "
+    ):
         old = load_recipe(stored)
     new = old.with_parts_of_now()
     assert old.parts["noise constant"].sha256 != new.parts["noise constant"].sha256

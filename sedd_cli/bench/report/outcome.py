@@ -13,7 +13,7 @@ from typing import Any
 from sedd_cli.bench.report.markdown import TITLE, markdown
 from sedd_cli.bench.report.measurement import Figure, Measurement, Sizes
 from sedd_cli.bench.report.plan import MEASUREMENTS
-from sedd_cli.errors import RequestError, WorkError
+from sedd_cli.errors import RequestError, WorkError, not_one_of
 from sedd_cli.recipe import Recipe
 from sedd_cli.system.files import write_whole
 from sedd_cli.system.software import recorded
@@ -48,8 +48,7 @@ class ReportOptions:
             raise RequestError(f"--out must end in .json (the Markdown is written beside it), found {self.out}")
         for name in self.only:
             if not _named(name):
-                known = ", ".join([m.name for m in MEASUREMENTS] + ["checks"])
-                raise RequestError(f"--only: there is no measurement {name!r}. Accepted: {known}")
+                raise RequestError(not_one_of("--only", [*(m.name for m in MEASUREMENTS), "checks"], name))
         _check_own(self.out)
         _check_own(self.out.with_suffix(".md"))
 

@@ -26,7 +26,7 @@ from sedd_cli.core.losses.score_entropy import PlugInScoreEntropy, ScoreEntropy
 from sedd_cli.core.schedules import LogLinear
 from sedd_cli.core.vocabulary import Vocabulary
 from sedd_cli.data.tokenizers.huggingface import HuggingFaceTokenizer
-from sedd_cli.errors import DamageError, RequestError, displayed
+from sedd_cli.errors import DamageError, RequestError, displayed, not_one_of
 from sedd_cli.models.network import Condition
 
 SUFFIX = ".ckpt"
@@ -177,10 +177,7 @@ class Stored:
         """What the ids and the outputs of a network with so many rows mean, and the kind's name."""
         kind = self.setting("algo.parameterization", "parameterization")
         if kind not in PARAMETERIZATIONS:
-            raise RequestError(
-                f"{self.file}: config.parameterization must be one of {', '.join(PARAMETERIZATIONS)}, found "
-                f"{displayed(kind)}"
-            )
+            raise RequestError(not_one_of(f"{self.file}: config.parameterization", PARAMETERIZATIONS, kind))
         if self.uniform:
             if mask is not None:
                 raise RequestError(f"--mask-token means nothing with {self.file}: its noise is uniform, without MASK")

@@ -24,7 +24,7 @@ from sedd_cli.core.schedules import (
     Schedule,
 )
 from sedd_cli.core.vocabulary import Vocabulary
-from sedd_cli.errors import DamageError, RequestError, displayed, first_line
+from sedd_cli.errors import DamageError, RequestError, displayed, first_line, not_one_of
 from sedd_cli.models.dit import DiT
 from sedd_cli.models.network import Adapted, Condition, LanguageNetwork, NoiseInput
 from sedd_cli.models.shape import DiTConfig, Variant
@@ -226,5 +226,5 @@ def _part(config: Mapping[str, Any], key: str, known: list[str], where: str) -> 
     found = config.get(key)
     if not isinstance(found, Mapping) or found.get("name") not in known:
         name = found.get("name") if isinstance(found, Mapping) else found
-        raise RequestError(f"{where}: {key}.name must be one of {', '.join(known)}, found {displayed(name)}")
+        raise RequestError(not_one_of(f"{where}: {key}.name", known, name))
     return found["name"], {name: value for name, value in found.items() if name != "name"}

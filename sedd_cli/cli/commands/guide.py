@@ -12,7 +12,7 @@ from rich.table import Table
 from sedd_cli.cli import options as o
 from sedd_cli.cli.outcome import output
 from sedd_cli.cli.view.view import View
-from sedd_cli.errors import RequestError
+from sedd_cli.errors import RequestError, not_one_of
 
 GUIDES = Path(__file__).parents[2] / "guides"
 #: The guides in reading order; each is a file `TOPIC.md` that opens with its title and a paragraph of one line.
@@ -54,7 +54,7 @@ def guide(
         view.document({"guides": [dict(zip(keys, entry, strict=True)) for entry in found]})
         return
     if topic not in TOPICS:
-        raise RequestError(f"unknown guide {topic!r}: choose one of {', '.join(TOPICS)}")
+        raise RequestError(not_one_of("the guide", TOPICS, topic))
     text = _read(topic)
     if json:
         view.document({"topic": topic, "title": _heading(text)[0], "text": text})

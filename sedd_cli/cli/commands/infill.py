@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import stat
 import sys
 from collections.abc import Iterator
@@ -156,7 +157,7 @@ def _in_quotes(words: list[str]) -> str:
     if len(words) > 1:
         raise RequestError(f'{len(words)} words are given: put the template in quotes, as in "To be [MASK:2]"')
     if "[" not in words[0] and Path(words[0]).is_file():
-        raise RequestError(f"{words[0]} is a file: --input {words[0]} reads a template a line from it")
+        raise RequestError(f"{words[0]} is a file: --input {shlex.quote(words[0])} reads a template a line from it")
     return words[0]
 
 

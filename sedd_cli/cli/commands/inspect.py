@@ -12,6 +12,7 @@ from sedd_cli.cli.choose import ModelChoice, choose_model
 from sedd_cli.cli.view.findings import findings_table, levels_table
 from sedd_cli.cli.view.view import View
 from sedd_cli.errors import DamageError
+from sedd_cli.system.software import recorded
 
 
 def inspect(
@@ -46,6 +47,6 @@ def inspect(
     view.table(findings_table(result.findings))
     bad = [f"{f['check']} {f['found']}" for f in result.findings if f["state"] == "bad"]
     error = DamageError(f"{model} is not in order: {'; '.join(bad)}") if bad else None
-    view.document(result.to_dict(), error)
+    view.document(recorded(result.to_dict()), error)
     if error:
         raise error

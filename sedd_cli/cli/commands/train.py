@@ -17,6 +17,7 @@ from sedd_cli.cli.outcome import output
 from sedd_cli.cli.processes import launch, launched
 from sedd_cli.cli.view.view import View
 from sedd_cli.errors import RequestError
+from sedd_cli.system.process import at_words
 from sedd_cli.system.software import recorded
 
 if TYPE_CHECKING:
@@ -36,7 +37,11 @@ def train(
     ] = None,
     run_dir: Annotated[
         Path | None,
-        typer.Option(metavar="FOLDER", help="Default: runs/NAME, with the recipe's name.", rich_help_panel=_RUN),
+        typer.Option(
+            metavar="FOLDER",
+            help="Default: runs/NAME, with the name of the recipe, or of a text that an override names.",
+            rich_help_panel=_RUN,
+        ),
     ] = None,
     fresh: Annotated[
         bool, typer.Option("--fresh", help="Start a new run in a new folder.", rich_help_panel=_RUN)
@@ -98,16 +103,19 @@ def train(
         if not json:
             output.write(dump_recipe(resolved) + "\n")
             for key, value in cost.items():
-                output.write(f"{key:>24}  {value}\n")
+                output.write(at_words(f"{key:>24}  {value}", sys.stdout, 26) + "\n")
         return
     if processes > 1 and not launched():
         output.document, output.interrupted = True, ""  # of the first process
         raise typer.Exit(launch(sys.argv[1:], processes))
+    from sedd_cli.training.runs.folder import default_run
     from sedd_cli.training.train import TrainOptions
     from sedd_cli.training.train import train as job
 
     output.stored = True  # in the run directory
-    folder = run_dir or own or Path("runs") / resolved.name
+    folder = run_dir or own or default_run(recipe, resolved)
+    if run_dir is None and own is None and folder.name != resolved.name:
+        view.say(f"the run is named after its text: {folder} (--run-dir names another folder)")
     if own is not None and own == folder and not fresh and (finished := finished_run(own, resolved, report)):
         draw_finished(view, *finished)
         return
@@ -142,5 +150,8 @@ def _plan(recipe: Recipe, report: bool, device: str) -> dict[str, str]:
     seconds = training_seconds(recipe, found.model.vocab_size, found.model.memory, device)
     here = "not measured: it needs more memory than is free"
     if seconds is not None:
-        here = f"about {in_words(seconds)}, measured on single steps; validation and report come on top"
+        here = (
+            f"about {in_words(seconds)}, from the quickest of a few single steps: short runs took 8 to 22 % longer; "
+            "validation and report come on top"
+        )
     return plan | {"on this machine": here}

@@ -60,10 +60,12 @@ def exact_table(found: ExactResult) -> Table:
         title_justify="left",
         caption_justify="left",
         header_style="bold",
+        box=box.SIMPLE_HEAD,
+        padding=0,
     )
-    table.add_column("sampler")
+    table.add_column("sampler", min_width=len("entropy, 2 blocks"))
     for budget in budgets:
-        table.add_column(str(budget), justify="right")
+        table.add_column(str(budget), justify="right", max_width=len("*0.0000 0.0000"))
     rows: dict[tuple[str, str], dict[int, ExactPoint]] = {}
     for point in found.points:
         rows.setdefault((point.graph, point.label), {})[point.budget] = point
@@ -105,10 +107,10 @@ def comparison_table(found: JudgeResult, beside: ControlSet) -> Table:
 def _quality_table(title: str) -> Table:
     """An empty table whose columns are the name of some texts, what `_quality` gives of them, and marks."""
     table = Table(title=title, title_justify="left", header_style="bold", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    table.add_column("", no_wrap=True)
-    for name in ("NFE", "perplexity", "entropy", "dist-2", "self-BLEU"):
-        table.add_column(name, justify="right", no_wrap=name == "perplexity")
-    table.add_column("mark", style="yellow")
+    table.add_column("", min_width=14)
+    for name in ("NFE", "perplexity", "entropy", "dist-2", "self-\nBLEU"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("mark", style="yellow", min_width=len("low entropy,"))
     return table
 
 

@@ -142,9 +142,10 @@ class View:
     def _(self, event: e.TrainStep) -> None:
         metrics = step_metrics(event)
         if self._bars:
-            self._bars.below = metrics_row(metrics)
             # the metrics stand below the running bar; its final line keeps the loss
-            metrics = {"loss": metrics["loss"]} if event.step == event.steps else {}
+            ended = event.step == event.steps
+            self._bars.below = "" if ended else metrics_row(metrics)
+            metrics = {"loss": metrics["loss"]} if ended else {}
         self._advance("training", event.step, event.steps, "steps", metrics)
 
     @show.register

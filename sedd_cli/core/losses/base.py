@@ -17,6 +17,7 @@ from sedd_cli.core.losses.weighting import BOUND, DYNAMIC, NAMES, check_dynamic,
 from sedd_cli.core.registry import Registry
 from sedd_cli.core.schedules import T_MIN
 from sedd_cli.core.score import Loss, Parametrization, ScoreModel
+from sedd_cli.errors import not_one_of
 
 OBJECTIVES = Registry("objective", __package__)
 #: The largest power of t in a weight: with more, the weight at little noise would underflow.
@@ -113,7 +114,7 @@ class ContinuousTime(Objective):
         if not 0 <= self.weight_power <= MOST_POWER:
             raise ValueError(f"weight_power must lie in [0, {MOST_POWER:g}], found {self.weight_power}")
         if self.weighting not in NAMES:
-            raise ValueError(f"weighting must be one of {', '.join(NAMES)}, found {self.weighting!r}")
+            raise ValueError(not_one_of("weighting", NAMES, self.weighting))
         if not 0 < self.weight_cap < math.inf:
             raise ValueError(f"weight_cap must be positive, found {self.weight_cap}")
         if not 0 <= self.importance <= MOST_IMPORTANCE:

@@ -16,6 +16,7 @@ from sedd_cli.core.random import SAMPLER, Stream
 from sedd_cli.core.samplers.base import SAMPLERS, Denoised, Sampler, distribution_option
 from sedd_cli.core.samplers.stepper import MOST_STEPS
 from sedd_cli.core.score import ScoreModel
+from sedd_cli.errors import not_one_of
 
 #: How sure the model is of a position, [R], from p [R, V], the chosen tokens [R] and uniforms [R].
 Order = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -106,7 +107,7 @@ class Confidence(Sampler):
             raise ValueError(f"steps must lie between 1 and {MOST_STEPS:,}, found {self.steps:,}")
         for key, known in (("order", ORDERS), ("quota", QUOTAS)):
             if getattr(self, key) not in known:
-                raise ValueError(f"{key} must be one of {', '.join(known)}, found {getattr(self, key)!r}")
+                raise ValueError(not_one_of(key, known, getattr(self, key)))
         if self.block_length < 0:
             raise ValueError(f"block_length must be at least 1, or 0 for a single block, found {self.block_length}")
         if not 0 <= self.guidance < math.inf:

@@ -19,6 +19,7 @@ from sedd_cli.core.samplers.euler import euler_step
 from sedd_cli.core.samplers.grids import GRIDS
 from sedd_cli.core.samplers.stepper import MOST_STEPS, GridStep, Stepper
 from sedd_cli.core.score import ScoreModel
+from sedd_cli.errors import not_one_of
 
 
 @SAMPLERS.register
@@ -121,7 +122,7 @@ class ReMDMConf(Sampler):
         if not 0 <= self.eta <= 1:
             raise ValueError(f"eta must lie in [0, 1], found {self.eta}")
         if self.grid not in GRIDS:
-            raise ValueError(f"grid must be one of {', '.join(GRIDS)}, found {self.grid!r}")
+            raise ValueError(not_one_of("grid", GRIDS, self.grid))
 
     def distribution_options(self) -> dict[str, Any]:
         return super().distribution_options() | {"eta": self.eta, "normalized": True}

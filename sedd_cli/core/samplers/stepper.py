@@ -27,6 +27,7 @@ from sedd_cli.core.samplers.denoise import LAST_STEPS, decode_step, denoise_step
 from sedd_cli.core.samplers.draws import DRAWS, Draw
 from sedd_cli.core.samplers.grids import GRIDS
 from sedd_cli.core.score import ScoreModel
+from sedd_cli.errors import not_one_of
 
 #: Largest numbers of steps, whose grid is held in memory, and of correctors a step.
 MOST_STEPS, MOST_CORRECTORS = 1 << 20, 1 << 10
@@ -65,7 +66,7 @@ class Stepper(Sampler):
                 raise ValueError(f"{key} must be at most {most:,}, found {value:,}")
         for key, known in (("grid", GRIDS), ("draws", DRAWS), ("last_step", LAST_STEPS)):
             if getattr(self, key) not in known:
-                raise ValueError(f"{key} must be one of {', '.join(known)}, found {getattr(self, key)!r}")
+                raise ValueError(not_one_of(key, known, getattr(self, key)))
 
     def check(self, graph: Graph) -> None:
         super().check(graph)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,7 +20,7 @@ from sedd_cli.data.corpora.wikitext import WIKITEXT2, WIKITEXT103
 from sedd_cli.data.folders import is_prepared, prepared_as
 from sedd_cli.data.formats import format_of
 from sedd_cli.data.manifest import FILE as MANIFEST
-from sedd_cli.errors import RequestError
+from sedd_cli.errors import RequestError, nearest_name
 from sedd_cli.system.files import require_regular
 
 __all__ = [
@@ -67,8 +66,8 @@ def find_corpus(request: Request) -> Corpus:
         raise RequestError(f"corpus {name!r}: {parent} is a folder without {Path(name).name} in it")
     if is_hub_id(name) and not name.startswith(".") and format_of(name) is None:
         return _with_its_splits(hub_corpus(request), request)
-    near = difflib.get_close_matches(name, [*CORPORA, *_files_here()], n=1)
-    hint = f"; did you mean {near[0]}?" if near else ""
+    near = nearest_name(name, [*CORPORA, *_files_here()], 0.6)
+    hint = f"; did you mean {near}?" if near else ""
     raise RequestError(f"corpus {name!r} is no file, no hub id (namespace/name) and none of {', '.join(CORPORA)}{hint}")
 
 

@@ -6,7 +6,6 @@ that are not in the table are refused, unless a format is named.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from sedd_cli.data.formats.files import COMPRESSED, LONGEST, Input, ReadOptions
 from sedd_cli.data.formats.parquet import parquet_records_of, read_parquet
 from sedd_cli.data.formats.plain import read_lines, read_text
 from sedd_cli.data.formats.records import check_sample, encodable
-from sedd_cli.errors import RequestError
+from sedd_cli.errors import RequestError, not_one_of
 
 __all__ = [
     "ENDINGS", "FORMATS", "RECORDS", "ReadOptions", "format_of", "open_archive", "read_documents", "read_lines",
@@ -56,9 +55,7 @@ def chosen_format(name: str, reading: ReadOptions) -> str:
     """The format that is named, else that of the ending; RequestError where neither is known."""
     if reading.format != "auto":
         if reading.format not in FORMATS:
-            near = difflib.get_close_matches(reading.format, FORMATS, n=1)
-            hint = f", did you mean {near[0]}?" if near else ""
-            raise RequestError(f"format {reading.format!r} is not known{hint}; there are: auto, {', '.join(FORMATS)}")
+            raise RequestError(not_one_of("format", ["auto", *FORMATS], reading.format))
         return reading.format
     if not Path(name).exists():
         raise RequestError(f"cannot read {name}: No such file or directory")

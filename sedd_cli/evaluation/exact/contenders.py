@@ -9,6 +9,7 @@ from typing import Any
 
 from sedd_cli.core.graphs import Graph
 from sedd_cli.core.samplers import SAMPLERS, Sampler, Stepper
+from sedd_cli.recipe.outside import outside_parts
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,11 @@ class Contender:
                     yield cls(**(options | {"steps": steps}))
         else:
             yield cls(**options)
+
+
+def outside_contenders() -> list[Contender]:
+    """The samplers that are not of this package, each with its default options."""
+    return [Contender(name.replace("_", "-"), name) for key, name, _ in outside_parts() if key == "sampler"]
 
 
 _FROM_1 = tuple(1 - 0.02 * k for k in range(50))

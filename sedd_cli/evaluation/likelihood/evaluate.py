@@ -13,7 +13,7 @@ import numpy as np
 from sedd_cli import __version__
 from sedd_cli.checkpoints.loaded_model import LoadedModel
 from sedd_cli.data.shards import Dataset
-from sedd_cli.errors import RequestError, WorkError
+from sedd_cli.errors import RequestError, WorkError, did_you_mean
 from sedd_cli.evaluation.baselines.baselines import baselines
 from sedd_cli.evaluation.likelihood.cache import ResultCache
 from sedd_cli.evaluation.likelihood.estimator import estimate, fill
@@ -290,5 +290,8 @@ def _warnings(bounds: dict[str, BoundResult], unknown: int, options: EvaluateOpt
 def _split_name(dataset: Dataset, named: str | None) -> str:
     name = named or dataset.default_split
     if name not in dataset.splits:
-        raise RequestError(f"{dataset.manifest.corpus} has no split {name!r}, it has {', '.join(dataset.splits)}")
+        raise RequestError(
+            f"{dataset.manifest.corpus} has no split {name!r}, it has {', '.join(dataset.splits)}"
+            f"{did_you_mean(name, dataset.splits)}"
+        )
     return name

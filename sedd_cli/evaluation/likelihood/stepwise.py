@@ -17,6 +17,7 @@ from sedd_cli.evaluation.likelihood.results import BoundResult, MonteCarlo
 from sedd_cli.evaluation.likelihood.summary import summary
 from sedd_cli.inference.bound import MonteCarloOptions
 from sedd_cli.inference.sampling import ResolvedSampler, Sampling
+from sedd_cli.recipe.outside import code_of
 from sedd_cli.system.distributed import Dist
 from sedd_cli.system.events import Event
 
@@ -51,7 +52,8 @@ class Followed:
     @property
     def key(self) -> list[Any]:
         """What determines the draws, besides model, text and seed."""
-        return [asdict(self.sampler), self.sampler.name, self.resolved.score.parametrization]
+        code = code_of(type(self.sampler)).values()
+        return [asdict(self.sampler), self.sampler.name, self.resolved.score.parametrization, *code]
 
     @property
     def process(self) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from sedd_cli.checkpoints.loaded_model import LoadedModel
+from sedd_cli.checkpoints.own_text import own_dataset
 from sedd_cli.data.corpora import find_corpus
 from sedd_cli.data.prepare import PrepareOptions, prepare
 from sedd_cli.data.prepared import find_prepared
@@ -43,12 +44,27 @@ def prepared_for(model: LoadedModel | CausalModel, text: Text, dist: Dist) -> Ge
     wanted = PrepareOptions(text.corpus, text.local, tokenizer=name, **text.reading)
     if model.recipe and model.recipe.data.corpus == text.corpus and text.local is None and not text.reading:
         own = model.recipe.data.prepared()
+        if (kept := _kept(model, own)) is not None:
+            return kept
         wanted = replace(own, tokenizer=name)
         if own.tokenizer is not None or find_corpus(own).prepared is not None or not find_prepared(wanted):
             dataset = yield from prepared_by_main(own, dist)
             if dataset.tokenizer.fingerprint == tokenizer.fingerprint:
                 return dataset
     return (yield from prepared_by_main(wanted, dist))
+
+
+def _kept(model: LoadedModel | CausalModel, own: PrepareOptions) -> Dataset | None:
+    """What was prepared of the text that a model was trained on, where the text itself is not found any more.
+
+    Its file may have moved, or be named as seen from another folder.
+    """
+    try:
+        find_corpus(own)
+    except RequestError:
+        if model.recipe is not None and model.tokenizer_source is not None:
+            return own_dataset(Path(model.tokenizer_source), model.recipe)
+    return None
 
 
 def _stored(tokenizer: Tokenizer) -> str:

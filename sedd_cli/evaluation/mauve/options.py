@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sedd_cli.errors import RequestError
+from sedd_cli.errors import RequestError, not_one_of
 from sedd_cli.inference.sampling import Sampling
 
 MODES = ("standard", "infill")
@@ -48,7 +48,7 @@ class MauveOptions:
 
     def __post_init__(self) -> None:
         if self.mode not in MODES:
-            raise RequestError(f"mode must be one of {', '.join(MODES)}, found {self.mode!r}")
+            raise RequestError(not_one_of("mode", MODES, self.mode))
         for name in ("count", "generations", "prompt", "new", "seeds", "batch"):
             if getattr(self, name) < 1:
                 name_ = "the number of references (-n)" if name == "count" else name

@@ -16,6 +16,7 @@ from sedd_cli.evaluation.scorers.causal import CausalModel
 from sedd_cli.evaluation.scorers.continuation import continue_prompts
 from sedd_cli.inference.denoise import DenoisedRow, SequenceRequest, denoise
 from sedd_cli.inference.sampling import Sampling
+from sedd_cli.recipe.outside import code_of
 from sedd_cli.system.events import Event, Progress
 
 #: The default nucleus of a left-to-right model, as in the paper.
@@ -47,6 +48,7 @@ class Denoiser:
             "name": self.resolved.sampler.name,
             **dataclasses.asdict(self.resolved.sampler),
             "normalized": options.normalized,
+            **code_of(type(self.resolved.sampler)),
         }
 
     def identity(self) -> list[Any]:

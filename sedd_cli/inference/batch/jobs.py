@@ -19,6 +19,7 @@ from sedd_cli.inference.infill import fill_plans, next_plans
 from sedd_cli.inference.plan import Plan, plan_job
 from sedd_cli.inference.resumable import stored, writing
 from sedd_cli.inference.sampling import Sampling
+from sedd_cli.recipe.outside import code_of
 from sedd_cli.system.digests import digest
 from sedd_cli.system.events import Event, Filled, Note, Warn, expand_events
 from sedd_cli.system.files import is_stream
@@ -125,6 +126,7 @@ def _setting(model: LoadedModel, sampling: Sampling, asked: Mapping[str, Any]) -
     usual = Sampling()
     given = {name: value for name, value in dataclasses.asdict(sampling).items() if value != getattr(usual, name)}
     given.pop("batch", None)  # it changes no result
+    given |= code_of(type(sampling.resolve(model).sampler))
     return {
         "model": {
             "source": model.source,

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 from sedd_cli.data.formats.records import parse_record, repeated_keys
-from sedd_cli.errors import RequestError, listed, shortened
+from sedd_cli.errors import RequestError, listed, nearest_name, shortened
 from sedd_cli.inference.plan import Job
 from sedd_cli.inference.template import gap_between, parse_template
 from sedd_cli.recipe.build import build
@@ -148,7 +147,6 @@ def _json_job(source: str, number: int, line: bytes, defaults: Defaults) -> JobL
 def _meant(extra: dict[str, Any], record: dict[str, Any]) -> str:
     """What is said of a key that looks like a field misspelt; nothing where there is none."""
     for key in extra:
-        close = difflib.get_close_matches(shortened(key), [name for name in FIELDS if name not in record], 1, 0.75)
-        if close:
-            return f"found {shortened(key)!r}, did you mean {close[0]!r}?"
+        if close := nearest_name(key, [name for name in FIELDS if name not in record], 0.75):
+            return f"found {shortened(key)!r}, did you mean {close!r}?"
     return ""

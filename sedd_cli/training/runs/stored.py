@@ -8,7 +8,6 @@ from typing import Any
 
 from sedd_cli.core.protocols import sign
 from sedd_cli.errors import DamageError
-from sedd_cli.recipe import Recipe
 from sedd_cli.system.documents import read_json
 
 #: Protocols in the order in which a view of one number takes them.
@@ -76,9 +75,9 @@ def stored_bounds(run: Path) -> list[StoredBound]:
     return found
 
 
-def last_bound(bounds: list[StoredBound], recipe: Recipe) -> StoredBound | None:
+def last_bound(bounds: list[StoredBound], corpus: str) -> StoredBound | None:
     """The likelihood that speaks for a run: the latest step, its own corpus, the test split, the whole of it."""
-    own = [b for b in bounds if _is_own(b, recipe)]
+    own = [b for b in bounds if _is_own(b, corpus)]
     return max(own, key=_rank, default=None)
 
 
@@ -95,10 +94,10 @@ def baselines_of(bound: StoredBound, bounds: list[StoredBound]) -> dict[str, flo
     return next((b.baselines for b in (bound, *bounds) if b.text == bound.text and b.baselines), {})
 
 
-def _is_own(bound: StoredBound, recipe: Recipe) -> bool:
-    named = Path(recipe.data.corpus)
+def _is_own(bound: StoredBound, corpus: str) -> bool:
+    named = Path(corpus)
     is_report = bound.path.name == f"{bound.split}-step-{bound.step}.json"
-    return is_report or bound.corpus in (recipe.data.corpus, named.name, named.stem)
+    return is_report or bound.corpus in (corpus, named.name, named.stem)
 
 
 def _rank(bound: StoredBound) -> tuple[Any, ...]:

@@ -15,6 +15,7 @@ from typing import Any
 from sedd_cli.checkpoints.run_directory import MAY_CHANGE, is_run
 from sedd_cli.errors import RequestError, WorkError
 from sedd_cli.recipe import Recipe, differences, load_recipe, shipped
+from sedd_cli.recipe.stored import StoredRecipe, read_stored
 from sedd_cli.training.status import Status, status
 
 #: How deep below a folder runs are looked for.
@@ -92,12 +93,12 @@ def find_runs(folder: Path) -> list[Path]:
 def list_runs(folder: Path) -> list[RunSummary]:
     """The runs of a folder, the last one written to first; what few of them changed stands first in `changes`."""
     now, paths = time.time(), sorted(find_runs(folder), key=_written)
-    recipes: dict[Path, Recipe] = {}
+    recipes: dict[Path, StoredRecipe] = {}
     found = []
     for path in paths:  # the oldest first: later ones are compared with earlier ones
         name, old, disk = path.relative_to(folder).as_posix(), now - _written(path), disk_of(path)
         try:
-            recipe, one = load_recipe(path / "recipe.yaml"), status(path)
+            recipe, one = read_stored(path / "recipe.yaml"), status(path)
         except (RequestError, WorkError, OSError) as error:
             found.append(RunSummary(name, path, "", [], None, disk, old, None, str(error)))
             continue
@@ -110,7 +111,7 @@ def list_runs(folder: Path) -> list[RunSummary]:
     return found[::-1]
 
 
-def nearest_recipe(recipe: Recipe, others: dict[Path, Recipe]) -> tuple[str, list[str]]:
+def nearest_recipe(recipe: StoredRecipe, others: dict[Path, StoredRecipe]) -> tuple[str, list[str]]:
     """What a recipe is best compared with, and the differences: the shipped one of its name, else the nearest run."""
     files = shipped()
     if (name := next((n for n in files if n in (recipe.name, f"mini/{recipe.name}")), None)) is not None:
@@ -120,7 +121,7 @@ def nearest_recipe(recipe: Recipe, others: dict[Path, Recipe]) -> tuple[str, lis
     return nearest, compared.get(nearest, [])
 
 
-def changes_between(old: Recipe, new: Recipe) -> list[str]:
+def changes_between(old: Recipe | StoredRecipe, new: Recipe | StoredRecipe) -> list[str]:
     """The keys of a recipe that differ from another's, as "key=value"."""
     lines = differences(old.to_data(), new.to_data())
     pairs = (line.partition(": ")[::2] for line in lines if not line.startswith(ASIDE))

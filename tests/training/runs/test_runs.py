@@ -6,6 +6,7 @@ import dataclasses
 import json
 import math
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -77,7 +78,7 @@ def test_the_list_tells_what_each_run_is(pair, workplace):
     assert first.parameters > model.hidden_size**2 * 12
     assert first.disk == disk_of(pair[0]) > 4 * first.parameters
     assert first.age > 1e8 > last.age
-    assert last.status.bound == last_bound(stored_bounds(pair[1]), load_recipe(pair[1] / "recipe.yaml"))
+    assert last.status.bound == last_bound(stored_bounds(pair[1]), load_recipe(pair[1] / "recipe.yaml").data.corpus)
 
 
 def test_a_shipped_recipe_is_what_a_run_of_its_name_is_compared_with(tmp_path):
@@ -118,13 +119,13 @@ def test_the_bound_of_a_run_is_of_its_last_step_its_own_text_and_the_whole_of_it
         (run / "results" / f"eval-{name}.json").write_text(json.dumps(result | changes))
     (run / "results" / "broken.json").write_text("{")
     (run / "results" / "other.json").write_text('{"bounds": [1]}')
-    found = last_bound(stored_bounds(run), recipe)
+    found = last_bound(stored_bounds(run), recipe.data.corpus)
     assert found.path == report
     assert (found.protocol, found.sign, found.bits) == ("rigorous", "≤", result["bounds"]["rigorous"]["bits_per_char"])
 
 
 def test_the_documents_of_a_result_add_up_to_it(pair):
-    found = last_bound(stored_bounds(pair[0]), load_recipe(pair[0] / "recipe.yaml"))
+    found = last_bound(stored_bounds(pair[0]), load_recipe(pair[0] / "recipe.yaml").data.corpus)
     nats, tokens = found.documents()
     assert sum(tokens) == found.tokens
     assert sum(nats) == pytest.approx(found.nats_per_token * found.tokens)
@@ -207,6 +208,21 @@ def test_the_views_fit_the_screen(sedd, pair, monkeypatch, width):
     assert "deep/faster" in sedd("runs", pair[0].parent).out
     assert "paired by document" in done.out
     assert "B - A" in done.out
+
+
+def test_no_word_of_a_status_and_of_a_comparison_is_broken_at_80_columns(sedd, pair, monkeypatch):
+    def words(*command, width: int) -> set[str]:
+        monkeypatch.setenv("COLUMNS", str(width))
+        lines = [line for line in sedd(*command).out.splitlines() if not re.search("[┤└]|steps$", line)]
+        return {word for line in lines for word in line.split()}
+
+    for command in (["status", pair[1]], ["compare", *pair]):
+        whole = words(*command, width=400)
+        paths = {word for word in whole if "/" in word and len(word) > 40}  # longer than a column
+        assert whole - paths <= words(*command, width=80)
+    monkeypatch.setenv("COLUMNS", "80")
+    listed = sedd("runs", pair[0].parent).out.splitlines()
+    assert len(listed) <= 1 + 2 * 2
 
 
 def test_the_commands_print_one_document(sedd, pair):

@@ -6,11 +6,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from sedd_cli.cli.choose import choose_model, require_one_process
-from sedd_cli.cli.option_groups import ModelOptions
+from sedd_cli.cli.option_groups import ModelOptions, sampler_names
 from sedd_cli.cli.outcome import NOTHING_KEPT, output
 from sedd_cli.cli.view.quality import exact_table
 from sedd_cli.cli.view.view import View
 from sedd_cli.errors import RequestError
+from sedd_cli.system.software import recorded
 
 RESULT, FIGURE = "exact.json", "exact.png"
 
@@ -45,8 +46,8 @@ def exact_sweep(using: ModelOptions, request: ExactRequest) -> None:
         raise RequestError(f"--exact computes on the CPU, found --device {using.device}")
     chosen = {
         "evaluations": None if request.steps is None else parse_sweep(f"steps={request.steps}"),
-        "samplers": None if request.sampler is None else tuple(request.sampler.replace("-", "_").split(",")),
-        "graphs": None if request.graph is None else tuple(request.graph.split(",")),
+        "samplers": None if request.sampler in (None, "all") else sampler_names(request.sampler),
+        "graphs": None if request.graph is None else tuple(request.graph.replace("-", "_").split(",")),
         "letters": request.letters,
         "length": request.length,
     }
@@ -62,7 +63,7 @@ def exact_sweep(using: ModelOptions, request: ExactRequest) -> None:
         model = choose_model(view, replace(using, device="cpu").choice)
         job = sweep_model(model, options)
     result = view.run(job, NOTHING_KEPT)
-    found = result.to_dict()
+    found = recorded(result.to_dict())
     view.result(exact_table(result))
     if request.out is not None:
         try:

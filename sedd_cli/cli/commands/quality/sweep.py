@@ -11,7 +11,7 @@ from sedd_cli.cli import options as o
 from sedd_cli.cli.choose import choose_any, require_one_process
 from sedd_cli.cli.commands.quality.exact_sweep import ExactRequest, exact_sweep
 from sedd_cli.cli.commands.quality.judge import load_judge, reference_corpus
-from sedd_cli.cli.option_groups import ModelOptions, model_options
+from sedd_cli.cli.option_groups import ModelOptions, model_options, sampler_names
 from sedd_cli.cli.outcome import output
 from sedd_cli.cli.view.quality import point_name, sweep_table, verdict
 from sedd_cli.cli.view.view import View
@@ -74,6 +74,7 @@ def sweep(
     source whose sequences can be enumerated.
 
     Example: sedd sweep --steps 32,64,...,2048 --sampler tweedie,euler --judge gpt2-large -n 64 --out figure1
+
     Example: sedd sweep --exact --plot frontier.png
     """
     if exact:
@@ -98,7 +99,7 @@ def sweep(
     from sedd_cli.system.outputs import check_folder
 
     view = View(using.json, using.quiet)
-    samplers, folder = tuple((sampler or "tweedie").split(",")), out or Path("sweep")
+    samplers, folder = sampler_names(sampler or "tweedie"), out or Path("sweep")
     points = parse_sweep(f"steps={steps}"), samplers, 64 if n is None else n, length, seed
     options = SweepOptions(folder, *points, self_bleu is not False, resume, parse_temperatures(temperature))
     require_one_process("sweep")

@@ -12,10 +12,13 @@ from sedd_cli.cli.outcome import output
 from sedd_cli.cli.view.runs import comparison_table, draw_comparison
 from sedd_cli.cli.view.view import View
 from sedd_cli.errors import RequestError
+from sedd_cli.system.software import recorded
 
 
 def compare(
-    runs: Annotated[list[Path], typer.Argument(metavar="RUN", help="The folders of two to six runs.")],
+    runs: Annotated[
+        list[Path], typer.Argument(metavar="RUN", help="Folders of two to six runs, or names under ./runs.")
+    ],
     out: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="Also write the curves as FILE.png, or all of it as FILE.html."),
@@ -31,6 +34,7 @@ def compare(
 
     Example: sedd compare runs/quickstart runs/longer --out curves.png
     """
+    from sedd_cli.checkpoints.run_directory import find_run
     from sedd_cli.cli.commands.runs.page import comparison_page
     from sedd_cli.system.files import write_whole
     from sedd_cli.system.outputs import check_outputs
@@ -40,7 +44,7 @@ def compare(
 
     if out is not None and out.suffix.lower() not in (".png", ".html"):
         raise RequestError(f"--out: a name that ends in .png or .html is needed, found {out}")
-    view = View(json, quiet)
+    view, runs = View(json, quiet), [find_run(run) for run in runs]
     check_outputs({"--out": out}, {"RUN": runs})
     found = compare_runs(runs)
     if out is not None and not any(curve.raw for curve in found.curves):
@@ -52,7 +56,7 @@ def compare(
     view.result(comparison_table(found, view.console.width))
     if not quiet:
         draw_comparison(view.console, found)
-    document = found.to_dict()
+    document = recorded(found.to_dict())
     if out is not None:
         document["out"] = str(out)
         output.stored = True

@@ -15,7 +15,7 @@ from sedd_cli.errors import RequestError
 
 
 def status(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run.")],
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run, or its name under ./runs.")],
     plot: Annotated[bool, typer.Option("--plot", help="Also write RUN/curve.png.")] = False,
     json: o.Json = False,
     quiet: o.Quiet = False,
@@ -24,12 +24,12 @@ def status(
 
     Example: sedd status runs/quickstart --plot
     """
-    from sedd_cli.checkpoints.run_directory import is_run
+    from sedd_cli.checkpoints.run_directory import find_run, is_run
     from sedd_cli.system.outputs import check_outputs
     from sedd_cli.training.runs.figure import plot_status
     from sedd_cli.training.status import status as read
 
-    view = View(json, quiet)
+    view, run = View(json, quiet), find_run(run)
     found = read(run)
     document = dataclasses.asdict(found)
     if plot:
