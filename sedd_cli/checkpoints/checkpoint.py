@@ -200,12 +200,25 @@ def json_file(data: Any) -> Writer:
     return text_file(json_text(data, 1) + "\n")
 
 
-def latest(run: Path) -> Checkpoint | None:
-    """The checkpoint that `latest` names, verified; None if there is none yet."""
+def latest_named(run: Path) -> str | None:
+    """What `latest` says, whatever it is; None where there is no such file."""
     if not (run / LATEST).is_file():
         return None
     with (run / LATEST).open(encoding="utf-8", errors="replace") as file:
-        name = file.read(2 * MESSAGE).strip()
+        return file.read(2 * MESSAGE).strip()
+
+
+def latest_name(run: Path) -> str | None:
+    """The name of the checkpoint that `latest` names; None where it names none, or is damaged."""
+    name = latest_named(run)
+    return name if name and re.fullmatch(NAME, name) else None
+
+
+def latest(run: Path) -> Checkpoint | None:
+    """The checkpoint that `latest` names, verified; None if there is none yet."""
+    name = latest_named(run)
+    if name is None:
+        return None
     if not re.fullmatch(NAME, name) or not (run / "checkpoints" / name).is_dir():
         there = ", ".join(c.folder.name for c in sorted(_complete(run / "checkpoints"), key=lambda c: c.step))
         raise DamageError(

@@ -20,6 +20,8 @@ from sedd_cli.system.documents import is_plain_name, read_json
 
 #: What follows the name of weights in that of the index of their shards.
 INDEX = ".index.json"
+#: Most files of one model.
+MOST_SHARDS = 4096
 #: The beginning of a pointer file of Git LFS.
 LFS = b"version https://git-lfs"
 #: The message of an unpickler that refuses to import a name.
@@ -63,6 +65,8 @@ def shards_of(index: Path) -> dict[str, str]:
         raise DamageError(f"{index} is no index of shards: it has no weight_map")
     if wrong := [file for file in shards.values() if not is_plain_name(file)]:
         raise RequestError(f"{index} names {displayed(wrong[0])}, which is no file of its own folder")
+    if (count := len(set(shards.values()))) > MOST_SHARDS:
+        raise RequestError(f"{index} names {count:,} files, at most {MOST_SHARDS:,} are read (the limit MOST_SHARDS)")
     return dict(shards)
 
 

@@ -93,9 +93,9 @@ def infill(
 
     Example: sedd infill "Return the [MASK:6] of the [MASK:2-5] list."
     """
+    from sedd_cli.cli.inputs import check_written
     from sedd_cli.inference.plan import Job
     from sedd_cli.inference.template import gap_between, parse_template
-    from sedd_cli.system.outputs import check_outputs
 
     ways = {
         "TEMPLATE": bool(words),
@@ -119,7 +119,7 @@ def infill(
     if every and candidates == 1:
         raise RequestError("--all shows candidates, and --candidates 1 leaves nothing to show")
     reads = {"--input": jobs, "--model": model_files(using.model), "--tokenizer": using.tokenizer}
-    check_outputs({"--out": out, **watching.files}, reads)
+    check_written({"--out": out, **watching.files}, reads)
     watching.check(view.quiet)
     lines = _read(jobs) if jobs is not None else iter(())
     if jobs is not None and out is not None and resume:

@@ -14,20 +14,24 @@ from torch import Tensor
 from sedd_cli.checkpoints.loaded_model import LoadedModel
 from sedd_cli.core.graphs import GRAPHS
 from sedd_cli.core.samplers import SAMPLERS, Sampler
+from sedd_cli.core.samplers.stepper import MOST_STEPS
 from sedd_cli.core.samplers.tweedie import Tweedie
 from sedd_cli.core.score import ScoreModel
-from sedd_cli.errors import RequestError
+from sedd_cli.errors import DamageError, RequestError
 from sedd_cli.evaluation.exact.contenders import CONTENDERS, Contender
 from sedd_cli.evaluation.exact.distances import DRAWS, Distance, drawn, drawn_law, enumerated, total_variation
 from sedd_cli.evaluation.exact.law import exact_law
 from sedd_cli.evaluation.exact.source import LETTERS, MarkovSource
 from sedd_cli.evaluation.exact.states import Law, check_enumerable
 from sedd_cli.recipe.build import nearest
+from sedd_cli.system.documents import read_json
 from sedd_cli.system.events import Event, Progress
 from sedd_cli.system.plotting import empty_figure, save
 
 #: Steps of the chain that stands for the distribution of a trained model, and of the one that tells its error.
 REFERENCE_STEPS = 256
+#: The file that a folder of results holds.
+RESULT = "exact.json"
 #: Differences of total variation that are rounding.
 TIED = 1e-9
 #: The numbers of evaluations that are compared where none are named.
@@ -47,6 +51,7 @@ class ExactOptions:
     draws: int = DRAWS
 
     def __post_init__(self) -> None:
+        _check_lists(self)
         for name in self.samplers or ():
             if name not in SAMPLERS:
                 raise RequestError(f"unknown sampler {name!r}{nearest(name, SAMPLERS)}")
@@ -69,6 +74,16 @@ class ExactOptions:
     def contenders(self) -> list[Contender]:
         """The lines of the table."""
         return [one for one in CONTENDERS if self.samplers is None or one.sampler in self.samplers]
+
+
+def _check_lists(options: ExactOptions) -> None:
+    """RequestError for a name that stands twice, and for numbers of steps that no sampler takes."""
+    for what, names in (("sampler", options.samplers or ()), ("graph", options.graphs)):
+        if twice := [name for name in names if names.count(name) > 1]:
+            raise RequestError(f"the {what} {twice[0]!r} is named twice")
+    for number in options.evaluations:
+        if not 1 <= number <= MOST_STEPS:
+            raise RequestError(f"steps must lie between 1 and {MOST_STEPS:,}, found {number:,}")
 
 
 @dataclass(frozen=True)
@@ -108,6 +123,15 @@ class ExactResult:
             "points": [point.to_dict() for point in self.points],
             "nearest": {f"{graph} {budget}": of for (graph, budget), of in nearest_samplers(self.points).items()},
         }
+
+
+def holds_exact_sweep(folder: Path) -> bool:
+    """Whether this is the folder of such a sweep, by its result."""
+    try:
+        found = read_json(folder / RESULT)
+    except (OSError, DamageError, RequestError):
+        return False
+    return isinstance(found, dict) and {"source", "length", "reference", "points"} <= found.keys()
 
 
 def nearest_samplers(points: tuple[ExactPoint, ...]) -> dict[tuple[str, int], list[str]]:
