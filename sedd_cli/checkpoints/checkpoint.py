@@ -27,7 +27,7 @@ from torch.distributed import ProcessGroup
 from sedd_cli.errors import MESSAGE, DamageError, RequestError, WorkError, displayed
 from sedd_cli.system.digests import sha256_of
 from sedd_cli.system.documents import is_plain_name, read_json
-from sedd_cli.system.files import sync_path, write_whole
+from sedd_cli.system.files import require_utf8, sync_path, write_whole
 from sedd_cli.system.json_lines import json_text
 
 MANIFEST, LATEST = "manifest.json", "latest"
@@ -235,6 +235,7 @@ def latest(run: Path) -> Checkpoint | None:
 
 def open_checkpoint(folder: Path) -> Checkpoint:
     """Verify all files against the manifest; DamageError names the first one that is missing or altered."""
+    require_utf8(folder, "the checkpoint")
     try:
         manifest = read_json(folder / MANIFEST)
         digests, layout, step = dict(manifest["sha256"]), manifest.get("layout"), manifest["step"]

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from sedd_cli.errors import DamageError, RequestError, displayed, first_line, listed, shortened
 from sedd_cli.system.documents import is_plain_name, read_json
+from sedd_cli.system.files import require_utf8
 
 #: What follows the name of weights in that of the index of their shards.
 INDEX = ".index.json"
@@ -35,6 +36,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         DamageError: The file cannot be read.
         RequestError: A pickle holds more than tensors; its code is not run.
     """
+    require_utf8(path, "the weights")
     with path.open("rb") as file:
         if file.read(len(LFS)) == LFS:
             raise DamageError(f"{path} is a pointer of Git LFS, not the file itself: fetch it with `git lfs pull`")

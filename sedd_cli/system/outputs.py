@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 from sedd_cli.errors import RequestError, shortened
-from sedd_cli.system.files import is_left, is_stream
+from sedd_cli.system.files import is_left, is_stream, require_utf8
 from sedd_cli.system.home import home
 
 #: Options that name models and runs: of a run only READ_OF_A_RUN is read, of other folders every file.
@@ -65,6 +65,7 @@ def check_folder(option: str, folder: Path, own: Callable[[Path], bool], what: s
     what: the kind of folder that the command makes, as in "a run".
     """
     _check_name(option, folder)
+    require_utf8(folder, option)
     place = _place(folder)
     if place.parent.name == "checkpoints" and (place.parent.parent / "recipe.yaml").is_file():
         raise RequestError(f"cannot write to {folder}: {place.parent} holds the checkpoints of a run")

@@ -248,6 +248,16 @@ def _copy(run, to):
     return to
 
 
+def test_no_run_and_no_export_gets_a_name_under_which_it_cannot_be_opened(here, tiny_run, workplace, sedd):
+    odd = os.fsdecode(b"odd\xff")
+    for words in (("train", workplace / "tiny.yaml", "--run-dir", odd), ("export", tiny_run, "--to", odd)):
+        ended = sedd(*words)
+        assert (ended.code, "is no UTF-8" in ended.err, (here / odd).exists()) == (2, True, False)
+    shutil.copytree(tiny_run, here / odd)
+    ended = sedd("sample", "--model", odd)
+    assert (ended.code, ended.err.count("\n"), "is no UTF-8" in ended.err) == (2, 1, True)
+
+
 def test_a_table_does_not_replace_its_runs(here, sedd):
     folder = here / "runs" / "mini" / "table2" / "autoregressive" / "seed-0"
     folder.mkdir(parents=True)
