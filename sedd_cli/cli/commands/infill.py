@@ -209,7 +209,8 @@ def _fill_jobs(
     interrupted = "interrupted: finished jobs are kept, the same command continues" if out is not None else ""
     result = show_samples(view, chosen, filling, "sedd infill", None, watching, interrupted)
     if out is not None:
-        view.say(f"wrote {out}: {result.fillings:,} fillings of {result.lines:,} lines", "dim")
+        wrote = f"wrote {out}" if out.exists() else f"nothing was written to {out}"
+        view.say(f"{wrote}: {result.fillings:,} fillings of {result.lines:,} lines", "dim")
     error = _refusal(result, view.quiet) if result.refused else None
     view.document(recorded(result.to_dict()), error)
     if error:
