@@ -27,7 +27,7 @@ from torch.distributed import ProcessGroup
 from sedd_cli.errors import MESSAGE, DamageError, RequestError, WorkError, displayed
 from sedd_cli.system.digests import sha256_of
 from sedd_cli.system.documents import is_plain_name, read_json
-from sedd_cli.system.files import sync_path, write_whole
+from sedd_cli.system.files import require_utf8, sync_path, write_whole
 from sedd_cli.system.json_lines import json_text
 
 MANIFEST, LATEST = "manifest.json", "latest"
@@ -200,12 +200,25 @@ def json_file(data: Any) -> Writer:
     return text_file(json_text(data, 1) + "\n")
 
 
-def latest(run: Path) -> Checkpoint | None:
-    """The checkpoint that `latest` names, verified; None if there is none yet."""
+def latest_named(run: Path) -> str | None:
+    """What `latest` says, whatever it is; None where there is no such file."""
     if not (run / LATEST).is_file():
         return None
     with (run / LATEST).open(encoding="utf-8", errors="replace") as file:
-        name = file.read(2 * MESSAGE).strip()
+        return file.read(2 * MESSAGE).strip()
+
+
+def latest_name(run: Path) -> str | None:
+    """The name of the checkpoint that `latest` names; None where it names none, or is damaged."""
+    name = latest_named(run)
+    return name if name and re.fullmatch(NAME, name) else None
+
+
+def latest(run: Path) -> Checkpoint | None:
+    """The checkpoint that `latest` names, verified; None if there is none yet."""
+    name = latest_named(run)
+    if name is None:
+        return None
     if not re.fullmatch(NAME, name) or not (run / "checkpoints" / name).is_dir():
         there = ", ".join(c.folder.name for c in sorted(_complete(run / "checkpoints"), key=lambda c: c.step))
         raise DamageError(
@@ -222,6 +235,7 @@ def latest(run: Path) -> Checkpoint | None:
 
 def open_checkpoint(folder: Path) -> Checkpoint:
     """Verify all files against the manifest; DamageError names the first one that is missing or altered."""
+    require_utf8(folder, "the checkpoint")
     try:
         manifest = read_json(folder / MANIFEST)
         digests, layout, step = dict(manifest["sha256"]), manifest.get("layout"), manifest["step"]

@@ -110,10 +110,10 @@ class RunDir:
 
     def last_good(self) -> str:
         """The newest checkpoint, for a message."""
-        mark = self.path / checkpoint.LATEST
-        if not mark.is_file():
+        latest = checkpoint.latest_name(self.path)
+        if latest is None:
             return "no checkpoint was saved yet"
-        return f"the last good checkpoint is {self.path / 'checkpoints' / mark.read_text().strip()}"
+        return f"the last good checkpoint is {self.path / 'checkpoints' / latest}"
 
     def log(self, record: dict[str, Any]) -> None:
         """Append a record to metrics.jsonl."""

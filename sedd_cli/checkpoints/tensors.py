@@ -17,9 +17,12 @@ from torch import Tensor, nn
 
 from sedd_cli.errors import DamageError, RequestError, displayed, first_line, listed, shortened
 from sedd_cli.system.documents import is_plain_name, read_json
+from sedd_cli.system.files import require_utf8
 
 #: What follows the name of weights in that of the index of their shards.
 INDEX = ".index.json"
+#: Most files of one model.
+MOST_SHARDS = 4096
 #: The beginning of a pointer file of Git LFS.
 LFS = b"version https://git-lfs"
 #: The message of an unpickler that refuses to import a name.
@@ -33,6 +36,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         DamageError: The file cannot be read.
         RequestError: A pickle holds more than tensors; its code is not run.
     """
+    require_utf8(path, "the weights")
     with path.open("rb") as file:
         if file.read(len(LFS)) == LFS:
             raise DamageError(f"{path} is a pointer of Git LFS, not the file itself: fetch it with `git lfs pull`")
@@ -63,6 +67,8 @@ def shards_of(index: Path) -> dict[str, str]:
         raise DamageError(f"{index} is no index of shards: it has no weight_map")
     if wrong := [file for file in shards.values() if not is_plain_name(file)]:
         raise RequestError(f"{index} names {displayed(wrong[0])}, which is no file of its own folder")
+    if (count := len(set(shards.values()))) > MOST_SHARDS:
+        raise RequestError(f"{index} names {count:,} files, at most {MOST_SHARDS:,} are read (the limit MOST_SHARDS)")
     return dict(shards)
 
 

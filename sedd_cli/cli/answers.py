@@ -25,10 +25,10 @@ def evaluate_answers(
     view: View, using: ModelOptions, protocols: list[str], local: list[str], out: Path | None, seed: int
 ) -> None:
     """Estimate log p(answer | prompt) of the pairs in a file, by LLaDA's protocol and over the tokens alone."""
+    from sedd_cli.cli.inputs import check_written
     from sedd_cli.evaluation.likelihood.answers import read_pairs, score_answers
     from sedd_cli.system.files import write_whole
     from sedd_cli.system.json_lines import json_text
-    from sedd_cli.system.outputs import check_outputs
 
     if protocols != [PROTOCOL] or len(local) != 1:
         raise RequestError(
@@ -36,7 +36,7 @@ def evaluate_answers(
         )
     pairs = read_pairs(Path(local[0]))
     reads = {"--from": local, "--model": model_files(using.model), "--tokenizer": using.tokenizer}
-    check_outputs({"--out": out}, reads)
+    check_written({"--out": out}, reads)
     precision = "fp32" if using.precision == "auto" else using.precision
     model = choose_model(view, replace(using, precision=precision).choice)
     result = recorded(view.run(score_answers(model, pairs, seed=seed)).to_dict())

@@ -168,7 +168,7 @@ def _check_surroundings() -> None:
 def _failed(error: BaseException, as_json: bool) -> int:
     """Write the document of a failed command where none is there; returns the exit code."""
     if as_json and not output.document:
-        output.json(failure(error))
+        output.json(output.result | failure(error))
     return exit_code(error)
 
 

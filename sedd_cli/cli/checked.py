@@ -1,4 +1,4 @@
-"""What every command does before its work: it imports parts of the user's own, and refuses values without a meaning."""
+"""What every command does before its work: import parts of the user's own, refuse odd values, note inputs."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import typer
 import typer.core
 
 from sedd_cli.cli.importing import import_offered, name_parts
+from sedd_cli.cli.inputs import note_inputs
 
 #: The options whose value is a text that may be empty.
 TEXTS = {"template", "prefix", "suffix", "prompt"}
@@ -43,6 +44,7 @@ class Checked(typer.core.TyperCommand):
     def invoke(self, ctx: typer.Context) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Import the parts that installed packages offer, and run the command unless a number is NaN or infinite."""
         import_offered()
+        note_inputs(self.params, ctx.params)
         for param in self.params:
             value = ctx.params.get(param.name or "")
             if isinstance(value, float) and not math.isfinite(value):

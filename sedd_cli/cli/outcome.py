@@ -88,6 +88,8 @@ class Output:
     def reset(self) -> None:
         """Begin a command."""
         self.document = self.stored = False
+        #: The JSON document so far: a command that fails after it has its result writes both.
+        self.result: dict[str, Any] = {}
         #: The line after Ctrl-C: what is kept, and how to go on.
         self.interrupted = BEFORE_THE_WORK
         self._gone: dict[bool, str] = {}

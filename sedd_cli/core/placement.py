@@ -16,7 +16,9 @@ from torch import Tensor
 #: Cells of the table of `placed_sigma`, equal in log sigma.
 CELLS = 2048
 #: Share of the draws of `placed_sigma` that are even in log sigma: their weight, at most sigma·log(high/low)/LOG_SHARE,
-#: bounds what one moved token counts. Without it a few draws decide, and intervals from few replicates lie too low.
+#: bounds what one moved token counts. Measured on the uniform graph under loglinear noise (exact scores, 32 independent
+#: tokens a block, 40 blocks, 24 evaluations each, nominal 95 %): without it 263 of 300 intervals covered and 36 of the
+#: 37 misses lay below the truth; with it 279, misses on both sides. Nothing is claimed for other shares.
 LOG_SHARE = 0.5
 
 

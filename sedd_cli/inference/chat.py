@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,14 +12,44 @@ from typing import Any
 from sedd_cli.checkpoints.loaded_model import LoadedModel
 from sedd_cli.data.tokenizers.huggingface import HuggingFaceTokenizer
 from sedd_cli.data.tokenizers.reindexed import ReindexedTokenizer
-from sedd_cli.errors import RequestError, first_line
+from sedd_cli.errors import RequestError
 from sedd_cli.inference.layout import Layout
 from sedd_cli.inference.template import gap_between
-from sedd_cli.system.documents import TOKENIZER_BYTES, read_json
+from sedd_cli.system.documents import TOKENIZER_BYTES, read_json, read_text
 
 CONFIG, TEMPLATE = "tokenizer_config.json", "chat_template.jinja"
 #: Special tokens that a template may name.
 NAMED = ("bos_token", "eos_token", "pad_token", "unk_token")
+#: What rendering a template may take, in a process of its own, and the most characters it may give.
+RENDER_BYTES, RENDER_SECONDS, RENDERED = 2 << 30, 5, 1 << 20
+_RENDER = """
+import json, sys
+most, seconds, characters = map(int, sys.argv[1:])
+try:
+    import resource
+    resource.setrlimit(resource.RLIMIT_AS, (most, most))
+    resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds))
+except ImportError:
+    pass
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+def refuse(reason):
+    raise ValueError(reason)
+
+template, values = json.load(sys.stdin)
+environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
+environment.globals["raise_exception"] = refuse
+text = reason = None
+try:
+    text = environment.from_string(template).render(add_generation_prompt=True, **values)
+except MemoryError:
+    sys.exit(1)
+except Exception as error:
+    reason = (str(error).strip() or type(error).__name__).split(chr(10))[0][:200]
+if text is not None and len(text) > characters:
+    sys.exit(1)
+json.dump([text, reason], sys.stdout)
+"""
 
 
 def chat_layout(model: LoadedModel, message: str, length: int) -> Layout:
@@ -47,24 +80,33 @@ def rendered(source: Path, message: str) -> str:
     template = _template(folder, config)
     if template is None:
         raise RequestError(f"{folder} has no chat template (chat_template in {CONFIG}, or {TEMPLATE})")
-    from jinja2.exceptions import TemplateError
-    from jinja2.sandbox import ImmutableSandboxedEnvironment
+    values = {name: _spelled(config.get(name)) for name in NAMED}
+    return _rendered(template, {"messages": [{"role": "user", "content": message}], **values}, folder)
 
-    environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
-    environment.globals["raise_exception"] = _refuse
-    messages = [{"role": "user", "content": message}]
+
+def _rendered(template: str, values: Mapping[str, Any], folder: Path) -> str:
+    """The template with these values, rendered where it can neither run on nor take the memory of this process."""
+    command = [sys.executable, "-I", "-c", _RENDER, *map(str, (RENDER_BYTES, RENDER_SECONDS, RENDERED))]
+    given = json.dumps([template, values]).encode()
     try:
-        return environment.from_string(template).render(
-            messages=messages, add_generation_prompt=True, **{name: _spelled(config.get(name)) for name in NAMED}
+        done = subprocess.run(command, input=given, capture_output=True, timeout=2 * RENDER_SECONDS, check=False)
+    except subprocess.TimeoutExpired:
+        done = None
+    if done is None or done.returncode:
+        raise RequestError(
+            f"the chat template of {folder} is refused: rendering it takes more than {RENDER_SECONDS} s, "
+            f"{RENDER_BYTES >> 30} GiB or {RENDERED:,} characters (RENDER_SECONDS, RENDER_BYTES, RENDERED)"
         )
-    except (TemplateError, TypeError, ValueError, ArithmeticError, LookupError, RecursionError) as error:
-        raise RequestError(f"the chat template of {folder} fails: {first_line(error)}") from None
+    text, reason = json.loads(done.stdout)
+    if reason is not None:
+        raise RequestError(f"the chat template of {folder} fails: {reason}")
+    return text
 
 
 def _template(folder: Path, config: Mapping[str, Any]) -> str | None:
     """The template: of its own file, or in the configuration, alone or as the one named default."""
     if (folder / TEMPLATE).is_file():
-        return (folder / TEMPLATE).read_text(encoding="utf-8")
+        return read_text(folder / TEMPLATE)
     found = config.get("chat_template")
     if isinstance(found, list):
         named = {one.get("name"): one.get("template") for one in found if isinstance(one, Mapping)}
@@ -76,7 +118,3 @@ def _spelled(token: Any) -> str:
     """A special token, which may be written with its options."""
     token = token.get("content") if isinstance(token, Mapping) else token
     return token if isinstance(token, str) else ""
-
-
-def _refuse(reason: str) -> None:
-    raise ValueError(reason)

@@ -126,7 +126,12 @@ def is_plain_name(name: object) -> bool:
     return not {"/", "\\", "\0"} & set(name)
 
 
-def _text(path: Path, most: int, limit: str, kind: type[RequestError | WorkError]) -> str:
+def read_text(path: Path) -> str:
+    """The text of a file in UTF-8; DamageError for anything else."""
+    return _text(path, DOCUMENT_BYTES, "DOCUMENT_BYTES", DamageError, "a text")
+
+
+def _text(path: Path, most: int, limit: str, kind: type[RequestError | WorkError], what: str = "") -> str:
     require_regular(path, "a document")
     with path.open("rb") as stream:
         raw = stream.read(most + 1)
@@ -135,7 +140,7 @@ def _text(path: Path, most: int, limit: str, kind: type[RequestError | WorkError
     try:
         return raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        what = "YAML" if limit == "YAML_BYTES" else "JSON, or damaged"
+        what = what or ("YAML" if limit == "YAML_BYTES" else "JSON, or damaged")
         raise kind(f"{path} is not {what}: it is no UTF-8, byte {error.start:,} does not decode") from None
 
 

@@ -77,6 +77,16 @@ def require_regular(path: Path, what: str) -> None:
         raise RequestError(f"{what}: {path} is no regular file, but a pipe, a socket or a device")
 
 
+def require_utf8(path: Path, what: str) -> None:
+    """RequestError for a path that is no UTF-8, under which safetensors opens nothing. what: the input or option."""
+    try:
+        str(path).encode("utf-8")
+    except UnicodeEncodeError:
+        raise RequestError(
+            f"{what}: the name {path} is no UTF-8, safetensors could not open files of this name: choose another"
+        ) from None
+
+
 def open_stream(path: Path) -> BinaryIO:
     """Open a device, a pipe or a descriptor for writing. What a shell has redirected to a file is appended to."""
     return path.open("ab" if _is_descriptor(path) else "wb")

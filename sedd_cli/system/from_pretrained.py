@@ -10,6 +10,7 @@ from typing import Any
 
 from sedd_cli.errors import DamageError, RequestError, displayed, first_line
 from sedd_cli.system.documents import is_plain_name, read_json
+from sedd_cli.system.files import require_regular
 
 
 def pretrained_tokenizer(source: str, **options: Any) -> Any:
@@ -35,6 +36,8 @@ def pretrained_causal_model(source: str, **options: Any) -> Any:
 
 
 def _load(kind: Any, source: str, options: dict[str, Any]) -> Any:
+    for file in Path(source).iterdir() if Path(source).is_dir() else ():
+        require_regular(file, f"a file of {source}")
     _refuse_foreign_kernels(source)
     _refuse_ways_out(source)
     try:

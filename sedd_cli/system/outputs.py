@@ -13,15 +13,17 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 from sedd_cli.errors import RequestError, shortened
-from sedd_cli.system.files import is_left, is_stream
+from sedd_cli.system.files import is_left, is_stream, require_utf8
 from sedd_cli.system.home import home
 
-#: The entries of a run directory that commands read.
-#: Of a run, these alone are read; of a folder that another option names, every file.
+#: Options that name models and runs: of a run only READ_OF_A_RUN is read, of other folders every file.
 MODELS = ("--model", "--judge", "--runs", "RUN")
 #: Folders of $SEDD_HOME.
 KEPT_IN_HOME = ("data", "downloads", "evaluations", "features", "mauve")
+#: The entries of a run directory that commands read.
 READ_OF_A_RUN = ("recipe.yaml", "latest", "metrics.jsonl", "ema.safetensors", "checkpoints", "table")
+#: The beginning of a PNG.
+PNG = b"\x89PNG\r\n\x1a\n"
 Named = str | Path | None
 
 
@@ -63,6 +65,7 @@ def check_folder(option: str, folder: Path, own: Callable[[Path], bool], what: s
     what: the kind of folder that the command makes, as in "a run".
     """
     _check_name(option, folder)
+    require_utf8(folder, option)
     place = _place(folder)
     if place.parent.name == "checkpoints" and (place.parent.parent / "recipe.yaml").is_file():
         raise RequestError(f"cannot write to {folder}: {place.parent} holds the checkpoints of a run")
@@ -79,6 +82,22 @@ def check_folder(option: str, folder: Path, own: Callable[[Path], bool], what: s
             f"{folder} holds files and is not {what} ({', '.join(there[:3])}{', …' if len(there) > 3 else ''}): "
             f"name a new or empty folder with {option}"
         )
+
+
+def check_png(option: str, out: Path | None) -> None:
+    """RequestError for a name that promises another format than PNG; a device or a pipe has any name."""
+    if out is not None and out.suffix.lower() not in ("", ".png") and not is_stream(out):
+        raise RequestError(f"{option} writes a PNG: a name that ends in .png is needed, found {out}")
+
+
+def check_own_png(option: str, out: Path) -> None:
+    """RequestError where a file whose name nobody has typed exists, perhaps through a link, and is no PNG."""
+    if is_stream(out):
+        raise RequestError(f"cannot write {out}: it is no regular file ({option})")
+    if out.is_file():
+        with out.open("rb") as file:
+            if file.read(len(PNG)) not in (PNG, b""):
+                raise RequestError(f"{out} is no PNG and is not replaced ({option}): move it elsewhere")
 
 
 #: Most bytes of the names that are made beside an output beyond its own: of its lock, which is `.NAME.lock`.

@@ -7,8 +7,11 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from sedd_cli.errors import WorkError
+from sedd_cli.errors import WorkError, one_line
 from sedd_cli.system.files import write_whole
+
+#: Most characters of a name in a figure.
+LABEL = 80
 
 
 def empty_figure(width: float, height: float) -> Any:
@@ -16,6 +19,11 @@ def empty_figure(width: float, height: float) -> Any:
     import matplotlib.figure
 
     return matplotlib.figure.Figure(figsize=(width, height), layout="constrained")
+
+
+def as_label(text: str) -> str:
+    """A name of others for a figure: in one line, short, without control characters and without mathematics."""
+    return one_line(text, LABEL).replace("$", r"\$")
 
 
 def steps_axes(axis: Any, steps: Iterable[int]) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from sedd_cli.checkpoints.checkpoint import MANIFEST
+from sedd_cli.checkpoints.checkpoint import MANIFEST, latest_name
 from sedd_cli.errors import RequestError
 from sedd_cli.recipe import Recipe, load_recipe
 from sedd_cli.system.digests import sha256_of
@@ -94,10 +94,9 @@ class RowRun:
         """sha256 of the manifest of its run's last checkpoint, which identifies the weights."""
         if self.training is None:
             return None
-        mark = self.trained.folder / "latest"
-        if not mark.is_file():
+        if (latest := latest_name(self.trained.folder)) is None:
             return None
-        manifest = self.trained.folder / "checkpoints" / mark.read_text(encoding="utf-8").strip() / MANIFEST
+        manifest = self.trained.folder / "checkpoints" / latest / MANIFEST
         return sha256_of(manifest) if manifest.is_file() else None
 
     def train_command(self) -> str | None:

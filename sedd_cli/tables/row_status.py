@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from sedd_cli.checkpoints.checkpoint import latest_name
 from sedd_cli.checkpoints.run_directory import MAY_CHANGE
 from sedd_cli.errors import DamageError, RequestError
 from sedd_cli.recipe import differences, load_recipe
@@ -96,8 +97,7 @@ def run_state(run: RowRun) -> tuple[State, str]:
             f"{folder} is not counted: made with another recipe ({'; '.join(changed)}); "
             "remove that folder to train the row again"
         )
-    latest = folder / "latest"
-    step = latest.read_text(encoding="utf-8").strip().removeprefix("step-") if latest.is_file() else "0"
+    step = (latest_name(folder) or "0").removeprefix("step-")
     if step != str(recipe.train.steps):
         return "training", f"not counted: at step {step} of {recipe.train.steps:,}"
     return "trained", ""

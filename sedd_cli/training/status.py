@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from sedd_cli.checkpoints.checkpoint import latest_name
 from sedd_cli.checkpoints.run_directory import near
-from sedd_cli.errors import RequestError
-from sedd_cli.recipe.stored import read_stored
+from sedd_cli.errors import MESSAGE, RequestError, shortened
+from sedd_cli.recipe.stored import StoredRecipe, read_stored
 from sedd_cli.system.json_lines import read_json_lines
 from sedd_cli.system.locks import is_locked
 from sedd_cli.training.runs.stored import StoredBound, baselines_of, last_bound, stored_bounds
@@ -53,25 +54,63 @@ class Status:
         return dataclasses.asdict(self)
 
 
+#: Kinds of records → the numbers without which one is passed over.
+NEEDED = {
+    "train": ("lr", "tokens_per_second", "seconds", "seconds_left", "memory"),
+    "validation": ("bits_per_char", "bits_per_char_error", "nats_per_token", "blocks"),
+}
+#: Keys of records whose value may be missing.
+OPTIONAL = ("loss", "grad_norm", "mfu", "skipped", "seconds")
+#: Larger numbers overflow in means.
+LARGEST = 1e30
+
+
+def readable(records: list[dict[str, Any]], kind: str) -> list[dict[str, Any]]:
+    """The records of a kind, with None for what is no finite number; without those that lack what is needed."""
+    found = []
+    for record in records:
+        if record.get("kind") == kind:
+            one: dict[str, Any] = {k: v if isinstance(v, str) else _number(v) for k, v in record.items()}
+            by_t = record.get("loss_by_t")
+            one |= {key: None if isinstance(one.get(key), str) else one.get(key) for key in OPTIONAL}
+            one["loss_by_t"] = [_number(value) for value in by_t] if isinstance(by_t, list) else []
+            if all(isinstance(one.get(key), int | float) for key in NEEDED[kind]) and one.get("nats_per_token") != 0:
+                found.append(one)
+    return found
+
+
+def _number(value: Any) -> int | float | None:
+    real = isinstance(value, int | float) and not isinstance(value, bool)
+    return value if real and abs(value) <= LARGEST else None
+
+
+def recipe_of(run: Path) -> StoredRecipe:
+    """The recipe that a run holds; a RequestError names the file."""
+    file = run / "recipe.yaml"
+    try:
+        return read_stored(file)
+    except RequestError as error:
+        raise RequestError(str(error) if str(file) in str(error) else f"{file}: {error}") from None
+
+
 def status(run: Path) -> Status:
     """Read the status of a run; RequestError if `run` is not a run directory."""
     if (run / "manifest.json").is_file():
         raise RequestError(f"{run} is a checkpoint; its run is {run.parent.parent}")
     if not (run / "recipe.yaml").is_file():
         raise RequestError(f"{run} is not a run: it has no recipe.yaml{'' if run.exists() else near(run)}")
-    recipe = read_stored(run / "recipe.yaml")
+    recipe = recipe_of(run)
     found = [line.record for line in read_json_lines(run / "metrics.jsonl") if line.record]
-    records = [record for record in found if isinstance(record.get("step"), int)]
-    train, validation = ([r for r in records if r.get("kind") == kind] for kind in ("train", "validation"))
-    mark = run / "latest"
-    latest = mark.read_text(encoding="utf-8").strip() if mark.is_file() else None
+    records = [record for record in found if type(step := record.get("step")) is int and 0 <= step < 2**63]
+    train, validation = (readable(records, kind) for kind in NEEDED)
+    latest = latest_name(run)
     step = train[-1]["step"] if train else 0
     done = latest == f"step-{recipe.steps}"
     failed = records[-1] if records and records[-1].get("kind") == "failed" else None
     state = "running" if is_locked(run / ".lock") else "finished" if done else "failed" if failed else "stopped"
     reason = None
     if failed and state == "failed":
-        reason, step = failed["reason"], failed["step"]
+        reason, step = shortened(str(failed.get("reason")), MESSAGE), failed["step"]
     bounds = stored_bounds(run)
     bound = last_bound(bounds, recipe.corpus)
     return Status(

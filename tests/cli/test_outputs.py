@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import stat
 import threading
 
 import pytest
 from support.causal_models import save_tiny_causal
+from support.outside import PARTS, nothing_imported
 
 from sedd_cli.checkpoints.run_directory import RunDir
 from sedd_cli.recipe import load_recipe
@@ -34,6 +36,7 @@ REPLACES = {
     "eval --dataset wikitext2 --from wikitext2=wt/wiki.test.raw --out wt/wiki.test.raw": "wt/wiki.test.raw",
     "judge samples.jsonl --judge JUDGE --out samples.jsonl": "samples.jsonl",
     "judge samples.jsonl --judge JUDGE --out JUDGE/config.json": "JUDGE/config.json",
+    "judge samples.jsonl --judge JUDGE --reference text.txt --out text.txt": "text.txt",
     "cloze -n 3 --dataset text.txt --out text.txt": "text.txt",
     "eval --dataset text.txt --out RUN/recipe.yaml": "RUN/recipe.yaml",
     "sample --out RUN/latest": "RUN/latest",
@@ -58,6 +61,54 @@ def test_no_output_replaces_what_the_command_reads(words, here, tiny_run, sedd):
     assert (ended.code, ended.err.count("\n"), ended.err.count("error:")) == (2, 1, 1)
     assert "same file" in ended.err or "would replace a file" in ended.err
     assert file.read_bytes() == before
+
+
+def test_what_a_benchmarks_recipe_names_is_read(here, workplace, sedd):
+    before = (here / "text.txt").read_bytes()
+    recipe = ("--recipe", workplace / "tiny.yaml", "data.corpus=text.txt")
+    ended = sedd("bench", "speedrun", *recipe, "--run-dir", here / "run", "--out", "text.txt")
+    assert (ended.code, "data.corpus and --out are the same file" in ended.err) == (2, True)
+    (here / "text.json").write_bytes(before)
+    recipe = ("--recipe", workplace / "tiny.yaml", "--larger", workplace / "tiny.yaml", "data.corpus=text.json")
+    assert sedd("bench", "report", *recipe, "--only", "machine", "--out", "text.json").code == 2
+    assert (here / "text.txt").read_bytes() == (here / "text.json").read_bytes() == before
+
+
+def test_a_module_of_parts_is_read_too(here, tiny_run, sedd):
+    (here / "parts.py").write_text(PARTS)
+    with nothing_imported():
+        ended = sedd("sample", "--model", tiny_run, "--import", "parts.py", "--out", "parts.py")
+    assert (ended.code, "--import and --out are the same file" in ended.err) == (2, True)
+    assert (here / "parts.py").read_text() == PARTS
+
+
+#: Parameters of commands that name no file to read, or name one to write.
+NOT_READ = {
+    "block_length", "budget", "chat", "config", "detokenizer", "device", "documents", "encoding", "eos", "estimator",
+    "field", "folder", "format", "gif", "graph", "grid", "hold_out", "html", "last_step", "mask_token", "mode", "name",
+    "only", "order", "out", "plot", "precision", "prefix", "prompt", "protocol", "push", "quota", "revision", "run",
+    "run_dir", "runs", "sampler", "split", "steps", "suffix", "svg", "temperature", "template", "to", "topic", "words",
+}  # fmt: skip
+
+
+def test_every_parameter_is_known_as_read_or_not():
+    import typer
+
+    from sedd_cli.cli.app import app
+    from sedd_cli.cli.checked import Checked
+    from sedd_cli.cli.inputs import READ
+
+    def commands(of):
+        below = getattr(of, "commands", {})
+        return [of] if not below else [found for name in below for found in commands(of.get_command(None, name))]
+
+    found = commands(typer.main.get_command(app))
+    assert len(found) > 20
+    assert all(isinstance(command, Checked) for command in found)
+    named = {p.name for command in found for p in command.params if p.metavar not in ("INT", "FLOAT")}
+    flags = {p.name for command in found for p in command.params if getattr(p, "is_flag", False)}
+    assert named - flags - READ - NOT_READ == set()
+    assert {p.name for command in found for p in command.params} >= READ
 
 
 def test_the_runs_own_corpus_is_read_too(here, tiny_run, workplace, sedd):
@@ -149,6 +200,64 @@ def test_a_sweep_is_not_made_among_foreign_files(here, tiny_run, sedd):
     assert (here / "figures" / "sweep.json").read_text() == "mine"
 
 
+def test_an_exact_sweep_is_not_made_among_foreign_files(here, sedd):
+    (here / "mine").mkdir()
+    (here / "mine" / "exact.json").write_text('{"my": "thesis"}')
+    ended = sedd("sweep", "--exact", "--letters", 2, "--length", 2, "--steps", 2, "--out", here / "mine")
+    assert (ended.code, "mine holds files and is not a folder of such a sweep" in ended.err) == (2, True)
+    assert (here / "mine" / "exact.json").read_text() == '{"my": "thesis"}'
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("--steps 100000000", "steps must lie between 1 and 1,048,576, found 100,000,000"),
+        ("--graph absorbing,absorbing", "the graph 'absorbing' is named twice"),
+        ("--sampler euler,euler", "the sampler 'euler' is named twice"),
+        ("--plot x.pdf", "--plot writes a PNG: a name that ends in .png is needed, found x.pdf"),
+    ],
+)
+def test_a_wrong_exact_sweep_is_refused(words, said, here, sedd):
+    ended = sedd("sweep", "--exact", "--letters", 2, "--length", 2, *words.split())
+    assert (ended.code, ended.err) == (2, f"error: {said}\n")
+    assert not (here / "x.pdf").exists()
+
+
+def test_a_result_is_written_though_its_figure_cannot_be(here, tiny_run, sedd, monkeypatch):
+    full = OSError(28, "No space left on device")
+
+    def fails(*_):
+        raise full
+
+    monkeypatch.setattr("sedd_cli.system.plotting.write_whole", fails)
+    monkeypatch.setattr("sedd_cli.cli.view.denoising.gif.write_whole", fails)
+    exact = ("sweep", "--exact", "--letters", 2, "--length", 2, "--steps", 2, "--sampler", "tweedie")
+    for words, key in (
+        ((*exact, "--plot", here / "a.png"), "points"),
+        (("compare", tiny_run, _copy(tiny_run, here / "other"), "--out", here / "b.png"), "verdicts"),
+        (("infill", "--model", tiny_run, "-t", "the [MASK:2]", "--steps", 2, "--gif", here / "a.gif"), "samples"),
+    ):
+        ended = sedd(*words, "--json")
+        found = json.loads(ended.out)
+        assert (ended.code, found["exit"], "No space left" in found["error"]) == (1, 1, True)
+        assert found[key] is not None
+
+
+def _copy(run, to):
+    shutil.copytree(run, to)
+    return to
+
+
+def test_no_run_and_no_export_gets_a_name_under_which_it_cannot_be_opened(here, tiny_run, workplace, sedd):
+    odd = os.fsdecode(b"odd\xff")
+    for words in (("train", workplace / "tiny.yaml", "--run-dir", odd), ("export", tiny_run, "--to", odd)):
+        ended = sedd(*words)
+        assert (ended.code, "is no UTF-8" in ended.err, (here / odd).exists()) == (2, True, False)
+    shutil.copytree(tiny_run, here / odd)
+    ended = sedd("sample", "--model", odd)
+    assert (ended.code, ended.err.count("\n"), "is no UTF-8" in ended.err) == (2, 1, True)
+
+
 def test_a_table_does_not_replace_its_runs(here, sedd):
     folder = here / "runs" / "mini" / "table2" / "autoregressive" / "seed-0"
     folder.mkdir(parents=True)
@@ -214,6 +323,11 @@ def test_the_plot_of_a_run_follows_no_link_into_it(here, tiny_run, sedd):
     ended = sedd("status", here / "run", "--plot", "-q")
     assert ended.code == 2
     assert (here / "run" / "metrics.jsonl").read_bytes() == before
+    (here / "run" / "curve.png").unlink()
+    (here / "run" / "curve.png").symlink_to(here / "text.txt")  # nobody has typed this name
+    text = (here / "text.txt").read_bytes()
+    assert "is no PNG and is not replaced" in sedd("status", here / "run", "--plot", "-q").err
+    assert (here / "text.txt").read_bytes() == text
     (here / "copy").mkdir()
     for name in ("recipe.yaml", "metrics.jsonl"):
         (here / "copy" / name).write_bytes((tiny_run / name).read_bytes())

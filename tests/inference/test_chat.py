@@ -8,7 +8,7 @@ import pytest
 from support.llamas import reference, save_llada
 
 from sedd_cli import load_model
-from sedd_cli.errors import RequestError
+from sedd_cli.errors import DamageError, RequestError
 from sedd_cli.inference.chat import chat_layout
 from sedd_cli.inference.layout import Layout
 from sedd_cli.inference.template import gap_between
@@ -49,6 +49,30 @@ def test_an_answer_ends_at_its_first_special_token(folder):
     assert layout.read(row).gaps == ["yes"]
     plain = Layout(layout.template, layout.parts, layout.spaced, layout.tokenizer)
     assert "zz" in plain.read(row).gaps[0]
+
+
+@pytest.mark.parametrize(
+    ("template", "said"),
+    [
+        ("{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}", "more than 1 s"),
+        ("{{ 'a' * 8000000000 }}", "refused: rendering it takes more"),
+        ("{{ 'ab' * 3000000 }}", "1,048,576 characters"),
+        ("{{ ''.__class__.__mro__ }}", "is unsafe"),
+        ("{{ raise_exception('no\nway') }}", "fails: no"),
+        ("{% include '/etc/passwd' %}", "no loader"),
+    ],
+)
+def test_a_template_that_has_no_end_is_refused(folder, monkeypatch, template, said):
+    monkeypatch.setattr("sedd_cli.inference.chat.RENDER_SECONDS", 1)
+    write(folder, chat_template=template)
+    with pytest.raises(RequestError, match=said):
+        chat_layout(load_model(folder), "hi", 30)
+
+
+def test_a_template_that_is_no_text_is_named(folder):
+    (folder / "chat_template.jinja").write_bytes(b"\xff\xfe")
+    with pytest.raises(DamageError, match=r"chat_template\.jinja is not a text"):
+        chat_layout(load_model(folder), "hi", 30)
 
 
 def test_chats_are_answered_like_prompts(folder, sedd):

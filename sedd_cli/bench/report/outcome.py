@@ -13,9 +13,10 @@ from typing import Any
 from sedd_cli.bench.report.markdown import TITLE, markdown
 from sedd_cli.bench.report.measurement import Figure, Measurement, Sizes
 from sedd_cli.bench.report.plan import MEASUREMENTS
-from sedd_cli.errors import RequestError, WorkError, not_one_of
+from sedd_cli.errors import DamageError, RequestError, WorkError, not_one_of
 from sedd_cli.recipe import Recipe
-from sedd_cli.system.files import write_whole
+from sedd_cli.system.documents import read_json
+from sedd_cli.system.files import is_stream, write_whole
 from sedd_cli.system.software import recorded
 
 
@@ -65,11 +66,11 @@ def _named(name: str) -> list[Measurement]:
 
 def _check_own(path: Path) -> None:
     """RequestError if the file exists and is not such a report."""
-    if not path.exists():
+    if not path.exists() or is_stream(path):
         return
-    with suppress(OSError, ValueError, AttributeError):  # AttributeError: JSON that is no object
-        text = path.read_text(encoding="utf-8")
-        if text.startswith(TITLE) or (path.suffix == ".json" and json.loads(text).get("bench") == "report"):
+    wrong = suppress(OSError, ValueError, DamageError, AttributeError)  # AttributeError: JSON that is no object
+    with wrong, path.open(encoding="utf-8") as file:
+        if file.read(len(TITLE)) == TITLE or (path.suffix == ".json" and read_json(path).get("bench") == "report"):
             return
     raise RequestError(f"{path} exists and is no earlier report: name another file with --out")
 

@@ -12,7 +12,7 @@ import types
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import _utils as rebuilding
@@ -99,13 +99,21 @@ ALLOWED: dict[tuple[str, str], Any] = {
 }
 
 
-class _Unpickler(pickle.Unpickler):
-    def find_class(self, module_name: str, global_name: str, /) -> Any:
-        if (known := ALLOWED.get((module_name, global_name))) is not None:
+_INSTRUCTIONS: dict[int, Any] = pickle._Unpickler.dispatch  # pyright: ignore[reportAttributeAccessIssue]
+
+
+class _Unpickler(pickle._Unpickler):  # pyright: ignore[reportAttributeAccessIssue]  (there is no public name)
+    """In Python: the one in C reserves memory for the largest index that a pickle stores under, up to 64 GB."""
+
+    #: Without the instruction that reserves as many bytes as it declares; torch does not write it.
+    dispatch: ClassVar = {code: load for code, load in _INSTRUCTIONS.items() if code != pickle.BYTEARRAY8[0]}
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (known := ALLOWED.get((module, name))) is not None:
             return known
-        if any(module_name == root or module_name.startswith(f"{root}.") for root in STOOD_IN):
-            return type(global_name, (Inert,), {"__module__": f"inert.{module_name}"})
-        raise _RefusedError(f"{module_name}.{global_name}")
+        if any(module == root or module.startswith(f"{root}.") for root in STOOD_IN):
+            return type(name, (Inert,), {"__module__": f"inert.{module}"})
+        raise _RefusedError(f"{module}.{name}")
 
 
 class _RefusedError(Exception):

@@ -11,6 +11,8 @@ from sedd_cli.errors import RequestError, displayed
 from sedd_cli.system.documents import TOKENIZER_BYTES, read_json
 
 TOKENIZER, TOKENIZER_CONFIG, SPECIAL_TOKENS = "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"
+#: Numbers of so many digits are no ids.
+MOST_DIGITS = 12
 #: Vocabulary sizes of known tokenizers whose MASK is not the last id.
 KNOWN_MASKS = {30522: 103}
 #: Tokens that are MASK where no file names one: LLaDA's, whose Base has no mask_token, and dLLM's.
@@ -27,7 +29,7 @@ def chosen_mask(mask: str | None, rows: int, ids: Mapping[str, int], source: str
     """
     if mask is None:
         return None
-    found = int(mask) if mask.isascii() and mask.isdecimal() else ids.get(mask)
+    found = int(mask) if mask.isascii() and mask.isdecimal() and len(mask) < MOST_DIGITS else ids.get(mask)
     if found is None:
         raise RequestError(f"--mask-token {displayed(mask)}: no such token in the tokenizer of {source}; give its id")
     if found >= rows:
@@ -62,12 +64,13 @@ def token_ids(folder: Path) -> dict[str, int]:
     content = _read(folder / TOKENIZER)
     vocab = _mapping(content.get("model")).get("vocab")
     ids |= {k: v for k, v in _mapping(vocab).items() if type(v) is int}
-    for token in content.get("added_tokens") or []:
+    added = content.get("added_tokens")
+    for token in added if isinstance(added, list) else []:
         if type(number := _mapping(token).get("id")) is int:
             ids[str(token.get("content"))] = number
     ids |= {k: v for k, v in _read(folder / "added_tokens.json").items() if type(v) is int}
     for number, token in _mapping(_read(folder / TOKENIZER_CONFIG).get("added_tokens_decoder")).items():
-        if str(number).isdecimal():
+        if str(number).isdecimal() and len(str(number)) < MOST_DIGITS:
             ids[str(_mapping(token).get("content"))] = int(number)
     return ids
 

@@ -184,7 +184,7 @@ def report(
     from sedd_cli.bench.report.markdown import COLUMNS, row, tables
     from sedd_cli.bench.report.outcome import ReportOptions
     from sedd_cli.bench.report.run import bench_report
-    from sedd_cli.system.outputs import check_outputs
+    from sedd_cli.cli.inputs import check_written, inputs_of
 
     options = ReportOptions(
         recipe=_recipe(recipe, overrides),
@@ -195,7 +195,9 @@ def report(
         only=tuple(name.strip() for name in (only or "").split(",") if name.strip()),
         began=began,
     )
-    check_outputs({"--out": out, "--out (Markdown)": out.with_suffix(".md")}, {"--recipe": [recipe, larger]})
+    reads = {f"{key} of {name}": of for name, r in (("--recipe", options.recipe), ("--larger", options.larger))
+             for key, of in inputs_of(r).items()}  # fmt: skip
+    check_written({"--out": out, "--out (Markdown)": out.with_suffix(".md")}, reads)
     view = View(json, quiet)
     where = f"interrupted: the report so far is in {out} and {out.with_suffix('.md')}"
     document = view.run(bench_report(options), interrupted=where).to_dict()
@@ -219,7 +221,7 @@ def _failure(document: dict[str, Any]) -> WorkError | None:
     return WorkError(f"nothing was measured ({reasons[0]})") if len(reasons) == len(document["measurements"]) else None
 
 
-@bench.command()
+@bench.command(cls=Checked)
 def speedrun(
     overrides: Overrides = None,
     recipe: RecipeName = "quickstart",
@@ -239,13 +241,13 @@ def speedrun(
     """
     began = time.monotonic()
     from sedd_cli.bench.speedrun import SpeedrunOptions, bench_speedrun
+    from sedd_cli.cli.inputs import check_written, inputs_of
     from sedd_cli.cli.view.bench import speedrun_table
-    from sedd_cli.system.outputs import check_outputs
 
     resolved = _recipe(recipe, overrides)
     run = run_dir or Path("runs") / f"speedrun-{resolved.name}"
     options = SpeedrunOptions(recipe=resolved, run=run, minutes=minutes, device=device, began=began)
-    check_outputs({"--out": out}, {"--recipe": recipe})
+    check_written({"--out": out}, {**inputs_of(resolved), "--run-dir": run})
     view = View(json, quiet)
     document = view.run(bench_speedrun(options)).to_dict()
     view.result(speedrun_table(document))

@@ -42,10 +42,10 @@ def cloze(
 
     Example: sedd cloze --model runs/quickstart -n 200
     """
+    from sedd_cli.cli.inputs import check_written
     from sedd_cli.evaluation.cloze.job import ClozeOptions
     from sedd_cli.evaluation.cloze.job import cloze as job
     from sedd_cli.evaluation.likelihood.texts import Text
-    from sedd_cli.system.outputs import check_outputs
 
     view = View(using.json, using.quiet)
     datasets = dataset or []
@@ -59,11 +59,11 @@ def cloze(
         "--model": model_files(using.model),
         "--tokenizer": using.tokenizer,
     }
-    check_outputs({"--out": out}, reads)
+    check_written({"--out": out}, reads)
     check_texts(datasets, places, reading)
     chosen = choose_any(view, using.choice)
     name = datasets[0] if datasets else own_corpus(chosen)
-    check_outputs({"--out": out}, more_inputs(chosen, [name]))
+    check_written({"--out": out}, more_inputs(chosen, [name]))
     result = view.run(job(chosen, Text(name, places.get(name), reading), options))
     view.result(cloze_table(result))
     found = recorded(result.to_dict())

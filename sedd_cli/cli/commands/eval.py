@@ -91,11 +91,11 @@ def evaluate(
 
     Example: sedd eval --model runs/quickstart --dataset pydocs --split validation
     """
+    from sedd_cli.cli.inputs import check_written
     from sedd_cli.evaluation.likelihood.evaluate import EvaluateOptions, evaluate_all
     from sedd_cli.evaluation.likelihood.texts import Text
     from sedd_cli.inference.bound import MonteCarloOptions
     from sedd_cli.system.distributed import connect
-    from sedd_cli.system.outputs import check_outputs
 
     view = View(using.json, using.quiet)
     if PROTOCOL in (protocol or []) and local and not dataset:
@@ -112,7 +112,7 @@ def evaluate(
         sampling=sampling,
     )
     reads = {"--dataset": dataset, "--from": local, "--model": model_files(using.model), "--tokenizer": using.tokenizer}
-    check_outputs({"--out": out}, reads)
+    check_written({"--out": out}, reads)
     places = places_of(dataset or [], local or [])
     if len(dataset or []) == 1:  # of several, one that fails does not stop the others
         check_texts(dataset or [], places, reading)
@@ -121,7 +121,7 @@ def evaluate(
         named = replace(using, device=str(dist.device), precision=precision)
         chosen = choose_any(view, named.choice)
         texts = [Text(name, places.get(name), reading) for name in dataset or [own_corpus(chosen)]]
-        check_outputs({"--out": out}, more_inputs(chosen, [text.corpus for text in texts]))
+        check_written({"--out": out}, more_inputs(chosen, [text.corpus for text in texts]))
         job = evaluate_all(chosen, texts, options, dist)
         result = view.run(_stored(view, job, chosen.source, len(texts), out) if dist.main else job, RESUME)
     found = result.to_dict()

@@ -94,9 +94,9 @@ def infill(
 
     Example: sedd infill "Return the [MASK:6] of the [MASK:2-5] list."
     """
+    from sedd_cli.cli.inputs import check_written
     from sedd_cli.inference.plan import Job
     from sedd_cli.inference.template import gap_between, parse_template
-    from sedd_cli.system.outputs import check_outputs
 
     ways = {
         "TEMPLATE": bool(words),
@@ -120,7 +120,7 @@ def infill(
     if every and candidates == 1:
         raise RequestError("--all shows candidates, and --candidates 1 leaves nothing to show")
     reads = {"--input": jobs, "--model": model_files(using.model), "--tokenizer": using.tokenizer}
-    check_outputs({"--out": out, **watching.files}, reads)
+    check_written({"--out": out, **watching.files}, reads)
     watching.check(view.quiet)
     lines = _read(jobs) if jobs is not None else iter(())
     if jobs is not None and out is not None and resume:
@@ -210,7 +210,8 @@ def _fill_jobs(
     interrupted = "interrupted: finished jobs are kept, the same command continues" if out is not None else ""
     result = show_samples(view, chosen, filling, "sedd infill", None, watching, interrupted)
     if out is not None:
-        view.say(f"wrote {out}: {result.fillings:,} fillings of {result.lines:,} lines", "dim")
+        wrote = f"wrote {out}" if out.exists() else f"nothing was written to {out}"
+        view.say(f"{wrote}: {result.fillings:,} fillings of {result.lines:,} lines", "dim")
     error = _refusal(result, view.quiet) if result.refused else None
     view.document(recorded(result.to_dict()), error)
     if error:

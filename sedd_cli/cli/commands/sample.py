@@ -64,8 +64,8 @@ def sample(
 
     Example: sedd sample --model runs/quickstart -n 3 --steps 64 --seed 1
     """
+    from sedd_cli.cli.inputs import check_written
     from sedd_cli.inference.generate import GenerateOptions, generate
-    from sedd_cli.system.outputs import check_outputs
 
     view = View(using.json, using.quiet)
     if self_bleu is not None and judge is None:
@@ -78,7 +78,7 @@ def sample(
         "--judge": judge,
         "--tokenizer": using.tokenizer,
     }
-    check_outputs({"--out": out, **watching.files}, reads)
+    check_written({"--out": out, **watching.files}, reads)
     watching.check(view.quiet)
     chosen = choose_model(view, using.choice)
     causal = load_judge(view, judge, using.device) if judge is not None else None  # before sampling: loading may fail

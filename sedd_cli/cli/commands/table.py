@@ -60,8 +60,9 @@ def table(
 
     Example: sedd table 2 --mini --run all
     """
+    from sedd_cli.cli.inputs import check_written
     from sedd_cli.cli.view.tables import show
-    from sedd_cli.system.outputs import check_outputs
+    from sedd_cli.system.outputs import check_png
     from sedd_cli.tables.definition import load_table, shipped_tables
     from sedd_cli.tables.markdown import markdown as as_markdown
     from sedd_cli.tables.row_run import row_runs_of
@@ -86,7 +87,8 @@ def table(
         raise RequestError("--budget goes with --run")
     places = row_runs_of(found, mini, seeds, runs)
     folders = {folder for of in places.values() for place in of for folder in (place.folder, place.trained.folder)}
-    check_outputs({"--plot": plot, "--out": out}, {"--runs": folders})
+    check_png("--plot", plot)
+    check_written({"--plot": plot, "--out": out}, {"--runs": folders})
     asked = _asked(found, places, run or [])
     options = RunOptions(device, _seconds(budget), rel_error, tell=view.say)
     made = _run(view, asked, options) if asked and not dry_run else RunResult((), ())

@@ -83,6 +83,7 @@ class View:
         if out is not None:
             from sedd_cli.system.files import write_whole
 
+            output.result = data
             if not self.json:  # which says it itself
                 say_not_finite(data)
             try:

@@ -53,7 +53,8 @@ def refuse_wide(beginning: bytes, name: str) -> None:
             if not any(some[start::2]) and all(some[1 - start :: 2]):
                 found, why = encoding, "every second byte is zero"
     if found is not None:
-        raise RequestError(f"{name} is {found[:6].upper()}, not UTF-8: {why}; read it with --encoding {found}")
+        hint = f"convert it, or give --encoding {found} where a text is prepared"
+        raise RequestError(f"{name} is {found[:6].upper()}, not UTF-8: {why}; {hint}")
 
 
 def narrow(source: Input) -> Iterator[bytes]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
@@ -12,7 +11,7 @@ from typing import Any, TypeVar
 
 from sedd_cli.errors import DamageError, RequestError, first_line
 from sedd_cli.system.digests import digest
-from sedd_cli.system.documents import TOKENIZER_BYTES, parse_json
+from sedd_cli.system.documents import TOKENIZER_BYTES, parse_json, read_json
 
 T = TypeVar("T")
 
@@ -209,8 +208,8 @@ def named_end(folder: Path) -> str | None:
     """The end-of-text token that the files beside a tokenizer.json name."""
     for name in ("tokenizer_config.json", "special_tokens_map.json"):
         try:
-            found = json.loads((folder / name).read_text(encoding="utf-8"))["eos_token"]
-        except (OSError, ValueError, KeyError, TypeError, RecursionError):
+            found = read_json(folder / name, TOKENIZER_BYTES)["eos_token"]
+        except (OSError, DamageError, RequestError, KeyError, TypeError):
             continue
         found = found.get("content") if isinstance(found, dict) else found
         if isinstance(found, str):

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Generator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from sedd_cli.checkpoints.loaded_model import LoadedModel
+from sedd_cli.data.formats import ReadOptions
+from sedd_cli.data.formats.files import Input
+from sedd_cli.data.formats.records import encodable, json_lines_of, repeated_keys
 from sedd_cli.data.tokenizers import Tokenizer
-from sedd_cli.errors import RequestError, displayed, first_line
+from sedd_cli.errors import RequestError, displayed
 from sedd_cli.evaluation.likelihood.llada import AnswerLikelihood, answer_likelihoods
 from sedd_cli.system.events import Event, Progress
 
@@ -49,22 +51,16 @@ class AnswersResult:
 
 def read_pairs(path: Path) -> list[Pair]:
     """The pairs of a file of JSON lines with the fields prompt and answer; RequestError names a wrong line."""
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise RequestError(f"cannot read {path}: {first_line(error)}") from None
+    if not path.is_file():
+        raise RequestError(f"cannot read {path}: {'it is a folder' if path.is_dir() else 'there is no such file'}")
     pairs = []
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        try:
-            record = json.loads(line)
-        except (ValueError, RecursionError):
-            raise RequestError(f"line {number:,} of {path} is no JSON: {displayed(line)}") from None
+    for where, record in json_lines_of(Input.of(path), ReadOptions()):
         prompt, answer = (record.get(key) if isinstance(record, dict) else None for key in ("prompt", "answer"))
         if not isinstance(prompt, str) or not isinstance(answer, str) or not answer:
-            raise RequestError(f"line {number:,} of {path} needs the texts prompt and answer, found {displayed(line)}")
-        pairs.append(Pair(prompt, answer))
+            raise RequestError(f"{where} needs the texts prompt and answer, found {displayed(record)}")
+        if twice := repeated_keys(record):
+            raise RequestError(f"{where}: the key {displayed(twice[0])} stands twice")
+        pairs.append(Pair(encodable(prompt), encodable(answer)))
     if not pairs:
         raise RequestError(f"{path} holds no pairs of prompt and answer")
     return pairs

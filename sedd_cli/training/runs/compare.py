@@ -12,11 +12,10 @@ import numpy as np
 
 from sedd_cli.errors import RequestError
 from sedd_cli.recipe import differences
-from sedd_cli.recipe.stored import read_stored
 from sedd_cli.training.runs.curves import Curve, curves_of
 from sedd_cli.training.runs.stored import StoredBound, best_by_text, stored_bounds
 from sedd_cli.training.runs.summary import ASIDE, parameters_of
-from sedd_cli.training.status import Status, status
+from sedd_cli.training.status import Status, recipe_of, status
 
 #: Two likelihoods differ if such a difference or a larger one has less than this probability where they are equal.
 LEVEL = 0.05
@@ -153,7 +152,7 @@ def _bounds_by_text(found: list[list[StoredBound]]) -> dict[str, list[StoredBoun
 
 def _recipes(paths: Sequence[Path]) -> dict[str, list[str | None]]:
     """The keys in which recipes differ, with each run's value."""
-    data = [read_stored(path / "recipe.yaml").data for path in paths]
+    data = [recipe_of(path).to_data() for path in paths]
     changed: dict[str, list[str | None]] = {}
     for number, other in enumerate(data[1:], 1):
         for line in differences(data[0], other):

@@ -8,7 +8,7 @@ from typing import Any
 
 from sedd_cli.errors import RequestError
 from sedd_cli.system.events import bin_names
-from sedd_cli.system.plotting import empty_figure, save
+from sedd_cli.system.plotting import as_label, empty_figure, save
 from sedd_cli.training.runs.compare import Comparison
 from sedd_cli.training.runs.curves import Curve, curve_of, smoothed
 from sedd_cli.training.status import Status
@@ -34,8 +34,8 @@ def plot_status(found: Status, path: Path) -> None:
 def curves_figure(found: Comparison) -> Any:
     """The overlaid curves of several runs."""
     figure = empty_figure(8, 5)
-    named = zip(found.curves, found.runs, strict=True)
-    draw_curves(figure.subplots(), [replace(curve, name=f"{curve.name} {one.run}") for curve, one in named], "")
+    named = ((curve, as_label(f"{curve.name} {one.run}")) for curve, one in zip(found.curves, found.runs, strict=True))
+    draw_curves(figure.subplots(), [replace(curve, name=name) for curve, name in named], "")
     return figure
 
 

@@ -12,11 +12,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from sedd_cli.checkpoints.checkpoint import latest_name
 from sedd_cli.checkpoints.run_directory import MAY_CHANGE, is_run
 from sedd_cli.errors import RequestError, WorkError
 from sedd_cli.recipe import Recipe, differences, load_recipe, shipped
-from sedd_cli.recipe.stored import StoredRecipe, read_stored
-from sedd_cli.training.status import Status, status
+from sedd_cli.recipe.stored import StoredRecipe
+from sedd_cli.training.status import Status, recipe_of, status
 
 #: How deep below a folder runs are looked for.
 DEEPEST = 4
@@ -98,7 +99,7 @@ def list_runs(folder: Path) -> list[RunSummary]:
     for path in paths:  # the oldest first: later ones are compared with earlier ones
         name, old, disk = path.relative_to(folder).as_posix(), now - _written(path), disk_of(path)
         try:
-            recipe, one = read_stored(path / "recipe.yaml"), status(path)
+            recipe, one = recipe_of(path), status(path)
         except (RequestError, WorkError, OSError) as error:
             found.append(RunSummary(name, path, "", [], None, disk, old, None, str(error)))
             continue
@@ -133,11 +134,9 @@ def parameters_of(run: Path) -> int | None:
     whole = run / "ema.safetensors"
     if whole.is_file():
         return _elements([whole], "")
-    checkpoints = run / "checkpoints"
-    latest = run / "latest"
-    if not latest.is_file():
+    if (latest := latest_name(run)) is None:
         return None
-    return _elements((checkpoints / latest.read_text(encoding="utf-8").strip()).glob("*.safetensors"), "ema.")
+    return _elements((run / "checkpoints" / latest).glob("*.safetensors"), "ema.")
 
 
 def disk_of(folder: Path) -> int:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import io
 import os
 import pickle
+import resource
 import zipfile
+from contextlib import suppress
 
 import pytest
 import torch
@@ -54,6 +56,19 @@ def test_a_program_of_torchscript_is_refused(tmp_path):
     torch.jit.save(torch.jit.script(torch.nn.Identity()), tmp_path / "a.ckpt")
     with pytest.raises(RequestError, match="TorchScript"):
         read_inert(tmp_path / "a.ckpt")
+
+
+INDEX = b"N" + pickle.LONG_BINPUT + (1 << 28).to_bytes(4, "little") + b"."
+SIZE = pickle.BYTEARRAY8 + (1 << 32).to_bytes(8, "little")
+
+
+@pytest.mark.parametrize("payload", [INDEX, SIZE], ids=["an index", "a size"])
+def test_memory_is_not_taken_for_what_a_pickle_declares(tmp_path, payload):
+    (tmp_path / "a.ckpt").write_bytes(archive(b"\x80\x05" + payload))
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with suppress(DamageError):
+        assert read_inert(tmp_path / "a.ckpt") is None
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 1 << 20  # a GB, in units of 1024 bytes
 
 
 def test_a_function_cannot_be_changed(tmp_path):

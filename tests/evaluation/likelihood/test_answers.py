@@ -74,7 +74,7 @@ def test_both_estimates_have_the_mean_over_all_that_can_be_masked(folder):
     ("text", "message"),
     [
         ("", "holds no pairs"),
-        ("{", "line 1 of .* is no JSON"),
+        ("{", "line 1 of .* is not JSON"),
         ("[1]", "needs the texts prompt and answer"),
         ('{"prompt": "a"}', "needs the texts prompt and answer"),
         ('{"prompt": "a", "answer": ""}', "needs the texts prompt and answer"),
@@ -85,6 +85,20 @@ def test_a_file_that_holds_no_pairs_is_refused(tmp_path, text, message):
     (tmp_path / "pairs.jsonl").write_text(text)
     with pytest.raises(RequestError, match=message):
         read_pairs(tmp_path / "pairs.jsonl")
+
+
+def test_a_pair_is_a_line_as_in_every_file_of_records(tmp_path):
+    # U+2028 and a form feed end no line; the mark of UTF-8 is none of the text
+    pairs = [{"prompt": "a\u2028b", "answer": "c\x85d"}, {"prompt": "e", "answer": "f"}]
+    text = "".join(json.dumps(one, ensure_ascii=False) + "\r\n" for one in pairs)
+    (tmp_path / "pairs.jsonl").write_bytes(b"\xef\xbb\xbf" + text.encode())
+    assert [(one.prompt, one.answer) for one in read_pairs(tmp_path / "pairs.jsonl")] == [
+        ("a\u2028b", "c\x85d"),
+        ("e", "f"),
+    ]
+    (tmp_path / "twice.jsonl").write_text('{"prompt": "a", "answer": "b", "answer": "c"}')
+    with pytest.raises(RequestError, match="'answer' stands twice"):
+        read_pairs(tmp_path / "twice.jsonl")
 
 
 def test_wrong_requests_are_refused_in_one_line(sedd, folder, pairs, tmp_path):

@@ -208,7 +208,7 @@ def _repeat(name, protocol, estimator):
     return _repetitions(score, protocol, estimator, truth(protocol, Q, p0, noise, x0), x0)
 
 
-def _repeat_long(name, noise, protocol, estimator, length, repetitions=REPETITIONS):
+def _repeat_long(name, noise, protocol, estimator, length):
     graph, Q, p0 = world(name, L=1)
     p0[:N] = torch.tensor([0.85, 0.1, 0.05], dtype=torch.float64)
     generator = torch.Generator().manual_seed(5)
@@ -217,7 +217,7 @@ def _repeat_long(name, noise, protocol, estimator, length, repetitions=REPETITIO
     costs = [_cost_of(torch.tensor([token]), protocol, exact, graph, Q, noise) for token in range(N)]
     expected = float(torch.tensor(costs, dtype=torch.float64)[x0].sum())
     score = ScoreModel(Independent(graph, Q, p0), graph, noise)
-    return _repetitions(score, protocol, estimator, expected, x0, repetitions)
+    return _repetitions(score, protocol, estimator, expected, x0)
 
 
 def _cost_of(x0, protocol, exact, graph, Q, noise):
@@ -238,11 +238,11 @@ def _cost_of(x0, protocol, exact, graph, Q, noise):
     return total - float(torch.special.xlogy(p, right).sum())
 
 
-def _repetitions(score, protocol, estimator, expected, x0, repetitions=REPETITIONS):
+def _repetitions(score, protocol, estimator, expected, x0):
     texts = Texts(x0)
     covered, found = [], []
-    drawn = _all_draws(score, texts, protocol, estimator, range(repetitions))
-    for seed in range(repetitions):
+    drawn = _all_draws(score, texts, protocol, estimator, range(REPETITIONS))
+    for seed in range(REPETITIONS):
         estimates = _estimate(score, texts, protocol, options(estimator, seed), Drawn(drawn[seed]))
         mean, error = estimates.mean_and_error
         covered.append(abs(mean - expected) <= estimates.quantile() * error)

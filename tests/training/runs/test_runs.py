@@ -104,6 +104,71 @@ def test_a_run_that_cannot_be_read_is_listed_as_such(pair, tmp_path, sedd):
     assert "unreadable" in done.out
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"loss": math.nan},
+        {"loss": 1e308},
+        {"loss": "\x1b]0;x\x07"},
+        {"loss": [1]},
+        {"loss_by_t": 5},
+        {"loss_by_t": [None, "x", 3, math.inf]},
+        {"memory": None},
+        {"seconds": "x", "seconds_left": math.nan},
+        {"step": 10**30},
+        {"step": True},
+        {"kind": ["train"]},
+        {"bits_per_char": None},
+        {"nats_per_token": 0},
+    ],
+    ids=repr,
+)
+def test_odd_metrics_are_passed_over(pair, tmp_path, sedd, change):
+    folder = tmp_path / "runs" / "tiny"
+    shutil.copytree(pair[1], folder)
+    shutil.rmtree(folder / "results")  # the bound is then that of the validation
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").open()]
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(line | change) + "\n" for line in lines))
+    for words in (["runs", tmp_path], ["status", folder, "--plot"], ["compare", folder, pair[0]]):
+        for form in ([], ["--json"]):
+            ended = sedd(*words, *form)
+            nothing = "has no metrics yet" in ended.err
+            assert ended.code == (2 if nothing else 0), ended.err
+            assert "\x1b" not in ended.out
+
+
+@pytest.mark.parametrize("latest", [b"\xff\xfe", b"a\0b", b"../../../etc", b"x" * 10**6, b""])
+def test_a_damaged_mark_of_the_latest_checkpoint_names_none(pair, tmp_path, sedd, latest):
+    shutil.copytree(pair[0], tmp_path / "runs" / "tiny")
+    (tmp_path / "runs" / "tiny" / "latest").write_bytes(latest)
+    (tmp_path / "runs" / "tiny" / "ema.safetensors").unlink(missing_ok=True)
+    found = status(tmp_path / "runs" / "tiny")
+    assert (found.state, found.checkpoint, parameters_of(tmp_path / "runs" / "tiny")) == ("stopped", None, None)
+    for words in (["runs", tmp_path], ["status", tmp_path / "runs" / "tiny"]):
+        ended = sedd(*words)
+        assert (ended.code, ended.err) == (0, "")
+        assert len(ended.out) < 10_000
+
+
+def test_a_run_whose_recipe_cannot_be_read_is_named(pair, tmp_path, sedd):
+    shutil.copytree(pair[0], tmp_path / "tiny")
+    with (tmp_path / "tiny" / "recipe.yaml").open("a") as file:
+        file.write("future: 1\n")
+    ended = sedd("compare", pair[1], tmp_path / "tiny")
+    assert (ended.code, f"{tmp_path / 'tiny' / 'recipe.yaml'}: future: unknown key" in ended.err) == (2, True)
+
+
+@pytest.mark.parametrize("name", ["a\x1b]0;x\x07", "\udcff", "a\nb", "$x^{", "<b>", "n" * 200])
+def test_runs_of_any_name_are_compared_as_figure_and_page(pair, tmp_path, sedd, name):
+    shutil.copytree(pair[0], tmp_path / name)
+    for out in ("a.png", "a.html"):
+        ended = sedd("compare", tmp_path / name, pair[1], "--out", tmp_path / out)
+        assert (ended.code, ended.err.count("\n")) == (0, 1), ended.err
+    page = (tmp_path / "a.html").read_text(encoding="utf-8")
+    assert not {"\x1b", "\x07"} & set(page)
+    assert "<b>" not in page
+
+
 def test_the_bound_of_a_run_is_of_its_last_step_its_own_text_and_the_whole_of_it(pair, tmp_path):
     run = tmp_path / "run"
     shutil.copytree(pair[0], run)

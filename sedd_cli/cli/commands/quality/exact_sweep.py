@@ -10,10 +10,10 @@ from sedd_cli.cli.option_groups import ModelOptions, sampler_names
 from sedd_cli.cli.outcome import NOTHING_KEPT, output
 from sedd_cli.cli.view.quality import exact_table
 from sedd_cli.cli.view.view import View
-from sedd_cli.errors import RequestError
+from sedd_cli.errors import RequestError, WorkError
 from sedd_cli.system.software import recorded
 
-RESULT, FIGURE = "exact.json", "exact.png"
+FIGURE = "exact.png"
 
 
 @dataclass(frozen=True)
@@ -32,11 +32,19 @@ class ExactRequest:
 
 def exact_sweep(using: ModelOptions, request: ExactRequest) -> None:
     """Compare all samplers; of the built-in source, or of the model of --model."""
-    from sedd_cli.evaluation.exact.sweep import ExactOptions, plot_exact, sweep_model, sweep_source
+    from sedd_cli.cli.inputs import check_written
+    from sedd_cli.evaluation.exact.sweep import (
+        RESULT,
+        ExactOptions,
+        holds_exact_sweep,
+        plot_exact,
+        sweep_model,
+        sweep_source,
+    )
     from sedd_cli.evaluation.sweep import parse_sweep
     from sedd_cli.system.files import write_whole
     from sedd_cli.system.json_lines import json_text
-    from sedd_cli.system.outputs import check_folder, check_outputs
+    from sedd_cli.system.outputs import check_folder, check_png
 
     if using.model is not None:
         for flag, value in (("--letters", request.letters), ("--graph", request.graph)):
@@ -44,18 +52,20 @@ def exact_sweep(using: ModelOptions, request: ExactRequest) -> None:
                 raise RequestError(f"{flag} is of the built-in source and means nothing with --model")
     if using.device not in ("auto", "cpu"):
         raise RequestError(f"--exact computes on the CPU, found --device {using.device}")
+    named = None if request.sampler in (None, "all") else request.sampler
     chosen = {
         "evaluations": None if request.steps is None else parse_sweep(f"steps={request.steps}"),
-        "samplers": None if request.sampler in (None, "all") else sampler_names(request.sampler),
+        "samplers": None if named is None else sampler_names(named),
         "graphs": None if request.graph is None else tuple(request.graph.replace("-", "_").split(",")),
         "letters": request.letters,
         "length": request.length,
     }
     options = ExactOptions(seed=request.seed, **{key: value for key, value in chosen.items() if value is not None})
     require_one_process("sweep")
-    check_outputs({"--plot": request.plot}, {"--model": using.model})
+    check_png("--plot", request.plot)
+    check_written({"--plot": request.plot})
     if request.out is not None:
-        check_folder("--out", request.out, lambda folder: (folder / RESULT).is_file(), "a folder of such a sweep")
+        check_folder("--out", request.out, holds_exact_sweep, "a folder of such a sweep")
     view = View(using.json, using.quiet)
     if using.model is None:
         job = sweep_source(options)
@@ -63,14 +73,14 @@ def exact_sweep(using: ModelOptions, request: ExactRequest) -> None:
         model = choose_model(view, replace(using, device="cpu").choice)
         job = sweep_model(model, options)
     result = view.run(job, NOTHING_KEPT)
-    found = recorded(result.to_dict())
+    found = output.result = recorded(result.to_dict())
     view.result(exact_table(result))
     if request.out is not None:
         try:
             request.out.mkdir(parents=True, exist_ok=True)
             write_whole(request.out / RESULT, json_text(found, 1) + "\n")
         except OSError as error:
-            raise RequestError(f"cannot write to {request.out}: {error.strerror}") from None
+            raise WorkError(f"cannot write to {request.out}: {error.strerror}") from None
         plot_exact(result, request.out / FIGURE)
         output.stored = True
         view.say(f"wrote {request.out / RESULT} and {request.out / FIGURE}", "dim")

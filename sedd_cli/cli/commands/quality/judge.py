@@ -41,13 +41,13 @@ def judge(
 
     Example: sedd judge samples.jsonl --judge gpt2-large
     """
+    from sedd_cli.cli.inputs import check_written
     from sedd_cli.data.tokenizers import load_tokenizer
     from sedd_cli.evaluation.judge import Samples
-    from sedd_cli.system.outputs import check_outputs
 
     view = View(json, quiet)
     require_one_process("judge")
-    check_outputs({"--out": out}, {"the samples": file, "--judge": judge, "--tokenizer": tokenizer})
+    check_written({"--out": out}, {"the samples": file})
     samples = Samples.read(file, load_tokenizer(tokenizer) if tokenizer else None, format)
     reader = load_judge(view, judge, device)
     corpus = reference_corpus(view, reference, tokenizer, reader)

@@ -36,8 +36,8 @@ def compare(
     """
     from sedd_cli.checkpoints.run_directory import find_run
     from sedd_cli.cli.commands.runs.page import comparison_page
+    from sedd_cli.cli.inputs import check_written
     from sedd_cli.system.files import write_whole
-    from sedd_cli.system.outputs import check_outputs
     from sedd_cli.system.plotting import save
     from sedd_cli.training.runs.compare import compare_runs
     from sedd_cli.training.runs.figure import curves_figure
@@ -45,10 +45,11 @@ def compare(
     if out is not None and out.suffix.lower() not in (".png", ".html"):
         raise RequestError(f"--out: a name that ends in .png or .html is needed, found {out}")
     view, runs = View(json, quiet), [find_run(run) for run in runs]
-    check_outputs({"--out": out}, {"RUN": runs})
+    check_written({"--out": out}, {"RUN": runs})
     found = compare_runs(runs)
     if out is not None and not any(curve.raw for curve in found.curves):
         raise RequestError("none of these runs has metrics yet, there is nothing to plot")
+    output.result = found.to_dict()
     if out is not None and out.suffix.lower() == ".png":
         save(curves_figure(found), out)
     elif out is not None:

@@ -7,6 +7,7 @@ from html import escape
 from typing import TYPE_CHECKING
 
 from sedd_cli.cli.view.runs import comparison_rows, spelled
+from sedd_cli.errors import printable
 
 if TYPE_CHECKING:
     from sedd_cli.training.runs.compare import Comparison
@@ -33,14 +34,14 @@ def comparison_page(found: Comparison) -> str:
     from sedd_cli.training.runs.figure import curves_figure
 
     rows = (
-        f"<tr><td>{escape(key)}</td>{''.join(f'<td>{escape(value)}</td>' for value in values)}</tr>"
+        f"<tr><td>{escape(printable(key))}</td>{''.join(f'<td>{escape(printable(v))}</td>' for v in values)}</tr>"
         for key, values in comparison_rows(found).items()
     )
     return PAGE.format(
-        title=escape(" and ".join(str(one.run) for one in found.runs)),
+        title=escape(printable(" and ".join(str(one.run) for one in found.runs))),
         heads="".join(f"<th>{letter}</th>" for letter in found.letters),
         rows="\n".join(rows),
-        verdicts="".join(f"<li>{escape(spelled(one))}</li>" for one in found.verdicts),
+        verdicts="".join(f"<li>{escape(printable(spelled(one)))}</li>" for one in found.verdicts),
         unit=found.curves[0].unit,
         figure=base64.b64encode(as_png(curves_figure(found))).decode(),
     )

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from sedd_cli.cli import options as o
+from sedd_cli.cli.outcome import output
 from sedd_cli.cli.view.status import draw_status
 from sedd_cli.cli.view.view import View
 from sedd_cli.errors import RequestError
@@ -25,7 +26,8 @@ def status(
     Example: sedd status runs/quickstart --plot
     """
     from sedd_cli.checkpoints.run_directory import find_run, is_run
-    from sedd_cli.system.outputs import check_outputs
+    from sedd_cli.cli.inputs import check_written
+    from sedd_cli.system.outputs import check_own_png
     from sedd_cli.training.runs.figure import plot_status
     from sedd_cli.training.status import status as read
 
@@ -35,7 +37,9 @@ def status(
     if plot:
         if (run / "curve.png").exists() and not is_run(run):
             raise RequestError(f"{run} is not a run made here: its curve.png is not replaced")
-        check_outputs({"--plot": run / "curve.png"}, {"RUN": run})
+        check_written({"--plot": run / "curve.png"}, {"RUN": run})
+        check_own_png("--plot", run / "curve.png")
+        output.result = document
         plot_status(found, run / "curve.png")
         document["png"] = str(run / "curve.png")
     if not quiet:

@@ -31,6 +31,7 @@ def show_samples(
     """
     from sedd_cli.cli.view.denoising.recorder import Recorder
     from sedd_cli.cli.view.denoising.watch import Watcher
+    from sedd_cli.inference.generate import SamplingResult
     from sedd_cli.inference.resumable import stored, writing
 
     if out is not None:
@@ -46,12 +47,19 @@ def show_samples(
     older = out is not None and out.is_file() and out.stat().st_size > 0
     with writing(out):
         result = view.run(job, interrupted or _kept(view, out))
+    output.result = result.to_dict() if view.json and isinstance(result, SamplingResult) else {}
     if out is not None and out.exists():
         view.say(f"wrote {out}{', replacing the file' if older else ''}", "dim")
+    failed: list[WorkError] = []
     for option, path in watching.files.items():
         if recorder is not None and path is not None:
-            _write(_writer(option), path, recorder.replay(title))
-            view.say(f"wrote {path}", "dim")
+            try:
+                _write(_writer(option), path, recorder.replay(title))
+                view.say(f"wrote {path}", "dim")
+            except WorkError as error:  # the others are written
+                failed.append(error)
+    if failed:
+        raise failed[0]
     return result
 
 

@@ -1,0 +1,45 @@
+"""What a command reads, told by its options: no output may replace it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from sedd_cli.recipe import Recipe
+    from sedd_cli.system.outputs import Named
+
+#: Parameters of commands that may name a file, or a folder, that is read.
+READ = {
+    "corpus", "dataset", "features", "file", "imports", "jobs", "judge", "larger", "local", "model", "overrides",
+    "prompts", "recipe", "reference", "references", "text", "tokenizer",
+}  # fmt: skip
+
+#: Option → value, of the command that runs.
+_named: dict[str, Any] = {}
+
+
+def note_inputs(params: Iterable[Any], values: Mapping[str, Any]) -> None:
+    """Remember what the command line names for reading."""
+    _named.clear()
+    for param in params:
+        if param.name in READ and values.get(param.name) is not None:
+            flag = param.opts[0]
+            _named[flag if flag.startswith("-") else param.metavar or flag] = values[param.name]
+
+
+def check_written(
+    writes: Mapping[str, Path | None], reads: Mapping[str, Named | Iterable[Named]] | None = None
+) -> None:
+    """`check_outputs` against all inputs that the command line names, and `reads`, which it does not."""
+    from sedd_cli.system.outputs import check_outputs
+
+    more = reads or {}
+    check_outputs(writes, {**more, **{option: value for option, value in _named.items() if option not in more}})
+
+
+def inputs_of(recipe: Recipe) -> dict[str, str | None]:
+    """The files that a recipe names."""
+    data = recipe.data
+    return {"data.corpus": data.corpus, "data.local": data.local, "data.tokenizer": data.tokenizer}
