@@ -17,7 +17,8 @@ class Protocol:
     entry of `peer_losses` that is averaged, where another project has a loss of its own. models: the kind of model that
     a project evaluates in this way, "" for any. refused: corpora whose texts the project pads one by one, each with the
     tokenizers for which it does not. windows: a random window of every document in the place of blocks. training: what
-    the second number of `loss` is, which is no likelihood.
+    the second number of `loss` is, which is no likelihood. normalized: of the model whose scores are divided by their
+    normaliser.
     """
 
     rigorous: bool
@@ -31,6 +32,7 @@ class Protocol:
     refused: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     windows: bool = False
     training: str = ""
+    normalized: bool = False
 
 
 _CONTINUOUS = "the reverse process in continuous time"
@@ -58,6 +60,10 @@ PROTOCOLS = {
         windows=True, training="GIDD's training loss, with clipped weights",
     ),
     "discrete": Protocol(rigorous=True, rest=True, process="the steps that the model was trained with", discrete=True),
+    "normalized": Protocol(
+        rigorous=True, rest=True, process=f"{_CONTINUOUS} with normalised scores, which first-hitting draws from",
+        models="scores", normalized=True,
+    ),
     "sampler": Protocol(rigorous=True, rest=True, process="the sampler's steps, each with all scores", stepwise=True),
 }  # fmt: skip
 #: Evaluations of other projects that are not about blocks of a text, and what to do instead.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -145,6 +145,8 @@ def draw_bounds(
         if getattr(score.net, "block_size", None) is not None:
             raise RequestError("the protocol 'sampler' is not for models that fill blocks one after another")
         return sampler_bound(score, sampler, x0, stream, step)[:, None]
+    if find_protocol(protocols[0]).normalized:
+        score = replace(score, parametrization="mean")
     score = score.knowing(x0)
     u, u_end = (w.to(x0.device) for w in stream.uniforms(step, x0.shape[1]))
     v, count = v.to(x0.device), estimator == "count"

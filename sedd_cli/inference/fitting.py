@@ -19,6 +19,7 @@ UNIFORM = (
     "models of uniform noise whose outputs take the clean token's place, under the log-linear schedule of eps 1e-3"
 )
 GIDD = "models of GIDD's process"
+SCORES = "models that give scores on the absorbing graph, whose normaliser may differ from 1"
 TIMELESS = "masked models whose network does not depend on the noise, normalised over the tokens"
 
 
@@ -35,12 +36,15 @@ def check_protocol(name: str, model: LoadedModel | Any) -> None:
 
 
 def _unmet(protocol: Protocol, model: LoadedModel | None) -> str:
-    """What a protocol of another project is for, if the model is not of that kind."""
+    """What a protocol is for, if the model is not of that kind."""
     if protocol.models == "uniform":
         fits = model is not None and model.objective.parametrization == "plug_in" and model.graph.name == "uniform"
         return "" if fits and model is not None and model.schedule == LogLinear() else UNIFORM
     if protocol.models == "gidd":
         return "" if model is not None and model.schedule.name == MixingSchedule.name else GIDD
+    if protocol.models == "scores":
+        fits = model is not None and model.objective.parametrization == "score" and model.graph.masking
+        return "" if fits else SCORES
     if protocol.models == "timeless":
         timeless = model is not None and isinstance(model.net, Adapted) and model.net.condition.kind == "none"
         if model is None or not timeless or not model.graph.masking or model.objective.parametrization != "mean":

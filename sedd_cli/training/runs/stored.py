@@ -11,7 +11,7 @@ from sedd_cli.errors import DamageError
 from sedd_cli.system.documents import read_json
 
 #: Protocols in the order in which a view of one number takes them.
-PREFERRED = ("rigorous", "discrete", "sedd-paper", "mdlm", "sampler")
+PREFERRED = ("rigorous", "normalized", "discrete", "sedd-paper", "mdlm", "sampler")
 
 
 @dataclass(frozen=True)

@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
+import math
+
 import numpy as np
 import pytest
+import reference
 import torch
+from support.toys import N, every_noise, score_model, world
 
+from sedd_cli import load_model
+from sedd_cli.checkpoints.loaded_model import LoadedModel
+from sedd_cli.core.graphs import GRAPHS
+from sedd_cli.core.losses import OBJECTIVES
+from sedd_cli.core.random import BOUND, Stream
 from sedd_cli.data.tokenizers import load_tokenizer
 from sedd_cli.data.tokenizers.characters import ByteTokenizer
 from sedd_cli.errors import RequestError
 from sedd_cli.evaluation.likelihood.paper import paper_value
 from sedd_cli.evaluation.likelihood.protocols import Blocks
-from sedd_cli.inference.bound import PROTOCOLS, find_protocol
+from sedd_cli.inference.bound import PROTOCOLS, draw_bounds, find_protocol
+from sedd_cli.inference.fitting import check_protocol
 
 
 class Text:
@@ -134,3 +146,41 @@ def test_the_papers_values(kind, layers, length, tokenizer, corpus, value, split
 )
 def test_a_model_the_paper_does_not_have_has_no_value(other):
     assert paper_value(*other) is None
+
+
+# normalized
+
+
+@every_noise
+@pytest.mark.parametrize("estimator", ["stratified", "count"])
+def test_normalized_is_rigorous_for_scores_divided_by_their_normaliser(noise, estimator):
+    graph, Q, p0 = world("absorbing", L=3)
+    score = reference.wrong_score(p0, Q, 0.7)
+
+    def divided(x, sigma):
+        s = score(x, sigma)
+        normaliser = (s[..., :N] * math.expm1(sigma)).sum(-1, keepdim=True)
+        return torch.where((x == N)[..., None], s / normaliser, s)
+
+    index, v = torch.arange(40), torch.linspace(0.01, 0.99, 40, dtype=torch.float64)
+    x0 = torch.tensor(list(itertools.product(range(N), repeat=3)))[:20].repeat(2, 1)
+
+    def draws(score, protocol):
+        model = score_model(graph, noise, score)
+        return draw_bounds(model, (protocol,), estimator, x0, v, Stream(7, BOUND, index), 0)[:, 0]
+
+    found, own = draws(score, "normalized"), draws(score, "rigorous")
+    torch.testing.assert_close(found, draws(divided, "rigorous"), rtol=1e-9, atol=1e-9)
+    # by the same draw: n − 1 − log n, the price of a normaliser n, is never negative
+    assert (found <= own + 1e-9).all()
+    assert (found < own - 1e-3).any()
+
+
+def test_normalized_is_for_scores_on_the_absorbing_graph(tiny_run):
+    opened = load_model(tiny_run, device="cpu")
+    parts = {f.name: getattr(opened, f.name) for f in dataclasses.fields(LoadedModel)} | {"recipe": None}
+    check_protocol("normalized", LoadedModel(**parts))
+    uniform = {"graph": GRAPHS["uniform"](vocab_size=opened.vocab_size)}
+    for other in (uniform, {"parametrized": OBJECTIVES["masked_cross_entropy"]()}):
+        with pytest.raises(RequestError, match=r"normalized.*scores on the absorbing graph"):
+            check_protocol("normalized", LoadedModel(**parts | other))
