@@ -288,7 +288,7 @@ def test_the_command_prints_a_table_for_each_part(sedd, tmp_path, monkeypatch):
     [
         (["--minutes", "0"], "minutes must be positive"),
         (["--out", "report.md"], "must end in .json"),
-        (["--only", "machine,nothing"], "no measurement 'nothing'. Accepted: machine"),
+        (["--only", "machine,nothing"], "--only must be one of machine, check-losses"),
         (["--larger", "nothing"], "no shipped recipe"),
         (["--out", "absent/report.json"], "does not exist"),
     ],

@@ -8,6 +8,7 @@ import pytest
 import reference
 import torch
 from support.toys import (
+    ALL,
     STEPPERS,
     N,
     base,
@@ -361,7 +362,7 @@ def test_first_hitting_is_the_limit_of_small_normalized_steps():
     """Its law does not depend on a grid: that of a chain of many steps, to the chain's own error."""
     graph, Q, p0 = world("absorbing", L=3)
     noise, score = SCHEDULES["loglinear"](), reference.exact_score(p0, Q)  # whose normaliser is 1
-    draws = 10_000
+    draws = 10_000 if ALL else 4_000
     model = score_model(graph, noise, score)
     *_, last = SAMPLERS["first_hitting"]().run(model, Conditioning.nothing(draws, 3), seed=7, index=torch.arange(draws))
     assert (last.evaluations == 3).all()
@@ -419,7 +420,8 @@ def test_what_fills_a_gap_follows_the_exact_conditional(sampler, given):
     """With the exact score, wherever the given tokens stand: one token at a time exactly, in steps to their error."""
     graph, Q, p0 = world("absorbing", L=4)
     model = score_model(graph, SCHEDULES["loglinear"](), reference.exact_score(p0, Q))
-    draws, clamp = 6000, Conditioning.at(list(given), list(given.values()), 6000, 4)
+    draws = 6000 if ALL else 2500
+    clamp = Conditioning.at(list(given), list(given.values()), draws, 4)
     made = SAMPLERS[sampler](**({} if sampler == "first_hitting" else {"steps": 200}))
     *_, last = made.run(model, clamp, seed=8, index=torch.arange(draws))
     follows(last.x, conditional(p0, N + 1, given), N + 1)
