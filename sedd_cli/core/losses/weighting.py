@@ -59,6 +59,8 @@ def dynamic_factor(graph: Graph, sigma: Tensor, dsigma: Tensor, x: Tensor, x0: T
 
 def check_dynamic(graph: Graph) -> None:
     """ValueError unless the rates into a state are the same from all other tokens, and the same for all tokens."""
+    if graph.only_masks:
+        graph.check_masking("weighting=dynamic")
     few = min(graph.vocab_size, 3)
     states = torch.tensor([*range(few), graph.states - 1])
     rates = graph.rate_into(states)[:, : graph.vocab_size]
