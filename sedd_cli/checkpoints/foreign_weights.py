@@ -60,7 +60,7 @@ def _untrained(source: str, what: str) -> RequestError:
 def check_meaning(given: LoadedModel, graph: Graph, objective: Objective) -> list[str]:
     """What the outputs of a foreign model mean otherwise than those of a recipe, for warnings.
 
-    RequestError where their outputs are of another kind, or one has a MASK and the other none.
+    RequestError where their outputs are of another kind or scale, or one has a MASK and the other none.
     """
     ours, theirs = objective.parametrization, given.objective.parametrization
     if (ours in LOGITS) != (theirs in LOGITS) or objective.causal != given.objective.causal:
@@ -71,6 +71,9 @@ def check_meaning(given: LoadedModel, graph: Graph, objective: Objective) -> lis
     if (given.graph.mask is None) != (graph.mask is None):
         raise RequestError(f"init_from: {given.source} has the graph {given.graph.name}, this recipe {graph.name}: one "
                            "has a MASK, the other has none")  # fmt: skip
+    scales = [getattr(one, "scale_by_sigma", None) for one in (given.graph, graph)]
+    if ours == "score" and scales[0] != scales[1]:
+        raise RequestError(f"init_from: {given.source} has the graph {given.graph}, this recipe {graph}")
     found = []
     if ours != theirs:
         found.append(

@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from sedd_cli.checkpoints import checkpoint
-from sedd_cli.errors import RequestError, WorkError, did_you_mean
+from sedd_cli.errors import RequestError, WorkError, nearest_name
 from sedd_cli.recipe import Recipe, dump_recipe, load_recipe
 from sedd_cli.system.files import whole_file, write_whole
 from sedd_cli.system.json_lines import json_text, read_json_lines
@@ -187,9 +187,10 @@ def find_run(named: str | Path) -> Path:
 def near(folder: Path) -> str:
     """The end of a message about a folder that does not exist: the most similar name beside it, if there is one."""
     try:
-        return did_you_mean(str(folder), [str(one) for one in folder.parent.iterdir() if one.is_dir()])
+        meant = nearest_name(folder.name, [one.name for one in folder.parent.iterdir() if one.is_dir()])
     except OSError:
         return ""
+    return f"; did you mean {str(folder.parent / meant)!r}?" if meant else ""
 
 
 def newest_run(parent: Path) -> Path | None:

@@ -68,8 +68,8 @@ def gidd_at(
 
     Both weigh D_KL(q_t(·|x0) ‖ q_t(·|x̂)) + r − log r − 1 of a position, where r = q_t(x|x0)/q_t(x|x̂) and x̂ is the
     network's distribution. The elbo's weight is the rate of noise into x over q_t(x|x0); its mean is the integral
-    without the two ends. The training loss has GIDD's dynamic weights, clipped to [0, 2] ([0, 1] in its first version,
-    which leaves the −1 out), and is no likelihood.
+    without the two ends, divided by 1 − 2·t_eps. The training loss has GIDD's dynamic weights, clipped to [0, 2]
+    ([0, 1] in its first version, which leaves the −1 out), and is no likelihood.
     """
     graph, schedule = _gidd_process(model)
     sigma, rate = schedule(t.double())

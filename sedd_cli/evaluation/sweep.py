@@ -193,7 +193,8 @@ def _claim(options: SweepOptions, settings: dict[str, Any]) -> None:
         raise RequestError(
             f"{options.folder / 'samples'} holds files of something else: choose another folder with --out"
         )
-    codes = {key: value for key, value in there.items() if key.startswith("code of ")}  # of other samplers
+    kept = there if options.resume else {}
+    codes = {key: value for key, value in kept.items() if key.startswith("code of ")}  # of other samplers
     _write(file, codes | settings)  # before anything else: it tells whose folder this is
     try:
         (options.folder / "samples").mkdir(exist_ok=True)

@@ -22,6 +22,8 @@ CONFIG, TEMPLATE = "tokenizer_config.json", "chat_template.jinja"
 NAMED = ("bos_token", "eos_token", "pad_token", "unk_token")
 #: What rendering a template may take, in a process of its own, and the most characters it may give.
 RENDER_BYTES, RENDER_SECONDS, RENDERED = 2 << 30, 5, 1 << 20
+#: The exit code of that process, as it stands in _RENDER, where a limit is met; a signal may end it as well.
+_LIMIT = 3
 _RENDER = """
 import json, sys
 most, seconds, characters = map(int, sys.argv[1:])
@@ -43,11 +45,11 @@ text = reason = None
 try:
     text = environment.from_string(template).render(add_generation_prompt=True, **values)
 except MemoryError:
-    sys.exit(1)
+    sys.exit(3)
 except Exception as error:
     reason = (str(error).strip() or type(error).__name__).split(chr(10))[0][:200]
 if text is not None and len(text) > characters:
-    sys.exit(1)
+    sys.exit(3)
 json.dump([text, reason], sys.stdout)
 """
 
@@ -92,11 +94,14 @@ def _rendered(template: str, values: Mapping[str, Any], folder: Path) -> str:
         done = subprocess.run(command, input=given, capture_output=True, timeout=2 * RENDER_SECONDS, check=False)
     except subprocess.TimeoutExpired:
         done = None
-    if done is None or done.returncode:
+    if done is None or done.returncode < 0 or done.returncode == _LIMIT:
         raise RequestError(
             f"the chat template of {folder} is refused: rendering it takes more than {RENDER_SECONDS} s, "
             f"{RENDER_BYTES >> 30} GiB or {RENDERED:,} characters (RENDER_SECONDS, RENDER_BYTES, RENDERED)"
         )
+    if done.returncode:
+        reason = (done.stderr.decode("utf-8", "replace").strip().split("\n") or [""])[-1][:200]
+        raise RequestError(f"the chat template of {folder} cannot be rendered: {reason}")
     text, reason = json.loads(done.stdout)
     if reason is not None:
         raise RequestError(f"the chat template of {folder} fails: {reason}")

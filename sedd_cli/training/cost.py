@@ -213,12 +213,13 @@ def too_little_noise(graph: Graph, schedule: Schedule) -> str | None:
 
 def _memory(recipe: Recipe, parameters: int, graph: Graph, micro_batch: int) -> float:
     """Bytes of weights, gradients, EMA and two optimizer moments in float32, and of what the backward pass keeps."""
-    width, tokens, blocks = recipe.model.hidden_size, micro_batch * recipe.model.length, recipe.model.n_blocks
+    width, blocks, objective = recipe.model.hidden_size, recipe.model.n_blocks, recipe.objective.make()
+    tokens = objective.corruptions * micro_batch * recipe.model.length
     # a block keeps about 34·D bf16 values a token (Korthikanti et al. 2022, without the attention matrix);
     # recomputing keeps the input of each block and the activations of one block at a time
     values = 34 + 2 * blocks if recipe.train.recompute else 34 * blocks
     # the fused loss: hidden states of the active positions, scaled, and their gradient in float32; one tile in float32
     # and its gradient in bf16
-    active = mean_active_share(graph, recipe.noise.make(), recipe.objective.make().causal)
+    active = mean_active_share(graph, recipe.noise.make(), objective.causal)
     loss = 3 * 4 * width * active * tokens + 1.5 * BUDGET["cuda"]
     return parameters * BYTES_A_PARAMETER + tokens * values * width * 2 + loss

@@ -49,13 +49,16 @@ def mean_active_share(graph: Graph, schedule: Schedule, causal: bool = False) ->
     return float(graph.active_share(schedule(t)[0]).mean())
 
 
-def flops_a_token(config: DiTConfig, graph: Graph, schedule: Schedule, causal: bool = False) -> float:
-    """Operations per token of the matrix products of a forward and backward pass.
+def flops_a_token(
+    config: DiTConfig, graph: Graph, schedule: Schedule, causal: bool = False, corruptions: int = 1
+) -> float:
+    """Operations per token of text of the matrix products of a forward and backward pass over all its corruptions.
 
     Weights [m, n] cost 2mn forward and 4mn backward. The head counts only at positions whose scores the loss needs,
     attention over the whole length. Recomputed activations count once.
     """
-    return 3 * (trunk_flops_a_token(config) + mean_active_share(graph, schedule, causal) * head_flops(config, graph))
+    head = mean_active_share(graph, schedule, causal) * head_flops(config, graph)
+    return 3 * corruptions * (trunk_flops_a_token(config) + head)
 
 
 def trunk_flops_a_token(config: DiTConfig) -> float:
@@ -74,5 +77,5 @@ def head_flops(config: DiTConfig, graph: Graph) -> int:
 
 def training_flops(recipe: Recipe, graph: Graph) -> float:
     """Operations of a whole training."""
-    tokens = recipe.train.steps * recipe.train.batch * recipe.model.length
-    return tokens * flops_a_token(recipe.model, graph, recipe.noise.make(), recipe.objective.make().causal)
+    tokens, objective = recipe.train.steps * recipe.train.batch * recipe.model.length, recipe.objective.make()
+    return tokens * flops_a_token(recipe.model, graph, recipe.noise.make(), objective.causal, objective.corruptions)

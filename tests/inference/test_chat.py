@@ -69,6 +69,17 @@ def test_a_template_that_has_no_end_is_refused(folder, monkeypatch, template, sa
         chat_layout(load_model(folder), "hi", 30)
 
 
+def test_a_process_that_cannot_render_at_all_says_why(folder, monkeypatch):
+    from sedd_cli.inference import chat
+
+    monkeypatch.setattr(chat, "_RENDER", chat._RENDER.replace("jinja2.sandbox", "jinja2_of_nobody"))
+    write(folder, chat_template="hi")
+    with pytest.raises(
+        RequestError, match="cannot be rendered: ModuleNotFoundError: No module named 'jinja2_of_nobody'"
+    ):
+        chat_layout(load_model(folder), "hi", 30)
+
+
 def test_a_template_that_is_no_text_is_named(folder):
     (folder / "chat_template.jinja").write_bytes(b"\xff\xfe")
     with pytest.raises(DamageError, match=r"chat_template\.jinja is not a text"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 
 import pytest
@@ -57,6 +58,15 @@ def test_useful_flops_are_those_torch_counts():
     # left out there: the noise level's own two-layer perceptron, once a sequence
     assert expected == pytest.approx(counter.get_total_flops(), rel=0.02)
     assert expected <= counter.get_total_flops()
+
+
+def test_an_objective_with_two_corruptions_costs_two_evaluations():
+    words = ["graph=state_dependent", "data.tokenizer=char", "model.n_blocks=2", "train.micro_batch=6"]
+    one, two = (load_recipe("quickstart", [*words, f"objective={name}"]) for name in ("d3pm", "genmd4"))
+    graph = GRAPHS["state_dependent"](vocab_size=50)
+    assert flops.training_flops(two, graph) == 2 * flops.training_flops(one, graph)
+    both = dataclasses.replace(one, train=dataclasses.replace(one.train, micro_batch=12))
+    assert cost._memory(two, 1000, graph, 6) == cost._memory(both, 1000, graph, 12)
 
 
 def test_half_of_the_positions_are_masked_under_the_papers_schedule():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -38,6 +40,17 @@ def test_a_run_begins_with_the_averaged_weights_of_another(workplace, tiny_run, 
     model, warned = begun(workplace, tmp_path / "run", tiny_run)
     assert_equal_weights(model, load_model(tiny_run))
     assert warned == []
+
+
+@pytest.mark.parametrize("now", ["of another format", "damaged"])
+def test_a_run_that_has_begun_reads_its_source_no_more(workplace, tiny_run, tmp_path, now):
+    source = tmp_path / "source"
+    shutil.copytree(tiny_run, source)
+    begun(workplace, tmp_path / "run", source)
+    shutil.rmtree(source)
+    source.mkdir()
+    (source / "config.json").write_text('{"model_type": "llada"}' if now == "of another format" else "{")
+    begun(workplace, tmp_path / "run", source)
 
 
 def test_another_length_needs_no_new_weights(workplace, tiny_run, tmp_path):

@@ -113,6 +113,15 @@ def test_outputs_of_another_kind_and_a_graph_without_mask_are_refused(workplace,
         trained(workplace, tmp_path, *BYTES, "objective=d3pm", "graph=uniform", *STILL)
 
 
+def test_scores_of_another_scale_are_refused(workplace, tmp_path):
+    """SEDD of MDLM's code learns ratios without the factor 1/expm1(sigma)."""
+    (tmp_path / "m").mkdir()
+    made.save_lightning(tmp_path / "m" / "last.ckpt", states=258, parameterization="sedd", time_conditioning=True)
+    with pytest.raises(RequestError, match=r"scale_by_sigma=True\), this recipe .*scale_by_sigma=False"):
+        trained(workplace, tmp_path, *BYTES, *STILL, "graph={name: absorbing, scale_by_sigma: false}")
+    trained(workplace, tmp_path, *BYTES, *STILL)
+
+
 @pytest.mark.parametrize("name", ["m", "file"])
 def test_a_checkpoint_without_a_tokenizer_leaves_the_text_its_own(workplace, tmp_path, name):
     """A folder of MDLM holds none, and of a file of lightning none is taken."""

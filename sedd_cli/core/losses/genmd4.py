@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -23,9 +24,10 @@ class GenMD4(Objective):
 
         λ′/λ · Σ over MASK of (−w_{x0}·log μ_{x0} − w_{x0} + Σ_y w_y·μ_y),
 
-    the score entropy of the graph `state_dependent`. Below t_min a token v is decoded with probability ∝ λ_v(t_min),
-    whatever the network: without that term the exponents would gain by masking tokens where no loss is taken. So the
-    mean over t is a bound on −log p of a model, but for tokens that are not MASK at t = 1 (1 in 1000 by `loglinear`).
+    the score entropy of the graph `state_dependent`. The mean over t is a bound on −log p of a model, so that the
+    exponents gain nothing by masking tokens where no loss is taken. For that, both ends of time count. Token v is MASK
+    with probability λ_v(t)/λ_v(1): at t = 1 all tokens are, as where samplers start. Below t_min it is decoded with
+    probability ∝ λ_v(t_min)/λ_v(1), whatever the network.
 
     The corruption x depends on w, too. That part of the gradient, E[loss·∇ log p(x|x0)], is estimated from two
     independent corruptions, each with the loss of the other as its baseline: (loss_1 − loss_2)·∇(log p_1 − log p_2)/2
@@ -54,7 +56,8 @@ class GenMD4(Objective):
         graph, count = model.graph, self.corruptions
         sigma, dsigma = model.schedule(self.t_min + (1 - self.t_min) * v)  # [B]
         level, clean = sigma.repeat(count), x0.repeat(count, 1)  # one corruption after the other
-        x = graph.perturb(clean, level, torch.cat(u.chunk(count, 1)))  # [2B, L]
+        noise = _from_all_mask(model, level)
+        x = graph.perturb(clean, noise, torch.cat(u.chunk(count, 1)))  # [2B, L]
         w = graph.exponents.to(x.device)
 
         def term(z: Tensor, batch: Tensor, x: Tensor, x0: Tensor) -> Tensor:
@@ -63,17 +66,24 @@ class GenMD4(Objective):
 
         weight = (1 - self.t_min) * dsigma / torch.expm1(sigma)
         losses = weight * model.row_losses(x, level, clean, term).double().view(count, -1)
-        log_p = graph.log_probability(level, x, clean).sum(-1).view(count, -1)
+        log_p = graph.log_probability(noise, x, clean).sum(-1).view(count, -1)
         others = losses.detach() - losses.detach().flip(0)
         learning = 0.5 * (others * log_p).sum(0)
         loss = losses.mean(0) + self._below_t_min(model, x0)
         return Loss((loss + learning - learning.detach()).sum(), loss.detach())
 
     def _below_t_min(self, model: ScoreModel, x0: Tensor) -> Tensor:
-        """λ_{x0}·(−log(λ_{x0}/Σ_y λ_y)) at t_min, summed over the sequence: nats [B] float64."""
+        """p_{x0}·(−log(p_{x0}/Σ_y p_y)) with p_v = λ_v(t_min)/λ_v(1), summed over the sequence: nats [B] float64."""
         at_end = torch.tensor(model.schedule.sigma(self.t_min), dtype=torch.float64, device=x0.device)
+        at_end = _from_all_mask(model, at_end)
         graph = model.graph
         tokens = torch.arange(graph.vocab_size, device=x0.device)
         log_lambda = graph.log_probability(at_end, torch.full_like(tokens, graph.mask_state), tokens)
         nats = log_lambda.exp() * (log_lambda.logsumexp(0) - log_lambda)
         return nats[x0].sum(-1)
+
+
+def _from_all_mask(model: ScoreModel, sigma: Tensor) -> Tensor:
+    """The noise [...] at which λ is λ(sigma)/λ(t = 1), float64."""
+    share = torch.expm1(-sigma.double()) / math.expm1(-model.schedule.sigma(1.0))
+    return -torch.log1p(-share.clamp(max=1.0))  # rounding might lead above 1

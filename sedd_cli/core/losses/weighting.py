@@ -32,7 +32,8 @@ def dynamic_factor(graph: Graph, sigma: Tensor, dsigma: Tensor, x: Tensor, x0: T
     The bound weighs a position by σ̄′·Q(x,y)/p(x|x0), which is very large where noise is small. GIDD's dynamic weights
     take its place: 2 at MASK, 1 at a wrong token, and e^{−λ/2}/N, at most 2, at the clean token, with the log
     signal-to-noise ratio λ = log(α/(1 − α)) and α the probability that no noise has reached a token. GIDD's B and w_max
-    are 1 here. Its first code is like this; the present one has sigmoid(−t), which hardly changes, in place of −λ.
+    are 1 here. λ is that of its first code, which clipped all weights at 1; the present one clips at 2, and has
+    sigmoid(−t), which hardly changes, in place of −λ.
     """
     tokens, device = graph.vocab_size, x.device
     # rates into a state and probabilities are those of one token for all (`check_dynamic`)
@@ -58,6 +59,8 @@ def dynamic_factor(graph: Graph, sigma: Tensor, dsigma: Tensor, x: Tensor, x0: T
 
 def check_dynamic(graph: Graph) -> None:
     """ValueError unless the rates into a state are the same from all other tokens, and the same for all tokens."""
+    if graph.only_masks:
+        graph.check_masking("weighting=dynamic")
     few = min(graph.vocab_size, 3)
     states = torch.tensor([*range(few), graph.states - 1])
     rates = graph.rate_into(states)[:, : graph.vocab_size]

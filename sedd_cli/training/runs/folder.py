@@ -10,7 +10,7 @@ from sedd_cli.data.corpora import find_corpus, is_own_text
 from sedd_cli.errors import RequestError
 from sedd_cli.recipe import Recipe, shipped
 from sedd_cli.recipe.load import recipe_file
-from sedd_cli.recipe.stored import read_stored
+from sedd_cli.recipe.stored import StoredRecipe, read_stored
 from sedd_cli.system.documents import read_yaml
 
 
@@ -19,8 +19,8 @@ def default_run(source: str | Path, recipe: Recipe) -> Path:
 
     runs/NAME with the recipe's name. Where an override names another text than the recipe does, the text's name takes
     its place, so that runs of several texts do not collide: runs/CORPUS for a text of one's own, runs/NAME-CORPUS for a
-    known corpus and where a shipped recipe is called like the text. A run of this text under runs/NAME, as earlier
-    versions made it, is gone on with.
+    known corpus, where a shipped recipe is called like the text, and where runs/CORPUS is a run of another recipe. A
+    run of this text under runs/NAME, as earlier versions made it, is gone on with.
 
     Args:
         source: The YAML file, or the name of a shipped recipe.
@@ -29,10 +29,12 @@ def default_run(source: str | Path, recipe: Recipe) -> Path:
     usual, path = RUNS / recipe.name, recipe_file(source)
     written = read_yaml(path)
     renamed = recipe.name != written.get("name", path.stem)
-    if renamed or _corpus(written) == recipe.data.corpus or _trains_on(usual, recipe.data.corpus):
+    before = _stored(usual)
+    if renamed or _corpus(written) == recipe.data.corpus or (before and before.corpus == recipe.data.corpus):
         return usual
     name = find_corpus(recipe.data.prepared()).name.lstrip(".") or "text"
-    alone = is_own_text(recipe.data.corpus) and name not in shipped()
+    there = _stored(RUNS / name)
+    alone = is_own_text(recipe.data.corpus) and name not in shipped() and (not there or there.name == recipe.name)
     return RUNS / (name if alone else f"{recipe.name}-{name}")
 
 
@@ -42,9 +44,9 @@ def _corpus(written: dict[str, Any]) -> str | None:
     return data.get("corpus") if isinstance(data, dict) else None
 
 
-def _trains_on(run: Path, corpus: str) -> bool:
-    """Whether a folder is a run on this text."""
+def _stored(run: Path) -> StoredRecipe | None:
+    """The recipe of a run; None where the folder is none."""
     try:
-        return read_stored(run / "recipe.yaml").corpus == corpus
+        return read_stored(run / "recipe.yaml")
     except (OSError, RequestError):
-        return False
+        return None

@@ -175,6 +175,8 @@ def test_dynamic_is_refused_where_rates_between_tokens_differ():
         check_dynamic(GRAPHS[name](vocab_size=5))
     with pytest.raises(ValueError, match="dynamic needs equal rates"):
         OBJECTIVES["score_entropy"](weighting="dynamic").check(Cyclic(vocab_size=5))
+    with pytest.raises(ValueError, match="dynamic needs a graph that masks all tokens alike"):
+        check_dynamic(GRAPHS["state_dependent"](vocab_size=5, power=2.0))
 
 
 def test_what_minimises_the_bound_is_said_and_old_recipes_mean_the_same():
