@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import torch
 from torch import Tensor
 
@@ -12,6 +10,7 @@ from sedd_cli.checkpoints.formats.base import LLAMA, ModelFiles
 from sedd_cli.checkpoints.formats.mdlm import BD3LM
 from sedd_cli.checkpoints.formats.radd import Radd
 from sedd_cli.checkpoints.loaded_model import LoadedModel
+from sedd_cli.checkpoints.run_directory import find_run
 from sedd_cli.core.graphs import Graph
 from sedd_cli.core.losses import Objective
 from sedd_cli.data.tokenizers import Tokenizer
@@ -30,7 +29,7 @@ def check_source(source: str) -> None:
 
     They are looked at before a text is prepared; `own_network` checks the network itself.
     """
-    path = Path(source)
+    path = find_run(source)
     found = find_format(ModelFiles(path, source))[0] if path.exists() else None
     if found and found.untrained:
         raise _untrained(source, found.untrained)

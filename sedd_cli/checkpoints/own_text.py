@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from sedd_cli.checkpoints import checkpoint
+from sedd_cli.checkpoints.run_directory import by_name
 from sedd_cli.data.corpora import find_corpus
 from sedd_cli.data.folders import prepared
 from sedd_cli.data.held_out import Cut, cut
@@ -31,7 +32,7 @@ def text_options(recipe: Recipe, run: Path | None = None) -> PrepareOptions:
     options = recipe.data.prepared()
     if options.tokenizer is not None or find_corpus(options).prepared is not None:
         return options
-    origin = recipe.init_from
+    origin = by_name(recipe.init_from) if recipe.init_from else None
     wanted = replace(options, tokenizer=origin) if origin and gives_tokenizer(origin) else options
     began = checkpoint.latest(run) if run else None
     if began is None:

@@ -32,6 +32,8 @@ MAY_CHANGE = (
 
 #: Where runs are unless something else is said.
 RUNS = Path("runs")
+#: Models of the hub whose id is a single word. A run of such a name is meant by its path alone.
+HUB_WORDS = ("gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl", "distilgpt2")
 #: An empty file that marks a folder as a run.
 MARK = ".sedd-run"
 #: Kinds of our records in metrics.jsonl.
@@ -181,7 +183,14 @@ def is_run(folder: Path) -> bool:
 def find_run(named: str | Path) -> Path:
     """The folder of a run, which may be named as `sedd runs` lists it: seen from ./runs."""
     folder = Path(named)
-    return RUNS / folder if not folder.exists() and is_run(RUNS / folder) else folder
+    hidden = folder.exists() or str(named) in HUB_WORDS
+    return RUNS / folder if not hidden and is_run(RUNS / folder) else folder
+
+
+def by_name(source: str) -> str:
+    """The folder of the run that `source` names as `sedd runs` lists it; any other source as it is."""
+    found = find_run(source)
+    return source if found == Path(source) else str(found)
 
 
 def near(folder: Path) -> str:

@@ -36,7 +36,15 @@ def check_written(
     from sedd_cli.system.outputs import check_outputs
 
     more = reads or {}
-    check_outputs(writes, {**more, **{option: value for option, value in _named.items() if option not in more}})
+    check_outputs(writes, {**more, **{option: _files(value) for option, value in _named.items() if option not in more}})
+
+
+def _files(value: Named | Iterable[Named]) -> list[Named]:
+    """What an option names, and the folders of the runs that it names as `sedd runs` lists them."""
+    from sedd_cli.checkpoints.run_directory import find_run
+
+    named = [value] if isinstance(value, str | Path) else list(value or [])
+    return [*named, *(find_run(one) for one in named if one is not None)]
 
 
 def inputs_of(recipe: Recipe) -> dict[str, str | None]:

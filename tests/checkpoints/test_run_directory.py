@@ -2,10 +2,58 @@
 
 from __future__ import annotations
 
-from sedd_cli.checkpoints.run_directory import near
+import shutil
+from pathlib import Path
+
+import pytest
+
+from sedd_cli.checkpoints.foreign_weights import check_source
+from sedd_cli.checkpoints.own_text import text_options
+from sedd_cli.checkpoints.run_directory import by_name, find_run, near
+from sedd_cli.cli.inputs import check_written, note_inputs
+from sedd_cli.errors import RequestError
+from sedd_cli.evaluation.scorers.scorer import load_scorer
+from sedd_cli.recipe import load_recipe
 
 
 def test_a_misspelt_folder_is_answered_by_its_own_name_and_not_by_the_path_that_all_share(tmp_path):
     (tmp_path / "stories").mkdir()
     assert near(tmp_path / "storys") == f"; did you mean {str(tmp_path / 'stories')!r}?"
     assert near(tmp_path / "0123") == near(tmp_path / "none" / "a") == ""
+
+
+@pytest.fixture
+def named(tiny_run, tmp_path, monkeypatch):
+    """Runs under ./runs."""
+    for name in ("shake", "gpt2"):
+        shutil.copytree(tiny_run, tmp_path / "runs" / name)
+    monkeypatch.chdir(tmp_path)
+
+
+def test_a_run_is_found_by_its_name_but_a_word_of_the_hub_is_a_model_of_the_hub(named):
+    assert find_run("shake") == Path("runs/shake")
+    assert by_name("shake") == "runs/shake"
+    assert by_name("gpt2") == "gpt2"
+    assert by_name("runs/gpt2") == "runs/gpt2"
+    assert by_name("./nothing") == "./nothing"
+
+
+def test_every_option_that_takes_a_model_takes_the_name_of_a_run(named):
+    with pytest.raises(RequestError, match=r"runs/shake .* has no exact likelihoods"):
+        load_scorer("shake", "cpu")
+    Path("my.txt").write_text("the cat sat on the mat")
+    recipe = load_recipe("quickstart", ["init_from=shake", "data.tokenizer=null", "data.corpus=my.txt"])
+    assert text_options(recipe).tokenizer == "runs/shake"
+    check_source("shake")
+
+
+def test_no_output_replaces_a_file_of_a_run_that_is_named(named):
+    class Model:
+        name, opts, metavar = "model", ["--model"], "MODEL"
+
+    note_inputs([Model()], {"model": "shake"})
+    try:
+        with pytest.raises(RequestError, match=r"--out.*--model"):
+            check_written({"--out": Path("runs/shake/recipe.yaml")})
+    finally:
+        note_inputs([], {})

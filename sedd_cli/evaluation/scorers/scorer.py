@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from sedd_cli.checkpoints.load import open_model
 from sedd_cli.checkpoints.loaded_model import LoadedModel
+from sedd_cli.checkpoints.run_directory import by_name
 from sedd_cli.errors import RequestError
 from sedd_cli.evaluation.scorers.causal import check_rows, padded
 from sedd_cli.evaluation.scorers.pretrained import load_causal
@@ -139,9 +140,10 @@ def load_scorer(source: str | Path, device: str = "auto", precision: str = "fp32
 
     RequestError for what cannot be loaded, and for a model without exact likelihoods.
     """
+    source = by_name(str(source))
     if not (Path(source) / "recipe.yaml").is_file():
         return load_causal(source, device, precision)
-    model = open_model(str(source), device, precision)
+    model = open_model(source, device, precision)
     if not model.exact:
         raise RequestError(
             f"{source} ({model.kind}) has no exact likelihoods: a scorer goes from left to right (a causal language "
