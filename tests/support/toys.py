@@ -42,9 +42,8 @@ def fits(sampler: str, graph: str, **options: object) -> bool:
     return True
 
 
-every_pair = pytest.mark.parametrize(
-    ("name", "sampler"), [(g, s) for g in GRAPHS for s in FEW.get(g, STEPPERS) if fits(s, g)]
-)
+PAIRS = [(g, s) for g in GRAPHS for s in FEW.get(g, STEPPERS) if fits(s, g)]
+every_pair = pytest.mark.parametrize(("name", "sampler"), PAIRS)
 
 
 @dataclass(frozen=True)

@@ -246,7 +246,9 @@ def _bounds(
 ) -> Generator[Event, None, dict[str, BoundResult]]:
     """The bound of one protocol, or the bounds of those that share their draws."""
     names, first, monte_carlo = tuple(blocks), next(iter(blocks.values())), options.monte_carlo
-    cache = _cache(known, options, {"protocols": names, "draws": monte_carlo.draws(len(first))})
+    how = {"protocols": names, "draws": monte_carlo.draws(len(first))}
+    how |= {"padding": model.padding} if find_protocol(names[0]).windows else {}
+    cache = _cache(known, options, how)
     to_bits = 1 / math.log(2) / first.size.characters
     estimates = yield from estimate(model.score, first, names, monte_carlo, cache, dist, to_bits)
     yield from _cache_warning(cache)
