@@ -463,7 +463,7 @@ def test_random_draws_average_to_the_bound(name):
     # at sigma = 1e-5 a moved token has a chance of 1e-5 and a loss of 1e5: no feasible number of draws would settle
     model = score_model(graph, SCHEDULES["geometric"](sigma_min=0.2, sigma_max=5.0), reference.wrong_score(p0, Q, 0.3))
     generator = torch.Generator().manual_seed(0)
-    draws, x0 = 4000, X0[0]
+    draws, x0 = 4000 if ALL or name in ("absorbing", "uniform") else 1500, X0[0]
     v = stratified(draws, torch.rand(draws, generator=generator, **F64))
     u, u_end = torch.rand(2, draws, 3, generator=generator, **F64)
     values = rigorous_bound(model, x0.expand(draws, -1), v, u, u_end, count=graph.masking)

@@ -44,6 +44,15 @@ def fits(sampler: str, graph: str, **options: object) -> bool:
 
 PAIRS = [(g, s) for g in GRAPHS for s in FEW.get(g, STEPPERS) if fits(s, g)]
 every_pair = pytest.mark.parametrize(("name", "sampler"), PAIRS)
+#: Every pair with every schedule; graphs without closed forms with one, unless all is tested.
+every_setting = pytest.mark.parametrize(
+    ("name", "sampler", "noise"),
+    [
+        pytest.param(g, s, SCHEDULES[noise](), id=f"{g}-{s}-{noise}")
+        for g, s in PAIRS
+        for noise in (NOISES if ALL or g in ("absorbing", "uniform") else NOISES[:1])
+    ],
+)
 
 
 @dataclass(frozen=True)

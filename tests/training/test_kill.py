@@ -30,7 +30,7 @@ from sedd_cli.system.events import Warn
 from sedd_cli.training import step
 from sedd_cli.training.train import TrainOptions, TrainResult, train
 
-KILLS = int(os.environ.get("SEDD_KILLS", "2"))
+KILLS = int(os.environ.get("SEDD_KILLS", "1"))
 
 #: (function, when, at which call, the step that `latest` then names). Checkpoints are written every second step and
 #: two are kept, so the third is the first to remove one. A kill "amid" leaves half of what the call does.

@@ -16,6 +16,7 @@ from support.toys import (
     every_noise,
     every_pair,
     every_sampler,
+    every_setting,
     follows,
     schedule,
     score_model,
@@ -140,8 +141,7 @@ def test_on_loglinear_masks_euler_is_tweedie(spread):
         )
 
 
-@every_pair
-@every_noise
+@every_setting
 @pytest.mark.parametrize("given", [{}, {0: 2}, {1: 0}, {0: 1, 2: 1}], ids=str)
 def test_samples_follow_the_exact_chain(name, noise, sampler, given):
     graph, Q, p0 = world(name, L=3)
