@@ -9,13 +9,14 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from sedd_cli.core.graphs.base import GRAPHS, Graph
+from sedd_cli.core.graphs.base import GRAPHS
 from sedd_cli.core.graphs.transition import per_position, zero_at
+from sedd_cli.core.graphs.with_mask import WithMask
 
 
 @GRAPHS.register
 @dataclass(frozen=True)
-class Absorbing(Graph):
+class Absorbing(WithMask):
     """N tokens and MASK, which is state N: every token turns into MASK at rate 1.
 
     With `scale_by_sigma` the network learns log-ratios of clean tokens, and the known factor 1/expm1(sigma) is added
@@ -24,14 +25,6 @@ class Absorbing(Graph):
 
     name: ClassVar[str] = "absorbing"
     scale_by_sigma: bool = True
-
-    @property
-    def states(self) -> int:
-        return self.vocab_size + 1
-
-    @property
-    def mask(self) -> int:
-        return self.vocab_size
 
     def rate(self, x: Tensor) -> Tensor:
         leaves = (x != self.mask).double()[..., None]

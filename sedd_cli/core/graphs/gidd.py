@@ -18,8 +18,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sedd_cli.core.graphs.base import Graph
 from sedd_cli.core.graphs.transition import per_position
+from sedd_cli.core.graphs.with_mask import WithMask
 from sedd_cli.core.schedules import Schedule
 
 
@@ -95,7 +95,7 @@ class MixingSchedule(Schedule):
 
 
 @dataclass(frozen=True, eq=False)
-class Mixture(Graph):
+class Mixture(WithMask):
     """A position is reached at rate 1, and then becomes MASK with probability `share`, else a uniform token.
 
     share [...] is one for all positions, one a sequence, or one a position. The token may be the one that was there.
@@ -104,14 +104,6 @@ class Mixture(Graph):
     name: ClassVar[str] = "mixture"
     reached: int
     share: Tensor
-
-    @property
-    def states(self) -> int:
-        return self.vocab_size + 1
-
-    @property
-    def mask(self) -> int:
-        return self.vocab_size
 
     def arrival(self, x: Tensor) -> Tensor:
         """The probability that a reached position becomes x, [...] float64."""
@@ -151,19 +143,11 @@ class Mixture(Graph):
 
 
 @dataclass(frozen=True)
-class Gidd(Graph):
+class Gidd(WithMask):
     """N tokens and MASK, which is state N, under `Mixing`. Its rates depend on noise: `between` gives them."""
 
     name: ClassVar[str] = "gidd"
     mixing: Mixing
-
-    @property
-    def states(self) -> int:
-        return self.vocab_size + 1
-
-    @property
-    def mask(self) -> int:
-        return self.vocab_size
 
     def between(self, sigma_s: Tensor, sigma_t: Tensor) -> Mixture:
         sigma_s, sigma_t = sigma_s.double(), sigma_t.double()

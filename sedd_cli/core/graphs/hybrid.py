@@ -9,12 +9,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sedd_cli.core.graphs.base import GRAPHS, Graph
+from sedd_cli.core.graphs.base import GRAPHS
+from sedd_cli.core.graphs.with_mask import WithMask
 
 
 @GRAPHS.register
 @dataclass(frozen=True)
-class Hybrid(Graph):
+class Hybrid(WithMask):
     """Q = mask_rate·(absorbing) + uniform_rate·(uniform on the tokens). MASK is state N and is never left."""
 
     name: ClassVar[str] = "hybrid"
@@ -26,14 +27,6 @@ class Hybrid(Graph):
         for key in ("mask_rate", "uniform_rate"):
             if not 0 < getattr(self, key) < float("inf"):
                 raise ValueError(f"{key} must be positive and finite, found {getattr(self, key)}")
-
-    @property
-    def states(self) -> int:
-        return self.vocab_size + 1
-
-    @property
-    def mask(self) -> int:
-        return self.vocab_size
 
     def rate(self, x: Tensor) -> Tensor:
         here = F.one_hot(x, self.states).double()
@@ -48,9 +41,6 @@ class Hybrid(Graph):
         token = here * torch.exp(-self.uniform_rate * sigma) + moved * self._is_token(x) / self.vocab_size
         p = torch.exp(-self.mask_rate * sigma) * token - torch.expm1(-self.mask_rate * sigma) * self._is_mask(x)
         return torch.where(x[..., None] == self.mask, here, p)
-
-    def _is_mask(self, x: Tensor) -> Tensor:
-        return F.one_hot(torch.tensor(self.mask, device=x.device), self.states).double()
 
     def _is_token(self, x: Tensor) -> Tensor:
         return 1 - self._is_mask(x)

@@ -10,21 +10,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sedd_cli.core.graphs.base import Graph
 from sedd_cli.core.graphs.transition import per_position
+from sedd_cli.core.graphs.with_mask import WithMask
 
 
 @dataclass(frozen=True)
-class TokenMasking(Graph):
-    """N tokens and MASK, which is state N and is never left. `shares` defines what noise does to each token."""
-
-    @property
-    def states(self) -> int:
-        return self.vocab_size + 1
-
-    @property
-    def mask(self) -> int:
-        return self.vocab_size
+class TokenMasking(WithMask):
+    """Tokens only turn into MASK, each with the probability that `shares` gives."""
 
     @property
     def masking(self) -> bool:
@@ -74,9 +66,6 @@ class TokenMasking(Graph):
     def largest_score(self, sigma: Tensor) -> Tensor:
         kept, masked = self.shares(sigma)
         return (kept.log() - masked.log()).amax(-1)
-
-    def _is_mask(self, x: Tensor) -> Tensor:
-        return F.one_hot(torch.tensor(self.mask, device=x.device), self.states).double()
 
 
 @dataclass(frozen=True, eq=False)
