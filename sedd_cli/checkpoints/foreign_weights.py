@@ -81,11 +81,11 @@ def check_meaning(given: LoadedModel, graph: Graph, objective: Objective) -> lis
     if given.graph.name != graph.name:
         found.append(f"{given.source} was trained on the graph {given.graph.name}, this recipe has {graph.name}")
     if isinstance(given.net, Adapted) and given.net.condition.kind == "time":
-        found.append(f"{given.source} was told of the time, this network is told of the total noise")
+        found.append(f"{given.source} is conditioned on the time, this network on the total noise")
     return found
 
 
-def told_of_noise(given: LoadedModel) -> bool:
+def conditioned_on_noise(given: LoadedModel) -> bool:
     """Whether its network gets a number that depends on the noise, rather than 0."""
     return not isinstance(given.net, Adapted) or given.net.condition.kind != "none"
 

@@ -30,7 +30,7 @@ MAY_CHANGE = (
 )  # fmt: skip
 
 
-#: Where runs are unless something else is said.
+#: The folder of runs, if no other is given.
 RUNS = Path("runs")
 #: Models of the hub whose id is a single word. A run of such a name is meant by its path alone.
 HUB_WORDS = ("gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl", "distilgpt2")

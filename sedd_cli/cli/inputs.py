@@ -1,4 +1,4 @@
-"""What a command reads, told by its options: no output may replace it."""
+"""The files that a command reads, collected from its options: no output may replace them."""
 
 from __future__ import annotations
 

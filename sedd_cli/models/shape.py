@@ -21,7 +21,7 @@ class DiTConfig:
 
     The last three are ablations of the paper's network (appendix C.2). adaln: the condition modulates every block;
     otherwise blocks are plain, and the condition is added to the embeddings. positions: rotary, or a learned embedding
-    of each position. time: the condition is the noise; otherwise the network is not told of it.
+    of each position. time: the condition is the noise; otherwise it is always that of no noise.
     """
 
     n_blocks: int = 12
@@ -66,7 +66,7 @@ class DiTConfig:
 class Variant:
     """How networks of others differ from SEDD's. No recipe chooses it.
 
-    conditioned: the noise modulates every block (adaLN); otherwise the network is not told of it. norm_bias: layer
+    conditioned: the noise modulates every block (adaLN); otherwise the network does not depend on it. norm_bias: layer
     normalisations have a bias. block_size: positions attend to their own block of so many and to earlier blocks only.
     """
 

@@ -6,7 +6,7 @@ import dataclasses
 
 import torch
 
-from sedd_cli.checkpoints.foreign_weights import check_meaning, own_network, rows_of, told_of_noise
+from sedd_cli.checkpoints.foreign_weights import check_meaning, conditioned_on_noise, own_network, rows_of
 from sedd_cli.checkpoints.load import open_model
 from sedd_cli.checkpoints.loaded_model import LoadedModel
 from sedd_cli.checkpoints.tensors import check_finite
@@ -46,7 +46,7 @@ def start_from(
         _check_same(given, graph, objective)
     keys = (*SHAPE, "length") if net.position_embed is not None else SHAPE
     found, wanted = ({key: getattr(n.config, key) for key in keys} for n in (theirs, net))
-    found["time"] = found["time"] and told_of_noise(given)
+    found["time"] = found["time"] and conditioned_on_noise(given)
     if found != wanted:
         changed = "; ".join(f"model.{k}: {found[k]} there, {wanted[k]} here" for k in keys if found[k] != wanted[k])
         settings = " ".join(f"model.{k}={found[k]}" for k in keys if found[k] != wanted[k])

@@ -63,7 +63,7 @@ def test_rows_follow_a_mask_in_the_middle(workplace, tmp_path):
     words = [*SHAPE, "objective=masked_cross_entropy", f"data.corpus={tmp_path / 'corpus.txt'}", "report.split=train"]
     named = f"data.tokenizer={tmp_path / 'm' / 'tokenizer.json'}"
     model, warned = trained(workplace, tmp_path, *words, named, *STILL)
-    assert any("was told of the time, this network is told of the total noise" in line for line in warned)
+    assert any("is conditioned on the time, this network on the total noise" in line for line in warned)
     assert not any("newly initialised" in line for line in warned)
     for name, value in model.net.named_parameters():
         theirs = dict(net.named_parameters())[name]
@@ -84,7 +84,10 @@ def test_uniform_models_start_a_uniform_training_and_say_what_they_predict(workp
 @pytest.mark.parametrize(
     ("save", "what"),
     [
-        (made.save_radd_hub, "has layer normalisations with biases and is not told of the noise, which no recipe"),
+        (
+            made.save_radd_hub,
+            "has layer normalisations with biases and is not conditioned on the noise, which no recipe",
+        ),
         (
             lambda path: made.save_hub(path, "bd3lm", variant=made.Variant(block_size=2), block_size=2),
             "fills blocks one after another, which no recipe can train",

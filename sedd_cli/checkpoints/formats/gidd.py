@@ -1,4 +1,4 @@
-"""GIDD (von Rütte et al. 2025): SEDD's network, told of the time itself; hub folders and run directories."""
+"""GIDD (von Rütte et al. 2025): SEDD's network, conditioned on the time itself; hub folders and run directories."""
 
 from __future__ import annotations
 

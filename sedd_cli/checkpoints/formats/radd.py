@@ -24,7 +24,7 @@ class Radd(Format):
     """What its two layouts share."""
 
     name: ClassVar[str] = "radd"
-    untrained: ClassVar[str] = "has layer normalisations with biases and is not told of the noise"
+    untrained: ClassVar[str] = "has layer normalisations with biases and is not conditioned on the noise"
 
     def assembled(
         self, source: ModelFiles, config: Mapping[str, Any], tensors: Mapping[str, Tensor], mask: str | None

@@ -81,7 +81,7 @@ def _check_schedule(schedule: Schedule) -> None:
     if schedule.name not in KNOWN_SCHEDULES:
         raise RequestError(
             f"the modeling file of --transformers has the schedules {', '.join(KNOWN_SCHEDULES)}, not "
-            f"{schedule.name!r}, by which the network is told of the noise: {instead}"
+            f"{schedule.name!r}, on whose total noise the network is conditioned: {instead}"
         )
     if isinstance(schedule, MutualInformation) and schedule.frequencies:
         raise RequestError(

@@ -342,7 +342,7 @@ def test_the_outputs_of_bd3lm_are_those_of_the_plain_network_with_its_blocks(tmp
 
 
 def test_the_outputs_of_a_run_of_gidd_are_those_of_the_plain_network_at_the_time(tmp_path):
-    """Its network is told of t itself; MASK is token 2, and rows are rounded up."""
+    """Its network is conditioned on t itself; MASK is token 2, and rows are rounded up."""
     net = made.save_gidd_run(tmp_path / "m")
     model = load_model(tmp_path / "m", device="cpu")
     x, t = torch.tensor([[0, 1, 2, 3, 2, 2], [2] * 6]), torch.tensor([0.3, 0.8])

@@ -123,7 +123,7 @@ def test_other_schedules_are_refused_where_they_matter(tmp_path):
     made.save_lightning(tmp_path / "m.ckpt", **{**algo("duo", "mean"), **cosine})
     with pytest.raises(RequestError, match=r"has noise of the type 'cosine', supported is loglinear"):
         load_model(tmp_path / "m.ckpt", device="cpu")
-    made.save_lightning(tmp_path / "s.ckpt", **{**made.SUBS, **cosine})  # the network is not told of the noise
+    made.save_lightning(tmp_path / "s.ckpt", **{**made.SUBS, **cosine})  # the network is not conditioned on the noise
     load_model(tmp_path / "s.ckpt", device="cpu")
 
 
