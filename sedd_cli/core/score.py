@@ -86,7 +86,11 @@ class ScoreModel:
 
     def hidden(self, x: Tensor, sigma: Tensor) -> Tensor:
         """The trunk's output [B, L, D]."""
-        return self.net.hidden(x, sigma if self.sigma_range is None else sigma.clamp(*self.sigma_range))
+        return self.net.hidden(x, self._told(sigma))
+
+    def _told(self, sigma: Tensor) -> Tensor:
+        """The noise that the network is told."""
+        return sigma if self.sigma_range is None else sigma.clamp(*self.sigma_range)
 
     def log_score(self, x: Tensor, sigma: Tensor) -> Tensor:
         """log s(x, sigma) [B, L, S] for x [B, L], sigma [B], at all positions at once."""
@@ -110,9 +114,12 @@ class ScoreModel:
             The positions' sequences [R], their places in them [R], and the output [R, D].
         """
         count = Count(self.graph.active(x) if where is None else where)
-        hidden = self.hidden(x, sigma)
+        at = getattr(self.net, "hidden_at", None)  # a network may save work elsewhere
+        hidden = self.hidden(x, sigma) if at is None else at(x, self._told(sigma), count.indices)
         flat = count.indices()
-        return flat // x.shape[1], flat % x.shape[1], hidden.flatten(0, 1).index_select(0, flat)
+        if at is None:
+            hidden = hidden.flatten(0, 1).index_select(0, flat)
+        return flat // x.shape[1], flat % x.shape[1], hidden
 
     def scored_rows(self, x: Tensor, sigma: Tensor) -> Iterator[tuple[Rows, Tensor]]:
         """`rows`, each with its log_score [R, S]."""
@@ -174,6 +181,10 @@ class Count:
 
     def indices(self) -> Tensor:
         """The places of the True entries in the flattened mask, in order, [R] int64."""
+        return self._indices
+
+    @cached_property
+    def _indices(self) -> Tensor:
         if self._event is None:
             return self._mask.nonzero()[:, 0]
         self._event.synchronize()

@@ -38,7 +38,9 @@ class Block(nn.Module):
         sin: Tensor | None,
         attend: Attend,
         causal: bool = False,
+        rows: Tensor | None = None,
     ) -> Tensor:
+        """The block's output for h [B, L, D], at all positions or, [R, D], at the `rows` [R] of B·L."""
         attention, mlp = self.modulations(cond)
         B, L, D = h.shape
         qkv = self.attn_qkv(attention.enter(self.norm1(h)))
@@ -48,8 +50,11 @@ class Block(nn.Module):
         q, k = qk.split(D, -1)
         q, k, v = (t.unflatten(-1, (self.n_heads, -1)).transpose(1, 2) for t in (q, k, v))
         a = attend(q, k, v, causal) if causal else attend(q, k, v)
-        a = self.attn_out(a.transpose(1, 2).reshape(B, L, D))
-        h = attention.leave(h, self._drop(a))
+        a = a.transpose(1, 2).reshape(B, L, D)
+        if rows is not None:
+            h, a = at_rows(h, rows), at_rows(a, rows)
+            attention, mlp = attention.of(rows // L), mlp.of(rows // L)
+        h = attention.leave(h, self._drop(self.attn_out(a)))
         return mlp.leave(h, self._drop(self.mlp(mlp.enter(self.norm2(h)))))
 
     def modulations(self, cond: Tensor | None) -> tuple[Modulation, Modulation]:
@@ -75,18 +80,25 @@ class OutputLayer(nn.Module):
         wide = 2 * config.hidden_size
         self.adaLN_modulation = zero_linear(config.cond_dim, wide) if modulated(config, variant) else None
 
-    def modulated(self, h: Tensor, cond: Tensor | None) -> Tensor:
-        """The input of `linear`."""
+    def modulated(self, h: Tensor, cond: Tensor | None, sequence: Tensor | None = None) -> Tensor:
+        """The input of `linear`, of h [B, L, D], or of rows h [R, D] of the sequences [R]."""
         h = self.norm_final(h)
         if self.adaLN_modulation is None:
             return h
-        shift, scale = self.adaLN_modulation(cond)[:, None].chunk(2, dim=-1)
+        modulation = self.adaLN_modulation(cond)
+        modulation = modulation[:, None] if sequence is None else modulation.index_select(0, sequence)
+        shift, scale = modulation.chunk(2, dim=-1)
         return modulate(h, shift, scale)
 
 
 def modulated(config: DiTConfig, variant: Variant) -> bool:
     """Whether the condition modulates the blocks."""
     return variant.conditioned and config.adaln
+
+
+def at_rows(h: Tensor, rows: Tensor) -> Tensor:
+    """h [B, L, D] at the rows [R] of B·L: [R, D]."""
+    return h.flatten(0, 1).index_select(0, rows)
 
 
 def zero_linear(inputs: int, outputs: int) -> nn.Linear:

@@ -6,6 +6,7 @@ they load without a mapping.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 
 import torch
@@ -83,20 +84,34 @@ class DiT(LanguageNetwork):
             return self.graphed(self._hidden, x, sigma)
         return self._hidden(x, sigma, past)
 
-    def _hidden(self, x: Tensor, sigma: Tensor, past: KVCache | None = None) -> Tensor:
+    def hidden_at(self, x: Tensor, sigma: Tensor, rows: Callable[[], Tensor]) -> Tensor:
+        """The head's input [R, D] at some rows [R] of B·L.
+
+        On a CPU, what follows the attention of the last block is computed at these rows alone. On a GPU, and where
+        blocks are compiled, shapes stay the same in every step.
+        """
+        if self.compiled or x.device.type != "cpu":
+            return super().hidden_at(x, sigma, rows)
+        found = rows()
+        extra = -len(found) % self.readout.rows_in  # oneDNN keeps a kernel for every size
+        return self._hidden(x, sigma, rows=F.pad(found, (0, extra)))[: len(found)]
+
+    def _hidden(self, x: Tensor, sigma: Tensor, past: KVCache | None = None, rows: Tensor | None = None) -> Tensor:
         with self._mixed(x.device):
             cond = self._condition(sigma)
             h = self._embedded(x, cond, 0 if past is None else past.length)
             if past is None:
                 shared = *self.angles(x.shape[1], h.dtype), self._attend(x.shape[1], x.device), self.causal
                 for block in self.blocks:
+                    given = h, cond, *shared, rows if block is self.blocks[-1] else None
                     if self.recompute and torch.is_grad_enabled():
-                        h = checkpoint(block, h, cond, *shared, use_reentrant=False)
+                        h = checkpoint(block, *given, use_reentrant=False)
                     else:
-                        h = block(h, cond, *shared)
+                        h = block(*given)
             else:
                 h = self._continued(h, cond, past)
-            return full_precision(self.output_layer.modulated(h, cond))
+            sequence = None if rows is None else rows // x.shape[1]
+            return full_precision(self.output_layer.modulated(h, cond, sequence))
 
     def hidden_given(self, x: Tensor, sigma: Tensor, x0: Tensor) -> Tensor:
         """`hidden` where each block of x sees itself and the earlier blocks of x0, which see each other alike.

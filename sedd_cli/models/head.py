@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from sedd_cli.models.precision import bf16_without_amx
+
 #: Row counts of products in mixed precision are padded to multiples of this. oneDNN compiles and keeps a kernel for
 #: every shape; the number of masked positions differs in every step, and a thousand kernels took gigabytes.
 ROWS_IN = 64
@@ -49,8 +51,21 @@ class Readout:
             return a.bfloat16()
         return a.to(torch.promote_types(a.dtype, torch.float32))
 
+    def gradient_dtype(self, dtype: torch.dtype) -> torch.dtype:
+        """The dtype of the factors of gradients, for outputs in `dtype`: bfloat16 where that is fastest, if mixed."""
+        if self.mixed and dtype != torch.float64 and (self.weight.is_cuda or bf16_without_amx()):
+            return torch.bfloat16
+        return dtype
+
     def product(self, a: Tensor, b: Tensor, out: Tensor | None = None) -> Tensor:
-        """a [M, K] · b [K, N] of two factors, not differentiable; `out` is filled and returned if given."""
+        """a [M, K] · b [K, N] of two factors, not differentiable; `out` is filled and returned if given.
+
+        Sums are in float32 or better. On a CPU the sums of bfloat16 factors, which only gradients have there, are
+        rounded to bfloat16 in the end, as autocast rounds the gradients of all other matrices.
+        """
+        if a.dtype == torch.bfloat16 and not a.is_cuda:
+            found = torch.mm(a, b)
+            return found.float() if out is None else out.copy_(found)
         if a.dtype == torch.bfloat16:
             return torch.mm(a, b, out_dtype=torch.float32, **({} if out is None else {"out": out}))
         if not self.mixed or a.dtype == torch.float64 or a.is_cuda:
@@ -88,6 +103,6 @@ class _Linear(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        rounded, product = ctx.readout.rounded, ctx.readout.product
-        hidden, weight, z_grad = *map(rounded, ctx.saved_tensors), rounded(grad)
+        product, dtype = ctx.readout.product, ctx.readout.gradient_dtype(grad.dtype)
+        hidden, weight, z_grad = (factor.to(dtype) for factor in (*ctx.saved_tensors, grad))
         return product(z_grad, weight), product(z_grad.T, hidden), grad.sum(0), None

@@ -11,7 +11,7 @@ from sedd_cli.models.layers import modulate
 
 
 class AdaLN(NamedTuple):
-    """adaLN-zero (Peebles and Xie 2023): shift, scale and gate, [B, 1, D] each."""
+    """adaLN-zero (Peebles and Xie 2023): shift, scale and gate, [B, 1, D] each, or [R, D] for rows."""
 
     shift: Tensor
     scale: Tensor
@@ -25,6 +25,10 @@ class AdaLN(NamedTuple):
         """The block's sum of h [B, L, D] and the output."""
         return torch.addcmul(h, self.gate, out)
 
+    def of(self, sequence: Tensor) -> AdaLN:
+        """For rows [R, D] of the sequences [R]."""
+        return AdaLN(*(part.squeeze(1).index_select(0, sequence) for part in self))
+
 
 class Residual(NamedTuple):
     """No modulation."""
@@ -34,6 +38,9 @@ class Residual(NamedTuple):
 
     def leave(self, h: Tensor, out: Tensor) -> Tensor:
         return h + out
+
+    def of(self, sequence: Tensor) -> Residual:
+        return self
 
 
 Modulation = AdaLN | Residual

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 
 from sedd_cli.core.schedules import Schedule
 from sedd_cli.core.vocabulary import Vocabulary
+from sedd_cli.models.block import at_rows
 from sedd_cli.models.head import Readout
 
 
@@ -37,6 +39,11 @@ class LanguageNetwork(nn.Module):
     @abstractmethod
     def hidden(self, x: Tensor, sigma: Tensor) -> Tensor:
         """The head's input [B, L, D]."""
+
+    def hidden_at(self, x: Tensor, sigma: Tensor, rows: Callable[[], Tensor]) -> Tensor:
+        """The head's input [R, D] at some rows [R] of B·L, which are asked for as late as possible."""
+        hidden = self.hidden(x, sigma)
+        return at_rows(hidden, rows())
 
     @abstractmethod
     def head(self, hidden: Tensor) -> Tensor:
@@ -115,6 +122,9 @@ class Adapted(LanguageNetwork):
 
     def hidden(self, x: Tensor, sigma: Tensor) -> Tensor:
         return self.net.hidden(self.vocabulary.ids(x), self.condition(sigma))
+
+    def hidden_at(self, x: Tensor, sigma: Tensor, rows: Callable[[], Tensor]) -> Tensor:
+        return self.net.hidden_at(self.vocabulary.ids(x), self.condition(sigma), rows)
 
     def hidden_given(self, x: Tensor, sigma: Tensor, x0: Tensor) -> Tensor:
         return self.net.hidden_given(self.vocabulary.ids(x), self.condition(sigma), self.vocabulary.ids(x0))

@@ -230,3 +230,32 @@ def test_rotary_scores_depend_on_the_distance_alone():
     assert float(turned[0][2, 1]) == pytest.approx(
         float(q[1]) * math.cos(angle) - float(q[5]) * math.sin(angle), rel=1e-5
     )
+
+
+@pytest.mark.parametrize("options", [{}, {"adaln": False}, {"adaln": False, "time": False}], ids=str)
+@pytest.mark.parametrize("rows", [[], [5], [0, 3, 3, 11, 23]], ids=str)
+def test_some_rows_alone_are_those_of_all_with_the_same_gradients(options, rows):
+    """What follows the attention of the last block is computed where it is asked for."""
+    net, x, found = network(**options).double(), tokens(3, 8, 12), []
+    rows, weight = torch.tensor(rows, dtype=torch.int64), torch.arange(24.0, dtype=torch.float64)
+    for alone in (True, False):
+        net.zero_grad()
+        if alone:
+            hidden = net.hidden_at(x, SIGMA.double(), lambda: rows)
+        else:
+            hidden = net.hidden(x, SIGMA.double()).flatten(0, 1)[rows]
+        (hidden * weight).sum().backward()
+        found.append([hidden.detach(), *(p.grad for name, p in net.named_parameters() if "linear" not in name)])
+    assert len(found[0][0]) == len(rows)
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-12)
+    assert len(rows) == 0 or any(gradient.abs().max() > 0 for gradient in found[0][1:])
+
+
+def test_rows_come_in_few_sizes_in_mixed_precision():
+    """A kernel is made and kept for every size."""
+    net, sizes = network(autocast=torch.bfloat16), set()
+    net.blocks[-1].mlp.register_forward_pre_hook(lambda _, given: sizes.add(given[0].shape[0]))
+    for n in (1, 2, 20):
+        assert net.hidden_at(tokens(3, 8, 12), SIGMA, lambda n=n: torch.arange(n)).shape == (n, 24)
+    assert sizes == {64}

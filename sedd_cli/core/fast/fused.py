@@ -66,6 +66,10 @@ class LinearHead(Protocol):
         """`a` as `product` takes it: rounded, where products round their factors."""
         ...
 
+    def gradient_dtype(self, dtype: torch.dtype) -> torch.dtype:
+        """The dtype of factors of gradients, for outputs in `dtype`."""
+        ...
+
     def product(self, a: Tensor, b: Tensor, out: Tensor | None = None) -> Tensor:
         """a [M, K] · b [K, N] of two factors, summed in float32 or better."""
         ...
@@ -152,7 +156,8 @@ class Tiles:
     ) -> Iterator[tuple[slice, slice, Tensor, Tensor]]:
         """(rows, columns, the tile's part of the loss [rows], its gradient [rows, columns]) for every tile.
 
-        A gradient is valid until the next tile. Both come without `loss.row_weight`. head: what `_head` returns.
+        A gradient is valid until the next tile, in `readout.gradient_dtype`. Both come without `loss.row_weight`.
+        head: what `_head` returns.
         """
         weight, bias = head
         hidden = readout.rounded(hidden)
@@ -192,15 +197,16 @@ def _tile(
     readout: LinearHead, loss: TileLoss, hidden: Tensor, weight: Tensor, bias: Tensor, start: int | Tensor,
     lse: Tensor | None, buffer: Tensor | None,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """A tile's part of the loss [R] and its gradient [R, C], in the precision of a factor."""
+    """A tile's part of the loss [R] and its gradient [R, C], as a factor of gradients."""
     z = _outputs(readout, hidden, weight, bias, buffer)
     if readout.columns_in > 1:
         # start may be a tensor, so that a compiled tile serves all columns
         counted = torch.arange(z.shape[1], device=z.device) + start < loss.columns
-        z = torch.where(counted, z, loss.neutral_output())
+        neutral = torch.as_tensor(loss.neutral_output(), dtype=z.dtype, device=z.device)
+        z = torch.where(counted, z, neutral)
     if loss.softmax and lse is None:
         lse = z.logsumexp(-1)
-    return loss.tile(z, start, lse, hidden.dtype)
+    return loss.tile(z, start, lse, readout.gradient_dtype(z.dtype))
 
 
 #: Errors of the compiler, by kind of loss: such losses run uncompiled from then on.
@@ -254,11 +260,13 @@ class _Fused(torch.autograd.Function):
             row_weight = loss.row_weight()
             scale, row_weight = (scale * row_weight).to(dtype), row_weight.to(dtype)
             # multiply the hidden state of a row by its scale instead of its gradient, which is longer
-            scaled = readout.rounded(hidden.to(dtype) * scale[:, None])
+            factor = readout.gradient_dtype(dtype)
+            scaled = (hidden.to(dtype) * scale[:, None]).to(factor)
             head = _head(readout, loss.columns, dtype)
+            weight_factor = head[0].to(factor)
             for rows, columns, part, gradient in tiles.of(readout, loss, hidden, head):
                 found[rows] += part
-                d_hidden[rows] += readout.product(gradient, head[0][columns])
+                d_hidden[rows] += readout.product(gradient, weight_factor[columns])
                 if rows.start == 0:
                     readout.product(gradient.T, scaled[rows], out=d_weight[columns])
                 else:

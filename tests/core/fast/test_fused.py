@@ -29,6 +29,9 @@ class Head:
     def rounded(self, a):
         return a.to(torch.promote_types(a.dtype, torch.float32))
 
+    def gradient_dtype(self, dtype):
+        return dtype
+
     def product(self, a, b, out=None):
         return torch.mm(a, b, out=out)
 
@@ -39,6 +42,9 @@ class RoundingHead(Head):
 
     def rounded(self, a):
         return a.bfloat16()
+
+    def gradient_dtype(self, dtype):
+        return torch.bfloat16
 
     def product(self, a, b, out=None):
         assert a.dtype == b.dtype == torch.bfloat16
