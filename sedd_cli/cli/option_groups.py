@@ -102,7 +102,7 @@ SAMPLING: dict[str, tuple[Any, Any]] = {
         float, _CHANGING, "psi: weight of the Tweedie step; the rest draws the token anew. Default: 0.98, 1 is tweedie."
     ),
     "beta": _value(float, _CHANGING, "flow-matching: weight of the corrector in a step; default: 0.5, 0 is euler."),
-    "threshold": _value(float, _CHANGING, "threshold: keep all tokens of a higher probability; default: 0.9."),
+    "threshold": _value(float, _CHANGING, "threshold: keep all tokens of at least this probability; default: 0.9."),
     "entropy_bound": _value(
         float,
         _CHANGING,

@@ -86,9 +86,10 @@ class Parallel(Sampler):
 @SAMPLERS.register
 @dataclass(frozen=True)
 class Threshold(Parallel):
-    """All tokens of a probability above a threshold, or the likeliest alone (Fast-dLLM: Wu et al. 2025).
+    """All tokens whose probability reaches a threshold, or the likeliest alone (Fast-dLLM: Wu et al. 2025).
 
-    A threshold of 1 fills one position at a time, the surest first.
+    Probabilities are those of tokens, as in all samplers here. The published code counts MASK among the tokens, and
+    does not end where MASK is the likeliest of them.
     """
 
     name: ClassVar[str] = "threshold"
@@ -102,7 +103,7 @@ class Threshold(Parallel):
 
     def kept(self, sure: Tensor, masked: Tensor) -> Tensor:
         first = torch.zeros_like(masked).scatter(1, sure.argmax(1, keepdim=True), True)
-        return masked & ((sure > self.threshold) | first)
+        return masked & ((sure >= self.threshold) | first)
 
 
 @SAMPLERS.register

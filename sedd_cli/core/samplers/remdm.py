@@ -75,9 +75,11 @@ class ReMDMRescale(ReMDM):
 @SAMPLERS.register
 @dataclass(frozen=True)
 class ReMDMLoop(ReMDM):
-    """Half of the steps stay at one time, where a tenth is left to unmask, and remask with ρ; the others do not.
+    """Half of the steps stay at one time, where about a tenth is left to unmask, and remask with ρ; the others do not.
 
-    With the linear grid and loglinear noise: t_on = 0.55, t_off = 0.05, α(t_on) = 0.9, the paper's for text.
+    The paper's for text, t_on = 0.55, t_off = 0.05, α(t_on) = 0.9. The time is one of the grid: with the linear grid
+    and loglinear noise, a tenth is left for 1,024 steps and a quarter for 8. There ρ = min(η, (1 − α)/α), about 0.11 at
+    most, so that a step unmasks as many as it remasks; the published code lets η be larger, and unmasks none then.
     """
 
     name: ClassVar[str] = "remdm_loop"
@@ -104,8 +106,8 @@ def _most(model: ScoreModel, t: Tensor, s: Tensor) -> Tensor:
 class ReMDMConf(Sampler):
     """Remasking by confidence: ρ = η·η_i·min(1, (1 − α_s)/α_t) with η_i the softmax of −ψ_i over the tokens.
 
-    ψ_i is the probability that token i had when it was drawn, so the chain has a memory, and tokens of which the model
-    was least sure return to MASK first. A MASK is unmasked as without remasking, as in the published code. By the
+    ψ_i is the probability with which token i was drawn (after temperature and top_p), so the chain has a memory, and
+    tokens of which the model was least sure return to MASK first. A MASK is unmasked as without remasking, as in the published code. By the
     normalised model. η = 0 is Tweedie of the normalised model.
     """
 
@@ -126,6 +128,12 @@ class ReMDMConf(Sampler):
 
     def distribution_options(self) -> dict[str, Any]:
         return super().distribution_options() | {"eta": self.eta, "normalized": True}
+
+    def drawn(self, p: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
+        """Tokens [R] by p [R, V] and uniforms u [R], and with what probability each was drawn, ψ [R]."""
+        shaped = self.shape(p)
+        token = inverse_cdf(shaped, u)
+        return token, shaped.gather(-1, token[:, None])[:, 0] / shaped.sum(-1)
 
     def run(self, model: ScoreModel, given: Conditioning, seed: int | Tensor, index: Tensor) -> Iterator[Denoised]:
         self.check(model.graph)
@@ -152,8 +160,9 @@ class ReMDMConf(Sampler):
                 tokens, probabilities, block = [], [], model.block(x.device)
                 for h, u in zip(hidden.split(block), u_token[rows].split(block), strict=True):
                     p = model.net.head(h)[:, : model.graph.vocab_size].softmax(-1, dtype=torch.float64)
-                    tokens.append(inverse_cdf(self.shape(p), u))
-                    probabilities.append(p.gather(-1, tokens[-1][:, None])[:, 0])
+                    token, probability = self.drawn(p, u)
+                    tokens.append(token)
+                    probabilities.append(probability)
                 after = after.masked_scatter(rows, torch.cat(tokens))
                 psi = psi.masked_scatter(rows, torch.cat(probabilities))
                 evaluations = evaluations.index_add(0, alive, torch.ones_like(alive))

@@ -27,8 +27,8 @@ def run(sampler, model, given=None, draws=2000, seed=3, L=3, first=0):
     return list(sampler.run(model, clamp, seed, torch.arange(first, first + draws)))
 
 
-def test_a_threshold_keeps_what_lies_above_it_and_the_surest_at_least():
-    sure = torch.tensor([[0.95, 0.5, 0.92, 0.99], [0.3, 0.6, 0.2, 0.9]]).double()
+def test_a_threshold_keeps_what_reaches_it_and_the_surest_at_least():
+    sure = torch.tensor([[0.95, 0.5, 0.9, 0.99], [0.3, 0.6, 0.2, 0.9]], dtype=torch.float64)
     masked = torch.tensor([[True, True, True, False], [True, True, True, False]])
     sure = sure.masked_fill(~masked, -torch.inf)
     kept = SAMPLERS["threshold"](threshold=0.9).kept(sure, masked)
@@ -94,6 +94,20 @@ def test_confidence_remasking_takes_the_least_sure_tokens_back_and_given_ones_ne
     back = sum(int(((a.x != N) & (b.x == N)).sum()) for a, b in itertools.pairwise(trace))
     assert back > 200
     assert all((now.x[:, 1] == 2).all() for now in trace)
+
+
+def test_confidence_remasking_remembers_the_probability_with_which_a_token_was_drawn():
+    p = torch.tensor([[0.5, 0.3, 0.2], [0.1, 0.6, 0.3]], dtype=torch.float64)
+    u = torch.tensor([0.1, 0.9], dtype=torch.float64)
+    token, psi = SAMPLERS["remdm_conf"]().drawn(p, u)
+    assert token.tolist() == [0, 2]
+    torch.testing.assert_close(psi, torch.tensor([0.5, 0.3], dtype=torch.float64))
+    token, psi = SAMPLERS["remdm_conf"](top_p=0.7).drawn(p, u)  # two tokens are left
+    assert token.tolist() == [0, 2]
+    torch.testing.assert_close(psi, torch.tensor([0.5 / 0.8, 0.3 / 0.9], dtype=torch.float64))
+    sharp = p.square() / p.square().sum(-1, keepdim=True)
+    token, psi = SAMPLERS["remdm_conf"](temperature=0.5).drawn(p, u)
+    torch.testing.assert_close(psi, sharp.gather(-1, token[:, None])[:, 0])
 
 
 @pytest.mark.parametrize("name", [*EVERY, "psi", "flow_matching", "remdm_rescale", "remdm_loop", "ddim"])
