@@ -107,8 +107,8 @@ class ReMDMConf(Sampler):
     """Remasking by confidence: ρ = η·η_i·min(1, (1 − α_s)/α_t) with η_i the softmax of −ψ_i over the tokens.
 
     ψ_i is the probability with which token i was drawn (after temperature and top_p), so the chain has a memory, and
-    tokens of which the model was least sure return to MASK first. A MASK is unmasked as without remasking, as in the published code. By the
-    normalised model. η = 0 is Tweedie of the normalised model.
+    tokens of which the model was least sure return to MASK first. A MASK is unmasked as without remasking, as in the
+    published code. By the normalised model. η = 0 is Tweedie of the normalised model.
     """
 
     name: ClassVar[str] = "remdm_conf"
