@@ -114,12 +114,19 @@ class ScoreModel:
             The positions' sequences [R], their places in them [R], and the output [R, D].
         """
         count = Count(self.graph.active(x) if where is None else where)
-        at = getattr(self.net, "hidden_at", None)  # a network may save work elsewhere
-        hidden = self.hidden(x, sigma) if at is None else at(x, self._told(sigma), count.indices)
-        flat = count.indices()
-        if at is None:
-            hidden = hidden.flatten(0, 1).index_select(0, flat)
+        hidden, flat = self._hidden_at(x, sigma, count.indices), count.indices()
         return flat // x.shape[1], flat % x.shape[1], hidden
+
+    def hidden_of_one(self, x: Tensor, sigma: Tensor, place: Tensor) -> Tensor:
+        """The trunk's output [B, D] at one position of each sequence, place [B]."""
+        return self._hidden_at(x, sigma, lambda: torch.arange(len(x), device=x.device) * x.shape[1] + place)
+
+    def _hidden_at(self, x: Tensor, sigma: Tensor, rows: Callable[[], Tensor]) -> Tensor:
+        """The trunk's output [R, D] at rows [R] of B·L; some networks save work elsewhere."""
+        if (at := getattr(self.net, "hidden_at", None)) is not None:
+            return at(x, self._told(sigma), rows)
+        hidden = self.hidden(x, sigma)
+        return hidden.flatten(0, 1).index_select(0, rows())
 
     def scored_rows(self, x: Tensor, sigma: Tensor) -> Iterator[tuple[Rows, Tensor]]:
         """`rows`, each with its log_score [R, S]."""

@@ -49,7 +49,7 @@ class FirstHitting(Sampler):
             wanted = (u_place * left).long().clamp(max=left.clamp(min=1) - 1)
             place = (masked.cumsum(1) == wanted[:, None] + 1).int().argmax(1)[alive]
             sigma = -torch.log1p(-lam[alive])
-            hidden = model.hidden(x[alive], sigma)[torch.arange(len(alive), device=x.device), place]
+            hidden = model.hidden_of_one(x[alive], sigma, place)
             # y ~ softmax(z): the normaliser of the scores has no effect here
             weights = model.net.head(hidden)[:, : model.graph.vocab_size].softmax(-1, dtype=torch.float64)
             x = x.index_put((alive, place), inverse_cdf(self.shape(weights), u_token[alive]))

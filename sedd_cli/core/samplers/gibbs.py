@@ -85,6 +85,6 @@ class Gibbs(Sampler):
         """Unnormalised p(x_i|all others) at one position `place` [B] of each sequence x [B, L]: [B, N] float64."""
         rows = torch.arange(len(x), device=x.device)
         sigma = torch.full((len(x),), model.schedule.sigma(T_MIN), dtype=torch.float64, device=x.device)
-        z = model.net.head(model.hidden(x, sigma)[rows, place])
+        z = model.net.head(model.hidden_of_one(x, sigma, place))
         log_score = model.log_score_of(z, sigma, x[rows, place]).double()
         return (log_score - log_score.amax(-1, keepdim=True)).exp()
