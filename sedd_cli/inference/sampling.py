@@ -163,7 +163,7 @@ _OWN = {
 
 def _known(name: str) -> None:
     if name not in SAMPLERS:
-        raise RequestError(f"unknown sampler {name!r}{nearest(name, SAMPLERS)}{SAMPLERS.forgotten()}{HINT}")
+        raise RequestError(f"unknown sampler {name!r}{nearest(name, SAMPLERS)}{SAMPLERS.forgotten(name)}{HINT}")
 
 
 def _needs_mask(name: str, model: LoadedModel) -> str:
