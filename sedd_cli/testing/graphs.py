@@ -18,8 +18,9 @@ SIGMAS = (1e-6, 1e-3, 0.05, 0.7, 4.0, 30.0)
 
 
 def check_graph(part: Graph | Callable[..., Graph]) -> None:
-    """Check a graph, an object or a class whose options have defaults, with 2, 3 and 7 tokens at noise levels from 1e-6 to 30.
+    """Check a graph, an object or a class whose options have defaults.
 
+    It is made with 2, 3 and 7 tokens, at noise levels from 1e-6 to 30.
     `rate` itself is only checked to be a generator: what it should be, only its author knows.
 
     Raises:

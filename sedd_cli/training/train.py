@@ -66,6 +66,7 @@ class TrainResult:
     """The end of a training.
 
     skipped, weights and report are None where it stopped early, or on other processes. interrupted: Ctrl-C stopped it.
+    made_by: of a training from Python (a command adds its own).
     """
 
     run: Path
@@ -75,6 +76,7 @@ class TrainResult:
     weights: Path | None = None
     report: TrainReport | None = None
     interrupted: bool = False
+    made_by: dict[str, Any] | None = None
 
     def __repr__(self) -> str:
         bounds = self.report.bounds if self.report else {}
@@ -85,7 +87,8 @@ class TrainResult:
         found: dict[str, Any] = {"run": str(self.run), "step": self.step, "finished": self.finished}
         found |= {} if self.skipped is None else {"skipped": self.skipped}
         found |= {} if self.weights is None else {"weights": str(self.weights)}
-        return found | (self.report.to_dict() if self.report else {})
+        found |= self.report.to_dict() if self.report else {}
+        return found | ({} if self.made_by is None else {"made_by": self.made_by})
 
 
 def train(recipe: Recipe, options: TrainOptions) -> Generator[Event, None, TrainResult]:
