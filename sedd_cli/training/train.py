@@ -135,7 +135,13 @@ def _train(recipe: Recipe, options: TrainOptions, dist: Dist) -> Generator[Event
             recipe = dist.from_main(lambda: measured(start.recipe, size, statistics))
         if recipe.train.warmup >= recipe.train.steps:
             yield Warn(f"train.warmup ({recipe.train.warmup}) does not end within train.steps ({recipe.train.steps})")
-        if not (objective := recipe.objective.make()).direct:
+        objective = recipe.objective.make()
+        if not objective.logs_bound:
+            yield Note(
+                f"the loss {objective.name} is no bound on the likelihood: its curve has units of its own; "
+                "validation and sedd eval measure the bound"
+            )
+        elif not objective.direct:
             yield Note(f"the bound is not minimised directly ({objective.weights}); what is logged has its weights")
         if warning := too_little_noise(make_graph(recipe, dataset.tokenizer.vocab_size), recipe.noise.make()):
             yield Warn(warning)
