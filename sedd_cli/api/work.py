@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 from sedd_cli.api.progress import followed
 from sedd_cli.data.prepare import PrepareResult
@@ -17,25 +17,33 @@ from sedd_cli.evaluation.likelihood.results import LikelihoodResult
 from sedd_cli.evaluation.likelihood.texts import Text, prepared_for
 from sedd_cli.inference.bound import MonteCarloOptions
 from sedd_cli.inference.model import Model, load_model
+from sedd_cli.inference.sampling import split_options
 from sedd_cli.recipe import Recipe, load_recipe
-from sedd_cli.recipe.build import check_options
+from sedd_cli.recipe.options import hints_of, override_hint, read_options
 from sedd_cli.system.distributed import Dist
+from sedd_cli.system.software import called, made_by
 from sedd_cli.training.runs.folder import default_run
 from sedd_cli.training.train import TrainOptions, TrainResult
 from sedd_cli.training.train import train as train_job
 
+#: Options of `evaluate` that say how a text is read, and how a model is loaded.
+READING = ("field", "encoding", "documents", "format", "revision", "config", "detokenizer", "eos")
+LOADING = ("device", "precision", "tokenizer", "mask_token")
+#: The precision of `sedd eval`: bf16 where a measurement shows that it does not matter.
+AUTO = "auto"
 
+
+@called("sedd_cli.prepare")
 def prepare(corpus: str | Path, *, progress: bool = True, **options: Any) -> PrepareResult:
     """Turn a corpus into token shards, as `sedd prepare`, unless it is prepared already.
 
     options: the other fields of `PrepareOptions`: tokenizer, field, format, documents, …
     """
-    check_options("prepare", options, [f.name for f in fields(PrepareOptions) if f.name != "corpus"])
-    if options.get("local") is not None:
-        options["local"] = Path(options["local"])
-    return followed(prepare_job(PrepareOptions(str(corpus), **options)), progress)
+    read = read_options("prepare", options, hints_of(PrepareOptions, "corpus"), ("progress",))
+    return followed(prepare_job(PrepareOptions(str(corpus), **read)), progress)
 
 
+@called("sedd_cli.train")
 def train(
     recipe: str | Path | Recipe,
     *overrides: str,
@@ -51,14 +59,14 @@ def train(
         run_dir: By default the run, or runs/NAME with the recipe's name, or that of the text where an override names
             another one.
         progress: Show bars and notes; without it, warnings alone.
-        options: device, fresh, extend, report, autotune, as the command's.
+        options: device, fresh, extend, report, autotune, trackers, as the command's.
 
     Raises:
         RequestError: The recipe or an option is wrong.
         WorkError: The training fails.
     """
-    known = [f.name for f in fields(TrainOptions) if f.name not in ("run", "tell")]
-    check_options("train", options, known)
+    known, others = hints_of(TrainOptions, "run", "tell"), ("run_dir", "progress")
+    read = read_options("train", options, known, others, override_hint([*known, *others]))
     own = Path(str(recipe)) / "recipe.yaml"
     if isinstance(recipe, Recipe):
         if overrides:
@@ -67,9 +75,11 @@ def train(
     else:
         resolved = load_recipe(own if own.is_file() else recipe, overrides)
         folder = own.parent if own.is_file() else default_run(recipe, resolved)
-    return followed(train_job(resolved, TrainOptions(Path(run_dir or folder), **options)), progress)
+    found = followed(train_job(resolved, TrainOptions(Path(run_dir or folder), **read)), progress)
+    return replace(found, made_by=made_by())
 
 
+@called("sedd_cli.evaluate")
 def evaluate(
     model: Model | str | Path, dataset: str | Path | None = None, *, progress: bool = True, **options: Any
 ) -> LikelihoodResult:
@@ -79,24 +89,33 @@ def evaluate(
         model: A loaded model, or what `load_model` takes.
         dataset: A named corpus, a file, a folder or a hub id; by default the model's own corpus.
         progress: Show bars and notes.
-        options: split, protocols, blocks, length, baselines; estimator, rel_error, max_nfe, seed; and how a text is
-            read (field, format, documents, …).
+        options: split, protocol (a name or several), blocks, length, baselines; estimator, rel_error, max_nfe, seed;
+            precision ("auto", as of the command: bf16 where that is measured not to matter; else that in which a loaded
+            model computes, or fp32, bf16, tf32 of one that is loaded here); device, tokenizer, mask_token of such a
+            model; of protocol="sampler" its steps, sampler, …; and how a text is read (field, format, documents, …).
     """
     groups = [
-        [f.name for f in fields(EvaluateOptions) if f.name not in ("monte_carlo", "sampling", "keep")],
-        [f.name for f in fields(MonteCarloOptions) if f.name != "sampler"],
-        ["field", "encoding", "documents", "format", "revision", "config", "detokenizer", "eos"],
+        hints_of(EvaluateOptions, "monte_carlo", "sampling", "keep", "try_bf16"),
+        hints_of(MonteCarloOptions, "sampler"),
+        {name: hint for name, hint in hints_of(PrepareOptions).items() if name in READING},
+        {name: hint for name, hint in get_type_hints(load_model).items() if name in LOADING},
     ]
-    check_options("evaluate", options, [name for names in groups for name in names])
-    measure, draws, reading = ({k: v for k, v in options.items() if k in names} for names in groups)
-    if isinstance(measure.get("protocols"), str):
-        measure["protocols"] = (measure["protocols"],)
-    elif "protocols" in measure:
-        measure["protocols"] = tuple(measure["protocols"])
-    loaded = model if isinstance(model, Model) else load_model(model)
+    known = {name: hint for names in groups for name, hint in names.items()}
+    sampling, read = split_options("evaluate", options, known, ("dataset", "progress"))
+    measure, draws, reading, loading = ({k: v for k, v in read.items() if k in names} for names in groups)
+    precision = loading.pop("precision", AUTO)
+    wanted = EvaluateOptions(
+        **measure, monte_carlo=MonteCarloOptions(**draws), try_bf16=precision == AUTO, sampling=sampling
+    )
+    if not isinstance(model, Model):
+        loaded = load_model(model, precision="fp32" if precision == AUTO else precision, **loading)
+    elif loading or precision not in (AUTO, model.precision):
+        name = next(iter(loading), "precision")
+        raise RequestError(f"{name} is for a model that is loaded here; this one computes in {model.precision}")
+    else:
+        loaded = model
     if dataset is None and loaded.recipe is None:
         raise RequestError(f"{loaded.source} names no corpus of its own: give a dataset")
     corpus = loaded.recipe.data.corpus if dataset is None and loaded.recipe else str(dataset)
     prepared = followed(prepared_for(loaded, Text(corpus, None, reading), Dist(0, 1, loaded.device)), progress)
-    wanted = EvaluateOptions(**measure, monte_carlo=MonteCarloOptions(**draws))
-    return followed(evaluate_job(loaded, prepared, wanted), progress)
+    return replace(followed(evaluate_job(loaded, prepared, wanted), progress), made_by=made_by())

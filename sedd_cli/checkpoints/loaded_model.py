@@ -137,6 +137,12 @@ class LoadedModel:
                 found.update(part.float().cpu().contiguous().numpy().data)
         return found.hexdigest()
 
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What results name of it: its source, fingerprint, training step (where there is one) and precision."""
+        step = {"step": self.facts["step"]} if "step" in self.facts else {}
+        return {"model": self.source, "fingerprint": self.fingerprint, **step, "precision": self.precision}
+
     def lowered(self) -> LoadedModel | None:
         """A copy of this model that computes in bf16; None if it does so already, or the device has no native bf16."""
         dtype = autocast_dtype("auto", self.device)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import keyword
 import re
 import shlex
 from collections.abc import Iterator
@@ -145,6 +146,7 @@ class ModelCard:
             commands.append(shlex.join(["sedd", "infill", "--model", self.named, "--template", template, *option]))
         code = [
             "from sedd_cli import load_model",
+            *(f"{_import_line(file)}  # before loading: it registers parts of the model" for file in files),
             "",
             f"model = load_model({json.dumps(printable(self.named))})",
             "print(model.sample(2, seed=1)[0].text)"
@@ -175,6 +177,14 @@ class ModelCard:
             "\n\nMeasured before the weights were rounded to bfloat16, which moves log-scores of the base distribution "
             f"by {rms:.2g} (root mean square), at most {most:.2g}."
         )
+
+
+def _import_line(source: str) -> str:
+    """The line of Python that registers the parts of a file or module, as `--import` does."""
+    name = source.removesuffix(".py")
+    if all(word.isidentifier() and not keyword.iskeyword(word) for word in name.split(".")):
+        return f"import {name}"
+    return f"from sedd_cli.recipe.outside import import_parts; import_parts({json.dumps(printable(source))})"
 
 
 def escaped(text: str) -> str:

@@ -58,7 +58,7 @@ def load_published(folder: Path, source: str) -> LoadedModel:
     if isinstance(config, Mapping) and isinstance(ours := config.get(OURS), Mapping):
         facts |= {k: ours[k] for k, kind in (("step", int), ("weights", str)) if isinstance(ours.get(k), kind)}
     facts.setdefault("weights", "as published")
-    _require_schedule(folder / RECIPE)
+    _require_parts(folder / RECIPE)
     model = _model(config, where, read_tensors(weights), str(weights), source, facts)
     if holds_tokenizer(folder):  # the file may be another library's
         model.tokenizer_source = as_path(folder)
@@ -70,14 +70,14 @@ def load_published(folder: Path, source: str) -> LoadedModel:
     return model
 
 
-def _require_schedule(recipe: Path) -> None:
-    """RequestError if the schedule of an export is a part from outside that is not registered."""
+def _require_parts(recipe: Path) -> None:
+    """RequestError if the graph or the schedule of an export is a part from outside that is not registered."""
     data: Any = None
     if recipe.is_file():
         with suppress(RequestError, DamageError):  # said when the recipe is read
             data = read_yaml(recipe)
     if isinstance(data, Mapping):
-        require_parts(data, ("noise",))
+        require_parts(data, ("graph", "noise"))
 
 
 def _agreeing(recipe: Recipe, model: LoadedModel) -> Recipe:

@@ -40,17 +40,15 @@ class Registry(Mapping[str, type]):
         self._classes[name] = cls
         return cls
 
-    def forgotten(self) -> str:
-        """The end of a message about an unknown name: files of the package that nothing has imported, if any."""
+    def forgotten(self, name: str) -> str:
+        """The end of a message about an unknown name: the file NAME.py of the package, if nothing has imported it."""
         file = getattr(sys.modules.get(self.package or ""), "__file__", None)
-        if file is None:
+        if file is None or not name.isidentifier() or f"{self.package}.{name}" in sys.modules:
             return ""
-        files = sorted(path for path in Path(file).parent.glob("*.py") if path.stem != "__init__")
-        missing = [path.name for path in files if f"{self.package}.{path.stem}" not in sys.modules]
-        if not missing:
+        own = Path(file).with_name(f"{name}.py")
+        if not own.is_file() or ".register\n" not in own.read_text(encoding="utf-8"):
             return ""
-        are = "is" if len(missing) == 1 else "are"
-        return f"; {', '.join(missing)} {are} not imported in {Path(file).parent.name}/__init__.py"
+        return f"; {own.name} is not imported in {own.parent.name}/__init__.py"
 
     def __getitem__(self, name: str) -> type:
         return self._classes[name]

@@ -50,7 +50,11 @@ RowLoss = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 
 
 class Loss(NamedTuple):
-    """A weighted sum of losses, differentiable, and the weighted loss of each sequence [B], to be logged."""
+    """What an objective returns.
+
+    total: the sum that is minimised, a differentiable scalar. sequences: the loss of each sequence [B], detached, which
+    is logged and does not train. The two differ where gradients have weights of their own.
+    """
 
     total: Tensor
     sequences: Tensor

@@ -64,7 +64,7 @@ class SamplingResult(Generic[S]):
 
     def to_dict(self) -> dict[str, Any]:
         samples = [as_json(sample) for sample in self.samples]
-        return {"model": self.model.source, "fingerprint": self.model.fingerprint, "samples": samples}
+        return {**self.model.identity, "samples": samples}
 
 
 @dataclass(frozen=True)

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, fields
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any, overload
+from typing import Any, TypeVar, overload
 
 import torch
 from torch import Tensor
 
 from sedd_cli.checkpoints.load import open_model
 from sedd_cli.checkpoints.loaded_model import LoadedModel
-from sedd_cli.errors import RequestError
+from sedd_cli.errors import RequestError, displayed
+from sedd_cli.inference.batch.lines import Defaults, record_job
 from sedd_cli.inference.bound import bound_of
 from sedd_cli.inference.fitting import check_protocol
 from sedd_cli.inference.generate import GenerateOptions, generate_all
@@ -20,7 +22,11 @@ from sedd_cli.inference.infill import infill_all
 from sedd_cli.inference.plan import Job
 from sedd_cli.inference.sampling import split_options
 from sedd_cli.inference.template import gap_between, parse_template
+from sedd_cli.recipe.options import hints_of
 from sedd_cli.system.events import Filled, Sampled
+from sedd_cli.system.software import called, made_by
+
+S = TypeVar("S", bound=Sampled)
 
 
 def load_model(
@@ -76,27 +82,38 @@ class Model(LoadedModel):
             return nats, torch.zeros_like(nats)
         return bound_of(self.score, x0, draws, seed, protocol)
 
+    @called("Model.sample")
     def sample(self, n: int = 1, length: int | None = None, **options: Any) -> list[Sampled]:
         """n samples.
 
-        options: the other fields of `sedd_cli.inference.generate.GenerateOptions` (prompts, block, stride, seed) and
-        those of `sedd_cli.inference.sampling.Sampling` (steps, sampler, temperature, …).
+        options: prompt (a text, or several), block, stride, chat, seed, first (`inference.generate.GenerateOptions`),
+        and the fields of `sedd_cli.inference.sampling.Sampling` (steps, sampler, temperature, …). A sampler is a name
+        or an object, such as Euler(steps=8).
         """
-        others = [f.name for f in fields(GenerateOptions) if f.name not in ("n", "length", "sampling")]
-        sampling, others = split_options("sample", options, others)
-        return generate_all(self, GenerateOptions(n, length, **others, sampling=sampling))
+        if isinstance(options.get("prompts"), str):
+            raise RequestError("prompts: expected a list of texts; a single text is prompt=…")
+        given = {"n": n, "length": length, **options}
+        sampling, others = split_options("sample", given, hints_of(GenerateOptions, "sampling"))
+        return self._stamped(generate_all(self, GenerateOptions(**others, sampling=sampling)))
 
     @overload
     def infill(
-        self, template: str | None = None, n: int = 1, *, prefix: str = "", suffix: str = "", **options: Any
+        self,
+        template: str | Mapping[str, Any] | None = None,
+        n: int = 1,
+        *,
+        prefix: str = "",
+        suffix: str = "",
+        **options: Any,
     ) -> list[Filled]: ...
 
     @overload
-    def infill(self, template: Sequence[str], n: int = 1, **options: Any) -> list[list[Filled]]: ...
+    def infill(self, template: Sequence[str | Mapping[str, Any]], n: int = 1, **options: Any) -> list[list[Filled]]: ...
 
+    @called("Model.infill")
     def infill(
         self,
-        template: str | Sequence[str] | None = None,
+        template: str | Mapping[str, Any] | Sequence[str | Mapping[str, Any]] | None = None,
         n: int = 1,
         *,
         prefix: str = "",
@@ -105,21 +122,49 @@ class Model(LoadedModel):
     ) -> list[Filled] | list[list[Filled]]:
         """n fillings of a template such as "The [MASK:8] sat on [MASK:2-5].", or of the gap between two texts.
 
-        Of a list of templates: a list of n fillings for each. Given text is kept unchanged. options: length, seed,
-        candidates (of which the best is kept), first (the number of the first filling, which with the seed fixes its
-        draws), and the fields of `sedd_cli.inference.sampling.Sampling`. RequestError where the template or the lengths
-        are wrong.
+        Of a list of templates: a list of n fillings for each. A dictionary stands for a template as a line of
+        `sedd infill --input` does: template, or prefix and suffix, with n, seed, length, candidates, id. Given text is
+        kept unchanged. options: length, seed, candidates (of which the best is kept), first (the number of the first
+        filling, which with the seed fixes its draws), and the fields of `sedd_cli.inference.sampling.Sampling`.
+        RequestError where the template or the lengths are wrong.
         """
-        sampling, others = split_options("infill", options, ("length", "seed", "candidates", "first"))
+        given = {"n": n, "prefix": prefix, "suffix": suffix, **options}
+        known = hints_of(Job, "template", "facts") | {"prefix": str, "suffix": str}
+        sampling, others = split_options("infill", given, known, ("template",))
+        prefix, suffix = others.pop("prefix"), others.pop("suffix")
         if (template is None) == (prefix + suffix == ""):
             raise RequestError("infill takes either a template, or prefix, suffix or both")
-        if template is not None and not isinstance(template, str):
-            jobs = [Job(parse_template(one), n, **others) for one in template]
-            return [infill_all(self, job, sampling) for job in jobs]
         if template is None:
             others.setdefault("length", self.length)
-        parsed = gap_between(prefix, suffix) if template is None else parse_template(template)
-        return infill_all(self, Job(parsed, n, **others), sampling)
+            return self._stamped(infill_all(self, Job(gap_between(prefix, suffix), **others), sampling))
+        several = [template] if isinstance(template, str | Mapping) else template
+        if not isinstance(several, Iterable):
+            raise RequestError(f"infill takes a template, a dictionary or a list of them, found {displayed(several)}")
+        jobs = [self._job(one, number, others) for number, one in enumerate(several, 1)]
+        found = [self._stamped(infill_all(self, job, sampling)) for job in jobs]
+        return found if several is template else found[0]
+
+    def _job(self, one: object, number: int, options: dict[str, Any]) -> Job:
+        """The job of a template, or of a dictionary as a line of JSON; options: fields of `Job` unless it says them."""
+        if isinstance(one, str):
+            return Job(parse_template(one), **options)
+        if not isinstance(one, Mapping):
+            raise RequestError(f"infill takes templates and dictionaries, found {displayed(one)}")
+        left = {key: value for key, value in options.items() if key != "first"}
+        try:
+            line = record_job(dict(one), number, Defaults(**({"length": self.length} | left)))
+        except RequestError as error:
+            raise RequestError(f"job {number}: {error}") from None
+        if line.warning:
+            warnings.warn(f"job {number}: {line.warning}", stacklevel=4)
+        facts = {"id": line.id, "line": number, "extra": line.extra}
+        assert line.job is not None
+        return replace(line.job, first=options.get("first", 0), facts=facts)
+
+    def _stamped(self, samples: list[S]) -> list[S]:
+        """The samples with the model and what made them, for their `to_dict`."""
+        provenance = {**self.identity, "made_by": made_by()}
+        return [replace(one, provenance=provenance) for one in samples]
 
     def _encoded(self, text: str) -> Tensor:
         """The tokens [1, L] of a text."""

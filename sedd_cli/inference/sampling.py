@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from sedd_cli.checkpoints.loaded_model import LoadedModel
 from sedd_cli.core.samplers import SAMPLERS, Sampler
 from sedd_cli.core.score import ScoreModel
-from sedd_cli.errors import RequestError
-from sedd_cli.recipe.build import build, check_options, nearest
+from sedd_cli.errors import RequestError, displayed
+from sedd_cli.recipe.build import build, nearest
+from sedd_cli.recipe.options import hints_of, read_options
 from sedd_cli.recipe.outside import HINT, code_of
 
 
@@ -20,16 +21,16 @@ from sedd_cli.recipe.outside import HINT, code_of
 class Sampling:
     """Sampling options. Those that are not None override the recipe's sampler, by default 128 Tweedie steps.
 
-    normalized: sets the normaliser of an absorbing model's scores to 1, so that steps without a transition cost no
-    network evaluation. thinning: False evaluates every position in every step, whatever the recipe says. temperature,
-    top_p, grid, correctors, last_step, and order, quota, block_length, guidance, all_rows (of `confidence`): options of
-    the sampler. remask: ReMDM's η. kappa (of `psi`), beta (of `flow_matching`), threshold, entropy_bound (of
-    `entropy_bounded`), sweeps (of `gibbs`). legacy: the float32 Gumbel draws of the published code. batch: sequences
-    denoised together; None: as memory allows.
+    sampler: its name, or the object with its options. normalized: sets the normaliser of an absorbing model's scores to
+    1, so that steps without a transition cost no network evaluation. thinning: False evaluates every position in every
+    step, whatever the recipe says. temperature, top_p, grid, correctors, last_step, and order, quota, block_length,
+    guidance, all_rows (of `confidence`): options of the sampler. remask: ReMDM's η. kappa (of `psi`), beta (of
+    `flow_matching`), threshold, entropy_bound (of `entropy_bounded`), sweeps (of `gibbs`). legacy: the float32 Gumbel
+    draws of the published code. batch: sequences denoised together; None: as memory allows.
     """
 
     steps: int | None = None
-    sampler: str | None = None
+    sampler: str | Sampler | None = None
     normalized: bool = False
     thinning: bool = True
     temperature: float | None = None
@@ -56,11 +57,14 @@ class Sampling:
             value = getattr(self, key)
             if value is not None and value < 1:
                 raise RequestError(f"{key} must be at least 1, found {value}")
-        if self.sampler is not None:
+        if isinstance(self.sampler, Sampler):
+            self._check_alone(self.sampler)
+        elif self.sampler is not None:
             _known(self.sampler.replace("-", "_"))
         # the sampler with every option checks their ranges, before a model is loaded; which go together is seen then
         given = {key: getattr(self, key) for key in _RANGES if getattr(self, key) is not None}
-        if given.get("temperature") == 0 and self.sampler and SAMPLERS[self.sampler.replace("-", "_")].greedy:
+        name = self.sampler.replace("-", "_") if isinstance(self.sampler, str) else ""
+        if given.get("temperature") == 0 and name and SAMPLERS[name].greedy:
             del given["temperature"]  # the likeliest token
         eta = {} if self.remask is None else {"eta": self.remask}
         try:
@@ -70,6 +74,13 @@ class Sampling:
                     SAMPLERS[name](**{key: value})
         except ValueError as error:
             raise RequestError(re.sub(r"^eta\b", "remask", str(error))) from None
+
+    def _check_alone(self, sampler: Sampler) -> None:
+        """RequestError where an option of the sampler stands beside the object, which holds them."""
+        for f in dataclasses.fields(self):
+            if f.name not in ("sampler", "normalized", "batch") and getattr(self, f.name) != f.default:
+                name = type(sampler).__name__
+                raise RequestError(f"{f.name} is an option of the sampler, which is given as an object: {name}(…)")
 
     def for_gaps(self, model: LoadedModel, tokens: int) -> ResolvedSampler:
         """The sampler for a text with so many tokens to fill.
@@ -112,6 +123,8 @@ class Sampling:
         return ResolvedSampler(sampler, score, self.batch, normalized)
 
     def _sampler(self, model: LoadedModel) -> Sampler:
+        if isinstance(self.sampler, Sampler):
+            return self.sampler
         part = model.recipe.sampler if model.recipe else None
         default = "left_to_right" if model.exact else part.name if part else "tweedie"
         name = (default if self.sampler is None else self.sampler).replace("-", "_")
@@ -163,7 +176,7 @@ _OWN = {
 
 def _known(name: str) -> None:
     if name not in SAMPLERS:
-        raise RequestError(f"unknown sampler {name!r}{nearest(name, SAMPLERS)}{SAMPLERS.forgotten()}{HINT}")
+        raise RequestError(f"unknown sampler {name!r}{nearest(name, SAMPLERS)}{SAMPLERS.forgotten(name)}{HINT}")
 
 
 def _needs_mask(name: str, model: LoadedModel) -> str:
@@ -171,12 +184,23 @@ def _needs_mask(name: str, model: LoadedModel) -> str:
     return f"the sampler {name} means nothing with the graph {model.graph.name!r}, it needs one {wanted}"
 
 
-def split_options(of: str, options: dict[str, Any], others: Iterable[str]) -> tuple[Sampling, dict[str, Any]]:
-    """The fields of Sampling among `options` of the function `of`, and the others; RequestError for an unknown one."""
-    names = {f.name for f in dataclasses.fields(Sampling)}
-    check_options(of, options, [*names, *others])
-    sampling = {key: value for key, value in options.items() if key in names}
-    return Sampling(**sampling), {key: value for key, value in options.items() if key not in names}
+def split_options(
+    of: str, options: Mapping[str, Any], known: Mapping[str, Any], others: Iterable[str] = ()
+) -> tuple[Sampling, dict[str, Any]]:
+    """The fields of Sampling among `options` of the function `of`, and those `known` with their types, checked.
+
+    others: further parameters of the function. RequestError for an unknown option and for a value of another type.
+    """
+    sampler, own = options.get("sampler"), hints_of(Sampling) | {"sampler": str | None}
+    if not isinstance(sampler, str | Sampler | None):
+        is_class = f"the class {sampler.__name__}; write {sampler.__name__}()" if isinstance(sampler, type) else ""
+        raise RequestError(f"sampler: expected a name or an object, found {is_class or displayed(sampler)}")
+    given = {key: value for key, value in options.items() if not isinstance(value, Sampler) or key != "sampler"}
+    read = read_options(of, given, own | dict(known), others)
+    if isinstance(sampler, Sampler):
+        read["sampler"] = sampler
+    sampling = {key: value for key, value in read.items() if key in own}
+    return Sampling(**sampling), {key: value for key, value in read.items() if key not in own}
 
 
 #: Most sequences of one call, whose results are held in memory, and most candidates of a filling.

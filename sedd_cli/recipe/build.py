@@ -131,13 +131,6 @@ def nearest(name: str, known: Iterable[str]) -> str:
     return f"{meant} Accepted: {listed(known, 100) or 'none'}"
 
 
-def check_options(of: str, given: Iterable[str], known: Iterable[str]) -> None:
-    """RequestError for an option of a function in Python that does not exist; its name is that of the command's."""
-    for name in given:
-        if name not in (names := list(known)):
-            raise RequestError(f"{of} has no option {shortened(name)!r}{nearest(name, names)}")
-
-
 def to_data(value: Any) -> Any:
     """Convert a dataclass to mappings, lists and scalars: the inverse of `build`."""
     if hasattr(value, "to_data"):

@@ -15,7 +15,7 @@ from sedd_cli.data.corpora import CORPORA, is_own_text
 from sedd_cli.errors import RequestError, displayed, listed, shortened
 from sedd_cli.recipe.build import Typed, build, nearest
 from sedd_cli.recipe.keys import is_key, is_section, keys, meant
-from sedd_cli.recipe.outside import import_installed, require_parts, say_changes
+from sedd_cli.recipe.outside import REGISTRIES, import_installed, require_parts, say_changes
 from sedd_cli.recipe.recipe import Recipe
 from sedd_cli.system.documents import read_yaml
 
@@ -114,7 +114,8 @@ def override(data: dict[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
         _check_parents(path, key)
         at = data
         for depth, name in enumerate(path, 1):
-            at[name] = _with_keys(at.get(name), ".".join(path[:depth]))
+            there = at.get(name) or (_default_part(name) if depth == 1 else None)
+            at[name] = _with_keys(there, ".".join(path[:depth]))
             at = at[name]
         if path and last == "name" and at.get("name") != value:
             at.clear()  # the options of another graph, schedule or sampler do not apply
@@ -122,6 +123,13 @@ def override(data: dict[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
         if is_section(key) and value.strip().lower() not in ("null", ""):
             at[last] = _with_keys(at[last], key)
     return data
+
+
+def _default_part(key: str) -> dict[str, Any] | None:
+    """The part that a recipe has where it does not name one; None for other keys, and where it has to be named."""
+    field = next((f for f in dataclasses.fields(Recipe) if f.name == key and key in REGISTRIES), None)
+    made = field.default_factory if field else dataclasses.MISSING
+    return None if made is dataclasses.MISSING else made().to_data()
 
 
 def _with_keys(value: Any, key: str) -> dict[str, Any]:

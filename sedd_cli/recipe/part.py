@@ -47,7 +47,7 @@ class Part:
             raise RequestError(f"{path}: expected a name ({names}) and its options, found {displayed(data)}{hint}")
         name, options = data["name"], {k: v for k, v in data.items() if k != "name"}
         if not isinstance(name, str) or name not in cls.registry:
-            near = f"{nearest(str(name), cls.registry)}{cls.registry.forgotten()}{HINT}"
+            near = f"{nearest(str(name), cls.registry)}{cls.registry.forgotten(str(name))}{HINT}"
             raise RequestError(f"{path}.name: unknown {cls.registry.kind} {displayed(name)}{near}")
         name = str(name)  # also where it was typed behind `key=`
         cls._misplaced(name, options, path)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sedd_cli.core.losses import OBJECTIVES
 from sedd_cli.errors import RequestError
 from sedd_cli.recipe.load import recipe_from
 from sedd_cli.recipe.outside import REGISTRIES, import_installed, is_missing
@@ -30,6 +31,12 @@ class StoredRecipe:
     corpus: str
     steps: int
     data: dict[str, Any]
+
+    @property
+    def logs_bound(self) -> bool:
+        """Whether the objective logs a bound on the likelihood; not that of a part that is not registered."""
+        objective = OBJECTIVES.get(self.data["objective"]["name"])
+        return objective is not None and objective.logs_bound
 
     def to_data(self) -> dict[str, Any]:
         """Mappings, lists and scalars, as `Recipe.to_data`."""

@@ -178,14 +178,18 @@ class Sampled(Event):
     prompt: str | None = None
     #: The number of its prompt, from 0, where there are several or one.
     prompt_number: int | None = None
+    #: Of a sample drawn in Python: the keys by which `to_dict` names its model and what made it.
+    provenance: dict[str, Any] = field(default_factory=dict)
 
     def __repr__(self) -> str:
         text = f"{len(self.tokens)} tokens" if self.text is None else repr(self.text)
         return f"{type(self).__name__}({text}, evaluations={self.nfe})"
 
     def to_dict(self) -> dict[str, Any]:
-        """All fields, as `--json` and `samples/*.jsonl` hold them."""
-        return asdict(self)
+        """All fields, as `--json` and `samples/*.jsonl` hold them; with its model and `made_by` if drawn in Python."""
+        found = asdict(self)
+        provenance = found.pop("provenance")
+        return found | provenance
 
 
 @dataclass(frozen=True, repr=False)

@@ -7,6 +7,9 @@ import platform
 import shlex
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from datetime import datetime, timezone
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
@@ -18,6 +21,20 @@ from sedd_cli import __version__
 PACKAGE = Path(__file__).parents[1]
 #: The group of parts: `[project.entry-points."sedd.parts"]` in a pyproject.toml, with lines NAME = "package.module".
 GROUP = "sedd.parts"
+
+
+#: The function of Python that is being called.
+_CALLED: ContextVar[str | None] = ContextVar("called", default=None)
+
+
+@contextmanager
+def called(name: str) -> Iterator[None]:
+    """Let what is made within name this function of Python as its command; also a decorator of the function."""
+    token = _CALLED.set(name)
+    try:
+        yield
+    finally:
+        _CALLED.reset(token)
 
 
 def software(*libraries: str) -> dict[str, str]:
@@ -39,13 +56,13 @@ def recorded(document: dict[str, Any]) -> dict[str, Any]:
 def made_by() -> dict[str, Any]:
     """What makes the results of this process.
 
-    command is None in Python, outside a command. revision is None where the package is no git checkout; it ends in
-    "+changes" where files of the checkout differ from it. parts: the files of graphs, schedules, objectives and
-    samplers that are not of this package, where there are any, with their SHA-256.
+    command: in Python, the function that was called, such as sedd_cli.train; None outside of one. revision is None
+    where the package is no git checkout; it ends in "+changes" where files of the checkout differ from it. parts:
+    the files of graphs, schedules, objectives and samplers that are not of this package, if any, with their SHA-256.
     """
     program = Path(sys.argv[0] or "").name
     ours = program == "sedd" or sys.argv[0] == str(PACKAGE / "__main__.py")
-    command = shlex.join(["sedd", *sys.argv[1:]]) if ours else None
+    command = shlex.join(["sedd", *sys.argv[1:]]) if ours else _CALLED.get()
     outside = sys.modules.get("sedd_cli.recipe.outside")  # while nothing has imported it, there are no such parts
     parts = {f"{key} {name}": origin.to_data() for key, name, origin in outside.outside_parts()} if outside else {}
     return {

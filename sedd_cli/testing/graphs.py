@@ -12,21 +12,23 @@ from torch import Tensor
 
 from sedd_cli.core.graphs import Graph
 from sedd_cli.testing import reference
-from sedd_cli.testing.problems import F64, close, expect
+from sedd_cli.testing.problems import F64, close, expect, part_for
 
 SIGMAS = (1e-6, 1e-3, 0.05, 0.7, 4.0, 30.0)
 
 
-def check_graph(part: Callable[..., Graph]) -> None:
-    """Check a graph's class with 2, 3 and 7 tokens at noise levels from 1e-6 to 30.
+def check_graph(part: Graph | Callable[..., Graph]) -> None:
+    """Check a graph, an object or a class whose options have defaults.
 
+    It is made with 2, 3 and 7 tokens, at noise levels from 1e-6 to 30.
     `rate` itself is only checked to be a generator: what it should be, only its author knows.
 
     Raises:
         AssertionError: Says which function fails.
+        RequestError: It is no graph.
     """
     for vocab_size in (2, 3, 7):
-        graph = part(vocab_size=vocab_size)
+        graph = part_for("check_graph", Graph, part, vocab_size=vocab_size)
         check_generator(graph)
         check_base(graph)
         for sigma in SIGMAS:

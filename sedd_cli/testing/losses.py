@@ -12,7 +12,7 @@ from sedd_cli.core.losses import Objective
 from sedd_cli.core.schedules import LogLinear
 from sedd_cli.core.score import ScoreModel
 from sedd_cli.testing import reference
-from sedd_cli.testing.problems import F64, N, expect, noisy
+from sedd_cli.testing.problems import F64, N, expect, noisy, part_for
 
 #: Length of the sequences.
 L = 2
@@ -42,9 +42,10 @@ def check_loss(part: Objective | Callable[[], Objective]) -> None:
 
     Raises:
         AssertionError: Says what fails, on which graph and at which noise level.
+        RequestError: It is no objective.
         ValueError: The objective is for causal networks, for which there is no truth here.
     """
-    objective = part if isinstance(part, Objective) else part()
+    objective = part_for("check_loss", Objective, part)
     if objective.causal:
         raise ValueError(f"{objective.name} is for causal networks: check_loss knows no truth for them")
     for name in ("state_dependent",) if objective.learns_exponents else ("absorbing", "uniform"):

@@ -4,22 +4,56 @@ from __future__ import annotations
 
 import itertools
 import math
-from typing import Any
+from dataclasses import replace
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor
 
 from sedd_cli.core.graphs import Graph, Transition
-from sedd_cli.core.samplers import Stepper
+from sedd_cli.core.losses import Objective
+from sedd_cli.core.samplers import Sampler, Stepper
 from sedd_cli.core.schedules import Schedule
 from sedd_cli.core.score import ScoreModel
+from sedd_cli.errors import RequestError, displayed, first_line
 from sedd_cli.testing import reference
 
+P = TypeVar("P")
 #: Tokens of the problems.
 N = 3
 F64: dict[str, Any] = {"dtype": torch.float64}
 #: Steps (t, s) of a sampler: the longest, a short one, one that is large beside its end, the last of a grid.
 INTERVALS = [(1.0, 0.75), (0.6, 0.55), (0.3, 0.001), (1e-3, 1e-5)]
+
+
+def part_for(check: str, kind: type[P], part: object, **options: Any) -> P:
+    """The object that a check is about, with these options, from an object, its class or a function that makes it.
+
+    Raises:
+        RequestError: It is none of this kind, or its class has options without defaults.
+    """
+    found = part
+    if isinstance(part, kind):
+        found = replace(cast("Any", part), **options) if options else part
+    elif callable(part) and (not isinstance(part, type) or issubclass(part, kind)):
+        try:
+            found = part(**options)
+        except TypeError as error:
+            name = getattr(part, "__name__", displayed(part))
+            raise RequestError(f"{check} cannot make {name}: {first_line(error)}; give an object") from None
+    if isinstance(found, kind):
+        return found
+    named = found.__name__ if isinstance(found, type) else displayed(found)
+    wanted = f"an {_kind(kind)}" if kind is Objective else f"a {_kind(kind)}"
+    raise RequestError(f"{check} takes {wanted}, its class or an object, found {_kind(found)} {named}")
+
+
+def _kind(part: object) -> str:
+    """The kind of a part; of anything else, its type."""
+    cls = part if isinstance(part, type) else type(part)
+    known = {Graph: "graph", Schedule: "schedule", Objective: "objective", Sampler: "sampler"}
+    kind = next((word for base, word in known.items() if issubclass(cls, base)), None)
+    return kind or ("class" if isinstance(part, type) else cls.__name__)
 
 
 def expect(true: bool, what: str) -> None:

@@ -16,7 +16,7 @@ from sedd_cli.core.samplers.denoise import decode_step
 from sedd_cli.core.schedules import LogLinear
 from sedd_cli.core.score import ScoreModel
 from sedd_cli.testing import reference
-from sedd_cli.testing.problems import F64, INTERVALS, N, close, expect, law, score_model, step_law
+from sedd_cli.testing.problems import F64, INTERVALS, N, close, expect, law, part_for, score_model, step_law
 
 #: (Q [S, S], x [M, L], s [M, L, S], t, s_time) → probabilities [M, L, S]: a step written for dense matrices.
 DenseStep = Callable[[Tensor, Tensor, Tensor, float, float], Tensor]
@@ -37,8 +37,9 @@ def check_sampler(
 
     Raises:
         AssertionError: Says what fails, and on which graph.
+        RequestError: It is no sampler.
     """
-    sampler = part if isinstance(part, Sampler) else part()
+    sampler = part_for("check_sampler", Sampler, part)
     if sampler.causal:
         raise ValueError(f"{sampler.name} is for causal networks: check_sampler knows no truth for them")
     for graph in _graphs(sampler):

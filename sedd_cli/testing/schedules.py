@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 
 from sedd_cli.core.schedules import Schedule
-from sedd_cli.testing.problems import close, expect
+from sedd_cli.testing.problems import close, expect, part_for
 
 T = torch.cat([torch.tensor([0.0, 1e-5, 1e-3]), torch.linspace(0.05, 1, 20)]).double()
 
@@ -16,10 +16,11 @@ def check_schedule(part: Schedule | Callable[[], Schedule]) -> None:
     """Check a noise schedule, an object or a class whose options have defaults.
 
     Raises:
+        RequestError: It is no schedule.
         AssertionError: Says which property fails: σ̄ finite, not negative and growing; σ̄′ its derivative; `t` the
             inverse; shapes and dtypes those of t.
     """
-    noise = part if isinstance(part, Schedule) else part()
+    noise = part_for("check_schedule", Schedule, part)
     name = type(noise).__name__
     t = T.clone().requires_grad_()
     sigma, dsigma = noise(t)

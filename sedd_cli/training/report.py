@@ -80,9 +80,11 @@ class TrainReport:
     bounds: dict[str, Any]
     samples: Path | None
     infill: Path | None
+    model_fingerprint: str
 
     def to_dict(self) -> dict[str, Any]:
-        found = {"evaluation": str(self.evaluation), "bounds": self.bounds}
+        found: dict[str, Any] = {"model_fingerprint": self.model_fingerprint}
+        found |= {"evaluation": str(self.evaluation), "bounds": self.bounds}
         return found | {name: str(path) for name in ("samples", "infill") if (path := getattr(self, name))}
 
 
@@ -102,7 +104,8 @@ def report(recipe: Recipe, model: LoadedModel, dataset: Dataset, run: RunDir) ->
     for name, drawn in jobs.items():
         samples = (yield from drawn).samples
         files[name] = run.store("samples", f"{name}-step-{step}", [recorded(as_json(one)) for one in samples])
-    return TrainReport(evaluation, result["bounds"], files.get("samples"), files.get("infill"))
+    drawn_to = files.get("samples"), files.get("infill")
+    return TrainReport(evaluation, result["bounds"], *drawn_to, likelihood.model.fingerprint)
 
 
 def validate(recipe: Recipe, model: LoadedModel, dataset: Dataset, run: RunDir) -> Iterator[Event]:
@@ -130,8 +133,10 @@ def stored_report(run: Path, split: str, step: int) -> TrainReport | None:
     """The report that a run holds for a step; None if it holds none."""
     evaluation = run / "results" / f"{split}-step-{step}.json"
     try:
-        bounds = read_json(evaluation)["bounds"]
+        found = read_json(evaluation)
+        bounds, fingerprint = found["bounds"], found["model_fingerprint"]
     except (OSError, KeyError, TypeError, DamageError):
         return None
     files = (run / "samples" / f"{name}-step-{step}.jsonl" for name in ("samples", "infill"))
-    return TrainReport(evaluation, bounds, *(path if path.is_file() else None for path in files))
+    samples, infilled = (path if path.is_file() else None for path in files)
+    return TrainReport(evaluation, bounds, samples, infilled, fingerprint)

@@ -27,6 +27,7 @@ class Status:
         seconds: Time spent on the steps and on validation, without the report at the end.
         bound: The last likelihood that the run holds of its own text.
         baselines: Bits per character of n-gram models on the text of `bound`.
+        loss_is_bound: Whether the training loss is a bound on the likelihood, so that it stands beside `bound`.
     """
 
     run: Path
@@ -41,6 +42,7 @@ class Status:
     seconds: float = 0.0
     bound: StoredBound | None = None
     baselines: dict[str, float] = field(default_factory=dict)
+    loss_is_bound: bool = True
 
     @property
     def bits_of_a_nat(self) -> float | None:
@@ -126,4 +128,5 @@ def status(run: Path) -> Status:
         seconds=sum(r.get("seconds") or 0.0 for r in (*train, *validation)),
         bound=bound,
         baselines=baselines_of(bound, bounds) if bound else {},
+        loss_is_bound=recipe.logs_bound,
     )

@@ -66,6 +66,7 @@ class TrainResult:
     """The end of a training.
 
     skipped, weights and report are None where it stopped early, or on other processes. interrupted: Ctrl-C stopped it.
+    made_by: of a training from Python (a command adds its own).
     """
 
     run: Path
@@ -75,6 +76,7 @@ class TrainResult:
     weights: Path | None = None
     report: TrainReport | None = None
     interrupted: bool = False
+    made_by: dict[str, Any] | None = None
 
     def __repr__(self) -> str:
         bounds = self.report.bounds if self.report else {}
@@ -85,7 +87,8 @@ class TrainResult:
         found: dict[str, Any] = {"run": str(self.run), "step": self.step, "finished": self.finished}
         found |= {} if self.skipped is None else {"skipped": self.skipped}
         found |= {} if self.weights is None else {"weights": str(self.weights)}
-        return found | (self.report.to_dict() if self.report else {})
+        found |= self.report.to_dict() if self.report else {}
+        return found | ({} if self.made_by is None else {"made_by": self.made_by})
 
 
 def train(recipe: Recipe, options: TrainOptions) -> Generator[Event, None, TrainResult]:
@@ -132,7 +135,13 @@ def _train(recipe: Recipe, options: TrainOptions, dist: Dist) -> Generator[Event
             recipe = dist.from_main(lambda: measured(start.recipe, size, statistics))
         if recipe.train.warmup >= recipe.train.steps:
             yield Warn(f"train.warmup ({recipe.train.warmup}) does not end within train.steps ({recipe.train.steps})")
-        if not (objective := recipe.objective.make()).direct:
+        objective = recipe.objective.make()
+        if not objective.logs_bound:
+            yield Note(
+                f"the loss {objective.name} is no bound on the likelihood: its curve has units of its own; "
+                "validation and sedd eval measure the bound"
+            )
+        elif not objective.direct:
             yield Note(f"the bound is not minimised directly ({objective.weights}); what is logged has its weights")
         if warning := too_little_noise(make_graph(recipe, dataset.tokenizer.vocab_size), recipe.noise.make()):
             yield Warn(warning)

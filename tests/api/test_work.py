@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
 import torch
 
 import sedd_cli
 from sedd_cli import evaluate, load_model, prepare, train
+from sedd_cli.api import work
+from sedd_cli.core.samplers.euler import Euler
 from sedd_cli.errors import RequestError
+from sedd_cli.system import software
 
 
 @pytest.fixture(scope="module")
@@ -41,6 +45,10 @@ def test_prepare_train_and_evaluate_return_results_that_print_short(workplace, t
     assert len(repr(measured)) < 200
     for result in (prepared, trained, measured):
         json.dumps(result.to_dict())
+    assert trained.to_dict()["made_by"]["command"] == "sedd_cli.train"
+    assert trained.to_dict()["model_fingerprint"] == measured.to_dict()["model_fingerprint"]
+    stored = json.loads(trained.report.evaluation.read_text())
+    assert stored["made_by"]["command"] == "sedd_cli.train"
     assert list(measured.to_dict()["bounds"]) == ["rigorous"]
 
 
@@ -83,8 +91,102 @@ def test_bound_takes_text(model):
         (lambda m: train("quickstart", freshly=True), "train has no option 'freshly', did you mean 'fresh'"),
         (lambda m: train("quickstart", "train.stepz=3"), "train.stepz: unknown key, did you mean 'train.steps'"),
         (lambda m: m.sample(1, sampler="tweedy"), "unknown sampler 'tweedy', did you mean 'tweedie'"),
+        (lambda m: m.sample(1, lenght=8), "sample has no option 'lenght', did you mean 'length'"),
+        (lambda m: m.sample(1, no_thinning=True), "sample has no option 'no_thinning'; write thinning=False"),
+        (lambda m: m.sample(1, prompt="a", prompts=["b"]), "sample: prompt and prompts are one option"),
+        (lambda m: train("markov", rundir="x"), "train has no option 'rundir', did you mean 'run_dir'"),
+        (lambda m: train("markov", lr=1e-3), "train has no option 'lr'; .*: give \"train.lr=0.001\""),
+        (lambda m: train("markov", steps=5), "train has no option 'steps'; .*: give \"train.steps=5\""),
+        (lambda m: evaluate(m, try_bf16=True), "evaluate has no option 'try_bf16'"),
     ],
 )
 def test_a_wrong_option_is_named_with_the_nearest_right_one(model, call, words):
     with pytest.raises(RequestError, match=words):
         call(model)
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda m: m.sample(1, steps="8"), "steps: expected a whole number, found '8'"),
+        (lambda m: m.sample("2"), "n: expected a whole number, found '2'"),
+        (lambda m: m.sample(1, temperature="hot"), "temperature: expected a number, found 'hot'"),
+        (lambda m: m.sample(1, normalized="yes"), "normalized: expected true or false, found 'yes'"),
+        (lambda m: m.sample(1, prompts="abc"), "prompts: expected a list of texts"),
+        (lambda m: m.sample(1, sampler=Euler), r"sampler: .* found the class Euler; write Euler\(\)"),
+        (lambda m: m.sample(1, sampler=3), "sampler: expected a name or an object, found 3"),
+        (lambda m: m.sample(1, sampler=Euler(steps=4), steps=8), "steps is an option of the sampler"),
+        (lambda m: m.infill(3), "infill takes a template, a dictionary or a list of them, found 3"),
+        (lambda m: m.infill(["a [MASK:2]", 3]), "infill takes templates and dictionaries, found 3"),
+        (lambda m: m.infill([{"prefix": "the", "template": "a"}]), "job 1: it takes either a template, or"),
+        (lambda m: m.infill({"prefix": 3}), "job 1: prefix: expected text, found 3"),
+        (lambda m: m.infill(prefix=3), "prefix: expected text, found 3"),
+        (lambda m: train("markov", trackers=3), "trackers: expected a list, found 3"),
+        (lambda m: evaluate(m, blocks=1.5), "blocks: expected a whole number, found 1.5"),
+        (lambda m: evaluate(m, precision="bf16"), "precision is for a model that is loaded here; .* fp32"),
+        (lambda m: evaluate(m, steps=8), "options of the sampler"),
+    ],
+)
+def test_a_value_of_another_type_is_refused_in_one_line(model, call, words):
+    with pytest.raises(RequestError, match=words) as error:
+        call(model)
+    assert "\n" not in str(error.value)
+
+
+def test_a_command_s_names_mean_the_same(model):
+    (one,) = model.sample(1, prompt="the", steps=2, seed=3)
+    assert one.text.startswith("the")
+    assert [s.text for s in model.sample(1, prompts=["the"], steps=2, seed=3)] == [one.text]
+    drawn = model.sample(1, legacy_float32_gumbel=True, steps=2)
+    assert drawn[0].draws == "float32-gumbel"
+    assert model.sample(np.int64(1), steps=np.int64(2))[0].steps == 2
+
+
+def test_a_sampler_is_taken_as_an_object(model):
+    first, again = model.sample(1, sampler=Euler(steps=4), seed=2), model.sample(1, sampler="euler", steps=4, seed=2)
+    assert first[0].tokens == again[0].tokens
+    assert (first[0].sampler, first[0].steps) == ("euler", 4)
+    assert model.infill("the [MASK:3]", sampler=Euler(steps=2))[0].sampler == "euler"
+
+
+def test_a_dictionary_is_a_job_as_a_line_of_the_command_is(model):
+    gap = {"prefix": "the ", "suffix": " sat", "length": 12}
+    found = model.infill(
+        [gap | {"id": "x", "mark": 3}, "a [MASK:2]", {"template": "a [MASK:2]", "n": 2}], steps=2, seed=3
+    )
+    assert [len(one) for one in found] == [1, 1, 2]
+    assert found[0][0].text == model.infill(**gap, steps=2, seed=3)[0].text
+    assert found[0][0].to_dict()["job"] == {"id": "x", "line": 1, "extra": {"mark": 3}}
+    assert found[1][0].text == found[2][0].text
+    assert len(model.infill({"template": "a [MASK:2]", "n": 2}, steps=2)) == 2
+    with pytest.warns(UserWarning, match="found 'sufix', did you mean 'suffix'"):
+        model.infill({"prefix": "the", "sufix": "sat"}, steps=2)
+
+
+def test_results_name_the_call_the_versions_and_the_model(model, tiny_run):
+    measured = evaluate(model, protocol="rigorous", precision="auto", rel_error=0.5, blocks=4, progress=False)
+    found = measured.to_dict()
+    assert found["made_by"]["command"] == "sedd_cli.evaluate"
+    assert {"date", "software", "revision"} <= set(found["made_by"])
+    assert list(found["bounds"]) == ["rigorous"]
+    assert found["precision"] in repr(measured) or found["precision"] == "fp32"
+    for drawn, call in ((model.sample(steps=2), "sample"), (model.infill("the [MASK:2]"), "infill")):
+        one = drawn[0].to_dict()
+        assert one["made_by"]["command"] == f"Model.{call}"
+        assert (one["model"], one["fingerprint"], one["step"]) == (str(tiny_run), model.fingerprint, 12)
+        assert "made_by" not in repr(drawn[0])
+        json.dumps(one)
+    assert software.made_by()["command"] is None
+
+
+def test_evaluate_computes_in_the_command_s_precision(tiny_run, monkeypatch):
+    seen = []
+    monkeypatch.setattr(work, "evaluate_job", lambda model, _, wanted: seen.append((model.precision, wanted.try_bf16)))
+    monkeypatch.setattr(work, "followed", lambda job, progress: job)
+    monkeypatch.setattr(work, "prepared_for", lambda *_: None)
+    monkeypatch.setattr(work, "replace", lambda result, **changes: result)
+    evaluate(tiny_run, device="cpu")
+    evaluate(tiny_run, device="cpu", precision="fp32")
+    evaluate(tiny_run, device="cpu", precision="bf16")
+    evaluate(load_model(tiny_run, "cpu"))
+    assert seen == [("fp32", True), ("fp32", False), ("bf16", False), ("fp32", True)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -78,7 +79,7 @@ def test_without_the_file_nothing_begins_and_the_line_says_how_to_give_it(own, p
 
 
 @pytest.mark.slow
-def test_the_whole_way(own, run, place):
+def test_the_whole_way(own, run, place, monkeypatch):
     stored = yaml.safe_load((run / "checkpoints" / "step-12" / "recipe.yaml").read_text())
     assert stored["parts"]["noise constant"]["source"] == "my_parts.py"
     sampled = own("sample", "--model", run, "-n", "1", "--json", "--device", "cpu")
@@ -93,7 +94,12 @@ def test_the_whole_way(own, run, place):
     assert longer.code == 0
     assert checkpoint.latest(run).step == 14
     assert own("export", run, "--to", "exported").code == 0
-    assert "--import my_parts.py" in (place / "exported" / "README.md").read_text()
+    card = (place / "exported" / "README.md").read_text()
+    assert "--import my_parts.py" in card
+    (code,) = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
+    monkeypatch.syspath_prepend(place)
+    with nothing_imported():
+        exec(code, {})
     assert own("sample", "--model", "exported", "-n", "1", "-q").code == 0
     for words in (["sample", "--model", run], ["train", run], ["sample", "--model", "exported"]):
         refused = own(*words, parts=None)

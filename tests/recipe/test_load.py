@@ -173,3 +173,27 @@ def test_an_override_reaches_into_a_whole_section_that_stands_before_it(tmp_path
 def test_an_override_given_twice_is_refused():
     with pytest.raises(RequestError, match=r"override train\.steps is given twice"):
         load_recipe("quickstart", ["train.steps=4", "train.steps=5"])
+
+
+@pytest.mark.parametrize(
+    ("override", "part"),
+    [
+        ("objective.weighting=flat", {"name": "score_entropy", "weighting": "flat"}),
+        ("sampler.steps=9", {"name": "tweedie", "steps": 9}),
+        ("noise.eps=0.01", {"name": "loglinear", "eps": 0.01}),
+        ("graph.scale_by_sigma=false", {"name": "absorbing", "scale_by_sigma": False}),
+    ],
+)
+def test_an_override_reaches_into_a_part_that_the_recipe_leaves_at_its_default(tmp_path, override, part):
+    own = yaml.safe_load(shipped()["markov"].read_text())
+    own |= {"graph": "absorbing", "noise": "loglinear"}
+    for key in ("objective", "sampler"):
+        own.pop(key, None)
+    (tmp_path / "own.yaml").write_text(yaml.safe_dump(own))
+    data = load_recipe(tmp_path / "own.yaml", [override]).to_data()[override.partition(".")[0]]
+    assert {key: data[key] for key in part} == part
+
+
+def test_a_name_that_is_unknown_is_answered_without_files_of_the_package():
+    with pytest.raises(RequestError, match=r"unknown graph 'drift'\. Accepted: [\w, ]+; parts of your own: "):
+        load_recipe("markov", ["graph=drift"])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 import pytest
@@ -20,7 +20,16 @@ from sedd_cli.core.samplers.first_hitting import FirstHitting
 from sedd_cli.core.samplers.tweedie import Tweedie
 from sedd_cli.core.schedules import LogLinear, Schedule
 from sedd_cli.core.score import Loss, Network
+from sedd_cli.errors import RequestError
 from sedd_cli.testing import check_graph, check_loss, check_sampler, check_schedule
+
+
+@dataclass(frozen=True)
+class Needing(LogLinear):
+    """A schedule with an option without a default."""
+
+    sigma_max: float = field(kw_only=True)
+
 
 #: What the guide says of samplers that are meant to be otherwise.
 MEANT = {
@@ -340,3 +349,26 @@ def test_a_wrong_loss_is_refused(loss, words):
 
 def test_the_loss_of_the_mistake_passes_without_it():
     check_loss(Warm(factor=1.0))
+
+
+@pytest.mark.parametrize(
+    ("check", "part", "words"),
+    [
+        (check_sampler, "tweedie", "check_sampler takes a sampler, its class or an object, found str 'tweedie'"),
+        (check_sampler, LogLinear, "check_sampler takes a sampler, its class or an object, found schedule LogLinear"),
+        (check_schedule, Tweedie, "check_schedule takes a schedule, its class or an object, found sampler Tweedie"),
+        (check_schedule, Tweedie(), "check_schedule takes a schedule, .* found sampler Tweedie"),
+        (check_loss, dict, "check_loss takes an objective, its class or an object, found class dict"),
+        (check_loss, lambda: 3, "check_loss takes an objective, its class or an object, found int 3"),
+        (check_graph, LogLinear, "check_graph takes a graph, its class or an object, found schedule LogLinear"),
+        (check_schedule, Needing, "check_schedule cannot make Needing: .*'sigma_max'; give an object"),
+    ],
+)
+def test_a_part_of_another_kind_is_refused_in_one_line(check, part, words):
+    with pytest.raises(RequestError, match=words):
+        check(part)
+
+
+@pytest.mark.slow
+def test_a_graph_is_checked_as_an_object_too():
+    check_graph(Cyclic(vocab_size=5))

@@ -77,7 +77,7 @@ def test_frequencies_of_the_text_make_the_schedule(workplace, tmp_path):
     [
         (NEIGHBOURS, "graph nearest_neighbour"),
         (("graph=uniform", "noise=mutual_information"), "noise mutual_information"),
-        (("graph=hybrid", "noise=cosine"), "noise cosine"),
+        (("graph=hybrid", "noise=cosine"), "graph hybrid and no noise cosine"),
     ],
 )
 def test_an_export_is_the_same_model_and_says_who_reads_it(workplace, tmp_path, changes, lacks):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 import types
 
@@ -21,6 +22,7 @@ from sedd_cli.recipe import load_recipe
 from sedd_cli.system.events import Sampled, TrainStep, Validated, Warn
 from sedd_cli.training import loop
 from sedd_cli.training.metrics import Divergence
+from sedd_cli.training.runs.curves import OWN, curve_of, curves_of
 from sedd_cli.training.status import status
 from sedd_cli.training.step import LossByTime, gradients
 from sedd_cli.training.train import TrainOptions, train
@@ -273,3 +275,29 @@ def test_checkpoints_at_multiples_of_keep_every_stay(workplace, tmp_path):
     assert kept == ["step-12", "step-4", "step-8"]
     with pytest.raises(RequestError, match="multiple of save_every"):
         load_recipe(workplace / "tiny.yaml", ["train.keep_every=4"])
+
+
+def test_a_loss_that_is_no_bound_has_a_curve_of_its_own(sedd, watched, workplace, tmp_path):
+    """No baselines, bounds or unit of likelihood stand beside it; the training says so, once."""
+    recipe = load_recipe(workplace / "tiny.yaml", ["objective=concrete_score", "train.steps=6"])
+    events = list(train(recipe, TrainOptions(tmp_path / "own", "cpu")))
+    said = [e.text for e in events if "no bound on the likelihood" in getattr(e, "text", "")]
+    assert len(said) == 1
+    found = status(tmp_path / "own")
+    assert found.bound is not None
+    alone = curve_of(found)
+    assert (alone.unit, alone.marks, alone.levels) == (OWN, [], {})
+    assert [y for _, y in alone.raw] == [record["loss"] for record in found.train]
+    folder, _ = watched
+    assert curve_of(status(folder)).unit == "bits/char"
+    assert {c.unit for c in curves_of([status(folder), found], "AB")} == {OWN}
+    shown = sedd("status", tmp_path / "own").out
+    assert "no likelihood" in shown
+    assert "nats/token\n" not in shown.partition("training loss  ")[2].partition("gradient")[0]
+    stored = tmp_path / "own" / "recipe.yaml"
+    foreign = "objective:\n  name: mine\n"
+    stored.write_text(re.sub(r"objective:\n(  .*\n)+", foreign, stored.read_text()) + PARTS_OF_MINE)
+    assert not status(tmp_path / "own").loss_is_bound
+
+
+PARTS_OF_MINE = "parts:\n  objective mine: {source: mine.py, sha256: '00'}\n"

@@ -85,13 +85,13 @@ def published_layout(model: LoadedModel) -> ExportLayout:
     if config["noise"].get("eps", PUBLISHED_EPS) != PUBLISHED_EPS:
         remarks.append(f"noise.eps is {config['noise']['eps']}: the published code always uses {PUBLISHED_EPS}")
         use += f" The original code takes it for another model: its loglinear ε is always {PUBLISHED_EPS}."
-    for key, name, known in (
+    named = (
         ("graph", model.graph.name, PUBLISHED_GRAPHS.values()),
         ("noise", model.schedule.name, PUBLISHED_SCHEDULES),
-    ):
-        if name not in known:
-            remarks.append(f"the published code has no {key} {name}: only sedd reads this export")
-            use += f" The original code does not read this model: it has no {key} {escaped(name)}."
+    )
+    if lacking := " and ".join(f"no {key} {name}" for key, name, known in named if name not in known):
+        remarks.append(f"the published code has {lacking}: only sedd reads this export")
+        use += f" The original code does not read this model: it has {escaped(lacking)}."
     if not remarks:
         use += " `SEDD.from_pretrained(NAME)` of the original code should read it: the code was not run on this model."
     return ExportLayout(config, "", use, tuple(remarks))

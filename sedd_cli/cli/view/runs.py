@@ -107,9 +107,8 @@ def draw_comparison(console: Console, found: Comparison) -> None:
         levels = {name: value for c in shown[::-1] for name, value in c.levels.items()}
         console.print(chart(lines, levels, max(20, min(console.width - 20, WIDEST)), 14), end="")
         letters = ", ".join(c.name for c in shown)
-        console.print(
-            Text(" " * 11 + f"{letters}: training loss, smoothed, in {shown[0].unit}; o: bounds", style="dim")
-        )
+        circles = "; o: bounds" if any(c.marks for c in shown) else ""
+        console.print(Text(" " * 11 + f"{letters}: training loss, smoothed, in {shown[0].unit}{circles}", style="dim"))
 
 
 def comparison_rows(found: Comparison) -> dict[str, list[str]]:

@@ -70,6 +70,7 @@ def _metrics(found: Status) -> Table:
 def _latest(found: Status) -> dict[str, str]:
     """The latest metrics of the training, and of the validation."""
     last, rows = found.train[-1], dict[str, str]()
+    unit = " nats/token" if found.loss_is_bound else " (no likelihood)"
     if found.validation:
         v = found.validation[-1]
         rows["validation"] = (
@@ -77,7 +78,7 @@ def _latest(found: Status) -> dict[str, str]:
             f"nats/token on {v['blocks']:,} blocks at step {v['step']:,}"
         )
     rows |= {
-        "training loss": f"{last['loss']:.3f} nats/token" if last["loss"] is not None else "-",
+        "training loss": "-" if last["loss"] is None else f"{last['loss']:.3f}{unit}",
         "gradient norm": "-" if last["grad_norm"] is None else f"{last['grad_norm']:.3g}",
         "rate": f"{last['tokens_per_second']:,.0f} tokens/s"
         + ("" if last["mfu"] is None else f", {last['mfu']:.0%} of the device's bf16 peak"),

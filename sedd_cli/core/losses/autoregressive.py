@@ -22,6 +22,7 @@ class Autoregressive(Objective):
     """
 
     name: ClassVar[str] = "autoregressive"
+    logs_bound: ClassVar[bool] = True
     causal: ClassVar[bool] = True
     needs_mask: ClassVar[bool] = True
 

@@ -39,8 +39,13 @@ class Objective(ABC):
     needs_mask: ClassVar[bool] = False
     #: Whether it trains the exponents of a learnable graph.
     learns_exponents: ClassVar[bool] = False
+    #: Whether the loss that is logged is −log p, or a bound on it up to constants. Each class says it of itself.
+    logs_bound: ClassVar[bool] = False
     #: How many independent corruptions of a sequence at its noise level the loss takes.
     corruptions: ClassVar[int] = 1
+
+    def __init_subclass__(cls) -> None:
+        cls.logs_bound = cls.__dict__.get("logs_bound", False)  # a loss made of another need not be a bound
 
     @property
     def steps(self) -> int | None:

@@ -30,6 +30,7 @@ class D3PM(Objective):
     """
 
     name: ClassVar[str] = "d3pm"
+    logs_bound: ClassVar[bool] = True
     parametrization: ClassVar[Parametrization] = "mean"
     T: int = 1000
     cross_entropy: float = 0.0

@@ -35,6 +35,7 @@ class GenMD4(Objective):
     """
 
     name: ClassVar[str] = "genmd4"
+    logs_bound: ClassVar[bool] = True
     parametrization: ClassVar[Parametrization] = "mean"
     learns_exponents: ClassVar[bool] = True
     corruptions: ClassVar[int] = 2

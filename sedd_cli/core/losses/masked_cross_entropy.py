@@ -22,6 +22,7 @@ class MaskedCrossEntropy(ContinuousTime):
     """
 
     name: ClassVar[str] = "masked_cross_entropy"
+    logs_bound: ClassVar[bool] = True
     parametrization: ClassVar[Parametrization] = "mean"
     needs_mask: ClassVar[bool] = True
 

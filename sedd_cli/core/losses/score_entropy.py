@@ -64,6 +64,7 @@ class ScoreEntropy(ContinuousTime):
     """
 
     name: ClassVar[str] = "score_entropy"
+    logs_bound: ClassVar[bool] = True
 
     def weighted(self, model: ScoreModel, x: Tensor, sigma: Tensor, x0: Tensor, weight: Weight) -> Loss:
         return weighted_score_entropy(model, x, sigma, x0, weight)

@@ -142,6 +142,7 @@ class LikelihoodResult:
 
     estimator, seed: None for exact likelihoods. tried_bf16: whether bf16 was to be compared with float32; `bf16` is the
     comparison where one was possible. baselines: bits per character by name. paper: the paper's value, if it has one.
+    made_by: of a result made in Python (a command adds its own).
     """
 
     model: ModelIdentity
@@ -159,11 +160,13 @@ class LikelihoodResult:
     software: dict[str, str]
     device: str
     processes: int
+    made_by: dict[str, Any] | None = None
 
     def __repr__(self) -> str:
         found = ((name, b.sign, b.bits_per_char, b.bits_per_char_error) for name, b in self.bounds.items())
         bounds = ", ".join(f"{name} {sign} {bits:.3f} ± {error:.3f} bits/char" for name, sign, bits, error in found)
-        return f"LikelihoodResult({self.text.corpus} {self.text.split}: {bounds})"
+        low = "" if self.precision == "fp32" else f", in {self.precision}"
+        return f"LikelihoodResult({self.text.corpus} {self.text.split}: {bounds}{low})"
 
     def to_dict(self) -> dict[str, Any]:
         """The document that `results/*.json` and `sedd eval --json` hold; keys that mean nothing are left out."""
@@ -183,7 +186,8 @@ class LikelihoodResult:
             found["baselines"] = self.baselines
         if self.paper is not None:
             found["paper"] = asdict(self.paper)
-        return found | {"software": self.software, "device": self.device, "processes": self.processes}
+        found |= {"software": self.software, "device": self.device, "processes": self.processes}
+        return found | ({} if self.made_by is None else {"made_by": self.made_by})
 
     def documents(self) -> dict[str, Any]:
         """Nats and tokens of each document, by protocol."""

@@ -57,8 +57,7 @@ class JobsResult:
     def to_dict(self) -> dict[str, Any]:
         counts = {"lines": self.lines, "fillings": self.fillings, "from_before": self.from_before}
         refused = [dataclasses.asdict(one) for one in self.refused]
-        facts = {"model": self.model.source, "fingerprint": self.model.fingerprint}
-        return {**facts, **counts, "refused": refused, "samples": self.samples}
+        return {**self.model.identity, **counts, "refused": refused, "samples": self.samples}
 
 
 def fill_jobs(

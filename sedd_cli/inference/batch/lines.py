@@ -122,6 +122,12 @@ def _json_job(source: str, number: int, line: bytes, defaults: Defaults) -> JobL
         raise RequestError(f"it is no JSON object but a {type(record).__name__}")
     if repeated := repeated_keys(record):
         raise RequestError(f"it has {listed(map(repr, dict.fromkeys(repeated)))} more than once in one object")
+    return record_job(record, number, defaults)
+
+
+def record_job(record: dict[str, Any], number: int, defaults: Defaults) -> JobLine:
+    """The job of an object of JSON, with its id and what is passed to its results; RequestError where it is none."""
+    record = dict(record)
     name = record.pop("id", None)
     if len(json_text(name)) > LONGEST_ID:
         raise RequestError(f"its id has more than {LONGEST_ID:,} characters (the limit LONGEST_ID)")

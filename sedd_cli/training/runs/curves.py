@@ -9,13 +9,16 @@ from sedd_cli.training.status import Status
 
 #: A smoothed value is the mean over this share of the curve.
 WINDOW = 1 / 25
+#: The unit of a loss that is no bound on the likelihood.
+OWN = "units of its own, no likelihood"
 
 
 @dataclass(frozen=True)
 class Curve:
     """The training loss of a run and its validation, as (step, value), and the baselines of its text.
 
-    unit: "bits/char", or "nats/token" where no characters are known. Training loss and validation are turned into bits
+    unit: "bits/char", "nats/token" where no characters are known, or OWN where the loss is no bound: then nothing that
+    measures likelihood stands beside it. Training loss and validation are turned into bits
     per character by the tokens per character of one text, that of the bound, so that they can be compared with it.
     """
 
@@ -29,6 +32,9 @@ class Curve:
 
 def curve_of(found: Status, name: str = "", unit: str = "bits/char") -> Curve:
     """The curve of a run; in nats per token if asked, or if nothing was evaluated yet."""
+    if unit == OWN or not found.loss_is_bound:
+        points = [(float(r["step"]), r["loss"]) for r in found.train if r["loss"] is not None]
+        return Curve(name, OWN, points, smoothed(points), [], {})
     factor = found.bits_of_a_nat if unit == "bits/char" else None
     scale = 1.0 if factor is None else factor
     points = [(float(r["step"]), scale * r["loss"]) for r in found.train if r["loss"] is not None]
@@ -45,6 +51,8 @@ def curve_of(found: Status, name: str = "", unit: str = "bits/char") -> Curve:
 
 def curves_of(found: Sequence[Status], names: Sequence[str]) -> list[Curve]:
     """The curves of several runs in one unit."""
+    if not all(one.loss_is_bound for one in found):
+        return [curve_of(one, name, OWN) for one, name in zip(found, names, strict=True)]
     unit = "bits/char" if all(one.bits_of_a_nat is not None for one in found) else "nats/token"
     return [curve_of(one, name, unit) for one, name in zip(found, names, strict=True)]
 

@@ -10,7 +10,7 @@ from sedd_cli.errors import RequestError
 from sedd_cli.system.events import bin_names
 from sedd_cli.system.plotting import as_label, empty_figure, save
 from sedd_cli.training.runs.compare import Comparison
-from sedd_cli.training.runs.curves import Curve, curve_of, smoothed
+from sedd_cli.training.runs.curves import OWN, Curve, curve_of, smoothed
 from sedd_cli.training.status import Status
 
 
@@ -27,7 +27,7 @@ def plot_status(found: Status, path: Path) -> None:
         for i, name in enumerate(bins):
             points = [(r["step"], r["loss_by_t"][i]) for r in found.train if r["loss_by_t"][i] is not None]
             by_t.plot(*_columns(smoothed(points)), lw=1, label=f"t {name}")
-        _finish(by_t, "training loss by noise level", "nats/token")
+        _finish(by_t, "training loss by noise level", "nats/token" if found.loss_is_bound else OWN)
     save(figure, path)
 
 

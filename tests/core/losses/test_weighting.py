@@ -9,6 +9,7 @@ from support.toys import N
 from sedd_cli.core.graphs import GRAPHS
 from sedd_cli.core.losses import OBJECTIVES
 from sedd_cli.core.losses.base import ContinuousTime
+from sedd_cli.core.losses.score_entropy import ScoreEntropy
 from sedd_cli.core.losses.weighting import NAMES, check_dynamic
 from sedd_cli.core.schedules import SCHEDULES
 from sedd_cli.core.score import ScoreModel
@@ -193,3 +194,13 @@ def test_what_minimises_the_bound_is_said_and_old_recipes_mean_the_same():
     assert recipe_from(data).objective.make() == made(weight_power=0.5)
     with pytest.raises(RequestError, match=r"objective: weighting must be one of"):
         recipe_from(data | {"objective": {"name": "score_entropy", "weighting": "low"}})
+
+
+def test_a_loss_is_the_likelihood_s_bound_only_where_its_own_class_says_so():
+    assert {name for name, cls in OBJECTIVES.items() if not cls.logs_bound} == {"concrete_score"}
+
+    class Changed(ScoreEntropy):
+        """Weighted otherwise."""
+
+    assert ScoreEntropy.logs_bound
+    assert not Changed.logs_bound

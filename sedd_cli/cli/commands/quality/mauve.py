@@ -83,7 +83,7 @@ def mauve(
         features=features,
         seeds=seeds,
         steps=sampling.steps,
-        sampler=sampling.sampler,
+        sampler=sampling.sampler and str(sampling.sampler),
         normalized=sampling.normalized,
         top_p=sampling.top_p,
         temperature=sampling.temperature,
