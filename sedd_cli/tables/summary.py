@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from sedd_cli.system.durations import in_words
 from sedd_cli.tables.column import Column, Mauve, Quality
 from sedd_cli.tables.definition import Row, Table
 from sedd_cli.tables.document import (
@@ -23,7 +24,7 @@ from sedd_cli.tables.document import (
     TextCell,
     numbers,
 )
-from sedd_cli.tables.durations import in_words, measuring_seconds, run_seconds
+from sedd_cli.tables.durations import measuring_seconds, run_seconds
 from sedd_cli.tables.frontier import QualityCurve, frontier
 from sedd_cli.tables.measures import MEASURES
 from sedd_cli.tables.row_run import RowRun

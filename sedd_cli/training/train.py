@@ -133,7 +133,10 @@ def _train(recipe: Recipe, options: TrainOptions, dist: Dist) -> Generator[Event
         if recipe.train.warmup >= recipe.train.steps:
             yield Warn(f"train.warmup ({recipe.train.warmup}) does not end within train.steps ({recipe.train.steps})")
         if not (objective := recipe.objective.make()).direct:
-            yield Note(f"the bound is not minimised directly ({objective.weights}); what is logged has its weights")
+            yield Note(
+                "the loss that is shown estimates the likelihood bound; the gradient weights its noise levels otherwise "
+                f"({objective.weights})"
+            )
         if warning := too_little_noise(make_graph(recipe, dataset.tokenizer.vocab_size), recipe.noise.make()):
             yield Warn(warning)
         if options.autotune and not (found and found.step == recipe.train.steps):

@@ -94,7 +94,7 @@ def test_fifty_results_of_a_batch_take_a_line_each_beside_their_names():
         job = {"id": f"q{i:02}", "line": i + 1, "key": "k"}
         view.show(Filled(0, f"Return the first item of list {i}", [1], 5, 0.1, job=job, **way))
     lines = [line.rstrip() for line in bare(drawn).splitlines()]
-    assert lines[0] == "by first_hitting · normalized True"
+    assert lines[0] == "by first-hitting · normalized"
     assert lines[1:] == [f"q{i:02}  Return the first item of list {i}" for i in range(50)]
 
 
