@@ -134,7 +134,7 @@ def _train(recipe: Recipe, options: TrainOptions, dist: Dist) -> Generator[Event
             yield Warn(f"train.warmup ({recipe.train.warmup}) does not end within train.steps ({recipe.train.steps})")
         if not (objective := recipe.objective.make()).direct:
             yield Note(
-                "the loss that is shown estimates the likelihood bound; the gradient weights its noise levels otherwise "
+                "the loss that is shown estimates the likelihood bound; gradients weight its noise levels otherwise "
                 f"({objective.weights})"
             )
         if warning := too_little_noise(make_graph(recipe, dataset.tokenizer.vocab_size), recipe.noise.make()):

@@ -17,8 +17,8 @@ MARKS = "ox+*"
 class Curve:
     """The training loss of a run and its likelihoods, as (step, value), and the baselines of its text.
 
-    unit: "bits/char", or "nats/token" where no characters are known. The training loss is turned into bits per character
-    by the tokens per character of one text, that of the bound, so that it can be compared with it.
+    unit: "bits/char", or "nats/token" where no characters are known. The training loss is turned into bits per
+    character by the tokens per character of one text, that of the bound, so that it can be compared with it.
     marks: likelihoods of each part of the text, by its name. text: identifies the text.
     """
 
