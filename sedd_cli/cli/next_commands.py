@@ -93,7 +93,7 @@ def resuming(run: Path) -> list[str]:
 def say_result(view: View, result: TrainResult) -> None:
     """Say how long a training took, what it reached, and where everything is."""
     from sedd_cli.cli.view.status import first_and_last
-    from sedd_cli.system.durations import in_words
+    from sedd_cli.training.durations import in_words
     from sedd_cli.training.status import status
 
     found, report = status(result.run), result.report

@@ -9,7 +9,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from sedd_cli.system.durations import in_words
 from sedd_cli.tables.column import Column, Mauve, Quality
 from sedd_cli.tables.definition import Row, Table
 from sedd_cli.tables.document import (
@@ -30,6 +29,7 @@ from sedd_cli.tables.measures import MEASURES
 from sedd_cli.tables.row_run import RowRun
 from sedd_cli.tables.row_status import RowStatus, row_status, run_state
 from sedd_cli.training.cost import estimate_cost
+from sedd_cli.training.durations import in_words
 
 #: The probability with which the interval of a difference covers the truth.
 LEVEL = 0.95

@@ -20,8 +20,8 @@ from sedd_cli.models.precision import autocast_dtype
 from sedd_cli.recipe import Recipe
 from sedd_cli.recipe.assemble import check_recipe, expected_vocab_size, learned_exponents, make_graph
 from sedd_cli.system.distributed import Dist
-from sedd_cli.system.durations import in_words
 from sedd_cli.system.memory import free_memory
+from sedd_cli.training.durations import in_words
 from sedd_cli.training.flops import PEAKS, mean_active_share, training_flops
 from sedd_cli.training.state import BYTES_A_PARAMETER, use_sharding
 

@@ -13,7 +13,7 @@ from sedd_cli.errors import MESSAGE, RequestError, shortened
 from sedd_cli.recipe.stored import StoredRecipe, read_stored
 from sedd_cli.system.json_lines import read_json_lines
 from sedd_cli.system.locks import is_locked
-from sedd_cli.training.runs.series import Mark, series_of
+from sedd_cli.training.runs.series import SeriesPoint, series_of
 from sedd_cli.training.runs.stored import StoredBound, baselines_of, own_bounds, stored_bounds
 from sedd_cli.training.runs.text import baselines_beside, bits_of_a_nat, data_of
 
@@ -54,7 +54,7 @@ class Status:
     text_ratio: float | None = None
 
     @property
-    def series(self) -> dict[str, list[Mark]]:
+    def series(self) -> dict[str, list[SeriesPoint]]:
         """The likelihoods of each part of the run's text, in order of steps."""
         return series_of(self.validation, self.bounds)
 

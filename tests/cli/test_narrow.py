@@ -254,7 +254,7 @@ def test_prepared_texts_are_listed_in_two_lines_each_under_names_that_can_be_cop
 
 
 def test_a_line_of_parts_says_how_many_it_leaves_out():
-    parts = ["recipe: corpus=a.txt", "batch=4", "steps=60"]
+    parts = ["recipe: corpus=a.txt", "batch=4", "steps=60000"]
     assert as_many(parts, 80) == ", ".join(parts)
     assert as_many(parts, 39) == "recipe: corpus=a.txt, batch=4, … 1 more"
     assert as_many(parts, 31) == "recipe: corpus=a.txt, … 2 more"

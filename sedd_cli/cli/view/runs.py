@@ -18,7 +18,7 @@ from sedd_cli.training.runs.series import part_name
 
 if TYPE_CHECKING:
     from sedd_cli.training.runs.compare import Comparison, Verdict
-    from sedd_cli.training.runs.series import Mark
+    from sedd_cli.training.runs.series import SeriesPoint
     from sedd_cli.training.runs.stored import StoredBound
     from sedd_cli.training.runs.summary import RunSummary
     from sedd_cli.training.status import Status
@@ -47,7 +47,7 @@ def _values(one: RunSummary) -> list[Text]:
     return [*cells, Text(found.state, STYLES.get(found.state, "")), Text(age(one.age))]
 
 
-def _last(found: Status) -> StoredBound | Mark | None:
+def _last(found: Status) -> StoredBound | SeriesPoint | None:
     """The likelihood that speaks for a run: the stored one, else the last validation."""
     return found.bound or next((marks[-1] for marks in found.series.values()), None)
 

@@ -14,7 +14,7 @@ from sedd_cli.cli.view.results import plus_minus
 
 if TYPE_CHECKING:
     from sedd_cli.training.runs.curves import Curve
-    from sedd_cli.training.runs.series import Mark
+    from sedd_cli.training.runs.series import SeriesPoint
     from sedd_cli.training.runs.stored import StoredBound
     from sedd_cli.training.status import Status
 
@@ -57,7 +57,7 @@ def draw_curves(console: Console, curves: list[Curve], height: int) -> None:
         console.print(Text(" " * 11 + line, style="dim"))
 
 
-def first_and_last(marks: list[Mark]) -> str:
+def first_and_last(marks: list[SeriesPoint]) -> str:
     """The first and the last of the likelihoods of one text; the only one where there is one."""
     ends = marks if len(marks) < 2 else [marks[0], marks[-1]]
     said = [f"{m.sign} {plus_minus(m.bits, m.error, 3)} bits/char at step {m.step:,}" for m in ends]

@@ -40,7 +40,7 @@ def curves_figure(found: Comparison) -> Any:
 
 
 def draw_curves(axis: Any, curves: list[Curve], title: str) -> None:
-    """Smoothed training loss with its raw values behind it, marks for bounds by the part of the text, dashed baselines."""
+    """Smoothed training loss with its raw values behind it, marks for the bounds of each part, dashed baselines."""
     signs = part_signs(curves)
     for number, one in enumerate(curves):
         colour, named = f"C{number}", f"{one.name}: " if len(curves) > 1 else ""

@@ -14,7 +14,7 @@ SIGNS = ("≤", "≈", "=")
 
 
 @dataclass(frozen=True)
-class Mark:
+class SeriesPoint:
     """A likelihood at a step; bits and error in bits per character."""
 
     step: int
@@ -34,19 +34,19 @@ def validated_part(record: dict[str, Any]) -> str:
     return part_name(printable(str(record.get("split") or "validation")), int(record["blocks"]))
 
 
-def series_of(validation: Sequence[dict[str, Any]], bounds: Sequence[StoredBound]) -> dict[str, list[Mark]]:
+def series_of(validation: Sequence[dict[str, Any]], bounds: Sequence[StoredBound]) -> dict[str, list[SeriesPoint]]:
     """Likelihoods of one part of a run's text, in order of steps, by the name of the part.
 
     Args:
         validation: Records of metrics.jsonl.
         bounds: Likelihoods in the results, of the run's own text. Of several at one step the best one is taken.
     """
-    found: dict[str, dict[int, Mark]] = {}
+    found: dict[str, dict[int, SeriesPoint]] = {}
     for v in validation:
         sign = v.get("sign") if v.get("sign") in SIGNS else "≤"
-        mark = Mark(v["step"], sign, v["bits_per_char"], v["bits_per_char_error"], v["nats_per_token"])
+        mark = SeriesPoint(v["step"], sign, v["bits_per_char"], v["bits_per_char_error"], v["nats_per_token"])
         found.setdefault(validated_part(v), {})[mark.step] = mark
     for b in by_rank(bounds):
         name = part_name(b.split, None if b.blocks_asked is None else b.blocks)
-        found.setdefault(name, {})[b.step] = Mark(b.step, b.sign, b.bits, b.error, b.nats_per_token)
+        found.setdefault(name, {})[b.step] = SeriesPoint(b.step, b.sign, b.bits, b.error, b.nats_per_token)
     return {name: [marks[step] for step in sorted(marks)] for name, marks in found.items()}
