@@ -135,5 +135,6 @@ def stored_report(run: Path, split: str, step: int) -> TrainReport | None:
         bounds = read_json(evaluation)["bounds"]
     except (OSError, KeyError, TypeError, DamageError):
         return None
-    files = (run / "samples" / f"{name}-step-{step}.jsonl" for name in ("samples", "infill"))
-    return TrainReport(evaluation, bounds, *(path if path.is_file() else None for path in files))
+    paths = (run / "samples" / f"{name}-step-{step}.jsonl" for name in ("samples", "infill"))
+    samples, filled = (path if path.is_file() else None for path in paths)
+    return TrainReport(evaluation, bounds, samples, filled)

@@ -43,7 +43,7 @@ def series_of(validation: Sequence[dict[str, Any]], bounds: Sequence[StoredBound
     """
     found: dict[str, dict[int, SeriesPoint]] = {}
     for v in validation:
-        sign = v.get("sign") if v.get("sign") in SIGNS else "≤"
+        sign = next((sign for sign in SIGNS if sign == v.get("sign")), "≤")
         mark = SeriesPoint(v["step"], sign, v["bits_per_char"], v["bits_per_char_error"], v["nats_per_token"])
         found.setdefault(validated_part(v), {})[mark.step] = mark
     for b in by_rank(bounds):
