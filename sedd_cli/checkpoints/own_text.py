@@ -73,7 +73,7 @@ def _prepared(recipe: Recipe) -> Iterator[tuple[Path, str]]:
 
 
 def prompt(recipe: Recipe, dataset: Dataset | None) -> Cut | None:
-    """What stands around the gap of an infill: what the recipe says, else words of the held-out text.
+    """What stands around the gap of an infill: what the recipe says, else words of the held-out text with their spaces.
 
     None for an autoregressive model, which fills no gaps, and where no words are found.
     """
@@ -84,5 +84,14 @@ def prompt(recipe: Recipe, dataset: Dataset | None) -> Cut | None:
         return Cut(gap.prefix, gap.suffix)
     if dataset is None:
         return None
-    most = min(PROMPT, recipe.model.length)
-    return cut(dataset, (gap and gap.length) or most)
+    found = cut(dataset, (gap and gap.length) or min(PROMPT, recipe.model.length))
+    spaced = found is not None and " " in found.prefix + found.suffix  # else a text without spaces
+    return Cut(f"{found.prefix} ", f" {found.suffix}") if found and spaced else found
+
+
+def infill_length(recipe: Recipe) -> int:
+    """The tokens of an infill around `prompt`, the given ones included."""
+    gap = recipe.report.infill
+    if gap is None:
+        return min(PROMPT, recipe.model.length)
+    return gap.length or recipe.model.length

@@ -16,11 +16,11 @@ if TYPE_CHECKING:
     from sedd_cli.training.train import TrainResult
 
 
-def say_commands(view: View, commands: list[list[str]]) -> None:
+def say_commands(view: View, commands: list[list[str]], title: str = "Try next:") -> None:
     """Show commands, each on one line of its own."""
     from sedd_cli.recipe.outside import given
 
-    view.say("Try next:")
+    view.say(title)
     for words in commands:
         view.say(f"  {' '.join(map(_quoted, ['sedd', *words, *given()]))}", "cyan")
 
@@ -67,7 +67,7 @@ def training_of(options: PrepareOptions, manifest: Manifest, folder: Path) -> li
 def after_training(view: View, run: Path, recipe: Recipe) -> None:
     """Commands that may follow a training."""
     from sedd_cli.checkpoints.checkpoint import latest
-    from sedd_cli.checkpoints.own_text import own_dataset, prompt
+    from sedd_cli.checkpoints.own_text import infill_length, own_dataset, prompt
     from sedd_cli.recipe.learning_rate import steps_before_decay
 
     use, last = ["--model", str(run)], latest(run)
@@ -75,7 +75,7 @@ def after_training(view: View, run: Path, recipe: Recipe) -> None:
     if given := prompt(recipe, own_dataset(last.folder, recipe) if last else None):
         around = {"--prefix": given.prefix, "--suffix": given.suffix}
         words = [word for flag, text in around.items() if text for word in (flag, text)]
-        commands.append(["infill", *use, *words, "--html", "infill.html"])
+        commands.append(["infill", *use, *words, "--length", str(infill_length(recipe)), "--html", "infill.html"])
     commands.append(["eval", *use])
     commands.append(["status", str(run)])
     if not recipe.objective.make().causal:  # the published layout holds models of scores only
@@ -85,25 +85,24 @@ def after_training(view: View, run: Path, recipe: Recipe) -> None:
     say_commands(view, commands)
 
 
+def resuming(run: Path) -> list[str]:
+    """The words of the command that goes on with a run."""
+    return ["train", str(run)]
+
+
 def say_result(view: View, result: TrainResult) -> None:
     """Say how long a training took, what it reached, and where everything is."""
-    from sedd_cli.cli.view.results import plus_minus
-    from sedd_cli.cli.view.status import spelled
-    from sedd_cli.tables.durations import in_words
+    from sedd_cli.cli.view.status import first_and_last
+    from sedd_cli.training.durations import in_words
     from sedd_cli.training.status import status
 
-    found = status(result.run)
+    found, report = status(result.run), result.report
     took = f"trained {found.step:,} steps in {in_words(found.seconds)}"
-    view.say(f"{took}, without the report" if result.report else took, "bold")
-    if found.validation:
-        first = found.validation[0]
-        value = plus_minus(first["bits_per_char"], first["bits_per_char_error"], 3)
-        view.say(f"first bound: {value} bits/char on {first['blocks']:,} blocks at step {first['step']:,}")
-    if found.bound:
-        view.say(f"last bound: {spelled(found.bound)}")
+    view.say(f"{took}; the report took {in_words(report.seconds or 0)}" if report else took, "bold")
+    for part, marks in found.series.items():
+        view.say(f"bound on {part}: {first_and_last(marks)}")
     stored = [("weights", result.weights)]
-    if result.report:
-        report = result.report
+    if report:
         stored += [("evaluation", report.evaluation), ("samples", report.samples), ("infill", report.infill)]
     inside = ", ".join(f"{name} {path.relative_to(result.run)}" for name, path in stored if path)
     view.say(f"saved in {result.run}: {inside}, metrics metrics.jsonl, checkpoints checkpoints/")

@@ -42,7 +42,7 @@ def prepared_as(name: str, tokenizer: str | None = None) -> Path | None:
         raise RequestError(f"{name} is prepared in {held}, not in {tokenizer}: name its text to prepare it again")
     if len(found) > 1:
         names = ", ".join(folder.name for folder in found)
-        raise RequestError(f"{name} is prepared {len(found)} times: name one of {names}")
+        raise RequestError(f"{len(found)} prepared texts are called {name}: name one by its folder, {names}")
     return found[0] if found else None
 
 

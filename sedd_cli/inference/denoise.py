@@ -176,26 +176,36 @@ class BatchDenoiser:
                 continue
             order = order[len(places) :]
 
+    def _asked(self, now: Denoised) -> int:
+        """The steps that were asked for: what removes the noise that is left after the last of them is none."""
+        asked = getattr(self.resolved.sampler, "steps", None)
+        return asked if asked is not None and now.steps == asked + 1 else now.steps
+
     def _denoise_batch(self, batch: list[SequenceRequest], places: list[int]) -> Iterator[Event]:
         """Run the sampler on sequences of one length."""
         began, device = time.perf_counter(), self.model.device
         given, index = _conditioning(batch, device), torch.tensor([one.number for one in batch], device=device)
         # the 64 bits of a seed, read as a signed number
         seeds = torch.tensor([one.seed - (one.seed >> 63 << 64) for one in batch], device=device)
-        now: Denoised | None = None
+        now, asked = None, 0
         work = sum(expected_work(self.model, self.resolved, one.tokens) for one in batch)
         with torch.no_grad():
             for now in self.resolved.sampler.run(self.resolved.score, given, seeds, index):
+                asked = self._asked(now)
                 if self.watch:
-                    yield _frame(now, batch, time.perf_counter() - began)
-                metrics = {"step": f"{now.step:,} of {now.steps:,}", "evaluations": f"{int(now.evaluations.max()):,}"}
+                    yield _frame(now, batch, time.perf_counter() - began, asked)
+                metrics = {
+                    "step": f"{min(now.step, asked):,} of {asked:,}",
+                    "evaluations": f"{int(now.evaluations.max()):,}",
+                }
                 yield self.workload.progress(metrics, work * now.step / max(now.steps, 1))
         assert now is not None
         self.workload.spent += work
         if now.fallbacks:
             yield Warn(
-                f"scores far from normalised: every position was scored in {now.fallbacks} of {now.steps} steps; "
-                "--no-thinning scores all of them from the start"
+                f"{min(now.fallbacks, asked):,} of {asked:,} steps were slow, because the model's scores, read as "
+                "probabilities, add up to far more than 1 (training brings them near 1): positions that would not "
+                "change were scored too; --no-thinning scores them in every step"
             )
         left = int((now.x == self.model.graph.mask_state).sum()) if self.model.graph.masking else 0
         if left and getattr(self.resolved.sampler, "all_rows", False):
@@ -209,12 +219,12 @@ class BatchDenoiser:
             yield DenoisedRow(place, tokens, nfe, seconds)
 
 
-def _frame(now: Denoised, batch: list[SequenceRequest], seconds: float) -> Frame:
+def _frame(now: Denoised, batch: list[SequenceRequest], seconds: float, asked: int) -> Frame:
     seen = [
         Seen(one.number, one.offset, one.tokens, x, nfe, one.name)
         for one, x, nfe in zip(batch, now.x.tolist(), now.evaluations.tolist(), strict=True)
     ]
-    return Frame(now.step, now.steps, seconds, seen)
+    return Frame(now.step, now.steps, seconds, seen, asked)
 
 
 def _conditioning(batch: list[SequenceRequest], device: torch.device) -> Conditioning:

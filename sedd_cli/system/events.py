@@ -146,12 +146,16 @@ class Seen:
 
 @dataclass(frozen=True)
 class Frame(Event):
-    """A batch after a sampling step, for display; seconds since the batch began."""
+    """A batch after a sampling step, for display; seconds since the batch began.
+
+    asked: the steps that were asked for, which the removal of what noise is left at the end does not count among.
+    """
 
     step: int
     steps: int
     seconds: float
     sequences: list[Seen]
+    asked: int
 
 
 @dataclass(frozen=True, repr=False)

@@ -53,10 +53,3 @@ def measuring_seconds(column: Column, mini: bool, others: Sequence[RowStatus]) -
     """
     known = [other.seconds[column.name] for other in others if column.name in other.seconds]
     return statistics.median(known) if known else 60.0 if mini else None
-
-
-def in_words(seconds: float) -> str:
-    """A duration, rounded."""
-    if seconds < 90:
-        return "1 second" if round(seconds) == 1 else f"{max(seconds, 0):.0f} seconds"
-    return f"{seconds / 60:.0f} minutes" if seconds < 5400 else f"{seconds / 3600:.1f} hours"

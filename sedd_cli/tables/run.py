@@ -9,10 +9,11 @@ from typing import Any
 
 from sedd_cli.errors import RequestError, WorkError
 from sedd_cli.system.events import Event, Note, Warn
-from sedd_cli.tables.durations import in_words, measuring_seconds, training_seconds
+from sedd_cli.tables.durations import measuring_seconds, training_seconds
 from sedd_cli.tables.measures import MEASURES, ModelCache
 from sedd_cli.tables.row_run import RowRun
 from sedd_cli.tables.row_status import row_status, run_state, write_result
+from sedd_cli.training.durations import in_words
 from sedd_cli.training.train import TrainOptions, train
 
 STOPPED = "stopped; the same command continues"

@@ -23,12 +23,13 @@ from sedd_cli.tables.document import (
     TextCell,
     numbers,
 )
-from sedd_cli.tables.durations import in_words, measuring_seconds, run_seconds
+from sedd_cli.tables.durations import measuring_seconds, run_seconds
 from sedd_cli.tables.frontier import QualityCurve, frontier
 from sedd_cli.tables.measures import MEASURES
 from sedd_cli.tables.row_run import RowRun
 from sedd_cli.tables.row_status import RowStatus, row_status, run_state
 from sedd_cli.training.cost import estimate_cost
+from sedd_cli.training.durations import in_words
 
 #: The probability with which the interval of a difference covers the truth.
 LEVEL = 0.95

@@ -21,6 +21,7 @@ from sedd_cli.recipe import Recipe
 from sedd_cli.recipe.assemble import check_recipe, expected_vocab_size, learned_exponents, make_graph
 from sedd_cli.system.distributed import Dist
 from sedd_cli.system.memory import free_memory
+from sedd_cli.training.durations import in_words
 from sedd_cli.training.flops import PEAKS, mean_active_share, training_flops
 from sedd_cli.training.state import BYTES_A_PARAMETER, use_sharding
 
@@ -77,14 +78,15 @@ class CostEstimate:
                 "vocabulary": "known once the corpus is prepared",
                 "parameters": "known once it is prepared",
             }
+        seconds = 3600 * model.hours
+        hours = in_words(seconds) if seconds < 1 else f"about {in_words(seconds)}"
         return found | {
             "vocabulary": f"{model.vocab_size:,}",
             "parameters": f"{model.parameters:,} ({model.parameters - model.embedding:,} without the embedding)",
             "memory, one process": f"about {model.memory / 2**30:.1f} GiB "
             f"for micro-batches of {model.micro_batch} × {self.length} (an estimate)",
             "useful FLOP in all": f"{model.flops:.2e}",
-            "on the paper's hardware": f"about {model.hours:,.1f} hours on {GPUS} × A100 80 GB at {MFU:.0%} of the "
-            "bf16 peak",
+            "on the paper's hardware": f"{hours} on {GPUS} × A100 80 GB at {MFU:.0%} of the bf16 peak",
             **({"warning": model.warning} if model.warning else {}),
         }
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from sedd_cli.checkpoints.loaded_model import LoadedModel
-from sedd_cli.checkpoints.own_text import prompt
+from sedd_cli.checkpoints.own_text import infill_length, prompt
 from sedd_cli.checkpoints.run_directory import RunDir
 from sedd_cli.data.shards import Dataset
 from sedd_cli.errors import DamageError, RequestError
@@ -65,32 +65,33 @@ def _infill(recipe: Recipe, dataset: Dataset) -> Job | None:
     gap, given = recipe.report.infill, prompt(recipe, dataset)
     if gap is None or given is None:
         return None
-    prefix, suffix = given.prefix, given.suffix
-    if gap.cut and " " in prefix + suffix:
-        prefix, suffix = f"{prefix} ", f" {suffix}"
-    length = recipe.model.length if gap.length is None else gap.length
-    return Job(gap_between(prefix, suffix), seed=recipe.seed, length=length)
+    return Job(gap_between(given.prefix, given.suffix), seed=recipe.seed, length=infill_length(recipe))
 
 
 @dataclass(frozen=True)
 class TrainReport:
-    """Bounds, and the files that hold the evaluation, the samples and the infill; None for what was not wanted."""
+    """Bounds, and the files that hold the evaluation, the samples and the infill; None for what was not wanted.
+
+    seconds: how long the report took; None where it is an earlier one.
+    """
 
     evaluation: Path
     bounds: dict[str, Any]
     samples: Path | None
     infill: Path | None
     model_fingerprint: str
+    seconds: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
         found: dict[str, Any] = {"model_fingerprint": self.model_fingerprint}
         found |= {"evaluation": str(self.evaluation), "bounds": self.bounds}
+        found |= {} if self.seconds is None else {"seconds": round(self.seconds, 3)}
         return found | {name: str(path) for name in ("samples", "infill") if (path := getattr(self, name))}
 
 
 def report(recipe: Recipe, model: LoadedModel, dataset: Dataset, run: RunDir) -> Generator[Event, None, TrainReport]:
     """Evaluate a trained model on the report's split, sample and infill, and store the results in the run."""
-    wanted, step = recipe.report, model.facts["step"]
+    wanted, step, began = recipe.report, model.facts["step"], time.perf_counter()
     files = dict[str, Path]()
     options = EvaluateOptions(wanted.split, monte_carlo=MonteCarloOptions(rel_error=wanted.rel_error))
     likelihood = yield from evaluate(model, dataset, options)
@@ -104,8 +105,8 @@ def report(recipe: Recipe, model: LoadedModel, dataset: Dataset, run: RunDir) ->
     for name, drawn in jobs.items():
         samples = (yield from drawn).samples
         files[name] = run.store("samples", f"{name}-step-{step}", [recorded(as_json(one)) for one in samples])
-    drawn_to = files.get("samples"), files.get("infill")
-    return TrainReport(evaluation, result["bounds"], *drawn_to, likelihood.model.fingerprint)
+    drawn_to, seconds = (files.get("samples"), files.get("infill")), time.perf_counter() - began
+    return TrainReport(evaluation, result["bounds"], *drawn_to, likelihood.model.fingerprint, seconds)
 
 
 def validate(recipe: Recipe, model: LoadedModel, dataset: Dataset, run: RunDir) -> Iterator[Event]:
@@ -119,7 +120,7 @@ def validate(recipe: Recipe, model: LoadedModel, dataset: Dataset, run: RunDir) 
     found = result.to_dict()["bounds"][protocol]
     values = {f.name: found[f.name] for f in dataclasses.fields(Validated) if f.name in found}
     seen = Validated(step=step, split=split, seconds=time.perf_counter() - began, **values)
-    run.log({"kind": "validation", **{k: v for k, v in dataclasses.asdict(seen).items() if k != "sign"}})
+    run.log({"kind": "validation", **dataclasses.asdict(seen)})
     yield seen
 
     def at_step(event: Event) -> Event | None:

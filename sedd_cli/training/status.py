@@ -13,7 +13,9 @@ from sedd_cli.errors import MESSAGE, RequestError, shortened
 from sedd_cli.recipe.stored import StoredRecipe, read_stored
 from sedd_cli.system.json_lines import read_json_lines
 from sedd_cli.system.locks import is_locked
-from sedd_cli.training.runs.stored import StoredBound, baselines_of, last_bound, stored_bounds
+from sedd_cli.training.runs.series import SeriesPoint, series_of
+from sedd_cli.training.runs.stored import StoredBound, baselines_of, own_bounds, stored_bounds
+from sedd_cli.training.runs.text import baselines_beside, bits_of_a_nat, data_of
 
 
 @dataclass(frozen=True)
@@ -21,17 +23,23 @@ class Status:
     """Progress of a run.
 
     Attributes:
+        recipe, corpus: Names of the recipe and, as the recipe has it, of the text.
         state: running, stopped, finished or failed.
         train, validation: The records of metrics.jsonl, in order of steps.
         reason: Why it failed.
         seconds: Time spent on the steps and on validation, without the report at the end.
         bound: The last likelihood that the run holds of its own text.
-        baselines: Bits per character of n-gram models on the text of `bound`.
+        bounds: All that the run holds of its own text, in order of steps; `bound` is the last one.
+        baselines: Bits per character of n-gram models on the text of `bound`; without one, what runs beside this one
+            know of the same text.
+        data: The fingerprint of the prepared text; None where it is not known.
+        text_ratio: Bits per character that a nat per token makes in the prepared text, where it is on this machine.
         loss_is_bound: Whether the training loss is a bound on the likelihood, so that it stands beside `bound`.
     """
 
     run: Path
     recipe: str
+    corpus: str
     state: str
     step: int
     steps: int
@@ -41,16 +49,24 @@ class Status:
     reason: str | None = None
     seconds: float = 0.0
     bound: StoredBound | None = None
+    bounds: list[StoredBound] = field(default_factory=list)
     baselines: dict[str, float] = field(default_factory=dict)
     loss_is_bound: bool = True
+    data: str | None = None
+    text_ratio: float | None = None
+
+    @property
+    def series(self) -> dict[str, list[SeriesPoint]]:
+        """The likelihoods of each part of the run's text, in order of steps."""
+        return series_of(self.validation, self.bounds)
 
     @property
     def bits_of_a_nat(self) -> float | None:
-        """Bits per character that one nat per token makes: in the text of the bound, else in validated text."""
+        """Bits per character that one nat per token makes: in the text of the bound, of validation, or prepared."""
         if self.bound:
             return self.bound.bits_of_a_nat
         last = self.validation[-1] if self.validation else None
-        return last["bits_per_char"] / last["nats_per_token"] if last else None
+        return last["bits_per_char"] / last["nats_per_token"] if last else self.text_ratio
 
     def to_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
@@ -114,10 +130,13 @@ def status(run: Path) -> Status:
     if failed and state == "failed":
         reason, step = shortened(str(failed.get("reason")), MESSAGE), failed["step"]
     bounds = stored_bounds(run)
-    bound = last_bound(bounds, recipe.corpus)
+    own = own_bounds(bounds, recipe.corpus)
+    bound, data = own[-1] if own else None, data_of(run, own)
+    beside = baselines_beside(run, data) if data and not bound else {}
     return Status(
         run,
         recipe.name,
+        recipe.corpus,
         state,
         step,
         recipe.steps,
@@ -127,6 +146,9 @@ def status(run: Path) -> Status:
         reason,
         seconds=sum(r.get("seconds") or 0.0 for r in (*train, *validation)),
         bound=bound,
-        baselines=baselines_of(bound, bounds) if bound else {},
+        bounds=own,
+        baselines=baselines_of(bound, bounds) if bound else beside,
+        data=data,
+        text_ratio=bits_of_a_nat(data) if data and not (bound or validation) else None,
         loss_is_bound=recipe.logs_bound,
     )

@@ -142,7 +142,10 @@ def _train(recipe: Recipe, options: TrainOptions, dist: Dist) -> Generator[Event
                 "validation and sedd eval measure the bound"
             )
         elif not objective.direct:
-            yield Note(f"the bound is not minimised directly ({objective.weights}); what is logged has its weights")
+            yield Note(
+                "the loss that is shown estimates the likelihood bound; gradients weight its noise levels otherwise "
+                f"({objective.weights})"
+            )
         if warning := too_little_noise(make_graph(recipe, dataset.tokenizer.vocab_size), recipe.noise.make()):
             yield Warn(warning)
         if options.autotune and not (found and found.step == recipe.train.steps):

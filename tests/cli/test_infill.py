@@ -30,7 +30,7 @@ from sedd_cli.inference.infill import infill
 from sedd_cli.inference.plan import Job
 from sedd_cli.inference.sampling import Sampling
 from sedd_cli.inference.template import parse_template
-from sedd_cli.system.events import Frame, Seen, observe
+from sedd_cli.system.events import Frame, Progress, Seen, observe
 
 
 @pytest.fixture(scope="module")
@@ -249,15 +249,15 @@ def test_what_is_watched_is_given_unresolved_or_new(model):
     a, b, c = model.tokenizer.encode("abc"[:1] + "cd")
     mask = model.graph.mask
     for step, x in enumerate([[a, mask, mask], [a, b, mask], [a, b, c]], 1):
-        frame = Frame(step, 3, float(step), [Seen(0, 0, (a, None, None), x, step)])
+        frame = Frame(step, 3, float(step), [Seen(0, 0, (a, None, None), x, step)], 3)
         watcher._note(frame)
         text, _ = watcher._text(0, frame.sequences[0], frame.seconds)
         styles = [str(text.spans[i].style) for i in range(len(text.spans))]
         assert styles[0] == "cyan"
         assert text.plain.count(UNRESOLVED) == x.count(mask)
         assert styles.count("bold black on green") == (0 if step == 1 else 1)
-    metrics = watcher._metrics(frame, 1).plain
-    assert metrics == "step 3 of 3 · 3 evaluations · 2 of 2 tokens · 1 tokens/s"
+    watcher._frame(frame)
+    assert watcher._metrics(frame) == {"evaluations": "3", "tokens": "2 of 2", "tokens/s": "1"}
 
 
 def test_watching_draws_frames_in_a_terminal_and_changes_nothing(model):
@@ -267,7 +267,34 @@ def test_watching_draws_frames_in_a_terminal_and_changes_nothing(model):
     watched = view.run(Watcher(view, model).watch(infill(model, [job], Sampling(), watch=True))).samples
     assert [one.tokens for one in watched] == [one.tokens for one in plain]
     assert UNRESOLVED in drawn.getvalue()
-    assert "step 1 of 5" in drawn.getvalue()
+    assert "infills" not in drawn.getvalue()
+
+
+def test_there_is_one_bar_while_texts_are_watched_and_it_counts_the_steps_that_were_asked_for(model):
+    five = Sampling(steps=5)
+    jobs = (
+        generate(model, GenerateOptions(3, 18, sampling=five), watch=True),
+        infill(model, [Job(parse_template("the [MASK:9] sat"), n=3)], five, watch=True),
+    )
+    for job in jobs:
+        view, _ = terminal()
+        events = [event for event in Watcher(view, model).watch(job) if isinstance(event, Progress)]
+        assert {event.task for event in events} == {"denoising"}
+        assert [(event.done, event.total) for event in events] == [(k, 5) for k in (1, 2, 3, 4, 5, 5)]
+        assert all(event.metrics.keys() >= {"evaluations", "tokens", "tokens/s"} for event in events[:4])
+
+
+def test_steps_are_those_that_were_asked_for(model):
+    """What removes the noise that is left after the last of them is no step of its own."""
+    recorder = Recorder(model)
+    for steps in (1, 4):
+        seen: list[str] = []
+        for event in generate(model, GenerateOptions(1, 18, sampling=Sampling(steps=steps)), watch=True):
+            recorder.see(event)
+            if isinstance(event, Progress) and "step" in event.metrics:
+                seen.append(event.metrics["step"])
+        assert seen == [f"{k} of {steps}" for k in (*range(1, steps + 1), steps)]
+    assert [len(strand.evaluations) for strand in recorder.replay("t").strands] == [1, 4]
 
 
 def test_each_watched_text_has_its_title(model):
@@ -291,9 +318,10 @@ def test_each_watched_text_has_its_title(model):
     read = read_jobs([b"the [MASK:3] ran", b'{"template": "the [MASK:3] sat", "id": "q7", "n": 2}'], "f", 24)
     returned(observe(fill_jobs(model, read, Sampling(), False, None, True, watch=True), see))
     assert titles == {"line 1", "q7", "q7, infill 1"}
-    frame = Frame(1, 1, 1.0, [Seen(i, 0, (None,) * 3, [1, 2, 3], 1, f"q{i}") for i in range(50)])
+    frame = Frame(1, 1, 1.0, [Seen(i, 0, (None,) * 3, [1, 2, 3], 1, f"q{i}") for i in range(50)], 1)
     watcher._note(frame)
-    assert "of 50 texts" in "".join(s.text for line in view.console.render_lines(watcher._frame(frame)) for s in line)
+    watcher._frame(frame)
+    assert watcher._metrics(frame)["texts shown"].endswith(" of 50")
 
 
 def test_watching_without_a_terminal_is_nothing(sedd, tiny_run):

@@ -16,7 +16,9 @@ from sedd_cli.cli.view.denoising import sample
 from sedd_cli.cli.view.findings import findings_table
 from sedd_cli.cli.view.quality import exact_table, sweep_table
 from sedd_cli.cli.view.results import bounds_table
+from sedd_cli.cli.view.two_lines import as_many
 from sedd_cli.cli.view.view import View
+from sedd_cli.data.corpora import CORPORA
 from sedd_cli.evaluation.diagnosis import health_checks
 from sedd_cli.evaluation.exact.contenders import CONTENDERS
 from sedd_cli.evaluation.exact.distances import Distance
@@ -94,7 +96,7 @@ def test_fifty_results_of_a_batch_take_a_line_each_beside_their_names():
         job = {"id": f"q{i:02}", "line": i + 1, "key": "k"}
         view.show(Filled(0, f"Return the first item of list {i}", [1], 5, 0.1, job=job, **way))
     lines = [line.rstrip() for line in bare(drawn).splitlines()]
-    assert lines[0] == "by first_hitting · normalized True"
+    assert lines[0] == "by first-hitting · normalized"
     assert lines[1:] == [f"q{i:02}  Return the first item of list {i}" for i in range(50)]
 
 
@@ -231,3 +233,28 @@ def test_an_error_and_a_warning_break_between_words_in_a_terminal_alone(monkeypa
         drawn = stream.getvalue().splitlines()
         assert len(drawn) == 2 * lines
         assert " ".join(drawn[:lines]) == line
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_prepared_texts_are_listed_in_two_lines_each_under_names_that_can_be_copied(sedd, tmp_path, monkeypatch, width):
+    monkeypatch.setenv("COLUMNS", str(width))
+    monkeypatch.setenv("SEDD_HOME", str(tmp_path / "home"))
+    text = tmp_path / "a-collection-of-the-verses-of-many-poets-of-the-north.txt"
+    text.write_text("\n\n".join(f"The {i} crows sat on the {i} walls of the town." for i in range(400)))
+    assert sedd("prepare", text, "--tokenizer", "bpe:300").code == 0
+    (folder,) = [path.name for path in (tmp_path / "home" / "data").iterdir() if path.is_dir()]
+    lines = [line.rstrip() for line in sedd("prepare", "--list").out.splitlines()]
+    start = next(i for i, line in enumerate(lines) if line.startswith("prepared in "))
+    assert lines[start + 1] == folder
+    assert len(lines) == start + 3
+    known = lines[: start - 1]
+    assert len(known) == 1 + 2 * len(CORPORA)
+    assert max(map(len, [*known, *lines[start + 1 :]])) <= width
+    assert {line.split()[0] for line in known[1::2]} == set(CORPORA)
+
+
+def test_a_line_of_parts_says_how_many_it_leaves_out():
+    parts = ["recipe: corpus=a.txt", "batch=4", "steps=60000"]
+    assert as_many(parts, 80) == ", ".join(parts)
+    assert as_many(parts, 39) == "recipe: corpus=a.txt, batch=4, … 1 more"
+    assert as_many(parts, 31) == "recipe: corpus=a.txt, … 2 more"

@@ -6,6 +6,7 @@ import json
 import random
 import re
 import shlex
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -59,9 +60,15 @@ def test_the_command_that_prepare_shows_trains_a_model_whose_report_speaks_of_th
     test = held_out(place)
     assert any(text.startswith(prefix.strip()) and suffix.strip() in text for text in test)
 
-    assert re.search(r"trained 4 steps in \d", said)
-    assert re.search(r"first bound: [\d.]+ .* at step 2", said)
-    assert re.search(r"last bound: ≤ [\d.]+ .* on stories test at step 4", said)
+    assert re.search(r"trained 4 steps in .*second.*; the report took .*second", said)
+    assert re.search(r"bound on validation \(first \d+ blocks\): ≤ [\d.]+ .* at step 2\n", said)
+    assert re.search(r"bound on test: ≤ [\d.]+ .* bits/char at step 4\n", said)
+    (again,) = [words for words in shown_commands(said) if words[0] == "infill"]
+    option = dict(pairwise(again))
+    assert (option["--prefix"], option["--suffix"]) == (prefix, suffix)
+    assert prefix.endswith(" ")
+    assert suffix.startswith(" ")
+    assert int(option["--length"]) == len(filled["tokens"])
     for stored in ("ema.safetensors", "results/test-step-4.json", "samples/infill-step-4.jsonl"):
         assert stored in said
         assert (run / stored).is_file()

@@ -19,6 +19,7 @@ from sedd_cli.recipe.assemble import make_graph, make_net
 from sedd_cli.system.distributed import Dist
 from sedd_cli.training import cost, flops
 from sedd_cli.training.cost import check_memory, count_parameters, estimate_cost, too_little_noise
+from sedd_cli.training.durations import in_words
 from sedd_cli.training.flops import known_peak
 from sedd_cli.training.state import LossModule
 
@@ -188,3 +189,10 @@ def test_no_training_is_refused_that_takes_less(workplace, monkeypatch):
     monkeypatch.setattr(cost, "free_memory", lambda device: taken // 4)
     with pytest.raises(RequestError):
         check_memory(recipe, 30, ALONE)
+
+
+def test_a_small_recipe_costs_no_hours_in_words():
+    assert "less than a second on 8 × A100" in estimate_cost(load_recipe("markov")).to_dict()["on the paper's hardware"]
+    assert [in_words(s) for s in (0.0, 1.2, 20, 600, 1e7)] == [
+        "less than a second", "1 second", "20 seconds", "10 minutes", "2,777.8 hours",
+    ]  # fmt: skip

@@ -138,20 +138,20 @@ def _show_blocks(view: View, found: dict[str, Any]) -> None:
 
 def _show_catalogue(view: View, found: dict[str, Any]) -> None:
     """Known corpora, then prepared ones."""
-    known = Table(title="corpora", title_justify="left", header_style="bold")
-    for name in ("name", "size", "tokenizer", "licence", "about"):
-        known.add_column(name, no_wrap=name != "about")
-    for corpus in found["corpora"]:
-        known.add_row(*(corpus[str(column.header)] for column in known.columns))
-    view.table(known)
-    here = Table(title=f"prepared in {found['folder']}", title_justify="left", header_style="bold")
-    for name in ("corpus", "tokenizer", "tokens", "folder"):
-        here.add_column(name, overflow="fold")
-    for entry in found["prepared"]:
-        tokens = ", ".join(f"{split} {count:,}" for split, count in entry["splits"].items())
-        here.add_row(entry["corpus"], entry["tokenizer"], tokens, Path(entry["folder"]).name)
+    from rich.text import Text
+
+    from sedd_cli.cli.view.two_lines import INDENT, shortened_to, two_lines
+
+    width = view.console.width
+    heads, room = ("name", "size", "tokenizer", "licence"), width - len(INDENT)
+    known = [([Text(c[head]) for head in heads], shortened_to(c["about"], room)) for c in found["corpora"]]
+    view.table(two_lines(heads, known, width))
     if found["prepared"]:
-        view.table(here)
+        view.table(Text(f"\nprepared in {found['folder']}:", "bold"))
+        for entry in found["prepared"]:  # the name is whole, to be copied
+            tokens = ", ".join(f"{split} {count:,}" for split, count in entry["splits"].items())
+            made = shortened_to(f"{entry['corpus']} in {entry['tokenizer']}, tokens: {tokens}", room)
+            view.table(Text(Path(entry["folder"]).name).append(f"\n{INDENT}{made}", "dim"))
     else:
         view.say(f"nothing is prepared yet in {found['folder']}; begin with: sedd prepare pydocs")
     view.document(found)

@@ -139,8 +139,8 @@ def train(
 
 def _plan(recipe: Recipe, report: bool, device: str) -> dict[str, str]:
     """What a recipe costs, and how long it takes on this machine, as labels and values."""
-    from sedd_cli.tables.durations import in_words
     from sedd_cli.training.cost import estimate_cost
+    from sedd_cli.training.durations import in_words
     from sedd_cli.training.pace import training_seconds
 
     found = estimate_cost(recipe, report)

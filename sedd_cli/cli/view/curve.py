@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import chain
 
 from rich.text import Text
 
@@ -20,21 +21,21 @@ Place = Callable[[float, float, int, int], tuple[int, int]]
 
 @dataclass(frozen=True)
 class Line:
-    """A curve through points (x, y) with increasing x, circles on it, and a letter at its end."""
+    """A curve through points (x, y) with increasing x, marks by their character, and a letter at its end."""
 
     points: Sequence[Point]
-    marks: Sequence[Point] = ()
+    marks: Mapping[str, Sequence[Point]] = field(default_factory=dict)
     letter: str = ""
 
 
 def curve(points: Sequence[Point], marks: Sequence[Point], width: int = 60, height: int = 12) -> Text:
     """Draw points (x, y) with increasing x as a curve and `marks` as circles; the axes show their range."""
-    return chart([Line(points, marks)], {}, width, height)
+    return chart([Line(points, {"o": marks})], {}, width, height)
 
 
 def chart(lines: Sequence[Line], levels: Mapping[str, float], width: int = 60, height: int = 12) -> Text:
     """Draw curves over each other, with named horizontal lines behind them; the axes show the range of all."""
-    everything = [point for line in lines for point in (*line.points, *line.marks)]
+    everything = [point for line in lines for point in (*line.points, *chain(*line.marks.values()))]
     left, right = min(x for x, _ in everything), max(x for x, _ in everything)
     heights = [*(y for _, y in everything), *levels.values()]
     low, high = min(heights), max(heights)
@@ -53,9 +54,9 @@ def chart(lines: Sequence[Line], levels: Mapping[str, float], width: int = 60, h
             before = cells[row][column][0]
             under = ord(before) - 0x2800 if 0x2800 < ord(before) <= 0x28FF else 0
             cells[row][column] = (chr(0x2800 + (bits | under)), colour)
-        for x, y in line.marks:
+        for mark, (x, y) in ((mark, point) for mark, points in line.marks.items() for point in points):
             column, row = place(x, y, width, height)
-            cells[row][column] = ("o", "bold green" if len(lines) == 1 else f"bold {colour}")
+            cells[row][column] = (mark, "bold green" if len(lines) == 1 else f"bold {colour}")
     for name, value in levels.items():
         _label(cells[place(left, value, 1, height)[1]], f" {name} {value:.3f} ")
     for number, line in enumerate(lines):

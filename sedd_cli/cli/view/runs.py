@@ -3,73 +3,75 @@
 from __future__ import annotations
 
 import textwrap
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from sedd_cli.cli.view.curve import COLOURS, Line, chart
+from sedd_cli.cli.view.curve import COLOURS
 from sedd_cli.cli.view.results import plus_minus
-from sedd_cli.cli.view.status import WIDEST
+from sedd_cli.cli.view.status import draw_curves
+from sedd_cli.cli.view.two_lines import INDENT, as_many, shortened_to, two_lines
+from sedd_cli.training.runs.series import part_name
 
 if TYPE_CHECKING:
     from sedd_cli.training.runs.compare import Comparison, Verdict
+    from sedd_cli.training.runs.series import SeriesPoint
+    from sedd_cli.training.runs.stored import StoredBound
     from sedd_cli.training.runs.summary import RunSummary
     from sedd_cli.training.status import Status
 
 #: Units of an age in seconds, the largest first.
 AGES = {"y": 365 * 86400, "d": 86400, "h": 3600, "min": 60, "s": 1}
 STYLES = {"running": "green", "failed": "red", "stopped": "yellow"}
-#: The least width for what differs in recipes, and the most for names of runs on a narrow screen.
-NARROWEST, LONGEST_NAME = 24, 20
 
 
-def runs_table(runs: list[RunSummary], whole_width: int) -> Table:
-    """A table of runs, at most two lines a row; the size is left out where it would leave no room for the recipe."""
-    heads = ["run", "recipe", "steps", "bits/char", "size", "state", "age"]
-    rows = [_cells(one) for one in runs]
-    if _free(heads, rows, whole_width) < NARROWEST:
-        heads, rows = heads[:4] + heads[5:], [row[:4] + row[5:] for row in rows]
-    widths = [_width(head, [row[i] for row in rows]) for i, head in enumerate(heads)]
-    widths[0] = min(widths[0], max(LONGEST_NAME, whole_width // 4))
-    widths[1] = max(len(heads[1]), min(widths[1], _free(heads, rows, whole_width)))
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-    for head, width in zip(heads, widths, strict=True):
-        table.add_column(head, width=width, justify="right" if head in ("steps", "size", "age") else "left")
-    for one, (name, recipe, *others, state, age_of) in zip(runs, rows, strict=True):
-        shown = name if len(name) <= widths[0] else "…" + name[1 - widths[0] :]
-        words = Text(state, style=STYLES.get(state, ""))
-        table.add_row(shown, _within(recipe, widths[1]), *others, words, age_of, style="" if one.status else "red")
-    return table
+def runs_list(runs: list[RunSummary], width: int) -> Text:
+    """Runs, two lines each: how far and how good they are, and what is trained on what."""
+    texts = {text for one in runs if (text := _text(one))}
+    rows = [(_values(one), _below(one, len(texts) > 1, width - len(INDENT))) for one in runs]
+    found = two_lines(["run", "steps", "bits/char", "size", "state", "age"], rows, width, ("steps", "size", "age"))
+    return found.append(f"\nbits/char are of {texts.pop()}", "dim") if len(texts) == 1 else found
 
 
-def _free(heads: list[str], rows: list[list[str]], whole_width: int) -> int:
-    """The columns of the screen that the recipe may take."""
-    others = [_width(head, [row[i] for row in rows]) for i, head in enumerate(heads)]
-    others[0] = min(others[0], max(LONGEST_NAME, whole_width // 4))
-    return whole_width - 2 * (len(heads) - 1) - sum(others) + others[1]
-
-
-def _width(head: str, cells: list[str]) -> int:
-    return max(map(len, [head, *(line for cell in cells for line in cell.split("\n"))]))
-
-
-def _cells(one: RunSummary) -> list[str]:
+def _values(one: RunSummary) -> list[Text]:
     found = one.status
     if found is None:
-        return [one.name, one.error or "", "", "", "", "unreadable", age(one.age)]
-    own = found.recipe if not one.like or one.like.rpartition("/")[2] == found.recipe else f"like {one.like}"
-    changes = f"{own}: {', '.join(map(_short, one.changes))}" if one.changes else own
-    steps = f"{found.steps:,}" if found.step == found.steps else f"{found.step:,} of\n{found.steps:,}"
-    bound = ""
+        return [Text(cell) for cell in (one.name, "", "", "", "unreadable", age(one.age))]
+    steps = f"{found.steps:,}" if found.step == found.steps else f"{found.step:,} of {found.steps:,}"
+    last = _last(found)
+    bits = f"{last.sign} {plus_minus(last.bits, last.error, 3)}" if last else ""
+    cells = [Text(cell) for cell in (one.name, steps, bits, size(one.parameters))]
+    return [*cells, Text(found.state, STYLES.get(found.state, "")), Text(age(one.age))]
+
+
+def _last(found: Status) -> StoredBound | SeriesPoint | None:
+    """The likelihood that speaks for a run: the stored one, else the last validation."""
+    return found.bound or next((marks[-1] for marks in found.series.values()), None)
+
+
+def _text(one: RunSummary) -> str:
+    """The text of the likelihood in the list; "" without one."""
+    found = one.status
+    if found is None or _last(found) is None:
+        return ""
     if found.bound:
-        bound = f"{found.bound.sign} {plus_minus(found.bound.bits, found.bound.error, 3)}"
-        bound += "" if found.bound.split == "test" else f"\n{found.bound.split}"
-    elif found.validation:
-        last = found.validation[-1]
-        bound = f"{plus_minus(last['bits_per_char'], last['bits_per_char_error'], 3)}\nvalidation"
-    return [one.name, changes, steps, bound, size(one.parameters), found.state, age(one.age)]
+        b = found.bound
+        return f"{b.corpus} {part_name(b.split, None if b.blocks_asked is None else b.blocks)}"
+    return f"{Path(found.corpus).stem} {next(iter(found.series))}"
+
+
+def _below(one: RunSummary, with_text: bool, width: int) -> str:
+    """The second line: the text of the likelihood where others are of other texts, the recipe and its changes."""
+    found = one.status
+    if found is None:
+        return shortened_to(one.error or "", width)
+    own = found.recipe if not one.like or one.like.rpartition("/")[2] == found.recipe else f"like {one.like}"
+    text = f"on {_text(one)}; " if with_text and _text(one) else ""
+    parts = list(map(_short, one.changes))
+    return as_many([f"{text}{own}: {parts[0]}", *parts[1:]] if parts else [f"{text}{own}"], width)
 
 
 def _short(change: str) -> str:
@@ -103,12 +105,7 @@ def draw_comparison(console: Console, found: Comparison) -> None:
         console.print(Text(say, style="yellow"))
     shown = [c for c in found.curves if c.smooth]
     if shown:
-        lines = [Line(c.smooth, c.marks, c.name) for c in shown]
-        levels = {name: value for c in shown[::-1] for name, value in c.levels.items()}
-        console.print(chart(lines, levels, max(20, min(console.width - 20, WIDEST)), 14), end="")
-        letters = ", ".join(c.name for c in shown)
-        circles = "; o: bounds" if any(c.marks for c in shown) else ""
-        console.print(Text(" " * 11 + f"{letters}: training loss, smoothed, in {shown[0].unit}{circles}", style="dim"))
+        draw_curves(console, shown, 14)
 
 
 def comparison_rows(found: Comparison) -> dict[str, list[str]]:

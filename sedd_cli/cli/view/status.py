@@ -13,6 +13,8 @@ from sedd_cli.cli.view.curve import Line, chart
 from sedd_cli.cli.view.results import plus_minus
 
 if TYPE_CHECKING:
+    from sedd_cli.training.runs.curves import Curve
+    from sedd_cli.training.runs.series import SeriesPoint
     from sedd_cli.training.runs.stored import StoredBound
     from sedd_cli.training.status import Status
 
@@ -31,12 +33,35 @@ def draw_status(console: Console, found: Status) -> None:
         console.print(Text(found.reason, style="red"))
     shown = curve_of(found)
     if shown.smooth:
-        width = max(20, min(console.width - 20, WIDEST))
-        console.print(chart([Line(shown.smooth, shown.marks)], shown.levels, width), end="")
-        circles = "; o: bound" if shown.marks else ""
-        console.print(Text(" " * 11 + f"training loss, smoothed, in {shown.unit}{circles}", style="dim"))
+        draw_curves(console, [shown], 12)
     if found.train or found.bound:
         console.print(_metrics(found))
+
+
+def draw_curves(console: Console, curves: list[Curve], height: int) -> None:
+    """Print curves over each other, with what their marks are."""
+    from sedd_cli.training.runs.curves import named_levels, part_signs
+
+    signs = part_signs(curves)
+    lines = []
+    for one in curves:
+        marks: dict[str, list[tuple[float, float]]] = {}
+        for part, points in one.marks.items():
+            marks.setdefault(signs[part], []).extend(points)
+        lines.append(Line(one.smooth, marks, one.name))
+    console.print(chart(lines, named_levels(curves), max(20, min(console.width - 20, WIDEST)), height), end="")
+    letters = ", ".join(one.name for one in curves if one.name)
+    legend = [f"{letters}: " * bool(letters) + f"training loss, smoothed, in {curves[0].unit}"]
+    legend += [f"{sign}: bound on {part}" for part, sign in signs.items()]
+    for line in legend:
+        console.print(Text(" " * 11 + line, style="dim"))
+
+
+def first_and_last(marks: list[SeriesPoint]) -> str:
+    """The first and the last of the likelihoods of one text; the only one where there is one."""
+    ends = marks if len(marks) < 2 else [marks[0], marks[-1]]
+    said = [f"{m.sign} {plus_minus(m.bits, m.error, 3)} bits/char at step {m.step:,}" for m in ends]
+    return ", then ".join(said)
 
 
 def spelled(bound: StoredBound) -> str:
@@ -54,9 +79,11 @@ def _metrics(found: Status) -> Table:
     rows: dict[str, str] = {}
     if found.bound:
         rows["bound"] = spelled(found.bound)
+    if found.baselines:
         grams = [f"{name} {bits:.3f}" for name, bits in found.baselines.items()]
-        if grams:
-            rows["baselines"] = ", ".join(grams) + " bits/char"
+        rows["baselines"] = ", ".join(grams) + " bits/char"
+    elif not found.bound and found.checkpoint:
+        rows["baselines"] = "none yet: sedd eval computes them, with a bound"
     if found.train:
         rows |= _latest(found)
     rows["time so far"] = str(timedelta(seconds=round(found.seconds)))
@@ -69,13 +96,16 @@ def _metrics(found: Status) -> Table:
 
 def _latest(found: Status) -> dict[str, str]:
     """The latest metrics of the training, and of the validation."""
+    from sedd_cli.training.runs.series import validated_part
+
     last, rows = found.train[-1], dict[str, str]()
     unit = " nats/token" if found.loss_is_bound else " (no likelihood)"
     if found.validation:
-        v = found.validation[-1]
+        part = validated_part(found.validation[-1])
+        v = found.series[part][-1]
         rows["validation"] = (
-            f"{plus_minus(v['bits_per_char'], v['bits_per_char_error'], 3)} bits/char, {v['nats_per_token']:.3f} "
-            f"nats/token on {v['blocks']:,} blocks at step {v['step']:,}"
+            f"{v.sign} {plus_minus(v.bits, v.error, 3)} bits/char, {v.nats_per_token:.3f} nats/token on {part} "
+            f"at step {v.step:,}"
         )
     rows |= {
         "training loss": "-" if last["loss"] is None else f"{last['loss']:.3f}{unit}",

@@ -108,12 +108,12 @@ class View:
         fill = textwrap.TextWrapper(self.aside.width, break_long_words=False, break_on_hyphens=False).fill
         return "\n".join(line if line.startswith("  ") else fill(line) for line in text.split("\n"))
 
-    def table(self, table: Table) -> None:
-        """Print a table, unless quiet."""
+    def table(self, table: Table | Text) -> None:
+        """Print a table or a list, unless quiet."""
         if not self.quiet:
             self.console.print(table)
 
-    def result(self, what: Table | str) -> None:
+    def result(self, what: Table | Text | str) -> None:
         """Print what is the command's result, also when quiet."""
         if not (self.quiet and self.json):
             self.console.print(what)

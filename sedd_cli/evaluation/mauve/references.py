@@ -96,7 +96,7 @@ def _of_corpus(writer: Writer, options: MauveOptions) -> tuple[str, Iterator[lis
         raise RequestError(f"references {name}: no such file, and no prepared corpus of that name ({_prepare(name)})")
     ours = [folder for folder, manifest in found if manifest.tokenizer_fingerprint == writer.tokenizer_fingerprint]
     dataset = open_dataset((ours or [folder for folder, _ in found])[0])
-    note = f"{name} is prepared {len(found)} times: taking {dataset.folder}" if len(found) > 1 else ""
+    note = f"{len(found)} prepared texts are called {name}: taking {dataset.folder}" if len(found) > 1 else ""
     split = dataset.split(options.split or dataset.default_split)
     if not ours and split.info.unknown:
         raise RequestError(

@@ -96,7 +96,7 @@ def compare_runs(paths: Sequence[Path]) -> Comparison:
     ]
     sizes = [parameters_of(path) for path in paths]
     return Comparison(
-        letters, runs, sizes, [_rate(one) for one in runs], _recipes(paths), bounds, verdicts, curves_of(runs, letters)
+        letters, runs, sizes, [_rate(one) for one in runs], _recipes(runs), bounds, verdicts, curves_of(runs, letters)
     )
 
 
@@ -150,9 +150,11 @@ def _bounds_by_text(found: list[list[StoredBound]]) -> dict[str, list[StoredBoun
     return named
 
 
-def _recipes(paths: Sequence[Path]) -> dict[str, list[str | None]]:
-    """The keys in which recipes differ, with each run's value."""
-    data = [recipe_of(path).to_data() for path in paths]
+def _recipes(runs: Sequence[Status]) -> dict[str, list[str | None]]:
+    """The keys in which recipes differ, with each run's value; not names of the same prepared text."""
+    data = [recipe_of(one.run).to_data() for one in runs]
+    if runs[0].data is not None and len({one.data for one in runs}) == 1:
+        data = [one | {"data": {"windows": one["data"].get("windows")}} for one in data]
     changed: dict[str, list[str | None]] = {}
     for number, other in enumerate(data[1:], 1):
         for line in differences(data[0], other):

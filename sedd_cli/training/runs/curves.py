@@ -11,42 +11,68 @@ from sedd_cli.training.status import Status
 WINDOW = 1 / 25
 #: The unit of a loss that is no bound on the likelihood.
 OWN = "units of its own, no likelihood"
+#: Characters of likelihoods in a chart; matplotlib knows them too.
+MARKS = "ox+*"
 
 
 @dataclass(frozen=True)
 class Curve:
-    """The training loss of a run and its validation, as (step, value), and the baselines of its text.
+    """The training loss of a run and its likelihoods, as (step, value), and the baselines of its text.
 
     unit: "bits/char", "nats/token" where no characters are known, or OWN where the loss is no bound: then nothing that
-    measures likelihood stands beside it. Training loss and validation are turned into bits
-    per character by the tokens per character of one text, that of the bound, so that they can be compared with it.
+    measures likelihood stands beside it. The training loss is turned into bits per character by the tokens per
+    character of one text, that of the bound, so that it can be compared with it.
+    marks: likelihoods of each part of the text, by its name. text: identifies the text.
     """
 
     name: str
     unit: str
     raw: list[tuple[float, float]]
     smooth: list[tuple[float, float]]
-    marks: list[tuple[float, float]]
+    marks: dict[str, list[tuple[float, float]]]
     levels: dict[str, float]
+    text: str
 
 
 def curve_of(found: Status, name: str = "", unit: str = "bits/char") -> Curve:
     """The curve of a run; in nats per token if asked, or if nothing was evaluated yet."""
     if unit == OWN or not found.loss_is_bound:
         points = [(float(r["step"]), r["loss"]) for r in found.train if r["loss"] is not None]
-        return Curve(name, OWN, points, smoothed(points), [], {})
+        return Curve(name, OWN, points, smoothed(points), {}, {}, found.data or found.corpus)
     factor = found.bits_of_a_nat if unit == "bits/char" else None
     scale = 1.0 if factor is None else factor
     points = [(float(r["step"]), scale * r["loss"]) for r in found.train if r["loss"] is not None]
-    marks = [(float(r["step"]), scale * r["nats_per_token"]) for r in found.validation]
-    if found.bound:
-        marks.append((float(found.bound.step), scale * found.bound.nats_per_token))
-    levels = {}
-    if found.bound:
+    in_bits = factor is not None
+    marks = {
+        part: [(float(m.step), m.bits if in_bits else m.nats_per_token) for m in series]
+        for part, series in found.series.items()
+    }
+    levels, ratio = {}, found.bits_of_a_nat
+    if ratio is not None:
         names = ("unigram", "5-gram", "the source itself")
-        to_unit = scale / found.bound.bits_of_a_nat
-        levels = {name: to_unit * found.baselines[name] for name in names if name in found.baselines}
-    return Curve(name, "nats/token" if factor is None else "bits/char", points, smoothed(points), marks, levels)
+        levels = {name: scale / ratio * found.baselines[name] for name in names if name in found.baselines}
+    text, shown_unit = found.data or found.corpus, "bits/char" if in_bits else "nats/token"
+    return Curve(name, shown_unit, points, smoothed(points), marks, levels, text)
+
+
+def part_signs(curves: Sequence[Curve]) -> dict[str, str]:
+    """The names of the parts that likelihoods are of → a character for each, the same in all curves."""
+    names = dict.fromkeys(part for curve in curves for part in curve.marks)
+    return {name: MARKS[min(number, len(MARKS) - 1)] for number, name in enumerate(names)}
+
+
+def named_levels(curves: Sequence[Curve]) -> dict[str, float]:
+    """The baselines of all curves; where the curves are of different texts, the names say whose they are."""
+    if len({curve.text for curve in curves}) < 2:
+        return {name: value for curve in curves[::-1] for name, value in curve.levels.items()}
+    owners: dict[str, list[Curve]] = {}
+    for curve in curves:
+        owners.setdefault(curve.text, []).append(curve)
+    return {
+        f"{name}, {' and '.join(one.name for one in alike)}": value
+        for alike in owners.values()
+        for name, value in next((one.levels for one in alike if one.levels), {}).items()
+    }
 
 
 def curves_of(found: Sequence[Status], names: Sequence[str]) -> list[Curve]:

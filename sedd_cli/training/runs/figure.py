@@ -10,7 +10,7 @@ from sedd_cli.errors import RequestError
 from sedd_cli.system.events import bin_names
 from sedd_cli.system.plotting import as_label, empty_figure, save
 from sedd_cli.training.runs.compare import Comparison
-from sedd_cli.training.runs.curves import OWN, Curve, curve_of, smoothed
+from sedd_cli.training.runs.curves import OWN, Curve, curve_of, named_levels, part_signs, smoothed
 from sedd_cli.training.status import Status
 
 
@@ -40,16 +40,15 @@ def curves_figure(found: Comparison) -> Any:
 
 
 def draw_curves(axis: Any, curves: list[Curve], title: str) -> None:
-    """Smoothed training loss with its raw values behind it, bounds as circles, baselines as dashed lines."""
-    levels: dict[str, float] = {}
+    """Smoothed training loss with its raw values behind it, marks for the bounds of each part, dashed baselines."""
+    signs = part_signs(curves)
     for number, one in enumerate(curves):
         colour, named = f"C{number}", f"{one.name}: " if len(curves) > 1 else ""
         axis.plot(*_columns(one.raw), lw=0.5, alpha=0.25, color=colour)
         axis.plot(*_columns(one.smooth), lw=1.5, color=colour, label=f"{named}training loss")
-        if one.marks:
-            axis.plot(*_columns(one.marks), "o", ms=5, mfc="white", color=colour, label=f"{named}bound")
-        levels |= {name: value for name, value in one.levels.items() if name not in levels}
-    for name, value in levels.items():
+        for part, marks in one.marks.items():
+            axis.plot(*_columns(marks), signs[part], ms=5, mfc="white", color=colour, label=f"{named}bound, {part}")
+    for name, value in named_levels(curves).items():
         axis.axhline(value, ls="--", lw=1, color="0.4")
         axis.annotate(f"{name} {value:.3f}", (1, value), xycoords=("axes fraction", "data"), ha="right", va="bottom")
     _finish(axis, title, curves[0].unit)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -75,16 +76,26 @@ def stored_bounds(run: Path) -> list[StoredBound]:
     return found
 
 
+def own_bounds(bounds: list[StoredBound], corpus: str) -> list[StoredBound]:
+    """Those of the run's own text, the one that speaks for the run last (`last_bound`)."""
+    return by_rank(b for b in bounds if _is_own(b, corpus))
+
+
 def last_bound(bounds: list[StoredBound], corpus: str) -> StoredBound | None:
     """The likelihood that speaks for a run: the latest step, its own corpus, the test split, the whole of it."""
-    own = [b for b in bounds if _is_own(b, corpus)]
-    return max(own, key=_rank, default=None)
+    own = own_bounds(bounds, corpus)
+    return own[-1] if own else None
+
+
+def by_rank(bounds: Iterable[StoredBound]) -> list[StoredBound]:
+    """In order of steps; of one step, the one that is preferred last."""
+    return sorted(bounds, key=_rank)
 
 
 def best_by_text(bounds: list[StoredBound]) -> dict[tuple[str, str, int | None], StoredBound]:
     """For each text the likelihood that speaks for a run, the latest step first."""
     found: dict[tuple[str, str, int | None], StoredBound] = {}
-    for bound in sorted(bounds, key=_rank):
+    for bound in by_rank(bounds):
         found[bound.text] = bound
     return found
 

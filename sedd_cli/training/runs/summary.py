@@ -16,9 +16,12 @@ from sedd_cli.checkpoints.checkpoint import latest_name
 from sedd_cli.checkpoints.run_directory import MAY_CHANGE, is_run
 from sedd_cli.errors import RequestError, WorkError
 from sedd_cli.recipe import Recipe, differences, load_recipe, shipped
+from sedd_cli.recipe.recipe import DataRecipe
 from sedd_cli.recipe.stored import StoredRecipe
 from sedd_cli.training.status import Status, recipe_of, status
 
+#: The changes that are listed first.
+FIRST = ("data.corpus", "init_from", "train.extended")
 #: How deep below a folder runs are looked for.
 DEEPEST = 4
 #: Keys that say nothing about what is trained.
@@ -108,8 +111,14 @@ def list_runs(folder: Path) -> list[RunSummary]:
         recipes[path] = recipe
     shared = Counter(change for one in found for change in one.changes)
     for one in found:
-        one.changes.sort(key=shared.__getitem__)
+        one.changes.sort(key=lambda change: (_place(change), shared[change]))
     return found[::-1]
+
+
+def _place(change: str) -> int:
+    """Where a change stands in a list: first the text, then what the training went on with."""
+    key = change.partition("=")[0]
+    return FIRST.index(key) if key in FIRST else len(FIRST)
 
 
 def nearest_recipe(recipe: StoredRecipe, others: dict[Path, StoredRecipe]) -> tuple[str, list[str]]:
@@ -123,10 +132,21 @@ def nearest_recipe(recipe: StoredRecipe, others: dict[Path, StoredRecipe]) -> tu
 
 
 def changes_between(old: Recipe | StoredRecipe, new: Recipe | StoredRecipe) -> list[str]:
-    """The keys of a recipe that differ from another's, as "key=value"."""
+    """The keys of a recipe that differ from another's, as "key=value".
+
+    What a recipe of another text leaves to the defaults, such as its tokenizer, is no difference of its own.
+    """
     lines = differences(old.to_data(), new.to_data())
-    pairs = (line.partition(": ")[::2] for line in lines if not line.startswith(ASIDE))
-    return [f"{key}={values.rpartition(' → ')[2]}" for key, values in pairs]
+    pairs = [line.partition(": ")[::2] for line in lines if not line.startswith(ASIDE)]
+    changed = {key: values.rpartition(" → ")[2] for key, values in pairs}
+    if "data.corpus" in changed:
+        usual = DataRecipe(corpus="")
+        changed = {
+            key: value
+            for key, value in changed.items()
+            if not (key.startswith("data.") and new.to_data()["data"].get(key[5:]) == getattr(usual, key[5:], ...))
+        }
+    return [f"{key}={value}" for key, value in changed.items()]
 
 
 def parameters_of(run: Path) -> int | None:

@@ -7,18 +7,21 @@ import json
 import math
 import os
 import re
+import shlex
 import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from scipy import stats
 
 from sedd_cli.cli.view.runs import age, size
+from sedd_cli.cli.view.status import first_and_last
 from sedd_cli.errors import RequestError
 from sedd_cli.recipe import load_recipe
 from sedd_cli.training.runs.compare import EXACT, PAIRED, WELCH, compare_runs, verdict
-from sedd_cli.training.runs.curves import curve_of, smoothed
+from sedd_cli.training.runs.curves import curve_of, named_levels, smoothed
 from sedd_cli.training.runs.stored import StoredBound, last_bound, stored_bounds
 from sedd_cli.training.runs.summary import disk_of, find_runs, list_runs, parameters_of
 from sedd_cli.training.status import status
@@ -146,7 +149,8 @@ def test_a_damaged_mark_of_the_latest_checkpoint_names_none(pair, tmp_path, sedd
     assert (found.state, found.checkpoint, parameters_of(tmp_path / "runs" / "tiny")) == ("stopped", None, None)
     for words in (["runs", tmp_path], ["status", tmp_path / "runs" / "tiny"]):
         ended = sedd(*words)
-        assert (ended.code, ended.err) == (0, "")
+        assert ended.code == 0
+        assert ended.err.count("\n") == (2 if words[0] == "status" else 0)  # how to go on
         assert len(ended.out) < 10_000
 
 
@@ -287,7 +291,98 @@ def test_no_word_of_a_status_and_of_a_comparison_is_broken_at_80_columns(sedd, p
         assert whole - paths <= words(*command, width=80)
     monkeypatch.setenv("COLUMNS", "80")
     listed = sedd("runs", pair[0].parent).out.splitlines()
-    assert len(listed) <= 1 + 2 * 2
+    assert len(listed) == 1 + 2 * 2 + 1  # the head, two lines a run, and what the likelihoods are of
+
+
+def other_text(run: Path, name: str, **changes) -> None:
+    """Make a run one of another text and of another length of training."""
+    for path in run.glob("results/*.json"):
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"corpus": name, "fingerprint": name}))
+    for path in run.glob("checkpoints/*/state.json"):
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"data": name}))
+    stored = yaml.safe_load((run / "recipe.yaml").read_text())
+    stored["data"] |= {"corpus": f"{name}.txt", "tokenizer": None}
+    for section, values in changes.items():
+        stored[section] |= values
+    (run / "recipe.yaml").write_text(yaml.safe_dump(stored, sort_keys=False))
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_a_list_of_runs_shows_texts_sizes_and_how_many_differences_it_leaves_out(
+    sedd, pair, tmp_path, monkeypatch, width
+):
+    monkeypatch.setenv("COLUMNS", str(width))
+    folder, name = tmp_path / "runs", "the-verses-of-a-poet-1"
+    shutil.copytree(pair[0], folder / "tiny")
+    shutil.copytree(pair[1], folder / name)
+    changed = {"lr": 0.007, "batch": 99, "warmup": 3, "clip": 0.123, "ema": 0.87, "weight_decay": 0.321}
+    other_text(folder / name, "verses", train={**changed, "extended": [12]})
+    lines = [line.rstrip() for line in sedd("runs", folder).out.splitlines()]
+    assert len(lines) == 1 + 2 * 2
+    assert max(map(len, lines)) <= width
+    head, first, below = lines[:3]
+    assert head.split() == ["run", "steps", "bits/char", "size", "state", "age"]
+    assert first.startswith(name)
+    assert size(parameters_of(folder / name)) in first.split()
+    assert below.startswith("  on verses test; ")
+    assert "corpus=verses.txt" in below
+    assert "extended=[12]" in below
+    assert "tokenizer" not in below
+    said = re.search(r"… (\d+) more$", below)
+    (one,) = [one for one in list_runs(folder) if one.name == name]
+    assert below.count("=") + (int(said[1]) if said else 0) == len(one.changes)
+    assert said or width > 80
+
+
+def test_a_comparison_of_one_prepared_text_has_no_difference_of_names(pair, tmp_path):
+    shutil.copytree(pair[0], tmp_path / "a")
+    recipe = tmp_path / "a" / "recipe.yaml"
+    stored = yaml.safe_load(recipe.read_text())
+    stored["data"]["corpus"] = "another-name-of-it"
+    recipe.write_text(yaml.safe_dump(stored))
+    assert set(compare_runs([tmp_path / "a", pair[1]]).recipes) == {"train.steps", "train.lr"}
+    other_text(tmp_path / "a", "verses")
+    assert "data.corpus" in compare_runs([tmp_path / "a", pair[1]]).recipes
+
+
+def test_a_chart_of_several_texts_says_whose_baselines_it_shows(sedd, pair, tmp_path):
+    assert set(named_levels(compare_runs(pair).curves)) == {"unigram", "5-gram"}
+    shutil.copytree(pair[0], tmp_path / "a")
+    other_text(tmp_path / "a", "verses")
+    found = compare_runs([tmp_path / "a", pair[1]])
+    assert set(named_levels(found.curves)) == {"unigram, A", "5-gram, A", "unigram, B", "5-gram, B"}
+    assert sedd("compare", tmp_path / "a", pair[1], "--out", tmp_path / "a.png").code == 0
+
+
+def test_marks_differ_by_split_and_earlier_ones_stay(sedd, pair, tmp_path, monkeypatch):
+    run = tmp_path / "run"
+    shutil.copytree(pair[1], run)
+    report = json.loads((run / "results" / "test-step-24.json").read_text())
+    report["bounds"]["rigorous"]["bits_per_char"] += 0.5
+    (run / "results" / "test-step-12.json").write_text(json.dumps(report | {"step": 12}))
+    series = status(run).series
+    assert [mark.step for mark in series["test"]] == [12, 24]
+    assert first_and_last(series["test"]).count("≤") == 2
+    assert first_and_last(series["test"][:1]).count("at step") == 1
+    monkeypatch.setenv("COLUMNS", "80")
+    text = sedd("status", run).out
+    (validation,) = [name for name in series if name != "test"]
+    assert f"o: bound on {validation}" in text
+    assert "x: bound on test" in text
+    chart = [line[11:] for line in text.splitlines() if "┤" in line]
+    assert sum(line.count("x") for line in chart) == 2
+    assert "x: bound on test" in sedd("compare", run, pair[0]).out
+
+
+def test_the_status_of_a_stopped_run_ends_with_the_command_that_goes_on(sedd, pair, tmp_path, monkeypatch):
+    run = tmp_path / "a run"
+    shutil.copytree(pair[1], run)
+    (run / "latest").write_text("step-12")
+    assert status(run).state == "stopped"
+    done = sedd("status", run)
+    assert (done.out + done.err).rstrip().endswith(f"sedd train {shlex.quote(str(run))}")
+    assert json.loads(sedd("status", run, "--json").out)["resume"] == f"sedd train {shlex.quote(str(run))}"
+    assert "sedd train" not in sedd("status", pair[1]).err
 
 
 def test_the_commands_print_one_document(sedd, pair):
@@ -335,7 +430,9 @@ def test_status_has_the_bound_the_baselines_and_the_time(sedd, pair):
     found = status(pair[1])
     shown = curve_of(found)
     assert shown.unit == "bits/char"
-    assert shown.marks[-1] == (24.0, pytest.approx(found.bound.bits))
+    assert shown.marks["test"] == [(24.0, pytest.approx(found.bound.bits))]
+    (seen,) = found.validation
+    assert shown.marks[f"validation (first {seen['blocks']} blocks)"] == [(12.0, seen["bits_per_char"])]
     assert shown.levels["unigram"] == pytest.approx(found.baselines["unigram"])
     seconds = sum(r["seconds"] for r in (*found.train, *found.validation))
     assert found.seconds == pytest.approx(seconds)
@@ -346,7 +443,20 @@ def test_status_has_the_bound_the_baselines_and_the_time(sedd, pair):
     assert json.loads(sedd("status", pair[1], "--json").out)["bound"]["split"] == "test"
 
 
-def test_without_any_evaluation_the_curve_is_in_nats(pair, tmp_path):
+def test_without_any_evaluation_the_prepared_text_gives_the_unit_and_runs_beside_it_the_baselines(pair, tmp_path):
+    whole = tmp_path / "whole"
+    shutil.copytree(pair[0], whole)
+    shutil.copytree(whole, tmp_path / "run")
+    shutil.rmtree(tmp_path / "run" / "results")
+    found, evaluated = status(tmp_path / "run"), status(whole)
+    shown = curve_of(found)
+    assert (shown.unit, found.bound, found.data) == ("bits/char", None, evaluated.data)
+    assert found.bits_of_a_nat == pytest.approx(evaluated.bits_of_a_nat)
+    assert shown.levels == curve_of(evaluated).levels != {}
+
+
+def test_without_any_evaluation_and_without_the_text_the_curve_is_in_nats(pair, tmp_path, monkeypatch):
+    monkeypatch.setenv("SEDD_HOME", str(tmp_path / "home"))
     shutil.copytree(pair[0], tmp_path / "run")
     shutil.rmtree(tmp_path / "run" / "results")
     found = status(tmp_path / "run")

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from sedd_cli.cli import options as o
-from sedd_cli.cli.view.runs import runs_table
+from sedd_cli.cli.view.runs import runs_list
 from sedd_cli.cli.view.view import View
 
 
@@ -29,7 +29,7 @@ def runs(
     view = View(json, quiet)
     found = list_runs(folder)
     if found:
-        view.result(runs_table(found, view.console.width))
+        view.result(runs_list(found, view.console.width))
     else:
         view.say(f"no runs in {folder}; sedd train quickstart makes one", "yellow")
     view.document({"folder": str(folder), "runs": [one.to_dict() for one in found]})

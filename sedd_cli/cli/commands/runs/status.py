@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import shlex
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from sedd_cli.cli import options as o
+from sedd_cli.cli.next_commands import resuming, say_commands
 from sedd_cli.cli.outcome import output
 from sedd_cli.cli.view.status import draw_status
 from sedd_cli.cli.view.view import View
@@ -44,6 +46,9 @@ def status(
         document["png"] = str(run / "curve.png")
     if not quiet:
         draw_status(view.console, found)
+    if found.state in ("stopped", "failed"):
+        document["resume"] = shlex.join(["sedd", *resuming(run)])
+        say_commands(view, [resuming(run)], "Go on with it:")
     if plot:
         view.say(f"wrote {document['png']}")
     view.document(document)

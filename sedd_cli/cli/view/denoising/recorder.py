@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from sedd_cli.checkpoints.loaded_model import LoadedModel
 from sedd_cli.cli.view.denoising.pieces import Pieces
 from sedd_cli.cli.view.denoising.replay import Replay, Strand
-from sedd_cli.cli.view.denoising.sample import body_of
+from sedd_cli.cli.view.denoising.sample import as_option, body_of
 from sedd_cli.inference.names import name_of
 from sedd_cli.system.events import Event, Filled, Frame, Sampled, Seen
 
@@ -51,9 +51,9 @@ class Recorder:
         facts = {"model": self._model.source}
         if self._found:
             first = self._found[0][0]
-            facts |= {"sampler": first.sampler} | ({"steps": str(first.steps)} if first.steps else {})
+            facts |= {"sampler": as_option(first.sampler)} | ({"steps": str(first.steps)} if first.steps else {})
             facts |= {"seed": str(first.seed), "draws": first.draws}
-            facts |= {name.replace("_", "-"): str(value) for name, value in first.levers.items() if name != "draws"}
+            facts |= {as_option(name): str(value) for name, value in first.levers.items() if name != "draws"}
         if self._sampled > MOST:
             facts["shown"] = f"the first {MOST} of {self._sampled}"
         return Replay(title, facts, [strand for _, strand in self._found])
@@ -62,15 +62,16 @@ class Recorder:
         if frame.step <= 1:
             self._running = [self._begun(seen) for seen in frame.sequences]
             self._ended += self._running
+        ended = frame.step > frame.asked  # what noise was left is removed: a part of the last step
         for track, seen in zip(self._running, frame.sequences, strict=True):
             pieces = track.now if track.evaluations and seen.x == track.seen.x else self._pieces(seen.x)
-            step = len(track.evaluations) + 1
+            step = max(len(track.evaluations) + (not ended), 1)
             track.changes += [
                 (step, i, new) for i, (old, new) in enumerate(zip(track.now, pieces, strict=True)) if old != new
             ]
             track.now, track.seen = pieces, seen
-            track.evaluations.append(seen.evaluations)
-            track.seconds.append(frame.seconds)
+            track.evaluations[step - 1 :] = [seen.evaluations]
+            track.seconds[step - 1 :] = [frame.seconds]
 
     def _begun(self, seen: Seen) -> _Track:
         absent = self._model.graph.states

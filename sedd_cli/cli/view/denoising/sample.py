@@ -79,10 +79,17 @@ def _candidate(event: Sampled) -> list[str]:
     return [*found, f"≤ {event.bound:.2f} ± {event.bound_error:.2f} nats/token"]
 
 
+def as_option(name: str) -> str:
+    """A name as options spell it."""
+    return name.replace("_", "-")
+
+
 def _way(event: Sampled) -> list[str]:
     """The sampler, where it is not the usual one, and options that change the distribution."""
-    found = [event.sampler] if event.sampler != "tweedie" else []
-    found += [f"{name.replace('_', '-')} {value}" for name, value in event.levers.items()]
+    found = [as_option(event.sampler)] if event.sampler != "tweedie" else []
+    found += [
+        as_option(name) if value is True else f"{as_option(name)} {value}" for name, value in event.levers.items()
+    ]
     if isinstance(event, Filled) and event.plain_edges:
         found.append("spaces before gaps are tokens of their own")
     return found

@@ -1,4 +1,4 @@
-"""`--watch`: texts during denoising, below the progress bar, in a terminal only."""
+"""`--watch`: texts during denoising, below the one progress bar, which counts steps, in a terminal only."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from rich.text import Text
 from sedd_cli.checkpoints.loaded_model import LoadedModel
 from sedd_cli.cli.view.denoising.pieces import Pieces
 from sedd_cli.cli.view.view import View
-from sedd_cli.system.events import Event, Frame, Result, Seen, observe
+from sedd_cli.system.events import Event, Frame, Progress, Result, Seen, map_events, observe
 
 #: Shown for a masked token.
 UNRESOLVED = "░"
@@ -30,18 +30,32 @@ class Watcher:
         #: (sequence, position) → time of its last change; time of the last drawing.
         self._changed: dict[tuple[int, int], float] = {}
         self._drawn = 0.0
+        #: The last frame, and how many of its texts are shown.
+        self._last: Frame | None = None
+        self._texts = 0
 
     def watch(self, job: Generator[Event, None, Result]) -> Generator[Event, None, Result]:
         """The job; its frames are drawn."""
         if not self._view.console.is_terminal or self._view.quiet:
             return (yield from job)
-        result = yield from observe(job, self._see)
+        result = yield from map_events(observe(job, self._see), self._counting_steps)
         self._view.picture("")
         return result
+
+    def _counting_steps(self, event: Event) -> Event | None:
+        """The progress of the batch that is watched, by its steps: that of the texts would be a second bar."""
+        if not isinstance(event, Progress) or event.task != event.unit:
+            return event
+        if self._last is None or "step" not in event.metrics:
+            return None
+        step, steps = min(self._last.step, self._last.asked), self._last.asked
+        metrics = self._metrics(self._last) if step < steps else {}
+        return Progress("denoising", step, steps, "denoising", metrics, event.share)
 
     def _see(self, event: Event) -> None:
         if isinstance(event, Frame):
             self._note(event)
+            self._last = event
             # drawing more often than the eye sees would only cost time
             if event.step == event.steps or time.monotonic() - self._drawn > EVERY:
                 self._view.picture(self._frame(event))
@@ -64,7 +78,8 @@ class Watcher:
             room -= len(lines) + 1 + len(rule)
             if room < 1:
                 break
-        return Group(*shown, self._metrics(frame, texts))
+        self._texts = texts
+        return Group(*shown)
 
     def _rule(self, seen: Seen) -> Text:
         """The title of a text that is one of several."""
@@ -99,16 +114,18 @@ class Watcher:
                 text.append(piece)
         return text, newest
 
-    def _metrics(self, frame: Frame, texts: int) -> Text:
-        """How far the batch is; texts: how many of it are shown."""
+    def _metrics(self, frame: Frame) -> dict[str, str]:
+        """How far the batch is, for the bar."""
         free = [[i for i, token in enumerate(s.asked) if token is None] for s in frame.sequences]
         there = sum(s.x[i] < self._pieces.tokens for s, gaps in zip(frame.sequences, free, strict=True) for i in gaps)
-        spent = max(s.evaluations for s in frame.sequences)
-        rate = there / max(frame.seconds, 1e-9)
-        parts = [f"step {frame.step:,} of {frame.steps:,}", f"{spent:,} evaluations"]
-        parts += [f"{texts:,} of {len(frame.sequences):,} texts"] if texts < len(frame.sequences) else []
-        parts += [f"{there:,} of {sum(map(len, free)):,} tokens", f"{rate:,.0f} tokens/s"]
-        return Text(" · ".join(parts), "dim", no_wrap=True, overflow="ellipsis")
+        found = {
+            "evaluations": f"{max(s.evaluations for s in frame.sequences):,}",
+            "tokens": f"{there:,} of {sum(map(len, free)):,}",
+            "tokens/s": f"{there / max(frame.seconds, 1e-9):,.0f}",
+        }
+        if self._texts < len(frame.sequences):
+            found["texts shown"] = f"{self._texts:,} of {len(frame.sequences):,}"
+        return found
 
 
 def _line_of(lines: Iterable[Text], character: int) -> int:
