@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from sedd_cli.core.protocols import sign
 from sedd_cli.data.held_out import Cut
 from sedd_cli.errors import DamageError, printable
 from sedd_cli.recipe import dump_recipe
+from sedd_cli.system import shell
 from sedd_cli.system.documents import read_json
 
 PAPER = "[Lou, Meng and Ermon 2024](https://arxiv.org/abs/2310.16834)"
@@ -140,9 +140,9 @@ class ModelCard:
         )
         option += [word for file in files for word in ("--import", file)]
         coded = printable(self.named).replace("`", "'").replace("\n", " ")
-        commands = [shlex.join(["sedd", "sample", "--model", self.named, "-n", "3", *option])]
+        commands = [shell.command(["sedd", "sample", "--model", self.named, "-n", "3", *option])]
         if not self.model.exact:
-            commands.append(shlex.join(["sedd", "infill", "--model", self.named, "--template", template, *option]))
+            commands.append(shell.command(["sedd", "infill", "--model", self.named, "--template", template, *option]))
         code = [
             "from sedd_cli import load_model",
             "",

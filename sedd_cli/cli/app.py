@@ -32,6 +32,7 @@ from sedd_cli.cli.commands.runs.status import status
 from sedd_cli.cli.commands.sample import sample
 from sedd_cli.cli.commands.table import table
 from sedd_cli.cli.commands.train import train
+from sedd_cli.cli.elsewhere import in_other_words
 from sedd_cli.cli.importing import importing
 from sedd_cli.cli.outcome import (
     INTERRUPTED,
@@ -145,10 +146,14 @@ def run(words: list[str], debug: bool = False) -> int:
         raise
     except BaseException as error:  # a panic of a library in Rust is no Exception
         if is_interrupt(error):
-            if output.interrupted and main_process():
-                say_error(output.interrupted)
+            said = output.interrupted if isinstance(output.interrupted, str) else output.interrupted()
+            if said and main_process():
+                say_error(said)
             return _failed(KeyboardInterrupt(), as_json)
-        error = as_override(output.explained(error), words)
+        explained = output.explained(error)
+        if explained is not error and output.unread:
+            return 0
+        error = in_other_words(as_override(explained, words), typer.main.get_command(app))
         code = _failed(error, as_json)
         if debug and not is_usage_error(error):
             traceback.print_exception(error)

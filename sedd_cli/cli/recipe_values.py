@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import shlex
-
 from sedd_cli.errors import RequestError, shortened
+from sedd_cli.system import shell
 
 #: Commands that take `key=value`.
 COMMANDS = ("train",)
@@ -30,7 +29,7 @@ def _value(option: str, words: list[str]) -> str:
     for word, behind in zip(words, [*words[1:], "--"], strict=True):
         name, equals, value = word.partition("=")
         if name == option and equals:
-            return shlex.quote(value)
+            return shell.quoted(value)
         if word == option:
-            return "VALUE" if behind.startswith("--") or "=" in behind else shlex.quote(behind)
+            return "VALUE" if behind.startswith("--") or "=" in behind else shell.quoted(behind)
     return "VALUE"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shlex
 import stat
 import sys
 from collections.abc import Iterator
@@ -19,6 +18,7 @@ from sedd_cli.cli.option_groups import ModelOptions, Watching, model_options, sa
 from sedd_cli.cli.view.denoising.showing import show_samples
 from sedd_cli.cli.view.view import View
 from sedd_cli.errors import RequestError
+from sedd_cli.system import shell
 from sedd_cli.system.software import recorded
 
 if TYPE_CHECKING:
@@ -157,7 +157,7 @@ def _in_quotes(words: list[str]) -> str:
     if len(words) > 1:
         raise RequestError(f'{len(words)} words are given: put the template in quotes, as in "To be [MASK:2]"')
     if "[" not in words[0] and Path(words[0]).is_file():
-        raise RequestError(f"{words[0]} is a file: --input {shlex.quote(words[0])} reads a template a line from it")
+        raise RequestError(f"{words[0]} is a file: --input {shell.quoted(words[0])} reads a template a line from it")
     return words[0]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import textwrap
 import time
-from collections.abc import Generator, Iterable
+from collections.abc import Callable, Generator, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from datetime import timedelta
 from functools import singledispatchmethod
@@ -64,12 +64,12 @@ class View:
         self._last_line: dict[str, float] = {}
         self._rows = sample.BatchRows()
 
-    def run(self, job: Generator[e.Event, None, e.Result], interrupted: str = "") -> e.Result:
+    def run(self, job: Generator[e.Event, None, e.Result], interrupted: str | Callable[[], str] = "") -> e.Result:
         """Draw every event and return the result of the job.
 
-        interrupted: the line to show after Ctrl-C: what is kept, and how to go on.
+        interrupted: the line to show after Ctrl-C, or what makes it: what is kept, and how to go on.
         """
-        output.interrupted = interrupted or NOTHING_KEPT
+        output.interrupted, output.worked = interrupted or NOTHING_KEPT, True
         with self._live():
             return e.result_of(e.observe(job, self.show))
 

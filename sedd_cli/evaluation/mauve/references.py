@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import shlex
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +15,7 @@ from sedd_cli.errors import RequestError
 from sedd_cli.evaluation.mauve.options import MauveOptions
 from sedd_cli.evaluation.mauve.writers import Writer
 from sedd_cli.evaluation.scorers.scorer import Scorer
+from sedd_cli.system import shell
 from sedd_cli.system.digests import digest
 
 #: Texts encoded at once.
@@ -118,7 +118,7 @@ def _of_corpus(writer: Writer, options: MauveOptions) -> tuple[str, Iterator[lis
 
 def _prepare(name: str) -> str:
     """The command that prepares a corpus, for pasting."""
-    return shlex.join(["sedd", "prepare", name])
+    return shell.command(["sedd", "prepare", name])
 
 
 def encoded(holder: Writer | Scorer, texts: Iterable[str]) -> Iterator[list[int]]:
