@@ -12,7 +12,7 @@ from sedd_cli.checkpoints.formats import FORMATS, find_format
 from sedd_cli.checkpoints.formats.base import ModelFiles
 from sedd_cli.checkpoints.loaded_model import LoadedModel
 from sedd_cli.checkpoints.portable.layout import TOKENIZERS
-from sedd_cli.checkpoints.run_directory import find_run, near
+from sedd_cli.checkpoints.run_directory import find_run, near_run
 from sedd_cli.checkpoints.tensors import INDEX, load_weights
 from sedd_cli.data.tokenizers import Tokenizer, is_local, load_tokenizer, open_tokenizer
 from sedd_cli.data.tokenizers.reindexed import ReindexedTokenizer
@@ -43,6 +43,7 @@ def open_model(
     if mask_token is not None and model.vocabulary is None:
         raise RequestError(f"--mask-token is for models of other projects, which {source} is not")
     if tokenizer is not None:
+        _check_tokenizer(tokenizer, model)
         model.tokenizer, model.tokenizer_source = load_tokenizer(tokenizer), tokenizer
     elif model.tokenizer is None and model.tokenizer_source is not None:
         model.tokenizer = _load_if_available(model.tokenizer_source)
@@ -107,10 +108,11 @@ def _formats() -> str:
 def _fetched(name: str) -> Path:
     """The cached folder of a hub id; RequestError if `name` cannot be one."""
     if name.count("/") != 1 or name.startswith(("/", ".", "~")) or name.endswith("/"):
-        raise RequestError(f"no model at {name}: neither a folder nor a hub id of the form owner/name")
+        hint = near_run(Path(name))
+        raise RequestError(f"no model at {name}: neither a folder nor a hub id of the form owner/name{hint}")
     if Path(name).parent.is_dir():
         raise RequestError(
-            f"no model at {name}: {Path(name).parent} is a folder without {Path(name).name} in it{near(Path(name))}"
+            f"no model at {name}: {Path(name).parent} is a folder without {Path(name).name} in it{near_run(Path(name))}"
         )
     hub.check_id(name)
     try:
@@ -129,6 +131,13 @@ def _from_checkpoint(found: checkpoint.Checkpoint, source: str) -> LoadedModel:
     graph = with_exponents(graph, net)
     facts = {"step": found.step, "weights": "EMA"}
     return LoadedModel(net, graph, recipe.noise.make(), tokenizer, source, recipe, facts, str(found.folder))
+
+
+def _check_tokenizer(named: str, model: LoadedModel) -> None:
+    """RequestError for the name of a tokenizer other than the one that a model holds itself: it is not fetched."""
+    own = model.tokenizer
+    if own is not None and named != own.spec and not is_local(named):
+        raise RequestError(f"{model.source} has its own tokenizer, {own.spec}: leave out --tokenizer {named}")
 
 
 def _load_if_available(name: str) -> Tokenizer | None:

@@ -32,7 +32,6 @@ from sedd_cli.cli.commands.runs.status import status
 from sedd_cli.cli.commands.sample import sample
 from sedd_cli.cli.commands.table import table
 from sedd_cli.cli.commands.train import train
-from sedd_cli.cli.elsewhere import in_other_words
 from sedd_cli.cli.importing import importing
 from sedd_cli.cli.outcome import (
     INTERRUPTED,
@@ -45,9 +44,9 @@ from sedd_cli.cli.outcome import (
     output,
     say_error,
 )  # fmt: skip
-from sedd_cli.cli.recipe_values import as_override
 from sedd_cli.cli.renamed import current_spelling
 from sedd_cli.cli.repeated import refuse_repeated
+from sedd_cli.cli.unknown_options import as_override, in_other_words
 from sedd_cli.errors import RequestError, WorkError
 
 #: The panels of the help, in order, with their commands.

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sedd_cli.cli.view.view import View
-from sedd_cli.system import shell
+from sedd_cli.errors import shell_command
 
 if TYPE_CHECKING:
     from sedd_cli.data.manifest import Manifest
@@ -22,7 +22,7 @@ def say_commands(view: View, commands: list[list[str]]) -> None:
 
     view.say("Try next:")
     for words in commands:
-        view.say(f"  {shell.command(['sedd', *words, *given()])}", "cyan")
+        view.say(f"  {shell_command(['sedd', *words, *given()])}", "cyan")
 
 
 def training_of(options: PrepareOptions, manifest: Manifest, folder: Path) -> list[str] | None:

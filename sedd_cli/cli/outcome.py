@@ -11,8 +11,7 @@ from contextlib import suppress
 from typing import Any
 
 from sedd_cli import errors
-from sedd_cli.errors import RequestError, WorkError, first_line, out_of_memory
-from sedd_cli.system import shell
+from sedd_cli.errors import RequestError, WorkError, first_line, out_of_memory, shell_command
 from sedd_cli.system.json_lines import json_text, not_finite
 from sedd_cli.system.process import at_words
 
@@ -180,7 +179,7 @@ def continues(kept: str, more: str = "") -> str:
     if os.environ.get("WORLD_SIZE", "1") != "1":  # torchrun and its words stand before the command
         return said
     words = [word for word in sys.argv[1:] if word not in ("--fresh", "--no-resume")]
-    return f"{said}:\n  {shell.command(['sedd', *words])}"
+    return f"{said}:\n  {shell_command(['sedd', *words])}"
 
 
 def to_null(stream: Any) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from sedd_cli import __version__
-from sedd_cli.system import shell
+from sedd_cli.errors import shell_command
 
 PACKAGE = Path(__file__).parents[1]
 #: The group of parts: `[project.entry-points."sedd.parts"]` in a pyproject.toml, with lines NAME = "package.module".
@@ -45,7 +45,7 @@ def made_by() -> dict[str, Any]:
     """
     program = Path(sys.argv[0] or "").name
     ours = program == "sedd" or sys.argv[0] == str(PACKAGE / "__main__.py")
-    command = shell.command(["sedd", *sys.argv[1:]]) if ours else None
+    command = shell_command(["sedd", *sys.argv[1:]]) if ours else None
     outside = sys.modules.get("sedd_cli.recipe.outside")  # while nothing has imported it, there are no such parts
     parts = {f"{key} {name}": origin.to_data() for key, name, origin in outside.outside_parts()} if outside else {}
     return {

@@ -14,8 +14,7 @@ from sedd_cli.cli.next_commands import say_commands, training_of
 from sedd_cli.cli.option_groups import reading_options
 from sedd_cli.cli.outcome import continues, output
 from sedd_cli.cli.view.view import View
-from sedd_cli.errors import RequestError
-from sedd_cli.system import shell
+from sedd_cli.errors import RequestError, shell_command
 
 if TYPE_CHECKING:
     from sedd_cli.data.manifest import Manifest
@@ -110,7 +109,7 @@ def prepare(
         document["inspected"] = datasets.inspect(open_dataset(result.folder))
         _show_blocks(view, document["inspected"])
     if words := training_of(options, result.manifest, result.folder):
-        document["train"] = shell.command(["sedd", *words])
+        document["train"] = shell_command(["sedd", *words])
         say_commands(view, [words])
     view.document(document)
 

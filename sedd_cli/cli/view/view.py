@@ -169,11 +169,14 @@ class View:
             if not self.quiet:
                 self.console.print(self._sample(event))
             elif not self.json:
-                output.write(printable(sample.body_of(event)) + "\n")
+                output.write(printable(sample.row_of(event)) + "\n")
         else:  # a file or a pipe receives the text as it is
-            title = "" if self.quiet else f"--- {printable(' · '.join(sample.title_of(event)))} ---\n"
             output.check()
-            output.write(f"{title}{sample.body_of(event)}\n{'' if self.quiet else chr(10)}")
+            if self.quiet:
+                output.write(f"{sample.row_of(event)}\n")
+            else:
+                title = printable(" · ".join(sample.title_of(event)))
+                output.write(f"--- {title} ---\n{sample.body_of(event)}\n\n")
 
     @show.register
     def _(self, event: e.Evaluated) -> None:

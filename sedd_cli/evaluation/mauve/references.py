@@ -11,11 +11,10 @@ from sedd_cli.data.corpora import CORPORA
 from sedd_cli.data.folders import prepared
 from sedd_cli.data.formats import format_of, read_samples
 from sedd_cli.data.shards import open_dataset
-from sedd_cli.errors import RequestError
+from sedd_cli.errors import RequestError, shell_command
 from sedd_cli.evaluation.mauve.options import MauveOptions
 from sedd_cli.evaluation.mauve.writers import Writer
 from sedd_cli.evaluation.scorers.scorer import Scorer
-from sedd_cli.system import shell
 from sedd_cli.system.digests import digest
 
 #: Texts encoded at once.
@@ -118,7 +117,7 @@ def _of_corpus(writer: Writer, options: MauveOptions) -> tuple[str, Iterator[lis
 
 def _prepare(name: str) -> str:
     """The command that prepares a corpus, for pasting."""
-    return shell.command(["sedd", "prepare", name])
+    return shell_command(["sedd", "prepare", name])
 
 
 def encoded(holder: Writer | Scorer, texts: Iterable[str]) -> Iterator[list[int]]:

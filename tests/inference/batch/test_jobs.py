@@ -14,9 +14,10 @@ from support.jobs import completed
 from sedd_cli import load_model
 from sedd_cli.data.tokenizers.characters import CharTokenizer
 from sedd_cli.errors import RequestError, WorkError
-from sedd_cli.inference.batch import jobs
+from sedd_cli.inference.batch import planned
 from sedd_cli.inference.batch.jobs import fill_jobs
 from sedd_cli.inference.batch.lines import read_jobs
+from sedd_cli.inference.plan import plan_job
 from sedd_cli.inference.sampling import Sampling
 from sedd_cli.recipe.part import SamplerPart
 from sedd_cli.system.events import Filled, Progress, Warn
@@ -355,8 +356,8 @@ def test_a_full_disk_is_said_and_what_is_finished_stays(model, tmp_path, monkeyp
 
 
 def keyed(model, read, every=False, **options):
-    planned = [(line, jobs.plan_job(model, line.job, Sampling(**options))) for line in read]
-    return jobs._keyed(model, planned, every)
+    plans = [(line, plan_job(model, line.job, Sampling(**options))) for line in read]
+    return planned.keyed(model, plans, every)
 
 
 def test_equal_lines_are_told_apart(model):
