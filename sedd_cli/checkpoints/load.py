@@ -42,8 +42,7 @@ def open_model(
     model = _recognised(find_run(source), str(source), mask_token, chosen)
     if mask_token is not None and model.vocabulary is None:
         raise RequestError(f"--mask-token is for models of other projects, which {source} is not")
-    if tokenizer is not None:
-        _check_tokenizer(tokenizer, model)
+    if tokenizer is not None and not _is_own(tokenizer, model):
         model.tokenizer, model.tokenizer_source = load_tokenizer(tokenizer), tokenizer
     elif model.tokenizer is None and model.tokenizer_source is not None:
         model.tokenizer = _load_if_available(model.tokenizer_source)
@@ -133,11 +132,14 @@ def _from_checkpoint(found: checkpoint.Checkpoint, source: str) -> LoadedModel:
     return LoadedModel(net, graph, recipe.noise.make(), tokenizer, source, recipe, facts, str(found.folder))
 
 
-def _check_tokenizer(named: str, model: LoadedModel) -> None:
-    """RequestError for the name of a tokenizer other than the one that a model holds itself: it is not fetched."""
+def _is_own(named: str, model: LoadedModel) -> bool:
+    """Whether a tokenizer's name is that of the one that a model holds; RequestError for any other name, unfetched."""
     own = model.tokenizer
-    if own is not None and named != own.spec and not is_local(named):
+    if own is None or is_local(named):
+        return False
+    if named != own.spec:
         raise RequestError(f"{model.source} has its own tokenizer, {own.spec}: leave out --tokenizer {named}")
+    return True
 
 
 def _load_if_available(name: str) -> Tokenizer | None:

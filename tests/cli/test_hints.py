@@ -62,9 +62,9 @@ def test_what_stands_instead_of_an_option_is_no_option_there(command, option, se
 
 
 def test_a_prepared_corpus_is_among_the_names(here, sedd):
-    assert sedd("prepare", "my.txt", "--tokenizer", "char").code == 0
-    (here / "my.txt").rename(here / "their.txt")
-    assert "did you mean my?" in sedd("train", "quickstart", "data.corpus=mi").err
+    (here / "my.txt").rename(here / "mynotes.txt")
+    assert sedd("prepare", "mynotes.txt", "--tokenizer", "char").code == 0
+    assert "did you mean mynotes?" in sedd("train", "quickstart", "data.corpus=mynots").err
 
 
 def test_status_takes_the_newest_run(here, sedd):
@@ -81,3 +81,7 @@ def test_equal_complaints_about_lines_are_one(here, sedd):
     assert "50 of 50 lines were refused: 1-50; " in done.err
     (here / "jobs.jsonl").write_text('{"text": "the [MASK:2]"}\n')
     assert "found 'text'; did you mean 'template'?" in sedd("infill", "--model", "mywiki", "--input", "jobs.jsonl").err
+
+
+def test_the_name_of_a_models_own_tokenizer_changes_nothing(here, sedd):
+    assert sedd("sample", "--model", "mywiki", "--tokenizer", "char", "-q").out == sedd("sample", "-q").out != ""

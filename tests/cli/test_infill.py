@@ -128,7 +128,11 @@ def test_several_templates_are_filled_one_after_another(sedd, tiny_run, tmp_path
 
 
 def test_quiet_results_stand_behind_the_id_of_their_line(sedd, tiny_run, tmp_path):
-    lines = ['{"template": "the [MASK:2]", "id": "q 1"}', '{"template": "a [MASK:2]", "id": 7}', "so [MASK:2]"]
+    lines = [
+        '{"template": "the [MASK:2]", "id": "q 1"}',
+        '{"template": "a [MASK:2]", "id": 7}',
+        '{"template": "so [MASK:2]"}',
+    ]
     (tmp_path / "jobs.jsonl").write_text("\n".join(lines))
     shown = sedd("infill", "--model", tiny_run, "--input", tmp_path / "jobs.jsonl", "-q").out
     assert re.fullmatch(r"q 1\tthe ..\n7\ta ..\nso ..\n", shown, re.DOTALL)

@@ -163,7 +163,8 @@ class StoredFillings:
 
     def _now(self, record: dict[str, Any]) -> tuple[bool, dict[str, Any]]:
         """Whether a result is of a job that the input does not hold, and what is said of its job now."""
-        filling, job = _filling(record), record["job"]
+        filling = _filling(record)
+        job: dict[str, Any] = record["job"]
         if filling in self._taken or filling not in self._at or filling in self._drop:
             return False, self._taken.get(filling, job)
         plain = {key: value for key, value in job.items() if key != "former"}

@@ -225,7 +225,11 @@ def test_ids_stand_at_the_top_and_former_results_of_an_id_are_marked(model, tmp_
 
 
 def test_an_id_on_two_lines_is_said_once(model):
-    lines = ['{"template": "the [MASK:3]", "id": "a"}', "so [MASK:3]", '{"template": "a [MASK:3]", "id": "a"}'] * 2
+    lines = [
+        '{"template": "the [MASK:3]", "id": "a"}',
+        '{"template": "so [MASK:3]"}',
+        '{"template": "a [MASK:3]", "id": "a"}',
+    ] * 2
     events, result = fill(model, lines)
     said = [e.text for e in events if isinstance(e, Warn)]
     assert said == ["several lines have the same id, and so will their results: a (lines 1, 3-4, 6)"]
