@@ -17,7 +17,6 @@ import typer
 from sedd_cli.cli import options as o
 from sedd_cli.cli.choose import ModelChoice, source_of
 from sedd_cli.errors import RequestError
-from sedd_cli.system.files import is_stream
 
 _SAMPLING = "Sampling"
 _SAMPLER_FILES = Path(__file__).parents[1] / "core" / "samplers"
@@ -203,6 +202,8 @@ class Watching:
 
     def check(self, quiet: bool) -> None:
         """RequestError for a file whose ending says that it is something else, and where nothing can be watched."""
+        from sedd_cli.system.files import is_stream
+
         for option, path in self.files.items():
             if path is None or is_stream(path):
                 continue
