@@ -1,12 +1,14 @@
-"""Errors with their exit codes, and how values of others are spelled in messages: short, and without control codes."""
+"""Errors with their exit codes, and how messages spell values of others (short, without control codes) and commands."""
 
 from __future__ import annotations
 
 import difflib
 import re
 import reprlib
+import shlex
 import unicodedata
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 #: Most characters of a message, and of one value in it.
@@ -110,6 +112,18 @@ def did_you_mean(name: object, known: Iterable[str]) -> str:
     """The end of a message about a name that is not known; empty where none is like it."""
     meant = nearest_name(name, known) if isinstance(name, str) else None
     return f"; did you mean {meant!r}?" if meant else ""
+
+
+def shell_word(word: str | Path) -> str:
+    """A word for a shell; one with an apostrophe in double quotes, where that leaves it readable and whole."""
+    word = str(word)
+    plain = "'" in word and not set(word) & set('"$`\\!\n')
+    return f'"{word}"' if plain else shlex.quote(word)
+
+
+def shell_command(words: Iterable[str | Path]) -> str:
+    """The words of a command in one line, quoted for pasting into a shell."""
+    return " ".join(map(shell_word, words))
 
 
 #: Characters that a terminal obeys instead of showing them: controls (C0 but for line ends and tabs, DEL, C1), halves

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from sedd_cli.errors import (
     nearest_name,
     not_one_of,
     printable,
+    shell_command,
 )
 
 
@@ -99,3 +101,14 @@ def test_messages_about_accepted_values_have_one_source():
         if "must be one of" in path.read_text(encoding="utf-8")
     }
     assert found == of_their_own
+
+
+def test_shown_commands_are_the_words_again():
+    words = ["sedd", "train", "runs/it's 2", "plain", "two words", "", "$HOME", 'say "it\'s"', "a\\'b", "it's!"]
+    assert shlex.split(shell_command(words)) == words
+    assert shell_command(words[:4]) == 'sedd train "runs/it\'s 2" plain'
+
+
+def test_commands_are_quoted_in_one_place():
+    quoting = {p for p in Path(sedd_cli.__file__).parent.rglob("*.py") if "shlex" in p.read_text(encoding="utf-8")}
+    assert {path.name for path in quoting} == {"errors.py"}

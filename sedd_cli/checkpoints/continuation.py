@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from sedd_cli.checkpoints import checkpoint
 from sedd_cli.checkpoints.run_directory import MAY_CHANGE, RunDir
-from sedd_cli.errors import DamageError, RequestError, WorkError
+from sedd_cli.errors import DamageError, RequestError, WorkError, shell_command
 from sedd_cli.recipe import Recipe, differences, load_recipe
 from sedd_cli.recipe.learning_rate import common_steps, steps_before_decay
 from sedd_cli.recipe.measure import as_measured
@@ -67,11 +67,13 @@ def find_start(run: RunDir, recipe: Recipe, extend: bool = False) -> Start:
     if found is None:
         course = [line for line in lines if line.startswith(COURSE)]
         longer = recipe.train.steps > stored.train.steps and latest.step == stored.train.steps
-        ways = "--extend goes on from its end, with the rate rewound; " if longer else ""
+        again = ["sedd", "train", run.path, *_overrides(lines)]
+        extended = f"`{shell_command([*again, '--extend'])}` goes on from its end, with the rate rewound; "
+        ways = extended if longer else ""
         raise RequestError(
             f"{run.path} is at step {latest.step:,} of {stored.train.steps:,} with a rate that decays towards the last "
             f"step: a training of {recipe.train.steps:,} steps has had other rates up to here ({'; '.join(course)}); "
-            f"{ways}--fresh starts a new run"
+            f"{ways}`{shell_command([*again, '--fresh'])}` starts a new run"
         )
     notes = [f"changed since the checkpoint: {line}" for line in lines]
     if len(recipe.train.extended) > len(stored.train.extended):
@@ -106,6 +108,11 @@ def _differences(run: RunDir, stored: Recipe, recipe: Recipe) -> list[str]:
             f"start a new run with --fresh, or from its weights with init_from={run.path}"
         )
     return lines
+
+
+def _overrides(lines: list[str]) -> list[str]:
+    """The overrides that make differences "key: old → new" of a stored recipe."""
+    return [f"{key}={change.partition(' → ')[2]}" for key, _, change in (line.partition(": ") for line in lines)]
 
 
 def begin(run: RunDir, start: Start, recipe: Recipe) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from sedd_cli.checkpoints.run_directory import near_run
 from sedd_cli.checkpoints.tensors import INDEX, shards_of
 from sedd_cli.errors import RequestError, WorkError, first_line, listed
 from sedd_cli.system.home import nearest_existing
@@ -61,6 +62,7 @@ def refusal(name: str, error: Exception, files: str) -> RequestError | WorkError
     if any(isinstance(e, OSError) and e.errno == errno.ENOSPC for e in causes):
         return WorkError(f"no space left for {name} in {_cache()}: set HF_HOME to a folder on a larger disk")
     offline = f"offline: download {files} elsewhere and pass their folder"
+    offline += near_run(Path(name)) if "/" not in name else ""
     if isinstance(error, errors.GatedRepoError):
         page = f"https://huggingface.co/{name}"
         return RequestError(f"{name} is gated: ask for access at {page}, then `hf auth login`; {offline}")

@@ -12,7 +12,7 @@ from sedd_cli.checkpoints.formats import FORMATS, find_format
 from sedd_cli.checkpoints.formats.base import ModelFiles
 from sedd_cli.checkpoints.loaded_model import LoadedModel
 from sedd_cli.checkpoints.portable.layout import TOKENIZERS
-from sedd_cli.checkpoints.run_directory import find_run, near
+from sedd_cli.checkpoints.run_directory import find_run, near_run
 from sedd_cli.checkpoints.tensors import INDEX, load_weights
 from sedd_cli.data.tokenizers import Tokenizer, is_local, load_tokenizer, open_tokenizer
 from sedd_cli.data.tokenizers.reindexed import ReindexedTokenizer
@@ -42,7 +42,7 @@ def open_model(
     model = _recognised(find_run(source), str(source), mask_token, chosen)
     if mask_token is not None and model.vocabulary is None:
         raise RequestError(f"--mask-token is for models of other projects, which {source} is not")
-    if tokenizer is not None:
+    if tokenizer is not None and not _is_own(tokenizer, model):
         model.tokenizer, model.tokenizer_source = load_tokenizer(tokenizer), tokenizer
     elif model.tokenizer is None and model.tokenizer_source is not None:
         model.tokenizer = _load_if_available(model.tokenizer_source)
@@ -107,10 +107,11 @@ def _formats() -> str:
 def _fetched(name: str) -> Path:
     """The cached folder of a hub id; RequestError if `name` cannot be one."""
     if name.count("/") != 1 or name.startswith(("/", ".", "~")) or name.endswith("/"):
-        raise RequestError(f"no model at {name}: neither a folder nor a hub id of the form owner/name")
+        hint = near_run(Path(name))
+        raise RequestError(f"no model at {name}: neither a folder nor a hub id of the form owner/name{hint}")
     if Path(name).parent.is_dir():
         raise RequestError(
-            f"no model at {name}: {Path(name).parent} is a folder without {Path(name).name} in it{near(Path(name))}"
+            f"no model at {name}: {Path(name).parent} is a folder without {Path(name).name} in it{near_run(Path(name))}"
         )
     hub.check_id(name)
     try:
@@ -129,6 +130,16 @@ def _from_checkpoint(found: checkpoint.Checkpoint, source: str) -> LoadedModel:
     graph = with_exponents(graph, net)
     facts = {"step": found.step, "weights": "EMA"}
     return LoadedModel(net, graph, recipe.noise.make(), tokenizer, source, recipe, facts, str(found.folder))
+
+
+def _is_own(named: str, model: LoadedModel) -> bool:
+    """Whether a tokenizer's name is that of the one that a model holds; RequestError for any other name, unfetched."""
+    own = model.tokenizer
+    if own is None or is_local(named):
+        return False
+    if named != own.spec:
+        raise RequestError(f"{model.source} has its own tokenizer, {own.spec}: leave out --tokenizer {named}")
+    return True
 
 
 def _load_if_available(name: str) -> Tokenizer | None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import keyword
 import re
-import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,7 @@ from sedd_cli.checkpoints.loaded_model import LoadedModel
 from sedd_cli.checkpoints.own_text import own_dataset, prompt
 from sedd_cli.core.protocols import sign
 from sedd_cli.data.held_out import Cut
-from sedd_cli.errors import DamageError, printable
+from sedd_cli.errors import DamageError, printable, shell_command
 from sedd_cli.recipe import dump_recipe
 from sedd_cli.system.documents import read_json
 
@@ -82,17 +81,22 @@ class ModelCard:
     def _metadata(self, name: str, found: list[dict[str, Any]]) -> str:
         from huggingface_hub import EvalResult, ModelCardData
 
+        # of equal names the one of most tokens
+        named = {
+            (Path(result["corpus"]).name, result["split"], self._metric(result, protocol)): bound
+            for result, protocol, bound in sorted(_bounds(found), key=lambda one: one[2]["tokens"])
+        }
         scores = [
             EvalResult(
                 task_type="text-generation",
-                dataset_type=Path(result["corpus"]).name,
-                dataset_name=Path(result["corpus"]).name,
-                dataset_split=result["split"],
+                dataset_type=corpus,
+                dataset_name=corpus,
+                dataset_split=split,
                 metric_type="perplexity",
-                metric_name=f"perplexity per token, {WORDS[sign(protocol, _exact(result))]} ({protocol})",
+                metric_name=metric,
                 metric_value=round(bound["perplexity"], 4),
             )
-            for result, protocol, bound in _bounds(found)
+            for (corpus, split, metric), bound in named.items()
         ]
         tags = ["sedd", "discrete-diffusion", "text-generation", "text-infilling"]
         base = self.model.recipe.init_from if self.model.recipe else None
@@ -102,6 +106,11 @@ class ModelCard:
             library_name="sedd", tags=tags, model_name=name, base_model=base, eval_results=scores or None
         )
         return data.to_yaml()
+
+    def _metric(self, result: dict[str, Any], protocol: str) -> str:
+        """The name of a metric: how it was computed, as far as that is not as usual."""
+        blocks = f", blocks of {result['length']}" if result["length"] != self.model.length else ""
+        return f"perplexity per token, {WORDS[sign(protocol, _exact(result))]} ({_way(result, protocol)}{blocks})"
 
     def _facts(self) -> str:
         model = self.model
@@ -141,9 +150,9 @@ class ModelCard:
         )
         option += [word for file in files for word in ("--import", file)]
         coded = printable(self.named).replace("`", "'").replace("\n", " ")
-        commands = [shlex.join(["sedd", "sample", "--model", self.named, "-n", "3", *option])]
+        commands = [shell_command(["sedd", "sample", "--model", self.named, "-n", "3", *option])]
         if not self.model.exact:
-            commands.append(shlex.join(["sedd", "infill", "--model", self.named, "--template", template, *option]))
+            commands.append(shell_command(["sedd", "infill", "--model", self.named, "--template", template, *option]))
         code = [
             "from sedd_cli import load_model",
             *(f"{_import_line(file)}  # before loading: it registers parts of the model" for file in files),
@@ -248,14 +257,18 @@ def _exact(result: dict[str, Any]) -> bool:
     return "estimator" not in result
 
 
+def _way(result: dict[str, Any], protocol: str) -> str:
+    """The protocol, and the precision where it is not fp32."""
+    return protocol if result["precision"] == "fp32" else f"{protocol}, in {result['precision']}"
+
+
 def _likelihood(found: list[dict[str, Any]]) -> str:
     lines = ["| text | tokens | protocol | bits per character | perplexity per token |", "|---|---|---|---|---|"]
     for result, protocol, bound in _bounds(found):
         mark = sign(protocol, _exact(result))
-        protocol = protocol if result["precision"] == "fp32" else f"{protocol}, in {result['precision']}"
         lines.append(
             f"| {escaped(Path(result['corpus']).name)} {escaped(str(result['split']))} | {bound['tokens']:,} | "
-            f"{escaped(protocol)} | "
+            f"{escaped(_way(result, protocol))} | "
             f"{mark} {bound['bits_per_char']:.3f} ± {bound['bits_per_char_error']:.3f} | "
             f"{mark} {bound['perplexity']:.2f} ± {bound['perplexity_error']:.2f} |"
         )

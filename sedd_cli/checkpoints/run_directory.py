@@ -14,9 +14,9 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from sedd_cli.checkpoints import checkpoint
-from sedd_cli.errors import RequestError, WorkError, nearest_name
+from sedd_cli.errors import RequestError, WorkError, listed
 from sedd_cli.recipe import Recipe, dump_recipe, load_recipe
-from sedd_cli.system.files import whole_file, write_whole
+from sedd_cli.system.files import near, whole_file, write_whole
 from sedd_cli.system.json_lines import json_text, read_json_lines
 from sedd_cli.system.locks import file_lock
 from sedd_cli.system.outputs import check_folder
@@ -193,13 +193,17 @@ def by_name(source: str) -> str:
     return source if found == Path(source) else str(found)
 
 
-def near(folder: Path) -> str:
-    """The end of a message about a folder that does not exist: the most similar name beside it, if there is one."""
-    try:
-        meant = nearest_name(folder.name, [one.name for one in folder.parent.iterdir() if one.is_dir()])
-    except OSError:
-        return ""
-    return f"; did you mean {str(folder.parent / meant)!r}?" if meant else ""
+def run_names() -> list[str]:
+    """The runs under ./runs, as `sedd runs` lists them."""
+    return [path.name for path in sorted(RUNS.iterdir()) if is_run(path)] if RUNS.is_dir() else []
+
+
+def near_run(folder: Path) -> str:
+    """The end of a message about a run that does not exist: the most similar name, else the names of the runs."""
+    known = run_names()
+    if meant := near(folder, known, folders=True):
+        return meant
+    return f"; the runs under {RUNS} are {listed(known)}" if known and len(folder.parts) == 1 else ""
 
 
 def newest_run(parent: Path) -> Path | None:

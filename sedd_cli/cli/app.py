@@ -44,9 +44,9 @@ from sedd_cli.cli.outcome import (
     output,
     say_error,
 )  # fmt: skip
-from sedd_cli.cli.recipe_values import as_override
 from sedd_cli.cli.renamed import current_spelling
 from sedd_cli.cli.repeated import refuse_repeated
+from sedd_cli.cli.unknown_options import as_override, in_other_words
 from sedd_cli.errors import RequestError, WorkError
 
 #: The panels of the help, in order, with their commands.
@@ -145,10 +145,14 @@ def run(words: list[str], debug: bool = False) -> int:
         raise
     except BaseException as error:  # a panic of a library in Rust is no Exception
         if is_interrupt(error):
-            if output.interrupted and main_process():
-                say_error(output.interrupted)
+            said = output.interrupted if isinstance(output.interrupted, str) else output.interrupted()
+            if said and main_process():
+                say_error(said)
             return _failed(KeyboardInterrupt(), as_json)
-        error = as_override(output.explained(error), words)
+        explained = output.explained(error)
+        if explained is not error and output.unread:
+            return 0
+        error = in_other_words(as_override(explained, words), typer.main.get_command(app))
         code = _failed(error, as_json)
         if debug and not is_usage_error(error):
             traceback.print_exception(error)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from sedd_cli.cli.next_commands import after_training
 from sedd_cli.cli.view.status import draw_status
 from sedd_cli.cli.view.view import View
-from sedd_cli.errors import RequestError
+from sedd_cli.errors import RequestError, listed, nearest_name
 from sedd_cli.system.software import recorded
 
 if TYPE_CHECKING:
@@ -21,13 +21,23 @@ def run_named(name: str) -> Path | None:
     """The run that the argument of `sedd train` names; None for a file and the name of a shipped recipe.
 
     Raises:
-        RequestError: It is a folder, but no run, or one that has not begun.
+        RequestError: It is a folder, but no run, or one that has not begun; or it is nothing at all.
     """
-    from sedd_cli.checkpoints.run_directory import find_run, is_run
+    from sedd_cli.checkpoints.run_directory import find_run, is_run, run_names
     from sedd_cli.recipe import shipped
 
     folder = find_run(name)
-    if name in shipped() or not folder.is_dir():
+    if name in shipped() or Path(name).is_file():
+        return None
+    if not folder.exists():
+        known, runs = {Path(one).stem: one for one in shipped()}, run_names()
+        meant = nearest_name(Path(name).stem, [*runs, *known, *shipped()])
+        hint = f"; did you mean {known.get(meant, meant)!r}?" if meant else ""
+        own = f"; runs: {listed(runs)}" if runs else ""
+        raise RequestError(
+            f"no file {name}, and no shipped recipe or run of that name{hint or '.'} Recipes: {listed(shipped())}{own}"
+        )
+    if not folder.is_dir():
         return None
     if not is_run(folder):
         raise RequestError(

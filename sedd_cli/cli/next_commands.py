@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sedd_cli.cli.view.view import View
+from sedd_cli.errors import shell_command
 
 if TYPE_CHECKING:
     from sedd_cli.data.manifest import Manifest
@@ -22,13 +22,7 @@ def say_commands(view: View, commands: list[list[str]], title: str = "Try next:"
 
     view.say(title)
     for words in commands:
-        view.say(f"  {' '.join(map(_quoted, ['sedd', *words, *given()]))}", "cyan")
-
-
-def _quoted(word: str) -> str:
-    """A word for a shell; one with an apostrophe in double quotes, where that leaves it readable and whole."""
-    plain = "'" in word and not set(word) & set('"$`\\!\n')
-    return f'"{word}"' if plain else shlex.quote(word)
+        view.say(f"  {shell_command(['sedd', *words, *given()])}", "cyan")
 
 
 def training_of(options: PrepareOptions, manifest: Manifest, folder: Path) -> list[str] | None:

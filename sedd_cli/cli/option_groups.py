@@ -202,13 +202,17 @@ class Watching:
 
     def check(self, quiet: bool) -> None:
         """RequestError for a file whose ending says that it is something else, and where nothing can be watched."""
+        from sedd_cli.system.files import is_stream
+
         for option, path in self.files.items():
-            ending = "" if path is None else path.suffix.lower()
-            known = ("", ".html", ".htm") if option == "--html" else ("", f".{option.removeprefix('--')}")
+            if path is None or is_stream(path):
+                continue
+            ending = path.suffix.lower()
+            known = (".html", ".htm") if option == "--html" else (f".{option.removeprefix('--')}",)
             if ending not in known:
                 meant = {".html": "--html", ".htm": "--html", ".svg": "--svg", ".gif": "--gif"}.get(ending)
                 more = f"; {meant} writes {ending}" if meant else ""
-                raise RequestError(f"{option} writes a file that ends in {known[1]}, found {path}{more}")
+                raise RequestError(f"{option} writes a file that ends in {known[0]}, found {path}{more}")
         if self.watch and quiet:
             raise RequestError("--watch shows the texts while they are denoised, --quiet the results alone")
 

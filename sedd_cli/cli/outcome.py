@@ -6,11 +6,12 @@ import errno
 import os
 import re
 import sys
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
 from sedd_cli import errors
-from sedd_cli.errors import RequestError, WorkError, first_line, out_of_memory
+from sedd_cli.errors import RequestError, WorkError, first_line, out_of_memory, shell_command
 from sedd_cli.system.json_lines import json_text, not_finite
 from sedd_cli.system.process import at_words
 
@@ -79,7 +80,8 @@ class Output:
 
     What cannot be written (a reader that went away, a full disk) is dropped, with one warning: it does not end the
     work. Where it was on standard output, which holds the result of a command, and the result is stored nowhere else,
-    the command fails at its end.
+    the command fails at its end. A reader that goes away early from a command that did no work, and only shows what is
+    stored, is nothing to speak of.
     """
 
     def __init__(self) -> None:
@@ -88,11 +90,14 @@ class Output:
     def reset(self) -> None:
         """Begin a command."""
         self.document = self.stored = False
+        #: Whether a job was started, whose result can be lost.
+        self.worked = False
         #: The JSON document so far: a command that fails after it has its result writes both.
         self.result: dict[str, Any] = {}
-        #: The line after Ctrl-C: what is kept, and how to go on.
-        self.interrupted = BEFORE_THE_WORK
+        #: The line after Ctrl-C, or what makes it: what is kept, and how to go on.
+        self.interrupted: str | Callable[[], str] = BEFORE_THE_WORK
         self._gone: dict[bool, str] = {}
+        self._reader_left = False
 
     def write(self, text: str) -> None:
         """Write to standard output."""
@@ -110,8 +115,15 @@ class Output:
             self._gone[stderr] = getattr(error, "strerror", None) or str(error)
             to_null(sys.stderr if stderr else sys.stdout)
             if not stderr:
-                more = f"({self._gone[stderr]}): the work goes on without it"
-                say_error(f"warning: standard output cannot be written {more}")
+                self._reader_left = isinstance(error, BrokenPipeError) and not self.worked
+                if self.stored:  # else `check` says what is lost
+                    more = f"({self._gone[stderr]}): the work goes on without it"
+                    say_error(f"warning: standard output cannot be written {more}")
+
+    @property
+    def unread(self) -> bool:
+        """Whether the reader of a command that only shows something has gone away."""
+        return self._reader_left and not self.worked
 
     def close(self) -> None:
         """Flush standard output. WorkError if the result was lost with it."""
@@ -132,7 +144,7 @@ class Output:
 
     def check(self) -> None:
         """WorkError if a result was lost that is stored nowhere else."""
-        if False in self._gone and not self.stored:
+        if False in self._gone and not self.stored and not self.unread:
             raise WorkError(f"the result was lost: standard output cannot be written ({self._gone[False]})")
 
     def json(self, data: Any) -> None:
@@ -151,10 +163,23 @@ def say_not_finite(data: Any) -> None:
         say_error(f"warning: not finite, null in the JSON: {', '.join(found[:3])}{more}")
 
 
-def say_error(line: str) -> None:
-    """A line on standard error, if there is one."""
+def say_error(text: str) -> None:
+    """A line on standard error, if there is one; indented lines below it are commands, which stay whole."""
+    lines = [line if line.startswith("  ") else at_words(line, sys.stderr) for line in text.split("\n")]
     with suppress(OSError, ValueError):
-        print(at_words(line, sys.stderr), file=sys.stderr, flush=True)
+        print("\n".join(lines), file=sys.stderr, flush=True)
+
+
+def continues(kept: str, more: str = "") -> str:
+    """What to say after Ctrl-C: what is kept, and the command that goes on with it.
+
+    more: what stands behind it in brackets.
+    """
+    said = f"interrupted: {kept}, the same command continues{more and f' ({more})'}"
+    if os.environ.get("WORLD_SIZE", "1") != "1":  # torchrun and its words stand before the command
+        return said
+    words = [word for word in sys.argv[1:] if word not in ("--fresh", "--no-resume")]
+    return f"{said}:\n  {shell_command(['sedd', *words])}"
 
 
 def to_null(stream: Any) -> None:

@@ -14,7 +14,7 @@ from sedd_cli.data.detokenizers import EDITIONS
 from sedd_cli.data.folders import data_folder, prepared
 from sedd_cli.data.manifest import FILE
 from sedd_cli.data.shards import Dataset, listed_files, open_dataset, verify_file
-from sedd_cli.data.tokenizers import is_local, load_tokenizer
+from sedd_cli.data.tokenizers import check_tokenizer, is_local, load_tokenizer
 from sedd_cli.errors import RequestError, not_one_of
 from sedd_cli.system.digests import digest
 from sedd_cli.system.events import Event, Progress
@@ -39,6 +39,8 @@ class PrepareOptions(Request):
             raise RequestError(f"workers must be at least 1, not {self.workers}")
         if self.hold_out not in HOLD_OUT:
             raise RequestError(not_one_of("hold_out", HOLD_OUT, self.hold_out))
+        if self.tokenizer is not None:
+            check_tokenizer(self.tokenizer)
 
 
 def tokenizer_of(options: PrepareOptions) -> str:

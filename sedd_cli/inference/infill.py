@@ -25,12 +25,15 @@ def infill(
 ) -> Generator[Event, None, SamplingResult[Filled]]:
     """Yield Filled for each filling as soon as all its candidates are drawn; if `every`, for each candidate.
 
-    RequestError, before anything is drawn, where one of the jobs cannot be done.
+    One job is filled after another. RequestError, before anything is drawn, where one of them cannot be done.
     """
     sampling.resolve(model)  # what is wrong with the options comes first
     plans = [plan_job(model, job, sampling) for job in jobs]
-    found = yield from fill_plans(model, plans, every, watch)
-    return SamplingResult(model, sorted(found, key=lambda one: (one.index, one.candidate)))
+    found: list[Filled] = []
+    for plan in plans:
+        filled = yield from fill_plans(model, [plan], every, watch)
+        found += sorted(filled, key=lambda one: (one.index, one.candidate))
+    return SamplingResult(model, found)
 
 
 def fill_plans(

@@ -25,15 +25,24 @@ def sample_name(index: int, prompt: str | None = None) -> str:
 
 
 def filling_name(index: int, job: Mapping[str, Any] | None = None) -> str:
-    """What a filling is called: its number; of a batch, the id of its job, or its line, and the number where it is > 0.
+    """What a filling is called: its number; of several jobs, what its job is called, and the number where it is > 0.
 
-    job: what the results of a batch say of their job.
+    job: what the results of several templates say of their job. It is called by its id, by its line in a file, or by
+    the number of its template among the arguments.
     """
     if job is None:
         return f"infill {index}"
-    named = job.get("id")
-    text = f"line {job['line']}" if named is None else named if isinstance(named, str) else json_text(named)
-    return shortened(" ".join(text.split()), ID) + (f", infill {index}" if index else "")
+    if (named := job.get("id")) is not None:
+        text = id_name(named)
+    else:
+        text = f"line {job['line']}" if "line" in job else f"template {job['argument']}"
+    return text + (f", infill {index}" if index else "")
+
+
+def id_name(named: Any) -> str:
+    """An id in one line: a text as it is, any other value as JSON."""
+    text = named if isinstance(named, str) else json_text(named)
+    return shortened(" ".join(text.split()), ID)
 
 
 def name_of(sample: Sampled) -> str:

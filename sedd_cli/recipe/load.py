@@ -12,7 +12,8 @@ from typing import Any
 import yaml
 
 from sedd_cli.data.corpora import CORPORA, is_own_text
-from sedd_cli.errors import RequestError, displayed, listed, shortened
+from sedd_cli.data.formats import format_of
+from sedd_cli.errors import RequestError, displayed, listed, shell_command, shell_word, shortened
 from sedd_cli.recipe.build import Typed, build, nearest
 from sedd_cli.recipe.keys import is_key, is_section, keys, meant
 from sedd_cli.recipe.outside import REGISTRIES, import_installed, require_parts, say_changes
@@ -46,9 +47,15 @@ def load_recipe(source: str | Path, overrides: Iterable[str] = ()) -> Recipe:
         RequestError: Names the key, the value found and the accepted values.
     """
     path = recipe_file(source)
-    data = read_yaml(path)
-    if not isinstance(data, dict):
-        raise RequestError(f"{path}: expected keys and values, found {type(data).__name__}")
+    try:
+        data = read_yaml(path)
+        if not isinstance(data, dict):
+            raise RequestError(f"{path}: expected keys and values, found {type(data).__name__}")
+    except RequestError:
+        if path.suffix.lower() not in (".yaml", ".yml", ".json") and format_of(path.name) is not None:
+            train = shell_command(["sedd", "train", "quickstart", f"data.corpus={source}"])
+            raise RequestError(f"{source} is a text, not a recipe: {train}") from None
+        raise
     data.setdefault("name", path.stem)
     return recipe_from(override(data, overrides))
 
@@ -104,7 +111,8 @@ def override(data: dict[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
     for text in overrides:
         key, equals, value = text.partition("=")
         if not equals or not key:
-            raise RequestError(f"override {text!r} is not of the form key=value, for example train.steps=200")
+            own = f"; a text is named by {shell_word(f'data.corpus={text}')}" if is_own_text(text) else ""
+            raise RequestError(f"override {text!r} is not of the form key=value, for example train.steps=200{own}")
         if key in given:
             raise RequestError(f"override {shortened(key)} is given twice")
         if whole := [shortened(other) for other in given if other.startswith(f"{key}.")]:

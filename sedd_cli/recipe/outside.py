@@ -10,7 +10,6 @@ import importlib
 import importlib.util
 import os
 import re
-import shlex
 import sys
 import traceback
 import warnings
@@ -26,7 +25,7 @@ from sedd_cli.core.graphs import GRAPHS
 from sedd_cli.core.losses import OBJECTIVES
 from sedd_cli.core.samplers import SAMPLERS
 from sedd_cli.core.schedules import SCHEDULES
-from sedd_cli.errors import RequestError, displayed, first_line, shortened
+from sedd_cli.errors import RequestError, displayed, first_line, shell_word, shortened
 from sedd_cli.system.digests import sha256_of
 from sedd_cli.system.software import offered
 
@@ -221,7 +220,7 @@ def require_parts(data: Mapping[str, Any], keys: Iterable[str] = tuple(REGISTRIE
         give = (
             f"install {package}"
             if package
-            else f"give it with --import {shlex.quote(source)} (in Python: import it first)"
+            else f"give it with --import {shell_word(source)} (in Python: import it first)"
         )
         raise RequestError(
             f"the {REGISTRIES[key].kind} {displayed(_name(data, key))} is of {source} (sha256 {digest[:12]}), not of "

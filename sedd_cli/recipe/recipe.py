@@ -18,6 +18,9 @@ from sedd_cli.recipe.build import to_data
 from sedd_cli.recipe.outside import REGISTRIES, Origin, origins
 from sedd_cli.recipe.part import GraphPart, ObjectivePart, SamplerPart, SchedulePart
 
+#: Schedules of the learning rate.
+SCHEDULES = ("constant", "linear", "cosine")
+
 
 def _one_of(key: str, value: str, accepted: tuple[str, ...]) -> None:
     if value not in accepted:
@@ -132,7 +135,9 @@ class TrainRecipe:
             raise ValueError(f"ema must lie in [0, 1), found {self.ema}")
         _one_of("optimizer", self.optimizer, ("adamw", "muon"))
         _one_of("start", self.start, ("random", "unigrams", "bigrams"))
-        _one_of("schedule", self.schedule, ("constant", "linear", "cosine"))
+        if self.schedule not in SCHEDULES:
+            wrong = not_one_of("schedule", SCHEDULES, self.schedule)
+            raise ValueError(f"{wrong}; warm-up, stable, decay is constant with train.decay (sedd guide recipes)")
         self._check_decay()
         _one_of("t_sampling", self.t_sampling, ("stratified", "uniform"))
         _one_of("precision", self.precision, PRECISIONS)

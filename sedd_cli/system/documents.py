@@ -147,4 +147,6 @@ def _text(path: Path, most: int, limit: str, kind: type[RequestError | WorkError
 def _reason(error: BaseException) -> str:
     if isinstance(error, RecursionError):
         return "it is nested too deeply"
+    if isinstance(error, yaml.MarkedYAMLError) and error.problem and error.problem_mark:
+        return f"line {error.problem_mark.line + 1}, {shortened(' '.join(error.problem.split()), 200)}"
     return shortened(" ".join(str(error).split()), 300) if isinstance(error, yaml.YAMLError) else first_line(error)

@@ -211,7 +211,7 @@ class Filled(Sampled):
         candidates: Number of candidates.
         drawn: Number of sequences drawn.
         plain_edges: No draw began its gaps with the required spaces, so the spaces are tokens of their own.
-        job: The line of a batch of jobs.
+        job: The line of a batch of jobs, or the number of the template, where there are several.
     """
 
     template: str = ""
@@ -225,6 +225,16 @@ class Filled(Sampled):
     drawn: int = 1
     plain_edges: bool = False
     job: dict[str, Any] | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """All fields, and the id of a line of a batch behind `index`, the number of the filling."""
+        return with_id(super().to_dict())
+
+
+def with_id(record: dict[str, Any]) -> dict[str, Any]:
+    """A stored filling with the id of its line, if its job has one, behind its index."""
+    job = record.get("job") or {}
+    return {"index": record["index"], "id": job["id"], **record} if "id" in job else record
 
 
 def expand_events(

@@ -9,14 +9,14 @@ import re
 import secrets
 import shutil
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any, BinaryIO, Literal, TextIO
 
 import numpy as np
 
-from sedd_cli.errors import RequestError
+from sedd_cli.errors import RequestError, nearest_name
 
 try:
     import fcntl
@@ -75,6 +75,21 @@ def require_regular(path: Path, what: str) -> None:
     """
     if is_stream(path) and not _is_descriptor(path):
         raise RequestError(f"{what}: {path} is no regular file, but a pipe, a socket or a device")
+
+
+def near(path: Path, also: Iterable[str] = (), folders: bool = False) -> str:
+    """The end of a message about a path that does not exist: the most similar one beside it, if there is one.
+
+    also: further names, for a path that is a name alone. folders: of the paths beside it, the folders alone.
+    """
+    try:
+        beside = [one.name for one in path.parent.iterdir() if one.is_dir() or not folders]
+    except OSError:
+        beside = []
+    if len(path.parts) == 1 and (meant := nearest_name(path.name, [*beside, *also])):
+        return f"; did you mean {meant!r}?"
+    meant = nearest_name(path.name, beside)
+    return f"; did you mean {str(path.parent / meant)!r}?" if meant else ""
 
 
 def require_utf8(path: Path, what: str) -> None:

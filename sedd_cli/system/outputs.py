@@ -86,7 +86,7 @@ def check_folder(option: str, folder: Path, own: Callable[[Path], bool], what: s
 
 def check_png(option: str, out: Path | None) -> None:
     """RequestError for a name that promises another format than PNG; a device or a pipe has any name."""
-    if out is not None and out.suffix.lower() not in ("", ".png") and not is_stream(out):
+    if out is not None and out.suffix.lower() != ".png" and not is_stream(out):
         raise RequestError(f"{option} writes a PNG: a name that ends in .png is needed, found {out}")
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.metadata
 import platform
-import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from sedd_cli import __version__
+from sedd_cli.errors import shell_command
 
 PACKAGE = Path(__file__).parents[1]
 #: The group of parts: `[project.entry-points."sedd.parts"]` in a pyproject.toml, with lines NAME = "package.module".
@@ -62,7 +62,7 @@ def made_by() -> dict[str, Any]:
     """
     program = Path(sys.argv[0] or "").name
     ours = program == "sedd" or sys.argv[0] == str(PACKAGE / "__main__.py")
-    command = shlex.join(["sedd", *sys.argv[1:]]) if ours else _CALLED.get()
+    command = shell_command(["sedd", *sys.argv[1:]]) if ours else _CALLED.get()
     outside = sys.modules.get("sedd_cli.recipe.outside")  # while nothing has imported it, there are no such parts
     parts = {f"{key} {name}": origin.to_data() for key, name, origin in outside.outside_parts()} if outside else {}
     return {

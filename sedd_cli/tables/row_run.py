@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 from sedd_cli.checkpoints.checkpoint import MANIFEST, latest_name
-from sedd_cli.errors import RequestError
+from sedd_cli.errors import RequestError, shell_command
 from sedd_cli.recipe import Recipe, load_recipe
 from sedd_cli.system.digests import sha256_of
 from sedd_cli.tables import definition as tables
@@ -104,7 +103,7 @@ class RowRun:
         if self.training is None:
             return None
         name, changes = self.training
-        return shlex.join(["sedd", "train", name, *changes, "--run-dir", str(self.trained.folder), "--no-report"])
+        return shell_command(["sedd", "train", name, *changes, "--run-dir", str(self.trained.folder), "--no-report"])
 
     def measure_command(self) -> str | None:
         """The command that measures it, after training it if needed; None if it is quoted."""
@@ -113,7 +112,7 @@ class RowRun:
             words += ["--mini"] if self.mini else []
             words += ["--seeds", str(self.seed + 1)] if self.seed else []
             words += ["--runs", str(self.runs)] if self.runs != RUNS else []
-            return shlex.join(words)
+            return shell_command(words)
         return None
 
     def result_file(self, column: Column) -> Path:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from sedd_cli.checkpoints.checkpoint import latest_name
-from sedd_cli.checkpoints.run_directory import near
+from sedd_cli.checkpoints.run_directory import near_run
 from sedd_cli.errors import MESSAGE, RequestError, shortened
 from sedd_cli.recipe.stored import StoredRecipe, read_stored
 from sedd_cli.system.json_lines import read_json_lines
@@ -116,7 +116,7 @@ def status(run: Path) -> Status:
     if (run / "manifest.json").is_file():
         raise RequestError(f"{run} is a checkpoint; its run is {run.parent.parent}")
     if not (run / "recipe.yaml").is_file():
-        raise RequestError(f"{run} is not a run: it has no recipe.yaml{'' if run.exists() else near(run)}")
+        raise RequestError(f"{run} is not a run: it has no recipe.yaml{'' if run.exists() else near_run(run)}")
     recipe = recipe_of(run)
     found = [line.record for line in read_json_lines(run / "metrics.jsonl") if line.record]
     records = [record for record in found if type(step := record.get("step")) is int and 0 <= step < 2**63]

@@ -84,6 +84,29 @@ def test_the_results_of_an_export_do_not_tell_the_command_line(tmp_path):
     assert found["made_by"] == {"date": "2026-01-01", "software": {}, "revision": None}
 
 
+def test_the_metrics_of_an_index_have_names_of_their_own(tmp_path, monkeypatch):
+    """Evaluations in two precisions, of two lengths, and of more and fewer blocks: the one of more blocks stays."""
+    save_published(tmp_path / "m")
+    model = load_model(tmp_path / "m")
+    bound = {"bits_per_char": 1.0, "bits_per_char_error": 0.1, "perplexity_error": 0.1}
+    found = [
+        {"corpus": "c", "split": "test", "fingerprint": "f", "estimator": "iid", "precision": precision,
+         "length": length, "bounds": {"rigorous": {**bound, "tokens": tokens, "perplexity": float(tokens)}}}
+        for precision, length, tokens in (
+            ("fp32", model.length, 90), ("fp32", model.length, 9), ("bf16", model.length, 9), ("fp32", 2, 9)
+        )
+    ]  # fmt: skip
+    monkeypatch.setattr(model_card, "results_of", lambda _: found)
+    front = yaml.safe_load(ModelCard(model, "m").text().split("\n---\n")[0].removeprefix("---\n"))
+    metrics = [m for result in front["model-index"][0]["results"] for m in result["metrics"]]
+    assert {m["name"]: m["value"] for m in metrics} == {
+        "perplexity per token, upper bound (rigorous)": 90.0,
+        "perplexity per token, upper bound (rigorous, in bf16)": 9.0,
+        "perplexity per token, upper bound (rigorous, blocks of 2)": 9.0,
+    }
+    assert len(metrics) == 3
+
+
 @pytest.mark.parametrize("name", HOSTILE)
 def test_a_card_with_a_hostile_name_everywhere_keeps_its_form(name, tmp_path, monkeypatch):
     save_published(tmp_path / "m")

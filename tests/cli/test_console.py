@@ -106,6 +106,23 @@ def test_every_result_that_is_lost_with_standard_output_fails(where, command, ti
     assert "Exception" not in done.stderr
 
 
+@pytest.mark.parametrize("command", ["status", "runs", "recipes", "guide models", "-h", "sample"])
+def test_a_reader_that_goes_away_early_is_nothing_to_speak_of(command, tiny_run):
+    """Unless a result of work is lost with it."""
+    more = {"status": [tiny_run], "runs": [tiny_run.parent], "sample": ["--model", tiny_run, "-q"]}
+    reader, writer = os.pipe()
+    os.close(reader)
+    job = start(*command.split(), *more.get(command, []), stdout=writer)
+    os.close(writer)
+    err = job.communicate()[1].decode()
+    if command == "sample":
+        assert (job.returncode, err.count("\n")) == (1, 1), err
+        assert "the result was lost" in err
+    else:
+        assert job.returncode == (1 if command == "-h" else 0)  # click ends its help so
+        assert err.replace("Try next:", "").split("sedd recipes")[0].strip() == ""
+
+
 def test_without_standard_streams_files_stay_whole(tiny_run, tmp_path):
     script = "import os, sys\nfor fd in (0, 1, 2): os.close(fd)\nos.execv(sys.executable, ['python', *sys.argv[1:]])"
     words = ["-c", "from sedd_cli.__main__ import main; main()", "sample", "--model", tiny_run, "--out", "s.jsonl"]

@@ -108,6 +108,36 @@ def test_jobs_come_from_a_file_or_standard_input(sedd, tiny_run, tmp_path, monke
     assert len((tmp_path / "r.jsonl").read_text().splitlines()) == 3
 
 
+def test_several_templates_are_filled_one_after_another(sedd, tiny_run, tmp_path):
+    templates = ["the [MASK:14] sat", "a [MASK:2] ran"]
+    files = {option: tmp_path / f"f.{option}" for option in ("html", "svg", "gif")}
+    to = [word for option, file in files.items() for word in (f"--{option}", file)]
+    words = ["infill", "--model", tiny_run, *templates, "-n", 2, "--out", tmp_path / "r.jsonl"]
+    done = sedd(*words, *to)
+    assert done.code == 0, done.err
+    titles = re.findall(r"--- (template \d(?:, infill \d)?) ", done.out)
+    assert titles == ["template 1", "template 1, infill 1", "template 2", "template 2, infill 1"]
+    kept = [json.loads(line) for line in (tmp_path / "r.jsonl").read_text().splitlines()]
+    assert [one["template"] for one in kept] == [name for name in templates for _ in range(2)]
+    alone = document(sedd("infill", "--model", tiny_run, templates[1], "-n", 2, "--json"))["samples"]
+    assert [one["text"] for one in kept[2:]] == [one["text"] for one in alone]
+    assert document(sedd(*words, "--json"))["samples"][2]["template"] == templates[1]
+    assert "template 2, infill 1" in files["html"].read_text()
+    assert all(file.stat().st_size for file in files.values())
+    assert sedd("infill", "--model", tiny_run, templates[1], "no gap [MASK:99]").code == 2
+
+
+def test_quiet_results_stand_behind_the_id_of_their_line(sedd, tiny_run, tmp_path):
+    lines = [
+        '{"template": "the [MASK:2]", "id": "q 1"}',
+        '{"template": "a [MASK:2]", "id": 7}',
+        '{"template": "so [MASK:2]"}',
+    ]
+    (tmp_path / "jobs.jsonl").write_text("\n".join(lines))
+    shown = sedd("infill", "--model", tiny_run, "--input", tmp_path / "jobs.jsonl", "-q").out
+    assert re.fullmatch(r"q 1\tthe ..\n7\ta ..\nso ..\n", shown, re.DOTALL)
+
+
 def test_prompts_come_from_options_files_and_standard_input(sedd, tiny_run, tmp_path, monkeypatch):
     (tmp_path / "p.txt").write_text("a dog\r\n\nthe list\n")
     words = ["sample", "--model", tiny_run, "--length", 14, "--json"]
@@ -176,6 +206,7 @@ def test_results_are_written_as_they_come(tiny_run, model, tmp_path):
         (["{jobs}"], "is a file: --input"),
         (["[MASK]", "--fresh"], "--resume has no effect with TEMPLATE"),
         (["[MASK]", "--watch", "--quiet"], "--quiet the results alone"),
+        (["[MASK]", "--svg", "a b"], "--svg writes a file that ends in .svg, found a b"),
         (["[MASK]", "--svg", "x.gif"], "--svg writes a file that ends in .svg, found x.gif; --gif writes .gif"),
         (["[MASK]", "--gif", "x.png"], "--gif writes a file that ends in .gif, found x.png"),
         (["[MASK]", "--html", "x.svg"], "--html writes a file that ends in .html, found x.svg; --svg writes .svg"),

@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from sedd_cli.errors import shell_command
+
 #: The entry of the console script, with a Ctrl-C that Python handles, as in a terminal; {before} runs first.
 SCRIPT = (
     "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
@@ -22,6 +24,7 @@ SCRIPT = (
 #: Announces the first import of a module, and lasts long enough to be interrupted.
 SLOW_IMPORT = """
 import builtins, time
+from sedd_cli.errors import shell_command
 real = builtins.__import__
 def slow(name, *rest, **named):
     if name == {module!r} and name not in sys.modules:
@@ -126,6 +129,18 @@ def test_ctrl_c_during_the_work_says_what_is_kept(tiny_run, tmp_path, begin):
     err = job.communicate(timeout=60)[1]
     assert job.returncode == 130
     assert err.splitlines()[-1] == "interrupted: finished samples are in s.jsonl"
+
+
+def test_ctrl_c_during_a_batch_says_how_many_are_kept_and_how_to_go_on(tiny_run, tmp_path, begin):
+    (tmp_path / "my jobs.jsonl").write_text('{"template": "the [MASK:8]", "n": 50000}\n')
+    words = ["infill", "--model", tiny_run, "--input", "my jobs.jsonl", "--batch", 1, "--out", "f.jsonl"]
+    job = begin(*words, "--fresh")
+    wait_for(tmp_path / "f.jsonl")
+    job.send_signal(signal.SIGINT)
+    said, command = job.communicate(timeout=60)[1].splitlines()[-2:]
+    kept = len((tmp_path / "f.jsonl").read_text().splitlines())
+    assert said == f"interrupted: {kept:,} fillings are kept in f.jsonl, the same command continues:"
+    assert command == f"  sedd {shell_command(map(str, words))}"  # without --fresh
 
 
 def test_ctrl_c_before_the_first_step_of_a_training(long_training, begin):

@@ -134,9 +134,9 @@ def test_a_result_goes_through_a_pipe_as_one_document(words, here, tiny_run, sed
 
 
 def test_a_page_follows_a_link(here, tiny_run, sedd):
-    (here / "page").symlink_to("target.html")
-    assert sedd("sample", "--model", tiny_run, "--html", here / "page").code == 0
-    assert (here / "page").is_symlink()
+    (here / "page.html").symlink_to("target.html")
+    assert sedd("sample", "--model", tiny_run, "--html", here / "page.html").code == 0
+    assert (here / "page.html").is_symlink()
     assert "<html" in (here / "target.html").read_text()
 
 

@@ -213,7 +213,8 @@ def test_a_run_is_named_to_resume_it_to_report_on_it_and_to_go_on(sedd, workplac
     assert f"sedd train {folder} train.steps=24 --extend" in told.out + told.err
     refused = sedd("train", folder, "train.steps=24")
     assert refused.code == 2
-    assert "--extend" in refused.err
+    for way in ("--extend", "--fresh"):
+        assert f"`sedd train {folder} train.steps=24 {way}`" in refused.err
     longer = sedd("train", folder, "train.steps=24", "--extend", "--json")
     assert longer.code == 0, longer.err
     assert json.loads(longer.out)["step"] == 24

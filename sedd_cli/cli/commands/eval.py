@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,7 +14,7 @@ from sedd_cli.cli import options as o
 from sedd_cli.cli.answers import PROTOCOL, evaluate_answers
 from sedd_cli.cli.choose import check_texts, choose_any, model_files, more_inputs, own_corpus, places_of
 from sedd_cli.cli.option_groups import ModelOptions, model_options, reading_options, sampling_options
-from sedd_cli.cli.outcome import output
+from sedd_cli.cli.outcome import continues, output
 from sedd_cli.cli.view.results import bounds_table, comparison
 from sedd_cli.cli.view.view import View
 from sedd_cli.errors import RequestError, WorkError
@@ -33,7 +34,7 @@ Precision = Annotated[
     ),
 ]
 #: Shown after Ctrl-C.
-RESUME = "interrupted: finished draws are kept, the same command continues"
+RESUME = partial(continues, "finished draws are kept")
 
 
 @model_options(model=(o.ModelOrCausal, None), precision=(Precision, "auto"))

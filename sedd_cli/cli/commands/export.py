@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -12,6 +11,7 @@ from sedd_cli.cli import options as o
 from sedd_cli.cli.choose import ModelChoice, choose_model
 from sedd_cli.cli.outcome import output
 from sedd_cli.cli.view.view import View
+from sedd_cli.errors import shell_command
 
 
 def export(
@@ -51,4 +51,4 @@ def export(
     there = push if result.push and result.push.commit else to
     if there is not None:
         view.say("Try next:")
-        view.say(f"  {shlex.join(['sedd', 'sample', '--model', str(there), '-n', '3', *given()])}", "cyan")
+        view.say(f"  {shell_command(['sedd', 'sample', '--model', str(there), '-n', '3', *given()])}", "cyan")

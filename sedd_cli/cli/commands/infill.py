@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
-import shlex
 import stat
 import sys
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, BinaryIO, cast
 
@@ -16,9 +17,10 @@ import typer
 from sedd_cli.cli import options as o
 from sedd_cli.cli.choose import choose_model, model_files
 from sedd_cli.cli.option_groups import ModelOptions, Watching, model_options, sampling_options, watching_options
+from sedd_cli.cli.outcome import continues
 from sedd_cli.cli.view.denoising.showing import show_samples
 from sedd_cli.cli.view.view import View
-from sedd_cli.errors import RequestError
+from sedd_cli.errors import RequestError, shell_word, shortened
 from sedd_cli.system.software import recorded
 
 if TYPE_CHECKING:
@@ -40,7 +42,8 @@ def infill(
         list[str] | None,
         typer.Argument(
             metavar="TEMPLATE",
-            help="Text with gaps, in quotes: [MASK:8], [MASK:5-20], [MASK]. A literal bracket takes a backslash.",
+            help="Text with gaps, in quotes: [MASK:8], [MASK:5-20], [MASK]. A literal bracket takes a backslash. "
+            "Several are filled one after another.",
             show_default=False,
         ),
     ] = None,
@@ -114,9 +117,9 @@ def infill(
         )
     _refuse_unused(context, asked[0])
     view = View(using.json, using.quiet)
-    template = _in_quotes(words) if words else template
-    parsed = gap_between(prefix, suffix) if template is None else parse_template(template)
-    job = Job(parsed, n, seed, length, candidates)
+    templates = _in_quotes(words) if words else [] if template is None else [template]
+    parsed = [parse_template(one) for one in templates] or [gap_between(prefix, suffix)]
+    job = Job(parsed[0], n, seed, length, candidates)
     if every and candidates == 1:
         raise RequestError("--all shows candidates, and --candidates 1 leaves nothing to show")
     reads = {"--input": jobs, "--model": model_files(using.model), "--tokenizer": using.tokenizer}
@@ -134,11 +137,12 @@ def infill(
         return prompt_loop(view, chosen, job, sampling, every)
     if jobs is not None:
         return _fill_jobs(view, chosen, lines, jobs, job, sampling, every, out, resume, watching)
-    if template is None and length is None:
-        job = Job(parsed, n, seed, chosen.length, candidates)
+    if not templates and length is None:
+        job = replace(job, length=chosen.length)
     from sedd_cli.inference.infill import infill as fill
 
-    filling = fill(chosen, [job], sampling, every, watching.wanted)
+    asked_jobs = [replace(job, template=one, facts={"argument": k}) for k, one in enumerate(parsed, 1)]
+    filling = fill(chosen, asked_jobs if len(parsed) > 1 else [job], sampling, every, watching.wanted)
     view.document(recorded(show_samples(view, chosen, filling, "sedd infill", out, watching).to_dict()))
 
 
@@ -152,13 +156,16 @@ UNUSED = {
 }
 
 
-def _in_quotes(words: list[str]) -> str:
-    """The template that is given as an argument; RequestError where it is several words, or the name of a file."""
-    if len(words) > 1:
-        raise RequestError(f'{len(words)} words are given: put the template in quotes, as in "To be [MASK:2]"')
+def _in_quotes(words: list[str]) -> list[str]:
+    """The templates that are given as arguments; RequestError for words without quotes, and the name of a file."""
+    if without := [word for word in words if "[MASK" not in word] if len(words) > 1 else []:
+        raise RequestError(
+            f'{len(words)} words are given: put the template in quotes, as in "To be [MASK:2]" (of several templates '
+            f"each has a gap, {shortened(without[0])!r} has none)"
+        )
     if "[" not in words[0] and Path(words[0]).is_file():
-        raise RequestError(f"{words[0]} is a file: --input {shlex.quote(words[0])} reads a template a line from it")
-    return words[0]
+        raise RequestError(f"{words[0]} is a file: --input {shell_word(words[0])} reads a template a line from it")
+    return words
 
 
 def _refuse_unused(context: typer.Context, source: str) -> None:
@@ -174,14 +181,15 @@ def _read(source: str) -> Iterator[bytes | None]:
 
     Of a pipe or a terminal, None says that nothing more has arrived yet.
     """
-    from sedd_cli.system.files import is_stream, require_regular
+    from sedd_cli.system.files import is_stream, near, require_regular
 
     try:
         if source != "-":
             require_regular(Path(source), "--input")
             Path(source).open("rb").close()
     except OSError as error:
-        raise RequestError(f"cannot read {source}: {error.strerror}") from None
+        hint = near(Path(source)) if isinstance(error, FileNotFoundError) else ""
+        raise RequestError(f"cannot read {source}: {error.strerror}{hint}") from None
     from sedd_cli.data.formats.decoding import byte_lines, live_lines
     from sedd_cli.data.formats.files import Input
 
@@ -207,7 +215,7 @@ def _fill_jobs(
     lines = job_lines(raw, named, chosen.length, job.n, job.seed, job.candidates)
     asked = {"seed": job.seed, "candidates": job.candidates}
     filling = fill_jobs(chosen, lines, sampling, every, out, resume, watching.wanted, keep=view.json, asked=asked)
-    interrupted = "interrupted: finished jobs are kept, the same command continues" if out is not None else ""
+    interrupted = partial(_kept, out, every) if out is not None else ""
     result = show_samples(view, chosen, filling, "sedd infill", None, watching, interrupted)
     if out is not None:
         wrote = f"wrote {out}" if out.exists() else f"nothing was written to {out}"
@@ -218,10 +226,23 @@ def _fill_jobs(
         raise error
 
 
+def _kept(out: Path, every: bool) -> str:
+    """What to say after Ctrl-C."""
+    from sedd_cli.inference.batch.stored import StoredFillings
+
+    try:
+        kept = f"{StoredFillings(out, every).count:,} fillings are kept in {out}"
+    except (RequestError, OSError):
+        kept = "finished jobs are kept"
+    return continues(kept)
+
+
 def _refusal(result: JobsResult, quiet: bool) -> RequestError:
     """The error that names the refused lines; their reasons stand above it unless `quiet`."""
+    from sedd_cli.inference.batch.lines import spelled_lines
+
     refused = result.refused
-    numbers = ", ".join(str(one.line) for one in refused[:20]) + (", …" if len(refused) > 20 else "")
+    numbers = spelled_lines(one.line for one in refused).partition(" ")[2]
     others = " (the others are done)" if len(refused) < result.lines else ""
     reason = f"line {refused[0].line}: {refused[0].reason}" if quiet else "the reasons stand above"
     return RequestError(f"{len(refused)} of {result.lines} lines were refused{others}: {numbers}; {reason}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import shlex
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,16 +12,16 @@ from rich.table import Table
 from sedd_cli.cli import options as o
 from sedd_cli.cli.next_commands import say_commands, training_of
 from sedd_cli.cli.option_groups import reading_options
-from sedd_cli.cli.outcome import output
+from sedd_cli.cli.outcome import continues, output
 from sedd_cli.cli.view.view import View
-from sedd_cli.errors import RequestError
+from sedd_cli.errors import RequestError, shell_command
 
 if TYPE_CHECKING:
     from sedd_cli.data.manifest import Manifest
 
 _SHOWING = "Showing what is prepared"
 #: Shown after Ctrl-C.
-RESUME = "interrupted: the same command continues after the last finished shard"
+RESUME = partial(continues, "finished shards are kept")
 
 
 @reading_options
@@ -109,7 +109,7 @@ def prepare(
         document["inspected"] = datasets.inspect(open_dataset(result.folder))
         _show_blocks(view, document["inspected"])
     if words := training_of(options, result.manifest, result.folder):
-        document["train"] = shlex.join(["sedd", *words])
+        document["train"] = shell_command(["sedd", *words])
         say_commands(view, [words])
     view.document(document)
 

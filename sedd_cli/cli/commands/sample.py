@@ -96,14 +96,15 @@ def sample(
 
 def _prompts(source: str) -> list[str]:
     """The nonempty lines of a file or of standard input."""
-    from sedd_cli.system.files import require_regular
+    from sedd_cli.system.files import near, require_regular
 
     try:
         if source != "-":
             require_regular(Path(source), "--prompts")
         text = (sys.stdin.buffer.read() if source == "-" else Path(source).read_bytes()).decode("utf-8-sig")
     except OSError as error:
-        raise RequestError(f"cannot read {source}: {error.strerror}") from None
+        hint = near(Path(source)) if isinstance(error, FileNotFoundError) else ""
+        raise RequestError(f"cannot read {source}: {error.strerror}{hint}") from None
     except UnicodeDecodeError as error:
         raise RequestError(f"{source} is not UTF-8: byte {error.start:,} does not decode") from None
     found = [line for line in text.split("\n") if line.strip()]

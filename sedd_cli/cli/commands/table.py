@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from sedd_cli.cli import options as o
-from sedd_cli.cli.outcome import output, say_error
+from sedd_cli.cli.outcome import continues, output, say_error
 from sedd_cli.cli.view.view import View
 from sedd_cli.errors import RequestError, WorkError
 from sedd_cli.system.software import recorded
@@ -139,7 +140,7 @@ def _run(view: View, asked: list[RowRun], options: RunOptions) -> RunResult:
     """Make the runs; returns what is left and what failed, with reasons."""
     from sedd_cli.tables.run import make
 
-    result = view.run(make(asked, options), "interrupted: the same command continues")
+    result = view.run(make(asked, options), partial(continues, "what is finished is kept"))
     for entry in result.left:
         view.say(f"left: {entry.row}, seed {entry.seed}: {entry.why}", "yellow")
     return result

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -16,7 +15,7 @@ from sedd_cli.cli.next_commands import after_training, say_result
 from sedd_cli.cli.outcome import output
 from sedd_cli.cli.processes import launch, launched
 from sedd_cli.cli.view.view import View
-from sedd_cli.errors import RequestError
+from sedd_cli.errors import RequestError, shell_command, shell_word
 from sedd_cli.system.process import at_words
 from sedd_cli.system.software import recorded
 
@@ -124,9 +123,9 @@ def train(
     result = view.run(job(resolved, options), RESUME)
     document = result.to_dict()
     if not result.finished and os.environ.get("WORLD_SIZE", "1") == "1":
-        document["resume"] = shlex.join(["sedd", *(word for word in sys.argv[1:] if word != "--fresh")])
+        document["resume"] = shell_command(["sedd", *(word for word in sys.argv[1:] if word != "--fresh")])
         if fresh:
-            document["resume"] += f" --run-dir {shlex.quote(str(result.run))}"
+            document["resume"] += f" --run-dir {shell_word(str(result.run))}"
         view.say(f"  {document['resume']}", "cyan")
     view.document(recorded(document))
     if result.interrupted:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import textwrap
 import time
-from collections.abc import Generator, Iterable
+from collections.abc import Callable, Generator, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from datetime import timedelta
 from functools import singledispatchmethod
@@ -64,12 +64,12 @@ class View:
         self._last_line: dict[str, float] = {}
         self._rows = sample.BatchRows()
 
-    def run(self, job: Generator[e.Event, None, e.Result], interrupted: str = "") -> e.Result:
+    def run(self, job: Generator[e.Event, None, e.Result], interrupted: str | Callable[[], str] = "") -> e.Result:
         """Draw every event and return the result of the job.
 
-        interrupted: the line to show after Ctrl-C: what is kept, and how to go on.
+        interrupted: the line to show after Ctrl-C, or what makes it: what is kept, and how to go on.
         """
-        output.interrupted = interrupted or NOTHING_KEPT
+        output.interrupted, output.worked = interrupted or NOTHING_KEPT, True
         with self._live():
             return e.result_of(e.observe(job, self.show))
 
@@ -169,11 +169,14 @@ class View:
             if not self.quiet:
                 self.console.print(self._sample(event))
             elif not self.json:
-                output.write(printable(sample.body_of(event)) + "\n")
+                output.write(printable(sample.row_of(event)) + "\n")
         else:  # a file or a pipe receives the text as it is
-            title = "" if self.quiet else f"--- {printable(' · '.join(sample.title_of(event)))} ---\n"
             output.check()
-            output.write(f"{title}{sample.body_of(event)}\n{'' if self.quiet else chr(10)}")
+            if self.quiet:
+                output.write(f"{sample.row_of(event)}\n")
+            else:
+                title = printable(" · ".join(sample.title_of(event)))
+                output.write(f"--- {title} ---\n{sample.body_of(event)}\n\n")
 
     @show.register
     def _(self, event: e.Evaluated) -> None:

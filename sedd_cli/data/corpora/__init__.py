@@ -17,10 +17,11 @@ from sedd_cli.data.corpora.pycode import PYCODE, PYCOMMENTS
 from sedd_cli.data.corpora.pydocs import PYDOCS
 from sedd_cli.data.corpora.text8 import TEXT8
 from sedd_cli.data.corpora.wikitext import WIKITEXT2, WIKITEXT103
-from sedd_cli.data.folders import is_prepared, prepared_as
+from sedd_cli.data.folders import is_prepared, prepared, prepared_as
 from sedd_cli.data.formats import format_of
 from sedd_cli.data.manifest import FILE as MANIFEST
 from sedd_cli.errors import RequestError, nearest_name
+from sedd_cli.system.files import near as beside
 from sedd_cli.system.files import require_regular
 
 __all__ = [
@@ -63,10 +64,11 @@ def find_corpus(request: Request) -> Corpus:
         return prepared_corpus(replace(request, corpus=str(folder)))
     parent = Path(name).parent
     if "/" in name and parent.is_dir() and parent != Path("."):
-        raise RequestError(f"corpus {name!r}: {parent} is a folder without {Path(name).name} in it")
+        raise RequestError(f"corpus {name!r}: {parent} is a folder without {Path(name).name} in it{beside(Path(name))}")
     if is_hub_id(name) and not name.startswith(".") and format_of(name) is None:
         return _with_its_splits(hub_corpus(request), request)
-    near = nearest_name(name, [*CORPORA, *_files_here()], 0.6)
+    ready = [manifest.corpus for _, manifest in prepared()]
+    near = nearest_name(name, [*CORPORA, *ready, *_files_here()], 0.6)
     hint = f"; did you mean {near}?" if near else ""
     raise RequestError(f"corpus {name!r} is no file, no hub id (namespace/name) and none of {', '.join(CORPORA)}{hint}")
 

@@ -17,6 +17,7 @@ from sedd_cli.data.formats.parquet import parquet_records_of, read_parquet
 from sedd_cli.data.formats.plain import read_lines, read_text
 from sedd_cli.data.formats.records import check_sample, encodable
 from sedd_cli.errors import RequestError, not_one_of
+from sedd_cli.system.files import near
 
 __all__ = [
     "ENDINGS", "FORMATS", "RECORDS", "ReadOptions", "format_of", "open_archive", "read_documents", "read_lines",
@@ -58,7 +59,7 @@ def chosen_format(name: str, reading: ReadOptions) -> str:
             raise RequestError(not_one_of("format", ["auto", *FORMATS], reading.format))
         return reading.format
     if not Path(name).exists():
-        raise RequestError(f"cannot read {name}: No such file or directory")
+        raise RequestError(f"cannot read {name}: No such file or directory{near(Path(name))}")
     if (found := format_of(name)) is None:
         raise RequestError(
             f"{name}: files of this ending are not read as text unasked; known are {', '.join(ENDINGS)} (also with "

@@ -12,7 +12,7 @@ from typing import Any
 
 from sedd_cli.data.formats.decoding import byte_lines, decoded, lines_of, narrow, text_codec
 from sedd_cli.data.formats.files import LINE_BYTES, Input, ReadOptions, Tally
-from sedd_cli.errors import RequestError, displayed, first_line, listed
+from sedd_cli.errors import RequestError, did_you_mean, displayed, first_line, listed
 
 DEFAULT_FIELD = "text"
 #: Most bytes of a .json file, which is read at once.
@@ -187,7 +187,9 @@ def text_of(record: Any, field: str, where: str) -> str:
 def no_such_field(field: str, found: Iterable[str], where: str) -> str:
     """The message for a field that is not there."""
     held = listed(found) or "none"
-    return f"there is no field {field!r} in {where}; found: {held}; choose one with --field (in a recipe data.field)"
+    hint = did_you_mean(field, found)
+    choice = "choose one with --field (in a recipe data.field)"
+    return f"there is no field {field!r} in {where}; found: {held}{hint or '; '}{' ' if hint else ''}{choice}"
 
 
 def encodable(text: str) -> str:

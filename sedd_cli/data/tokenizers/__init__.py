@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -13,11 +14,17 @@ from sedd_cli.data.tokenizers.characters import ByteTokenizer, CharTokenizer, Te
 from sedd_cli.data.tokenizers.huggingface import HuggingFaceTokenizer
 from sedd_cli.data.tokenizers.reindexed import ReindexedTokenizer
 from sedd_cli.data.tokenizers.tiktoken import TiktokenTokenizer
-from sedd_cli.errors import DamageError, RequestError, WorkError, displayed, first_line
+from sedd_cli.errors import DamageError, RequestError, WorkError, displayed, first_line, nearest_name
 from sedd_cli.system.documents import TOKENIZER_BYTES, is_plain_name, read_json
+from sedd_cli.system.files import near
 
-__all__ = ["Tokenizer", "holds_tokenizer", "load_tokenizer", "needs_training", "open_tokenizer", "train_tokenizer"]
+__all__ = [
+    "Tokenizer", "check_tokenizer", "holds_tokenizer", "load_tokenizer", "needs_training", "open_tokenizer",
+    "train_tokenizer",
+]  # fmt: skip
 
+#: Tokenizers of the hub whose id is a single word and like a known name.
+HUB_WORDS = ("gpt2-medium", "gpt2-large", "gpt2-xl", "distilgpt2")
 TRAINED: dict[str, type[TrainedTokenizer]] = {kind.kind: kind for kind in (CharTokenizer, BPETokenizer)}
 FIXED = {kind.kind: kind for kind in (ByteTokenizer, Text8Tokenizer)}
 KINDS: dict[str, type[Tokenizer]] = {
@@ -79,7 +86,18 @@ def load_tokenizer(spec: str, eos: str | None = None) -> Tokenizer:
     return tokenizer.separated_by(eos)
 
 
+def check_tokenizer(spec: str) -> None:
+    """RequestError for a name that is nearly that of a known tokenizer, which no tokenizer of the hub is called."""
+    if is_known(spec) or is_local(spec) or "/" in spec or looks_like_path(spec) or spec in HUB_WORDS:
+        return
+    if size := re.fullmatch(r"bpe[-_ ]?([0-9]+)", spec, re.IGNORECASE):
+        raise RequestError(f"there is no tokenizer {spec!r}; did you mean 'bpe:{size[1]}'?")
+    if meant := nearest_name(spec, [*TRAINED, *FIXED, *TiktokenTokenizer.names()], 0.75):
+        raise RequestError(f"there is no tokenizer {spec!r}; did you mean {meant!r}?")
+
+
 def _load_tokenizer(spec: str) -> Tokenizer:
+    check_tokenizer(spec)
     path = _of_run(Path(spec))
     if is_local(spec):
         if holds_tokenizer(path):
@@ -95,7 +113,7 @@ def _load_tokenizer(spec: str) -> Tokenizer:
     if spec in FIXED:
         return FIXED[spec]()
     if looks_like_path(spec) or (Path(spec).parent.is_dir() and "/" in spec):
-        raise RequestError(f"tokenizer {spec!r}: no such file or folder")
+        raise RequestError(f"tokenizer {spec!r}: no such file or folder{near(Path(spec))}")
     return (TiktokenTokenizer if spec in TiktokenTokenizer.names() else HuggingFaceTokenizer).load(spec)
 
 

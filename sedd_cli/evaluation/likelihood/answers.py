@@ -15,6 +15,7 @@ from sedd_cli.data.tokenizers import Tokenizer
 from sedd_cli.errors import RequestError, displayed
 from sedd_cli.evaluation.likelihood.llada import AnswerLikelihood, answer_likelihoods
 from sedd_cli.system.events import Event, Progress
+from sedd_cli.system.files import near
 
 #: Draws of LLaDA's evaluation.
 DRAWS = 128
@@ -52,7 +53,9 @@ class AnswersResult:
 def read_pairs(path: Path) -> list[Pair]:
     """The pairs of a file of JSON lines with the fields prompt and answer; RequestError names a wrong line."""
     if not path.is_file():
-        raise RequestError(f"cannot read {path}: {'it is a folder' if path.is_dir() else 'there is no such file'}")
+        raise RequestError(
+            f"cannot read {path}: it is a folder" if path.is_dir() else f"cannot read {path}: no such file{near(path)}"
+        )
     pairs = []
     for where, record in json_lines_of(Input.of(path), ReadOptions()):
         prompt, answer = (record.get(key) if isinstance(record, dict) else None for key in ("prompt", "answer"))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import shlex
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,7 +11,7 @@ from sedd_cli.data.corpora import CORPORA
 from sedd_cli.data.folders import prepared
 from sedd_cli.data.formats import format_of, read_samples
 from sedd_cli.data.shards import open_dataset
-from sedd_cli.errors import RequestError
+from sedd_cli.errors import RequestError, shell_command
 from sedd_cli.evaluation.mauve.options import MauveOptions
 from sedd_cli.evaluation.mauve.writers import Writer
 from sedd_cli.evaluation.scorers.scorer import Scorer
@@ -118,7 +117,7 @@ def _of_corpus(writer: Writer, options: MauveOptions) -> tuple[str, Iterator[lis
 
 def _prepare(name: str) -> str:
     """The command that prepares a corpus, for pasting."""
-    return shlex.join(["sedd", "prepare", name])
+    return shell_command(["sedd", "prepare", name])
 
 
 def encoded(holder: Writer | Scorer, texts: Iterable[str]) -> Iterator[list[int]]:

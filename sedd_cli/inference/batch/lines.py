@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 from sedd_cli.data.formats.records import parse_record, repeated_keys
@@ -32,6 +33,11 @@ class JobRecord:
 
 
 FIELDS = tuple(one.name for one in dataclasses.fields(JobRecord))
+#: Keys of other files → the field that is probably meant.
+WORDS = {
+    "text": "template", "input": "template", "sentence": "template", "masked": "template", "prompt": "prefix",
+    "before": "prefix", "after": "suffix", "samples": "n", "name": "id", "key": "id",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -128,16 +134,19 @@ def _json_job(source: str, number: int, line: bytes, defaults: Defaults) -> JobL
 def record_job(record: dict[str, Any], number: int, defaults: Defaults) -> JobLine:
     """The job of an object of JSON, with its id and what is passed to its results; RequestError where it is none."""
     record = dict(record)
+    keys, named = listed(map(repr, record)), "id" in record
     name = record.pop("id", None)
     if len(json_text(name)) > LONGEST_ID:
         raise RequestError(f"its id has more than {LONGEST_ID:,} characters (the limit LONGEST_ID)")
     extra = {key: value for key, value in record.items() if key not in FIELDS}
     if extra and len(json_text(extra)) > LONGEST_EXTRA:
         raise RequestError(f"its other keys have more than {LONGEST_EXTRA:,} characters (the limit LONGEST_EXTRA)")
-    meant = _meant(extra, record)
+    near = _close(extra, {*record, *(["id"] if named else [])})
     fields = build(JobRecord, {key: record[key] for key in record if key in FIELDS}, "")
     if (fields.template is None) == (fields.prefix + fields.suffix == ""):
-        raise RequestError(f"it takes either a template, or prefix, suffix or both{f'; {meant}' if meant else ''}")
+        near = _close(extra, (), WORDS, 0.6)
+        hint = f"; did you mean {listed(map(repr, near.values()))}?" if near else ""
+        raise RequestError(f"it takes either a template, or prefix, suffix or both; found {keys or 'no keys'}{hint}")
     default_length = defaults.length if fields.template is None else None
     job = Job(
         gap_between(fields.prefix, fields.suffix) if fields.template is None else parse_template(fields.template),
@@ -146,13 +155,31 @@ def record_job(record: dict[str, Any], number: int, defaults: Defaults) -> JobLi
         default_length if fields.length is None else fields.length,
         defaults.candidates if fields.candidates is None else fields.candidates,
     )
-    warning = f"{meant} (other keys are passed to the results as they are)" if meant else ""
+    said = " ".join(f"found {shortened(key)!r}, did you mean {meant!r}?" for key, meant in near.items())
+    warning = f"{said} (other keys are passed to the results as they are)" if near else ""
     return JobLine(number, job, name, extra=extra, warning=warning)
 
 
-def _meant(extra: dict[str, Any], record: dict[str, Any]) -> str:
-    """What is said of a key that looks like a field misspelt; nothing where there is none."""
-    for key in extra:
-        if close := nearest_name(key, [name for name in FIELDS if name not in record], 0.75):
-            return f"found {shortened(key)!r}, did you mean {close!r}?"
-    return ""
+def _close(
+    extra: Iterable[str], given: Container[str], words: Mapping[str, str] = MappingProxyType({}), cutoff: float = 0.75
+) -> dict[str, str]:
+    """The keys that look like fields misspelt, with these fields.
+
+    given: the fields that the line has already. words: other names of fields. cutoff: how much alike they must be.
+    """
+    free = [name for name in (*FIELDS, "id") if name not in given]
+    close = ((key, words.get(key.lower()) or nearest_name(key, free, cutoff)) for key in extra)
+    return {key: meant for key, meant in close if meant}
+
+
+def spelled_lines(numbers: Iterable[int]) -> str:
+    """Numbers of lines for a message, consecutive ones joined: "line 3", "lines 1-50, 54"."""
+    spans: list[list[int]] = []
+    for number in sorted(set(numbers)):
+        if spans and number == spans[-1][1] + 1:
+            spans[-1][1] = number
+        else:
+            spans.append([number, number])
+    several = len(spans) > 1 or spans[0][0] < spans[0][1]
+    spelled = (str(first) if first == last else f"{first}-{last}" for first, last in spans)
+    return f"line{'s' if several else ''} {listed(spelled)}"

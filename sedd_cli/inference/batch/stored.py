@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import io
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from sedd_cli.errors import RequestError, displayed, listed
+from sedd_cli.inference.names import id_name
+from sedd_cli.system.digests import digest
+from sedd_cli.system.events import with_id
 from sedd_cli.system.files import whole_file
 from sedd_cli.system.json_lines import finite, json_lines, read_json_line
 
@@ -34,6 +38,11 @@ class StoredFillings:
         self._end = self._size = 0
         self._drop: set[Filling] = set()
         self._expected: dict[Filling, int] = {}
+        #: The ids of the input.
+        self._ids: set[bytes] = set()
+        #: Results of other jobs: those of ids of the input by id, and how many others.
+        self._former: Counter[str] = Counter()
+        self._others = 0
         if fresh or not out.is_file():
             return
         with out.open("rb") as file:
@@ -72,6 +81,8 @@ class StoredFillings:
 
     def take(self, key: str, number: int, job: dict[str, Any], keep: bool) -> bool:
         """Whether a filling of the job is stored; keep: read its records."""
+        if job["id"] is not None:
+            self._ids.add(id_digest(job["id"]))
         places = self._at.get((key, number))
         if places is None or (key, number) in self._drop:
             return False
@@ -80,13 +91,30 @@ class StoredFillings:
             with self.out.open("rb") as file:
                 for at in places:
                     file.seek(at)
-                    self.kept.append((read_json_line(file.readline()).record or {}) | {"job": job})
+                    self.kept.append(with_id((read_json_line(file.readline()).record or {}) | {"job": job}))
         return True
 
     @property
-    def of_other_jobs(self) -> int:
-        """Number of fillings in the file whose jobs the input did not hold."""
-        return len(self._at.keys() - self._taken.keys() - self._drop)
+    def count(self) -> int:
+        """Number of complete fillings in the file."""
+        return len(self._at.keys() - self._drop)
+
+    def remarks(self) -> list[str]:
+        """What is said of the results of other jobs that `arrange` has found."""
+        found = []
+        if self._former:
+            count, ids = sum(self._former.values()), listed(self._former)
+            found.append(
+                f"{self.out} also holds {count} fillings of former lines of {ids}: these ids have other templates or "
+                'options now. The old texts come last, marked "former": true; --fresh begins the file anew, without '
+                "them"
+            )
+        if self._others:
+            found.append(
+                f"{self.out} also holds {self._others} fillings of jobs that the input does not hold, from before; "
+                "they come last (--fresh begins it anew)"
+            )
+        return found
 
     def tidy(self) -> None:
         """Write the file anew without a torn last line and incomplete sets of candidates, if there are any."""
@@ -108,7 +136,8 @@ class StoredFillings:
     def arrange(self) -> None:
         """Put the file into the order of the input, results of jobs that it does not hold last, if it is not in it.
 
-        What is said of the job of a result that was taken up, such as its line, becomes that of the input.
+        What is said of the job of a result that was taken up, such as its line, becomes that of the input. A result of
+        another job whose id the input has is marked as a former one of this id.
         """
         if not self.out.is_file():
             return
@@ -117,11 +146,10 @@ class StoredFillings:
             at, changed = 0, False
             for raw in file:
                 record = read_json_line(raw).record or {}
-                filling = _filling(record)
-                before: dict[str, Any] = record["job"]
-                job = self._taken.get(filling, before)
-                others = filling in self._at and filling not in self._taken and filling not in self._drop
-                changed = changed or finite(job) != before
+                others, job = self._now(record)
+                if others and record["candidate"] == 0:
+                    self._count(job)
+                changed = changed or finite(job) != record["job"]
                 place = (0, 0, 0) if others else (job["line"], record["index"], record["candidate"])
                 places.append((others, place, at))
                 at += len(raw)
@@ -131,7 +159,30 @@ class StoredFillings:
                 for _, _, at in sorted(places):
                     file.seek(at)
                     record = read_json_line(file.readline()).record or {}
-                    new.write(json_lines([record | {"job": self._taken.get(_filling(record), record["job"])}]))
+                    new.write(json_lines([with_id(record | {"job": self._now(record)[1]})]))
+
+    def _now(self, record: dict[str, Any]) -> tuple[bool, dict[str, Any]]:
+        """Whether a result is of a job that the input does not hold, and what is said of its job now."""
+        filling = _filling(record)
+        job: dict[str, Any] = record["job"]
+        if filling in self._taken or filling not in self._at or filling in self._drop:
+            return False, self._taken.get(filling, job)
+        plain = {key: value for key, value in job.items() if key != "former"}
+        named = job.get("id")
+        former = named is not None and id_digest(named) in self._ids
+        return True, {**plain, "former": True} if former else plain
+
+    def _count(self, job: dict[str, Any]) -> None:
+        """Count a filling of a job that the input does not hold, for `remarks`."""
+        if "former" in job:
+            self._former[id_name(job["id"])] += 1
+        else:
+            self._others += 1
+
+
+def id_digest(named: Any) -> bytes:
+    """Eight bytes that stand for an id."""
+    return bytes.fromhex(digest(finite(named))[:16])
 
 
 def _filling(record: dict[str, Any]) -> Filling:

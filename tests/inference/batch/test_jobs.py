@@ -14,9 +14,10 @@ from support.jobs import completed
 from sedd_cli import load_model
 from sedd_cli.data.tokenizers.characters import CharTokenizer
 from sedd_cli.errors import RequestError, WorkError
-from sedd_cli.inference.batch import jobs
+from sedd_cli.inference.batch import planned
 from sedd_cli.inference.batch.jobs import fill_jobs
 from sedd_cli.inference.batch.lines import read_jobs
+from sedd_cli.inference.plan import plan_job
 from sedd_cli.inference.sampling import Sampling
 from sedd_cli.recipe.part import SamplerPart
 from sedd_cli.system.events import Filled, Progress, Warn
@@ -191,8 +192,48 @@ def test_a_key_that_looks_misspelt_is_said_once(model, tmp_path):
     lines = [f'{{"template": "the [MASK:3] {i}", "sede": 1, "source": "a"}}' for i in range(3)]
     events, result = fill(model, lines, tmp_path / "r.jsonl")
     (warning,) = [e.text for e in events if isinstance(e, Warn)]
-    assert warning.startswith("line 1: found 'sede', did you mean 'seed'?")
+    assert warning.startswith("lines 1-3: found 'sede', did you mean 'seed'?")
     assert result.fillings == 3
+
+
+def test_every_misspelt_key_is_named_and_in_the_result(model):
+    events, result = fill(model, ['{"template": "the [MASK:3]", "candidate": 4, "seeed": 3, "Id": 1}'])
+    (warning,) = [e.text for e in events if isinstance(e, Warn)]
+    assert all(f"found {a!r}, did you mean {b!r}?" in warning for a, b in
+               (("candidate", "candidates"), ("seeed", "seed"), ("Id", "id")))  # fmt: skip
+    assert result.to_dict()["warnings"] == [warning]
+
+
+def test_ids_stand_at_the_top_and_former_results_of_an_id_are_marked(model, tmp_path):
+    out = tmp_path / "r.jsonl"
+    fill(model, ['{"template": "the [MASK:3]", "id": "a", "n": 2}', '{"template": "so [MASK:3]", "id": "b"}'], out)
+    assert [(r["id"], r["index"]) for r in records(out)] == [("a", 0), ("a", 1), ("b", 0)]
+    edited = '{"template": "a dog [MASK:3]", "id": "a", "n": 2}'
+    events, _ = fill(model, [edited], out)
+    former, other = [e.text for e in events if isinstance(e, Warn)]
+    assert "2 fillings of former lines of a: " in former
+    assert "--fresh" in former
+    assert "1 fillings of jobs that the input does not hold" in other
+    found = records(out)
+    assert [r["text"][:5] for r in found if r["id"] == "a" and "former" not in r["job"]] == ["a dog"] * 2
+    assert [r["id"] for r in found if "former" in r["job"]] == ["a", "a"]
+    again, _ = fill(model, [edited], out)
+    assert former in [e.text for e in again if isinstance(e, Warn)]
+    # the line as it was: its result is today's again
+    fill(model, ['{"template": "the [MASK:3]", "id": "a", "n": 2}'], out)
+    assert [r["text"][:3] for r in records(out) if r["id"] == "a" and "former" not in r["job"]] == ["the"] * 2
+
+
+def test_an_id_on_two_lines_is_said_once(model):
+    lines = [
+        '{"template": "the [MASK:3]", "id": "a"}',
+        '{"template": "so [MASK:3]"}',
+        '{"template": "a [MASK:3]", "id": "a"}',
+    ] * 2
+    events, result = fill(model, lines)
+    said = [e.text for e in events if isinstance(e, Warn)]
+    assert said == ["several lines have the same id, and so will their results: a (lines 1, 3-4, 6)"]
+    assert result.fillings == 6
 
 
 def test_a_line_may_be_a_template(model, tmp_path):
@@ -355,8 +396,8 @@ def test_a_full_disk_is_said_and_what_is_finished_stays(model, tmp_path, monkeyp
 
 
 def keyed(model, read, every=False, **options):
-    planned = [(line, jobs.plan_job(model, line.job, Sampling(**options))) for line in read]
-    return jobs._keyed(model, planned, every)
+    plans = [(line, plan_job(model, line.job, Sampling(**options))) for line in read]
+    return planned.keyed(model, plans, every)
 
 
 def test_equal_lines_are_told_apart(model):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -10,6 +11,7 @@ from rich.table import Table
 from sedd_cli.cli import options as o
 from sedd_cli.cli.choose import check_causal, choose_model
 from sedd_cli.cli.option_groups import ModelOptions, model_options, sampling_options
+from sedd_cli.cli.outcome import continues
 from sedd_cli.cli.view.view import View
 from sedd_cli.errors import RequestError
 from sedd_cli.system.software import recorded
@@ -22,7 +24,7 @@ if TYPE_CHECKING:
 
 
 #: Shown after Ctrl-C.
-RESUME = "interrupted: finished batches of generations are kept, the same command continues (--batch sets their size)"
+RESUME = partial(continues, "finished batches of generations are kept", "--batch sets their size")
 
 
 @sampling_options("steps", "sampler", "normalized", "temperature", "top_p")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -12,7 +13,7 @@ from sedd_cli.cli.choose import choose_any, require_one_process
 from sedd_cli.cli.commands.quality.exact_sweep import ExactRequest, exact_sweep
 from sedd_cli.cli.commands.quality.judge import load_judge, reference_corpus
 from sedd_cli.cli.option_groups import ModelOptions, model_options, sampler_names
-from sedd_cli.cli.outcome import output
+from sedd_cli.cli.outcome import continues, output
 from sedd_cli.cli.view.quality import point_name, sweep_table, verdict
 from sedd_cli.cli.view.view import View
 from sedd_cli.errors import RequestError
@@ -21,7 +22,7 @@ from sedd_cli.system.software import recorded
 #: The panel of the help with the options of --exact.
 EXACT = "Distances from the model's own distribution"
 #: Shown after Ctrl-C.
-RESUME = "interrupted: finished samples and points are kept, the same command continues"
+RESUME = partial(continues, "finished samples and points are kept")
 
 
 @model_options()

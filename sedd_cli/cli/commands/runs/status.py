@@ -18,7 +18,14 @@ from sedd_cli.errors import RequestError
 
 
 def status(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run, or its name under ./runs.")],
+    run: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="RUN",
+            help="The folder of a run, or its name under ./runs; default: the newest.",
+            show_default=False,
+        ),
+    ] = None,
     plot: Annotated[bool, typer.Option("--plot", help="Also write RUN/curve.png.")] = False,
     json: o.Json = False,
     quiet: o.Quiet = False,
@@ -27,13 +34,15 @@ def status(
 
     Example: sedd status runs/quickstart --plot
     """
-    from sedd_cli.checkpoints.run_directory import find_run, is_run
+    from sedd_cli.checkpoints.run_directory import RUNS, find_run, is_run, newest_run
     from sedd_cli.cli.inputs import check_written
     from sedd_cli.system.outputs import check_own_png
     from sedd_cli.training.runs.figure import plot_status
     from sedd_cli.training.status import status as read
 
-    view, run = View(json, quiet), find_run(run)
+    view, run = View(json, quiet), find_run(run) if run else newest_run(RUNS)
+    if run is None:
+        raise RequestError(f"no run under ./{RUNS}: name its folder (sedd train quickstart makes one)")
     found = read(run)
     document = dataclasses.asdict(found)
     if plot:

@@ -8,7 +8,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from sedd_cli.inference.names import name_of
+from sedd_cli.inference.names import id_name, name_of
 from sedd_cli.system.events import Filled, Sampled
 
 #: Cells that the border of a panel takes from its title, and most of a name beside a text.
@@ -18,6 +18,12 @@ BORDER, NAME = 6, 20
 def body_of(event: Sampled) -> str:
     """The text of a sample; its ids where the model has no tokenizer."""
     return event.text if event.text is not None else " ".join(map(str, event.tokens))
+
+
+def row_of(event: Sampled) -> str:
+    """What --quiet prints: the text, behind the id and a tab where it fills a line of a batch that has one."""
+    named = (event.job or {}).get("id") if isinstance(event, Filled) else None
+    return body_of(event) if named is None else f"{id_name(named)}\t{body_of(event)}"
 
 
 def title_of(event: Sampled) -> list[str]:

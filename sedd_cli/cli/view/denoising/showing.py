@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 
 def show_samples(
     view: View, model: LoadedModel, job: Generator[Event, None, Result], title: str, out: Path | None,
-    watching: Watching, interrupted: str = "",
+    watching: Watching, interrupted: str | Callable[[], str] = "",
+
 ) -> Result:  # fmt: skip
     """Draw the events of a job and return its result.
 
