@@ -20,7 +20,7 @@ from sedd_cli.cli.view.view import View
 from sedd_cli.evaluation.diagnosis import health_checks
 from sedd_cli.evaluation.exact.contenders import CONTENDERS
 from sedd_cli.evaluation.exact.distances import Distance
-from sedd_cli.evaluation.exact.sweep import ExactPoint, ExactResult
+from sedd_cli.evaluation.exact.results import ExactPoint, ExactResult
 from sedd_cli.system.events import Filled, Progress
 from sedd_cli.system.process import show_warning
 

@@ -13,8 +13,9 @@ from sedd_cli.errors import RequestError
 from sedd_cli.evaluation.exact.contenders import CONTENDERS, Contender
 from sedd_cli.evaluation.exact.distances import divergence, drawn, drawn_law, total_variation
 from sedd_cli.evaluation.exact.law import exact_law
+from sedd_cli.evaluation.exact.options import ExactOptions
 from sedd_cli.evaluation.exact.source import MarkovSource
-from sedd_cli.evaluation.exact.sweep import ExactOptions, own_distribution, sweep_source
+from sedd_cli.evaluation.exact.sweep import own_distribution, sweep_source
 from sedd_cli.recipe import load_recipe
 from sedd_cli.system.events import result_of
 from sedd_cli.training.train import TrainOptions, train
