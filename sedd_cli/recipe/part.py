@@ -92,21 +92,16 @@ def typed_list(text: str) -> tuple[str, ...]:
 
 
 def spelled(part: Any) -> str:
-    """A made part in words: its name and the options that are not the defaults, "gaussian, width 0.2".
+    """A made graph or schedule in words: its name and the options that are not the defaults, "gaussian, width 0.2".
 
-    What is measured is left out, and a sampler is spelled with hyphens, as in commands.
+    What is measured is left out.
     """
-    aside = ("vocab_size", getattr(part, "measured", None))
-    found = {
-        field.name: getattr(part, field.name)
-        for field in dataclasses.fields(part)
-        if field.name not in aside and getattr(part, field.name) != field.default
-    }
-    words = [part.name, *found]
-    if part.name in SAMPLERS:
-        words = [word.replace("_", "-") for word in words]
-    values = (str(value).lower() if isinstance(value, bool) else str(value) for value in found.values())
-    return ", ".join([words[0], *(f"{key} {value}" for key, value in zip(words[1:], values, strict=True))])
+    aside, words = ("vocab_size", part.measured), [part.name]
+    for field in dataclasses.fields(part):
+        value = getattr(part, field.name)
+        if field.name not in aside and value != field.default:
+            words.append(f"{field.name} {value}")
+    return ", ".join(words)
 
 
 class GraphPart(Part):

@@ -135,7 +135,7 @@ def comparison_table(found: JudgeResult, beside: ControlSet) -> Table:
 def _quality_table(title: str) -> Table:
     """An empty table whose columns are the name of some texts, what `_quality` gives of them, and marks."""
     table = Table(title=title, title_justify="left", header_style="bold", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    table.add_column("")
+    table.add_column("", min_width=len("1,024 steps, T 0.85"))
     for name in ("NFE", "perplexity", "entropy", "dist-2", "self-\nBLEU"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("mark", style="yellow", min_width=len("low entropy,"))
@@ -151,7 +151,7 @@ def _add_controls(table: Table, beside: ControlSet) -> None:
 def _quality(judged: JudgeResult) -> list[str]:
     """Evaluations, perplexity per sequence, entropy, distinct-2 and self-BLEU of a set of texts."""
     perplexity, nfe = judged.per_sequence, "" if judged.nfe is None else f"{judged.nfe:.1f}"
-    found = plus_minus(perplexity.perplexity, perplexity.error, 1)
+    found = plus_minus(perplexity.perplexity, perplexity.error, 1 if perplexity.perplexity < 1000 else 0)
     return [nfe, found, *map(_share, (judged.unigram_entropy.nats, judged.distinct["2"], judged.self_bleu))]
 
 

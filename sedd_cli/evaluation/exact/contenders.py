@@ -13,7 +13,7 @@ from sedd_cli.core.samplers import SAMPLERS, Sampler, Stepper
 from sedd_cli.errors import RequestError, shortened
 from sedd_cli.recipe.build import nearest
 from sedd_cli.recipe.outside import HINT, outside_parts
-from sedd_cli.recipe.part import SamplerPart, spelled, typed_part
+from sedd_cli.recipe.part import SamplerPart, typed_part
 
 
 @dataclass(frozen=True)
@@ -142,10 +142,12 @@ def _with_options(word: str) -> Contender:
         raise RequestError(f"sampler.steps: the steps of {part.name} follow from --steps, remove it")
     sampler = part.make()
     for one in CONTENDERS:
-        if not (one.tuned or one.blocks) and sampler == SAMPLERS[one.sampler](**one.options):
+        own = one.tuned or one.blocks or one.sampler == "gibbs"  # these choose options by the number of evaluations
+        if not own and sampler == SAMPLERS[one.sampler](**one.options):
             return one
-    options = {f.name: getattr(sampler, f.name) for f in dataclasses.fields(sampler) if f.name in data}
-    return Contender(spelled(sampler), part.name, options)
+    stated = {f.name: getattr(sampler, f.name) for f in dataclasses.fields(sampler) if f.name in data}
+    words = [part.name.replace("_", "-"), *(f"{key.replace('_', '-')} {value}" for key, value in stated.items())]
+    return Contender(", ".join(words), part.name, stated)
 
 
 def _check_compared(name: str) -> None:
