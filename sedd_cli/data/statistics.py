@@ -63,6 +63,8 @@ def read_embedding(path: Path) -> Tensor:
         if path.stat().st_size > MOST_BYTES:
             raise RequestError(f"the embedding {path} is larger than {MOST_BYTES >> 30} GiB")
         found = _of_npy(path) if path.suffix == ".npy" else _of_safetensors(path)
+    except RequestError:
+        raise
     except (OSError, ValueError, EOFError, SafetensorError) as error:
         raise RequestError(f"the embedding {path} cannot be read: {first_line(error)}") from None
     if found.dim() != 2 or not found.numel() or not found.dtype.is_floating_point:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
@@ -15,6 +16,7 @@ from sedd_cli.core.schedules import SCHEDULES
 from sedd_cli.errors import RequestError, displayed, shortened
 from sedd_cli.recipe.build import build, nearest, to_data
 from sedd_cli.recipe.outside import HINT
+from sedd_cli.system.documents import parse_yaml
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,11 @@ class Part:
         return cls(name, {k: v for k, v in to_data(made).items() if k not in cls.unstated})
 
     @classmethod
+    def from_text(cls, text: str, path: str) -> Self:
+        """Build from what was typed in a command: a name, hyphens allowed, or `{name: gaussian, width: 0.2}`."""
+        return cls.from_data(typed_part(text, path), path)
+
+    @classmethod
     def _misplaced(cls, name: str, options: Mapping[str, Any], path: str) -> None:
         """Raise RequestError for an option that belongs to another part of the same kind."""
         own = {f.name for f in dataclasses.fields(cls.registry[name])}
@@ -69,6 +76,32 @@ class Part:
     def to_data(self) -> dict[str, Any]:
         """The inverse of `from_data`."""
         return {"name": self.name, **self.options}
+
+
+def typed_part(text: str, path: str) -> Any:
+    """The plain data of a part as typed in a command; RequestError for braces that hold no YAML."""
+    data = parse_yaml(text, path) if text.lstrip().startswith("{") else text.strip()
+    if isinstance(data, dict) and isinstance(data.get("name"), str):
+        return data | {"name": data["name"].replace("-", "_")}
+    return data.replace("-", "_") if isinstance(data, str) else data
+
+
+def typed_list(text: str) -> tuple[str, ...]:
+    """The items of a list with commas; a comma within braces does not divide."""
+    return tuple(word.strip() for word in re.split(r",(?![^{]*})", text))
+
+
+def spelled(part: Any) -> str:
+    """A made graph or schedule in words: its name and the options that are not the defaults, "gaussian, width 0.2".
+
+    What is measured is left out.
+    """
+    aside, words = ("vocab_size", part.measured), [part.name]
+    for field in dataclasses.fields(part):
+        value = getattr(part, field.name)
+        if field.name not in aside and value != field.default:
+            words.append(f"{field.name} {value}")
+    return ", ".join(words)
 
 
 class GraphPart(Part):

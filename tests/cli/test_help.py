@@ -51,9 +51,9 @@ FLAGS = {
     ),
     "judge": "FILE --format --device --judge --no-self-bleu --out --reference --seed --self-bleu --tokenizer",
     "sweep": (
-        "--device --exact --graph --judge --length --letters --model --no-resume --no-self-bleu --out --plot "
-        "--precision --reference --resume --sampler --seed --self-bleu --steps --mask-token --temperature --tokenizer "
-        "-m -n"
+        "--device --exact --given --graph --judge --length --letters --model --no-resume --noise --no-self-bleu --out "
+        "--plot --precision --reference --resume --sampler --seed --self-bleu --steps --mask-token --temperature "
+        "--tokenizer -m -n"
     ),
     "cloze": (
         "--config --detokenizer --documents --encoding --eos --field --format --revision "

@@ -14,7 +14,7 @@ from sedd_cli.cli.commands.quality.mauve import _table as mauve_table
 from sedd_cli.cli.outcome import say_error
 from sedd_cli.cli.view.denoising import sample
 from sedd_cli.cli.view.findings import findings_table
-from sedd_cli.cli.view.quality import exact_table, sweep_table
+from sedd_cli.cli.view.quality import Phrases, exact_table, sweep_table, sweep_verdict
 from sedd_cli.cli.view.results import bounds_table
 from sedd_cli.cli.view.two_lines import as_many
 from sedd_cli.cli.view.view import View
@@ -22,7 +22,7 @@ from sedd_cli.data.corpora import CORPORA
 from sedd_cli.evaluation.diagnosis import health_checks
 from sedd_cli.evaluation.exact.contenders import CONTENDERS
 from sedd_cli.evaluation.exact.distances import Distance
-from sedd_cli.evaluation.exact.sweep import ExactPoint, ExactResult
+from sedd_cli.evaluation.exact.results import ExactPoint, ExactResult
 from sedd_cli.system.events import Filled, Progress
 from sedd_cli.system.process import show_warning
 
@@ -179,9 +179,34 @@ def test_the_table_of_a_sweep():
         marks=lambda point: ["low entropy", "alike"],
     )
     table = sweep_table(swept)
-    words = "frozen_rates, 1,024 steps, T 0.85 11685.8 ± 1460.7 low entropy, alike repeated phrase self- BLEU"
+    words = "frozen_rates, 1,024 steps, T 0.85 11686 ± 1461 low entropy, alike repeated phrase self- BLEU"
     check_table(table, words)
     assert len(shown(table)) <= 6 + 2 * len(table.rows)
+    assert sum("T 0.85" in line for line in shown(table)) == 2  # not T on one line and 0.85 on the next
+
+
+def test_a_name_breaks_behind_commas_alone():
+    name = Phrases("tweedie, 16 steps, T 0.5")
+    assert name.lines(80) == [name.text]
+    assert name.lines(23) == ["tweedie, 16 steps,", "T 0.5"]
+    assert name.lines(12) == ["tweedie,", "16 steps,", "T 0.5"]
+
+
+def test_all_marked_points_are_named_below_a_sweep():
+    def point(steps, perplexity):
+        found = judged("", perplexity, []).judged
+        return SimpleNamespace(sampler="tweedie", steps=steps, temperature=None, judged=found)
+
+    points = [point(16, 9.0), point(32, 8.0), point(64, 70.0)]
+    marks = {16: ["low entropy"], 32: ["low entropy", "alike"]}
+    swept = SimpleNamespace(
+        points=points,
+        comparison=SimpleNamespace(better=lambda found: []),
+        marks=lambda point: marks.get(point.steps, []),
+    )
+    low, alike = sweep_verdict(swept)
+    assert low.startswith("the perplexity of tweedie, 16 steps; tweedie, 32 steps does not count: their unigram")
+    assert alike.startswith("the perplexity of tweedie, 32 steps does not count: their self-BLEU")
 
 
 def test_the_table_of_exact_distances():

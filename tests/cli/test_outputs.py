@@ -84,10 +84,11 @@ def test_a_module_of_parts_is_read_too(here, tiny_run, sedd):
 
 #: Parameters of commands that name no file to read, or name one to write.
 NOT_READ = {
-    "block_length", "budget", "chat", "config", "detokenizer", "device", "documents", "encoding", "eos", "estimator",
-    "field", "folder", "format", "gif", "graph", "grid", "hold_out", "html", "last_step", "mask_token", "mode", "name",
-    "only", "order", "out", "plot", "precision", "prefix", "prompt", "protocol", "push", "quota", "revision", "run",
-    "run_dir", "runs", "sampler", "split", "steps", "suffix", "svg", "temperature", "template", "to", "topic", "words",
+    "block_length", "budget", "chat", "config", "detokenizer", "device", "documents", "encoding", "eos",
+    "estimator", "field", "folder", "format", "gif", "given", "graph", "grid", "hold_out", "html", "last_step",
+    "mask_token", "mode", "name", "noise", "only", "order", "out", "plot", "precision", "prefix", "prompt",
+    "protocol", "push", "quota", "revision", "run", "run_dir", "runs", "sampler", "split", "steps", "suffix", "svg",
+    "temperature", "template", "to", "topic", "words",
 }  # fmt: skip
 
 

@@ -59,6 +59,15 @@ def test_an_exact_likelihood_is_no_bound_and_has_no_error(result):
     assert "±" not in text.replace("± text", "")
 
 
+def test_where_the_choice_of_text_is_lost_among_the_draws_the_table_says_so(result):
+    assert "lost in the error" not in printed(bounds_table(result)) + printed(comparison([result, result]))
+    result["bounds"]["rigorous"] |= {"between_documents_error": None, "blocks": 64}
+    for table in (bounds_table(result), comparison([result, result])):
+        assert "± text -: lost in the error of the draws" in " ".join(printed(table).split())
+    result["bounds"]["rigorous"]["blocks"] = 1
+    assert "lost in the error" not in printed(bounds_table(result))
+
+
 def test_several_texts_in_one_table(result):
     other = result | {"corpus": "ptb", "paper": {"value": 114.24, "unit": "perplexity", "split": "test", "table": 1}}
     text = printed(comparison([result, other]))

@@ -23,6 +23,8 @@ KINDS = {
     "masked_cross_entropy": "masked CE",
     "plug_in_score_entropy": "plug-in",
 }
+#: Why there is no error due to the choice of text.
+HIDDEN = "± text -: lost in the error of the draws; more of them (a smaller --rel-error) may show it"
 #: Outcomes of the model and the 5-gram on the same gap → labels.
 PAIRED = {
     "both": "both",
@@ -42,8 +44,10 @@ def bounds_table(result: dict[str, Any]) -> Table:
     table = _table(title, result.get("paper"))
     for protocol, found in result["bounds"].items():
         table.add_row(f"{_kind(result, protocol)} ({protocol})", *_values(result, protocol, found))
+    notes = [HIDDEN] if any(map(_hidden, result["bounds"].values())) else []
     if result.get("paper") and any("gram" in name for name in result.get("baselines", {})):
-        table.caption, table.caption_justify = "n-grams are of the training split", "left"
+        notes.append("n-grams are of the training split")
+    table.caption, table.caption_justify = "; ".join(notes) or None, "left"
     for name, bits in result.get("baselines", {}).items():
         fitted = " (of train)" if "gram" in name and not result.get("paper") else ""
         table.add_row(f"{name}{fitted}", f"{bits:.3f}", style="dim")
@@ -67,6 +71,8 @@ def comparison(results: list[dict[str, Any]]) -> Table:
             named = f"{Path(result['corpus']).name} {result['split']}"
             bits = f"{sign(protocol, 'estimator' not in result)} {bits}"
             table.add_row(named, protocol, bits, text, *rest)
+            if _hidden(found):
+                table.caption, table.caption_justify = HIDDEN, "left"
     return table
 
 
@@ -135,6 +141,11 @@ def _values(result: dict[str, Any], protocol: str, found: dict[str, Any]) -> lis
         where = "" if paper["split"] == result["split"] else f" on {paper['split']}"
         cells.append(f"{paper['value']:.2f} {UNITS[paper['unit']]}{where}")
     return cells
+
+
+def _hidden(found: dict[str, Any]) -> bool:
+    """Whether the text is of several blocks, and what its choice adds is lost in the error of the draws."""
+    return found["between_documents_error"] is None and found.get("blocks", 1) > 1
 
 
 def plus_minus(value: float, error: float | None, digits: int) -> str:

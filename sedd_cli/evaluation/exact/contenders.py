@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from sedd_cli.core.conditioning import Conditioning
 from sedd_cli.core.graphs import Graph
 from sedd_cli.core.samplers import SAMPLERS, Sampler, Stepper
-from sedd_cli.recipe.outside import outside_parts
+from sedd_cli.errors import RequestError, shortened
+from sedd_cli.recipe.build import nearest
+from sedd_cli.recipe.outside import HINT, outside_parts
+from sedd_cli.recipe.part import SamplerPart, typed_part
 
 
 @dataclass(frozen=True)
@@ -17,7 +21,8 @@ class Contender:
     """A sampler with options. label: how the table calls it.
 
     tuned: an option that decides how many evaluations a text takes, and its values from the most careful to the least:
-    the most careful one is used whose mean number of evaluations does not exceed the given one.
+    the most careful one is used whose mean number of evaluations does not exceed the given one. blocks: into how many
+    blocks the free positions are divided; None: as the options say.
     """
 
     label: str
@@ -25,27 +30,30 @@ class Contender:
     options: dict[str, Any] = field(default_factory=dict)
     tuned: str | None = None
     values: tuple[float, ...] = ()
+    blocks: int | None = None
 
-    def fits(self, graph: Graph) -> bool:
-        """Whether the sampler with its options accepts the graph."""
+    def fits(self, graph: Graph, given: Conditioning) -> bool:
+        """Whether the sampler with its options accepts the graph and the given tokens."""
         try:
-            SAMPLERS[self.sampler](**self.options).check(graph)
+            sampler = SAMPLERS[self.sampler](**self.options)
+            sampler.check(graph)
+            sampler.check_given(given)
         except ValueError:
             return False
         return True
 
-    def at(self, evaluations: int, graph: Graph, length: int) -> Iterator[Sampler]:
-        """The samplers to try, in order, with at most so many evaluations; none where there is no such."""
+    def at(self, evaluations: int, graph: Graph, free: int) -> Iterator[Sampler]:
+        """The samplers to try, in order, with at most so many evaluations for `free` positions; none if none has."""
         cls = SAMPLERS[self.sampler]
         options: dict[str, Any] = dict(self.options)
-        if "block_length" in options:
-            options["block_length"] = -(-length // 2)
+        if self.blocks:
+            options["block_length"] = -(-free // self.blocks)
         if self.tuned:
             for value in self.values:
                 yield cls(**options, **{self.tuned: value})
         elif self.sampler == "gibbs":
-            sweeps = max(1, evaluations // 2 // length)
-            if (steps := evaluations - sweeps * length - 1) >= 1:
+            sweeps = options.pop("sweeps", max(1, evaluations // 2 // free))
+            if (steps := evaluations - sweeps * free - 1) >= 1:
                 yield cls(**options, steps=steps, sweeps=sweeps)
         elif "steps" in {f.name for f in dataclasses.fields(cls)}:
             # the last step costs an evaluation, except where a masking graph's steps have left it nothing
@@ -55,11 +63,6 @@ class Contender:
                     yield cls(**(options | {"steps": steps}))
         else:
             yield cls(**options)
-
-
-def outside_contenders() -> list[Contender]:
-    """The samplers that are not of this package, each with its default options."""
-    return [Contender(name.replace("_", "-"), name) for key, name, _ in outside_parts() if key == "sampler"]
 
 
 _FROM_1 = tuple(1 - 0.02 * k for k in range(50))
@@ -84,7 +87,7 @@ CONTENDERS = (
     Contender("confidence, probability", "confidence"),
     Contender("confidence, margin", "confidence", {"order": "margin"}),
     Contender("confidence, entropy", "confidence", {"order": "entropy"}),
-    Contender("confidence, entropy, 2 blocks", "confidence", {"order": "entropy", "block_length": 1}),
+    Contender("confidence, entropy, 2 blocks", "confidence", {"order": "entropy"}, blocks=2),
     Contender("entropy-bounded", "entropy_bounded", tuned="entropy_bound", values=_FROM_0),
     Contender("threshold", "threshold", tuned="threshold", values=_FROM_1),
     Contender("tweedie, correctors 1", "tweedie", {"correctors": 1}),
@@ -93,3 +96,61 @@ CONTENDERS = (
     Contender("tweedie, temperature 0.9", "tweedie", {"temperature": 0.9}),
     Contender("tweedie, top-p 0.9", "tweedie", {"top_p": 0.9}),
 )
+
+
+def all_contenders() -> list[Contender]:
+    """The lines of the table, and the samplers that are not of this package, each with its default options."""
+    outside = [Contender(name.replace("_", "-"), name) for key, name, _ in outside_parts() if key == "sampler"]
+    return [*CONTENDERS, *outside]
+
+
+def named_contenders(words: Sequence[str]) -> list[Contender]:
+    """Those of a list: the name of a sampler for all its lines, a line as printed, or `{name: psi, kappa: 0.5}`.
+
+    A line as printed may be divided at its commas. RequestError for anything else.
+    """
+    found, known, at = [], {one.label: one for one in all_contenders()}, 0
+    while at < len(words):
+        name = words[at].replace("-", "_")
+        lines = {n: ", ".join(words[at : at + n]) for n in range(len(words) - at, 0, -1)}
+        line = next(((n, known[label]) for n, label in lines.items() if label in known), None)
+        if words[at].startswith("{"):
+            found.append(_with_options(words[at]))
+            at += 1
+        elif line is not None and (line[0] > 1 or name not in SAMPLERS):
+            found.append(line[1])
+            at += line[0]
+        else:
+            found += _of_name(words[at], name)
+            at += 1
+    return found
+
+
+def _of_name(word: str, name: str) -> list[Contender]:
+    if name not in SAMPLERS:
+        options = "; one with options: '{name: psi, kappa: 0.5}'"
+        raise RequestError(f"unknown sampler {shortened(word)!r}{nearest(name, SAMPLERS)}{options}{HINT}")
+    _check_compared(name)
+    return [one for one in all_contenders() if one.sampler == name]
+
+
+def _with_options(word: str) -> Contender:
+    data = typed_part(word, "sampler")
+    part = SamplerPart.from_data(data, "sampler")
+    _check_compared(part.name)
+    if "steps" in data:
+        raise RequestError(f"sampler.steps: the steps of {part.name} follow from --steps, remove it")
+    sampler = part.make()
+    for one in CONTENDERS:
+        own = one.tuned or one.blocks or one.sampler == "gibbs"  # these choose options by the number of evaluations
+        if not own and sampler == SAMPLERS[one.sampler](**one.options):
+            return one
+    stated = {f.name: getattr(sampler, f.name) for f in dataclasses.fields(sampler) if f.name in data}
+    words = [part.name.replace("_", "-"), *(f"{key.replace('_', '-')} {value}" for key, value in stated.items())]
+    return Contender(", ".join(words), part.name, stated)
+
+
+def _check_compared(name: str) -> None:
+    known = {one.sampler for one in all_contenders()}
+    if name not in known:
+        raise RequestError(f"--exact does not compare the sampler {name}, only {', '.join(sorted(known))}")

@@ -67,13 +67,22 @@ def drawn(law: Law, p: Tensor, draws: int = DRAWS, seed: int = 0) -> Distance:
 
 
 @torch.no_grad()
-def drawn_law(model: ScoreModel, sampler: Sampler, length: int, draws: int = DRAWS, seed: int = 0) -> Law:
-    """The frequencies of draws of a sampler, and their mean number of evaluations."""
+def drawn_law(
+    model: ScoreModel,
+    sampler: Sampler,
+    length: int,
+    draws: int = DRAWS,
+    seed: int = 0,
+    given: dict[int, int] | None = None,
+) -> Law:
+    """The frequencies of draws of a sampler with tokens given at some positions, and their mean evaluations."""
+    given = given or {}
     place = model.graph.states ** torch.arange(length - 1, -1, -1)
     counts, evaluations = torch.zeros(model.graph.states**length, dtype=torch.float64), 0.0
     for start in range(0, draws, TOGETHER):
         index = torch.arange(start, min(start + TOGETHER, draws))
-        *_, last = sampler.run(model, Conditioning.nothing(len(index), length), seed, index)
+        clamp = Conditioning.at(list(given), list(given.values()), len(index), length)
+        *_, last = sampler.run(model, clamp, seed, index)
         counts += torch.bincount((last.x * place).sum(1), minlength=len(counts))
         evaluations += float(last.evaluations.double().sum())
     return Law(counts / draws, evaluations / draws)

@@ -30,13 +30,33 @@ class Law:
     evaluations: float
 
 
-def check_enumerable(states: int, length: int) -> None:
-    """RequestError where there are too many sequences to enumerate."""
-    if length * math.log(states) > math.log(MOST_SEQUENCES) + 1e-9:
-        raise RequestError(
-            f"--exact enumerates all sequences: {states:,} states at {length:,} positions are "
-            f"10^{length * math.log10(states):,.1f} sequences, at most {MOST_SEQUENCES:,} (the limit MOST_SEQUENCES)"
-        )
+def check_enumerable(states: int, length: int, letters: int | None = None) -> None:
+    """RequestError where there are too many sequences to enumerate; with `letters`, these may be fewer, too."""
+    if _enumerable(states, length):
+        return
+    longest = max((n for n in range(1, length) if _enumerable(states, n)), default=None) if length < 1 << 16 else None
+    advice = [] if longest is None else [f"--length {longest}"]
+    if letters is not None:
+        fewer = [n for n in range(2, letters) if _enumerable(states - letters + n, length)]
+        advice += [f"--letters {fewer[-1]}"] if fewer else []
+    raise RequestError(
+        f"--exact enumerates all sequences: {states:,} states at {length:,} positions are "
+        f"10^{length * math.log10(states):,.1f} sequences, at most {MOST_SEQUENCES:,} are possible"
+        + (f"; the most that fits: {' or '.join(advice)}" if advice else "")
+    )
+
+
+def _enumerable(states: int, length: int) -> bool:
+    return length * math.log(states) <= math.log(MOST_SEQUENCES) + 1e-9
+
+
+def conditional(p: Tensor, states: int, given: dict[int, int]) -> Tensor:
+    """The distribution [S^L] given the tokens at some positions."""
+    length = round(math.log(len(p), states))
+    at = tuple(given.get(i, slice(None)) for i in range(length))
+    found = torch.zeros((states,) * length, dtype=p.dtype)
+    found[at] = p.view(found.shape)[at]
+    return (found / found.sum()).flatten()
 
 
 def sequences(states: int, length: int) -> Tensor:

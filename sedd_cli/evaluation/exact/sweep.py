@@ -4,161 +4,75 @@ from __future__ import annotations
 
 import time
 from collections.abc import Generator
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from sedd_cli.checkpoints.loaded_model import LoadedModel
-from sedd_cli.core.graphs import GRAPHS
+from sedd_cli.core.conditioning import Conditioning
 from sedd_cli.core.samplers import SAMPLERS, Sampler
-from sedd_cli.core.samplers.stepper import MOST_STEPS
+from sedd_cli.core.samplers.grids import T_END
 from sedd_cli.core.samplers.tweedie import Tweedie
+from sedd_cli.core.schedules import T_MIN
 from sedd_cli.core.score import ScoreModel
-from sedd_cli.errors import DamageError, RequestError
-from sedd_cli.evaluation.exact.contenders import CONTENDERS, Contender, outside_contenders
-from sedd_cli.evaluation.exact.distances import DRAWS, Distance, drawn, drawn_law, enumerated, total_variation
+from sedd_cli.errors import RequestError, listed
+from sedd_cli.evaluation.exact.contenders import Contender
+from sedd_cli.evaluation.exact.distances import Distance, drawn, drawn_law, enumerated, total_variation
 from sedd_cli.evaluation.exact.law import exact_law
-from sedd_cli.evaluation.exact.source import LETTERS, MarkovSource
-from sedd_cli.evaluation.exact.states import Law, check_enumerable
-from sedd_cli.recipe.build import nearest
-from sedd_cli.recipe.outside import HINT
-from sedd_cli.system.documents import read_json
+from sedd_cli.evaluation.exact.options import ExactOptions
+from sedd_cli.evaluation.exact.results import ExactPoint, ExactResult
+from sedd_cli.evaluation.exact.states import Law, check_enumerable, conditional
+from sedd_cli.recipe.build import to_data
+from sedd_cli.recipe.part import spelled
 from sedd_cli.system.events import Event, Progress
-from sedd_cli.system.plotting import empty_figure, save
 
 #: Steps of the chain that stands for the distribution of a trained model, and of the one that tells its error.
 REFERENCE_STEPS = 256
-#: The file that a folder of results holds.
-RESULT = "exact.json"
-#: Differences of total variation that are rounding.
-TIED = 1e-9
-#: The numbers of evaluations that are compared where none are named.
-EVALUATIONS = (4, 8, 16, 32)
 
 
 @dataclass(frozen=True)
-class ExactOptions:
-    """evaluations: the numbers to compare at. samplers: names in the registry, None for all. graphs: of the source."""
+class _Job:
+    """A model, how its graph is called, its own distribution [S^L], and the tokens given at positions."""
 
-    evaluations: tuple[int, ...] = EVALUATIONS
-    samplers: tuple[str, ...] | None = None
-    graphs: tuple[str, ...] = ("absorbing", "uniform")
-    letters: int = 4
-    length: int = 6
-    seed: int = 0
-    draws: int = DRAWS
-
-    def __post_init__(self) -> None:
-        _check_lists(self)
-        for name in self.samplers or ():
-            if name not in SAMPLERS:
-                raise RequestError(f"unknown sampler {name!r}{nearest(name, SAMPLERS)}{HINT}")
-            if name not in (known := {one.sampler for one in _all_contenders()}):
-                raise RequestError(f"--exact does not compare the sampler {name}, only {', '.join(sorted(known))}")
-        for name in self.graphs:
-            if name not in GRAPHS:
-                raise RequestError(f"unknown graph {name!r}{nearest(name, GRAPHS)}{HINT}")
-        if not 2 <= self.letters <= len(LETTERS):
-            raise RequestError(f"letters must lie between 2 and {len(LETTERS)}, found {self.letters}")
-        if self.length < 1:
-            raise RequestError(f"length must be at least 1, found {self.length}")
-        if not 0 <= self.seed < 2**64:
-            raise RequestError(f"seed must lie in [0, 2^64), found {self.seed}")
-        if self.draws < 1:
-            raise RequestError(f"draws must be at least 1, found {self.draws}")
+    model: ScoreModel
+    graph: str
+    p: Tensor
+    length: int
+    given: dict[int, int]
 
     @property
-    def contenders(self) -> list[Contender]:
-        """The lines of the table."""
-        return [one for one in _all_contenders() if self.samplers is None or one.sampler in self.samplers]
-
-
-def _all_contenders() -> list[Contender]:
-    return [*CONTENDERS, *outside_contenders()]
-
-
-def _check_lists(options: ExactOptions) -> None:
-    """RequestError for a name that stands twice, and for numbers of steps that no sampler takes."""
-    for what, names in (("sampler", options.samplers or ()), ("graph", options.graphs)):
-        if twice := [name for name in names if names.count(name) > 1]:
-            raise RequestError(f"the {what} {twice[0]!r} is named twice")
-    for number in options.evaluations:
-        if not 1 <= number <= MOST_STEPS:
-            raise RequestError(f"steps must lie between 1 and {MOST_STEPS:,}, found {number:,}")
-
-
-@dataclass(frozen=True)
-class ExactPoint:
-    """One sampler at one number of evaluations. evaluations: their mean, at most `budget`. options: of the sampler."""
-
-    graph: str
-    label: str
-    budget: int
-    evaluations: float
-    options: dict[str, Any]
-    distance: Distance
-
-    def to_dict(self) -> dict[str, Any]:
-        own = {key: value for key, value in asdict(self).items() if key not in ("distance", "label")}
-        return {"sampler": self.label, **own, **asdict(self.distance)}
-
-
-@dataclass(frozen=True)
-class ExactResult:
-    """All points. reference: what the distance is from, and by how much (in total variation) that may be off."""
-
-    source: str
-    length: int
-    reference: str
-    reference_error: float
-    seconds: float
-    points: tuple[ExactPoint, ...]
-
-    def to_dict(self) -> dict[str, Any]:
-        return {
-            "source": self.source,
-            "length": self.length,
-            "reference": self.reference,
-            "reference_error": self.reference_error,
-            "seconds": round(self.seconds, 1),
-            "points": [point.to_dict() for point in self.points],
-            "nearest": {f"{graph} {budget}": of for (graph, budget), of in nearest_samplers(self.points).items()},
-        }
-
-
-def holds_exact_sweep(folder: Path) -> bool:
-    """Whether this is the folder of such a sweep, by its result."""
-    try:
-        found = read_json(folder / RESULT)
-    except (OSError, DamageError, RequestError):
-        return False
-    return isinstance(found, dict) and {"source", "length", "reference", "points"} <= found.keys()
-
-
-def nearest_samplers(points: tuple[ExactPoint, ...]) -> dict[tuple[str, int], list[str]]:
-    """The enumerated samplers nearest to the model's distribution, for each graph and number of evaluations.
-
-    Several where total variations are equal up to rounding.
-    """
-    found: dict[tuple[str, int], list[ExactPoint]] = {}
-    for point in points:
-        if point.distance.draws is None:
-            found.setdefault((point.graph, point.budget), []).append(point)
-    least = {key: min(one.distance.tv for one in those) for key, those in found.items()}
-    return {key: [one.label for one in those if one.distance.tv < least[key] + TIED] for key, those in found.items()}
+    def clamp(self) -> Conditioning:
+        return Conditioning.at(list(self.given), list(self.given.values()), 1, self.length)
 
 
 def sweep_source(options: ExactOptions) -> Generator[Event, None, ExactResult]:
-    """Of a Markov chain with exact scores: the distribution is the chain's own."""
-    check_enumerable(options.letters + 1, options.length)
-    started, source = time.monotonic(), MarkovSource(options.letters, options.length, options.seed)
-    models = [(source.model(graph), graph) for graph in options.graphs]
-    jobs = [(model, _padded(model, source.distribution())) for model, _ in models]
-    points = yield from _points(jobs, options, options.length)
-    return ExactResult(source.describe(), options.length, "the source's own", 0.0, time.monotonic() - started, points)
+    """Of a Markov chain with exact scores: the distribution is the chain's own, given the letters that are given."""
+    started, source, noise = time.monotonic(), options.source, options.noise_part
+    for part in options.graph_parts:
+        states = part.make(vocab_size=options.letters).states
+        check_enumerable(states, options.length, options.letters)
+    models, given = [source.model(part, noise) for part in options.graph_parts], source.given(options.given)
+    jobs = []
+    for model in models:
+        p = conditional(_padded(model, source.distribution()), model.graph.states, given)
+        jobs.append(_Job(model, spelled(model.graph), p, options.length, given))
+    points = yield from _points(jobs, options)
+    settings = {
+        "letters": options.letters,
+        "seed": options.seed,
+        "given": options.given,
+        "chain": source.to_data(),
+        "noise": noise.to_data(),
+        "graphs": [_named(model.graph) for model in models],
+        "grid_end": T_END,
+        "t_min": T_MIN,
+    }
+    seconds = time.monotonic() - started
+    reference = "the source's own" + (" given these letters" if given else "")
+    found = source.describe(), options.length, reference, 0.0, seconds, points
+    return ExactResult(*found, spelled(noise.make()), settings)
 
 
 def sweep_model(model: LoadedModel, options: ExactOptions) -> Generator[Event, None, ExactResult]:
@@ -171,8 +85,16 @@ def sweep_model(model: LoadedModel, options: ExactOptions) -> Generator[Event, N
     check_enumerable(score.graph.states, options.length)
     yield Progress("reference", 0, 1, "distributions")
     p, named, error = own_distribution(score, options.length)
-    points = yield from _points([(score, p)], options, options.length)
-    return ExactResult(model.source, options.length, named, error, time.monotonic() - started, points)
+    points = yield from _points([_Job(score, score.graph.name, p, options.length, {})], options)
+    settings = {"seed": options.seed, "noise": _named(score.schedule), "graphs": [_named(score.graph)]}
+    settings |= {"grid_end": T_END, "t_min": T_MIN}
+    found = model.source, options.length, named, error, time.monotonic() - started, points
+    return ExactResult(*found, spelled(score.schedule), settings)
+
+
+def _named(part: Any) -> dict[str, Any]:
+    """A graph or a schedule with all its options."""
+    return {"name": part.name, **to_data(part)}
 
 
 def own_distribution(model: ScoreModel, length: int) -> tuple[Tensor, str, float]:
@@ -203,65 +125,41 @@ def _padded(model: ScoreModel, p0: Tensor) -> Tensor:
     return p.flatten()
 
 
-def _points(
-    jobs: list[tuple[ScoreModel, Tensor]], options: ExactOptions, length: int
-) -> Generator[Event, None, tuple[ExactPoint, ...]]:
-    todo = [
-        (model, p, contender, budget)
-        for model, p in jobs
+def _points(jobs: list[_Job], options: ExactOptions) -> Generator[Event, None, tuple[ExactPoint, ...]]:
+    todo: list[tuple[_Job, Contender, int]] = [
+        (job, contender, budget)
+        for job in jobs
         for contender in options.contenders
-        if contender.fits(model.graph)
+        if contender.fits(job.model.graph, job.clamp)
         for budget in options.evaluations
     ]
+    if not todo:
+        labels, graphs = [one.label for one in options.contenders], [job.graph for job in jobs]
+        raise RequestError(f"no sampler of {listed(labels)} is for the graph {listed(graphs)}")
     found, known = [], {}
-    for done, (model, p, contender, budget) in enumerate(todo):
+    for done, (job, contender, budget) in enumerate(todo):
         yield Progress("samplers", done, len(todo), "points")
-        for sampler in contender.at(budget, model.graph, length):
-            key = model.graph.name, sampler
+        for sampler in contender.at(budget, job.model.graph, job.length - len(job.given)):
+            key = job.graph, sampler
             if key not in known:
-                known[key] = _distance(model, sampler, length, p, options)
+                known[key] = _distance(job, sampler, options)
             evaluations, distance = known[key]
             if evaluations <= budget + 1e-3:
-                point = (model.graph.name, contender.label, budget, evaluations, _options(sampler), distance)
+                point = (job.graph, contender.label, budget, evaluations, _options(sampler), distance)
                 found.append(ExactPoint(*point))
                 break
     yield Progress("samplers", len(todo), len(todo), "points")
     return tuple(found)
 
 
-def _distance(
-    model: ScoreModel, sampler: Sampler, length: int, p: Tensor, options: ExactOptions
-) -> tuple[float, Distance]:
-    law: Law | None = exact_law(model, sampler, length)
+def _distance(job: _Job, sampler: Sampler, options: ExactOptions) -> tuple[float, Distance]:
+    law: Law | None = exact_law(job.model, sampler, job.length, job.given)
     if law is not None:
-        return law.evaluations, enumerated(law, p)
-    law = drawn_law(model, sampler, length, options.draws, options.seed)
-    return law.evaluations, drawn(law, p, options.draws, options.seed)
+        return law.evaluations, enumerated(law, job.p)
+    law = drawn_law(job.model, sampler, job.length, options.draws, options.seed, job.given)
+    return law.evaluations, drawn(law, job.p, options.draws, options.seed)
 
 
 def _options(sampler: Sampler) -> dict[str, Any]:
     steps = getattr(sampler, "steps", None)
     return ({} if steps is None else {"steps": steps}) | sampler.distribution_options()
-
-
-def plot_exact(result: ExactResult, path: Path) -> None:
-    """Plot total variation against the mean number of evaluations, one panel a graph; circles are enumerated."""
-    graphs = list(dict.fromkeys(point.graph for point in result.points))
-    figure = empty_figure(7 * len(graphs), 6)
-    for axis, graph in zip(figure.subplots(1, len(graphs), squeeze=False)[0], graphs, strict=True):
-        own = [point for point in result.points if point.graph == graph]
-        labels = list(dict.fromkeys(point.label for point in own))
-        for number, label in enumerate(labels):
-            points = sorted((one for one in own if one.label == label), key=lambda one: one.evaluations)
-            marker = "o" if points[0].distance.draws is None else "x"
-            style = ("-", "--", ":")[number // 10 % 3]
-            tv = [max(point.distance.tv, 1e-5) for point in points]
-            axis.plot([point.evaluations for point in points], tv, style, marker=marker, ms=4, lw=1, label=label)
-        axis.set(xscale="log", yscale="log", xlabel="network evaluations (mean)", ylabel="total variation", title=graph)
-        ticks = sorted({point.budget for point in own})
-        axis.set_xticks(ticks, [str(tick) for tick in ticks])
-        axis.minorticks_off()
-        axis.grid(alpha=0.3)
-        axis.legend(frameon=False, fontsize=6, ncols=2)
-    figure.suptitle(f"{result.source}\ndistances below 1e-5 are drawn at 1e-5; crosses: frequencies of draws", size=9)
-    save(figure, path)

@@ -8,13 +8,17 @@ import math
 import pytest
 import torch
 
+from sedd_cli.core.graphs import GRAPHS
 from sedd_cli.core.samplers import SAMPLERS
+from sedd_cli.core.schedules import SCHEDULES
+from sedd_cli.core.score import ScoreModel
 from sedd_cli.errors import RequestError
 from sedd_cli.evaluation.exact.contenders import CONTENDERS, Contender
 from sedd_cli.evaluation.exact.distances import divergence, drawn, drawn_law, total_variation
 from sedd_cli.evaluation.exact.law import exact_law
-from sedd_cli.evaluation.exact.source import MarkovSource
-from sedd_cli.evaluation.exact.sweep import ExactOptions, own_distribution, sweep_source
+from sedd_cli.evaluation.exact.options import ExactOptions
+from sedd_cli.evaluation.exact.source import ExactNetwork, MarkovSource
+from sedd_cli.evaluation.exact.sweep import own_distribution, sweep_source
 from sedd_cli.recipe import load_recipe
 from sedd_cli.system.events import result_of
 from sedd_cli.training.train import TrainOptions, train
@@ -99,11 +103,108 @@ def test_a_contender_without_room_yields_nothing():
         ({"samplers": ("left_to_right",)}, "does not compare"),
         ({"graphs": ("uniforn",)}, "did you mean 'uniform'"),
         ({"seed": -1}, "seed must lie"),
+        ({"noise": "geometrik"}, "did you mean 'geometric'"),
+        ({"noise": "{name: geometric, sigma_mx: 2}"}, "noise.sigma_mx: unknown key, did you mean 'sigma_max'"),
+        ({"graphs": ("{name: gaussian, width: -1}",)}, "graph: "),
+        ({"samplers": ("{name: psi, kappa: 7}",)}, "sampler: kappa must"),
+        ({"samplers": ("{name: psi, steps: 7}",)}, "follow from --steps"),
+        ({"samplers": ("psi", "kappa 0.6")}, r"'\{name: psi, kappa: 0.5\}'"),
+        ({"samplers": ("tweedie", "{name: tweedie}")}, "the sampler 'tweedie' is named twice"),
+        ({"given": "ab?"}, "has 3 positions, length is 6"),
+        ({"given": "ab??z?"}, "'z' is neither"),
+        ({"given": "abcabc"}, "leaves nothing free"),
     ],
 )
 def test_what_makes_no_sense_is_refused(options, message):
     with pytest.raises(RequestError, match=message):
         ExactOptions(**options)
+
+
+def test_a_figure_is_computed_again_from_the_document_alone():
+    options = ExactOptions(
+        (4,), ("euler",), ("{name: gaussian, width: 0.2}",), "{name: geometric, sigma_max: 10}", 3, 3
+    )
+    document = result_of(sweep_source(options)).to_dict()
+    assert (document["seed"], document["letters"], document["length"]) == (0, 3, 3)
+    assert (document["grid_end"], document["t_min"]) == (1e-5, 1e-3)
+    assert document["kl"] == "KL(samples ‖ model), nats"
+    p0 = torch.tensor(document["chain"]["initial"], dtype=torch.float64)
+    step = torch.tensor(document["chain"]["transition"], dtype=torch.float64)
+    for _ in range(2):
+        p0 = p0[..., None] * step
+    part = dict(document["graphs"][0])
+    graph = GRAPHS[part.pop("name")](**part)
+    noise = dict(document["noise"])
+    model = ScoreModel(ExactNetwork(graph, p0), graph, SCHEDULES[noise.pop("name")](**noise))
+    (point,) = document["points"]
+    law = exact_law(model, SAMPLERS["euler"](steps=point["options"]["steps"]), 3)
+    assert point["tv"] == pytest.approx(total_variation(law.p, p0.flatten()), abs=1e-12)
+    assert point["kl"] == pytest.approx(divergence(law.p, p0.flatten()), abs=1e-12)
+
+
+def test_another_schedule_gives_other_distances():
+    def tv(noise):
+        found = result_of(sweep_source(ExactOptions((4,), ("euler",), ("uniform",), noise, 2, 3)))
+        return found.points[0].distance.tv
+
+    assert len({tv(noise) for noise in ("loglinear", "geometric", "{name: geometric, sigma_max: 2}")}) == 3
+
+
+@pytest.mark.parametrize("graph", sorted(GRAPHS))
+@pytest.mark.parametrize("noise", ["cosine", "geometric"])
+def test_every_graph_is_compared_with_its_own_source(graph, noise):
+    found = result_of(sweep_source(ExactOptions((2, 32), ("{name: tweedie}",), (graph,), noise, 3, 2)))
+    few, many = (point.distance.tv for point in found.points)
+    assert many < few
+    assert many < 0.05
+
+
+def test_samplers_are_named_by_name_by_line_and_with_options():
+    def labels(*words):
+        return [one.label for one in ExactOptions(samplers=words).contenders]
+
+    assert labels("psi") == ["psi, kappa 0.98", "psi, kappa 0.5"]
+    assert labels("psi", "kappa 0.5", "euler") == ["psi, kappa 0.5", "euler"]
+    assert labels("confidence", "entropy", "2 blocks") == ["confidence, entropy, 2 blocks"]
+    assert labels("remdm-conf", "{name: tweedie}") == ["remdm-conf", "tweedie"]
+    assert labels("{name: psi, kappa: 0.5}", "{name: psi, kappa: 0.3}") == ["psi, kappa 0.5", "psi, kappa 0.3"]
+    assert labels("{name: flow-matching, beta: 0.2}") == ["flow-matching, beta 0.2"]
+    for one in CONTENDERS:
+        assert one in ExactOptions(samplers=tuple(one.label.split(", "))).contenders
+    (gibbs,) = ExactOptions(samplers=("{name: gibbs, sweeps: 4}",)).contenders
+    (sampler,) = gibbs.at(16, GRAPHS["uniform"](vocab_size=2), 3)
+    assert (gibbs.label, sampler.steps, sampler.sweeps) == ("gibbs, sweeps 4", 3, 4)
+
+
+def test_given_letters_are_compared_with_the_exact_conditional_distribution(sedd):
+    words = [
+        "--exact",
+        "--letters",
+        3,
+        "--given",
+        "b?a?",
+        "--steps",
+        16,
+        "--sampler",
+        "{name: tweedie},gibbs,remdm-conf",
+    ]
+    done = sedd("sweep", *words, "--json")
+    assert done.code == 0, done.err
+    document = json.loads(done.out)
+    assert (document["given"], document["length"]) == ("b?a?", 4)
+    points = {(p["graph"], p["sampler"]): p for p in document["points"]}
+    source = MarkovSource(3, 4)
+    p0 = torch.zeros(3, 3, 3, 3, dtype=torch.float64)
+    p0[1, :, 0] = source.distribution()[1, :, 0]
+    p0 = (p0 / p0.sum()).flatten()
+    law = exact_law(source.model("uniform"), SAMPLERS["tweedie"](steps=15), 4, {0: 1, 2: 0})
+    assert points["uniform", "tweedie"]["tv"] == pytest.approx(total_variation(law.p, p0))
+    assert points["uniform", "gibbs"]["tv"] < points["uniform", "tweedie"]["tv"] / 5
+    assert points["absorbing", "remdm-conf"]["draws"]
+    assert points["absorbing", "remdm-conf"]["tv"] < 0.2
+    table = sedd("sweep", *words)
+    assert "given b?a?" in " ".join(table.out.split())
+    assert "KL(samples ‖ model)" in table.out
 
 
 def test_the_command_writes_table_document_and_figure(sedd, tmp_path):
@@ -128,6 +229,12 @@ def test_the_command_writes_table_document_and_figure(sedd, tmp_path):
         (["--exact", "--judge", "x"], "no text is judged"),
         (["--exact", "--device", "cuda"], "computes on the CPU"),
         (["--exact", "--model", "x", "--letters", 3], "built-in source"),
+        (["--exact", "--model", "x", "--noise", "geometric"], "--noise is of the built-in source"),
+        (["--exact", "--model", "x", "--given", "a?"], "--given is of the built-in source"),
+        (["--exact", "--graph", "uniform", "--sampler", "first-hitting"], "no sampler of first-hitting"),
+        (["--exact", "--noise", "mutual-information", "--graph", "gaussian"], "gaussian is neither"),
+        (["--noise", "geometric", "--steps", 4, "--judge", "x"], "--noise goes with --exact"),
+        (["--sampler", "{name: psi, kappa: 0.5}", "--steps", 4, "--judge", "x"], "go with --exact"),
         (["--letters", 3, "--steps", 4, "--judge", "x"], "--letters goes with --exact"),
         (["--steps", 4], "--judge"),
         (["--judge", "x"], "--steps"),

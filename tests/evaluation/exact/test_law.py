@@ -135,6 +135,17 @@ def test_what_cannot_be_enumerated_is_refused_with_the_limit():
         check_enumerable(50_258, 1024)
 
 
+def test_the_refusal_names_what_fits():
+    with pytest.raises(
+        RequestError, match=r"at most 100,000 are possible; the most that fits: --length 7 or --letters 2$"
+    ):
+        check_enumerable(5, 10, 4)
+    with pytest.raises(RequestError, match=r"are possible; the most that fits: --length 1$"):
+        check_enumerable(50_258, 1024)
+    with pytest.raises(RequestError, match=r"at most 100,000 are possible$"):
+        check_enumerable(200_000, 1)
+
+
 def test_the_source_is_a_distribution_with_the_chains_entropy():
     p0 = SOURCE.distribution()
     assert float(p0.sum()) == pytest.approx(1)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from sedd_cli.cli.choose import choose_model, require_one_process
-from sedd_cli.cli.option_groups import ModelOptions, sampler_names
+from sedd_cli.cli.option_groups import ModelOptions
 from sedd_cli.cli.outcome import NOTHING_KEPT, output
 from sedd_cli.cli.view.quality import exact_table
 from sedd_cli.cli.view.view import View
@@ -25,6 +25,8 @@ class ExactRequest:
     length: int | None
     letters: int | None
     graph: str | None
+    noise: str | None
+    given: str | None
     seed: int
     plot: Path | None
     out: Path | None
@@ -33,32 +35,31 @@ class ExactRequest:
 def exact_sweep(using: ModelOptions, request: ExactRequest) -> None:
     """Compare all samplers; of the built-in source, or of the model of --model."""
     from sedd_cli.cli.inputs import check_written
-    from sedd_cli.evaluation.exact.sweep import (
-        RESULT,
-        ExactOptions,
-        holds_exact_sweep,
-        plot_exact,
-        sweep_model,
-        sweep_source,
-    )
+    from sedd_cli.evaluation.exact.options import ExactOptions
+    from sedd_cli.evaluation.exact.plot import plot_exact
+    from sedd_cli.evaluation.exact.results import RESULT, holds_exact_sweep
+    from sedd_cli.evaluation.exact.sweep import sweep_model, sweep_source
     from sedd_cli.evaluation.sweep import parse_sweep
+    from sedd_cli.recipe.part import typed_list
     from sedd_cli.system.files import write_whole
     from sedd_cli.system.json_lines import json_text
     from sedd_cli.system.outputs import check_folder, check_png
 
     if using.model is not None:
-        for flag, value in (("--letters", request.letters), ("--graph", request.graph)):
-            if value is not None:
-                raise RequestError(f"{flag} is of the built-in source and means nothing with --model")
+        for flag in ("letters", "graph", "noise", "given"):
+            if getattr(request, flag) is not None:
+                raise RequestError(f"--{flag} is of the built-in source and means nothing with --model")
     if using.device not in ("auto", "cpu"):
         raise RequestError(f"--exact computes on the CPU, found --device {using.device}")
     named = None if request.sampler in (None, "all") else request.sampler
     chosen = {
         "evaluations": None if request.steps is None else parse_sweep(f"steps={request.steps}"),
-        "samplers": None if named is None else sampler_names(named),
-        "graphs": None if request.graph is None else tuple(request.graph.replace("-", "_").split(",")),
+        "samplers": None if named is None else typed_list(named),
+        "graphs": None if request.graph is None else typed_list(request.graph),
+        "noise": request.noise,
         "letters": request.letters,
-        "length": request.length,
+        "length": request.length if request.given is None or request.length is not None else len(request.given),
+        "given": request.given,
     }
     options = ExactOptions(seed=request.seed, **{key: value for key, value in chosen.items() if value is not None})
     require_one_process("sweep")

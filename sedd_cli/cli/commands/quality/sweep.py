@@ -14,7 +14,7 @@ from sedd_cli.cli.commands.quality.exact_sweep import ExactRequest, exact_sweep
 from sedd_cli.cli.commands.quality.judge import load_judge, reference_corpus
 from sedd_cli.cli.option_groups import ModelOptions, model_options, sampler_names
 from sedd_cli.cli.outcome import continues, output
-from sedd_cli.cli.view.quality import point_name, sweep_table, verdict
+from sedd_cli.cli.view.quality import sweep_table, sweep_verdict
 from sedd_cli.cli.view.view import View
 from sedd_cli.errors import RequestError
 from sedd_cli.system.software import recorded
@@ -29,12 +29,20 @@ RESUME = partial(continues, "finished samples and points are kept")
 def sweep(
     using: ModelOptions,
     steps: Annotated[
-        str | None, typer.Option(metavar="LIST", help="Numbers of steps: 32,64,128 or 32,64,...,2048.")
+        str | None,
+        typer.Option(
+            metavar="LIST",
+            help="Numbers of steps: 32,64,128 or 32,64,...,2048; --exact: of network evaluations, default: 4,8,16,32.",
+        ),
     ] = None,
     judge: o.JudgeOfSweep = None,
     sampler: Annotated[
         str | None,
-        typer.Option(metavar="LIST", help="tweedie (the default), euler, or both with a comma; --exact: any, or all."),
+        typer.Option(
+            metavar="LIST",
+            help="tweedie (the default), euler, or both with a comma; --exact: any, such as '{name: psi, kappa: 0.5}', "
+            "default: all.",
+        ),
     ] = None,
     n: Annotated[int | None, typer.Option("-n", metavar="INT", help="Samples at each point; default: 64.")] = None,
     length: Annotated[
@@ -60,7 +68,27 @@ def sweep(
     ] = None,
     graph: Annotated[
         str | None,
-        typer.Option(metavar="LIST", help="Of the built-in source; default: absorbing,uniform.", rich_help_panel=EXACT),
+        typer.Option(
+            metavar="LIST",
+            help="Of the built-in source, such as '{name: gaussian, width: 0.2}'; default: absorbing,uniform.",
+            rich_help_panel=EXACT,
+        ),
+    ] = None,
+    noise: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Of the built-in source, such as '{name: geometric, sigma_max: 20}'; default: loglinear.",
+            rich_help_panel=EXACT,
+        ),
+    ] = None,
+    given: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TEXT",
+            help="Letters given at positions of the built-in source, ? where free: 'a??b'.",
+            rich_help_panel=EXACT,
+        ),
     ] = None,
     plot: Annotated[
         Path | None,
@@ -85,11 +113,14 @@ def sweep(
                 "--judge, --self-bleu, -n, --temperature, --reference and --no-resume mean nothing with --exact: no "
                 "text is judged"
             )
-        exact_sweep(using, ExactRequest(steps, sampler, length, letters, graph, seed, plot, out))
+        exact_sweep(using, ExactRequest(steps, sampler, length, letters, graph, noise, given, seed, plot, out))
         return
-    for flag, value in (("--letters", letters), ("--graph", graph), ("--plot", plot)):
+    of_exact = {"--letters": letters, "--graph": graph, "--noise": noise, "--given": given, "--plot": plot}
+    for flag, value in of_exact.items():
         if value is not None:
             raise RequestError(f"{flag} goes with --exact")
+    if "{" in (sampler or ""):
+        raise RequestError("options of a sampler, {name: …}, go with --exact; name it alone")
     if steps is None or judge is None:
         raise RequestError(f"missing option {'--steps' if steps is None else '--judge'} (or --exact)")
     from sedd_cli.checkpoints.loaded_model import LoadedModel
@@ -113,8 +144,7 @@ def sweep(
     result = view.run(job(chosen, reader, options, corpus), RESUME)
     found = result.to_dict()
     view.result(sweep_table(result))
-    best = min(result.points, key=lambda point: point.judged.per_sequence.perplexity)
-    for line in verdict(best.judged, result.comparison, point_name(best)):
+    for line in sweep_verdict(result):
         view.say(line, "yellow")
     output.stored = True
     stored, png, frontier = (options.folder / name for name in ("sweep.json", "sweep.png", "frontier.png"))
