@@ -13,7 +13,7 @@ from sedd_cli.tables.durations import measuring_seconds, training_seconds
 from sedd_cli.tables.measures import MEASURES, ModelCache
 from sedd_cli.tables.row_run import RowRun
 from sedd_cli.tables.row_status import row_status, run_state, write_result
-from sedd_cli.training.durations import in_words
+from sedd_cli.training.durations import about, in_words
 from sedd_cli.training.train import TrainOptions, train
 
 STOPPED = "stopped; the same command continues"
@@ -112,7 +112,7 @@ def _exceeds(deadline: float | None, seconds: float, work: str) -> str:
     """Why work of that many seconds is not started, if it would end after the deadline (of time.monotonic)."""
     if deadline is None or seconds < (remaining := deadline - time.monotonic()):
         return ""
-    return f"{work} takes about {in_words(seconds)}, {in_words(remaining)} are left of the budget"
+    return f"{work} takes {about(seconds)}; left of the budget: {in_words(remaining)}"
 
 
 def _train(run: RowRun, options: RunOptions) -> Generator[Event, None, bool]:

@@ -29,7 +29,7 @@ from sedd_cli.tables.measures import MEASURES
 from sedd_cli.tables.row_run import RowRun
 from sedd_cli.tables.row_status import RowStatus, row_status, run_state
 from sedd_cli.training.cost import estimate_cost
-from sedd_cli.training.durations import in_words
+from sedd_cli.training.durations import about
 
 #: The probability with which the interval of a difference covers the truth.
 LEVEL = 0.95
@@ -184,7 +184,7 @@ def _commands(status: RowStatus, every: Sequence[RowStatus]) -> Iterator[Command
             yield Command(command, _training_cost(run, every))
     seconds = [measuring_seconds(column, status.run.mini, every) for column in status.unmeasured or status.run.columns]
     known = [value for value in seconds if value is not None]
-    cost = f"about {in_words(sum(known))} here" if len(known) == len(seconds) else None
+    cost = f"{about(sum(known))} here" if len(known) == len(seconds) else None
     if command := status.run.measure_command():
         yield Command(command, cost)
 
@@ -192,7 +192,7 @@ def _commands(status: RowStatus, every: Sequence[RowStatus]) -> Iterator[Command
 def _training_cost(run: RowRun, every: Sequence[RowStatus]) -> str | None:
     """The expected cost of the remaining training: here, from other rows, or else derived for the paper's hardware."""
     if (seconds := run_seconds(run, [status.run for status in every])) is not None:
-        return f"about {in_words(seconds)} here"
+        return f"{about(seconds)} here"
     assert run.recipe is not None
     return estimate_cost(run.recipe).to_dict().get("on the paper's hardware")
 

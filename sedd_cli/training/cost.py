@@ -21,7 +21,7 @@ from sedd_cli.recipe import Recipe
 from sedd_cli.recipe.assemble import check_recipe, expected_vocab_size, learned_exponents, make_graph
 from sedd_cli.system.distributed import Dist
 from sedd_cli.system.memory import free_memory
-from sedd_cli.training.durations import in_words
+from sedd_cli.training.durations import about
 from sedd_cli.training.flops import PEAKS, mean_active_share, training_flops
 from sedd_cli.training.state import BYTES_A_PARAMETER, use_sharding
 
@@ -79,7 +79,7 @@ class CostEstimate:
                 "parameters": "known once it is prepared",
             }
         seconds = 3600 * model.hours
-        hours = in_words(seconds) if seconds < 1 else f"about {in_words(seconds)}"
+        hours = about(seconds)
         return found | {
             "vocabulary": f"{model.vocab_size:,}",
             "parameters": f"{model.parameters:,} ({model.parameters - model.embedding:,} without the embedding)",

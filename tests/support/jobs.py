@@ -17,9 +17,9 @@ def completed(job: Generator[Any, None, Any]) -> tuple[list[Any], Any]:
 
 
 def without_origin(document: dict[str, Any]) -> dict[str, Any]:
-    """A document without the command and the time that it was made by."""
+    """A document without the command, the time that it was made by, and the seconds that a report took."""
     assert document["made_by"]["software"]["sedd"]
-    return {key: value for key, value in document.items() if key != "made_by"}
+    return {key: value for key, value in document.items() if key not in ("made_by", "seconds")}
 
 
 def returned(job: Generator[Any, None, Any]) -> Any:

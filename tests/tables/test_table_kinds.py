@@ -451,4 +451,4 @@ def test_durations_are_stored_and_finished_training_costs_nothing(known, tmp_pat
     assert row_status(one).seconds[column.name] == 600.0
     one.result_file(table.mini.columns[1]).unlink()
     result = returned(make([one], RunOptions("cpu", budget=1e-9)))
-    assert result.left[0].why.startswith("measuring at takes about 60 seconds, 0 seconds are left")
+    assert result.left[0].why.startswith("measuring at takes about 60 seconds; left of the budget: less")

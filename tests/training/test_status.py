@@ -286,7 +286,7 @@ def test_a_loss_that_is_no_bound_has_a_curve_of_its_own(sedd, watched, workplace
     found = status(tmp_path / "own")
     assert found.bound is not None
     alone = curve_of(found)
-    assert (alone.unit, alone.marks, alone.levels) == (OWN, [], {})
+    assert (alone.unit, alone.marks, alone.levels) == (OWN, {}, {})
     assert [y for _, y in alone.raw] == [record["loss"] for record in found.train]
     folder, _ = watched
     assert curve_of(status(folder)).unit == "bits/char"

@@ -139,7 +139,7 @@ def train(
 def _plan(recipe: Recipe, report: bool, device: str) -> dict[str, str]:
     """What a recipe costs, and how long it takes on this machine, as labels and values."""
     from sedd_cli.training.cost import estimate_cost
-    from sedd_cli.training.durations import in_words
+    from sedd_cli.training.durations import about
     from sedd_cli.training.pace import training_seconds
 
     found = estimate_cost(recipe, report)
@@ -150,7 +150,7 @@ def _plan(recipe: Recipe, report: bool, device: str) -> dict[str, str]:
     here = "not measured: it needs more memory than is free"
     if seconds is not None:
         here = (
-            f"about {in_words(seconds)}, from the quickest of a few single steps: short runs took 8 to 22 % longer; "
+            f"{about(seconds)}, from the quickest of a few single steps: short runs took 8 to 22 % longer; "
             "validation and report come on top"
         )
     return plan | {"on this machine": here}

@@ -14,7 +14,6 @@ from sedd_cli.cli.view.curve import COLOURS
 from sedd_cli.cli.view.results import plus_minus
 from sedd_cli.cli.view.status import draw_curves
 from sedd_cli.cli.view.two_lines import INDENT, as_many, shortened_to, two_lines
-from sedd_cli.training.runs.series import part_name
 
 if TYPE_CHECKING:
     from sedd_cli.training.runs.compare import Comparison, Verdict
@@ -54,6 +53,8 @@ def _last(found: Status) -> StoredBound | SeriesPoint | None:
 
 def _text(one: RunSummary) -> str:
     """The text of the likelihood in the list; "" without one."""
+    from sedd_cli.training.runs.series import part_name
+
     found = one.status
     if found is None or _last(found) is None:
         return ""
