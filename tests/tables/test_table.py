@@ -196,7 +196,7 @@ def test_a_budget_starts_nothing_that_would_exceed_it(table, tmp_path):
     every = [run for of in row_runs(table, tmp_path, mini=True).values() for run in of]
     assert training_seconds(every[0], every) == pytest.approx(120)  # the estimate of the table, since no row is trained
     result = returned(make(every, RunOptions("cpu", budget=60)))
-    assert "training takes about 2 minutes, 60 seconds are left" in result.left[0].why
+    assert "training takes about 2 minutes; left of the budget: 60 seconds" in result.left[0].why
     full = row_runs(table, tmp_path)["one"]
     result = returned(make(full, RunOptions("cpu", budget=60)))
     assert "is not known yet" in result.left[0].why
@@ -365,7 +365,7 @@ def test_the_command_shows_runs_and_writes(sedd, table, tmp_path, monkeypatch):
     assert re.search("Causal below One: .*for one seed", done.err)
     done = sedd(*words, "--run", "all", "--mini", "--budget", "1s")
     assert done.code == 0, done.err
-    assert "are left of the budget" in done.err
+    assert "left of the budget" in done.err
 
 
 @pytest.mark.parametrize(

@@ -380,7 +380,7 @@ def test_the_expected_time_of_measuring_counts_in_the_budget(known, tmp_path):
     assert measuring_seconds(column, True, [row_status(second)]) == pytest.approx(60.0)
     assert measuring_seconds(column, False, [row_status(second)]) is None
     result = returned(make([first, second], RunOptions("cpu", budget=30)))
-    assert "measuring in takes about 60 seconds, 30 seconds are left" in result.left[0].why
+    assert "measuring in takes about 60 seconds; left of the budget: 30 seconds" in result.left[0].why
     (command,) = summary(table, every, True).rows[0].commands
     assert command.cost == "about 2 minutes here"
 
