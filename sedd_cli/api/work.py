@@ -109,7 +109,7 @@ def evaluate(
     )
     if not isinstance(model, Model):
         loaded = load_model(model, precision="fp32" if precision == AUTO else precision, **loading)
-    elif loading or precision not in (AUTO, model.precision):
+    elif loading or precision not in (AUTO, model.precision.removesuffix(" compiled")):
         name = next(iter(loading), "precision")
         raise RequestError(f"{name} is for a model that is loaded here; this one computes in {model.precision}")
     else:

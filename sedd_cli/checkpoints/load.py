@@ -14,7 +14,7 @@ from sedd_cli.checkpoints.loaded_model import LoadedModel
 from sedd_cli.checkpoints.portable.layout import TOKENIZERS
 from sedd_cli.checkpoints.run_directory import find_run, near_run
 from sedd_cli.checkpoints.tensors import INDEX, load_weights
-from sedd_cli.data.tokenizers import Tokenizer, is_local, load_tokenizer, open_tokenizer
+from sedd_cli.data.tokenizers import Tokenizer, is_known, is_local, load_tokenizer, open_tokenizer
 from sedd_cli.data.tokenizers.reindexed import ReindexedTokenizer
 from sedd_cli.errors import RequestError, displayed, listed
 from sedd_cli.models.dit import DiT
@@ -133,13 +133,16 @@ def _from_checkpoint(found: checkpoint.Checkpoint, source: str) -> LoadedModel:
 
 
 def _is_own(named: str, model: LoadedModel) -> bool:
-    """Whether a tokenizer's name is that of the one that a model holds; RequestError for any other name, unfetched."""
+    """Whether a tokenizer's name is that of the one that a model holds.
+
+    RequestError where both are names that need no file, and differ. Others are loaded before it is known.
+    """
     own = model.tokenizer
     if own is None or is_local(named):
         return False
-    if named != own.spec:
-        raise RequestError(f"{model.source} has its own tokenizer, {own.spec}: leave out --tokenizer {named}")
-    return True
+    if named != own.spec and is_known(named) and is_known(own.spec):
+        raise RequestError(f"{model.source} has its own tokenizer, {own.spec}: leave out {named}")
+    return named == own.spec
 
 
 def _load_if_available(name: str) -> Tokenizer | None:

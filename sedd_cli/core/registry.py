@@ -43,6 +43,7 @@ class Registry(Mapping[str, type]):
     def forgotten(self, name: str) -> str:
         """The end of a message about an unknown name: the file NAME.py of the package, if nothing has imported it."""
         file = getattr(sys.modules.get(self.package or ""), "__file__", None)
+        name = name.replace("-", "_")
         if file is None or not name.isidentifier() or f"{self.package}.{name}" in sys.modules:
             return ""
         own = Path(file).with_name(f"{name}.py")

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sedd_cli.core.losses import OBJECTIVES
 from sedd_cli.errors import RequestError
 from sedd_cli.recipe.load import recipe_from
 from sedd_cli.recipe.outside import REGISTRIES, import_installed, is_missing
@@ -31,12 +30,8 @@ class StoredRecipe:
     corpus: str
     steps: int
     data: dict[str, Any]
-
-    @property
-    def logs_bound(self) -> bool:
-        """Whether the objective logs a bound on the likelihood; not that of a part that is not registered."""
-        objective = OBJECTIVES.get(self.data["objective"]["name"])
-        return objective is not None and objective.logs_bound
+    #: Whether the objective logs a bound on the likelihood; not that of a part that is not registered.
+    logs_bound: bool
 
     def to_data(self) -> dict[str, Any]:
         """Mappings, lists and scalars, as `Recipe.to_data`."""
@@ -54,4 +49,5 @@ def read_stored(path: Path) -> StoredRecipe:
     present = {key: value for key, value in data.items() if key not in missing}
     recipe = recipe_from(present | {key: STAND_INS[key] for key in missing if key in STAND_INS})
     plain = recipe.to_data() | missing
-    return StoredRecipe(recipe.name, recipe.data.corpus, recipe.train.steps, plain)
+    logs_bound = "objective" not in missing and recipe.objective.make().logs_bound
+    return StoredRecipe(recipe.name, recipe.data.corpus, recipe.train.steps, plain, logs_bound)

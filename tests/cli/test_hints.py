@@ -39,7 +39,7 @@ WRONG = {
     "prepare jobs.jsonl --field stroy": "found: story, page; did you mean 'story'?",
     "infill --model mywiki --input jbos.jsonl": "did you mean 'jobs.jsonl'?",
     "sample --model mywiki --prompts my.tx": "did you mean 'my.txt'?",
-    "sample --model mywiki --tokenizer gpt2": "runs/mywiki has its own tokenizer, char: leave out --tokenizer gpt2",
+    "sample --model mywiki --tokenizer gpt2": "runs/mywiki has its own tokenizer, char: leave out gpt2",
     "sample --model mywki": "did you mean 'mywiki'?",
     "sample --model runs/mywki": "did you mean 'runs/mywiki'?",
     "sample --model elsewhere": "the runs under runs are mywiki",

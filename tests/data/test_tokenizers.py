@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from sedd_cli.data.tokenizers import load_tokenizer, needs_training, open_tokenizer, train_tokenizer
+from sedd_cli.data.tokenizers import check_tokenizer, load_tokenizer, needs_training, open_tokenizer, train_tokenizer
 from sedd_cli.data.tokenizers.huggingface import HuggingFaceTokenizer
 from sedd_cli.data.tokenizers.tiktoken import TiktokenTokenizer
 from sedd_cli.errors import DamageError, RequestError
@@ -214,3 +214,8 @@ def test_a_tokenizer_file_of_the_hub_loads_from_disk(tmp_path):
     assert (tokenizer.vocab_size, tokenizer.eos, tokenizer.unknown) == (4, 3, 0)
     # Spelled in a text, the special token is three unknown words: "</", "s", ">".
     assert tokenizer.encode("a b </s>") == [1, 2, 0, 0, 0]
+
+
+@pytest.mark.parametrize("name", ["t5-base", "t5-small", "bert-base-uncased", "roberta-base", "gpt2-xl", "distilgpt2"])
+def test_names_of_the_hub_are_no_misspelt_ones(name):
+    check_tokenizer(name)

@@ -7,7 +7,7 @@ import torch
 
 from sedd_cli.core.fast import KERNELS, kernels_of
 from sedd_cli.core.fast.base import ScoreEntropyTiles, Targets
-from sedd_cli.core.fast.fused import losses, weighted_loss
+from sedd_cli.core.fast.fused import _row_sum, losses, weighted_loss
 from sedd_cli.core.graphs import GRAPHS
 from sedd_cli.models.dit import DiT
 from sedd_cli.models.head import Readout
@@ -84,6 +84,36 @@ def test_the_fused_loss_in_bf16_is_within_rounding_of_float64(name):
         assert mixed.dtype == torch.float32
         error = (mixed.double() - exact).norm() / exact.norm()
         assert error < 1e-2  # 2^-8 is 4e-3
+
+
+@pytest.fixture
+def avx512_bf16_alone(monkeypatch):
+    """As with AVX512-BF16 and without AMX: products of gradients have bf16 factors."""
+    monkeypatch.setattr("sedd_cli.models.head.bf16_without_amx", lambda: True)
+
+
+@pytest.mark.usefixtures("avx512_bf16_alone")
+def test_products_of_gradients_have_bf16_factors_on_a_cpu_without_amx():
+    g = torch.Generator().manual_seed(0)
+    graph, found = GRAPHS["absorbing"](vocab_size=700), {}
+    hidden, weight = torch.randn(512, 48, generator=g), 0.1 * torch.randn(graph.states, 48, generator=g)
+    x0, x = torch.randint(700, (512,), generator=g), torch.full((512,), graph.mask)
+    tiles = ScoreEntropyTiles(kernels_of(graph), Targets(x, x0, torch.full((512,), 0.7, dtype=torch.float64)))
+    for mixed in (True, False):
+        leaves = [p.clone().requires_grad_() for p in (hidden, weight, torch.zeros(graph.states))]
+        total, _ = weighted_loss(Readout(leaves[1], leaves[2], mixed), tiles, leaves[0], torch.ones(512).double())
+        total.backward()
+        found[mixed] = [leaf.grad for leaf in leaves]
+    errors = [float((a - b).norm() / b.norm()) for a, b in zip(found[True], found[False], strict=True)]
+    assert all(1e-5 < error < 1e-2 for error in errors)
+
+
+@pytest.mark.usefixtures("avx512_bf16_alone")
+def test_the_gradient_of_the_bias_is_summed_in_float32():
+    g = torch.Generator().manual_seed(0)
+    scale, gradient = 0.5 + torch.rand(4096, generator=g), (1 + torch.randn(4096, 64, generator=g)).bfloat16()
+    found = _row_sum(Readout(torch.zeros(64, 8), torch.zeros(64), mixed=True), scale, gradient)
+    torch.testing.assert_close(found.double(), scale.double() @ gradient.double(), rtol=1e-5, atol=0)
 
 
 @pytest.mark.parametrize(("mixed", "sizes"), [(True, {64, 128}), (False, {1, 63, 64, 65})])

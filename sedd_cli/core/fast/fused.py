@@ -286,8 +286,8 @@ class _Fused(torch.autograd.Function):
 
 def _row_sum(readout: LinearHead, scale: Tensor, gradient: Tensor) -> Tensor:
     """Σ_rows scale·gradient [C], to the precision of the scale [R] where the gradient [R, C] is rounded."""
-    if gradient.dtype == scale.dtype:
-        return scale @ gradient
+    if gradient.dtype == scale.dtype or not gradient.is_cuda:
+        return scale @ gradient.to(scale.dtype)
     # scale = high + low, both rounded; products are fastest with eight rows
     high = scale.to(gradient.dtype)
     low = (scale - high.to(scale.dtype)).to(gradient.dtype)

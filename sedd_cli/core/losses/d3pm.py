@@ -30,7 +30,6 @@ class D3PM(Objective):
     """
 
     name: ClassVar[str] = "d3pm"
-    logs_bound: ClassVar[bool] = True
     parametrization: ClassVar[Parametrization] = "mean"
     T: int = 1000
     cross_entropy: float = 0.0
@@ -40,6 +39,11 @@ class D3PM(Objective):
             raise ValueError(f"T must be at least 1, found {self.T}")
         if not self.cross_entropy >= 0:
             raise ValueError(f"cross_entropy must be at least 0, found {self.cross_entropy}")
+
+    @property
+    def logs_bound(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """Not with the added cross-entropy."""
+        return self.cross_entropy == 0
 
     @property
     def steps(self) -> int:

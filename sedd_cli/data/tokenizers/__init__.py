@@ -87,12 +87,13 @@ def load_tokenizer(spec: str, eos: str | None = None) -> Tokenizer:
 
 
 def check_tokenizer(spec: str) -> None:
-    """RequestError for a name that is nearly that of a known tokenizer, which no tokenizer of the hub is called."""
+    """RequestError for a name that is nearly that of a known tokenizer, and not known on the hub (such as t5-base)."""
     if is_known(spec) or is_local(spec) or "/" in spec or looks_like_path(spec) or spec in HUB_WORDS:
         return
     if size := re.fullmatch(r"bpe[-_ ]?([0-9]+)", spec, re.IGNORECASE):
         raise RequestError(f"there is no tokenizer {spec!r}; did you mean 'bpe:{size[1]}'?")
-    if meant := nearest_name(spec, [*TRAINED, *FIXED, *TiktokenTokenizer.names()], 0.75):
+    likely = [name for name in TiktokenTokenizer.names() if not name.endswith("_base")]
+    if meant := nearest_name(spec, [*TRAINED, *FIXED, *likely], 0.75):
         raise RequestError(f"there is no tokenizer {spec!r}; did you mean {meant!r}?")
 
 

@@ -35,6 +35,9 @@ class ExactOptions:
     given: str | None = None
 
     def __post_init__(self) -> None:
+        for key, values in (("steps", self.evaluations), ("sampler", self.samplers), ("graph", self.graphs)):
+            if values is not None and not values:
+                raise RequestError(f"{key}: at least one is needed")
         for number in self.evaluations:
             if not 1 <= number <= MOST_STEPS:
                 raise RequestError(f"steps must lie between 1 and {MOST_STEPS:,}, found {number:,}")

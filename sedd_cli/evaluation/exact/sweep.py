@@ -135,7 +135,8 @@ def _points(jobs: list[_Job], options: ExactOptions) -> Generator[Event, None, t
     ]
     if not todo:
         labels, graphs = [one.label for one in options.contenders], [job.graph for job in jobs]
-        raise RequestError(f"no sampler of {listed(labels)} is for the graph {listed(graphs)}")
+        given = " with these given letters" if options.given else ""
+        raise RequestError(f"no sampler of {listed(labels)} is for the graph {listed(graphs)}{given}")
     found, known = [], {}
     for done, (job, contender, budget) in enumerate(todo):
         yield Progress("samplers", done, len(todo), "points")
@@ -149,6 +150,8 @@ def _points(jobs: list[_Job], options: ExactOptions) -> Generator[Event, None, t
                 found.append(ExactPoint(*point))
                 break
     yield Progress("samplers", len(todo), len(todo), "points")
+    if not found:
+        raise RequestError(f"no sampler needs as few as {max(options.evaluations)} network evaluations: take more")
     return tuple(found)
 
 

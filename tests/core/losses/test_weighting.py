@@ -9,6 +9,7 @@ from support.toys import N
 from sedd_cli.core.graphs import GRAPHS
 from sedd_cli.core.losses import OBJECTIVES
 from sedd_cli.core.losses.base import ContinuousTime
+from sedd_cli.core.losses.d3pm import D3PM
 from sedd_cli.core.losses.score_entropy import ScoreEntropy
 from sedd_cli.core.losses.weighting import NAMES, check_dynamic
 from sedd_cli.core.schedules import SCHEDULES
@@ -203,4 +204,6 @@ def test_a_loss_is_the_likelihood_s_bound_only_where_its_own_class_says_so():
         """Weighted otherwise."""
 
     assert ScoreEntropy.logs_bound
+    assert D3PM().logs_bound
+    assert not D3PM(cross_entropy=0.1).logs_bound
     assert not Changed.logs_bound

@@ -287,3 +287,15 @@ def test_the_size_of_the_built_in_source_does_not_bind_a_model():
     options = ExactOptions(length=9)
     with pytest.raises(RequestError, match="at most 100,000"):
         next(sweep_source(options))
+
+
+@pytest.mark.parametrize("key", ["evaluations", "samplers", "graphs"])
+def test_an_empty_list_is_refused(key):
+    with pytest.raises(RequestError, match="at least one is needed"):
+        ExactOptions(**{key: ()})
+
+
+def test_a_sampler_that_needs_more_evaluations_than_there_are_is_refused():
+    few = ExactOptions(evaluations=(1,), samplers=("first-hitting",), graphs=("absorbing",), letters=2, length=3)
+    with pytest.raises(RequestError, match="no sampler needs as few as 1 network evaluations"):
+        result_of(sweep_source(few))

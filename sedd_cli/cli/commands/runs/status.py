@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -14,7 +13,7 @@ from sedd_cli.cli.next_commands import resuming, say_commands
 from sedd_cli.cli.outcome import output
 from sedd_cli.cli.view.status import draw_status
 from sedd_cli.cli.view.view import View
-from sedd_cli.errors import RequestError
+from sedd_cli.errors import RequestError, shell_command
 
 
 def status(
@@ -56,7 +55,7 @@ def status(
     if not quiet:
         draw_status(view.console, found)
     if found.state in ("stopped", "failed"):
-        document["resume"] = shlex.join(["sedd", *resuming(run)])
+        document["resume"] = shell_command(["sedd", *resuming(run)])
         say_commands(view, [resuming(run)], "Go on with it:")
     if plot:
         view.say(f"wrote {document['png']}")
