@@ -14,6 +14,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from sedd_cli.checkpoints import checkpoint
+from sedd_cli.data.tokenizers import HUB_WORDS
 from sedd_cli.errors import RequestError, WorkError, listed
 from sedd_cli.recipe import Recipe, dump_recipe, load_recipe
 from sedd_cli.system.files import near, whole_file, write_whole
@@ -32,8 +33,6 @@ MAY_CHANGE = (
 
 #: The folder of runs, if no other is given.
 RUNS = Path("runs")
-#: Models of the hub whose id is a single word. A run of such a name is meant by its path alone.
-HUB_WORDS = ("gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl", "distilgpt2")
 #: An empty file that marks a folder as a run.
 MARK = ".sedd-run"
 #: Kinds of our records in metrics.jsonl.

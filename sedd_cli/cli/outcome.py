@@ -173,7 +173,7 @@ def say_error(text: str) -> None:
 def continues(kept: str, more: str = "") -> str:
     """What to say after Ctrl-C: what is kept, and the command that goes on with it.
 
-    more: what stands behind it in brackets.
+    more: a remark, added in brackets.
     """
     said = f"interrupted: {kept}, the same command continues{more and f' ({more})'}"
     if os.environ.get("WORLD_SIZE", "1") != "1":  # torchrun and its words stand before the command

@@ -90,10 +90,10 @@ class ScoreModel:
 
     def hidden(self, x: Tensor, sigma: Tensor) -> Tensor:
         """The trunk's output [B, L, D]."""
-        return self.net.hidden(x, self._told(sigma))
+        return self.net.hidden(x, self._clamped(sigma))
 
-    def _told(self, sigma: Tensor) -> Tensor:
-        """The noise that the network is told."""
+    def _clamped(self, sigma: Tensor) -> Tensor:
+        """The total noise as the network gets it."""
         return sigma if self.sigma_range is None else sigma.clamp(*self.sigma_range)
 
     def log_score(self, x: Tensor, sigma: Tensor) -> Tensor:
@@ -118,7 +118,7 @@ class ScoreModel:
             The positions' sequences [R], their places in them [R], and the output [R, D].
         """
         count = Count(self.graph.active(x) if where is None else where)
-        hidden, flat = self._hidden_at(x, sigma, count.indices), count.indices()
+        hidden, flat = self._hidden_at(x, sigma, lambda: count.indices), count.indices
         return flat // x.shape[1], flat % x.shape[1], hidden
 
     def hidden_of_one(self, x: Tensor, sigma: Tensor, place: Tensor) -> Tensor:
@@ -128,7 +128,7 @@ class ScoreModel:
     def _hidden_at(self, x: Tensor, sigma: Tensor, rows: Callable[[], Tensor]) -> Tensor:
         """The trunk's output [R, D] at rows [R] of B·L; some networks save work elsewhere."""
         if (at := getattr(self.net, "hidden_at", None)) is not None:
-            return at(x, self._told(sigma), rows)
+            return at(x, self._clamped(sigma), rows)
         hidden = self.hidden(x, sigma)
         return hidden.flatten(0, 1).index_select(0, rows())
 
@@ -190,12 +190,9 @@ class Count:
             self._event = torch.cuda.Event()
             self._event.record()
 
+    @cached_property
     def indices(self) -> Tensor:
         """The places of the True entries in the flattened mask, in order, [R] int64."""
-        return self._indices
-
-    @cached_property
-    def _indices(self) -> Tensor:
         if self._event is None:
             return self._mask.nonzero()[:, 0]
         self._event.synchronize()

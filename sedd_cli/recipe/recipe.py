@@ -19,7 +19,7 @@ from sedd_cli.recipe.outside import REGISTRIES, Origin, origins
 from sedd_cli.recipe.part import GraphPart, ObjectivePart, SamplerPart, SchedulePart
 
 #: Schedules of the learning rate.
-SCHEDULES = ("constant", "linear", "cosine")
+RATE_SCHEDULES = ("constant", "linear", "cosine")
 
 
 def _one_of(key: str, value: str, accepted: tuple[str, ...]) -> None:
@@ -135,8 +135,8 @@ class TrainRecipe:
             raise ValueError(f"ema must lie in [0, 1), found {self.ema}")
         _one_of("optimizer", self.optimizer, ("adamw", "muon"))
         _one_of("start", self.start, ("random", "unigrams", "bigrams"))
-        if self.schedule not in SCHEDULES:
-            wrong = not_one_of("schedule", SCHEDULES, self.schedule)
+        if self.schedule not in RATE_SCHEDULES:
+            wrong = not_one_of("schedule", RATE_SCHEDULES, self.schedule)
             raise ValueError(f"{wrong}; warm-up, stable, decay is constant with train.decay (sedd guide recipes)")
         self._check_decay()
         _one_of("t_sampling", self.t_sampling, ("stratified", "uniform"))

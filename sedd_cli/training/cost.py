@@ -78,15 +78,14 @@ class CostEstimate:
                 "vocabulary": "known once the corpus is prepared",
                 "parameters": "known once it is prepared",
             }
-        seconds = 3600 * model.hours
-        hours = about(seconds)
         return found | {
             "vocabulary": f"{model.vocab_size:,}",
             "parameters": f"{model.parameters:,} ({model.parameters - model.embedding:,} without the embedding)",
             "memory, one process": f"about {model.memory / 2**30:.1f} GiB "
             f"for micro-batches of {model.micro_batch} × {self.length} (an estimate)",
             "useful FLOP in all": f"{model.flops:.2e}",
-            "on the paper's hardware": f"{hours} on {GPUS} × A100 80 GB at {MFU:.0%} of the bf16 peak",
+            "on the paper's hardware": f"{about(3600 * model.hours)} on {GPUS} × A100 80 GB at {MFU:.0%} of the bf16 "
+            "peak",
             **({"warning": model.warning} if model.warning else {}),
         }
 

@@ -23,8 +23,8 @@ __all__ = [
     "train_tokenizer",
 ]  # fmt: skip
 
-#: Tokenizers of the hub whose id is a single word and like a known name.
-HUB_WORDS = ("gpt2-medium", "gpt2-large", "gpt2-xl", "distilgpt2")
+#: Models of the hub whose id is a single word: a run or a tokenizer of this name does not hide them.
+HUB_WORDS = ("gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl", "distilgpt2")
 TRAINED: dict[str, type[TrainedTokenizer]] = {kind.kind: kind for kind in (CharTokenizer, BPETokenizer)}
 FIXED = {kind.kind: kind for kind in (ByteTokenizer, Text8Tokenizer)}
 KINDS: dict[str, type[Tokenizer]] = {

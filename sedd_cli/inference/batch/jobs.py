@@ -41,7 +41,7 @@ class JobsResult:
         fillings: Number of fillings in all.
         from_before: How many of them were stored before.
         refused: The lines that have no job.
-        warnings: What was said of the others.
+        warnings: Warnings about the other lines.
         samples: The records of all fillings, sorted by line, number and candidate.
     """
 

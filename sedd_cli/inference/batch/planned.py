@@ -34,7 +34,7 @@ class Plans:
         #: The fillings that are planned and not shown yet, in the order of the lines.
         self.issued: deque[Filling] = deque()
         self._setting = setting
-        #: What is not said yet → the lines that it is about; and what is said of lines that have a job.
+        #: Warnings → the numbers of their lines: those not shown yet, and all about lines that have a job.
         self._news: dict[str, list[int]] = {}
         self._remarks: dict[str, list[int]] = {}
         self._ids = _Ids()
@@ -50,7 +50,7 @@ class Plans:
 
     @property
     def remarks(self) -> list[str]:
-        """What is said of the lines that have a job."""
+        """Warnings about the lines that have a job."""
         return _by_lines(self._remarks)
 
     def _refuse(self, line: JobLine, reason: str) -> None:
@@ -101,7 +101,7 @@ class Plans:
 
 
 def _by_lines(found: dict[str, list[int]]) -> list[str]:
-    """What is said of lines, once for all lines that it is said of."""
+    """Each warning once, with the numbers of all its lines in front."""
     return [f"{spelled_lines(lines)}: {text}" if lines else text for text, lines in found.items()]
 
 
