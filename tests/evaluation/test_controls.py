@@ -165,7 +165,9 @@ def test_more_text_than_there_is_overlaps_and_says_so(causal, corpus):
     events, _ = completed(compare(causal, texts_of(corpus, 2, 8), corpus, seed=0))
     assert not any("overlap" in event.text for event in events if isinstance(event, Note))
     size = corpus.split("train").tokens
-    many = Samples(["the cat"] * (size // 7 + 9), [None] * (size // 7 + 9))
+    text = "the cat sat on the mat"
+    n = size // len(text) + 9
+    many = Samples([text] * n, [None] * n)
     events, _ = completed(compare(causal, many, corpus, seed=0))
     assert any("overlap" in event.text for event in events if isinstance(event, Note))
 
