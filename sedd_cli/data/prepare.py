@@ -30,7 +30,7 @@ from sedd_cli.system.events import Event, Note, Progress, Warn
 from sedd_cli.system.files import write_whole
 from sedd_cli.system.home import home
 from sedd_cli.system.json_lines import json_text
-from sedd_cli.system.locks import file_lock
+from sedd_cli.system.locks import beside, file_lock, is_locked
 
 __all__ = ["PrepareOptions", "dataset_folder", "home", "prepare"]
 
@@ -80,6 +80,8 @@ def prepare(options: PrepareOptions) -> Generator[Event, None, PrepareResult]:
     folder = dataset_folder(options)
     partial = folder.with_name(f"{folder.name}.partial")
     source = corpus.open(options)
+    if is_locked(beside(folder)):
+        yield Note(f"another process is preparing {folder}; this one waits for it")
     with _lock(folder), _tidy_on_failure(partial):
         if (ready := find_prepared(options)) is not None:  # another process finished it meanwhile
             return (yield from _stored(ready))
@@ -229,12 +231,11 @@ def _empty_splits(corpus: Corpus, splits: dict[str, SplitInfo]) -> Iterator[Warn
 
 @contextmanager
 def _lock(folder: Path) -> Iterator[None]:
-    """Hold the lock of a dataset folder; RequestError if another process prepares it."""
+    """Hold the lock of a dataset folder, once no other process prepares it."""
     with ExitStack() as stack:
         try:
             folder.parent.mkdir(parents=True, exist_ok=True)
-            lock = folder.with_name(f".{folder.name}.lock")
-            stack.enter_context(file_lock(lock, f"another process is preparing {folder}"))
+            stack.enter_context(file_lock(beside(folder), f"another process is preparing {folder}", timeout=-1))
         except OSError as error:
             raise RequestError(f"{folder.parent} cannot be written: choose another folder with SEDD_HOME") from error
         yield

@@ -16,7 +16,7 @@ def file_lock(lock: Path, refusal: str, timeout: float = 0, remove: bool = False
     Args:
         lock: The lock file; it is made where it does not exist.
         refusal: What another process is doing, for the message.
-        timeout: Seconds to wait for the lock.
+        timeout: Seconds to wait for the lock; -1: without end.
         remove: Remove the lock file at the end.
 
     Raises:

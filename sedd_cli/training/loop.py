@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from functools import partial
 
 import torch
 from torch import nn
@@ -37,6 +38,7 @@ def training(
     net.train()
     metrics, divergence = StepMetrics(state), Divergence(state)
     stop, parent = False, os.getppid()
+    text = {"data": state.dataset.manifest.fingerprint}  # with the first record
     if state.step < config.steps:
         yield Progress("training", state.step, config.steps, "steps")
     with closing(prefetch(loader, state.step, rows.start, rows.stop)) as batches:
@@ -62,7 +64,9 @@ def training(
             if state.step % config.log_every == 0 or last:
                 event = metrics.close()
                 if dist.main:
-                    yield from _aside(run, lambda event=event: run.log({"kind": "train", **dataclasses.asdict(event)}))
+                    record = {"kind": "train", **dataclasses.asdict(event), **text}
+                    yield from _aside(run, partial(run.log, record))
+                    text = {}
                 yield event
                 yield from divergence.see(event)
             if saving.over and not saving.failed:  # a failure is raised on all processes, after the next step

@@ -8,6 +8,8 @@ import json
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import TimeoutError as StillRunning
 from functools import partial
 from pathlib import Path
 
@@ -187,10 +189,14 @@ def test_two_at_once(text):
     options = PrepareOptions(str(text), tokenizer="char")
     running = prepare(options)
     next(running)
-    with pytest.raises(RequestError, match="another process is preparing"):
-        list(prepare(options))
-    assert returned(running).fresh
-    assert not run(corpus=str(text), tokenizer="char").fresh
+    waiting = prepare(options)
+    assert "another process is preparing" in next(waiting).text
+    with ThreadPoolExecutor(1) as other:
+        second = other.submit(returned, waiting)
+        with pytest.raises(StillRunning):
+            second.result(timeout=0.2)
+        assert returned(running).fresh
+        assert not second.result(timeout=30).fresh
 
 
 def fill_disk_after(monkeypatch, tokens):

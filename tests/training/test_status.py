@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import sys
 import types
 
@@ -121,6 +122,19 @@ def test_a_line_that_is_being_written_is_left_out(watched, tmp_path):
     with (tmp_path / "run" / "metrics.jsonl").open("a") as file:
         file.write('{"kind": "train", "step": 14, "lo')
     assert status(tmp_path / "run").step == 12
+
+
+def test_before_the_first_checkpoint_the_curve_is_in_the_units_of_the_bound_already(sedd, watched, tmp_path):
+    copy = shutil.copytree(watched[0], tmp_path / "run")
+    (copy / "metrics.jsonl").write_text("".join(json.dumps(r) + "\n" for r in lines(watched[0], "train")))
+    for left in ("latest", "checkpoints", "results"):
+        path = copy / left
+        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+    whole, cut = status(watched[0]), status(copy)
+    assert cut.checkpoint is None
+    assert cut.data == whole.data
+    assert cut.bits_of_a_nat == pytest.approx(whole.bits_of_a_nat, rel=0.05)
+    assert "bits/char" in sedd("status", copy).out
 
 
 def test_the_status_command_shows_the_curve_and_draws_it(sedd, watched):

@@ -121,8 +121,11 @@ def _error(failed: Sequence[UnfinishedRow], asked: int) -> Exception | None:
     if not failed:
         return None
     kind = RequestError if all(f.code == 2 for f in failed) else WorkError
-    names = ", ".join(f"{f.row}, seed {f.seed}" for f in failed)
-    return kind(f"{len(failed)} of {asked} failed: {names}; the reasons are above")
+    seeds: dict[tuple[str, str], list[int]] = {}
+    for row in failed:
+        seeds.setdefault((row.row, row.why), []).append(row.seed)
+    each = (f"{row}, seed{'s' * (len(of) > 1)} {', '.join(map(str, of))}: {why}" for (row, why), of in seeds.items())
+    return kind(f"{len(failed)} of {asked} failed: " + "; ".join(each))
 
 
 def _asked(found: Table, places: dict[str, list[RowRun]], run: list[str]) -> list[RowRun]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
 from sedd_cli.checkpoints.checkpoint import latest_name
 from sedd_cli.data.folders import prepared
@@ -12,14 +13,16 @@ from sedd_cli.system.documents import read_json
 from sedd_cli.training.runs.stored import StoredBound, stored_bounds
 
 
-def data_of(run: Path, own: list[StoredBound]) -> str | None:
-    """The fingerprint of the data that a run was trained on; None where neither checkpoint nor result tells."""
+def data_of(run: Path, own: list[StoredBound], train: list[dict[str, Any]]) -> str | None:
+    """The fingerprint of the data that a run was trained on; None where no checkpoint, result or record tells."""
     try:
         if (name := latest_name(run)) is not None:
             return str(read_json(run / "checkpoints" / name / "state.json")["data"])
     except (OSError, KeyError, TypeError, DamageError):
         pass
-    return own[-1].fingerprint if own else None
+    if own:
+        return own[-1].fingerprint
+    return next((record["data"] for record in reversed(train) if isinstance(record.get("data"), str)), None)
 
 
 def bits_of_a_nat(data: str) -> float | None:
