@@ -10,7 +10,7 @@ from sedd_cli.api.progress import followed
 from sedd_cli.data.prepare import PrepareResult
 from sedd_cli.data.prepare import prepare as prepare_job
 from sedd_cli.data.prepared import PrepareOptions
-from sedd_cli.errors import RequestError
+from sedd_cli.errors import RequestError, shortened
 from sedd_cli.evaluation.likelihood.evaluate import EvaluateOptions
 from sedd_cli.evaluation.likelihood.evaluate import evaluate as evaluate_job
 from sedd_cli.evaluation.likelihood.results import LikelihoodResult
@@ -67,6 +67,11 @@ def train(
     """
     known, others = hints_of(TrainOptions, "run", "tell"), ("run_dir", "progress")
     read = read_options("train", options, known, others, override_hint([*known, *others]))
+    for override in overrides:
+        if not isinstance(override, str):
+            raise RequestError(
+                f"an override is a text such as 'train.steps=500', found {shortened(repr(override), 80)}"
+            )
     own = Path(str(recipe)) / "recipe.yaml"
     if isinstance(recipe, Recipe):
         if overrides:

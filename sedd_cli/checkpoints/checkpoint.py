@@ -24,6 +24,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.distributed import ProcessGroup
 
+from sedd_cli.checkpoints.tensors import read_tensors
 from sedd_cli.errors import MESSAGE, DamageError, RequestError, WorkError, displayed
 from sedd_cli.system.digests import sha256_of
 from sedd_cli.system.documents import is_plain_name, read_json
@@ -47,7 +48,16 @@ class Checkpoint:
     step: int
 
     def tensors(self, kind: str) -> dict[str, Tensor]:
-        """All tensors of one kind (weights, ema, adamw …) by name, on the CPU."""
+        """All tensors of one kind (weights, ema, adamw …) by name, on the CPU; they may be memory-mapped."""
+        files = list(self.folder.glob("*.safetensors"))
+        if len(files) == 1:  # every tensor is whole; what reads shards takes a second to import
+            found = {name: value for name, value in read_tensors(files[0]).items() if name.startswith(f"{kind}.")}
+        else:
+            found = self._joined(kind)
+        return {name.removeprefix(f"{kind}."): value for name, value in found.items()}
+
+    def _joined(self, kind: str) -> dict[str, Tensor]:
+        """The tensors of one kind by their full names, each from its shards."""
         from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader
         from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
@@ -58,7 +68,7 @@ class Checkpoint:
             if name.startswith(f"{kind}.") and isinstance(info, TensorStorageMetadata)
         }
         self.load(found)
-        return {name.removeprefix(f"{kind}."): value for name, value in found.items()}
+        return found
 
     def load(self, into: dict[str, Tensor]) -> None:
         """Fill tensors, whole or sharded, by their full names ("ema.blocks.0…"); each process reads its shards."""

@@ -21,7 +21,14 @@ from sedd_cli.data.manifest import Manifest, SplitInfo
 from sedd_cli.data.prepared import PrepareOptions, choices, dataset_folder, find_prepared
 from sedd_cli.data.remarks import tokenizer_remarks, unknown_remarks
 from sedd_cli.data.shards import open_dataset
-from sedd_cli.data.tokenizers import Tokenizer, load_tokenizer, needs_training, open_tokenizer, train_tokenizer
+from sedd_cli.data.tokenizers import (
+    Tokenizer,
+    check_tokenizer,
+    load_tokenizer,
+    needs_training,
+    open_tokenizer,
+    train_tokenizer,
+)
 from sedd_cli.data.tokenizers.base import FILE as TOKENIZER_FILE
 from sedd_cli.data.writer import SplitWriter
 from sedd_cli.errors import DamageError, RequestError, WorkError, printable
@@ -77,6 +84,7 @@ def prepare(options: PrepareOptions) -> Generator[Event, None, PrepareResult]:
         if options.local is None and corpus.local and manifest.source != corpus.origin and "://" not in manifest.source:
             yield Note(f"{corpus.name} is the copy prepared from {manifest.source}")
         return (yield from _stored(ready))
+    check_tokenizer(options.tokenizer or corpus.tokenizer, options.eos)
     folder = dataset_folder(options)
     partial = folder.with_name(f"{folder.name}.partial")
     source = corpus.open(options)
@@ -175,8 +183,6 @@ def _tokenizer(options: PrepareOptions, spec: str, source: Source, folder: Path)
             )
         yield Note(f"training the tokenizer {spec}")
         tokenizer = train_tokenizer(spec, source.splits["train"]())
-        if options.eos is not None:
-            raise RequestError(f"--eos has no effect on {spec}, which has its own separator")
     else:
         tokenizer = load_tokenizer(spec, options.eos)
     tokenizer.save(folder)

@@ -40,7 +40,7 @@ class PrepareOptions(Request):
         if self.hold_out not in HOLD_OUT:
             raise RequestError(not_one_of("hold_out", HOLD_OUT, self.hold_out))
         if self.tokenizer is not None:
-            check_tokenizer(self.tokenizer)
+            check_tokenizer(self.tokenizer, self.eos)
 
 
 def tokenizer_of(options: PrepareOptions) -> str:

@@ -68,7 +68,9 @@ class Rotary(nn.Module):
 
     def __init__(self, head_dim: int, base: float = 10_000.0):
         super().__init__()
-        self.register_buffer("inv_freq", base ** (-torch.arange(0, head_dim, 2, dtype=torch.float32) / head_dim))
+        # on the CPU even under `torch.device("meta")`, where PyTorch would import its compiler for this: two seconds
+        even = torch.arange(0, head_dim, 2, dtype=torch.float32, device="cpu")
+        self.register_buffer("inv_freq", base ** (-even / head_dim))
 
     def forward(self, length: int, heads: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """(cos, sin), each [L, heads · head_dim], for heads side by side; made in float32 whatever autocast does.

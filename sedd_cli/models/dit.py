@@ -56,7 +56,7 @@ class DiT(LanguageNetwork):
         self.vocab_embed = Embedding(states, config.hidden_size)
         told = variant.conditioned and (config.adaln or config.time)
         self.sigma_map = SigmaEmbedding(config.cond_dim) if told else None
-        self.rotary_emb = _rotary(config)
+        self.rotary_emb = Rotary(config.hidden_size // config.n_heads) if config.positions == "rotary" else None
         self.blocks = nn.ModuleList(Block(config, variant) for _ in range(config.n_blocks))
         self.output_layer = OutputLayer(config, states, variant)
         added = told and not modulated(config, variant)
@@ -71,9 +71,7 @@ class DiT(LanguageNetwork):
     ) -> DiT:
         """A network whose parameters have shapes but no memory yet, for `load_state_dict(..., assign=True)`."""
         with torch.device("meta"):
-            net = cls(config, states, causal=causal, variant=variant, exponents=exponents)
-        net.rotary_emb = _rotary(config)
-        return net
+            return cls(config, states, causal=causal, variant=variant, exponents=exponents)
 
     def hidden(self, x: Tensor, sigma: Tensor, past: KVCache | None = None) -> Tensor:
         """The head's input [B, L, D], after the final normalisation and modulation.
@@ -224,7 +222,3 @@ class DiT(LanguageNetwork):
 
     def _mixed(self, device: torch.device) -> torch.autocast:
         return torch.autocast(device.type, self.autocast or torch.bfloat16, enabled=self.autocast is not None)
-
-
-def _rotary(config: DiTConfig) -> Rotary | None:
-    return Rotary(config.hidden_size // config.n_heads) if config.positions == "rotary" else None

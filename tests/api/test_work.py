@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -190,3 +191,8 @@ def test_evaluate_computes_in_the_command_s_precision(tiny_run, monkeypatch):
     evaluate(tiny_run, device="cpu", precision="bf16")
     evaluate(load_model(tiny_run, "cpu"))
     assert seen == [("fp32", True), ("fp32", False), ("bf16", False), ("fp32", True)]
+
+
+def test_a_list_of_overrides_is_refused_with_the_right_form(workplace):
+    with pytest.raises(RequestError, match=re.escape("is a text such as 'train.steps=500', found ['train.steps=4']")):
+        sedd_cli.train(workplace / "tiny.yaml", ["train.steps=4"])

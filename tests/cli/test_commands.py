@@ -28,6 +28,19 @@ def test_help_shows_an_example_without_importing_torch(command):
     assert not command or f"sedd {command[0]}" in done.stdout.split("Example:")[1]
 
 
+def test_a_model_is_sampled_without_importing_a_compiler_or_distributed_tensors(tiny_run):
+    """Either takes a second, as long as everything else before the first sample."""
+    script = (
+        "import sys\n"
+        "from sedd_cli.__main__ import main\n"
+        "try: main()\n"
+        "finally: assert not {'torch._dynamo', 'torch.distributed.tensor', 'sympy', 'pandas'} & set(sys.modules)"
+    )
+    words = [sys.executable, "-c", script, "sample", "--model", tiny_run, "--quiet"]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
 def test_json_is_alone_on_standard_output(sedd, tiny_run, workplace):
     for words in (
         ["sample", "--model", tiny_run, "-n", 2],

@@ -185,6 +185,13 @@ def test_a_partial_folder_of_another_version_is_not_mixed_in(text, monkeypatch):
     assert result.manifest.software == "sedd 9.9"
 
 
+@pytest.mark.parametrize(("tokenizer", "eos"), [("bpe:3", None), ("char:5", None), ("bpe:300", "</s>"), (None, "</s>")])
+def test_a_tokenizer_that_cannot_be_learnt_is_refused_before_any_work(text, tokenizer, eos, monkeypatch):
+    monkeypatch.setattr(prepare_module, "_fill", lambda *given: pytest.fail("the work has begun"))
+    with pytest.raises(RequestError, match=r"bpe:N with N from|char takes no number|--eos has no effect"):
+        run(corpus=str(text), tokenizer=tokenizer, eos=eos)
+
+
 def test_two_at_once(text):
     options = PrepareOptions(str(text), tokenizer="char")
     running = prepare(options)

@@ -86,8 +86,16 @@ def load_tokenizer(spec: str, eos: str | None = None) -> Tokenizer:
     return tokenizer.separated_by(eos)
 
 
-def check_tokenizer(spec: str) -> None:
-    """RequestError for a name that is nearly that of a known tokenizer, and not known on the hub (such as t5-base)."""
+def check_tokenizer(spec: str, eos: str | None = None) -> None:
+    """RequestError for a name that cannot be right.
+
+    It is nearly that of a known tokenizer, and not known on the hub (such as t5-base); or it is that of a tokenizer to
+    be learnt, with a wrong number, or with an --eos, which none of them takes.
+    """
+    if needs_training(spec):
+        TRAINED[spec.partition(":")[0]].check(spec)
+        if eos is not None:
+            raise RequestError(f"--eos has no effect on {spec}, which has its own separator")
     if is_known(spec) or is_local(spec) or "/" in spec or looks_like_path(spec) or spec in HUB_WORDS:
         return
     if size := re.fullmatch(r"bpe[-_ ]?([0-9]+)", spec, re.IGNORECASE):

@@ -151,5 +151,10 @@ class TrainedTokenizer(Tokenizer):
 
     @classmethod
     @abstractmethod
+    def check(cls, spec: str) -> None:
+        """RequestError for a name that is not of the form of this kind's."""
+
+    @classmethod
+    @abstractmethod
     def train(cls, spec: str, texts: Iterable[str]) -> Tokenizer:
         """Learn the vocabulary from `texts`, read once and not kept. Deterministic."""

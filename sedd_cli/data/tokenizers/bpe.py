@@ -80,6 +80,10 @@ class BPETokenizer(TrainedTokenizer):
         return cls(spec, pieces, [tuple(pair) for pair in model["merges"]])
 
     @classmethod
+    def check(cls, spec: str) -> None:
+        cls._size(spec)
+
+    @classmethod
     def _size(cls, spec: str) -> int:
         number = spec.partition(":")[2]
         if not (number.isascii() and number.isdecimal()) or not cls.smallest <= int(number[:10]) <= MOST_PIECES:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from sedd_cli.data.tokenizers.base import Tokenizer, TrainedTokenizer
-from sedd_cli.errors import RequestError
+from sedd_cli.errors import RequestError, shortened
 
 
 def code_points(text: str) -> np.ndarray:
@@ -39,9 +39,13 @@ class CharTokenizer(TrainedTokenizer):
         self._decoded = np.concatenate([code_points("\ufffd\ufffd"), self._points])
 
     @classmethod
-    def train(cls, spec: str, texts: Iterable[str]) -> CharTokenizer:
+    def check(cls, spec: str) -> None:
         if spec != cls.kind:
-            raise RequestError(f"tokenizer {spec!r}: char takes no number; write char")
+            raise RequestError(f"tokenizer {shortened(spec)!r}: char takes no number; write char")
+
+    @classmethod
+    def train(cls, spec: str, texts: Iterable[str]) -> CharTokenizer:
+        cls.check(spec)
         seen: set[str] = set()
         for text in texts:
             seen.update(text)
