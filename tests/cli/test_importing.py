@@ -209,23 +209,23 @@ def test_every_command_takes_it(own, command):
 
 @pytest.mark.slow
 def test_under_torchrun_every_process_imports_it_and_a_change_is_said_once(place, workplace):
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    command = [*launcher, "-m", "sedd_cli", "train", "own.yaml", "--import", "my_parts.py", "--run-dir", "runs/two"]
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    command = ["-m", "sedd_cli", "train", "own.yaml", "--import", "my_parts.py", "--run-dir", "runs/two"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
 
-    def go(*more: str) -> str:
+    def go(*words: str) -> str:
         done = subprocess.run(
-            [*command, "--device", "cpu", "--no-report", *more],
+            [sys.executable, *words, "--device", "cpu", "--no-report"],
             env=environment, cwd=place, capture_output=True, text=True, timeout=300,
         )  # fmt: skip
         assert done.returncode == 0, done.stderr
         return done.stderr
 
-    go()
+    go(*command)
     parts, before = place / "my_parts.py", (place / "my_parts.py").read_text()
     parts.write_text(before + "# changed\n")
     try:
-        said = go("train.steps=14")
+        said = go(*launcher, *command, "train.steps=14")
     finally:
         parts.write_text(before)
     assert said.count("warning: noise constant, sampler frozen_rates have changed") == 1
