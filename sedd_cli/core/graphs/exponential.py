@@ -8,6 +8,7 @@ themselves, which ratios of them need. (A general matrix exponential is right re
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,6 +17,8 @@ from torch import Tensor
 LARGEST = 64.0
 #: Elements of the matrices that are squared at once.
 BLOCK = 2**24
+#: Noise levels that differ by less share a number of powers.
+STRIDE = 8.0
 
 
 def columns(Q: Tensor, sigma: Tensor, x: Tensor) -> Tensor:
@@ -99,32 +102,49 @@ def _inverse(Q: Tensor, sigma: Tensor, x: Tensor) -> Tensor:
     return found
 
 
-def powers(Q: Tensor, sigma: float, most: int) -> Tensor:
-    """(I + Q/c)^k for k = 0, 1, … [K, S, S], as many as the sum at `sigma` needs.
+class Powers(NamedTuple):
+    """(I + Q/c)^k for k = 0, 1, … [K, S, S]. needed: noise levels, each with the powers that the sum needs up to it."""
 
-    Less noise needs no more: it weighs the first ones more. None at all if they have over `most` numbers.
+    matrices: Tensor
+    needed: tuple[tuple[float, int], ...]
+
+
+def powers(Q: Tensor, sigma: float, most: int) -> Powers:
+    """As many powers as the sum at `sigma` needs; none at all if they have over `most` numbers."""
+    moved = torch.eye(len(Q), dtype=Q.dtype) + Q / _fastest(Q)
+    found, needed = [torch.eye(len(Q), dtype=Q.dtype)], []
+    for level in (sigma / STRIDE**2, sigma / STRIDE, sigma):
+        mean = level * float(_fastest(Q))
+        weight, k = math.exp(-mean), 0
+        total = weight * found[0]
+        while True:
+            k += 1
+            if k == len(found):
+                if (k + 1) * Q.numel() > most:
+                    return Powers(Q.new_empty(0, *Q.shape), ())
+                found.append(moved @ found[-1])
+            weight *= mean / k
+            term = weight * found[k]
+            total = total + term
+            if k > mean and not bool((term > 2.0**-54 * total).any()):
+                break
+        needed.append((level, k + 1))
+    return Powers(torch.stack(found), tuple(needed))
+
+
+def of_powers(powers: Powers, Q: Tensor, sigma: Tensor) -> Tensor:
+    """exp(sigma·Q) [U, S, S] for sigma [U], from 0 to that of `powers`; without powers, by `columns`.
+
+    Less noise needs no more powers than more noise: it weighs the first ones more.
     """
-    mean, moved = sigma * float(_fastest(Q)), torch.eye(len(Q), dtype=Q.dtype) + Q / _fastest(Q)
-    found = [torch.eye(len(Q), dtype=Q.dtype)]
-    weight, k = math.exp(-mean), 0
-    total = weight * found[0]
-    while True:
-        k += 1
-        found.append(moved @ found[-1])
-        weight *= mean / k
-        term = weight * found[-1]
-        total = total + term
-        if len(found) * Q.numel() > most:
-            return Q.new_empty(0, *Q.shape)
-        if k > mean and not bool((term > 2.0**-54 * total).any()):
-            return torch.stack(found)
-
-
-def of_powers(powers: Tensor, Q: Tensor, sigma: Tensor) -> Tensor:
-    """exp(sigma·Q) [U, S, S] for sigma [U], from 0 to that of `powers`; without powers, by `columns`."""
-    if not len(powers):
+    if not powers.needed:
         return _matrices(Q, sigma)
-    k = torch.arange(len(powers), dtype=Q.dtype, device=Q.device)
-    mean = (sigma * _fastest(Q))[:, None]
-    weight = torch.exp(torch.xlogy(k, mean) - mean - torch.lgamma(k + 1))  # Poisson(k; mean)
-    return (weight @ powers.flatten(1)).view(-1, *Q.shape)
+    found, above = Q.new_empty(len(sigma), *Q.shape), -1.0
+    for upto, count in powers.needed:
+        chosen = (sigma > above) & (sigma <= upto)
+        mean = (sigma[chosen] * _fastest(Q))[:, None]
+        k = torch.arange(count, dtype=Q.dtype, device=Q.device)
+        weight = torch.exp(torch.xlogy(k, mean) - mean - torch.lgamma(k + 1))  # Poisson(k; mean)
+        found[chosen] = (weight @ powers.matrices[:count].flatten(1)).view(-1, *Q.shape)
+        above = upto
+    return found

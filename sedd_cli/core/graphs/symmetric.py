@@ -4,13 +4,14 @@ Rates are scaled so that the token that is left fastest is left at rate 1, as on
 the process decays the more slowly the narrower the neighbourhood: such graphs need more noise than `uniform`.
 exp(sigma·Q) is prepared once a run, in three forms:
 
-* up to some noise the sum of `exponential` over powers of I + Q/c, all of them positive, as one product of matrices;
-* above it, where no probability is small any more, from the eigenvectors of Q;
-* between the two, if the powers would be too many, by squaring.
+* up to some noise d the sum of `exponential` over powers of I + Q/c, all of them positive, as one product of matrices;
+* above it times exp(n·d·Q) with a whole number n, or by squaring where there would be too many of these;
+* once no probability is small any more, from the eigenvectors of Q.
 """
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from dataclasses import dataclass
 from functools import cached_property
@@ -22,10 +23,15 @@ from torch import Tensor
 from sedd_cli.core.categorical import inverse_cdf
 from sedd_cli.core.graphs import exponential
 from sedd_cli.core.graphs.base import Graph
+from sedd_cli.core.graphs.exponential import Powers
 from sedd_cli.core.graphs.transition import per_position, zero_at
 
 #: Elements of the matrices, and of the table of powers, that are held at once: 128 MiB.
 BLOCK = 2**24
+#: Noise up to which the sum is taken, where that needs no more than BLOCK for what it is multiplied by.
+DIRECT = (8.0, 16.0, 32.0)
+#: Sets of noise levels whose matrices are kept: a loss takes up to three of them, some of them twice.
+HELD = 3
 #: The largest exponent of an inverse. Beyond e^30, float64 holds no digit of what would be magnified.
 MOST_INVERSE = 30.0
 
@@ -74,30 +80,44 @@ class Symmetric(Graph):
         return modes._replace(mixed=mixed)
 
     @cached_property
-    def _powers(self) -> Tensor:
-        """(I + Q/c)^k for k = 0, 1, … [K, S, S]: as many as the sum at `_direct` noise needs."""
+    def _powers(self) -> Powers:
         return exponential.powers(self.rate_matrix, self._direct, BLOCK)
 
     @cached_property
     def _direct(self) -> float:
-        """The noise up to which the sum is taken; above it a matrix of less noise is squared."""
-        return min(self._modes.mixed, exponential.LARGEST / float(-self.rate_matrix.diagonal().min()))
+        """d, the noise up to which the sum is taken: less needs fewer powers and more multiples."""
+        most = min(self._modes.mixed, exponential.LARGEST)
+        least = self._modes.mixed * self.states**2 / BLOCK
+        return next((d for d in DIRECT if least < d < most), most)
 
     @cached_property
-    def _device_copies(self) -> dict[torch.device, tuple[Tensor, Tensor, Modes]]:
+    def _multiples(self) -> Tensor:
+        """exp(n·d·Q) [M, S, S] for n = 0 … M−1, up to the noise from which eigenvectors serve; none if too many."""
+        count = math.ceil(self._modes.mixed / self._direct)
+        if count * self.states**2 > BLOCK:
+            return self.rate_matrix.new_empty(0, self.states, self.states)
+        one = exponential.of_powers(self._powers, self.rate_matrix, self.rate_matrix.new_tensor([self._direct]))[0]
+        found = [torch.eye(self.states, dtype=one.dtype)]
+        while len(found) < count:
+            found.append(found[-1] @ one)
+        return torch.stack(found)
+
+    @cached_property
+    def _device_copies(self) -> dict[torch.device, tuple[Tensor, Powers, Tensor, Modes]]:
         return {}
 
     @cached_property
-    def _held(self) -> list[Tensor]:
-        """The noise levels and the matrices of the last call of `_again`."""
+    def _held(self) -> list[tuple[Tensor, Tensor]]:
+        """The noise levels and the matrices of the last calls of `_again`."""
         return []
 
-    def _on(self, device: torch.device) -> tuple[Tensor, Tensor, Modes]:
-        """Q, the powers and the modes on a device."""
+    def _on(self, device: torch.device) -> tuple[Tensor, Powers, Tensor, Modes]:
+        """Q, the powers, the multiples and the modes on a device."""
         if device not in self._device_copies:
             vectors, rates, mixed = self._modes
             modes = Modes(vectors.to(device), rates.to(device), mixed)
-            self._device_copies[device] = self.rate_matrix.to(device), self._powers.to(device), modes
+            powers = self._powers._replace(matrices=self._powers.matrices.to(device))
+            self._device_copies[device] = self.rate_matrix.to(device), powers, self._multiples.to(device), modes
         return self._device_copies[device]
 
     # -- the functions of a graph --------------------------------------------------------------------
@@ -110,24 +130,28 @@ class Symmetric(Graph):
 
     def transition_matrix(self, sigma: Tensor) -> Tensor:
         levels = sigma.double().reshape(-1)
-        Q, powers, modes = self._on(sigma.device)
-        direct, mixed = (levels >= 0) & (levels <= self._direct), levels >= modes.mixed
+        Q, _, _, modes = self._on(sigma.device)
+        summed = (levels >= 0) & (levels < modes.mixed)
         found = Q.new_empty(len(levels), *Q.shape)
-        for chosen, of in (
-            (direct, lambda part: exponential.of_powers(powers, Q, part)),
-            (mixed & ~direct | (levels < 0), lambda part: _by_modes(modes, part)),
-            (~direct & ~mixed & (levels >= 0), lambda part: self._squared(powers, Q, part)),
-        ):
+        for chosen, of in ((summed, self._summed), (~summed, lambda part: _by_modes(modes, part))):
             if bool(chosen.any()):
                 found[chosen] = of(levels[chosen])
         return found.view(*sigma.shape, *Q.shape)
 
-    def _squared(self, powers: Tensor, Q: Tensor, levels: Tensor) -> Tensor:
-        squares = int((levels.max() / self._direct).log2().ceil())
-        matrices = exponential.of_powers(powers, Q, levels / 2**squares)
+    def _summed(self, levels: Tensor) -> Tensor:
+        """exp(sigma·Q) for levels [U] from 0 to where eigenvectors serve, right relative to each entry: [U, S, S]."""
+        Q, powers, multiples, _ = self._on(levels.device)
+        if len(multiples):
+            whole = (levels / self._direct).long()
+            found = exponential.of_powers(powers, Q, (levels - whole * self._direct).clamp(0.0, self._direct))
+            more = whole > 0
+            found[more] = found[more] @ multiples[whole[more]]
+            return found
+        squares = math.ceil(math.log2(max(1.0, float(levels.max()) / self._direct)))
+        found = exponential.of_powers(powers, Q, levels / 2**squares)
         for _ in range(squares):
-            matrices = matrices @ matrices
-        return matrices
+            found = found @ found
+        return found
 
     def transition(self, sigma: Tensor, x: Tensor) -> Tensor:
         self._check_dense()
@@ -143,11 +167,13 @@ class Symmetric(Graph):
         return found
 
     def _again(self, levels: Tensor) -> Tensor:
-        """`transition_matrix`; those of the last call are kept, since a loss needs what its corruption was drawn by."""
-        held = self._held
-        if not held or held[0].device != levels.device or not torch.equal(held[0], levels):
-            held[:] = levels, self.transition_matrix(levels)
-        return held[1]
+        """`transition_matrix`, kept for a while: a loss needs the matrices that its corruption was drawn by."""
+        for known, matrices in self._held:
+            if known.device == levels.device and torch.equal(known, levels):
+                return matrices
+        self._held.insert(0, (levels, self.transition_matrix(levels)))
+        del self._held[HELD:]
+        return self._held[0][1]
 
     def transition_into(self, sigma: Tensor, x: Tensor) -> Tensor:
         return self.transition(per_position(sigma, x).expand(x.shape), x)
@@ -157,7 +183,8 @@ class Symmetric(Graph):
         levels, lengths = sigma.double().expand(values.shape[:-1]).reshape(-1).unique_consecutive(return_counts=True)
         flat, counts = values.double().reshape(-1, self.states), lengths.tolist()
         if len(set(counts)) == 1 and len(levels) * self.states**2 <= BLOCK:
-            found = flat.view(len(levels), -1, self.states) @ self.transition_matrix(levels)  # it is symmetric
+            different, which = levels.unique(return_inverse=True)
+            found = flat.view(len(levels), -1, self.states) @ self._again(different)[which]  # it is symmetric
         else:
             parts = zip(flat.split(counts), levels, strict=True)
             found = torch.cat([flat[:0], *[rows @ self.transition_matrix(level) for rows, level in parts]])
