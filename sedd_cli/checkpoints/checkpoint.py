@@ -48,10 +48,12 @@ class Checkpoint:
     step: int
 
     def tensors(self, kind: str) -> dict[str, Tensor]:
-        """All tensors of one kind (weights, ema, adamw …) by name, on the CPU; they may be memory-mapped."""
+        """All tensors of one kind (weights, ema, adamw …) by name, on the CPU."""
         files = list(self.folder.glob("*.safetensors"))
         if len(files) == 1:  # every tensor is whole; what reads shards takes a second to import
-            found = {name: value for name, value in read_tensors(files[0]).items() if name.startswith(f"{kind}.")}
+            stored = read_tensors(files[0])
+            # copied: where a mapped tensor lies in its file would decide how sums over it are rounded
+            found = {name: value.clone() for name, value in stored.items() if name.startswith(f"{kind}.")}
         else:
             found = self._joined(kind)
         return {name.removeprefix(f"{kind}."): value for name, value in found.items()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import torch
@@ -51,10 +52,12 @@ def check_recipe(recipe: Recipe, report: bool = True) -> None:
     """
     corpus = CORPORA.get(recipe.data.corpus)
     check_order(recipe.graph.make(vocab_size=2), recipe.data.tokenizer or (corpus.tokenizer if corpus else None))
-    graph = make_graph(recipe, max(2, expected_vocab_size(recipe.data.tokenizer) or 2))
+    size = expected_vocab_size(recipe.data.tokenizer)
+    general = recipe if size else _without_measured(recipe)  # what was measured is of the vocabulary of a text
+    graph = make_graph(general, max(2, size or 2))
     _check_embedding(recipe)
     try:
-        recipe.noise.make().check(graph)
+        general.noise.make().check(graph)
     except ValueError as error:
         raise RequestError(f"noise: {error}") from None
     objective, sampler = _checked_objective(recipe, graph), recipe.sampler.make()
@@ -78,6 +81,16 @@ def check_recipe(recipe: Recipe, report: bool = True) -> None:
                 f"report.infill.length must lie between 1 and model.length ({recipe.model.length}), "
                 f"found {infill.length}"
             )
+
+
+def _without_measured(recipe: Recipe) -> Recipe:
+    """The recipe without what its graph and its schedule have measured of a text."""
+    for key in ("graph", "noise"):
+        part = getattr(recipe, key)
+        if name := part.registry[part.name].measured:
+            part = dataclasses.replace(part, options={**part.options, name: getattr(part.registry[part.name], name)})
+            recipe = dataclasses.replace(recipe, **{key: part})
+    return recipe
 
 
 def check_order(graph: Graph, tokenizer: Tokenizer | str | None) -> None:

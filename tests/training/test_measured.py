@@ -37,6 +37,17 @@ def test_neighbours_of_the_text_are_kept_with_the_model(workplace, tmp_path, obj
         run(workplace, tmp_path, *NEIGHBOURS, "graph.neighbours=2", f"objective={objective}", "train.steps=6")
 
 
+@pytest.mark.parametrize("parts", [NEIGHBOURS, ("graph=uniform", "noise=mutual_information")])
+def test_the_recipe_of_a_run_goes_on_and_begins_another_run(workplace, tmp_path, parts, sedd):
+    run(workplace, tmp_path / "run", *parts, "train.steps=6", "train.schedule=constant", "data.tokenizer=char")
+    assert sedd("train", tmp_path / "run", "train.steps=8", "--no-report", "--device", "cpu").code == 0
+    stored = tmp_path / "run" / "recipe.yaml"
+    words = ("train", stored, "seed=1", "--run-dir", tmp_path / "other", "--no-report", "--device", "cpu")
+    assert sedd(*words).code == 0
+    first, second = load_recipe(stored), load_recipe(tmp_path / "other" / "recipe.yaml")
+    assert (first.graph, first.noise) == (second.graph, second.noise)
+
+
 def test_neighbours_of_an_embedding_outlive_its_file(workplace, tmp_path):
     size = open_model(_gaussian_run(workplace, tmp_path / "gaussian"), "cpu").vocab_size
     np.save(tmp_path / "e.npy", np.arange(size, dtype=np.float32)[:, None])
