@@ -34,6 +34,8 @@ def current_spelling(words: list[str], tell: Callable[[str], None]) -> list[str]
     if len(found) > 1:
         raise RequestError("--samples, --sweep and --cloze are three commands now: sedd judge, sedd sweep, sedd cloze")
     for (_, options), (new, carry) in found:
+        if new == "judge" and _position(rest, ("--model", "-m", "--dataset", "--protocol")) is not None:
+            break  # what `eval` does today, and an option that it does not have
         value, rest = _taken(rest, options)
         if new in ("sweep", "cloze"):  # `auto` meant fp32 there
             rest = _without(rest, "--precision", "auto")

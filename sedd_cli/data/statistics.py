@@ -17,6 +17,8 @@ from sedd_cli.errors import RequestError, first_line
 COUNTED = 4_000_000
 #: Tokens that are counted at once.
 PART = 1 << 20
+#: The beginning of a .npy file.
+NPY = b"\x93NUMPY"
 #: Most bytes of an embedding file.
 MOST_BYTES = 4 << 30
 
@@ -78,6 +80,9 @@ def read_embedding(path: Path) -> Tensor:
 
 
 def _of_npy(path: Path) -> Tensor:
+    with path.open("rb") as file:
+        if file.read(len(NPY)) != NPY:
+            raise RequestError(f"the embedding {path} is no .npy file")
     array = np.load(path, allow_pickle=False)
     if not np.issubdtype(array.dtype, np.floating):
         raise ValueError(f"its numbers are {array.dtype}, not floating-point")

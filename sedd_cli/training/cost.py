@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 import torch
@@ -189,8 +190,11 @@ def _model_cost(recipe: Recipe, vocab_size: int) -> ModelCost:
 def too_little_noise(graph: Graph, schedule: Schedule) -> str | None:
     """A warning where D_KL(p(x_1|x0) ‖ p_base), which the rigorous bound counts, is above MOST_PRIOR.
 
-    None on graphs with MASK, and where a dense matrix of the graph would take long.
+    None on graphs with MASK, where a dense matrix of the graph would take long, and where the graph is still to be
+    measured of the training text.
     """
+    if graph.measured and not getattr(graph, graph.measured):
+        return None
     closed = type(graph).prior_kl is not Graph.prior_kl
     if graph.mask is not None or not (closed or graph.states <= DENSE_STATES):
         return None
@@ -204,7 +208,7 @@ def too_little_noise(graph: Graph, schedule: Schedule) -> str | None:
         return None
     while left(much) > MOST_PRIOR and much < MOST_SIGMA:
         much *= 1.2
-    enough = f", a total of about {much:.2g}" if much < MOST_SIGMA else ""
+    enough = f", as noise={{name: geometric, sigma_max: {math.ceil(much)}}} has" if much < MOST_SIGMA else ""
     return (
         f"the noise at t = 1, a total of {schedule.sigma(1.0):.4g}, leaves tokens {nats:.2f} nats per token from the "
         "distribution that samplers start from, and the rigorous bound counts them: choose more noise"

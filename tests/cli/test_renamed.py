@@ -36,7 +36,17 @@ def test_an_old_spelling_becomes_the_new_one(old, new):
     assert line.startswith(f"`sedd {old.split()[0]} --")
 
 
-@pytest.mark.parametrize("words", ["", "eval --model run", "sample --model run", "doctor", "train --fresh -- --status"])
+@pytest.mark.parametrize(
+    "words",
+    [
+        "",
+        "eval --model run",
+        "eval --model run --samples 2",
+        "sample --model run",
+        "doctor",
+        "train --fresh -- --status",
+    ],
+)
 def test_todays_spelling_stays(words):
     notes = []
     assert current_spelling(words.split(), notes.append) == words.split()

@@ -89,5 +89,9 @@ def test_an_embedding_is_looked_at_before_any_work(tmp_path):
     changes = ["graph=nearest_neighbour", "noise=geometric", "data.tokenizer=text8"]
     with pytest.raises(RequestError, match=r"e\.npy has 4 rows, the tokenizer text8 27 tokens"):
         check_recipe(recipe_of(*changes, f"graph.embedding={tmp_path / 'e.npy'}"))
+    (tmp_path / "f.npy").write_text("1 2 3")
+    with pytest.raises(RequestError, match=r"f\.npy is no \.npy file"):
+        check_recipe(recipe_of(*changes, f"graph.embedding={tmp_path / 'f.npy'}"))
+    (tmp_path / "f.npy").unlink()
     with pytest.raises(RequestError, match=r"f\.npy: no such file"):
         check_recipe(recipe_of(*changes, f"graph.embedding={tmp_path / 'f.npy'}"))

@@ -106,6 +106,10 @@ def test_a_peak_is_that_of_the_device_of_this_name(monkeypatch, name, peak):
     assert known_peak(torch.device("cuda")) == peak
 
 
+#: 45 tokens in a row.
+CHAIN = ";".join(["1", *(f"{i - 1},{i + 1}" for i in range(1, 44)), "43"])
+
+
 @pytest.mark.parametrize(
     ("graph", "noise", "warned"),
     [
@@ -116,8 +120,8 @@ def test_a_peak_is_that_of_the_device_of_this_name(monkeypatch, name, peak):
         ("gaussian", "loglinear", False),
         ("gaussian", "{name: geometric, sigma_max: 2}", True),
         ("gaussian", "geometric", False),
-        ("nearest_neighbour", "geometric", True),
-        ("nearest_neighbour", "{name: geometric, sigma_max: 4000}", False),
+        (f"{{name: nearest_neighbour, edges: '{CHAIN}'}}", "geometric", True),
+        (f"{{name: nearest_neighbour, edges: '{CHAIN}'}}", "{name: geometric, sigma_max: 4000}", False),
         ("cyclic", "loglinear", True),
         ("cyclic", "{name: geometric, sigma_max: 4000}", False),
     ],
@@ -134,8 +138,18 @@ def test_noise_that_ends_short_of_the_base_distribution_is_warned_of(graph, nois
     P = torch.matrix_exp(recipe.noise.make().sigma(1.0) * made.rate_matrix)
     truth = float((P * (45 * P).log()).sum(0).mean())
     assert f"{truth:.2f} nats per token" in warning
+    key, _, enough = re.search(r"as noise=(\{name: geometric, (sigma_max): (\d+)\}) has", warning).groups()
+    assert too_little_noise(made, SCHEDULES["geometric"](sigma_max=float(enough))) is None
+    assert load_recipe("quickstart", [f"noise={key}"]).noise.options["sigma_max"] == float(enough)
     if graph == "uniform":
         assert "choose more noise" in estimate_cost(recipe).to_dict()["warning"]
+
+
+def test_noise_is_not_judged_by_edges_that_are_still_to_be_measured():
+    """Until then neighbours are those by id, and a chain of ids mixes far more slowly than a text's neighbours."""
+    graph, noise = GRAPHS["nearest_neighbour"](vocab_size=45), SCHEDULES["geometric"](sigma_max=20.0)
+    assert too_little_noise(graph, noise) is None
+    assert "choose more noise" in too_little_noise(dataclasses.replace(graph, edges=CHAIN), noise)
 
 
 ALONE = Dist(0, 1, torch.device("cpu"))

@@ -11,6 +11,9 @@ from torch import Tensor
 from sedd_cli.core.graphs.base import GRAPHS
 from sedd_cli.core.graphs.symmetric import Symmetric
 
+#: A narrower kernel has the same rates in float64, and its square may be 0.
+NARROWEST = 1e-9
+
 
 @GRAPHS.register
 @dataclass(frozen=True)
@@ -36,4 +39,4 @@ class Gaussian(Symmetric):
         distance = (state[:, None] - state) / max(1, self.vocab_size - 1)
         # relative to neighbours, whose rate would underflow with a narrow kernel
         nearest = 1 / max(1, self.vocab_size - 1)
-        return torch.exp((nearest**2 - distance**2) / (2 * self.width**2))
+        return torch.exp((nearest**2 - distance**2) / (2 * max(self.width, NARROWEST) ** 2))

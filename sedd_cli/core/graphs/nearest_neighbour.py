@@ -23,7 +23,9 @@ class NearestNeighbour(Symmetric):
     """A token moves to its `neighbours` nearest tokens, and to those that it is one of the nearest of.
 
     Rates are (G + Gᵀ)/2 with G(a, b) = 1 for the nearest b of a, as in D3PM: all others are 0. Where the tokens fall
-    into parts without a connection, the nearest pair of two parts is connected, too.
+    into parts without a connection, the nearest pair of two parts is connected, too. Unlike D3PM's code, which divides
+    rates by k and embeddings by their norm: rates are scaled so that the fastest token is left at rate 1, and distances
+    are those of the vectors as they are.
 
     Attributes:
         neighbours: k, at most N − 1.
@@ -51,6 +53,11 @@ class NearestNeighbour(Symmetric):
     def measure(self, tokens: TokenStatistics) -> Self:
         """The graph with the edges of the embedding, or of the training text."""
         self._check_dense()
+        if self.neighbours >= self.vocab_size:
+            raise ValueError(
+                f"neighbours must be at most {self.vocab_size - 1}, as there are {self.vocab_size} tokens; found "
+                f"{self.neighbours}"
+            )
         if self.embedding is None:
             vectors = contexts(tokens.pairs())
         else:
@@ -60,7 +67,7 @@ class NearestNeighbour(Symmetric):
                     f"the embedding {self.embedding} has {len(vectors):,} rows, the vocabulary {self.vocab_size:,} "
                     "tokens"
                 )
-        rows = nearest(vectors, min(self.neighbours, self.vocab_size - 1))
+        rows = nearest(vectors, self.neighbours)
         edges = ";".join(",".join(str(b) for b in row) for row in rows)
         if len(edges) > MOST_EDGES:
             raise ValueError(f"{self.neighbours} neighbours of {self.vocab_size:,} tokens are too many: choose fewer")

@@ -107,6 +107,11 @@ def test_too_many_states_are_refused_with_their_number_and_the_memory(name):
         GRAPHS[name](vocab_size=50257).active(torch.tensor([0]))
 
 
+def test_the_narrowest_kernel_moves_to_the_next_tokens_alone():
+    found = GRAPHS["gaussian"](vocab_size=6, width=1e-200).rate_matrix
+    assert (found - found.diagonal().diag() > 0).nonzero().diff(dim=1).abs().tolist() == [[1]] * 10
+
+
 @pytest.mark.parametrize("width", [0.0, -1.0, float("inf")])
 def test_a_width_that_is_none_is_refused(width):
     with pytest.raises(ValueError, match="width must be positive and finite"):
@@ -165,6 +170,11 @@ def test_an_embedding_of_another_size_is_refused():
     assert graph.measure(Statistics()).edges == "1;0;1;2;3;4"
     with pytest.raises(ValueError, match=r"the embedding e\.npy has 7 rows, the vocabulary 6 tokens"):
         graph.measure(Statistics(7))
+
+
+def test_more_neighbours_than_other_tokens_are_refused():
+    with pytest.raises(ValueError, match="neighbours must be at most 5, as there are 6 tokens; found 6"):
+        GRAPHS["nearest_neighbour"](vocab_size=6, neighbours=6).measure(Statistics())
 
 
 @pytest.mark.parametrize(
