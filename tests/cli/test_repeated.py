@@ -24,6 +24,8 @@ def test_an_option_of_one_value_is_refused_twice(name, flag):
     refuse_repeated(group, [*words, flag, "1"])
     with pytest.raises(RequestError, match="is given 2 times"):
         refuse_repeated(group, [*words, flag, "1", flag, "2"])
+    with pytest.raises(RequestError, match="is given 2 times"):
+        refuse_repeated(group, [*words, "argument", flag, "1", flag, "2"])
 
 
 def test_several_models_are_refused_and_compare_is_named(sedd, tiny_run):
@@ -33,6 +35,12 @@ def test_several_models_are_refused_and_compare_is_named(sedd, tiny_run):
         "error: --model is given 2 times, sedd sample takes one; sedd compare A B compares runs"
     )
     assert not done.out
+
+
+def test_several_models_behind_a_template_are_refused_too(sedd, tiny_run):
+    done = sedd("infill", "the [MASK:2]", "--model", tiny_run, "--model", tiny_run)
+    assert (done.code, done.out) == (2, "")
+    assert "--model is given 2 times, sedd infill takes one" in done.err
 
 
 def test_what_may_be_repeated_is(sedd, tiny_run):
