@@ -13,7 +13,7 @@ from torch import Tensor
 
 from sedd_cli.checkpoints.load import open_model
 from sedd_cli.checkpoints.loaded_model import LoadedModel
-from sedd_cli.errors import RequestError, displayed
+from sedd_cli.errors import RequestError, displayed, shortened
 from sedd_cli.inference.batch.lines import Defaults, record_job
 from sedd_cli.inference.bound import bound_of
 from sedd_cli.inference.fitting import check_protocol
@@ -68,7 +68,9 @@ class Model(LoadedModel):
         autoregressive model −log p itself, with an error of 0. An infinite bound has the error 0, too.
         """
         if not isinstance(tokens, Tensor):
-            texts = [tokens] if isinstance(tokens, str) else list(tokens)
+            texts = list(tokens) if isinstance(tokens, Iterable) and not isinstance(tokens, str) else [tokens]
+            if wrong := [text for text in texts if not isinstance(text, str | Tensor)]:
+                raise RequestError(f"bound takes a text, several of them, or tokens; found {shortened(repr(wrong[0]))}")
             each = [self.bound(self._encoded(text), draws, seed, protocol) for text in texts]
             if not each:
                 raise RequestError("bound needs a text")

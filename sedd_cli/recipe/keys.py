@@ -19,6 +19,7 @@ WORDS = {
     "block_size": "model.length", "context": "model.length", "seq_len": "model.length", "layers": "model.n_blocks",
     "n_layer": "model.n_blocks", "n_layers": "model.n_blocks", "n_head": "model.n_heads", "heads": "model.n_heads",
     "n_embd": "model.hidden_size", "d_model": "model.hidden_size", "hidden_dim": "model.hidden_size",
+    "dim": "model.hidden_size", "width": "model.hidden_size", "embed_dim": "model.hidden_size",
     "eval_every": "report.every", "eval_interval": "report.every", "eval_blocks": "report.blocks",
     "eval_iters": "report.blocks", "log_interval": "train.log_every", "save_interval": "train.save_every",
     "schedule": "noise", "loss": "objective", "process": "graph", "dataset": "data.corpus",
@@ -61,10 +62,13 @@ def is_spelled(name: str) -> bool:
 def meant(name: str) -> str | None:
     """The key that a wrong name is nearest to, such as train.lr for lr, learning-rate and trian.lr; None: none is."""
     wanted = name.strip("-").replace("-", "_")
-    leaf = wanted.rpartition(".")[2]
+    section, _, leaf = wanted.rpartition(".")
     if found := WORDS.get(leaf):
         return found
     known = list(keys())
+    own = [key for key in known if section and key.rpartition(".")[0] == section]
+    if close := difflib.get_close_matches(wanted, own, n=1, cutoff=0.85):
+        return close[0]
     if alike := [key for key in known if key.rpartition(".")[2] == leaf]:
         return next(iter(difflib.get_close_matches(wanted, alike, n=1, cutoff=0.0)))
     whole = difflib.get_close_matches(wanted, known, n=1, cutoff=0.75)

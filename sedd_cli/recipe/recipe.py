@@ -155,7 +155,8 @@ class TrainRecipe:
         ends = (0, *self.extended, self.steps)
         if any(later <= earlier for earlier, later in pairwise(ends)):
             raise ValueError(
-                f"extended must be increasing numbers of steps below steps ({self.steps}), found {list(self.extended)}"
+                f"extended, the steps at which the schedule had ended before, must be increasing and below steps "
+                f"({self.steps}), found {list(self.extended)}"
             )
         if self.decay_steps(self.steps) > self.steps:
             raise ValueError(f"decay must be at most steps ({self.steps}), found {int(self.decay)}")

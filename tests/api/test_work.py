@@ -122,6 +122,8 @@ def test_a_wrong_option_is_named_with_the_nearest_right_one(model, call, words):
         (lambda m: m.infill([{"prefix": "the", "template": "a"}]), "job 1: it takes either a template, or"),
         (lambda m: m.infill({"prefix": 3}), "job 1: prefix: expected text, found 3"),
         (lambda m: m.infill(prefix=3), "prefix: expected text, found 3"),
+        (lambda m: m.bound(3), "bound takes a text, several of them, or tokens; found 3"),
+        (lambda m: m.bound(["the", 3]), "bound takes a text, several of them, or tokens; found 3"),
         (lambda m: train("markov", trackers=3), "trackers: expected a list, found 3"),
         (lambda m: evaluate(m, blocks=1.5), "blocks: expected a whole number, found 1.5"),
         (lambda m: evaluate(m, precision="bf16"), "precision is for a model that is loaded here; .* fp32"),

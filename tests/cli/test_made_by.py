@@ -83,7 +83,7 @@ def test_a_row_of_a_table_too(tmp_path):
 
 
 #: Commands whose JSON is no result: it tells what there is.
-NO_RESULTS = {"recipes", "prepare", "status", "runs", "export", "doctor", "guide"}
+NO_RESULTS = {"recipes", "runs", "doctor", "guide"}
 
 
 def test_no_command_that_measures_is_left_out():
@@ -98,3 +98,13 @@ def test_what_a_training_stores_too(tiny_run):
     stored = [json.loads(path.read_text()) for path in (tiny_run / "results").glob("*.json")]
     assert stored
     assert all("revision" in result["made_by"] for result in stored)
+
+
+def test_a_status_an_export_and_a_preparation_too(sedd, tiny_run, workplace, tmp_path):
+    for words in (
+        ["status", tiny_run],
+        ["export", tiny_run, "--to", tmp_path / "out"],
+        ["prepare", workplace / "corpus.txt", "--tokenizer", "byte"],
+    ):
+        done = sedd(*words, "--json")
+        assert json.loads(done.out)["made_by"]["command"].startswith(f"sedd {words[0]}"), done.err

@@ -149,6 +149,8 @@ def test_another_graph_by_name_drops_the_options_of_the_one_before():
         ("data=my.txt", "data: expected keys and values, found 'my.txt'; write data.corpus=my.txt"),
         ("train=500", "train: expected keys and values, found '500'; write train.KEY=VALUE"),
         ("train.eval_every=20", "train.eval_every: unknown key, did you mean 'report.every'?"),
+        ("model.blocks=2", "model.blocks: unknown key, did you mean 'model.n_blocks'?"),
+        ("model.dim=64", "model.dim: unknown key, did you mean 'model.hidden_size'?"),
         ("train.schedule=cosin", "found 'cosin'; did you mean 'cosine'?"),
         ("sampler.grid=Cosin", "found 'Cosin'; did you mean 'cosine'?"),
     ],

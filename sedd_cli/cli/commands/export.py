@@ -12,6 +12,7 @@ from sedd_cli.cli.choose import ModelChoice, choose_model
 from sedd_cli.cli.outcome import output
 from sedd_cli.cli.view.view import View
 from sedd_cli.errors import shell_command
+from sedd_cli.system.software import recorded
 
 
 def export(
@@ -47,7 +48,7 @@ def export(
     chosen = choose_model(view, ModelChoice(model, "cpu", "fp32", tokenizer, mask_token))
     result = view.run(job(chosen, options))
     output.stored = not dry_run
-    view.document(result.to_dict())
+    view.document(recorded(result.to_dict()))
     there = push if result.push and result.push.commit else to
     if there is not None:
         view.say("Try next:")

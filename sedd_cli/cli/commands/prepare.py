@@ -15,6 +15,7 @@ from sedd_cli.cli.option_groups import reading_options
 from sedd_cli.cli.outcome import continues, output
 from sedd_cli.cli.view.view import View
 from sedd_cli.errors import RequestError, shell_command
+from sedd_cli.system.software import recorded
 
 if TYPE_CHECKING:
     from sedd_cli.data.manifest import Manifest
@@ -111,7 +112,7 @@ def prepare(
     if words := training_of(options, result.manifest, result.folder):
         document["train"] = shell_command(["sedd", *words])
         say_commands(view, [words])
-    view.document(document)
+    view.document(recorded(document))
 
 
 def _counts(manifest: Manifest) -> Table:

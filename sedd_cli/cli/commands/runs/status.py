@@ -14,6 +14,7 @@ from sedd_cli.cli.outcome import output
 from sedd_cli.cli.view.status import draw_status
 from sedd_cli.cli.view.view import View
 from sedd_cli.errors import RequestError, shell_command
+from sedd_cli.system.software import recorded
 
 
 def status(
@@ -59,4 +60,4 @@ def status(
         say_commands(view, [resuming(run)], "Go on with it:")
     if plot:
         view.say(f"wrote {document['png']}")
-    view.document(document)
+    view.document(recorded(document))
