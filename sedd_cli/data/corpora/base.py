@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sedd_cli.data.formats import ReadOptions
-from sedd_cli.data.formats.files import Tally
+from sedd_cli.data.formats.files import LONGEST, Tally
 from sedd_cli.errors import RequestError
 
 if TYPE_CHECKING:
@@ -139,7 +139,8 @@ def by_share(documents: Documents) -> dict[str, Documents]:
 def by_tail(documents: Documents) -> dict[str, Documents]:
     """Training text, and the last tenth of the characters for validation, in one piece.
 
-    The document at the border is cut. A text that is one document is divided as nanoGPT divides Shakespeare.
+    The document at the border is cut. A text that is one document is divided as nanoGPT divides Shakespeare: a document
+    that came in parts, because it is longer than LONGEST, is put together again, and cut from its own beginning.
     """
 
     @functools.cache
@@ -147,12 +148,19 @@ def by_tail(documents: Documents) -> dict[str, Documents]:
         return int(0.9 * sum(map(len, documents())))
 
     def reader(train: bool) -> Iterator[str]:
-        left = border()
+        left, held = border(), ""
         for document in documents():
             head, tail = document[:left], document[left:]
             left -= len(head)
-            if part := head if train else tail:
-                yield part
+            held += head if train else tail
+            while len(held) >= LONGEST:
+                yield held[:LONGEST]
+                held = held[LONGEST:]
+            if held and len(document) < LONGEST:  # no part that another follows
+                yield held
+                held = ""
+        if held:
+            yield held
 
     return {"train": lambda: reader(True), "validation": lambda: reader(False)}
 
