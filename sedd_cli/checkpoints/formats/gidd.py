@@ -5,14 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, ClassVar
 
 from torch import Tensor
 
 from sedd_cli.checkpoints.formats.backbone import network
 from sedd_cli.checkpoints.formats.base import Format, Mark, ModelFiles, register, unwrapped
-from sedd_cli.checkpoints.formats.special_tokens import TOKENIZER, mask_id, named_token, token_ids
+from sedd_cli.checkpoints.formats.special_tokens import mask_id, named_token, token_ids, tokenizer_of
 from sedd_cli.checkpoints.loaded_model import LoadedModel
 from sedd_cli.checkpoints.tensors import read_tensors
 from sedd_cli.core.graphs import Graph
@@ -80,7 +79,7 @@ class GiddLayout(Format):
             None,
             source.name,
             facts={"layout": self.name, "weights": "as published"},
-            tokenizer_source=_tokenizer(source.folder) if ids else None,
+            tokenizer_source=tokenizer_of(source.folder) if ids else None,
             vocabulary=vocabulary,
             parametrized=objective,
             padding=vocabulary.state_of(ids.get(named_token(source.folder, "pad_token") or "")),
@@ -141,11 +140,6 @@ class GiddRun(GiddLayout):
             raise RequestError(f"{file}: log_gamma {float(gamma):g} is not supported, published models have 0")
         log_B = stored.get("log_B")
         return log_B is not None and abs(float(log_B) - math.log(2 * p / (1 - p))) > 1e-3
-
-
-def _tokenizer(folder: Path) -> str:
-    """What the tokenizer is loaded from."""
-    return str(folder / TOKENIZER if (folder / TOKENIZER).is_file() else folder)
 
 
 def _model_section(source: ModelFiles) -> Mapping[str, Any]:

@@ -6,7 +6,7 @@ from typing import ClassVar
 
 from sedd_cli.checkpoints.formats.backbone import network, without_prefix
 from sedd_cli.checkpoints.formats.base import Format, Mark, ModelFiles, assembled, register
-from sedd_cli.checkpoints.formats.special_tokens import KNOWN_MASKS, KNOWN_TOKENIZERS, chosen_mask, token_ids
+from sedd_cli.checkpoints.formats.special_tokens import KNOWN_MASKS, KNOWN_TOKENIZERS, tokenizer_of, told_mask
 from sedd_cli.checkpoints.loaded_model import LoadedModel
 from sedd_cli.core.losses.masked_cross_entropy import MaskedCrossEntropy
 from sedd_cli.core.losses.score_entropy import PlugInScoreEntropy
@@ -43,7 +43,7 @@ class Backbone(Format):
         condition: Condition = "sigma" if told else "none"
         vocabulary, objective = self.meaning(source, net.states, mask)
         model = assembled(source, self.name, net, vocabulary, LogLinear(), objective, condition)
-        model.tokenizer_source = KNOWN_TOKENIZERS.get(net.states)
+        model.tokenizer_source = tokenizer_of(source.folder) or KNOWN_TOKENIZERS.get(net.states)
         return model
 
     def length(self, source: ModelFiles) -> int:
@@ -58,8 +58,8 @@ class Backbone(Format):
         self, source: ModelFiles, rows: int, mask: str | None
     ) -> tuple[Vocabulary, MaskedCrossEntropy | PlugInScoreEntropy]:
         """What the ids and the outputs mean: logits of the clean token, with MASK, which tokens do not become."""
-        chosen = chosen_mask(mask, rows, token_ids(source.folder) if mask else {}, source.name)
-        found = KNOWN_MASKS.get(rows, rows - 1) if chosen is None else chosen
+        found = told_mask(source, source.config, rows, mask)
+        found = KNOWN_MASKS.get(rows, rows - 1) if found is None else found
         return Vocabulary(rows, found, carries_over=True), MaskedCrossEntropy()
 
 

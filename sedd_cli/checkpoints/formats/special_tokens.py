@@ -7,10 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from sedd_cli.checkpoints.formats.base import CONFIG, ModelFiles
+from sedd_cli.data.corpora.local import as_path
 from sedd_cli.errors import RequestError, displayed
-from sedd_cli.system.documents import TOKENIZER_BYTES, read_json
+from sedd_cli.system.documents import TOKENIZER_BYTES, read_json, read_text
 
 TOKENIZER, TOKENIZER_CONFIG, SPECIAL_TOKENS = "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"
+#: The vocabulary of BERT, a token a line, and the files of a byte-level BPE.
+BERT_VOCABULARY, BPE_FILES = "vocab.txt", ("vocab.json", "merges.txt")
 #: Numbers of so many digits are no ids.
 MOST_DIGITS = 12
 #: Vocabulary sizes of known tokenizers whose MASK is not the last id.
@@ -58,9 +61,40 @@ def mask_id(source: ModelFiles, rows: int, named: str | None = None) -> int:
     return found
 
 
+def told_mask(
+    source: ModelFiles, config: Mapping[str, Any], rows: int, named: str | None, spare_row: bool = False
+) -> int | None:
+    """The id of MASK: the user's, else that of the configuration, else that of the tokenizer's files; None if none is.
+
+    spare_row: whether MASK is a row behind the tokens, so that the tokenizer's counts only where there is no such row.
+
+    Raises:
+        RequestError: The user names one that is not there.
+    """
+    ids = token_ids(source.folder)
+    by_tokenizer = ids.get(named_token(source.folder, "mask_token") or "")
+    if spare_row and rows - 1 not in ids.values():
+        by_tokenizer = None
+    told = (chosen_mask(named, rows, ids, source.name), config.get("mask_token_id"), by_tokenizer)
+    return next((found for found in told if type(found) is int and 0 <= found < rows), None)
+
+
+def tokenizer_of(folder: Path) -> str | None:
+    """What the tokenizer in a folder is loaded from; None where there is none, or none whose kind is known."""
+    if (file := folder / TOKENIZER).is_file():
+        return str(file)
+    has_bert = (folder / BERT_VOCABULARY).is_file()
+    if has_bert or all((folder / name).is_file() for name in BPE_FILES):
+        if _read(folder / TOKENIZER_CONFIG).get("tokenizer_class"):
+            return as_path(folder)
+        return str(folder / BERT_VOCABULARY) if has_bert else None
+    return None
+
+
 def token_ids(folder: Path) -> dict[str, int]:
     """Ids by token of the tokenizer files in a folder; empty where there are none."""
-    ids = {k: v for k, v in _read(folder / "vocab.json").items() if type(v) is int}
+    ids = _ids_by_line(folder / BERT_VOCABULARY)
+    ids |= {k: v for k, v in _read(folder / "vocab.json").items() if type(v) is int}
     content = _read(folder / TOKENIZER)
     vocab = _mapping(content.get("model")).get("vocab")
     ids |= {k: v for k, v in _mapping(vocab).items() if type(v) is int}
@@ -82,6 +116,12 @@ def named_token(folder: Path, name: str) -> str | None:
         if isinstance(token, str):
             return token
     return None
+
+
+def _ids_by_line(file: Path) -> dict[str, int]:
+    """The numbers of the lines of a file by their tokens; empty where there is none."""
+    lines = read_text(file).split("\n") if file.is_file() else []
+    return {token: number for number, line in enumerate(lines) if (token := line.rstrip())}
 
 
 def _read(file: Path) -> Mapping[str, Any]:

@@ -315,7 +315,7 @@ def test_the_commands_take_them(sedd, tmp_path, save):
     save(tmp_path / "m")
     (tmp_path / "corpus.txt").write_text("\n\n".join("a b c a c c b" for _ in range(60)))
     if not (tmp_path / "m" / "tokenizer.json").is_file():
-        made.save_tokenizer(tmp_path / "m", ["a", "b", "c"], mask="c")
+        made.save_tokenizer(tmp_path / "m", ["a", "b", "c", "[MASK]"])
     told = sedd("sample", "--model", tmp_path / "m", "-n", "2", "--steps", "4")
     assert told.code == 0, told.err
     done = sedd(
