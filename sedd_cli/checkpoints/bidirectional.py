@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -9,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sedd_cli.errors import RequestError, not_one_of
 from sedd_cli.models.head import Readout
 from sedd_cli.models.network import LanguageNetwork
 from sedd_cli.models.shape import MOST_LENGTH, MOST_SIZE
@@ -56,6 +58,21 @@ class TransformerConfig:
             raise ValueError(f"head_dim must be even (rotary turns pairs), found {self.head_dim}")
         if self.norm_eps <= 0 or self.rope_theta <= 0:
             raise ValueError(f"norm_eps and rope_theta must be positive, found {self.norm_eps} and {self.rope_theta}")
+
+
+def rope_kind(scaling: Mapping[str, Any], where: str) -> str:
+    """How angles are scaled, by the entries of rope_scaling.
+
+    Raises:
+        RequestError: `transformers` does not know it. where: what has these entries, for the message.
+    """
+    from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+
+    key = "type" if "type" in scaling and "rope_type" not in scaling else "rope_type"
+    kind, known = scaling.get(key, "default"), list({"default": None, **ROPE_INIT_FUNCTIONS})
+    if kind not in known:
+        raise RequestError(not_one_of(f"{where}.{key}", known, kind))
+    return kind
 
 
 class ConvertedLinear(nn.Linear):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,13 +11,14 @@ import torch
 from sedd_cli.checkpoints import checkpoint, hub, published
 from sedd_cli.checkpoints.formats import FORMATS, find_format
 from sedd_cli.checkpoints.formats.base import ModelFiles
+from sedd_cli.checkpoints.formats.lightning import SUFFIX
 from sedd_cli.checkpoints.loaded_model import LoadedModel
 from sedd_cli.checkpoints.portable.layout import TOKENIZERS
 from sedd_cli.checkpoints.run_directory import find_run, near_run
-from sedd_cli.checkpoints.tensors import INDEX, load_weights
+from sedd_cli.checkpoints.tensors import INDEX, load_weights, read_tensors, tensor_names
 from sedd_cli.data.tokenizers import Tokenizer, is_known, is_local, load_tokenizer, open_tokenizer
 from sedd_cli.data.tokenizers.reindexed import ReindexedTokenizer
-from sedd_cli.errors import RequestError, displayed, listed
+from sedd_cli.errors import DamageError, RequestError, displayed, listed
 from sedd_cli.models.dit import DiT
 from sedd_cli.models.precision import autocast_dtype
 from sedd_cli.recipe import load_recipe
@@ -26,6 +28,8 @@ from sedd_cli.system.distributed import pick_device
 
 #: Names of weights on the hub, best first.
 WEIGHTS = (*published.WEIGHTS, *(name + INDEX for name in published.WEIGHTS))
+#: Endings of the pickled checkpoints of the published code.
+PICKLES = (".pth", ".pt")
 
 
 def open_model(
@@ -75,7 +79,9 @@ def _recognised(path: Path, source: str, mask: str | None, device: torch.device)
         files.check_memory(device)
         model = found.load(files, mask)
         return model if not taken else replace(model, facts={**model.facts, "taken for": taken})
-    if (path.is_file() and path.suffix in (".pth", ".pt")) or (path / published.HYDRA).is_file():
+    if not files.config and not (path / published.CHECKPOINT).is_file() and (stored := _lightning_files(path)):
+        raise RequestError(f"{source} is a folder of checkpoints of lightning: name one of {listed(stored)}")
+    if (path.is_dir() or path.suffix in PICKLES) and published.training_directory(path):
         return published.load_training_directory(path, source)
     if files.model_type and "graph" not in files.config:
         found = f"model_type {displayed(files.model_type)}"
@@ -92,11 +98,30 @@ def _recognised(path: Path, source: str, mask: str | None, device: torch.device)
             f"{listed(sorted(at.name for at in path.iterdir())) or 'nothing'}; {_formats()}"
         )
     if path.is_file():
-        raise RequestError(f"{source} is a file: name its folder")
+        raise RequestError(
+            f"{source} is a file of no known format: neither {' nor '.join(published.WEIGHTS)} of a folder with "
+            f"{published.CONFIG}, nor a checkpoint {' or '.join(f'*{one}' for one in PICKLES)} in a training directory "
+            f"of the published code ({published.HYDRA}); it holds {_tensors_in(path)}; {_formats()}"
+        )
     folder = _fetched(source)
     model = _recognised(folder, source, mask, device)
     model.facts = {"commit": folder.name[:8], **model.facts}
     return model
+
+
+def _lightning_files(folder: Path) -> list[Path]:
+    """The checkpoints of lightning in a folder, or in the folders `checkpoints*` of a training directory."""
+    found = [*folder.glob(f"*{SUFFIX}"), *folder.glob(f"checkpoints*/*{SUFFIX}")]
+    return sorted(file for file in found if file.is_file())
+
+
+def _tensors_in(file: Path) -> str:
+    """The tensors that a file holds, in words, for a message."""
+    names = tensor_names(file) if file.suffix == ".safetensors" else []
+    if file.suffix in (".bin", *PICKLES):
+        with suppress(RequestError, DamageError):
+            names = list(read_tensors(file))
+    return f"{len(names):,} tensors: {listed(names, 4)}" if names else "no tensors by name that can be read"
 
 
 def _formats() -> str:

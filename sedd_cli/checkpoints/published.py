@@ -89,10 +89,15 @@ def _agreeing(recipe: Recipe, model: LoadedModel) -> Recipe:
     return recipe
 
 
+def training_directory(path: Path) -> Path | None:
+    """The training directory that a path is or, if it is a file, lies in; None if there is none."""
+    above = path.absolute().parents[:2] if path.is_file() else [path]
+    return next((at for at in above if (at / HYDRA).is_file()), None)
+
+
 def load_training_directory(path: Path, source: str) -> LoadedModel:
     """Load the EMA weights of a training directory of the published code, or of one of its checkpoint files."""
-    above = path.absolute().parents[:2] if path.is_file() else [path]
-    folder = next((at for at in above if (at / HYDRA).is_file()), None)
+    folder = training_directory(path)
     if folder is None:
         raise RequestError(f"{path} is not in a training directory: there is no {HYDRA} above it")
     file = path if path.is_file() else folder / CHECKPOINT

@@ -32,10 +32,11 @@ def chosen_mask(mask: str | None, rows: int, ids: Mapping[str, int], source: str
     """
     if mask is None:
         return None
-    found = int(mask) if mask.isascii() and mask.isdecimal() and len(mask) < MOST_DIGITS else ids.get(mask)
-    if found is None:
+    number = mask.isascii() and mask.removeprefix("-").isdecimal()
+    found = int(mask) if number and mask.isdecimal() and len(mask) < MOST_DIGITS else ids.get(mask)
+    if found is None and not number:
         raise RequestError(f"--mask-token {displayed(mask)}: no such token in the tokenizer of {source}; give its id")
-    if found >= rows:
+    if found is None or not 0 <= found < rows:
         raise RequestError(f"--mask-token {displayed(mask)}: {source} has the ids 0 to {rows - 1}")
     return found
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from sedd_cli.checkpoints.bidirectional import BidirectionalTransformer, TransformerConfig
+from sedd_cli.checkpoints.bidirectional import BidirectionalTransformer, TransformerConfig, rope_kind
 from sedd_cli.checkpoints.formats.base import CONFIG, ModelFiles, assembled
 from sedd_cli.checkpoints.loaded_model import LoadedModel
 from sedd_cli.checkpoints.tensors import load_weights
@@ -136,10 +136,11 @@ def refuse(source: ModelFiles, known: Mapping[str, Any]) -> None:
 
 def _rope(source: ModelFiles) -> tuple[float, tuple[tuple[str, Any], ...]]:
     """theta, and the entries of rope_scaling; newer files have both under rope_parameters."""
-    both = source.config.get("rope_parameters") or source.config.get("rope_scaling") or {}
+    section = "rope_parameters" if source.config.get("rope_parameters") else "rope_scaling"
+    both, where = source.config.get(section) or {}, f"{source.folder / CONFIG}: {section}"
     if not isinstance(both, Mapping):
-        raise RequestError(f"{source.folder / CONFIG}: rope_parameters must hold keys and values")
+        raise RequestError(f"{where} must hold keys and values, found {displayed(both)}")
     theta = real(source, "rope_theta", 10000.0, both if "rope_theta" in both else None)
-    if both.get("rope_type", both.get("type", "default")) == "default":
+    if rope_kind(both, where) == "default":
         return theta, ()
     return theta, tuple(sorted((str(key), value) for key, value in both.items() if key != "rope_theta"))

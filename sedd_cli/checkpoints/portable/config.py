@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from sedd_cli.checkpoints.bidirectional import BidirectionalTransformer, TransformerConfig
+from sedd_cli.checkpoints.bidirectional import BidirectionalTransformer, TransformerConfig, rope_kind
 from sedd_cli.checkpoints.loaded_model import LoadedModel
 from sedd_cli.core.graphs import GRAPHS, Graph
 from sedd_cli.core.graphs.gidd import Gidd, Mixing, MixingSchedule, gidd_process
@@ -176,6 +176,8 @@ def _network(
     scaling = rest.pop("rope_scaling", None) or {}
     if not isinstance(scaling, Mapping):
         raise RequestError(f"{where}.rope_scaling must hold keys and values, found {displayed(scaling)}")
+    if scaling:
+        rope_kind(scaling, f"{where}.rope_scaling")
     pairs = tuple(sorted((str(key), value) for key, value in scaling.items()))
     try:
         made = build(TransformerConfig, rest, where, rope_scaling=pairs)

@@ -29,6 +29,7 @@ from support.llamas import (
 from tokenizers import pre_tokenizers
 
 from sedd_cli import load_model
+from sedd_cli.checkpoints.bidirectional import rope_kind
 from sedd_cli.checkpoints.formats import base
 from sedd_cli.errors import DamageError, RequestError
 from sedd_cli.evaluation.likelihood.llada import answer_likelihood
@@ -207,12 +208,29 @@ def test_a_configuration_that_does_not_fit_is_refused_in_one_line(tmp_path, chan
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("scaling", [{"rope_type": "unheard of"}, {"rope_type": "llama3"}, 7])
-def test_a_scaling_of_angles_that_transformers_does_not_know_is_refused(tmp_path, scaling):
-    config = {"rope_scaling": scaling}
-    folder = save_hugging_face(tmp_path / "m", reference(), "a2d-llama", text=True, config=config)
-    with pytest.raises(RequestError, match=r"its shape is not possible|rope_parameters must hold"):
+KNOWN_ROPES = r"must be one of default, linear, dynamic, yarn, .*found"
+
+
+@pytest.mark.parametrize(
+    ("key", "scaling", "told"),
+    [
+        ("rope_scaling", {"rope_type": "banana"}, rf"json: rope_scaling\.rope_type {KNOWN_ROPES} 'banana'"),
+        ("rope_scaling", {"type": "dinamic"}, rf"rope_scaling\.type {KNOWN_ROPES} 'dinamic'; did you mean 'dynamic'"),
+        ("rope_parameters", {"rope_type": ["yarn"]}, rf"rope_parameters\.rope_type {KNOWN_ROPES} \['yarn'\]"),
+        ("rope_parameters", 7, "rope_parameters must hold keys and values, found 7"),
+        ("rope_scaling", 7, "rope_scaling must hold keys and values, found 7"),
+        ("rope_scaling", {"rope_type": "llama3"}, "its shape is not possible"),
+    ],
+)
+def test_a_scaling_of_angles_that_transformers_does_not_know_is_refused(tmp_path, key, scaling, told):
+    folder = save_hugging_face(tmp_path / "m", reference(), "a2d-llama", text=True, config={key: scaling})
+    with pytest.raises(RequestError, match=told):
         load_model(folder)
+
+
+def test_an_unknown_scaling_of_angles_in_a_folder_of_ours_is_refused_by_its_key():
+    with pytest.raises(RequestError, match=rf"^here\.rope_scaling\.rope_type {KNOWN_ROPES} 'banana'"):
+        rope_kind({"rope_type": "banana"}, "here.rope_scaling")
 
 
 def test_mask_may_be_named_as_an_id_or_as_a_token(tmp_path):
@@ -224,8 +242,9 @@ def test_mask_may_be_named_as_an_id_or_as_a_token(tmp_path):
     assert open_model(folder).vocabulary.mask == MASK  # the tokenizer's
     with pytest.raises(RequestError, match="--mask-token '<none>': no such token in the tokenizer"):
         open_model(folder, mask_token="<none>")
-    with pytest.raises(RequestError, match=r"--mask-token '41': .* has the ids 0 to 39"):
-        open_model(folder, mask_token="41")
+    for number in ("41", "-1", "-0", "9" * 20, "-" + "9" * 5000):
+        with pytest.raises(RequestError, match=r"--mask-token '-?\d.*': .* has the ids 0 to 39"):
+            open_model(folder, mask_token=number)
 
 
 @pytest.mark.parametrize("broken", ["shard", "index", "tensor", "way out", "truncated"])

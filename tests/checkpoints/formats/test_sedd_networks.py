@@ -9,6 +9,7 @@ import math
 import pytest
 import reference
 import torch
+from safetensors.torch import save_file
 from scipy.stats import chisquare
 from support import sedd_networks as made
 from support.sedd_networks import FORMATS, LENGTH, N
@@ -315,7 +316,7 @@ def test_the_commands_take_them(sedd, tmp_path, save):
     save(tmp_path / "m")
     (tmp_path / "corpus.txt").write_text("\n\n".join("a b c a c c b" for _ in range(60)))
     if not (tmp_path / "m" / "tokenizer.json").is_file():
-        made.save_tokenizer(tmp_path / "m", ["a", "b", "c"], mask="c")
+        made.save_tokenizer(tmp_path / "m", ["a", "b", "c", "[MASK]"])
     told = sedd("sample", "--model", tmp_path / "m", "-n", "2", "--steps", "4")
     assert told.code == 0, told.err
     done = sedd(
@@ -389,11 +390,36 @@ def test_a_checkpoint_file_of_anything_else_is_damage(tmp_path, content):
     assert "\n" not in str(caught.value)
 
 
-def test_of_two_checkpoint_files_in_a_folder_none_is_taken(tmp_path):
-    for name in ("a", "b"):
-        made.save_lightning(tmp_path / f"{name}.ckpt", **made.SUBS)
-    with pytest.raises(RequestError, match=r"it holds a\.ckpt, b\.ckpt"):
-        load_model(tmp_path, device="cpu")
+@pytest.mark.parametrize("named", ["m", "m/checkpoints"])
+@pytest.mark.parametrize("hydra", [True, False])
+def test_of_the_checkpoint_files_of_a_training_directory_one_is_to_be_named(tmp_path, named, hydra):
+    folder = tmp_path / "m" / "checkpoints"
+    folder.mkdir(parents=True)
+    if hydra:
+        (tmp_path / "m" / ".hydra").mkdir()
+        (tmp_path / "m" / ".hydra" / "config.yaml").write_text("model:\n  length: 6\n")
+    for number in range(14):
+        (folder / f"{number:02}.ckpt").touch()
+    made.save_lightning(folder / "00.ckpt", **made.SUBS)
+    with pytest.raises(
+        RequestError, match=r": name one of .*m/checkpoints/00\.ckpt, .*11\.ckpt and 2 others$"
+    ) as caught:
+        load_model(tmp_path / named, device="cpu")
+    assert "checkpoints-meta" not in str(caught.value)
+    assert load_model(folder / "00.ckpt", device="cpu").facts["layout"] == "lightning"
+
+
+@pytest.mark.parametrize("name", ["renamed.safetensors", "model.pt", "weights.bin"])
+def test_a_file_of_tensors_that_fits_no_format_is_answered_with_its_tensors(tmp_path, name):
+    save_any = save_file if name.endswith("safetensors") else torch.save
+    save_any({f"{'long' * 100}.{i}": torch.zeros(2) for i in range(9)}, tmp_path / name)
+    told = (
+        r"is a file of no known format: .*it holds 9 tensors: long.* and 5 others; formats of others: .*smdm \(one safe"
+    )
+    with pytest.raises(RequestError, match=told) as caught:
+        load_model(tmp_path / name, device="cpu")
+    assert "name its folder" not in str(caught.value)
+    assert len(str(caught.value)) < 4000
 
 
 def test_text_is_refused_without_a_tokenizer_and_ids_are_not(sedd, tmp_path):

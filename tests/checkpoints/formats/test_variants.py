@@ -13,6 +13,7 @@ from support.llamas import MASK, ROWS, logits, save_hugging_face, save_llada, sa
 from support.llamas import reference as whole_model
 
 from sedd_cli import load_model
+from sedd_cli.checkpoints.formats.special_tokens import tokenizer_of
 from sedd_cli.errors import RequestError
 
 X = torch.tensor([[0, 1, made.N, 2, made.N, made.N], [made.N] * 6])
@@ -93,6 +94,86 @@ def test_gidds_mask_lies_where_its_tokenizer_has_it_and_p_uniform_is_none_by_def
     z = reference.network(dict(net.state_dict()), x, T, made.HEADS)
     z[..., 2] = -torch.inf
     torch.testing.assert_close(model.log_p_x0(x, T), z.log_softmax(-1), rtol=1e-4, atol=1e-5)
+
+
+# MASK and the tokenizer of folders of MDLM and RADD
+
+WORDS = ["a", "[MASK]", "b", "c"]
+
+
+def save_family(folder, kind):
+    blocks = {"variant": made.Variant(block_size=2), "block_size": 2} if kind == "bd3lm" else {}
+    return made.save_radd_hub(folder) if kind == "radd" else made.save_hub(folder, kind, **blocks)
+
+
+@pytest.mark.parametrize("kind", ["mdlm", "bd3lm", "radd"])
+def test_the_tokenizer_of_the_folder_is_taken_with_its_mask(tmp_path, kind):
+    save_family(tmp_path / "m", kind)
+    assert load_model(tmp_path / "m", device="cpu").vocabulary.mask == 3
+    made.save_tokenizer(tmp_path / "m", WORDS)
+    model = load_model(tmp_path / "m", device="cpu")
+    assert (model.vocabulary.mask, model.tokenizer.encode("a b c")) == (1, [0, 1, 2])
+    assert load_model(tmp_path / "m", device="cpu", mask_token="c").vocabulary.mask == 3
+    assert load_model(tmp_path / "m", device="cpu", mask_token="0").vocabulary.mask == 0
+
+
+def test_the_outputs_with_the_mask_of_the_folder_are_those_of_the_plain_network(tmp_path):
+    net = made.save_hub(tmp_path / "m", "mdlm")
+    made.save_tokenizer(tmp_path / "m", WORDS)
+    x = torch.tensor([[0, 2, 1, 3, 1, 1], [1] * 6])
+    z = reference.network(dict(net.state_dict()), x, torch.zeros(2), made.HEADS)
+    z[..., 1] = -torch.inf
+    found = load_model(tmp_path / "m", device="cpu").log_p_x0(x, T)
+    torch.testing.assert_close(found[x == 1], z.log_softmax(-1)[x == 1], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["mdlm", "radd"])
+@pytest.mark.parametrize(("declared", "mask"), [(2, 2), (0, 0), (4, 1), (-1, 1), ("2", 1), (True, 1), (None, 1)])
+def test_the_id_of_the_configuration_comes_first_if_there_is_such_a_row(tmp_path, kind, declared, mask):
+    save_family(tmp_path / "m", kind)
+    made.save_tokenizer(tmp_path / "m", WORDS)
+    assert load_model(change(tmp_path / "m", mask_token_id=declared), device="cpu").vocabulary.mask == mask
+
+
+@pytest.mark.parametrize("kind", ["udlm", "duo"])
+def test_uniform_models_have_no_mask_whatever_their_tokenizer_has(tmp_path, kind):
+    save_family(tmp_path / "m", kind)
+    made.save_tokenizer(tmp_path / "m", WORDS)
+    model = load_model(change(tmp_path / "m", mask_token_id=1), device="cpu")
+    assert (model.vocabulary.mask, model.vocab_size, model.tokenizer.encode("a c")) == (None, 4, [0, 3])
+
+
+@pytest.mark.parametrize(("kind", "mask"), [("mdlm", 1), ("radd", 3)])
+def test_radds_mask_is_the_row_behind_its_tokens_although_these_have_one(tmp_path, kind, mask):
+    """Its code counts a row more than its tokenizer has tokens, also with BERT's."""
+    save_family(tmp_path / "m", kind)
+    made.save_tokenizer(tmp_path / "m", WORDS[:3])
+    assert load_model(tmp_path / "m", device="cpu").vocabulary.mask == mask
+
+
+@pytest.mark.parametrize("bert", [True, False])
+def test_a_tokenizer_of_older_files_is_taken_too(tmp_path, bert):
+    made.save_hub(tmp_path / "m", "mdlm", states=8)
+    words = ["[PAD]", "[UNK]", "[MASK]", "[SEP]", "[CLS]", "a", "b"]
+    told = {"mask_token": "[MASK]", "tokenizer_class": "BertTokenizer" if bert else "GPT2Tokenizer"}
+    (tmp_path / "m" / "tokenizer_config.json").write_text(json.dumps(told))
+    if bert:
+        (tmp_path / "m" / "vocab.txt").write_text("\n".join(words) + "\n")
+    else:
+        ids = {word: i for i, word in enumerate([*words, "<|endoftext|>"])}
+        (tmp_path / "m" / "vocab.json").write_text(json.dumps(ids))
+        (tmp_path / "m" / "merges.txt").write_text("#version: 0.2\n")
+    model = load_model(tmp_path / "m", device="cpu")
+    assert (model.vocabulary.mask, model.tokenizer.encode("a")) == (2, [4])
+
+
+@pytest.mark.parametrize(
+    ("files", "source"), [({}, None), ({"vocab.txt": "a\n"}, "vocab.txt"), ({"vocab.json": "{}"}, None)]
+)
+def test_what_the_tokenizer_of_a_folder_is_loaded_from(tmp_path, files, source):
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+    assert tokenizer_of(tmp_path) == (source and str(tmp_path / source))
 
 
 # Lightning checkpoints
