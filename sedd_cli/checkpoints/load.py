@@ -72,15 +72,17 @@ def _recognised(path: Path, source: str, mask: str | None, device: torch.device)
     files = ModelFiles(path, source)
     found, taken = find_format(files)
     if found:
-        files.check_memory(device)
+        files.check_memory(device, found.files(files), found.copies(files))
         model = found.load(files, mask)
         return model if not taken else replace(model, facts={**model.facts, "taken for": taken})
     if (path.is_file() and path.suffix in (".pth", ".pt")) or (path / published.HYDRA).is_file():
+        files.check_memory(device, [path if path.is_file() else path / published.CHECKPOINT], copied=True)
         return published.load_training_directory(path, source)
     if files.model_type and "graph" not in files.config:
         found = f"model_type {displayed(files.model_type)}"
         raise RequestError(f"{source} is of no known format: its {published.CONFIG} has {found}; {_formats()}")
     if (path / published.CONFIG).is_file():
+        files.check_memory(device, files.weight_files, copied=True)
         return published.load_published(path, source)
     if path.is_file() and path.name in (published.CONFIG, *published.WEIGHTS):
         return _recognised(path.parent, source, mask, device)

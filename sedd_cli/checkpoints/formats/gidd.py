@@ -119,6 +119,9 @@ class GiddRun(GiddLayout):
             return False
         return "diffusion_process" in _model_section(source)
 
+    def files(self, source: ModelFiles) -> list[Path]:
+        return [source.path / RUN_WEIGHTS]
+
     def load(self, source: ModelFiles, mask: str | None = None) -> LoadedModel:
         section, where = _model_section(source), f"{source.path / RUN_CONFIG}: model"
         if section["diffusion_process"] != "gidd":
