@@ -15,7 +15,7 @@ from sedd_cli.checkpoints.formats.lightning import SUFFIX
 from sedd_cli.checkpoints.loaded_model import LoadedModel
 from sedd_cli.checkpoints.portable.layout import TOKENIZERS
 from sedd_cli.checkpoints.run_directory import find_run, near_run
-from sedd_cli.checkpoints.tensors import INDEX, load_weights, read_tensors, tensor_names
+from sedd_cli.checkpoints.tensors import INDEX, load_weights, read_tensors, tensor_shapes
 from sedd_cli.data.tokenizers import Tokenizer, is_known, is_local, load_tokenizer, open_tokenizer
 from sedd_cli.data.tokenizers.reindexed import ReindexedTokenizer
 from sedd_cli.errors import DamageError, RequestError, displayed, listed
@@ -76,17 +76,19 @@ def _recognised(path: Path, source: str, mask: str | None, device: torch.device)
     files = ModelFiles(path, source)
     found, taken = find_format(files)
     if found:
-        files.check_memory(device)
+        files.check_memory(device, found.files(files), found.copies(files))
         model = found.load(files, mask)
         return model if not taken else replace(model, facts={**model.facts, "taken for": taken})
     if not files.config and not (path / published.CHECKPOINT).is_file() and (stored := _lightning_files(path)):
         raise RequestError(f"{source} is a folder of checkpoints of lightning: name one of {listed(stored)}")
     if (path.is_dir() or path.suffix in PICKLES) and published.training_directory(path):
+        files.check_memory(device, [path if path.is_file() else path / published.CHECKPOINT], copied=True)
         return published.load_training_directory(path, source)
     if files.model_type and "graph" not in files.config:
         found = f"model_type {displayed(files.model_type)}"
         raise RequestError(f"{source} is of no known format: its {published.CONFIG} has {found}; {_formats()}")
     if (path / published.CONFIG).is_file():
+        files.check_memory(device, files.weight_files, copied=True)
         return published.load_published(path, source)
     if path.is_file() and path.name in (published.CONFIG, *published.WEIGHTS):
         return _recognised(path.parent, source, mask, device)
@@ -117,7 +119,7 @@ def _lightning_files(folder: Path) -> list[Path]:
 
 def _tensors_in(file: Path) -> str:
     """The tensors that a file holds, in words, for a message."""
-    names = tensor_names(file) if file.suffix == ".safetensors" else []
+    names = list(tensor_shapes(file)) if file.suffix == ".safetensors" else []
     if file.suffix in (".bin", *PICKLES):
         with suppress(RequestError, DamageError):
             names = list(read_tensors(file))

@@ -91,15 +91,15 @@ def read_sharded(index: Path) -> dict[str, Tensor]:
     return found
 
 
-def tensor_names(path: Path) -> list[str]:
-    """The names of the tensors of a safetensors file, from its header; none where it cannot be read."""
+def tensor_shapes(path: Path) -> dict[str, list[int]]:
+    """The shapes of the tensors of a safetensors file, from its header; none where it cannot be read."""
     try:
         with safe_open(path, "pt") as file:
-            return list(file.keys())
+            return {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118  (it is no mapping)
     except (KeyboardInterrupt, SystemExit):
         raise
     except BaseException:  # errors of the library, its panics; reading the tensors reports them
-        return []
+        return {}
 
 
 def read_pickle(path: Path) -> Any:

@@ -142,8 +142,6 @@ def draw_bounds(
     """
     if find_protocol(protocols[0]).stepwise:
         assert sampler is not None, "a sampler for the protocol of its name"
-        if getattr(score.net, "block_size", None) is not None:
-            raise RequestError("the protocol 'sampler' is not for models that fill blocks one after another")
         return sampler_bound(score, sampler, x0, stream, step)[:, None]
     if find_protocol(protocols[0]).normalized:
         score = replace(score, parametrization="mean")

@@ -33,14 +33,31 @@ try:
     resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds))
 except ImportError:
     pass
+from datetime import datetime
+from jinja2 import nodes
+from jinja2.ext import Extension
 from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+class Generation(Extension):
+    tags = {"generation"}
+
+    def parse(self, parser):
+        line = next(parser.stream).lineno
+        body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
+        return nodes.CallBlock(self.call_method("content"), [], [], body).set_lineno(line)
+
+    def content(self, caller):
+        return caller()
 
 def refuse(reason):
     raise ValueError(reason)
 
 template, values = json.load(sys.stdin)
-environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
+environment = ImmutableSandboxedEnvironment(
+    trim_blocks=True, lstrip_blocks=True, extensions=[Generation, "jinja2.ext.loopcontrols"]
+)
 environment.globals["raise_exception"] = refuse
+environment.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
 text = reason = None
 try:
     text = environment.from_string(template).render(add_generation_prompt=True, **values)

@@ -31,6 +31,11 @@ def check_protocol(name: str, model: LoadedModel | Any) -> None:
         raise RequestError(f"protocol {name!r} is for models in discrete time (d3pm), which {model.source} is not")
     if protocol.stepwise and diffusion is None:
         raise RequestError(f"protocol {name!r} is for diffusion models, which {model.source} is not")
+    if protocol.stepwise and diffusion is not None and diffusion.block_size is not None:
+        raise RequestError(
+            f"protocol {name!r} is for models that fill all positions at once, and {model.source} fills blocks one "
+            "after another"
+        )
     if wanted := _unmet(protocol, diffusion):
         raise RequestError(f"protocol {name!r} is for {wanted}, which {model.source} is not")
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from datetime import datetime
 
 import pytest
 from support.llamas import reference, save_llada
 
 from sedd_cli import load_model
 from sedd_cli.errors import DamageError, RequestError
-from sedd_cli.inference.chat import chat_layout
+from sedd_cli.inference.chat import chat_layout, rendered
 from sedd_cli.inference.layout import Layout
 from sedd_cli.inference.template import gap_between
 
@@ -119,6 +120,36 @@ def test_a_template_may_be_a_file_or_named_default(folder):
     assert chat_layout(load_model(folder), "b", 9).template.texts == ["ab"]
     (folder / "chat_template.jinja").write_text("c{{ messages[0].content }}")
     assert chat_layout(load_model(folder), "b", 9).template.texts == ["cb"]
+
+
+OFFERED = {
+    "the date": ("{{ strftime_now('%Y') }}", f"{datetime.now():%Y}"),
+    "break": ("{% for i in range(9) %}{% if i == 2 %}{% break %}{% endif %}{{ i }}{% endfor %}", "01"),
+    "continue": ("{% for i in range(4) %}{% if i == 2 %}{% continue %}{% endif %}{{ i }}{% endfor %}", "013"),
+    "the answer's text": (
+        "{% for m in messages %}a{% generation %}<{{ m.content }}>{{ eos_token }}{% endgeneration %}b{% endfor %}",
+        "a<hi><|end|>b",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", OFFERED)
+def test_a_template_has_what_transformers_offers(folder, name):
+    template, text = OFFERED[name]
+    write(folder, chat_template=template)
+    assert rendered(folder, "hi") == text
+    from transformers import AutoTokenizer
+
+    message = [{"role": "user", "content": "hi"}]
+    theirs = AutoTokenizer.from_pretrained(folder).apply_chat_template(message, tokenize=False)
+    assert text == theirs
+
+
+@pytest.mark.parametrize("escape", ["strftime_now.__globals__.keys()", "strftime_now.__code__.co_code"])
+def test_what_is_offered_stays_in_the_sandbox(folder, escape):
+    write(folder, chat_template="{% generation %}{{ " + escape + " }}{% endgeneration %}")
+    with pytest.raises(RequestError, match="is unsafe"):
+        rendered(folder, "hi")
 
 
 def test_a_message_that_leaves_no_room_is_refused(folder):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import IntEnum
 from functools import cached_property
@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from sedd_cli.checkpoints.formats.weights_memory import memory_needed
 from sedd_cli.checkpoints.loaded_model import LoadedModel
 from sedd_cli.checkpoints.tensors import INDEX, read_sharded, read_tensors, shards_of
 from sedd_cli.core.graphs import Graph
@@ -28,7 +29,7 @@ from sedd_cli.system.memory import free_memory
 
 CONFIG = "config.json"
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
-#: Memory that a model takes, as a multiple of its files.
+#: Memory that a model takes, as a multiple of its weights.
 MEMORY_SHARE = 1.1
 #: What LLaDA, Dream, a2d and SMDM are, which no recipe trains.
 LLAMA = "is a Llama-like network"
@@ -93,13 +94,20 @@ class ModelFiles:
         found = (read_sharded if file.name.endswith(INDEX) else read_tensors)(file)
         return {unwrapped(name): value for name, value in found.items()}
 
-    def check_memory(self, device: torch.device) -> None:
-        """RequestError where the weights do not fit into the free memory of a device, with the numbers."""
+    @property
+    def weight_files(self) -> list[Path]:
+        """The file named or that of the weights, or their shards; empty where there is none."""
         file = self.path if self.path.is_file() else self.weights
-        if file is None:
-            return
-        parts = {file.parent / name for name in shards_of(file).values()} if file.name.endswith(INDEX) else {file}
-        needed = MEMORY_SHARE * sum(part.stat().st_size for part in parts if part.is_file())
+        if file is None or not file.name.endswith(INDEX):
+            return [file] if file else []
+        return sorted({file.parent / name for name in shards_of(file).values()})
+
+    def check_memory(self, device: torch.device, files: Iterable[Path], copied: bool) -> None:
+        """RequestError where the weights in files do not fit into the free memory of a device, with the numbers.
+
+        copied: whether they are copied in float32, not mapped as they are stored.
+        """
+        needed = MEMORY_SHARE * memory_needed(files, copied)
         if needed > (free := free_memory(device)):
             raise RequestError(
                 f"{self.name} takes {needed / 1e9:.2f} GB of memory, {free / 1e9:.2f} GB are free on {device}: free "
@@ -137,6 +145,14 @@ class Format(ABC):
     @abstractmethod
     def recognises(self, source: ModelFiles) -> bool:
         """Whether the files look like this format: by names and configuration, without reading tensors."""
+
+    def files(self, source: ModelFiles) -> list[Path]:
+        """The files whose weights `load` reads, those that are there."""
+        return source.weight_files
+
+    def copies(self, source: ModelFiles) -> bool:
+        """Whether `load` copies the weights, in float32; otherwise they stay as they are stored."""
+        return self.untrained != LLAMA
 
     @abstractmethod
     def load(self, source: ModelFiles, mask: str | None = None) -> LoadedModel:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar
 
 from torch import Tensor
@@ -117,6 +118,9 @@ class GiddRun(GiddLayout):
         if not all((source.path / name).is_file() for name in (RUN_CONFIG, RUN_WEIGHTS)):
             return False
         return "diffusion_process" in _model_section(source)
+
+    def files(self, source: ModelFiles) -> list[Path]:
+        return [source.path / RUN_WEIGHTS]
 
     def load(self, source: ModelFiles, mask: str | None = None) -> LoadedModel:
         section, where = _model_section(source), f"{source.path / RUN_CONFIG}: model"

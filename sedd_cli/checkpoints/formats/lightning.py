@@ -58,6 +58,10 @@ class Lightning(Format):
         files = list(source.path.glob(f"*{SUFFIX}")) if source.path.is_dir() else []
         return files[0] if len(files) == 1 else None
 
+    def files(self, source: ModelFiles) -> list[Path]:
+        file = self.file(source)
+        return [file] if file else []
+
     def load(self, source: ModelFiles, mask: str | None = None) -> LoadedModel:
         file = self.file(source)
         assert file is not None, "a recognised source"

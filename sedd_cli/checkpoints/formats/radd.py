@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, ClassVar
 
 from torch import Tensor
@@ -76,6 +77,9 @@ class RaddRun(Radd):
     def recognises(self, source: ModelFiles) -> bool:
         file = source.path / HYDRA
         return file.is_file() and is_radd(read_yaml(file, DamageError))
+
+    def files(self, source: ModelFiles) -> list[Path]:
+        return [source.path / CHECKPOINT]
 
     def load(self, source: ModelFiles, mask: str | None = None) -> LoadedModel:
         file = source.path / CHECKPOINT

@@ -31,6 +31,10 @@ class Sedd(Format):
     def recognises(self, source: ModelFiles) -> bool:
         return source.model_type == MODEL_TYPE
 
+    def copies(self, source: ModelFiles) -> bool:
+        network = source.config.get("network")
+        return not isinstance(network, Mapping) or network.get("kind") != "transformer"
+
     def load(self, source: ModelFiles, mask: str | None = None) -> LoadedModel:
         model = portable_model(source.config, str(source.folder / CONFIG), source.name, len(source.tensors))
         if mask is not None:

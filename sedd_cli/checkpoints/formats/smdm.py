@@ -11,7 +11,7 @@ from torch import Tensor
 from sedd_cli.checkpoints.formats.base import CONFIG, LLAMA, Format, Mark, ModelFiles, register, unwrapped
 from sedd_cli.checkpoints.formats.transformers import renamed, size, transformer
 from sedd_cli.checkpoints.loaded_model import LoadedModel
-from sedd_cli.checkpoints.tensors import read_tensors, tensor_names
+from sedd_cli.checkpoints.tensors import read_tensors, tensor_shapes
 from sedd_cli.errors import DamageError, RequestError, displayed
 from sedd_cli.system.documents import read_json
 
@@ -46,7 +46,11 @@ class SMDM(Format):
 
     def recognises(self, source: ModelFiles) -> bool:
         file = weights_file(source.path)
-        return file is not None and QKV.format(0) in map(unwrapped, tensor_names(file))
+        return file is not None and QKV.format(0) in map(unwrapped, tensor_shapes(file))
+
+    def files(self, source: ModelFiles) -> list[Path]:
+        file = weights_file(source.path)
+        return [file] if file else []
 
     def load(self, source: ModelFiles, mask: str | None = None) -> LoadedModel:
         file = weights_file(source.path)

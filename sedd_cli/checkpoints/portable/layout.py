@@ -111,7 +111,11 @@ def portable_layout(model: LoadedModel, half: bool) -> ExportLayout:
         "log_score": "`(input_ids=x, t=t).logits` are log-scores, zero at the present token",
         "next_token": "`(input_ids=x).logits` are those of the next token",
     }
-    use = f"`{auto}.from_pretrained(NAME, trust_remote_code=True)` of transformers reads it: {what[config['outputs']]}."
+    use = (
+        f"`{auto}.from_pretrained(NAME, trust_remote_code=True, dtype=torch.float32)` of transformers (with `import "
+        f"torch` and `from transformers import {auto}`) reads it: {what[config['outputs']]}. Without `dtype`, a model "
+        "stored in bf16 computes in bf16."
+    )
     return ExportLayout(config, PREFIX, use, remarks, portable=True)
 
 

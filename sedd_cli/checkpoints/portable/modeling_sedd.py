@@ -1,10 +1,12 @@
 """A discrete diffusion language model for transformers, in one file that needs torch and transformers alone.
 
-    AutoModelForMaskedLM.from_pretrained(folder, trust_remote_code=True)(input_ids=x, t=t).logits
+    model = AutoModelForMaskedLM.from_pretrained(folder, trust_remote_code=True, dtype=torch.float32)
+    model(input_ids=x, t=t).logits
 
 are log p(x0 | x_t) [B, L, V] for noisy tokens x [B, L] at times t [B] between 0 and 1. A network that does not depend
 on the noise needs no t. A model that is defined by its scores alone gives log-scores, and an autoregressive one
-(AutoModelForCausalLM) the logits of the next token; `outputs` in config.json names the kind.
+(AutoModelForCausalLM) the logits of the next token; `outputs` in config.json names the kind. Without dtype, a model
+stored in bf16 computes in bf16.
 
 `sedd export --transformers` writes this file beside the weights.
 """

@@ -88,6 +88,8 @@ def evaluate_all(
     """
     if isinstance(model, LoadedModel) and not model.exact:
         options.monte_carlo.estimator_for(model.graph)
+    for name in options.protocols:
+        _check_measure(name, model, options)  # before a text is prepared
     results: list[LikelihoodResult] = []
     failed: list[FailedEvaluation] = []
     for text in texts:
@@ -167,6 +169,13 @@ def default_protocols(model: LoadedModel | CausalModel) -> tuple[str, ...]:
     return DEFAULT_PROTOCOLS if model.objective.steps is None else ("discrete",)
 
 
+def _check_measure(name: str, model: LoadedModel | CausalModel, options: EvaluateOptions) -> None:
+    """RequestError where a protocol does not fit the model, or its sampler."""
+    check_protocol(name, model)
+    if isinstance(model, LoadedModel) and find_protocol(name).stepwise:
+        Followed.of(model, options.sampling)
+
+
 def _blocks(
     model: LoadedModel | CausalModel, dataset: Dataset, split: str, length: int, options: EvaluateOptions
 ) -> dict[str, Blocks]:
@@ -174,10 +183,8 @@ def _blocks(
     found: dict[str, Blocks] = {}
     refusal = RequestError("no protocol")
     for name in options.protocols or default_protocols(model):
-        check_protocol(name, model)
+        _check_measure(name, model, options)
         check_corpus(name, dataset)
-        if isinstance(model, LoadedModel) and find_protocol(name).stepwise:
-            Followed.of(model, options.sampling)
         try:
             own, tokenizer = dataset.split(split), dataset.tokenizer
             if find_protocol(name).windows and isinstance(model, LoadedModel):

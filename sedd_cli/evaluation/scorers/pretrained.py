@@ -11,8 +11,9 @@ from typing import Any
 import torch
 
 from sedd_cli.checkpoints.formats import find_format
-from sedd_cli.checkpoints.formats.base import ModelFiles
+from sedd_cli.checkpoints.formats.base import CONFIG, ModelFiles
 from sedd_cli.checkpoints.hub import cached_else_fetched, refusal
+from sedd_cli.checkpoints.portable.config import MODEL_TYPE
 from sedd_cli.data.tokenizers import load_tokenizer
 from sedd_cli.errors import DamageError, RequestError
 from sedd_cli.evaluation.scorers.causal import CausalModel
@@ -23,6 +24,11 @@ from sedd_cli.system.from_pretrained import pretrained_causal_model, pretrained_
 
 #: A hub id; some old models have no owner.
 HUB_ID = r"\w[\w.-]*(/[\w.-]+)?"
+#: What judges texts, or gives features of them.
+AUTOREGRESSIVE = (
+    "a judge, or a model of features, must be autoregressive (a model such as gpt2-large, or a run with "
+    "objective=autoregressive)"
+)
 
 
 def load_causal(source: str | Path, device: str = "auto", precision: str = "fp32") -> CausalModel:
@@ -32,6 +38,7 @@ def load_causal(source: str | Path, device: str = "auto", precision: str = "fp32
     Raises RequestError for what cannot be fetched, is no such model, or lacks some of its weights.
     """
     source, chosen = str(source), pick_device(device)
+    _refuse_diffusion(source)
     dtype = autocast_dtype(precision, chosen) or torch.float32
     with _quiet_transformers():
         net, loading = _found(source, lambda **at: pretrained_causal_model(source, output_loading_info=True, **at))
@@ -68,20 +75,44 @@ def is_causal(source: str | Path) -> bool:
     one of the diffusion models of others (`checkpoints.formats`), a hub name without owner, or an owner/name whose
     config.json, cached or fetched, has such a type.
     """
-    folder, source = Path(source), str(source)
-    if folder.exists():
-        return _has_model_type(folder / "config.json") and find_format(ModelFiles(folder, source))[0] is None
-    if not re.fullmatch(HUB_ID, source) or ("/" in source and folder.parent.is_dir()):
-        return False
-    if "/" not in source:
-        return True
+    files = config_files(source)
+    if files is None:  # the only name whose configuration is not asked for
+        return re.fullmatch(HUB_ID, str(source)) is not None and "/" not in str(source)
+    return _has_model_type(files.path / CONFIG) and find_format(files)[0] is None
+
+
+def config_files(source: str | Path) -> ModelFiles | None:
+    """What a path names, or the folder in the hub's cache that holds the config.json of an owner/name; else None."""
+    path, source = Path(source), str(source)
+    if path.exists():
+        return ModelFiles(path, source)
+    if not re.fullmatch(HUB_ID, source) or "/" not in source or path.parent.is_dir():
+        return None
     from huggingface_hub import hf_hub_download
 
     try:
-        found = cached_else_fetched(source, lambda **at: hf_hub_download(source, "config.json", **at))
+        found = cached_else_fetched(source, lambda **at: hf_hub_download(source, CONFIG, **at))
     except Exception:  # unreachable or missing: loading it reports why
-        return False
-    return _has_model_type(Path(found)) and find_format(ModelFiles(Path(found).parent, source))[0] is None
+        return None
+    return ModelFiles(Path(found).parent, source)
+
+
+def is_export(source: str | Path) -> bool:
+    """Whether `source` is what `sedd export --transformers` writes, on this machine or the hub."""
+    files = config_files(source)
+    return files is not None and files.model_type == MODEL_TYPE
+
+
+def _refuse_diffusion(source: str) -> None:
+    """RequestError for a diffusion model in any layout: what transformers says of one would mislead."""
+    if (files := config_files(source)) is None:
+        return
+    found = find_format(files)[0]
+    layout = found.name if found else "published layout of SEDD" if "graph" in files.config else None
+    if layout is not None:
+        raise RequestError(
+            f"{source} is a diffusion model ({layout}), which has a bound and no exact likelihood: {AUTOREGRESSIVE}"
+        )
 
 
 def _has_model_type(file: Path) -> bool:
@@ -95,7 +126,7 @@ def _has_model_type(file: Path) -> bool:
 def _found(source: str, load: Callable[..., Any]) -> Any:
     """What `load` returns for a folder or a hub id; a RequestError of one line where it fails."""
     if Path(source).is_dir():
-        if not _has_model_type(Path(source) / "config.json"):
+        if not _has_model_type(Path(source) / CONFIG):
             raise RequestError(f"{source} is no causal language model of transformers: it has no config.json of one")
         try:
             return load(local_files_only=True)

@@ -16,7 +16,7 @@ from sedd_cli.checkpoints.loaded_model import LoadedModel
 from sedd_cli.checkpoints.run_directory import by_name
 from sedd_cli.errors import RequestError
 from sedd_cli.evaluation.scorers.causal import check_rows, padded
-from sedd_cli.evaluation.scorers.pretrained import load_causal
+from sedd_cli.evaluation.scorers.pretrained import AUTOREGRESSIVE, is_export, load_causal
 
 
 class Scorer(Protocol):
@@ -136,17 +136,14 @@ class TrainedScorer:
 
 
 def load_scorer(source: str | Path, device: str = "auto", precision: str = "fp32") -> Scorer:
-    """A causal language model of `transformers`, or an autoregressive run or checkpoint of ours.
+    """A causal language model of `transformers`, or an autoregressive run, checkpoint or export of ours.
 
     RequestError for what cannot be loaded, and for a model without exact likelihoods.
     """
     source = by_name(str(source))
-    if not (Path(source) / "recipe.yaml").is_file():
+    if not (Path(source) / "recipe.yaml").is_file() and not is_export(source):
         return load_causal(source, device, precision)
     model = open_model(source, device, precision)
     if not model.exact:
-        raise RequestError(
-            f"{source} ({model.kind}) has no exact likelihoods: a scorer goes from left to right (a causal language "
-            "model such as gpt2-large, or a run with objective=autoregressive)"
-        )
+        raise RequestError(f"{source} ({model.kind}) has no exact likelihoods: {AUTOREGRESSIVE}")
     return TrainedScorer(model)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -15,6 +16,7 @@ from support.jobs import completed, returned
 from support.peers import PEERS, peer
 from support.sedd_networks import FORMATS, LENGTH, N, network, save_gidd_hub
 
+import sedd_cli
 from sedd_cli import load_model
 from sedd_cli.checkpoints.export import ExportOptions, export
 from sedd_cli.checkpoints.load import open_model
@@ -238,6 +240,30 @@ def test_half_the_size(tmp_path):
             opened(tmp_path / "out")(input_ids=x, t=t).logits, open_model(tmp_path / "out", "cpu").log_p_x0(x, t)
         )
     torch.testing.assert_close(near, model.log_p_x0(x, t), atol=0.1, rtol=0.1)
+
+
+def called_as_documented(text: str, folder: Path):
+    """The model that the call in a text makes, with the folder in the place of the one that it names."""
+    call = re.search(r"(AutoModelFor\w+)\.from_pretrained\(([^,\n]+), ([^`\n]*)\)", text)
+    assert call is not None, text
+    assert re.search(rf"from transformers import {call[1]}", text)
+    assert "import torch" in text
+    auto, options = getattr(transformers, call[1]), eval(f"dict({call[3]})", {"torch": torch})
+    return auto.from_pretrained(folder, **options)
+
+
+def test_the_documented_call_computes_in_float32(tmp_path):
+    saved = save_a2d("a2d-qwen2")(tmp_path / "m", llamas.reference("Qwen2"))
+    exported(open_model(saved, "cpu"), folder := tmp_path / "out", half=True)
+    x, t = torch.tensor([[3, 4, llamas.MASK, 6]]), torch.tensor([0.5])
+    expected = open_model(folder, "cpu").log_p_x0(x, t)
+    guide = Path(sedd_cli.__file__).parent / "guides" / "models.md"
+    with torch.no_grad():
+        near = opened(folder, dtype=None)(input_ids=x, t=t).logits
+        assert float((near - expected).abs().max()) > 1e-4
+        for text in ((folder / "README.md").read_text(), guide.read_text()):
+            found = called_as_documented(text, folder)(input_ids=x, t=t).logits
+            torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
 
 
 def test_blocks_are_given_clean_ones(tmp_path):

@@ -9,9 +9,11 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from support import llamas, sedd_networks
 from support.jobs import returned
 
 from sedd_cli import load_model
+from sedd_cli.checkpoints.export import ExportOptions, export
 from sedd_cli.data.prepared import prepared
 from sedd_cli.data.shards import open_dataset
 from sedd_cli.errors import RequestError
@@ -98,12 +100,60 @@ def test_features_are_what_the_head_reads_behind_the_last_token(reader):
 
 
 def test_what_has_no_likelihood_or_lacks_a_character_is_refused(reader, tiny_run):
-    with pytest.raises(RequestError, match="goes from left to right"):
+    with pytest.raises(RequestError, match=r"no exact likelihoods: a judge, .* must be autoregressive"):
         load_scorer(tiny_run, "cpu")
     with pytest.raises(RequestError, match="neither a folder nor a hub id"):
         load_scorer("/no/where/at/all", "cpu")
     with pytest.raises(RequestError, match="lacks characters of 1 texts"):
         reader.encode(["the cat", "語"])
+
+
+def save_dream(folder):
+    return llamas.save_hugging_face(folder, llamas.reference("Qwen2"), "Dream", config={"mask_token_id": llamas.MASK})
+
+
+DIFFUSION = {name: save for name, (save, *_) in sedd_networks.FORMATS.items()} | {
+    "llada": lambda folder: llamas.save_llada(folder, llamas.reference()),
+    "smdm": lambda folder: llamas.save_smdm(folder, llamas.reference()),
+    "dream": save_dream,
+}
+
+
+@pytest.mark.parametrize("name", DIFFUSION)
+def test_a_diffusion_model_of_another_project_is_said_to_be_one(tmp_path, name):
+    DIFFUSION[name](tmp_path / "m")
+    path = tmp_path / "m" if (tmp_path / "m").exists() else tmp_path / "m.ckpt"
+    with pytest.raises(RequestError, match=r"is a diffusion model \(.*\), which has a bound and no exact likelihood: a "
+                       "judge, or a model of features, must be autoregressive"):  # fmt: skip
+        load_scorer(path, "cpu")
+
+
+def test_commands_that_name_a_judge_or_features_say_so(sedd, tmp_path, tiny_run):
+    save_dream(tmp_path / "m")
+    (tmp_path / "texts.txt").write_text("the cat sat on it\n\na dog ran to me\n")
+    wanted = ("--mode", "infill", "--prompt", 4, "--new", 4, "-n", 2)
+    for command in (
+        ("judge", tmp_path / "texts.txt", "--judge", tmp_path / "m"),
+        ("sweep", "--model", tiny_run, "--judge", tmp_path / "m", "--steps", 2, "-n", 2, "--out", tmp_path / "sweep"),
+        ("mauve", "--model", tiny_run, "--references", tmp_path / "texts.txt", "--features", tmp_path / "m", *wanted),
+    ):
+        done = sedd(*command)
+        assert done.code == 2
+        assert "is a diffusion model (dream)" in done.err
+
+
+def test_exports_of_ours_are_read_as_what_they_are(causal_run, tiny_run, reader, tmp_path):
+    for run, name in ((causal_run, "causal"), (tiny_run, "diffusion")):
+        list(export(load_model(run, device="cpu"), ExportOptions(tmp_path / name, transformers=True)))
+        (tmp_path / name / "recipe.yaml").unlink()
+    again, x = load_scorer(tmp_path / "causal", "cpu"), torch.tensor([reader.encode(["the cat"])[0]])
+    assert torch.equal(again.nats(x), reader.nats(x))
+    with pytest.raises(RequestError, match="must be autoregressive"):
+        load_scorer(tmp_path / "diffusion", "cpu")
+    list(export(load_model(tiny_run, device="cpu"), ExportOptions(tmp_path / "published")))
+    (tmp_path / "published" / "recipe.yaml").unlink()
+    with pytest.raises(RequestError, match=r"diffusion model \(published layout of SEDD\).*must be autoregressive"):
+        load_scorer(tmp_path / "published", "cpu")
 
 
 def test_mauve_with_a_run_of_ours_on_every_side(causal_run, tiny_run):
