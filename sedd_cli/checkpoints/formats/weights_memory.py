@@ -28,7 +28,8 @@ def _copied(file: Path) -> int:
     if file.suffix == ".safetensors":
         numbers = sum(map(math.prod, tensor_shapes(file).values()))
     else:
-        numbers = sum(value.numel() for value in _mapped(file))
+        # no more than is stored: what a tensor declares beyond that is refused as damage
+        numbers = sum(min(v.numel(), v.untyped_storage().nbytes() // v.itemsize) for v in _mapped(file))
     return FULL * numbers or file.stat().st_size
 
 
