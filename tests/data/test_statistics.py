@@ -50,7 +50,7 @@ def test_an_embedding_is_read_from_npy_and_safetensors(tmp_path):
         ("flat.npy", np.zeros(6), r"must be a matrix .* found float64 \[6\]"),
         ("nan.npy", np.full((3, 2), np.nan), "not finite"),
         ("objects.npy", np.array([{}, {}], dtype=object), "cannot be read"),
-        ("text.npy", b"no array", "cannot be read"),
+        ("text.npy", b"no array", "is no .npy file"),
         ("text.safetensors", b"no tensors at all", "cannot be read"),
         ("two.safetensors", {"a": torch.zeros(2, 2), "b": torch.zeros(2, 2)}, "holds 2 matrices"),
     ],

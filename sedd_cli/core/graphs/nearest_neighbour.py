@@ -28,7 +28,7 @@ class NearestNeighbour(Symmetric):
     are those of the vectors as they are.
 
     Attributes:
-        neighbours: k, at most N − 1.
+        neighbours: k; from N − 1 on, all other tokens.
         embedding: A .npy or .safetensors file with a vector for each token; null: how often each token stands
             before and after each other one in the training text.
         edges: The nearest tokens of each token, "1,4;0,2;…": measured when a training begins, and kept with the model.
@@ -53,11 +53,6 @@ class NearestNeighbour(Symmetric):
     def measure(self, tokens: TokenStatistics) -> Self:
         """The graph with the edges of the embedding, or of the training text."""
         self._check_dense()
-        if self.neighbours >= self.vocab_size:
-            raise ValueError(
-                f"neighbours must be at most {self.vocab_size - 1}, as there are {self.vocab_size} tokens; found "
-                f"{self.neighbours}"
-            )
         if self.embedding is None:
             vectors = contexts(tokens.pairs())
         else:
@@ -67,7 +62,7 @@ class NearestNeighbour(Symmetric):
                     f"the embedding {self.embedding} has {len(vectors):,} rows, the vocabulary {self.vocab_size:,} "
                     "tokens"
                 )
-        rows = nearest(vectors, self.neighbours)
+        rows = nearest(vectors, min(self.neighbours, self.vocab_size - 1))
         edges = ";".join(",".join(str(b) for b in row) for row in rows)
         if len(edges) > MOST_EDGES:
             raise ValueError(f"{self.neighbours} neighbours of {self.vocab_size:,} tokens are too many: choose fewer")

@@ -172,9 +172,9 @@ def test_an_embedding_of_another_size_is_refused():
         graph.measure(Statistics(7))
 
 
-def test_more_neighbours_than_other_tokens_are_refused():
-    with pytest.raises(ValueError, match="neighbours must be at most 5, as there are 6 tokens; found 6"):
-        GRAPHS["nearest_neighbour"](vocab_size=6, neighbours=6).measure(Statistics())
+def test_more_neighbours_than_other_tokens_are_all_of_them():
+    found = GRAPHS["nearest_neighbour"](vocab_size=6, neighbours=9).measure(Statistics())
+    assert found.edges == ";".join(",".join(str(b) for b in range(6) if b != a) for a in range(6))
 
 
 @pytest.mark.parametrize(
