@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -55,7 +56,17 @@ def training_of(options: PrepareOptions, manifest: Manifest, folder: Path) -> li
     if report not in manifest.splits:
         words.append(f"report.split={'validation' if 'validation' in manifest.splits else 'train'}")
     name = f"quickstart-{manifest.corpus}" if manifest.corpus in ready else manifest.corpus  # not the run of a recipe
-    return ["train", "quickstart", *words, "--run-dir", str(Path("runs", name))]
+    return ["train", "quickstart", *words, "--run-dir", str(_free(Path("runs", name), manifest))]
+
+
+def _free(run: Path, manifest: Manifest) -> Path:
+    """`run`, or where this is a run of the text as it was prepared otherwise, a name with the tokenizer's."""
+    from sedd_cli.training.runs.text import data_of
+
+    if data_of(run, [], []) in (None, manifest.fingerprint):
+        return run
+    tokenizer = re.sub(r"[^A-Za-z0-9]+", "", manifest.tokenizer.partition("@")[0])
+    return run.with_name(f"{run.name}-{tokenizer}")
 
 
 def after_training(view: View, run: Path, recipe: Recipe) -> None:

@@ -196,6 +196,16 @@ def test_a_name_that_several_prepared_corpora_have_is_refused_with_their_folders
     assert sedd("train", "quickstart", "data.corpus=stories", "data.tokenizer=char", *TINY, "--no-report").code == 0
 
 
+def test_the_next_command_after_another_preparation_names_another_run(sedd, place):
+    for tokenizer, run in (("char", "runs/stories"), ("byte", "runs/stories-byte")):
+        prepared = sedd("prepare", "stories.jsonl", "--field", "story", "--tokenizer", tokenizer)
+        (command,) = shown_commands(prepared.err)
+        assert command[-2:] == ["--run-dir", run]
+        assert sedd(*command, *TINY, "--no-report").code == 0
+        again = sedd("prepare", "stories.jsonl", "--field", "story", "--tokenizer", tokenizer)
+        assert shown_commands(again.err) == [command]
+
+
 def test_the_tail_of_a_text_can_be_held_out_in_one_piece(sedd, place):
     text = "".join(f"line {i} of a long text that has one order\n" for i in range(400))
     (place / "shake.txt").write_text(text)
