@@ -69,7 +69,7 @@ class Model(LoadedModel):
         """
         if not isinstance(tokens, Tensor):
             texts = list(tokens) if isinstance(tokens, Iterable) and not isinstance(tokens, str) else [tokens]
-            if wrong := [text for text in texts if not isinstance(text, str | Tensor)]:
+            if wrong := [text for text in texts if not isinstance(text, str)]:
                 raise RequestError(f"bound takes a text, several of them, or tokens; found {shortened(repr(wrong[0]))}")
             each = [self.bound(self._encoded(text), draws, seed, protocol) for text in texts]
             if not each:
