@@ -63,7 +63,7 @@ def _free(run: Path, manifest: Manifest) -> Path:
     """`run`, or where this is a run of the text as it was prepared otherwise, a name with the tokenizer's."""
     from sedd_cli.training.runs.text import data_of
 
-    if data_of(run, [], []) in (None, manifest.fingerprint):
+    if data_of(run) in (None, manifest.fingerprint):
         return run
     tokenizer = re.sub(r"[^A-Za-z0-9]+", "", manifest.tokenizer.partition("@")[0])
     return run.with_name(f"{run.name}-{tokenizer}")

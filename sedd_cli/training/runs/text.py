@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from sedd_cli.system.documents import read_json
 from sedd_cli.training.runs.stored import StoredBound, stored_bounds
 
 
-def data_of(run: Path, own: list[StoredBound], train: list[dict[str, Any]]) -> str | None:
+def data_of(run: Path, own: Sequence[StoredBound] = (), train: Sequence[dict[str, Any]] = ()) -> str | None:
     """The fingerprint of the data that a run was trained on; None where no checkpoint, result or record tells."""
     try:
         if (name := latest_name(run)) is not None:
