@@ -168,13 +168,25 @@ def test_a_command_exists(name):
     assert name in typer.main.get_command(app).commands
 
 
+REGISTRIES = GRAPHS, SCHEDULES, OBJECTIVES, SAMPLERS
+
+
+@pytest.fixture(scope="module")
+def registered() -> list[dict]:
+    """The registries with the parts that the guide `extending` adds; its code also tests them, so it runs once."""
+    with pytest.MonkeyPatch.context() as patch:
+        for registry in REGISTRIES:
+            patch.setattr(registry, "_classes", dict(registry._classes))
+        for code in re.findall(r"```python\n(.*?)```", TEXTS["extending"], re.DOTALL):
+            exec(compile(code, "extending.md", "exec", dont_inherit=True), {"__name__": "extending_example"})
+        return [dict(registry._classes) for registry in REGISTRIES]
+
+
 @pytest.fixture
-def examples(monkeypatch) -> None:
+def examples(registered, monkeypatch) -> None:
     """The parts that the guide `extending` adds, registered for one test."""
-    for registry in (GRAPHS, SCHEDULES, OBJECTIVES, SAMPLERS):
-        monkeypatch.setattr(registry, "_classes", dict(registry._classes))
-    for code in re.findall(r"```python\n(.*?)```", TEXTS["extending"], re.DOTALL):
-        exec(compile(code, "extending.md", "exec", dont_inherit=True), {"__name__": "extending_example"})
+    for registry, classes in zip(REGISTRIES, registered, strict=True):
+        monkeypatch.setattr(registry, "_classes", dict(classes))
 
 
 @pytest.mark.parametrize("command", WHOLE)
@@ -208,7 +220,7 @@ def test_what_is_not_run_is_in_the_documents(pattern):
     [(name, code) for name, text in TEXTS.items() for code in re.findall(r"```python\n(.*?)```", text, re.DOTALL)],
 )
 def test_a_python_example_runs(name, code, here, monkeypatch):
-    for registry in (GRAPHS, SCHEDULES, OBJECTIVES, SAMPLERS):  # what an example registers is forgotten again
+    for registry in REGISTRIES:  # what an example registers is forgotten again
         monkeypatch.setattr(registry, "_classes", dict(registry._classes))
     exec(compile(code, f"{name}.md", "exec", dont_inherit=True), {"__name__": f"{name}_example"})
 

@@ -64,7 +64,7 @@ def test_ctrl_c_is_heard_while_a_library_works(tmp_path):
     began = time.monotonic()
     job.communicate()
     assert job.returncode == 130
-    assert time.monotonic() - began < 5, "1 s on a machine that is not busy"
+    assert time.monotonic() - began < 20, "1 s on a machine that is not busy"
 
 
 def test_what_was_prepared_with_options_is_trained_on_and_evaluated(workplace, tmp_path, sedd, monkeypatch):
