@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-import math
 import platform
 from collections.abc import Generator, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any
+from dataclasses import dataclass, field
 
-import numpy as np
-
-from sedd_cli import __version__
 from sedd_cli.checkpoints.loaded_model import LoadedModel
 from sedd_cli.data.shards import Dataset
 from sedd_cli.errors import RequestError, WorkError, did_you_mean
 from sedd_cli.evaluation.baselines.baselines import baselines
-from sedd_cli.evaluation.likelihood.cache import ResultCache
-from sedd_cli.evaluation.likelihood.estimator import estimate, fill
+from sedd_cli.evaluation.likelihood.measurement import BlockMeasurement
 from sedd_cli.evaluation.likelihood.paper import paper_value
 from sedd_cli.evaluation.likelihood.precision import try_bf16
 from sedd_cli.evaluation.likelihood.protocols import Blocks
@@ -27,25 +21,21 @@ from sedd_cli.evaluation.likelihood.results import (
     FailedEvaluation,
     LikelihoodResult,
     ModelIdentity,
-    MonteCarlo,
 )
 from sedd_cli.evaluation.likelihood.stepwise import Followed
-from sedd_cli.evaluation.likelihood.summary import Estimates, summary, training_loss
 from sedd_cli.evaluation.likelihood.texts import Text, check_corpus, check_tokenizer, prepared_for
 from sedd_cli.evaluation.likelihood.windows import Windows
 from sedd_cli.evaluation.scorers.causal import CausalModel
 from sedd_cli.inference.bound import (
     DEFAULT_PROTOCOLS,
-    DRAWS_VERSION,
     MonteCarloOptions,
     find_protocol,
-    shared,
 )
 from sedd_cli.inference.fitting import check_protocol
 from sedd_cli.inference.memory import check_fits
 from sedd_cli.inference.sampling import Sampling
 from sedd_cli.system.distributed import Dist
-from sedd_cli.system.events import Evaluated, Event, Note, Progress, Warn
+from sedd_cli.system.events import Evaluated, Event, Note, Warn
 from sedd_cli.system.software import software
 
 
@@ -134,7 +124,8 @@ def evaluate(
         "seed": seed,
         "precision": used.precision,
     }
-    bounds = yield from _all_bounds(used, blocks, known, options, dist)
+    measurement = BlockMeasurement(known, options.monte_carlo, options.sampling, options.keep, dist)
+    bounds = yield from measurement.of(used, blocks)
     yield from _warnings(bounds, text.unknown, options)
     compared = None
     # n-grams are counted along a text in one piece, which windows of documents are not
@@ -199,87 +190,6 @@ def _blocks(
     if not found:
         raise refusal
     return found
-
-
-def _all_bounds(
-    model: LoadedModel | CausalModel,
-    blocks: dict[str, Blocks],
-    known: dict[str, Any],
-    options: EvaluateOptions,
-    dist: Dist,
-) -> Generator[Event, None, dict[str, BoundResult]]:
-    """The result of each protocol. known: what determines cached draws, besides the protocol."""
-    found: dict[str, BoundResult] = {}
-    if isinstance(model, CausalModel) or model.exact:
-        for name, own in blocks.items():
-            found[name] = yield from _likelihood(model, name, own, known, options, dist)
-        return found
-    together = shared(known["estimator"], blocks)
-    for names in (*([together] if together else []), *((name,) for name in blocks if name not in together)):
-        if find_protocol(names[0]).stepwise:
-            followed = Followed.of(model, options.sampling)
-            cache = _cache(known, options, {"protocols": names, "sampler": followed.key})
-            found[names[0]] = yield from followed.bound(blocks[names[0]], options.monte_carlo, cache, dist)
-            yield from _cache_warning(cache)
-        else:
-            found |= yield from _bounds(model, {name: blocks[name] for name in names}, known, options, dist)
-    return {name: found[name] for name in blocks}
-
-
-def _likelihood(
-    model: LoadedModel | CausalModel,
-    name: str,
-    blocks: Blocks,
-    known: dict[str, Any],
-    options: EvaluateOptions,
-    dist: Dist,
-) -> Generator[Event, None, BoundResult]:
-    """The exact likelihood under a protocol.
-
-    A mark at the beginning of a block is given; without marks the first token is predicted too.
-    """
-    cache, wrapped = _cache(known, options, {"protocol": name}), find_protocol(name).wrapped
-    nats = model.nats_given_first if wrapped else model.nats
-    shape = (len(blocks),)
-    values = dist.from_main(lambda: cache.read(0, shape) if cache else np.full(shape, np.nan))
-    for done in fill(values, blocks, lambda group: nats(blocks.read(group).to(dist.device)), dist, cache, 0):
-        yield Progress(f"{name} likelihood", done, len(blocks), "blocks")
-    yield from _cache_warning(cache)
-    return summary(blocks, Estimates(values[None], 1), name, given=int(wrapped))
-
-
-def _bounds(
-    model: LoadedModel, blocks: dict[str, Blocks], known: dict[str, Any], options: EvaluateOptions, dist: Dist
-) -> Generator[Event, None, dict[str, BoundResult]]:
-    """The bound of one protocol, or the bounds of those that share their draws."""
-    names, first, monte_carlo = tuple(blocks), next(iter(blocks.values())), options.monte_carlo
-    how = {"protocols": names, "draws": monte_carlo.draws(len(first))}
-    how |= {"padding": model.padding} if find_protocol(names[0]).windows else {}
-    cache = _cache(known, options, how)
-    to_bits = 1 / math.log(2) / first.size.characters
-    estimates = yield from estimate(model.score, first, names, monte_carlo, cache, dist, to_bits)
-    yield from _cache_warning(cache)
-    found = {}
-    for (name, own), each in zip(blocks.items(), estimates, strict=False):  # that of a training loss may follow
-        kept = Estimates(each.nats[:, : len(own)], each.draws)  # some protocols drop an incomplete last block
-        others = [other for other in names if other != name]
-        estimator = monte_carlo.estimator_for(model.graph, name)
-        draws = MonteCarlo(each.draws, others, monte_carlo.rel_error, monte_carlo.max_nfe, estimator)
-        found[name] = summary(own, kept, name, monte_carlo=draws)
-    if len(estimates) > len(names):
-        loss = training_loss(estimates[-1], first, find_protocol(names[0]).training)
-        found[names[0]] = replace(found[names[0]], training_loss=loss)
-        yield Note(f"{loss.name}: {loss.nats_per_token:.4f} ± {loss.error:.4f} nats per token, which is no likelihood")
-    return found
-
-
-def _cache(known: dict[str, Any], options: EvaluateOptions, how: dict[str, Any]) -> ResultCache | None:
-    return ResultCache.of(how | {"sedd": __version__, "draws_version": DRAWS_VERSION} | known) if options.keep else None
-
-
-def _cache_warning(cache: ResultCache | None) -> Generator[Event, None, None]:
-    if cache and cache.failed:
-        yield Warn(f"finished parts could not be cached ({cache.failed}); --no-resume does not try to")
 
 
 def _warnings(bounds: dict[str, BoundResult], unknown: int, options: EvaluateOptions) -> Generator[Event, None, None]:
