@@ -29,7 +29,8 @@ class Outcome:
 
 @pytest.fixture(scope="session", autouse=True)
 def _one_thread() -> None:
-    """One thread is fastest for the tiny tensors of the tests."""
+    """One thread is fastest for the tiny tensors of the tests, here and in the processes that they start."""
+    os.environ["OMP_NUM_THREADS"] = "1"
     torch.set_num_threads(1)
 
 

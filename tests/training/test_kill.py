@@ -1,6 +1,6 @@
 """What a crash, a full disk or a step without a finite loss leaves behind, and how the run goes on from there.
 
-`SEDD_KILLS=20 pytest tests/runs/test_kill.py` is the long form: so many kills at random moments of one run.
+`SEDD_KILLS=20 pytest tests/training/test_kill.py` is the long form: so many kills at random moments of one run.
 """
 
 from __future__ import annotations
@@ -186,7 +186,7 @@ def begun(command: list[str], environment: dict[str, str]) -> subprocess.Popen:
 
 @pytest.mark.slow
 def test_a_run_killed_at_random_moments_ends_as_if_it_had_not_been(workplace, tmp_path, tiny_run):
-    changes = ["train.steps=900", "train.save_every=5", "train.log_every=1"]
+    changes = ["train.steps=300", "train.save_every=5", "train.log_every=1"]
     command = [sys.executable, "-m", "sedd_cli", "train", str(workplace / "tiny.yaml"), *changes]
     command += ["--device", "cpu", "--no-report", "--run-dir"]
     job = begun([*command, str(tmp_path / "whole")], environment(workplace))
@@ -213,8 +213,8 @@ def test_a_run_killed_at_random_moments_ends_as_if_it_had_not_been(workplace, tm
     assert job.returncode == 0, output
     assert sha256(tmp_path / "run" / "ema.safetensors") == sha256(tmp_path / "whole" / "ema.safetensors")
     assert same_state(checkpoint.latest(tmp_path / "run"), checkpoint.latest(tmp_path / "whole"))
-    assert sorted(p.name for p in (tmp_path / "run" / "checkpoints").iterdir()) == ["step-895", "step-900"]
-    assert [line["step"] for line in metrics(tmp_path / "run")] == list(range(1, 901))
+    assert sorted(p.name for p in (tmp_path / "run" / "checkpoints").iterdir()) == ["step-295", "step-300"]
+    assert [line["step"] for line in metrics(tmp_path / "run")] == list(range(1, 301))
 
 
 def free(size: float) -> Callable:
