@@ -275,11 +275,10 @@ def test_processes_stop_together(workplace, tmp_path, start):
 
 
 @pytest.mark.slow
-def test_processes_that_do_not_divide_the_batch_are_refused_once(workplace, tmp_path):
-    command = torchrun(workplace / "tiny.yaml", tmp_path / "run", 3)
-    done = subprocess.run(command, env=environment(), capture_output=True, text=True, check=False)
-    assert done.returncode != 0
-    (line,) = (line for line in done.stderr.splitlines() if line.startswith("error"))
+def test_processes_that_do_not_divide_the_batch_are_refused_once(workplace, tmp_path, ranks):
+    words = ["train", workplace / "tiny.yaml", "--run-dir", tmp_path / "run", "--device", "cpu"]
+    assert ranks.run(3, [*map(str, words)], tmp_path / "errors") == [2, 2, 2]
+    (line,) = (line for line in (tmp_path / "errors").read_text().splitlines() if line.startswith("error"))
     assert re.match(r"error: train\.batch \(8\).*number of processes \(3\)", line)
     assert not (tmp_path / "run").exists()
 

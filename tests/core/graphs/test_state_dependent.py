@@ -233,7 +233,7 @@ def mean_bound(made: ScoreModel, x0: torch.Tensor) -> float:
     u, weight = masks(made, x0, low, full=True)
     total = float((end_terms(made, x0.expand(4, -1), u) * weight).sum())
     edges = placement.table(low, high, L)[1].tolist()
-    points, shares = np.polynomial.legendre.leggauss(10)
+    points, shares = np.polynomial.legendre.leggauss(4)
     for start, end in itertools.pairwise(edges):
         for point, share in zip(points.tolist(), shares.tolist(), strict=True):
             v = torch.full((4,), 0.5 * ((end - start) * point + end + start), **F64)
