@@ -19,7 +19,7 @@ from sedd_cli.core.losses.score_entropy import ScoreEntropy, sequence_score_entr
 from sedd_cli.core.schedules import Schedule
 from sedd_cli.core.score import ScoreModel
 from sedd_cli.core.vocabulary import Vocabulary
-from sedd_cli.data.tokenizers import Tokenizer, load_tokenizer
+from sedd_cli.data.tokenizers import Tokenizer, is_local, load_tokenizer
 from sedd_cli.errors import RequestError
 from sedd_cli.models.compile import compile_for_inference
 from sedd_cli.models.network import LanguageNetwork
@@ -256,7 +256,8 @@ class LoadedModel:
             parts += [f"{key} {value}".lower() for key, value in self.net.config.ablated.items()]
         parts += [self.precision, f"{self.net.kernel()} attention"]
         without = f"{self.tokenizer_source} not available" if self.tokenizer_source else "no tokenizer"
-        parts += [self.tokenizer.spec if self.tokenizer else f"{self.vocab_size:,} tokens ({without})"]
+        spec = self.tokenizer.spec if self.tokenizer else f"{self.vocab_size:,} tokens ({without})"
+        parts += [f"tokenizer {spec}" if self.tokenizer and is_local(spec) else spec]
         parts += [f"{k} {v}" for k, v in self.facts.items()]
         return f"{self.source}: {', '.join(parts)}"
 

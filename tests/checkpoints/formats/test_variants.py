@@ -221,6 +221,27 @@ def test_a_tokenizer_of_code_from_a_hub_becomes_a_stand_in(tmp_path):
     assert load_model(tmp_path / "m.ckpt", device="cpu").vocab_size == made.N + 1
 
 
+def test_a_tokenizer_beside_a_checkpoint_that_holds_none_is_taken_with_its_mask(tmp_path):
+    made.save_lightning(tmp_path / "m.ckpt", **made.SUBS)
+    made.save_tokenizer(tmp_path, WORDS)
+    model = load_model(tmp_path / "m.ckpt", device="cpu")
+    assert (model.vocabulary.mask, model.tokenizer.encode("a b c")) == (1, [0, 1, 2])
+    assert f"tokenizer {tmp_path / 'tokenizer.json'}" in model.describe()
+    assert load_model(tmp_path / "m.ckpt", device="cpu", mask_token="c").vocabulary.mask == 3
+    (tmp_path / "other").mkdir()
+    made.save_tokenizer(tmp_path / "other", ["c", "[MASK]", "a", "b"])
+    named = load_model(tmp_path / "m.ckpt", device="cpu", tokenizer=str(tmp_path / "other" / "tokenizer.json"))
+    assert named.tokenizer.encode("a b c") == [1, 2, 0]
+
+
+def test_a_tokenizer_beside_a_checkpoint_does_not_replace_the_one_in_it(tmp_path):
+    ids = {token: number for number, token in enumerate(["a", "[MASK]", "b", "c", "[UNK]", "[SEP]", "[CLS]", "[PAD]"])}
+    made.save_lightning(tmp_path / "m.ckpt", states=8, tokenizer=made.bert_tokenizer(ids), **made.SUBS)
+    made.save_tokenizer(tmp_path, ["c", "b", "[MASK]", "a"])
+    model = load_model(tmp_path / "m.ckpt", device="cpu")
+    assert (model.vocabulary.mask, model.tokenizer.encode("A c b")) == (1, [0, 2, 1])
+
+
 def test_blocks_of_a_checkpoint_of_bd3lm_divide_its_length(tmp_path):
     blocks = {**algo("bd3lm", "subs", cross_attn=True), "block_size": 4}
     made.save_lightning(tmp_path / "m.ckpt", **blocks)
