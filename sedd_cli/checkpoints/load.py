@@ -28,8 +28,6 @@ from sedd_cli.system.distributed import pick_device
 
 #: Names of weights on the hub, best first.
 WEIGHTS = (*published.WEIGHTS, *(name + INDEX for name in published.WEIGHTS))
-#: Endings of the pickled checkpoints of the published code.
-PICKLES = (".pth", ".pt")
 
 
 def open_model(
@@ -81,7 +79,7 @@ def _recognised(path: Path, source: str, mask: str | None, device: torch.device)
         return model if not taken else replace(model, facts={**model.facts, "taken for": taken})
     if not files.config and not (path / published.CHECKPOINT).is_file() and (stored := _lightning_files(path)):
         raise RequestError(f"{source} is a folder of checkpoints of lightning: name one of {listed(stored)}")
-    if (path.is_dir() or path.suffix in PICKLES) and published.training_directory(path):
+    if (path.is_dir() or path.suffix in published.PICKLES) and published.training_directory(path):
         files.check_memory(device, [path if path.is_file() else path / published.CHECKPOINT], copied=True)
         return published.load_training_directory(path, source)
     if files.model_type and "graph" not in files.config:
@@ -102,8 +100,8 @@ def _recognised(path: Path, source: str, mask: str | None, device: torch.device)
     if path.is_file():
         raise RequestError(
             f"{source} is a file of no known format: neither {' nor '.join(published.WEIGHTS)} of a folder with "
-            f"{published.CONFIG}, nor a checkpoint {' or '.join(f'*{one}' for one in PICKLES)} in a training directory "
-            f"of the published code ({published.HYDRA}); it holds {_tensors_in(path)}; {_formats()}"
+            f"{published.CONFIG}, nor a checkpoint {' or '.join(f'*{one}' for one in published.PICKLES)} in a training "
+            f"directory of the published code ({published.HYDRA}); it holds {_tensors_in(path)}; {_formats()}"
         )
     folder = _fetched(source)
     model = _recognised(folder, source, mask, device)
@@ -120,7 +118,7 @@ def _lightning_files(folder: Path) -> list[Path]:
 def _tensors_in(file: Path) -> str:
     """The tensors that a file holds, in words, for a message."""
     names = list(tensor_shapes(file)) if file.suffix == ".safetensors" else []
-    if file.suffix in (".bin", *PICKLES):
+    if file.suffix in (".bin", *published.PICKLES):
         with suppress(RequestError, DamageError):
             names = list(read_tensors(file))
     return f"{len(names):,} tensors: {listed(names, 4)}" if names else "no tensors by name that can be read"

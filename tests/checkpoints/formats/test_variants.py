@@ -151,6 +151,24 @@ def test_radds_mask_is_the_row_behind_its_tokens_although_these_have_one(tmp_pat
     assert load_model(tmp_path / "m", device="cpu").vocabulary.mask == mask
 
 
+def test_a_checkpoint_of_radd_under_another_name_is_named_and_loads_by_it(tmp_path):
+    net = made.save_radd_run(tmp_path / "m")
+    stored = tmp_path / "m" / "checkpoints-meta" / "checkpoint.pth"
+    other = tmp_path / "m" / "checkpoints" / "checkpoint_5.pth"
+    other.parent.mkdir()
+    stored.rename(other)
+    with pytest.raises(RequestError, match=r"m has no checkpoints-meta/checkpoint\.pth; name one of .*_5\.pth"):
+        load_model(tmp_path / "m", device="cpu")
+    made.save_tokenizer(tmp_path / "m", WORDS)
+    model = load_model(other, device="cpu")
+    assert (model.facts["step"], model.facts["weights"], model.vocabulary.mask) == (5, "EMA", 1)
+    weights = dict(model.net.named_parameters())
+    assert all(torch.equal(value, weights[f"net.{name}"]) for name, value in net.named_parameters())
+    other.rename(tmp_path / "m" / "weights.zip")
+    with pytest.raises(RequestError, match=r"no checkpoints-meta/checkpoint\.pth, and no other file \*\.pth or \*\.pt"):
+        load_model(tmp_path / "m", device="cpu")
+
+
 @pytest.mark.parametrize("bert", [True, False])
 def test_a_tokenizer_of_older_files_is_taken_too(tmp_path, bert):
     made.save_hub(tmp_path / "m", "mdlm", states=8)
