@@ -26,6 +26,8 @@ from sedd_cli.recipe.assemble import learned_exponents, make_graph, with_exponen
 from sedd_cli.recipe.outside import import_installed
 from sedd_cli.system.distributed import pick_device
 
+#: The kind of a checkpoint's tensors that a run is loaded from.
+AVERAGED = "ema"
 #: Names of weights on the hub, best first.
 WEIGHTS = (*published.WEIGHTS, *(name + INDEX for name in published.WEIGHTS))
 
@@ -67,11 +69,13 @@ def open_model(
 
 
 def _recognised(path: Path, source: str, mask: str | None, device: torch.device) -> LoadedModel:
-    if found := checkpoint.latest(path):
-        return _from_checkpoint(found, source)
-    if (path / checkpoint.MANIFEST).is_file():
-        return _from_checkpoint(checkpoint.open_checkpoint(path), source)
     files = ModelFiles(path, source)
+    own = checkpoint.latest(path)
+    if own is None and (path / checkpoint.MANIFEST).is_file():
+        own = checkpoint.open_checkpoint(path)
+    if own:
+        files.check_memory(device, own.folder.glob("*.safetensors"), copied=True, kind=f"{AVERAGED}.")
+        return _from_checkpoint(own, source)
     found, taken = find_format(files)
     if found:
         files.check_memory(device, found.files(files), found.copies(files))
@@ -151,7 +155,7 @@ def _from_checkpoint(found: checkpoint.Checkpoint, source: str) -> LoadedModel:
     graph, objective = make_graph(recipe, tokenizer.vocab_size), recipe.objective.make()
     learned = learned_exponents(objective, graph)
     net = DiT.empty(recipe.model, graph.states, objective.causal, exponents=learned)
-    load_weights(net, found.tensors("ema"), str(found.folder))
+    load_weights(net, found.tensors(AVERAGED), str(found.folder))
     graph = with_exponents(graph, net)
     facts = {"step": found.step, "weights": "EMA"}
     return LoadedModel(net, graph, recipe.noise.make(), tokenizer, source, recipe, facts, str(found.folder))
