@@ -244,10 +244,11 @@ class LoadedModel:
     def describe(self) -> str:
         """A description in one line."""
         parameters = sum(p.numel() for p in self.net.parameters())
-        graph = {name: value for name, value in _options(self.graph).items() if name != "vocab_size"}
+        schedule, parts_of_both = _options(self.schedule), list(asdict(self.schedule).values())
+        graph = {name: value for name, value in _options(self.graph, parts_of_both).items() if name != "vocab_size"}
         parts = [] if self.objective.name == "score_entropy" else [self.objective.name.replace("_", " ")]
         if not self.exact:
-            parts += [_spelled(self.graph.name, graph), _spelled(self.schedule.name, _options(self.schedule))]
+            parts += [_spelled(self.graph.name, graph), _spelled(self.schedule.name, schedule)]
         if self.objective.learns_exponents:
             w = self.graph.exponents
             parts += [f"exponents {float(w.min()):.2f} to {float(w.max()):.2f}"]
@@ -277,11 +278,14 @@ class LoadedModel:
         return x
 
 
-def _options(part: Graph | Schedule) -> dict[str, Any]:
-    """The fields of a part by name, those of its own parts among them."""
+def _options(part: Graph | Schedule, told: Sequence[Any] = ()) -> dict[str, Any]:
+    """The fields of a part by name, those of its own parts among them, but not of parts that are told elsewhere."""
     found: dict[str, Any] = {}
     for name, value in asdict(part).items():
-        found |= value if isinstance(value, dict) else {name: value}
+        if isinstance(value, dict):
+            found |= {} if value in told else value
+        else:
+            found[name] = value
     return found
 
 

@@ -96,6 +96,12 @@ def test_gidds_mask_lies_where_its_tokenizer_has_it_and_p_uniform_is_none_by_def
     torch.testing.assert_close(model.log_p_x0(x, T), z.log_softmax(-1), rtol=1e-4, atol=1e-5)
 
 
+def test_the_line_on_a_model_of_gidd_names_the_options_of_its_process_once(tmp_path):
+    made.save_gidd_hub(tmp_path / "m")
+    told = load_model(tmp_path / "m", device="cpu").describe()
+    assert ", gidd, gidd (p_uniform 0.2, reached 3, first_version true, t_eps 0.1), " in told
+
+
 # MASK and the tokenizer of folders of MDLM and RADD
 
 WORDS = ["a", "[MASK]", "b", "c"]
