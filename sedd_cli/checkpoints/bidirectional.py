@@ -10,13 +10,22 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sedd_cli.errors import RequestError, not_one_of
+from sedd_cli.errors import RequestError, displayed, not_one_of
 from sedd_cli.models.head import Readout
 from sedd_cli.models.network import LanguageNetwork
 from sedd_cli.models.shape import MOST_LENGTH, MOST_SIZE
 
 #: Numbers of the head that are held in float32 at once, where they are stored in another precision.
 HEAD_BLOCK = 1 << 22
+#: The entries of rope_scaling that a kind cannot be computed without, and those that hold a number for each frequency.
+NEEDED = {
+    "linear": ("factor",),
+    "dynamic": ("factor",),
+    "yarn": ("factor",),
+    "longrope": ("short_factor", "long_factor"),
+    "llama3": ("factor", "low_freq_factor", "high_freq_factor"),
+}
+LISTS = NEEDED["longrope"]
 
 
 @dataclass(frozen=True)
@@ -64,7 +73,8 @@ def rope_kind(scaling: Mapping[str, Any], where: str) -> str:
     """How angles are scaled, by the entries of rope_scaling.
 
     Raises:
-        RequestError: `transformers` does not know it. where: what has these entries, for the message.
+        RequestError: `transformers` does not know it, or it lacks an entry that it needs. where: what has these
+            entries, for the message.
     """
     from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
@@ -72,7 +82,18 @@ def rope_kind(scaling: Mapping[str, Any], where: str) -> str:
     kind, known = scaling.get(key, "default"), list({"default": None, **ROPE_INIT_FUNCTIONS})
     if kind not in known:
         raise RequestError(not_one_of(f"{where}.{key}", known, kind))
+    for name in NEEDED.get(kind, ()):
+        value = scaling.get(name)
+        if value is None:
+            raise RequestError(f"{where}.{name} is missing, {key} {displayed(kind)} needs it")
+        numbers, what = (value, "a list of positive numbers") if name in LISTS else ([value], "a positive number")
+        if not isinstance(numbers, list) or not all(map(_positive, numbers)):
+            raise RequestError(f"{where}.{name} must be {what}, found {displayed(value)}")
     return kind
+
+
+def _positive(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < float("inf")
 
 
 class ConvertedLinear(nn.Linear):

@@ -26,10 +26,10 @@ from sedd_cli.recipe.assemble import learned_exponents, make_graph, with_exponen
 from sedd_cli.recipe.outside import import_installed
 from sedd_cli.system.distributed import pick_device
 
+#: The kind of a checkpoint's tensors that a run is loaded from.
+AVERAGED = "ema"
 #: Names of weights on the hub, best first.
 WEIGHTS = (*published.WEIGHTS, *(name + INDEX for name in published.WEIGHTS))
-#: Endings of the pickled checkpoints of the published code.
-PICKLES = (".pth", ".pt")
 
 
 def open_model(
@@ -69,11 +69,13 @@ def open_model(
 
 
 def _recognised(path: Path, source: str, mask: str | None, device: torch.device) -> LoadedModel:
-    if found := checkpoint.latest(path):
-        return _from_checkpoint(found, source)
-    if (path / checkpoint.MANIFEST).is_file():
-        return _from_checkpoint(checkpoint.open_checkpoint(path), source)
     files = ModelFiles(path, source)
+    own = checkpoint.latest(path)
+    if own is None and (path / checkpoint.MANIFEST).is_file():
+        own = checkpoint.open_checkpoint(path)
+    if own:
+        files.check_memory(device, own.folder.glob("*.safetensors"), copied=True, kind=f"{AVERAGED}.")
+        return _from_checkpoint(own, source)
     found, taken = find_format(files)
     if found:
         files.check_memory(device, found.files(files), found.copies(files))
@@ -81,7 +83,7 @@ def _recognised(path: Path, source: str, mask: str | None, device: torch.device)
         return model if not taken else replace(model, facts={**model.facts, "taken for": taken})
     if not files.config and not (path / published.CHECKPOINT).is_file() and (stored := _lightning_files(path)):
         raise RequestError(f"{source} is a folder of checkpoints of lightning: name one of {listed(stored)}")
-    if (path.is_dir() or path.suffix in PICKLES) and published.training_directory(path):
+    if (path.is_dir() or path.suffix in published.PICKLES) and published.training_directory(path):
         files.check_memory(device, [path if path.is_file() else path / published.CHECKPOINT], copied=True)
         return published.load_training_directory(path, source)
     if files.model_type and "graph" not in files.config:
@@ -102,8 +104,8 @@ def _recognised(path: Path, source: str, mask: str | None, device: torch.device)
     if path.is_file():
         raise RequestError(
             f"{source} is a file of no known format: neither {' nor '.join(published.WEIGHTS)} of a folder with "
-            f"{published.CONFIG}, nor a checkpoint {' or '.join(f'*{one}' for one in PICKLES)} in a training directory "
-            f"of the published code ({published.HYDRA}); it holds {_tensors_in(path)}; {_formats()}"
+            f"{published.CONFIG}, nor a checkpoint {' or '.join(f'*{one}' for one in published.PICKLES)} in a training "
+            f"directory of the published code ({published.HYDRA}); it holds {_tensors_in(path)}; {_formats()}"
         )
     folder = _fetched(source)
     model = _recognised(folder, source, mask, device)
@@ -120,7 +122,7 @@ def _lightning_files(folder: Path) -> list[Path]:
 def _tensors_in(file: Path) -> str:
     """The tensors that a file holds, in words, for a message."""
     names = list(tensor_shapes(file)) if file.suffix == ".safetensors" else []
-    if file.suffix in (".bin", *PICKLES):
+    if file.suffix in (".bin", *published.PICKLES):
         with suppress(RequestError, DamageError):
             names = list(read_tensors(file))
     return f"{len(names):,} tensors: {listed(names, 4)}" if names else "no tensors by name that can be read"
@@ -153,7 +155,7 @@ def _from_checkpoint(found: checkpoint.Checkpoint, source: str) -> LoadedModel:
     graph, objective = make_graph(recipe, tokenizer.vocab_size), recipe.objective.make()
     learned = learned_exponents(objective, graph)
     net = DiT.empty(recipe.model, graph.states, objective.causal, exponents=learned)
-    load_weights(net, found.tensors("ema"), str(found.folder))
+    load_weights(net, found.tensors(AVERAGED), str(found.folder))
     graph = with_exponents(graph, net)
     facts = {"step": found.step, "weights": "EMA"}
     return LoadedModel(net, graph, recipe.noise.make(), tokenizer, source, recipe, facts, str(found.folder))

@@ -19,7 +19,7 @@ from sedd_cli.core.losses.score_entropy import ScoreEntropy, sequence_score_entr
 from sedd_cli.core.schedules import Schedule
 from sedd_cli.core.score import ScoreModel
 from sedd_cli.core.vocabulary import Vocabulary
-from sedd_cli.data.tokenizers import Tokenizer, load_tokenizer
+from sedd_cli.data.tokenizers import Tokenizer, is_local, load_tokenizer
 from sedd_cli.errors import RequestError
 from sedd_cli.models.compile import compile_for_inference
 from sedd_cli.models.network import LanguageNetwork
@@ -244,10 +244,11 @@ class LoadedModel:
     def describe(self) -> str:
         """A description in one line."""
         parameters = sum(p.numel() for p in self.net.parameters())
-        graph = {name: value for name, value in _options(self.graph).items() if name != "vocab_size"}
+        schedule, parts_of_both = _options(self.schedule), list(asdict(self.schedule).values())
+        graph = {name: value for name, value in _options(self.graph, parts_of_both).items() if name != "vocab_size"}
         parts = [] if self.objective.name == "score_entropy" else [self.objective.name.replace("_", " ")]
         if not self.exact:
-            parts += [_spelled(self.graph.name, graph), _spelled(self.schedule.name, _options(self.schedule))]
+            parts += [_spelled(self.graph.name, graph), _spelled(self.schedule.name, schedule)]
         if self.objective.learns_exponents:
             w = self.graph.exponents
             parts += [f"exponents {float(w.min()):.2f} to {float(w.max()):.2f}"]
@@ -256,7 +257,8 @@ class LoadedModel:
             parts += [f"{key} {value}".lower() for key, value in self.net.config.ablated.items()]
         parts += [self.precision, f"{self.net.kernel()} attention"]
         without = f"{self.tokenizer_source} not available" if self.tokenizer_source else "no tokenizer"
-        parts += [self.tokenizer.spec if self.tokenizer else f"{self.vocab_size:,} tokens ({without})"]
+        spec = self.tokenizer.spec if self.tokenizer else f"{self.vocab_size:,} tokens ({without})"
+        parts += [f"tokenizer {spec}" if self.tokenizer and is_local(spec) else spec]
         parts += [f"{k} {v}" for k, v in self.facts.items()]
         return f"{self.source}: {', '.join(parts)}"
 
@@ -276,11 +278,14 @@ class LoadedModel:
         return x
 
 
-def _options(part: Graph | Schedule) -> dict[str, Any]:
-    """The fields of a part by name, those of its own parts among them."""
+def _options(part: Graph | Schedule, told: Sequence[Any] = ()) -> dict[str, Any]:
+    """The fields of a part by name, those of its own parts among them, but not of parts that are told elsewhere."""
     found: dict[str, Any] = {}
     for name, value in asdict(part).items():
-        found |= value if isinstance(value, dict) else {name: value}
+        if isinstance(value, dict):
+            found |= {} if value in told else value
+        else:
+            found[name] = value
     return found
 
 

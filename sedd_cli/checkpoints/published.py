@@ -45,6 +45,8 @@ MOST_TOKENS = 1 << 24
 OURS, RECIPE = "sedd", "recipe.yaml"
 
 HYDRA, CHECKPOINT = Path(".hydra", "config.yaml"), Path("checkpoints-meta", "checkpoint.pth")
+#: Endings of the pickled checkpoints of the published code.
+PICKLES = (".pth", ".pt")
 
 
 def load_published(folder: Path, source: str) -> LoadedModel:
@@ -95,16 +97,23 @@ def training_directory(path: Path) -> Path | None:
     return next((at for at in above if (at / HYDRA).is_file()), None)
 
 
+def checkpoint_file(path: Path, folder: Path) -> Path:
+    """The file that a path names in a training directory, or its checkpoint; RequestError names those there."""
+    file = path if path.is_file() else folder / CHECKPOINT
+    if not file.is_file():
+        there = sorted(str(at) for ending in PICKLES for place in ("", "*/") for at in folder.glob(f"{place}*{ending}"))
+        endings = " or ".join(f"*{ending}" for ending in PICKLES)
+        others = f"; name one of {listed(there)}" if there else f", and no other file {endings}"
+        raise RequestError(f"{folder} has no {CHECKPOINT}{others}")
+    return file
+
+
 def load_training_directory(path: Path, source: str) -> LoadedModel:
     """Load the EMA weights of a training directory of the published code, or of one of its checkpoint files."""
     folder = training_directory(path)
     if folder is None:
         raise RequestError(f"{path} is not in a training directory: there is no {HYDRA} above it")
-    file = path if path.is_file() else folder / CHECKPOINT
-    if not file.is_file():
-        others = sorted(str(p) for p in folder.glob("checkpoints*/*.pth"))
-        raise RequestError(f"{folder} has no {CHECKPOINT}" + (f"; name one of {listed(others)}" if others else ""))
-    where = str(folder / HYDRA)
+    file, where = checkpoint_file(path, folder), str(folder / HYDRA)
     stored = _mapping(read_pickle(file), file)
     facts = {"layout": "training directory", "step": _get(stored, "step", int, str(file)), "weights": "EMA"}
     return _model(

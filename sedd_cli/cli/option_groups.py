@@ -80,8 +80,8 @@ SAMPLING: dict[str, tuple[Any, Any]] = {
     "last_step": _option(
         str | None,
         _CHANGING,
-        "How the noise left after the grid is removed: bayes, as in the likelihood bound, or tweedie, as in the "
-        "published code. The same on the absorbing graph.",
+        "How the noise left after the grid is removed: bayes, as in the likelihood bound, tweedie, as in the published "
+        "code (the same on the absorbing graph), or greedy, as MDLM and Duo do: the likeliest token everywhere.",
         "--last-step",
         metavar="NAME",
     ),

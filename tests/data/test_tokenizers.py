@@ -219,3 +219,12 @@ def test_a_tokenizer_file_of_the_hub_loads_from_disk(tmp_path):
 @pytest.mark.parametrize("name", ["t5-base", "t5-small", "bert-base-uncased", "roberta-base", "gpt2-xl", "distilgpt2"])
 def test_names_of_the_hub_are_no_misspelt_ones(name):
     check_tokenizer(name)
+
+
+@pytest.mark.parametrize("name", ["m.ckpt", "m.safetensors"])
+def test_a_file_that_is_no_tokenizer_is_refused_as_such(tmp_path, name):
+    (tmp_path / name).write_bytes(b"PK\x03\x04\xff\xfe")
+    with pytest.raises(
+        RequestError, match=rf"{name} is not UTF-8: .*; a file of a tokenizer is a tokenizer\.json or a"
+    ):
+        load_tokenizer(str(tmp_path / name))

@@ -102,12 +102,12 @@ class ModelFiles:
             return [file] if file else []
         return sorted({file.parent / name for name in shards_of(file).values()})
 
-    def check_memory(self, device: torch.device, files: Iterable[Path], copied: bool) -> None:
+    def check_memory(self, device: torch.device, files: Iterable[Path], copied: bool, kind: str = "") -> None:
         """RequestError where the weights in files do not fit into the free memory of a device, with the numbers.
 
-        copied: whether they are copied in float32, not mapped as they are stored.
+        copied: whether they are copied in float32, not mapped as they are stored. kind: the beginning of their names.
         """
-        needed = MEMORY_SHARE * memory_needed(files, copied)
+        needed = MEMORY_SHARE * memory_needed(files, copied, kind)
         if needed > (free := free_memory(device)):
             raise RequestError(
                 f"{self.name} takes {needed / 1e9:.2f} GB of memory, {free / 1e9:.2f} GB are free on {device}: free "

@@ -14,7 +14,14 @@ from torch import Tensor
 from sedd_cli.checkpoints.formats.backbone import PREFIX, network
 from sedd_cli.checkpoints.formats.base import Format, Mark, ModelFiles, assembled, register, unwrapped
 from sedd_cli.checkpoints.formats.inert import Inert, plain, read_inert
-from sedd_cli.checkpoints.formats.special_tokens import KNOWN_MASKS, KNOWN_TOKENIZERS, chosen_mask
+from sedd_cli.checkpoints.formats.special_tokens import (
+    KNOWN_MASKS,
+    KNOWN_TOKENIZERS,
+    chosen_mask,
+    named_token,
+    token_ids,
+    tokenizer_of,
+)
 from sedd_cli.checkpoints.loaded_model import LoadedModel
 from sedd_cli.checkpoints.published import named_averages
 from sedd_cli.checkpoints.tensors import check_stored
@@ -188,7 +195,9 @@ class Stored:
             return Vocabulary(rows), PlugInScoreEntropy(), "uniform"
         found = chosen_mask(mask, rows, self.token_ids, self.source.name)
         if found is None:
-            found = self.token_ids.get(self.special("mask_token") or "", KNOWN_MASKS.get(rows, rows - 1))
+            token = self.special("mask_token") or (named_token(self.file.parent, "mask_token") if self.beside else None)
+            found = self.token_ids.get(token or "", KNOWN_MASKS.get(rows, rows - 1))
+            found = found if found < rows else KNOWN_MASKS.get(rows, rows - 1)
         if kind in ("sedd", "score"):
             return Vocabulary(rows, found), ScoreEntropy(), "sedd"
         if kind == "d3pm" or self.setting("algo.name") == "d3pm":
@@ -224,8 +233,10 @@ class Stored:
 
     @cached_property
     def token_ids(self) -> dict[str, int]:
-        """Ids by token, as far as the pickle has them."""
-        return self.vocab or (self.own_tokenizer.ids_by_token() if self.own_tokenizer else {})
+        """Ids by token of the tokenizer in the file, as far as the pickle has them, else of the one beside."""
+        if self.own_tokenizer:
+            return self.vocab or self.own_tokenizer.ids_by_token()
+        return token_ids(self.file.parent) if self.beside else self.vocab
 
     @cached_property
     def own_tokenizer(self) -> HuggingFaceTokenizer | None:
@@ -241,10 +252,16 @@ class Stored:
         except UnicodeDecodeError:
             raise DamageError(f"{self.file} is damaged: its tokenizer is not UTF-8") from None
 
+    @cached_property
+    def beside(self) -> str | None:
+        """What the tokenizer in the folder of the file is loaded from, if the pickle does not have all of one."""
+        return None if self.own_tokenizer else tokenizer_of(self.file.parent)
+
     def with_tokenizer(self, model: LoadedModel) -> LoadedModel:
-        """The model with the tokenizer in the file, or else by its name."""
+        """The model with the tokenizer in the file, else with the one beside it, else by its name."""
         model.tokenizer, rows = self.own_tokenizer, model.net.states
         name = self.setting("data.tokenizer_name_or_path")
         fits = name not in KNOWN_TOKENIZERS.values() or KNOWN_TOKENIZERS.get(rows) == name
-        model.tokenizer_source = name if isinstance(name, str) and fits else KNOWN_TOKENIZERS.get(rows)
+        by_name = name if isinstance(name, str) and fits else KNOWN_TOKENIZERS.get(rows)
+        model.tokenizer_source = self.beside or by_name
         return model

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -12,7 +13,7 @@ from sedd_cli.checkpoints.formats.backbone import network
 from sedd_cli.checkpoints.formats.base import Format, Mark, ModelFiles, assembled, register, unwrapped
 from sedd_cli.checkpoints.formats.special_tokens import KNOWN_TOKENIZERS, tokenizer_of, told_mask
 from sedd_cli.checkpoints.loaded_model import LoadedModel
-from sedd_cli.checkpoints.published import CHECKPOINT, HYDRA, averaged
+from sedd_cli.checkpoints.published import CHECKPOINT, HYDRA, PICKLES, averaged, checkpoint_file, training_directory
 from sedd_cli.checkpoints.tensors import check_stored, read_pickle
 from sedd_cli.core.losses.masked_cross_entropy import MaskedCrossEntropy
 from sedd_cli.core.schedules import LogLinear
@@ -68,29 +69,30 @@ class RaddHub(Radd):
 
 @register
 class RaddRun(Radd):
-    """A training directory, of which the averaged weights count."""
+    """A training directory or one of its checkpoint files, of which the averaged weights count."""
 
     name: ClassVar[str] = "radd-run"
     marks: ClassVar[str] = ".hydra/config.yaml with a section model and no graph, as RADD's"
     marked_by: ClassVar[Mark] = Mark.DIRECTORY
 
     def recognises(self, source: ModelFiles) -> bool:
-        file = source.path / HYDRA
-        return file.is_file() and is_radd(read_yaml(file, DamageError))
+        folder = training_directory(source.path)
+        named = source.path.is_dir() or source.path.suffix in PICKLES
+        return folder is not None and named and is_radd(read_yaml(folder / HYDRA, DamageError))
 
     def files(self, source: ModelFiles) -> list[Path]:
-        return [source.path / CHECKPOINT]
+        return [source.path if source.path.is_file() else source.path / CHECKPOINT]
 
     def load(self, source: ModelFiles, mask: str | None = None) -> LoadedModel:
-        file = source.path / CHECKPOINT
-        if not file.is_file():
-            raise RequestError(f"{source.path} has no {CHECKPOINT}")
+        folder = training_directory(source.path)
+        assert folder is not None, "a recognised source"
+        file, source = checkpoint_file(source.path, folder), replace(source, path=folder)
         stored = read_pickle(file)
         if not isinstance(stored, Mapping):
             raise DamageError(f"{file} does not hold tensors by name")
         if isinstance(stored.get("model"), Mapping):
             stored = {**stored, "model": {unwrapped(name): value for name, value in stored["model"].items()}}
-        config = read_yaml(source.path / HYDRA, DamageError)
+        config = read_yaml(folder / HYDRA, DamageError)
         raw, has_averages = stored.get("model"), isinstance(stored.get("ema"), Mapping)
         if has_averages or not isinstance(raw, Mapping):
             weights = averaged(stored, file)

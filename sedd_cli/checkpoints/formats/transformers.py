@@ -43,7 +43,7 @@ def transformer(
     try:
         config = TransformerConfig(hidden_size=width, mlp_size=mlp, **shape)
         net = BidirectionalTransformer(config, rows, outputs, tied)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:  # of transformers, for rope_scaling
+    except (ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:  # for rope_scaling
         raise RequestError(f"{source.name}: its shape is not possible: {first_line(error)}") from None
     load_weights(net, tensors, source.name, dtype=None)
     vocabulary = Vocabulary(rows, mask, counts_mask=True)

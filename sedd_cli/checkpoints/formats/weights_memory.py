@@ -18,15 +18,20 @@ from sedd_cli.errors import DamageError, RequestError
 FULL = torch.float32.itemsize
 
 
-def memory_needed(files: Iterable[Path], copied: bool) -> int:
-    """Bytes of the weights in files: copied in float32, or as they are stored."""
-    return sum(_copied(file) if copied else file.stat().st_size for file in files if file.is_file())
+def memory_needed(files: Iterable[Path], copied: bool, kind: str = "") -> int:
+    """Bytes of the weights in files: copied in float32, or as they are stored.
+
+    kind: what the names of the copied ones begin with, where files of safetensors hold others.
+    """
+    return sum(_copied(file, kind) if copied else file.stat().st_size for file in files if file.is_file())
 
 
-def _copied(file: Path) -> int:
+def _copied(file: Path, kind: str) -> int:
     """Bytes of a file's weights in float32; those of the file where it cannot be read, which loading it reports."""
     if file.suffix == ".safetensors":
-        numbers = sum(map(math.prod, tensor_shapes(file).values()))
+        if shapes := tensor_shapes(file):
+            return FULL * sum(math.prod(shape) for name, shape in shapes.items() if name.startswith(kind))
+        numbers = 0
     else:
         # no more than is stored: what a tensor declares beyond that is refused as damage
         numbers = sum(min(v.numel(), v.untyped_storage().nbytes() // v.itemsize) for v in _mapped(file))

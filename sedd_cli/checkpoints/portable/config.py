@@ -183,7 +183,7 @@ def _network(
         made = build(TransformerConfig, rest, where, rope_scaling=pairs)
         _check_blocks(made.n_blocks, tensors, where)
         return BidirectionalTransformer(made, rows, outputs, tied)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:  # of transformers, for rope_scaling
+    except (ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:  # for rope_scaling
         raise RequestError(f"{where}: its shape is not possible: {first_line(error)}") from None
 
 

@@ -76,9 +76,10 @@ class ExportLayout:
 def published_layout(model: LoadedModel) -> ExportLayout:
     """SEDD's own; RequestError for a model that it cannot hold."""
     if model.objective.parametrization != "score" or model.exact or model.vocabulary is not None:
+        found = model.objective.name if model.vocabulary is None else "another project"
         raise RequestError(
-            f"the published layout holds models of scores only, found a model of {model.objective.name}: "
-            "--transformers writes a layout that holds it"
+            f"the published layout holds SEDD's models of scores only, found a model of {found}: --transformers writes "
+            "a layout that holds it"
         )
     config = config_of(model.graph, model.schedule, model.net.config)
     remarks, use = [], "The layout is that of the published checkpoints."

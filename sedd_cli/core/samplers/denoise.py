@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from sedd_cli.core.graphs import Graph, Transition
 from sedd_cli.core.graphs.transition import per_position
-
-#: Names of the last steps: by Bayes' rule, or as in the published code.
-LAST_STEPS = ("bayes", "tweedie")
 
 
 def decode_step(graph: Graph, log_score: Tensor, x: Tensor, sigma: Tensor) -> Transition:
@@ -34,6 +32,23 @@ def denoise_step(graph: Graph, log_score: Tensor, x: Tensor, sigma: Tensor) -> T
     sigma = per_position(sigma, x).expand(x.shape)
     masses = graph.propagate(-sigma, log_score.double().exp()) * graph.transition_into(sigma, x)
     return Transition.of_masses(_without_mask(graph, masses, x, 0.0), x)
+
+
+def greedy_step(graph: Graph, log_score: Tensor, x: Tensor, sigma: Tensor) -> Transition:
+    """The token y with the largest score s_y, for x [R] under noise sigma; of equal ones that with the lowest id.
+
+    s_x is 1. Scores are compared among x and the states that noise leads from to x, which alone are trained. It is the
+    greedy noise removal of MDLM's and Duo's code: where a network gives a distribution q of the clean token, s_y
+    increases with q(y), and the token is the likeliest one, whatever x is.
+    """
+    sigma = per_position(sigma, x).expand(x.shape)
+    compared = (graph.between(sigma, sigma).rate_into(x) > 0).scatter(-1, x[..., None], True)
+    best = _without_mask(graph, log_score.masked_fill(~compared, -torch.inf), x, -torch.inf).argmax(-1)
+    return Transition.of_masses(F.one_hot(best, log_score.shape[-1]).double(), x)
+
+
+#: The last steps by name: by Bayes' rule, as in the published code, and as in that of MDLM and Duo.
+LAST_STEPS = {"bayes": decode_step, "tweedie": denoise_step, "greedy": greedy_step}
 
 
 def _without_mask(graph: Graph, values: Tensor, x: Tensor, empty: float) -> Tensor:

@@ -23,7 +23,7 @@ from sedd_cli.core.graphs import Graph, Transition
 from sedd_cli.core.random import BASE, SAMPLER, Stream
 from sedd_cli.core.samplers.base import Denoised, Sampler, distribution_option
 from sedd_cli.core.samplers.corrector import corrector_length, corrector_step
-from sedd_cli.core.samplers.denoise import LAST_STEPS, decode_step, denoise_step
+from sedd_cli.core.samplers.denoise import LAST_STEPS
 from sedd_cli.core.samplers.draws import DRAWS, Draw
 from sedd_cli.core.samplers.grids import GRIDS
 from sedd_cli.core.score import ScoreModel
@@ -44,7 +44,7 @@ class Stepper(Sampler):
         correctors: corrector steps after each step (`corrector`).
         draws: float64, or float32-gumbel as in the published code.
         last_step: how the noise that is left after the grid is removed, by Bayes' rule as in the likelihood bound, or
-            by tweedie as in the published code; the same on the absorbing graph.
+            by tweedie as in the published code, which is the same on the absorbing graph, or greedy.
     """
 
     #: Whether its steps turn tokens into MASK again, all with one probability.
@@ -218,25 +218,19 @@ class Denoise(Move):
     """The last move, to no noise."""
 
     @property
-    def by_tweedie(self) -> bool:
-        """Whether it is the Tweedie step of the published code."""
-        return self.sampler.last_step == "tweedie"
-
-    @property
     def bounded(self) -> bool:
         return False  # every MASK is unmasked, whatever its score
 
     def transition(self, log_score: Tensor, x: Tensor) -> Transition:
-        step = denoise_step if self.by_tweedie else decode_step
-        return step(self.model.graph, log_score, x, self.sigma.expand(x.shape))
+        return LAST_STEPS[self.sampler.last_step](self.model.graph, log_score, x, self.sigma.expand(x.shape))
 
     def fast_transition(self, kernels: Kernels[Any], log_score: Tensor, x: Tensor) -> Transition:
-        step = kernels.denoise if self.by_tweedie else kernels.decode
-        return step(log_score, x, self.sigma.expand(x.shape))
+        fast = {"bayes": kernels.decode, "tweedie": kernels.denoise}.get(self.sampler.last_step)
+        return fast(log_score, x, self.sigma.expand(x.shape)) if fast else self.transition(log_score, x)
 
     def move_bound(self, kernels: Kernels[Any], total: Tensor, x: Tensor) -> Tensor:
-        bound = kernels.denoise_bound if self.by_tweedie else kernels.decode_bound
-        return bound(total, x, self.sigma.expand(x.shape))
+        bound = {"bayes": kernels.decode_bound, "tweedie": kernels.denoise_bound}.get(self.sampler.last_step)
+        return bound(total, x, self.sigma.expand(x.shape)) if bound else torch.ones_like(total, dtype=torch.float64)
 
 
 def run_reference(

@@ -182,16 +182,22 @@ def _try(text: str, name: str) -> None:
         raise RequestError(f"{name} cannot be loaded: {reason}")
 
 
+#: For messages about files that are none.
+KINDS_OF_FILES = "a file of a tokenizer is a tokenizer.json or a vocab.txt"
+
+
 def checked_file(path: Path) -> str:
     """`checked` of a file."""
     try:
         if path.stat().st_size > TOKENIZER_BYTES:
-            raise RequestError(f"{path} is larger than {TOKENIZER_BYTES >> 20} MiB (the limit TOKENIZER_BYTES)")
+            raise RequestError(
+                f"{path} is larger than {TOKENIZER_BYTES >> 20} MiB (the limit TOKENIZER_BYTES): {KINDS_OF_FILES}"
+            )
         return checked(path.read_text(encoding="utf-8-sig"), str(path))
     except OSError as error:
         raise RequestError(f"cannot read {path}: {error.strerror}") from None
     except UnicodeDecodeError as error:
-        raise RequestError(f"{path} is not UTF-8: byte {error.start:,} does not decode") from None
+        raise RequestError(f"{path} is not UTF-8: byte {error.start:,} does not decode; {KINDS_OF_FILES}") from None
 
 
 def loaded(make: Callable[[], T], name: str) -> T:

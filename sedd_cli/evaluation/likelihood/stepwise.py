@@ -45,6 +45,11 @@ class Followed:
                 f"protocol {PROTOCOL!r} is not for --top-p: a path to the text takes tokens that the sampler "
                 "leaves out, and is infinite"
             )
+        if resolved.sampler.last_step == "greedy":
+            raise RequestError(
+                f"protocol {PROTOCOL!r} is not for --last-step greedy: a path to the text ends in tokens that are not "
+                "the likeliest, and is infinite"
+            )
         if resolved.sampler.draws != "float64":
             raise RequestError(f"protocol {PROTOCOL!r} is for exact draws, not for those of the published code")
         return cls(resolved, resolved.sampler)

@@ -208,6 +208,7 @@ def test_a_configuration_that_does_not_fit_is_refused_in_one_line(tmp_path, chan
     assert "\n" not in str(error.value)
 
 
+LLAMA3 = {"rope_type": "llama3", "factor": 2.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
 KNOWN_ROPES = r"must be one of default, linear, dynamic, yarn, .*found"
 
 
@@ -219,10 +220,18 @@ KNOWN_ROPES = r"must be one of default, linear, dynamic, yarn, .*found"
         ("rope_parameters", {"rope_type": ["yarn"]}, rf"rope_parameters\.rope_type {KNOWN_ROPES} \['yarn'\]"),
         ("rope_parameters", 7, "rope_parameters must hold keys and values, found 7"),
         ("rope_scaling", 7, "rope_scaling must hold keys and values, found 7"),
-        ("rope_scaling", {"rope_type": "llama3"}, "its shape is not possible"),
+        ("rope_scaling", {"rope_type": "yarn"}, r"json: rope_scaling\.factor is missing, rope_type 'yarn' needs it"),
+        ("rope_scaling", {"type": "linear"}, r"rope_scaling\.factor is missing, type 'linear' needs it"),
+        ("rope_parameters", {"rope_type": "dynamic"}, r"rope_parameters\.factor is missing"),
+        ("rope_scaling", {"rope_type": "longrope", "short_factor": [1.0] * 4}, r"long_factor is missing"),
+        ("rope_scaling", {**LLAMA3, "low_freq_factor": None}, r"low_freq_factor is missing, rope_type 'llama3' needs"),
+        ("rope_scaling", {**LLAMA3, "factor": "2"}, r"rope_scaling\.factor must be a positive number, found '2'"),
+        ("rope_scaling", {**LLAMA3, "factor": True}, r"rope_scaling\.factor must be a positive number, found True"),
+        ("rope_scaling", {"rope_type": "longrope", "short_factor": 2, "long_factor": 2}, "short_factor must be a list"),
+        ("rope_scaling", {"type": "longrope", "short_factor": [1.0] * 3, "long_factor": [1.0] * 3}, "not possible"),
     ],
 )
-def test_a_scaling_of_angles_that_transformers_does_not_know_is_refused(tmp_path, key, scaling, told):
+def test_a_scaling_of_angles_that_transformers_cannot_compute_is_refused_by_its_key(tmp_path, key, scaling, told):
     folder = save_hugging_face(tmp_path / "m", reference(), "a2d-llama", text=True, config={key: scaling})
     with pytest.raises(RequestError, match=told):
         load_model(folder)

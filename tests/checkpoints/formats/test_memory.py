@@ -11,8 +11,10 @@ from support import llamas, sedd_networks
 from support.jobs import completed
 from support.published_models import save_published, save_training_directory
 
+from sedd_cli.checkpoints.checkpoint import Checkpoint
 from sedd_cli.checkpoints.export import ExportOptions, export
 from sedd_cli.checkpoints.formats import FORMATS, base
+from sedd_cli.checkpoints.formats.weights_memory import memory_needed
 from sedd_cli.checkpoints.load import open_model
 from sedd_cli.errors import RequestError
 
@@ -91,6 +93,27 @@ def test_a_folder_with_one_checkpoint_is_checked_like_its_file(tmp_path, monkeyp
     monkeypatch.setattr(base, "free_memory", lambda device: 100)
     with pytest.raises(RequestError, match="of memory"):
         open_model(tmp_path / "m", "cpu")
+
+
+@pytest.mark.parametrize("part", ["", "checkpoints/step-12"])
+def test_a_run_that_does_not_fit_is_refused_before_its_weights_are_read(tiny_run, monkeypatch, part):
+    """Of its checkpoint the averaged weights count, not the others and the optimizer's moments beside them."""
+    taken = sum(value.numel() * value.element_size() for value in open_model(tiny_run, "cpu").net.parameters())
+    monkeypatch.setattr(base, "free_memory", lambda device: taken)
+    with monkeypatch.context() as patched:
+        patched.setattr(Checkpoint, "tensors", lambda *_: pytest.fail("read"))
+        with pytest.raises(RequestError, match=r"takes 0\.00 GB of memory, 0\.00 GB are free on cpu"):
+            open_model(tiny_run / part, "cpu")
+    monkeypatch.setattr(base, "free_memory", lambda device: 1.2 * taken)
+    open_model(tiny_run / part, "cpu")
+
+
+def test_a_checkpoint_in_shards_takes_the_memory_of_them_all(tmp_path):
+    for number in (1, 2):
+        parts = {"ema.a": torch.zeros(8, 4), "weights.a": torch.zeros(8, 4), "adamw.a.exp_avg": torch.zeros(8, 4)}
+        save_file(parts, tmp_path / f"shard-{number}.safetensors")
+    assert memory_needed(tmp_path.glob("*.safetensors"), copied=True, kind="ema.") == 4 * 64
+    assert memory_needed(tmp_path.glob("*.safetensors"), copied=True) == 4 * 192
 
 
 def test_every_format_is_among_them(tmp_path):

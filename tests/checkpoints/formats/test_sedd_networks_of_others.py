@@ -14,6 +14,7 @@ from sedd_cli import load_model
 from sedd_cli.core.graphs.gidd import Mixing, gidd_process
 from sedd_cli.core.losses.score_entropy import score_entropy
 from sedd_cli.core.peer_losses import gidd_at
+from sedd_cli.core.samplers.denoise import greedy_step
 
 #: Log-probabilities of -1e6 and less stand for none at all.
 NONE = -1e5
@@ -36,6 +37,20 @@ def equal(found, expected, atol=1e-5):
 def test_the_distribution_of_the_clean_token_is_that_of_their_code(name):
     model, io = loaded(name)
     equal(model.log_p_x0(io["xt"], io["t"]), io["logprob"])
+
+
+@pytest.mark.parametrize("name", [*SUBS, *UNIFORM])
+def test_a_greedy_last_step_takes_the_tokens_of_their_greedy_noise_removal(name):
+    """Their code takes the argmax of the clean token's distribution."""
+    model, io = loaded(name)
+    x = model.vocabulary.states_of(io["xt"])
+    log_score = model.log_score(x, io["sigma"])
+    here = model.graph.active(x)
+    sigma = io["sigma"].double()[:, None].expand(x.shape)[here]
+    move = greedy_step(model.graph, log_score[here], x[here], sigma)
+    found = x.clone()
+    found[here] = torch.where(move.move_probability > 0.5, move.weights.argmax(-1), x[here])
+    assert torch.equal(model.vocabulary.ids(found), io["logprob"].argmax(-1))
 
 
 def test_the_score_of_mdlms_sedd_is_that_of_their_code():

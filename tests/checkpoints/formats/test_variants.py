@@ -96,6 +96,12 @@ def test_gidds_mask_lies_where_its_tokenizer_has_it_and_p_uniform_is_none_by_def
     torch.testing.assert_close(model.log_p_x0(x, T), z.log_softmax(-1), rtol=1e-4, atol=1e-5)
 
 
+def test_the_line_on_a_model_of_gidd_names_the_options_of_its_process_once(tmp_path):
+    made.save_gidd_hub(tmp_path / "m")
+    told = load_model(tmp_path / "m", device="cpu").describe()
+    assert ", gidd, gidd (p_uniform 0.2, reached 3, first_version true, t_eps 0.1), " in told
+
+
 # MASK and the tokenizer of folders of MDLM and RADD
 
 WORDS = ["a", "[MASK]", "b", "c"]
@@ -149,6 +155,24 @@ def test_radds_mask_is_the_row_behind_its_tokens_although_these_have_one(tmp_pat
     save_family(tmp_path / "m", kind)
     made.save_tokenizer(tmp_path / "m", WORDS[:3])
     assert load_model(tmp_path / "m", device="cpu").vocabulary.mask == mask
+
+
+def test_a_checkpoint_of_radd_under_another_name_is_named_and_loads_by_it(tmp_path):
+    net = made.save_radd_run(tmp_path / "m")
+    stored = tmp_path / "m" / "checkpoints-meta" / "checkpoint.pth"
+    other = tmp_path / "m" / "checkpoints" / "checkpoint_5.pth"
+    other.parent.mkdir()
+    stored.rename(other)
+    with pytest.raises(RequestError, match=r"m has no checkpoints-meta/checkpoint\.pth; name one of .*_5\.pth"):
+        load_model(tmp_path / "m", device="cpu")
+    made.save_tokenizer(tmp_path / "m", WORDS)
+    model = load_model(other, device="cpu")
+    assert (model.facts["step"], model.facts["weights"], model.vocabulary.mask) == (5, "EMA", 1)
+    weights = dict(model.net.named_parameters())
+    assert all(torch.equal(value, weights[f"net.{name}"]) for name, value in net.named_parameters())
+    other.rename(tmp_path / "m" / "weights.zip")
+    with pytest.raises(RequestError, match=r"no checkpoints-meta/checkpoint\.pth, and no other file \*\.pth or \*\.pt"):
+        load_model(tmp_path / "m", device="cpu")
 
 
 @pytest.mark.parametrize("bert", [True, False])
@@ -219,6 +243,27 @@ def test_a_tokenizer_of_code_from_a_hub_becomes_a_stand_in(tmp_path):
     tokenizer = made.foreign(path, {"_vocab_str_to_int": {"C": 0}, "_mask_token": "<mask>"})
     made.save_lightning(tmp_path / "m.ckpt", tokenizer=tokenizer, **made.UNIFORM)
     assert load_model(tmp_path / "m.ckpt", device="cpu").vocab_size == made.N + 1
+
+
+def test_a_tokenizer_beside_a_checkpoint_that_holds_none_is_taken_with_its_mask(tmp_path):
+    made.save_lightning(tmp_path / "m.ckpt", **made.SUBS)
+    made.save_tokenizer(tmp_path, WORDS)
+    model = load_model(tmp_path / "m.ckpt", device="cpu")
+    assert (model.vocabulary.mask, model.tokenizer.encode("a b c")) == (1, [0, 1, 2])
+    assert f"tokenizer {tmp_path / 'tokenizer.json'}" in model.describe()
+    assert load_model(tmp_path / "m.ckpt", device="cpu", mask_token="c").vocabulary.mask == 3
+    (tmp_path / "other").mkdir()
+    made.save_tokenizer(tmp_path / "other", ["c", "[MASK]", "a", "b"])
+    named = load_model(tmp_path / "m.ckpt", device="cpu", tokenizer=str(tmp_path / "other" / "tokenizer.json"))
+    assert named.tokenizer.encode("a b c") == [1, 2, 0]
+
+
+def test_a_tokenizer_beside_a_checkpoint_does_not_replace_the_one_in_it(tmp_path):
+    ids = {token: number for number, token in enumerate(["a", "[MASK]", "b", "c", "[UNK]", "[SEP]", "[CLS]", "[PAD]"])}
+    made.save_lightning(tmp_path / "m.ckpt", states=8, tokenizer=made.bert_tokenizer(ids), **made.SUBS)
+    made.save_tokenizer(tmp_path, ["c", "b", "[MASK]", "a"])
+    model = load_model(tmp_path / "m.ckpt", device="cpu")
+    assert (model.vocabulary.mask, model.tokenizer.encode("A c b")) == (1, [0, 2, 1])
 
 
 def test_blocks_of_a_checkpoint_of_bd3lm_divide_its_length(tmp_path):

@@ -314,6 +314,12 @@ def test_the_published_layout_names_the_other_one(tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+def test_a_model_of_scores_of_another_project_is_refused_as_such(tmp_path):
+    FORMATS["lightning sedd"][0](tmp_path / "m.ckpt")
+    with pytest.raises(RequestError, match="SEDD's models of scores only, found a model of another project: --trans"):
+        completed(export(open_model(tmp_path / "m.ckpt", "cpu"), ExportOptions(tmp_path / "out")))
+
+
 def changed(config, *path_and_value):
     *path, last, value = path_and_value
     for key in path:

@@ -26,7 +26,7 @@ from support.toys import (
 from sedd_cli.core.conditioning import Conditioning
 from sedd_cli.core.graphs import GRAPHS
 from sedd_cli.core.samplers import GRIDS, SAMPLERS, Stepper, run_reference
-from sedd_cli.core.samplers.denoise import decode_step, denoise_step
+from sedd_cli.core.samplers.denoise import decode_step, denoise_step, greedy_step
 from sedd_cli.core.samplers.tweedie import tweedie_step
 from sedd_cli.core.schedules import SCHEDULES, Schedule
 from sedd_cli.core.score import ScoreModel
@@ -170,6 +170,40 @@ def test_the_last_step_of_the_published_code_is_an_option(last_step):
     model = score_model(graph, noise, score)
     *_, last = stepper.run(model, Conditioning.nothing(draws, 2), seed=3, index=torch.arange(draws))
     follows(last.x, laws[last_step], N)
+
+
+@every_graph
+def test_a_greedy_last_step_takes_the_token_with_the_largest_score(name):
+    """Among the states that noise leads from to this one; of equal scores that with the lowest id."""
+    graph, Q, _ = world(name, L=1)
+    x = torch.arange(graph.states).repeat(40)
+    x = x[graph.active(x)]
+    log_score = torch.randint(-3, 4, (len(x), graph.states), generator=torch.Generator().manual_seed(0)).float()
+    log_score = log_score.scatter(-1, x[:, None], 0.0)
+    sigma = torch.tensor(0.3, dtype=torch.float64).expand(len(x))
+    found = law(greedy_step(graph, log_score, x, sigma), x)
+    for row, here, scores in zip(found, x.tolist(), log_score.tolist(), strict=True):
+        compared = [y for y in range(N) if y == here or Q[here, y] > 0]
+        best = max(compared, key=lambda y: (scores[y], -y))
+        assert row.tolist() == [float(y == best) for y in range(graph.states)]
+
+
+@pytest.mark.parametrize("name", ["absorbing", "uniform"])
+def test_a_run_may_end_with_the_likeliest_tokens(name):
+    graph, Q, p0 = world(name, L=2)
+    noise, score = SCHEDULES["geometric"](sigma_min=0.5, sigma_max=8.0), reference.wrong_score(p0, Q, 0.4)
+    model, stepper = score_model(graph, noise, score), SAMPLERS["tweedie"](steps=3, last_step="greedy")
+    assert stepper.distribution_options() == {"last_step": "greedy"}
+    given, index = Conditioning.nothing(200, 2), torch.arange(200)
+    *_, before, last = stepper.run(model, given, seed=3, index=index)
+    scores = model.log_score(before.x, torch.full((200,), 0.5, dtype=torch.float64))
+    likeliest = torch.where(graph.active(before.x), scores[..., :N].argmax(-1), before.x)
+    assert torch.equal(last.x, likeliest)
+    assert not torch.equal(last.x, before.x)
+    *_, slow = run_reference(model, stepper, given, 3, index)
+    assert torch.equal(last.x, slow)
+    *_, ancestral = SAMPLERS["tweedie"](steps=3).run(model, given, seed=3, index=index)
+    assert not torch.equal(last.x, ancestral.x)
 
 
 def run(name: str, sampler: str, index: list[int], steps: int = 4, given=None, seed=3, **options):

@@ -606,6 +606,7 @@ def test_the_bound_of_the_sampler_refuses_what_has_none(model, dataset):
         (Sampling(sampler="first-hitting"), "samplers with steps"),
         (Sampling(legacy=True), "exact draws"),
         (Sampling(top_p=0.9), "not for --top-p"),
+        (Sampling(last_step="greedy"), "not for --last-step greedy"),
     ):
         with pytest.raises(RequestError, match=message):
             result(model, dataset, protocols=("sampler",), sampling=sampling)
