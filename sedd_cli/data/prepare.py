@@ -17,6 +17,7 @@ from sedd_cli import __version__
 from sedd_cli.data.corpora import Corpus, Source, find_corpus
 from sedd_cli.data.detokenizers import find_detokenizer
 from sedd_cli.data.encode import encode_stream
+from sedd_cli.data.folders import has_tokenizer
 from sedd_cli.data.manifest import Manifest, SplitInfo
 from sedd_cli.data.prepared import PrepareOptions, choices, dataset_folder, find_prepared
 from sedd_cli.data.remarks import tokenizer_remarks, unknown_remarks
@@ -73,7 +74,7 @@ def prepare(options: PrepareOptions) -> Generator[Event, None, PrepareResult]:
     find_detokenizer(options.detokenizer or corpus.detokenizer)
     if corpus.prepared is not None:
         stored = yield from _stored(corpus.prepared)
-        if options.tokenizer not in (None, stored.manifest.tokenizer):
+        if options.tokenizer is not None and not has_tokenizer(stored.manifest, options.tokenizer):
             yield Warn(
                 f"the tokenizer {options.tokenizer} has no effect on {corpus.name}, which is prepared in "
                 f"{stored.manifest.tokenizer}"

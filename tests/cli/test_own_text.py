@@ -186,14 +186,31 @@ def test_a_prepared_corpus_is_trained_on_by_its_name_and_by_its_folder(sedd, pla
     assert sedd("eval", "--model", "runs/stories", "--rel-error", "0.5", "--no-baselines").code == 0
 
 
-def test_a_name_that_several_prepared_corpora_have_is_refused_with_their_folders(sedd):
+def test_a_name_that_several_prepared_corpora_have_is_refused_with_what_to_add_for_each(sedd):
     for tokenizer in ("char", "byte"):
         sedd("prepare", "stories.jsonl", "--field", "story", "--tokenizer", tokenizer)
     refused = sedd("train", "quickstart", "data.corpus=stories", *TINY)
     assert refused.code == 2
-    assert "stories-char-" in refused.err
-    assert "stories-byte-" in refused.err
-    assert sedd("train", "quickstart", "data.corpus=stories", "data.tokenizer=char", *TINY, "--no-report").code == 0
+    for tokenizer in ("char", "byte"):
+        assert re.search(rf"stories-{tokenizer}-\w+ \(data\.tokenizer={tokenizer}\)", refused.err)
+        words = [f"data.tokenizer={tokenizer}", "--run-dir", f"runs/{tokenizer}", "--no-report"]
+        assert sedd("train", "quickstart", "data.corpus=stories", *words, *TINY).code == 0
+
+
+def test_a_run_goes_on_and_is_evaluated_where_its_text_has_been_prepared_again(sedd, place):
+    sedd("prepare", "stories.jsonl", "--field", "story", "--tokenizer", "char")
+    assert sedd("train", "quickstart", "data.corpus=stories", *TINY, "--no-report").code == 0
+    sedd("prepare", "stories.jsonl", "--field", "story", "--tokenizer", "byte")
+    longer = sedd("train", "stories", "train.steps=6", "--extend", "--no-report")
+    assert longer.code == 0, longer.err
+    words = ["--model", "stories", "--dataset", "stories", "--rel-error", "0.5", "--no-baselines"]
+    evaluated = sedd("eval", *words, "--json")
+    assert evaluated.code == 0, evaluated.err
+    assert "no effect" not in evaluated.err
+    tuned = ["init_from=runs/stories", "--run-dir", "runs/tuned", "--no-report"]
+    assert sedd("train", "quickstart", "data.corpus=stories", *tuned, *TINY).code == 0
+    kinds = [json.loads(path.read_text())["kind"] for path in place.glob("runs/*/checkpoints/step-*/tokenizer.json")]
+    assert set(kinds) == {"char"}
 
 
 def test_the_next_command_after_another_preparation_names_another_run(sedd, place):
