@@ -63,6 +63,7 @@ def test_the_command_that_prepare_shows_trains_a_model_whose_report_speaks_of_th
     assert re.search(r"trained 4 steps in .*second.*; the report took .*second", said)
     assert re.search(r"bound on validation \(first \d+ blocks\): ≤ [\d.]+ .* at step 2\n", said)
     assert re.search(r"bound on test: ≤ [\d.]+ .* bits/char at step 4\n", said)
+    assert "one bound of each text, so none to compare with: report.every=2 of 4 steps; report.every=1 gives" in said
     (again,) = [words for words in shown_commands(said) if words[0] == "infill"]
     option = dict(pairwise(again))
     assert (option["--prefix"], option["--suffix"]) == (prefix, suffix)
@@ -94,6 +95,15 @@ def test_each_command_that_a_training_shows_works(sedd, place):
     template = re.search(r"--template '(.*) \[MASK:8\] (.*)'", card)
     assert template
     assert any(text.startswith(template[1]) and template[2] in text for text in held_out(place))
+
+
+@pytest.mark.parametrize(("every", "said"), [("600", "report.every=600 of 4 steps"), ("null", "no report.every")])
+def test_a_run_that_is_too_short_for_a_first_bound_is_told_why(sedd, every, said):
+    short = [*TINY, f"report.every={every}", "--no-report"]
+    words = [word for word in short if word != "report.every=2"]
+    trained = sedd("train", "quickstart", "data.corpus=stories.jsonl", "data.field=story", *words)
+    assert trained.code == 0, trained.err
+    assert f"no bound to compare with: {said}; report.every=1 gives more" in trained.err
 
 
 def test_the_commands_after_an_autoregressive_training_work_too(sedd):
