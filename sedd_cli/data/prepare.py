@@ -226,11 +226,7 @@ def _empty_splits(corpus: Corpus, splits: dict[str, SplitInfo]) -> Iterator[Warn
     empty = [split for split, info in splits.items() if not info.documents]
     if len(empty) == len(splits) or "train" in empty:
         found = sum(info.documents for info in splits.values())
-        raise RequestError(
-            f"{corpus.name} has {found} document{'s' * (found != 1)}, too few to fill {', '.join(empty)}; "
-            "cut it finer (--documents line), hold out its end (--hold-out tail), or name the file for its split "
-            "(my.test.txt)"
-        )
+        raise RequestError(f"{corpus.name} has {found:,} documents, none of them in {', '.join(empty)}")
     way = "; --hold-out tail holds out the end of a text" if Path(corpus.origin).exists() else ""
     for split in empty:
         yield Warn(f"{corpus.name} is too small to have a {split} split: no document fell into it{way}")

@@ -233,6 +233,14 @@ def test_the_next_command_after_another_preparation_names_another_run(sedd, plac
         assert shown_commands(again.err) == [command]
 
 
+def test_a_text_without_the_split_of_the_report_is_refused_before_it_is_prepared(sedd, place):
+    (place / "one.jsonl").write_text('{"text": "a long text."}\n')
+    refused = sedd("train", "quickstart", "data.corpus=one.jsonl", *TINY)
+    assert refused.code == 2
+    assert "report.split: one has no split 'test', it has train; set data.hold_out=tail report.split=" in refused.err
+    assert not (place / "home").exists()
+
+
 def test_the_tail_of_a_text_can_be_held_out_in_one_piece(sedd, place):
     text = "".join(f"line {i} of a long text that has one order\n" for i in range(400))
     (place / "shake.txt").write_text(text)
