@@ -170,6 +170,13 @@ def test_a_run_under_the_name_of_its_recipe_is_gone_on_with(sedd, place):
     assert (place / "runs" / "mine").is_dir()
 
 
+def test_a_prepared_text_that_is_taken_for_a_recipe_is_answered_with_the_command_for_it(sedd):
+    sedd("prepare", "stories.jsonl", "--field", "story", "--tokenizer", "byte")
+    refused = sedd("train", "stories")
+    assert refused.code == 2
+    assert "stories is a prepared text, not a recipe: sedd train quickstart data.corpus=stories" in refused.err
+
+
 def test_a_misspelt_text_is_answered_with_the_one_that_is_there(sedd):
     assert "did you mean stories.jsonl" in sedd("prepare", "storis.jsonl").err
 
@@ -190,7 +197,10 @@ def test_a_prepared_corpus_is_trained_on_by_its_name_and_by_its_folder(sedd, pla
     document = json.loads(sedd("prepare", "stories.jsonl", "--field", "story", "--json").out)
     (place / "stories.jsonl").unlink()
     named = named.format(folder=Path(document["folder"]).name, path=document["folder"])
-    trained = sedd("train", "quickstart", f"data.corpus={named}", *TINY)
+    refused = sedd("train", "quickstart", f"data.corpus={named}", "data.field=id", *TINY)
+    assert "--field has no effect" in refused.err
+    # what the preparation was given may be said again
+    trained = sedd("train", "quickstart", f"data.corpus={named}", "data.field=story", *TINY)
     assert trained.code == 0, trained.err
     assert json.loads((place / "runs/stories/results/test-step-4.json").read_text())["bounds"]
     assert sedd("eval", "--model", "runs/stories", "--rel-error", "0.5", "--no-baselines").code == 0

@@ -59,12 +59,12 @@ def _training_bytes(request: Request, path: Path) -> int:
 
 
 def prepared_corpus(request: Request) -> Corpus:
-    """The corpus that a folder made by `sedd prepare` holds, with its tokenizer; no option applies to it."""
+    """The corpus that a folder made by `sedd prepare` holds, with its tokenizer; its own options may be named again."""
     folder = Path(request.corpus)
     manifest = read_manifest(folder)
     plain = Request(request.corpus)
-    idle = [f.name for f in dataclasses.fields(Request) if getattr(request, f.name) != getattr(plain, f.name)]
-    if idle:
+    given = {f.name: getattr(request, f.name) for f in dataclasses.fields(Request)}
+    if idle := [key for key, one in given.items() if one not in (getattr(plain, key), manifest.options.get(key))]:
         raise RequestError(f"--{idle[0].replace('_', '-')} has no effect on {folder}, which is prepared already")
     return Corpus(
         name=manifest.corpus,
