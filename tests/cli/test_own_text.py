@@ -217,6 +217,17 @@ def test_a_name_that_several_prepared_corpora_have_is_refused_with_what_to_add_f
         assert sedd("train", "quickstart", "data.corpus=stories", *words, *TINY).code == 0
 
 
+def test_of_two_divisions_of_a_text_the_one_with_its_tail_held_out_is_chosen_by_its_key(sedd):
+    for way in ("hash", "tail"):
+        sedd("prepare", "stories.jsonl", "--field", "story", "--tokenizer", "byte", "--hold-out", way)
+    words = ["train", "quickstart", "data.corpus=stories", "data.tokenizer=byte", "report.split=validation"]
+    refused = sedd(*words, "--dry-run")
+    assert refused.code == 2
+    assert len(re.findall(r"stories-byte-\w+", refused.err)) == 2
+    assert re.search(r"stories-byte-\w+ \(data\.hold_out=tail\)", refused.err)
+    assert sedd(*words, "data.hold_out=tail", *TINY[:4], "--dry-run").code == 0
+
+
 def test_a_run_goes_on_and_is_evaluated_where_its_text_has_been_prepared_again(sedd, place):
     sedd("prepare", "stories.jsonl", "--field", "story", "--tokenizer", "char")
     assert sedd("train", "quickstart", "data.corpus=stories", *TINY, "--no-report").code == 0

@@ -61,7 +61,8 @@ def find_corpus(request: Request) -> Corpus:
     if Path(name).exists():
         require_regular(Path(name), "the corpus")
         return prepared_corpus(request) if (Path(name) / MANIFEST).is_file() else local_corpus(request)
-    if folder := prepared_as(name, getattr(request, "tokenizer", None)):
+    divided = None if request.hold_out == "hash" else request.hold_out  # the default chooses nothing
+    if folder := prepared_as(name, getattr(request, "tokenizer", None), divided):
         return prepared_corpus(replace(request, corpus=str(folder)))
     parent = Path(name).parent
     if "/" in name and parent.is_dir() and parent != Path("."):
