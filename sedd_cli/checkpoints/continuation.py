@@ -60,9 +60,7 @@ def find_start(run: RunDir, recipe: Recipe, extend: bool = False) -> Start:
     recipe = as_measured(recipe, stored)
     if extend:
         recipe = _extended(run, latest, stored, recipe)
-    lines = _differences(run, stored, recipe)
-    if latest.step > recipe.train.steps:
-        raise RequestError(f"{run.path} is at step {latest.step}, beyond train.steps={recipe.train.steps}")
+    lines = _differences(run, latest, recipe)
     found = latest if _shares(latest, recipe) else _earlier(run, latest, recipe)
     if found is None:
         course = [line for line in lines if line.startswith(COURSE)]
@@ -95,24 +93,32 @@ def find_start(run: RunDir, recipe: Recipe, extend: bool = False) -> Start:
 def check_recipe_of(run: RunDir, recipe: Recipe) -> None:
     """RequestError where a folder holds a run of another recipe: what `find_start` would find, before any work."""
     if (latest := checkpoint.latest(run.path)) is not None:
-        stored = _recipe_of(latest)
-        _differences(run, stored, as_measured(recipe, stored))
+        _differences(run, latest, as_measured(recipe, _recipe_of(latest)))
 
 
-def _differences(run: RunDir, stored: Recipe, recipe: Recipe) -> list[str]:
+def _differences(run: RunDir, latest: checkpoint.Checkpoint, recipe: Recipe) -> list[str]:
     """How the recipe of a run and the one asked for differ, in lines; RequestError where they may not."""
-    lines = differences(stored.to_data(), recipe.to_data())
+    lines = differences(_recipe_of(latest).to_data(), recipe.to_data())
     if changed := [line for line in lines if not line.startswith((*MAY_CHANGE, *COURSE))]:
         raise RequestError(
             f"{run.path} holds a run of another recipe ({'; '.join(changed)}): choose another folder with --run-dir, "
             f"start a new run with --fresh, or from its weights with init_from={run.path}"
         )
+    if latest.step > (steps := recipe.train.steps):
+        again = ["sedd", "train", run.path, *_overrides(lines), "--fresh"]
+        kept = [one.folder for one in checkpoint.completed(run.path) if one.step == steps]
+        model = f"; the model of step {steps:,} is kept in {kept[0]}" if kept else ""
+        raise RequestError(
+            f"{run.path} is at step {latest.step:,}, beyond train.steps={steps}: name more steps to go on; "
+            f"`{shell_command(again)}` starts a new run{model}"
+        )
     return lines
 
 
 def _overrides(lines: list[str]) -> list[str]:
-    """The overrides that make differences "key: old → new" of a stored recipe."""
-    return [f"{key}={change.partition(' → ')[2]}" for key, _, change in (line.partition(": ") for line in lines)]
+    """The overrides that make differences "key: old → new" of a stored recipe; `train.extended` follows from steps."""
+    pairs = (line.partition(": ") for line in lines)
+    return [f"{key}={change.partition(' → ')[2]}" for key, _, change in pairs if key != "train.extended"]
 
 
 def begin(run: RunDir, start: Start, recipe: Recipe) -> None:

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from sedd_cli.checkpoints import checkpoint
 from sedd_cli.checkpoints.run_directory import by_name
-from sedd_cli.data.corpora import find_corpus
-from sedd_cli.data.folders import prepared
+from sedd_cli.data.corpora import find_corpus, is_ambiguous
+from sedd_cli.data.folders import prepared, prepared_texts
 from sedd_cli.data.held_out import Cut, cut
 from sedd_cli.data.manifest import FILE, read_manifest
 from sedd_cli.data.prepared import PrepareOptions, find_prepared
@@ -27,14 +27,21 @@ def text_options(recipe: Recipe, run: Path | None = None) -> PrepareOptions:
     """The options of `sedd prepare` for a recipe's text.
 
     Where the recipe names no tokenizer, a run goes on with the one it began with, and a training that starts from a
-    model on this machine takes that model's, if its folder holds one; otherwise it is that of the corpus.
+    model on this machine takes that model's, if its folder holds one; otherwise it is that of the corpus. Of several
+    prepared texts of one name, a run goes on with its own.
     """
     options = recipe.data.prepared()
-    if options.tokenizer is not None or find_corpus(options).prepared is not None:
-        return options
+    began = checkpoint.latest(run) if run else None
     origin = by_name(recipe.init_from) if recipe.init_from else None
     wanted = replace(options, tokenizer=origin) if origin and gives_tokenizer(origin) else options
-    began = checkpoint.latest(run) if run else None
+    if is_ambiguous(options.corpus):
+        data = began.json("state")["data"] if began else None
+        own = next((folder for folder, found in prepared_texts(options.corpus) if found.fingerprint == data), None)
+        if own is not None:
+            return replace(options, corpus=str(own))
+        return options if options.tokenizer is not None else wanted
+    if options.tokenizer is not None or find_corpus(options).prepared is not None:
+        return options
     if began is None:
         return wanted
     tokenizer = open_tokenizer(began.folder)

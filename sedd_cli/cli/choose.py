@@ -107,11 +107,12 @@ def places_of(datasets: list[str], local: list[str]) -> dict[str, Path]:
 
 def check_texts(datasets: list[str], places: dict[str, Path], reading: dict[str, Any]) -> None:
     """RequestError for a dataset that is nothing that can be prepared."""
-    from sedd_cli.data.corpora import find_corpus
+    from sedd_cli.data.corpora import find_corpus, is_ambiguous
     from sedd_cli.data.prepared import PrepareOptions
 
     for name in datasets:
-        find_corpus(PrepareOptions(name, places.get(name), **reading))
+        if not is_ambiguous(name):  # the model's tokenizer will choose
+            find_corpus(PrepareOptions(name, places.get(name), **reading))
 
 
 def require_one_process(command: str) -> None:

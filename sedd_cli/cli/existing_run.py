@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from sedd_cli.cli.next_commands import after_training
 from sedd_cli.cli.view.status import draw_status
 from sedd_cli.cli.view.view import View
-from sedd_cli.errors import RequestError, listed, nearest_name
+from sedd_cli.errors import RequestError, listed, nearest_name, shell_command
 from sedd_cli.system.software import recorded
 
 if TYPE_CHECKING:
@@ -24,12 +24,16 @@ def run_named(name: str) -> Path | None:
         RequestError: It is a folder, but no run, or one that has not begun; or it is nothing at all.
     """
     from sedd_cli.checkpoints.run_directory import find_run, is_run, run_names
+    from sedd_cli.data.corpora import is_own_text
     from sedd_cli.recipe import shipped
 
     folder = find_run(name)
     if name in shipped() or Path(name).is_file():
         return None
     if not folder.exists():
+        if is_own_text(name):
+            train = shell_command(["sedd", "train", "quickstart", f"data.corpus={name}"])
+            raise RequestError(f"{name} is a prepared text, not a recipe: {train}")
         known, runs = {Path(one).stem: one for one in shipped()}, run_names()
         meant = nearest_name(Path(name).stem, [*runs, *known, *shipped()])
         hint = f"; did you mean {known.get(meant, meant)!r}?" if meant else ""

@@ -95,8 +95,8 @@ def resuming(run: Path) -> list[str]:
     return ["train", str(run)]
 
 
-def say_result(view: View, result: TrainResult) -> None:
-    """Say how long a training took, what it reached, and where everything is."""
+def say_result(view: View, result: TrainResult, every: int | None) -> None:
+    """Say how long a training took, what it reached, and where everything is. every: the recipe's report.every."""
     from sedd_cli.cli.view.status import first_and_last
     from sedd_cli.training.durations import in_words
     from sedd_cli.training.status import status
@@ -106,6 +106,11 @@ def say_result(view: View, result: TrainResult) -> None:
     view.say(f"{took}; the report took {in_words(report.seconds or 0)}" if report else took, "bold")
     for part, marks in found.series.items():
         view.say(f"bound on {part}: {first_and_last(marks)}")
+    if all(len(marks) < 2 for marks in found.series.values()):
+        have = "one bound of each text, so none" if found.series else "no bound"
+        asked = f"report.every={every} of {found.step:,} steps" if every else "no report.every"
+        more = f"; report.every={max(1, found.step // 4)} gives more" if found.step > 2 else ""
+        view.say(f"{have} to compare with: {asked}{more}")
     stored = [("weights", result.weights)]
     if report:
         stored += [("evaluation", report.evaluation), ("samples", report.samples), ("infill", report.infill)]

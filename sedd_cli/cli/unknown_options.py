@@ -39,11 +39,11 @@ def _value(option: str, words: list[str]) -> str:
 
 #: (command, option) → what does it there.
 INSTEAD = {
-    ("compare", "--html"): "--out FILE.html writes the comparison as a page",
     ("compare", "--png"): "--out FILE.png writes the curves",
     ("compare", "--plot"): "--out FILE.png writes the curves",
     ("status", "--out"): "--plot writes RUN/curve.png, --json prints the values",
     ("status", "--png"): "--plot writes RUN/curve.png",
+    ("status", "--html"): "--plot writes RUN/curve.png",
 }
 
 

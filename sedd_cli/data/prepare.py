@@ -17,6 +17,7 @@ from sedd_cli import __version__
 from sedd_cli.data.corpora import Corpus, Source, find_corpus
 from sedd_cli.data.detokenizers import find_detokenizer
 from sedd_cli.data.encode import encode_stream
+from sedd_cli.data.folders import has_tokenizer
 from sedd_cli.data.manifest import Manifest, SplitInfo
 from sedd_cli.data.prepared import PrepareOptions, choices, dataset_folder, find_prepared
 from sedd_cli.data.remarks import tokenizer_remarks, unknown_remarks
@@ -73,7 +74,7 @@ def prepare(options: PrepareOptions) -> Generator[Event, None, PrepareResult]:
     find_detokenizer(options.detokenizer or corpus.detokenizer)
     if corpus.prepared is not None:
         stored = yield from _stored(corpus.prepared)
-        if options.tokenizer not in (None, stored.manifest.tokenizer):
+        if options.tokenizer is not None and not has_tokenizer(stored.manifest, options.tokenizer):
             yield Warn(
                 f"the tokenizer {options.tokenizer} has no effect on {corpus.name}, which is prepared in "
                 f"{stored.manifest.tokenizer}"
@@ -225,11 +226,7 @@ def _empty_splits(corpus: Corpus, splits: dict[str, SplitInfo]) -> Iterator[Warn
     empty = [split for split, info in splits.items() if not info.documents]
     if len(empty) == len(splits) or "train" in empty:
         found = sum(info.documents for info in splits.values())
-        raise RequestError(
-            f"{corpus.name} has {found} document{'s' * (found != 1)}, too few to fill {', '.join(empty)}; "
-            "cut it finer (--documents line), hold out its end (--hold-out tail), or name the file for its split "
-            "(my.test.txt)"
-        )
+        raise RequestError(f"{corpus.name} has {found:,} documents, none of them in {', '.join(empty)}")
     way = "; --hold-out tail holds out the end of a text" if Path(corpus.origin).exists() else ""
     for split in empty:
         yield Warn(f"{corpus.name} is too small to have a {split} split: no document fell into it{way}")

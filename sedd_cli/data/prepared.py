@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sedd_cli.data.corpora import CORPORA, HOLD_OUT, Request, find_corpus
+from sedd_cli.data.corpora import CORPORA, HOLD_OUT, Request, find_corpus, is_own_text
 from sedd_cli.data.detokenizers import EDITIONS
 from sedd_cli.data.folders import data_folder, prepared
 from sedd_cli.data.manifest import FILE
@@ -92,6 +92,18 @@ def find_prepared(options: PrepareOptions) -> Path | None:
     """The folder of a finished dataset with these options, or None."""
     folder = dataset_folder(options)
     return folder if (folder / FILE).is_file() else None
+
+
+def expected_splits(options: PrepareOptions) -> tuple[str, ...] | None:
+    """The splits that hold documents, before a text is prepared; None for a corpus that is read only then."""
+    if (ready := find_prepared(options)) is not None:
+        return open_dataset(ready).splits
+    if not is_own_text(options.corpus):
+        return None
+    source = find_corpus(options).open(options)
+    if options.hold_out == "tail":
+        return tuple(source.splits)
+    return tuple(split for split, documents in source.splits.items() if next(documents(), None) is not None)
 
 
 def catalogue() -> dict[str, Any]:

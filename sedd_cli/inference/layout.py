@@ -3,6 +3,8 @@
 Each given text is encoded separately. Many tokenizers (GPT-2's) join a space to the word after it. With them a space in
 front of a gap would be a token of its own, which is rare in training text and leads to odd continuations. Such a space
 is therefore left to the gap, whose text then has to begin with one; `Layout.read` returns None where it does not.
+A blank line in front of a gap has the tokens that it has in front of a word. To GPT-2's tokenizer these are two line
+breaks; the one token of both stands in front of more white space alone.
 """
 
 from __future__ import annotations
@@ -96,8 +98,10 @@ def lay_out(
         leads.append(left and isinstance(part, Gap))
         left = False
         if isinstance(part, str):
-            left = spaced and place + 1 < len(template.parts) and part.endswith(" ")
-            texts[place] = tuple(prompt_tokens(tokenizer, part[:-1] if left else part))
+            gap_follows = place + 1 < len(template.parts)
+            left = spaced and gap_follows and part.endswith(" ")
+            given = prompt_tokens(tokenizer, part[:-1] if left else part)
+            texts[place] = tuple(given if left or not gap_follows else _before_a_word(tokenizer, part, given))
     taken = sum(map(len, texts.values()))
     own, shares = iter(lengths), iter(_shares(template, taken, sum(lengths), total))
     parts = (
@@ -137,6 +141,18 @@ def prompt_tokens(tokenizer: Tokenizer | None, text: str) -> list[int]:
         strange = sorted(set(tokenizer.unknown_parts(text)))
         raise RequestError(f"the tokenizer {tokenizer.spec} cannot represent {listed(map(displayed, strange))}")
     return ids
+
+
+def _before_a_word(tokenizer: Tokenizer | None, text: str, ids: list[int]) -> list[int]:
+    """Token ids of a text that ends in a line break or a tab, as they are where a word follows; else `ids`, its own."""
+    if tokenizer is None or text.endswith(" ") or not text[-1].isspace():
+        return ids
+    try:
+        word, whole = tokenizer.encode("a"), list(map(int, tokenizer.encode(f"{text}a")))
+    except RequestError:  # the vocabulary lacks the word
+        return ids
+    head = whole[: len(whole) - len(word)]
+    return head if [*head, *word] == whole and tokenizer.decode(head) == text else ids
 
 
 def round_trip_warning(tokenizer: Tokenizer | None, text: str) -> str | None:

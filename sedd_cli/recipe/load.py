@@ -107,6 +107,7 @@ def override(data: dict[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
     overrides = list(overrides)
     data = {k: dict(v) if isinstance(v, dict) else v for k, v in data.items()}
     _leave_the_text(data, overrides)
+    _leave_the_extensions(data, overrides)
     given: set[str] = set()
     for text in overrides:
         key, equals, value = text.partition("=")
@@ -169,6 +170,14 @@ def _leave_the_text(data: dict[str, Any], overrides: Sequence[str]) -> None:
         del own["tokenizer"]
     if isinstance(report, dict) and isinstance(infill := report.get("infill"), dict):
         report["infill"] = {key: value for key, value in infill.items() if key not in ("prefix", "suffix")}
+
+
+def _leave_the_extensions(data: dict[str, Any], overrides: Sequence[str]) -> None:
+    """Take out what a run's recipe records of extensions that a smaller number of steps, of an override, never had."""
+    given: dict[str, str] = {key: value for key, _, value in (one.partition("=") for one in overrides)}
+    train, steps = data.get("train"), Typed(given.get("train.steps", "")).read(int, "train.steps")
+    if isinstance(train, dict) and isinstance(steps, int) and isinstance(ends := train.get("extended"), list):
+        train["extended"] = [end for end in ends if not isinstance(end, int) or end < steps]
 
 
 def _check_parents(path: Sequence[str], key: str) -> None:

@@ -8,12 +8,21 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from sedd_cli.errors import RequestError, displayed, nearest_name, shortened
+from sedd_cli.errors import RequestError, displayed, listed, nearest_name, shortened
 from sedd_cli.recipe.build import convert, nearest
 from sedd_cli.recipe.keys import is_spelled, meant
 
 #: What a command calls an option → its name in Python: of options that may be repeated, and of long flags.
 SPELLED = {"protocol": "protocols", "prompt": "prompts", "legacy_float32_gumbel": "legacy"}
+
+
+#: Options for which other words are used, and those that only some of the functions have, with these.
+SYNONYMS = {"quiet": "progress", "verbose": "progress"}
+ELSEWHERE = {
+    "progress": "prepare, train and evaluate",
+    "run_dir": "train",
+    **dict.fromkeys(("device", "precision", "tokenizer", "mask_token"), "load_model and evaluate"),
+}
 
 
 def hints_of(cls: type, *left_out: str) -> dict[str, Any]:
@@ -49,7 +58,7 @@ def read_options(
         name = SPELLED.get(spelled, spelled) if spelled not in known else spelled
         if name not in known:
             said = hint(spelled, value) or _negated(spelled, value, known)
-            end = f"; {said}" if said else nearest(spelled, [*others, *known])
+            end = f"; {said}" if said else _elsewhere(spelled, [*others, *known])
             raise RequestError(f"{of} has no option {shortened(spelled)!r}{end}")
         if name in found:
             raise RequestError(f"{of}: {next(k for k, v in SPELLED.items() if v == name)} and {name} are one option")
@@ -74,6 +83,16 @@ def _negated(name: str, value: Any, known: Mapping[str, Any]) -> str | None:
     """What to say of a command's --no-NAME."""
     own = name.removeprefix("no_")
     return f"write {own}={not value}" if own != name and known.get(own) is bool else None
+
+
+def _elsewhere(name: str, names: list[str]) -> str:
+    """The end of a message about an unknown name: which functions have it, or the name that is probably meant."""
+    own = SYNONYMS.get(name, name)
+    if own in names or own not in ELSEWHERE:
+        return nearest(own if own in names else name, names)
+    which = "which" if own == name else "for which"
+    end = "" if own == name else f" {own!r}"
+    return f", {which} {ELSEWHERE[own]} have{end}. Accepted: {listed(sorted(names), 100)}"
 
 
 def _converted(hint: Any, value: Any, name: str) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,8 @@ from typing import Any
 from sedd_cli.checkpoints.loaded_model import LoadedModel
 from sedd_cli.checkpoints.own_text import infill_length, prompt
 from sedd_cli.checkpoints.run_directory import RunDir
+from sedd_cli.data.corpora import find_corpus
+from sedd_cli.data.prepared import PrepareOptions, expected_splits
 from sedd_cli.data.shards import Dataset
 from sedd_cli.errors import DamageError, RequestError
 from sedd_cli.evaluation.likelihood.evaluate import EvaluateOptions, evaluate
@@ -28,6 +30,25 @@ from sedd_cli.system.events import Event, Sampled, Validated, map_events
 from sedd_cli.system.software import recorded
 
 
+def check_split(recipe: Recipe, text: PrepareOptions) -> None:
+    """RequestError where a text of one's own will have no split for the report, before it is prepared."""
+    if splits := expected_splits(text):
+        _require_split(recipe, find_corpus(text).name, splits)
+
+
+def _require_split(recipe: Recipe, corpus: str, splits: Sequence[str]) -> None:
+    """RequestError where the split of the report is none of those of the corpus."""
+    if recipe.report.split in splits:
+        return
+    ways = [f"report.split={name}" for name in ("test", "validation", "train") if name in splits][:1]
+    if tuple(splits) == ("train",) and Path(recipe.data.corpus).exists() and recipe.data.hold_out == "hash":
+        ways.insert(0, "data.hold_out=tail report.split=validation")
+    raise RequestError(
+        f"report.split: {corpus} has no split {recipe.report.split!r}, it has {', '.join(splits)}; "
+        f"set {' or '.join(ways)}"
+    )
+
+
 def check_report(recipe: Recipe, dataset: Dataset, infilled: bool) -> None:
     """Check what the report needs of the data, before the first step; `check_recipe` has checked the rest.
 
@@ -39,11 +60,7 @@ def check_report(recipe: Recipe, dataset: Dataset, infilled: bool) -> None:
     Raises:
         RequestError: The split is missing or too short to evaluate, or the infill cannot be expressed in tokens.
     """
-    if recipe.report.split not in dataset.splits:
-        raise RequestError(
-            f"report.split: {dataset.manifest.corpus} has no split {recipe.report.split!r}, "
-            f"it has {', '.join(dataset.splits)}; set report.split={dataset.default_split}"
-        )
+    _require_split(recipe, dataset.manifest.corpus, dataset.splits)
     # an exact likelihood is measured on whole blocks, a bound also on an incomplete one
     least = recipe.model.length if recipe.objective.make().causal else 1
     validated = {"validation"} & set(dataset.splits) if recipe.report.every else set()

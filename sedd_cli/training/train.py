@@ -29,7 +29,7 @@ from sedd_cli.system.signals import stop_requested
 from sedd_cli.training.autotune import autotune, with_micro_batch
 from sedd_cli.training.cost import check_memory, known_vocab_size, too_little_noise
 from sedd_cli.training.loop import training
-from sedd_cli.training.report import TrainReport, check_report, report
+from sedd_cli.training.report import TrainReport, check_report, check_split, report
 from sedd_cli.training.state import TrainState
 from sedd_cli.training.trackers import Tracker, check_trackers, open_trackers
 
@@ -120,6 +120,7 @@ def _train(recipe: Recipe, options: TrainOptions, dist: Dist) -> Generator[Event
         yield Note(f"taking the tokenizer {text.tokenizer} (data.tokenizer names another)")
     smallest = 1 if options.autotune else None
     check_memory(recipe, known_vocab_size(text), dist, smallest)
+    dist.from_main(lambda: check_split(recipe, text))
     dataset = yield from prepared_by_main(text, dist)
     loader = _loader(recipe, dataset)
     check_order(make_graph(recipe, dataset.tokenizer.vocab_size), dataset.tokenizer)

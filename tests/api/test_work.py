@@ -99,6 +99,13 @@ def test_bound_takes_text(model):
         (lambda m: train("markov", lr=1e-3), "train has no option 'lr'; .*: give \"train.lr=0.001\""),
         (lambda m: train("markov", steps=5), "train has no option 'steps'; .*: give \"train.steps=5\""),
         (lambda m: evaluate(m, try_bf16=True), "evaluate has no option 'try_bf16'"),
+        (
+            lambda m: m.sample(progress=False),
+            "sample has no option 'progress', which prepare, train and evaluate have.* Accepted: all_rows, .* steps,",
+        ),
+        (lambda m: m.infill("a [MASK:2]", quiet=True), "'quiet', for which prepare, train and evaluate have"),
+        (lambda m: m.sample(device="cpu"), "sample has no option 'device', which load_model and evaluate have"),
+        (lambda m: evaluate(m, verbose=False), "evaluate has no option 'verbose', did you mean 'progress'"),
     ],
 )
 def test_a_wrong_option_is_named_with_the_nearest_right_one(model, call, words):

@@ -24,7 +24,7 @@ FLAGS = {
     "recipes show": "NAME",
     "status": "RUN --plot",
     "runs": "FOLDER",
-    "compare": "RUN --out",
+    "compare": "RUN --html --out",
     "sample": (
         "--all-rows --beta --block-length --chat --entropy-bound --guidance --kappa --order --quota --sweeps "
         "--threshold "

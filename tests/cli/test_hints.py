@@ -25,7 +25,8 @@ def here(tiny_run, tmp_path, monkeypatch):
 WRONG = {
     "infill x[MASK] --chat hello": "sedd infill has no --chat: it is an option of sedd sample",
     "train quickstart --gif f.gif": "sedd train has no --gif: it is an option of sedd sample and infill",
-    "compare a b --html c.html": "sedd compare has no --html: --out FILE.html",
+    "compare a b --png c.png": "sedd compare has no --png: --out FILE.png",
+    "status a --html c.html": "sedd status has no --html: --plot writes RUN/curve.png",
     "train my.txt": "my.txt is a text, not a recipe: sedd train quickstart data.corpus=my.txt",
     "train quickstart my.txt": "a text is named by data.corpus=my.txt",
     "train half.yaml": "half.yaml is not YAML: line 3, expected",

@@ -63,6 +63,7 @@ def test_the_command_that_prepare_shows_trains_a_model_whose_report_speaks_of_th
     assert re.search(r"trained 4 steps in .*second.*; the report took .*second", said)
     assert re.search(r"bound on validation \(first \d+ blocks\): ≤ [\d.]+ .* at step 2\n", said)
     assert re.search(r"bound on test: ≤ [\d.]+ .* bits/char at step 4\n", said)
+    assert "one bound of each text, so none to compare with: report.every=2 of 4 steps; report.every=1 gives" in said
     (again,) = [words for words in shown_commands(said) if words[0] == "infill"]
     option = dict(pairwise(again))
     assert (option["--prefix"], option["--suffix"]) == (prefix, suffix)
@@ -94,6 +95,15 @@ def test_each_command_that_a_training_shows_works(sedd, place):
     template = re.search(r"--template '(.*) \[MASK:8\] (.*)'", card)
     assert template
     assert any(text.startswith(template[1]) and template[2] in text for text in held_out(place))
+
+
+@pytest.mark.parametrize(("every", "said"), [("600", "report.every=600 of 4 steps"), ("null", "no report.every")])
+def test_a_run_that_is_too_short_for_a_first_bound_is_told_why(sedd, every, said):
+    short = [*TINY, f"report.every={every}", "--no-report"]
+    words = [word for word in short if word != "report.every=2"]
+    trained = sedd("train", "quickstart", "data.corpus=stories.jsonl", "data.field=story", *words)
+    assert trained.code == 0, trained.err
+    assert f"no bound to compare with: {said}; report.every=1 gives more" in trained.err
 
 
 def test_the_commands_after_an_autoregressive_training_work_too(sedd):
@@ -160,6 +170,13 @@ def test_a_run_under_the_name_of_its_recipe_is_gone_on_with(sedd, place):
     assert (place / "runs" / "mine").is_dir()
 
 
+def test_a_prepared_text_that_is_taken_for_a_recipe_is_answered_with_the_command_for_it(sedd):
+    sedd("prepare", "stories.jsonl", "--field", "story", "--tokenizer", "byte")
+    refused = sedd("train", "stories")
+    assert refused.code == 2
+    assert "stories is a prepared text, not a recipe: sedd train quickstart data.corpus=stories" in refused.err
+
+
 def test_a_misspelt_text_is_answered_with_the_one_that_is_there(sedd):
     assert "did you mean stories.jsonl" in sedd("prepare", "storis.jsonl").err
 
@@ -180,20 +197,51 @@ def test_a_prepared_corpus_is_trained_on_by_its_name_and_by_its_folder(sedd, pla
     document = json.loads(sedd("prepare", "stories.jsonl", "--field", "story", "--json").out)
     (place / "stories.jsonl").unlink()
     named = named.format(folder=Path(document["folder"]).name, path=document["folder"])
-    trained = sedd("train", "quickstart", f"data.corpus={named}", *TINY)
+    refused = sedd("train", "quickstart", f"data.corpus={named}", "data.field=id", *TINY)
+    assert "--field has no effect" in refused.err
+    # what the preparation was given may be said again
+    trained = sedd("train", "quickstart", f"data.corpus={named}", "data.field=story", *TINY)
     assert trained.code == 0, trained.err
     assert json.loads((place / "runs/stories/results/test-step-4.json").read_text())["bounds"]
     assert sedd("eval", "--model", "runs/stories", "--rel-error", "0.5", "--no-baselines").code == 0
 
 
-def test_a_name_that_several_prepared_corpora_have_is_refused_with_their_folders(sedd):
+def test_a_name_that_several_prepared_corpora_have_is_refused_with_what_to_add_for_each(sedd):
     for tokenizer in ("char", "byte"):
         sedd("prepare", "stories.jsonl", "--field", "story", "--tokenizer", tokenizer)
     refused = sedd("train", "quickstart", "data.corpus=stories", *TINY)
     assert refused.code == 2
-    assert "stories-char-" in refused.err
-    assert "stories-byte-" in refused.err
-    assert sedd("train", "quickstart", "data.corpus=stories", "data.tokenizer=char", *TINY, "--no-report").code == 0
+    for tokenizer in ("char", "byte"):
+        assert re.search(rf"stories-{tokenizer}-\w+ \(data\.tokenizer={tokenizer}\)", refused.err)
+        words = [f"data.tokenizer={tokenizer}", "--run-dir", f"runs/{tokenizer}", "--no-report"]
+        assert sedd("train", "quickstart", "data.corpus=stories", *words, *TINY).code == 0
+
+
+def test_of_two_divisions_of_a_text_the_one_with_its_tail_held_out_is_chosen_by_its_key(sedd):
+    for way in ("hash", "tail"):
+        sedd("prepare", "stories.jsonl", "--field", "story", "--tokenizer", "byte", "--hold-out", way)
+    words = ["train", "quickstart", "data.corpus=stories", "data.tokenizer=byte", "report.split=validation"]
+    refused = sedd(*words, "--dry-run")
+    assert refused.code == 2
+    assert len(re.findall(r"stories-byte-\w+", refused.err)) == 2
+    assert re.search(r"stories-byte-\w+ \(data\.hold_out=tail\)", refused.err)
+    assert sedd(*words, "data.hold_out=tail", *TINY[:4], "--dry-run").code == 0
+
+
+def test_a_run_goes_on_and_is_evaluated_where_its_text_has_been_prepared_again(sedd, place):
+    sedd("prepare", "stories.jsonl", "--field", "story", "--tokenizer", "char")
+    assert sedd("train", "quickstart", "data.corpus=stories", *TINY, "--no-report").code == 0
+    sedd("prepare", "stories.jsonl", "--field", "story", "--tokenizer", "byte")
+    longer = sedd("train", "stories", "train.steps=6", "--extend", "--no-report")
+    assert longer.code == 0, longer.err
+    words = ["--model", "stories", "--dataset", "stories", "--rel-error", "0.5", "--no-baselines"]
+    evaluated = sedd("eval", *words, "--json")
+    assert evaluated.code == 0, evaluated.err
+    assert "no effect" not in evaluated.err
+    tuned = ["init_from=runs/stories", "--run-dir", "runs/tuned", "--no-report"]
+    assert sedd("train", "quickstart", "data.corpus=stories", *tuned, *TINY).code == 0
+    kinds = [json.loads(path.read_text())["kind"] for path in place.glob("runs/*/checkpoints/step-*/tokenizer.json")]
+    assert set(kinds) == {"char"}
 
 
 def test_the_next_command_after_another_preparation_names_another_run(sedd, place):
@@ -204,6 +252,14 @@ def test_the_next_command_after_another_preparation_names_another_run(sedd, plac
         assert sedd(*command, *TINY, "--no-report").code == 0
         again = sedd("prepare", "stories.jsonl", "--field", "story", "--tokenizer", tokenizer)
         assert shown_commands(again.err) == [command]
+
+
+def test_a_text_without_the_split_of_the_report_is_refused_before_it_is_prepared(sedd, place):
+    (place / "one.jsonl").write_text('{"text": "a long text."}\n')
+    refused = sedd("train", "quickstart", "data.corpus=one.jsonl", *TINY)
+    assert refused.code == 2
+    assert "report.split: one has no split 'test', it has train; set data.hold_out=tail report.split=" in refused.err
+    assert not (place / "home").exists()
 
 
 def test_the_tail_of_a_text_can_be_held_out_in_one_piece(sedd, place):

@@ -343,6 +343,17 @@ def test_a_corpus_too_small_to_split(tmp_path):
     assert open_dataset(result.folder).splits == ("train",)
 
 
+@pytest.mark.parametrize(("text", "split"), [("text 15", "train"), ("text 0", "validation")])
+def test_too_few_documents_are_refused_before_a_tokenizer_is_trained(text, split, tmp_path, monkeypatch):
+    path = tmp_path / "one.jsonl"
+    path.write_text(json.dumps({"text": text}) + "\n")
+    monkeypatch.setattr("sedd_cli.data.prepare.train_tokenizer", None)
+    options = PrepareOptions(str(path), tokenizer="bpe:300", split=None if split == "train" else split)
+    with pytest.raises(RequestError, match=f"has 1 document, too few to fill {split}; hold out its end") as error:
+        completed(prepare(options))
+    assert "--documents" not in str(error.value)  # each record is a document
+
+
 def test_wrong_names_are_refused_before_anything_is_written(text, tmp_path):
     for options, message in (
         ({"corpus": "wikitxt"}, "none of pydocs"),

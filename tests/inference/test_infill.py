@@ -150,6 +150,20 @@ def test_a_space_in_front_of_a_gap_is_left_to_the_gap(bpe):
     assert spaced.read([*the, *bpe.encode("s")[:1], *cat[:1], *mat, *bpe.encode(" ")[:1]]) is None
 
 
+def test_a_blank_line_in_front_of_a_gap_has_the_tokens_that_it_has_in_front_of_a_word():
+    text = "the cat sat.\n\nthe dog ran.\n\n\n\n\tthe mat\n\n  the end\n\n" * 20
+    bpe = train_tokenizer("bpe:300", [text])
+    assert len(bpe.encode("\n\n")) == 1  # at the end of a text, as it is in front of more white space
+    for before in ("the cat\n\n", "the cat\n", "the cat\n\n\n", "the\n\n\t", "\n\n", "the cat"):
+        inside = bpe.encode(f"{before}the")[: -len(bpe.encode("the"))] if before.endswith(("\n", "\t")) else None
+        for spaced in (True, False):
+            found = lay_out(parse_template(f"{before}[MASK:2] sat"), [2], bpe, spaced)
+            assert found.parts[0] == tuple(inside or bpe.encode(before)), before
+    # the space is left to the gap, and nothing else changes
+    assert lay_out(parse_template("the cat\n\n [MASK:1]"), [1], bpe, True).parts[0] == tuple(bpe.encode("the cat\n\n"))
+    assert lay_out(parse_template("[MASK:1]\n\n"), [1], bpe, True).parts[1] == tuple(bpe.encode("\n\n"))
+
+
 def test_draws_are_repeated_until_gaps_begin_with_their_space(bpe):
     """By rejection, so that what is kept follows the model's distribution given that it does; else edges are plain."""
     made, job = model_of(bpe), Job(parse_template("the [MASK:1] of"), n=400)

@@ -13,7 +13,7 @@ from sedd_cli import load_model
 from sedd_cli.checkpoints import checkpoint
 from sedd_cli.checkpoints.run_directory import RunDir
 from sedd_cli.errors import RequestError
-from sedd_cli.recipe import load_recipe
+from sedd_cli.recipe import dump_recipe, load_recipe
 from sedd_cli.recipe.learning_rate import common_steps, learning_rate, pinned_steps, steps_before_decay
 from sedd_cli.system.events import Note, TrainStep
 from sedd_cli.training.train import TrainOptions, train
@@ -104,6 +104,15 @@ def test_the_checkpoint_before_the_decay_and_those_of_extensions_are_pinned():
 def test_wrong_schedules_are_refused(changes, message):
     with pytest.raises(RequestError, match=message):
         load_recipe("quickstart", changes)
+
+
+def test_fewer_steps_than_a_run_was_extended_to_drop_what_it_records_of_that(tmp_path):
+    file = tmp_path / "mine.yaml"
+    file.write_text(dump_recipe(load_recipe("quickstart", ["train.steps=9", "train.extended=[3, 6]"])))
+    for steps, left in (("9", (3, 6)), ("5", (3,)), ("1_0", (3, 6)), ("2", ())):
+        assert load_recipe(file, [f"train.steps={steps}"]).train.extended == left
+    with pytest.raises(RequestError, match="extended"):
+        load_recipe(file, ["train.steps=5", "train.extended=[3, 6]"])
 
 
 @pytest.mark.parametrize("stop_again", [False, True])
@@ -219,6 +228,13 @@ def test_a_run_is_named_to_resume_it_to_report_on_it_and_to_go_on(sedd, workplac
     assert longer.code == 0, longer.err
     assert json.loads(longer.out)["step"] == 24
     assert load_recipe(folder / "recipe.yaml").train.extended == (12,)
+    for words in (["train.steps=12"], ["train.steps=12", "--extend"]):
+        shorter = sedd("train", folder, *words)
+        assert shorter.code == 2
+        assert "is at step 24, beyond train.steps=12" in shorter.err
+        assert f"`sedd train {folder} train.steps=12 --fresh` starts a new run" in shorter.err
+        assert f"the model of step 12 is kept in {folder}/checkpoints/step-12" in shorter.err
+        assert "extended" not in shorter.err
 
 
 def test_a_finished_run_without_its_report_makes_it(sedd, workplace, tmp_path):

@@ -132,7 +132,7 @@ def train(
         output.interrupted = ""  # the lines above have said what was saved
         raise KeyboardInterrupt
     if result.finished:
-        say_result(view, result)
+        say_result(view, result, resolved.report.every)
         after_training(view, result.run, resolved)
 
 

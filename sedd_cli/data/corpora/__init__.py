@@ -17,7 +17,7 @@ from sedd_cli.data.corpora.pycode import PYCODE, PYCOMMENTS
 from sedd_cli.data.corpora.pydocs import PYDOCS
 from sedd_cli.data.corpora.text8 import TEXT8
 from sedd_cli.data.corpora.wikitext import WIKITEXT2, WIKITEXT103
-from sedd_cli.data.folders import is_prepared, prepared, prepared_as
+from sedd_cli.data.folders import is_prepared, prepared, prepared_as, prepared_texts
 from sedd_cli.data.formats import format_of
 from sedd_cli.data.manifest import FILE as MANIFEST
 from sedd_cli.errors import RequestError, nearest_name
@@ -34,6 +34,7 @@ __all__ = [
     "Source",
     "StochasticProcess",
     "find_corpus",
+    "is_ambiguous",
     "is_own_text",
 ]
 
@@ -60,7 +61,8 @@ def find_corpus(request: Request) -> Corpus:
     if Path(name).exists():
         require_regular(Path(name), "the corpus")
         return prepared_corpus(request) if (Path(name) / MANIFEST).is_file() else local_corpus(request)
-    if folder := prepared_as(name, getattr(request, "tokenizer", None)):
+    divided = None if request.hold_out == "hash" else request.hold_out  # the default chooses nothing
+    if folder := prepared_as(name, getattr(request, "tokenizer", None), divided):
         return prepared_corpus(replace(request, corpus=str(folder)))
     parent = Path(name).parent
     if "/" in name and parent.is_dir() and parent != Path("."):
@@ -84,6 +86,11 @@ def _files_here() -> list[str]:
 def is_own_text(name: str) -> bool:
     """Whether a name is that of a file, a folder or a prepared corpus, rather than of a known corpus or of the hub."""
     return name not in CORPORA and (Path(name).exists() or is_prepared(name))
+
+
+def is_ambiguous(name: str) -> bool:
+    """Whether a name is that of several prepared corpora, so that a tokenizer has to choose among them."""
+    return name not in CORPORA and not Path(name).exists() and is_prepared(name) and len(prepared_texts(name)) > 1
 
 
 def _with_its_splits(corpus: Corpus, request: Request) -> Corpus:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path, PurePath, PurePosixPath
 
-from sedd_cli.data.corpora.base import SPLITS, Corpus, Request, Source, by_share, by_tail
+from sedd_cli.data.corpora.base import SPLITS, Corpus, Documents, Request, Source, by_share, by_tail
 from sedd_cli.data.corpora.files import Found, file_splits, find_files, identity_of
 from sedd_cli.data.formats import ENDINGS, RECORDS, ReadOptions, chosen_format, format_of, open_archive, read_documents
 from sedd_cli.data.formats.choice import Choice
@@ -59,12 +59,12 @@ def _training_bytes(request: Request, path: Path) -> int:
 
 
 def prepared_corpus(request: Request) -> Corpus:
-    """The corpus that a folder made by `sedd prepare` holds, with its tokenizer; no option applies to it."""
+    """The corpus that a folder made by `sedd prepare` holds, with its tokenizer; its own options may be named again."""
     folder = Path(request.corpus)
     manifest = read_manifest(folder)
     plain = Request(request.corpus)
-    idle = [f.name for f in dataclasses.fields(Request) if getattr(request, f.name) != getattr(plain, f.name)]
-    if idle:
+    given = {f.name: getattr(request, f.name) for f in dataclasses.fields(Request)}
+    if idle := [key for key, one in given.items() if one not in (getattr(plain, key), manifest.options.get(key))]:
         raise RequestError(f"--{idle[0].replace('_', '-')} has no effect on {folder}, which is prepared already")
     return Corpus(
         name=manifest.corpus,
@@ -175,7 +175,22 @@ def _open(request: Request) -> Source:
     if next(whole(), None) is None:
         left = "; ".join(filter(None, [texts.note if "left out" in texts.note else "", *reading.tally.remarks()]))
         raise RequestError(f"{path} holds no text: it is empty, or nothing but white space{left and f' ({left})'}")
-    return source.only(request.split)
+    source = source.only(request.split)
+    _refuse_too_few(request, texts.formats, source, whole)
+    return source
+
+
+def _refuse_too_few(request: Request, formats: set[str], source: Source, whole: Documents) -> None:
+    """RequestError where no document falls into the split that is needed, before a tokenizer is learnt."""
+    needed = request.split or "train"
+    if needed not in source.splits or request.hold_out == "tail" or next(source.splits[needed](), None) is not None:
+        return
+    found = sum(1 for _ in whole())
+    finer = "cut it finer (--documents line), " if formats - set(RECORDS) else ""
+    raise RequestError(
+        f"{request.corpus} has {found} document{'s' * (found != 1)}, too few to fill {needed}; {finer}hold out its end "
+        "(--hold-out tail), or name the file for its split (my.test.txt)"
+    )
 
 
 def _refuse_idle(request: Request, path: Path, formats: set[str], named: bool) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from sedd_cli.checkpoints.own_text import text_options
 from sedd_cli.checkpoints.run_directory import RUNS
 from sedd_cli.data.corpora import find_corpus, is_own_text
 from sedd_cli.errors import RequestError
@@ -32,7 +33,7 @@ def default_run(source: str | Path, recipe: Recipe) -> Path:
     before = _stored(usual)
     if renamed or _corpus(written) == recipe.data.corpus or (before and before.corpus == recipe.data.corpus):
         return usual
-    name = find_corpus(recipe.data.prepared()).name.lstrip(".") or "text"
+    name = find_corpus(text_options(recipe)).name.lstrip(".") or "text"
     there = _stored(RUNS / name)
     alone = is_own_text(recipe.data.corpus) and name not in shipped() and (not there or there.name == recipe.name)
     return RUNS / (name if alone else f"{recipe.name}-{name}")

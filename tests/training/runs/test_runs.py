@@ -398,7 +398,11 @@ def test_a_comparison_is_written_as_a_figure_and_as_a_page(sedd, pair, tmp_path)
     assert sedd("compare", *pair, "--out", tmp_path / "a.png").code == 0
     assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
     assert sedd("compare", *pair, "--out", tmp_path / "a.html").code == 0
-    page = (tmp_path / "a.html").read_text()
+    both = sedd("compare", *pair, "--out", tmp_path / "b.png", "--html", tmp_path / "b.html", "--json")
+    assert json.loads(both.out)["html"] == str(tmp_path / "b.html")
+    assert (tmp_path / "b.png").is_file()
+    page = (tmp_path / "b.html").read_text()
+    assert page == (tmp_path / "a.html").read_text()
     assert "train.lr" in page
     assert "paired by document" in page
     assert "data:image/png;base64,iVBOR" in page
@@ -411,6 +415,7 @@ def test_a_comparison_is_written_as_a_figure_and_as_a_page(sedd, pair, tmp_path)
         (["compare", "{a}", "{a}"], "named twice"),
         (["compare", "{a}", "{a}/samples"], "is not a run"),
         (["compare", "{a}", "{b}", "--out", "{a}/curves.pdf"], ".png or .html"),
+        (["compare", "{a}", "{b}", "--html", "{a}/curves.png"], "--html: a name that ends in .html"),
         (["runs", "{a}/nothing"], "no folder"),
     ],
 )

@@ -23,6 +23,7 @@ def compare(
         Path | None,
         typer.Option(metavar="FILE", help="Also write the curves as FILE.png, or all of it as FILE.html."),
     ] = None,
+    html: Annotated[Path | None, typer.Option(metavar="FILE", help="Also write all of it as a page.")] = None,
     json: o.Json = False,
     quiet: o.Quiet = False,
 ) -> None:
@@ -44,22 +45,27 @@ def compare(
 
     if out is not None and out.suffix.lower() not in (".png", ".html"):
         raise RequestError(f"--out: a name that ends in .png or .html is needed, found {out}")
+    if html is not None and html.suffix.lower() not in (".html", ".htm"):
+        raise RequestError(f"--html: a name that ends in .html is needed, found {html}; --out FILE.png writes .png")
     view, runs = View(json, quiet), [find_run(run) for run in runs]
-    check_written({"--out": out}, {"RUN": runs})
+    wanted = {"--out": out, "--html": html}
+    check_written(wanted, {"RUN": runs})
     found = compare_runs(runs)
-    if out is not None and not any(curve.raw for curve in found.curves):
+    if any(wanted.values()) and not any(curve.raw for curve in found.curves):
         raise RequestError("none of these runs has metrics yet, there is nothing to plot")
     output.result = found.to_dict()
-    if out is not None and out.suffix.lower() == ".png":
-        save(curves_figure(found), out)
-    elif out is not None:
-        write_whole(out, comparison_page(found))
+    for path in filter(None, wanted.values()):
+        if path.suffix.lower() == ".png":
+            save(curves_figure(found), path)
+        else:
+            write_whole(path, comparison_page(found))
     view.result(comparison_table(found, view.console.width))
     if not quiet:
         draw_comparison(view.console, found)
     document = recorded(found.to_dict())
-    if out is not None:
-        document["out"] = str(out)
-        output.stored = True
-        view.say(f"wrote {out}")
+    for option, path in wanted.items():
+        if path is not None:
+            document[option.removeprefix("--")] = str(path)
+            output.stored = True
+            view.say(f"wrote {path}")
     view.document(document)
