@@ -51,6 +51,15 @@ def test_the_exponents_are_learned_averaged_and_bound_to_the_graph_that_is_loade
     assert f"exponents {low:.2f} to {high:.2f}" in model.describe()
 
 
+def test_without_learning_the_exponents_stay_what_the_graph_has(workplace, tmp_path):
+    changes = ("objective={name: genmd4, learn: false}", "graph={name: state_dependent, power: 2}", "train.steps=6")
+    folder = run(workplace, tmp_path / "run", *changes)
+    assert "exponents" not in checkpoint.latest(folder).tensors("weights")
+    model = load_model(folder, device="cpu")
+    assert model.graph.exponents.tolist() == [2.0] * model.vocab_size
+    assert "exponents" not in model.describe()
+
+
 def test_the_exponents_belong_to_the_models_fingerprint(trained):
     model = load_model(trained, device="cpu")
     before = dataclasses.replace(model).fingerprint

@@ -153,7 +153,7 @@ COMBINED = [
     for objective in OBJECTIVES
     if not OBJECTIVES[objective]().causal
     and not (OBJECTIVES[objective].needs_mask and graph != "absorbing")
-    and not OBJECTIVES[objective].learns_exponents
+    and not OBJECTIVES[objective]().learns_exponents
 ]
 
 
