@@ -234,7 +234,6 @@ def test_the_command_writes_table_document_and_figure(sedd, tmp_path):
         (["--exact", "--graph", "uniform", "--sampler", "first-hitting"], "no sampler of first-hitting"),
         (["--exact", "--noise", "mutual-information", "--graph", "state-dependent"], "known before training"),
         (["--noise", "geometric", "--steps", 4, "--judge", "x"], "--noise goes with --exact"),
-        (["--sampler", "{name: psi, kappa: 0.5}", "--steps", 4, "--judge", "x"], "go with --exact"),
         (["--letters", 3, "--steps", 4, "--judge", "x"], "--letters goes with --exact"),
         (["--steps", 4], "--judge"),
         (["--judge", "x"], "--steps"),
