@@ -27,7 +27,8 @@ class Sampling:
     thinning: False evaluates every position in every step, whatever the recipe says. temperature, top_p, grid,
     correctors, last_step, and order, quota, block_length, guidance, all_rows (of `confidence`): options of the sampler.
     remask: ReMDM's η. kappa (of `psi`), beta (of `flow_matching`), threshold, entropy_bound (of `entropy_bounded`),
-    sweeps (of `gibbs`). legacy: the float32 Gumbel draws of the published code. batch: sequences denoised together; None: as memory allows.
+    sweeps (of `gibbs`). legacy: the float32 Gumbel draws of the published code. batch: sequences denoised together;
+    None: as memory allows.
     """
 
     steps: int | None = None
