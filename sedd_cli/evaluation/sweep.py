@@ -143,7 +143,7 @@ def sweep(
         _claim(options, asdict(settings) | codes)
         points = _stored_points(options, scorer) if options.resume else []
         comparison = _stored_comparison(options, scorer) if options.resume else None
-        samplers = {_key(typed): text for typed, text in zip(options.typed, options.samplers, strict=True)}
+        samplers = {sampler_of_point(typed): text for typed, text in zip(options.typed, options.samplers, strict=True)}
         order = list(dict.fromkeys([*samplers, *SAMPLERS, *(point.sampler for point in points)]))
         for sampler in samplers:
             for steps, temperature in itertools.product(options.steps, options.temperatures or (None,)):
@@ -173,7 +173,7 @@ def sweep(
     return result
 
 
-def _key(typed: TypedSampler) -> str:
+def sampler_of_point(typed: TypedSampler) -> str:
     """What a point calls its sampler: the name in the registry, and behind it the options."""
     return typed.label if typed.options else typed.name
 
@@ -269,7 +269,7 @@ def _samples(
     typed = TypedSampler.read(sampler)
     stated = "".join(f"+{key}={value}" for key, value in typed.options.items())
     path = options.folder / "samples" / f"{typed.name}{re.sub('[^-+=.0-9A-Za-z_]', '_', stated)}-{steps}{at}.jsonl"
-    return (yield from resumable_samples(path, options.n, draw, _name(_key(typed), steps, temperature)))
+    return (yield from resumable_samples(path, options.n, draw, _name(sampler_of_point(typed), steps, temperature)))
 
 
 def _write(path: Path, data: dict[str, Any]) -> None:
