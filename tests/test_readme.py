@@ -56,7 +56,7 @@ SMALLER = {
     r"model\.length=\d+": "model.length=32",
     r"--length 4096 --block 1024 --stride 512": "--length 256 --block 128 --stride 64",
     r"32,64,\.\.\.,2048": "2,4",
-    r"-n (64|100|200)": "-n 4",
+    r"-n (32|64|100|200)": "-n 4",
     r"--max-nfe 128": "--max-nfe 8",
     r"--candidates 32": "--candidates 4",
     r"^sedd status runs/measure": "sedd status runs/quickstart",

@@ -42,17 +42,17 @@ def _samplers() -> str:
     return ", ".join(sorted(name.replace("_", "-") for text in texts for name in _REGISTERED.findall(text)))
 
 
-def sampler_names(text: str) -> tuple[str, ...]:
-    """The samplers of a list with commas; a name may be spelled as in the help, with hyphens."""
-    return tuple(name.strip().replace("-", "_") for name in text.split(","))
-
-
 #: The sampling options: name of the field of `Sampling` → annotation and default of the command's parameter.
 SAMPLING: dict[str, tuple[Any, Any]] = {
     "steps": _value(
         int, _SAMPLING, "Denoising steps; default: the recipe's, else 128. At most one more network evaluation."
     ),
-    "sampler": _value(str, _SAMPLING, f"{_samplers()}. first-hitting: one token at a time, normalized."),
+    "sampler": _value(
+        str,
+        _SAMPLING,
+        f"{_samplers()}. first-hitting: one token at a time, normalized. "
+        "With options: '{name: confidence, order: entropy}'.",
+    ),
     "thinning": _option(
         bool, _SAMPLING, "Evaluate every position in every step.", " /--no-thinning", default=True, show_default=False
     ),

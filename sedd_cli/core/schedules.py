@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import ClassVar, Protocol, Self
@@ -11,6 +12,7 @@ from typing import ClassVar, Protocol, Self
 import torch
 from torch import Tensor
 
+from sedd_cli.core.monotone import Monotone
 from sedd_cli.core.registry import Registry
 from sedd_cli.core.tokens import TokenStatistics
 
@@ -18,10 +20,10 @@ SCHEDULES = Registry("noise")
 
 #: Smallest time that networks are trained at (appendix C.2).
 T_MIN = 1e-3
-#: Most frequencies of `mutual_information`, which stand in the recipe of every checkpoint.
-MOST_FREQUENCIES = 8192
-#: The interval in which it looks for a total noise, and the number of halvings.
-MOST_NOISE, BISECTIONS = 64.0, 60
+#: Knots of `mutual_information` per doubling of noise, and the fewest.
+KNOTS_PER_OCTAVE, LEAST_KNOTS = 8, 5
+#: Noise of its first knot, and the largest that it may need.
+LEAST_NOISE, MOST_NOISE = 2.0**-26, 2.0**40
 
 
 class Process(Protocol):
@@ -32,6 +34,10 @@ class Process(Protocol):
 
     @property
     def masking(self) -> bool: ...
+
+    def check_information(self, what: str) -> None: ...
+
+    def conditional_entropies(self, p0: Tensor, sigma: float, per_octave: int) -> Iterator[float]: ...
 
 
 @dataclass(frozen=True)
@@ -166,80 +172,80 @@ class MutualInformation(Schedule):
     """The information I(x_t; x_0) of a token about its clean one falls linearly: (1 − (1−ε)t)·H(x_0).
 
     D3PM's schedule (Austin et al. 2021, section 3.2), whose T steps this is in the limit. On the absorbing graph
-    I = (1−λ)·H whatever the frequencies, so it is `loglinear`, in discrete time the rates 1/(T−t+1), and takes no
-    frequencies. On the uniform graph it depends on those of the training text, and is solved for exactly.
+    I = (1−λ)·H whatever the frequencies of tokens are, so it is `loglinear`, in discrete time the rates 1/(T−t+1). On
+    other graphs it depends on the frequencies in the training text and is interpolated, as there: log sigma is a
+    monotone cubic of logit(1 − I/H) between the knots of `curve`, which lie so near each other that I is linear up to
+    1e-7 of H.
 
     Attributes:
-        frequencies: Of the N tokens. They are measured when a training on the uniform graph begins, and kept with
-            the model. Without them it is the schedule of the absorbing graph.
+        curve: Knots (sigma, 1 − I/H): noise, and the share of information that it takes. They are measured when a
+            training begins, and kept with the model. Without them it is the schedule of the absorbing graph.
     """
 
     name: ClassVar[str] = "mutual_information"
-    measured: ClassVar[str | None] = "frequencies"
+    measured: ClassVar[str | None] = "curve"
     eps: float = 1e-3
-    frequencies: tuple[float, ...] = ()
+    curve: tuple[tuple[float, float], ...] = ()
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "frequencies", tuple(self.frequencies))
+        object.__setattr__(self, "curve", tuple((float(sigma), float(lost)) for sigma, lost in self.curve))
         if not 0 < self.eps < 1:
             raise ValueError(f"eps must lie in (0, 1), found {self.eps}")
-        if self.frequencies and not (min(self.frequencies) >= 0 and abs(sum(self.frequencies) - 1) < 1e-6):
-            raise ValueError(f"frequencies must be at least 0 and sum to 1, found a sum of {sum(self.frequencies):.6g}")
-        if self.frequencies and not self._entropy > 0:
-            raise ValueError("frequencies of at least two tokens must be positive: else there is no information")
+        if not self.curve:
+            return
+        if len(self.curve) < LEAST_KNOTS:
+            raise ValueError(f"curve has at least {LEAST_KNOTS} knots, found {len(self.curve)}")
+        if not all(a < c and b < d for (a, b), (c, d) in zip(self.curve, self.curve[1:], strict=False)):
+            raise ValueError("curve must rise in noise and in the share of information that is lost, found a fall")
+        if not (min(self.curve[0]) > 0 and 1 - self.eps <= self.curve[-1][1] < 1):
+            raise ValueError(
+                f"curve must lie above 0 and end between 1 − eps = {1 - self.eps:g} and 1, found {self.curve[0]} to "
+                f"{self.curve[-1]}: leave it empty, so that it is measured"
+            )
 
     def check(self, graph: Process) -> None:
-        if not graph.masking and graph.name != "uniform":
-            raise ValueError(f"{self.name} has a form for the graphs absorbing and uniform, {graph.name} is neither")
+        graph.check_information(self.name)
 
     def measure(self, tokens: TokenStatistics, graph: Process) -> MutualInformation:
         if graph.masking:
             return self
-        counts = tokens.counts().double()
-        if len(counts) > MOST_FREQUENCIES:
-            raise ValueError(f"{self.name}: {len(counts):,} frequencies are too many, at most {MOST_FREQUENCIES:,}")
-        return replace(self, frequencies=tuple((counts / counts.sum()).tolist()))
+        self.check(graph)
+        p0 = tokens.counts().double()
+        p0 = p0 / p0.sum()
+        entropy = float(-torch.xlogy(p0, p0).sum())
+        if not entropy > 0:
+            raise ValueError(f"{self.name}: the training text holds one token only, so there is no information")
+
+        knots, sigma = [], LEAST_NOISE
+        for given in graph.conditional_entropies(p0, sigma, KNOTS_PER_OCTAVE):
+            knots.append((sigma, given / entropy))
+            if knots[-1][1] >= 1 - self.eps:
+                return replace(self, curve=tuple(knots))
+            sigma *= 2 ** (1 / KNOTS_PER_OCTAVE)
+            if sigma > MOST_NOISE:
+                break
+        raise ValueError(f"{self.name}: noise of {MOST_NOISE:g} leaves over {self.eps:g} of the information")
 
     @cached_property
-    def _p(self) -> Tensor:
-        p = torch.tensor(self.frequencies, dtype=torch.float64)
-        return p / p.sum()
-
-    @cached_property
-    def _entropy(self) -> float:
-        return float(-torch.xlogy(self._p, self._p).sum())
-
-    def _information(self, sigma: Tensor) -> tuple[Tensor, Tensor]:
-        """I(x_t; x_0) and its derivative in sigma, under the uniform graph with noise sigma [...] float64."""
-        p, N = self._p.to(sigma.device), len(self.frequencies)
-        alpha, moved = torch.exp(-sigma), -torch.expm1(-sigma) / N
-        seen = alpha[..., None] * p + moved[..., None]  # p(x_t)
-        kept = alpha + moved  # p(x_t = x_0|x_0)
-        given = torch.xlogy(kept, kept) + (N - 1) * torch.xlogy(moved, moved)
-        information = given - torch.xlogy(seen, seen).sum(-1)
-        # dα/dσ = −α; the constants of d(x log x) cancel, because probabilities sum to 1
-        slope = alpha * ((N - 1) / N * (moved / kept).log() + torch.xlogy(p - 1 / N, seen).sum(-1))
-        return information, slope
+    def _log_sigma(self) -> Monotone:
+        """log sigma as a function of the logit of the share that is lost."""
+        sigma, lost = torch.tensor(self.curve, dtype=torch.float64).unbind(-1)
+        return Monotone.through(lost.logit(), sigma.log())
 
     def __call__(self, t: Tensor) -> tuple[Tensor, Tensor]:
-        if not self.frequencies:
+        if not self.curve:
             return LogLinear(self.eps)(t)
-        left = (1 - (1 - self.eps) * t.double()) * self._entropy
-        with torch.no_grad():
-            low, high = torch.zeros_like(left), torch.full_like(left, MOST_NOISE)
-            for _ in range(BISECTIONS):
-                middle = (low + high) / 2
-                much = self._information(middle)[0] > left
-                low, high = torch.where(much, middle, low), torch.where(much, high, middle)
-            information, slope = self._information(high)
-        sigma = high - (information - left) / slope  # Newton's step, which also carries the gradient
-        dsigma = torch.full_like(left, -(1 - self.eps) * self._entropy) / slope
+        some, keep = t > 0, 1 - self.eps
+        lost = keep * torch.where(some, t.double(), 0.5)
+        log_sigma, slope = self._log_sigma(lost.logit())
+        sigma = log_sigma.exp()
+        dsigma = sigma * slope * keep / (lost * (1 - lost))
         # at t = 0 the information falls infinitely fast
-        sigma, dsigma = (torch.where(t > 0, value, 0.0) for value in (sigma, dsigma))
+        sigma, dsigma = (torch.where(some, value, 0.0) for value in (sigma, dsigma))
         return sigma.to(t.dtype), dsigma.to(t.dtype)
 
     def t(self, sigma: Tensor) -> Tensor:
-        if not self.frequencies:
+        if not self.curve:
             return LogLinear(self.eps).t(sigma)
-        lost = 1 - self._information(sigma.double())[0] / self._entropy
+        lost = self._log_sigma.inverse(sigma.double().log()).sigmoid()
         return (lost / (1 - self.eps)).to(sigma.dtype)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import math
 import re
@@ -11,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from sedd_cli.checkpoints.loaded_model import LoadedModel
-from sedd_cli.core.samplers import SAMPLERS, Stepper
+from sedd_cli.core.samplers import SAMPLERS
 from sedd_cli.data.shards import Dataset
 from sedd_cli.errors import DamageError, RequestError, WorkError
 from sedd_cli.evaluation.controls import ControlSet, comparable, compare
@@ -21,8 +22,9 @@ from sedd_cli.evaluation.sweep_results import SweepPoint, SweepResult, SweepSett
 from sedd_cli.inference.generate import GenerateOptions, generate
 from sedd_cli.inference.resumable import resumable_samples
 from sedd_cli.inference.sampling import Sampling
-from sedd_cli.recipe.build import nearest, to_data
-from sedd_cli.recipe.outside import HINT, code_of
+from sedd_cli.recipe.build import to_data
+from sedd_cli.recipe.outside import code_of
+from sedd_cli.recipe.part import TypedSampler
 from sedd_cli.system.documents import read_json
 from sedd_cli.system.events import Event, Note, Sampled
 from sedd_cli.system.files import write_whole
@@ -37,6 +39,7 @@ SETTINGS, RESULT = "settings.json", "sweep.json"
 class SweepOptions:
     """n samples of `length` tokens for each number of steps and each sampler, judged, and stored in `folder`.
 
+    samplers: each a name, or `{name: confidence, order: entropy}`.
     temperatures: each point is measured at each of them; without any, as the model's own sampler has it.
     """
 
@@ -57,11 +60,18 @@ class SweepOptions:
             if not 0 < temperature < math.inf:
                 raise RequestError(f"a temperature of a sweep must be positive, found {temperature:g}")
             Sampling(temperature=temperature)
-        for name in self.samplers:
-            if name not in SAMPLERS:
-                raise RequestError(f"unknown sampler {name!r}{nearest(name, SAMPLERS)}{HINT}")
-            if not issubclass(SAMPLERS[name], Stepper):
-                raise RequestError(f"a sweep of steps means nothing with {name}: it takes one step a token")
+        for typed in self.typed:
+            own = {f.name for f in dataclasses.fields(SAMPLERS[typed.name])}
+            if "steps" not in own:
+                raise RequestError(f"a sweep of steps means nothing with {typed.name}, which has no number of steps")
+            swept = ("steps", *(("temperature",) if self.temperatures else ()))
+            for key in (key for key in swept if key in typed.options):
+                raise RequestError(f"sampler.{key}: it follows from --{key}, remove it")
+
+    @property
+    def typed(self) -> list[TypedSampler]:
+        """The samplers with their options."""
+        return [TypedSampler.read(text) for text in self.samplers]
 
 
 def parse_sweep(text: str) -> tuple[int, ...]:
@@ -128,18 +138,20 @@ def sweep(
     except OSError as error:
         raise RequestError(f"cannot write to {options.folder}: {error.strerror}") from None
     with file_lock(options.folder / ".lock", f"another process is at work in {options.folder}"):
-        codes = {f"code of {name}": code["code"] for name in options.samplers if (code := code_of(SAMPLERS[name]))}
+        names = [typed.name for typed in options.typed]
+        codes = {f"code of {name}": code["code"] for name in names if (code := code_of(SAMPLERS[name]))}
         _claim(options, asdict(settings) | codes)
         points = _stored_points(options, scorer) if options.resume else []
         comparison = _stored_comparison(options, scorer) if options.resume else None
-        order = list(dict.fromkeys([*options.samplers, *SAMPLERS]))
-        for sampler in options.samplers:
+        samplers = {sampler_of_point(typed): text for typed, text in zip(options.typed, options.samplers, strict=True)}
+        order = list(dict.fromkeys([*samplers, *SAMPLERS, *(point.sampler for point in points)]))
+        for sampler in samplers:
             for steps, temperature in itertools.product(options.steps, options.temperatures or (None,)):
                 name = _name(sampler, steps, temperature)
                 if any(point.place == (sampler, steps, temperature) for point in points):
                     yield Note(f"{name}: judged before")
                     continue
-                sampled = yield from _samples(model, options, sampler, steps, temperature)
+                sampled = yield from _samples(model, options, samplers[sampler], steps, temperature)
                 samples = Samples.of(sampled, model.tokenizer)
                 if corpus is not None:
                     samples = comparable(samples, corpus)
@@ -152,12 +164,18 @@ def sweep(
                 _write(options.folder / RESULT, recorded(result.stored()))
         if corpus is not None and points and (comparison is None or not comparison.of(corpus)):
             # the points were judged before, without this corpus
-            sampled = yield from _samples(model, options, *points[0].place)
+            sampler, steps, temperature = next(point.place for point in points if point.sampler in samplers)
+            sampled = yield from _samples(model, options, samplers[sampler], steps, temperature)
             samples = comparable(Samples.of(sampled, model.tokenizer), corpus)
             comparison = yield from compare(scorer, samples, corpus, options.seed)
         result = SweepResult(options.folder, scorer.source, settings, tuple(points), comparison)
         _write(options.folder / RESULT, recorded(result.stored()))
     return result
+
+
+def sampler_of_point(typed: TypedSampler) -> str:
+    """What a point calls its sampler: the name in the registry, and behind it the options."""
+    return typed.label if typed.options else typed.name
 
 
 def _name(sampler: str, steps: int, temperature: float | None) -> str:
@@ -209,7 +227,7 @@ def _records(folder: Path) -> list[str]:
     return [
         name
         for name, sampler, (steps, _, temperature) in points
-        if sampler in SAMPLERS and steps.isdecimal() and re.fullmatch(r"[0-9.]*", temperature)
+        if sampler.partition("+")[0] in SAMPLERS and steps.isdecimal() and re.fullmatch(r"[0-9.]*", temperature)
     ]
 
 
@@ -248,8 +266,10 @@ def _samples(
         return generate(model, GenerateOptions(*wanted, seed=options.seed, first=first, sampling=sampling))
 
     at = "" if temperature is None else f"@{temperature:.10f}".rstrip("0").rstrip(".")
-    path = options.folder / "samples" / f"{sampler}-{steps}{at}.jsonl"
-    return (yield from resumable_samples(path, options.n, draw, _name(sampler, steps, temperature)))
+    typed = TypedSampler.read(sampler)
+    stated = "".join(f"+{key}={value}" for key, value in typed.options.items())
+    path = options.folder / "samples" / f"{typed.name}{re.sub('[^-+=.0-9A-Za-z_]', '_', stated)}-{steps}{at}.jsonl"
+    return (yield from resumable_samples(path, options.n, draw, _name(sampler_of_point(typed), steps, temperature)))
 
 
 def _write(path: Path, data: dict[str, Any]) -> None:

@@ -15,7 +15,8 @@ def plot(result: SweepResult, path: Path) -> None:
     figure = empty_figure(6, 4)
     axis = figure.subplots()
     # with a loglinear schedule euler and tweedie coincide: open markers keep both curves visible
-    for style, sampler in zip(("o-", "s--", "^:"), dict.fromkeys(p.sampler for p in result.points), strict=False):
+    styles, samplers = itertools.cycle(("o-", "s--", "^:", "D-.")), dict.fromkeys(p.sampler for p in result.points)
+    for style, sampler in zip(styles, samplers, strict=False):
         points = sorted(
             (p for p in result.points if p.sampler == sampler and p.temperature in (None, 1.0)), key=lambda p: p.steps
         )

@@ -12,21 +12,23 @@ from sedd_cli.checkpoints.loaded_model import LoadedModel
 from sedd_cli.core.samplers import SAMPLERS, Sampler
 from sedd_cli.core.score import ScoreModel
 from sedd_cli.errors import RequestError, displayed
-from sedd_cli.recipe.build import build, nearest
+from sedd_cli.recipe.build import build
 from sedd_cli.recipe.options import hints_of, read_options
-from sedd_cli.recipe.outside import HINT, code_of
+from sedd_cli.recipe.outside import code_of
+from sedd_cli.recipe.part import TypedSampler
 
 
 @dataclass(frozen=True)
 class Sampling:
     """Sampling options. Those that are not None override the recipe's sampler, by default 128 Tweedie steps.
 
-    sampler: its name, or the object with its options. normalized: sets the normaliser of an absorbing model's scores to
-    1, so that steps without a transition cost no network evaluation. thinning: False evaluates every position in every
-    step, whatever the recipe says. temperature, top_p, grid, correctors, last_step, and order, quota, block_length,
-    guidance, all_rows (of `confidence`): options of the sampler. remask: ReMDM's η. kappa (of `psi`), beta (of
-    `flow_matching`), threshold, entropy_bound (of `entropy_bounded`), sweeps (of `gibbs`). legacy: the float32 Gumbel
-    draws of the published code. batch: sequences denoised together; None: as memory allows.
+    sampler: a name, `{name: confidence, order: entropy}`, or the object with its options. normalized: sets the
+    normaliser of an absorbing model's scores to 1, so that steps without a transition cost no network evaluation.
+    thinning: False evaluates every position in every step, whatever the recipe says. temperature, top_p, grid,
+    correctors, last_step, and order, quota, block_length, guidance, all_rows (of `confidence`): options of the sampler.
+    remask: ReMDM's η. kappa (of `psi`), beta (of `flow_matching`), threshold, entropy_bound (of `entropy_bounded`),
+    sweeps (of `gibbs`). legacy: the float32 Gumbel draws of the published code. batch: sequences denoised together;
+    None: as memory allows.
     """
 
     steps: int | None = None
@@ -59,11 +61,16 @@ class Sampling:
                 raise RequestError(f"{key} must be at least 1, found {value}")
         if isinstance(self.sampler, Sampler):
             self._check_alone(self.sampler)
-        elif self.sampler is not None:
-            _known(self.sampler.replace("-", "_"))
         # the sampler with every option checks their ranges, before a model is loaded; which go together is seen then
         given = {key: getattr(self, key) for key in _RANGES if getattr(self, key) is not None}
-        name = self.sampler.replace("-", "_") if isinstance(self.sampler, str) else ""
+        typed = TypedSampler.read(self.sampler) if isinstance(self.sampler, str) else None
+        name = typed.name if typed else ""
+        for f in dataclasses.fields(self) if typed else ():
+            key = {"remask": "eta", "legacy": "draws"}.get(f.name, f.name)
+            if typed and key in typed.options and getattr(self, f.name) != f.default:
+                raise RequestError(
+                    f"{key} of the sampler {name} is given twice: in {self.sampler} and as {flag(f.name)}"
+                )
         if given.get("temperature") == 0 and name and SAMPLERS[name].greedy:
             del given["temperature"]  # the likeliest token
         eta = {} if self.remask is None else {"eta": self.remask}
@@ -127,8 +134,8 @@ class Sampling:
             return self.sampler
         part = model.recipe.sampler if model.recipe else None
         default = "left_to_right" if model.exact else part.name if part else "tweedie"
-        name = (default if self.sampler is None else self.sampler).replace("-", "_")
-        _known(name)
+        typed = TypedSampler.read(default if self.sampler is None else self.sampler)
+        name = typed.name
         from_recipe = dict(part.options) if part and part.name == name else {}
         if self.remask is not None and "eta" not in {f.name for f in dataclasses.fields(SAMPLERS[name])}:
             if name != "tweedie":
@@ -157,8 +164,9 @@ class Sampling:
         known = {f.name for f in dataclasses.fields(SAMPLERS[name])}
         for key in chosen:
             if key not in known:
-                raise RequestError(f"{_FLAGS.get(key, '--' + key)} means nothing with the sampler {name}")
-        return build(SAMPLERS[name], {k: v for k, v in from_recipe.items() if k in known} | chosen, "sampler")
+                raise RequestError(f"{flag(key)} means nothing with the sampler {name}")
+        stated = {k: v for k, v in (from_recipe | dict(typed.options)).items() if k in known}
+        return build(SAMPLERS[name], stated | chosen, "sampler")
 
 
 #: Options whose ranges the samplers state.
@@ -172,11 +180,6 @@ _OWN = {
     "entropy_bound": "entropy_bounded",
     "sweeps": "gibbs",
 }
-
-
-def _known(name: str) -> None:
-    if name not in SAMPLERS:
-        raise RequestError(f"unknown sampler {name!r}{nearest(name, SAMPLERS)}{SAMPLERS.forgotten(name)}{HINT}")
 
 
 def _needs_mask(name: str, model: LoadedModel) -> str:
@@ -219,10 +222,16 @@ def check_draws(n: int, seed: int) -> None:
         raise RequestError(f"seed must lie in [0, 2^64), found {seed}")
 
 
+def flag(key: str) -> str:
+    """The option of the command line for a field of `Sampling` or an option of a sampler."""
+    return _FLAGS.get(key, f"--{key}")
+
+
 #: Names of options on the command line, where they differ.
 _FLAGS = {
     "thinning": "--no-thinning",
     "draws": "--legacy-float32-gumbel",
+    "legacy": "--legacy-float32-gumbel",
     "top_p": "--top-p",
     "last_step": "--last-step",
     "block_length": "--block-length",

@@ -86,6 +86,34 @@ def typed_part(text: str, path: str) -> Any:
     return data.replace("-", "_") if isinstance(data, str) else data
 
 
+@dataclass(frozen=True)
+class TypedSampler:
+    """A sampler as typed in a command: a name, hyphens allowed, or `{name: confidence, order: entropy}`.
+
+    options: those that are stated, in the order of the sampler's fields.
+    """
+
+    name: str
+    options: Mapping[str, Any]
+
+    @classmethod
+    def read(cls, text: str) -> TypedSampler:
+        """Read what was typed; RequestError for an unknown name or option, or a value of another type."""
+        data = typed_part(text, "sampler")
+        if isinstance(data, str):
+            if data not in SAMPLERS:
+                near = f"{nearest(data, SAMPLERS)}{SAMPLERS.forgotten(data)}"
+                raise RequestError(f"unknown sampler {shortened(data)!r}{near}{HINT}")
+            return cls(data, {})
+        part = SamplerPart.from_data(data, "sampler")
+        return cls(part.name, {key: value for key, value in part.options.items() if key in data})
+
+    @property
+    def label(self) -> str:
+        """Name and options in words: "confidence", "psi, kappa 0.5"."""
+        return ", ".join([self.name, *(f"{key} {value}" for key, value in self.options.items())]).replace("_", "-")
+
+
 def typed_list(text: str) -> tuple[str, ...]:
     """The items of a list with commas; a comma within braces does not divide."""
     return tuple(word.strip() for word in re.split(r",(?![^{]*})", text))

@@ -12,7 +12,10 @@ from sedd_cli.tables.frontier import FrontierLine
 
 @dataclass(frozen=True)
 class SeedValue:
-    """The value of one seed. measure: how it was measured, if not as the column prescribes. sign: as in `Value`."""
+    """The value of one seed.
+
+    measure: how it was measured, if not as the column prescribes. sign, entropy: as in `Value`.
+    """
 
     seed: int
     value: float
@@ -20,6 +23,13 @@ class SeedValue:
     measure: str
     sign: str
     step: int | None
+    entropy: float | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        data = asdict(self) | {"bound": self.sign == "≤"}
+        if self.entropy is None:
+            del data["entropy"]
+        return data
 
 
 @dataclass(frozen=True)
@@ -28,7 +38,8 @@ class NumberCell:
 
     error: the standard error from the spread of the seeds; for a single seed, that of the measurement, which does not
     include the difference between seeds. spread: the standard deviation over seeds. difference: to the paper's value.
-    entropy, marks: of samples, the mean unigram entropy over seeds, and the marks of any seed.
+    entropy, marks: of samples, the mean unigram entropy over seeds, and the marks of any seed. entropy_error: the
+    standard error of that mean, from the spread of the seeds; None for a single seed.
     """
 
     mean: float
@@ -39,13 +50,16 @@ class NumberCell:
     seeds: tuple[SeedValue, ...]
     difference: float | None = None
     entropy: float | None = None
+    entropy_error: float | None = None
     marks: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         data = asdict(self) | {"bound": self.sign == "≤", "marks": list(self.marks)}
         if self.entropy is None:
             del data["entropy"], data["marks"]
-        data["seeds"] = [asdict(seed) | {"bound": seed.sign == "≤"} for seed in self.seeds]
+        if self.entropy_error is None:
+            del data["entropy_error"]
+        data["seeds"] = [seed.to_dict() for seed in self.seeds]
         if self.difference is None:
             del data["difference"]
         return data

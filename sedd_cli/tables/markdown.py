@@ -23,7 +23,10 @@ def samples_of(found: TableSummary) -> str:
 
 def entropy_of(cell: NumberCell) -> str:
     """The entropy that stands beside a perplexity, and what speaks against it; "" for other values."""
-    return "" if cell.entropy is None else ", ".join([f"entropy {cell.entropy:.2f}", *cell.marks])
+    if cell.entropy is None:
+        return ""
+    error = "" if cell.entropy_error is None else f" ± {cell.entropy_error:.2f}"
+    return ", ".join([f"entropy {cell.entropy:.2f}{error}", *cell.marks])
 
 
 def controls_of(found: TableSummary) -> list[str]:

@@ -137,22 +137,30 @@ def _row(row: Row, statuses: Sequence[RowStatus], unit: str, mini: bool, every: 
 
 def _cell(results: Sequence[tuple[int, dict[str, Any]]], column: Column, unit: str) -> NumberCell | TextCell:
     """The cell of a row in a column; results: (seed, result document)."""
-    seeds, entropies, marks = [], [], {}
+    seeds, marks = [], {}
     for seed, result in results:
         value = MEASURES[type(column)].value(result, column, unit)
         if value.value is None:
             return TextCell(value.texts or [])
-        entropies.append(value.entropy)
         marks |= dict.fromkeys(value.marks)
-        seeds.append(SeedValue(seed, value.value, value.error, value.how, value.sign, result.get("step")))
-    mean, spread, error = math.fsum(seed.value for seed in seeds) / len(seeds), None, seeds[0].error
-    if len(seeds) > 1:
-        spread = math.sqrt(math.fsum((seed.value - mean) ** 2 for seed in seeds) / (len(seeds) - 1))
-        error = spread / math.sqrt(len(seeds))
-    known = [entropy for entropy in entropies if entropy is not None]
-    entropy = math.fsum(known) / len(known) if len(known) == len(seeds) else None
-    found = NumberCell(mean, error, spread, seeds[0].measure, seeds[0].sign, tuple(seeds))
-    return replace(found, entropy=entropy, marks=tuple(marks))
+        step = result.get("step")
+        seeds.append(SeedValue(seed, value.value, value.error, value.how, value.sign, step, value.entropy))
+    mean, spread = _mean_and_spread([seed.value for seed in seeds])
+    error = seeds[0].error if spread is None else spread / math.sqrt(len(seeds))
+    found = NumberCell(mean, error, spread, seeds[0].measure, seeds[0].sign, tuple(seeds), marks=tuple(marks))
+    entropies = [seed.entropy for seed in seeds if seed.entropy is not None]
+    if len(entropies) < len(seeds):
+        return found
+    entropy, spread = _mean_and_spread(entropies)
+    return replace(found, entropy=entropy, entropy_error=None if spread is None else spread / math.sqrt(len(entropies)))
+
+
+def _mean_and_spread(values: Sequence[float]) -> tuple[float, float | None]:
+    """The mean and the standard deviation of one value a seed; None for a single one."""
+    mean = math.fsum(values) / len(values)
+    if len(values) == 1:
+        return mean, None
+    return mean, math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (len(values) - 1))
 
 
 def _controls(every: Sequence[RowStatus]) -> tuple[ControlValue, ...]:

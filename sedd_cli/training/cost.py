@@ -190,10 +190,10 @@ def _model_cost(recipe: Recipe, vocab_size: int) -> ModelCost:
 def too_little_noise(graph: Graph, schedule: Schedule) -> str | None:
     """A warning where D_KL(p(x_1|x0) ‖ p_base), which the rigorous bound counts, is above MOST_PRIOR.
 
-    None on graphs with MASK, where a dense matrix of the graph would take long, and where the graph is still to be
-    measured of the training text.
+    None on graphs with MASK, where a dense matrix of the graph would take long, and where the graph or the schedule is
+    still to be measured of the training text.
     """
-    if graph.measured and not getattr(graph, graph.measured):
+    if any(part.measured and not getattr(part, part.measured) for part in (graph, schedule)):
         return None
     closed = type(graph).prior_kl is not Graph.prior_kl
     if graph.mask is not None or not (closed or graph.states <= DENSE_STATES):

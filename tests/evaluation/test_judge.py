@@ -239,6 +239,23 @@ def test_a_points_file_grows_and_other_files_are_left_alone(model, causal, tmp_p
     ]
 
 
+def test_samplers_with_options_are_points_of_their_own(sedd, tiny_run, causal, tmp_path):
+    words = ["sweep", "--model", tiny_run, "--judge", causal.source, "-n", 2, "--steps", "2", "--no-self-bleu"]
+    words += ["--out", tmp_path / "f", "--json"]
+    named = "{name: confidence, order: entropy},confidence,{name: tweedie, top_p: 0.5}"
+    done = sedd(*words, "--sampler", named)
+    assert done.code == 0, done.err
+    labels = ["confidence, order entropy", "confidence", "tweedie, top-p 0.5"]
+    assert [point["sampler"] for point in json.loads(done.out)["points"]] == labels
+    samples = {path.name: path.read_text() for path in (tmp_path / "f" / "samples").iterdir()}
+    assert sorted(samples) == ["confidence+order=entropy-2.jsonl", "confidence-2.jsonl", "tweedie+top_p=0.5-2.jsonl"]
+    assert len(set(samples.values())) == 3
+    again = sedd(*words, "--sampler", "tweedie")  # other points stay, and --no-resume clears their samples
+    assert [point["sampler"] for point in json.loads(again.out)["points"]] == ["tweedie", "confidence", *labels[::2]]
+    assert sedd(*words, "--sampler", "tweedie", "--no-resume").code == 0
+    assert [path.name for path in (tmp_path / "f" / "samples").iterdir()] == ["tweedie-2.jsonl"]
+
+
 def test_two_sweeps_do_not_share_a_folder(model, causal, tmp_path):
     from filelock import FileLock
 
@@ -295,6 +312,12 @@ def test_the_command_writes_json_table_and_figure(sedd, tiny_run, causal, tmp_pa
     [
         (["sweep", "--steps", "2,x", "--judge", "{judge}"], "'x' is not a whole number"),
         (["sweep", "--steps", "2", "--judge", "{judge}", "--sampler", "twedie"], "did you mean 'tweedie'"),
+        (["sweep", "--steps", "2", "--judge", "{judge}", "--sampler", "first-hitting"], "which has no number of steps"),
+        (["sweep", "--steps", "2", "--judge", "{judge}", "--sampler", "{{name: psi, kapa: 1}}"], "mean 'kappa'"),
+        (
+            ["sweep", "--steps", "2", "--judge", "{judge}", "--sampler", "{{name: psi, steps: 4}}"],
+            "follows from --steps",
+        ),
         (["judge", "{none}", "--judge", "{judge}"], "cannot read"),
         (["judge", "{none}", "--judge", "nobody/nothing"], "pass their folder|cannot read"),
         (["eval", "--from", "{none}"], "--from goes with --dataset"),

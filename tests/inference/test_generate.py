@@ -164,6 +164,9 @@ def test_a_sample_beyond_the_length_begins_as_its_first_block(model):
         ({"prompts": ("the cat sat on the mat",), "length": 60, "block": 20, "stride": 5}, "the first block, of 20"),
         ({"prompts": ("caf\udce9",)}, "is it UTF-8"),
         ({"sampling": {"sampler": ""}}, "unknown sampler ''"),
+        ({"sampling": {"sampler": "{name: confidence, ordr: entropy}"}}, "did you mean 'order'"),
+        ({"sampling": {"sampler": "{name: remdm, eta: 0.1}", "remask": 0.2}}, "eta .* given twice: .* as --remask"),
+        ({"sampling": {"sampler": "{name: psi, kappa: 2}"}}, "kappa must lie in"),
     ],
 )
 def test_a_wrong_request_is_refused_with_the_reason(model, options, word):
@@ -172,3 +175,12 @@ def test_a_wrong_request_is_refused_with_the_reason(model, options, word):
 
     with pytest.raises(RequestError, match=word):
         generate_all(model, asked())
+
+
+@pytest.mark.parametrize("name", ["remdm-rescale", "remdm_rescale"])
+def test_a_sampler_with_its_options_is_the_same_as_their_flags(model, name):
+    one, other = (
+        Sampling(steps=3, sampler=name, remask=0.3, temperature=0.5),
+        Sampling(steps=3, sampler=f"{{name: {name}, eta: 0.3}}", temperature=0.5),
+    )
+    assert one.resolve(model).sampler == other.resolve(model).sampler

@@ -39,10 +39,19 @@ def test_what_is_measured_survives_dump_and_load():
     assert measured(recipe, N, None) == recipe  # nothing is measured twice
 
 
-def test_frequencies_are_measured_for_the_uniform_graph_only():
-    recipe = measured(recipe_of("graph=uniform", "noise=mutual_information"), N, Statistics())
-    assert recipe.noise.options["frequencies"] == [0.4, 0.3, 0.2, 0.1, 0.0]
-    assert recipe_from(yaml.safe_load(dump_recipe(recipe))) == recipe
+@pytest.mark.parametrize("graph", ["uniform", "gaussian", "hybrid", "nearest_neighbour"])
+def test_the_information_of_the_text_is_measured_unless_the_graph_is_absorbing(graph):
+    """A tenth, a half and all of it is lost at t = 0.1, 0.5 and 1, from the joint distribution of the frequencies."""
+    recipe = measured(recipe_of(f"graph={graph}", "noise=mutual_information"), N, Statistics())
+    again = recipe_from(yaml.safe_load(dump_recipe(recipe)))
+    assert again == recipe
+    made, noise = make_graph(again, N), again.noise.make()
+    p0 = torch.tensor([0.4, 0.3, 0.2, 0.1, 0.0], dtype=torch.float64)
+    for t in (0.1, 0.5, 1.0):
+        joint = torch.matrix_exp(noise.sigma(t) * made.rate_matrix)[:, :N] * p0
+        ratio = joint / (joint.sum(1, keepdim=True) * p0)
+        information = float(torch.where(joint > 0, joint * ratio.log(), 0.0).sum())
+        assert information / float(-torch.xlogy(p0, p0).sum()) == pytest.approx(1 - 0.999 * t, abs=1e-7)
     absorbing = recipe_of("noise=mutual_information")
     assert measured(absorbing, N, Statistics()) == absorbing
 
@@ -78,10 +87,22 @@ def test_characters_and_bytes_have_an_order(tokenizer):
     check_recipe(recipe_of("graph=gaussian", "noise=geometric", f"data.tokenizer={tokenizer}"))
 
 
-@pytest.mark.parametrize("graph", ["gaussian", "hybrid", "nearest_neighbour"])
-def test_a_schedule_without_a_form_for_the_graph_is_refused(graph):
-    with pytest.raises(RequestError, match=f"noise: mutual_information .*{graph} is neither"):
-        check_recipe(recipe_of(f"graph={graph}", "noise=mutual_information"))
+def test_a_graph_too_large_for_the_mutual_information_is_refused_with_numbers():
+    changes = ("noise=mutual_information", "data.tokenizer=bpe:1025")
+    why = r"noise: mutual_information .* 1,026 × 1,026 on the graph hybrid, .* at most 1,024 states"
+    with pytest.raises(RequestError, match=why):
+        check_recipe(recipe_of("graph=hybrid", *changes))
+    for graph in ("uniform", "absorbing"):
+        check_recipe(recipe_of(f"graph={graph}", *changes))
+
+
+def test_a_text_of_one_token_has_no_mutual_information():
+    class Same(Statistics):
+        def counts(self):
+            return torch.tensor([0, 9, 0, 0, 0])
+
+    with pytest.raises(RequestError, match="noise: mutual_information: the training text holds one token only"):
+        measured(recipe_of("graph=uniform", "noise=mutual_information"), N, Same())
 
 
 def test_an_embedding_is_looked_at_before_any_work(tmp_path):

@@ -141,6 +141,11 @@ def test_a_point_is_the_perplexity_of_the_samples(known, tmp_path):
             found = ours[name][column].seeds[seed]
             assert found.value == pytest.approx(expected["perplexity"])
             assert found.error == pytest.approx(expected["error"])
+    cell = ours["one"]["4"]
+    low, high = sorted(seed.entropy for seed in cell.seeds)
+    assert (cell.entropy, cell.entropy_error) == pytest.approx(((low + high) / 2, (high - low) / 2))
+    assert f"entropy {cell.entropy:.2f} ± {cell.entropy_error:.2f}" in markdown(summary(known["quality"], every, True))
+    assert [seed["entropy"] for seed in cell.to_dict()["seeds"]] == [seed.entropy for seed in cell.seeds]
 
 
 def test_no_perplexity_of_a_figure_stands_without_its_entropy_and_the_controls(known, tmp_path):

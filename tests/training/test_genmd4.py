@@ -51,6 +51,15 @@ def test_the_exponents_are_learned_averaged_and_bound_to_the_graph_that_is_loade
     assert f"exponents {low:.2f} to {high:.2f}" in model.describe()
 
 
+def test_without_learning_the_exponents_stay_what_the_graph_has(workplace, tmp_path):
+    changes = ("objective={name: genmd4, learn: false}", "graph={name: state_dependent, power: 2}", "train.steps=6")
+    folder = run(workplace, tmp_path / "run", *changes)
+    assert "exponents" not in checkpoint.latest(folder).tensors("weights")
+    model = load_model(folder, device="cpu")
+    assert model.graph.exponents.tolist() == [2.0] * model.vocab_size
+    assert "exponents" not in model.describe()
+
+
 def test_the_exponents_belong_to_the_models_fingerprint(trained):
     model = load_model(trained, device="cpu")
     before = dataclasses.replace(model).fingerprint
@@ -145,7 +154,7 @@ def test_what_has_no_meaning_for_it_is_refused_in_one_line(sedd, trained, tmp_pa
         (["objective=genmd4", "graph=uniform"], "the graph uniform has nothing to learn: set graph=state_dependent"),
         (["objective=masked_cross_entropy", "graph=state_dependent"], "needs a graph that masks all tokens alike"),
         (["objective=genmd4", "graph={name: state_dependent, power: -1}"], "power must be positive"),
-        ([*KEYS, "noise=mutual_information"], "has a form for the graphs absorbing and uniform"),
+        ([*KEYS, "noise=mutual_information"], "needs transitions that are known before training"),
         ([*KEYS, "sampler=first_hitting"], "needs a graph that masks all tokens alike"),
     ],
 )

@@ -18,7 +18,7 @@ from sedd_cli.recipe import load_recipe
 from sedd_cli.training.train import TrainOptions, train
 
 #: Objective and graph: all that go together.
-PAIRS = [(name, "absorbing") for name, objective in OBJECTIVES.items() if not objective.learns_exponents]
+PAIRS = [(name, "absorbing") for name, objective in OBJECTIVES.items() if not objective().learns_exponents]
 PAIRS += [(name, "uniform") for name, graph in PAIRS if not OBJECTIVES[name].needs_mask]
 PAIRS += [(name, "state_dependent") for name in ("genmd4", "d3pm")]
 

@@ -33,7 +33,7 @@ from sedd_cli.recipe.build import build
 #: `model_type`, the name of the modeling file, and the prefix of all tensor names.
 MODEL_TYPE, MODULE, PREFIX = "sedd", "modeling_sedd", "network."
 #: Schedules that the modeling file has, for networks whose input is the total noise. The last one is the first where
-#: it has no frequencies.
+#: it has no curve.
 KNOWN_SCHEDULES = (LogLinear.name, Geometric.name, Cosine.name, Polynomial.name, MutualInformation.name)
 #: The most rows of a vocabulary.
 MOST_ROWS = 1 << 24
@@ -83,10 +83,10 @@ def _check_schedule(schedule: Schedule) -> None:
             f"the modeling file of --transformers has the schedules {', '.join(KNOWN_SCHEDULES)}, not "
             f"{schedule.name!r}, on whose total noise the network is conditioned: {instead}"
         )
-    if isinstance(schedule, MutualInformation) and schedule.frequencies:
+    if isinstance(schedule, MutualInformation) and schedule.curve:
         raise RequestError(
-            f"the modeling file of --transformers cannot hold {schedule.name} on the uniform graph, whose noise is "
-            f"solved for from the frequencies of {len(schedule.frequencies):,} tokens: {instead}"
+            f"the modeling file of --transformers cannot hold {schedule.name} on a graph other than absorbing, whose "
+            f"noise is interpolated from {len(schedule.curve):,} measured values: {instead}"
         )
 
 

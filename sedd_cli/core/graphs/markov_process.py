@@ -7,6 +7,7 @@ exp(sigma·Q)).
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import ClassVar
@@ -20,6 +21,8 @@ from sedd_cli.core.graphs.transition import per_position, zero_at
 
 #: The dense forms hold matrices of S × S float64; a graph with more states needs closed forms.
 MOST_DENSE_STATES = 4096
+#: More states would take many minutes: `conditional_entropies` of some 300 noise levels.
+MOST_INFORMATION_STATES = 1024
 
 
 @dataclass(frozen=True)
@@ -143,6 +146,30 @@ class MarkovProcess(ABC):
         # log1p keeps the digits of small differences; beside base, a small p would be lost in it
         log_ratio = torch.where(p > base / 2, torch.log1p((p - base) / base), (p / base).log())
         return torch.where(p > 0, p * log_ratio, 0.0).sum(-1)
+
+    def conditional_entropies(self, p0: Tensor, sigma: float, per_octave: int) -> Iterator[float]:
+        """H(x0|x) in nats of clean tokens x0 ~ p0 [N] float64, at noise levels in a geometric series without end.
+
+        They are sigma·2^{k/per_octave} for k = 0, 1 and so on. The mutual information of a token and its clean one is
+        H(p0) − H(x0|x). Matrices are squared from octave to octave; no entry is negative, so small ones keep their
+        digits.
+        """
+        octave = [self.transition_matrix(p0.new_tensor(sigma * 2 ** (k / per_octave))) for k in range(per_octave)]
+        while True:
+            for k, matrix in enumerate(octave):
+                joint = matrix[:, : self.vocab_size] * p0
+                seen = joint.sum(-1, keepdim=True)  # p(x)
+                yield float(-torch.xlogy(joint, joint / torch.where(seen > 0, seen, 1.0)).sum())
+                square = matrix @ matrix
+                octave[k] = square / square.sum(0)
+
+    def check_information(self, what: str) -> None:
+        """ValueError where `what`, which takes some 300 of `conditional_entropies`, would take too long."""
+        if self.states > MOST_INFORMATION_STATES:
+            raise ValueError(
+                f"{what} would take some 300 products of dense matrices of {self.states:,} × {self.states:,} on the "
+                f"graph {self.name}, which has no closed form of it: at most {MOST_INFORMATION_STATES:,} states"
+            )
 
     def active(self, x: Tensor) -> Tensor:
         """Whether the score at x [...] is ever used, because some rate leads into x. Losses skip other positions."""

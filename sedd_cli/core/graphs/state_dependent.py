@@ -75,6 +75,9 @@ class StateDependent(TokenMasking):
         tokens = z[..., : self.vocab_size].log_softmax(-1) + (kept.log() - masked.log()).to(z.dtype)
         return zero_at(F.pad(tokens, (0, 1)), x)
 
+    def check_information(self, what: str) -> None:
+        raise ValueError(f"{what} needs transitions that are known before training, the graph {self.name} learns them")
+
     # -- between two noise levels ------------------------------------------------------------------
 
     def between(self, sigma_s: Tensor, sigma_t: Tensor) -> ConstantMasking:

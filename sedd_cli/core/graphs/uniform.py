@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -64,6 +66,20 @@ class Uniform(Graph):
         keep, lam = torch.exp(-sigma.double()), -torch.expm1(-sigma.double())
         stays = keep + lam / self.vocab_size
         return stays * torch.log1p((self.vocab_size - 1) * keep) + (1 - stays) * lam.log()
+
+    def conditional_entropies(self, p0: Tensor, sigma: float, per_octave: int) -> Iterator[float]:
+        each = torch.xlogy(p0, p0)
+        while True:
+            keep, moved = math.exp(-sigma), -math.expm1(-sigma) / self.vocab_size
+            seen = keep * p0 + moved  # p(x)
+            # p(x0|x) is 1 − moved·(1 − p0(x))/p(x) at x0 = x, and moved·p0(x0)/p(x) elsewhere
+            same = p0 * (keep + moved) * torch.log1p(-moved * (1 - p0) / seen)
+            other = moved * (each.sum() - each + (1 - p0) * (math.log(moved) - seen.log()))
+            yield float(-(torch.where(p0 > 0, same, 0.0) + other).sum())
+            sigma *= 2 ** (1 / per_octave)
+
+    def check_information(self, what: str) -> None:
+        return
 
     def active(self, x: Tensor) -> Tensor:
         return torch.ones_like(x, dtype=torch.bool)

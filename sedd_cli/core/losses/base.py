@@ -37,8 +37,6 @@ class Objective(ABC):
     causal: ClassVar[bool] = False
     #: Whether there has to be a MASK.
     needs_mask: ClassVar[bool] = False
-    #: Whether it trains the exponents of a learnable graph.
-    learns_exponents: ClassVar[bool] = False
     #: Whether the loss that is logged is −log p, or a bound on it up to constants. Each class says it of itself.
     logs_bound: ClassVar[bool] = False
     #: How many independent corruptions of a sequence at its noise level the loss takes.
@@ -46,6 +44,11 @@ class Objective(ABC):
 
     def __init_subclass__(cls) -> None:
         cls.logs_bound = cls.__dict__.get("logs_bound", False)  # a loss made of another need not be a bound
+
+    @property
+    def learns_exponents(self) -> bool:
+        """Whether it trains the exponents of a learnable graph."""
+        return False
 
     @property
     def steps(self) -> int | None:

@@ -31,19 +31,24 @@ class GenMD4(Objective):
 
     The corruption x depends on w, too. That part of the gradient, E[loss·∇ log p(x|x0)], is estimated from two
     independent corruptions, each with the loss of the other as its baseline: (loss_1 − loss_2)·∇(log p_1 − log p_2)/2
-    (REINFORCE leave-one-out). The loss is the mean of both.
+    (REINFORCE leave-one-out). The loss is the mean of both. With learn=False the exponents stay what the graph has: the
+    control that tells the gain of learning them from that of two corruptions.
     """
 
     name: ClassVar[str] = "genmd4"
     logs_bound: ClassVar[bool] = True
     parametrization: ClassVar[Parametrization] = "mean"
-    learns_exponents: ClassVar[bool] = True
     corruptions: ClassVar[int] = 2
     t_min: float = T_MIN
+    learn: bool = True
 
     def __post_init__(self) -> None:
         if not 0 < self.t_min < 1:
             raise ValueError(f"t_min must lie in (0, 1), found {self.t_min}")
+
+    @property
+    def learns_exponents(self) -> bool:
+        return self.learn
 
     def check(self, graph: Graph) -> None:
         super().check(graph)

@@ -13,7 +13,7 @@ from sedd_cli.core.samplers import SAMPLERS, Sampler, Stepper
 from sedd_cli.errors import RequestError, shortened
 from sedd_cli.recipe.build import nearest
 from sedd_cli.recipe.outside import HINT, outside_parts
-from sedd_cli.recipe.part import SamplerPart, typed_part
+from sedd_cli.recipe.part import TypedSampler
 
 
 @dataclass(frozen=True)
@@ -135,19 +135,16 @@ def _of_name(word: str, name: str) -> list[Contender]:
 
 
 def _with_options(word: str) -> Contender:
-    data = typed_part(word, "sampler")
-    part = SamplerPart.from_data(data, "sampler")
-    _check_compared(part.name)
-    if "steps" in data:
-        raise RequestError(f"sampler.steps: the steps of {part.name} follow from --steps, remove it")
-    sampler = part.make()
+    typed = TypedSampler.read(word)
+    _check_compared(typed.name)
+    if "steps" in typed.options:
+        raise RequestError(f"sampler.steps: the steps of {typed.name} follow from --steps, remove it")
+    sampler = SAMPLERS[typed.name](**typed.options)
     for one in CONTENDERS:
         own = one.tuned or one.blocks or one.sampler == "gibbs"  # these choose options by the number of evaluations
         if not own and sampler == SAMPLERS[one.sampler](**one.options):
             return one
-    stated = {f.name: getattr(sampler, f.name) for f in dataclasses.fields(sampler) if f.name in data}
-    words = [part.name.replace("_", "-"), *(f"{key.replace('_', '-')} {value}" for key, value in stated.items())]
-    return Contender(", ".join(words), part.name, stated)
+    return Contender(typed.label, typed.name, dict(typed.options))
 
 
 def _check_compared(name: str) -> None:

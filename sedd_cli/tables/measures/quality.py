@@ -14,9 +14,10 @@ from sedd_cli.evaluation.controls import ControlSet, comparable, compare, own_co
 from sedd_cli.evaluation.judge import JudgeResult, Samples, judge
 from sedd_cli.evaluation.scorers.causal import CausalModel
 from sedd_cli.evaluation.scorers.continuation import continue_prompts
-from sedd_cli.evaluation.sweep import SweepOptions, sweep
+from sedd_cli.evaluation.sweep import SweepOptions, sampler_of_point, sweep
 from sedd_cli.inference.generate import GenerateOptions, generate
 from sedd_cli.inference.resumable import resumable_samples
+from sedd_cli.recipe.part import TypedSampler
 from sedd_cli.system.events import Event, Progress, Sampled
 from sedd_cli.system.locks import file_lock
 from sedd_cli.tables.column import Quality
@@ -49,7 +50,8 @@ class QualityMeasure(Measure[Quality]):
         sampler = run.row.how.sampler or "tweedie"
         options = SweepOptions(folder, (column.steps,), (sampler,), column.n, column.length, run.seed)
         result = yield from sweep(model, scorer, options, corpus)
-        point = next(p for p in result.points if p.place == (sampler, column.steps, None))
+        place = sampler_of_point(TypedSampler.read(sampler)), column.steps, None
+        point = next(p for p in result.points if p.place == place)
         return point.to_dict() | _beside(point.judged, result.comparison)
 
     def common(self, result: dict[str, Any]) -> list[Any]:

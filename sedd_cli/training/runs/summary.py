@@ -26,7 +26,7 @@ FIRST = ("data.corpus", "init_from", "train.extended")
 DEEPEST = 4
 #: Keys that say nothing about what is trained.
 ASIDE = (
-    "name:", "report.", "graph.edges:", "noise.frequencies:",
+    "name:", "report.", "graph.edges:", "noise.curve:",
     *(key for key in MAY_CHANGE if key not in ("sampler.", "model.attention")),
 )  # fmt: skip
 #: The most bytes of a header of a safetensors file.

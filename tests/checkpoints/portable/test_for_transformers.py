@@ -153,15 +153,15 @@ COMBINED = [
     for objective in OBJECTIVES
     if not OBJECTIVES[objective]().causal
     and not (OBJECTIVES[objective].needs_mask and graph != "absorbing")
-    and not OBJECTIVES[objective].learns_exponents
+    and not OBJECTIVES[objective]().learns_exponents
 ]
 
 
-def test_a_schedule_of_frequencies_is_refused_with_what_to_do_instead(tmp_path):
+def test_a_measured_schedule_is_refused_with_what_to_do_instead(tmp_path):
     model = own("uniform", "mutual_information", "score_entropy")
-    model.schedule = replace(model.schedule, frequencies=(0.5, 0.25, 0.25))
-    with pytest.raises(RequestError, match=r"cannot hold mutual_information on the uniform graph, .* of 3 tokens: "
-                       r"export without --transformers") as caught:  # fmt: skip
+    model.schedule = replace(model.schedule, curve=tuple((k / 8, k / 8.001) for k in range(1, 9)))
+    why = r"cannot hold mutual_information on a graph other than absorbing, .* 8 measured values: export without"
+    with pytest.raises(RequestError, match=why) as caught:
         exported(model, tmp_path / "out")
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "out").exists()

@@ -100,7 +100,8 @@ def test_the_gradient_estimator_has_the_gradient_of_the_loss_as_its_mean():
     assert float((pathwise - wanted[-1]).abs().max()) > 0.05  # the second part matters here
 
 
-def test_with_exponents_of_one_it_is_masked_cross_entropy():
+@pytest.mark.parametrize("learn", [True, False])
+def test_with_exponents_of_one_it_is_the_mean_of_masked_cross_entropy_over_two_corruptions(learn):
     """At w = 1 the two other terms cancel, and what is left is MD4's loss, with another end."""
     net = Table()
     graph, schedule = StateDependent(N), SCHEDULES["loglinear"]()
@@ -109,7 +110,7 @@ def test_with_exponents_of_one_it_is_masked_cross_entropy():
     generator = torch.Generator().manual_seed(1)
     v, u = torch.rand(5, generator=generator, **F64), torch.rand(5, 2 * L, generator=generator, **F64)
     x0, t_min = X0.expand(5, L), 1e-3
-    found = OBJECTIVES["genmd4"]().loss(model, x0, v, u).sequences
+    found = OBJECTIVES["genmd4"](learn=learn).loss(model, x0, v, u).sequences
     both = [
         OBJECTIVES["masked_cross_entropy"]().loss(plain, x0, v, u[:, k * L : (k + 1) * L]).sequences for k in (0, 1)
     ]

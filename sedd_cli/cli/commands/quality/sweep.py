@@ -12,7 +12,7 @@ from sedd_cli.cli import options as o
 from sedd_cli.cli.choose import choose_any, require_one_process
 from sedd_cli.cli.commands.quality.exact_sweep import ExactRequest, exact_sweep
 from sedd_cli.cli.commands.quality.judge import load_judge, reference_corpus
-from sedd_cli.cli.option_groups import ModelOptions, model_options, sampler_names
+from sedd_cli.cli.option_groups import ModelOptions, model_options
 from sedd_cli.cli.outcome import continues, output
 from sedd_cli.cli.view.quality import sweep_table, sweep_verdict
 from sedd_cli.cli.view.view import View
@@ -40,8 +40,8 @@ def sweep(
         str | None,
         typer.Option(
             metavar="LIST",
-            help="tweedie (the default), euler, or both with a comma; --exact: any, such as '{name: psi, kappa: 0.5}', "
-            "default: all.",
+            help="Samplers with steps, commas between them: tweedie (the default), euler, '{name: confidence, order: "
+            "entropy}'; --exact: any, default: all.",
         ),
     ] = None,
     n: Annotated[int | None, typer.Option("-n", metavar="INT", help="Samples at each point; default: 64.")] = None,
@@ -119,8 +119,6 @@ def sweep(
     for flag, value in of_exact.items():
         if value is not None:
             raise RequestError(f"{flag} goes with --exact")
-    if "{" in (sampler or ""):
-        raise RequestError("options of a sampler, {name: …}, go with --exact; name it alone")
     if steps is None or judge is None:
         raise RequestError(f"missing option {'--steps' if steps is None else '--judge'} (or --exact)")
     from sedd_cli.checkpoints.loaded_model import LoadedModel
@@ -128,10 +126,11 @@ def sweep(
     from sedd_cli.evaluation.sweep import sweep as job
     from sedd_cli.evaluation.sweep_plot import plot as draw
     from sedd_cli.evaluation.sweep_plot import plot_frontier
+    from sedd_cli.recipe.part import typed_list
     from sedd_cli.system.outputs import check_folder
 
     view = View(using.json, using.quiet)
-    samplers, folder = sampler_names(sampler or "tweedie"), out or Path("sweep")
+    samplers, folder = typed_list(sampler or "tweedie"), out or Path("sweep")
     points = parse_sweep(f"steps={steps}"), samplers, 64 if n is None else n, length, seed
     options = SweepOptions(folder, *points, self_bleu is not False, resume, parse_temperatures(temperature))
     require_one_process("sweep")
