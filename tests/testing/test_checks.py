@@ -74,6 +74,10 @@ def test_objectives_of_the_package_pass(name):
     check_loss(OBJECTIVES[name])
 
 
+def test_an_objective_whose_exponents_stay_is_checked_on_the_graph_that_it_needs():
+    check_loss(OBJECTIVES["genmd4"](learn=False))
+
+
 @pytest.mark.parametrize("name", ["confidence", "remdm"])
 def test_what_is_not_meant_to_be_exact_is_refused_without_being_told(name):
     with pytest.raises(AssertionError, match=f"^{name} on absorbing"):
