@@ -6,6 +6,7 @@ import difflib
 import re
 import reprlib
 import shlex
+import sys
 import unicodedata
 from collections.abc import Iterable
 from pathlib import Path
@@ -39,7 +40,12 @@ class DamageError(WorkError):
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of an error of another library; its class if it has no message."""
+    """The first line of an error of another library; its class if it has no message.
+
+    Advice that only a programmer can follow is left out: of whole numbers of too many digits.
+    """
+    if "for integer string conversion" in str(error):
+        return f"a whole number of over {sys.get_int_max_str_digits():,} digits is refused"
     return str(error).strip().split("\n")[0][:200] or type(error).__name__
 
 

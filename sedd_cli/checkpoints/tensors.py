@@ -23,6 +23,8 @@ from sedd_cli.system.files import require_utf8
 INDEX = ".index.json"
 #: Most files of one model.
 MOST_SHARDS = 4096
+#: Most bytes of the header of a safetensors file, of about 80,000 tensors; the library reads millions for minutes.
+HEADER_BYTES = 8 << 20
 #: The beginning of a pointer file of Git LFS.
 LFS = b"version https://git-lfs"
 #: The message of an unpickler that refuses to import a name.
@@ -46,6 +48,11 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
             raise DamageError(f"{path} does not hold tensors by name")
         check_stored(found, path)
         return dict(found)
+    if (header := _header_bytes(path)) > HEADER_BYTES:
+        raise DamageError(
+            f"{path} cannot be read: its header declares {header:,} bytes, at most {HEADER_BYTES:,} are read "
+            "(the limit HEADER_BYTES)"
+        )
     try:
         return load_file(path)
     except (KeyboardInterrupt, SystemExit):
@@ -91,9 +98,17 @@ def read_sharded(index: Path) -> dict[str, Tensor]:
     return found
 
 
+def _header_bytes(path: Path) -> int:
+    """How long the header of a safetensors file is, as its first eight bytes declare."""
+    with path.open("rb") as file:
+        return int.from_bytes(file.read(8), "little")
+
+
 def tensor_shapes(path: Path) -> dict[str, list[int]]:
     """The shapes of the tensors of a safetensors file, from its header; none where it cannot be read."""
     try:
+        if _header_bytes(path) > HEADER_BYTES:
+            return {}
         with safe_open(path, "pt") as file:
             return {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118  (it is no mapping)
     except (KeyboardInterrupt, SystemExit):

@@ -80,8 +80,11 @@ def require_regular(path: Path, what: str) -> None:
 def near(path: Path, also: Iterable[str] = (), folders: bool = False) -> str:
     """The end of a message about a path that does not exist: the most similar one beside it, if there is one.
 
+    A link that leads to nothing is named as what it is.
     also: further names, for a path that is a name alone. folders: of the paths beside it, the folders alone.
     """
+    if path.is_symlink():
+        return ": it is a link that leads to no file"
     try:
         beside = [one.name for one in path.parent.iterdir() if one.is_dir() or not folders]
     except OSError:

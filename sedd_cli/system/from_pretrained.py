@@ -5,12 +5,17 @@ Without an explicit `trust_remote_code`, `transformers` prompts on standard inpu
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
 from sedd_cli.errors import DamageError, RequestError, displayed, first_line
 from sedd_cli.system.documents import is_plain_name, read_json
 from sedd_cli.system.files import require_regular
+
+#: Most layers of a model, and most experts of a layer. The deepest published ones have less than 200 and 1,000.
+MOST_LAYERS = 4096
+_COUNT = re.compile(r"n_layers?|(num|n)_(\w+_)?(layers|experts)")
 
 
 def pretrained_tokenizer(source: str, **options: Any) -> Any:
@@ -39,6 +44,7 @@ def _load(kind: Any, source: str, options: dict[str, Any]) -> Any:
     for file in Path(source).iterdir() if Path(source).is_dir() else ():
         require_regular(file, f"a file of {source}")
     _refuse_foreign_kernels(source)
+    _refuse_many_layers(source)
     _refuse_ways_out(source)
     try:
         return kind.from_pretrained(source, trust_remote_code=False, **options)
@@ -64,6 +70,24 @@ def _refuse_ways_out(source: str) -> None:
             continue
         if wrong := sorted(name for name in names if not is_plain_name(name)):
             raise RequestError(f"{index} names {displayed(wrong[0])}, which is no file of its own folder")
+
+
+def _refuse_many_layers(source: str) -> None:
+    """RequestError for a folder whose configuration counts more layers or experts than any model has.
+
+    They are made before the weights are read, one after another.
+    """
+    try:
+        config = read_json(Path(source) / "config.json")
+        counts = {**config, **(config.get("text_config") or {})}.items()
+    except (OSError, DamageError, AttributeError, TypeError):
+        return
+    for key, value in counts:
+        if _COUNT.fullmatch(key) and isinstance(value, int) and value > MOST_LAYERS:
+            raise RequestError(
+                f"{source}/config.json: {key} must be at most {MOST_LAYERS:,} (the limit MOST_LAYERS), found "
+                f"{displayed(value)}"
+            )
 
 
 def _refuse_foreign_kernels(source: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -20,10 +21,12 @@ def file_lock(lock: Path, refusal: str, timeout: float = 0, remove: bool = False
         remove: Remove the lock file at the end.
 
     Raises:
-        RequestError: Another process holds the lock.
+        RequestError: Another process holds the lock, or what lies there is no lock file.
     """
     from filelock import FileLock, Timeout
 
+    if not _free(lock):
+        raise RequestError(f"{lock} is in the way: an empty file is made there as a lock; rename or remove it")
     held = FileLock(lock, timeout=timeout)
     try:
         while True:
@@ -57,9 +60,18 @@ def _identity(path: Path) -> tuple[int, int] | None:
     return None
 
 
+def _free(lock: Path) -> bool:
+    """Whether the path is a lock file, which is empty, or nothing: no link, folder or pipe, and no one's text."""
+    try:
+        found = lock.stat(follow_symlinks=False)
+    except OSError:
+        return True  # absent, or told by who opens it
+    return stat.S_ISREG(found.st_mode) and found.st_size == 0
+
+
 def is_locked(lock: Path) -> bool:
     """Whether another process holds the lock file; False where this user may not open it."""
-    if not lock.is_file():
+    if not lock.is_file() or not _free(lock):
         return False
     try:
         with file_lock(lock, ""):

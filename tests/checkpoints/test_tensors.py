@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 
 import pytest
@@ -10,7 +11,7 @@ from safetensors.torch import save_file
 from support.published_models import save_published, save_training_directory
 
 from sedd_cli import load_model
-from sedd_cli.checkpoints.tensors import read_tensors
+from sedd_cli.checkpoints.tensors import read_tensors, tensor_shapes
 from sedd_cli.errors import DamageError, RequestError
 
 FORMS = {
@@ -218,3 +219,12 @@ def test_a_storage_of_an_absurd_size_takes_no_memory(tmp_path, monkeypatch, zipp
     else:
         with pytest.raises(DamageError, match=r"pytorch_model\.bin"):
             load_model(tmp_path / "m")
+
+
+def test_a_header_of_more_names_than_a_model_has_is_refused_before_it_is_read(tmp_path):
+    header = json.dumps({f"t{i}": {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]} for i in range(170_000)})
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(len(header).to_bytes(8, "little") + header.encode())
+    with pytest.raises(DamageError, match=r"its header declares .* bytes, at most 8,388,608 are read"):
+        read_tensors(path)
+    assert tensor_shapes(path) == {}

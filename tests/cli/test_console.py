@@ -16,6 +16,8 @@ from rich.text import Text
 from support.toys import ALL
 
 from sedd_cli.cli.view.console import PlainConsole
+from sedd_cli.cli.view.view import View
+from sedd_cli.system.events import Warn
 
 
 def start(*words: object, **options) -> subprocess.Popen:
@@ -34,6 +36,11 @@ def test_names_are_neither_markup_nor_control_codes(capsys):
     assert "[old]" in out
     assert "[best] :smile: run" in out
     assert not {"\x1b", "\x07", "\x9b"} & set(out)
+
+
+def test_a_warning_stays_one_line_whatever_names_are_in_it(capsys):
+    View(quiet=False).show(Warn("a\n# b\x1b[2J.txt is too small"))
+    assert capsys.readouterr().err == "warning: a # b\\x1b[2J.txt is too small\n"
 
 
 def test_a_console_that_cannot_print_a_sign_ends_nothing(tiny_run, workplace):

@@ -112,6 +112,45 @@ def test_unknown_endings_are_no_prose_unless_asked(name, tmp_path):
     assert read(tmp_path / "a.log", "one\ntwo", format="text") == ["one", "two"]
 
 
+def test_a_file_packed_in_a_way_that_is_not_read_is_to_be_unpacked_and_not_called_a_text(tmp_path):
+    with pytest.raises(RequestError, match="it holds zstandard data: unpack it"):
+        read(tmp_path / "a.txt.zst", b"\x28\xb5\x2f\xfd\x04\0")
+
+
+def test_a_tar_whose_header_declares_more_than_memory_holds_is_damaged(tmp_path):
+    info = tarfile.TarInfo("a")
+    info.type, info.size = tarfile.XHDTYPE, 1 << 62
+    with pytest.raises(DamageError, match=r"a\.tar is damaged or too large: it declares more bytes than memory holds"):
+        read(tmp_path / "a.tar", info.tobuf(tarfile.GNU_FORMAT) + b"30 path=x\n" * 100)
+
+
+@pytest.mark.parametrize("name", ["gone", "loop", "gone.txt"])
+def test_a_link_that_leads_nowhere_is_named_as_one_and_not_guessed_at(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path(name).symlink_to(name if name == "loop" else "nothing")
+    for given in (name, tmp_path / name):
+        with pytest.raises(RequestError, match=r"it is a link that leads to no file$"):
+            find_corpus(PrepareOptions(str(given)))
+
+
+def test_rows_without_text_count_as_unpacked_bytes_too(tmp_path, monkeypatch):
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    column = pa.DictionaryArray.from_arrays(pa.array([0] * 100_000, pa.int8()), pa.array([""]))
+    parquet.write_table(pa.table({"text": column}), tmp_path / "a.parquet")
+    monkeypatch.setattr(files, "EXPANDED_FREE", 1 << 19)
+    monkeypatch.setattr(files, "EXPANSION", 1)
+    with pytest.raises(RequestError, match="the limit EXPANSION"):
+        list(read_documents(tmp_path / "a.parquet", ReadOptions()))
+
+
+@pytest.mark.parametrize("digits", [5_000, 10**6])
+def test_a_whole_number_of_too_many_digits_is_refused_in_words_for_a_user(tmp_path, digits):
+    with pytest.raises(RequestError, match=r"line 1 of .* a whole number of over 4,300 digits is refused$"):
+        read(tmp_path / "a.jsonl", '{"text": ' + "9" * digits + "}")
+
+
 def test_samples_are_read_by_the_same_table(tmp_path):
     for name in ("s.jsonl", "s.ndjson", "s.JSONL", "s.json"):
         (tmp_path / name).write_text('{"text": "a", "tokens": [1]}\n')

@@ -120,6 +120,64 @@ class Chain:
         return hidden
 
 
+class Hidden:
+    """The exact conditional distributions of texts of three letters that repeat a hidden word from a random phase.
+
+    Each letter is another one with probability `slip`. Words and phases can be enumerated, and every letter of a text
+    tells about them, however far away it stands.
+    """
+
+    def __init__(self, V: int, words: list[tuple[int, ...]], slip: float):
+        self.V, self.slip, self.device = V, slip, torch.device("cpu")
+        self.texts = [(word, start) for word in words for start in range(len(word))]
+        shares = [1 / len(words) / len(word) for word, _ in self.texts]
+        self.log_prior = torch.tensor(shares, dtype=torch.float64).log()
+
+    def letters(self, L: int) -> torch.Tensor:
+        """log p of each token at each place of each hidden text, [C, L, V]."""
+        text = torch.tensor([[word[(start + i) % len(word)] for i in range(L)] for word, start in self.texts])
+        p = torch.full((*text.shape, self.V), 1e-300, dtype=torch.float64)
+        p[..., :3] = self.slip / 2
+        return p.scatter(-1, text[..., None], 1 - self.slip).log()
+
+    def log_joint(self, tokens) -> torch.Tensor:
+        """log p(hidden text, the tokens that are not None), [C]."""
+        log_p = self.letters(len(tokens))
+        return self.log_prior + sum(log_p[:, i, token] for i, token in enumerate(tokens) if token is not None)
+
+    def hidden(self, x, sigma):
+        log_p = self.letters(x.shape[1])
+        seen = [[None if token == self.V else token for token in row] for row in x.tolist()]
+        weights = torch.stack([self.log_joint(row).softmax(0) for row in seen])
+        p = torch.einsum("bc,clv->blv", weights, log_p.exp())
+        return torch.cat([p.log(), torch.zeros(*x.shape, 1, dtype=torch.float64)], -1)
+
+    def head(self, hidden):
+        return hidden
+
+
+@pytest.mark.parametrize(("gaps", "distance"), [(1, 0.217), (2, 0.525)])
+def test_the_score_is_the_length_given_all_text_where_no_more_of_it_follows_than_is_scored(tiny_run, gaps, distance):
+    """Of a source with a long memory: exact up to FOLLOWING tokens after a gap, far off with more."""
+    made = load_model(tiny_run)
+    net = Hidden(made.vocab_size, [(0, 1, 2, 2, 1), (0, 0, 1, 0, 2, 1, 1), (2, 1, 0, 2, 2, 0, 1, 1, 0, 1, 2)], 0.4)
+    model = dataclasses.replace(made, net=net)
+    generator = torch.Generator().manual_seed(gaps)
+    far = []
+    for after in (FOLLOWING, FOLLOWING + 12):
+        text = torch.randint(0, 3, (8 + after * gaps,), generator=generator).tolist()
+        nats, truth = [], []
+        for n in range(1, 7):
+            parts = [text[:8], *(text[8 + after * k : 8 + after * (k + 1)] for k in range(gaps))]
+            tokens = tuple(token for part in parts for token in (*part, *[None] * n))[:-n]
+            nats.append(length_nats(model, tokens))
+            truth.append(float(net.log_joint(tokens).logsumexp(0)))
+        found, exact = (torch.tensor(each, dtype=torch.float64).softmax(0) for each in ([-n for n in nats], truth))
+        far.append(float((found - exact).abs().sum() / 2))
+    assert far[0] < 1e-6
+    assert far[1] == pytest.approx(distance, abs=1e-3)
+
+
 #: Gaps of one to six tokens, between texts of eight.
 LENGTHS, SIDE = range(1, 7), 8
 

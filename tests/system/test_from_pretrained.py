@@ -94,6 +94,14 @@ def test_no_command_runs_code_of_a_folder(command, folder, mark, sedd, tmp_path,
     assert answers_yes.tell() == 0
 
 
+@pytest.mark.parametrize("key", ["n_layer", "num_hidden_layers", "num_local_experts", "text_config"])
+def test_more_layers_than_any_model_has_are_refused_before_they_are_made(key, tmp_path):
+    config = {"num_hidden_layers": 10**9} if key == "text_config" else 10**9
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "gpt2", key: config}))
+    with pytest.raises(RequestError, match=r"config.json: \w+ must be at most 4,096 .*, found 1000000000"):
+        pretrained_causal_model(str(tmp_path))
+
+
 def test_a_folder_without_code_is_loaded(tmp_path):
     folder = save_tiny_causal(tmp_path / "plain")
     assert pretrained_tokenizer(str(folder)).vocab_size == 257

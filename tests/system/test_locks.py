@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 
 from sedd_cli.errors import RequestError
 from sedd_cli.system.digests import digest, sha256_of
-from sedd_cli.system.locks import file_lock, is_locked
+from sedd_cli.system.locks import beside, file_lock, is_locked
 
 
 def test_a_lock_is_held_while_its_block_runs_and_refused_to_a_second(tmp_path):
@@ -20,6 +22,25 @@ def test_a_lock_is_held_while_its_block_runs_and_refused_to_a_second(tmp_path):
         ):
             pass
     assert not is_locked(lock)
+
+
+@pytest.mark.parametrize("kind", ["folder", "link", "dead link", "pipe", "text"])
+def test_what_lies_at_the_path_of_a_lock_and_is_none_is_refused_and_left_alone(tmp_path, kind):
+    lock, target = beside(tmp_path / "out.jsonl"), tmp_path / "mine"
+    if kind in ("link", "dead link"):
+        if kind == "link":
+            target.write_text("mine")
+        lock.symlink_to(target)
+    elif kind == "text":
+        lock.write_text("mine")
+    else:
+        (lock.mkdir if kind == "folder" else lambda: os.mkfifo(lock))()
+    before = lock.lstat().st_mode, lock.lstat().st_size
+    assert not is_locked(lock)
+    with pytest.raises(RequestError, match=r"\.out\.jsonl\.lock is in the way"), file_lock(lock, "", remove=True):
+        pass
+    assert (lock.lstat().st_mode, lock.lstat().st_size) == before
+    assert target.exists() == (kind == "link")
 
 
 def test_digests_are_those_that_stored_files_hold(tmp_path):

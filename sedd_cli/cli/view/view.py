@@ -133,7 +133,8 @@ class View:
 
     @show.register
     def _(self, event: e.Warn) -> None:
-        self.say(f"warning: {event.text}", "yellow")
+        # one line: the name of a file may hold a line end
+        self.say(f"warning: {event.text.replace(chr(10), ' ')}", "yellow")
 
     @show.register
     def _(self, event: e.Progress) -> None:

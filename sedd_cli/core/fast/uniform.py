@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -31,28 +32,31 @@ class UniformKernels(Kernels[Uniform]):
         base = torch.where(kept, log_rho, 0.0)[..., None].expand(log_score.shape)
         log_ratio = base.scatter(-1, x0[..., None], torch.where(kept, log_rho, -log_rho)[..., None])
         v = (log_score - log_ratio).scatter(-1, x[..., None], 0.0)
-        return (scaled_rise(log_ratio.exp(), v) - log_ratio.exp() * v).sum(-1) / self.graph.vocab_size
+        R = log_ratio.exp() / self.graph.vocab_size
+        return (scaled_rise(R, v) - R * v).sum(-1)
 
     def loss_tile(self, z: Tensor, start: int | Tensor, targets: Targets, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """Σ_y R_y·φ(v_y) with gradient R_y·expm1(v_y), v_y = z_y − log R_y: φ ≥ 0 term by term, as in `score_entropy`.
+        """Σ_y (R_y/N)·φ(v_y) with gradient (R_y/N)·expm1(v_y), v_y = z_y − log R_y: φ ≥ 0 term by term.
 
-        R_y is the row's, except at y = x0 ≠ x. It is part of the tile, because e^v can overflow where R·e^v = e^z fits.
+        R_y is the row's, except at y = x0 ≠ x. R/N is part of the tile, because e^v, and e^z = R·e^v and its sum, can
+        overflow where R·e^v/N fits.
         """
-        x, x0 = targets.x, targets.x0
+        x, x0, N = targets.x, targets.x0, self.graph.vocab_size
         log_rho = self.graph.log_rho(targets.sigma).to(z.dtype)
         base = self.neutral_output(targets).to(z.dtype)
         # a score of 1 at x itself costs nothing and has no gradient
         inside, column = in_tile(x, z, start)
         z.scatter_(1, column, torch.where(inside, base, z.gather(1, column)))
         inside, column = in_tile(x0, z, start)
-        inside, was, R0 = inside & (x != x0)[:, None], z.gather(1, column), torch.exp(-log_rho)[:, None]
+        inside, was, R0 = inside & (x != x0)[:, None], z.gather(1, column), torch.exp(-log_rho)[:, None] / N
         v0 = was + log_rho[:, None]
         z.scatter_(1, column, torch.where(inside, 0.0, was))
-        v, R = z.sub_(base), base.exp()
+        v, R = z.sub_(base), base.exp() / N
         rise = scaled_rise(R, v)
         part = torch.addcmul(rise, v, R, value=-1, out=v).sum(-1)
-        part += torch.where(inside, R0 * (torch.expm1(v0) - v0), 0.0)[:, 0]
-        at_x0 = torch.where(inside, R0 * torch.expm1(v0), rise.gather(1, column))
+        rise0 = scaled_rise(R0, v0)
+        part += torch.where(inside, rise0 - R0 * v0, 0.0)[:, 0]
+        at_x0 = torch.where(inside, rise0, rise.gather(1, column))
         return part, rise.to(dtype).scatter_(1, column, at_x0.to(dtype))
 
     def neutral_output(self, targets: Targets) -> Tensor:
@@ -61,14 +65,14 @@ class UniformKernels(Kernels[Uniform]):
         return torch.where(kept, self.graph.log_rho(targets.sigma), 0.0)[:, None]
 
     def row_weight(self, targets: Targets) -> Tensor:
-        return torch.full_like(targets.sigma, 1 / self.graph.vocab_size)
+        return torch.ones_like(targets.sigma)  # Q(x, y) = 1/N is part of the tile
 
     def log_unit(self, targets: Targets, dtype: torch.dtype) -> float:
-        return 0.0
+        return math.log(self.graph.vocab_size) / 2  # Q(x, y) times its square is 1
 
     def true_ratios(self, targets: Targets) -> tuple[Tensor, Tensor]:
-        rho = self.graph.log_rho(targets.sigma).exp()
-        return torch.where(targets.x == targets.x0, rho, 1.0), 1 / rho
+        rho, unit = self.graph.log_rho(targets.sigma).exp(), math.sqrt(self.graph.vocab_size)
+        return torch.where(targets.x == targets.x0, rho, 1.0) / unit, 1 / (rho * unit)
 
     def squared_error_weight(self, targets: Targets) -> Tensor:
         return self.row_weight(targets)

@@ -33,7 +33,8 @@ def score_entropy(graph: Graph, log_score: Tensor, sigma: Tensor, x: Tensor, x0:
 
     A term is r_y·φ(v) with φ(v) = e^v − 1 − v, v = log s_y − log r_y, and s_y where r_y = 0. In this form all terms are
     positive; the textbook form cancels terms of size r·log r. Beyond v = 1, where nothing cancels, e^v may overflow
-    while r_y underflows: the term is s_y − r_y·(1 + v) there.
+    while r_y underflows: the term is s_y − r_y·(1 + v) there. Q(x,y)·s_y is formed as Q·√s·√s, for s_y may overflow
+    where Q·s_y does not.
 
     Args:
         log_score: log s [..., S].
@@ -47,12 +48,13 @@ def score_entropy(graph: Graph, log_score: Tensor, sigma: Tensor, x: Tensor, x0:
     log_r = torch.where(used & possible, log_r, 0.0).to(log_score.dtype)
     log_s = torch.where(used, log_score, 0.0)
     v = log_s - log_r
-    r = log_r.exp()
+    rate = rate.to(v.dtype)
+    r = rate * log_r.exp()
     near = possible & (v <= 1)
     near_v = torch.where(near, v, 0.0)
-    s = torch.where(near, 0.0, log_s).exp()
-    term = torch.where(near, r * (torch.expm1(near_v) - near_v), s - torch.where(possible, r * (1 + v), 0.0))
-    return (rate.to(term.dtype) * term).sum(-1)
+    root = (torch.where(near, 0.0, log_s) / 2).exp()
+    far = rate * root * root - torch.where(possible, r * (1 + v), 0.0)
+    return torch.where(near, r * (torch.expm1(near_v) - near_v), far).sum(-1)
 
 
 @OBJECTIVES.register

@@ -61,6 +61,8 @@ def find_corpus(request: Request) -> Corpus:
     if Path(name).exists():
         require_regular(Path(name), "the corpus")
         return prepared_corpus(request) if (Path(name) / MANIFEST).is_file() else local_corpus(request)
+    if Path(name).is_symlink():
+        raise RequestError(f"corpus {name!r}{beside(Path(name))}")
     divided = None if request.hold_out == "hash" else request.hold_out  # the default chooses nothing
     if folder := prepared_as(name, getattr(request, "tokenizer", None), divided):
         return prepared_corpus(replace(request, corpus=str(folder)))
@@ -70,8 +72,8 @@ def find_corpus(request: Request) -> Corpus:
     if is_hub_id(name) and not name.startswith(".") and format_of(name) is None:
         return _with_its_splits(hub_corpus(request), request)
     ready = [manifest.corpus for _, manifest in prepared()]
-    near = nearest_name(name, [*CORPORA, *ready, *_files_here()], 0.6)
-    hint = f"; did you mean {near}?" if near else ""
+    meant = nearest_name(name, [*CORPORA, *ready, *_files_here()], 0.6)
+    hint = f"; did you mean {meant}?" if meant else ""
     raise RequestError(f"corpus {name!r} is no file, no hub id (namespace/name) and none of {', '.join(CORPORA)}{hint}")
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from sedd_cli.data.formats import records
 from sedd_cli.data.formats.archives import Archive, Readers, is_zip, read_as_stored
-from sedd_cli.data.formats.files import COMPRESSED, LONGEST, Input, ReadOptions
+from sedd_cli.data.formats.files import COMPRESSED, LONGEST, Input, ReadOptions, kind_of_data
 from sedd_cli.data.formats.parquet import parquet_records_of, read_parquet
 from sedd_cli.data.formats.plain import read_lines, read_text
 from sedd_cli.data.formats.records import check_sample, encodable
@@ -61,11 +61,22 @@ def chosen_format(name: str, reading: ReadOptions) -> str:
     if not Path(name).exists():
         raise RequestError(f"cannot read {name}: No such file or directory{near(Path(name))}")
     if (found := format_of(name)) is None:
+        packed = _packed(Path(name)) if Path(name).is_file() else None
+        advice = f"it holds {packed} data: unpack it" if packed else "name its format, as in --format text"
         raise RequestError(
             f"{name}: files of this ending are not read as text unasked; known are {', '.join(ENDINGS)} (also with "
-            f"{', '.join(COMPRESSED)}); name its format, as in --format text"
+            f"{', '.join(COMPRESSED)}); {advice}"
         )
     return found
+
+
+def _packed(path: Path) -> str | None:
+    """How a file is packed or encrypted; None where it is neither, or cannot be read."""
+    try:
+        with path.open("rb") as stream:
+            return kind_of_data(stream.read(64))
+    except OSError:
+        return None
 
 
 def read_documents(path: Path, reading: ReadOptions) -> Iterator[str]:

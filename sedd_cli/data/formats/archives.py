@@ -198,8 +198,10 @@ def _damage(name: str) -> Iterator[None]:
     """DamageError for whatever the libraries raise for a damaged archive."""
     try:
         yield
-    except (RequestError, WorkError, MemoryError):
+    except (RequestError, WorkError):
         raise
+    except (MemoryError, OverflowError):
+        raise DamageError(f"{name} is damaged or too large: it declares more bytes than memory holds") from None
     except OSError as error:
         if error.filename:  # of the file that an archive is unpacked into
             raise

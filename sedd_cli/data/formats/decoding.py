@@ -72,7 +72,7 @@ def _decode(decoder: codecs.IncrementalDecoder, raw: bytes, final: bool, start: 
         at = error.start if isinstance(error, UnicodeDecodeError) else 0
         raise RequestError(
             f"{name} is not {encoding}: byte {start + at:,} does not decode; "
-            "say what it is with --encoding, as in --encoding latin-1"
+            "say what it is with --encoding (in a recipe data.encoding), as in --encoding latin-1"
         ) from None
 
 

@@ -9,8 +9,9 @@ import torch
 from support.toys import Cyclic, base, rate_matrix
 
 from sedd_cli.core.fast import kernels_of
-from sedd_cli.core.fast.base import Targets
+from sedd_cli.core.fast.base import ConcreteScoreTiles, Targets
 from sedd_cli.core.graphs import GRAPHS
+from sedd_cli.core.losses.concrete_score import concrete_score_error
 from sedd_cli.core.losses.score_entropy import score_entropy
 
 N = 4
@@ -246,21 +247,26 @@ class TestFloat32AtTheRealVocabulary:
         return reference.textbook_score_entropy(graph.name, self.N, log_score, float(sigma), int(x), int(x0))
 
 
-@pytest.mark.parametrize("z", [-80.0, 60.0, 80.0])
+@pytest.mark.parametrize("z", [-1e4, -80.0, 60.0, 80.0, 95.0, 99.0])
 @pytest.mark.parametrize("kept", [True, False])
-def test_the_uniform_loss_of_large_outputs_is_finite_where_its_value_fits(z, kept):
-    """float32 at sigma = 1e-5 and N = 50,257, where 1/rho is 5e9: in the plain, the closed and the fused form."""
-    N, sigma = 50_257, 1e-5
+@pytest.mark.parametrize("many", [False, True])
+def test_the_uniform_loss_of_large_outputs_is_finite_where_its_value_fits(z, kept, many):
+    """float32 at sigma = 1e-5 and N = 50,257, where 1/rho is 5e9: in the plain, the closed and the fused form.
+
+    One output is z, or a thousand are, whose sum overflows before the loss, 1/N of it, does.
+    """
+    N, sigma, large = 50_257, 1e-5, 1000 if many else 1
+    z = z if z < 85 or not many else z - 8
     graph = GRAPHS["uniform"](vocab_size=N)
     x, x0, level = torch.tensor([3]), torch.tensor([3 if kept else 5]), torch.tensor([sigma], dtype=torch.float64)
     outputs = torch.zeros(1, N)
-    outputs[0, 7] = z
+    outputs[0, 7 : 7 + large] = z
     truth = float(score_entropy(graph, graph.log_score(outputs.double(), level, x), level, x, x0))
     log_rho = float(graph.log_rho(level)[0])
-    # written out: the one large term, and N - 2 others with log s = 0
+    # written out: the large terms, and the others with log s = 0
     r = math.exp(log_rho) if kept else 1.0
-    written = (math.exp(z) - r - r * (z - math.log(r))) / N
-    written += (N - 2 - (not kept)) / N * (1 - r + r * math.log(r))
+    written = large * (math.exp(z) - r - r * (z - math.log(r))) / N
+    written += (N - 1 - large - (not kept)) / N * (1 - r + r * math.log(r))
     written += 0 if kept else (1 - math.exp(-log_rho) * (1 + log_rho)) / N
     assert truth == pytest.approx(written, rel=1e-9)
     kernels, targets = kernels_of(graph), Targets(x, x0, level)
@@ -271,10 +277,56 @@ def test_the_uniform_loss_of_large_outputs_is_finite_where_its_value_fits(z, kep
         part * kernels.row_weight(targets),
     ]
     for loss in found:
+        assert loss.dtype == torch.float32 or bool((loss < torch.finfo(torch.float32).max).all())
         assert float(loss) == pytest.approx(truth, rel=1e-4)
     assert bool(tile.isfinite().all())
     gradient = tile * kernels.row_weight(targets)[:, None]
     assert float(gradient[0, 7]) == pytest.approx((math.exp(z) - r) / N, rel=1e-4)
+
+
+@pytest.mark.parametrize("at_x0", [True, False])
+def test_the_uniform_loss_is_infinite_where_its_value_exceeds_float32_and_never_nan(at_x0):
+    graph = GRAPHS["uniform"](vocab_size=100)
+    kernels, x, x0, level = kernels_of(graph), torch.tensor([3]), torch.tensor([5]), torch.tensor([0.5], **F64)
+    outputs = torch.zeros(1, 100)
+    outputs[0, 5 if at_x0 else 7] = 95.0
+    part, _ = kernels.loss_tile(outputs.clone(), 0, Targets(x, x0, level), outputs.dtype)
+    plain = score_entropy(graph, graph.log_score(outputs, level, x), level, x, x0)
+    for loss in (part, plain, kernels.score_entropy_of(outputs, level, x, x0)):
+        assert float(loss) == math.inf
+    exact = score_entropy(graph, graph.log_score(outputs.double(), level, x), level, x, x0)
+    assert torch.finfo(torch.float32).max < float(exact) < math.inf
+
+
+@pytest.mark.parametrize("at_x0", [True, False])
+def test_the_uniform_loss_holds_a_large_output_at_the_clean_token_too(at_x0):
+    """Loss, fused gradient and autograd's, against float64, at outputs beyond what e^z in float32 holds."""
+    graph = GRAPHS["uniform"](vocab_size=50_257)
+    kernels, x, x0, level = kernels_of(graph), torch.tensor([3]), torch.tensor([5]), torch.tensor([1e-5], **F64)
+    outputs = torch.zeros(1, 50_257)
+    at = 5 if at_x0 else 7
+    outputs[0, at] = 97.0
+    exact = outputs.double().requires_grad_()
+    truth = score_entropy(graph, graph.log_score(exact, level, x), level, x, x0)
+    (slope,) = torch.autograd.grad(truth.sum(), exact)
+    part, tile = kernels.loss_tile(outputs.clone(), 0, Targets(x, x0, level), outputs.dtype)
+    assert float(part) == pytest.approx(float(truth.detach()), rel=1e-4)
+    assert float(tile[0, at]) == pytest.approx(float(slope[0, at]), rel=1e-4)
+    plain = outputs.clone().requires_grad_()
+    (found,) = torch.autograd.grad(score_entropy(graph, graph.log_score(plain, level, x), level, x, x0).sum(), plain)
+    assert bool(found.isfinite().all())
+    assert float(found[0, at]) == pytest.approx(float(slope[0, at]), rel=1e-4)
+
+
+def test_the_squared_error_of_a_large_score_is_finite_where_its_value_fits():
+    graph, z = GRAPHS["uniform"](vocab_size=50_257), 48.0
+    x, x0, level = torch.tensor([3]), torch.tensor([5]), torch.tensor([1.0], **F64)
+    outputs = torch.zeros(1, 50_257)
+    outputs[0, 7] = z
+    tiles = ConcreteScoreTiles(kernels_of(graph), Targets(x, x0, level))
+    fused = tiles.tile(outputs.clone(), 0, None, outputs.dtype)[0] * tiles.row_weight()
+    for loss in (fused, concrete_score_error(graph, graph.log_score(outputs, level, x), level, x, x0)):
+        assert float(loss) == pytest.approx(math.exp(2 * z) / 50_257 / 2, rel=1e-4)
 
 
 @pytest.mark.parametrize("sigma", [1e-3, 0.05, 1.0])
