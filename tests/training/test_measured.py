@@ -98,6 +98,9 @@ def test_another_graph_on_the_recipe_of_a_run_has_its_schedule_measured_again(wo
     assert refused.code == 2
     assert "graph.name: uniform → absorbing" in refused.err
     assert "noise.curve" not in refused.err
+    refused = sedd("train", tmp_path / "run", "noise=loglinear")
+    assert "noise.name: mutual_information → loglinear; noise.curve: " in refused.err
+    assert len(refused.err) < 1000
     same = sedd("train", tmp_path / "run", "graph=uniform", "--no-report", "--device", "cpu")
     assert "is at step 2 of 2" in same.err or same.code == 0, same.err
 
