@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from sedd_cli.checkpoints import checkpoint
 from sedd_cli.checkpoints.run_directory import MAY_CHANGE, RunDir
-from sedd_cli.errors import DamageError, RequestError, WorkError, shell_command
+from sedd_cli.errors import QUOTED, DamageError, RequestError, WorkError, shell_command, shortened
 from sedd_cli.recipe import Recipe, differences, load_recipe
 from sedd_cli.recipe.learning_rate import common_steps, steps_before_decay
 from sedd_cli.recipe.measure import as_measured
@@ -100,8 +100,9 @@ def _differences(run: RunDir, latest: checkpoint.Checkpoint, recipe: Recipe) -> 
     """How the recipe of a run and the one asked for differ, in lines; RequestError where they may not."""
     lines = differences(_recipe_of(latest).to_data(), recipe.to_data())
     if changed := [line for line in lines if not line.startswith((*MAY_CHANGE, *COURSE))]:
+        told = "; ".join(shortened(line, QUOTED) for line in changed)
         raise RequestError(
-            f"{run.path} holds a run of another recipe ({'; '.join(changed)}): choose another folder with --run-dir, "
+            f"{run.path} holds a run of another recipe ({told}): choose another folder with --run-dir, "
             f"start a new run with --fresh, or from its weights with init_from={run.path}"
         )
     if latest.step > (steps := recipe.train.steps):

@@ -279,11 +279,16 @@ class LoadedModel:
 
 
 def _options(part: Graph | Schedule, told: Sequence[Any] = ()) -> dict[str, Any]:
-    """The fields of a part by name, those of its own parts among them, but not of parts that are told elsewhere."""
+    """The fields of a part by name, those of its own parts among them, but not of parts that are told elsewhere.
+
+    Of long values that are measured of a training text, only that they are.
+    """
     found: dict[str, Any] = {}
     for name, value in asdict(part).items():
         if isinstance(value, dict):
             found |= {} if value in told else value
+        elif name == part.measured:
+            found |= {name: "measured"} if value else {}
         else:
             found[name] = value
     return found

@@ -58,7 +58,8 @@ class Monotone:
             below = _cubic(x_at, y_at, slopes, right, middle)[0] < inside
             low, high = torch.where(below, middle, low), torch.where(below, high, middle)
         x = x_at[right - 1] + high * (x_at[right] - x_at[right - 1])
-        return x + (y - inside) / _cubic(x_at, y_at, slopes, right, high)[1]
+        # y − inside is 0 between the knots and carries the gradient there
+        return x + (y - inside.detach()) / _cubic(x_at, y_at, slopes, right, high)[1]
 
 
 def _cubic(x: Tensor, y: Tensor, slopes: Tensor, right: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:

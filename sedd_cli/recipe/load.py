@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import typing
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -108,6 +109,7 @@ def override(data: dict[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
     data = {k: dict(v) if isinstance(v, dict) else v for k, v in data.items()}
     _leave_the_text(data, overrides)
     _leave_the_extensions(data, overrides)
+    _leave_the_measured(data, overrides)
     given: set[str] = set()
     for text in overrides:
         key, equals, value = text.partition("=")
@@ -178,6 +180,15 @@ def _leave_the_extensions(data: dict[str, Any], overrides: Sequence[str]) -> Non
     train, steps = data.get("train"), Typed(given.get("train.steps", "")).read(int, "train.steps")
     if isinstance(train, dict) and isinstance(steps, int) and isinstance(ends := train.get("extended"), list):
         train["extended"] = [end for end in ends if not isinstance(end, int) or end < steps]
+
+
+def _leave_the_measured(data: dict[str, Any], overrides: Sequence[str]) -> None:
+    """Take out what a run's schedule measured of its text on another graph than that of an override."""
+    noise, schedules = data.get("noise"), REGISTRIES["noise"]
+    if isinstance(noise, dict) and any(re.match(r"graph[.=]", one) for one in overrides):
+        made = schedules[name] if isinstance(name := noise.get("name"), str) and name in schedules else None
+        if made and made.measured:
+            noise.pop(made.measured, None)
 
 
 def _check_parents(path: Sequence[str], key: str) -> None:

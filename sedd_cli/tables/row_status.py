@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from sedd_cli.checkpoints.checkpoint import latest_name
 from sedd_cli.checkpoints.run_directory import MAY_CHANGE
-from sedd_cli.errors import DamageError, RequestError
+from sedd_cli.errors import QUOTED, DamageError, RequestError, shortened
 from sedd_cli.recipe import differences, load_recipe
 from sedd_cli.recipe.build import to_data
 from sedd_cli.recipe.measure import as_measured
@@ -93,9 +93,9 @@ def run_state(run: RowRun) -> tuple[State, str]:
     wanted = as_measured(recipe, stored).to_data()
     changed = [line for line in differences(stored.to_data(), wanted) if not line.startswith(harmless)]
     if changed:
+        told = "; ".join(shortened(line, QUOTED) for line in changed)
         return "other", (
-            f"{folder} is not counted: made with another recipe ({'; '.join(changed)}); "
-            "remove that folder to train the row again"
+            f"{folder} is not counted: made with another recipe ({told}); remove that folder to train the row again"
         )
     step = (latest_name(folder) or "0").removeprefix("step-")
     if step != str(recipe.train.steps):

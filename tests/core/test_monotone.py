@@ -28,3 +28,9 @@ def test_the_slope_is_the_derivative():
     made, x = Monotone.through(X, X.exp()), torch.linspace(-1.0, 5.0, 50, dtype=torch.float64).requires_grad_()
     y, slope = made(x)
     torch.testing.assert_close(slope.detach(), torch.autograd.grad(y.sum(), x)[0])
+
+
+def test_the_inverse_has_the_inverse_slope_as_its_derivative():
+    made, y = Monotone.through(X, X.exp()), torch.linspace(0.5, 60.0, 50, dtype=torch.float64).requires_grad_()
+    x = made.inverse(y)
+    torch.testing.assert_close(1 / made(x.detach())[1], torch.autograd.grad(x.sum(), y)[0])

@@ -87,13 +87,12 @@ def test_the_information_about_the_clean_token_falls_linearly(name, p):
     graph, entropy = GRAPHS[name](vocab_size=len(p)), -sum(q * math.log(q) for q in p if q)
     noise = mutual_information(graph, p)
     for t in T_LINEAR:
-        assert information(graph, p, noise.sigma(t)) == pytest.approx((1 - 0.999 * t) * entropy, abs=2e-7 * entropy)
+        assert information(graph, p, noise.sigma(t)) == pytest.approx((1 - 0.999 * t) * entropy, abs=1e-7 * entropy)
 
 
-@pytest.mark.parametrize("name", ["uniform", "absorbing"])
 @pytest.mark.parametrize("p", FREQUENCIES, ids=len)
-def test_closed_forms_of_the_conditional_entropy_are_the_dense_one(name, p):
-    graph, p0 = GRAPHS[name](vocab_size=len(p)), torch.tensor(p, dtype=torch.float64)
+def test_the_closed_form_of_the_conditional_entropy_is_the_dense_one(p):
+    graph, p0 = GRAPHS["uniform"](vocab_size=len(p)), torch.tensor(p, dtype=torch.float64)
     found, dense = (one.conditional_entropies(p0, 1e-6, 2) for one in (graph, derived(graph)))
     entropy = float(-torch.xlogy(p0, p0).sum())
     for k, (one, other) in enumerate(itertools.islice(zip(found, dense, strict=True), 50)):

@@ -81,7 +81,28 @@ def test_frequencies_of_the_text_make_the_schedule(workplace, tmp_path, graph):
     run(workplace, tmp_path, *changes)
     model = open_model(tmp_path, "cpu")
     assert model.schedule.curve[-1][1] >= 0.999
+    told = model.describe()
+    assert "mutual_information (eps 0.001, curve measured)" in told
+    assert ("edges measured" in told) == (graph == "nearest_neighbour")
+    assert len(told) < 400
     assert run(workplace, tmp_path, *changes).finished
+
+
+def test_another_graph_on_the_recipe_of_a_run_has_its_schedule_measured_again(workplace, tmp_path, sedd):
+    run(workplace, tmp_path / "run", "graph=uniform", "noise=mutual_information", "train.steps=2")
+    stored = load_recipe(tmp_path / "run" / "recipe.yaml").noise.options["curve"]
+    for graph in ("graph=absorbing", "graph={name: gaussian}", "graph.name=gaussian"):
+        assert load_recipe(tmp_path / "run" / "recipe.yaml", [graph]).noise.options["curve"] == []
+    assert load_recipe(tmp_path / "run" / "recipe.yaml", ["seed=1"]).noise.options["curve"] == stored
+    refused = sedd("train", tmp_path / "run", "graph=absorbing")
+    assert refused.code == 2
+    assert "graph.name: uniform → absorbing" in refused.err
+    assert "noise.curve" not in refused.err
+    refused = sedd("train", tmp_path / "run", "noise=loglinear")
+    assert "noise.name: mutual_information → loglinear; noise.curve: " in refused.err
+    assert len(refused.err) < 1000
+    same = sedd("train", tmp_path / "run", "graph=uniform", "--no-report", "--device", "cpu")
+    assert "is at step 2 of 2" in same.err or same.code == 0, same.err
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -59,12 +58,6 @@ class Absorbing(WithMask):
 
     def sample_base(self, u: Tensor) -> Tensor:
         return torch.full_like(u, self.mask, dtype=torch.int64)
-
-    def conditional_entropies(self, p0: Tensor, sigma: float, per_octave: int) -> Iterator[float]:
-        entropy = float(-torch.xlogy(p0, p0).sum())
-        while True:
-            yield -math.expm1(-sigma) * entropy
-            sigma *= 2 ** (1 / per_octave)
 
     def check_information(self, what: str) -> None:
         return

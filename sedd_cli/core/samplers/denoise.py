@@ -37,9 +37,11 @@ def denoise_step(graph: Graph, log_score: Tensor, x: Tensor, sigma: Tensor) -> T
 def greedy_step(graph: Graph, log_score: Tensor, x: Tensor, sigma: Tensor) -> Transition:
     """The token y with the largest score s_y, for x [R] under noise sigma; of equal ones that with the lowest id.
 
-    s_x is 1. Scores are compared among x and the states that noise leads from to x, which alone are trained. It is the
-    greedy noise removal of MDLM's and Duo's code: where a network gives a distribution q of the clean token, s_y
-    increases with q(y), and the token is the likeliest one, whatever x is.
+    s_x is 1. Scores are compared among x and the states that noise leads from to x, which alone are trained. Of exact
+    scores this is the likeliest state under noise sigma given all other positions; x itself does not count. It is the
+    token of the greedy noise removal of MDLM's and Duo's code, the likeliest by the network's distribution q, at MASK
+    and where q stands in the place of the clean token (`plug_in_score`). Where q is p(x0|x) (`mean_score`), it is the
+    one with the largest q(y)/p_sigma(x|y) on the uniform graph.
     """
     sigma = per_position(sigma, x).expand(x.shape)
     compared = (graph.between(sigma, sigma).rate_into(x) > 0).scatter(-1, x[..., None], True)

@@ -188,6 +188,19 @@ def test_a_greedy_last_step_takes_the_token_with_the_largest_score(name):
         assert row.tolist() == [float(y == best) for y in range(graph.states)]
 
 
+@pytest.mark.parametrize("meaning", ["plug_in_score", "mean_score"])
+def test_what_a_greedy_last_step_takes_of_a_distribution_depends_on_what_it_means(meaning):
+    """On the uniform graph the likeliest token where it is put in the place of the clean one; else as without x."""
+    graph, sigma = GRAPHS["uniform"](vocab_size=5), torch.full((200,), 0.3, dtype=torch.float64)
+    z = 2 * torch.randn(200, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    x = torch.arange(200) % 5
+    found = law(greedy_step(graph, getattr(graph, meaning)(z, sigma, x), x, sigma), x).argmax(-1)
+    q = z.softmax(-1)
+    without_x = (q / graph.transition_into(sigma, x)).argmax(-1)
+    assert torch.equal(found, q.argmax(-1) if meaning == "plug_in_score" else without_x)
+    assert not torch.equal(q.argmax(-1), without_x)
+
+
 @pytest.mark.parametrize("name", ["absorbing", "uniform"])
 def test_a_run_may_end_with_the_likeliest_tokens(name):
     graph, Q, p0 = world(name, L=2)
