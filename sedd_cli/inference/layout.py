@@ -145,7 +145,7 @@ def prompt_tokens(tokenizer: Tokenizer | None, text: str) -> list[int]:
 
 def _before_a_word(tokenizer: Tokenizer | None, text: str, ids: list[int]) -> list[int]:
     """Token ids of a text that ends in a line break or a tab, as they are where a word follows; else `ids`, its own."""
-    if tokenizer is None or text.endswith(" ") or not text[-1].isspace():
+    if tokenizer is None or text.endswith(" ") or not text[-1:].isspace():
         return ids
     try:
         word, whole = tokenizer.encode("a"), list(map(int, tokenizer.encode(f"{text}a")))

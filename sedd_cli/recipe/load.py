@@ -107,9 +107,9 @@ def override(data: dict[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
     """A copy of the data with overrides applied; `build` checks the keys and reads the values later."""
     overrides = list(overrides)
     data = {k: dict(v) if isinstance(v, dict) else v for k, v in data.items()}
+    _leave_the_measured(data, overrides)
     _leave_the_text(data, overrides)
     _leave_the_extensions(data, overrides)
-    _leave_the_measured(data, overrides)
     given: set[str] = set()
     for text in overrides:
         key, equals, value = text.partition("=")
@@ -183,12 +183,20 @@ def _leave_the_extensions(data: dict[str, Any], overrides: Sequence[str]) -> Non
 
 
 def _leave_the_measured(data: dict[str, Any], overrides: Sequence[str]) -> None:
-    """Take out what a run's schedule measured of its text on another graph than that of an override."""
-    noise, schedules = data.get("noise"), REGISTRIES["noise"]
-    if isinstance(noise, dict) and any(re.match(r"graph[.=]", one) for one in overrides):
-        made = schedules[name] if isinstance(name := noise.get("name"), str) and name in schedules else None
-        if made and made.measured:
-            noise.pop(made.measured, None)
+    """Take out what a run measured of its text where an override names another: both parts' values.
+
+    On another graph the schedule's values are left out alone.
+    """
+    text = data.get("data")
+    stored = {key: str(text.get(key)) for key in ("corpus", "tokenizer")} if isinstance(text, dict) else {}
+    named = [one.partition("=") for one in overrides]
+    another = any(value != stored[key] for name, _, value in named for key in stored if name == f"data.{key}")
+    for section in ("graph", "noise") if another else ("noise",):
+        part, registry = data.get(section), REGISTRIES[section]
+        if isinstance(part, dict) and (another or any(re.match(r"graph[.=]", one) for one in overrides)):
+            made = registry[name] if isinstance(name := part.get("name"), str) and name in registry else None
+            if made and made.measured:
+                part.pop(made.measured, None)
 
 
 def _check_parents(path: Sequence[str], key: str) -> None:

@@ -88,12 +88,20 @@ def test_frequencies_of_the_text_make_the_schedule(workplace, tmp_path, graph):
     assert run(workplace, tmp_path, *changes).finished
 
 
-def test_another_graph_on_the_recipe_of_a_run_has_its_schedule_measured_again(workplace, tmp_path, sedd):
+def test_another_graph_or_text_on_the_recipe_of_a_run_has_its_schedule_measured_again(workplace, tmp_path, sedd):
     run(workplace, tmp_path / "run", "graph=uniform", "noise=mutual_information", "train.steps=2")
     stored = load_recipe(tmp_path / "run" / "recipe.yaml").noise.options["curve"]
     for graph in ("graph=absorbing", "graph={name: gaussian}", "graph.name=gaussian"):
         assert load_recipe(tmp_path / "run" / "recipe.yaml", [graph]).noise.options["curve"] == []
     assert load_recipe(tmp_path / "run" / "recipe.yaml", ["seed=1"]).noise.options["curve"] == stored
+    words = ["graph=nearest_neighbour", "data.tokenizer=char", "train.steps=2", "noise=mutual_information"]
+    run(workplace, tmp_path / "near", *words)
+    near = load_recipe(tmp_path / "near" / "recipe.yaml")
+    for text in ("data.corpus=other.txt", "data.tokenizer=byte"):
+        other = load_recipe(tmp_path / "near" / "recipe.yaml", [text])
+        assert (other.noise.options["curve"], other.graph.options["edges"]) == ([], "")
+    corpus = f"data.corpus={near.data.corpus}"
+    assert load_recipe(tmp_path / "near" / "recipe.yaml", [corpus, "data.tokenizer=char"]) == near
     refused = sedd("train", tmp_path / "run", "graph=absorbing")
     assert refused.code == 2
     assert "graph.name: uniform → absorbing" in refused.err
