@@ -294,6 +294,34 @@ def test_no_word_of_a_status_and_of_a_comparison_is_broken_at_80_columns(sedd, p
     assert len(listed) == 1 + 2 * 2 + 1  # the head, two lines a run, and what the likelihoods are of
 
 
+def test_a_likelihood_of_an_earlier_step_than_the_runs_last_one_names_its_step(sedd, pair, tmp_path, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    longer = tmp_path / "runs" / "longer"
+    shutil.copytree(pair[0], longer)
+    (report,) = longer.glob("results/*.json")
+    report.write_text(json.dumps(json.loads(report.read_text()) | {"step": 5}))  # no report since then
+    assert "at step 5" in sedd("compare", longer, pair[1]).out.split("parameters")[0]
+    assert "at step" not in sedd("compare", *pair).out.split("parameters")[0]
+    assert "at step 5" in sedd("runs", longer.parent).out
+    assert "at step" not in sedd("runs", pair[0].parent).out
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_six_runs_are_compared_with_whole_names_and_likelihoods_in_two_lines_a_row(
+    sedd, pair, tmp_path, monkeypatch, width
+):
+    monkeypatch.setenv("COLUMNS", str(width))
+    monkeypatch.chdir(tmp_path)
+    names = [f"runs/poems-{number}" for number in range(6)]
+    for name in names:
+        shutil.copytree(pair[0], name)
+    shown = sedd("compare", *names).out.split("B - A")[0].splitlines()
+    assert max(len(line.rstrip()) for line in shown) <= width
+    assert [word for line in shown for word in line.split() if word.startswith("runs/")] == names
+    assert sum(len(re.findall(r"≤ \d\.\d{3} ± \d\.\d{3}", line)) for line in shown) == 6
+    assert "…" not in "".join(shown)
+
+
 def other_text(run: Path, name: str, **changes) -> None:
     """Make a run one of another text and of another length of training."""
     for path in run.glob("results/*.json"):
