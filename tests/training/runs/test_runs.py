@@ -20,8 +20,10 @@ from sedd_cli.cli.view.runs import age, size
 from sedd_cli.cli.view.status import first_and_last
 from sedd_cli.errors import RequestError
 from sedd_cli.recipe import load_recipe
+from sedd_cli.system.plotting import empty_figure
 from sedd_cli.training.runs.compare import EXACT, PAIRED, WELCH, compare_runs, verdict
 from sedd_cli.training.runs.curves import curve_of, named_levels, smoothed
+from sedd_cli.training.runs.figure import draw_curves
 from sedd_cli.training.runs.stored import StoredBound, last_bound, stored_bounds
 from sedd_cli.training.runs.summary import disk_of, find_runs, list_runs, parameters_of
 from sedd_cli.training.status import status
@@ -411,6 +413,12 @@ def test_the_status_of_a_stopped_run_ends_with_the_command_that_goes_on(sedd, pa
     assert (done.out + done.err).rstrip().endswith(f"sedd train {shlex.quote(str(run))}")
     assert json.loads(sedd("status", run, "--json").out)["resume"] == f"sedd train {shlex.quote(str(run))}"
     assert "sedd train" not in sedd("status", pair[1]).err
+
+
+def test_a_curve_of_a_single_step_is_a_mark_in_a_figure(pair):
+    curve = dataclasses.replace(curve_of(status(pair[0])), raw=[(5, 2.0)], smooth=[(5, 2.0)], marks={})
+    draw_curves(axis := empty_figure(4, 3).subplots(), [curve], "")
+    assert any(line.get_marker() not in ("None", "", None) for line in axis.lines if len(line.get_xdata()) == 1)
 
 
 def test_the_commands_print_one_document(sedd, pair):
