@@ -11,7 +11,7 @@ from sedd_cli.system.events import Event, Note, Progress, Result, TrainStep, Val
 
 
 def followed(job: Generator[Event, None, Result], progress: bool = True) -> Result:
-    """Run a job to its end with a bar for each of its tasks, and lines for its notes; its result.
+    """Run a job to its end with a bar for each of its tasks, in a terminal or a notebook, and lines for its notes.
 
     Without `progress`, warnings alone are shown.
     """
@@ -43,12 +43,16 @@ class _Bars:
             self._move(event.task, event.done, event.total, event.unit or "it", event.metrics)
 
     def _move(self, task: str, done: int, total: int | None, unit: str, metrics: dict[str, str]) -> None:
-        if task not in self.bars:
-            self.bars[task] = tqdm(desc=task, total=total, unit=f" {unit}", initial=0)
+        if task not in self.bars:  # disable=None: a bar is for terminals and notebooks
+            self.bars[task] = tqdm(
+                desc=task, total=total, unit=f" {unit}", disable=None
+            )  # None: shown in terminals only
         bar = self.bars[task]
         bar.total = total
         bar.set_postfix(metrics, refresh=False)
         bar.update(max(0, done - bar.n))
+        if total is not None and done >= total:  # its time is not that of later tasks
+            self.bars.pop(task).close()
 
     def close(self) -> None:
         for bar in self.bars.values():

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
+import re
 import shlex
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+from threading import Thread
 
 import pytest
 from rich.table import Table
@@ -17,7 +20,7 @@ from support.toys import ALL
 
 from sedd_cli.cli.view.console import PlainConsole
 from sedd_cli.cli.view.view import View
-from sedd_cli.system.events import Warn
+from sedd_cli.system.events import Note, Progress, Warn
 
 
 def start(*words: object, **options) -> subprocess.Popen:
@@ -36,6 +39,53 @@ def test_names_are_neither_markup_nor_control_codes(capsys):
     assert "[old]" in out
     assert "[best] :smile: run" in out
     assert not {"\x1b", "\x07", "\x9b"} & set(out)
+
+
+class Terminal(io.StringIO):
+    """A terminal of 80 columns."""
+
+    def isatty(self) -> bool:
+        return True
+
+    def lines(self) -> list[str]:
+        """What stands on the screen."""
+        rows, row = [""], 0
+        for part in re.split(r"(\x1b\[[0-9;?]*[A-Za-z]|\r|\n)", self.getvalue()):
+            if part == "\n":
+                row += 1
+                rows += [""] * (row == len(rows))
+            elif part == "\x1b[1A":
+                row -= 1
+            elif part == "\x1b[2K":
+                rows[row] = ""
+            elif part != "\r" and not part.startswith("\x1b"):
+                rows[row] += part
+        return [line for line in rows if line]
+
+
+def test_a_line_that_is_printed_while_the_bars_are_redrawn_erases_no_other_line(monkeypatch):
+    monkeypatch.setattr(sys, "stdout", screen := Terminal())
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "80")
+    view = View()
+
+    class Slow:
+        """A result whose drawing takes longer than the time between two redraws."""
+
+        def __rich_console__(self, console, options):
+            redraw = Thread(target=view._bars.refresh)
+            redraw.start()
+            redraw.join(0.2)
+            yield Text("second")
+
+    def job():
+        yield Progress("fillings", 0, 1, "fillings", {"step": "1 of 2"})
+        yield Note("first")
+        view._bars.remove_task(view._tasks.pop("fillings"))
+        view.result(Slow())
+
+    view.run(job())
+    assert screen.lines() == ["first", "second"]
 
 
 def test_a_warning_stays_one_line_whatever_names_are_in_it(capsys):

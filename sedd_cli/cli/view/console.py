@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable
+from contextlib import AbstractContextManager, nullcontext
 from typing import IO, Any, cast
 
 from rich.console import Console, ConsoleOptions, RenderableType
@@ -49,6 +50,13 @@ class PlainConsole(Console):
         if soft_wrap is None:
             soft_wrap = not stream.isatty()
         super().__init__(file=stream, highlight=False, markup=False, emoji=False, soft_wrap=soft_wrap)
+        #: Held while something is printed: bars set the lock of the thread that redraws them.
+        self.redrawing: AbstractContextManager[object] = nullcontext()
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        # a redraw between the drawing of a line and its output would move the cursor, and the line erase another
+        with self.redrawing:
+            super().print(*objects, **options)
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
         for segment in super().render(renderable, options):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 
 #: Units of an age in seconds, the largest first.
 AGES = {"y": 365 * 86400, "d": 86400, "h": 3600, "min": 60, "s": 1}
+#: Columns of a run in a comparison: "≤ 3.390 ± 0.001" and one more.
+NARROWEST = 16
 STYLES = {"running": "green", "failed": "red", "stopped": "yellow"}
 
 
@@ -65,14 +68,17 @@ def _text(one: RunSummary) -> str:
 
 
 def _below(one: RunSummary, with_text: bool, width: int) -> str:
-    """The second line: the text of the likelihood where others are of other texts, the recipe and its changes."""
+    """The second line: text of the likelihood where others are of others, its step if not the last; recipe, changes."""
     found = one.status
     if found is None:
         return shortened_to(one.error or "", width)
     own = found.recipe if not one.like or one.like.rpartition("/")[2] == found.recipe else f"like {one.like}"
-    text = f"on {_text(one)}; " if with_text and _text(one) else ""
-    parts = list(map(_short, one.changes))
-    return as_many([f"{text}{own}: {parts[0]}", *parts[1:]] if parts else [f"{text}{own}"], width)
+    where = [f"on {_text(one)}"] if with_text and _text(one) else []
+    if (last := _last(found)) and last.step != found.step:
+        where.append(f"at step {last.step:,}")
+    text = " ".join(where) + "; " * bool(where)
+    lead = f"{text}{own}: " if one.changes else f"{text}{own}"
+    return shortened_to(lead + as_many(list(map(_short, one.changes)), width - len(lead)), width)
 
 
 def _short(change: str) -> str:
@@ -83,18 +89,23 @@ def _short(change: str) -> str:
     return f"{key}={value}"
 
 
-def comparison_table(found: Comparison, whole_width: int) -> Table:
-    """Recipes, bounds and rates side by side."""
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-    keys = list(comparison_rows(found))
-    key_width = min(max(map(len, keys)), whole_width // 3)
-    width = max(10, (whole_width - key_width) // len(found.runs) - 2)
-    table.add_column("", width=key_width, style="dim")
-    for number, letter in enumerate(found.letters):
-        table.add_column(Text(letter, style=f"bold {COLOURS[number]}"), max_width=width)
-    for key, values in comparison_rows(found).items():
-        table.add_row(_within(key, key_width), *(_within(value, width) for value in values))
-    return table
+def comparison_tables(found: Comparison, whole_width: int) -> list[Table]:
+    """Recipes, bounds and rates side by side: as many runs in a table as have room for whole likelihoods."""
+    rows = comparison_rows(found)
+    key_width = min(max(map(len, rows)), whole_width // 3)
+    most = max(1, (whole_width - key_width) // (NARROWEST + 2))
+    count = math.ceil(len(found.runs) / math.ceil(len(found.runs) / most))
+    width = max(10, (whole_width - key_width) // count - 2)
+    tables = []
+    for start in range(0, len(found.runs), count):
+        table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+        table.add_column("", width=key_width, style="dim")
+        for number, letter in list(enumerate(found.letters))[start : start + count]:
+            table.add_column(Text(letter, style=f"bold {COLOURS[number]}"), max_width=width)
+        for key, values in rows.items():
+            table.add_row(_within(key, key_width), *(_within(one, width) for one in values[start : start + count]))
+        tables.append(table)
+    return tables
 
 
 def draw_comparison(console: Console, found: Comparison) -> None:
@@ -115,10 +126,16 @@ def comparison_rows(found: Comparison) -> dict[str, list[str]]:
     rows["state"] = [_progress(one) for one in found.runs]
     rows |= {key: ["-" if v is None else v for v in values] for key, values in found.recipes.items()}
     for text, bounds in found.bounds.items():
-        rows[f"{text}, bits/char"] = [f"{b.sign} {plus_minus(b.bits, b.error, 3)}" if b else "-" for b in bounds]
+        rows[f"{text}, bits/char"] = [_bits(b, one) if b else "-" for b, one in zip(bounds, found.runs, strict=True)]
     rows["parameters"] = [size(n) or "-" for n in found.parameters]
     rows["tokens/s"] = ["-" if rate is None else f"{rate:,.0f}" for rate in found.tokens_per_second]
     return rows
+
+
+def _bits(bound: StoredBound, one: Status) -> str:
+    """A likelihood of a run, with its step where that is not the last one."""
+    earlier = "" if bound.step == one.step else f" at step {bound.step:,}"
+    return f"{bound.sign} {plus_minus(bound.bits, bound.error, 3)}{earlier}"
 
 
 def _progress(one: Status) -> str:

@@ -232,6 +232,7 @@ class View:
             transient=True,
         )
         self._bars.narrow = not beside
+        self.console.redrawing = self._bars.live._lock
         return self._bars
 
 

@@ -45,7 +45,8 @@ def draw_curves(axis: Any, curves: list[Curve], title: str) -> None:
     for number, one in enumerate(curves):
         colour, named = f"C{number}", f"{one.name}: " if len(curves) > 1 else ""
         axis.plot(*_columns(one.raw), lw=0.5, alpha=0.25, color=colour)
-        axis.plot(*_columns(one.smooth), lw=1.5, color=colour, label=f"{named}training loss")
+        mark = "." if len(one.smooth) == 1 else None  # a line of one point is not drawn
+        axis.plot(*_columns(one.smooth), lw=1.5, marker=mark, color=colour, label=f"{named}training loss")
         for part, marks in one.marks.items():
             axis.plot(*_columns(marks), signs[part], ms=5, mfc="white", color=colour, label=f"{named}bound, {part}")
     for name, value in named_levels(curves).items():

@@ -20,8 +20,10 @@ from sedd_cli.cli.view.runs import age, size
 from sedd_cli.cli.view.status import first_and_last
 from sedd_cli.errors import RequestError
 from sedd_cli.recipe import load_recipe
+from sedd_cli.system.plotting import empty_figure
 from sedd_cli.training.runs.compare import EXACT, PAIRED, WELCH, compare_runs, verdict
 from sedd_cli.training.runs.curves import curve_of, named_levels, smoothed
+from sedd_cli.training.runs.figure import draw_curves
 from sedd_cli.training.runs.stored import StoredBound, last_bound, stored_bounds
 from sedd_cli.training.runs.summary import disk_of, find_runs, list_runs, parameters_of
 from sedd_cli.training.status import status
@@ -294,6 +296,34 @@ def test_no_word_of_a_status_and_of_a_comparison_is_broken_at_80_columns(sedd, p
     assert len(listed) == 1 + 2 * 2 + 1  # the head, two lines a run, and what the likelihoods are of
 
 
+def test_a_likelihood_of_an_earlier_step_than_the_runs_last_one_names_its_step(sedd, pair, tmp_path, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    longer = tmp_path / "runs" / "longer"
+    shutil.copytree(pair[0], longer)
+    (report,) = longer.glob("results/*.json")
+    report.write_text(json.dumps(json.loads(report.read_text()) | {"step": 5}))  # no report since then
+    assert "at step 5" in sedd("compare", longer, pair[1]).out.split("parameters")[0]
+    assert "at step" not in sedd("compare", *pair).out.split("parameters")[0]
+    assert "at step 5" in sedd("runs", longer.parent).out
+    assert "at step" not in sedd("runs", pair[0].parent).out
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_six_runs_are_compared_with_whole_names_and_likelihoods_in_two_lines_a_row(
+    sedd, pair, tmp_path, monkeypatch, width
+):
+    monkeypatch.setenv("COLUMNS", str(width))
+    monkeypatch.chdir(tmp_path)
+    names = [f"runs/poems-{number}" for number in range(6)]
+    for name in names:
+        shutil.copytree(pair[0], name)
+    shown = sedd("compare", *names).out.split("B - A")[0].splitlines()
+    assert max(len(line.rstrip()) for line in shown) <= width
+    assert [word for line in shown for word in line.split() if word.startswith("runs/")] == names
+    assert sum(len(re.findall(r"≤ \d\.\d{3} ± \d\.\d{3}", line)) for line in shown) == 6
+    assert "…" not in "".join(shown)
+
+
 def other_text(run: Path, name: str, **changes) -> None:
     """Make a run one of another text and of another length of training."""
     for path in run.glob("results/*.json"):
@@ -383,6 +413,12 @@ def test_the_status_of_a_stopped_run_ends_with_the_command_that_goes_on(sedd, pa
     assert (done.out + done.err).rstrip().endswith(f"sedd train {shlex.quote(str(run))}")
     assert json.loads(sedd("status", run, "--json").out)["resume"] == f"sedd train {shlex.quote(str(run))}"
     assert "sedd train" not in sedd("status", pair[1]).err
+
+
+def test_a_curve_of_a_single_step_is_a_mark_in_a_figure(pair):
+    curve = dataclasses.replace(curve_of(status(pair[0])), raw=[(5, 2.0)], smooth=[(5, 2.0)], marks={})
+    draw_curves(axis := empty_figure(4, 3).subplots(), [curve], "")
+    assert any(line.get_marker() not in ("None", "", None) for line in axis.lines if len(line.get_xdata()) == 1)
 
 
 def test_the_commands_print_one_document(sedd, pair):

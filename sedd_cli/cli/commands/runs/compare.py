@@ -9,7 +9,7 @@ import typer
 
 from sedd_cli.cli import options as o
 from sedd_cli.cli.outcome import output
-from sedd_cli.cli.view.runs import comparison_table, draw_comparison
+from sedd_cli.cli.view.runs import comparison_tables, draw_comparison
 from sedd_cli.cli.view.view import View
 from sedd_cli.errors import RequestError
 from sedd_cli.system.software import recorded
@@ -59,7 +59,8 @@ def compare(
             save(curves_figure(found), path)
         else:
             write_whole(path, comparison_page(found))
-    view.result(comparison_table(found, view.console.width))
+    for table in comparison_tables(found, view.console.width):
+        view.result(table)
     if not quiet:
         draw_comparison(view.console, found)
     document = recorded(found.to_dict())
