@@ -190,23 +190,23 @@ def test_a_run_killed_at_random_moments_ends_as_if_it_had_not_been(workplace, tm
     command = [sys.executable, "-m", "sedd_cli", "train", str(workplace / "tiny.yaml"), *changes]
     command += ["--device", "cpu", "--no-report", "--run-dir"]
     job = begun([*command, str(tmp_path / "whole")], environment(workplace))
-    began = time.monotonic()
     output = job.communicate()[0]
     assert job.returncode == 0, output
-    length = time.monotonic() - began
 
     seed = time.time_ns()
-    print(f"seed {seed}, {length:.1f} s")
-    chance = random.Random(seed)
-    for _ in range(KILLS):
+    print(f"seed {seed}")
+    chance, done = random.Random(seed), tmp_path / "run" / "metrics.jsonl"
+    for kill in range(KILLS):
         job = begun([*command, str(tmp_path / "run")], environment(workplace))
-        delay = chance.uniform(0, length / KILLS)  # all of them before the end
+        step, delay = int(280 * (kill + chance.random()) / KILLS), chance.uniform(0, 0.02)
+        while job.poll() is None and (not done.exists() or done.read_bytes().count(b"\n") < step):
+            time.sleep(0.002)
         time.sleep(delay)
         job.kill()
         job.communicate()
         found = checkpoint.latest(tmp_path / "run")
         left = [p.name for p in (tmp_path / "run" / "checkpoints").glob(".*")]
-        print(f"killed after {delay:.3f} s at {found and found.folder.name}, left {left}")
+        print(f"killed {delay:.3f} s after step {step} at {found and found.folder.name}, left {left}")
         assert job.returncode == -signal.SIGKILL
     job = begun([*command, str(tmp_path / "run")], environment(workplace))
     output = job.communicate()[0]
