@@ -10,6 +10,7 @@ from sedd_cli.data.corpora import Source
 from sedd_cli.data.manifest import SplitInfo
 from sedd_cli.data.tokenizers import Tokenizer
 from sedd_cli.data.tokenizers.huggingface import HuggingFaceTokenizer
+from sedd_cli.data.tokenizers.reindexed import ReindexedTokenizer
 from sedd_cli.system.events import Note, Warn
 
 
@@ -26,15 +27,16 @@ TRIED, TRIED_CHARACTERS = 64, 4096
 
 def tokenizer_remarks(tokenizer: Tokenizer, source: Source, clean: Callable[[str], str]) -> Iterator[Note]:
     """Which token separates documents, and the share of the text that does not come back from the tokens."""
-    if not isinstance(tokenizer, HuggingFaceTokenizer):
+    base = tokenizer.base if isinstance(tokenizer, ReindexedTokenizer) else tokenizer
+    if not isinstance(base, HuggingFaceTokenizer):
         return
-    if tokenizer.eos is None:
+    if tokenizer.eos is None or base.eos is None:
         yield Warn(
             f"the tokenizer {tokenizer.spec} names no end-of-text token: documents follow each other without a "
             "separator; name one with --eos"
         )
     else:
-        yield Note(f"documents are separated by the token {tokenizer.token(tokenizer.eos)!r}")
+        yield Note(f"documents are separated by the token {base.token(base.eos)!r}")
     documents = itertools.islice(next(iter(source.splits.values()))(), TRIED)
     lost, size = 0, 0
     for text in (clean(document)[:TRIED_CHARACTERS] for document in documents):

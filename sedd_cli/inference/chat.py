@@ -98,7 +98,9 @@ def rendered(source: Path, message: str) -> str:
     config = config if isinstance(config, Mapping) else {}
     template = _template(folder, config)
     if template is None:
-        raise RequestError(f"{folder} has no chat template (chat_template in {CONFIG}, or {TEMPLATE})")
+        raise RequestError(
+            f"the tokenizer {source} has no chat template beside it (chat_template in {CONFIG}, or {TEMPLATE})"
+        )
     values = {name: _spelled(config.get(name)) for name in NAMED}
     return _rendered(template, {"messages": [{"role": "user", "content": message}], **values}, folder)
 

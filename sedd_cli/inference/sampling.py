@@ -183,8 +183,10 @@ _OWN = {
 
 
 def _needs_mask(name: str, model: LoadedModel) -> str:
-    wanted = "that masks all tokens alike" if model.graph.only_masks else "with MASK"
-    return f"the sampler {name} means nothing with the graph {model.graph.name!r}, it needs one {wanted}"
+    graph, spelled = model.graph, name.replace("_", "-")
+    mixed = "whose only noise is MASK" if graph.mask is not None else "with MASK"
+    wanted = "that masks all tokens alike" if graph.only_masks else mixed
+    return f"the sampler {spelled} means nothing with the graph {graph.name!r}, it needs one {wanted}"
 
 
 def split_options(

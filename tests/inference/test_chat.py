@@ -115,6 +115,13 @@ def test_a_template_that_is_missing_or_fails_is_refused_in_one_line(folder, temp
     assert "\n" not in str(error.value)
 
 
+def test_a_missing_template_is_one_of_the_tokenizer_named(folder, monkeypatch):
+    (folder / "tokenizer_config.json").unlink()
+    monkeypatch.chdir(folder)
+    with pytest.raises(RequestError, match=r"the tokenizer tokenizer\.json has no chat template beside it"):
+        chat_layout(load_model(folder, tokenizer="tokenizer.json"), "hi", 30)
+
+
 def test_a_template_may_be_a_file_or_named_default(folder):
     write(folder, chat_template=[{"name": "default", "template": "a{{ messages[0].content }}"}])
     assert chat_layout(load_model(folder), "b", 9).template.texts == ["ab"]

@@ -401,6 +401,10 @@ def test_what_needs_a_mask_is_refused_without_one(bpe):
     ):
         with pytest.raises(RequestError, match="needs one with MASK"):
             uniform.infill("the [MASK:2]", **options)
+    with pytest.raises(RequestError, match="the sampler first-hitting means nothing"):  # as options spell it
+        uniform.infill("the [MASK:2]", sampler="first_hitting")
+    with pytest.raises(RequestError, match="needs one whose only noise is MASK"):
+        model_of(bpe, "hybrid").infill("the [MASK:2]", sampler="confidence")
 
 
 def test_gibbs_sweeps_keep_the_given_text_and_are_counted(bpe):

@@ -79,11 +79,7 @@ def load_tokenizer(spec: str, eos: str | None = None) -> Tokenizer:
     documents. Raises RequestError where it cannot be loaded.
     """
     tokenizer = _load_tokenizer(spec)
-    if eos is None:
-        return tokenizer
-    if not isinstance(tokenizer, HuggingFaceTokenizer):
-        raise RequestError(f"--eos has no effect on {spec}, which has its own separator")
-    return tokenizer.separated_by(eos)
+    return tokenizer if eos is None else tokenizer.separated_by(eos)
 
 
 def check_tokenizer(spec: str, eos: str | None = None) -> None:

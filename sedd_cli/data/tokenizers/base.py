@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from sedd_cli.errors import RequestError
+from sedd_cli.errors import RequestError, WorkError
 from sedd_cli.system.digests import digest
 from sedd_cli.system.files import write_whole
 from sedd_cli.system.json_lines import json_text
@@ -49,6 +49,10 @@ class Tokenizer(ABC):
     def bos(self) -> int | None:
         """The id that begins a text: a special token of its own, or `eos`."""
         return self.eos
+
+    def separated_by(self, token: str) -> Tokenizer:
+        """This tokenizer with another token between documents; RequestError where it has none, or its own."""
+        raise RequestError(f"--eos has no effect on {self.spec}, which has its own separator")
 
     @property
     def ids(self) -> str:
@@ -117,7 +121,7 @@ class Tokenizer(ABC):
         words = ("a", "the", "of", "and", "in", "to", "is", "he", "s", "t")
         try:
             return any(self.encode(f"a {w}") != [*self.encode("a "), *self.encode(w)] for w in words)
-        except RequestError:  # the vocabulary lacks these words
+        except (RequestError, WorkError):  # the vocabulary lacks these words
             return False
 
     @cached_property
@@ -125,7 +129,7 @@ class Tokenizer(ABC):
         """Whether spaces at the ends of a text survive encoding and decoding (not with BERT)."""
         try:
             return self.decode(self.encode(" a ")) == " a "
-        except RequestError:
+        except (RequestError, WorkError):
             return True
 
     def save(self, folder: Path) -> None:

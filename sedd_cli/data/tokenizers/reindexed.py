@@ -31,6 +31,12 @@ class ReindexedTokenizer(Tokenizer):
     def bos(self) -> int | None:
         return self._state(self.base.bos)
 
+    def separated_by(self, token: str) -> ReindexedTokenizer:
+        changed = self.base.separated_by(token)
+        if changed.eos == self.mask:
+            raise RequestError(f"--eos {token!r} is the token that the model uses as MASK (id {self.mask})")
+        return ReindexedTokenizer(changed, self.rows, self.mask)
+
     def encode_arrays(self, texts: Sequence[str]) -> list[np.ndarray]:
         return [self._states(ids) for ids in self.base.encode_arrays(texts)]
 

@@ -94,10 +94,12 @@ def prepared_by_main(options: PrepareOptions, dist: Dist) -> Generator[Event, No
 
 
 def check_tokenizer(model: LoadedModel | CausalModel, dataset: Dataset) -> None:
-    """RequestError unless the dataset has the model's tokenizer."""
+    """RequestError unless the dataset has the model's tokenizer, with the separator it was prepared with (--eos)."""
     ours, theirs = model.tokenizer, dataset.tokenizer
     if ours is None and theirs.vocab_size == model.vocab_size:
         return
+    if ours is not None and (eos := dataset.manifest.options.get("eos")) is not None:
+        ours = ours.separated_by(eos)
     if ours is None or ours.fingerprint != theirs.fingerprint:
         name = ours.spec if ours else f"none ({model.vocab_size} tokens)"
         raise RequestError(
