@@ -24,7 +24,7 @@ EVERY = [
     {"adaln": adaln, "time": time, "positions": positions}
     for adaln, time, positions in itertools.product((True, False), (True, False), ("rotary", "learned"))
 ]
-ROWS = [row.name for row in load_table("ablations").rows if row.mini is not None]
+ROWS = [row.name for row in load_table("ablations").rows if any(one.startswith("model.") for one in row.mini)]
 
 
 def network(causal=False, **options):

@@ -20,6 +20,7 @@ import pytest
 import torch
 from support.published_models import save_published
 from support.ranks import Ranks
+from support.toys import ALL
 
 from sedd_cli.checkpoints import checkpoint
 from sedd_cli.errors import RequestError
@@ -253,13 +254,14 @@ def test_a_killed_worker_is_started_again_and_changes_nothing(trained, workplace
     run, errors, latest = tmp_path / "run", tmp_path / "errors", tmp_path / "run" / "latest"
     job = start(torchrun(workplace / "tiny.yaml", run, 2, *LONG, restarts=3))
     seen = ""
-    for rank in (0, 1):
+    killed = (0, 1) if ALL else (1,)
+    for rank in killed:
         # a checkpoint of these very workers: the second kill comes when the first is got over
         wait_until(lambda known=seen: latest.is_file() and latest.read_text() != known, job, errors)
         seen = latest.read_text()
         os.kill(workers(job)[rank], signal.SIGKILL)
     assert job.wait(timeout=60) == 0, errors.read_text()
-    assert errors.read_text().count("resuming") == 2
+    assert errors.read_text().count("resuming") == len(killed)
     assert sha256(run / "ema.safetensors") == sha256(trained(2, *LONG) / "ema.safetensors")
 
 

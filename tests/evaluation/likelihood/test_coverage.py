@@ -44,13 +44,16 @@ LONG = [
     ("uniform", LOGLINEAR, "rigorous", "stratified", 32),
     ("uniform", LOGLINEAR, "rigorous", "stratified", 64),
     ("uniform", LOGLINEAR, "rigorous", "iid", 64),
-    ("uniform", LOGLINEAR, "sedd-paper", "stratified", 64),
-    ("uniform", GEOMETRIC, "rigorous", "stratified", 64),
     ("absorbing", LOGLINEAR, "rigorous", "iid", 32),
     ("absorbing", LOGLINEAR, "rigorous", "stratified", 64),
     ("absorbing", LOGLINEAR, "rigorous", "count", 64),
     ("hybrid", LOGLINEAR, "rigorous", "stratified", 32),
 ]
+if ALL:
+    LONG += [
+        ("uniform", LOGLINEAR, "sedd-paper", "stratified", 64),
+        ("uniform", GEOMETRIC, "rigorous", "stratified", 64),
+    ]
 #: Schedules that end far from full noise, where what samplers start from is not what the schedule alone leads to.
 SHORT = [SCHEDULES["loglinear"](eps=0.3), SCHEDULES["geometric"](sigma_max=2.0)]
 SHORT_CASES = [
