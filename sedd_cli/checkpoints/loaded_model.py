@@ -259,6 +259,8 @@ class LoadedModel:
         without = f"{self.tokenizer_source} not available" if self.tokenizer_source else "no tokenizer"
         spec = self.tokenizer.spec if self.tokenizer else f"{self.vocab_size:,} tokens ({without})"
         parts += [f"tokenizer {spec}" if self.tokenizer and is_local(spec) else spec]
+        if unnamed := getattr(self.tokenizer, "without_text", 0):
+            parts += [f"{unnamed:,} of {self.vocab_size:,} tokens have no text in it"]
         parts += [f"{k} {v}" for k, v in self.facts.items()]
         return f"{self.source}: {', '.join(parts)}"
 

@@ -31,6 +31,12 @@ class ReindexedTokenizer(Tokenizer):
     def bos(self) -> int | None:
         return self._state(self.base.bos)
 
+    @property
+    def without_text(self) -> int:
+        """How many of the model's tokens are spare rows, which decode to nothing."""
+        named = self.base.vocab_size - (self.mask is not None and self.mask < self.base.vocab_size)
+        return self.vocab_size - named
+
     def separated_by(self, token: str) -> ReindexedTokenizer:
         changed = self.base.separated_by(token)
         if changed.eos == self.mask:

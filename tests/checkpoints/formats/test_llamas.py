@@ -295,11 +295,17 @@ def test_what_does_not_fit_into_memory_is_refused_with_the_numbers(tmp_path, mon
 def test_a_tokenizer_larger_than_the_model_is_refused(tmp_path):
     folder = save_llada(tmp_path / "m", reference(vocab_size=34))
     save_tokenizer(folder)
-    load_model(folder)
+    assert "no text" not in load_model(folder).describe()
     small = save_llada(tmp_path / "s", reference(vocab_size=30), config={"mask_token_id": 29})
     save_tokenizer(small)
     with pytest.raises(RequestError, match=r"has 34 tokens, .* has only 30 rows"):
         load_model(small)
+
+
+def test_the_line_on_a_model_counts_the_tokens_that_a_smaller_tokenizer_lacks(tmp_path):
+    folder = save_llada(tmp_path / "m", reference(vocab_size=40))
+    save_tokenizer(folder)
+    assert "6 of 39 tokens have no text in it" in load_model(folder).describe()
 
 
 #: Loads a folder and predicts, and prints the peak of resident memory in bytes before and after.
