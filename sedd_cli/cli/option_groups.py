@@ -90,7 +90,9 @@ SAMPLING: dict[str, tuple[Any, Any]] = {
     ),
     "quota": _value(str, _CHANGING, "confidence: tokens a step keeps: even, as LLaDA (default), or linear, as Dream."),
     "block_length": _value(
-        int, _CHANGING, "confidence: fill blocks of so many tokens one after another; default: all in one."
+        int,
+        _CHANGING,
+        "confidence, threshold, entropy-bounded: fill blocks of so many tokens one after another; default: all in one.",
     ),
     "guidance": _value(
         float, _CHANGING, "confidence: weight of classifier-free guidance by the given text, such as 0.5."

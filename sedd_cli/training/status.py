@@ -116,7 +116,8 @@ def status(run: Path) -> Status:
     if (run / "manifest.json").is_file():
         raise RequestError(f"{run} is a checkpoint; its run is {run.parent.parent}")
     if not (run / "recipe.yaml").is_file():
-        raise RequestError(f"{run} is not a run: it has no recipe.yaml{'' if run.exists() else near_run(run)}")
+        why = "it has no recipe.yaml" if run.exists() else f"there is no such folder{near_run(run)}"
+        raise RequestError(f"{run} is not a run: {why}")
     recipe = recipe_of(run)
     found = [line.record for line in read_json_lines(run / "metrics.jsonl") if line.record]
     records = [record for record in found if type(step := record.get("step")) is int and 0 <= step < 2**63]
