@@ -179,7 +179,7 @@ def test_the_table_of_a_sweep():
         marks=lambda point: ["low entropy", "alike"],
     )
     table = sweep_table(swept)
-    words = "frozen_rates, 1,024 steps, T 0.85 11,686 ± 1,461 low entropy, alike repeated phrase self- BLEU"
+    words = "frozen_rates, 1,024 steps, T 0.85 11686 ± 1461 low entropy, alike repeated phrase self- BLEU"
     check_table(table, words)
     assert len(shown(table)) <= 6 + 2 * len(table.rows)
     assert sum("T 0.85" in line for line in shown(table)) == 2  # not T on one line and 0.85 on the next

@@ -150,4 +150,4 @@ def _hidden(found: dict[str, Any]) -> bool:
 
 def plus_minus(value: float, error: float | None, digits: int) -> str:
     """A value, and its error if there is one."""
-    return f"{value:,.{digits}f}" + (f" ± {error:,.{digits}f}" if error else "")
+    return f"{value:.{digits}f}" + (f" ± {error:.{digits}f}" if error else "")
