@@ -44,9 +44,7 @@ class _Bars:
 
     def _move(self, task: str, done: int, total: int | None, unit: str, metrics: dict[str, str]) -> None:
         if task not in self.bars:  # disable=None: a bar is for terminals and notebooks
-            self.bars[task] = tqdm(
-                desc=task, total=total, unit=f" {unit}", disable=None
-            )  # None: shown in terminals only
+            self.bars[task] = tqdm(desc=task, total=total, unit=f" {unit}", disable=None)
         bar = self.bars[task]
         bar.total = total
         bar.set_postfix(metrics, refresh=False)

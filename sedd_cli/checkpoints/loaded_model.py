@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sedd_cli.checkpoints.description import options_of, spelled
 from sedd_cli.core.graphs import Graph
 from sedd_cli.core.losses import Objective
 from sedd_cli.core.losses.autoregressive import next_token_nats
@@ -244,11 +245,11 @@ class LoadedModel:
     def describe(self) -> str:
         """A description in one line."""
         parameters = sum(p.numel() for p in self.net.parameters())
-        schedule, parts_of_both = _options(self.schedule), list(asdict(self.schedule).values())
-        graph = {name: value for name, value in _options(self.graph, parts_of_both).items() if name != "vocab_size"}
+        schedule, parts_of_both = options_of(self.schedule), list(asdict(self.schedule).values())
+        graph = {name: value for name, value in options_of(self.graph, parts_of_both).items() if name != "vocab_size"}
         parts = [] if self.objective.name == "score_entropy" else [self.objective.name.replace("_", " ")]
         if not self.exact:
-            parts += [_spelled(self.graph.name, graph), _spelled(self.schedule.name, schedule)]
+            parts += [spelled(self.graph.name, graph), spelled(self.schedule.name, schedule)]
         if self.objective.learns_exponents:
             w = self.graph.exponents
             parts += [f"exponents {float(w.min()):.2f} to {float(w.max()):.2f}"]
@@ -278,27 +279,3 @@ class LoadedModel:
         if x.numel() and not 0 <= int(x.min()) <= int(x.max()) < states:
             raise RequestError(f"token ids must lie in [0, {states}), found {int(x.min())} to {int(x.max())}")
         return x
-
-
-def _options(part: Graph | Schedule, told: Sequence[Any] = ()) -> dict[str, Any]:
-    """The fields of a part by name, those of its own parts among them, but not of parts that are told elsewhere.
-
-    Of long values that are measured of a training text, only that they are.
-    """
-    found: dict[str, Any] = {}
-    for name, value in asdict(part).items():
-        if isinstance(value, dict):
-            found |= {} if value in told else value
-        elif name == part.measured:
-            found |= {name: "measured"} if value else {}
-        else:
-            found[name] = value
-    return found
-
-
-def _spelled(name: str, options: dict[str, Any]) -> str:
-    """A name and its options in words."""
-    words = ", ".join(
-        f"{key} {value:g}" if isinstance(value, float) else f"{key} {value}".lower() for key, value in options.items()
-    )
-    return f"{name} ({words})" if words else name

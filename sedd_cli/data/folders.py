@@ -47,7 +47,7 @@ def prepared_as(name: str, tokenizer: str | None = None, hold_out: str | None = 
     if len(found) > 1:
         keys = _keys([manifest for _, manifest in found])
         ways = listed(f"{folder.name}{key and f' ({key})'}" for (folder, _), key in zip(found, keys, strict=True))
-        add = ", or add what stands behind it (sedd prepare: --tokenizer, --hold-out)" if any(keys) else ""
+        add = ", or add the key in parentheses (with sedd prepare: --tokenizer, --hold-out)" if any(keys) else ""
         raise RequestError(f"{len(found)} prepared texts are called {name}: name one by its folder{add}: {ways}")
     return found[0][0] if found else None
 
