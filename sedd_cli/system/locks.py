@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import errno
 import stat
+import tempfile
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from sedd_cli.errors import RequestError
 
+#: What a file system says that has no locks: Lustre and NFS without them, FUSE.
+NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK)
+
 
 @contextmanager
 def file_lock(lock: Path, refusal: str, timeout: float = 0, remove: bool = False) -> Iterator[None]:
-    """Hold a lock file while the block runs.
+    """Hold a lock file while the block runs; where the file system has no locks, warn and go on without.
 
     Args:
         lock: The lock file; it is made where it does not exist.
@@ -27,6 +33,10 @@ def file_lock(lock: Path, refusal: str, timeout: float = 0, remove: bool = False
 
     if not _free(lock):
         raise RequestError(f"{lock} is in the way: an empty file is made there as a lock; rename or remove it")
+    if not _lockable(lock.parent):
+        warnings.warn(f"{lock.parent} is on a file system without locks: run one command at a time there", stacklevel=3)
+        yield
+        return
     held = FileLock(lock, timeout=timeout)
     try:
         while True:
@@ -69,9 +79,23 @@ def _free(lock: Path) -> bool:
     return stat.S_ISREG(found.st_mode) and found.st_size == 0
 
 
+def _lockable(folder: Path) -> bool:
+    """Whether files in a folder can be locked: tried with a file of its own, which no other process waits for."""
+    try:
+        import fcntl
+    except ImportError:
+        return True  # Windows, which has other locks
+    with suppress(OSError), tempfile.TemporaryFile(dir=folder) as probe:
+        try:
+            fcntl.flock(probe, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            return error.errno not in NO_LOCKS
+    return True  # or told by who opens the lock
+
+
 def is_locked(lock: Path) -> bool:
     """Whether another process holds the lock file; False where this user may not open it."""
-    if not lock.is_file() or not _free(lock):
+    if not lock.is_file() or not _free(lock) or not _lockable(lock.parent):
         return False
     try:
         with file_lock(lock, ""):

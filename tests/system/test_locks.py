@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
 
 import pytest
@@ -41,6 +43,23 @@ def test_what_lies_at_the_path_of_a_lock_and_is_none_is_refused_and_left_alone(t
         pass
     assert (lock.lstat().st_mode, lock.lstat().st_size) == before
     assert target.exists() == (kind == "link")
+
+
+@pytest.mark.parametrize("code", [errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK])
+def test_a_file_system_without_locks_is_told_and_refuses_nothing(tmp_path, monkeypatch, code):
+    """As Lustre answers where it is mounted without `flock`, and NFS without its lock service."""
+
+    def refused(*_):
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(fcntl, "flock", refused)
+    lock, held = tmp_path / ".lock", file_lock(tmp_path / ".lock", "someone is at work")
+    with pytest.warns(UserWarning, match="without locks: run one command at a time"):
+        held.__enter__()
+    with pytest.warns(UserWarning, match="without locks"), file_lock(lock, "someone is at work"):
+        pass
+    assert not is_locked(lock)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_digests_are_those_that_stored_files_hold(tmp_path):
