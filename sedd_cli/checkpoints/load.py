@@ -80,7 +80,11 @@ def _recognised(path: Path, source: str, mask: str | None, device: torch.device)
     if found:
         files.check_memory(device, found.files(files), found.copies(files))
         model = found.load(files, mask)
-        return model if not taken else replace(model, facts={**model.facts, "taken for": taken})
+        facts = {"taken for": taken} if taken else {}
+        declared = files.config.get("mask_token_id")
+        if mask is not None and model.vocabulary and type(declared) is int and declared != model.vocabulary.mask:
+            facts[f"MASK by {published.CONFIG}"] = declared
+        return replace(model, facts=model.facts | facts) if facts else model
     if not files.config and not (path / published.CHECKPOINT).is_file() and (stored := _lightning_files(path)):
         raise RequestError(f"{source} is a folder of checkpoints of lightning: name one of {listed(stored)}")
     if (path.is_dir() or path.suffix in published.PICKLES) and published.training_directory(path):

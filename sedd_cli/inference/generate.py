@@ -107,6 +107,8 @@ def generate(
     prompts: tuple[str | None, ...] = options.prompts or options.chat or (None,)
     if options.chat and blocks.several:
         raise RequestError(f"a chat is answered in one block, of at most {blocks.block} tokens: lower --length")
+    if prompts == (None,) and not blocks.several and getattr(resolved.sampler, "guidance", 0):
+        raise RequestError("guidance means nothing without given text: give a prompt")
     try:
         requests = [
             _request(model, prompt, min(blocks.length, blocks.block), options.seed, group, bool(options.chat))

@@ -167,6 +167,7 @@ def test_a_sample_beyond_the_length_begins_as_its_first_block(model):
         ({"sampling": {"sampler": "{name: confidence, ordr: entropy}"}}, "did you mean 'order'"),
         ({"sampling": {"sampler": "{name: remdm, eta: 0.1}", "remask": 0.2}}, "eta .* given twice: .* as --remask"),
         ({"sampling": {"sampler": "{name: psi, kappa: 2}"}}, "kappa must lie in"),
+        ({"sampling": {"sampler": "confidence", "guidance": 0.5}}, "guidance means nothing without given text"),
     ],
 )
 def test_a_wrong_request_is_refused_with_the_reason(model, options, word):

@@ -254,6 +254,9 @@ def test_mask_may_be_named_as_an_id_or_as_a_token(tmp_path):
     for number in ("41", "-1", "-0", "9" * 20, "-" + "9" * 5000):
         with pytest.raises(RequestError, match=r"--mask-token '-?\d.*': .* has the ids 0 to 39"):
             open_model(folder, mask_token=number)
+    change(folder, "config.json", mask_token_id=MASK)
+    assert open_model(folder, mask_token="7").describe().endswith(f", MASK by config.json {MASK}")
+    assert "MASK by" not in open_model(folder, mask_token=str(MASK)).describe()
 
 
 @pytest.mark.parametrize("broken", ["shard", "index", "tensor", "way out", "truncated"])
