@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -80,7 +81,7 @@ def _recognised(path: Path, source: str, mask: str | None, device: torch.device)
     if found:
         files.check_memory(device, found.files(files), found.copies(files))
         model = found.load(files, mask)
-        facts = {"taken for": taken} if taken else {}
+        facts: dict[str, Any] = {"taken for": taken} if taken else {}
         declared = files.config.get("mask_token_id")
         if mask is not None and model.vocabulary and type(declared) is int and declared != model.vocabulary.mask:
             facts[f"MASK by {published.CONFIG}"] = declared

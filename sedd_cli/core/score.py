@@ -96,6 +96,11 @@ class ScoreModel:
         """The total noise as the network gets it."""
         return sigma if self.sigma_range is None else sigma.clamp(*self.sigma_range)
 
+    def sigma_of_share(self, share: Tensor) -> Tensor:
+        """The total noise [B] float64 that moves a share [B] of the tokens, at a time in [T_MIN, 1]."""
+        least, greatest = self.schedule.sigma(T_MIN), self.schedule.sigma(1.0)
+        return -torch.log1p(-share.double().clamp(max=1 - 1e-12)).clamp(least, greatest)
+
     def log_score(self, x: Tensor, sigma: Tensor) -> Tensor:
         """log s(x, sigma) [B, L, S] for x [B, L], sigma [B], at all positions at once."""
         return self.log_score_of(self.net.head(self.hidden(x, sigma)), sigma, x)

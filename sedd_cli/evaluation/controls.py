@@ -99,6 +99,11 @@ class ControlSet:
         """Whether the texts are of this corpus."""
         return self.key["corpus"] == dataset.manifest.fingerprint
 
+    def of_other_lengths(self, key: dict[str, Any]) -> bool:
+        """Whether only the lengths of the texts differ from those of a key, not their number."""
+        numbers = (sum(count for _, count in each["lengths"]) for each in (self.key, key))
+        return len(set(numbers)) == 1 and {**self.key, "lengths": key["lengths"]} == key
+
     def to_dict(self) -> dict[str, Any]:
         return {
             "corpus": self.corpus,
@@ -161,9 +166,10 @@ def compare(
 ) -> Generator[Event, None, ControlSet | None]:
     """Judge real text and controls beside samples; None, with a Warn, where the judge cannot read them.
 
-    `stored` is returned where it is the same comparison. The real text is the test split, else validation, else train:
-    windows at even distances. Where no split is long enough for as many windows apart from each other, those of the
-    longest overlap, and a Note says so.
+    `stored` is returned where it is the same comparison. Where texts are judged without ids, its texts may be of other
+    lengths: in the corpus's tokens, the lengths differ between the points of a sweep. The real text is the test split,
+    else validation, else train: windows at even distances. Where no split is long enough for as many windows apart from
+    each other, those of the longest overlap, and a Note says so.
 
     Args:
         samples: What `comparable` gives; their number and lengths are those of the texts.
@@ -189,15 +195,19 @@ def _compared(
         "seed": seed,
         "by_ids": by_ids,
     }
-    if stored is not None and stored.key == key:
+    if stored is not None and (stored.key == key or (not by_ids and stored.of_other_lengths(key))):
         return stored
 
     def judged(rows: list[list[int]]) -> Generator[Event, None, JudgeResult]:
         texts = Samples([None] * len(rows), rows, tokenizer)
         return (yield from judge(scorer, texts if by_ids else texts.as_texts()))
 
-    yield Note(f"judging real text of {dataset.manifest.corpus} ({name}) and controls without a network")
     split = dataset.split(name)
+    if max(lengths) > split.tokens:
+        raise RequestError(
+            f"the longest split of {dataset.manifest.corpus} has {split.tokens:,} tokens, a sample {max(lengths):,}"
+        )
+    yield Note(f"judging real text of {dataset.manifest.corpus} ({name}) and controls without a network")
     if max(lengths) * len(lengths) > split.tokens:
         yield Note(f"the {name} split is shorter than the samples: its windows overlap, which raises its self-BLEU")
     starts = np.linspace(0, split.tokens - max(lengths), len(lengths)).astype(np.int64)

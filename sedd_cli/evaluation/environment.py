@@ -33,8 +33,8 @@ def examine() -> list[Finding]:
 
 def _software() -> list[Finding]:
     findings = [finding("sedd", "ok", __version__)]
-    good = sys.version_info >= (3, 10)
-    advice = "" if good else "install Python 3.10 or newer"
+    good = sys.version_info >= (3, 11)
+    advice = "" if good else "install Python 3.11 or newer"
     findings.append(finding("python", "ok" if good else "bad", platform.python_version(), advice))
     findings += [_package(name, "missing", f"pip install {name}") for name in PACKAGES]
     return findings + [_package(name, "optional", advice) for name, advice in EXTRAS.items()]

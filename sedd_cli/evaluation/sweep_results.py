@@ -66,7 +66,8 @@ class SweepPoint:
 class SweepResult:
     """All points of a sweep's folder, in the order of samplers, steps and temperatures.
 
-    comparison: real text and controls as many and as long as the samples of a point; None without a corpus.
+    comparison: real text and controls as many as the samples of a point, and as long as those of the first point that
+    was judged (all are equally long where they are judged by their ids); None without a corpus.
     """
 
     folder: Path

@@ -161,8 +161,12 @@ def draw_bounds(
     return torch.stack([one.double() for one in found], 1)
 
 
-def bound_of(score: ScoreModel, x0: Tensor, draws: int, seed: int, protocol: str) -> tuple[Tensor, Tensor]:
+def bound_of(
+    score: ScoreModel, x0: Tensor, draws: int, seed: int, protocol: str, first: int = 0
+) -> tuple[Tensor, Tensor]:
     """Bound and standard error of each sequence, nats [B], from LEAST_REPLICATES stratified replicates.
+
+    The draws of a sequence depend on the seed and on its number, which is `first` for the first one.
 
     An infinite bound, of which one draw that costs infinitely much is proof, has the error 0.
     """
@@ -171,7 +175,8 @@ def bound_of(score: ScoreModel, x0: Tensor, draws: int, seed: int, protocol: str
     if find_protocol(protocol).stepwise:
         raise RequestError(f"protocol {protocol!r} is about a sampler: `sedd eval` measures it")
     strata = max(1, draws // LEAST_REPLICATES)
-    index, estimator = torch.arange(len(x0)), MonteCarloOptions().estimator_for(score.graph, protocol)
+    index = torch.arange(first, first + len(x0))
+    estimator = MonteCarloOptions().estimator_for(score.graph, protocol)
     means = []
     for r in range(LEAST_REPLICATES):
         total = torch.zeros(len(x0), dtype=torch.float64, device=x0.device)

@@ -81,14 +81,11 @@ class Workload:
 
 
 def expected_work(model: LoadedModel, resolved: ResolvedSampler, tokens: Sequence[int | None]) -> float:
-    """Tokens that pass through the network for a sequence [L], None where free: its length times the evaluations.
-
-    A sampler with a grid takes an evaluation a step, others one for each free token.
-    """
+    """Tokens that pass through the network for a sequence [L], None where free: its length times the evaluations."""
     size, work = model.block_size or max(len(tokens), 1), 0.0
     for start in range(0, len(tokens), size):
         if free := tokens[start : start + size].count(None):
-            work += min(start + size, len(tokens)) * getattr(resolved.sampler, "steps", free)
+            work += min(start + size, len(tokens)) * resolved.sampler.evaluations_for(free)
     return work
 
 

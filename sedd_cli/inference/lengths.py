@@ -31,9 +31,7 @@ def length_nats(model: LoadedModel, tokens: tuple[int | None, ...]) -> float | N
     hidden_from = torch.arange(len(tokens), device=device) >= places[:, None]
     x = torch.where(hidden_from, mask, seen)  # [K, L]: what is known before each of the tokens
     share = (x == mask).double().mean(1)
-    low, high = (model.schedule.sigma(t) for t in (1e-3, 1.0))
-    sigma = -torch.log1p(-share.clamp(max=1 - 1e-12))
-    hidden = model.score.hidden_of_one(x, sigma.clamp(low, high), places)
+    hidden = model.score.hidden_of_one(x, model.score.sigma_of_share(share), places)
     log_p = model.score.net.head(hidden)[:, : model.graph.vocab_size].double().log_softmax(-1)
     return float(-log_p.gather(1, seen[places][:, None]).sum())
 

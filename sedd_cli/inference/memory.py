@@ -41,8 +41,9 @@ def check_fits(model: LoadedModel, length: int, whole: bool = True) -> None:
         needed, what = 2 * size * length * config.hidden_size * config.n_blocks, "keys and values"
     else:
         needed, what = _activations(model, length, size), "activations"
-    if kernels_of(model.graph) is None and not model.net.causal:  # without closed forms, all scores are held at once
-        needed, what = needed + 4 * length * states, f"{what} and scores of {states:,} states"
+    if kernels_of(model.graph) is None and not model.net.causal:  # without closed forms, a block of scores is held
+        held = 4 * states * min(length, model.score.block(model.device))
+        needed, what = needed + held, f"{what} and scores of {states:,} states"
     if needed > (free := free_memory(model.device)):
         raise RequestError(
             f"one sequence of {length:,} tokens takes about {needed / 2**30:,.1f} GiB on {model.device} ({what} of a "

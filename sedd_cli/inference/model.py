@@ -60,9 +60,17 @@ class Model(LoadedModel):
     """A loaded model with methods that bound likelihoods, sample and infill; made by `load_model`."""
 
     def bound(
-        self, tokens: Tensor | str | Sequence[str], draws: int = 64, seed: int = 0, protocol: str = "rigorous"
+        self,
+        tokens: Tensor | str | Sequence[str],
+        draws: int = 64,
+        seed: int = 0,
+        protocol: str = "rigorous",
+        first: int = 0,
     ) -> tuple[Tensor, Tensor]:
         """An upper bound on −log p of each sequence of tokens [B, L], nats [B], with its standard error [B].
+
+        Sequences are numbered from `first`; the draws of each depend on the seed and on its number, so that the errors
+        of several are independent, and one that is bounded alone needs its number to give the same value.
 
         A text, or several of them, which need not be equally long, may stand in the place of tokens. For an
         autoregressive model −log p itself, with an error of 0. An infinite bound has the error 0, too.
@@ -71,7 +79,7 @@ class Model(LoadedModel):
             texts = list(tokens) if isinstance(tokens, Iterable) and not isinstance(tokens, str) else [tokens]
             if wrong := [text for text in texts if not isinstance(text, str)]:
                 raise RequestError(f"bound takes a text, several of them, or tokens; found {shortened(repr(wrong[0]))}")
-            each = [self.bound(self._encoded(text), draws, seed, protocol) for text in texts]
+            each = [self.bound(self._encoded(text), draws, seed, protocol, n) for n, text in enumerate(texts, first)]
             if not each:
                 raise RequestError("bound needs a text")
             return torch.cat([nats for nats, _ in each]), torch.cat([error for _, error in each])
@@ -82,7 +90,7 @@ class Model(LoadedModel):
         if self.exact:
             nats = self.nats(x0)
             return nats, torch.zeros_like(nats)
-        return bound_of(self.score, x0, draws, seed, protocol)
+        return bound_of(self.score, x0, draws, seed, protocol, first)
 
     @called("Model.sample")
     def sample(self, n: int = 1, length: int | None = None, **options: Any) -> list[Sampled]:

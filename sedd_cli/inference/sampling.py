@@ -111,10 +111,8 @@ class Sampling:
 
     def resolve(self, model: LoadedModel) -> ResolvedSampler:
         """The sampler for a model. RequestError where options do not fit each other or the model."""
-        if model.graph.mask is None and self.normalized:
-            raise RequestError(
-                f"--normalized means nothing with the graph {model.graph.name!r}, it needs one with MASK"
-            )
+        if self.normalized and not model.graph.masking:
+            raise RequestError(_needs_mask("--normalized", model))
         sampler = self._sampler(model)
         if sampler.causal != model.exact:
             whose = "goes from left to right" if model.exact else "is no causal network"
@@ -122,7 +120,9 @@ class Sampling:
         try:
             sampler.check(model.graph)
         except ValueError as error:
-            raise RequestError(_needs_mask(sampler.name, model) if sampler.needs_mask else str(error)) from None
+            raise RequestError(
+                _needs_mask(_spelled(sampler.name), model) if sampler.needs_mask else str(error)
+            ) from None
         score = model.score
         normalized = self.normalized and score.parametrization == "score"
         if normalized:
@@ -142,7 +142,7 @@ class Sampling:
                 raise RequestError(f"--remask means nothing with the sampler {name}: it is a kind of Tweedie step")
             name = "remdm"
         if SAMPLERS[name].needs_mask and not model.graph.masking:  # whatever else is chosen
-            raise RequestError(_needs_mask(name, model))
+            raise RequestError(_needs_mask(_spelled(name), model))
         chosen = {
             "steps": self.steps,
             "temperature": self.temperature,
@@ -182,11 +182,16 @@ _OWN = {
 }
 
 
-def _needs_mask(name: str, model: LoadedModel) -> str:
-    graph, spelled = model.graph, name.replace("_", "-")
+def _spelled(name: str) -> str:
+    """A sampler as options spell it."""
+    return f"the sampler {name.replace('_', '-')}"
+
+
+def _needs_mask(what: str, model: LoadedModel) -> str:
+    graph = model.graph
     mixed = "whose only noise is MASK" if graph.mask is not None else "with MASK"
     wanted = "that masks all tokens alike" if graph.only_masks else mixed
-    return f"the sampler {spelled} means nothing with the graph {graph.name!r}, it needs one {wanted}"
+    return f"{what} means nothing with the graph {graph.name!r}, it needs one {wanted}"
 
 
 def split_options(

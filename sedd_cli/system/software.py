@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
@@ -67,7 +67,7 @@ def made_by() -> dict[str, Any]:
     parts = {f"{key} {name}": origin.to_data() for key, name, origin in outside.outside_parts()} if outside else {}
     return {
         "command": command,
-        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "software": {**software("torch"), "python": platform.python_version()},
         "revision": revision(),
         **({"parts": parts} if parts else {}),

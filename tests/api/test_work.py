@@ -76,6 +76,10 @@ def test_bound_takes_text(model):
     several, _ = model.bound([text, "a dog"], draws=8)
     assert several.shape == (2,)
     assert torch.equal(several[:1], nats)
+    twice, _ = model.bound([text, text], draws=8)
+    assert twice[0] != twice[1]  # draws of their own
+    assert torch.equal(twice[1:], model.bound(text, draws=8, first=1)[0])
+    torch.testing.assert_close(model.bound(tokens.expand(2, -1), draws=8)[0], twice)
     with pytest.raises(RequestError, match="longer than the model's"):
         model.bound(text * 10)
     with pytest.raises(RequestError, match="empty text"):

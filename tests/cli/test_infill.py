@@ -24,7 +24,7 @@ from sedd_cli.cli.view.denoising.watch import UNRESOLVED, Watcher
 from sedd_cli.cli.view.view import View
 from sedd_cli.data.tokenizers import load_tokenizer
 from sedd_cli.inference.batch.jobs import fill_jobs
-from sedd_cli.inference.batch.lines import read_jobs
+from sedd_cli.inference.batch.lines import job_lines
 from sedd_cli.inference.generate import GenerateOptions, generate
 from sedd_cli.inference.infill import infill
 from sedd_cli.inference.plan import Job
@@ -346,7 +346,7 @@ def test_each_watched_text_has_its_title(model):
     returned(observe(infill(model, [job], Sampling(), watch=True), see))
     assert titles == {"infill 0, candidate 1", "infill 0, candidate 2"}
     titles.clear()
-    read = read_jobs([b"the [MASK:3] ran", b'{"template": "the [MASK:3] sat", "id": "q7", "n": 2}'], "f", 24)
+    read = list(job_lines([b"the [MASK:3] ran", b'{"template": "the [MASK:3] sat", "id": "q7", "n": 2}'], "f", 24))
     returned(observe(fill_jobs(model, read, Sampling(), False, None, True, watch=True), see))
     assert titles == {"line 1", "q7", "q7, infill 1"}
     frame = Frame(1, 1, 1.0, [Seen(i, 0, (None,) * 3, [1, 2, 3], 1, f"q{i}") for i in range(50)], 1)

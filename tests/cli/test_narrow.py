@@ -136,14 +136,15 @@ def test_the_table_of_likelihoods_with_the_papers_values():
 
 
 def test_the_findings_of_inspect_take_two_lines_each():
+    counts = {"moved": 9, "guessed": 3, "blind": 1}
     levels = [
-        type("L", (), {"lam": lam, "finite": True, "log_score": (-34.1, 6.1), "beyond": 9.0, "moved": 9, "guessed": 3})
+        type("L", (), {"lam": lam, "finite": True, "log_score": (-34.1, 6.1), "beyond": 9.0, **counts})
         for lam in (0.01, 0.1, 0.25, 0.5, 0.75)
     ]
     entropy = type("E", (), {"entropy": 3.79, "error": 0.03, "length": 1024, "text": 3.69, "most": 4.16})
     found = [
         health_checks.scores(levels),
-        health_checks.guesses(levels, [[1, 2, 3]], True),
+        health_checks.guesses(levels, True),
         health_checks.entropy(entropy),
         health_checks.finding(
             "louaaron/sedd-medium", "optional", "not cached", "fetched on first use; offline, pass --model"

@@ -149,6 +149,22 @@ def test_a_stored_comparison_is_used_for_the_same_texts_only(causal, corpus):
     assert returned(compare(causal, texts_of(corpus, 4, 10), corpus, 0, first)).key != first.key
 
 
+def test_the_points_of_a_sweep_that_is_judged_as_text_share_one_comparison(causal, corpus):
+    """Their lengths in the corpus's tokens differ a little."""
+    first = returned(compare(causal, texts_of(corpus, 4, 12).as_texts(), corpus, seed=0))
+    assert returned(compare(causal, texts_of(corpus, 4, 10).as_texts(), corpus, 0, first)) is first
+    assert returned(compare(causal, texts_of(corpus, 3, 12).as_texts(), corpus, 0, first)) is not first
+    assert returned(compare(causal, texts_of(corpus, 4, 12), corpus, 0, first)) is not first
+
+
+def test_samples_longer_than_the_corpus_have_no_controls(causal, corpus):
+    size = max(corpus.split(name).tokens for name in corpus.splits)
+    long = Samples([None], [[0] * (size + 1)], corpus.tokenizer)
+    events, found = completed(compare(causal, long, corpus, seed=0))
+    assert found is None
+    assert any(f"has {size:,} tokens" in event.text for event in events if isinstance(event, Warn))
+
+
 def test_ids_of_another_tokenizer_are_compared_as_texts(causal, corpus):
     ids = corpus.tokenizer.encode("the cat sat on")
     same = comparable(Samples(["the cat sat on"], [ids]), corpus)

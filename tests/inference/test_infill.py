@@ -405,6 +405,8 @@ def test_what_needs_a_mask_is_refused_without_one(bpe):
         uniform.infill("the [MASK:2]", sampler="first_hitting")
     with pytest.raises(RequestError, match="needs one whose only noise is MASK"):
         model_of(bpe, "hybrid").infill("the [MASK:2]", sampler="confidence")
+    with pytest.raises(RequestError, match=r"--normalized means nothing .* needs one whose only noise is MASK"):
+        model_of(bpe, "hybrid").infill("the [MASK:2]", normalized=True)  # its scores at MASK are no p(x0|x)
 
 
 def test_gibbs_sweeps_keep_the_given_text_and_are_counted(bpe):

@@ -54,9 +54,9 @@ def _backward(model: LoadedModel, text: Tokens) -> float:
     mask, places = model.graph.mask_state, torch.arange(SIDE - 1, SIDE - 9, -1)
     seen = torch.tensor([mask if token is None else token for token in text])
     x = torch.where(torch.arange(len(text)) <= places[:, None], mask, seen)
-    sigma = -torch.log1p(-(x == mask).double().mean(1).clamp(max=1 - 1e-12))
-    low, high = (model.schedule.sigma(t) for t in (1e-3, 1.0))
-    hidden = model.score.hidden(x, sigma.clamp(low, high))[torch.arange(len(places)), places]
+    hidden = model.score.hidden(x, model.score.sigma_of_share((x == mask).double().mean(1)))[
+        torch.arange(len(places)), places
+    ]
     log_p = model.score.net.head(hidden)[:, : model.graph.vocab_size].double().log_softmax(-1)
     return float(-log_p.gather(1, seen[places][:, None]).sum())
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 
 import pytest
 
@@ -26,7 +26,7 @@ def test_a_result_names_command_date_versions_and_revision(monkeypatch):
     assert found["value"] == 1
     made = found["made_by"]
     assert made["command"] == "sedd sample --prompt 'two words'"
-    assert abs((datetime.now(timezone.utc) - datetime.fromisoformat(made["date"])).total_seconds()) < 60
+    assert abs((datetime.now(UTC) - datetime.fromisoformat(made["date"])).total_seconds()) < 60
     assert made["software"]["sedd"] == __version__
     assert {"torch", "python"} <= set(made["software"])
     assert made["revision"] is None or re.fullmatch(r"[0-9a-f]{40}(\+changes)?", made["revision"])

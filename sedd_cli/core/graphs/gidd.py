@@ -79,7 +79,10 @@ class Mixing:
 
 @dataclass(frozen=True)
 class MixingSchedule(Schedule):
-    """Total noise of `Mixing`. Times are clamped to [t_eps, 1 − t_eps], in which networks were trained."""
+    """Total noise of `Mixing`. Times above 1 − t_eps count as 1 − t_eps; `t` gives those of [t_eps, 1 − t_eps] alone.
+
+    Networks were trained between these times.
+    """
 
     name: ClassVar[str] = "gidd"
     mixing: Mixing

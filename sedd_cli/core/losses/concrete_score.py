@@ -24,7 +24,7 @@ from sedd_cli.core.score import Loss, ScoreModel
 
 def concrete_score_error(graph: Graph, log_score: Tensor, sigma: Tensor, x: Tensor, x0: Tensor) -> Tensor:
     """Σ_{y≠x} Q(x,y)·(s_y − r_y)²/2 without σ̄′, r_y = p(y|x0)/p(x|x0): [...]. Arguments as in `score_entropy`."""
-    rate = graph.rate_into(x).to(log_score.dtype)  # Q(x, y)
+    rate = graph.between(sigma, sigma).rate_into(x).to(log_score.dtype)  # Q(x, y)
     r = graph.log_ratio(sigma, x, x0).exp().to(log_score.dtype)
     error = torch.where(rate > 0, rate.sqrt() * (log_score.exp() - r), 0.0)
     return error.square().sum(-1) / 2

@@ -39,6 +39,11 @@ def distribution_option(default: Any) -> Any:
     return dataclasses.field(default=default, metadata={"distribution": True})
 
 
+def largest_count(chosen: Tensor) -> int:
+    """The largest number of chosen positions [B, L] of a sequence; 0 of an empty batch."""
+    return max(chosen.sum(1).tolist(), default=0)
+
+
 @dataclass(frozen=True)
 class Sampler(ABC):
     """Fields are the recipe's options.
@@ -78,6 +83,10 @@ class Sampler(ABC):
 
     def check_given(self, given: Conditioning) -> None:  # noqa: B027  (most samplers accept tokens anywhere)
         """ValueError where tokens are given at positions that the sampler cannot take into account."""
+
+    def evaluations_for(self, free: int) -> int:
+        """The network evaluations of a sequence with so many free positions, at most."""
+        return free
 
     def shape(self, weights: Tensor) -> Tensor:
         """The distribution of the next token, weights [R, S], with temperature and top_p applied."""

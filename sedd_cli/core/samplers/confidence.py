@@ -69,8 +69,7 @@ QUOTAS: dict[str, Callable[[int, int, int, int], int]] = {"even": even, "linear"
 def trunk_output(model: ScoreModel, x: Tensor) -> Tensor:
     """The trunk's output [B, L, D] for x [B, L], at the noise level that masks as large a share as is masked."""
     share = (x == model.graph.mask_state).double().mean(1)
-    sigma = -torch.log1p(-share.clamp(max=-math.expm1(-model.schedule.sigma(1.0))))
-    return model.hidden(x, sigma.float())
+    return model.hidden(x, model.sigma_of_share(share))
 
 
 @SAMPLERS.register
@@ -112,6 +111,9 @@ class Confidence(Sampler):
             raise ValueError(f"block_length must be at least 1, or 0 for a single block, found {self.block_length}")
         if not 0 <= self.guidance < math.inf:
             raise ValueError(f"guidance must be finite and at least 0, found {self.guidance}")
+
+    def evaluations_for(self, free: int) -> int:
+        return len(self.plan(free)) * (1 + (self.guidance > 0))
 
     def run(self, model: ScoreModel, given: Conditioning, seed: int | Tensor, index: Tensor) -> Iterator[Denoised]:
         self.check(model.graph)

@@ -12,7 +12,7 @@ from torch import Tensor
 from sedd_cli.core.categorical import inverse_cdf
 from sedd_cli.core.conditioning import Conditioning
 from sedd_cli.core.random import BASE, SAMPLER, Stream
-from sedd_cli.core.samplers.base import SAMPLERS, Denoised, Sampler
+from sedd_cli.core.samplers.base import SAMPLERS, Denoised, Sampler, largest_count
 from sedd_cli.core.score import ScoreModel
 
 
@@ -37,7 +37,7 @@ class FirstHitting(Sampler):
         x = given(model.graph.sample_base(Stream(seed, BASE, index).uniforms(0, length)[0]))
         lam = -torch.expm1(torch.full((batch,), -model.schedule.sigma(1.0), dtype=torch.float64))
         lam, noise = lam.to(index.device), Stream(seed, SAMPLER, index)
-        evaluations, steps = torch.zeros_like(index), int(model.graph.active(x).sum(1).max())
+        evaluations, steps = torch.zeros_like(index), largest_count(model.graph.active(x))
         for k in range(steps):
             u_time, u_place = (u[:, 0] for u in noise.uniforms(2 * k, 1))
             u_token = noise.uniforms(2 * k + 1, 1)[0][:, 0]

@@ -13,7 +13,7 @@ from sedd_cli.core.categorical import inverse_cdf
 from sedd_cli.core.conditioning import Conditioning
 from sedd_cli.core.graphs import Graph
 from sedd_cli.core.random import SAMPLER, Stream
-from sedd_cli.core.samplers.base import SAMPLERS, Denoised, Sampler, distribution_option
+from sedd_cli.core.samplers.base import SAMPLERS, Denoised, Sampler, distribution_option, largest_count
 from sedd_cli.core.samplers.stepper import MOST_STEPS
 from sedd_cli.core.samplers.tweedie import Tweedie
 from sedd_cli.core.schedules import T_MIN
@@ -62,24 +62,27 @@ class Gibbs(Sampler):
     def distribution_options(self) -> dict[str, Any]:
         return super().distribution_options() | {"sweeps": self.sweeps}
 
+    def evaluations_for(self, free: int) -> int:
+        return self.start.evaluations + self.sweeps * free
+
     def run(self, model: ScoreModel, given: Conditioning, seed: int | Tensor, index: Tensor) -> Iterator[Denoised]:
         self.check(model.graph)
-        count = (~given.where).sum(1)
-        most = self.steps + 1 + self.sweeps * int(count.max())
+        count, longest = (~given.where).sum(1), largest_count(~given.where)
+        steps = self.steps + 1 + self.sweeps * longest
         now = None
         for now in self.start.run(model, given, seed, index):
-            yield Denoised(now.step, most, now.x, now.evaluations, now.fallbacks)
+            yield Denoised(now.step, steps, now.x, now.evaluations, now.fallbacks)
         assert now is not None
         x, evaluations, noise = now.x, now.evaluations, Stream(seed, SAMPLER, index)
         places = given.where.int().sort(dim=1, stable=True).indices  # free positions first, from left to right
-        for k in range(self.sweeps * int(count.max())):
+        for k in range(self.sweeps * longest):
             alive = (k < self.sweeps * count).nonzero()[:, 0]
             place = places[alive, k % count[alive]]
             u = noise.uniforms(self.start.evaluations + k, 1)[0][:, 0].to(x.device)
             p = self.conditional(model, x[alive], place)
             x = x.index_put((alive, place), inverse_cdf(self.shape(p), u[alive]))
             evaluations = evaluations.index_add(0, alive, torch.ones_like(alive))
-            yield Denoised(self.steps + 2 + k, most, x, evaluations, now.fallbacks)
+            yield Denoised(self.steps + 2 + k, steps, x, evaluations, now.fallbacks)
 
     def conditional(self, model: ScoreModel, x: Tensor, place: Tensor) -> Tensor:
         """Unnormalised p(x_i|all others) at one position `place` [B] of each sequence x [B, L]: [B, N] float64."""

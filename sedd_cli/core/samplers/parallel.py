@@ -14,7 +14,7 @@ from torch import Tensor
 from sedd_cli.core.categorical import inverse_cdf
 from sedd_cli.core.conditioning import Conditioning
 from sedd_cli.core.random import SAMPLER, Stream
-from sedd_cli.core.samplers.base import SAMPLERS, Denoised, Sampler, distribution_option
+from sedd_cli.core.samplers.base import SAMPLERS, Denoised, Sampler, distribution_option, largest_count
 from sedd_cli.core.samplers.confidence import ORDERS, trunk_output
 from sedd_cli.core.score import ScoreModel
 
@@ -53,8 +53,8 @@ class Parallel(Sampler):
         self.check(model.graph)
         free, mask, noise = ~given.where, model.graph.mask_state, Stream(seed, SAMPLER, index)
         x, block = given(torch.full_like(given.tokens, mask)), self.blocks(free)
-        evaluations, most = torch.zeros_like(index), int(free.sum(1).max())
-        for k in range(most):
+        evaluations, longest = torch.zeros_like(index), largest_count(free)
+        for k in range(longest):
             masked = free & (x == mask)
             alive = masked.any(1).nonzero()[:, 0]
             if not len(alive):
@@ -68,8 +68,8 @@ class Parallel(Sampler):
             kept = self.kept(surest.masked_scatter(rows, sure), rows)
             x = x.index_put((alive,), torch.where(kept, chosen, x[alive]))
             evaluations = evaluations.index_add(0, alive, torch.ones_like(alive))
-            yield Denoised(k + 1, most, x, evaluations)
-        if not most:
+            yield Denoised(k + 1, longest, x, evaluations)
+        if not longest:
             yield Denoised(0, 0, x, evaluations)
 
     def _choices(self, model: ScoreModel, x: Tensor, rows: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:

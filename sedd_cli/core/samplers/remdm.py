@@ -129,6 +129,9 @@ class ReMDMConf(Sampler):
     def distribution_options(self) -> dict[str, Any]:
         return super().distribution_options() | {"eta": self.eta, "normalized": True}
 
+    def evaluations_for(self, free: int) -> int:
+        return self.steps + 1
+
     def drawn(self, p: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
         """Tokens [R] by p [R, V] and uniforms u [R], and with what probability each was drawn, ψ [R]."""
         shaped = self.shape(p)

@@ -102,6 +102,9 @@ class Stepper(Sampler):
         """Moves of all steps of the grid, which is the most network evaluations of a sequence."""
         return self.steps * (1 + self.correctors) + 1
 
+    def evaluations_for(self, free: int) -> int:
+        return self.evaluations
+
     def moves(self, model: ScoreModel, device: torch.device) -> Iterator[list[Move]]:
         """What each step of the grid consists of. The numbers of all steps are computed at once, before the first."""
         grid = self.times(model).to(device)
@@ -119,8 +122,8 @@ class Stepper(Sampler):
         x, noise = _start(self, model, given, seed, index)
         evaluations, fallbacks, first = torch.zeros_like(index), 0, True
         mean, free = model.parametrization != "score", ~given.where
-        skips = torch.full_like(index, mean, dtype=torch.bool)  # sequences in which not every position is scored
-        all_skip = mean  # whether they are all sequences, known without waiting for a GPU
+        all_skip = mean and self.thinning  # known without waiting for a GPU
+        skips = torch.full_like(index, all_skip, dtype=torch.bool)  # sequences in which not every position is scored
         uniforms = noise.ahead(x.shape[1], self.evaluations)
         for k, moves in enumerate(self.moves(model, index.device)):
             fell_back = False
@@ -131,12 +134,10 @@ class Stepper(Sampler):
                     x = given(_move_scoring_all(move, x, free, u))
                     continue
                 # the first move scores every active position; later ones skip some while scores stay small
-                if self.thinning and 0 < k < self.steps and not all_skip:
+                if self.thinning and move.can_skip and 0 < k < self.steps and not all_skip:
                     fell_back |= bool(((model.graph.active(x) & free).any(1) & ~skips).any())
                 scored, x, small, all_small = thinned_move(move, x, free, u, skips)
-                if not (mean or self.thinning):
-                    skips, all_skip = torch.zeros_like(skips), False
-                elif not (all_small and all_skip):
+                if self.thinning and not (all_small and all_skip):
                     skips, all_skip = small & (skips | first), all_small and (first or all_skip)
                 evaluations, first = evaluations + scored, False
             fallbacks += fell_back
@@ -165,6 +166,11 @@ class Move(ABC):
         """Whether some active positions can be known to stay from a bound on scores alone."""
         return True
 
+    @property
+    def can_skip(self) -> bool:
+        """Whether active positions are left out where they are known to stay."""
+        return self.bounded and self.draw.moves_first
+
     @abstractmethod
     def transition(self, log_score: Tensor, x: Tensor) -> Transition:
         """The transition of active positions x [R] with log_score [R, S], from its equation."""
@@ -185,6 +191,11 @@ class GridStep(Move):
     t: Tensor
     s: Tensor
     coefficient: Tensor
+
+    @property
+    def can_skip(self) -> bool:
+        # without a bound of its own, a sampler's step scores every active position
+        return super().can_skip and type(self.sampler).move_bound is not Stepper.move_bound
 
     def transition(self, log_score: Tensor, x: Tensor) -> Transition:
         return self.sampler.transition(self.model, log_score, x, self.t.expand(x.shape), self.s.expand(x.shape))

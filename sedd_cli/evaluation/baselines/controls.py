@@ -38,7 +38,7 @@ def controls(tokens: np.ndarray, vocab_size: int, lengths: Sequence[int], seed: 
 def repeated_phrase(tokens: np.ndarray, lengths: Sequence[int]) -> Rows:
     """The most frequent run of PHRASE tokens, over and over; all texts are alike."""
     size = min(PHRASE, len(tokens))
-    gram = np.zeros(len(tokens), dtype=np.int64)  # the number of the run that ends at each token
+    gram = np.zeros(len(tokens), dtype=np.int64)  # the number of the run that begins at each token
     for k in range(size):
         keys = gram[: len(tokens) - k] * (int(tokens.max()) + 1) + tokens[k:]
         gram = np.unique(keys, return_inverse=True)[1]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Sequence
 from typing import Literal
 
@@ -73,14 +72,13 @@ def normaliser(levels: Sequence[NoiseLevel]) -> Finding:
     return finding("normaliser", "ok", found)
 
 
-def guesses(levels: Sequence[NoiseLevel], rows: Sequence[Sequence[int]], real: bool) -> Finding:
-    """Whether moved tokens of `rows`, real text or samples of the model, are guessed better than by the commonest."""
+def guesses(levels: Sequence[NoiseLevel], real: bool) -> Finding:
+    """Whether moved tokens of real text, or else of samples, are guessed better than by the most frequent token."""
     seen = [level for level in levels if level.lam <= MOST_NOISE]
     moved, right = sum(level.moved for level in seen), sum(level.guessed for level in seen)
-    counts = Counter(token for row in rows for token in row)
-    blind = counts.most_common(1)[0][1] / counts.total()
     if not moved:
         return finding("guesses", "odd", "no token was changed by noise", "give a longer --text")
+    blind = sum(level.blind for level in seen) / moved
     found = f"{right / moved:.1%} of {moved:,} tokens changed by at most {MOST_NOISE:.0%} of noise"
     found += f"; always the most frequent one: {blind:.1%}"
     if right / moved <= blind + 2 * math.sqrt(blind * (1 - blind) / moved):

@@ -89,7 +89,7 @@ def diagnose(model: LoadedModel, options: DiagnoseOptions) -> Generator[Event, N
         weights,
         health_checks.scores(levels),
         health_checks.normaliser(levels),
-        health_checks.guesses(levels, probe.x0.tolist(), probe.real),
+        health_checks.guesses(levels, probe.real),
         health_checks.entropy(samples),
     ]
     return Diagnosis(*known, findings, probe.name, levels, samples)
@@ -114,7 +114,8 @@ def score_level(model: LoadedModel, x0: Tensor, lam: float, seed: int = 0) -> No
     sigma = torch.full((len(x0),), -math.log1p(-lam), dtype=torch.float64, device=x0.device)
     u, _ = Stream(seed, NOISE, torch.arange(len(x0))).uniforms(0, x0.shape[1])
     x = graph.perturb(x0, sigma, u.to(x0.device))
-    values, owners, least, most, guessed, moved = [], [], math.inf, -math.inf, 0, 0
+    values, owners, least, most, guessed, blind, moved = [], [], math.inf, -math.inf, 0, 0, 0
+    first, second = x0.flatten().bincount(minlength=graph.vocab_size).topk(2).indices  # the most frequent tokens
     beyond = -math.inf
     for rows, log_score in model.score.knowing(x0).scored_rows(x, sigma):
         if not len(rows.x):
@@ -128,15 +129,17 @@ def score_level(model: LoadedModel, x0: Tensor, lam: float, seed: int = 0) -> No
         away = rows.x != clean
         likeliest = denoise_step(graph, log_score, rows.x, rows.sigma).weights.argmax(-1)
         guessed += int((likeliest == clean)[away].sum())
+        blind += int((torch.where(rows.x == first, second, first) == clean)[away].sum())
         moved += int(away.sum())
     level, positions = float(sigma[0]), sum(map(len, values))
     if not values:
-        return NoiseLevel(lam, level, positions, moved, 0, None, None, None, True)
+        return NoiseLevel(lam, level, positions, moved, 0, 0, None, None, None, True)
     value, owner = torch.cat(values), torch.cat(owners)
     # a minimum can miss a NaN, the normaliser cannot
     if not (bool(value.isfinite().all()) and math.isfinite(least) and math.isfinite(most)):
-        return NoiseLevel(lam, level, positions, moved, guessed, None, None, None, False)
-    return NoiseLevel(lam, level, positions, moved, guessed, _summary(value, owner), (least, most), beyond, True)
+        return NoiseLevel(lam, level, positions, moved, guessed, blind, None, None, None, False)
+    summary = _summary(value, owner)
+    return NoiseLevel(lam, level, positions, moved, guessed, blind, summary, (least, most), beyond, True)
 
 
 def _summary(value: Tensor, owner: Tensor) -> NormaliserSummary:

@@ -30,8 +30,9 @@ class NoiseLevel:
     """Scores of tokens of which noise moves the share lam = 1 − e^{−sigma}.
 
     positions: number of scored ones. moved: tokens that noise moved; guessed: how many of them are the most probable
-    denoised token. log_score: the smallest and the largest; beyond: how far the largest exceeds that of any
-    distribution. All three summaries are None where nothing was scored or some score is not finite.
+    denoised token other than the one that stands there; blind: how many are the most frequent token other than that.
+    log_score: the smallest and the largest; beyond: how far the largest exceeds that of any distribution. All three
+    summaries are None where nothing was scored or some score is not finite.
     """
 
     lam: float
@@ -39,6 +40,7 @@ class NoiseLevel:
     positions: int
     moved: int
     guessed: int
+    blind: int
     normaliser: NormaliserSummary | None
     log_score: tuple[float, float] | None
     beyond: float | None

@@ -32,13 +32,6 @@ class AnswerLikelihood:
     draws: int
 
 
-def answer_likelihood(
-    model: LoadedModel, prompt: Sequence[int], answer: Sequence[int], draws: int = 128, seed: int = 0
-) -> AnswerLikelihood:
-    """The likelihood of an answer as LLaDA's evaluation estimates it; see `answer_likelihoods`."""
-    return answer_likelihoods(model, prompt, answer, draws, seed)[0]
-
-
 @torch.no_grad()
 def answer_likelihoods(
     model: LoadedModel, prompt: Sequence[int], answer: Sequence[int], draws: int = 128, seed: int = 0
@@ -109,9 +102,8 @@ def normalised_over(model: LoadedModel) -> int:
 def weighted_log_ps(model: LoadedModel, x0: Tensor, masked: Tensor, p: Tensor, sizes: tuple[int, ...]) -> Tensor:
     """`weighted_log_p` normalised over the first `sizes` of the states, [B, len(sizes)], from the same evaluations."""
     x = torch.where(masked, model.graph.mask_state, x0)
-    sigma = -torch.log1p(-p.double().clamp(max=-math.expm1(-model.schedule.sigma(1.0)))).float()
     score = model.score
-    batch, position, hidden = score.hidden_rows(x, sigma, masked)
+    batch, position, hidden = score.hidden_rows(x, score.sigma_of_share(p), masked)
     total = torch.zeros(len(x0), len(sizes), dtype=torch.float64, device=x0.device)
     block = score.block(x0.device)
     for b, i, h in zip(*(part.split(block) for part in (batch, position, hidden)), strict=True):

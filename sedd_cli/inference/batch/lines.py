@@ -72,13 +72,6 @@ class Defaults:
     candidates: int | None = None
 
 
-def read_jobs(
-    lines: Iterable[bytes], source: str, length: int, n: int = 1, seed: int = 0, candidates: int | None = None
-) -> list[JobLine]:
-    """`job_lines` as a list."""
-    return list(job_lines(lines, source, length, n, seed, candidates))
-
-
 def job_lines(
     lines: Iterable[bytes | None], source: str, length: int, n: int = 1, seed: int = 0, candidates: int | None = None
 ) -> Iterator[JobLine]:

@@ -32,7 +32,7 @@ from sedd_cli import load_model
 from sedd_cli.checkpoints.bidirectional import rope_kind
 from sedd_cli.checkpoints.formats import base
 from sedd_cli.errors import DamageError, RequestError
-from sedd_cli.evaluation.likelihood.llada import answer_likelihood
+from sedd_cli.evaluation.likelihood.llada import answer_likelihoods
 
 X = torch.tensor([[1, 2, MASK, 4, 5, MASK, 39], [MASK] * 7])
 
@@ -383,7 +383,7 @@ def test_the_bound_is_that_of_tokens_revealed_in_a_random_order(tmp_path, kind):
     bound, error = loaded.bound(x0, draws=1000)
     assert abs(float(bound) - sum(nats) / 6) < 4 * float(error) + 1e-4
     assert sum(nats) / 6 >= -math.log(probability)
-    found = answer_likelihood(loaded, [], x0[0].tolist(), draws=1600)
+    found, _ = answer_likelihoods(loaded, [], x0[0].tolist(), draws=1600)
     assert found.tokens == 3
     # LLaDA's counts MASK's row, which makes every token less likely
     assert found.log_p < -sum(nats) / 6 + 4 * found.error

@@ -296,6 +296,17 @@ def test_masked_cross_entropy_is_weighted_cross_entropy_and_the_score_entropy_of
     torch.testing.assert_close(paper_bound(model, x0, v, u).double(), found.double(), rtol=1e-6, atol=1e-9)
 
 
+def test_concrete_score_matching_takes_the_rates_of_the_noise_level():
+    """Where tokens have masking rates of their own, which depend on noise, they are those at sigma."""
+    graph, sigma, log_score = GRAPHS["state_dependent"](vocab_size=N, power=1.7), one(0.7), torch.zeros(1, N + 1, **F64)
+    x, x0 = torch.tensor([N]), torch.tensor([1])
+    rate = graph.between(sigma, sigma).rate_into(x)[0]
+    r = graph.log_ratio(sigma, x, x0)[0].exp()
+    truth = sum(float(rate[y] * (1 - r[y]) ** 2 / 2) for y in range(N))
+    assert float(concrete_score_error(graph, log_score, sigma, x, x0)) == pytest.approx(truth, rel=1e-12)
+    assert truth > 0
+
+
 @every_graph
 @pytest.mark.parametrize("sigma", [1e-2, 0.7, 6.0])
 def test_concrete_score_matching_is_the_squared_error_under_the_same_rates(name, sigma):

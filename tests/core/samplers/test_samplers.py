@@ -319,6 +319,37 @@ def test_without_thinning_any_score_gives_the_plain_paths_samples(sampler):
     assert disagreements(SAMPLERS[sampler](steps=60, thinning=False)) == (0, 0)
 
 
+@pytest.mark.parametrize("parametrization", ["score", "mean", "plug_in"])
+def test_without_thinning_every_step_costs_an_evaluation_until_nothing_is_masked(parametrization):
+    """Models of clean tokens have no normaliser to watch, and skipped positions whatever the option said."""
+    graph, Q, p0 = world("absorbing", L=3)
+    exact = score_model(graph, SCHEDULES["loglinear"](), reference.exact_score(p0, Q))
+    model = replace(exact, parametrization=parametrization)
+    given, index = Conditioning.nothing(50, 3), torch.arange(50)
+    trace = list(SAMPLERS["tweedie"](steps=300, thinning=False).run(model, given, 1, index))
+    masked = torch.stack([torch.ones(50, dtype=torch.bool), *((now.x == N).any(1) for now in trace[:-1])])
+    assert torch.equal(trace[-1].evaluations, masked.sum(0))
+    *_, thinned = SAMPLERS["tweedie"](steps=300).run(model, given, 1, index)
+    assert thinned.evaluations.sum() < 0.5 * trace[-1].evaluations.sum()
+
+
+@pytest.mark.parametrize("name", ["psi", "ddim", "flow_matching"])
+def test_samplers_that_never_skip_do_not_say_that_steps_were_slow(name):
+    missed, fallbacks = disagreements(SAMPLERS[name](steps=60))
+    assert (missed, fallbacks) == (0, 0)
+
+
+@pytest.mark.parametrize("name", sorted(SAMPLERS))
+def test_an_empty_batch_stays_empty(name):
+    sampler = SAMPLERS[name]()
+    graph, Q, p0 = world("uniform" if name == "gibbs" else "absorbing", L=3)
+    if sampler.causal:
+        pytest.skip("its network has a cache")
+    model = score_model(graph, SCHEDULES["loglinear"](), reference.exact_score(p0, Q))
+    *_, last = sampler.run(model, Conditioning.nothing(0, 3), 1, torch.arange(0))
+    assert last.x.shape == (0, 3)
+
+
 def test_fallbacks_count_steps_of_unfinished_sequences():
     graph, Q, p0 = world("absorbing", L=3)
     exact = reference.exact_score(p0, Q)

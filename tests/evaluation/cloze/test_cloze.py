@@ -14,6 +14,7 @@ import reference
 from support.jobs import completed, returned
 
 from sedd_cli import load_model
+from sedd_cli.core.samplers import SAMPLERS
 from sedd_cli.data.prepare import PrepareOptions, prepare
 from sedd_cli.data.shards import open_dataset
 from sedd_cli.errors import RequestError
@@ -212,6 +213,16 @@ def test_the_greedy_word_takes_the_likeliest_token_each_time():
 def restored(model, text, options):
     events, result = completed(cloze(model, text, options))
     return result.to_dict(), events
+
+
+def test_a_sampler_with_a_temperature_of_its_own_is_cold_in_its_turn(model, own):
+    """Typed with its options, or as an object from Python."""
+    typed, made = "{name: tweedie, steps: 4, temperature: 0.9}", SAMPLERS["tweedie"](steps=4, temperature=0.9)
+    found = [
+        restored(model, own, ClozeOptions(4, candidates=1, seed=1, sampling=Sampling(sampler=sampler)))[0]
+        for sampler in (typed, made)
+    ]
+    assert found[0]["restored"] == found[1]["restored"]
 
 
 def test_counts_add_up(model, own):

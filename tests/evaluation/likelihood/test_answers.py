@@ -14,7 +14,7 @@ from support.sedd_networks import save_hub
 from sedd_cli.checkpoints.load import open_model
 from sedd_cli.errors import RequestError
 from sedd_cli.evaluation.likelihood.answers import Pair, read_pairs
-from sedd_cli.evaluation.likelihood.llada import answer_likelihood, answer_likelihoods
+from sedd_cli.evaluation.likelihood.llada import answer_likelihoods
 
 pytest.importorskip("transformers", reason="transformers is not installed")
 
@@ -41,7 +41,7 @@ def test_the_command(sedd, folder, pairs, tmp_path):
     assert (first["llada"]["tokens"], second["llada"]["tokens"]) == (4, 1)  # a space goes with the answer
     model = open_model(folder, "cpu")
     prompt, answer = Pair("the cat ", "sat").tokens(model.text_tokenizer())
-    assert first["llada"]["log_p"] == answer_likelihood(model, prompt, answer).log_p
+    assert first["llada"]["log_p"] == answer_likelihoods(model, prompt, answer)[0].log_p
     assert first["llada"]["log_p"] < first["tokens"]["log_p"]  # MASK and only MASK is left out
     assert first["llada"]["draws"] == 128
     shown = sedd(*words)

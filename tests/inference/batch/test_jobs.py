@@ -16,7 +16,7 @@ from sedd_cli.data.tokenizers.characters import CharTokenizer
 from sedd_cli.errors import RequestError, WorkError
 from sedd_cli.inference.batch import planned
 from sedd_cli.inference.batch.jobs import fill_jobs
-from sedd_cli.inference.batch.lines import read_jobs
+from sedd_cli.inference.batch.lines import job_lines
 from sedd_cli.inference.plan import plan_job
 from sedd_cli.inference.sampling import Sampling
 from sedd_cli.recipe.part import SamplerPart
@@ -37,7 +37,7 @@ def model(tiny_run):
 
 
 def fill(model, lines, out=None, resume=True, every=False, **options):
-    read = read_jobs([line.encode() for line in lines], "jobs.jsonl", model.length)
+    read = list(job_lines([line.encode() for line in lines], "jobs.jsonl", model.length))
     return completed(fill_jobs(model, read, Sampling(**options), every, out, resume, watch=False))
 
 
@@ -84,7 +84,7 @@ def test_results_do_not_depend_on_order_or_batch(model, tmp_path):
 def test_an_interrupted_batch_goes_on_where_it_was(model, tmp_path):
     fill(model, LINES, tmp_path / "whole.jsonl")
     out = tmp_path / "r.jsonl"
-    read = read_jobs([line.encode() for line in LINES], "jobs.jsonl", model.length)
+    read = list(job_lines([line.encode() for line in LINES], "jobs.jsonl", model.length))
     running = fill_jobs(model, read, Sampling(batch=1), False, out, True, watch=False)
     for _ in running:
         if out.exists() and len(records(out)) == 4:
@@ -247,7 +247,7 @@ def test_a_line_may_be_a_template(model, tmp_path):
     # in a file that begins with JSON, debris of a line is no template
     _, result = fill(model, [LINES[0], '"template": "the [MASK:3] sat"}'], tmp_path / "s.jsonl")
     assert [one.reason.split(":")[0] for one in result.refused] == ["is not JSON"]
-    read = read_jobs(["\ufeffthe [MASK:1] sat\r\n".encode()], "jobs.txt", model.length)
+    read = list(job_lines(["\ufeffthe [MASK:1] sat\r\n".encode()], "jobs.txt", model.length))
     assert str(read[0].job.template) == "the [MASK:1] sat"
 
 
@@ -262,7 +262,9 @@ def test_short_gaps_cost_an_evaluation_a_token(model, tmp_path):
 
 def test_the_share_of_the_work_is_honest(model):
     """A bar that counts finished fillings would stand at 0 while the first batch is drawn."""
-    read = read_jobs([b"the [MASK:2] sat"] * 4 + [b"the [MASK:12] sat"] * 2 + [b"[MASK:2-9]a"], "jobs", model.length)
+    read = list(
+        job_lines([b"the [MASK:2] sat"] * 4 + [b"the [MASK:12] sat"] * 2 + [b"[MASK:2-9]a"], "jobs", model.length)
+    )
     events, _ = completed(fill_jobs(model, read, Sampling(), False, None, True, watch=False))
     bar = [e for e in events if isinstance(e, Progress)]
     assert {e.total for e in bar} == {14}
@@ -314,13 +316,13 @@ def test_a_line_that_cannot_be_done_is_named_and_the_others_are_done(model, tmp_
 
 
 def test_bytes_that_are_no_text_are_a_line_like_any_other(model):
-    read = read_jobs([LINES[0].encode(), b'{"template": "\xff [MASK]"}'], "jobs.jsonl", model.length)
+    read = list(job_lines([LINES[0].encode(), b'{"template": "\xff [MASK]"}'], "jobs.jsonl", model.length))
     assert "is not UTF-8" in read[1].refusal
 
 
 def test_no_jobs_and_what_no_line_could_mend_are_refused(model, tmp_path):
     with pytest.raises(RequestError, match="holds no jobs"):
-        read_jobs([b"", b"  "], "jobs.jsonl", 24)
+        list(job_lines([b"", b"  "], "jobs.jsonl", 24))
     with pytest.raises(RequestError, match="unknown sampler"):
         fill(model, LINES, tmp_path / "r.jsonl", sampler="plms")
     assert not (tmp_path / "r.jsonl").exists()
@@ -347,7 +349,7 @@ def test_a_file_of_something_else_is_left_alone(model, tmp_path):
 
 def test_two_at_once_are_refused(model, tmp_path):
     out = tmp_path / "r.jsonl"
-    read = read_jobs([LINES[0].encode()], "jobs.jsonl", model.length)
+    read = list(job_lines([LINES[0].encode()], "jobs.jsonl", model.length))
     running = fill_jobs(model, read, Sampling(), False, out, True, watch=True)
     next(running)
     with pytest.raises(RequestError, match="another process writes"):
@@ -401,7 +403,7 @@ def keyed(model, read, every=False, **options):
 
 
 def test_equal_lines_are_told_apart(model):
-    read = read_jobs([LINES[0].encode()] * 3, "jobs.jsonl", model.length)
+    read = list(job_lines([LINES[0].encode()] * 3, "jobs.jsonl", model.length))
     keys = [key for _, _, key in keyed(model, read)]
     assert len(set(keys)) == 3
 
@@ -409,14 +411,14 @@ def test_equal_lines_are_told_apart(model):
 def test_whatever_changes_a_result_is_in_its_key(model):
     asked = [{}, {"seed": 3}, {"length": 20}, {"candidates": 2}, {"id": 5}]
     lines = [json.dumps({"template": "the [MASK] sat", **more}).encode() for more in asked]
-    read = read_jobs([*lines, b'{"template": "the [MASK] sat on"}'], "jobs.jsonl", model.length)
+    read = list(job_lines([*lines, b'{"template": "the [MASK] sat on"}'], "jobs.jsonl", model.length))
     keys = [key for every in (False, True) for _, _, key in keyed(model, read, every)]
     assert len({key for key in keys if "-" not in key}) == 12
 
 
 def test_the_model_its_tokenizer_and_its_recipe_are_in_the_key(model):
     """Equal weights with another vocabulary, precision or usual sampler give other results."""
-    read = read_jobs([LINES[0].encode()], "jobs.jsonl", model.length)
+    read = list(job_lines([LINES[0].encode()], "jobs.jsonl", model.length))
 
     def key(model, **options):
         return next(iter(keyed(model, read, **({"sampler": "tweedie"} | options))))[2]
