@@ -33,9 +33,9 @@ MOST_PRIOR, DENSE_STATES = 0.01, 512
 MOST_SIGMA = 1e6
 #: Values of the model's width that a block keeps for the backward pass at least, for each token.
 KEPT = 10
-#: Bytes in bf16 that a block keeps for the backward pass for each token and column of its width, compiled and not:
-#: measured on an H200 with gpt2_small and gpt2_medium (37 to 43, and 60; `sedd guide speed`).
-HELD = {True: 40, False: 60}
+#: Bytes in bf16 that a block keeps for the backward pass for each token and column of its width: measured on an H200
+#: with gpt2_small and gpt2_medium, whose blocks were not compiled (compiled ones keep 37 to 43; `sedd guide speed`).
+HELD = 60
 #: The paper trained on nodes of 8 A100 80GB (appendix C.2); the share of their peak is an assumption.
 GPUS, MFU = 8, 0.4
 
@@ -224,7 +224,7 @@ def _memory(recipe: Recipe, parameters: int, graph: Graph, micro_batch: int) -> 
     width, blocks, objective = recipe.model.hidden_size, recipe.model.n_blocks, recipe.objective.make()
     tokens = objective.corruptions * micro_batch * recipe.model.length
     # recomputing keeps the input of each block and the activations of one block at a time
-    each = HELD[recipe.train.compile is not False] * (1 if recipe.train.precision in ("auto", "bf16") else 2)
+    each = HELD if recipe.train.precision in ("auto", "bf16") else 2 * HELD
     held = each + 4 * blocks if recipe.train.recompute else each * blocks
     # the fused loss: hidden states of the active positions, scaled, and their gradient in float32; one tile in float32
     # and its gradient in bf16

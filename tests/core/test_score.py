@@ -1,6 +1,7 @@
 """Scores where they are needed equal scores everywhere."""
 
 import dataclasses
+import math
 from dataclasses import replace
 from typing import ClassVar
 
@@ -107,6 +108,17 @@ def test_the_network_is_told_a_sigma_in_range_and_the_graph_the_true_one():
     assert asked == [0.1, 0.5, 2.0]
     expected = -sigma.expm1().log() - torch.tensor(3, dtype=torch.float64).log()
     torch.testing.assert_close(log_score[:, 0, 0], expected, rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("name", ["loglinear", "geometric"])
+def test_a_share_of_masks_has_the_noise_that_moves_so_many_within_the_levels_of_training(name):
+    graph, schedule = GRAPHS["absorbing"](vocab_size=3), SCHEDULES[name]()
+    model = score_model(graph, schedule, lambda x, sigma: x)
+    low, high = schedule.sigma(1e-3), schedule.sigma(1.0)
+    middle = 0.5 * (low + high) if high < 2 else 1.0
+    shares = [0.0, 1e-9, -math.expm1(-middle), 1.0]
+    found = model.sigma_of_share(torch.tensor(shares, dtype=torch.float64))
+    torch.testing.assert_close(found, torch.tensor([low, low, middle, high], dtype=torch.float64))
 
 
 def test_a_registry_maps_names_to_the_classes_that_registered():
