@@ -99,7 +99,8 @@ class ScoreModel:
     def sigma_of_share(self, share: Tensor) -> Tensor:
         """The total noise [B] float64 that moves a share [B] of the tokens, at a time in [T_MIN, 1]."""
         least, greatest = self.schedule.sigma(T_MIN), self.schedule.sigma(1.0)
-        return -torch.log1p(-share.double().clamp(max=1 - 1e-12)).clamp(least, greatest)
+        sigma = -torch.log1p(-share.double().clamp(max=1 - 1e-12))
+        return sigma.clamp(least, greatest)
 
     def log_score(self, x: Tensor, sigma: Tensor) -> Tensor:
         """log s(x, sigma) [B, L, S] for x [B, L], sigma [B], at all positions at once."""
