@@ -134,11 +134,11 @@ def test_gidd_with_its_tokenizer(tmp_path):
 # Models of our own
 
 
-def own(graph: str, noise: str, objective: str) -> LoadedModel:
+def own(graph: str, noise: str, objective: str, **ablated) -> LoadedModel:
     """A model as a run of ours has it, without the run."""
     made = GRAPHS[graph](vocab_size=N)
     goal = OBJECTIVES[objective]()
-    net = DiT(DiTConfig(2, 16, 2, 8, 0.0, LENGTH), made.states, causal=goal.causal)
+    net = DiT(DiTConfig(2, 16, 2, 8, 0.0, LENGTH, **ablated), made.states, causal=goal.causal)
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for value in net.parameters():
@@ -196,6 +196,30 @@ def test_every_objective_of_ours(tmp_path, graph, noise, objective):
     with torch.no_grad():
         theirs = opened(tmp_path / "out")(input_ids=x, t=t).logits
     torch.testing.assert_close(theirs, model.log_score(x, sigma), atol=1e-5, rtol=1e-5)
+
+
+def test_a_network_without_time_conditioning_has_the_same_outputs_in_transformers(tmp_path):
+    model = own("absorbing", "loglinear", MaskedCrossEntropy.name, time=False)
+    exported(model, tmp_path / "out")
+    agree(model, tmp_path / "out")
+
+
+def test_a_network_without_time_conditioning_is_exported_under_any_schedule(tmp_path):
+    model = own("uniform", "mutual_information", "score_entropy", time=False)
+    model.schedule = replace(model.schedule, curve=tuple((k / 8, k / 8.001) for k in range(1, 9)))
+    found = opened(exported(model, tmp_path / "out"))
+    x = torch.randint(N, (3, 6), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        theirs = found(input_ids=x).logits
+    torch.testing.assert_close(theirs, model.log_score(x, torch.tensor([0.1, 0.5, 2.0])), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("ablated", [{"adaln": False}, {"positions": "learned"}, {"adaln": False, "time": False}])
+def test_a_network_without_adaln_or_rotary_positions_is_refused(tmp_path, ablated):
+    model = own("absorbing", "loglinear", MaskedCrossEntropy.name, **ablated)
+    with pytest.raises(RequestError, match=r"has adaLN and rotary positions alone, not model\.(adaln|positions)="):
+        exported(model, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_an_autoregressive_model_is_a_causal_language_model(tmp_path):
