@@ -14,7 +14,7 @@ import torch
 from support import llamas
 from support.jobs import completed, returned
 from support.peers import PEERS, peer
-from support.sedd_networks import FORMATS, LENGTH, N, network, save_gidd_hub
+from support.sedd_networks import FORMATS, LENGTH, N, network, save_gidd_hub, save_tokenizer
 
 import sedd_cli
 from sedd_cli import load_model
@@ -129,6 +129,15 @@ def test_gidd_with_its_tokenizer(tmp_path):
     assert theirs.mask_token_id == model.vocabulary.mask
     text = "".join(ours.decode([token]) for token in (5, 9, 11))
     assert model.vocabulary.states_of(torch.tensor(theirs(text)["input_ids"])).tolist() == ours.encode(text)
+
+
+def test_the_tokenizer_that_is_given_is_exported_and_not_that_of_the_folder(tmp_path):
+    save_gidd_hub(tmp_path / "m")
+    (tmp_path / "other").mkdir()
+    save_tokenizer(tmp_path / "other", ["x", "y", "[MASK]", "z"])
+    for given, tokens in ((None, "a b [MASK] c"), (str(tmp_path / "other" / "tokenizer.json"), "x y [MASK] z")):
+        out = exported(open_model(tmp_path / "m", "cpu", tokenizer=given), tmp_path / f"out-{tokens[0]}")
+        assert list(json.loads((out / "tokenizer.json").read_text())["model"]["vocab"]) == tokens.split()
 
 
 # Models of our own
