@@ -22,12 +22,21 @@ from sedd_cli.checkpoints import hub
 from sedd_cli.checkpoints.load import open_model
 from sedd_cli.checkpoints.loaded_model import LoadedModel
 from sedd_cli.checkpoints.model_card import RESULTS, ModelCard, results_of
-from sedd_cli.checkpoints.portable.layout import MODELING, TOKENIZERS, ExportLayout, portable_layout, published_layout
-from sedd_cli.checkpoints.published import CONFIG, OURS, RECIPE, WEIGHTS
+from sedd_cli.checkpoints.portable.layout import (
+    MODELING,
+    TOKENIZER_CONFIG,
+    TOKENIZERS,
+    ExportLayout,
+    portable_layout,
+    published_layout,
+)
+from sedd_cli.checkpoints.published import CONFIG, OURS, RECIPE, TOKENIZER, WEIGHTS
 from sedd_cli.checkpoints.tensors import check_finite
 from sedd_cli.core.random import BASE, Stream
+from sedd_cli.data.tokenizers import holds_tokenizer, open_tokenizer
 from sedd_cli.errors import RequestError, WorkError
 from sedd_cli.recipe import dump_recipe
+from sedd_cli.system.documents import read_json, read_yaml
 from sedd_cli.system.events import Event, Note, Warn
 from sedd_cli.system.files import new_folder, remove_left, sync_path
 from sedd_cli.system.home import nearest_existing
@@ -154,8 +163,8 @@ def _push(
 ) -> Generator[Event, None, str | None]:
     """Upload the folder; the URL of the commit, None after a dry run, which lists what would be uploaded."""
     kind, total = "private" if options.private else "public", sum(sizes.values()) / 1e6
-    for key, path in _local_paths(model):
-        yield Warn(f"the recipe, which is uploaded too, names a path of this machine: {key} {path}")
+    for path, place in _local_paths(folder).items():
+        yield Warn(f"{place} {path} names a path of this machine, and is uploaded too")
     if options.dry_run:
         yield Note(f"dry run, nothing is uploaded: these files, {total:,.1f} MB, would go to {name} ({kind})")
         yield from (Note(f"  {size:>14,} bytes  {name}") for name, size in sizes.items())
@@ -166,14 +175,26 @@ def _push(
     return address
 
 
-def _local_paths(model: LoadedModel) -> Iterator[tuple[str, str]]:
-    if model.recipe is not None:
-        recipe = model.recipe
-        embedding = recipe.graph.options.get("embedding")
-        named = ("data.corpus", recipe.data.corpus), ("init_from", recipe.init_from), ("graph.embedding", embedding)
-        for key, value in named:
-            if value is not None and Path(value).is_absolute():
-                yield key, value
+def _local_paths(folder: Path) -> dict[str, str]:
+    """The absolute paths in the documents of an export, each with the first file and key that names it."""
+    found: dict[str, str] = {}
+    for name in (RECIPE, CONFIG, RESULTS, TOKENIZER_CONFIG):
+        if (folder / name).is_file():
+            content = read_yaml(folder / name) if name == RECIPE else read_json(folder / name)
+            for key, value in _texts(content):
+                found.setdefault(value, f"{name}: {key}")
+    if holds_tokenizer(folder):
+        found.setdefault(open_tokenizer(folder).spec, f"{TOKENIZER}: spec")
+    return {text: place for text, place in found.items() if "\n" not in text and Path(text).is_absolute()}
+
+
+def _texts(content: Any, key: str = "") -> Iterator[tuple[str, str]]:
+    """Dotted key and value of every text in a document."""
+    if isinstance(content, str):
+        yield key, content
+    named = content.items() if isinstance(content, dict) else enumerate(content) if isinstance(content, list) else ()
+    for name, value in named:
+        yield from _texts(value, f"{key}.{name}" if key else str(name))
 
 
 @contextmanager

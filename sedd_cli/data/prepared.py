@@ -81,7 +81,7 @@ def dataset_folder(options: PrepareOptions) -> Path:
     chosen = choices(options)
     name = re.sub(r"[^A-Za-z0-9._]+", "-", f"{corpus.name}-{chosen['tokenizer'].replace(':', '')}").strip("-")
     exact = data_folder() / f"{name}-{digest([corpus.identity(options), chosen])[:8]}"
-    if (exact / FILE).is_file() or options.local is not None or corpus.name not in CORPORA:
+    if (exact / FILE).is_file() or options.local is not None or corpus.name not in CORPORA or not corpus.local:
         return exact
     # the same corpus prepared from a local copy with the same options is equivalent to the hub's
     alike = (folder for folder, manifest in prepared() if manifest.options == chosen and manifest.corpus == corpus.name)

@@ -67,7 +67,7 @@ def read_embedding(path: Path) -> Tensor:
         found = _of_npy(path) if path.suffix == ".npy" else _of_safetensors(path)
     except RequestError:
         raise
-    except (OSError, ValueError, EOFError, SafetensorError) as error:
+    except (OSError, ValueError, ArithmeticError, EOFError, SafetensorError) as error:
         raise RequestError(f"the embedding {path} cannot be read: {first_line(error)}") from None
     if found.dim() != 2 or not found.numel() or not found.dtype.is_floating_point:
         raise RequestError(
@@ -83,7 +83,8 @@ def _of_npy(path: Path) -> Tensor:
     with path.open("rb") as file:
         if file.read(len(NPY)) != NPY:
             raise RequestError(f"the embedding {path} is no .npy file")
-    array = np.load(path, allow_pickle=False)
+    with np.errstate(over="raise"):  # of the declared shape
+        array = np.load(path, mmap_mode="r", allow_pickle=False)  # no memory for more than the file holds
     if not np.issubdtype(array.dtype, np.floating):
         raise ValueError(f"its numbers are {array.dtype}, not floating-point")
     return torch.from_numpy(array.astype(np.float64))

@@ -77,7 +77,7 @@ class Typed(str):
                     raise
                 key = path.rpartition(".")[2]  # a shell cuts at spaces
                 raise RequestError(f'{error}; put the whole override in quotes: "{key}={{name: ..., ...}}"') from None
-        return self.split(",") if typing.get_origin(hint) is tuple else str(self)
+        return [Typed(part) for part in self.split(",")] if typing.get_origin(hint) is tuple else str(self)
 
 
 _WORDS = {"true": True, "false": False, "yes": True, "no": False, "on": True, "off": False}

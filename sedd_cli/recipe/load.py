@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import re
 import typing
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -183,20 +182,27 @@ def _leave_the_extensions(data: dict[str, Any], overrides: Sequence[str]) -> Non
 
 
 def _leave_the_measured(data: dict[str, Any], overrides: Sequence[str]) -> None:
-    """Take out what a run measured of its text where an override names another: both parts' values.
+    """Take out what a run measured where overrides change what it was measured of.
 
-    On another graph the schedule's values are left out alone.
+    The graph's values depend on the text and on its other options, the schedule's on the graph, too.
     """
-    text = data.get("data")
-    stored = {key: str(text.get(key)) for key in ("corpus", "tokenizer")} if isinstance(text, dict) else {}
-    named = [one.partition("=") for one in overrides]
-    another = any(value != stored[key] for name, _, value in named for key in stored if name == f"data.{key}")
-    for section in ("graph", "noise") if another else ("noise",):
-        part, registry = data.get(section), REGISTRIES[section]
-        if isinstance(part, dict) and (another or any(re.match(r"graph[.=]", one) for one in overrides)):
+    changed = False
+    for section in ("data", "graph", "noise"):
+        changed = changed or any(_changes(data.get(section), section, one) for one in overrides)
+        part, registry = data.get(section), REGISTRIES.get(section, {})
+        if changed and isinstance(part, dict):
             made = registry[name] if isinstance(name := part.get("name"), str) and name in registry else None
             if made and made.measured:
                 part.pop(made.measured, None)
+
+
+def _changes(stored: Any, section: str, text: str) -> bool:
+    """Whether an override replaces a section, or a value of it; how windows are drawn changes no text."""
+    key, _, value = text.partition("=")
+    owner, _, name = key.partition(".")
+    if owner != section or key == "data.windows":
+        return False
+    return not name or not isinstance(stored, dict) or _spelled(stored.get(name)) != value
 
 
 def _check_parents(path: Sequence[str], key: str) -> None:

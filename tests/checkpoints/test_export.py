@@ -7,6 +7,7 @@ import json
 import os
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -309,6 +310,22 @@ def test_paths_of_this_machine_are_pointed_out_before_they_are_pushed(tiny_run):
     events = list(export(load_model(tiny_run), ExportOptions(push="me/mine", dry_run=True)))
     corpus = load_model(tiny_run).recipe.data.corpus
     assert any(f"data.corpus {corpus}" in e.text for e in events if isinstance(e, Warn))
+
+
+def test_paths_in_every_document_of_an_export_are_pointed_out(tiny_run, tmp_path):
+    run = load_model(tiny_run)
+    run.recipe = replace(run.recipe, data=replace(run.recipe.data, local="/mine/original.zip", tokenizer="/mine/vocab"))
+    run.tokenizer.spec = "/mine/tokenizer.json"
+    (tmp_path / "results").mkdir()
+    for file in (tiny_run / "results").glob("*.json"):
+        stored = {**json.loads(file.read_text()), "model": "/mine/run"}
+        (tmp_path / "results" / file.name).write_text(json.dumps(stored))
+    run.source = str(tmp_path)
+    events = list(export(run, ExportOptions(push="me/mine", dry_run=True)))
+    said = [e.text for e in events if isinstance(e, Warn)]
+    places = ("recipe.yaml: data.local /mine/original.zip", "recipe.yaml: data.tokenizer /mine/vocab")
+    for place in (*places, "results.json: 0.model /mine/run", "tokenizer.json: spec /mine/tokenizer.json"):
+        assert [line for line in said if line.startswith(f"{place} names a path")], said
 
 
 def test_bf16_models_are_not_what_is_exported(tiny_run, tmp_path):

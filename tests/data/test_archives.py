@@ -5,6 +5,7 @@ from __future__ import annotations
 import bz2
 import gzip
 import io
+import json
 import lzma
 import os
 import stat
@@ -99,6 +100,17 @@ def test_a_folder_and_its_archive_give_the_same(contents, ending, tmp_path):
     assert [line.replace(str(archive), str(folder)).replace("members", "files") for line in opened(archive).notes] == [
         *said
     ]
+
+
+@pytest.mark.parametrize("hold_out", ["hash", "tail"])
+def test_documents_of_an_archive_are_cut_and_blank_ones_left_out_as_in_a_folder(tmp_path, monkeypatch, hold_out):
+    monkeypatch.setattr("sedd_cli.data.formats.LONGEST", 8)
+    monkeypatch.setattr("sedd_cli.data.corpora.base.LONGEST", 8)
+    rows = ["abcdefghijkl", "", "  ", "mnopq", "rstuvwxyz0123456789", "end"]
+    contents = {"a.jsonl": "".join(json.dumps({"text": row}) + "\n" for row in rows).encode()}
+    expected = read(laid(tmp_path / "folder", contents), hold_out=hold_out)
+    assert read(packed(tmp_path / "archive.zip", contents), hold_out=hold_out) == expected
+    assert all(text.strip() and len(text) <= 8 for texts in expected.values() for text in texts)
 
 
 def test_what_is_hidden_is_counted_and_said(tmp_path):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import http.client
+import io
 import json
 import zipfile
 from pathlib import Path
@@ -12,6 +14,7 @@ from support.toys import ALL
 
 from sedd_cli.data.corpora import CORPORA, EMBEDDED, Request, find_corpus, hub, openwebtext, pycode, pydocs, text8
 from sedd_cli.data.corpora.base import by_share, share_of
+from sedd_cli.data.corpora.download import download
 from sedd_cli.data.corpora.files import named_split
 from sedd_cli.errors import DamageError, RequestError
 
@@ -202,6 +205,27 @@ def test_hub_refusals(on_hub):
         read(Request("me/mine"))
 
 
+def test_two_splits_of_the_hub_for_one_are_refused_with_their_names(on_hub):
+    rows = {"text": ["a", "b"]}
+    on_hub({"train": rows, "validation_matched": rows, "validation_mismatched": {"text": ["c"]}})
+    with pytest.raises(RequestError, match=r"2 splits for validation: validation_matched, .*; name one \(--split\)"):
+        read(Request("me/mine"))
+    assert read(Request("me/mine", split="validation_mismatched")) == {"validation": ["c"]}
+
+
+def test_splits_of_the_hub_of_other_names_are_said_to_be_left_out(on_hub):
+    rows = {"text": ["a"]}
+    on_hub({"train": rows, "test": rows, "extra": rows})
+    request = Request("me/mine")
+    source = find_corpus(request).open(request)
+    assert set(source.splits) == {"train", "test"}
+    assert source.notes == ("splits of other names are left out: extra (--split)",)
+    on_hub({"english": rows, "german": rows})
+    with pytest.raises(RequestError, match=r"no split for training or evaluation but english, german; name one"):
+        read(request)
+    assert sum(map(len, read(Request("me/mine", split="german")).values())) == 1
+
+
 @pytest.mark.parametrize("name", sorted(set(CORPORA) - {corpus.name for corpus in EMBEDDED}))
 def test_out_of_reach_every_corpus_says_what_and_how_to_go_on(name, no_network, tmp_path, monkeypatch):
     monkeypatch.setenv("SEDD_HOME", str(tmp_path))
@@ -277,6 +301,50 @@ def test_openwebtext_holds_out_the_last(tmp_path, on_hub, monkeypatch):
     write(tmp_path / "a.jsonl", "".join(json.dumps({"text": page}) + "\n" for page in pages))
     assert read(Request("openwebtext", local=tmp_path / "a.jsonl")) == expected
     assert openwebtext.held_out(40) == 2
+
+
+def test_openwebtext_says_what_is_lost(tmp_path):
+    lines = [json.dumps({"text": f"page {i}"}) + "\n" for i in range(40)]
+    request = Request("openwebtext", local=write(tmp_path / "a.jsonl", "".join(lines) + '{"text": "half \\ud800"}\n'))
+    source = find_corpus(request).open(request)
+    assert [line for line in source.tally.remarks() if "1 halves of surrogate pairs" in line]
+
+
+# Downloads
+
+
+class Response(io.BytesIO):
+    """What a server answers: the content, and how many bytes it declares."""
+
+    def __init__(self, content: bytes, declared: int | None, error: Exception | None = None):
+        super().__init__(content)
+        self.headers = {} if declared is None else {"Content-Length": str(declared)}
+        self.error = error
+
+    def read(self, size: int | None = -1) -> bytes:
+        piece = super().read(size)
+        if self.error is not None and not piece:
+            raise self.error
+        return piece
+
+
+@pytest.mark.parametrize(
+    ("answer", "size", "message"),
+    [
+        (Response(b"abc", 5), None, "3 bytes came instead of 5"),
+        (Response(b"abc", 3), 5, "3 bytes came instead of 5"),
+        (Response(b"abc", None, http.client.IncompleteRead(b"")), None, "IncompleteRead"),
+    ],
+)
+def test_a_download_that_is_cut_short_is_not_kept(tmp_path, monkeypatch, answer, size, message):
+    monkeypatch.setenv("SEDD_HOME", str(tmp_path))
+    monkeypatch.setattr("urllib.request.urlopen", lambda url, timeout: answer)
+    with pytest.raises(hub.UnreachableError, match=message):
+        download("https://example.org/a.txt", size)
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+    for declared in (3, None):
+        monkeypatch.setattr("urllib.request.urlopen", lambda url, timeout, n=declared: Response(b"abc", n))
+        assert download(f"https://example.org/{declared}.txt").read_bytes() == b"abc"
 
 
 def test_openwebtext_falls_back_to_the_converted_copy(on_hub):

@@ -392,6 +392,27 @@ def test_replacements_that_grow_a_text_a_little_are_tried_and_loaded(tmp_path):
     assert load_tokenizer(engine(tmp_path, normalizer=quotes)).vocab_size == 3
 
 
+@pytest.mark.parametrize("kind", ["bert", "json"])
+def test_tokenizer_files_that_are_too_large_or_pipes_are_refused(tmp_path, monkeypatch, kind):
+    path = tmp_path / ("vocab.txt" if kind == "bert" else "tokenizer.json")
+    os.mkfifo(path)
+    with pytest.raises(RequestError, match="is no regular file, but a pipe"):
+        load_tokenizer(str(path))
+    path.unlink()
+    path.write_text("[UNK]\n[CLS]\n[SEP]\na\n" if kind == "bert" else '{"model": {}}')
+    monkeypatch.setattr(guard, "TOKENIZER_BYTES", 4)
+    with pytest.raises(RequestError, match="the limit TOKENIZER_BYTES"):
+        load_tokenizer(str(path))
+
+
+def test_a_bpe_file_whose_merges_lack_a_piece_is_damaged_when_it_is_opened(tmp_path):
+    made = train_tokenizer("bpe:260", ["the theme of the thesis"])
+    made.merges.append(("the", "#"))
+    made.save(tmp_path)
+    with pytest.raises(DamageError, match=r"tokenizer\.json is damaged"):
+        load_tokenizer(str(tmp_path))
+
+
 @pytest.mark.parametrize("wrong", [3, None, 1.5, [], "0" * 64])
 def test_a_fingerprint_of_any_type_is_compared(wrong, tmp_path):
     load_tokenizer("byte").save(tmp_path)

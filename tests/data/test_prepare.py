@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures import TimeoutError as StillRunning
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from support.jobs import completed, returned
@@ -20,7 +21,7 @@ from sedd_cli.data import encode, writer
 from sedd_cli.data import prepare as prepare_module
 from sedd_cli.data.corpora import find_corpus
 from sedd_cli.data.prepare import PrepareOptions, PrepareResult, dataset_folder, prepare
-from sedd_cli.data.prepared import catalogue, inspect, verify
+from sedd_cli.data.prepared import catalogue, choices, find_prepared, inspect, verify
 from sedd_cli.data.shards import open_dataset
 from sedd_cli.data.writer import SplitWriter
 from sedd_cli.errors import DamageError, RequestError, WorkError
@@ -303,6 +304,18 @@ def test_from_local_files_is_found_without_them(tmp_path):
     assert (found.folder, found.fresh) == (made.folder, False)
     dataset = open_dataset(found.folder)
     assert dataset.tokenizer.decode(dataset.split("test").read(0, 12)) == "\n\n = Title =\n"[:13]
+
+
+def test_a_corpus_of_this_machine_is_found_only_where_its_text_is_the_same(monkeypatch):
+    options = PrepareOptions(corpus="pydocs", tokenizer="byte")
+    folder = dataset_folder(options)
+    folder.mkdir(parents=True)
+    (folder / "manifest.json").write_text("")
+    monkeypatch.setattr("platform.python_version", lambda: "3.99.0")
+    manifest = SimpleNamespace(options=choices(options), corpus="pydocs")
+    monkeypatch.setattr("sedd_cli.data.prepared.prepared", lambda: iter([(folder, manifest)]))
+    assert dataset_folder(options) != folder
+    assert find_prepared(options) is None
 
 
 def test_same_text_from_elsewhere_has_the_same_fingerprint(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import itertools
 
 import numpy as np
@@ -42,6 +43,13 @@ def test_an_embedding_is_read_from_npy_and_safetensors(tmp_path):
     torch.testing.assert_close(read_embedding(tmp_path / "a.safetensors"), matrix.bfloat16().double(), rtol=0, atol=0)
 
 
+def header(shape: tuple[int, int]) -> bytes:
+    """A .npy file that declares a matrix and holds two numbers."""
+    out = io.BytesIO()
+    np.lib.format.write_array_header_1_0(out, {"descr": "<f8", "fortran_order": False, "shape": shape})
+    return out.getvalue() + bytes(16)
+
+
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
@@ -51,6 +59,9 @@ def test_an_embedding_is_read_from_npy_and_safetensors(tmp_path):
         ("nan.npy", np.full((3, 2), np.nan), "not finite"),
         ("objects.npy", np.array([{}, {}], dtype=object), "cannot be read"),
         ("text.npy", b"no array", "is no .npy file"),
+        ("large.npy", header((1 << 30, 1 << 10)), "cannot be read"),
+        ("larger.npy", header((1 << 60, 1 << 20)), "cannot be read"),
+        ("largest.npy", header((1 << 70, 1)), "cannot be read"),
         ("text.safetensors", b"no tensors at all", "cannot be read"),
         ("two.safetensors", {"a": torch.zeros(2, 2), "b": torch.zeros(2, 2)}, "holds 2 matrices"),
     ],

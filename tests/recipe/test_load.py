@@ -172,6 +172,13 @@ def test_an_override_reaches_into_a_whole_section_that_stands_before_it(tmp_path
     assert load_recipe("quickstart", words[:1]).data.tokenizer is None
 
 
+def test_several_values_are_typed_with_commas():
+    found = load_recipe("quickstart", ["train.extended=10, 20", "train.steps=30", "train.betas=0.9,0.99"])
+    assert (found.train.extended, found.train.betas) == ((10, 20), (0.9, 0.99))
+    with pytest.raises(RequestError, match=r"train.extended\[1\]: expected a whole number, found 'b'"):
+        load_recipe("quickstart", ["train.extended=10,b"])
+
+
 def test_an_override_given_twice_is_refused():
     with pytest.raises(RequestError, match=r"override train\.steps is given twice"):
         load_recipe("quickstart", ["train.steps=4", "train.steps=5"])

@@ -10,6 +10,7 @@ import yaml
 from sedd_cli.errors import RequestError
 from sedd_cli.recipe import dump_recipe, load_recipe, recipe_from
 from sedd_cli.recipe.assemble import check_recipe, make_graph
+from sedd_cli.recipe.load import override
 from sedd_cli.recipe.measure import as_measured, measured
 
 N = 5
@@ -63,6 +64,37 @@ def test_a_recipe_that_leaves_them_open_is_that_of_the_run():
     others = [recipe_of(), recipe_of("graph=gaussian"), recipe_of("graph=nearest_neighbour", "graph.edges=1;0,2;1;4;3")]
     for other in others:
         assert as_measured(other, stored) == other
+
+
+@pytest.mark.parametrize(
+    ("change", "left"),
+    [
+        ("data.corpus=b.txt", ()),
+        ("data={corpus: b.txt, tokenizer: char}", ()),
+        ("data.tokenizer=byte", ()),
+        ("data.field=body", ()),
+        ("data.detokenizer=wikitext", ()),
+        ("graph.neighbours=3", ()),
+        ("graph.embedding=e.npy", ()),
+        ("noise.eps=1e-4", ("edges",)),
+        ("data.hold_out=hash", ("edges", "curve")),
+        ("data.windows=false", ("edges", "curve")),
+        ("graph.neighbours=2", ("edges", "curve")),
+        ("train.steps=7", ("edges", "curve")),
+    ],
+)
+def test_what_was_measured_of_another_text_or_graph_is_measured_again(change, left):
+    named = ("graph=nearest_neighbour", "graph.neighbours=2", "noise=mutual_information")
+    stored = measured(recipe_of(*named), N, Statistics()).to_data()
+    found = recipe_from(override(stored, [change]))
+    assert bool(found.graph.options["edges"]) == ("edges" in left)
+    assert bool(found.noise.options["curve"]) == ("curve" in left)
+
+
+def test_edges_that_are_named_are_kept():
+    stored = measured(recipe_of("graph=nearest_neighbour", "graph.neighbours=2"), N, Statistics()).to_data()
+    found = recipe_from(override(stored, ["graph.neighbours=1", "graph.edges=1;0;1;4;3"]))
+    assert found.graph.options["edges"] == "1;0;1;4;3"
 
 
 def test_ordinary_recipes_are_not_measured():

@@ -151,6 +151,7 @@ def save_lightning(
     tokenizer: Any = None,
     variant: Variant = SEDD,
     averaged: bool = True,
+    step: Any = 7,
     **config: Any,
 ) -> DiT:
     """A checkpoint of lightning; returns the network of the weights that count."""
@@ -167,7 +168,7 @@ def save_lightning(
     stored = {
         "state_dict": prefixed(live, "_orig_mod.backbone."),
         "ema": ema if averaged else None,
-        "global_step": 7,
+        "global_step": step,
         "optimizer_states": [{}],
         "hyper_parameters": {"config": omegaconf(settings), "tokenizer": tokenizer},
     }

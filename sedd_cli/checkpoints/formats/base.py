@@ -191,6 +191,11 @@ def find_format(source: ModelFiles) -> tuple[Format | None, str]:
     return first, f"{first.name}, by its {first.marks}, not for {names}" if others else ""
 
 
+def step_of(value: Any) -> dict[str, int]:
+    """The fact of the step that a checkpoint names; nothing where that is no whole number."""
+    return {"step": value} if type(value) is int else {}
+
+
 def assembled(
     source: ModelFiles,
     kind: str,

@@ -140,6 +140,9 @@ class GiddRun(GiddLayout):
         if not file.is_file() or not isinstance(p, float) or not 0 < p < 1:
             return False
         stored = read_tensors(file)
+        for name in ("log_gamma", "log_B"):
+            if name in stored and stored[name].numel() != 1:
+                raise DamageError(f"{file}: {name} must be one number, found {list(stored[name].shape)}")
         if (gamma := stored.get("log_gamma")) is not None and float(gamma):
             raise RequestError(f"{file}: log_gamma {float(gamma):g} is not supported, published models have 0")
         log_B = stored.get("log_B")

@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from sedd_cli.checkpoints.formats.backbone import PREFIX, network
-from sedd_cli.checkpoints.formats.base import Format, Mark, ModelFiles, assembled, register, unwrapped
+from sedd_cli.checkpoints.formats.base import Format, Mark, ModelFiles, assembled, register, step_of, unwrapped
 from sedd_cli.checkpoints.formats.inert import Inert, plain, read_inert
 from sedd_cli.checkpoints.formats.special_tokens import (
     KNOWN_MASKS,
@@ -150,7 +150,7 @@ class Stored:
         vocabulary, objective, kind = self.meaning(net.states, mask)
         told = self.setting("algo.time_conditioning", "time_conditioning", default=False)
         condition: Condition = "sigma" if told is True else "none"
-        facts = {"layout": "lightning", "weights": which, "step": self.content.get("global_step")}
+        facts = {"layout": "lightning", "weights": which, **step_of(self.content.get("global_step"))}
         noise = self.noise(told is True)
         model = assembled(self.source, kind, net, vocabulary, noise, objective, condition, facts)
         if kind == "sedd":
@@ -197,7 +197,7 @@ class Stored:
         if found is None:
             token = self.special("mask_token") or (named_token(self.file.parent, "mask_token") if self.beside else None)
             found = self.token_ids.get(token or "", KNOWN_MASKS.get(rows, rows - 1))
-            found = found if found < rows else KNOWN_MASKS.get(rows, rows - 1)
+            found = found if 0 <= found < rows else KNOWN_MASKS.get(rows, rows - 1)
         if kind in ("sedd", "score"):
             return Vocabulary(rows, found), ScoreEntropy(), "sedd"
         if kind == "d3pm" or self.setting("algo.name") == "d3pm":

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from sedd_cli.checkpoints.formats.backbone import network
-from sedd_cli.checkpoints.formats.base import Format, Mark, ModelFiles, assembled, register, unwrapped
+from sedd_cli.checkpoints.formats.base import Format, Mark, ModelFiles, assembled, register, step_of, unwrapped
 from sedd_cli.checkpoints.formats.special_tokens import KNOWN_TOKENIZERS, tokenizer_of, told_mask
 from sedd_cli.checkpoints.loaded_model import LoadedModel
 from sedd_cli.checkpoints.published import CHECKPOINT, HYDRA, PICKLES, averaged, checkpoint_file, training_directory
@@ -102,5 +102,5 @@ class RaddRun(Radd):
         else:
             raise DamageError(f"{file} is damaged: model must hold tensors")
         model = self.assembled(source, config, weights, mask)
-        model.facts |= {"step": stored.get("step"), "weights": "EMA" if has_averages else "not averaged"}
+        model.facts |= {**step_of(stored.get("step")), "weights": "EMA" if has_averages else "not averaged"}
         return model

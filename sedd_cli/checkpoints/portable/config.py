@@ -127,12 +127,19 @@ def portable_model(config: Mapping[str, Any], where: str, source: str, tensors: 
 
 
 def _inner(net: LanguageNetwork) -> tuple[DiT | BidirectionalTransformer, Condition]:
-    """The network itself, and its input for the noise: sigma, time or none."""
+    """The network itself, and its input for the noise: sigma, time or none (the number 0)."""
     condition: Condition = "sigma"
     if isinstance(net, Adapted):
         net, condition = net.net, net.condition.kind
     if not isinstance(net, DiT | BidirectionalTransformer):
         raise RequestError(f"the layout of transformers has no network of the kind {type(net).__name__}")
+    if isinstance(net, DiT):
+        ablated = dict(net.config.ablated)
+        if ablated.pop("time", None) is not None:
+            condition = "none"  # what a network without time conditioning makes of any noise
+        if ablated:
+            found = ", ".join(f"model.{key}={str(value).lower()}" for key, value in ablated.items())
+            raise RequestError(f"the modeling file of --transformers has adaLN and rotary positions alone, not {found}")
     return net, condition
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import urllib.request
 from pathlib import Path
 
@@ -16,7 +17,7 @@ _TIMEOUT = 20.0
 def download(url: str, size: int | None = None) -> Path:
     """The file behind `url`, kept in $SEDD_HOME/downloads. Raises UnreachableError where it cannot be read completely.
 
-    size: its bytes, if known.
+    size: its bytes, if known; otherwise what the server declares is expected.
     """
     target = home() / "downloads" / url.rsplit("/", 1)[1]
     if target.is_file():
@@ -28,8 +29,10 @@ def download(url: str, size: int | None = None) -> Path:
                 while piece := response.read(_PIECE):
                     out.write(piece)
             found = beside.stat().st_size
-            if size is not None and found != size:
-                raise UnreachableError(f"{url}: {found:,} bytes came instead of {size:,}")
-    except OSError as error:
+            declared = response.headers.get("Content-Length", "")
+            expected = int(declared) if size is None and declared.isdecimal() else size
+            if expected is not None and found != expected:
+                raise UnreachableError(f"{url}: {found:,} bytes came instead of {expected:,}")
+    except (OSError, http.client.HTTPException) as error:
         raise UnreachableError(f"{url}: {error}") from error
     return target

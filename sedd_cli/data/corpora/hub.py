@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from sedd_cli.data.corpora.base import Corpus, Request, Source, by_share
+from sedd_cli.data.corpora.base import SPLITS, Corpus, Request, Source, by_share
 from sedd_cli.data.corpora.files import named_split
 from sedd_cli.data.formats.parquet import texts_of
 from sedd_cli.data.formats.records import DEFAULT_FIELD, no_such_field
-from sedd_cli.errors import RequestError, first_line
+from sedd_cli.errors import RequestError, first_line, listed
 
 _ROWS = 1024
 _TIMEOUT = 20.0
@@ -122,14 +122,23 @@ def _open(request: Request) -> Source:
         if request.split not in tables:
             raise RequestError(f"there is no split {request.split!r} in {location}; it has {', '.join(tables)}")
         tables = {request.split: tables[request.split]}
-    named = {split: table for name, table in tables.items() if (split := named_split(name))}
-    if len(tables) == 1 and set(named) <= {"train"} and (request.split is None or not named):
+    names = {split: [name for name in tables if named_split(name) == split] for split in SPLITS}
+    left = [name for name in tables if named_split(name) is None]
+    if len(tables) == 1 and (left or (names["train"] and request.split is None)):
         (table,) = tables.values()
         return Source(location, revision, by_share(partial(rows_of, table)), size=table.data.nbytes)
+    for split, several in names.items():
+        if len(several) > 1:
+            found = listed(several)
+            raise RequestError(f"{location} has {len(several)} splits for {split}: {found}; name one (--split)")
+    named = {split: tables[several[0]] for split, several in names.items() if several}
+    if not named:
+        raise RequestError(f"{location} has no split for training or evaluation but {listed(left)}; name one (--split)")
     return Source(
         location,
         revision,
         splits={split: partial(rows_of, table) for split, table in named.items()},
         counts={split: len(table) for split, table in named.items()},
         size=sum(table.data.nbytes for table in named.values()),
+        notes=(f"splits of other names are left out: {listed(left)} (--split)",) if left else (),
     )

@@ -17,7 +17,16 @@ from pathlib import Path, PurePath, PurePosixPath
 
 from sedd_cli.data.corpora.base import SPLITS, Corpus, Documents, Request, Source, by_share, by_tail
 from sedd_cli.data.corpora.files import Found, file_splits, find_files, identity_of
-from sedd_cli.data.formats import ENDINGS, RECORDS, ReadOptions, chosen_format, format_of, open_archive, read_documents
+from sedd_cli.data.formats import (
+    ENDINGS,
+    RECORDS,
+    ReadOptions,
+    chosen_format,
+    finished,
+    format_of,
+    open_archive,
+    read_documents,
+)
 from sedd_cli.data.formats.choice import Choice
 from sedd_cli.data.manifest import read_manifest
 from sedd_cli.errors import RequestError, listed
@@ -132,7 +141,7 @@ def _in_archive(path: Path) -> Texts:
     return Texts(
         names=[PurePosixPath(name) for name in archive.choice.names],
         formats={str(format_of(name)) for name in archive.choice.names},
-        documents=lambda names, reading: archive.documents([name.as_posix() for name in names], reading),
+        documents=lambda names, reading: finished(archive.documents([name.as_posix() for name in names], reading)),
         size=archive.size,
         note=archive.choice.note(str(path), "members"),
     )

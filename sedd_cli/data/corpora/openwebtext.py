@@ -61,7 +61,8 @@ def _local(request: Request, path: Path) -> Source:
     count = sum(1 for _ in documents())  # the last documents are known only when all are counted
     if not count:
         raise RequestError(f"{path} holds no text")
-    return _source(str(path), None, documents, count, sum(file.stat().st_size for file in files))
+    source = _source(str(path), None, documents, count, sum(file.stat().st_size for file in files))
+    return replace(source, tally=reading.tally)
 
 
 def _remote(request: Request) -> Source:

@@ -20,8 +20,8 @@ from sedd_cli.errors import RequestError, not_one_of
 from sedd_cli.system.files import near
 
 __all__ = [
-    "ENDINGS", "FORMATS", "RECORDS", "ReadOptions", "format_of", "open_archive", "read_documents", "read_lines",
-    "read_rows", "read_samples",
+    "ENDINGS", "FORMATS", "RECORDS", "ReadOptions", "finished", "format_of", "open_archive", "read_documents",
+    "read_lines", "read_rows", "read_samples",
 ]  # fmt: skip
 
 #: Formats of records: how each reads (place, record).
@@ -80,7 +80,7 @@ def _packed(path: Path) -> str | None:
 
 
 def read_documents(path: Path, reading: ReadOptions) -> Iterator[str]:
-    """The documents of one file in its format: none blank, none longer than LONGEST, none that UTF-8 cannot hold."""
+    """The documents of one file in its format, as `finished` leaves them."""
     chosen = chosen_format(str(path), reading)
     return finished(_read(Input.of(path), chosen, reading))
 
@@ -91,7 +91,7 @@ def read_rows(path: Path, reading: ReadOptions) -> Iterator[str]:
 
 
 def finished(texts: Iterator[str]) -> Iterator[str]:
-    """Texts as documents."""
+    """Texts as documents: none blank, none longer than LONGEST, none that UTF-8 cannot hold."""
     for text in texts:
         for start in range(0, len(text), LONGEST):
             piece = text[start : start + LONGEST]

@@ -56,7 +56,7 @@ class Tokenizer(ABC):
 
     @property
     def ids(self) -> str:
-        """Identifies the vocabulary: equal for tokenizers that map ids to the same text."""
+        """Identifies the vocabulary: equal for tokenizers that give each text the same ids."""
         return self.spec if self.named else self.fingerprint
 
     @abstractmethod
@@ -108,7 +108,7 @@ class Tokenizer(ABC):
 
     @cached_property
     def fingerprint(self) -> str:
-        """sha256 over everything that determines the map between text and ids."""
+        """sha256 over everything that determines the ids of every text (`identity`)."""
         return digest({"kind": self.kind, **self.identity()})
 
     def identity(self) -> dict[str, Any]:

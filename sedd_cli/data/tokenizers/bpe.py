@@ -104,4 +104,6 @@ class BPETokenizer(TrainedTokenizer):
 
     @classmethod
     def from_state(cls, spec: str, state: dict[str, Any]) -> BPETokenizer:
-        return cls(spec, state["pieces"], [tuple(pair) for pair in state["merges"]])
+        found = cls(spec, state["pieces"], [tuple(pair) for pair in state["merges"]])
+        _ = found._model  # what the library refuses is an error here, not when a text is encoded
+        return found

@@ -186,13 +186,22 @@ def _try(text: str, name: str) -> None:
 KINDS_OF_FILES = "a file of a tokenizer is a tokenizer.json or a vocab.txt"
 
 
+def check_size(path: Path) -> None:
+    """RequestError for a file that is too large."""
+    try:
+        size = path.stat().st_size
+    except OSError as error:
+        raise RequestError(f"cannot read {path}: {error.strerror}") from None
+    if size > TOKENIZER_BYTES:
+        raise RequestError(
+            f"{path} is larger than {TOKENIZER_BYTES >> 20} MiB (the limit TOKENIZER_BYTES): {KINDS_OF_FILES}"
+        )
+
+
 def checked_file(path: Path) -> str:
     """`checked` of a file."""
+    check_size(path)
     try:
-        if path.stat().st_size > TOKENIZER_BYTES:
-            raise RequestError(
-                f"{path} is larger than {TOKENIZER_BYTES >> 20} MiB (the limit TOKENIZER_BYTES): {KINDS_OF_FILES}"
-            )
         return checked(path.read_text(encoding="utf-8-sig"), str(path))
     except OSError as error:
         raise RequestError(f"cannot read {path}: {error.strerror}") from None

@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 
 from sedd_cli.data.tokenizers.base import FILE, Tokenizer
-from sedd_cli.data.tokenizers.guard import checked, checked_file, loaded, named_end
+from sedd_cli.data.tokenizers.guard import check_size, checked, checked_file, loaded, named_end
 from sedd_cli.errors import RequestError, WorkError, displayed, first_line, listed
+from sedd_cli.system.files import require_regular
 from sedd_cli.system.from_pretrained import pretrained_qwen2_tokenizer, pretrained_tokenizer
 
 _TIMEOUT = 20.0
@@ -54,6 +55,7 @@ class HuggingFaceTokenizer(Tokenizer):
     def load(cls, spec: str) -> HuggingFaceTokenizer:
         """Read a hub name, a folder or a file; RequestError where it cannot be loaded."""
         path = Path(spec)
+        require_regular(path, "the tokenizer")
         if path.suffix == ".txt":
             return cls._from_bert_vocabulary(spec, path)
         if path.is_file():
@@ -79,6 +81,7 @@ class HuggingFaceTokenizer(Tokenizer):
     def _from_bert_vocabulary(cls, spec: str, path: Path) -> HuggingFaceTokenizer:
         from tokenizers import BertWordPieceTokenizer
 
+        check_size(path)
         named = f"{spec}, read as a BERT vocabulary,"
         engine = loaded(lambda: BertWordPieceTokenizer(str(path), lowercase=True), named)
         return cls.from_engine(spec, engine.to_str(), None)
@@ -150,7 +153,8 @@ class HuggingFaceTokenizer(Tokenizer):
         return {"engine": json.dumps(self._content, ensure_ascii=False), "eos": self.eos}
 
     def identity(self) -> dict[str, Any]:
-        # The engine's file also holds padding, truncation and a post-processor, none of which is used here.
+        # The engine's file also holds padding, truncation and a post-processor, none of which is used here, and a
+        # decoder, on which no id depends: two tokenizers that differ in it alone have one fingerprint.
         parts = ("normalizer", "pre_tokenizer", "model", "added_tokens")
         return {"eos": self.eos, **{part: self._content.get(part) for part in parts}}
 

@@ -15,6 +15,7 @@ from support import sedd_networks as made
 from support.sedd_networks import FORMATS, LENGTH, N
 
 from sedd_cli import load_model
+from sedd_cli.checkpoints.model_card import ModelCard
 from sedd_cli.core.conditioning import Conditioning
 from sedd_cli.core.samplers import SAMPLERS
 from sedd_cli.core.samplers.denoise import decode_masses
@@ -165,6 +166,33 @@ def test_the_other_weights_do_not_count(tmp_path):
             assert torch.equal(dict(model.net.net.named_parameters())[name], value)
         assert model.facts["weights"] == told
         assert model.facts["step"] == 7
+
+
+@pytest.mark.parametrize("step", [None, torch.tensor(5), "7", True])
+def test_a_step_that_is_no_whole_number_is_left_out(tmp_path, step):
+    made.save_lightning(tmp_path / "m.ckpt", step=step, **made.SUBS)
+    made.save_radd_run(tmp_path / "radd")
+    file = tmp_path / "radd" / "checkpoints-meta" / "checkpoint.pth"
+    torch.save({**torch.load(file), "step": step}, file)
+    for path in (tmp_path / "m.ckpt", tmp_path / "radd"):
+        model = load_model(path, device="cpu")
+        assert "step" not in model.facts
+        assert ModelCard(model, "m").text()
+
+
+def test_a_negative_id_of_mask_is_not_taken(tmp_path):
+    tokenizer = made.bert_tokenizer({"a": 0, "[MASK]": -1})
+    made.save_lightning(tmp_path / "m.ckpt", tokenizer=tokenizer, **made.SUBS)
+    assert load_model(tmp_path / "m.ckpt", device="cpu").vocabulary.mask == N
+
+
+@pytest.mark.parametrize("name", ["log_gamma", "log_B"])
+def test_a_schedule_of_gidd_with_several_numbers_for_one_is_damaged(tmp_path, name):
+    made.save_gidd_run(tmp_path / "m")
+    numbers = {"log_gamma": torch.zeros(()), "log_B": torch.zeros(()), name: torch.zeros(2)}
+    torch.save(numbers, tmp_path / "m" / "noise_schedule.pt")
+    with pytest.raises(DamageError, match=rf"noise_schedule.pt: {name} must be one number, found \[2\]"):
+        load_model(tmp_path / "m", device="cpu")
 
 
 def test_scores_of_the_code_of_mdlm_are_scaled_by_sigma(tmp_path):

@@ -14,7 +14,7 @@ import torch
 from support import llamas
 from support.jobs import completed, returned
 from support.peers import PEERS, peer
-from support.sedd_networks import FORMATS, LENGTH, N, network, save_gidd_hub
+from support.sedd_networks import FORMATS, LENGTH, N, network, save_gidd_hub, save_tokenizer
 
 import sedd_cli
 from sedd_cli import load_model
@@ -131,14 +131,23 @@ def test_gidd_with_its_tokenizer(tmp_path):
     assert model.vocabulary.states_of(torch.tensor(theirs(text)["input_ids"])).tolist() == ours.encode(text)
 
 
+def test_the_tokenizer_that_is_given_is_exported_and_not_that_of_the_folder(tmp_path):
+    save_gidd_hub(tmp_path / "m")
+    (tmp_path / "other").mkdir()
+    save_tokenizer(tmp_path / "other", ["x", "y", "[MASK]", "z"])
+    for given, tokens in ((None, "a b [MASK] c"), (str(tmp_path / "other" / "tokenizer.json"), "x y [MASK] z")):
+        out = exported(open_model(tmp_path / "m", "cpu", tokenizer=given), tmp_path / f"out-{tokens[0]}")
+        assert list(json.loads((out / "tokenizer.json").read_text())["model"]["vocab"]) == tokens.split()
+
+
 # Models of our own
 
 
-def own(graph: str, noise: str, objective: str) -> LoadedModel:
+def own(graph: str, noise: str, objective: str, **ablated) -> LoadedModel:
     """A model as a run of ours has it, without the run."""
     made = GRAPHS[graph](vocab_size=N)
     goal = OBJECTIVES[objective]()
-    net = DiT(DiTConfig(2, 16, 2, 8, 0.0, LENGTH), made.states, causal=goal.causal)
+    net = DiT(DiTConfig(2, 16, 2, 8, 0.0, LENGTH, **ablated), made.states, causal=goal.causal)
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for value in net.parameters():
@@ -196,6 +205,30 @@ def test_every_objective_of_ours(tmp_path, graph, noise, objective):
     with torch.no_grad():
         theirs = opened(tmp_path / "out")(input_ids=x, t=t).logits
     torch.testing.assert_close(theirs, model.log_score(x, sigma), atol=1e-5, rtol=1e-5)
+
+
+def test_a_network_without_time_conditioning_has_the_same_outputs_in_transformers(tmp_path):
+    model = own("absorbing", "loglinear", MaskedCrossEntropy.name, time=False)
+    exported(model, tmp_path / "out")
+    agree(model, tmp_path / "out")
+
+
+def test_a_network_without_time_conditioning_is_exported_under_any_schedule(tmp_path):
+    model = own("uniform", "mutual_information", "score_entropy", time=False)
+    model.schedule = replace(model.schedule, curve=tuple((k / 8, k / 8.001) for k in range(1, 9)))
+    found = opened(exported(model, tmp_path / "out"))
+    x = torch.randint(N, (3, 6), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        theirs = found(input_ids=x).logits
+    torch.testing.assert_close(theirs, model.log_score(x, torch.tensor([0.1, 0.5, 2.0])), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("ablated", [{"adaln": False}, {"positions": "learned"}, {"adaln": False, "time": False}])
+def test_a_network_without_adaln_or_rotary_positions_is_refused(tmp_path, ablated):
+    model = own("absorbing", "loglinear", MaskedCrossEntropy.name, **ablated)
+    with pytest.raises(RequestError, match=r"has adaLN and rotary positions alone, not model\.(adaln|positions)="):
+        exported(model, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_an_autoregressive_model_is_a_causal_language_model(tmp_path):
