@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -326,6 +327,20 @@ def test_a_single_seed_has_the_error_of_its_measurement(table, tmp_path):
 def test_an_empty_plot_is_refused(table, tmp_path):
     with pytest.raises(RequestError, match="nothing to plot"):
         plot(summary(table, row_runs(table, tmp_path), False), row_runs(table, tmp_path)["one"], tmp_path / "x.png")
+
+
+@pytest.mark.parametrize("other", ["lr: 0.001", "future: 1"])
+def test_a_run_that_is_not_counted_is_not_drawn(table, tmp_path, tiny_run, other):
+    run = row_runs(table, tmp_path)["one"][0]
+    shutil.copytree(tiny_run, run.folder)
+    recipe = run.folder / "recipe.yaml"
+    recipe.write_text(recipe.read_text().replace("lr: 0.003", other))
+    assert row_status(run).state == "other"
+    validated = {"kind": "validation", "step": 4, "bits_per_char": 3.0, "bits_per_char_error": 0.1}
+    with (run.folder / "metrics.jsonl").open("a") as file:
+        file.write(json.dumps(validated | {"nats_per_token": 2.0, "blocks": 4}) + "\n")
+    with pytest.raises(RequestError, match="nothing to plot"):
+        plot(summary(table, {"one": [run]}, False), [run], tmp_path / "x.png")
 
 
 def test_inconsistent_tables_are_refused(table):
