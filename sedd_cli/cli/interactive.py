@@ -42,7 +42,7 @@ def prompt_loop(view: View, model: LoadedModel, job: Job, sampling: Sampling, ev
                 view.say(_HELP, "dim")
                 continue
             if line.startswith(":"):
-                changed, how = _set(line[1:].split(), job, sampling)
+                changed, how = _set(line[1:].strip().split(maxsplit=1), job, sampling)
                 how.resolve(model)  # raises if the sampler does not take an option, which is then not kept
                 fresh = fresh or changed.seed != job.seed or line.startswith(":seed")
                 job, sampling = changed, how

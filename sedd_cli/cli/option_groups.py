@@ -7,7 +7,7 @@ import inspect
 import re
 import types
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -217,6 +217,14 @@ class Watching:
                 raise RequestError(f"{option} writes a file that ends in {known[0]}, found {path}{more}")
         if self.watch and quiet:
             raise RequestError("--watch shows the texts while they are denoised, --quiet the results alone")
+
+
+def refuse_unused(context: typer.Context, unused: Collection[str], where: str) -> None:
+    """RequestError if the command line names one of the options that have no effect with `where`."""
+    for option in context.command.params:
+        given = context.get_parameter_source(option.name or "")
+        if option.name in unused and given is not None and given.name == "COMMANDLINE":
+            raise RequestError(f"{option.opts[0]} has no effect with {where}")
 
 
 def model_options(**changed: tuple[Any, Any]) -> Callable[[Command], Command]:

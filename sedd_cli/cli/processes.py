@@ -32,7 +32,7 @@ def launch(words: list[str], count: int) -> int:
     Returns:
         0 if all ended well, 130 after Ctrl-C, else the exit code of the first process if it failed, or of another.
     """
-    command = [sys.executable, "-m", "sedd_cli", *without_processes(words)]
+    command = [sys.executable, "-m", "sedd_cli", *without_option(words, "--processes")]
     environment = _environment(count)
     interrupted, processes = False, Processes()
 
@@ -53,11 +53,11 @@ def launch(words: list[str], count: int) -> int:
     return next((code if code > 0 else FAILED for code in codes if code), 0)
 
 
-def without_processes(words: list[str]) -> list[str]:
-    """The words without `--processes N`."""
-    kept = [word for word in words if not word.startswith("--processes=")]
-    if "--processes" in kept:
-        at = kept.index("--processes")
+def without_option(words: list[str], option: str) -> list[str]:
+    """The words without an option and its value: `--processes N` or `--processes=N`."""
+    kept = [word for word in words if not word.startswith(f"{option}=")]
+    if option in kept:
+        at = kept.index(option)
         del kept[at : at + 2]
     return kept
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from sedd_cli.errors import printable
 from sedd_cli.tables.column import Quality
 from sedd_cli.tables.document import NumberCell, RowSummary, TableSummary, TextCell
 
@@ -50,7 +51,7 @@ def printed(value: float | None) -> str:
 
 
 def markdown(found: TableSummary) -> str:
-    """The paper's values and ours as a Markdown table."""
+    """The paper's values and ours as a Markdown table; control characters are spelled, as in every table."""
     names = [column.name for column in found.columns]
     heads = ["model", *(f"{name}: paper" for name in papers(found)), *(f"{name}: ours" for name in names)]
     lines = [f"| {' | '.join(heads)} |", f"|{'---|' * len(heads)}"]
@@ -58,7 +59,7 @@ def markdown(found: TableSummary) -> str:
         cells = [row.label, *(printed(row.paper.get(name)) for name in papers(found))]
         cells += [_ours(row, name, digits(found.unit)) for name in names]
         lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join([*lines, *(f"\n{line}" for line in controls_of(found))])
+    return printable("\n".join([*lines, *(f"\n{line}" for line in controls_of(found))]))
 
 
 def _ours(row: RowSummary, name: str, digits: int) -> str:

@@ -13,6 +13,7 @@ from sedd_cli.tables.column import Quality
 from sedd_cli.tables.document import TableSummary, numbers
 from sedd_cli.tables.markdown import samples_of
 from sedd_cli.tables.row_run import RowRun
+from sedd_cli.tables.row_status import run_state
 from sedd_cli.training.status import status
 
 
@@ -26,12 +27,12 @@ def plot(found: TableSummary, runs: Sequence[RowRun], path: Path) -> None:
 
 
 def _curves(title: str, runs: Sequence[RowRun], path: Path) -> None:
-    """The bound on validation text against training tokens: a line for each run, one colour for each row."""
+    """The bound on validation text against training tokens: a line for each run that counts, a colour for each row."""
     figure = empty_figure(9, 5)
     axis, colours, drawn = figure.subplots(), {}, set()
     for run in runs:
         folder = run.trained.folder
-        if run.training is None or folder in drawn or not (folder / "recipe.yaml").is_file():
+        if run.training is None or folder in drawn or run_state(run)[0] in ("missing", "other"):
             continue
         recipe, seen = load_recipe(folder / "recipe.yaml"), status(folder).validation
         if not seen:

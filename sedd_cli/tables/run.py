@@ -9,10 +9,11 @@ from typing import Any
 
 from sedd_cli.errors import RequestError, WorkError
 from sedd_cli.system.events import Event, Note, Warn
+from sedd_cli.tables.column import Column
 from sedd_cli.tables.durations import measuring_seconds, training_seconds
 from sedd_cli.tables.measures import MEASURES, ModelCache
 from sedd_cli.tables.row_run import RowRun
-from sedd_cli.tables.row_status import row_status, run_state, write_result
+from sedd_cli.tables.row_status import RowStatus, row_status, run_state, write_result
 from sedd_cli.training.durations import about, in_words
 from sedd_cli.training.train import TrainOptions, train
 
@@ -56,7 +57,7 @@ class RunResult:
 
 
 def make(runs: Sequence[RowRun], options: RunOptions) -> Generator[Event, None, RunResult]:
-    """Train and measure the row runs that are not measured yet.
+    """Train and measure the row runs that are not measured yet, or not as precisely.
 
     A row that fails does not stop the others. After Ctrl-C the same call continues.
     """
@@ -65,7 +66,8 @@ def make(runs: Sequence[RowRun], options: RunOptions) -> Generator[Event, None, 
     failed: list[UnfinishedRow] = []
     models = ModelCache(options.device, options.rel_error, options.max_nfe)
     for run in runs:
-        if row_status(run).state in ("quoted", "measured"):
+        found = row_status(run)
+        if found.state == "quoted" or (found.state == "measured" and not _columns_left(found, options.rel_error)):
             continue
         deadline = None if options.budget is None else began + options.budget
         try:
@@ -95,7 +97,7 @@ def _make_row(
     for one in (run, *run.scorers):
         if (yield from _train(one, options)):
             return STOPPED
-    for column in row_status(run).unmeasured:
+    for column in _columns_left(row_status(run), options.rel_error):
         if deadline is not None:
             seconds = measuring_seconds(column, run.mini, [row_status(other) for other in runs])
             if seconds is None:
@@ -106,6 +108,16 @@ def _make_row(
         result = yield from MEASURES[type(column)].run(run, column, models)
         write_result(run, column, result, time.monotonic() - began)
     return ""
+
+
+def _columns_left(found: RowStatus, rel_error: float) -> list[Column]:
+    """The columns in which a row run has no result, or one of a larger error than is asked for."""
+    results = found.results
+    return [
+        column
+        for column in found.run.columns
+        if column.name not in results or not MEASURES[type(column)].is_precise(results[column.name], rel_error)
+    ]
 
 
 def _exceeds(deadline: float | None, seconds: float, work: str) -> str:

@@ -23,7 +23,7 @@ from sedd_cli.tables.document import (
     TextCell,
     numbers,
 )
-from sedd_cli.tables.durations import measuring_seconds, run_seconds
+from sedd_cli.tables.durations import measuring_seconds, run_seconds, training_seconds
 from sedd_cli.tables.frontier import QualityCurve, frontier
 from sedd_cli.tables.measures import MEASURES
 from sedd_cli.tables.row_run import RowRun
@@ -190,11 +190,20 @@ def _commands(status: RowStatus, every: Sequence[RowStatus]) -> Iterator[Command
         command = run.train_command()
         if command and run_state(run)[0] in ("missing", "training"):
             yield Command(command, _training_cost(run, every))
-    seconds = [measuring_seconds(column, status.run.mini, every) for column in status.unmeasured or status.run.columns]
-    known = [value for value in seconds if value is not None]
-    cost = f"{about(sum(known))} here" if len(known) == len(seconds) else None
     if command := status.run.measure_command():
-        yield Command(command, cost)
+        yield Command(command, _measuring_cost(status, every))
+
+
+def _measuring_cost(status: RowStatus, every: Sequence[RowStatus]) -> str | None:
+    """The expected cost here of the measurements of a row run, and of the training that they need; None: unknown."""
+    seconds = [measuring_seconds(column, status.run.mini, every) for column in status.unmeasured]
+    known = [value for value in seconds if value is not None]
+    if len(known) < len(seconds):
+        return None
+    training = training_seconds(status.run, [other.run for other in every])
+    if training is None:
+        return f"{about(sum(known))} here, without the training"
+    return f"{about(sum(known) + training)} here" + (", with the training" if training else "")
 
 
 def _training_cost(run: RowRun, every: Sequence[RowStatus]) -> str | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import pytest
 from safetensors.torch import save_file
@@ -76,6 +77,33 @@ def test_every_kind_of_error(error, code, line, sedd, monkeypatch):
     said = "interrupted before the work began: nothing was written" if code == 130 else f"error: {line}"
     assert done.err == f"{said}\n"
     assert sedd("doctor").out == ""
+
+
+def test_quiet_prints_the_result(sedd, tiny_run, workplace, monkeypatch, tmp_path):
+    monkeypatch.setattr("sedd_cli.evaluation.environment.examine", lambda: [])
+    shutil.copytree(tiny_run, tmp_path / "other")
+    expected = {
+        "doctor": ["check"],
+        "inspect": ["weights", "normaliser"],
+        "status": ["training loss"],
+        "compare": ["B - A"],
+        "prepare": ["documents", "validation"],
+        "prepare --list": ["pydocs", "prepared in"],
+    }
+    more = {
+        "inspect": [tiny_run],
+        "status": [tiny_run],
+        "compare": [tiny_run, tmp_path / "other"],
+        "prepare": [workplace / "corpus.txt", "--tokenizer", "char"],
+    }
+    for command, found in expected.items():
+        words = [*command.split(), *more.get(command, []), "--quiet"]
+        done = sedd(*words)
+        assert (done.code, done.err) == (0, ""), command
+        assert all(one in done.out for one in found), done.out
+        json.loads(sedd(*words, "--json").out)
+    monkeypatch.setenv("RANK", "1")
+    assert sedd("doctor").out == sedd("status", tiny_run, "-q").out == ""  # the first process speaks
 
 
 def test_ctrl_c_during_a_job(sedd, tiny_run, monkeypatch):

@@ -489,6 +489,14 @@ def test_the_loop_fills_sets_and_survives_mistakes(model, monkeypatch):
     assert "temperature" not in seen.rstrip().splitlines()[-1]
 
 
+def test_a_value_of_the_loop_is_the_rest_of_its_line(model, monkeypatch):
+    seen = loop(model, monkeypatch, ":sampler {name: confidence, order: entropy} ", ":steps 64 128", ":steps 16 ")
+    assert "sampler {name: confidence, order: entropy}" in seen
+    assert "expected a whole number, found '64 128'" in " ".join(seen.split())
+    assert "steps 64," not in seen
+    assert "steps 16" in seen
+
+
 def test_a_seed_that_was_set_is_the_next_one_and_then_they_count_on(model, monkeypatch):
     line = "the [MASK:3] sat"
     seen = loop(model, monkeypatch, line, ":seed 7", line, "", ":seed 18446744073709551615", "", "")

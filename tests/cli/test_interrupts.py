@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -81,6 +82,21 @@ def test_a_training_that_was_stopped_has_saved_and_says_so(number, code, long_tr
     assert "Traceback" not in err
     document = json.loads(out)
     assert (document["finished"], "resume" in document) == (False, True)
+
+
+def test_a_stopped_fresh_run_is_resumed_by_the_command_that_is_shown(sedd, workplace, tmp_path, monkeypatch):
+    import sedd_cli.training.train as module
+
+    run, training = tmp_path / "a run", module.training
+    run.mkdir()
+    monkeypatch.setattr(module, "training", lambda state, *more: iter(()))
+    words = ["train", workplace / "tiny.yaml", "--device", "cpu", "--fresh", "--run-dir", run, "train.steps=4"]
+    done = sedd(*words, "--no-report", "--json")
+    again = shlex.split(json.loads(done.out)["resume"])
+    assert f"the same command without --fresh and with --run-dir '{run}-2' resumes the run" in done.err
+    monkeypatch.setattr(module, "training", training)
+    ended = sedd(*again[1:])
+    assert (ended.code, again[0], json.loads(ended.out)["run"]) == (0, "sedd", f"{run}-2")
 
 
 def test_the_table_ends_as_its_training_does(workplace, monkeypatch):

@@ -13,7 +13,7 @@ import pytest
 from support.toys import ALL
 
 from sedd_cli.checkpoints import checkpoint
-from sedd_cli.cli.processes import without_processes
+from sedd_cli.cli.processes import without_option
 
 
 def command(workplace: Path, run: Path, *more: object) -> list[str]:
@@ -36,8 +36,16 @@ def finished(workplace: Path, run: Path, *more: object) -> subprocess.CompletedP
 
 
 def test_the_option_is_left_out_of_the_words_of_the_processes():
-    assert without_processes(["train", "a", "--processes", "2", "b=1"]) == ["train", "a", "b=1"]
-    assert without_processes(["train", "--processes=2", "a", "--quiet"]) == ["train", "a", "--quiet"]
+    assert without_option(["train", "a", "--processes", "2", "b=1"], "--processes") == ["train", "a", "b=1"]
+    assert without_option(["train", "--processes=2", "a", "--quiet"], "--processes") == ["train", "a", "--quiet"]
+
+
+def test_processes_of_a_launcher_start_no_others(sedd, workplace, tmp_path, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    refused = sedd("train", workplace / "tiny.yaml", "--run-dir", tmp_path / "run", "--processes", 4)
+    assert (refused.code, (tmp_path / "run").exists()) == (2, False)
+    assert "--processes" in refused.err
+    assert "WORLD_SIZE" in refused.err
 
 
 @pytest.mark.slow

@@ -13,7 +13,7 @@ from support.causal_models import save_tiny_causal
 from support.jobs import completed, returned, without_origin
 
 from sedd_cli import load_model
-from sedd_cli.errors import RequestError
+from sedd_cli.errors import RequestError, WorkError
 from sedd_cli.evaluation.controls import own_corpus
 from sedd_cli.evaluation.judge import Samples, judge
 from sedd_cli.evaluation.scorers.pretrained import load_causal
@@ -254,6 +254,17 @@ def test_samplers_with_options_are_points_of_their_own(sedd, tiny_run, causal, t
     assert [point["sampler"] for point in json.loads(again.out)["points"]] == ["tweedie", "confidence", *labels[::2]]
     assert sedd(*words, "--sampler", "tweedie", "--no-resume").code == 0
     assert [path.name for path in (tmp_path / "f" / "samples").iterdir()] == ["tweedie-2.jsonl"]
+
+
+def test_a_sweep_whose_figure_fails_leaves_its_document(sedd, tiny_run, causal, tmp_path, monkeypatch):
+    def fail(*_):
+        raise WorkError("no room for the figure")
+
+    monkeypatch.setattr("sedd_cli.evaluation.sweep_plot.plot", fail)
+    words = ["sweep", "--model", tiny_run, "--judge", causal.source, "-n", 2, "--steps", "2", "--no-self-bleu"]
+    done = sedd(*words, "--out", tmp_path / "f", "--json")
+    found = json.loads(done.out)
+    assert (done.code, found["error"], len(found["points"])) == (1, "no room for the figure", 1)
 
 
 def test_two_sweeps_do_not_share_a_folder(model, causal, tmp_path):

@@ -25,6 +25,16 @@ def test_the_stored_results_are_shown_and_named_as_such(sedd, tmp_path, monkeypa
     assert bool(means) or stored["rows"][0]["ours"]
 
 
+def test_as_markdown_they_are_the_same(sedd, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shown = sedd("table", "2", "--mini", "--markdown")
+    assert "come with the package" in shown.err
+    rows = json.loads(sedd("table", "2", "--mini", "--json").out)["shipped"]["rows"]
+    means = [f"{cell['mean']:.3f}" for row in rows for cell in row["ours"].values()]
+    assert means
+    assert all(mean in shown.out for mean in means)
+
+
 def test_as_a_document_they_stand_beside_ones_own_results(sedd, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     document = json.loads(sedd("table", "2", "--mini", "--json").out)

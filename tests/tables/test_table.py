@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -183,6 +184,23 @@ def test_a_measured_row_is_not_measured_again(table, tmp_path):
     assert file.stat().st_mtime_ns == before
 
 
+def test_a_measured_row_is_measured_again_for_a_smaller_error(table, tmp_path):
+    made(table, tmp_path, ["one", "causal"])
+    one, causal = (row_runs(table, tmp_path)[name][0] for name in ("one", "causal"))
+
+    def files() -> list[int]:
+        return [run.result_file(table.columns[0]).stat().st_mtime_ns for run in (one, causal)]
+
+    before, asked = files(), RunOptions("cpu", rel_error=1e-6, max_nfe=8)
+    returned(make([one, causal], asked))
+    after = files()
+    assert [x == y for x, y in zip(before, after, strict=True)] == [False, True]  # the exact value has no error
+    assert read_record(one, table.columns[0])["result"]["bounds"]["rigorous"]["rel_error_asked"] == 1e-6
+    returned(make([one, causal], asked))  # though this error is not reached in 8 draws
+    returned(make([one, causal], RunOptions("cpu", rel_error=0.5, max_nfe=8)))
+    assert files() == after
+
+
 def test_a_row_that_fails_does_not_stop_the_others(table, tmp_path):
     broken = Row("broken", "Broken", table.rows[0].recipe, set=("model.hidden_size=16", "data.corpus=nowhere.txt"))
     table = Table("tabletiny", "Tiny", "bits_per_char", table.columns, (broken, *table.rows), table.mini)
@@ -328,6 +346,20 @@ def test_an_empty_plot_is_refused(table, tmp_path):
         plot(summary(table, row_runs(table, tmp_path), False), row_runs(table, tmp_path)["one"], tmp_path / "x.png")
 
 
+@pytest.mark.parametrize("other", ["lr: 0.001", "future: 1"])
+def test_a_run_that_is_not_counted_is_not_drawn(table, tmp_path, tiny_run, other):
+    run = row_runs(table, tmp_path)["one"][0]
+    shutil.copytree(tiny_run, run.folder)
+    recipe = run.folder / "recipe.yaml"
+    recipe.write_text(recipe.read_text().replace("lr: 0.003", other))
+    assert row_status(run).state == "other"
+    validated = {"kind": "validation", "step": 4, "bits_per_char": 3.0, "bits_per_char_error": 0.1}
+    with (run.folder / "metrics.jsonl").open("a") as file:
+        file.write(json.dumps(validated | {"nats_per_token": 2.0, "blocks": 4}) + "\n")
+    with pytest.raises(RequestError, match="nothing to plot"):
+        plot(summary(table, {"one": [run]}, False), [run], tmp_path / "x.png")
+
+
 def test_inconsistent_tables_are_refused(table):
     with pytest.raises(RequestError, match="unit must be one of"):
         build_table({"name": "t", "title": "T", "unit": "meters", "columns": [], "rows": []}, "t.yaml")
@@ -377,6 +409,7 @@ def test_the_command_shows_runs_and_writes(sedd, table, tmp_path, monkeypatch):
         (["2", "--mini", "--run", "bfn"], "at full size only"),
         (["3", "--mini"], "has no small form"),
         (["2", "--budget", "30m"], "--budget goes with --run"),
+        (["2", "--rel-error", "0.1"], "--rel-error goes with --run"),
         (["2", "--run", "all", "--budget", "soon"], "--budget is a number above 0 and s, m or h"),
         (["2", "--mini", "--run", "sedd_absorbed", "--dry-run"], "did you mean 'sedd_absorb'"),
         (["2", "--run", "all", "--budget", "soon", "--dry-run"], "--budget is a number above 0"),
@@ -393,3 +426,13 @@ def test_without_a_name_the_tables_are_listed(sedd):
     done = sedd("table")
     assert done.code == 0
     assert "sedd table 2" in done.out
+    listed = {one["name"]: one for one in json.loads(sedd("table", "--json").out)}
+    assert listed["table2"] == {"name": "table2", "title": load_table("2").title, "mini": True}
+    assert not listed["table3"]["mini"]
+
+
+def test_a_refused_plot_leaves_the_document(sedd, tmp_path):
+    done = sedd("table", "2", "--mini", "--runs", tmp_path, "--plot", tmp_path / "p.png", "--json")
+    found = json.loads(done.out)
+    assert (done.code, found["exit"], found["table"]) == (2, 2, "table2")
+    assert "nothing to plot" in found["error"]

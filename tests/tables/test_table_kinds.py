@@ -25,6 +25,7 @@ from sedd_cli.system.home import home
 from sedd_cli.tables import definition as tables
 from sedd_cli.tables.column import RowSampling
 from sedd_cli.tables.definition import build_table
+from sedd_cli.tables.document import TextCell
 from sedd_cli.tables.durations import measuring_seconds
 from sedd_cli.tables.frontier import QualityCurve, frontier
 from sedd_cli.tables.markdown import markdown
@@ -178,6 +179,9 @@ def test_a_figure_has_costs_a_frontier_and_a_plot(known, tmp_path):
     # no row is trained, so each run costs the 2 minutes that the table expects
     costs = {e.cost for row in empty.rows for e in row.commands if e.command.startswith("sedd train")}
     assert costs == {"about 2 minutes here"}
+    # two trainings, and a minute for each column: causal has one, since its samples take no number of steps
+    costs = {e.cost for row in empty.rows for e in row.commands if e.command.startswith("sedd table")}
+    assert costs == {f"about {4 + n} minutes here, with the training" for n in (1, len(table.mini.columns))}
     with pytest.raises(RequestError, match="nothing to plot"):
         plot(empty, [], tmp_path / "x.png")
     every, _ = made(table, tmp_path)
@@ -425,6 +429,14 @@ def test_bounds_and_given_text_are_marked(known, tmp_path, sedd):
     every, _ = made(known["texts"], tmp_path)
     assert "| **the**" in markdown(summary(known["texts"], every, True))
     assert "the[MASK:4]sat" in sedd("table", "texts", "--mini", "--runs", tmp_path).out
+
+
+def test_control_characters_of_a_text_are_spelled_in_markdown(known, tmp_path):
+    found = summary(known["texts"], row_runs_of(known["texts"], True, 1, tmp_path), True)
+    cell = TextCell([{"text": "a\x1b[2Jb", "given": []}])
+    row = dataclasses.replace(found.rows[0], ours={found.columns[0].name: cell})
+    assert "\x1b" not in (shown := markdown(dataclasses.replace(found, rows=(row,))))
+    assert "[2Jb" in shown
 
 
 def test_rows_are_found_by_name_and_by_label():

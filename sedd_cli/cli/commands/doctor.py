@@ -16,5 +16,5 @@ def doctor(json: o.Json = False, quiet: o.Quiet = False) -> None:
 
     view = View(json, quiet)
     findings = examine()
-    view.table(findings_table(findings))
+    view.result(findings_table(findings))
     view.document(findings)

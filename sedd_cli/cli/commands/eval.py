@@ -12,8 +12,23 @@ import typer
 
 from sedd_cli.cli import options as o
 from sedd_cli.cli.answers import PROTOCOL, evaluate_answers
-from sedd_cli.cli.choose import check_texts, choose_any, model_files, more_inputs, own_corpus, places_of
-from sedd_cli.cli.option_groups import ModelOptions, model_options, reading_options, sampling_options
+from sedd_cli.cli.choose import (
+    check_texts,
+    choose_any,
+    model_files,
+    more_inputs,
+    own_corpus,
+    places_of,
+    require_one_process,
+)
+from sedd_cli.cli.option_groups import (
+    MODEL,
+    ModelOptions,
+    model_options,
+    reading_options,
+    refuse_unused,
+    sampling_options,
+)
 from sedd_cli.cli.outcome import continues, output
 from sedd_cli.cli.view.results import bounds_table, comparison
 from sedd_cli.cli.view.view import View
@@ -35,12 +50,15 @@ Precision = Annotated[
 ]
 #: Shown after Ctrl-C.
 RESUME = partial(continues, "finished draws are kept")
+#: Options that have an effect on answers given prompts.
+OF_ANSWERS = {"protocol", "local", "out", "seed", *MODEL}
 
 
 @model_options(model=(o.ModelOrCausal, None), precision=(Precision, "auto"))
 @sampling_options("steps", "sampler", "normalized", "temperature", "top_p", "grid", "correctors", "remask", "last_step")
 @reading_options
 def evaluate(
+    context: typer.Context,
     using: ModelOptions,
     reading: dict[str, Any],
     sampling: Sampling,
@@ -99,6 +117,9 @@ def evaluate(
 
     view = View(using.json, using.quiet)
     if PROTOCOL in (protocol or []) and local and not dataset:
+        require_one_process(f"eval --protocol {PROTOCOL}")
+        unused = {p.name for p in context.command.params if p.name} - OF_ANSWERS
+        refuse_unused(context, unused, f"--protocol {PROTOCOL}")
         return evaluate_answers(view, using, protocol or [], local, out, seed)
     options = EvaluateOptions(
         split,

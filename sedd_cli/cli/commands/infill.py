@@ -16,7 +16,14 @@ import typer
 
 from sedd_cli.cli import options as o
 from sedd_cli.cli.choose import choose_model, model_files
-from sedd_cli.cli.option_groups import ModelOptions, Watching, model_options, sampling_options, watching_options
+from sedd_cli.cli.option_groups import (
+    ModelOptions,
+    Watching,
+    model_options,
+    refuse_unused,
+    sampling_options,
+    watching_options,
+)
 from sedd_cli.cli.outcome import continues
 from sedd_cli.cli.view.denoising.showing import show_samples
 from sedd_cli.cli.view.view import View
@@ -115,7 +122,7 @@ def infill(
             "name one of TEMPLATE, --template, --prefix or --suffix (or both), --input, --interactive; found "
             f"{found}" + ("" if asked else " (sedd sample draws without a prompt)")
         )
-    _refuse_unused(context, asked[0])
+    refuse_unused(context, UNUSED[asked[0]], asked[0])
     view = View(using.json, using.quiet)
     templates = _in_quotes(words) if words else [] if template is None else [template]
     parsed = [parse_template(one) for one in templates] or [gap_between(prefix, suffix)]
@@ -166,14 +173,6 @@ def _in_quotes(words: list[str]) -> list[str]:
     if "[" not in words[0] and Path(words[0]).is_file():
         raise RequestError(f"{words[0]} is a file: --input {shell_word(words[0])} reads a template a line from it")
     return words
-
-
-def _refuse_unused(context: typer.Context, source: str) -> None:
-    """RequestError if an option was given that has no effect with this source of templates."""
-    for option in context.command.params:
-        given = context.get_parameter_source(option.name or "")
-        if option.name in UNUSED[source] and given is not None and given.name == "COMMANDLINE":
-            raise RequestError(f"{option.opts[0]} has no effect with {source}")
 
 
 def _read(source: str) -> Iterator[bytes | None]:

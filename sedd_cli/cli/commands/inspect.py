@@ -43,8 +43,8 @@ def inspect(
     chosen = choose_model(view, ModelChoice(model, device, precision, tokenizer, mask_token))
     result = view.run(diagnose(chosen, options))
     if result.levels:
-        view.table(levels_table(result))
-    view.table(findings_table(result.findings))
+        view.result(levels_table(result))
+    view.result(findings_table(result.findings))
     bad = [f"{f['check']} {f['found']}" for f in result.findings if f["state"] == "bad"]
     error = DamageError(f"{model} is not in order: {'; '.join(bad)}") if bad else None
     view.document(recorded(result.to_dict()), error)

@@ -99,7 +99,7 @@ def prepare(
     document = result.to_dict()
     output.stored = True
     view.say(f"{'prepared' if result.fresh else 'already prepared'}: {result.folder}", "bold")
-    view.table(_counts(result.manifest))
+    view.result(_counts(result.manifest))
     if not result.fresh and (said := [line for line in result.manifest.remarks if line.startswith("splits by")]):
         view.say(said[0], "dim")
     if verify:
@@ -146,13 +146,13 @@ def _show_catalogue(view: View, found: dict[str, Any]) -> None:
     width = view.console.width
     heads, room = ("name", "size", "tokenizer", "licence"), width - len(INDENT)
     known = [([Text(c[head]) for head in heads], shortened_to(c["about"], room)) for c in found["corpora"]]
-    view.table(two_lines(heads, known, width))
+    view.result(two_lines(heads, known, width))
     if found["prepared"]:
-        view.table(Text(f"\nprepared in {found['folder']}:", "bold"))
+        view.result(Text(f"\nprepared in {found['folder']}:", "bold"))
         for entry in found["prepared"]:  # the name is whole, to be copied
             tokens = ", ".join(f"{split} {count:,}" for split, count in entry["splits"].items())
             made = shortened_to(f"{entry['corpus']} in {entry['tokenizer']}, tokens: {tokens}", room)
-            view.table(Text(Path(entry["folder"]).name).append(f"\n{INDENT}{made}", "dim"))
+            view.result(Text(Path(entry["folder"]).name).append(f"\n{INDENT}{made}", "dim"))
     else:
         view.say(f"nothing is prepared yet in {found['folder']}; begin with: sedd prepare pydocs")
     view.document(found)

@@ -41,8 +41,9 @@ def table(
         typer.Option(metavar="TIME", help="With --run: start only what is expected to end in time (30m, 8h)."),
     ] = None,
     rel_error: Annotated[
-        float, typer.Option(metavar="FLOAT", help="With --run: relative error of the bounds.")
-    ] = 0.005,
+        float | None,
+        typer.Option(metavar="FLOAT", help="With --run: relative error of the bounds; default: 0.005."),
+    ] = None,
     plot: Annotated[
         Path | None,
         typer.Option(metavar="FILE", parser=o.file_name, help="Write a PNG of the learning curves, or of the figure."),
@@ -73,36 +74,38 @@ def table(
 
     view = View(json, quiet)
     if name is None:
-        view.document(sorted(shipped_tables()))
-        for known in shipped_tables():
-            listed = load_table(known)
-            small = " (also --mini)" if listed.mini else ""
-            view.result(f"sedd table {known.removeprefix('table'):8} {listed.title}{small}")
+        listed = [load_table(known) for known in shipped_tables()]
+        for one in listed:
+            small = " (also --mini)" if one.mini else ""
+            view.result(f"sedd table {one.name.removeprefix('table'):8} {one.title}{small}")
+        view.document([{"name": one.name, "title": one.title, "mini": one.mini is not None} for one in listed])
         return
     found = load_table(name)
     if seeds < 1:
         raise RequestError(f"--seeds must be at least 1, found {seeds}")
-    if not 0 < rel_error < math.inf:
+    if rel_error is not None and not 0 < rel_error < math.inf:
         raise RequestError(f"--rel-error must be positive, found {rel_error}")
-    if budget is not None and not run:
-        raise RequestError("--budget goes with --run")
+    for option, value in {"--budget": budget, "--rel-error": rel_error}.items():
+        if value is not None and not run:
+            raise RequestError(f"{option} goes with --run")
     places = row_runs_of(found, mini, seeds, runs)
     folders = {folder for of in places.values() for place in of for folder in (place.folder, place.trained.folder)}
     check_png("--plot", plot)
     check_written({"--plot": plot, "--out": out}, {"--runs": folders})
     asked = _asked(found, places, run or [])
-    options = RunOptions(device, _seconds(budget), rel_error, tell=view.say)
+    options = RunOptions(device, _seconds(budget), rel_error or RunOptions.rel_error, tell=view.say)
     made = _run(view, asked, options) if asked and not dry_run else RunResult((), ())
     shown = summary(found, places, mini)
     document = recorded(shown.to_dict() | made.to_dict())
     if others := with_shipped(shown):
         document["shipped"] = others.to_dict()
+    output.result = document
+    if others:
+        said = "these come with the package (recipes/mini/README.md in its repository)"
+        view.say(f"{runs} holds no results of this table: {said}", "bold")
     if markdown:
-        (say_error if json else output.write)(as_markdown(shown) + ("" if json else "\n"))
+        (say_error if json else output.write)(as_markdown(others or shown) + ("" if json else "\n"))
     else:
-        if others:
-            said = "these come with the package (recipes/mini/README.md in its repository)"
-            view.say(f"{runs} holds no results of this table: {said}", "bold")
         show(view, others or shown, others is not None)
     view.write(document, out)
     if plot is not None:

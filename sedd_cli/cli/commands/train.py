@@ -13,9 +13,9 @@ from sedd_cli.cli import options as o
 from sedd_cli.cli.existing_run import draw_finished, finished_run, run_named
 from sedd_cli.cli.next_commands import after_training, say_result
 from sedd_cli.cli.outcome import output
-from sedd_cli.cli.processes import launch, launched
+from sedd_cli.cli.processes import launch, launched, without_option
 from sedd_cli.cli.view.view import View
-from sedd_cli.errors import RequestError, shell_command, shell_word
+from sedd_cli.errors import RequestError, shell_command
 from sedd_cli.system.process import at_words
 from sedd_cli.system.software import recorded
 
@@ -25,6 +25,10 @@ if TYPE_CHECKING:
 _RUN, _SPEED, _RECORDS = "The run", "Machine and speed", "Records beside the run"
 #: Shown after Ctrl-C before the first step, and after a second Ctrl-C.
 RESUME = "interrupted: the same command continues from the last checkpoint, or from the start where there is none"
+RESUME_FRESH = (
+    "interrupted: the same command starts another run; without --fresh and with the folder of this one as --run-dir it "
+    "continues from its last checkpoint"
+)
 
 
 def train(
@@ -94,6 +98,8 @@ def train(
     view = View(json, quiet)
     if recipe is None:
         raise RequestError(f"which recipe? A YAML file, a run, or one of {', '.join(shipped())}")
+    if processes > 1 and launched():
+        raise RequestError("--processes starts processes of its own: leave it out under torchrun (WORLD_SIZE is set)")
     own = run_named(recipe)
     resolved = load_recipe(own / "recipe.yaml" if own else recipe, overrides or [])
     if dry_run:
@@ -104,7 +110,7 @@ def train(
             for key, value in cost.items():
                 output.write(at_words(f"{key:>24}  {value}", sys.stdout, 26) + "\n")
         return
-    if processes > 1 and not launched():
+    if processes > 1:
         output.document, output.interrupted = True, ""  # of the first process
         raise typer.Exit(launch(sys.argv[1:], processes))
     from sedd_cli.training.runs.folder import default_run
@@ -120,12 +126,10 @@ def train(
         return
     trackers = tuple(name for name, asked in (("tensorboard", tensorboard), ("wandb", wandb)) if asked)
     options = TrainOptions(folder, device, fresh, report, autotune, trackers, view.say, extend)
-    result = view.run(job(resolved, options), RESUME)
+    result = view.run(job(resolved, options), RESUME_FRESH if fresh else RESUME)
     document = result.to_dict()
     if not result.finished and os.environ.get("WORLD_SIZE", "1") == "1":
-        document["resume"] = shell_command(["sedd", *(word for word in sys.argv[1:] if word != "--fresh")])
-        if fresh:
-            document["resume"] += f" --run-dir {shell_word(str(result.run))}"
+        document["resume"] = shell_command(["sedd", *_resuming(result.run, fresh)])
         view.say(f"  {document['resume']}", "cyan")
     view.document(recorded(document))
     if result.interrupted:
@@ -134,6 +138,13 @@ def train(
     if result.finished:
         say_result(view, result, resolved.report.every)
         after_training(view, result.run, resolved)
+
+
+def _resuming(run: Path, fresh: bool) -> list[str]:
+    """The words that go on with a run that has stopped: those of this command, and of a fresh run its folder."""
+    if not fresh:
+        return sys.argv[1:]
+    return [*without_option([word for word in sys.argv[1:] if word != "--fresh"], "--run-dir"), "--run-dir", str(run)]
 
 
 def _plan(recipe: Recipe, report: bool, device: str) -> dict[str, str]:

@@ -62,8 +62,7 @@ def _text(one: RunSummary) -> str:
     if found is None or _last(found) is None:
         return ""
     if found.bound:
-        b = found.bound
-        return f"{b.corpus} {part_name(b.split, None if b.blocks_asked is None else b.blocks)}"
+        return f"{found.bound.corpus} {part_name(found.bound.split, found.bound.part)}"
     return f"{Path(found.corpus).stem} {next(iter(found.series))}"
 
 

@@ -66,7 +66,7 @@ def first_and_last(marks: list[SeriesPoint]) -> str:
 
 def spelled(bound: StoredBound) -> str:
     """A likelihood with its error and the text it is of."""
-    part = "" if bound.blocks_asked is None else f", first {bound.blocks:,} blocks"
+    part = f", {bound.part}" if bound.part else ""
     value = plus_minus(bound.bits, bound.error, 3)
     return f"{bound.sign} {value} bits/char on {bound.corpus} {bound.split}{part} at step {bound.step:,}"
 

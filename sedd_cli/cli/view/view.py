@@ -108,14 +108,14 @@ class View:
         fill = textwrap.TextWrapper(self.aside.width, break_long_words=False, break_on_hyphens=False).fill
         return "\n".join(line if line.startswith("  ") else fill(line) for line in text.split("\n"))
 
-    def table(self, table: Table | Text) -> None:
-        """Print a table or a list, unless quiet."""
-        if not self.quiet:
-            self.console.print(table)
+    @property
+    def shows_result(self) -> bool:
+        """Whether the command's result is printed: also when quiet, unless the JSON document holds it."""
+        return main_process() and not (self.quiet and self.json)
 
     def result(self, what: Table | Text | str) -> None:
         """Print what is the command's result, also when quiet."""
-        if not (self.quiet and self.json):
+        if self.shows_result:
             self.console.print(what)
 
     def picture(self, what: RenderableType) -> None:

@@ -81,6 +81,10 @@ class Measure(ABC, Generic[C]):
     def run(self, run: RowRun, column: C, models: ModelCache) -> Generator[Event, None, dict[str, Any]]:
         """Measure a row in a column. Returns the result document; raises RequestError if the model cannot do it."""
 
+    def is_precise(self, result: dict[str, Any], rel_error: float) -> bool:
+        """Whether a result does for a request of this relative error."""
+        return True
+
     def common(self, result: dict[str, Any]) -> list[Any]:
         """What must be equal in all rows of a column so that they compare."""
         return []

@@ -34,6 +34,13 @@ class LikelihoodMeasure(Measure[Likelihood]):
         )
         return (yield from evaluate(model, dataset, options, dist)).to_dict()
 
+    def is_precise(self, result: dict[str, Any], rel_error: float) -> bool:
+        """Whether its bound has this error, or was drawn for one as small; exact values have none."""
+        return all(
+            min(bound.get("rel_error_asked", 0.0), bound.get("rel_error", 0.0)) <= rel_error
+            for bound in result["bounds"].values()
+        )
+
     def common(self, result: dict[str, Any]) -> list[Any]:
         return [result["fingerprint"]]
 

@@ -13,7 +13,7 @@ import numpy as np
 from sedd_cli.errors import RequestError
 from sedd_cli.recipe import differences
 from sedd_cli.training.runs.curves import Curve, curves_of
-from sedd_cli.training.runs.stored import StoredBound, best_by_text, stored_bounds
+from sedd_cli.training.runs.stored import StoredBound, TextName, best_by_text, blocks_name, stored_bounds
 from sedd_cli.training.runs.summary import ASIDE, parameters_of
 from sedd_cli.training.status import Status, recipe_of, status
 
@@ -37,7 +37,8 @@ class Verdict:
             EXACT (no error).
         degrees, p: Degrees of freedom and two-sided p-value of Student's t; None where both are exact.
         differ: Whether p is below LEVEL.
-        remark: What else must be known, such as that a bound is compared with an exact value.
+        remark: What else must be known, such as that a bound is compared with an exact value, or that the likelihoods
+            are of different protocols or lengths of block, and differ for that alone.
     """
 
     text: str
@@ -103,6 +104,10 @@ def compare_runs(paths: Sequence[Path]) -> Comparison:
 def verdict(text: str, first: str, second: str, a: StoredBound, b: StoredBound) -> Verdict:
     """Whether two likelihoods of one text differ: paired by document if both kept them, else by Welch's t-test."""
     remarks = [f"{first} is {a.sign}, {second} is {b.sign}: a bound may be loose"] if a.sign != b.sign else []
+    if a.protocol != b.protocol:
+        remarks.append(f"not the same protocol: {a.protocol} and {b.protocol}")
+    if a.length != b.length:
+        remarks.append(f"not the same length of block: {a.length:,} and {b.length:,} tokens")
     if a.characters != b.characters:
         remarks.append(f"not the same text: {a.characters:,} and {b.characters:,} characters")
     remark = "; ".join(remarks)
@@ -141,13 +146,21 @@ def _bounds_by_text(found: list[list[StoredBound]]) -> dict[str, list[StoredBoun
     """The bounds of each text, in a row with a place for each run; texts of several runs first."""
     best = [best_by_text(bounds) for bounds in found]
     texts = dict.fromkeys(text for one in best for text in one)
-    rows = {text: [one.get(text) for one in best] for text in texts}
+    rows = {text: [_of_text(one, text) for one in best] for text in texts}
     ordered = sorted(rows, key=lambda text: -sum(b is not None for b in rows[text]))
     named: dict[str, list[StoredBound | None]] = {}
     for text in ordered:
-        corpus, split, blocks = text
-        named[f"{corpus} {split}" + ("" if blocks is None else f", first {blocks:,} blocks")] = rows[text]
+        corpus, split, blocks, length = text
+        part = blocks_name(blocks, length)
+        named[f"{corpus} {split}" + (f", {part}" if part else "")] = rows[text]
     return named
+
+
+def _of_text(best: dict[TextName, StoredBound], text: TextName) -> StoredBound | None:
+    """A run's likelihood of a text: at a given length of block also that of a run whose model has this length."""
+    corpus, split, blocks, length = text
+    own = best.get((corpus, split, blocks, None))
+    return best.get(text) or (own if own and own.length == length else None)
 
 
 def _recipes(runs: Sequence[Status]) -> dict[str, list[str | None]]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sedd_cli.errors import printable
-from sedd_cli.training.runs.stored import StoredBound, by_rank
+from sedd_cli.training.runs.stored import StoredBound, blocks_name, by_rank
 
 #: What a likelihood may be: an upper bound, an estimate, exact.
 SIGNS = ("≤", "≈", "=")
@@ -24,14 +24,14 @@ class SeriesPoint:
     nats_per_token: float
 
 
-def part_name(split: str, blocks: int | None) -> str:
-    """The name of a part of a text; blocks: how many of its first blocks, None for all."""
-    return split if blocks is None else f"{split} (first {blocks:,} blocks)"
+def part_name(split: str, blocks: str) -> str:
+    """The name of a part of a text. blocks: which of its blocks, "" for all."""
+    return f"{split} ({blocks})" if blocks else split
 
 
 def validated_part(record: dict[str, Any]) -> str:
     """The name of the part that a record of validation is about."""
-    return part_name(printable(str(record.get("split") or "validation")), int(record["blocks"]))
+    return part_name(printable(str(record.get("split") or "validation")), blocks_name(int(record["blocks"]), None))
 
 
 def series_of(validation: Sequence[dict[str, Any]], bounds: Sequence[StoredBound]) -> dict[str, list[SeriesPoint]]:
@@ -47,6 +47,6 @@ def series_of(validation: Sequence[dict[str, Any]], bounds: Sequence[StoredBound
         mark = SeriesPoint(v["step"], sign, v["bits_per_char"], v["bits_per_char_error"], v["nats_per_token"])
         found.setdefault(validated_part(v), {})[mark.step] = mark
     for b in by_rank(bounds):
-        name = part_name(b.split, None if b.blocks_asked is None else b.blocks)
+        name = part_name(b.split, b.part)
         found.setdefault(name, {})[b.step] = SeriesPoint(b.step, b.sign, b.bits, b.error, b.nats_per_token)
     return {name: [marks[step] for step in sorted(marks)] for name, marks in found.items()}

@@ -3,21 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from sedd_cli.core.protocols import sign
-from sedd_cli.errors import DamageError
-from sedd_cli.system.documents import read_json
+from sedd_cli.errors import DamageError, RequestError
+from sedd_cli.system.documents import read_json, read_yaml
 
 #: Protocols in the order in which a view of one number takes them.
 PREFERRED = ("rigorous", "normalized", "discrete", "sedd-paper", "mdlm", "sampler")
 
 
+#: The corpus, the split, how many of its first blocks (None: all), tokens of a block (None: as many as the model's).
+TextName = tuple[str, str, int | None, int | None]
+
+
 @dataclass(frozen=True)
 class StoredBound:
-    """A likelihood of results/*.json. bits, error: bits per character; baselines: the same of n-gram models."""
+    """A likelihood of results/*.json.
+
+    bits, error: bits per character; baselines: the same of n-gram models. length: tokens of a block. model_length: the
+    length of the run's model; None where it is not known.
+    """
 
     step: int
     corpus: str
@@ -36,6 +45,7 @@ class StoredBound:
     blocks: int
     blocks_asked: int | None
     length: int
+    model_length: int | None
     replicates: int
     fingerprint: str
     baselines: dict[str, float]
@@ -48,9 +58,19 @@ class StoredBound:
         return self.bits / self.nats_per_token
 
     @property
-    def text(self) -> tuple[str, str, int | None]:
-        """The name of the text: the corpus, the split, and how many of its blocks."""
-        return self.corpus, self.split, self.blocks_asked
+    def other_length(self) -> int | None:
+        """Tokens of a block, where they are not as many as the model's."""
+        return None if self.model_length in (None, self.length) else self.length
+
+    @property
+    def text(self) -> TextName:
+        """The name of the text: the corpus, the split, how many of its blocks, and their length if not the model's."""
+        return self.corpus, self.split, self.blocks_asked, self.other_length
+
+    @property
+    def part(self) -> str:
+        """Which blocks of the split, where they are not all of them, or not of the model's length; else ""."""
+        return blocks_name(None if self.blocks_asked is None else self.blocks, self.other_length)
 
     def documents(self) -> tuple[list[float], list[int]] | None:
         """Nats and tokens of each document; None where they were not kept."""
@@ -64,16 +84,24 @@ class StoredBound:
 
 def stored_bounds(run: Path) -> list[StoredBound]:
     """All likelihoods in the results of a run; files of other content are passed over."""
-    found = []
+    found, model_length = [], None
+    with suppress(RequestError, OSError, KeyError, TypeError):
+        model_length = int(read_yaml(run / "recipe.yaml")["model"]["length"])
     for path in sorted(run.glob("results/*.json")):
         try:
             result = read_json(path)
             for protocol, bound in result["bounds"].items():
                 if protocol in PREFERRED:
-                    found.append(_bound(result, protocol, bound, path))
+                    found.append(_bound(result, protocol, bound, path, model_length))
         except (OSError, KeyError, TypeError, AttributeError, DamageError):
             continue
     return found
+
+
+def blocks_name(blocks: int | None, length: int | None) -> str:
+    """The first `blocks` blocks of `length` tokens, in words; None: all of them, and of the model's length."""
+    first = "blocks" if blocks is None else f"first {blocks:,} blocks"
+    return f"{first} of {length:,} tokens" if length is not None else "" if blocks is None else first
 
 
 def own_bounds(bounds: list[StoredBound], corpus: str) -> list[StoredBound]:
@@ -82,7 +110,7 @@ def own_bounds(bounds: list[StoredBound], corpus: str) -> list[StoredBound]:
 
 
 def last_bound(bounds: list[StoredBound], corpus: str) -> StoredBound | None:
-    """The likelihood that speaks for a run: the latest step, its own corpus, the test split, the whole of it."""
+    """The likelihood that speaks for a run: the latest step, its own corpus and length, the test split, all of it."""
     own = own_bounds(bounds, corpus)
     return own[-1] if own else None
 
@@ -92,9 +120,9 @@ def by_rank(bounds: Iterable[StoredBound]) -> list[StoredBound]:
     return sorted(bounds, key=_rank)
 
 
-def best_by_text(bounds: list[StoredBound]) -> dict[tuple[str, str, int | None], StoredBound]:
+def best_by_text(bounds: list[StoredBound]) -> dict[TextName, StoredBound]:
     """For each text the likelihood that speaks for a run, the latest step first."""
-    found: dict[tuple[str, str, int | None], StoredBound] = {}
+    found: dict[TextName, StoredBound] = {}
     for bound in by_rank(bounds):
         found[bound.text] = bound
     return found
@@ -112,11 +140,13 @@ def _is_own(bound: StoredBound, corpus: str) -> bool:
 
 
 def _rank(bound: StoredBound) -> tuple[Any, ...]:
-    whole, test = bound.blocks_asked is None, bound.split == "test"
-    return bound.step, test, whole, -PREFERRED.index(bound.protocol), -bound.error, bound.changed
+    own, whole, test = bound.other_length is None, bound.blocks_asked is None, bound.split == "test"
+    return bound.step, own, test, whole, -PREFERRED.index(bound.protocol), -bound.error, bound.changed
 
 
-def _bound(result: dict[str, Any], protocol: str, bound: dict[str, Any], path: Path) -> StoredBound:
+def _bound(
+    result: dict[str, Any], protocol: str, bound: dict[str, Any], path: Path, model_length: int | None
+) -> StoredBound:
     return StoredBound(
         step=int(result["step"]),
         corpus=result["corpus"],
@@ -135,6 +165,7 @@ def _bound(result: dict[str, Any], protocol: str, bound: dict[str, Any], path: P
         blocks=bound["blocks"],
         blocks_asked=result.get("blocks_asked"),
         length=result["length"],
+        model_length=model_length,
         replicates=bound["replicates"],
         fingerprint=result["fingerprint"],
         baselines=result.get("baselines") or {},

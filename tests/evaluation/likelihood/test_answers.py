@@ -118,6 +118,29 @@ def test_wrong_requests_are_refused_in_one_line(sedd, folder, pairs, tmp_path):
     assert "fills all positions at once" in refused(*words, model=tmp_path / "duo")
 
 
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        (["--split", "test"], "--split"),
+        (["--rel-error", 0.5], "--rel-error"),
+        (["--max-nfe", 2], "--max-nfe"),
+        (["--length", 8], "--length"),
+        (["--no-baselines"], "--baselines"),
+        (["--steps", 4], "--steps"),
+        (["--field", "text"], "--field"),
+    ],
+)
+def test_options_that_answers_do_not_take_are_refused(sedd, pairs, words, named):
+    done = sedd("eval", "--model", "none", "--protocol", "llada", "--from", pairs, *words)
+    assert (done.code, f"{named} has no effect with --protocol llada" in done.err) == (2, True), done.err
+
+
+def test_answers_are_evaluated_in_one_process(sedd, pairs, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    done = sedd("eval", "--model", "none", "--protocol", "llada", "--from", pairs)
+    assert (done.code, "without torchrun" in done.err) == (2, True)
+
+
 def test_dream_needs_a_prompt(sedd, tmp_path):
     config = {"config": {"mask_token_id": llamas.MASK}}
     folder = llamas.save_hugging_face(tmp_path / "m", llamas.reference("Qwen2"), "Dream", text=True, **config)

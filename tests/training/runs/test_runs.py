@@ -17,7 +17,7 @@ import yaml
 from scipy import stats
 
 from sedd_cli.cli.view.runs import age, size
-from sedd_cli.cli.view.status import first_and_last
+from sedd_cli.cli.view.status import first_and_last, spelled
 from sedd_cli.errors import RequestError
 from sedd_cli.recipe import load_recipe
 from sedd_cli.system.plotting import empty_figure
@@ -50,7 +50,7 @@ def pair(workplace, tiny_run, tmp_path_factory) -> list[Path]:
 
 def bound(bits: float, error: float, replicates: int = 8, **more) -> StoredBound:
     values = {f.name: None for f in dataclasses.fields(StoredBound)}
-    values |= {"bits": bits, "error": error, "replicates": replicates, "sign": "≤", "characters": 100}
+    values |= {"bits": bits, "error": error, "replicates": replicates, "sign": "≤", "characters": 100, "length": 16}
     values |= {"path": Path("nowhere") / "results" / "a.json", "protocol": "rigorous", "fingerprint": "f"}
     return StoredBound(**values | more)
 
@@ -193,6 +193,46 @@ def test_the_bound_of_a_run_is_of_its_last_step_its_own_text_and_the_whole_of_it
     found = last_bound(stored_bounds(run), recipe.data.corpus)
     assert found.path == report
     assert (found.protocol, found.sign, found.bits) == ("rigorous", "≤", result["bounds"]["rigorous"]["bits_per_char"])
+
+
+def at_length(run: Path, length: int, bits: float) -> None:
+    """Store a result of the last step in blocks of another length, of a smaller error than the report's."""
+    result = json.loads((run / "results" / "test-step-12.json").read_text()) | {"length": length}
+    result["bounds"]["rigorous"] |= {"bits_per_char": bits, "bits_per_char_error": 1e-6}
+    (run / "results" / f"eval-{length}.json").write_text(json.dumps(result))
+
+
+def test_a_likelihood_of_blocks_of_another_length_does_not_speak_for_a_run_and_names_its_length(pair, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(pair[0], run)
+    at_length(run, 4, 9.0)
+    assert status(run).bound.path.name == "test-step-12.json"
+    assert [len(status(run).series[part]) for part in ("test", "test (blocks of 4 tokens)")] == [1, 1]
+    (run / "results" / "test-step-12.json").unlink()
+    assert "9.000 ± 0.000 bits/char on" in (said := spelled(status(run).bound))
+    assert "test, blocks of 4 tokens at step 12" in said
+
+
+def test_likelihoods_are_compared_at_one_length_of_block(pair, tmp_path):
+    for name in "ab":
+        shutil.copytree(pair[0], tmp_path / name)
+    at_length(tmp_path / "a", 4, 9.0)
+    own, other = compare_runs([tmp_path / "a", tmp_path / "b"]).bounds.items()
+    assert other[0] == f"{own[0]}, blocks of 4 tokens"
+    assert [b and b.length == 4 for b in (*own[1], *other[1])] == [False, False, True, None]
+    recipe = yaml.safe_load((tmp_path / "b" / "recipe.yaml").read_text())
+    recipe["model"]["length"] = 4  # of this run it is the model's own
+    (tmp_path / "b" / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    (tmp_path / "b" / "results" / "test-step-12.json").unlink()
+    shutil.copy(tmp_path / "a" / "results" / "eval-4.json", tmp_path / "b" / "results")
+    verdicts = compare_runs([tmp_path / "a", tmp_path / "b"]).verdicts
+    remarked = {one.text: "not the same length of block" in one.remark for one in verdicts}
+    assert remarked == {own[0]: True, other[0]: False}
+
+
+def test_a_verdict_on_different_protocols_says_so():
+    assert "rigorous and mdlm" in verdict("text", "A", "B", bound(2.0, 0.1), bound(2.1, 0.1, protocol="mdlm")).remark
+    assert verdict("text", "A", "B", bound(2.0, 0.1), bound(2.1, 0.1)).remark == ""
 
 
 def test_the_documents_of_a_result_add_up_to_it(pair):

@@ -141,7 +141,7 @@ def sweep(
     reader = load_judge(view, judge, using.device)
     corpus = reference_corpus(view, reference, None, chosen, reader)
     result = view.run(job(chosen, reader, options, corpus), RESUME)
-    found = result.to_dict()
+    found = output.result = recorded(result.to_dict())
     view.result(sweep_table(result))
     for line in sweep_verdict(result):
         view.say(line, "yellow")
@@ -151,4 +151,4 @@ def sweep(
     plot_frontier(result, frontier)
     found |= {"png": str(png), "frontier": str(frontier)}
     view.say(f"wrote {stored}, {png} and {frontier}", "dim")
-    view.document(recorded(found))
+    view.document(found)

@@ -61,7 +61,7 @@ def compare(
             write_whole(path, comparison_page(found))
     for table in comparison_tables(found, view.console.width):
         view.result(table)
-    if not quiet:
+    if view.shows_result:
         draw_comparison(view.console, found)
     document = recorded(found.to_dict())
     for option, path in wanted.items():

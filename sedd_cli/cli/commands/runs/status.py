@@ -53,7 +53,7 @@ def status(
         output.result = document
         plot_status(found, run / "curve.png")
         document["png"] = str(run / "curve.png")
-    if not quiet:
+    if view.shows_result:
         draw_status(view.console, found)
     if found.state in ("stopped", "failed"):
         document["resume"] = shell_command(["sedd", *resuming(run)])
