@@ -14,7 +14,7 @@ import torch
 from support.jobs import completed, returned
 
 from sedd_cli import load_model
-from sedd_cli.cli.view.curve import curve
+from sedd_cli.cli.view.curve import Line, chart
 from sedd_cli.data.prepare import PrepareOptions, prepare
 from sedd_cli.data.shards import open_dataset
 from sedd_cli.errors import RequestError, WorkError
@@ -226,13 +226,14 @@ def test_wrong_requests_of_status(sedd, watched, words, message):
 
 
 def test_a_curve_falls_from_its_first_label_to_its_last():
-    drawn = curve([(0, 8.0), (50, 4.0), (100, 2.0)], [(100, 2.0)], width=20, height=5).plain.splitlines()
+    line = Line([(0, 8.0), (50, 4.0), (100, 2.0)], {"o": [(100, 2.0)]})
+    drawn = chart([line], {}, width=20, height=5).plain.splitlines()
     assert drawn[0].startswith("    8.000 ┤")
     assert drawn[4].startswith("    2.000 ┤")
     assert drawn[4].endswith("o")
     filled = [[c for c, mark in enumerate(line[11:]) if mark not in " o"] for line in drawn[:5]]
     assert max(filled[0]) < min(filled[4])
-    assert curve([(5, 1.0)], []).plain.count("\n") == 14  # a single point is a curve too
+    assert chart([Line([(5, 1.0)])], {}).plain.count("\n") == 14  # a single point is a curve too
 
 
 def test_tensorboard_holds_the_numbers_of_the_metrics(workplace, tmp_path):
