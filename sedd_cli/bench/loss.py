@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Generator
-from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -45,14 +44,6 @@ class PlainTrunk:
         return F.linear(hidden, self.weight, self.bias)
 
 
-@dataclass(frozen=True)
-class AllAtOnce(ScoreModel):
-    """Scores of all rows in one tensor."""
-
-    def block(self, device: torch.device) -> int:
-        return 2**40
-
-
 def readout_of(weight: Tensor, bias: Tensor, mixed: bool) -> Readout:
     """A head whose fused losses are compiled where training compiles them: on a GPU with Triton."""
     return Readout(weight, bias, mixed, compiled=weight.is_cuda and compile_pays(weight.device, 0.0))
@@ -69,7 +60,8 @@ def bench_loss(options: ModelBenchOptions) -> Generator[Event, None, BenchResult
     generator = torch.Generator().manual_seed(1)
     weight = (0.02 * torch.randn(graph.states, dim, generator=generator)).to(device).requires_grad_()
     bias = torch.zeros(graph.states, device=device, requires_grad=True)
-    hidden = torch.randn(*x0.shape, dim, generator=generator).to(device).requires_grad_()
+    rows = objective.corruptions * len(x0)
+    hidden = torch.randn(rows, x0.shape[1], dim, generator=generator).to(device).requires_grad_()
     v = (torch.arange(len(x0), device=device).double() + 0.5) / len(x0)
     width = objective.corruptions * x0.shape[1]
     u = torch.rand(len(x0), width, dtype=torch.float64, generator=generator).to(device)
@@ -81,7 +73,7 @@ def bench_loss(options: ModelBenchOptions) -> Generator[Event, None, BenchResult
     fused = ScoreModel(
         FixedTrunk(hidden, readout_of(weight, bias, mixed)), *parts, parametrization=objective.parametrization
     )
-    whole = AllAtOnce(PlainTrunk(hidden, weight, bias), *parts, parametrization=objective.parametrization)
+    whole = plain.AllAtOnce(PlainTrunk(hidden, weight, bias), *parts, parametrization=objective.parametrization)
 
     def fast() -> int:
         objective.loss(fused, x0, v, u).total.backward()
@@ -98,7 +90,8 @@ def bench_loss(options: ModelBenchOptions) -> Generator[Event, None, BenchResult
 
     # only the products at rows that count are useful
     share = 1.0 if objective.causal else float(graph.active_share(schedule(v)[0]).mean())
-    facts = options.facts(peak, 6 * share * dim * graph.states) | {"objective": objective.name}
+    flops = 6 * objective.corruptions * share * dim * graph.states
+    facts = options.facts(peak, flops) | {"objective": objective.name}
     result = yield from compare("loss", {"sedd": fast, "plain": slow}, options, facts, str(device), steady=True)
     # a backward pass allocates its gradients before it adds them to those that exist
     gradients = sum(leaf.numel() * leaf.element_size() for leaf in leaves) / 2**20

@@ -5,15 +5,52 @@ They follow the formulas in the order of the paper.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
 from sedd_cli.core.bounds import T_MIN
 from sedd_cli.core.fast import kernels_of
 from sedd_cli.core.graphs import Graph
+from sedd_cli.core.losses import Objective
 from sedd_cli.core.losses.score_entropy import score_entropy
 from sedd_cli.core.schedules import Schedule
+from sedd_cli.core.score import ScoreModel
 from sedd_cli.models.dit import DiT
+from sedd_cli.recipe.assemble import with_exponents
+
+
+@dataclass(frozen=True)
+class AllAtOnce(ScoreModel):
+    """Scores of all rows in one tensor."""
+
+    def block(self, device: torch.device) -> int:
+        return 2**40
+
+
+@dataclass(frozen=True)
+class Unfused:
+    """A network with a head that no fused loss knows."""
+
+    net: DiT
+
+    def hidden(self, x: Tensor, sigma: Tensor) -> Tensor:
+        return self.net.hidden(x, sigma)
+
+    def head(self, hidden: Tensor) -> Tensor:
+        return self.net.head(hidden)
+
+
+def training_loss(
+    objective: Objective, net: DiT, graph: Graph, schedule: Schedule, x0: Tensor, v: Tensor, u: Tensor
+) -> Tensor:
+    """The mean training loss of an objective over a batch: score entropy as published, others without fused losses."""
+    if objective.name == "score_entropy":
+        return loss(net, graph, schedule, x0, v, u)
+    parts = with_exponents(graph, net), schedule
+    model = AllAtOnce(Unfused(net), *parts, parametrization=objective.parametrization)
+    return objective.loss(model, x0, v, u).total / len(x0)
 
 
 def loss(net: DiT, graph: Graph, schedule: Schedule, x0: Tensor, v: Tensor, u: Tensor) -> Tensor:

@@ -36,6 +36,8 @@ class SampleBenchOptions(ModelBenchOptions):
         super().__post_init__()
         if self.steps < 1:
             raise RequestError(f"steps must be at least 1, found {self.steps}")
+        if self.recipe.objective.make().causal:
+            raise RequestError(f"bench sample times diffusion models, found the objective {self.recipe.objective.name}")
         if self.normalized and self.recipe.graph.name != "absorbing":
             raise RequestError(f"--normalized needs the absorbing graph, found {self.recipe.graph.name!r}")
 
@@ -50,7 +52,8 @@ def bench_sample(options: SampleBenchOptions) -> Generator[Event, None, BenchRes
     length = options.recipe.model.length
     peak = matmul_peak(device)
     net, slow_net = fresh_nets(options)
-    score = ScoreModel(net, graph, schedule, parametrization="mean" if options.normalized else "score")
+    parametrization = "mean" if options.normalized else options.recipe.objective.make().parametrization
+    score = ScoreModel(net, graph, schedule, parametrization=parametrization)
     sampler, index = SAMPLERS["tweedie"](steps=options.steps), torch.arange(options.batch, device=device)
     counts: dict[str, float | bool] = {}
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from sedd_cli.bench.compare import Machine
 from sedd_cli.checkpoints.run_directory import RunDir
-from sedd_cli.errors import RequestError
+from sedd_cli.errors import RequestError, WorkError
 from sedd_cli.recipe import Recipe
 from sedd_cli.system.distributed import pick_device
 from sedd_cli.system.events import Evaluated, Event, TrainStep, Validated, observe
@@ -117,10 +117,19 @@ class _Course:
 
 
 def bench_speedrun(options: SpeedrunOptions) -> Generator[Event, None, SpeedrunResult]:
-    """Train, validate, evaluate and sample as `sedd train` does. Where the time is over, the training ends early."""
+    """Train, validate, evaluate and sample as `sedd train` does. Where the time is over, the training ends early.
+
+    Raises:
+        KeyboardInterrupt: Ctrl-C stopped the training.
+        WorkError: Another signal stopped it.
+    """
     course, folder, recipe = _Course(options), RunDir(options.run).fresh().path, options.recipe
     with suppress(_TimeOverError):
-        yield from observe(train(recipe, TrainOptions(folder, options.device)), course.see)
+        trained = yield from observe(train(recipe, TrainOptions(folder, options.device)), course.see)
+        if trained.interrupted:
+            raise KeyboardInterrupt
+        if not trained.finished:
+            raise WorkError(f"a signal stopped the training at step {trained.step:,} of {recipe.train.steps:,}")
     machine = Machine.here(pick_device(options.device))
     facts = course.seconds, course.step, recipe.train.steps, course.memory, course.points
     return SpeedrunResult(folder, recipe.name, options.minutes, *facts, machine)

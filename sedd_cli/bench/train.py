@@ -16,6 +16,7 @@ from sedd_cli.core.random import NOISE, TIME, Stream
 from sedd_cli.data.shards import Dataset
 from sedd_cli.models.dit import DiT
 from sedd_cli.recipe import Recipe
+from sedd_cli.recipe.assemble import learned_exponents
 from sedd_cli.system.distributed import Dist
 from sedd_cli.system.events import Event, Note
 from sedd_cli.training.flops import flops_a_token
@@ -24,12 +25,17 @@ from sedd_cli.training.step import gradients
 
 
 def bench_train(options: ModelBenchOptions) -> Generator[Event, None, BenchResult]:
-    """An optimizer step, against float32 autograd over all scores with torch's AdamW and a plain EMA."""
+    """A step with AdamW, against float32 autograd over all scores with a plain EMA.
+
+    The recipe's duration follows from the rate, where AdamW is its optimizer.
+    """
     graph, schedule, device = options.parts()
     x0, peak = options.tokens(device), matmul_peak(device)
     state = fresh_state(options)
     recipe = state.recipe
     yield from map(Note, state.notices)
+    if (wanted := options.recipe.train.optimizer) != recipe.train.optimizer:
+        yield Note(f"timed with {recipe.train.optimizer}: the recipe, which has {wanted}, may take longer")
     state.model.net.train()
 
     def fast() -> int:
@@ -38,10 +44,13 @@ def bench_train(options: ModelBenchOptions) -> Generator[Event, None, BenchResul
         state.update()
         return x0.numel()
 
-    flops = flops_a_token(recipe.model, graph, schedule)
+    objective = recipe.objective.make()
+    flops = flops_a_token(recipe.model, graph, schedule, objective.causal, objective.corruptions)
     facts = options.facts(peak, flops) | {"attention": state.model.net.kernel(), "compiled": state.compiled}
     paths = {"sedd": fast, "plain": plain_step(options)}
     result = with_flops((yield from compare("train", paths, options, facts, str(device), steady=True)), device)
+    if recipe.train.optimizer != options.recipe.train.optimizer:
+        return result
     tokens = options.recipe.train.steps * options.recipe.train.batch * recipe.model.length
     hours = tokens / result.paths["sedd"].tokens_per_second / 3600
     return result.with_details({}, recipe_hours_here=hours)
@@ -59,16 +68,17 @@ def fresh_state(options: ModelBenchOptions, compiled: bool | None = None) -> Tra
 
 
 def one_batch(recipe: Recipe, batch: int) -> Recipe:
-    """The recipe with a step of one micro-batch and without initial weights."""
+    """The recipe with AdamW, a step of one micro-batch and without initial weights."""
     train = dataclasses.replace(recipe.train, batch=batch, micro_batch=None, optimizer="adamw", start="random")
     return dataclasses.replace(recipe, train=train, init_from=None)
 
 
 def plain_step(options: ModelBenchOptions, autocast: torch.dtype | None = None) -> Callable[[], int]:
-    """A training step as a simple script does it, in float32 or under autocast."""
+    """A training step of the recipe's objective as a simple script does it, in float32 or under autocast."""
     graph, schedule, device = options.parts()
-    x0, config = options.tokens(device), options.recipe.train
-    net = DiT(options.recipe.model, graph.states, autocast).to(device).train()
+    x0, config, objective = options.tokens(device), options.recipe.train, options.recipe.objective.make()
+    learned, width = learned_exponents(objective, graph), objective.corruptions * x0.shape[1]
+    net = DiT(options.recipe.model, graph.states, autocast, objective.causal, exponents=learned).to(device).train()
     optimizer = torch.optim.AdamW(net.parameters(), lr=config.lr, weight_decay=0.0)
     ema = [p.detach().clone() for p in net.parameters()]
     index, count = torch.arange(len(x0)), 0
@@ -77,8 +87,8 @@ def plain_step(options: ModelBenchOptions, autocast: torch.dtype | None = None) 
         nonlocal count
         optimizer.zero_grad()
         v = Stream(0, TIME, index).uniform(count).to(device)
-        u = Stream(0, NOISE, index.to(device)).uniforms(count, x0.shape[1])[0]
-        plain.loss(net, graph, schedule, x0, v, u).backward()
+        u = Stream(0, NOISE, index.to(device)).uniforms(count, width)[0]
+        plain.training_loss(objective, net, graph, schedule, x0, v, u).backward()
         torch.nn.utils.clip_grad_norm_(net.parameters(), config.clip)
         optimizer.step()
         with torch.no_grad():

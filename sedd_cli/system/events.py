@@ -89,7 +89,8 @@ def bin_names(loss_by_t: list[float | None]) -> list[str]:
 class Validated(Event):
     """A bound on part of a split during training, with its Monte Carlo error and its error between documents.
 
-    sign: "=" for an exact likelihood, "≤" for an upper bound, "≈" for an estimate.
+    seconds: with the sample that is drawn beside it. sign: "=" for an exact likelihood, "≤" for an upper bound, "≈" for
+    an estimate.
     """
 
     step: int

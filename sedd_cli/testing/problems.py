@@ -92,21 +92,21 @@ def noisy(graph: Graph, Q: Tensor, x0: Tensor, sigma: float) -> tuple[Tensor, Te
     return u, weight
 
 
-def law(jump: Transition, x: Tensor) -> Tensor:
+def probabilities(transition: Transition, x: Tensor) -> Tensor:
     """[..., S] probabilities of a transition: stay or leave, and where to."""
-    share = jump.weights.double() / jump.weights.double().sum(-1, keepdim=True).clamp(min=1e-300)
-    p = jump.move_probability[..., None] * share
-    return p.scatter_add(-1, x[..., None], 1 - jump.move_probability[..., None])
+    share = transition.weights.double() / transition.weights.double().sum(-1, keepdim=True).clamp(min=1e-300)
+    p = transition.move_probability[..., None] * share
+    return p.scatter_add(-1, x[..., None], 1 - transition.move_probability[..., None])
 
 
-def step_law(sampler: Stepper, model: ScoreModel, x: Tensor, t: float, s: float) -> Tensor:
+def step_probabilities(sampler: Stepper, model: ScoreModel, x: Tensor, t: float, s: float) -> Tensor:
     """What one step of a sampler does to x [M, L]: probabilities [M, L, S]."""
     times = [torch.full((len(x),), moment, **F64) for moment in (t, s)]
     back = float(sampler.remask_probability(model, *times)[0])
     log_score = model.log_score(x, model.schedule(times[0])[0])
     flat = [value.flatten(0, 1) for value in (log_score, x)]
     later, earlier = (value.repeat_interleave(x.shape[1]) for value in times)
-    found = law(sampler.transition(model, flat[0], flat[1], later, earlier), flat[1]).unflatten(0, x.shape)
+    found = probabilities(sampler.transition(model, flat[0], flat[1], later, earlier), flat[1]).unflatten(0, x.shape)
     mask = model.graph.mask
     if back and mask is not None:  # what the network has no say in
         kept = torch.nn.functional.one_hot(x, model.graph.states).double() * (1 - back)

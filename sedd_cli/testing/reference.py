@@ -1,4 +1,4 @@
-"""The forward process of small state spaces: rate matrices, schedules, distributions over sequences, scores.
+"""The forward process of small state spaces: transitions, distributions over sequences, scores.
 
 Slow, obvious truths, which import nothing of the package: dense matrices, enumeration, loops. `Q[y, x]` is the rate
 from state x into state y, so columns sum to zero and `P[y, x0] = p(y | x0)`. A distribution over sequences of length L
@@ -17,37 +17,6 @@ import torch
 
 #: (x [M, L], sigma) → ratios s_y = p(y)/p(x), [M, L, S] float64.
 Score = Callable[[torch.Tensor, float], torch.Tensor]
-#: t → (sigma, dsigma/dt).
-Schedule = Callable[[float], tuple[float, float]]
-
-
-#: The graphs whose rates and p_base are written here.
-RATES = ("absorbing", "uniform", "hybrid")
-
-
-def rate_matrix(graph: str, N: int) -> torch.Tensor:
-    """Q^tok of equations 15 and 16, [S, S] float64. The uniform matrix is scaled by 1/N."""
-    if graph == "absorbing":
-        Q = torch.zeros(N + 1, N + 1, dtype=torch.float64)
-        for token in range(N):
-            Q[token, token], Q[N, token] = -1.0, 1.0
-        return Q
-    if graph == "uniform":
-        return torch.ones(N, N, dtype=torch.float64) / N - torch.eye(N, dtype=torch.float64)
-    if graph == "hybrid":
-        Q = rate_matrix("absorbing", N)
-        Q[:N, :N] += 0.2 * rate_matrix("uniform", N)
-        return Q
-    raise ValueError(f"no dense rate matrix is written for graph {graph!r} in testing/reference.py")
-
-
-def base(graph: str, N: int) -> torch.Tensor:
-    """p_base of one position, [S]."""
-    if graph in ("absorbing", "hybrid"):
-        return torch.tensor([0.0] * N + [1.0], dtype=torch.float64)
-    if graph == "uniform":
-        return torch.full((N,), 1.0 / N, dtype=torch.float64)
-    raise ValueError(f"no p_base is written for graph {graph!r} in testing/reference.py")
 
 
 def limit(Q: torch.Tensor) -> torch.Tensor:
@@ -83,28 +52,6 @@ def _uniformised(entries: tuple[float, ...], sigma: float) -> torch.Tensor:
     return total
 
 
-def corruption(Q: torch.Tensor, sigma: float, pinned: tuple[float, int] | None = None) -> torch.Tensor:
-    """p(x | x0), [S, S], column x0; with pinned = (sigma_1, y) also given that y stands there at sigma_1."""
-    P = transition(Q, sigma)
-    if pinned is None:
-        return P
-    later = transition(Q, pinned[0] - sigma)[pinned[1]]  # p(y | x)
-    joint = later[:, None] * P
-    return joint / joint.sum(0).clamp(min=1e-300)
-
-
-def loglinear(t: float, eps: float = 1e-3) -> tuple[float, float]:
-    """(sigma, dsigma) with lambda = (1 - eps) t."""
-    moved = (1 - eps) * t
-    return -math.log(1 - moved), (1 - eps) / (1 - moved)
-
-
-def geometric(t: float, sigma_min: float, sigma_max: float) -> tuple[float, float]:
-    """(sigma, dsigma) with sigma = sigma_min^(1-t) sigma_max^t."""
-    sigma = sigma_min ** (1 - t) * sigma_max**t
-    return sigma, sigma * (math.log(sigma_max) - math.log(sigma_min))
-
-
 def sequences(S: int, L: int) -> torch.Tensor:
     """All S^L sequences in row-major order, [S^L, L]: row j is the multi-index of flat position j."""
     return torch.tensor(list(itertools.product(range(S), repeat=L)))
@@ -125,11 +72,6 @@ def diffuse(p0: torch.Tensor, Q: torch.Tensor, sigma: float) -> torch.Tensor:
     for axis in range(p0.dim()):
         p = torch.movedim(torch.tensordot(P, p.movedim(axis, 0), dims=1), 0, axis)
     return p
-
-
-def nll(p0: torch.Tensor, x0: torch.Tensor) -> torch.Tensor:
-    """-log p0(x0) in nats per sequence, [M]."""
-    return torch.stack([-p0[tuple(row)].log() for row in x0])
 
 
 def exact_score(p0: torch.Tensor, Q: torch.Tensor) -> Score:
@@ -160,20 +102,6 @@ def wrong_score(p0: torch.Tensor, Q: torch.Tensor, spread: float = 0.7, seed: in
         return right(x, sigma) * off.scatter(-1, x[..., None], 0.0).exp()
 
     return score
-
-
-def clamped_score(score: Score, low: float, high: float, scaled: bool) -> Score:
-    """The score of a network whose sigma input is clamped to [low, high].
-
-    scaled: the factor 1/expm1(sigma) of the score is applied outside the network and is not clamped.
-    """
-
-    def clamped(x: torch.Tensor, sigma: float) -> torch.Tensor:
-        level = min(max(sigma, low), high)
-        factor = math.expm1(level) / math.expm1(sigma) if scaled else 1.0
-        return (factor * score(x, level)).scatter(-1, x[..., None], 1.0)
-
-    return clamped
 
 
 def clean_posterior(p0: torch.Tensor, Q: torch.Tensor, N: int) -> Score:

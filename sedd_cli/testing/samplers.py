@@ -16,7 +16,17 @@ from sedd_cli.core.samplers.denoise import decode_step
 from sedd_cli.core.schedules import LogLinear
 from sedd_cli.core.score import ScoreModel
 from sedd_cli.testing import reference
-from sedd_cli.testing.problems import F64, INTERVALS, N, close, expect, law, part_for, score_model, step_law
+from sedd_cli.testing.problems import (
+    F64,
+    INTERVALS,
+    N,
+    close,
+    expect,
+    part_for,
+    probabilities,
+    score_model,
+    step_probabilities,
+)
 
 #: (Q [S, S], x [M, L], s [M, L, S], t, s_time) → probabilities [M, L, S]: a step written for dense matrices.
 DenseStep = Callable[[Tensor, Tensor, Tensor, float, float], Tensor]
@@ -82,7 +92,7 @@ def check_steps(sampler: Stepper, graph: Graph, rates: bool = True, step: DenseS
     for spread in (0.0, 1.5):
         model, Q, _, score = _model(graph, 2, spread)
         for t, s in INTERVALS:
-            found, where = step_law(sampler, model, x, t, s), f"{name}, step from {t:g} to {s:g}"
+            found, where = step_probabilities(sampler, model, x, t, s), f"{name}, step from {t:g} to {s:g}"
             expect(bool(found.isfinite().all()) and float(found.min()) >= -1e-12, f"{where}: a probability is negative")
             close(found.sum(-1), torch.ones(x.shape, **F64), f"{where}: probabilities do not sum to one", atol=1e-9)
             if step is not None:
@@ -95,7 +105,7 @@ def check_steps(sampler: Stepper, graph: Graph, rates: bool = True, step: DenseS
         wanted = dt * dsigma * Q[x] * score(x, model.schedule.sigma(t))  # the rates Q(x, y) s_y of equation 4
         off = torch.ones_like(wanted).scatter_(-1, x[..., None], 0.0).bool()
         what = f"{name}: a short step is not that of the reverse rates (dt sigma' Q(x, y) s_y)"
-        close(step_law(sampler, model, x, t, t - dt)[off], wanted[off], what, rtol=1e-3, atol=1e-3 * dt)
+        close(step_probabilities(sampler, model, x, t, t - dt)[off], wanted[off], what, rtol=1e-3, atol=1e-3 * dt)
 
 
 def check_convergence(sampler: Stepper, graph: Graph) -> None:
@@ -112,10 +122,10 @@ def _drawn(sampler: Stepper, graph: Graph, steps: int) -> Tensor:
     xs, grid = reference.sequences(S, 2), [1 + (1e-5 - 1) * k / steps for k in range(steps + 1)]
     p = _joint(graph.base().expand(1, 2, S))[0]
     for t, s in pairwise(grid):
-        p = p @ _joint(step_law(sampler, model, xs, t, s))
+        p = p @ _joint(step_probabilities(sampler, model, xs, t, s))
     sigma = torch.full((len(xs),), model.schedule.sigma(grid[-1]), **F64)
     log_score, level = model.log_score(xs, sigma).flatten(0, 1), sigma.repeat_interleave(2)
-    last = law(decode_step(graph, log_score, xs.flatten(), level), xs.flatten()).unflatten(0, xs.shape)
+    last = probabilities(decode_step(graph, log_score, xs.flatten(), level), xs.flatten()).unflatten(0, xs.shape)
     return p @ _joint(last) - p0.flatten()
 
 

@@ -24,7 +24,7 @@ from sedd_cli.system.distributed import Dist
 from sedd_cli.system.memory import free_memory
 from sedd_cli.training.durations import about
 from sedd_cli.training.flops import PEAKS, mean_active_share, training_flops
-from sedd_cli.training.state import BYTES_A_PARAMETER, use_sharding
+from sedd_cli.training.state import state_bytes, use_sharding
 
 #: Nats per token between the end of the noise and p_base that are not warned of, and the states of a graph without a
 #: closed form up to which they are computed.
@@ -136,7 +136,7 @@ def check_memory(recipe: Recipe, vocab_size: int | None, dist: Dist, micro_batch
     shards = dist.world if use_sharding(recipe, parameters, dist) else 1
     needs = [
         _Need(
-            BYTES_A_PARAMETER / shards * parameters,
+            state_bytes(recipe, parameters) / shards,
             f"weights, gradients, average and moments of {parameters:,} parameters",
             "model",
         ),
@@ -220,7 +220,7 @@ def too_little_noise(graph: Graph, schedule: Schedule) -> str | None:
 
 
 def _memory(recipe: Recipe, parameters: int, graph: Graph, micro_batch: int) -> float:
-    """Bytes of weights, gradients, EMA and two optimizer moments in float32, and of what the backward pass keeps."""
+    """Bytes of weights, gradients, EMA and optimizer moments in float32, and of what the backward pass keeps."""
     width, blocks, objective = recipe.model.hidden_size, recipe.model.n_blocks, recipe.objective.make()
     tokens = objective.corruptions * micro_batch * recipe.model.length
     # recomputing keeps the input of each block and the activations of one block at a time
@@ -230,4 +230,4 @@ def _memory(recipe: Recipe, parameters: int, graph: Graph, micro_batch: int) -> 
     # and its gradient in bf16
     active = mean_active_share(graph, recipe.noise.make(), objective.causal)
     loss = 3 * 4 * width * active * tokens + 1.5 * BUDGET["cuda"]
-    return parameters * BYTES_A_PARAMETER + tokens * held * width + loss
+    return state_bytes(recipe, parameters) + tokens * held * width + loss

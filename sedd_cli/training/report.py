@@ -15,7 +15,7 @@ from sedd_cli.checkpoints.run_directory import RunDir
 from sedd_cli.data.corpora import find_corpus
 from sedd_cli.data.prepared import PrepareOptions, expected_splits
 from sedd_cli.data.shards import Dataset
-from sedd_cli.errors import DamageError, RequestError
+from sedd_cli.errors import DamageError, RequestError, WorkError, one_line
 from sedd_cli.evaluation.likelihood.evaluate import EvaluateOptions, evaluate
 from sedd_cli.inference.bound import LEAST_REPLICATES, MonteCarloOptions
 from sedd_cli.inference.generate import GenerateOptions, SamplingResult, as_json, generate
@@ -26,7 +26,7 @@ from sedd_cli.inference.sampling import Sampling
 from sedd_cli.inference.template import gap_between
 from sedd_cli.recipe import Recipe
 from sedd_cli.system.documents import read_json
-from sedd_cli.system.events import Event, Sampled, Validated, map_events
+from sedd_cli.system.events import Event, Sampled, Validated, Warn, map_events
 from sedd_cli.system.software import recorded
 
 
@@ -127,7 +127,10 @@ def report(recipe: Recipe, model: LoadedModel, dataset: Dataset, run: RunDir) ->
 
 
 def validate(recipe: Recipe, model: LoadedModel, dataset: Dataset, run: RunDir) -> Iterator[Event]:
-    """The bound on the first blocks of the validation split, and one sample, both stored in the run."""
+    """The bound on the first blocks of the validation split, and one sample, both stored in the run.
+
+    Without a sample, for an error, there is a Warn.
+    """
     wanted, step, began = recipe.report, model.facts["step"], time.perf_counter()
     split = "validation" if "validation" in dataset.splits else wanted.split
     monte_carlo = MonteCarloOptions(rel_error=1.0, max_nfe=LEAST_REPLICATES)
@@ -136,15 +139,21 @@ def validate(recipe: Recipe, model: LoadedModel, dataset: Dataset, run: RunDir) 
     result = yield from map_events(evaluate(model, dataset, options), lambda event: None)
     found = result.to_dict()["bounds"][protocol]
     values = {f.name: found[f.name] for f in dataclasses.fields(Validated) if f.name in found}
+    shown: list[Event] = []
+
+    def keep(event: Event) -> None:
+        if isinstance(event, Sampled):
+            shown.append(dataclasses.replace(event, at_step=step))
+
+    try:
+        sampled = yield from map_events(generate(model, GenerateOptions(seed=recipe.seed)), keep)
+        run.store("samples", f"step-{step}", [recorded(as_json(one)) for one in sampled.samples])
+    except (RequestError, WorkError, OSError) as error:  # the bound is there
+        shown.append(Warn(f"step {step}: no sample: {one_line(str(error))}"))
     seen = Validated(step=step, split=split, seconds=time.perf_counter() - began, **values)
     run.log({"kind": "validation", **dataclasses.asdict(seen)})
     yield seen
-
-    def at_step(event: Event) -> Event | None:
-        return dataclasses.replace(event, at_step=step) if isinstance(event, Sampled) else None
-
-    sampled = yield from map_events(generate(model, GenerateOptions(seed=recipe.seed)), at_step)
-    run.store("samples", f"step-{step}", [recorded(as_json(one)) for one in sampled.samples])
+    yield from shown
 
 
 def stored_report(run: Path, split: str, step: int) -> TrainReport | None:

@@ -30,7 +30,7 @@ from sedd_cli.training.flops import training_flops
 from sedd_cli.training.initialise import start_at_bigrams, start_at_unigrams
 from sedd_cli.training.optim import make_optimizers, set_learning_rate
 
-#: Bytes per parameter while training: weight, gradient, EMA and two optimizer moments in float32.
+#: Bytes per parameter while training with AdamW: weight, gradient, EMA and two optimizer moments in float32.
 BYTES_A_PARAMETER = 20
 
 
@@ -226,9 +226,15 @@ def compile_if_wanted(recipe: Recipe, net: DiT, graph: Graph, dist: Dist) -> tup
     return not reason, f"torch.compile does not work here, training continues without it ({reason})" if reason else ""
 
 
+def state_bytes(recipe: Recipe, parameters: int) -> int:
+    """Bytes of weights, gradients, EMA and optimizer moments, of which Muon has one for the blocks' matrices."""
+    matrices = 12 * recipe.model.n_blocks * recipe.model.hidden_size**2 if recipe.train.optimizer == "muon" else 0
+    return BYTES_A_PARAMETER * parameters - 4 * matrices
+
+
 def use_sharding(recipe: Recipe, parameters: int, dist: Dist) -> bool:
     """Whether to shard the parameters: with fsdp, or with auto if whole ones would take over half of a GPU's memory."""
     if recipe.train.strategy != "auto":
         return recipe.train.strategy == "fsdp"
-    needed = parameters * BYTES_A_PARAMETER
+    needed = state_bytes(recipe, parameters)
     return dist.device.type == "cuda" and needed > total_memory(dist.device) / 2

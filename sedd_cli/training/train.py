@@ -246,11 +246,25 @@ def _tracked(job: Generator[Event, None, TrainResult], trackers: list[Tracker]) 
                 tracker.see(event)
             except Exception as error:  # of their libraries: metrics.jsonl has it all
                 trackers.remove(tracker)
+                _closed([tracker])
                 yield Warn(f"{type(tracker).__name__} is left out from now on: {first_line(error)}")
         yield event
 
     try:
-        return (yield from expand_events(job, see))
-    finally:
-        for tracker in trackers:
+        result = yield from expand_events(job, see)
+    except BaseException:
+        _closed(trackers)
+        raise
+    yield from _closed(trackers)
+    return result
+
+
+def _closed(trackers: list[Tracker]) -> list[Warn]:
+    """Close all trackers; a warning for each that cannot be."""
+    found = []
+    for tracker in trackers:
+        try:
             tracker.close()
+        except Exception as error:  # what is trained is stored
+            found.append(Warn(f"{type(tracker).__name__} could not be closed: {first_line(error)}"))
+    return found

@@ -19,12 +19,16 @@ from sedd_cli.bench.loss import bench_loss
 from sedd_cli.bench.model import ModelBenchOptions
 from sedd_cli.bench.prepare import PrepareBenchOptions, bench_prepare, encode_by_map, encode_to_shards
 from sedd_cli.bench.sample import SampleBenchOptions, bench_sample
-from sedd_cli.bench.train import bench_train
+from sedd_cli.bench.train import bench_train, plain_step
 from sedd_cli.core.samplers.tweedie import tweedie_step
+from sedd_cli.core.score import ScoreModel
 from sedd_cli.data.tokenizers import load_tokenizer
 from sedd_cli.errors import RequestError
 from sedd_cli.models.dit import DiT
-from sedd_cli.system.events import Progress
+from sedd_cli.recipe.assemble import make_graph, make_net
+from sedd_cli.system.events import Note, Progress
+from sedd_cli.training.flops import head_flops, mean_active_share, training_flops
+from sedd_cli.training.state import LossModule
 
 
 @pytest.mark.slow
@@ -143,6 +147,66 @@ def test_a_recipes_duration_follows_from_the_rate():
     assert result.facts["recipe_hours_here"] == pytest.approx(1000 * 8 * 16 / rate / 3600)
 
 
+def test_no_duration_follows_from_the_rate_of_another_optimizer():
+    options = ModelBenchOptions(repeats=1, recipe=small("gpt2_small", "train.optimizer=muon"), batch=2, device="cpu")
+    events, result = completed(bench_train(options))
+    assert "recipe_hours_here" not in result.facts
+    assert any(isinstance(e, Note) and "timed with adamw: the recipe, which has muon" in e.text for e in events)
+
+
+OBJECTIVES = [["objective=autoregressive"], ["objective=d3pm"], ["objective=genmd4", "graph=state_dependent"]]
+
+
+@pytest.mark.parametrize("changes", OBJECTIVES)
+def test_useful_flops_are_those_of_the_recipes_objective(changes):
+    recipe = small("gpt2_small", *changes)
+    options = ModelBenchOptions(repeats=1, recipe=recipe, batch=2, device="cpu")
+    graph, objective = make_graph(recipe, 257), recipe.objective.make()
+    found = returned(bench_train(options)).facts["useful_flops_per_token"]
+    tokens = recipe.train.steps * recipe.train.batch * recipe.model.length
+    assert found == pytest.approx(training_flops(recipe, graph) / tokens)
+    found = returned(bench_loss(options)).facts["useful_flops_per_token"]
+    share = mean_active_share(graph, recipe.noise.make(), objective.causal)
+    head = 3 * objective.corruptions * share * head_flops(recipe.model, graph)
+    assert found == pytest.approx(head, rel=0.05), "of two noise levels, not of all"
+
+
+@pytest.mark.parametrize("changes", OBJECTIVES)
+def test_the_plain_step_trains_the_recipes_objective(changes):
+    recipe = small("gpt2_small", *changes)
+    graph, schedule, objective = make_graph(recipe, 257), recipe.noise.make(), recipe.objective.make()
+    net = make_net(recipe, graph, torch.device("cpu")).eval()
+    net.autocast = None
+    with torch.no_grad():
+        for p in net.parameters():
+            p.add_(0.05 * torch.randn_like(p))
+    x0, v = torch.randint(257, (3, 16)), torch.tensor([0.2, 0.5, 0.9], dtype=torch.float64)
+    u = torch.rand(3, 16 * objective.corruptions, dtype=torch.float64)
+    trained = LossModule(net, graph, schedule, objective)(x0, v, u).total / 3
+    found = plain.training_loss(objective, net, graph, schedule, x0, v, u)
+    torch.testing.assert_close(found.float(), trained.float(), rtol=1e-4, atol=1e-4)
+    seen = []
+
+    def training_loss(objective, net, graph, schedule, x0, v, u):
+        seen.append((objective.name, net.causal, net.exponents is not None, u.shape[1]))
+        return loss_of(objective, net, graph, schedule, x0, v, u)
+
+    loss_of = plain.training_loss
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(plain, "training_loss", training_loss)
+        plain_step(ModelBenchOptions(repeats=1, recipe=recipe, batch=2, device="cpu"))()
+    assert seen == [(objective.name, objective.causal, objective.learns_exponents, 16 * objective.corruptions)]
+
+
+def test_the_sampling_bench_samples_with_the_recipes_parametrization(monkeypatch):
+    seen = []
+    monkeypatch.setattr(sample_module, "ScoreModel", lambda *a, **k: seen.append(k) or ScoreModel(*a, **k))
+    for changes in (["objective=d3pm"], []):
+        recipe = small("gpt2_small", *changes)
+        returned(bench_sample(SampleBenchOptions(repeats=1, recipe=recipe, batch=1, device="cpu", steps=2)))
+    assert [found["parametrization"] for found in seen] == ["mean", "score"]
+
+
 def test_the_sampling_bench_counts_evaluations_and_marks_extrapolation():
     options = SampleBenchOptions(repeats=1, recipe=small(), batch=2, device="cpu", steps=40, normalized=True)
     result = returned(bench_sample(options)).to_dict()
@@ -181,7 +245,6 @@ def test_the_plain_step_draws_from_the_exact_distribution(recipe):
 
 def test_the_plain_loss_is_the_one_that_is_trained():
     from sedd_cli.core.bounds import paper_bound
-    from sedd_cli.core.score import ScoreModel
 
     recipe = small()
     graph, noise = recipe.graph.make(vocab_size=257), recipe.noise.make()
@@ -213,6 +276,7 @@ def test_the_sampling_bench_of_the_uniform_graph_shows_its_steps():
         (["train", "--batch", "0"], "batch"),
         (["sample", "--recipe", "gpt2_small_uniform", "--normalized"], "normalized needs the absorbing graph"),
         (["sample", "--steps", "0"], "steps"),
+        (["sample", "objective=autoregressive"], "times diffusion models, found the objective autoregressive"),
         (["loss", "--recipe", "nothing"], "no shipped recipe"),
     ],
 )

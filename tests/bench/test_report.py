@@ -15,10 +15,11 @@ import torch
 from support.jobs import completed, returned, without_origin
 from support.toys import ALL
 
-from sedd_cli.bench.report import checks, heads, measurement, outcome
+from sedd_cli.bench.report import checks, heads, measurement, outcome, parts, trajectory
 from sedd_cli.bench.report.measurement import Figure, Measurement, Setting, Sizes
 from sedd_cli.bench.report.outcome import ReportOptions
 from sedd_cli.bench.report.run import bench_report
+from sedd_cli.bench.train import fresh_state
 from sedd_cli.errors import RequestError
 from sedd_cli.models.attention import sdpa
 from sedd_cli.models.head import Readout
@@ -288,6 +289,46 @@ def test_a_failed_check_ends_the_command_with_an_error(sedd, tmp_path, monkeypat
     assert done.code == 1
     assert json.loads(done.out)["error"] == "1 of 1 checks failed"
     assert "| a \\| b | 1 |  | ≤ 0.5 | FAILED |  |" in (tmp_path / "report.md").read_text()
+
+
+def test_a_check_that_crashes_has_failed(sedd, tmp_path, monkeypatch):
+    def crashing(setting):
+        yield Figure("before", 0.1, tolerance=0.5)
+        raise ValueError("no such tensor")
+
+    plan(monkeypatch, good, crashing)
+    monkeypatch.setattr(outcome, "CHECKS", "table")
+    done = sedd("bench", "report", "--out", tmp_path / "report.json", "--device", "cpu", "--json", *WORDS)
+    assert done.code == 1
+    assert json.loads(done.out)["error"] == "1 of 2 checks failed"
+    text = (tmp_path / "report.md").read_text()
+    assert "1 of 2 checks hold" in text
+    assert "| crashing | failed | ValueError: no such tensor |" in text
+
+
+@pytest.mark.parametrize(("given", "threads"), [(None, "1"), ("3", "3")])
+def test_each_of_two_processes_has_one_thread_unless_the_user_names_another_number(
+    given, threads, tmp_path, monkeypatch
+):
+    class Started(Exception):  # noqa: N818
+        pass
+
+    def started(*words, env, **options):
+        raise Started(env["OMP_NUM_THREADS"])
+
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    if given:
+        monkeypatch.setenv("OMP_NUM_THREADS", given)
+    monkeypatch.setattr(trajectory.subprocess, "Popen", started)
+    with pytest.raises(Started, match=threads):
+        trajectory.two_processes(tiny(), torch.device("cpu"), tmp_path, 1.0)
+
+
+def test_the_parts_of_a_step_are_measured_for_an_objective_of_two_corruptions():
+    recipe = tiny("objective=genmd4", "graph=state_dependent")
+    state = fresh_state(setting().bench(recipe, 1), compiled=False)
+    found = list(parts.parts_of_a_step(replace(setting(), recipe=recipe), state, 1.0))
+    assert [f.what for f in found][-2:] == ["head and loss, with gradients", "clipping, optimizer and EMA"]
 
 
 def test_the_command_prints_a_table_for_each_part(sedd, tmp_path, monkeypatch):

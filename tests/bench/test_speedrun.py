@@ -8,10 +8,12 @@ import time
 import pytest
 from support.jobs import completed
 
+from sedd_cli.bench import speedrun
 from sedd_cli.bench.speedrun import SpeedrunOptions, bench_speedrun
-from sedd_cli.errors import RequestError
+from sedd_cli.errors import RequestError, WorkError
 from sedd_cli.recipe import load_recipe
 from sedd_cli.system.events import Sampled
+from sedd_cli.training.train import TrainResult
 
 
 def options(workplace, folder, *words, **changed) -> SpeedrunOptions:
@@ -53,6 +55,17 @@ def test_the_training_ends_when_the_time_is_over(workplace, tmp_path):
     assert result.step == 12
     assert result.points[-1].split == "test", "what is trained is evaluated"
     assert not result.within
+
+
+@pytest.mark.parametrize(("interrupted", "error"), [(True, KeyboardInterrupt), (False, WorkError)])
+def test_a_training_that_a_signal_stopped_is_not_late(interrupted, error, workplace, tmp_path, monkeypatch):
+    def stopped(*_):
+        return TrainResult(tmp_path, 3, finished=False, interrupted=interrupted)
+        yield
+
+    monkeypatch.setattr(speedrun, "train", stopped)
+    with pytest.raises(error):
+        list(bench_speedrun(options(workplace, tmp_path)))
 
 
 @pytest.mark.parametrize("minutes", [0.0, -1.0, float("inf"), float("nan")])

@@ -22,6 +22,17 @@ from reference.loss import (
 )
 from reference.network import network
 from reference.ngram import kneser_ney
+from reference.process import (
+    RATES,
+    Schedule,
+    base,
+    clamped_score,
+    corruption,
+    geometric,
+    loglinear,
+    nll,
+    rate_matrix,
+)
 from reference.samplers import (
     STEPS,
     Interval,
@@ -46,21 +57,12 @@ from reference.samplers import (
     tweedie_step,
 )
 from sedd_cli.testing.reference import (
-    RATES,
     Oracle,
-    Schedule,
     Score,
-    base,
-    clamped_score,
     clean_posterior,
-    corruption,
     diffuse,
     exact_score,
-    geometric,
     limit,
-    loglinear,
-    nll,
-    rate_matrix,
     sequences,
     source,
     transition,

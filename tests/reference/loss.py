@@ -8,7 +8,8 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from sedd_cli.testing.reference import Score, corruption, diffuse, sequences, transition
+from reference.process import corruption
+from sedd_cli.testing.reference import Score, diffuse, sequences, transition
 
 
 def K(a: float) -> float:

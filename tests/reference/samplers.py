@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from sedd_cli.testing.reference import Schedule, Score, diffuse, sequences, transition
+from reference.process import Schedule
+from sedd_cli.testing.reference import Score, diffuse, sequences, transition
 
 
 def reverse_posterior(p0: torch.Tensor, Q: torch.Tensor, sigma_s: float, sigma_t: float, x: torch.Tensor):

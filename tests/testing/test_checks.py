@@ -74,6 +74,18 @@ def test_objectives_of_the_package_pass(name):
     check_loss(OBJECTIVES[name])
 
 
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("score_entropy", {"weighting": "flat"}),
+        ("score_entropy", {"weight_power": 0.5}),
+        ("masked_cross_entropy", {"weighting": "min_snr"}),
+    ],
+)
+def test_objectives_whose_gradients_are_weighted_pass(name, options):
+    check_loss(OBJECTIVES[name](**options))
+
+
 def test_an_objective_whose_exponents_stay_is_checked_on_the_graph_that_it_needs():
     check_loss(OBJECTIVES["genmd4"](learn=False))
 

@@ -21,7 +21,8 @@ from sedd_cli.training import cost, flops
 from sedd_cli.training.cost import check_memory, count_parameters, estimate_cost, too_little_noise
 from sedd_cli.training.durations import in_words
 from sedd_cli.training.flops import known_peak
-from sedd_cli.training.state import LossModule
+from sedd_cli.training.optim import make_optimizers
+from sedd_cli.training.state import LossModule, state_bytes
 
 PAPERS = sorted(n for n in set(shipped()) - {"quickstart", "markov"} if not n.startswith("mini/"))
 EXPECT = re.compile(
@@ -203,6 +204,20 @@ def test_no_training_is_refused_that_takes_less(workplace, monkeypatch):
     monkeypatch.setattr(cost, "free_memory", lambda device: taken // 4)
     with pytest.raises(RequestError):
         check_memory(recipe, 30, ALONE)
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_the_state_of_a_training_is_counted_by_its_optimizer(optimizer, workplace):
+    recipe = load_recipe(workplace / "tiny.yaml", [f"train.optimizer={optimizer}", "model.n_blocks=2"])
+    net = make_net(recipe, make_graph(recipe, 30), torch.device("cpu"))
+    optimizers = make_optimizers(recipe, net)
+    for p in net.parameters():
+        p.grad = torch.zeros_like(p)
+    for one in optimizers.values():
+        one.step()
+    moments = [v for one in optimizers.values() for s in one.state.values() for v in s.values() if v.dim()]
+    parameters = sum(p.numel() for p in net.parameters())
+    assert state_bytes(recipe, parameters) == 4 * (3 * parameters + sum(v.numel() for v in moments))
 
 
 def test_a_small_recipe_costs_no_hours_in_words():

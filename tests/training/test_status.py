@@ -6,27 +6,29 @@ import json
 import re
 import shutil
 import sys
+import time
 import types
 
 import pytest
 import torch
-from support.jobs import returned
+from support.jobs import completed, returned
 
 from sedd_cli import load_model
-from sedd_cli.cli.view.curve import curve
+from sedd_cli.cli.view.curve import Line, chart
 from sedd_cli.data.prepare import PrepareOptions, prepare
 from sedd_cli.data.shards import open_dataset
-from sedd_cli.errors import RequestError
+from sedd_cli.errors import RequestError, WorkError
 from sedd_cli.evaluation.likelihood.evaluate import EvaluateOptions, evaluate
 from sedd_cli.inference.bound import MonteCarloOptions
 from sedd_cli.recipe import load_recipe
 from sedd_cli.system.events import Sampled, TrainStep, Validated, Warn
-from sedd_cli.training import loop
+from sedd_cli.training import loop, report
 from sedd_cli.training.metrics import Divergence
 from sedd_cli.training.runs.curves import OWN, curve_of, curves_of
 from sedd_cli.training.status import status
 from sedd_cli.training.step import LossByTime, gradients
-from sedd_cli.training.train import TrainOptions, train
+from sedd_cli.training.trackers import Tracker
+from sedd_cli.training.train import TrainOptions, _tracked, train
 
 
 @pytest.fixture(scope="module")
@@ -84,6 +86,68 @@ def test_a_sample_is_shown_and_kept_on_the_way(watched):
     (sample,) = [e for e in events if isinstance(e, Sampled)]
     (kept,) = map(json.loads, (folder / "samples" / "step-6.jsonl").open())
     assert kept["text"] == sample.text
+
+
+def test_the_time_of_a_validation_includes_that_of_its_sample(workplace, tmp_path, monkeypatch):
+    def slow(*_):
+        time.sleep(0.5)
+        raise WorkError("no room")
+        yield
+
+    monkeypatch.setattr(report, "generate", slow)
+    recipe = load_recipe(workplace / "tiny.yaml", ["report.every=6", "report.blocks=2"])
+    events = list(train(recipe, TrainOptions(tmp_path / "run", "cpu", report=False)))
+    (seen,) = [e for e in events if isinstance(e, Validated)]
+    assert seen.seconds > 0.5
+    assert lines(tmp_path / "run", "validation")[0]["seconds"] == seen.seconds
+    assert [e.text for e in events if isinstance(e, Warn)][-1] == "step 6: no sample: no room"
+
+
+class Refusing(Tracker):
+    """A tracker whose service does not answer."""
+
+    closed = 0
+
+    def numbers(self, step, values):
+        raise OSError("no answer")
+
+    def text(self, step, text):
+        pass
+
+    def close(self):
+        self.closed += 1
+        raise OSError("no answer")
+
+
+class Silent(Refusing):
+    def numbers(self, step, values):
+        pass
+
+
+def seen_by_trackers(result):
+    yield Validated(1, "test", *(1.0,) * 5, 1, 1.0)
+    return result()
+
+
+def test_trackers_that_cannot_be_closed_do_not_end_a_training(tmp_path):
+    trackers = [kind(tmp_path, None, 0) for kind in (Refusing, Silent, Silent)]
+    everyone = list(trackers)
+    events, result = completed(_tracked(seen_by_trackers(lambda: "trained"), trackers))
+    assert result == "trained"
+    assert [tracker.closed for tracker in everyone] == [1, 1, 1]
+    assert [e.text for e in events if isinstance(e, Warn)] == [
+        "Refusing is left out from now on: no answer", *["Silent could not be closed: no answer"] * 2,
+    ]  # fmt: skip
+
+
+def test_a_training_that_fails_closes_its_trackers_and_keeps_its_error(tmp_path):
+    def fail():
+        raise WorkError("of the training")
+
+    trackers = [Silent(tmp_path, None, 0), Silent(tmp_path, None, 0)]
+    with pytest.raises(WorkError, match="of the training"):
+        list(_tracked(seen_by_trackers(fail), trackers))
+    assert [tracker.closed for tracker in trackers] == [1, 1]
 
 
 def test_looking_does_not_change_the_training(watched, tiny_run):
@@ -162,13 +226,14 @@ def test_wrong_requests_of_status(sedd, watched, words, message):
 
 
 def test_a_curve_falls_from_its_first_label_to_its_last():
-    drawn = curve([(0, 8.0), (50, 4.0), (100, 2.0)], [(100, 2.0)], width=20, height=5).plain.splitlines()
+    line = Line([(0, 8.0), (50, 4.0), (100, 2.0)], {"o": [(100, 2.0)]})
+    drawn = chart([line], {}, width=20, height=5).plain.splitlines()
     assert drawn[0].startswith("    8.000 ┤")
     assert drawn[4].startswith("    2.000 ┤")
     assert drawn[4].endswith("o")
     filled = [[c for c, mark in enumerate(line[11:]) if mark not in " o"] for line in drawn[:5]]
     assert max(filled[0]) < min(filled[4])
-    assert curve([(5, 1.0)], []).plain.count("\n") == 14  # a single point is a curve too
+    assert chart([Line([(5, 1.0)])], {}).plain.count("\n") == 14  # a single point is a curve too
 
 
 def test_tensorboard_holds_the_numbers_of_the_metrics(workplace, tmp_path):

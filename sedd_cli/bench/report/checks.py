@@ -13,10 +13,9 @@ import torch
 from torch import Tensor
 
 from sedd_cli.bench.report.heads import difference, worst
-from sedd_cli.bench.report.measurement import Figure, Setting, line_of
+from sedd_cli.bench.report.measurement import Figure, Setting, SkippedError, line_of
 from sedd_cli.bench.report.trajectory import STEPS, one_process, resumed, tiny, two_processes
 from sedd_cli.bench.train import fresh_state
-from sedd_cli.errors import WorkError
 from sedd_cli.models.attention import ATTENTION, flash_installed
 from sedd_cli.models.precision import native_bf16
 from sedd_cli.system.events import Event, Progress
@@ -119,7 +118,7 @@ def check_compiled(setting: Setting) -> Events:
         yield Progress("compiled blocks", 0, None, metrics={"now": kind})
         state = fresh_state(options, compiled=kind == "compiled")
         if kind == "compiled" and not state.compiled:
-            raise WorkError("; ".join(state.notices) or "torch.compile does not work here")
+            raise SkippedError("; ".join(state.notices) or "torch.compile does not work here")
         net = state.model.net
         if kind == "float32":
             net.autocast = None

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sedd_cli.bench.loss import AllAtOnce, FixedTrunk, PlainTrunk, readout_of
+from sedd_cli.bench.loss import FixedTrunk, PlainTrunk, readout_of
+from sedd_cli.bench.plain import AllAtOnce
 from sedd_cli.bench.report.measurement import Figure, Setting, lacks, line_of
 from sedd_cli.core.graphs import GRAPHS, Graph
 from sedd_cli.core.losses import OBJECTIVES, Objective

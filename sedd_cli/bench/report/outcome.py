@@ -12,7 +12,7 @@ from typing import Any
 
 from sedd_cli.bench.report.markdown import TITLE, markdown
 from sedd_cli.bench.report.measurement import Figure, Measurement, Sizes
-from sedd_cli.bench.report.plan import MEASUREMENTS
+from sedd_cli.bench.report.plan import CHECKS, MEASUREMENTS
 from sedd_cli.errors import DamageError, RequestError, WorkError, not_one_of
 from sedd_cli.recipe import Recipe
 from sedd_cli.system.documents import read_json
@@ -49,7 +49,7 @@ class ReportOptions:
             raise RequestError(f"--out must end in .json (the Markdown is written beside it), found {self.out}")
         for name in self.only:
             if not _named(name):
-                raise RequestError(not_one_of("--only", [*(m.name for m in MEASUREMENTS), "checks"], name))
+                raise RequestError(not_one_of("--only", [*(m.name for m in MEASUREMENTS), CHECKS], name))
         _check_own(self.out)
         _check_own(self.out.with_suffix(".md"))
 
@@ -106,11 +106,12 @@ class Report:
     outcomes: list[Outcome] = field(default_factory=list)
 
     def to_dict(self) -> dict[str, Any]:
-        """The JSON document."""
+        """The JSON document. A measurement of checks that fails counts as one more check, which failed."""
         options = self.options
         head = {"bench": "report", "device": self.device, "recipe": options.recipe.name, "larger": options.larger.name}
         head |= {"minutes": options.minutes, "seconds": time.monotonic() - options.began}
         checks = [f.passed for o in self.outcomes for f in o.figures if f.passed is not None]
+        checks += [False for o in self.outcomes if o.table == CHECKS and o.state == "failed"]
         head |= {"checks": len(checks), "checks_failed": checks.count(False)}
         return head | {"measurements": [outcome.to_dict() for outcome in self.outcomes]}
 

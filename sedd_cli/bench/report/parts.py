@@ -30,10 +30,10 @@ def parts_of_a_step(setting: Setting, state: TrainState, whole: float) -> Events
 
     def noise() -> tuple[Tensor, Tensor, Tensor, Tensor]:
         v = time_uniforms(recipe, state.step, index).to(device)
-        length = recipe.model.length
-        u = Stream(recipe.seed, NOISE, index.to(device)).uniforms(state.step, objective.corruptions * length)[0]
-        sigma = schedule(v)[0]
-        return v, u, sigma, graph.perturb(x0, sigma, u[:, :length])
+        count = objective.corruptions
+        u = Stream(recipe.seed, NOISE, index.to(device)).uniforms(state.step, count * recipe.model.length)[0]
+        sigma = schedule(v)[0].repeat(count)
+        return v, u, sigma, graph.perturb(x0.repeat(count, 1), sigma, torch.cat(u.chunk(count, 1)))
 
     v, u, sigma, x = noise()
     shown = partial(Figure, unit="ms", table="training by part")

@@ -23,12 +23,14 @@ def _training_seconds(setting: Setting, recipe: Recipe) -> float:
     return made + setting.seconds(4 * setting.sizes.train[0] * flops_a_sequence(setting, recipe))
 
 
+#: The table of the checks.
+CHECKS = "checks"
 #: In the order in which they run.
 MEASUREMENTS = (
     Measurement("machine", "machine", machine, lambda s: 10, share=0.3),
-    Measurement("check-losses", "checks", check_losses, lambda s: 5),
-    Measurement("check-attention", "checks", check_attention, lambda s: 3),
-    Measurement("check-resume", "checks", check_resume, lambda s: 5),
+    Measurement("check-losses", CHECKS, check_losses, lambda s: 5),
+    Measurement("check-attention", CHECKS, check_attention, lambda s: 3),
+    Measurement("check-resume", CHECKS, check_resume, lambda s: 5),
     Measurement(
         "training", "training", training, lambda s: _training_seconds(s, s.recipe), share=0.45,
         memory=lambda s: training_memory(s, s.recipe),
@@ -43,8 +45,8 @@ MEASUREMENTS = (
     ),
     Measurement("likelihood", "likelihood", likelihood,
                 lambda s: 5 + s.seconds(4 * s.sizes.likelihood * evaluation_flops(s))),
-    Measurement("check-compiled", "checks", check_compiled, lambda s: COMPILING[s.device.type], share=0.3),
-    Measurement("check-processes", "checks", check_processes, lambda s: 20),
+    Measurement("check-compiled", CHECKS, check_compiled, lambda s: COMPILING[s.device.type], share=0.3),
+    Measurement("check-processes", CHECKS, check_processes, lambda s: 20),
     Measurement(
         "sampling-long", "sampling", long_sampling,
         lambda s: 5 + min(30, s.seconds(s.sizes.steps[1] * evaluation_flops(s))), share=0.4,

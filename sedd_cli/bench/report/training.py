@@ -60,8 +60,9 @@ def _training(setting: Setting, recipe: Recipe, sizes: tuple[int, ...], parts: b
     if known := known_peak(setting.device):
         yield Figure("MFU", flops / known, "share", note="of the data sheet's peak")
     yield Figure("peak memory", memory / 2**30, "GiB")
-    hours = recipe.train.steps * recipe.train.batch * recipe.model.length / rate / 3600
-    yield Figure("all steps of the recipe", hours, "hours")
+    if recipe.train.optimizer == state.recipe.train.optimizer:
+        hours = recipe.train.steps * recipe.train.batch * recipe.model.length / rate / 3600
+        yield Figure("all steps of the recipe", hours, "hours")
     if parts:
         yield from _kept(parts_of_a_step(setting, state, seconds), "training by part")
         if setting.cuda():

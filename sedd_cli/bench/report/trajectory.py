@@ -19,7 +19,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from sedd_cli.bench.report.measurement import SkippedError
+from sedd_cli.bench.report.measurement import Overrun, SkippedError
 from sedd_cli.checkpoints import checkpoint
 from sedd_cli.errors import WorkError
 from sedd_cli.recipe import Recipe, dump_recipe, load_recipe
@@ -68,21 +68,29 @@ def resumed(recipe: Recipe, device: torch.device, folder: Path) -> tuple[Tensor,
 
 
 def two_processes(recipe: Recipe, device: torch.device, folder: Path, seconds: float) -> tuple[Tensor, Tensor]:
-    """The same by two processes on one device; WorkError, with a reason, where they do not end within the time."""
+    """The same by two processes on one device.
+
+    Raises:
+        Overrun: They do not end within the seconds.
+        WorkError: One of them fails.
+    """
     if not (torch.distributed.is_available() and torch.distributed.is_gloo_available()):
         raise SkippedError("this torch has no gloo, through which two processes exchange gradients")
     (folder / "recipe.yaml").write_text(dump_recipe(recipe), encoding="utf-8")
     command = [sys.executable, "-m", "sedd_cli.bench.report.trajectory", str(folder)]
     logs = [(folder / f"log-{rank}").open("w+", encoding="utf-8") for rank in range(2)]
+    threads = {"OMP_NUM_THREADS": "1"} | os.environ  # torch reads it when it is imported
     running = [
-        subprocess.Popen([*command, str(rank), str(device)], stdout=log, stderr=log, stdin=subprocess.DEVNULL)
+        subprocess.Popen(
+            [*command, str(rank), str(device)], stdout=log, stderr=log, stdin=subprocess.DEVNULL, env=threads
+        )
         for rank, log in enumerate(logs)
     ]
     try:
         end = time.monotonic() + max(seconds, 1)
         while any(process.poll() is None for process in running):
             if time.monotonic() > end:
-                raise WorkError("the two processes did not end in time")
+                raise Overrun
             if any(process.poll() for process in running):
                 break  # one has failed: the other would wait for it
             time.sleep(0.1)
@@ -147,5 +155,4 @@ def _main(folder: Path, rank: int, device: torch.device) -> None:
 
 
 if __name__ == "__main__":
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
     _main(Path(sys.argv[1]), int(sys.argv[2]), torch.device(sys.argv[3]))

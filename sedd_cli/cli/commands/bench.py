@@ -249,7 +249,8 @@ def speedrun(
     options = SpeedrunOptions(recipe=resolved, run=run, minutes=minutes, device=device, began=began)
     check_written({"--out": out}, {**inputs_of(resolved), "--run-dir": run})
     view = View(json, quiet)
-    document = view.run(bench_speedrun(options)).to_dict()
+    kept = "interrupted: what was trained is kept, `sedd train RUN` goes on with it; the same command begins anew"
+    document = view.run(bench_speedrun(options), interrupted=kept).to_dict()
     view.result(speedrun_table(document))
     view.write(recorded(document), out)
     error = None if document["within"] else _late(document)

@@ -28,11 +28,6 @@ class Line:
     letter: str = ""
 
 
-def curve(points: Sequence[Point], marks: Sequence[Point], width: int = 60, height: int = 12) -> Text:
-    """Draw points (x, y) with increasing x as a curve and `marks` as circles; the axes show their range."""
-    return chart([Line(points, {"o": marks})], {}, width, height)
-
-
 def chart(lines: Sequence[Line], levels: Mapping[str, float], width: int = 60, height: int = 12) -> Text:
     """Draw curves over each other, with named horizontal lines behind them; the axes show the range of all."""
     everything = [point for line in lines for point in (*line.points, *chain(*line.marks.values()))]

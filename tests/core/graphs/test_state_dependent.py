@@ -22,7 +22,7 @@ from sedd_cli.core.samplers import SAMPLERS
 from sedd_cli.core.samplers.tweedie import tweedie_step
 from sedd_cli.core.schedules import SCHEDULES
 from sedd_cli.core.score import ScoreModel
-from sedd_cli.testing.problems import law
+from sedd_cli.testing.problems import probabilities
 
 N, L, F64 = 3, 2, {"dtype": torch.float64}
 W = torch.tensor([0.4, 1.0, 2.7], **F64)
@@ -124,8 +124,8 @@ def test_the_tweedie_step_is_the_ancestral_step(s, t):
     step = tweedie_step(graph.between(s, t), graph.mean_score(z, t, x), x, t - s)
     alpha_s, alpha_t = (1 - (-torch.expm1(-sigma)) ** W for sigma in (s, t))
     moved = mu * (alpha_s - alpha_t) / (1 - alpha_t)
-    torch.testing.assert_close(law(step, x), torch.cat([moved, 1 - moved.sum(-1, keepdim=True)], -1))
-    torch.testing.assert_close(graph.posterior(mu, s, t, x), law(step, x))
+    torch.testing.assert_close(probabilities(step, x), torch.cat([moved, 1 - moved.sum(-1, keepdim=True)], -1))
+    torch.testing.assert_close(graph.posterior(mu, s, t, x), probabilities(step, x))
 
 
 # A model of two tokens, by enumeration
@@ -177,7 +177,7 @@ def model(net: torch.nn.Module, noise: str = "loglinear", graph: StateDependent 
 STATES = reference.sequences(N + 1, L)
 
 
-def probabilities(made: ScoreModel, cells: int = 3000) -> torch.Tensor:
+def text_probabilities(made: ScoreModel, cells: int = 3000) -> torch.Tensor:
     """p [S^L] of the texts of the continuous reverse process: from all MASK, token y in place of MASK at the rate
     w_y·μ_y·dλ/λ, and what is left at T_END decoded by Bayes' rule. No function of the graph is used but its exponents.
     """
@@ -258,7 +258,7 @@ def test_the_bound_is_a_bound_of_the_reverse_process(noise, options, exact, monk
     net = Clean(source(), learned()) if exact else Table()
     with torch.no_grad():
         made = model(net, noise, **options)
-        p = probabilities(made)
+        p = text_probabilities(made)
         assert float(p.sum()) == pytest.approx(1.0)
         slack = []
         for x0 in itertools.product(range(N), repeat=L):
@@ -290,7 +290,7 @@ def test_samples_follow_the_models_distribution(name):
 
     with torch.no_grad():
         made = model(Table())
-        p, draws = probabilities(made), 4000
+        p, draws = text_probabilities(made), 4000
         given = Conditioning(torch.zeros(draws, L, dtype=torch.bool), torch.zeros(draws, L, dtype=torch.int64))
         sampler = SAMPLERS[name](steps={"tweedie": 200, "euler": 1000}[name])
         *_, last = sampler.run(made, given, 1, torch.arange(draws))

@@ -32,7 +32,7 @@ from sedd_cli.core.schedules import SCHEDULES, Schedule
 from sedd_cli.core.score import ScoreModel
 from sedd_cli.models.dit import DiT
 from sedd_cli.models.shape import DiTConfig
-from sedd_cli.testing.problems import INTERVALS, law, rounding, step_law
+from sedd_cli.testing.problems import INTERVALS, probabilities, rounding, step_probabilities
 
 
 def dense_step(sampler: str, Q, score, noise, x: torch.Tensor, t: float, s: float) -> torch.Tensor:
@@ -62,7 +62,7 @@ def test_one_step_is_the_dense_step(name, noise, sampler, spread):
     score = reference.wrong_score(p0, Q, spread)
     x = reference.sequences(graph.states, 2)
     for t, s in INTERVALS:
-        mine = step_law(SAMPLERS[sampler](), score_model(graph, noise, score), x, t, s)
+        mine = step_probabilities(SAMPLERS[sampler](), score_model(graph, noise, score), x, t, s)
         dense = dense_step(sampler, Q, score, noise, x, t, s)
         torch.testing.assert_close(mine, dense, rtol=1e-9, atol=rounding(Q, noise, t, s))
 
@@ -76,7 +76,7 @@ def test_the_last_step_is_bayes_rule_or_tweedie_to_no_noise_without_mask(name, n
     log_score = score_model(graph, noise, score).log_score(x, sigma)
     banned = N if graph.states > N else None
     for step, truth in ((denoise_step, reference.tweedie_step), (decode_step, reference.bayes_step)):
-        mine = law(step(graph, log_score, x, sigma), x)
+        mine = probabilities(step(graph, log_score, x, sigma), x)
         dense = truth(Q, x, score(x, float(sigma[0])), float(sigma[0]), banned)
         torch.testing.assert_close(mine, dense, rtol=1e-9, atol=1e-12)
 
@@ -88,7 +88,7 @@ def test_tweedie_is_the_exact_posterior_of_a_single_token(name, noise):
     model = score_model(graph, noise, reference.exact_score(p0, Q))
     x = torch.arange(graph.states)[:, None]
     for t, s in INTERVALS:
-        mine = step_law(SAMPLERS["tweedie"](), model, x, t, s)[:, 0]
+        mine = step_probabilities(SAMPLERS["tweedie"](), model, x, t, s)[:, 0]
         truth = torch.stack([reference.reverse_posterior(p0, Q, noise.sigma(s), noise.sigma(t), row) for row in x])
         torch.testing.assert_close(mine, truth, rtol=1e-9, atol=rounding(Q, noise, t, s))
 
@@ -110,9 +110,9 @@ def test_euler_is_not_exact_for_a_single_token_except_on_loglinear_masks():
         graph, Q, p0 = world(name, L=1)
         schedule = SCHEDULES[noise]()
         x = torch.arange(graph.states)[:, None]
-        mine = step_law(SAMPLERS["euler"](), score_model(graph, schedule, reference.exact_score(p0, Q)), x, 0.9, 0.5)[
-            :, 0
-        ]
+        mine = step_probabilities(
+            SAMPLERS["euler"](), score_model(graph, schedule, reference.exact_score(p0, Q)), x, 0.9, 0.5
+        )[:, 0]
         sigmas = schedule.sigma(0.5), schedule.sigma(0.9)
         return max(
             float((mine[i] - reference.reverse_posterior(p0, Q, *sigmas, x[i])).abs().max()) for i in range(len(x))
@@ -131,7 +131,7 @@ def test_on_loglinear_masks_euler_is_tweedie(spread):
     score = reference.wrong_score(p0, Q, spread)
     model, x = score_model(graph, SCHEDULES["loglinear"](), score), torch.tensor([[N, N], [N, 1], [2, N], [0, 2]])
     for t, s in INTERVALS:
-        euler, tweedie = (step_law(SAMPLERS[name](), model, x, t, s) for name in ("euler", "tweedie"))
+        euler, tweedie = (step_probabilities(SAMPLERS[name](), model, x, t, s) for name in ("euler", "tweedie"))
         torch.testing.assert_close(euler, tweedie, rtol=1e-10, atol=1e-12)
         z = model.net.hidden(x, torch.full((4,), model.schedule.sigma(t), dtype=torch.float64))[..., :N]
         move_probability = ((z.logsumexp(-1) - math.log(N)).exp() * (t - s) / t).clamp(max=1)
@@ -181,7 +181,7 @@ def test_a_greedy_last_step_takes_the_token_with_the_largest_score(name):
     log_score = torch.randint(-3, 4, (len(x), graph.states), generator=torch.Generator().manual_seed(0)).float()
     log_score = log_score.scatter(-1, x[:, None], 0.0)
     sigma = torch.tensor(0.3, dtype=torch.float64).expand(len(x))
-    found = law(greedy_step(graph, log_score, x, sigma), x)
+    found = probabilities(greedy_step(graph, log_score, x, sigma), x)
     for row, here, scores in zip(found, x.tolist(), log_score.tolist(), strict=True):
         compared = [y for y in range(N) if y == here or Q[here, y] > 0]
         best = max(compared, key=lambda y: (scores[y], -y))
@@ -194,7 +194,7 @@ def test_what_a_greedy_last_step_takes_of_a_distribution_depends_on_what_it_mean
     graph, sigma = GRAPHS["uniform"](vocab_size=5), torch.full((200,), 0.3, dtype=torch.float64)
     z = 2 * torch.randn(200, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     x = torch.arange(200) % 5
-    found = law(greedy_step(graph, getattr(graph, meaning)(z, sigma, x), x, sigma), x).argmax(-1)
+    found = probabilities(greedy_step(graph, getattr(graph, meaning)(z, sigma, x), x, sigma), x).argmax(-1)
     q = z.softmax(-1)
     without_x = (q / graph.transition_into(sigma, x)).argmax(-1)
     assert torch.equal(found, q.argmax(-1) if meaning == "plug_in_score" else without_x)
@@ -437,7 +437,7 @@ def test_raw_scores_cost_little_more_than_what_could_fall():
 
 @pytest.mark.slow
 def test_first_hitting_is_the_limit_of_small_normalized_steps():
-    """Its law does not depend on a grid: that of a chain of many steps, to the chain's own error."""
+    """Its distribution does not depend on a grid: that of a chain of many steps, to the chain's own error."""
     graph, Q, p0 = world("absorbing", L=3)
     noise, score = SCHEDULES["loglinear"](), reference.exact_score(p0, Q)  # whose normaliser is 1
     draws = 10_000 if ALL else 4_000
