@@ -65,7 +65,7 @@ SMALLER = {
     r"^(sedd eval (?!.*--blocks ).*)": r"\1 --blocks 8",
     r"^(sedd mauve (?!.* -n ).*)": r"\1 -n 8",
     r"train\.steps=4 train\.decay=\d+": "train.steps=8 train.decay=4",
-    r"train\.decay=200": "train.decay=2",
+    r"train\.decay=200 --run-dir runs/longer": "train.decay=2 --run-dir runs/decayed",
 }
 #: What stands for the words in capitals.
 PLACEHOLDERS = {

@@ -319,4 +319,4 @@ def test_a_recipe_of_ones_own_keeps_its_tokenizer_with_another_text(place):
     assert load_recipe("quickstart", ["data.corpus=b.jsonl"]).data.tokenizer is None
     assert load_recipe("quickstart", ["data.corpus=b.jsonl", "data.tokenizer=char"]).data.tokenizer == "char"
     assert load_recipe("gpt2_small", ["data.corpus=b.jsonl"]).data.tokenizer == "gpt2"
-    assert load_recipe("quickstart").report.infill.prefix == "Return a list of"
+    assert load_recipe("quickstart").report.infill.prefix == "Return a list of "

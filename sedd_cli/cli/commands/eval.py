@@ -51,7 +51,7 @@ Precision = Annotated[
 #: Shown after Ctrl-C.
 RESUME = partial(continues, "finished draws are kept")
 #: Options that have an effect on answers given prompts.
-OF_ANSWERS = {"protocol", "local", "out", "seed", *MODEL}
+OF_ANSWERS = {"protocol", "local", "out", "seed", "imports", *MODEL}
 
 
 @model_options(model=(o.ModelOrCausal, None), precision=(Precision, "auto"))
