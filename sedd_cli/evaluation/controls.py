@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Generator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -155,10 +155,10 @@ def _trained_here(model: LoadedModel | Scorer) -> LoadedModel | None:
 
 
 def comparable(samples: Samples, dataset: Dataset) -> Samples:
-    """The samples as they compare with texts of a corpus: with token ids only where those are of its tokenizer."""
-    if _has_ids_of(samples, dataset.tokenizer) or all(ids is None for ids in samples.tokens):
-        return samples
-    return samples.as_texts()
+    """The samples as they compare with texts of a corpus: by ids of its tokenizer if they have these, else as texts."""
+    if _has_ids_of(samples, dataset.tokenizer):
+        return replace(samples, tokenizer=dataset.tokenizer)
+    return samples if all(ids is None for ids in samples.tokens) else samples.as_texts()
 
 
 def compare(

@@ -169,6 +169,7 @@ def test_ids_of_another_tokenizer_are_compared_as_texts(causal, corpus):
     ids = corpus.tokenizer.encode("the cat sat on")
     same = comparable(Samples(["the cat sat on"], [ids]), corpus)
     assert same.tokens == [ids]
+    assert same.tokenizer is corpus.tokenizer  # so that a judge with this tokenizer scores them as they are
     other = comparable(Samples(["the cat sat on"], [[0, 1, 1, 0]]), corpus)
     assert (other.texts, other.tokens) == (["the cat sat on"], [None])
     found = returned(compare(causal, other, corpus, seed=0))
