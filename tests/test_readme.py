@@ -61,6 +61,7 @@ SMALLER = {
     r"--candidates 32": "--candidates 4",
     r"^sedd status runs/measure": "sedd status runs/quickstart",
     r"--blocks 64": "--blocks 8",
+    r"--judge runs/reader": "--judge runs/judge",
     r"--dataset pydocs": "--dataset my.txt",
     r"^(sedd eval (?!.*--blocks ).*)": r"\1 --blocks 8",
     r"^(sedd mauve (?!.* -n ).*)": r"\1 -n 8",
