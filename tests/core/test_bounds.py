@@ -413,7 +413,7 @@ def test_the_rigorous_bound_bounds_the_process_that_samplers_approach(name, nois
         nll.append(-math.log(p[int(x0[0]) * S + int(x0[1])]))
     slack = np.array(bounds) - np.array(nll)
     assert slack.min() > -1e-3  # the reverse process is solved to h² = 6e-3 of rates that differ little
-    assert sum(math.exp(-b) for b in bounds) < 1 + 1e-9  # only a bound on one law sums to less than one
+    assert sum(math.exp(-b) for b in bounds) < 1 + 1e-9  # only a bound on one distribution sums to less than one
     if spread:
         assert slack.max() > 0.01
     elif name == "absorbing" and noise == SCHEDULES["loglinear"]():
@@ -458,7 +458,7 @@ def test_no_draw_of_placed_noise_counts_much_more_than_others(low, high, length,
 
 @every_graph
 def test_random_draws_average_to_the_bound(name):
-    """The law of the draws themselves: Beta order statistics and subsets, times and corruptions."""
+    """The distribution of the draws themselves: Beta order statistics and subsets, times and corruptions."""
     graph, Q, p0 = world(name, L=3)
     # at sigma = 1e-5 a moved token has a chance of 1e-5 and a loss of 1e5: no feasible number of draws would settle
     model = score_model(graph, SCHEDULES["geometric"](sigma_min=0.2, sigma_max=5.0), reference.wrong_score(p0, Q, 0.3))

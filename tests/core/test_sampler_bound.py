@@ -33,7 +33,7 @@ def test_the_bound_is_the_enumerated_one_and_lies_above_the_truth(name, noise, s
     score = reference.wrong_score(p0, Q, 0.4)
     model, stepper, mask = score_model(graph, noise, score), SAMPLERS[sampler](steps=steps), graph.mask
     start = base(name, N)
-    law = reference.chain(sampler, score, Q, start, schedule(noise), steps, 2, mask).view(graph.states, -1)
+    distribution = reference.chain(sampler, score, Q, start, schedule(noise), steps, 2, mask).view(graph.states, -1)
     bounds = []
     for x0 in reference.sequences(N, 2):
         exact = reference.guided_bound(
@@ -44,7 +44,7 @@ def test_the_bound_is_the_enumerated_one_and_lies_above_the_truth(name, noise, s
         # probability below 1e-4 are hardly drawn
         rare = 1e-4 * max(1.0, exact / 10)  # they differ by the more the larger the bound is
         assert float(found.mean()) == pytest.approx(exact, abs=5 * float(found.std()) / math.sqrt(DRAWS) + rare)
-        assert exact > -math.log(law[tuple(x0)]) - 1e-9
+        assert exact > -math.log(distribution[tuple(x0)]) - 1e-9
         bounds.append(exact)
     assert sum(math.exp(-bound) for bound in bounds) < 1 + 1e-9
 
@@ -121,10 +121,10 @@ def test_whatever_the_options_each_path_costs_what_dense_chains_say(name, sigmas
     exact = reference.guided_bound(
         sampler, score, Q, x0, start, schedule(noise), 3, graph.mask, unmasks=graph.masking, **dense
     )
-    law = reference.chain(sampler, score, Q, start, schedule(noise), 3, 2, graph.mask, **dense)
+    distribution = reference.chain(sampler, score, Q, start, schedule(noise), 3, 2, graph.mask, **dense)
     # of the gaussian graph, some moves to a distant token are among those that top_p excludes
     assert math.isfinite(exact) or (name == "gaussian" and "top_p" in options)
-    assert exact > -math.log(law.view(graph.states, -1)[tuple(x0)]) - 1e-9
+    assert exact > -math.log(distribution.view(graph.states, -1)[tuple(x0)]) - 1e-9
 
 
 def test_a_path_uses_numbers_of_its_own_for_each_move():

@@ -10,7 +10,7 @@ from torch import Tensor
 from sedd_cli.core.conditioning import Conditioning
 from sedd_cli.core.samplers import Sampler
 from sedd_cli.core.score import ScoreModel
-from sedd_cli.evaluation.exact.states import Law
+from sedd_cli.evaluation.exact.states import Distribution
 
 #: Draws of a sampler whose distribution is not enumerated, and how many of them go together.
 DRAWS, TOGETHER = 50_000, 10_000
@@ -45,12 +45,12 @@ class Distance:
     kl_exact: float | None = None
 
 
-def enumerated(law: Law, p: Tensor) -> Distance:
+def enumerated(distribution: Distribution, p: Tensor) -> Distance:
     """Of a distribution [S^L] from another."""
-    return Distance(total_variation(law.p, p), divergence(law.p, p))
+    return Distance(total_variation(distribution.p, p), divergence(distribution.p, p))
 
 
-def drawn(law: Law, p: Tensor, draws: int = DRAWS, seed: int = 0) -> Distance:
+def drawn(distribution: Distribution, p: Tensor, draws: int = DRAWS, seed: int = 0) -> Distance:
     """Of the frequencies of `draws` draws [S^L] from a distribution."""
     generator = torch.Generator().manual_seed(seed)
     sets = []
@@ -62,19 +62,24 @@ def drawn(law: Law, p: Tensor, draws: int = DRAWS, seed: int = 0) -> Distance:
         sets.append((total_variation(frequencies, p), divergence(frequencies, p)))
     tv, kl = torch.tensor(sets, dtype=torch.float64).T
     return Distance(
-        total_variation(law.p, p), divergence(law.p, p), draws, float(tv.mean()), float(tv.std()), float(kl.mean())
+        total_variation(distribution.p, p),
+        divergence(distribution.p, p),
+        draws,
+        float(tv.mean()),
+        float(tv.std()),
+        float(kl.mean()),
     )
 
 
 @torch.no_grad()
-def drawn_law(
+def drawn_distribution(
     model: ScoreModel,
     sampler: Sampler,
     length: int,
     draws: int = DRAWS,
     seed: int = 0,
     given: dict[int, int] | None = None,
-) -> Law:
+) -> Distribution:
     """The frequencies of draws of a sampler with tokens given at some positions, and their mean evaluations."""
     given = given or {}
     place = model.graph.states ** torch.arange(length - 1, -1, -1)
@@ -85,4 +90,4 @@ def drawn_law(
         *_, last = sampler.run(model, clamp, seed, index)
         counts += torch.bincount((last.x * place).sum(1), minlength=len(counts))
         evaluations += float(last.evaluations.double().sum())
-    return Law(counts / draws, evaluations / draws)
+    return Distribution(counts / draws, evaluations / draws)

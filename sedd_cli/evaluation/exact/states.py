@@ -20,7 +20,7 @@ BATCH = 1 << 13
 
 
 @dataclass(frozen=True)
-class Law:
+class Distribution:
     """The probability of every sequence [S^L] float64 in the order of `sequences`, and the mean network evaluations.
 
     An evaluation counts where a position could move; what thinning spares is not taken off.
@@ -76,7 +76,7 @@ def push(p: Tensor, rows: Tensor) -> Tensor:
     return (left.T @ right).flatten()
 
 
-def start_law(model: ScoreModel, clamp: Conditioning) -> Tensor:
+def start_distribution(model: ScoreModel, clamp: Conditioning) -> Tensor:
     """p_base with the given tokens, [S^L]."""
     graph, length = model.graph, clamp.where.shape[1]
     rows = graph.base().expand(1, length, -1)

@@ -19,11 +19,11 @@ from sedd_cli.core.schedules import T_MIN
 from sedd_cli.core.score import ScoreModel
 from sedd_cli.errors import RequestError, listed
 from sedd_cli.evaluation.exact.contenders import Contender
-from sedd_cli.evaluation.exact.distances import Distance, drawn, drawn_law, enumerated, total_variation
-from sedd_cli.evaluation.exact.law import exact_law
+from sedd_cli.evaluation.exact.distances import Distance, drawn, drawn_distribution, enumerated, total_variation
+from sedd_cli.evaluation.exact.distribution import exact_distribution
 from sedd_cli.evaluation.exact.options import ExactOptions
 from sedd_cli.evaluation.exact.results import ExactPoint, ExactResult
-from sedd_cli.evaluation.exact.states import Law, check_enumerable, conditional
+from sedd_cli.evaluation.exact.states import Distribution, check_enumerable, conditional
 from sedd_cli.recipe.build import to_data
 from sedd_cli.recipe.part import spelled
 from sedd_cli.system.events import Event, Progress
@@ -104,18 +104,18 @@ def own_distribution(model: ScoreModel, length: int) -> tuple[Tensor, str, float
     other, that of a long chain of Tweedie steps.
     """
     if model.graph.masking and model.parametrization == "mean":
-        law = exact_law(model, SAMPLERS["first_hitting"](), length)
-        if law is not None:
-            return law.p, "first-hitting, enumerated", 0.0
+        distribution = exact_distribution(model, SAMPLERS["first_hitting"](), length)
+        if distribution is not None:
+            return distribution.p, "first-hitting, enumerated", 0.0
     half, whole = (_chain(model, steps, length) for steps in (REFERENCE_STEPS // 2, REFERENCE_STEPS))
     error = total_variation(half, whole)
     return whole, f"{REFERENCE_STEPS} Tweedie steps, {error:.1e} from {REFERENCE_STEPS // 2}", error
 
 
 def _chain(model: ScoreModel, steps: int, length: int) -> Tensor:
-    law = exact_law(model, Tweedie(steps=steps), length)
-    assert law is not None
-    return law.p
+    distribution = exact_distribution(model, Tweedie(steps=steps), length)
+    assert distribution is not None
+    return distribution.p
 
 
 def _padded(model: ScoreModel, p0: Tensor) -> Tensor:
@@ -156,11 +156,11 @@ def _points(jobs: list[_Job], options: ExactOptions) -> Generator[Event, None, t
 
 
 def _distance(job: _Job, sampler: Sampler, options: ExactOptions) -> tuple[float, Distance]:
-    law: Law | None = exact_law(job.model, sampler, job.length, job.given)
-    if law is not None:
-        return law.evaluations, enumerated(law, job.p)
-    law = drawn_law(job.model, sampler, job.length, options.draws, options.seed, job.given)
-    return law.evaluations, drawn(law, job.p, options.draws, options.seed)
+    distribution: Distribution | None = exact_distribution(job.model, sampler, job.length, job.given)
+    if distribution is not None:
+        return distribution.evaluations, enumerated(distribution, job.p)
+    distribution = drawn_distribution(job.model, sampler, job.length, options.draws, options.seed, job.given)
+    return distribution.evaluations, drawn(distribution, job.p, options.draws, options.seed)
 
 
 def _options(sampler: Sampler) -> dict[str, Any]:

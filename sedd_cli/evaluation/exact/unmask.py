@@ -15,20 +15,20 @@ from sedd_cli.core.conditioning import Conditioning
 from sedd_cli.core.samplers.confidence import ORDERS, QUOTAS, Confidence, trunk_output
 from sedd_cli.core.samplers.parallel import Parallel
 from sedd_cli.core.score import ScoreModel
-from sedd_cli.evaluation.exact.states import BATCH, Law, sequences, start_law
+from sedd_cli.evaluation.exact.states import BATCH, Distribution, sequences, start_distribution
 
 #: Draws that are held at once.
 MOST_DRAWS = 1 << 18
 
 
-def confidence_law(model: ScoreModel, sampler: Confidence, clamp: Conditioning) -> Law | None:
+def confidence_distribution(model: ScoreModel, sampler: Confidence, clamp: Conditioning) -> Distribution | None:
     """Of `Confidence`; None with guidance or where MASK competes with the tokens."""
     if sampler.guidance or sampler.all_rows:
         return None
     return _unmask(model, sampler, _Quotas(sampler, clamp), clamp)
 
 
-def parallel_law(model: ScoreModel, sampler: Parallel, clamp: Conditioning) -> Law:
+def parallel_distribution(model: ScoreModel, sampler: Parallel, clamp: Conditioning) -> Distribution:
     """Of `Parallel`."""
     return _unmask(model, sampler, _Accepted(sampler, clamp), clamp)
 
@@ -93,9 +93,11 @@ class _Accepted:
         yield 1.0, self.sampler.kept(sure, open_)
 
 
-def _unmask(model: ScoreModel, sampler: Confidence | Parallel, rule: _Quotas | _Accepted, clamp: Conditioning) -> Law:
+def _unmask(
+    model: ScoreModel, sampler: Confidence | Parallel, rule: _Quotas | _Accepted, clamp: Conditioning
+) -> Distribution:
     graph, length = model.graph, clamp.where.shape[1]
-    x, p, evaluations = sequences(graph.states, length), start_law(model, clamp), 0.0
+    x, p, evaluations = sequences(graph.states, length), start_distribution(model, clamp), 0.0
     place = graph.states ** torch.arange(length - 1, -1, -1)
     for step in rule.steps():
         masked = x == graph.mask_state
@@ -123,7 +125,7 @@ def _unmask(model: ScoreModel, sampler: Confidence | Parallel, rule: _Quotas | _
                 for share, kept in rule.kept(surest, opened, step):  # pyright: ignore[reportArgumentType]
                     after.index_add_(0, (torch.where(kept, tokens, y) * place).sum(1), weight * share)
         p = after
-    return Law(p, evaluations)
+    return Distribution(p, evaluations)
 
 
 def _draws(sampler: Confidence | Parallel, q: Tensor, drawn: Tensor) -> tuple[Tensor, Tensor]:

@@ -13,7 +13,7 @@ SIGMAS = [0.01, 0.1, 0.7, 3.0, 12.0]
 every_graph = pytest.mark.parametrize("name", GRAPHS)
 
 
-def law_of_perturb(graph, sigma: float, cells: int = 30_000) -> torch.Tensor:
+def distribution_of_perturb(graph, sigma: float, cells: int = 30_000) -> torch.Tensor:
     """P [S, N], p(x | x0) found by running u through the midpoints of a fine grid: exact to 1/cells a boundary."""
     u = (torch.arange(cells, dtype=torch.float64) + 0.5) / cells
     columns = []
@@ -29,7 +29,7 @@ def test_perturb_follows_the_matrix_exponential(name, sigma):
     graph = GRAPHS[name](vocab_size=N)
     P = reference.transition(rate_matrix(name, N), sigma)
     # a boundary of a cell is off by at most one midpoint, and a state has at most four boundaries
-    torch.testing.assert_close(law_of_perturb(graph, sigma), P[:, :N], rtol=0, atol=4 / 30_000)
+    torch.testing.assert_close(distribution_of_perturb(graph, sigma), P[:, :N], rtol=0, atol=4 / 30_000)
 
 
 @every_graph
@@ -52,10 +52,10 @@ def test_two_perturbations_are_one_of_the_summed_noise(name):
     """Semigroup: P(a) then P(b) is P(a + b), here of the distributions that perturb itself realises."""
     graph = GRAPHS[name](vocab_size=N)
     a, b = 0.3, 0.9
-    first = law_of_perturb(graph, a)
+    first = distribution_of_perturb(graph, a)
     second = torch.eye(graph.states, dtype=torch.float64)
-    second[:, :N] = law_of_perturb(graph, b)  # a state that is no token (MASK) stays what it is
-    torch.testing.assert_close(second @ first, law_of_perturb(graph, a + b), rtol=0, atol=12 / 30_000)
+    second[:, :N] = distribution_of_perturb(graph, b)  # a state that is no token (MASK) stays what it is
+    torch.testing.assert_close(second @ first, distribution_of_perturb(graph, a + b), rtol=0, atol=12 / 30_000)
 
 
 @every_graph

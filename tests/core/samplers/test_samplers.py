@@ -160,16 +160,16 @@ def test_the_last_step_of_the_published_code_is_an_option(last_step):
     """Noise that is large at the end, where the two differ."""
     graph, Q, p0 = world("uniform", L=2)
     noise, score = SCHEDULES["geometric"](sigma_min=0.5, sigma_max=8.0), reference.wrong_score(p0, Q, 0.4)
-    laws = {
+    distributions = {
         last: reference.chain("tweedie", score, Q, reference.base("uniform", N), schedule(noise), 4, 2, last_step=last)
         for last in ("bayes", "tweedie")
     }
-    assert float((laws["bayes"] - laws["tweedie"]).abs().sum()) > 0.1
+    assert float((distributions["bayes"] - distributions["tweedie"]).abs().sum()) > 0.1
     stepper, draws = SAMPLERS["tweedie"](steps=4, last_step=last_step), 10_000
     assert stepper.distribution_options() == ({} if last_step == "bayes" else {"last_step": "tweedie"})
     model = score_model(graph, noise, score)
     *_, last = stepper.run(model, Conditioning.nothing(draws, 2), seed=3, index=torch.arange(draws))
-    follows(last.x, laws[last_step], N)
+    follows(last.x, distributions[last_step], N)
 
 
 @every_graph
@@ -389,7 +389,7 @@ def test_a_real_network_is_sampled_alike_on_both_paths(name, sampler):
 
 
 @every_sampler
-def test_normalized_is_the_law_of_the_score_divided_by_its_normaliser(sampler):
+def test_normalized_is_the_distribution_of_the_score_divided_by_its_normaliser(sampler):
     graph, Q, p0 = world("absorbing", L=3)
     noise, score = SCHEDULES["loglinear"](), reference.wrong_score(p0, Q, 1.0)
 

@@ -58,7 +58,7 @@ def test_the_stationary_distribution_stays(source):
     np.testing.assert_allclose(pi @ moves(source), pi, rtol=0, atol=1e-15)
 
 
-def test_the_stationary_law_of_a_cycle():
+def test_the_stationary_distribution_of_a_cycle():
     # a, b, c, a, ...: powers of P never settle, yet there is one stationary distribution
     source = Chain(1, np.array([[0.0, 1.0, 0.0], [0.0, 0.0, 1.0], [1.0, 0.0, 0.0]]), "abc")
     np.testing.assert_allclose(source.stationary(), 1 / 3, atol=1e-15)

@@ -14,8 +14,8 @@ from sedd_cli.core.schedules import SCHEDULES
 from sedd_cli.core.score import ScoreModel
 from sedd_cli.errors import RequestError
 from sedd_cli.evaluation.exact.contenders import CONTENDERS, Contender
-from sedd_cli.evaluation.exact.distances import divergence, drawn, drawn_law, total_variation
-from sedd_cli.evaluation.exact.law import exact_law
+from sedd_cli.evaluation.exact.distances import divergence, drawn, drawn_distribution, total_variation
+from sedd_cli.evaluation.exact.distribution import exact_distribution
 from sedd_cli.evaluation.exact.options import ExactOptions
 from sedd_cli.evaluation.exact.source import ExactNetwork, MarkovSource
 from sedd_cli.evaluation.exact.sweep import own_distribution, sweep_source
@@ -43,13 +43,13 @@ def test_no_point_takes_more_evaluations_than_it_may(found):
     assert all(0 < point.evaluations <= point.budget + 1e-3 for point in found.points)
 
 
-def test_distances_are_finite_and_those_of_the_law(found):
+def test_distances_are_finite_and_those_of_the_distribution(found):
     model = MarkovSource(2, 4).model("uniform")
-    law = exact_law(model, SAMPLERS["tweedie"](steps=3), 4)
+    distribution = exact_distribution(model, SAMPLERS["tweedie"](steps=3), 4)
     point = next(p for p in found.points if (p.graph, p.label, p.budget) == ("uniform", "tweedie", 4))
     p0 = MarkovSource(2, 4).distribution().flatten()
-    assert point.distance.tv == pytest.approx(total_variation(law.p, p0))
-    assert point.distance.kl == pytest.approx(float((law.p * (law.p / p0).log()).sum()))
+    assert point.distance.tv == pytest.approx(total_variation(distribution.p, p0))
+    assert point.distance.kl == pytest.approx(float((distribution.p * (distribution.p / p0).log()).sum()))
     assert all(math.isfinite(p.distance.tv) and p.distance.kl > -1e-9 for p in found.points)
 
 
@@ -68,9 +68,9 @@ def test_frequencies_of_draws_are_named_with_what_exact_draws_would_give(found):
 
 def test_the_frequencies_of_a_sampler_approach_its_enumerated_distribution():
     model, sampler = MarkovSource(2, 4).model("absorbing"), SAMPLERS["tweedie"](steps=2)
-    law, drawn_ = exact_law(model, sampler, 4), drawn_law(model, sampler, 4, draws=40_000)
-    assert total_variation(law.p, drawn_.p) < 0.02
-    distance = drawn(drawn_, law.p, 40_000)
+    distribution, drawn_ = exact_distribution(model, sampler, 4), drawn_distribution(model, sampler, 4, draws=40_000)
+    assert total_variation(distribution.p, drawn_.p) < 0.02
+    distance = drawn(drawn_, distribution.p, 40_000)
     assert distance.tv == pytest.approx(distance.tv_exact, abs=6 * distance.tv_error)
 
 
@@ -137,9 +137,9 @@ def test_a_figure_is_computed_again_from_the_document_alone():
     noise = dict(document["noise"])
     model = ScoreModel(ExactNetwork(graph, p0), graph, SCHEDULES[noise.pop("name")](**noise))
     (point,) = document["points"]
-    law = exact_law(model, SAMPLERS["euler"](steps=point["options"]["steps"]), 3)
-    assert point["tv"] == pytest.approx(total_variation(law.p, p0.flatten()), abs=1e-12)
-    assert point["kl"] == pytest.approx(divergence(law.p, p0.flatten()), abs=1e-12)
+    distribution = exact_distribution(model, SAMPLERS["euler"](steps=point["options"]["steps"]), 3)
+    assert point["tv"] == pytest.approx(total_variation(distribution.p, p0.flatten()), abs=1e-12)
+    assert point["kl"] == pytest.approx(divergence(distribution.p, p0.flatten()), abs=1e-12)
 
 
 def test_another_schedule_gives_other_distances():
@@ -197,8 +197,8 @@ def test_given_letters_are_compared_with_the_exact_conditional_distribution(sedd
     p0 = torch.zeros(3, 3, 3, 3, dtype=torch.float64)
     p0[1, :, 0] = source.distribution()[1, :, 0]
     p0 = (p0 / p0.sum()).flatten()
-    law = exact_law(source.model("uniform"), SAMPLERS["tweedie"](steps=15), 4, {0: 1, 2: 0})
-    assert points["uniform", "tweedie"]["tv"] == pytest.approx(total_variation(law.p, p0))
+    distribution = exact_distribution(source.model("uniform"), SAMPLERS["tweedie"](steps=15), 4, {0: 1, 2: 0})
+    assert points["uniform", "tweedie"]["tv"] == pytest.approx(total_variation(distribution.p, p0))
     assert points["uniform", "gibbs"]["tv"] < points["uniform", "tweedie"]["tv"] / 5
     assert points["absorbing", "remdm-conf"]["draws"]
     assert points["absorbing", "remdm-conf"]["tv"] < 0.2

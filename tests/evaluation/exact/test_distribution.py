@@ -12,13 +12,13 @@ from sedd_cli.core.samplers import SAMPLERS
 from sedd_cli.core.schedules import SCHEDULES
 from sedd_cli.errors import RequestError
 from sedd_cli.evaluation.exact.distances import total_variation
-from sedd_cli.evaluation.exact.law import exact_law
+from sedd_cli.evaluation.exact.distribution import exact_distribution
 from sedd_cli.evaluation.exact.source import MarkovSource
 from sedd_cli.evaluation.exact.states import check_enumerable
 
 SOURCE = MarkovSource(letters=3, length=4, seed=1)
 GRIDS = {"steps": 3}
-LAWS = [
+DISTRIBUTIONS = [
     ("absorbing", "tweedie", {"steps": 3, "correctors": 1, "temperature": 0.8}),
     ("absorbing", "remdm", {"steps": 3, "eta": 0.4}),
     ("absorbing", "remdm_loop", {"steps": 4, "eta": 0.4}),
@@ -40,16 +40,16 @@ LAWS = [
 
 
 @pytest.mark.parametrize("given", [{}, {1: 2}], ids=str)
-@pytest.mark.parametrize(("graph", "name", "options"), LAWS)
+@pytest.mark.parametrize(("graph", "name", "options"), DISTRIBUTIONS)
 def test_draws_follow_the_enumerated_distribution(graph, name, options, given):
     model, sampler, draws = SOURCE.model(graph), SAMPLERS[name](**options), 10_000
-    law = exact_law(model, sampler, 4, given)
+    distribution = exact_distribution(model, sampler, 4, given)
     clamp = Conditioning.at(list(given), list(given.values()), draws, 4)
     *_, last = sampler.run(model, clamp, 11, torch.arange(draws))
-    follows(last.x, law.p, model.graph.states)
+    follows(last.x, distribution.p, model.graph.states)
     if model.graph.mask is None or not issubclass(SAMPLERS[name], SAMPLERS["tweedie"].__mro__[1]):
         # a stepper on a masking graph spares evaluations in which nothing moves
-        assert float(last.evaluations.double().mean()) == pytest.approx(law.evaluations, abs=0.05)
+        assert float(last.evaluations.double().mean()) == pytest.approx(distribution.evaluations, abs=0.05)
 
 
 @pytest.mark.parametrize("given", [{}, {0: 1}], ids=str)
@@ -60,8 +60,8 @@ def test_a_stepper_is_the_dense_chain(graph, name, given):
     start = reference.base(graph, N)
     mask = N if made.mask is not None else None
     truth = reference.chain(name, score, Q, start, schedule(noise), 4, 3, mask, given)
-    law = exact_law(score_model(made, noise, score), SAMPLERS[name](steps=4), 3, given)
-    torch.testing.assert_close(law.p, truth, rtol=0, atol=1e-10)
+    distribution = exact_distribution(score_model(made, noise, score), SAMPLERS[name](steps=4), 3, given)
+    torch.testing.assert_close(distribution.p, truth, rtol=0, atol=1e-10)
 
 
 def own(model) -> torch.Tensor:
@@ -84,7 +84,7 @@ def own(model) -> torch.Tensor:
 )
 def test_one_token_at_a_time_is_exact_where_the_order_does_not_depend_on_the_draws(name, options, exact):
     model = SOURCE.model("absorbing")
-    distance = total_variation(exact_law(model, SAMPLERS[name](**options), 4).p, own(model))
+    distance = total_variation(exact_distribution(model, SAMPLERS[name](**options), 4).p, own(model))
     assert (distance < 1e-10) if exact else (distance > 1e-3)
 
 
@@ -92,7 +92,9 @@ def test_one_token_at_a_time_is_exact_where_the_order_does_not_depend_on_the_dra
 @pytest.mark.parametrize("name", ["tweedie", "psi", "ddim", "flow_matching"])
 def test_many_steps_approach_the_source(graph, name):
     model = SOURCE.model(graph)
-    few, many = (total_variation(exact_law(model, SAMPLERS[name](steps=steps), 4).p, own(model)) for steps in (4, 128))
+    few, many = (
+        total_variation(exact_distribution(model, SAMPLERS[name](steps=steps), 4).p, own(model)) for steps in (4, 128)
+    )
     assert many < 0.25 * few
     assert many < 0.03
 
@@ -109,22 +111,22 @@ def test_gibbs_sweeps_lie_at_least_five_times_nearer_to_the_conditional_than_cla
             for evaluations in (16, 32):
                 gap = 6 - len(given)
                 sweeps = (evaluations - 5) // gap
-                clamped = exact_law(model, SAMPLERS["tweedie"](steps=evaluations - 1), 6, given)
-                swept = exact_law(
+                clamped = exact_distribution(model, SAMPLERS["tweedie"](steps=evaluations - 1), 6, given)
+                swept = exact_distribution(
                     model, SAMPLERS["gibbs"](steps=evaluations - 1 - sweeps * gap, sweeps=sweeps), 6, given
                 )
                 assert clamped.evaluations == pytest.approx(evaluations)
                 assert swept.evaluations == pytest.approx(evaluations)
-                distances = [total_variation(law.p, truth.flatten()) for law in (clamped, swept)]
+                distances = [total_variation(distribution.p, truth.flatten()) for distribution in (clamped, swept)]
                 print(seed, gap, evaluations, distances)
                 assert distances[0] > 5 * distances[1]
 
 
 def test_a_sampler_without_a_form_gives_none():
     model = SOURCE.model("absorbing")
-    assert exact_law(model, SAMPLERS["remdm_conf"](steps=3), 4) is None
-    assert exact_law(model, SAMPLERS["confidence"](steps=3, guidance=0.5), 4) is None
-    assert exact_law(model, SAMPLERS["tweedie"](steps=3, draws="float32-gumbel"), 4) is None
+    assert exact_distribution(model, SAMPLERS["remdm_conf"](steps=3), 4) is None
+    assert exact_distribution(model, SAMPLERS["confidence"](steps=3, guidance=0.5), 4) is None
+    assert exact_distribution(model, SAMPLERS["tweedie"](steps=3, draws="float32-gumbel"), 4) is None
 
 
 def test_what_cannot_be_enumerated_is_refused_with_the_limit():

@@ -21,12 +21,14 @@ from sedd_cli.core.samplers.parallel import Parallel
 from sedd_cli.core.samplers.psi import masses
 from sedd_cli.core.samplers.stepper import Move
 from sedd_cli.core.score import ScoreModel
-from sedd_cli.evaluation.exact.states import BATCH, Law, check_enumerable, push, sequences, start_law
-from sedd_cli.evaluation.exact.unmask import confidence_law, parallel_law
+from sedd_cli.evaluation.exact.states import BATCH, Distribution, check_enumerable, push, sequences, start_distribution
+from sedd_cli.evaluation.exact.unmask import confidence_distribution, parallel_distribution
 
 
 @torch.no_grad()
-def exact_law(model: ScoreModel, sampler: Sampler, length: int, given: dict[int, int] | None = None) -> Law | None:
+def exact_distribution(
+    model: ScoreModel, sampler: Sampler, length: int, given: dict[int, int] | None = None
+) -> Distribution | None:
     """The distribution of the sampler's samples with tokens given at some positions; None where it has no such form."""
     sampler.check(model.graph)
     check_enumerable(model.graph.states, length)
@@ -36,17 +38,17 @@ def exact_law(model: ScoreModel, sampler: Sampler, length: int, given: dict[int,
     if isinstance(sampler, Gibbs):
         return _gibbs(model, sampler, clamp)
     if isinstance(sampler, Confidence):
-        return confidence_law(model, sampler, clamp)
+        return confidence_distribution(model, sampler, clamp)
     if isinstance(sampler, Parallel):
-        return parallel_law(model, sampler, clamp)
+        return parallel_distribution(model, sampler, clamp)
     if isinstance(sampler, FirstHitting) and _same_at_all_times(model, length):
         one = Confidence(temperature=sampler.temperature, top_p=sampler.top_p, steps=length, order="random")
-        return confidence_law(model, one, clamp)
+        return confidence_distribution(model, one, clamp)
     return None
 
 
-def _stepper(model: ScoreModel, sampler: Stepper, clamp: Conditioning) -> Law:
-    x, p, evaluations = sequences(model.graph.states, clamp.where.shape[1]), start_law(model, clamp), 0.0
+def _stepper(model: ScoreModel, sampler: Stepper, clamp: Conditioning) -> Distribution:
+    x, p, evaluations = sequences(model.graph.states, clamp.where.shape[1]), start_distribution(model, clamp), 0.0
     scored = (model.graph.active(x) & ~clamp.where).any(1)
     for moves in sampler.moves(model, x.device):
         for move in moves:
@@ -54,7 +56,7 @@ def _stepper(model: ScoreModel, sampler: Stepper, clamp: Conditioning) -> Law:
             moving = (p > 0) if move.remask_probability else (p > 0) & scored  # most sequences hold no MASK, and stay
             parts = moving.nonzero()[:, 0].split(BATCH)
             p = sum((push(p[at], _kernel(move, x[at], ~clamp.where)) for at in parts), torch.where(moving, 0.0, p))
-    return Law(p, evaluations)
+    return Distribution(p, evaluations)
 
 
 def _kernel(move: Move, x: Tensor, free: Tensor) -> Tensor:
@@ -73,16 +75,16 @@ def _kernel(move: Move, x: Tensor, free: Tensor) -> Tensor:
     return torch.where(free[..., None], rows, F.one_hot(x, graph.states).double())
 
 
-def _gibbs(model: ScoreModel, sampler: Gibbs, clamp: Conditioning) -> Law:
-    law = _stepper(model, sampler.start, clamp)
-    x, p, free = sequences(model.graph.states, clamp.where.shape[1]), law.p, (~clamp.where[0]).nonzero()[:, 0]
+def _gibbs(model: ScoreModel, sampler: Gibbs, clamp: Conditioning) -> Distribution:
+    distribution = _stepper(model, sampler.start, clamp)
+    x, p, free = sequences(model.graph.states, clamp.where.shape[1]), distribution.p, (~clamp.where[0]).nonzero()[:, 0]
     rows = F.one_hot(x, model.graph.states).double()
     for i in free.tolist() * sampler.sweeps:
         conditional = sampler.shape(sampler.conditional(model, x, torch.full_like(x[:, 0], i)))
         now = rows.clone()
         now[:, i] = conditional / conditional.sum(-1, keepdim=True)
         p = push(p, now)
-    return Law(p, law.evaluations + sampler.sweeps * len(free))
+    return Distribution(p, distribution.evaluations + sampler.sweeps * len(free))
 
 
 def _same_at_all_times(model: ScoreModel, length: int) -> bool:
