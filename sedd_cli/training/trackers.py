@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -104,8 +105,17 @@ def check_trackers(names: Iterable[str]) -> None:
 
 
 def open_trackers(names: Iterable[str], run: Path, recipe: Recipe, step: int) -> list[Tracker]:
-    """The trackers by name, for a run that starts or resumes at `step`."""
-    return [TRACKERS[name](run, recipe, step) for name in names]
+    """The trackers by name, for a run that starts or resumes at `step`. Where one fails, the others are closed."""
+    opened: list[Tracker] = []
+    try:
+        for name in names:
+            opened.append(TRACKERS[name](run, recipe, step))
+    except BaseException:
+        for tracker in opened:
+            with suppress(Exception):  # the first error counts
+                tracker.close()
+        raise
+    return opened
 
 
 def plotted(event: TrainStep | Validated) -> dict[str, float]:

@@ -17,7 +17,7 @@ from sedd_cli.checkpoints.run_directory import RunDir
 from sedd_cli.data.loader import Loader
 from sedd_cli.data.shards import Dataset
 from sedd_cli.data.statistics import CorpusStatistics
-from sedd_cli.errors import RequestError, first_line, shell_word
+from sedd_cli.errors import RequestError, first_line
 from sedd_cli.evaluation.likelihood.texts import prepared_by_main
 from sedd_cli.recipe import Recipe, load_recipe
 from sedd_cli.recipe.assemble import check_order, check_recipe, make_graph
@@ -212,8 +212,7 @@ def _train_and_report(
     with stop_requested(tell) as stopped, saving:
         yield from training(state, loader, rows, run, saving, stopped)
     if state.step < config.steps:
-        how = f"without --fresh and with --run-dir {shell_word(run.path)} " if options.fresh else ""
-        yield Note(f"stopped at step {state.step:,} of {config.steps:,}; the same command {how}resumes the run")
+        yield Note(f"stopped at step {state.step:,} of {config.steps:,}")
         # torchrun counts workers that end with another code than 0 as failed, and may start them again
         interrupted = stopped.interrupted and dist.world == 1
         return TrainResult(run.path, state.step, finished=False, interrupted=interrupted)

@@ -58,6 +58,9 @@ def test_json_is_one_document(text):
 def test_inspect_shows_text_as_it_is(text):
     result = run(text, "--tokenizer", "byte", "--inspect")
     assert "of [bold]many[/bold]" in result.output
+    quiet = run(text, "--tokenizer", "byte", "--inspect", "--quiet").stdout
+    assert "of [bold]many[/bold]" in quiet, "the blocks are what was requested"
+    assert "already prepared" not in quiet
 
 
 def test_list(text):

@@ -22,12 +22,12 @@ from sedd_cli.evaluation.likelihood.evaluate import EvaluateOptions, evaluate
 from sedd_cli.inference.bound import MonteCarloOptions
 from sedd_cli.recipe import load_recipe
 from sedd_cli.system.events import Sampled, TrainStep, Validated, Warn
-from sedd_cli.training import loop, report
+from sedd_cli.training import loop, report, trackers
 from sedd_cli.training.metrics import Divergence
 from sedd_cli.training.runs.curves import OWN, curve_of, curves_of
 from sedd_cli.training.status import status
 from sedd_cli.training.step import LossByTime, gradients
-from sedd_cli.training.trackers import Tracker
+from sedd_cli.training.trackers import Tracker, open_trackers
 from sedd_cli.training.train import TrainOptions, _tracked, train
 
 
@@ -130,9 +130,9 @@ def seen_by_trackers(result):
 
 
 def test_trackers_that_cannot_be_closed_do_not_end_a_training(tmp_path):
-    trackers = [kind(tmp_path, None, 0) for kind in (Refusing, Silent, Silent)]
-    everyone = list(trackers)
-    events, result = completed(_tracked(seen_by_trackers(lambda: "trained"), trackers))
+    mixed = [kind(tmp_path, None, 0) for kind in (Refusing, Silent, Silent)]
+    everyone = list(mixed)
+    events, result = completed(_tracked(seen_by_trackers(lambda: "trained"), mixed))
     assert result == "trained"
     assert [tracker.closed for tracker in everyone] == [1, 1, 1]
     assert [e.text for e in events if isinstance(e, Warn)] == [
@@ -144,10 +144,26 @@ def test_a_training_that_fails_closes_its_trackers_and_keeps_its_error(tmp_path)
     def fail():
         raise WorkError("of the training")
 
-    trackers = [Silent(tmp_path, None, 0), Silent(tmp_path, None, 0)]
+    silent = [Silent(tmp_path, None, 0), Silent(tmp_path, None, 0)]
     with pytest.raises(WorkError, match="of the training"):
-        list(_tracked(seen_by_trackers(fail), trackers))
-    assert [tracker.closed for tracker in trackers] == [1, 1]
+        list(_tracked(seen_by_trackers(fail), silent))
+    assert [tracker.closed for tracker in silent] == [1, 1]
+
+
+def test_where_a_tracker_cannot_be_opened_the_others_are_closed(tmp_path, monkeypatch):
+    opened = []
+
+    def open_(*options):
+        opened.append(Silent(*options))
+        return opened[-1]
+
+    def fail(*_):
+        raise OSError("no service")
+
+    monkeypatch.setattr(trackers, "TRACKERS", {"a": open_, "b": fail})
+    with pytest.raises(OSError, match="no service"):
+        open_trackers(["a", "b"], tmp_path, None, 0)
+    assert [tracker.closed for tracker in opened] == [1]
 
 
 def test_looking_does_not_change_the_training(watched, tiny_run):

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.table import Table
+from rich.text import Text
 
 from sedd_cli.cli import options as o
 from sedd_cli.cli.next_commands import say_commands, training_of
@@ -129,18 +130,18 @@ def _counts(manifest: Manifest) -> Table:
 
 
 def _show_blocks(view: View, found: dict[str, Any]) -> None:
-    """The first blocks of every split, as text."""
-    view.say(f"vocabulary {found['vocab_size']:,}  {found['dtype']}  fingerprint {found['fingerprint'][:12]}", "dim")
+    """The first blocks of every split, as text. Their lines are not broken."""
+    heading = f"vocabulary {found['vocab_size']:,}  {found['dtype']}  fingerprint {found['fingerprint'][:12]}"
+    shown = [Text(heading, "dim")]
     for split, info in found["splits"].items():
         for number, block in enumerate(info["blocks"]):
-            view.say(f"--- {split}, block {number} ---", "dim")
-            view.say(block)
+            shown += [Text(f"--- {split}, block {number} ---", "dim"), Text(block)]
+    if view.shows_result:
+        view.console.print(*shown, sep="\n", soft_wrap=True)
 
 
 def _show_catalogue(view: View, found: dict[str, Any]) -> None:
     """Known corpora, then prepared ones."""
-    from rich.text import Text
-
     from sedd_cli.cli.view.two_lines import INDENT, shortened_to, two_lines
 
     width = view.console.width

@@ -15,7 +15,7 @@ from sedd_cli.cli.next_commands import after_training, say_result
 from sedd_cli.cli.outcome import output
 from sedd_cli.cli.processes import launch, launched, without_option
 from sedd_cli.cli.view.view import View
-from sedd_cli.errors import RequestError, shell_command
+from sedd_cli.errors import RequestError, shell_command, shell_word
 from sedd_cli.system.process import at_words
 from sedd_cli.system.software import recorded
 
@@ -128,9 +128,8 @@ def train(
     options = TrainOptions(folder, device, fresh, report, autotune, trackers, view.say, extend)
     result = view.run(job(resolved, options), RESUME_FRESH if fresh else RESUME)
     document = result.to_dict()
-    if not result.finished and os.environ.get("WORLD_SIZE", "1") == "1":
-        document["resume"] = shell_command(["sedd", *_resuming(result.run, fresh)])
-        view.say(f"  {document['resume']}", "cyan")
+    if not result.finished:
+        document |= _say_how_to_resume(view, result.run, fresh)
     view.document(recorded(document))
     if result.interrupted:
         output.interrupted = ""  # the lines above have said what was saved
@@ -138,6 +137,17 @@ def train(
     if result.finished:
         say_result(view, result, resolved.report.every)
         after_training(view, result.run, resolved)
+
+
+def _say_how_to_resume(view: View, run: Path, fresh: bool) -> dict[str, str]:
+    """Tell how a run that has stopped goes on. The command for the JSON document, unless torchrun started this."""
+    how = f"without --fresh and with --run-dir {shell_word(run)} " if fresh else ""
+    view.say(f"the same command {how}resumes the run")
+    if os.environ.get("WORLD_SIZE", "1") != "1":
+        return {}
+    command = shell_command(["sedd", *_resuming(run, fresh)])
+    view.say(f"  {command}", "cyan")
+    return {"resume": command}
 
 
 def _resuming(run: Path, fresh: bool) -> list[str]:

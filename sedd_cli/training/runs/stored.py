@@ -105,14 +105,8 @@ def blocks_name(blocks: int | None, length: int | None) -> str:
 
 
 def own_bounds(bounds: list[StoredBound], corpus: str) -> list[StoredBound]:
-    """Those of the run's own text, the one that speaks for the run last (`last_bound`)."""
+    """Those of the run's own text. The last is the run's result: latest step, own length, whole test split."""
     return by_rank(b for b in bounds if _is_own(b, corpus))
-
-
-def last_bound(bounds: list[StoredBound], corpus: str) -> StoredBound | None:
-    """The likelihood that speaks for a run: the latest step, its own corpus and length, the test split, all of it."""
-    own = own_bounds(bounds, corpus)
-    return own[-1] if own else None
 
 
 def by_rank(bounds: Iterable[StoredBound]) -> list[StoredBound]:

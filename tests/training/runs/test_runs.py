@@ -24,7 +24,7 @@ from sedd_cli.system.plotting import empty_figure
 from sedd_cli.training.runs.compare import EXACT, PAIRED, WELCH, compare_runs, verdict
 from sedd_cli.training.runs.curves import curve_of, named_levels, smoothed
 from sedd_cli.training.runs.figure import draw_curves
-from sedd_cli.training.runs.stored import StoredBound, last_bound, stored_bounds
+from sedd_cli.training.runs.stored import StoredBound, own_bounds, stored_bounds
 from sedd_cli.training.runs.summary import disk_of, find_runs, list_runs, parameters_of
 from sedd_cli.training.status import status
 from sedd_cli.training.train import TrainOptions, train
@@ -83,7 +83,7 @@ def test_the_list_tells_what_each_run_is(pair, workplace):
     assert first.parameters > model.hidden_size**2 * 12
     assert first.disk == disk_of(pair[0]) > 4 * first.parameters
     assert first.age > 1e8 > last.age
-    assert last.status.bound == last_bound(stored_bounds(pair[1]), load_recipe(pair[1] / "recipe.yaml").data.corpus)
+    assert last.status.bound == own_bounds(stored_bounds(pair[1]), load_recipe(pair[1] / "recipe.yaml").data.corpus)[-1]
 
 
 def test_a_shipped_recipe_is_what_a_run_of_its_name_is_compared_with(tmp_path):
@@ -190,7 +190,7 @@ def test_the_bound_of_a_run_is_of_its_last_step_its_own_text_and_the_whole_of_it
         (run / "results" / f"eval-{name}.json").write_text(json.dumps(result | changes))
     (run / "results" / "broken.json").write_text("{")
     (run / "results" / "other.json").write_text('{"bounds": [1]}')
-    found = last_bound(stored_bounds(run), recipe.data.corpus)
+    found = own_bounds(stored_bounds(run), recipe.data.corpus)[-1]
     assert found.path == report
     assert (found.protocol, found.sign, found.bits) == ("rigorous", "≤", result["bounds"]["rigorous"]["bits_per_char"])
 
@@ -236,7 +236,7 @@ def test_a_verdict_on_different_protocols_says_so():
 
 
 def test_the_documents_of_a_result_add_up_to_it(pair):
-    found = last_bound(stored_bounds(pair[0]), load_recipe(pair[0] / "recipe.yaml").data.corpus)
+    found = own_bounds(stored_bounds(pair[0]), load_recipe(pair[0] / "recipe.yaml").data.corpus)[-1]
     nats, tokens = found.documents()
     assert sum(tokens) == found.tokens
     assert sum(nats) == pytest.approx(found.nats_per_token * found.tokens)
