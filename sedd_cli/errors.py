@@ -121,8 +121,11 @@ def did_you_mean(name: object, known: Iterable[str]) -> str:
 
 
 def shell_word(word: str | Path) -> str:
-    """A word for a shell; one with an apostrophe in double quotes, where that leaves it readable and whole."""
-    word = str(word)
+    """A word for a shell; one with an apostrophe in double quotes, where that leaves it readable and whole.
+
+    A path that begins as an option does is spelled so that it is not taken for one.
+    """
+    word = f"./{word}" if isinstance(word, Path) and str(word).startswith("-") else str(word)
     plain = "'" in word and not set(word) & set('"$`\\!\n')
     return f'"{word}"' if plain else shlex.quote(word)
 

@@ -107,6 +107,7 @@ def test_shown_commands_are_the_words_again():
     words = ["sedd", "train", "runs/it's 2", "plain", "two words", "", "$HOME", 'say "it\'s"', "a\\'b", "it's!"]
     assert shlex.split(shell_command(words)) == words
     assert shell_command(words[:4]) == 'sedd train "runs/it\'s 2" plain'
+    assert shell_command(["sedd", "train", Path("-runs/a b"), "-q"]) == "sedd train './-runs/a b' -q"
 
 
 def test_commands_are_quoted_in_one_place():

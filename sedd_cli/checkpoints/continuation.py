@@ -12,6 +12,7 @@ from sedd_cli.checkpoints.run_directory import MAY_CHANGE, RunDir
 from sedd_cli.errors import QUOTED, DamageError, RequestError, WorkError, shell_command, shortened
 from sedd_cli.recipe import Recipe, differences, load_recipe
 from sedd_cli.recipe.learning_rate import common_steps, steps_before_decay
+from sedd_cli.recipe.load import changes
 from sedd_cli.recipe.measure import as_measured
 from sedd_cli.system.files import write_whole
 
@@ -65,7 +66,7 @@ def find_start(run: RunDir, recipe: Recipe, extend: bool = False) -> Start:
     if found is None:
         course = [line for line in lines if line.startswith(COURSE)]
         longer = recipe.train.steps > stored.train.steps and latest.step == stored.train.steps
-        again = ["sedd", "train", run.path, *_overrides(lines)]
+        again = ["sedd", "train", run.path, *_overrides(stored, recipe)]
         extended = f"`{shell_command([*again, '--extend'])}` goes on from its end, with the rate rewound; "
         ways = extended if longer else ""
         raise RequestError(
@@ -98,7 +99,8 @@ def check_recipe_of(run: RunDir, recipe: Recipe) -> None:
 
 def _differences(run: RunDir, latest: checkpoint.Checkpoint, recipe: Recipe) -> list[str]:
     """How the recipe of a run and the one asked for differ, in lines; RequestError where they may not."""
-    lines = differences(_recipe_of(latest).to_data(), recipe.to_data())
+    stored = _recipe_of(latest)
+    lines = differences(stored.to_data(), recipe.to_data())
     if changed := [line for line in lines if not line.startswith((*MAY_CHANGE, *COURSE))]:
         told = "; ".join(shortened(line, QUOTED) for line in changed)
         raise RequestError(
@@ -106,7 +108,7 @@ def _differences(run: RunDir, latest: checkpoint.Checkpoint, recipe: Recipe) -> 
             f"start a new run with --fresh, or from its weights with init_from={run.path}"
         )
     if latest.step > (steps := recipe.train.steps):
-        again = ["sedd", "train", run.path, *_overrides(lines), "--fresh"]
+        again = ["sedd", "train", run.path, *_overrides(stored, recipe), "--fresh"]
         kept = [one.folder for one in checkpoint.completed(run.path) if one.step == steps]
         model = f"; the model of step {steps:,} is kept in {kept[0]}" if kept else ""
         raise RequestError(
@@ -116,10 +118,10 @@ def _differences(run: RunDir, latest: checkpoint.Checkpoint, recipe: Recipe) -> 
     return lines
 
 
-def _overrides(lines: list[str]) -> list[str]:
-    """The overrides that make differences "key: old → new" of a stored recipe; `train.extended` follows from steps."""
-    pairs = (line.partition(": ") for line in lines)
-    return [f"{key}={change.partition(' → ')[2]}" for key, _, change in pairs if key != "train.extended"]
+def _overrides(stored: Recipe, recipe: Recipe) -> list[str]:
+    """The overrides that make a recipe of a stored one; `train.extended` follows from steps."""
+    changed = changes(stored.to_data(), recipe.to_data())
+    return [f"{key}={new}" for key, _, new in changed if key != "train.extended"]
 
 
 def begin(run: RunDir, start: Start, recipe: Recipe) -> None:

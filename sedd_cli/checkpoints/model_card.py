@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import keyword
+import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from sedd_cli.checkpoints.loaded_model import LoadedModel
 from sedd_cli.checkpoints.own_text import own_dataset, prompt
 from sedd_cli.core.protocols import sign
 from sedd_cli.data.held_out import Cut
-from sedd_cli.errors import DamageError, printable, shell_command
+from sedd_cli.errors import MESSAGE, DamageError, printable, shell_command, shortened
 from sedd_cli.recipe import dump_recipe
 from sedd_cli.system.documents import read_json
 
@@ -29,8 +30,9 @@ terms out. ± is the Monte-Carlo standard error."""
 WORDS = {"≤": "upper bound", "≈": "estimate", "=": "exact"}
 #: The file of an export with the evaluations that its card shows.
 RESULTS = "results.json"
-#: Keys that a stored result, and a bound in it, must have to be shown.
+#: Keys that a stored result must have to be shown, those of texts among them, and the numbers of a bound in it.
 KEYS = ("model_fingerprint", "fingerprint", "corpus", "split", "length", "precision", "bounds")
+TEXTS = ("fingerprint", "corpus", "split", "precision")
 BOUND_KEYS = ("tokens", "bits_per_char", "bits_per_char_error", "perplexity", "perplexity_error")
 
 
@@ -197,8 +199,8 @@ def _import_line(source: str) -> str:
 
 
 def escaped(text: str) -> str:
-    """Text of others in Markdown: it stays text, whatever it spells."""
-    return re.sub(r"([\\`*_\[\]<>#|&~$])", r"\\\1", printable(" ".join(text.split())))
+    """Text of others in Markdown: it stays text, whatever it spells, and a bounded one."""
+    return re.sub(r"([\\`*_\[\]<>#|&~$])", r"\\\1", printable(" ".join(shortened(text, MESSAGE).split())))
 
 
 def fenced(text: str, language: str = "") -> str:
@@ -216,13 +218,22 @@ def results_of(model: LoadedModel) -> Iterator[dict[str, Any]]:
     if isinstance(exported := _read(source / RESULTS), list):
         stored += exported
     for found in stored:
-        if (
-            isinstance(found, dict)
-            and set(KEYS) <= set(found)
-            and found["model_fingerprint"] == model.fingerprint
-            and all(set(BOUND_KEYS) <= set(bound) for bound in found["bounds"].values())
-        ):
+        if isinstance(found, dict) and found.get("model_fingerprint") == model.fingerprint and _can_be_shown(found):
             yield _without_command(found)
+
+
+def _can_be_shown(found: dict[str, Any]) -> bool:
+    """Whether a file holds an evaluation as this package writes it, whose numbers are finite: others are null."""
+    if not set(KEYS) <= set(found) or not isinstance(found["bounds"], dict):
+        return False
+    bounds = list(found["bounds"].values())
+    return all(isinstance(found[key], str) for key in TEXTS) and all(
+        isinstance(bound, dict) and all(_is_finite(bound.get(key)) for key in BOUND_KEYS) for bound in bounds
+    )
+
+
+def _is_finite(value: Any) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)
 
 
 def _without_command(found: dict[str, Any]) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect as introspection
 import os
 import traceback
+from contextlib import suppress
 from typing import Annotated
 
 import typer
@@ -145,9 +146,10 @@ def run(words: list[str], debug: bool = False) -> int:
         raise
     except BaseException as error:  # a panic of a library in Rust is no Exception
         if is_interrupt(error):
-            said = output.interrupted if isinstance(output.interrupted, str) else output.interrupted()
-            if said and main_process():
-                say_error(said)
+            with suppress(KeyboardInterrupt):  # a second one while it is looked up what is kept
+                said = output.interrupted if isinstance(output.interrupted, str) else output.interrupted()
+                if said and main_process():
+                    say_error(said)
             return _failed(KeyboardInterrupt(), as_json)
         explained = output.explained(error)
         if explained is not error and output.unread:

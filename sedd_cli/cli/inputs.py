@@ -49,5 +49,13 @@ def _files(value: Named | Iterable[Named]) -> list[Named]:
 
 def inputs_of(recipe: Recipe) -> dict[str, str | None]:
     """The files that a recipe names."""
+    from sedd_cli.checkpoints.run_directory import by_name
+
     data = recipe.data
-    return {"data.corpus": data.corpus, "data.local": data.local, "data.tokenizer": data.tokenizer}
+    return {
+        "data.corpus": data.corpus,
+        "data.local": data.local,
+        "data.tokenizer": data.tokenizer,
+        "init_from": recipe.init_from and by_name(recipe.init_from),
+        "graph.embedding": recipe.graph.options.get("embedding"),
+    }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from sedd_cli.training.train import TrainResult
 
 
-def say_commands(view: View, commands: list[list[str]], title: str = "Try next:") -> None:
+def say_commands(view: View, commands: Sequence[Sequence[str | Path]], title: str = "Try next:") -> None:
     """Show commands, each on one line of its own."""
     from sedd_cli.recipe.outside import given
 
@@ -75,24 +76,24 @@ def after_training(view: View, run: Path, recipe: Recipe) -> None:
     from sedd_cli.checkpoints.own_text import infill_length, own_dataset, prompt
     from sedd_cli.recipe.learning_rate import steps_before_decay
 
-    use, last = ["--model", str(run)], latest(run)
-    commands = [["sample", *use, "-n", "3"]]
+    use, last = ["--model", run], latest(run)
+    commands: list[list[str | Path]] = [["sample", *use, "-n", "3"]]
     if given := prompt(recipe, own_dataset(last.folder, recipe) if last else None):
         around = {"--prefix": given.prefix, "--suffix": given.suffix}
         words = [word for flag, text in around.items() if text for word in (flag, text)]
         commands.append(["infill", *use, *words, "--length", str(infill_length(recipe)), "--html", "infill.html"])
     commands.append(["eval", *use])
-    commands.append(["status", str(run)])
+    commands.append(["status", run])
     if not recipe.objective.make().causal:  # the published layout holds models of scores only
-        commands.append(["export", str(run), "--to", f"{run.name}-exported"])
-    longer = ["train", str(run), f"train.steps={2 * recipe.train.steps}"]
+        commands.append(["export", run, "--to", f"{run.name}-exported"])
+    longer = ["train", run, f"train.steps={2 * recipe.train.steps}"]
     commands.append([*longer, *([] if steps_before_decay(recipe.train) else ["--extend"])])
     say_commands(view, commands)
 
 
-def resuming(run: Path) -> list[str]:
+def resuming(run: Path) -> list[str | Path]:
     """The words of the command that goes on with a run."""
-    return ["train", str(run)]
+    return ["train", run]
 
 
 def say_result(view: View, result: TrainResult, every: int | None) -> None:

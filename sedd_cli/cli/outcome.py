@@ -159,12 +159,15 @@ class Output:
 def say_not_finite(data: Any) -> None:
     """Warn of the numbers of a document that are NaN or infinite, which JSON has no words for."""
     if found := not_finite(data):
-        more = f" and {len(found) - 3} more" if len(found) > 3 else ""
-        say_error(f"warning: not finite, null in the JSON: {', '.join(found[:3])}{more}")
+        say_error(f"warning: not finite, null in the JSON: {errors.one_line(errors.listed(found, 3))}")
 
 
 def say_error(text: str) -> None:
-    """A line on standard error, if there is one; indented lines below it are commands, which stay whole."""
+    """A line on standard error, if there is one; indented lines below it are commands, which stay whole.
+
+    Control characters are spelled.
+    """
+    text = errors.printable(text)
     lines = [line if line.startswith("  ") else at_words(line, sys.stderr) for line in text.split("\n")]
     with suppress(OSError, ValueError):
         print("\n".join(lines), file=sys.stderr, flush=True)

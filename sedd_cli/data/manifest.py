@@ -15,6 +15,10 @@ from sedd_cli.system.json_lines import json_text
 
 FILE = "manifest.json"
 FORMAT = 1
+#: What a text may be divided into.
+SPLITS = ("train", "validation", "test")
+#: Most characters of a name or a path in it.
+LONGEST = 1 << 14
 
 
 @dataclass(frozen=True)
@@ -98,12 +102,14 @@ def _check(manifest: Manifest) -> None:
     """ValueError or TypeError where a field has no value that a manifest of ours could have."""
     for field in dataclasses.fields(manifest):
         value = getattr(manifest, field.name)
-        if field.type == "str" and not isinstance(value, str):
-            raise TypeError(f"{field.name} is no text but {displayed(value)}")
+        if field.type == "str" and (not isinstance(value, str) or len(value) > LONGEST):
+            raise TypeError(f"{field.name} is no text of at most {LONGEST:,} characters but {displayed(value)}")
     if not isinstance(manifest.options, dict) or not isinstance(manifest.revision, str | None):
         raise TypeError("options or revision")
     if manifest.dtype not in ("uint16", "uint32"):
         raise ValueError(f"dtype {displayed(manifest.dtype)}")
+    if other := manifest.splits.keys() - set(SPLITS):
+        raise ValueError(f"its splits are none of {', '.join(SPLITS)}: {displayed(sorted(other))}")
     for split in manifest.splits.values():
         counts = [split.documents, split.tokens, split.characters, split.bytes, split.unknown]
         for shard in split.shards:

@@ -19,6 +19,9 @@ from sedd_cli.errors import RequestError, not_one_of
 from sedd_cli.system.digests import digest
 from sedd_cli.system.events import Event, Progress
 
+#: Most characters of a corpus and its tokenizer in the name of a folder: with the digest and `.partial` it has 255.
+LONGEST_NAME = 238
+
 
 @dataclass(frozen=True)
 class PrepareOptions(Request):
@@ -80,7 +83,7 @@ def dataset_folder(options: PrepareOptions) -> Path:
         return corpus.prepared
     chosen = choices(options)
     name = re.sub(r"[^A-Za-z0-9._]+", "-", f"{corpus.name}-{chosen['tokenizer'].replace(':', '')}").strip("-")
-    exact = data_folder() / f"{name}-{digest([corpus.identity(options), chosen])[:8]}"
+    exact = data_folder() / f"{name[:LONGEST_NAME]}-{digest([corpus.identity(options), chosen])[:8]}"
     if (exact / FILE).is_file() or options.local is not None or corpus.name not in CORPORA or not corpus.local:
         return exact
     # the same corpus prepared from a local copy with the same options is equivalent to the hub's

@@ -12,13 +12,12 @@ from torch import Tensor
 
 from sedd_cli.data.shards import Dataset, token_counts
 from sedd_cli.errors import RequestError, first_line
+from sedd_cli.system.files import NPY
 
 #: How many tokens of the training split are counted.
 COUNTED = 4_000_000
 #: Tokens that are counted at once.
 PART = 1 << 20
-#: The beginning of a .npy file.
-NPY = b"\x93NUMPY"
 #: Most bytes of an embedding file.
 MOST_BYTES = 4 << 30
 

@@ -73,7 +73,7 @@ def _storage() -> list[Finding]:
     folder = home()
     existing = nearest_existing(folder)
     free = shutil.disk_usage(existing).free / 2**30
-    writable = os.access(existing, os.W_OK)
+    writable = existing.is_dir() and os.access(existing, os.W_OK)
     advice = "" if writable else "set SEDD_HOME to a folder you can write to"
     return [finding("data folder", "ok" if writable else "bad", f"{folder}, {free:.0f} GiB free", advice)]
 

@@ -57,7 +57,7 @@ class Samples:
             [r.get("text") for r in records],
             [r.get("tokens") for r in records],
             tokenizer,
-            tuple(r["nfe"] for r in records if isinstance(r.get("nfe"), int)),
+            tuple(nfe for r in records if type(nfe := r.get("nfe")) is int and 0 <= nfe < 2**63),
             _one_of(r.get("draws") for r in records),
         )
 

@@ -98,7 +98,7 @@ def parse_sweep(text: str) -> tuple[int, ...]:
 
 
 def _whole(word: str, text: str) -> int:
-    if not (word.isascii() and word.isdecimal()) or int(word) < 1:
+    if not re.fullmatch("[0-9]{1,9}", word) or int(word) < 1:
         raise RequestError(f"sweep {text!r}: {word!r} is not a whole number of steps, 1 or more")
     return int(word)
 

@@ -56,7 +56,10 @@ def build(cls: type[T], data: Any, path: str, **given: Any) -> T:
 
 
 class Typed(str):
-    """A value as it was typed behind `key=`. The type of the field decides what it means, no guess of YAML."""
+    """A value as it was typed behind `key=`, or within braces there.
+
+    The type of the field decides what it means, no guess of YAML: 010 is ten, 1:30 no number.
+    """
 
     def read(self, hint: Any, path: str) -> Any:
         """The value for a field of this type; text for the type's own check where it is none."""
@@ -71,7 +74,7 @@ class Typed(str):
             return str(self)
         if self.lstrip().startswith(("{", "[")):  # several values
             try:
-                return parse_yaml(self, path)
+                return parse_yaml(self, path, plain=Typed)
             except RequestError as error:
                 if self.rstrip().endswith(("}", "]")):
                     raise

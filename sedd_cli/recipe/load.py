@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import typing
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -218,17 +218,20 @@ def _check_parents(path: Sequence[str], key: str) -> None:
         owner = kinds[0]
 
 
-def differences(old: Mapping[str, Any], new: Mapping[str, Any], path: str = "") -> list[str]:
-    """The differences of two recipes' plain data, as lines "key: old → new"."""
-    lines = []
+def changes(old: Mapping[str, Any], new: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, str, str]]:
+    """(key, old value, new value) where two recipes' plain data differ, values as in YAML."""
     for key in dict.fromkeys([*old, *new]):
         a, b = old.get(key), new.get(key)
         name = f"{path}.{key}" if path else key
         if isinstance(a, Mapping) and isinstance(b, Mapping):
-            lines += differences(a, b, name)
+            yield from changes(a, b, name)
         elif a != b:
-            lines.append(f"{name}: {_spelled(a)} → {_spelled(b)}")
-    return lines
+            yield name, _spelled(a), _spelled(b)
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """The differences of two recipes' plain data, as lines "key: old → new"."""
+    return [f"{key}: {a} → {b}" for key, a, b in changes(old, new)]
 
 
 def _spelled(value: Any) -> str:

@@ -14,7 +14,7 @@ from sedd_cli.core.registry import Registry
 from sedd_cli.core.samplers import SAMPLERS
 from sedd_cli.core.schedules import SCHEDULES
 from sedd_cli.errors import RequestError, displayed, shortened
-from sedd_cli.recipe.build import build, nearest, to_data
+from sedd_cli.recipe.build import Typed, build, nearest, to_data
 from sedd_cli.recipe.outside import HINT
 from sedd_cli.system.documents import parse_yaml
 
@@ -80,7 +80,7 @@ class Part:
 
 def typed_part(text: str, path: str) -> Any:
     """The plain data of a part as typed in a command; RequestError for braces that hold no YAML."""
-    data = parse_yaml(text, path) if text.lstrip().startswith("{") else text.strip()
+    data = parse_yaml(text, path, plain=Typed) if text.lstrip().startswith("{") else text.strip()
     if isinstance(data, dict) and isinstance(data.get("name"), str):
         return data | {"name": data["name"].replace("-", "_")}
     return data.replace("-", "_") if isinstance(data, str) else data

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from itertools import pairwise
@@ -11,7 +12,7 @@ from typing import Any
 
 from sedd_cli.data.corpora import HOLD_OUT
 from sedd_cli.data.prepared import PrepareOptions
-from sedd_cli.errors import not_one_of
+from sedd_cli.errors import displayed, not_one_of
 from sedd_cli.models.precision import PRECISIONS
 from sedd_cli.models.shape import DiTConfig
 from sedd_cli.recipe.build import to_data
@@ -31,6 +32,14 @@ def _at_least(owner: Any, bound: float, *keys: str) -> None:
     for key in keys:
         if getattr(owner, key) < bound:
             raise ValueError(f"{key} must be at least {bound}, found {getattr(owner, key)}")
+
+
+def _is_encodable(name: str) -> bool:
+    """Whether a file can have this name; not one with half a surrogate pair."""
+    try:
+        return bool(os.fsencode(name))
+    except UnicodeEncodeError:
+        return False
 
 
 @dataclass(frozen=True)
@@ -234,8 +243,8 @@ class Recipe:
     def __post_init__(self) -> None:
         if not 0 <= self.seed < 2**64:
             raise ValueError(f"seed must lie in [0, 2^64), found {self.seed}")
-        if not self.name or "/" in self.name or self.name.startswith("."):
-            raise ValueError(f"name must be usable as a folder name, found {self.name!r}")
+        if not self.name or set("/\0") & set(self.name) or self.name.startswith(".") or not _is_encodable(self.name):
+            raise ValueError(f"name must be usable as a folder name, found {displayed(self.name)}")
 
     def to_data(self) -> dict[str, Any]:
         """Mappings, lists and scalars, from which `recipe_from` builds an equal recipe."""

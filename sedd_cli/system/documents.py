@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,8 @@ DEPTH = 64
 
 def read_json(path: Path, most: int = DOCUMENT_BYTES) -> Any:
     """The JSON value of a file; DamageError for anything else, OSError where it cannot be read."""
-    return parse_json(_text(path, most, "DOCUMENT_BYTES", DamageError), str(path))
+    limit = "TOKENIZER_BYTES" if most == TOKENIZER_BYTES else "DOCUMENT_BYTES"
+    return parse_json(_text(path, most, limit, DamageError), str(path))
 
 
 class EqualKeysError(ValueError):
@@ -40,9 +42,11 @@ def strict_json(text: str | bytes) -> Any:
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
-        keys = [key for key, _ in pairs]
-        twice = next(key for key in keys if keys.count(key) > 1)
-        raise EqualKeysError(f"the key {displayed(twice)} stands twice")
+        seen: set[str] = set()
+        for key, _ in pairs:
+            if key in seen:
+                raise EqualKeysError(f"the key {displayed(key)} stands twice")
+            seen.add(key)
     return found
 
 
@@ -65,14 +69,28 @@ def read_yaml(path: Path, kind: type[RequestError | WorkError] = RequestError) -
     return parse_yaml(text, str(path), kind)
 
 
-def parse_yaml(text: str, where: str, kind: type[RequestError | WorkError] = RequestError) -> Any:
+def parse_yaml(
+    text: str,
+    where: str,
+    kind: type[RequestError | WorkError] = RequestError,
+    plain: Callable[[str], Any] | None = None,
+) -> Any:
     """The YAML value of a text.
+
+    Args:
+        text: The YAML.
+        where: What it is, for messages.
+        kind: The error to raise.
+        plain: What a value without quotes means, by its characters, instead of what YAML takes it for: a number, a
+            date. The words for nothing, such as null, keep their meaning.
 
     Raises:
         kind: It is no YAML, names a key twice, or uses aliases, which can stand for more than memory holds.
     """
     try:
-        return yaml.load(text, Loader=_Strict)
+        loader = _Strict(text)
+        loader.plain = plain
+        return loader.get_single_data()
     except RequestError as error:
         raise kind(f"{where}: {error}") from None
     except _FAILURES as error:
@@ -87,6 +105,14 @@ class _Strict(yaml.SafeLoader):
     """Plain YAML without aliases and without equal keys."""
 
     depth = 0
+    plain: Callable[[str], Any] | None = None
+
+    def construct_object(self, node: Any, deep: bool = False) -> Any:
+        if self.plain and isinstance(node, yaml.ScalarNode) and node.style is None:
+            meant = self.resolve(yaml.ScalarNode, node.value, (True, False))
+            if node.tag == meant != "tag:yaml.org,2002:null":
+                return self.plain(node.value)
+        return super().construct_object(node, deep)
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         if self.check_event(yaml.AliasEvent):
@@ -119,6 +145,17 @@ class _Strict(yaml.SafeLoader):
 _Strict.add_constructor("tag:yaml.org,2002:int", _Strict.construct_yaml_int)
 
 
+def is_deeper(value: Any, most: int) -> bool:
+    """Whether the lists and mappings of a JSON value are nested deeper than so many levels."""
+    level = [value]
+    for _ in range(most):
+        inner = (
+            one.values() if isinstance(one, dict) else one for one in level if isinstance(one, dict | list | tuple)
+        )
+        level = [part for parts in inner for part in parts]
+    return any(isinstance(one, dict | list | tuple) for one in level)
+
+
 def is_plain_name(name: object) -> bool:
     """Whether a manifest may name this file: one of its own folder, without a way out of it."""
     if not isinstance(name, str) or name in ("", ".", "..") or len(name.encode("utf-8", "surrogatepass")) > 255:
@@ -132,7 +169,10 @@ def read_text(path: Path) -> str:
 
 
 def _text(path: Path, most: int, limit: str, kind: type[RequestError | WorkError], what: str = "") -> str:
-    require_regular(path, "a document")
+    try:
+        require_regular(path, "a document")
+    except RequestError as error:
+        raise kind(str(error)) from None
     with path.open("rb") as stream:
         raw = stream.read(most + 1)
     if len(raw) > most:

@@ -24,6 +24,17 @@ except ImportError:  # Windows
     fcntl = None
 
 
+#: The beginning of an .npy file.
+NPY = b"\x93NUMPY"
+#: Links that are followed from one to the next.
+MOST_LINKS = 40
+_STREAMS = ("stdin", "stdout", "stderr")
+_DESCRIPTOR = re.compile(
+    r"/dev/((?P<stream>stdin|stdout|stderr)|fd/(?P<dev>[0-9]{1,9}))|"
+    r"/proc/(?P<process>self|thread-self|[0-9]+)(/task/[0-9]+)?/fd/(?P<proc>[0-9]{1,9})"
+)
+
+
 def sync(stream: IO[Any]) -> None:
     """Flush a file to the disk and close it."""
     stream.flush()
@@ -57,15 +68,36 @@ def is_stream(path: Path) -> bool:
         return True
     try:
         mode = path.stat().st_mode
-    except OSError:
+    except (OSError, ValueError):  # ValueError: a NUL in the name
         return False
     return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
 
 
 def _is_descriptor(path: Path) -> bool:
     """Whether a path names an open file of a process, such as /dev/stdout, whatever kind of file it is."""
+    return _descriptor(path) != "" and path.exists()
+
+
+def _descriptor(path: Path) -> str:
+    """The name of an open file of a process that a path is, or leads to through links; else ""."""
     name = os.path.abspath(path)
-    return bool(re.fullmatch(r"/dev/(stdin|stdout|stderr|fd/\d+)|/proc/(self|\d+)/fd/\d+", name)) and path.exists()
+    with suppress(OSError, ValueError):
+        for _ in range(MOST_LINKS):
+            if _DESCRIPTOR.fullmatch(name):
+                return name
+            folder, last = os.path.split(name)
+            name = os.path.join(os.path.realpath(folder), last)
+            if not _DESCRIPTOR.fullmatch(name):
+                name = os.path.abspath(os.path.join(os.path.dirname(name), os.readlink(name)))
+    return ""
+
+
+def _own_descriptor(path: Path) -> int | None:
+    """The number of the open file of this process that a path names; None where it names none, or another's."""
+    found = _DESCRIPTOR.fullmatch(_descriptor(path))
+    if not found or found["process"] not in (None, "self", "thread-self", str(os.getpid())):
+        return None
+    return _STREAMS.index(found["stream"]) if found["stream"] else int(found["dev"] or found["proc"])
 
 
 def require_regular(path: Path, what: str) -> None:
@@ -106,12 +138,20 @@ def require_utf8(path: Path, what: str) -> None:
 
 
 def open_stream(path: Path) -> BinaryIO:
-    """Open a device, a pipe or a descriptor for writing. What a shell has redirected to a file is appended to."""
+    """Open a device, a pipe or a descriptor for writing.
+
+    One of this process is written from where it stands, such as standard output that a shell has redirected to a file;
+    to the file of another process, it is appended.
+    """
+    if (number := _own_descriptor(path)) is not None:
+        return os.fdopen(os.dup(number), "wb")
     return path.open("ab" if _is_descriptor(path) else "wb")
 
 
 def open_output(path: Path, mode: Literal["w", "a"]) -> TextIO:
     """Open a text file, a device, a pipe or a descriptor for writing; mode "w" empties a file, "a" does not."""
+    if (number := _own_descriptor(path)) is not None:
+        return os.fdopen(os.dup(number), "w", encoding="utf-8")
     return path.open("a" if _is_descriptor(path) else mode, encoding="utf-8")
 
 
@@ -224,6 +264,16 @@ def write_whole(path: Path, content: str | bytes) -> None:
         return
     with whole_file(path) as beside:
         beside.write_bytes(raw)
+
+
+def load_array(path: Path) -> np.ndarray | None:
+    """The array of an .npy file; None where it is missing or damaged. It takes no more memory than the file."""
+    try:
+        with path.open("rb") as file, np.errstate(over="raise"):  # of the declared shape
+            begins = file.read(len(NPY)) == NPY
+            return np.array(np.load(path, mmap_mode="r", allow_pickle=False)) if begins else None
+    except (OSError, ValueError, ArithmeticError, EOFError):
+        return None
 
 
 def save_array(path: Path, values: np.ndarray) -> None:

@@ -33,8 +33,9 @@ def configure() -> None:
 def open_streams() -> None:
     """Give the process three open standard streams, whose encoding shows every text.
 
-    Without one, the next file that is opened would take its number, and receive what libraries print. A standard output
-    that was closed still cannot be written, so that a result is not lost unnoticed.
+    Bytes that do not decode come from standard input as they come from the command line. Without a stream, the next
+    file that is opened would take its number, and receive what libraries print. A standard output that was closed still
+    cannot be written, so that a result is not lost unnoticed.
     """
     while (fd := os.open(os.devnull, os.O_RDWR)) <= 2:
         if fd == 1:
@@ -45,9 +46,9 @@ def open_streams() -> None:
     for fd, (name, mode) in enumerate((("stdin", "r"), ("stdout", "w"), ("stderr", "w"))):
         if getattr(sys, name) is None:
             setattr(sys, name, open(fd, mode, encoding="utf-8", closefd=False))  # noqa: SIM115
-    for stream in (sys.stdout, sys.stderr):
+    for stream, errors in ((sys.stdin, "surrogateescape"), (sys.stdout, "replace"), (sys.stderr, "replace")):
         with suppress(AttributeError, ValueError, OSError):  # a stream of a notebook or a test
-            stream.reconfigure(errors="replace")  # type: ignore[union-attr]
+            stream.reconfigure(errors=errors)  # type: ignore[union-attr]
 
 
 def show_warning(message: Warning | str, *_: object, **__: object) -> None:

@@ -14,7 +14,7 @@ from sedd_cli.recipe.stored import StoredRecipe, read_stored
 from sedd_cli.system.json_lines import read_json_lines
 from sedd_cli.system.locks import is_locked
 from sedd_cli.training.runs.series import SeriesPoint, series_of
-from sedd_cli.training.runs.stored import StoredBound, baselines_of, own_bounds, stored_bounds
+from sedd_cli.training.runs.stored import StoredBound, baselines_of, is_number, own_bounds, stored_bounds
 from sedd_cli.training.runs.text import baselines_beside, bits_of_a_nat, data_of
 
 
@@ -79,8 +79,6 @@ NEEDED = {
 }
 #: Keys of records whose value may be missing.
 OPTIONAL = ("loss", "grad_norm", "mfu", "skipped", "seconds")
-#: Larger numbers overflow in means.
-LARGEST = 1e30
 
 
 def readable(records: list[dict[str, Any]], kind: str) -> list[dict[str, Any]]:
@@ -98,8 +96,7 @@ def readable(records: list[dict[str, Any]], kind: str) -> list[dict[str, Any]]:
 
 
 def _number(value: Any) -> int | float | None:
-    real = isinstance(value, int | float) and not isinstance(value, bool)
-    return value if real and abs(value) <= LARGEST else None
+    return value if is_number(value) else None
 
 
 def recipe_of(run: Path) -> StoredRecipe:

@@ -84,6 +84,22 @@ def test_the_results_of_an_export_do_not_tell_the_command_line(tmp_path):
     assert found["made_by"] == {"date": "2026-01-01", "software": {}, "revision": None}
 
 
+@pytest.mark.parametrize("change", [{"perplexity": None}, {"tokens": "x"}, {"bits_per_char": float("inf")}])
+def test_results_that_are_not_finite_are_not_shown_and_stop_no_export(tmp_path, change):
+    save_published(tmp_path / "m")
+    model = load_model(tmp_path / "m")
+    bound = dict.fromkeys(model_card.BOUND_KEYS, 1.0) | change
+    result = dict.fromkeys(model_card.KEYS, "x") | {
+        "model_fingerprint": model.fingerprint,
+        "bounds": {"rigorous": bound},
+    }
+    (tmp_path / "m" / "results.json").write_text(
+        json.dumps([result, {**result, "bounds": []}, {**result, "corpus": 1}])
+    )
+    assert list(model_card.results_of(model)) == []
+    assert "## Likelihood" not in ModelCard(model, "m").text()
+
+
 def test_the_metrics_of_an_index_have_names_of_their_own(tmp_path, monkeypatch):
     """Evaluations in two precisions, of two lengths, and of more and fewer blocks: the one of more blocks stays."""
     save_published(tmp_path / "m")

@@ -207,3 +207,11 @@ def test_no_home_is_said_in_one_line(monkeypatch, sedd):
     assert outcome.code == 2
     assert "set SEDD_HOME" in outcome.err
     assert not Path("~").exists()
+
+
+def test_a_warning_about_numbers_sends_no_control_codes(tiny_run, tmp_path, sedd):
+    (tmp_path / "jobs").write_text('{"template": "a [MASK:2]", "\\u001b]0;title\\u0007": NaN}\n')
+    ended = sedd("infill", "--model", tiny_run, "--input", tmp_path / "jobs", "--steps", "1", "--json")
+    assert ended.code == 0
+    assert "not finite, null in the JSON: samples.0.job.extra.\\x1b]0;title\\x07" in ended.err
+    assert "\x1b" not in ended.err

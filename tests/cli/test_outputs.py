@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import shutil
@@ -9,10 +10,12 @@ import stat
 import threading
 
 import pytest
+import yaml
 from support.causal_models import save_tiny_causal
 from support.outside import PARTS, nothing_imported
 
 from sedd_cli.checkpoints.run_directory import RunDir
+from sedd_cli.data.manifest import read_manifest
 from sedd_cli.recipe import load_recipe
 
 
@@ -363,3 +366,43 @@ def test_jobs_resume_where_their_results_lie_in_the_data_home(here, tiny_run, se
     assert sedd(*words).code == 0
     assert sedd(*words).code == 0
     assert len((here / "filled.jsonl").read_text().splitlines()) == 1
+
+
+def test_a_comparison_goes_through_a_pipe_and_needs_the_name_of_a_file(here, tiny_run, sedd):
+    other = shutil.copytree(tiny_run, here / "other")
+    os.mkfifo(here / "pipe")
+    received: list[bytes] = []
+    reader = threading.Thread(target=lambda: received.append((here / "pipe").read_bytes()))
+    reader.start()
+    assert sedd("compare", tiny_run, other, "--html", here / "pipe").code == 0
+    reader.join(60)
+    assert received[0].startswith(b"<!doctype html>")
+    assert stat.S_ISFIFO((here / "pipe").stat().st_mode)
+    for words in (("compare", tiny_run, other, "--out"), ("bench", "speedrun", "--out")):
+        ended = sedd(*words, f"{here}/name.png/")
+        assert (ended.code, "names a folder, a file is needed" in " ".join(ended.err.replace("│", " ").split())) == (
+            2,
+            True,
+        )
+
+
+@pytest.mark.parametrize("key", ["init_from", "graph.embedding"])
+def test_the_model_and_the_embedding_of_a_recipe_are_read_too(key, here, workplace, sedd):
+    named = {"init_from": "text.txt"}
+    if key == "graph.embedding":
+        named = {"graph": {"name": "nearest_neighbour", "embedding": "text.txt"}}
+    recipe = yaml.safe_load((workplace / "tiny.yaml").read_text()) | named
+    (here / "own.yaml").write_text(yaml.safe_dump(recipe))
+    ended = sedd("bench", "speedrun", "--recipe", "own.yaml", "--run-dir", here / "run", "--out", "text.txt")
+    assert (ended.code, f"{key} and --out are the same file" in ended.err) == (2, True)
+
+
+def test_a_corpus_whose_name_no_file_can_have_ends_no_evaluation(here, tiny_run, workplace, sedd):
+    run = shutil.copytree(tiny_run, here / "run")
+    text = shutil.copytree(next(iter((workplace / "home" / "data").glob("*/manifest.json"))).parent, here / "corpus")
+    dataclasses.replace(read_manifest(text), corpus="a\0b").sealed().write(text)
+    ended = sedd(
+        "eval", "--model", run, "--dataset", text, "--blocks", "1", "--max-nfe", "4", "--no-baselines", "--json"
+    )
+    assert (ended.code, "the run keeps no copy of the result" in ended.err) == (0, True)
+    assert json.loads(ended.out)["corpus"] == "a\0b"

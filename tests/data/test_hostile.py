@@ -19,7 +19,7 @@ from support.jobs import completed
 from sedd_cli.data import formats
 from sedd_cli.data.corpora import find_corpus
 from sedd_cli.data.corpora.files import file_splits
-from sedd_cli.data.formats import files, read_documents
+from sedd_cli.data.formats import files, read_documents, read_samples
 from sedd_cli.data.formats.files import ReadOptions
 from sedd_cli.data.prepare import prepare
 from sedd_cli.data.prepared import PrepareOptions
@@ -471,3 +471,26 @@ def test_warnings_are_events_of_their_kind(tmp_path):
 def test_a_size_of_bpe_beyond_its_limits_is_refused(size):
     with pytest.raises(RequestError, match=r"write bpe:N with N from 257 .* to 1,048,576 \(the limit MOST_PIECES\)"):
         train_tokenizer(f"bpe:{size}", ["text"])
+
+
+@pytest.mark.parametrize("columns", [{"text": ["word " * 1000] * 1000}, {"text": [None], "tokens": [[7] * 10**6]}])
+def test_equal_samples_of_a_parquet_file_are_counted(tmp_path, monkeypatch, columns):
+    import pyarrow
+    from pyarrow import parquet
+
+    monkeypatch.setattr(files, "EXPANDED_FREE", 1 << 20)
+    parquet.write_table(pyarrow.table(columns), tmp_path / "a.parquet", compression="zstd")
+    with pytest.raises(RequestError, match="EXPANSION"):
+        list(read_samples(tmp_path / "a.parquet"))
+
+
+def test_samples_of_a_parquet_file_are_its_rows(tmp_path):
+    import pyarrow
+    from pyarrow import parquet
+
+    rows = [{"text": "a", "tokens": [1, 2], "nfe": 3}, {"text": "b", "tokens": [4], "nfe": 5}]
+    parquet.write_table(pyarrow.Table.from_pylist([{**row, "other": "x"} for row in rows]), tmp_path / "a.parquet")
+    assert [record for _, record in read_samples(tmp_path / "a.parquet")] == rows
+    parquet.write_table(pyarrow.table({"text": ["a"], "tokens": [["x"]]}), tmp_path / "b.parquet")
+    with pytest.raises(RequestError, match="are no lists of token ids"):
+        list(read_samples(tmp_path / "b.parquet"))

@@ -430,3 +430,11 @@ def test_catalogue(text):
     assert all(corpus["licence"] and corpus["size"] and corpus["tokenizer"] for corpus in found["corpora"])
     assert [entry["folder"] for entry in found["prepared"]] == [str(made.folder)]
     json.dumps(found)
+
+
+def test_a_text_of_the_longest_name_is_prepared(tmp_path):
+    text = tmp_path / ("b" * 251 + ".txt")
+    text.write_text("a line\n" * 100)
+    found = run(corpus=str(text), tokenizer="byte", hold_out="tail")
+    assert found.manifest.corpus == "b" * 251
+    assert find_prepared(PrepareOptions(str(text), tokenizer="byte", hold_out="tail")) == found.folder

@@ -120,7 +120,8 @@ def test_the_manifest_is_read_strictly(folder):
         read_manifest(folder)
     with broken(splits={"train": {}}):
         read_manifest(folder)
-    for wrong in ({"fingerprint": 3}, {"corpus": None}, {"options": []}, {"revision": 1.5}, {"tokenizer": True}):
+    odd = ({"corpus": "x" * 10**6}, {"splits": {"../train": good["splits"]["train"]}})
+    for wrong in ({"fingerprint": 3}, {"corpus": None}, {"options": []}, {"revision": 1.5}, {"tokenizer": True}, *odd):
         with broken(**wrong):
             read_manifest(folder)
     shard = {**good["splits"]["train"]["shards"][0], "file": "../../etc/passwd"}

@@ -8,6 +8,7 @@ import yaml
 from sedd_cli.errors import RequestError
 from sedd_cli.recipe import differences, dump_recipe, load_recipe, recipe_from, shipped
 from sedd_cli.recipe.assemble import check_recipe
+from sedd_cli.recipe.part import TypedSampler
 
 PAPER = {"lr": 3e-4, "batch": 512, "ema": 0.9999, "clip": 1.0, "warmup": 2000, "weight_decay": 0.0}
 
@@ -206,3 +207,23 @@ def test_an_override_reaches_into_a_part_that_the_recipe_leaves_at_its_default(t
 def test_a_name_that_is_unknown_is_answered_without_files_of_the_package():
     with pytest.raises(RequestError, match=r"unknown graph 'drift'\. Accepted: [\w, ]+; parts of your own: "):
         load_recipe("markov", ["graph=drift"])
+
+
+def test_values_within_braces_and_brackets_are_typed_too():
+    """YAML takes 010 for eight, 1:30 for ninety, no for false and 2024-01-01 for a date."""
+    found = load_recipe(
+        "quickstart", ["train={steps: 010, batch: 12, lr: 1e-3, recompute: no}", "train.extended=[08, 9]"]
+    )
+    assert (found.train.steps, found.train.lr, found.train.recompute) == (10, 1e-3, False)
+    assert found.train.extended == (8, 9)
+    data = load_recipe("quickstart", ["data={corpus: 2024-01-01, tokenizer: 010, eos: no, field: null}"]).data
+    assert (data.corpus, data.tokenizer, data.eos, data.field) == ("2024-01-01", "010", "no", None)
+    with pytest.raises(RequestError, match=r"train.batch: expected a whole number, found '1:30'"):
+        load_recipe("quickstart", ["train={steps: 10, batch: 1:30}"])
+    assert TypedSampler.read("{name: confidence, block_length: 010}").options == {"block_length": 10}
+
+
+@pytest.mark.parametrize("name", ["a\0b", "\ud800"])
+def test_a_name_that_no_folder_can_have_is_refused(name):
+    with pytest.raises(RequestError, match="name must be usable as a folder name"):
+        load_recipe("quickstart", [f"name={name}"])

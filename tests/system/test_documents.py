@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 
 import pytest
 
 from sedd_cli.errors import DamageError, RequestError
-from sedd_cli.system.documents import YAML_BYTES, is_plain_name, parse_yaml, read_json, read_yaml
+from sedd_cli.system.documents import (
+    YAML_BYTES,
+    is_deeper,
+    is_plain_name,
+    parse_yaml,
+    read_json,
+    read_yaml,
+    strict_json,
+)
 from sedd_cli.system.json_lines import json_lines, json_text
 
 
@@ -78,3 +87,23 @@ def test_a_manifest_names_files_of_its_own_folder_only():
     assert is_plain_name("state.json")
     for name in ("../x", "/proc/self/mem", "a/b", "", ".", "..", "a\0b", 3, None, "..\\x"):
         assert not is_plain_name(name)
+
+
+def test_of_very_many_keys_one_that_stands_twice_is_found_at_once():
+    keys = [f'"{i}": 0' for i in range(200_000)]
+    began = time.process_time()
+    with pytest.raises(ValueError, match="'199999' stands twice"):
+        strict_json("{" + ", ".join([*keys, keys[-1]]) + "}")
+    assert time.process_time() - began < 10
+
+
+def test_a_pipe_is_a_damaged_document(tmp_path):
+    os.mkfifo(tmp_path / "a.json")
+    with pytest.raises(DamageError, match="no regular file"):
+        read_json(tmp_path / "a.json")
+
+
+def test_levels_of_nesting_are_counted():
+    assert not is_deeper(3, 0)
+    assert not is_deeper({"a": [1, {"b": 2}]}, 3)
+    assert is_deeper({"a": [1, {"b": 2}]}, 2)

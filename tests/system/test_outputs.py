@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from sedd_cli.errors import RequestError
-from sedd_cli.system.files import is_stream, save_array, whole_file, write_whole
+from sedd_cli.system.files import is_stream, load_array, save_array, whole_file, write_whole
 from sedd_cli.system.outputs import check_folder, check_outputs
 
 
@@ -257,3 +257,28 @@ def test_two_outputs_are_not_one_pipe(here):
     os.mkfifo(here / "pipe")
     with pytest.raises(RequestError, match="--out and --html are the same file"):
         check_outputs({"--out": here / "pipe", "--html": here / "pipe"}, {})
+
+
+def test_a_link_to_standard_output_is_written_into(here):
+    (here / "out").symlink_to("/dev/stdout")
+    (here / "again").symlink_to("out")
+    code = "from pathlib import Path; from sedd_cli.system.files import write_whole; print('one', flush=True); "
+    code += "write_whole(Path('again'), 'two\\n'); print('three')"
+    with (here / "log").open("w") as log:
+        subprocess.run([sys.executable, "-c", code], stdout=log, check=True)
+    assert (here / "log").read_text() == "one\ntwo\nthree\n"
+    assert not is_stream(Path("a\0b"))
+
+
+def test_an_array_that_declares_more_than_its_file_holds_is_damaged(here):
+    import numpy as np
+
+    file = here / "x.npy"
+    save_array(file, np.arange(5.0))
+    assert load_array(file).tolist() == [0, 1, 2, 3, 4]
+    raw = file.read_bytes()
+    file.write_bytes(raw.replace(b"(5,), }            ", b"(9999999999999,), }", 1))
+    assert file.read_bytes() != raw
+    assert load_array(file) is None
+    file.write_bytes(b"PK\3\4")
+    assert load_array(file) is None

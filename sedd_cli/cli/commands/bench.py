@@ -230,7 +230,9 @@ def speedrun(
         Path | None,
         typer.Option(metavar="FOLDER", help="Default: runs/speedrun-NAME; a new one beside it if it exists."),
     ] = None,
-    out: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the table as JSON.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE", parser=o.file_name, help="Write the table as JSON.")
+    ] = None,
     device: o.Device = "auto",
     json: o.Json = False,
     quiet: o.Quiet = False,

@@ -202,8 +202,9 @@ def _stored(
         name = f"eval-{Path(result['corpus']).name}-{result['split']}-step-{result['step']}-{digest(asked)[:8]}"
         try:
             view.say(f"wrote {RunDir(Path(source)).store_result(name, result, event.documents)}", "dim")
-        except OSError as error:
-            return Warn(f"the run keeps no copy of the result: cannot write to {source}/results: {error.strerror}")
+        except (OSError, ValueError) as error:  # ValueError: a corpus whose name no file can have
+            why = getattr(error, "strerror", None) or str(error)
+            return Warn(f"the run keeps no copy of the result: cannot write to {source}/results: {why}")
         output.stored = True
         return None
 

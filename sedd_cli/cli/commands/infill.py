@@ -107,6 +107,7 @@ def infill(
     from sedd_cli.cli.inputs import check_written
     from sedd_cli.inference.plan import Job
     from sedd_cli.inference.template import gap_between, parse_template
+    from sedd_cli.system.files import is_stream
 
     ways = {
         "TEMPLATE": bool(words),
@@ -133,7 +134,7 @@ def infill(
     check_written({"--out": out, **watching.files}, reads)
     watching.check(view.quiet)
     lines = _read(jobs) if jobs is not None else iter(())
-    if jobs is not None and out is not None and resume:
+    if jobs is not None and out is not None and resume and not is_stream(out):
         from sedd_cli.inference.batch.stored import StoredFillings
 
         StoredFillings(out, every)  # a file that holds anything else is refused before a model is loaded

@@ -11,6 +11,7 @@ from sedd_cli.cli import options as o
 from sedd_cli.cli.checked import Checked
 from sedd_cli.cli.outcome import output
 from sedd_cli.cli.view.view import View
+from sedd_cli.errors import printable
 
 recipes = typer.Typer(help="List the recipes that come with the package, or print one.", rich_markup_mode="rich")
 
@@ -50,7 +51,8 @@ def show(
     from sedd_cli.recipe import load_recipe
     from sedd_cli.recipe.load import recipe_file
 
-    recipe = load_recipe(name)
+    recipe, view = load_recipe(name), View(json, quiet)
     if not json:
-        output.write(recipe_file(name).read_text(encoding="utf-8"))
-    View(json, quiet).document(recipe.to_data())
+        text = recipe_file(name).read_text(encoding="utf-8")
+        output.write(printable(text) if view.console.is_terminal else text)
+    view.document(recipe.to_data())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, BinaryIO, cast
 
 import typer
 
@@ -95,19 +95,27 @@ def sample(
 
 
 def _prompts(source: str) -> list[str]:
-    """The nonempty lines of a file or of standard input."""
+    """The nonempty lines of a file, compressed or not, or of standard input."""
+    from sedd_cli.data.formats.decoding import byte_lines
+    from sedd_cli.data.formats.files import Input
     from sedd_cli.system.files import near, require_regular
 
+    found: list[str] = []
+    offset = 0
     try:
         if source != "-":
             require_regular(Path(source), "--prompts")
-        text = (sys.stdin.buffer.read() if source == "-" else Path(source).read_bytes()).decode("utf-8-sig")
+        stdin = Input("standard input", lambda: cast("BinaryIO", sys.stdin.buffer))
+        for number, line in enumerate(byte_lines(stdin if source == "-" else Input.of(Path(source)))):
+            text = line.decode("utf-8-sig" if number == 0 else "utf-8")
+            offset += len(line)
+            if text.strip():
+                found.append(text.removesuffix("\n").removesuffix("\r"))
     except OSError as error:
         hint = near(Path(source)) if isinstance(error, FileNotFoundError) else ""
         raise RequestError(f"cannot read {source}: {error.strerror}{hint}") from None
     except UnicodeDecodeError as error:
-        raise RequestError(f"{source} is not UTF-8: byte {error.start:,} does not decode") from None
-    found = [line for line in text.split("\n") if line.strip()]
+        raise RequestError(f"{source} is not UTF-8: byte {offset + error.start:,} does not decode") from None
     if not found:
         raise RequestError(f"{'standard input' if source == '-' else source} holds no prompt")
-    return [line.removesuffix("\r") for line in found]
+    return found

@@ -15,7 +15,7 @@ from sedd_cli.cli.next_commands import after_training, say_result
 from sedd_cli.cli.outcome import output
 from sedd_cli.cli.processes import launch, launched, without_option
 from sedd_cli.cli.view.view import View
-from sedd_cli.errors import RequestError, shell_command, shell_word
+from sedd_cli.errors import RequestError, printable, shell_command, shell_word
 from sedd_cli.system.process import at_words
 from sedd_cli.system.software import recorded
 
@@ -106,7 +106,8 @@ def train(
         cost = _plan(resolved, report, device)
         view.document({"recipe": resolved.to_data(), "plan": cost})
         if not json:
-            output.write(dump_recipe(resolved) + "\n")
+            text = dump_recipe(resolved) + "\n"
+            output.write(printable(text) if view.console.is_terminal else text)
             for key, value in cost.items():
                 output.write(at_words(f"{key:>24}  {value}", sys.stdout, 26) + "\n")
         return

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING
 
 from sedd_cli.data.formats import ReadOptions
 from sedd_cli.data.formats.files import LONGEST, Tally
+from sedd_cli.data.manifest import SPLITS
 from sedd_cli.errors import RequestError
 
 if TYPE_CHECKING:
     import numpy as np
 
-SPLITS = ("train", "validation", "test")
 #: How a text without splits can be divided.
 HOLD_OUT = ("hash", "tail")
 Documents = Callable[[], Iterator[str]]

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from sedd_cli.system.digests import digest
-from sedd_cli.system.files import save_array
+from sedd_cli.system.files import load_array, save_array
 from sedd_cli.system.home import home
 
 #: Seconds between writes: the work that an interruption may lose.
@@ -35,11 +35,9 @@ class ResultCache:
 
     def read(self, number: int, shape: tuple[int, ...]) -> np.ndarray:
         """Array `number`, all NaN where it is missing, damaged or of another shape."""
-        try:
-            found = np.load(self._path(number))
-        except (OSError, ValueError, EOFError):
-            found = np.empty(0)
-        return found if found.shape == shape and found.dtype == np.float64 else np.full(shape, np.nan)
+        found = load_array(self._path(number))
+        fits = found is not None and found.shape == shape and found.dtype == np.float64
+        return found if fits else np.full(shape, np.nan)
 
     def write(self, number: int, values: np.ndarray, at_once: bool = True) -> None:
         """Store an array; unless at_once, only if the last write is SAVE_EVERY seconds ago."""

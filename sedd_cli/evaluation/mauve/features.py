@@ -13,8 +13,8 @@ from sedd_cli.errors import WorkError
 from sedd_cli.evaluation.mauve.results import MauveScore
 from sedd_cli.evaluation.scorers.scorer import Scorer
 from sedd_cli.system.digests import digest
-from sedd_cli.system.events import Event, Note, Progress
-from sedd_cli.system.files import save_array
+from sedd_cli.system.events import Event, Note, Progress, Warn
+from sedd_cli.system.files import load_array, save_array
 from sedd_cli.system.home import home
 
 
@@ -34,16 +34,13 @@ def features(reader: Scorer, rows: list[list[int]], side: str, batch: int) -> Ge
     try:
         save_array(path, found)
     except OSError as error:
-        raise WorkError(f"cannot keep features in {path.parent}: {error.strerror}; choose another SEDD_HOME") from None
+        yield Warn(f"the features are not kept: cannot write to {path.parent}: {error.strerror}")
     return found
 
 
 def _cached_features(path: Path, count: int) -> np.ndarray | None:
-    try:
-        found = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError):  # missing or damaged
-        return None
-    return found if found.ndim == 2 and len(found) == count else None
+    found = load_array(path)
+    return found if found is not None and found.ndim == 2 and len(found) == count else None
 
 
 def scores(p: np.ndarray, q: np.ndarray, seeds: int) -> Generator[Event, None, MauveScore]:

@@ -16,7 +16,7 @@ from sedd_cli.evaluation.mauve.options import MauveOptions
 from sedd_cli.evaluation.mauve.references import References
 from sedd_cli.evaluation.mauve.writers import Writer
 from sedd_cli.system.digests import digest
-from sedd_cli.system.events import Event, Note, Progress
+from sedd_cli.system.events import Event, Note, Progress, Warn
 from sedd_cli.system.files import sync
 from sedd_cli.system.home import home
 from sedd_cli.system.json_lines import json_lines, read_json_lines
@@ -53,7 +53,7 @@ def generations(
     total = options.total
     path.parent.mkdir(parents=True, exist_ok=True)
     with file_lock(path.with_suffix(".lock"), f"another process is writing {path}"):
-        made = _resume(path, total, options.batch)
+        made, kept = _resume(path, total, options.batch), True
         if made:
             yield Note(f"resuming after {len(made):,} of {total:,} generations in {path}")
         else:
@@ -68,11 +68,13 @@ def generations(
                 for number, row, evaluations in zip(numbers.tolist(), tokens.tolist(), nfe.tolist(), strict=True)
             ]
             try:
-                with path.open("a", encoding="utf-8", newline="\n") as stream:
-                    stream.write(json_lines(map(asdict, fresh)))
-                    sync(stream)
+                if kept:
+                    with path.open("a", encoding="utf-8", newline="\n") as stream:
+                        stream.write(json_lines(map(asdict, fresh)))
+                        sync(stream)
             except OSError as error:
-                raise WorkError(f"cannot write {path}: {error.strerror}; its whole lines are kept") from None
+                kept = False
+                yield Warn(f"further generations are not kept: cannot write {path}: {error.strerror}")
             made += fresh
         yield Progress("generating", total, total, "texts")
     if wrong := [one.number for one in made if len(one.tokens) != options.length]:

@@ -13,6 +13,7 @@ from sedd_cli.errors import RequestError, listed, nearest_name, shortened
 from sedd_cli.inference.plan import Job
 from sedd_cli.inference.template import gap_between, parse_template
 from sedd_cli.recipe.build import build
+from sedd_cli.system.documents import DEPTH, is_deeper
 from sedd_cli.system.json_lines import json_text
 
 #: Most characters of an `id`, and of all keys that are passed to the results, as JSON.
@@ -98,9 +99,8 @@ def job_lines(
                 yield _json_job(source, number, line, defaults)
             else:
                 yield JobLine(number, _plain_job(line, defaults))
-        except (RequestError, RecursionError) as error:
-            reason = "its id is nested too deeply" if isinstance(error, RecursionError) else str(error)
-            yield JobLine(number, refusal=reason.removeprefix(f"line {number:,} of {source} "))
+        except RequestError as error:
+            yield JobLine(number, refusal=str(error).removeprefix(f"line {number:,} of {source} "))
     if not found:
         raise RequestError(f"{source} holds no jobs")
 
@@ -119,14 +119,22 @@ def _json_job(source: str, number: int, line: bytes, defaults: Defaults) -> JobL
     record = parse_record(source, number, line)
     if not isinstance(record, dict):
         raise RequestError(f"it is no JSON object but a {type(record).__name__}")
+    _check_depth(record)
     if repeated := repeated_keys(record):
         raise RequestError(f"it has {listed(map(repr, dict.fromkeys(repeated)))} more than once in one object")
     return record_job(record, number, defaults)
 
 
+def _check_depth(record: dict[str, Any]) -> None:
+    """RequestError for a value that could be written into the results at one place and not at another."""
+    if is_deeper(record, DEPTH + 1):
+        raise RequestError(f"it has a value that is nested deeper than {DEPTH} levels (the limit DEPTH)")
+
+
 def record_job(record: dict[str, Any], number: int, defaults: Defaults) -> JobLine:
     """The job of an object of JSON, with its id and what is passed to its results; RequestError where it is none."""
     record = dict(record)
+    _check_depth(record)
     keys, named = listed(map(repr, record)), "id" in record
     name = record.pop("id", None)
     if len(json_text(name)) > LONGEST_ID:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from sedd_cli.checkpoints.loaded_model import LoadedModel
-from sedd_cli.errors import RequestError, listed
+from sedd_cli.errors import RequestError, WorkError, listed
 from sedd_cli.inference.batch.lines import PAUSE, JobLine, spelled_lines
 from sedd_cli.inference.batch.stored import Filling, StoredFillings, id_digest
 from sedd_cli.inference.names import id_name
@@ -70,7 +70,7 @@ class Plans:
                 continue
             try:
                 plan = plan_job(model, line.job, sampling)
-            except RequestError as error:
+            except (RequestError, WorkError) as error:  # WorkError: a tokenizer that cannot encode its text
                 self._refuse(line, str(error))
                 continue
             if line.warning:

@@ -64,6 +64,8 @@ class StoredFillings:
     def _note(self, record: dict[str, Any], number: int, every: bool) -> None:
         """Remember a record; KeyError or TypeError where it is no result of a batch."""
         filling, candidates, job = _filling(record), record["candidates"], record["job"]
+        if not all(type(number) is int for number in (record["index"], record["candidate"], candidates)):
+            raise TypeError
         if "model" in job and all(found != _setting(job) for found, _ in self._settings):
             self._settings.append((_setting(job), number))
         self._at.setdefault(filling, []).append(self._end)

@@ -14,7 +14,8 @@ from sedd_cli.system.documents import read_json, read_yaml
 
 #: Protocols in the order in which a view of one number takes them.
 PREFERRED = ("rigorous", "normalized", "discrete", "sedd-paper", "mdlm", "sampler")
-
+#: Larger numbers overflow in means.
+LARGEST = 1e30
 
 #: The corpus, the split, how many of its first blocks (None: all), tokens of a block (None: as many as the model's).
 TextName = tuple[str, str, int | None, int | None]
@@ -76,16 +77,19 @@ class StoredBound:
         """Nats and tokens of each document; None where they were not kept."""
         try:
             found = read_json(self.path.parent / "documents" / self.path.name)[self.protocol]
-            nats, tokens = found["nats"], found["tokens"]
+            nats, tokens = list(map(_number, found["nats"])), list(map(_number, found["tokens"]))
         except (OSError, KeyError, TypeError, DamageError):
             return None
         return (nats, tokens) if len(nats) == len(tokens) else None
 
 
 def stored_bounds(run: Path) -> list[StoredBound]:
-    """All likelihoods in the results of a run; files of other content are passed over."""
+    """All likelihoods in the results of a run.
+
+    Files of other content are passed over, and likelihoods that are not finite, which JSON holds as null.
+    """
     found, model_length = [], None
-    with suppress(RequestError, OSError, KeyError, TypeError):
+    with suppress(RequestError, OSError, KeyError, TypeError, ValueError, OverflowError):
         model_length = int(read_yaml(run / "recipe.yaml")["model"]["length"])
     for path in sorted(run.glob("results/*.json")):
         try:
@@ -96,6 +100,23 @@ def stored_bounds(run: Path) -> list[StoredBound]:
         except (OSError, KeyError, TypeError, AttributeError, DamageError):
             continue
     return found
+
+
+def is_number(value: Any) -> bool:
+    """Whether a JSON value is a number that means can be computed of."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= LARGEST
+
+
+def _number(value: Any) -> Any:
+    if not is_number(value):
+        raise TypeError
+    return value
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError
+    return value
 
 
 def blocks_name(blocks: int | None, length: int | None) -> str:
@@ -141,28 +162,31 @@ def _rank(bound: StoredBound) -> tuple[Any, ...]:
 def _bound(
     result: dict[str, Any], protocol: str, bound: dict[str, Any], path: Path, model_length: int | None
 ) -> StoredBound:
+    asked, between = result.get("blocks_asked"), bound["between_documents_error"]
+    if not _number(bound["nats_per_token"]):
+        raise TypeError
     return StoredBound(
-        step=int(result["step"]),
-        corpus=result["corpus"],
-        split=result["split"],
+        step=int(_number(result["step"])),
+        corpus=_text(result["corpus"]),
+        split=_text(result["split"]),
         protocol=protocol,
-        sign=bound.get("sign") or sign(protocol, exact="estimator" not in result),
-        bits=bound["bits_per_char"],
-        error=bound["bits_per_char_error"] or 0.0,
-        between_documents=bound["between_documents_error"],
-        nats_per_token=bound["nats_per_token"],
-        nats_per_token_error=bound["nats_per_token_error"] or 0.0,
-        perplexity=bound["perplexity"],
-        perplexity_error=bound["perplexity_error"] or 0.0,
-        tokens=bound["tokens"],
-        characters=bound["characters"],
-        blocks=bound["blocks"],
-        blocks_asked=result.get("blocks_asked"),
-        length=result["length"],
+        sign=_text(bound.get("sign") or sign(protocol, exact="estimator" not in result)),
+        bits=_number(bound["bits_per_char"]),
+        error=_number(bound["bits_per_char_error"] or 0.0),
+        between_documents=None if between is None else _number(between),
+        nats_per_token=_number(bound["nats_per_token"]),
+        nats_per_token_error=_number(bound["nats_per_token_error"] or 0.0),
+        perplexity=_number(bound["perplexity"]),
+        perplexity_error=_number(bound["perplexity_error"] or 0.0),
+        tokens=_number(bound["tokens"]),
+        characters=_number(bound["characters"]),
+        blocks=_number(bound["blocks"]),
+        blocks_asked=None if asked is None else _number(asked),
+        length=_number(result["length"]),
         model_length=model_length,
-        replicates=bound["replicates"],
-        fingerprint=result["fingerprint"],
-        baselines=result.get("baselines") or {},
+        replicates=_number(bound["replicates"]),
+        fingerprint=_text(result["fingerprint"]),
+        baselines={name: bits for name, bits in (result.get("baselines") or {}).items() if is_number(bits)},
         path=path,
         changed=path.stat().st_mtime,
     )

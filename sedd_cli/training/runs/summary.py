@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import time
@@ -14,6 +13,7 @@ from typing import Any
 
 from sedd_cli.checkpoints.checkpoint import latest_name
 from sedd_cli.checkpoints.run_directory import MAY_CHANGE, is_run
+from sedd_cli.checkpoints.tensors import tensor_shapes
 from sedd_cli.errors import RequestError, WorkError
 from sedd_cli.recipe import Recipe, differences, load_recipe, shipped
 from sedd_cli.recipe.recipe import DataRecipe
@@ -29,8 +29,6 @@ ASIDE = (
     "name:", "report.", "graph.edges:", "noise.curve:",
     *(key for key in MAY_CHANGE if key not in ("sampler.", "model.attention")),
 )  # fmt: skip
-#: The most bytes of a header of a safetensors file.
-HEADER_BYTES = 100 * 2**20
 
 
 @dataclass(frozen=True)
@@ -171,17 +169,8 @@ def disk_of(folder: Path) -> int:
 
 
 def _elements(files: Iterable[Path], prefix: str) -> int | None:
-    total = 0
-    for path in files:
-        try:
-            with path.open("rb") as stream:
-                header = json.loads(stream.read(min(int.from_bytes(stream.read(8), "little"), HEADER_BYTES)))
-            total += sum(
-                math.prod(v["shape"]) for k, v in header.items() if k != "__metadata__" and k.startswith(prefix)
-            )
-        except (OSError, ValueError, KeyError, TypeError):
-            return None
-    return total or None
+    shapes = [shape for file in files for name, shape in tensor_shapes(file).items() if name.startswith(prefix)]
+    return sum(map(math.prod, shapes)) or None
 
 
 def _written(run: Path) -> float:

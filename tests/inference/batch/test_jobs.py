@@ -447,3 +447,35 @@ def test_a_foreign_last_line_is_not_taken_for_a_result_that_was_cut_short(model,
     with pytest.raises(RequestError, match="line 1 is no result of --input"):
         fill(model, LINES[:1], out)
     assert out.read_text() == "my notes, without a newline"
+
+
+def test_a_value_that_is_nested_deeper_than_results_hold_is_refused_with_its_line_alone(model, tmp_path):
+    deep = [f'{{"template": "a [MASK:2]", "id": {"[" * n + "]" * n}}}' for n in (64, 65, 300, 490, 2000)]
+    _, result = fill(
+        model, [*deep, '{"template": "a [MASK:2]", "mine": ' + "[" * 400 + "]" * 400 + "}"], tmp_path / "r"
+    )
+    assert [one.line for one in result.refused] == [2, 3, 4, 5, 6]
+    assert len(records(tmp_path / "r")) == 1
+
+
+@pytest.mark.parametrize("change", [{"candidate": None}, {"candidate": "0"}, {"index": 1.0}, {"candidates": None}])
+def test_a_record_without_its_numbers_is_none_of_ours(model, tmp_path, change):
+    out = tmp_path / "r.jsonl"
+    fill(model, LINES[:1], out)
+    (record,) = records(out)
+    kept = {key: value for key, value in (record | change).items() if value is not None or key not in change}
+    out.write_text(json.dumps(kept) + "\n")
+    with pytest.raises(RequestError, match="line 1 is no result of --input"):
+        fill(model, LINES[:1], out)
+
+
+def test_a_text_that_the_tokenizer_cannot_encode_is_refused_with_its_line_alone(model, tmp_path, monkeypatch):
+    def plan(model, job, sampling):
+        if job.seed == 7:
+            raise WorkError("the tokenizer cannot encode a text: Missing [UNK] token")
+        return plan_job(model, job, sampling)
+
+    monkeypatch.setattr(planned, "plan_job", plan)
+    _, result = fill(model, LINES[:2], tmp_path / "r")
+    assert [(one.line, "Missing [UNK]" in one.reason) for one in result.refused] == [(2, True)]
+    assert len(records(tmp_path / "r")) == 1

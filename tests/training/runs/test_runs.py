@@ -559,3 +559,25 @@ def test_smoothing_keeps_lines_and_lowers_noise():
 def test_ages_and_sizes_are_short():
     assert [age(s) for s in (-1, 5, 70, 7200, 90000, 4e7)] == ["0 s", "5 s", "1 min", "2 h", "1 d", "1 y"]
     assert [size(n) for n in (None, 12, 1234, 5176577, 1.3e9)] == ["", "12", "1.23k", "5.18M", "1.3G"]
+
+
+def test_results_that_are_not_finite_or_of_others_are_passed_over(pair, tmp_path, sedd):
+    """JSON has null for what is not finite."""
+    run = shutil.copytree(pair[0], tmp_path / "runs" / "one")
+    (file,) = (run / "results").glob("*.json")
+    good = json.loads(file.read_text())
+    for key in ("bits_per_char", "perplexity", "nats_per_token", "tokens"):
+        for value in (None, "x", [], float("inf")):
+            bounds = {name: {**one, key: value} for name, one in good["bounds"].items()}
+            file.write_text(json.dumps({**good, "bounds": bounds}))
+            assert stored_bounds(run) == []
+    for change in ({"step": "x"}, {"corpus": None}, {"length": float("nan")}):
+        file.write_text(json.dumps(good | change))
+        assert stored_bounds(run) == []
+    file.unlink()
+    os.mkfifo(file)
+    assert stored_bounds(run) == []
+    (run / "ema.safetensors").write_bytes((1000).to_bytes(8, "little") + b"[" * 1000)
+    assert parameters_of(run) is None
+    for words in (("runs", run.parent), ("status", run)):
+        assert sedd(*words).code == 0

@@ -21,9 +21,13 @@ def compare(
     ],
     out: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Also write the curves as FILE.png, or all of it as FILE.html."),
+        typer.Option(
+            metavar="FILE", parser=o.file_name, help="Also write the curves as FILE.png, or all of it as FILE.html."
+        ),
     ] = None,
-    html: Annotated[Path | None, typer.Option(metavar="FILE", help="Also write all of it as a page.")] = None,
+    html: Annotated[
+        Path | None, typer.Option(metavar="FILE", parser=o.file_name, help="Also write all of it as a page.")
+    ] = None,
     json: o.Json = False,
     quiet: o.Quiet = False,
 ) -> None:
@@ -38,14 +42,14 @@ def compare(
     from sedd_cli.checkpoints.run_directory import find_run
     from sedd_cli.cli.commands.runs.page import comparison_page
     from sedd_cli.cli.inputs import check_written
-    from sedd_cli.system.files import write_whole
+    from sedd_cli.system.files import is_stream, write_whole
     from sedd_cli.system.plotting import save
     from sedd_cli.training.runs.compare import compare_runs
     from sedd_cli.training.runs.figure import curves_figure
 
-    if out is not None and out.suffix.lower() not in (".png", ".html"):
+    if out is not None and out.suffix.lower() not in (".png", ".html") and not is_stream(out):
         raise RequestError(f"--out: a name that ends in .png or .html is needed, found {out}")
-    if html is not None and html.suffix.lower() not in (".html", ".htm"):
+    if html is not None and html.suffix.lower() not in (".html", ".htm") and not is_stream(html):
         raise RequestError(f"--html: a name that ends in .html is needed, found {html}; --out FILE.png writes .png")
     view, runs = View(json, quiet), [find_run(run) for run in runs]
     wanted = {"--out": out, "--html": html}
@@ -54,11 +58,13 @@ def compare(
     if any(wanted.values()) and not any(curve.raw for curve in found.curves):
         raise RequestError("none of these runs has metrics yet, there is nothing to plot")
     output.result = found.to_dict()
-    for path in filter(None, wanted.values()):
-        if path.suffix.lower() == ".png":
-            save(curves_figure(found), path)
-        else:
+    for option, path in wanted.items():
+        if path is None:
+            continue
+        if option == "--html" or path.suffix.lower() == ".html":
             write_whole(path, comparison_page(found))
+        else:
+            save(curves_figure(found), path)
     for table in comparison_tables(found, view.console.width):
         view.result(table)
     if view.shows_result:
