@@ -27,7 +27,7 @@ from sedd_cli.system.software import recorded
 #: with dropout, micro_batch changes the masks (`training.step`). A changed file of `parts` is a warning.
 MAY_CHANGE = (
     "train.log_every", "train.save_every", "train.keep", "train.micro_batch", "train.strategy", "train.compile",
-    "train.recompute", "model.attention", "sampler.", "report.", "parts",
+    "train.recompute", "model.attention", "sampler", "report", "parts",
 )  # fmt: skip
 
 

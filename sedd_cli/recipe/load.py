@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import typing
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -15,6 +14,7 @@ from sedd_cli.data.corpora import CORPORA, is_own_text
 from sedd_cli.data.formats import format_of
 from sedd_cli.errors import RequestError, displayed, listed, shell_command, shell_word, shortened
 from sedd_cli.recipe.build import Typed, build, nearest
+from sedd_cli.recipe.differences import spelled
 from sedd_cli.recipe.keys import is_key, is_section, keys, meant
 from sedd_cli.recipe.outside import REGISTRIES, import_installed, require_parts, say_changes
 from sedd_cli.recipe.recipe import Recipe
@@ -202,7 +202,7 @@ def _changes(stored: Any, section: str, text: str) -> bool:
     owner, _, name = key.partition(".")
     if owner != section or key == "data.windows":
         return False
-    return not name or not isinstance(stored, dict) or _spelled(stored.get(name)) != value
+    return not name or not isinstance(stored, dict) or spelled(stored.get(name)) != value
 
 
 def _check_parents(path: Sequence[str], key: str) -> None:
@@ -216,21 +216,3 @@ def _check_parents(path: Sequence[str], key: str) -> None:
         if typing.get_origin(hint) is tuple or kinds[0] in (int, float, bool, str):
             raise RequestError(f"override {shortened(key)}: {'.'.join(path[: i + 1])} is one value and has no keys")
         owner = kinds[0]
-
-
-def differences(old: Mapping[str, Any], new: Mapping[str, Any], path: str = "") -> list[str]:
-    """The differences of two recipes' plain data, as lines "key: old → new"."""
-    lines = []
-    for key in dict.fromkeys([*old, *new]):
-        a, b = old.get(key), new.get(key)
-        name = f"{path}.{key}" if path else key
-        if isinstance(a, Mapping) and isinstance(b, Mapping):
-            lines += differences(a, b, name)
-        elif a != b:
-            lines.append(f"{name}: {_spelled(a)} → {_spelled(b)}")
-    return lines
-
-
-def _spelled(value: Any) -> str:
-    """A value as in YAML."""
-    return value if isinstance(value, str) else json.dumps(value)
