@@ -207,6 +207,12 @@ def test_the_sampling_bench_samples_with_the_recipes_parametrization(monkeypatch
     assert [found["parametrization"] for found in seen] == ["mean", "score"]
 
 
+@pytest.mark.parametrize("graph", ["hybrid", "gaussian"])
+def test_the_sampling_bench_refuses_graphs_whose_sampler_was_not_published(graph):
+    with pytest.raises(RequestError, match=f"absorbing and uniform; found '{graph}'"):
+        SampleBenchOptions(repeats=1, recipe=small("gpt2_small", f"graph={graph}"), batch=1, device="cpu", steps=2)
+
+
 def test_the_sampling_bench_counts_evaluations_and_marks_extrapolation():
     options = SampleBenchOptions(repeats=1, recipe=small(), batch=2, device="cpu", steps=40, normalized=True)
     result = returned(bench_sample(options)).to_dict()
