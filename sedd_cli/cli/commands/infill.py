@@ -129,8 +129,7 @@ def infill(
     job = Job(parsed[0], n, seed, length, candidates)
     if every and candidates == 1:
         raise RequestError("--all shows candidates, and --candidates 1 leaves nothing to show")
-    reads = {"--input": jobs, "--model": model_files(using.model), "--tokenizer": using.tokenizer}
-    check_written({"--out": out, **watching.files}, reads)
+    check_written({"--out": out, **watching.files}, {"--model": model_files(using.model)})
     watching.check(view.quiet)
     lines = _read(jobs) if jobs is not None else iter(())
     if jobs is not None and out is not None and resume:
