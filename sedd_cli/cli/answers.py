@@ -35,7 +35,7 @@ def evaluate_answers(
     check_written({"--out": out}, {"--model": model_files(using.model)})
     precision = "fp32" if using.precision == "auto" else using.precision
     model = choose_model(view, replace(using, precision=precision).choice)
-    result = recorded(view.run(score_answers(model, pairs, seed=seed)).to_dict())
+    result = recorded(view.run(score_answers(model, pairs, seed)).to_dict())
     view.result(answers_table(result))
     view.write(result, out)
     view.document(result)

@@ -84,20 +84,20 @@ def check_folder(option: str, folder: Path, own: Callable[[Path], bool], what: s
         )
 
 
-def check_png(option: str, out: Path | None) -> None:
-    """RequestError for a name that promises another format than PNG; a device or a pipe has any name."""
+def check_png(out: Path | None) -> None:
+    """RequestError for a name of `--plot` that does not end in .png; a device or a pipe has any name."""
     if out is not None and out.suffix.lower() != ".png" and not is_stream(out):
-        raise RequestError(f"{option} writes a PNG: a name that ends in .png is needed, found {out}")
+        raise RequestError(f"--plot writes a PNG: a name that ends in .png is needed, found {out}")
 
 
-def check_own_png(option: str, out: Path) -> None:
+def check_own_png(out: Path) -> None:
     """RequestError where a file whose name nobody has typed exists, perhaps through a link, and is no PNG."""
     if is_stream(out):
-        raise RequestError(f"cannot write {out}: it is no regular file ({option})")
+        raise RequestError(f"cannot write {out}: it is no regular file (--plot)")
     if out.is_file():
         with out.open("rb") as file:
             if file.read(len(PNG)) not in (PNG, b""):
-                raise RequestError(f"{out} is no PNG and is not replaced ({option}): move it elsewhere")
+                raise RequestError(f"{out} is no PNG and is not replaced (--plot): move it elsewhere")
 
 
 #: Most bytes of the names that are made beside an output beyond its own: of its lock, which is `.NAME.lock`.

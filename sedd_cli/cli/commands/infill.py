@@ -177,7 +177,7 @@ def _in_quotes(words: list[str]) -> list[str]:
 def _read(source: str) -> Iterator[bytes | None]:
     """The lines of a file, opened now, or of standard input; they are read as they are needed.
 
-    Of a pipe or a terminal, None says that nothing more has arrived yet.
+    Of a pipe or a terminal, None means that nothing more has arrived yet.
     """
     from sedd_cli.system.files import is_stream, near, require_regular
 

@@ -90,7 +90,7 @@ def table(
             raise RequestError(f"{option} goes with --run")
     places = row_runs_of(found, mini, seeds, runs)
     folders = {folder for of in places.values() for place in of for folder in (place.folder, place.trained.folder)}
-    check_png("--plot", plot)
+    check_png(plot)
     check_written({"--plot": plot, "--out": out}, {"--runs": folders})
     asked = _asked(found, places, run or [])
     options = RunOptions(device, _seconds(budget), rel_error or RunOptions.rel_error, tell=view.say)

@@ -63,7 +63,7 @@ def exact_sweep(using: ModelOptions, request: ExactRequest) -> None:
     }
     options = ExactOptions(seed=request.seed, **{key: value for key, value in chosen.items() if value is not None})
     require_one_process("sweep")
-    check_png("--plot", request.plot)
+    check_png(request.plot)
     check_written({"--plot": request.plot})
     if request.out is not None:
         check_folder("--out", request.out, holds_exact_sweep, "a folder of such a sweep")

@@ -49,7 +49,7 @@ def status(
         if (run / "curve.png").exists() and not is_run(run):
             raise RequestError(f"{run} is not a run made here: its curve.png is not replaced")
         check_written({"--plot": run / "curve.png"}, {"RUN": run})
-        check_own_png("--plot", run / "curve.png")
+        check_own_png(run / "curve.png")
         output.result = document
         plot_status(found, run / "curve.png")
         document["png"] = str(run / "curve.png")
