@@ -27,7 +27,7 @@ LEAST_NOISE, MOST_NOISE = 2.0**-26, 2.0**40
 
 
 class Process(Protocol):
-    """What a schedule may know of the graph that it is used with."""
+    """The part of a graph that a schedule may use."""
 
     @property
     def name(self) -> str: ...

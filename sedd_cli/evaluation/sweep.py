@@ -213,7 +213,7 @@ def _claim(options: SweepOptions, settings: dict[str, Any]) -> None:
         )
     kept = there if options.resume else {}
     codes = {key: value for key, value in kept.items() if key.startswith("code of ")}  # of other samplers
-    _write(file, codes | settings)  # before anything else: it tells whose folder this is
+    _write(file, codes | settings)  # before anything else: it marks the folder
     try:
         (options.folder / "samples").mkdir(exist_ok=True)
     except OSError as error:

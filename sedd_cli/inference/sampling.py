@@ -24,7 +24,7 @@ class Sampling:
 
     sampler: a name, `{name: confidence, order: entropy}`, or the object with its options. normalized: sets the
     normaliser of an absorbing model's scores to 1, so that steps without a transition cost no network evaluation.
-    thinning: False evaluates every position in every step, whatever the recipe says. temperature, top_p, grid,
+    thinning: False evaluates every position in every step, whatever the recipe has. temperature, top_p, grid,
     correctors, last_step, and order, quota, block_length, guidance, all_rows (of `confidence`): options of the sampler.
     remask: ReMDM's η. kappa (of `psi`), beta (of `flow_matching`), threshold, entropy_bound (of `entropy_bounded`),
     sweeps (of `gibbs`). legacy: the float32 Gumbel draws of the published code. batch: sequences denoised together;

@@ -43,7 +43,7 @@ class GraphedTrunk:
     """Runs a trunk, and from the third time on that a shape occurs its recorded graph.
 
     Outputs are copies: they stay valid. Weights must stay where they are. If recording fails, as it does where memory
-    is short, that and everything later runs as usual, and `failure` says why.
+    is short, that and everything later runs as usual, and `failure` has the reason.
     """
 
     def __init__(self, record: Record | None = None):

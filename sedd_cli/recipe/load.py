@@ -154,7 +154,7 @@ def _with_keys(value: Any, key: str) -> dict[str, Any]:
 
 
 def _leave_the_text(data: dict[str, Any], overrides: Sequence[str]) -> None:
-    """Take out what a recipe says of a known corpus where an override names a text of one's own instead.
+    """Take out the options of a known corpus where an override names a text of one's own instead.
 
     That is a tokenizer sized for that corpus, bpe:N, and the words around the gap of the infill.
     """

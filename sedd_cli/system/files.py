@@ -184,7 +184,7 @@ def new_folder(path: Path) -> Iterator[Path]:
 
 
 def remove_left(path: Path) -> None:
-    """Remove what killed processes left beside `path`; the lock of a living one tells them apart."""
+    """Remove what killed processes left beside `path`; the lock of a living one keeps its own."""
     if fcntl is None:
         return
     pattern = re.compile(re.escape(_prefix(path)) + r"[0-9a-f]{8}\.partial")

@@ -137,9 +137,9 @@ class Format(ABC):
     name: ClassVar[str]
     #: What marks it, for the message that lists what was looked for.
     marks: ClassVar[str]
-    #: How specific that is, which decides where several formats fit.
+    #: How specific that is, by which one of several formats that fit is chosen.
     marked_by: ClassVar[Mark]
-    #: Why no recipe can train its networks, in words; "" where one can, as far as the format tells.
+    #: Why no recipe can train its networks, in words; "" where one can, as far as the format shows.
     untrained: ClassVar[str] = ""
 
     @abstractmethod

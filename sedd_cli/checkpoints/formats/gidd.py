@@ -31,7 +31,7 @@ RUN_CONFIG, RUN_WEIGHTS, RUN_SCHEDULE = "config.yaml", "model.pt", "noise_schedu
 
 @dataclass(frozen=True)
 class GiddFacts:
-    """What a layout says of its model. first_version: its noise is that of the code's versions up to 1.0.1."""
+    """What a layout holds about its model. first_version: its noise is that of the code's versions up to 1.0.1."""
 
     config: Mapping[str, Any]
     where: str

@@ -19,7 +19,7 @@ from sedd_cli.training.status import Status, recipe_of, status
 
 #: Two likelihoods differ if such a difference or a larger one has less than this probability where they are equal.
 LEVEL = 0.05
-#: The most runs that a chart tells apart.
+#: The most runs that a chart can show.
 MOST = 6
 PAIRED, WELCH, EXACT = "paired by document", "Welch's t-test on the Monte-Carlo errors", "both exact"
 

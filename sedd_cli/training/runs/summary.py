@@ -25,7 +25,7 @@ from sedd_cli.training.status import Status, recipe_of, status
 FIRST = ("data.corpus", "init_from", "train.extended")
 #: How deep below a folder runs are looked for.
 DEEPEST = 4
-#: Keys that say nothing about what is trained.
+#: Keys that have no effect on what is trained.
 ASIDE = (
     "name", "graph.edges", "noise.curve",
     *(key for key in MAY_CHANGE if key not in ("sampler", "model.attention")),
