@@ -32,7 +32,7 @@ from sedd_cli.training.state import LossModule
 
 
 @pytest.mark.slow
-def test_prepare_against_map(workplace):
+def test_the_prepare_bench_counts_tokens_of_both_paths(workplace):
     options = PrepareBenchOptions(1, str(workplace / "corpus.txt"), "byte", megabytes=0.2, workers=2)
     events, result = completed(bench_prepare(options))
     # every byte is a token, plus one a document; the text is read until 0.2 million characters are full

@@ -93,7 +93,7 @@ def table(
     check_png(plot)
     check_written({"--plot": plot, "--out": out}, {"--runs": folders})
     asked = _asked(found, places, run or [])
-    options = RunOptions(device, _seconds(budget), rel_error or RunOptions.rel_error, tell=view.say)
+    options = RunOptions(device, _seconds(budget), rel_error or RunOptions.rel_error, notify=view.say)
     made = _run(view, asked, options) if asked and not dry_run else RunResult((), ())
     shown = summary(found, places, mini)
     document = recorded(shown.to_dict() | made.to_dict())
