@@ -17,8 +17,8 @@ import numpy as np
 
 from sedd_cli.checkpoints.loaded_model import LoadedModel
 from sedd_cli.data.manifest import FILE as MANIFEST
-from sedd_cli.data.prepare import PrepareOptions, prepare
-from sedd_cli.data.prepared import find_prepared
+from sedd_cli.data.prepare import prepare
+from sedd_cli.data.prepared import PrepareOptions, find_prepared
 from sedd_cli.data.shards import Dataset, open_dataset
 from sedd_cli.data.tokenizers import Tokenizer
 from sedd_cli.errors import DamageError, RequestError

@@ -20,8 +20,8 @@ from support.jobs import completed, returned
 from sedd_cli.data import encode, writer
 from sedd_cli.data import prepare as prepare_module
 from sedd_cli.data.corpora import find_corpus
-from sedd_cli.data.prepare import PrepareOptions, PrepareResult, dataset_folder, prepare
-from sedd_cli.data.prepared import catalogue, choices, find_prepared, inspect, verify
+from sedd_cli.data.prepare import PrepareResult, prepare
+from sedd_cli.data.prepared import PrepareOptions, catalogue, choices, dataset_folder, find_prepared, inspect, verify
 from sedd_cli.data.shards import open_dataset
 from sedd_cli.data.writer import SplitWriter
 from sedd_cli.errors import DamageError, RequestError, WorkError

@@ -15,7 +15,8 @@ import pytest
 from support.jobs import returned
 
 from sedd_cli.data.detokenizers import find_detokenizer
-from sedd_cli.data.prepare import PrepareOptions, prepare
+from sedd_cli.data.prepare import prepare
+from sedd_cli.data.prepared import PrepareOptions
 from sedd_cli.data.shards import open_dataset
 from sedd_cli.data.tokenizers import load_tokenizer
 

@@ -10,7 +10,8 @@ import torch
 from support.jobs import completed, returned
 
 from sedd_cli.checkpoints import checkpoint
-from sedd_cli.data.prepare import PrepareOptions, prepare
+from sedd_cli.data.prepare import prepare
+from sedd_cli.data.prepared import PrepareOptions
 from sedd_cli.data.shards import open_dataset
 from sedd_cli.errors import RequestError, WorkError
 from sedd_cli.models.compile import compile_blocks

@@ -15,7 +15,8 @@ from support.jobs import completed, returned
 
 from sedd_cli import load_model
 from sedd_cli.core.samplers import SAMPLERS
-from sedd_cli.data.prepare import PrepareOptions, prepare
+from sedd_cli.data.prepare import prepare
+from sedd_cli.data.prepared import PrepareOptions
 from sedd_cli.data.shards import open_dataset
 from sedd_cli.errors import RequestError
 from sedd_cli.evaluation.baselines.ngram import NGram

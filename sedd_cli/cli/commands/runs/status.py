@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from sedd_cli.cli import options as o
-from sedd_cli.cli.next_commands import resuming, say_commands
+from sedd_cli.cli.next_commands import say_commands
 from sedd_cli.cli.outcome import output
 from sedd_cli.cli.view.status import draw_status
 from sedd_cli.cli.view.view import View
@@ -56,8 +56,8 @@ def status(
     if view.shows_result:
         draw_status(view.console, found)
     if found.state in ("stopped", "failed"):
-        document["resume"] = shell_command(["sedd", *resuming(run)])
-        say_commands(view, [resuming(run)], "Go on with it:")
+        document["resume"] = shell_command(["sedd", "train", run])
+        say_commands(view, [["train", str(run)]], "Go on with it:")
     if plot:
         view.say(f"wrote {document['png']}")
     view.document(recorded(document))
