@@ -62,9 +62,8 @@ def table(
 
     Example: sedd table 2 --mini --run all
     """
-    from sedd_cli.cli.inputs import check_written
+    from sedd_cli.cli.inputs import check_png, check_written
     from sedd_cli.cli.view.tables import show
-    from sedd_cli.system.outputs import check_png
     from sedd_cli.tables.definition import load_table, shipped_tables
     from sedd_cli.tables.markdown import markdown as as_markdown
     from sedd_cli.tables.row_run import row_runs_of
