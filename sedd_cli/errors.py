@@ -51,7 +51,9 @@ def first_line(error: BaseException) -> str:
 
 def out_of_memory(error: BaseException) -> bool:
     """Whether an error means that memory ran out, on a GPU or on a CPU."""
-    return isinstance(error, MemoryError) or "out of memory" in str(error) or "can't allocate memory" in str(error)
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # the second is torch's
+        return True
+    return "out of memory" in str(error) or "can't allocate memory" in str(error)
 
 
 def shortened(text: str, most: int = VALUE) -> str:

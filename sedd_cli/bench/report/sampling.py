@@ -127,7 +127,7 @@ def _plain(setting: Setting, net: DiT, batch: int, steps: int) -> tuple[int, flo
             with torch.no_grad():
                 plain_seconds(net, graph, schedule, batch, steps, (0.5,))
                 times.append(sorted(plain_seconds(net, graph, schedule, batch, steps))[1])
-        except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+        except (RuntimeError, MemoryError) as error:
             if not out_of_memory(error):
                 raise
             error.__traceback__ = None
