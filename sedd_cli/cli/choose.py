@@ -19,12 +19,9 @@ PUBLISHED = "louaaron/sedd-small"
 
 def source_of(named: str | None) -> str:
     """The model of `--model`: the named one, else the newest run under ./runs, else the published one."""
-    from sedd_cli.checkpoints.run_directory import RUNS, find_run, newest_run
+    from sedd_cli.checkpoints.run_directory import RUNS, by_name, newest_run
 
-    if not named:
-        return str(newest_run(RUNS) or PUBLISHED)
-    found = find_run(named)
-    return named if found == Path(named) else str(found)
+    return by_name(named) if named else str(newest_run(RUNS) or PUBLISHED)
 
 
 def model_files(named: str | None) -> list[str]:

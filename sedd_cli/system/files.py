@@ -16,7 +16,8 @@ from typing import IO, Any, BinaryIO, Literal, TextIO
 
 import numpy as np
 
-from sedd_cli.errors import RequestError, nearest_name
+from sedd_cli.errors import RequestError, WorkError, nearest_name
+from sedd_cli.system.json_lines import json_text
 
 try:
     import fcntl
@@ -224,6 +225,14 @@ def write_whole(path: Path, content: str | bytes) -> None:
         return
     with whole_file(path) as beside:
         beside.write_bytes(raw)
+
+
+def write_document(path: Path, data: Any) -> None:
+    """Write a JSON document, whole or not at all; WorkError where it cannot be written."""
+    try:
+        write_whole(path, json_text(data, 1) + "\n")
+    except OSError as error:
+        raise WorkError(f"cannot write {path}: {error.strerror}") from None
 
 
 def save_array(path: Path, values: np.ndarray) -> None:

@@ -166,19 +166,14 @@ def _stored(
     from sedd_cli.checkpoints.run_directory import RunDir
     from sedd_cli.system.digests import digest
     from sedd_cli.system.events import Evaluated, Warn, expand_events
-    from sedd_cli.system.files import is_stream, write_whole
-    from sedd_cli.system.json_lines import json_text
+    from sedd_cli.system.files import is_stream, write_document
 
     so_far: list[dict[str, Any]] = []
 
     def write(document: dict[str, Any]) -> None:
-        if out is None:
-            return
-        try:
-            write_whole(out, json_text(_document(document, texts), 1) + "\n")
-        except OSError as error:
-            raise WorkError(f"cannot write {out}: {error.strerror}") from None
-        output.stored = True
+        if out is not None:
+            write_document(out, _document(document, texts))
+            output.stored = True
 
     def keep_copy(event: Evaluated) -> Warn | None:
         """Store a result in its run."""

@@ -21,9 +21,8 @@ from sedd_cli.cli.outcome import NOTHING_KEPT, failure, main_process, output, sa
 from sedd_cli.cli.view.console import PlainConsole
 from sedd_cli.cli.view.denoising import sample
 from sedd_cli.cli.view.results import bounds_table
-from sedd_cli.errors import MESSAGE, WorkError, printable, shortened
+from sedd_cli.errors import MESSAGE, printable, shortened
 from sedd_cli.system import events as e
-from sedd_cli.system.json_lines import json_text
 
 #: Seconds between two plain lines of one task when the output is not a terminal.
 PLAIN_EVERY = 10.0
@@ -81,15 +80,12 @@ class View:
     def write(self, data: Any, out: Path | None) -> None:
         """Write the JSON document to the file of `--out`, if there is one."""
         if out is not None:
-            from sedd_cli.system.files import write_whole
+            from sedd_cli.system.files import write_document
 
             output.result = data
             if not self.json:  # which reports it itself
                 say_not_finite(data)
-            try:
-                write_whole(out, json_text(data, 1) + "\n")
-            except OSError as error:
-                raise WorkError(f"cannot write {out}: {error.strerror}") from None
+            write_document(out, data)
             output.stored = True
             self.say(f"wrote {out}", "dim")
 
