@@ -149,7 +149,7 @@ READING: dict[str, tuple[Any, Any]] = {
         "field": "Key or column of the text; default: text.",
         "encoding": "Encoding of text files; default: utf-8.",
         "documents": "Separator of documents in a text file: auto, blank (lines), line, file.",
-        "format": "The format of a file, where its ending is another: text, jsonl, json, csv, tsv, parquet, archive.",
+        "format": "Format of a file that its ending does not name: text, jsonl, json, csv, tsv, parquet, archive.",
         "revision": "Branch, tag or commit of a hub dataset.",
         "config": "Configuration of a hub dataset.",
         "detokenizer": "wikitext, ptb, lm1b, lambada or none; default: the corpus's own.",
