@@ -41,7 +41,7 @@ class LanguageNetwork(nn.Module):
         """The head's input [B, L, D]."""
 
     def hidden_at(self, x: Tensor, sigma: Tensor, rows: Callable[[], Tensor]) -> Tensor:
-        """The head's input [R, D] at some rows [R] of B·L, which are asked for as late as possible."""
+        """The head's input [R, D] at some rows [R] of B·L, whose indices are computed as late as possible."""
         hidden = self.hidden(x, sigma)
         return at_rows(hidden, rows())
 
