@@ -28,7 +28,7 @@ class _ShortError(Exception):
 
 
 class RequestError(_ShortError, ValueError):
-    """The request is wrong; the message is one line that says what to do. Exit code 2."""
+    """The request is wrong; the message is one line with what to do. Exit code 2."""
 
 
 class WorkError(_ShortError, RuntimeError):
@@ -51,7 +51,9 @@ def first_line(error: BaseException) -> str:
 
 def out_of_memory(error: BaseException) -> bool:
     """Whether an error means that memory ran out, on a GPU or on a CPU."""
-    return isinstance(error, MemoryError) or "out of memory" in str(error) or "can't allocate memory" in str(error)
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # the second is torch's
+        return True
+    return "out of memory" in str(error) or "can't allocate memory" in str(error)
 
 
 def shortened(text: str, most: int = VALUE) -> str:
@@ -135,7 +137,7 @@ def shell_command(words: Iterable[str | Path]) -> str:
     return " ".join(map(shell_word, words))
 
 
-#: Characters that a terminal obeys instead of showing them: controls (C0 but for line ends and tabs, DEL, C1), halves
+#: Characters that control a terminal instead of being shown: controls (C0 but for line ends and tabs, DEL, C1), halves
 #: of surrogate pairs, and the marks that reverse the direction of what follows.
 _OBEYED = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\u202a-\u202e\u2066-\u2069]")
 

@@ -20,6 +20,7 @@ from sedd_cli.errors import (
     listed,
     nearest_name,
     not_one_of,
+    out_of_memory,
     printable,
     shell_command,
 )
@@ -70,6 +71,20 @@ def test_prose_and_paths_are_kept():
         "'short'",
     ):
         assert str(RequestError(text)) == text
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (MemoryError(), True),
+        (type("OutOfMemoryError", (RuntimeError,), {})("of a GPU"), True),
+        (RuntimeError("CUDA out of memory. Tried to allocate 1 GiB"), True),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory"), True),
+        (RuntimeError("shapes do not match"), False),
+    ],
+)
+def test_memory_that_ran_out_is_recognised_on_every_device(error, expected):
+    assert out_of_memory(error) == expected
 
 
 def test_a_list_is_cut_and_says_how_much_is_left():

@@ -240,6 +240,32 @@ def test_tests_mirror_the_folders_of_the_package():
     assert not set(ORDER) - {room_of(folder.replace("/", ".")) for folder in tests}, "rooms without tests"
 
 
+def bound(path: Path) -> set[str]:
+    """The names that a file binds."""
+    found = set()
+    for node in ast.walk(tree(path)):
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            found.add(node.name)
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            found.add(node.id)
+        elif isinstance(node, ast.Import | ast.ImportFrom):
+            found |= {alias.asname or alias.name for alias in node.names}
+    return found
+
+
+def test_what_tests_import_of_the_package_exists():
+    """Also where no test runs the import: in what the guide on reliability runs by hand, for one."""
+    files, missing = modules(), []
+    for path in TESTS.rglob("*.py"):
+        for name in imports(path):
+            top, _, below = name.partition(".")
+            module, _, last = below.rpartition(".")
+            unknown = top == "sedd_cli" and below and below not in files
+            if unknown and (module not in files or last not in bound(files[module])):
+                missing.append((path.name, name))
+    assert not missing
+
+
 # Light imports
 
 

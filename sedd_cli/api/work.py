@@ -65,7 +65,7 @@ def train(
         RequestError: The recipe or an option is wrong.
         WorkError: The training fails.
     """
-    known, others = hints_of(TrainOptions, "run", "tell"), ("run_dir", "progress")
+    known, others = hints_of(TrainOptions, "run", "notify"), ("run_dir", "progress")
     read = read_options("train", options, known, others, override_hint([*known, *others]))
     for override in overrides:
         if not isinstance(override, str):

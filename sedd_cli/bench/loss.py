@@ -32,7 +32,7 @@ class FixedTrunk:
 
 
 class PlainTrunk:
-    """The same with a head that no fused loss knows."""
+    """The same with a head that has no fused loss."""
 
     def __init__(self, hidden: Tensor, weight: Tensor, bias: Tensor):
         self.leaf, self.weight, self.bias = hidden.requires_grad_(), weight, bias

@@ -20,6 +20,9 @@ from sedd_cli.core.score import ScoreModel
 from sedd_cli.models.dit import DiT
 from sedd_cli.recipe.assemble import with_exponents
 
+#: The graphs of the published code, whose sampling step `tweedie_step` is.
+PUBLISHED = ("absorbing", "uniform")
+
 
 @dataclass(frozen=True)
 class AllAtOnce(ScoreModel):
@@ -31,7 +34,7 @@ class AllAtOnce(ScoreModel):
 
 @dataclass(frozen=True)
 class Unfused:
-    """A network with a head that no fused loss knows."""
+    """A network whose head has no fused loss."""
 
     net: DiT
 
@@ -80,7 +83,11 @@ def head_loss(
 def tweedie_step(
     net: DiT, graph: Graph, schedule: Schedule, x: Tensor, t: float, s: float, generator: torch.Generator | None = None
 ) -> Tensor:
-    """A Tweedie step of x [B, L] as published (algorithm 2): staggered score, transition, float32 draw."""
+    """A Tweedie step of x [B, L] as published (algorithm 2): staggered score, transition, float32 draw.
+
+    graph: one of PUBLISHED.
+    """
+    assert graph.name in PUBLISHED, graph.name
     sigma, sigma_next = (schedule(torch.full((len(x),), w, dtype=torch.float64, device=x.device))[0] for w in (t, s))
     score = graph.log_score(net(x, sigma), sigma, x).exp()
     delta = (sigma - sigma_next).float()[:, None, None]

@@ -38,6 +38,11 @@ class SampleBenchOptions(ModelBenchOptions):
             raise RequestError(f"steps must be at least 1, found {self.steps}")
         if self.recipe.objective.make().causal:
             raise RequestError(f"bench sample times diffusion models, found the objective {self.recipe.objective.name}")
+        if self.recipe.graph.name not in plain.PUBLISHED:
+            raise RequestError(
+                f"bench sample times the published sampler, of the graphs {' and '.join(plain.PUBLISHED)}; "
+                f"found {self.recipe.graph.name!r}"
+            )
         if self.normalized and self.recipe.graph.name != "absorbing":
             raise RequestError(f"--normalized needs the absorbing graph, found {self.recipe.graph.name!r}")
 

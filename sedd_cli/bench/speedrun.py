@@ -86,7 +86,7 @@ class _TimeOverError(Exception):
 
 @dataclass
 class _Course:
-    """What the events of a training tell: its models so far, its last step, its memory."""
+    """What is read from the events of a training: its models so far, its last step, its memory."""
 
     options: SpeedrunOptions
     points: list[Point] = field(default_factory=list)

@@ -213,7 +213,7 @@ def json_file(data: Any) -> Writer:
 
 
 def latest_named(run: Path) -> str | None:
-    """What `latest` says, whatever it is; None where there is no such file."""
+    """The text of `latest`, whatever it is; None where there is no such file."""
     if not (run / LATEST).is_file():
         return None
     with (run / LATEST).open(encoding="utf-8", errors="replace") as file:

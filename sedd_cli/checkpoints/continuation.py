@@ -9,15 +9,15 @@ from dataclasses import dataclass
 
 from sedd_cli.checkpoints import checkpoint
 from sedd_cli.checkpoints.run_directory import MAY_CHANGE, RunDir
-from sedd_cli.errors import QUOTED, DamageError, RequestError, WorkError, shell_command, shortened
-from sedd_cli.recipe import Recipe, differences, load_recipe
+from sedd_cli.errors import DamageError, RequestError, WorkError, listed, shell_command
+from sedd_cli.recipe import Recipe, load_recipe
+from sedd_cli.recipe.differences import Difference, differences
 from sedd_cli.recipe.learning_rate import common_steps, steps_before_decay
-from sedd_cli.recipe.load import changes
 from sedd_cli.recipe.measure import as_measured
 from sedd_cli.system.files import write_whole
 
 #: Keys that may change where the steps taken so far stay the same.
-COURSE = ("train.steps:", "train.decay:", "train.extended:")
+COURSE = ("train.steps", "train.decay", "train.extended")
 #: The folder of a run that keeps what was trained to the end before the run was extended from an earlier step.
 ANNEALED = "annealed"
 
@@ -61,12 +61,12 @@ def find_start(run: RunDir, recipe: Recipe, extend: bool = False) -> Start:
     recipe = as_measured(recipe, stored)
     if extend:
         recipe = _extended(run, latest, stored, recipe)
-    lines = _differences(run, latest, recipe)
+    changes = _differences(run, latest, recipe)
     found = latest if _shares(latest, recipe) else _earlier(run, latest, recipe)
     if found is None:
-        course = [line for line in lines if line.startswith(COURSE)]
+        course = [str(change) for change in changes if change.within(COURSE)]
         longer = recipe.train.steps > stored.train.steps and latest.step == stored.train.steps
-        again = ["sedd", "train", run.path, *_overrides(stored, recipe)]
+        again = ["sedd", "train", run.path, *_overrides(changes)]
         extended = f"`{shell_command([*again, '--extend'])}` goes on from its end, with the rate rewound; "
         ways = extended if longer else ""
         raise RequestError(
@@ -74,7 +74,7 @@ def find_start(run: RunDir, recipe: Recipe, extend: bool = False) -> Start:
             f"step: a training of {recipe.train.steps:,} steps has had other rates up to here ({'; '.join(course)}); "
             f"{ways}`{shell_command([*again, '--fresh'])}` starts a new run"
         )
-    notes = [f"changed since the checkpoint: {line}" for line in lines]
+    notes = [f"changed since the checkpoint: {change}" for change in changes]
     if len(recipe.train.extended) > len(stored.train.extended):
         notes.append(
             f"the rate had decayed over {stored.train.steps:,} steps and is rewound to that of step "
@@ -97,31 +97,29 @@ def check_recipe_of(run: RunDir, recipe: Recipe) -> None:
         _differences(run, latest, as_measured(recipe, _recipe_of(latest)))
 
 
-def _differences(run: RunDir, latest: checkpoint.Checkpoint, recipe: Recipe) -> list[str]:
-    """How the recipe of a run and the one asked for differ, in lines; RequestError where they may not."""
-    stored = _recipe_of(latest)
-    lines = differences(stored.to_data(), recipe.to_data())
-    if changed := [line for line in lines if not line.startswith((*MAY_CHANGE, *COURSE))]:
-        told = "; ".join(shortened(line, QUOTED) for line in changed)
+def _differences(run: RunDir, latest: checkpoint.Checkpoint, recipe: Recipe) -> list[Difference]:
+    """How the recipe of a run and the one asked for differ; RequestError where they may not."""
+    changes = differences(_recipe_of(latest).to_data(), recipe.to_data())
+    if others := [change for change in changes if not change.within((*MAY_CHANGE, *COURSE))]:
         raise RequestError(
-            f"{run.path} holds a run of another recipe ({told}): choose another folder with --run-dir, "
-            f"start a new run with --fresh, or from its weights with init_from={run.path}"
+            f"{run.path} holds a run of another recipe ({listed(others, separator='; ')}): "
+            f"choose another folder with --run-dir, start a new run with --fresh, "
+            f"or from its weights with init_from={run.path}"
         )
     if latest.step > (steps := recipe.train.steps):
-        again = ["sedd", "train", run.path, *_overrides(stored, recipe), "--fresh"]
+        again = ["sedd", "train", run.path, *_overrides(changes), "--fresh"]
         kept = [one.folder for one in checkpoint.completed(run.path) if one.step == steps]
         model = f"; the model of step {steps:,} is kept in {kept[0]}" if kept else ""
         raise RequestError(
             f"{run.path} is at step {latest.step:,}, beyond train.steps={steps}: name more steps to go on; "
             f"`{shell_command(again)}` starts a new run{model}"
         )
-    return lines
+    return changes
 
 
-def _overrides(stored: Recipe, recipe: Recipe) -> list[str]:
-    """The overrides that make a recipe of a stored one; `train.extended` follows from steps."""
-    changed = changes(stored.to_data(), recipe.to_data())
-    return [f"{key}={new}" for key, _, new in changed if key != "train.extended"]
+def _overrides(changes: list[Difference]) -> list[str]:
+    """The overrides that make these changes of a stored recipe; `train.extended` follows from the steps."""
+    return [f"{change.key}={change.new}" for change in changes if change.key != "train.extended"]
 
 
 def begin(run: RunDir, start: Start, recipe: Recipe) -> None:
@@ -169,8 +167,8 @@ def _earlier(run: RunDir, latest: checkpoint.Checkpoint, recipe: Recipe) -> chec
         try:
             if 0 < one.step < latest.step:
                 found = checkpoint.open_checkpoint(one.folder)
-                lines = differences(_recipe_of(found).to_data(), recipe.to_data())
-                if _shares(found, recipe) and all(line.startswith((*MAY_CHANGE, *COURSE)) for line in lines):
+                changes = differences(_recipe_of(found).to_data(), recipe.to_data())
+                if _shares(found, recipe) and all(change.within((*MAY_CHANGE, *COURSE)) for change in changes):
                     return found
         except (DamageError, RequestError):
             continue

@@ -204,7 +204,7 @@ class LoadedModel:
         if clean is not None:
             if self.block_size is None:
                 raise RequestError(f"clean tokens mean nothing with {self.source}, which does not fill blocks in turn")
-            net = net.knowing(own.states_of(self._tokens(clean, own.rows)))
+            net = net.given_clean(own.states_of(self._tokens(clean, own.rows)))
         return own.log_p_x0(net.head(net.hidden(x, sigma.float())), x)
 
     def loss(self, x0: Tensor, t: Tensor, x: Tensor) -> Tensor:

@@ -80,7 +80,7 @@ def _prepared(recipe: Recipe) -> Iterator[tuple[Path, str]]:
 
 
 def prompt(recipe: Recipe, dataset: Dataset | None) -> Cut | None:
-    """What stands around the gap of an infill: what the recipe says, else words of the held-out text with their spaces.
+    """What stands around the gap of an infill: that of the recipe, else words of the held-out text with their spaces.
 
     None for an autoregressive model, which fills no gaps, and where no words are found.
     """

@@ -76,7 +76,7 @@ def _require_parts(recipe: Path) -> None:
     """RequestError if the graph or the schedule of an export is a part from outside that is not registered."""
     data: Any = None
     if recipe.is_file():
-        with suppress(RequestError, DamageError):  # said when the recipe is read
+        with suppress(RequestError, DamageError):  # reported when the recipe is read
             data = read_yaml(recipe)
     if isinstance(data, Mapping):
         require_parts(data, ("graph", "noise"))

@@ -26,8 +26,8 @@ from sedd_cli.system.software import recorded
 #: Keys that may change when a run resumes: they change speed, storage or reports, and results by rounding only; but
 #: with dropout, micro_batch changes the masks (`training.step`). A changed file of `parts` is a warning.
 MAY_CHANGE = (
-    "train.log_every", "train.save_every", "train.keep", "train.micro_batch", "train.strategy", "train.compile",
-    "train.recompute", "model.attention", "sampler.", "report.", "parts",
+    "train.log_every", "train.save_every", "train.keep", "train.keep_every", "train.micro_batch", "train.strategy",
+    "train.compile", "train.recompute", "model.attention", "sampler", "report", "parts",
 )  # fmt: skip
 
 

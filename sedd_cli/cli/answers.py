@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING, Any
 from rich.table import Table
 
 from sedd_cli.cli.choose import choose_model, model_files
-from sedd_cli.cli.outcome import output
 from sedd_cli.cli.view.results import plus_minus
 from sedd_cli.cli.view.view import View
-from sedd_cli.errors import RequestError, WorkError
+from sedd_cli.errors import RequestError
 from sedd_cli.system.software import recorded
 
 if TYPE_CHECKING:
@@ -27,26 +26,18 @@ def evaluate_answers(
     """Estimate log p(answer | prompt) of the pairs in a file, by LLaDA's protocol and over the tokens alone."""
     from sedd_cli.cli.inputs import check_written
     from sedd_cli.evaluation.likelihood.answers import read_pairs, score_answers
-    from sedd_cli.system.files import write_whole
-    from sedd_cli.system.json_lines import json_text
 
     if protocols != [PROTOCOL] or len(local) != 1:
         raise RequestError(
             f"protocol {PROTOCOL!r} stands alone, with --from FILE: lines of JSON with the texts prompt and answer"
         )
     pairs = read_pairs(Path(local[0]))
-    reads = {"--from": local, "--model": model_files(using.model), "--tokenizer": using.tokenizer}
-    check_written({"--out": out}, reads)
+    check_written({"--out": out}, {"--model": model_files(using.model)})
     precision = "fp32" if using.precision == "auto" else using.precision
     model = choose_model(view, replace(using, precision=precision).choice)
-    result = recorded(view.run(score_answers(model, pairs, seed=seed)).to_dict())
-    if out is not None:
-        try:
-            write_whole(out, json_text(result, 1) + "\n")
-        except OSError as error:
-            raise WorkError(f"cannot write {out}: {error.strerror}") from None
-        output.stored = True
+    result = recorded(view.run(score_answers(model, pairs, seed)).to_dict())
     view.result(answers_table(result))
+    view.write(result, out)
     view.document(result)
 
 

@@ -128,14 +128,14 @@ def run(words: list[str], debug: bool = False) -> int:
     output.reset()
     as_json, quiet = "--json" in words, "--quiet" in words or "-q" in words
 
-    def tell(line: str) -> None:
+    def notify(line: str) -> None:
         if main_process() and not quiet:
             say_error(f"note: {line}")
 
     try:
         _check_surroundings()
         # the exit code of a command that ends early, such as 130 after Ctrl-C; else None
-        command, current = typer.main.get_command(app), current_spelling(words, tell)
+        command, current = typer.main.get_command(app), current_spelling(words, notify)
         refuse_repeated(command, current)
         ended = command.main(current, "sedd", standalone_mode=False)
         if ended == INTERRUPTED:

@@ -19,7 +19,7 @@ OUTSIDE = "sedd_cli.recipe.outside"
 
 
 class Checked(typer.core.TyperCommand):
-    """A command that knows parts from outside, and refuses empty values and numbers that are not finite."""
+    """A command that imports parts from outside, and refuses empty values and numbers that are not finite."""
 
     def format_help(self, ctx: typer.Context, formatter: Any) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
         """The help; it names the parts from outside."""

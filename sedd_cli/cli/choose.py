@@ -11,6 +11,7 @@ from sedd_cli.errors import RequestError
 
 if TYPE_CHECKING:
     from sedd_cli.checkpoints.loaded_model import LoadedModel
+    from sedd_cli.evaluation.likelihood.texts import Text
     from sedd_cli.evaluation.scorers.causal import CausalModel
 
 PUBLISHED = "louaaron/sedd-small"
@@ -18,12 +19,9 @@ PUBLISHED = "louaaron/sedd-small"
 
 def source_of(named: str | None) -> str:
     """The model of `--model`: the named one, else the newest run under ./runs, else the published one."""
-    from sedd_cli.checkpoints.run_directory import RUNS, find_run, newest_run
+    from sedd_cli.checkpoints.run_directory import RUNS, by_name, newest_run
 
-    if not named:
-        return str(newest_run(RUNS) or PUBLISHED)
-    found = find_run(named)
-    return named if found == Path(named) else str(found)
+    return by_name(named) if named else str(newest_run(RUNS) or PUBLISHED)
 
 
 def model_files(named: str | None) -> list[str]:
@@ -33,13 +31,6 @@ def model_files(named: str | None) -> list[str]:
     if not path.is_file():
         return [source]
     return [source, str(path.parent.parent if path.suffix in (".pth", ".pt") else path.parent)]
-
-
-def more_inputs(model: LoadedModel | CausalModel, corpora: list[str]) -> dict[str, list[str | None]]:
-    """Inputs that are known once the model is loaded: its own corpus and its tokenizers."""
-    recipe = model.recipe
-    tokenizers = [model.tokenizer_source, recipe.data.tokenizer if recipe else None]
-    return {"the model's own corpus": [*corpora], "the model's tokenizer": tokenizers}
 
 
 class ModelChoice(NamedTuple):
@@ -86,14 +77,7 @@ def check_causal(choice: ModelChoice) -> None:
             raise RequestError(f"{option} means nothing with the causal model {choice.model}")
 
 
-def own_corpus(model: LoadedModel | CausalModel) -> str:
-    """The corpus a model was trained on; RequestError if it names none."""
-    if not model.recipe:
-        raise RequestError(f"{model.source} names no corpus of its own: name one with --dataset")
-    return model.recipe.data.corpus
-
-
-def places_of(datasets: list[str], local: list[str]) -> dict[str, Path]:
+def _places(datasets: list[str], local: list[str]) -> dict[str, Path]:
     """The local files of each dataset, from PATHs (one per dataset) or NAME=PATHs."""
     named = [text.partition("=")[::2] for text in local]
     if all(path and name in datasets for name, path in named):
@@ -105,14 +89,44 @@ def places_of(datasets: list[str], local: list[str]) -> dict[str, Path]:
     return {name: Path(path) for name, path in zip(datasets, local, strict=True)}
 
 
-def check_texts(datasets: list[str], places: dict[str, Path], reading: dict[str, Any]) -> None:
-    """RequestError for a dataset that is nothing that can be prepared."""
+def check_texts(
+    model: str | None, datasets: list[str], local: list[str], reading: dict[str, Any], out: Path | None
+) -> dict[str, Path]:
+    """The local files of each dataset, checked before a model is loaded.
+
+    Raises:
+        RequestError: `out` would replace an input, or the dataset is nothing that can be prepared; of several, one
+            that fails does not stop the others.
+    """
+    from sedd_cli.cli.inputs import check_written
     from sedd_cli.data.corpora import find_corpus, is_ambiguous
     from sedd_cli.data.prepared import PrepareOptions
 
-    for name in datasets:
-        if not is_ambiguous(name):  # the model's tokenizer will choose
-            find_corpus(PrepareOptions(name, places.get(name), **reading))
+    places = _places(datasets, local)
+    check_written({"--out": out}, {"--model": model_files(model)})
+    if len(datasets) == 1 and not is_ambiguous(datasets[0]):  # the model's tokenizer chooses of several
+        find_corpus(PrepareOptions(datasets[0], places.get(datasets[0]), **reading))
+    return places
+
+
+def texts_of(
+    model: LoadedModel | CausalModel,
+    datasets: list[str],
+    places: dict[str, Path],
+    reading: dict[str, Any],
+    out: Path | None,
+) -> list[Text]:
+    """The named datasets, else the corpus that the model was trained on; RequestError if `out` would replace it."""
+    from sedd_cli.cli.inputs import check_written
+    from sedd_cli.evaluation.likelihood.texts import Text
+
+    data = model.recipe.data if model.recipe else None
+    names = datasets or ([data.corpus] if data else [])
+    if not names:
+        raise RequestError(f"{model.source} names no corpus of its own: name one with --dataset")
+    tokenizers = [model.tokenizer_source, data.tokenizer if data else None]
+    check_written({"--out": out}, {"the model's own corpus": names, "the model's tokenizer": tokenizers})
+    return [Text(name, places.get(name), reading) for name in names]
 
 
 def require_one_process(command: str) -> None:

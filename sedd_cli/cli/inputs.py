@@ -1,10 +1,12 @@
-"""The files that a command reads, collected from its options: no output may replace them."""
+"""The files that a command reads, collected from its options: no output may replace them; and names of outputs."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from sedd_cli.errors import RequestError
 
 if TYPE_CHECKING:
     from sedd_cli.recipe import Recipe
@@ -59,3 +61,11 @@ def inputs_of(recipe: Recipe) -> dict[str, str | None]:
         "init_from": recipe.init_from and by_name(recipe.init_from),
         "graph.embedding": recipe.graph.options.get("embedding"),
     }
+
+
+def check_png(out: Path | None) -> None:
+    """RequestError for a name of `--plot` that does not end in .png; a device or a pipe has any name."""
+    from sedd_cli.system.files import is_stream
+
+    if out is not None and out.suffix.lower() != ".png" and not is_stream(out):
+        raise RequestError(f"--plot writes a PNG: a name that ends in .png is needed, found {out}")

@@ -91,11 +91,6 @@ def after_training(view: View, run: Path, recipe: Recipe) -> None:
     say_commands(view, commands)
 
 
-def resuming(run: Path) -> list[str | Path]:
-    """The words of the command that goes on with a run."""
-    return ["train", run]
-
-
 def say_result(view: View, result: TrainResult, every: int | None) -> None:
     """Say how long a training took, what it reached, and where everything is. every: the recipe's report.every."""
     from sedd_cli.cli.view.status import first_and_last

@@ -149,7 +149,7 @@ READING: dict[str, tuple[Any, Any]] = {
         "field": "Key or column of the text; default: text.",
         "encoding": "Encoding of text files; default: utf-8.",
         "documents": "Separator of documents in a text file: auto, blank (lines), line, file.",
-        "format": "What a file holds where its ending does not tell: text, jsonl, json, csv, tsv, parquet, archive.",
+        "format": "Format of a file that its ending does not name: text, jsonl, json, csv, tsv, parquet, archive.",
         "revision": "Branch, tag or commit of a hub dataset.",
         "config": "Configuration of a hub dataset.",
         "detokenizer": "wikitext, ptb, lm1b, lambada or none; default: the corpus's own.",
@@ -203,7 +203,7 @@ class Watching:
         return self.watch or any(self.files.values())
 
     def check(self, quiet: bool) -> None:
-        """RequestError for a file whose ending says that it is something else, and where nothing can be watched."""
+        """RequestError for a file with the ending of another format, and where nothing can be watched."""
         from sedd_cli.system.files import is_stream
 
         for option, path in self.files.items():

@@ -62,7 +62,9 @@ Tokenizer = Annotated[
 ]
 MaskToken = Annotated[
     str | None,
-    typer.Option(metavar="TOKEN", help="MASK by its id or token, for a model of another project that does not tell."),
+    typer.Option(
+        metavar="TOKEN", help="MASK by its id or token, for a model of another project whose files do not name it."
+    ),
 ]
 Device = Annotated[str, typer.Option(metavar="NAME", callback=_device, help="auto, cpu, cuda, cuda:1, …")]
 #: The names of `models.precision`, whose import takes seconds.

@@ -81,7 +81,7 @@ class Output:
     What cannot be written (a reader that went away, a full disk) is dropped, with one warning: it does not end the
     work. Where it was on standard output, which holds the result of a command, and the result is stored nowhere else,
     the command fails at its end. A reader that goes away early from a command that did no work, and only shows what is
-    stored, is nothing to speak of.
+    stored, is not mentioned.
     """
 
     def __init__(self) -> None:
@@ -116,7 +116,7 @@ class Output:
             to_null(sys.stderr if stderr else sys.stdout)
             if not stderr:
                 self._reader_left = isinstance(error, BrokenPipeError) and not self.worked
-                if self.stored:  # else `check` says what is lost
+                if self.stored:  # else `check` reports what is lost
                     more = f"({self._gone[stderr]}): the work goes on without it"
                     say_error(f"warning: standard output cannot be written {more}")
 
@@ -134,7 +134,7 @@ class Output:
         self.check()
 
     def explained(self, error: BaseException) -> BaseException:
-        """The error; where typer could not write its help to standard output, a WorkError that says so."""
+        """The error; where typer could not write its help to standard output, a WorkError about that."""
         if isinstance(error, OSError) and not error.filename:
             with suppress(WorkError):
                 self.close()

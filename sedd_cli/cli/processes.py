@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 
 from sedd_cli.cli.outcome import FAILED, INTERRUPTED
 
-#: Seconds after a failure until the other processes are told to stop, and after that until they are killed.
+#: Seconds after a failure until the other processes get a signal to stop, and after that until they are killed.
 GRACE, LAST = 10.0, 30.0
 #: Signals that are passed on to the processes, each of which finishes its step, saves and stops.
 PASSED_ON = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
@@ -74,7 +74,7 @@ def _environment(count: int) -> dict[str, str]:
 
 
 def _wait(processes: Processes) -> None:
-    """Wait until all have ended; where one fails, the others are told to stop after a while, and then killed."""
+    """Wait until all have ended; where one fails, the others get a signal to stop after a while, then are killed."""
     failed, told = float("inf"), False
     while any(process.poll() is None for process in processes):
         now = time.monotonic()

@@ -22,8 +22,8 @@ COMMANDS: dict[tuple[str, tuple[str, ...]], tuple[str, Callable[[str], list[str]
 }
 
 
-def current_spelling(words: list[str], tell: Callable[[str], None]) -> list[str]:
-    """The command line in today's spelling; `tell` receives one line for each old spelling.
+def current_spelling(words: list[str], notify: Callable[[str], None]) -> list[str]:
+    """The command line in today's spelling; `notify` receives one line for each old spelling.
 
     Raises RequestError where two options name two commands, or an option lacks its value.
     """
@@ -39,11 +39,11 @@ def current_spelling(words: list[str], tell: Callable[[str], None]) -> list[str]
         value, rest = _taken(rest, options)
         if new in ("sweep", "cloze"):  # `auto` meant fp32 there
             rest = _without(rest, "--precision", "auto")
-        tell(f"`sedd {command} {options[0]}` is now `sedd {new}`; the old spelling goes with the next version")
+        notify(f"`sedd {command} {options[0]}` is now `sedd {new}`; the old spelling goes with the next version")
         return [new, *carry(value), *rest]
     for i, word in enumerate(rest):
         if new_name := OPTIONS.get((command, word)):
-            tell(f"`sedd {command} {word}` is now `{new_name}`; the old spelling goes with the next version")
+            notify(f"`sedd {command} {word}` is now `{new_name}`; the old spelling goes with the next version")
             rest[i] = new_name
     return [command, *rest]
 

@@ -26,7 +26,7 @@ def refuse_repeated(group: Any, words: list[str]) -> None:
         command, name, rest = command.commands[rest[0]], f"{name} {rest[0]}", rest[1:]
     context.allow_interspersed_args = True  # that of the group is not: it would stop at the first argument
     given: list[Any] = []
-    with suppress(Exception):  # the command itself says what is wrong with its words
+    with suppress(Exception):  # the command itself reports what is wrong with its words
         given = command.make_parser(context).parse_args(list(rest))[2]
     for param in given:
         if _takes_one(param) and given.count(param) > 1:

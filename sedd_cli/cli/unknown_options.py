@@ -48,7 +48,7 @@ INSTEAD = {
 
 
 def in_other_words(error: BaseException, group: Any) -> BaseException:
-    """The error; where it is an option that is known elsewhere, a RequestError that says where.
+    """The error; where it is an option of other commands, a RequestError that names them.
 
     Args:
         error: What ended a command.

@@ -56,8 +56,8 @@ def paper_bound(
 ) -> Tensor:
     """σ̄′(t)·Σ score entropy at t = t_min + (1 − t_min)·v: an estimate per sequence [B], nats.
 
-    v [B] float64 places the time, u [B, L] float64 decides what is corrupted. The training loss
-    (algorithm 1) is the mean of the same quantity. count, cost [B, L]: see above. placed: draw more often where noise
+    v [B] float64 places the time, u [B, L] float64 the corruption. The training loss (algorithm 1)
+    is the mean of the same quantity. count, cost [B, L]: see above. placed: draw more often where noise
     is small (`core.placement`), which lowers the variance and leaves the mean.
     """
     if count:
@@ -188,7 +188,7 @@ def end_terms(model: ScoreModel, x0: Tensor, u: Tensor) -> Tensor:
     left = model.graph.active(x).any(-1).nonzero()[:, 0]
     if not len(left):
         return total
-    model = model.knowing(x0[left])
+    model = model.given_clean(x0[left])
     for rows, log_score in model.scored_rows(x[left], x0.new_full((len(left),), sigma, dtype=torch.float64)):
         log_mass = decode_masses(model.graph, log_score, rows.x, rows.sigma)
         batch = left[rows.batch]

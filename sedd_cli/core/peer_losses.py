@@ -1,8 +1,8 @@
 """Losses by which other projects evaluate their models, where they are not one of `core.bounds`.
 
 Each gives unbiased estimates per sequence [B], nats, of the project's own integral, and of its training loss where that
-is another one. x0 [B, L] are clean tokens, v [B] float64 in (0, 1) places the noise, and u [B, L] float64 decides what
-is corrupted. cost [B, L] is the control variate of the count form, and counted [B, L] says which positions are no
+is another one. x0 [B, L] are clean tokens, v [B] float64 in (0, 1) places the noise, and u [B, L] float64 the
+corruption. cost [B, L] is the control variate of the count form, and counted [B, L] marks the positions that are no
 padding; each may be None.
 """
 
@@ -26,7 +26,7 @@ from sedd_cli.core.score import ScoreModel
 def udlm(model: ScoreModel, x0: Tensor, v: Tensor, u: Tensor, cost: Tensor | None) -> Tensor:
     """UDLM (Schiff et al. 2024), with its parameter `zero_recon_loss`: t ~ U(1e-3, 1).
 
-    Its code corrupts with α = 1 − (1−ε)t and tells the network of that noise, and weighs as if α were 1 − t.
+    Its code corrupts with α = 1 − (1−ε)t and gives the network that noise, and weighs as if α were 1 − t.
     """
     t = T_MIN + (1 - T_MIN) * v
     sigma = model.schedule(t)[0]

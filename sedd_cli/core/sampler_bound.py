@@ -3,7 +3,7 @@
 It holds for every `Stepper` with exact draws, with its grid, correctors, temperature and last step, in unconditional
 sampling: of `samplers.stepper.run_reference`. `Stepper.run` with thinning follows the same chain, except on the
 absorbing graph where a position is skipped whose normaliser exceeds what thinning assumes (`core.fast.thinning`); the
-bound says nothing about samples in which that happens. Samplers without a grid (first-hitting, left to right) have no
+bound does not hold for samples in which that happens. Samplers without a grid (first-hitting, left to right) have no
 such bound.
 
 Samples are the ends of paths y_0, y_1, … of a Markov chain that starts in p_base and goes on by p_θ(y_{k+1}|y_k). For

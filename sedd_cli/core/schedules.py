@@ -27,7 +27,7 @@ LEAST_NOISE, MOST_NOISE = 2.0**-26, 2.0**40
 
 
 class Process(Protocol):
-    """What a schedule may know of the graph that it is used with."""
+    """The part of a graph that a schedule may use."""
 
     @property
     def name(self) -> str: ...
@@ -68,6 +68,11 @@ class Schedule(ABC):
         return float(self(torch.tensor(t, dtype=torch.float64))[0])
 
 
+def _check_eps(eps: float) -> None:
+    if not 0 < eps < 1:
+        raise ValueError(f"eps must lie in (0, 1), found {eps}")
+
+
 @SCHEDULES.register
 @dataclass(frozen=True)
 class LogLinear(Schedule):
@@ -80,8 +85,7 @@ class LogLinear(Schedule):
     eps: float = 1e-3
 
     def __post_init__(self) -> None:
-        if not 0 < self.eps < 1:
-            raise ValueError(f"eps must lie in (0, 1), found {self.eps}")
+        _check_eps(self.eps)
 
     def __call__(self, t: Tensor) -> tuple[Tensor, Tensor]:
         keep = 1 - self.eps
@@ -131,8 +135,7 @@ class Cosine(Schedule):
     eps: float = 1e-3
 
     def __post_init__(self) -> None:
-        if not 0 < self.eps < 1:
-            raise ValueError(f"eps must lie in (0, 1), found {self.eps}")
+        _check_eps(self.eps)
 
     def __call__(self, t: Tensor) -> tuple[Tensor, Tensor]:
         keep, angle = 1 - self.eps, math.pi / 2 * t
@@ -155,8 +158,7 @@ class Polynomial(Schedule):
     def __post_init__(self) -> None:
         if not 0 < self.power < math.inf:
             raise ValueError(f"power must be positive and finite, found {self.power}")
-        if not 0 < self.eps < 1:
-            raise ValueError(f"eps must lie in (0, 1), found {self.eps}")
+        _check_eps(self.eps)
 
     def __call__(self, t: Tensor) -> tuple[Tensor, Tensor]:
         lam = (1 - self.eps) * t**self.power
@@ -189,8 +191,7 @@ class MutualInformation(Schedule):
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "curve", tuple((float(sigma), float(lost)) for sigma, lost in self.curve))
-        if not 0 < self.eps < 1:
-            raise ValueError(f"eps must lie in (0, 1), found {self.eps}")
+        _check_eps(self.eps)
         if not self.curve:
             return
         if len(self.curve) < LEAST_KNOTS:

@@ -78,10 +78,10 @@ class ScoreModel:
         """The graph's closed forms (`core.fast`), where it has them."""
         return kernels_of(self.graph)
 
-    def knowing(self, x0: Tensor) -> ScoreModel:
+    def given_clean(self, x0: Tensor) -> ScoreModel:
         """The model for the likelihood of x0 [B, L]: a network that fills blocks one after another is given x0."""
-        knowing = getattr(self.net, "knowing", None)
-        return self if knowing is None else replace(self, net=knowing(x0))
+        given = getattr(self.net, "given_clean", None)
+        return self if given is None else replace(self, net=given(x0))
 
     def block(self, device: torch.device) -> int:
         """Rows of scores held at once on a device."""

@@ -66,29 +66,31 @@ class Loader:
         return blocks * self.length
 
 
-def prefetch(
-    loader: Loader, step: int, start: int = 0, stop: int | None = None, depth: int = 2, pin: bool | None = None
-) -> Generator[Tensor, None, None]:
+#: Batches that are read ahead.
+DEPTH = 2
+
+
+def prefetch(loader: Loader, step: int, start: int = 0, stop: int | None = None) -> Generator[Tensor, None, None]:
     """Rows start to stop of all batches from `step` on, int64 tensors [stop - start, length] on the CPU.
 
-    A thread keeps `depth` batches ready, so that the training loop does not wait for reads. pin: use page-locked
-    memory, from which a GPU copies while it computes (None: if there is a GPU). An error of the loader is raised at its
-    batch. Closing the iterator ends the thread.
+    A thread keeps DEPTH batches ready, so that the training loop does not wait for reads; where there is a GPU, in
+    page-locked memory, from which it copies while it computes. An error of the loader is raised at its batch. Closing
+    the iterator ends the thread.
     """
     import torch
 
-    pin = torch.cuda.is_available() if pin is None else pin
+    pin = torch.cuda.is_available()
 
     def load(step: int) -> Tensor:
         batch = torch.from_numpy(loader.batch(step, start, stop))
         return batch.pin_memory() if pin else batch
 
     with ThreadPoolExecutor(1, thread_name_prefix="batches") as thread:
-        ready = [thread.submit(load, step + ahead) for ahead in range(depth)]
+        ready = [thread.submit(load, step + ahead) for ahead in range(DEPTH)]
         try:
             while True:
                 step += 1
-                ready.append(thread.submit(load, step + depth - 1))
+                ready.append(thread.submit(load, step + DEPTH - 1))
                 yield ready.pop(0).result()
         finally:
             for future in ready:

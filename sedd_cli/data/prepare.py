@@ -7,7 +7,7 @@ import itertools
 import os
 import shutil
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,11 +36,8 @@ from sedd_cli.errors import DamageError, RequestError, WorkError, printable
 from sedd_cli.system.documents import read_json
 from sedd_cli.system.events import Event, Note, Progress, Warn
 from sedd_cli.system.files import write_whole
-from sedd_cli.system.home import home
 from sedd_cli.system.json_lines import json_text
 from sedd_cli.system.locks import beside, file_lock, is_locked
-
-__all__ = ["PrepareOptions", "dataset_folder", "home", "prepare"]
 
 ORIGIN = "origin.json"
 
@@ -113,29 +110,29 @@ def _stored(folder: Path) -> Generator[Event, None, PrepareResult]:
 
 def _fill(options: PrepareOptions, corpus: Corpus, source: Source, folder: Path) -> Generator[Event, None, Manifest]:
     """Write tokenizer and shards into `folder`; returns the manifest."""
-    said: list[Note] = []
+    remarks: list[Note] = []
+
+    def remarked(events: Iterable[Note]) -> Iterator[Note]:
+        for event in events:
+            remarks.append(event)
+            yield event
+
     chosen = f"the tokenizer is {corpus.tokenizer}, {corpus.why} (--tokenizer)" if corpus.why else ""
     notes = (*source.notes, *([chosen] if chosen and options.tokenizer is None else []))
-    for event in (*map(Warn, source.remarks), *map(Note, notes)):
-        said.append(event)
-        yield event
+    yield from remarked((*map(Warn, source.remarks), *map(Note, notes)))
     if _begin(folder, source):
         yield Note(f"resuming {corpus.name} after the last finished shard")
     spec = options.tokenizer or corpus.tokenizer
     tokenizer = yield from _tokenizer(options, spec, source, folder)
-    for event in tokenizer_remarks(tokenizer, source, find_detokenizer(options.detokenizer or corpus.detokenizer)):
-        said.append(event)
-        yield event
-    dtype = "uint16" if tokenizer.vocab_size <= 1 << 16 else "uint32"
     detokenizer = options.detokenizer or corpus.detokenizer
+    yield from remarked(tokenizer_remarks(tokenizer, source, find_detokenizer(detokenizer)))
+    dtype = "uint16" if tokenizer.vocab_size <= 1 << 16 else "uint32"
     splits: dict[str, SplitInfo] = {}
     for split in source.splits:
         writer = SplitWriter(folder, split, dtype)
         splits[split] = yield from _encode(source, split, tokenizer, detokenizer, writer, options.workers)
     lost = map(Warn, (*source.tally.remarks(), *unknown_remarks(splits)))
-    for event in (*_empty_splits(corpus, splits), *lost):
-        said.append(event)
-        yield event
+    yield from remarked((*_empty_splits(corpus, splits), *lost))
     return Manifest(
         corpus=corpus.name,
         source=source.location,
@@ -147,8 +144,8 @@ def _fill(options: PrepareOptions, corpus: Corpus, source: Source, folder: Path)
         software=f"sedd {__version__}",
         dtype=dtype,
         splits={split: info for split, info in splits.items() if info.documents},
-        remarks=tuple(printable(event.text) for event in said),
-        warnings=tuple(printable(event.text) for event in said if isinstance(event, Warn)),
+        remarks=tuple(printable(event.text) for event in remarks),
+        warnings=tuple(printable(event.text) for event in remarks if isinstance(event, Warn)),
     ).sealed()
 
 

@@ -1,4 +1,4 @@
-"""What a tokenizer decides and loses, in sentences for the user and the manifest."""
+"""What a tokenizer adds to texts and loses of them, in sentences for the user and the manifest."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """What stands beside a generative perplexity: real text and controls without a network, judged like the samples.
 
-A low perplexity alone says little: a phrase repeated over and over has one. `marks` says which samples have lost
+A low perplexity alone means little: a phrase repeated over and over has one. `marks` finds samples that have lost
 diversity against the real text, so that their perplexity does not count.
 """
 
@@ -17,8 +17,8 @@ import numpy as np
 
 from sedd_cli.checkpoints.loaded_model import LoadedModel
 from sedd_cli.data.manifest import FILE as MANIFEST
-from sedd_cli.data.prepare import PrepareOptions, prepare
-from sedd_cli.data.prepared import find_prepared
+from sedd_cli.data.prepare import prepare
+from sedd_cli.data.prepared import PrepareOptions, find_prepared
 from sedd_cli.data.shards import Dataset, open_dataset
 from sedd_cli.data.tokenizers import Tokenizer
 from sedd_cli.errors import DamageError, RequestError
@@ -40,7 +40,7 @@ LOW_ENTROPY, ALIKE = "low entropy", "alike"
 
 
 def marks(found: Diversity, real: Diversity) -> tuple[str, ...]:
-    """What speaks against samples whose diversity is `found`, beside as many real texts of the same length.
+    """The marks of samples whose diversity is `found`, beside as many real texts of the same length.
 
     "low entropy": their unigram entropy is below that of real text by more than ENTROPY_MARGIN, and by more than twice
     the standard error of the difference. "alike": their self-BLEU is above that of real text by more than BLEU_MARGIN.
@@ -87,7 +87,7 @@ class ControlSet:
     controls: tuple[Control, ...]
 
     def marks(self, judged: JudgeResult) -> tuple[str, ...]:
-        """What speaks against samples that were judged."""
+        """The marks of samples that were judged."""
         return marks(judged.diversity, self.real.judged.diversity)
 
     def better(self, judged: JudgeResult) -> tuple[Control, ...]:
@@ -169,7 +169,7 @@ def compare(
     `stored` is returned where it is the same comparison. Where texts are judged without ids, its texts may be of other
     lengths: in the corpus's tokens, the lengths differ between the points of a sweep. The real text is the test split,
     else validation, else train: windows at even distances. Where no split is long enough for as many windows apart from
-    each other, those of the longest overlap, and a Note says so.
+    each other, those of the longest overlap, with a Note.
 
     Args:
         samples: What `comparable` gives; their number and lengths are those of the texts.

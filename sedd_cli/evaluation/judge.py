@@ -40,15 +40,15 @@ class Samples:
         return cls(texts, tokens, tokenizer, tuple(s.nfe for s in sampled), _one_of(s.draws for s in sampled))
 
     @classmethod
-    def read(cls, path: Path, tokenizer: Tokenizer | None = None, asked: str = "auto") -> Samples:
+    def read(cls, path: Path, tokenizer: Tokenizer | None = None, format: str = "auto") -> Samples:
         """Read records as `sedd sample --out` writes them (text, tokens, or both), or a text a line.
 
-        tokenizer: of the file's token ids. asked: the format, by default that of the ending.
+        tokenizer: of the file's token ids. format: by default that of the ending.
         RequestError names the line that cannot be read.
         """
         records: list[dict[str, Any]]
         try:
-            records = [record for _, record in read_samples(path, asked)]
+            records = [record for _, record in read_samples(path, format)]
         except OSError as error:
             raise RequestError(f"cannot read {path}: {error.strerror}") from None
         if not records:

@@ -14,7 +14,7 @@ from typing import Any
 from sedd_cli.checkpoints.loaded_model import LoadedModel
 from sedd_cli.core.samplers import SAMPLERS
 from sedd_cli.data.shards import Dataset
-from sedd_cli.errors import DamageError, RequestError, WorkError
+from sedd_cli.errors import DamageError, RequestError
 from sedd_cli.evaluation.controls import ControlSet, comparable, compare
 from sedd_cli.evaluation.judge import Samples, judge
 from sedd_cli.evaluation.scorers.scorer import Scorer
@@ -27,8 +27,7 @@ from sedd_cli.recipe.outside import code_of
 from sedd_cli.recipe.part import TypedSampler
 from sedd_cli.system.documents import read_json
 from sedd_cli.system.events import Event, Note, Sampled
-from sedd_cli.system.files import write_whole
-from sedd_cli.system.json_lines import json_text
+from sedd_cli.system.files import write_document
 from sedd_cli.system.locks import file_lock
 from sedd_cli.system.software import recorded, software
 
@@ -161,7 +160,7 @@ def sweep(
                 points.append(SweepPoint(sampler, steps, options.n, judged, temperature))
                 points.sort(key=lambda p: (order.index(p.sampler), p.steps, -(p.temperature or math.inf)))
                 result = SweepResult(options.folder, scorer.source, settings, tuple(points), comparison)
-                _write(options.folder / RESULT, recorded(result.stored()))
+                write_document(options.folder / RESULT, recorded(result.stored()))
         if corpus is not None and points and (comparison is None or not comparison.of(corpus)):
             # the points were judged before, without this corpus
             sampler, steps, temperature = next(point.place for point in points if point.sampler in samplers)
@@ -169,7 +168,7 @@ def sweep(
             samples = comparable(Samples.of(sampled, model.tokenizer), corpus)
             comparison = yield from compare(scorer, samples, corpus, options.seed)
         result = SweepResult(options.folder, scorer.source, settings, tuple(points), comparison)
-        _write(options.folder / RESULT, recorded(result.stored()))
+        write_document(options.folder / RESULT, recorded(result.stored()))
     return result
 
 
@@ -213,7 +212,7 @@ def _claim(options: SweepOptions, settings: dict[str, Any]) -> None:
         )
     kept = there if options.resume else {}
     codes = {key: value for key, value in kept.items() if key.startswith("code of ")}  # of other samplers
-    _write(file, codes | settings)  # before anything else: it tells whose folder this is
+    write_document(file, codes | settings)  # before anything else: it marks the folder
     try:
         (options.folder / "samples").mkdir(exist_ok=True)
     except OSError as error:
@@ -270,10 +269,3 @@ def _samples(
     stated = "".join(f"+{key}={value}" for key, value in typed.options.items())
     path = options.folder / "samples" / f"{typed.name}{re.sub('[^-+=.0-9A-Za-z_]', '_', stated)}-{steps}{at}.jsonl"
     return (yield from resumable_samples(path, options.n, draw, _name(sampler_of_point(typed), steps, temperature)))
-
-
-def _write(path: Path, data: dict[str, Any]) -> None:
-    try:
-        write_whole(path, json_text(data, 1) + "\n")
-    except OSError as error:
-        raise WorkError(f"cannot write {path}: {error.strerror}") from None

@@ -77,7 +77,7 @@ class SweepResult:
     comparison: ControlSet | None = None
 
     def marks(self, point: SweepPoint) -> tuple[str, ...]:
-        """What speaks against the samples of a point (`controls.marks`)."""
+        """The marks of the samples of a point (`controls.marks`)."""
         return () if self.comparison is None else self.comparison.marks(point.judged)
 
     def to_dict(self) -> dict[str, Any]:

@@ -145,7 +145,7 @@ def draw_bounds(
         return sampler_bound(score, sampler, x0, stream, step)[:, None]
     if find_protocol(protocols[0]).normalized:
         score = replace(score, parametrization="mean")
-    score = score.knowing(x0)
+    score = score.given_clean(x0)
     u, u_end = (w.to(x0.device) for w in stream.uniforms(step, x0.shape[1]))
     v, count = v.to(x0.device), estimator == "count"
     if loss := find_protocol(protocols[0]).loss:

@@ -107,7 +107,7 @@ def denoise(
 
 @dataclass
 class BatchDenoiser:
-    """Denoises portions of the texts of a workload, and remembers the largest batch that fits into memory.
+    """Denoises portions of the texts of a workload, and keeps the size of the largest batch that fits into memory.
 
     The caller counts finished texts in the workload.
     """

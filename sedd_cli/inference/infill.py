@@ -136,8 +136,8 @@ def _ranked(
     """The best candidate of a filling, or all of them from the best to the worst; and how many have no finite bound.
 
     Of candidates of different lengths, first come those whose lengths fit the given text best (`length_nats`), since
-    bounds of texts of different lengths do not compare: a longer text costs more, and per token the given text decides.
-    Of equal lengths, and where the model cannot tell, the lowest bound per token comes first.
+    bounds of texts of different lengths do not compare: a longer text costs more, per token the given text dominates.
+    Of equal lengths, and where there is no such probability, the lowest bound per token comes first.
     """
     bounds: list[tuple[float | None, float | None]] = [(None, None)]
     fits: list[float | None] = [None] * len(candidates)

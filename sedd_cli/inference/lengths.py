@@ -17,10 +17,10 @@ def length_nats(model: LoadedModel, tokens: tuple[int | None, ...]) -> float | N
     tokens [L]: None in gaps. Of texts that differ in the lengths of their gaps alone, the same tokens are scored, and
     with equal prior probabilities, and scores of one joint distribution, the lengths are as probable as these tokens:
     what would fill the gaps is summed over, not guessed. At most FOLLOWING tokens after each gap count: where later
-    ones tell more about the lengths, this is an approximation.
+    ones hold more information on the lengths, this is an approximation.
 
     Returns:
-        None where the model cannot tell: no text follows a gap, or the graph's tokens do not only turn into MASK.
+        None where there is none: no text follows a gap, or the graph's tokens do not only turn into MASK.
     """
     asked = _following(tokens)
     if not asked or model.exact or not model.graph.masking:

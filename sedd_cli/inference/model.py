@@ -45,7 +45,7 @@ def load_model(
         precision: fp32, bf16 or auto (bf16 where the device computes it natively); from the head's outputs on,
             everything is float32 or better.
         tokenizer: overrides or supplies the tokenizer, by name or file.
-        mask_token: MASK by its id or token, for a model of another project that does not tell.
+        mask_token: MASK by its id or token, for a model of another project whose files do not name it.
 
     Raises:
         RequestError: the source is no model.
@@ -155,7 +155,7 @@ class Model(LoadedModel):
         return found if several is template else found[0]
 
     def _job(self, one: object, number: int, options: dict[str, Any]) -> Job:
-        """The job of a template, or of a dictionary as a line of JSON; options: fields of `Job` unless it says them."""
+        """The job of a template, or of a dictionary as a line of JSON; options: `Job`'s fields that it does not set."""
         if isinstance(one, str):
             return Job(parse_template(one), **options)
         if not isinstance(one, Mapping):

@@ -74,7 +74,7 @@ def stored(
 ) -> Generator[Event, None, Result]:
     """The job; each sample is written to `out` as it comes, one JSON object a line. WorkError if writing fails.
 
-    Each line says what made it (`made_by`): lines of several calls may stand in one file.
+    Each line names what made it (`made_by`): lines of several calls may stand in one file.
     """
     file: TextIO | None = None
     made: dict[str, Any] = {}

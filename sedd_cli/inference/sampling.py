@@ -24,7 +24,7 @@ class Sampling:
 
     sampler: a name, `{name: confidence, order: entropy}`, or the object with its options. normalized: sets the
     normaliser of an absorbing model's scores to 1, so that steps without a transition cost no network evaluation.
-    thinning: False evaluates every position in every step, whatever the recipe says. temperature, top_p, grid,
+    thinning: False evaluates every position in every step, whatever the recipe has. temperature, top_p, grid,
     correctors, last_step, and order, quota, block_length, guidance, all_rows (of `confidence`): options of the sampler.
     remask: ReMDM's η. kappa (of `psi`), beta (of `flow_matching`), threshold, entropy_bound (of `entropy_bounded`),
     sweeps (of `gibbs`). legacy: the float32 Gumbel draws of the published code. batch: sequences denoised together;
@@ -66,7 +66,7 @@ class Sampling:
         typed = TypedSampler.read(self.sampler) if isinstance(self.sampler, str) else None
         name = typed.name if typed else ""
         for f in dataclasses.fields(self) if typed else ():
-            key = {"remask": "eta", "legacy": "draws"}.get(f.name, f.name)
+            key = _KEYS.get(f.name, f.name)
             if typed and key in typed.options and getattr(self, f.name) != f.default:
                 raise RequestError(
                     f"{key} of the sampler {name} is given twice: in {self.sampler} and as {flag(f.name)}"
@@ -85,7 +85,7 @@ class Sampling:
     def _check_alone(self, sampler: Sampler) -> None:
         """RequestError where an option of the sampler stands beside the object, which holds them."""
         for f in dataclasses.fields(self):
-            if f.name not in ("sampler", "normalized", "batch") and getattr(self, f.name) != f.default:
+            if f.name not in _BESIDE and getattr(self, f.name) != f.default:
                 name = type(sampler).__name__
                 raise RequestError(f"{f.name} is an option of the sampler, which is given as an object: {name}(…)")
 
@@ -143,24 +143,10 @@ class Sampling:
             name = "remdm"
         if SAMPLERS[name].needs_mask and not model.graph.masking:  # whatever else is chosen
             raise RequestError(_needs_mask(_spelled(name), model))
-        chosen = {
-            "steps": self.steps,
-            "temperature": self.temperature,
-            "top_p": self.top_p,
-            "grid": self.grid,
-            "correctors": self.correctors,
-            "eta": self.remask,
-            "last_step": self.last_step,
-            "order": self.order,
-            "quota": self.quota,
-            "block_length": self.block_length,
-            "guidance": self.guidance,
-            "all_rows": self.all_rows or None,
-            **{key: getattr(self, key) for key in _OWN},
-            "thinning": None if self.thinning else False,
-            "draws": "float32-gumbel" if self.legacy else None,
-        }
-        chosen = {key: value for key, value in chosen.items() if value is not None}
+        fields = [f for f in dataclasses.fields(self) if f.name not in _BESIDE and getattr(self, f.name) != f.default]
+        chosen = {_KEYS.get(f.name, f.name): getattr(self, f.name) for f in fields}
+        if self.legacy:
+            chosen["draws"] = "float32-gumbel"
         known = {f.name for f in dataclasses.fields(SAMPLERS[name])}
         for key in chosen:
             if key not in known:
@@ -169,6 +155,10 @@ class Sampling:
         return build(SAMPLERS[name], stated | chosen, "sampler")
 
 
+#: Fields that are no options of a sampler.
+_BESIDE = ("sampler", "normalized", "batch")
+#: Options of samplers, where they have another name than the field.
+_KEYS = {"remask": "eta", "legacy": "draws"}
 #: Options whose ranges the samplers state.
 _RANGES = ("steps", "temperature", "top_p", "grid", "correctors", "last_step")
 

@@ -17,7 +17,7 @@ from torch import Tensor
 #: x [B, L], sigma [B] → [B, L, D].
 Trunk = Callable[[Tensor, Tensor], Tensor]
 
-#: A shape is recorded when it is asked for this many times: what happens once is not worth three passes.
+#: A shape is recorded when it occurs this many times: what happens once is not worth three passes.
 RECORDED_AT = 3
 #: No more graphs than this are kept; other shapes run as usual.
 MOST_GRAPHS = 64
@@ -43,13 +43,13 @@ class GraphedTrunk:
     """Runs a trunk, and from the third time on that a shape occurs its recorded graph.
 
     Outputs are copies: they stay valid. Weights must stay where they are. If recording fails, as it does where memory
-    is short, that and everything later runs as usual, and `failure` says why.
+    is short, that and everything later runs as usual, and `failure` has the reason.
     """
 
     def __init__(self, record: Record | None = None):
         self.failure = ""
         self._record = record or CudaRecorder()
-        self._asked: Counter[tuple[Any, ...]] = Counter()
+        self._seen: Counter[tuple[Any, ...]] = Counter()
         self._recordings: dict[tuple[Any, ...], Recording] = {}
 
     def __call__(self, trunk: Trunk, x: Tensor, sigma: Tensor) -> Tensor:
@@ -70,8 +70,8 @@ class GraphedTrunk:
 
     def _begin(self, key: tuple[Any, ...], trunk: Trunk, x: Tensor, sigma: Tensor) -> bool:
         """Record the shape if it is time to. Returns whether it is recorded now."""
-        self._asked[key] += 1
-        if self.failure or self._asked[key] < RECORDED_AT or len(self._recordings) >= MOST_GRAPHS:
+        self._seen[key] += 1
+        if self.failure or self._seen[key] < RECORDED_AT or len(self._recordings) >= MOST_GRAPHS:
             return False
         # sequences beyond len(x) repeat the last one: any content will do
         rows = torch.arange(key[0], device=x.device).clamp(max=len(x) - 1)

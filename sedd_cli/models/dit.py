@@ -54,12 +54,12 @@ class DiT(LanguageNetwork):
         self.compiled = False
         self.graphed: GraphedTrunk | None = None
         self.vocab_embed = Embedding(states, config.hidden_size)
-        told = variant.conditioned and (config.adaln or config.time)
-        self.sigma_map = SigmaEmbedding(config.cond_dim) if told else None
+        conditioned = variant.conditioned and (config.adaln or config.time)
+        self.sigma_map = SigmaEmbedding(config.cond_dim) if conditioned else None
         self.rotary_emb = Rotary(config.hidden_size // config.n_heads) if config.positions == "rotary" else None
         self.blocks = nn.ModuleList(Block(config, variant) for _ in range(config.n_blocks))
         self.output_layer = OutputLayer(config, states, variant)
-        added = told and not modulated(config, variant)
+        added = conditioned and not modulated(config, variant)
         self.sigma_add = zero_linear(config.cond_dim, config.hidden_size) if added else None
         learned = config.positions == "learned"
         self.position_embed = Embedding(config.length, config.hidden_size) if learned else None

@@ -1,4 +1,4 @@
-"""What a model asks of its network, and `Adapted`: a network with other token ids and another condition."""
+"""The interface of a model's network, and `Adapted`: a network with other token ids and another condition."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class LanguageNetwork(nn.Module):
         """The head's input [B, L, D]."""
 
     def hidden_at(self, x: Tensor, sigma: Tensor, rows: Callable[[], Tensor]) -> Tensor:
-        """The head's input [R, D] at some rows [R] of B·L, which are asked for as late as possible."""
+        """The head's input [R, D] at some rows [R] of B·L, whose indices are computed as late as possible."""
         hidden = self.hidden(x, sigma)
         return at_rows(hidden, rows())
 
@@ -71,9 +71,9 @@ class LanguageNetwork(nn.Module):
         """`hidden` where each block of noisy x [B, L] is given the earlier blocks of clean x0 [B, L]."""
         raise NotImplementedError("this network does not fill blocks one after another")
 
-    def knowing(self, x0: Tensor) -> LanguageNetwork:
+    def given_clean(self, x0: Tensor) -> LanguageNetwork:
         """This network, given clean x0 [B, L] by blocks where it takes blocks one after another; else itself."""
-        return self if self.block_size is None else Knowing(self, x0)
+        return self if self.block_size is None else GivenClean(self, x0)
 
     @property
     def device(self) -> torch.device:
@@ -145,7 +145,7 @@ class Adapted(LanguageNetwork):
         self.net.cast_for_inference(dtype)
 
 
-class Knowing(LanguageNetwork):
+class GivenClean(LanguageNetwork):
     """A network whose blocks are given the earlier ones of clean sequences x0 [B, L], for likelihoods."""
 
     def __init__(self, net: LanguageNetwork, x0: Tensor):
@@ -164,8 +164,8 @@ class Knowing(LanguageNetwork):
     def head(self, hidden: Tensor) -> Tensor:
         return self.net.head(hidden)
 
-    def knowing(self, x0: Tensor) -> LanguageNetwork:
-        return Knowing(self.net, x0)
+    def given_clean(self, x0: Tensor) -> LanguageNetwork:
+        return GivenClean(self.net, x0)
 
     def kernel(self, length: int | None = None) -> str:
         return self.net.kernel(length)

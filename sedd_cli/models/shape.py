@@ -11,7 +11,7 @@ from sedd_cli.models.attention import NAMES
 #: The most tokens of a sequence, and the largest other number of a shape: a file that declares more is refused
 #: before memory is allocated.
 MOST_LENGTH, MOST_SIZE = 1 << 20, 1 << 16
-#: How a network can tell positions apart.
+#: How positions enter a network.
 POSITIONS = ("rotary", "learned")
 
 

@@ -56,10 +56,7 @@ def build(cls: type[T], data: Any, path: str, **given: Any) -> T:
 
 
 class Typed(str):
-    """A value as it was typed behind `key=`, or within braces there.
-
-    The type of the field decides what it means, no guess of YAML: 010 is ten, 1:30 no number.
-    """
+    """A value as it was typed behind `key=`. It is read by the type of the field, not by the rules of YAML."""
 
     def read(self, hint: Any, path: str) -> Any:
         """The value for a field of this type; text for the type's own check where it is none."""

@@ -31,7 +31,7 @@ def steps_before_decay(train: TrainRecipe) -> int:
 
 
 def pinned_steps(train: TrainRecipe) -> frozenset[int]:
-    """Steps whose checkpoints are kept whatever `keep` says: before the decay, and where a run was extended."""
+    """Steps whose checkpoints are kept whatever `keep` is: before the decay, and where a run was extended."""
     last_stable = steps_before_decay(train)
     return frozenset({*train.extended, *({last_stable} if 0 < last_stable < train.steps else ())})
 

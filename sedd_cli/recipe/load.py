@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import typing
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from sedd_cli.data.corpora import CORPORA, is_own_text
 from sedd_cli.data.formats import format_of
 from sedd_cli.errors import RequestError, displayed, listed, shell_command, shell_word, shortened
 from sedd_cli.recipe.build import Typed, build, nearest
+from sedd_cli.recipe.differences import spelled
 from sedd_cli.recipe.keys import is_key, is_section, keys, meant
 from sedd_cli.recipe.outside import REGISTRIES, import_installed, require_parts, say_changes
 from sedd_cli.recipe.recipe import Recipe
@@ -154,7 +154,7 @@ def _with_keys(value: Any, key: str) -> dict[str, Any]:
 
 
 def _leave_the_text(data: dict[str, Any], overrides: Sequence[str]) -> None:
-    """Take out what a recipe says of a known corpus where an override names a text of one's own instead.
+    """Take out the options of a known corpus where an override names a text of one's own instead.
 
     That is a tokenizer sized for that corpus, bpe:N, and the words around the gap of the infill.
     """
@@ -202,7 +202,7 @@ def _changes(stored: Any, section: str, text: str) -> bool:
     owner, _, name = key.partition(".")
     if owner != section or key == "data.windows":
         return False
-    return not name or not isinstance(stored, dict) or _spelled(stored.get(name)) != value
+    return not name or not isinstance(stored, dict) or spelled(stored.get(name)) != value
 
 
 def _check_parents(path: Sequence[str], key: str) -> None:
@@ -216,24 +216,3 @@ def _check_parents(path: Sequence[str], key: str) -> None:
         if typing.get_origin(hint) is tuple or kinds[0] in (int, float, bool, str):
             raise RequestError(f"override {shortened(key)}: {'.'.join(path[: i + 1])} is one value and has no keys")
         owner = kinds[0]
-
-
-def changes(old: Mapping[str, Any], new: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, str, str]]:
-    """(key, old value, new value) where two recipes' plain data differ, values as in YAML."""
-    for key in dict.fromkeys([*old, *new]):
-        a, b = old.get(key), new.get(key)
-        name = f"{path}.{key}" if path else key
-        if isinstance(a, Mapping) and isinstance(b, Mapping):
-            yield from changes(a, b, name)
-        elif a != b:
-            yield name, _spelled(a), _spelled(b)
-
-
-def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """The differences of two recipes' plain data, as lines "key: old → new"."""
-    return [f"{key}: {a} → {b}" for key, a, b in changes(old, new)]
-
-
-def _spelled(value: Any) -> str:
-    """A value as in YAML."""
-    return value if isinstance(value, str) else json.dumps(value)

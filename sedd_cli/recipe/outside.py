@@ -152,7 +152,7 @@ def _place(error: Exception, source: str) -> str:
 
 @cache
 def import_installed() -> None:
-    """Import the parts that installed packages offer as entry points; a package that fails is left out, and said."""
+    """Import the parts that installed packages offer as entry points; those that fail are left out, with a warning."""
     for entry in offered():
         try:
             entry.load()

@@ -51,7 +51,7 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def parse_json(text: str | bytes, where: str) -> Any:
-    """The JSON value of a text; DamageError says why there is none."""
+    """The JSON value of a text; DamageError where there is none."""
     try:
         return strict_json(text)
     except EqualKeysError as error:

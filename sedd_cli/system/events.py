@@ -35,7 +35,7 @@ class Warn(Note):
 class Progress(Event):
     """Progress of a task: `done` of `total` in `unit`, with a few values to show.
 
-    share: how much of the work is done, from 0 to 1, where `done` does not tell (units of unequal size, begun ones).
+    share: how much of the work is done, from 0 to 1, where `done` does not show it (units of unequal size, begun ones).
     """
 
     task: str
@@ -131,7 +131,7 @@ class Seen:
     Attributes:
         number: Its number.
         offset: Where it begins in the text that it is a part of.
-        asked: The given tokens [L], None where free.
+        given: The given tokens [L], None where free.
         x: The current tokens [L].
         evaluations: Network evaluations so far.
         name: What it is called.
@@ -139,7 +139,7 @@ class Seen:
 
     number: int
     offset: int
-    asked: tuple[int | None, ...]
+    given: tuple[int | None, ...]
     x: list[int]
     evaluations: int
     name: str = ""
@@ -149,14 +149,14 @@ class Seen:
 class Frame(Event):
     """A batch after a sampling step, for display; seconds since the batch began.
 
-    asked: the steps that were asked for, which the removal of what noise is left at the end does not count among.
+    requested: the number of steps that were asked for, without the step that removes what noise is left at the end.
     """
 
     step: int
     steps: int
     seconds: float
     sequences: list[Seen]
-    asked: int
+    requested: int
 
 
 @dataclass(frozen=True, repr=False)

@@ -16,7 +16,8 @@ from typing import IO, Any, BinaryIO, Literal, TextIO
 
 import numpy as np
 
-from sedd_cli.errors import RequestError, nearest_name
+from sedd_cli.errors import RequestError, WorkError, nearest_name
+from sedd_cli.system.json_lines import json_text
 
 try:
     import fcntl
@@ -224,7 +225,7 @@ def new_folder(path: Path) -> Iterator[Path]:
 
 
 def remove_left(path: Path) -> None:
-    """Remove what killed processes left beside `path`; the lock of a living one tells them apart."""
+    """Remove what killed processes left beside `path`; the lock of a living one keeps its own."""
     if fcntl is None:
         return
     pattern = re.compile(re.escape(_prefix(path)) + r"[0-9a-f]{8}\.partial")
@@ -274,6 +275,14 @@ def load_array(path: Path) -> np.ndarray | None:
             return np.array(np.load(path, mmap_mode="r", allow_pickle=False)) if begins else None
     except (OSError, ValueError, ArithmeticError, EOFError):
         return None
+
+
+def write_document(path: Path, data: Any) -> None:
+    """Write a JSON document, whole or not at all; WorkError where it cannot be written."""
+    try:
+        write_whole(path, json_text(data, 1) + "\n")
+    except OSError as error:
+        raise WorkError(f"cannot write {path}: {error.strerror}") from None
 
 
 def save_array(path: Path, values: np.ndarray) -> None:

@@ -21,7 +21,7 @@ class JsonLine:
     def cut_short(self, beginning: str) -> bool:
         """Whether the line is a record that a crash cut short, given how every record of the file begins.
 
-        The beginning tells such a line from one that someone else wrote.
+        The beginning distinguishes such a line from one of another program.
         """
         begins = beginning.encode()
         return self.record is None and (self.raw.startswith(begins) or begins.startswith(self.raw))

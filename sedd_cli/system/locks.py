@@ -12,7 +12,7 @@ from pathlib import Path
 
 from sedd_cli.errors import RequestError
 
-#: What a file system says that has no locks: Lustre and NFS without them, FUSE.
+#: Errors of a file system without locks: Lustre and NFS without them, FUSE.
 NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK)
 
 
@@ -75,7 +75,7 @@ def _free(lock: Path) -> bool:
     try:
         found = lock.stat(follow_symlinks=False)
     except OSError:
-        return True  # absent, or told by who opens it
+        return True  # absent, or opening it fails with a better message
     return stat.S_ISREG(found.st_mode) and found.st_size == 0
 
 
@@ -90,17 +90,19 @@ def _lockable(folder: Path) -> bool:
             fcntl.flock(probe, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             return error.errno not in NO_LOCKS
-    return True  # or told by who opens the lock
+    return True  # or opening the lock fails with a better message
 
 
 def is_locked(lock: Path) -> bool:
     """Whether another process holds the lock file; False where this user may not open it."""
+    from filelock import FileLock, Timeout
+
     if not lock.is_file() or not _free(lock) or not _lockable(lock.parent):
         return False
     try:
-        with file_lock(lock, ""):
+        with FileLock(lock, timeout=0):
             return False
-    except RequestError:
+    except Timeout:
         return True
     except OSError:
         return False

@@ -22,8 +22,6 @@ MODELS = ("--model", "--judge", "--runs", "RUN")
 KEPT_IN_HOME = ("data", "downloads", "evaluations", "features", "mauve")
 #: The entries of a run directory that commands read.
 READ_OF_A_RUN = ("recipe.yaml", "latest", "metrics.jsonl", "ema.safetensors", "checkpoints", "table")
-#: The beginning of a PNG.
-PNG = b"\x89PNG\r\n\x1a\n"
 Named = str | Path | None
 
 
@@ -82,22 +80,6 @@ def check_folder(option: str, folder: Path, own: Callable[[Path], bool], what: s
             f"{folder} holds files and is not {what} ({', '.join(there[:3])}{', …' if len(there) > 3 else ''}): "
             f"name a new or empty folder with {option}"
         )
-
-
-def check_png(option: str, out: Path | None) -> None:
-    """RequestError for a name that promises another format than PNG; a device or a pipe has any name."""
-    if out is not None and out.suffix.lower() != ".png" and not is_stream(out):
-        raise RequestError(f"{option} writes a PNG: a name that ends in .png is needed, found {out}")
-
-
-def check_own_png(option: str, out: Path) -> None:
-    """RequestError where a file whose name nobody has typed exists, perhaps through a link, and is no PNG."""
-    if is_stream(out):
-        raise RequestError(f"cannot write {out}: it is no regular file ({option})")
-    if out.is_file():
-        with out.open("rb") as file:
-            if file.read(len(PNG)) not in (PNG, b""):
-                raise RequestError(f"{out} is no PNG and is not replaced ({option}): move it elsewhere")
 
 
 #: Most bytes of the names that are made beside an output beyond its own: of its lock, which is `.NAME.lock`.

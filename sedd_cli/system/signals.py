@@ -20,10 +20,10 @@ class StopRequest(threading.Event):
 
 
 @contextmanager
-def stop_requested(tell: Callable[[str], None]) -> Iterator[StopRequest]:
+def stop_requested(notify: Callable[[str], None]) -> Iterator[StopRequest]:
     """Yield an event that SIGINT, SIGTERM or SIGUSR1 sets; a second SIGINT raises KeyboardInterrupt.
 
-    tell is called with a message at the first signal. Outside the main thread, no signal is handled.
+    notify is called with a message at the first signal. Outside the main thread, no signal is handled.
     """
     stopped = StopRequest()
     if threading.current_thread() is not threading.main_thread():
@@ -41,7 +41,7 @@ def stop_requested(tell: Callable[[str], None]) -> Iterator[StopRequest]:
             raise KeyboardInterrupt
         if not stopped.is_set():
             stopped.set()
-            tell("finishing the step, then saving; Ctrl-C again stops at once")
+            notify("finishing the step, then saving; Ctrl-C again stops at once")
 
     for number in before:
         signal.signal(number, handle)

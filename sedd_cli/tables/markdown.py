@@ -23,7 +23,7 @@ def samples_of(found: TableSummary) -> str:
 
 
 def entropy_of(cell: NumberCell) -> str:
-    """The entropy that stands beside a perplexity, and what speaks against it; "" for other values."""
+    """The entropy that stands beside a perplexity, and its marks; "" for other values."""
     if cell.entropy is None:
         return ""
     error = "" if cell.entropy_error is None else f" ± {cell.entropy_error:.2f}"

@@ -7,9 +7,10 @@ from typing import Any, Literal
 
 from sedd_cli.checkpoints.checkpoint import latest_name
 from sedd_cli.checkpoints.run_directory import MAY_CHANGE
-from sedd_cli.errors import QUOTED, DamageError, RequestError, shortened
-from sedd_cli.recipe import differences, load_recipe
+from sedd_cli.errors import DamageError, RequestError, listed
+from sedd_cli.recipe import load_recipe
 from sedd_cli.recipe.build import to_data
+from sedd_cli.recipe.differences import differences
 from sedd_cli.recipe.measure import as_measured
 from sedd_cli.system.digests import digest
 from sedd_cli.system.documents import read_json
@@ -89,13 +90,13 @@ def run_state(run: RowRun) -> tuple[State, str]:
         return "other", f"{folder} is not counted: {error}"
     # the sampler of the recipe matters only if the row generates text
     generates = any(column.uses for column in run.columns)
-    harmless = tuple(key for key in MAY_CHANGE if key != "sampler." or not generates)
+    harmless = tuple(key for key in MAY_CHANGE if key != "sampler" or not generates)
     wanted = as_measured(recipe, stored).to_data()
-    changed = [line for line in differences(stored.to_data(), wanted) if not line.startswith(harmless)]
+    changed = [change for change in differences(stored.to_data(), wanted) if not change.within(harmless)]
     if changed:
-        told = "; ".join(shortened(line, QUOTED) for line in changed)
         return "other", (
-            f"{folder} is not counted: made with another recipe ({told}); remove that folder to train the row again"
+            f"{folder} is not counted: made with another recipe ({listed(changed, separator='; ')}); "
+            f"remove that folder to train the row again"
         )
     step = (latest_name(folder) or "0").removeprefix("step-")
     if step != str(recipe.train.steps):

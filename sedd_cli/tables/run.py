@@ -28,7 +28,7 @@ class RunOptions:
     budget: float | None = None
     rel_error: float = 0.005
     max_nfe: int = 64
-    tell: Callable[[str], None] = lambda text: None
+    notify: Callable[[str], None] = lambda text: None
 
 
 @dataclass(frozen=True)
@@ -136,7 +136,7 @@ def _train(run: RowRun, options: RunOptions) -> Generator[Event, None, bool]:
         raise RequestError(message)
     if state == "trained":
         return False
-    train_options = TrainOptions(run.trained.folder, options.device, report=False, tell=options.tell)
+    train_options = TrainOptions(run.trained.folder, options.device, report=False, notify=options.notify)
     result = yield from train(run.recipe, train_options)
     if result.interrupted:
         raise KeyboardInterrupt

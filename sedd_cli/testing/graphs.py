@@ -21,7 +21,7 @@ def check_graph(part: Graph | Callable[..., Graph]) -> None:
     """Check a graph, an object or a class whose options have defaults.
 
     It is made with 2, 3 and 7 tokens, at noise levels from 1e-6 to 30.
-    `rate` itself is only checked to be a generator: what it should be, only its author knows.
+    `rate` itself is only checked to be a generator: what it should be is the author's to test.
 
     Raises:
         AssertionError: Says which function fails.

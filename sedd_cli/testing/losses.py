@@ -47,7 +47,7 @@ def check_loss(part: Objective | Callable[[], Objective]) -> None:
     """
     objective = part_for("check_loss", Objective, part)
     if objective.causal:
-        raise ValueError(f"{objective.name} is for causal networks: check_loss knows no truth for them")
+        raise ValueError(f"{objective.name} is for causal networks: check_loss has no reference for them")
     both = [GRAPHS["absorbing"](vocab_size=N, scale_by_sigma=False), GRAPHS["uniform"](vocab_size=N)]
     for graph in [graph for graph in both if _takes(objective, graph)] or [GRAPHS["state_dependent"](vocab_size=N)]:
         for v in (0.15, 0.5, 0.9):

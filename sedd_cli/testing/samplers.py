@@ -51,7 +51,7 @@ def check_sampler(
     """
     sampler = part_for("check_sampler", Sampler, part)
     if sampler.causal:
-        raise ValueError(f"{sampler.name} is for causal networks: check_sampler knows no truth for them")
+        raise ValueError(f"{sampler.name} is for causal networks: check_sampler has no reference for them")
     for graph in _graphs(sampler):
         if isinstance(sampler, Stepper):
             check_steps(sampler, graph, rates, step)

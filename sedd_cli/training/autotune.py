@@ -9,7 +9,7 @@ from collections.abc import Generator
 import torch
 
 from sedd_cli.data.shards import Dataset
-from sedd_cli.errors import WorkError
+from sedd_cli.errors import WorkError, out_of_memory
 from sedd_cli.recipe import Recipe
 from sedd_cli.recipe.assemble import make_graph, make_net
 from sedd_cli.system.distributed import Dist
@@ -109,13 +109,10 @@ def _attempt(module: LossModule, recipe: Recipe, size: int, device: torch.device
             began = _now(device)
             module(x0, v, u).total.backward()
             best = min(best, _now(device) - began)
-    except (torch.OutOfMemoryError, MemoryError) as error:
-        error.__traceback__ = None  # the traceback holds the tensors
-        return None
-    except RuntimeError as error:
-        if "can't allocate memory" not in str(error):
+    except (RuntimeError, MemoryError) as error:
+        if not out_of_memory(error):
             raise
-        error.__traceback__ = None
+        error.__traceback__ = None  # the traceback holds the tensors
         return None
     finally:
         module.zero_grad(set_to_none=True)

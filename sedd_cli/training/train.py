@@ -47,7 +47,7 @@ class TrainOptions:
         report: Evaluate and sample at the end.
         autotune: Measure which micro-batch is fastest, and use it.
         trackers: Names among TRACKERS.
-        tell: Called with a line of text from the signal handler when a signal ends the training.
+        notify: Called with a line of text from the signal handler when a signal ends the training.
         extend: Go on with a run whose rate has decayed, with the rate of the longer schedule.
     """
 
@@ -57,7 +57,7 @@ class TrainOptions:
     report: bool = True
     autotune: bool = False
     trackers: tuple[str, ...] = ()
-    tell: Callable[[str], None] = lambda text: None
+    notify: Callable[[str], None] = lambda text: None
     extend: bool = False
 
 
@@ -208,8 +208,8 @@ def _train_and_report(
     dist, config = state.dist, state.recipe.train
     started_at = state.step
     saving = AsyncCheckpoint(run.path, dist, state.sharded, config.keep, config.keep_every, pinned_steps(config))
-    tell = options.tell if dist.main else lambda text: None
-    with stop_requested(tell) as stopped, saving:
+    notify = options.notify if dist.main else lambda text: None
+    with stop_requested(notify) as stopped, saving:
         yield from training(state, loader, rows, run, saving, stopped)
     if state.step < config.steps:
         yield Note(f"stopped at step {state.step:,} of {config.steps:,}")

@@ -32,7 +32,7 @@ from sedd_cli.training.state import LossModule
 
 
 @pytest.mark.slow
-def test_prepare_against_map(workplace):
+def test_the_prepare_bench_counts_tokens_of_both_paths(workplace):
     options = PrepareBenchOptions(1, str(workplace / "corpus.txt"), "byte", megabytes=0.2, workers=2)
     events, result = completed(bench_prepare(options))
     # every byte is a token, plus one a document; the text is read until 0.2 million characters are full
@@ -205,6 +205,12 @@ def test_the_sampling_bench_samples_with_the_recipes_parametrization(monkeypatch
         recipe = small("gpt2_small", *changes)
         returned(bench_sample(SampleBenchOptions(repeats=1, recipe=recipe, batch=1, device="cpu", steps=2)))
     assert [found["parametrization"] for found in seen] == ["mean", "score"]
+
+
+@pytest.mark.parametrize("graph", ["hybrid", "gaussian"])
+def test_the_sampling_bench_refuses_graphs_whose_sampler_was_not_published(graph):
+    with pytest.raises(RequestError, match=f"absorbing and uniform; found '{graph}'"):
+        SampleBenchOptions(repeats=1, recipe=small("gpt2_small", f"graph={graph}"), batch=1, device="cpu", steps=2)
 
 
 def test_the_sampling_bench_counts_evaluations_and_marks_extrapolation():

@@ -348,7 +348,7 @@ def test_a_tokenizer_out_of_reach_is_named_all_the_same(tmp_path, monkeypatch):
     assert "--tokenizer" not in text
 
 
-def test_the_command(sedd, tiny_run, tmp_path):
+def test_the_command_exports_once_and_reports_how_scores_move(sedd, tiny_run, tmp_path):
     done = sedd("export", tiny_run, "--to", tmp_path / "out", "--json")
     assert done.code == 0, done.err
     assert json.loads(done.out)["folder"] == str(tmp_path / "out")

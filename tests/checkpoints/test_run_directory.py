@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from pathlib import Path
 
 import pytest
 
+import sedd_cli
 from sedd_cli.checkpoints.foreign_weights import check_source
 from sedd_cli.checkpoints.own_text import text_options
-from sedd_cli.checkpoints.run_directory import by_name, find_run, near
+from sedd_cli.checkpoints.run_directory import MAY_CHANGE, by_name, find_run, near
 from sedd_cli.cli.inputs import check_written, note_inputs
 from sedd_cli.errors import RequestError
 from sedd_cli.evaluation.scorers.scorer import load_scorer
 from sedd_cli.recipe import load_recipe
+
+
+def test_the_guide_lists_the_keys_that_may_change_on_resuming():
+    guide = (Path(sedd_cli.__file__).parent / "guides" / "scale.md").read_text(encoding="utf-8")
+    found = re.search(r"`train\.\{([^}]*)\}`, `model\.attention`,\s+`sampler` and `report`", guide)
+    assert found is not None
+    keys = {f"train.{key.strip()}" for key in found[1].split(",")}
+    assert keys | {"model.attention", "sampler", "report", "parts"} == set(MAY_CHANGE)
 
 
 def test_a_misspelt_folder_is_answered_by_its_own_name_and_not_by_the_path_that_all_share(tmp_path):

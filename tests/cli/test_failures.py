@@ -32,7 +32,7 @@ def failed(done) -> dict:
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_a_wrong_request(command, sedd, tmp_path, monkeypatch):
+def test_a_wrong_request_is_a_json_document_and_exit_code_2(command, sedd, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     done = sedd(*command.split(), *COMMANDS[command], "--json")
     document = failed(done)
@@ -41,7 +41,7 @@ def test_a_wrong_request(command, sedd, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("command", [*COMMANDS, "doctor"])
-def test_a_wrong_command_line(command, sedd):
+def test_a_wrong_command_line_is_a_json_document_and_exit_code_2(command, sedd):
     done = sedd(*command.split(), "--json", "--frobnicate")
     assert failed(done)["exit"] == 2
     assert "frobnicate" in json.loads(done.out)["error"]

@@ -79,7 +79,7 @@ def test_without_the_file_nothing_begins_and_the_line_says_how_to_give_it(own, p
 
 
 @pytest.mark.slow
-def test_the_whole_way(own, run, place, monkeypatch):
+def test_parts_from_outside_train_sample_and_measure(own, run, place, monkeypatch):
     stored = yaml.safe_load((run / "checkpoints" / "step-12" / "recipe.yaml").read_text())
     assert stored["parts"]["noise constant"]["source"] == "my_parts.py"
     sampled = own("sample", "--model", run, "-n", "1", "--json", "--device", "cpu")

@@ -63,7 +63,7 @@ def test_inspect_shows_text_as_it_is(text):
     assert "already prepared" not in quiet
 
 
-def test_list(text):
+def test_the_list_names_known_corpora_tokenizers_and_what_is_prepared(text):
     assert "nothing is prepared yet" in run("--list").output
     run(text, "--tokenizer", "char")
     result = run("--list")
@@ -83,7 +83,7 @@ def test_options_reach_the_job(tmp_path):
     assert document["options"]["field"] == "body"
 
 
-def test_from(tmp_path):
+def test_from_names_the_local_files_of_a_known_corpus(tmp_path):
     (tmp_path / "wiki.valid.raw").write_text(" = A = \n")
     result = run("wikitext2", "--from", str(tmp_path), "--tokenizer", "byte", "--split", "validation", "--json")
     assert json.loads(result.stdout)["corpus"] == "wikitext2"
@@ -108,7 +108,7 @@ def test_ctrl_c_says_how_to_go_on(text, monkeypatch, sedd):
         (("pydocs", "--workers", "0"), "workers must be at least 1"),
     ],
 )
-def test_wrong_requests(words, message):
+def test_a_wrong_request_is_one_line_with_the_reason(words, message):
     result = run(*words)
     assert isinstance(result.exception, RequestError)
     assert message in str(result.exception)

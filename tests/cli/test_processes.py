@@ -49,7 +49,7 @@ def test_processes_of_a_launcher_start_no_others(sedd, workplace, tmp_path, monk
 
 
 @pytest.mark.slow
-def test_two_processes_train_and_one_speaks(workplace, tmp_path):
+def test_two_processes_train_and_one_prints(workplace, tmp_path):
     done = finished(workplace, tmp_path / "run")
     assert done.returncode == 0, done.stderr
     assert checkpoint.latest(tmp_path / "run").step == 12

@@ -47,7 +47,7 @@ def test_an_old_spelling_becomes_the_new_one(old, new):
         "train --fresh -- --status",
     ],
 )
-def test_todays_spelling_stays(words):
+def test_the_present_spelling_is_left_as_it_is(words):
     notes = []
     assert current_spelling(words.split(), notes.append) == words.split()
     assert not notes

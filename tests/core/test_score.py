@@ -47,7 +47,7 @@ def test_rows_of_active_positions_are_rows_of_the_plain_form(name, block, monkey
 
 
 @every_graph
-def test_the_plain_form_is_the_score_the_network_knows(name):
+def test_the_plain_form_is_the_score_that_the_network_gives(name):
     model, _, x, sigma = example(name)
     plain = model.log_score(x, sigma)
     for b in range(3):
@@ -93,7 +93,7 @@ def test_a_batch_without_an_active_position_has_gradients_of_zero():
     assert all(p.grad is not None and not p.grad.any() for p in net.parameters())
 
 
-def test_the_network_is_told_a_sigma_in_range_and_the_graph_the_true_one():
+def test_the_network_gets_a_sigma_in_range_and_the_graph_the_true_one():
     model, _, x, _ = example("absorbing")
     asked = []
 

@@ -139,12 +139,12 @@ def test_in_a_folder_of_articles_a_file_is_a_document(tmp_path):
 
 
 @pytest.mark.parametrize("content", ["", "  \n\n \t\n"])
-def test_text_without_text(tmp_path, content):
+def test_a_file_of_white_space_is_refused(tmp_path, content):
     with pytest.raises(RequestError, match="holds no text"):
         read(Request(str(write(tmp_path / "my.txt", content))))
 
 
-def test_local_refusals(tmp_path):
+def test_local_paths_without_text_or_without_a_file_are_refused_with_a_hint(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(RequestError, match="holds no file that can be read"):
         find_corpus(Request(str(tmp_path / "empty"))).identity(Request(str(tmp_path / "empty")))
@@ -172,7 +172,7 @@ def test_identity_follows_content_and_not_place(tmp_path):
 # The hub
 
 
-def test_any_hub_dataset(on_hub):
+def test_a_hub_dataset_is_read_at_its_revision_and_configuration(on_hub):
     asked = on_hub({"train": {"text": ["a", "b"], "id": [1, 2]}, "valid": {"text": ["c"], "id": [3]}})
     request = Request("me/mine", revision="v2", config="en")
     source = find_corpus(request).open(request)
@@ -194,7 +194,7 @@ def test_a_hub_dataset_without_splits_is_dealt_out(on_hub):
     assert read(Request("me/mine", field="body", split="train")) == {"train": rows}
 
 
-def test_hub_refusals(on_hub):
+def test_a_hub_dataset_without_the_field_the_split_or_the_hub_is_refused(on_hub):
     on_hub({"train": {"body": ["a"], "id": [1]}})
     with pytest.raises(RequestError, match=r"no field 'text' .*found: body, id"):
         read(Request("me/mine"))
@@ -237,7 +237,7 @@ def test_out_of_reach_every_corpus_says_what_and_how_to_go_on(name, no_network, 
 # The named corpora: original files give what the hub's copy gives
 
 
-def test_wikitext(tmp_path, on_hub):
+def test_wikitext_is_the_same_from_its_files_and_from_the_hub(tmp_path, on_hub):
     lines = [" \n", " = Title = \n", " \n", " A line , and more . \n"]
     rows = ["", " = Title = \n", "", " A line , and more . \n"]
     for split in ("train", "valid", "test"):
@@ -260,7 +260,7 @@ def test_two_corpora_in_one_folder_are_not_mixed(tmp_path):
         read(Request("wikitext2", local=tmp_path))
 
 
-def test_ptb(tmp_path, on_hub):
+def test_ptb_is_the_same_from_its_files_and_from_the_hub(tmp_path, on_hub):
     sentences = ["mr. <unk> is N years old", "it fell"]
     for split in ("train", "valid", "test"):
         write(tmp_path / f"ptb.{split}.txt", "".join(f" {sentence} \n" for sentence in sentences))
@@ -270,7 +270,7 @@ def test_ptb(tmp_path, on_hub):
     assert "Linguistic Data Consortium" in find_corpus(request).open(request).remarks[0]
 
 
-def test_lambada(tmp_path, on_hub):
+def test_lambada_is_the_same_from_its_file_and_from_the_hub(tmp_path, on_hub):
     texts = ["“Stop,” he said.", "a\nb"]
     write(tmp_path / "lambada_test.jsonl", "".join(json.dumps({"text": text}) + "\n" for text in texts))
     on_hub({"test": {"text": texts}})
@@ -279,7 +279,7 @@ def test_lambada(tmp_path, on_hub):
     )
 
 
-def test_lm1b(tmp_path, on_hub):
+def test_lm1b_is_the_same_from_its_archive_folders_and_from_the_hub(tmp_path, on_hub):
     train, held = tmp_path / "training-monolingual.x", tmp_path / "heldout-monolingual.x"
     write(train / "news.en-00002-of-00100", "third .\n")
     write(train / "news.en-00001-of-00100", "first .\nsecond .\n")
@@ -360,7 +360,7 @@ def small_text8(monkeypatch):
     return "".join(" abcdefghi"[i % 10] for i in range(100))
 
 
-def test_text8(tmp_path, on_hub, small_text8):
+def test_text8_is_cut_into_its_splits_from_file_zip_and_hub(tmp_path, on_hub, small_text8):
     write(tmp_path / "text8", small_text8)
     with zipfile.ZipFile(tmp_path / "text8.zip", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("text8", small_text8)
@@ -375,7 +375,7 @@ def test_text8(tmp_path, on_hub, small_text8):
     assert "".join(read(Request("text8"))["train"]) == small_text8[:90]
 
 
-def test_broken_text8(tmp_path, on_hub, small_text8):
+def test_a_text8_of_another_length_is_damage(tmp_path, on_hub, small_text8):
     with pytest.raises(DamageError, match="ends 1 characters too early"):
         read(Request("text8", local=write(tmp_path / "text8", small_text8[:-1])))
     with pytest.raises(DamageError, match="no zip archive"):

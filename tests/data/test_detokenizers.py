@@ -69,11 +69,11 @@ LAMBADA = [
         for case in cases
     ],
 )
-def test_lines(name, line, expected):
+def test_a_line_is_detokenized_as_by_the_published_rules(name, line, expected):
     assert find_detokenizer(name)(line) == expected
 
 
-def test_none_changes_nothing():
+def test_the_detokenizer_none_returns_texts_as_they_are():
     assert find_detokenizer("none")(" a , b \n") == " a , b \n"
 
 
@@ -81,6 +81,6 @@ def test_each_has_been_tested():
     assert set(DETOKENIZERS) == {"none", "wikitext", "ptb", "lm1b", "lambada"}
 
 
-def test_unknown_name():
+def test_an_unknown_detokenizer_is_refused_with_the_known_ones():
     with pytest.raises(RequestError, match=r"'wiki'.*wikitext, ptb"):
         find_detokenizer("wiki")

@@ -57,7 +57,7 @@ def test_unknown_characters_are_counted():
     assert encode_group(["abx", "yz"], tokenizer, identity).unknown == 3
 
 
-def test_clean_comes_first():
+def test_texts_are_cleaned_before_they_are_counted_and_encoded():
     assert encode_group(["AB"], load_tokenizer("text8"), str.lower).characters == 2
     assert encode_group(["AB"], load_tokenizer("text8"), str.lower).ids.tolist() == [1, 2]
 

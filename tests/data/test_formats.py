@@ -30,7 +30,7 @@ def write(path, text):
         ("file", ["\na\nb\n \nc\n d\n\n"]),
     ],
 )
-def test_separations(tmp_path, separation, expected):
+def test_documents_are_lines_blocks_between_blank_lines_or_whole_files(tmp_path, separation, expected):
     path = write(tmp_path / "my.txt", "\r\na\r\nb\n \nc\n d\n\n")
     assert documents(path, documents=separation) == expected
 
@@ -39,7 +39,7 @@ def test_auto_takes_lines_where_none_is_empty(tmp_path):
     assert documents(write(tmp_path / "my.txt", "a\nb\n")) == ["a", "b"]
 
 
-def test_unknown_separation(tmp_path):
+def test_an_unknown_separation_is_refused_with_the_known_ones(tmp_path):
     with pytest.raises(RequestError, match=r"'page'.*auto, blank, line, file"):
         documents(write(tmp_path / "my.txt", "a"), documents="page")
 
@@ -69,7 +69,7 @@ def test_a_character_cut_off_at_the_end_is_named(tmp_path):
         documents(write(tmp_path / "my.txt", b"abc\xe2\x82"))
 
 
-def test_other_encodings(tmp_path):
+def test_a_file_is_read_in_its_encoding_and_an_unknown_one_is_refused(tmp_path):
     assert documents(write(tmp_path / "my.txt", b"\xe9t\xe9"), encoding="latin-1") == ["été"]
     assert documents(write(tmp_path / "my.txt", "été".encode("utf-16")), encoding="utf-16") == ["été"]
     assert documents(write(tmp_path / "my.txt", "\ufeffété".encode())) == ["été"]
@@ -82,7 +82,7 @@ def test_binary_files_are_refused(tmp_path):
         documents(write(tmp_path / "my.txt", b"ab\0cd"))
 
 
-def test_jsonl(tmp_path):
+def test_the_texts_of_json_lines_are_documents_and_lone_surrogates_are_replaced(tmp_path):
     rows = ['{"text": "a\\n\\nb", "id": 1}', "", '{"id": 2, "text": "ü\\ud83c\\udf89"}', '{"text": "\\ud800 lone"}']
     path = write(tmp_path / "my.jsonl", "\n".join(rows))
     assert documents(path) == ["a\n\nb", "ü🎉", "\ufffd lone"]
@@ -105,7 +105,7 @@ def test_broken_jsonl_names_the_line(tmp_path, line, message):
         documents(path)
 
 
-def test_field(tmp_path):
+def test_a_named_field_of_json_lines_is_read(tmp_path):
     path = write(tmp_path / "my.jsonl", json.dumps({"body": "a"}))
     assert documents(path, field="body") == ["a"]
 
@@ -118,7 +118,7 @@ def parquet(path, **columns):
     return path
 
 
-def test_parquet(tmp_path):
+def test_a_column_of_texts_is_read_from_parquet_and_another_kind_is_refused(tmp_path):
     path = parquet(tmp_path / "my.parquet", text=["a", "", "c"], id=[1, 2, 3])
     assert documents(path) == ["a", "c"], "blank documents are left out, as in text files"
     with pytest.raises(RequestError, match=r"no field 'body'.*found: text, id"):
@@ -130,7 +130,7 @@ def test_parquet(tmp_path):
 
 
 @pytest.mark.parametrize("keep", [0, 10, -20])
-def test_corrupt_parquet(tmp_path, keep):
+def test_a_truncated_parquet_file_is_damage_in_one_line(tmp_path, keep):
     path = parquet(tmp_path / "my.parquet", text=["a"] * 100)
     path.write_bytes(path.read_bytes()[:keep])
     with pytest.raises(DamageError, match="no parquet file, or a damaged one") as caught:
@@ -154,7 +154,7 @@ def test_tar_of_txt_and_of_archives(tmp_path):
     assert documents(path) == ["zero", "one", "two"]
 
 
-def test_broken_tar(tmp_path):
+def test_a_broken_tar_and_a_broken_text_in_one_are_named(tmp_path):
     whole = tar_bytes({"0.txt": b"zero" * 1000}, "w:xz")
     for name, raw in {"a.tar": b"no archive", "b.tar.xz": whole[: len(whole) // 2]}.items():
         with pytest.raises(DamageError, match="tar archive"):

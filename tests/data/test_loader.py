@@ -120,7 +120,7 @@ def test_ten_million_blocks_cost_no_memory():
     assert peak < 1 << 20
 
 
-def test_refusals():
+def test_lengths_batches_and_rows_that_do_not_exist_are_refused():
     with pytest.raises(RequestError, match="length 11 is longer than the train split, which has 10 tokens"):
         Loader(Numbers(10), length=11, batch=1, seed=0)
     for length, batch in ((0, 1), (1, 0)):

@@ -20,8 +20,8 @@ from support.jobs import completed, returned
 from sedd_cli.data import encode, writer
 from sedd_cli.data import prepare as prepare_module
 from sedd_cli.data.corpora import find_corpus
-from sedd_cli.data.prepare import PrepareOptions, PrepareResult, dataset_folder, prepare
-from sedd_cli.data.prepared import catalogue, choices, find_prepared, inspect, verify
+from sedd_cli.data.prepare import PrepareResult, prepare
+from sedd_cli.data.prepared import PrepareOptions, catalogue, choices, dataset_folder, find_prepared, inspect, verify
 from sedd_cli.data.shards import open_dataset
 from sedd_cli.data.writer import SplitWriter
 from sedd_cli.errors import DamageError, RequestError, WorkError
@@ -65,7 +65,7 @@ def left_in(home: Path) -> list[str]:
     return sorted(path.name for path in home.rglob("*") if path.is_file() and not path.name.endswith(".lock"))
 
 
-def test_prepared_once(text):
+def test_a_prepared_text_is_used_again_and_stays_byte_for_byte(text):
     first = run(corpus=str(text), tokenizer="char")
     assert first.fresh
     assert first.folder == dataset_folder(PrepareOptions(str(text), tokenizer="char"))
@@ -193,7 +193,7 @@ def test_a_tokenizer_that_cannot_be_learnt_is_refused_before_any_work(text, toke
         run(corpus=str(text), tokenizer=tokenizer, eos=eos)
 
 
-def test_two_at_once(text):
+def test_a_second_preparation_waits_and_uses_what_the_first_has_made(text):
     options = PrepareOptions(str(text), tokenizer="char")
     running = prepare(options)
     next(running)
@@ -286,7 +286,7 @@ def test_a_manifest_without_warnings_is_stored_as_before(text):
     assert "warnings" not in json.loads((result.folder / "manifest.json").read_text())
 
 
-def test_unwritable_home(text, tmp_path, monkeypatch):
+def test_a_home_that_cannot_be_written_is_refused_with_its_variable(text, tmp_path, monkeypatch):
     (tmp_path / "file").write_text("in the way")
     monkeypatch.setenv("SEDD_HOME", str(tmp_path / "file"))
     with pytest.raises(RequestError, match="cannot be written: choose another folder with SEDD_HOME"):
@@ -423,7 +423,7 @@ def test_inspect_counts_and_decodes(text):
     json.dumps(found)
 
 
-def test_catalogue(text):
+def test_the_catalogue_lists_known_corpora_and_prepared_folders(text):
     made = run(corpus=str(text), tokenizer="byte")
     found = catalogue()
     assert {corpus["name"] for corpus in found["corpora"]} >= {"pydocs", "openwebtext", "text8"}

@@ -15,7 +15,8 @@ import pytest
 from support.jobs import returned
 
 from sedd_cli.data.detokenizers import find_detokenizer
-from sedd_cli.data.prepare import PrepareOptions, prepare
+from sedd_cli.data.prepare import prepare
+from sedd_cli.data.prepared import PrepareOptions
 from sedd_cli.data.shards import open_dataset
 from sedd_cli.data.tokenizers import load_tokenizer
 
@@ -62,7 +63,7 @@ def test_one_billion_words_in_word_pieces():
     assert found == {"validation": (12_216, 361_818, 1_623_853)}
 
 
-def test_webtext():
+def test_webtext_and_openwebtext_have_their_counts():
     assert counts(corpus=str(real("webtext/webtext.valid.jsonl"))) == {"validation": (4724, 302_336, 1_339_401)}
     held = counts(corpus="openwebtext", local=real("webtext"))
     assert held == {"train": (4488, 287_232, 1_271_622), "validation": (236, 15_104, 67_779)}
@@ -73,7 +74,7 @@ def test_webtext():
     [("tinyshakespeare/input.txt", 7222, 1_100_949), ("tinystories/tiny_stories.txt", 4667, 933_300)],
 )
 @pytest.mark.parametrize("tokenizer", ["gpt2", "byte", "char", "bpe:1000"])
-def test_small_books(name, documents, characters, tokenizer):
+def test_books_have_the_same_counts_with_every_tokenizer(name, documents, characters, tokenizer):
     found = counts(corpus=str(real(name)), tokenizer=tokenizer)
     assert tuple(np.sum(list(found.values()), axis=0)[[0, 2]]) == (documents, characters)
 

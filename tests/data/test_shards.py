@@ -51,7 +51,7 @@ def folder(request, tmp_path):
     return write_dataset(tmp_path / "data", request.param)
 
 
-def test_reads_across_shards(folder):
+def test_tokens_are_read_across_the_borders_of_shards(folder):
     split = open_dataset(folder).split("train")
     assert [shard.tokens for shard in split.info.shards] == [12, 23, 2]
     assert (split.tokens, split.documents, split.characters) == (37, 8, 74)

@@ -26,7 +26,7 @@ def encoding():
 
 
 @pytest.mark.parametrize("alphabet", [SPACES + WORDS, SPACES * 3 + WORDS, SPACES + WORDS + RARE, RARE])
-def test_id_for_id(encoding, alphabet):
+def test_random_texts_get_the_ids_of_tiktoken(encoding, alphabet):
     swift = GPT2Encoder(encoding)
     draw = random.Random(0)
     for _ in range(150):
@@ -42,6 +42,6 @@ def test_every_character_that_is_white_space_somewhere(encoding):
     assert [ids.tolist() for ids in swift(texts)] == [encoding.encode_ordinary(text) for text in texts]
 
 
-def test_no_texts(encoding):
+def test_no_texts_and_an_empty_text_have_no_ids(encoding):
     assert GPT2Encoder(encoding)([]) == []
     assert [ids.tolist() for ids in GPT2Encoder(encoding)([""])] == [[]]

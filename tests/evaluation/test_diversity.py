@@ -58,7 +58,7 @@ def test_unigram_entropy_of_one_and_of_none():
 # Distinct n-grams
 
 
-def test_distinct_by_hand():
+def test_distinct_n_is_the_share_of_different_n_grams():
     rows = [[1, 2, 1, 2], [1, 2, 3]]
     assert distinct(rows, 1) == pytest.approx(3 / 7)
     assert distinct(rows, 2) == pytest.approx(3 / 5)  # 12 21 12 | 12 23
@@ -114,7 +114,7 @@ def test_self_bleu_is_the_slow_one(order, letters):
         assert self_bleu(drawn, order) == pytest.approx(slow_self_bleu(drawn, order), rel=1e-12)
 
 
-def test_arrays_will_do():
+def test_arrays_measure_as_lists_do():
     rows = np.array([[1, 2, 3, 1], [1, 2, 1, 2], [3, 2, 1, 1]])
     assert self_bleu(rows) == self_bleu(rows.tolist())
     assert unigram_entropy(rows) == unigram_entropy(rows.tolist())

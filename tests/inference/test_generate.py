@@ -95,7 +95,7 @@ def test_blocks_join_without_loss(model, length, block, stride):
             last[seen.offset] = seen
         covered = 0
         for offset, seen in sorted(last.items()):
-            tail = [token for token in seen.asked if token is not None]
+            tail = [token for token in seen.given if token is not None]
             if offset:
                 assert len(seen.x) == block
                 assert sample.tokens[offset:covered] == tail  # what it saw is what is there

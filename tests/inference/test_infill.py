@@ -350,7 +350,7 @@ def test_frames_show_the_way(model):
     done = [e.tokens for e in events if isinstance(e, Filled)]
     assert [seen.x for seen in frames[-1].sequences] == done
     for seen in (s for f in frames for s in f.sequences):
-        assert all(want is None or want == got for want, got in zip(seen.asked, seen.x, strict=True))
+        assert all(want is None or want == got for want, got in zip(seen.given, seen.x, strict=True))
     assert not [e for e in infill.infill(model, [Job(parse_template("[MASK]"))], Sampling()) if isinstance(e, Frame)]
 
 

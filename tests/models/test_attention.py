@@ -33,14 +33,14 @@ def slow(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
 
 @pytest.mark.parametrize("kernel", KERNELS)
 @pytest.mark.parametrize("L", [1, 2, 11])
-def test_kernel_is_attention(kernel, L):
+def test_every_kernel_computes_attention(kernel, L):
     q, k, v = qkv(L)
     # float32 sums of eight and eleven terms
     torch.testing.assert_close(ATTENTION[kernel](q, k, v).double(), slow(q, k, v), rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("kernel", KERNELS)
-def test_gradients_agree(kernel):
+def test_every_kernel_has_the_gradients_of_attention(kernel):
     def gradients(attend):
         inputs = [value.requires_grad_() for value in qkv()]
         return torch.autograd.grad((attend(*inputs).double() ** 2).sum(), inputs)

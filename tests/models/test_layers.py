@@ -61,7 +61,7 @@ def test_masks_follow_torchs_seed():
     assert not torch.equal(masks[0], masks[2])
 
 
-def test_nothing_and_everything():
+def test_dropout_of_rate_0_keeps_all_and_near_1_drops_all():
     h = torch.randn(9)
     assert dropout(h, 0.0) is h
     assert dropout(h, 1e-6) is h  # below the resolution of 2^-16

@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from sedd_cli.errors import RequestError
-from sedd_cli.recipe import differences, dump_recipe, load_recipe, recipe_from, shipped
+from sedd_cli.recipe import dump_recipe, load_recipe, recipe_from, shipped
 from sedd_cli.recipe.assemble import check_recipe
 from sedd_cli.recipe.part import TypedSampler
 
@@ -118,19 +118,6 @@ def test_a_file_that_is_no_recipe_is_refused_in_one_line(tmp_path, content, word
 def test_an_unknown_recipe_names_the_nearest():
     with pytest.raises(RequestError, match="did you mean 'quickstart'"):
         load_recipe("quikstart")
-
-
-def test_differences_name_the_nested_key_and_both_values():
-    one, two = load_recipe("quickstart"), load_recipe("quickstart", ["train.steps=5", "noise=geometric"])
-    lines = differences(one.to_data(), two.to_data())
-    assert "train.steps: 2000 → 5" in [line.replace(str(one.train.steps), "2000") for line in lines]
-    assert any(line.startswith("noise.name: loglinear → geometric") for line in lines)
-    assert differences({"a": 1, "b": None, "c": 0.5}, {"a": True, "b": [1], "c": "x"}) == [
-        "b: null → [1]",
-        "c: 0.5 → x",
-    ]  # 1 is True to Python
-    assert differences({"a": 1, "b": 0}, {"a": 2, "b": 3}) == ["a: 1 → 2", "b: 0 → 3"]
-    assert differences(one.to_data(), one.to_data()) == []
 
 
 def test_another_graph_by_name_drops_the_options_of_the_one_before():

@@ -13,7 +13,8 @@ from support.outside import PARTS, nothing_imported
 from sedd_cli.core.samplers import SAMPLERS
 from sedd_cli.core.schedules import SCHEDULES
 from sedd_cli.errors import RequestError
-from sedd_cli.recipe import differences, dump_recipe, load_recipe, outside
+from sedd_cli.recipe import dump_recipe, load_recipe, outside
+from sedd_cli.recipe.differences import differences
 
 
 @pytest.fixture(autouse=True)
@@ -92,7 +93,7 @@ def test_a_changed_file_is_said_and_the_record_of_the_recipe_stays(parts, recipe
         old = load_recipe(stored)
     new = old.with_parts_of_now()
     assert old.parts["noise constant"].sha256 != new.parts["noise constant"].sha256
-    assert all(line.startswith("parts") for line in differences(old.to_data(), new.to_data()))
+    assert all(change.within(["parts"]) for change in differences(old.to_data(), new.to_data()))
 
 
 def test_a_recipe_cannot_name_code_to_import(recipe, parts, monkeypatch):

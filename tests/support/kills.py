@@ -97,7 +97,7 @@ def preload() -> None:
     import torch.distributed.checkpoint.staging
 
     from sedd_cli.evaluation.likelihood import evaluate
-    from sedd_cli.inference import jobs
+    from sedd_cli.inference.batch import jobs
     from sedd_cli.training import train
 
     assert all((evaluate, jobs, train))

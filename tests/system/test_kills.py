@@ -141,7 +141,7 @@ def test_a_sweep_writes_its_settings_before_its_samples(tmp_path, monkeypatch):
     def die(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(sweep, "_write", die)
+    monkeypatch.setattr(sweep, "write_document", die)
     with pytest.raises(KeyboardInterrupt):
         sweep._claim(sweep.SweepOptions(tmp_path, (2,)), {})
     assert not list(tmp_path.iterdir())

@@ -185,7 +185,7 @@ def test_an_error_leaves_the_old_file_and_nothing_else(here):
     assert sorted(path.name for path in here.iterdir()) == ["corpus", "text.txt"]
 
 
-def test_permissions_stay(here):
+def test_a_replaced_file_keeps_its_permissions(here):
     (here / "text.txt").chmod(0o640)
     write_whole(here / "text.txt", "new")
     assert stat.S_IMODE((here / "text.txt").stat().st_mode) == 0o640
@@ -197,7 +197,7 @@ def test_permissions_stay(here):
     assert stat.S_IMODE((here / "fresh").stat().st_mode) == 0o640
 
 
-def test_arrays_come_back(here):
+def test_a_saved_array_is_read_back(here):
     import numpy as np
 
     save_array(here / "deep" / "x.npy", np.arange(5.0))

@@ -63,7 +63,7 @@ def test_a_containers_share_of_the_processor(monkeypatch, tmp_path, text, cores)
     assert process.quota() == cores
 
 
-def test_no_container(monkeypatch, tmp_path):
+def test_without_a_container_there_is_no_quota_of_processors(monkeypatch, tmp_path):
     monkeypatch.setattr(process, "QUOTA", tmp_path / "absent")
     assert process.quota() is None
 

@@ -228,7 +228,7 @@ def test_mauve_of_continued_and_filled_prompts(known, tmp_path):
     assert [row.name for row in found.rows] == ["causal", "one"]  # quoted rows are not in the small form
 
 
-def test_texts_around_prompts(known, tmp_path, sedd):
+def test_a_row_shows_texts_with_their_given_parts(known, tmp_path, sedd):
     every, _ = made(known["texts"], tmp_path)
     found = summary(known["texts"], every, True)
     (row,) = found.rows

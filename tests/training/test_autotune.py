@@ -10,7 +10,8 @@ import torch
 from support.jobs import completed, returned
 
 from sedd_cli.checkpoints import checkpoint
-from sedd_cli.data.prepare import PrepareOptions, prepare
+from sedd_cli.data.prepare import prepare
+from sedd_cli.data.prepared import PrepareOptions
 from sedd_cli.data.shards import open_dataset
 from sedd_cli.errors import RequestError, WorkError
 from sedd_cli.models.compile import compile_blocks
@@ -172,7 +173,7 @@ def test_recomputed_activations_give_the_same_gradients_dropout_included(workpla
     assert torch.stack([g.abs().sum() for g in kept]).min() > 0
 
 
-def test_recomputing_keeps_less(workplace):
+def test_recomputing_holds_fewer_activations(workplace):
     recipe = load_recipe(workplace / "tiny.yaml", ["model.n_blocks=4", "model.length=64"])
     net, x = awake(recipe), torch.zeros(4, 64, dtype=torch.int64)
 

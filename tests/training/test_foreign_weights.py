@@ -50,7 +50,7 @@ def test_a_few_steps_lower_the_loss(workplace, tmp_path):
     assert losses[-1] < 0.9 * losses[0]
 
 
-def test_the_network_that_is_not_told_of_the_noise_wants_a_recipe_that_does_not_tell(workplace, tmp_path):
+def test_weights_without_a_noise_input_need_a_recipe_without_one(workplace, tmp_path):
     made.save_hub(tmp_path / "m", "mdlm", 258)
     with pytest.raises(RequestError, match=r"model\.time: False there, True here\); set model\.time=False$"):
         trained(workplace, tmp_path, *BYTES, "objective=masked_cross_entropy", *STILL)

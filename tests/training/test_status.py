@@ -15,7 +15,8 @@ from support.jobs import completed, returned
 
 from sedd_cli import load_model
 from sedd_cli.cli.view.curve import Line, chart
-from sedd_cli.data.prepare import PrepareOptions, prepare
+from sedd_cli.data.prepare import prepare
+from sedd_cli.data.prepared import PrepareOptions
 from sedd_cli.data.shards import open_dataset
 from sedd_cli.errors import RequestError, WorkError
 from sedd_cli.evaluation.likelihood.evaluate import EvaluateOptions, evaluate

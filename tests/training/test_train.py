@@ -53,7 +53,7 @@ def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
     return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
 
 
-def test_a_run_directory_holds_what_the_design_says(tiny_run):
+def test_a_run_directory_holds_recipe_metrics_checkpoints_and_results(tiny_run):
     assert (tiny_run / "recipe.yaml").is_file()
     assert (tiny_run / "latest").read_text().strip() == "step-12"
     steps = [json.loads(line)["step"] for line in (tiny_run / "metrics.jsonl").read_text().splitlines()]

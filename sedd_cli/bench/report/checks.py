@@ -63,7 +63,7 @@ def check_attention(setting: Setting) -> Events:
 
 
 def _reason(error: Exception) -> str:
-    """Why a kernel did not run; torch says "no available kernel" or "no viable backend" in several sentences."""
+    """Why a kernel did not run; torch writes "no available kernel" or "no viable backend" in several sentences."""
     none = "No available kernel" in str(error) or "No viable backend" in str(error)
     return "not for this device and precision" if none else line_of(error)[:120]
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from sedd_cli.checkpoints.formats.base import LLAMA, Format, Mark, ModelFiles, register
+from sedd_cli.checkpoints.formats.base import LLAMA, Format, ModelFiles, register
 from sedd_cli.checkpoints.formats.special_tokens import mask_id
 from sedd_cli.checkpoints.formats.transformers import hugging_face, size, transformer
 from sedd_cli.checkpoints.loaded_model import LoadedModel
 
-#: What the kinds of network differ in; the length is that of a configuration that does not say it.
+#: What the kinds of network differ in; the length is that of a configuration that has none.
 KINDS: dict[str, dict[str, Any]] = {
     "a2d-llama": {"length": 2048},
     "a2d-qwen2": {"length": 32768, "qkv_bias": True},
@@ -23,7 +23,6 @@ class A2D(Format):
 
     name: ClassVar[str] = "a2d"
     marks: ClassVar[str] = f"config.json with model_type {', '.join(KINDS)}"
-    marked_by: ClassVar[Mark] = Mark.TYPE
     untrained: ClassVar[str] = LLAMA
 
     def recognises(self, source: ModelFiles) -> bool:

@@ -137,14 +137,17 @@ class Format(ABC):
     name: ClassVar[str]
     #: What marks it, for the message that lists what was looked for.
     marks: ClassVar[str]
-    #: How specific that is, which decides where several formats fit.
-    marked_by: ClassVar[Mark]
-    #: Why no recipe can train its networks, in words; "" where one can, as far as the format tells.
+    #: How specific that is, by which one of several formats that fit is chosen.
+    marked_by: ClassVar[Mark] = Mark.TYPE
+    #: Why no recipe can train its networks, in words; "" where one can, as far as the format shows.
     untrained: ClassVar[str] = ""
 
-    @abstractmethod
     def recognises(self, source: ModelFiles) -> bool:
-        """Whether the files look like this format: by names and configuration, without reading tensors."""
+        """Whether the files look like this format: by names and configuration, without reading tensors.
+
+        By default, whether config.json has the format's name as its model_type.
+        """
+        return source.model_type == self.name
 
     def files(self, source: ModelFiles) -> list[Path]:
         """The files whose weights `load` reads, those that are there."""

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from sedd_cli.checkpoints.formats.base import LLAMA, Format, Mark, ModelFiles, register
+from sedd_cli.checkpoints.formats.base import LLAMA, Format, ModelFiles, register
 from sedd_cli.checkpoints.formats.special_tokens import mask_id
 from sedd_cli.checkpoints.formats.transformers import hugging_face, size, transformer
 from sedd_cli.checkpoints.loaded_model import LoadedModel
 from sedd_cli.data.tokenizers.huggingface import HuggingFaceTokenizer
 
-#: The length of a configuration that does not say it.
+#: The length of a configuration that has none.
 LENGTH = 32768
 
 
@@ -20,11 +20,7 @@ class Dream(Format):
 
     name: ClassVar[str] = "dream"
     marks: ClassVar[str] = f"config.json with model_type {name}"
-    marked_by: ClassVar[Mark] = Mark.TYPE
     untrained: ClassVar[str] = LLAMA
-
-    def recognises(self, source: ModelFiles) -> bool:
-        return source.model_type == self.name
 
     def load(self, source: ModelFiles, mask: str | None = None) -> LoadedModel:
         shape, tensors, tied = hugging_face(source, LENGTH, qkv_bias=True, shifted=True)

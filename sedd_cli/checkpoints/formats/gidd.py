@@ -31,7 +31,7 @@ RUN_CONFIG, RUN_WEIGHTS, RUN_SCHEDULE = "config.yaml", "model.pt", "noise_schedu
 
 @dataclass(frozen=True)
 class GiddFacts:
-    """What a layout says of its model. first_version: its noise is that of the code's versions up to 1.0.1."""
+    """What a layout holds about its model. first_version: its noise is that of the code's versions up to 1.0.1."""
 
     config: Mapping[str, Any]
     where: str
@@ -93,16 +93,15 @@ class GiddHub(GiddLayout):
 
     name: ClassVar[str] = "gidd"
     marks: ClassVar[str] = "config.json with model_type dit and p_uniform or max_seq_len"
-    marked_by: ClassVar[Mark] = Mark.TYPE
-    #: What its class of configurations has where config.json does not say so.
+    #: What its class of configurations has where config.json does not.
     DEFAULTS: ClassVar[dict[str, Any]] = {"num_attention_heads": 12, "max_seq_len": 1024, "p_uniform": 0.0}
 
     def recognises(self, source: ModelFiles) -> bool:
         return source.model_type == "dit" and ("p_uniform" in source.config or "max_seq_len" in source.config)
 
     def load(self, source: ModelFiles, mask: str | None = None) -> LoadedModel:
-        told = {key: value for key, value in source.config.items() if value is not None}
-        facts = GiddFacts(self.DEFAULTS | told, f"{source.folder}/config.json", source.tensors, first_version=True)
+        stated = {key: value for key, value in source.config.items() if value is not None}
+        facts = GiddFacts(self.DEFAULTS | stated, f"{source.folder}/config.json", source.tensors, first_version=True)
         return self.assembled(source, facts, mask)
 
 

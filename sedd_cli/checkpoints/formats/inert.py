@@ -134,7 +134,7 @@ def read_inert(path: Path) -> Any:
     """Read what `torch.save` wrote, with tensors mapped from the file and `Inert` in the place of foreign objects.
 
     Raises:
-        RequestError: The pickle wants anything else than those, or it is too large.
+        RequestError: The pickle names anything else than those, or it is too large.
         DamageError: The file is damaged.
     """
     try:

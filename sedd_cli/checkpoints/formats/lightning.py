@@ -148,10 +148,10 @@ class Stored:
         block_size = self.block_size()
         net = network(tensors, self.whole("model.n_heads"), self.whole("model.length"), self.source.name, block_size)
         vocabulary, objective, kind = self.meaning(net.states, mask)
-        told = self.setting("algo.time_conditioning", "time_conditioning", default=False)
-        condition: Condition = "sigma" if told is True else "none"
+        conditioned = self.setting("algo.time_conditioning", "time_conditioning", default=False) is True
+        condition: Condition = "sigma" if conditioned else "none"
         facts = {"layout": "lightning", "weights": which, **step_of(self.content.get("global_step"))}
-        noise = self.noise(told is True)
+        noise = self.noise(conditioned)
         model = assembled(self.source, kind, net, vocabulary, noise, objective, condition, facts)
         if kind == "sedd":
             model.graph = Absorbing(vocabulary.tokens, scale_by_sigma=True)
@@ -168,13 +168,13 @@ class Stored:
             raise RequestError(f"{self.file}: config.model.length {length} is no multiple of its block_size {size}")
         return size
 
-    def noise(self, told: bool) -> LogLinear:
+    def noise(self, conditioned: bool) -> LogLinear:
         """The schedule. RequestError for another than the log-linear one where it changes outputs or likelihoods.
 
-        told: whether the network gets the noise. A masked model that does not get it is the same under all of them.
+        conditioned: whether the network gets the noise. A masked model without it is the same under all of them.
         """
         kind = self.setting("noise.type")
-        if kind not in LOG_LINEAR and (told or self.uniform):
+        if kind not in LOG_LINEAR and (conditioned or self.uniform):
             raise RequestError(f"{self.file} has noise of the type {displayed(kind)}, supported is loglinear")
         eps = self.setting("noise.eps", default=1e-3) if kind in LOG_LINEAR else 1e-3
         if isinstance(eps, str):  # YAML's 1e-3

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from sedd_cli.checkpoints.formats.base import LLAMA, Format, Mark, ModelFiles, register
+from sedd_cli.checkpoints.formats.base import LLAMA, Format, ModelFiles, register
 from sedd_cli.checkpoints.formats.special_tokens import mask_id
 from sedd_cli.checkpoints.formats.transformers import real, refuse, renamed, size, transformer, without_head
 from sedd_cli.checkpoints.loaded_model import LoadedModel
@@ -46,11 +46,7 @@ class LLaDA(Format):
 
     name: ClassVar[str] = "llada"
     marks: ClassVar[str] = f"config.json with model_type {name}"
-    marked_by: ClassVar[Mark] = Mark.TYPE
     untrained: ClassVar[str] = LLAMA
-
-    def recognises(self, source: ModelFiles) -> bool:
-        return source.model_type == self.name
 
     def load(self, source: ModelFiles, mask: str | None = None) -> LoadedModel:
         refuse(source, KNOWN)

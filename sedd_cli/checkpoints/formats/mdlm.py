@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import ClassVar
 
 from sedd_cli.checkpoints.formats.backbone import network, without_prefix
-from sedd_cli.checkpoints.formats.base import Format, Mark, ModelFiles, assembled, register
-from sedd_cli.checkpoints.formats.special_tokens import KNOWN_MASKS, KNOWN_TOKENIZERS, tokenizer_of, told_mask
+from sedd_cli.checkpoints.formats.base import Format, ModelFiles, assembled, register
+from sedd_cli.checkpoints.formats.special_tokens import KNOWN_MASKS, KNOWN_TOKENIZERS, stated_mask, tokenizer_of
 from sedd_cli.checkpoints.loaded_model import LoadedModel
 from sedd_cli.core.losses.masked_cross_entropy import MaskedCrossEntropy
 from sedd_cli.core.losses.score_entropy import PlugInScoreEntropy
@@ -19,15 +19,11 @@ from sedd_cli.models.network import Condition
 class Backbone(Format):
     """A hub folder of this family."""
 
-    marked_by: ClassVar[Mark] = Mark.TYPE
-    #: What the class of the configuration has where config.json does not say so: whether the network gets the noise,
-    #: its heads and its length. (Its cond_dim is another one than that of published models, and is read from tensors.)
+    #: What the class of the configuration has where config.json does not: whether the network gets the noise, its heads
+    #: and its length. (Its cond_dim is another one than that of published models, and is read from tensors.)
     time_conditioning: ClassVar[bool] = False
     n_heads: ClassVar[int] = 12
     model_length: ClassVar[int] = 1024
-
-    def recognises(self, source: ModelFiles) -> bool:
-        return source.model_type == self.name
 
     def load(self, source: ModelFiles, mask: str | None = None) -> LoadedModel:
         if source.flag("cfg"):
@@ -39,8 +35,7 @@ class Backbone(Format):
         tensors = without_prefix(source.tensors)
         heads, length = source.number("n_heads", default=self.n_heads), self.length(source)
         net = network(tensors, heads, length, source.name, self.block_size(source))
-        told = source.flag("time_conditioning", self.time_conditioning)
-        condition: Condition = "sigma" if told else "none"
+        condition: Condition = "sigma" if source.flag("time_conditioning", self.time_conditioning) else "none"
         vocabulary, objective = self.meaning(source, net.states, mask)
         model = assembled(source, self.name, net, vocabulary, LogLinear(), objective, condition)
         model.tokenizer_source = tokenizer_of(source.folder) or KNOWN_TOKENIZERS.get(net.states)
@@ -58,7 +53,7 @@ class Backbone(Format):
         self, source: ModelFiles, rows: int, mask: str | None
     ) -> tuple[Vocabulary, MaskedCrossEntropy | PlugInScoreEntropy]:
         """What the ids and the outputs mean: logits of the clean token, with MASK, which tokens do not become."""
-        found = told_mask(source, source.config, rows, mask)
+        found = stated_mask(source, source.config, rows, mask)
         found = KNOWN_MASKS.get(rows, rows - 1) if found is None else found
         return Vocabulary(rows, found, carries_over=True), MaskedCrossEntropy()
 

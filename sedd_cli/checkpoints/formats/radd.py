@@ -11,7 +11,7 @@ from torch import Tensor
 
 from sedd_cli.checkpoints.formats.backbone import network
 from sedd_cli.checkpoints.formats.base import Format, Mark, ModelFiles, assembled, register, step_of, unwrapped
-from sedd_cli.checkpoints.formats.special_tokens import KNOWN_TOKENIZERS, tokenizer_of, told_mask
+from sedd_cli.checkpoints.formats.special_tokens import KNOWN_TOKENIZERS, stated_mask, tokenizer_of
 from sedd_cli.checkpoints.loaded_model import LoadedModel
 from sedd_cli.checkpoints.published import CHECKPOINT, HYDRA, PICKLES, averaged, checkpoint_file, training_directory
 from sedd_cli.checkpoints.tensors import check_stored, read_pickle
@@ -38,7 +38,7 @@ class Radd(Format):
                 raise RequestError(f"{source.name}: model.{key} must be a positive number, found "
                                    f"{displayed(shape.get(key))}")  # fmt: skip
         net = network(tensors, shape["n_heads"], shape["length"], source.name)
-        found = told_mask(source, {**source.config, **config}, net.states, mask, spare_row=True)
+        found = stated_mask(source, {**source.config, **config}, net.states, mask, spare_row=True)
         vocabulary = Vocabulary(net.states, net.states - 1 if found is None else found)
         model = assembled(source, "radd", net, vocabulary, LogLinear(), MaskedCrossEntropy(), "none")
         model.tokenizer_source = tokenizer_of(source.folder) or KNOWN_TOKENIZERS.get(net.states)

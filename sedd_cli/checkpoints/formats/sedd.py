@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import torch
 
 from sedd_cli.checkpoints.bidirectional import BidirectionalTransformer
-from sedd_cli.checkpoints.formats.base import CONFIG, Format, Mark, ModelFiles, register
+from sedd_cli.checkpoints.formats.base import CONFIG, Format, ModelFiles, register
 from sedd_cli.checkpoints.loaded_model import LoadedModel
 from sedd_cli.checkpoints.portable.config import MODEL_TYPE, PREFIX, portable_model
 from sedd_cli.checkpoints.published import OURS, RECIPE, TOKENIZER
@@ -24,12 +24,8 @@ from sedd_cli.recipe import load_recipe
 class Sedd(Format):
     """A folder with config.json, model.safetensors, and a modeling file that is not read here."""
 
-    name: ClassVar[str] = "sedd"
+    name: ClassVar[str] = MODEL_TYPE
     marks: ClassVar[str] = f"config.json with model_type {MODEL_TYPE}"
-    marked_by: ClassVar[Mark] = Mark.TYPE
-
-    def recognises(self, source: ModelFiles) -> bool:
-        return source.model_type == MODEL_TYPE
 
     def copies(self, source: ModelFiles) -> bool:
         network = source.config.get("network")

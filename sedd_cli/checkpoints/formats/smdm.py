@@ -104,7 +104,7 @@ def split(qkv: Tensor, heads: int, width: int, source: ModelFiles) -> dict[str, 
 
 
 def _heads(source: ModelFiles, width: int, tensors: Mapping[str, Tensor]) -> int:
-    """The number of heads, which the file does not tell: heads of 64 in published models below width 1280, else of 128.
+    """The number of heads, which is not in the file: heads of 64 in published models below width 1280, else of 128.
 
     The model of 75 million parameters, of width 640 with an MLP of 1600, has heads of 80.
     """

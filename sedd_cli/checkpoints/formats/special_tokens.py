@@ -62,7 +62,7 @@ def mask_id(source: ModelFiles, rows: int, named: str | None = None) -> int:
     return found
 
 
-def told_mask(
+def stated_mask(
     source: ModelFiles, config: Mapping[str, Any], rows: int, named: str | None, spare_row: bool = False
 ) -> int | None:
     """The id of MASK: the user's, else that of the configuration, else that of the tokenizer's files; None if none is.
@@ -76,8 +76,8 @@ def told_mask(
     by_tokenizer = ids.get(named_token(source.folder, "mask_token") or "")
     if spare_row and rows - 1 not in ids.values():
         by_tokenizer = None
-    told = (chosen_mask(named, rows, ids, source.name), config.get("mask_token_id"), by_tokenizer)
-    return next((found for found in told if type(found) is int and 0 <= found < rows), None)
+    stated = (chosen_mask(named, rows, ids, source.name), config.get("mask_token_id"), by_tokenizer)
+    return next((found for found in stated if type(found) is int and 0 <= found < rows), None)
 
 
 def tokenizer_of(folder: Path) -> str | None:

@@ -19,7 +19,7 @@ from sedd_cli.errors import DamageError, RequestError, displayed, first_line
 
 #: alpha = 1 − t, but for what keeps the noise at t = 1 finite.
 SCHEDULE = LogLinear(eps=1e-6)
-#: The attention of the first layer, whose matrices tell what a configuration leaves out.
+#: The attention of the first layer, whose matrices show what a configuration leaves out.
 ATTENTION = "layers.0.self_attn"
 #: Tensors of old files that are computed.
 BUFFERS = "rotary_emb.inv_freq"

@@ -43,7 +43,7 @@ class ExportLayout:
         config: The content of config.json.
         prefix: What stands before the names of tensors.
         use: How others load it, for the model card.
-        remarks: What the user should know.
+        remarks: Warnings for the user.
         portable: Whether `transformers` opens it.
     """
 

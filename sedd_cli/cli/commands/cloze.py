@@ -7,15 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from sedd_cli.cli import options as o
-from sedd_cli.cli.choose import (
-    check_texts,
-    choose_any,
-    model_files,
-    more_inputs,
-    own_corpus,
-    places_of,
-    require_one_process,
-)
+from sedd_cli.cli.choose import check_texts, choose_any, require_one_process, texts_of
 from sedd_cli.cli.option_groups import ModelOptions, model_options, reading_options
 from sedd_cli.cli.view.results import cloze_table
 from sedd_cli.cli.view.view import View
@@ -42,29 +34,19 @@ def cloze(
 
     Example: sedd cloze --model runs/quickstart -n 200
     """
-    from sedd_cli.cli.inputs import check_written
     from sedd_cli.evaluation.cloze.job import ClozeOptions
     from sedd_cli.evaluation.cloze.job import cloze as job
-    from sedd_cli.evaluation.likelihood.texts import Text
 
     view = View(using.json, using.quiet)
     datasets = dataset or []
-    options, places = ClozeOptions(n, split, candidates, seed), places_of(datasets, local or [])
+    options = ClozeOptions(n, split, candidates, seed)
     require_one_process("cloze")
     if len(datasets) > 1:
         raise RequestError(f"sedd cloze masks words of one text, found {len(datasets)} of --dataset")
-    reads = {
-        "--dataset": datasets,
-        "--from": local,
-        "--model": model_files(using.model),
-        "--tokenizer": using.tokenizer,
-    }
-    check_written({"--out": out}, reads)
-    check_texts(datasets, places, reading)
+    places = check_texts(using.model, datasets, local or [], reading, out)
     chosen = choose_any(view, using.choice)
-    name = datasets[0] if datasets else own_corpus(chosen)
-    check_written({"--out": out}, more_inputs(chosen, [name]))
-    result = view.run(job(chosen, Text(name, places.get(name), reading), options))
+    (text,) = texts_of(chosen, datasets, places, reading, out)
+    result = view.run(job(chosen, text, options))
     view.result(cloze_table(result))
     found = recorded(result.to_dict())
     view.write(found, out)

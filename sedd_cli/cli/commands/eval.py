@@ -12,15 +12,7 @@ import typer
 
 from sedd_cli.cli import options as o
 from sedd_cli.cli.answers import PROTOCOL, evaluate_answers
-from sedd_cli.cli.choose import (
-    check_texts,
-    choose_any,
-    model_files,
-    more_inputs,
-    own_corpus,
-    places_of,
-    require_one_process,
-)
+from sedd_cli.cli.choose import check_texts, choose_any, require_one_process, texts_of
 from sedd_cli.cli.option_groups import (
     MODEL,
     ModelOptions,
@@ -109,9 +101,7 @@ def evaluate(
 
     Example: sedd eval --model runs/quickstart --dataset pydocs --split validation
     """
-    from sedd_cli.cli.inputs import check_written
     from sedd_cli.evaluation.likelihood.evaluate import EvaluateOptions, evaluate_all
-    from sedd_cli.evaluation.likelihood.texts import Text
     from sedd_cli.inference.bound import MonteCarloOptions
     from sedd_cli.system.distributed import connect
 
@@ -132,17 +122,13 @@ def evaluate(
         keep=resume,
         sampling=sampling,
     )
-    reads = {"--dataset": dataset, "--from": local, "--model": model_files(using.model), "--tokenizer": using.tokenizer}
-    check_written({"--out": out}, reads)
-    places = places_of(dataset or [], local or [])
-    if len(dataset or []) == 1:  # of several, one that fails does not stop the others
-        check_texts(dataset or [], places, reading)
+    datasets = dataset or []
+    places = check_texts(using.model, datasets, local or [], reading, out)
     with connect(using.device) as dist:
         precision = "fp32" if using.precision == "auto" else using.precision
         named = replace(using, device=str(dist.device), precision=precision)
         chosen = choose_any(view, named.choice)
-        texts = [Text(name, places.get(name), reading) for name in dataset or [own_corpus(chosen)]]
-        check_written({"--out": out}, more_inputs(chosen, [text.corpus for text in texts]))
+        texts = texts_of(chosen, datasets, places, reading, out)
         job = evaluate_all(chosen, texts, options, dist)
         result = view.run(_stored(view, job, chosen.source, len(texts), out) if dist.main else job, RESUME)
     found = result.to_dict()
@@ -180,19 +166,14 @@ def _stored(
     from sedd_cli.checkpoints.run_directory import RunDir
     from sedd_cli.system.digests import digest
     from sedd_cli.system.events import Evaluated, Warn, expand_events
-    from sedd_cli.system.files import is_stream, write_whole
-    from sedd_cli.system.json_lines import json_text
+    from sedd_cli.system.files import is_stream, write_document
 
     so_far: list[dict[str, Any]] = []
 
     def write(document: dict[str, Any]) -> None:
-        if out is None:
-            return
-        try:
-            write_whole(out, json_text(_document(document, texts), 1) + "\n")
-        except OSError as error:
-            raise WorkError(f"cannot write {out}: {error.strerror}") from None
-        output.stored = True
+        if out is not None:
+            write_document(out, _document(document, texts))
+            output.stored = True
 
     def keep_copy(event: Evaluated) -> Warn | None:
         """Store a result in its run."""

@@ -130,8 +130,7 @@ def infill(
     job = Job(parsed[0], n, seed, length, candidates)
     if every and candidates == 1:
         raise RequestError("--all shows candidates, and --candidates 1 leaves nothing to show")
-    reads = {"--input": jobs, "--model": model_files(using.model), "--tokenizer": using.tokenizer}
-    check_written({"--out": out, **watching.files}, reads)
+    check_written({"--out": out, **watching.files}, {"--model": model_files(using.model)})
     watching.check(view.quiet)
     lines = _read(jobs) if jobs is not None else iter(())
     if jobs is not None and out is not None and resume and not is_stream(out):
@@ -179,7 +178,7 @@ def _in_quotes(words: list[str]) -> list[str]:
 def _read(source: str) -> Iterator[bytes | None]:
     """The lines of a file, opened now, or of standard input; they are read as they are needed.
 
-    Of a pipe or a terminal, None says that nothing more has arrived yet.
+    Of a pipe or a terminal, None means that nothing more has arrived yet.
     """
     from sedd_cli.system.files import is_stream, near, require_regular
 

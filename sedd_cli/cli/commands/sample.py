@@ -72,13 +72,7 @@ def sample(
         raise RequestError("--self-bleu goes with --judge")
     begin = (*(prompt or ()), *(_prompts(prompts) if prompts is not None else ()))
     options = GenerateOptions(n, length, begin, block, stride, seed, sampling=sampling, chat=tuple(chat or ()))
-    reads = {
-        "--prompts": prompts,
-        "--model": model_files(using.model),
-        "--judge": judge,
-        "--tokenizer": using.tokenizer,
-    }
-    check_written({"--out": out, **watching.files}, reads)
+    check_written({"--out": out, **watching.files}, {"--model": model_files(using.model)})
     watching.check(view.quiet)
     chosen = choose_model(view, using.choice)
     causal = load_judge(view, judge, using.device) if judge is not None else None  # before sampling: loading may fail

@@ -62,9 +62,8 @@ def table(
 
     Example: sedd table 2 --mini --run all
     """
-    from sedd_cli.cli.inputs import check_written
+    from sedd_cli.cli.inputs import check_png, check_written
     from sedd_cli.cli.view.tables import show
-    from sedd_cli.system.outputs import check_png
     from sedd_cli.tables.definition import load_table, shipped_tables
     from sedd_cli.tables.markdown import markdown as as_markdown
     from sedd_cli.tables.row_run import row_runs_of
@@ -90,10 +89,10 @@ def table(
             raise RequestError(f"{option} goes with --run")
     places = row_runs_of(found, mini, seeds, runs)
     folders = {folder for of in places.values() for place in of for folder in (place.folder, place.trained.folder)}
-    check_png("--plot", plot)
+    check_png(plot)
     check_written({"--plot": plot, "--out": out}, {"--runs": folders})
     asked = _asked(found, places, run or [])
-    options = RunOptions(device, _seconds(budget), rel_error or RunOptions.rel_error, tell=view.say)
+    options = RunOptions(device, _seconds(budget), rel_error or RunOptions.rel_error, notify=view.say)
     made = _run(view, asked, options) if asked and not dry_run else RunResult((), ())
     shown = summary(found, places, mini)
     document = recorded(shown.to_dict() | made.to_dict())

@@ -6,6 +6,8 @@ from typing import Any
 
 from rich.table import Table
 
+from sedd_cli.training.durations import in_words
+
 #: Columns of the table: heading, key of a path's metrics, format.
 COLUMNS = (
     ("tokens/s", "tokens_per_second", "{:,.0f}"),
@@ -55,14 +57,8 @@ def _caption(result: dict[str, Any]) -> str:
     if "bf16_matmul_peak" in result:
         lines.append(f"bf16 peak measured here {result['bf16_matmul_peak'] / 1e12:.2f} TFLOP/s")
     if "recipe_hours_here" in result:
-        lines.append(f"all of the recipe's steps at this rate: {_duration(result['recipe_hours_here'])}")
+        lines.append(f"all of the recipe's steps at this rate: {in_words(3600 * result['recipe_hours_here'])}")
     return "\n".join(lines)
-
-
-def _duration(hours: float) -> str:
-    if hours < 2:
-        return f"{hours * 60:.0f} minutes"
-    return f"{hours:.0f} hours" if hours < 100 else f"{hours / 24:,.0f} days"
 
 
 def speedrun_table(result: dict[str, Any]) -> Table:

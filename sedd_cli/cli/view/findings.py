@@ -21,7 +21,7 @@ MARKS = {
 
 
 def findings_table(findings: Sequence[Mapping[str, Any]]) -> Table:
-    """A row for each check with its state and what was found, and one below it that says what to do, if anything."""
+    """A row for each check with its state and what was found, and one below it with what to do, if anything."""
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     for name in ("check", "state"):
         table.add_column(name, no_wrap=True)

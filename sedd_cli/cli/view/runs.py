@@ -50,7 +50,7 @@ def _values(one: RunSummary) -> list[Text]:
 
 
 def _last(found: Status) -> StoredBound | SeriesPoint | None:
-    """The likelihood that speaks for a run: the stored one, else the last validation."""
+    """The likelihood that a run is listed with: the stored one, else the last validation."""
     return found.bound or next((marks[-1] for marks in found.series.values()), None)
 
 

@@ -21,9 +21,8 @@ from sedd_cli.cli.outcome import NOTHING_KEPT, failure, main_process, output, sa
 from sedd_cli.cli.view.console import PlainConsole
 from sedd_cli.cli.view.denoising import sample
 from sedd_cli.cli.view.results import bounds_table
-from sedd_cli.errors import MESSAGE, WorkError, printable, shortened
+from sedd_cli.errors import MESSAGE, printable, shortened
 from sedd_cli.system import events as e
-from sedd_cli.system.json_lines import json_text
 
 #: Seconds between two plain lines of one task when the output is not a terminal.
 PLAIN_EVERY = 10.0
@@ -81,22 +80,19 @@ class View:
     def write(self, data: Any, out: Path | None) -> None:
         """Write the JSON document to the file of `--out`, if there is one."""
         if out is not None:
-            from sedd_cli.system.files import write_whole
+            from sedd_cli.system.files import write_document
 
             output.result = data
-            if not self.json:  # which says it itself
+            if not self.json:  # which reports it itself
                 say_not_finite(data)
-            try:
-                write_whole(out, json_text(data, 1) + "\n")
-            except OSError as error:
-                raise WorkError(f"cannot write {out}: {error.strerror}") from None
+            write_document(out, data)
             output.stored = True
             self.say(f"wrote {out}", "dim")
 
-    def say(self, text: str, style: str = "", most: int = MESSAGE) -> None:
-        """Print a text of at most about `most` characters, unless quiet."""
+    def say(self, text: str, style: str = "") -> None:
+        """Print a text of at most about MESSAGE characters, unless quiet."""
         if not self.quiet:
-            self.aside.print(Text(self._wrapped(shortened(text, most)), style=style), soft_wrap=True)
+            self.aside.print(Text(self._wrapped(shortened(text, MESSAGE)), style=style), soft_wrap=True)
 
     def _wrapped(self, text: str) -> str:
         """A text for a terminal, broken between words; elsewhere, and where it is indented, its lines are kept.
@@ -153,7 +149,7 @@ class View:
     @show.register
     def _(self, event: e.Validated) -> None:
         errors = f"{event.bits_per_char:.3f} ± {event.bits_per_char_error:.3f} bits/char"
-        if event.between_documents_error:  # 0 if it cannot be told from the error of the draws
+        if event.between_documents_error:  # 0 where nothing is left beside the error of the draws
             errors += f" (± {event.between_documents_error:.3f} by choice of text)"
         self.say(f"step {event.step:,}: {event.split} {event.sign} {errors}, {event.blocks} blocks", "green")
 
@@ -207,7 +203,7 @@ class View:
             self._bars.update(self._tasks[task], completed=completed, total=total, count=count, metrics=spelled)
             if finished:  # a finished bar becomes a line, which leaves room for later bars
                 self._bars.remove_task(self._tasks.pop(task))
-                if spelled or unit != task:  # else it says no more than the results
+                if spelled or unit != task:  # else it adds nothing to the results
                     self.say(f"{task}: {done:,} {unit}  {spelled}".rstrip(), "dim")
         elif finished or time.monotonic() - self._last_line.get(task, float("-inf")) > PLAIN_EVERY:
             if finished and self._last_line.get(task) is None and not spelled:

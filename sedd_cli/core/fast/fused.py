@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sedd_cli.core.fast.base import TileLoss
+from sedd_cli.errors import out_of_memory
 
 #: Bytes of a tile.
 BUDGET = {"cpu": 8 * 2**20, "cuda": 2**30}
@@ -219,9 +220,9 @@ def compiled_or_plain(readout: LinearHead, loss: TileLoss, *given: Any) -> tuple
     if kind not in FAILURES:
         try:
             return _compiled_tile()(readout, loss, *given)
-        except (torch.OutOfMemoryError, MemoryError):
-            raise
         except Exception as error:  # a compiler can fail in any way
+            if out_of_memory(error):
+                raise
             plain = _tile(readout, loss, *given)  # where this fails too, it is not the compiler's fault
             FAILURES[kind] = " ".join(str(error).split())[:160]
             warnings.warn(

@@ -89,7 +89,7 @@ class Uniform(Graph):
 
     def mean_score(self, z: Tensor, sigma: Tensor, x: Tensor) -> Tensor:
         """s_y = p(x|x)·ρ + p(y|x)/ρ + the rest, with p_σ(y|x0)/p_σ(x|x0) = ρ for x0 = x, 1/ρ for x0 = y, else 1."""
-        # float64: 1 − p(x|x) has to be told apart from ρ, which is 1e-9 at small sigma
+        # float64: 1 − p(x|x) has to differ from ρ, which is 1e-9 at small sigma
         p = z.double().softmax(-1)
         log_rho = self.log_rho(per_position(sigma, x).double())[..., None]
         stays = p.gather(-1, x[..., None])

@@ -35,9 +35,9 @@ class Objective(ABC):
     parametrization: ClassVar[Parametrization] = "score"
     #: Whether the network is causal (a position attends to earlier ones only), so that the likelihood is exact.
     causal: ClassVar[bool] = False
-    #: Whether there has to be a MASK.
+    #: Whether the graph must have a MASK.
     needs_mask: ClassVar[bool] = False
-    #: Whether the loss that is logged is −log p, or a bound on it up to constants. Each class says it of itself.
+    #: Whether the loss that is logged is −log p, or a bound on it up to constants. A class does not inherit it.
     logs_bound: ClassVar[bool] = False
     #: How many independent corruptions of a sequence at its noise level the loss takes.
     corruptions: ClassVar[int] = 1
@@ -56,7 +56,7 @@ class Objective(ABC):
         return None
 
     def check(self, graph: Graph) -> None:
-        """ValueError where the objective means nothing with the graph."""
+        """ValueError where the objective is not defined for the graph."""
         if self.needs_mask:
             graph.check_masking(self.name)
 
@@ -67,7 +67,7 @@ class Objective(ABC):
 
     @property
     def weights(self) -> str:
-        """The options that say how gradients are weighted, as in a recipe."""
+        """The options by which gradients are weighted, spelled as in a recipe."""
         return ""
 
     def placed(self, v: Tensor) -> tuple[Tensor, Tensor]:

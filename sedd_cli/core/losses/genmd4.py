@@ -32,7 +32,7 @@ class GenMD4(Objective):
     The corruption x depends on w, too. That part of the gradient, E[loss·∇ log p(x|x0)], is estimated from two
     independent corruptions, each with the loss of the other as its baseline: (loss_1 − loss_2)·∇(log p_1 − log p_2)/2
     (REINFORCE leave-one-out). The loss is the mean of both. With learn=False the exponents stay what the graph has: the
-    control that tells the gain of learning them from that of two corruptions.
+    control that separates the gain of learning them from that of two corruptions.
     """
 
     name: ClassVar[str] = "genmd4"

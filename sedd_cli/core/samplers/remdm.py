@@ -44,8 +44,8 @@ class ReMDM(Stepper):
         return super().distribution_options() | {"eta": self.eta}
 
     def remask_probability(self, model: ScoreModel, t: Tensor, s: Tensor) -> Tensor:
-        sigma_t, sigma_s = model.schedule(t)[0], model.schedule(s)[0]
-        return (-torch.expm1(-sigma_s) * sigma_t.exp()).clamp(max=self.eta)
+        """ρ of a step from t to s, of their shape."""
+        return _most(model, t, s).clamp(max=self.eta)
 
     def transition(self, model: ScoreModel, log_score: Tensor, x: Tensor, t: Tensor, s: Tensor) -> Transition:
         return euler_step(model.graph, log_score, x, self.coefficient(model, t, s))

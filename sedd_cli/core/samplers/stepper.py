@@ -78,7 +78,7 @@ class Stepper(Sampler):
         """The transition from t to s (each [R]) at active positions x [R] with log_score [R, S]."""
 
     def coefficient(self, model: ScoreModel, t: Tensor, s: Tensor) -> Tensor:
-        """What `fast_transition` and `move_bound` need to know of a step from t to s, of their shape."""
+        """The number by which `fast_transition` and `move_bound` get a step from t to s, of their shape."""
         return torch.zeros_like(t)
 
     def fast_transition(self, kernels: Kernels[Any], step: GridStep, log_score: Tensor, x: Tensor) -> Transition:
@@ -186,7 +186,7 @@ class Move(ABC):
 
 @dataclass(frozen=True)
 class GridStep(Move):
-    """From t to s < t, float64 scalars, by the sampler's own step; coefficient is what it needs to know of them."""
+    """From t to s < t, float64 scalars, by the sampler's own step; coefficient: as `Stepper.coefficient` gives it."""
 
     t: Tensor
     s: Tensor

@@ -1,4 +1,4 @@
-"""The corpora that `sedd prepare` knows by name, and the user's own. To add one: one file, one line here."""
+"""The corpora that `sedd prepare` has by name, and the user's own. To add one: one file, one line here."""
 
 from __future__ import annotations
 

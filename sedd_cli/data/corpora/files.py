@@ -38,7 +38,7 @@ def files_under(path: Path, accepted: Callable[[Path], bool]) -> list[Path]:
 
 
 def find_files(path: Path, accepted: Callable[[Path], bool]) -> Found:
-    """`path` itself, or what the folder gives, chosen as `formats.choice` says. Links are followed.
+    """`path` itself, or what the folder gives, chosen by the rules of `formats.choice`. Links are followed.
 
     Raises RequestError where there is nothing, and for a folder or a link that cannot be read.
     """

@@ -62,7 +62,7 @@ def _training_bytes(request: Request, path: Path) -> int:
         splits = file_splits(files)
         if request.split in (None, "train") and any(splits[file] in (None, "train") for file in files):
             return sum(file.stat().st_size for file in files)
-    except (RequestError, OSError):  # what is wrong is said when the text is opened
+    except (RequestError, OSError):  # what is wrong is reported when the text is opened
         pass
     return 0
 

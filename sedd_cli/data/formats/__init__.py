@@ -1,6 +1,6 @@
 """Reading documents from files: one table of endings and formats, which every command uses.
 
-An ending says what a file holds, and the ending inside one of a compressed file: `a.jsonl.gz` is JSON lines. Endings
+The ending of a file gives its format, of a compressed file the ending inside: `a.jsonl.gz` is JSON lines. Endings
 that are not in the table are refused, unless a format is named.
 """
 

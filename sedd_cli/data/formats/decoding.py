@@ -112,7 +112,7 @@ def byte_lines(source: Input) -> Iterator[bytes]:
 
 
 def live_lines(fd: int, name: str) -> Iterator[bytes | None]:
-    """`byte_lines` of a pipe or a terminal; None says that nothing more has arrived for a MOMENT."""
+    """`byte_lines` of a pipe or a terminal; None means that nothing more has arrived for a MOMENT."""
     return _byte_lines(_live_pieces(fd), name)
 
 

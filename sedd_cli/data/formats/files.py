@@ -128,7 +128,7 @@ class Input:
 
     @classmethod
     def of(cls, path: Path) -> Input:
-        """A file on disk, unpacked as its ending says; RequestError for what is no regular file."""
+        """A file on disk, unpacked by its ending; RequestError for what is no regular file."""
         require_regular(path, "the file to read")
         opener = _OPENERS.get(path.suffix.lower())
         if opener is None:

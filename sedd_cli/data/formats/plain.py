@@ -10,8 +10,6 @@ from sedd_cli.data.formats.decoding import decoded, lines_of
 from sedd_cli.data.formats.files import LONGEST, SEPARATIONS, Input, ReadOptions
 from sedd_cli.errors import RequestError
 
-__all__ = ["ReadOptions", "read_lines", "read_text"]
-
 
 def read_text(source: Path | Input, reading: ReadOptions) -> Iterator[str]:
     """Documents of a text file, as `reading.documents` separates them; blank ones are left out."""

@@ -120,7 +120,7 @@ class Text8Tokenizer(Tokenizer):
         if wrong.size:
             raise RequestError(
                 f"text8 has no symbol for {text[wrong[0]]!r} (character {wrong[0]} of the text): "
-                "it knows a to z and the space"
+                "it has a to z and the space"
             )
         return ids
 

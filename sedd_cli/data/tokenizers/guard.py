@@ -83,7 +83,7 @@ _tried: set[str] = set()
 
 
 def checked(text: str, name: str) -> str:
-    """The text of a tokenizer.json, if it is safe to load; RequestError or DamageError says why it is not.
+    """The text of a tokenizer.json, if it is safe to load; RequestError or DamageError where it is not.
 
     Regular expressions may backtrack for ever, a map of characters may ask for gigabytes, and what replaces or adds
     text may multiply it: with one of them the file is loaded, and short texts are encoded, in a process of limited

@@ -14,7 +14,7 @@ from sedd_cli.errors import RequestError
 class ReindexedTokenizer(Tokenizer):
     """A tokenizer for a model with `rows` token ids, of which `mask` is MASK.
 
-    Ids beyond `mask` move down by one. Ids that the tokenizer does not know (spare rows of the model's matrices)
+    Ids beyond `mask` move down by one. Ids that the tokenizer does not have (spare rows of the model's matrices)
     decode to nothing.
     """
 

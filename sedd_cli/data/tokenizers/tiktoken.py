@@ -55,7 +55,7 @@ class TiktokenTokenizer(Tokenizer):
 
     @staticmethod
     def names() -> list[str]:
-        """The encodings that tiktoken knows."""
+        """The encodings that tiktoken has."""
         import tiktoken
 
         return tiktoken.list_encoding_names()

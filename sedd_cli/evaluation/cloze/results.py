@@ -42,7 +42,7 @@ class ClozeExample:
 class ClozeResult:
     """How often a model and a 5-gram restored masked words, with everything needed to repeat the measurement.
 
-    told: what is known of a masked word, to both. restored: results by what filled in the word. paired: the model and
+    told: what both are given about a masked word. restored: results by what filled in the word. paired: the model and
     the 5-gram on the same words; None without a 5-gram. tokens_per_gap: number of words by their number of tokens. nfe:
     mean network evaluations of a filling.
     """

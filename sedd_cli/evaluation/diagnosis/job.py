@@ -117,7 +117,7 @@ def score_level(model: LoadedModel, x0: Tensor, lam: float, seed: int = 0) -> No
     values, owners, least, most, guessed, blind, moved = [], [], math.inf, -math.inf, 0, 0, 0
     first, second = x0.flatten().bincount(minlength=graph.vocab_size).topk(2).indices  # the most frequent tokens
     beyond = -math.inf
-    for rows, log_score in model.score.knowing(x0).scored_rows(x, sigma):
+    for rows, log_score in model.score.given_clean(x0).scored_rows(x, sigma):
         if not len(rows.x):
             continue
         clean = x0[rows.batch, rows.position]

@@ -20,7 +20,7 @@ from sedd_cli.recipe.part import TypedSampler
 class Contender:
     """A sampler with options. label: how the table calls it.
 
-    tuned: an option that decides how many evaluations a text takes, and its values from the most careful to the least:
+    tuned: an option that sets how many evaluations a text takes, and its values from the most careful to the least:
     the most careful one is used whose mean number of evaluations does not exceed the given one. blocks: into how many
     blocks the free positions are divided; None: as the options say.
     """

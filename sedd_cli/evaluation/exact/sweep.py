@@ -28,7 +28,7 @@ from sedd_cli.recipe.build import to_data
 from sedd_cli.recipe.part import spelled
 from sedd_cli.system.events import Event, Progress
 
-#: Steps of the chain that stands for the distribution of a trained model, and of the one that tells its error.
+#: Steps of the chain that stands for the distribution of a trained model, and of the one that estimates its error.
 REFERENCE_STEPS = 256
 
 

@@ -17,9 +17,6 @@ from sedd_cli.evaluation.likelihood.llada import AnswerLikelihood, answer_likeli
 from sedd_cli.system.events import Event, Progress
 from sedd_cli.system.files import near
 
-#: Draws of LLaDA's evaluation.
-DRAWS = 128
-
 
 @dataclass(frozen=True)
 class Pair:
@@ -69,9 +66,7 @@ def read_pairs(path: Path) -> list[Pair]:
     return pairs
 
 
-def score_answers(
-    model: LoadedModel, pairs: Sequence[Pair], draws: int = DRAWS, seed: int = 0
-) -> Generator[Event, None, AnswersResult]:
+def score_answers(model: LoadedModel, pairs: Sequence[Pair], seed: int) -> Generator[Event, None, AnswersResult]:
     """Estimate log p(answer | prompt) of every pair; RequestError for one that the model cannot hold."""
     tokenizer = model.text_tokenizer()
     tokens = [pair.tokens(tokenizer) for pair in pairs]
@@ -81,6 +76,6 @@ def score_answers(
             raise RequestError(f"pair {number:,} has {length:,} tokens, more than the model's {model.length:,}")
     found = []
     for number, (prompt, answer) in enumerate(tokens, 1):
-        found.append(answer_likelihoods(model, prompt, answer, draws, seed))
+        found.append(answer_likelihoods(model, prompt, answer, seed=seed))
         yield Progress("answers", number, len(tokens), "answers")
     return AnswersResult(model.source, model.fingerprint, seed, tuple(found))

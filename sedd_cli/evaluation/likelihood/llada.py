@@ -14,6 +14,8 @@ from sedd_cli.checkpoints.loaded_model import LoadedModel
 from sedd_cli.core.random import NOISE, TIME, Stream
 from sedd_cli.errors import RequestError
 
+#: Draws of LLaDA's evaluation.
+DRAWS = 128
 #: Draws of a batch, whose numbers of masks are spread evenly, and the batches that an error needs.
 BATCH, LEAST_BATCHES = 16, 4
 
@@ -34,7 +36,7 @@ class AnswerLikelihood:
 
 @torch.no_grad()
 def answer_likelihoods(
-    model: LoadedModel, prompt: Sequence[int], answer: Sequence[int], draws: int = 128, seed: int = 0
+    model: LoadedModel, prompt: Sequence[int], answer: Sequence[int], draws: int = DRAWS, seed: int = 0
 ) -> tuple[AnswerLikelihood, AnswerLikelihood]:
     """The likelihood of an answer as LLaDA's evaluation estimates it, and from the same draws over the tokens alone.
 
@@ -61,15 +63,15 @@ def answer_likelihoods(
     for batch in range(draws // BATCH):
         masked, p = masks(len(answer), BATCH, seed, batch)
         masked = F.pad(masked, (len(prompt), 0)).to(model.device)
-        means.append(weighted_log_ps(model, x0.expand(BATCH, -1), masked, p.to(model.device), sizes).mean(0))
+        means.append(weighted_log_p(model, x0.expand(BATCH, -1), masked, p.to(model.device), sizes).mean(0))
     found = torch.stack(means)
     mean, error = found.mean(0).tolist(), (found.std(0) / math.sqrt(len(found))).tolist()
     theirs, ours = (AnswerLikelihood(mean[i], error[i], len(answer), draws) for i in range(2))
     return theirs, ours
 
 
-def masks(tokens: int, batch: int, seed: int, number: int = 0) -> tuple[Tensor, Tensor]:
-    """Which of the answer's tokens are masked, [B, tokens], and their share [B].
+def masks(tokens: int, batch: int, seed: int, number: int) -> tuple[Tensor, Tensor]:
+    """Which of the answer's tokens are masked in the batch of this number, [B, tokens], and their share [B].
 
     The numbers of masks are spread evenly over 1 … tokens from a random one on; which tokens are masked is uniform.
     """
@@ -81,26 +83,22 @@ def masks(tokens: int, batch: int, seed: int, number: int = 0) -> tuple[Tensor, 
     return u.argsort(dim=1).argsort(dim=1) < count[:, None], count / tokens
 
 
-def weighted_log_p(model: LoadedModel, x0: Tensor, masked: Tensor, p: Tensor) -> Tensor:
-    """Σ log p(x0_i | x) / p over the masked positions i of each sequence, nats [B] in float64.
-
-    Args:
-        model: a masked model. Its distribution is normalised as by its own code.
-        x0: clean tokens [B, L], of its tokenizer.
-        masked: where x is MASK, [B, L].
-        p: the share of tokens that are masked, [B].
-    """
-    return weighted_log_ps(model, x0, masked, p, (normalised_over(model),))[:, 0]
-
-
 def normalised_over(model: LoadedModel) -> int:
     """Over how many states p(x0|x) is normalised by a model's own code: all, or all but MASK, the last one."""
     counts_mask = model.vocabulary is not None and model.vocabulary.counts_mask
     return model.graph.states if counts_mask else model.graph.vocab_size
 
 
-def weighted_log_ps(model: LoadedModel, x0: Tensor, masked: Tensor, p: Tensor, sizes: tuple[int, ...]) -> Tensor:
-    """`weighted_log_p` normalised over the first `sizes` of the states, [B, len(sizes)], from the same evaluations."""
+def weighted_log_p(model: LoadedModel, x0: Tensor, masked: Tensor, p: Tensor, sizes: tuple[int, ...]) -> Tensor:
+    """Σ log p(x0_i | x) / p over the masked positions i of each sequence, nats [B, len(sizes)] in float64.
+
+    Args:
+        model: a masked model.
+        x0: clean tokens [B, L], of its tokenizer.
+        masked: where x is MASK, [B, L].
+        p: the share of tokens that are masked, [B].
+        sizes: the numbers of states, the first ones, over which the distribution is normalised.
+    """
     x = torch.where(masked, model.graph.mask_state, x0)
     score = model.score
     batch, position, hidden = score.hidden_rows(x, score.sigma_of_share(p), masked)

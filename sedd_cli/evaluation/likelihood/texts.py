@@ -10,8 +10,8 @@ from typing import Any
 from sedd_cli.checkpoints.loaded_model import LoadedModel
 from sedd_cli.checkpoints.own_text import own_dataset
 from sedd_cli.data.corpora import find_corpus
-from sedd_cli.data.prepare import PrepareOptions, prepare
-from sedd_cli.data.prepared import find_prepared
+from sedd_cli.data.prepare import prepare
+from sedd_cli.data.prepared import PrepareOptions, find_prepared
 from sedd_cli.data.shards import Dataset, open_dataset
 from sedd_cli.data.tokenizers import Tokenizer, holds_tokenizer
 from sedd_cli.errors import RequestError, WorkError

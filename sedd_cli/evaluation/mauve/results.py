@@ -55,7 +55,7 @@ class FeatureFacts:
 class DiversityFacts:
     """Diversity of the references and of the first generation from each, in the writer's tokens.
 
-    marks: what speaks against the generations, by the rule of `evaluation.controls`.
+    marks: those of the generations, by the rule of `evaluation.controls`.
     """
 
     references: Diversity

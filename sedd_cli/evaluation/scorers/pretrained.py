@@ -104,7 +104,7 @@ def is_export(source: str | Path) -> bool:
 
 
 def _refuse_diffusion(source: str) -> None:
-    """RequestError for a diffusion model in any layout: what transformers says of one would mislead."""
+    """RequestError for a diffusion model in any layout: the message of transformers about one would mislead."""
     if (files := config_files(source)) is None:
         return
     found = find_format(files)[0]

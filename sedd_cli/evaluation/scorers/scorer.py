@@ -135,15 +135,15 @@ class TrainedScorer:
         return np.concatenate(found) if found else np.empty((0, net.config.hidden_size), np.float32)
 
 
-def load_scorer(source: str | Path, device: str = "auto", precision: str = "fp32") -> Scorer:
-    """A causal language model of `transformers`, or an autoregressive run, checkpoint or export of ours.
+def load_scorer(source: str | Path, device: str = "auto") -> Scorer:
+    """A causal language model of `transformers`, or an autoregressive run, checkpoint or export of ours, in fp32.
 
     RequestError for what cannot be loaded, and for a model without exact likelihoods.
     """
     source = by_name(str(source))
     if not (Path(source) / "recipe.yaml").is_file() and not is_export(source):
-        return load_causal(source, device, precision)
-    model = open_model(source, device, precision)
+        return load_causal(source, device)
+    model = open_model(source, device, "fp32")
     if not model.exact:
         raise RequestError(f"{source} ({model.kind}) has no exact likelihoods: {AUTOREGRESSIVE}")
     return TrainedScorer(model)

@@ -92,7 +92,7 @@ def fill_jobs(
         if there is not None:
             there.check(setting)
         plans = Plans(model, sampling, lines, every, there, keep, setting)
-        # small files are planned at once: their bars know the end, and all lines are checked before any is filled
+        # small files are planned at once: their bars have a total, and all lines are checked before any is filled
         ahead, whole = next_plans(iter(plans))
         yield from plans.news()
         if plans.before:
@@ -118,7 +118,7 @@ def fill_jobs(
 
 
 def _setting(model: LoadedModel, sampling: Sampling, asked: Mapping[str, Any]) -> dict[str, Any]:
-    """What a result says of its model, and of the options that were given."""
+    """What a result holds about its model and the options that were given."""
     usual = Sampling()
     given = {name: value for name, value in dataclasses.asdict(sampling).items() if value != getattr(usual, name)}
     given.pop("batch", None)  # it changes no result

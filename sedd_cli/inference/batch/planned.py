@@ -74,7 +74,7 @@ class Plans:
                 self._refuse(line, str(error))
                 continue
             if line.warning:
-                if line.warning in self._news or line.warning not in self._remarks:  # said once
+                if line.warning in self._news or line.warning not in self._remarks:  # printed once
                     self._news.setdefault(line.warning, []).append(line.number)
                 self._remarks.setdefault(line.warning, []).append(line.number)
             self._ids.note(line)
@@ -106,7 +106,7 @@ def _by_lines(found: dict[str, list[int]]) -> list[str]:
 
 
 class _Ids:
-    """The ids of the lines, to tell which stand on several."""
+    """The ids of the lines, to find those that stand on several."""
 
     def __init__(self) -> None:
         self._line: dict[bytes, int] = {}
@@ -121,7 +121,7 @@ class _Ids:
             self._repeated.setdefault(id_name(line.id), [first]).append(line.number)
 
     def repeated(self) -> str:
-        """What is said of ids that stand on several lines; empty where none does."""
+        """The warning about ids that stand on several lines; empty where none does."""
         if not self._repeated:
             return ""
         each = (f"{name} ({spelled_lines(lines)})" for name, lines in self._repeated.items())

@@ -102,7 +102,7 @@ class StoredFillings:
         return len(self._at.keys() - self._drop)
 
     def remarks(self) -> list[str]:
-        """What is said of the results of other jobs that `arrange` has found."""
+        """The warning about results of other jobs that `arrange` has found."""
         found = []
         if self._former:
             count, ids = sum(self._former.values()), listed(self._former)

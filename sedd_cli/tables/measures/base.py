@@ -27,7 +27,7 @@ class Value:
     how: how it was measured, if not as the column prescribes. sign: ≤ for an upper
     bound, ≈ for an estimate of a likelihood that is none, else empty. texts:
     {"text", "given"} of each text; then there is no number. entropy, marks: beside a generative perplexity, the unigram
-    entropy in nats and what speaks against the samples (`evaluation.controls`).
+    entropy in nats and the marks of the samples (`evaluation.controls`).
     """
 
     value: float | None

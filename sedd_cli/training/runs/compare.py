@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from sedd_cli.errors import RequestError
-from sedd_cli.recipe import differences
+from sedd_cli.recipe.differences import differences
 from sedd_cli.training.runs.curves import Curve, curves_of
 from sedd_cli.training.runs.stored import StoredBound, TextName, best_by_text, blocks_name, stored_bounds
 from sedd_cli.training.runs.summary import ASIDE, parameters_of
@@ -19,7 +19,7 @@ from sedd_cli.training.status import Status, recipe_of, status
 
 #: Two likelihoods differ if such a difference or a larger one has less than this probability where they are equal.
 LEVEL = 0.05
-#: The most runs that a chart tells apart.
+#: The most runs that a chart can show.
 MOST = 6
 PAIRED, WELCH, EXACT = "paired by document", "Welch's t-test on the Monte-Carlo errors", "both exact"
 
@@ -170,11 +170,9 @@ def _recipes(runs: Sequence[Status]) -> dict[str, list[str | None]]:
         data = [one | {"data": {"windows": one["data"].get("windows")}} for one in data]
     changed: dict[str, list[str | None]] = {}
     for number, other in enumerate(data[1:], 1):
-        for line in differences(data[0], other):
-            if not line.startswith(ASIDE):
-                key, _, values = line.partition(": ")
-                old, _, new = values.partition(" → ")
-                changed.setdefault(key, [old] * len(data))[number] = new
+        for change in differences(data[0], other):
+            if not change.within(ASIDE):
+                changed.setdefault(change.key, [change.old] * len(data))[number] = change.new
     return changed
 
 

@@ -11,7 +11,7 @@ from sedd_cli.training.status import Status
 WINDOW = 1 / 25
 #: The unit of a loss that is no bound on the likelihood.
 OWN = "units of its own, no likelihood"
-#: Characters of likelihoods in a chart; matplotlib knows them too.
+#: Characters of likelihoods in a chart; matplotlib has them too.
 MARKS = "ox+*"
 
 

@@ -136,7 +136,7 @@ def by_rank(bounds: Iterable[StoredBound]) -> list[StoredBound]:
 
 
 def best_by_text(bounds: list[StoredBound]) -> dict[TextName, StoredBound]:
-    """For each text the likelihood that speaks for a run, the latest step first."""
+    """For each text the likelihood that a run is listed with, the latest step first."""
     found: dict[TextName, StoredBound] = {}
     for bound in by_rank(bounds):
         found[bound.text] = bound

@@ -15,7 +15,8 @@ from sedd_cli.checkpoints.checkpoint import latest_name
 from sedd_cli.checkpoints.run_directory import MAY_CHANGE, is_run
 from sedd_cli.checkpoints.tensors import tensor_shapes
 from sedd_cli.errors import RequestError, WorkError
-from sedd_cli.recipe import Recipe, differences, load_recipe, shipped
+from sedd_cli.recipe import Recipe, load_recipe, shipped
+from sedd_cli.recipe.differences import differences
 from sedd_cli.recipe.recipe import DataRecipe
 from sedd_cli.recipe.stored import StoredRecipe
 from sedd_cli.training.status import Status, recipe_of, status
@@ -24,10 +25,10 @@ from sedd_cli.training.status import Status, recipe_of, status
 FIRST = ("data.corpus", "init_from", "train.extended")
 #: How deep below a folder runs are looked for.
 DEEPEST = 4
-#: Keys that say nothing about what is trained.
+#: Keys that have no effect on what is trained.
 ASIDE = (
-    "name:", "report.", "graph.edges:", "noise.curve:",
-    *(key for key in MAY_CHANGE if key not in ("sampler.", "model.attention")),
+    "name", "graph.edges", "noise.curve",
+    *(key for key in MAY_CHANGE if key not in ("sampler", "model.attention")),
 )  # fmt: skip
 
 
@@ -134,9 +135,8 @@ def changes_between(old: Recipe | StoredRecipe, new: Recipe | StoredRecipe) -> l
 
     What a recipe of another text leaves to the defaults, such as its tokenizer, is no difference of its own.
     """
-    lines = differences(old.to_data(), new.to_data())
-    pairs = [line.partition(": ")[::2] for line in lines if not line.startswith(ASIDE)]
-    changed = {key: values.rpartition(" → ")[2] for key, values in pairs}
+    found = differences(old.to_data(), new.to_data())
+    changed = {change.key: change.new for change in found if not change.within(ASIDE)}
     if "data.corpus" in changed:
         usual = DataRecipe(corpus="")
         changed = {

@@ -15,7 +15,7 @@ from sedd_cli.training.runs.stored import StoredBound, stored_bounds
 
 
 def data_of(run: Path, own: Sequence[StoredBound] = (), train: Sequence[dict[str, Any]] = ()) -> str | None:
-    """The fingerprint of the data that a run was trained on; None where no checkpoint, result or record tells."""
+    """The fingerprint of the data that a run was trained on; None where no checkpoint, result or record has it."""
     try:
         if (name := latest_name(run)) is not None:
             return str(read_json(run / "checkpoints" / name / "state.json")["data"])

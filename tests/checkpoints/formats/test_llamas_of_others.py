@@ -11,7 +11,7 @@ from support.peers import peer
 from sedd_cli import load_model
 from sedd_cli.core.conditioning import Conditioning
 from sedd_cli.core.samplers import SAMPLERS
-from sedd_cli.evaluation.likelihood.llada import weighted_log_p
+from sedd_cli.evaluation.likelihood.llada import normalised_over, weighted_log_p
 
 #: Name → largest difference: that of float32, more for weights stored in bfloat16.
 NAMES = {
@@ -56,10 +56,12 @@ def test_the_likelihood_and_the_loss_of_llada_are_those_of_its_code():
     model, arrays = loaded("llada")
     own = model.vocabulary
     noisy, x0 = arrays["likelihood_noisy"], own.states_of(arrays["x0"])
-    found = weighted_log_p(model, x0[:1].expand(len(noisy), -1), noisy == own.mask, arrays["likelihood_p_mask"])
+    sizes = (normalised_over(model),)
+    texts = x0[:1].expand(len(noisy), -1)
+    found = weighted_log_p(model, texts, noisy == own.mask, arrays["likelihood_p_mask"], sizes)
     assert float(found.mean()) == pytest.approx(float(arrays["likelihood_log_p"]), abs=1e-4)
-    loss = -weighted_log_p(model, x0, arrays["xt"] == own.mask, arrays["p_mask_training"]).sum() / x0.numel()
-    assert float(loss) == pytest.approx(float(arrays["training_loss"]), abs=1e-5)
+    log_p = weighted_log_p(model, x0, arrays["xt"] == own.mask, arrays["p_mask_training"], sizes)
+    assert float(-log_p.sum() / x0.numel()) == pytest.approx(float(arrays["training_loss"]), abs=1e-5)
 
 
 def test_guidance_is_that_of_llada():

@@ -96,7 +96,7 @@ LLAMAS = {
 
 
 @pytest.mark.parametrize("name", LLAMAS)
-def test_a_bidirectional_transformer(tmp_path, name):
+def test_an_exported_bidirectional_transformer_gives_the_same_outputs(tmp_path, name):
     save, kind, shape = LLAMAS[name]
     model = open_model(save(tmp_path / "m", llamas.reference(kind, **shape)), "cpu")
     agree(model, exported(model, tmp_path / "out"))
@@ -260,7 +260,7 @@ def test_a_run_is_exported_with_its_recipe_and_tokenizer(sedd, tiny_run, tmp_pat
     assert sorted(json.loads(done.out)["files"]) == sorted(p.name for p in (tmp_path / "out").iterdir())
 
 
-def test_half_the_size(tmp_path):
+def test_a_half_export_is_bf16_and_near_the_model(tmp_path):
     model = own("absorbing", "loglinear", MaskedCrossEntropy.name)
     result = returned(export(model, ExportOptions(tmp_path / "out", half=True, transformers=True)))
     assert result.most > 0

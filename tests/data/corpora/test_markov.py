@@ -11,7 +11,8 @@ from support.jobs import returned
 
 from sedd_cli.data.corpora import CORPORA, Request, find_corpus
 from sedd_cli.data.corpora.markov import LETTERS, ORDER, SIZES, Chain, chain
-from sedd_cli.data.prepare import PrepareOptions, prepare
+from sedd_cli.data.prepare import prepare
+from sedd_cli.data.prepared import PrepareOptions
 from sedd_cli.data.shards import open_dataset
 from sedd_cli.errors import RequestError
 

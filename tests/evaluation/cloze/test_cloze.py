@@ -15,7 +15,8 @@ from support.jobs import completed, returned
 
 from sedd_cli import load_model
 from sedd_cli.core.samplers import SAMPLERS
-from sedd_cli.data.prepare import PrepareOptions, prepare
+from sedd_cli.data.prepare import prepare
+from sedd_cli.data.prepared import PrepareOptions
 from sedd_cli.data.shards import open_dataset
 from sedd_cli.errors import RequestError
 from sedd_cli.evaluation.baselines.ngram import NGram
@@ -225,7 +226,7 @@ def test_a_sampler_with_a_temperature_of_its_own_is_cold_in_its_turn(model, own)
     assert found[0]["restored"] == found[1]["restored"]
 
 
-def test_counts_add_up(model, own):
+def test_the_counts_of_restored_words_add_up(model, own):
     found, events = restored(model, own, ClozeOptions(40, candidates=3, seed=1))
     n = found["gaps"]
     assert n == 40

@@ -74,7 +74,7 @@ def test_the_frequencies_of_a_sampler_approach_its_enumerated_distribution():
     assert distance.tv == pytest.approx(distance.tv_exact, abs=6 * distance.tv_error)
 
 
-def test_distances_by_hand():
+def test_distances_of_small_distributions_are_those_by_hand():
     q, p = (torch.tensor(v).double() for v in ([0.5, 0.5, 0.0], [0.25, 0.5, 0.25]))
     assert total_variation(q, p) == 0.25
     assert divergence(q, p) == pytest.approx(0.5 * math.log(2))

@@ -31,7 +31,7 @@ def pairs(tmp_path):
     return tmp_path / "pairs.jsonl"
 
 
-def test_the_command(sedd, folder, pairs, tmp_path):
+def test_the_command_prints_writes_and_returns_both_estimates_of_each_answer(sedd, folder, pairs, tmp_path):
     words = ("eval", "--model", folder, "--protocol", "llada", "--from", pairs)
     done = sedd(*words, "--json", "--out", tmp_path / "o.json")
     assert done.code == 0, done.err

@@ -315,7 +315,7 @@ def _cover_together(cases):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("case", CASES, ids=" ".join)
-def test_an_estimator_is_unbiased_and_knows_its_error(repeated, case):
+def test_an_estimator_is_unbiased_and_so_is_its_error(repeated, case):
     covered, expected, means, errors = repeated[case]
     # at one in a thousand, since these are some thirty cases: 200 intervals tell a rate of 94 % from one of 87 %, no
     # more; seeds are fixed
@@ -327,14 +327,14 @@ def test_an_estimator_is_unbiased_and_knows_its_error(repeated, case):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("case", LONG, ids=str)
-def test_an_estimator_is_unbiased_and_knows_its_error_on_longer_texts(repeated_long, case):
-    test_an_estimator_is_unbiased_and_knows_its_error(repeated_long, case)
+def test_an_estimator_is_unbiased_and_so_is_its_error_on_longer_texts(repeated_long, case):
+    test_an_estimator_is_unbiased_and_so_is_its_error(repeated_long, case)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("case", SHORT_CASES, ids=str)
-def test_an_estimator_is_unbiased_and_knows_its_error_where_schedules_end_early(repeated_short, case):
-    test_an_estimator_is_unbiased_and_knows_its_error(repeated_short, case)
+def test_an_estimator_is_unbiased_and_so_is_its_error_where_schedules_end_early(repeated_short, case):
+    test_an_estimator_is_unbiased_and_so_is_its_error(repeated_short, case)
 
 
 @pytest.mark.slow

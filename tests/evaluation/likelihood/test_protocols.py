@@ -82,7 +82,7 @@ def test_a_tokenizer_without_marks_has_no_wrapped_protocol():
         cut("mdlm", 2)
 
 
-def test_only_some_blocks():
+def test_a_limit_keeps_the_first_blocks():
     assert everything(cut("rigorous", 8, limit=2)) == [list(range(8)), list(range(8, 16))]
 
 
@@ -129,7 +129,9 @@ def test_protocols_are_found_by_name():
         ("uniform", 12, 128, "bert-base-uncased", "lm1b", 40.25, "test"),
     ],
 )
-def test_the_papers_values(kind, layers, length, tokenizer, corpus, value, split):
+def test_the_value_of_the_paper_is_found_for_its_models_and_texts(
+    kind, layers, length, tokenizer, corpus, value, split
+):
     found = paper_value(kind, layers, length, tokenizer, corpus)
     assert (found.value, found.split) == (value, split)
 

@@ -14,7 +14,8 @@ from support.sedd_networks import LENGTH, save_gidd_hub, save_hub
 
 from sedd_cli.checkpoints.load import open_model
 from sedd_cli.core.peer_losses import gidd
-from sedd_cli.data.prepare import PrepareOptions, prepare
+from sedd_cli.data.prepare import prepare
+from sedd_cli.data.prepared import PrepareOptions
 from sedd_cli.data.shards import open_dataset
 from sedd_cli.errors import RequestError
 from sedd_cli.evaluation.likelihood.evaluate import EvaluateOptions, evaluate

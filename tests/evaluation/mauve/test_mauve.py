@@ -298,7 +298,8 @@ PAIRS = [f"{a}{b}" for a in "hatcsrmo" for b in "dehilnor"]
 
 
 def prepare_lines(path, lines, model) -> None:
-    from sedd_cli.data.prepare import PrepareOptions, prepare
+    from sedd_cli.data.prepare import prepare
+    from sedd_cli.data.prepared import PrepareOptions
 
     path.write_text("\n".join(lines), encoding="utf-8")
     for _ in prepare(PrepareOptions(corpus=str(path), tokenizer=model.tokenizer_source)):

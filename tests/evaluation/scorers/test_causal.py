@@ -213,7 +213,7 @@ def test_bf16_casts_the_weights_and_keeps_the_softmax(tiny_causal, model, tokens
     assert not torch.equal(found, exact)
 
 
-def test_texts_come_back(model):
+def test_decoding_gives_the_encoded_texts_back(model):
     texts = ["the cat, 12 dogs.", "naïve"]
     assert [model.decode(ids) for ids in model.encode(texts)] == texts
     assert model.encode([]) == []

@@ -495,7 +495,7 @@ def test_a_comparison_is_written_as_a_figure_and_as_a_page(sedd, pair, tmp_path)
         (["runs", "{a}/nothing"], "no folder"),
     ],
 )
-def test_wrong_requests(sedd, pair, words, message):
+def test_a_wrong_request_names_what_is_accepted(sedd, pair, words, message):
     done = sedd(*(word.format(a=pair[0], b=pair[1]) for word in words))
     assert done.code == 2
     assert message in done.err

@@ -34,7 +34,7 @@ class ExactRequest:
 
 def exact_sweep(using: ModelOptions, request: ExactRequest) -> None:
     """Compare all samplers; of the built-in source, or of the model of --model."""
-    from sedd_cli.cli.inputs import check_written
+    from sedd_cli.cli.inputs import check_png, check_written
     from sedd_cli.evaluation.exact.options import ExactOptions
     from sedd_cli.evaluation.exact.plot import plot_exact
     from sedd_cli.evaluation.exact.results import RESULT, holds_exact_sweep
@@ -43,7 +43,7 @@ def exact_sweep(using: ModelOptions, request: ExactRequest) -> None:
     from sedd_cli.recipe.part import typed_list
     from sedd_cli.system.files import write_whole
     from sedd_cli.system.json_lines import json_text
-    from sedd_cli.system.outputs import check_folder, check_png
+    from sedd_cli.system.outputs import check_folder
 
     if using.model is not None:
         for flag in ("letters", "graph", "noise", "given"):
@@ -63,7 +63,7 @@ def exact_sweep(using: ModelOptions, request: ExactRequest) -> None:
     }
     options = ExactOptions(seed=request.seed, **{key: value for key, value in chosen.items() if value is not None})
     require_one_process("sweep")
-    check_png("--plot", request.plot)
+    check_png(request.plot)
     check_written({"--plot": request.plot})
     if request.out is not None:
         check_folder("--out", request.out, holds_exact_sweep, "a folder of such a sweep")

@@ -9,12 +9,15 @@ from typing import Annotated
 import typer
 
 from sedd_cli.cli import options as o
-from sedd_cli.cli.next_commands import resuming, say_commands
+from sedd_cli.cli.next_commands import say_commands
 from sedd_cli.cli.outcome import output
 from sedd_cli.cli.view.status import draw_status
 from sedd_cli.cli.view.view import View
 from sedd_cli.errors import RequestError, shell_command
 from sedd_cli.system.software import recorded
+
+#: The beginning of a PNG.
+PNG = b"\x89PNG\r\n\x1a\n"
 
 
 def status(
@@ -36,7 +39,6 @@ def status(
     """
     from sedd_cli.checkpoints.run_directory import RUNS, find_run, is_run, newest_run
     from sedd_cli.cli.inputs import check_written
-    from sedd_cli.system.outputs import check_own_png
     from sedd_cli.training.runs.figure import plot_status
     from sedd_cli.training.status import status as read
 
@@ -49,15 +51,27 @@ def status(
         if (run / "curve.png").exists() and not is_run(run):
             raise RequestError(f"{run} is not a run made here: its curve.png is not replaced")
         check_written({"--plot": run / "curve.png"}, {"RUN": run})
-        check_own_png("--plot", run / "curve.png")
+        _check_own_png(run / "curve.png")
         output.result = document
         plot_status(found, run / "curve.png")
         document["png"] = str(run / "curve.png")
     if view.shows_result:
         draw_status(view.console, found)
     if found.state in ("stopped", "failed"):
-        document["resume"] = shell_command(["sedd", *resuming(run)])
-        say_commands(view, [resuming(run)], "Go on with it:")
+        document["resume"] = shell_command(["sedd", "train", run])
+        say_commands(view, [["train", str(run)]], "Go on with it:")
     if plot:
         view.say(f"wrote {document['png']}")
     view.document(recorded(document))
+
+
+def _check_own_png(out: Path) -> None:
+    """RequestError where a file whose name nobody has typed exists, perhaps through a link, and is no PNG."""
+    from sedd_cli.system.files import is_stream
+
+    if is_stream(out):
+        raise RequestError(f"cannot write {out}: it is no regular file (--plot)")
+    if out.is_file():
+        with out.open("rb") as file:
+            if file.read(len(PNG)) not in (PNG, b""):
+                raise RequestError(f"{out} is no PNG and is not replaced (--plot): move it elsewhere")

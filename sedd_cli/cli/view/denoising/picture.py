@@ -11,14 +11,21 @@ from pathlib import Path
 from rich.cells import cell_len
 
 from sedd_cli.cli.view.denoising.placing import (
+    BAR,
     CAPTION,
     CELL,
     COLUMNS,
     CONTROL,
+    FRAME,
+    GIVEN,
+    INK,
     LINE,
     MARGIN,
+    MASKED,
+    PAPER,
     PLAY,
     REST,
+    SMALL,
     Slot,
     caption,
     heading,
@@ -29,12 +36,12 @@ from sedd_cli.cli.view.denoising.placing import (
 from sedd_cli.cli.view.denoising.replay import Replay, Strand
 from sedd_cli.system.files import write_whole
 
-_STYLE = """\
-text{{font:15px ui-monospace,SFMono-Regular,Menlo,Consolas,"DejaVu Sans Mono",monospace;fill:#1f2328}}
-.g{{fill:#0550ae;font-weight:700}}.c{{fill:#59636e;font-size:12px}}.m{{fill:#d5dbe3;opacity:0}}.o{{opacity:0}}
-.a{{animation:{length:g}s linear infinite}}
-.bar{{fill:#8250df;transform-origin:0 0;animation:bar {length:g}s linear infinite}}
-@keyframes bar{{0%{{transform:scaleX(0)}}{play:.2f}%,100%{{transform:scaleX(1)}}}}
+_STYLE = f"""\
+text{{font:15px ui-monospace,SFMono-Regular,Menlo,Consolas,"DejaVu Sans Mono",monospace;fill:{INK}}}
+.g{{fill:{GIVEN};font-weight:700}}.c{{fill:{SMALL};font-size:12px}}.m{{fill:{MASKED};opacity:0}}.o{{opacity:0}}
+.a{{animation:{PLAY + REST:g}s linear infinite}}
+.bar{{fill:{BAR};transform-origin:0 0;animation:bar {PLAY + REST:g}s linear infinite}}
+@keyframes bar{{0%{{transform:scaleX(0)}}{100 * PLAY / (PLAY + REST):.2f}%,100%{{transform:scaleX(1)}}}}
 @media (prefers-reduced-motion:reduce){{.a,.bar{{animation:none!important}}}}
 """
 
@@ -60,13 +67,13 @@ def picture(replay: Replay) -> str:
     body.append(f'<rect class="bar" x="0" y="{y}" width="{width:g}" height="3"/>')
     body.append(f'<text class="c" x="{MARGIN}" y="{y + 20}">{_text(caption(replay))}</text>')
     height = y + CAPTION
-    style = _STYLE.format(length=PLAY + REST, play=100 * PLAY / (PLAY + REST)) + "\n".join(keyframes.values())
+    style = _STYLE + "\n".join(keyframes.values())
     texts = _text("\n".join(strand.text for strand in replay.strands))
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{width:g}" height="{height}" '
         f'viewBox="0 0 {width:g} {height}" role="img">\n'
         f"<title>{_text(replay.title)}</title>\n<desc>{texts}</desc>\n<style>\n{style}\n</style>\n"
-        f'<rect x=".5" y=".5" width="{width - 1:g}" height="{height - 1}" fill="#fbfcfe" stroke="#d0d7de"/>\n'
+        f'<rect x=".5" y=".5" width="{width - 1:g}" height="{height - 1}" fill="{PAPER}" stroke="{FRAME}"/>\n'
         + "\n".join(body)
         + "\n</svg>\n"
     )

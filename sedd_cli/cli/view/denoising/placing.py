@@ -1,4 +1,4 @@
-"""Where the pieces of a text stand in a picture: lines and columns, and what a picture says beside the texts."""
+"""Where the pieces of a text stand in a picture: lines and columns, and the lines beside the texts."""
 
 from __future__ import annotations
 

@@ -62,7 +62,7 @@ class Recorder:
         if frame.step <= 1:
             self._running = [self._begun(seen) for seen in frame.sequences]
             self._ended += self._running
-        ended = frame.step > frame.asked  # what noise was left is removed: a part of the last step
+        ended = frame.step > frame.requested  # what noise was left is removed: a part of the last step
         for track, seen in zip(self._running, frame.sequences, strict=True):
             pieces = track.now if track.evaluations and seen.x == track.seen.x else self._pieces(seen.x)
             step = max(len(track.evaluations) + (not ended), 1)
@@ -75,7 +75,7 @@ class Recorder:
 
     def _begun(self, seen: Seen) -> _Track:
         absent = self._model.graph.states
-        start = self._pieces([absent if token is None else token for token in seen.asked])
+        start = self._pieces([absent if token is None else token for token in seen.given])
         return _Track(seen, start, list(start))
 
     def _strand(self, sample: Sampled) -> Strand:

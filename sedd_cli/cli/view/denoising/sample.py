@@ -48,7 +48,7 @@ def plain(event: Sampled) -> Text:
 
 
 class BatchRows:
-    """The results of a batch, one beside its name each; how they are drawn is said where it changes."""
+    """The results of a batch, one beside its name each; how they are drawn is printed where it changes."""
 
     def __init__(self) -> None:
         self._said: list[str] = []

@@ -48,7 +48,7 @@ class Watcher:
             return event
         if self._last is None or "step" not in event.metrics:
             return None
-        step, steps = min(self._last.step, self._last.asked), self._last.asked
+        step, steps = min(self._last.step, self._last.requested), self._last.requested
         metrics = self._metrics(self._last) if step < steps else {}
         return Progress("denoising", step, steps, "denoising", metrics, event.share)
 
@@ -104,7 +104,7 @@ class Watcher:
         for i, piece in enumerate(self._pieces(seen.x)):
             if piece is None:
                 text.append(UNRESOLVED, "dim")
-            elif seen.asked[i] is not None:
+            elif seen.given[i] is not None:
                 text.append(piece, "cyan")
             elif now - self._changed[place, i] < FRESH:
                 if self._changed[place, i] >= when:
@@ -116,7 +116,7 @@ class Watcher:
 
     def _metrics(self, frame: Frame) -> dict[str, str]:
         """How far the batch is, for the bar."""
-        free = [[i for i, token in enumerate(s.asked) if token is None] for s in frame.sequences]
+        free = [[i for i, token in enumerate(s.given) if token is None] for s in frame.sequences]
         there = sum(s.x[i] < self._pieces.tokens for s, gaps in zip(frame.sequences, free, strict=True) for i in gaps)
         found = {
             "evaluations": f"{max(s.evaluations for s in frame.sequences):,}",
