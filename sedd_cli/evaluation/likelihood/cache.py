@@ -36,8 +36,9 @@ class ResultCache:
     def read(self, number: int, shape: tuple[int, ...]) -> np.ndarray:
         """Array `number`, all NaN where it is missing, damaged or of another shape."""
         found = load_array(self._path(number))
-        fits = found is not None and found.shape == shape and found.dtype == np.float64
-        return found if fits else np.full(shape, np.nan)
+        if found is None or found.shape != shape or found.dtype != np.float64:
+            return np.full(shape, np.nan)
+        return found
 
     def write(self, number: int, values: np.ndarray, at_once: bool = True) -> None:
         """Store an array; unless at_once, only if the last write is SAVE_EVERY seconds ago."""

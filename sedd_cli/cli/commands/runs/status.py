@@ -59,7 +59,7 @@ def status(
         draw_status(view.console, found)
     if found.state in ("stopped", "failed"):
         document["resume"] = shell_command(["sedd", "train", run])
-        say_commands(view, [["train", str(run)]], "Go on with it:")
+        say_commands(view, [["train", run]], "Go on with it:")
     if plot:
         view.say(f"wrote {document['png']}")
     view.document(recorded(document))
