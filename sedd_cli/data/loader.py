@@ -67,17 +67,15 @@ class Loader:
 
 
 def prefetch(
-    loader: Loader, step: int, start: int = 0, stop: int | None = None, depth: int = 2, pin: bool | None = None
+    loader: Loader, step: int, start: int = 0, stop: int | None = None, depth: int = 2, pin: bool = False
 ) -> Generator[Tensor, None, None]:
     """Rows start to stop of all batches from `step` on, int64 tensors [stop - start, length] on the CPU.
 
     A thread keeps `depth` batches ready, so that the training loop does not wait for reads. pin: use page-locked
-    memory, from which a GPU copies while it computes (None: if there is a GPU). An error of the loader is raised at its
-    batch. Closing the iterator ends the thread.
+    memory, from which a GPU copies while it computes. An error of the loader is raised at its batch. Closing the
+    iterator ends the thread.
     """
     import torch
-
-    pin = torch.cuda.is_available() if pin is None else pin
 
     def load(step: int) -> Tensor:
         batch = torch.from_numpy(loader.batch(step, start, stop))

@@ -9,7 +9,7 @@ from collections.abc import Generator
 import torch
 
 from sedd_cli.data.shards import Dataset
-from sedd_cli.errors import WorkError
+from sedd_cli.errors import WorkError, out_of_memory
 from sedd_cli.recipe import Recipe
 from sedd_cli.recipe.assemble import make_graph, make_net
 from sedd_cli.system.distributed import Dist
@@ -55,6 +55,8 @@ def autotune(recipe: Recipe, dataset: Dataset, dist: Dist) -> Generator[Event, N
         memory[size], rates[size] = measured[0] - before, size * recipe.model.length / measured[1]
         live = {"micro-batch": str(size), "tokens/s": f"{rates[size]:,.0f}"}
         yield Progress("measuring micro-batches", number + 1, len(sizes), "sizes", live)
+    if module.net.compiled:
+        torch.compiler.reset()  # the sizes tried would make that of the training one of many, in slower kernels
     del module
     if device.type == "cuda":
         torch.cuda.empty_cache()
@@ -109,13 +111,10 @@ def _attempt(module: LossModule, recipe: Recipe, size: int, device: torch.device
             began = _now(device)
             module(x0, v, u).total.backward()
             best = min(best, _now(device) - began)
-    except (torch.OutOfMemoryError, MemoryError) as error:
-        error.__traceback__ = None  # the traceback holds the tensors
-        return None
-    except RuntimeError as error:
-        if "can't allocate memory" not in str(error):
+    except (RuntimeError, MemoryError) as error:
+        if not out_of_memory(error):
             raise
-        error.__traceback__ = None
+        error.__traceback__ = None  # the traceback holds the tensors
         return None
     finally:
         module.zero_grad(set_to_none=True)
