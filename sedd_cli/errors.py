@@ -49,11 +49,14 @@ def first_line(error: BaseException) -> str:
     return str(error).strip().split("\n")[0][:200] or type(error).__name__
 
 
+#: Words of errors of torch and of NVIDIA's libraries (CUBLAS_STATUS_ALLOC_FAILED) that mean that memory ran out.
+NO_MEMORY = ("out of memory", "can't allocate memory", "_STATUS_ALLOC_FAILED")
+
+
 def out_of_memory(error: BaseException) -> bool:
     """Whether an error means that memory ran out, on a GPU or on a CPU."""
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # the second is torch's
-        return True
-    return "out of memory" in str(error) or "can't allocate memory" in str(error)
+    named = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"  # torch is not imported here
+    return named or any(words in str(error) for words in NO_MEMORY)
 
 
 def shortened(text: str, most: int = VALUE) -> str:

@@ -100,6 +100,7 @@ def write_shards(folder: Path, tensors: dict[str, Tensor], group: ProcessGroup |
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "torch.distributed is disabled")
         writer = HuggingFaceStorageWriter(str(folder), save_distributed=True)
+        writer.per_thread_copy_ahead = 0  # the tensors are on the CPU; else it waits for the first GPU there is
         try:
             save(tensors, storage_writer=writer, process_group=group, no_dist=group is None)
         except CheckpointException as error:
@@ -129,7 +130,7 @@ class Draft:
     def begin(self) -> None:
         """Make an empty folder and remove drafts of killed processes. Another process may make the folder too."""
         for left in self.parent.glob(".step-*.partial"):
-            shutil.rmtree(left)
+            shutil.rmtree(left, ignore_errors=left != self.folder)
         self.folder.mkdir(parents=True, exist_ok=True)
 
     def drop(self) -> None:
@@ -156,6 +157,7 @@ class Draft:
         os.replace(self.folder, final)
         sync_path(self.parent)
         write_whole(self.run / LATEST, final.name + "\n")
+        sync_path(self.run)  # after a power failure, `latest` must not name a checkpoint that is pruned
         _prune(self.parent, self.step, keep, keep_every, pinned)
         return final
 
@@ -170,10 +172,13 @@ def _prune(parent: Path, step: int, keep: int, keep_every: int | None, pinned: f
 
 
 def _remove(folder: Path) -> None:
-    """Delete a checkpoint. Renamed first, it is never seen incomplete; the next draft removes leftovers of a kill."""
+    """Delete a checkpoint. Renamed first, it is never seen incomplete.
+
+    The next draft removes what a kill leaves, or a file that is being read (on NFS).
+    """
     doomed = folder.with_name(f".{folder.name}.old.partial")
     os.replace(folder, doomed)
-    shutil.rmtree(doomed)
+    shutil.rmtree(doomed, ignore_errors=True)
 
 
 def failure(error: Exception, run: Path) -> Exception:
@@ -231,6 +236,16 @@ def latest(run: Path) -> Checkpoint | None:
     name = latest_named(run)
     if name is None:
         return None
+    try:
+        return _named(run, name)
+    except (DamageError, OSError):
+        if latest_named(run) == name:
+            raise
+        return latest(run)  # a training has written another one meanwhile, and removed this one
+
+
+def _named(run: Path, name: str) -> Checkpoint:
+    """The checkpoint of this name, verified."""
     if not re.fullmatch(NAME, name) or not (run / "checkpoints" / name).is_dir():
         there = ", ".join(c.folder.name for c in sorted(_complete(run / "checkpoints"), key=lambda c: c.step))
         raise DamageError(

@@ -194,7 +194,7 @@ class Count:
             self._count = torch.empty((), dtype=torch.int64, pin_memory=True)
             self._count.copy_(self._mask.sum(), non_blocking=True)
             self._event = torch.cuda.Event()
-            self._event.record()
+            self._event.record(torch.cuda.current_stream(mask.device))  # the current GPU may be another
 
     @cached_property
     def indices(self) -> Tensor:

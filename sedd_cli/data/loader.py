@@ -70,16 +70,16 @@ class Loader:
 DEPTH = 2
 
 
-def prefetch(loader: Loader, step: int, start: int = 0, stop: int | None = None) -> Generator[Tensor, None, None]:
+def prefetch(
+    loader: Loader, step: int, start: int = 0, stop: int | None = None, pin: bool = False
+) -> Generator[Tensor, None, None]:
     """Rows start to stop of all batches from `step` on, int64 tensors [stop - start, length] on the CPU.
 
-    A thread keeps DEPTH batches ready, so that the training loop does not wait for reads; where there is a GPU, in
-    page-locked memory, from which it copies while it computes. An error of the loader is raised at its batch. Closing
-    the iterator ends the thread.
+    A thread keeps DEPTH batches ready, so that the training loop does not wait for reads. pin: use page-locked memory,
+    from which a GPU copies while it computes. An error of the loader is raised at its batch. Closing the iterator ends
+    the thread.
     """
     import torch
-
-    pin = torch.cuda.is_available()
 
     def load(step: int) -> Tensor:
         batch = torch.from_numpy(loader.batch(step, start, stop))

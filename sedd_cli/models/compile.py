@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from sedd_cli.models.attention import ATTENTION
+from sedd_cli.models.cuda_graphs import GraphedTrunk
 from sedd_cli.models.dit import DiT
 from sedd_cli.models.network import Adapted, LanguageNetwork
 
@@ -68,6 +69,7 @@ def compile_for_inference(net: LanguageNetwork) -> str | None:
         return _in_short(error)
     for block in inner.blocks:
         block.compile(dynamic=False)
+    inner.graphed = inner.graphed and GraphedTrunk()  # what is recorded is not compiled
     net.compiled = inner.compiled = True
     return None
 

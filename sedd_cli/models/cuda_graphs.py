@@ -6,6 +6,7 @@ H200). A CUDA graph records the launches of one shape and repeats them.
 
 from __future__ import annotations
 
+import warnings
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -43,7 +44,7 @@ class GraphedTrunk:
     """Runs a trunk, and from the third time on that a shape occurs its recorded graph.
 
     Outputs are copies: they stay valid. Weights must stay where they are. If recording fails, as it does where memory
-    is short, that and everything later runs as usual, and `failure` has the reason.
+    is short, that and everything later runs as usual, with a warning, and `failure` has the reason.
     """
 
     def __init__(self, record: Record | None = None):
@@ -79,6 +80,7 @@ class GraphedTrunk:
             self._recordings[key] = self._record(trunk, x[rows], sigma[rows])
         except RuntimeError as error:  # out of memory, or an operation that cannot be recorded
             self.failure = str(error).strip().splitlines()[0]
+            warnings.warn(f"no more CUDA graphs are recorded, few texts may take longer ({self.failure})", stacklevel=2)
             return False
         return True
 
@@ -89,17 +91,26 @@ def filled_up(size: int) -> int:
 
 
 class CudaRecorder:
-    """Records on the current GPU. Graphs share one pool of memory, since one runs at a time and outputs are copied."""
+    """Records on the GPU of the tensors.
+
+    Graphs share one pool of memory, since one runs at a time and outputs are copied.
+    """
 
     def __init__(self) -> None:
         self._pool: Any = None
+        self._stream: Any = None
 
     def __call__(self, trunk: Trunk, x: Tensor, sigma: Tensor) -> Recording:
         graph = torch.cuda.CUDAGraph()
-        self._pool = self._pool or torch.cuda.graph_pool_handle()
+        if self._stream is None:
+            self._pool, self._stream = torch.cuda.graph_pool_handle(), torch.cuda.Stream(x.device)
         trunk(x, sigma)  # what is allocated or chosen at the first run of a size must not be recorded
         torch.cuda.synchronize(x.device)
+        # A stream of x's GPU makes that GPU the current one. On another nothing is recorded, without an error. Two
+        # contexts, because that of the graph does not leave its stream where recording fails.
+        on_its_gpu = torch.cuda.stream(self._stream)
         # other threads (a preview, a loader) may allocate meanwhile
-        with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
+        recording = torch.cuda.graph(graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local")
+        with on_its_gpu, recording:
             output = trunk(x, sigma)
         return Recording(x, sigma, graph.replay, output)

@@ -193,8 +193,12 @@ def connect(device: str = "auto") -> Iterator[Dist]:
         timeout = timedelta(days=2)
         control, saving = (torch.distributed.new_group(backend="gloo", timeout=timeout) for _ in range(2))
         yield Dist(rank, world, chosen, cast("ProcessGroup", control), cast("ProcessGroup", saving))
-    finally:
-        torch.distributed.destroy_process_group()
+    except BaseException:
+        # NCCL shuts down only with all processes, and the others may be waiting for this one: it has to end first
+        if chosen.type != "cuda":
+            torch.distributed.destroy_process_group()
+        raise
+    torch.distributed.destroy_process_group()
 
 
 def restarts() -> int:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sedd_cli.errors import RequestError, WorkError
+from sedd_cli.errors import RequestError, WorkError, out_of_memory
 from sedd_cli.system.events import Event, Note, Warn
 from sedd_cli.tables.column import Column
 from sedd_cli.tables.durations import measuring_seconds, training_seconds
@@ -72,10 +72,13 @@ def make(runs: Sequence[RowRun], options: RunOptions) -> Generator[Event, None, 
         deadline = None if options.budget is None else began + options.budget
         try:
             why = yield from _make_row(run, runs, models, options, deadline)
-        except (RequestError, WorkError) as error:
-            yield Warn(f"{run.row.name}, seed {run.seed}: {error}")
+        except (RequestError, RuntimeError, MemoryError) as error:
+            if not (isinstance(error, RequestError | WorkError) or out_of_memory(error)):
+                raise
+            why = str(error) if isinstance(error, RequestError | WorkError) else "not enough memory"
+            yield Warn(f"{run.row.name}, seed {run.seed}: {why}")
             code = 2 if isinstance(error, RequestError) else 1
-            failed.append(UnfinishedRow(run.row.name, run.seed, str(error), code))
+            failed.append(UnfinishedRow(run.row.name, run.seed, why, code))
             continue
         if why:
             left.append(UnfinishedRow(run.row.name, run.seed, why))

@@ -55,6 +55,8 @@ def autotune(recipe: Recipe, dataset: Dataset, dist: Dist) -> Generator[Event, N
         memory[size], rates[size] = measured[0] - before, size * recipe.model.length / measured[1]
         live = {"micro-batch": str(size), "tokens/s": f"{rates[size]:,.0f}"}
         yield Progress("measuring micro-batches", number + 1, len(sizes), "sizes", live)
+    if module.net.compiled:
+        torch.compiler.reset()  # the sizes tried would make that of the training one of many, in slower kernels
     del module
     if device.type == "cuda":
         torch.cuda.empty_cache()

@@ -18,11 +18,11 @@ from sedd_cli.checkpoints import checkpoint
 from sedd_cli.checkpoints.async_checkpoint import AsyncCheckpoint
 from sedd_cli.checkpoints.run_directory import RunDir
 from sedd_cli.data.loader import Loader, prefetch
-from sedd_cli.errors import RequestError, WorkError, one_line
+from sedd_cli.errors import WorkError, one_line
 from sedd_cli.system.distributed import whole
 from sedd_cli.system.events import Event, Progress, Saved, Warn
 from sedd_cli.training.metrics import Divergence, StepMetrics
-from sedd_cli.training.report import validate
+from sedd_cli.training.report import tolerated, validate
 from sedd_cli.training.state import TrainState
 from sedd_cli.training.step import gradients
 
@@ -41,7 +41,8 @@ def training(
     text = {"data": state.dataset.manifest.fingerprint}  # with the first record
     if state.step < config.steps:
         yield Progress("training", state.step, config.steps, "steps")
-    with closing(prefetch(loader, state.step, rows.start, rows.stop)) as batches:
+    pin = dist.device.type == "cuda"
+    with closing(prefetch(loader, state.step, rows.start, rows.stop, pin=pin)) as batches:
         while state.step < config.steps and not stop:
             losses = gradients(state, next(batches), rows)
             size = whole(nn.utils.clip_grad_norm_(net.parameters(), config.clip))
@@ -110,7 +111,7 @@ def _skip(state: TrainState, saving: AsyncCheckpoint, run: RunDir, loss: float, 
             f"{state.step}; lower train.lr or raise train.warmup, in a new run (--fresh); {run.last_good()}"
         )
         if state.dist.main:
-            run.log({"kind": "failed", "step": state.step, "reason": reason})
+            yield from _aside(run, partial(run.log, {"kind": "failed", "step": state.step, "reason": reason}))
         raise WorkError(reason)
 
 
@@ -120,7 +121,9 @@ def _validate(state: TrainState, run: RunDir) -> Iterator[Event]:
     if state.dist.main:
         try:
             yield from validate(state.recipe, model, state.dataset, run)
-        except (RequestError, WorkError, OSError) as error:  # a preview does not end the training
+        except Exception as error:
+            if not tolerated(error):
+                raise
             yield Warn(f"step {state.step}: no validation: {one_line(str(error))}")
     state.dist.wait()
 

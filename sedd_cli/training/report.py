@@ -15,7 +15,7 @@ from sedd_cli.checkpoints.run_directory import RunDir
 from sedd_cli.data.corpora import find_corpus
 from sedd_cli.data.prepared import PrepareOptions, expected_splits
 from sedd_cli.data.shards import Dataset
-from sedd_cli.errors import DamageError, RequestError, WorkError, one_line
+from sedd_cli.errors import DamageError, RequestError, WorkError, one_line, out_of_memory
 from sedd_cli.evaluation.likelihood.evaluate import EvaluateOptions, evaluate
 from sedd_cli.inference.bound import LEAST_REPLICATES, MonteCarloOptions
 from sedd_cli.inference.generate import GenerateOptions, SamplingResult, as_json, generate
@@ -148,12 +148,19 @@ def validate(recipe: Recipe, model: LoadedModel, dataset: Dataset, run: RunDir) 
     try:
         sampled = yield from map_events(generate(model, GenerateOptions(seed=recipe.seed)), keep)
         run.store("samples", f"step-{step}", [recorded(as_json(one)) for one in sampled.samples])
-    except (RequestError, WorkError, OSError) as error:  # the bound is there
+    except Exception as error:
+        if not tolerated(error):  # the bound is there
+            raise
         shown.append(Warn(f"step {step}: no sample: {one_line(str(error))}"))
     seen = Validated(step=step, split=split, seconds=time.perf_counter() - began, **values)
     run.log({"kind": "validation", **dataclasses.asdict(seen)})
     yield seen
     yield from shown
+
+
+def tolerated(error: Exception) -> bool:
+    """Whether training goes on where a preview has this error: of a request, of the disk, or for lack of memory."""
+    return isinstance(error, RequestError | WorkError | OSError) or out_of_memory(error)
 
 
 def stored_report(run: Path, split: str, step: int) -> TrainReport | None:

@@ -57,23 +57,24 @@ def gradients(state: TrainState, batch: Tensor, rows: range) -> LossByTime:
     objective = state.model.objective
     state.model.net.zero_grad(set_to_none=True)
     losses = LossByTime.zero(device)
-    parts = torch.arange(len(batch)).split(config.micro_batch or len(batch))
-    for part in parts:
-        first = rows.start + int(part[0])
+    size = config.micro_batch or len(batch)
+    # slices of the batch: a copy would not be in page-locked memory, and the host would wait for it
+    parts = dict(zip(range(rows.start, rows.stop, size), batch.split(size), strict=True))
+    for first, x0 in parts.items():
         if recipe.model.dropout:
             # dropout is the only noise without a counter-based generator: seeding by step and first row gives the
             # same masks on any number of processes with the same micro-batches, and in a resumed run
             torch.manual_seed(((recipe.seed * 1_000_003 + state.step) * 65_537 + first) % 2**63)
-        key = state.step, config.batch, first, len(part)
+        key = state.step, config.batch, first, len(x0)
         v, u = state.drawn.pop(key, None) or _noise(recipe, device, key)
-        with state.dist.accumulate(state.loss, last=part is parts[-1]):
-            loss = state.loss(batch[part].to(device, non_blocking=True), v, u)
+        with state.dist.accumulate(state.loss, last=first + len(x0) == rows.stop):
+            loss = state.loss(x0.to(device, non_blocking=True), v, u)
             # gradients are averaged over processes, the loss over the global batch
             (loss.total * (state.dist.world / config.batch)).backward()
         place, spread = objective.placed(v)
         losses.add(place, loss.sequences, spread)
     # a GPU is still busy: what the next step needs is queued behind, not waited for at its beginning
-    keys = [(state.step + 1, config.batch, rows.start + int(part[0]), len(part)) for part in parts]
+    keys = [(state.step + 1, config.batch, first, len(x0)) for first, x0 in parts.items()]
     state.drawn = {key: _noise(recipe, device, key) for key in keys} if device.type in DRAWN_AHEAD else {}
     return losses
 

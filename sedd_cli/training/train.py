@@ -109,7 +109,7 @@ def _train(recipe: Recipe, options: TrainOptions, dist: Dist) -> Generator[Event
     rows, recipe = dist.share(recipe.train.batch), recipe.with_parts_of_now()
     check_trackers(options.trackers)
     check_recipe(recipe, options.report)
-    run = _run_dir(options)
+    run = dist.from_main(lambda: _run_dir(options))
     if (source := recipe.init_from) is not None:  # it is not read once the run has a checkpoint
         dist.from_main(lambda: check_source(source) if checkpoint.latest_named(run.path) is None else None)
     dist.from_main(run.check)

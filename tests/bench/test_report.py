@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import threading
 import time
 from contextlib import suppress
 from dataclasses import replace
@@ -15,7 +16,7 @@ import torch
 from support.jobs import completed, returned, without_origin
 from support.toys import ALL
 
-from sedd_cli.bench.report import checks, heads, measurement, outcome, parts, trajectory
+from sedd_cli.bench.report import checks, heads, measurement, outcome, parts, run, trajectory
 from sedd_cli.bench.report.measurement import Figure, Measurement, Setting, Sizes
 from sedd_cli.bench.report.outcome import ReportOptions
 from sedd_cli.bench.report.run import bench_report
@@ -212,6 +213,16 @@ def test_what_fails_is_recorded_and_the_next_measurement_runs(tmp_path, monkeypa
     assert "| broken | failed | ValueError: two |" in (tmp_path / "report.md").read_text()
 
 
+def test_a_gpu_that_no_longer_answers_leaves_the_report(tmp_path, monkeypatch):
+    def broken(setting):
+        raise RuntimeError("CUDA error: device-side assert triggered")
+
+    plan(monkeypatch, good)
+    monkeypatch.setattr(run, "release", broken)
+    returned(bench_report(options(tmp_path)))
+    assert states(tmp_path) == {"good": "done"}
+
+
 def test_a_measurement_that_needs_more_than_is_left_is_skipped(tmp_path, monkeypatch):
     plan(monkeypatch, good, seconds=90.0)
     returned(bench_report(options(tmp_path, minutes=1)))
@@ -266,6 +277,18 @@ def test_a_call_that_never_returns_is_ended_with_the_process(tmp_path):
     assert "the time is over; the report so far is in" in done.stderr
     assert states(tmp_path) == {"hangs": "stopped"}
     assert stored(tmp_path)["measurements"][0]["figures"][0]["what"] == "before"
+
+
+def test_the_time_ends_where_standard_error_cannot_be_written(tmp_path, monkeypatch):
+    def gone(fd, text):
+        raise BrokenPipeError
+
+    ended = threading.Event()
+    monkeypatch.setattr(run.os, "write", gone)
+    monkeypatch.setattr(run.os, "_exit", lambda code: ended.set())
+    report = outcome.Report(options(tmp_path), "cpu", [outcome.Outcome("hangs", "table")])
+    with run._hard_stop(report, end=0.0):
+        assert ended.wait(20)
 
 
 def test_an_interrupt_says_where_the_report_is(sedd, tmp_path, monkeypatch):

@@ -68,6 +68,17 @@ def test_where_compiling_fails_the_network_stays_as_it_is(monkeypatch):
         net(torch.zeros(1, 8, dtype=torch.int64), torch.ones(1))
 
 
+def test_what_was_recorded_before_compiling_is_not_replayed_after_it(monkeypatch):
+    monkeypatch.setattr(compile_module, "_trial", lambda *_, **__: 0.0)
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda self, dynamic: None)
+    net = network()
+    net.cast_for_inference(None)
+    before = net.graphed
+    assert compile_for_inference(net) is None
+    assert net.graphed is not None
+    assert net.graphed is not before
+
+
 def test_the_network_inside_an_adapted_one_is_compiled(monkeypatch):
     monkeypatch.setattr(compile_module, "_trial", lambda *_, **__: 0.0)
     given = []

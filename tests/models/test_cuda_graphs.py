@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import copy
+from contextlib import contextmanager, nullcontext
 
 import pytest
 import torch
 
 from sedd_cli.models import cuda_graphs
-from sedd_cli.models.cuda_graphs import GraphedTrunk, Recording, filled_up
+from sedd_cli.models.cuda_graphs import CudaRecorder, GraphedTrunk, Recording, filled_up
 from sedd_cli.models.dit import DiT
 from sedd_cli.models.shape import DiTConfig
 
@@ -79,7 +80,9 @@ def test_what_cannot_be_recorded_runs_as_usual_and_says_why():
     refuse.times, run = 0, GraphedTrunk(refuse)
     for seed in range(6):
         pair = inputs(2, 3, seed)
-        torch.testing.assert_close(run(trunk, *pair), trunk(*pair), rtol=0, atol=0)
+        recorded = seed == cuda_graphs.RECORDED_AT - 1
+        with pytest.warns(UserWarning, match="CUDA out of memory") if recorded else nullcontext():
+            torch.testing.assert_close(run(trunk, *pair), trunk(*pair), rtol=0, atol=0)
     assert refuse.times == 1
     assert run.failure == "CUDA out of memory."
 
@@ -93,6 +96,52 @@ def test_only_so_many_graphs_are_kept(monkeypatch):
             pair = inputs(2, length, seed)
             torch.testing.assert_close(run(trunk, *pair), trunk(*pair), rtol=0, atol=0)
     assert recorder.shapes == [(2, 3), (2, 4)]
+
+
+def test_a_graph_is_recorded_on_a_stream_of_the_tensors_device_which_is_left_where_that_fails(monkeypatch):
+    entered, left = [], []
+
+    @contextmanager
+    def stream(made):
+        entered.append(made)
+        try:
+            yield
+        finally:
+            left.append(made)
+
+    class Graph:
+        """As torch's, which does not leave its stream if the capture cannot end."""
+
+        def __init__(self, graph, pool, stream, capture_error_mode):
+            self.stream = stream
+
+        def __enter__(self):
+            entered.append(self.stream)
+
+        def __exit__(self, *_):
+            raise RuntimeError("operation failed due to a previous error during capture")
+
+    class Whole:
+        replay = None
+
+    fakes = {"CUDAGraph": Whole, "graph_pool_handle": object, "synchronize": lambda device: None}
+    fakes |= {"Stream": lambda device: ("stream", device), "stream": stream, "graph": Graph}
+    for name, fake in fakes.items():
+        monkeypatch.setattr(torch.cuda, name, fake)
+    x, sigma = inputs(2, 3)
+    with pytest.raises(RuntimeError, match="capture"):
+        CudaRecorder()(trunk, x, sigma)
+    assert entered == [("stream", x.device)] * 2
+    assert left == entered[:1]
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
+def test_what_is_replayed_on_a_gpu_that_is_not_the_current_one_follows_its_input():
+    run = GraphedTrunk()
+    for seed in range(6):
+        pair = [t.to("cuda:1") for t in inputs(2, 3, seed)]
+        torch.testing.assert_close(run(trunk, *pair), trunk(*pair), rtol=0, atol=0)
+    assert run._recordings
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="CUDA graphs need a GPU")

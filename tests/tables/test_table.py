@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from scipy.stats import ttest_ind
 from support.jobs import completed, returned
 
@@ -22,6 +23,7 @@ from sedd_cli.tables.definition import Mini, Row, Table, build_table, load_table
 from sedd_cli.tables.document import NumberCell, RowSummary, SeedValue
 from sedd_cli.tables.durations import training_seconds
 from sedd_cli.tables.markdown import markdown
+from sedd_cli.tables.measures import base
 from sedd_cli.tables.plot import plot
 from sedd_cli.tables.row_run import row_runs_of
 from sedd_cli.tables.row_status import read_record, row_status, write_result
@@ -208,6 +210,21 @@ def test_a_row_that_fails_does_not_stop_the_others(table, tmp_path):
     assert [entry.row for entry in left] == ["broken"]
     assert any("nowhere.txt" in e.text for e in events if isinstance(e, Warn))
     assert row_status(row_runs(table, tmp_path)["one"][0]).state == "measured"
+
+
+def test_a_row_that_does_not_fit_into_memory_does_not_stop_the_others(table, tmp_path, monkeypatch):
+    open_model = base.open_model
+
+    def loaded(source, device):
+        if "one" in Path(source).parts:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
+        return open_model(source, device)
+
+    monkeypatch.setattr(base, "open_model", loaded)
+    events, left = made(table, tmp_path, ["one", "causal"])
+    assert [(entry.row, entry.code) for entry in left] == [("one", 1)]
+    assert any("not enough memory" in e.text for e in events if isinstance(e, Warn))
+    assert row_status(row_runs(table, tmp_path)["causal"][0]).state == "measured"
 
 
 def test_a_budget_starts_nothing_that_would_exceed_it(table, tmp_path):

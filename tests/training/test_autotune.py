@@ -89,7 +89,12 @@ def test_a_size_that_took_more_than_there_is_is_not_taken(state, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "error", [torch.OutOfMemoryError("out"), RuntimeError("DefaultCPUAllocator: can't allocate memory")]
+    "error",
+    [
+        torch.OutOfMemoryError("out"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+    ],
 )
 def test_running_out_of_memory_ends_the_search_not_the_process(state, monkeypatch, error):
     real = type(state.loss).forward
@@ -129,6 +134,23 @@ def test_fitting_leaves_no_trace_in_the_training(workplace, tmp_path):
         list(train(recipe, TrainOptions(tmp_path / name, "cpu", report=False, autotune=asked)))
         weights.append(checkpoint.latest(tmp_path / name).tensors("weights"))
     assert all(torch.equal(value, weights[1][name]) for name, value in weights[0].items())
+
+
+def test_the_compiler_forgets_the_sizes_that_were_tried(state, monkeypatch):
+    """Otherwise the blocks of the training would be compiled for every size, in slower kernels."""
+    from sedd_cli.training import state as trainstate
+
+    def compiled(net, batch):
+        net.compiled = True
+
+    forgotten = []
+    monkeypatch.setattr(trainstate, "compile_blocks", compiled)
+    monkeypatch.setattr(torch.compiler, "reset", lambda: forgotten.append(tried[-1]))
+    tried = planned(monkeypatch, 100, lambda size: 1.0)
+    for wanted in (False, True):
+        train = dataclasses.replace(state.recipe.train, compile=wanted)
+        returned(autotune.autotune(dataclasses.replace(state.recipe, train=train), state.dataset, state.dist))
+    assert forgotten == [16]
 
 
 def test_a_fitted_run_stores_what_was_found(workplace, tmp_path):

@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -23,8 +24,10 @@ from support.ranks import Ranks
 from support.toys import ALL
 
 from sedd_cli.checkpoints import checkpoint
-from sedd_cli.errors import RequestError
+from sedd_cli.checkpoints.run_directory import RunDir
+from sedd_cli.errors import RequestError, WorkError
 from sedd_cli.recipe import load_recipe
+from sedd_cli.system import distributed
 from sedd_cli.system.distributed import connect
 from sedd_cli.training.fine_tuning import BY_STATE
 from sedd_cli.training.train import TrainOptions, train
@@ -311,6 +314,40 @@ def test_a_port_in_use_is_named(place):
         with pytest.raises(RequestError, match=rf"127\.0\.0\.1:{port}.*MASTER_PORT"), connect("cpu"):
             pass
     assert not torch.distributed.is_initialized()
+
+
+@pytest.mark.parametrize(("device", "failed", "shut"), [("cuda", False, 1), ("cuda", True, 0), ("cpu", True, 1)])
+def test_a_process_that_fails_does_not_wait_for_the_others_to_shut_nccl_down(place, monkeypatch, device, failed, shut):
+    calls = []
+    monkeypatch.setattr(distributed, "_init_process_group", lambda backend: None)
+    monkeypatch.setattr(distributed, "pick_device", lambda name: torch.device(device))
+    monkeypatch.setattr(torch.cuda, "set_device", lambda device: None)
+    monkeypatch.setattr(torch.distributed, "new_group", lambda **_: None)
+    monkeypatch.setattr(torch.distributed, "destroy_process_group", lambda: calls.append(1))
+    place(RANK=0, WORLD_SIZE=2, LOCAL_RANK=0)
+    with pytest.raises(RuntimeError, match="lost") if failed else nullcontext(), connect(device):
+        if failed:
+            raise RuntimeError("lost")
+    assert len(calls) == shut
+
+
+def test_one_process_chooses_the_folder_of_a_new_run(workplace, tmp_path, monkeypatch):
+    """The others may look for it after the first has made it."""
+    RunDir(tmp_path / "run").create()
+    chosen, asked = RunDir(tmp_path / "run-2"), []
+
+    def from_main(dist, job):
+        asked.append(job)
+        return chosen if len(asked) == 1 else job()
+
+    def seen(run):
+        raise WorkError(str(run.path))
+
+    chosen.create()  # by the first
+    monkeypatch.setattr(distributed.Dist, "from_main", from_main)
+    monkeypatch.setattr(RunDir, "check", seen)
+    with pytest.raises(WorkError, match=r"run-2$"):
+        list(train(load_recipe(workplace / "tiny.yaml"), TrainOptions(tmp_path / "run", "cpu", fresh=True)))
 
 
 @pytest.mark.parametrize("device", ["auto", "cuda"])

@@ -23,7 +23,8 @@ from sedd_cli.evaluation.likelihood.summary import between_documents
 from sedd_cli.inference.bound import MonteCarloOptions
 from sedd_cli.models.dit import DiT
 from sedd_cli.recipe import load_recipe
-from sedd_cli.training import step
+from sedd_cli.training import loop, step
+from sedd_cli.training.state import LossModule
 from sedd_cli.training.step import time_uniforms
 from sedd_cli.training.train import TrainOptions, train
 
@@ -52,6 +53,20 @@ def test_noise_that_is_drawn_a_step_ahead_is_the_same(workplace, tmp_path, monke
     assert len(calls) == len(set(calls))  # nothing is drawn twice
     for name, value in wanted.tensors("weights").items():
         assert torch.equal(value, found.tensors("weights")[name])
+
+
+def test_micro_batches_lie_in_the_memory_of_the_batch(workplace, tmp_path, monkeypatch):
+    """A copy of a page-locked batch would be in ordinary memory, from which a GPU does not copy while it computes."""
+    given, drawn = [], []
+    gradients, forward = loop.gradients, LossModule.forward
+    monkeypatch.setattr(
+        loop, "gradients", lambda state, batch, rows: drawn.append(batch) or gradients(state, batch, rows)
+    )
+    monkeypatch.setattr(LossModule, "forward", lambda self, x0, v, u: given.append(x0) or forward(self, x0, v, u))
+    trained(workplace, tmp_path / "run", "train.micro_batch=3")
+    assert [len(x0) for x0 in given] == [3, 3, 2]
+    assert torch.equal(torch.cat(given), drawn[0])
+    assert {x0.untyped_storage().data_ptr() for x0 in given} == {drawn[0].untyped_storage().data_ptr()}
 
 
 @pytest.mark.parametrize("clip", [1.0, 1000.0])

@@ -23,7 +23,7 @@ from sedd_cli.errors import DamageError, RequestError, WorkError
 from sedd_cli.recipe import load_recipe
 from sedd_cli.recipe.learning_rate import learning_rate
 from sedd_cli.system.distributed import Dist
-from sedd_cli.system.events import Evaluated, Sampled, Saved, TrainStep, Validated
+from sedd_cli.system.events import Evaluated, Sampled, Saved, TrainStep, Validated, Warn
 from sedd_cli.training.cost import estimate_cost
 from sedd_cli.training.optim import make_optimizers
 from sedd_cli.training.train import TrainOptions, TrainResult, train
@@ -204,6 +204,47 @@ def test_a_loss_that_is_not_finite_stops_the_run(workplace, tmp_path):
         run(workplace, tmp_path / "run", "train.lr=1e30", "train.warmup=0", "train.steps=40")
 
 
+def test_divergence_is_named_where_its_record_cannot_be_written(workplace, tmp_path, monkeypatch):
+    log = RunDir.log
+
+    def full(folder: RunDir, record: dict) -> None:
+        if record["kind"] == "failed":
+            raise WorkError("cannot write metrics.jsonl: No space left on device")
+        log(folder, record)
+
+    monkeypatch.setattr(RunDir, "log", full)
+    with pytest.raises(WorkError, match=r"training has diverged.*train\.lr"):
+        run(workplace, tmp_path / "run", "train.lr=1e30", "train.warmup=0", "train.steps=40")
+
+
+def test_training_on_the_cpu_leaves_gpus_alone(workplace, tmp_path, monkeypatch):
+    """Another program may have filled a GPU, or have it for itself."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.backends.cuda, "is_built", lambda: False)  # else the optimizer asks about its streams
+    assert run(workplace, tmp_path / "run", "train.steps=2")[1].finished
+    assert checkpoint.latest(tmp_path / "run").step == 2
+
+
+def test_a_validation_without_memory_does_not_end_the_training(workplace, tmp_path, monkeypatch):
+    def full(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    monkeypatch.setattr("sedd_cli.training.report.evaluate", full)
+    events, result = run(workplace, tmp_path / "run", "train.steps=4", "report.every=2")
+    assert result.finished
+    assert any("step 2: no validation: CUDA out of memory" in e.text for e in events if isinstance(e, Warn))
+
+
+def test_a_sample_without_memory_leaves_the_validation(workplace, tmp_path, monkeypatch):
+    def full(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    monkeypatch.setattr("sedd_cli.training.report.generate", full)
+    events, _ = run(workplace, tmp_path / "run", "train.steps=4", "report.every=2")
+    assert [e.step for e in events if isinstance(e, Validated)] == [2]
+    assert any("step 2: no sample: CUDA out of memory" in e.text for e in events if isinstance(e, Warn))
+
+
 def test_a_length_beyond_the_corpus_is_refused(workplace, tmp_path):
     with pytest.raises(RequestError, match="longer than the train split"):
         run(workplace, tmp_path / "run", "model.length=1000000")
@@ -285,6 +326,53 @@ def test_pruning_never_takes_the_checkpoint_just_written(tmp_path):
     for step in (12, 8):
         write(tmp_path, step, keep=1)
     assert checkpoint.latest(tmp_path).step == 8
+
+
+def test_an_old_checkpoint_that_cannot_be_deleted_does_not_end_a_training(tmp_path, monkeypatch):
+    """On NFS, a folder stays as long as a file of it is open on the same machine."""
+    rmtree = shutil.rmtree
+
+    def busy(folder: Path, ignore_errors: bool = False) -> None:
+        if ".old." in str(folder) and not ignore_errors:
+            raise OSError(39, "Directory not empty")
+
+    monkeypatch.setattr(checkpoint.shutil, "rmtree", busy)
+    for step in (1, 2, 3):
+        write(tmp_path, step, keep=1)
+    assert checkpoint.latest(tmp_path).step == 3
+    assert [one.step for one in checkpoint.completed(tmp_path)] == [3]
+    monkeypatch.setattr(checkpoint.shutil, "rmtree", rmtree)
+    write(tmp_path, 4, keep=2)
+    assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == ["step-3", "step-4"]
+
+
+def test_latest_is_on_the_disk_before_older_checkpoints_go(tmp_path, monkeypatch):
+    write(tmp_path, 1, keep=1)
+    synced, sync = [], checkpoint.sync_path
+
+    def seen(path: Path) -> None:
+        there = {one.step for one in checkpoint.completed(tmp_path)}
+        synced.append((path, checkpoint.latest_name(tmp_path), there))
+        sync(path)
+
+    monkeypatch.setattr(checkpoint, "sync_path", seen)
+    write(tmp_path, 2, keep=1)
+    assert (tmp_path, "step-2", {1, 2}) in synced
+    assert [one.step for one in checkpoint.completed(tmp_path)] == [2]
+
+
+def test_a_checkpoint_that_is_pruned_while_it_is_verified_gives_way_to_the_next(tmp_path, monkeypatch):
+    write(tmp_path, 1, keep=1)
+    verify = checkpoint.sha256_of
+
+    def slow(path: Path) -> str:
+        if path.parent.name == "step-1":
+            monkeypatch.setattr(checkpoint, "sha256_of", verify)
+            write(tmp_path, 2, keep=1)
+        return verify(path)
+
+    monkeypatch.setattr(checkpoint, "sha256_of", slow)
+    assert checkpoint.latest(tmp_path).step == 2
 
 
 @pytest.mark.parametrize("mark", ["../../elsewhere/checkpoints/step-2", "step-99", "", "/tmp", "step-2/../step-4"])

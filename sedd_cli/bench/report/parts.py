@@ -77,7 +77,7 @@ def kernels(setting: Setting, step: Callable[[], None], whole: float) -> Events:
     total = sum(e.self_device_time_total for e in found) / 1e6
     shown = partial(Figure, table="kernels of a training step")
     yield shown("all kernels", 1e3 * total, "ms", note=f"{total / whole:.0%} of an unprofiled step")
-    waits = sum(e.count for e in events if e.key == "cudaStreamSynchronize")
+    waits = sum(e.count for e in events if e.key in ("cudaStreamSynchronize", "cudaEventSynchronize"))
     yield shown("waits of the host for the GPU", waits, "a step")
     yield shown("kernel launches", sum(e.count for e in found), "a step")
     for e in found[:KERNELS]:

@@ -54,7 +54,8 @@ def bench_report(options: ReportOptions) -> Generator[Event, None, Report]:
                 if outcome.state == "running":
                     outcome.state, outcome.reason = "interrupted", "interrupted"
                 report.write()
-            release(setting)
+            with suppress(RuntimeError):  # of a GPU that no longer answers: what follows fails, and the report says so
+                release(setting)
             if "torch._dynamo" in sys.modules:  # compiled code holds memory, and old shapes make new ones dynamic
                 torch.compiler.reset()
             if outcome.reason:
@@ -156,7 +157,8 @@ def _hard_stop(report: Report, end: float) -> Iterator[None]:
         running.state, running.reason = "stopped", "it did not return; the process was ended"
         with suppress(Exception):
             report.write()
-        os.write(2, f"error: the time is over; the report so far is in {report.options.out}\n".encode())
+        with suppress(OSError):
+            os.write(2, f"error: the time is over; the report so far is in {report.options.out}\n".encode())
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
