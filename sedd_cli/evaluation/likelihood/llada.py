@@ -22,8 +22,9 @@ BATCH, LEAST_BATCHES = 16, 4
 class AnswerLikelihood:
     """An estimate of log p(answer | prompt) in nats, with its standard error.
 
-    Its expectation is a lower bound on log p(answer | prompt) of the model that reveals the answer's tokens in a
-    random order, if MASK's row counts as a token that is never seen.
+    If all numbers of masks were equally likely (see `masks`), its expectation would be a lower bound on
+    log p(answer | prompt) of the model that reveals the answer's tokens in a random order, where MASK's row counts as a
+    token that is never seen.
     """
 
     log_p: float
@@ -72,6 +73,7 @@ def masks(tokens: int, batch: int, seed: int, number: int = 0) -> tuple[Tensor, 
     """Which of the answer's tokens are masked, [B, tokens], and their share [B].
 
     The numbers of masks are spread evenly over 1 … tokens from a random one on; which tokens are masked is uniform.
+    LLaDA's code rounds halves to even, and so does this: of 8 tokens, three draws in four mask an even number.
     """
     index = torch.arange(batch)
     first = 1 + int(Stream(seed, TIME, index[:1]).uniform(number) * tokens)
