@@ -79,24 +79,27 @@ def rigorous_bound(
     u_end: Tensor,
     count: bool = False,
     cost: Tensor | None = None,
+    decodes: bool = True,
 ) -> Tensor:
     """One unbiased estimate per sequence [B], nats, of a true upper bound on −log p(x0).
 
     v [B] places the noise; u and u_end [B, L] are uniforms for the corruption there and at the end point. Draws are
-    placed so that the variance is finite (`core.placement`). count, cost [B, L]: see above.
+    placed so that the variance is finite (`core.placement`). count, cost [B, L]: see above. decodes: False where tokens
+    only turn into MASK and no last step decodes what is left at T_END: masks are unmasked one by one down to no noise,
+    as by first-hitting.
     """
     if not model.graph.masking:
         sigma, weight = placed_sigma(v, *sampled_range(model), x0.shape[-1])
         return _weighed(model, x0, corrupted(model, x0, sigma, u), sigma, weight) + end_terms(model, x0, u_end)
-    end = end_terms(model, x0, u_end)
-    model = _above_the_end(model)
+    end = end_terms(model, x0, u_end) if decodes else torch.zeros_like(v, dtype=torch.float64)
+    model, whole = _above_the_end(model), _whole(model, x0.shape[-1], decodes)
     if count:
-        return _by_count(model, x0, v, u, cost, _whole(model, x0.shape[-1]))[0] + end
+        return _by_count(model, x0, v, u, cost, whole)[0] + end
     # a token is masked with probability lam at a time when the schedule alone would mask λ̄(1)·lam of them
     lam, slope = placed_lambda(v, x0.shape[-1])
     sigma = -torch.log1p(-lam * full_lambda(model))
     x = torch.where(u < lam[:, None], model.graph.mask_state, x0)
-    weight = torch.where(sigma >= sampled_range(model)[0], slope * torch.expm1(sigma) / lam, 0.0)
+    weight = torch.where(sigma >= whole.low, slope * torch.expm1(sigma) / lam, 0.0)
     return _weighed(model, x0, x, sigma, weight) + end
 
 
@@ -215,14 +218,17 @@ def _paper_part(model: ScoreModel, t_min: float) -> _Part:
     return _Part(*trained_range(model, t_min))
 
 
-def _whole(model: ScoreModel, length: int) -> _Part:
-    """All noise of sampling. Where λ̄(1) is near 1, by the draws of the paper's part, so that both can share them."""
-    full = full_lambda(model)
-    return _Part(*sampled_range(model), full, reweighted=full**-length <= MOST_RATIO)
+def _whole(model: ScoreModel, length: int, decodes: bool = True) -> _Part:
+    """All noise of sampling, down to T_END if a last step decodes what is left there.
+
+    Where λ̄(1) is near 1, by the draws of the paper's part, so that both can share them.
+    """
+    (low, high), full = sampled_range(model), full_lambda(model)
+    return _Part(low if decodes else 0.0, high, full, reweighted=full**-length <= MOST_RATIO)
 
 
 def _above_the_end(model: ScoreModel) -> ScoreModel:
-    """The model with a network that gets no noise below that at T_END; draws below it count nothing."""
+    """The model with a network that gets no noise below that at T_END."""
     return replace(model, sigma_range=(sampled_range(model)[0], math.inf))
 
 

@@ -18,7 +18,7 @@ class Protocol:
     a project evaluates in this way, "" for any. refused: corpora whose texts the project pads one by one, each with the
     tokenizers for which it does not. windows: a random window of every document in the place of blocks. training: what
     the second number of `loss` is, which is no likelihood. normalized: of the model whose scores are divided by their
-    normaliser.
+    normaliser, which first-hitting draws from: tokens are unmasked one by one to the end.
     """
 
     rigorous: bool

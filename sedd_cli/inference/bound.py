@@ -28,7 +28,7 @@ ESTIMATORS = ("iid", "stratified", "count")
 #: Independent replicates that a standard error needs.
 LEAST_REPLICATES = 4
 #: Version of the draws; a cache of draws made otherwise is not used.
-DRAWS_VERSION = 4
+DRAWS_VERSION = 5
 #: Replicates before the number needed is estimated: to stop early on a small error gives intervals that are too short.
 PILOT = 8
 #: Strata of a replicate: a text of fewer blocks gets several draws per block.
@@ -143,7 +143,7 @@ def draw_bounds(
     if find_protocol(protocols[0]).stepwise:
         assert sampler is not None, "a sampler for the protocol of its name"
         return sampler_bound(score, sampler, x0, stream, step)[:, None]
-    if find_protocol(protocols[0]).normalized:
+    if normalized := find_protocol(protocols[0]).normalized:
         score = replace(score, parametrization="mean")
     score = score.given_clean(x0)
     u, u_end = (w.to(x0.device) for w in stream.uniforms(step, x0.shape[1]))
@@ -155,7 +155,7 @@ def draw_bounds(
     elif protocols == SHARED:
         found = both_bounds(score, x0, v, u, u_end, cost)
     elif find_protocol(protocols[0]).rigorous:
-        found = [rigorous_bound(score, x0, v, u, u_end, count, cost)]
+        found = [rigorous_bound(score, x0, v, u, u_end, count, cost, decodes=not normalized)]
     else:
         found = [paper_bound(score, x0, v, u, count=count, cost=cost, placed=estimator == "stratified")]
     return torch.stack([one.double() for one in found], 1)

@@ -13,6 +13,7 @@ from sedd_cli.core.categorical import inverse_cdf
 from sedd_cli.core.conditioning import Conditioning
 from sedd_cli.core.random import BASE, SAMPLER, Stream
 from sedd_cli.core.samplers.base import SAMPLERS, Denoised, Sampler, largest_count
+from sedd_cli.core.samplers.grids import T_END
 from sedd_cli.core.score import ScoreModel
 
 
@@ -22,7 +23,8 @@ class FirstHitting(Sampler):
     """Exact for the normalised model (m := 0), whose unmasking times do not depend on the network.
 
     A position is still masked at level λ with probability λ, so of n masks the next one falls at λ·U^{1/n}, at any of
-    them. One evaluation a token, and no grid.
+    them. One evaluation a token, and no grid. Where samplers with steps would decode all that is left at once, below
+    T_END, it goes on one by one, and the network gets the noise at T_END.
     """
 
     name: ClassVar[str] = "first_hitting"
@@ -36,7 +38,7 @@ class FirstHitting(Sampler):
         batch, length = given.where.shape
         x = given(model.graph.sample_base(Stream(seed, BASE, index).uniforms(0, length)[0]))
         lam = -torch.expm1(torch.full((batch,), -model.schedule.sigma(1.0), dtype=torch.float64))
-        lam, noise = lam.to(index.device), Stream(seed, SAMPLER, index)
+        lam, noise, least = lam.to(index.device), Stream(seed, SAMPLER, index), model.schedule.sigma(T_END)
         evaluations, steps = torch.zeros_like(index), largest_count(model.graph.active(x))
         for k in range(steps):
             u_time, u_place = (u[:, 0] for u in noise.uniforms(2 * k, 1))
@@ -48,7 +50,7 @@ class FirstHitting(Sampler):
             # the position of the mask number ⌊u·n⌋
             wanted = (u_place * left).long().clamp(max=left.clamp(min=1) - 1)
             place = (masked.cumsum(1) == wanted[:, None] + 1).int().argmax(1)[alive]
-            sigma = -torch.log1p(-lam[alive])
+            sigma = (-torch.log1p(-lam[alive])).clamp(min=least)
             hidden = model.hidden_of_one(x[alive], sigma, place)
             # y ~ softmax(z): the normaliser of the scores has no effect here
             weights = model.net.head(hidden)[:, : model.graph.vocab_size].softmax(-1, dtype=torch.float64)

@@ -24,8 +24,9 @@ BATCH, LEAST_BATCHES = 16, 4
 class AnswerLikelihood:
     """An estimate of log p(answer | prompt) in nats, with its standard error.
 
-    Its expectation is a lower bound on log p(answer | prompt) of the model that reveals the answer's tokens in a
-    random order, if MASK's row counts as a token that is never seen.
+    If all numbers of masks were equally likely (see `masks`), its expectation would be a lower bound on
+    log p(answer | prompt) of the model that reveals the answer's tokens in a random order, where MASK's row counts as a
+    token that is never seen.
     """
 
     log_p: float
@@ -74,6 +75,7 @@ def masks(tokens: int, batch: int, seed: int, number: int) -> tuple[Tensor, Tens
     """Which of the answer's tokens are masked in the batch of this number, [B, tokens], and their share [B].
 
     The numbers of masks are spread evenly over 1 … tokens from a random one on; which tokens are masked is uniform.
+    LLaDA's code rounds halves to even, and so does this: of 8 tokens, three draws in four mask an even number.
     """
     index = torch.arange(batch)
     first = 1 + int(Stream(seed, TIME, index[:1]).uniform(number) * tokens)

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 
 from sedd_cli.core.protocols import PROTOCOLS, sign
 from sedd_cli.evaluation.likelihood.protocols import Blocks
@@ -92,7 +93,8 @@ def summary(
     mean, error = found.mean_and_error
     rate, rate_error = mean / used, error / used
     reach = found.quantile() * rate_error if error else 0.0
-    between = between_documents(found.nats, lengths, blocks.clusters)
+    counted = lengths * blocks.shares(torch.arange(len(blocks))).numpy()  # tokens count as their nats do
+    between = between_documents(found.nats, counted, blocks.clusters)
     perplexity = math.exp(min(rate, 700.0))
     characters, n_bytes = blocks.size.characters, blocks.size.bytes
     per_char, per_byte = 1 / math.log(2) / characters, 1 / math.log(2) / n_bytes

@@ -14,9 +14,15 @@ from support.toys import N, every_noise, score_model, world
 
 from sedd_cli import load_model
 from sedd_cli.checkpoints.loaded_model import LoadedModel
+from sedd_cli.core.bounds import stratified
+from sedd_cli.core.conditioning import Conditioning
 from sedd_cli.core.graphs import GRAPHS
 from sedd_cli.core.losses import OBJECTIVES
 from sedd_cli.core.random import BOUND, Stream
+from sedd_cli.core.samplers import SAMPLERS
+from sedd_cli.core.samplers.grids import T_END
+from sedd_cli.core.schedules import SCHEDULES
+from sedd_cli.core.score import ScoreModel
 from sedd_cli.data.tokenizers import load_tokenizer
 from sedd_cli.data.tokenizers.characters import ByteTokenizer
 from sedd_cli.errors import RequestError
@@ -186,3 +192,34 @@ def test_normalized_is_for_scores_on_the_absorbing_graph(tiny_run):
     for other in (uniform, {"parametrized": OBJECTIVES["masked_cross_entropy"]()}):
         with pytest.raises(RequestError, match=r"normalized.*scores on the absorbing graph"):
             check_protocol("normalized", LoadedModel(**parts | other))
+
+
+class Second:
+    """Of two tokens, 0 and 1: the first that is unmasked is 0, the second is 1, each with probability 0.99."""
+
+    def __init__(self):
+        self.least = math.inf
+
+    def hidden(self, x, sigma):
+        self.least = min(self.least, float(sigma.min()))
+        likely = torch.tensor([0.99, 0.01, 1.0], dtype=torch.float64).log()
+        return torch.where((x == 2).all(1)[:, None, None], likely, likely[[1, 0, 2]]).expand(*x.shape, 3)
+
+    def head(self, hidden):
+        return hidden
+
+
+@pytest.mark.parametrize("estimator", ["stratified", "count"])
+@pytest.mark.parametrize("sigma_min", [1e-4, 0.5])
+def test_normalized_bounds_what_first_hitting_draws_wherever_the_schedule_ends(sigma_min, estimator):
+    net, draws = Second(), 4000
+    noise = SCHEDULES["geometric"](sigma_min=sigma_min, sigma_max=20.0)
+    model = ScoreModel(net, GRAPHS["absorbing"](vocab_size=2), noise)
+    *_, last = SAMPLERS["first_hitting"]().run(model, Conditioning.nothing(draws, 2), 3, torch.arange(draws))
+    p = 0.99 * 0.01  # of 0 0, in either order
+    assert float((last.x == 0).all(1).double().mean()) == pytest.approx(p, abs=5 * math.sqrt(p / draws))
+    index, x0 = torch.arange(draws), torch.zeros(draws, 2, dtype=torch.int64)
+    v = stratified(draws, torch.full((draws,), 0.5, dtype=torch.float64))[torch.randperm(draws)]
+    found = draw_bounds(model, ("normalized",), estimator, x0, v, Stream(7, BOUND, index), 0)[:, 0]
+    assert float(found.mean()) == pytest.approx(-math.log(p), abs=5 * float(found.std()) / math.sqrt(draws))
+    assert net.least >= noise.sigma(T_END)

@@ -19,6 +19,7 @@ from sedd_cli.data.prepared import PrepareOptions
 from sedd_cli.data.shards import open_dataset
 from sedd_cli.errors import RequestError
 from sedd_cli.evaluation.likelihood.evaluate import EvaluateOptions, evaluate
+from sedd_cli.evaluation.likelihood.summary import Estimates, summary
 from sedd_cli.evaluation.likelihood.texts import check_corpus
 from sedd_cli.evaluation.likelihood.windows import Windows
 from sedd_cli.inference.fitting import check_protocol
@@ -187,6 +188,14 @@ def test_the_mean_is_that_of_batches(long_documents):
     parts = [(nats[i : i + 32].sum() / lengths[i : i + 32].sum(), len(nats[i : i + 32])) for i in (0, 32)]
     expected = sum(mean * size for mean, size in parts) / len(nats)
     assert float((share * nats).sum() / lengths.sum()) == pytest.approx(float(expected))
+
+
+def test_where_all_tokens_cost_the_same_the_choice_of_documents_adds_no_error(long_documents):
+    windows = Windows.of_documents(long_documents.split("test"), 12, long_documents.tokenizer, 7, None, 0)
+    nats = 2.0 * windows.lengths * windows.shares(torch.arange(len(windows))).numpy()
+    found = summary(windows, Estimates(nats[None], 1), "gidd")
+    assert found.nats_per_token == pytest.approx(2.0)
+    assert found.nats_per_token_between_documents == pytest.approx(0.0, abs=1e-9)
 
 
 @pytest.mark.parametrize("protocol", ["mdlm", "udlm"])
