@@ -16,6 +16,7 @@ from support.outside import PARTS, nothing_imported
 
 from sedd_cli.checkpoints.run_directory import RunDir
 from sedd_cli.data.manifest import read_manifest
+from sedd_cli.data.prepared import find_prepared
 from sedd_cli.recipe import load_recipe
 
 
@@ -397,9 +398,10 @@ def test_the_model_and_the_embedding_of_a_recipe_are_read_too(key, here, workpla
     assert (ended.code, f"{key} and --out are the same file" in ended.err) == (2, True)
 
 
-def test_a_corpus_whose_name_no_file_can_have_ends_no_evaluation(here, tiny_run, workplace, sedd):
+def test_a_corpus_whose_name_no_file_can_have_ends_no_evaluation(here, tiny_run, sedd):
     run = shutil.copytree(tiny_run, here / "run")
-    text = shutil.copytree(next(iter((workplace / "home" / "data").glob("*/manifest.json"))).parent, here / "corpus")
+    prepared = find_prepared(load_recipe(tiny_run / "recipe.yaml").data.prepared())
+    text = shutil.copytree(prepared, here / "corpus")
     dataclasses.replace(read_manifest(text), corpus="a\0b").sealed().write(text)
     ended = sedd(
         "eval", "--model", run, "--dataset", text, "--blocks", "1", "--max-nfe", "4", "--no-baselines", "--json"

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from support.causal_models import save_tiny_causal
+from support.toys import ALL
 
 import sedd_cli
 from sedd_cli.errors import RequestError
@@ -57,6 +58,7 @@ def _change(path: Path, **keys) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(not ALL, reason="imports transformers in a process of its own: SEDD_ALL_TESTS=1")
 def test_this_folder_would_run_its_code_where_standard_input_is_asked(folder, mark, tmp_path):
     """The fixture is dangerous indeed: otherwise the tests below could not fail."""
     code = f"from transformers import AutoTokenizer; AutoTokenizer.from_pretrained({str(folder)!r})"
