@@ -37,8 +37,8 @@ COMMANDS = {
     "infill": "infill --model run --input jobs.jsonl --steps 4 --out filled.jsonl --device cpu",
     "export": "export run --to exported",
 }
-#: Fields that say when and where, not what.
-PASSING = {"seconds", "tokens_per_second", "seconds_left", "memory", "mfu", "machine", "folder", "time"}
+#: Fields for when and where, not what. `data`, the fingerprint of the text, stands in the first record of each start.
+PASSING = {"seconds", "tokens_per_second", "seconds_left", "memory", "mfu", "machine", "folder", "time", "date", "data"}
 
 
 def prepare_folder(at: Path, judge: Path | None) -> None:
