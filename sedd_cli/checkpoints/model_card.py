@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import keyword
-import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from sedd_cli.data.held_out import Cut
 from sedd_cli.errors import MESSAGE, DamageError, printable, shell_command, shortened
 from sedd_cli.recipe import dump_recipe
 from sedd_cli.system.documents import read_json
+from sedd_cli.system.json_lines import is_number
 
 PAPER = "[Lou, Meng and Ermon 2024](https://arxiv.org/abs/2310.16834)"
 ABOUT_BOUNDS = """\
@@ -228,12 +228,8 @@ def _can_be_shown(found: dict[str, Any]) -> bool:
         return False
     bounds = list(found["bounds"].values())
     return all(isinstance(found[key], str) for key in TEXTS) and all(
-        isinstance(bound, dict) and all(_is_finite(bound.get(key)) for key in BOUND_KEYS) for bound in bounds
+        isinstance(bound, dict) and all(is_number(bound.get(key)) for key in BOUND_KEYS) for bound in bounds
     )
-
-
-def _is_finite(value: Any) -> bool:
-    return isinstance(value, int | float) and math.isfinite(value)
 
 
 def _without_command(found: dict[str, Any]) -> dict[str, Any]:

@@ -9,6 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+#: Larger numbers overflow in means.
+LARGEST = 1e30
+
 
 @dataclass(frozen=True)
 class JsonLine:
@@ -64,6 +67,11 @@ def finite(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [finite(one) for one in value]
     return value
+
+
+def is_number(value: Any) -> bool:
+    """Whether a JSON value is a finite number of which means can be computed."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= LARGEST
 
 
 def not_finite(value: Any, name: str = "") -> list[str]:

@@ -11,10 +11,10 @@ from sedd_cli.checkpoints.checkpoint import latest_name
 from sedd_cli.checkpoints.run_directory import near_run
 from sedd_cli.errors import MESSAGE, RequestError, shortened
 from sedd_cli.recipe.stored import StoredRecipe, read_stored
-from sedd_cli.system.json_lines import read_json_lines
+from sedd_cli.system.json_lines import is_number, read_json_lines
 from sedd_cli.system.locks import is_locked
 from sedd_cli.training.runs.series import SeriesPoint, series_of
-from sedd_cli.training.runs.stored import StoredBound, baselines_of, is_number, own_bounds, stored_bounds
+from sedd_cli.training.runs.stored import StoredBound, baselines_of, own_bounds, stored_bounds
 from sedd_cli.training.runs.text import baselines_beside, bits_of_a_nat, data_of
 
 

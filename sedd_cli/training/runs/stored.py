@@ -11,11 +11,10 @@ from typing import Any
 from sedd_cli.core.protocols import sign
 from sedd_cli.errors import DamageError, RequestError
 from sedd_cli.system.documents import read_json, read_yaml
+from sedd_cli.system.json_lines import is_number
 
 #: Protocols in the order in which a view of one number takes them.
 PREFERRED = ("rigorous", "normalized", "discrete", "sedd-paper", "mdlm", "sampler")
-#: Larger numbers overflow in means.
-LARGEST = 1e30
 
 #: The corpus, the split, how many of its first blocks (None: all), tokens of a block (None: as many as the model's).
 TextName = tuple[str, str, int | None, int | None]
@@ -100,11 +99,6 @@ def stored_bounds(run: Path) -> list[StoredBound]:
         except (OSError, KeyError, TypeError, AttributeError, DamageError):
             continue
     return found
-
-
-def is_number(value: Any) -> bool:
-    """Whether a JSON value is a number that means can be computed of."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= LARGEST
 
 
 def _number(value: Any) -> Any:
