@@ -11,6 +11,7 @@ import yaml
 
 from sedd_cli.errors import DamageError, RequestError, WorkError, displayed, first_line, shortened
 from sedd_cli.system.files import require_regular
+from sedd_cli.system.json_size import MOST_VALUES, TOKENIZER_VALUES, holds_more
 
 #: Most bytes of a configuration, manifest or recipe.
 DOCUMENT_BYTES = 64 << 20
@@ -27,7 +28,7 @@ DEPTH = 64
 def read_json(path: Path, most: int = DOCUMENT_BYTES) -> Any:
     """The JSON value of a file; DamageError for anything else, OSError where it cannot be read."""
     limit = "TOKENIZER_BYTES" if most == TOKENIZER_BYTES else "DOCUMENT_BYTES"
-    return parse_json(_text(path, most, limit, DamageError), str(path))
+    return parse_json(_text(path, most, limit, DamageError), str(path), most == TOKENIZER_BYTES)
 
 
 class EqualKeysError(ValueError):
@@ -50,8 +51,12 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def parse_json(text: str | bytes, where: str) -> Any:
-    """The JSON value of a text; DamageError where there is none."""
+def parse_json(text: str | bytes, where: str, tokenizer: bool = False) -> Any:
+    """The JSON value of a text; DamageError where there is none. tokenizer: it is the file of one, which is larger."""
+    most = TOKENIZER_VALUES if tokenizer else MOST_VALUES
+    if holds_more(text, most):
+        limit = "TOKENIZER_VALUES" if tokenizer else "MOST_VALUES"
+        raise DamageError(f"{where} holds more than {most:,} JSON values (the limit {limit}): no such file needs them")
     try:
         return strict_json(text)
     except EqualKeysError as error:

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sedd_cli.system.json_size import MOST_VALUES, holds_more
+
 #: Larger numbers overflow in means.
 LARGEST = 1e30
 
@@ -51,6 +53,8 @@ def json_lines(records: Iterable[dict[str, Any]]) -> str:
 
 
 def _record(raw: bytes) -> dict[str, Any] | None:
+    if holds_more(raw, MOST_VALUES):
+        return None
     try:
         found = json.loads(raw)
     except (ValueError, RecursionError):

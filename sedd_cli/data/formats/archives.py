@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import io
-import posixpath
-import stat
 import tarfile
 import weakref
 import zipfile
@@ -17,7 +15,26 @@ from pathlib import Path
 from typing import IO, BinaryIO, cast
 
 from sedd_cli.data.formats.choice import Choice, choose
-from sedd_cli.data.formats.files import DECOMPRESSORS, Budget, Input, ReadOptions, counted_pieces, kind_of_data, spooled
+from sedd_cli.data.formats.files import (
+    DECOMPRESSORS,
+    Budget,
+    Counted,
+    Input,
+    ReadOptions,
+    counted_pieces,
+    kind_of_data,
+    spooled,
+)
+from sedd_cli.data.formats.members import (
+    Header,
+    LimitError,
+    Member,
+    is_zip,
+    kind_in_tar,
+    refuse_more,
+    tar_members,
+    zip_members,
+)
 from sedd_cli.errors import DamageError, RequestError, WorkError, first_line, listed
 
 #: Most bytes of an archive inside an archive, which is held in memory, and the most levels of them.
@@ -33,17 +50,6 @@ class Readers:
     read: Callable[[str, Input, ReadOptions], Iterator[str]]
 
 
-@dataclasses.dataclass(frozen=True)
-class Member:
-    """A member of an archive. kind: what it is if it is no file that can be read, else ""."""
-
-    name: str
-    size: int
-    open: Callable[[], BinaryIO]
-    kind: str = ""
-    encrypted: bool = False
-
-
 class Archive:
     """A tar or zip archive whose members can be read in any order.
 
@@ -53,11 +59,13 @@ class Archive:
     Raises RequestError for what is no archive that can be read, and DamageError for a damaged one.
     """
 
-    def __init__(self, name: str, stream: BinaryIO, packed: int, readers: Readers, depth: int = 0):
+    def __init__(
+        self, name: str, stream: BinaryIO, packed: int, readers: Readers, depth: int = 0, budget: Budget | None = None
+    ):
         self.name, self._packed, self._readers, self._depth = name, packed, readers, depth
         with _damage(name):
-            stream = _unpacked(name, stream, Budget(name, packed))
-            found = _zip_members(stream) if is_zip(stream) else _tar_members(stream)
+            stream = _unpacked(name, stream, budget or Budget(name, packed))
+            found = zip_members(stream) if is_zip(stream) else tar_members(stream)
         self._found = {member.name: member for member in found}
         self._replaced = [name for name, count in Counter(member.name for member in found).items() if count > 1]
         weakref.finalize(self, stream.close)
@@ -122,59 +130,7 @@ def _read(
         raw = stream.read(NESTED_BYTES + 1)
     if len(raw) > NESTED_BYTES:
         raise RequestError(f"{where} holds an archive above {NESTED_BYTES >> 20} MiB (the limit NESTED_BYTES)")
-    yield from Archive(name, io.BytesIO(raw), len(raw), readers, depth + 1).all_documents(reading, budget)
-
-
-def is_zip(stream: BinaryIO) -> bool:
-    """Whether a file begins as a zip does; the end of a tar may be a zip inside it."""
-    stream.seek(0)
-    return stream.read(4) in (b"PK\3\4", b"PK\5\6", b"PK\7\x08")
-
-
-def _zip_members(stream: BinaryIO) -> list[Member]:
-    archive = zipfile.ZipFile(stream)
-    return [
-        Member(
-            _name(info.filename),
-            info.file_size,
-            cast("Callable[[], BinaryIO]", lambda info=info: archive.open(info)),
-            _kind_of_mode(info.external_attr >> 16),
-            bool(info.flag_bits & 1),
-        )
-        for info in archive.infolist()
-        if not info.is_dir()
-    ]
-
-
-def _tar_members(stream: BinaryIO) -> list[Member]:
-    stream.seek(0)
-    archive = tarfile.open(fileobj=stream, mode="r:")  # noqa: SIM115  (members are read later)
-    return [
-        Member(
-            _name(info.name),
-            info.size,
-            cast("Callable[[], BinaryIO]", lambda info=info: archive.extractfile(info)),
-            _kind_in_tar(info),
-        )
-        for info in archive
-        if not info.isdir()
-    ]
-
-
-def _name(name: str) -> str:
-    """A member's path below the root of its archive."""
-    return posixpath.normpath(name.replace("\0", "")).lstrip("/").removeprefix("../") or name
-
-
-def _kind_of_mode(mode: int) -> str:
-    kind = stat.S_IFMT(mode)
-    return "symbolic links" if kind == stat.S_IFLNK else "" if kind in (0, stat.S_IFREG) else "devices or pipes"
-
-
-def _kind_in_tar(info: tarfile.TarInfo) -> str:
-    if info.issym() or info.islnk():
-        return "symbolic links" if info.issym() else "hard links"
-    return "" if info.isfile() else "devices or pipes"
+    yield from Archive(name, io.BytesIO(raw), len(raw), readers, depth + 1, budget).all_documents(reading, budget)
 
 
 def _unpacked(name: str, stream: BinaryIO, budget: Budget) -> BinaryIO:
@@ -198,6 +154,8 @@ def _damage(name: str) -> Iterator[None]:
     """DamageError for whatever the libraries raise for a damaged archive."""
     try:
         yield
+    except LimitError as error:
+        raise RequestError(f"{name} {error}") from None
     except (RequestError, WorkError):
         raise
     except (MemoryError, OverflowError):
@@ -221,9 +179,10 @@ def read_as_stored(path: Path, reading: ReadOptions, readers: Readers) -> Iterat
     """
     name, budget, within = str(path), Budget(str(path), path.stat().st_size), _within(reading)
     left: dict[str, str] = {}
-    with _damage(name), path.open("rb") as stream, tarfile.open(fileobj=stream, mode="r|*") as archive:
+    with _damage(name), path.open("rb") as raw, _spending(raw, budget) as archive:
         for info in archive:
-            kind = _kind_in_tar(info)
+            refuse_more(len(left))
+            kind = kind_in_tar(info)
             if kind or info.isdir() or not readers.accepted(info.name):
                 if not info.isdir():
                     left[info.name] = kind
@@ -233,6 +192,15 @@ def read_as_stored(path: Path, reading: ReadOptions, readers: Readers) -> Iterat
             archive.members = []  # type: ignore[attr-defined]  (tarfile would keep every header)
     if left:
         reading.tally.left_out[name] = choose(left, lambda _: False, {k: kind for k, kind in left.items() if kind})
+
+
+def _spending(raw: BinaryIO, budget: Budget) -> tarfile.TarFile:
+    """A tar, compressed or not, as a stream; all that comes out of the packed file spends the budget."""
+    kind = kind_of_data(raw.read(64))
+    raw.seek(0)
+    if kind in DECOMPRESSORS:
+        raw = cast("BinaryIO", Counted(cast("BinaryIO", DECOMPRESSORS[kind](raw, "rb")), budget))
+    return tarfile.open(fileobj=raw, mode="r|", tarinfo=Header)
 
 
 def open_zip_member(path: Path, name: str) -> IO[bytes]:

@@ -104,7 +104,7 @@ class Budget:
             )
 
 
-class _Counted:
+class Counted:
     """A binary stream that spends a budget."""
 
     def __init__(self, stream: BinaryIO, budget: Budget | None):
@@ -163,7 +163,7 @@ class Input:
 def counted_pieces(stream: BinaryIO, budget: Budget | None) -> Iterator[bytes]:
     """The bytes of a stream in pieces, which spend the budget."""
     with stream:
-        counted = _Counted(stream, budget)
+        counted = Counted(stream, budget)
         while piece := counted.read(_PIECE):
             yield piece
 

@@ -12,11 +12,10 @@ from typing import Any
 
 from sedd_cli.data.formats.decoding import byte_lines, decoded, lines_of, narrow, text_codec
 from sedd_cli.data.formats.files import LINE_BYTES, Input, ReadOptions, Tally
+from sedd_cli.data.formats.json_list import list_values, refuse_values
 from sedd_cli.errors import RequestError, did_you_mean, displayed, first_line, listed
 
 DEFAULT_FIELD = "text"
-#: Most bytes of a .json file, which is read at once.
-JSON_BYTES = 1 << 28
 _MARK = b"\xef\xbb\xbf"
 
 Records = Iterator[tuple[str, Any]]
@@ -45,18 +44,11 @@ def json_records_of(source: Input, reading: ReadOptions) -> Records:
         reading = dataclasses.replace(reading, encoding="utf-8")
     beginning = next((piece for piece in pieces if piece.removeprefix(_MARK).strip()), b"")
     rest = itertools.chain([beginning], pieces)
-    if not beginning.removeprefix(_MARK).lstrip().startswith(b"["):
-        yield from json_lines_of(Input(source.name, lambda: _Joined(rest)), reading)  # type: ignore[arg-type]
-        return
-    raw = bytearray()
-    for piece in rest:
-        raw += piece
-        if len(raw) > JSON_BYTES:
-            raise RequestError(
-                f"{source.name} is larger than {JSON_BYTES >> 20} MiB (the limit JSON_BYTES): make it .jsonl"
-            )
-    for number, record in enumerate(parse_record(source.name, 1, bytes(raw)), 1):
-        yield f"record {number:,} of {source.name}", record
+    joined = Input(source.name, lambda: _Joined(rest))  # type: ignore[arg-type]
+    if beginning.removeprefix(_MARK).lstrip().startswith(b"["):
+        yield from list_values(decoded(joined, reading.encoding), source.name, _object)
+    else:
+        yield from json_lines_of(joined, reading)
 
 
 class _Joined:
@@ -106,6 +98,7 @@ def _table(source: Input, reading: ReadOptions, separator: str) -> Records:
 
 def parse_record(source: str, number: int, line: bytes, offset: int = 0) -> Any:
     """The JSON value of a line; RequestError names the line, and the byte where it is no UTF-8."""
+    refuse_values(line, f"line {number:,} of {source}")
     try:
         return json.loads(line.decode("utf-8-sig"), object_pairs_hook=_object)
     except UnicodeDecodeError as error:

@@ -89,7 +89,7 @@ def checked(text: str, name: str) -> str:
     text may multiply it: with one of them the file is loaded, and short texts are encoded, in a process of limited
     memory and time, which also measures how texts grow.
     """
-    content = parse_json(text, name)
+    content = parse_json(text, name, tokenizer=True)
     if not isinstance(content, dict) or not isinstance(content.get("model"), dict):
         raise RequestError(f"{name} is no tokenizer of the tokenizers library: it has no model")
     added = content.get("added_tokens") or []
