@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import errno
 import re
 import reprlib
 import shlex
@@ -37,6 +38,32 @@ class WorkError(_ShortError, RuntimeError):
 
 class DamageError(WorkError):
     """A file is damaged (a truncated checkpoint, an edited shard). Exit code 1."""
+
+
+#: Errors of the system for a disk, or a user's share of one, that is full.
+FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+def disk_full(error: BaseException | None) -> bool:
+    """Whether a full disk is what an error comes from, also through the errors of libraries."""
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        if isinstance(error, OSError) and (error.errno in FULL or "Not enough disk space" in str(error)):
+            return True
+        seen.add(id(error))
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def unwritable(place: object, error: OSError) -> RequestError | WorkError:
+    """The error for a file or folder that cannot be written: a WorkError where the disk is full, else the request's."""
+    kind = WorkError if disk_full(error) else RequestError
+    return kind(f"cannot write {place}: {reason_of(error)}")
+
+
+def reason_of(error: BaseException) -> str:
+    """Why something failed, without the name of a file: an error of the system in its words, another's first line."""
+    return getattr(error, "strerror", None) or first_line(error)
 
 
 def first_line(error: BaseException) -> str:

@@ -6,6 +6,7 @@ import dataclasses
 import os
 import shutil
 from dataclasses import dataclass
+from pathlib import Path
 
 from sedd_cli.checkpoints import checkpoint
 from sedd_cli.checkpoints.run_directory import MAY_CHANGE, RunDir
@@ -182,15 +183,20 @@ def _keep_beside(run: RunDir, left: checkpoint.Checkpoint) -> None:
     place = run.path / ANNEALED / left.folder.name
     beside = place.with_name(f".{place.name}.partial")
     shutil.rmtree(beside, ignore_errors=True)
-    beside.parent.mkdir(exist_ok=True)
-    shutil.copytree(left.folder, beside, copy_function=_linked)
+    beside.mkdir(parents=True)
+    try:
+        for file in left.folder.iterdir():
+            _linked(file, beside / file.name)
+    except OSError:
+        shutil.rmtree(beside, ignore_errors=True)
+        raise
     shutil.rmtree(place, ignore_errors=True)
     os.replace(beside, place)
     if (metrics := run.path / "metrics.jsonl").is_file():
         write_whole(place.with_name(f"{place.name}-metrics.jsonl"), metrics.read_bytes())
 
 
-def _linked(source: str, target: str) -> None:
+def _linked(source: Path, target: Path) -> None:
     """A second name of a file, or a copy where the disk has no such names."""
     try:
         os.link(source, target)

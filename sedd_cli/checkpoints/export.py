@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import shutil
@@ -34,7 +33,7 @@ from sedd_cli.checkpoints.published import CONFIG, OURS, RECIPE, TOKENIZER, WEIG
 from sedd_cli.checkpoints.tensors import check_finite
 from sedd_cli.core.random import BASE, Stream
 from sedd_cli.data.tokenizers import holds_tokenizer, open_tokenizer
-from sedd_cli.errors import RequestError, WorkError
+from sedd_cli.errors import RequestError, WorkError, reason_of, unwritable
 from sedd_cli.recipe import dump_recipe
 from sedd_cli.system.documents import read_json, read_yaml
 from sedd_cli.system.events import Event, Note, Warn
@@ -206,12 +205,14 @@ def _whole(place: Path) -> Iterator[Path]:
         with new_folder(place) as within:
             folder = within / "model"
             folder.mkdir()
-            yield folder
+            try:
+                yield folder
+            except (OSError, SafetensorError) as error:
+                raise WorkError(f"cannot write {place}: {reason_of(error)}") from None
             os.replace(folder, place)
             sync_path(place.parent)
     except OSError as error:
-        kind = WorkError if error.errno == errno.ENOSPC else RequestError
-        raise kind(f"cannot write to {place}: {error.strerror}") from None
+        raise unwritable(place, error) from None
 
 
 def _write(
@@ -227,23 +228,20 @@ def _write(
     ours |= {key: model.facts[key] for key in ("step", "weights") if key in model.facts}
     if model.tokenizer is None and model.tokenizer_source and not Path(model.tokenizer_source).exists():
         ours["tokenizer"] = model.tokenizer_source
-    try:
-        save_file(tensors, folder / WEIGHTS[0], metadata={"format": "pt"})
-        (folder / CONFIG).write_text(json.dumps({**layout.config, OURS: ours}, indent=1) + "\n", encoding="utf-8")
-        (folder / WEIGHTS[0]).chmod((folder / CONFIG).stat().st_mode)  # safetensors makes it readable by the owner only
-        layout.write_files(model, folder)
-        if model.recipe is not None:
-            (folder / RECIPE).write_text(dump_recipe(model.recipe), encoding="utf-8")
-        if found := list(results_of(model)):
-            (folder / RESULTS).write_text(json_text(found, 1) + "\n", encoding="utf-8")
-        moved, fingerprint = _moved(model, folder, half)
-        (folder / "README.md").write_text(
-            ModelCard(model, named, moved if half else None, layout.use).text(), encoding="utf-8"
-        )
-        for path in [*folder.iterdir(), folder]:
-            sync_path(path)
-    except (OSError, SafetensorError) as error:
-        raise WorkError(f"cannot write the export: {error}") from None
+    save_file(tensors, folder / WEIGHTS[0], metadata={"format": "pt"})
+    (folder / CONFIG).write_text(json.dumps({**layout.config, OURS: ours}, indent=1) + "\n", encoding="utf-8")
+    (folder / WEIGHTS[0]).chmod((folder / CONFIG).stat().st_mode)  # safetensors makes it readable by the owner only
+    layout.write_files(model, folder)
+    if model.recipe is not None:
+        (folder / RECIPE).write_text(dump_recipe(model.recipe), encoding="utf-8")
+    if found := list(results_of(model)):
+        (folder / RESULTS).write_text(json_text(found, 1) + "\n", encoding="utf-8")
+    moved, fingerprint = _moved(model, folder, half)
+    (folder / "README.md").write_text(
+        ModelCard(model, named, moved if half else None, layout.use).text(), encoding="utf-8"
+    )
+    for path in [*folder.iterdir(), folder]:
+        sync_path(path)
     return moved, fingerprint
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Any
 
 from sedd_cli.checkpoints.run_directory import near_run
 from sedd_cli.checkpoints.tensors import INDEX, shards_of
-from sedd_cli.errors import RequestError, WorkError, first_line, listed
+from sedd_cli.errors import RequestError, WorkError, disk_full, first_line, listed
 from sedd_cli.system.home import nearest_existing
 
 #: Seconds to wait for the first answer; by default an unreachable hub takes most of a minute.
@@ -59,7 +58,7 @@ def refusal(name: str, error: Exception, files: str) -> RequestError | WorkError
     from huggingface_hub import errors
 
     causes = list(_causes(error))
-    if any(isinstance(e, OSError) and e.errno == errno.ENOSPC for e in causes):
+    if disk_full(error):
         return WorkError(f"no space left for {name} in {_cache()}: set HF_HOME to a folder on a larger disk")
     offline = f"offline: download {files} elsewhere and pass their folder"
     offline += near_run(Path(name)) if "/" not in name else ""

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from sedd_cli.checkpoints import checkpoint
 from sedd_cli.data.tokenizers import HUB_WORDS
-from sedd_cli.errors import RequestError, WorkError, listed
+from sedd_cli.errors import RequestError, WorkError, listed, reason_of, unwritable
 from sedd_cli.recipe import Recipe, dump_recipe, load_recipe
 from sedd_cli.system.files import near, whole_file, write_whole
 from sedd_cli.system.json_lines import json_text, read_json_lines
@@ -57,7 +57,7 @@ class RunDir:
                 )
 
     def create(self) -> None:
-        """Make the folder; RequestError if it cannot be written."""
+        """Make the folder; RequestError if it cannot be written, WorkError if the disk is full."""
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             (self.path / ".lock").touch()
@@ -65,7 +65,7 @@ class RunDir:
             if not os.access(self.path, os.W_OK):
                 raise PermissionError(13, "Permission denied")
         except OSError as error:
-            raise RequestError(f"cannot write to {self.path}: {error.strerror}") from None
+            raise unwritable(self.path, error) from None
 
     def export(self, tensors: dict[str, Tensor]) -> Path:
         """Write the EMA weights to ema.safetensors; WorkError if that fails."""
@@ -74,7 +74,7 @@ class RunDir:
             with whole_file(path) as beside:
                 checkpoint.tensor_file(tensors)(beside)
         except (OSError, SafetensorError) as error:
-            raise WorkError(f"cannot write {path}: {error}") from None
+            raise WorkError(f"cannot write {path}: {reason_of(error)}") from None
         return path
 
     @contextmanager
@@ -140,6 +140,11 @@ class RunDir:
             lines = read_json_lines(metrics)
             kept = [line.raw for line in lines if not line.cut_short(BEGINNING) and not _later(line.record, step)]
             write_whole(metrics, b"".join(raw + b"\n" for raw in kept))
+
+    def validated(self, step: int) -> bool:
+        """Whether metrics.jsonl holds the validation of a step."""
+        records = (line.record or {} for line in read_json_lines(self.path / "metrics.jsonl"))
+        return any((record.get("kind"), record.get("step")) == ("validation", step) for record in records)
 
     def store_result(self, name: str, result: dict[str, Any], documents: dict[str, Any]) -> Path:
         """Write results/NAME.json, and results/documents/NAME.json with the likelihood of each document."""

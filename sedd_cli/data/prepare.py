@@ -32,7 +32,7 @@ from sedd_cli.data.tokenizers import (
 )
 from sedd_cli.data.tokenizers.base import FILE as TOKENIZER_FILE
 from sedd_cli.data.writer import SplitWriter
-from sedd_cli.errors import DamageError, RequestError, WorkError, printable
+from sedd_cli.errors import DamageError, RequestError, WorkError, disk_full, printable
 from sedd_cli.system.documents import read_json
 from sedd_cli.system.events import Event, Note, Progress, Warn
 from sedd_cli.system.files import write_whole
@@ -205,7 +205,7 @@ def _encode(
         yield Progress(f"encode {split}", done, done, "documents", {"tokens": f"{info.tokens:,}"})
         return info
     except OSError as error:
-        if error.errno == errno.ENOSPC:
+        if disk_full(error):
             raise _DiskFullError(writer.tokens, writer.text_bytes, source.size) from error
         raise
     finally:
@@ -237,6 +237,8 @@ def _lock(folder: Path) -> Iterator[None]:
             folder.parent.mkdir(parents=True, exist_ok=True)
             stack.enter_context(file_lock(beside(folder), f"another process is preparing {folder}", timeout=-1))
         except OSError as error:
+            if disk_full(error):
+                raise WorkError(f"the disk of {folder.parent} is full: {_room(error)}") from error
             raise RequestError(f"{folder.parent} cannot be written: choose another folder with SEDD_HOME") from error
         yield
 
@@ -260,13 +262,13 @@ def _tidy_on_failure(partial: Path) -> Iterator[None]:
         raise
     except OSError as error:
         ours = error.filename is not None and Path(error.filename).is_relative_to(partial.parent)
-        if error.errno != errno.ENOSPC and (not ours or isinstance(error, PermissionError)):
+        if not disk_full(error) and (not ours or isinstance(error, PermissionError)):
             raise
         kept = any(partial.glob("*.finished.json"))
         if not kept:
             shutil.rmtree(partial, ignore_errors=True)
         what = f"; finished shards stay in {partial}, and the same command resumes after them" if kept else ""
-        if error.errno == errno.ENOSPC:
+        if disk_full(error):
             raise WorkError(f"the disk of {partial.parent} is full: {_room(error)}{what}") from error
         raise WorkError(f"{error.filename} cannot be written: {error.strerror}{what}") from error
 

@@ -14,7 +14,7 @@ from typing import Any
 from sedd_cli.checkpoints.loaded_model import LoadedModel
 from sedd_cli.core.samplers import SAMPLERS
 from sedd_cli.data.shards import Dataset
-from sedd_cli.errors import DamageError, RequestError
+from sedd_cli.errors import DamageError, RequestError, unwritable
 from sedd_cli.evaluation.controls import ControlSet, comparable, compare
 from sedd_cli.evaluation.judge import Samples, judge
 from sedd_cli.evaluation.scorers.scorer import Scorer
@@ -135,7 +135,7 @@ def sweep(
     try:
         options.folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise RequestError(f"cannot write to {options.folder}: {error.strerror}") from None
+        raise unwritable(options.folder, error) from None
     with file_lock(options.folder / ".lock", f"another process is at work in {options.folder}"):
         names = [typed.name for typed in options.typed]
         codes = {f"code of {name}": code["code"] for name in names if (code := code_of(SAMPLERS[name]))}
@@ -216,7 +216,7 @@ def _claim(options: SweepOptions, settings: dict[str, Any]) -> None:
     try:
         (options.folder / "samples").mkdir(exist_ok=True)
     except OSError as error:
-        raise RequestError(f"cannot write to {options.folder}: {error.strerror}") from None
+        raise unwritable(options.folder, error) from None
 
 
 def _records(folder: Path) -> list[str]:

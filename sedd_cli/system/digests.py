@@ -7,6 +7,10 @@ import json
 from pathlib import Path
 from typing import Any
 
+from sedd_cli.system.json_lines import finite
+
+_CANONICAL: dict[str, Any] = {"sort_keys": True, "ensure_ascii": True, "separators": (",", ":")}
+
 
 def sha256_of(path: Path) -> str:
     """sha256 of a file's bytes, in hexadecimal; the file is read in pieces."""
@@ -18,6 +22,12 @@ def sha256_of(path: Path) -> str:
 
 
 def digest(value: Any) -> str:
-    """sha256 of a JSON value in a canonical spelling (sorted keys, ASCII, no spaces), in hexadecimal."""
-    text = json.dumps(value, sort_keys=True, ensure_ascii=True, separators=(",", ":"))
+    """sha256 of a JSON value in a canonical spelling (sorted keys, ASCII, no spaces), in hexadecimal.
+
+    NaN and the infinities count as null, which files hold in their place.
+    """
+    try:
+        text = json.dumps(value, allow_nan=False, **_CANONICAL)
+    except ValueError:  # rare: going through every value takes longer than writing them
+        text = json.dumps(finite(value), **_CANONICAL)
     return hashlib.sha256(text.encode("ascii")).hexdigest()

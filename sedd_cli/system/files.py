@@ -45,11 +45,11 @@ def sync(stream: IO[Any]) -> None:
 
 @contextmanager
 def naming(path: Path) -> Iterator[None]:
-    """Name `path` in an OSError of the block that names no file, as one of a failed write does not."""
+    """Name `path` in an OSError of the block that names no file, as that of a failed write, or a file in the making."""
     try:
         yield
     except OSError as error:
-        if error.filename is None:
+        if error.filename is None or is_left(Path(os.fsdecode(error.filename)).name):
             error.filename = str(path)
         raise
 
@@ -164,27 +164,27 @@ def whole_file(path: Path) -> Iterator[Path]:
     """
     path = path.resolve()
     remove_left(path)
-    beside, fd = _new_file(path)
-    try:
-        mode = stat.S_IMODE(path.stat().st_mode) if path.exists() else stat.S_IMODE(os.fstat(fd).st_mode)
-        with naming(path):
-            yield beside
-        with suppress(OSError):  # the old file belongs to another user
-            beside.chmod(mode)
-        sync_path(beside)
+    with naming(path):
+        beside, fd = _new_file(path)
         try:
-            os.replace(beside, path)
-        except OSError as error:
-            if error.errno != errno.EBUSY:
-                raise
-            shutil.copyfile(beside, path)  # a file that is a mount point cannot be replaced
-            beside.unlink()
-    except BaseException:
-        with suppress(OSError):
-            beside.unlink()
-        raise
-    finally:
-        os.close(fd)
+            mode = stat.S_IMODE(path.stat().st_mode) if path.exists() else stat.S_IMODE(os.fstat(fd).st_mode)
+            yield beside
+            with suppress(OSError):  # the old file belongs to another user
+                beside.chmod(mode)
+            sync_path(beside)
+            try:
+                os.replace(beside, path)
+            except OSError as error:
+                if error.errno != errno.EBUSY:
+                    raise
+                shutil.copyfile(beside, path)  # a file that is a mount point cannot be replaced
+                beside.unlink()
+        except BaseException:
+            with suppress(OSError):
+                beside.unlink()
+            raise
+        finally:
+            os.close(fd)
 
 
 def _prefix(path: Path) -> str:

@@ -12,7 +12,7 @@ import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
-from sedd_cli.errors import RequestError, shortened
+from sedd_cli.errors import RequestError, shortened, unwritable
 from sedd_cli.system.files import is_left, is_stream, require_utf8
 from sedd_cli.system.home import home
 
@@ -35,6 +35,7 @@ def check_outputs(writes: Mapping[str, Path | None], reads: Mapping[str, Named |
 
     Raises:
         RequestError: Names the options and the file.
+        WorkError: The disk is full.
     """
     taken: dict[Path, str] = {}
     inputs = [(option, path) for option, named in reads.items() for path in _paths(named)]
@@ -111,7 +112,7 @@ def _check_file(out: Path, place: Path) -> None:
     try:
         tempfile.TemporaryFile(dir=place.parent).close()
     except OSError as error:
-        raise RequestError(f"cannot write {out}: {error.strerror}") from None
+        raise unwritable(out, error) from None
     if place.exists() and not os.access(place, os.W_OK):
         raise RequestError(f"cannot write {out}: permission denied")
 

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from sedd_cli.checkpoints.checkpoint import latest_name
 from sedd_cli.checkpoints.run_directory import MAY_CHANGE
-from sedd_cli.errors import DamageError, RequestError, listed
+from sedd_cli.errors import DamageError, RequestError, WorkError, listed
 from sedd_cli.recipe import load_recipe
 from sedd_cli.recipe.build import to_data
 from sedd_cli.recipe.differences import differences
@@ -15,7 +15,7 @@ from sedd_cli.recipe.measure import as_measured
 from sedd_cli.system.digests import digest
 from sedd_cli.system.documents import read_json
 from sedd_cli.system.files import write_whole
-from sedd_cli.system.json_lines import json_text
+from sedd_cli.system.json_lines import finite, json_text
 from sedd_cli.system.software import recorded
 from sedd_cli.tables.column import Column, RowSampling
 from sedd_cli.tables.measures import MEASURES
@@ -105,7 +105,11 @@ def run_state(run: RowRun) -> tuple[State, str]:
 
 
 def write_result(run: RowRun, column: Column, result: dict[str, Any], seconds: float = 0.0) -> None:
-    """Store a measurement with its duration, a digest, and what made it."""
+    """Store a measurement with its duration, a digest, and what made it; WorkError where its value is not finite."""
+    try:
+        MEASURES[type(column)].value(finite(result), column, run.unit)
+    except (KeyError, TypeError, ValueError):
+        raise WorkError(f"{column.name} is not finite, or missing in the result: it is not stored") from None
     path = run.result_file(column)
     path.parent.mkdir(parents=True, exist_ok=True)
     record = {"format": FORMAT, "of": _subject(run, column), "seconds": seconds, "result": result}

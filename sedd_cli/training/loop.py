@@ -7,7 +7,7 @@ import math
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 from functools import partial
 
@@ -20,7 +20,7 @@ from sedd_cli.checkpoints.run_directory import RunDir
 from sedd_cli.data.loader import Loader, prefetch
 from sedd_cli.errors import WorkError, one_line
 from sedd_cli.system.distributed import whole
-from sedd_cli.system.events import Event, Progress, Saved, Warn
+from sedd_cli.system.events import Event, Note, Progress, Saved, Warn
 from sedd_cli.training.metrics import Divergence, StepMetrics
 from sedd_cli.training.report import tolerated, validate
 from sedd_cli.training.state import TrainState
@@ -41,6 +41,7 @@ def training(
     text = {"data": state.dataset.manifest.fingerprint}  # with the first record
     if state.step < config.steps:
         yield Progress("training", state.step, config.steps, "steps")
+        stop = yield from _validate_missed(state, run, stopped)
     pin = dist.device.type == "cuda"
     with closing(prefetch(loader, state.step, rows.start, rows.stop, pin=pin)) as batches:
         while state.step < config.steps and not stop:
@@ -63,22 +64,33 @@ def training(
                 metrics.add(losses, norm)
             last = stop or state.step == config.steps
             if state.step % config.log_every == 0 or last:
-                event = metrics.close()
-                if dist.main:
-                    record = {"kind": "train", **dataclasses.asdict(event), **text}
-                    yield from _aside(run, partial(run.log, record))
-                    text = {}
-                yield event
-                yield from divergence.see(event)
+                yield from _log(state, run, metrics, divergence, text)
             if saving.over and not saving.failed:  # a failure is raised on all processes, after the next step
                 yield from _saved(saving)
-            if state.step % config.save_every == 0 or state.step in saving.pinned or last:
+            if saved := state.step % config.save_every == 0 or state.step in saving.pinned or last:
                 yield from _save(state, run, saving)
             if every and state.step % every == 0 and not last:
                 began = time.perf_counter()
-                yield from _validate(state, run)
+                stop = yield from _validate(state, run, stopped)
                 metrics.exclude(began)
+                if stop and state.step % config.log_every:
+                    yield from _log(state, run, metrics, divergence, text)
+                if stop and not saved:
+                    yield from _save(state, run, saving)
     yield from _saved(saving)
+
+
+def _log(
+    state: TrainState, run: RunDir, metrics: StepMetrics, divergence: Divergence, text: dict[str, str]
+) -> Iterator[Event]:
+    """Log the steps since the last record; text: what the first record holds beside them."""
+    event = metrics.close()
+    if state.dist.main:
+        record = {"kind": "train", **dataclasses.asdict(event), **text}
+        yield from _aside(run, partial(run.log, record))
+        text.clear()
+    yield event
+    yield from divergence.see(event)
 
 
 def _save(state: TrainState, run: RunDir, saving: AsyncCheckpoint) -> Iterator[Event]:
@@ -115,17 +127,42 @@ def _skip(state: TrainState, saving: AsyncCheckpoint, run: RunDir, loss: float, 
         raise WorkError(reason)
 
 
-def _validate(state: TrainState, run: RunDir) -> Iterator[Event]:
-    """The bound and a sample with the EMA weights; the main process computes, the others wait."""
+class _BrokenOffError(Exception):
+    """A signal has come during a validation."""
+
+
+def _validate_missed(state: TrainState, run: RunDir, stopped: threading.Event) -> Generator[Event, None, bool]:
+    """The validation of the step at which a run goes on, where an interruption came between it and the checkpoint."""
+    every = state.recipe.report.every
+    if not (every and state.step and state.step % every == 0):
+        return False
+    if state.dist.from_main(lambda: run.validated(state.step)):
+        return False
+    return (yield from _validate(state, run, stopped))
+
+
+def _validate(state: TrainState, run: RunDir, stopped: threading.Event) -> Generator[Event, None, bool]:
+    """The bound and a sample with the EMA weights; the main process computes, the others wait.
+
+    Returns whether to stop at this step: on one process, `stopped` breaks the validation off.
+    """
     model = state.averaged()
+
+    def see(event: Event) -> None:
+        if stopped.is_set() and state.dist.world == 1:
+            raise _BrokenOffError
+
     if state.dist.main:
         try:
-            yield from validate(state.recipe, model, state.dataset, run)
+            yield from validate(state.recipe, model, state.dataset, run, see)
+        except _BrokenOffError:
+            yield Note(f"step {state.step}: the validation is left to the next start")
         except Exception as error:
             if not tolerated(error):
                 raise
             yield Warn(f"step {state.step}: no validation: {one_line(str(error))}")
     state.dist.wait()
+    return state.dist.world == 1 and stopped.is_set()
 
 
 def _aside(run: RunDir, write: Callable[[], None]) -> Iterator[Event]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -126,22 +126,26 @@ def report(recipe: Recipe, model: LoadedModel, dataset: Dataset, run: RunDir) ->
     return TrainReport(evaluation, result["bounds"], *drawn_to, likelihood.model.fingerprint, seconds)
 
 
-def validate(recipe: Recipe, model: LoadedModel, dataset: Dataset, run: RunDir) -> Iterator[Event]:
+def validate(
+    recipe: Recipe, model: LoadedModel, dataset: Dataset, run: RunDir, see: Callable[[Event], None]
+) -> Iterator[Event]:
     """The bound on the first blocks of the validation split, and one sample, both stored in the run.
 
-    Without a sample, for an error, there is a Warn.
+    Without a sample, for an error, there is a Warn. see: it is called with every event of both, and may raise an error
+    of its own to end them.
     """
     wanted, step, began = recipe.report, model.facts["step"], time.perf_counter()
     split = "validation" if "validation" in dataset.splits else wanted.split
     monte_carlo = MonteCarloOptions(rel_error=1.0, max_nfe=LEAST_REPLICATES)
     protocol = "rigorous" if model.objective.steps is None else "discrete"
     options = EvaluateOptions(split, (protocol,), monte_carlo, baselines=False, blocks=wanted.blocks)
-    result = yield from map_events(evaluate(model, dataset, options), lambda event: None)
+    result = yield from map_events(evaluate(model, dataset, options), see)
     found = result.to_dict()["bounds"][protocol]
     values = {f.name: found[f.name] for f in dataclasses.fields(Validated) if f.name in found}
     shown: list[Event] = []
 
     def keep(event: Event) -> None:
+        see(event)
         if isinstance(event, Sampled):
             shown.append(dataclasses.replace(event, at_step=step))
 

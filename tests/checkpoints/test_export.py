@@ -207,7 +207,7 @@ def test_a_wrong_request_is_refused(tmp_path, options, message):
 def test_what_cannot_be_written_leaves_nothing(tiny_run, tmp_path, monkeypatch):
     run = load_model(tiny_run)
     (tmp_path / "file").touch()
-    with pytest.raises(RequestError, match="cannot write to"):
+    with pytest.raises(RequestError, match="cannot write"):
         list(export(run, ExportOptions(tmp_path / "file" / "out")))
 
     def full(*_, **__):

@@ -90,10 +90,11 @@ def test_a_stopped_fresh_run_is_resumed_by_the_command_that_is_shown(sedd, workp
     run, training = tmp_path / "a run", module.training
     run.mkdir()
     monkeypatch.setattr(module, "training", lambda state, *more: iter(()))
-    words = ["train", workplace / "tiny.yaml", "--device", "cpu", "--fresh", "--run-dir", run, "train.steps=4"]
-    done = sedd(*words, "--no-report", "--json")
+    options = ["--device", "cpu", "--fresh", "--run-dir", run, "--no-report", "--json"]
+    done = sedd("train", *options, "--", workplace / "tiny.yaml", "train.steps=4")
     again = shlex.split(json.loads(done.out)["resume"])
-    assert f"the same command without --fresh and with --run-dir '{run}-2' resumes the run" in done.err
+    assert again.count("--run-dir") == 1
+    assert f"the same command without --fresh and with '{run}-2' as its --run-dir resumes the run" in done.err
     monkeypatch.setattr(module, "training", training)
     ended = sedd(*again[1:])
     assert (ended.code, again[0], json.loads(ended.out)["run"]) == (0, "sedd", f"{run}-2")

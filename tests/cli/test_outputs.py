@@ -248,6 +248,21 @@ def test_a_result_is_written_though_its_figure_cannot_be(here, tiny_run, sedd, m
         assert found[key] is not None
 
 
+def test_a_likelihood_is_shown_though_it_cannot_be_written(here, tiny_run, sedd, monkeypatch):
+    def fails(path, content):
+        raise OSError(28, "No space left on device", str(path))
+
+    monkeypatch.setattr("sedd_cli.system.files.write_whole", fails)  # of --out and of the cache
+    monkeypatch.setattr("sedd_cli.checkpoints.run_directory.write_whole", fails)
+    few = ("--max-nfe", 4, "--blocks", 2, "--no-baselines", "--precision", "fp32", "--out", here / "e.json")
+    ended = sedd("eval", "--model", tiny_run, *few, "--json")
+    found = json.loads(ended.out)
+    assert (ended.code, found["error"]) == (1, f"cannot write {here / 'e.json'}: No space left on device")
+    assert set(found["bounds"]) == {"rigorous", "sedd-paper"}
+    assert "rigorous" in ended.err
+    assert not (here / "e.json").exists()
+
+
 def _copy(run, to):
     shutil.copytree(run, to)
     return to

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import json
 import os
 
 import pytest
 
 from sedd_cli.errors import RequestError
 from sedd_cli.system.digests import digest, sha256_of
+from sedd_cli.system.json_lines import json_text
 from sedd_cli.system.locks import beside, file_lock, is_locked
 
 
@@ -64,5 +66,7 @@ def test_a_file_system_without_locks_is_told_and_refuses_nothing(tmp_path, monke
 
 def test_digests_are_those_that_stored_files_hold(tmp_path):
     assert digest({"b": [1, None], "a": "é"}) == "9b10bedce64e86a275540261fbe95bc6c195bfb10d5def7a5fc12eefcc7d0a87"
+    value = {"of": [float("nan"), {"error": float("inf")}], "text": "é"}
+    assert digest(value) == digest(json.loads(json_text(value)))  # of what a file holds
     (tmp_path / "file").write_bytes(b"abc")
     assert sha256_of(tmp_path / "file") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"

@@ -14,7 +14,7 @@ import torch
 from scipy.stats import ttest_ind
 from support.jobs import completed, returned
 
-from sedd_cli.errors import DamageError, RequestError
+from sedd_cli.errors import DamageError, RequestError, WorkError
 from sedd_cli.inference.template import parse_template
 from sedd_cli.recipe import load_recipe
 from sedd_cli.system.events import Warn
@@ -161,6 +161,22 @@ def test_a_result_that_was_edited_is_not_counted(table, tmp_path, change):
     assert summary(table, row_runs(table, tmp_path), False).rows[0].ours == {}
     made(table, tmp_path, ["one"])  # measured again
     assert row_status(one).state == "measured"
+
+
+def test_a_result_with_a_number_that_is_not_finite_is_measured_once(table, tmp_path):
+    """A perplexity that overflows beside bits per character: JSON holds it as null."""
+    made(table, tmp_path, ["one"])
+    one, column = row_runs(table, tmp_path)["one"][0], table.columns[0]
+    result = read_record(one, column)["result"]
+    result["bounds"]["rigorous"] |= {"perplexity": math.inf, "perplexity_error": math.nan}
+    write_result(one, column, result)
+    assert read_record(one, column)["result"]["bounds"]["rigorous"]["perplexity"] is None
+    assert row_status(one).state == "measured"
+    stored = one.result_file(column).read_bytes()
+    result["bounds"]["rigorous"]["bits_per_char"] = math.nan
+    with pytest.raises(WorkError, match="tiny is not finite"):
+        write_result(one, column, result)
+    assert one.result_file(column).read_bytes() == stored
 
 
 def test_a_result_of_other_weights_is_not_counted(table, tmp_path):

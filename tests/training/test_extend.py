@@ -12,7 +12,7 @@ from support.jobs import completed, without_origin
 from sedd_cli import load_model
 from sedd_cli.checkpoints import checkpoint
 from sedd_cli.checkpoints.run_directory import RunDir
-from sedd_cli.errors import RequestError
+from sedd_cli.errors import RequestError, WorkError
 from sedd_cli.recipe import dump_recipe, load_recipe
 from sedd_cli.recipe.learning_rate import common_steps, learning_rate, pinned_steps, steps_before_decay
 from sedd_cli.system.events import Note, TrainStep
@@ -136,10 +136,19 @@ def test_a_run_extended_before_its_decay_is_the_longer_run_bit_for_bit(workplace
     assert load_recipe(parts / "recipe.yaml") == load_recipe(whole / "recipe.yaml")
 
 
-def test_what_was_annealed_before_is_kept(workplace, tmp_path):
+def test_what_was_annealed_before_is_kept(workplace, tmp_path, monkeypatch):
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
     folder = tmp_path / "run"
     run(workplace, folder, *STABLE)
     annealed, before = checkpoint.latest(folder).tensors("ema"), steps_of(folder)
+    with monkeypatch.context() as during:
+        during.setattr("os.link", full)
+        during.setattr("shutil.copy2", full)
+        with pytest.raises(WorkError, match=r"cannot write to .*: No space left on device"):
+            run(workplace, folder, *STABLE, "train.steps=18")
+    assert not list(folder.rglob("*.partial"))
     events = run(workplace, folder, *STABLE, "train.steps=18")
     assert any("going back from step 12 to step 8" in e.text for e in events if isinstance(e, Note))
     model = load_model(folder / "annealed" / "step-12", device="cpu")

@@ -23,7 +23,7 @@ from sedd_cli.errors import DamageError, RequestError, WorkError
 from sedd_cli.recipe import load_recipe
 from sedd_cli.recipe.learning_rate import learning_rate
 from sedd_cli.system.distributed import Dist
-from sedd_cli.system.events import Evaluated, Sampled, Saved, TrainStep, Validated, Warn
+from sedd_cli.system.events import Evaluated, Note, Sampled, Saved, TrainStep, Validated, Warn
 from sedd_cli.training.cost import estimate_cost
 from sedd_cli.training.optim import make_optimizers
 from sedd_cli.training.train import TrainOptions, TrainResult, train
@@ -172,6 +172,28 @@ def test_a_damaged_checkpoint_is_recognised_and_named(workplace, tmp_path, name,
     with pytest.raises(DamageError, match=name.replace(".", r"\.")):
         run(workplace, tmp_path / "run", "train.steps=1")
     shutil.rmtree(tmp_path / "run")
+
+
+def test_a_validation_that_ctrl_c_breaks_off_is_made_by_the_next_start(workplace, tmp_path, monkeypatch):
+    def interrupted(*_):
+        os.kill(os.getpid(), signal.SIGINT)
+        yield Note("measuring")
+        raise AssertionError("it went on")
+
+    changes = ("report.every=5", "report.blocks=2", "train.log_every=2")
+    with monkeypatch.context() as during:
+        during.setattr("sedd_cli.training.report.evaluate", interrupted)
+        _, stopped = run(workplace, tmp_path / "run", *changes)
+    assert (stopped.step, stopped.interrupted, checkpoint.latest(tmp_path / "run").step) == (5, True, 5)
+    assert run(workplace, tmp_path / "run", *changes)[1].finished
+    assert run(workplace, tmp_path / "whole", *changes)[1].finished
+    found, expected = (
+        [(r["step"], r["bits_per_char"]) for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()
+         if (r := json.loads(line))["kind"] == "validation"] for name in ("run", "whole")
+    )  # fmt: skip
+    assert found == expected
+    assert [step for step, _ in found] == [5, 10]
+    assert same(weights(tmp_path / "run"), weights(tmp_path / "whole"))
 
 
 def test_a_failed_write_leaves_the_old_checkpoint_and_no_rubbish(tmp_path):

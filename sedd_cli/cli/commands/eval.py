@@ -190,13 +190,14 @@ def _stored(
         return None
 
     def store(event: Event) -> Iterator[Event]:
+        yield event  # shown before it is written, which may fail
         if isinstance(event, Evaluated):
             so_far.append(event.result)
+            output.result = _document({"results": so_far, "failed": []}, texts)
             if out is not None and not is_stream(out):  # a pipe takes one document only, so it gets the last
                 write({"results": so_far, "failed": []})
             if (Path(source) / LATEST).is_file() and (warning := keep_copy(event)):
                 yield warning
-        yield event
 
     result = yield from expand_events(job, store)
     write(result.to_dict())

@@ -142,7 +142,7 @@ def train(
 
 def _say_how_to_resume(view: View, run: Path, fresh: bool) -> dict[str, str]:
     """Tell how a run that has stopped goes on. The command for the JSON document, unless torchrun started this."""
-    how = f"without --fresh and with --run-dir {shell_word(run)} " if fresh else ""
+    how = f"without --fresh and with {shell_word(run)} as its --run-dir " if fresh else ""
     view.say(f"the same command {how}resumes the run")
     if os.environ.get("WORLD_SIZE", "1") != "1":
         return {}
@@ -155,7 +155,8 @@ def _resuming(run: Path, fresh: bool) -> list[str]:
     """The words that go on with a run that has stopped: those of this command, and of a fresh run its folder."""
     if not fresh:
         return sys.argv[1:]
-    return [*without_option([word for word in sys.argv[1:] if word != "--fresh"], "--run-dir"), "--run-dir", str(run)]
+    command, *words = [word for word in sys.argv[1:] if word != "--fresh"]
+    return [command, "--run-dir", str(run), *without_option(words, "--run-dir")]  # before a "--", which ends options
 
 
 def _plan(recipe: Recipe, report: bool, device: str) -> dict[str, str]:

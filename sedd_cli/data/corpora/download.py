@@ -7,6 +7,7 @@ import urllib.request
 from pathlib import Path
 
 from sedd_cli.data.corpora.hub import UnreachableError
+from sedd_cli.errors import disk_full, unwritable
 from sedd_cli.system.files import whole_file
 from sedd_cli.system.home import home
 
@@ -17,7 +18,7 @@ _TIMEOUT = 20.0
 def download(url: str, size: int | None = None) -> Path:
     """The file behind `url`, kept in $SEDD_HOME/downloads. Raises UnreachableError where it cannot be read completely.
 
-    size: its bytes, if known; otherwise what the server declares is expected.
+    size: its bytes, if known; otherwise what the server declares is expected. WorkError where the disk is full.
     """
     target = home() / "downloads" / url.rsplit("/", 1)[1]
     if target.is_file():
@@ -34,5 +35,7 @@ def download(url: str, size: int | None = None) -> Path:
             if expected is not None and found != expected:
                 raise UnreachableError(f"{url}: {found:,} bytes came instead of {expected:,}")
     except (OSError, http.client.HTTPException) as error:
+        if isinstance(error, OSError) and disk_full(error):
+            raise unwritable(target, error) from error
         raise UnreachableError(f"{url}: {error}") from error
     return target

@@ -12,7 +12,7 @@ from sedd_cli.data.corpora.base import SPLITS, Corpus, Request, Source, by_share
 from sedd_cli.data.corpora.files import named_split
 from sedd_cli.data.formats.parquet import texts_of
 from sedd_cli.data.formats.records import DEFAULT_FIELD, no_such_field
-from sedd_cli.errors import RequestError, first_line, listed
+from sedd_cli.errors import RequestError, WorkError, disk_full, first_line, listed
 
 _ROWS = 1024
 _TIMEOUT = 20.0
@@ -69,6 +69,7 @@ def _revision(name: str, asked: str) -> str | None:
 def _load(name: str, config: str | None, revision: str | None) -> dict[str, Any]:
     """All splits, downloaded and memory-mapped."""
     import datasets
+    import datasets.config
 
     try:
         loaded: Any = datasets.load_dataset(name, config, revision=revision)
@@ -76,6 +77,11 @@ def _load(name: str, config: str | None, revision: str | None) -> dict[str, Any]
     except ValueError as error:  # an unknown or missing configuration: the message lists them
         raise RequestError(f"{name}: {' '.join(str(error).split())}; choose one with --config") from error
     except Exception as error:
+        if disk_full(error):
+            raise WorkError(
+                f"no space left for {name} in {datasets.config.HF_DATASETS_CACHE}: "
+                "set HF_HOME to a folder on a larger disk"
+            ) from error
         raise UnreachableError(f"{type(error).__name__}: {first_line(error)}") from error
 
 

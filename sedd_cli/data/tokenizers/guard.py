@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
-from sedd_cli.errors import DamageError, RequestError, first_line
+from sedd_cli.errors import DamageError, RequestError, WorkError, first_line
 from sedd_cli.system.digests import digest
 from sedd_cli.system.documents import TOKENIZER_BYTES, parse_json, read_json
 
@@ -213,7 +213,7 @@ def loaded(make: Callable[[], T], name: str) -> T:
     """What `make` returns; RequestError in one line for whatever a library raises, a panic too."""
     try:
         return make()
-    except (RequestError, DamageError, KeyboardInterrupt, SystemExit, MemoryError):
+    except (RequestError, WorkError, KeyboardInterrupt, SystemExit, MemoryError):
         raise
     except BaseException as error:
         raise RequestError(f"tokenizer {name} cannot be loaded: {first_line(error)}") from None

@@ -11,7 +11,7 @@ import numpy as np
 
 from sedd_cli.data.tokenizers.base import FILE, Tokenizer
 from sedd_cli.data.tokenizers.guard import check_size, checked, checked_file, loaded, named_end
-from sedd_cli.errors import RequestError, WorkError, displayed, first_line, listed
+from sedd_cli.errors import RequestError, WorkError, disk_full, displayed, first_line, listed
 from sedd_cli.system.files import require_regular
 from sedd_cli.system.from_pretrained import pretrained_qwen2_tokenizer, pretrained_tokenizer
 
@@ -181,6 +181,10 @@ def _from_hub(spec: str) -> Any:
     except RequestError:
         raise
     except Exception as error:  # the hub's own, its HTTP client's, the system's: the remedy is the same
+        if disk_full(error):
+            raise WorkError(
+                f"no space left for the tokenizer {spec}: set HF_HOME to a folder on a larger disk"
+            ) from error
         raise RequestError(
             f"tokenizer {spec!r} could not be loaded: it is not cached, and https://huggingface.co/{spec} gave "
             f"{type(error).__name__}; give a local copy (a folder, a tokenizer.json, a BERT vocab.txt), or use one "

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from sedd_cli.data.tokenizers.base import Tokenizer
-from sedd_cli.errors import RequestError
+from sedd_cli.errors import RequestError, WorkError, disk_full
 
 #: Encodings that split as GPT-2 does.
 GPT2_SPLIT = frozenset({"gpt2", "r50k_base", "p50k_base", "p50k_edit"})
@@ -46,6 +46,10 @@ class TiktokenTokenizer(Tokenizer):
         try:
             return cls(spec, tiktoken.get_encoding(spec))
         except Exception as error:  # whatever the download raised; the remedy is the same
+            if disk_full(error):
+                raise WorkError(
+                    f"no space left for the tokenizer {spec}: set TIKTOKEN_CACHE_DIR to a folder on a larger disk"
+                ) from error
             raise RequestError(
                 f"tokenizer {spec!r} could not be loaded: its files are not in tiktoken's cache, and "
                 f"https://openaipublic.blob.core.windows.net is out of reach ({type(error).__name__}); point "

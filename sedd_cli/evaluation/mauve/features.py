@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from sedd_cli.system.digests import digest
 from sedd_cli.system.events import Event, Note, Progress, Warn
 from sedd_cli.system.files import load_array, save_array
 from sedd_cli.system.home import home
+from sedd_cli.system.signals import uninterrupted
 
 
 def features(reader: Scorer, rows: list[list[int]], side: str, batch: int) -> Generator[Event, None, np.ndarray]:
@@ -51,7 +53,7 @@ def scores(p: np.ndarray, q: np.ndarray, seeds: int) -> Generator[Event, None, M
     for seed in range(seeds):
         yield Progress("clustering", seed, seeds, "seeds")
         with _silenced():
-            found.append(compute_mauve(p_features=p, q_features=q, seed=seed, verbose=False))
+            found.append(uninterrupted(partial(compute_mauve, p_features=p, q_features=q, seed=seed, verbose=False)))
     yield Progress("clustering", seeds, seeds, "seeds")
     values = [float(one.mauve) for one in found]
     if not np.isfinite(values).all():

@@ -16,7 +16,6 @@ from sedd_cli.inference.plan import Plan, plan_job
 from sedd_cli.inference.sampling import Sampling
 from sedd_cli.system.digests import digest
 from sedd_cli.system.events import Warn
-from sedd_cli.system.json_lines import finite
 
 
 class Plans:
@@ -141,7 +140,7 @@ def keyed(
         line, plan = one
         job, resolved = plan.job, plan.resolved
         how = [resolved.facts, dataclasses.asdict(resolved.sampler), *fixed]
-        key = digest([how, [str(job.template), job.seed, job.length, job.candidates, every, finite(line.id)]])[:16]
+        key = digest([how, [str(job.template), job.seed, job.length, job.candidates, every, line.id]])[:16]
         number = bytes.fromhex(key)
         seen[number] += 1
         yield line, plan, key if seen[number] == 1 else f"{key}-{seen[number]}"

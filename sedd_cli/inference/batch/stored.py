@@ -184,7 +184,7 @@ class StoredFillings:
 
 def id_digest(named: Any) -> bytes:
     """Eight bytes that stand for an id."""
-    return bytes.fromhex(digest(finite(named))[:16])
+    return bytes.fromhex(digest(named)[:16])
 
 
 def _filling(record: dict[str, Any]) -> Filling:

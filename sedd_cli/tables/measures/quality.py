@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from sedd_cli.checkpoints.loaded_model import LoadedModel
-from sedd_cli.errors import RequestError
+from sedd_cli.errors import unwritable
 from sedd_cli.evaluation.controls import ControlSet, comparable, compare, own_corpus
 from sedd_cli.evaluation.judge import JudgeResult, Samples, judge
 from sedd_cli.evaluation.scorers.causal import CausalModel
@@ -82,7 +82,7 @@ def _left_to_right(
     try:
         samples.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise RequestError(f"cannot write to {folder}: {error.strerror}") from None
+        raise unwritable(folder, error) from None
     with file_lock(folder / ".lock", f"another process is working in {folder}"):
         return (yield from resumable_samples(samples / "left_to_right.jsonl", column.n, draw, "left to right"))
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
+import threading
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -74,6 +76,19 @@ def stored():
     """The one file of generations, and what it holds."""
     (path,) = (home() / "mauve").glob("*/generations.jsonl")
     return path, [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def test_the_clustering_runs_beside_the_thread_that_hears_ctrl_c(monkeypatch):
+    threads = []
+
+    def clustering(**_):
+        threads.append(threading.current_thread())
+        return SimpleNamespace(mauve=0.5, num_buckets=2, frontier_integral=0.1)
+
+    monkeypatch.setattr("mauve.compute_mauve", clustering)
+    assert returned(scores(np.zeros((2, 2)), np.zeros((2, 2)), 1)).mauve == 0.5
+    assert len(threads) == 1
+    assert threads[0] is not threading.main_thread()
 
 
 def texts_of(lines, count=40) -> list[str]:
