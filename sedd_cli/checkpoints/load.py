@@ -64,8 +64,8 @@ def open_model(
             f"tokenizer {model.tokenizer_source!r} has {model.tokenizer.vocab_size} tokens, "
             f"{source} has {model.vocab_size}"
         )
-    model.net.cast_for_inference(autocast)
     model.net.to(chosen).eval().requires_grad_(False)
+    model.net.cast_for_inference(autocast)  # on the device: what is rounded depends on it
     return model
 
 
