@@ -52,6 +52,16 @@ def test_token_ids_outside_the_vocabulary_are_refused(tiny_run):
         model.log_score(torch.zeros(1, 4), torch.tensor([1.0]))
 
 
+@pytest.mark.parametrize("other", ["pytorch_model.bin", "model.safetensors.index.json", "last.ckpt"])
+def test_of_several_files_of_weights_the_description_names_the_one_that_is_taken(tmp_path, other):
+    save_published(tmp_path / "m")
+    assert "weights in" not in load_model(tmp_path / "m", device="cpu").describe()
+    (tmp_path / "m" / other).write_bytes(b"of something else")
+    (tmp_path / "m" / "training_args.bin").write_bytes(b"no weights")
+    found = load_model(tmp_path / "m", device="cpu").describe()
+    assert f"weights in model.safetensors, not {other}" in found
+
+
 def test_weights_are_cast_on_the_device_they_are_used_on(tiny_run, monkeypatch):
     seen = []
 
