@@ -190,3 +190,14 @@ def one_line(text: str, most: int = MESSAGE) -> str:
 def visible_name(name: str) -> str:
     """A file's name without what cannot be stored as UTF-8 (bytes of other encodings): for JSON and Markdown."""
     return unicodedata.normalize("NFC", name.encode("utf-8", "surrogateescape").decode("utf-8", "replace"))
+
+
+def plus_minus(value: float, error: float | None, digits: int) -> str:
+    """A value, and its standard error if there is one."""
+    return f"{value:.{digits}f}" + (f" ± {spelled_error(error, digits)}" if error else "")
+
+
+def spelled_error(error: float, digits: int) -> str:
+    """A standard error; one that would be rounded to 0 is given by what it lies below."""
+    shown = f"{error:.{digits}f}"
+    return f"<{0.5 * 10**-digits:.{digits + 1}f}" if error > 0 and float(shown) == 0 else shown

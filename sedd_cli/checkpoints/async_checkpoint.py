@@ -9,7 +9,7 @@ from typing import cast
 
 from torch import Tensor
 
-from sedd_cli.checkpoints.checkpoint import Draft, Writer, failure, write_shards
+from sedd_cli.checkpoints.draft import Draft, Writer, failure, write_shards
 from sedd_cli.system.distributed import Dist
 
 

@@ -64,8 +64,8 @@ def open_model(
             f"tokenizer {model.tokenizer_source!r} has {model.tokenizer.vocab_size} tokens, "
             f"{source} has {model.vocab_size}"
         )
-    model.net.cast_for_inference(autocast)
     model.net.to(chosen).eval().requires_grad_(False)
+    model.net.cast_for_inference(autocast)  # on the device: what is rounded depends on it
     return model
 
 
@@ -82,6 +82,7 @@ def _recognised(path: Path, source: str, mask: str | None, device: torch.device)
         files.check_memory(device, found.files(files), found.copies(files))
         model = found.load(files, mask)
         facts: dict[str, Any] = {"taken for": taken} if taken else {}
+        facts |= files.which_weights(found.files(files))
         declared = files.config.get("mask_token_id")
         if mask is not None and model.vocabulary and type(declared) is int and declared != model.vocabulary.mask:
             facts[f"MASK by {published.CONFIG}"] = declared
@@ -96,7 +97,8 @@ def _recognised(path: Path, source: str, mask: str | None, device: torch.device)
         raise RequestError(f"{source} is of no known format: its {published.CONFIG} has {found}; {_formats()}")
     if (path / published.CONFIG).is_file():
         files.check_memory(device, files.weight_files, copied=True)
-        return published.load_published(path, source)
+        model = published.load_published(path, source)
+        return replace(model, facts=model.facts | files.which_weights(files.weight_files))
     if path.is_file() and path.name in (published.CONFIG, *published.WEIGHTS):
         return _recognised(path.parent, source, mask, device)
     if path.is_dir():

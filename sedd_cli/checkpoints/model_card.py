@@ -14,7 +14,7 @@ from sedd_cli.checkpoints.loaded_model import LoadedModel
 from sedd_cli.checkpoints.own_text import own_dataset, prompt
 from sedd_cli.core.protocols import sign
 from sedd_cli.data.held_out import Cut
-from sedd_cli.errors import MESSAGE, DamageError, printable, shell_command, shortened
+from sedd_cli.errors import MESSAGE, DamageError, plus_minus, printable, shell_command, shortened
 from sedd_cli.recipe import dump_recipe
 from sedd_cli.system.documents import read_json
 from sedd_cli.system.json_lines import is_number
@@ -276,7 +276,7 @@ def _likelihood(found: list[dict[str, Any]]) -> str:
         lines.append(
             f"| {escaped(Path(result['corpus']).name)} {escaped(str(result['split']))} | {bound['tokens']:,} | "
             f"{escaped(_way(result, protocol))} | "
-            f"{mark} {bound['bits_per_char']:.3f} ± {bound['bits_per_char_error']:.3f} | "
-            f"{mark} {bound['perplexity']:.2f} ± {bound['perplexity_error']:.2f} |"
+            f"{mark} {plus_minus(bound['bits_per_char'], bound['bits_per_char_error'], 3)} | "
+            f"{mark} {plus_minus(bound['perplexity'], bound['perplexity_error'], 2)} |"
         )
     return "\n".join(lines)

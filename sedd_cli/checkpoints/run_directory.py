@@ -14,6 +14,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from sedd_cli.checkpoints import checkpoint
+from sedd_cli.checkpoints.draft import tensor_file
 from sedd_cli.data.tokenizers import HUB_WORDS
 from sedd_cli.errors import RequestError, WorkError, listed, reason_of, unwritable
 from sedd_cli.recipe import Recipe, dump_recipe, load_recipe
@@ -72,7 +73,7 @@ class RunDir:
         path = self.path / "ema.safetensors"
         try:
             with whole_file(path) as beside:
-                checkpoint.tensor_file(tensors)(beside)
+                tensor_file(tensors)(beside)
         except (OSError, SafetensorError) as error:
             raise WorkError(f"cannot write {path}: {reason_of(error)}") from None
         return path

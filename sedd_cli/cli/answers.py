@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Any
 from rich.table import Table
 
 from sedd_cli.cli.choose import choose_model, model_files
-from sedd_cli.cli.view.results import plus_minus
 from sedd_cli.cli.view.view import View
-from sedd_cli.errors import RequestError
+from sedd_cli.errors import RequestError, plus_minus
 from sedd_cli.system.software import recorded
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from sedd_cli.tables.row_status import RowStatus, run_state
 from sedd_cli.training.status import status
 
 
-def training_seconds(run: RowRun, others: Sequence[RowRun]) -> float | None:
+def remaining_training_seconds(run: RowRun, others: Sequence[RowRun]) -> float | None:
     """Expected seconds of the remaining training of a row's run and of its judges' runs; None: unknown."""
     total = 0.0
     for one in (run, *run.scorers):

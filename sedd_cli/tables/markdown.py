@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sedd_cli.errors import printable
+from sedd_cli.errors import plus_minus, printable
 from sedd_cli.tables.column import Quality
 from sedd_cli.tables.document import NumberCell, RowSummary, TableSummary, TextCell
 
@@ -26,8 +26,7 @@ def entropy_of(cell: NumberCell) -> str:
     """The entropy that stands beside a perplexity, and its marks; "" for other values."""
     if cell.entropy is None:
         return ""
-    error = "" if cell.entropy_error is None else f" ± {cell.entropy_error:.2f}"
-    return ", ".join([f"entropy {cell.entropy:.2f}{error}", *cell.marks])
+    return ", ".join([f"entropy {plus_minus(cell.entropy, cell.entropy_error, 2)}", *cell.marks])
 
 
 def controls_of(found: TableSummary) -> list[str]:
@@ -68,8 +67,7 @@ def _ours(row: RowSummary, name: str, digits: int) -> str:
         return "" if row.ours else row.seeds[0].message or row.seeds[0].state
     if isinstance(cell, TextCell):
         return _given_in_bold(cell.texts[0]).replace("|", "\\|").replace("\n", " ⏎ ")
-    number = (f"{cell.sign} " if cell.sign else "") + f"{cell.mean:.{digits}f}"
-    number += f" ± {cell.error:.{digits}f}" if cell.error else ""
+    number = (f"{cell.sign} " if cell.sign else "") + plus_minus(cell.mean, cell.error, digits)
     seeds = f"{len(cell.seeds)} seeds" if len(cell.seeds) > 1 else ""
     details = ", ".join(part for part in (cell.measure, seeds, entropy_of(cell)) if part)
     return number + (f" ({details})" if details else "")

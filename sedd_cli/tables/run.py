@@ -10,7 +10,7 @@ from typing import Any
 from sedd_cli.errors import RequestError, WorkError, out_of_memory
 from sedd_cli.system.events import Event, Note, Warn
 from sedd_cli.tables.column import Column
-from sedd_cli.tables.durations import measuring_seconds, training_seconds
+from sedd_cli.tables.durations import measuring_seconds, remaining_training_seconds
 from sedd_cli.tables.measures import MEASURES, ModelCache
 from sedd_cli.tables.row_run import RowRun
 from sedd_cli.tables.row_status import RowStatus, row_status, run_state, write_result
@@ -91,7 +91,7 @@ def _make_row(
     run: RowRun, runs: Sequence[RowRun], models: ModelCache, options: RunOptions, deadline: float | None
 ) -> Generator[Event, None, str]:
     """Train and measure one row run. Returns why it is not complete, or an empty string."""
-    needed = training_seconds(run, runs) if deadline is not None else 0.0
+    needed = remaining_training_seconds(run, runs) if deadline is not None else 0.0
     if needed is None:
         return f"how long it takes here is not known yet: neither {run.trained.folder} nor another run is trained"
     if needed and (reason := _exceeds(deadline, needed, "training")):

@@ -23,7 +23,7 @@ from sedd_cli.tables.document import (
     TextCell,
     numbers,
 )
-from sedd_cli.tables.durations import measuring_seconds, run_seconds, training_seconds
+from sedd_cli.tables.durations import measuring_seconds, remaining_training_seconds, run_seconds
 from sedd_cli.tables.frontier import QualityCurve, frontier
 from sedd_cli.tables.measures import MEASURES
 from sedd_cli.tables.row_run import RowRun
@@ -200,7 +200,7 @@ def _measuring_cost(status: RowStatus, every: Sequence[RowStatus]) -> str | None
     known = [value for value in seconds if value is not None]
     if len(known) < len(seconds):
         return None
-    training = training_seconds(status.run, [other.run for other in every])
+    training = remaining_training_seconds(status.run, [other.run for other in every])
     if training is None:
         return f"{about(sum(known))} here, without the training"
     return f"{about(sum(known) + training)} here" + (", with the training" if training else "")

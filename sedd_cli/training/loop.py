@@ -14,8 +14,8 @@ from functools import partial
 import torch
 from torch import nn
 
-from sedd_cli.checkpoints import checkpoint
 from sedd_cli.checkpoints.async_checkpoint import AsyncCheckpoint
+from sedd_cli.checkpoints.draft import lacks_space
 from sedd_cli.checkpoints.run_directory import RunDir
 from sedd_cli.data.loader import Loader, prefetch
 from sedd_cli.errors import WorkError, one_line
@@ -97,7 +97,7 @@ def _save(state: TrainState, run: RunDir, saving: AsyncCheckpoint) -> Iterator[E
     """Start writing a checkpoint. Weights that are not finite are never saved, so that no good checkpoint is pruned."""
     yield from _saved(saving)
     tensors = state.tensors()
-    full = checkpoint.lacks_space(run.path, tensors)
+    full = lacks_space(run.path, tensors)
     not_finite, lost = state.dist.any(not state.finite(), bool(full))
     if not_finite:
         raise WorkError(f"the weights are not finite at step {state.step}: lower train.lr; {run.last_good()}")

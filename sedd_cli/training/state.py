@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from sedd_cli.checkpoints import checkpoint
+from sedd_cli.checkpoints.draft import Writer, json_file, text_file
 from sedd_cli.checkpoints.loaded_model import LoadedModel
 from sedd_cli.checkpoints.tensors import load_weights
 from sedd_cli.core.graphs import Graph
@@ -157,7 +158,7 @@ class TrainState:
                 found |= {f"{kind}.{name}.{key}": value for key, value in optimizer.state.get(p, {}).items()}
         return found
 
-    def files(self) -> dict[str, checkpoint.Writer]:
+    def files(self) -> dict[str, Writer]:
         """Writers of the small files of a checkpoint."""
         state = {
             "step": self.step,
@@ -166,8 +167,8 @@ class TrainState:
             "data": self.dataset.manifest.fingerprint,
         }
         return {
-            "state.json": checkpoint.json_file(state),
-            "recipe.yaml": checkpoint.text_file(dump_recipe(self.recipe)),
+            "state.json": json_file(state),
+            "recipe.yaml": text_file(dump_recipe(self.recipe)),
             "tokenizer.json": lambda path: self.dataset.tokenizer.save(path.parent),
         }
 

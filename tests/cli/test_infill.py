@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import builtins
+import bz2
+import gzip
 import io
 import json
+import lzma
 import re
 import subprocess
 import sys
@@ -97,7 +100,7 @@ def test_jobs_come_from_a_file_or_standard_input(sedd, tiny_run, tmp_path, monke
     words = ["infill", "--model", tiny_run, "--out", tmp_path / "r.jsonl", "--input"]
     done = sedd(*words, tmp_path / "jobs.jsonl")
     assert done.code == 2
-    assert "1 of 3 lines were refused (the others are done): 2" in done.err
+    assert f"1 of 3 lines of {tmp_path / 'jobs.jsonl'} were refused (the others are done): 2" in done.err
     assert "line 2: is not JSON" in done.err
     kept = [json.loads(line) for line in (tmp_path / "r.jsonl").read_text().splitlines()]
     assert sorted((r["job"]["line"], r["index"]) for r in kept) == [(1, 0), (1, 1), (3, 0)]
@@ -179,7 +182,7 @@ def test_quiet_refusals_say_why(sedd, tiny_run, tmp_path):
     (tmp_path / "jobs.jsonl").write_text("{nonsense\n")
     done = sedd("infill", "--model", tiny_run, "--input", tmp_path / "jobs.jsonl", "--quiet")
     assert done.code == 2
-    assert "1 of 1 lines were refused: 1; line 1: is not JSON" in done.err
+    assert f"1 of 1 lines of {tmp_path / 'jobs.jsonl'} were refused: 1; line 1: is not JSON" in done.err
 
 
 def test_results_are_written_as_they_come(tiny_run, model, tmp_path):
@@ -237,6 +240,45 @@ def test_a_wrong_request_gets_one_clear_line(sedd, tiny_run, tmp_path, words, me
     assert done.code == 2
     assert message in done.err
     assert sum(line.startswith("error:") for line in done.err.splitlines()) == 1
+
+
+@pytest.mark.parametrize("packed", [gzip, bz2, lzma])
+def test_prompts_come_from_compressed_files(sedd, tiny_run, tmp_path, packed):
+    ending = {gzip: ".gz", bz2: ".bz2", lzma: ".xz"}[packed]
+    (tmp_path / f"p.txt{ending}").write_bytes(packed.compress(b"the cat\n\na dog\n"))
+    words = ["sample", "--model", tiny_run, "--length", 14, "--json", "--prompts", tmp_path / f"p.txt{ending}"]
+    assert [one["prompt"] for one in document(sedd(*words))["samples"]] == ["the cat", "a dog"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("p.txt.gz", gzip.compress(b"the cat\n" * 99)[:-9], "p.txt.gz cannot be read, it is damaged"),
+        ("p.txt.gz", b"the cat\n", "p.txt.gz cannot be read, it is damaged"),
+        ("p.txt.gz", gzip.compress(b"the cat\n\xff\n"), "p.txt.gz is not UTF-8: byte 0 of line 2 does not decode"),
+        ("p.txt.zst", b"\x28\xb5\x2f\xfd the cat\n", "p.txt.zst holds zstandard data, no text: unpack it"),
+        ("p.txt", gzip.compress(b"the cat\n"), "p.txt holds gzip data, no text: unpack it"),
+    ],
+)
+def test_a_compressed_file_of_prompts_that_cannot_be_read_is_named(sedd, tiny_run, tmp_path, name, content, message):
+    (tmp_path / name).write_bytes(content)
+    done = sedd("sample", "--model", tiny_run, "--prompts", tmp_path / name)
+    errors = [line for line in done.err.splitlines() if line.startswith("error:")]
+    assert done.code == (1 if "damaged" in message else 2)
+    assert (len(errors), message in done.err) == (1, True), done.err
+
+
+@pytest.mark.parametrize("line", [b"a \xff [MASK]", b'{"template": "a \xff [MASK]"}'])
+def test_a_line_of_jobs_that_is_no_utf8_is_named_with_its_file(sedd, tiny_run, tmp_path, line):
+    first = b'{"template": "the [MASK]"}' if line.startswith(b"{") else b"the [MASK]"
+    (tmp_path / "jobs.txt").write_bytes(first + b"\n" + line + b"\n")
+    done = sedd("infill", "--model", tiny_run, "--input", tmp_path / "jobs.txt", "--quiet")
+    (error,) = [one for one in done.err.splitlines() if one.startswith("error:")]
+    assert done.code == 2
+    assert f"1 of 2 lines of {tmp_path / 'jobs.txt'} were refused (the others are done): 2; line 2: " in error
+    assert "is not UTF-8" in error
+    assert "does not decode" in error
+    assert done.out.startswith("the ")
 
 
 @pytest.mark.parametrize(

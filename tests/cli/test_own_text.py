@@ -10,6 +10,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
+import yaml
 
 from sedd_cli.data.corpora import Corpus
 from sedd_cli.recipe import load_recipe
@@ -215,6 +216,13 @@ def test_a_name_that_several_prepared_corpora_have_is_refused_with_what_to_add_f
         assert re.search(rf"stories-{tokenizer}-\w+ \(data\.tokenizer={tokenizer}\)", refused.err)
         words = [f"data.tokenizer={tokenizer}", "--run-dir", f"runs/{tokenizer}", "--no-report"]
         assert sedd("train", "quickstart", "data.corpus=stories", *words, *TINY).code == 0
+
+
+def test_a_dry_run_shows_the_tokenizer_that_is_chosen_by_the_size_of_the_text(sedd):
+    words = ["train", "quickstart", "data.corpus=stories.jsonl", "data.field=story", "data.tokenizer=null", *TINY]
+    shown = sedd(*words, "--dry-run")
+    assert "\n  tokenizer: null  # by default: bpe:512\n" in shown.out, shown.err
+    assert yaml.safe_load(shown.out.partition("\n\n")[0])["data"]["tokenizer"] is None
 
 
 def test_of_two_divisions_of_a_text_the_one_with_its_tail_held_out_is_chosen_by_its_key(sedd):

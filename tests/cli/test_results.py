@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 from rich.console import Console
 
-from sedd_cli.cli.view.results import bounds_table, comparison, model_name, plus_minus
+from sedd_cli.cli.view.results import bounds_table, comparison, model_name
+from sedd_cli.errors import plus_minus
 
 
 def printed(table) -> str:
@@ -78,6 +79,13 @@ def test_several_texts_in_one_table(result):
 def test_a_value_without_an_error_stands_alone():
     assert plus_minus(1.25, None, 1) == "1.2"
     assert plus_minus(1.25, 0.5, 2) == "1.25 ± 0.50"
+
+
+@pytest.mark.parametrize(
+    ("error", "digits", "shown"), [(4e-4, 3, "<0.0005"), (6e-4, 3, "0.001"), (1e-9, 2, "<0.005"), (0.3, 0, "<0.5")]
+)
+def test_no_error_is_rounded_to_nothing(error, digits, shown):
+    assert plus_minus(1, error, digits).endswith(f" ± {shown}")
 
 
 @pytest.mark.parametrize(

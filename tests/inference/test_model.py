@@ -8,7 +8,9 @@ import torch
 from support.published_models import save_published
 
 from sedd_cli import load_model
+from sedd_cli.checkpoints import load
 from sedd_cli.errors import RequestError
+from sedd_cli.models.dit import DiT
 
 
 def test_a_published_model_without_a_tokenizer_works_on_ids_and_says_so_for_text(tmp_path):
@@ -48,6 +50,28 @@ def test_token_ids_outside_the_vocabulary_are_refused(tiny_run):
         model.bound(torch.full((1, 4), N))
     with pytest.raises(RequestError, match="int64"):
         model.log_score(torch.zeros(1, 4), torch.tensor([1.0]))
+
+
+@pytest.mark.parametrize("other", ["pytorch_model.bin", "model.safetensors.index.json", "last.ckpt"])
+def test_of_several_files_of_weights_the_description_names_the_one_that_is_taken(tmp_path, other):
+    save_published(tmp_path / "m")
+    assert "weights in" not in load_model(tmp_path / "m", device="cpu").describe()
+    (tmp_path / "m" / other).write_bytes(b"of something else")
+    (tmp_path / "m" / "training_args.bin").write_bytes(b"no weights")
+    found = load_model(tmp_path / "m", device="cpu").describe()
+    assert f"weights in model.safetensors, not {other}" in found
+
+
+def test_weights_are_cast_on_the_device_they_are_used_on(tiny_run, monkeypatch):
+    seen = []
+
+    def cast(net, dtype):
+        seen.append((dtype, {weight.device.type for weight in net.parameters()}))
+
+    monkeypatch.setattr(DiT, "cast_for_inference", cast)
+    monkeypatch.setattr(load, "pick_device", lambda _: torch.device("meta"))
+    load.open_model(tiny_run, precision="bf16")
+    assert seen == [(torch.bfloat16, {"meta"})]
 
 
 def test_an_absent_device_is_refused(tiny_run):

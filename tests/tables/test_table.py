@@ -21,7 +21,7 @@ from sedd_cli.system.events import Warn
 from sedd_cli.tables.column import Filling, Judge, Likelihood, Mauve, Quality
 from sedd_cli.tables.definition import Mini, Row, Table, build_table, load_table, recipe_of, shipped_tables
 from sedd_cli.tables.document import NumberCell, RowSummary, SeedValue
-from sedd_cli.tables.durations import training_seconds
+from sedd_cli.tables.durations import remaining_training_seconds
 from sedd_cli.tables.markdown import markdown
 from sedd_cli.tables.measures import base
 from sedd_cli.tables.plot import plot
@@ -245,7 +245,8 @@ def test_a_row_that_does_not_fit_into_memory_does_not_stop_the_others(table, tmp
 
 def test_a_budget_starts_nothing_that_would_exceed_it(table, tmp_path):
     every = [run for of in row_runs(table, tmp_path, mini=True).values() for run in of]
-    assert training_seconds(every[0], every) == pytest.approx(120)  # the estimate of the table, since no row is trained
+    expected = remaining_training_seconds(every[0], every)
+    assert expected == pytest.approx(120)  # the estimate of the table, since no row is trained
     result = returned(make(every, RunOptions("cpu", budget=60)))
     assert "training takes about 2 minutes; left of the budget: 60 seconds" in result.left[0].why
     full = row_runs(table, tmp_path)["one"]
@@ -253,7 +254,7 @@ def test_a_budget_starts_nothing_that_would_exceed_it(table, tmp_path):
     assert "is not known yet" in result.left[0].why
     made(table, tmp_path, ["one"])
     causal = row_runs(table, tmp_path)["causal"]
-    assert training_seconds(causal[0], [*full, *causal]) < 60  # at the rate of the trained row
+    assert remaining_training_seconds(causal[0], [*full, *causal]) < 60  # at the rate of the trained row
     assert made(table, tmp_path, ["one", "causal"], budget=60)[1] == []
 
 

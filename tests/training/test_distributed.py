@@ -24,6 +24,7 @@ from support.ranks import Ranks
 from support.toys import ALL
 
 from sedd_cli.checkpoints import checkpoint
+from sedd_cli.checkpoints.draft import Draft
 from sedd_cli.checkpoints.run_directory import RunDir
 from sedd_cli.errors import RequestError, WorkError
 from sedd_cli.recipe import load_recipe
@@ -203,7 +204,7 @@ def test_a_resumed_sharded_run_is_the_uninterrupted_one_bit_for_bit(trained, wor
 
 
 def test_a_draft_that_another_process_has_begun_is_no_obstacle(tmp_path, monkeypatch):
-    draft, glob = checkpoint.Draft(tmp_path, 1), Path.glob
+    draft, glob = Draft(tmp_path, 1), Path.glob
 
     def slow(folder: Path, pattern: str):
         yield from glob(folder, pattern)

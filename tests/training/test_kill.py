@@ -24,6 +24,7 @@ from support.jobs import completed
 
 from sedd_cli import load_model
 from sedd_cli.checkpoints import checkpoint
+from sedd_cli.checkpoints.draft import lacks_space
 from sedd_cli.errors import WorkError
 from sedd_cli.recipe import load_recipe
 from sedd_cli.system.events import Warn
@@ -39,20 +40,20 @@ MOMENTS = [
     ("saver.write_shards", "amid", 1, None),
     ("saver.write_shards", "amid", 2, 2),
     ("saver.write_shards", "after", 2, 2),
-    ("checkpoint.sha256_of", "before", 3, None),
-    ("checkpoint.sha256_of", "after", 8, 2),
-    ("checkpoint.sync_path", "after", 9, 2),
-    ("checkpoint.os.replace", "before", 1, None),
-    ("checkpoint.os.replace", "after", 1, None),
-    ("checkpoint.os.replace", "before", 3, 4),
-    ("checkpoint.os.replace", "after", 3, 4),
-    ("checkpoint.write_whole", "before", 2, 2),
+    ("draft.sha256_of", "before", 3, None),
+    ("draft.sha256_of", "after", 8, 2),
+    ("draft.sync_path", "after", 9, 2),
+    ("draft.os.replace", "before", 1, None),
+    ("draft.os.replace", "after", 1, None),
+    ("draft.os.replace", "before", 3, 4),
+    ("draft.os.replace", "after", 3, 4),
+    ("draft.write_whole", "before", 2, 2),
     ("atomic.os.replace", "before", 5, 2),  # the calls before it are for the recipe, two tokenizers and a `latest`
-    ("checkpoint.write_whole", "after", 2, 4),
-    ("checkpoint._prune", "before", 3, 6),
-    ("checkpoint.shutil.rmtree", "amid", 1, 6),
-    ("checkpoint._prune", "after", 3, 6),
-    ("checkpoint._prune", "after", 6, 12),
+    ("draft.write_whole", "after", 2, 4),
+    ("draft._prune", "before", 3, 6),
+    ("draft.shutil.rmtree", "amid", 1, 6),
+    ("draft._prune", "after", 3, 6),
+    ("draft._prune", "after", 6, 12),
 ]
 
 #: Trains in a fork for each moment, which kills itself then; prints how each of them ended. One start for all.
@@ -65,7 +66,7 @@ import torch.distributed.checkpoint.staging
 
 from sedd_cli.recipe import load_recipe
 from sedd_cli.checkpoints import async_checkpoint as saver
-from sedd_cli.checkpoints import checkpoint
+from sedd_cli.checkpoints import draft
 from sedd_cli.training.train import TrainOptions, TrainResult, train
 from sedd_cli.system import files as atomic
 
@@ -102,7 +103,7 @@ def deadly(real, when, number):
 
 def arm(name, when, number):
     module, *inner, function = name.split(".")
-    owner = {"checkpoint": checkpoint, "saver": saver, "atomic": atomic}[module]
+    owner = {"draft": draft, "saver": saver, "atomic": atomic}[module]
     if inner:  # of os or shutil as this one module sees it
         seen = types.SimpleNamespace(**vars(getattr(owner, inner[0])))
         setattr(owner, inner[0], seen)
@@ -224,11 +225,11 @@ def free(size: float) -> Callable:
 def test_the_missing_disk_space_is_named_in_megabytes(tmp_path, monkeypatch):
     tensors = {"weights.a": torch.empty(500_000_000, device="meta")}
     monkeypatch.setattr(shutil, "disk_usage", free(1.5e9))
-    message = checkpoint.lacks_space(tmp_path, tensors)
+    message = lacks_space(tmp_path, tensors)
     assert "takes 2,000.0 MB, 1,500.0 MB are free" in message
     assert "earlier checkpoints are intact" in message
     monkeypatch.setattr(shutil, "disk_usage", free(2.1e9))
-    assert checkpoint.lacks_space(tmp_path, tensors) == ""
+    assert lacks_space(tmp_path, tensors) == ""
 
 
 def test_a_disk_that_fills_up_ends_the_run_and_room_lets_it_go_on(workplace, tmp_path, tiny_run, sedd, monkeypatch):

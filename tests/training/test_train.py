@@ -16,8 +16,9 @@ import torch
 from safetensors.torch import load_file
 from support.jobs import completed, returned
 
-from sedd_cli.checkpoints import checkpoint
+from sedd_cli.checkpoints import checkpoint, draft
 from sedd_cli.checkpoints.async_checkpoint import AsyncCheckpoint
+from sedd_cli.checkpoints.draft import Draft, text_file
 from sedd_cli.checkpoints.run_directory import RunDir
 from sedd_cli.errors import DamageError, RequestError, WorkError
 from sedd_cli.recipe import load_recipe
@@ -44,9 +45,9 @@ def weights(folder: Path, name: str = "ema") -> dict[str, torch.Tensor]:
 
 def write(folder: Path, step: int, keep: int, keep_every: int | None = None, **files) -> Path:
     """A checkpoint of small files."""
-    draft = checkpoint.Draft(folder, step)
-    draft.begin()
-    return draft.commit({"a.txt": checkpoint.text_file("x"), **files}, keep, keep_every)
+    begun = Draft(folder, step)
+    begun.begin()
+    return begun.commit({"a.txt": text_file("x"), **files}, keep, keep_every)
 
 
 def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
@@ -358,26 +359,26 @@ def test_an_old_checkpoint_that_cannot_be_deleted_does_not_end_a_training(tmp_pa
         if ".old." in str(folder) and not ignore_errors:
             raise OSError(39, "Directory not empty")
 
-    monkeypatch.setattr(checkpoint.shutil, "rmtree", busy)
+    monkeypatch.setattr(draft.shutil, "rmtree", busy)
     for step in (1, 2, 3):
         write(tmp_path, step, keep=1)
     assert checkpoint.latest(tmp_path).step == 3
     assert [one.step for one in checkpoint.completed(tmp_path)] == [3]
-    monkeypatch.setattr(checkpoint.shutil, "rmtree", rmtree)
+    monkeypatch.setattr(draft.shutil, "rmtree", rmtree)
     write(tmp_path, 4, keep=2)
     assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == ["step-3", "step-4"]
 
 
 def test_latest_is_on_the_disk_before_older_checkpoints_go(tmp_path, monkeypatch):
     write(tmp_path, 1, keep=1)
-    synced, sync = [], checkpoint.sync_path
+    synced, sync = [], draft.sync_path
 
     def seen(path: Path) -> None:
         there = {one.step for one in checkpoint.completed(tmp_path)}
         synced.append((path, checkpoint.latest_name(tmp_path), there))
         sync(path)
 
-    monkeypatch.setattr(checkpoint, "sync_path", seen)
+    monkeypatch.setattr(draft, "sync_path", seen)
     write(tmp_path, 2, keep=1)
     assert (tmp_path, "step-2", {1, 2}) in synced
     assert [one.step for one in checkpoint.completed(tmp_path)] == [2]

@@ -17,7 +17,7 @@ from sedd_cli.bench.report.training import flops_a_sequence, larger_training, tr
 from sedd_cli.recipe import Recipe
 
 
-def _training_seconds(setting: Setting, recipe: Recipe) -> float:
+def _benchmark_seconds(setting: Setting, recipe: Recipe) -> float:
     """Until the first tokens/s: a network, and three steps of the smallest micro-batch."""
     made = training_memory(setting, recipe) / 2e9
     return made + setting.seconds(4 * setting.sizes.train[0] * flops_a_sequence(setting, recipe))
@@ -32,7 +32,7 @@ MEASUREMENTS = (
     Measurement("check-attention", CHECKS, check_attention, lambda s: 3),
     Measurement("check-resume", CHECKS, check_resume, lambda s: 5),
     Measurement(
-        "training", "training", training, lambda s: _training_seconds(s, s.recipe), share=0.45,
+        "training", "training", training, lambda s: _benchmark_seconds(s, s.recipe), share=0.45,
         memory=lambda s: training_memory(s, s.recipe),
     ),
     Measurement("losses", "head and loss alone", losses, lambda s: 5),
@@ -53,6 +53,6 @@ MEASUREMENTS = (
     ),
     Measurement(
         "training-larger", "training of the larger recipe", larger_training,
-        lambda s: _training_seconds(s, s.larger), share=0.5, memory=lambda s: training_memory(s, s.larger),
+        lambda s: _benchmark_seconds(s, s.larger), share=0.5, memory=lambda s: training_memory(s, s.larger),
     ),
 )  # fmt: skip

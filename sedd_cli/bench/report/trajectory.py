@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from sedd_cli.bench.report.measurement import Overrun, SkippedError
 from sedd_cli.checkpoints import checkpoint
+from sedd_cli.checkpoints.draft import Draft, write_shards
 from sedd_cli.errors import WorkError
 from sedd_cli.recipe import Recipe, dump_recipe, load_recipe
 from sedd_cli.system.distributed import Dist
@@ -56,9 +57,9 @@ def resumed(recipe: Recipe, device: torch.device, folder: Path) -> tuple[Tensor,
     """The same, with a checkpoint written and read after half of the steps."""
     state = _state(recipe, Dist(0, 1, device))
     first = steps(state, STEPS // 2)
-    draft = checkpoint.Draft(folder, state.step)
+    draft = Draft(folder, state.step)
     draft.begin()
-    checkpoint.write_shards(draft.folder, state.tensors(), None)
+    write_shards(draft.folder, state.tensors(), None)
     draft.commit(state.files(), keep=1)
     found = checkpoint.latest(folder)
     assert found is not None

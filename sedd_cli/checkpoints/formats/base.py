@@ -22,7 +22,7 @@ from sedd_cli.core.graphs.uniform import Uniform
 from sedd_cli.core.losses import Objective
 from sedd_cli.core.schedules import Schedule
 from sedd_cli.core.vocabulary import Vocabulary
-from sedd_cli.errors import RequestError, displayed
+from sedd_cli.errors import RequestError, displayed, listed
 from sedd_cli.models.network import Adapted, Condition, LanguageNetwork, NoiseInput
 from sedd_cli.system.documents import read_json
 from sedd_cli.system.memory import free_memory
@@ -81,10 +81,21 @@ class ModelFiles:
         return value
 
     @property
+    def _known(self) -> list[Path]:
+        """Where weights may be, best first."""
+        return [self.folder / (name + ending) for ending in ("", INDEX) for name in WEIGHTS]
+
+    def which_weights(self, taken: list[Path]) -> dict[str, str]:
+        """The fact which file the weights are taken from, where the folder has others that could be meant."""
+        whole = self.weights if taken == self.weight_files else taken[0]
+        others = [*self._known, *sorted(self.folder.glob("*.ckpt"))] if self.path.is_dir() else []
+        names = [file.name for file in others if file.is_file() and file != whole]
+        return {"weights in": f"{whole.name}, not {listed(names)}"} if whole and names else {}
+
+    @property
     def weights(self) -> Path | None:
         """The file of the weights, or the index of their shards."""
-        names = [name + ending for ending in ("", INDEX) for name in WEIGHTS]
-        return next((self.folder / name for name in names if (self.folder / name).is_file()), None)
+        return next((file for file in self._known if file.is_file()), None)
 
     @cached_property
     def tensors(self) -> dict[str, Tensor]:

@@ -219,7 +219,7 @@ def _fill_jobs(
     if out is not None:
         wrote = f"wrote {out}" if out.exists() else f"nothing was written to {out}"
         view.say(f"{wrote}: {result.fillings:,} fillings of {result.lines:,} lines", "dim")
-    error = _refusal(result, view.quiet) if result.refused else None
+    error = _refusal(result, named, view.quiet) if result.refused else None
     view.document(recorded(result.to_dict()), error)
     if error:
         raise error
@@ -236,7 +236,7 @@ def _kept(out: Path, every: bool) -> str:
     return continues(kept)
 
 
-def _refusal(result: JobsResult, quiet: bool) -> RequestError:
+def _refusal(result: JobsResult, source: str, quiet: bool) -> RequestError:
     """The error that names the refused lines; their reasons stand above it unless `quiet`."""
     from sedd_cli.inference.batch.lines import spelled_lines
 
@@ -244,4 +244,4 @@ def _refusal(result: JobsResult, quiet: bool) -> RequestError:
     numbers = spelled_lines(one.line for one in refused).partition(" ")[2]
     others = " (the others are done)" if len(refused) < result.lines else ""
     reason = f"line {refused[0].line}: {refused[0].reason}" if quiet else "the reasons stand above"
-    return RequestError(f"{len(refused)} of {result.lines} lines were refused{others}: {numbers}; {reason}")
+    return RequestError(f"{len(refused)} of {result.lines} lines of {source} were refused{others}: {numbers}; {reason}")

@@ -95,21 +95,21 @@ def _prompts(source: str) -> list[str]:
     from sedd_cli.system.files import near, require_regular
 
     found: list[str] = []
-    offset = 0
+    named = "standard input" if source == "-" else source
+    number = 0
     try:
         if source != "-":
             require_regular(Path(source), "--prompts")
-        stdin = Input("standard input", lambda: cast("BinaryIO", sys.stdin.buffer))
-        for number, line in enumerate(byte_lines(stdin if source == "-" else Input.of(Path(source)))):
-            text = line.decode("utf-8-sig" if number == 0 else "utf-8")
-            offset += len(line)
+        stdin = Input(named, lambda: cast("BinaryIO", sys.stdin.buffer))
+        for number, line in enumerate(byte_lines(stdin if source == "-" else Input.of(Path(source))), 1):
+            text = line.decode("utf-8-sig" if number == 1 else "utf-8")
             if text.strip():
                 found.append(text.removesuffix("\n").removesuffix("\r"))
     except OSError as error:
         hint = near(Path(source)) if isinstance(error, FileNotFoundError) else ""
         raise RequestError(f"cannot read {source}: {error.strerror}{hint}") from None
     except UnicodeDecodeError as error:
-        raise RequestError(f"{source} is not UTF-8: byte {offset + error.start:,} does not decode") from None
+        raise RequestError(f"{named} is not UTF-8: byte {error.start:,} of line {number:,} does not decode") from None
     if not found:
-        raise RequestError(f"{'standard input' if source == '-' else source} holds no prompt")
+        raise RequestError(f"{named} holds no prompt")
     return found

@@ -93,7 +93,7 @@ def train(
 
     Example: sedd train recipes/quickstart.yaml train.steps=500
     """
-    from sedd_cli.recipe import dump_recipe, load_recipe, shipped
+    from sedd_cli.recipe import load_recipe, shipped
 
     view = View(json, quiet)
     if recipe is None:
@@ -106,7 +106,7 @@ def train(
         cost = _plan(resolved, report, device)
         view.document({"recipe": resolved.to_data(), "plan": cost})
         if not json:
-            text = dump_recipe(resolved) + "\n"
+            text = _spelled(resolved) + "\n"
             output.write(printable(text) if view.console.is_terminal else text)
             for key, value in cost.items():
                 output.write(at_words(f"{key:>24}  {value}", sys.stdout, 26) + "\n")
@@ -157,6 +157,20 @@ def _resuming(run: Path, fresh: bool) -> list[str]:
         return sys.argv[1:]
     command, *words = [word for word in sys.argv[1:] if word != "--fresh"]
     return [command, "--run-dir", str(run), *without_option(words, "--run-dir")]  # before a "--", which ends options
+
+
+def _spelled(recipe: Recipe) -> str:
+    """The recipe as YAML; where it names no tokenizer, a comment says which one is taken."""
+    from sedd_cli.checkpoints.own_text import text_options
+    from sedd_cli.data.corpora import find_corpus
+    from sedd_cli.recipe import dump_recipe
+
+    text = dump_recipe(recipe)
+    if recipe.data.tokenizer is not None:
+        return text
+    options = text_options(recipe)
+    taken = " ".join((options.tokenizer or find_corpus(options).tokenizer).split())
+    return text.replace("\n  tokenizer: null\n", f"\n  tokenizer: null  # by default: {taken}\n", 1)
 
 
 def _plan(recipe: Recipe, report: bool, device: str) -> dict[str, str]:

@@ -6,6 +6,7 @@ from typing import Any
 
 from rich.table import Table
 
+from sedd_cli.errors import plus_minus
 from sedd_cli.training.durations import in_words
 
 #: Columns of the table: heading, key of a path's metrics, format.
@@ -67,7 +68,7 @@ def speedrun_table(result: dict[str, Any]) -> Table:
     for heading in ("seconds", "step", "tokens", "split", "bits/char"):
         table.add_column(heading, justify="left" if heading == "split" else "right")
     for point in result["points"]:
-        value = f"{point['sign']} {point['bits_per_char']:.3f} ± {point['bits_per_char_error']:.3f}"
+        value = f"{point['sign']} {plus_minus(point['bits_per_char'], point['bits_per_char_error'], 3)}"
         numbers = (f"{point[key]:,.0f}" for key in ("seconds", "step", "tokens"))
         table.add_row(*numbers, point["split"], value)
     ended = f"all done after {result['seconds']:,.0f} s"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from rich.table import Table
 from rich.text import Text
 
-from sedd_cli.cli.view.results import plus_minus
+from sedd_cli.errors import plus_minus
 
 if TYPE_CHECKING:
     from sedd_cli.evaluation.diagnosis.results import Diagnosis

@@ -11,7 +11,7 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
-from sedd_cli.cli.view.results import plus_minus
+from sedd_cli.errors import plus_minus
 
 if TYPE_CHECKING:
     from sedd_cli.evaluation.controls import ControlSet

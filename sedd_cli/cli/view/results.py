@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from rich.table import Table
 
 from sedd_cli.core.protocols import sign
+from sedd_cli.errors import plus_minus, spelled_error
 
 if TYPE_CHECKING:
     from sedd_cli.evaluation.cloze.results import ClozeResult
@@ -132,7 +133,7 @@ def _values(result: dict[str, Any], protocol: str, found: dict[str, Any]) -> lis
     between = found["between_documents_error"]
     cells = [
         plus_minus(found["bits_per_char"], found["bits_per_char_error"], 3),
-        "-" if not between else f"{between:.3f}",
+        "-" if not between else spelled_error(between, 3),
         f"{found['bits_per_byte']:.3f}",
         plus_minus(found["perplexity"], found["perplexity_error"], 2),
     ]
@@ -146,8 +147,3 @@ def _values(result: dict[str, Any], protocol: str, found: dict[str, Any]) -> lis
 def _hidden(found: dict[str, Any]) -> bool:
     """Whether the text is of several blocks, and what its choice adds is lost in the error of the draws."""
     return found["between_documents_error"] is None and found.get("blocks", 1) > 1
-
-
-def plus_minus(value: float, error: float | None, digits: int) -> str:
-    """A value, and its error if there is one."""
-    return f"{value:.{digits}f}" + (f" ± {error:.{digits}f}" if error else "")

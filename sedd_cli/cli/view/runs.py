@@ -12,9 +12,9 @@ from rich.table import Table
 from rich.text import Text
 
 from sedd_cli.cli.view.curve import COLOURS
-from sedd_cli.cli.view.results import plus_minus
 from sedd_cli.cli.view.status import draw_curves
 from sedd_cli.cli.view.two_lines import INDENT, as_many, shortened_to, two_lines
+from sedd_cli.errors import plus_minus
 
 if TYPE_CHECKING:
     from sedd_cli.training.runs.compare import Comparison, Verdict
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
 #: Units of an age in seconds, the largest first.
 AGES = {"y": 365 * 86400, "d": 86400, "h": 3600, "min": 60, "s": 1}
-#: Columns of a run in a comparison: "≤ 3.390 ± 0.001" and one more.
-NARROWEST = 16
+#: Columns of a run in a comparison: "≤ 3.390 ± <0.0005" and one more.
+NARROWEST = 18
 STYLES = {"running": "green", "failed": "red", "stopped": "yellow"}
 
 

@@ -8,8 +8,8 @@ from rich.console import Group
 from rich.table import Table as Grid
 from rich.text import Text
 
-from sedd_cli.cli.view.results import plus_minus
 from sedd_cli.cli.view.view import View
+from sedd_cli.errors import plus_minus
 from sedd_cli.tables.column import Filling, Likelihood, Mauve
 from sedd_cli.tables.document import NumberCell, RowSummary, TableSummary, TextCell
 from sedd_cli.tables.markdown import controls_of, digits, entropy_of, papers, printed, samples_of

@@ -21,7 +21,7 @@ from sedd_cli.cli.outcome import NOTHING_KEPT, failure, main_process, output, sa
 from sedd_cli.cli.view.console import PlainConsole
 from sedd_cli.cli.view.denoising import sample
 from sedd_cli.cli.view.results import bounds_table
-from sedd_cli.errors import MESSAGE, printable, shortened
+from sedd_cli.errors import MESSAGE, plus_minus, printable, shortened, spelled_error
 from sedd_cli.system import events as e
 
 #: Seconds between two plain lines of one task when the output is not a terminal.
@@ -148,9 +148,9 @@ class View:
 
     @show.register
     def _(self, event: e.Validated) -> None:
-        errors = f"{event.bits_per_char:.3f} ± {event.bits_per_char_error:.3f} bits/char"
+        errors = f"{plus_minus(event.bits_per_char, event.bits_per_char_error, 3)} bits/char"
         if event.between_documents_error:  # 0 where nothing is left beside the error of the draws
-            errors += f" (± {event.between_documents_error:.3f} by choice of text)"
+            errors += f" (± {spelled_error(event.between_documents_error, 3)} by choice of text)"
         self.say(f"step {event.step:,}: {event.split} {event.sign} {errors}, {event.blocks} blocks", "green")
 
     @show.register

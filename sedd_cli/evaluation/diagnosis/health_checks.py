@@ -9,6 +9,7 @@ from typing import Literal
 from torch import nn
 
 from sedd_cli.checkpoints.tensors import not_finite
+from sedd_cli.errors import plus_minus
 from sedd_cli.evaluation.diagnosis.results import Finding, NoiseLevel, SampleEntropy
 from sedd_cli.models.dit import DiT
 
@@ -92,7 +93,7 @@ def entropy(samples: SampleEntropy) -> Finding:
     """Whether samples are as varied as text, or where no text is known, not far from the most varied possible."""
     if samples.entropy is None or samples.error is None:
         return finding("sample entropy", "odd", "there are too few samples to measure it")
-    found = f"{samples.entropy:.2f} ± {samples.error:.2f} nats per token in {samples.length} tokens"
+    found = f"{plus_minus(samples.entropy, samples.error, 2)} nats per token in {samples.length} tokens"
     if samples.text is not None:
         found += f", real text {samples.text:.2f}"
     least = LEAST_OF_ALL * samples.most if samples.text is None else LEAST_OF_TEXT * samples.text

@@ -17,7 +17,7 @@ from torch import Tensor
 from sedd_cli.core.bounds import stratified
 from sedd_cli.core.random import BOUND, TIME, Stream
 from sedd_cli.core.score import ScoreModel
-from sedd_cli.errors import WorkError
+from sedd_cli.errors import WorkError, plus_minus
 from sedd_cli.evaluation.likelihood.cache import ResultCache
 from sedd_cli.evaluation.likelihood.protocols import Blocks
 from sedd_cli.evaluation.likelihood.summary import Estimates
@@ -84,7 +84,7 @@ def _live(nats: np.ndarray, draws: int, to_bits: float) -> dict[str, str]:
     if len(nats) < 2:
         return {}
     mean, error = Estimates(nats[:, :, 0], draws).mean_and_error
-    return {"bits/char": f"{mean * to_bits:.3f} ± {error * to_bits:.3f}"}
+    return {"bits/char": plus_minus(mean * to_bits, error * to_bits, 3)}
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ import numpy as np
 
 from sedd_cli import __version__
 from sedd_cli.checkpoints.loaded_model import LoadedModel
+from sedd_cli.errors import plus_minus
 from sedd_cli.evaluation.likelihood.cache import ResultCache
 from sedd_cli.evaluation.likelihood.estimator import estimate, fill
 from sedd_cli.evaluation.likelihood.protocols import Blocks
@@ -94,7 +95,7 @@ class BlockMeasurement:
             loss = training_loss(estimates[-1], first, find_protocol(names[0]).training)
             found[names[0]] = replace(found[names[0]], training_loss=loss)
             yield Note(
-                f"{loss.name}: {loss.nats_per_token:.4f} ± {loss.error:.4f} nats per token, which is no likelihood"
+                f"{loss.name}: {plus_minus(loss.nats_per_token, loss.error, 4)} nats per token, which is no likelihood"
             )
         return found
 

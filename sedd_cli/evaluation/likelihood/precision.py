@@ -7,6 +7,7 @@ from collections.abc import Generator
 
 from sedd_cli.checkpoints.loaded_model import LoadedModel
 from sedd_cli.core.random import BOUND, Stream
+from sedd_cli.errors import spelled_error
 from sedd_cli.evaluation.likelihood.estimator import levels
 from sedd_cli.evaluation.likelihood.protocols import Blocks
 from sedd_cli.evaluation.likelihood.results import Bf16Trial
@@ -46,7 +47,7 @@ def try_bf16(
     allowed = ALLOWED_SHARE * monte_carlo.rel_error * float(bounds[0].mean()) / x0.shape[1]
     harmless = dist.from_main(lambda: abs(shift) + 2 * error < allowed)  # processes may round differently
     yield Note(
-        f"bf16 moves the bound by {shift:+.5f} ± {error:.5f} nats per token, at most {allowed:.5f} is allowed: "
-        f"computing in {'bf16' if harmless else 'float32'}"
+        f"bf16 moves the bound by {shift:+.5f} ± {spelled_error(error, 5)} nats per token, "
+        f"at most {allowed:.5f} is allowed: computing in {'bf16' if harmless else 'float32'}"
     )
     return (low if harmless else model), Bf16Trial(shift, error, allowed, len(group))

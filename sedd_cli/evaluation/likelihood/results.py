@@ -8,6 +8,7 @@ from typing import Any
 from sedd_cli.checkpoints.loaded_model import LoadedModel
 from sedd_cli.core.bounds import T_MIN
 from sedd_cli.data.shards import Dataset, TokenArray
+from sedd_cli.errors import plus_minus
 from sedd_cli.evaluation.likelihood.paper import PaperValue
 from sedd_cli.evaluation.scorers.causal import CausalModel
 
@@ -164,7 +165,7 @@ class LikelihoodResult:
 
     def __repr__(self) -> str:
         found = ((name, b.sign, b.bits_per_char, b.bits_per_char_error) for name, b in self.bounds.items())
-        bounds = ", ".join(f"{name} {sign} {bits:.3f} ± {error:.3f} bits/char" for name, sign, bits, error in found)
+        bounds = ", ".join(f"{name} {sign} {plus_minus(bits, error, 3)} bits/char" for name, sign, bits, error in found)
         low = "" if self.precision == "fp32" else f", in {self.precision}"
         return f"LikelihoodResult({self.text.corpus} {self.text.split}: {bounds}{low})"
 

@@ -11,16 +11,19 @@ from pathlib import Path
 import numpy as np
 
 from sedd_cli.errors import WorkError
+from sedd_cli.evaluation.mauve.generations import Keeping
 from sedd_cli.evaluation.mauve.results import MauveScore
 from sedd_cli.evaluation.scorers.scorer import Scorer
 from sedd_cli.system.digests import digest
-from sedd_cli.system.events import Event, Note, Progress, Warn
+from sedd_cli.system.events import Event, Note, Progress
 from sedd_cli.system.files import load_array, save_array
 from sedd_cli.system.home import home
 from sedd_cli.system.signals import uninterrupted
 
 
-def features(reader: Scorer, rows: list[list[int]], side: str, batch: int) -> Generator[Event, None, np.ndarray]:
+def features(
+    reader: Scorer, rows: list[list[int]], side: str, batch: int, keeping: Keeping
+) -> Generator[Event, None, np.ndarray]:
     """Features [n, D] float32 of texts in the reader's ids, cached under the digest of its fingerprint and the ids."""
     path = home() / "features" / f"{digest([reader.fingerprint, rows])}.npy"
     if (cached := _cached_features(path, len(rows))) is not None:
@@ -34,9 +37,10 @@ def features(reader: Scorer, rows: list[list[int]], side: str, batch: int) -> Ge
     if bad := int((~np.isfinite(found)).any(1).sum()):
         raise WorkError(f"{reader.source} gave features that are not finite for {bad:,} of {len(found):,} {side}")
     try:
-        save_array(path, found)
+        if keeping.on:
+            save_array(path, found)
     except OSError as error:
-        yield Warn(f"the features are not kept: cannot write to {path.parent}: {error.strerror}")
+        yield from keeping.fails(path, error)
     return found
 
 

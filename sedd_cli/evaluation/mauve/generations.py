@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -33,8 +34,20 @@ class Generation:
     text: str
 
 
+@dataclass
+class Keeping:
+    """Whether a run writes into its caches: until the first failure, which is the only one that is told."""
+
+    on: bool = True
+
+    def fails(self, path: Path, error: OSError) -> Iterator[Warn]:
+        """Write nothing more."""
+        self.on = False
+        yield Warn(f"what is computed from here on is not kept: cannot write {path}: {error.strerror}")
+
+
 def generations(
-    writer: Writer, references: References, options: MauveOptions
+    writer: Writer, references: References, options: MauveOptions, keeping: Keeping
 ) -> Generator[Event, None, list[Generation]]:
     """Every generation; those that the cache has are read from it.
 
@@ -51,12 +64,17 @@ def generations(
     ]
     path = home() / "mauve" / digest(everything) / "generations.jsonl"
     total = options.total
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with file_lock(path.with_suffix(".lock"), f"another process is writing {path}"):
-        made, kept = _resume(path, total, options.batch), True
+    with ExitStack() as held:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            held.enter_context(file_lock(path.with_suffix(".lock"), f"another process is writing {path}"))
+            made = _resume(path, total, options.batch)
+        except OSError as error:
+            yield from keeping.fails(path, error)
+            made, _ = _stored(path, total, options.batch)
         if made:
             yield Note(f"resuming after {len(made):,} of {total:,} generations in {path}")
-        else:
+        elif keeping.on:
             yield Note(f"generations are kept in {path}")
         for start in range(len(made), total, options.batch):
             numbers = torch.arange(start, min(start + options.batch, total))
@@ -68,13 +86,12 @@ def generations(
                 for number, row, evaluations in zip(numbers.tolist(), tokens.tolist(), nfe.tolist(), strict=True)
             ]
             try:
-                if kept:
+                if keeping.on:
                     with path.open("a", encoding="utf-8", newline="\n") as stream:
                         stream.write(json_lines(map(asdict, fresh)))
                         sync(stream)
             except OSError as error:
-                kept = False
-                yield Warn(f"further generations are not kept: cannot write {path}: {error.strerror}")
+                yield from keeping.fails(path, error)
             made += fresh
         yield Progress("generating", total, total, "texts")
     if wrong := [one.number for one in made if len(one.tokens) != options.length]:
@@ -91,7 +108,15 @@ def _check(tokens: Tensor, rows: Tensor, where: Tensor) -> None:
 
 
 def _resume(path: Path, total: int, batch: int) -> list[Generation]:
-    """The generations in the file up to the last whole batch; the file is truncated after it."""
+    """The generations that are stored; the file is truncated after them."""
+    made, size = _stored(path, total, batch)
+    if path.is_file():
+        os.truncate(path, size)
+    return made
+
+
+def _stored(path: Path, total: int, batch: int) -> tuple[list[Generation], int]:
+    """The generations in the file up to the last whole batch, and their bytes."""
     lines = [line for line in read_json_lines(path) if line.ended]
     made: list[Generation] = []
     for number, line in enumerate(lines[:total]):
@@ -104,6 +129,4 @@ def _resume(path: Path, total: int, batch: int) -> list[Generation]:
         made.append(one)
     if len(made) < total:
         made = made[: len(made) - len(made) % batch]
-    if path.is_file():
-        os.truncate(path, sum(len(line.raw) + 1 for line in lines[: len(made)]))
-    return made
+    return made, sum(len(line.raw) + 1 for line in lines[: len(made)])

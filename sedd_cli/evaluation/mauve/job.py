@@ -10,7 +10,7 @@ from sedd_cli.checkpoints.loaded_model import LoadedModel
 from sedd_cli.evaluation.controls import marks
 from sedd_cli.evaluation.diversity import Diversity
 from sedd_cli.evaluation.mauve.features import features, scores
-from sedd_cli.evaluation.mauve.generations import generations
+from sedd_cli.evaluation.mauve.generations import Keeping, generations
 from sedd_cli.evaluation.mauve.options import MauveOptions
 from sedd_cli.evaluation.mauve.references import encoded, read_references
 from sedd_cli.evaluation.mauve.results import DiversityFacts, FeatureFacts, GenerationFacts, MauveResult, ReferenceFacts
@@ -50,10 +50,11 @@ def mauve(
         f"{options.count:,} references of {options.length} tokens, skipped: {references.short:,} shorter ones"
         + (f", {references.unknown:,} that the tokenizer cannot express" if references.unknown else "")
     )
-    made = yield from generations(writer, references, options)
+    keeping = Keeping()
+    made = yield from generations(writer, references, options, keeping)
     generated = [one.tokens for one in made]
-    real_features, real_changed = yield from _side("references", references.rows, writer, reader, options)
-    own_features, own_changed = yield from _side("generations", generated, writer, reader, options)
+    real_features, real_changed = yield from _side("references", references.rows, writer, reader, options, keeping)
+    own_features, own_changed = yield from _side("generations", generated, writer, reader, options, keeping)
     if real_changed or own_changed:
         yield Note(
             f"{real_changed:,} references and {own_changed:,} generations have another length in the tokens of "
@@ -89,7 +90,7 @@ def mauve(
 
 
 def _side(
-    name: str, rows: list[list[int]], writer: Writer, reader: Scorer, options: MauveOptions
+    name: str, rows: list[list[int]], writer: Writer, reader: Scorer, options: MauveOptions, keeping: Keeping
 ) -> Generator[Event, None, tuple[np.ndarray, int]]:
     """Features [n, D] of the texts of one side, and how many have another length in the reader's ids.
 
@@ -101,5 +102,6 @@ def _side(
     same_ids = writer.ids is not None and writer.ids == reader.ids
     read = rows if same_ids else list(encoded(reader, map(writer.decode, rows)))
     changed = sum(len(ids) != options.length for ids in read)
-    found = yield from features(reader, [ids[: reader.feature_context] for ids in read], name, options.batch)
+    rows = [ids[: reader.feature_context] for ids in read]
+    found = yield from features(reader, rows, name, options.batch, keeping)
     return found, changed

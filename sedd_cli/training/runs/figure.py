@@ -13,6 +13,9 @@ from sedd_cli.training.runs.compare import Comparison
 from sedd_cli.training.runs.curves import OWN, Curve, curve_of, named_levels, part_signs, smoothed
 from sedd_cli.training.status import Status
 
+#: Height of a line of a legend, in inches.
+LEGEND_LINE = 0.22
+
 
 def plot_status(found: Status, path: Path) -> None:
     """Write the learning curve of a run, and its loss by noise level, as a PNG; RequestError without metrics."""
@@ -33,7 +36,8 @@ def plot_status(found: Status, path: Path) -> None:
 
 def curves_figure(found: Comparison) -> Any:
     """The overlaid curves of several runs."""
-    figure = empty_figure(8, 5)
+    entries = sum(1 + len(curve.marks) for curve in found.curves)
+    figure = empty_figure(8, 5 + LEGEND_LINE * entries)
     named = ((curve, as_label(f"{curve.name} {one.run}")) for curve, one in zip(found.curves, found.runs, strict=True))
     draw_curves(figure.subplots(), [replace(curve, name=name) for curve, name in named], "")
     return figure
@@ -53,6 +57,8 @@ def draw_curves(axis: Any, curves: list[Curve], title: str) -> None:
         axis.axhline(value, ls="--", lw=1, color="0.4")
         axis.annotate(f"{name} {value:.3f}", (1, value), xycoords=("axes fraction", "data"), ha="right", va="bottom")
     _finish(axis, title, curves[0].unit)
+    if len(curves) > 1:  # a long legend in the axes would cover curves and the names of baselines
+        axis.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.12))
 
 
 def _columns(points: list[tuple[float, float]]) -> tuple[list[float], list[float]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
 import shutil
 import threading
@@ -418,6 +419,38 @@ def test_two_processes_do_not_write_one_file(model, options):
         run(model, options)
     running.close()
     run(model, options)
+
+
+def read_only(*_):
+    raise OSError(errno.EROFS, "Read-only file system")
+
+
+@pytest.mark.parametrize("at", ["home", "generations", "lock", "features"])
+def test_a_cache_that_cannot_be_written_costs_one_warning(model, options, monkeypatch, tmp_path, at):
+    wanted, _ = run(model, options)
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("SEDD_HOME", str(tmp_path / "file" if at == "home" else tmp_path))
+    if at in ("generations", "features"):
+        (tmp_path / {"generations": "mauve"}.get(at, at)).touch()
+    if at == "lock":  # as on a file system that is read-only: the folder is there
+        monkeypatch.setattr("filelock.FileLock.acquire", read_only)
+    found, events = run(model, options)
+    (warning,) = [one.text for one in events if isinstance(one, Warn) and "kept" in one.text]
+    assert "cannot write" in warning
+    assert str(tmp_path) in warning
+    assert (found["mauve"], found["values"]) == (wanted["mauve"], wanted["values"])
+
+
+def test_complete_generations_are_read_where_nothing_can_be_written(model, options, monkeypatch):
+    run(model, options)
+    path, _ = stored()
+    with path.open("a") as stream:
+        stream.write("cut sh")  # what a killed process left would be removed
+    before = path.read_bytes()
+    monkeypatch.setattr("filelock.FileLock.acquire", read_only)
+    monkeypatch.setattr(Denoiser, "write", None)
+    run(model, options)
+    assert path.read_bytes() == before
 
 
 def words(options, *more) -> list[str]:

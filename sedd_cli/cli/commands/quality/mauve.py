@@ -13,7 +13,7 @@ from sedd_cli.cli.choose import check_causal, choose_model
 from sedd_cli.cli.option_groups import ModelOptions, model_options, sampling_options
 from sedd_cli.cli.outcome import continues
 from sedd_cli.cli.view.view import View
-from sedd_cli.errors import RequestError
+from sedd_cli.errors import RequestError, spelled_error
 from sedd_cli.system.software import recorded
 
 if TYPE_CHECKING:
@@ -119,7 +119,7 @@ def _table(result: MauveResult) -> Table:
     table = Table(title=title, title_justify="left", show_header=False)
     score = result.score
     rows = {
-        "MAUVE": f"{score.mauve:.4f} ± {score.mauve_std:.4f} over {len(score.values)} seeds of k-means",
+        "MAUVE": f"{score.mauve:.4f} ± {spelled_error(score.mauve_std, 4)} over {len(score.values)} seeds of k-means",
         "model": result.model,
         "references": f"{result.references.count:,}",
         "generations": f"{result.generations.count:,}, {result.sampler['nfe_mean']:.1f} evaluations each",

@@ -8,6 +8,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
+from sedd_cli.errors import plus_minus
 from sedd_cli.inference.names import id_name, name_of
 from sedd_cli.system.events import Filled, Sampled
 
@@ -82,7 +83,8 @@ def _candidate(event: Sampled) -> list[str]:
         return []
     which = f"candidate {event.candidate + 1}" if event.candidate else "best"
     found = [f"{which} of {event.candidates}", f"gaps of {' and '.join(map(str, event.lengths))} tokens"]
-    return [*found, f"≤ {event.bound:.2f} ± {event.bound_error:.2f} nats/token"]
+    assert event.bound is not None  # candidates are compared by it
+    return [*found, f"≤ {plus_minus(event.bound, event.bound_error, 2)} nats/token"]
 
 
 def as_option(name: str) -> str:
