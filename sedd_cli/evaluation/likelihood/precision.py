@@ -5,10 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Generator
 
+import torch
+from torch import Tensor
+
 from sedd_cli.checkpoints.loaded_model import LoadedModel
 from sedd_cli.core.random import BOUND, Stream
 from sedd_cli.errors import spelled_error
-from sedd_cli.evaluation.likelihood.estimator import levels
+from sedd_cli.evaluation.likelihood.estimator import levels, tokens_at_once
 from sedd_cli.evaluation.likelihood.protocols import Blocks
 from sedd_cli.evaluation.likelihood.results import Bf16Trial
 from sedd_cli.inference.bound import MonteCarloOptions, draw_bounds, find_protocol
@@ -37,11 +40,14 @@ def try_bf16(
         return model, None
     x0, estimator = blocks.read(group).to(model.device), monte_carlo.estimator_for(model.graph, protocol)
     level = levels(len(group), 1, estimator, monte_carlo.seed, 0)[0]
-    cost = blocks.surprisal(model.graph.vocab_size).to(model.device)[x0] if estimator == "count" else None
-    stream = Stream(monte_carlo.seed, BOUND, group)
-    bounds = [
-        draw_bounds(m.score, (protocol,), estimator, x0, level, stream, 0, cost)[:, 0].cpu() for m in (model, low)
-    ]
+    surprisal = blocks.surprisal(model.graph.vocab_size).to(model.device) if estimator == "count" else None
+
+    def nats(m: LoadedModel, part: Tensor) -> Tensor:
+        cost, stream = None if surprisal is None else surprisal[x0[part]], Stream(monte_carlo.seed, BOUND, group[part])
+        return draw_bounds(m.score, (protocol,), estimator, x0[part], level[part], stream, 0, cost)[:, 0].cpu()
+
+    parts = torch.arange(len(group)).split(max(1, tokens_at_once(model.device) // x0.shape[1]))
+    bounds = [torch.cat([nats(m, part) for part in parts]) for m in (model, low)]
     moved = (bounds[1] - bounds[0]) / x0.shape[1]
     shift, error = float(moved.mean()), float(moved.std() / math.sqrt(len(moved)))
     allowed = ALLOWED_SHARE * monte_carlo.rel_error * float(bounds[0].mean()) / x0.shape[1]

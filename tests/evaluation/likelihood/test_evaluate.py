@@ -76,7 +76,7 @@ def test_the_batch_size_does_not_change_the_number(model, dataset, monkeypatch):
     from sedd_cli.evaluation.likelihood import estimator as module
 
     whole = result(model, dataset, baselines=False)["bounds"]["rigorous"]["nats_per_token"]
-    monkeypatch.setattr(module, "TOKENS_AT_ONCE", 24)
+    monkeypatch.setitem(module.TOKENS_AT_ONCE, "cpu", 24)
     # the same draws in other batches: equal up to float32 rounding
     assert result(model, dataset, baselines=False)["bounds"]["rigorous"]["nats_per_token"] == pytest.approx(
         whole, rel=1e-5
@@ -310,7 +310,7 @@ class StopError(Exception):
 def test_an_interrupted_evaluation_resumes_and_ends_in_the_same_number(model, dataset, monkeypatch):
     from sedd_cli.evaluation.likelihood import estimator as module
 
-    monkeypatch.setattr(module, "TOKENS_AT_ONCE", 48)  # many groups a replicate
+    monkeypatch.setitem(module.TOKENS_AT_ONCE, "cpu", 48)  # many groups a replicate
     options = {"protocols": ("rigorous",), "baselines": False, "seed": 77}
     undisturbed = result(model, dataset, **options)["bounds"]["rigorous"]
     real, calls = module.draw_bounds, []
@@ -368,6 +368,7 @@ def test_a_torn_record_is_drawn_again(model, dataset):
 
 def test_bf16_is_used_only_where_it_is_seen_not_to_matter(model, dataset, monkeypatch):
     from sedd_cli.checkpoints import loaded_model as module
+    from sedd_cli.evaluation.likelihood import estimator, precision
 
     monkeypatch.setattr(module, "autocast_dtype", lambda name, device: torch.bfloat16)  # as if it were native
     options = {"protocols": ("rigorous",), "baselines": False, "try_bf16": True}
@@ -379,6 +380,13 @@ def test_bf16_is_used_only_where_it_is_seen_not_to_matter(model, dataset, monkey
     assert strict["precision"] == "fp32"
     assert strict["bf16"]["moves_nats_per_token"] == measured["moves_nats_per_token"] != 0
     assert model.precision == "fp32"
+    # the trial is of the same draws in groups of any size
+    sizes, real = [], precision.draw_bounds
+    monkeypatch.setattr(precision, "draw_bounds", lambda *given: (sizes.append(len(given[3])), real(*given))[1])
+    monkeypatch.setitem(estimator.TOKENS_AT_ONCE, "cpu", 3 * model.net.config.length)
+    again = result(model, dataset, **options, rel_error=0.5)["bf16"]
+    assert max(sizes) == 3
+    assert again == pytest.approx(measured, rel=1e-3, abs=1e-7)
 
 
 def test_a_causal_model_is_evaluated_exactly_on_the_same_blocks(model, dataset, tmp_path):
@@ -474,7 +482,7 @@ def test_an_interrupted_exact_evaluation_resumes(workplace, model, tmp_path, mon
     from sedd_cli.evaluation.scorers.causal import CausalModel
     from sedd_cli.evaluation.scorers.pretrained import load_exact
 
-    monkeypatch.setattr(module, "TOKENS_AT_ONCE", 240)
+    monkeypatch.setitem(module.TOKENS_AT_ONCE, "cpu", 240)
     reference = load_exact(str(save_tiny_causal(tmp_path / "causal", n_positions=24, seed=5)), device="cpu")
     data = open_dataset_of(model.recipe.data.corpus, reference)
     real, calls, stop_at = CausalModel.nats, [], 5
