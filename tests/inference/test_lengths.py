@@ -69,6 +69,18 @@ def test_the_score_is_the_probability_of_the_given_text_by_bayes_rule(cyclic, tr
     assert min(found, key=found.get) == true
 
 
+@pytest.mark.parametrize("slipped", [False, True])
+def test_the_bound_of_a_gap_is_its_exact_probability_where_scores_are_exact(cyclic, slipped):
+    from support.lengths import SIDE, gap_bound
+
+    V, n = cyclic.vocab_size, 3
+    tokens = torch.arange(2 * SIDE + n) % V
+    tokens[SIDE + 1] = (tokens[SIDE + 1] + slipped) % V
+    rest = 0.99 / V + 0.01 * V ** -(2.0 * SIDE)
+    both = 0.99 / V * (not slipped) + 0.01 * V ** -(2.0 * SIDE + n)
+    assert gap_bound(cyclic, tokens, n, seed=5) == pytest.approx(math.log(rest / both), rel=1e-6)
+
+
 def test_of_candidates_of_different_lengths_the_one_that_fits_the_given_text_is_kept(tiny_run, monkeypatch):
     """And not the one with the lowest bound per token, which is another length where its tokens happen to be likely."""
     from sedd_cli.inference import infill

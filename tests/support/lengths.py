@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from sedd_cli import load_model
 from sedd_cli.checkpoints.loaded_model import LoadedModel
@@ -24,6 +25,8 @@ from sedd_cli.inference.lengths import length_nats
 from sedd_cli.inference.sampling import Sampling
 
 LENGTHS, SIDE = range(1, 7), 20
+#: Random orders for the bound of a gap.
+ORDERS = 32
 #: The rule that `sedd infill` follows.
 DEFAULT = "given text"
 
@@ -61,15 +64,41 @@ def _backward(model: LoadedModel, text: Tokens) -> float:
     return float(-log_p.gather(1, seen[places][:, None]).sum())
 
 
-def from_fillings(model: LoadedModel, texts: dict[int, Tokens], seed: int) -> dict[str, dict[int, float]]:
-    """The bound of the whole text with its gap filled, per token and in total: one filling a length."""
+def from_fillings(
+    model: LoadedModel, texts: dict[int, Tokens], seed: int, surprisal: Tensor
+) -> dict[str, dict[int, float]]:
+    """Bounds of the text with its gap filled, one filling a length: of the whole text, and of the gap given the rest.
+
+    surprisal [N]: nats of each token under a unigram model.
+    """
     rows = [SequenceRequest(text, seed + length) for length, text in texts.items()]
-    bounds: dict[int, float] = {}
+    whole: dict[int, float] = {}
+    gap: dict[int, float] = {}
+    beyond: dict[int, float] = {}
     for event in denoise(model, Sampling().for_gaps(model, max(LENGTHS)), rows, "fillings"):
         if isinstance(event, DenoisedRow):
-            bounds[LENGTHS[event.place]] = candidate_bound(model, list(event.tokens))[0]
-    total = {length: bounds[length] * len(text) for length, text in texts.items()}
-    return {"bound per token": bounds, "bound in total": total}
+            length, tokens = LENGTHS[event.place], torch.tensor(event.tokens)
+            whole[length] = candidate_bound(model, tokens.tolist())[0]
+            gap[length] = gap_bound(model, tokens, length, seed) / length
+            beyond[length] = gap[length] - float(surprisal[tokens[SIDE : SIDE + length]].mean())
+    total = {length: whole[length] * len(text) for length, text in texts.items()}
+    return {"bound per token": whole, "bound in total": total, "bound of the gap": gap, "gap, less unigram": beyond}
+
+
+@torch.no_grad()
+def gap_bound(model: LoadedModel, tokens: Tensor, length: int, seed: int) -> float:
+    """A bound on −log p of the gap given the rest, nats: the mean over random orders in which its tokens are shown."""
+    generator = torch.Generator().manual_seed(seed + length)
+    order = torch.stack([torch.randperm(length, generator=generator) for _ in range(ORDERS)]) + SIDE
+    x, rows, nats = tokens.repeat(ORDERS, 1), torch.arange(ORDERS), 0.0
+    x[:, SIDE : SIDE + length] = model.graph.mask_state
+    for places in order.T:
+        share = (x == model.graph.mask_state).double().mean(1)
+        hidden = model.score.hidden(x, model.score.sigma_of_share(share))[rows, places]
+        log_p = model.score.net.head(hidden)[:, : model.graph.vocab_size].double().log_softmax(-1)
+        nats -= float(log_p[rows, tokens[places]].mean())
+        x[rows, places] = tokens[places]
+    return nats
 
 
 def main() -> None:
@@ -86,11 +115,14 @@ def main() -> None:
     if folder is None:
         raise SystemExit(f"prepare {model.recipe.data.corpus} first")
     dataset = open_dataset(Path(folder))
+    train = dataset.split("train")
+    counts = torch.bincount(torch.as_tensor(train.read(0, train.tokens)).long(), minlength=model.graph.vocab_size) + 1.0
+    surprisal = -(counts / counts.sum()).log()
     found: dict[str, list[tuple[int, dict[int, float]]]] = {}
     for number, (true, texts) in enumerate(gaps(dataset.split(dataset.default_split), given.seed, given.n)):
         scores = from_given(model, texts)
         if number < given.bounds:
-            scores |= from_fillings(model, texts, given.seed * 100_003 + number * 10)
+            scores |= from_fillings(model, texts, given.seed * 100_003 + number * 10, surprisal)
         for rule, score in scores.items():
             found.setdefault(rule, []).append((true, score))
     for rule, each in found.items():
