@@ -221,9 +221,10 @@ def _write(
     """Write all files; returns how log-scores move (root mean square, maximum) and the fingerprint of the copy."""
     tensors = layout.tensors(model, half)
     needed = sum(t.numel() * t.element_size() for t in tensors.values())
-    free = shutil.disk_usage(nearest_existing(folder)).free
+    disk = folder.parent.parent
+    free = shutil.disk_usage(disk).free
     if needed > free:
-        raise WorkError(f"the weights take {needed / 1e6:,.1f} MB, {free / 1e6:,.1f} MB are free on that disk")
+        raise WorkError(f"the weights take {needed / 1e6:,.1f} MB, {free / 1e6:,.1f} MB are free in {disk}")
     ours = {"version": __version__, "dtype": "bfloat16" if half else "float32"}
     ours |= {key: model.facts[key] for key in ("step", "weights") if key in model.facts}
     if model.tokenizer is None and model.tokenizer_source and not Path(model.tokenizer_source).exists():

@@ -223,7 +223,7 @@ def test_a_disk_too_small_is_said_before_anything_is_written(tiny_run, tmp_path,
     from types import SimpleNamespace
 
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=100))
-    with pytest.raises(WorkError, match=r"the weights take 0\.0 MB, 0\.0 MB are free"):
+    with pytest.raises(WorkError, match=rf"the weights take 0\.0 MB, 0\.0 MB are free in {re.escape(str(tmp_path))}"):
         list(export(load_model(tiny_run), ExportOptions(tmp_path / "out")))
     assert list(tmp_path.iterdir()) == []
 

@@ -9,7 +9,7 @@ import pytest
 from safetensors.torch import save_file
 from support.published_models import save_published
 
-from sedd_cli.errors import DamageError, RequestError, WorkError
+from sedd_cli.errors import DamageError, RequestError, WorkError, shell_command
 
 #: A command line for each command, refused or not.
 COMMANDS = {
@@ -114,6 +114,17 @@ def test_ctrl_c_during_a_job(sedd, tiny_run, monkeypatch):
     monkeypatch.setattr("sedd_cli.cli.view.view.View.show", interrupted)
     done = sedd("sample", "--model", tiny_run, "--json")
     assert failed(done) == {"error": "interrupted", "exit": 130}
+
+
+def test_ctrl_c_during_a_speedrun_names_the_run_that_it_leaves(sedd, tmp_path, monkeypatch):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("sedd_cli.cli.view.view.View.show", interrupted)
+    (tmp_path / "r").mkdir()
+    done = sedd("bench", "speedrun", "--run-dir", tmp_path / "r")
+    assert done.code == 130
+    assert shell_command(["sedd", "train", str(tmp_path / "r-2")]) in " ".join(done.err.split())
 
 
 def test_debug_adds_the_traceback_and_changes_nothing_else(sedd, tiny_run):

@@ -15,7 +15,7 @@ from sedd_cli.cli import options as o
 from sedd_cli.cli.checked import Checked
 from sedd_cli.cli.outcome import output
 from sedd_cli.cli.view.view import View
-from sedd_cli.errors import WorkError
+from sedd_cli.errors import WorkError, shell_command
 from sedd_cli.system.software import recorded
 
 if TYPE_CHECKING:
@@ -243,15 +243,17 @@ def speedrun(
     """
     began = time.monotonic()
     from sedd_cli.bench.speedrun import SpeedrunOptions, bench_speedrun
+    from sedd_cli.checkpoints.run_directory import RunDir
     from sedd_cli.cli.inputs import check_written, inputs_of
     from sedd_cli.cli.view.bench import speedrun_table
 
     resolved = _recipe(recipe, overrides)
-    run = run_dir or Path("runs") / f"speedrun-{resolved.name}"
+    run = RunDir(run_dir or Path("runs") / f"speedrun-{resolved.name}").fresh().path
     options = SpeedrunOptions(recipe=resolved, run=run, minutes=minutes, device=device, began=began)
     check_written({"--out": out}, {**inputs_of(resolved), "--run-dir": run})
     view = View(json, quiet)
-    kept = "interrupted: what was trained is kept, `sedd train RUN` goes on with it; the same command begins anew"
+    again = shell_command(["sedd", "train", str(run)])
+    kept = f"interrupted: what was trained is kept, `{again}` goes on with it; the same command begins anew"
     document = view.run(bench_speedrun(options), interrupted=kept).to_dict()
     view.result(speedrun_table(document))
     view.write(recorded(document), out)
