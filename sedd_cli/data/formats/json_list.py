@@ -9,7 +9,7 @@ from typing import Any
 
 from sedd_cli.data.formats.files import LINE_BYTES
 from sedd_cli.errors import RequestError, first_line
-from sedd_cli.system.json_size import MOST_VALUES, holds_more
+from sedd_cli.system.json_lines import MOST_VALUES, holds_more
 
 _SPACE = re.compile(r"[ \t\r\n]*")
 #: An error this far before the end of what is held is none of a value that goes on; `\\uD800\\uDC00` has 12 characters.
