@@ -11,7 +11,7 @@ import yaml
 
 from sedd_cli.errors import DamageError, RequestError, WorkError, displayed, first_line, shortened
 from sedd_cli.system.files import require_regular
-from sedd_cli.system.json_size import MOST_VALUES, TOKENIZER_VALUES, holds_more
+from sedd_cli.system.json_lines import MOST_VALUES, TOKENIZER_VALUES, holds_more
 
 #: Most bytes of a configuration, manifest or recipe.
 DOCUMENT_BYTES = 64 << 20

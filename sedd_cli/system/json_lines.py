@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sedd_cli.system.json_size import MOST_VALUES, holds_more
-
 #: Larger numbers overflow in means.
 LARGEST = 1e30
+#: Most values of a record or document, and of a tokenizer's file; keys count, too.
+MOST_VALUES, TOKENIZER_VALUES = 1 << 21, 1 << 23
+_AROUND_STRINGS = r'([^"]*+)(?:"[^"\\]*+(?:\\.[^"\\]*+)*+"?)?'
+_OF_TEXT = re.compile(_AROUND_STRINGS, re.DOTALL)
+_OF_BYTES = re.compile(_AROUND_STRINGS.encode(), re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -97,3 +101,24 @@ def json_text(value: Any, indent: int | None = None, ascii_only: bool = False) -
     except UnicodeEncodeError:
         text = json.dumps(finite(value), indent=indent, ensure_ascii=True, allow_nan=False, default=str)
     return text
+
+
+def holds_more(text: str | bytes, most: int, start: int = 0, stop: int | None = None) -> bool:
+    """Whether a part of a JSON text holds more values and keys than `most`. Marks within strings do not count."""
+    stop = len(text) if stop is None else stop
+    if stop - start <= most or _marks(text, start, stop) <= most:
+        return False
+    found = 0
+    pattern: Any = _OF_TEXT if isinstance(text, str) else _OF_BYTES
+    for match in pattern.finditer(text, start, stop):
+        found += _marks(text, *match.span(1))
+        if found > most:
+            return True
+    return False
+
+
+def _marks(text: str | bytes, start: int, stop: int) -> int:
+    """The marks before values: each value but the first follows one."""
+    if isinstance(text, str):
+        return sum(text.count(mark, start, stop) for mark in ",:[{")
+    return sum(text.count(mark, start, stop) for mark in (b",", b":", b"[", b"{"))

@@ -36,12 +36,12 @@ def training(
     """Train to the recipe's last step, or to the step at which `stopped` is set, and save a checkpoint there."""
     config, net, dist, every = state.recipe.train, state.model.net, state.dist, state.recipe.report.every
     net.train()
-    metrics, divergence = StepMetrics(state), Divergence(state)
     stop, parent = False, os.getppid()
     text = {"data": state.dataset.manifest.fingerprint}  # with the first record
     if state.step < config.steps:
         yield Progress("training", state.step, config.steps, "steps")
         stop = yield from _validate_missed(state, run, stopped)
+    metrics, divergence = StepMetrics(state), Divergence(state)  # their clock starts here
     pin = dist.device.type == "cuda"
     with closing(prefetch(loader, state.step, rows.start, rows.stop, pin=pin)) as batches:
         while state.step < config.steps and not stop:

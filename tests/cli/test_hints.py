@@ -79,7 +79,7 @@ def test_equal_complaints_about_lines_are_one(here, sedd):
     done = sedd("infill", "--model", "mywiki", "--input", "jobs.jsonl")
     said = [line for line in done.err.splitlines() if "either a template" in line]
     assert said == ["warning: lines 1-50: it takes either a template, or prefix, suffix or both; found 'story', 'page'"]
-    assert "were refused: 1-50; " in done.err
+    assert "50 of 50 lines of jobs.jsonl were refused: 1-50; " in done.err
     (here / "jobs.jsonl").write_text('{"text": "the [MASK:2]"}\n')
     assert "found 'text'; did you mean 'template'?" in sedd("infill", "--model", "mywiki", "--input", "jobs.jsonl").err
 

@@ -14,6 +14,7 @@ import pytest
 
 from sedd_cli.data.formats import files, read_documents, read_samples
 from sedd_cli.data.formats.files import ReadOptions
+from sedd_cli.data.formats.json_list import list_values
 from sedd_cli.data.tokenizers import guard
 from sedd_cli.errors import DamageError, RequestError
 from sedd_cli.system.documents import read_json
@@ -95,6 +96,34 @@ def test_a_list_is_the_same_in_pieces_of_any_size(piece, tmp_path, monkeypatch):
     for text in (json.dumps(records), json.dumps(records, indent=2, ensure_ascii=False), " [ ] \n"):
         path.write_text("\ufeff" + text, encoding="utf-8")
         assert [record for _, record in read_samples(path)] == json.loads(text)
+
+
+@pytest.mark.parametrize("text", ["[1.5e-7, 2]", "[12.5]", "[-1e+5]"])
+def test_no_number_is_cut_where_a_piece_ends(text):
+    for at in range(1, len(text)):
+        assert [value for _, value in list_values(iter([text[:at], text[at:]]), "a", dict)] == json.loads(text)
+
+
+def test_a_number_is_as_long_as_a_line_at_most(tmp_path, monkeypatch):
+    monkeypatch.setattr("sedd_cli.data.formats.json_list.LINE_BYTES", 1000)
+    pieces = iter(["[0."] + ["1" * 100] * 100)
+    with pytest.raises(RequestError, match="LINE_BYTES"):
+        list(list_values(pieces, "a", dict))
+    assert len(list(pieces)) > 50
+
+
+def test_no_more_than_a_step_is_read_at_once_for_a_long_record(monkeypatch):
+    monkeypatch.setattr("sedd_cli.data.formats.json_list.STEP", 1000)
+    read = 0
+
+    def pieces():
+        nonlocal read
+        for piece in ["[", '"' + "a" * 8000 + '",'] + ["[],"] * 1000:
+            read += len(piece)
+            yield piece
+
+    next(list_values(pieces(), "a", dict))
+    assert read < 9100
 
 
 WRONG = {
@@ -188,6 +217,17 @@ def test_what_is_left_out_of_a_packed_tar_counts_as_unpacked(tmp_path, monkeypat
         archive.addfile(info, io.BytesIO(bytes(info.size)))
     with pytest.raises(RequestError, match="the limit EXPANSION"):
         read(tmp_path / "a.tar.gz", out.getvalue(), as_stored=True)
+
+
+@pytest.mark.parametrize("stored", [False, True])
+def test_what_is_read_of_a_packed_tar_counts_once(stored, tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "EXPANDED_FREE", 1 << 20)
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w:gz") as archive:
+        info = tarfile.TarInfo("a.txt")
+        info.size = 900 << 10
+        archive.addfile(info, io.BytesIO(b"a" * info.size))
+    assert len("".join(read(tmp_path / "a.tar.gz", out.getvalue(), as_stored=stored))) == info.size
 
 
 def test_what_archives_inside_an_archive_unpack_to_counts_for_the_outer_one(tmp_path, monkeypatch):

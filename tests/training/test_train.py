@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -195,6 +196,21 @@ def test_a_validation_that_ctrl_c_breaks_off_is_made_by_the_next_start(workplace
     assert found == expected
     assert [step for step, _ in found] == [5, 10]
     assert same(weights(tmp_path / "run"), weights(tmp_path / "whole"))
+
+
+def test_a_validation_that_was_missed_does_not_count_as_time_of_training(workplace, tmp_path, monkeypatch):
+    late, now = [0.0], time.perf_counter
+
+    def validate(*_):
+        late[0] += 1e6
+        yield Note("validating")
+
+    run(workplace, tmp_path / "run", "train.steps=6")
+    monkeypatch.setattr("sedd_cli.training.loop.validate", validate)
+    monkeypatch.setattr(time, "perf_counter", lambda: now() + late[0])
+    events, _ = run(workplace, tmp_path / "run", "report.every=6")
+    assert late == [1e6]
+    assert all(event.seconds < 1e6 for event in events if isinstance(event, TrainStep))
 
 
 def test_a_failed_write_leaves_the_old_checkpoint_and_no_rubbish(tmp_path):

@@ -177,9 +177,10 @@ def read_as_stored(path: Path, reading: ReadOptions, readers: Readers) -> Iterat
 
     Archives inside it are read in the order of their members' names.
     """
-    name, budget, within = str(path), Budget(str(path), path.stat().st_size), _within(reading)
+    name, packed, within = str(path), path.stat().st_size, _within(reading)
+    budget = Budget(name, packed)  # of what members unpack to
     left: dict[str, str] = {}
-    with _damage(name), path.open("rb") as raw, _spending(raw, budget) as archive:
+    with _damage(name), path.open("rb") as raw, _spending(raw, Budget(name, packed)) as archive:
         for info in archive:
             refuse_more(len(left))
             kind = kind_in_tar(info)
@@ -195,7 +196,7 @@ def read_as_stored(path: Path, reading: ReadOptions, readers: Readers) -> Iterat
 
 
 def _spending(raw: BinaryIO, budget: Budget) -> tarfile.TarFile:
-    """A tar, compressed or not, as a stream; all that comes out of the packed file spends the budget."""
+    """A tar, compressed or not, as a stream; what is unpacked spends the budget, also what is passed over."""
     kind = kind_of_data(raw.read(64))
     raw.seek(0)
     if kind in DECOMPRESSORS:

@@ -9,11 +9,15 @@ from typing import Any
 
 from sedd_cli.data.formats.files import LINE_BYTES
 from sedd_cli.errors import RequestError, first_line
-from sedd_cli.system.json_size import MOST_VALUES, holds_more
+from sedd_cli.system.json_lines import MOST_VALUES, holds_more
 
 _SPACE = re.compile(r"[ \t\r\n]*")
 #: An error this far before the end of what is held is none of a value that goes on; `\\uD800\\uDC00` has 12 characters.
 _LONGEST_WORD = 16
+#: A number that ends this far before the end of what is held may go on, as `1` does in `1e+5`.
+_EXPONENT = 2
+#: Most characters that are held for the first time at once: they are parsed before their values are counted.
+STEP = 1 << 24
 
 
 class _Held:
@@ -23,15 +27,15 @@ class _Held:
         self._pieces, self.text, self.at, self.before = pieces, "", 0, 0
 
     def grow(self) -> bool:
-        """Hold the text from `at` on, twice as much of it; False at the end."""
+        """Hold the text from `at` on, twice as much of it or STEP more; False at the end."""
         self.before += self.at
         found, self.at = [self.text[self.at :]], 0
-        size = goal = len(found[0])
-        while size <= 2 * goal and (piece := next(self._pieces, "")):
+        size = before = len(found[0])
+        while size <= before + min(before, STEP) and (piece := next(self._pieces, "")):
             found.append(piece)
             size += len(piece)
         self.text = "".join(found)
-        return size > goal
+        return size > before
 
     def mark(self) -> str:
         """The next character that is no white space; "" at the end."""
@@ -83,20 +87,18 @@ def _value(held: _Held, decoder: json.JSONDecoder, where: str) -> Any:
         except json.JSONDecodeError as error:
             if ended or (not error.msg.startswith("Unterminated") and error.pos + _LONGEST_WORD < len(held.text)):
                 raise
-            refuse_values(held.text, where, held.at)
-            if len(held.text) - held.at > LINE_BYTES:
-                raise RequestError(
-                    f"{where} is longer than {LINE_BYTES >> 20} MiB (the limit LINE_BYTES): cut its text into records"
-                ) from None
-            ended = not held.grow()
-            continue
-        if end == len(held.text):  # a number may go on
-            if held.grow():
-                continue
-            end = len(held.text)
-        refuse_values(held.text, where, held.at, end)
-        held.at = end
-        return value
+        else:
+            if ended or end + _EXPONENT < len(held.text):
+                break
+        refuse_values(held.text, where, held.at)
+        if len(held.text) - held.at > LINE_BYTES:
+            raise RequestError(
+                f"{where} is longer than {LINE_BYTES >> 20} MiB (the limit LINE_BYTES): cut its text into records"
+            )
+        ended = not held.grow()
+    refuse_values(held.text, where, held.at, end)
+    held.at = end
+    return value
 
 
 def refuse_values(text: str | bytes, where: str, start: int = 0, stop: int | None = None) -> None:

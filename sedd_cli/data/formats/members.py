@@ -1,4 +1,4 @@
-"""The members of a tar or zip archive, listed within limits: a kilobyte of a packed archive declares a thousand."""
+"""The members of a tar or zip archive, listed within limits: a small packed one can declare very many."""
 
 from __future__ import annotations
 
