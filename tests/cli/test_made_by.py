@@ -76,9 +76,10 @@ def test_a_row_of_a_table_too(tmp_path):
     table = load_table("1")
     run = RowRun(table, table.rows[0], False, 0, tmp_path)
     column = run.columns[0]
-    write_result(run, column, {"value": 1.0}, 2.0)
+    result = {"bounds": {"rigorous": {run.unit: 1.0, f"{run.unit}_error": 0.1}}}
+    write_result(run, column, result, 2.0)
     found = json.loads(run.result_file(column).read_text())
-    assert found["result"] == {"value": 1.0}
+    assert found["result"] == result
     assert "revision" in found["made_by"]
 
 

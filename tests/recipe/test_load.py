@@ -80,7 +80,7 @@ def test_the_expected_recipes_ship():
         ("noise.eps=2.0", ["noise", "eps", "2.0"]),
         ("graph={name: uniform, scale_by_sigma: true}", ["scale_by_sigma", "absorbing", "'uniform'"]),
         ("graph=", ["graph", "a name"]),
-        ("model.n_heads=7", ["n_heads 7", "hidden_size 256"]),
+        ("model.n_heads=7", ["n_heads 7", "hidden_size 128"]),
         ("model.attention=fast", ["attention", "sdpa", "'fast'"]),
         ("seed=-1", ["seed", "-1"]),
         ("name=a/b", ["name", "'a/b'"]),

@@ -98,7 +98,7 @@ def test_the_checkpoint_before_the_decay_and_those_of_extensions_are_pinned():
         (["train.decay=1.5"], "decay must be"),
         (["train.schedule=constant", "train.decay=9999"], "at most steps"),
         (["train.extended=[9, 5]"], "increasing"),
-        (["train.extended=[1900]"], "increasing"),
+        (["train.steps=20", "train.extended=[20]"], "increasing"),
     ],
 )
 def test_wrong_schedules_are_refused(changes, message):
