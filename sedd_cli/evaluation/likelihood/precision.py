@@ -11,7 +11,7 @@ from torch import Tensor
 from sedd_cli.checkpoints.loaded_model import LoadedModel
 from sedd_cli.core.random import BOUND, Stream
 from sedd_cli.errors import spelled_error
-from sedd_cli.evaluation.likelihood.estimator import levels, tokens_at_once
+from sedd_cli.evaluation.likelihood.estimator import group_tokens, levels
 from sedd_cli.evaluation.likelihood.protocols import Blocks
 from sedd_cli.evaluation.likelihood.results import Bf16Trial
 from sedd_cli.inference.bound import MonteCarloOptions, draw_bounds, find_protocol
@@ -46,7 +46,7 @@ def try_bf16(
         cost, stream = None if surprisal is None else surprisal[x0[part]], Stream(monte_carlo.seed, BOUND, group[part])
         return draw_bounds(m.score, (protocol,), estimator, x0[part], level[part], stream, 0, cost)[:, 0].cpu()
 
-    parts = torch.arange(len(group)).split(max(1, tokens_at_once(model.device) // x0.shape[1]))
+    parts = torch.arange(len(group)).split(max(1, group_tokens(model.device) // x0.shape[1]))
     bounds = [torch.cat([nats(m, part) for part in parts]) for m in (model, low)]
     moved = (bounds[1] - bounds[0]) / x0.shape[1]
     shift, error = float(moved.mean()), float(moved.std() / math.sqrt(len(moved)))

@@ -40,7 +40,7 @@ def features(
         if keeping.on:
             save_array(path, found)
     except OSError as error:
-        yield from keeping.fails(path, error)
+        yield from keeping.stop(path, error)
     return found
 
 

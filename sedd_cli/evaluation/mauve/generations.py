@@ -36,12 +36,12 @@ class Generation:
 
 @dataclass
 class Keeping:
-    """Whether a run writes into its caches: until the first failure, which is the only one that is told."""
+    """Whether results are kept in the caches. After the first write that fails nothing more is written."""
 
     on: bool = True
 
-    def fails(self, path: Path, error: OSError) -> Iterator[Warn]:
-        """Write nothing more."""
+    def stop(self, path: Path, error: OSError) -> Iterator[Warn]:
+        """Keep nothing more; the warning that says so."""
         self.on = False
         yield Warn(f"what is computed from here on is not kept: cannot write {path}: {error.strerror}")
 
@@ -70,7 +70,7 @@ def generations(
             held.enter_context(file_lock(path.with_suffix(".lock"), f"another process is writing {path}"))
             made = _resume(path, total, options.batch)
         except OSError as error:
-            yield from keeping.fails(path, error)
+            yield from keeping.stop(path, error)
             made, _ = _stored(path, total, options.batch)
         if made:
             yield Note(f"resuming after {len(made):,} of {total:,} generations in {path}")
@@ -91,7 +91,7 @@ def generations(
                         stream.write(json_lines(map(asdict, fresh)))
                         sync(stream)
             except OSError as error:
-                yield from keeping.fails(path, error)
+                yield from keeping.stop(path, error)
             made += fresh
         yield Progress("generating", total, total, "texts")
     if wrong := [one.number for one in made if len(one.tokens) != options.length]:

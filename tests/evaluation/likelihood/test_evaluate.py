@@ -76,7 +76,7 @@ def test_the_batch_size_does_not_change_the_number(model, dataset, monkeypatch):
     from sedd_cli.evaluation.likelihood import estimator as module
 
     whole = result(model, dataset, baselines=False)["bounds"]["rigorous"]["nats_per_token"]
-    monkeypatch.setitem(module.TOKENS_AT_ONCE, "cpu", 24)
+    monkeypatch.setitem(module.GROUP_TOKENS, "cpu", 24)
     # the same draws in other batches: equal up to float32 rounding
     assert result(model, dataset, baselines=False)["bounds"]["rigorous"]["nats_per_token"] == pytest.approx(
         whole, rel=1e-5
@@ -310,7 +310,7 @@ class StopError(Exception):
 def test_an_interrupted_evaluation_resumes_and_ends_in_the_same_number(model, dataset, monkeypatch):
     from sedd_cli.evaluation.likelihood import estimator as module
 
-    monkeypatch.setitem(module.TOKENS_AT_ONCE, "cpu", 48)  # many groups a replicate
+    monkeypatch.setitem(module.GROUP_TOKENS, "cpu", 48)  # many groups a replicate
     options = {"protocols": ("rigorous",), "baselines": False, "seed": 77}
     undisturbed = result(model, dataset, **options)["bounds"]["rigorous"]
     real, calls = module.draw_bounds, []
@@ -383,7 +383,7 @@ def test_bf16_is_used_only_where_it_is_seen_not_to_matter(model, dataset, monkey
     # the trial is of the same draws in groups of any size
     sizes, real = [], precision.draw_bounds
     monkeypatch.setattr(precision, "draw_bounds", lambda *given: (sizes.append(len(given[3])), real(*given))[1])
-    monkeypatch.setitem(estimator.TOKENS_AT_ONCE, "cpu", 3 * model.net.config.length)
+    monkeypatch.setitem(estimator.GROUP_TOKENS, "cpu", 3 * model.net.config.length)
     again = result(model, dataset, **options, rel_error=0.5)["bf16"]
     assert max(sizes) == 3
     assert again == pytest.approx(measured, rel=1e-3, abs=1e-7)
@@ -482,7 +482,7 @@ def test_an_interrupted_exact_evaluation_resumes(workplace, model, tmp_path, mon
     from sedd_cli.evaluation.scorers.causal import CausalModel
     from sedd_cli.evaluation.scorers.pretrained import load_exact
 
-    monkeypatch.setitem(module.TOKENS_AT_ONCE, "cpu", 240)
+    monkeypatch.setitem(module.GROUP_TOKENS, "cpu", 240)
     reference = load_exact(str(save_tiny_causal(tmp_path / "causal", n_positions=24, seed=5)), device="cpu")
     data = open_dataset_of(model.recipe.data.corpus, reference)
     real, calls, stop_at = CausalModel.nats, [], 5
