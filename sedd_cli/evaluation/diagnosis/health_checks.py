@@ -15,9 +15,9 @@ from sedd_cli.models.dit import DiT
 
 #: The mean normaliser is odd if it differs from 1 by more than TOLERANCE plus ERRORS standard errors.
 TOLERANCE, ERRORS = 0.1, 3
-#: How far a log-score may exceed the largest of any distribution. Learnt scores are not quite normalised: the largest
-#: of some thousand positions was 2.5 times as large with a sound model. Another scale is off by more, or else shows in
-#: the normaliser.
+#: How far a log-score may exceed the largest of any distribution, at all but one position in a hundred. Learnt scores
+#: are not quite normalised: with two sound models, the largest at thousands of positions was 2.5 and 13 times as large.
+#: Another scale moves all positions; it is off by more, or else shows in the normaliser.
 EXCESS = math.log(10)
 #: Samples are odd if their entropy is below this share of the text's, or else of the largest possible entropy.
 LEAST_OF_TEXT, LEAST_OF_ALL = 0.75, 0.3

@@ -34,6 +34,8 @@ LEVELS = (0.01, 0.1, 0.25, 0.5, 0.75, 0.9, 0.99)
 TOKENS, BLOCKS = 2048, 8
 #: Documents of a file of text that are read, at most.
 MOST_DOCUMENTS = 64
+#: The share of positions whose largest score is compared with that of a distribution: single ones may be far off.
+ORDINARY = 0.99
 #: Samples whose entropy is measured: tokens of all together, most tokens of one, sampling steps.
 SAMPLED, SAMPLE_LENGTH, SAMPLE_STEPS = 1024, 256, 32
 
@@ -114,9 +116,8 @@ def score_level(model: LoadedModel, x0: Tensor, lam: float, seed: int = 0) -> No
     sigma = torch.full((len(x0),), -math.log1p(-lam), dtype=torch.float64, device=x0.device)
     u, _ = Stream(seed, NOISE, torch.arange(len(x0))).uniforms(0, x0.shape[1])
     x = graph.perturb(x0, sigma, u.to(x0.device))
-    values, owners, least, most, guessed, blind, moved = [], [], math.inf, -math.inf, 0, 0, 0
+    values, owners, largest, least, guessed, blind, moved = [], [], [], math.inf, 0, 0, 0
     first, second = x0.flatten().bincount(minlength=graph.vocab_size).topk(2).indices  # the most frequent tokens
-    beyond = -math.inf
     for rows, log_score in model.score.given_clean(x0).scored_rows(x, sigma):
         if not len(rows.x):
             continue
@@ -124,8 +125,8 @@ def score_level(model: LoadedModel, x0: Tensor, lam: float, seed: int = 0) -> No
         values.append(graph.normaliser(log_score, rows.sigma).cpu())
         owners.append(rows.batch.cpu())
         tokens = log_score[:, : graph.vocab_size]
-        least, most = min(least, float(tokens.min())), max(most, float(tokens.max()))
-        beyond = max(beyond, most - float(graph.largest_score(sigma[0])))
+        least = min(least, float(tokens.min()))
+        largest.append(tokens.amax(-1).double().cpu())
         away = rows.x != clean
         likeliest = denoise_step(graph, log_score, rows.x, rows.sigma).weights.argmax(-1)
         guessed += int((likeliest == clean)[away].sum())
@@ -134,10 +135,12 @@ def score_level(model: LoadedModel, x0: Tensor, lam: float, seed: int = 0) -> No
     level, positions = float(sigma[0]), sum(map(len, values))
     if not values:
         return NoiseLevel(lam, level, positions, moved, 0, 0, None, None, None, True)
-    value, owner = torch.cat(values), torch.cat(owners)
+    value, owner, top = torch.cat(values), torch.cat(owners), torch.cat(largest)
+    most = float(top.max())
     # a minimum can miss a NaN, the normaliser cannot
     if not (bool(value.isfinite().all()) and math.isfinite(least) and math.isfinite(most)):
         return NoiseLevel(lam, level, positions, moved, guessed, blind, None, None, None, False)
+    beyond = float(top.quantile(ORDINARY)) - float(graph.largest_score(sigma[0]))
     summary = _summary(value, owner)
     return NoiseLevel(lam, level, positions, moved, guessed, blind, summary, (least, most), beyond, True)
 

@@ -158,6 +158,26 @@ def test_scores_beyond_those_of_any_distribution_are_odd(tiny_run):
     assert "larger than any distribution's" in found["scores"]["found"]
 
 
+def test_one_large_score_among_hundreds_is_not_odd(tiny_run):
+    model = load_model(tiny_run)
+    genuine = model.graph.log_score
+    graph = type("Odd", (type(model.graph),), {"log_score": lambda self, z, sigma, x: _spiked(genuine, z, sigma, x)})
+    model.graph = graph(model.graph.vocab_size)
+    result, found = checked(model)
+    large = [level for level in result["levels"] if level["positions"] > 200]
+    assert large
+    assert all(level["log_score"][1] > 20 for level in large)
+    assert all(level["beyond"] < 1 for level in large)
+    assert not any(f"{level['lambda']:.0%}" in found["scores"]["found"] for level in large)
+
+
+def _spiked(genuine, z, sigma, x):
+    """Much too large at the first position of those that are scored together."""
+    found = genuine(z, sigma, x)
+    found[0, 0] += 40
+    return found
+
+
 def test_a_schedule_without_the_usual_levels_is_looked_at_where_it_is(tmp_path):
     save_published(tmp_path / "m", "uniform")
     path = tmp_path / "m" / "config.json"
