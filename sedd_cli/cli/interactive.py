@@ -51,9 +51,9 @@ def prompt_loop(view: View, model: LoadedModel, job: Job, sampling: Sampling, ev
             again = line in ("", filled) and not fresh
             typed, seed = line or filled, (job.seed + again) % 2**64
             asked = dataclasses.replace(job, template=parse_template(typed), seed=seed)
-            show_samples(
-                view, model, infill(model, [asked], sampling, every, watch=True), "", None, Watching(watch=True)
-            )
+            watch = view.console.is_terminal
+            filling = infill(model, [asked], sampling, every, watch)
+            show_samples(view, model, filling, "", None, Watching(watch=watch))
             job, filled, fresh = asked, typed, False
         except RequestError as error:
             view.say(f"{error}", "yellow")

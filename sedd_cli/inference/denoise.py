@@ -17,7 +17,7 @@ from sedd_cli.core.samplers import Denoised
 from sedd_cli.errors import WorkError, out_of_memory
 from sedd_cli.inference.memory import batch_for, check_fits
 from sedd_cli.inference.sampling import ResolvedSampler
-from sedd_cli.system.events import Event, Frame, Progress, Seen, Warn
+from sedd_cli.system.events import Event, Frame, Note, Progress, Seen, Warn
 
 
 @dataclass(frozen=True)
@@ -158,7 +158,7 @@ class BatchDenoiser:
             places = [place for place in order[:size] if len(requests[place].tokens) == length]
             try:
                 for event in self._denoise_batch([requests[place] for place in places], places):
-                    if isinstance(event, Warn):
+                    if isinstance(event, Note):
                         if self._warned:
                             continue
                         self._warned = True
@@ -199,10 +199,10 @@ class BatchDenoiser:
         assert now is not None
         self.workload.spent += work
         if now.fallbacks:
-            yield Warn(
-                f"{min(now.fallbacks, asked):,} of {asked:,} steps were slow, because the model's scores, read as "
-                "probabilities, add up to far more than 1 (training brings them near 1): positions that would not "
-                "change were scored too; --no-thinning scores them in every step"
+            yield Note(
+                f"{min(now.fallbacks, asked):,} of {asked:,} steps scored every open position, not only those that "
+                "could change: at one, the scores, read as probabilities, added up to more than 2; this takes longer "
+                "and changes no sample (sedd guide exactness)"
             )
         left = int((now.x == self.model.graph.mask_state).sum()) if self.model.graph.masking else 0
         if left and getattr(self.resolved.sampler, "all_rows", False):

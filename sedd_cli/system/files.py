@@ -110,6 +110,10 @@ def require_regular(path: Path, what: str) -> None:
         raise RequestError(f"{what}: {path} is no regular file, but a pipe, a socket or a device")
 
 
+#: How like a path must be to one that does not exist, of 1, to be taken for what is meant: a folder holds all sorts.
+LIKE = 0.65
+
+
 def near(path: Path, also: Iterable[str] = (), folders: bool = False) -> str:
     """The end of a message about a path that does not exist: the most similar one beside it, if there is one.
 
@@ -122,9 +126,9 @@ def near(path: Path, also: Iterable[str] = (), folders: bool = False) -> str:
         beside = [one.name for one in path.parent.iterdir() if one.is_dir() or not folders]
     except OSError:
         beside = []
-    if len(path.parts) == 1 and (meant := nearest_name(path.name, [*beside, *also])):
+    if len(path.parts) == 1 and (meant := nearest_name(path.name, [*beside, *also], LIKE)):
         return f"; did you mean {meant!r}?"
-    meant = nearest_name(path.name, beside)
+    meant = nearest_name(path.name, beside, LIKE)
     return f"; did you mean {str(path.parent / meant)!r}?" if meant else ""
 
 

@@ -30,6 +30,9 @@ def test_a_misspelt_folder_is_answered_by_its_own_name_and_not_by_the_path_that_
     (tmp_path / "stories").mkdir()
     assert near(tmp_path / "storys") == f"; did you mean {str(tmp_path / 'stories')!r}?"
     assert near(tmp_path / "0123") == near(tmp_path / "none" / "a") == ""
+    (tmp_path / "home").mkdir()
+    (tmp_path / "bin.txt").touch()
+    assert near(tmp_path / "nope") == near(tmp_path / "nofile.txt") == ""
 
 
 @pytest.fixture

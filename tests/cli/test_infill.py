@@ -215,7 +215,7 @@ def test_results_are_written_as_they_come(tiny_run, model, tmp_path):
         (["[MASK]", "--html", "x.svg"], "--html writes a file that ends in .html, found x.svg; --svg writes .svg"),
         (["[MASK]", "--gif", "/no/such/folder/f.gif"], "does not exist"),
         (["--interactive", "--gif", "x.gif"], "--gif has no effect with --interactive"),
-        (["--template", "[MASK]", "--prefix", "a"], "found --template and --prefix and --suffix"),
+        (["--template", "[MASK]", "--prefix", "a"], "found --template and --prefix"),
         (["--template", "no gap"], "no gap to fill"),
         (["--template", "a [MASK:3"], "unbalanced '['"),
         (["--template", "[MASK:0]"], "one token or more"),

@@ -61,8 +61,8 @@ def evaluate(
         list[str] | None,
         typer.Option(
             metavar="NAME",
-            help="rigorous, sedd-paper, normalized, sampler (with --steps), or that of a project: mdlm, duo, udlm, "
-            "radd, gidd, llada; default: rigorous and sedd-paper. May be repeated.",
+            help="rigorous, sedd-paper, normalized, sampler (with --steps), discrete (of models in discrete time), or "
+            "that of a project: mdlm, duo, udlm, radd, gidd, llada; default: rigorous and sedd-paper. May be repeated.",
         ),
     ] = None,
     rel_error: Annotated[

@@ -112,12 +112,13 @@ def infill(
     ways = {
         "TEMPLATE": bool(words),
         "--template": template is not None,
-        "--prefix and --suffix": bool(prefix or suffix),
+        "--prefix": bool(prefix),
+        "--suffix": bool(suffix),
         "--input": jobs is not None,
         "--interactive": interactive,
     }
     asked = [name for name, given in ways.items() if given]
-    if len(asked) != 1:
+    if len(asked) != 1 and asked != GAP:
         found = " and ".join(asked) if asked else "nothing"
         raise RequestError(
             "name one of TEMPLATE, --template, --prefix or --suffix (or both), --input, --interactive; found "
@@ -153,11 +154,14 @@ def infill(
     view.document(recorded(show_samples(view, chosen, filling, "sedd infill", out, watching).to_dict()))
 
 
+#: The options of a single gap, which may be given together.
+GAP = ["--prefix", "--suffix"]
 #: Source of the templates → options that have no effect with it.
 UNUSED = {
     "TEMPLATE": {"resume"},
     "--template": {"resume"},
-    "--prefix and --suffix": {"resume"},
+    "--prefix": {"resume"},
+    "--suffix": {"resume"},
     "--input": {"length"},
     "--interactive": {"out", "resume", "json", "html", "svg", "gif", "quiet"},
 }
