@@ -47,7 +47,7 @@ def find_protocol(name: str) -> Protocol:
     if name in NOT_REPRODUCED:
         raise RequestError(f"protocol {name!r} is none of blocks of a text: {NOT_REPRODUCED[name]}")
     if name not in PROTOCOLS:
-        raise RequestError(not_one_of("protocol", [*PROTOCOLS, *NOT_REPRODUCED], name))
+        raise RequestError(f"{not_one_of('protocol', PROTOCOLS, name)}; sedd eval also takes llada, for answers")
     return PROTOCOLS[name]
 
 

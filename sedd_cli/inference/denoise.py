@@ -117,7 +117,7 @@ class BatchDenoiser:
     workload: Workload
     watch: bool = False
     _limit: int | None = None
-    _warned: bool = False
+    _noted: bool = False
 
     def denoise(self, requests: Sequence[SequenceRequest]) -> Iterator[Event]:
         """Yield a DenoisedRow for every request of a portion; a model in blocks fills one block after another.
@@ -158,10 +158,10 @@ class BatchDenoiser:
             places = [place for place in order[:size] if len(requests[place].tokens) == length]
             try:
                 for event in self._denoise_batch([requests[place] for place in places], places):
-                    if isinstance(event, Note):
-                        if self._warned:
+                    if isinstance(event, Note):  # on steps that scored everything, once for all batches
+                        if self._noted:
                             continue
-                        self._warned = True
+                        self._noted = True
                     yield event
             except ValueError as error:  # a distribution that cannot be drawn from
                 raise WorkError(f"{error}; `sedd inspect {self.model.source}` shows more") from error
@@ -200,9 +200,9 @@ class BatchDenoiser:
         self.workload.spent += work
         if now.fallbacks:
             yield Note(
-                f"{min(now.fallbacks, asked):,} of {asked:,} steps scored every open position, not only those that "
-                "could change: at one, the scores, read as probabilities, added up to more than 2; this takes longer "
-                "and changes no sample (sedd guide exactness)"
+                f"{min(now.fallbacks, asked):,} of {asked:,} steps scored all open positions of a text, not only those "
+                "that could change, because its scores, read as probabilities, had added up to more than 2 at some "
+                "position; such steps take longer, and scoring more changes no sample (sedd guide exactness)"
             )
         left = int((now.x == self.model.graph.mask_state).sum()) if self.model.graph.masking else 0
         if left and getattr(self.resolved.sampler, "all_rows", False):

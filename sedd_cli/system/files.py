@@ -110,12 +110,12 @@ def require_regular(path: Path, what: str) -> None:
         raise RequestError(f"{what}: {path} is no regular file, but a pipe, a socket or a device")
 
 
-#: How like a path must be to one that does not exist, of 1, to be taken for what is meant: a folder holds all sorts.
-LIKE = 0.65
+#: The least similarity (difflib's ratio) at which a path beside a missing one is suggested: a folder holds all sorts.
+LEAST_SIMILARITY = 0.65
 
 
 def near(path: Path, also: Iterable[str] = (), folders: bool = False) -> str:
-    """The end of a message about a path that does not exist: the most similar one beside it, if there is one.
+    """The end of a message about a path that does not exist: the most similar one beside it, if one is similar enough.
 
     A link that leads to nothing is named as what it is.
     also: further names, for a path that is a name alone. folders: of the paths beside it, the folders alone.
@@ -126,9 +126,9 @@ def near(path: Path, also: Iterable[str] = (), folders: bool = False) -> str:
         beside = [one.name for one in path.parent.iterdir() if one.is_dir() or not folders]
     except OSError:
         beside = []
-    if len(path.parts) == 1 and (meant := nearest_name(path.name, [*beside, *also], LIKE)):
+    if len(path.parts) == 1 and (meant := nearest_name(path.name, also)):
         return f"; did you mean {meant!r}?"
-    meant = nearest_name(path.name, beside, LIKE)
+    meant = nearest_name(path.name, beside, LEAST_SIMILARITY)
     return f"; did you mean {str(path.parent / meant)!r}?" if meant else ""
 
 

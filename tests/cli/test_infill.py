@@ -516,6 +516,16 @@ def loop(model, monkeypatch, *lines) -> str:
     return re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", drawn.getvalue())
 
 
+def test_the_loop_in_a_pipe_does_not_watch(model, monkeypatch, capsys):
+    given = iter(["the [MASK:3] sat"])
+    monkeypatch.setattr(builtins, "input", lambda prompt="": next(given, ":q"))
+    view, drawn = View(), io.StringIO()
+    view.console = view.aside = Console(file=drawn, width=100)
+    prompt_loop(view, model, Job(parse_template("[MASK]")), Sampling(), every=False)
+    assert "sat" in capsys.readouterr().out
+    assert "--watch" not in drawn.getvalue()
+
+
 def test_the_loop_fills_sets_and_survives_mistakes(model, monkeypatch):
     lines = ["the [MASK:3] sat", ":temperature 0.5", "the [MASK:3] sat", "no gap", ":bogus 1", ":n x", ":steps 0", ""]
     seen = loop(model, monkeypatch, *lines, "a [MASK:2]", ":temperature", ":show")

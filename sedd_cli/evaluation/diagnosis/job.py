@@ -35,7 +35,7 @@ TOKENS, BLOCKS = 2048, 8
 #: Documents of a file of text that are read, at most.
 MOST_DOCUMENTS = 64
 #: The share of positions whose largest score is compared with that of a distribution: single ones may be far off.
-ORDINARY = 0.99
+QUANTILE = 0.99
 #: Samples whose entropy is measured: tokens of all together, most tokens of one, sampling steps.
 SAMPLED, SAMPLE_LENGTH, SAMPLE_STEPS = 1024, 256, 32
 
@@ -140,7 +140,7 @@ def score_level(model: LoadedModel, x0: Tensor, lam: float, seed: int = 0) -> No
     # a minimum can miss a NaN, the normaliser cannot
     if not (bool(value.isfinite().all()) and math.isfinite(least) and math.isfinite(most)):
         return NoiseLevel(lam, level, positions, moved, guessed, blind, None, None, None, False)
-    beyond = float(top.quantile(ORDINARY)) - float(graph.largest_score(sigma[0]))
+    beyond = float(top.quantile(QUANTILE)) - float(graph.largest_score(sigma[0]))
     summary = _summary(value, owner)
     return NoiseLevel(lam, level, positions, moved, guessed, blind, summary, (least, most), beyond, True)
 

@@ -31,9 +31,9 @@ class NoiseLevel:
 
     positions: number of scored ones. moved: tokens that noise moved; guessed: how many of them are the most probable
     denoised token other than the one that stands there; blind: how many are the most frequent token other than that.
-    log_score: the smallest and the largest. beyond: how far the largest of a position exceeds that of any distribution,
-    the hundredth part of the positions where it is largest left out. All three summaries are None where nothing was
-    scored or some score is not finite.
+    log_score: the smallest and the largest. beyond: the 99 % quantile over positions of their largest log-scores, less
+    the largest log-score of any distribution; of few positions that is nearly the maximum. All three summaries are None
+    where nothing was scored or some score is not finite.
     """
 
     lam: float
