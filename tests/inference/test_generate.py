@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
 from sedd_cli import load_model
 from sedd_cli.core.samplers import SAMPLERS
 from sedd_cli.errors import RequestError
+from sedd_cli.inference.denoise import SequenceRequest, denoise
 from sedd_cli.inference.generate import GenerateOptions, generate, generate_all, in_order
 from sedd_cli.inference.sampling import Sampling
-from sedd_cli.system.events import Frame, Sampled
+from sedd_cli.system.events import Frame, Note, Sampled, Warn
 
 
 @pytest.fixture(scope="module")
@@ -185,3 +187,18 @@ def test_a_sampler_with_its_options_is_the_same_as_their_flags(model, name):
         Sampling(steps=3, sampler=f"{{name: {name}, eta: 0.3}}", temperature=0.5),
     )
     assert one.resolve(model).sampler == other.resolve(model).sampler
+
+
+@pytest.mark.parametrize(("more", "expected"), [(0.0, 0), (1.5, 1)])
+def test_steps_that_scored_everything_are_noted_once(tiny_run, more, expected):
+    model = load_model(tiny_run, device="cpu")
+    head = model.net.output_layer.linear
+    with torch.no_grad():
+        head.weight.zero_()
+        head.bias.fill_(more)  # a normaliser of e^more at every position
+    requests = [SequenceRequest((None,) * 24, seed=seed) for seed in range(6)]
+    events = list(denoise(model, Sampling(steps=32, batch=2).resolve(model), requests))
+    notes = [event for event in events if isinstance(event, Note)]
+    assert len(notes) == expected
+    assert all("of 32 steps scored all open positions" in note.text for note in notes)
+    assert not any(isinstance(note, Warn) for note in notes)
