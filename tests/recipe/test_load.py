@@ -75,7 +75,7 @@ def test_the_expected_recipes_ship():
         ("train.betas=[0.9]", ["train.betas", "2 values"]),
         ("train.betas=[0.9, x]", ["train.betas[1]", "a number", "'x'"]),
         ("train.optimizer=sgd", ["optimizer", "adamw, muon", "'sgd'"]),
-        ("train.micro_batch=99", ["micro_batch", "12", "99"]),
+        ("train.micro_batch=99", ["micro_batch", "18", "99"]),
         ("noise.name=loglinar", ["noise.name", "'loglinar'", "'loglinear'"]),
         ("noise.eps=2.0", ["noise", "eps", "2.0"]),
         ("graph={name: uniform, scale_by_sigma: true}", ["scale_by_sigma", "absorbing", "'uniform'"]),

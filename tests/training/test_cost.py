@@ -159,7 +159,7 @@ ALONE = Dist(0, 1, torch.device("cpu"))
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        (["model.length=1048576"], r"activations of 12 × 1,048,576 tokens.*smaller model.length"),
+        (["model.length=1048576"], r"activations of 18 × 1,048,576 tokens.*smaller model.length"),
         (["train.batch=100000000"], r"activations of 100,000,000 × 128 tokens"),
         (["train.batch=1000000000000", "train.micro_batch=1"], r"choose a smaller train.batch"),
         (["train.batch=1000000000000"], r"activations of 1,000,000,000,000 × 128 tokens"),

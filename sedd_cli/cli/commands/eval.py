@@ -137,7 +137,7 @@ def evaluate(
     elif using.quiet and found["results"]:  # otherwise it was shown when it came
         view.result(bounds_table(found["results"][0]))
     error = _error(result, len(texts))
-    view.document(_document(found, len(texts)), error)
+    view.document(output.result or _document(found, len(texts)), error)  # the same as in the file, its date too
     if error:
         raise error
 
@@ -170,9 +170,10 @@ def _stored(
 
     so_far: list[dict[str, Any]] = []
 
-    def write(document: dict[str, Any]) -> None:
-        if out is not None:
-            write_document(out, _document(document, texts))
+    def write(document: dict[str, Any], last: bool) -> None:
+        output.result = _document(document, texts)
+        if out is not None and (last or not is_stream(out)):  # a pipe takes one document only, so it gets the last
+            write_document(out, output.result)
             output.stored = True
 
     def keep_copy(event: Evaluated) -> Warn | None:
@@ -193,14 +194,12 @@ def _stored(
         yield event  # shown before it is written, which may fail
         if isinstance(event, Evaluated):
             so_far.append(event.result)
-            output.result = _document({"results": so_far, "failed": []}, texts)
-            if out is not None and not is_stream(out):  # a pipe takes one document only, so it gets the last
-                write({"results": so_far, "failed": []})
+            write({"results": so_far, "failed": []}, last=False)
             if (Path(source) / LATEST).is_file() and (warning := keep_copy(event)):
                 yield warning
 
     result = yield from expand_events(job, store)
-    write(result.to_dict())
+    write(result.to_dict(), last=True)
     if out is not None:
         view.say(f"wrote {out}", "dim")
     return result
