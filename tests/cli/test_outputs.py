@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import os
 import shutil
@@ -423,3 +424,12 @@ def test_a_corpus_whose_name_no_file_can_have_ends_no_evaluation(here, tiny_run,
     )
     assert (ended.code, "the run keeps no copy of the result" in ended.err) == (0, True)
     assert json.loads(ended.out)["corpus"] == "a\0b"
+
+
+def test_a_bound_is_printed_as_it_is_written_with_its_date(sedd, tiny_run, tmp_path, monkeypatch):
+    dates = itertools.count()
+    monkeypatch.setattr("sedd_cli.system.software.made_by", lambda: {"date": next(dates)})
+    few = ("--max-nfe", "4", "--blocks", "2", "--no-baselines")
+    done = sedd("eval", "--model", tiny_run, *few, "--out", tmp_path / "found.json", "--json")
+    assert done.code == 0, done.err
+    assert json.loads(done.out) == json.loads((tmp_path / "found.json").read_text())
