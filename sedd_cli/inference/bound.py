@@ -47,7 +47,7 @@ def find_protocol(name: str) -> Protocol:
     if name in NOT_REPRODUCED:
         raise RequestError(f"protocol {name!r} is none of blocks of a text: {NOT_REPRODUCED[name]}")
     if name not in PROTOCOLS:
-        raise RequestError(f"{not_one_of('protocol', PROTOCOLS, name)}; sedd eval also takes llada, for answers")
+        raise RequestError("; ".join([not_one_of("protocol", PROTOCOLS, name), *NOT_REPRODUCED.values()]))
     return PROTOCOLS[name]
 
 

@@ -126,9 +126,9 @@ def near(path: Path, also: Iterable[str] = (), folders: bool = False) -> str:
         beside = [one.name for one in path.parent.iterdir() if one.is_dir() or not folders]
     except OSError:
         beside = []
-    if len(path.parts) == 1 and (meant := nearest_name(path.name, also)):
-        return f"; did you mean {meant!r}?"
     meant = nearest_name(path.name, beside, LEAST_SIMILARITY)
+    if meant is None and len(path.parts) == 1:
+        meant = nearest_name(path.name, also)
     return f"; did you mean {str(path.parent / meant)!r}?" if meant else ""
 
 

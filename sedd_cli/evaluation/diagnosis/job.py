@@ -34,7 +34,7 @@ LEVELS = (0.01, 0.1, 0.25, 0.5, 0.75, 0.9, 0.99)
 TOKENS, BLOCKS = 2048, 8
 #: Documents of a file of text that are read, at most.
 MOST_DOCUMENTS = 64
-#: The share of positions whose largest score is compared with that of a distribution: single ones may be far off.
+#: The quantile over positions of their largest scores that is compared with a distribution's: a few may be far off.
 QUANTILE = 0.99
 #: Samples whose entropy is measured: tokens of all together, most tokens of one, sampling steps.
 SAMPLED, SAMPLE_LENGTH, SAMPLE_STEPS = 1024, 256, 32

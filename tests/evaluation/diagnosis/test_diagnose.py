@@ -30,6 +30,14 @@ def checked(model, **options):
     return result.to_dict(), {f["check"]: f for f in result.findings}
 
 
+def with_log_scores(model, change):
+    """The model with the log-scores that `change` makes of its own at noise sigma."""
+    genuine = model.graph.log_score
+    changed = {"log_score": lambda self, z, sigma, x: change(genuine(z, sigma, x), sigma)}
+    model.graph = type("Odd", (type(model.graph),), changed)(model.graph.vocab_size)
+    return model
+
+
 def knowing(name: str, L: int, score) -> Model:
     """A model around a network that knows `score`, and its data distribution."""
     graph, Q, p0 = world(name, L)
@@ -136,18 +144,15 @@ def test_scores_that_overflow_are_bad(sedd, tmp_path):
 
 def test_a_distribution_that_cannot_be_sampled_is_bad(tiny_run):
     """Finite at the levels that are looked at, infinite where sampling begins."""
-    model = load_model(tiny_run)
-    genuine = model.graph.log_score
-    graph = type("Odd", (type(model.graph),), {"log_score": lambda self, z, sigma, x: _spoilt(genuine, z, sigma, x)})
-    model.graph = graph(model.graph.vocab_size)
+    model = with_log_scores(load_model(tiny_run), _spoilt)
     _, found = checked(model)
     assert found["samples"]["state"] == "bad"
     assert "cannot draw" in found["samples"]["found"]
 
 
-def _spoilt(genuine, z, sigma, x):
+def _spoilt(log_score, sigma):
     """Infinite where sigma is as large as sampling begins with."""
-    return genuine(z, sigma, x) + torch.where(sigma > 6, math.inf, 0.0).reshape(-1, *[1] * (z.dim() - 1))
+    return log_score + torch.where(sigma > 6, math.inf, 0.0).reshape(-1, *[1] * (log_score.dim() - 1))
 
 
 def test_scores_beyond_those_of_any_distribution_are_odd(tiny_run):
@@ -159,10 +164,7 @@ def test_scores_beyond_those_of_any_distribution_are_odd(tiny_run):
 
 
 def test_one_large_score_among_hundreds_is_not_odd(tiny_run):
-    model = load_model(tiny_run)
-    genuine = model.graph.log_score
-    graph = type("Odd", (type(model.graph),), {"log_score": lambda self, z, sigma, x: _spiked(genuine, z, sigma, x)})
-    model.graph = graph(model.graph.vocab_size)
+    model = with_log_scores(load_model(tiny_run), _spiked)
     result, found = checked(model)
     large = [level for level in result["levels"] if level["positions"] > 200]
     assert large
@@ -171,11 +173,10 @@ def test_one_large_score_among_hundreds_is_not_odd(tiny_run):
     assert not any(f"{level['lambda']:.0%}" in found["scores"]["found"] for level in large)
 
 
-def _spiked(genuine, z, sigma, x):
+def _spiked(log_score, sigma):
     """Much too large at the first position of those that are scored together."""
-    found = genuine(z, sigma, x)
-    found[0, 0] += 40
-    return found
+    log_score[0, 0] += 40
+    return log_score
 
 
 def test_a_schedule_without_the_usual_levels_is_looked_at_where_it_is(tmp_path):

@@ -120,7 +120,7 @@ def test_surprisal_is_minus_the_log_of_the_shares():
 
 def test_protocols_are_found_by_name():
     assert find_protocol("rigorous") is PROTOCOLS["rigorous"]
-    with pytest.raises(RequestError, match=r"rigorous, sedd-paper, mdlm.*also takes llada"):
+    with pytest.raises(RequestError, match=r"rigorous, sedd-paper, mdlm.*; LLaDA evaluates answers"):
         find_protocol("best")
 
 
