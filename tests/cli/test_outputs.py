@@ -427,9 +427,10 @@ def test_a_corpus_whose_name_no_file_can_have_ends_no_evaluation(here, tiny_run,
 
 
 def test_a_bound_is_printed_as_it_is_written_with_its_date(sedd, tiny_run, tmp_path, monkeypatch):
+    run = shutil.copytree(tiny_run, tmp_path / "run")  # the result is stored in it
     dates = itertools.count()
     monkeypatch.setattr("sedd_cli.system.software.made_by", lambda: {"date": next(dates)})
     few = ("--max-nfe", "4", "--blocks", "2", "--no-baselines")
-    done = sedd("eval", "--model", tiny_run, *few, "--out", tmp_path / "found.json", "--json")
+    done = sedd("eval", "--model", run, *few, "--out", tmp_path / "found.json", "--json")
     assert done.code == 0, done.err
     assert json.loads(done.out) == json.loads((tmp_path / "found.json").read_text())
