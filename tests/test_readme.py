@@ -15,6 +15,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -28,7 +29,7 @@ from sedd_cli.core.graphs import GRAPHS
 from sedd_cli.core.losses import OBJECTIVES
 from sedd_cli.core.samplers import SAMPLERS
 from sedd_cli.core.schedules import SCHEDULES
-from sedd_cli.recipe import load_recipe, shipped
+from sedd_cli.recipe import load_recipe, recipe_from, shipped
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = {"README": ROOT / "README.md"} | {name: GUIDES / f"{name}.md" for name in TOPICS}
@@ -295,6 +296,26 @@ def test_every_shipped_recipe_is_in_the_guide_as_it_is():
         recipe = load_recipe(name)
         graph = recipe.graph.name if told[name][0] != "both" else "both"
         assert told[name] == (graph, str(recipe.train.batch), str(recipe.model.length)), name
+
+
+def test_the_guide_tells_the_defaults_of_recipes():
+    least = {"name": "any", "data": {"corpus": "pydocs"}, "train": {"steps": 1}, "model": {}}
+    usual = recipe_from(least | {"graph": "absorbing", "noise": "loglinear"}).to_data()
+    section = TEXTS["recipes"].partition("## Keys\n")[2].partition("## ")[0]
+    rows = [line.split("|")[1:3] for line in section.splitlines() if line.startswith("| `")]
+    told = [pair for keys, values in rows for pair in zip(keys.split(","), values.split(","), strict=True)]
+    assert len(told) > 20
+    for key, value in told:
+        found: Any = usual
+        for part in key.strip(" `").split("."):
+            found = found[part]
+        shown = value.strip(" `")
+        if shown == "–":  # it has none
+            assert key.strip(" `") in ("data.corpus", "train.steps")
+        elif isinstance(found, int | float) and not isinstance(found, bool):
+            assert float(shown) == found, key
+        else:
+            assert shown == {None: "null", False: "false", True: "true"}.get(found, found), key
 
 
 def test_the_set_up_commands_are_the_gates():

@@ -56,6 +56,10 @@ def training_of(options: PrepareOptions, manifest: Manifest, folder: Path) -> li
     report = ready["quickstart"]["report"]["split"]
     if report not in manifest.splits:
         words.append(f"report.split={'validation' if 'validation' in manifest.splits else 'train'}")
+    if (tokens := manifest.splits["train"].tokens) < ready["quickstart"]["model"]["length"]:
+        words.append(f"model.length={tokens}")
+        if tokens < ready["quickstart"]["report"]["infill"]["length"]:
+            words.append("report.infill=null")
     name = f"quickstart-{manifest.corpus}" if manifest.corpus in ready else manifest.corpus  # not the run of a recipe
     return ["train", "quickstart", *words, "--run-dir", str(_free(Path("runs", name), manifest))]
 

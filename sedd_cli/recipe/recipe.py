@@ -146,7 +146,7 @@ class TrainRecipe:
         _one_of("start", self.start, ("random", "unigrams", "bigrams"))
         if self.schedule not in RATE_SCHEDULES:
             wrong = not_one_of("schedule", RATE_SCHEDULES, self.schedule)
-            raise ValueError(f"{wrong}; warm-up, stable, decay is constant with train.decay (sedd guide recipes)")
+            raise ValueError(f"{wrong}; warm-up, stable, decay is constant with train.decay (sedd guide scale)")
         self._check_decay()
         _one_of("t_sampling", self.t_sampling, ("stratified", "uniform"))
         _one_of("precision", self.precision, PRECISIONS)

@@ -83,7 +83,11 @@ class TrainState:
                 lambda: start_from(source, net, graph, schedule, objective, dataset.tokenizer)
             )
             dist.broadcast(p.detach() for p in net.parameters())
-        elif anew and graph.only_masks:
+        elif anew and recipe.train.start != "random" and not graph.only_masks:
+            notices.append(
+                f"train.start={recipe.train.start} needs MASK as the only noise: on {graph.name} weights start random"
+            )
+        elif anew:
             if recipe.train.start == "unigrams":
                 start_at_unigrams(net, graph, dataset)
             elif recipe.train.start == "bigrams":

@@ -135,7 +135,10 @@ def _train(recipe: Recipe, options: TrainOptions, dist: Dist) -> Generator[Event
             size, statistics = dataset.tokenizer.vocab_size, CorpusStatistics(dataset)
             recipe = dist.from_main(lambda: measured(start.recipe, size, statistics))
         if recipe.train.warmup >= recipe.train.steps:
-            yield Warn(f"train.warmup ({recipe.train.warmup}) does not end within train.steps ({recipe.train.steps})")
+            yield Warn(
+                f"train.warmup ({recipe.train.warmup}) does not end within train.steps ({recipe.train.steps}): the "
+                f"rate does not reach train.lr; train.warmup={recipe.train.steps // 10} is a tenth of the steps"
+            )
         objective = recipe.objective.make()
         if not objective.logs_bound:
             yield Note(

@@ -284,6 +284,8 @@ def test_the_sampling_bench_of_the_uniform_graph_shows_its_steps():
         (["sample", "--steps", "0"], "steps"),
         (["sample", "objective=autoregressive"], "times diffusion models, found the objective autoregressive"),
         (["loss", "--recipe", "nothing"], "no shipped recipe"),
+        (["speedrun", "quickstart"], "write --recipe quickstart"),
+        (["train", "train.steps=5", "recipes/mine.yaml"], "write --recipe recipes/mine.yaml"),
     ],
 )
 def test_wrong_requests_of_model_benches(sedd, words, message):

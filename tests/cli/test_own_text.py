@@ -42,6 +42,17 @@ def shown_commands(text: str) -> list[list[str]]:
     return [shlex.split(line)[1:] for line in text.splitlines() if line.startswith("  sedd ")]
 
 
+@pytest.mark.parametrize("words", [3, 60])
+def test_the_command_that_prepare_shows_trains_on_a_text_shorter_than_a_block(sedd, place, words):
+    Path("small.txt").write_text("a b c d e\n" * 2 + " ".join("pqrstuvwxy"[i % 10] for i in range(words)) + "\n")
+    prepared = sedd("prepare", "small.txt")
+    assert prepared.code == 0, prepared.err
+    assert re.search(r"by the size of the text, [1-9]\d* bytes", prepared.err)
+    (command,) = shown_commands(prepared.err)
+    trained = sedd(*command, *TINY)
+    assert trained.code == 0, trained.err
+
+
 def test_the_command_that_prepare_shows_trains_a_model_whose_report_speaks_of_the_text(sedd, place):
     prepared = sedd("prepare", "stories.jsonl", "--field", "story")
     assert prepared.code == 0, prepared.err

@@ -253,6 +253,13 @@ def test_a_curve_falls_from_its_first_label_to_its_last():
     assert chart([Line([(5, 1.0)])], {}).plain.count("\n") == 14  # a single point is a curve too
 
 
+def test_marks_that_fall_into_one_cell_stand_side_by_side():
+    marks = {"o": [(100, 2.0), (99.9, 2.0)], "x": [(100, 2.01)], "+": [(0, 8.0)], "*": [(0, 8.0)]}
+    drawn = chart([Line([(0, 8.0), (100, 2.0)], marks)], {}, width=20, height=5).plain.splitlines()
+    assert drawn[4].endswith("xo")
+    assert drawn[0][11] == "*"  # no room further left
+
+
 def test_tensorboard_holds_the_numbers_of_the_metrics(workplace, tmp_path):
     pytest.importorskip("tensorboard", reason="the tensorboard extra is not installed")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator

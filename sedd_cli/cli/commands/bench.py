@@ -15,7 +15,7 @@ from sedd_cli.cli import options as o
 from sedd_cli.cli.checked import Checked
 from sedd_cli.cli.outcome import output
 from sedd_cli.cli.view.view import View
-from sedd_cli.errors import WorkError, shell_command
+from sedd_cli.errors import RequestError, WorkError, shell_command, shell_word, shortened
 from sedd_cli.system.software import recorded
 
 if TYPE_CHECKING:
@@ -40,8 +40,11 @@ Batch = Annotated[int, typer.Option(metavar="INT", help="Sequences per batch.")]
 
 
 def _recipe(source: str, overrides: list[str] | None) -> Recipe:
-    from sedd_cli.recipe import load_recipe
+    from sedd_cli.recipe import load_recipe, shipped
 
+    for word in overrides or []:
+        if "=" not in word and (word in shipped() or Path(word).suffix == ".yaml"):
+            raise RequestError(f"{shortened(word)} is a recipe, not a change of one: write --recipe {shell_word(word)}")
     return load_recipe(source, overrides or [])
 
 

@@ -74,7 +74,8 @@ def evaluate(
     estimator: Annotated[
         str | None,
         typer.Option(
-            metavar="NAME", help="iid, stratified or count; default: count, or stratified for graphs without MASK."
+            metavar="NAME",
+            help="iid, stratified or count; default: count where MASK alone is the noise, else stratified.",
         ),
     ] = None,
     blocks: Annotated[
@@ -172,7 +173,9 @@ def _stored(
 
     def write(document: dict[str, Any], last: bool) -> None:
         output.result = _document(document, texts)
-        if out is not None and (last or not is_stream(out)):  # a pipe takes one document only, so it gets the last
+        if last:
+            view.write(output.result, out)
+        elif out is not None and not is_stream(out):  # a pipe takes one document only: the last
             write_document(out, output.result)
             output.stored = True
 
@@ -200,6 +203,4 @@ def _stored(
 
     result = yield from expand_events(job, store)
     write(result.to_dict(), last=True)
-    if out is not None:
-        view.say(f"wrote {out}", "dim")
     return result

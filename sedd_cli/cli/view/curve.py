@@ -49,9 +49,10 @@ def chart(lines: Sequence[Line], levels: Mapping[str, float], width: int = 60, h
             before = cells[row][column][0]
             under = ord(before) - 0x2800 if 0x2800 < ord(before) <= 0x28FF else 0
             cells[row][column] = (chr(0x2800 + (bits | under)), colour)
+        style = "bold green" if len(lines) == 1 else f"bold {colour}"
         for mark, (x, y) in ((mark, point) for mark, points in line.marks.items() for point in points):
             column, row = place(x, y, width, height)
-            cells[row][column] = (mark, "bold green" if len(lines) == 1 else f"bold {colour}")
+            _mark(cells[row], column, (mark, style))
     for name, value in levels.items():
         _label(cells[place(left, value, 1, height)[1]], f" {name} {value:.3f} ")
     for number, line in enumerate(lines):
@@ -71,6 +72,13 @@ def chart(lines: Sequence[Line], levels: Mapping[str, float], width: int = 60, h
     text.append(f"{'':>9} └" + "─" * width + "\n", "dim")
     text.append(f"{'':>11}{ends[0]}{ends[1]:>{max(1, width - len(ends[0]))}} steps\n", "dim")
     return text
+
+
+def _mark(row: list[tuple[str, str]], column: int, mark: tuple[str, str]) -> None:
+    """Set a mark into a row; where another mark of this curve stands, to its left."""
+    while column and row[column][1] == mark[1] and row[column][0] != mark[0]:
+        column -= 1
+    row[column] = mark
 
 
 def _label(row: list[tuple[str, str]], text: str) -> None:

@@ -79,6 +79,7 @@ def _metrics(found: Status) -> Table:
     rows: dict[str, str] = {}
     if found.bound:
         rows["bound"] = spelled(found.bound)
+        rows |= _other_bounds(found, found.bound)
     if found.baselines:
         grams = [f"{name} {bits:.3f}" for name, bits in found.baselines.items()]
         rows["baselines"] = ", ".join(grams) + " bits/char"
@@ -92,6 +93,18 @@ def _metrics(found: Status) -> Table:
     for name, value in rows.items():
         table.add_row(name, value)
     return table
+
+
+def _other_bounds(found: Status, bound: StoredBound) -> dict[str, str]:
+    """The last likelihoods of other parts of the run's text than that of `bound`, and than that of validation."""
+    from sedd_cli.training.runs.series import part_name, validated_part
+
+    shown = {part_name(bound.split, bound.part), *(validated_part(v) for v in found.validation[-1:])}
+    last = {part: points[-1] for part, points in found.series.items() if part not in shown}
+    said = [
+        f"{p.sign} {plus_minus(p.bits, p.error, 3)} bits/char on {part} at step {p.step:,}" for part, p in last.items()
+    ]
+    return {"other bounds": "\n".join(said)} if said else {}
 
 
 def _latest(found: Status) -> dict[str, str]:

@@ -46,7 +46,7 @@ def local_corpus(request: Request) -> Corpus:
         origin=str(path),
         open=_open,
         identity=_identity,
-        why=f"by the size of the text, {-(-size // 1000):,} kB" if small else "",
+        why=f"by the size of the text, {size:,} bytes" if small else "",
     )
 
 

@@ -444,6 +444,19 @@ def test_marks_differ_by_split_and_earlier_ones_stay(sedd, pair, tmp_path, monke
     assert "x: bound on test" in sedd("compare", run, pair[0]).out
 
 
+def test_the_status_shows_the_last_bound_of_each_part_of_the_text(sedd, pair, tmp_path, monkeypatch):
+    run = shutil.copytree(pair[1], tmp_path / "run")
+    monkeypatch.setenv("COLUMNS", "120")
+    assert "other bounds" not in sedd("status", run).out
+    report = json.loads((run / "results" / "test-step-24.json").read_text()) | {"split": "validation"}
+    for step, bits in ((12, 2.5), (24, 2.25)):
+        report["bounds"]["rigorous"] |= {"bits_per_char": bits, "bits_per_char_error": 0.01}
+        (run / "results" / f"validation-step-{step}.json").write_text(json.dumps(report | {"step": step}))
+    lines = sedd("status", run).out.splitlines()
+    (line,) = [line for line in lines if line.startswith("other bounds")]
+    assert line.split(maxsplit=2)[2].strip() == "≤ 2.250 ± 0.010 bits/char on validation at step 24"
+
+
 def test_the_status_of_a_stopped_run_ends_with_the_command_that_goes_on(sedd, pair, tmp_path, monkeypatch):
     run = tmp_path / "a run"
     shutil.copytree(pair[1], run)
