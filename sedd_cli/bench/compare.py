@@ -1,11 +1,10 @@
-"""Two ways to do the same work, run in turn in one process: medians, ratio, memory."""
+"""Ways to do the same work, run in turn in one process: medians, ratio, memory."""
 
 from __future__ import annotations
 
 import os
 import platform
 import statistics
-import time
 from collections.abc import Callable, Generator, Mapping
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, replace
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from sedd_cli import __version__
 from sedd_cli.errors import RequestError
 from sedd_cli.system import allocator
+from sedd_cli.system.clock import now as clock
 from sedd_cli.system.events import Event, Progress, map_events
 
 if TYPE_CHECKING:
@@ -104,10 +104,11 @@ def compare(
     device: str = "cpu",
     steady: bool = False,
 ) -> Generator[Event, None, BenchResult]:
-    """Time two paths in turn, A B A B …; both must return the same number of tokens.
+    """Time paths in turn, A B A B …; all must return the same number of tokens.
 
-    The first path is the fast one. It runs with the allocator settings of our commands, the other with the defaults of
-    the C library. steady: an untimed run precedes each timed one, as in the middle of a long job.
+    The first path is the fast one, the ratio is that to the second. The first runs with the allocator settings of our
+    commands, the others with the defaults of the C library. steady: an untimed run precedes each timed one, as in the
+    middle of a long job.
     """
     import torch
 
@@ -129,12 +130,10 @@ def compare(
                     before = used_memory(where)
                 elif steady:
                     run()
-                synchronize(where)
-                began = time.perf_counter()
+                began = clock(where)
                 outcome = run()
                 tokens = (yield from _with_progress(now, outcome)) if isinstance(outcome, Generator) else outcome
-                synchronize(where)
-                seconds = time.perf_counter() - began
+                seconds = clock(where) - began
             tokens_made.add(tokens)
             if number:
                 rates[path].append(tokens / seconds)
@@ -144,16 +143,8 @@ def compare(
     if len(tokens_made) != 1:
         raise AssertionError(f"the paths disagree on the number of tokens: {sorted(tokens_made)}")
     found = {path: PathResult(statistics.median(r), r, memory[path]) for path, r in rates.items()}
-    fast, plain = (path.tokens_per_second for path in found.values())
+    fast, plain, *_ = (path.tokens_per_second for path in found.values())
     return BenchResult(name, tokens_made.pop(), found, fast / plain, facts, Machine.here(where))
-
-
-def synchronize(device: torch.device) -> None:
-    """Wait for the work queued on a GPU."""
-    if device.type == "cuda":
-        import torch
-
-        torch.cuda.synchronize(device)
 
 
 def _with_progress(now: Progress, work: Generator[Progress, None, int]) -> Generator[Event, None, int]:

@@ -8,15 +8,19 @@ from typing import Any
 
 import torch
 
-from sedd_cli.bench.compare import BenchOptions, BenchResult, synchronize
+from sedd_cli.bench.compare import BenchOptions, BenchResult
 from sedd_cli.core.graphs import Graph
 from sedd_cli.core.schedules import Schedule
 from sedd_cli.errors import RequestError
-from sedd_cli.models.precision import autocast_dtype
+from sedd_cli.models.precision import autocast_dtype, native_bf16
 from sedd_cli.recipe import Recipe
 from sedd_cli.recipe.assemble import expected_vocab_size, make_graph
+from sedd_cli.system.clock import now
 from sedd_cli.system.distributed import pick_device
 from sedd_cli.training.flops import known_peak
+
+#: No further product of one size begins after so many seconds.
+PEAK_SECONDS = 2.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,30 +59,37 @@ class ModelBenchOptions(BenchOptions):
         return torch.randint(self.vocab_size(), shape, generator=generator).to(device)
 
     def facts(self, peak: float, flops: float) -> dict[str, Any]:
-        """What is measured, for the report. peak: FLOP/s of bf16 products; flops: useful FLOPs per token."""
+        """What is measured, for the report. peak: `matmul_peak`; flops: useful FLOPs per token."""
         shape = {"recipe": self.recipe.name, "batch": self.batch, "length": self.recipe.model.length}
         low = autocast_dtype(self.recipe.train.precision, pick_device(self.device))
         shape |= {"precision": "bf16" if low else "fp32", "network": asdict(self.recipe.model)}
-        return shape | {"bf16_matmul_peak": peak, "useful_flops_per_token": flops}
+        kind = "bf16" if peak_dtype(pick_device(self.device)) == torch.bfloat16 else "fp32"
+        return shape | {"matmul_peak": peak, "matmul_peak_precision": kind, "useful_flops_per_token": flops}
+
+
+def peak_dtype(device: torch.device) -> torch.dtype:
+    """What the peak is measured in: bf16 where the device multiplies it natively, else float32."""
+    return torch.bfloat16 if native_bf16(device) else torch.float32
 
 
 def matmul_peak(device: torch.device) -> float:
-    """Measured FLOP/s of the fastest of some large bf16 products."""
-    best = 0.0
+    """Measured FLOP/s of the fastest of some large products in `peak_dtype`; at most some seconds of them."""
+    best, dtype = 0.0, peak_dtype(device)
     for size in (4096, 8192) if device.type == "cuda" else (1024, 2048, 4096):
-        a, b = (torch.randn(size, size, device=device).bfloat16() for _ in range(2))
-        for _ in range(12):
-            synchronize(device)
-            began = time.perf_counter()
+        a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
+        ends = time.perf_counter() + PEAK_SECONDS
+        for repeat in range(12):
+            began = now(device)
+            if repeat and began > ends:
+                break
             torch.matmul(a, b)
-            synchronize(device)
-            best = max(best, 2 * size**3 / (time.perf_counter() - began))
+            best = max(best, 2 * size**3 / (now(device) - began))
     return best
 
 
 def with_flops(result: BenchResult, device: torch.device) -> BenchResult:
     """Add each path's useful FLOP/s, and its share of the device's peak, measured (before and after) and nominal."""
-    measured = max(result.facts["bf16_matmul_peak"], matmul_peak(device))
+    measured = max(result.facts["matmul_peak"], matmul_peak(device))
     known = known_peak(device)
     details = {}
     for name, path in result.paths.items():
@@ -87,4 +98,4 @@ def with_flops(result: BenchResult, device: torch.device) -> BenchResult:
         details[name] = {"flops": flops, "share_of_measured_peak": flops / measured}
         if known:
             details[name]["mfu"] = flops / known
-    return result.with_details(details, bf16_matmul_peak=measured)
+    return result.with_details(details, matmul_peak=measured)

@@ -1,6 +1,6 @@
 """The plain paths that the fast ones are compared with: float32, scores of all positions, every [B, L, S] tensor.
 
-They follow the formulas in the order of the paper.
+They follow the formulas in the order of the paper; score entropy has its closed form where the graph has one.
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ from sedd_cli.system.events import Event, Note
 
 @dataclass(frozen=True)
 class PrepareBenchOptions(BenchOptions):
-    """megabytes: text to encode; a shorter corpus is repeated. workers: threads of ours, processes of datasets.map."""
+    """megabytes: UTF-8 text to encode; a shorter corpus is repeated. workers: our threads, their processes."""
 
     corpus: str = "pydocs"
     tokenizer: str = "gpt2"
@@ -46,11 +46,11 @@ def bench_prepare(options: PrepareBenchOptions) -> Generator[Event, None, BenchR
     read = source.splits[next(iter(source.splits))]
 
     def documents() -> Iterator[str]:
-        characters = 0
+        size = 0
         for text in itertools.chain.from_iterable(read() for _ in itertools.count()):
             yield text
-            characters += len(text)
-            if characters >= options.megabytes * 1e6:
+            size += len(text.encode("utf-8", "surrogatepass"))
+            if size >= options.megabytes * 1e6:
                 return
 
     with tempfile.TemporaryDirectory(prefix="sedd-bench-") as folder:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from sedd_cli.bench import plain
-from sedd_cli.bench.compare import BenchResult, compare, synchronize
+from sedd_cli.bench.compare import BenchResult, compare
 from sedd_cli.bench.model import ModelBenchOptions, matmul_peak, with_flops
 from sedd_cli.core.conditioning import Conditioning
 from sedd_cli.core.graphs import Graph
@@ -20,6 +20,7 @@ from sedd_cli.core.score import ScoreModel
 from sedd_cli.errors import RequestError
 from sedd_cli.models.dit import DiT
 from sedd_cli.models.precision import autocast_dtype
+from sedd_cli.system.clock import synchronize
 from sedd_cli.system.events import Event, Progress
 from sedd_cli.training.flops import head_flops, trunk_flops_a_token
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Generator
-from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -80,10 +79,6 @@ class SpeedrunResult:
         return found | found.pop("machine")
 
 
-class _TimeOverError(Exception):
-    """The time is over before the training has ended."""
-
-
 @dataclass
 class _Course:
     """What is read from the events of a training: its models so far, its last step, its memory."""
@@ -98,11 +93,9 @@ class _Course:
         return time.monotonic() - self.options.began
 
     def see(self, event: Event) -> None:
-        """Take note of an event. Raises _TimeOverError where no time is left."""
+        """Take note of an event."""
         if isinstance(event, TrainStep):
             self.step, self.memory = event.step, max(self.memory, event.memory)
-            if self.seconds > 60 * self.options.minutes and event.step < event.steps:
-                raise _TimeOverError
         elif isinstance(event, Validated):
             self._add(event.step, event.split, event.sign, event.bits_per_char, event.bits_per_char_error)
         elif isinstance(event, Evaluated):
@@ -117,19 +110,21 @@ class _Course:
 
 
 def bench_speedrun(options: SpeedrunOptions) -> Generator[Event, None, SpeedrunResult]:
-    """Train, validate, evaluate and sample as `sedd train` does. Where the time is over, the training ends early.
+    """Train, validate, evaluate and sample as `sedd train` does.
+
+    Where the time is over, the training ends with the step, and a checkpoint, as it does after a signal.
 
     Raises:
         KeyboardInterrupt: Ctrl-C stopped the training.
         WorkError: Another signal stopped it.
     """
     course, folder, recipe = _Course(options), RunDir(options.run).fresh().path, options.recipe
-    with suppress(_TimeOverError):
-        trained = yield from observe(train(recipe, TrainOptions(folder, options.device)), course.see)
-        if trained.interrupted:
-            raise KeyboardInterrupt
-        if not trained.finished:
-            raise WorkError(f"a signal stopped the training at step {trained.step:,} of {recipe.train.steps:,}")
+    until = options.began + 60 * options.minutes
+    trained = yield from observe(train(recipe, TrainOptions(folder, options.device, until=until)), course.see)
+    if trained.interrupted:
+        raise KeyboardInterrupt
+    if not trained.finished and time.monotonic() < until:
+        raise WorkError(f"a signal stopped the training at step {trained.step:,} of {recipe.train.steps:,}")
     machine = Machine.here(pick_device(options.device))
     facts = course.seconds, course.step, recipe.train.steps, course.memory, course.points
     return SpeedrunResult(folder, recipe.name, options.minutes, *facts, machine)

@@ -3,31 +3,31 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Generator
-from types import SimpleNamespace
-from typing import cast
+from collections.abc import Generator
+from functools import partial
 
 import torch
 
 from sedd_cli.bench import plain
-from sedd_cli.bench.compare import BenchResult, compare
+from sedd_cli.bench.compare import BenchResult, Path, compare
 from sedd_cli.bench.model import ModelBenchOptions, matmul_peak, with_flops
 from sedd_cli.core.random import NOISE, TIME, Stream
-from sedd_cli.data.shards import Dataset
 from sedd_cli.models.dit import DiT
+from sedd_cli.models.precision import native_bf16
 from sedd_cli.recipe import Recipe
 from sedd_cli.recipe.assemble import learned_exponents
 from sedd_cli.system.distributed import Dist
 from sedd_cli.system.events import Event, Note
 from sedd_cli.training.flops import flops_a_token
-from sedd_cli.training.state import TrainState
+from sedd_cli.training.state import TrainState, without_text
 from sedd_cli.training.step import gradients
 
 
 def bench_train(options: ModelBenchOptions) -> Generator[Event, None, BenchResult]:
-    """A step with AdamW, against float32 autograd over all scores with a plain EMA.
+    """A step with AdamW, against autograd over all scores with a plain EMA.
 
-    The recipe's duration follows from the rate, where AdamW is its optimizer.
+    That is in float32, and also under bf16 autocast where bf16 is native. The recipe's duration follows from the rate,
+    where AdamW is its optimizer.
     """
     graph, schedule, device = options.parts()
     x0, peak = options.tokens(device), matmul_peak(device)
@@ -47,7 +47,10 @@ def bench_train(options: ModelBenchOptions) -> Generator[Event, None, BenchResul
     objective = recipe.objective.make()
     flops = flops_a_token(recipe.model, graph, schedule, objective.causal, objective.corruptions)
     facts = options.facts(peak, flops) | {"attention": state.model.net.kernel(), "compiled": state.compiled}
-    paths = {"sedd": fast, "plain": plain_step(options)}
+    slow = PlainTraining(options)
+    paths: dict[str, Path] = {"sedd": fast, "plain": slow.step}
+    if native_bf16(device):
+        paths["plain, bf16 autocast"] = partial(slow.step, torch.bfloat16)
     result = with_flops((yield from compare("train", paths, options, facts, str(device), steady=True)), device)
     if recipe.train.optimizer != options.recipe.train.optimizer:
         return result
@@ -59,12 +62,10 @@ def bench_train(options: ModelBenchOptions) -> Generator[Event, None, BenchResul
 def fresh_state(options: ModelBenchOptions, compiled: bool | None = None) -> TrainState:
     """The state before the first step, with random weights and without a corpus. compiled: None as in the recipe."""
     graph, _, device = options.parts()
-    # of a dataset, only the vocabulary size is used
-    dataset = cast(Dataset, SimpleNamespace(tokenizer=SimpleNamespace(vocab_size=graph.vocab_size)))
     recipe = one_batch(options.recipe, options.batch)
     if compiled is not None:
         recipe = dataclasses.replace(recipe, train=dataclasses.replace(recipe.train, compile=compiled))
-    return TrainState.create(recipe, dataset, Dist(0, 1, device), anew=True)
+    return TrainState.create(recipe, without_text(graph.vocab_size), Dist(0, 1, device), anew=True)
 
 
 def one_batch(recipe: Recipe, batch: int) -> Recipe:
@@ -73,28 +74,33 @@ def one_batch(recipe: Recipe, batch: int) -> Recipe:
     return dataclasses.replace(recipe, train=train, init_from=None)
 
 
-def plain_step(options: ModelBenchOptions, autocast: torch.dtype | None = None) -> Callable[[], int]:
-    """A training step of the recipe's objective as a simple script does it, in float32 or under autocast."""
-    graph, schedule, device = options.parts()
-    x0, config, objective = options.tokens(device), options.recipe.train, options.recipe.objective.make()
-    learned, width = learned_exponents(objective, graph), objective.corruptions * x0.shape[1]
-    net = DiT(options.recipe.model, graph.states, autocast, objective.causal, exponents=learned).to(device).train()
-    optimizer = torch.optim.AdamW(net.parameters(), lr=config.lr, weight_decay=0.0)
-    ema = [p.detach().clone() for p in net.parameters()]
-    index, count = torch.arange(len(x0)), 0
+class PlainTraining:
+    """A training of the recipe's objective as a simple script does it."""
 
-    def step() -> int:
-        nonlocal count
-        optimizer.zero_grad()
-        v = Stream(0, TIME, index).uniform(count).to(device)
-        u = Stream(0, NOISE, index.to(device)).uniforms(count, width)[0]
+    def __init__(self, options: ModelBenchOptions):
+        graph, schedule, device = options.parts()
+        config, objective = options.recipe.train, options.recipe.objective.make()
+        learned = learned_exponents(objective, graph)
+        self._x0, self._clip, self._decay = options.tokens(device), config.clip, config.ema
+        self._parts = objective, graph, schedule
+        self._net = DiT(options.recipe.model, graph.states, None, objective.causal, exponents=learned)
+        self._net.to(device).train()
+        self._optimizer = torch.optim.AdamW(self._net.parameters(), lr=config.lr, weight_decay=0.0)
+        self._ema = [p.detach().clone() for p in self._net.parameters()]
+        self._count = 0
+
+    def step(self, autocast: torch.dtype | None = None) -> int:
+        """A step, in float32 or under autocast. Returns the number of tokens."""
+        (objective, graph, schedule), x0, net = self._parts, self._x0, self._net
+        index, width, net.autocast = torch.arange(len(x0)), objective.corruptions * x0.shape[1], autocast
+        self._optimizer.zero_grad()
+        v = Stream(0, TIME, index).uniform(self._count).to(x0.device)
+        u = Stream(0, NOISE, index.to(x0.device)).uniforms(self._count, width)[0]
         plain.training_loss(objective, net, graph, schedule, x0, v, u).backward()
-        torch.nn.utils.clip_grad_norm_(net.parameters(), config.clip)
-        optimizer.step()
+        torch.nn.utils.clip_grad_norm_(net.parameters(), self._clip)
+        self._optimizer.step()
         with torch.no_grad():
-            for average, p in zip(ema, net.parameters(), strict=True):
-                average.sub_((1 - config.ema) * (average - p))
-        count += 1
+            for average, p in zip(self._ema, net.parameters(), strict=True):
+                average.sub_((1 - self._decay) * (average - p))
+        self._count += 1
         return x0.numel()
-
-    return step

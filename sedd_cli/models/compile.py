@@ -6,7 +6,6 @@ import copy
 import importlib.util
 import os
 import shutil
-import time
 from typing import Any
 
 import torch
@@ -15,6 +14,7 @@ from sedd_cli.models.attention import ATTENTION
 from sedd_cli.models.cuda_graphs import GraphedTrunk
 from sedd_cli.models.dit import DiT
 from sedd_cli.models.network import Adapted, LanguageNetwork
+from sedd_cli.system.clock import now
 
 #: FLOPs of a training for which a tenth of the time far exceeds the ten seconds a CPU compiler takes.
 LONG = 1e16
@@ -102,17 +102,11 @@ def _trial(net: DiT, batch: int, options: dict[str, Any], backward: bool = True)
     cond = None if block.adaLN_modulation is None else torch.zeros(batch, net.config.cond_dim, device=device)
     times = []
     for _ in range(TIMED_RUNS + 1 if device.type == "cuda" else 1):
-        began = _now(device)
+        began = now(device)
         mixed = torch.autocast(device.type, net.autocast or torch.bfloat16, enabled=net.autocast is not None)
         with mixed, torch.set_grad_enabled(backward):
             out = block(h, cond, *net.angles(length, h.dtype), ATTENTION[net.kernel()], net.causal).float().sum()
             if backward:
                 out.backward()
-        times.append(_now(device) - began)
+        times.append(now(device) - began)
     return min(times[1:] or times)
-
-
-def _now(device: torch.device) -> float:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter()

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent import futures
 from concurrent.futures import Future
@@ -14,18 +16,25 @@ T = TypeVar("T")
 
 
 class StopRequest(threading.Event):
-    """Set by a signal that asks a loop to stop. interrupted: one of the signals was Ctrl-C."""
+    """Set by a signal that asks a loop to stop, or by the time. interrupted: one of the signals was Ctrl-C."""
 
-    interrupted = False
+    def __init__(self, until: float) -> None:
+        super().__init__()
+        self.interrupted, self._until = False, until
+
+    def is_set(self) -> bool:
+        """Whether a signal has come, or the time is over."""
+        return super().is_set() or time.monotonic() > self._until
 
 
 @contextmanager
-def stop_requested(notify: Callable[[str], None]) -> Iterator[StopRequest]:
+def stop_requested(notify: Callable[[str], None], until: float = math.inf) -> Iterator[StopRequest]:
     """Yield an event that SIGINT, SIGTERM or SIGUSR1 sets; a second SIGINT raises KeyboardInterrupt.
 
-    notify is called with a message at the first signal. Outside the main thread, no signal is handled.
+    notify is called with a message at the first signal. Outside the main thread, no signal is handled. until: the time
+    (`time.monotonic`) from which on the event is set without a signal.
     """
-    stopped = StopRequest()
+    stopped = StopRequest(until)
     if threading.current_thread() is not threading.main_thread():
         yield stopped
         return

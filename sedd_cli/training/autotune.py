@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import time
 from collections.abc import Generator
 
 import torch
@@ -12,6 +11,7 @@ from sedd_cli.data.shards import Dataset
 from sedd_cli.errors import WorkError, out_of_memory
 from sedd_cli.recipe import Recipe
 from sedd_cli.recipe.assemble import make_graph, make_net
+from sedd_cli.system.clock import now
 from sedd_cli.system.distributed import Dist
 from sedd_cli.system.events import Event, Note, Progress
 from sedd_cli.system.memory import begin_peak, free_memory, peak, used_memory
@@ -108,9 +108,9 @@ def _attempt(module: LossModule, recipe: Recipe, size: int, device: torch.device
     begin_peak(device)
     try:
         for _ in range(2):
-            began = _now(device)
+            began = now(device)
             module(x0, v, u).total.backward()
-            best = min(best, _now(device) - began)
+            best = min(best, now(device) - began)
     except (RuntimeError, MemoryError) as error:
         if not out_of_memory(error):
             raise
@@ -119,12 +119,6 @@ def _attempt(module: LossModule, recipe: Recipe, size: int, device: torch.device
     finally:
         module.zero_grad(set_to_none=True)
     return peak(device), best
-
-
-def _now(device: torch.device) -> float:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter()
 
 
 def _fastest(rates: dict[int, float]) -> int:

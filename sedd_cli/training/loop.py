@@ -47,7 +47,7 @@ def training(
         while state.step < config.steps and not stop:
             losses = gradients(state, next(batches), rows)
             size = whole(nn.utils.clip_grad_norm_(net.parameters(), config.clip))
-            # the one wait for the device in a step
+            # the one wait for the device in a step, beside that for the number of active positions (`core.score.Count`)
             norm, nats = torch.stack([size.double(), losses.nats.sum().to(size.device)]).tolist()
             finite = math.isfinite(norm) and math.isfinite(nats)
             # without this check, processes would go on training after their launcher has died

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-import time
 from collections.abc import Callable
-from types import SimpleNamespace
-from typing import cast
 
 import torch
 from torch import nn
 
-from sedd_cli.data.shards import Dataset
 from sedd_cli.errors import out_of_memory
 from sedd_cli.recipe import Recipe
+from sedd_cli.system.clock import now
 from sedd_cli.system.distributed import Dist, pick_device
 from sedd_cli.system.memory import free_memory
-from sedd_cli.training.state import TrainState
+from sedd_cli.training.state import TrainState, without_text
 from sedd_cli.training.step import gradients
 
 #: Seconds that a forward and backward pass must take to be extrapolated to a larger batch.
@@ -51,9 +48,7 @@ def training_seconds(recipe: Recipe, vocab_size: int, memory: float, device: str
 def _measured(recipe: Recipe, vocab_size: int, device: torch.device) -> float:
     plain = dataclasses.replace(recipe.train, compile=False, start="random")
     begun = dataclasses.replace(recipe, train=plain, init_from=None)
-    # of a dataset, only the vocabulary size is used
-    dataset = cast(Dataset, SimpleNamespace(tokenizer=SimpleNamespace(vocab_size=vocab_size)))
-    state = TrainState.create(begun, dataset, Dist(0, 1, device), anew=False)
+    state = TrainState.create(begun, without_text(vocab_size), Dist(0, 1, device), anew=False)
     state.model.net.train()
     most, rows = min(plain.micro_batch or plain.batch, plain.batch), 1
     while True:
@@ -72,11 +67,9 @@ def _seconds(work: Callable[[], object], device: torch.device) -> float:
     work()
     best = float("inf")
     for _ in range(3):
-        began = time.perf_counter()
+        began = now(device)
         work()
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        best = min(best, time.perf_counter() - began)
+        best = min(best, now(device) - began)
         if best > 4 * ENOUGH:
             break
     return best

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -47,6 +49,11 @@ class LossModule(nn.Module):
         graph = with_exponents(self.graph, self.net)  # here, where parameters are whole
         model = ScoreModel(self.net, graph, schedule, parametrization=objective.parametrization)
         return objective.loss(model, x0, v, u)
+
+
+def without_text(vocab_size: int) -> Dataset:
+    """A stand-in for a prepared text, where a training is only timed: nothing else of it is used."""
+    return cast(Dataset, SimpleNamespace(tokenizer=SimpleNamespace(vocab_size=vocab_size)))
 
 
 @dataclass

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -49,6 +50,7 @@ class TrainOptions:
         trackers: Names among TRACKERS.
         notify: Called with a line of text from the signal handler when a signal ends the training.
         extend: Go on with a run whose rate has decayed, with the rate of the longer schedule.
+        until: The time (`time.monotonic`) after which the training stops, as it does after a signal.
     """
 
     run: Path
@@ -59,6 +61,7 @@ class TrainOptions:
     trackers: tuple[str, ...] = ()
     notify: Callable[[str], None] = lambda text: None
     extend: bool = False
+    until: float = math.inf
 
 
 @dataclass(frozen=True, repr=False)
@@ -212,7 +215,7 @@ def _train_and_report(
     started_at = state.step
     saving = AsyncCheckpoint(run.path, dist, state.sharded, config.keep, config.keep_every, pinned_steps(config))
     notify = options.notify if dist.main else lambda text: None
-    with stop_requested(notify) as stopped, saving:
+    with stop_requested(notify, options.until) as stopped, saving:
         yield from training(state, loader, rows, run, saving, stopped)
     if state.step < config.steps:
         yield Note(f"stopped at step {state.step:,} of {config.steps:,}")

@@ -17,9 +17,11 @@ from sedd_cli.bench.compare import BenchOptions, compare
 from sedd_cli.bench.loader import LoaderBenchOptions, bench_loader
 from sedd_cli.bench.loss import bench_loss
 from sedd_cli.bench.model import ModelBenchOptions
+from sedd_cli.bench.model import matmul_peak as measured_peak
 from sedd_cli.bench.prepare import PrepareBenchOptions, bench_prepare, encode_by_map, encode_to_shards
 from sedd_cli.bench.sample import SampleBenchOptions, bench_sample
-from sedd_cli.bench.train import bench_train, plain_step
+from sedd_cli.bench.train import PlainTraining, bench_train
+from sedd_cli.cli.view.bench import bench_table
 from sedd_cli.core.samplers.tweedie import tweedie_step
 from sedd_cli.core.score import ScoreModel
 from sedd_cli.data.tokenizers import load_tokenizer
@@ -112,6 +114,39 @@ def _no_measurement(monkeypatch):
         monkeypatch.setattr(module, "matmul_peak", lambda device: 1e12)
 
 
+@pytest.mark.parametrize(("native", "dtype"), [(True, torch.bfloat16), (False, torch.float32)])
+def test_the_peak_is_that_of_the_precision_of_models_and_takes_seconds(native, dtype, monkeypatch):
+    seen = []
+    monkeypatch.setattr(model, "native_bf16", lambda device: native)
+    monkeypatch.setattr(model, "PEAK_SECONDS", 0.0)
+    monkeypatch.setattr(torch, "matmul", lambda a, b: seen.append((len(a), a.dtype)))
+    monkeypatch.setattr(torch, "randn", lambda *size, device: torch.zeros(*size))
+    assert measured_peak(torch.device("cpu")) > 0
+    assert seen == [(size, dtype) for size in (1024, 2048, 4096)]
+    facts = ModelBenchOptions(recipe=small(), device="cpu").facts(1.0, 1.0)
+    assert facts["matmul_peak_precision"] == ("bf16" if native else "fp32")
+
+
+@pytest.mark.parametrize("native", [True, False])
+def test_a_training_step_is_compared_with_both_baselines(native, monkeypatch, sedd):
+    monkeypatch.setattr(train_module, "native_bf16", lambda device: native)
+    result = returned(bench_train(ModelBenchOptions(repeats=1, recipe=small(), batch=2, device="cpu")))
+    rates = {name: path.tokens_per_second for name, path in result.paths.items()}
+    assert list(rates) == ["sedd", "plain", *["plain, bf16 autocast"] * native]
+    assert result.ratio == pytest.approx(rates["sedd"] / rates["plain"])
+    shown = bench_table(result.to_dict()).caption
+    assert (f"({rates['sedd'] / list(rates.values())[-1]:.2f} to plain, bf16 autocast)" in str(shown)) is native
+
+
+def test_the_plain_step_computes_under_autocast_where_asked(monkeypatch):
+    seen = []
+    loss_of = plain.training_loss
+    monkeypatch.setattr(plain, "training_loss", lambda *a: seen.append(a[1].autocast) or loss_of(*a))
+    training = PlainTraining(ModelBenchOptions(repeats=1, recipe=small(), batch=2, device="cpu"))
+    assert (training.step(), training.step(torch.bfloat16), training.step()) == (32, 32, 32)
+    assert seen == [None, torch.bfloat16, None]
+
+
 def test_the_loss_bench_measures_a_graph_without_kernels():
     options = ModelBenchOptions(repeats=1, recipe=small("gpt2_small", "graph=hybrid"), batch=2, device="cpu")
     result = returned(bench_loss(options))
@@ -136,7 +171,7 @@ def test_train_and_loss_benches_add_up(recipe):
             fast["tokens_per_second"] / result["paths"]["plain"]["tokens_per_second"]
         )
         assert fast["flops"] == pytest.approx(fast["tokens_per_second"] * result["useful_flops_per_token"])
-        assert fast["share_of_measured_peak"] == pytest.approx(fast["flops"] / result["bf16_matmul_peak"])
+        assert fast["share_of_measured_peak"] == pytest.approx(fast["flops"] / result["matmul_peak"])
         json.dumps(result)
 
 
@@ -194,7 +229,7 @@ def test_the_plain_step_trains_the_recipes_objective(changes):
     loss_of = plain.training_loss
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(plain, "training_loss", training_loss)
-        plain_step(ModelBenchOptions(repeats=1, recipe=recipe, batch=2, device="cpu"))()
+        PlainTraining(ModelBenchOptions(repeats=1, recipe=recipe, batch=2, device="cpu")).step()
     assert seen == [(objective.name, objective.causal, objective.learns_exponents, 16 * objective.corruptions)]
 
 

@@ -16,7 +16,7 @@ import torch
 from support.jobs import completed, returned, without_origin
 from support.toys import ALL
 
-from sedd_cli.bench.report import checks, heads, measurement, outcome, parts, run, trajectory
+from sedd_cli.bench.report import checks, heads, measurement, outcome, parts, run, training, trajectory
 from sedd_cli.bench.report.measurement import Figure, Measurement, Setting, Sizes
 from sedd_cli.bench.report.outcome import ReportOptions
 from sedd_cli.bench.report.run import bench_report
@@ -233,6 +233,33 @@ def test_a_measurement_that_needs_more_than_is_left_is_skipped(tmp_path, monkeyp
     assert stored(tmp_path)["measurements"][0]["reason"].startswith("needs about 1048576.0 GiB of memory")
 
 
+def test_what_makes_a_network_is_skipped_where_that_does_not_fit(monkeypatch):
+    monkeypatch.setattr(measurement, "free_memory", lambda device: 2 * 2**30)
+    large = replace(setting(), recipe=load_recipe("gpt2_small", []), larger=load_recipe("gpt2_medium", []))
+    skipped = {one.name for one in outcome.MEASUREMENTS if measurement.lacks(large, one.memory(large))}
+    assert skipped == {
+        "training", "training-larger", "sampling", "sampling-compiled", "sampling-long", "likelihood", "check-compiled",
+    }  # fmt: skip
+
+
+def test_the_first_compiled_size_counts_where_the_second_does_not_fit(monkeypatch):
+    state = fresh_state(setting().bench(tiny(), 4), compiled=False)
+    state.compiled, tried = True, []
+
+    def timed(setting, recipe, size):
+        tried.append(size)
+        if len(tried) == 2:
+            raise MemoryError
+        return state, 2.0, 5
+        yield
+
+    monkeypatch.setattr(training, "_timed", timed)
+    monkeypatch.setattr(Setting, "cuda", lambda self: True)
+    events, found = completed(training._fastest_compiled(setting(), tiny(), 4))
+    assert (tried, found) == ([4, 2], (state, 2.0, 5))
+    assert [e.value for e in events if isinstance(e, Figure)] == ["does not fit into memory"]
+
+
 def test_a_measurement_that_overruns_is_stopped_and_keeps_its_figures(tmp_path, monkeypatch):
     def endless(setting):
         yield Figure("before", 1.0)
@@ -289,6 +316,12 @@ def test_the_time_ends_where_standard_error_cannot_be_written(tmp_path, monkeypa
     report = outcome.Report(options(tmp_path), "cpu", [outcome.Outcome("hangs", "table")])
     with run._hard_stop(report, end=0.0):
         assert ended.wait(20)
+    assert report.outcomes[0].state == "stopped"
+    ended.clear()
+    report.outcomes[0].state = "done"  # what hangs comes behind it
+    with run._hard_stop(report, end=0.0):
+        assert ended.wait(20)
+    assert report.outcomes[0].state == "done"
 
 
 def test_an_interrupt_says_where_the_report_is(sedd, tmp_path, monkeypatch):

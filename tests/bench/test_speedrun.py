@@ -10,6 +10,7 @@ from support.jobs import completed
 
 from sedd_cli.bench import speedrun
 from sedd_cli.bench.speedrun import SpeedrunOptions, bench_speedrun
+from sedd_cli.checkpoints.checkpoint import latest_name
 from sedd_cli.errors import RequestError, WorkError
 from sedd_cli.recipe import load_recipe
 from sedd_cli.system.events import Sampled
@@ -48,11 +49,12 @@ def test_time_before_the_training_counts(workplace, tmp_path):
 
 def test_the_training_ends_when_the_time_is_over(workplace, tmp_path):
     _, result = completed(bench_speedrun(options(workplace, tmp_path, minutes=1e-9)))
-    assert result.step == 2, "the first step that is logged"
+    assert result.step == 1, "a step that has begun is finished"
     assert not result.within
     assert not result.points
-    _, result = completed(bench_speedrun(options(workplace, tmp_path, "train.log_every=12", minutes=1e-9)))
-    assert result.step == 12
+    assert latest_name(result.run) == "step-1", "what was trained is kept"
+    _, result = completed(bench_speedrun(options(workplace, tmp_path, "train.steps=1", "train.warmup=0", minutes=1e-9)))
+    assert result.step == 1
     assert result.points[-1].split == "test", "what is trained is evaluated"
     assert not result.within
 
@@ -95,5 +97,5 @@ def test_a_run_that_is_too_slow_fails_and_prints_what_it_has(sedd, workplace, tm
     assert done.code == 1
     document = json.loads(done.out)
     assert not document["within"]
-    assert "minutes were over at step 2 of 12" in document["error"]
+    assert "minutes were over at step 1 of 12: sedd train" in document["error"]
     assert sedd("bench", "speedrun", *words, "--minutes", "0").code == 2

@@ -18,6 +18,7 @@ from sedd_cli.bench.report.trajectory import STEPS, one_process, resumed, tiny, 
 from sedd_cli.bench.train import fresh_state
 from sedd_cli.models.attention import ATTENTION, flash_installed
 from sedd_cli.models.precision import native_bf16
+from sedd_cli.recipe import Recipe
 from sedd_cli.system.events import Event, Progress
 
 Events = Generator["Figure | Event", None, None]
@@ -105,13 +106,17 @@ def _sdpa(backend: object, q: Tensor, k: Tensor, v: Tensor, causal: bool) -> Ten
         return ATTENTION["sdpa"](q, k, v, causal)
 
 
+def shallow(recipe: Recipe) -> Recipe:
+    """The recipe with two blocks and no dropout."""
+    return dataclasses.replace(recipe, model=dataclasses.replace(recipe.model, n_blocks=2, dropout=0.0))
+
+
 def check_compiled(setting: Setting) -> Events:
     """Two compiled blocks of the recipe's network against the same uncompiled ones, forward and gradients.
 
     The tolerance is twice the distance of the uncompiled ones from float32.
     """
-    model = dataclasses.replace(setting.recipe.model, n_blocks=2, dropout=0.0)
-    options = setting.bench(dataclasses.replace(setting.recipe, model=model), 2)
+    options = setting.bench(shallow(setting.recipe), 2)
     x, results = options.tokens(setting.device), {}
     sigma = torch.tensor([0.3, 2.0], device=setting.device)
     for kind in ("float32", "eager", "compiled"):

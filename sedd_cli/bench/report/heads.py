@@ -1,4 +1,4 @@
-"""Head and loss alone: their exactness and their speed, for every objective."""
+"""Head and loss alone: their exactness and their speed, for the objectives of the absorbing and the uniform graph."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from sedd_cli.core.losses import OBJECTIVES, Objective
 from sedd_cli.core.schedules import Schedule
 from sedd_cli.core.score import ScoreModel
 from sedd_cli.errors import out_of_memory
-from sedd_cli.models.precision import native_bf16
+from sedd_cli.models.precision import autocast_dtype, native_bf16
 from sedd_cli.system.events import Event, Progress
 from sedd_cli.system.memory import begin_peak, peak, used_memory
 
@@ -55,7 +55,7 @@ class LossCase:
 
 
 def cases(setting: Setting, batch: int, length: int) -> Iterator[LossCase]:
-    """Every objective on every graph that it fits. Noise levels spread over the middle of the schedule."""
+    """Every objective on each of the graphs NAMES that it fits. Noise levels spread over the middle of the schedule."""
     vocab_size, device = setting.bench(setting.recipe, 1).vocab_size(), setting.device
     dim, generator = setting.recipe.model.hidden_size, torch.Generator().manual_seed(1)
     schedule = setting.recipe.noise.make()
@@ -110,7 +110,7 @@ def worst(differences: list[float]) -> float:
 
 def losses(setting: Setting) -> Events:
     """Tokens/s of head and loss with gradients, against scores of all rows at once in float32."""
-    mixed = setting.recipe.train.precision != "fp32" and native_bf16(setting.device)
+    mixed = autocast_dtype(setting.recipe.train.precision, setting.device) is not None
     length, batch = setting.recipe.model.length, setting.sizes.loss
     for case in cases(setting, batch, length):
         if setting.left() < 0:

@@ -43,7 +43,8 @@ def machine(setting: Setting) -> Generator[Figure | Event, None, None]:
     yield Figure("memory", total_memory(device) / 2**30, "GiB", note=f"{free_memory(device) / 2**30:.1f} GiB free")
     yield Figure("native bf16", "yes" if native_bf16(device) else "no")
     known = known_peak(device)
-    yield Figure("bf16 peak of matrix products", setting.peak / 1e12, "TFLOP/s", baseline=known and known / 1e12,
+    kind = "bf16" if native_bf16(device) else "float32"
+    yield Figure(f"{kind} peak of matrix products", setting.peak / 1e12, "TFLOP/s", baseline=known and known / 1e12,
                  note="baseline: data sheet" if known else "")  # fmt: skip
     size = 2**30 if setting.cuda() else 2**28
     source = torch.zeros(size, dtype=torch.uint8, device=device)

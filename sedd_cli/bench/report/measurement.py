@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from sedd_cli.bench.compare import synchronize
 from sedd_cli.bench.model import ModelBenchOptions, matmul_peak
 from sedd_cli.errors import RequestError, WorkError, first_line, out_of_memory
 from sedd_cli.models.dit import DiT
 from sedd_cli.recipe import Recipe
+from sedd_cli.system.clock import synchronize
 from sedd_cli.system.events import Event
 from sedd_cli.system.memory import free_memory
 from sedd_cli.training.state import BYTES_A_PARAMETER
@@ -24,7 +24,7 @@ from sedd_cli.training.state import BYTES_A_PARAMETER
 if TYPE_CHECKING:
     import torch
 
-#: Shares of the measured bf16 peak that estimates of time assume, for our code and for plain float32 code.
+#: Shares of the measured peak that estimates of time assume, for our code and for plain float32 code.
 SHARE, PLAIN_SHARE = 0.1, 0.02
 #: Seconds that compiling the blocks takes, by type of device.
 COMPILING = {"cpu": 60.0, "cuda": 60.0}
@@ -93,7 +93,7 @@ class Sizes:
 
 
 SIZES = {
-    "cuda": Sizes((8, 16, 32, 64, 128, 256), (8, 2), 16, (1, 8, 64), (64, 1024), 16, 256, 8),
+    "cuda": Sizes((1, 2, 4, 8, 16, 32, 64, 128, 256), (8, 2), 16, (1, 8, 64), (64, 1024), 16, 256, 8),
     "cpu": Sizes((1, 2, 4, 8), (2, 1), 1, (1, 8), (16, 64), 2, 32, 1),
 }
 
@@ -110,7 +110,7 @@ class Setting:
 
     @cached_property
     def peak(self) -> float:
-        """The measured FLOP/s of bf16 products."""
+        """The measured FLOP/s of products, in bf16 where it is native, else in float32."""
         return matmul_peak(self.device)
 
     def left(self) -> float:
@@ -165,6 +165,11 @@ class Measurement:
 def parameters(recipe: Recipe, vocab_size: int) -> int:
     """Number of parameters of a recipe's network."""
     return sum(p.numel() for p in DiT.empty(recipe.model, vocab_size + 1).parameters())
+
+
+def networks_memory(setting: Setting, count: int = 2) -> float:
+    """Bytes of the recipe's network so many times in float32, with a gibibyte for what is computed."""
+    return 4 * count * parameters(setting.recipe, setting.bench(setting.recipe, 1).vocab_size()) + 2**30
 
 
 def training_memory(setting: Setting, recipe: Recipe) -> float:

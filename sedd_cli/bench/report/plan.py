@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from sedd_cli.bench.report.checks import check_attention, check_compiled, check_processes, check_resume
+from sedd_cli.bench.report.checks import check_attention, check_compiled, check_processes, check_resume, shallow
 from sedd_cli.bench.report.heads import check_losses, losses
 from sedd_cli.bench.report.machine import machine
-from sedd_cli.bench.report.measurement import COMPILING, Measurement, Setting, training_memory
+from sedd_cli.bench.report.measurement import COMPILING, Measurement, Setting, networks_memory, training_memory
 from sedd_cli.bench.report.sampling import (
     compiled_sampling,
     evaluation_flops,
@@ -37,19 +37,23 @@ MEASUREMENTS = (
     ),
     Measurement("losses", "head and loss alone", losses, lambda s: 5),
     Measurement(
-        "sampling", "sampling", short_sampling, lambda s: 5 + s.seconds(s.sizes.steps[0] * evaluation_flops(s))
+        "sampling", "sampling", short_sampling, lambda s: 5 + s.seconds(s.sizes.steps[0] * evaluation_flops(s)),
+        memory=networks_memory,
     ),
     Measurement(
         "sampling-compiled", "sampling", compiled_sampling,
         lambda s: COMPILING[s.device.type] + s.seconds(s.sizes.steps[0] * evaluation_flops(s)),
+        memory=networks_memory,
     ),
     Measurement("likelihood", "likelihood", likelihood,
-                lambda s: 5 + s.seconds(4 * s.sizes.likelihood * evaluation_flops(s))),
-    Measurement("check-compiled", CHECKS, check_compiled, lambda s: COMPILING[s.device.type], share=0.3),
+                lambda s: 5 + s.seconds(4 * s.sizes.likelihood * evaluation_flops(s)), memory=networks_memory),
+    # two states of two blocks, one of them not yet freed
+    Measurement("check-compiled", CHECKS, check_compiled, lambda s: COMPILING[s.device.type], share=0.3,
+                memory=lambda s: 2 * training_memory(s, shallow(s.recipe))),
     Measurement("check-processes", CHECKS, check_processes, lambda s: 20),
     Measurement(
         "sampling-long", "sampling", long_sampling,
-        lambda s: 5 + min(30, s.seconds(s.sizes.steps[1] * evaluation_flops(s))), share=0.4,
+        lambda s: 5 + min(30, s.seconds(s.sizes.steps[1] * evaluation_flops(s))), share=0.4, memory=networks_memory,
     ),
     Measurement(
         "training-larger", "training of the larger recipe", larger_training,

@@ -153,8 +153,9 @@ def _hard_stop(report: Report, end: float) -> Iterator[None]:
     def watch() -> None:
         if over.wait(max(end - time.monotonic(), 1.0)):
             return
-        running = report.outcomes[-1]
-        running.state, running.reason = "stopped", "it did not return; the process was ended"
+        last = report.outcomes[-1]
+        if last.state == "running":
+            last.state, last.reason = "stopped", "it did not return; the process was ended"
         with suppress(Exception):
             report.write()
         with suppress(OSError):

@@ -9,7 +9,6 @@ from collections.abc import Generator
 import torch
 
 from sedd_cli.bench import plain
-from sedd_cli.bench.compare import synchronize
 from sedd_cli.bench.report.measurement import PLAIN_SHARE, Figure, Setting, SkippedError, lacks, release
 from sedd_cli.bench.sample import fresh_nets, plain_seconds
 from sedd_cli.core.conditioning import Conditioning
@@ -21,6 +20,7 @@ from sedd_cli.inference.bound import MonteCarloOptions, draw_bounds
 from sedd_cli.models.compile import compile_for_inference
 from sedd_cli.models.dit import DiT
 from sedd_cli.models.precision import native_bf16
+from sedd_cli.system.clock import synchronize
 from sedd_cli.system.events import Event, Progress
 from sedd_cli.training.flops import head_flops, trunk_flops_a_token
 

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Generator
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
-from sedd_cli.bench.compare import synchronize
 from sedd_cli.bench.report.measurement import COMPILING, PLAIN_SHARE, Figure, Setting, lacks, line_of, release
 from sedd_cli.bench.report.parts import kernels, parts_of_a_step
-from sedd_cli.bench.train import fresh_state, one_batch, plain_step
+from sedd_cli.bench.train import PlainTraining, fresh_state, one_batch
 from sedd_cli.errors import out_of_memory
 from sedd_cli.models.precision import native_bf16
 from sedd_cli.recipe import Recipe
+from sedd_cli.system.clock import synchronize
 from sedd_cli.system.events import Event, Progress
 from sedd_cli.system.memory import begin_peak, free_memory, peak, used_memory
 from sedd_cli.training.autotune import MIN_SPEEDUP
@@ -51,6 +52,8 @@ def _training(setting: Setting, recipe: Recipe, sizes: tuple[int, ...], parts: b
     step, x0 = _step(setting, state)
     rate = x0.numel() / seconds
     note = f"{len(x0)} × {recipe.model.length} tokens, {'compiled' if state.compiled else 'eager'}"
+    if recipe.train.optimizer != state.recipe.train.optimizer:
+        note += f", {state.recipe.train.optimizer} in place of the recipe's {recipe.train.optimizer}"
     for kind, baseline in (plain or {"": None}).items():
         yield Figure(
             "training", rate, "tokens/s", baseline, note=f"{note}; baseline: plain in {kind}" if kind else note
@@ -62,7 +65,7 @@ def _training(setting: Setting, recipe: Recipe, sizes: tuple[int, ...], parts: b
     yield Figure("peak memory", memory / 2**30, "GiB")
     if recipe.train.optimizer == state.recipe.train.optimizer:
         hours = recipe.train.steps * recipe.train.batch * recipe.model.length / rate / 3600
-        yield Figure("all steps of the recipe", hours, "hours")
+        yield Figure("all steps of the recipe at this rate", hours, "hours")
     if parts:
         yield from _kept(parts_of_a_step(setting, state, seconds), "training by part")
         if setting.cuda():
@@ -133,26 +136,40 @@ def _fastest_compiled(
 ) -> Generator[Figure | Event, None, tuple[TrainState, float, int]]:
     """(state, median seconds of a step, peak bytes) of the faster of two micro-batches: that one, and half of it.
 
-    Half is tried on a GPU only, and where compiling the first left the time for it.
+    Half is tried on a GPU only, where compiling the first left time and memory for it.
     """
-    found: list[tuple[TrainState, float, int]] = []
     with torch._dynamo.config.patch(automatic_dynamic_shapes=False):  # each size is compiled by itself
-        for size in (best, best // 2):
-            began, kept = time.perf_counter(), used_memory(setting.device) if found else 0
-            state = yield from _compiled(setting, recipe, size)
-            step, x0 = _step(setting, state)
-            begin_peak(setting.device)
-            seconds = setting.median(step, 5)
-            found.append((state, seconds, peak(setting.device) - kept))  # without the state of the first size
-            what = f"{size} sequences, {'compiled' if state.compiled else 'uncompiled'}"
-            note = f"{found[-1][2] / 2**30:.1f} GiB"
-            yield Figure(what, x0.numel() / seconds, "tokens/s", note=note)
-            if not (setting.cuda() and state.compiled and size > 1):
-                break
-            if setting.left() < 2 * (time.perf_counter() - began):
-                break
-            release(setting)
-    return min(found, key=lambda one: one[1] / one[0].recipe.train.batch)
+        began = time.perf_counter()
+        first = yield from _timed(setting, recipe, best)
+        if not (setting.cuda() and first[0].compiled and best > 1):
+            return first
+        if setting.left() < 2 * (time.perf_counter() - began):
+            return first
+        release(setting)
+        try:
+            second = yield from _timed(setting, recipe, best // 2)
+        except (MemoryError, RuntimeError) as error:  # beside the state of the first size
+            if not out_of_memory(error):
+                raise
+            error.__traceback__ = None
+            yield Figure(f"{best // 2} sequences, compiled", "does not fit into memory")
+            return first
+    return min(first, second, key=lambda one: one[1] / one[0].recipe.train.batch)
+
+
+def _timed(
+    setting: Setting, recipe: Recipe, size: int
+) -> Generator[Figure | Event, None, tuple[TrainState, float, int]]:
+    """(state, median seconds of a step, peak bytes) of a compiled micro-batch; on a GPU without other states."""
+    kept = used_memory(setting.device) if setting.cuda() else 0
+    state = yield from _compiled(setting, recipe, size)
+    step, x0 = _step(setting, state)
+    begin_peak(setting.device)
+    seconds = setting.median(step, 5)
+    taken = peak(setting.device) - kept
+    what = f"{size} sequences, {'compiled' if state.compiled else 'uncompiled'}"
+    yield Figure(what, x0.numel() / seconds, "tokens/s", note=f"{taken / 2**30:.1f} GiB")
+    return state, seconds, taken
 
 
 def _compiled(setting: Setting, recipe: Recipe, batch: int) -> Generator[Figure | Event, None, TrainState]:
@@ -206,7 +223,7 @@ def _plain(setting: Setting, recipe: Recipe) -> Generator[Figure | Event, None, 
                 continue
             yield Progress("plain path", batch, None, "sequences")
             try:
-                seconds = setting.median(plain_step(setting.bench(recipe, batch), dtype), 3)
+                seconds = setting.median(partial(PlainTraining(setting.bench(recipe, batch)).step, dtype), 3)
             except (MemoryError, RuntimeError) as error:
                 if not out_of_memory(error):
                     raise

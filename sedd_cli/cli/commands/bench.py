@@ -270,7 +270,8 @@ def _late(document: dict[str, Any]) -> WorkError:
     """The error of a speedrun that took too long."""
     step, steps, minutes = document["step"], document["steps"], document["minutes"]
     if step < steps:
-        return WorkError(f"{minutes:g} minutes were over at step {step:,} of {steps:,}")
+        again = shell_command(["sedd", "train", document["run"]])
+        return WorkError(f"{minutes:g} minutes were over at step {step:,} of {steps:,}: {again} goes on with it")
     return WorkError(f"it took {document['seconds']:,.0f} s, which is more than {minutes:g} minutes")
 
 

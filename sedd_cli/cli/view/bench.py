@@ -44,6 +44,9 @@ def _caption(result: dict[str, Any]) -> str:
     """What was measured and how, a line each."""
     runs = max(len(found["runs"]) for found in result["paths"].values())
     lines = [f"medians of {runs} runs" if runs > 1 else "one run of each", f"ratio {result['ratio']:.2f}"]
+    ours, _, *others = result["paths"].items()
+    for name, found in others:
+        lines[1] += f" ({ours[1]['tokens_per_second'] / found['tokens_per_second']:.2f} to {name})"
     if "ratio_per_evaluation" in result:
         lines[0] += ", plain from single steps"
         lines[1] += f" ({result['ratio_per_evaluation']:.2f} an evaluation)"
@@ -55,8 +58,9 @@ def _caption(result: dict[str, Any]) -> str:
         ours = f"ours in {result['precision']}" + (", compiled" if result.get("compiled") else "")
         kinds = [ours, "plain in fp32", f"attention {result.get('attention', '')}", threads]
         lines.insert(0, ", ".join([f"{result['recipe']}: {shape}", *(k for k in kinds if k and k != "attention ")]))
-    if "bf16_matmul_peak" in result:
-        lines.append(f"bf16 peak measured here {result['bf16_matmul_peak'] / 1e12:.2f} TFLOP/s")
+    if "matmul_peak" in result:
+        measured = f"{result['matmul_peak'] / 1e12:.2f} TFLOP/s"
+        lines.append(f"peak of {result['matmul_peak_precision']} products measured here {measured}")
     if "recipe_hours_here" in result:
         lines.append(f"all of the recipe's steps at this rate: {in_words(3600 * result['recipe_hours_here'])}")
     return "\n".join(lines)

@@ -203,8 +203,8 @@ def _tile(
     if readout.columns_in > 1:
         # start may be a tensor, so that a compiled tile serves all columns
         counted = torch.arange(z.shape[1], device=z.device) + start < loss.columns
-        neutral = torch.as_tensor(loss.neutral_output(), dtype=z.dtype, device=z.device)
-        z = torch.where(counted, z, neutral)
+        neutral = loss.neutral_output()  # a number stays one: as a tensor, a GPU would have to be waited for
+        z = torch.where(counted, z, neutral.to(z.dtype) if isinstance(neutral, Tensor) else neutral)
     if loss.softmax and lse is None:
         lse = z.logsumexp(-1)
     return loss.tile(z, start, lse, readout.gradient_dtype(z.dtype))
