@@ -69,7 +69,7 @@ def compile_for_inference(net: LanguageNetwork) -> str | None:
         return _in_short(error)
     for block in inner.blocks:
         block.compile(dynamic=False)
-    inner.graphed = inner.graphed and GraphedTrunk()  # what is recorded is not compiled
+    inner.graphed = inner.graphed and GraphedTrunk(compiled=True)  # what is recorded is not compiled
     net.compiled = inner.compiled = True
     return None
 

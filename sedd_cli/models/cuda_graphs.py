@@ -22,7 +22,8 @@ Trunk = Callable[[Tensor, Tensor], Tensor]
 RECORDED_AT = 3
 #: No more graphs than this are kept; other shapes run as usual.
 MOST_GRAPHS = 64
-#: Batches above this are filled up to a multiple of it, so that few sizes need a graph.
+#: Above this, launches hardly limit a batch: 9.4 ms become 7.8 for 8 texts, and 55 become 54 for 64 (H200). So larger
+#: batches run as usual, except of a trunk that is compiled for each size: they are filled up to a multiple of it.
 SIZES_IN = 8
 
 
@@ -44,17 +45,21 @@ class GraphedTrunk:
     """Runs a trunk, and from the third time on that a shape occurs its recorded graph.
 
     Outputs are copies: they stay valid. Weights must stay where they are. If recording fails, as it does where memory
-    is short, that and everything later runs as usual, with a warning, and `failure` has the reason.
+    is short, that and everything later runs as usual, with a warning, and `failure` has the reason. compiled: the trunk
+    is compiled for each size, so that few sizes are to occur.
     """
 
-    def __init__(self, record: Record | None = None):
+    def __init__(self, record: Record | None = None, compiled: bool = False):
         self.failure = ""
         self._record = record or CudaRecorder()
+        self._compiled = compiled
         self._seen: Counter[tuple[Any, ...]] = Counter()
         self._recordings: dict[tuple[Any, ...], Recording] = {}
 
     def __call__(self, trunk: Trunk, x: Tensor, sigma: Tensor) -> Tensor:
         """trunk(x [B, L], sigma [B])."""
+        if len(x) > SIZES_IN and not self._compiled:
+            return trunk(x, sigma)
         size = filled_up(len(x))
         key = size, x.shape[1], sigma.dtype
         if key not in self._recordings and not self._begin(key, trunk, x, sigma):
@@ -67,7 +72,7 @@ class GraphedTrunk:
 
     def __deepcopy__(self, memo: dict[int, Any]) -> GraphedTrunk:
         """A copy of a network has weights of its own, for which nothing is recorded."""
-        return GraphedTrunk()
+        return GraphedTrunk(compiled=self._compiled)
 
     def _begin(self, key: tuple[Any, ...], trunk: Trunk, x: Tensor, sigma: Tensor) -> bool:
         """Record the shape if it is time to. Returns whether it is recorded now."""

@@ -46,14 +46,18 @@ def test_a_shape_is_recorded_when_it_occurs_again_and_again():
     assert recorder.shapes == [(3, 4)]
 
 
-def test_batches_are_filled_up_to_few_sizes():
+@pytest.mark.parametrize(("compiled", "recorded"), [(True, [(16, 4)]), (False, [])])
+def test_large_batches_are_filled_up_to_few_sizes_where_each_is_compiled(compiled, recorded):
     assert [filled_up(n) for n in (1, 2, 8, 9, 16, 17, 64)] == [1, 2, 8, 16, 16, 24, 64]
     recorder = Recorder()
-    run = GraphedTrunk(recorder)
+    run = GraphedTrunk(recorder, compiled)
     for size in (9, 12, 16, 10, 13):
         x, sigma = inputs(size, 4, size)
         torch.testing.assert_close(run(trunk, x, sigma), trunk(x, sigma), rtol=0, atol=0)
-    assert recorder.shapes == [(16, 4)]
+    assert recorder.shapes == recorded
+    for seed in range(3):
+        run(trunk, *inputs(8, 4, seed))
+    assert recorder.shapes == [*recorded, (8, 4)]
 
 
 def test_outputs_stay_when_the_next_one_is_made():
@@ -151,7 +155,7 @@ def test_a_network_replayed_on_a_gpu_is_the_eager_one():
     net.cast_for_inference(None)
     with torch.no_grad():
         for seed in range(6):
-            x, sigma = (t.cuda() for t in inputs(10, 32, seed))
+            x, sigma = (t.cuda() for t in inputs(8, 32, seed))
             torch.testing.assert_close(net.hidden(x, sigma), net._hidden(x, sigma), rtol=1e-5, atol=1e-5)
     assert not net.graphed.failure
     assert net.graphed._recordings
