@@ -24,7 +24,7 @@ from sedd_cli.data.tokenizers import Tokenizer, is_local, load_tokenizer
 from sedd_cli.errors import RequestError
 from sedd_cli.models.compile import compile_for_inference
 from sedd_cli.models.network import LanguageNetwork
-from sedd_cli.models.precision import autocast_dtype
+from sedd_cli.models.precision import autocast_dtype, precision_name
 from sedd_cli.models.shape import DiTConfig
 from sedd_cli.recipe import Recipe
 from sedd_cli.recipe.outside import origin_of
@@ -111,11 +111,11 @@ class LoadedModel:
 
     @property
     def precision(self) -> str:
-        """bf16 for mixed precision, else fp32 (also where float32 products round their factors to TF32).
+        """bf16 for mixed precision, else fp32, or tf32 where its products round their factors to that.
 
         Followed by "compiled" where the blocks are.
         """
-        return ("bf16" if self.net.autocast else "fp32") + (" compiled" if self.net.compiled else "")
+        return precision_name(bool(self.net.autocast), self.device) + (" compiled" if self.net.compiled else "")
 
     @cached_property
     def fingerprint(self) -> str:

@@ -47,6 +47,11 @@ def scored_size(split: TokenArray, tokenizer: Tokenizer, spans: np.ndarray) -> T
     return whole - _decoded_size(split, tokenizer, outside)
 
 
+def decoded_characters(split: TokenArray, tokenizer: Tokenizer, spans: np.ndarray) -> np.ndarray:
+    """Characters of the decoded text in each of the spans [M, 2], [M]."""
+    return np.array([_decoded_size(split, tokenizer, span[None]).characters for span in spans])
+
+
 def _joined(spans: np.ndarray) -> np.ndarray:
     """The spans, with adjacent ones joined."""
     first = np.concatenate([[True], spans[1:, 0] != spans[:-1, 1]])

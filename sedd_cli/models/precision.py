@@ -32,6 +32,12 @@ def _cpu_has(unit: str) -> bool:
     return getattr(torch.cpu, f"_is_{unit}_supported", bool)()
 
 
+def precision_name(autocast: bool, device: torch.device) -> str:
+    """bf16, tf32 or fp32: what a network computes its products in now."""
+    tf32 = device.type == "cuda" and torch.backends.cuda.matmul.allow_tf32
+    return "bf16" if autocast else "tf32" if tf32 else "fp32"
+
+
 def autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:
     """`auto | bf16 | tf32 | fp32` → the dtype of autocast, None for none.
 

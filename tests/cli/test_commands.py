@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 
@@ -168,6 +169,15 @@ def test_a_full_disk_is_reported_in_one_line(sedd, tiny_run):
 )
 def test_lack_of_memory_is_reported_in_plain_words(error, words):
     assert words in one_line(error)
+
+
+def test_bounds_of_different_samplers_are_stored_side_by_side(sedd, tiny_run, tmp_path):
+    run = shutil.copytree(tiny_run, tmp_path / "run")
+    for steps in (2, 3, 2):
+        words = ("--protocol", "sampler", "--steps", steps, "--blocks", 2, "--no-baselines")
+        assert sedd("eval", "--model", run, *words).code == 0
+    found = [json.loads(file.read_text())["bounds"]["sampler"]["process"] for file in run.glob("results/eval-*.json")]
+    assert sorted(found) == ["tweedie in 2 steps", "tweedie in 3 steps"]
 
 
 def test_several_datasets_are_evaluated_though_one_fails(sedd, tiny_run, workplace, tmp_path):

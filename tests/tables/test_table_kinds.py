@@ -7,6 +7,7 @@ import json
 import math
 import re
 import shutil
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -29,6 +30,7 @@ from sedd_cli.tables.document import TextCell
 from sedd_cli.tables.durations import measuring_seconds
 from sedd_cli.tables.frontier import QualityCurve, frontier
 from sedd_cli.tables.markdown import markdown
+from sedd_cli.tables.measures import likelihood
 from sedd_cli.tables.plot import plot
 from sedd_cli.tables.row_run import row_runs_of
 from sedd_cli.tables.row_status import read_record, row_status, write_result
@@ -191,6 +193,25 @@ def test_a_figure_has_costs_a_frontier_and_a_plot(known, tmp_path):
     assert set(line.matches) == {"Causal"}
     plot(found, [], tmp_path / "figure.png")
     assert (tmp_path / "figure.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_each_seed_of_a_row_is_measured_with_draws_of_its_own(monkeypatch):
+    """Where all seeds share their draws, the spread over seeds lacks the error of the draws."""
+    seen = []
+
+    def evaluate(model, dataset, options, dist):
+        seen.append(options.monte_carlo.seed)
+        return SimpleNamespace(to_dict=dict)
+        yield
+
+    monkeypatch.setattr(likelihood, "evaluate", evaluate)
+    monkeypatch.setattr(likelihood, "prepared_for", lambda *given: iter(()))
+    model = SimpleNamespace(device=torch.device("cpu"))
+    models = SimpleNamespace(model=lambda run: model, rel_error=0.1, max_nfe=8)
+    for seed in (0, 3):
+        column = SimpleNamespace(dataset="any", split="test", protocol="rigorous")
+        returned(likelihood.LikelihoodMeasure().run(SimpleNamespace(seed=seed), column, models))
+    assert seen == [0, 3]
 
 
 @pytest.mark.parametrize(("level", "steps"), [(0.9, None), (3.0, 16), (100.0, 4)])

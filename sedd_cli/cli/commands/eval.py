@@ -165,6 +165,7 @@ def _stored(
     """The job; each result is written to the results/ of the run, if the model is one, and to `out`."""
     from sedd_cli.checkpoints.checkpoint import LATEST
     from sedd_cli.checkpoints.run_directory import RunDir
+    from sedd_cli.evaluation.likelihood.stepwise import PROTOCOL as PATHS
     from sedd_cli.system.digests import digest
     from sedd_cli.system.events import Evaluated, Warn, expand_events
     from sedd_cli.system.files import is_stream, write_document
@@ -183,7 +184,10 @@ def _stored(
         """Store a result in its run."""
         result = event.result
         asked = {k: v for k, v in result.items() if k not in ("bounds", "baselines", "software", "bf16")}
-        asked["protocols"] = {name: b.get("max_nfe") for name, b in result["bounds"].items()}
+        asked["protocols"] = {
+            name: [b.get("max_nfe"), b["process"]] if name == PATHS else b.get("max_nfe")
+            for name, b in result["bounds"].items()
+        }
         name = f"eval-{Path(result['corpus']).name}-{result['split']}-step-{result['step']}-{digest(asked)[:8]}"
         try:
             view.say(f"wrote {RunDir(Path(source)).store_result(name, result, event.documents)}", "dim")

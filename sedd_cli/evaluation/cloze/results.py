@@ -11,7 +11,7 @@ from sedd_cli.evaluation.likelihood.results import ModelIdentity
 
 @dataclass(frozen=True)
 class RestoredShare:
-    """How many words were restored, their share, and its binomial standard error."""
+    """How many words were restored, their share, and its standard error (Agresti and Coull: not 0 for none or all)."""
 
     restored: int
     share: float
@@ -19,8 +19,9 @@ class RestoredShare:
 
     @classmethod
     def of(cls, right: list[bool]) -> RestoredShare:
-        share = sum(right) / len(right)
-        return cls(sum(right), share, math.sqrt(share * (1 - share) / len(right)))
+        restored, words = sum(right), len(right)
+        towards_half = (restored + 2) / (words + 4)
+        return cls(restored, restored / words, math.sqrt(towards_half * (1 - towards_half) / (words + 4)))
 
 
 @dataclass(frozen=True)

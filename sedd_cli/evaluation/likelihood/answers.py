@@ -72,6 +72,8 @@ def score_answers(model: LoadedModel, pairs: Sequence[Pair], seed: int) -> Gener
     tokens = [pair.tokens(tokenizer) for pair in pairs]
     for number, (prompt, answer) in enumerate(tokens, 1):
         model.check_beginning(prompt)
+        if not answer:
+            raise RequestError(f"pair {number:,}: the answer has no tokens of its own after the prompt")
         if (length := len(prompt) + len(answer)) > model.length:
             raise RequestError(f"pair {number:,} has {length:,} tokens, more than the model's {model.length:,}")
     found = []

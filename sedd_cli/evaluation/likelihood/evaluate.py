@@ -123,6 +123,7 @@ def evaluate(
         "estimator": estimator,
         "seed": seed,
         "precision": used.precision,
+        **({"start": model.start} if isinstance(model, CausalModel) else {}),
     }
     measurement = BlockMeasurement(known, options.monte_carlo, options.sampling, options.keep, dist)
     bounds = yield from measurement.of(used, blocks)

@@ -31,11 +31,13 @@ def try_bf16(
 
     The bound is the rigorous one, or the discrete-time bound if that is the protocol.
     """
+    from scipy.special import stdtrit
+
     low = model.lowered()
     if low is None:
         return model, None
     protocol = protocol if find_protocol(protocol).discrete else "rigorous"
-    group = blocks.groups(TRIED_BLOCKS * int(blocks.lengths[0]))[0]
+    group = blocks.groups(TRIED_BLOCKS * blocks.read(torch.tensor([0])).shape[1])[0]
     if len(group) < 2:  # a single block gives no error
         return model, None
     x0, estimator = blocks.read(group).to(model.device), monte_carlo.estimator_for(model.graph, protocol)
@@ -51,7 +53,8 @@ def try_bf16(
     moved = (bounds[1] - bounds[0]) / x0.shape[1]
     shift, error = float(moved.mean()), float(moved.std() / math.sqrt(len(moved)))
     allowed = ALLOWED_SHARE * monte_carlo.rel_error * float(bounds[0].mean()) / x0.shape[1]
-    harmless = dist.from_main(lambda: abs(shift) + 2 * error < allowed)  # processes may round differently
+    reach = float(stdtrit(len(moved) - 1, 0.975)) * error
+    harmless = dist.from_main(lambda: abs(shift) + reach < allowed)  # processes may round differently
     yield Note(
         f"bf16 moves the bound by {shift:+.5f} ± {spelled_error(error, 5)} nats per token, "
         f"at most {allowed:.5f} is allowed: computing in {'bf16' if harmless else 'float32'}"

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from sedd_cli.data.shards import TokenArray, token_counts
-from sedd_cli.data.text_size import TextSize, scored_size
+from sedd_cli.data.text_size import TextSize, decoded_characters, scored_size
 from sedd_cli.data.tokenizers import Tokenizer
 from sedd_cli.errors import RequestError
 from sedd_cli.inference.bound import find_protocol
@@ -78,6 +78,12 @@ class Blocks:
         if found.characters < 1:
             raise RequestError(f"the scored blocks of the {self.split.name} split hold no characters: score more of it")
         return found
+
+    @cached_property
+    def characters(self) -> np.ndarray:
+        """Characters of each block, decoded, [M]."""
+        assert self.tokenizer is not None  # `size` has raised
+        return decoded_characters(self.split, self.tokenizer, self.spans)
 
     def read(self, group: Tensor) -> Tensor:
         """The ids of the blocks numbered `group` [n], all of equal length, int64 [n, L]."""

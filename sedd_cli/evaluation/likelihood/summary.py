@@ -40,13 +40,13 @@ class Estimates:
 
 
 def between_documents(nats: np.ndarray, lengths: np.ndarray, clusters: np.ndarray) -> float | None:
-    """Standard error of the nats per token that comes from the choice of text.
+    """Standard error of the nats per token, or per character, that comes from the choice of text.
 
     It is that of a ratio estimator over clusters, less the part of its square that the draws contribute (none, where
     there is a single, exact, replicate).
 
     Args:
-        nats: estimates [replicates, blocks] for blocks of `lengths` tokens.
+        nats: estimates [replicates, blocks] for blocks of `lengths` tokens, or characters.
         clusters: the cluster of each block; blocks of one cluster count as one piece of text.
 
     Returns:
@@ -93,17 +93,18 @@ def summary(
     mean, error = found.mean_and_error
     rate, rate_error = mean / used, error / used
     reach = found.quantile() * rate_error if error else 0.0
-    counted = lengths * blocks.shares(torch.arange(len(blocks))).numpy()  # tokens count as their nats do
-    between = between_documents(found.nats, counted, blocks.clusters)
-    perplexity = math.exp(min(rate, 700.0))
     characters, n_bytes = blocks.size.characters, blocks.size.bytes
+    shares = blocks.shares(torch.arange(len(blocks))).numpy()  # tokens and characters count as their nats do
+    between = between_documents(found.nats, lengths * shares, blocks.clusters)
+    by_character = between_documents(found.nats, blocks.characters * shares, blocks.clusters)
+    perplexity = math.exp(min(rate, 700.0))
     per_char, per_byte = 1 / math.log(2) / characters, 1 / math.log(2) / n_bytes
     return BoundResult(
         bits_per_char=mean * per_char,
         bits_per_char_error=error * per_char,
         bits_per_byte=mean * per_byte,
         bits_per_byte_error=error * per_byte,
-        between_documents_error=None if between is None else between * used / math.log(2) / characters,
+        between_documents_error=None if by_character is None else by_character / math.log(2),
         nats_per_token=rate,
         nats_per_token_error=rate_error,
         nats_per_token_between_documents=between,

@@ -7,6 +7,7 @@ from collections.abc import Generator
 import numpy as np
 
 from sedd_cli.checkpoints.loaded_model import LoadedModel
+from sedd_cli.errors import RequestError
 from sedd_cli.evaluation.controls import marks
 from sedd_cli.evaluation.diversity import Diversity
 from sedd_cli.evaluation.mauve.features import features, scores
@@ -46,6 +47,11 @@ def mauve(
         yield Note(references.note)
     reader = reader or load_scorer(options.features, device)  # before the work, since it may be unreachable
     reader.encode([""])  # so may its tokenizer
+    if options.length > reader.feature_context:
+        raise RequestError(
+            f"{reader.source}, which gives the features, reads {reader.feature_context:,} tokens, and the texts have "
+            f"{options.length:,}: shorten --prompt or --new"
+        )
     yield Note(
         f"{options.count:,} references of {options.length} tokens, skipped: {references.short:,} shorter ones"
         + (f", {references.unknown:,} that the tokenizer cannot express" if references.unknown else "")
@@ -102,6 +108,8 @@ def _side(
     same_ids = writer.ids is not None and writer.ids == reader.ids
     read = rows if same_ids else list(encoded(reader, map(writer.decode, rows)))
     changed = sum(len(ids) != options.length for ids in read)
+    if cut := sum(len(ids) > reader.feature_context for ids in read):
+        yield Warn(f"{cut:,} {name} are cut to the {reader.feature_context:,} tokens that {reader.source} reads")
     rows = [ids[: reader.feature_context] for ids in read]
     found = yield from features(reader, rows, name, options.batch, keeping)
     return found, changed

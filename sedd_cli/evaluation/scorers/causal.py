@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from sedd_cli.data.tokenizers import Tokenizer
 from sedd_cli.errors import RequestError
 from sedd_cli.evaluation.scorers.network import CausalNetwork
+from sedd_cli.models.precision import precision_name
 from sedd_cli.system.digests import digest
 
 #: Block length of the published zero-shot protocol, also for models with a longer context.
@@ -59,8 +60,8 @@ class CausalModel:
 
     @property
     def precision(self) -> str:
-        """What the network computes in: fp32 or bf16."""
-        return "bf16" if next(self.net.parameters()).dtype == torch.bfloat16 else "fp32"
+        """What the network computes in: fp32, tf32 or bf16."""
+        return precision_name(next(self.net.parameters()).dtype == torch.bfloat16, self.device)
 
     @property
     def context(self) -> int:

@@ -28,7 +28,8 @@ class LikelihoodMeasure(Measure[Likelihood]):
         options = EvaluateOptions(
             column.split,
             ("discrete" if discrete else column.protocol,),
-            MonteCarloOptions(rel_error=models.rel_error, max_nfe=models.max_nfe),
+            # with draws of its own for each seed, so that their spread contains the error of the draws
+            MonteCarloOptions(rel_error=models.rel_error, max_nfe=models.max_nfe, seed=run.seed),
             baselines=False,
             keep=True,
         )

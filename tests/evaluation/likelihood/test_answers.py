@@ -13,6 +13,7 @@ from support.sedd_networks import save_hub
 
 from sedd_cli.checkpoints.load import open_model
 from sedd_cli.errors import RequestError
+from sedd_cli.evaluation.likelihood import answers
 from sedd_cli.evaluation.likelihood.answers import Pair, read_pairs
 from sedd_cli.evaluation.likelihood.llada import answer_likelihoods
 
@@ -99,6 +100,12 @@ def test_a_pair_is_a_line_as_in_every_file_of_records(tmp_path):
     (tmp_path / "twice.jsonl").write_text('{"prompt": "a", "answer": "b", "answer": "c"}')
     with pytest.raises(RequestError, match="'answer' stands twice"):
         read_pairs(tmp_path / "twice.jsonl")
+
+
+def test_a_pair_without_tokens_to_score_is_named_before_any_is_scored(folder, monkeypatch):
+    monkeypatch.setattr(answers, "answer_likelihoods", lambda *a, **k: pytest.fail("a pair was scored"))
+    with pytest.raises(RequestError, match="pair 2: the answer has no tokens"):
+        list(answers.score_answers(open_model(folder, "cpu"), [Pair("a", "b"), Pair("a", "")], 0))
 
 
 def test_wrong_requests_are_refused_in_one_line(sedd, folder, pairs, tmp_path):

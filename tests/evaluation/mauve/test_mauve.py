@@ -18,6 +18,7 @@ from support.jobs import completed, returned
 from sedd_cli import load_model
 from sedd_cli.cli.commands.quality import mauve as command
 from sedd_cli.errors import RequestError, WorkError
+from sedd_cli.evaluation.mauve import job as mauve_job
 from sedd_cli.evaluation.mauve.features import scores
 from sedd_cli.evaluation.mauve.job import mauve
 from sedd_cli.evaluation.mauve.options import MauveOptions
@@ -273,6 +274,20 @@ def test_features_of_other_weights_are_others(model, options, tmp_path):
     assert second["features"]["fingerprint"] != first["features"]["fingerprint"]
     assert second["values"] != first["values"]
     assert len(list((home() / "features").glob("*.npy"))) == 4
+
+
+def test_features_of_a_model_that_reads_less_than_the_texts_are_refused_before_any_is_drawn(model, options, tmp_path):
+    short = str(save_tiny_causal(tmp_path, n_positions=15))
+    with pytest.raises(RequestError, match="reads 15 tokens, and the texts have 16: shorten --prompt or --new"):
+        run(model, options, features=short)
+    assert not (home() / "mauve").exists()
+
+
+def test_texts_that_grow_beyond_what_is_read_are_cut_with_a_warning(model, options, monkeypatch):
+    monkeypatch.setattr(mauve_job, "encoded", lambda reader, texts: [[1] * 5000 for _ in texts])
+    _, events = run(model, options)
+    said = [e.text for e in events if isinstance(e, Warn) and "are cut to" in e.text]
+    assert [text.split(" are")[0] for text in said] == ["40 references", "80 generations"]
 
 
 def test_references_come_from_json_lines(model, options, lines, tmp_path):
