@@ -11,7 +11,7 @@ import sys
 import unicodedata
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 #: Most characters of a message, and of one value in it.
 MESSAGE, VALUE = 4000, 120
@@ -22,10 +22,21 @@ ITEMS = 12
 
 
 class _ShortError(Exception):
-    """An error whose message is bounded, whatever file or argument it quotes."""
+    """An error whose message is bounded, whatever file or argument it quotes. own: see `of_this_process`."""
+
+    own = False
 
     def __init__(self, message: object = ""):
         super().__init__(bounded(str(message)))
+
+
+E = TypeVar("E", bound=_ShortError)
+
+
+def of_this_process(error: E) -> E:
+    """Mark an error that other processes need not have: it is shown whichever process it ends."""
+    error.own = True
+    return error
 
 
 class RequestError(_ShortError, ValueError):

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 from sedd_cli.api.progress import followed
+from sedd_cli.checkpoints.run_directory import find_run
 from sedd_cli.data.prepare import PrepareResult
 from sedd_cli.data.prepare import prepare as prepare_job
 from sedd_cli.data.prepared import PrepareOptions
@@ -18,7 +19,7 @@ from sedd_cli.evaluation.likelihood.texts import Text, prepared_for
 from sedd_cli.inference.bound import MonteCarloOptions
 from sedd_cli.inference.model import Model, load_model
 from sedd_cli.inference.sampling import split_options
-from sedd_cli.recipe import Recipe, load_recipe
+from sedd_cli.recipe import Recipe, load_recipe, shipped
 from sedd_cli.recipe.options import hints_of, override_hint, read_options
 from sedd_cli.system.distributed import Dist
 from sedd_cli.system.software import called, made_by
@@ -72,14 +73,15 @@ def train(
             raise RequestError(
                 f"an override is a text such as 'train.steps=500', found {shortened(repr(override), 80)}"
             )
-    own = Path(str(recipe)) / "recipe.yaml"
     if isinstance(recipe, Recipe):
         if overrides:
             raise RequestError("overrides change a recipe by its name or file, not a Recipe object")
         resolved, folder = recipe, Path("runs") / recipe.name
     else:
-        resolved = load_recipe(own if own.is_file() else recipe, overrides)
-        folder = own.parent if own.is_file() else default_run(recipe, resolved)
+        run = None if str(recipe) in shipped() else find_run(recipe)
+        own = run if run and (run / "recipe.yaml").is_file() else None
+        resolved = load_recipe(own / "recipe.yaml" if own else recipe, overrides)
+        folder = own or default_run(recipe, resolved)
     found = followed(train_job(resolved, TrainOptions(Path(run_dir or folder), **read)), progress)
     return replace(found, made_by=made_by())
 

@@ -10,6 +10,7 @@ from typing import cast
 from torch import Tensor
 
 from sedd_cli.checkpoints.draft import Draft, Writer, failure, write_shards
+from sedd_cli.errors import of_this_process
 from sedd_cli.system.distributed import Dist
 
 
@@ -60,7 +61,7 @@ class AsyncCheckpoint:
         try:
             folder = future.result()
         except Exception as error:  # torch wraps errors of the disk in its own classes
-            raise failure(error, self.run) from None
+            raise of_this_process(failure(error, self.run)) from None
         return None if folder is None else (step, folder)
 
     def __enter__(self) -> AsyncCheckpoint:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,9 @@ from sedd_cli.system.files import write_whole
 
 #: Keys that may change where the steps taken so far stay the same.
 COURSE = ("train.steps", "train.decay", "train.extended")
-#: The folder of a run that keeps what was trained to the end before the run was extended from an earlier step.
+#: The step in the name of a result or of samples.
+STEP = re.compile(r"(?:^|-)step-(\d+)")
+#: The folder of a run that keeps what was trained beyond the step from which the run goes on.
 ANNEALED = "annealed"
 
 
@@ -86,7 +89,7 @@ def find_start(run: RunDir, recipe: Recipe, extend: bool = False) -> Start:
     if left:
         notes.append(
             f"going back from step {left.step:,} to step {found.step:,}, where the rate had not decayed; "
-            f"{left.folder.name} and its metrics are kept in {run.path / ANNEALED}"
+            f"{left.folder.name}, its metrics and results are kept in {run.path / ANNEALED}"
         )
     former = stored.train.steps if stored.train.steps != recipe.train.steps else None
     return Start(recipe, found, left, former, tuple(notes))
@@ -124,10 +127,11 @@ def _overrides(changes: list[Difference]) -> list[str]:
 
 
 def begin(run: RunDir, start: Start, recipe: Recipe) -> None:
-    """Store the recipe and take back what lies after the start; what was trained to its end is kept beside."""
+    """Store the recipe and take back what lies after the start; what was trained beyond it is kept beside."""
     try:
         if start.left and start.found:
             _keep_beside(run, start.left)
+            _move_beside(run, start.left, start.found.step)
             write_whole(run.path / checkpoint.LATEST, start.found.folder.name + "\n")
     except OSError as error:
         raise WorkError(f"cannot write to {run.path}: {error.strerror}") from None
@@ -177,9 +181,7 @@ def _earlier(run: RunDir, latest: checkpoint.Checkpoint, recipe: Recipe) -> chec
 
 
 def _keep_beside(run: RunDir, left: checkpoint.Checkpoint) -> None:
-    """Keep a checkpoint that was trained to its end, and the metrics so far; the next checkpoint would drop them."""
-    if left.step != _recipe_of(left).train.steps:
-        return
+    """Keep the latest checkpoint, and the metrics so far; the next checkpoint would drop them."""
     place = run.path / ANNEALED / left.folder.name
     beside = place.with_name(f".{place.name}.partial")
     shutil.rmtree(beside, ignore_errors=True)
@@ -194,6 +196,18 @@ def _keep_beside(run: RunDir, left: checkpoint.Checkpoint) -> None:
     os.replace(beside, place)
     if (metrics := run.path / "metrics.jsonl").is_file():
         write_whole(place.with_name(f"{place.name}-metrics.jsonl"), metrics.read_bytes())
+
+
+def _move_beside(run: RunDir, left: checkpoint.Checkpoint, step: int) -> None:
+    """Move results, samples and averaged weights of later steps than `step`: the run will have others there."""
+    beside = run.path / ANNEALED / f"{left.folder.name}-results"
+    named = [*run.path.glob("results/**/*.json*"), *run.path.glob("samples/*.json*")]
+    later = [file for file in named if (at := STEP.search(file.name)) and int(at[1]) > step]
+    for file in (*later, run.path / "ema.safetensors"):
+        if file.is_file():
+            place = beside / file.relative_to(run.path)
+            place.parent.mkdir(parents=True, exist_ok=True)
+            os.replace(file, place)
 
 
 def _linked(source: Path, target: Path) -> None:

@@ -179,7 +179,7 @@ def _failed(error: BaseException, as_json: bool) -> int:
 
 
 def _show(error: BaseException) -> None:
-    """The error on standard error. Of many processes, the first reports errors that are the same on all."""
+    """The error on standard error. Of many processes, the first reports requests and work that fail on all."""
     if is_usage_error(error):
         if main_process():
             from typer import rich_utils
@@ -187,5 +187,5 @@ def _show(error: BaseException) -> None:
             rich_utils.rich_format_error(error)  # type: ignore[arg-type]
     elif main_process():
         say_error(f"error: {one_line(error)}")
-    elif not isinstance(error, RequestError | WorkError):
+    elif not isinstance(error, RequestError | WorkError) or error.own:
         say_error(f"error (process {os.environ['RANK']}): {one_line(error)}")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from sedd_cli.cli.option_groups import Watching
 from sedd_cli.cli.view.denoising.showing import show_samples
 from sedd_cli.cli.view.view import View
-from sedd_cli.errors import RequestError
+from sedd_cli.errors import RequestError, WorkError
 from sedd_cli.inference.template import parse_template
 from sedd_cli.recipe.build import nearest
 
@@ -55,7 +55,7 @@ def prompt_loop(view: View, model: LoadedModel, job: Job, sampling: Sampling, ev
             filling = infill(model, [asked], sampling, every, watch)
             show_samples(view, model, filling, "", None, Watching(watch=watch))
             job, filled, fresh = asked, typed, False
-        except RequestError as error:
+        except (RequestError, WorkError) as error:
             view.say(f"{error}", "yellow")
         except KeyboardInterrupt:
             view.say("interrupted: the filling is dropped", "yellow")

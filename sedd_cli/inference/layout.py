@@ -16,6 +16,9 @@ from sedd_cli.data.tokenizers import Tokenizer
 from sedd_cli.errors import RequestError, displayed, listed
 from sedd_cli.inference.template import Gap, Template
 
+#: What decoders write for a character whose bytes are incomplete.
+CUT = "\ufffd"
+
 
 @dataclass(frozen=True)
 class FilledTemplate:
@@ -56,16 +59,25 @@ class Layout:
         """Filled tokens [L] as text; None where a gap lacks the space it must begin with, or without a tokenizer."""
         if self.tokenizer is None:
             return None
-        text, given, gaps, at = "", [], [], 0
+        text, given, gaps, at = "", [], list[str](), 0
+        run, run_at, begun = list[int](), 0, 0  # gaps without text between them: their tokens, where they and it begin
         loose = not self.tokenizer.keeps_spaces
         for original, part, spaced in zip(self.template.parts, self.parts, self.spaced, strict=True):
             stop = at + (part if isinstance(part, int) else len(part))
             if isinstance(original, str):
                 given.append((len(text), len(text) + len(original)))
                 text += original
+                run, run_at, begun = [], stop, len(text)
             else:
                 shown = next((i for i in range(at, stop) if row[i] in self.ends), stop)
                 new = _added(self.tokenizer, row[:at], row[at:shown])
+                run += row[at:shown]
+                if text.endswith(CUT, begun):  # the bytes of a character may lie in several gaps
+                    known, whole = text[begun:].rstrip(CUT), _added(self.tokenizer, row[:run_at], run)
+                    whole = whole if whole.startswith(known) else whole.removeprefix(" ")
+                    if whole.startswith(known):
+                        gaps = _shortened(gaps, len(text) - begun - len(known))
+                        text, new = text[:begun] + known, whole[len(known) :]
                 if spaced and not new.startswith(" "):
                     return None
                 # the given text already ends in this space
@@ -74,6 +86,16 @@ class Layout:
                 text += gaps[-1]
             at = stop
         return FilledTemplate(text, given, gaps)
+
+
+def _shortened(texts: list[str], characters: int) -> list[str]:
+    """Texts without so many characters at the end of all of them together."""
+    found = list(texts)
+    for place in reversed(range(len(found))):
+        kept = max(0, len(found[place]) - characters)
+        characters -= len(found[place]) - kept
+        found[place] = found[place][:kept]
+    return found
 
 
 def _added(tokenizer: Tokenizer, before: list[int], ids: list[int]) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from sedd_cli.checkpoints.loaded_model import LoadedModel
+from sedd_cli.inference.memory import tokens_at_once
 
 #: Given tokens after each gap that are scored.
 FOLLOWING = 8
@@ -28,12 +29,15 @@ def length_nats(model: LoadedModel, tokens: tuple[int | None, ...]) -> float | N
     mask, device = model.graph.mask_state, model.device
     seen = torch.tensor([mask if token is None else token for token in tokens], device=device)
     places = torch.tensor(asked, device=device)
-    hidden_from = torch.arange(len(tokens), device=device) >= places[:, None]
-    x = torch.where(hidden_from, mask, seen)  # [K, L]: what is known before each of the tokens
-    share = (x == mask).double().mean(1)
-    hidden = model.score.hidden_of_one(x, model.score.sigma_of_share(share), places)
-    log_p = model.score.net.head(hidden)[:, : model.graph.vocab_size].double().log_softmax(-1)
-    return float(-log_p.gather(1, seen[places][:, None]).sum())
+    total = 0.0
+    for some in places.split(max(1, tokens_at_once(device) // len(tokens))):
+        hidden_from = torch.arange(len(tokens), device=device) >= some[:, None]
+        x = torch.where(hidden_from, mask, seen)  # [K, L]: what is known before each of the tokens
+        share = (x == mask).double().mean(1)
+        hidden = model.score.hidden_of_one(x, model.score.sigma_of_share(share), some)
+        log_p = model.score.net.head(hidden)[:, : model.graph.vocab_size].double().log_softmax(-1)
+        total -= float(log_p.gather(1, seen[some][:, None]).sum())
+    return total
 
 
 def _following(tokens: tuple[int | None, ...]) -> list[int]:

@@ -145,7 +145,7 @@ class Model(LoadedModel):
         if (template is None) == (prefix + suffix == ""):
             raise RequestError("infill takes either a template, or prefix, suffix or both")
         if template is None:
-            others.setdefault("length", self.length)
+            others["length"] = self.length if others.get("length") is None else others["length"]
             return self._stamped(infill_all(self, Job(gap_between(prefix, suffix), **others), sampling))
         several = [template] if isinstance(template, str | Mapping) else template
         if not isinstance(several, Iterable):
@@ -160,7 +160,7 @@ class Model(LoadedModel):
             return Job(parse_template(one), **options)
         if not isinstance(one, Mapping):
             raise RequestError(f"infill takes templates and dictionaries, found {displayed(one)}")
-        left = {key: value for key, value in options.items() if key != "first"}
+        left = {key: value for key, value in options.items() if key != "first" and (key, value) != ("length", None)}
         try:
             line = record_job(dict(one), number, Defaults(**({"length": self.length} | left)))
         except RequestError as error:

@@ -2,7 +2,7 @@ r"""Templates, texts with gaps such as "The [MASK:12] sat on [MASK:5–20], beca
 
 `[MASK:12]` is a gap of twelve tokens, `[MASK:5-20]` one of five to twenty (a hyphen, an en dash or an em dash).
 `[MASK]` is an open gap: one token, or, where the length of the whole is given, its share of what is left. A literal
-bracket is written `\[` or `\]`, a backslash in front of one `\\`; any other backslash is literal.
+bracket is written `\[` or `\]`. Of backslashes directly in front of a bracket, `\\` is one; all others are literal.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from sedd_cli.errors import RequestError
 
-_MARK = re.compile(r"\\([\[\]\\])|\[|\]")
+_MARK = re.compile(r"(\\*)([\[\]])")
 _GAP = re.compile(r"MASK(?:\s*:\s*([0-9]{1,9})(?:\s*[-–—]\s*([0-9]{1,9}))?)?\s*")
 _SYNTAX = r"a gap is written [MASK], [MASK:12] or [MASK:5-20], a bracket of the text \[ or \]"
 
@@ -54,7 +54,11 @@ class Template:
         return [part for part in self.parts if isinstance(part, str)]
 
     def __str__(self) -> str:
-        return "".join(escape(part) if isinstance(part, str) else _spelled(part) for part in self.parts)
+        last = len(self.parts) - 1
+        return "".join(
+            escape(part, gap_follows=place < last) if isinstance(part, str) else _spelled(part)
+            for place, part in enumerate(self.parts)
+        )
 
 
 def gap_between(prefix: str, suffix: str) -> Template:
@@ -62,9 +66,10 @@ def gap_between(prefix: str, suffix: str) -> Template:
     return Template(tuple(part for part in (prefix, Gap(), suffix) if part != ""))
 
 
-def escape(text: str) -> str:
+def escape(text: str, gap_follows: bool = True) -> str:
     """`text` with its brackets escaped, so that a template takes it literally."""
-    return re.sub(r"[\[\]\\]", r"\\\g<0>", text)
+    before = r"(\\*)([\[\]]|\Z)" if gap_follows else r"(\\*)([\[\]])"
+    return re.sub(before, lambda found: 2 * found[1] + (f"\\{found[2]}" if found[2] else ""), text)
 
 
 def parse_template(text: str) -> Template:
@@ -72,16 +77,17 @@ def parse_template(text: str) -> Template:
     parts: list[str | Gap] = []
     literal, at = "", 0
     while found := _MARK.search(text, at):
-        literal += text[at : found.start()]
-        if found[1]:
-            literal += found[1]
+        backslashes, bracket = found.groups()
+        literal += text[at : found.start()] + backslashes[: len(backslashes) // 2]
+        if len(backslashes) % 2:
+            literal += bracket
             at = found.end()
             continue
-        if found[0] == "]":
-            raise RequestError(f"template: unbalanced ']' at character {found.start() + 1}: {_SYNTAX}")
+        if bracket == "]":
+            raise RequestError(f"template: unbalanced ']' at character {found.end()}: {_SYNTAX}")
         stop = text.find("]", found.end())
         if stop < 0:
-            raise RequestError(f"template: unbalanced '[' at character {found.start() + 1}: {_SYNTAX}")
+            raise RequestError(f"template: unbalanced '[' at character {found.end()}: {_SYNTAX}")
         if literal:
             parts.append(literal)
             literal = ""

@@ -63,11 +63,11 @@ def load_recipe(source: str | Path, overrides: Iterable[str] = ()) -> Recipe:
 def recipe_file(source: str | Path) -> Path:
     """The YAML file of a recipe, or of a shipped one by its name; RequestError where there is none."""
     path, known = Path(source), shipped()
-    if path.is_file():
-        return path
-    if str(source) not in known:
+    if str(source) in known:  # known names come before paths
+        return known[str(source)]
+    if not path.is_file():
         raise RequestError(f"no file {source}, and no shipped recipe of that name{nearest(path.stem, known)}")
-    return known[str(source)]
+    return path
 
 
 def recipe_from(data: Mapping[str, Any]) -> Recipe:
@@ -119,7 +119,6 @@ def override(data: dict[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
             raise RequestError(f"override {shortened(key)} is given twice")
         if whole := [shortened(other) for other in given if other.startswith(f"{key}.")]:
             raise RequestError(f"override {shortened(key)} replaces {whole[0]}, which stands before it: name it first")
-        given.add(key)
         *path, last = key.split(".")
         _check_parents(path, key)
         at = data
@@ -128,10 +127,14 @@ def override(data: dict[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
             at[name] = _with_keys(there, ".".join(path[:depth]))
             at = at[name]
         if path and last == "name" and at.get("name") != value:
+            section = ".".join(path)
+            if dropped := [other for other in given if other == section or other.startswith(f"{section}.")]:
+                raise RequestError(f"override {shortened(key)} drops {shortened(dropped[0])}: name it first")
             at.clear()  # the options of another graph, schedule or sampler do not apply
         at[last] = Typed(value)
         if is_section(key) and value.strip().lower() not in ("null", ""):
             at[last] = _with_keys(at[last], key)
+        given.add(key)
     return data
 
 

@@ -84,7 +84,7 @@ class TrainRecipe:
 
     `batch` counts sequences over all processes and accumulation steps. These keys are for speed and memory, and change
     results by rounding only: micro_batch (sequences per forward pass of a process; it also changes dropout masks),
-    strategy (DDP or FSDP), compile (torch.compile of the blocks; null: if it saves time; on a GPU it also changes
+    strategy (DDP or FSDP), compile (torch.compile of the blocks; null: if it saves time; it also changes
     dropout masks) and recompute (activation checkpointing). A checkpoint is written every save_every
     steps; the last `keep` and those at multiples of keep_every are kept.
 

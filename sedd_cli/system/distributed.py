@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 import torch
 from torch import Tensor, nn
 
-from sedd_cli.errors import RequestError, WorkError
+from sedd_cli.errors import RequestError, WorkError, of_this_process
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
@@ -175,6 +175,11 @@ def connect(device: str = "auto") -> Iterator[Dist]:
         yield Dist(0, 1, pick_device(device))
         return
     rank = _number("RANK")
+    if device.startswith("cuda:"):
+        raise RequestError(
+            f"--device {device} is one GPU, and there are {world} processes: --device cuda gives each its own; "
+            "CUDA_VISIBLE_DEVICES chooses among them"
+        )
     if device == "cuda" or (device == "auto" and torch.cuda.is_available()):
         device = f"cuda:{_own_gpu(_number('LOCAL_RANK'))}"
     chosen = pick_device(device)
@@ -233,8 +238,10 @@ def _own_gpu(local_rank: int) -> int:
     """The index of this process's GPU; RequestError on all processes of a machine with fewer GPUs than processes."""
     here, there = _number("LOCAL_WORLD_SIZE", local_rank + 1), torch.cuda.device_count()
     if here > there > 0:  # with no GPU at all, `pick_device` refuses
-        raise RequestError(
-            f"{here} processes on a machine of {there} GPUs: "
-            f"torchrun --nproc-per-node={there}, or --device cpu for none"
+        raise of_this_process(
+            RequestError(
+                f"{here} processes on a machine of {there} GPUs: "
+                f"torchrun --nproc-per-node={there}, or --device cpu for none"
+            )
         )
     return local_rank

@@ -15,7 +15,7 @@ from sedd_cli.data.corpora import find_corpus
 from sedd_cli.data.prepared import PrepareOptions, dataset_folder, find_prepared
 from sedd_cli.data.shards import open_dataset
 from sedd_cli.data.tokenizers import is_local, load_tokenizer
-from sedd_cli.errors import RequestError
+from sedd_cli.errors import RequestError, of_this_process
 from sedd_cli.models.dit import DiT
 from sedd_cli.models.precision import autocast_dtype
 from sedd_cli.recipe import Recipe
@@ -150,10 +150,11 @@ def check_memory(recipe: Recipe, vocab_size: int | None, dist: Dist, micro_batch
     needed, free = sum(need.bytes for need in needs), free_memory(dist.device)
     if needed > free:
         spelled = ", ".join(f"{need.bytes / 2**30:,.1f} for {need.what}" for need in needs)
-        raise RequestError(
+        error = RequestError(
             f"training takes {needed / 2**30:,.1f} GiB or more on {dist.device} ({spelled}), of which "
             f"{free / 2**30:,.1f} are free: choose a smaller {max(needs, key=lambda need: need.bytes).lower}"
         )
+        raise of_this_process(error)  # of its own device
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,10 @@ import re
 from xml.etree import ElementTree
 
 import pytest
+from rich.cells import cell_len
 
 from sedd_cli.cli.view.denoising.picture import picture
-from sedd_cli.cli.view.denoising.placing import COLUMNS, PLAY, REST
+from sedd_cli.cli.view.denoising.placing import COLUMNS, PLAY, REST, lay_out_pieces
 from sedd_cli.cli.view.denoising.replay import Replay, Strand
 
 SVG = "{http://www.w3.org/2000/svg}"
@@ -54,6 +55,15 @@ def test_without_animation_it_shows_the_final_text(replay):
 def test_given_pieces_are_marked_and_do_not_move(replay):
     root = ElementTree.fromstring(picture(replay))
     assert [e.text for e in texts(root) if e.get("class") == "g"] == ["The", "<b>&", "."]
+
+
+def test_no_wide_character_is_lost_where_a_line_ends():
+    for first in ("", "a"):
+        slots, lines = lay_out_pieces([first or None, "中" * 40, "…" * 200])
+        assert "".join(slot.text for found in slots[1:2] for slot in found) == "中" * 40
+        assert "".join(slot.text for slot in slots[2]) == "…" * 200
+        assert all(slot.column + cell_len(slot.text) <= COLUMNS for found in slots for slot in found)
+        assert lines >= 4
 
 
 def test_a_piece_appears_at_the_step_of_its_change(replay):

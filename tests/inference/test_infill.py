@@ -514,3 +514,27 @@ def test_candidates_without_a_finite_bound_come_last_and_it_is_said(model, monke
     assert bounds == sorted(bounds)
     assert math.isinf(bounds[-1])
     assert any("no finite bound" in event.text for event in events if isinstance(event, Warn))
+
+
+def test_a_character_of_bytes_in_several_gaps_is_whole():
+    byte = load_tokenizer("byte")
+    for text in ("é", "中", "a中b", "é中"):
+        row = [*byte.encode("x "), *byte.encode(text), *byte.encode(" y")]
+        gaps = "[MASK]" * len(byte.encode(text))
+        found = lay_out(parse_template(f"x {gaps} y"), [], byte, False, len(row)).read(row)
+        assert found.text == f"x {text} y"
+        assert "".join(found.gaps) == text
+    broken = [*byte.encode("x"), 0xE4, 0xB8, *byte.encode("y")]
+    assert lay_out(parse_template("x[MASK][MASK]y"), [], byte, False, 4).read(broken).text.startswith("x\ufffd")
+
+
+def test_a_length_of_none_is_the_trained_one(model):
+    whole = model.infill(prefix="the ", seed=1)[0].tokens
+    assert model.infill(prefix="the ", length=None, seed=1)[0].tokens == whole
+    assert model.infill({"prefix": "the "}, length=None, seed=1)[0].tokens == whole
+
+
+def test_a_temperature_of_0_is_checked_by_the_recipes_sampler():
+    assert Sampling(temperature=0).temperature == 0
+    with pytest.raises(RequestError, match="temperature"):
+        Sampling(temperature=0, sampler="tweedie")

@@ -8,6 +8,7 @@ import torch
 
 from sedd_cli import load_model
 from sedd_cli.core.graphs import GRAPHS
+from sedd_cli.inference import lengths
 from sedd_cli.inference.infill import infill_all
 from sedd_cli.inference.lengths import FOLLOWING, length_nats
 from sedd_cli.inference.plan import Job
@@ -44,6 +45,18 @@ class Cycle:
 
     def head(self, hidden):
         return hidden
+
+
+def test_many_places_are_scored_in_portions(tiny_run, monkeypatch):
+    model = load_model(tiny_run, device="cpu")
+    tokens = (3, None, None, 4, 5, 6, None, 2, 1)
+    whole = length_nats(model, tokens)
+    seen = []
+    head = type(model.score.net).head
+    monkeypatch.setattr(lengths, "tokens_at_once", lambda device: 20)
+    monkeypatch.setattr(type(model.score.net), "head", lambda net, h: seen.append(len(h)) or head(net, h))
+    assert length_nats(model, tokens) == pytest.approx(whole, rel=1e-5)
+    assert seen == [2, 2, 1]
 
 
 @pytest.fixture

@@ -21,6 +21,9 @@ from sedd_cli.inference.template import Gap, escape, gap_between, parse_template
         (r"a\[1\] [MASK]", ("a[1] ", Gap())),
         (r"C:\dir [MASK]", ("C:\\dir ", Gap())),
         (r"\\[MASK]", ("\\", Gap())),
+        (r"\\srv\share [MASK]", (r"\\srv\share ", Gap())),
+        (r"1 & 2 \\ [MASK] \\", (r"1 & 2 \\ ", Gap(), r" \\")),
+        (r"\\\[0\] [MASK]", (r"\[0] ", Gap())),
         ("line\n[MASK]\n", ("line\n", Gap(), "\n")),
         (r"\[MASK\] is no gap, [MASK:1] is", ("[MASK] is no gap, ", Gap(1, 1), " is")),
     ],
@@ -34,7 +37,7 @@ def test_any_text_can_be_taken_literally():
     for _ in range(5000):
         text = "".join(draw.choice("\\[]MASK:5- \nüé") for _ in range(draw.randint(1, 9)))
         assert parse_template(escape(text) + "[MASK:3]").parts == (text, Gap(3, 3))
-        assert parse_template("[MASK]" + escape(text)).parts == (Gap(), text)
+        assert parse_template("[MASK]" + escape(text, gap_follows=False)).parts == (Gap(), text)
 
 
 def test_a_template_is_spelled_as_it_is_read():

@@ -128,6 +128,25 @@ def test_another_graph_by_name_drops_the_options_of_the_one_before():
 
 
 @pytest.mark.parametrize(
+    ("first", "then"),
+    [
+        ("noise.sigma_max=30", "noise.name=geometric"),
+        ("objective.weight_power=0.2", "objective.name=masked_cross_entropy"),
+        ("sampler={name: euler, steps: 5}", "sampler.name=tweedie"),
+    ],
+)
+def test_an_override_that_would_drop_an_earlier_one_is_refused(first, then):
+    with pytest.raises(RequestError, match=rf"override {then.partition('=')[0]} drops {first.partition('=')[0]}: name"):
+        load_recipe("quickstart", [first, then])
+
+
+def test_a_shipped_recipe_comes_before_a_file_of_its_name(tmp_path, monkeypatch):
+    (tmp_path / "quickstart").write_text("name: mine")
+    monkeypatch.chdir(tmp_path)
+    assert load_recipe("quickstart").name == "quickstart"
+
+
+@pytest.mark.parametrize(
     ("override", "message"),
     [
         ("schedule=geometric", "schedule: unknown key, did you mean 'noise'?"),

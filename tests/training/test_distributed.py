@@ -26,7 +26,8 @@ from support.toys import ALL
 from sedd_cli.checkpoints import checkpoint
 from sedd_cli.checkpoints.draft import Draft
 from sedd_cli.checkpoints.run_directory import RunDir
-from sedd_cli.errors import RequestError, WorkError
+from sedd_cli.cli.app import _show
+from sedd_cli.errors import RequestError, WorkError, of_this_process
 from sedd_cli.recipe import load_recipe
 from sedd_cli.system import distributed
 from sedd_cli.system.distributed import connect
@@ -357,8 +358,23 @@ def test_more_processes_than_gpus_are_refused_on_each_of_them(place, monkeypatch
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     for rank in range(4):
         place(RANK=rank, WORLD_SIZE=4, LOCAL_RANK=rank, LOCAL_WORLD_SIZE=4)
-        with pytest.raises(RequestError, match=r"--nproc-per-node=2\b"), connect(device):
+        with pytest.raises(RequestError, match=r"--nproc-per-node=2\b") as few, connect(device):
             pass
+        assert few.value.own, "on another machine no first process reports it"
+
+
+def test_one_gpu_for_several_processes_is_refused(place):
+    place(RANK=1, WORLD_SIZE=2, LOCAL_RANK=1)
+    with pytest.raises(RequestError, match="--device cuda:1 is one GPU, and there are 2 processes"), connect("cuda:1"):
+        pass
+
+
+@pytest.mark.parametrize("mark", [of_this_process, lambda error: error])
+def test_an_error_that_one_process_alone_has_is_shown_by_it(place, mark, capsys):
+    place(RANK=1, WORLD_SIZE=2)
+    _show(mark(WorkError("this disk is full")))
+    shown = "error (process 1): this disk is full\n" if mark is of_this_process else ""
+    assert capsys.readouterr().err == shown
 
 
 def evaluate_on(processes: int, model: Path, out: Path, *more: str) -> dict:

@@ -15,15 +15,16 @@ from sedd_cli.checkpoints.run_directory import RunDir
 from sedd_cli.errors import RequestError, WorkError
 from sedd_cli.recipe import dump_recipe, load_recipe
 from sedd_cli.recipe.learning_rate import common_steps, learning_rate, pinned_steps, steps_before_decay
-from sedd_cli.system.events import Note, TrainStep
+from sedd_cli.system.events import Note, Saved, TrainStep
+from sedd_cli.training.status import status
 from sedd_cli.training.train import TrainOptions, train
 
 STABLE = ("train.decay=0.34", "train.save_every=3", "train.keep=1")
 
 
-def run(workplace: Path, folder: Path, *changes: str, extend: bool = False) -> list:
+def run(workplace: Path, folder: Path, *changes: str, extend: bool = False, report: bool = False) -> list:
     """The events of a training of the tiny recipe."""
-    options = TrainOptions(folder, "cpu", report=False, extend=extend)
+    options = TrainOptions(folder, "cpu", report=report, extend=extend)
     return completed(train(load_recipe(workplace / "tiny.yaml", changes), options))[0]
 
 
@@ -157,6 +158,35 @@ def test_what_was_annealed_before_is_kept(workplace, tmp_path, monkeypatch):
     assert [r["step"] for r in kept] == before
     (record,) = [json.loads(r) for r in (folder / "metrics.jsonl").open() if "extended" in r]
     assert (record["step"], record["from"], record["steps"]) == (8, 12, 18)
+
+
+def test_what_lies_beyond_the_step_from_which_a_run_goes_on_is_no_longer_its_own(workplace, tmp_path):
+    """Neither the report of a training that was annealed, nor steps that were on their way to it, are lost."""
+    folder = tmp_path / "run"
+    run(workplace, folder, *STABLE, report=True)
+    before = {file.relative_to(folder): file.read_bytes() for file in folder.glob("*/*-step-12.json*")}
+    assert len(before) >= 2
+    job = train(
+        load_recipe(workplace / "tiny.yaml", [*STABLE, "train.steps=18"]), TrainOptions(folder, "cpu", report=False)
+    )
+    while not (isinstance(event := next(job), TrainStep) and event.step > 9):
+        pass
+    job.close()
+    beside = folder / "annealed" / "step-12-results"
+    assert {file.relative_to(beside): file.read_bytes() for file in beside.glob("*/*-step-12.json*")} == before
+    assert (beside / "ema.safetensors").is_file()
+    assert not (folder / "ema.safetensors").exists()
+    assert status(folder).bound is None
+
+
+def test_steps_that_were_not_trained_to_the_end_are_kept_too(workplace, tmp_path):
+    folder = tmp_path / "run"
+    job = train(load_recipe(workplace / "tiny.yaml", STABLE), TrainOptions(folder, "cpu", report=False))
+    while not (isinstance(event := next(job), Saved) and event.step == 9):
+        pass
+    job.close()
+    run(workplace, folder, *STABLE, "train.steps=18")
+    assert checkpoint.open_checkpoint(folder / "annealed" / "step-9").step == 9
 
 
 def test_a_decay_can_begin_at_any_step_of_a_constant_run(workplace, tmp_path):

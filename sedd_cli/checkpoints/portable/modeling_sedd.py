@@ -131,7 +131,8 @@ class SeddRotary(nn.Module):
 
     def __init__(self, head_dim: int):
         super().__init__()
-        self.register_buffer("inv_freq", torch.empty(head_dim // 2))
+        # not in the dtype of the weights: rounded to bf16, angles at far positions would be wrong
+        self.register_buffer("inv_freq", torch.empty(head_dim // 2, dtype=torch.float32))
 
     def forward(self, at: Tensor) -> tuple[Tensor, Tensor]:
         angle = torch.outer(at.float(), self.inv_freq.float())

@@ -33,6 +33,8 @@ class StoredFillings:
         #: What is said of the job of each result that is taken up.
         self._taken: dict[Filling, dict[str, Any]] = {}
         self._at: dict[Filling, list[int]] = {}
+        #: The jobs of the input so far, by their keys.
+        self._jobs: dict[str, dict[str, Any]] = {}
         #: model and options of the results → line of the first.
         self._settings: list[tuple[dict[str, Any], int]] = []
         self._end = self._size = 0
@@ -83,6 +85,7 @@ class StoredFillings:
 
     def take(self, key: str, number: int, job: dict[str, Any], keep: bool) -> bool:
         """Whether a filling of the job is stored; keep: read its records."""
+        self._jobs[key] = job
         if job["id"] is not None:
             self._ids.add(id_digest(job["id"]))
         places = self._at.get((key, number))
@@ -127,13 +130,17 @@ class StoredFillings:
         if not (torn or self._drop or unended):
             return
         with whole_file(self.out) as fresh, fresh.open("wb") as new, self.out.open("rb") as old:
-            at = 0
+            at, moved = 0, dict[int, int]()
             for raw in old:
                 if at >= self._end:
                     break
-                at += len(raw)
                 if not self._drop or _filling(read_json_line(raw).record or {}) not in self._drop:
+                    moved[at] = new.tell()
                     new.write(raw.rstrip(b"\n") + b"\n")
+                at += len(raw)
+            self._end = self._size = new.tell()
+        self._at = {one: [moved[at] for at in places] for one, places in self._at.items() if one not in self._drop}
+        self._drop = set()
 
     def arrange(self) -> None:
         """Put the file into the order of the input, results of jobs that it does not hold last, if it is not in it.
@@ -169,6 +176,8 @@ class StoredFillings:
         job: dict[str, Any] = record["job"]
         if filling in self._taken or filling not in self._at or filling in self._drop:
             return False, self._taken.get(filling, job)
+        if (held := self._jobs.get(filling[0])) is not None:  # more fillings than are asked for now
+            return False, held
         plain = {key: value for key, value in job.items() if key != "former"}
         named = job.get("id")
         former = named is not None and id_digest(named) in self._ids

@@ -21,6 +21,7 @@ from sedd_cli import load_model
 from sedd_cli.checkpoints.export import ExportOptions, export
 from sedd_cli.checkpoints.load import open_model
 from sedd_cli.checkpoints.loaded_model import LoadedModel
+from sedd_cli.checkpoints.portable import modeling_sedd
 from sedd_cli.checkpoints.portable.config import KNOWN_SCHEDULES
 from sedd_cli.core.graphs import GRAPHS
 from sedd_cli.core.graphs.absorbing import Absorbing
@@ -273,6 +274,17 @@ def test_a_half_export_is_bf16_and_near_the_model(tmp_path):
             opened(tmp_path / "out")(input_ids=x, t=t).logits, open_model(tmp_path / "out", "cpu").log_p_x0(x, t)
         )
     torch.testing.assert_close(near, model.log_p_x0(x, t), atol=0.1, rtol=0.1)
+
+
+def test_angles_of_a_bf16_model_are_not_rounded():
+    """transformers makes a network in the dtype of its weights: 0.17 rad at position 1,000 with rounded frequencies."""
+    kept = torch.get_default_dtype()
+    torch.set_default_dtype(torch.bfloat16)
+    try:
+        rotary = modeling_sedd.SeddRotary(64)
+    finally:
+        torch.set_default_dtype(kept)
+    assert rotary.inv_freq.dtype == torch.float32
 
 
 def called_as_documented(text: str, folder: Path):

@@ -17,6 +17,7 @@ from sedd_cli.errors import RequestError, WorkError
 from sedd_cli.inference.batch import planned
 from sedd_cli.inference.batch.jobs import fill_jobs
 from sedd_cli.inference.batch.lines import job_lines
+from sedd_cli.inference.batch.stored import StoredFillings
 from sedd_cli.inference.plan import plan_job
 from sedd_cli.inference.sampling import Sampling
 from sedd_cli.recipe.part import SamplerPart
@@ -222,6 +223,27 @@ def test_ids_stand_at_the_top_and_former_results_of_an_id_are_marked(model, tmp_
     # the line as it was: its result is today's again
     fill(model, ['{"template": "the [MASK:3]", "id": "a", "n": 2}'], out)
     assert [r["text"][:3] for r in records(out) if r["id"] == "a" and "former" not in r["job"]] == ["the"] * 2
+
+
+def test_fewer_fillings_than_are_stored_are_still_those_of_the_line(model, tmp_path):
+    out, line = tmp_path / "r.jsonl", '{"template": "the [MASK:3] sat", "id": "one", "n": 3}'
+    fill(model, [line], out)
+    events, _ = fill(model, [line.replace("3}", "1}")], out)
+    assert not [e for e in events if isinstance(e, Warn)]
+    assert [(r["index"], "former" in r["job"]) for r in records(out)] == [(0, False), (1, False), (2, False)]
+
+
+def test_results_are_read_where_they_lie_after_an_incomplete_set_was_taken_out(model, tmp_path):
+    out, line = tmp_path / "r.jsonl", '{"template": "the [MASK:3] sat", "candidates": 2, "n": 3}'
+    fill(model, [line], out, every=True)
+    whole = records(out)
+    out.write_text("".join(json.dumps(r) + "\n" for r in whole[1:]))  # killed between two candidates
+    there = StoredFillings(out, every=True)
+    there.tidy()
+    job = whole[0]["job"]
+    assert not there.take(job["key"], 0, job, keep=True)
+    assert there.take(job["key"], 2, job, keep=True)
+    assert [(r["index"], r["candidate"]) for r in there.kept] == [(2, 0), (2, 1)]
 
 
 def test_an_id_on_two_lines_is_said_once(model):

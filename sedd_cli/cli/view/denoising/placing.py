@@ -57,14 +57,24 @@ def lay_out_pieces(pieces: list[str | None]) -> tuple[list[list[Slot]], int]:
             if column and (i == 0 or part[:1].isspace()) and column + word > COLUMNS:
                 line, column, part = line + 1, 0, part.lstrip(" ")
             while column + cell_len(part) > COLUMNS:  # a word longer than a line
-                head = set_cell_size(part, max(COLUMNS - column, 0)).rstrip("…")
+                head = _fitting(part, COLUMNS - column)
                 found.append(Slot(line, column, head))
-                line, column, part = line + 1, 0, part[len(head) :] if head else part
+                line, column, part = line + 1, 0, part[len(head) :]
             if part:
                 found.append(Slot(line, column, part))
                 column += cell_len(part)
         slots.append(found)
     return slots, line + 1
+
+
+def _fitting(text: str, cells: int) -> str:
+    """The beginning of a text that fits into so many cells."""
+    size = 0
+    for place, character in enumerate(text):
+        size += cell_len(character)
+        if size > cells:
+            return text[:place]
+    return text
 
 
 def _rest_of_word(texts: list[str]) -> int:

@@ -9,8 +9,9 @@ from rich.table import Table
 from rich.text import Text
 
 from sedd_cli.errors import plus_minus
-from sedd_cli.inference.names import id_name, name_of
+from sedd_cli.inference.names import name_of
 from sedd_cli.system.events import Filled, Sampled
+from sedd_cli.system.json_lines import json_text
 
 #: Cells that the border of a panel takes from its title, and most of a name beside a text.
 BORDER, NAME = 6, 20
@@ -24,7 +25,10 @@ def body_of(event: Sampled) -> str:
 def row_of(event: Sampled) -> str:
     """What --quiet prints: the text, behind the id and a tab where it fills a line of a batch that has one."""
     named = (event.job or {}).get("id") if isinstance(event, Filled) else None
-    return body_of(event) if named is None else f"{id_name(named)}\t{body_of(event)}"
+    if named is None:
+        return body_of(event)
+    plain = isinstance(named, str) and named.isprintable()
+    return f"{named if plain else json_text(named)}\t{body_of(event)}"
 
 
 def title_of(event: Sampled) -> list[str]:
