@@ -69,7 +69,12 @@ def evaluate(
         float, typer.Option(metavar="FLOAT", help="Draw until the standard error is below this share of the bound.")
     ] = 0.005,
     max_nfe: Annotated[
-        int, typer.Option("--max-nfe", metavar="INT", help="Network evaluations per block, at most.")
+        int,
+        typer.Option(
+            "--max-nfe",
+            metavar="INT",
+            help="Draws per block, at most, of one network evaluation each (two where MASK is not the only noise).",
+        ),
     ] = 64,
     estimator: Annotated[
         str | None,

@@ -218,7 +218,7 @@ def _fill_jobs(
     lines = job_lines(raw, named, chosen.length, job.n, job.seed, job.candidates)
     asked = {"seed": job.seed, "candidates": job.candidates}
     filling = fill_jobs(chosen, lines, sampling, every, out, resume, watching.wanted, keep=view.json, asked=asked)
-    interrupted = partial(_kept, out, every) if out is not None else ""
+    interrupted = "" if out is None else partial(_kept, out, every, None if resume else _written(out))
     result = show_samples(view, chosen, filling, "sedd infill", None, watching, interrupted)
     if out is not None:
         wrote = f"wrote {out}" if out.exists() else f"nothing was written to {out}"
@@ -229,10 +229,17 @@ def _fill_jobs(
         raise error
 
 
-def _kept(out: Path, every: bool) -> str:
-    """What to say after Ctrl-C."""
+def _written(out: Path) -> int:
+    """When a file was last written; 0 where there is none."""
+    return out.stat().st_mtime_ns if out.is_file() else 0
+
+
+def _kept(out: Path, every: bool, before: int | None) -> str:
+    """What to say after Ctrl-C. before: when `out` was last written before it was to begin anew (--fresh)."""
     from sedd_cli.inference.batch.stored import StoredFillings
 
+    if before is not None and _written(out) == before:
+        return f"interrupted: nothing was written to {out} yet, the same command begins anew"
     try:
         kept = f"{StoredFillings(out, every).count:,} fillings are kept in {out}"
     except (RequestError, OSError):
