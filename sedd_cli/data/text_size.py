@@ -25,6 +25,11 @@ class TextSize:
     def __add__(self, other: TextSize) -> TextSize:
         return TextSize(self.characters + other.characters, self.bytes + other.bytes)
 
+    def share(self, part: TextSize, whole: TextSize) -> TextSize:
+        """What is to this size as `part` is to `whole`."""
+        characters = round(self.characters * part.characters / max(whole.characters, 1))
+        return TextSize(characters, round(self.bytes * part.bytes / max(whole.bytes, 1)))
+
     def __sub__(self, other: TextSize) -> TextSize:
         return TextSize(self.characters - other.characters, self.bytes - other.bytes)
 
@@ -32,15 +37,18 @@ class TextSize:
 def scored_size(split: TokenArray, tokenizer: Tokenizer, spans: np.ndarray) -> TextSize:
     """The size of the text in disjoint, ascending spans [M, 2] of a split's ids.
 
-    The size of the whole split is counted in its original text at preparation. A part is decoded. If the tokenizer
-    restores every text and the part is more than half of the split, the rest is decoded and subtracted, which gives the
-    same. If the tokenizer does not restore its text (BERT), the size of a part is that of the decoded text.
+    The size of the whole split is counted in its original text at preparation. A part is decoded; if it is more than
+    half of the split and holds no unknown tokens, the rest is decoded and subtracted, which gives the same. If the
+    tokenizer does not restore its text (BERT: "don ' t"), the size of the original is divided as the decoded text is.
     """
     runs, whole = _joined(spans), TextSize(split.characters, split.info.bytes)
     inside = int((runs[:, 1] - runs[:, 0]).sum())
     if inside == split.tokens:
         return whole
-    if 2 * inside <= split.tokens or not tokenizer.restores_text or split.info.unknown:
+    if not tokenizer.restores_text:
+        part, all_of_it = (_decoded_size(split, tokenizer, at) for at in (runs, np.array([[0, split.tokens]])))
+        return whole.share(part, all_of_it)
+    if 2 * inside <= split.tokens or split.info.unknown:
         return _decoded_size(split, tokenizer, runs)
     edges = np.concatenate([[0], runs.reshape(-1), [split.tokens]]).reshape(-1, 2)
     outside = edges[edges[:, 1] > edges[:, 0]]

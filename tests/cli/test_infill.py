@@ -647,3 +647,16 @@ def test_a_batch_is_killed_goes_on_and_is_not_mixed_with_another(tiny_run, tmp_p
         assert "--fresh" in refused.err
     assert sedd(*words, "--seed", 1, "--fresh").code == 0
     assert {json.loads(line)["seed"] for line in out.read_text().splitlines()} == {1}
+
+
+def test_before_the_first_result_of_a_fresh_batch_nothing_is_said_to_be_kept(tmp_path):
+    from sedd_cli.cli.commands.infill import _kept, _written
+
+    out = tmp_path / "f.jsonl"
+    out.write_text("{}\n")
+    assert (
+        _kept(out, False, _written(out))
+        == f"interrupted: nothing was written to {out} yet, the same command begins anew"
+    )
+    assert "are kept" in _kept(out, False, 0)
+    assert "are kept" in _kept(out, False, None)

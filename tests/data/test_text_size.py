@@ -131,6 +131,17 @@ def test_word_pieces_count_the_spaces_between_words(tmp_path):
     assert scored_size(split, tokenizer, np.array([[0, split.tokens]])).characters == split.characters
 
 
+def test_parts_of_a_text_that_is_not_restored_add_up_to_the_original(tmp_path):
+    """BERT gives "don't" back as "don ' t": parts are not to be longer than the text that they are of."""
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "don", "'", "t"]
+    (tmp_path / "vocab.txt").write_text("\n".join(words))
+    tokenizer = load_tokenizer(str(tmp_path / "vocab.txt"))
+    split = Split(tokenizer, ["don't don't", "don't"])
+    assert (split.tokens, split.characters) == (11, 16)
+    halves = [scored_size(split, tokenizer, np.array([[a, b]])).characters for a, b in ((0, 7), (7, 11))]
+    assert halves == [11, 5]
+
+
 def test_unknown_characters_never_make_sizes_negative():
     tokenizer = TOKENIZERS["char with unknown ones"]
     documents = ["plain ASCII text"] * 30 + ["0123456789"] * 30

@@ -97,6 +97,7 @@ def summary(
     shares = blocks.shares(torch.arange(len(blocks))).numpy()  # tokens and characters count as their nats do
     between = between_documents(found.nats, lengths * shares, blocks.clusters)
     by_character = between_documents(found.nats, blocks.characters * shares, blocks.clusters)
+    decoded = int(blocks.characters.sum())
     perplexity = math.exp(min(rate, 700.0))
     per_char, per_byte = 1 / math.log(2) / characters, 1 / math.log(2) / n_bytes
     return BoundResult(
@@ -104,7 +105,7 @@ def summary(
         bits_per_char_error=error * per_char,
         bits_per_byte=mean * per_byte,
         bits_per_byte_error=error * per_byte,
-        between_documents_error=None if by_character is None else by_character / math.log(2),
+        between_documents_error=None if by_character is None else by_character * decoded / math.log(2) / characters,
         nats_per_token=rate,
         nats_per_token_error=rate_error,
         nats_per_token_between_documents=between,

@@ -525,7 +525,8 @@ def test_errors_of_the_text_are_per_predicted_token(model, tmp_path):
     assert found.nats_per_token_between_documents == expected
     assert found.nats_per_token == pytest.approx(nats.sum() / (23 * len(blocks)))
     by_character = between_documents(nats, blocks.characters, blocks.clusters)
-    assert found.between_documents_error == pytest.approx(by_character / math.log(2))
+    decoded = blocks.characters.sum() / blocks.size.characters
+    assert found.between_documents_error == pytest.approx(by_character / math.log(2) * decoded)
 
 
 def test_equal_nats_of_every_token_differ_by_character(tmp_path):
