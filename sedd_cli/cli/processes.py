@@ -12,11 +12,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
 from sedd_cli.cli.outcome import FAILED, INTERRUPTED
+from sedd_cli.errors import WorkError
+from sedd_cli.system.process import share_of_threads
 
 #: Seconds after a failure until the other processes get a signal to stop, and after that until they are killed.
 GRACE, LAST = 10.0, 30.0
 #: Signals that are passed on to the processes, each of which finishes its step, saves and stops.
-PASSED_ON = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+PASSED_ON = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
 
 Processes = list[subprocess.Popen[bytes]]
 
@@ -31,6 +33,9 @@ def launch(words: list[str], count: int) -> int:
 
     Returns:
         0 if all ended well, 130 after Ctrl-C, else the exit code of the first process if it failed, or of another.
+
+    Raises:
+        WorkError: A signal ended the first process, which prints.
     """
     command = [sys.executable, "-m", "sedd_cli", *without_option(words, "--processes")]
     environment = _environment(count)
@@ -39,7 +44,7 @@ def launch(words: list[str], count: int) -> int:
     def pass_on(number: int) -> None:
         nonlocal interrupted
         interrupted |= number == signal.SIGINT
-        _send(processes, number)
+        _send(processes, signal.SIGTERM if number == signal.SIGHUP else number)  # a terminal that was closed
 
     with _handled(pass_on):
         for rank in range(count):
@@ -48,6 +53,8 @@ def launch(words: list[str], count: int) -> int:
             processes.append(subprocess.Popen(command, env=own, start_new_session=True))
         _wait(processes)
     codes = [process.returncode for process in processes]
+    if codes[0] < 0:  # it prints, and could not
+        raise WorkError(f"the first process was ended by {signal.Signals(-codes[0]).name}")
     if interrupted and all(code in (0, INTERRUPTED) for code in codes):
         return INTERRUPTED
     return next((code if code > 0 else FAILED for code in codes if code), 0)
@@ -66,11 +73,8 @@ def _environment(count: int) -> dict[str, str]:
     """What torchrun would set for every one of `count` processes, with a port that is free now."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    threads = max(1, (os.cpu_count() or 1) // count)
     world = {"WORLD_SIZE": str(count), "LOCAL_WORLD_SIZE": str(count)}
-    return (
-        {"OMP_NUM_THREADS": str(threads)} | os.environ | world | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    )
+    return os.environ | share_of_threads(count) | world | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
 
 
 def _wait(processes: Processes) -> None:

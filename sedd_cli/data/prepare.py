@@ -91,6 +91,8 @@ def prepare(options: PrepareOptions) -> Generator[Event, None, PrepareResult]:
     with _lock(folder), _tidy_on_failure(partial):
         if (ready := find_prepared(options)) is not None:  # another process finished it meanwhile
             return (yield from _stored(ready))
+        if folder.exists() and any(folder.iterdir()):
+            raise RequestError(f"{folder} exists, without an intact manifest.json: move it away, or delete it")
         manifest = yield from _fill(options, corpus, source, partial)
         manifest.write(partial)
         for state in partial.glob("*.finished.json"):

@@ -15,6 +15,8 @@ from sedd_cli.errors import one_line
 from sedd_cli.system import allocator
 
 QUOTA = Path("/sys/fs/cgroup/cpu.max")
+#: The number of threads that `configure` has set.
+_limit: str | None = None
 
 
 def configure() -> None:
@@ -24,10 +26,18 @@ def configure() -> None:
     # Spinning briefly costs 3 % on an idle machine and is three times faster on a busy one.
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", "10000")
-    if (cores := quota()) is not None and cores < (os.cpu_count() or 1):
-        os.environ.setdefault("OMP_NUM_THREADS", str(cores))
+    global _limit
+    if (cores := quota()) is not None and cores < (os.cpu_count() or 1) and "OMP_NUM_THREADS" not in os.environ:
+        os.environ["OMP_NUM_THREADS"] = _limit = str(cores)
     allocator.keep_freed()
     warnings.showwarning = show_warning
+
+
+def share_of_threads(count: int) -> dict[str, str]:
+    """The environment variable with the threads of each of `count` processes; none where the user set it."""
+    if os.environ.get("OMP_NUM_THREADS", _limit) != _limit:
+        return {}
+    return {"OMP_NUM_THREADS": str(max(1, (quota() or os.cpu_count() or 1) // count))}
 
 
 def open_streams() -> None:

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent import futures
 from concurrent.futures import Future
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -74,6 +74,6 @@ def uninterrupted(work: Callable[[], T]) -> T:
             ended[0].set_exception(error)
 
     threading.Thread(target=run, name="library", daemon=True).start()
-    while True:
-        with suppress(TimeoutError, futures.TimeoutError):
-            return ended[0].result(timeout=0.2)
+    while not futures.wait(ended, timeout=0.2).done:
+        pass
+    return ended[0].result()

@@ -107,6 +107,17 @@ def training(workplace, tmp_path) -> list:
     return ["train", workplace / "tiny.yaml", *changes, "--no-report", "--run-dir", tmp_path / "run", "--device", "cpu"]
 
 
+def test_a_batch_goes_on_though_its_results_cannot_be_printed(tiny_run, tmp_path):
+    (tmp_path / "jobs.jsonl").write_text('{"template": "the [MASK:2]"}\n' * 3)
+    words = ("infill", "--model", tiny_run, "--input", tmp_path / "jobs.jsonl", "--out", tmp_path / "f.jsonl")
+    with open("/dev/full", "wb") as full:
+        job = start(*words, stdout=full)
+        err = job.communicate(timeout=120)[1].decode()
+    assert job.returncode == 0, err
+    assert err.count("standard output cannot be written") == 1
+    assert len((tmp_path / "f.jsonl").read_text().splitlines()) == 3
+
+
 @pytest.mark.parametrize("where", ["/dev/full", "a pipe without reader"])
 def test_training_outlives_its_standard_output(where, training, tmp_path):
     if where == "/dev/full":

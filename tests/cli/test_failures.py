@@ -157,3 +157,28 @@ def test_a_model_that_is_not_in_order(sedd, tmp_path):
     assert document["exit"] == 1
     assert "is not in order" in document["error"]
     assert document["findings"]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["sample"], ["infill", "[MASK]"], ["export", "x", "--to", "y"], ["inspect", "x"], ["mauve", "--references", "x"],
+     ["table", "2", "--mini", "--run", "all"]],
+)  # fmt: skip
+def test_commands_of_one_process_want_no_torchrun(sedd, monkeypatch, tmp_path, words):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    done = sedd(*words)
+    assert (done.code, "start it without torchrun" in done.err) == (2, True)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["recipes", "--json", "show", "quickstart"], "sedd recipes show NAME --json"),
+        (["table", "--mini", "--run", "all"], "which table?"),
+        (["table", "2", "--mini", "--run", "all", "--run", "typo", "--dry-run"], "typo"),
+    ],
+)
+def test_what_would_be_dropped_is_refused(sedd, words, said):
+    done = sedd(*words)
+    assert (done.code, said in done.err) == (2, True)

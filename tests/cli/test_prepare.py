@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 import typer
@@ -123,3 +124,13 @@ def test_verify_finds_damage(text, tmp_path):
     shard.write_bytes(raw)
     assert run(text, "--tokenizer", "byte").exit_code == 0
     assert isinstance(run(text, "--tokenizer", "byte", "--verify").exception, DamageError)
+
+
+def test_a_folder_without_its_manifest_is_refused_before_the_work(sedd, text):
+    done = sedd("prepare", text, "--tokenizer", "byte", "--json")
+    folder = Path(json.loads(done.out)["folder"])
+    (folder / "manifest.json").unlink()
+    again = sedd("prepare", text, "--tokenizer", "byte")
+    assert again.code == 2
+    assert f"{folder} exists, without an intact manifest.json: move it away" in again.err
+    assert list(folder.iterdir())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -13,6 +14,7 @@ import pytest
 from support.toys import ALL
 
 from sedd_cli.checkpoints import checkpoint
+from sedd_cli.cli import processes
 from sedd_cli.cli.processes import without_option
 
 
@@ -46,6 +48,30 @@ def test_processes_of_a_launcher_start_no_others(sedd, workplace, tmp_path, monk
     assert (refused.code, (tmp_path / "run").exists()) == (2, False)
     assert "--processes" in refused.err
     assert "WORLD_SIZE" in refused.err
+
+
+def test_a_dry_run_is_of_one_process(sedd, workplace):
+    refused = sedd("train", workplace / "tiny.yaml", "--dry-run", "--processes", 4)
+    assert (refused.code, "--dry-run measures one process" in refused.err) == (2, True)
+
+
+def test_the_end_of_the_first_process_by_a_signal_is_said(sedd, workplace, tmp_path, monkeypatch):
+    codes = iter((-signal.SIGKILL, -signal.SIGTERM))
+
+    class Ended:
+        def __init__(self, *_, **__):
+            self.returncode = next(codes)
+
+        def poll(self):
+            return self.returncode
+
+        def send_signal(self, number):
+            raise ProcessLookupError
+
+    monkeypatch.setattr(processes.subprocess, "Popen", Ended)
+    done = sedd("train", workplace / "tiny.yaml", "--run-dir", tmp_path / "run", "--processes", 2, "--json")
+    assert done.code == 1
+    assert json.loads(done.out)["error"] == "the first process was ended by SIGKILL"
 
 
 @pytest.mark.slow

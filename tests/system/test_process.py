@@ -7,6 +7,7 @@ import warnings
 import pytest
 
 from sedd_cli.system import process
+from sedd_cli.system.signals import uninterrupted
 
 LINUX = sys.platform == "linux"
 
@@ -100,3 +101,22 @@ def test_warnings_are_one_line(clean, capsys):
         warnings.showwarning = process.show_warning
         warnings.warn("one\n   two", stacklevel=1)
     assert capsys.readouterr().err == "warning: one two\n"
+
+
+def test_processes_share_the_quota_unless_the_user_names_a_number(clean):
+    clean.setattr(process, "_limit", None)
+    clean.setattr(process, "quota", lambda: 8)
+    clean.setattr(process.os, "cpu_count", lambda: 64)
+    process.configure()
+    assert process.os.environ["OMP_NUM_THREADS"] == "8"
+    assert process.share_of_threads(4) == {"OMP_NUM_THREADS": "2"}
+    clean.setenv("OMP_NUM_THREADS", "3")
+    assert process.share_of_threads(4) == {}
+
+
+def test_a_timeout_of_the_work_is_its_error():
+    def late():
+        raise TimeoutError("the disk does not answer")
+
+    with pytest.raises(TimeoutError, match="the disk does not answer"):
+        uninterrupted(late)

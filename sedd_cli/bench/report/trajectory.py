@@ -25,6 +25,7 @@ from sedd_cli.checkpoints.draft import Draft, write_shards
 from sedd_cli.errors import WorkError
 from sedd_cli.recipe import Recipe, dump_recipe, load_recipe
 from sedd_cli.system.distributed import Dist
+from sedd_cli.system.process import share_of_threads
 from sedd_cli.training.state import TrainState
 from sedd_cli.training.step import gradients
 
@@ -80,7 +81,8 @@ def two_processes(recipe: Recipe, device: torch.device, folder: Path, seconds: f
     (folder / "recipe.yaml").write_text(dump_recipe(recipe), encoding="utf-8")
     command = [sys.executable, "-m", "sedd_cli.bench.report.trajectory", str(folder)]
     logs = [(folder / f"log-{rank}").open("w+", encoding="utf-8") for rank in range(2)]
-    threads = {"OMP_NUM_THREADS": "1"} | os.environ  # torch reads it when it is imported
+    # torch reads it when it is imported
+    threads = os.environ | dict.fromkeys(share_of_threads(2), "1")
     running = [
         subprocess.Popen(
             [*command, str(rank), str(device)], stdout=log, stderr=log, stdin=subprocess.DEVNULL, env=threads

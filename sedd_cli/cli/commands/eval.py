@@ -136,7 +136,9 @@ def evaluate(
         chosen = choose_any(view, named.choice)
         texts = texts_of(chosen, datasets, places, reading, out)
         job = evaluate_all(chosen, texts, options, dist)
-        result = view.run(_stored(view, job, chosen.source, len(texts), out) if dist.main else job, RESUME)
+        result = view.run(
+            _stored(view, job, chosen.source, len(texts), out) if dist.main else job, RESUME if resume else ""
+        )
     found = result.to_dict()
     if len(found["results"]) > 1:
         view.result(comparison(found["results"]))

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from sedd_cli.cli import options as o
-from sedd_cli.cli.choose import ModelChoice, choose_model
+from sedd_cli.cli.choose import ModelChoice, choose_model, require_one_process
 from sedd_cli.cli.outcome import output
 from sedd_cli.cli.view.view import View
 from sedd_cli.errors import shell_command
@@ -43,6 +43,7 @@ def export(
     from sedd_cli.checkpoints.export import export as job
     from sedd_cli.recipe.outside import given
 
+    require_one_process("export")
     view = View(json, quiet)
     options = ExportOptions(to, half, push, private, dry_run, transformers)
     chosen = choose_model(view, ModelChoice(model, "cpu", "fp32", tokenizer, mask_token))

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, BinaryIO, cast
 import typer
 
 from sedd_cli.cli import options as o
-from sedd_cli.cli.choose import choose_model, model_files
+from sedd_cli.cli.choose import choose_model, model_files, require_one_process
 from sedd_cli.cli.option_groups import (
     ModelOptions,
     Watching,
@@ -24,7 +24,7 @@ from sedd_cli.cli.option_groups import (
     sampling_options,
     watching_options,
 )
-from sedd_cli.cli.outcome import continues
+from sedd_cli.cli.outcome import continues, output
 from sedd_cli.cli.view.denoising.showing import show_samples
 from sedd_cli.cli.view.view import View
 from sedd_cli.errors import RequestError, shell_word, shortened
@@ -125,6 +125,7 @@ def infill(
             f"{found}" + ("" if asked else " (sedd sample draws without a prompt)")
         )
     refuse_unused(context, UNUSED[asked[0]], asked[0])
+    require_one_process("infill")
     view = View(using.json, using.quiet)
     templates = _in_quotes(words) if words else [] if template is None else [template]
     parsed = [parse_template(one) for one in templates] or [gap_between(prefix, suffix)]
@@ -213,12 +214,15 @@ def _fill_jobs(
     """Fill a file of jobs. If lines are refused, RequestError after the others are done."""
     from sedd_cli.inference.batch.jobs import fill_jobs
     from sedd_cli.inference.batch.lines import job_lines
+    from sedd_cli.system.files import is_stream
 
     named = "standard input" if source == "-" else source
     lines = job_lines(raw, named, chosen.length, job.n, job.seed, job.candidates)
     asked = {"seed": job.seed, "candidates": job.candidates}
     filling = fill_jobs(chosen, lines, sampling, every, out, resume, watching.wanted, keep=view.json, asked=asked)
-    interrupted = "" if out is None else partial(_kept, out, every, None if resume else _written(out))
+    output.stored = out is not None  # as results come, so that a closed standard output does not end the work
+    kept = out is not None and not is_stream(out)
+    interrupted = partial(_kept, out, every, None if resume else _written(out)) if out is not None and kept else ""
     result = show_samples(view, chosen, filling, "sedd infill", None, watching, interrupted)
     if out is not None:
         wrote = f"wrote {out}" if out.exists() else f"nothing was written to {out}"

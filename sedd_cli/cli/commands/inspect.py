@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from sedd_cli.cli import options as o
-from sedd_cli.cli.choose import ModelChoice, choose_model
+from sedd_cli.cli.choose import ModelChoice, choose_model, require_one_process
 from sedd_cli.cli.view.findings import findings_table, levels_table
 from sedd_cli.cli.view.view import View
 from sedd_cli.errors import DamageError
@@ -38,6 +38,7 @@ def inspect(
     """
     from sedd_cli.evaluation.diagnosis.job import DiagnoseOptions, diagnose
 
+    require_one_process("inspect")
     view = View(json, quiet)
     options = DiagnoseOptions(text, seed)
     chosen = choose_model(view, ModelChoice(model, device, precision, tokenizer, mask_token))

@@ -98,13 +98,13 @@ def prepare(
     )
     result = view.run(job(options), RESUME)
     document = result.to_dict()
-    output.stored = True
+    output.stored = not (verify or inspect)
     view.say(f"{'prepared' if result.fresh else 'already prepared'}: {result.folder}", "bold")
     view.result(_counts(result.manifest))
     if not result.fresh and (said := [line for line in result.manifest.remarks if line.startswith("splits by")]):
         view.say(said[0], "dim")
     if verify:
-        verified = view.run(datasets.verify(result.folder))
+        verified = view.run(datasets.verify(result.folder), "interrupted: the prepared text is kept")
         document["verified"] = verified.to_dict()
         view.say(f"verified: {verified.files} files are unchanged", "green")
     if inspect:

@@ -11,7 +11,7 @@ from sedd_cli.cli import options as o
 from sedd_cli.cli.checked import Checked
 from sedd_cli.cli.outcome import output
 from sedd_cli.cli.view.view import View
-from sedd_cli.errors import printable
+from sedd_cli.errors import RequestError, printable
 
 recipes = typer.Typer(help="List the recipes that come with the package, or print one.", rich_markup_mode="rich")
 
@@ -23,6 +23,8 @@ def listing(context: typer.Context, json: o.Json = False, quiet: o.Quiet = False
     Example: sedd recipes show quickstart
     """
     if context.invoked_subcommand is not None:
+        if json or quiet:
+            raise RequestError("options go behind the words: sedd recipes show NAME --json")
         return
     from sedd_cli.recipe import load_recipe, shipped
 

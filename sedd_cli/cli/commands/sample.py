@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Annotated, BinaryIO, cast
 import typer
 
 from sedd_cli.cli import options as o
-from sedd_cli.cli.choose import choose_model, model_files
+from sedd_cli.cli.choose import choose_model, model_files, require_one_process
 from sedd_cli.cli.commands.quality.judge import judged, load_judge, reference_corpus
 from sedd_cli.cli.option_groups import ModelOptions, Watching, model_options, sampling_options, watching_options
+from sedd_cli.cli.outcome import output
 from sedd_cli.cli.view.denoising.showing import show_samples
 from sedd_cli.cli.view.view import View
 from sedd_cli.errors import RequestError
@@ -67,6 +68,7 @@ def sample(
     from sedd_cli.cli.inputs import check_written
     from sedd_cli.inference.generate import GenerateOptions, generate
 
+    require_one_process("sample")
     view = View(using.json, using.quiet)
     if self_bleu is not None and judge is None:
         raise RequestError("--self-bleu goes with --judge")
@@ -82,9 +84,11 @@ def sample(
     if causal is not None:
         from sedd_cli.evaluation.judge import Samples
 
+        output.stored = False  # the judgement is not
         corpus = reference_corpus(view, None, None, chosen, causal)
         samples = Samples.of(result.samples, chosen.tokenizer)
-        document["judged"] = judged(view, samples, causal, self_bleu, corpus, seed)
+        kept = f"interrupted: the samples are in {out}, sedd judge goes on with them" if out is not None else ""
+        document["judged"] = judged(view, samples, causal, self_bleu, corpus, seed, kept)
     view.document(recorded(document))
 
 

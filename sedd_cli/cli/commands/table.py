@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from sedd_cli.cli import options as o
+from sedd_cli.cli.choose import require_one_process
 from sedd_cli.cli.outcome import continues, output, say_error
 from sedd_cli.cli.view.view import View
 from sedd_cli.errors import RequestError, WorkError
@@ -64,7 +65,7 @@ def table(
     """
     from sedd_cli.cli.inputs import check_png, check_written
     from sedd_cli.cli.view.tables import show
-    from sedd_cli.tables.definition import load_table, shipped_tables
+    from sedd_cli.tables.definition import load_table
     from sedd_cli.tables.markdown import markdown as as_markdown
     from sedd_cli.tables.row_run import row_runs_of
     from sedd_cli.tables.run import RunOptions, RunResult
@@ -73,12 +74,9 @@ def table(
 
     view = View(json, quiet)
     if name is None:
-        listed = [load_table(known) for known in shipped_tables()]
-        for one in listed:
-            small = " (also --mini)" if one.mini else ""
-            view.result(f"sedd table {one.name.removeprefix('table'):8} {one.title}{small}")
-        view.document([{"name": one.name, "title": one.title, "mini": one.mini is not None} for one in listed])
-        return
+        if any((run, mini, budget, rel_error, plot, markdown, out, dry_run)):
+            raise RequestError("which table? As in: sedd table 2 --mini; sedd table lists them")
+        return _list(view)
     found = load_table(name)
     if seeds < 1:
         raise RequestError(f"--seeds must be at least 1, found {seeds}")
@@ -118,6 +116,17 @@ def table(
         raise error
 
 
+def _list(view: View) -> None:
+    """All tables with their titles."""
+    from sedd_cli.tables.definition import load_table, shipped_tables
+
+    listed = [load_table(known) for known in shipped_tables()]
+    for one in listed:
+        small = " (also --mini)" if one.mini else ""
+        view.result(f"sedd table {one.name.removeprefix('table'):8} {one.title}{small}")
+    view.document([{"name": one.name, "title": one.title, "mini": one.mini is not None} for one in listed])
+
+
 def _error(failed: Sequence[UnfinishedRow], asked: int) -> Exception | None:
     """The error with which the command ends if rows failed."""
     if not failed:
@@ -132,7 +141,8 @@ def _error(failed: Sequence[UnfinishedRow], asked: int) -> Exception | None:
 
 def _asked(found: Table, places: dict[str, list[RowRun]], run: list[str]) -> list[RowRun]:
     """The runs to make, ordered by seed; RequestError for rows that cannot be run."""
-    names = list(places) if "all" in run else [found.row(name).name for name in run]
+    rows = [found.row(name).name for name in run if name != "all"]
+    names = list(places) if "all" in run else rows
     for name in names:
         if name not in places:
             raise RequestError(f"{found.name} has the row {name!r} at full size only")
@@ -145,6 +155,7 @@ def _run(view: View, asked: list[RowRun], options: RunOptions) -> RunResult:
     """Make the runs; returns what is left and what failed, with reasons."""
     from sedd_cli.tables.run import make
 
+    require_one_process("table --run")
     result = view.run(make(asked, options), partial(continues, "what is finished is kept"))
     for entry in result.left:
         view.say(f"left: {entry.row}, seed {entry.seed}: {entry.why}", "yellow")

@@ -98,8 +98,8 @@ def train(
     view = View(json, quiet)
     if recipe is None:
         raise RequestError(f"which recipe? A YAML file, a run, or one of {', '.join(shipped())}")
-    if processes > 1 and launched():
-        raise RequestError("--processes starts processes of its own: leave it out under torchrun (WORLD_SIZE is set)")
+    if processes > 1:
+        _check_processes(dry_run)
     own = run_named(recipe)
     resolved = load_recipe(own / "recipe.yaml" if own else recipe, overrides or [])
     if dry_run:
@@ -112,8 +112,10 @@ def train(
                 output.write(at_words(f"{key:>24}  {value}", sys.stdout, 26) + "\n")
         return
     if processes > 1:
-        output.document, output.interrupted = True, ""  # of the first process
-        raise typer.Exit(launch(sys.argv[1:], processes))
+        output.interrupted = ""
+        code = launch(sys.argv[1:], processes)
+        output.document = True  # of the first process
+        raise typer.Exit(code)
     from sedd_cli.training.runs.folder import default_run
     from sedd_cli.training.train import TrainOptions
     from sedd_cli.training.train import train as job
@@ -138,6 +140,14 @@ def train(
     if result.finished:
         say_result(view, result, resolved.report.every)
         after_training(view, result.run, resolved)
+
+
+def _check_processes(dry_run: bool) -> None:
+    """RequestError where --processes has no meaning."""
+    if launched():
+        raise RequestError("--processes starts processes of its own: leave it out under torchrun (WORLD_SIZE is set)")
+    if dry_run:
+        raise RequestError("--dry-run measures one process: leave out --processes")
 
 
 def _say_how_to_resume(view: View, run: Path, fresh: bool) -> dict[str, str]:

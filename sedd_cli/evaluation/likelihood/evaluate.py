@@ -76,10 +76,7 @@ def evaluate_all(
 
     A corpus that fails does not stop the others; if there is only one, its error is raised.
     """
-    if isinstance(model, LoadedModel) and not model.exact:
-        options.monte_carlo.estimator_for(model.graph)
-    for name in options.protocols:
-        _check_measure(name, model, options)  # before a text is prepared
+    check_measures(model, options)  # before a text is prepared
     results: list[LikelihoodResult] = []
     failed: list[FailedEvaluation] = []
     for text in texts:
@@ -92,6 +89,14 @@ def evaluate_all(
             failed.append(FailedEvaluation(text.corpus, str(error), 1 + isinstance(error, RequestError)))
             yield Warn(f"{text.corpus}: {error}")
     return EvaluationResults(tuple(results), tuple(failed))
+
+
+def check_measures(model: LoadedModel | CausalModel, options: EvaluateOptions) -> None:
+    """RequestError where the estimator or a protocol does not fit the model."""
+    if isinstance(model, LoadedModel) and not model.exact:
+        options.monte_carlo.estimator_for(model.graph)
+    for name in options.protocols:
+        _check_measure(name, model, options)
 
 
 def evaluate(

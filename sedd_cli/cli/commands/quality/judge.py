@@ -75,17 +75,21 @@ def reference_corpus(view: View, name: str | None, tokenizer: str | None, *train
 
 
 def judged(
-    view: View, samples: Samples, reader: Scorer, self_bleu: bool | None, corpus: Dataset | None, seed: int
-) -> dict[str, Any]:
-    """Judge samples beside real text and controls from a corpus, and show the result; its document."""
+    view: View, samples: Samples, reader: Scorer, self_bleu: bool | None, corpus: Dataset | None, seed: int,
+    interrupted: str = "",
+) -> dict[str, Any]:  # fmt: skip
+    """Judge samples beside real text and controls from a corpus, and show the result; its document.
+
+    interrupted: shown after Ctrl-C.
+    """
     from sedd_cli.evaluation.controls import comparable, compare
     from sedd_cli.evaluation.judge import judge as job
 
     beside = None
     if corpus is not None:
         samples = comparable(samples, corpus)
-        beside = view.run(compare(reader, samples, corpus, seed))
-    result = view.run(job(reader, samples, self_bleu is not False))
+        beside = view.run(compare(reader, samples, corpus, seed), interrupted)
+    result = view.run(job(reader, samples, self_bleu is not False), interrupted)
     view.result(judgement_table(result))
     document = result.to_dict()
     if beside is not None:

@@ -9,7 +9,7 @@ import typer
 from rich.table import Table
 
 from sedd_cli.cli import options as o
-from sedd_cli.cli.choose import check_causal, choose_model
+from sedd_cli.cli.choose import check_causal, choose_model, require_one_process
 from sedd_cli.cli.option_groups import ModelOptions, model_options, sampling_options
 from sedd_cli.cli.outcome import continues
 from sedd_cli.cli.view.view import View
@@ -73,6 +73,7 @@ def mauve(
     from sedd_cli.evaluation.mauve.job import mauve as job
     from sedd_cli.evaluation.mauve.options import MauveOptions
 
+    require_one_process("mauve")
     view = View(using.json, using.quiet)
     options = MauveOptions(
         references=references,

@@ -63,6 +63,7 @@ def compare(
             continue
         if option == "--html" or path.suffix.lower() == ".html":
             write_whole(path, comparison_page(found))
+            output.stored = True  # tables, verdicts and curves; a figure holds the curves alone
         else:
             save(curves_figure(found), path)
     for table in comparison_tables(found, view.console.width):
@@ -73,6 +74,5 @@ def compare(
     for option, path in wanted.items():
         if path is not None:
             document[option.removeprefix("--")] = str(path)
-            output.stored = True
             view.say(f"wrote {path}")
     view.document(document)
