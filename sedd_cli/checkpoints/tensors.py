@@ -25,6 +25,8 @@ INDEX = ".index.json"
 MOST_SHARDS = 4096
 #: Most bytes of the header of a safetensors file, of about 80,000 tensors; the library reads millions for minutes.
 HEADER_BYTES = 8 << 20
+#: Most bytes of an archive of torch beside its tensors: a large tokenizer has some twenty million.
+PICKLE_BYTES = 64 << 20
 #: The beginning of a pointer file of Git LFS.
 LFS = b"version https://git-lfs"
 #: The message of an unpickler that refuses to import a name.
@@ -117,6 +119,35 @@ def tensor_shapes(path: Path) -> dict[str, list[int]]:
         return {}
 
 
+def check_archive(path: Path) -> None:
+    """Refuse an archive that torch would read otherwise than it is seen to be, or whose pickle is too large.
+
+    torch finds the directory of an archive by another rule than `zipfile`: a crafted file can show each its own.
+
+    Raises:
+        RequestError: It is a program of TorchScript, which torch would load and run, or holds too much.
+        DamageError: It is damaged, or has two directories.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            entries = archive.infolist()
+        records = torch._C.PyTorchFileReader(str(path)).get_all_records()
+    except (OSError, zipfile.BadZipFile, RuntimeError) as error:
+        raise DamageError(f"{path} is not a complete checkpoint of torch: {first_line(error)}") from None
+    names = [entry.filename.partition("/")[2] for entry in entries]
+    if "constants.pkl" in {*names, *records}:
+        raise RequestError(f"{path} is refused: it is a TorchScript program, not a checkpoint")
+    if sorted(names) != sorted(records):
+        raise DamageError(f"{path} is refused: its directory lists other records than torch finds")
+    if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
+        raise RequestError(f"{path} is refused: its records are compressed, which torch.save does not do")
+    size = sum(entry.file_size for entry, name in zip(entries, names, strict=True) if not name.startswith("data/"))
+    if size > PICKLE_BYTES:
+        raise RequestError(
+            f"{path} is refused: beside its tensors it holds {size:,} bytes, at most {PICKLE_BYTES:,} are read"
+        )
+
+
 def read_pickle(path: Path) -> Any:
     """Read what `torch.save` wrote: tensors (memory-mapped if possible), containers and numbers.
 
@@ -124,10 +155,13 @@ def read_pickle(path: Path) -> Any:
         RequestError: The pickle needs anything else, which could run code.
         DamageError: The file is damaged.
     """
+    zipped = zipfile.is_zipfile(path)
+    if zipped:
+        check_archive(path)
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Detected pickle protocol")
-            return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
     except pickle.UnpicklingError as error:
         asked = _ASKED.search(str(error))
         if asked or "Unsupported" in str(error):

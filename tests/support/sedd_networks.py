@@ -152,6 +152,7 @@ def save_lightning(
     variant: Variant = SEDD,
     averaged: bool = True,
     step: Any = 7,
+    prefix: str = "_orig_mod.backbone.",
     **config: Any,
 ) -> DiT:
     """A checkpoint of lightning; returns the network of the weights that count."""
@@ -166,7 +167,7 @@ def save_lightning(
     }
     ema = {"decay": 0.9999, "shadow_params": [value.detach() for value in net.parameters()]}
     stored = {
-        "state_dict": prefixed(live, "_orig_mod.backbone."),
+        "state_dict": prefixed(live, prefix),
         "ema": ema if averaged else None,
         "global_step": step,
         "optimizer_states": [{}],

@@ -8,6 +8,7 @@ from sedd_cli.checkpoints.formats.base import LLAMA, Format, ModelFiles, registe
 from sedd_cli.checkpoints.formats.special_tokens import mask_id
 from sedd_cli.checkpoints.formats.transformers import hugging_face, size, transformer
 from sedd_cli.checkpoints.loaded_model import LoadedModel
+from sedd_cli.errors import RequestError
 
 #: What the kinds of network differ in; the length is that of a configuration that has none.
 KINDS: dict[str, dict[str, Any]] = {
@@ -29,6 +30,10 @@ class A2D(Format):
         return source.model_type in KINDS
 
     def load(self, source: ModelFiles, mask: str | None = None) -> LoadedModel:
+        if "bd3lm" in source.name.lower():  # their configuration does not tell them from the others
+            raise RequestError(
+                f"{source.name} fills blocks in turn by its name (bd3lm), which a2d networks here do not"
+            )
         shape, tensors, tied = hugging_face(source, **KINDS[source.model_type])
         rows = size(source, tensors, "embed_tokens.weight")[0]
         return transformer(source, source.model_type, shape, tensors, mask_id(source, rows, mask), tied)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import collections
 import pickle
 import types
-import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
@@ -17,10 +16,9 @@ from typing import Any, ClassVar
 import torch
 from torch import _utils as rebuilding
 
+from sedd_cli.checkpoints.tensors import check_archive
 from sedd_cli.errors import DamageError, RequestError, first_line, shortened
 
-#: Most bytes of the pickle itself, without its tensors.
-MOST_BYTES = 256 << 20
 #: Libraries whose classes become stand-ins.
 STOOD_IN = (
     "omegaconf", "transformers", "transformers_modules", "tokenizers", "dataloader", "typing", "lightning",
@@ -137,16 +135,7 @@ def read_inert(path: Path) -> Any:
         RequestError: The pickle names anything else than those, or it is too large.
         DamageError: The file is damaged.
     """
-    try:
-        with zipfile.ZipFile(path) as archive:
-            names = archive.namelist()
-            sizes = [entry.file_size for entry in archive.infolist() if entry.filename.endswith("/data.pkl")]
-    except (OSError, zipfile.BadZipFile) as error:
-        raise DamageError(f"{path} is not a complete checkpoint of torch: {first_line(error)}") from None
-    if any(name.rpartition("/")[2] == "constants.pkl" for name in names):
-        raise RequestError(f"{path} is refused: it is a TorchScript program, not a checkpoint")  # torch would load it
-    if sum(sizes) > MOST_BYTES:
-        raise RequestError(f"{path} is refused: its pickle has {sum(sizes):,} bytes, at most {MOST_BYTES:,} are read")
+    check_archive(path)
     try:
         return torch.load(path, map_location="cpu", pickle_module=_PICKLE, weights_only=False, mmap=True)
     except _RefusedError as error:

@@ -75,6 +75,13 @@ class Lightning(Format):
         return Stored(source, file).model(mask)
 
 
+def unprefixed(name: str) -> str:
+    """The name of a weight without the prefix, however often it stands there."""
+    while name.startswith(PREFIX):
+        name = name.removeprefix(PREFIX)
+    return name
+
+
 @dataclass(frozen=True)
 class Stored:
     """One checkpoint file."""
@@ -124,7 +131,8 @@ class Stored:
     def weights(self) -> tuple[dict[str, Tensor], str]:
         """The network's weights by name, averaged if there are averages, and in words which they are."""
         stored = {unwrapped(name): value for name, value in self.content["state_dict"].items()}
-        raw = {name.removeprefix(PREFIX): value for name, value in stored.items() if name.startswith(PREFIX)}
+        # twice where the backbone is a model of the hub, which has a backbone (hf_dit)
+        raw = {unprefixed(name): value for name, value in stored.items() if name.startswith(PREFIX)}
         if not raw or not all(isinstance(value, Tensor) for value in raw.values()):
             raise DamageError(f"{self.file}: state_dict holds no tensors {PREFIX}*")
         ema = self.content.get("ema")
@@ -144,6 +152,8 @@ class Stored:
         backbone = self.setting("algo.backbone", "backbone", default="dit")
         if backbone not in ("dit", "hf_dit"):
             raise RequestError(f"{self.file} has the network {displayed(backbone)}, supported is dit")
+        if self.setting("algo.causal_attention") is True:
+            raise RequestError(f"{self.file} has causal attention, which diffusion models here do not have")
         tensors, which = self.weights()
         block_size = self.block_size()
         net = network(tensors, self.whole("model.n_heads"), self.whole("model.length"), self.source.name, block_size)
@@ -162,7 +172,7 @@ class Stored:
         if self.setting("algo.name") != "bd3lm":
             return None
         size, length = self.whole("block_size"), self.whole("model.length")
-        if self.setting("algo.cross_attn") is False or self.setting("algo.causal_attention") is True:
+        if self.setting("algo.cross_attn") is False:
             raise RequestError(f"{self.file} is a BD3-LM without block-causal attention, which is not supported")
         if length % size:
             raise RequestError(f"{self.file}: config.model.length {length} is no multiple of its block_size {size}")
@@ -205,6 +215,11 @@ class Stored:
             only_tokens = self.setting("algo.subs_masking", "subs_masking", default=False) is True
             objective: Objective = D3PM(steps) if type(steps) is int and steps > 0 else MaskedCrossEntropy()
             return Vocabulary(rows, found, counts_mask=not only_tokens), objective, "d3pm"
+        if kind == "mean":
+            raise RequestError(
+                f"{self.file}: config.parameterization mean is known with uniform noise and of d3pm, found algo.name "
+                f"{displayed(self.setting('algo.name'))}"
+            )
         return Vocabulary(rows, found, carries_over=True), MaskedCrossEntropy(), kind
 
     # -- the tokenizer, a pickled one of transformers ----------------------------------------------

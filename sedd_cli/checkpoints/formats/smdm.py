@@ -58,6 +58,11 @@ class SMDM(Format):
         found = {unwrapped(name): value for name, value in read_tensors(file).items()}
         tensors = renamed(found, NAMES)
         rows, width = size(source, tensors, "embed_tokens.weight")
+        if size(source, tensors, "lm_head.weight")[0] != rows - 1:
+            raise RequestError(
+                f"{source.name} has an output for each of its {rows:,} rows: an autoregressive model of SMDM, whose "
+                "masked ones have none for MASK"
+            )
         lit = _lit_config(source.folder)
         heads = lit["n_head"] if "n_head" in lit else _heads(source, width, tensors)
         layers = sum(name.endswith(".attn.attn.weight") for name in found)

@@ -209,7 +209,7 @@ def _process(config: Mapping[str, Any], where: str, tokens: int) -> tuple[Graph,
     if name != MixingSchedule.name:
         schedule = build(SCHEDULES[name], options, f"{where}: noise")
         kind, more = _part(config, "graph", list(GRAPHS), where)
-        return build(GRAPHS[kind], more, f"{where}: graph", vocab_size=tokens), schedule
+        return _tried(build(GRAPHS[kind], more, f"{where}: graph", vocab_size=tokens), where), schedule
     t_eps = options.get("t_eps")
     if not isinstance(t_eps, float):
         raise RequestError(f"{where}: noise.t_eps must be a number, found {displayed(t_eps)}")
@@ -221,7 +221,17 @@ def _process(config: Mapping[str, Any], where: str, tokens: int) -> tuple[Graph,
         gidd, mixed = gidd_process(tokens, mixing, t_eps)
     except ValueError as error:
         raise RequestError(f"{where}: noise: {error}") from None
-    return (gidd if kind == Gidd.name else build(GRAPHS[kind], more, f"{where}: graph", vocab_size=tokens)), mixed
+    graph = gidd if kind == Gidd.name else build(GRAPHS[kind], more, f"{where}: graph", vocab_size=tokens)
+    return _tried(graph, where), mixed
+
+
+def _tried(graph: Graph, where: str) -> Graph:
+    """The graph; RequestError where it cannot have so many tokens, or has edges of others."""
+    try:
+        graph.active(torch.tensor([0]))
+    except ValueError as error:
+        raise RequestError(f"{where}: graph: {error}") from None
+    return graph
 
 
 def _objective(config: Mapping[str, Any], where: str) -> Objective:

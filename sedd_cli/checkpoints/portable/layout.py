@@ -127,9 +127,9 @@ def _own(tokenizer: Tokenizer) -> Tokenizer:
 
 def _write_tokenizer(model: LoadedModel, folder: Path) -> None:
     """The tokenizer's files: those of the model's folder, without the names of code in them, else what is loaded."""
-    source = Path(model.source)
-    own = model.tokenizer_source is None or Path(model.tokenizer_source).resolve().is_relative_to(source.resolve())
-    files = [source / name for name in TOKENIZERS if own and (source / name).is_file()]
+    source = Path(model.tokenizer_source or model.source)  # of a model from the hub, its folder in the cache
+    source = source if source.is_dir() else source.parent
+    files = [source / name for name in TOKENIZERS if source != Path() and (source / name).is_file()]
     if model.vocabulary is not None and files:
         for file in files:
             if file.name == TOKENIZER_CONFIG and isinstance(content := read_json(file, TOKENIZER_BYTES), Mapping):

@@ -6,6 +6,7 @@ import io
 import os
 import pickle
 import tracemalloc
+import warnings
 import zipfile
 from contextlib import suppress
 
@@ -13,7 +14,9 @@ import pytest
 import torch
 from torch import _utils
 
+from sedd_cli.checkpoints import tensors
 from sedd_cli.checkpoints.formats.inert import _PICKLE, read_inert
+from sedd_cli.checkpoints.tensors import read_pickle
 from sedd_cli.errors import DamageError, RequestError
 
 
@@ -32,6 +35,55 @@ def archive(payload: bytes) -> bytes:
         for name, content in (("data.pkl", payload), ("version", b"3\n"), ("byteorder", b"little")):
             out.writestr(f"a/{name}", content)
     return found.getvalue()
+
+
+def with_two_directories(first: list[str], second: list[str]) -> bytes:
+    """An archive whose end names the directory of `first` by its offset; that of `second` stands before the end."""
+    found = io.BytesIO()
+    with zipfile.ZipFile(found, "w") as out:
+        for name in (*first, *second):
+            with warnings.catch_warnings():  # of names that stand there twice
+                warnings.simplefilter("ignore")
+                out.writestr(f"a/{name}", pickle.dumps({}) if name == "data.pkl" else b"3\n")
+    data, entries, at = found.getvalue(), [], 0
+    start = data.index(b"PK\x01\x02")
+    end = data.index(b"PK\x05\x06")
+    at = start
+    while at < end:
+        sizes = [int.from_bytes(data[at + place : at + place + 2], "little") for place in (28, 30, 32)]
+        entries.append(data[at : at + 46 + sum(sizes)])
+        at += 46 + sum(sizes)
+    one, two = b"".join(entries[: len(first)]), b"".join(entries[len(first) :])
+    assert len(one) == len(two)
+    tail = b"PK\x05\x06" + bytes(4) + 2 * len(first).to_bytes(2, "little") + len(one).to_bytes(4, "little")
+    return data[:start] + one + two + tail + start.to_bytes(4, "little") + bytes(2)
+
+
+@pytest.mark.parametrize("read", [read_inert, read_pickle])
+def test_a_directory_that_torch_alone_sees_is_refused(tmp_path, read):
+    """torch goes by the offset that the end names, `zipfile` by what stands in front of the end."""
+    path = tmp_path / "a.ckpt"
+    path.write_bytes(
+        with_two_directories(*(["data.pkl", "version", name] for name in ("constants.pkl", "harmlesss.pkl")))
+    )
+    with zipfile.ZipFile(path) as seen:
+        assert "a/constants.pkl" not in seen.namelist()
+    with pytest.raises(RequestError, match="TorchScript"):
+        read(path)
+
+
+@pytest.mark.parametrize("read", [read_inert, read_pickle])
+def test_compressed_and_very_large_pickles_are_refused(tmp_path, read, monkeypatch):
+    path = tmp_path / "a.ckpt"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as out:
+        out.writestr("a/data.pkl", b"\x80\x02" + b"\x8f" * 100_000)
+        out.writestr("a/version", b"3\n")
+    with pytest.raises(RequestError, match="its records are compressed"):
+        read(path)
+    monkeypatch.setattr(tensors, "PICKLE_BYTES", 1000)
+    path.write_bytes(archive(b"\x80\x02" + b"\x8f" * 2000))
+    with pytest.raises(RequestError, match=r"it holds 2,0.. bytes, at most 1,000 are read"):
+        read(path)
 
 
 @pytest.mark.parametrize("protocol", [0, 2, 4])

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from support.llamas import (
     MASK,
     ROWS,
@@ -393,7 +393,7 @@ def test_the_bound_is_that_of_tokens_revealed_in_a_random_order(tmp_path, kind):
 BILLION = """
 import json, sys, torch
 from pathlib import Path
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 sys.path.insert(0, sys.argv[2])
 from support.llamas import empty, save_tokenizer
 from sedd_cli import load_model
@@ -457,3 +457,21 @@ def test_a_folder_without_weights_and_one_of_no_format_are_told_apart(tmp_path):
     with pytest.raises(RequestError) as caught:
         load_model(folder, device="cpu")
     assert "\n" not in str(caught.value)
+
+
+def test_an_autoregressive_smdm_is_refused(tmp_path):
+    """Its tensors have the same names; only the outputs tell them apart: those of masked models have none for MASK."""
+    model = reference()
+    folder = save_smdm(tmp_path / "m", model)
+    file = folder / "mdm-tiny.safetensors"
+    found = load_file(file) | {"lm_head.weight": tensors(model)["lm_head.weight"].contiguous()}
+    save_file(found, file)
+    with pytest.raises(RequestError, match="an autoregressive model of SMDM"):
+        load_model(folder)
+
+
+def test_block_diffusion_of_a2d_is_refused_by_its_name(tmp_path):
+    folder = tmp_path / "Qwen3-0.6B-diffusion-bd3lm-v0.1"
+    save_hugging_face(folder, reference("Qwen3", head_dim=12), "a2d-qwen3", config={"mask_token_id": MASK})
+    with pytest.raises(RequestError, match="fills blocks in turn"):
+        load_model(folder)

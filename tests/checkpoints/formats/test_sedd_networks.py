@@ -308,12 +308,21 @@ def test_nothing_of_a_foreign_class_is_imported(tmp_path, monkeypatch):
         ({**made.SUBS, "backbone": "dimamba"}, "has the network 'dimamba', supported is dit"),
         ({**made.SUBS, "model": {"n_heads": 2}}, "config.model.length must be a positive number, found None"),
         ({}, "parameterization must be one of"),
+        ({"parameterization": "mean", "algo": {"name": "hyperbolic_duo"}}, "found algo.name 'hyperbolic_duo'"),
+        ({**made.SUBS, "algo": {"causal_attention": True}}, "has causal attention"),
     ],
 )
 def test_what_a_checkpoint_of_lightning_lacks_is_named(tmp_path, config, told):
     made.save_lightning(tmp_path / "m.ckpt", **config)
     with pytest.raises(RequestError, match=told):
         load_model(tmp_path / "m.ckpt", device="cpu")
+
+
+def test_a_backbone_of_the_hub_has_the_prefix_twice(tmp_path):
+    settings = {**made.SUBS, "backbone": "hf_dit"}
+    net = made.save_lightning(tmp_path / "m.ckpt", prefix="backbone.backbone.", **settings)
+    found = dict(load_model(tmp_path / "m.ckpt", device="cpu").net.net.named_parameters())
+    assert all(torch.equal(found[name], value) for name, value in net.named_parameters())
 
 
 def test_mask_is_named_where_it_is_not_found(tmp_path):
