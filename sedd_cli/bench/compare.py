@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from sedd_cli import __version__
 from sedd_cli.errors import RequestError
+from sedd_cli.models.timing import now as clock
 from sedd_cli.system import allocator
-from sedd_cli.system.clock import now as clock
 from sedd_cli.system.events import Event, Progress, map_events
 
 if TYPE_CHECKING:

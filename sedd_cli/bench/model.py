@@ -13,9 +13,9 @@ from sedd_cli.core.graphs import Graph
 from sedd_cli.core.schedules import Schedule
 from sedd_cli.errors import RequestError
 from sedd_cli.models.precision import autocast_dtype, native_bf16
+from sedd_cli.models.timing import now
 from sedd_cli.recipe import Recipe
 from sedd_cli.recipe.assemble import expected_vocab_size, make_graph
-from sedd_cli.system.clock import now
 from sedd_cli.system.distributed import pick_device
 from sedd_cli.training.flops import known_peak
 

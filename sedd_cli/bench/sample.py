@@ -20,7 +20,7 @@ from sedd_cli.core.score import ScoreModel
 from sedd_cli.errors import RequestError
 from sedd_cli.models.dit import DiT
 from sedd_cli.models.precision import autocast_dtype
-from sedd_cli.system.clock import synchronize
+from sedd_cli.models.timing import synchronize
 from sedd_cli.system.events import Event, Progress
 from sedd_cli.training.flops import head_flops, trunk_flops_a_token
 

@@ -14,7 +14,7 @@ from sedd_cli.models.attention import ATTENTION
 from sedd_cli.models.cuda_graphs import GraphedTrunk
 from sedd_cli.models.dit import DiT
 from sedd_cli.models.network import Adapted, LanguageNetwork
-from sedd_cli.system.clock import now
+from sedd_cli.models.timing import now
 
 #: FLOPs of a training for which a tenth of the time far exceeds the ten seconds a CPU compiler takes.
 LONG = 1e16

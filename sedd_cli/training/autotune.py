@@ -9,9 +9,9 @@ import torch
 
 from sedd_cli.data.shards import Dataset
 from sedd_cli.errors import WorkError, out_of_memory
+from sedd_cli.models.timing import now
 from sedd_cli.recipe import Recipe
 from sedd_cli.recipe.assemble import make_graph, make_net
-from sedd_cli.system.clock import now
 from sedd_cli.system.distributed import Dist
 from sedd_cli.system.events import Event, Note, Progress
 from sedd_cli.system.memory import begin_peak, free_memory, peak, used_memory

@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from sedd_cli.errors import out_of_memory
+from sedd_cli.models.timing import now
 from sedd_cli.recipe import Recipe
-from sedd_cli.system.clock import now
 from sedd_cli.system.distributed import Dist, pick_device
 from sedd_cli.system.memory import free_memory
 from sedd_cli.training.state import TrainState, without_text

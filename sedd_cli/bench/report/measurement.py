@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 from sedd_cli.bench.model import ModelBenchOptions, matmul_peak
 from sedd_cli.errors import RequestError, WorkError, first_line, out_of_memory
 from sedd_cli.models.dit import DiT
+from sedd_cli.models.timing import synchronize
 from sedd_cli.recipe import Recipe
-from sedd_cli.system.clock import synchronize
 from sedd_cli.system.events import Event
 from sedd_cli.system.memory import free_memory
 from sedd_cli.training.state import BYTES_A_PARAMETER

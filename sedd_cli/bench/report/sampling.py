@@ -20,7 +20,7 @@ from sedd_cli.inference.bound import MonteCarloOptions, draw_bounds
 from sedd_cli.models.compile import compile_for_inference
 from sedd_cli.models.dit import DiT
 from sedd_cli.models.precision import native_bf16
-from sedd_cli.system.clock import synchronize
+from sedd_cli.models.timing import synchronize
 from sedd_cli.system.events import Event, Progress
 from sedd_cli.training.flops import head_flops, trunk_flops_a_token
 

@@ -14,8 +14,8 @@ from sedd_cli.bench.report.parts import kernels, parts_of_a_step
 from sedd_cli.bench.train import PlainTraining, fresh_state, one_batch
 from sedd_cli.errors import out_of_memory
 from sedd_cli.models.precision import native_bf16
+from sedd_cli.models.timing import synchronize
 from sedd_cli.recipe import Recipe
-from sedd_cli.system.clock import synchronize
 from sedd_cli.system.events import Event, Progress
 from sedd_cli.system.memory import begin_peak, free_memory, peak, used_memory
 from sedd_cli.training.autotune import MIN_SPEEDUP
