@@ -30,12 +30,13 @@ class _ShortError(Exception):
         super().__init__(bounded(str(message)))
 
 
-E = TypeVar("E", bound=_ShortError)
+E = TypeVar("E", bound=Exception)
 
 
 def of_this_process(error: E) -> E:
     """Mark an error that other processes need not have: it is shown whichever process it ends."""
-    error.own = True
+    if isinstance(error, _ShortError):  # others are shown by every process
+        error.own = True
     return error
 
 
