@@ -63,11 +63,11 @@ def load_recipe(source: str | Path, overrides: Iterable[str] = ()) -> Recipe:
 def recipe_file(source: str | Path) -> Path:
     """The YAML file of a recipe, or of a shipped one by its name; RequestError where there is none."""
     path, known = Path(source), shipped()
-    if str(source) in known:  # known names come before paths
-        return known[str(source)]
-    if not path.is_file():
+    if path.is_file():
+        return path
+    if str(source) not in known:
         raise RequestError(f"no file {source}, and no shipped recipe of that name{nearest(path.stem, known)}")
-    return path
+    return known[str(source)]
 
 
 def recipe_from(data: Mapping[str, Any]) -> Recipe:

@@ -140,12 +140,6 @@ def test_an_override_that_would_drop_an_earlier_one_is_refused(first, then):
         load_recipe("quickstart", [first, then])
 
 
-def test_a_shipped_recipe_comes_before_a_file_of_its_name(tmp_path, monkeypatch):
-    (tmp_path / "quickstart").write_text("name: mine")
-    monkeypatch.chdir(tmp_path)
-    assert load_recipe("quickstart").name == "quickstart"
-
-
 @pytest.mark.parametrize(
     ("override", "message"),
     [
