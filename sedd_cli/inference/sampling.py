@@ -71,8 +71,8 @@ class Sampling:
                 raise RequestError(
                     f"{key} of the sampler {name} is given twice: in {self.sampler} and as {flag(f.name)}"
                 )
-        if given.get("temperature") == 0 and (not name or SAMPLERS[name].greedy):
-            del given["temperature"]  # the likeliest token; the recipe's sampler is not known yet, and checks it itself
+        if given.get("temperature") == 0 and name and SAMPLERS[name].greedy:
+            del given["temperature"]  # the likeliest token
         eta = {} if self.remask is None else {"eta": self.remask}
         try:
             SAMPLERS["remdm"](**given, **eta)

@@ -253,11 +253,15 @@ def test_prompts_come_from_compressed_files(sedd, tiny_run, tmp_path, packed):
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("p.txt.gz", gzip.compress(b"the cat\n" * 99)[:-9], "p.txt.gz cannot be read, it is damaged"),
+        ("p.txt.gz", gzip.compress(b"the cat\n" * 99, mtime=0)[:-9], "p.txt.gz cannot be read, it is damaged"),
         ("p.txt.gz", b"the cat\n", "p.txt.gz cannot be read, it is damaged"),
-        ("p.txt.gz", gzip.compress(b"the cat\n\xff\n"), "p.txt.gz is not UTF-8: byte 0 of line 2 does not decode"),
+        (
+            "p.txt.gz",
+            gzip.compress(b"the cat\n\xff\n", mtime=0),
+            "p.txt.gz is not UTF-8: byte 0 of line 2 does not decode",
+        ),
         ("p.txt.zst", b"\x28\xb5\x2f\xfd the cat\n", "p.txt.zst holds zstandard data, no text: unpack it"),
-        ("p.txt", gzip.compress(b"the cat\n"), "p.txt holds gzip data, no text: unpack it"),
+        ("p.txt", gzip.compress(b"the cat\n", mtime=0), "p.txt holds gzip data, no text: unpack it"),
     ],
 )
 def test_a_compressed_file_of_prompts_that_cannot_be_read_is_named(sedd, tiny_run, tmp_path, name, content, message):

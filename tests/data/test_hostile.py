@@ -71,11 +71,11 @@ def packed(name: str, members: dict[str, bytes]) -> bytes:
         ("b.json", json.dumps([{"text": doc} for doc in DOCS])),
         ("a.csv", "\ufeff" + CSV),
         ("a.tsv", CSV.replace(",", "\t")),
-        ("a.jsonl.gz", gzip.compress(JSONL.encode())),
+        ("a.jsonl.gz", gzip.compress(JSONL.encode(), mtime=0)),
         ("a.csv.xz", lzma.compress(CSV.encode())),
         ("a.txt.bz2", bz2.compress("\n\n".join(DOCS).encode())),
         ("a.tar", packed("a.tar", {"x.jsonl": JSONL.encode()})),
-        ("a.tar.gz", packed("a.tar.gz", {"x.csv.gz": gzip.compress(CSV.encode())})),
+        ("a.tar.gz", packed("a.tar.gz", {"x.csv.gz": gzip.compress(CSV.encode(), mtime=0)})),
         ("a.zip", packed("a.zip", {"x.jsonl": JSONL.encode()})),
     ],
 )

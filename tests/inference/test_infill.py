@@ -532,9 +532,3 @@ def test_a_length_of_none_is_the_trained_one(model):
     whole = model.infill(prefix="the ", seed=1)[0].tokens
     assert model.infill(prefix="the ", length=None, seed=1)[0].tokens == whole
     assert model.infill({"prefix": "the "}, length=None, seed=1)[0].tokens == whole
-
-
-def test_a_temperature_of_0_is_checked_by_the_recipes_sampler():
-    assert Sampling(temperature=0).temperature == 0
-    with pytest.raises(RequestError, match="temperature"):
-        Sampling(temperature=0, sampler="tweedie")
