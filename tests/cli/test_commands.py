@@ -172,7 +172,7 @@ def test_lack_of_memory_is_reported_in_plain_words(error, words):
 
 
 def test_bounds_of_different_samplers_are_stored_side_by_side(sedd, tiny_run, tmp_path):
-    run = shutil.copytree(tiny_run, tmp_path / "run")
+    run = shutil.copytree(tiny_run, tmp_path / "run", ignore=shutil.ignore_patterns("eval-*"))
     for steps in (2, 3, 2):
         words = ("--protocol", "sampler", "--steps", steps, "--blocks", 2, "--no-baselines")
         assert sedd("eval", "--model", run, *words).code == 0
