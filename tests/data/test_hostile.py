@@ -78,6 +78,7 @@ def packed(name: str, members: dict[str, bytes]) -> bytes:
         ("a.tar.gz", packed("a.tar.gz", {"x.csv.gz": gzip.compress(CSV.encode(), mtime=0)})),
         ("a.zip", packed("a.zip", {"x.jsonl": JSONL.encode()})),
     ],
+    ids=lambda value: value if isinstance(value, str) and len(value) < 20 else "raw",  # archives hold the time
 )
 def test_every_format_gives_the_same_documents(name, raw, tmp_path):
     assert read(tmp_path / name, raw) == DOCS
