@@ -12,7 +12,7 @@ from sedd_cli.bench.compare import BenchOptions, BenchResult
 from sedd_cli.core.graphs import Graph
 from sedd_cli.core.schedules import Schedule
 from sedd_cli.errors import RequestError
-from sedd_cli.models.precision import autocast_dtype, native_bf16
+from sedd_cli.models.precision import autocast_dtype, native_bf16, precision_name
 from sedd_cli.models.timing import now
 from sedd_cli.recipe import Recipe
 from sedd_cli.recipe.assemble import expected_vocab_size, make_graph
@@ -61,9 +61,10 @@ class ModelBenchOptions(BenchOptions):
     def facts(self, peak: float, flops: float) -> dict[str, Any]:
         """What is measured, for the report. peak: `matmul_peak`; flops: useful FLOPs per token."""
         shape = {"recipe": self.recipe.name, "batch": self.batch, "length": self.recipe.model.length}
-        low = autocast_dtype(self.recipe.train.precision, pick_device(self.device))
-        shape |= {"precision": "bf16" if low else "fp32", "network": asdict(self.recipe.model)}
-        kind = "bf16" if peak_dtype(pick_device(self.device)) == torch.bfloat16 else "fp32"
+        device = pick_device(self.device)
+        low = autocast_dtype(self.recipe.train.precision, device) is not None
+        shape |= {"precision": precision_name(low, device), "network": asdict(self.recipe.model)}
+        kind = "bf16" if peak_dtype(device) == torch.bfloat16 else "fp32"
         return shape | {"matmul_peak": peak, "matmul_peak_precision": kind, "useful_flops_per_token": flops}
 
 

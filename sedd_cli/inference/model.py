@@ -145,7 +145,8 @@ class Model(LoadedModel):
         if (template is None) == (prefix + suffix == ""):
             raise RequestError("infill takes either a template, or prefix, suffix or both")
         if template is None:
-            others["length"] = self.length if others.get("length") is None else others["length"]
+            if others.get("length") is None:
+                others["length"] = self.length
             return self._stamped(infill_all(self, Job(gap_between(prefix, suffix), **others), sampling))
         several = [template] if isinstance(template, str | Mapping) else template
         if not isinstance(several, Iterable):

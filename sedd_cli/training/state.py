@@ -23,6 +23,7 @@ from sedd_cli.errors import RequestError
 from sedd_cli.models.compile import compile_blocks, compile_pays
 from sedd_cli.models.dit import DiT
 from sedd_cli.models.ema import EMA, local_part
+from sedd_cli.models.precision import precision_name
 from sedd_cli.recipe import Recipe, dump_recipe
 from sedd_cli.recipe.assemble import make_graph, make_net, with_exponents
 from sedd_cli.recipe.learning_rate import learning_rate
@@ -130,7 +131,7 @@ class TrainState:
         parts = [
             f"{parameters:,} parameters",
             str(dist.device) if dist.world == 1 else f"{dist.world} processes ({'fsdp' if self.sharded else 'ddp'})",
-            "bf16" if net.autocast else "tf32" if config.precision == "tf32" else "fp32",
+            precision_name(bool(net.autocast), dist.device),
             f"{net.kernel()} attention",
             f"{config.batch} × {self.recipe.model.length} tokens a step",
         ]

@@ -31,9 +31,7 @@ class A2D(Format):
 
     def load(self, source: ModelFiles, mask: str | None = None) -> LoadedModel:
         if "bd3lm" in source.name.lower():  # their configuration does not tell them from the others
-            raise RequestError(
-                f"{source.name} fills blocks in turn by its name (bd3lm), which a2d networks here do not"
-            )
+            raise RequestError(f"{source.name} is named as a block diffusion model (bd3lm): not supported")
         shape, tensors, tied = hugging_face(source, **KINDS[source.model_type])
         rows = size(source, tensors, "embed_tokens.weight")[0]
         return transformer(source, source.model_type, shape, tensors, mask_id(source, rows, mask), tied)

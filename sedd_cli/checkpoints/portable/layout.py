@@ -126,7 +126,7 @@ def _own(tokenizer: Tokenizer) -> Tokenizer:
 
 
 def _write_tokenizer(model: LoadedModel, folder: Path) -> None:
-    """The tokenizer's files: those of the model's folder, without the names of code in them, else what is loaded."""
+    """The tokenizer's files: those beside it, without the names of code in them, else what is loaded."""
     source = Path(model.tokenizer_source or model.source)  # of a model from the hub, its folder in the cache
     source = source if source.is_dir() else source.parent
     files = [source / name for name in TOKENIZERS if source != Path() and (source / name).is_file()]

@@ -221,8 +221,9 @@ def _fill_jobs(
     asked = {"seed": job.seed, "candidates": job.candidates}
     filling = fill_jobs(chosen, lines, sampling, every, out, resume, watching.wanted, keep=view.json, asked=asked)
     output.stored = out is not None  # as results come, so that a closed standard output does not end the work
-    kept = out is not None and not is_stream(out)
-    interrupted = partial(_kept, out, every, None if resume else _written(out)) if out is not None and kept else ""
+    interrupted = ""
+    if out is not None and not is_stream(out):
+        interrupted = partial(_kept, out, every, None if resume else _written(out))
     result = show_samples(view, chosen, filling, "sedd infill", None, watching, interrupted)
     if out is not None:
         wrote = f"wrote {out}" if out.exists() else f"nothing was written to {out}"

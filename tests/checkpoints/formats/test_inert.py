@@ -61,7 +61,10 @@ def with_two_directories(first: list[str], second: list[str]) -> bytes:
 
 @pytest.mark.parametrize("read", [read_inert, read_pickle])
 def test_a_directory_that_torch_alone_sees_is_refused(tmp_path, read):
-    """torch goes by the offset that the end names, `zipfile` by what stands in front of the end."""
+    """An archive ends with a record that names the offset of its directory.
+
+    torch reads the directory at that offset, and `zipfile` the one directly before that record.
+    """
     path = tmp_path / "a.ckpt"
     path.write_bytes(
         with_two_directories(*(["data.pkl", "version", name] for name in ("constants.pkl", "harmlesss.pkl")))

@@ -473,5 +473,5 @@ def test_an_autoregressive_smdm_is_refused(tmp_path):
 def test_block_diffusion_of_a2d_is_refused_by_its_name(tmp_path):
     folder = tmp_path / "Qwen3-0.6B-diffusion-bd3lm-v0.1"
     save_hugging_face(folder, reference("Qwen3", head_dim=12), "a2d-qwen3", config={"mask_token_id": MASK})
-    with pytest.raises(RequestError, match="fills blocks in turn"):
+    with pytest.raises(RequestError, match="named as a block diffusion model"):
         load_model(folder)
