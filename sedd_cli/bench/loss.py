@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Generator
+from functools import partial
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from sedd_cli.bench import plain
 from sedd_cli.bench.compare import BenchResult, compare
-from sedd_cli.bench.model import ModelBenchOptions, matmul_peak, with_flops
+from sedd_cli.bench.model import ModelBenchOptions, baselines, matmul_peak, with_flops
 from sedd_cli.core.score import ScoreModel
 from sedd_cli.models.compile import compile_pays
 from sedd_cli.models.head import Readout
@@ -36,12 +36,13 @@ class PlainTrunk:
 
     def __init__(self, hidden: Tensor, weight: Tensor, bias: Tensor):
         self.leaf, self.weight, self.bias = hidden.requires_grad_(), weight, bias
+        self.autocast: torch.dtype | None = None
 
     def hidden(self, x: Tensor, sigma: Tensor) -> Tensor:
         return self.leaf
 
     def head(self, hidden: Tensor) -> Tensor:
-        return F.linear(hidden, self.weight, self.bias)
+        return plain.head(hidden, self.weight, self.bias, self.autocast)
 
 
 def readout_of(weight: Tensor, bias: Tensor, mixed: bool) -> Readout:
@@ -73,17 +74,19 @@ def bench_loss(options: ModelBenchOptions) -> Generator[Event, None, BenchResult
     fused = ScoreModel(
         FixedTrunk(hidden, readout_of(weight, bias, mixed)), *parts, parametrization=objective.parametrization
     )
-    whole = plain.AllAtOnce(PlainTrunk(hidden, weight, bias), *parts, parametrization=objective.parametrization)
+    trunk = PlainTrunk(hidden, weight, bias)
+    whole = plain.AllAtOnce(trunk, *parts, parametrization=objective.parametrization)
 
     def fast() -> int:
         objective.loss(fused, x0, v, u).total.backward()
         return x0.numel()
 
-    def slow() -> int:
+    def slow(autocast: torch.dtype | None) -> int:
+        trunk.autocast = autocast
         if objective.name == "score_entropy":  # scores of all positions, as published
             sigma = schedule(v)[0]
             x = graph.perturb(x0, sigma, u)
-            plain.head_loss(hidden, weight, bias, graph, sigma, x, x0).backward()
+            plain.head_loss(trunk.head(hidden), graph, sigma, x, x0).backward()
         else:
             objective.loss(whole, x0, v, u).total.backward()
         return x0.numel()
@@ -92,7 +95,8 @@ def bench_loss(options: ModelBenchOptions) -> Generator[Event, None, BenchResult
     share = 1.0 if objective.causal else float(graph.active_share(schedule(v)[0]).mean())
     flops = 6 * objective.corruptions * share * dim * graph.states
     facts = options.facts(peak, flops) | {"objective": objective.name}
-    result = yield from compare("loss", {"sedd": fast, "plain": slow}, options, facts, str(device), steady=True)
+    paths = {"sedd": fast} | {name: partial(slow, dtype) for name, dtype in baselines(device).items()}
+    result = yield from compare("loss", paths, options, facts, str(device), steady=True)
     # a backward pass allocates its gradients before it adds them to those that exist
     gradients = sum(leaf.numel() * leaf.element_size() for leaf in leaves) / 2**20
     beyond = {name: {"beyond_gradients_mib": path.extra_mib - gradients} for name, path in result.paths.items()}

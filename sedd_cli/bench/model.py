@@ -68,6 +68,11 @@ class ModelBenchOptions(BenchOptions):
         return shape | {"matmul_peak": peak, "matmul_peak_precision": kind, "useful_flops_per_token": flops}
 
 
+def baselines(device: torch.device) -> dict[str, torch.dtype | None]:
+    """The plain paths by name, with the dtype of their autocast: float32, and bf16 where the device multiplies it."""
+    return {"plain": None} | ({"plain, bf16 autocast": torch.bfloat16} if native_bf16(device) else {})
+
+
 def peak_dtype(device: torch.device) -> torch.dtype:
     """What the peak is measured in: bf16 where the device multiplies it natively, else float32."""
     return torch.bfloat16 if native_bf16(device) else torch.float32

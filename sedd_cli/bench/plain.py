@@ -72,11 +72,14 @@ def _score_entropy(graph: Graph, log_score: Tensor, sigma: Tensor, x: Tensor, x0
     return kernels.score_entropy(log_score, sigma, x, x0)
 
 
-def head_loss(
-    hidden: Tensor, weight: Tensor, bias: Tensor, graph: Graph, sigma: Tensor, x: Tensor, x0: Tensor
-) -> Tensor:
-    """The sum of the score entropy over all positions, from the trunk's output [B, L, D]."""
-    z = torch.nn.functional.linear(hidden, weight, bias)
+def head(hidden: Tensor, weight: Tensor, bias: Tensor, autocast: torch.dtype | None = None) -> Tensor:
+    """z [..., S] in float32 of the trunk's output [..., D], the product in float32 or under autocast."""
+    with torch.autocast(hidden.device.type, autocast, enabled=autocast is not None):
+        return torch.nn.functional.linear(hidden, weight, bias).to(torch.promote_types(hidden.dtype, torch.float32))
+
+
+def head_loss(z: Tensor, graph: Graph, sigma: Tensor, x: Tensor, x0: Tensor) -> Tensor:
+    """The sum of the score entropy over all positions, from the network's output [B, L, S]."""
     return _score_entropy(graph, graph.log_score(z, sigma, x), sigma, x, x0).sum()
 
 

@@ -6,12 +6,13 @@ import copy
 import time
 from collections.abc import Generator
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 
 from sedd_cli.bench import plain
 from sedd_cli.bench.compare import BenchResult, compare
-from sedd_cli.bench.model import ModelBenchOptions, matmul_peak, with_flops
+from sedd_cli.bench.model import ModelBenchOptions, baselines, matmul_peak, with_flops
 from sedd_cli.core.conditioning import Conditioning
 from sedd_cli.core.graphs import Graph
 from sedd_cli.core.samplers import GRIDS, SAMPLERS
@@ -51,8 +52,8 @@ class SampleBenchOptions(ModelBenchOptions):
 def bench_sample(options: SampleBenchOptions) -> Generator[Event, None, BenchResult]:
     """Sample a batch with our sampler, and time steps of the plain Tweedie sampler spread over the grid.
 
-    Both rates are tokens per second of finished text. The total of the plain path is extrapolated: its median step
-    times steps + 1.
+    Rates are tokens per second of finished text. The total of a plain path is extrapolated: its median step times
+    steps + 1.
     """
     graph, schedule, device = options.parts()
     length = options.recipe.model.length
@@ -72,19 +73,24 @@ def bench_sample(options: SampleBenchOptions) -> Generator[Event, None, BenchRes
         counts["evaluations"], counts["fallbacks"] = evaluations, fallbacks
         return options.batch * length
 
-    times: list[float] = []
+    kinds = baselines(device)
+    times: dict[str, list[float]] = {name: [] for name in kinds}
 
     @torch.no_grad()
-    def slow() -> int:
-        times.extend(plain_seconds(slow_net, graph, schedule, options.batch, options.steps))
+    def slow(name: str) -> int:
+        slow_net.autocast = kinds[name]
+        times[name] += plain_seconds(slow_net, graph, schedule, options.batch, options.steps)
         return options.batch * length
 
     flops = trunk_flops_a_token(net.config), head_flops(net.config, graph)
     facts = options.facts(peak, flops[0]) | {"steps": options.steps, "normalized": options.normalized}
     facts["attention"] = net.kernel()
-    result = yield from compare("sample", {"sedd": fast, "plain": slow}, options, facts, str(device))
+    paths = {"sedd": fast} | {name: partial(slow, name) for name in kinds}
+    result = yield from compare("sample", paths, options, facts, str(device))
     # the first three steps are the warm-up
-    return with_flops(_extrapolated(result, times[3:], counts, flops, options), device)
+    steps = {name: sorted(seconds[3:]) for name, seconds in times.items()}
+    medians = {name: seconds[len(seconds) // 2] for name, seconds in steps.items()}
+    return with_flops(_extrapolated(result, medians, counts, flops, options), device)
 
 
 def fresh_nets(options: ModelBenchOptions) -> tuple[DiT, DiT]:
@@ -121,27 +127,26 @@ def plain_seconds(
 
 def _extrapolated(
     result: BenchResult,
-    times: list[float],
+    times: dict[str, float],
     counts: dict[str, float | bool],
     flops: tuple[float, float],
     options: SampleBenchOptions,
 ) -> BenchResult:
-    """The plain path's rate from the times of its steps, and both paths' seconds per evaluation.
+    """The rates of plain paths from the seconds of their steps, and all paths' seconds per evaluation.
 
     flops: useful FLOPs per token of the trunk, in each evaluation, and of the head, once for each sample.
     """
-    fast, slow = result.paths["sedd"], result.paths["plain"]
-    slow_seconds = sorted(times)[len(times) // 2] * (options.steps + 1)
-    rate = result.tokens / slow_seconds
-    slow = replace(slow, tokens_per_second=rate, runs=[rate])
-    fast_seconds = result.tokens / fast.tokens_per_second
-    details = {
-        "sedd": counts | {"seconds": fast_seconds, "extrapolated": False},
-        "plain": {"evaluations": options.steps + 1, "seconds": slow_seconds, "extrapolated": True},
-    }
+    paths, evaluations = {"sedd": result.paths["sedd"]}, options.steps + 1
+    seconds = {"sedd": result.tokens / paths["sedd"].tokens_per_second}
+    details = {"sedd": counts | {"seconds": seconds["sedd"], "extrapolated": False}}
+    for name, step in times.items():
+        seconds[name] = step * evaluations
+        rate = result.tokens / seconds[name]
+        paths[name] = replace(result.paths[name], tokens_per_second=rate, runs=[rate])
+        details[name] = {"evaluations": evaluations, "seconds": seconds[name], "extrapolated": True}
     for found in details.values():
         found["seconds_per_evaluation"] = found["seconds"] / found["evaluations"]
         found["useful_flops_per_token"] = found["evaluations"] * flops[0] + flops[1]
     per_evaluation = details["plain"]["seconds_per_evaluation"] / details["sedd"]["seconds_per_evaluation"]
-    result = replace(result, paths={"sedd": fast, "plain": slow}, ratio=slow_seconds / fast_seconds)
+    result = replace(result, paths=paths, ratio=seconds["plain"] / seconds["sedd"])
     return result.with_details(details, ratio_per_evaluation=per_evaluation)

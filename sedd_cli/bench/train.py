@@ -9,11 +9,10 @@ from functools import partial
 import torch
 
 from sedd_cli.bench import plain
-from sedd_cli.bench.compare import BenchResult, Path, compare
-from sedd_cli.bench.model import ModelBenchOptions, matmul_peak, with_flops
+from sedd_cli.bench.compare import BenchResult, compare
+from sedd_cli.bench.model import ModelBenchOptions, baselines, matmul_peak, with_flops
 from sedd_cli.core.random import NOISE, TIME, Stream
 from sedd_cli.models.dit import DiT
-from sedd_cli.models.precision import native_bf16
 from sedd_cli.recipe import Recipe
 from sedd_cli.recipe.assemble import learned_exponents
 from sedd_cli.system.distributed import Dist
@@ -48,9 +47,7 @@ def bench_train(options: ModelBenchOptions) -> Generator[Event, None, BenchResul
     flops = flops_a_token(recipe.model, graph, schedule, objective.causal, objective.corruptions)
     facts = options.facts(peak, flops) | {"attention": state.model.net.kernel(), "compiled": state.compiled}
     slow = PlainTraining(options)
-    paths: dict[str, Path] = {"sedd": fast, "plain": slow.step}
-    if native_bf16(device):
-        paths["plain, bf16 autocast"] = partial(slow.step, torch.bfloat16)
+    paths = {"sedd": fast} | {name: partial(slow.step, dtype) for name, dtype in baselines(device).items()}
     result = with_flops((yield from compare("train", paths, options, facts, str(device), steady=True)), device)
     if recipe.train.optimizer != options.recipe.train.optimizer:
         return result

@@ -42,14 +42,22 @@ def transition(Q: torch.Tensor, sigma: float) -> torch.Tensor:
 
 @lru_cache(maxsize=4096)
 def _uniformised(entries: tuple[float, ...], sigma: float) -> torch.Tensor:
+    S, c = math.isqrt(len(entries)), -min(entries)  # the smallest rate is on the diagonal
+    mean = c * sigma
+    terms = int(mean + 12 * math.sqrt(mean)) + S + 40 if mean else 1
+    k = torch.arange(terms, dtype=torch.float64)
+    poisson = torch.exp(torch.xlogy(k, torch.tensor(mean, dtype=torch.float64)) - mean - torch.lgamma(k + 1))
+    return torch.einsum("k,kyx->yx", poisson, _powers(entries, 2 ** (terms - 1).bit_length())[:terms])
+
+
+@lru_cache(maxsize=256)
+def _powers(entries: tuple[float, ...], count: int) -> torch.Tensor:
+    """(I + Q/c)^k for k < count, [count, S, S], with c the largest rate of leaving a state."""
     Q = torch.tensor(entries, dtype=torch.float64).view(math.isqrt(len(entries)), -1)
-    c = float(-Q.diagonal().min())
-    power = torch.eye(len(Q), dtype=torch.float64)
-    total, mean = math.exp(-c * sigma) * power, c * sigma
-    for k in range(1, int(mean + 12 * math.sqrt(mean)) + len(Q) + 40 if mean else 1):
-        power = power + Q @ power / c
-        total = total + math.exp(k * math.log(mean) - mean - math.lgamma(k + 1)) * power
-    return total
+    powers = [torch.eye(len(Q), dtype=torch.float64)]
+    for _ in range(count - 1):
+        powers.append(powers[-1] + Q @ powers[-1] / -min(entries))
+    return torch.stack(powers)
 
 
 def sequences(S: int, L: int) -> torch.Tensor:

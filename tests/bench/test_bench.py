@@ -128,14 +128,52 @@ def test_the_peak_is_that_of_the_precision_of_models_and_takes_seconds(native, d
 
 
 @pytest.mark.parametrize("native", [True, False])
-def test_a_training_step_is_compared_with_both_baselines(native, monkeypatch, sedd):
-    monkeypatch.setattr(train_module, "native_bf16", lambda device: native)
-    result = returned(bench_train(ModelBenchOptions(repeats=1, recipe=small(), batch=2, device="cpu")))
-    rates = {name: path.tokens_per_second for name, path in result.paths.items()}
-    assert list(rates) == ["sedd", "plain", *["plain, bf16 autocast"] * native]
-    assert result.ratio == pytest.approx(rates["sedd"] / rates["plain"])
-    shown = bench_table(result.to_dict()).caption
-    assert (f"({rates['sedd'] / list(rates.values())[-1]:.2f} to plain, bf16 autocast)" in str(shown)) is native
+def test_models_are_compared_with_both_baselines(native, monkeypatch):
+    monkeypatch.setattr(model, "native_bf16", lambda device: native)
+    shared = {"repeats": 1, "recipe": small(), "batch": 2, "device": "cpu"}
+    for work in (
+        bench_train(ModelBenchOptions(**shared)),
+        bench_loss(ModelBenchOptions(**shared)),
+        bench_sample(SampleBenchOptions(**shared, steps=5)),
+    ):
+        result = returned(work)
+        rates = {name: path.tokens_per_second for name, path in result.paths.items()}
+        assert list(rates) == ["sedd", "plain", *["plain, bf16 autocast"] * native]
+        assert result.ratio == pytest.approx(rates["sedd"] / rates["plain"])
+        shown = bench_table(result.to_dict()).caption
+        assert (f"({rates['sedd'] / list(rates.values())[-1]:.2f} to plain, bf16 autocast)" in str(shown)) is native
+
+
+@pytest.mark.parametrize("objective", ["score_entropy", "masked_cross_entropy"])
+def test_the_plain_head_multiplies_under_autocast_where_asked(objective, monkeypatch):
+    seen = []
+    head = plain.head
+
+    def recorded(hidden, weight, bias, autocast=None):
+        z = head(hidden, weight, bias, autocast)
+        seen.append((autocast, z.dtype, bool((z == head(hidden, weight, bias)).all())))
+        return z
+
+    monkeypatch.setattr(plain, "head", recorded)
+    monkeypatch.setattr(model, "native_bf16", lambda device: True)
+    recipe = small("gpt2_small", f"objective={objective}")
+    returned(bench_loss(ModelBenchOptions(repeats=1, recipe=recipe, batch=2, device="cpu")))
+    # an untimed run before each timed one, after the first of all
+    assert (
+        seen
+        == [(None, torch.float32, True), (torch.bfloat16, torch.float32, False)]
+        + [(None, torch.float32, True)] * 2
+        + [(torch.bfloat16, torch.float32, False)] * 2
+    )
+
+
+def test_the_plain_sampler_computes_under_autocast_where_asked(monkeypatch):
+    seen = []
+    step = plain.tweedie_step
+    monkeypatch.setattr(plain, "tweedie_step", lambda net, *a: seen.append(net.autocast) or step(net, *a))
+    monkeypatch.setattr(model, "native_bf16", lambda device: True)
+    returned(bench_sample(SampleBenchOptions(repeats=1, recipe=small(), batch=2, device="cpu", steps=5)))
+    assert seen == ([None] * 3 + [torch.bfloat16] * 3) * 2
 
 
 def test_the_plain_step_computes_under_autocast_where_asked(monkeypatch):
@@ -343,7 +381,7 @@ def test_the_loss_bench_compares_equal_losses_and_gradients(recipe):
     x = graph.perturb(x0, sigma, torch.rand(3, 16, dtype=torch.float64, generator=g))
     shapes = (graph.states, 8), (graph.states,), (3, 16, 8)
     weight, bias, hidden = (torch.randn(shape, generator=g).requires_grad_() for shape in shapes)
-    slow = plain.head_loss(hidden, weight, bias, graph, sigma, x, x0)
+    slow = plain.head_loss(plain.head(hidden, weight, bias), graph, sigma, x, x0)
     wanted = torch.autograd.grad(slow, [weight, bias, hidden])
     at = graph.active(x).nonzero(as_tuple=True)
     targets, ones = Targets(x[at], x0[at], sigma[at[0]]), torch.ones(len(at[0]), dtype=torch.float64)

@@ -287,21 +287,25 @@ def hangs(setting):
     signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGALRM])
     time.sleep(100)
 outcome.MEASUREMENTS = (t.Measurement("hangs", "table", hangs, lambda s: 0.0, share=0.01),)
-print("ready", flush=True)
-list(t.bench_report(t.options(Path({folder!r}), minutes=0.1)))
+sys.argv = ["sedd", "bench", "report", "--json", "--minutes", "0.1", "--device", "cpu", "--out", {out!r}]
+from sedd_cli.__main__ import main
+main()
 """
 
 
 @pytest.mark.slow
 def test_a_call_that_never_returns_is_ended_with_the_process(tmp_path):
-    code = HANGING.format(tests=str(Path(__file__).parent), folder=str(tmp_path))
+    code = HANGING.format(tests=str(Path(__file__).parent), out=str(tmp_path / "report.json"))
     paths = [str(Path(__file__).parents[1]), str(Path(__file__).parents[2])]
     done = subprocess.run(
         [sys.executable, "-c", f"import sys; sys.path[:0] = {paths!r}\n{code}"],
         capture_output=True, text=True, timeout=120,
     )  # fmt: skip
     assert done.returncode == 1, done.stderr
-    assert "the time is over; the report so far is in" in done.stderr
+    assert done.stderr.count("the time is over; the report so far is in") == 1
+    document = json.loads(done.stdout)
+    assert (document["exit"], document["measurements"][0]["state"]) == (1, "stopped")
+    assert "the time is over; the report so far is in" in document["error"]
     assert states(tmp_path) == {"hangs": "stopped"}
     assert stored(tmp_path)["measurements"][0]["figures"][0]["what"] == "before"
 

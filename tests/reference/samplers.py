@@ -34,18 +34,18 @@ def reverse_process(
     place = torch.tensor([S ** (L - 1 - i) for i in range(L)])
     flat = (xs * place).sum(-1)
     edges = np.linspace(math.log(sigma_high), math.log(sigma_low), cells + 1)
+    middles = [math.exp(0.5 * (high + low)) for high, low in itertools.pairwise(edges.tolist())]
+    s = torch.stack([score(xs, sigma) for sigma in middles])
+    rates = torch.zeros(cells, S**L, S**L, dtype=torch.float64)
+    for i in range(L):
+        for y in range(S):
+            off = xs[:, i] != y
+            target = flat + (y - xs[:, i]) * place[i]
+            rates[:, flat[off], target[off]] = Q[xs[off, i], y] * s[:, off, i, y]
+    rates -= torch.diag_embed(rates.sum(-1))
     p = start
-    for high, low in itertools.pairwise(edges.tolist()):
-        sigma = math.exp(0.5 * (high + low))
-        s = score(xs, sigma)
-        rates = torch.zeros(S**L, S**L, dtype=torch.float64)
-        for i in range(L):
-            for y in range(S):
-                off = xs[:, i] != y
-                target = flat + (y - xs[:, i]) * place[i]
-                rates[flat[off], target[off]] = Q[xs[off, i], y] * s[off, i, y]
-        rates -= torch.diag(rates.sum(-1))
-        p = p @ torch.matrix_exp(rates * sigma * (high - low))
+    for step in torch.matrix_exp(rates * torch.tensor(middles)[:, None, None] * (edges[0] - edges[1])):
+        p = p @ step
     return p
 
 
@@ -55,24 +55,21 @@ def normalise(mass: torch.Tensor) -> torch.Tensor:
     return mass / mass.sum(-1, keepdim=True)
 
 
+def with_stays(moves: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    """Probabilities of moving to each state [M, L, S], at the state x [M, L] itself what is left of 1."""
+    moves = moves.scatter(-1, x[..., None], 0.0)
+    return moves.scatter(-1, x[..., None], 1 - moves.sum(-1, keepdim=True))
+
+
 def euler_step(Q: torch.Tensor, x: torch.Tensor, s: torch.Tensor, dt_dsigma: float) -> torch.Tensor:
     """Equation 17: delta_x(y) + dt sigma' Q(x, y) s_y; the token stays with the remaining probability. [M, L, S]."""
-    out = torch.zeros_like(s)
-    for index in itertools.product(range(x.shape[0]), range(x.shape[1])):
-        here = int(x[index])
-        for y in range(len(Q)):
-            if y != here:
-                out[index][y] = dt_dsigma * Q[here, y] * s[index][y]
-        out[index][here] = 1 - out[index].sum()
-    return normalise(out)
+    return normalise(with_stays(dt_dsigma * Q[x] * s, x))
 
 
 def tweedie_step(Q: torch.Tensor, x: torch.Tensor, s: torch.Tensor, delta_sigma: float, banned: int | None = None):
     """Theorem 4.1: (exp(-dsigma Q) s)_y exp(dsigma Q)(x, y). `banned` is a state with probability zero."""
     back, forth = transition(Q, -delta_sigma), transition(Q, delta_sigma)
-    out = torch.zeros_like(s)
-    for index in itertools.product(range(x.shape[0]), range(x.shape[1])):
-        out[index] = (back @ s[index]) * forth[int(x[index])]
+    out = (s @ back.T) * forth[x]
     if banned is not None:
         out[..., banned] = 0.0
     return normalise(out)
@@ -81,9 +78,7 @@ def tweedie_step(Q: torch.Tensor, x: torch.Tensor, s: torch.Tensor, delta_sigma:
 def bayes_step(Q: torch.Tensor, x: torch.Tensor, s: torch.Tensor, sigma: float, banned: int | None = None):
     """Bayes' rule with p_sigma for p_0: s_y exp(sigma Q)(x, y). `banned` is a state with probability zero."""
     forth = transition(Q, sigma)
-    out = torch.zeros_like(s)
-    for index in itertools.product(range(x.shape[0]), range(x.shape[1])):
-        out[index] = s[index] * forth[int(x[index])]
+    out = s * forth[x]
     if banned is not None:
         out[..., banned] = 0.0
     return normalise(out)
@@ -135,26 +130,12 @@ def ddim_step(Q: torch.Tensor, x: torch.Tensor, s: torch.Tensor, sigma_s: float,
 
 def flow_matching_step(Q: torch.Tensor, x: torch.Tensor, s: torch.Tensor, dt_dsigma: float, beta: float = 0.5):
     """A step along 1 + beta times the reverse rates plus beta times the forward rates (Gat et al. 2024). [M, L, S]."""
-    out = torch.zeros_like(s)
-    for index in itertools.product(range(x.shape[0]), range(x.shape[1])):
-        here = int(x[index])
-        for y in range(len(Q)):
-            if y != here:
-                out[index][y] = dt_dsigma * ((1 + beta) * Q[here, y] * s[index][y] + beta * Q[y, here])
-        out[index][here] = 1 - out[index].sum()
-    return normalise(out)
+    return normalise(with_stays(dt_dsigma * ((1 + beta) * Q[x] * s + beta * Q.T[x]), x))
 
 
 def corrector_step(Q: torch.Tensor, x: torch.Tensor, s: torch.Tensor, h: float) -> torch.Tensor:
     """A step of length h of forward plus reverse rates (Campbell et al. 2022, section 4.4). [M, L, S]."""
-    out = torch.zeros_like(s)
-    for index in itertools.product(range(x.shape[0]), range(x.shape[1])):
-        here = int(x[index])
-        for y in range(len(Q)):
-            if y != here:
-                out[index][y] = h * (Q[y, here] + Q[here, y] * s[index][y])
-        out[index][here] = 1 - out[index].sum()
-    return normalise(out)
+    return normalise(with_stays(h * (Q.T[x] + Q[x] * s), x))
 
 
 def joint(rows: torch.Tensor) -> torch.Tensor:
@@ -188,6 +169,8 @@ def shaped(rows: torch.Tensor, x: torch.Tensor, temperature: float = 1.0, top_p:
 
     The probability of moving does not change.
     """
+    if temperature == top_p == 1:
+        return rows
     out = torch.zeros_like(rows)
     for index in itertools.product(range(x.shape[0]), range(x.shape[1])):
         here, p = int(x[index]), rows[index].clone()

@@ -7,7 +7,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
 
@@ -30,10 +30,18 @@ from sedd_cli.system.events import Event, Note
 
 #: Seconds between the end of a measurement's time and the exception that ends it.
 GRACE = 3.0
+#: What a report ends with where a call does not return.
+OVER = "the time is over; the report so far is in {}"
 
 
-def bench_report(options: ReportOptions) -> Generator[Event, None, Report]:
-    """Run the chosen measurements within the time, and write the report after each of their figures."""
+def bench_report(
+    options: ReportOptions, at_hard_stop: Callable[[Report], None] | None = None
+) -> Generator[Event, None, Report]:
+    """Run the chosen measurements within the time, and write the report after each of their figures.
+
+    A call that does not return when the time is over is ended with the process; before that `at_hard_stop` is called
+    with the report, from another thread.
+    """
     device = pick_device(options.device)
     end = options.began + 60 * options.minutes
     end_of_work = end - min(10.0, 0.05 * 60 * options.minutes)
@@ -41,7 +49,7 @@ def bench_report(options: ReportOptions) -> Generator[Event, None, Report]:
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
     report = Report(options, name)
     report.write()
-    with _hard_stop(report, end):
+    with _hard_stop(report, end, at_hard_stop):
         for measurement in options.chosen():
             outcome = Outcome(measurement.name, measurement.table)
             report.outcomes.append(outcome)
@@ -146,7 +154,7 @@ def _alarm(seconds: float) -> Iterator[_Alarm]:
 
 
 @contextmanager
-def _hard_stop(report: Report, end: float) -> Iterator[None]:
+def _hard_stop(report: Report, end: float, at_hard_stop: Callable[[Report], None] | None = None) -> Iterator[None]:
     """End the process at `end` if the block has not ended: the last resort against a call that never returns."""
     over = threading.Event()
 
@@ -159,7 +167,10 @@ def _hard_stop(report: Report, end: float) -> Iterator[None]:
         with suppress(Exception):
             report.write()
         with suppress(OSError):
-            os.write(2, f"error: the time is over; the report so far is in {report.options.out}\n".encode())
+            os.write(2, f"error: {OVER.format(report.options.out)}\n".encode())
+        if at_hard_stop is not None:
+            with suppress(Exception):
+                at_hard_stop(report)
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()

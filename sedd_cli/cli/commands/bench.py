@@ -20,6 +20,7 @@ from sedd_cli.system.software import recorded
 
 if TYPE_CHECKING:
     from sedd_cli.bench.compare import BenchResult
+    from sedd_cli.bench.report.outcome import Report
     from sedd_cli.recipe import Recipe
     from sedd_cli.system.events import Event
 
@@ -186,7 +187,7 @@ def report(
     began = time.monotonic()
     from sedd_cli.bench.report.markdown import COLUMNS, row, tables
     from sedd_cli.bench.report.outcome import ReportOptions
-    from sedd_cli.bench.report.run import bench_report
+    from sedd_cli.bench.report.run import OVER, bench_report
     from sedd_cli.cli.inputs import check_written, inputs_of
 
     options = ReportOptions(
@@ -203,7 +204,11 @@ def report(
     check_written({"--out": out, "--out (Markdown)": out.with_suffix(".md")}, reads)
     view = View(json, quiet)
     where = f"interrupted: the report so far is in {out} and {out.with_suffix('.md')}"
-    document = view.run(bench_report(options), interrupted=where).to_dict()
+
+    def stopped(report: Report) -> None:
+        view.document(recorded(report.to_dict()), WorkError(OVER.format(out)))
+
+    document = view.run(bench_report(options, stopped), interrupted=where).to_dict()
     output.stored = True
     for name, figures in tables(document).items():
         table = Table(*COLUMNS, title=name, title_justify="left")
