@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import reference
 import torch
-from support.toys import ALL, N, base, every_noise, noisy, score_model, world
+from support.toys import ALL, KINDS, N, base, every_kind_of_graph, every_noise, noisy, score_model, world
 
 from sedd_cli.core import bounds, placement
 from sedd_cli.core.bounds import (
@@ -306,7 +306,7 @@ def test_with_the_exact_score_the_uniform_bound_is_nearly_the_negative_log_likel
     assert bound == pytest.approx(float(reference.nll(p0, x0[None])), abs=1e-7)
 
 
-@pytest.mark.parametrize("name", [name for name, graph in GRAPHS.items() if not graph(vocab_size=N).masking])
+@pytest.mark.parametrize("name", [name for name in KINDS if not GRAPHS[name](vocab_size=N).masking])
 @pytest.mark.parametrize(
     "noise",
     [
@@ -404,9 +404,9 @@ def test_the_rigorous_bound_bounds_the_process_that_samplers_approach(name, nois
     p = reference.reverse_process(score, Q, start, high, low, L=2, cells=1500 if name == "hybrid" else 800)
     xs = reference.sequences(S, 2)
     p = p @ reference.joint(reference.bayes_step(Q, xs, score(xs, low), low, graph.mask))
-    levels = even_steps(noise, 400)
-    sampled = reference.chain("tweedie", score, Q, begin, noise_of(noise), 400, 2, graph.mask, grid=levels)
-    assert float((sampled - p).abs().sum()) < 1e-2
+    levels = even_steps(noise, 200)
+    sampled = reference.chain("tweedie", score, Q, begin, noise_of(noise), 200, 2, graph.mask, grid=levels)
+    assert float((sampled - p).abs().sum()) < 2e-2  # of first order in the step
     bounds, nll = [], []
     for x0 in reference.sequences(N, 2):
         bounds.append(rigorous_mean(model, Q, x0, nodes=4))
@@ -456,7 +456,7 @@ def test_no_draw_of_placed_noise_counts_much_more_than_others(low, high, length,
     assert float((weight / sigma).max()) < 2.01 * math.log(high / low)
 
 
-@every_graph
+@every_kind_of_graph
 def test_random_draws_average_to_the_bound(name):
     """The distribution of the draws themselves: Beta order statistics and subsets, times and corruptions."""
     graph, Q, p0 = world(name, L=3)

@@ -158,7 +158,7 @@ class AllEqual:
         return hidden
 
 
-@pytest.mark.parametrize("steps", [16, 128])
+@pytest.mark.parametrize("steps", [16, *[128] * ALL])
 def test_few_steps_have_another_likelihood_than_many_and_their_own_bound_says_so(steps):
     """All-equal texts of 64 tokens: those of a step are drawn as if they were independent, at 1/2 each."""
     L, model = 64, ScoreModel(AllEqual(), GRAPHS["absorbing"](vocab_size=2), SCHEDULES["loglinear"]())

@@ -28,6 +28,10 @@ NOISES = list(SCHEDULES) if ALL else ["loglinear", "geometric"]
 FEW = {} if ALL else dict.fromkeys(("gaussian", "nearest_neighbour", "state_dependent"), ("tweedie", "euler"))
 
 every_graph = pytest.mark.parametrize("name", GRAPHS)
+#: For tests that take long: without `nearest_neighbour`, whose code is that of `gaussian`, and without
+#: `state_dependent`, whose process is tested in graphs/test_state_dependent.py.
+KINDS = [name for name in GRAPHS if ALL or name not in ("nearest_neighbour", "state_dependent")]
+every_kind_of_graph = pytest.mark.parametrize("name", KINDS)
 every_noise = pytest.mark.parametrize("noise", [SCHEDULES[name]() for name in NOISES], ids=NOISES)
 STEPPERS = [name for name, cls in SAMPLERS.items() if issubclass(cls, Stepper)]
 every_sampler = pytest.mark.parametrize("sampler", STEPPERS)

@@ -9,6 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from scipy.stats import chisquare
+from support.toys import ALL
 
 from sedd_cli.core.bounds import rigorous_bound
 from sedd_cli.core.conditioning import Conditioning
@@ -131,7 +132,7 @@ def test_outputs_in_the_place_of_the_clean_token_give_the_true_score():
             torch.testing.assert_close(score[1], p[x[0]] / p[x], atol=1e-9, rtol=1e-9)
 
 
-@pytest.mark.parametrize("name", ["tweedie", "euler"])
+@pytest.mark.parametrize("name", ["tweedie", *["euler"] * ALL])  # which takes a thousand steps
 def test_samples_follow_the_distribution(name):
     model, p0 = exact_model()
     draws = 4000

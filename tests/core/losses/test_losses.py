@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 import reference
 import torch
-from support.toys import N, base, every_graph, noisy, rate_matrix, world
+from support.toys import N, base, every_graph, every_kind_of_graph, noisy, rate_matrix, world
 
 from sedd_cli.core.bounds import discrete_bound, paper_bound, prior, rigorous_bound
 from sedd_cli.core.discrete_time import step_noise, total_noise
@@ -237,7 +237,7 @@ def test_the_discrete_bound_is_one_on_what_ancestral_sampling_gives(name):
     assert max(gaps) < 1.5  # and not a loose one
 
 
-@every_graph
+@every_kind_of_graph
 def test_many_steps_come_to_the_bound_in_continuous_time(name):
     """The mean of `discrete_bound` over all x_t and t > 1, as T grows, and the integral of the score entropy."""
     model, Q, _, distribution = mean_model(name, 2)

@@ -6,7 +6,19 @@ import math
 import pytest
 import reference
 import torch
-from support.toys import STEPPERS, N, base, every_graph, every_noise, fits, follows, schedule, score_model, world
+from support.toys import (
+    STEPPERS,
+    N,
+    base,
+    every_graph,
+    every_kind_of_graph,
+    every_noise,
+    fits,
+    follows,
+    schedule,
+    score_model,
+    world,
+)
 
 from sedd_cli.core.categorical import nucleus, temper
 from sedd_cli.core.conditioning import Conditioning
@@ -236,7 +248,7 @@ def test_a_chain_along_another_grid_is_the_dense_one(name, grid):
 # ---------------------------------------------------------------------------------------------------- legacy draws
 
 
-@every_graph
+@every_kind_of_graph
 def test_the_legacy_race_follows_the_chain_where_no_token_is_rare(name):
     graph, Q, p0 = world(name, L=3)
     noise, score = SCHEDULES["loglinear"](), reference.wrong_score(p0, Q, 0.4)
