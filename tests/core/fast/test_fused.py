@@ -64,7 +64,7 @@ LOSSES = [*NAMES, "cross-entropy", *CONCRETE, "posterior", "posterior and cross-
 GRAPH_OF = [0, 1, 2, 0, 0, 1, 2, 1, 1]
 KINDS = range(len(LOSSES))
 #: A compilation takes five seconds.
-COMPILED = KINDS if ALL else [LOSSES.index(name) for name in ("absorbing", "uniform", "cross-entropy")]
+COMPILED = KINDS if ALL else [LOSSES.index(name) for name in ("absorbing", "cross-entropy")]
 SHARE = {"posterior": 0.0, "posterior and cross-entropy": 0.3}
 
 

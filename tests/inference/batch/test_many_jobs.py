@@ -19,7 +19,7 @@ from sedd_cli.inference.sampling import MOST_DRAWS, Sampling
 from sedd_cli.system.events import Filled, Warn
 
 #: Templates that are filled together; fewer than usual.
-WINDOW = 256
+WINDOW = 128
 
 
 @pytest.fixture(scope="module")
