@@ -126,6 +126,7 @@ def run(words: list[str], debug: bool = False) -> int:
     unless the command has written its own. `debug` shows the traceback instead of the line.
     """
     output.reset()
+    output.debug = debug
     as_json, quiet = "--json" in words, "--quiet" in words or "-q" in words
 
     def notify(line: str) -> None:

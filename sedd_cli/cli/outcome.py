@@ -90,6 +90,8 @@ class Output:
     def reset(self) -> None:
         """Begin a command."""
         self.document = self.stored = False
+        #: Whether an error is shown with its traceback.
+        self.debug = False
         #: Whether a job was started, whose result can be lost.
         self.worked = False
         #: The JSON document so far: a command that fails after it has its result writes both.

@@ -28,8 +28,8 @@ def launched() -> bool:
     return "WORLD_SIZE" in os.environ
 
 
-def launch(words: list[str], count: int) -> int:
-    """Run `sedd WORDS` in `count` processes; the first of them prints.
+def launch(words: list[str], count: int, debug: bool = False) -> int:
+    """Run `sedd WORDS` in `count` processes; the first of them prints. debug: with the traceback of an error.
 
     Returns:
         0 if all ended well, 130 after Ctrl-C, else the exit code of the first process if it failed, or of another.
@@ -37,7 +37,7 @@ def launch(words: list[str], count: int) -> int:
     Raises:
         WorkError: A signal ended the first process, which prints.
     """
-    command = [sys.executable, "-m", "sedd_cli", *without_option(words, "--processes")]
+    command = [sys.executable, "-m", "sedd_cli", *without_option(words, "--processes"), *["--debug"] * debug]
     environment = _environment(count)
     interrupted, processes = False, Processes()
 
@@ -100,8 +100,9 @@ def _send(processes: Processes, number: int) -> None:
 
 @contextmanager
 def _handled(handle: Callable[[int], None]) -> Iterator[None]:
-    """Pass signals to `handle` while the block runs."""
-    before = {number: signal.signal(number, lambda number, frame: handle(number)) for number in PASSED_ON}
+    """Pass signals to `handle` while the block runs, but for those that are ignored, as nohup has it."""
+    heard = [number for number in PASSED_ON if signal.getsignal(number) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, lambda number, frame: handle(number)) for number in heard}
     try:
         yield
     finally:

@@ -63,6 +63,11 @@ def sync_path(path: Path) -> None:
         os.close(fd)
 
 
+def last_written(path: Path) -> int:
+    """When a file was last written, in nanoseconds; 0 where there is none."""
+    return path.stat().st_mtime_ns if path.is_file() else 0
+
+
 def is_stream(path: Path) -> bool:
     """Whether a path is a device, a pipe or an open descriptor (/dev/stdout), which cannot be replaced."""
     if _is_descriptor(path):

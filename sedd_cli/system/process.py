@@ -41,7 +41,7 @@ def share_of_threads(count: int) -> dict[str, str]:
 
 
 def open_streams() -> None:
-    """Give the process three open standard streams, whose encoding shows every text.
+    """Give the process three open standard streams. Characters that the encoding of an output lacks are spelled.
 
     Bytes that do not decode come from standard input as they come from the command line. Without a stream, the next
     file that is opened would take its number, and receive what libraries print. A standard output that was closed still
@@ -56,7 +56,8 @@ def open_streams() -> None:
     for fd, (name, mode) in enumerate((("stdin", "r"), ("stdout", "w"), ("stderr", "w"))):
         if getattr(sys, name) is None:
             setattr(sys, name, open(fd, mode, encoding="utf-8", closefd=False))  # noqa: SIM115
-    for stream, errors in ((sys.stdin, "surrogateescape"), (sys.stdout, "replace"), (sys.stderr, "replace")):
+    spelled = "backslashreplace"
+    for stream, errors in ((sys.stdin, "surrogateescape"), (sys.stdout, spelled), (sys.stderr, spelled)):
         with suppress(AttributeError, ValueError, OSError):  # a stream of a notebook or a test
             stream.reconfigure(errors=errors)  # type: ignore[union-attr]
 

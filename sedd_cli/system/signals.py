@@ -31,7 +31,8 @@ class StopRequest(threading.Event):
 def stop_requested(notify: Callable[[str], None], until: float = math.inf) -> Iterator[StopRequest]:
     """Yield an event that SIGINT, SIGTERM or SIGUSR1 sets; a second SIGINT raises KeyboardInterrupt.
 
-    notify is called with a message at the first signal. Outside the main thread, no signal is handled. until: the time
+    notify is called with a message at the first signal. A signal that the process ignores stays ignored. Outside the
+    main thread, no signal is handled. until: the time
     (`time.monotonic`) from which on the event is set without a signal.
     """
     stopped = StopRequest(until)
@@ -39,6 +40,7 @@ def stop_requested(notify: Callable[[str], None], until: float = math.inf) -> It
         yield stopped
         return
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)}
+    before = {number: handler for number, handler in before.items() if handler is not signal.SIG_IGN}
     interrupts = 0
 
     def handle(number: int, frame: Any) -> None:

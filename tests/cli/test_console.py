@@ -99,6 +99,7 @@ def test_a_console_that_cannot_print_a_sign_ends_nothing(tiny_run, workplace):
     out, err = done.communicate()
     assert done.returncode == 0, err
     assert b"rigorous" in out
+    assert b"SEDD \\u2264" in out, "a sign that the encoding lacks is spelled"
 
 
 @pytest.fixture

@@ -138,6 +138,20 @@ def test_ctrl_c_while_a_command_loads_is_said_in_one_line(words, tiny_run, begin
     assert job.returncode == 130
 
 
+def test_before_the_first_sample_former_ones_are_not_spoken_of(tmp_path):
+    from sedd_cli.cli.view.denoising.showing import _kept
+    from sedd_cli.cli.view.view import View
+
+    out = tmp_path / "s.jsonl"
+    for before in ("", "earlier"):
+        out.write_text(before)
+        os.utime(out, (1, 1))
+        said = _kept(View(), out)
+        assert said() == f"interrupted before the first sample was finished: nothing was written to {out}"
+        out.write_text("a sample")
+        assert said() == f"interrupted: finished samples are in {out}"
+
+
 def test_ctrl_c_during_the_work_says_what_is_kept(tiny_run, tmp_path, begin):
     words = ["sample", "--model", tiny_run, "-n", 50000, "--batch", 1, "--out", "s.jsonl"]
     job = begin(*words)

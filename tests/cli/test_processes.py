@@ -42,6 +42,53 @@ def test_the_option_is_left_out_of_the_words_of_the_processes():
     assert without_option(["train", "--processes=2", "a", "--quiet"], "--processes") == ["train", "a", "--quiet"]
 
 
+@pytest.fixture
+def started(monkeypatch) -> list[list[str]]:
+    """The commands that `launch` starts; all end well at once."""
+    commands: list[list[str]] = []
+
+    class Ended:
+        returncode = 0
+
+        def __init__(self, command, **_):
+            commands.append(command)
+
+        def poll(self):
+            return 0
+
+    monkeypatch.setattr(processes.subprocess, "Popen", Ended)
+    return commands
+
+
+def test_each_process_shows_tracebacks_where_they_are_asked_for(started, workplace, monkeypatch):
+    from sedd_cli import __main__
+
+    monkeypatch.setattr(sys, "argv", ["sedd", "train", str(workplace / "tiny.yaml"), "--processes", "2", "--debug"])
+    with pytest.raises(SystemExit):
+        __main__.main()
+    assert ["--debug" in words for words in started] == [True, True]
+    assert processes.launch(["train", "a"], 2) == 0
+    assert not any("--debug" in words for words in started[2:])
+
+
+def test_signals_that_are_ignored_stay_so(started, monkeypatch):
+    """As under nohup, whose command outlives its terminal."""
+    from sedd_cli.system.signals import stop_requested
+
+    seen = []
+    monkeypatch.setattr(processes, "_wait", lambda _: seen.append(signal.getsignal(signal.SIGHUP)))
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGHUP, signal.SIGINT)}
+    try:
+        processes.launch(["train", "a"], 2)
+        assert seen == [signal.SIG_IGN]
+        with stop_requested(lambda text: None):
+            assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+            assert signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
 def test_processes_of_a_launcher_start_no_others(sedd, workplace, tmp_path, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "1")
     refused = sedd("train", workplace / "tiny.yaml", "--run-dir", tmp_path / "run", "--processes", 4)

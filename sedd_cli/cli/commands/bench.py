@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.markup import escape
 from rich.table import Table
 
 from sedd_cli.cli import options as o
@@ -213,7 +212,7 @@ def report(
     for name, figures in tables(document).items():
         table = Table(*COLUMNS, title=name, title_justify="left")
         for figure in figures:
-            table.add_row(*map(escape, row(figure)))
+            table.add_row(*row(figure))
         view.result(table)
     error = _failure(document)
     view.document(recorded(document), error)

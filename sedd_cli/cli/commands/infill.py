@@ -214,7 +214,7 @@ def _fill_jobs(
     """Fill a file of jobs. If lines are refused, RequestError after the others are done."""
     from sedd_cli.inference.batch.jobs import fill_jobs
     from sedd_cli.inference.batch.lines import job_lines
-    from sedd_cli.system.files import is_stream
+    from sedd_cli.system.files import is_stream, last_written
 
     named = "standard input" if source == "-" else source
     lines = job_lines(raw, named, chosen.length, job.n, job.seed, job.candidates)
@@ -223,7 +223,7 @@ def _fill_jobs(
     output.stored = out is not None  # as results come, so that a closed standard output does not end the work
     interrupted = ""
     if out is not None and not is_stream(out):
-        interrupted = partial(_kept, out, every, None if resume else _written(out))
+        interrupted = partial(_kept, out, every, None if resume else last_written(out))
     result = show_samples(view, chosen, filling, "sedd infill", None, watching, interrupted)
     if out is not None:
         wrote = f"wrote {out}" if out.exists() else f"nothing was written to {out}"
@@ -234,16 +234,12 @@ def _fill_jobs(
         raise error
 
 
-def _written(out: Path) -> int:
-    """When a file was last written; 0 where there is none."""
-    return out.stat().st_mtime_ns if out.is_file() else 0
-
-
 def _kept(out: Path, every: bool, before: int | None) -> str:
     """What to say after Ctrl-C. before: when `out` was last written before it was to begin anew (--fresh)."""
     from sedd_cli.inference.batch.stored import StoredFillings
+    from sedd_cli.system.files import last_written
 
-    if before is not None and _written(out) == before:
+    if before is not None and last_written(out) == before:
         return f"interrupted: nothing was written to {out} yet, the same command begins anew"
     try:
         kept = f"{StoredFillings(out, every).count:,} fillings are kept in {out}"

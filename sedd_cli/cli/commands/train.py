@@ -113,7 +113,7 @@ def train(
         return
     if processes > 1:
         output.interrupted = ""
-        code = launch(sys.argv[1:], processes)
+        code = launch(sys.argv[1:], processes, output.debug)
         output.document = True  # of the first process
         raise typer.Exit(code)
     from sedd_cli.training.runs.folder import default_run

@@ -10,6 +10,7 @@ from sedd_cli.cli.outcome import NOTHING_KEPT, output
 from sedd_cli.cli.view.view import View
 from sedd_cli.errors import WorkError
 from sedd_cli.system.events import Event, Result, observe
+from sedd_cli.system.files import is_stream, last_written
 
 if TYPE_CHECKING:
     from sedd_cli.checkpoints.loaded_model import LoadedModel
@@ -79,10 +80,17 @@ def _writer(option: str) -> Callable[[Path, Replay], None]:
     return write_gif
 
 
-def _kept(view: View, out: Path | None) -> str:
+def _kept(view: View, out: Path | None) -> str | Callable[[], str]:
     """What to say after Ctrl-C while samples are drawn."""
     if out is not None:
-        return f"interrupted: finished samples are in {out}"
+        before = last_written(out)
+
+        def said() -> str:
+            if is_stream(out) or last_written(out) != before:
+                return f"interrupted: finished samples are in {out}"
+            return f"interrupted before the first sample was finished: nothing was written to {out}"
+
+        return said
     return NOTHING_KEPT if view.json else "interrupted: finished samples were shown, --out FILE also keeps them"
 
 
