@@ -125,5 +125,6 @@ def evaluate(
         raise RequestError(f"{loaded.source} names no corpus of its own: give a dataset")
     corpus = loaded.recipe.data.corpus if dataset is None and loaded.recipe else str(dataset)
     check_measures(loaded, wanted)  # before the text is prepared
-    prepared = followed(prepared_for(loaded, Text(corpus, None, reading), Dist(0, 1, loaded.device)), progress)
+    text = Text(corpus, None, reading, own=dataset is None)
+    prepared = followed(prepared_for(loaded, text, Dist(0, 1, loaded.device)), progress)
     return replace(followed(evaluate_job(loaded, prepared, wanted), progress), made_by=made_by())

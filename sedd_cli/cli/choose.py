@@ -126,7 +126,7 @@ def texts_of(
         raise RequestError(f"{model.source} names no corpus of its own: name one with --dataset")
     tokenizers = [model.tokenizer_source, data.tokenizer if data else None]
     check_written({"--out": out}, {"the model's own corpus": names, "the model's tokenizer": tokenizers})
-    return [Text(name, places.get(name), reading) for name in names]
+    return [Text(name, places.get(name), reading, own=not datasets) for name in names]
 
 
 def require_one_process(command: str) -> None:
