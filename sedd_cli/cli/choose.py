@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -67,6 +68,21 @@ def choose_any(view: View, choice: ModelChoice) -> LoadedModel | CausalModel:
     check_causal(choice)
     model = load_exact(choice.model, choice.device, choice.precision, choice.tokenizer)
     view.say(f"model {model.describe()}", "dim")
+    return model
+
+
+def choose_diffusion(view: View, choice: ModelChoice, otherwise: Callable[[str], str]) -> LoadedModel:
+    """Like `choose_model`; RequestError with the words of `otherwise` about an autoregressive model.
+
+    One of transformers is refused before it is loaded.
+    """
+    from sedd_cli.evaluation.scorers.pretrained import is_causal
+
+    if choice.model is not None and is_causal(choice.model):
+        raise RequestError(otherwise(choice.model))
+    model = choose_model(view, choice)
+    if model.exact:
+        raise RequestError(otherwise(model.source))
     return model
 
 
