@@ -12,7 +12,7 @@ from sedd_cli.data.prepare import PrepareResult
 from sedd_cli.data.prepare import prepare as prepare_job
 from sedd_cli.data.prepared import PrepareOptions
 from sedd_cli.errors import RequestError, shortened
-from sedd_cli.evaluation.likelihood.evaluate import EvaluateOptions, check_measures
+from sedd_cli.evaluation.likelihood.evaluate import EvaluateOptions, check_measures, exactly
 from sedd_cli.evaluation.likelihood.evaluate import evaluate as evaluate_job
 from sedd_cli.evaluation.likelihood.results import LikelihoodResult
 from sedd_cli.evaluation.likelihood.texts import Text, prepared_for
@@ -124,6 +124,9 @@ def evaluate(
     if dataset is None and loaded.recipe is None:
         raise RequestError(f"{loaded.source} names no corpus of its own: give a dataset")
     corpus = loaded.recipe.data.corpus if dataset is None and loaded.recipe else str(dataset)
+    if loaded.exact and draws:
+        raise RequestError(f"{next(iter(draws))} has no effect with {exactly(loaded.source)}")
     check_measures(loaded, wanted)  # before the text is prepared
-    prepared = followed(prepared_for(loaded, Text(corpus, None, reading), Dist(0, 1, loaded.device)), progress)
+    text = Text(corpus, None, reading, own=dataset is None)
+    prepared = followed(prepared_for(loaded, text, Dist(0, 1, loaded.device)), progress)
     return replace(followed(evaluate_job(loaded, prepared, wanted), progress), made_by=made_by())

@@ -48,7 +48,9 @@ def open_model(
     if mask_token is not None and model.vocabulary is None:
         raise RequestError(f"--mask-token is for models of other projects, which {source} is not")
     if tokenizer is not None and not _is_own(tokenizer, model):
-        model.tokenizer, model.tokenizer_source = load_tokenizer(tokenizer), tokenizer
+        own, model.tokenizer, model.tokenizer_source = model.tokenizer, load_tokenizer(tokenizer), tokenizer
+        if own is None or own.fingerprint != model.tokenizer.fingerprint:
+            model.trained_on = None
     elif model.tokenizer is None and model.tokenizer_source is not None:
         model.tokenizer = _load_if_available(model.tokenizer_source)
     if model.tokenizer is not None and (own := model.vocabulary) is not None:
@@ -165,7 +167,11 @@ def _from_checkpoint(found: checkpoint.Checkpoint, source: str) -> LoadedModel:
     load_weights(net, found.tensors(AVERAGED), str(found.folder))
     graph = with_exponents(graph, net)
     facts = {"step": found.step, "weights": "EMA"}
-    return LoadedModel(net, graph, recipe.noise.make(), tokenizer, source, recipe, facts, str(found.folder))
+    data = found.json("state").get("data")
+    return LoadedModel(
+        net, graph, recipe.noise.make(), tokenizer, source, recipe, facts, str(found.folder),
+        trained_on=data if isinstance(data, str) else None,
+    )  # fmt: skip
 
 
 def _is_own(named: str, model: LoadedModel) -> bool:

@@ -52,6 +52,8 @@ class LoadedModel:
     parametrized: Objective | None = None
     #: The token that fills short texts, where a checkpoint names one: a state of the graph.
     padding: int | None = None
+    #: The fingerprint of the prepared text of a run's checkpoint, in the tokens of its own tokenizer.
+    trained_on: str | None = None
 
     @property
     def libraries(self) -> tuple[str, ...]:

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from sedd_cli.checkpoints import checkpoint
+from sedd_cli.checkpoints.loaded_model import LoadedModel
 from sedd_cli.checkpoints.run_directory import by_name
 from sedd_cli.data.corpora import find_corpus, is_ambiguous
 from sedd_cli.data.folders import prepared, prepared_texts
@@ -56,10 +57,30 @@ def text_options(recipe: Recipe, run: Path | None = None) -> PrepareOptions:
 def own_dataset(folder: Path, recipe: Recipe) -> Dataset | None:
     """The prepared text that a checkpoint, or an export of it, was trained on; None where it is not on this machine."""
     try:
-        wanted = _fingerprint(folder, recipe)
-        return next((open_dataset(at) for at, found in _prepared(recipe) if found == wanted), None)
+        return _of_fingerprint(_fingerprint(folder, recipe), recipe)
     except (OSError, KeyError, TypeError, DamageError, RequestError):
         return None
+
+
+def text_of(model: LoadedModel) -> Dataset | None:
+    """The prepared text that a model was trained on; None where it is not on this machine.
+
+    Where its fingerprint is not known, it is what is prepared of the text that the recipe names.
+    """
+    if model.recipe is None:
+        return None
+    try:
+        if model.trained_on is not None:
+            return _of_fingerprint(model.trained_on, model.recipe)
+        own = own_dataset(Path(model.tokenizer_source), model.recipe) if model.tokenizer_source else None
+        folder = None if own else find_prepared(model.recipe.data.prepared())
+        return open_dataset(folder) if folder else own
+    except (OSError, DamageError, RequestError):
+        return None
+
+
+def _of_fingerprint(wanted: str | None, recipe: Recipe) -> Dataset | None:
+    return next((open_dataset(at) for at, found in _prepared(recipe) if found == wanted), None)
 
 
 def _fingerprint(folder: Path, recipe: Recipe) -> str | None:

@@ -30,11 +30,12 @@ def evaluate_answers(
         raise RequestError(
             f"protocol {PROTOCOL!r} stands alone, with --from FILE: lines of JSON with the texts prompt and answer"
         )
-    pairs = read_pairs(Path(local[0]))
+    file = Path(local[0])
+    pairs = read_pairs(file)
     check_written({"--out": out}, {"--model": model_files(using.model)})
     precision = "fp32" if using.precision == "auto" else using.precision
     model = choose_model(view, replace(using, precision=precision).choice)
-    result = recorded(view.run(score_answers(model, pairs, seed)).to_dict())
+    result = recorded(view.run(score_answers(model, pairs, seed, file)).to_dict())
     view.result(answers_table(result))
     view.write(result, out)
     view.document(result)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -70,6 +71,21 @@ def choose_any(view: View, choice: ModelChoice) -> LoadedModel | CausalModel:
     return model
 
 
+def choose_diffusion(view: View, choice: ModelChoice, otherwise: Callable[[str], str]) -> LoadedModel:
+    """Like `choose_model`; RequestError with the words of `otherwise` about an autoregressive model.
+
+    One of transformers is refused before it is loaded.
+    """
+    from sedd_cli.evaluation.scorers.pretrained import is_causal
+
+    if choice.model is not None and is_causal(choice.model):
+        raise RequestError(otherwise(choice.model))
+    model = choose_model(view, choice)
+    if model.exact:
+        raise RequestError(otherwise(model.source))
+    return model
+
+
 def check_causal(choice: ModelChoice) -> None:
     """RequestError for options that mean nothing with a causal language model of transformers."""
     for option, given in (("--mask-token", choice.mask_token is not None), ("--compile", choice.compile)):
@@ -126,7 +142,7 @@ def texts_of(
         raise RequestError(f"{model.source} names no corpus of its own: name one with --dataset")
     tokenizers = [model.tokenizer_source, data.tokenizer if data else None]
     check_written({"--out": out}, {"the model's own corpus": names, "the model's tokenizer": tokenizers})
-    return [Text(name, places.get(name), reading) for name in names]
+    return [Text(name, places.get(name), reading, own=not datasets) for name in names]
 
 
 def require_one_process(command: str) -> None:

@@ -75,7 +75,7 @@ Precision = Annotated[
     typer.Option(
         metavar="NAME",
         callback=known_precision,
-        help="fp32, bf16, or auto: bf16 where the device computes it natively (faster, rounded).",
+        help="fp32, tf32, bf16, or auto: bf16 where the device computes it natively (faster, rounded).",
     ),
 ]
 Compile = Annotated[

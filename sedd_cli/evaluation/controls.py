@@ -16,12 +16,13 @@ from typing import Any
 import numpy as np
 
 from sedd_cli.checkpoints.loaded_model import LoadedModel
+from sedd_cli.checkpoints.own_text import text_of
 from sedd_cli.data.manifest import FILE as MANIFEST
 from sedd_cli.data.prepare import prepare
-from sedd_cli.data.prepared import PrepareOptions, find_prepared
+from sedd_cli.data.prepared import PrepareOptions
 from sedd_cli.data.shards import Dataset, open_dataset
 from sedd_cli.data.tokenizers import Tokenizer
-from sedd_cli.errors import DamageError, RequestError
+from sedd_cli.errors import RequestError
 from sedd_cli.evaluation.baselines.controls import COUNTED, controls
 from sedd_cli.evaluation.diversity import Diversity
 from sedd_cli.evaluation.judge import JudgeResult, Samples, judge
@@ -124,14 +125,8 @@ class ControlSet:
 def own_corpus(model: LoadedModel | Scorer) -> Dataset | None:
     """The corpus that a model or judge of ours was trained on, where it is prepared on this machine; else None."""
     trained = _trained_here(model)
-    if trained is None or trained.recipe is None:
-        return None
-    try:
-        folder = find_prepared(trained.recipe.data.prepared())
-        dataset = None if folder is None else open_dataset(folder)
-        return dataset if dataset and "train" in dataset.splits and dataset.tokenizer else None
-    except (RequestError, DamageError, OSError):
-        return None
+    dataset = None if trained is None else text_of(trained)
+    return dataset if dataset and "train" in dataset.splits and dataset.tokenizer else None
 
 
 def named_corpus(name: str, tokenizer: str | None, *models: LoadedModel | Scorer) -> Generator[Event, None, Dataset]:

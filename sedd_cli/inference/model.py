@@ -42,7 +42,7 @@ def load_model(
         source: a run directory, one of its checkpoints, a folder in the published layout, a training directory of the
             published code (or a checkpoint file in it), a model of another project in its own layout, or a hub id.
         device: cpu, cuda, … or auto.
-        precision: fp32, bf16 or auto (bf16 where the device computes it natively); from the head's outputs on,
+        precision: fp32, tf32, bf16 or auto (bf16 where the device computes it natively); from the head's outputs on,
             everything is float32 or better.
         tokenizer: overrides or supplies the tokenizer, by name or file.
         mask_token: MASK by its id or token, for a model of another project whose files do not name it.

@@ -128,7 +128,7 @@ def status(run: Path) -> Status:
     if failed and state == "failed":
         reason, step = shortened(str(failed.get("reason")), MESSAGE), failed["step"]
     bounds = stored_bounds(run)
-    own = own_bounds(bounds, recipe.corpus)
+    own = own_bounds(bounds, recipe.corpus, data_of(run, train=train))
     bound, data = own[-1] if own else None, data_of(run, own, train)
     beside = baselines_beside(run, data) if data and not bound else {}
     return Status(

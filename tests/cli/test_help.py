@@ -170,3 +170,8 @@ def test_the_help_of_the_sampler_lists_the_registry():
     annotation, _ = SAMPLING["sampler"]
     listed = annotation.__metadata__[0].help.partition(".")[0].split(", ")
     assert listed == sorted(name.replace("_", "-") for name in SAMPLERS)
+
+
+@pytest.mark.parametrize("command", ["sample", "eval"])
+def test_every_precision_is_named(sedd, monkeypatch, command):
+    assert "fp32, tf32, bf16, or auto" in " ".join(help_of(sedd, monkeypatch, command).replace("│", " ").split())

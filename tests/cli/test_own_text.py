@@ -6,14 +6,20 @@ import json
 import random
 import re
 import shlex
+import shutil
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
 import yaml
 
+from sedd_cli.api.work import evaluate
+from sedd_cli.checkpoints.load import open_model
+from sedd_cli.checkpoints.own_text import text_of
 from sedd_cli.data.corpora import Corpus
 from sedd_cli.recipe import load_recipe
+from sedd_cli.training.runs.stored import stored_bounds
+from sedd_cli.training.status import status
 
 WHO = ["the fox", "a girl", "the miller", "a king", "the river", "my mother", "the crow"]
 DID = ["walked to the village", "found a key", "sang until the morning", "opened the door", "asked for bread"]
@@ -169,6 +175,40 @@ def test_a_model_is_evaluated_on_its_own_text_from_any_folder(sedd, place, monke
     done = sedd("eval", "--model", place / "runs" / "stories", "--rel-error", "0.5", "--no-baselines", "--json")
     assert done.code == 0, done.err
     assert json.loads(done.out)["corpus"] == "stories"
+
+
+def test_another_text_of_the_name_of_a_runs_own_is_not_measured_as_its_own(sedd, place):
+    words = ["data.corpus=stories.jsonl", "data.field=story", "data.tokenizer=char", *TINY, "--no-report"]
+    assert sedd("train", "quickstart", *words).code == 0
+    run = place / "runs" / "stories"
+    own = json.loads((run / "checkpoints" / "step-4" / "state.json").read_text())["data"]
+    lines = (place / "stories.jsonl").read_text().splitlines()
+    (place / "stories.jsonl").write_text("\n".join(lines[:200]) + "\n")
+    few = ["--model", run, "--rel-error", "0.5", "--no-baselines", "--blocks", "4", "--json"]
+
+    kept = sedd("eval", *few)  # of what the run was trained on
+    assert json.loads(kept.out)["fingerprint"] == own, kept.err
+    assert evaluate(run, rel_error=0.5, baselines=False, blocks=4, progress=False).text.fingerprint == own
+    assert status(run).bound is not None
+
+    shutil.rmtree(place / "home" / "data")
+    shutil.rmtree(run / "results")
+    for command in (["eval", *few], ["cloze", "--model", run, "-n", "1"]):
+        refused = sedd(*command)
+        assert refused.code == 2
+        last = refused.err.strip().splitlines()[-1]
+        assert f"stories.jsonl is not the text that {run} was trained on" in last
+        assert "--dataset" in last
+    model = open_model(run, "cpu")
+    named = sedd("eval", *few, "--dataset", "stories.jsonl", "--field", "story")
+    assert json.loads(named.out)["fingerprint"] != own
+    assert [one.corpus for one in stored_bounds(run)] == ["stories", "stories"]
+    assert status(run).bound is None  # nor does its stored result speak for the run
+    assert text_of(model) is None  # what `sedd inspect` scores and samples are compared with
+    (place / "stories.jsonl").write_text("\n".join(lines) + "\n")
+    again = sedd("eval", *few)  # prepared again
+    assert json.loads(again.out)["fingerprint"] == own, again.err
+    assert status(run).bound.fingerprint == own
 
 
 def test_a_run_under_the_name_of_its_recipe_is_gone_on_with(sedd, place):

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from sedd_cli import load_model
+from sedd_cli.api.work import evaluate
 from sedd_cli.checkpoints.export import ExportOptions, export
 from sedd_cli.core.losses import OBJECTIVES
 from sedd_cli.errors import RequestError
@@ -54,7 +55,8 @@ def test_every_objective_trains_evaluates_and_samples(sedd, trained, objective, 
     model = load_model(run, device="cpu")
     assert model.objective.name == objective
     assert model.exact is (objective == "autoregressive")
-    done = sedd("eval", "--model", run, "--no-baselines", "--rel-error", 0.2, "--json")
+    draws = [] if model.exact else ["--rel-error", 0.2]  # which an exact likelihood does without
+    done = sedd("eval", "--model", run, "--no-baselines", *draws, "--json")
     assert done.code == 0, done.err
     found = json.loads(done.out)
     assert tuple(found["bounds"]) == default_protocols(model)
@@ -70,12 +72,28 @@ def test_every_objective_trains_evaluates_and_samples(sedd, trained, objective, 
 
 def test_d3pm_is_measured_by_its_own_bound_and_by_that_of_continuous_time(sedd, trained):
     words = ["eval", "--model", trained("d3pm"), "--no-baselines", "--rel-error", 0.02, "--max-nfe", 64, "--json"]
-    own = json.loads(sedd(*words).out)["bounds"]["discrete"]
+    found = json.loads(sedd(*words).out)
+    own = found["bounds"]["discrete"]
     both = json.loads(sedd(*words, "--protocol", "rigorous").out)["bounds"]["rigorous"]
     assert own["estimator"] == "stratified"
+    assert found["estimator"] == "stratified"  # not count, the default of the graph
+    refused = sedd(*words, "--estimator", "count")
+    assert refused.code == 2
+    assert "the estimator count has no effect with protocol 'discrete', whose estimator is stratified" in refused.err
     # a thousand steps are nearly continuous
     apart = abs(own["bits_per_char"] - both["bits_per_char"])
     assert apart < 4 * math.hypot(own["bits_per_char_error"], both["bits_per_char_error"])
+
+
+def test_options_of_draws_are_refused_with_an_autoregressive_run(sedd, trained):
+    run = trained("autoregressive")
+    for words in (["--estimator", "iid"], ["--max-nfe", 8], ["--rel-error", 0.1], ["--seed", 1]):
+        done = sedd("eval", "--model", run, *words)
+        assert done.code == 2
+        assert f"{words[0]} has no effect with {run}, whose likelihood is exact" in done.err
+    for name, value in {"estimator": "iid", "max_nfe": 8}.items():
+        with pytest.raises(RequestError, match=f"{name} has no effect with .*, whose likelihood is exact"):
+            evaluate(run, progress=False, **{name: value})
 
 
 def test_the_discrete_protocol_is_for_models_in_discrete_time(sedd, trained, tiny_run):

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from sedd_cli.cli import options as o
-from sedd_cli.cli.choose import check_texts, choose_any, require_one_process, texts_of
+from sedd_cli.cli.choose import check_texts, choose_diffusion, require_one_process, texts_of
 from sedd_cli.cli.option_groups import ModelOptions, model_options, reading_options
 from sedd_cli.cli.view.results import cloze_table
 from sedd_cli.cli.view.view import View
@@ -34,7 +34,7 @@ def cloze(
 
     Example: sedd cloze --model runs/quickstart -n 200
     """
-    from sedd_cli.evaluation.cloze.job import ClozeOptions
+    from sedd_cli.evaluation.cloze.job import NEEDS, ClozeOptions
     from sedd_cli.evaluation.cloze.job import cloze as job
 
     view = View(using.json, using.quiet)
@@ -44,7 +44,7 @@ def cloze(
     if len(datasets) > 1:
         raise RequestError(f"sedd cloze masks words of one text, found {len(datasets)} of --dataset")
     places = check_texts(using.model, datasets, local or [], reading, out)
-    chosen = choose_any(view, using.choice)
+    chosen = choose_diffusion(view, using.choice, NEEDS.format)
     (text,) = texts_of(chosen, datasets, places, reading, out)
     result = view.run(job(chosen, text, options))
     view.result(cloze_table(result))

@@ -37,7 +37,7 @@ Precision = Annotated[
     typer.Option(
         metavar="NAME",
         callback=o.known_precision,
-        help="fp32, bf16, or auto: bf16 if a measurement shows that it does not move the result.",
+        help="fp32, tf32, bf16, or auto: bf16 if a measurement shows that it does not move the result.",
     ),
 ]
 #: Shown after Ctrl-C.
@@ -101,13 +101,15 @@ def evaluate(
     torchrun --standalone --nproc-per-node=8 -m sedd_cli eval --dataset wikitext103
 
     --protocol llada is about answers given prompts: --from FILE names lines of JSON with the texts prompt and answer.
+    With --precision auto it computes in fp32.
 
     Options of the sampler are for --protocol sampler alone, which bounds the likelihood of samples drawn in that way
     without thinning.
 
     Example: sedd eval --model runs/quickstart --dataset pydocs --split validation
     """
-    from sedd_cli.evaluation.likelihood.evaluate import EvaluateOptions, evaluate_all
+    from sedd_cli.evaluation.likelihood.evaluate import OF_DRAWS, EvaluateOptions, evaluate_all, exactly
+    from sedd_cli.evaluation.scorers.pretrained import is_causal
     from sedd_cli.inference.bound import MonteCarloOptions
     from sedd_cli.system.distributed import connect
 
@@ -130,10 +132,14 @@ def evaluate(
     )
     datasets = dataset or []
     places = check_texts(using.model, datasets, local or [], reading, out)
+    if using.model is not None and is_causal(using.model):
+        refuse_unused(context, OF_DRAWS, exactly(using.model))
     with connect(using.device) as dist:
         precision = "fp32" if using.precision == "auto" else using.precision
         named = replace(using, device=str(dist.device), precision=precision)
         chosen = choose_any(view, named.choice)
+        if chosen.exact:
+            refuse_unused(context, OF_DRAWS, exactly(chosen.source))
         texts = texts_of(chosen, datasets, places, reading, out)
         job = evaluate_all(chosen, texts, options, dist)
         result = view.run(

@@ -26,6 +26,7 @@ from sedd_cli.system.distributed import Dist
 from sedd_cli.system.events import Event, Note, Progress, Warn
 from sedd_cli.system.software import software
 
+NEEDS = "a cloze needs a diffusion model: {} goes from left to right and cannot fill"
 #: Order of the n-gram.
 ORDER = 5
 #: A temperature so low that the most probable token is drawn.
@@ -59,7 +60,7 @@ def cloze(model: LoadedModel | CausalModel, text: Text, options: ClozeOptions) -
     the lowest bound.
     """
     if isinstance(model, CausalModel) or model.exact:
-        raise RequestError(f"a cloze needs a diffusion model: {model.source} goes from left to right and cannot fill")
+        raise RequestError(NEEDS.format(model.source))
     options.sampling.resolve(model)  # what is wrong with the options comes before any work
     dataset = yield from prepared_for(model, text, Dist(0, 1, model.device))
     check_tokenizer(model, dataset)

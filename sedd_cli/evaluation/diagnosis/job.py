@@ -13,13 +13,11 @@ import torch
 from torch import Tensor
 
 from sedd_cli.checkpoints.loaded_model import LoadedModel
-from sedd_cli.checkpoints.own_text import own_dataset
+from sedd_cli.checkpoints.own_text import text_of
 from sedd_cli.core.random import BASE, NOISE, Stream
 from sedd_cli.core.samplers.denoise import denoise_step
 from sedd_cli.data.formats import ReadOptions, read_documents
-from sedd_cli.data.prepared import find_prepared
-from sedd_cli.data.shards import open_dataset
-from sedd_cli.errors import DamageError, RequestError, WorkError
+from sedd_cli.errors import RequestError, WorkError
 from sedd_cli.evaluation.diagnosis import health_checks
 from sedd_cli.evaluation.diagnosis.results import Diagnosis, NoiseLevel, NormaliserSummary, SampleEntropy
 from sedd_cli.evaluation.diversity import unigram_entropy
@@ -224,12 +222,7 @@ def _held_out(model: LoadedModel) -> Probe | None:
     """The held-out split of the model's own corpus, if it is prepared on this machine."""
     if model.recipe is None or model.tokenizer is None:
         return None
-    try:
-        dataset = own_dataset(Path(model.tokenizer_source), model.recipe) if model.tokenizer_source else None
-        if dataset is None and (folder := find_prepared(model.recipe.data.prepared())):
-            dataset = open_dataset(folder)
-    except (RequestError, DamageError):
-        return None
+    dataset = text_of(model)
     if dataset is None or dataset.tokenizer.fingerprint != model.tokenizer.fingerprint:
         return None
     name = dataset.default_split

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from sedd_cli.data.formats.records import encodable, json_lines_of, repeated_key
 from sedd_cli.data.tokenizers import Tokenizer
 from sedd_cli.errors import RequestError, displayed
 from sedd_cli.evaluation.likelihood.llada import AnswerLikelihood, answer_likelihoods
+from sedd_cli.system.digests import digest
 from sedd_cli.system.events import Event, Progress
 from sedd_cli.system.files import near
 
@@ -34,17 +35,24 @@ class Pair:
 
 @dataclass(frozen=True)
 class AnswersResult:
-    """The estimates for each pair: LLaDA's, and those over the tokens alone, as our samplers draw."""
+    """The estimates for each pair: LLaDA's, and those over the tokens alone, as our samplers draw.
+
+    file: where the pairs are from. fingerprint: of their texts.
+    """
 
     model: str
     model_fingerprint: str
+    file: str | None
+    fingerprint: str
     seed: int
+    precision: str
+    device: str
     pairs: tuple[tuple[AnswerLikelihood, AnswerLikelihood], ...]
 
     def to_dict(self) -> dict[str, Any]:
         answers = [{"llada": asdict(theirs), "tokens": asdict(ours)} for theirs, ours in self.pairs]
-        known = {"protocol": "llada", "model": self.model, "model_fingerprint": self.model_fingerprint}
-        return {**known, "seed": self.seed, "answers": answers}
+        known = {"protocol": "llada"} | {f.name: getattr(self, f.name) for f in fields(self) if f.name != "pairs"}
+        return {**known, "answers": answers}
 
 
 def read_pairs(path: Path) -> list[Pair]:
@@ -66,8 +74,13 @@ def read_pairs(path: Path) -> list[Pair]:
     return pairs
 
 
-def score_answers(model: LoadedModel, pairs: Sequence[Pair], seed: int) -> Generator[Event, None, AnswersResult]:
-    """Estimate log p(answer | prompt) of every pair; RequestError for one that the model cannot hold."""
+def score_answers(
+    model: LoadedModel, pairs: Sequence[Pair], seed: int, file: Path | None = None
+) -> Generator[Event, None, AnswersResult]:
+    """Estimate log p(answer | prompt) of every pair; RequestError for one that the model cannot hold.
+
+    file: where the pairs are from, for the result.
+    """
     tokenizer = model.text_tokenizer()
     tokens = [pair.tokens(tokenizer) for pair in pairs]
     for number, (prompt, answer) in enumerate(tokens, 1):
@@ -80,4 +93,7 @@ def score_answers(model: LoadedModel, pairs: Sequence[Pair], seed: int) -> Gener
     for number, (prompt, answer) in enumerate(tokens, 1):
         found.append(answer_likelihoods(model, prompt, answer, seed=seed))
         yield Progress("answers", number, len(tokens), "answers")
-    return AnswersResult(model.source, model.fingerprint, seed, tuple(found))
+    return AnswersResult(
+        model.source, model.fingerprint, None if file is None else str(file),
+        digest([[pair.prompt, pair.answer] for pair in pairs]), seed, model.precision, str(model.device), tuple(found),
+    )  # fmt: skip

@@ -26,17 +26,16 @@ from sedd_cli.evaluation.likelihood.stepwise import Followed
 from sedd_cli.evaluation.likelihood.texts import Text, check_corpus, check_tokenizer, prepared_for
 from sedd_cli.evaluation.likelihood.windows import Windows
 from sedd_cli.evaluation.scorers.causal import CausalModel
-from sedd_cli.inference.bound import (
-    DEFAULT_PROTOCOLS,
-    MonteCarloOptions,
-    find_protocol,
-)
+from sedd_cli.inference.bound import DEFAULT_PROTOCOLS, MonteCarloOptions, find_protocol
 from sedd_cli.inference.fitting import check_protocol
 from sedd_cli.inference.memory import check_fits
 from sedd_cli.inference.sampling import Sampling
 from sedd_cli.system.distributed import Dist
 from sedd_cli.system.events import Evaluated, Event, Note, Warn
 from sedd_cli.system.software import software
+
+#: Options of draws, which an exact likelihood does without.
+OF_DRAWS = ("estimator", "rel_error", "max_nfe", "seed")
 
 
 @dataclass(frozen=True)
@@ -92,11 +91,18 @@ def evaluate_all(
 
 
 def check_measures(model: LoadedModel | CausalModel, options: EvaluateOptions) -> None:
-    """RequestError where the estimator or a protocol does not fit the model."""
+    """RequestError where the estimator or a protocol does not fit the model, or the estimator has no effect."""
     if isinstance(model, LoadedModel) and not model.exact:
         options.monte_carlo.estimator_for(model.graph)
-    for name in options.protocols:
+    elif options.monte_carlo.estimator is not None:
+        raise RequestError(f"the estimator has no effect with {exactly(model.source)}")
+    for name in options.protocols or default_protocols(model):
         _check_measure(name, model, options)
+
+
+def exactly(source: str) -> str:
+    """A model without draws, in words."""
+    return f"{source}, whose likelihood is exact"
 
 
 def evaluate(
@@ -144,7 +150,7 @@ def evaluate(
         length=length,
         blocks_asked=options.blocks,
         bounds=bounds,
-        estimator=estimator,
+        estimator=_named({b.monte_carlo.estimator for b in bounds.values() if b.monte_carlo}),
         seed=seed,
         tried_bf16=options.try_bf16 and diffusion is not None,
         bf16=bf16,
@@ -167,10 +173,15 @@ def default_protocols(model: LoadedModel | CausalModel) -> tuple[str, ...]:
 
 
 def _check_measure(name: str, model: LoadedModel | CausalModel, options: EvaluateOptions) -> None:
-    """RequestError where a protocol does not fit the model, or its sampler."""
+    """RequestError where a protocol does not fit the model, its sampler or the estimator that is asked for."""
     check_protocol(name, model)
-    if isinstance(model, LoadedModel) and find_protocol(name).stepwise:
+    if not isinstance(model, LoadedModel) or model.exact:
+        return
+    if find_protocol(name).stepwise:
         Followed.of(model, options.sampling)
+    asked, used = options.monte_carlo.estimator, options.monte_carlo.estimator_for(model.graph, name)
+    if asked not in (None, used):
+        raise RequestError(f"the estimator {asked} has no effect with protocol {name!r}, whose estimator is {used}")
 
 
 def _blocks(
@@ -210,6 +221,11 @@ def _warnings(bounds: dict[str, BoundResult], unknown: int, options: EvaluateOpt
             f"{unknown:,} tokens of this split are unknown, for text that the tokenizer lacks: "
             "bits per character are too low"
         )
+
+
+def _named(estimators: set[str]) -> str | None:
+    """The estimators of all bounds; None where they are exact."""
+    return " and ".join(sorted(estimators)) or None
 
 
 def _split_name(dataset: Dataset, named: str | None) -> str:

@@ -141,9 +141,9 @@ class Bf16Trial:
 class LikelihoodResult:
     """Likelihoods of a model on a split, by protocol, with everything needed to repeat the measurement.
 
-    estimator, seed: None for exact likelihoods. tried_bf16: whether bf16 was to be compared with float32; `bf16` is the
-    comparison where one was possible. baselines: bits per character by name. paper: the paper's value, if it has one.
-    made_by: of a result made in Python (a command adds its own).
+    estimator, seed: None for exact likelihoods; the estimators of all bounds, where they differ. tried_bf16: whether
+    bf16 was to be compared with float32; `bf16` is the comparison where one was possible. baselines: bits per character
+    by name. paper: the paper's value, if it has one. made_by: of a result made in Python (a command adds its own).
     """
 
     model: ModelIdentity

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from sedd_cli.checkpoints.loaded_model import LoadedModel
-from sedd_cli.checkpoints.own_text import own_dataset
+from sedd_cli.checkpoints.own_text import own_dataset, text_of
 from sedd_cli.data.corpora import find_corpus
 from sedd_cli.data.prepare import prepare
 from sedd_cli.data.prepared import PrepareOptions, find_prepared
@@ -26,16 +26,43 @@ from sedd_cli.system.home import home
 class Text:
     """A corpus to evaluate on: a name, file, folder or hub id.
 
-    local: where the files of a named one are. reading: options of `sedd prepare` that say how to read it.
+    local: where the files of a named one are. reading: options of `sedd prepare` that say how to read it. own: it is
+    meant as the text that the model was trained on.
     """
 
     corpus: str
     local: Path | None = None
     reading: Mapping[str, Any] = field(default_factory=dict)
+    own: bool = False
 
 
 def prepared_for(model: LoadedModel | CausalModel, text: Text, dist: Dist) -> Generator[Event, None, Dataset]:
-    """A corpus prepared with the model's tokenizer; the main process prepares it where it is missing."""
+    """A corpus prepared with the model's tokenizer; the main process prepares it where it is missing.
+
+    The text that a run was trained on is taken wherever it is prepared. RequestError where it is not, and another text
+    has its name now.
+    """
+    own = model if text.own and isinstance(model, LoadedModel) and model.trained_on is not None else None
+    if own is None:
+        return (yield from _prepared(model, text, dist))
+
+    def kept() -> Path | None:
+        found = None if text.reading else text_of(own)
+        return found and found.folder
+
+    folder = dist.from_main(kept)  # on one process: another may see what is prepared meanwhile
+    if folder is not None:
+        return (yield from prepared_by_main(PrepareOptions(str(folder)), dist))
+    dataset = yield from _prepared(model, text, dist)
+    if dataset.manifest.fingerprint != own.trained_on:
+        raise RequestError(
+            f"{text.corpus} is not the text that {own.source} was trained on: to measure it all the same, name it "
+            "with --dataset"
+        )
+    return dataset
+
+
+def _prepared(model: LoadedModel | CausalModel, text: Text, dist: Dist) -> Generator[Event, None, Dataset]:
     tokenizer = model.text_tokenizer()
     # a trained tokenizer is loaded from its file: by its name it would be trained again, on this corpus
     name = tokenizer.spec if tokenizer.named else model.tokenizer_source

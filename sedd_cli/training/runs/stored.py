@@ -119,9 +119,13 @@ def blocks_name(blocks: int | None, length: int | None) -> str:
     return f"{first} of {length:,} tokens" if length is not None else "" if blocks is None else first
 
 
-def own_bounds(bounds: list[StoredBound], corpus: str) -> list[StoredBound]:
-    """Those of the run's own text. The last is the run's result: latest step, own length, whole test split."""
-    return by_rank(b for b in bounds if _is_own(b, corpus))
+def own_bounds(bounds: list[StoredBound], corpus: str, data: str | None = None) -> list[StoredBound]:
+    """Those of the run's own text. The last is the run's result: latest step, own length, whole test split.
+
+    data: the fingerprint of the text that the run was trained on, where it is known; by it other texts of the same name
+    are left out.
+    """
+    return by_rank(b for b in bounds if _is_own(b, corpus) and data in (None, b.fingerprint))
 
 
 def by_rank(bounds: Iterable[StoredBound]) -> list[StoredBound]:

@@ -16,6 +16,7 @@ from sedd_cli.errors import RequestError
 from sedd_cli.evaluation.likelihood import answers
 from sedd_cli.evaluation.likelihood.answers import Pair, read_pairs
 from sedd_cli.evaluation.likelihood.llada import answer_likelihoods
+from sedd_cli.system.digests import digest
 
 pytest.importorskip("transformers", reason="transformers is not installed")
 
@@ -33,11 +34,14 @@ def pairs(tmp_path):
 
 
 def test_the_command_prints_writes_and_returns_both_estimates_of_each_answer(sedd, folder, pairs, tmp_path):
-    words = ("eval", "--model", folder, "--protocol", "llada", "--from", pairs)
+    words = ("eval", "--model", folder, "--protocol", "llada", "--from", pairs, "--device", "cpu")
     done = sedd(*words, "--json", "--out", tmp_path / "o.json")
     assert done.code == 0, done.err
     found = json.loads(done.out)
     assert json.loads((tmp_path / "o.json").read_text()) == found
+    assert (found["precision"], found["device"], found["file"]) == ("fp32", "cpu", str(pairs))
+    texts = [["the cat ", "sat"], ["a", "b"]]
+    assert found["fingerprint"] == digest(texts)
     first, second = found["answers"]
     assert (first["llada"]["tokens"], second["llada"]["tokens"]) == (4, 1)  # a space goes with the answer
     model = open_model(folder, "cpu")

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from sedd_cli.cli import options as o
-from sedd_cli.cli.choose import choose_any, require_one_process
+from sedd_cli.cli.choose import choose_diffusion, require_one_process
 from sedd_cli.cli.commands.quality.exact_sweep import ExactRequest, exact_sweep
 from sedd_cli.cli.commands.quality.judge import load_judge, reference_corpus
 from sedd_cli.cli.option_groups import ModelOptions, model_options
@@ -121,7 +121,6 @@ def sweep(
             raise RequestError(f"{flag} goes with --exact")
     if steps is None or judge is None:
         raise RequestError(f"missing option {'--steps' if steps is None else '--judge'} (or --exact)")
-    from sedd_cli.checkpoints.loaded_model import LoadedModel
     from sedd_cli.evaluation.sweep import SweepOptions, holds_sweep, parse_sweep, parse_temperatures
     from sedd_cli.evaluation.sweep import sweep as job
     from sedd_cli.evaluation.sweep_plot import plot as draw
@@ -135,9 +134,9 @@ def sweep(
     options = SweepOptions(folder, *points, self_bleu is not False, resume, parse_temperatures(temperature))
     require_one_process("sweep")
     check_folder("--out", options.folder, holds_sweep, "a folder of a sweep")
-    chosen = choose_any(view, using.choice)
-    if not isinstance(chosen, LoadedModel) or chosen.exact:
-        raise RequestError(f"a sweep needs a diffusion model: {chosen.source} is autoregressive and has no steps")
+    chosen = choose_diffusion(
+        view, using.choice, "a sweep needs a diffusion model: {} is autoregressive and has no steps".format
+    )
     reader = load_judge(view, judge, using.device)
     corpus = reference_corpus(view, reference, None, chosen, reader)
     result = view.run(job(chosen, reader, options, corpus), RESUME)
