@@ -14,7 +14,7 @@ from sedd_cli.data.detokenizers import EDITIONS
 from sedd_cli.data.folders import data_folder, prepared
 from sedd_cli.data.manifest import FILE
 from sedd_cli.data.shards import Dataset, listed_files, open_dataset, verify_file
-from sedd_cli.data.tokenizers import check_tokenizer, is_local, load_tokenizer
+from sedd_cli.data.tokenizers import check_tokenizer, is_local, load_tokenizer, needs_training
 from sedd_cli.errors import RequestError, not_one_of
 from sedd_cli.system.digests import digest
 from sedd_cli.system.events import Event, Progress
@@ -73,6 +73,8 @@ def choices(options: PrepareOptions) -> dict[str, Any]:
     kept["detokenizer"] = options.detokenizer or corpus.detokenizer
     if edition := EDITIONS.get(kept["detokenizer"]):
         kept["detokenizer_edition"] = edition
+    if kept["detokenizer"] != "none" and needs_training(kept["tokenizer"]):
+        kept["tokenizer_edition"] = 2  # the first was trained on the text before the detokenizer
     return kept
 
 

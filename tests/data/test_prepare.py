@@ -20,9 +20,11 @@ from support.jobs import completed, returned
 from sedd_cli.data import encode, writer
 from sedd_cli.data import prepare as prepare_module
 from sedd_cli.data.corpora import find_corpus
+from sedd_cli.data.detokenizers import find_detokenizer
 from sedd_cli.data.prepare import PrepareResult, prepare
 from sedd_cli.data.prepared import PrepareOptions, catalogue, choices, dataset_folder, find_prepared, inspect, verify
 from sedd_cli.data.shards import open_dataset
+from sedd_cli.data.tokenizers import train_tokenizer
 from sedd_cli.data.writer import SplitWriter
 from sedd_cli.errors import DamageError, RequestError, WorkError
 from sedd_cli.system.events import Note, Progress, Warn
@@ -336,6 +338,24 @@ def test_the_tokenizer_of_another_dataset(text, tmp_path):
     assert second.manifest.tokenizer_fingerprint == first.manifest.tokenizer_fingerprint
     assert second.manifest.splits["test"].unknown == 1
     assert second.folder.name.startswith("other.test-char-")
+
+
+@pytest.mark.parametrize("tokenizer", ["char", "bpe:300"])
+def test_a_tokenizer_is_trained_on_the_text_that_it_encodes(tmp_path, tokenizer):
+    path = tmp_path / "wiki.train.raw"
+    path.write_text("".join(f" one @-@ half , of {i} ° \n" for i in range(50)))
+    made = run(corpus="wikitext2", tokenizer=tokenizer, local=path)
+    learnt = open_dataset(made.folder).tokenizer
+    assert learnt.decode(learnt.encode(" one-half, of 7°\n")) == " one-half, of 7°\n"
+    texts = [find_detokenizer("wikitext")(row) for row in path.read_text().splitlines(keepends=True)]
+    assert learnt.fingerprint == train_tokenizer(tokenizer, texts).fingerprint
+
+
+def test_only_tokenizers_trained_on_detokenized_text_have_an_edition(tmp_path):
+    options = PrepareOptions("wikitext2", tokenizer="char")
+    assert choices(options)["tokenizer_edition"] == 2
+    for other in ({"tokenizer": "gpt2"}, {"detokenizer": "none"}):
+        assert "tokenizer_edition" not in choices(dataclasses.replace(options, **other))
 
 
 def test_training_a_tokenizer_needs_a_train_split(tmp_path):
