@@ -308,6 +308,34 @@ def test_from_local_files_is_found_without_them(tmp_path):
     assert dataset.tokenizer.decode(dataset.split("test").read(0, 12)) == "\n\n = Title =\n"[:13]
 
 
+def wikitext2(tmp_path: Path, place: str, text: str, *splits: str) -> PrepareResult:
+    """A local copy of WikiText-2, prepared."""
+    (tmp_path / place).mkdir()
+    for split in splits:
+        (tmp_path / place / f"wiki.{split}.raw").write_text(f"{text} \n")
+    return run(corpus="wikitext2", tokenizer="byte", local=tmp_path / place)
+
+
+def test_of_several_prepared_copies_the_one_with_the_splits_of_all_is_taken(tmp_path):
+    parts = [wikitext2(tmp_path, name, name, name) for name in ("test", "train")]
+    whole = wikitext2(tmp_path, "whole", "a", "train", "valid", "test")
+    again = wikitext2(tmp_path, "again", "a", "train", "valid", "test")
+    assert len({made.folder for made in (*parts, whole)}) == 3
+    assert run(corpus="wikitext2", tokenizer="byte").manifest.fingerprint == whole.manifest.fingerprint
+    assert again.manifest.fingerprint == whole.manifest.fingerprint
+
+
+@pytest.mark.parametrize("splits", [("test", "test"), ("train", "test")])
+def test_several_prepared_copies_of_other_texts_are_refused_with_their_folders(tmp_path, splits):
+    made = [wikitext2(tmp_path, place, place, split) for place, split in zip("ab", splits, strict=True)]
+    with pytest.raises(RequestError, match=r"2 prepared texts are called wikitext2: name one by its folder") as caught:
+        run(corpus="wikitext2", tokenizer="byte")
+    for one, place in zip(made, "ab", strict=True):
+        assert f"{one.folder.name} (of {tmp_path / place})" in str(caught.value)
+        assert run(corpus=one.folder.name).folder == one.folder
+        assert run(corpus="wikitext2", tokenizer="byte", local=tmp_path / place).folder == one.folder
+
+
 def test_a_corpus_of_this_machine_is_found_only_where_its_text_is_the_same(monkeypatch):
     options = PrepareOptions(corpus="pydocs", tokenizer="byte")
     folder = dataset_folder(options)
