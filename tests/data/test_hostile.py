@@ -296,6 +296,16 @@ def engine(tmp_path: Path, kind=None, name: str = "t.json", special=(), **parts)
     return str(tmp_path / name)
 
 
+@pytest.mark.parametrize("text", [5, 1.5, True, ["a"], {"a": 1}])
+def test_a_sample_whose_text_is_no_text_is_refused_beside_its_tokens_too(tmp_path, text):
+    path = tmp_path / "s.jsonl"
+    path.write_text(json.dumps({"text": None, "tokens": [1]}) + "\n" + json.dumps({"text": text, "tokens": [1, 2]}))
+    found = read_samples(path)
+    assert next(found)[1] == {"text": None, "tokens": [1]}
+    with pytest.raises(RequestError, match=r'line 2 of .*s\.jsonl: "text" is no text, found '):
+        next(found)
+
+
 def test_unknown_text_is_counted_for_every_model(tmp_path):
     from tokenizers import models
 
