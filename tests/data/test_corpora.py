@@ -437,11 +437,25 @@ def test_text8_is_cut_into_its_splits_from_file_zip_and_hub(tmp_path, on_hub, sm
 def test_a_text8_of_another_length_is_damage(tmp_path, on_hub, small_text8):
     with pytest.raises(DamageError, match="ends 1 characters too early"):
         read(Request("text8", local=write(tmp_path / "text8", small_text8[:-1])))
+    with pytest.raises(DamageError, match="has 101 characters: text8 has exactly 100"):
+        read(Request("text8", local=write(tmp_path / "text8", small_text8 + "\n"), split="train"))
     with pytest.raises(DamageError, match="no zip archive"):
         read(Request("text8", local=write(tmp_path / "text8.zip", b"PK but not really")))
     on_hub({"train": {"text": [small_text8[:89]]}})
     with pytest.raises(DamageError, match="89 characters in train instead of 90"):
         read(Request("text8"))
+
+
+@pytest.mark.parametrize("kind", [zipfile.ZIP_DEFLATED, zipfile.ZIP_STORED])
+def test_a_damaged_zip_of_text8_is_damage(tmp_path, small_text8, kind):
+    with zipfile.ZipFile(tmp_path / "text8.zip", "w", kind) as archive:
+        archive.writestr("text8", small_text8)
+        end = len("text8") + 30 + archive.getinfo("text8").compress_size
+    raw = (tmp_path / "text8.zip").read_bytes()
+    for at in range(len("text8") + 30, end - 3):  # the last bytes may say only that the text ends
+        path = write(tmp_path / "damaged" / "text8.zip", bytes((*raw[:at], raw[at] ^ 0xFF, *raw[at + 1 :])))
+        with pytest.raises(DamageError, match=r"text8\.zip (is damaged: |ends |has )"):
+            read(Request("text8", local=path))
 
 
 # pydocs
