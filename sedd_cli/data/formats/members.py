@@ -67,7 +67,7 @@ def zip_members(stream: BinaryIO) -> list[Member]:
     archive = _Zip(stream)
     return [
         Member(
-            _name(info.filename),
+            member_name(info.filename),
             info.file_size,
             cast("Callable[[], BinaryIO]", lambda info=info: archive.open(info)),
             _kind_of_mode(info.external_attr >> 16),
@@ -101,11 +101,11 @@ def tar_members(stream: BinaryIO) -> list[Member]:
         archive.members = []  # type: ignore[attr-defined]  (tarfile would keep every header, those of folders too)
         if not info.isdir():
             opened = cast("Callable[[], BinaryIO]", lambda info=info: archive.extractfile(info))
-            found.append(Member(_name(info.name), info.size, opened, kind_in_tar(info)))
+            found.append(Member(member_name(info.name), info.size, opened, kind_in_tar(info)))
     return found
 
 
-def _name(name: str) -> str:
+def member_name(name: str) -> str:
     """A member's path below the root of its archive."""
     return posixpath.normpath(name.replace("\0", "")).lstrip("/").removeprefix("../") or name
 
