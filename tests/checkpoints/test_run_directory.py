@@ -56,6 +56,14 @@ def test_a_run_is_found_by_its_name_but_a_word_of_the_hub_is_a_model_of_the_hub(
     assert by_name("./nothing") == "./nothing"
 
 
+def test_only_a_run_below_the_folder_of_runs_is_found_by_its_name(named):
+    shutil.copytree("runs/shake", "runs/group/deep")
+    shutil.copytree("runs/shake", "shake2")
+    assert find_run("group/deep") == Path("runs/group/deep")
+    for name in ("../shake2", "group/../shake", str(Path("nothing").absolute())):
+        assert find_run(name) == Path(name)
+
+
 def test_every_option_that_takes_a_model_takes_the_name_of_a_run(named):
     with pytest.raises(RequestError, match=r"runs/shake .* has no exact likelihoods"):
         load_scorer("shake", "cpu")
