@@ -121,7 +121,7 @@ def test_a_file_packed_in_a_way_that_is_not_read_is_to_be_unpacked_and_not_calle
 def test_a_tar_whose_header_declares_more_than_memory_holds_is_refused(tmp_path):
     info = tarfile.TarInfo("a")
     info.type, info.size = tarfile.XHDTYPE, 1 << 62
-    with pytest.raises(RequestError, match=r"a\.tar has a header of more than 1 MiB \(the limit HEADER_BYTES\)"):
+    with pytest.raises(RequestError, match=r"a\.tar has a header of more than 1 MiB \(the limit TAR_HEADER_BYTES\)"):
         read(tmp_path / "a.tar", info.tobuf(tarfile.GNU_FORMAT) + b"30 path=x\n" * 100)
 
 

@@ -13,7 +13,7 @@ from typing import Any, BinaryIO, cast
 #: Most members of an archive; each takes a kilobyte of memory.
 MEMBERS = 1_000_000
 #: Most bytes of the headers that a tar puts before a member, and most values that it sets for all members.
-HEADER_BYTES, GLOBAL_VALUES = 1 << 20, 1_000
+TAR_HEADER_BYTES, GLOBAL_VALUES = 1 << 20, 1_000
 _EXTENDED = (
     tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK,
 )  # fmt: skip
@@ -82,8 +82,8 @@ class Header(tarfile.TarInfo):
     """A header of a tar whose additions, which are held in memory, are bounded."""
 
     def _proc_member(self, archive: tarfile.TarFile) -> tarfile.TarInfo:  # the method that subclasses may replace
-        if self.type in _EXTENDED and self.size > HEADER_BYTES:
-            raise LimitError(f"has a header of more than {HEADER_BYTES >> 20} MiB (the limit HEADER_BYTES)")
+        if self.type in _EXTENDED and self.size > TAR_HEADER_BYTES:
+            raise LimitError(f"has a header of more than {TAR_HEADER_BYTES >> 20} MiB (the limit TAR_HEADER_BYTES)")
         if len(archive.pax_headers) > GLOBAL_VALUES:
             raise LimitError(f"sets more than {GLOBAL_VALUES:,} values for all members (the limit GLOBAL_VALUES)")
         found = super()._proc_member(archive)  # type: ignore[misc]
