@@ -13,7 +13,7 @@ from sedd_cli.data.corpora import find_corpus, is_ambiguous
 from sedd_cli.data.folders import prepared, prepared_texts
 from sedd_cli.data.held_out import Cut, cut
 from sedd_cli.data.manifest import FILE, read_manifest
-from sedd_cli.data.prepared import PrepareOptions, find_prepared
+from sedd_cli.data.prepared import PrepareOptions, find_prepared, prepared_copies
 from sedd_cli.data.shards import Dataset, open_dataset
 from sedd_cli.data.tokenizers import gives_tokenizer, open_tokenizer
 from sedd_cli.errors import DamageError, RequestError
@@ -35,7 +35,7 @@ def text_options(recipe: Recipe, run: Path | None = None) -> PrepareOptions:
     began = checkpoint.latest(run) if run else None
     origin = by_name(recipe.init_from) if recipe.init_from else None
     wanted = replace(options, tokenizer=origin) if origin and gives_tokenizer(origin) else options
-    if is_ambiguous(options.corpus):
+    if is_ambiguous(options.corpus) or (began and options.local is None and len(prepared_copies(options)) > 1):
         data = began.json("state")["data"] if began else None
         own = next((folder for folder, found in prepared_texts(options.corpus) if found.fingerprint == data), None)
         if own is not None:

@@ -186,9 +186,9 @@ def is_run(folder: Path) -> bool:
 
 
 def find_run(named: str | Path) -> Path:
-    """The folder of a run, which may be named as `sedd runs` lists it: seen from ./runs."""
+    """The folder of a run, which may be named as `sedd runs` lists it: seen from ./runs, and lying below it."""
     folder = Path(named)
-    hidden = folder.exists() or str(named) in HUB_WORDS
+    hidden = folder.exists() or str(named) in HUB_WORDS or folder.is_absolute() or ".." in folder.parts
     return RUNS / folder if not hidden and is_run(RUNS / folder) else folder
 
 

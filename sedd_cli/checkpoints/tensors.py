@@ -24,7 +24,7 @@ INDEX = ".index.json"
 #: Most files of one model.
 MOST_SHARDS = 4096
 #: Most bytes of the header of a safetensors file, of about 80,000 tensors; the library reads millions for minutes.
-HEADER_BYTES = 8 << 20
+SAFETENSORS_HEADER_BYTES = 8 << 20
 #: Most bytes of an archive of torch beside its tensors: a large tokenizer has some twenty million.
 PICKLE_BYTES = 64 << 20
 #: The beginning of a pointer file of Git LFS.
@@ -50,10 +50,10 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
             raise DamageError(f"{path} does not hold tensors by name")
         check_stored(found, path)
         return dict(found)
-    if (header := _header_bytes(path)) > HEADER_BYTES:
+    if (header := _header_bytes(path)) > SAFETENSORS_HEADER_BYTES:
         raise DamageError(
-            f"{path} cannot be read: its header declares {header:,} bytes, at most {HEADER_BYTES:,} are read "
-            "(the limit HEADER_BYTES)"
+            f"{path} cannot be read: its header declares {header:,} bytes, at most "
+            f"{SAFETENSORS_HEADER_BYTES:,} are read (the limit SAFETENSORS_HEADER_BYTES)"
         )
     try:
         return load_file(path)
@@ -109,7 +109,7 @@ def _header_bytes(path: Path) -> int:
 def tensor_shapes(path: Path) -> dict[str, list[int]]:
     """The shapes of the tensors of a safetensors file, from its header; none where it cannot be read."""
     try:
-        if _header_bytes(path) > HEADER_BYTES:
+        if _header_bytes(path) > SAFETENSORS_HEADER_BYTES:
             return {}
         with safe_open(path, "pt") as file:
             return {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118  (it is no mapping)
@@ -144,7 +144,8 @@ def check_archive(path: Path) -> None:
     size = sum(entry.file_size for entry, name in zip(entries, names, strict=True) if not name.startswith("data/"))
     if size > PICKLE_BYTES:
         raise RequestError(
-            f"{path} is refused: beside its tensors it holds {size:,} bytes, at most {PICKLE_BYTES:,} are read"
+            f"{path} is refused: beside its tensors it holds {size:,} bytes, at most {PICKLE_BYTES:,} are read "
+            "(the limit PICKLE_BYTES)"
         )
 
 

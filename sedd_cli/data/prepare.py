@@ -125,8 +125,8 @@ def _fill(options: PrepareOptions, corpus: Corpus, source: Source, folder: Path)
     if _begin(folder, source):
         yield Note(f"resuming {corpus.name} after the last finished shard")
     spec = options.tokenizer or corpus.tokenizer
-    tokenizer = yield from _tokenizer(options, spec, source, folder)
     detokenizer = options.detokenizer or corpus.detokenizer
+    tokenizer = yield from _tokenizer(options, spec, source, detokenizer, folder)
     yield from remarked(tokenizer_remarks(tokenizer, source, find_detokenizer(detokenizer)))
     dtype = "uint16" if tokenizer.vocab_size <= 1 << 16 else "uint32"
     splits: dict[str, SplitInfo] = {}
@@ -171,8 +171,10 @@ def _read_origin(file: Path) -> Any:
         return None
 
 
-def _tokenizer(options: PrepareOptions, spec: str, source: Source, folder: Path) -> Generator[Event, None, Tokenizer]:
-    """The tokenizer, trained if necessary, and stored in `folder`."""
+def _tokenizer(
+    options: PrepareOptions, spec: str, source: Source, detokenizer: str, folder: Path
+) -> Generator[Event, None, Tokenizer]:
+    """The tokenizer, trained on the detokenized text if necessary, and stored in `folder`."""
     if (folder / TOKENIZER_FILE).is_file():
         return open_tokenizer(folder)
     if needs_training(spec):
@@ -182,7 +184,7 @@ def _tokenizer(options: PrepareOptions, spec: str, source: Source, folder: Path)
                 f"{', '.join(source.splits)}; name a folder that holds a trained one"
             )
         yield Note(f"training the tokenizer {spec}")
-        tokenizer = train_tokenizer(spec, source.splits["train"]())
+        tokenizer = train_tokenizer(spec, map(find_detokenizer(detokenizer), source.splits["train"]()))
     else:
         tokenizer = load_tokenizer(spec, options.eos)
     tokenizer.save(folder)

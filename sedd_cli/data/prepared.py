@@ -12,10 +12,10 @@ from typing import Any
 from sedd_cli.data.corpora import CORPORA, HOLD_OUT, Request, find_corpus, is_own_text
 from sedd_cli.data.detokenizers import EDITIONS
 from sedd_cli.data.folders import data_folder, prepared
-from sedd_cli.data.manifest import FILE
+from sedd_cli.data.manifest import FILE, Manifest
 from sedd_cli.data.shards import Dataset, listed_files, open_dataset, verify_file
-from sedd_cli.data.tokenizers import check_tokenizer, is_local, load_tokenizer
-from sedd_cli.errors import RequestError, not_one_of
+from sedd_cli.data.tokenizers import check_tokenizer, is_local, load_tokenizer, needs_training
+from sedd_cli.errors import RequestError, listed, not_one_of
 from sedd_cli.system.digests import digest
 from sedd_cli.system.events import Event, Progress
 
@@ -73,22 +73,47 @@ def choices(options: PrepareOptions) -> dict[str, Any]:
     kept["detokenizer"] = options.detokenizer or corpus.detokenizer
     if edition := EDITIONS.get(kept["detokenizer"]):
         kept["detokenizer_edition"] = edition
+    if kept["detokenizer"] != "none" and needs_training(kept["tokenizer"]):
+        kept["tokenizer_edition"] = 2  # the first was trained on the text before the detokenizer
     return kept
 
 
 def dataset_folder(options: PrepareOptions) -> Path:
-    """Where the dataset of these options is or will be: a readable name with a hash of every option."""
+    """Where the dataset of these options is or will be: a readable name with a hash of every option.
+
+    Without `local` a prepared local copy of a known corpus stands for it; of several the one that has the splits of all
+    others and more. RequestError where there is none such.
+    """
     corpus = find_corpus(options)
     if corpus.prepared is not None:
         return corpus.prepared
     chosen = choices(options)
     name = re.sub(r"[^A-Za-z0-9._]+", "-", f"{corpus.name}-{chosen['tokenizer'].replace(':', '')}").strip("-")
     exact = data_folder() / f"{name[:LONGEST_NAME]}-{digest([corpus.identity(options), chosen])[:8]}"
-    if (exact / FILE).is_file() or options.local is not None or corpus.name not in CORPORA or not corpus.local:
+    if (exact / FILE).is_file() or options.local is not None:
         return exact
-    # the same corpus prepared from a local copy with the same options is equivalent to the hub's
-    alike = (folder for folder, manifest in prepared() if manifest.options == chosen and manifest.corpus == corpus.name)
-    return next(alike, exact)
+    copies = prepared_copies(options)
+    held = [one.splits.keys() for _, one in copies]
+    whole = [folder for folder, one in copies if sum(one.splits.keys() > other for other in held) == len(held) - 1]
+    if copies and not whole:
+        found = listed(f"{folder.name} (of {manifest.source})" for folder, manifest in copies)
+        raise RequestError(
+            f"{len(copies)} prepared texts are called {corpus.name}: name one by its folder, or its files (--from): "
+            f"{found}"
+        )
+    return whole[0] if whole else exact
+
+
+def prepared_copies(options: PrepareOptions) -> list[tuple[Path, Manifest]]:
+    """(folder, manifest) of each different text that local copies of a known corpus gave with these options.
+
+    Each is taken to be equivalent to the hub's.
+    """
+    chosen, corpus = choices(options), find_corpus(options)
+    if corpus.name not in CORPORA or not corpus.local:
+        return []
+    alike = [one for one in prepared() if one[1].options == chosen and one[1].corpus == corpus.name]
+    return list({manifest.fingerprint: (folder, manifest) for folder, manifest in reversed(alike)}.values())[::-1]
 
 
 def find_prepared(options: PrepareOptions) -> Path | None:

@@ -45,19 +45,21 @@ def scored_size(split: TokenArray, tokenizer: Tokenizer, spans: np.ndarray) -> T
     inside = int((runs[:, 1] - runs[:, 0]).sum())
     if inside == split.tokens:
         return whole
+    ends = split.document_ends()
     if not tokenizer.restores_text:
-        part, all_of_it = (_decoded_size(split, tokenizer, at) for at in (runs, np.array([[0, split.tokens]])))
+        part, all_of_it = (_decoded_size(split, tokenizer, at, ends) for at in (runs, np.array([[0, split.tokens]])))
         return whole.share(part, all_of_it)
     if 2 * inside <= split.tokens or split.info.unknown:
-        return _decoded_size(split, tokenizer, runs)
+        return _decoded_size(split, tokenizer, runs, ends)
     edges = np.concatenate([[0], runs.reshape(-1), [split.tokens]]).reshape(-1, 2)
     outside = edges[edges[:, 1] > edges[:, 0]]
-    return whole - _decoded_size(split, tokenizer, outside)
+    return whole - _decoded_size(split, tokenizer, outside, ends)
 
 
 def decoded_characters(split: TokenArray, tokenizer: Tokenizer, spans: np.ndarray) -> np.ndarray:
     """Characters of the decoded text in each of the spans [M, 2], [M]."""
-    return np.array([_decoded_size(split, tokenizer, span[None]).characters for span in spans])
+    ends = split.document_ends()
+    return np.array([_decoded_size(split, tokenizer, span[None], ends).characters for span in spans])
 
 
 def _joined(spans: np.ndarray) -> np.ndarray:
@@ -67,8 +69,8 @@ def _joined(spans: np.ndarray) -> np.ndarray:
     return np.stack([spans[first, 0], spans[last, 1]], 1)
 
 
-def _decoded_size(split: TokenArray, tokenizer: Tokenizer, runs: np.ndarray) -> TextSize:
-    ends, total = split.document_ends(), TextSize()
+def _decoded_size(split: TokenArray, tokenizer: Tokenizer, runs: np.ndarray, ends: np.ndarray) -> TextSize:
+    total = TextSize()
     for start, stop in runs.tolist():
         while start < stop:
             number = int(np.searchsorted(ends, start, side="right"))

@@ -5,14 +5,19 @@ from __future__ import annotations
 import re
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from support.jobs import returned
 
 import sedd_cli
+from sedd_cli.checkpoints import checkpoint
 from sedd_cli.checkpoints.foreign_weights import check_source
 from sedd_cli.checkpoints.own_text import text_options
 from sedd_cli.checkpoints.run_directory import MAY_CHANGE, by_name, find_run, near
 from sedd_cli.cli.inputs import check_written, note_inputs
+from sedd_cli.data.prepare import prepare
+from sedd_cli.data.prepared import PrepareOptions, find_prepared
 from sedd_cli.errors import RequestError
 from sedd_cli.evaluation.scorers.scorer import load_scorer
 from sedd_cli.recipe import load_recipe
@@ -51,6 +56,14 @@ def test_a_run_is_found_by_its_name_but_a_word_of_the_hub_is_a_model_of_the_hub(
     assert by_name("./nothing") == "./nothing"
 
 
+def test_only_a_run_below_the_folder_of_runs_is_found_by_its_name(named):
+    shutil.copytree("runs/shake", "runs/group/deep")
+    shutil.copytree("runs/shake", "shake2")
+    assert find_run("group/deep") == Path("runs/group/deep")
+    for name in ("../shake2", "group/../shake", str(Path("nothing").absolute())):
+        assert find_run(name) == Path(name)
+
+
 def test_every_option_that_takes_a_model_takes_the_name_of_a_run(named):
     with pytest.raises(RequestError, match=r"runs/shake .* has no exact likelihoods"):
         load_scorer("shake", "cpu")
@@ -58,6 +71,23 @@ def test_every_option_that_takes_a_model_takes_the_name_of_a_run(named):
     recipe = load_recipe("quickstart", ["init_from=shake", "data.tokenizer=null", "data.corpus=my.txt"])
     assert text_options(recipe).tokenizer == "runs/shake"
     check_source("shake")
+
+
+def test_of_several_prepared_copies_of_its_text_a_run_goes_on_with_its_own(tiny_run, tmp_path, monkeypatch):
+    monkeypatch.setenv("SEDD_HOME", str(tmp_path / "home"))
+    folders = []
+    for text in ("one", "two"):
+        (tmp_path / text).mkdir()
+        (tmp_path / text / "wiki.train.raw").write_text(text)
+        made = returned(prepare(PrepareOptions("wikitext2", tokenizer="byte", local=tmp_path / text)))
+        folders.append((made.folder, made.manifest.fingerprint))
+    recipe = load_recipe("quickstart", ["data.corpus=wikitext2", "data.tokenizer=byte"])
+    for folder, fingerprint in folders:
+        began = SimpleNamespace(json=lambda name, data=fingerprint: {"data": data})
+        monkeypatch.setattr(checkpoint, "latest", lambda run, began=began: began)
+        assert find_prepared(text_options(recipe, tiny_run)) == folder
+    with pytest.raises(RequestError, match="2 prepared texts are called wikitext2"):
+        find_prepared(text_options(recipe))
 
 
 def test_no_output_replaces_a_file_of_a_run_that_is_named(named):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 
@@ -11,6 +12,16 @@ from sedd_cli.cli.commands.guide import GUIDES, TOPICS
 
 def test_every_guide_of_the_package_is_a_topic():
     assert {path.stem for path in GUIDES.glob("*.md")} == set(TOPICS)
+
+
+def test_every_limit_that_a_refusal_names_is_in_the_table_once():
+    sources = "".join(path.read_text(encoding="utf-8") for path in GUIDES.parent.rglob("*.py"))
+    named = set(re.findall(r"\(the limit ([A-Z_]+)\)", sources))
+    rows = re.findall(r"^\| ([A-Z][A-Z_, ]+) \|", (GUIDES / "reliability.md").read_text(encoding="utf-8"), re.MULTILINE)
+    listed = [name for row in rows for name in row.split(", ")]
+    assert len(named) > 15
+    assert named - set(listed) == set()
+    assert len(set(listed)) == len(listed)
 
 
 def test_without_a_topic_it_lists_all_with_a_line_each(sedd):

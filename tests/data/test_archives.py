@@ -157,6 +157,19 @@ def test_links_and_devices_in_a_tar_are_counted_by_kind(tmp_path):
     assert "4 members are left out" in reading.tally.remarks()[0]
 
 
+def test_what_is_hidden_and_papers_are_left_out_of_a_tar_in_its_own_order_too(tmp_path):
+    names = ["./b.txt", "README.md", ".no.txt", "./.git/x.txt", "__MACOSX/._a.txt", "a/LICENSE.txt", "a/z.txt", "a.txt"]
+    path = packed(tmp_path / "texts.tar", {name: name.encode() for name in names})
+    reading = ReadOptions(as_stored=True)
+    assert list(read_documents(path, reading)) == ["./b.txt", "a/z.txt", "a.txt"]
+    (line,) = reading.tally.remarks()
+    assert "5 members are left out (3 hidden, " in line
+    papers = packed(tmp_path / "papers.tar", {"README.md": b"one", "a/NOTICE.txt": b"two", ".no.txt": b"no"})
+    reading = ReadOptions(as_stored=True)
+    assert list(read_documents(papers, reading)) == list(read_documents(papers, ReadOptions())) == ["one", "two"]
+    assert "1 hidden" in reading.tally.remarks()[0]
+
+
 def test_a_link_in_a_zip_is_no_text(tmp_path):
     path = tmp_path / "texts.zip"
     with zipfile.ZipFile(path, "w") as archive:

@@ -191,7 +191,7 @@ def test_the_headers_of_a_member_are_bounded(kind, stored, tmp_path):
     info = tarfile.TarInfo("a")
     info.type, info.size = kind.encode(), 3 << 20
     raw = info.tobuf(tarfile.GNU_FORMAT) + b"30 path=xxxxxxxxxxxxxxxxxxxxx\n" * ((3 << 20) // 30)
-    with pytest.raises(RequestError, match=r"has a header of more than 1 MiB \(the limit HEADER_BYTES\)"):
+    with pytest.raises(RequestError, match=r"has a header of more than 1 MiB \(the limit TAR_HEADER_BYTES\)"):
         read(tmp_path / "a.tar", raw, as_stored=stored)
 
 

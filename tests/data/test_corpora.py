@@ -9,7 +9,9 @@ import json
 import zipfile
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
+from pyarrow import parquet
 from support.toys import ALL
 
 from sedd_cli.data.corpora import CORPORA, EMBEDDED, Request, find_corpus, hub, openwebtext, pycode, pydocs, text8
@@ -260,6 +262,63 @@ def test_two_corpora_in_one_folder_are_not_mixed(tmp_path):
         read(Request("wikitext2", local=tmp_path))
 
 
+def snapshot(root: Path, names: list[str]) -> Path:
+    """A folder of files of one row each, which is the file's path; parquet where the name ends so."""
+    for name in names:
+        path = write(root / name, json.dumps({"text": name}) + "\n" if name.endswith("jsonl") else f"{name}\n")
+        if name.endswith(".parquet"):
+            parquet.write_table(pa.table({"text": [name]}), path)
+    return root
+
+
+def test_of_a_snapshot_of_the_hub_the_folder_of_the_configuration_is_read(tmp_path):
+    shards = [f"wikitext-103-raw-v1/train-0000{i}-of-00002.parquet" for i in range(2)]
+    folders = ("wikitext-2-raw-v1", "wikitext-2-v1", "wikitext-103-raw-v1", "wikitext-103-v1")
+    root = snapshot(tmp_path / "all", [*(f"{folder}/test-00000-of-00001.parquet" for folder in folders), *shards])
+    assert read(Request("wikitext2", local=root)) == {"test": ["wikitext-2-raw-v1/test-00000-of-00001.parquet"]}
+    found = read(Request("wikitext103", local=root))
+    assert found == {"train": shards, "test": ["wikitext-103-raw-v1/test-00000-of-00001.parquet"]}
+    cased = Request("wikitext2", local=root, config="wikitext-2-v1")
+    assert read(cased) == {"test": ["wikitext-2-v1/test-00000-of-00001.parquet"]}
+    identities = [find_corpus(one).identity(one) for one in (Request("wikitext2", local=root), cased)]
+    assert identities[0] != identities[1]
+
+
+@pytest.mark.parametrize(
+    ("corpus", "names"),
+    [
+        ("wikitext2", ["a/test-00000-of-00001.parquet", "b/test-00000-of-00001.parquet"]),
+        ("wikitext2", ["wiki.test.raw", "test-00000-of-00001.parquet"]),
+        ("wikitext2", ["wikitext2.test.jsonl", "wikitext103.test.jsonl"]),
+        ("ptb", ["test-00000-of-00001.parquet", "test-00000-of-00002.parquet"]),
+        ("lambada", ["lambada_test_de.jsonl", "lambada_test_fr.jsonl"]),
+        ("lm1b", ["news.en.heldout-00000-of-00050", "test-00000-of-00001.parquet"]),
+        ("lm1b", ["a/test-0.parquet", "b/test-0.parquet"]),
+    ],
+)
+def test_files_of_one_split_that_are_not_of_one_set_are_refused(tmp_path, corpus, names):
+    with pytest.raises(RequestError, match=r"more than one file for test: .*test.*, .*test.*; name one") as caught:
+        read(Request(corpus, local=snapshot(tmp_path, names)))
+    assert all(name in str(caught.value) for name in names)
+
+
+@pytest.mark.parametrize(
+    ("corpus", "names"),
+    [
+        ("ptb", ["test/0000.parquet", "test/0001.parquet"]),
+        ("wikitext2", ["wikitext2.test-1.jsonl", "wikitext2.test-2.jsonl"]),
+        ("lm1b", ["test-a.jsonl", "test-b.jsonl"]),
+    ],
+)
+def test_several_files_of_records_make_one_split(tmp_path, corpus, names):
+    assert read(Request(corpus, local=snapshot(tmp_path, names), field="text")) == {"test": names}
+
+
+def test_lambada_beside_its_translations_is_the_english_original(tmp_path):
+    names = [f"data/lambada_test{language}.jsonl" for language in ("", "_de", "_en", "_fr")]
+    assert read(Request("lambada", local=snapshot(tmp_path, names))) == {"test": names[:1]}
+
+
 def test_ptb_is_the_same_from_its_files_and_from_the_hub(tmp_path, on_hub):
     sentences = ["mr. <unk> is N years old", "it fell"]
     for split in ("train", "valid", "test"):
@@ -378,11 +437,25 @@ def test_text8_is_cut_into_its_splits_from_file_zip_and_hub(tmp_path, on_hub, sm
 def test_a_text8_of_another_length_is_damage(tmp_path, on_hub, small_text8):
     with pytest.raises(DamageError, match="ends 1 characters too early"):
         read(Request("text8", local=write(tmp_path / "text8", small_text8[:-1])))
+    with pytest.raises(DamageError, match="has 101 characters: text8 has exactly 100"):
+        read(Request("text8", local=write(tmp_path / "text8", small_text8 + "\n"), split="train"))
     with pytest.raises(DamageError, match="no zip archive"):
         read(Request("text8", local=write(tmp_path / "text8.zip", b"PK but not really")))
     on_hub({"train": {"text": [small_text8[:89]]}})
     with pytest.raises(DamageError, match="89 characters in train instead of 90"):
         read(Request("text8"))
+
+
+@pytest.mark.parametrize("kind", [zipfile.ZIP_DEFLATED, zipfile.ZIP_STORED])
+def test_a_damaged_zip_of_text8_is_damage(tmp_path, small_text8, kind):
+    with zipfile.ZipFile(tmp_path / "text8.zip", "w", kind) as archive:
+        archive.writestr("text8", small_text8)
+        end = len("text8") + 30 + archive.getinfo("text8").compress_size
+    raw = (tmp_path / "text8.zip").read_bytes()
+    for at in range(len("text8") + 30, end - 3):  # the last bytes may say only that the text ends
+        path = write(tmp_path / "damaged" / "text8.zip", bytes((*raw[:at], raw[at] ^ 0xFF, *raw[at + 1 :])))
+        with pytest.raises(DamageError, match=r"text8\.zip (is damaged: |ends |has )"):
+            read(Request("text8", local=path))
 
 
 # pydocs

@@ -121,7 +121,7 @@ def test_a_file_packed_in_a_way_that_is_not_read_is_to_be_unpacked_and_not_calle
 def test_a_tar_whose_header_declares_more_than_memory_holds_is_refused(tmp_path):
     info = tarfile.TarInfo("a")
     info.type, info.size = tarfile.XHDTYPE, 1 << 62
-    with pytest.raises(RequestError, match=r"a\.tar has a header of more than 1 MiB \(the limit HEADER_BYTES\)"):
+    with pytest.raises(RequestError, match=r"a\.tar has a header of more than 1 MiB \(the limit TAR_HEADER_BYTES\)"):
         read(tmp_path / "a.tar", info.tobuf(tarfile.GNU_FORMAT) + b"30 path=x\n" * 100)
 
 
@@ -294,6 +294,16 @@ def engine(tmp_path: Path, kind=None, name: str = "t.json", special=(), **parts)
     (tmp_path / name).parent.mkdir(exist_ok=True)
     (tmp_path / name).write_text(json.dumps(content))
     return str(tmp_path / name)
+
+
+@pytest.mark.parametrize("text", [5, 1.5, True, ["a"], {"a": 1}])
+def test_a_sample_whose_text_is_no_text_is_refused_beside_its_tokens_too(tmp_path, text):
+    path = tmp_path / "s.jsonl"
+    path.write_text(json.dumps({"text": None, "tokens": [1]}) + "\n" + json.dumps({"text": text, "tokens": [1, 2]}))
+    found = read_samples(path)
+    assert next(found)[1] == {"text": None, "tokens": [1]}
+    with pytest.raises(RequestError, match=r'line 2 of .*s\.jsonl: "text" is no text, found '):
+        next(found)
 
 
 def test_unknown_text_is_counted_for_every_model(tmp_path):

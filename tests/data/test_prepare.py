@@ -20,9 +20,11 @@ from support.jobs import completed, returned
 from sedd_cli.data import encode, writer
 from sedd_cli.data import prepare as prepare_module
 from sedd_cli.data.corpora import find_corpus
+from sedd_cli.data.detokenizers import find_detokenizer
 from sedd_cli.data.prepare import PrepareResult, prepare
 from sedd_cli.data.prepared import PrepareOptions, catalogue, choices, dataset_folder, find_prepared, inspect, verify
 from sedd_cli.data.shards import open_dataset
+from sedd_cli.data.tokenizers import train_tokenizer
 from sedd_cli.data.writer import SplitWriter
 from sedd_cli.errors import DamageError, RequestError, WorkError
 from sedd_cli.system.events import Note, Progress, Warn
@@ -306,6 +308,34 @@ def test_from_local_files_is_found_without_them(tmp_path):
     assert dataset.tokenizer.decode(dataset.split("test").read(0, 12)) == "\n\n = Title =\n"[:13]
 
 
+def wikitext2(tmp_path: Path, place: str, text: str, *splits: str) -> PrepareResult:
+    """A local copy of WikiText-2, prepared."""
+    (tmp_path / place).mkdir()
+    for split in splits:
+        (tmp_path / place / f"wiki.{split}.raw").write_text(f"{text} \n")
+    return run(corpus="wikitext2", tokenizer="byte", local=tmp_path / place)
+
+
+def test_of_several_prepared_copies_the_one_with_the_splits_of_all_is_taken(tmp_path):
+    parts = [wikitext2(tmp_path, name, name, name) for name in ("test", "train")]
+    whole = wikitext2(tmp_path, "whole", "a", "train", "valid", "test")
+    again = wikitext2(tmp_path, "again", "a", "train", "valid", "test")
+    assert len({made.folder for made in (*parts, whole)}) == 3
+    assert run(corpus="wikitext2", tokenizer="byte").manifest.fingerprint == whole.manifest.fingerprint
+    assert again.manifest.fingerprint == whole.manifest.fingerprint
+
+
+@pytest.mark.parametrize("splits", [("test", "test"), ("train", "test")])
+def test_several_prepared_copies_of_other_texts_are_refused_with_their_folders(tmp_path, splits):
+    made = [wikitext2(tmp_path, place, place, split) for place, split in zip("ab", splits, strict=True)]
+    with pytest.raises(RequestError, match=r"2 prepared texts are called wikitext2: name one by its folder") as caught:
+        run(corpus="wikitext2", tokenizer="byte")
+    for one, place in zip(made, "ab", strict=True):
+        assert f"{one.folder.name} (of {tmp_path / place})" in str(caught.value)
+        assert run(corpus=one.folder.name).folder == one.folder
+        assert run(corpus="wikitext2", tokenizer="byte", local=tmp_path / place).folder == one.folder
+
+
 def test_a_corpus_of_this_machine_is_found_only_where_its_text_is_the_same(monkeypatch):
     options = PrepareOptions(corpus="pydocs", tokenizer="byte")
     folder = dataset_folder(options)
@@ -336,6 +366,24 @@ def test_the_tokenizer_of_another_dataset(text, tmp_path):
     assert second.manifest.tokenizer_fingerprint == first.manifest.tokenizer_fingerprint
     assert second.manifest.splits["test"].unknown == 1
     assert second.folder.name.startswith("other.test-char-")
+
+
+@pytest.mark.parametrize("tokenizer", ["char", "bpe:300"])
+def test_a_tokenizer_is_trained_on_the_text_that_it_encodes(tmp_path, tokenizer):
+    path = tmp_path / "wiki.train.raw"
+    path.write_text("".join(f" one @-@ half , of {i} ° \n" for i in range(50)))
+    made = run(corpus="wikitext2", tokenizer=tokenizer, local=path)
+    learnt = open_dataset(made.folder).tokenizer
+    assert learnt.decode(learnt.encode(" one-half, of 7°\n")) == " one-half, of 7°\n"
+    texts = [find_detokenizer("wikitext")(row) for row in path.read_text().splitlines(keepends=True)]
+    assert learnt.fingerprint == train_tokenizer(tokenizer, texts).fingerprint
+
+
+def test_only_tokenizers_trained_on_detokenized_text_have_an_edition(tmp_path):
+    options = PrepareOptions("wikitext2", tokenizer="char")
+    assert choices(options)["tokenizer_edition"] == 2
+    for other in ({"tokenizer": "gpt2"}, {"detokenizer": "none"}):
+        assert "tokenizer_edition" not in choices(dataclasses.replace(options, **other))
 
 
 def test_training_a_tokenizer_needs_a_train_split(tmp_path):

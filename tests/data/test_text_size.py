@@ -151,3 +151,13 @@ def test_unknown_characters_never_make_sizes_negative():
         found = scored_size(split, tokenizer, np.array([[0, stop]]))
         decoded = tokenizer.decode_run(np.array([i for i in split.read(0, stop) if i != tokenizer.eos]))
         assert found == TextSize(len(decoded), len(decoded.encode()))
+
+
+@pytest.mark.parametrize("measure", [scored_size, module.decoded_characters])
+def test_the_index_is_read_once_for_many_spans(measure, monkeypatch):
+    tokenizer = TOKENIZERS["bpe"]
+    split, reads = Split(tokenizer), []
+    ends = split.document_ends()
+    monkeypatch.setattr(split, "document_ends", lambda: reads.append(1) or ends)
+    measure(split, tokenizer, np.array([[start, start + 4] for start in range(0, 40, 5)]))
+    assert len(reads) == 1

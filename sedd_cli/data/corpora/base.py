@@ -128,12 +128,20 @@ def share_of(document: str) -> str:
 
 
 def by_share(documents: Documents) -> dict[str, Documents]:
-    """The three splits of a corpus without splits of its own."""
+    """The three splits of a corpus without splits of its own.
 
-    def reader(split: str) -> Documents:
-        return lambda: (document for document in documents() if share_of(document) == split)
+    The parts of a document that is longer than LONGEST follow its first part into one split.
+    """
 
-    return {split: reader(split) for split in SPLITS}
+    def reader(split: str) -> Iterator[str]:
+        chosen, followed = "", False
+        for document in documents():
+            chosen = chosen if followed else share_of(document)
+            followed = len(document) == LONGEST
+            if chosen == split:
+                yield document
+
+    return {split: functools.partial(reader, split) for split in SPLITS}
 
 
 def by_tail(documents: Documents) -> dict[str, Documents]:

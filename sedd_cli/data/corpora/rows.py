@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -14,8 +15,11 @@ from sedd_cli.data.corpora.files import files_under, identity_of, named_split
 from sedd_cli.data.corpora.hub import HubCopy, UnreachableError, open_copies, rows_of
 from sedd_cli.data.formats import ReadOptions, format_of, read_lines, read_rows
 from sedd_cli.errors import RequestError, listed
+from sedd_cli.system.documents import is_plain_name
 
 _RECORDS = ("jsonl", "parquet")
+#: The number of a shard in a file's name: before "-of-", or in front of the endings.
+_SHARD = re.compile(r"\d+(?=(-of-\d+)?(\.(jsonl|ndjson|parquet|gz|xz|bz2))+$)")
 
 
 @dataclass(frozen=True)
@@ -46,7 +50,7 @@ class RowBenchmark:
     def identity(self, request: Request) -> str:
         """The identity of the files, or of the hub copy."""
         if request.local:
-            return identity_of(Path(request.local), self._files(Path(request.local)))
+            return identity_of(Path(request.local), self._files(self._folder(request, Path(request.local))))
         return f"{self.copies[0].id}@{request.revision or self.copies[0].revision}"
 
     def corpus(self, **description: Any) -> Corpus:
@@ -83,14 +87,14 @@ class RowBenchmark:
             ) from last
 
     def _local(self, request: Request, path: Path) -> Source:
+        path = self._folder(request, path)
         files = self._files(path)
         reading = request.reading(self.copies[0].field)
         names = {file: self.split_of(_name_below(path, file)) for file in files}
         if unknown := [file for file, split in names.items() if split is None]:
             raise RequestError(f"{unknown[0]}: no split is named in it; {self.name} has {self.files}")
         grouped = {split: [file for file in files if names[file] == split] for split in SPLITS}
-        if not self.many_files:
-            self._refuse_mixtures(path, grouped)
+        self._refuse_mixtures(path, grouped)
         return self._source(
             str(path),
             None,
@@ -104,14 +108,26 @@ class RowBenchmark:
             tally=reading.tally,
         )
 
+    def _folder(self, request: Request, path: Path) -> Path:
+        """Of a copy of the hub's repository the folder of the configuration; any other path as it is."""
+        config = request.config or self.copies[0].config or ""
+        return path / config if is_plain_name(config) and (path / config).is_dir() else path
+
     def _refuse_mixtures(self, path: Path, grouped: dict[str, list[Path]]) -> None:
-        """Two original files for one split are two corpora (WikiText-2 beside WikiText-103), not one."""
+        """Two sets of files for one split are two corpora (WikiText-2 beside WikiText-103), or one twice."""
         for split, group in grouped.items():
-            originals = [str(file) for file in group if format_of(file.name) not in _RECORDS]
-            if len(originals) > 1:
+            sets = {self._set_of(file): str(file) for file in reversed(group)}
+            if len(sets) > 1:
+                name = "name one folder" if len({file.parent for file in group}) > 1 else "name one"
                 raise RequestError(
-                    f"{path} holds more than one file for {split}: {', '.join(originals)}; name one folder"
+                    f"{path} holds more than one file for {split}: {listed(sorted(sets.values()), 5)}; {name}"
                 )
+
+    def _set_of(self, file: Path) -> object:
+        """What the files of one split share: records the folder, and the name but for a shard's number."""
+        if format_of(file.name) not in _RECORDS:
+            return "original" if self.many_files else file
+        return (file.parent, "" if self.many_files else _SHARD.sub("", file.name, count=1))
 
     def _source(self, location: str, revision: str | None, **found: Any) -> Source:
         return Source(location, revision, remarks=(self.warning,) if self.warning else (), **found)
@@ -120,7 +136,8 @@ class RowBenchmark:
         files = files_under(path, lambda file: self.accepts(file) or format_of(file.name) in _RECORDS)
         if not files:
             raise RequestError(f"{path} holds none of {self.name}'s files: {self.files}")
-        return files
+        # original files of records (LAMBADA's) come before others beside them, such as translations
+        return [file for file in files if self.accepts(file) and format_of(file.name) in _RECORDS] or files
 
     def _read(self, file: Path, reading: ReadOptions) -> Iterator[str]:
         if format_of(file.name) in _RECORDS:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import zipfile
+import zlib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import IO, Any
@@ -12,7 +16,7 @@ from sedd_cli.data.corpora.download import download
 from sedd_cli.data.corpora.files import files_under, identity_of
 from sedd_cli.data.corpora.hub import HubCopy, UnreachableError, open_copies, rows_of
 from sedd_cli.data.formats.archives import open_zip_member
-from sedd_cli.errors import DamageError, RequestError
+from sedd_cli.errors import DamageError, RequestError, first_line
 
 SIZES = {"train": 90_000_000, "validation": 5_000_000, "test": 5_000_000}
 _COPY = HubCopy("afmck/text8")
@@ -22,13 +26,19 @@ _PIECE = 1_000_000
 _FILES = "text8 or text8.zip"
 
 
-def _open_bytes(path: Path) -> IO[bytes]:
-    return open_zip_member(path, "text8") if path.suffix == ".zip" else path.open("rb")
+@contextmanager
+def _opened(path: Path) -> Iterator[IO[bytes]]:
+    """The characters of a local copy; DamageError where it turns out to be damaged."""
+    with open_zip_member(path, "text8") if path.suffix == ".zip" else path.open("rb") as stream:
+        try:
+            yield stream
+        except (zlib.error, zipfile.BadZipFile, EOFError) as error:
+            raise DamageError(f"{path} is damaged: {first_line(error)}") from error
 
 
 def _characters(path: Path, start: int, size: int) -> Iterator[str]:
     """A stretch of the file in pieces of a million characters; without a separator they join seamlessly."""
-    with _open_bytes(path) as stream:
+    with _opened(path) as stream:
         stream.seek(start)
         while size:
             piece = stream.read(min(_PIECE, size))
@@ -53,7 +63,11 @@ def _find(path: Path) -> Path:
 
 
 def _file_source(path: Path) -> Source:
-    return Source(str(path), None, _stretches(path), size=sum(SIZES.values()))
+    total = sum(SIZES.values())
+    with _opened(path) as stream:
+        if (found := stream.seek(0, os.SEEK_END)) > total:
+            raise DamageError(f"{path} has {found:,} characters: text8 has exactly {total:,}")
+    return Source(str(path), None, _stretches(path), size=total)
 
 
 def _remote(request: Request) -> Source:

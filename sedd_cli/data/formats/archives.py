@@ -14,7 +14,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import IO, BinaryIO, cast
 
-from sedd_cli.data.formats.choice import Choice, choose
+from sedd_cli.data.formats.choice import Choice, choose, hidden_entry, is_paper
 from sedd_cli.data.formats.files import (
     DECOMPRESSORS,
     Budget,
@@ -31,6 +31,7 @@ from sedd_cli.data.formats.members import (
     Member,
     is_zip,
     kind_in_tar,
+    member_name,
     refuse_more,
     tar_members,
     zip_members,
@@ -180,18 +181,23 @@ def read_as_stored(path: Path, reading: ReadOptions, readers: Readers) -> Iterat
     name, packed, within = str(path), path.stat().st_size, _within(reading)
     budget = Budget(name, packed)  # of what members unpack to
     left: dict[str, str] = {}
+    papers = others = False
     with _damage(name), path.open("rb") as raw, _spending(raw, Budget(name, packed)) as archive:
         for info in archive:
             refuse_more(len(left))
-            kind = kind_in_tar(info)
-            if kind or info.isdir() or not readers.accepted(info.name):
-                if not info.isdir():
-                    left[info.name] = kind
-            else:
+            member, kind = member_name(info.name), kind_in_tar(info)
+            text = not (kind or info.isdir() or hidden_entry(member)) and readers.accepted(member)
+            if text and not is_paper(member):
+                others = True
                 opened = cast("Callable[[], BinaryIO]", lambda info=info: archive.extractfile(info))
-                yield from _read(Member(info.name, info.size, opened), name, 0, readers, within, budget)
+                yield from _read(Member(member, info.size, opened), name, 0, readers, within, budget)
+            elif not info.isdir():
+                left[member] = kind
+                papers |= text
             archive.members = []  # type: ignore[attr-defined]  (tarfile would keep every header)
-    if left:
+    if papers and not others:  # then they are the data
+        yield from Archive.of(path, readers).all_documents(reading)
+    elif left:
         reading.tally.left_out[name] = choose(left, lambda _: False, {k: kind for k, kind in left.items() if kind})
 
 

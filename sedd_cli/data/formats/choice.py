@@ -46,7 +46,7 @@ def choose(names: Iterable[str], accepted: Callable[[str], bool], other: Mapping
     read: list[str] = []
     left: dict[str, str] = {}
     for name in names:
-        if (hidden := _hidden(name)) is not None:
+        if (hidden := hidden_entry(name)) is not None:
             left[hidden] = "hidden"
         elif name in other:
             left[name] = other[name]
@@ -54,9 +54,9 @@ def choose(names: Iterable[str], accepted: Callable[[str], bool], other: Mapping
             read.append(name)
         else:
             left[name] = ending(name)
-    papers = [name for name in read if _is_paper(name)]
+    papers = [name for name in read if is_paper(name)]
     if 0 < len(papers) < len(read):
-        read = [name for name in read if not _is_paper(name)]
+        read = [name for name in read if not is_paper(name)]
         left |= {name: ending(name) for name in papers}
     return Choice(sorted(read), Counter(left.values()), sorted(left))
 
@@ -66,7 +66,7 @@ def ending(name: str) -> str:
     return posixpath.splitext(name)[1].lower()
 
 
-def _hidden(name: str) -> str | None:
+def hidden_entry(name: str) -> str | None:
     """The path of the outermost hidden entry that a path goes through."""
     parts = name.split("/")
     for depth, part in enumerate(parts, 1):
@@ -80,6 +80,7 @@ def is_hidden(name: str) -> bool:
     return name.startswith(".") or name == _MAC
 
 
-def _is_paper(name: str) -> bool:
+def is_paper(name: str) -> bool:
+    """Whether a file of this name is a paper that lies beside data."""
     stem, found = posixpath.splitext(posixpath.basename(name))
     return stem.lower() in _PAPERS and found.lower() in ("", ".md", ".txt")

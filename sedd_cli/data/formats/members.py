@@ -13,7 +13,7 @@ from typing import Any, BinaryIO, cast
 #: Most members of an archive; each takes a kilobyte of memory.
 MEMBERS = 1_000_000
 #: Most bytes of the headers that a tar puts before a member, and most values that it sets for all members.
-HEADER_BYTES, GLOBAL_VALUES = 1 << 20, 1_000
+TAR_HEADER_BYTES, GLOBAL_VALUES = 1 << 20, 1_000
 _EXTENDED = (
     tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK,
 )  # fmt: skip
@@ -67,7 +67,7 @@ def zip_members(stream: BinaryIO) -> list[Member]:
     archive = _Zip(stream)
     return [
         Member(
-            _name(info.filename),
+            member_name(info.filename),
             info.file_size,
             cast("Callable[[], BinaryIO]", lambda info=info: archive.open(info)),
             _kind_of_mode(info.external_attr >> 16),
@@ -82,8 +82,8 @@ class Header(tarfile.TarInfo):
     """A header of a tar whose additions, which are held in memory, are bounded."""
 
     def _proc_member(self, archive: tarfile.TarFile) -> tarfile.TarInfo:  # the method that subclasses may replace
-        if self.type in _EXTENDED and self.size > HEADER_BYTES:
-            raise LimitError(f"has a header of more than {HEADER_BYTES >> 20} MiB (the limit HEADER_BYTES)")
+        if self.type in _EXTENDED and self.size > TAR_HEADER_BYTES:
+            raise LimitError(f"has a header of more than {TAR_HEADER_BYTES >> 20} MiB (the limit TAR_HEADER_BYTES)")
         if len(archive.pax_headers) > GLOBAL_VALUES:
             raise LimitError(f"sets more than {GLOBAL_VALUES:,} values for all members (the limit GLOBAL_VALUES)")
         found = super()._proc_member(archive)  # type: ignore[misc]
@@ -101,11 +101,11 @@ def tar_members(stream: BinaryIO) -> list[Member]:
         archive.members = []  # type: ignore[attr-defined]  (tarfile would keep every header, those of folders too)
         if not info.isdir():
             opened = cast("Callable[[], BinaryIO]", lambda info=info: archive.extractfile(info))
-            found.append(Member(_name(info.name), info.size, opened, kind_in_tar(info)))
+            found.append(Member(member_name(info.name), info.size, opened, kind_in_tar(info)))
     return found
 
 
-def _name(name: str) -> str:
+def member_name(name: str) -> str:
     """A member's path below the root of its archive."""
     return posixpath.normpath(name.replace("\0", "")).lstrip("/").removeprefix("../") or name
 

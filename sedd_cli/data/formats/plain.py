@@ -49,12 +49,16 @@ def _paragraphs(texts: Iterator[str]) -> Iterator[str]:
     held: list[str] = []
     size = 0
     for line in lines_of(texts, LONGEST):
-        if held and (not line.strip() or size + len(line) > LONGEST):
+        if held and not line.strip():
             yield "".join(held).rstrip("\n")
             held, size = [], 0
         if line.strip():
-            held.append(line)
-            size += len(line)
+            rest = line
+            if size + len(line) > LONGEST:  # parts that another follows have LONGEST characters
+                yield "".join([*held, line[: LONGEST - size]])
+                held, size, rest = [], 0, line[LONGEST - size :]
+            held.append(rest)
+            size += len(rest)
     yield "".join(held).rstrip("\n")
 
 

@@ -202,6 +202,8 @@ def check_sample(record: Any, where: str) -> dict[str, Any]:
     numbers = isinstance(tokens, list) and all(type(i) is int and 0 <= i < 2**63 for i in tokens)
     if not isinstance(text, str) and not numbers:
         raise RequestError(f'{where} has neither a "text" nor a list of "tokens"')
+    if not isinstance(text, str | None):
+        raise RequestError(f'{where}: "text" is no text, found {displayed(text)}')
     if tokens is not None and not numbers:
         raise RequestError(f'{where}: "tokens" is no list of token ids, found {displayed(tokens)}')
     if not isinstance(record.get("draws"), str | None):

@@ -84,10 +84,10 @@ def _prepared(model: LoadedModel | CausalModel, text: Text, dist: Dist) -> Gener
 def _kept(model: LoadedModel | CausalModel, own: PrepareOptions) -> Dataset | None:
     """What was prepared of the text that a model was trained on, where the text itself is not found any more.
 
-    Its file may have moved, or be named as seen from another folder.
+    Its file may have moved, or be named as seen from another folder; or several copies of it are prepared.
     """
     try:
-        find_corpus(own)
+        find_prepared(own)
     except RequestError:
         if model.recipe is not None and model.tokenizer_source is not None:
             return own_dataset(Path(model.tokenizer_source), model.recipe)

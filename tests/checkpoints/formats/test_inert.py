@@ -85,7 +85,7 @@ def test_compressed_and_very_large_pickles_are_refused(tmp_path, read, monkeypat
         read(path)
     monkeypatch.setattr(tensors, "PICKLE_BYTES", 1000)
     path.write_bytes(archive(b"\x80\x02" + b"\x8f" * 2000))
-    with pytest.raises(RequestError, match=r"it holds 2,0.. bytes, at most 1,000 are read"):
+    with pytest.raises(RequestError, match=r"it holds 2,0.. bytes, at most 1,000 are read \(the limit PICKLE_BYTES\)$"):
         read(path)
 
 
