@@ -250,7 +250,7 @@ def _read(path: Path) -> Any:
 
 
 def _bounds(found: list[dict[str, Any]]) -> Iterator[tuple[dict[str, Any], str, dict[str, Any]]]:
-    """(result, protocol, bound): the last one for each text, protocol (of a sampler, its process) and number of tokens."""
+    """(result, protocol, bound): the last one for each text, protocol or sampler, and number of tokens."""
     last: dict[tuple[Any, ...], tuple[dict[str, Any], str, dict[str, Any]]] = {}
     for result in found:
         for protocol, bound in result["bounds"].items():
