@@ -21,7 +21,7 @@ from sedd_cli.evaluation.scorers.scorer import Scorer
 from sedd_cli.evaluation.sweep_results import SweepPoint, SweepResult, SweepSettings
 from sedd_cli.inference.generate import GenerateOptions, generate
 from sedd_cli.inference.resumable import resumable_samples
-from sedd_cli.inference.sampling import Sampling
+from sedd_cli.inference.sampling import SAMPLES_VERSION, Sampling
 from sedd_cli.recipe.build import to_data
 from sedd_cli.recipe.outside import code_of
 from sedd_cli.recipe.part import TypedSampler
@@ -32,6 +32,8 @@ from sedd_cli.system.locks import file_lock
 from sedd_cli.system.software import recorded, software
 
 SETTINGS, RESULT = "settings.json", "sweep.json"
+#: The key of the settings with the version of what samplers draw. Where there is none, it is the first.
+VERSION = "samples_version"
 #: What reading a file of other content raises.
 DAMAGED = (DamageError, ValueError, KeyError, TypeError, AttributeError)
 
@@ -141,7 +143,7 @@ def sweep(
     with file_lock(options.folder / ".lock", f"another process is at work in {options.folder}"):
         names = [typed.name for typed in options.typed]
         codes = {f"code of {name}": code["code"] for name in names if (code := code_of(SAMPLERS[name]))}
-        _claim(options, asdict(settings) | codes)
+        _claim(options, asdict(settings) | codes | {VERSION: SAMPLES_VERSION})
         stored = _stored(options, scorer) if options.resume else _Stored([])
         points, comparison, others = stored.points, stored.comparison, tuple(stored.others)
         samplers = {sampler_of_point(typed): text for typed, text in zip(options.typed, options.samplers, strict=True)}
@@ -197,7 +199,7 @@ def _claim(options: SweepOptions, settings: dict[str, Any]) -> None:
     """Write the settings into the folder; RequestError if it holds samples of other settings, or other files."""
     file, there = options.folder / SETTINGS, {}
     if file.is_file():
-        there = read_json(file)
+        there = {VERSION: 1} | read_json(file)
         aside = {"model", "software", *(key for key in settings if key.startswith("code of ") and key not in there)}
         changed = [key for key in settings if there.get(key) != settings[key] and key not in aside]
         if changed and options.resume:

@@ -297,6 +297,13 @@ def test_a_folder_with_another_sweep_is_refused_unless_begun_anew(model, causal,
     assert fresh["seed"] == 1
 
 
+def test_a_folder_of_samples_by_another_version_of_the_samplers_is_refused(model, causal, tmp_path, monkeypatch):
+    swept(model, causal, SweepOptions(tmp_path, (2,), n=2, self_bleu=False))
+    monkeypatch.setattr("sedd_cli.evaluation.sweep.SAMPLES_VERSION", 1000)
+    with pytest.raises(RequestError, match="another samples_version"):
+        swept(model, causal, SweepOptions(tmp_path, (2,), n=2, self_bleu=False))
+
+
 def test_a_folder_of_samples_from_another_distribution_is_refused(model, causal, tmp_path):
     swept(model, causal, SweepOptions(tmp_path, (2,), n=2))
     part = SamplerPart.from_data({"name": "tweedie", "temperature": 0.5}, "sampler")

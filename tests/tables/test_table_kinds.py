@@ -404,7 +404,7 @@ def test_a_loaded_causal_model_is_sampled_and_judged(known, tmp_path):
     assert result == RunResult((), ())
     found = summary(right, {"gpt": run}, False).rows[0].ours["8"]
     assert len({seed.value for seed in found.seeds}) == 2
-    (path,) = (tmp_path / "samples").glob("*-8-0/samples/left_to_right.jsonl")
+    (path,) = (tmp_path / "samples").glob("*-8-0-v*/samples/left_to_right.jsonl")
     tokens = torch.tensor([json.loads(line)["tokens"] for line in path.read_text().splitlines()])
     causal = load_causal(folder, "cpu")
     again = continue_prompts(causal, torch.empty(20, 0, dtype=torch.int64), 8, 1.0, 1.0, 0, torch.arange(20), ends=True)

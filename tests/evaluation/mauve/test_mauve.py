@@ -218,6 +218,14 @@ def test_an_interrupted_run_resumes_after_the_last_whole_batch(model, options, l
     assert [e.done for e in events if isinstance(e, Progress) and e.task == "generating"] == [80]
 
 
+def test_generations_by_another_version_of_the_samplers_are_not_used(model, options, monkeypatch):
+    run(model, options, count=4, generations=1, seeds=1)
+    monkeypatch.setattr("sedd_cli.evaluation.mauve.generations.SAMPLES_VERSION", 1000)
+    _, events = run(model, options, count=4, generations=1, seeds=1)
+    assert not any("resuming" in e.text for e in events if isinstance(e, Note))
+    assert len(list((home() / "mauve").glob("*/generations.jsonl"))) == 2
+
+
 def test_damaged_lines_are_drawn_again(model, options):
     whole, _ = run(model, options)
     path, made = stored()
