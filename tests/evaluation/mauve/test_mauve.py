@@ -28,6 +28,7 @@ from sedd_cli.evaluation.mauve.writers import Continuer, Denoiser
 from sedd_cli.evaluation.scorers.causal import CausalModel
 from sedd_cli.evaluation.scorers.continuation import continue_prompts
 from sedd_cli.evaluation.scorers.pretrained import load_causal
+from sedd_cli.recipe.part import SamplerPart
 from sedd_cli.system.events import Note, Progress, Warn
 from sedd_cli.system.home import home
 
@@ -170,6 +171,13 @@ def test_what_is_to_be_filled_is_not_passed_on(model, options):
         work = Denoiser(model, options).write(other, torch.arange(2))
         drawn.append(returned(work)[0].tolist())
     assert drawn[0] == drawn[1]
+
+
+def test_the_result_names_the_precision_of_the_recipes_draws(model, options):
+    part = SamplerPart.from_data({"name": "tweedie", "draws": "float32-gumbel"}, "sampler")
+    published = dataclasses.replace(model, recipe=dataclasses.replace(model.recipe, sampler=part))
+    result, _ = run(published, options, count=4, generations=1, seeds=1)
+    assert result["sampler"]["draw_precision"] == "float32-gumbel"
 
 
 def test_a_causal_baseline_continues(causal, options, lines):
