@@ -76,9 +76,14 @@ def _recognised(path: Path, source: str, mask: str | None, device: torch.device)
     own = checkpoint.latest(path)
     if own is None and (path / checkpoint.MANIFEST).is_file():
         own = checkpoint.open_checkpoint(path)
-    if own:
-        files.check_memory(device, own.folder.glob("*.safetensors"), copied=True, kind=f"{AVERAGED}.")
-        return _from_checkpoint(own, source)
+    while own:
+        try:
+            files.check_memory(device, own.folder.glob("*.safetensors"), copied=True, kind=f"{AVERAGED}.")
+            return _from_checkpoint(own, source)
+        except (RequestError, DamageError, OSError):
+            if checkpoint.latest_name(path) in (None, own.folder.name):
+                raise
+            own = checkpoint.latest(path)  # a training has written another one meanwhile, and removed this one
     found, taken = find_format(files)
     if found:
         files.check_memory(device, found.files(files), found.copies(files))

@@ -12,7 +12,7 @@ from typing import Any
 
 from sedd_cli.checkpoints.loaded_model import LoadedModel
 from sedd_cli.checkpoints.own_text import own_dataset, prompt
-from sedd_cli.core.protocols import sign
+from sedd_cli.core.protocols import protocol_name, sign
 from sedd_cli.data.held_out import Cut
 from sedd_cli.errors import MESSAGE, DamageError, plus_minus, printable, shell_command, shortened
 from sedd_cli.recipe import dump_recipe
@@ -22,8 +22,9 @@ from sedd_cli.system.json_lines import is_number
 PAPER = "[Lou, Meng and Ermon 2024](https://arxiv.org/abs/2310.16834)"
 ABOUT_BOUNDS = """\
 ≤ marks an upper bound on −log p: *rigorous* is one of the reverse process in continuous time, which samplers approach
-with many steps. ≈ marks an estimate that is no bound: *sedd-paper* and *mdlm* are published protocols, which leave two
-terms out. ± is the Monte-Carlo standard error."""
+with many steps; *sampler* is one of a sampler in its own steps, which stand behind it. ≈ marks an estimate that is no
+bound: *sedd-paper* and *mdlm* are published protocols, which leave two terms out. ± is the Monte-Carlo standard
+error."""
 
 
 #: What stands before a number → the name of its metric.
@@ -249,12 +250,13 @@ def _read(path: Path) -> Any:
 
 
 def _bounds(found: list[dict[str, Any]]) -> Iterator[tuple[dict[str, Any], str, dict[str, Any]]]:
-    """(result, protocol, bound): the last one for each text, protocol and number of tokens."""
+    """(result, protocol, bound): the last one for each text, protocol or sampler, and number of tokens."""
     last: dict[tuple[Any, ...], tuple[dict[str, Any], str, dict[str, Any]]] = {}
     for result in found:
         for protocol, bound in result["bounds"].items():
             names = ("fingerprint", "split", "length", "precision")
-            key = *(result[name] for name in names), protocol, bound["tokens"]
+            way = protocol_name(protocol, bound.get("process"))
+            key = *(result[name] for name in names), way, bound["tokens"]
             last[key] = result, protocol, bound
     yield from last.values()
 
@@ -265,8 +267,9 @@ def _exact(result: dict[str, Any]) -> bool:
 
 
 def _way(result: dict[str, Any], protocol: str) -> str:
-    """The protocol, and the precision where it is not fp32."""
-    return protocol if result["precision"] == "fp32" else f"{protocol}, in {result['precision']}"
+    """The protocol, with the sampler where it is of one, and the precision where it is not fp32."""
+    way = protocol_name(protocol, result["bounds"][protocol].get("process"))
+    return way if result["precision"] == "fp32" else f"{way}, in {result['precision']}"
 
 
 def _likelihood(found: list[dict[str, Any]]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,12 @@ PROTOCOLS = {
 NOT_REPRODUCED = {
     "llada": "LLaDA evaluates answers given prompts: sedd eval --protocol llada, and --from a file of both",
 }
+
+
+def protocol_name(protocol: str, process: Any) -> str:
+    """A protocol, and behind it what its number bounds, where the name does not say it: the sampler and its options."""
+    stepwise = protocol in PROTOCOLS and PROTOCOLS[protocol].stepwise
+    return f"{protocol}: {process}" if stepwise and isinstance(process, str) and process else protocol
 
 
 def sign(protocol: str, exact: bool = False) -> str:

@@ -7,7 +7,7 @@ import itertools
 import math
 import re
 from collections.abc import Generator, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from sedd_cli.evaluation.scorers.scorer import Scorer
 from sedd_cli.evaluation.sweep_results import SweepPoint, SweepResult, SweepSettings
 from sedd_cli.inference.generate import GenerateOptions, generate
 from sedd_cli.inference.resumable import resumable_samples
-from sedd_cli.inference.sampling import Sampling
+from sedd_cli.inference.sampling import SAMPLES_VERSION, Sampling
 from sedd_cli.recipe.build import to_data
 from sedd_cli.recipe.outside import code_of
 from sedd_cli.recipe.part import TypedSampler
@@ -32,6 +32,10 @@ from sedd_cli.system.locks import file_lock
 from sedd_cli.system.software import recorded, software
 
 SETTINGS, RESULT = "settings.json", "sweep.json"
+#: The key of the settings with the version of what samplers draw. Where there is none, it is the first.
+VERSION = "samples_version"
+#: What reading a file of other content raises.
+DAMAGED = (DamageError, ValueError, KeyError, TypeError, AttributeError)
 
 
 @dataclass(frozen=True)
@@ -139,9 +143,9 @@ def sweep(
     with file_lock(options.folder / ".lock", f"another process is at work in {options.folder}"):
         names = [typed.name for typed in options.typed]
         codes = {f"code of {name}": code["code"] for name in names if (code := code_of(SAMPLERS[name]))}
-        _claim(options, asdict(settings) | codes)
-        points = _stored_points(options, scorer) if options.resume else []
-        comparison = _stored_comparison(options, scorer) if options.resume else None
+        _claim(options, asdict(settings) | codes | {VERSION: SAMPLES_VERSION})
+        stored = _stored(options, scorer) if options.resume else _Stored([])
+        points, comparison, others = stored.points, stored.comparison, tuple(stored.others)
         samplers = {sampler_of_point(typed): text for typed, text in zip(options.typed, options.samplers, strict=True)}
         order = list(dict.fromkeys([*samplers, *SAMPLERS, *(point.sampler for point in points)]))
         for sampler in samplers:
@@ -159,7 +163,7 @@ def sweep(
                 judged = yield from judge(scorer, samples, options.self_bleu)
                 points.append(SweepPoint(sampler, steps, options.n, judged, temperature))
                 points.sort(key=lambda p: (order.index(p.sampler), p.steps, -(p.temperature or math.inf)))
-                result = SweepResult(options.folder, scorer.source, settings, tuple(points), comparison)
+                result = SweepResult(options.folder, scorer.source, settings, tuple(points), comparison, others)
                 write_document(options.folder / RESULT, recorded(result.stored()))
         if corpus is not None and points and (comparison is None or not comparison.of(corpus)):
             # the points were judged before, without this corpus
@@ -167,7 +171,7 @@ def sweep(
             sampled = yield from _samples(model, options, samplers[sampler], steps, temperature)
             samples = comparable(Samples.of(sampled, model.tokenizer), corpus)
             comparison = yield from compare(scorer, samples, corpus, options.seed)
-        result = SweepResult(options.folder, scorer.source, settings, tuple(points), comparison)
+        result = SweepResult(options.folder, scorer.source, settings, tuple(points), comparison, others)
         write_document(options.folder / RESULT, recorded(result.stored()))
     return result
 
@@ -195,7 +199,7 @@ def _claim(options: SweepOptions, settings: dict[str, Any]) -> None:
     """Write the settings into the folder; RequestError if it holds samples of other settings, or other files."""
     file, there = options.folder / SETTINGS, {}
     if file.is_file():
-        there = read_json(file)
+        there = {VERSION: 1} | read_json(file)
         aside = {"model", "software", *(key for key in settings if key.startswith("code of ") and key not in there)}
         changed = [key for key in settings if there.get(key) != settings[key] and key not in aside]
         if changed and options.resume:
@@ -230,28 +234,45 @@ def _records(folder: Path) -> list[str]:
     ]
 
 
-def _stored_comparison(options: SweepOptions, scorer: Scorer) -> ControlSet | None:
-    """The stored comparison of as many texts by this judge."""
+@dataclass
+class _Stored:
+    """What `sweep.json` holds: points as these options measure them, their comparison, and the rest as documents."""
+
+    points: list[SweepPoint]
+    comparison: ControlSet | None = None
+    others: list[dict[str, Any]] = field(default_factory=list)
+
+
+def _stored(options: SweepOptions, scorer: Scorer) -> _Stored:
+    """What is judged already; points by another judge, of another number of samples or without self-BLEU stay apart."""
+    wanted, found = (scorer.fingerprint, options.n), _Stored([])
     try:
-        found = ControlSet.from_dict(read_json(options.folder / RESULT)["comparison"])
-    except (OSError, DamageError, ValueError, KeyError, TypeError, AttributeError):
+        document = read_json(options.folder / RESULT)
+        for group in [document, *document.get("others", [])]:  # the latest settings first
+            rest = []
+            for data in group["points"]:
+                point = SweepPoint.from_dict(data)
+                of = point.judged.judge_fingerprint, point.requested
+                if of != wanted or (options.self_bleu and not point.judged.with_self_bleu):
+                    rest.append(data)
+                elif all(point.place != other.place for other in found.points):
+                    found.points.append(point)
+            beside = group.get("comparison")
+            if rest:
+                found.others.append({"points": rest} | ({} if beside is None else {"comparison": beside}))
+            found.comparison = found.comparison or _comparison(beside, *wanted)
+    except (OSError, *DAMAGED):
+        return _Stored([])
+    return found
+
+
+def _comparison(data: Any, judge: str, n: int) -> ControlSet | None:
+    """A stored comparison, if it is of `n` texts by this judge."""
+    try:
+        found = ControlSet.from_dict(data)
+        return found if (found.key.get("judge"), found.real.judged.samples) == (judge, n) else None
+    except DAMAGED:
         return None
-    return found if (found.key.get("judge"), found.real.judged.samples) == (scorer.fingerprint, options.n) else None
-
-
-def _stored_points(options: SweepOptions, scorer: Scorer) -> list[SweepPoint]:
-    """The points of as many samples that this judge has already judged."""
-    try:
-        stored = read_json(options.folder / RESULT)["points"]
-        points = [SweepPoint.from_dict(point) for point in stored]
-    except (OSError, DamageError, ValueError, KeyError, TypeError, AttributeError):
-        return []
-    return [
-        point
-        for point in points
-        if (point.judged.judge_fingerprint, point.requested) == (scorer.fingerprint, options.n)
-        and (point.judged.with_self_bleu or not options.self_bleu)
-    ]
 
 
 def _samples(

@@ -68,6 +68,8 @@ class SweepResult:
 
     comparison: real text and controls as many as the samples of a point, and as long as those of the first point that
     was judged (all are equally long where they are judged by their ids); None without a corpus.
+    others: what the folder holds by other judges, of other numbers of samples or without self-BLEU: documents of
+    points and their comparison.
     """
 
     folder: Path
@@ -75,6 +77,7 @@ class SweepResult:
     settings: SweepSettings
     points: tuple[SweepPoint, ...]
     comparison: ControlSet | None = None
+    others: tuple[dict[str, Any], ...] = ()
 
     def marks(self, point: SweepPoint) -> tuple[str, ...]:
         """The marks of the samples of a point (`controls.marks`)."""
@@ -90,4 +93,4 @@ class SweepResult:
             for point, document in zip(self.points, found["points"], strict=True):
                 document["marks"] = list(self.marks(point))
             found["comparison"] = self.comparison.to_dict()
-        return found
+        return found | ({"others": list(self.others)} if self.others else {})

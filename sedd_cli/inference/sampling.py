@@ -17,6 +17,9 @@ from sedd_cli.recipe.options import hints_of, read_options
 from sedd_cli.recipe.outside import code_of
 from sedd_cli.recipe.part import TypedSampler
 
+#: Version of what a sampler draws from a seed; samples kept by another one are not used. It increases with a change.
+SAMPLES_VERSION = 1
+
 
 @dataclass(frozen=True)
 class Sampling:

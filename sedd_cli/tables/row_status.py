@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
 from typing import Any, Literal
 
-from sedd_cli.checkpoints.checkpoint import latest_name
+from sedd_cli.checkpoints.checkpoint import MANIFEST, latest_name
 from sedd_cli.checkpoints.run_directory import MAY_CHANGE
+from sedd_cli.data.corpora import CORPORA
 from sedd_cli.errors import DamageError, RequestError, WorkError, listed
 from sedd_cli.recipe import load_recipe
 from sedd_cli.recipe.build import to_data
 from sedd_cli.recipe.differences import differences
 from sedd_cli.recipe.measure import as_measured
-from sedd_cli.system.digests import digest
+from sedd_cli.system.digests import digest, sha256_of
 from sedd_cli.system.documents import read_json
 from sedd_cli.system.files import write_whole
 from sedd_cli.system.json_lines import finite, json_text
@@ -23,6 +26,8 @@ from sedd_cli.tables.row_run import RowRun
 
 #: Version of result files. It increases when an older reader would misread a newer file.
 FORMAT = 1
+#: Files of an export that are not part of its model.
+ASIDE = ("README.md", "results.json")
 
 State = Literal["quoted", "missing", "training", "other", "trained", "measured"]
 
@@ -112,7 +117,8 @@ def write_result(run: RowRun, column: Column, result: dict[str, Any], seconds: f
         raise WorkError(f"{column.name} is not finite, or missing in the result: it is not stored") from None
     path = run.result_file(column)
     path.parent.mkdir(parents=True, exist_ok=True)
-    record = {"format": FORMAT, "of": _subject(run, column), "seconds": seconds, "result": result}
+    subject = _subject(run, column) | {"contents": _contents(run, column)}
+    record = {"format": FORMAT, "of": subject, "seconds": seconds, "result": result}
     record["sha256"] = digest([record["of"], result])
     write_whole(path, json_text(recorded(record), 1) + "\n")
 
@@ -133,6 +139,10 @@ def read_record(run: RowRun, column: Column) -> dict[str, Any] | None:
         MEASURES[type(column)].value(result, column, run.unit)
     except (OSError, DamageError, ValueError, KeyError, TypeError, AttributeError):
         raise DamageError(f"{path} was changed or damaged: not counted; measure again") from None
+    known = subject.pop("contents", {})  # of files that are gone, or of a record without them, nothing is known
+    changed = [key for key, found in _contents(run, column).items() if known.get(key, found) != found]
+    if changed:
+        raise DamageError(f"{path} is of another {listed(changed)} of the same name: not counted; measure again")
     if subject != _subject(run, column):
         raise DamageError(f"{path} is of other weights, or of another measurement: not counted; measure again")
     return record
@@ -147,3 +157,45 @@ def _subject(run: RowRun, column: Column) -> dict[str, Any]:
     judge = {} if scorer is None else {"judge_weights": scorer.weights}
     row = {"row": run.row.name, "seed": run.seed, "model": model, "weights": run.weights}
     return row | options | how | judge
+
+
+def _contents(run: RowRun, column: Column) -> dict[str, str]:
+    """Digests of what the subject names by path: a model, a judge, a dataset and references, where they are here.
+
+    What is named otherwise is known by its name alone.
+    """
+    scorer = column.scorer
+    models = {"model": run.row.model if run.training is None else None, "judge": scorer.source if scorer else None}
+    texts = {key: getattr(column, key, None) for key in ("dataset", "references")}
+    names = models | {key: name for key, name in texts.items() if name not in CORPORA}
+    digests = {key: _digest_at(Path(name)) for key, name in names.items() if name is not None}
+    return {key: found for key, found in digests.items() if found is not None}
+
+
+def _digest_at(path: Path) -> str | None:
+    """A digest of a file, of a run's last checkpoint, of prepared data or of a folder's files; None if there is none.
+
+    A checkpoint and prepared data have a manifest, which identifies them.
+    """
+    try:
+        latest = latest_name(path)
+        manifest = (path / "checkpoints" / latest if latest else path) / MANIFEST
+        if manifest.is_file():
+            return sha256_of(manifest)
+        if not path.is_dir():
+            return _of_file(path)
+        files = sorted(file for file in path.rglob("*") if file.is_file() and file.name not in ASIDE)
+        return digest([[file.relative_to(path).as_posix(), _of_file(file)] for file in files]) if files else None
+    except OSError:
+        return None
+
+
+def _of_file(path: Path) -> str:
+    """sha256 of a file, which is read once as long as it does not change."""
+    found = path.stat()
+    return _sha256_of(path, found.st_size, found.st_mtime_ns)
+
+
+@cache
+def _sha256_of(path: Path, size: int, changed: int) -> str:
+    return sha256_of(path)

@@ -123,6 +123,23 @@ def test_the_metrics_of_an_index_have_names_of_their_own(tmp_path, monkeypatch):
     assert len(metrics) == 3
 
 
+def test_the_bounds_of_two_samplers_stand_side_by_side(tmp_path, monkeypatch):
+    save_published(tmp_path / "m")
+    model = load_model(tmp_path / "m")
+    bound = {"tokens": 9, "bits_per_char": 1.0, "bits_per_char_error": 0.1, "perplexity": 2.0, "perplexity_error": 0.1}
+    result = {"corpus": "c", "split": "test", "length": model.length, "precision": "fp32", "fingerprint": "f"}
+    found = [
+        {**result, "estimator": "iid", "bounds": {"sampler": {**bound, "process": process}}}
+        for process in ("tweedie in 16 steps", "tweedie in 16 steps, temperature 0.8", "tweedie in 16 steps")
+    ]
+    monkeypatch.setattr(model_card, "results_of", lambda _: found)
+    front, card = ModelCard(model, "m").text().split("\n---\n", 1)
+    assert card.count("| sampler: tweedie in 16 steps | ≤") == 1
+    assert card.count("| sampler: tweedie in 16 steps, temperature 0.8 | ≤") == 1
+    metrics = yaml.safe_load(front.removeprefix("---\n"))["model-index"][0]["results"]
+    assert "perplexity per token, upper bound (sampler: tweedie in 16 steps)" in str(metrics)
+
+
 @pytest.mark.parametrize("name", HOSTILE)
 def test_a_card_with_a_hostile_name_everywhere_keeps_its_form(name, tmp_path, monkeypatch):
     save_published(tmp_path / "m")

@@ -18,7 +18,7 @@ from sedd_cli.checkpoints.run_directory import MAY_CHANGE, by_name, find_run, ne
 from sedd_cli.cli.inputs import check_written, note_inputs
 from sedd_cli.data.prepare import prepare
 from sedd_cli.data.prepared import PrepareOptions, find_prepared
-from sedd_cli.errors import RequestError
+from sedd_cli.errors import DamageError, RequestError
 from sedd_cli.evaluation.scorers.scorer import load_scorer
 from sedd_cli.recipe import load_recipe
 
@@ -100,3 +100,26 @@ def test_no_output_replaces_a_file_of_a_run_that_is_named(named):
             check_written({"--out": Path("runs/shake/recipe.yaml")})
     finally:
         note_inputs([], {})
+
+
+def test_a_checkpoint_that_a_training_removes_while_it_is_loaded_gives_way_to_the_next(tiny_run, tmp_path, monkeypatch):
+    run = tmp_path / "run"
+    shutil.copytree(tiny_run, run)
+    name = (run / "latest").read_text().strip()
+    removed = []
+
+    def pruned(file):
+        """Reads a recipe; the first time a training has written the next checkpoint, and removed this one, before."""
+        if not removed:
+            removed.append(file)
+            (run / "checkpoints" / name).rename(run / "checkpoints" / "step-99")
+            (run / "latest").write_text("step-99")
+        return load_recipe(file)
+
+    monkeypatch.setattr("sedd_cli.checkpoints.load.load_recipe", pruned)
+    model = sedd_cli.load_model(run, device="cpu")
+    assert len(removed) == 1
+    assert model.tokenizer_source == str(run / "checkpoints" / "step-99")
+    (run / "checkpoints" / "step-99" / "recipe.yaml").unlink()
+    with pytest.raises(DamageError, match=re.escape("recipe.yaml is missing")):  # what nothing replaces is an error
+        sedd_cli.load_model(run, device="cpu")

@@ -41,6 +41,12 @@ def test_the_papers_value_stands_beside_its_own_protocol_with_its_split(result):
     assert "on train" not in printed(bounds_table(result))
 
 
+def test_the_sampler_stands_beside_its_bound(result):
+    result["bounds"] = {"sampler": result["bounds"]["rigorous"] | {"process": "tweedie in 16 steps"}}
+    assert "SEDD ≤ (sampler: tweedie in 16 steps)" in printed(bounds_table(result))
+    assert "sampler: tweedie in 16 steps" in printed(comparison([result, result]))
+
+
 def test_the_gap_to_a_known_source_is_that_of_the_true_bound(result):
     result["baselines"] = {"5-gram": 1.5, "the source itself": 1.2, "entropy rate": 1.1}
     text = printed(bounds_table(result))

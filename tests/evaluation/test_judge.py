@@ -218,6 +218,21 @@ def test_more_samples_are_added_to_those_there_are(model, causal, tmp_path):
     assert sum(isinstance(e, Sampled) for e in events) == 0  # they are kept, not shown
 
 
+def test_points_of_other_settings_stay_in_the_file_and_count_again(model, causal, tmp_path):
+    first, _ = swept(model, causal, SweepOptions(tmp_path, (2, 4), n=4, self_bleu=False))
+    for other in (SweepOptions(tmp_path, (2,), n=4), SweepOptions(tmp_path, (4,), n=2)):
+        swept(model, causal, other)
+    stored = json.loads((tmp_path / "sweep.json").read_text())
+    others = [(p["steps"], p["asked"], "self_bleu" in p) for group in stored["others"] for p in group["points"]]
+    assert others == [(2, 4, True), (2, 4, False), (4, 4, False)]
+    again, events = swept(model, causal, SweepOptions(tmp_path, (2, 4), n=4, self_bleu=False))
+    assert [e.text for e in events if isinstance(e, Note) and "judged before" in e.text] == [
+        "tweedie, 2 steps: judged before", "tweedie, 4 steps: judged before",
+    ]  # fmt: skip
+    assert again["points"][1] == first["points"][1]
+    assert [p["asked"] for group in again["others"] for p in group["points"]] == [2]
+
+
 def test_a_points_file_grows_and_other_files_are_left_alone(model, causal, tmp_path):
     (tmp_path / "samples").mkdir()
     (tmp_path / "samples" / "mine.jsonl").write_text("{}\n")
@@ -280,6 +295,13 @@ def test_a_folder_with_another_sweep_is_refused_unless_begun_anew(model, causal,
         swept(model, causal, SweepOptions(tmp_path, (2,), n=2, seed=1))
     fresh, _ = swept(model, causal, SweepOptions(tmp_path, (2,), n=2, seed=1, resume=False))
     assert fresh["seed"] == 1
+
+
+def test_a_folder_of_samples_by_another_version_of_the_samplers_is_refused(model, causal, tmp_path, monkeypatch):
+    swept(model, causal, SweepOptions(tmp_path, (2,), n=2, self_bleu=False))
+    monkeypatch.setattr("sedd_cli.evaluation.sweep.SAMPLES_VERSION", 1000)
+    with pytest.raises(RequestError, match="another samples_version"):
+        swept(model, causal, SweepOptions(tmp_path, (2,), n=2, self_bleu=False))
 
 
 def test_a_folder_of_samples_from_another_distribution_is_refused(model, causal, tmp_path):

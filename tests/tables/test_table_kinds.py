@@ -322,6 +322,40 @@ def test_a_damaged_result_gives_a_warning_and_the_others_count(known, tmp_path, 
     assert "was changed or damaged" in sedd("table", "quality", "--mini", "--runs", tmp_path).err
 
 
+BITS = {"bounds": {"rigorous": {"perplexity": 2.0, "perplexity_error": 0.1}}, "estimator": "iid"}
+MAUVE = {"mauve": 0.5, "mauve_std": 0.1}
+MAUVE_COLUMN = {"name": "c", "references": "texts.jsonl", "features": "scorer", "steps": 4}
+
+
+@pytest.mark.parametrize(
+    ("unit", "column", "result", "changed", "named"),
+    [
+        ("perplexity", {"name": "c", "dataset": "texts.jsonl"}, BITS, "texts.jsonl", "dataset"),
+        ("perplexity", {"name": "c", "dataset": "text8"}, BITS, "model/model.safetensors", "model"),
+        ("mauve", MAUVE_COLUMN, MAUVE, "texts.jsonl", "references"),
+        ("mauve", MAUVE_COLUMN, MAUVE, "scorer/model.safetensors", "judge"),
+    ],
+)
+def test_a_result_of_other_files_of_the_same_name_is_not_counted(
+    unit, column, result, changed, named, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    for name in ("texts.jsonl", "model/model.safetensors", "scorer/model.safetensors"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("one\n")
+    rows = [{"name": "one", "label": "One", "model": "model"}]
+    table = build_table({"name": "t", "title": "T", "unit": unit, "columns": [column], "rows": rows}, "t")
+    one = row_runs_of(table, False, 1, tmp_path / "runs")["one"][0]
+    write_result(one, table.columns[0], result)
+    (tmp_path / "model" / "README.md").write_text("a card, which is no part of the model\n")
+    assert read_record(one, table.columns[0])
+    (tmp_path / changed).write_text("two\n")
+    with pytest.raises(DamageError, match=f"another {named} of the same name: not counted; measure again"):
+        read_record(one, table.columns[0])
+    (tmp_path / changed).unlink()  # of files that are gone nothing is known
+    assert read_record(one, table.columns[0])
+
+
 def test_different_judges_give_a_warning(known, tmp_path):
     every, _ = made(known["quality"], tmp_path)
     one, column = every["one"][0], known["quality"].mini.columns[2]
@@ -370,7 +404,7 @@ def test_a_loaded_causal_model_is_sampled_and_judged(known, tmp_path):
     assert result == RunResult((), ())
     found = summary(right, {"gpt": run}, False).rows[0].ours["8"]
     assert len({seed.value for seed in found.seeds}) == 2
-    (path,) = (tmp_path / "samples").glob("*-8-0/samples/left_to_right.jsonl")
+    (path,) = (tmp_path / "samples").glob("*-8-0-v*/samples/left_to_right.jsonl")
     tokens = torch.tensor([json.loads(line)["tokens"] for line in path.read_text().splitlines()])
     causal = load_causal(folder, "cpu")
     again = continue_prompts(causal, torch.empty(20, 0, dtype=torch.int64), 8, 1.0, 1.0, 0, torch.arange(20), ends=True)

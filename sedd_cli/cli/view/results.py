@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
-from sedd_cli.core.protocols import sign
+from sedd_cli.core.protocols import protocol_name, sign
 from sedd_cli.errors import plus_minus, spelled_error
 
 if TYPE_CHECKING:
@@ -44,7 +44,8 @@ def bounds_table(result: dict[str, Any]) -> Table:
     title = f"{result['corpus']} {result['split']}{part}: {tokens:,} tokens, {characters:,} characters"
     table = _table(title, result.get("paper"))
     for protocol, found in result["bounds"].items():
-        table.add_row(f"{_kind(result, protocol)} ({protocol})", *_values(result, protocol, found))
+        way = protocol_name(protocol, found.get("process"))
+        table.add_row(f"{_kind(result, protocol)} ({way})", *_values(result, protocol, found))
     notes = [HIDDEN] if any(map(_hidden, result["bounds"].values())) else []
     if result.get("paper") and any("gram" in name for name in result.get("baselines", {})):
         notes.append("n-grams are of the training split")
@@ -71,7 +72,7 @@ def comparison(results: list[dict[str, Any]]) -> Table:
             bits, text, _, *rest = _values(result, protocol, found)
             named = f"{Path(result['corpus']).name} {result['split']}"
             bits = f"{sign(protocol, 'estimator' not in result)} {bits}"
-            table.add_row(named, protocol, bits, text, *rest)
+            table.add_row(named, protocol_name(protocol, found.get("process")), bits, text, *rest)
             if _hidden(found):
                 table.caption, table.caption_justify = HIDDEN, "left"
     return table

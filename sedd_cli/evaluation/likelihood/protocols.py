@@ -112,10 +112,15 @@ class Blocks:
     def clusters(self) -> np.ndarray:
         """The cluster of each block [M]: the document in which it begins.
 
-        In a text of a single document, such as text8, every block is a cluster.
+        In a text of a single document, such as text8, every block is a cluster. text8 is stored in pieces of equal
+        length without separators.
         """
-        found = np.searchsorted(self.split.document_ends(), self.spans[:, 0], side="right")
-        return found if found[-1] > found[0] else np.arange(len(found))
+        ends = self.split.document_ends()
+        pieces = np.diff(ends, prepend=0)
+        unseparated = self.tokenizer is not None and self.tokenizer.eos is None
+        single = unseparated and bool((pieces[:-1] == pieces[0]).all() and pieces[-1] <= pieces[0])
+        found = np.searchsorted(ends, self.spans[:, 0], side="right")
+        return found if found[-1] > found[0] and not single else np.arange(len(found))
 
     def surprisal(self, vocab_size: int) -> Tensor:
         """−log of each token's frequency in the first COUNTED_TOKENS of this text, [vocab_size] float64."""

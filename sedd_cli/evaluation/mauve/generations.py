@@ -16,6 +16,7 @@ from sedd_cli.errors import WorkError
 from sedd_cli.evaluation.mauve.options import MauveOptions
 from sedd_cli.evaluation.mauve.references import References
 from sedd_cli.evaluation.mauve.writers import Writer
+from sedd_cli.inference.sampling import SAMPLES_VERSION
 from sedd_cli.system.digests import digest
 from sedd_cli.system.events import Event, Note, Progress, Warn
 from sedd_cli.system.files import sync
@@ -56,6 +57,7 @@ def generations(
     choices = [options.mode, options.prompt, options.new, options.generations, options.seed]
     everything = [
         __version__,
+        SAMPLES_VERSION,
         writer.identity(),
         writer.precision,
         writer.sampler_facts,

@@ -85,7 +85,7 @@ def mauve(
         generations=GenerationFacts(len(made), options.generations),
         model=model.source,
         seed=options.seed,
-        sampler={**writer.sampler_facts, "nfe_mean": nfe, "draw_precision": "float64"},
+        sampler={**writer.sampler_facts, "nfe_mean": nfe, "draw_precision": writer.draws},
         precision=writer.precision,
         features=FeatureFacts(
             reader.source, reader.fingerprint, {"references": real_changed, "generations": own_changed}

@@ -44,6 +44,7 @@ class Denoiser:
         self.tokenizer_fingerprint, self.vocab_size = self.tokenizer.fingerprint, model.graph.vocab_size
         self.ids = self.tokenizer.ids
         self.precision = model.precision
+        self.draws = self.resolved.facts["draws"]
         self.sampler_facts = {
             "name": self.resolved.sampler.name,
             **dataclasses.asdict(self.resolved.sampler),
@@ -98,6 +99,7 @@ class Continuer:
         self.encode, self.decode, self.unknown = model.encode, model.decode, None
         self.tokenizer_fingerprint, self.vocab_size, self.ids = None, model.vocab_size, model.ids
         self.precision = model.precision
+        self.draws = "float64"
         self.sampler_facts = {"name": "nucleus", "top_p": self.top_p, "temperature": self.temperature}
 
     def identity(self) -> list[Any]:

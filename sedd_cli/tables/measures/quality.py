@@ -17,6 +17,7 @@ from sedd_cli.evaluation.scorers.continuation import continue_prompts
 from sedd_cli.evaluation.sweep import SweepOptions, sampler_of_point, sweep
 from sedd_cli.inference.generate import GenerateOptions, generate
 from sedd_cli.inference.resumable import resumable_samples
+from sedd_cli.inference.sampling import SAMPLES_VERSION
 from sedd_cli.recipe.part import TypedSampler
 from sedd_cli.system.events import Event, Progress, Sampled
 from sedd_cli.system.locks import file_lock
@@ -31,14 +32,15 @@ BATCH = 16
 class QualityMeasure(Measure[Quality]):
     """A point of a sweep, or as many samples of an autoregressive model, beside real text and controls.
 
-    Samples are stored beside the runs, by model, length and seed, so that tables share them.
+    Samples are stored beside the runs, by model, length, seed and version of the draws, so that tables share them.
     """
 
     def run(self, run: RowRun, column: Quality, models: ModelCache) -> Generator[Event, None, dict[str, Any]]:
         model, scorer = models.model(run), models.scorer(run, column)
         check_sampler(run, model)
         corpus = own_corpus(model) or own_corpus(scorer)
-        folder = run.runs / "samples" / f"{model.fingerprint[:16]}-{column.length}-{run.seed}"
+        named = f"{model.fingerprint[:16]}-{column.length}-{run.seed}-v{SAMPLES_VERSION}"
+        folder = run.runs / "samples" / named
         if isinstance(model, CausalModel) or model.exact:
             sampled = yield from _left_to_right(model, column, run.seed, folder)
             samples, beside = Samples.of(sampled, model.tokenizer), None

@@ -104,8 +104,8 @@ def compare_runs(paths: Sequence[Path]) -> Comparison:
 def verdict(text: str, first: str, second: str, a: StoredBound, b: StoredBound) -> Verdict:
     """Whether two likelihoods of one text differ: paired by document if both kept them, else by Welch's t-test."""
     remarks = [f"{first} is {a.sign}, {second} is {b.sign}: a bound may be loose"] if a.sign != b.sign else []
-    if a.protocol != b.protocol:
-        remarks.append(f"not the same protocol: {a.protocol} and {b.protocol}")
+    if a.way != b.way:
+        remarks.append(f"not the same protocol: {a.way} and {b.way}")
     if a.length != b.length:
         remarks.append(f"not the same length of block: {a.length:,} and {b.length:,} tokens")
     if a.characters != b.characters:

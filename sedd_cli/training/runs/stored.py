@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sedd_cli.core.protocols import sign
+from sedd_cli.core.protocols import protocol_name, sign
 from sedd_cli.errors import DamageError, RequestError
 from sedd_cli.system.documents import read_json, read_yaml
 from sedd_cli.system.json_lines import is_number
@@ -32,6 +32,7 @@ class StoredBound:
     corpus: str
     split: str
     protocol: str
+    process: str
     sign: str
     bits: float
     error: float
@@ -66,6 +67,11 @@ class StoredBound:
     def text(self) -> TextName:
         """The name of the text: the corpus, the split, how many of its blocks, and their length if not the model's."""
         return self.corpus, self.split, self.blocks_asked, self.other_length
+
+    @property
+    def way(self) -> str:
+        """The protocol, and the sampler where it is of one."""
+        return protocol_name(self.protocol, self.process)
 
     @property
     def part(self) -> str:
@@ -168,6 +174,7 @@ def _bound(
         corpus=_text(result["corpus"]),
         split=_text(result["split"]),
         protocol=protocol,
+        process=_text(bound.get("process") or ""),
         sign=_text(bound.get("sign") or sign(protocol, exact="estimator" not in result)),
         bits=_number(bound["bits_per_char"]),
         error=_number(bound["bits_per_char_error"] or 0.0),

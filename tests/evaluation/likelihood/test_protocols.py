@@ -112,6 +112,18 @@ def test_a_single_document_is_taken_block_by_block():
     assert len(set(Blocks.cut(One(), "rigorous", 8, None).clusters)) == 7
 
 
+@pytest.mark.parametrize(
+    ("tokenizer", "ends", "clusters"),
+    [("text8", [20, 40, 50], 7), ("byte", [20, 40, 50], 3), ("text8", [7, 9, 40, 50], 4)],
+)
+def test_equal_pieces_of_a_text_without_separators_are_one_document(tokenizer, ends, clusters):
+    class Pieces(Text):
+        def document_ends(self):
+            return np.array(ends)
+
+    assert len(set(Blocks.cut(Pieces(), "rigorous", 8, load_tokenizer(tokenizer)).clusters)) == clusters
+
+
 def test_surprisal_is_minus_the_log_of_the_shares():
     found = cut("rigorous", 8).surprisal(60)
     counts = torch.tensor([1.5] * 50 + [0.5] * 10, dtype=torch.float64)

@@ -28,6 +28,7 @@ from sedd_cli.evaluation.mauve.writers import Continuer, Denoiser
 from sedd_cli.evaluation.scorers.causal import CausalModel
 from sedd_cli.evaluation.scorers.continuation import continue_prompts
 from sedd_cli.evaluation.scorers.pretrained import load_causal
+from sedd_cli.recipe.part import SamplerPart
 from sedd_cli.system.events import Note, Progress, Warn
 from sedd_cli.system.home import home
 
@@ -172,6 +173,13 @@ def test_what_is_to_be_filled_is_not_passed_on(model, options):
     assert drawn[0] == drawn[1]
 
 
+def test_the_result_names_the_precision_of_the_recipes_draws(model, options):
+    part = SamplerPart.from_data({"name": "tweedie", "draws": "float32-gumbel"}, "sampler")
+    published = dataclasses.replace(model, recipe=dataclasses.replace(model.recipe, sampler=part))
+    result, _ = run(published, options, count=4, generations=1, seeds=1)
+    assert result["sampler"]["draw_precision"] == "float32-gumbel"
+
+
 def test_a_causal_baseline_continues(causal, options, lines):
     result, _ = run(causal, options, temperature=0.7)
     assert 0 < result["mauve"] < 1
@@ -216,6 +224,14 @@ def test_an_interrupted_run_resumes_after_the_last_whole_batch(model, options, l
     finished, events = run(model, options)
     assert finished == whole
     assert [e.done for e in events if isinstance(e, Progress) and e.task == "generating"] == [80]
+
+
+def test_generations_by_another_version_of_the_samplers_are_not_used(model, options, monkeypatch):
+    run(model, options, count=4, generations=1, seeds=1)
+    monkeypatch.setattr("sedd_cli.evaluation.mauve.generations.SAMPLES_VERSION", 1000)
+    _, events = run(model, options, count=4, generations=1, seeds=1)
+    assert not any("resuming" in e.text for e in events if isinstance(e, Note))
+    assert len(list((home() / "mauve").glob("*/generations.jsonl"))) == 2
 
 
 def test_damaged_lines_are_drawn_again(model, options):

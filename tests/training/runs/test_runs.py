@@ -235,6 +235,13 @@ def test_a_verdict_on_different_protocols_says_so():
     assert verdict("text", "A", "B", bound(2.0, 0.1), bound(2.1, 0.1)).remark == ""
 
 
+def test_a_verdict_on_different_samplers_says_so():
+    short, long = (bound(2.0, 0.1, protocol="sampler", process=f"tweedie in {steps} steps") for steps in (4, 16))
+    remark = "not the same protocol: sampler: tweedie in 4 steps and sampler: tweedie in 16 steps"
+    assert verdict("text", "A", "B", short, long).remark == remark
+    assert verdict("text", "A", "B", short, short).remark == ""
+
+
 def test_the_documents_of_a_result_add_up_to_it(pair):
     found = own_bounds(stored_bounds(pair[0]), load_recipe(pair[0] / "recipe.yaml").data.corpus)[-1]
     nats, tokens = found.documents()
