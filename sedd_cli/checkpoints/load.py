@@ -73,17 +73,8 @@ def open_model(
 
 def _recognised(path: Path, source: str, mask: str | None, device: torch.device) -> LoadedModel:
     files = ModelFiles(path, source)
-    own = checkpoint.latest(path)
-    if own is None and (path / checkpoint.MANIFEST).is_file():
-        own = checkpoint.open_checkpoint(path)
-    while own:
-        try:
-            files.check_memory(device, own.folder.glob("*.safetensors"), copied=True, kind=f"{AVERAGED}.")
-            return _from_checkpoint(own, source)
-        except (RequestError, DamageError, OSError):
-            if checkpoint.latest_name(path) in (None, own.folder.name):
-                raise
-            own = checkpoint.latest(path)  # a training has written another one meanwhile, and removed this one
+    if own := _own(files, source, device):
+        return own
     found, taken = find_format(files)
     if found:
         files.check_memory(device, found.files(files), found.copies(files))
@@ -125,6 +116,23 @@ def _recognised(path: Path, source: str, mask: str | None, device: torch.device)
     model = _recognised(folder, source, mask, device)
     model.facts = {"commit": folder.name[:8], **model.facts}
     return model
+
+
+def _own(files: ModelFiles, source: str, device: torch.device) -> LoadedModel | None:
+    """The model of a run or of a checkpoint of this package; None where the path is neither."""
+    path = files.path
+    own = checkpoint.latest(path)
+    if own is None and (path / checkpoint.MANIFEST).is_file():
+        own = checkpoint.open_checkpoint(path)
+    while own:
+        try:
+            files.check_memory(device, own.folder.glob("*.safetensors"), copied=True, kind=f"{AVERAGED}.")
+            return _from_checkpoint(own, source)
+        except (RequestError, DamageError, OSError):
+            if checkpoint.latest_name(path) in (None, own.folder.name):
+                raise
+            own = checkpoint.latest(path)  # a training has written another one meanwhile, and removed this one
+    return None
 
 
 def _lightning_files(folder: Path) -> list[Path]:

@@ -41,8 +41,9 @@ def test_a_full_disk_is_named_with_its_file(words, tiny_run, tmp_path):
     file = "s.jsonl" if "--html" not in words else "p.html"
     words = [*words, *(["--out", file] if "--html" not in words else [])]
     done = subprocess.run(
-        [sys.executable, "-B", "-c", START, *map(str, words), "--model", str(tiny_run)], cwd=tmp_path, capture_output=True,
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (2048, 2048)), text=True, check=False,
+        [sys.executable, "-B", "-c", START, *map(str, words), "--model", str(tiny_run)], cwd=tmp_path,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (2048, 2048)), capture_output=True, text=True,
+        check=False,
     )  # fmt: skip
     assert done.returncode == 1, done.stderr
     assert done.stderr.strip().split("\n")[-1].startswith(f"error: cannot write {file}: File too large")

@@ -249,8 +249,8 @@ main()
     [(20, "char", "origin.json"), (700, "bpe:300", "tokenizer.json"), (2000, "char", "train-00000.bin")],
 )
 def test_a_write_that_fails_names_its_file_and_leaves_nothing(text, tmp_path, limit, tokenizer, file):
-    command = [sys.executable, "-B", "-c", LIMITED, str(limit), "prepare", str(text), "--tokenizer", tokenizer, "--quiet"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    words = [str(limit), "prepare", str(text), "--tokenizer", tokenizer, "--quiet"]
+    done = subprocess.run([sys.executable, "-B", "-c", LIMITED, *words], capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert len(done.stderr.splitlines()) == 1
     assert f"{file} cannot be written: File too large" in done.stderr
