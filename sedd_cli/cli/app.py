@@ -96,7 +96,7 @@ def _paragraphs(text: str) -> str:
 for _panel, _commands in PANELS.items():
     for _name, _command in _commands.items():
         if isinstance(_command, typer.Typer):
-            for _info in _command.registered_commands:
+            for _info in filter(None, (*_command.registered_commands, _command.registered_callback)):
                 _info.callback = importing(_info.callback) if _info.callback else None
             app.add_typer(_command, name=_name, rich_help_panel=_panel)
         else:

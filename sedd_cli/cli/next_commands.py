@@ -18,13 +18,18 @@ if TYPE_CHECKING:
     from sedd_cli.training.train import TrainResult
 
 
-def say_commands(view: View, commands: Sequence[Sequence[str | Path]], title: str = "Try next:") -> None:
-    """Show commands, each on one line of its own."""
+def command_line(words: Sequence[str | Path]) -> str:
+    """A command with the parts that were imported for this one, which it needs too."""
     from sedd_cli.recipe.outside import given
 
+    return shell_command(["sedd", *words, *given()])
+
+
+def say_commands(view: View, commands: Sequence[Sequence[str | Path]], title: str = "Try next:") -> None:
+    """Show commands, each on one line of its own."""
     view.say(title)
     for words in commands:
-        view.say(f"  {shell_command(['sedd', *words, *given()])}", "cyan")
+        view.say(f"  {command_line(words)}", "cyan")
 
 
 def training_of(options: PrepareOptions, manifest: Manifest, folder: Path) -> list[str] | None:

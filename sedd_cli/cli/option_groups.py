@@ -224,7 +224,14 @@ def refuse_unused(context: typer.Context, unused: Collection[str], where: str) -
     for option in context.command.params:
         given = context.get_parameter_source(option.name or "")
         if option.name in unused and given is not None and given.name == "COMMANDLINE":
-            raise RequestError(f"{option.opts[0]} has no effect with {where}")
+            raise RequestError(f"{_typed(option, context.params.get(option.name or ''))} has no effect with {where}")
+
+
+def _typed(option: Any, value: Any) -> str:
+    """How an argument or an option with this value is written: CORPUS, --steps, --no-resume/--fresh."""
+    if option.param_type_name == "argument":
+        return option.metavar
+    return "/".join(option.secondary_opts) if value is False and option.secondary_opts else option.opts[0]
 
 
 def model_options(**changed: tuple[Any, Any]) -> Callable[[Command], Command]:

@@ -45,18 +45,19 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print the result onl
 Seed = Annotated[int, typer.Option(metavar="INT", help="The same seed gives the same output.")]
 
 
-def _model(also: str = "") -> Any:
+def _model(also: str = "", exact: str = "") -> Any:
     return typer.Option(
         "--model",
         "-m",
         metavar="MODEL",
         help=f"A run, a checkpoint, a folder in the published layout or a hub id{also}. "
-        "Default: the newest run under ./runs, else louaaron/sedd-small.",
+        f"Default: the newest run under ./runs, else louaaron/sedd-small{exact}.",
     )
 
 
 ModelOption = Annotated[str | None, _model()]
 ModelOrCausal = Annotated[str | None, _model(", or a causal language model of transformers (gpt2, a folder)")]
+ModelOfSweep = Annotated[str | None, _model(exact="; --exact: a built-in source")]
 Tokenizer = Annotated[
     str | None, typer.Option(metavar="NAME", help="Name or file of the tokenizer, for a model that names none.")
 ]
@@ -91,6 +92,14 @@ Out = Annotated[
         metavar="FILE",
         parser=file_name,
         help="Also write the results here as they come, as JSON lines; replaces the file.",
+    ),
+]
+OutOfInfill = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        parser=file_name,
+        help="Also write the results here as they come, as JSON lines. Replaces the file; with --input, continues it.",
     ),
 ]
 OutDocument = Annotated[

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from sedd_cli.errors import RequestError, shell_word, shortened
+from sedd_cli.errors import ITEMS, RequestError, listed, shell_word, shortened
 
 #: Commands that take `key=value`.
 COMMANDS = ("train",)
@@ -63,8 +63,9 @@ def in_other_words(error: BaseException, group: Any) -> BaseException:
     owners = [name for name, options in _options(group) if option in options]
     if not owners:
         return error
-    one = owners[0] if len(owners) == 1 else f"{', '.join(owners[:-1])} and {owners[-1]}"
-    return RequestError(f"sedd {here} has no {option}: it is an option of sedd {one}")
+    few = owners[0] if len(owners) == 1 else f"{', '.join(owners[:-1])} and {owners[-1]}"
+    named = few if len(owners) <= ITEMS else listed(owners)
+    return RequestError(f"sedd {here} has no {option}: it is an option of sedd {named}")
 
 
 def _options(group: Any, path: str = "") -> Iterator[tuple[str, set[str]]]:

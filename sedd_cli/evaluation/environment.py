@@ -8,17 +8,16 @@ import platform
 import shutil
 import sys
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING
 
 from sedd_cli import __version__
-from sedd_cli.evaluation.diagnosis.health_checks import finding
-from sedd_cli.evaluation.diagnosis.results import Finding
+from sedd_cli.errors import shell_word
+from sedd_cli.evaluation.diagnosis.results import Finding, finding
 from sedd_cli.system.home import home, nearest_existing
 
-PACKAGES = (
-    "torch", "numpy", "typer", "rich", "safetensors", "tokenizers", "tiktoken",
-    "transformers", "datasets", "huggingface_hub", "mauve-text", "pyyaml", "platformdirs", "pyarrow", "filelock",
-)  # fmt: skip
+if TYPE_CHECKING:
+    from packaging.requirements import Requirement
+
 #: What tiktoken's cache calls GPT-2's vocab.bpe and encoder.json: the sha1 of their addresses.
 GPT2_FILES = ("6d1cbeee0f20b3d9449abfede4726ed8212e3aee", "6c7ea1a7e38e3a7f062df639a5b80947f075ffe6")
 EXTRAS = {
@@ -27,22 +26,46 @@ EXTRAS = {
 
 
 def examine() -> list[Finding]:
-    """Findings {check, state, found, advice}; state is ok, missing, optional or bad."""
+    """Findings {check, state, found, advice}; state is ok, odd, missing, optional or bad."""
     return [*_software(), *_devices(), *_storage(), *_caches()]
 
 
 def _software() -> list[Finding]:
+    required = _requirements()
     findings = [finding("sedd", "ok", __version__)]
+    if required is None:
+        advice = "pip install -e . in the folder of its pyproject.toml"
+        findings = [finding("sedd", "odd", f"{__version__}, not installed: what it requires is not known", advice)]
     good = sys.version_info >= (3, 11)
     advice = "" if good else "install Python 3.11 or newer"
     findings.append(finding("python", "ok" if good else "bad", platform.python_version(), advice))
-    findings += [_package(name, "missing", f"pip install {name}") for name in PACKAGES]
-    return findings + [_package(name, "optional", advice) for name, advice in EXTRAS.items()]
+    findings += map(_required, required or [])
+    for name, advice in EXTRAS.items():
+        version = _version(name)
+        findings.append(finding(name, "ok", version) if version else finding(name, "optional", "", advice))
+    return findings
 
 
-def _package(name: str, absent: Literal["missing", "optional"], advice: str) -> Finding:
-    version = _version(name)
-    return finding(name, "ok", version) if version else finding(name, absent, "", advice)
+def _requirements() -> list[Requirement] | None:
+    """What this package requires here, without its extras; None where it runs without being installed."""
+    from packaging.requirements import Requirement
+
+    try:
+        lines = importlib.metadata.requires("sedd") or []
+    except importlib.metadata.PackageNotFoundError:
+        return None
+    found = map(Requirement, lines)
+    return [one for one in found if one.marker is None or one.marker.evaluate({"extra": ""})]
+
+
+def _required(wanted: Requirement) -> Finding:
+    """Whether a package is there, in a version that is accepted."""
+    version, advice = _version(wanted.name), f"pip install {shell_word(f'{wanted.name}{wanted.specifier}')}"
+    if version is None:
+        return finding(wanted.name, "missing", "", advice)
+    if not wanted.specifier.contains(version, prereleases=True):
+        return finding(wanted.name, "bad", f"{version}, needed is {wanted.specifier}", advice)
+    return finding(wanted.name, "ok", version)
 
 
 def _version(name: str) -> str | None:

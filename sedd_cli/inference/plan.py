@@ -48,6 +48,11 @@ class Job:
                 f"candidates must be at most {MOST_CANDIDATES:,} (the limit MOST_CANDIDATES), found {self.candidates:,}"
             )
 
+    @property
+    def draws(self) -> int:
+        """The number of candidates of a filling."""
+        return self.candidates or (CANDIDATES if any(gap.low != gap.high for gap in self.template.gaps) else 1)
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -85,8 +90,7 @@ def plan_job(model: LoadedModel, job: Job, sampling: Sampling) -> Plan:
     _check_length(model, job)
     if model.exact and any(isinstance(part, str) for part in job.template.parts[1:]):
         raise RequestError(f"{model.source} goes from left to right: it cannot fill a gap that text follows")
-    count = job.candidates or (CANDIDATES if any(gap.low != gap.high for gap in job.template.gaps) else 1)
-    chosen = _lengths(job, count)
+    chosen = _lengths(job, job.draws)
     layouts, own_spaces = (
         [lay_out(job.template, lengths, tokenizer, spaced, job.length) for lengths in chosen]
         for spaced in (True, False)

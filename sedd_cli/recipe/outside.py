@@ -228,6 +228,13 @@ def require_parts(data: Mapping[str, Any], keys: Iterable[str] = tuple(REGISTRIE
         )
 
 
+def imports_of(data: Mapping[str, Any]) -> list[str]:
+    """`--import SOURCE` for the parts in plain data of a recipe that are not registered; not for those of packages."""
+    missing = [origin for key in REGISTRIES if (origin := _missing(data, key)) and not origin.get("package")]
+    sources = dict.fromkeys(shortened(str(origin.get("source") or "")) for origin in missing)
+    return [word for source in sources if source for word in ("--import", source)]
+
+
 def is_missing(data: Mapping[str, Any], key: str) -> bool:
     """Whether plain data of a recipe names, under this key, a part from outside that is not registered."""
     return _missing(data, key) is not None

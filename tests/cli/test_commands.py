@@ -86,9 +86,54 @@ def test_doctor_names_versions_devices_and_what_to_do(sedd):
 
     done = sedd("doctor", "--json")
     found = {f["check"]: f for f in json.loads(done.out)}
+    assert done.code == 0
+    assert {"matplotlib", "pillow", "scipy", "tqdm"} <= found.keys()
+    assert not {"pytest", "ruff", "wandb"} & found.keys()
     assert found["torch"]["found"] == torch.__version__
     assert found["torch"]["state"] == "ok"
     assert "sedd[flash]" in found["flash-attn"]["advice"] or found["flash-attn"]["state"] == "ok"
+
+
+@pytest.mark.parametrize(
+    ("package", "version", "state", "said"),
+    [
+        ("torch", "1.0", "bad", "torch 1.0, needed is"),
+        ("torch", "99.0+cpu", "bad", "torch 99.0+cpu, needed is"),
+        ("scipy", None, "missing", "scipy missing"),
+        ("flash-attn", None, "optional", ""),
+    ],
+)
+def test_doctor_ends_with_1_where_a_required_package_does_not_do(package, version, state, said, sedd, monkeypatch):
+    from sedd_cli.evaluation import environment
+
+    known = environment._version
+    monkeypatch.setattr(environment, "_version", lambda name: version if name == package else known(name))
+    done = sedd("doctor", "--json")
+    (found,) = [f for f in json.loads(done.out) if f["check"] == package]
+    assert (found["state"], done.code) == (state, 1 if said else 0)
+    assert said in done.err
+    if said:
+        assert found["advice"].startswith(f"pip install '{package}")
+
+
+def test_doctor_ends_with_1_where_the_data_folder_cannot_be_written(sedd, monkeypatch, tmp_path):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("SEDD_HOME", str(tmp_path / "file" / "home"))
+    done = sedd("doctor")
+    assert done.code == 1
+    assert "the installation is not in order: data folder" in done.err
+    assert "set SEDD_HOME to a folder you can write to" in done.out
+
+
+def test_doctor_works_where_the_package_is_not_installed(sedd, monkeypatch):
+    import importlib.metadata
+
+    def requires(name):
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(importlib.metadata, "requires", requires)
+    done = sedd("doctor", "--json")
+    assert (done.code, json.loads(done.out)[0]["state"]) == (0, "odd")
 
 
 @pytest.mark.parametrize(

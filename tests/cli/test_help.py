@@ -29,9 +29,9 @@ FLAGS = {
         "--all-rows --beta --block-length --chat --entropy-bound --guidance --kappa --order --quota --sweeps "
         "--threshold "
         "--batch --block --correctors --device --gif --grid --html --judge --last-step --legacy-float32-gumbel "
-        "--length --model --no-thinning --normalized --out --precision --prompt --prompts --remask --sampler "
-        "--no-self-bleu --seed --self-bleu --steps --stride --svg --temperature --mask-token --tokenizer --top-p "
-        "--watch -m -n"
+        "--length --model --no-thinning --normalized --out --precision --prompt --prompts --reference --remask "
+        "--sampler --no-self-bleu --seed --self-bleu --steps --stride --svg --temperature --mask-token --tokenizer "
+        "--top-p --watch -m -n"
     ),
     "infill": (
         "--all-rows --beta --block-length --entropy-bound --guidance --kappa --order --quota --sweeps --threshold "
@@ -175,3 +175,14 @@ def test_the_help_of_the_sampler_lists_the_registry():
 @pytest.mark.parametrize("command", ["sample", "eval"])
 def test_every_precision_is_named(sedd, monkeypatch, command):
     assert "fp32, tf32, bf16, or auto" in " ".join(help_of(sedd, monkeypatch, command).replace("│", " ").split())
+
+
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        ("sweep", "else louaaron/sedd-small; --exact: a built-in source."),
+        ("infill", "Replaces the file; with --input, continues it."),
+    ],
+)
+def test_the_help_says_where_an_option_differs(command, said, sedd, monkeypatch):
+    assert said in " ".join(help_of(sedd, monkeypatch, command).replace("│", " ").split())

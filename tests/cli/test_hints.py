@@ -8,6 +8,7 @@ import shutil
 import pytest
 
 from sedd_cli.cli.unknown_options import INSTEAD
+from sedd_cli.errors import ITEMS
 
 
 @pytest.fixture
@@ -55,6 +56,12 @@ def test_a_wrong_name_is_answered_with_the_right_one(line, here, sedd):
     done = sedd(*line.split())
     assert done.code == 2, done.err
     assert WRONG[line] in done.err.splitlines()[-1]
+
+
+def test_of_many_commands_with_an_option_the_first_are_named(sedd):
+    line = sedd("runs", "--device", "cpu").err
+    assert line.count(",") == ITEMS - 1
+    assert line.endswith(" others\n")
 
 
 @pytest.mark.parametrize(("command", "option"), INSTEAD)

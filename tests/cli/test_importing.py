@@ -109,11 +109,18 @@ def test_parts_from_outside_train_sample_and_measure(own, run, place, monkeypatc
 
 
 @pytest.mark.slow
-def test_looking_at_runs_needs_no_parts(own, run, tiny_run):
+def test_looking_at_runs_needs_no_parts(own, run, tiny_run, tmp_path):
     """What was measured is read from files; nothing of the parts is run."""
     (shown,) = json.loads(own("runs", run, "--json", parts=None).out)["runs"]
     assert (shown["state"], shown["recipe"], shown["bound"]["corpus"]) == ("finished", "own", "corpus")
     assert "own, finished at step" in own("status", run, parts=None).out
+    stopped = shutil.copytree(run, tmp_path / "stopped")
+    (stopped / "latest").write_text("step-6")
+    again = f"sedd train {stopped} --import my_parts.py"
+    for parts in (None, "my_parts.py"):
+        assert json.loads(own("status", stopped, "--json", parts=parts).out)["resume"] == again
+        shown = own("status", stopped, parts=parts)
+        assert (shown.out + shown.err).rstrip().endswith(again)
     compared = json.loads(own("compare", tiny_run, run, "--json", parts=None).out)
     assert compared["recipes"]["noise.name"] == ["loglinear", "constant"]
     assert compared["recipes"]["sampler.name"] == ["tweedie", "frozen_rates"]
@@ -192,6 +199,13 @@ def test_a_sampler_of_ones_own_is_swept(own, tiny_run, place, workplace):
     assert "swept holds a sweep with another code of frozen_rates: choose" in refused.err
 
 
+def test_the_command_behind_prepare_is_the_same_in_json(own, workplace):
+    done = own("prepare", workplace / "corpus.txt", "--tokenizer", "char", "--json")
+    command = json.loads(done.out)["train"]
+    assert command.endswith(" --import my_parts.py")
+    assert f"  {command}\n" in done.err
+
+
 def test_help_names_the_parts(own):
     shown = own("sample", "--help", parts=None).out
     assert "frozen-rates" not in shown
@@ -200,7 +214,10 @@ def test_help_names_the_parts(own):
     assert "noise constant" in " ".join(with_parts.replace("│", " ").split())
 
 
-@pytest.mark.parametrize("command", ["train", "eval", "sample", "infill", "mauve", "judge", "sweep", "bench loss"])
+@pytest.mark.parametrize(
+    "command",
+    ["train", "eval", "sample", "infill", "mauve", "judge", "sweep", "bench loss", "recipes", "recipes show x"],
+)
 def test_every_command_takes_it(own, command):
     refused = own(*command.split(), parts="no_such_file.py")
     assert refused.code == 2

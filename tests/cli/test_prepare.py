@@ -107,6 +107,10 @@ def test_ctrl_c_says_how_to_go_on(text, monkeypatch, sedd):
         (("nothing",), "'nothing' is no file"),
         (("pydocs", "--tokenizer", "bpe:3"), "bpe:N with N"),
         (("pydocs", "--workers", "0"), "workers must be at least 1"),
+        (("pydocs", "--list"), "CORPUS has no effect with --list"),
+        (("--list", "--tokenizer", "char"), "--tokenizer has no effect with --list"),
+        (("--list", "--verify"), "--verify has no effect with --list"),
+        (("--list", "--field", "body"), "--field has no effect with --list"),
     ],
 )
 def test_a_wrong_request_is_one_line_with_the_reason(words, message):

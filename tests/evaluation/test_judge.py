@@ -107,6 +107,17 @@ def test_samples_of_a_model_and_of_its_file_are_judged_alike(causal, tiny_run, s
     assert without_origin(json.loads(done.out)) == {"file": str(tmp_path / "s.jsonl"), **at_once}
 
 
+def test_samples_are_judged_beside_a_named_corpus_as_they_are_drawn(causal, tiny_run, sedd, tmp_path):
+    other = tmp_path / "other.txt"
+    other.write_text("a dog ran over the hill\n" * 400)
+    words = ["sample", "--model", tiny_run, "-n", 2, "--reference", other, "--json"]
+    refused = sedd(*words)
+    assert (refused.code, "--reference goes with --judge" in refused.err) == (2, True)
+    done = sedd(*words, "--judge", causal.source)
+    assert done.code == 0, done.err
+    assert json.loads(done.out)["judged"]["comparison"]["corpus"] == "other"
+
+
 def test_ids_need_a_tokenizer(causal, tiny_run, tmp_path):
     model = load_model(tiny_run, device="cpu")
     ids = model.tokenizer.encode("the cat sat")

@@ -448,6 +448,11 @@ def test_the_command_shows_runs_and_writes(sedd, table, tmp_path, monkeypatch):
         (["2", "--mini", "--run", "sedd_absorbed", "--dry-run"], "did you mean 'sedd_absorb'"),
         (["2", "--run", "all", "--budget", "soon", "--dry-run"], "--budget is a number above 0"),
         (["2", "--seeds", "0"], "--seeds must be at least 1"),
+        (["2", "--device", "cpu"], "--device goes with --run"),
+        (["2", "--markdown", "--json"], "--markdown and --json are two ways to print the table: name one"),
+        (["--seeds", "3"], "which table?"),
+        (["--runs", "x"], "which table?"),
+        (["--device", "cpu"], "which table?"),
     ],
 )
 def test_a_wrong_request_is_refused(sedd, words, message):

@@ -12,9 +12,10 @@ from rich.table import Table
 
 from sedd_cli.cli import options as o
 from sedd_cli.cli.checked import Checked
+from sedd_cli.cli.next_commands import command_line
 from sedd_cli.cli.outcome import output
 from sedd_cli.cli.view.view import View
-from sedd_cli.errors import RequestError, WorkError, shell_command, shell_word, shortened
+from sedd_cli.errors import RequestError, WorkError, shell_word, shortened
 from sedd_cli.system.software import recorded
 
 if TYPE_CHECKING:
@@ -259,7 +260,7 @@ def speedrun(
     options = SpeedrunOptions(recipe=resolved, run=run, minutes=minutes, device=device, began=began)
     check_written({"--out": out}, {**inputs_of(resolved), "--run-dir": run})
     view = View(json, quiet)
-    again = shell_command(["sedd", "train", str(run)])
+    again = command_line(["train", run])
     kept = f"interrupted: what was trained is kept, `{again}` goes on with it; the same command begins anew"
     document = view.run(bench_speedrun(options), interrupted=kept).to_dict()
     view.result(speedrun_table(document))
@@ -274,7 +275,7 @@ def _late(document: dict[str, Any]) -> WorkError:
     """The error of a speedrun that took too long."""
     step, steps, minutes = document["step"], document["steps"], document["minutes"]
     if step < steps:
-        again = shell_command(["sedd", "train", document["run"]])
+        again = command_line(["train", document["run"]])
         return WorkError(f"{minutes:g} minutes were over at step {step:,} of {steps:,}: {again} goes on with it")
     return WorkError(f"it took {document['seconds']:,.0f} s, which is more than {minutes:g} minutes")
 

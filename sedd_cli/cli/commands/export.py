@@ -9,9 +9,9 @@ import typer
 
 from sedd_cli.cli import options as o
 from sedd_cli.cli.choose import ModelChoice, choose_model, require_one_process
+from sedd_cli.cli.next_commands import say_commands
 from sedd_cli.cli.outcome import output
 from sedd_cli.cli.view.view import View
-from sedd_cli.errors import shell_command
 from sedd_cli.system.software import recorded
 
 
@@ -41,7 +41,6 @@ def export(
     """
     from sedd_cli.checkpoints.export import ExportOptions
     from sedd_cli.checkpoints.export import export as job
-    from sedd_cli.recipe.outside import given
 
     require_one_process("export")
     view = View(json, quiet)
@@ -52,5 +51,4 @@ def export(
     view.document(recorded(result.to_dict()))
     there = push if result.push and result.push.commit else to
     if there is not None:
-        view.say("Try next:")
-        view.say(f"  {shell_command(['sedd', 'sample', '--model', str(there), '-n', '3', *given()])}", "cyan")
+        say_commands(view, [["sample", "--model", str(there), "-n", "3"]])

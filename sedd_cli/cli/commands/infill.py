@@ -90,7 +90,7 @@ def infill(
     ] = None,
     every: Annotated[bool, typer.Option("--all", help="Show all candidates, best first.")] = False,
     seed: o.Seed = 0,
-    out: o.Out = None,
+    out: o.OutOfInfill = None,
     resume: Annotated[
         bool,
         typer.Option(
@@ -125,6 +125,8 @@ def infill(
             f"{found}" + ("" if asked else " (sedd sample draws without a prompt)")
         )
     refuse_unused(context, UNUSED[asked[0]], asked[0])
+    if out is None:
+        refuse_unused(context, {"resume"}, "--input without --out")
     require_one_process("infill")
     view = View(using.json, using.quiet)
     templates = _in_quotes(words) if words else [] if template is None else [template]
@@ -132,6 +134,8 @@ def infill(
     job = Job(parsed[0], n, seed, length, candidates)
     if every and candidates == 1:
         raise RequestError("--all shows candidates, and --candidates 1 leaves nothing to show")
+    if every and jobs is None and not interactive and all(replace(job, template=one).draws == 1 for one in parsed):
+        raise RequestError("--all shows candidates, and without a range of lengths there is one: give --candidates")
     check_written({"--out": out, **watching.files}, {"--model": model_files(using.model)})
     watching.check(view.quiet)
     lines = _read(jobs) if jobs is not None else iter(())
@@ -164,7 +168,7 @@ UNUSED = {
     "--prefix": {"resume"},
     "--suffix": {"resume"},
     "--input": {"length"},
-    "--interactive": {"out", "resume", "json", "html", "svg", "gif", "quiet"},
+    "--interactive": {"out", "resume", "json", "watch", "html", "svg", "gif", "quiet"},
 }
 
 

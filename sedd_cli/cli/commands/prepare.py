@@ -11,23 +11,26 @@ from rich.table import Table
 from rich.text import Text
 
 from sedd_cli.cli import options as o
-from sedd_cli.cli.next_commands import say_commands, training_of
-from sedd_cli.cli.option_groups import reading_options
+from sedd_cli.cli.next_commands import command_line, say_commands, training_of
+from sedd_cli.cli.option_groups import reading_options, refuse_unused
 from sedd_cli.cli.outcome import continues, output
 from sedd_cli.cli.view.view import View
-from sedd_cli.errors import RequestError, shell_command
+from sedd_cli.errors import RequestError
 from sedd_cli.system.software import recorded
 
 if TYPE_CHECKING:
     from sedd_cli.data.manifest import Manifest
 
 _SHOWING = "Showing what is prepared"
+#: Options that have an effect on --list.
+OF_THE_LIST = {"show_list", "imports", "json", "quiet"}
 #: Shown after Ctrl-C.
 RESUME = partial(continues, "finished shards are kept")
 
 
 @reading_options
 def prepare(
+    context: typer.Context,
     reading: dict[str, Any],
     corpus: Annotated[
         str | None,
@@ -83,6 +86,8 @@ def prepare(
 
     view = View(json, quiet)
     if show_list:
+        unused = {param.name for param in context.command.params if param.name} - OF_THE_LIST
+        refuse_unused(context, unused, "--list")
         _show_catalogue(view, datasets.catalogue())
         return
     if corpus is None:
@@ -111,7 +116,7 @@ def prepare(
         document["inspected"] = datasets.inspect(open_dataset(result.folder))
         _show_blocks(view, document["inspected"])
     if words := training_of(options, result.manifest, result.folder):
-        document["train"] = shell_command(["sedd", *words])
+        document["train"] = command_line(words)
         say_commands(view, [words])
     view.document(recorded(document))
 

@@ -58,6 +58,7 @@ def sample(
     out: o.Out = None,
     judge: o.Judge = None,
     self_bleu: o.SelfBleu = None,
+    reference: o.Reference = None,
 ) -> None:
     """Draw samples from a model.
 
@@ -70,14 +71,18 @@ def sample(
 
     require_one_process("sample")
     view = View(using.json, using.quiet)
-    if self_bleu is not None and judge is None:
-        raise RequestError("--self-bleu goes with --judge")
+    for option, value in {"--self-bleu": self_bleu, "--reference": reference}.items():
+        if value is not None and judge is None:
+            raise RequestError(f"{option} goes with --judge")
     begin = (*(prompt or ()), *(_prompts(prompts) if prompts is not None else ()))
     options = GenerateOptions(n, length, begin, block, stride, seed, sampling=sampling, chat=tuple(chat or ()))
     check_written({"--out": out, **watching.files}, {"--model": model_files(using.model)})
     watching.check(view.quiet)
     chosen = choose_model(view, using.choice)
-    causal = load_judge(view, judge, using.device) if judge is not None else None  # before sampling: loading may fail
+    causal = corpus = None
+    if judge is not None:  # before sampling: loading may fail
+        causal = load_judge(view, judge, using.device)
+        corpus = reference_corpus(view, reference, None, chosen, causal)
     job = generate(chosen, options, watch=watching.wanted)
     result = show_samples(view, chosen, job, "sedd sample", out, watching)
     document = result.to_dict()
@@ -85,7 +90,6 @@ def sample(
         from sedd_cli.evaluation.judge import Samples
 
         output.stored = False  # the judgement is not
-        corpus = reference_corpus(view, None, None, chosen, causal)
         samples = Samples.of(result.samples, chosen.tokenizer)
         kept = f"interrupted: the samples are in {out}, sedd judge goes on with them" if out is not None else ""
         document["judged"] = judged(view, samples, causal, self_bleu, corpus, seed, kept)

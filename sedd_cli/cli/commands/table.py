@@ -13,7 +13,7 @@ import typer
 
 from sedd_cli.cli import options as o
 from sedd_cli.cli.choose import require_one_process
-from sedd_cli.cli.outcome import continues, output, say_error
+from sedd_cli.cli.outcome import continues, output
 from sedd_cli.cli.view.view import View
 from sedd_cli.errors import RequestError, WorkError
 from sedd_cli.system.software import recorded
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from sedd_cli.tables.row_run import RowRun
     from sedd_cli.tables.run import RunOptions, RunResult, UnfinishedRow
 
+RUNS = Path("runs", "tables")
 UNITS = {"s": 1, "m": 60, "h": 3600}
 
 
@@ -36,7 +37,7 @@ def table(
     ] = None,
     mini: Annotated[bool, typer.Option("--mini", help="Laptop size: small networks, a small text.")] = False,
     seeds: Annotated[int, typer.Option(metavar="INT", help="Number of seeds per row.")] = 1,
-    runs: Annotated[Path, typer.Option(metavar="FOLDER", help="Folder of the runs.")] = Path("runs", "tables"),
+    runs: Annotated[Path, typer.Option(metavar="FOLDER", help="Folder of the runs.")] = RUNS,
     budget: Annotated[
         str | None,
         typer.Option(metavar="TIME", help="With --run: start only what is expected to end in time (30m, 8h)."),
@@ -73,8 +74,11 @@ def table(
     from sedd_cli.tables.summary import summary
 
     view = View(json, quiet)
+    if markdown and json:
+        raise RequestError("--markdown and --json are two ways to print the table: name one")
     if name is None:
-        if any((run, mini, budget, rel_error, plot, markdown, out, dry_run)):
+        changed = (seeds != 1, runs != RUNS, device != "auto", rel_error is not None)
+        if any((run, mini, budget, plot, markdown, out, dry_run, *changed)):
             raise RequestError("which table? As in: sedd table 2 --mini; sedd table lists them")
         return _list(view)
     found = load_table(name)
@@ -82,9 +86,8 @@ def table(
         raise RequestError(f"--seeds must be at least 1, found {seeds}")
     if rel_error is not None and not 0 < rel_error < math.inf:
         raise RequestError(f"--rel-error must be positive, found {rel_error}")
-    for option, value in {"--budget": budget, "--rel-error": rel_error}.items():
-        if value is not None and not run:
-            raise RequestError(f"{option} goes with --run")
+    if not run:
+        _refuse({"--budget": budget, "--rel-error": rel_error, "--device": None if device == "auto" else device})
     places = row_runs_of(found, mini, seeds, runs)
     folders = {folder for of in places.values() for place in of for folder in (place.folder, place.trained.folder)}
     check_png(plot)
@@ -101,7 +104,7 @@ def table(
         said = "these come with the package (recipes/mini/README.md in its repository)"
         view.say(f"{runs} holds no results of this table: {said}", "bold")
     if markdown:
-        (say_error if json else output.write)(as_markdown(others or shown) + ("" if json else "\n"))
+        output.write(as_markdown(others or shown) + "\n")
     else:
         show(view, others or shown, others is not None)
     view.write(document, out)
@@ -114,6 +117,13 @@ def table(
     view.document(document, error)
     if error:
         raise error
+
+
+def _refuse(of_runs: dict[str, object]) -> None:
+    """RequestError for an option of --run that is given without it."""
+    for option, value in of_runs.items():
+        if value is not None:
+            raise RequestError(f"{option} goes with --run")
 
 
 def _list(view: View) -> None:

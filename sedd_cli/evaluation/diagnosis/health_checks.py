@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Literal
 
 from torch import nn
 
 from sedd_cli.checkpoints.tensors import not_finite
 from sedd_cli.errors import plus_minus
-from sedd_cli.evaluation.diagnosis.results import Finding, NoiseLevel, SampleEntropy
+from sedd_cli.evaluation.diagnosis.results import Finding, NoiseLevel, SampleEntropy, finding
 from sedd_cli.models.dit import DiT
 
 #: The mean normaliser is odd if it differs from 1 by more than TOLERANCE plus ERRORS standard errors.
@@ -23,13 +22,6 @@ EXCESS = math.log(10)
 LEAST_OF_TEXT, LEAST_OF_ALL = 0.75, 0.3
 #: At larger shares of moved tokens there is little context left to guess from.
 MOST_NOISE = 0.5
-
-
-def finding(
-    check: str, state: Literal["ok", "odd", "bad", "missing", "optional"], found: str, advice: str = ""
-) -> Finding:
-    """One line of a report."""
-    return {"check": check, "state": state, "found": found, "advice": advice}
 
 
 def weights(net: nn.Module) -> Finding:

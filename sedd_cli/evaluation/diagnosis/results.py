@@ -15,6 +15,13 @@ class Finding(TypedDict):
     advice: str
 
 
+def finding(
+    check: str, state: Literal["ok", "odd", "bad", "missing", "optional"], found: str, advice: str = ""
+) -> Finding:
+    """One line of a report."""
+    return {"check": check, "state": state, "found": found, "advice": advice}
+
+
 @dataclass(frozen=True)
 class NormaliserSummary:
     """The normaliser e^m over positions: mean, its standard error over sequences, 5 % and 95 % quantiles."""

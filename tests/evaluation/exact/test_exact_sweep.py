@@ -228,6 +228,10 @@ def test_the_command_writes_table_document_and_figure(sedd, tmp_path):
         (["--exact", "--letters", 26, "--length", 9], "at most 100,000"),
         (["--exact", "--judge", "x"], "no text is judged"),
         (["--exact", "--device", "cuda"], "computes on the CPU"),
+        *(
+            (["--exact", *option], f"{option[0]} has no effect with the built-in source of --exact")
+            for option in (["--precision", "bf16"], ["--compile"], ["--tokenizer", "gpt2"], ["--mask-token", "3"])
+        ),
         (["--exact", "--model", "x", "--letters", 3], "built-in source"),
         (["--exact", "--model", "x", "--noise", "geometric"], "--noise is of the built-in source"),
         (["--exact", "--model", "x", "--given", "a?"], "--given is of the built-in source"),

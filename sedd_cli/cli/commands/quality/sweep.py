@@ -12,7 +12,7 @@ from sedd_cli.cli import options as o
 from sedd_cli.cli.choose import choose_diffusion, require_one_process
 from sedd_cli.cli.commands.quality.exact_sweep import ExactRequest, exact_sweep
 from sedd_cli.cli.commands.quality.judge import load_judge, reference_corpus
-from sedd_cli.cli.option_groups import ModelOptions, model_options
+from sedd_cli.cli.option_groups import ModelOptions, model_options, refuse_unused
 from sedd_cli.cli.outcome import continues, output
 from sedd_cli.cli.view.quality import sweep_table, sweep_verdict
 from sedd_cli.cli.view.view import View
@@ -21,12 +21,15 @@ from sedd_cli.system.software import recorded
 
 #: The panel of the help with the options of --exact.
 EXACT = "Distances from the model's own distribution"
+#: Options of a network, which the built-in source of --exact has not.
+OF_A_MODEL = ("precision", "compile", "tokenizer", "mask_token")
 #: Shown after Ctrl-C.
 RESUME = partial(continues, "finished samples and points are kept")
 
 
-@model_options()
+@model_options(model=(o.ModelOfSweep, None))
 def sweep(
+    context: typer.Context,
     using: ModelOptions,
     steps: Annotated[
         str | None,
@@ -113,6 +116,8 @@ def sweep(
                 "--judge, --self-bleu, -n, --temperature, --reference and --no-resume mean nothing with --exact: no "
                 "text is judged"
             )
+        if using.model is None:
+            refuse_unused(context, OF_A_MODEL, "the built-in source of --exact, only with --model")
         exact_sweep(using, ExactRequest(steps, sampler, length, letters, graph, noise, given, seed, plot, out))
         return
     of_exact = {"--letters": letters, "--graph": graph, "--noise": noise, "--given": given, "--plot": plot}

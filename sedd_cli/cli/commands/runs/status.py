@@ -9,11 +9,11 @@ from typing import Annotated
 import typer
 
 from sedd_cli.cli import options as o
-from sedd_cli.cli.next_commands import say_commands
+from sedd_cli.cli.next_commands import command_line, say_commands
 from sedd_cli.cli.outcome import output
 from sedd_cli.cli.view.status import draw_status
 from sedd_cli.cli.view.view import View
-from sedd_cli.errors import RequestError, shell_command
+from sedd_cli.errors import RequestError
 from sedd_cli.system.software import recorded
 
 #: The beginning of a PNG.
@@ -39,6 +39,8 @@ def status(
     """
     from sedd_cli.checkpoints.run_directory import RUNS, find_run, is_run, newest_run
     from sedd_cli.cli.inputs import check_written
+    from sedd_cli.recipe.outside import imports_of
+    from sedd_cli.system.documents import read_yaml
     from sedd_cli.training.runs.figure import plot_status
     from sedd_cli.training.status import status as read
 
@@ -58,8 +60,9 @@ def status(
     if view.shows_result:
         draw_status(view.console, found)
     if found.state in ("stopped", "failed"):
-        document["resume"] = shell_command(["sedd", "train", run])
-        say_commands(view, [["train", run]], "Go on with it:")
+        words = ["train", run, *imports_of(read_yaml(run / "recipe.yaml"))]
+        document["resume"] = command_line(words)
+        say_commands(view, [words], "Go on with it:")
     if plot:
         view.say(f"wrote {document['png']}")
     view.document(recorded(document))
