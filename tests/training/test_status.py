@@ -365,6 +365,19 @@ def test_divergence_is_said_once_when_two_windows_are_beyond_the_untrained_loss(
     assert "training has diverged" in warning.text
 
 
+def test_a_resumed_training_without_a_bound_is_not_watched_and_no_training_is_warned_twice(tiny_run):
+    model = load_model(tiny_run, device="cpu")
+    base = dict.fromkeys(TrainStep.__dataclass_fields__, 0) | {"loss_by_t": []}
+
+    def warnings(objective, losses):
+        changed = types.SimpleNamespace(objective=OBJECTIVES[objective](), graph=model.graph)
+        watch = Divergence(types.SimpleNamespace(model=changed, recipe=model.recipe, step=1))
+        return sum(len(list(watch.see(TrainStep(**base | {"step": 2, "loss": loss})))) for loss in losses)
+
+    assert warnings("concrete_score", [300.0] * 4) == 0
+    assert warnings("score_entropy", [9.0, 9.0, 3.4, 9.0, 9.0]) == 1
+
+
 def test_a_loss_beyond_that_of_an_untrained_network_is_said_to_diverge(workplace, tmp_path, monkeypatch):
     """What is recorded rises, as under a learning rate that is too high, which no two machines do alike."""
 
