@@ -92,7 +92,7 @@ def bench_loss(options: ModelBenchOptions) -> Generator[Event, None, BenchResult
         return x0.numel()
 
     # only the products at rows that count are useful
-    share = 1.0 if objective.causal else float(graph.active_share(schedule(v)[0]).mean())
+    share = float(objective.active_share(graph, schedule, v).mean())
     flops = 6 * objective.corruptions * share * dim * graph.states
     facts = options.facts(peak, flops) | {"objective": objective.name}
     paths = {"sedd": fast} | {name: partial(slow, dtype) for name, dtype in baselines(device).items()}

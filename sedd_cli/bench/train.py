@@ -43,8 +43,7 @@ def bench_train(options: ModelBenchOptions) -> Generator[Event, None, BenchResul
         state.update()
         return x0.numel()
 
-    objective = recipe.objective.make()
-    flops = flops_a_token(recipe.model, graph, schedule, objective.causal, objective.corruptions)
+    flops = flops_a_token(recipe.model, recipe.objective.make(), graph, schedule)
     facts = options.facts(peak, flops) | {"attention": state.model.net.kernel(), "compiled": state.compiled}
     slow = PlainTraining(options)
     paths = {"sedd": fast} | {name: partial(slow.step, dtype) for name, dtype in baselines(device).items()}

@@ -23,8 +23,7 @@ class StepMetrics:
         self.state = state
         model, dist = state.model, state.dist
         best = known_peak(dist.device) if model.net.autocast else None
-        objective = model.objective
-        flops = flops_a_token(model.net.config, model.graph, model.schedule, objective.causal, objective.corruptions)
+        flops = flops_a_token(model.net.config, model.objective, model.graph, model.schedule)
         #: Model FLOP utilisation of one token per second.
         self._mfu_a_token = None if best is None else flops / (best * dist.world)
         begin_peak(dist.device)

@@ -239,7 +239,7 @@ def test_useful_flops_are_those_of_the_recipes_objective(changes):
     tokens = recipe.train.steps * recipe.train.batch * recipe.model.length
     assert found == pytest.approx(training_flops(recipe, graph) / tokens)
     found = returned(bench_loss(options)).facts["useful_flops_per_token"]
-    share = mean_active_share(graph, recipe.noise.make(), objective.causal)
+    share = mean_active_share(objective, graph, recipe.noise.make())
     head = 3 * objective.corruptions * share * head_flops(recipe.model, graph)
     assert found == pytest.approx(head, rel=0.05), "of two noise levels, not of all"
 
