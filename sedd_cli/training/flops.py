@@ -16,9 +16,12 @@ from sedd_cli.recipe import Recipe
 PEAKS = {
     "B200": 2.25e15,
     "GH200": 989e12,
+    "H200 NVL": 835e12,
     "H200": 989e12,
+    "H100 NVL": 835e12,
     "H100 PCIe": 756e12,
     "H100": 989e12,
+    "H800 PCIe": 756e12,
     "H800": 989e12,
     "A100": 312e12,
     "A800": 312e12,

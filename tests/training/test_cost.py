@@ -113,7 +113,16 @@ def test_the_share_of_active_positions_is_that_of_the_corruptions_an_objective_d
 
 
 @pytest.mark.parametrize(
-    ("name", "peak"), [("NVIDIA H100 PCIe", 756e12), ("NVIDIA A100-SXM4-80GB", 312e12), ("Abacus", None)]
+    ("name", "peak"),
+    [
+        ("NVIDIA H100 PCIe", 756e12),
+        ("NVIDIA H800 PCIe", 756e12),
+        ("NVIDIA H100 NVL", 835e12),
+        ("NVIDIA H200 NVL", 835e12),
+        ("NVIDIA H200", 989e12),
+        ("NVIDIA A100-SXM4-80GB", 312e12),
+        ("Abacus", None),
+    ],
 )
 def test_a_known_device_has_a_peak(monkeypatch, name, peak):
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: name)
