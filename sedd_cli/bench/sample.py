@@ -20,7 +20,7 @@ from sedd_cli.core.schedules import Schedule
 from sedd_cli.core.score import ScoreModel
 from sedd_cli.errors import RequestError
 from sedd_cli.models.dit import DiT
-from sedd_cli.models.precision import autocast_dtype
+from sedd_cli.models.precision import autocast_dtype, full_float32
 from sedd_cli.models.timing import synchronize
 from sedd_cli.system.events import Event, Progress
 from sedd_cli.training.flops import head_flops, trunk_flops_a_token
@@ -107,6 +107,7 @@ def fresh_nets(options: ModelBenchOptions) -> tuple[DiT, DiT]:
     return net, slow_net
 
 
+@full_float32()
 def plain_seconds(
     net: DiT, graph: Graph, schedule: Schedule, batch: int, steps: int, shares: tuple[float, ...] = (0.1, 0.5, 0.9)
 ) -> list[float]:

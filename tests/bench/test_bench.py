@@ -391,3 +391,30 @@ def test_the_loss_bench_compares_equal_losses_and_gradients(recipe):
     torch.testing.assert_close(fast, slow, rtol=1e-5, atol=0)
     for mine, theirs in zip(found, wanted, strict=True):
         torch.testing.assert_close(mine, theirs, rtol=1e-3, atol=1e-5 * float(theirs.abs().max()))
+
+
+def test_plain_paths_do_not_round_factors_to_tf32(monkeypatch):
+    """As in a process whose recipe has precision tf32."""
+    seen = []
+
+    def spied(name):
+        real = getattr(plain, name)
+
+        def spy(*given):
+            seen.append((name, torch.backends.cuda.matmul.allow_tf32))
+            return real(*given)
+
+        monkeypatch.setattr(plain, name, spy)
+
+    for name in ("training_loss", "head_loss", "tweedie_step"):
+        spied(name)
+    before, torch.backends.cuda.matmul.allow_tf32 = torch.backends.cuda.matmul.allow_tf32, True
+    shared = {"repeats": 1, "recipe": small(), "batch": 2, "device": "cpu"}
+    try:
+        returned(bench_train(ModelBenchOptions(**shared)))
+        returned(bench_loss(ModelBenchOptions(**shared)))
+        returned(bench_sample(SampleBenchOptions(**shared, steps=2)))
+        assert torch.backends.cuda.matmul.allow_tf32
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = before
+    assert set(seen) == {("training_loss", False), ("head_loss", False), ("tweedie_step", False)}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Generator, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -17,7 +18,7 @@ from sedd_cli.core.losses import OBJECTIVES, Objective
 from sedd_cli.core.schedules import Schedule
 from sedd_cli.core.score import ScoreModel
 from sedd_cli.errors import out_of_memory
-from sedd_cli.models.precision import autocast_dtype, native_bf16
+from sedd_cli.models.precision import autocast_dtype, full_float32, native_bf16
 from sedd_cli.system.events import Event, Progress
 from sedd_cli.system.memory import begin_peak, peak, used_memory
 
@@ -88,7 +89,8 @@ def check_losses(setting: Setting) -> Events:
         for mode, mixed in modes.items():
             what = f"loss: {case.name}, {mode}"
             try:
-                found = case.run(plain=False, mixed=mixed)
+                with full_float32():
+                    found = case.run(plain=False, mixed=mixed)
             except RuntimeError as error:  # a kernel that does not run here fails its check, not those of others
                 yield Figure(what, math.inf, tolerance=TOLERANCE[mode], note=line_of(error))
                 continue
@@ -136,5 +138,6 @@ def _rate(setting: Setting, case: LossCase, plain: bool, mixed: bool) -> tuple[f
         raise MemoryError(why)
     begin_peak(setting.device)
     before = used_memory(setting.device)
-    seconds = setting.median(lambda: case.run(plain, mixed))
+    with full_float32() if plain else nullcontext():
+        seconds = setting.median(lambda: case.run(plain, mixed))
     return case.x0.numel() / seconds, (peak(setting.device) - before) / 2**20
