@@ -21,6 +21,7 @@ from sedd_cli.bench.report.measurement import Figure, Measurement, Setting, Size
 from sedd_cli.bench.report.outcome import ReportOptions
 from sedd_cli.bench.report.run import bench_report
 from sedd_cli.bench.train import fresh_state
+from sedd_cli.core.fast import fused
 from sedd_cli.errors import RequestError
 from sedd_cli.models.attention import sdpa
 from sedd_cli.models.head import Readout
@@ -156,6 +157,20 @@ def test_a_loss_that_does_not_run_fails_its_check_only(monkeypatch):
     assert not any(f.passed for f in found)
     assert found[0].note == "RuntimeError: no kernel image"
     assert found[0].to_dict()["value"] == "inf"
+
+
+def test_a_loss_that_falls_back_to_uncompiled_tiles_fails_its_check(monkeypatch):
+    def broken(*_):
+        raise RuntimeError("no compiler")
+
+    monkeypatch.setattr(heads, "readout_of", lambda weight, bias, mixed: Readout(weight, bias, mixed, compiled=True))
+    monkeypatch.setattr(fused, "_compiled_tile", lambda kind: broken)
+    with pytest.warns(UserWarning, match="runs uncompiled"):
+        found = figures(heads.check_losses(setting()))
+    fused.FAILURES.clear()
+    failed = [f for f in found if not f.passed]
+    assert {"loss: score_entropy, absorbing, float32", "loss: d3pm, uniform, float32"} <= {f.what for f in failed}
+    assert {f.note for f in failed} == {"the loss runs uncompiled (no compiler)"}
 
 
 def test_the_checks_of_attention_hold_and_a_wrong_kernel_fails(monkeypatch):

@@ -13,6 +13,7 @@ from torch import Tensor
 from sedd_cli.bench.loss import FixedTrunk, PlainTrunk, readout_of
 from sedd_cli.bench.plain import AllAtOnce
 from sedd_cli.bench.report.measurement import Figure, Setting, lacks, line_of
+from sedd_cli.core.fast.fused import FAILURES
 from sedd_cli.core.graphs import GRAPHS, Graph
 from sedd_cli.core.losses import OBJECTIVES, Objective
 from sedd_cli.core.schedules import Schedule
@@ -89,10 +90,15 @@ def check_losses(setting: Setting) -> Events:
         for mode, mixed in modes.items():
             what = f"loss: {case.name}, {mode}"
             try:
-                with full_float32():
+                FAILURES.clear()
+                with full_float32(), torch._dynamo.config.patch(fail_on_recompile_limit_hit=True):
                     found = case.run(plain=False, mixed=mixed)
             except RuntimeError as error:  # a kernel that does not run here fails its check, not those of others
                 yield Figure(what, math.inf, tolerance=TOLERANCE[mode], note=line_of(error))
+                continue
+            for why in FAILURES.values():
+                yield Figure(what, math.inf, tolerance=TOLERANCE[mode], note=f"the loss runs uncompiled ({why})")
+            if FAILURES:
                 continue
             apart = [difference(mine, theirs) for mine, theirs in zip(found, wanted, strict=True)]
             note = f"value {apart[0]:.1g}, worst gradient {worst(apart[1:]):.1g}, against the plain form in float64"
