@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import types
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from support.jobs import completed, returned
 
 from sedd_cli.bench import loss as loss_module
 from sedd_cli.bench import model, plain
+from sedd_cli.bench import prepare as prepare_module
 from sedd_cli.bench import sample as sample_module
 from sedd_cli.bench import train as train_module
 from sedd_cli.bench.compare import BenchOptions, compare
@@ -29,7 +31,7 @@ from sedd_cli.errors import RequestError
 from sedd_cli.models.dit import DiT
 from sedd_cli.recipe.assemble import make_graph, make_net
 from sedd_cli.system.events import Note, Progress
-from sedd_cli.training.flops import head_flops, mean_active_share, training_flops
+from sedd_cli.training.flops import head_flops, mean_active_share, training_flops, trunk_flops_a_token
 from sedd_cli.training.state import LossModule
 
 
@@ -42,6 +44,26 @@ def test_the_prepare_bench_counts_tokens_of_both_paths(workplace):
     rates = [path.tokens_per_second for path in result.paths.values()]
     assert result.ratio == pytest.approx(rates[0] / rates[1])
     assert [e.done for e in events if isinstance(e, Progress)] == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize(
+    ("splits", "message"), [({}, "holds no text"), ({"train": lambda: iter(["", ""])}, "are all empty")]
+)
+def test_the_prepare_bench_refuses_a_corpus_without_text(tmp_path, monkeypatch, splits, message):
+    source = types.SimpleNamespace(open=lambda request: types.SimpleNamespace(splits=splits))
+    monkeypatch.setattr(prepare_module, "find_corpus", lambda request: source)
+    with pytest.raises(RequestError, match=message):
+        returned(bench_prepare(PrepareBenchOptions(1, str(tmp_path), "byte")))
+
+
+@pytest.mark.parametrize(("recipe", "every"), [("gpt2_small", False), ("gpt2_small_uniform", True)])
+def test_the_head_counts_in_every_evaluation_on_the_uniform_graph(recipe, every):
+    recipe = small(recipe)
+    result = returned(bench_sample(SampleBenchOptions(repeats=1, recipe=recipe, batch=1, device="cpu", steps=3)))
+    found, head = result.paths["plain"].details, head_flops(recipe.model, make_graph(recipe, 257))
+    heads = found["evaluations"] if every else 1
+    trunk = trunk_flops_a_token(recipe.model)
+    assert found["useful_flops_per_token"] == pytest.approx(found["evaluations"] * trunk + heads * head)
 
 
 def test_the_loader_bench_counts_tokens():
