@@ -135,7 +135,8 @@ def _extrapolated(
 ) -> BenchResult:
     """The rates of plain paths from the seconds of their steps, and all paths' seconds per evaluation.
 
-    flops: useful FLOPs per token of the trunk, in each evaluation, and of the head, once for each sample.
+    flops: useful FLOPs per token of the trunk, in each evaluation, and of the head. It is needed once for each sample,
+    and in every evaluation on a graph without MASK, where every position may change each time.
     """
     paths, evaluations = {"sedd": result.paths["sedd"]}, options.steps + 1
     seconds = {"sedd": result.tokens / paths["sedd"].tokens_per_second}
@@ -147,7 +148,8 @@ def _extrapolated(
         details[name] = {"evaluations": evaluations, "seconds": seconds[name], "extrapolated": True}
     for found in details.values():
         found["seconds_per_evaluation"] = found["seconds"] / found["evaluations"]
-        found["useful_flops_per_token"] = found["evaluations"] * flops[0] + flops[1]
+        heads = 1 if options.recipe.graph.name == "absorbing" else found["evaluations"]
+        found["useful_flops_per_token"] = found["evaluations"] * flops[0] + heads * flops[1]
     per_evaluation = details["plain"]["seconds_per_evaluation"] / details["sedd"]["seconds_per_evaluation"]
     result = replace(result, paths=paths, ratio=seconds["plain"] / seconds["sedd"])
     return result.with_details(details, ratio_per_evaluation=per_evaluation)
