@@ -366,6 +366,13 @@ def test_a_failed_check_ends_the_command_with_an_error(sedd, tmp_path, monkeypat
     assert "| a \\| b | 1 |  | ≤ 0.5 | FAILED |  |" in (tmp_path / "report.md").read_text()
 
 
+@pytest.mark.parametrize(("state", "failed"), [("failed", 1), ("stopped", 1), ("skipped", 0), ("done", 0)])
+def test_checks_that_are_stopped_have_not_held(tmp_path, state, failed):
+    ended = outcome.Outcome("check-losses", outcome.CHECKS, state, figures=[Figure("one", 0.0, tolerance=1.0)])
+    document = outcome.Report(options(tmp_path), "cpu", [ended]).to_dict()
+    assert (document["checks"], document["checks_failed"]) == (1 + failed, failed)
+
+
 def test_a_check_that_crashes_has_failed(sedd, tmp_path, monkeypatch):
     def crashing(setting):
         yield Figure("before", 0.1, tolerance=0.5)
