@@ -26,7 +26,8 @@ from sedd_cli.errors import out_of_memory
 
 #: Bytes of a tile.
 BUDGET = {"cpu": 8 * 2**20, "cuda": 2**30}
-#: Bytes of a tile of whole rows, for losses that need them.
+#: Bytes of z in a tile of whole rows, for losses that need them. D3PM's on the uniform graph takes some 16 times as
+#: much beside it, about eight tensors in float64. Narrower tiles would read the head's weights more often.
 WHOLE_BUDGET = {"cpu": 32 * 2**20, "cuda": 2**28}
 #: Narrower tiles than this waste the matrix units; rows are split first.
 NARROWEST = 512
