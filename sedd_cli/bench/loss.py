@@ -14,7 +14,7 @@ from sedd_cli.bench.model import ModelBenchOptions, baselines, matmul_peak, with
 from sedd_cli.core.score import ScoreModel
 from sedd_cli.models.compile import compile_pays
 from sedd_cli.models.head import Readout
-from sedd_cli.models.precision import autocast_dtype
+from sedd_cli.models.precision import autocast_dtype, full_float32
 from sedd_cli.system.events import Event
 
 
@@ -81,6 +81,7 @@ def bench_loss(options: ModelBenchOptions) -> Generator[Event, None, BenchResult
         objective.loss(fused, x0, v, u).total.backward()
         return x0.numel()
 
+    @full_float32()
     def slow(autocast: torch.dtype | None) -> int:
         trunk.autocast = autocast
         if objective.name == "score_entropy":  # scores of all positions, as published
@@ -92,7 +93,7 @@ def bench_loss(options: ModelBenchOptions) -> Generator[Event, None, BenchResult
         return x0.numel()
 
     # only the products at rows that count are useful
-    share = 1.0 if objective.causal else float(graph.active_share(schedule(v)[0]).mean())
+    share = float(objective.active_share(graph, schedule, v).mean())
     flops = 6 * objective.corruptions * share * dim * graph.states
     facts = options.facts(peak, flops) | {"objective": objective.name}
     paths = {"sedd": fast} | {name: partial(slow, dtype) for name, dtype in baselines(device).items()}

@@ -1,4 +1,6 @@
-"""The plain paths that the fast ones are compared with: float32, scores of all positions, every [B, L, S] tensor.
+"""The plain paths that the fast ones are compared with: scores of all positions, every [B, L, S] tensor.
+
+They compute in float32, and where bf16 is native under bf16 autocast too.
 
 They follow the formulas in the order of the paper; score entropy has its closed form where the graph has one.
 """

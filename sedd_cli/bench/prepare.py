@@ -42,8 +42,12 @@ class PrepareBenchOptions(BenchOptions):
 def bench_prepare(options: PrepareBenchOptions) -> Generator[Event, None, BenchResult]:
     """Encoding, hashing and writing as in `sedd prepare`, against `datasets.map` with one document at a time."""
     source = find_corpus(request := PrepareOptions(corpus=options.corpus)).open(request)
+    if not source.splits:
+        raise RequestError(f"{options.corpus} holds no text to encode; name a corpus, or a file or folder of text")
     tokenizer = load_tokenizer(options.tokenizer)
     read = source.splits[next(iter(source.splits))]
+    if not any(read()):
+        raise RequestError(f"the documents of {options.corpus} are all empty")
 
     def documents() -> Iterator[str]:
         size = 0

@@ -20,7 +20,7 @@ from sedd_cli.core.schedules import Schedule
 from sedd_cli.core.score import ScoreModel
 from sedd_cli.errors import RequestError
 from sedd_cli.models.dit import DiT
-from sedd_cli.models.precision import autocast_dtype
+from sedd_cli.models.precision import autocast_dtype, full_float32
 from sedd_cli.models.timing import synchronize
 from sedd_cli.system.events import Event, Progress
 from sedd_cli.training.flops import head_flops, trunk_flops_a_token
@@ -107,6 +107,7 @@ def fresh_nets(options: ModelBenchOptions) -> tuple[DiT, DiT]:
     return net, slow_net
 
 
+@full_float32()
 def plain_seconds(
     net: DiT, graph: Graph, schedule: Schedule, batch: int, steps: int, shares: tuple[float, ...] = (0.1, 0.5, 0.9)
 ) -> list[float]:
@@ -134,7 +135,8 @@ def _extrapolated(
 ) -> BenchResult:
     """The rates of plain paths from the seconds of their steps, and all paths' seconds per evaluation.
 
-    flops: useful FLOPs per token of the trunk, in each evaluation, and of the head, once for each sample.
+    flops: useful FLOPs per token of the trunk, in each evaluation, and of the head. It is needed once for each sample,
+    and in every evaluation on a graph without MASK, where every position may change each time.
     """
     paths, evaluations = {"sedd": result.paths["sedd"]}, options.steps + 1
     seconds = {"sedd": result.tokens / paths["sedd"].tokens_per_second}
@@ -146,7 +148,8 @@ def _extrapolated(
         details[name] = {"evaluations": evaluations, "seconds": seconds[name], "extrapolated": True}
     for found in details.values():
         found["seconds_per_evaluation"] = found["seconds"] / found["evaluations"]
-        found["useful_flops_per_token"] = found["evaluations"] * flops[0] + flops[1]
+        heads = 1 if options.recipe.graph.name == "absorbing" else found["evaluations"]
+        found["useful_flops_per_token"] = found["evaluations"] * flops[0] + heads * flops[1]
     per_evaluation = details["plain"]["seconds_per_evaluation"] / details["sedd"]["seconds_per_evaluation"]
     result = replace(result, paths=paths, ratio=seconds["plain"] / seconds["sedd"])
     return result.with_details(details, ratio_per_evaluation=per_evaluation)

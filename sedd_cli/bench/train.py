@@ -13,6 +13,7 @@ from sedd_cli.bench.compare import BenchResult, compare
 from sedd_cli.bench.model import ModelBenchOptions, baselines, matmul_peak, with_flops
 from sedd_cli.core.random import NOISE, TIME, Stream
 from sedd_cli.models.dit import DiT
+from sedd_cli.models.precision import full_float32
 from sedd_cli.recipe import Recipe
 from sedd_cli.recipe.assemble import learned_exponents
 from sedd_cli.system.distributed import Dist
@@ -43,8 +44,7 @@ def bench_train(options: ModelBenchOptions) -> Generator[Event, None, BenchResul
         state.update()
         return x0.numel()
 
-    objective = recipe.objective.make()
-    flops = flops_a_token(recipe.model, graph, schedule, objective.causal, objective.corruptions)
+    flops = flops_a_token(recipe.model, recipe.objective.make(), graph, schedule)
     facts = options.facts(peak, flops) | {"attention": state.model.net.kernel(), "compiled": state.compiled}
     slow = PlainTraining(options)
     paths = {"sedd": fast} | {name: partial(slow.step, dtype) for name, dtype in baselines(device).items()}
@@ -86,6 +86,7 @@ class PlainTraining:
         self._ema = [p.detach().clone() for p in self._net.parameters()]
         self._count = 0
 
+    @full_float32()
     def step(self, autocast: torch.dtype | None = None) -> int:
         """A step, in float32 or under autocast. Returns the number of tokens."""
         (objective, graph, schedule), x0, net = self._parts, self._x0, self._net

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from sedd_cli.core.fast.fused import many_programs
 from sedd_cli.models.attention import ATTENTION
 from sedd_cli.models.cuda_graphs import GraphedTrunk
 from sedd_cli.models.dit import DiT
@@ -68,7 +69,7 @@ def compile_for_inference(net: LanguageNetwork) -> str | None:
     except Exception as error:  # a compiler can fail in any way; the network works without it
         return _in_short(error)
     for block in inner.blocks:
-        block.compile(dynamic=False)
+        block.compile(dynamic=False, **many_programs())
     inner.graphed = inner.graphed and GraphedTrunk(compiled=True)  # what is recorded is not compiled
     net.compiled = inner.compiled = True
     return None

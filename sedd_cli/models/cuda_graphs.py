@@ -46,7 +46,7 @@ class GraphedTrunk:
 
     Outputs are copies: they stay valid. Weights must stay where they are. If recording fails, as it does where memory
     is short, that and everything later runs as usual, with a warning, and `failure` has the reason. compiled: the trunk
-    is compiled for each size, so that few sizes are to occur.
+    is compiled for each size, so that few sizes are to occur: batches are filled up to them.
     """
 
     def __init__(self, record: Record | None = None, compiled: bool = False):
@@ -62,8 +62,12 @@ class GraphedTrunk:
             return trunk(x, sigma)
         size = filled_up(len(x))
         key = size, x.shape[1], sigma.dtype
-        if key not in self._recordings and not self._begin(key, trunk, x, sigma):
-            return trunk(x, sigma)
+        if key not in self._recordings:
+            # sequences beyond len(x) repeat the last one: any content will do
+            rows = torch.arange(size, device=x.device).clamp(max=len(x) - 1)
+            filled = (x, sigma) if size == len(x) else (x[rows], sigma[rows])
+            if not self._begin(key, trunk, *filled):
+                return trunk(*filled)[: len(x)]
         recording = self._recordings[key]
         recording.x[: len(x)].copy_(x)
         recording.sigma[: len(x)].copy_(sigma)
@@ -75,14 +79,12 @@ class GraphedTrunk:
         return GraphedTrunk(compiled=self._compiled)
 
     def _begin(self, key: tuple[Any, ...], trunk: Trunk, x: Tensor, sigma: Tensor) -> bool:
-        """Record the shape if it is time to. Returns whether it is recorded now."""
+        """Record the shape of x and sigma if it is time to. Returns whether it is recorded now."""
         self._seen[key] += 1
         if self.failure or self._seen[key] < RECORDED_AT or len(self._recordings) >= MOST_GRAPHS:
             return False
-        # sequences beyond len(x) repeat the last one: any content will do
-        rows = torch.arange(key[0], device=x.device).clamp(max=len(x) - 1)
         try:
-            self._recordings[key] = self._record(trunk, x[rows], sigma[rows])
+            self._recordings[key] = self._record(trunk, x.clone(), sigma.clone())
         except RuntimeError as error:  # out of memory, or an operation that cannot be recorded
             self.failure = str(error).strip().splitlines()[0]
             warnings.warn(f"no more CUDA graphs are recorded, few texts may take longer ({self.failure})", stacklevel=2)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Generator
+from contextlib import nullcontext
 
 import torch
 
@@ -13,7 +14,7 @@ from sedd_cli.models.timing import now
 from sedd_cli.recipe import Recipe
 from sedd_cli.recipe.assemble import make_graph, make_net
 from sedd_cli.system.distributed import Dist
-from sedd_cli.system.events import Event, Note, Progress
+from sedd_cli.system.events import Event, Note, Progress, Warn
 from sedd_cli.system.memory import begin_peak, free_memory, peak, used_memory
 from sedd_cli.training.state import LossModule, compile_if_wanted, use_sharding
 
@@ -37,7 +38,9 @@ def autotune(recipe: Recipe, dataset: Dataset, dist: Dist) -> Generator[Event, N
         WorkError: Not even one sequence fits.
     """
     device, rows = dist.device, len(dist.share(recipe.train.batch))
-    module, parameters = _module(recipe, dataset, dist)
+    module, parameters, notice = _module(recipe, dataset, dist)
+    if notice:
+        yield Warn(notice)
     before = used_memory(device)
     # EMA and optimizer moments come later; where they are sharded, weights and gradients are sharded too
     budget = MARGIN * free_memory(device) - 12 * parameters / (
@@ -49,7 +52,8 @@ def autotune(recipe: Recipe, dataset: Dataset, dist: Dist) -> Generator[Event, N
     for number, size in enumerate(sizes):
         if _expected(memory, size) > budget:
             break
-        measured = _attempt(module, recipe, size, device)
+        with torch._dynamo.config.patch(automatic_dynamic_shapes=False) if module.net.compiled else nullcontext():
+            measured = _attempt(module, recipe, size, device)  # a size that is compiled is so by itself, as in training
         if measured is None or measured[0] - before > budget:
             break
         memory[size], rates[size] = measured[0] - before, size * recipe.model.length / measured[1]
@@ -78,14 +82,15 @@ def with_micro_batch(recipe: Recipe, size: int | None) -> Recipe:
     return dataclasses.replace(recipe, train=dataclasses.replace(recipe.train, micro_batch=size))
 
 
-def _module(recipe: Recipe, dataset: Dataset, dist: Dist) -> tuple[LossModule, int]:
-    """The recipe's loss around a new network, and its number of parameters."""
+def _module(recipe: Recipe, dataset: Dataset, dist: Dist) -> tuple[LossModule, int, str]:
+    """The recipe's loss around a new network, its number of parameters, and a warning if compiling failed."""
     graph = make_graph(recipe, dataset.tokenizer.vocab_size)
     net = make_net(recipe, graph, dist.device).train()
     net.recompute = recipe.train.recompute
-    compile_if_wanted(recipe, net, graph, dist)
+    # one row: a trial on the whole share of the batch may not fit
+    _, notice = compile_if_wanted(with_micro_batch(recipe, 1), net, graph, dist)
     module = LossModule(net, graph, recipe.noise.make(), recipe.objective.make())
-    return module, sum(p.numel() for p in net.parameters())
+    return module, sum(p.numel() for p in net.parameters()), notice
 
 
 def _expected(memory: dict[int, int], size: int) -> float:

@@ -229,6 +229,6 @@ def _memory(recipe: Recipe, parameters: int, graph: Graph, micro_batch: int) -> 
     held = each + 4 * blocks if recipe.train.recompute else each * blocks
     # the fused loss: hidden states of the active positions, scaled, and their gradient in float32; one tile in float32
     # and its gradient in bf16
-    active = mean_active_share(graph, recipe.noise.make(), objective.causal)
+    active = mean_active_share(objective, graph, recipe.noise.make())
     loss = 3 * 4 * width * active * tokens + 1.5 * BUDGET["cuda"]
     return state_bytes(recipe, parameters) + tokens * held * width + loss

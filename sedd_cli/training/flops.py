@@ -6,8 +6,8 @@ import re
 
 import torch
 
-from sedd_cli.core.bounds import T_MIN
 from sedd_cli.core.graphs import Graph
+from sedd_cli.core.losses import Objective
 from sedd_cli.core.schedules import Schedule
 from sedd_cli.models.shape import DiTConfig
 from sedd_cli.recipe import Recipe
@@ -16,9 +16,12 @@ from sedd_cli.recipe import Recipe
 PEAKS = {
     "B200": 2.25e15,
     "GH200": 989e12,
+    "H200 NVL": 835e12,
     "H200": 989e12,
+    "H100 NVL": 835e12,
     "H100 PCIe": 756e12,
     "H100": 989e12,
+    "H800 PCIe": 756e12,
     "H800": 989e12,
     "A100": 312e12,
     "A800": 312e12,
@@ -41,24 +44,20 @@ def known_peak(device: torch.device) -> float | None:
     return next((peak for words, peak in PEAKS.items() if re.search(rf"\b{words}(?![A-Z0-9])", name)), None)
 
 
-def mean_active_share(graph: Graph, schedule: Schedule, causal: bool = False) -> float:
-    """Expected fraction of positions whose scores the loss needs, over t ~ U(t_min, 1); 1 for a causal network."""
-    if causal:
-        return 1.0
-    t = T_MIN + (1 - T_MIN) * (torch.arange(4096, dtype=torch.float64) + 0.5) / 4096
-    return float(graph.active_share(schedule(t)[0]).mean())
+def mean_active_share(objective: Objective, graph: Graph, schedule: Schedule) -> float:
+    """Expected fraction of positions whose scores the loss needs, over the noise levels of a training."""
+    v = (torch.arange(4096, dtype=torch.float64) + 0.5) / 4096
+    return float(objective.active_share(graph, schedule, v).mean())
 
 
-def flops_a_token(
-    config: DiTConfig, graph: Graph, schedule: Schedule, causal: bool = False, corruptions: int = 1
-) -> float:
+def flops_a_token(config: DiTConfig, objective: Objective, graph: Graph, schedule: Schedule) -> float:
     """Operations per token of text of the matrix products of a forward and backward pass over all its corruptions.
 
     Weights [m, n] cost 2mn forward and 4mn backward. The head counts only at positions whose scores the loss needs,
     attention over the whole length. Recomputed activations count once.
     """
-    head = mean_active_share(graph, schedule, causal) * head_flops(config, graph)
-    return 3 * corruptions * (trunk_flops_a_token(config) + head)
+    head = mean_active_share(objective, graph, schedule) * head_flops(config, graph)
+    return 3 * objective.corruptions * (trunk_flops_a_token(config) + head)
 
 
 def trunk_flops_a_token(config: DiTConfig) -> float:
@@ -77,5 +76,5 @@ def head_flops(config: DiTConfig, graph: Graph) -> int:
 
 def training_flops(recipe: Recipe, graph: Graph) -> float:
     """Operations of a whole training."""
-    tokens, objective = recipe.train.steps * recipe.train.batch * recipe.model.length, recipe.objective.make()
-    return tokens * flops_a_token(recipe.model, graph, recipe.noise.make(), objective.causal, objective.corruptions)
+    tokens = recipe.train.steps * recipe.train.batch * recipe.model.length
+    return tokens * flops_a_token(recipe.model, recipe.objective.make(), graph, recipe.noise.make())

@@ -23,8 +23,7 @@ class StepMetrics:
         self.state = state
         model, dist = state.model, state.dist
         best = known_peak(dist.device) if model.net.autocast else None
-        objective = model.objective
-        flops = flops_a_token(model.net.config, model.graph, model.schedule, objective.causal, objective.corruptions)
+        flops = flops_a_token(model.net.config, model.objective, model.graph, model.schedule)
         #: Model FLOP utilisation of one token per second.
         self._mfu_a_token = None if best is None else flops / (best * dist.world)
         begin_peak(dist.device)
@@ -75,13 +74,18 @@ def _per_token(nats: Tensor, sequences: Tensor, length: int) -> float | None:
 
 
 class Divergence:
-    """Warns once when the loss is far above that of an untrained network."""
+    """Warns once when the loss is far above that of an untrained network.
+
+    A resumed training with a loss that is no bound is not watched: its first loss, which has a unit of its own, is not
+    known.
+    """
 
     def __init__(self, state: TrainState):
         # an untrained network has score 1 everywhere; with scaled scores that is the uniform model, log N nats
         self.untrained = math.log(state.model.graph.vocab_size)
         self.length, self.started = state.recipe.model.length, state.step > 0
         self.in_a_row = 0
+        self.watched = state.model.objective.logs_bound or not self.started
 
     def begin(self, losses: LossByTime) -> None:
         """Take the loss of an untrained network from the first step of a run."""
@@ -93,7 +97,8 @@ class Divergence:
         """Warn at the second event in a row whose loss is more than twice that of an untrained network."""
         beyond = event.loss is not None and event.loss > 2 * self.untrained
         self.in_a_row = self.in_a_row + 1 if beyond else 0
-        if self.in_a_row == 2:
+        if self.in_a_row == 2 and self.watched:
+            self.watched = False
             yield Warn(
                 f"the loss is {event.loss:.1f} nats per token at step {event.step}, an untrained network has "
                 f"{self.untrained:.1f}: training has diverged, lower train.lr or raise train.warmup"

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from sedd_cli.errors import RequestError
-from sedd_cli.recipe import Recipe
+from sedd_cli.recipe import Recipe, dump_recipe
 from sedd_cli.system.events import Event, Sampled, TrainStep, Validated, bin_names
+from sedd_cli.system.files import write_whole
 
 #: Fields of an event that are not metrics.
 NOT_PLOTTED = {"sign", "step", "steps", "split", "blocks", "loss_by_t"}
@@ -70,22 +71,37 @@ class TensorBoard(Tracker):
 
 
 class Wandb(Tracker):
-    """A wandb run of the same name; resumed under the same id."""
+    """A wandb run of the same name; resumed under the same id.
+
+    wandb drops what is logged below its last step. So a training that goes back and continues with another recipe is a
+    new run there. With the same recipe, what is dropped is there already.
+    """
 
     def __init__(self, run: Path, recipe: Recipe, step: int):
         super().__init__(run, recipe, step)
         import wandb  # pyright: ignore[reportMissingImports]  (an optional package)
 
         self._wandb = wandb
-        mark = run / "wandb-id"
-        name = mark.read_text().strip() if mark.is_file() else wandb.util.generate_id()
+        self._mark, self._text = run / "wandb-id", dump_recipe(recipe)
+        # the id, the last step that was logged, and the recipe
+        stored = self._mark.read_text(encoding="utf-8") if self._mark.is_file() else ""
+        name, last, text = [*stored.split("\n", 2), "", ""][:3]
+        self._last = int(last or 0)
+        if not name or (step < self._last and text != self._text):
+            name, self._last = wandb.util.generate_id(), step
+        self._id = name
         self._run = wandb.init(
             project="sedd", name=run.name, id=name, resume="allow", dir=str(run), config=recipe.to_data()
         )
-        mark.write_text(name + "\n")
+        self._remember(self._last)
+
+    def _remember(self, step: int) -> None:
+        self._last = max(self._last, step)
+        write_whole(self._mark, f"{self._id}\n{self._last}\n{self._text}")
 
     def numbers(self, step: int, values: dict[str, float]) -> None:
         self._run.log(values, step=step)
+        self._remember(step)
 
     def text(self, step: int, text: str) -> None:
         self._run.log({"sample": self._wandb.Html(f"<pre>{_escaped(text)}</pre>")}, step=step)

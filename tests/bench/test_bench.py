@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import types
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from support.jobs import completed, returned
 
 from sedd_cli.bench import loss as loss_module
 from sedd_cli.bench import model, plain
+from sedd_cli.bench import prepare as prepare_module
 from sedd_cli.bench import sample as sample_module
 from sedd_cli.bench import train as train_module
 from sedd_cli.bench.compare import BenchOptions, compare
@@ -29,7 +31,7 @@ from sedd_cli.errors import RequestError
 from sedd_cli.models.dit import DiT
 from sedd_cli.recipe.assemble import make_graph, make_net
 from sedd_cli.system.events import Note, Progress
-from sedd_cli.training.flops import head_flops, mean_active_share, training_flops
+from sedd_cli.training.flops import head_flops, mean_active_share, training_flops, trunk_flops_a_token
 from sedd_cli.training.state import LossModule
 
 
@@ -42,6 +44,26 @@ def test_the_prepare_bench_counts_tokens_of_both_paths(workplace):
     rates = [path.tokens_per_second for path in result.paths.values()]
     assert result.ratio == pytest.approx(rates[0] / rates[1])
     assert [e.done for e in events if isinstance(e, Progress)] == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize(
+    ("splits", "message"), [({}, "holds no text"), ({"train": lambda: iter(["", ""])}, "are all empty")]
+)
+def test_the_prepare_bench_refuses_a_corpus_without_text(tmp_path, monkeypatch, splits, message):
+    source = types.SimpleNamespace(open=lambda request: types.SimpleNamespace(splits=splits))
+    monkeypatch.setattr(prepare_module, "find_corpus", lambda request: source)
+    with pytest.raises(RequestError, match=message):
+        returned(bench_prepare(PrepareBenchOptions(1, str(tmp_path), "byte")))
+
+
+@pytest.mark.parametrize(("recipe", "every"), [("gpt2_small", False), ("gpt2_small_uniform", True)])
+def test_the_head_counts_in_every_evaluation_on_the_uniform_graph(recipe, every):
+    recipe = small(recipe)
+    result = returned(bench_sample(SampleBenchOptions(repeats=1, recipe=recipe, batch=1, device="cpu", steps=3)))
+    found, head = result.paths["plain"].details, head_flops(recipe.model, make_graph(recipe, 257))
+    heads = found["evaluations"] if every else 1
+    trunk = trunk_flops_a_token(recipe.model)
+    assert found["useful_flops_per_token"] == pytest.approx(found["evaluations"] * trunk + heads * head)
 
 
 def test_the_loader_bench_counts_tokens():
@@ -239,7 +261,7 @@ def test_useful_flops_are_those_of_the_recipes_objective(changes):
     tokens = recipe.train.steps * recipe.train.batch * recipe.model.length
     assert found == pytest.approx(training_flops(recipe, graph) / tokens)
     found = returned(bench_loss(options)).facts["useful_flops_per_token"]
-    share = mean_active_share(graph, recipe.noise.make(), objective.causal)
+    share = mean_active_share(objective, graph, recipe.noise.make())
     head = 3 * objective.corruptions * share * head_flops(recipe.model, graph)
     assert found == pytest.approx(head, rel=0.05), "of two noise levels, not of all"
 
@@ -391,3 +413,30 @@ def test_the_loss_bench_compares_equal_losses_and_gradients(recipe):
     torch.testing.assert_close(fast, slow, rtol=1e-5, atol=0)
     for mine, theirs in zip(found, wanted, strict=True):
         torch.testing.assert_close(mine, theirs, rtol=1e-3, atol=1e-5 * float(theirs.abs().max()))
+
+
+def test_plain_paths_do_not_round_factors_to_tf32(monkeypatch):
+    """As in a process whose recipe has precision tf32."""
+    seen = []
+
+    def spied(name):
+        real = getattr(plain, name)
+
+        def spy(*given):
+            seen.append((name, torch.backends.cuda.matmul.allow_tf32))
+            return real(*given)
+
+        monkeypatch.setattr(plain, name, spy)
+
+    for name in ("training_loss", "head_loss", "tweedie_step"):
+        spied(name)
+    before, torch.backends.cuda.matmul.allow_tf32 = torch.backends.cuda.matmul.allow_tf32, True
+    shared = {"repeats": 1, "recipe": small(), "batch": 2, "device": "cpu"}
+    try:
+        returned(bench_train(ModelBenchOptions(**shared)))
+        returned(bench_loss(ModelBenchOptions(**shared)))
+        returned(bench_sample(SampleBenchOptions(**shared, steps=2)))
+        assert torch.backends.cuda.matmul.allow_tf32
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = before
+    assert set(seen) == {("training_loss", False), ("head_loss", False), ("tweedie_step", False)}

@@ -21,6 +21,7 @@ from sedd_cli.bench.report.measurement import Figure, Measurement, Setting, Size
 from sedd_cli.bench.report.outcome import ReportOptions
 from sedd_cli.bench.report.run import bench_report
 from sedd_cli.bench.train import fresh_state
+from sedd_cli.core.fast import fused
 from sedd_cli.errors import RequestError
 from sedd_cli.models.attention import sdpa
 from sedd_cli.models.head import Readout
@@ -156,6 +157,20 @@ def test_a_loss_that_does_not_run_fails_its_check_only(monkeypatch):
     assert not any(f.passed for f in found)
     assert found[0].note == "RuntimeError: no kernel image"
     assert found[0].to_dict()["value"] == "inf"
+
+
+def test_a_loss_that_falls_back_to_uncompiled_tiles_fails_its_check(monkeypatch):
+    def broken(*_):
+        raise RuntimeError("no compiler")
+
+    monkeypatch.setattr(heads, "readout_of", lambda weight, bias, mixed: Readout(weight, bias, mixed, compiled=True))
+    monkeypatch.setattr(fused, "_compiled_tile", lambda kind: broken)
+    with pytest.warns(UserWarning, match="runs uncompiled"):
+        found = figures(heads.check_losses(setting()))
+    fused.FAILURES.clear()
+    failed = [f for f in found if not f.passed]
+    assert {"loss: score_entropy, absorbing, float32", "loss: d3pm, uniform, float32"} <= {f.what for f in failed}
+    assert {f.note for f in failed} == {"the loss runs uncompiled (no compiler)"}
 
 
 def test_the_checks_of_attention_hold_and_a_wrong_kernel_fails(monkeypatch):
@@ -349,6 +364,13 @@ def test_a_failed_check_ends_the_command_with_an_error(sedd, tmp_path, monkeypat
     assert done.code == 1
     assert json.loads(done.out)["error"] == "1 of 1 checks failed"
     assert "| a \\| b | 1 |  | ≤ 0.5 | FAILED |  |" in (tmp_path / "report.md").read_text()
+
+
+@pytest.mark.parametrize(("state", "failed"), [("failed", 1), ("stopped", 1), ("skipped", 0), ("done", 0)])
+def test_checks_that_are_stopped_have_not_held(tmp_path, state, failed):
+    ended = outcome.Outcome("check-losses", outcome.CHECKS, state, figures=[Figure("one", 0.0, tolerance=1.0)])
+    document = outcome.Report(options(tmp_path), "cpu", [ended]).to_dict()
+    assert (document["checks"], document["checks_failed"]) == (1 + failed, failed)
 
 
 def test_a_check_that_crashes_has_failed(sedd, tmp_path, monkeypatch):

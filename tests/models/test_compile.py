@@ -70,7 +70,7 @@ def test_where_compiling_fails_the_network_stays_as_it_is(monkeypatch):
 
 def test_what_was_recorded_before_compiling_is_not_replayed_after_it(monkeypatch):
     monkeypatch.setattr(compile_module, "_trial", lambda *_, **__: 0.0)
-    monkeypatch.setattr(torch.nn.Module, "compile", lambda self, dynamic: None)
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda self, dynamic, **options: None)
     net = network()
     net.cast_for_inference(None)
     before = net.graphed
@@ -82,7 +82,7 @@ def test_what_was_recorded_before_compiling_is_not_replayed_after_it(monkeypatch
 def test_the_network_inside_an_adapted_one_is_compiled(monkeypatch):
     monkeypatch.setattr(compile_module, "_trial", lambda *_, **__: 0.0)
     given = []
-    monkeypatch.setattr(torch.nn.Module, "compile", lambda self, dynamic: given.append(dynamic))
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda self, dynamic, **options: given.append(dynamic))
     vocabulary = Vocabulary(12, 11, carries_over=True)
     net = Adapted(network(), vocabulary, NoiseInput("none", LogLinear()))
     assert compile_for_inference(net) is None

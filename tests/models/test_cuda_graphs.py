@@ -49,11 +49,17 @@ def test_a_shape_is_recorded_when_it_occurs_again_and_again():
 @pytest.mark.parametrize(("compiled", "recorded"), [(True, [(16, 4)]), (False, [])])
 def test_large_batches_are_filled_up_to_few_sizes_where_each_is_compiled(compiled, recorded):
     assert [filled_up(n) for n in (1, 2, 8, 9, 16, 17, 64)] == [1, 2, 8, 16, 16, 24, 64]
-    recorder = Recorder()
+    recorder, received = Recorder(), []
+
+    def watched(x, sigma):
+        received.append(len(x))
+        return trunk(x, sigma)
+
     run = GraphedTrunk(recorder, compiled)
     for size in (9, 12, 16, 10, 13):
         x, sigma = inputs(size, 4, size)
-        torch.testing.assert_close(run(trunk, x, sigma), trunk(x, sigma), rtol=0, atol=0)
+        torch.testing.assert_close(run(watched, x, sigma), trunk(x, sigma), rtol=0, atol=0)
+    assert set(received) == ({16} if compiled else {9, 12, 16, 10, 13})
     assert recorder.shapes == recorded
     for seed in range(3):
         run(trunk, *inputs(8, 4, seed))

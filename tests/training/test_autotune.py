@@ -248,6 +248,27 @@ def test_a_compiler_that_fails_is_left_out_and_said(workplace, tmp_path, monkeyp
     assert result.finished
 
 
+def test_autotune_tries_compiling_with_one_row_and_says_where_it_fails(state, monkeypatch):
+    from sedd_cli.training import state as trainstate
+
+    rows, dynamic = [], []
+    state.recipe = dataclasses.replace(state.recipe, train=dataclasses.replace(state.recipe.train, compile=True))
+    planned(monkeypatch, 1, lambda size: dynamic.append(torch._dynamo.config.automatic_dynamic_shapes) or size)
+
+    def compiled(net, batch):
+        rows.append(batch)
+        net.compiled = True
+
+    monkeypatch.setattr(trainstate, "compile_blocks", compiled)
+    assert not [e for e in fitted(state)[0] if isinstance(e, Warn)]
+    assert set(dynamic) == {False}
+    assert torch._dynamo.config.automatic_dynamic_shapes
+    monkeypatch.setattr(trainstate, "compile_blocks", lambda net, batch: "no compiler")
+    (warning,) = [e for e in fitted(state)[0] if isinstance(e, Warn)]
+    assert "no compiler" in warning.text
+    assert rows == [1]
+
+
 def test_tf32_is_for_gpus(workplace, tmp_path, monkeypatch):
     with pytest.raises(RequestError, match="tf32 needs a GPU"):
         autocast_dtype("tf32", CPU)

@@ -10,7 +10,9 @@ import torch
 from support.toys import Cyclic
 
 from sedd_cli.core.graphs import GRAPHS
+from sedd_cli.core.losses import OBJECTIVES
 from sedd_cli.core.schedules import SCHEDULES
+from sedd_cli.core.score import ScoreModel
 from sedd_cli.errors import RequestError
 from sedd_cli.models.dit import DiT
 from sedd_cli.models.shape import DiTConfig
@@ -56,7 +58,7 @@ def test_useful_flops_are_those_torch_counts():
     x = torch.zeros(3, config.length, dtype=torch.int64)
     with FlopCounterMode(display=False) as counter:
         net(x, torch.ones(3)).sum().backward()
-    expected = flops.flops_a_token(config, graph, SCHEDULES["geometric"]()) * x.numel()
+    expected = flops.flops_a_token(config, OBJECTIVES["score_entropy"](), graph, SCHEDULES["geometric"]()) * x.numel()
     # left out there: the noise level's own two-layer perceptron, once a sequence
     assert expected == pytest.approx(counter.get_total_flops(), rel=0.02)
     assert expected <= counter.get_total_flops()
@@ -72,13 +74,55 @@ def test_an_objective_with_two_corruptions_costs_two_evaluations():
 
 
 def test_half_of_the_positions_are_masked_under_the_papers_schedule():
-    share = flops.mean_active_share(GRAPHS["absorbing"](vocab_size=50), SCHEDULES["loglinear"]())
+    entropy = OBJECTIVES["score_entropy"]()
+    share = flops.mean_active_share(entropy, GRAPHS["absorbing"](vocab_size=50), SCHEDULES["loglinear"]())
     assert share == pytest.approx(0.5, abs=1e-3)
-    assert flops.mean_active_share(GRAPHS["uniform"](vocab_size=50), SCHEDULES["geometric"]()) == 1
+    assert flops.mean_active_share(entropy, GRAPHS["uniform"](vocab_size=50), SCHEDULES["geometric"]()) == 1
 
 
 @pytest.mark.parametrize(
-    ("name", "peak"), [("NVIDIA H100 PCIe", 756e12), ("NVIDIA A100-SXM4-80GB", 312e12), ("Abacus", None)]
+    ("objective", "options", "graph", "noise"),
+    [
+        ("score_entropy", {}, "absorbing", "geometric"),
+        ("score_entropy", {"importance": 0.6}, "absorbing", "loglinear"),
+        ("masked_cross_entropy", {"t_min": 0.3}, "absorbing", "loglinear"),
+        ("d3pm", {"T": 10}, "absorbing", "geometric"),
+        ("d3pm", {}, "uniform", "geometric"),
+        ("genmd4", {}, "state_dependent", "geometric"),
+        ("autoregressive", {}, "absorbing", "loglinear"),
+    ],
+)
+def test_the_share_of_active_positions_is_that_of_the_corruptions_an_objective_draws(objective, options, graph, noise):
+    objective, graph, schedule = OBJECTIVES[objective](**options), GRAPHS[graph](vocab_size=5), SCHEDULES[noise]()
+    rows, scored = 2000, []
+
+    class Spy:
+        def hidden(self, x, sigma):
+            return torch.zeros(*x.shape, 1)
+
+        def head(self, hidden):
+            scored.append(len(hidden))
+            return hidden.expand(-1, graph.states)
+
+    g = torch.Generator().manual_seed(1)
+    x0 = torch.randint(5, (rows, 8), generator=g)
+    v = (torch.arange(rows, dtype=torch.float64) + 0.5) / rows
+    u = torch.rand(rows, 8 * objective.corruptions, dtype=torch.float64, generator=g)
+    objective.loss(ScoreModel(Spy(), graph, schedule, parametrization=objective.parametrization), x0, v, u)
+    assert flops.mean_active_share(objective, graph, schedule) == pytest.approx(sum(scored) / u.numel(), abs=0.01)
+
+
+@pytest.mark.parametrize(
+    ("name", "peak"),
+    [
+        ("NVIDIA H100 PCIe", 756e12),
+        ("NVIDIA H800 PCIe", 756e12),
+        ("NVIDIA H100 NVL", 835e12),
+        ("NVIDIA H200 NVL", 835e12),
+        ("NVIDIA H200", 989e12),
+        ("NVIDIA A100-SXM4-80GB", 312e12),
+        ("Abacus", None),
+    ],
 )
 def test_a_known_device_has_a_peak(monkeypatch, name, peak):
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: name)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
 import json
 import re
 import shutil
@@ -15,6 +17,7 @@ from support.jobs import completed, returned
 
 from sedd_cli import load_model
 from sedd_cli.cli.view.curve import Line, chart
+from sedd_cli.core.losses import OBJECTIVES
 from sedd_cli.data.prepare import prepare
 from sedd_cli.data.prepared import PrepareOptions
 from sedd_cli.data.shards import open_dataset
@@ -277,36 +280,67 @@ def test_tensorboard_holds_the_numbers_of_the_metrics(workplace, tmp_path):
     assert any("sample" in tag for tag in board.Tags()["tensors"])
 
 
+class WandbDouble(types.ModuleType):
+    """A double of the package: like wandb it keeps a run by its id, and drops steps below its current one."""
+
+    def __init__(self):
+        super().__init__("wandb")
+        self.__spec__ = types.SimpleNamespace(name="wandb")
+        self.began, self.logged, self.ended, self.ids = [], {}, 0, itertools.count(1)
+        self.util = types.SimpleNamespace(generate_id=lambda: f"run-{next(self.ids)}")
+
+    def Html(self, text):
+        return "html", text
+
+    def init(self, **options):
+        self.began.append(options)
+        history = self.logged.setdefault(options["id"], {})
+
+        def log(values, step):
+            if step >= max(history, default=0):
+                history[step] = history.get(step, {}) | values
+
+        def finish():
+            self.ended += 1
+
+        return types.SimpleNamespace(log=log, finish=finish)
+
+    def losses(self, name):
+        return {step: values["train/loss"] for step, values in self.logged[name].items() if "train/loss" in values}
+
+
 def test_wandb_is_told_the_same_and_resumed_under_the_same_name(workplace, tmp_path, monkeypatch):
-    """Through a double of the package: its calls and their arguments."""
-    logged, began, ended = [], [], []
-
-    class Run:
-        def log(self, values, step):
-            logged.append((step, values))
-
-        def finish(self):
-            ended.append(True)
-
-    def init(**options):
-        began.append(options)
-        return Run()
-
-    double = types.ModuleType("wandb")
-    double.__spec__ = types.SimpleNamespace(name="wandb")
-    double.init, double.Html = init, lambda text: ("html", text)
-    double.util = types.SimpleNamespace(generate_id=lambda: "abc123")
+    double = WandbDouble()
     monkeypatch.setitem(sys.modules, "wandb", double)
     for steps in (6, 12):
         recipe = load_recipe(workplace / "tiny.yaml", [f"train.steps={steps}", "report.every=4"])
         list(train(recipe, TrainOptions(tmp_path / "run", "cpu", report=False, trackers=("wandb",))))
-    assert [b["id"] for b in began] == ["abc123", "abc123"]
-    assert began[0]["config"]["train"]["steps"] == 6
-    assert ended == [True, True]
-    losses = {step: values["train/loss"] for step, values in logged if "train/loss" in values}
-    assert losses == {r["step"]: r["loss"] for r in lines(tmp_path / "run", "train")}
-    assert any("sample" in values for _, values in logged)
-    assert [step for step, _ in logged] == sorted(step for step, _ in logged)
+    assert [b["id"] for b in double.began] == ["run-1", "run-1"]
+    assert double.began[0]["config"]["train"]["steps"] == 6
+    assert double.ended == 2
+    assert double.losses("run-1") == {r["step"]: r["loss"] for r in lines(tmp_path / "run", "train")}
+    assert any("sample" in values for values in double.logged["run-1"].values())
+
+
+def test_wandb_has_the_new_course_of_a_training_that_went_back(tiny_run, tmp_path, monkeypatch):
+    double = WandbDouble()
+    monkeypatch.setitem(sys.modules, "wandb", double)
+    recipe = load_model(tiny_run, device="cpu").recipe
+    longer = dataclasses.replace(recipe, train=dataclasses.replace(recipe.train, steps=2 * recipe.train.steps))
+
+    def log(recipe, start, steps, loss):
+        (tracker,) = open_trackers(["wandb"], tmp_path, recipe, start)
+        for step in range(start + 1, start + steps + 1):
+            tracker.numbers(step, {"train/loss": loss})
+        tracker.close()
+
+    log(recipe, 0, 6, 3.0)
+    log(recipe, 4, 1, 3.0)  # killed, and killed again: what is logged a second time is the same
+    assert double.losses("run-1") == dict.fromkeys(range(1, 7), 3.0)
+    log(longer, 4, 4, 2.0)
+    assert double.losses("run-2") == dict.fromkeys(range(5, 9), 2.0)
+    log(longer, 8, 1, 1.0)
+    assert double.losses("run-2")[9] == 1.0
 
 
 def test_a_tracker_without_its_package_is_refused_at_once(sedd, workplace, tmp_path, monkeypatch):
@@ -329,6 +363,19 @@ def test_divergence_is_said_once_when_two_windows_are_beyond_the_untrained_loss(
     assert step == 5
     assert isinstance(warning, Warn)
     assert "training has diverged" in warning.text
+
+
+def test_a_resumed_training_without_a_bound_is_not_watched_and_no_training_is_warned_twice(tiny_run):
+    model = load_model(tiny_run, device="cpu")
+    base = dict.fromkeys(TrainStep.__dataclass_fields__, 0) | {"loss_by_t": []}
+
+    def warnings(objective, losses):
+        changed = types.SimpleNamespace(objective=OBJECTIVES[objective](), graph=model.graph)
+        watch = Divergence(types.SimpleNamespace(model=changed, recipe=model.recipe, step=1))
+        return sum(len(list(watch.see(TrainStep(**base | {"step": 2, "loss": loss})))) for loss in losses)
+
+    assert warnings("concrete_score", [300.0] * 4) == 0
+    assert warnings("score_entropy", [9.0, 9.0, 3.4, 9.0, 9.0]) == 1
 
 
 def test_a_loss_beyond_that_of_an_untrained_network_is_said_to_diverge(workplace, tmp_path, monkeypatch):

@@ -6,6 +6,7 @@ import dataclasses
 import tempfile
 import warnings
 from collections.abc import Callable, Generator
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from sedd_cli.bench.report.measurement import Figure, Setting, SkippedError, lin
 from sedd_cli.bench.report.trajectory import STEPS, one_process, resumed, tiny, two_processes
 from sedd_cli.bench.train import fresh_state
 from sedd_cli.models.attention import ATTENTION, flash_installed
-from sedd_cli.models.precision import native_bf16
+from sedd_cli.models.precision import full_float32, native_bf16
 from sedd_cli.recipe import Recipe
 from sedd_cli.system.events import Event, Progress
 
@@ -76,6 +77,7 @@ def _qkv(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> tu
     return tuple(t.bfloat16().to(dtype).requires_grad_() for t in made)
 
 
+@full_float32()
 def _with_gradients(attend: Attention, qkv: tuple[Tensor, ...], causal: bool) -> list[Tensor]:
     """The output, and the gradients of q, k and v for a fixed random gradient of the output."""
     out = attend(*qkv, causal)
@@ -131,9 +133,10 @@ def check_compiled(setting: Setting) -> Events:
         with torch.no_grad():  # in a fresh network blocks pass on their input
             for p in net.parameters():
                 p.add_(0.02 * torch.randn(p.shape, generator=generator).to(p.device))
-        hidden = net.hidden(x, sigma)
-        grad = torch.randn(hidden.shape, generator=generator).to(hidden)
-        hidden.backward(grad)
+        with full_float32() if kind == "float32" else nullcontext():
+            hidden = net.hidden(x, sigma)
+            grad = torch.randn(hidden.shape, generator=generator).to(hidden)
+            hidden.backward(grad)
         grads = [p.grad.flatten() for p in net.parameters() if p.grad is not None]
         results[kind] = hidden.detach(), torch.cat(grads)
     for what, exact, eager, compiled in zip(("forward", "gradients"), *results.values(), strict=True):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Generator, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -12,12 +13,13 @@ from torch import Tensor
 from sedd_cli.bench.loss import FixedTrunk, PlainTrunk, readout_of
 from sedd_cli.bench.plain import AllAtOnce
 from sedd_cli.bench.report.measurement import Figure, Setting, lacks, line_of
+from sedd_cli.core.fast.fused import FAILURES
 from sedd_cli.core.graphs import GRAPHS, Graph
 from sedd_cli.core.losses import OBJECTIVES, Objective
 from sedd_cli.core.schedules import Schedule
 from sedd_cli.core.score import ScoreModel
 from sedd_cli.errors import out_of_memory
-from sedd_cli.models.precision import autocast_dtype, native_bf16
+from sedd_cli.models.precision import autocast_dtype, full_float32, native_bf16
 from sedd_cli.system.events import Event, Progress
 from sedd_cli.system.memory import begin_peak, peak, used_memory
 
@@ -88,9 +90,15 @@ def check_losses(setting: Setting) -> Events:
         for mode, mixed in modes.items():
             what = f"loss: {case.name}, {mode}"
             try:
-                found = case.run(plain=False, mixed=mixed)
+                FAILURES.clear()
+                with full_float32(), torch._dynamo.config.patch(fail_on_recompile_limit_hit=True):
+                    found = case.run(plain=False, mixed=mixed)
             except RuntimeError as error:  # a kernel that does not run here fails its check, not those of others
                 yield Figure(what, math.inf, tolerance=TOLERANCE[mode], note=line_of(error))
+                continue
+            for why in FAILURES.values():
+                yield Figure(what, math.inf, tolerance=TOLERANCE[mode], note=f"the loss runs uncompiled ({why})")
+            if FAILURES:
                 continue
             apart = [difference(mine, theirs) for mine, theirs in zip(found, wanted, strict=True)]
             note = f"value {apart[0]:.1g}, worst gradient {worst(apart[1:]):.1g}, against the plain form in float64"
@@ -136,5 +144,6 @@ def _rate(setting: Setting, case: LossCase, plain: bool, mixed: bool) -> tuple[f
         raise MemoryError(why)
     begin_peak(setting.device)
     before = used_memory(setting.device)
-    seconds = setting.median(lambda: case.run(plain, mixed))
+    with full_float32() if plain else nullcontext():
+        seconds = setting.median(lambda: case.run(plain, mixed))
     return case.x0.numel() / seconds, (peak(setting.device) - before) / 2**20

@@ -106,12 +106,12 @@ class Report:
     outcomes: list[Outcome] = field(default_factory=list)
 
     def to_dict(self) -> dict[str, Any]:
-        """The JSON document. A measurement of checks that fails counts as one more check, which failed."""
+        """The JSON document. A measurement of checks that fails or is stopped counts as one more, failed check."""
         options = self.options
         head = {"bench": "report", "device": self.device, "recipe": options.recipe.name, "larger": options.larger.name}
         head |= {"minutes": options.minutes, "seconds": time.monotonic() - options.began}
         checks = [f.passed for o in self.outcomes for f in o.figures if f.passed is not None]
-        checks += [False for o in self.outcomes if o.table == CHECKS and o.state == "failed"]
+        checks += [False for o in self.outcomes if o.table == CHECKS and o.state in ("failed", "stopped")]
         head |= {"checks": len(checks), "checks_failed": checks.count(False)}
         return head | {"measurements": [outcome.to_dict() for outcome in self.outcomes]}
 

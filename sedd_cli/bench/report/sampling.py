@@ -19,7 +19,7 @@ from sedd_cli.errors import WorkError, out_of_memory
 from sedd_cli.inference.bound import MonteCarloOptions, draw_bounds
 from sedd_cli.models.compile import compile_for_inference
 from sedd_cli.models.dit import DiT
-from sedd_cli.models.precision import native_bf16
+from sedd_cli.models.precision import full_float32, native_bf16
 from sedd_cli.models.timing import synchronize
 from sedd_cli.system.events import Event, Progress
 from sedd_cli.training.flops import head_flops, trunk_flops_a_token
@@ -162,6 +162,6 @@ def likelihood(setting: Setting) -> Events:
     needed = 4 * 8 * few * x0.shape[1] * graph.states
     if setting.left() > setting.seconds(flops, PLAIN_SHARE) and not lacks(setting, needed):
         u = torch.rand(few, x0.shape[1], dtype=torch.float64, device=device)
-        with torch.no_grad():
+        with torch.no_grad(), full_float32():
             seconds = setting.median(lambda: plain.loss(slow_net, graph, schedule, x0[:few], v[:few].to(device), u))
         yield Figure(f"{what}, against plain", rate, "blocks/s", few / seconds, note=f"plain: {few} blocks, float32")

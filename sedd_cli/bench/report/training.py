@@ -38,9 +38,8 @@ def larger_training(setting: Setting) -> Events:
 
 def flops_a_sequence(setting: Setting, recipe: Recipe) -> float:
     """Useful FLOPs of a training step for each sequence."""
-    (graph, schedule, _), objective = setting.bench(recipe, 1).parts(), recipe.objective.make()
-    a_token = flops_a_token(recipe.model, graph, schedule, objective.causal, objective.corruptions)
-    return a_token * recipe.model.length
+    graph, schedule, _ = setting.bench(recipe, 1).parts()
+    return flops_a_token(recipe.model, recipe.objective.make(), graph, schedule) * recipe.model.length
 
 
 def _training(setting: Setting, recipe: Recipe, sizes: tuple[int, ...], parts: bool) -> Events:

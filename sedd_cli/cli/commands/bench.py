@@ -59,7 +59,7 @@ def train(
     json: o.Json = False,
     quiet: o.Quiet = False,
 ) -> None:
-    """A training step against float32 autograd over all scores, and the time the recipe would take here.
+    """A training step against autograd over all scores, and the time the recipe would take here.
 
     Example: sedd bench train --recipe recipes/gpt2_small.yaml
     """
@@ -103,7 +103,7 @@ def sample(
     json: o.Json = False,
     quiet: o.Quiet = False,
 ) -> None:
-    """Sampling beside the published analytic sampler: all scores, transitions and draws in float32.
+    """Sampling beside the published analytic sampler: all scores, transitions and draws.
 
     Example: sedd bench sample --steps 128
     """

@@ -11,6 +11,7 @@ gets tiles of whole rows.
 from __future__ import annotations
 
 import functools
+import inspect
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -25,7 +26,8 @@ from sedd_cli.errors import out_of_memory
 
 #: Bytes of a tile.
 BUDGET = {"cpu": 8 * 2**20, "cuda": 2**30}
-#: Bytes of a tile of whole rows, for losses that need them.
+#: Bytes of z in a tile of whole rows, for losses that need them. D3PM's on the uniform graph takes some 16 times as
+#: much beside it, about eight tensors in float64. Narrower tiles would read the head's weights more often.
 WHOLE_BUDGET = {"cpu": 32 * 2**20, "cuda": 2**28}
 #: Narrower tiles than this waste the matrix units; rows are split first.
 NARROWEST = 512
@@ -33,6 +35,10 @@ NARROWEST = 512
 WHOLE_ROWS = 256
 #: All tiles but the last are a multiple of this wide, so that an odd vocabulary (50,257) does not slow the products.
 WIDTH_IN = 128
+
+
+#: Programs that are compiled for one function: for its shapes and dtypes.
+PROGRAMS = 64
 
 
 class LinearHead(Protocol):
@@ -219,7 +225,7 @@ def compiled_or_plain(readout: LinearHead, loss: TileLoss, *given: Any) -> tuple
     kind = type(loss)
     if kind not in FAILURES:
         try:
-            return _compiled_tile()(readout, loss, *given)
+            return _compiled_tile(kind)(readout, loss, *given)
         except Exception as error:  # a compiler can fail in any way
             if out_of_memory(error):
                 raise
@@ -235,8 +241,22 @@ def compiled_or_plain(readout: LinearHead, loss: TileLoss, *given: Any) -> tuple
 
 
 @functools.cache
-def _compiled_tile() -> Callable[..., tuple[Tensor, Tensor]]:
-    return torch.compile(_tile, dynamic=True)
+def _compiled_tile(kind: type[TileLoss]) -> Callable[..., tuple[Tensor, Tensor]]:
+    """`_tile` compiled for a kind of loss, with a code object of its own: torch limits the programs of each."""
+
+    def tile(*given: Any) -> tuple[Tensor, Tensor]:
+        return _tile(*given)
+
+    tile.__code__ = tile.__code__.replace(co_name=f"tile_{kind.__name__}")
+    return torch.compile(tile, dynamic=True, **many_programs())
+
+
+def many_programs() -> dict[str, Any]:
+    """Options of `torch.compile` for more programs of one function than 8, after which torch runs it uncompiled."""
+    if "recompile_limit" in inspect.signature(torch.compile).parameters:
+        return {"recompile_limit": PROGRAMS}
+    torch._dynamo.config.recompile_limit = PROGRAMS  # of torch before 2.13, for the whole process
+    return {}
 
 
 class _Fused(torch.autograd.Function):

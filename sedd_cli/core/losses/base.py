@@ -15,7 +15,7 @@ from sedd_cli.core.fast.fused import LinearHead, losses, weighted_loss
 from sedd_cli.core.graphs import Graph
 from sedd_cli.core.losses.weighting import BOUND, DYNAMIC, NAMES, check_dynamic, dynamic_factor, level_factor
 from sedd_cli.core.registry import Registry
-from sedd_cli.core.schedules import T_MIN
+from sedd_cli.core.schedules import T_MIN, Schedule
 from sedd_cli.core.score import Loss, Parametrization, ScoreModel
 from sedd_cli.errors import not_one_of
 
@@ -73,6 +73,14 @@ class Objective(ABC):
     def placed(self, v: Tensor) -> tuple[Tensor, Tensor]:
         """Where in (0, 1) a uniform v [B] places the noise, and 1/density there, [B] each."""
         return v, torch.ones_like(v)
+
+    def noise_level(self, graph: Graph, schedule: Schedule, v: Tensor) -> Tensor:
+        """The total noise [B] by which the loss corrupts at uniforms v [B]."""
+        return schedule(T_MIN + (1 - T_MIN) * self.placed(v)[0])[0]
+
+    def active_share(self, graph: Graph, schedule: Schedule, v: Tensor) -> Tensor:
+        """Expected fraction [B] of the positions whose scores the loss needs at uniforms v [B]."""
+        return torch.ones_like(v) if self.causal else graph.active_share(self.noise_level(graph, schedule, v))
 
     @abstractmethod
     def loss(self, model: ScoreModel, x0: Tensor, v: Tensor, u: Tensor) -> Loss:
@@ -147,6 +155,9 @@ class ContinuousTime(Objective):
             return super().placed(v)
         power = 1 / (1 - self.importance)
         return v**power, power * v ** (power - 1)
+
+    def noise_level(self, graph: Graph, schedule: Schedule, v: Tensor) -> Tensor:
+        return schedule(self.t_min + (1 - self.t_min) * self.placed(v)[0])[0]
 
     @abstractmethod
     def weighted(self, model: ScoreModel, x: Tensor, sigma: Tensor, x0: Tensor, weight: Weight) -> Loss:

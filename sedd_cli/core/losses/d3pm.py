@@ -8,7 +8,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from sedd_cli.core.discrete_time import step_noise
+from sedd_cli.core.discrete_time import noise_of_step, step_noise
+from sedd_cli.core.graphs import Graph
 from sedd_cli.core.losses.base import (
     OBJECTIVES,
     Objective,
@@ -17,6 +18,7 @@ from sedd_cli.core.losses.base import (
     token_nats,
     weighted_cross_entropy,
 )
+from sedd_cli.core.schedules import Schedule
 from sedd_cli.core.score import Loss, Parametrization, ScoreModel, trained_range
 
 
@@ -48,6 +50,9 @@ class D3PM(Objective):
     @property
     def steps(self) -> int:
         return self.T
+
+    def noise_level(self, graph: Graph, schedule: Schedule, v: Tensor) -> Tensor:
+        return noise_of_step(graph, schedule, v, self.T)[1]
 
     def loss(self, model: ScoreModel, x0: Tensor, v: Tensor, u: Tensor) -> Loss:
         graph = model.graph

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from sedd_cli.core.graphs import Graph
 from sedd_cli.core.losses.base import OBJECTIVES, Objective, token_nats
-from sedd_cli.core.schedules import T_MIN
+from sedd_cli.core.schedules import T_MIN, Schedule
 from sedd_cli.core.score import Loss, Parametrization, ScoreModel
 
 
@@ -58,11 +58,14 @@ class GenMD4(Objective):
                 "graph=state_dependent"
             )
 
+    def noise_level(self, graph: Graph, schedule: Schedule, v: Tensor) -> Tensor:
+        return _from_all_mask(schedule, schedule(self.t_min + (1 - self.t_min) * v)[0])
+
     def loss(self, model: ScoreModel, x0: Tensor, v: Tensor, u: Tensor) -> Loss:
         graph, count = model.graph, self.corruptions
         sigma, dsigma = model.schedule(self.t_min + (1 - self.t_min) * v)  # [B]
         level, clean = sigma.repeat(count), x0.repeat(count, 1)  # one corruption after the other
-        noise = _from_all_mask(model, level)
+        noise = _from_all_mask(model.schedule, level)
         x = graph.perturb(clean, noise, torch.cat(u.chunk(count, 1)))  # [2B, L]
         w = graph.exponents.to(x.device)
 
@@ -81,7 +84,7 @@ class GenMD4(Objective):
     def _below_t_min(self, model: ScoreModel, x0: Tensor) -> Tensor:
         """p_{x0}·(−log(p_{x0}/Σ_y p_y)) with p_v = λ_v(t_min)/λ_v(1), summed over the sequence: nats [B] float64."""
         at_end = torch.tensor(model.schedule.sigma(self.t_min), dtype=torch.float64, device=x0.device)
-        at_end = _from_all_mask(model, at_end)
+        at_end = _from_all_mask(model.schedule, at_end)
         graph = model.graph
         tokens = torch.arange(graph.vocab_size, device=x0.device)
         log_lambda = graph.log_probability(at_end, torch.full_like(tokens, graph.mask_state), tokens)
@@ -89,7 +92,7 @@ class GenMD4(Objective):
         return nats[x0].sum(-1)
 
 
-def _from_all_mask(model: ScoreModel, sigma: Tensor) -> Tensor:
+def _from_all_mask(schedule: Schedule, sigma: Tensor) -> Tensor:
     """The noise [...] at which λ is λ(sigma)/λ(t = 1), float64."""
-    share = torch.expm1(-sigma.double()) / math.expm1(-model.schedule.sigma(1.0))
+    share = torch.expm1(-sigma.double()) / math.expm1(-schedule.sigma(1.0))
     return -torch.log1p(-share.clamp(max=1.0))  # rounding might lead above 1

@@ -257,13 +257,26 @@ def test_a_loss_runs_uncompiled_where_the_compiler_fails(monkeypatch):
     graph = graph_of(0, 7)
     head, hidden, targets, weight = problem(graph)
     head.compiled = True
-    monkeypatch.setattr(fused, "_compiled_tile", lambda: broken)
+    monkeypatch.setattr(fused, "_compiled_tile", lambda kind: broken)
     monkeypatch.setattr(fused, "FAILURES", {})
     assert len(hidden) > 4  # several tiles, one warning
     with pytest.warns(UserWarning, match="runs uncompiled .RuntimeError: no compiler.") as warned:
         _, loss = weighted_loss(head, tiles_of(0, graph, targets), hidden, weight, 7 * 8 * 4)
     assert len(warned) == 1
     torch.testing.assert_close(loss, plain(0, head, graph, hidden, targets).detach())
+
+
+def test_every_kind_of_loss_has_compiled_programs_of_its_own(monkeypatch):
+    """torch runs a function uncompiled beyond 8 programs of one code object."""
+    made = []
+    monkeypatch.setattr(torch, "compile", lambda function, **options: made.append((function, options)) or function)
+    fused._compiled_tile.cache_clear()
+    kinds = [type(f"Loss{i}", (), {}) for i in range(3)]
+    for kind in [*kinds, *kinds]:
+        fused._compiled_tile(kind)
+    fused._compiled_tile.cache_clear()
+    assert len(made) == 3
+    assert len({id(function.__code__) for function, _ in made}) == 3
 
 
 def test_memory_that_runs_out_is_not_the_compilers_fault(monkeypatch):
@@ -273,7 +286,7 @@ def test_memory_that_runs_out_is_not_the_compilers_fault(monkeypatch):
     graph = graph_of(0, 7)
     head, hidden, targets, weight = problem(graph)
     head.compiled = True
-    monkeypatch.setattr(fused, "_compiled_tile", lambda: full)
+    monkeypatch.setattr(fused, "_compiled_tile", lambda kind: full)
     with pytest.raises(torch.OutOfMemoryError):
         weighted_loss(head, tiles_of(0, graph, targets), hidden, weight)
     assert not fused.FAILURES
