@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -23,7 +22,7 @@ from sedd_cli.inference.plan import Job
 from sedd_cli.inference.sampling import split_options
 from sedd_cli.inference.template import gap_between, parse_template
 from sedd_cli.recipe.options import hints_of
-from sedd_cli.system.events import Filled, Sampled
+from sedd_cli.system.events import Filled, Sampled, warn_caller
 from sedd_cli.system.software import called, made_by
 
 S = TypeVar("S", bound=Sampled)
@@ -167,7 +166,7 @@ class Model(LoadedModel):
         except RequestError as error:
             raise RequestError(f"job {number}: {error}") from None
         if line.warning:
-            warnings.warn(f"job {number}: {line.warning}", stacklevel=4)
+            warn_caller(f"job {number}: {line.warning}")
         facts = {"id": line.id, "line": number, "extra": line.extra}
         assert line.job is not None
         return replace(line.job, first=options.get("first", 0), facts=facts)

@@ -532,3 +532,14 @@ def test_a_length_of_none_is_the_trained_one(model):
     whole = model.infill(prefix="the ", seed=1)[0].tokens
     assert model.infill(prefix="the ", length=None, seed=1)[0].tokens == whole
     assert model.infill({"prefix": "the "}, length=None, seed=1)[0].tokens == whole
+
+
+def test_warnings_are_those_of_python_where_a_function_of_python_draws(wordpiece):
+    made = model_of(wordpiece)
+    with pytest.warns(UserWarning, match="the tokenizer changes 'The Cat") as sampled:
+        made.sample(1, prompt="The Cat", steps=2)
+    with pytest.warns(UserWarning, match="the tokenizer changes 'The Cat") as filled:
+        made.infill("The Cat [MASK:2]", steps=2)
+    with pytest.warns(UserWarning, match="did you mean 'seed'") as misspelt:
+        made.infill([{"template": "the [MASK:2]", "sed": 3}], steps=2)
+    assert {warning.filename for warning in [*sampled, *filled, *misspelt]} == {__file__}
