@@ -169,7 +169,8 @@ class Model(LoadedModel):
             warn_caller(f"job {number}: {line.warning}")
         facts = {"id": line.id, "line": number, "extra": line.extra}
         assert line.job is not None
-        return replace(line.job, first=options.get("first", 0), facts=facts)
+        length = left.get("length") if line.job.length is None else line.job.length
+        return replace(line.job, length=length, first=options.get("first", 0), facts=facts)
 
     def _stamped(self, samples: list[S]) -> list[S]:
         """The samples with the model and what made them, for their `to_dict`."""

@@ -543,3 +543,12 @@ def test_warnings_are_those_of_python_where_a_function_of_python_draws(wordpiece
     with pytest.warns(UserWarning, match="did you mean 'seed'") as misspelt:
         made.infill([{"template": "the [MASK:2]", "sed": 3}], steps=2)
     assert {warning.filename for warning in [*sampled, *filled, *misspelt]} == {__file__}
+
+
+def test_a_length_holds_for_the_templates_of_dictionaries_too(model):
+    jobs = [{"template": "the [MASK]"}, {"template": "the [MASK]", "length": 9}, {"prefix": "the "}]
+    found = model.infill(jobs, length=16, seed=1, steps=2)
+    assert [len(one.tokens) for (one,) in found] == [16, 9, 16]
+    assert found[0][0].tokens == model.infill("the [MASK]", length=16, seed=1, steps=2)[0].tokens
+    with pytest.raises(RequestError, match="no gap of the template is open"):
+        model.infill([{"template": "the [MASK:3]"}], length=16)
