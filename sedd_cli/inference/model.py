@@ -18,6 +18,7 @@ from sedd_cli.inference.bound import bound_of
 from sedd_cli.inference.fitting import check_protocol
 from sedd_cli.inference.generate import GenerateOptions, generate_all
 from sedd_cli.inference.infill import infill_all
+from sedd_cli.inference.layout import prompt_tokens, round_trip_warning
 from sedd_cli.inference.plan import Job
 from sedd_cli.inference.sampling import split_options
 from sedd_cli.inference.template import gap_between, parse_template
@@ -179,7 +180,10 @@ class Model(LoadedModel):
 
     def _encoded(self, text: str) -> Tensor:
         """The tokens [1, L] of a text."""
-        tokens = self.text_tokenizer().encode(text)
+        tokenizer = self.text_tokenizer()
+        tokens = prompt_tokens(tokenizer, text)
         if not tokens:
             raise RequestError("an empty text has no bound")
-        return torch.tensor([[int(token) for token in tokens]])
+        if warning := round_trip_warning(tokenizer, text):
+            warn_caller(warning)
+        return torch.tensor([tokens])

@@ -552,3 +552,11 @@ def test_a_length_holds_for_the_templates_of_dictionaries_too(model):
     assert found[0][0].tokens == model.infill("the [MASK]", length=16, seed=1, steps=2)[0].tokens
     with pytest.raises(RequestError, match="no gap of the template is open"):
         model.infill([{"template": "the [MASK:3]"}], length=16)
+
+
+def test_a_bound_is_one_of_the_text_itself(model, wordpiece):
+    with pytest.raises(RequestError, match="cannot represent 'Ω'"):
+        model.bound(["the cat", "the Ω"], draws=4)
+    with pytest.warns(UserWarning, match="the tokenizer changes 'The Cat'") as seen:
+        model_of(wordpiece).bound("The Cat", draws=4)
+    assert seen[0].filename == __file__
