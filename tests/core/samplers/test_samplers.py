@@ -24,6 +24,7 @@ from support.toys import (
 )
 
 from sedd_cli.core.conditioning import Conditioning
+from sedd_cli.core.fast import kernels_of
 from sedd_cli.core.graphs import GRAPHS
 from sedd_cli.core.samplers import GRIDS, SAMPLERS, Stepper, run_reference
 from sedd_cli.core.samplers.denoise import decode_step, denoise_step, greedy_step
@@ -609,3 +610,17 @@ def test_the_grid_runs_from_1_to_1e_minus_5():
 def test_no_steps_are_refused(sampler):
     with pytest.raises(ValueError, match="steps must be at least 1, found 0"):
         SAMPLERS[sampler](steps=0)
+
+
+@pytest.mark.parametrize("sigma", [30.0, 60.0, 90.0, 100.0, 200.0, 600.0])
+def test_scores_below_float32_unmask_with_their_probability(sigma):
+    """s_y = e^m·p(y)/expm1(sigma), so that a step over the whole noise unmasks with probability e^m."""
+    graph = GRAPHS["absorbing"](vocab_size=N)
+    x, noise = torch.full((3,), N), torch.full((3,), sigma, dtype=torch.float64)
+    p = torch.tensor([0.5, 0.3, 0.2][:N] + [0.0] * (N - 3), dtype=torch.float64)
+    log_score = torch.cat([(0.87 * p).log() - sigma, torch.zeros(1)]).expand(3, -1).float()
+    step = kernels_of(graph).tweedie(log_score, x, noise)
+    torch.testing.assert_close(step.move_probability, torch.full((3,), 0.87).double(), rtol=1e-4, atol=0)
+    last = kernels_of(graph).denoise(log_score, x, noise)
+    for weights in (step.weights, last.weights):
+        torch.testing.assert_close((weights / weights.sum(-1, keepdim=True))[0, :N].double(), p, rtol=1e-4, atol=0)
