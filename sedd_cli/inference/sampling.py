@@ -71,8 +71,8 @@ class Sampling:
                 raise RequestError(
                     f"{key} of the sampler {name} is given twice: in {self.sampler} and as {flag(f.name)}"
                 )
-        if given.get("temperature") == 0 and name and SAMPLERS[name].greedy:
-            del given["temperature"]  # the likeliest token
+        if given.get("temperature") == 0 and (self.sampler is None or (name and SAMPLERS[name].greedy)):
+            del given["temperature"]  # the likeliest token; without a name, the model's own sampler accepts it or not
         eta = {} if self.remask is None else {"eta": self.remask}
         try:
             SAMPLERS["remdm"](**given, **eta)

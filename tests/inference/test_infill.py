@@ -560,3 +560,14 @@ def test_a_bound_is_one_of_the_text_itself(model, wordpiece):
     with pytest.warns(UserWarning, match="the tokenizer changes 'The Cat'") as seen:
         model_of(wordpiece).bound("The Cat", draws=4)
     assert seen[0].filename == __file__
+
+
+def test_temperature_0_is_accepted_where_the_recipes_own_sampler_accepts_it(tiny_run):
+    model = load_model(tiny_run, device="cpu")
+    with pytest.raises(RequestError, match="temperature must be positive"):
+        Sampling(temperature=0.0).resolve(model)
+    for named in ("tweedie", "{name: euler}"):
+        with pytest.raises(RequestError, match="temperature must be positive"):  # before a model is loaded
+            Sampling(temperature=0.0, sampler=named)
+    model.recipe = dataclasses.replace(model.recipe, sampler=SamplerPart.from_data({"name": "confidence"}, "sampler"))
+    assert Sampling(temperature=0.0).resolve(model).sampler == SAMPLERS["confidence"](temperature=0.0)
