@@ -85,6 +85,12 @@ class Model(LoadedModel):
             return torch.cat([nats for nats, _ in each]), torch.cat([error for _, error in each])
         x0 = self._tokens(tokens, self.graph.vocab_size)
         check_protocol(protocol, self)
+        if draws < 1:
+            raise RequestError(f"draws must be at least 1, found {draws}")
+        if not 0 <= seed < 2**64:
+            raise RequestError(f"seed must lie in [0, 2^64), found {seed}")
+        if not x0.shape[1]:
+            raise RequestError("sequences of no token have no bound")
         if x0.shape[1] > self.length:
             raise RequestError(f"sequences of {x0.shape[1]} tokens are longer than the model's {self.length}")
         if self.exact:
