@@ -110,6 +110,9 @@ class Model(LoadedModel):
             raise RequestError("prompts: expected a list of texts; a single text is prompt=…")
         given = {"n": n, "length": length, **options}
         sampling, others = split_options("sample", given, hints_of(GenerateOptions, "sampling"))
+        for key in ("prompts", "chat"):
+            if key in others and not others[key]:
+                raise RequestError(f"{key} is an empty list: leave it out for samples without given text")
         return self._stamped(generate_all(self, GenerateOptions(**others, sampling=sampling)))
 
     @overload

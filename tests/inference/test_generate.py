@@ -202,3 +202,9 @@ def test_steps_that_scored_everything_are_noted_once(tiny_run, more, expected):
     assert len(notes) == expected
     assert all("of 32 steps scored all open positions" in note.text for note in notes)
     assert not any(isinstance(note, Warn) for note in notes)
+
+
+@pytest.mark.parametrize("key", ["prompts", "prompt", "chat"])
+def test_an_empty_list_of_prompts_is_not_no_prompt(model, key):
+    with pytest.raises(RequestError, match="is an empty list"):
+        model.sample(1, steps=2, **{key: []})
