@@ -44,7 +44,7 @@ class GenerateOptions:
     chat: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        check_draws(self.n, self.seed)
+        check_draws(self.n, self.seed, self.first)
         if self.chat and self.prompts:
             raise RequestError("a chat message is a prompt of its own: give either chat or prompts")
         for key in ("length", "block", "stride"):

@@ -20,7 +20,7 @@ from sedd_cli.inference.generate import GenerateOptions, generate_all
 from sedd_cli.inference.infill import infill_all
 from sedd_cli.inference.layout import prompt_tokens, round_trip_warning
 from sedd_cli.inference.plan import Job
-from sedd_cli.inference.sampling import split_options
+from sedd_cli.inference.sampling import check_first, split_options
 from sedd_cli.inference.template import gap_between, parse_template
 from sedd_cli.recipe.options import hints_of
 from sedd_cli.system.events import Filled, Sampled, warn_caller
@@ -89,6 +89,7 @@ class Model(LoadedModel):
             raise RequestError(f"draws must be at least 1, found {draws}")
         if not 0 <= seed < 2**64:
             raise RequestError(f"seed must lie in [0, 2^64), found {seed}")
+        check_first(first, len(x0))
         if not x0.shape[1]:
             raise RequestError("sequences of no token have no bound")
         if x0.shape[1] > self.length:
