@@ -177,7 +177,7 @@ def bound_of(
         raise RequestError(f"protocol {protocol!r} is about a sampler: `sedd eval` measures it")
     strata, index = math.ceil(draws / LEAST_REPLICATES), torch.arange(first, first + len(x0))
     size, found, done = max(1, tokens_at_once(x0.device) // x0.shape[1]), [], 0
-    while done < len(x0) or not found:
+    while done < len(x0):
         part = slice(done, done + size)
         try:
             found.append(_replicates(score, x0[part], strata, seed, protocol, index[part]))

@@ -90,8 +90,8 @@ class Model(LoadedModel):
         if not 0 <= seed < 2**64:
             raise RequestError(f"seed must lie in [0, 2^64), found {seed}")
         check_first(first, len(x0))
-        if not x0.shape[1]:
-            raise RequestError("sequences of no token have no bound")
+        if not x0.numel():
+            raise RequestError(f"bound needs a sequence of at least one token, found {list(x0.shape)}")
         if x0.shape[1] > self.length:
             raise RequestError(f"sequences of {x0.shape[1]} tokens are longer than the model's {self.length}")
         if self.exact:
