@@ -167,9 +167,14 @@ class Move(ABC):
         return True
 
     @property
+    def has_bound(self) -> bool:
+        """Whether `move_bound` is less than 1 anywhere."""
+        return True
+
+    @property
     def can_skip(self) -> bool:
         """Whether active positions are left out where they are known to stay."""
-        return self.bounded and self.draw.moves_first
+        return self.bounded and self.has_bound and self.draw.moves_first
 
     @abstractmethod
     def transition(self, log_score: Tensor, x: Tensor) -> Transition:
@@ -193,9 +198,9 @@ class GridStep(Move):
     coefficient: Tensor
 
     @property
-    def can_skip(self) -> bool:
+    def has_bound(self) -> bool:
         # without a bound of its own, a sampler's step scores every active position
-        return super().can_skip and type(self.sampler).move_bound is not Stepper.move_bound
+        return type(self.sampler).move_bound is not Stepper.move_bound
 
     def transition(self, log_score: Tensor, x: Tensor) -> Transition:
         return self.sampler.transition(self.model, log_score, x, self.t.expand(x.shape), self.s.expand(x.shape))
@@ -260,10 +265,11 @@ def run_reference(
 def _move_scoring_all(move: Move, x: Tensor, free: Tensor, u: tuple[Tensor, Tensor]) -> Tensor:
     """x [B, L] after a move of all positions, by uniforms for moving and for the token, [B, L] each."""
     moved = remasked(move, x, free, u[0])
-    alive = (move.model.graph.active(x) & free).any(1).nonzero()[:, 0]
+    scored = move.model.graph.active(x) & free
+    alive = scored.any(1).nonzero()[:, 0]
     if not len(alive):
         return moved
-    for rows, log_score in move.model.scored_rows(x[alive], move.sigma.expand(len(alive))):
+    for rows, log_score in move.model.scored_rows(x[alive], move.sigma.expand(len(alive)), scored[alive]):
         at = alive[rows.batch], rows.position
         transition = move.transition(log_score, rows.x)
         moved[at] = move.draw(transition, rows.x, u[0][at], u[1][at], move.sampler.shape)

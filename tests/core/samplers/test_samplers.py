@@ -624,3 +624,33 @@ def test_scores_below_float32_unmask_with_their_probability(sigma):
     last = kernels_of(graph).denoise(log_score, x, noise)
     for weights in (step.weights, last.weights):
         torch.testing.assert_close((weights / weights.sum(-1, keepdim=True))[0, :N].double(), p, rtol=1e-4, atol=0)
+
+
+def test_given_tokens_are_not_scored_without_kernels():
+    graph, Q, p0 = world("gaussian", L=3)
+    model, seen = counted(score_model(graph, SCHEDULES["loglinear"](), reference.wrong_score(p0, Q, 0.4)))
+    stepper, given = SAMPLERS["tweedie"](steps=4), Conditioning.at([0, 2], [1, 0], 5, 3)
+    *_, last = stepper.run(model, given, 3, torch.arange(5))
+    assert (last.x[:, [0, 2]] == torch.tensor([1, 0])).all()
+    assert 0 < max(seen) <= 5  # the one free position of each sequence
+
+
+def counted(model: ScoreModel) -> tuple[ScoreModel, list[int]]:
+    """The model, and the positions that its head is given, call by call."""
+    seen, head = [], model.net.head
+
+    def counting(hidden):
+        seen.append(len(hidden))
+        return head(hidden)
+
+    object.__setattr__(model.net, "head", counting)
+    return model, seen
+
+
+@pytest.mark.parametrize("sampler", ["psi", "flow_matching"])
+def test_a_sampler_without_a_bound_runs_the_head_once_a_step(sampler):
+    graph, Q, p0 = world("uniform", L=3)
+    model, seen = counted(score_model(graph, SCHEDULES["loglinear"](), reference.wrong_score(p0, Q, 0.4)))
+    *_, last = SAMPLERS[sampler](steps=4).run(model, Conditioning.nothing(5, 3), 3, torch.arange(5))
+    assert int(last.evaluations.sum()) == 5 * 5
+    assert sum(seen) <= 4 * 15 + 2 * 15  # the last step has a bound
