@@ -554,6 +554,12 @@ def test_a_length_holds_for_the_templates_of_dictionaries_too(model):
         model.infill([{"template": "the [MASK:3]"}], length=16)
 
 
+@pytest.mark.parametrize("key", [3, None, ("a",)])
+def test_a_key_that_is_no_text_is_refused(model, key):
+    with pytest.raises(RequestError, match="job 1: its keys must be text, found"):
+        model.infill([{"template": "the [MASK:2]", key: 1}])
+
+
 def test_a_bound_is_one_of_the_text_itself(model, wordpiece):
     with pytest.raises(RequestError, match="cannot represent 'Ω'"):
         model.bound(["the cat", "the Ω"], draws=4)
