@@ -82,12 +82,20 @@ class Stepper(Sampler):
         return torch.zeros_like(t)
 
     def fast_transition(self, kernels: Kernels[Any], step: GridStep, log_score: Tensor, x: Tensor) -> Transition:
-        """`transition` by the graph's kernels, where there is such a form."""
+        """`transition` by the graph's kernels, where there is such a form.
+
+        This and `move_bound` are not used where a class below the one that defines them overrides `transition`.
+        """
         return step.transition(log_score, x)
 
     def move_bound(self, kernels: Kernels[Any], step: GridStep, total: Tensor, x: Tensor) -> Tensor:
         """At least the probability of moving, float64, from total ≥ Σ_y s_y over the tokens, of the shape of x."""
         return torch.ones_like(total, dtype=torch.float64)
+
+    def follows_transition(self, name: str) -> bool:
+        """Whether the method `name` belongs to the sampler's `transition`, which no class below it overrides."""
+        lowest = next(cls for cls in type(self).__mro__ if name in vars(cls) or "transition" in vars(cls))
+        return name in vars(lowest)
 
     def remask_probability(self, model: ScoreModel, t: Tensor, s: Tensor) -> Tensor:
         """The probability that a token turns into MASK between t and s, of their shape."""
@@ -200,15 +208,19 @@ class GridStep(Move):
     @property
     def has_bound(self) -> bool:
         # without a bound of its own, a sampler's step scores every active position
-        return type(self.sampler).move_bound is not Stepper.move_bound
+        return self.sampler.follows_transition("move_bound")
 
     def transition(self, log_score: Tensor, x: Tensor) -> Transition:
         return self.sampler.transition(self.model, log_score, x, self.t.expand(x.shape), self.s.expand(x.shape))
 
     def fast_transition(self, kernels: Kernels[Any], log_score: Tensor, x: Tensor) -> Transition:
+        if not self.sampler.follows_transition("fast_transition"):
+            return self.transition(log_score, x)
         return self.sampler.fast_transition(kernels, self, log_score, x)
 
     def move_bound(self, kernels: Kernels[Any], total: Tensor, x: Tensor) -> Tensor:
+        if not self.has_bound:
+            return torch.ones_like(total, dtype=torch.float64)
         return self.sampler.move_bound(kernels, self, total, x)
 
 

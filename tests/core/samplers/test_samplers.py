@@ -654,3 +654,28 @@ def test_a_sampler_without_a_bound_runs_the_head_once_a_step(sampler):
     *_, last = SAMPLERS[sampler](steps=4).run(model, Conditioning.nothing(5, 3), 3, torch.arange(5))
     assert int(last.evaluations.sum()) == 5 * 5
     assert sum(seen) <= 4 * 15 + 2 * 15  # the last step has a bound
+
+
+@pytest.mark.parametrize("name", ["absorbing", "uniform"])
+@pytest.mark.parametrize("like", ["tweedie", "euler"])
+def test_a_sampler_that_overrides_the_transition_alone_steps_by_it(name, like):
+    @dataclass(frozen=True)
+    class Slower(SAMPLERS[like]):
+        name: ClassVar[str] = "slower"
+
+        def transition(self, model, log_score, x, t, s):
+            usual = super().transition(model, log_score, x, t, s)
+            return replace(usual, move_probability=usual.move_probability / 4)
+
+    graph, Q, p0 = world(name, L=3)
+    model = score_model(graph, SCHEDULES["loglinear"](), reference.wrong_score(p0, Q, 0.4))
+    made, nothing = Slower(steps=6), Conditioning.nothing(40, 3)
+    paths = zip(
+        made.run(model, nothing, 5, torch.arange(40)),
+        run_reference(model, made, nothing, 5, torch.arange(40)),
+        SAMPLERS[like](steps=6).run(model, nothing, 5, torch.arange(40)),
+        strict=True,
+    )
+    same = [(torch.equal(fast.x, plain), torch.equal(fast.x, usual.x)) for fast, plain, usual in paths]
+    assert all(plain for plain, _ in same)
+    assert not all(usual for _, usual in same)
