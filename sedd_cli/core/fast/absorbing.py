@@ -102,11 +102,14 @@ class AbsorbingKernels(Kernels[Absorbing]):
         # beside a large factor stand scores that float32 loses: its logarithm, which is delta_sigma, joins theirs
         large = delta_sigma > LARGE
         shift = per_position(torch.where(large, delta_sigma, 0.0), x).to(log_score.dtype)[..., None]
-        return self._unmask(log_score + shift, x, torch.where(large, 1.0, torch.expm1(delta_sigma)))
+        return self._moves((log_score + shift).exp_(), x, torch.where(large, 1.0, torch.expm1(delta_sigma)))
 
     def _unmask(self, log_score: Tensor, x: Tensor, factor: Tensor) -> Transition:
         """p(y) = factor·s_y for every token y; the position stays MASK with the remaining probability."""
-        weights = log_score.exp()
+        return self._moves(log_score.exp(), x, factor)
+
+    def _moves(self, weights: Tensor, x: Tensor, factor: Tensor) -> Transition:
+        """`_unmask` by weights s_y, which are changed in place."""
         weights[..., self.graph.mask] = 0.0
         move_probability = per_position(factor, x).double() * weights.sum(-1, dtype=torch.float64)
         return Transition(torch.where(self.graph.active(x), move_probability, 0.0).clamp(max=1.0), weights)
