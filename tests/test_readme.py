@@ -250,6 +250,14 @@ def test_the_example_of_a_schedule_is_one(monkeypatch):
 
 
 @pytest.mark.usefixtures("examples")
+def test_the_loss_of_the_guide_refuses_weights_that_it_cannot_apply():
+    loss = OBJECTIVES["capped_score_entropy"]
+    loss(weighting="flat").check(GRAPHS["absorbing"](vocab_size=4))
+    with pytest.raises(ValueError, match="weighting=dynamic has one a position"):
+        loss(weighting="dynamic").check(GRAPHS["absorbing"](vocab_size=4))
+
+
+@pytest.mark.usefixtures("examples")
 def test_the_parts_of_the_guide_are_trained_evaluated_and_sampled(here, sedd):
     words = "graph=ring data.tokenizer=char", "noise={name: constant, sigma_max: 4}", "train.precision=fp32"
     more = "--no-report", "--run-dir", "runs/ring"

@@ -24,6 +24,8 @@ T_MIN = 1e-3
 KNOTS_PER_OCTAVE, LEAST_KNOTS = 8, 5
 #: Noise of its first knot, and the largest that it may need.
 LEAST_NOISE, MOST_NOISE = 2.0**-26, 2.0**40
+#: Largest power of `polynomial`: 1e-5 to this power, at the time where sampling ends, is no zero in float64.
+MOST_POWER = 64.0
 
 
 class Process(Protocol):
@@ -71,6 +73,8 @@ class Schedule(ABC):
 def _check_eps(eps: float) -> None:
     if not 0 < eps < 1:
         raise ValueError(f"eps must lie in (0, 1), found {eps}")
+    if 1 - eps == 1:
+        raise ValueError(f"eps must be above 5.6e-17, or noise at t = 1 is infinite in float64; found {eps}")
 
 
 @SCHEDULES.register
@@ -158,6 +162,10 @@ class Polynomial(Schedule):
     def __post_init__(self) -> None:
         if not 0 < self.power < math.inf:
             raise ValueError(f"power must be positive and finite, found {self.power}")
+        if self.power > MOST_POWER:
+            raise ValueError(
+                f"power must be at most {MOST_POWER:g}, or noise at the end of sampling is 0; found {self.power}"
+            )
         _check_eps(self.eps)
 
     def __call__(self, t: Tensor) -> tuple[Tensor, Tensor]:

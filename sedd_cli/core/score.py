@@ -106,13 +106,13 @@ class ScoreModel:
         """log s(x, sigma) [B, L, S] for x [B, L], sigma [B], at all positions at once."""
         return self.log_score_of(self.net.head(self.hidden(x, sigma)), sigma, x)
 
-    def rows(self, x: Tensor, sigma: Tensor) -> Iterator[Rows]:
+    def rows(self, x: Tensor, sigma: Tensor, where: Tensor | None = None) -> Iterator[Rows]:
         """Network outputs at the positions whose score matters, as blocks of rows [R, S] small enough to hold.
 
-        Blocks come in the order of the positions. A batch without an active position yields one empty block, so
-        that every parameter has a gradient, of zero.
+        where [B, L]: the positions, if not the active ones. Blocks come in the order of the positions. A batch without
+        one yields one empty block, so that every parameter has a gradient, of zero.
         """
-        batch, position, hidden = self.hidden_rows(x, sigma)
+        batch, position, hidden = self.hidden_rows(x, sigma, where)
         block = self.block(x.device)
         for b, i, h in zip(*(t.split(block) for t in (batch, position, hidden)), strict=True):
             yield Rows(b, i, x[b, i], sigma[b], self.net.head(h))
@@ -138,9 +138,9 @@ class ScoreModel:
         hidden = self.hidden(x, sigma)
         return hidden.flatten(0, 1).index_select(0, rows())
 
-    def scored_rows(self, x: Tensor, sigma: Tensor) -> Iterator[tuple[Rows, Tensor]]:
+    def scored_rows(self, x: Tensor, sigma: Tensor, where: Tensor | None = None) -> Iterator[tuple[Rows, Tensor]]:
         """`rows`, each with its log_score [R, S]."""
-        for rows in self.rows(x, sigma):
+        for rows in self.rows(x, sigma, where):
             yield rows, self.log_score_of(rows.z, rows.sigma, rows.x)
 
     def log_score_of(self, z: Tensor, sigma: Tensor, x: Tensor) -> Tensor:

@@ -166,7 +166,8 @@ def bound_of(
 ) -> tuple[Tensor, Tensor]:
     """Bound and standard error of each sequence, nats [B], from LEAST_REPLICATES stratified replicates.
 
-    The draws of a sequence depend on the seed and on its number, which is `first` for the first one.
+    draws: of each sequence, rounded up to a multiple of LEAST_REPLICATES. They depend on the seed and on the sequence's
+    number, which is `first` for the first one, and not on how many sequences are bounded at once.
 
     An infinite bound, of which one draw that costs infinitely much is proof, has the error 0.
     """
@@ -174,10 +175,25 @@ def bound_of(
         raise RequestError(f"protocol {protocol!r} is about blocks of a text, not about single sequences")
     if find_protocol(protocol).stepwise:
         raise RequestError(f"protocol {protocol!r} is about a sampler: `sedd eval` measures it")
-    strata = max(1, draws // LEAST_REPLICATES)
-    index = torch.arange(first, first + len(x0))
-    estimator = MonteCarloOptions().estimator_for(score.graph, protocol)
-    means = []
+    strata, index = math.ceil(draws / LEAST_REPLICATES), torch.arange(first, first + len(x0))
+    size, found, done = max(1, tokens_at_once(x0.device) // x0.shape[1]), [], 0
+    while done < len(x0):
+        part = slice(done, done + size)
+        try:
+            found.append(_replicates(score, x0[part], strata, seed, protocol, index[part]))
+            done += size
+        except (RuntimeError, MemoryError) as error:
+            if size == 1 or not out_of_memory(error):
+                raise
+            size = max(1, min(size, len(x0)) // 2)
+    stacked = torch.cat(found, 1)
+    mean, error = stacked.mean(0), stacked.std(0) / math.sqrt(LEAST_REPLICATES)
+    return mean, torch.where(mean == math.inf, 0.0, error)
+
+
+def _replicates(score: ScoreModel, x0: Tensor, strata: int, seed: int, protocol: str, index: Tensor) -> Tensor:
+    """LEAST_REPLICATES means of `strata` draws of the bound of sequences [B, L] with numbers index [B], nats [R, B]."""
+    estimator, means = MonteCarloOptions().estimator_for(score.graph, protocol), []
     for r in range(LEAST_REPLICATES):
         total = torch.zeros(len(x0), dtype=torch.float64, device=x0.device)
         for k in range(strata):
@@ -185,9 +201,7 @@ def bound_of(
             v = (k + Stream(seed, TIME, index).uniform(step)) / strata
             total += draw_bounds(score, (protocol,), estimator, x0, v, Stream(seed, BOUND, index), step)[:, 0]
         means.append(total / strata)
-    stacked = torch.stack(means)
-    mean, error = stacked.mean(0), stacked.std(0) / math.sqrt(LEAST_REPLICATES)
-    return mean, torch.where(mean == math.inf, 0.0, error)
+    return torch.stack(means)
 
 
 #: Draws for the bound of a candidate.

@@ -18,7 +18,7 @@ from sedd_cli.inference.rejection import DenoisedLayout, LayoutRequest, denoise_
 from sedd_cli.inference.sampling import ResolvedSampler, Sampling, check_draws
 from sedd_cli.inference.template import gap_between
 from sedd_cli.models.shape import MOST_LENGTH
-from sedd_cli.system.events import Event, Note, Sampled, Warn, result_of
+from sedd_cli.system.events import Event, Note, Sampled, Warn, result_of, warned
 
 S = TypeVar("S", bound=Sampled, covariant=True)
 
@@ -44,7 +44,7 @@ class GenerateOptions:
     chat: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        check_draws(self.n, self.seed)
+        check_draws(self.n, self.seed, self.first)
         if self.chat and self.prompts:
             raise RequestError("a chat message is a prompt of its own: give either chat or prompts")
         for key in ("length", "block", "stride"):
@@ -244,8 +244,8 @@ def _sampled(one: DenoisedLayout, prompt: str | None, resolved: ResolvedSampler)
 
 
 def generate_all(model: LoadedModel, options: GenerateOptions) -> list[Sampled]:
-    """All samples at once, prompt by prompt in the order of their numbers, for a notebook."""
-    return list(result_of(generate(model, options)).samples)
+    """All samples at once, prompt by prompt in the order of their numbers, for a notebook; with warnings of Python."""
+    return list(result_of(warned(generate(model, options))).samples)
 
 
 def in_order(samples: Iterable[Sampled]) -> list[Sampled]:

@@ -14,7 +14,7 @@ from sedd_cli.inference.lengths import length_nats
 from sedd_cli.inference.plan import Job, Plan, plan_job
 from sedd_cli.inference.rejection import DenoisedLayout, LayoutRequest, denoise_layouts
 from sedd_cli.inference.sampling import ResolvedSampler, Sampling
-from sedd_cli.system.events import Event, Filled, Warn, result_of
+from sedd_cli.system.events import Event, Filled, Warn, result_of, warned
 
 #: Plans of a stream that are made before the first of them is filled, and filled together.
 WINDOW = 1024
@@ -183,5 +183,5 @@ def _ranked(
 
 
 def infill_all(model: LoadedModel, job: Job, sampling: Sampling) -> list[Filled]:
-    """All fillings of a job at once in the order of their numbers, for a notebook."""
-    return list(result_of(infill(model, [job], sampling)).samples)
+    """All fillings of a job at once in the order of their numbers, for a notebook; with warnings of Python."""
+    return list(result_of(warned(infill(model, [job], sampling))).samples)

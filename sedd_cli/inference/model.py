@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -19,11 +18,12 @@ from sedd_cli.inference.bound import bound_of
 from sedd_cli.inference.fitting import check_protocol
 from sedd_cli.inference.generate import GenerateOptions, generate_all
 from sedd_cli.inference.infill import infill_all
+from sedd_cli.inference.layout import prompt_tokens, round_trip_warning
 from sedd_cli.inference.plan import Job
-from sedd_cli.inference.sampling import split_options
+from sedd_cli.inference.sampling import check_first, split_options
 from sedd_cli.inference.template import gap_between, parse_template
 from sedd_cli.recipe.options import hints_of
-from sedd_cli.system.events import Filled, Sampled
+from sedd_cli.system.events import Filled, Sampled, warn_caller
 from sedd_cli.system.software import called, made_by
 
 S = TypeVar("S", bound=Sampled)
@@ -85,6 +85,13 @@ class Model(LoadedModel):
             return torch.cat([nats for nats, _ in each]), torch.cat([error for _, error in each])
         x0 = self._tokens(tokens, self.graph.vocab_size)
         check_protocol(protocol, self)
+        if draws < 1:
+            raise RequestError(f"draws must be at least 1, found {draws}")
+        if not 0 <= seed < 2**64:
+            raise RequestError(f"seed must lie in [0, 2^64), found {seed}")
+        check_first(first, len(x0))
+        if not x0.numel():
+            raise RequestError(f"bound needs a sequence of at least one token, found {list(x0.shape)}")
         if x0.shape[1] > self.length:
             raise RequestError(f"sequences of {x0.shape[1]} tokens are longer than the model's {self.length}")
         if self.exact:
@@ -104,6 +111,9 @@ class Model(LoadedModel):
             raise RequestError("prompts: expected a list of texts; a single text is prompt=…")
         given = {"n": n, "length": length, **options}
         sampling, others = split_options("sample", given, hints_of(GenerateOptions, "sampling"))
+        for key in ("prompts", "chat"):
+            if key in others and not others[key]:
+                raise RequestError(f"{key} is an empty list: leave it out for samples without given text")
         return self._stamped(generate_all(self, GenerateOptions(**others, sampling=sampling)))
 
     @overload
@@ -167,10 +177,11 @@ class Model(LoadedModel):
         except RequestError as error:
             raise RequestError(f"job {number}: {error}") from None
         if line.warning:
-            warnings.warn(f"job {number}: {line.warning}", stacklevel=4)
+            warn_caller(f"job {number}: {line.warning}")
         facts = {"id": line.id, "line": number, "extra": line.extra}
         assert line.job is not None
-        return replace(line.job, first=options.get("first", 0), facts=facts)
+        length = left.get("length") if line.job.length is None else line.job.length
+        return replace(line.job, length=length, first=options.get("first", 0), facts=facts)
 
     def _stamped(self, samples: list[S]) -> list[S]:
         """The samples with the model and what made them, for their `to_dict`."""
@@ -179,7 +190,10 @@ class Model(LoadedModel):
 
     def _encoded(self, text: str) -> Tensor:
         """The tokens [1, L] of a text."""
-        tokens = self.text_tokenizer().encode(text)
+        tokenizer = self.text_tokenizer()
+        tokens = prompt_tokens(tokenizer, text)
         if not tokens:
             raise RequestError("an empty text has no bound")
-        return torch.tensor([[int(token) for token in tokens]])
+        if warning := round_trip_warning(tokenizer, text):
+            warn_caller(warning)
+        return torch.tensor([tokens])

@@ -39,7 +39,7 @@ class Job:
     facts: dict[str, Any] | None = None
 
     def __post_init__(self) -> None:
-        check_draws(self.n, self.seed)
+        check_draws(self.n, self.seed, self.first)
         for key in ("length", "candidates"):
             if (value := getattr(self, key)) is not None and value < 1:
                 raise RequestError(f"{key} must be at least 1, found {value}")

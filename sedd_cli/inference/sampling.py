@@ -74,8 +74,8 @@ class Sampling:
                 raise RequestError(
                     f"{key} of the sampler {name} is given twice: in {self.sampler} and as {flag(f.name)}"
                 )
-        if given.get("temperature") == 0 and name and SAMPLERS[name].greedy:
-            del given["temperature"]  # the likeliest token
+        if given.get("temperature") == 0 and (self.sampler is None or (name and SAMPLERS[name].greedy)):
+            del given["temperature"]  # the likeliest token; without a name, the model's own sampler accepts it or not
         eta = {} if self.remask is None else {"eta": self.remask}
         try:
             SAMPLERS["remdm"](**given, **eta)
@@ -210,8 +210,8 @@ def split_options(
 MOST_DRAWS, MOST_CANDIDATES = 100_000, 1024
 
 
-def check_draws(n: int, seed: int) -> None:
-    """RequestError where a number of samples or a seed is out of range."""
+def check_draws(n: int, seed: int, first: int = 0) -> None:
+    """RequestError where a number of samples, a seed or the number of the first one is out of range."""
     if n < 1:
         raise RequestError(f"n must be at least 1, found {n}")
     if n > MOST_DRAWS:
@@ -220,6 +220,13 @@ def check_draws(n: int, seed: int) -> None:
         )
     if not 0 <= seed < 2**64:
         raise RequestError(f"seed must lie in [0, 2^64), found {seed}")
+    check_first(first, n)
+
+
+def check_first(first: int, n: int) -> None:
+    """RequestError where numbers from `first` on are out of the range that draws are made for (`core.random`)."""
+    if not 0 <= first <= 2**32 - n:
+        raise RequestError(f"first must be at least 0, and first + {n:,} at most 2^32; found {first}")
 
 
 def flag(key: str) -> str:

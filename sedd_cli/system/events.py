@@ -5,6 +5,8 @@ A job is a generator of events that returns its result: `Generator[Event, None, 
 
 from __future__ import annotations
 
+import sys
+import warnings
 from collections.abc import Callable, Generator, Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -270,6 +272,19 @@ def result_of(job: Generator[Event, None, Result]) -> Result:
             next(job)
         except StopIteration as end:
             return end.value
+
+
+def warn_caller(text: str) -> None:
+    """A warning of Python at the line outside this package that called it."""
+    frame, level = sys._getframe(), 1
+    while frame.f_back and str(frame.f_globals.get("__name__")).partition(".")[0] in ("sedd_cli", "contextlib"):
+        frame, level = frame.f_back, level + 1
+    warnings.warn(text, stacklevel=level)
+
+
+def warned(job: Generator[Event, None, Result]) -> Generator[Event, None, Result]:
+    """The job; its warnings are those of Python, too."""
+    return observe(job, lambda event: warn_caller(event.text) if isinstance(event, Warn) else None)
 
 
 def observe(job: Generator[Event, None, Result], see: Callable[[Event], None]) -> Generator[Event, None, Result]:

@@ -9,6 +9,7 @@ import reference
 import torch
 
 from sedd_cli.core.graphs import GRAPHS
+from sedd_cli.core.samplers.grids import T_END
 from sedd_cli.core.schedules import SCHEDULES
 from sedd_cli.testing.graphs import derived
 from sedd_cli.testing.schedules import check_schedule
@@ -148,6 +149,8 @@ def test_what_holds_for_every_schedule(name):
         ("cosine", {"eps": 0.0}),
         ("polynomial", {"power": 0.0}),
         ("polynomial", {"eps": 2.0}),
+        ("polynomial", {"power": 65.0}),
+        *((name, {"eps": 1e-17}) for name in ("loglinear", "cosine", "polynomial", "mutual_information")),
         ("mutual_information", {"eps": 1.0}),
         ("mutual_information", {"curve": ((0.1, 0.1),)}),
         ("mutual_information", {"curve": tuple((k / 8, 0.5) for k in range(1, 9))}),
@@ -157,3 +160,8 @@ def test_what_holds_for_every_schedule(name):
 def test_impossible_options_are_refused_by_name(name, options):
     with pytest.raises(ValueError, match=f"{next(iter(options))} .*found"):
         SCHEDULES[name](**options)
+
+
+def test_noise_is_positive_and_finite_at_the_limits_of_the_options():
+    for schedule in (SCHEDULES["loglinear"](eps=6e-17), SCHEDULES["polynomial"](power=64.0, eps=6e-17)):
+        assert 0 < schedule.sigma(T_END) < schedule.sigma(1.0) < float("inf")

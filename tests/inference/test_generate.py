@@ -202,3 +202,22 @@ def test_steps_that_scored_everything_are_noted_once(tiny_run, more, expected):
     assert len(notes) == expected
     assert all("of 32 steps scored all open positions" in note.text for note in notes)
     assert not any(isinstance(note, Warn) for note in notes)
+
+
+@pytest.mark.parametrize("key", ["prompts", "prompt", "chat"])
+def test_an_empty_list_of_prompts_is_not_no_prompt(model, key):
+    with pytest.raises(RequestError, match="is an empty list"):
+        model.sample(1, steps=2, **{key: []})
+
+
+@pytest.mark.parametrize("first", [-1, 2**32 - 1, 2**70])
+def test_numbers_that_have_no_draws_of_their_own_are_refused(model, first):
+    for draw in (
+        lambda: model.sample(2, first=first),
+        lambda: model.infill("the [MASK:2]", 2, first=first),
+        lambda: model.infill([{"template": "the [MASK:2]", "n": 2}], first=first),
+        lambda: model.bound(["the", "cat"], first=first),
+    ):
+        with pytest.raises(RequestError, match="first must be at least 0"):
+            draw()
+    assert len(model.sample(1, steps=1, first=2**32 - 1)) == 1

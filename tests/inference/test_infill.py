@@ -532,3 +532,48 @@ def test_a_length_of_none_is_the_trained_one(model):
     whole = model.infill(prefix="the ", seed=1)[0].tokens
     assert model.infill(prefix="the ", length=None, seed=1)[0].tokens == whole
     assert model.infill({"prefix": "the "}, length=None, seed=1)[0].tokens == whole
+
+
+def test_warnings_are_those_of_python_where_a_function_of_python_draws(wordpiece):
+    made = model_of(wordpiece)
+    with pytest.warns(UserWarning, match="the tokenizer changes 'The Cat") as sampled:
+        made.sample(1, prompt="The Cat", steps=2)
+    with pytest.warns(UserWarning, match="the tokenizer changes 'The Cat") as filled:
+        made.infill("The Cat [MASK:2]", steps=2)
+    with pytest.warns(UserWarning, match="did you mean 'seed'") as misspelt:
+        made.infill([{"template": "the [MASK:2]", "sed": 3}], steps=2)
+    assert {warning.filename for warning in [*sampled, *filled, *misspelt]} == {__file__}
+
+
+def test_a_length_holds_for_the_templates_of_dictionaries_too(model):
+    jobs = [{"template": "the [MASK]"}, {"template": "the [MASK]", "length": 9}, {"prefix": "the "}]
+    found = model.infill(jobs, length=16, seed=1, steps=2)
+    assert [len(one.tokens) for (one,) in found] == [16, 9, 16]
+    assert found[0][0].tokens == model.infill("the [MASK]", length=16, seed=1, steps=2)[0].tokens
+    with pytest.raises(RequestError, match="no gap of the template is open"):
+        model.infill([{"template": "the [MASK:3]"}], length=16)
+
+
+@pytest.mark.parametrize("key", [3, None, ("a",)])
+def test_a_key_that_is_no_text_is_refused(model, key):
+    with pytest.raises(RequestError, match="job 1: its keys must be text, found"):
+        model.infill([{"template": "the [MASK:2]", key: 1}])
+
+
+def test_a_bound_is_one_of_the_text_itself(model, wordpiece):
+    with pytest.raises(RequestError, match="cannot represent 'Ω'"):
+        model.bound(["the cat", "the Ω"], draws=4)
+    with pytest.warns(UserWarning, match="the tokenizer changes 'The Cat'") as seen:
+        model_of(wordpiece).bound("The Cat", draws=4)
+    assert seen[0].filename == __file__
+
+
+def test_temperature_0_is_accepted_where_the_recipes_own_sampler_accepts_it(tiny_run):
+    model = load_model(tiny_run, device="cpu")
+    with pytest.raises(RequestError, match="temperature must be positive"):
+        Sampling(temperature=0.0).resolve(model)
+    for named in ("tweedie", "{name: euler}"):
+        with pytest.raises(RequestError, match="temperature must be positive"):  # before a model is loaded
+            Sampling(temperature=0.0, sampler=named)
+    model.recipe = dataclasses.replace(model.recipe, sampler=SamplerPart.from_data({"name": "confidence"}, "sampler"))
+    assert Sampling(temperature=0.0).resolve(model).sampler == SAMPLERS["confidence"](temperature=0.0)

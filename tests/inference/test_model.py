@@ -10,6 +10,7 @@ from support.published_models import save_published
 from sedd_cli import load_model
 from sedd_cli.checkpoints import load
 from sedd_cli.errors import RequestError
+from sedd_cli.inference import bound
 from sedd_cli.models.dit import DiT
 
 
@@ -101,3 +102,39 @@ def test_bf16_weights_are_what_autocast_makes_of_them(tiny_run):
     full.net.autocast = torch.bfloat16
     x, sigma = torch.randint(full.graph.states, (2, full.length)), torch.tensor([0.3, 1.0], dtype=torch.float64)
     assert torch.equal(low.log_score(x, sigma), full.log_score(x, sigma))
+
+
+def test_many_sequences_are_bounded_in_portions_that_fit(tiny_run, monkeypatch):
+    model = load_model(tiny_run, device="cpu")
+    tokens = torch.arange(5 * 8).view(5, 8) % model.graph.vocab_size
+    whole, error = model.bound(tokens, draws=8, seed=3)
+    sizes, real = [], bound.draw_bounds
+
+    def limited(score, protocols, estimator, x0, *rest):
+        sizes.append(len(x0))
+        if len(x0) > 1:
+            raise MemoryError
+        return real(score, protocols, estimator, x0, *rest)
+
+    monkeypatch.setattr(bound, "tokens_at_once", lambda device: 3 * 8)
+    assert [len(part) for part in (whole, error)] == [5, 5]
+    torch.testing.assert_close(model.bound(tokens, draws=8, seed=3), (whole, error), rtol=1e-5, atol=1e-5)
+    monkeypatch.setattr(bound, "draw_bounds", limited)
+    torch.testing.assert_close(model.bound(tokens, draws=8, seed=3), (whole, error), rtol=1e-5, atol=1e-5)
+    assert max(sizes) == 3
+
+
+def test_draws_of_a_bound_are_rounded_up_and_impossible_ones_refused(tiny_run):
+    model = load_model(tiny_run, device="cpu")
+    tokens = torch.ones(1, 4, dtype=torch.int64)
+    assert model.bound(tokens, draws=6)[0] == model.bound(tokens, draws=8)[0] != model.bound(tokens, draws=4)[0]
+    for options, words in (
+        ({"draws": 0}, "draws must be"),
+        ({"seed": -1}, "seed must"),
+        ({"seed": 2**64}, "seed must"),
+    ):
+        with pytest.raises(RequestError, match=words):
+            model.bound(tokens, **options)
+    for nothing in (tokens[:, :0], tokens[:0]):
+        with pytest.raises(RequestError, match="at least one token"):
+            model.bound(nothing)

@@ -127,7 +127,7 @@ def test_it_is_sampled_and_fills_gaps_by_its_own_reverse_process(sedd, trained):
         (("sample", "--sampler", "first_hitting"), "needs one that masks all tokens alike"),
         (("sample", "--sampler", "confidence"), "needs one that masks all tokens alike"),
         (("sample", "--remask", 0.1), "needs one that masks all tokens alike"),
-        (("sample", "--sampler", "psi"), "psi needs a graph that masks all tokens alike, state_dependent does not"),
+        (("sample", "--sampler", "psi"), "psi needs a graph that masks all tokens alike, at rate 1"),
         (("sample", "--sampler", "ddim"), "ddim needs a graph that masks all tokens alike"),
         (("sample", "--sampler", "flow_matching"), "flow_matching needs a graph that masks all tokens alike"),
         (("sample", "--correctors", 1), "a corrector needs a graph that masks all tokens alike"),

@@ -14,6 +14,8 @@ from sedd_cli.core.graphs.transition import Transition, per_position
 
 #: The normaliser e^m that thinning assumes no position to exceed (`core.fast.thinning`).
 LARGEST_NORMALISER = 8.0
+#: Noise above which expm1(sigma) is e^sigma in float64, while e^−sigma is far from the smallest number of float32.
+LARGE = 40.0
 
 
 @dataclass(frozen=True)
@@ -82,22 +84,32 @@ class AbsorbingKernels(Kernels[Absorbing]):
 
     def tweedie(self, log_score: Tensor, x: Tensor, delta_sigma: Tensor) -> Transition:
         # p(y) ∝ expm1(Δσ)·s_y, p(MASK) ∝ 1 − expm1(Δσ)·Σ s_y
-        return self._unmask(log_score, x, torch.expm1(delta_sigma))
+        return self._unmask_over(log_score, x, delta_sigma)
 
     def correct(self, log_score: Tensor, x: Tensor, step: Tensor) -> Transition:
         return self._unmask(log_score, x, step)  # the forward process does not move a mask
 
     def denoise(self, log_score: Tensor, x: Tensor, sigma: Tensor) -> Transition:
         # MASK is forbidden in the end, so every mask moves, whatever its normaliser
-        transition = self._unmask(log_score, x, torch.expm1(sigma))
+        transition = self._unmask_over(log_score, x, sigma)
         return Transition(move_probability=self.graph.active(x).double(), weights=transition.weights)
 
     def decode(self, log_score: Tensor, x: Tensor, sigma: Tensor) -> Transition:
         return self.denoise(log_score, x, sigma)  # p_sigma(MASK|y) is the same for every token y
 
+    def _unmask_over(self, log_score: Tensor, x: Tensor, delta_sigma: Tensor) -> Transition:
+        """`_unmask` by the factor expm1(delta_sigma)."""
+        # beside a large factor stand scores that float32 loses: its logarithm, which is delta_sigma, joins theirs
+        large = delta_sigma > LARGE
+        shift = per_position(torch.where(large, delta_sigma, 0.0), x).to(log_score.dtype)[..., None]
+        return self._moves((log_score + shift).exp_(), x, torch.where(large, 1.0, torch.expm1(delta_sigma)))
+
     def _unmask(self, log_score: Tensor, x: Tensor, factor: Tensor) -> Transition:
         """p(y) = factor·s_y for every token y; the position stays MASK with the remaining probability."""
-        weights = log_score.exp()
+        return self._moves(log_score.exp(), x, factor)
+
+    def _moves(self, weights: Tensor, x: Tensor, factor: Tensor) -> Transition:
+        """`_unmask` by weights s_y, which are changed in place."""
         weights[..., self.graph.mask] = 0.0
         move_probability = per_position(factor, x).double() * weights.sum(-1, dtype=torch.float64)
         return Transition(torch.where(self.graph.active(x), move_probability, 0.0).clamp(max=1.0), weights)

@@ -37,6 +37,8 @@ class ThinnableMove(Protocol):
     @property
     def bounded(self) -> bool: ...
     @property
+    def has_bound(self) -> bool: ...
+    @property
     def remask_probability(self) -> float: ...
     @property
     def draw(self) -> Any: ...
@@ -77,7 +79,7 @@ def thinned_move(
     rows = Scored.of(move, x, scored, at)
     if rows is None:
         return torch.zeros_like(skips, dtype=torch.int64), moved, small, True
-    if move.draw.moves_first and assumed is None:
+    if move.draw.moves_first and move.has_bound and assumed is None:
         here = x.flatten()[at]
         total = _totals(move, kernels, rows.hidden_at(at), here)
         at = at[u[0].flatten()[at] < move.move_bound(kernels, total, here)]

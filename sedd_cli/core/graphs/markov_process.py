@@ -189,17 +189,20 @@ class MarkovProcess(ABC):
         """Whether tokens turn into MASK and never change otherwise, so that the score matters at MASK alone."""
         return self.mask is not None and not bool(self.active(torch.arange(self.vocab_size)).any())
 
-    @property
+    @cached_property
     def masking(self) -> bool:
-        """Whether `only_masks`, and every token is MASK with the same probability 1 − e^{−sigma}."""
-        return self.only_masks
+        """Whether `only_masks`, and every token is MASK with the same probability 1 − e^{−sigma}: at rate 1."""
+        if not self.only_masks:
+            return False
+        rates = self.rate_into(torch.tensor(self.mask_state))[: self.vocab_size]
+        return bool(((rates - 1).abs() < 1e-12).all())
 
     def check_masking(self, what: str) -> None:
         """ValueError unless `masking`, which `what` needs."""
         if self.masking:
             return
         if self.only_masks:
-            raise ValueError(f"{what} needs a graph that masks all tokens alike, {self.name} does not")
+            raise ValueError(f"{what} needs a graph that masks all tokens alike, at rate 1, {self.name} does not")
         raise ValueError(f"{what} needs a graph with MASK from which tokens do not return, {self.name} is none")
 
     def _check_dense(self) -> None:

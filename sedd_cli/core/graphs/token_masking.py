@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from dataclasses import dataclass
+from functools import cached_property
 from typing import ClassVar
 
 import torch
@@ -18,7 +19,7 @@ from sedd_cli.core.graphs.with_mask import WithMask
 class TokenMasking(WithMask):
     """Tokens only turn into MASK, each with the probability that `shares` gives."""
 
-    @property
+    @cached_property
     def masking(self) -> bool:
         return False  # tokens are not masked alike
 

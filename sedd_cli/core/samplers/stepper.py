@@ -82,12 +82,20 @@ class Stepper(Sampler):
         return torch.zeros_like(t)
 
     def fast_transition(self, kernels: Kernels[Any], step: GridStep, log_score: Tensor, x: Tensor) -> Transition:
-        """`transition` by the graph's kernels, where there is such a form."""
+        """`transition` by the graph's kernels, where there is such a form.
+
+        This and `move_bound` are not used where a class below the one that defines them overrides `transition`.
+        """
         return step.transition(log_score, x)
 
     def move_bound(self, kernels: Kernels[Any], step: GridStep, total: Tensor, x: Tensor) -> Tensor:
         """At least the probability of moving, float64, from total ≥ Σ_y s_y over the tokens, of the shape of x."""
         return torch.ones_like(total, dtype=torch.float64)
+
+    def follows_transition(self, name: str) -> bool:
+        """Whether the method `name` belongs to the sampler's `transition`, which no class below it overrides."""
+        lowest = next(cls for cls in type(self).__mro__ if name in vars(cls) or "transition" in vars(cls))
+        return name in vars(lowest)
 
     def remask_probability(self, model: ScoreModel, t: Tensor, s: Tensor) -> Tensor:
         """The probability that a token turns into MASK between t and s, of their shape."""
@@ -167,9 +175,14 @@ class Move(ABC):
         return True
 
     @property
+    def has_bound(self) -> bool:
+        """Whether `move_bound` is less than 1 anywhere."""
+        return True
+
+    @property
     def can_skip(self) -> bool:
         """Whether active positions are left out where they are known to stay."""
-        return self.bounded and self.draw.moves_first
+        return self.bounded and self.has_bound and self.draw.moves_first
 
     @abstractmethod
     def transition(self, log_score: Tensor, x: Tensor) -> Transition:
@@ -193,17 +206,21 @@ class GridStep(Move):
     coefficient: Tensor
 
     @property
-    def can_skip(self) -> bool:
+    def has_bound(self) -> bool:
         # without a bound of its own, a sampler's step scores every active position
-        return super().can_skip and type(self.sampler).move_bound is not Stepper.move_bound
+        return self.sampler.follows_transition("move_bound")
 
     def transition(self, log_score: Tensor, x: Tensor) -> Transition:
         return self.sampler.transition(self.model, log_score, x, self.t.expand(x.shape), self.s.expand(x.shape))
 
     def fast_transition(self, kernels: Kernels[Any], log_score: Tensor, x: Tensor) -> Transition:
+        if not self.sampler.follows_transition("fast_transition"):
+            return self.transition(log_score, x)
         return self.sampler.fast_transition(kernels, self, log_score, x)
 
     def move_bound(self, kernels: Kernels[Any], total: Tensor, x: Tensor) -> Tensor:
+        if not self.has_bound:
+            return torch.ones_like(total, dtype=torch.float64)
         return self.sampler.move_bound(kernels, self, total, x)
 
 
@@ -260,10 +277,11 @@ def run_reference(
 def _move_scoring_all(move: Move, x: Tensor, free: Tensor, u: tuple[Tensor, Tensor]) -> Tensor:
     """x [B, L] after a move of all positions, by uniforms for moving and for the token, [B, L] each."""
     moved = remasked(move, x, free, u[0])
-    alive = (move.model.graph.active(x) & free).any(1).nonzero()[:, 0]
+    scored = move.model.graph.active(x) & free
+    alive = scored.any(1).nonzero()[:, 0]
     if not len(alive):
         return moved
-    for rows, log_score in move.model.scored_rows(x[alive], move.sigma.expand(len(alive))):
+    for rows, log_score in move.model.scored_rows(x[alive], move.sigma.expand(len(alive)), scored[alive]):
         at = alive[rows.batch], rows.position
         transition = move.transition(log_score, rows.x)
         moved[at] = move.draw(transition, rows.x, u[0][at], u[1][at], move.sampler.shape)

@@ -9,7 +9,7 @@ from types import MappingProxyType
 from typing import Any
 
 from sedd_cli.data.formats.records import parse_record, repeated_keys
-from sedd_cli.errors import RequestError, listed, nearest_name, shortened
+from sedd_cli.errors import RequestError, displayed, listed, nearest_name, shortened
 from sedd_cli.inference.plan import Job
 from sedd_cli.inference.template import gap_between, parse_template
 from sedd_cli.recipe.build import build
@@ -134,6 +134,8 @@ def _check_depth(record: dict[str, Any]) -> None:
 def record_job(record: dict[str, Any], number: int, defaults: Defaults) -> JobLine:
     """The job of an object of JSON, with its id and what is passed to its results; RequestError where it is none."""
     record = dict(record)
+    if strange := [key for key in record if not isinstance(key, str)]:
+        raise RequestError(f"its keys must be text, found {displayed(strange[0])}")
     _check_depth(record)
     keys, named = listed(map(repr, record)), "id" in record
     name = record.pop("id", None)

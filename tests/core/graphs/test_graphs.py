@@ -1,12 +1,17 @@
 """The forward process: perturb draws from the matrix exponential, p_base is its limit, options are checked."""
 
+from dataclasses import dataclass
+from typing import ClassVar
+
 import pytest
 import reference
 import torch
+import torch.nn.functional as F
 from scipy.stats import chisquare
 from support.toys import base, rate_matrix
 
 from sedd_cli.core.graphs import GRAPHS
+from sedd_cli.core.graphs.with_mask import WithMask
 
 N = 4
 SIGMAS = [0.01, 0.1, 0.7, 3.0, 12.0]
@@ -135,3 +140,31 @@ def test_scale_by_sigma_adds_the_known_factor():
 def test_fewer_than_two_tokens_are_refused(name):
     with pytest.raises(ValueError, match="vocab_size must be at least 2, found 1"):
         GRAPHS[name](vocab_size=1)
+
+
+@pytest.mark.parametrize(("rates", "masking"), [((1, 1, 1), True), ((2, 2, 2), False), ((1, 0.5, 2), False)])
+def test_only_a_graph_that_masks_every_token_at_rate_1_has_the_forms_of_masked_diffusion(rates, masking):
+    graph = _Masks(vocab_size=3, rates=rates)
+    assert graph.only_masks
+    assert graph.masking is masking
+    if not masking:
+        with pytest.raises(ValueError, match="at rate 1"):
+            graph.check_masking("this")
+
+
+def test_whether_a_large_graph_masks_needs_no_dense_form():
+    graph = GRAPHS["absorbing"](vocab_size=100_000)
+    assert graph.masking
+    assert not GRAPHS["state_dependent"](vocab_size=100_000).masking
+
+
+@dataclass(frozen=True)
+class _Masks(WithMask):
+    """Token v turns into MASK at rate rates[v], written as a user would."""
+
+    name: ClassVar[str] = "masks"
+    rates: tuple[float, ...] = ()
+
+    def rate(self, x):
+        leaves = torch.tensor([*self.rates, 0], dtype=torch.float64)[x][..., None]
+        return leaves * (F.one_hot(torch.tensor(self.mask), self.states) - F.one_hot(x, self.states))

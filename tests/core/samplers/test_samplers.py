@@ -24,6 +24,7 @@ from support.toys import (
 )
 
 from sedd_cli.core.conditioning import Conditioning
+from sedd_cli.core.fast import kernels_of
 from sedd_cli.core.graphs import GRAPHS
 from sedd_cli.core.samplers import GRIDS, SAMPLERS, Stepper, run_reference
 from sedd_cli.core.samplers.denoise import decode_step, denoise_step, greedy_step
@@ -609,3 +610,72 @@ def test_the_grid_runs_from_1_to_1e_minus_5():
 def test_no_steps_are_refused(sampler):
     with pytest.raises(ValueError, match="steps must be at least 1, found 0"):
         SAMPLERS[sampler](steps=0)
+
+
+@pytest.mark.parametrize("sigma", [30.0, 60.0, 90.0, 100.0, 200.0, 600.0])
+def test_scores_below_float32_unmask_with_their_probability(sigma):
+    """s_y = e^m·p(y)/expm1(sigma), so that a step over the whole noise unmasks with probability e^m."""
+    graph = GRAPHS["absorbing"](vocab_size=N)
+    x, noise = torch.full((3,), N), torch.full((3,), sigma, dtype=torch.float64)
+    p = torch.tensor([0.5, 0.3, 0.2][:N] + [0.0] * (N - 3), dtype=torch.float64)
+    log_score = torch.cat([(0.87 * p).log() - sigma, torch.zeros(1)]).expand(3, -1).float()
+    step = kernels_of(graph).tweedie(log_score, x, noise)
+    torch.testing.assert_close(step.move_probability, torch.full((3,), 0.87).double(), rtol=1e-4, atol=0)
+    last = kernels_of(graph).denoise(log_score, x, noise)
+    for weights in (step.weights, last.weights):
+        torch.testing.assert_close((weights / weights.sum(-1, keepdim=True))[0, :N].double(), p, rtol=1e-4, atol=0)
+
+
+def test_given_tokens_are_not_scored_without_kernels():
+    graph, Q, p0 = world("gaussian", L=3)
+    model, seen = counted(score_model(graph, SCHEDULES["loglinear"](), reference.wrong_score(p0, Q, 0.4)))
+    stepper, given = SAMPLERS["tweedie"](steps=4), Conditioning.at([0, 2], [1, 0], 5, 3)
+    *_, last = stepper.run(model, given, 3, torch.arange(5))
+    assert (last.x[:, [0, 2]] == torch.tensor([1, 0])).all()
+    assert 0 < max(seen) <= 5  # the one free position of each sequence
+
+
+def counted(model: ScoreModel) -> tuple[ScoreModel, list[int]]:
+    """The model, and the positions that its head is given, call by call."""
+    seen, head = [], model.net.head
+
+    def counting(hidden):
+        seen.append(len(hidden))
+        return head(hidden)
+
+    object.__setattr__(model.net, "head", counting)
+    return model, seen
+
+
+@pytest.mark.parametrize("sampler", ["psi", "flow_matching"])
+def test_a_sampler_without_a_bound_runs_the_head_once_a_step(sampler):
+    graph, Q, p0 = world("uniform", L=3)
+    model, seen = counted(score_model(graph, SCHEDULES["loglinear"](), reference.wrong_score(p0, Q, 0.4)))
+    *_, last = SAMPLERS[sampler](steps=4).run(model, Conditioning.nothing(5, 3), 3, torch.arange(5))
+    assert int(last.evaluations.sum()) == 5 * 5
+    assert sum(seen) <= 4 * 15 + 2 * 15  # the last step has a bound
+
+
+@pytest.mark.parametrize("name", ["absorbing", "uniform"])
+@pytest.mark.parametrize("like", ["tweedie", "euler"])
+def test_a_sampler_that_overrides_the_transition_alone_steps_by_it(name, like):
+    @dataclass(frozen=True)
+    class Slower(SAMPLERS[like]):
+        name: ClassVar[str] = "slower"
+
+        def transition(self, model, log_score, x, t, s):
+            usual = super().transition(model, log_score, x, t, s)
+            return replace(usual, move_probability=usual.move_probability / 4)
+
+    graph, Q, p0 = world(name, L=3)
+    model = score_model(graph, SCHEDULES["loglinear"](), reference.wrong_score(p0, Q, 0.4))
+    made, nothing = Slower(steps=6), Conditioning.nothing(40, 3)
+    paths = zip(
+        made.run(model, nothing, 5, torch.arange(40)),
+        run_reference(model, made, nothing, 5, torch.arange(40)),
+        SAMPLERS[like](steps=6).run(model, nothing, 5, torch.arange(40)),
+        strict=True,
+    )
+    same = [(torch.equal(fast.x, plain), torch.equal(fast.x, usual.x)) for fast, plain, usual in paths]
+    assert all(plain for plain, _ in same)
+    assert not all(usual for _, usual in same)
