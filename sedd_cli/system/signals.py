@@ -32,8 +32,8 @@ def stop_requested(notify: Callable[[str], None], until: float = math.inf) -> It
     """Yield an event that SIGINT, SIGTERM or SIGUSR1 sets; a second SIGINT raises KeyboardInterrupt.
 
     notify is called with a message at the first signal. A signal that the process ignores stays ignored. Outside the
-    main thread, no signal is handled. until: the time
-    (`time.monotonic`) from which on the event is set without a signal.
+    main thread, no signal is handled. until: the time (`time.monotonic`) from which on the event is set without a
+    signal.
     """
     stopped = StopRequest(until)
     if threading.current_thread() is not threading.main_thread():
