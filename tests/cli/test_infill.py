@@ -659,12 +659,13 @@ def test_a_batch_is_killed_goes_on_and_is_not_mixed_with_another(tiny_run, tmp_p
 
 
 def test_before_the_first_result_of_a_fresh_batch_nothing_is_said_to_be_kept(tmp_path):
-    from sedd_cli.cli.commands.infill import _kept, _written
+    from sedd_cli.cli.commands.infill import _kept
+    from sedd_cli.system.files import last_written
 
     out = tmp_path / "f.jsonl"
     out.write_text("{}\n")
     assert (
-        _kept(out, False, _written(out))
+        _kept(out, False, last_written(out))
         == f"interrupted: nothing was written to {out} yet, the same command begins anew"
     )
     assert "are kept" in _kept(out, False, 0)

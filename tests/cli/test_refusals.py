@@ -39,7 +39,7 @@ def refused(sedd, tmp_path, monkeypatch):
 
 
 SAMPLING = {
-    "--temperature": ("nan", "0", "inf", "-1"),
+    "--temperature": ("nan", "inf", "-1"),  # 0 is up to the sampler, which may be the model's own
     "--top-p": ("0", "nan", "1.5", "-0.1", "inf"),
     "--remask": ("nan", "2", "-0.1", "inf"),
     "--correctors": ("-1", "9999999"),
@@ -71,7 +71,8 @@ OTHERS = [
     "sweep --exact -n 3", "sweep --exact --sampler nonsense", "sweep --exact --graph nonsense",
     "sweep --letters 3 --steps 4 --judge x", "sweep --judge x", "sweep --steps 4",
     "sweep --judge x --steps 4 --length 0", "sweep --judge x --steps ٣", "sweep --judge x --steps 4 --seed -1",
-    *(f"mauve --references x --temperature {value}" for value in ("nan", "inf", "0")),
+    *(f"mauve --references x --temperature {value}" for value in ("nan", "inf")),
+    *(f"{line} --sampler tweedie --temperature 0" for line in ("sample", "infill -t [MASK:2]", "mauve --references x")),
     "table 2 --mini --run all --rel-error nan", "table 2 --budget ٣m --run all", "table 2 --seeds 0",
     "bench report --minutes nan", "bench prepare --megabytes inf", "bench loader --batch 0", "prepare x --workers 0",
 ]  # fmt: skip

@@ -136,7 +136,7 @@ def test_wrong_requests_are_refused_in_one_line(sedd, folder, pairs, tmp_path):
         (["--rel-error", 0.5], "--rel-error"),
         (["--max-nfe", 2], "--max-nfe"),
         (["--length", 8], "--length"),
-        (["--no-baselines"], "--baselines"),
+        (["--no-baselines"], "--no-baselines"),
         (["--steps", 4], "--steps"),
         (["--field", "text"], "--field"),
     ],

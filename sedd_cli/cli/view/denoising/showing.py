@@ -10,7 +10,6 @@ from sedd_cli.cli.outcome import NOTHING_KEPT, output
 from sedd_cli.cli.view.view import View
 from sedd_cli.errors import WorkError
 from sedd_cli.system.events import Event, Result, observe
-from sedd_cli.system.files import is_stream, last_written
 
 if TYPE_CHECKING:
     from sedd_cli.checkpoints.loaded_model import LoadedModel
@@ -82,6 +81,8 @@ def _writer(option: str) -> Callable[[Path, Replay], None]:
 
 def _kept(view: View, out: Path | None) -> str | Callable[[], str]:
     """What to say after Ctrl-C while samples are drawn."""
+    from sedd_cli.system.files import is_stream, last_written
+
     if out is not None:
         before = last_written(out)
 
