@@ -86,22 +86,16 @@ Compile = Annotated[
     ),
 ]
 Count = Annotated[int, typer.Option("-n", metavar="INT", help="Number of samples.")]
-Out = Annotated[
-    Path | None,
-    typer.Option(
-        metavar="FILE",
-        parser=file_name,
-        help="Also write the results here as they come, as JSON lines; replaces the file.",
-    ),
-]
-OutOfInfill = Annotated[
-    Path | None,
-    typer.Option(
-        metavar="FILE",
-        parser=file_name,
-        help="Also write the results here as they come, as JSON lines. Replaces the file; with --input, continues it.",
-    ),
-]
+
+
+def _out(more: str) -> Any:
+    """`--out` of results that come one by one; `more`: what becomes of a file that exists."""
+    said = f"Also write the results here as they come, as JSON lines. {more}"
+    return typer.Option(metavar="FILE", parser=file_name, help=said)
+
+
+Out = Annotated[Path | None, _out("Replaces the file.")]
+OutOfInfill = Annotated[Path | None, _out("Replaces the file; with --input, continues it.")]
 OutDocument = Annotated[
     Path | None, typer.Option(metavar="FILE", parser=file_name, help="Also write the JSON document here.")
 ]
