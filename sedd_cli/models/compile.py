@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from sedd_cli.core.fast.fused import many_programs
+from sedd_cli.core.fast.programs import many_programs
 from sedd_cli.models.attention import ATTENTION
 from sedd_cli.models.cuda_graphs import GraphedTrunk
 from sedd_cli.models.dit import DiT

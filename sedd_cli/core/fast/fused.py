@@ -11,7 +11,6 @@ gets tiles of whole rows.
 from __future__ import annotations
 
 import functools
-import inspect
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sedd_cli.core.fast.base import TileLoss
+from sedd_cli.core.fast.programs import many_programs
 from sedd_cli.errors import out_of_memory
 
 #: Bytes of a tile.
@@ -35,10 +35,6 @@ NARROWEST = 512
 WHOLE_ROWS = 256
 #: All tiles but the last are a multiple of this wide, so that an odd vocabulary (50,257) does not slow the products.
 WIDTH_IN = 128
-
-
-#: Programs that are compiled for one function: for its shapes and dtypes.
-PROGRAMS = 64
 
 
 class LinearHead(Protocol):
@@ -249,14 +245,6 @@ def _compiled_tile(kind: type[TileLoss]) -> Callable[..., tuple[Tensor, Tensor]]
 
     tile.__code__ = tile.__code__.replace(co_name=f"tile_{kind.__name__}")
     return torch.compile(tile, dynamic=True, **many_programs())
-
-
-def many_programs() -> dict[str, Any]:
-    """Options of `torch.compile` for more programs of one function than 8, after which torch runs it uncompiled."""
-    if "recompile_limit" in inspect.signature(torch.compile).parameters:
-        return {"recompile_limit": PROGRAMS}
-    torch._dynamo.config.recompile_limit = PROGRAMS  # of torch before 2.13, for the whole process
-    return {}
 
 
 class _Fused(torch.autograd.Function):
