@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from sedd_cli.checkpoints.own_text import text_options
-from sedd_cli.core.fast.fused import BUDGET
+from sedd_cli.core.fast.tiles import BUDGET
 from sedd_cli.core.graphs import Graph
 from sedd_cli.core.schedules import Schedule
 from sedd_cli.data.corpora import find_corpus

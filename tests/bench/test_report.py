@@ -21,7 +21,7 @@ from sedd_cli.bench.report.measurement import Figure, Measurement, Setting, Size
 from sedd_cli.bench.report.outcome import ReportOptions
 from sedd_cli.bench.report.run import bench_report
 from sedd_cli.bench.train import fresh_state
-from sedd_cli.core.fast import fused
+from sedd_cli.core.fast import tiles
 from sedd_cli.errors import RequestError
 from sedd_cli.models.attention import sdpa
 from sedd_cli.models.head import Readout
@@ -164,10 +164,10 @@ def test_a_loss_that_falls_back_to_uncompiled_tiles_fails_its_check(monkeypatch)
         raise RuntimeError("no compiler")
 
     monkeypatch.setattr(heads, "readout_of", lambda weight, bias, mixed: Readout(weight, bias, mixed, compiled=True))
-    monkeypatch.setattr(fused, "_compiled_tile", lambda kind: broken)
+    monkeypatch.setattr(tiles, "_compiled_tile", lambda kind: broken)
     with pytest.warns(UserWarning, match="runs uncompiled"):
         found = figures(heads.check_losses(setting()))
-    fused.FAILURES.clear()
+    tiles.FAILURES.clear()
     failed = [f for f in found if not f.passed]
     assert {"loss: score_entropy, absorbing, float32", "loss: d3pm, uniform, float32"} <= {f.what for f in failed}
     assert {f.note for f in failed} == {"the loss runs uncompiled (no compiler)"}

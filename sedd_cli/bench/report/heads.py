@@ -13,7 +13,7 @@ from torch import Tensor
 from sedd_cli.bench.loss import FixedTrunk, PlainTrunk, readout_of
 from sedd_cli.bench.plain import AllAtOnce
 from sedd_cli.bench.report.measurement import Figure, Setting, lacks, line_of
-from sedd_cli.core.fast.fused import FAILURES
+from sedd_cli.core.fast.tiles import FAILURES
 from sedd_cli.core.graphs import GRAPHS, Graph
 from sedd_cli.core.losses import OBJECTIVES, Objective
 from sedd_cli.core.schedules import Schedule

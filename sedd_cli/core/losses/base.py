@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from sedd_cli.core.fast.base import CrossEntropyTiles, TileLoss
-from sedd_cli.core.fast.fused import LinearHead, losses, weighted_loss
+from sedd_cli.core.fast.fused import losses, weighted_loss
+from sedd_cli.core.fast.tiles import LinearHead
 from sedd_cli.core.graphs import Graph
 from sedd_cli.core.losses.weighting import BOUND, DYNAMIC, NAMES, check_dynamic, dynamic_factor, level_factor
 from sedd_cli.core.registry import Registry

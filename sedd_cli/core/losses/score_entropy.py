@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from sedd_cli.core.fast.base import ScoreEntropyTiles, Targets
-from sedd_cli.core.fast.fused import LinearHead, losses
+from sedd_cli.core.fast.fused import losses
+from sedd_cli.core.fast.tiles import LinearHead
 from sedd_cli.core.graphs import Graph
 from sedd_cli.core.losses.base import (
     OBJECTIVES,

@@ -10,9 +10,10 @@ import pytest
 import torch
 from support.toys import ALL
 
-from sedd_cli.core.fast import KERNELS, fused, kernels_of
+from sedd_cli.core.fast import KERNELS, kernels_of, tiles
 from sedd_cli.core.fast.base import ConcreteScoreTiles, CrossEntropyTiles, ScoreEntropyTiles, Targets
-from sedd_cli.core.fast.fused import Tiles, losses, weighted_loss
+from sedd_cli.core.fast.fused import losses, weighted_loss
+from sedd_cli.core.fast.tiles import Tiles
 from sedd_cli.core.graphs import GRAPHS
 from sedd_cli.core.losses.concrete_score import concrete_score_error
 
@@ -257,8 +258,8 @@ def test_a_loss_runs_uncompiled_where_the_compiler_fails(monkeypatch):
     graph = graph_of(0, 7)
     head, hidden, targets, weight = problem(graph)
     head.compiled = True
-    monkeypatch.setattr(fused, "_compiled_tile", lambda kind: broken)
-    monkeypatch.setattr(fused, "FAILURES", {})
+    monkeypatch.setattr(tiles, "_compiled_tile", lambda kind: broken)
+    monkeypatch.setattr(tiles, "FAILURES", {})
     assert len(hidden) > 4  # several tiles, one warning
     with pytest.warns(UserWarning, match="runs uncompiled .RuntimeError: no compiler.") as warned:
         _, loss = weighted_loss(head, tiles_of(0, graph, targets), hidden, weight, 7 * 8 * 4)
@@ -270,11 +271,11 @@ def test_every_kind_of_loss_has_compiled_programs_of_its_own(monkeypatch):
     """torch runs a function uncompiled beyond 8 programs of one code object."""
     made = []
     monkeypatch.setattr(torch, "compile", lambda function, **options: made.append((function, options)) or function)
-    fused._compiled_tile.cache_clear()
+    tiles._compiled_tile.cache_clear()
     kinds = [type(f"Loss{i}", (), {}) for i in range(3)]
     for kind in [*kinds, *kinds]:
-        fused._compiled_tile(kind)
-    fused._compiled_tile.cache_clear()
+        tiles._compiled_tile(kind)
+    tiles._compiled_tile.cache_clear()
     assert len(made) == 3
     assert len({id(function.__code__) for function, _ in made}) == 3
 
@@ -286,10 +287,10 @@ def test_memory_that_runs_out_is_not_the_compilers_fault(monkeypatch):
     graph = graph_of(0, 7)
     head, hidden, targets, weight = problem(graph)
     head.compiled = True
-    monkeypatch.setattr(fused, "_compiled_tile", lambda kind: full)
+    monkeypatch.setattr(tiles, "_compiled_tile", lambda kind: full)
     with pytest.raises(torch.OutOfMemoryError):
         weighted_loss(head, tiles_of(0, graph, targets), hidden, weight)
-    assert not fused.FAILURES
+    assert not tiles.FAILURES
 
 
 def test_mask_never_gets_a_gradient():
