@@ -158,16 +158,21 @@ class TileLoss(ABC):
     def columns(self) -> int:
         """How many of the head's outputs, from the first, enter the loss."""
 
+    @property
+    def parameters(self) -> Tensor | None:
+        """A parameter of the loss for each column, which is trained with the head; None: the loss has none."""
+        return None
+
     @abstractmethod
     def __getitem__(self, rows: slice | Tensor) -> TileLoss:
         """The same loss of some rows."""
 
     @abstractmethod
-    def tile(self, z: Tensor, start: int | Tensor, lse: Tensor | None, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    def tile(self, z: Tensor, start: int | Tensor, lse: Tensor | None, dtype: torch.dtype) -> tuple[Tensor, ...]:
         """The part of columns start … start + C − 1 in the loss, [R], and its gradient [R, C], rounded to `dtype`.
 
-        z [R, C] is overwritten; lse [R] is log Σ exp z over all columns, for a loss with a softmax. Both come without
-        `row_weight`.
+        A loss with `parameters` adds their gradient [R, C] of each row. z [R, C] is overwritten; lse [R] is
+        log Σ exp z over all columns, for a loss with a softmax. All come without `row_weight`.
         """
 
     @abstractmethod

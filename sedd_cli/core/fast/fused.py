@@ -22,14 +22,15 @@ def weighted_loss(
 ) -> tuple[Tensor, Tensor]:
     """(Σ weight·loss, a differentiable scalar; the loss [R] of every row, without gradient).
 
-    hidden [R, D]; weight [R], fixed: gradients of hidden states, head weight and bias are formed here, at once, and
-    only scaled in the backward pass. budget: bytes of a tile (default BUDGET); ValueError if a row of the vocabulary
-    does not fit. No row at all gives 0, and gradients of 0.
+    hidden [R, D]; weight [R], fixed: gradients of hidden states, head and `loss.parameters` are formed here, at once,
+    and only scaled in the backward pass. budget: bytes of a tile (default BUDGET); ValueError if a row of the
+    vocabulary does not fit. No row at all gives 0, and gradients of 0.
     """
     rows, (hidden, loss) = len(hidden), _filled_up(readout, hidden, loss)
     weight = F.pad(weight, (0, len(hidden) - rows))
     tiles = Tiles.plan(readout, loss, hidden, budget)
-    total, found = _Fused.apply(hidden, readout.weight, readout.bias, readout, loss, weight, tiles)
+    parameters = hidden.new_empty(0) if loss.parameters is None else loss.parameters
+    total, found = _Fused.apply(hidden, readout.weight, readout.bias, parameters, readout, loss, weight, tiles)
     return total, found[:rows]
 
 
@@ -39,7 +40,7 @@ def losses(readout: LinearHead, loss: TileLoss, hidden: Tensor, budget: int | No
     given, (hidden, loss) = len(hidden), _filled_up(readout, hidden, loss)
     tiles = Tiles.plan(readout, loss, hidden, budget)
     found = hidden.new_zeros(len(hidden), dtype=tiles.dtype)
-    for rows, _, part, _ in tiles.of(readout, loss, hidden, counted_head(readout, loss.columns, tiles.dtype)):
+    for rows, _, (part, *_) in tiles.of(readout, loss, hidden, counted_head(readout, loss.columns, tiles.dtype)):
         found[rows] += part
     return (found * loss.row_weight().to(found.dtype))[:given]
 
@@ -60,6 +61,7 @@ class _Fused(torch.autograd.Function):
         hidden: Tensor,
         weight: Tensor,
         bias: Tensor,
+        parameters: Tensor,
         readout: LinearHead,
         loss: TileLoss,
         scale: Tensor,
@@ -72,6 +74,7 @@ class _Fused(torch.autograd.Function):
             d_weight = weight.new_empty(max(len(weight), tiles.columns), weight.shape[1], dtype=dtype)
             d_bias = bias.new_zeros(len(d_weight), dtype=dtype)
             d_weight[tiles.columns if len(hidden) else 0 :] = 0  # the rest is written before it is added to
+            d_parameters = bias.new_zeros(tiles.columns, dtype=dtype)
             row_weight = loss.row_weight()
             scale, row_weight = (scale * row_weight).to(dtype), row_weight.to(dtype)
             # multiply the hidden state of a row by its scale instead of its gradient, which is longer
@@ -79,7 +82,7 @@ class _Fused(torch.autograd.Function):
             scaled = (hidden.to(dtype) * scale[:, None]).to(factor)
             head = counted_head(readout, loss.columns, dtype)
             weight_factor = head[0].to(factor)
-            for rows, columns, part, gradient in tiles.of(readout, loss, hidden, head):
+            for rows, columns, (part, gradient, *of_parameters) in tiles.of(readout, loss, hidden, head):
                 found[rows] += part
                 d_hidden[rows] += readout.product(gradient, weight_factor[columns])
                 if rows.start == 0:
@@ -87,8 +90,12 @@ class _Fused(torch.autograd.Function):
                 else:
                     d_weight[columns] += readout.product(gradient.T, scaled[rows])
                 d_bias[columns] += _row_sum(readout, scale[rows], gradient)
-            ctx.save_for_backward(d_hidden.mul_(scale[:, None]), d_weight[: len(weight)], d_bias[: len(bias)])
-            ctx.kinds = hidden.dtype, weight.dtype, bias.dtype
+                for of_row in of_parameters:
+                    d_parameters[columns] += _row_sum(readout, scale[rows], of_row)
+            given = hidden, weight, bias, parameters
+            gradients = d_hidden.mul_(scale[:, None]), d_weight, d_bias, d_parameters
+            ctx.save_for_backward(*(gradient[: len(x)] for gradient, x in zip(gradients, given, strict=True)))
+            ctx.kinds = [x.dtype for x in given]
             total, found = (scale * found).sum(), row_weight * found
             ctx.mark_non_differentiable(found)
             return total, found

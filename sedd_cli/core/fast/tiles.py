@@ -110,11 +110,10 @@ class Tiles:
 
     def of(
         self, readout: LinearHead, loss: TileLoss, hidden: Tensor, head: tuple[Tensor, Tensor]
-    ) -> Iterator[tuple[slice, slice, Tensor, Tensor]]:
-        """(rows, columns, the tile's part of the loss [rows], its gradient [rows, columns]) for every tile.
+    ) -> Iterator[tuple[slice, slice, tuple[Tensor, ...]]]:
+        """(rows, columns, `loss.tile` of them) for every tile.
 
-        A gradient is valid until the next tile, in `readout.gradient_dtype`. Both come without `loss.row_weight`.
-        head: what `counted_head` returns.
+        A gradient is valid until the next tile, in `readout.gradient_dtype`. head: what `counted_head` returns.
         """
         weight, bias = head
         hidden = readout.rounded(hidden)
@@ -135,7 +134,7 @@ class Tiles:
                 if readout.compiled:  # as a number, every start would be compiled anew
                     start = torch.full((), start, device=hidden.device)
                 given = hidden[rows], weight[columns], bias[columns], start, lse, buffer
-                yield rows, columns, *tile(readout, here, *given)
+                yield rows, columns, tile(readout, here, *given)
 
 
 def _outputs(readout: LinearHead, hidden: Tensor, weight: Tensor, bias: Tensor, buffer: Tensor | None) -> Tensor:
@@ -153,8 +152,8 @@ def _counted(z: Tensor, loss: TileLoss, columns: slice) -> Tensor:
 def _tile(
     readout: LinearHead, loss: TileLoss, hidden: Tensor, weight: Tensor, bias: Tensor, start: int | Tensor,
     lse: Tensor | None, buffer: Tensor | None,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """A tile's part of the loss [R] and its gradient [R, C], as a factor of gradients."""
+) -> tuple[Tensor, ...]:  # fmt: skip
+    """`TileLoss.tile` of the head's outputs, gradients as factors of gradients."""
     z = _outputs(readout, hidden, weight, bias, buffer)
     if readout.columns_in > 1:
         # start may be a tensor, so that a compiled tile serves all columns
@@ -170,7 +169,7 @@ def _tile(
 FAILURES: dict[type[TileLoss], str] = {}
 
 
-def compiled_or_plain(readout: LinearHead, loss: TileLoss, *given: Any) -> tuple[Tensor, Tensor]:
+def compiled_or_plain(readout: LinearHead, loss: TileLoss, *given: Any) -> tuple[Tensor, ...]:
     """`_tile`, compiled; uncompiled after a first failure of the compiler, with one warning for each kind of loss."""
     kind = type(loss)
     if kind not in FAILURES:
@@ -191,10 +190,10 @@ def compiled_or_plain(readout: LinearHead, loss: TileLoss, *given: Any) -> tuple
 
 
 @functools.cache
-def _compiled_tile(kind: type[TileLoss]) -> Callable[..., tuple[Tensor, Tensor]]:
+def _compiled_tile(kind: type[TileLoss]) -> Callable[..., tuple[Tensor, ...]]:
     """`_tile` compiled for a kind of loss, with a code object of its own: torch limits the programs of each."""
 
-    def tile(*given: Any) -> tuple[Tensor, Tensor]:
+    def tile(*given: Any) -> tuple[Tensor, ...]:
         return _tile(*given)
 
     tile.__code__ = tile.__code__.replace(co_name=f"tile_{kind.__name__}")

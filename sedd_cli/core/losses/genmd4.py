@@ -9,8 +9,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from sedd_cli.core.fast.exponents import ExponentTiles
 from sedd_cli.core.graphs import Graph
-from sedd_cli.core.losses.base import OBJECTIVES, Objective, token_nats
+from sedd_cli.core.losses.base import OBJECTIVES, Objective, fused_loss, linear_head, summed, token_nats
 from sedd_cli.core.schedules import T_MIN, Schedule
 from sedd_cli.core.score import Loss, Parametrization, ScoreModel
 
@@ -67,19 +68,14 @@ class GenMD4(Objective):
         level, clean = sigma.repeat(count), x0.repeat(count, 1)  # one corruption after the other
         noise = _from_all_mask(model.schedule, level)
         x = graph.perturb(clean, noise, torch.cat(u.chunk(count, 1)))  # [2B, L]
-        w = graph.exponents.to(x.device)
-
-        def term(z: Tensor, batch: Tensor, x: Tensor, x0: Tensor) -> Tensor:
-            mu = z[:, : graph.vocab_size].softmax(-1, dtype=torch.float64)
-            return w[x0] * (token_nats(z, x0, graph.vocab_size).double() - 1) + mu @ w
-
         weight = (1 - self.t_min) * dsigma / torch.expm1(sigma)
-        losses = weight * model.row_losses(x, level, clean, term).double().view(count, -1)
+        at_mask = _at_mask(model, x, level, clean, weight.repeat(count))
+        losses = at_mask.sequences.double().view(count, -1)
         log_p = graph.log_probability(noise, x, clean).sum(-1).view(count, -1)
-        others = losses.detach() - losses.detach().flip(0)
-        learning = 0.5 * (others * log_p).sum(0)
-        loss = losses.mean(0) + self._below_t_min(model, x0)
-        return Loss((loss + learning - learning.detach()).sum(), loss.detach())
+        learning = 0.5 * ((losses - losses.flip(0)) * log_p).sum()
+        below = self._below_t_min(model, x0)
+        total = at_mask.total / count + below.sum() + (learning - learning.detach())
+        return Loss(total, losses.mean(0) + below.detach())
 
     def _below_t_min(self, model: ScoreModel, x0: Tensor) -> Tensor:
         """p_{x0}·(−log(p_{x0}/Σ_y p_y)) with p_v = λ_v(t_min)/λ_v(1), summed over the sequence: nats [B] float64."""
@@ -90,6 +86,20 @@ class GenMD4(Objective):
         log_lambda = graph.log_probability(at_end, torch.full_like(tokens, graph.mask_state), tokens)
         nats = log_lambda.exp() * (log_lambda.logsumexp(0) - log_lambda)
         return nats[x0].sum(-1)
+
+
+def _at_mask(model: ScoreModel, x: Tensor, sigma: Tensor, x0: Tensor, weight: Tensor) -> Loss:
+    """weight [B] times Σ over MASK of w_{x0}·(−log μ_{x0} − 1) + Σ_y w_y·μ_y; fused where the head is linear."""
+    w = model.graph.exponents.to(x.device)
+    if readout := linear_head(model):
+        batch, position, hidden = model.hidden_rows(x, sigma)
+        return fused_loss(readout, ExponentTiles(x0[batch, position], w), hidden, (batch, position), weight)
+
+    def term(z: Tensor, batch: Tensor, x: Tensor, x0: Tensor) -> Tensor:
+        mu = z[:, : len(w)].softmax(-1, dtype=torch.float64)
+        return w[x0] * (token_nats(z, x0, len(w)).double() - 1) + mu @ w
+
+    return summed(model.row_losses(x, sigma, x0, term).double(), weight)
 
 
 def _from_all_mask(schedule: Schedule, sigma: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ from sedd_cli.inference.batch.stored import Filling, StoredFillings
 from sedd_cli.inference.generate import as_json
 from sedd_cli.inference.infill import fill_plans, next_plans
 from sedd_cli.inference.resumable import stored, writing
-from sedd_cli.inference.sampling import Sampling
+from sedd_cli.inference.sampling import SAMPLES_VERSION, Sampling
 from sedd_cli.recipe.outside import code_of
 from sedd_cli.system.events import Event, Filled, Note, Warn, expand_events
 from sedd_cli.system.files import is_stream
@@ -131,7 +131,7 @@ def _setting(model: LoadedModel, sampling: Sampling, asked: Mapping[str, Any]) -
             "precision": model.precision,
             "tokenizer": model.tokenizer.fingerprint if model.tokenizer else None,
         },
-        "options": {**given, **asked},
+        "options": {**given, **asked, "samples_version": SAMPLES_VERSION},
     }
 
 

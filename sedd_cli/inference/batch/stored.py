@@ -203,7 +203,8 @@ def _filling(record: dict[str, Any]) -> Filling:
 
 def _setting(job: Mapping[str, Any]) -> dict[str, Any]:
     """Model and options of a result; where the model lay does not count."""
-    return {"model": {**job["model"], "source": None}, "options": dict(job["options"])}
+    # results from before the version was stored are of the first
+    return {"model": {**job["model"], "source": None}, "options": {"samples_version": 1, **job["options"]}}
 
 
 def _difference(found: dict[str, Any], now: Mapping[str, Any]) -> str:

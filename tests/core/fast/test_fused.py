@@ -12,6 +12,7 @@ from support.toys import ALL
 
 from sedd_cli.core.fast import KERNELS, kernels_of, tiles
 from sedd_cli.core.fast.base import ConcreteScoreTiles, CrossEntropyTiles, ScoreEntropyTiles, Targets
+from sedd_cli.core.fast.exponents import ExponentTiles
 from sedd_cli.core.fast.fused import losses, weighted_loss
 from sedd_cli.core.fast.tiles import Tiles
 from sedd_cli.core.graphs import GRAPHS
@@ -61,11 +62,11 @@ def graphs(N):
 NAMES = ["absorbing", "uniform", "absorbing, unscaled"]
 CONCRETE = [f"concrete score, {name}" for name in NAMES]
 #: Cross-entropy is that of the tokens of an absorbing graph; of D3PM, the loss that no cross-entropy gives.
-LOSSES = [*NAMES, "cross-entropy", *CONCRETE, "posterior", "posterior and cross-entropy"]
-GRAPH_OF = [0, 1, 2, 0, 0, 1, 2, 1, 1]
+LOSSES = [*NAMES, "cross-entropy", *CONCRETE, "posterior", "posterior and cross-entropy", "exponents"]
+GRAPH_OF = [0, 1, 2, 0, 0, 1, 2, 1, 1, 0]
 KINDS = range(len(LOSSES))
 #: A compilation takes five seconds.
-COMPILED = KINDS if ALL else [LOSSES.index(name) for name in ("absorbing", "cross-entropy")]
+COMPILED = KINDS if ALL else [LOSSES.index(name) for name in ("absorbing", "cross-entropy", "exponents")]
 SHARE = {"posterior": 0.0, "posterior and cross-entropy": 0.3}
 
 
@@ -81,7 +82,14 @@ def tiles_of(kind, graph, targets):
         return ConcreteScoreTiles(kernels, targets)
     if name in SHARE:
         return kernels.posterior_kl_tiles(before(targets), targets.sigma, targets.x, targets.x0, SHARE[name])
+    if name == "exponents":
+        return ExponentTiles(targets.x0, exponents(graph.vocab_size))
     return ScoreEntropyTiles(kernels, targets)
+
+
+def exponents(N):
+    """Exponents of tokens, to be trained."""
+    return torch.linspace(0.1, 3, N, dtype=torch.float64).requires_grad_()
 
 
 def before(targets):
@@ -109,6 +117,8 @@ def plain(kind, head, graph, hidden, targets):
     cross_entropy = torch.nn.functional.cross_entropy(z[:, : graph.vocab_size], targets.x0, reduction="none")
     if (name := LOSSES[kind]) == "cross-entropy":
         return cross_entropy
+    if name == "exponents":
+        return exponents_loss(z[:, : graph.vocab_size], targets.x0, exponents(graph.vocab_size))
     if name in CONCRETE:
         log_score = graph.log_score(z, targets.sigma, targets.x)
         return concrete_score_error(graph, log_score, targets.sigma, targets.x, targets.x0)
@@ -118,8 +128,17 @@ def plain(kind, head, graph, hidden, targets):
     return kernels_of(graph).score_entropy_of(z, targets.sigma, targets.x, targets.x0)
 
 
+def exponents_loss(z, x0, w):
+    """w_{x0}·(−log μ_{x0} − 1) + Σ_y w_y·μ_y, as Shi et al. 2024 write it."""
+    mu = z.softmax(-1)
+    return w[x0] * (-mu.gather(-1, x0[:, None])[:, 0].log() - 1) + mu @ w
+
+
+SHAPES = [(7, None), (1100, 1152 * 8), (1100, 600 * 8 * 4), (2, None)]
+
+
 @pytest.mark.parametrize("columns_in", [1, 128])
-@pytest.mark.parametrize(("N", "budget"), [(7, None), (1100, 1152 * 8), (1100, 600 * 8 * 4), (2, None)])
+@pytest.mark.parametrize(("N", "budget"), SHAPES)
 @pytest.mark.parametrize("kind", KINDS, ids=LOSSES)
 def test_value_and_every_gradient_are_the_plain_ones(kind, N, budget, columns_in):
     graph = graph_of(kind, N)
@@ -136,6 +155,31 @@ def test_value_and_every_gradient_are_the_plain_ones(kind, N, budget, columns_in
     for a, b in zip(found, wanted, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-10)
     torch.testing.assert_close(losses(head, loss_of, hidden, budget), loss, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("columns_in", [1, 128])
+@pytest.mark.parametrize(("N", "budget"), SHAPES)
+def test_the_gradient_of_the_exponents_is_the_plain_one(N, budget, columns_in):
+    head, hidden, targets, weight = problem(graph_of(0, N))
+    head.columns_in = columns_in
+    w = exponents(N)
+    z = (hidden @ head.weight.T + head.bias)[:, :N]
+    wanted = torch.autograd.grad((weight * exponents_loss(z, targets.x0, w)).sum() * 3, [w, head.weight])
+    total, _ = weighted_loss(head, ExponentTiles(targets.x0, w), hidden, weight, budget)
+    found = torch.autograd.grad(total * 3, [w, head.weight])
+    for mine, truth in zip(found, wanted, strict=True):
+        torch.testing.assert_close(mine, truth, rtol=1e-10, atol=1e-10)
+    # exponents that are not trained give the same, and nothing is made for them
+    fixed = ExponentTiles(targets.x0, w.detach())
+    assert len(fixed.tile(z.detach().clone(), 0, None, z.dtype)) == 2
+    assert weighted_loss(head, fixed, hidden, weight, budget)[0].item() == pytest.approx(total.item(), rel=1e-12)
+
+
+def test_with_equal_exponents_nothing_is_added_to_the_cross_entropy():
+    """−1 and Σ μ cancel without rounding, also beside a small loss in float32."""
+    z, x0 = torch.tensor([[9.0, 0.5, -1.0], [0.0, 10.0, 1.0]]), torch.tensor([0, 1])
+    found = ExponentTiles(x0, torch.full((3,), 2.0, dtype=torch.float64)).tile(z.clone(), 0, None, z.dtype)[0]
+    assert torch.equal(found, 2 * (z.logsumexp(-1) - z.gather(1, x0[:, None])[:, 0]))
 
 
 def test_the_budgets_of_the_test_cut_rows_and_columns():

@@ -14,7 +14,7 @@ from support.jobs import completed
 from sedd_cli import load_model
 from sedd_cli.data.tokenizers.characters import CharTokenizer
 from sedd_cli.errors import RequestError, WorkError
-from sedd_cli.inference.batch import planned
+from sedd_cli.inference.batch import jobs, planned
 from sedd_cli.inference.batch.jobs import fill_jobs
 from sedd_cli.inference.batch.lines import job_lines
 from sedd_cli.inference.batch.stored import StoredFillings
@@ -119,7 +119,22 @@ def test_results_of_other_options_are_not_mixed(model, tmp_path):
     assert out.read_bytes() == before
     fill(model, LINES[:1], out, resume=False, steps=2)
     (record,) = records(out)
-    assert (record["sampler"], record["steps"], record["job"]["options"]) == ("tweedie", 2, {"steps": 2, "all": False})
+    assert (record["sampler"], record["steps"]) == ("tweedie", 2)
+    assert record["job"]["options"] == {"steps": 2, "all": False, "samples_version": 1}
+
+
+def test_draws_of_another_version_are_not_mixed(model, tmp_path, monkeypatch):
+    out = tmp_path / "r.jsonl"
+    fill(model, LINES[:1], out)
+    old = records(out)
+    for record in old:
+        del record["job"]["options"]["samples_version"]  # as the first version stored them
+    out.write_text("".join(json.dumps(record) + "\n" for record in old), encoding="utf-8")
+    _, again = fill(model, LINES[:1], out)
+    assert again.from_before == again.fillings > 0
+    monkeypatch.setattr(jobs, "SAMPLES_VERSION", 2)
+    with pytest.raises(RequestError, match=r"other options .samples_version 1, now 2"):
+        fill(model, LINES[:1], out)
 
 
 def test_results_of_another_model_are_not_mixed(model, tmp_path):
