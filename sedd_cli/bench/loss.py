@@ -66,8 +66,11 @@ def bench_loss(options: ModelBenchOptions) -> Generator[Event, None, BenchResult
     v = (torch.arange(len(x0), device=device).double() + 0.5) / len(x0)
     width = objective.corruptions * x0.shape[1]
     u = torch.rand(len(x0), width, dtype=torch.float64, generator=generator).to(device)
-    leaves = weight, bias, hidden
+    leaves: tuple[Tensor, ...] = weight, bias, hidden
     mixed = autocast_dtype(options.recipe.train.precision, device) is not None
+    if objective.learns_exponents:
+        leaves += (torch.zeros(graph.vocab_size, device=device, requires_grad=True),)
+        graph = graph.learned(leaves[-1])
     for leaf in leaves:  # both paths accumulate into gradients that exist
         leaf.grad = torch.zeros_like(leaf)
     parts = graph, schedule
@@ -93,7 +96,7 @@ def bench_loss(options: ModelBenchOptions) -> Generator[Event, None, BenchResult
         return x0.numel()
 
     # only the products at rows that count are useful
-    share = float(objective.active_share(graph, schedule, v).mean())
+    share = float(objective.active_share(graph, schedule, v).detach().mean())
     flops = 6 * objective.corruptions * share * dim * graph.states
     facts = options.facts(peak, flops) | {"objective": objective.name}
     paths = {"sedd": fast} | {name: partial(slow, dtype) for name, dtype in baselines(device).items()}

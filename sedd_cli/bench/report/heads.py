@@ -1,4 +1,4 @@
-"""Head and loss alone: their exactness and their speed, for the objectives of the absorbing and the uniform graph."""
+"""Head and loss alone: their exactness and their speed, for the objectives that have a fused loss."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ from sedd_cli.system.events import Event, Progress
 from sedd_cli.system.memory import begin_peak, peak, used_memory
 
 Events = Generator["Figure | Event", None, None]
-#: The graphs whose losses are measured.
-NAMES = ("absorbing", "uniform")
+#: The graphs whose losses are measured: those of all objectives, of the last one that of GenMD4.
+NAMES = ("absorbing", "uniform", "state_dependent")
 #: Largest relative difference of values and of gradients (norms) from the plain form in float64.
 TOLERANCE = {"float32": 1e-4, "bf16": 2e-2}
 
@@ -40,45 +40,51 @@ class LossCase:
     x0: Tensor
     v: Tensor
     u: Tensor
-    leaves: tuple[Tensor, Tensor, Tensor]
+    leaves: tuple[Tensor, ...]
 
     @property
     def name(self) -> str:
         return f"{self.objective.name}, {self.graph.name}"
 
     def run(self, plain: bool, mixed: bool, dtype: torch.dtype = torch.float32) -> list[Tensor]:
-        """The loss, and its gradients with respect to hidden states, weight and bias."""
-        hidden, weight, bias = (leaf.to(dtype).detach().requires_grad_() for leaf in self.leaves)
+        """The loss, and its gradients with respect to hidden states, weight, bias, and exponents where it has some."""
+        leaves = [leaf.to(dtype).detach().requires_grad_() for leaf in self.leaves]
+        hidden, weight, bias, *exponents = leaves
+        graph = self.graph.learned(*exponents) if exponents else self.graph
         trunk = PlainTrunk(hidden, weight, bias) if plain else FixedTrunk(hidden, readout_of(weight, bias, mixed))
         kind = AllAtOnce if plain else ScoreModel
-        model = kind(trunk, self.graph, self.schedule, parametrization=self.objective.parametrization)
+        model = kind(trunk, graph, self.schedule, parametrization=self.objective.parametrization)
         loss = self.objective.loss(model, self.x0, self.v, self.u).total
-        return [loss.detach(), *torch.autograd.grad(loss, (hidden, weight, bias))]
+        return [loss.detach(), *torch.autograd.grad(loss, leaves)]
 
 
 def cases(setting: Setting, batch: int, length: int) -> Iterator[LossCase]:
     """Every objective on each of the graphs NAMES that it fits. Noise levels spread over the middle of the schedule."""
-    vocab_size, device = setting.bench(setting.recipe, 1).vocab_size(), setting.device
-    dim, generator = setting.recipe.model.hidden_size, torch.Generator().manual_seed(1)
-    schedule = setting.recipe.noise.make()
     for name in NAMES:
-        graph = GRAPHS[name](vocab_size=vocab_size)
-        shapes = (batch, length, dim), (graph.states, dim), (graph.states,)
-        scales = 1.0, 0.02, 0.02
-        hidden, weight, bias = (
-            (scale * torch.randn(shape, generator=generator)).to(device)
-            for shape, scale in zip(shapes, scales, strict=True)
-        )
-        x0 = torch.randint(vocab_size, (batch, length), generator=generator).to(device)
-        u = torch.rand(batch, length, dtype=torch.float64, generator=generator).to(device)
-        v = 0.1 + 0.8 * (torch.arange(batch, dtype=torch.float64, device=device) + 0.5) / batch
+        graph = GRAPHS[name](vocab_size=setting.bench(setting.recipe, 1).vocab_size())
         for kind in OBJECTIVES.values():
             objective = kind()
             try:
                 objective.check(graph)
             except ValueError:
                 continue
-            yield LossCase(objective, graph, schedule, x0, v, u, (hidden, weight, bias))
+            if objective.learns_exponents == graph.learnable:
+                yield _case(setting, objective, graph, batch, length)
+
+
+def _case(setting: Setting, objective: Objective, graph: Graph, batch: int, length: int) -> LossCase:
+    dim, generator = setting.recipe.model.hidden_size, torch.Generator().manual_seed(1)
+    shapes = [(objective.corruptions * batch, length, dim), (graph.states, dim), (graph.states,)]
+    scales = [1.0, 0.02, 0.02]
+    if objective.learns_exponents:
+        shapes, scales = [*shapes, (graph.vocab_size,)], [*scales, 0.3]
+    normal = (scale * torch.randn(shape, generator=generator) for shape, scale in zip(shapes, scales, strict=True))
+    leaves = tuple(leaf.to(setting.device) for leaf in normal)
+    x0 = torch.randint(graph.vocab_size, (batch, length), generator=generator)
+    u = torch.rand(batch, objective.corruptions * length, dtype=torch.float64, generator=generator)
+    v = 0.1 + 0.8 * (torch.arange(batch, dtype=torch.float64) + 0.5) / batch
+    x0, v, u = (tensor.to(setting.device) for tensor in (x0, v, u))
+    return LossCase(objective, graph, setting.recipe.noise.make(), x0, v, u, leaves)
 
 
 def check_losses(setting: Setting) -> Events:

@@ -44,9 +44,9 @@ class ExponentTiles(TileLoss):
         log_mu = z.sub_(z.logsumexp(-1, keepdim=True))
         nats = -log_mu.gather(1, x0)
         mu = log_mu.exp_()
-        delta = ((w - w_x0) * mu).sum(-1, keepdim=True)
+        delta = (mu @ (w - w[0]))[:, None] - (w_x0 - w[0])
         part = (w_x0 * nats + delta)[:, 0]
-        gradient = (mu * (w - delta)).scatter_add_(1, x0, -w_x0).to(dtype)
+        gradient = (mu * w).addcmul_(mu, delta, value=-1).scatter_add_(1, x0, -w_x0).to(dtype)
         if self.parameters is None:
             return part, gradient
         return part, gradient, mu.scatter_add_(1, x0, nats - 1).to(dtype)

@@ -23,12 +23,14 @@ from sedd_cli.errors import out_of_memory
 
 #: Bytes of a tile.
 BUDGET = {"cpu": 8 * 2**20, "cuda": 2**30}
-#: Bytes of z in a tile of whole rows, for losses that need them. D3PM's on the uniform graph takes some 16 times as
-#: much beside it, about eight tensors in float64. Narrower tiles would read the head's weights more often.
+#: Bytes of z in a tile of whole rows, for losses that need them, where a tile of BUDGET holds few. Lower tiles would
+#: read the head's weights more often. D3PM's loss on the uniform graph takes some 16 times as much beside it, about
+#: eight tensors in float64.
 WHOLE_BUDGET = {"cpu": 32 * 2**20, "cuda": 2**28}
 #: Narrower tiles than this waste the matrix units; rows are split first.
 NARROWEST = 512
-#: A loss with a softmax gets tiles of whole rows, and so one pass less, if a tile holds this many.
+#: Few rows of a tile are less than so many. A loss with a softmax gets tiles of whole rows, and so one pass less, where
+#: a tile holds them.
 WHOLE_ROWS = 256
 #: All tiles but the last are a multiple of this wide, so that an odd vocabulary (50,257) does not slow the products.
 WIDTH_IN = 128
@@ -91,8 +93,9 @@ class Tiles:
         rows, columns = len(hidden), loss.columns + -loss.columns % readout.columns_in
         dtype = torch.promote_types(hidden.dtype, torch.float32)
         if budget is None:
-            budgets = WHOLE_BUDGET if loss.whole_rows else BUDGET
-            budget = budgets.get(hidden.device.type, budgets["cpu"])
+            usual, whole = (budgets.get(hidden.device.type, budgets["cpu"]) for budgets in (BUDGET, WHOLE_BUDGET))
+            few = usual // dtype.itemsize < min(rows, WHOLE_ROWS) * columns
+            budget = usual if not loss.whole_rows else whole if few else min(usual, whole)
         cells = budget // dtype.itemsize
         if cells < columns:
             raise ValueError(

@@ -295,6 +295,26 @@ def test_whole_rows_stay_within_the_budget():
     assert (plan.height, plan.width) == (4, 1100)
 
 
+@pytest.mark.parametrize(
+    ("device", "columns", "rows"), [("cpu", 8192, 256), ("cpu", 50_000, 167), ("cuda", 8192, 8192)]
+)
+def test_whole_rows_take_small_tiles_where_these_hold_enough_of_them(device, columns, rows):
+    """Of 8 MiB on a CPU, or of 32 MiB where these would hold few; never of the GiB of a tile of columns on a GPU."""
+
+    class Somewhere:
+        dtype = torch.float32
+
+        def __init__(self):
+            self.device = torch.device(device)
+
+        def __len__(self):
+            return 100_000
+
+    loss = ExponentTiles(torch.zeros(1, dtype=torch.int64), torch.ones(columns))
+    plan = Tiles.plan(Head(torch.zeros(1, 1), torch.zeros(1), rows_in=1), loss, Somewhere(), None)
+    assert (plan.height, plan.width) == (rows, columns)
+
+
 def test_a_loss_runs_uncompiled_where_the_compiler_fails(monkeypatch):
     def broken(*_):
         raise RuntimeError("no compiler")
