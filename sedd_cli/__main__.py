@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import sys
@@ -28,6 +29,7 @@ def main() -> None:
     code = run(sys.argv[1:], debug)
     _interrupts(signal.default_int_handler, _end)
     _exit_at_once(code)
+    gc.freeze()  # Python's last collection would take most of a second to go through torch
     sys.exit(code)
 
 

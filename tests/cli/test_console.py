@@ -6,7 +6,6 @@ import io
 import json
 import os
 import re
-import shlex
 import shutil
 import subprocess
 import sys
@@ -16,17 +15,12 @@ from threading import Thread
 import pytest
 from rich.table import Table
 from rich.text import Text
+from support.forked import Forked
 from support.toys import ALL
 
 from sedd_cli.cli.view.console import PlainConsole
 from sedd_cli.cli.view.view import View
 from sedd_cli.system.events import Note, Progress, Warn
-
-
-def start(*words: object, **options) -> subprocess.Popen:
-    script = "from sedd_cli.__main__ import main; main()"
-    command = [sys.executable, "-c", script, *map(str, words)]
-    return subprocess.Popen(command, text=False, **{"stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | options)
 
 
 def test_names_are_neither_markup_nor_control_codes(capsys):
@@ -95,8 +89,10 @@ def test_a_warning_stays_one_line_whatever_names_are_in_it(capsys):
 
 def test_a_console_that_cannot_print_a_sign_ends_nothing(tiny_run, workplace):
     words = ("eval", "--model", tiny_run, "--dataset", workplace / "corpus.txt", "--max-nfe", "4", "--no-baselines")
-    done = start(*words, env={**os.environ, "PYTHONIOENCODING": "cp1252"})
-    out, err = done.communicate()
+    command = [sys.executable, "-m", "sedd_cli", *map(str, words)]
+    environment = {**os.environ, "PYTHONIOENCODING": "cp1252", "PYTHONPATH": str(Path(__file__).parents[2])}
+    done = subprocess.run(command, env=environment, capture_output=True, check=False)
+    out, err = done.stdout, done.stderr
     assert done.returncode == 0, err
     assert b"rigorous" in out
     assert b"SEDD \\u2264" in out, "a sign that the encoding lacks is spelled"
@@ -112,7 +108,7 @@ def test_a_batch_goes_on_though_its_results_cannot_be_printed(tiny_run, tmp_path
     (tmp_path / "jobs.jsonl").write_text('{"template": "the [MASK:2]"}\n' * 3)
     words = ("infill", "--model", tiny_run, "--input", tmp_path / "jobs.jsonl", "--out", tmp_path / "f.jsonl")
     with open("/dev/full", "wb") as full:
-        job = start(*words, stdout=full)
+        job = Forked(*words, stdout=full)
         err = job.communicate(timeout=120)[1].decode()
     assert job.returncode == 0, err
     assert err.count("standard output cannot be written") == 1
@@ -123,11 +119,11 @@ def test_a_batch_goes_on_though_its_results_cannot_be_printed(tiny_run, tmp_path
 def test_training_outlives_its_standard_output(where, training, tmp_path):
     if where == "/dev/full":
         with open("/dev/full", "wb") as full:
-            job = start(*training, stdout=full)
+            job = Forked(*training, stdout=full)
     else:
         reader, writer = os.pipe()
         os.close(reader)
-        job = start(*training, stdout=writer)
+        job = Forked(*training, stdout=writer)
         os.close(writer)
     err = job.communicate()[1].decode()
     assert job.returncode == 0, err
@@ -138,7 +134,7 @@ def test_training_outlives_its_standard_output(where, training, tmp_path):
 def test_a_result_that_is_lost_with_standard_output_fails(tiny_run, tmp_path):
     for more, code in (([], 1), (["--out", tmp_path / "s.jsonl"], 0)):
         with open("/dev/full", "wb") as full:
-            job = start("sample", "--model", tiny_run, "-n", 2, "-q", *more, stdout=full)
+            job = Forked("sample", "--model", tiny_run, "-n", 2, "-q", *more, stdout=full)
             err = job.communicate()[1].decode()
         assert job.returncode == code, err
         assert "Traceback" not in err
@@ -163,16 +159,17 @@ def test_every_result_that_is_lost_with_standard_output_fails(where, command, ti
         "eval": ["--model", model / "checkpoints/step-12", "--dataset", workplace / "corpus.txt", "--max-nfe", 4,
                  "--no-baselines"],
     }  # fmt: skip
-    words = shlex.join(map(str, [*command.split(), *more.get(command.split()[0], [])]))
-    script = "from sedd_cli.__main__ import main; main()"
-    lost = ">&-" if where == "closed" else "> /dev/full"
-    line = f"{shlex.quote(sys.executable)} -c {shlex.quote(script)} {words} {lost}"
-    done = subprocess.run(["sh", "-c", line], capture_output=True, text=True, check=False)
-    assert done.returncode == 1, done.stderr
+    lost = None if where == "closed" else os.open("/dev/full", os.O_WRONLY)
+    close = (lambda: os.close(1)) if where == "closed" else (lambda: None)
+    job = Forked(*command.split(), *more.get(command.split()[0], []), stdout=lost, begin=close)
+    err = job.communicate()[1].decode()
+    if lost is not None:
+        os.close(lost)
+    assert job.returncode == 1, err
     reason = "No space left" if (command, where) == ("-h", "/dev/full") else "standard output cannot be written"
-    assert reason in done.stderr.splitlines()[-1]
-    assert "Traceback" not in done.stderr
-    assert "Exception" not in done.stderr
+    assert reason in err.splitlines()[-1]
+    assert "Traceback" not in err
+    assert "Exception" not in err
 
 
 @pytest.mark.parametrize("command", ["status", "guide models", "sample", *(["runs", "recipes", "-h"] if ALL else [])])
@@ -181,7 +178,7 @@ def test_a_reader_that_goes_away_early_is_nothing_to_speak_of(command, tiny_run)
     more = {"status": [tiny_run], "runs": [tiny_run.parent], "sample": ["--model", tiny_run, "-q"]}
     reader, writer = os.pipe()
     os.close(reader)
-    job = start(*command.split(), *more.get(command, []), stdout=writer)
+    job = Forked(*command.split(), *more.get(command, []), stdout=writer)
     os.close(writer)
     err = job.communicate()[1].decode()
     if command == "sample":

@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 import yaml
 from support.outside import PARTS, nothing_imported
+from support.toys import only_with_all
 
 from sedd_cli import load_model
 from sedd_cli.checkpoints import checkpoint
@@ -224,6 +225,7 @@ def test_every_command_takes_it(own, command):
     assert "--import no_such_file.py: there is no such file" in refused.err
 
 
+@only_with_all
 @pytest.mark.slow
 def test_under_torchrun_every_process_imports_it_and_a_change_is_said_once(place, workplace):
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]

@@ -10,13 +10,13 @@ import json
 import lzma
 import re
 import subprocess
-import sys
 import threading
 import time
 from html.parser import HTMLParser
 
 import pytest
 from rich.console import Console
+from support.forked import Forked
 from support.jobs import returned
 
 from sedd_cli import load_model
@@ -598,11 +598,7 @@ def test_a_live_input_is_answered_line_by_line(tiny_run, tmp_path, sedd):
     """Whoever waits for an answer before writing the next line gets it, and the results are those of a file."""
     lines = [f'{{"template": "the [MASK:3] {i}", "n": 2, "seed": {i}}}' for i in range(4)]
     words = ["infill", "--model", str(tiny_run), "--input"]
-    script = "from sedd_cli.__main__ import main; main()"
-    job = subprocess.Popen(
-        [sys.executable, "-c", script, *words, "-", "--out", str(tmp_path / "live.jsonl"), "-q"],
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, bufsize=1,
-    )  # fmt: skip
+    job = Forked(*words, "-", "--out", tmp_path / "live.jsonl", "-q", stdin=subprocess.PIPE, text=True)
     assert job.stdin is not None
     assert job.stdout is not None
     assert job.stderr is not None
@@ -634,8 +630,7 @@ def test_a_batch_is_killed_goes_on_and_is_not_mixed_with_another(tiny_run, tmp_p
     lines = [{"id": f"q{i}", "template": f"the [MASK:{8 - i % 6}] {i}", "label": i % 3} for i in range(50)]
     jobs.write_text("".join(json.dumps(line) + "\n" for line in lines))
     words = ["infill", "--model", str(tiny_run), "--input", str(jobs), "--out", str(out)]
-    script = "from sedd_cli.__main__ import main; main()"
-    job = subprocess.Popen([sys.executable, "-c", script, *words, "--batch", "1"], stdout=subprocess.DEVNULL)
+    job = Forked(*words, "--batch", "1", stdout=None, stderr=None)
     ended = time.monotonic() + 120
     while time.monotonic() < ended and not (out.exists() and out.read_bytes().count(b"\n") >= 5):
         time.sleep(0.005)

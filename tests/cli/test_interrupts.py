@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from support.forked import Forked
 
 from sedd_cli.errors import shell_command
 
@@ -70,8 +71,8 @@ def wait_for(path: Path) -> None:
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 0)])
-def test_a_training_that_was_stopped_has_saved_and_says_so(number, code, long_training, tmp_path, begin):
-    job = begin(*long_training, "--json")
+def test_a_training_that_was_stopped_has_saved_and_says_so(number, code, long_training, tmp_path):
+    job = Forked(*long_training, "--json", cwd=tmp_path, text=True)
     wait_for(tmp_path / "run" / "metrics.jsonl")
     job.send_signal(number)
     out, err = job.communicate(timeout=60)
@@ -152,9 +153,9 @@ def test_before_the_first_sample_former_ones_are_not_spoken_of(tmp_path):
         assert said() == f"interrupted: finished samples are in {out}"
 
 
-def test_ctrl_c_during_the_work_says_what_is_kept(tiny_run, tmp_path, begin):
+def test_ctrl_c_during_the_work_says_what_is_kept(tiny_run, tmp_path):
     words = ["sample", "--model", tiny_run, "-n", 50000, "--batch", 1, "--out", "s.jsonl"]
-    job = begin(*words)
+    job = Forked(*words, cwd=tmp_path, text=True)
     wait_for(tmp_path / "s.jsonl")
     job.send_signal(signal.SIGINT)
     err = job.communicate(timeout=60)[1]
@@ -162,10 +163,10 @@ def test_ctrl_c_during_the_work_says_what_is_kept(tiny_run, tmp_path, begin):
     assert err.splitlines()[-1] == "interrupted: finished samples are in s.jsonl"
 
 
-def test_ctrl_c_during_a_batch_says_how_many_are_kept_and_how_to_go_on(tiny_run, tmp_path, begin):
+def test_ctrl_c_during_a_batch_says_how_many_are_kept_and_how_to_go_on(tiny_run, tmp_path):
     (tmp_path / "my jobs.jsonl").write_text('{"template": "the [MASK:8]", "n": 50000}\n')
     words = ["infill", "--model", tiny_run, "--input", "my jobs.jsonl", "--batch", 1, "--out", "f.jsonl"]
-    job = begin(*words, "--fresh")
+    job = Forked(*words, "--fresh", cwd=tmp_path, text=True)
     wait_for(tmp_path / "f.jsonl")
     job.send_signal(signal.SIGINT)
     said, command = job.communicate(timeout=60)[1].splitlines()[-2:]

@@ -13,6 +13,7 @@ import time
 
 import pytest
 import yaml
+from support.forked import Forked
 
 from sedd_cli.recipe import load_recipe
 
@@ -40,13 +41,13 @@ def test_a_run_that_cannot_be_written_is_evaluated(tiny_run, workplace, tmp_path
 def test_a_full_disk_is_named_with_its_file(words, tiny_run, tmp_path):
     file = "s.jsonl" if "--html" not in words else "p.html"
     words = [*words, *(["--out", file] if "--html" not in words else [])]
-    done = subprocess.run(
-        [sys.executable, "-B", "-c", START, *map(str, words), "--model", str(tiny_run)], cwd=tmp_path,
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (2048, 2048)), capture_output=True, text=True,
-        check=False,
+    job = Forked(
+        *words, "--model", tiny_run, cwd=tmp_path, text=True,
+        begin=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (2048, 2048)),
     )  # fmt: skip
-    assert done.returncode == 1, done.stderr
-    assert done.stderr.strip().split("\n")[-1].startswith(f"error: cannot write {file}: File too large")
+    err = job.communicate()[1]
+    assert job.returncode == 1, err
+    assert err.strip().split("\n")[-1].startswith(f"error: cannot write {file}: File too large")
 
 
 def test_ctrl_c_is_heard_while_a_library_works(tmp_path):

@@ -5,6 +5,7 @@ import shutil
 
 import pytest
 import torch
+from support.toys import only_with_all
 
 from sedd_cli.core.schedules import LogLinear
 from sedd_cli.core.vocabulary import Vocabulary
@@ -95,6 +96,7 @@ def test_a_network_of_another_kind_is_not_compiled():
     assert compile_for_inference(torch.nn.Linear(1, 1)) == "only networks of SEDD's kind can be"
 
 
+@only_with_all
 @pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler")
 def test_a_command_compiles_on_request_and_says_so(sedd, tiny_run):
     plain = sedd("sample", "--model", tiny_run, "--steps", 4, "--json")

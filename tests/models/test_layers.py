@@ -4,6 +4,7 @@ import shutil
 
 import pytest
 import torch
+from support.toys import only_with_all
 
 from sedd_cli.models.layers import LEVELS, dropout, hashed_dropout
 
@@ -103,6 +104,7 @@ def test_hashed_dropout_is_a_function_of_torchs_seed():
     assert not torch.equal(drawn(3), drawn(4))
 
 
+@only_with_all
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="compiling needs a C++ compiler")
 def test_compiled_hashed_dropout_keeps_no_mask_and_has_the_gradient_of_its_zeros():

@@ -21,7 +21,7 @@ import pytest
 import torch
 from support.published_models import save_published
 from support.ranks import Ranks
-from support.toys import ALL
+from support.toys import ALL, only_with_all
 
 from sedd_cli.checkpoints import checkpoint
 from sedd_cli.checkpoints.draft import Draft
@@ -254,6 +254,7 @@ def start(tmp_path):
             job.wait()
 
 
+@only_with_all
 @pytest.mark.slow
 def test_a_killed_worker_is_started_again_and_changes_nothing(trained, workplace, tmp_path, start):
     run, errors, latest = tmp_path / "run", tmp_path / "errors", tmp_path / "run" / "latest"
