@@ -276,7 +276,20 @@ def test_the_parts_of_the_guide_pass_the_tests_that_it_names():
     tests = ["tests/core/graphs", "tests/core/samplers/test_samplers.py", "tests/core/test_schedules.py"]
     words = "ring or (frozen_rates and ring) or (frozen_rates and absorbing) or constant"
     words = f"({words}) and not (samples_follow or the_fast_path)"
-    command = [sys.executable, "-m", "pytest", "-p", "support.extended", "-p", "no:cacheprovider", "-q", "-k", words]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-p",
+        "support.extended",
+        "-p",
+        "no:cacheprovider",
+        "-q",
+        "-n",
+        "0",
+        "-k",
+        words,
+    ]
     path = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
     env = os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
     found = subprocess.run([*command, *tests], cwd=ROOT, env=env, capture_output=True, text=True)

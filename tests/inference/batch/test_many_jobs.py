@@ -19,7 +19,7 @@ from sedd_cli.inference.sampling import MOST_DRAWS, Sampling
 from sedd_cli.system.events import Filled, Warn
 
 #: Templates that are filled together; fewer than usual.
-WINDOW = 128
+WINDOW = 64
 
 
 @pytest.fixture(scope="module")
@@ -36,8 +36,8 @@ def test_results_flow_from_a_file_without_end(model, tmp_path, monkeypatch):
     monkeypatch.setattr(infill, "WINDOW", WINDOW)
     endless = (b'{"template": "the [MASK:2] sat", "seed": %d}\n' % number for number in itertools.count())
     found = (event for event in filling(model, endless, tmp_path / "f.jsonl", keep=False) if isinstance(event, Filled))
+    first = [next(found) for _ in range(2 * WINDOW)]  # the plans of two windows are held at times
     tracemalloc.start()
-    first = [next(found) for _ in range(WINDOW + 500)]  # the plans of two windows are held at times
 
     def least() -> int:
         """The least memory during a window: plans of one or of two windows are held by turns."""
@@ -45,7 +45,7 @@ def test_results_flow_from_a_file_without_end(model, tmp_path, monkeypatch):
 
     grown = -least() + least()
     tracemalloc.stop()
-    assert len({event.job["line"] for event in first}) == WINDOW + 500
+    assert len({event.job["line"] for event in first}) == 2 * WINDOW
     assert grown < 1000 * WINDOW, f"{grown / WINDOW:.0f} bytes a filling"
 
 
