@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache, partial
 
 from sedd_cli.checkpoints.loaded_model import LoadedModel
 from sedd_cli.inference.bound import BOUND_DRAWS, candidate_bound
 from sedd_cli.inference.denoise import Workload, expected_work
 from sedd_cli.inference.generate import SamplingResult
-from sedd_cli.inference.layout import FilledTemplate
+from sedd_cli.inference.layout import FilledTemplate, Layout
 from sedd_cli.inference.lengths import length_nats
 from sedd_cli.inference.plan import Job, Plan, plan_job
 from sedd_cli.inference.rejection import DenoisedLayout, LayoutRequest, denoise_layouts
 from sedd_cli.inference.sampling import ResolvedSampler, Sampling
 from sedd_cli.system.events import Event, Filled, Warn, result_of, warned
 
+#: `length_nats` by tokens.
+Fit = Callable[[tuple[int | None, ...]], float | None]
 #: Plans of a stream that are made before the first of them is filled, and filled together.
 WINDOW = 1024
 
@@ -51,7 +55,7 @@ def fill_plans(
     if isinstance(plans, list):
         every_plan = [plan for plan in plans if plan is not None]
         workload.total = sum(plan.job.n * len(plan.layouts) for plan in every_plan)
-        workload.work = sum(_expected_work(model, plan) for plan in every_plan)
+        workload.work = sum(plan.job.n * _expected_work(model, plan, plan.layouts) for plan in every_plan)
     said: set[str] = set()
     found: list[Filled] = []
     while not ended:
@@ -70,16 +74,14 @@ def fill_plans(
     return found
 
 
-def _expected_work(model: LoadedModel, plan: Plan) -> float:
-    """The work on all fillings of a plan: drawing the candidates, and ranking them."""
-    drawing = sum(expected_work(model, plan.resolved, layout.tokens) for layout in plan.layouts)
-    return plan.job.n * (drawing + _ranking_work(plan))
+def _expected_work(model: LoadedModel, plan: Plan, layouts: Iterable[Layout]) -> float:
+    """The work on candidates of a filling: drawing and ranking them."""
+    return sum(expected_work(model, plan.resolved, one.tokens) + _ranking_work(plan, one) for one in layouts)
 
 
-def _ranking_work(plan: Plan) -> float:
-    """The work on the bounds of a filling's candidates, where there are several."""
-    tokens = sum(len(layout.tokens) for layout in plan.layouts)
-    return float(BOUND_DRAWS * tokens) if len(plan.layouts) > 1 else 0.0
+def _ranking_work(plan: Plan, layout: Layout) -> float:
+    """The work on the bound of a candidate, where there are several."""
+    return float(BOUND_DRAWS * len(layout.tokens)) if len(plan.layouts) > 1 else 0.0
 
 
 def next_plans(plans: Iterator[Plan | None], most: int | None = WINDOW) -> tuple[list[Plan], bool]:
@@ -94,30 +96,84 @@ def next_plans(plans: Iterator[Plan | None], most: int | None = WINDOW) -> tuple
     return found, True
 
 
+@dataclass
+class _Filling:
+    """A filling in the making.
+
+    left: the candidates that are drawn only if none of those before counts, in rounds. awaited: number of candidates
+    whose drawing has begun.
+    """
+
+    plan: Plan
+    left: list[list[LayoutRequest]]
+    candidates: list[DenoisedLayout] = field(default_factory=list)
+    awaited: int = 0
+
+    def begin_round(self) -> list[LayoutRequest]:
+        """The candidates to draw next."""
+        requests = self.left.pop(0)
+        self.awaited += len(requests)
+        return requests
+
+    @property
+    def is_undecided(self) -> bool:
+        """Whether all drawn candidates have spaces of their own, so that any other would come before them."""
+        return bool(self.left) and all(one.plain_edges for one in self.candidates)
+
+
+def _rounds(plan: Plan, fit: Fit, every: bool) -> list[list[int]]:
+    """The candidates of a filling by how well their lengths fit, the best first: only those of one round compete."""
+    numbers = range(len(plan.layouts))
+    if every or not _differ(plan):
+        return [[*numbers]]
+    fits = [fit(layout.tokens) or 0.0 for layout in plan.layouts]
+    return [[number for number in numbers if fits[number] == value] for value in sorted(set(fits))]
+
+
+def _differ(plan: Plan) -> bool:
+    """Whether the candidates have different lengths."""
+    return len({tuple(layout.lengths) for layout in plan.layouts}) > 1
+
+
 def _fill_alike(
     model: LoadedModel, resolved: ResolvedSampler, plans: Sequence[Plan], workload: Workload, every: bool, watch: bool,
     keep: bool,
 ) -> Generator[Event, None, list[Filled]]:  # fmt: skip
     """`fill_plans` for plans of one sampler."""
     found: list[Filled] = []
-    incomplete: dict[int, tuple[Plan, list[DenoisedLayout]]] = {}
+    making: dict[int, _Filling] = {}
+    fit = lru_cache(1024)(partial(length_nats, model))
 
     def groups() -> Iterator[list[LayoutRequest]]:  # one after another: n may be large
         numbered = ((plan, plan.job.first + k) for plan in plans for k in range(plan.job.n))
         for group, (plan, number) in enumerate(numbered):
-            incomplete[group] = plan, []
-            yield plan.requests(number, group)
+            requests = plan.requests(number, group)
+            filling = _Filling(plan, [[requests[i] for i in some] for some in _rounds(plan, fit, every)])
+            making[group] = filling
+            first = filling.begin_round()
+            workload.work -= _expected_work(model, plan, _layouts(filling.left))
+            yield first
 
-    for event in denoise_layouts(model, resolved, groups(), workload, watch):
-        if not isinstance(event, DenoisedLayout):
-            yield event
-            continue
-        plan, candidates = incomplete[event.request.group]
-        candidates.append(event)
-        if len(candidates) == len(plan.layouts):
-            del incomplete[event.request.group]
-            ranked, endless = _ranked(model, resolved, plan.job, candidates, every)
-            if work := _ranking_work(plan):
+    source: Iterable[list[LayoutRequest]] = groups()
+    while source:
+        again: list[list[LayoutRequest]] = []
+        for event in denoise_layouts(model, resolved, source, workload, watch):
+            if not isinstance(event, DenoisedLayout):
+                yield event
+                continue
+            filling = making[event.request.group]
+            plan, candidates = filling.plan, filling.candidates
+            candidates.append(event)
+            if len(candidates) < filling.awaited:
+                continue
+            if filling.is_undecided:
+                again.append(filling.begin_round())
+                workload.work += _expected_work(model, plan, _layouts(again[-1:]))
+                continue
+            del making[event.request.group]
+            ranked, endless = _ranked(model, resolved, plan, candidates, fit, every)
+            workload.done += sum(map(len, filling.left))
+            if work := sum(_ranking_work(plan, one.layout) for one in candidates):
                 workload.spent += work
                 yield workload.progress()
             if endless:
@@ -127,11 +183,16 @@ def _fill_alike(
                 )
             found += ranked if keep else []
             yield from ranked
+        source = again
     return found
 
 
+def _layouts(rounds: Iterable[list[LayoutRequest]]) -> Iterator[Layout]:
+    return (request.layout for requests in rounds for request in requests)
+
+
 def _ranked(
-    model: LoadedModel, resolved: ResolvedSampler, job: Job, candidates: list[DenoisedLayout], every: bool
+    model: LoadedModel, resolved: ResolvedSampler, plan: Plan, candidates: list[DenoisedLayout], fit: Fit, every: bool
 ) -> tuple[list[Filled], int]:
     """The best candidate of a filling, or all of them from the best to the worst; and how many have no finite bound.
 
@@ -139,23 +200,19 @@ def _ranked(
     bounds of texts of different lengths do not compare: a longer text costs more, per token the given text dominates.
     Of equal lengths, and where there is no such probability, the lowest bound per token comes first.
     """
-    bounds: list[tuple[float | None, float | None]] = [(None, None)]
-    fits: list[float | None] = [None] * len(candidates)
-    if len(candidates) > 1:
+    job, bounds = plan.job, [(None, None)] * len(candidates)
+    if len(plan.layouts) > 1:
         different = {tuple(one.tokens) for one in candidates}
         bound_of = {tokens: candidate_bound(model, list(tokens)) for tokens in different}
         bounds = [bound_of[tuple(one.tokens)] for one in candidates]
-    layouts = list(dict.fromkeys(one.layout.tokens for one in candidates))
-    if len({tuple(one.layout.lengths) for one in candidates}) > 1:
-        fit_of = {tokens: length_nats(model, tokens) for tokens in layouts}
-        fits = [fit_of[one.layout.tokens] for one in candidates]
+    fits = [fit(one.layout.tokens) if _differ(plan) else None for one in candidates]
     # candidates with spaces of their own last, since their bounds are of other tokens; ties in the order of drawing
     ranked = sorted(
         zip(candidates, bounds, fits, strict=True),
         key=lambda of: (of[0].plain_edges, of[2] or 0.0, of[1][0] or 0.0, of[0].request.candidate),
     )
     found: list[Filled] = []
-    for rank, (one, (bound, error), fit) in enumerate(ranked if every else ranked[:1]):
+    for rank, (one, (bound, error), nats) in enumerate(ranked if every else ranked[:1]):
         filled = one.filled or FilledTemplate("", [], [])
         filling = Filled(
             index=one.request.number,
@@ -171,9 +228,9 @@ def _ranked(
             lengths=one.layout.lengths,
             bound=bound,
             bound_error=error,
-            length_nats=fit,
+            length_nats=nats,
             candidate=rank,
-            candidates=len(candidates),
+            candidates=len(plan.layouts),
             drawn=sum(other.drawn for other in candidates),
             plain_edges=one.plain_edges,
             job=job.facts,

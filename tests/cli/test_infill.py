@@ -89,7 +89,9 @@ def test_all_candidates_are_shown_best_first(sedd, tiny_run):
     assert [s["length_nats"] for s in found] == sorted(s["length_nats"] for s in found)
     assert sorted(s["lengths"] for s in found) == [[2], [3], [4]]
     (best,) = document(sedd(*words, "--json"))["samples"]
-    assert best == {**found[0], "seconds": best["seconds"]}
+    # candidates of the other lengths were not drawn
+    assert best == {**found[0], "seconds": best["seconds"], "drawn": 1, "nfe": best["nfe"]}
+    assert 0 < best["nfe"] < found[0]["nfe"]
     assert "best of 3" in sedd(*words).out
     assert "candidate 3 of 3" in sedd(*words, "--all").out
 

@@ -260,6 +260,37 @@ def test_ranges_are_tried_at_several_lengths_and_the_best_is_kept(model):
     assert len({e.text for e in fixed}) > 3  # each candidate is a draw of its own
 
 
+def test_candidates_whose_lengths_fit_worse_are_not_drawn(model):
+    job = Job(parse_template("the [MASK:2-7] on"), n=3, seed=3)
+    every = [e for e in infill.infill(model, [job], Sampling(), every=True) if isinstance(e, Filled)]
+    events = list(infill.infill(model, [job], Sampling()))
+    for best in (e for e in events if isinstance(e, Filled)):
+        all_drawn = [e for e in every if e.index == best.index]
+        assert content(best) == content(all_drawn[0])
+        assert (best.drawn, all_drawn[0].drawn) == (sum(e.lengths == best.lengths for e in all_drawn), 8)
+        assert 0 < best.nfe < all_drawn[0].nfe / 3
+    bar = [e for e in events if isinstance(e, Progress)]
+    assert (bar[-1].done, bar[-1].total) == (24, 24)
+    assert all(0 <= e.done <= e.total for e in bar)
+    assert [e.share for e in bar] == sorted(e.share for e in bar)
+
+
+def test_other_lengths_are_drawn_where_no_gap_begins_with_its_space(bpe, monkeypatch):
+    monkeypatch.setattr(rejection, "ATTEMPTS", 1)
+    made, job = model_of(bpe), Job(parse_template("the [MASK:1-3] of"), n=40, candidates=6)
+    every = [e for e in infill.infill(made, [job], Sampling(steps=2), every=True) if isinstance(e, Filled)]
+    found = infill_all(made, job, Sampling(steps=2))
+    firsts = sorted((e for e in every if e.candidate == 0), key=lambda e: e.index)
+    assert [content(e) for e in found] == [content(e) for e in firsts]
+    assert len({tuple(e.lengths) for e in found}) > 1, "some rounds were drawn in vain"
+    assert {e.drawn < 6 for e in found} == {True, False}
+
+
+def content(one: Filled) -> tuple:
+    """What is kept of a filling, whatever else was drawn for it."""
+    return one.text, one.tokens, one.lengths, one.bound, one.length_nats, one.plain_edges, one.candidates
+
+
 def test_two_ranges_are_spread_evenly_each(model):
     layouts = plan_job(model, Job(parse_template("[MASK:1-8] a [MASK:1-8]"), seed=5), Sampling()).layouts
     first, second = zip(*(layout.lengths for layout in layouts), strict=True)
