@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import gc
 import os
 import signal
@@ -11,6 +12,9 @@ from collections.abc import Callable
 from contextlib import suppress
 from types import FrameType
 from typing import Any
+
+# Python's last collection would take most of a second to go through torch
+atexit.register(gc.freeze)
 
 _Handler = Callable[[int, FrameType | None], Any]
 
@@ -29,7 +33,6 @@ def main() -> None:
     code = run(sys.argv[1:], debug)
     _interrupts(signal.default_int_handler, _end)
     _exit_at_once(code)
-    gc.freeze()  # Python's last collection would take most of a second to go through torch
     sys.exit(code)
 
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import dataclasses
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
+from support.forked import RUNNING
 
 SENTENCES = (
     "the cat sat on the mat", "a dog ran over the hill", "the list is sorted in place",
@@ -70,6 +71,14 @@ def _own_home(workplace, monkeypatch) -> None:
     monkeypatch.setenv("SEDD_HOME", str(workplace / "home"))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setenv("NO_COLOR", "1")
+
+
+@pytest.fixture(autouse=True)
+def _no_fork_is_left() -> Iterator[None]:
+    """Forks of a test that fails end with it."""
+    yield
+    while RUNNING:
+        RUNNING.pop().end()
 
 
 @pytest.fixture(scope="session")

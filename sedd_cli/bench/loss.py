@@ -53,7 +53,7 @@ def readout_of(weight: Tensor, bias: Tensor, mixed: bool) -> Readout:
 def bench_loss(options: ModelBenchOptions) -> Generator[Event, None, BenchResult]:
     """Head and loss of the recipe's objective with their gradients, from the trunk's output, as in training.
 
-    Training fuses them where the graph has closed forms (`core.fast`); elsewhere it scores in blocks.
+    Training fuses them where there is a fused loss (`core.fast`); elsewhere it scores in blocks.
     """
     graph, schedule, device = options.parts()
     objective = options.recipe.objective.make()

@@ -15,7 +15,7 @@ from sedd_cli.errors import RequestError
 from sedd_cli.models.precision import autocast_dtype, native_bf16, precision_name
 from sedd_cli.models.timing import now
 from sedd_cli.recipe import Recipe
-from sedd_cli.recipe.assemble import expected_vocab_size, make_graph
+from sedd_cli.recipe.assemble import check_recipe, expected_vocab_size, make_graph
 from sedd_cli.system.distributed import pick_device
 from sedd_cli.training.flops import known_peak
 
@@ -49,7 +49,8 @@ class ModelBenchOptions(BenchOptions):
         return size
 
     def parts(self) -> tuple[Graph, Schedule, torch.device]:
-        """The recipe's graph and schedule, and the device."""
+        """The recipe's graph and schedule, and the device. RequestError where its parts do not go together."""
+        check_recipe(self.recipe, report=False)
         return make_graph(self.recipe, self.vocab_size()), self.recipe.noise.make(), pick_device(self.device)
 
     def tokens(self, device: torch.device) -> torch.Tensor:

@@ -93,7 +93,8 @@ def after_training(view: View, run: Path, recipe: Recipe) -> None:
         commands.append(["infill", *use, *words, "--length", str(infill_length(recipe)), "--html", "infill.html"])
     commands.append(["eval", *use])
     commands.append(["status", run])
-    if not recipe.objective.make().causal:  # the published layout holds models of scores only
+    objective = recipe.objective.make()
+    if not (objective.causal or objective.learns_exponents):  # the published layout holds neither
         commands.append(["export", run, "--to", f"{run.name}-exported"])
     longer = ["train", run, f"train.steps={2 * recipe.train.steps}"]
     commands.append([*longer, *([] if steps_before_decay(recipe.train) else ["--extend"])])

@@ -10,7 +10,15 @@ from typing import Any, Generic, TypeVar
 from sedd_cli.checkpoints.loaded_model import LoadedModel
 from sedd_cli.errors import RequestError
 from sedd_cli.inference.chat import chat_layout
-from sedd_cli.inference.denoise import DenoisedRow, SequenceRequest, Workload, denoise, derived, expected_work
+from sedd_cli.inference.denoise import (
+    BatchDenoiser,
+    DenoisedRow,
+    SequenceRequest,
+    Workload,
+    denoise,
+    derived,
+    expected_work,
+)
 from sedd_cli.inference.layout import lay_out, round_trip_warning
 from sedd_cli.inference.memory import batch_for, check_fits
 from sedd_cli.inference.names import sample_name
@@ -152,7 +160,9 @@ def _short(
     numbers = range(options.first, options.first + options.n)
     groups = ([_numbered(request, number, options)] for request in requests for number in numbers)
     workload = _workload(model, resolved, requests, options.n)
-    yield from denoise_layouts(model, resolved, groups, workload, watch)
+    for event in denoise_layouts(BatchDenoiser(model, resolved, workload, watch), groups):
+        workload.done += isinstance(event, DenoisedLayout)
+        yield event
     yield from workload.end()
 
 
@@ -190,9 +200,10 @@ def _block_by_block(
     """The first block from the prompt, then block after block, each given the tokens at the end of the last."""
     begun: list[DenoisedLayout] = []
     workload = _workload(model, resolved, requests, 1)
-    for event in denoise_layouts(model, resolved, [[one] for one in requests], workload, watch):
+    for event in denoise_layouts(BatchDenoiser(model, resolved, workload, watch), [[one] for one in requests]):
         if isinstance(event, DenoisedLayout):
             begun.append(event)
+            workload.done += 1
         else:
             yield event
     yield from workload.end()

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import itertools
 import math
+from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
 
 from sedd_cli.checkpoints.loaded_model import LoadedModel
 from sedd_cli.inference.bound import BOUND_DRAWS, candidate_bound
-from sedd_cli.inference.denoise import Workload, expected_work
+from sedd_cli.inference.denoise import BatchDenoiser, Workload, expected_work
 from sedd_cli.inference.generate import SamplingResult
 from sedd_cli.inference.layout import FilledTemplate, Layout
 from sedd_cli.inference.lengths import length_nats
 from sedd_cli.inference.plan import Job, Plan, plan_job
 from sedd_cli.inference.rejection import DenoisedLayout, LayoutRequest, denoise_layouts
 from sedd_cli.inference.sampling import ResolvedSampler, Sampling
-from sedd_cli.system.events import Event, Filled, Warn, result_of, warned
+from sedd_cli.system.events import Event, Filled, Warn, expand_events, result_of, warned
 
 #: `length_nats` by tokens.
 Fit = Callable[[tuple[int | None, ...]], float | None]
@@ -27,7 +29,7 @@ WINDOW = 1024
 def infill(
     model: LoadedModel, jobs: Sequence[Job], sampling: Sampling, every: bool = False, watch: bool = False
 ) -> Generator[Event, None, SamplingResult[Filled]]:
-    """Yield Filled for each filling as soon as all its candidates are drawn; if `every`, for each candidate.
+    """Yield Filled for each filling, in the order of their numbers; if `every`, for each candidate, the best first.
 
     One job is filled after another. RequestError, before anything is drawn, where one of them cannot be done.
     """
@@ -35,15 +37,37 @@ def infill(
     plans = [plan_job(model, job, sampling) for job in jobs]
     found: list[Filled] = []
     for plan in plans:
-        filled = yield from fill_plans(model, [plan], every, watch)
+        filled = yield from _in_order(fill_plans(model, [plan], every, watch), plan.job.first, every)
         found += sorted(filled, key=lambda one: (one.index, one.candidate))
     return SamplingResult(model, found)
+
+
+def _in_order(
+    filling: Generator[Event, None, list[Filled]], first: int, every: bool
+) -> Generator[Event, None, list[Filled]]:
+    """The fillings of a plan by their numbers; those that are finished before an earlier one are held."""
+    held: dict[int, list[Filled]] = {}
+    numbers = itertools.count(first)
+    now = next(numbers)
+
+    def in_order(event: Event) -> Iterable[Event]:
+        nonlocal now
+        if not isinstance(event, Filled):
+            return (event,)
+        held.setdefault(event.index, []).append(event)
+        ready: list[Filled] = []
+        while now in held and len(held[now]) == (held[now][0].candidates if every else 1):
+            ready += held.pop(now)
+            now = next(numbers)
+        return ready
+
+    return expand_events(filling, in_order)
 
 
 def fill_plans(
     model: LoadedModel, plans: Iterable[Plan | None], every: bool, watch: bool, keep: bool = True
 ) -> Generator[Event, None, list[Filled]]:
-    """`infill` of planned jobs, those of one sampler after those of another.
+    """`infill` of planned jobs as they are finished, those of one sampler after those of another.
 
     Of a list the number of fillings is known; other plans are made as they are filled, those of `next_plans` together.
 
@@ -54,8 +78,8 @@ def fill_plans(
     workload = Workload("fillings", 0, 0.0)
     if isinstance(plans, list):
         every_plan = [plan for plan in plans if plan is not None]
-        workload.total = sum(plan.job.n * len(plan.layouts) for plan in every_plan)
-        workload.work = sum(plan.job.n * _expected_work(model, plan, plan.layouts) for plan in every_plan)
+        workload.total = sum(plan.job.n for plan in every_plan)
+        workload.work = sum(plan.job.n * _usual_work(model, plan, every) for plan in every_plan)
     said: set[str] = set()
     found: list[Filled] = []
     while not ended:
@@ -77,6 +101,12 @@ def fill_plans(
 def _expected_work(model: LoadedModel, plan: Plan, layouts: Iterable[Layout]) -> float:
     """The work on candidates of a filling: drawing and ranking them."""
     return sum(expected_work(model, plan.resolved, one.tokens) + _ranking_work(plan, one) for one in layouts)
+
+
+def _usual_work(model: LoadedModel, plan: Plan, every: bool) -> float:
+    """The work on a filling before it is known which lengths fit best: that of one round."""
+    lengths = 1 if every else len({tuple(layout.lengths) for layout in plan.layouts})
+    return _expected_work(model, plan, plan.layouts) / lengths
 
 
 def _ranking_work(plan: Plan, layout: Layout) -> float:
@@ -126,8 +156,13 @@ def _rounds(plan: Plan, fit: Fit, every: bool) -> list[list[int]]:
     numbers = range(len(plan.layouts))
     if every or not _differ(plan):
         return [[*numbers]]
-    fits = [fit(layout.tokens) or 0.0 for layout in plan.layouts]
+    fits = [_rank(fit(layout.tokens)) for layout in plan.layouts]
     return [[number for number in numbers if fits[number] == value] for value in sorted(set(fits))]
+
+
+def _rank(nats: float | None) -> float:
+    """Where lengths with so many nats stand in the order: those that are not a number last."""
+    return 0.0 if nats is None else math.inf if math.isnan(nats) else nats
 
 
 def _differ(plan: Plan) -> bool:
@@ -142,22 +177,25 @@ def _fill_alike(
     """`fill_plans` for plans of one sampler."""
     found: list[Filled] = []
     making: dict[int, _Filling] = {}
+    again: deque[list[LayoutRequest]] = deque()
+    denoiser = BatchDenoiser(model, resolved, workload, watch)
     fit = lru_cache(1024)(partial(length_nats, model))
 
     def groups() -> Iterator[list[LayoutRequest]]:  # one after another: n may be large
         numbered = ((plan, plan.job.first + k) for plan in plans for k in range(plan.job.n))
         for group, (plan, number) in enumerate(numbered):
+            while again:  # fillings are finished about in their order
+                yield again.popleft()
             requests = plan.requests(number, group)
             filling = _Filling(plan, [[requests[i] for i in some] for some in _rounds(plan, fit, every)])
             making[group] = filling
             first = filling.begin_round()
-            workload.work -= _expected_work(model, plan, _layouts(filling.left))
+            workload.work += _expected_work(model, plan, _layouts([first])) - _usual_work(model, plan, every)
             yield first
 
     source: Iterable[list[LayoutRequest]] = groups()
     while source:
-        again: list[list[LayoutRequest]] = []
-        for event in denoise_layouts(model, resolved, source, workload, watch):
+        for event in denoise_layouts(denoiser, source):
             if not isinstance(event, DenoisedLayout):
                 yield event
                 continue
@@ -168,11 +206,11 @@ def _fill_alike(
                 continue
             if filling.is_undecided:
                 again.append(filling.begin_round())
-                workload.work += _expected_work(model, plan, _layouts(again[-1:]))
+                workload.work += _expected_work(model, plan, _layouts([again[-1]]))
                 continue
             del making[event.request.group]
             ranked, endless = _ranked(model, resolved, plan, candidates, fit, every)
-            workload.done += sum(map(len, filling.left))
+            workload.done += 1
             if work := sum(_ranking_work(plan, one.layout) for one in candidates):
                 workload.spent += work
                 yield workload.progress()
@@ -183,7 +221,7 @@ def _fill_alike(
                 )
             found += ranked if keep else []
             yield from ranked
-        source = again
+        source, again = again, deque()
     return found
 
 
@@ -209,7 +247,7 @@ def _ranked(
     # candidates with spaces of their own last, since their bounds are of other tokens; ties in the order of drawing
     ranked = sorted(
         zip(candidates, bounds, fits, strict=True),
-        key=lambda of: (of[0].plain_edges, of[2] or 0.0, of[1][0] or 0.0, of[0].request.candidate),
+        key=lambda of: (of[0].plain_edges, _rank(of[2]), of[1][0] or 0.0, of[0].request.candidate),
     )
     found: list[Filled] = []
     for rank, (one, (bound, error), nats) in enumerate(ranked if every else ranked[:1]):

@@ -8,11 +8,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from sedd_cli.checkpoints.loaded_model import LoadedModel
-from sedd_cli.inference.denoise import BatchDenoiser, DenoisedRow, SequenceRequest, Workload, derived, expected_work
+from sedd_cli.inference.denoise import BatchDenoiser, DenoisedRow, SequenceRequest, derived, expected_work
 from sedd_cli.inference.layout import FilledTemplate, Layout
 from sedd_cli.inference.memory import tokens_at_once
-from sedd_cli.inference.sampling import ResolvedSampler
 from sedd_cli.system.events import Event
 
 #: Rejected draws after which the spaces in front of gaps become tokens of their own.
@@ -69,23 +67,16 @@ class DenoisedLayout(Event):
         return self.request.own_spaces if self.plain_edges else self.request.layout
 
 
-def denoise_layouts(
-    model: LoadedModel,
-    resolved: ResolvedSampler,
-    groups: Iterable[list[LayoutRequest]],
-    workload: Workload,
-    watch: bool = False,
-) -> Iterator[Event]:
+def denoise_layouts(denoiser: BatchDenoiser, groups: Iterable[list[LayoutRequest]]) -> Iterator[Event]:
     """Yield a DenoisedLayout for each request once accepted; a group stays in one portion. The workload stays open."""
-    denoiser = BatchDenoiser(model, resolved, workload, watch)
-    for portion in _portions(groups, tokens_at_once(model.device)):
+    for portion in _portions(groups, tokens_at_once(denoiser.model.device)):
         yield from _denoise_portion(denoiser, portion)
 
 
 def _portions(groups: Iterable[list[LayoutRequest]], tokens: int) -> Iterator[list[LayoutRequest]]:
     """Groups joined into portions that grow up to about `tokens` tokens, so that the first results come early."""
     portion: list[LayoutRequest] = []
-    size, enough = 0, tokens // 16
+    size, enough = 0, tokens // 64
     for group in groups:
         portion += group
         size += sum(len(one.layout.tokens) for one in group)
@@ -115,7 +106,6 @@ def _denoise_portion(denoiser: BatchDenoiser, requests: list[LayoutRequest]) -> 
             if filled is None and layout.tokenizer is not None:
                 rejected.append((request, nfe, seconds))
                 continue
-            denoiser.workload.done += 1
             plain = attempt == ATTEMPTS
             yield DenoisedLayout(request, event.tokens, filled, nfe, seconds, attempt + 1, plain)
         pending = rejected

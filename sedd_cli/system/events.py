@@ -207,12 +207,12 @@ class Filled(Sampled):
         template: The template.
         gaps: The texts of its gaps.
         lengths: Their lengths in tokens.
-        bound: Upper bound on −log p in nats per token without levers, where candidates were compared.
+        bound: Upper bound on −log p in nats per token without levers, where there are several candidates.
         bound_error: Its Monte Carlo error.
         length_nats: −log p of the given tokens after the gaps, where candidates had different lengths.
         candidate: Its rank among the candidates, 0 for the best.
-        candidates: Number of candidates.
-        drawn: Number of sequences drawn.
+        candidates: Number of candidates. Those of lengths that fit worse are drawn only where all are asked for.
+        drawn: Number of sequences drawn, repeated draws included.
         plain_edges: No draw began its gaps with the required spaces, so the spaces are tokens of their own.
         job: The line of a batch of jobs, or the number of the template, where there are several.
     """

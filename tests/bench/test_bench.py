@@ -379,6 +379,7 @@ def test_the_sampling_bench_of_the_uniform_graph_shows_its_steps():
         (["sample", "--steps", "0"], "steps"),
         (["sample", "objective=autoregressive"], "times diffusion models, found the objective autoregressive"),
         (["loss", "--recipe", "nothing"], "no shipped recipe"),
+        (["loss", "objective=genmd4"], "set graph=state_dependent"),
         (["speedrun", "quickstart"], "write --recipe quickstart"),
         (["train", "train.steps=5", "recipes/mine.yaml"], "write --recipe recipes/mine.yaml"),
     ],

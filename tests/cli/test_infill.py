@@ -667,3 +667,21 @@ def test_before_the_first_result_of_a_fresh_batch_nothing_is_said_to_be_kept(tmp
     )
     assert "are kept" in _kept(out, False, 0)
     assert "are kept" in _kept(out, False, None)
+
+
+def test_a_page_of_nothing_is_not_written(tiny_run, tmp_path, sedd):
+    (tmp_path / "jobs").write_text('{"template": "a [MASK:2]"}\n')
+    words = ["infill", "--model", tiny_run, "--input", tmp_path / "jobs", "--out", tmp_path / "f.jsonl"]
+    page = tmp_path / "page.html"
+    assert sedd(*words).code == 0
+    again = sedd(*words, "--html", page)
+    assert (again.code, page.exists()) == (0, False)
+    assert f"nothing was drawn: {page} is not written" in again.err
+    assert sedd(*words, "--fresh", "--html", page).code == 0
+    assert page.exists()
+
+
+def test_quiet_fillings_come_in_the_order_of_their_numbers(tiny_run, sedd):
+    words = ["infill", "--model", tiny_run, "-t", "the [MASK:2-6] sat", "-n", 12]
+    texts = [sample["text"] for sample in document(sedd(*words, "--json"))["samples"]]
+    assert sedd(*words, "--quiet").out == "\n".join(texts) + "\n"

@@ -270,7 +270,7 @@ def test_candidates_whose_lengths_fit_worse_are_not_drawn(model):
         assert (best.drawn, all_drawn[0].drawn) == (sum(e.lengths == best.lengths for e in all_drawn), 8)
         assert 0 < best.nfe < all_drawn[0].nfe / 3
     bar = [e for e in events if isinstance(e, Progress)]
-    assert (bar[-1].done, bar[-1].total) == (24, 24)
+    assert (bar[-1].done, bar[-1].total) == (3, 3)
     assert all(0 <= e.done <= e.total for e in bar)
     assert [e.share for e in bar] == sorted(e.share for e in bar)
 
@@ -284,6 +284,28 @@ def test_other_lengths_are_drawn_where_no_gap_begins_with_its_space(bpe, monkeyp
     assert [content(e) for e in found] == [content(e) for e in firsts]
     assert len({tuple(e.lengths) for e in found}) > 1, "some rounds were drawn in vain"
     assert {e.drawn < 6 for e in found} == {True, False}
+
+
+def test_lengths_without_a_number_come_last(model, monkeypatch):
+    job = Job(parse_template("the [MASK:1-3] on"), n=2)
+    for nats, lengths in ((lambda n: math.nan, {1, 2, 3}), (lambda n: 1.0 if n == 2 else math.nan, {2})):
+        monkeypatch.setattr(infill, "length_nats", lambda model, tokens, nats=nats: nats(tokens.count(None)))
+        found = infill_all(model, job, Sampling())
+        assert [one.index for one in found] == [0, 1]
+        assert {one.lengths[0] for one in found} <= lengths
+
+
+def test_a_filling_of_which_other_lengths_are_drawn_does_not_wait_for_all_others(bpe, monkeypatch):
+    monkeypatch.setattr(rejection, "ATTEMPTS", 1)
+    monkeypatch.setattr(rejection, "tokens_at_once", lambda device: 64)
+    job = Job(parse_template("the [MASK:1-3] of"), n=60, candidates=6)
+    events = list(infill.infill(model_of(bpe), [job], Sampling(steps=2)))
+    found = [e.index for e in events if isinstance(e, Filled)]
+    assert sorted(found) == list(range(60))
+    assert found == sorted(found)
+    bar = [(e.done / e.total, e.share) for e in events if isinstance(e, Progress)]
+    assert max(done for done, share in bar if share < 0.6) > 0.2, "the first ones do not wait for the last"
+    assert max(abs(done - share) for done, share in bar) < 0.5
 
 
 def content(one: Filled) -> tuple:

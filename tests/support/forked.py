@@ -1,11 +1,13 @@
 """Commands of sedd in forks of the testing process, which has imported torch: a start takes no seconds.
 
-For tests of what reaches a process from outside: signals, kills, closed or full streams. A test of Python's own start,
-such as one of encodings or of an import that fails, needs a process of its own.
+For tests of what reaches a process from outside: signals, kills, closed or full streams. A test of Python's own start
+or end, such as one of encodings or of an import that fails, needs a process of its own: a fork ends without Python's
+shutdown. The testing process computes on one thread (conftest.py), or forks could wait for its others for ever.
 """
 
 from __future__ import annotations
 
+import gc
 import io
 import os
 import signal
@@ -15,10 +17,13 @@ import time
 import traceback
 import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from threading import Thread
 from typing import Any
 
 STREAMS = ("stdin", "stdout", "stderr")
+#: Those that may still run; conftest.py ends them after each test.
+RUNNING: list[Forked] = []
 
 
 class Forked:
@@ -46,18 +51,20 @@ class Forked:
         self.pid = os.fork()
         if not self.pid:
             self._run([str(word) for word in words], inside, cwd, begin)
+        RUNNING.append(self)
         for descriptor in inside:
             os.close(descriptor)
 
     def _run(self, words: list[str], inside: list[int], cwd: object, begin: Callable[[], object]) -> None:
         """In the fork: run the command as a process of its own would, and end."""
-        code = 1
+        code, kept = 1, (sys.stdin, sys.stdout, sys.stderr)
+        gc.freeze()  # what is collected later would close descriptors that have become another's
         try:
             for number, descriptor in enumerate(inside):
                 os.dup2(descriptor, number)
             os.closerange(3, 1024)  # a pipe that a fork keeps open would not end
             os.chdir(cwd or os.getcwd())
-            os.environ["OMP_NUM_THREADS"] = "1"
+            os.environ["CUDA_VISIBLE_DEVICES"] = ""  # a fork cannot use what its parent has opened
             signal.signal(signal.SIGINT, signal.default_int_handler)
             warnings.resetwarnings()
             warnings.simplefilter("ignore", DeprecationWarning)
@@ -81,6 +88,7 @@ class Forked:
         except BaseException:
             traceback.print_exc()
         finally:
+            del kept
             os._exit(code)
 
     def poll(self) -> int | None:
@@ -92,7 +100,7 @@ class Forked:
         stop = time.monotonic() + timeout
         while self.poll() is None:
             if time.monotonic() > stop:
-                self.kill()
+                self.end()
                 raise subprocess.TimeoutExpired("sedd", timeout)
             time.sleep(0.002)
         return self.returncode  # pyright: ignore[reportReturnType]
@@ -102,7 +110,7 @@ class Forked:
             self.stdin.close()
         found: dict[str, Any] = {}
         readers = [
-            Thread(target=lambda name=name, end=end: found.update({name: end.read()}))
+            Thread(target=lambda name=name, end=end: found.update({name: end.read()}), daemon=True)
             for name in STREAMS[1:]
             if (end := getattr(self, name)) is not None
         ]
@@ -112,7 +120,7 @@ class Forked:
             self.wait(timeout)
         finally:
             for reader in readers:
-                reader.join()
+                reader.join(10)
         return found.get("stdout"), found.get("stderr")
 
     def send_signal(self, number: int) -> None:
@@ -121,6 +129,16 @@ class Forked:
 
     def kill(self) -> None:
         self.send_signal(signal.SIGKILL)
+
+    def end(self) -> None:
+        """Kill it if it still runs, and close its streams."""
+        self.kill()
+        while self.poll() is None:
+            time.sleep(0.002)
+        for name in STREAMS:
+            if (stream := getattr(self, name)) is not None:
+                with suppress(OSError, ValueError):
+                    stream.close()
 
 
 def _descriptor(given: Any) -> int:

@@ -24,7 +24,7 @@ __all__ = ["N", "noisy", "score_model"]
 #: `nearest_neighbour`), or with none of its own in samplers (`state_dependent`), two samplers. Every schedule by
 #: itself is in test_schedules.py.
 ALL = bool(os.environ.get("SEDD_ALL_TESTS"))
-#: For tests that take long, of what shorter tests see from another side.
+#: For tests that take half a minute, of what shorter tests reach in part.
 only_with_all = pytest.mark.skipif(not ALL, reason="takes long: SEDD_ALL_TESTS=1")
 NOISES = list(SCHEDULES) if ALL else ["loglinear", "geometric"]
 FEW = {} if ALL else dict.fromkeys(("gaussian", "nearest_neighbour", "state_dependent"), ("tweedie", "euler"))

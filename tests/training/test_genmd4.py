@@ -163,3 +163,15 @@ def test_a_learned_schedule_that_cannot_be_is_refused_before_training(sedd, work
     assert done.code == 2
     assert why in done.err
     assert not (tmp_path / "run").exists()
+
+
+def test_an_export_that_would_be_refused_is_not_proposed(trained, tiny_run):
+    from sedd_cli.cli import next_commands
+    from sedd_cli.recipe import load_recipe
+
+    for folder, proposed in ((trained, False), (tiny_run, True)):
+        with pytest.MonkeyPatch.context() as patch:
+            said = []
+            patch.setattr(next_commands, "say_commands", lambda view, commands, said=said: said.extend(commands))
+            next_commands.after_training(None, folder, load_recipe(folder / "recipe.yaml"))
+        assert ("export" in {words[0] for words in said}) is proposed

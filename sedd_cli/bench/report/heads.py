@@ -59,7 +59,7 @@ class LossCase:
 
 
 def cases(setting: Setting, batch: int, length: int) -> Iterator[LossCase]:
-    """Every objective on each of the graphs NAMES that it fits. Noise levels spread over the middle of the schedule."""
+    """Every fused loss: objectives on the graphs NAMES. Noise levels spread over the middle of the schedule."""
     for name in NAMES:
         graph = GRAPHS[name](vocab_size=setting.bench(setting.recipe, 1).vocab_size())
         for kind in OBJECTIVES.values():
@@ -145,8 +145,9 @@ def losses(setting: Setting) -> Events:
 
 def _rate(setting: Setting, case: LossCase, plain: bool, mixed: bool) -> tuple[float, float]:
     """Tokens/s, and MiB beyond what was allocated before."""
-    # the plain form holds the scores, what is made of them, and their gradients
-    if plain and (why := lacks(setting, 24.0 * case.x0.numel() * case.graph.states)):
+    # the plain form holds the scores, what is made of them, and their gradients; GenMD4's probabilities in float64
+    each = 48.0 if case.objective.learns_exponents else 24.0
+    if plain and (why := lacks(setting, each * case.objective.corruptions * case.x0.numel() * case.graph.states)):
         raise MemoryError(why)
     begin_peak(setting.device)
     before = used_memory(setting.device)

@@ -171,8 +171,8 @@ class TileLoss(ABC):
     def tile(self, z: Tensor, start: int | Tensor, lse: Tensor | None, dtype: torch.dtype) -> tuple[Tensor, ...]:
         """The part of columns start … start + C − 1 in the loss, [R], and its gradient [R, C], rounded to `dtype`.
 
-        A loss with `parameters` adds their gradient [R, C] of each row. z [R, C] is overwritten; lse [R] is
-        log Σ exp z over all columns, for a loss with a softmax. All come without `row_weight`.
+        A loss with `parameters` adds their gradient [R, C] of each row, not rounded. z [R, C] is overwritten; lse [R]
+        is log Σ exp z over all columns, for a loss with a softmax. All come without `row_weight`.
         """
 
     @abstractmethod

@@ -49,7 +49,7 @@ class ExponentTiles(TileLoss):
         gradient = (mu * w).addcmul_(mu, delta, value=-1).scatter_add_(1, x0, -w_x0).to(dtype)
         if self.parameters is None:
             return part, gradient
-        return part, gradient, mu.scatter_add_(1, x0, nats - 1).to(dtype)
+        return part, gradient, mu.scatter_add_(1, x0, nats - 1)
 
     def row_weight(self) -> Tensor:
         return torch.ones_like(self.x0, dtype=torch.float64)

@@ -23,9 +23,9 @@ from sedd_cli.errors import out_of_memory
 
 #: Bytes of a tile.
 BUDGET = {"cpu": 8 * 2**20, "cuda": 2**30}
-#: Bytes of z in a tile of whole rows, for losses that need them, where a tile of BUDGET holds few. Lower tiles would
-#: read the head's weights more often. D3PM's loss on the uniform graph takes some 16 times as much beside it, about
-#: eight tensors in float64.
+#: Bytes of z in a tile of whole rows, for losses that need them. On a CPU a tile of BUDGET is taken where it holds
+#: enough rows: lower ones would read the head's weights more often. D3PM's loss on the uniform graph takes some 16
+#: times as much beside it, about eight tensors in float64.
 WHOLE_BUDGET = {"cpu": 32 * 2**20, "cuda": 2**28}
 #: Narrower tiles than this waste the matrix units; rows are split first.
 NARROWEST = 512

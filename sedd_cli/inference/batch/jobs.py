@@ -131,7 +131,8 @@ def _setting(model: LoadedModel, sampling: Sampling, asked: Mapping[str, Any]) -
             "precision": model.precision,
             "tokenizer": model.tokenizer.fingerprint if model.tokenizer else None,
         },
-        "options": {**given, **asked, "samples_version": SAMPLES_VERSION},
+        "options": {**given, **asked},
+        "samples_version": SAMPLES_VERSION,
     }
 
 

@@ -202,9 +202,10 @@ def _filling(record: dict[str, Any]) -> Filling:
 
 
 def _setting(job: Mapping[str, Any]) -> dict[str, Any]:
-    """Model and options of a result; where the model lay does not count."""
+    """Model, options and version of the draws of a result; where the model lay does not count."""
     # results from before the version was stored are of the first
-    return {"model": {**job["model"], "source": None}, "options": {"samples_version": 1, **job["options"]}}
+    version = job.get("samples_version", 1)
+    return {"model": {**job["model"], "source": None}, "options": dict(job["options"]), "samples_version": version}
 
 
 def _difference(found: dict[str, Any], now: Mapping[str, Any]) -> str:
@@ -214,6 +215,8 @@ def _difference(found: dict[str, Any], now: Mapping[str, Any]) -> str:
         step = found["model"].get("step")
         named = f"{str(found['model'].get('fingerprint'))[:12]}" + (f", step {step}" if step else "")
         return f"another model ({named}; this one is {now['model']['fingerprint'][:12]})"
+    if found["samples_version"] != now["samples_version"]:
+        return "another version of the samplers, which drew other texts"
     differing = [
         f"{name} {_spelled(found[part].get(name))}, now {_spelled(now[part].get(name))}"
         for part in ("model", "options")

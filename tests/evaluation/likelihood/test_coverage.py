@@ -247,7 +247,7 @@ def _cost_of(x0, protocol, exact, graph, Q, noise):
 def _repetitions(score, protocol, estimator, expected, x0):
     texts = Texts(x0)
     covered, found = [], []
-    count = REPETITIONS if ALL or score.kernels else REPETITIONS // 2  # dense forms take ten times as long
+    count = REPETITIONS if ALL or score.kernels else REPETITIONS // 2  # dense forms take long
     drawn = _all_draws(score, texts, protocol, estimator, range(count))
     for seed in range(count):
         estimates = _estimate(score, texts, protocol, options(estimator, seed), Drawn(drawn[seed]))

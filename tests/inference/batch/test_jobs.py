@@ -120,7 +120,7 @@ def test_results_of_other_options_are_not_mixed(model, tmp_path):
     fill(model, LINES[:1], out, resume=False, steps=2)
     (record,) = records(out)
     assert (record["sampler"], record["steps"]) == ("tweedie", 2)
-    assert record["job"]["options"] == {"steps": 2, "all": False, "samples_version": 1}
+    assert record["job"]["options"] == {"steps": 2, "all": False}
 
 
 def test_draws_of_another_version_are_not_mixed(model, tmp_path, monkeypatch):
@@ -128,12 +128,12 @@ def test_draws_of_another_version_are_not_mixed(model, tmp_path, monkeypatch):
     fill(model, LINES[:1], out)
     old = records(out)
     for record in old:
-        del record["job"]["options"]["samples_version"]  # as the first version stored them
+        del record["job"]["samples_version"]  # as the first version stored them
     out.write_text("".join(json.dumps(record) + "\n" for record in old), encoding="utf-8")
     _, again = fill(model, LINES[:1], out)
     assert again.from_before == again.fillings > 0
     monkeypatch.setattr(jobs, "SAMPLES_VERSION", 2)
-    with pytest.raises(RequestError, match=r"other options .samples_version 1, now 2"):
+    with pytest.raises(RequestError, match="another version of the samplers"):
         fill(model, LINES[:1], out)
 
 
@@ -304,9 +304,9 @@ def test_the_share_of_the_work_is_honest(model):
     )
     events, _ = completed(fill_jobs(model, read, Sampling(), False, None, True, watch=False))
     bar = [e for e in events if isinstance(e, Progress)]
-    assert {e.total for e in bar} == {14}
+    assert {e.total for e in bar} == {7}
     shares = [e.share for e in bar]
-    assert 0 < shares[0] < 0.02
+    assert 0 < shares[0] < 0.1
     assert shares[-1] == 1
     assert len([share for share in shares if share < 1]) > 10
     assert sum(b < a for a, b in itertools.pairwise(shares)) <= 16  # it falls at a repeated draw alone

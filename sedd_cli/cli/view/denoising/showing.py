@@ -55,7 +55,11 @@ def show_samples(
     for option, path in watching.files.items():
         if recorder is not None and path is not None:
             try:
-                _write(_writer(option), path, recorder.replay(title))
+                replay = recorder.replay(title)
+                if not replay.strands:
+                    view.say(f"nothing was drawn: {path} is not written", "dim")
+                    continue
+                _write(_writer(option), path, replay)
                 view.say(f"wrote {path}", "dim")
             except WorkError as error:  # the others are written
                 failed.append(error)
