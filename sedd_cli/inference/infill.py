@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
+from typing import TypeVar
 
 from sedd_cli.checkpoints.loaded_model import LoadedModel
 from sedd_cli.inference.bound import BOUND_DRAWS, candidate_bound
@@ -20,6 +20,7 @@ from sedd_cli.inference.rejection import DenoisedLayout, LayoutRequest, denoise_
 from sedd_cli.inference.sampling import ResolvedSampler, Sampling
 from sedd_cli.system.events import Event, Filled, Warn, expand_events, result_of, warned
 
+T = TypeVar("T")
 #: `length_nats` by tokens.
 Fit = Callable[[tuple[int | None, ...]], float | None]
 #: Plans of a stream that are made before the first of them is filled, and filled together.
@@ -37,31 +38,31 @@ def infill(
     plans = [plan_job(model, job, sampling) for job in jobs]
     found: list[Filled] = []
     for plan in plans:
-        filled = yield from _in_order(fill_plans(model, [plan], every, watch), plan.job.first, every)
+        numbers = deque(range(plan.job.first, plan.job.first + plan.job.n))
+        filled = yield from in_turn(fill_plans(model, [plan], every, watch), numbers, lambda one: one.index, every)
         found += sorted(filled, key=lambda one: (one.index, one.candidate))
     return SamplingResult(model, found)
 
 
-def _in_order(
-    filling: Generator[Event, None, list[Filled]], first: int, every: bool
+def in_turn(
+    filling: Generator[Event, None, list[Filled]], issued: deque[T], name_of: Callable[[Filled], T], every: bool
 ) -> Generator[Event, None, list[Filled]]:
-    """The fillings of a plan by their numbers; those that are finished before an earlier one are held."""
-    held: dict[int, list[Filled]] = {}
-    numbers = itertools.count(first)
-    now = next(numbers)
+    """The fillings in the order in which their names were issued; those that are finished early are held."""
+    held: dict[T, list[Filled]] = {}
 
-    def in_order(event: Event) -> Iterable[Event]:
-        nonlocal now
+    def complete(name: T) -> bool:
+        return name in held and (not every or len(held[name]) == held[name][0].candidates)
+
+    def ready(event: Event) -> Iterable[Event]:
         if not isinstance(event, Filled):
             return (event,)
-        held.setdefault(event.index, []).append(event)
-        ready: list[Filled] = []
-        while now in held and len(held[now]) == (held[now][0].candidates if every else 1):
-            ready += held.pop(now)
-            now = next(numbers)
-        return ready
+        held.setdefault(name_of(event), []).append(event)
+        found: list[Filled] = []
+        while issued and complete(issued[0]):
+            found += held.pop(issued.popleft())
+        return found
 
-    return expand_events(filling, in_order)
+    return expand_events(filling, ready)
 
 
 def fill_plans(
@@ -105,8 +106,7 @@ def _expected_work(model: LoadedModel, plan: Plan, layouts: Iterable[Layout]) ->
 
 def _usual_work(model: LoadedModel, plan: Plan, every: bool) -> float:
     """The work on a filling before it is known which lengths fit best: that of one round."""
-    lengths = 1 if every else len({tuple(layout.lengths) for layout in plan.layouts})
-    return _expected_work(model, plan, plan.layouts) / lengths
+    return _expected_work(model, plan, plan.layouts) / (1 if every else plan.different_lengths)
 
 
 def _ranking_work(plan: Plan, layout: Layout) -> float:
@@ -154,7 +154,7 @@ class _Filling:
 def _rounds(plan: Plan, fit: Fit, every: bool) -> list[list[int]]:
     """The candidates of a filling by how well their lengths fit, the best first: only those of one round compete."""
     numbers = range(len(plan.layouts))
-    if every or not _differ(plan):
+    if every or plan.different_lengths == 1:
         return [[*numbers]]
     fits = [_rank(fit(layout.tokens)) for layout in plan.layouts]
     return [[number for number in numbers if fits[number] == value] for value in sorted(set(fits))]
@@ -163,11 +163,6 @@ def _rounds(plan: Plan, fit: Fit, every: bool) -> list[list[int]]:
 def _rank(nats: float | None) -> float:
     """Where lengths with so many nats stand in the order: those that are not a number last."""
     return 0.0 if nats is None else math.inf if math.isnan(nats) else nats
-
-
-def _differ(plan: Plan) -> bool:
-    """Whether the candidates have different lengths."""
-    return len({tuple(layout.lengths) for layout in plan.layouts}) > 1
 
 
 def _fill_alike(
@@ -190,7 +185,9 @@ def _fill_alike(
             filling = _Filling(plan, [[requests[i] for i in some] for some in _rounds(plan, fit, every)])
             making[group] = filling
             first = filling.begin_round()
-            workload.work += _expected_work(model, plan, _layouts([first])) - _usual_work(model, plan, every)
+            workload.work += _expected_work(model, plan, (one.layout for one in first)) - _usual_work(
+                model, plan, every
+            )
             yield first
 
     source: Iterable[list[LayoutRequest]] = groups()
@@ -206,7 +203,7 @@ def _fill_alike(
                 continue
             if filling.is_undecided:
                 again.append(filling.begin_round())
-                workload.work += _expected_work(model, plan, _layouts([again[-1]]))
+                workload.work += _expected_work(model, plan, (one.layout for one in again[-1]))
                 continue
             del making[event.request.group]
             ranked, endless = _ranked(model, resolved, plan, candidates, fit, every)
@@ -225,10 +222,6 @@ def _fill_alike(
     return found
 
 
-def _layouts(rounds: Iterable[list[LayoutRequest]]) -> Iterator[Layout]:
-    return (request.layout for requests in rounds for request in requests)
-
-
 def _ranked(
     model: LoadedModel, resolved: ResolvedSampler, plan: Plan, candidates: list[DenoisedLayout], fit: Fit, every: bool
 ) -> tuple[list[Filled], int]:
@@ -243,7 +236,8 @@ def _ranked(
         different = {tuple(one.tokens) for one in candidates}
         bound_of = {tokens: candidate_bound(model, list(tokens)) for tokens in different}
         bounds = [bound_of[tuple(one.tokens)] for one in candidates]
-    fits = [fit(one.layout.tokens) if _differ(plan) else None for one in candidates]
+    several = plan.different_lengths > 1
+    fits = [fit(one.layout.tokens) if several else None for one in candidates]
     # candidates with spaces of their own last, since their bounds are of other tokens; ties in the order of drawing
     ranked = sorted(
         zip(candidates, bounds, fits, strict=True),

@@ -69,6 +69,11 @@ class Plan:
     own_spaces: list[Layout]
     warnings: list[str]
 
+    @property
+    def different_lengths(self) -> int:
+        """How many combinations of lengths the candidates have."""
+        return len({tuple(layout.lengths) for layout in self.layouts})
+
     def requests(self, number: int, group: int) -> list[LayoutRequest]:
         """The candidates of a filling."""
         name, several = filling_name(number, self.job.facts), len(self.layouts) > 1

@@ -56,7 +56,7 @@ class Float32Muon(torch.optim.Muon):
     """`torch.optim.Muon`, adjusted to the size of AdamW's steps, with its Newton–Schulz iteration in float32.
 
     torch's runs in bf16, which takes several times as long as float32 where a processor has no units for it. The
-    options, the state and the steps are the same, up to rounding.
+    options, the state and the steps are the same, up to rounding; adjust_lr_fn has to be match_rms_adamw.
     """
 
     @torch.no_grad()
@@ -67,6 +67,7 @@ class Float32Muon(torch.optim.Muon):
                 loss = closure()
         for group in self.param_groups:
             lr, momentum = group["lr"], group["momentum"]
+            assert group["adjust_lr_fn"] == "match_rms_adamw"
             for p in group["params"]:
                 if p.grad is None:
                     continue

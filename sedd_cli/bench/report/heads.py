@@ -24,7 +24,7 @@ from sedd_cli.system.events import Event, Progress
 from sedd_cli.system.memory import begin_peak, peak, used_memory
 
 Events = Generator["Figure | Event", None, None]
-#: The graphs whose losses are measured: those of all objectives, of the last one that of GenMD4.
+#: The graphs whose losses are measured; on `state_dependent` that is the loss of GenMD4 alone.
 NAMES = ("absorbing", "uniform", "state_dependent")
 #: Largest relative difference of values and of gradients (norms) from the plain form in float64.
 TOLERANCE = {"float32": 1e-4, "bf16": 2e-2}

@@ -14,7 +14,7 @@ COLUMNS = (
     ("tokens/s", "tokens_per_second", "{:,.0f}"),
     ("extra MiB", "extra_mib", "{:,.0f}"),
     ("beyond gradients", "beyond_gradients_mib", "{:,.0f}"),
-    ("TFLOP/s", "flops", "{:.3g}"),
+    ("TFLOP/s", "flops", "{:,.3f}"),
     ("of peak", "share_of_measured_peak", "{:.0%}"),
     ("MFU", "mfu", "{:.0%}"),
     ("evals", "evaluations", "{:,}"),
@@ -59,7 +59,7 @@ def _caption(result: dict[str, Any]) -> str:
         kinds = [ours, "plain in fp32", f"attention {result.get('attention', '')}", threads]
         lines.insert(0, ", ".join([f"{result['recipe']}: {shape}", *(k for k in kinds if k and k != "attention ")]))
     if "matmul_peak" in result:
-        measured = f"{result['matmul_peak'] / 1e12:.3g} TFLOP/s"
+        measured = f"{result['matmul_peak'] / 1e12:,.3f} TFLOP/s"
         lines.append(f"peak of {result['matmul_peak_precision']} products measured here {measured}")
     if "recipe_hours_here" in result:
         lines.append(f"all of the recipe's steps at this rate: {in_words(3600 * result['recipe_hours_here'])}")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections import deque
 from collections.abc import Generator, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,7 @@ from sedd_cli.inference.batch.lines import JobLine
 from sedd_cli.inference.batch.planned import Plans
 from sedd_cli.inference.batch.stored import Filling, StoredFillings
 from sedd_cli.inference.generate import as_json
-from sedd_cli.inference.infill import fill_plans, next_plans
+from sedd_cli.inference.infill import fill_plans, in_turn, next_plans
 from sedd_cli.inference.resumable import stored, writing
 from sedd_cli.inference.sampling import SAMPLES_VERSION, Sampling
 from sedd_cli.recipe.outside import code_of
@@ -102,11 +101,11 @@ def fill_jobs(
         filling = fill_plans(model, ahead if whole else itertools.chain(ahead, [None], plans), every, watch, keep)
         del ahead  # a stream is not held
         if out is not None and there is None:  # what is written to a pipe stays in its order
-            filling = stored(_in_turn(filling, plans.issued, every), out)
+            filling = stored(in_turn(filling, plans.issued, _name, every), out)
         elif out is not None:
-            filling = _in_turn(stored(filling, out, "a" if resume else "w"), plans.issued, every)
+            filling = in_turn(stored(filling, out, "a" if resume else "w"), plans.issued, _name, every)
         else:
-            filling = _in_turn(filling, plans.issued, every)
+            filling = in_turn(filling, plans.issued, _name, every)
         found = yield from expand_events(filling, lambda event: (*plans.news(), event))
         if there is not None and plans.wanted:
             there.arrange()
@@ -136,22 +135,5 @@ def _setting(model: LoadedModel, sampling: Sampling, asked: Mapping[str, Any]) -
     }
 
 
-def _in_turn(
-    filling: Generator[Event, None, list[Filled]], issued: deque[Filling], every: bool
-) -> Generator[Event, None, list[Filled]]:
-    """The fillings in the order in which their plans were issued; those that finish early are held."""
-    held: dict[Filling, list[Filled]] = {}
-
-    def complete(name: Filling) -> bool:
-        return name in held and (not every or len(held[name]) == held[name][0].candidates)
-
-    def in_turn(event: Event) -> Iterable[Event]:
-        if not isinstance(event, Filled):
-            return (event,)
-        held.setdefault(((event.job or {})["key"], event.index), []).append(event)
-        ready: list[Filled] = []
-        while issued and complete(issued[0]):
-            ready += held.pop(issued.popleft())
-        return ready
-
-    return expand_events(filling, in_turn)
+def _name(one: Filled) -> Filling:
+    return (one.job or {})["key"], one.index
